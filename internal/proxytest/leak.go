@@ -1,0 +1,108 @@
+package proxytest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// settled names functions whose goroutines belong to the runtime or the testing package and may stay. Read-only.
+var settled = []string{
+	"testing.(*M).", "testing.(*T).Run(", "testing.(*T).Parallel(", "testing.(*F).Fuzz(", "testing.runFuzz", "testing.runTests(",
+	"testing.tRunner.func", "internal/fuzz.", "os/signal.loop(", "os/signal.signal_recv(", "runtime.ensureSigM(", "runtime/trace.",
+}
+
+// NoLeaks fails the test when a goroutine started during it is still running at its end, and prints its stack.
+//
+// Call it first: Cleanup runs in reverse order, so that whatever the test opens later is closed before the check.
+// It sees the whole process and so does not fit parallel tests; a [testing/synctest] bubble checks itself.
+func NoLeaks(t testing.TB) {
+	t.Helper()
+	noLeaks(t, Patience)
+}
+
+func noLeaks(t testing.TB, patience time.Duration) {
+	t.Helper()
+	before := goroutines()
+	t.Cleanup(func() {
+		t.Helper()
+		if left := leaked(before, patience); len(left) > 0 {
+			t.Errorf("proxytest: %d goroutines outlive the test:\n\n%s", len(left), strings.Join(left, "\n\n"))
+		}
+	})
+}
+
+// Main runs the tests of a package and exits with their code, or with 1 when they pass but leave goroutines behind:
+//
+//	func TestMain(m *testing.M) { proxytest.Main(m) }
+func Main(m *testing.M) {
+	before := goroutines()
+	code := m.Run()
+	if code == 0 {
+		if left := leaked(before, Patience); len(left) > 0 {
+			fmt.Fprintf(os.Stderr, "proxytest: %d goroutines outlive the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay.
+func leaked(before map[string]string, patience time.Duration) []string {
+	var left []string
+	poll(patience, func() bool {
+		left = left[:0]
+		for id, stack := range goroutines() {
+			if _, old := before[id]; !old {
+				left = append(left, stack)
+			}
+		}
+		return len(left) == 0
+	})
+	return left
+}
+
+// goroutines returns the stacks of all goroutines but the caller's and the settled ones, by goroutine number.
+func goroutines() map[string]string {
+	buf := make([]byte, 1<<20)
+	for {
+		n := runtime.Stack(buf, true)
+		if n < len(buf) {
+			buf = buf[:n]
+			break
+		}
+		buf = make([]byte, 2*len(buf))
+	}
+	stacks := bytes.Split(buf, []byte("\n\n"))
+	found := make(map[string]string, len(stacks))
+	for _, raw := range stacks[1:] { // the first is the caller
+		stack := strings.TrimSpace(string(raw))
+		if id, ok := goroutineID(stack); ok && !isSettled(stack) {
+			found[id] = stack
+		}
+	}
+	return found
+}
+
+// goroutineID returns the number in a stack's first line, "goroutine 12 [running]:".
+func goroutineID(stack string) (string, bool) {
+	rest, ok := strings.CutPrefix(stack, "goroutine ")
+	if !ok {
+		return "", false
+	}
+	id, _, ok := strings.Cut(rest, " ")
+	return id, ok
+}
+
+func isSettled(stack string) bool {
+	for _, name := range settled {
+		if strings.Contains(stack, "\n"+name) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,55 @@
+// Package proxytest is the test kit: raw TCP peers on both sides of a proxy, recording HTTP backends, certificates made
+// on the spot, and a check that no goroutine outlives its test. It is imported by tests only.
+//
+// Everything takes a [testing.TB], listens on a free loopback port, and is taken down by Cleanup. Nothing waits longer
+// than [Patience].
+package proxytest
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+// Patience bounds every wait in the kit: a test that needs longer has hung.
+const Patience = 15 * time.Second
+
+// Listen opens a TCP listener on a free port of 127.0.0.1 and closes it at the end of the test.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("proxytest: listen: %v", err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// Refused returns a loopback address on which nothing listens: a dial is refused at once.
+func Refused(t testing.TB) string {
+	t.Helper()
+	ln := Listen(t)
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// Eventually waits until done reports true, and fails the test after [Patience] with what was waited for.
+// It polls: prefer a channel where there is one.
+func Eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	if !poll(Patience, done) {
+		t.Fatalf("proxytest: still waiting for %s after %v", what, Patience)
+	}
+}
+
+// poll asks done every few milliseconds until it reports true or patience is over.
+func poll(patience time.Duration, done func() bool) bool {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !done(); <-tick.C {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}

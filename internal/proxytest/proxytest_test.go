@@ -1,0 +1,185 @@
+package proxytest_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestMain(m *testing.M) { proxytest.Main(m) }
+
+// recorder is a testing.TB that keeps what is reported to it and runs Cleanup when told.
+type recorder struct {
+	testing.TB
+	errors   []string
+	cleanups []func()
+}
+
+func (r *recorder) Helper()                   {}
+func (r *recorder) Cleanup(f func())          { r.cleanups = append(r.cleanups, f) }
+func (r *recorder) Errorf(s string, a ...any) { r.errors = append(r.errors, fmt.Sprintf(s, a...)) }
+
+func TestNoLeaksReportsAGoroutineThatStays(t *testing.T) {
+	r := &recorder{TB: t}
+	proxytest.NoLeaksWithin(r, 20*time.Millisecond)
+	stop, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		<-stop
+	}()
+	r.cleanups[0]()
+	close(stop)
+	<-gone
+	require.Len(t, r.errors, 1)
+	assert.Contains(t, r.errors[0], "1 goroutines outlive the test")
+	assert.Contains(t, r.errors[0], "proxytest_test.go")
+}
+
+func TestNoLeaksWaitsForAGoroutineThatEnds(t *testing.T) {
+	r := &recorder{TB: t}
+	proxytest.NoLeaksWithin(r, proxytest.Patience)
+	stop := make(chan struct{})
+	go func() { <-stop }()
+	time.AfterFunc(5*time.Millisecond, func() { close(stop) })
+	r.cleanups[0]()
+	assert.Empty(t, r.errors)
+}
+
+func TestBackendRecordsEveryByteOfEachRequest(t *testing.T) {
+	proxytest.NoLeaks(t)
+	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+	first := "POST /a?b=%2F HTTP/1.1\r\nhOst: x\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: 1\r\n\r\n"
+	second := "GET / HTTP/1.1\r\nHost: y\r\n\r\n"
+
+	c := proxytest.Dial(t, b.Addr())
+	c.Send(first + second)
+	assert.Equal(t, 204, c.Response("POST").StatusCode)
+	assert.Equal(t, "ok", string(c.Response("GET").Content))
+
+	got := b.WaitRequests(2)
+	assert.Equal(t, first, string(got[0].Raw))
+	assert.Equal(t, "abc", string(got[0].Content))
+	assert.Equal(t, "1", got[0].Trailer.Get("T"))
+	assert.Equal(t, second, string(got[1].Raw))
+	assert.Equal(t, 1, b.Conns())
+}
+
+func TestBackendScriptSeesEachConnection(t *testing.T) {
+	proxytest.NoLeaks(t)
+	release := make(chan struct{})
+	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		_, err := c.ReadRequest()
+		switch {
+		case c.Number == 0:
+			_ = c.Reset()
+		case err == nil && c.Wait(release):
+			_ = c.Send("HTTP/1.1 200 OK\r\n\r\nuntil the end")
+		}
+	})
+	c := proxytest.Dial(t, b.Addr())
+	c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	_, err := c.ReadResponse("GET")
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+
+	c = proxytest.Dial(t, b.Addr())
+	c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	assert.Equal(t, 1, b.WaitRequests(2)[1].Conn)
+	close(release)
+	p := c.Response("GET")
+	assert.Equal(t, "until the end", string(p.Content))
+	assert.Equal(t, "HTTP/1.1 200 OK\r\n\r\nuntil the end", string(p.Raw))
+}
+
+func TestBackendEndsWithTheTestThoughAScriptWaits(t *testing.T) {
+	proxytest.NoLeaks(t)
+	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
+	proxytest.Dial(t, b.Addr())
+	b.WaitConns(1)
+}
+
+func TestClientReadsPastInterimResponses(t *testing.T) {
+	proxytest.NoLeaks(t)
+	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", ""))
+	c := proxytest.Dial(t, b.Addr())
+	assert.Equal(t, "x", string(c.Do("GET / HTTP/1.1\r\nHost: x\r\n\r\n").Content))
+	c.Send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	assert.Empty(t, c.Rest())
+}
+
+func TestConnKeepsRawBytesAndStreamApart(t *testing.T) {
+	proxytest.NoLeaks(t)
+	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		head, err := c.ReadHead()
+		if err == nil {
+			_ = c.Send(head)
+		}
+		_, _ = io.Copy(c, c)
+		_ = c.CloseWrite()
+	})
+	c := proxytest.Dial(t, b.Addr())
+	c.Send("PING\r\n\r\nmore")
+	assert.Equal(t, "PING\r\n\r\n", c.Head())
+	c.Expect("more")
+	require.NoError(t, c.CloseWrite())
+	assert.Empty(t, c.Rest())
+}
+
+func TestServerRecordsOverEachProtocol(t *testing.T) {
+	tlsServer, roots := proxytest.NewTLSServer(t, nil)
+	plain, h2c := proxytest.NewServer(t, nil), proxytest.NewH2CServer(t, nil)
+	tests := []struct {
+		protocol, scheme, want string
+		server                 *proxytest.Server
+	}{
+		{"h1", "http", "HTTP/1.1", plain},
+		{"h1", "https", "HTTP/1.1", tlsServer},
+		{"h2", "https", "HTTP/2.0", tlsServer},
+		{"h2c", "http", "HTTP/2.0", h2c},
+	}
+	for _, tt := range tests {
+		t.Run(tt.protocol+" over "+tt.scheme, func(t *testing.T) {
+			client := proxytest.HTTPClient(t, tt.server.Addr(), roots, tt.protocol)
+			q, err := http.NewRequest("POST", tt.scheme+"://localhost/a%2Fb", io.MultiReader(strings.NewReader("body")))
+			require.NoError(t, err)
+			q.Trailer = http.Header{"T": {"1"}}
+			p, err := client.Do(q)
+			require.NoError(t, err)
+			content, err := io.ReadAll(p.Body)
+			require.NoError(t, err)
+			require.NoError(t, p.Body.Close())
+			assert.Equal(t, "ok", string(content))
+
+			proxytest.Eventually(t, "the trailer", func() bool { return tt.server.Last(t).Trailer != nil })
+			got := tt.server.Last(t)
+			assert.Equal(t, "/a%2Fb", got.Target)
+			assert.Equal(t, tt.want, got.Proto)
+			assert.Equal(t, "localhost", got.Host)
+			assert.Equal(t, "body", got.Content)
+			assert.Equal(t, http.Header{"T": {"1"}}, got.Trailer)
+		})
+	}
+}
+
+func TestRefusedAddressIsRefused(t *testing.T) {
+	_, err := http.Get("http://" + proxytest.Refused(t))
+	require.ErrorContains(t, err, "refused")
+}
+
+func TestCertificateVerifiesForItsHostsOnly(t *testing.T) {
+	config, roots := proxytest.TLS(t, "a.test", "::1")
+	leaf := config.Certificates[0].Leaf
+	for host, ok := range map[string]bool{"a.test": true, "::1": true, "b.test": false, "127.0.0.1": false} {
+		assert.Equal(t, ok, leaf.VerifyHostname(host) == nil, host)
+	}
+	_, other := proxytest.Certificate(t)
+	assert.False(t, roots.Equal(other))
+}
