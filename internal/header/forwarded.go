@@ -1,0 +1,304 @@
+package header
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+)
+
+// A Hop is what the proxy tells an upstream about the connection a request came on.
+type Hop struct {
+	Peer    Peer
+	Client  netip.Addr // from ClientIP; invalid if unknown
+	Scheme  string     // "http" or "https", as the peer spoke to us
+	Version string     // of HTTP, as the peer spoke it, for Via: "1.1", "2.0"
+	Name    string     // what the proxy calls itself in Via; "" means no Via
+	Trusted bool       // Peer.TrustedBy: what the peer said is kept
+	RFC7239 bool       // add Forwarded as well
+}
+
+// Received is what a peer said in its own forwarding fields. The zero value is nothing.
+// For keeps its room across Reset.
+type Received[T Text] struct {
+	For []T // the X-Forwarded-For values, in order
+
+	proto, host   T
+	protos, hosts int
+}
+
+// Note keeps the value of a field of class c if it is one of the forwarding fields that matter.
+//
+// Hot path: no allocation once For has room.
+func (r *Received[T]) Note(c Class, value T) {
+	switch {
+	case c&ForwardedFor != 0:
+		r.For = append(r.For, value)
+	case c&ForwardedProto != 0:
+		r.proto = value
+		r.protos++
+	case c&ForwardedHost != 0:
+		r.host = value
+		r.hosts++
+	}
+}
+
+// Reset forgets everything but the room.
+func (r *Received[T]) Reset() {
+	clear(r.For)
+	*r = Received[T]{For: r.For[:0]}
+}
+
+// Drops reports whether a request field of class c is not copied to the upstream: the hop-by-hop and framing fields, the aliases, and
+// of the forwarding family everything from an untrusted peer, and from a trusted one what [AppendForwarded] writes anew.
+func (p *Hop) Drops(c Class) bool {
+	switch {
+	case c&(HopByHop|Framing|Alias) != 0:
+		return true
+	case c&Forwarding == 0:
+		return false
+	}
+	return !p.Trusted || c&Rewritten != 0
+}
+
+// SetForwarded makes the forwarding fields of an outgoing request ours. The peer's copies are dropped, aliases and unknown
+// X-Forwarded-* fields included; from a trusted peer the unknown ones stay. Then are set, where known:
+//
+//   - X-Forwarded-For: a trusted peer's list, then the peer;
+//   - X-Forwarded-Proto, X-Forwarded-Host: a trusted peer's single valid value, else the hop's scheme and host;
+//   - X-Real-Ip: the client;
+//   - Forwarded (RFC 7239), with p.RFC7239: the client with that host and proto, then the peer. An incoming Forwarded is
+//     never believed, so that the two families cannot disagree;
+//   - Via, appended to what is there.
+//
+// host is the request's Host as it came; one that has bytes no host has is left out. SetForwarded replaces
+// the values of h, and does not write to the slices it finds there.
+func SetForwarded(h http.Header, p *Hop, host string) {
+	var received Received[string]
+	for name, values := range h {
+		c := Classify(name)
+		for _, value := range values {
+			if p.Trusted {
+				received.Note(c, value)
+			}
+		}
+		if c&(Forwarding|Alias) != 0 && p.Drops(c) {
+			delete(h, name)
+		}
+	}
+	var scratch [256]byte
+	f := forwarded[string]{hop: p, host: host, received: &received}
+	all, ends := scratch[:0], [fieldCount]int{}
+	for i := range ourFields {
+		all = f.appendValue(all, ourField(i))
+		ends[i] = len(all)
+	}
+	text, start, lines := string(all), 0, make([]string, fieldCount)
+	for i, end := range ends {
+		if start == end {
+			continue
+		}
+		name := ourFields[i]
+		if lines[i] = text[start:end]; ourField(i) == ourVia && len(h[name]) > 0 {
+			h[name] = append(slices.Clip(h[name]), lines[i])
+		} else {
+			h[name] = lines[i : i+1 : i+1]
+		}
+		start = end
+	}
+}
+
+// AppendForwarded appends the fields that [SetForwarded] sets as header lines, each with its CRLF. received is what the
+// caller noted from the request, and may be nil; it counts only from a trusted peer. No line ever holds a control byte of the peer's.
+//
+// Hot path: no allocation once dst has room.
+func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) []byte {
+	if received == nil {
+		received = new(Received[T])
+	}
+	f := forwarded[T]{hop: p, host: host, received: received}
+	for i, name := range ourFields {
+		before := len(dst)
+		dst = append(append(dst, name...), ": "...)
+		value := len(dst)
+		if dst = f.appendValue(dst, ourField(i)); len(dst) == value {
+			dst = dst[:before]
+			continue
+		}
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}
+
+// An ourField is one of the fields that the proxy adds to a request.
+type ourField uint8
+
+const (
+	ourFor ourField = iota
+	ourProto
+	ourHost
+	ourRealIP
+	ourForwarded
+	ourVia
+	fieldCount
+)
+
+// ourFields holds the canonical names. Read-only.
+var ourFields = [fieldCount]string{
+	ourFor: "X-Forwarded-For", ourProto: "X-Forwarded-Proto", ourHost: "X-Forwarded-Host",
+	ourRealIP: "X-Real-Ip", ourForwarded: "Forwarded", ourVia: "Via",
+}
+
+// forwarded holds what decides the values of our fields: the one place for both renderings.
+type forwarded[T Text] struct {
+	hop      *Hop
+	host     T
+	received *Received[T]
+}
+
+// appendValue appends the value of a field, or nothing if the field is not sent.
+func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
+	switch field {
+	case ourFor:
+		return f.appendFor(dst)
+	case ourProto:
+		return append(dst, f.proto()...)
+	case ourHost:
+		return append(dst, f.effectiveHost()...)
+	case ourRealIP:
+		return appendAddr(dst, f.hop.Client)
+	case ourForwarded:
+		if f.hop.RFC7239 {
+			return f.appendRFC7239(dst)
+		}
+	case ourVia:
+		if f.hop.Name != "" {
+			return append(append(append(dst, f.hop.Version...), ' '), f.hop.Name...)
+		}
+	}
+	return dst
+}
+
+// appendFor appends the list of a trusted peer on one line, because many an upstream reads only the first, and the peer.
+func (f *forwarded[T]) appendFor(dst []byte) []byte {
+	start := len(dst)
+	if f.hop.Trusted {
+		for _, line := range f.received.For {
+			if line = trim(line); len(line) > 0 && printable(line) {
+				dst = append(appendComma(dst, start), line...)
+			}
+		}
+	}
+	if f.hop.Peer.Addr.IsValid() {
+		dst = appendAddr(appendComma(dst, start), f.hop.Peer.Addr)
+	}
+	return dst
+}
+
+// proto returns the scheme the client used, as far as known.
+func (f *forwarded[T]) proto() string {
+	if f.hop.Trusted && f.received.protos == 1 {
+		said := trim(f.received.proto)
+		for _, scheme := range [...]string{"https", "http", "wss", "ws"} {
+			if equalFold(said, scheme) {
+				return scheme
+			}
+		}
+	}
+	return f.hop.Scheme
+}
+
+// effectiveHost returns the host the client asked for, as far as known, or nothing.
+func (f *forwarded[T]) effectiveHost() T {
+	if f.hop.Trusted && f.received.hosts == 1 {
+		if said := trim(f.received.host); plausibleHost(said) {
+			return said
+		}
+	}
+	if plausibleHost(f.host) {
+		return f.host
+	}
+	return f.host[:0]
+}
+
+// appendRFC7239 appends the elements for the client and, if there is someone in between, the peer.
+func (f *forwarded[T]) appendRFC7239(dst []byte) []byte {
+	dst = appendNode(append(dst, "for="...), f.hop.Client)
+	if host := f.effectiveHost(); len(host) > 0 {
+		dst = append(dst, ";host="...)
+		dst = appendQuoted(dst, host)
+	}
+	if proto := f.proto(); proto != "" {
+		dst = append(append(dst, ";proto="...), proto...)
+	}
+	if f.hop.Peer.Addr != f.hop.Client {
+		dst = appendNode(append(dst, ", for="...), f.hop.Peer.Addr)
+	}
+	return dst
+}
+
+// appendNode appends an address as RFC 7239, 6 wants it.
+func appendNode(dst []byte, addr netip.Addr) []byte {
+	switch {
+	case !addr.IsValid():
+		return append(dst, "unknown"...)
+	case addr.Is4():
+		return addr.AppendTo(dst)
+	}
+	return append(addr.AppendTo(append(dst, `"[`...)), `]"`...)
+}
+
+// appendQuoted appends a plausible host as a token or, with a port or brackets, as a quoted string.
+func appendQuoted[T Text](dst []byte, host T) []byte {
+	for _, b := range [...]byte{':', '[', ']'} {
+		if indexByte(host, b) >= 0 {
+			return append(append(append(dst, '"'), host...), '"')
+		}
+	}
+	return append(dst, host...)
+}
+
+// appendAddr appends an address, or nothing if it is not valid.
+func appendAddr(dst []byte, addr netip.Addr) []byte {
+	if !addr.IsValid() {
+		return dst
+	}
+	return addr.AppendTo(dst)
+}
+
+// appendComma separates what follows from the list that begins at start.
+func appendComma(dst []byte, start int) []byte {
+	if len(dst) == start {
+		return dst
+	}
+	return append(dst, ", "...)
+}
+
+// maxHost bounds a host with its port: a name of 253 bytes with a trailing dot, a colon and five digits.
+const maxHost = 260
+
+// plausibleHost reports whether s holds only bytes of a host name, an IP address or a port. It is a check against injection;
+// whether it is a host is the router's to say.
+func plausibleHost[T Text](s T) bool {
+	if len(s) == 0 || len(s) > maxHost {
+		return false
+	}
+	for i := range len(s) {
+		switch b := s[i]; {
+		case fold[b] != '-': // letter or digit
+		case b == '-', b == '.', b == '_', b == ':', b == '[', b == ']':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// printable reports whether s holds no control byte.
+func printable[T Text](s T) bool {
+	for i := range len(s) {
+		if b := s[i]; b < ' ' && b != '\t' || b == 0x7f {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,220 @@
+// Package header decides which fields cross the proxy, and what it says about itself in fields of its own.
+//
+// One table of names drives both lanes: the full lane's [http.Header] and the fast lane's byte slices.
+// Everything here is a pure function; nothing waits and nothing is kept.
+package header
+
+import "golang.org/x/net/http/httpguts"
+
+// Text is a field name or value: a string in the full lane, a slice of the read buffer in the fast lane.
+type Text interface{ ~string | ~[]byte }
+
+// Class is what the proxy has to know about a field, by its name alone. Zero means an ordinary field that passes.
+type Class uint16
+
+// The first six say what happens to a field, the others which one it is where a lane acts on it.
+const (
+	HopByHop   Class = 1 << iota // ends at each connection (RFC 9110, 7.6.1), the proxy credentials included, as in httputil
+	Framing                      // Content-Length and Transfer-Encoding: regenerated, never copied
+	Forwarding                   // Forwarded, X-Real-IP and everything that begins with X-Forwarded-: only a trusted peer may say it
+	Rewritten                    // of the Forwarding family: what [AppendForwarded] writes anew for every peer
+	Alias                        // spelled so that a CGI-like upstream takes it for one of the above (X_Forwarded_For): always dropped
+	NoTrailer                    // has no business in a trailer section; see [ForbiddenTrailer] for the whole rule
+
+	Host
+	Expect
+	Connection
+	TE
+	Via
+	AltSvc
+	ForwardedFor   // X-Forwarded-For
+	ForwardedProto // X-Forwarded-Proto
+	ForwardedHost  // X-Forwarded-Host
+)
+
+// fields is the table, in lower case. Read-only.
+var fields = [...]struct {
+	name  string
+	class Class
+}{
+	{"connection", HopByHop | NoTrailer | Connection},
+	{"close", HopByHop | NoTrailer}, // a reserved name: "Connection: close" would nominate it (RFC 9112, 9.6)
+	{"keep-alive", HopByHop | NoTrailer},
+	{"proxy-connection", HopByHop | NoTrailer},
+	{"proxy-authenticate", HopByHop | NoTrailer},
+	{"proxy-authorization", HopByHop | NoTrailer},
+	{"te", HopByHop | NoTrailer | TE},
+	{"trailer", HopByHop | NoTrailer},
+	{"transfer-encoding", HopByHop | Framing | NoTrailer},
+	{"upgrade", HopByHop | NoTrailer},
+	{"http2-settings", HopByHop | NoTrailer},
+
+	{"content-length", Framing | NoTrailer},
+
+	{"forwarded", Forwarding | Rewritten | NoTrailer},
+	{"x-forwarded", Forwarding | Rewritten | NoTrailer},
+	{"x-forwarded-for", Forwarding | Rewritten | NoTrailer | ForwardedFor},
+	{"x-forwarded-proto", Forwarding | Rewritten | NoTrailer | ForwardedProto},
+	{"x-forwarded-host", Forwarding | Rewritten | NoTrailer | ForwardedHost},
+	{"x-real-ip", Forwarding | Rewritten | NoTrailer},
+
+	{"host", NoTrailer | Host},
+	{"expect", NoTrailer | Expect},
+	{"via", NoTrailer | Via},
+	{"alt-svc", NoTrailer | AltSvc},
+
+	// RFC 9110, 6.5.1: request modifiers, authentication, response control; and cookies.
+	{"age", NoTrailer},
+	{"authorization", NoTrailer},
+	{"cache-control", NoTrailer},
+	{"cookie", NoTrailer},
+	{"date", NoTrailer},
+	{"expires", NoTrailer},
+	{"location", NoTrailer},
+	{"max-forwards", NoTrailer},
+	{"pragma", NoTrailer},
+	{"range", NoTrailer},
+	{"realm", NoTrailer},
+	{"retry-after", NoTrailer},
+	{"set-cookie", NoTrailer},
+	{"set-cookie2", NoTrailer},
+	{"vary", NoTrailer},
+	{"warning", NoTrailer},
+	{"www-authenticate", NoTrailer},
+}
+
+// The prefixes that stand for families of names.
+const (
+	forwardedPrefix = "x-forwarded-"
+	contentPrefix   = "content-"
+	ifPrefix        = "if-"
+)
+
+// index finds a name in fields: open addressing, 0 for an empty slot, else the position plus one. Read-only.
+var index = func() (slots [256]uint8) {
+	for i := range fields {
+		slot := slotOf(fields[i].name)
+		for slots[slot] != 0 {
+			slot++
+		}
+		slots[slot] = uint8(i + 1)
+	}
+	return slots
+}()
+
+// fold maps a byte of a name to lower case, and whatever is neither letter nor digit to '-', as CGI does. Read-only.
+var fold = func() (t [256]byte) {
+	for i := range t {
+		switch b := byte(i); {
+		case 'A' <= b && b <= 'Z':
+			t[i] = b | 0x20
+		case 'a' <= b && b <= 'z', '0' <= b && b <= '9':
+			t[i] = b
+		default:
+			t[i] = '-'
+		}
+	}
+	return t
+}()
+
+// Classify returns what the proxy has to know about a field, without regard to the case of its name.
+//
+// Hot path: one probe of a table for most names, no allocation.
+func Classify[T Text](name T) Class {
+	if len(name) == 0 {
+		return 0
+	}
+	for slot := slotOf(name); index[slot] != 0; slot++ {
+		f := &fields[index[slot]-1]
+		if len(f.name) != len(name) || !hasPrefix(name, f.name) {
+			continue
+		}
+		if aliased(name) {
+			return aliasOf(f.class)
+		}
+		return f.class
+	}
+	if !hasPrefix(name, forwardedPrefix) {
+		return 0
+	}
+	if aliased(name) {
+		return Alias | NoTrailer
+	}
+	return Forwarding | NoTrailer
+}
+
+// ForbiddenTrailer reports whether a field may not pass in a trailer section, in either direction: framing, routing,
+// authentication, cookies, response control, conditions (If-*), hop-by-hop and forwarding fields, and the Content-*
+// family but for Content-Digest, which is made for trailers (RFC 9110, 6.5.1; RFC 9530, 6.5).
+func ForbiddenTrailer[T Text](name T) bool {
+	switch {
+	case Classify(name)&NoTrailer != 0, hasPrefix(name, ifPrefix):
+		return true
+	case hasPrefix(name, contentPrefix):
+		return !equalFold(name, "content-digest")
+	}
+	return false
+}
+
+// ValidName reports whether name may be written as a field name: a token (RFC 9110, 5.1), not empty.
+func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
+
+// ValidValue reports whether value may be written as a field value: no control byte but the tab, so no CR, LF or NUL.
+func ValidValue(value string) bool { return httpguts.ValidHeaderFieldValue(value) }
+
+// slotOf hashes a name that is not empty by its length and ends, the same for every spelling.
+func slotOf[T Text](name T) uint8 {
+	first, last := fold[name[0]], fold[name[len(name)-1]]
+	return uint8(len(name))*29 + first*7 + last*3
+}
+
+// hasPrefix reports whether name begins with prefix once folded. prefix is folded already.
+func hasPrefix[T Text](name T, prefix string) bool {
+	if len(name) < len(prefix) {
+		return false
+	}
+	for i := range len(prefix) {
+		if fold[name[i]] != prefix[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// aliased reports whether name has a separator other than '-'.
+func aliased[T Text](name T) bool {
+	for i := range len(name) {
+		if b := name[i]; b != '-' && fold[b] == '-' {
+			return true
+		}
+	}
+	return false
+}
+
+// aliasOf returns the class of a field that only looks like one of class c.
+func aliasOf(c Class) Class {
+	if c&(HopByHop|Framing|Forwarding) != 0 {
+		return Alias | NoTrailer
+	}
+	return c & NoTrailer
+}
+
+// equalFold reports whether a and b are the same without regard to ASCII case.
+func equalFold[A, B Text](a A, b B) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if lowerByte(a[i]) != lowerByte(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lowerByte(b byte) byte {
+	if 'A' <= b && b <= 'Z' {
+		return b | 0x20
+	}
+	return b
+}
