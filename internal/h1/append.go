@@ -1,0 +1,88 @@
+package h1
+
+import "strconv"
+
+// bytesOrString is what the appenders take.
+type bytesOrString interface{ ~string | ~[]byte }
+
+// AppendRequestLine appends "method target HTTP/1.1". A byte of the target that
+// may not stand in one is percent-encoded, and one of the method becomes "?",
+// which every server refuses.
+func AppendRequestLine[M, T bytesOrString](dst []byte, method M, target T) []byte {
+	for i := range len(method) {
+		dst = append(dst, pick(class[method[i]]&tokenByte != 0, method[i], '?'))
+	}
+	dst = append(dst, ' ')
+	const hex = "0123456789ABCDEF"
+	for i := range len(target) {
+		if c := target[i]; class[c]&targetByte != 0 {
+			dst = append(dst, c)
+		} else {
+			dst = append(dst, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return append(dst, " HTTP/1.1\r\n"...)
+}
+
+// AppendStatusLine appends "HTTP/1.1 status reason". A control byte of the
+// reason becomes a space.
+func AppendStatusLine[R bytesOrString](dst []byte, status int, reason R) []byte {
+	dst = append(dst, "HTTP/1.1 "...)
+	dst = strconv.AppendInt(dst, int64(status), 10)
+	dst = append(dst, ' ')
+	dst = appendValue(dst, reason)
+	return append(dst, "\r\n"...)
+}
+
+// AppendField appends the line "name: value". A control byte of the value but
+// HTAB becomes a space; a name that is no token appends nothing.
+func AppendField[N, V bytesOrString](dst []byte, name N, value V) []byte {
+	if !ValidToken(name) {
+		return dst
+	}
+	dst = append(dst, name...)
+	dst = append(dst, ": "...)
+	dst = appendValue(dst, value)
+	return append(dst, "\r\n"...)
+}
+
+// AppendContentLength appends a Content-Length line.
+func AppendContentLength(dst []byte, n int64) []byte {
+	dst = append(dst, "Content-Length: "...)
+	dst = strconv.AppendInt(dst, n, 10)
+	return append(dst, "\r\n"...)
+}
+
+// AppendChunkHeader appends the line that comes before n bytes of data; "\r\n"
+// must follow those. n must be positive: a zero would end the body.
+func AppendChunkHeader(dst []byte, n int) []byte {
+	dst = strconv.AppendUint(dst, uint64(n), 16)
+	return append(dst, "\r\n"...)
+}
+
+// AppendLastChunk appends the end of a chunked body with its trailers, if any.
+func AppendLastChunk(dst []byte, trailers []Field) []byte {
+	dst = append(dst, "0\r\n"...)
+	for _, f := range trailers {
+		dst = AppendField(dst, f.Name, f.Value)
+	}
+	return append(dst, "\r\n"...)
+}
+
+func appendValue[V bytesOrString](dst []byte, v V) []byte {
+	start := len(dst)
+	dst = append(dst, v...)
+	if tail := dst[start:]; !validValue(tail) {
+		for i, c := range tail {
+			tail[i] = pick(!badValueByte(c), c, ' ')
+		}
+	}
+	return dst
+}
+
+func pick(ok bool, c, instead byte) byte {
+	if ok {
+		return c
+	}
+	return instead
+}

@@ -1,0 +1,193 @@
+package h1
+
+import "bytes"
+
+// A Head is what request and response heads have in common. Its slices point
+// into the buffer that was parsed and are valid as long as that is unchanged.
+type Head struct {
+	MaxHead int // bytes a head may take; 0 means DefaultMaxHead. Parse never changes it.
+
+	Fields        []Field // all of them, in order; the slice is reused by the next Parse
+	Minor         int     // HTTP/1.Minor: 0 or 1
+	ContentLength int64   // -1 if there is none
+	Chunked       bool    // Transfer-Encoding: chunked
+	Close         bool    // Connection names close
+	KeepAlive     bool    // Connection names keep-alive
+	Nominates     bool    // Connection names something else: fields to drop, or upgrade
+
+	codings int // Transfer-Encoding lines seen
+	scanned int // bytes of an incomplete head already searched for its end
+}
+
+// Value returns the value of the first field of that name, which must be given
+// in lower case, and whether there is one.
+func (h *Head) Value(name string) ([]byte, bool) {
+	for i := range h.Fields {
+		if equalFold(h.Fields[i].Name, name) {
+			return h.Fields[i].Value, true
+		}
+	}
+	return nil, false
+}
+
+// Reset prepares for another message. It is needed only when a Parse that
+// returned ErrMore will not be continued. MaxHead and the memory of Fields stay.
+func (h *Head) Reset() { h.scanned = 0; h.clear() }
+
+func (h *Head) clear() {
+	*h = Head{MaxHead: h.MaxHead, Fields: h.Fields[:0], ContentLength: -1, scanned: h.scanned}
+}
+
+func (h *Head) max() int {
+	if h.MaxHead > 0 {
+		return h.MaxHead
+	}
+	return DefaultMaxHead
+}
+
+// ripe reports whether b is worth parsing. It is false only for a head that was
+// incomplete before and still is; each byte is searched once, so a head that
+// comes byte by byte costs linear time.
+func (h *Head) ripe(b []byte) bool {
+	if h.scanned == 0 || h.scanned > len(b) || len(b) >= h.max() {
+		return true
+	}
+	for i := h.scanned; ; i++ {
+		j := bytes.IndexByte(b[i:], '\n')
+		if j < 0 {
+			h.scanned = len(b)
+			return false
+		}
+		i += j
+		if i == 0 || b[i-1] != '\r' || i >= 3 && b[i-2] == '\n' {
+			return true
+		}
+	}
+}
+
+// done records the outcome of a parse for ripe.
+func (h *Head) done(b []byte, err error) {
+	h.scanned = 0
+	if err == ErrMore {
+		h.scanned = len(b)
+	}
+}
+
+// line returns the line that starts at b[i], without its CRLF, and the index
+// behind it.
+func (h *Head) line(b []byte, i int) ([]byte, int, error) {
+	j := bytes.IndexByte(b[i:], '\n')
+	switch {
+	case j < 0 && len(b) >= h.max(), i+j >= h.max():
+		return nil, 0, errHeadSize
+	case j < 0:
+		return nil, 0, ErrMore
+	case j == 0 || b[i+j-1] != '\r':
+		return nil, 0, errBareLF
+	}
+	return b[i : i+j-1], i + j + 1, nil
+}
+
+// version reads "HTTP/1.0" or "HTTP/1.1".
+func (h *Head) version(v []byte) bool {
+	switch string(v) {
+	case "HTTP/1.1":
+		h.Minor = 1
+	case "HTTP/1.0":
+		h.Minor = 0
+	default:
+		return false
+	}
+	return true
+}
+
+// parseField splits one field line.
+func parseField(line []byte) (Field, error) {
+	k := 0
+	for k < len(line) && class[line[k]]&tokenByte != 0 {
+		k++
+	}
+	if k == 0 || k == len(line) || line[k] != ':' {
+		return Field{}, fieldFault(line, k)
+	}
+	f := Field{Name: line[:k:k], Value: trim(line[k+1:])}
+	if !validValue(f.Value) {
+		return Field{}, errValue
+	}
+	return f, nil
+}
+
+// fieldFault says what is wrong with a line whose name ends at k.
+func fieldFault(line []byte, k int) error {
+	switch space := k < len(line) && (line[k] == ' ' || line[k] == '\t'); {
+	case space && k == 0:
+		return errFold
+	case space:
+		return errColonSpace
+	default:
+		return errName
+	}
+}
+
+// contentLength takes a Content-Length line. Lines that repeat the same value
+// are for the caller to allow.
+func (h *Head) contentLength(v []byte) error {
+	n, ok := parseSize(v)
+	if !ok {
+		return errLength
+	}
+	if h.ContentLength >= 0 && h.ContentLength != n {
+		return errLengths
+	}
+	h.ContentLength = n
+	return nil
+}
+
+// transferEncoding takes a Transfer-Encoding line: exactly one, exactly chunked.
+func (h *Head) transferEncoding(v []byte) error {
+	h.codings++
+	if h.codings > 1 || !equalFold(v, "chunked") {
+		return errCoding
+	}
+	h.Chunked = true
+	return nil
+}
+
+// connection takes a Connection line.
+func (h *Head) connection(v []byte) {
+	for len(v) > 0 {
+		token := v
+		if i := bytes.IndexByte(v, ','); i >= 0 {
+			token, v = v[:i], v[i+1:]
+		} else {
+			v = nil
+		}
+		switch token = trim(token); {
+		case len(token) == 0:
+		case equalFold(token, "close"):
+			h.Close = true
+		case equalFold(token, "keep-alive"):
+			h.KeepAlive = true
+		default:
+			h.Nominates = true
+		}
+	}
+}
+
+// framingFault finds the combinations that let two readers disagree on where a
+// message ends (RFC 9112, 6.1 and 11.2).
+func (h *Head) framingFault() error {
+	switch {
+	case h.codings > 0 && h.ContentLength >= 0:
+		return errLengthCoded
+	case h.codings > 0 && h.Minor == 0:
+		return errCoding10
+	}
+	return nil
+}
+
+// persistent reports whether the sender of the head keeps its connection open
+// (RFC 9112, 9.3).
+func (h *Head) persistent() bool {
+	return !h.Close && (h.Minor == 1 || h.KeepAlive)
+}

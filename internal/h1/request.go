@@ -1,0 +1,256 @@
+package h1
+
+import "bytes"
+
+// Unusual is a set of reasons why a request is outside the plain subset.
+type Unusual uint16
+
+// The reasons.
+const (
+	UnusualMethod  Unusual = 1 << iota // not GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS
+	UnusualTarget                      // absolute-form, or * (with OPTIONS)
+	UnusualVersion                     // HTTP/1.0
+	UnusualUpgrade                     // an Upgrade field
+	UnusualExpect                      // an Expect field
+	UnusualTrailer                     // a Trailer field
+	UnusualTE                          // a TE field
+	UnusualPreface                     // the first line of the HTTP/2 preface; nothing else is set
+)
+
+// A Request is a parsed request head. The zero value is ready for use, and a
+// Request is meant to be used again for the next one.
+type Request struct {
+	Head
+	Method  []byte
+	Target  []byte // as sent
+	Path    []byte // of an origin-form target: up to the "?"
+	Query   []byte // of an origin-form target: from the "?" on, which is included; nil if there is none
+	Host    []byte // value of the only Host field; nil on HTTP/1.0 without one
+	Unusual Unusual
+}
+
+// Parse reads the request head at the start of b. It returns the length of the
+// head with nil, or with ErrUnusual for a head that is complete and not to be
+// refused but has a property named in Unusual; every field of r is then set.
+// ErrMore asks for the same bytes again with more behind them; the buffer may
+// have moved. Anything else is a *Refusal. One empty line before the request
+// line is skipped (RFC 9112, 2.2).
+//
+// No two conclusions are drawn from one head: parsing any prefix of b gives
+// ErrMore or the conclusion that b gives.
+func (r *Request) Parse(b []byte) (n int, err error) {
+	if !r.ripe(b) {
+		return 0, ErrMore
+	}
+	n, err = r.parse(b)
+	r.done(b, err)
+	return n, err
+}
+
+func (r *Request) parse(b []byte) (int, error) {
+	r.clear()
+	*r = Request{Head: r.Head}
+	i, err := r.requestLine(b)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		line, next, err := r.line(b, i)
+		if err != nil {
+			return 0, err
+		}
+		i = next
+		if len(line) == 0 {
+			break
+		}
+		if err := r.field(line); err != nil {
+			return 0, err
+		}
+	}
+	return i, r.conclude()
+}
+
+// requestLine parses the first line and returns the index behind it.
+func (r *Request) requestLine(b []byte) (int, error) {
+	i := 0
+	if len(b) >= 2 && b[0] == '\r' && b[1] == '\n' {
+		i = 2
+	}
+	// A first byte that starts no method, such as that of a TLS handshake on a
+	// plain port, need not wait for a line end that may never come.
+	if i < len(b) && class[b[i]]&tokenByte == 0 && !(i == 0 && len(b) == 1 && b[0] == '\r') {
+		return 0, errStartLine
+	}
+	line, next, err := r.line(b, i)
+	if err != nil {
+		return 0, err
+	}
+	sp1, sp2 := bytes.IndexByte(line, ' '), bytes.LastIndexByte(line, ' ')
+	if sp1 < 0 || sp1 == sp2 {
+		return 0, errStartLine
+	}
+	r.Method, r.Target = line[:sp1], line[sp1+1:sp2]
+	if string(line) == "PRI * HTTP/2.0" {
+		r.Unusual = UnusualPreface
+		return 0, ErrUnusual
+	}
+	if err := r.protocol(line[sp2+1:]); err != nil {
+		return 0, err
+	}
+	if err := r.method(); err != nil {
+		return 0, err
+	}
+	return next, r.target()
+}
+
+func (r *Request) protocol(v []byte) error {
+	if !r.version(v) {
+		if len(v) == 8 && string(v[:5]) == "HTTP/" && v[5]-'0' <= 9 && v[6] == '.' && v[7]-'0' <= 9 {
+			return errVersion
+		}
+		return errStartLine
+	}
+	if r.Minor == 0 {
+		r.Unusual |= UnusualVersion
+	}
+	return nil
+}
+
+func (r *Request) method() error {
+	switch string(r.Method) {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
+	case "CONNECT":
+		return errConnect
+	default:
+		if !ValidToken(r.Method) {
+			return errMethod
+		}
+		r.Unusual |= UnusualMethod
+	}
+	return nil
+}
+
+// target checks the request target and splits an origin-form one.
+func (r *Request) target() error {
+	t := r.Target
+	if !ValidTarget(t) {
+		if bytes.IndexByte(t, '#') >= 0 && all(t, targetByte|tokenByte) {
+			return errFragment
+		}
+		return errTarget
+	}
+	switch {
+	case t[0] == '/':
+		r.Path = t
+		if i := bytes.IndexByte(t, '?'); i >= 0 {
+			r.Path, r.Query = t[:i:i], t[i:]
+		}
+		return escapeFault(r.Path)
+	case string(t) == "*" && string(r.Method) == "OPTIONS", bytes.Contains(t, []byte("://")):
+		r.Unusual |= UnusualTarget
+		return nil
+	}
+	return errTarget
+}
+
+// escapeFault finds a "%" that two hex digits do not follow. Readers disagree
+// on what such a path means, and net/http refuses it.
+func escapeFault(p []byte) error {
+	for {
+		i := bytes.IndexByte(p, '%')
+		if i < 0 {
+			return nil
+		}
+		if len(p) < i+3 || !all(p[i+1:i+3], hexByte) {
+			return errEscape
+		}
+		p = p[i+3:]
+	}
+}
+
+// field parses one field line and takes note of those that matter here.
+func (r *Request) field(line []byte) error {
+	f, err := parseField(line)
+	if err != nil {
+		return err
+	}
+	if len(r.Fields) == MaxFields {
+		return errFieldCount
+	}
+	r.Fields = append(r.Fields, f)
+	switch len(f.Name) {
+	case len("te"):
+		r.mark(f.Name, "te", UnusualTE)
+	case len("host"):
+		if equalFold(f.Name, "host") {
+			return r.host(f.Value)
+		}
+	case len("expect"):
+		r.mark(f.Name, "expect", UnusualExpect)
+	case len("upgrade"): // and len("trailer")
+		r.mark(f.Name, "upgrade", UnusualUpgrade)
+		r.mark(f.Name, "trailer", UnusualTrailer)
+	case len("connection"):
+		if equalFold(f.Name, "connection") {
+			r.connection(f.Value)
+		}
+	case len("content-length"):
+		if equalFold(f.Name, "content-length") {
+			if r.ContentLength >= 0 {
+				return errLengths
+			}
+			return r.contentLength(f.Value)
+		}
+	case len("transfer-encoding"):
+		if equalFold(f.Name, "transfer-encoding") {
+			return r.transferEncoding(f.Value)
+		}
+	}
+	return nil
+}
+
+func (r *Request) mark(name []byte, want string, why Unusual) {
+	if equalFold(name, want) {
+		r.Unusual |= why
+	}
+}
+
+func (r *Request) host(v []byte) error {
+	switch {
+	case r.Host != nil:
+		return errHosts
+	case !ValidHost(v):
+		return errHost
+	}
+	r.Host = v
+	return nil
+}
+
+// conclude judges the head as a whole.
+func (r *Request) conclude() error {
+	if err := r.framingFault(); err != nil {
+		return err
+	}
+	if r.Host == nil && r.Minor == 1 {
+		return errNoHost
+	}
+	if r.Unusual != 0 {
+		return ErrUnusual
+	}
+	return nil
+}
+
+// Framing says how the request's body is framed, if there is one.
+func (r *Request) Framing() Framing {
+	switch {
+	case r.Chunked:
+		return ChunkedBody
+	case r.ContentLength > 0:
+		return SizedBody
+	}
+	return NoBody
+}
+
+// Persistent reports whether the client wants to send another request on the
+// same connection.
+func (r *Request) Persistent() bool { return r.persistent() }
