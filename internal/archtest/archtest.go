@@ -1,0 +1,113 @@
+// Package archtest is the part of the house style that a machine can check, as a test over the whole repository:
+// who may import whom, what must be documented, how long things may grow, and what must not exist at all.
+// It is imported by tests only.
+//
+// A rule reads syntax, not types. It names the file and line, and says what is wanted instead.
+package archtest
+
+import (
+	"cmp"
+	"fmt"
+	"go/ast"
+	"go/token"
+	"io/fs"
+	"slices"
+)
+
+// ModulePath is the import path of the root package.
+const ModulePath = "github.com/hostproxy/hostproxy"
+
+// A Problem is one place where the source breaks a rule.
+type Problem struct {
+	Rule, File string
+	Line       int // 0 when it is about the file as a whole
+	Message    string
+}
+
+func (p Problem) String() string {
+	if p.Line == 0 {
+		return fmt.Sprintf("%s: %s [%s]", p.File, p.Message, p.Rule)
+	}
+	return fmt.Sprintf("%s:%d: %s [%s]", p.File, p.Line, p.Message, p.Rule)
+}
+
+// A rule looks at the whole tree and reports what breaks it.
+type rule struct {
+	name  string
+	check func(*checker)
+}
+
+// rules is every rule, in the order of their explanation in the style. Read-only.
+var rules = []rule{
+	{"root-files", (*checker).rootFiles},
+	{"direct-dependencies", (*checker).directDependencies},
+	{"import-direction", (*checker).importDirection},
+	{"foreign-imports", (*checker).foreignImports},
+	{"kit-in-tests-only", (*checker).kitInTestsOnly},
+	{"package-comment", (*checker).packageComments},
+	{"exported-documented", (*checker).exportedDocumented},
+	{"file-length", (*checker).fileLength},
+	{"function-length", (*checker).functionLength},
+	{"example-length", (*checker).exampleLength},
+	{"no-init", (*checker).noInit},
+	{"no-mutable-globals", (*checker).noMutableGlobals},
+	{"no-foreign-globals", (*checker).noForeignGlobals},
+	{"no-bool-parameters", (*checker).noBoolParameters},
+	{"tests-from-outside", (*checker).testsFromOutside},
+	{"no-sleep-in-tests", (*checker).noSleepInTests},
+}
+
+// Check reads the repository in fsys and returns every problem, sorted by place. The error is about reading or parsing.
+func Check(fsys fs.FS) ([]Problem, error) {
+	t, err := load(fsys)
+	if err != nil {
+		return nil, err
+	}
+	c := &checker{tree: t}
+	for _, r := range rules {
+		c.rule = r.name
+		r.check(c)
+	}
+	slices.SortFunc(c.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Rule, b.Rule))
+	})
+	return c.problems, nil
+}
+
+// checker carries the tree past the rules and gathers what they report.
+type checker struct {
+	*tree
+	rule     string
+	problems []Problem
+}
+
+// report adds a problem at a position in a Go file.
+func (c *checker) report(pos token.Pos, format string, args ...any) {
+	p := c.fset.Position(pos)
+	c.problems = append(c.problems, Problem{c.rule, p.Filename, p.Line, fmt.Sprintf(format, args...)})
+}
+
+// reportFile adds a problem about a file as a whole.
+func (c *checker) reportFile(file, format string, args ...any) {
+	c.problems = append(c.problems, Problem{c.rule, file, 0, fmt.Sprintf(format, args...)})
+}
+
+// source calls f for each file that is not a test.
+func (c *checker) source(f func(*file)) {
+	for _, g := range c.files {
+		if !g.test {
+			f(g)
+		}
+	}
+}
+
+// functions calls f for each function and method declared in files that are not tests.
+func (c *checker) functions(f func(*file, *ast.FuncDecl)) {
+	c.source(func(g *file) {
+		for _, d := range g.ast.Decls {
+			if d, ok := d.(*ast.FuncDecl); ok {
+				f(g, d)
+			}
+		}
+	})
+}

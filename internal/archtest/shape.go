@@ -1,0 +1,201 @@
+package archtest
+
+import (
+	"go/ast"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The bounds of the style: about 500 lines a file, 60 a function without a reason, 60 an example.
+const (
+	maxFileLines     = 550
+	maxFunctionLines = 60
+	maxExampleLines  = 60
+)
+
+// obviousMethods are understood from their interface alone. Read-only.
+var obviousMethods = []string{"Error", "String", "Unwrap"}
+
+func (c *checker) packageComments() {
+	for _, files := range c.packages() {
+		name := files[0].ast.Name.Name
+		if strings.HasSuffix(name, "_test") && c.hasSource(files[0].dir) {
+			for _, f := range files {
+				if f.ast.Doc != nil {
+					c.report(f.ast.Package, "a test package beside its package has no package comment")
+				}
+			}
+			continue
+		}
+		c.packageComment(name, files)
+	}
+}
+
+// packageComment wants one comment, in the file where a reader looks for it.
+func (c *checker) packageComment(name string, files []*file) {
+	home := path.Base(files[0].dir) + ".go"
+	switch {
+	case name == "main":
+		home = "main.go"
+	case files[0].dir == ".":
+		home = "proxy.go"
+	case !c.hasSource(files[0].dir):
+		home = path.Base(files[0].dir) + "_test.go"
+	}
+	found := false
+	for _, f := range files {
+		switch {
+		case f.ast.Doc == nil:
+		case path.Base(f.path) != home:
+			c.report(f.ast.Package, "the comment of package %s belongs in %s", name, home)
+		default:
+			found = true
+		}
+	}
+	if !found {
+		c.report(files[0].ast.Package, "package %s has no comment in %s", name, home)
+	}
+}
+
+// hasSource reports whether dir has Go files that are not tests.
+func (c *checker) hasSource(dir string) bool {
+	for _, f := range c.files {
+		if f.dir == dir && !f.test {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *checker) exportedDocumented() {
+	c.functions(func(f *file, d *ast.FuncDecl) {
+		obvious := d.Recv != nil && slices.Contains(obviousMethods, d.Name.Name)
+		if f.ast.Name.Name != "main" && d.Name.IsExported() && exportedReceiver(d) && !obvious {
+			c.wantDoc(d.Name, d.Doc)
+		}
+	})
+	c.source(func(f *file) {
+		if f.ast.Name.Name == "main" {
+			return
+		}
+		for _, d := range f.ast.Decls {
+			if d, ok := d.(*ast.GenDecl); ok {
+				c.declDocumented(f, d)
+			}
+		}
+	})
+}
+
+func (c *checker) declDocumented(f *file, d *ast.GenDecl) {
+	for _, s := range d.Specs {
+		switch s := s.(type) {
+		case *ast.TypeSpec:
+			doc := s.Doc
+			if doc == nil && !d.Lparen.IsValid() {
+				doc = d.Doc
+			}
+			if s.Name.IsExported() {
+				c.wantDoc(s.Name, doc)
+				c.fieldsDocumented(f, s, doc.Text())
+			}
+		case *ast.ValueSpec:
+			for _, name := range s.Names {
+				if name.IsExported() && d.Doc == nil && s.Doc == nil && s.Comment == nil {
+					c.report(name.Pos(), "%s is exported and not documented", name.Name)
+				}
+			}
+		}
+	}
+}
+
+// fieldsDocumented wants a comment at each exported field of a public struct, one for a block of lines without a gap,
+// or its name in the struct's own comment, about.
+func (c *checker) fieldsDocumented(f *file, s *ast.TypeSpec, about string) {
+	st, ok := s.Type.(*ast.StructType)
+	if !ok || f.dir != "." {
+		return
+	}
+	covered := 0 // the last line that a comment speaks for
+	for _, field := range st.Fields.List {
+		start, end := c.fset.Position(field.Pos()).Line, c.fset.Position(field.End()).Line
+		switch documented := field.Doc != nil || field.Comment != nil; {
+		case documented || start == covered+1 && covered > 0:
+			covered = end
+		case len(field.Names) > 0 && field.Names[0].IsExported() && !names(about, field.Names[0]):
+			c.report(field.Pos(), "field %s.%s is exported and not documented", s.Name.Name, field.Names[0].Name)
+		}
+	}
+}
+
+// wantDoc wants doc to speak about name in its first sentence.
+func (c *checker) wantDoc(name *ast.Ident, doc *ast.CommentGroup) {
+	if doc == nil {
+		c.report(name.Pos(), "%s is exported and not documented", name.Name)
+		return
+	}
+	first, _, _ := strings.Cut(doc.Text(), ". ")
+	if !names(first, name) {
+		c.report(name.Pos(), "the first sentence about %s does not name it", name.Name)
+	}
+}
+
+// names reports whether text has name as a word of its own.
+func names(text string, name *ast.Ident) bool {
+	return regexp.MustCompile(`\b` + name.Name + `\b`).MatchString(text)
+}
+
+// exportedReceiver reports whether d is a function, or a method of an exported type.
+func exportedReceiver(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return true
+	}
+	name := receiverType(d)
+	return name != nil && name.IsExported()
+}
+
+// receiverType returns the name of the type whose method d is.
+func receiverType(d *ast.FuncDecl) *ast.Ident {
+	expr := d.Recv.List[0].Type
+	for {
+		switch e := expr.(type) {
+		case *ast.StarExpr:
+			expr = e.X
+		case *ast.IndexExpr:
+			expr = e.X
+		case *ast.IndexListExpr:
+			expr = e.X
+		case *ast.Ident:
+			return e
+		default:
+			return nil
+		}
+	}
+}
+
+func (c *checker) fileLength() {
+	c.source(func(f *file) {
+		if f.lines > maxFileLines {
+			c.reportFile(f.path, "has %d lines, above %d: split it by noun", f.lines, maxFileLines)
+		}
+	})
+}
+
+func (c *checker) functionLength() {
+	c.functions(func(_ *file, d *ast.FuncDecl) {
+		lines := c.fset.Position(d.End()).Line - c.fset.Position(d.Pos()).Line + 1
+		if lines > maxFunctionLines && (d.Doc == nil || !strings.Contains(d.Doc.Text(), "Long because ")) {
+			c.report(d.Pos(), "%s has %d lines, above %d: split it by stage, or say \"Long because ...\"", d.Name.Name, lines, maxFunctionLines)
+		}
+	})
+}
+
+func (c *checker) exampleLength() {
+	c.source(func(f *file) {
+		lines := f.lines - c.fset.Position(f.ast.Package).Line + 1
+		if f.within("examples") && path.Base(f.path) == "main.go" && lines > maxExampleLines {
+			c.reportFile(f.path, "has %d lines below its comment, above %d: an example fits a screen", lines, maxExampleLines)
+		}
+	})
+}
