@@ -36,6 +36,7 @@ type Refusal struct {
 	Reason string // short and constant: safe for logs and for the client
 }
 
+// Error returns the reason.
 func (r *Refusal) Error() string { return "h1: " + r.Reason }
 
 // Framing says how the end of a body is found.

@@ -1,0 +1,385 @@
+package pool
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// BufferSize is how many unread bytes a Conn can hold.
+const BufferSize = 16 << 10
+
+// ErrBufferFull is returned by Fill when nothing of a full buffer was discarded.
+var ErrBufferFull = errors.New("pool: buffer full")
+
+// buffers lends to connections that hold unread bytes. Shared by all pools: a
+// program may have thousands, most of them quiet.
+var buffers = sync.Pool{New: func() any { return new([BufferSize]byte) }}
+
+// A Conn is a connection to a target, owned by one exchange at a time. One
+// goroutine reads (Ask, Send, Fill, Read, SetReadDeadline and all methods about
+// the buffer); one, usually the same, writes (Write, SetWriteDeadline); only
+// Lease.Abort may be called by others.
+type Conn struct {
+	wire
+	pool  *Pool
+	tls   *tls.Conn // nil without TLS
+	born  time.Time
+	since time.Time // when it was kept; guarded by the pool
+
+	reused   bool
+	unproven bool    // kept, and not yet proven alive
+	probe    [1]byte // what the proof must leave empty
+
+	buf     *[BufferSize]byte // nil while there is nothing to hold
+	r, w    int               // buf[r:w] is unread
+	pending error             // ends the stream behind the unread bytes
+
+	// The operation that step carries out.
+	step   func(fd uintptr) bool // the method ready, kept so that raw.Read allocates nothing
+	out    []byte                // to be written first
+	listen bool                  // to be read then
+	direct []byte                // where to read to; nil means buf
+	n      int                   // bytes read
+	err    error
+}
+
+func newConn(p *Pool, nc net.Conn) *Conn {
+	c := &Conn{pool: p, born: time.Now()}
+	c.wire.Conn = nc
+	if sc, ok := nc.(syscall.Conn); ok && canProve {
+		c.raw, _ = sc.SyscallConn()
+	}
+	c.step = c.ready
+	c.state.Store(busy)
+	return c
+}
+
+func (c *Conn) handshake(ctx context.Context, conf *tls.Config) error {
+	if conf == nil {
+		return nil
+	}
+	c.tls = tls.Client(&c.wire, conf)
+	return c.tls.HandshakeContext(ctx)
+}
+
+// take makes a kept connection ready for its next exchange. The pool is locked.
+func (c *Conn) take() {
+	c.reused, c.unproven = true, true
+	c.wrote.Store(false)
+	c.state.Add(busy - idle)
+}
+
+// Reused reports whether the connection has carried an exchange before: then a
+// failure before the first response byte may just mean that the target closed
+// it in the meantime.
+func (c *Conn) Reused() bool { return c.reused }
+
+// Wrote reports whether anything was given to the network in this exchange. Any
+// goroutine may ask.
+func (c *Conn) Wrote() bool { return c.wrote.Load() }
+
+// TLS returns the TLS connection, or nil on a plain one.
+func (c *Conn) TLS() *tls.Conn { return c.tls }
+
+// Ask writes p, waits for the response and reads its first bytes into the
+// buffer. It is Send and Fill in one step, for requests that are small enough
+// to be taken by the socket at once.
+func (c *Conn) Ask(p []byte) error {
+	c.out, c.listen, c.direct = p, true, nil
+	return c.run()
+}
+
+// Send writes p, the beginning of a request, as Write does. On a connection
+// that was kept it first proves that the target has neither closed it nor sent
+// anything: otherwise it returns ErrStale and has written nothing.
+func (c *Conn) Send(p []byte) error {
+	c.out, c.listen, c.direct = p, false, nil
+	return c.run()
+}
+
+// Write writes all of p.
+func (c *Conn) Write(p []byte) (int, error) { return c.stream().Write(p) }
+
+// stream is where the bytes of HTTP go.
+func (c *Conn) stream() net.Conn {
+	if c.tls != nil {
+		return c.tls
+	}
+	return &c.wire
+}
+
+// Buffered returns the unread bytes. They may be changed in place, and are valid
+// until the next Fill, Ask, Put or Close.
+func (c *Conn) Buffered() []byte {
+	if c.buf == nil {
+		return nil
+	}
+	return c.buf[c.r:c.w]
+}
+
+// Discard drops the first n unread bytes.
+func (c *Conn) Discard(n int) {
+	if n > c.w-c.r {
+		panic("pool: discarded more than was buffered")
+	}
+	c.r += n
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+}
+
+// Fill waits for more bytes and appends them to the buffered ones. At the end
+// of the stream it returns io.EOF.
+func (c *Conn) Fill() error {
+	if c.r == 0 && c.w == BufferSize {
+		return ErrBufferFull
+	}
+	c.listen, c.direct = true, nil
+	return c.run()
+}
+
+// Read reads buffered bytes or, when there are none, waits for some and reads
+// them straight into p.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.r < c.w {
+		n := copy(p, c.buf[c.r:c.w])
+		c.Discard(n)
+		return n, nil
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	c.release()
+	c.listen, c.direct = true, p
+	err := c.run()
+	c.direct = nil
+	return c.n, err
+}
+
+// run carries out one operation. An early deadline restarts it where it was.
+func (c *Conn) run() error {
+	c.n, c.err = 0, c.pending
+	for c.err == nil {
+		if c.raw == nil {
+			c.block()
+			break
+		}
+		err := c.raw.Read(c.step)
+		if err == nil {
+			break
+		}
+		if !c.rearmRead(err) {
+			c.err = err
+		}
+	}
+	if c.unproven && c.err != nil && !errors.Is(c.err, os.ErrDeadlineExceeded) {
+		c.err = ErrStale
+	}
+	c.out = nil
+	if c.n > 0 {
+		c.pending, c.err = c.err, nil
+	}
+	if c.err != nil && c.aborted() {
+		return ErrAborted
+	}
+	return c.err
+}
+
+// ready is called by raw.Read: first at once, then whenever the socket may have
+// become readable, until it returns true. Bytes that arrive after the first
+// call began are never missed.
+func (c *Conn) ready(fd uintptr) bool {
+	c.fd, c.inside = fd, true
+	done := c.advance()
+	c.inside = false
+	return done
+}
+
+func (c *Conn) advance() bool {
+	proven := c.unproven
+	if proven {
+		c.unproven = false
+		if !c.quiet() {
+			c.err = ErrStale
+			return true
+		}
+	}
+	if out := c.out; out != nil {
+		c.out = nil
+		if _, c.err = c.stream().Write(out); c.err != nil || !c.listen {
+			return true
+		}
+		if proven { // there was nothing to read, and no answer is that fast
+			return false
+		}
+	}
+	return !c.listen || c.receive()
+}
+
+// quiet reports whether the connection is open and has nothing to read. Under
+// TLS, session tickets and key updates are consumed on the way.
+func (c *Conn) quiet() bool {
+	n, err := c.stream().Read(c.probe[:])
+	return n == 0 && err == errAgain
+}
+
+// receive reads what is there. It returns false to wait for more, holding no
+// buffer in the meantime unless that has unread bytes.
+func (c *Conn) receive() bool {
+	n, err := c.stream().Read(c.room())
+	if n == 0 && err == errAgain {
+		if c.direct == nil && c.r == c.w {
+			c.release()
+		}
+		return false
+	}
+	c.took(n, err)
+	return true
+}
+
+// block is the operation on a connection that cannot be asked without waiting.
+func (c *Conn) block() {
+	if out := c.out; out != nil {
+		if _, c.err = c.stream().Write(out); c.err != nil {
+			return
+		}
+	}
+	if c.listen {
+		c.took(c.stream().Read(c.room()))
+	}
+}
+
+// room returns where the next bytes go; it is never empty.
+func (c *Conn) room() []byte {
+	if c.direct != nil {
+		return c.direct
+	}
+	if c.buf == nil {
+		c.buf = buffers.Get().(*[BufferSize]byte)
+	}
+	if c.r > 0 {
+		c.w = copy(c.buf[:], c.buf[c.r:c.w])
+		c.r = 0
+	}
+	return c.buf[c.w:]
+}
+
+// took takes note of what a read returned.
+func (c *Conn) took(n int, err error) {
+	c.n = n
+	if c.direct == nil {
+		c.w += n
+	}
+	if err != errAgain { // behind data: part of a record, to be read on
+		c.err = err
+	}
+}
+
+// release gives the buffer back; nothing in it may be needed any more.
+func (c *Conn) release() {
+	c.r, c.w = 0, 0
+	if c.buf != nil {
+		buffers.Put(c.buf)
+		c.buf = nil
+	}
+}
+
+// SpliceTo moves n bytes, or all until the end of the stream if n is negative,
+// to dst without a visit to user space where the system can do that, and
+// returns how many it moved. It moves nothing under TLS; buffered bytes must
+// have been read before.
+func (c *Conn) SpliceTo(dst *net.TCPConn, n int64) (moved int64, err error) {
+	src, ok := c.wire.Conn.(*net.TCPConn)
+	if !ok || c.tls != nil || c.r < c.w {
+		return 0, nil
+	}
+	l := io.LimitedReader{R: src, N: n}
+	if n < 0 {
+		l.N = 1<<63 - 1
+	}
+	for l.N > 0 {
+		m, err := dst.ReadFrom(&l)
+		moved += m
+		if err == nil || !c.rearmRead(err) {
+			if err != nil && c.aborted() {
+				err = ErrAborted
+			}
+			return moved, err
+		}
+	}
+	return moved, nil
+}
+
+// Put gives the connection back to be kept. The caller promises that the request
+// was sent and the response read to their ends, and that both sides want to keep
+// the connection. It is closed instead when it was aborted, holds unread bytes,
+// is too old or one too many, or could not be proven alive later.
+func (c *Conn) Put() {
+	ok := c.r == c.w && c.pending == nil && c.raw != nil
+	c.release()
+	s := c.state.Load()
+	if !ok || s&phase != busy || !c.state.CompareAndSwap(s, s+generation+idle-busy) {
+		c.Close()
+		return
+	}
+	if !c.pool.put(c) {
+		c.bye()
+	}
+}
+
+// Close closes the connection at once. It may be called again.
+func (c *Conn) Close() error {
+	c.release()
+	return c.wire.Conn.Close()
+}
+
+// bye closes an unused connection, with a close_notify under TLS.
+func (c *Conn) bye() {
+	if c.tls != nil {
+		c.tls.Close()
+		return
+	}
+	c.wire.Conn.Close()
+}
+
+// Detach takes the connection out of the pool's hands, for a tunnel: it returns
+// the connection itself, without deadlines, and a copy of the bytes that were
+// read ahead. The Conn must not be used any more.
+func (c *Conn) Detach() (net.Conn, []byte) {
+	var ahead []byte
+	if c.r < c.w {
+		ahead = append(ahead, c.buf[c.r:c.w]...)
+	}
+	c.release()
+	c.detach()
+	if c.tls != nil {
+		return c.tls, ahead
+	}
+	return c.wire.Conn, ahead
+}
+
+// A Lease names one use of a Conn. It can be kept after the Conn was put back or
+// closed.
+type Lease struct {
+	c   *Conn
+	gen uint64
+}
+
+// Lease returns the name of the current use.
+func (c *Conn) Lease() Lease { return Lease{c, c.state.Load() &^ phase} }
+
+// Abort ends the use from another goroutine: whatever the owner is waiting for
+// fails with ErrAborted, and the connection will not be kept. It does nothing
+// when that use is over. Abort may be called again.
+func (l Lease) Abort() {
+	if l.c != nil {
+		l.c.abort(l.gen)
+	}
+}
