@@ -41,6 +41,7 @@ type rule struct {
 var rules = []rule{
 	{"root-files", (*checker).rootFiles},
 	{"direct-dependencies", (*checker).directDependencies},
+	{"map-of-internal", (*checker).mapOfInternal},
 	{"import-direction", (*checker).importDirection},
 	{"foreign-imports", (*checker).foreignImports},
 	{"kit-in-tests-only", (*checker).kitInTestsOnly},

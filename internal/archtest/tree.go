@@ -11,12 +11,16 @@ import (
 	"strings"
 )
 
+// guidePath is the map of internal.
+const guidePath = "internal/README.md"
+
 // tree is the parsed repository.
 type tree struct {
 	fset  *token.FileSet
 	files []*file           // sorted by path
 	root  []string          // names at the top, without hidden ones
 	goMod map[string]string // text of each go.mod, by the directory it is in; "." is the root
+	guide string            // text of internal/README.md
 }
 
 // file is one Go file.
@@ -55,12 +59,16 @@ func (t *tree) add(fsys fs.FS, p string, d fs.DirEntry) error {
 	if p != "." && path.Dir(p) == "." {
 		t.root = append(t.root, name)
 	}
-	if d.IsDir() || name != "go.mod" && path.Ext(name) != ".go" {
+	if d.IsDir() || name != "go.mod" && p != guidePath && path.Ext(name) != ".go" {
 		return nil
 	}
 	text, err := fs.ReadFile(fsys, p)
 	if err != nil {
 		return err
+	}
+	if p == guidePath {
+		t.guide = string(text)
+		return nil
 	}
 	if name == "go.mod" {
 		t.goMod[path.Dir(p)] = string(text)

@@ -1,0 +1,67 @@
+package archtest
+
+import (
+	"go/ast"
+	"path"
+	"regexp"
+	"strings"
+)
+
+// guideRow matches a row about a folder, guideName a name that it tells the reader to start from. Read-only.
+var (
+	guideRow  = regexp.MustCompile(`^\| \[(\w+)\]\(\w+\) \|(.*)\|$`)
+	guideName = regexp.MustCompile("`([A-Z]\\w*)`")
+)
+
+// mapOfInternal wants a row in the map for each folder of internal, a folder for each row, and the names that a row
+// tells the reader to start from.
+func (c *checker) mapOfInternal() {
+	folders := map[string]bool{}
+	for _, f := range c.files {
+		if rest, ok := strings.CutPrefix(f.dir, "internal/"); ok {
+			top, _, _ := strings.Cut(rest, "/")
+			folders[top] = true
+		}
+	}
+	for i, line := range strings.Split(c.guide, "\n") {
+		row := guideRow.FindStringSubmatch(line)
+		if row == nil {
+			continue
+		}
+		folder := row[1]
+		if _, ok := folders[folder]; !ok {
+			c.problems = append(c.problems, Problem{c.rule, guidePath, i + 1, "there is no folder " + folder})
+			continue
+		}
+		folders[folder] = false // on the map
+		for _, name := range guideName.FindAllStringSubmatch(row[2], -1) {
+			if !c.declares(path.Join("internal", folder), name[1]) {
+				c.problems = append(c.problems, Problem{c.rule, guidePath, i + 1, folder + " has no " + name[1]})
+			}
+		}
+	}
+	for folder, missing := range folders {
+		if missing {
+			c.reportFile(path.Join("internal", folder), "is not on the map, %s", guidePath)
+		}
+	}
+}
+
+// declares reports whether the package in dir declares a function or type of that name.
+func (c *checker) declares(dir, name string) bool {
+	found := false
+	c.source(func(f *file) {
+		for _, d := range f.ast.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				found = found || f.dir == dir && d.Recv == nil && d.Name.Name == name
+			case *ast.GenDecl:
+				for _, s := range d.Specs {
+					t, ok := s.(*ast.TypeSpec)
+					found = found || ok && f.dir == dir && t.Name.Name == name
+				}
+			}
+		}
+	})
+	return found
+}
