@@ -1,9 +1,12 @@
 package proxytest_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -182,4 +185,33 @@ func TestCertificateVerifiesForItsHostsOnly(t *testing.T) {
 	}
 	_, other := proxytest.Certificate(t)
 	assert.False(t, roots.Equal(other))
+}
+
+// server is an http.Server as a Runner.
+type server struct{ fail error }
+
+func (s server) Serve(ctx context.Context, https, plain net.Listener) error {
+	hs := &http.Server{ReadHeaderTimeout: proxytest.Patience}
+	stop := context.AfterFunc(ctx, func() { hs.Close() })
+	defer stop()
+	_ = hs.Serve(plain)
+	return s.fail
+}
+
+func TestStartRunsAServerUntilTheTestEnds(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := proxytest.StartPlain(t, server{})
+	assert.Empty(t, s.HTTPS)
+	assert.Equal(t, 404, proxytest.Dial(t, s.Plain).Do("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").StatusCode)
+}
+
+func TestStopReturnsTheServersError(t *testing.T) {
+	r := &recorder{TB: t}
+	s := proxytest.StartPlain(r, server{fail: io.ErrUnexpectedEOF})
+	require.ErrorIs(t, s.Stop(), io.ErrUnexpectedEOF)
+	for _, f := range slices.Backward(r.cleanups) {
+		f()
+	}
+	require.Len(t, r.errors, 1)
+	assert.Contains(t, r.errors[0], "unexpected EOF")
 }

@@ -1,0 +1,76 @@
+package proxytest
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+)
+
+// A Runner is what runs a proxy on two listeners until ctx is done, as hostproxy.Server does.
+type Runner interface {
+	Serve(ctx context.Context, https, plain net.Listener) error
+}
+
+// A Running is a proxy under test.
+type Running struct {
+	HTTPS, Plain string // host:port of each listener; HTTPS is "" when there is none
+
+	t      testing.TB
+	cancel context.CancelFunc
+	done   chan struct{} // closed when Serve returned
+	err    error         // what it returned, once done is closed
+}
+
+// Start runs r with a listener for HTTPS and a plain one for redirects.
+// At the end of the test it is stopped and must end without an error.
+func Start(t testing.TB, r Runner) *Running {
+	t.Helper()
+	return start(t, r, Listen(t))
+}
+
+// StartPlain runs r with the plain listener only, on which it serves its routes.
+func StartPlain(t testing.TB, r Runner) *Running {
+	t.Helper()
+	return start(t, r, nil)
+}
+
+func start(t testing.TB, r Runner, https net.Listener) *Running {
+	t.Helper()
+	plain := Listen(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Running{Plain: plain.Addr().String(), t: t, cancel: cancel, done: make(chan struct{})}
+	if https != nil {
+		s.HTTPS = https.Addr().String()
+	}
+	go func() {
+		defer close(s.done)
+		s.err = r.Serve(ctx, https, plain)
+	}()
+	t.Cleanup(func() {
+		t.Helper()
+		if err := s.Stop(); err != nil {
+			t.Errorf("proxytest: the server ends with: %v", err)
+		}
+	})
+	return s
+}
+
+// Drain tells the server to end, and does not wait.
+func (s *Running) Drain() { s.cancel() }
+
+// Stop tells the server to end, waits until it did and returns its error. It may be called again.
+func (s *Running) Stop() error {
+	s.t.Helper()
+	s.cancel()
+	select {
+	case <-s.done:
+		return s.err
+	case <-time.After(4 * Patience):
+		s.t.Fatal("proxytest: the server does not end")
+		return nil
+	}
+}
+
+// Done is closed when the server has ended.
+func (s *Running) Done() <-chan struct{} { return s.done }
