@@ -1,0 +1,186 @@
+// Package hostname gives each host one spelling, and refuses what is not a host.
+//
+// A canonical host is a lower case ASCII name without port and trailing dot, with international labels in their
+// xn-- form; or an IPv4 address; or an IPv6 address in the form of net/netip, without brackets and zone.
+// Two hosts are the same iff their canonical forms are equal bytes.
+package hostname
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
+
+// Hot path: a host that is canonical already, or needs lower case only, never gets past parse in scan.go,
+// and the former allocates nothing.
+
+// maxQuoted bounds how many runes of a refused host an error repeats.
+const maxQuoted = 64
+
+// Canonical returns the canonical form of a host with or without a port, which it drops.
+//
+// Canonical accepts its own results, so unlike Split it takes an IPv6 address without brackets, which has no port.
+// A host as a peer sends it goes to Split. The error quotes the input and says what was wanted.
+func Canonical(hostport string) (string, error) {
+	host, _, err := Split(hostport)
+	if err != nil && strings.Count(hostport, ":") > 1 {
+		if a, ok := parseIPv6(hostport); ok {
+			return a, nil
+		}
+	}
+	return host, err
+}
+
+// Split returns the canonical form of the host in a Host field or an authority (RFC 9110, 7.2), and the port as it
+// stands there, "" if there is none. A port is a number from 1 to 65535 without leading zeros, or empty.
+// An IPv6 address is in brackets. The error quotes the input and says what was wanted.
+func Split(hostport string) (host, port string, err error) {
+	host, port, form := parse(hostport)
+	switch form {
+	case canonical:
+		return host, port, nil
+	case mixedCase:
+		return strings.ToLower(host), port, nil
+	}
+	return splitOther(hostport)
+}
+
+// AppendCanonical appends to dst the canonical form of a host with or without a port, and reports whether it could.
+// It knows plain ASCII names and IPv4 addresses. When it returns false dst is unchanged, and Split decides.
+// What it accepts, Split accepts with the same result. It allocates nothing but what dst needs to grow.
+func AppendCanonical(dst, hostport []byte) ([]byte, bool) {
+	host, _, form := parse(hostport)
+	switch form {
+	case canonical:
+		return append(dst, host...), true
+	case mixedCase:
+		for _, c := range host {
+			if 'A' <= c && c <= 'Z' {
+				c += 'a' - 'A'
+			}
+			dst = append(dst, c)
+		}
+		return dst, true
+	}
+	return dst, false
+}
+
+// splitOther splits what is not plain ASCII: an IPv6 address, an international name, or nothing that is wanted.
+func splitOther(hostport string) (host, port string, err error) {
+	if strings.HasPrefix(hostport, "[") {
+		return splitBracketed(hostport)
+	}
+	host, port, found := strings.Cut(hostport, ":")
+	switch {
+	case !found:
+	case strings.Contains(port, ":"):
+		return "", "", &refusal{hostport, "more than one colon outside brackets"}
+	case !isPort(port):
+		return "", "", &refusal{hostport, "no valid port"}
+	}
+	host, err = international(host)
+	if err != nil {
+		return "", "", &refusal{hostport, err.Error()}
+	}
+	return host, port, nil
+}
+
+func splitBracketed(hostport string) (host, port string, err error) {
+	inner, rest, found := strings.Cut(hostport[1:], "]")
+	if !found {
+		return "", "", &refusal{hostport, "no closing bracket"}
+	}
+	host, ok := parseIPv6(inner)
+	if !ok {
+		return "", "", &refusal{hostport, "no IPv6 address in the brackets"}
+	}
+	if rest == "" {
+		return host, "", nil
+	}
+	if rest[0] != ':' || !isPort(rest[1:]) {
+		return "", "", &refusal{hostport, "no valid port"}
+	}
+	return host, rest[1:], nil
+}
+
+// parseIPv6 returns the canonical form of an IPv6 address. A zone means something to one machine only: it has none.
+func parseIPv6(s string) (string, bool) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is6() || a.Zone() != "" {
+		return "", false
+	}
+	return a.String(), true
+}
+
+// international maps a name to ASCII as for look-up (RFC 5891, 5; UTS 46), but lets labels have underscores, as service
+// names do, and hyphens in third and fourth place, as some hosts' names have. The error is the bare reason.
+func international(name string) (string, error) {
+	if utf8.RuneCountInString(name) > maxName+1 {
+		return "", errors.New("longer than 253 bytes") // No rune takes less than a byte of the result.
+	}
+	if isASCII(name) && !strings.Contains(strings.ToLower(name), "xn--") {
+		return "", fault(strings.TrimSuffix(name, "."))
+	}
+	if !utf8.ValidString(name) {
+		return "", errors.New("no UTF-8") // ToASCII lets it pass.
+	}
+	p := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(false), idna.CheckHyphens(false))
+	ascii, err := p.ToASCII(name)
+	if err != nil {
+		return "", errors.New("no valid international name")
+	}
+	ascii = strings.TrimSuffix(ascii, ".")
+	if judge(ascii, decodedLabels) != canonical {
+		return "", fault(ascii)
+	}
+	return ascii, nil
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// fault says why a name in ASCII, without port and trailing dot, is none.
+func fault(name string) error {
+	switch {
+	case name == "":
+		return errors.New("empty")
+	case len(name) > maxName:
+		return errors.New("longer than 253 bytes")
+	}
+	for _, label := range strings.Split(name, ".") {
+		switch {
+		case label == "":
+			return errors.New("empty label")
+		case len(label) > maxLabel:
+			return errors.New("label longer than 63 bytes")
+		case label[0] == '-' || label[len(label)-1] == '-':
+			return errors.New("label with a hyphen at its edge")
+		}
+	}
+	if i := strings.IndexFunc(name, func(r rune) bool { return r != '.' && (r >= utf8.RuneSelf || classes[r] == other) }); i >= 0 {
+		return fmt.Errorf("character %q", name[i])
+	}
+	return errors.New("last label is a number, but it is no IPv4 address")
+}
+
+// A refusal says why the input is no host. It becomes text only when somebody reads it: peers cause it at will.
+type refusal struct{ input, reason string }
+
+func (r *refusal) Error() string {
+	more := ""
+	if utf8.RuneCountInString(r.input) > maxQuoted {
+		more = "..."
+	}
+	return fmt.Sprintf("host %.*q%s: %s; want a name such as example.com, an IPv4 address, or an IPv6 address in brackets, "+
+		"and at most a port", maxQuoted, r.input, more, r.reason)
+}

@@ -1,0 +1,59 @@
+package hostname
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// internalNames are the names that belong to no public zone, with all below them
+// (RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of internal). Read-only.
+var internalNames = []string{"localhost", "test", "internal", "local", "home.arpa"}
+
+// internalPrefixes are the special-purpose addresses that are nobody's on the Internet (RFC 6890, IANA registries),
+// but for those that net/netip knows by name. Read-only.
+var internalPrefixes = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.0.2.0/24"),
+	netip.MustParsePrefix("192.88.99.0/24"),
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("198.51.100.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("2001::/23"),
+	netip.MustParsePrefix("2001:db8::/32"),
+	netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("3fff::/20"),
+}
+
+// IsInternal reports whether no public CA signs a canonical host because it is nobody's on the Internet: localhost,
+// test, internal, local, home.arpa and what is below them, and addresses that are private or special.
+// It takes the base of a wildcard as well as a host.
+func IsInternal(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return isInternalAddr(a.Unmap())
+	}
+	for _, name := range internalNames {
+		if below, ok := strings.CutSuffix(host, name); ok && (below == "" || strings.HasSuffix(below, ".")) {
+			return true
+		}
+	}
+	return false
+}
+
+func isInternalAddr(a netip.Addr) bool {
+	if !a.IsGlobalUnicast() || a.IsPrivate() {
+		return true
+	}
+	// Only an eighth of IPv6 is global unicast so far (RFC 4291, 2.4; IANA).
+	if a.Is6() && a.As16()[0]>>5 != 1 {
+		return true
+	}
+	for _, p := range internalPrefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
