@@ -1,12 +1,18 @@
 package h1
 
 import (
-	"errors"
+	"bytes"
 	"io"
 )
 
-var _ = errors.New
-var _ = io.EOF
+// Bounds on what a chunked body may carry besides data. They are no laxer than
+// net/http's.
+const (
+	maxChunkLine  = 1 << 10  // bytes of one size line with its extensions
+	maxChunkWaste = 16 << 10 // overhead of a body beyond freeWaste and twice its data
+	freeWaste     = 16       // overhead that every chunk may have
+	maxSizeDigits = 16
+)
 
 // Chunks decodes a chunked body (RFC 9112, 7.1) in the buffer that holds it. The
 // zero value is ready for a body.
@@ -15,13 +21,26 @@ type Chunks struct {
 	// io.EOF: slices into the buffer. The slice is reused after Reset.
 	Trailers []Field
 
-	left  uint64 // bytes of the current chunk not seen yet, or its size so far
-	waste int64  // bytes that were not data, beyond what is always allowed
 	state chunkState
-	count int // digits of the size so far
+	left  uint64 // the size read so far; then the bytes of the chunk to come
+	line  int    // bytes of the size line so far
+	waste int64  // overhead so far, see maxChunkWaste
 }
 
 type chunkState uint8
+
+const (
+	chunkSize     chunkState = iota // at the first digit
+	chunkDigits                     // behind a digit
+	chunkPadding                    // in white space behind the size
+	chunkExt                        // in extensions
+	chunkSizeLF                     // at the LF of the size line
+	chunkData                       // in the data
+	chunkDataCR                     // behind the data
+	chunkDataLF                     // at the LF behind the data
+	chunkTrailers                   // in the trailer section
+	chunkEnd                        // behind the body
+)
 
 // Reset prepares c for another body. The memory of Trailers stays.
 func (c *Chunks) Reset() { *c = Chunks{Trailers: c.Trailers[:0]} }
@@ -29,12 +48,152 @@ func (c *Chunks) Reset() { *c = Chunks{Trailers: c.Trailers[:0]} }
 // Decode decodes the part b of the body. It consumes n bytes of b, and returns
 // the data among them: one slice of b, moved together in place when b holds
 // several chunks. b[n:] is left; unless the body has ended, it is the beginning
-// of the trailer section, at most MaxTrailer bytes, and is to be given again
+// of the trailer section, less than MaxTrailer bytes, and is to be given again
 // with more behind it.
 //
 // The error is nil while the body goes on, io.EOF with the last data when body
 // and trailer section are complete, and otherwise a *Refusal; data that came
 // before the fault is returned with it.
 func (c *Chunks) Decode(b []byte) (data []byte, n int, err error) {
-	panic("not yet")
+	from, to := 0, 0 // data is b[from:to]
+	for err == nil && n < len(b) && c.state < chunkTrailers {
+		if c.state != chunkData {
+			err = c.advance(b[n])
+			n++
+			continue
+		}
+		k := int(min(c.left, uint64(len(b)-n)))
+		if from == to {
+			from, to = n, n
+		}
+		if to == n {
+			to += k
+		} else {
+			to += copy(b[to:], b[n:n+k])
+		}
+		n += k
+		if c.left -= uint64(k); c.left == 0 {
+			c.state = chunkDataCR
+		}
+	}
+	if err == nil && c.state == chunkTrailers {
+		var k int
+		k, err = c.trailers(b[n:])
+		n += k
+	}
+	if err == nil && c.state == chunkEnd {
+		err = io.EOF
+	}
+	return b[from:to:to], n, err
+}
+
+// advance takes a byte that is not data.
+func (c *Chunks) advance(b byte) error {
+	switch c.state {
+	case chunkDataCR:
+		return c.expect(b, '\r', chunkDataLF, errChunkEnd)
+	case chunkDataLF:
+		return c.expect(b, '\n', chunkSize, errChunkEnd)
+	case chunkSizeLF:
+		if b != '\n' {
+			return errChunkSize
+		}
+		return c.begin()
+	}
+	if c.line++; c.line > maxChunkLine {
+		return errChunkExt
+	}
+	switch {
+	case c.state == chunkSize || c.state == chunkDigits && class[b]&hexByte != 0:
+		return c.digit(b)
+	case b == '\r':
+		c.line--
+		c.state = chunkSizeLF
+	case c.state == chunkDigits && b == ';':
+		c.state = chunkExt
+	case c.state <= chunkPadding:
+		// Some servers pad the size with spaces.
+		c.state = chunkPadding
+		if b != ' ' && b != '\t' {
+			return errChunkSize
+		}
+	case badValueByte(b):
+		return errChunkExt
+	}
+	return nil
+}
+
+func (c *Chunks) expect(b, want byte, next chunkState, fault error) error {
+	if b != want {
+		return fault
+	}
+	c.state = next
+	return nil
+}
+
+func (c *Chunks) digit(b byte) error {
+	if class[b]&hexByte == 0 || c.line > maxSizeDigits {
+		return errChunkSize
+	}
+	d := b - '0'
+	if d > 9 {
+		d = lower(b) - 'a' + 10
+	}
+	c.left = c.left<<4 | uint64(d)
+	c.state = chunkDigits
+	return nil
+}
+
+// begin starts the chunk whose size line is complete.
+func (c *Chunks) begin() error {
+	if c.left >= 1<<60 { // far from overflow below
+		return errChunkSize
+	}
+	c.waste = max(0, c.waste+int64(c.line)+2-freeWaste-2*int64(c.left))
+	if c.waste > maxChunkWaste {
+		return errChunkWaste
+	}
+	c.line = 0
+	c.state = chunkData
+	if c.left == 0 {
+		c.state = chunkTrailers
+	}
+	return nil
+}
+
+// trailers parses the trailer section once all of it is in b, and returns its
+// length.
+func (c *Chunks) trailers(b []byte) (int, error) {
+	b = b[:min(len(b), MaxTrailer)]
+	end := 0
+	for start := 0; ; start = end {
+		i := bytes.IndexByte(b[start:], '\n')
+		switch {
+		case i < 0 && len(b) == MaxTrailer:
+			return 0, errTrailerSize
+		case i < 0:
+			return 0, nil
+		case i == 0 || b[start+i-1] != '\r':
+			return 0, errBareLF
+		}
+		end = start + i + 1
+		if i == 1 {
+			break
+		}
+	}
+	c.Trailers = c.Trailers[:0]
+	for rest := b[:end-2]; len(rest) > 0; {
+		i := bytes.IndexByte(rest, '\n')
+		f, err := parseField(rest[:i-1])
+		switch {
+		case err != nil:
+			return 0, err
+		case len(c.Trailers) == MaxFields:
+			return 0, errFieldCount
+		}
+		c.Trailers = append(c.Trailers, f)
+		rest = rest[i+1:]
+	}
+	c.state = chunkEnd
+	return end, nil
 }

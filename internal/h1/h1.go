@@ -14,7 +14,7 @@ import "errors"
 const (
 	DefaultMaxHead = 16 << 10 // bytes of a head, start line and final CRLF included
 	MaxFields      = 100      // field lines in a head, and in a trailer section
-	MaxTrailer     = 8 << 10  // bytes of a trailer section, final CRLF included
+	MaxTrailer     = 4 << 10  // bytes of a trailer section, final CRLF included
 )
 
 // ErrMore says that the bytes given so far are the beginning of a message and

@@ -14,7 +14,7 @@ const (
 	UnusualExpect                      // an Expect field
 	UnusualTrailer                     // a Trailer field
 	UnusualTE                          // a TE field
-	UnusualPreface                     // the first line of the HTTP/2 preface; nothing else is set
+	UnusualPreface                     // the beginning of the HTTP/2 preface; nothing else is set, and n is 0
 )
 
 // A Request is a parsed request head. The zero value is ready for use, and a
@@ -37,7 +37,8 @@ type Request struct {
 // line is skipped (RFC 9112, 2.2).
 //
 // No two conclusions are drawn from one head: parsing any prefix of b gives
-// ErrMore or the conclusion that b gives.
+// ErrMore or the conclusion that b gives. A head that comes in pieces may be
+// refused only when it is complete, so that each byte is looked at twice at most.
 func (r *Request) Parse(b []byte) (n int, err error) {
 	if !r.ripe(b) {
 		return 0, ErrMore
@@ -91,8 +92,7 @@ func (r *Request) requestLine(b []byte) (int, error) {
 	}
 	r.Method, r.Target = line[:sp1], line[sp1+1:sp2]
 	if string(line) == "PRI * HTTP/2.0" {
-		r.Unusual = UnusualPreface
-		return 0, ErrUnusual
+		return 0, r.preface(b, next)
 	}
 	if err := r.protocol(line[sp2+1:]); err != nil {
 		return 0, err
@@ -101,6 +101,19 @@ func (r *Request) requestLine(b []byte) (int, error) {
 		return 0, err
 	}
 	return next, r.target()
+}
+
+// preface looks for the empty line behind "PRI * HTTP/2.0" (RFC 9113, 3.4).
+func (r *Request) preface(b []byte, i int) error {
+	line, _, err := r.line(b, i)
+	switch {
+	case err != nil:
+		return err
+	case len(line) > 0:
+		return errVersion
+	}
+	r.Unusual = UnusualPreface
+	return ErrUnusual
 }
 
 func (r *Request) protocol(v []byte) error {
