@@ -1,0 +1,150 @@
+package tunnel
+
+import (
+	"crypto/rand"
+	"errors"
+	"io"
+	"sync"
+)
+
+// A direction carries the bytes from one side to the other.
+type direction struct {
+	run       *run
+	from, to  End
+	src       Side
+	dst       io.Writer
+	delivered int64 // read when copy has returned
+	report    sync.Once
+
+	mu       sync.Mutex // one writer to dst: copy, or sayGoodbye
+	frames   Frames     // where in the stream dst is; counts for WebSocket only
+	departed bool       // dst has a Close frame, ours or the source's, or no end at all: a drain writes nothing more to it
+}
+
+// An outcome is how a direction ended, and so what becomes of the other one.
+type outcome uint8
+
+const (
+	finished outcome = iota // in order: the other goes on
+	lame                    // the receiver does not know or does not listen: the other has the grace
+	broken                  // the source failed: the other ends too
+)
+
+// copy carries bytes until the source ends or either side fails.
+func (d *direction) copy() {
+	o := d.carry()
+	d.report.Do(func() { d.run.outcomes <- o })
+}
+
+func (d *direction) carry() outcome {
+	if err := d.deliver(d.src.Buffered); err != nil {
+		return d.refused(err)
+	}
+	var b buffer
+	defer b.release()
+	for {
+		n, err := d.src.Conn.Read(b.room())
+		if n > 0 {
+			d.run.touch()
+			if err := d.deliver(b.room()[:n]); err != nil {
+				return d.refused(err)
+			}
+			d.run.touch()
+			b.fit(n)
+		}
+		if err != nil {
+			return d.ended(err)
+		}
+	}
+}
+
+// ended handles the end of the source's stream.
+func (d *direction) ended(err error) outcome {
+	if !errors.Is(err, io.EOF) {
+		d.run.settle(d.from, err)
+		return broken
+	}
+	d.run.settle(d.from, nil)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.run.draining.Load() {
+		d.depart() // before the receiver's stream ends
+	}
+	if c, ok := d.dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		return finished
+	}
+	return lame
+}
+
+// refused handles a receiver that takes no more bytes. It may have said its last words before that.
+func (d *direction) refused(err error) outcome {
+	d.run.settle(d.to, err)
+	return lame
+}
+
+// deliver writes p to the receiver. When draining it ends the stream with a Close frame at the next border, and
+// drops what follows but for looking out for the source's own Close.
+func (d *direction) deliver(p []byte) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.run.draining.Load() {
+		if d.run.tunnel.WebSocket {
+			d.frames.Skip(p)
+		}
+		return d.write(p)
+	}
+	for len(p) > 0 {
+		n := d.frames.Next(p)
+		if !d.departed {
+			if err := d.write(p[:n]); err != nil {
+				return err
+			}
+		}
+		p = p[n:]
+		d.depart()
+	}
+	return nil
+}
+
+// write writes p and counts it. d.mu is held.
+func (d *direction) write(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	n, err := d.dst.Write(p)
+	d.delivered += int64(n)
+	d.departed = d.departed || err != nil // who knows where in a frame
+	return err
+}
+
+// sayGoodbye begins the drain of a direction at rest. One that is busy writes its Close itself.
+func (d *direction) sayGoodbye() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.depart()
+}
+
+// depart sends the Close frame, once, if dst is between two frames and has not had one; and
+// reports the direction as finished when the source has said Close too. d.mu is held.
+func (d *direction) depart() {
+	if d.frames.Closed() {
+		d.departed = true // the source's own Close went through
+		d.report.Do(func() { d.run.outcomes <- finished })
+	}
+	if d.departed || !d.frames.AtBorder() {
+		return
+	}
+	d.departed = true
+	_, _ = d.dst.Write(closeFrame(d.to)) // a failure shows in copy, or ends with the grace
+}
+
+// closeFrame returns a Close frame with status 1001 (RFC 6455, 5.5.1), masked if it goes to a server.
+func closeFrame(to End) []byte {
+	status := [2]byte{1001 >> 8, 1001 & 0xff}
+	if to == ByClient {
+		return []byte{0x80 | opClose, 2, status[0], status[1]}
+	}
+	var key [4]byte
+	_, _ = rand.Read(key[:]) // never fails
+	return []byte{0x80 | opClose, 0x80 | 2, key[0], key[1], key[2], key[3], status[0] ^ key[0], status[1] ^ key[1]}
+}
