@@ -1,0 +1,236 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// maxAttempts bounds how many targets one exchange tries.
+const maxAttempts = 3
+
+// An attempt is one exchange on its way through the full lane: a try at one
+// target after the other until one answers.
+type attempt struct {
+	f *Forwarder
+	w http.ResponseWriter
+	q *http.Request
+	x *Exchange
+
+	body   *requestBody // the client's body, nil without
+	target *Target
+	tried  [maxAttempts]*Target
+	wrote  bool // the response to the client has begun
+	status int  // interim and final, for bounds
+}
+
+// run carries the exchange out. A failure is returned once; after wrote it
+// means that the client must be cut off.
+func (a *attempt) run() *Failure {
+	if fail := a.admit(); fail != nil {
+		return fail
+	}
+	ctx, cancel := context.WithCancel(a.q.Context())
+	defer cancel()
+	stop := context.AfterFunc(a.f.kill, cancel)
+	defer stop()
+
+	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
+		a.body = newRequestBody(a.q)
+		// An answer may come before the upload ends; without this net/http
+		// reads the rest first. HTTP/2 is full duplex and says so by an error.
+		_ = http.NewResponseController(a.w).EnableFullDuplex()
+	}
+	res, fail := a.reach(ctx)
+	if a.body != nil {
+		defer func() { a.x.RequestBytes = a.body.count.Load() }()
+	}
+	if fail != nil {
+		return fail
+	}
+	defer a.target.End()
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return a.upgrade(res)
+	}
+	return a.respond(res, cancel)
+}
+
+// admit refuses what must not reach any target.
+func (a *attempt) admit() *Failure {
+	q := a.q
+	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
+		return a.refusal(http.StatusMethodNotAllowed, "http_request_denied", "CONNECT is not forwarded")
+	}
+	if strings.Contains(q.RequestURI, "#") {
+		return a.refusal(http.StatusBadRequest, "http_request_error", "fragment in the request target")
+	}
+	return nil
+}
+
+func (a *attempt) refusal(status int, reason, why string) *Failure {
+	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
+}
+
+// reach sends the request to targets until one answers. On success the
+// answering target is counted in.
+func (a *attempt) reach(ctx context.Context) (*http.Response, *Failure) {
+	for n := 0; ; n++ {
+		t := a.pick()
+		if t == nil {
+			return nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
+				Reason: "destination_unavailable", Err: errors.New("no target left")}
+		}
+		a.target, a.tried[n] = t, t
+		a.x.Target, a.x.Attempts = t.Name, n+1
+
+		t.Begin()
+		res, err := a.try(ctx, t)
+		if err == nil {
+			return res, nil
+		}
+		t.End()
+		if !a.again(err, n) {
+			return nil, a.classify(err)
+		}
+	}
+}
+
+// again reports whether the exchange may go to another target after its n-th
+// attempt failed with err: only when nothing was written and the client's
+// body is whole (RFC 9110, 9.2.2).
+func (a *attempt) again(err error, n int) bool {
+	var ae *AttemptError
+	if !errors.As(err, &ae) || a.q.Context().Err() != nil || n+1 >= min(maxAttempts, len(a.f.targets)) {
+		return false
+	}
+	return !ae.Wrote && (a.body == nil || a.body.count.Load() == 0)
+}
+
+func (a *attempt) pick() *Target {
+	if a.f.Pick != nil {
+		return a.f.Pick(a.q, a.eligible)
+	}
+	return a.f.lessBusy(a.eligible)
+}
+
+// lessBusy picks one of two random targets that are eligible, or nil.
+func (f *Forwarder) lessBusy(eligible func(*Target) bool) *Target {
+	i := balance.LessBusyOfTwo(len(f.targets), func(i int) bool { return eligible(f.targets[i]) },
+		func(i int) int64 { return f.targets[i].InFlight() })
+	if i < 0 {
+		return nil
+	}
+	return f.targets[i]
+}
+
+func (a *attempt) eligible(t *Target) bool {
+	for _, old := range a.tried {
+		if old == t {
+			return false
+		}
+	}
+	return true
+}
+
+// try performs one attempt at t.
+func (a *attempt) try(ctx context.Context, t *Target) (*http.Response, error) {
+	out, err := a.outgoing(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	client := t.client
+	if t.h2 != nil && isGRPC(a.q) {
+		client = t.h2
+	}
+	start := time.Now()
+	res, err := client.Do(out, a.informational)
+	if a.x.FirstByte == 0 {
+		a.x.FirstByte = time.Since(start)
+	}
+	return res, err
+}
+
+// isGRPC reports whether q can only travel over HTTP/2.
+func isGRPC(q *http.Request) bool {
+	return q.ProtoMajor == 2 && strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
+}
+
+// maxInterim bounds the interim responses of one exchange: a hostile target
+// may send 1xx for ever.
+const maxInterim = 32
+
+var errInterim = fmt.Errorf("more than %d interim responses", maxInterim)
+
+// informational relays a 1xx response. The header map is put back as the
+// outer handlers left it.
+func (a *attempt) informational(status int, h http.Header) error {
+	if a.status++; a.status > maxInterim {
+		return errInterim
+	}
+	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
+		return nil // nobody asked
+	}
+	header.CleanResponse(h)
+	out := a.w.Header()
+	before := out.Clone()
+	clear(out)
+	for k, v := range h {
+		if header.Classify(k)&header.Framing == 0 {
+			out[k] = v
+		}
+	}
+	a.w.WriteHeader(status)
+	clear(out)
+	for k, v := range before {
+		out[k] = v
+	}
+	return nil
+}
+
+// classify turns an attempt's error into the exchange's failure: whose fault,
+// which status, which class for the client to read.
+func (a *attempt) classify(err error) *Failure {
+	f := &Failure{Op: "read", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
+		Reason: "connection_terminated", Err: err}
+	var ae *AttemptError
+	if errors.As(err, &ae) {
+		f.Op, f.Err = ae.Op, ae.Err
+	}
+	var hook *hookError
+	switch {
+	case a.f.kill.Err() != nil:
+		f.Side, f.Status, f.Reason = SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+	case a.body != nil && a.body.failed() != nil:
+		f.Op, f.Err = "read", a.body.failed()
+		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"
+	case a.q.Context().Err() != nil:
+		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
+	case errors.As(err, &hook):
+		f.Side, f.Reason = SideProxy, "proxy_internal_error"
+	default:
+		f.Status, f.Reason = Reason(f.Op, f.Err)
+	}
+	return f
+}
+
+// clientStatus is the answer to a client whose body could not be read.
+func clientStatus(err error) int {
+	var tooLarge *http.MaxBytesError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return http.StatusRequestTimeout
+	case errors.Is(err, errClientGone):
+		return StatusClientClosed
+	}
+	return http.StatusBadRequest
+}

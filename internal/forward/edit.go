@@ -1,0 +1,60 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// An Edit is a fixed change to the fields of a message: Remove, then Set,
+// then Add.
+type Edit struct {
+	Remove   []string
+	Set, Add http.Header
+
+	drops []string // compiled for the fast lane; see compile
+	lines []byte
+}
+
+// check reports every name and value that cannot be written, or that frames
+// or routes the message.
+func (e *Edit) check(field string) error {
+	var errs []error
+	name := func(op, k string) {
+		c := header.Classify(k)
+		if !header.ValidName(k) || c&(header.HopByHop|header.Framing|header.Host) != 0 {
+			errs = append(errs, fmt.Errorf("%s.%s: %q: want the name of an end-to-end field", field, op, k))
+		}
+	}
+	for _, k := range e.Remove {
+		name("Remove", k)
+	}
+	for op, h := range map[string]http.Header{"Set": e.Set, "Add": e.Add} {
+		for k, values := range h {
+			name(op, k)
+			for _, v := range values {
+				if !header.ValidValue(v) {
+					errs = append(errs, fmt.Errorf("%s.%s: %s: invalid value %q", field, op, k, v))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// apply makes the change in h, without touching the slices it finds there.
+func (e *Edit) apply(h http.Header) {
+	for _, k := range e.Remove {
+		h.Del(k)
+	}
+	for k, v := range e.Set {
+		h[http.CanonicalHeaderKey(k)] = v[:len(v):len(v)]
+	}
+	for k, v := range e.Add {
+		k = http.CanonicalHeaderKey(k)
+		old := h[k]
+		h[k] = append(old[:len(old):len(old)], v...)
+	}
+}

@@ -1,0 +1,172 @@
+// Package forward carries one exchange to one target: request in, response
+// out, failures typed. It owns what crosses the proxy and what does not.
+package forward
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Name is what the proxy calls itself in Via and Proxy-Status.
+const Name = "hostproxy"
+
+// A Config says what a Forwarder forwards to and how. Durations of zero mean
+// no bound.
+type Config struct {
+	Targets        []*url.URL
+	Transport      http.RoundTripper // replaces the built-in clients
+	TLS            *tls.Config
+	Pick           func(q *http.Request, eligible func(*Target) bool) *Target
+	Rewrite        func(*httputil.ProxyRequest)
+	ModifyResponse func(*http.Response) error
+	ErrorHandler   func(http.ResponseWriter, *http.Request, *Failure)
+
+	RequestHeader, ResponseHeader Edit
+
+	TargetHost bool
+	Forwarded  bool
+	Upgrades   []string
+
+	DialTimeout           time.Duration
+	ResponseHeaderTimeout time.Duration
+	IdleTimeout           time.Duration
+}
+
+// A Forwarder is a compiled Config: it cannot fail to be used, and may be used
+// concurrently.
+type Forwarder struct {
+	Config
+	targets []*Target
+	fast    bool
+
+	life  context.Context    // done when streams must end politely
+	drain context.CancelFunc // ends life
+	kill  context.Context    // done when every exchange must end
+	die   context.CancelFunc // ends kill
+
+	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
+	idle     chan struct{} // closed when draining and nothing is in flight
+	emptied  sync.Once     // closes idle
+}
+
+// New checks c, all faults at once, and compiles it.
+func New(c Config) (*Forwarder, error) {
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader")}
+	if len(c.Targets) == 0 {
+		errs = append(errs, errors.New("upstream has no targets"))
+	}
+	f := &Forwarder{Config: c, idle: make(chan struct{})}
+	for i, u := range c.Targets {
+		if err := CheckTarget(u); err != nil {
+			errs = append(errs, fmt.Errorf("target %d: %w", i, err))
+			continue
+		}
+		f.targets = append(f.targets, newTarget(u, &f.Config))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	f.life, f.drain = context.WithCancel(context.Background())
+	f.kill, f.die = context.WithCancel(context.Background())
+	f.RequestHeader.compile()
+	f.ResponseHeader.compile()
+	f.fast = f.isFast()
+	return f, nil
+}
+
+// Targets returns the targets in the order of the Config.
+func (f *Forwarder) Targets() []*Target { return f.targets }
+
+// Drain refuses new exchanges, waits for those in flight and ends streams
+// politely. When ctx is done first it cancels what is left and returns ctx's
+// error. It closes idle upstream connections.
+func (f *Forwarder) Drain(ctx context.Context) error {
+	if f.life.Err() == nil && f.inFlight.Or(draining) == 0 {
+		f.empty()
+	}
+	f.drain()
+
+	var err error
+	select {
+	case <-f.idle:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	f.die()
+	for _, t := range f.targets {
+		t.close()
+	}
+	return err
+}
+
+// draining is the bit of inFlight that refuses newcomers.
+const draining = 1 << 62
+
+// Enter counts an exchange in, or reports that the Forwarder is draining.
+func (f *Forwarder) Enter() bool {
+	if f.inFlight.Add(1) < draining {
+		return true
+	}
+	f.Leave()
+	return false
+}
+
+// Leave counts an exchange out.
+func (f *Forwarder) Leave() {
+	if f.inFlight.Add(-1) == draining {
+		f.empty()
+	}
+}
+
+func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
+
+// Serve forwards q and writes the answer to w. It completes x, except for
+// Finish. When the response is cut off it panics with http.ErrAbortHandler,
+// as net/http demands.
+func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
+	if !f.Enter() {
+		x.Status = http.StatusServiceUnavailable
+		f.refuse(w, q, x, &Failure{Op: "pick", Side: SideDrain, Status: x.Status, Reason: "destination_unavailable", Err: ErrDraining})
+		return
+	}
+	defer f.Leave()
+	a := &attempt{f: f, w: w, q: q, x: x}
+	if fail := a.run(); fail != nil {
+		f.fail(a, fail)
+	}
+}
+
+// ErrDraining is the cause of failures of exchanges that came too late.
+var ErrDraining = errors.New("upstream is draining")
+
+// fail records the failure and answers it, or cuts the client off when the
+// response has begun.
+func (f *Forwarder) fail(a *attempt, fail *Failure) {
+	a.x.Fail(fail)
+	if a.wrote {
+		panic(http.ErrAbortHandler)
+	}
+	f.refuse(a.w, a.q, a.x, fail)
+}
+
+func (f *Forwarder) refuse(w http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
+	x.Fail(fail)
+	w = Watch(w, x)
+	if f.ErrorHandler != nil {
+		f.ErrorHandler(w, q, fail)
+		return
+	}
+	if fail.Status == StatusClientClosed {
+		x.Status = fail.Status
+		panic(http.ErrAbortHandler)
+	}
+	Reply(w, q, fail.Status, fail.Reason)
+}

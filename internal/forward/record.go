@@ -1,0 +1,120 @@
+package forward
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A Record says what became of one exchange. The exchange's own goroutine
+// writes it; whoever is shown it after the end may read it.
+// The hostproxy package converts it to its public Exchange, which has the
+// same fields.
+type Record struct {
+	Start time.Time
+
+	Client netip.Addr
+	Peer   netip.Addr
+
+	Proto   string
+	Scheme  string
+	Method  string
+	Host    string
+	Path    string
+	Query   string
+	Pattern string
+
+	Status        int
+	RequestBytes  int64
+	ResponseBytes int64
+
+	Target    string
+	Attempts  int
+	Dial      time.Duration
+	FirstByte time.Duration
+	Duration  time.Duration
+
+	Err error
+}
+
+// Fail notes the first failure of the exchange; later ones are consequences.
+func (r *Record) Fail(f *Failure) {
+	if r.Err == nil {
+		r.Err = f
+	}
+}
+
+// A Side is who made an exchange fail.
+type Side string
+
+// The sides of an exchange.
+const (
+	SideClient   Side = "client"
+	SideUpstream Side = "upstream"
+	SideProxy    Side = "proxy"
+	SideDrain    Side = "drain"
+)
+
+// A Failure is why forwarding failed, with the status that the client gets
+// if its response has not begun.
+type Failure struct {
+	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
+	Target string // "" when none was picked
+	Side   Side
+	Status int
+	Reason string // the class shown to the client: never internals
+	Err    error
+}
+
+// Error returns the operation, the target and the cause.
+func (f *Failure) Error() string {
+	if f.Target == "" {
+		return f.Op + ": " + f.Err.Error()
+	}
+	return f.Op + " " + f.Target + ": " + f.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// An Exchange is what the full lane knows of a request beyond the
+// http.Request: who sent it, its record, and what its streams are bound to.
+type Exchange struct {
+	Record
+	Via      header.Peer // who sits at the other end of the connection
+	Trusted  bool        // the peer's forwarding fields count
+	Returned bool        // the handler did not panic
+
+	// Lives end the exchange's streams politely when done: the server's,
+	// the route's. Nil entries are ignored.
+	Lives [2]context.Context
+}
+
+type exchangeKey struct{}
+
+// NewContext returns ctx carrying x.
+func NewContext(ctx context.Context, x *Exchange) context.Context {
+	return context.WithValue(ctx, exchangeKey{}, x)
+}
+
+// FromContext returns the exchange that ctx carries, or nil.
+func FromContext(ctx context.Context) *Exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*Exchange)
+	return x
+}
+
+type drainKey struct{}
+
+// WithDrain returns ctx carrying a context that is done when the server
+// behind ctx begins to drain.
+func WithDrain(ctx, drain context.Context) context.Context {
+	return context.WithValue(ctx, drainKey{}, drain)
+}
+
+// DrainFrom returns the context that WithDrain stored in ctx, or nil.
+func DrainFrom(ctx context.Context) context.Context {
+	d, _ := ctx.Value(drainKey{}).(context.Context)
+	return d
+}

@@ -1,0 +1,70 @@
+package forward
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+)
+
+// StatusClientClosed is the status in the record of an exchange whose client
+// left before it was answered. It is never sent.
+const StatusClientClosed = 499
+
+// Reply answers q with an error of the proxy's own: the status, a
+// Proxy-Status field (RFC 9209) that names the reason class, and one line of
+// text. Fields that the handlers around us set stay, except those that
+// describe a body.
+func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
+	body := Line(status, reason)
+	h := w.Header()
+	for _, k := range []string{"Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"} {
+		h.Del(k)
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	h.Set("Proxy-Status", ProxyStatus(reason))
+	w.WriteHeader(status)
+	if q.Method != http.MethodHead {
+		io.WriteString(w, body)
+	}
+}
+
+// Line is the body of a reply.
+func Line(status int, reason string) string {
+	return strconv.Itoa(status) + " " + http.StatusText(status) + ": " + reason + "\n"
+}
+
+// ProxyStatus is the value of the Proxy-Status field for an error type of
+// RFC 9209, 2.3.
+func ProxyStatus(reason string) string { return Name + "; error=" + reason }
+
+// Refuse returns a handler that answers every request with Reply.
+func Refuse(status int, reason string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { Reply(w, q, status, reason) })
+}
+
+// Location returns where q goes when its host is to be host: the scheme, the
+// explicit port, the path and the query stay.
+func Location(q *http.Request, host string) string {
+	scheme := "http"
+	if q.TLS != nil {
+		scheme = "https"
+	}
+	if _, port, err := net.SplitHostPort(q.Host); err == nil && port != "" {
+		host = net.JoinHostPort(host, port)
+	} else if isIPv6(host) {
+		host = "[" + host + "]"
+	}
+	return scheme + "://" + host + q.URL.RequestURI()
+}
+
+func isIPv6(host string) bool {
+	for i := range len(host) {
+		if host[i] == ':' {
+			return true
+		}
+	}
+	return false
+}

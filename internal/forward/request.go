@@ -1,0 +1,217 @@
+package forward
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// outgoing builds the request of one attempt. The client's request is not
+// touched.
+func (a *attempt) outgoing(ctx context.Context, t *Target) (*http.Request, error) {
+	q := a.q
+	out := &http.Request{
+		Method:        q.Method,
+		URL:           a.outgoingURL(t),
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Host:          q.Host,
+		Header:        a.outgoingHeader(),
+		ContentLength: q.ContentLength,
+		Body:          http.NoBody,
+	}
+	out = out.WithContext(ctx)
+	if q.Method == http.MethodConnect { // RFC 8441: an h1 upstream is asked by GET and a key of ours
+		out.Method, out.ContentLength = http.MethodGet, 0
+		out.Header.Set("Sec-Websocket-Key", websocketKey())
+	}
+	if a.f.TargetHost && t.URL.Host != "" {
+		out.Host = t.URL.Host
+	}
+	if a.body != nil && q.Method != http.MethodConnect {
+		out.Body = a.body
+		out.Trailer = a.body.trailer
+	}
+	if a.f.Rewrite != nil {
+		if err := a.rewrite(out, t); err != nil {
+			return nil, err
+		}
+	}
+	a.f.RequestHeader.apply(out.Header)
+	return out, nil
+}
+
+// outgoingURL names the target, with the request's own target behind its base
+// path, byte for byte where no hook needs to read it.
+func (a *attempt) outgoingURL(t *Target) *url.URL {
+	out := &url.URL{Scheme: t.URL.Scheme, Host: t.URL.Host}
+	switch out.Scheme {
+	case "unix":
+		out.Scheme, out.Host = "http", a.q.Host
+	case "h2c":
+		out.Scheme = "http"
+	}
+	in := a.q.URL
+	raw := a.q.RequestURI
+	base := t.base
+	if a.f.Rewrite == nil && base == "" && strings.HasPrefix(raw, "/") && in.RequestURI() != raw {
+		// The parsed form would spell it differently.
+		out.Opaque, out.RawQuery = splitQuery(raw)
+		return out
+	}
+	out.Path, out.RawPath = in.Path, in.RawPath
+	if base != "" {
+		joined := base + in.EscapedPath()
+		if p, err := url.PathUnescape(joined); err == nil {
+			out.Path, out.RawPath = p, joined
+		}
+	}
+	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
+	return out
+}
+
+func splitQuery(target string) (path, query string) {
+	path, query, _ = strings.Cut(target, "?")
+	return path, query
+}
+
+// outgoingHeader copies the fields that cross the proxy and adds ours.
+func (a *attempt) outgoingHeader() http.Header {
+	q := a.q
+	h := make(http.Header, len(q.Header)+6)
+	for k, v := range q.Header {
+		if !strings.HasPrefix(k, ":") {
+			h[k] = v[:len(v):len(v)] // an append must not reach the client's slice
+		}
+	}
+	protocol := a.upgradeProtocol()
+	header.RemoveHopByHop(h)
+	if protocol != "" {
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", protocol)
+	}
+	header.SetForwarded(h, &header.Hop{Peer: a.x.Via, Client: a.x.Client, Scheme: a.x.Scheme,
+		Version: strings.TrimPrefix(q.Proto, "HTTP/"), Name: Name,
+		Trusted: a.x.Trusted, RFC7239: a.f.Forwarded}, q.Host)
+	header.OmitUserAgent(h)
+	return h
+}
+
+// upgradeProtocol is the protocol that q asks for and that may pass, or "".
+func (a *attempt) upgradeProtocol() string {
+	asked := header.UpgradeProtocol(a.q.Header)
+	if p := a.q.Header.Get(":protocol"); p != "" {
+		asked = p
+	}
+	for _, p := range a.f.Upgrades {
+		if asked == p {
+			return p
+		}
+	}
+	return ""
+}
+
+// websocketKey returns a fresh Sec-WebSocket-Key (RFC 6455, 4.1).
+func websocketKey() string {
+	var key [16]byte
+	rand.Read(key[:]) // never fails, crypto/rand says
+	return base64.StdEncoding.EncodeToString(key[:])
+}
+
+// rewrite runs the user's hook on a deep copy, so that it cannot reach the
+// client's request. A panic in it is this request's failure.
+func (a *attempt) rewrite(out *http.Request, t *Target) (err error) {
+	out.Header = out.Header.Clone()
+	out.URL.RawQuery = cleanQuery(out.URL.RawQuery)
+	defer func() {
+		if p := recover(); p != nil {
+			err = &hookError{fmt.Errorf("panic in Rewrite: %v", p)}
+		}
+	}()
+	a.f.Rewrite(&httputil.ProxyRequest{In: a.q, Out: out})
+	if out.URL == nil || out.Header == nil {
+		return &hookError{errors.New("Rewrite left no URL or Header")}
+	}
+	return nil
+}
+
+// A hookError is a failure of the embedding program's code.
+type hookError struct{ error }
+
+// cleanQuery drops what url.ParseQuery cannot read, so that a hook and the
+// target see the same parameters.
+func cleanQuery(raw string) string {
+	v, err := url.ParseQuery(raw)
+	if err != nil {
+		return v.Encode()
+	}
+	return raw
+}
+
+var errClientGone = errors.New("client left")
+
+// A requestBody reads the client's body, notes whose fault an error was, and
+// hands the trailers on at its end.
+type requestBody struct {
+	q       *http.Request
+	trailer http.Header // filled at EOF
+	count   atomic.Int64
+	err     atomic.Pointer[error]
+}
+
+func newRequestBody(q *http.Request) *requestBody {
+	b := &requestBody{q: q}
+	if q.ContentLength < 0 {
+		b.trailer = make(http.Header, len(q.Trailer))
+		for k := range q.Trailer {
+			if !header.ForbiddenTrailer(k) {
+				b.trailer[k] = nil
+			}
+		}
+	}
+	return b
+}
+
+// Read implements io.Reader.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.q.Body.Read(p)
+	b.count.Add(int64(n))
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		for k, v := range b.q.Trailer {
+			if b.trailer != nil && !header.ForbiddenTrailer(k) {
+				b.trailer[k] = v
+			}
+		}
+	default:
+		if b.q.Context().Err() != nil {
+			err = errClientGone
+		}
+		b.err.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// Close leaves the client's body open: its server closes it, and a retry may
+// still need it.
+func (b *requestBody) Close() error { return nil }
+
+// failed returns the error that the client's side caused, or nil.
+func (b *requestBody) failed() error {
+	if p := b.err.Load(); p != nil && !errors.Is(*p, http.ErrBodyReadAfterClose) {
+		return *p
+	}
+	return nil
+}

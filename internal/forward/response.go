@@ -1,0 +1,200 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// respond copies the target's final response to the client.
+func (a *attempt) respond(res *http.Response, cancel context.CancelFunc) *Failure {
+	defer res.Body.Close()
+	if fail := a.modify(res); fail != nil {
+		return fail
+	}
+	header.CleanResponse(res.Header)
+	announced := a.writeHead(res)
+	if fail := a.copyBody(res, cancel); fail != nil {
+		return fail
+	}
+	a.writeTrailers(res, announced)
+	return nil
+}
+
+// modify runs the user's hook. An error or a panic in it is a 502, and the
+// response that it refused is closed.
+func (a *attempt) modify(res *http.Response) (fail *Failure) {
+	if a.f.ModifyResponse == nil {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			fail = a.hookFailure(fmt.Errorf("panic in ModifyResponse: %v", p))
+		}
+	}()
+	if err := a.f.ModifyResponse(res); err != nil {
+		return a.hookFailure(err)
+	}
+	return nil
+}
+
+func (a *attempt) hookFailure(err error) *Failure {
+	return &Failure{Op: "read", Target: a.target.Name, Side: SideProxy, Status: http.StatusBadGateway,
+		Reason: "proxy_internal_error", Err: err}
+}
+
+// writeHead sends the status and the fields, and returns how many trailers it
+// announced. Fields that outer handlers set stay.
+func (a *attempt) writeHead(res *http.Response) (announced int) {
+	h := a.w.Header()
+	for k, v := range res.Header {
+		if k == "Content-Length" && len(res.Trailer) > 0 {
+			continue // trailers need chunks on HTTP/1.1
+		}
+		h[k] = append(h[k], v...)
+	}
+	a.f.ResponseHeader.apply(h)
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // net/http would guess one
+	}
+	for k := range res.Trailer {
+		if !header.ForbiddenTrailer(k) {
+			h.Add("Trailer", k)
+			announced++
+		}
+	}
+	a.x.Status = res.StatusCode
+	a.wrote = true
+	a.w.WriteHeader(res.StatusCode)
+	return announced
+}
+
+// copyBuffers holds what bodies are copied through.
+var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copyBody copies the response body as it comes. A body of unknown length, an
+// event stream and anything with trailers is flushed whenever the target has
+// nothing more to say for now.
+func (a *attempt) copyBody(res *http.Response, cancel context.CancelFunc) *Failure {
+	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
+		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
+	if stream {
+		defer a.bind(cancel)()
+	}
+	buf := copyBuffers.Get().(*[32 << 10]byte)
+	defer copyBuffers.Put(buf)
+	idle := a.watchIdle(cancel)
+	defer idle.stop()
+
+	flush := http.NewResponseController(a.w)
+	for {
+		if stream && buffered(res.Body) == 0 {
+			_ = flush.Flush() // a write error shows on the next write
+		}
+		n, err := res.Body.Read(buf[:])
+		idle.touch()
+		if n > 0 {
+			m, werr := a.w.Write(buf[:n])
+			a.x.ResponseBytes += int64(m)
+			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
+				return a.cut(SideClient, StatusClientClosed, werr)
+			}
+			idle.touch()
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return a.copyFailure(err, idle)
+		}
+	}
+}
+
+// copyFailure says whose fault it is that the body ended early.
+func (a *attempt) copyFailure(err error, idle *idleTimer) *Failure {
+	switch {
+	case idle.expired():
+		return a.cut(SideUpstream, a.x.Status, fmt.Errorf("no byte for %v", a.f.IdleTimeout))
+	case a.f.kill.Err() != nil || a.livesDone():
+		return a.cut(SideDrain, a.x.Status, err)
+	case a.q.Context().Err() != nil:
+		return a.cut(SideClient, StatusClientClosed, err)
+	}
+	return a.cut(SideUpstream, a.x.Status, err)
+}
+
+// cut is the failure of a response that has begun.
+func (a *attempt) cut(side Side, status int, err error) *Failure {
+	a.x.Status = status
+	return &Failure{Op: "copy", Target: a.target.Name, Side: side, Status: status,
+		Reason: "http_response_incomplete", Err: err}
+}
+
+// buffered returns how many bytes of body can be read without waiting, as far
+// as the client that made it tells.
+func buffered(body io.Reader) int {
+	if b, ok := body.(interface{ Buffered() int }); ok {
+		return b.Buffered()
+	}
+	return 0
+}
+
+// writeTrailers sends the trailers, those that were not announced included.
+func (a *attempt) writeTrailers(res *http.Response, announced int) {
+	if len(res.Trailer) == 0 {
+		return
+	}
+	_ = http.NewResponseController(a.w).Flush() // forces chunks, without which there is no trailer
+	h := a.w.Header()
+	for k, v := range res.Trailer {
+		if header.ForbiddenTrailer(k) {
+			continue
+		}
+		if announced != len(res.Trailer) {
+			k = http.TrailerPrefix + k
+		}
+		h[k] = v
+	}
+}
+
+// bind ends the stream when the server, its route or the upstream goes; the
+// returned function unbinds it.
+func (a *attempt) bind(end func()) (unbind func()) {
+	var stops [3]func() bool
+	for i, life := range a.lives() {
+		if life != nil {
+			stops[i] = context.AfterFunc(life, func() { time.AfterFunc(streamGrace, end) })
+		}
+	}
+	return func() {
+		for _, stop := range stops {
+			if stop != nil {
+				stop()
+			}
+		}
+	}
+}
+
+// streamGrace is how long a streaming response may go on after its server,
+// route or upstream began to go.
+const streamGrace = 10 * time.Second
+
+func (a *attempt) lives() [3]context.Context {
+	return [3]context.Context{a.x.Lives[0], a.x.Lives[1], a.f.life}
+}
+
+func (a *attempt) livesDone() bool {
+	for _, life := range a.lives() {
+		if life != nil && life.Err() != nil {
+			return true
+		}
+	}
+	return false
+}

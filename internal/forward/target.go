@@ -1,0 +1,224 @@
+package forward
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// A Target is one address that serves. Its counters may be read at any time.
+type Target struct {
+	Name string   // as it appears in records: host:port, or the URL when it is not plain http
+	URL  *url.URL // not to be changed
+
+	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil when another one is used
+
+	base     string // put before the request's path, without a final slash
+	client   doer   // for what speaks HTTP/1.1
+	h2       doer // for requests that need HTTP/2, such as gRPC; nil without
+	inFlight atomic.Int64
+}
+
+// A doer performs one attempt: it sends req and returns the response, whose
+// body the caller closes. Interim responses go to on1xx, 100 included; an
+// error from it ends the attempt. A failed attempt's error is an *AttemptError.
+type doer interface {
+	Do(req *http.Request, on1xx func(status int, h http.Header) error) (*http.Response, error)
+	CloseIdleConnections()
+}
+
+// An AttemptError says how far an attempt came before it failed.
+type AttemptError struct {
+	Op    string // "dial", "handshake", "write" or "read"
+	Wrote bool   // something of the request may have reached the target
+	Err   error
+}
+
+// Error returns the operation and the cause.
+func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *AttemptError) Unwrap() error { return e.Err }
+
+// CheckTarget reports what is wrong with a target's URL.
+func CheckTarget(u *url.URL) error {
+	if u == nil {
+		return errors.New("nil URL")
+	}
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("%q: a target has no user, query or fragment", u.Redacted())
+	}
+	switch u.Scheme {
+	case "unix":
+		if u.Path == "" || u.Host != "" {
+			return fmt.Errorf("%q: want unix:/path", u)
+		}
+		return nil
+	case "http", "https", "h2c":
+		_, port, err := hostname.Split(u.Host)
+		if err != nil {
+			return fmt.Errorf("%q: %w", u, err)
+		}
+		if u.Scheme == "h2c" && port == "" {
+			return fmt.Errorf("%q: want a port", u)
+		}
+		return nil
+	}
+	return fmt.Errorf("%q: want the scheme http, https, h2c or unix", u)
+}
+
+func newTarget(u *url.URL, c *Config) *Target {
+	t := &Target{URL: u, Name: u.String()}
+	if u.Scheme != "unix" {
+		t.base = strings.TrimSuffix(u.EscapedPath(), "/")
+	}
+	if u.Scheme == "http" {
+		t.Name = u.Host
+	}
+	switch {
+	case c.Transport != nil:
+		t.client = transport{c.Transport}
+	case u.Scheme == "h2c":
+		t.client = transport{newTransport(u, c, http2Only)}
+	default:
+		t.Pool = newPool(u, c)
+		t.client = newClient(t.Pool, c)
+	}
+	if u.Scheme == "https" && c.Transport == nil {
+		t.h2 = transport{newTransport(u, c, http2TLS)}
+	}
+	return t
+}
+
+// InFlight returns the number of attempts the target is serving.
+func (t *Target) InFlight() int64 { return t.inFlight.Load() }
+
+// Begin counts an attempt in; End counts it out.
+func (t *Target) Begin() { t.inFlight.Add(1) }
+
+// End counts an attempt out.
+func (t *Target) End() { t.inFlight.Add(-1) }
+
+func (t *Target) close() {
+	t.client.CloseIdleConnections()
+	if t.h2 != nil {
+		t.h2.CloseIdleConnections()
+	}
+}
+
+// address returns where to dial: network and address.
+func address(u *url.URL) (network, addr string) {
+	if u.Scheme == "unix" {
+		return "unix", u.Path
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if u.Scheme == "https" {
+			port = "443"
+		}
+	}
+	return "tcp", net.JoinHostPort(u.Hostname(), port)
+}
+
+// newPool returns the pool of the built-in client for u.
+func newPool(u *url.URL, c *Config) *pool.Pool {
+	network, addr := address(u)
+	dialer := &net.Dialer{Timeout: c.DialTimeout}
+	p := &pool.Pool{Dial: func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, addr) }}
+	if u.Scheme == "https" {
+		p.TLS = &tls.Config{}
+		if c.TLS != nil {
+			p.TLS = c.TLS.Clone()
+		}
+		p.TLS.ServerName = cmp.Or(p.TLS.ServerName, u.Hostname())
+		p.TLS.NextProtos = []string{"http/1.1"}
+	}
+	return p
+}
+
+func http2Only() *http.Protocols {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	return &p
+}
+
+func http2TLS() *http.Protocols {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	return &p
+}
+
+// newTransport returns an http.Transport that always connects to u, whatever
+// the request's host is.
+func newTransport(u *url.URL, c *Config, protocols func() *http.Protocols) *http.Transport {
+	network, addr := address(u)
+	dialer := &net.Dialer{Timeout: c.DialTimeout}
+	var conf *tls.Config
+	if c.TLS != nil {
+		conf = c.TLS.Clone()
+	}
+	return &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, addr)
+		},
+		Protocols:              protocols(),
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    c.DialTimeout,
+		ResponseHeaderTimeout:  c.ResponseHeaderTimeout,
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        time.Minute,
+		MaxIdleConnsPerHost:    256,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true, // Accept-Encoding is the client's
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 30 * time.Second,
+			PingTimeout:     15 * time.Second,
+		},
+	}
+}
+
+// A transport lets an http.RoundTripper be a doer.
+type transport struct{ http.RoundTripper }
+
+// Do implements doer.
+func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
+	var wrote atomic.Bool
+	trace := &httptrace.ClientTrace{
+		WroteHeaders: func() { wrote.Store(true) },
+		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+			return on1xx(status, http.Header(h))
+		},
+	}
+	res, err := t.RoundTripper.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	if err == nil {
+		return res, nil
+	}
+	ae := &AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		ae.Op, ae.Wrote = "dial", false
+	}
+	return nil, ae
+}
+
+// CloseIdleConnections passes the call on where it is understood.
+func (t transport) CloseIdleConnections() {
+	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}

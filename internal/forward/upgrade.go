@@ -1,0 +1,113 @@
+package forward
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/tunnel"
+)
+
+// upgrade answers a 101: it switches both connections and carries bytes until
+// both sides are done. A 101 that nobody asked for is the target's fault.
+func (a *attempt) upgrade(res *http.Response) *Failure {
+	upstream, ok := res.Body.(io.ReadWriteCloser)
+	asked, granted := a.upgradeProtocol(), header.UpgradeProtocol(res.Header)
+	if !ok || asked == "" || granted != asked {
+		res.Body.Close()
+		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade to %q, got %q", asked, granted)}
+	}
+	defer upstream.Close()
+	if fail := a.modify(res); fail != nil {
+		return fail
+	}
+	header.CleanResponse(res.Header)
+	a.f.ResponseHeader.apply(res.Header)
+
+	client, ahead, err := a.switchClient(res, asked)
+	if err != nil {
+		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideClient, Status: StatusClientClosed,
+			Reason: "http_upgrade_failed", Err: err}
+	}
+	ctx, cancel := context.WithCancel(a.f.kill)
+	defer cancel()
+	for _, life := range a.lives() {
+		if life != nil {
+			defer context.AfterFunc(life, cancel)()
+		}
+	}
+	t := tunnel.Tunnel{Client: tunnel.Side{Conn: client, Buffered: ahead}, Upstream: tunnel.Side{Conn: upstream},
+		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}
+	end := t.Run(ctx)
+	a.x.RequestBytes, a.x.ResponseBytes = end.FromClient, end.FromUpstream
+	return nil
+}
+
+// switchClient sends the 101 (or, on an HTTP/2 stream, the 200 of RFC 8441)
+// and returns the client's side with the bytes it has sent already.
+func (a *attempt) switchClient(res *http.Response, protocol string) (io.ReadWriteCloser, []byte, error) {
+	rc := http.NewResponseController(a.w)
+	a.wrote = true
+	if a.q.Method == http.MethodConnect {
+		a.x.Status = http.StatusOK
+		res.Header.Del("Sec-Websocket-Accept") // answers the key we made
+		for k, v := range res.Header {
+			a.w.Header()[k] = v
+		}
+		a.w.WriteHeader(http.StatusOK)
+		return &stream{a.q.Body, a.w, rc}, nil, rc.Flush()
+	}
+	conn, brw, err := rc.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	a.x.Status = http.StatusSwitchingProtocols
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	h := res.Header
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", protocol)
+	for k, v := range a.w.Header() {
+		if _, ours := h[k]; !ours {
+			h[k] = v
+		}
+	}
+	err = writeSwitch(brw.Writer, h)
+	ahead, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, ahead, conn.SetDeadline(time.Time{})
+}
+
+// writeSwitch writes the head of a 101. http.Header.Write takes CR and LF out
+// of values.
+func writeSwitch(w *bufio.Writer, h http.Header) error {
+	_, err := w.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	return errors.Join(err, h.Write(w), second(w.WriteString("\r\n")), w.Flush())
+}
+
+func second(_ int, err error) error { return err }
+
+// A stream is a client on an HTTP/2 stream: what it sends is the request's
+// body, what it gets the response's.
+type stream struct {
+	io.ReadCloser
+	w  io.Writer
+	rc *http.ResponseController
+}
+
+// Write sends p at once.
+func (s *stream) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, s.rc.Flush()
+}

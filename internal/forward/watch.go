@@ -1,0 +1,108 @@
+package forward
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// Begin starts the exchange of q. trusted are the peers whose forwarding
+// fields count.
+func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
+	x := &Exchange{Record: Record{
+		Start:  time.Now(),
+		Proto:  q.Proto,
+		Scheme: "http",
+		Method: q.Method,
+		Host:   q.Host,
+		Path:   q.URL.EscapedPath(),
+		Query:  q.URL.RawQuery,
+	}}
+	if q.TLS != nil {
+		x.Scheme = "https"
+	}
+	x.Via = header.ParsePeer(q.RemoteAddr)
+	x.Peer = x.Via.Addr
+	x.Trusted = x.Via.TrustedBy(trusted)
+	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
+	x.Lives[0] = DrainFrom(q.Context())
+	return x
+}
+
+// Finish sets what is known only at the end.
+func (x *Exchange) Finish() {
+	x.Duration = time.Since(x.Start)
+	switch {
+	case x.Status != 0:
+	case x.Returned:
+		x.Status = http.StatusOK // a handler that writes nothing says so
+	default:
+		x.Status = http.StatusInternalServerError
+		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
+	}
+}
+
+var errPanic = errors.New("a handler panicked")
+
+// Watch returns w noting status and body bytes in x.
+func Watch(w http.ResponseWriter, x *Exchange) http.ResponseWriter {
+	return &watcher{ResponseWriter: w, x: x}
+}
+
+// A watcher is a ResponseWriter that notes in the record what the client got.
+type watcher struct {
+	http.ResponseWriter
+	x     *Exchange
+	wrote bool
+}
+
+// WriteHeader notes the first final status.
+func (w *watcher) WriteHeader(status int) {
+	if !w.wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.wrote = true
+		w.x.Status = status
+		w.x.ResponseBytes = 0
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts p.
+func (w *watcher) Write(p []byte) (int, error) {
+	w.implicit()
+	n, err := w.ResponseWriter.Write(p)
+	w.x.ResponseBytes += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps the inner writer's fast path.
+func (w *watcher) ReadFrom(src io.Reader) (int64, error) {
+	w.implicit()
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.x.ResponseBytes += n
+	return n, err
+}
+
+func (w *watcher) implicit() {
+	if !w.wrote {
+		w.wrote = true
+		w.x.Status = http.StatusOK
+		w.x.ResponseBytes = 0
+	}
+}
+
+// Flush is for handlers that assert http.Flusher.
+func (w *watcher) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Hijack is for handlers that assert http.Hijacker.
+func (w *watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap lets http.ResponseController find the rest.
+func (w *watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }

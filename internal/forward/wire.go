@@ -1,0 +1,233 @@
+package forward
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// The byte form of an exchange, for the fast lane. It makes the decisions of
+// request.go and response.go on slices of the read buffer.
+//
+// Hot path: no locks, no allocation once the destination has room.
+
+// Fast reports whether exchanges can do without http.Request and
+// http.Response: no hook wants to see one, and every target is reached by the
+// built-in HTTP/1.1 client.
+func (f *Forwarder) Fast() bool { return f.fast }
+
+func (f *Forwarder) isFast() bool {
+	c := &f.Config
+	if c.Transport != nil || c.Pick != nil || c.Rewrite != nil || c.ModifyResponse != nil || c.ErrorHandler != nil {
+		return false
+	}
+	for _, t := range f.targets {
+		if t.Pool == nil {
+			return false
+		}
+	}
+	return c.RequestHeader.plain() && c.ResponseHeader.plain()
+}
+
+// plain reports whether the edit leaves alone what the proxy itself writes.
+func (e *Edit) plain() bool {
+	for _, k := range e.names() {
+		if header.Classify(k)&^header.NoTrailer != 0 || strings.EqualFold(k, "Date") {
+			return false
+		}
+	}
+	return true
+}
+
+// names returns every name the edit touches.
+func (e *Edit) names() []string {
+	all := slices.Clone(e.Remove)
+	for k := range e.Set {
+		all = append(all, k)
+	}
+	for k := range e.Add {
+		all = append(all, k)
+	}
+	return all
+}
+
+// compile prepares the edit for the fast lane: the lines that it adds, and the
+// names whose fields it drops.
+func (e *Edit) compile() {
+	e.drops = slices.Clone(e.Remove)
+	for k, values := range e.Set {
+		e.drops = append(e.drops, k)
+		for _, v := range values {
+			e.lines = h1.AppendField(e.lines, http.CanonicalHeaderKey(k), v)
+		}
+	}
+	for k, values := range e.Add {
+		for _, v := range values {
+			e.lines = h1.AppendField(e.lines, http.CanonicalHeaderKey(k), v)
+		}
+	}
+}
+
+func (e *Edit) dropsField(name []byte) bool {
+	for _, k := range e.drops {
+		if len(k) == len(name) && strings.EqualFold(k, string(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// AppendRequest appends the head of req as it goes to t. received is room for
+// what a trusted peer says.
+func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *header.Hop, received *header.Received[[]byte]) []byte {
+	dst = append(dst, req.Method...)
+	dst = append(dst, ' ')
+	dst = append(dst, t.base...)
+	dst = append(dst, req.Target...)
+	dst = append(dst, " HTTP/1.1\r\nHost: "...)
+	if f.TargetHost && t.URL.Host != "" {
+		dst = append(dst, t.URL.Host...)
+	} else {
+		dst = append(dst, req.Host...)
+	}
+	dst = append(dst, "\r\n"...)
+	received.Reset()
+	for i := range req.Fields {
+		fd := &req.Fields[i]
+		c := header.Classify(fd.Name)
+		if c != 0 {
+			received.Note(c, fd.Value)
+			if c&header.Host != 0 || hop.Drops(c) {
+				continue
+			}
+		}
+		if f.RequestHeader.drops != nil && f.RequestHeader.dropsField(fd.Name) {
+			continue
+		}
+		dst = appendLine(dst, fd)
+	}
+	dst = header.AppendForwarded(dst, hop, req.Host, received)
+	dst = append(dst, f.RequestHeader.lines...)
+	switch req.Framing() {
+	case h1.ChunkedBody:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+	case h1.SizedBody:
+		dst = h1.AppendContentLength(dst, req.ContentLength)
+	default:
+		if req.ContentLength == 0 {
+			dst = append(dst, "Content-Length: 0\r\n"...)
+		}
+	}
+	return append(dst, "\r\n"...)
+}
+
+func appendLine(dst []byte, fd *h1.Field) []byte {
+	dst = append(dst, fd.Name...)
+	dst = append(dst, ": "...)
+	dst = append(dst, fd.Value...)
+	return append(dst, "\r\n"...)
+}
+
+// AppendResponse appends the head of a final response as it goes to the
+// client. framing is how the body will be framed for it: sized as res is, or
+// chunked; last says that the connection closes after it.
+func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, last bool) []byte {
+	dst = appendStatus(dst, res)
+	dst, dated := f.appendFields(dst, res)
+	if !dated {
+		dst = append(dst, "Date: "...)
+		dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
+		dst = append(dst, "\r\n"...)
+	}
+	dst = append(dst, f.ResponseHeader.lines...)
+	switch {
+	case framing == h1.ChunkedBody:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+	case res.ContentLength >= 0 && res.Status != http.StatusNoContent && !res.Chunked:
+		dst = h1.AppendContentLength(dst, res.ContentLength)
+	}
+	if last {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	return append(dst, "\r\n"...)
+}
+
+// AppendInterim appends the head of a 1xx.
+func (f *Forwarder) AppendInterim(dst []byte, res *h1.Response) []byte {
+	dst = appendStatus(dst, res)
+	dst, _ = f.appendFields(dst, res)
+	return append(dst, "\r\n"...)
+}
+
+func appendStatus(dst []byte, res *h1.Response) []byte {
+	dst = append(dst, "HTTP/1.1 "...)
+	dst = append(dst, byte('0'+res.Status/100), byte('0'+res.Status/10%10), byte('0'+res.Status%10), ' ')
+	dst = append(dst, res.Reason...)
+	return append(dst, "\r\n"...)
+}
+
+// appendFields appends the fields of res that cross the proxy and reports
+// whether Date was among them.
+func (f *Forwarder) appendFields(dst []byte, res *h1.Response) (_ []byte, dated bool) {
+	for i := range res.Fields {
+		fd := &res.Fields[i]
+		if header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) != 0 ||
+			res.Nominates && nominated(res, fd.Name) ||
+			f.ResponseHeader.drops != nil && f.ResponseHeader.dropsField(fd.Name) {
+			continue
+		}
+		dated = dated || len(fd.Name) == 4 && strings.EqualFold(string(fd.Name), "Date")
+		dst = appendLine(dst, fd)
+	}
+	return dst, dated
+}
+
+func nominated(res *h1.Response, name []byte) bool {
+	for i := range res.Fields {
+		fd := &res.Fields[i]
+		if header.Classify(fd.Name)&header.Connection != 0 && header.Nominated(fd.Value, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// LessBusy picks a target for the first attempt of an exchange, or for another
+// one after tried failed.
+func (f *Forwarder) LessBusy(tried []*Target) *Target {
+	if len(f.targets) == 1 && len(tried) == 0 {
+		return f.targets[0]
+	}
+	return f.lessBusy(func(t *Target) bool { return !slices.Contains(tried, t) })
+}
+
+// Killed reports whether what is in flight must end at once.
+func (f *Forwarder) Killed() bool { return f.kill.Err() != nil }
+
+// Life is done when the Forwarder drains.
+func (f *Forwarder) Life() context.Context { return f.life }
+
+// AppendReply appends the whole answer that Reply gives.
+func AppendReply(dst []byte, head bool, status int, reason string, last bool) []byte {
+	dst = h1.AppendStatusLine(dst, status, http.StatusText(status))
+	body := Line(status, reason)
+	dst = append(dst, "Cache-Control: no-store\r\n"...)
+	dst = h1.AppendContentLength(dst, int64(len(body)))
+	dst = append(dst, "Content-Type: text/plain; charset=utf-8\r\nDate: "...)
+	dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
+	dst = append(dst, "\r\nProxy-Status: "...)
+	dst = append(dst, ProxyStatus(reason)...)
+	if last {
+		dst = append(dst, "\r\nConnection: close"...)
+	}
+	dst = append(dst, "\r\n\r\n"...)
+	if head {
+		return dst
+	}
+	return append(dst, body...)
+}

@@ -1,0 +1,305 @@
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A conn is a front connection. It is the net.Conn below TLS and below
+// net/http, so that closing it anywhere takes it out of the server's count.
+type conn struct {
+	net.Conn
+	s       *Server
+	tls     *tls.Conn            // nil on plain connections
+	state   *tls.ConnectionState // likewise
+	tcp     *net.TCPConn         // nil under TLS and on other sockets: what splice can write to
+	raw     syscall.RawConn      // nil where a socket cannot be read without waiting
+	peer    header.Peer
+	trusted bool
+	closed  atomic.Bool
+	armed   atomic.Int64 // when our write deadline expires, unix nanoseconds
+	bound   atomic.Bool  // the write deadline is somebody else's
+
+	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
+	x         *exchange             // what tryRead read into
+	first     [1]byte               // what awaitTLS reads into
+	readArmed time.Time             // when the read deadline expires
+
+	watched
+}
+
+// serve runs on the connection's own goroutine until the connection ends or
+// net/http has it.
+func (c *conn) serve() {
+	defer func() {
+		if p := recover(); p != nil {
+			c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+			c.Close()
+		}
+	}()
+	if c.s.TLS != nil && !c.handshake() {
+		c.Close()
+		return
+	}
+	protocol := ""
+	if c.state != nil {
+		protocol = c.state.NegotiatedProtocol
+	}
+	switch {
+	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
+		c.tls.Close()
+	case protocol == "h2" || c.s.Lane == nil:
+		c.give(c.stream())
+	default:
+		c.enterLane()
+		c.run()
+	}
+}
+
+// enterLane prepares what the fast lane needs.
+func (c *conn) enterLane() {
+	c.peer = header.PeerOf(c.RemoteAddr())
+	c.trusted = c.peer.TrustedBy(c.s.Lane.Trusted)
+	if sc, ok := c.Conn.(syscall.Conn); ok && canTry {
+		c.raw, _ = sc.SyscallConn()
+	}
+	if c.tls != nil {
+		return
+	}
+	c.tcp, _ = c.Conn.(*net.TCPConn)
+	if c.raw != nil {
+		c.readable = c.tryRead
+	}
+}
+
+// stream is where the bytes of HTTP go.
+func (c *conn) stream() net.Conn {
+	if c.tls != nil {
+		return c.tls
+	}
+	return c
+}
+
+func (c *conn) scheme() string {
+	if c.tls != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// transfer hands the connection to net/http, which reads ahead first.
+func (c *conn) transfer(ahead []byte) {
+	c.readArmed = time.Time{}
+	_ = c.Conn.SetReadDeadline(time.Time{})
+	r := replay{Conn: c.stream(), ahead: ahead}
+	if c.tls != nil {
+		c.give(&tlsReplay{r, c.tls})
+		return
+	}
+	c.give(&r)
+}
+
+func (c *conn) give(nc net.Conn) {
+	if !c.s.full.give(nc) {
+		c.Close()
+	}
+}
+
+// readBy bounds the next reads: they fail after d, or up to a quarter later,
+// since a deadline that is armed anew for each is not free.
+func (c *conn) readBy(d time.Duration) {
+	if d <= 0 {
+		if !c.readArmed.IsZero() {
+			c.readArmed = time.Time{}
+			_ = c.Conn.SetReadDeadline(time.Time{})
+		}
+		return
+	}
+	now := time.Now()
+	if left := c.readArmed.Sub(now); left < d || left > d+d/4 {
+		c.readArmed = now.Add(d + d/4)
+		_ = c.Conn.SetReadDeadline(c.readArmed)
+	}
+}
+
+// interrupt wakes the goroutine that reads a body.
+func (c *conn) interrupt() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// shut closes the connection, with a close_notify under TLS.
+func (c *conn) shut() {
+	if c.tls != nil {
+		c.tls.Close()
+		return
+	}
+	c.Close()
+}
+
+// cut closes the connection so that the client sees that it was cut off.
+func (c *conn) cut() {
+	if c.tcp != nil {
+		_ = c.tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+// What lingerClose reads and waits at most.
+const (
+	lingerBytes = 256 << 10
+	lingerTime  = 500 * time.Millisecond
+)
+
+// lingerClose closes after an answer to a request that was not read to its
+// end. Closing at once would reset the connection, and the client might lose
+// the answer (RFC 9112, 9.6).
+func (c *conn) lingerClose() {
+	_ = c.stream().(interface{ CloseWrite() error }).CloseWrite()
+	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	page := pages.Get().(*[64 << 10]byte)
+	defer pages.Put(page)
+	for n, total := 0, 0; total < lingerBytes; total += n {
+		var err error
+		if n, err = c.Conn.Read(page[:]); err != nil {
+			break
+		}
+	}
+	c.Close()
+}
+
+// handshake does the TLS handshake within its limits.
+func (c *conn) handshake() bool {
+	ctx := context.Background()
+	if t := c.s.HandshakeTimeout; t > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t)
+		defer cancel()
+	}
+	if c.s.handshakes != nil {
+		select {
+		case c.s.handshakes <- struct{}{}:
+			defer func() { <-c.s.handshakes }()
+		case <-ctx.Done():
+			return false
+		case <-c.s.draining.Done():
+			return false
+		}
+	}
+	c.tls = tls.Server(c, c.s.TLS)
+	err := c.tls.HandshakeContext(ctx)
+	if err == nil {
+		state := c.tls.ConnectionState()
+		c.state = &state
+		return true
+	}
+	var plain tls.RecordHeaderError
+	if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks HTTPS\n")
+	}
+	if c.s.Log.Enabled(ctx, slog.LevelDebug) {
+		c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
+	}
+	return false
+}
+
+// looksLikeHTTP reports whether the first bytes are a method's.
+func looksLikeHTTP(head [5]byte) bool {
+	switch string(head[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "PATCH", "DELET":
+		return true
+	}
+	return false
+}
+
+// Write bounds how long a client may take nothing at all (slow read); a slow
+// one that takes something goes on.
+func (c *conn) Write(p []byte) (total int, err error) {
+	for {
+		c.armWrite()
+		n, err := c.Conn.Write(p[total:])
+		total += n
+		if err == nil || n == 0 || c.bound.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return total, err
+		}
+	}
+}
+
+// spliceChunk is how much ReadFrom moves under one deadline: with writeStall,
+// a minimum rate of 2 KB/s.
+const spliceChunk = 128 << 10
+
+// ReadFrom keeps sendfile and splice for net/http.
+func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
+	left := int64(math.MaxInt64)
+	if l, ok := r.(*io.LimitedReader); ok { // splice sees through one limit only
+		r, left = l.R, l.N
+		defer func() { l.N -= total }()
+	}
+	for left > 0 {
+		chunk := min(left, spliceChunk)
+		c.armWrite()
+		n, err := io.Copy(c.Conn, &io.LimitedReader{R: r, N: chunk})
+		total, left = total+n, left-n
+		if err != nil || n < chunk {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// armWrite arms the write deadline, anew only when it has moved by a quarter,
+// unless somebody else has set one.
+func (c *conn) armWrite() {
+	if c.bound.Load() {
+		return
+	}
+	now := time.Now()
+	if c.armed.Load()-now.UnixNano() < int64(writeStall*3/4) {
+		deadline := now.Add(writeStall)
+		c.armed.Store(deadline.UnixNano())
+		_ = c.Conn.SetWriteDeadline(deadline)
+	}
+}
+
+// SetDeadline sets both deadlines; see SetWriteDeadline.
+func (c *conn) SetDeadline(t time.Time) error {
+	c.bound.Store(!t.IsZero())
+	c.armed.Store(0)
+	return c.Conn.SetDeadline(t)
+}
+
+// SetWriteDeadline takes the write deadline over from the connection; the
+// zero time gives it back.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.bound.Store(!t.IsZero())
+	c.armed.Store(0)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// CloseWrite half-closes connections that can.
+func (c *conn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return c.Close()
+}
+
+// Close closes the connection and takes it out of the server's count, once.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	if c.closed.CompareAndSwap(false, true) {
+		c.s.leave(c)
+	}
+	return err
+}

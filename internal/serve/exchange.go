@@ -1,0 +1,294 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// maxTargets bounds how many targets one exchange tries, maxInterim how many
+// 1xx responses it relays; both as in the full lane.
+const (
+	maxTargets = 3
+	maxInterim = 32
+)
+
+// exchange forwards the request that head parsed and route routed.
+func (x *exchange) exchange() step {
+	f := x.hit.Upstream
+	x.begin()
+	next := end
+	if f.Enter() {
+		next = x.forward(f)
+		f.Leave()
+	} else {
+		next = x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
+			Reason: "destination_unavailable", Err: forward.ErrDraining})
+	}
+	x.finish()
+	return next
+}
+
+// begin resets what the last exchange left.
+func (x *exchange) begin() {
+	x.start = time.Now()
+	x.fail, x.sent = nil, false
+	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
+	x.tried = x.tried[:0]
+	x.rec = forward.Record{Start: x.start}
+	x.upload.reset(x)
+	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
+	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded
+	x.hop.Client = x.c.peer.Addr
+	if x.c.trusted {
+		x.hop.Client = x.clientIP()
+	}
+}
+
+func (x *exchange) forward(f *forward.Forwarder) step {
+	up := x.reach(f)
+	if up == nil {
+		return x.answer(x.fail)
+	}
+	defer x.target.End()
+	next := x.respond(f, up)
+	x.c.unwatch()
+	return next
+}
+
+// reach sends the request to targets until one begins to answer; nil means
+// that x.fail says why none did. The answering target is counted in.
+func (x *exchange) reach(f *forward.Forwarder) *pool.Conn {
+	for {
+		t := f.LessBusy(x.tried)
+		if t == nil {
+			x.fail = &forward.Failure{Op: "pick", Side: forward.SideUpstream, Status: http.StatusServiceUnavailable,
+				Reason: "destination_unavailable", Err: errNoTarget}
+			return nil
+		}
+		x.target = t
+		x.rec.Target = t.Name
+		x.rec.Attempts++
+		t.Begin()
+		up, err := x.ask(f, t)
+		if err == nil {
+			return up
+		}
+		t.End()
+		x.c.unwatch()
+		x.fail = x.classify(f, err)
+		var ae *forward.AttemptError
+		x.tried = append(x.tried, t)
+		if !errors.As(err, &ae) || ae.Wrote || x.fail.Side != forward.SideUpstream || len(x.tried) >= min(maxTargets, len(f.Targets())) {
+			return nil
+		}
+	}
+}
+
+var errNoTarget = errors.New("no target left")
+
+// ask sends the request to t and waits for the first bytes of the answer. A
+// kept connection that turns out dead is replaced, which is safe when nothing
+// was written, and for idempotent requests that are whole in x.out when
+// nothing was answered (RFC 9110, 9.2.2).
+func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
+	x.out = f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received)
+	if err := x.upload.inline(); err != nil {
+		return nil, err
+	}
+	for {
+		up := t.Pool.Take()
+		if up == nil {
+			break
+		}
+		err := x.send(f, up)
+		if err == nil {
+			return up, nil
+		}
+		retry := !up.Wrote() || x.replayable() && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
+		up.Close()
+		if !retry {
+			return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+		}
+		if up.Wrote() {
+			break // the others are probably as dead: once more, on a fresh one
+		}
+	}
+	up, err := x.open(f, t)
+	if err != nil {
+		return nil, err
+	}
+	if err := x.send(f, up); err != nil {
+		wrote := up.Wrote()
+		up.Close()
+		return nil, &forward.AttemptError{Op: "read", Wrote: wrote, Err: err}
+	}
+	return up, nil
+}
+
+// open dials a new connection to t.
+func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
+	start := time.Now()
+	ctx := context.Background()
+	if f.DialTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.DialTimeout)
+		defer cancel()
+	}
+	up, err := t.Pool.Open(ctx)
+	x.rec.Dial += time.Since(start)
+	if err == nil {
+		return up, nil
+	}
+	var handshake *pool.HandshakeError
+	if errors.As(err, &handshake) {
+		return nil, &forward.AttemptError{Op: "handshake", Err: handshake.Err}
+	}
+	return nil, &forward.AttemptError{Op: "dial", Err: err}
+}
+
+// send writes the request to up and waits for the first bytes of the answer.
+func (x *exchange) send(f *forward.Forwarder, up *pool.Conn) error {
+	x.c.watch(up.Lease(), x.hit.Life, f)
+	if d := f.ResponseHeaderTimeout; d > 0 {
+		deadline := x.start.Add(x.rec.Dial + d)
+		_ = up.SetReadDeadline(deadline)
+		_ = up.SetWriteDeadline(deadline)
+	}
+	if !x.upload.pending {
+		return up.Ask(x.out)
+	}
+	if err := up.Send(x.out); err != nil {
+		return err
+	}
+	x.upload.start(up)
+	return up.Fill()
+}
+
+// replayable reports whether the request may be sent a second time.
+func (x *exchange) replayable() bool {
+	if x.upload.pending {
+		return false
+	}
+	switch string(x.req.Method) {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// classify turns an attempt's error into the exchange's failure.
+func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
+	fail := &forward.Failure{Op: "read", Target: x.target.Name, Side: forward.SideUpstream, Err: err}
+	var ae *forward.AttemptError
+	if errors.As(err, &ae) {
+		fail.Op, fail.Err = ae.Op, ae.Err
+	}
+	var protocol *h1.Refusal
+	uploadErr := x.upload.failed()
+	switch {
+	case uploadErr != nil:
+		fail.Side, fail.Err = forward.SideClient, uploadErr
+		fail.Status, fail.Reason = uploadStatus(uploadErr), "http_request_error"
+	case x.c.left():
+		fail.Side, fail.Status, fail.Reason = forward.SideClient, forward.StatusClientClosed, "connection_terminated"
+	case f.Killed() || x.c.ended():
+		fail.Side, fail.Status, fail.Reason = forward.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+	case errors.As(fail.Err, &protocol), errors.Is(fail.Err, errProtocol):
+		fail.Status, fail.Reason = http.StatusBadGateway, "http_protocol_error"
+	default:
+		fail.Status, fail.Reason = forward.Reason(fail.Op, fail.Err)
+	}
+	return fail
+}
+
+// errProtocol is wrapped by what a target must not answer.
+var errProtocol = errors.New("protocol error")
+
+// clientIP is who the request is from, behind the trusted proxies.
+func (x *exchange) clientIP() netip.Addr {
+	x.received.Reset()
+	for i := range x.req.Fields {
+		x.received.Note(header.Classify(x.req.Fields[i].Name), x.req.Fields[i].Value)
+	}
+	return header.ClientIP(x.c.peer, x.c.s.Lane.Trusted, x.received.For)
+}
+
+// finish completes the record and shows it when somebody wants to see it.
+func (x *exchange) finish() {
+	lane := x.c.s.Lane
+	if !lane.Always && x.fail == nil {
+		return
+	}
+	r := &x.rec
+	r.Duration = time.Since(x.start)
+	r.Client, r.Peer = x.hop.Client, x.c.peer.Addr
+	r.Proto, r.Scheme, r.Pattern = "HTTP/1.1", x.c.scheme(), x.hit.Pattern
+	r.Method, r.Host, r.Path = view(x.req.Method), view(x.req.Host), view(x.req.Path)
+	if len(x.req.Query) > 0 {
+		r.Query = view(x.req.Query[1:])
+	}
+	if x.fail != nil {
+		r.Err = x.fail
+	}
+	lane.End(r)
+}
+
+// answer sends the proxy's own reply for fail.
+func (x *exchange) answer(fail *forward.Failure) step {
+	x.fail = fail
+	x.rec.Status = fail.Status
+	unread := !x.upload.settle()
+	if fail.Status == forward.StatusClientClosed {
+		x.takeBack()
+		return end
+	}
+	last := x.last || unread || fail.Side == forward.SideClient
+	x.reply(fail.Status, fail.Reason, last)
+	x.r += x.upload.took
+	x.takeBack()
+	switch {
+	case unread || fail.Side == forward.SideClient:
+		return linger
+	case last:
+		return end
+	}
+	return again
+}
+
+// reply sends a whole answer of the proxy's own.
+func (x *exchange) reply(status int, reason string, last bool) {
+	head := string(x.req.Method) == "HEAD"
+	x.out = forward.AppendReply(x.out[:0], head, status, reason, last)
+	_, _ = x.c.stream().Write(x.out)
+}
+
+// abort ends an exchange whose response has begun: the client must see that it
+// is cut off, so there is no close_notify and no last chunk.
+func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
+	up.Close()
+	x.upload.settle()
+	x.takeBack()
+	x.fail = &forward.Failure{Op: "copy", Target: x.target.Name, Side: side, Status: x.rec.Status,
+		Reason: "http_response_incomplete", Err: err}
+	switch {
+	case side == forward.SideClient || x.c.left():
+		x.fail.Side, x.rec.Status = forward.SideClient, forward.StatusClientClosed
+	case x.hit.Upstream.Killed() || x.c.ended():
+		x.fail.Side = forward.SideDrain
+	}
+	x.c.cut()
+	return end
+}
+
+func protocolError(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{errProtocol}, args...)...)
+}

@@ -1,0 +1,282 @@
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// The fast lane: one goroutine reads a request, finds its route, asks the
+// target and copies the answer. What is merely unusual goes to net/http, with
+// its bytes; what is forbidden is refused here.
+//
+// Hot path: no allocation per request; while a connection waits for its next
+// request it holds no buffer.
+
+// A Lane is what the fast lane needs to know of the router.
+type Lane struct {
+	// Route finds who serves a canonical host and a path. It reports false
+	// for what the full lane must serve, refusals included.
+	Route func(host, path string, state *tls.ConnectionState) (Hit, bool)
+
+	Trusted []netip.Prefix // peers whose forwarding fields count
+
+	// End is shown the record of each exchange, if Always, or of each failed
+	// one. The record and its strings are valid only during the call.
+	End    func(*forward.Record)
+	Always bool
+}
+
+// A Hit is a route that the fast lane can serve.
+type Hit struct {
+	Upstream *forward.Forwarder
+	Pattern  string
+	Life     context.Context // the route's
+}
+
+// A step is what a connection does after an exchange.
+type step uint8
+
+const (
+	again    step = iota // wait for the next request
+	end                  // close
+	linger               // close, after what the client still sends
+	transfer             // net/http goes on, with the bytes read so far
+)
+
+// bufferSize is how much of what a client sends can be held.
+const bufferSize = h1.DefaultMaxHead
+
+// An exchange is everything one exchange needs, in one piece that is lent to
+// a connection while it is not idle.
+type exchange struct {
+	c *conn
+
+	in   [bufferSize]byte
+	r, w int // in[r:w] is unread
+
+	out      []byte // the head on its way, with what of the body goes along
+	host     []byte
+	req      h1.Request
+	res      h1.Response
+	received header.Received[[]byte]
+	hop      header.Hop
+
+	hit    Hit
+	start  time.Time
+	rec    forward.Record
+	fail   *forward.Failure
+	sent   bool // the response has begun
+	last   bool // the connection closes after the response
+	tried  []*forward.Target
+	target *forward.Target
+	upload upload
+	chunks h1.Chunks // of the response
+}
+
+var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0, 4<<10)} }}
+
+// maxKeptOut is the largest output buffer that goes back to the pool.
+const maxKeptOut = 64 << 10
+
+func (x *exchange) release() {
+	x.c, x.hit, x.target, x.fail = nil, Hit{}, nil, nil
+	x.rec = forward.Record{}
+	clear(x.tried)
+	x.tried = x.tried[:0]
+	if cap(x.out) > maxKeptOut {
+		x.out = make([]byte, 0, 4<<10)
+	}
+	exchanges.Put(x)
+}
+
+// run serves requests until the connection ends or net/http takes it.
+func (c *conn) run() {
+	var x *exchange
+	for {
+		if x == nil || x.r == x.w {
+			if x != nil {
+				x.release()
+			}
+			if x = c.await(); x == nil {
+				c.shut()
+				return
+			}
+		}
+		switch x.serve() {
+		case again:
+		case end:
+			x.release()
+			c.shut()
+			return
+		case linger:
+			x.release()
+			c.lingerClose()
+			return
+		case transfer:
+			ahead := append([]byte(nil), x.in[x.r:x.w]...)
+			x.release()
+			c.transfer(ahead)
+			return
+		}
+	}
+}
+
+// await waits for the first bytes of a request without holding a buffer, and
+// returns them in an exchange; nil when the connection is to end.
+func (c *conn) await() *exchange {
+	if !c.rest() {
+		return nil
+	}
+	var x *exchange
+	if c.tls != nil {
+		x = c.awaitTLS()
+	} else if c.readable != nil {
+		c.x = nil
+		if err := c.raw.Read(c.readable); err == nil {
+			x, c.x = c.x, nil
+		}
+	} else {
+		x = exchanges.Get().(*exchange)
+		n, err := c.Conn.Read(x.in[:])
+		x.r, x.w = 0, n
+		if err != nil && n == 0 {
+			x.release()
+			x = nil
+		}
+	}
+	c.unrest()
+	if x != nil {
+		x.c = c
+	}
+	return x
+}
+
+// awaitTLS waits for one byte, into the connection itself; the rest of the
+// record is then read without waiting.
+func (c *conn) awaitTLS() *exchange {
+	n, err := c.tls.Read(c.first[:])
+	if n == 0 || err != nil {
+		return nil
+	}
+	x := exchanges.Get().(*exchange)
+	x.in[0] = c.first[0]
+	x.r, x.w = 0, 1
+	return x
+}
+
+// more reads more of the client's bytes behind those in the buffer.
+func (x *exchange) more() error {
+	if x.r > 0 {
+		x.w = copy(x.in[:], x.in[x.r:x.w])
+		x.r = 0
+	}
+	if x.w == len(x.in) {
+		return errBufferFull
+	}
+	n, err := x.c.stream().Read(x.in[x.w:])
+	x.w += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+var errBufferFull = errors.New("buffer full")
+
+// serve reads a request head and serves it.
+func (x *exchange) serve() step {
+	n, what := x.head()
+	if what != again {
+		return what
+	}
+	if !x.route() {
+		return transfer
+	}
+	x.r += n
+	return x.exchange()
+}
+
+// head parses the head at the start of the buffer, reading more as needed.
+// again means that it is complete and n bytes long.
+func (x *exchange) head() (n int, next step) {
+	x.req.MaxHead = x.c.s.MaxHeaderBytes
+	slow := false
+	for {
+		n, err := x.req.Parse(x.in[x.r:x.w])
+		switch err {
+		case nil:
+			if x.req.Nominates {
+				return 0, transfer
+			}
+			return n, again
+		case h1.ErrUnusual:
+			return 0, transfer
+		case h1.ErrMore:
+			if !slow {
+				slow = true
+				x.c.readBy(x.c.s.ReadHeaderTimeout)
+			}
+			if err := x.more(); err == errBufferFull {
+				x.req.Reset()
+				return 0, transfer // net/http reads longer heads, or refuses them
+			} else if err != nil {
+				x.req.Reset()
+				return 0, x.lateHead(err)
+			}
+		default:
+			x.req.Reset()
+			return 0, x.refuse(err)
+		}
+	}
+}
+
+// lateHead answers a head that did not come to its end.
+func (x *exchange) lateHead(err error) step {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		x.reply(408, "http_request_error", true)
+	}
+	return end
+}
+
+// refuse answers a head that must not be forwarded by any lane.
+func (x *exchange) refuse(err error) step {
+	status := 400
+	var refusal *h1.Refusal
+	if errors.As(err, &refusal) {
+		status = refusal.Status
+	}
+	x.reply(status, "http_request_error", true)
+	if x.c.s.Lane.Always {
+		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
+			Peer: x.c.peer.Addr, Status: status,
+			Err: &forward.Failure{Op: "read", Side: forward.SideClient, Err: err}}
+		x.c.s.Lane.End(&x.rec)
+	}
+	return linger
+}
+
+// route finds who serves the request; false means the full lane.
+func (x *exchange) route() bool {
+	host, ok := hostname.AppendCanonical(x.host[:0], x.req.Host)
+	x.host = host
+	if !ok {
+		return false
+	}
+	x.hit, ok = x.c.s.Lane.Route(view(host), view(x.req.Path), x.c.state)
+	return ok && x.hit.Upstream.Fast()
+}
+
+// view is b as a string, valid as long as b is not changed.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

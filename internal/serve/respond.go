@@ -1,0 +1,291 @@
+package serve
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// respond copies the answer that has begun to arrive on up to the client.
+func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn) step {
+	n, err := x.readHead(f, up)
+	if err != nil {
+		up.Close()
+		return x.answer(x.classify(f, &forward.AttemptError{Op: "read", Wrote: true, Err: err}))
+	}
+	x.rec.FirstByte = time.Since(x.start) - x.rec.Dial
+	x.rec.Status = x.res.Status
+	if x.upload.running && !x.upload.nearlySent() {
+		x.last = true // an early answer: the rest of the body is not for us to find the end of
+	}
+	method := view(x.req.Method)
+	framing := x.res.Framing(method)
+	sent := framing
+	if framing == h1.UntilClose {
+		sent = h1.ChunkedBody
+	}
+	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.last)
+	keep := x.res.Persistent(method)
+	up.Discard(n)
+
+	side, err := x.copyBody(f, up, framing)
+	if err != nil {
+		return x.abort(up, side, err)
+	}
+	return x.conclude(up, keep)
+}
+
+// conclude decides what becomes of both connections after a whole response.
+func (x *exchange) conclude(up *pool.Conn, keep bool) step {
+	x.c.unwatch() // before the connection can serve somebody else
+	whole := x.upload.settle()
+	if keep && whole {
+		up.Put()
+	} else {
+		up.Close()
+	}
+	x.rec.RequestBytes = x.upload.total.Load()
+	x.r += x.upload.took
+	x.takeBack()
+	switch {
+	case !whole, x.last && x.r < x.w:
+		return linger
+	case x.last:
+		return end
+	}
+	return again
+}
+
+// readHead reads the head of the final response, whose length it returns, and
+// relays interim ones before it.
+func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
+	x.res.Reset()
+	x.res.MaxHead = pool.BufferSize
+	for interim := 0; ; {
+		n, err := x.res.Parse(up.Buffered())
+		switch {
+		case err == h1.ErrMore:
+			if err := up.Fill(); err != nil {
+				if errors.Is(err, pool.ErrBufferFull) {
+					err = protocolError("response head too large")
+				}
+				return 0, err
+			}
+		case err != nil:
+			return 0, err
+		case x.res.Status == http.StatusSwitchingProtocols:
+			return 0, protocolError("101 that nobody asked for")
+		case x.res.Status >= 200:
+			return n, nil
+		default:
+			if interim++; interim > maxInterim {
+				return 0, protocolError("more than %d interim responses", maxInterim)
+			}
+			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the full lane's
+				x.out = f.AppendInterim(x.out[:0], &x.res)
+				if _, err := x.c.stream().Write(x.out); err != nil {
+					x.c.gone.Store(true)
+					return 0, err
+				}
+			}
+			up.Discard(n)
+		}
+	}
+}
+
+// copyBody sends x.out, which holds the head, and the body. An error comes
+// with the side that caused it.
+func (x *exchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (forward.Side, error) {
+	_ = up.SetReadDeadline(time.Time{})
+	switch framing {
+	case h1.SizedBody:
+		return x.copySized(f, up)
+	case h1.ChunkedBody:
+		return x.copyChunked(f, up)
+	case h1.UntilClose:
+		return x.copyUntilClose(f, up)
+	}
+	return forward.SideClient, x.flush()
+}
+
+// flush sends x.out.
+func (x *exchange) flush() error {
+	x.sent = true
+	_, err := x.c.stream().Write(x.out)
+	x.out = x.out[:0]
+	return err
+}
+
+// pages hold what of a large body is on its way.
+var pages = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// spliceMin is the size from which a body is worth the extra system calls of
+// splice(2).
+const spliceMin = 32 << 10
+
+// copySized copies a body of known length.
+func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+	left := x.res.ContentLength
+	first := up.Buffered()
+	first = first[:min(int64(len(first)), left)]
+	x.out = append(x.out, first...)
+	up.Discard(len(first))
+	left -= int64(len(first))
+	x.rec.ResponseBytes = int64(len(first))
+	if err := x.flush(); err != nil {
+		return forward.SideClient, err
+	}
+	if left >= spliceMin && x.c.tcp != nil && up.TLS() == nil {
+		n, err := x.splice(f, up, left)
+		left -= n
+		if err != nil {
+			return x.blame(err), err
+		}
+	}
+	if left == 0 {
+		return "", nil
+	}
+	page := pages.Get().(*[64 << 10]byte)
+	defer pages.Put(page)
+	for left > 0 {
+		x.idle(f, up)
+		n, err := up.Read(page[:min(int64(len(page)), left)])
+		if n == 0 {
+			return forward.SideUpstream, early(err)
+		}
+		left -= int64(n)
+		x.rec.ResponseBytes += int64(n)
+		if _, err := x.c.stream().Write(page[:n]); err != nil {
+			return forward.SideClient, err
+		}
+	}
+	return "", nil
+}
+
+// splice moves n bytes within the kernel where it can, and returns how many.
+func (x *exchange) splice(f *forward.Forwarder, up *pool.Conn, n int64) (moved int64, err error) {
+	for moved < n {
+		x.idle(f, up)
+		x.c.armWrite()
+		want := min(n-moved, spliceChunk)
+		m, err := up.SpliceTo(x.c.tcp, want)
+		moved += m
+		x.rec.ResponseBytes += m
+		if err != nil {
+			return moved, err
+		}
+		if m == 0 {
+			return moved, nil // not here: the caller copies
+		}
+	}
+	return moved, nil
+}
+
+// blame says whose fault a failed splice is.
+func (x *exchange) blame(err error) forward.Side {
+	if x.c.left() || x.c.peekGone() {
+		return forward.SideClient
+	}
+	return forward.SideUpstream
+}
+
+// copyChunked copies a chunked body, chunk by chunk as it comes.
+func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+	x.chunks.Reset()
+	x.c.streaming.Store(true)
+	defer x.c.streaming.Store(false)
+	for {
+		data, n, err := x.chunks.Decode(up.Buffered())
+		x.appendChunk(data)
+		done := err == io.EOF
+		if done {
+			x.out = appendEnd(x.out, x.chunks.Trailers)
+		}
+		up.Discard(n)
+		if err != nil && !done {
+			return forward.SideUpstream, err
+		}
+		if len(x.out) > 0 {
+			if err := x.flush(); err != nil {
+				return forward.SideClient, err
+			}
+		}
+		if done {
+			return "", nil
+		}
+		x.idle(f, up)
+		if err := up.Fill(); err != nil {
+			return forward.SideUpstream, early(err)
+		}
+	}
+}
+
+// copyUntilClose copies a body that ends with its connection, as chunks.
+func (x *exchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+	x.c.streaming.Store(true)
+	defer x.c.streaming.Store(false)
+	for {
+		data := up.Buffered()
+		x.appendChunk(data)
+		up.Discard(len(data))
+		if err := x.flush(); err != nil {
+			return forward.SideClient, err
+		}
+		x.idle(f, up)
+		err := up.Fill()
+		if err == io.EOF {
+			x.out = appendEnd(x.out, nil)
+			return forward.SideClient, x.flush()
+		}
+		if err != nil {
+			return forward.SideUpstream, err
+		}
+	}
+}
+
+// appendChunk appends data, unless empty, as one chunk to x.out.
+func (x *exchange) appendChunk(data []byte) {
+	if len(data) == 0 {
+		return
+	}
+	x.rec.ResponseBytes += int64(len(data))
+	x.out = h1.AppendChunkHeader(x.out, len(data))
+	x.out = append(x.out, data...)
+	x.out = append(x.out, "\r\n"...)
+}
+
+// appendEnd appends the last chunk with the trailers that may pass.
+func appendEnd(dst []byte, trailers []h1.Field) []byte {
+	kept := trailers[:0]
+	for _, t := range trailers {
+		if !header.ForbiddenTrailer(t.Name) {
+			kept = append(kept, t)
+		}
+	}
+	return h1.AppendLastChunk(dst, kept)
+}
+
+// idle bounds the next wait for the target's bytes.
+func (x *exchange) idle(f *forward.Forwarder, up *pool.Conn) {
+	if f.IdleTimeout > 0 {
+		_ = up.SetReadDeadline(time.Now().Add(f.IdleTimeout))
+	}
+}
+
+// early is the error of a body that ended before its time.
+func early(err error) error {
+	if err == nil || err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

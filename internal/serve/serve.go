@@ -1,0 +1,217 @@
+// Package serve owns the front connections: accepting, handshakes, the two
+// lanes, limits and drain.
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+// A Server serves one listener. Durations and limits of zero mean no bound.
+// It serves once.
+type Server struct {
+	Handler http.Handler // the full lane
+	TLS     *tls.Config  // nil serves plain HTTP
+	Log     *slog.Logger
+
+	ReadHeaderTimeout time.Duration // from the first byte of a request to the end of its head
+	IdleTimeout       time.Duration // between requests on a connection
+	HandshakeTimeout  time.Duration
+	DrainTimeout      time.Duration
+	MaxHeaderBytes    int
+	MaxConns          int
+	MaxHandshakes     int
+	Lane              *Lane // nil serves everything by Handler
+
+	http       *http.Server
+	full       *handover
+	handshakes chan struct{}
+	draining   context.Context
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	gone  chan struct{} // closed when draining and conns is empty
+	open  atomic.Int64
+
+	clock   atomic.Int64 // unix nanoseconds, moved by the sweeper
+	sweeper sync.WaitGroup
+}
+
+// writeStall is how long a write to a client may make no progress.
+const writeStall = time.Minute
+
+// ErrDrainTimeout is returned by Serve when connections had to be cut.
+var ErrDrainTimeout = errors.New("drain timeout: connections were cut")
+
+// Serve accepts connections from ln until ctx is done, then drains: it stops
+// accepting, lets requests end, closes upgraded connections politely, and
+// cuts what is left at DrainTimeout. It closes ln and returns nil after a
+// clean drain.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	drain := s.start(ln)
+	defer drain()
+	fullDone := make(chan error, 1)
+	go s.serveFull(fullDone)
+	swept := make(chan struct{})
+	if s.Lane != nil {
+		s.clock.Store(time.Now().UnixNano())
+		s.sweeper.Add(1)
+		go s.sweep(swept)
+	}
+
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	err := s.accept(ctx, ln)
+	ln.Close()
+	drain()
+	if e := s.drain(); err == nil {
+		err = e
+	}
+	s.full.Close()
+	<-fullDone
+	close(swept)
+	s.sweeper.Wait()
+	return err
+}
+
+// start prepares the inner state; the returned function begins the drain.
+func (s *Server) start(ln net.Listener) context.CancelFunc {
+	draining, drain := context.WithCancel(context.Background())
+	s.draining = draining
+	s.conns = make(map[*conn]struct{})
+	s.gone = make(chan struct{})
+	s.full = newHandover(ln.Addr())
+	if s.MaxHandshakes > 0 {
+		s.handshakes = make(chan struct{}, s.MaxHandshakes)
+	}
+	base := forward.WithDrain(context.Background(), draining)
+	s.http = &http.Server{
+		Handler:           s.Handler,
+		ReadHeaderTimeout: s.ReadHeaderTimeout,
+		IdleTimeout:       s.IdleTimeout,
+		MaxHeaderBytes:    s.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return base },
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 250,
+			MaxReadFrameSize:     16 << 10,
+			WriteByteTimeout:     writeStall,
+			SendPingTimeout:      s.IdleTimeout,
+			PingTimeout:          15 * time.Second,
+		},
+	}
+	return drain
+}
+
+func (s *Server) serveFull(done chan<- error) { done <- s.http.Serve(s.full) }
+
+// accept serves connections until the listener is closed or broken.
+func (s *Server) accept(ctx context.Context, ln net.Listener) error {
+	var backoff time.Duration
+	for {
+		raw, err := ln.Accept()
+		if err == nil {
+			backoff = 0
+			s.admit(raw)
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !temporary(err) {
+			return err
+		}
+		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
+		s.Log.Warn("accept failed", "cause", err, "retry", backoff)
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// temporary reports whether accepting may work again: the machine is short of
+// descriptors or memory, or the client was gone already.
+func temporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+// admit takes a connection in, or closes it when there are too many.
+func (s *Server) admit(raw net.Conn) {
+	if s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
+		raw.Close()
+		return
+	}
+	c := &conn{Conn: raw, s: s}
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	s.open.Add(1)
+	go c.serve()
+}
+
+// leave takes a closed connection out.
+func (s *Server) leave(c *conn) {
+	s.open.Add(-1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if s.draining.Err() != nil && len(s.conns) == 0 {
+		s.goneOnce()
+	}
+}
+
+// goneOnce closes gone. s.mu is held.
+func (s *Server) goneOnce() {
+	select {
+	case <-s.gone:
+	default:
+		close(s.gone)
+	}
+}
+
+// drain waits for the connections to end, and cuts them at DrainTimeout.
+func (s *Server) drain() error {
+	ctx := context.Background()
+	if s.DrainTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.DrainTimeout)
+		defer cancel()
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		c.wake()
+	}
+	if len(s.conns) == 0 {
+		s.goneOnce()
+	}
+	s.mu.Unlock()
+	_ = s.http.Shutdown(ctx) // does not see hijacked connections; gone does
+	select {
+	case <-s.gone:
+		return nil
+	case <-ctx.Done():
+	}
+	s.http.Close()
+	s.mu.Lock()
+	left := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		left = append(left, c)
+	}
+	s.mu.Unlock()
+	for _, c := range left {
+		c.Close()
+	}
+	return ErrDrainTimeout
+}

@@ -1,0 +1,72 @@
+//go:build unix
+
+package serve
+
+import "syscall"
+
+// canTry: sockets are non-blocking and can be read by their number.
+const canTry = true
+
+// tryRead reads the socket without waiting, into an exchange that it keeps
+// only if there was something; raw.Read calls it until it reports true.
+func (c *conn) tryRead(fd uintptr) bool {
+	x := exchanges.Get().(*exchange)
+	n, err := sysRead(fd, x.in[:])
+	if n > 0 {
+		x.r, x.w = 0, n
+		c.x = x
+		return true
+	}
+	exchanges.Put(x)
+	return err != syscall.EAGAIN
+}
+
+// sysRead is read(2), past interrupts.
+func sysRead(fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(int(fd), p)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// readNow reads into p what has come on a plain connection, without waiting;
+// 0 or less means nothing.
+func (c *conn) readNow(p []byte) (n int) {
+	if c.readable == nil {
+		return 0
+	}
+	_ = c.raw.Read(func(fd uintptr) bool {
+		n, _ = sysRead(fd, p)
+		return true
+	})
+	return n
+}
+
+// tlsAlert and tlsGoodbye are how a client says that it leaves: an alert, or
+// under TLS 1.3 a record just as long as one.
+const (
+	tlsAlert   = 0x15
+	tlsGoodbye = 2 + 1 + 16
+)
+
+// peekGone reports whether the client has closed its side or reset the
+// connection, without taking any of its bytes.
+func (c *conn) peekGone() (gone bool) {
+	if c.raw == nil {
+		return false
+	}
+	err := c.raw.Control(func(fd uintptr) {
+		var p [5]byte
+		n, _, err := syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		switch {
+		case err == syscall.EAGAIN, err == syscall.EINTR:
+		case err != nil, n == 0:
+			gone = true
+		case c.tls != nil && n == 5:
+			gone = p[0] == tlsAlert || int(p[3])<<8|int(p[4]) == tlsGoodbye
+		}
+	})
+	return gone || err != nil
+}

@@ -1,0 +1,308 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// An upload is the request body on its way to the target. What is in the
+// client buffer already goes out with the head; only a body that is not whole
+// by then gets a goroutine, for as long as it streams, so that an early answer
+// is seen.
+type upload struct {
+	x *exchange
+
+	took    int  // bytes of x.in that belong to the body
+	pending bool // the body goes on behind those
+	running bool // the goroutine was started and has not been waited for
+
+	data   []byte // of a chunked body: what was decoded from x.in
+	chunks h1.Chunks
+	end    error // of a chunked body in x.in: nil, io.EOF or what is wrong
+	left   int64 // of a sized body: bytes that have not been read yet
+
+	fetched int // bytes of a sized body that fetch put into buf
+
+	up    *pool.Conn
+	lease pool.Lease
+	buf   *uploadBuffer
+	over  []byte // bytes behind the body, in buf
+	sent  atomic.Bool
+	total atomic.Int64
+	fault atomic.Pointer[error] // what the client did wrong
+	done  chan struct{}
+}
+
+type uploadBuffer struct {
+	in  [32 << 10]byte
+	out []byte
+}
+
+var uploadBuffers = sync.Pool{New: func() any { return &uploadBuffer{out: make([]byte, 0, 33<<10)} }}
+
+// bodyStall is how long a client may send nothing of a body that it announced.
+const bodyStall = time.Minute
+
+// A sized body slower than minBodyRate bytes per second, after minBodyGrace,
+// is cut off.
+const (
+	minBodyRate  = 240
+	minBodyGrace = 10 * time.Second
+)
+
+// maxInline is the largest rest of a body that is fetched without a goroutine
+// when the client has sent it already.
+const maxInline = 32 << 10
+
+var errSlow = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
+
+// reset looks at what of the body is in x.in[x.r:x.w].
+func (u *upload) reset(x *exchange) {
+	u.x, u.took, u.pending, u.running, u.left, u.fetched = x, 0, false, false, 0, 0
+	u.data, u.end, u.over, u.up, u.buf = nil, nil, nil, nil, nil
+	u.sent.Store(false)
+	u.total.Store(0)
+	u.fault.Store(nil)
+	switch x.req.Framing() {
+	case h1.SizedBody:
+		u.took = int(min(int64(x.w-x.r), x.req.ContentLength))
+		u.left = x.req.ContentLength - int64(u.took)
+		u.pending = u.left > 0
+		u.total.Store(int64(u.took))
+	case h1.ChunkedBody:
+		u.chunks.Reset()
+		u.data, u.took, u.end = u.chunks.Decode(x.in[x.r:x.w])
+		u.pending = u.end == nil
+		u.total.Store(int64(len(u.data)))
+	}
+}
+
+// inline appends to x.out, behind the head, what of the body has come.
+func (u *upload) inline() error {
+	x := u.x
+	switch x.req.Framing() {
+	case h1.SizedBody:
+		x.out = append(x.out, x.in[x.r:x.r+u.took]...)
+		if u.pending && u.left <= maxInline {
+			u.fetch()
+		}
+		if u.fetched > 0 {
+			x.out = append(x.out, u.buf.in[:u.fetched]...)
+		}
+	case h1.ChunkedBody:
+		if u.end != nil && u.end != io.EOF {
+			u.fault.Store(&u.end)
+			return u.end
+		}
+		x.out = appendData(x.out, u.data)
+		if u.end == io.EOF {
+			x.out = appendEnd(x.out, u.chunks.Trailers)
+		}
+	}
+	return nil
+}
+
+// fetch reads, without waiting, what the client has sent of a short rest.
+func (u *upload) fetch() {
+	if u.buf == nil {
+		u.buf = uploadBuffers.Get().(*uploadBuffer)
+	}
+	for u.left > 0 {
+		n := u.x.c.readNow(u.buf.in[u.fetched : u.fetched+int(u.left)])
+		if n <= 0 {
+			break
+		}
+		u.fetched += n
+		u.left -= int64(n)
+		u.total.Add(int64(n))
+	}
+	u.pending = u.left > 0
+}
+
+func appendData(dst, data []byte) []byte {
+	if len(data) == 0 {
+		return dst
+	}
+	dst = h1.AppendChunkHeader(dst, len(data))
+	dst = append(dst, data...)
+	return append(dst, "\r\n"...)
+}
+
+// start streams the rest of the body to up.
+func (u *upload) start(up *pool.Conn) {
+	u.up, u.lease, u.running = up, up.Lease(), true
+	if u.buf == nil {
+		u.buf = uploadBuffers.Get().(*uploadBuffer)
+	}
+	u.done = make(chan struct{})
+	go u.run()
+}
+
+// run is the upload's goroutine.
+func (u *upload) run() {
+	defer close(u.done)
+	var err error
+	if u.x.req.Chunked {
+		err = u.runChunked()
+	} else {
+		err = u.runSized()
+	}
+	if err == nil {
+		u.sent.Store(true)
+		return
+	}
+	var client *clientError
+	if errors.As(err, &client) {
+		u.fault.Store(&client.error)
+		u.lease.Abort() // the answer to half a request is of no use
+	}
+}
+
+// A clientError is the client's fault, as against a failed write to the target.
+type clientError struct{ error }
+
+func (u *upload) runSized() error {
+	start := time.Now()
+	for u.left > 0 {
+		n, err := u.read(u.buf.in[:min(int64(len(u.buf.in)), u.left)])
+		if err != nil {
+			return err
+		}
+		u.left -= int64(n)
+		if u.left == 0 {
+			u.sent.Store(true) // as good as: see nearlySent
+		}
+		if _, err := u.up.Write(u.buf.in[:n]); err != nil {
+			u.sent.Store(false)
+			return err
+		}
+		if d := time.Since(start); d > minBodyGrace && float64(u.total.Load()) < minBodyRate*d.Seconds() {
+			return &clientError{errSlow}
+		}
+	}
+	return nil
+}
+
+func (u *upload) runChunked() error {
+	b := u.buf
+	in := b.in[:bufferSize] // what is behind the body must fit x.in
+	w := copy(in, u.x.in[u.x.r+u.took:u.x.w]) // the beginning of a trailer section
+	u.took = u.x.w - u.x.r
+	for {
+		data, n, err := u.chunks.Decode(in[:w])
+		u.total.Add(int64(len(data)))
+		b.out = appendData(b.out[:0], data)
+		if err == io.EOF {
+			b.out = appendEnd(b.out, u.chunks.Trailers)
+			u.over = in[n:w]
+		} else if err != nil {
+			return &clientError{err}
+		}
+		if len(b.out) > 0 {
+			if _, err := u.up.Write(b.out); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		w = copy(in, in[n:w])
+		m, err := u.read(in[w:])
+		if err != nil {
+			return err
+		}
+		w += m
+	}
+}
+
+// read reads from the client; its errors are the client's fault.
+func (u *upload) read(p []byte) (int, error) {
+	u.x.c.readBy(bodyStall)
+	n, err := u.x.c.stream().Read(p)
+	if n > 0 {
+		if !u.x.req.Chunked {
+			u.total.Add(int64(n))
+		}
+		return n, nil
+	}
+	if err == io.EOF {
+		err = errLeft
+	}
+	return 0, &clientError{err}
+}
+
+var errLeft = errors.New("client left in the middle of its body")
+
+// nearlySent reports whether the body has been read to its end. A target often
+// answers before the goroutine that wrote the last byte is scheduled again;
+// the moment that takes is waited for.
+func (u *upload) nearlySent() bool {
+	if !u.sent.Load() {
+		return false
+	}
+	select {
+	case <-u.done:
+		return u.sent.Load()
+	case <-time.After(100 * time.Millisecond):
+		return false
+	}
+}
+
+// failed returns what the client did wrong, or nil.
+func (u *upload) failed() error {
+	if p := u.fault.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// settle ends the upload and reports whether the body was read to its end.
+func (u *upload) settle() bool {
+	if u.running {
+		select {
+		case <-u.done:
+		default:
+			if !u.nearlySent() {
+				u.lease.Abort()
+				u.x.c.interrupt()
+			}
+			<-u.done
+		}
+		u.running = false
+		return u.sent.Load()
+	}
+	return !u.pending && (u.end == nil || u.end == io.EOF)
+}
+
+// takeBack makes what was read behind the body the next request's beginning.
+func (x *exchange) takeBack() {
+	u := &x.upload
+	if len(u.over) > 0 {
+		x.r, x.w = 0, copy(x.in[:], u.over)
+	}
+	if u.buf != nil {
+		uploadBuffers.Put(u.buf)
+		u.buf, u.over = nil, nil
+	}
+}
+
+// uploadStatus is the answer to a client whose body failed.
+func uploadStatus(err error) int {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout
+	case errors.Is(err, errLeft):
+		return forward.StatusClientClosed
+	}
+	return http.StatusBadRequest
+}

@@ -1,0 +1,152 @@
+package serve
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// watched is the part of a conn that its sweeper and the drain look at.
+type watched struct {
+	gone atomic.Bool // the client left
+	over atomic.Bool // the server, the route or the upstream ended the exchange
+
+	mu      sync.Mutex // guards what follows
+	resting bool       // waits for a request
+	woken   bool       // wake set a read deadline
+	busy    bool       // an exchange waits for its target
+	lease   pool.Lease
+	since   time.Time
+	life    context.Context
+	f       *forward.Forwarder
+	doomed  time.Time // when life was first seen to have ended
+
+	streaming atomic.Bool // the response has no known end
+}
+
+// rest begins the wait for the next request; false means that the server
+// drains and no request is wanted any more.
+func (c *conn) rest() bool {
+	c.readBy(c.s.IdleTimeout)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resting = true
+	return c.s.draining.Err() == nil
+}
+
+// unrest ends it.
+func (c *conn) unrest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resting = false
+	if c.woken {
+		c.woken = false
+		c.readArmed = time.Time{}
+		_ = c.Conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// wake ends the wait for a request when the server drains.
+func (c *conn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.resting {
+		c.woken = true
+		c.interrupt()
+	}
+}
+
+// watch lets the sweeper end an exchange that waits for its target.
+func (c *conn) watch(l pool.Lease, life context.Context, f *forward.Forwarder) {
+	c.mu.Lock()
+	c.busy, c.lease, c.life, c.f = true, l, life, f
+	c.since, c.doomed = c.s.now(), time.Time{}
+	c.mu.Unlock()
+}
+
+// unwatch ends watch.
+func (c *conn) unwatch() {
+	c.mu.Lock()
+	c.busy = false
+	c.mu.Unlock()
+}
+
+func (c *conn) left() bool  { return c.gone.Load() }
+func (c *conn) ended() bool { return c.over.Load() }
+
+// The sweeper looks every sweepInterval at exchanges older than that, and ends
+// those whose client left or whose route went streamGrace ago.
+const (
+	sweepInterval = 50 * time.Millisecond
+	streamGrace   = 10 * time.Second
+)
+
+// sweep is the server's sweeper goroutine. It takes at most a hundredth of one
+// processor: after a sweep of many connections it waits longer.
+func (s *Server) sweep(done <-chan struct{}) {
+	defer s.sweeper.Done()
+	timer := time.NewTimer(sweepInterval)
+	defer timer.Stop()
+	var conns []*conn
+	for {
+		select {
+		case <-done:
+			return
+		case <-timer.C:
+		}
+		start := time.Now()
+		s.clock.Store(start.UnixNano())
+		conns = s.snapshot(conns[:0])
+		for _, c := range conns {
+			c.inspect(start)
+		}
+		clear(conns)
+		timer.Reset(max(sweepInterval, 100*time.Since(start)))
+	}
+}
+
+func (s *Server) snapshot(conns []*conn) []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// now is the coarse time of the sweeper.
+func (s *Server) now() time.Time { return time.Unix(0, s.clock.Load()) }
+
+// inspect ends the exchange of c if it has become pointless.
+func (c *conn) inspect(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.busy || now.Sub(c.since) < sweepInterval {
+		return
+	}
+	switch {
+	case c.peekGone():
+		c.gone.Store(true)
+	case c.f.Killed() || c.expired(now):
+		c.over.Store(true)
+	default:
+		return
+	}
+	c.lease.Abort()
+}
+
+// expired reports whether a response without a known end has gone on for the
+// grace after its server or its route ended. c.mu is held.
+func (c *conn) expired(now time.Time) bool {
+	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && c.f.Life().Err() == nil {
+		return false
+	}
+	if c.doomed.IsZero() {
+		c.doomed = now
+	}
+	return now.Sub(c.doomed) >= streamGrace
+}

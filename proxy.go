@@ -1,0 +1,253 @@
+// Package hostproxy is an embeddable reverse proxy: a Router maps host names
+// to handlers, usually Upstreams, and obtains the certificates for them.
+//
+//	var r hostproxy.Router
+//	r.Handle("blog.example.com", hostproxy.To("localhost:4006"))
+//	r.Handle("chat.example.com", hostproxy.To("localhost:3000"))
+//	log.Fatal(hostproxy.ListenAndServe(context.Background(), &r))
+//
+// There is a way down at every step: ListenAndServe; a Server with middleware
+// around the Router; Router.Listen below a server of your own;
+// Router.TLSConfig for a listener of your own; the Router alone, as a plain
+// http.Handler.
+package hostproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// ListenAndServe serves r over HTTPS on :443, and ACME challenges and
+// redirects on :80, until ctx is done. It returns nil after a clean drain.
+func ListenAndServe(ctx context.Context, r *Router) error {
+	return (&Server{Router: r}).ListenAndServe(ctx)
+}
+
+// A Server runs a Router. Only the Router field is required. Fields may be
+// set until the first call of a method; a Server serves once.
+type Server struct {
+	Router *Router
+
+	// Handler serves the requests of the HTTPS listener; nil means Router.
+	// Set it to put middleware in front.
+	Handler http.Handler
+
+	// Addr is the HTTPS address, HTTPAddr the one for challenges and
+	// redirects. "" means ":443" and ":80".
+	Addr, HTTPAddr string
+
+	// ReadHeaderTimeout bounds a request's head, from its first byte on.
+	// Zero means 10 s, negative no bound.
+	ReadHeaderTimeout time.Duration
+
+	// IdleTimeout bounds the wait for the next request on a connection.
+	// Zero means 2 minutes, negative no bound.
+	IdleTimeout time.Duration
+
+	// DrainTimeout bounds the end: what has not finished then is cut.
+	// Zero means 30 s, negative no bound.
+	DrainTimeout time.Duration
+
+	// HandshakeTimeout bounds a TLS handshake. Zero means 10 s, negative no
+	// bound.
+	HandshakeTimeout time.Duration
+
+	// MaxHeaderBytes bounds the head of a request. Zero means 16 KiB.
+	MaxHeaderBytes int
+
+	// MaxConns bounds the open connections of each listener; one more is
+	// closed at once. Zero means no bound.
+	MaxConns int
+
+	// MaxHandshakes bounds the TLS handshakes in flight; one more waits.
+	// Zero means 512, negative no bound.
+	MaxHandshakes int
+}
+
+// ListenAndServe listens on Addr and HTTPAddr and calls Serve.
+func (s *Server) ListenAndServe(ctx context.Context) error {
+	https, err := listen(cmp.Or(s.Addr, ":443"))
+	if err != nil {
+		return err
+	}
+	plain, err := listen(cmp.Or(s.HTTPAddr, ":80"))
+	if err != nil {
+		https.Close()
+		return err
+	}
+	return s.Serve(ctx, https, plain)
+}
+
+// listen opens a TCP listener, and says what to do when that is not allowed.
+func listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("hostproxy: listen %s: %w: a port below 1024 needs the capability CAP_NET_BIND_SERVICE "+
+			"(setcap cap_net_bind_service=+ep on the binary, or AmbientCapabilities in the systemd unit), or choose another address", addr, err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("hostproxy: listen %s: %w: stop the other server or choose another address", addr, err)
+	case err != nil:
+		return nil, fmt.Errorf("hostproxy: listen %s: %w", addr, err)
+	}
+	return ln, nil
+}
+
+// Serve serves on listeners that are open already (inherited sockets fit) and
+// closes them. It does the TLS on https itself, so https is a raw listener.
+// plain answers ACME challenges and redirects; with https nil it serves the
+// routes in plain HTTP instead; either may be nil, not both. When ctx is done, Serve stops accepting, lets requests end, closes
+// upgraded connections politely, cuts what is left at DrainTimeout, and
+// returns nil if nothing had to be cut.
+func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
+	servers, err := s.servers(https, plain)
+	if err != nil {
+		for _, ln := range []net.Listener{https, plain} {
+			if ln != nil {
+				ln.Close()
+			}
+		}
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, len(servers))
+	for ln, srv := range servers {
+		go func() {
+			defer cancel() // one listener that breaks ends the other
+			errs <- srv.Serve(ctx, ln)
+		}()
+	}
+	var all error
+	for range servers {
+		all = errors.Join(all, <-errs)
+	}
+	if https != nil {
+		all = errors.Join(all, s.Router.Close())
+	}
+	if all != nil {
+		return fmt.Errorf("hostproxy: %w", all)
+	}
+	return nil
+}
+
+// servers pairs each listener with what serves it.
+func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, error) {
+	switch {
+	case s.Router == nil:
+		return nil, errors.New("hostproxy: Server.Router is nil")
+	case https == nil && plain == nil:
+		return nil, errors.New("hostproxy: Serve needs a listener")
+	}
+	routes := s.server(s.Handler)
+	if s.Handler == nil { // middleware needs http.Request: the full lane
+		routes.Handler, routes.Lane = s.Router, s.Router.lane()
+	}
+	if https == nil {
+		return map[net.Listener]*serve.Server{plain: routes}, nil
+	}
+	var plainAddr net.Addr
+	if plain != nil {
+		plainAddr = plain.Addr()
+	}
+	conf, err := s.Router.certs.start(s.Router, https.Addr(), plainAddr)
+	if err != nil {
+		return nil, err
+	}
+	routes.TLS = conf
+	servers := map[net.Listener]*serve.Server{https: routes}
+	if plain != nil {
+		servers[plain] = s.server(s.Router.HTTPHandler(nil))
+	}
+	return servers, nil
+}
+
+func (s *Server) server(h http.Handler) *serve.Server {
+	return &serve.Server{
+		Handler:           h,
+		Log:               s.Router.logger(),
+		ReadHeaderTimeout: timeout(s.ReadHeaderTimeout, 10*time.Second),
+		IdleTimeout:       timeout(s.IdleTimeout, 2*time.Minute),
+		HandshakeTimeout:  timeout(s.HandshakeTimeout, 10*time.Second),
+		DrainTimeout:      timeout(s.DrainTimeout, 30*time.Second),
+		MaxHeaderBytes:    cmp.Or(s.MaxHeaderBytes, 16<<10),
+		MaxConns:          s.MaxConns,
+		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
+	}
+}
+
+// An Exchange is one request and its response, as Observe sees it at the end.
+type Exchange struct {
+	Start time.Time
+
+	Client netip.Addr // who asked, behind TrustedProxies; invalid if unknown
+	Peer   netip.Addr // who sits at the other end of the connection
+
+	Proto   string // "HTTP/1.1"
+	Scheme  string // "http" or "https"
+	Method  string
+	Host    string // as the client wrote it
+	Path    string // as the client wrote it, escaped
+	Query   string
+	Pattern string // of the route; "" if none
+
+	Status        int   // sent to the client; 499 if it left before
+	RequestBytes  int64 // of the bodies, as forwarded
+	ResponseBytes int64
+
+	Target    string        // of the last attempt; "" if none was picked
+	Attempts  int           // targets tried
+	Dial      time.Duration // spent connecting; 0 on a kept connection
+	FirstByte time.Duration // from the attempt's start to the response's head
+	Duration  time.Duration // from Start to the end
+
+	Err error // an *Error when forwarding failed, else nil
+}
+
+// publicExchange shows a record as an Exchange.
+func publicExchange(r *forward.Record) *Exchange {
+	if f, ok := r.Err.(*forward.Failure); ok {
+		r.Err = publicError(f)
+	}
+	return (*Exchange)(r)
+}
+
+// AccessLog returns an Observe function that writes one line per exchange to
+// l: at level Info, and at Warn when the upstream or the proxy failed.
+func AccessLog(l *slog.Logger) func(*Exchange) {
+	return func(x *Exchange) {
+		level := slog.LevelInfo
+		attrs := make([]slog.Attr, 0, 16)
+		attrs = append(attrs,
+			slog.String("client", x.Client.String()),
+			slog.String("method", x.Method),
+			slog.String("scheme", x.Scheme),
+			slog.String("host", x.Host),
+			slog.String("path", x.Path),
+			slog.String("proto", x.Proto),
+			slog.Int("status", x.Status),
+			slog.Int64("bytes", x.ResponseBytes),
+			slog.Duration("duration", x.Duration),
+			slog.String("pattern", x.Pattern),
+			slog.String("upstream", x.Target))
+		var e *Error
+		if errors.As(x.Err, &e) {
+			if e.Side != SideClient {
+				level = slog.LevelWarn
+			}
+			attrs = append(attrs, slog.String("op", e.Op), slog.String("side", string(e.Side)), slog.Any("cause", e.Err))
+		}
+		l.LogAttrs(context.Background(), level, "exchange", attrs...)
+	}
+}

@@ -1,0 +1,366 @@
+package hostproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// A Router maps host patterns to handlers, usually Upstreams. The zero value
+// has no routes and is ready to use. Routes may change at any time, also
+// while requests are served; fields only before first use.
+//
+// A pattern is a host (api.example.com), a wildcard for exactly one label
+// (*.example.com), or * for any host; with a path (example.com/api/) it
+// matches that prefix on segment borders. An exact host beats a wildcard, a
+// wildcard beats *, and within a host the longer path prefix wins. The order
+// of registration never matters. Hosts are compared in canonical form: lower
+// case, no port, no trailing dot, IDNA in ASCII, IPv6 without brackets.
+type Router struct {
+	// NotFound serves hosts without a route; nil answers 404, or 421
+	// Misdirected Request over TLS (RFC 9110, 15.5.20).
+	NotFound http.Handler
+
+	// TrustedProxies are the peers whose X-Forwarded-* and Forwarded fields
+	// count. Nil trusts nobody: the peer's address is the client.
+	TrustedProxies []netip.Prefix
+
+	// TLS says where certificates come from. The zero value uses ACME
+	// (Let's Encrypt) for public names and LocalCA for internal ones.
+	TLS TLS
+
+	// Logger gets what operators need to know. Nil means slog.Default().
+	Logger *slog.Logger
+
+	// Observe is called once at the end of every exchange, aborted ones
+	// included, on the exchange's goroutine. The Exchange is valid only
+	// during the call. When nil, exchanges that fail on the upstream's side
+	// are logged as warnings.
+	Observe func(*Exchange)
+
+	certs keeper
+
+	mu    sync.Mutex                           // serialises writers
+	table atomic.Pointer[routes.Table[*route]] // read without mu
+}
+
+// A route is what the table holds for a pattern.
+type route struct {
+	pattern  string
+	handler  http.Handler
+	upstream *Upstream // handler, if it is one
+	life     context.Context
+	retire   context.CancelFunc // ends life
+}
+
+func newRoute(p routes.Pattern, h http.Handler) *route {
+	life, retire := context.WithCancel(context.Background())
+	u, _ := h.(*Upstream)
+	return &route{pattern: p.String(), handler: h, upstream: u, life: life, retire: retire}
+}
+
+// Handle adds a route. It panics if the pattern is invalid or taken, naming
+// both places; Set is its twin that returns an error.
+func (r *Router) Handle(pattern string, h http.Handler) {
+	where := caller(2)
+	p, err := parseRoute(pattern, h)
+	if err != nil {
+		panic(fmt.Sprintf("%v (registered at %s)", err, where))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.table.Load()
+	if old, taken := t.Get(p); taken {
+		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) is taken by %q (registered at %s)",
+			pattern, where, old.Pattern, old.Where))
+	}
+	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Where: where}))
+}
+
+// Set adds a route, or swaps the handler of an existing one. Requests in
+// flight end on the old handler; upgraded connections of a swapped route are
+// closed politely.
+func (r *Router) Set(pattern string, h http.Handler) error {
+	p, err := parseRoute(pattern, h)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := r.table.Load()
+	old, taken := t.Get(p)
+	if taken && sameHandler(old.Value.handler, h) {
+		return nil
+	}
+	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Where: caller(2)}))
+	if taken {
+		old.Value.retire()
+	}
+	return nil
+}
+
+// Remove removes a route and reports whether it was there. Requests in flight
+// end normally; the route's upgraded connections are closed politely.
+func (r *Router) Remove(pattern string) bool {
+	p, err := routes.ParsePattern(pattern)
+	if err != nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, ok := r.table.Load().Get(p)
+	if !ok {
+		return false
+	}
+	t, _ := r.table.Load().Without(p)
+	r.publish(t)
+	old.Value.retire()
+	return true
+}
+
+// Replace makes rs the only routes, all at once, or leaves everything as it
+// was and says all that is wrong. A route whose pattern and handler stay the
+// same keeps its upgraded connections.
+func (r *Router) Replace(rs map[string]http.Handler) error {
+	where := caller(2)
+	list := make([]routes.Route[*route], 0, len(rs))
+	var errs []error
+	for pattern, h := range rs {
+		p, err := parseRoute(pattern, h)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		list = append(list, routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Where: fmt.Sprintf("%q at %s", pattern, where)})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.table.Load()
+	for i, n := range list {
+		if o, ok := old.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
+			list[i] = *o
+		}
+	}
+	t, err := routes.New(list)
+	if err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	r.publish(t)
+	for o := range old.All() {
+		if n, ok := t.Get(o.Pattern); !ok || n.Value != o.Value {
+			o.Value.retire()
+		}
+	}
+	return nil
+}
+
+// All returns the routes as they are now, sorted by pattern. Changes during
+// the iteration do not show.
+func (r *Router) All() iter.Seq2[string, http.Handler] {
+	t := r.table.Load()
+	return func(yield func(string, http.Handler) bool) {
+		for o := range t.All() {
+			if !yield(o.Value.pattern, o.Value.handler) {
+				return
+			}
+		}
+	}
+}
+
+// publish makes t the table. r.mu is held.
+func (r *Router) publish(t *routes.Table[*route]) {
+	r.table.Store(t)
+	r.certs.routesChanged(r)
+}
+
+// Handler returns who would serve q and the pattern that chose it, without
+// serving. For a host without a route it returns the handler that refuses
+// and the pattern "".
+func (r *Router) Handler(q *http.Request) (http.Handler, string) {
+	rt, refusal := r.route(q)
+	if rt == nil {
+		return refusal, ""
+	}
+	return rt.Value.handler, rt.Value.pattern
+}
+
+// ServeHTTP serves q by the route of its host and path. It sets q.Pattern, so
+// that middleware around the Router sees it. CONNECT is refused.
+func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	x := forward.Begin(q, r.TrustedProxies)
+	defer r.end(x) // also when a handler panics
+	r.serve(w, q, x)
+	x.Returned = true
+}
+
+func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+	rt, refusal := r.route(q)
+	if rt == nil {
+		refusal.ServeHTTP(forward.Watch(w, x), q)
+		return
+	}
+	q.Pattern = rt.Value.pattern
+	x.Pattern = q.Pattern
+	x.Lives[1] = rt.Value.life
+	if rt.Value.upstream != nil {
+		rt.Value.upstream.serve(w, q, x)
+		return
+	}
+	rt.Value.handler.ServeHTTP(forward.Watch(w, x), q.WithContext(forward.NewContext(q.Context(), x)))
+}
+
+// end closes the record and shows it.
+func (r *Router) end(x *forward.Exchange) {
+	x.Finish()
+	r.observe(&x.Record)
+}
+
+// observe shows the record of an exchange of either lane.
+func (r *Router) observe(x *forward.Record) {
+	if r.Observe != nil {
+		r.Observe(publicExchange(x))
+		return
+	}
+	if f, ok := x.Err.(*forward.Failure); ok && f.Side != forward.SideClient {
+		r.logger().Warn("exchange failed", "host", x.Host, "path", x.Path, "status", x.Status, "op", f.Op,
+			"target", f.Target, "side", string(f.Side), "cause", f.Err)
+	}
+}
+
+// lane lets the fast lane into the routes.
+func (r *Router) lane() *serve.Lane {
+	return &serve.Lane{Route: r.hit, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+}
+
+// hit is route for the fast lane: only upstreams, no refusals.
+//
+// Hot path: one atomic load, no locks, no allocation.
+func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
+	if state != nil && !r.certs.belongs(state.ServerName, host) {
+		return serve.Hit{}, false
+	}
+	rt, err := r.table.Load().Lookup(host, path)
+	if err != nil || rt == nil || rt.Value.upstream == nil {
+		return serve.Hit{}, false
+	}
+	f, err := rt.Value.upstream.compile()
+	if err != nil {
+		return serve.Hit{}, false
+	}
+	return serve.Hit{Upstream: f, Pattern: rt.Value.pattern, Life: rt.Value.life}, true
+}
+
+// route finds the route of q, or the handler that refuses it.
+func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
+	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
+		return nil, forward.Refuse(http.StatusMethodNotAllowed, "http_request_denied")
+	}
+	host, err := hostname.Canonical(q.Host)
+	if err != nil {
+		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
+	}
+	if q.TLS != nil && !r.certs.belongs(q.TLS.ServerName, host) {
+		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
+	}
+	rt, err := r.table.Load().Lookup(host, q.URL.EscapedPath())
+	switch {
+	case err != nil:
+		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
+	case rt != nil:
+		return rt, nil
+	case r.NotFound != nil:
+		return nil, r.NotFound
+	case q.TLS != nil && !r.knows(host):
+		return nil, forward.Refuse(http.StatusMisdirectedRequest, "destination_not_found")
+	}
+	return nil, forward.Refuse(http.StatusNotFound, "destination_not_found")
+}
+
+// hosts yields each host pattern once, wildcards and * included.
+func (r *Router) hosts() iter.Seq[string] {
+	t := r.table.Load()
+	return func(yield func(string) bool) {
+		last := ""
+		for o := range t.All() {
+			if o.Pattern.Host == last {
+				continue
+			}
+			last = o.Pattern.Host
+			if !yield(last) {
+				return
+			}
+		}
+	}
+}
+
+// knows reports whether any route serves the canonical host.
+func (r *Router) knows(host string) bool { return r.table.Load().Knows(host) }
+
+func (r *Router) logger() *slog.Logger {
+	if r.Logger != nil {
+		return r.Logger
+	}
+	return slog.Default()
+}
+
+// Redirect returns a handler that redirects every request to host with 308
+// Permanent Redirect, keeping scheme, port, path and query: www to apex, or an
+// old name to a new one. It panics if host is no host name.
+func Redirect(host string) http.Handler {
+	canonical, err := hostname.Canonical(host)
+	if err != nil {
+		panic(fmt.Sprintf("hostproxy: redirect: %v", err))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Location", forward.Location(q, canonical))
+		w.WriteHeader(http.StatusPermanentRedirect)
+	})
+}
+
+func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
+	p, err := routes.ParsePattern(pattern)
+	if err != nil {
+		return p, fmt.Errorf("hostproxy: %w", err)
+	}
+	if h == nil || h == (*Upstream)(nil) {
+		return p, fmt.Errorf("hostproxy: pattern %q: nil handler", pattern)
+	}
+	if u, ok := h.(*Upstream); ok {
+		if _, err := u.compile(); err != nil {
+			return p, fmt.Errorf("pattern %q: %w", pattern, err)
+		}
+	}
+	return p, nil
+}
+
+// sameHandler compares handlers; those that cannot be compared are different.
+func sameHandler(a, b http.Handler) bool {
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
+}
+
+// caller names the place that called the exported function skip frames up.
+func caller(skip int) string {
+	_, file, line, ok := runtime.Caller(skip)
+	if !ok {
+		return "unknown place"
+	}
+	return fmt.Sprintf("%s:%d", file, line)
+}

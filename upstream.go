@@ -1,0 +1,288 @@
+package hostproxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+// An Upstream is an http.Handler that forwards requests to one of its
+// targets. It works as a route of a Router and alone, in any http.Server.
+// Only Targets is required. Fields may be set until first use.
+type Upstream struct {
+	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
+	// TLS) or unix URLs. A path in the URL is put before the request's.
+	Targets []*url.URL
+
+	// Pick chooses the target of an attempt from those that are left; a nil
+	// result fails the exchange with 503. Nil means the less busy of two
+	// targets drawn at random.
+	Pick func(*http.Request, []*Target) *Target
+
+	// Transport replaces the built-in client, for tests or exotic protocols.
+	Transport http.RoundTripper
+
+	// TLS is used towards https targets; nil verifies the target's host name
+	// against the system's roots.
+	TLS *tls.Config
+
+	// Rewrite changes the outgoing request after hop-by-hop and forwarding
+	// fields are in place and Out.URL names the target. Query parameters that
+	// cannot be parsed are removed first, so that what Rewrite sees is what
+	// is sent.
+	Rewrite func(*httputil.ProxyRequest)
+
+	// ModifyResponse changes the response before it goes to the client. An
+	// error turns it into a 502.
+	ModifyResponse func(*http.Response) error
+
+	// ErrorHandler answers the client when forwarding failed before the
+	// response began; err is an *Error. Nil answers with the status of the
+	// failure, a Proxy-Status field (RFC 9209) and a one-line body.
+	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
+
+	// RequestHeader and ResponseHeader are fixed edits, applied last.
+	RequestHeader, ResponseHeader HeaderEdit
+
+	// TargetHost sends the target's own host in the Host field. By default
+	// the client's goes through unchanged.
+	TargetHost bool
+
+	// Forwarded adds the Forwarded field (RFC 7239) to the X-Forwarded-* ones.
+	Forwarded bool
+
+	// Upgrades are the protocols that an Upgrade request may ask for, in lower
+	// case. Nil means websocket; empty means none.
+	Upgrades []string
+
+	// DialTimeout bounds connecting to a target, TLS included.
+	// Zero means 5 s, negative no bound.
+	DialTimeout time.Duration
+
+	// ResponseHeaderTimeout bounds the wait for the response's head after the
+	// request is sent. Zero means 60 s, negative no bound.
+	ResponseHeaderTimeout time.Duration
+
+	// IdleTimeout ends a response body or an upgraded connection on which no
+	// byte moves. Zero means 5 minutes, negative no bound.
+	IdleTimeout time.Duration
+
+	once     sync.Once
+	compiled *forward.Forwarder
+	targets  []*Target
+	err      error
+}
+
+// A HeaderEdit is a fixed change to the fields of a message: Remove, then
+// Set, then Add. Names that frame or route a message (Host, Content-Length,
+// Transfer-Encoding, Connection and the like) are refused.
+type HeaderEdit struct {
+	Remove   []string
+	Set, Add http.Header
+}
+
+func (e HeaderEdit) edit() forward.Edit {
+	return forward.Edit{Remove: e.Remove, Set: e.Set, Add: e.Add}
+}
+
+// A Target is one address of an Upstream. Its methods may be called
+// concurrently.
+type Target struct {
+	t *forward.Target
+}
+
+// String returns the target's address as it appears in records and errors.
+func (t *Target) String() string { return t.t.Name }
+
+// InFlight returns the number of exchanges the target is serving now.
+func (t *Target) InFlight() int64 { return t.t.InFlight() }
+
+// To returns an Upstream of the given targets: host:port, http://…, https://…,
+// h2c://… or unix:/path. It panics on a bad target; NewUpstream is its twin
+// that returns an error.
+func To(targets ...string) *Upstream {
+	u, err := NewUpstream(targets...)
+	if err != nil {
+		panic(err.Error())
+	}
+	return u
+}
+
+// NewUpstream returns an Upstream of targets that come from outside. The
+// error names every bad one and says what was wanted.
+func NewUpstream(targets ...string) (*Upstream, error) {
+	u := &Upstream{}
+	var errs []error
+	for _, s := range targets {
+		t, err := parseTarget(s)
+		errs = append(errs, err)
+		u.Targets = append(u.Targets, t)
+	}
+	if len(targets) == 0 {
+		errs = append(errs, errors.New("hostproxy: no targets"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// parseTarget reads "host:port", which url.Parse takes for a scheme, or a URL.
+func parseTarget(s string) (*url.URL, error) {
+	if strings.HasPrefix(s, "unix:/") {
+		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
+	}
+	in := s
+	if !strings.Contains(s, "://") {
+		in = "http://" + s
+		if _, _, found := strings.Cut(s, ":"); !found || strings.ContainsAny(s, "/@") {
+			in = ""
+		}
+	}
+	t, err := url.Parse(in)
+	if err == nil {
+		err = forward.CheckTarget(t)
+	}
+	if err != nil || in == "" {
+		return nil, fmt.Errorf("hostproxy: bad target %q: want host:port or a URL such as http://127.0.0.1:8080", s)
+	}
+	return t, nil
+}
+
+// ServeHTTP forwards q. It sets no limits on who may call it: outside a
+// Router, the peer's address is the client.
+func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	x := forward.FromContext(q.Context())
+	if x == nil {
+		x = forward.Begin(q, nil)
+	}
+	u.serve(w, q, x)
+}
+
+func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+	f, err := u.compile()
+	if err != nil {
+		x.Fail(&forward.Failure{Op: "pick", Side: forward.SideProxy, Err: err})
+		forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(forward.Watch(w, x), q)
+		return
+	}
+	f.Serve(w, q, x)
+}
+
+// Drain refuses new requests with 503, waits for those in flight, and closes
+// upgraded connections politely. When ctx is done first, it cancels what is
+// left and returns ctx's error.
+func (u *Upstream) Drain(ctx context.Context) error {
+	f, err := u.compile()
+	if err != nil {
+		return err
+	}
+	return f.Drain(ctx)
+}
+
+// compile turns the fields into a Forwarder, once.
+func (u *Upstream) compile() (*forward.Forwarder, error) {
+	u.once.Do(func() {
+		u.compiled, u.err = forward.New(u.config())
+		if u.err != nil {
+			u.err = fmt.Errorf("hostproxy: %w", u.err)
+			return
+		}
+		for _, t := range u.compiled.Targets() {
+			u.targets = append(u.targets, &Target{t})
+		}
+	})
+	return u.compiled, u.err
+}
+
+func (u *Upstream) config() forward.Config {
+	c := forward.Config{
+		Targets:               u.Targets,
+		Transport:             u.Transport,
+		TLS:                   u.TLS,
+		Rewrite:               u.Rewrite,
+		ModifyResponse:        u.ModifyResponse,
+		RequestHeader:         u.RequestHeader.edit(),
+		ResponseHeader:        u.ResponseHeader.edit(),
+		TargetHost:            u.TargetHost,
+		Forwarded:             u.Forwarded,
+		Upgrades:              u.Upgrades,
+		DialTimeout:           timeout(u.DialTimeout, 5*time.Second),
+		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
+		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),
+	}
+	if u.Upgrades == nil {
+		c.Upgrades = []string{"websocket"}
+	}
+	if u.Pick != nil {
+		c.Pick = u.pick
+	}
+	if u.ErrorHandler != nil {
+		c.ErrorHandler = func(w http.ResponseWriter, q *http.Request, f *forward.Failure) {
+			u.ErrorHandler(w, q, publicError(f))
+		}
+	}
+	return c
+}
+
+// pick shows the public form of the eligible targets to the user's Pick.
+func (u *Upstream) pick(q *http.Request, eligible func(*forward.Target) bool) *forward.Target {
+	left := make([]*Target, 0, len(u.targets))
+	for _, t := range u.targets {
+		if eligible(t.t) {
+			left = append(left, t)
+		}
+	}
+	if t := u.Pick(q, left); t != nil {
+		return t.t
+	}
+	return nil
+}
+
+// timeout resolves the house rule: zero is the default, negative is none.
+func timeout(d, def time.Duration) time.Duration { return max(cmp.Or(d, def), 0) }
+
+// A Side is who made an exchange fail.
+type Side string
+
+// The sides of an exchange.
+const (
+	SideClient   Side = "client"   // left, or sent what cannot be forwarded
+	SideUpstream Side = "upstream" // refused, died, timed out or sent garbage
+	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
+	SideDrain    Side = "drain"    // the server, the route or the upstream is going away
+)
+
+// An Error says where forwarding failed.
+type Error struct {
+	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
+	Target string // "" if none was picked
+	Side   Side
+	Err    error
+}
+
+// Error describes the failure in one line.
+func (e *Error) Error() string {
+	if e.Target == "" {
+		return fmt.Sprintf("hostproxy: %s: %v", e.Op, e.Err)
+	}
+	return fmt.Sprintf("hostproxy: %s %s: %v", e.Op, e.Target, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// publicError turns the engine's failure into an *Error.
+func publicError(f *forward.Failure) *Error {
+	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
+}

@@ -1,0 +1,321 @@
+package hostproxy_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestMain(m *testing.M) { proxytest.Main(m) }
+
+func TestTargets(t *testing.T) {
+	for _, good := range []string{
+		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "h2c://a.test:50051", "unix:/run/a.sock",
+	} {
+		_, err := hostproxy.NewUpstream(good)
+		assert.NoError(t, err, good)
+	}
+	for _, bad := range []string{
+		"", "localhost", ":", "a.test:99999", "ftp://a.test", "http://", "http://u:p@a.test", "http://a.test?q", "h2c://a.test", "unix:relative", "a b:80", "http://a.test:80:80",
+	} {
+		_, err := hostproxy.NewUpstream(bad)
+		if assert.Error(t, err, bad) {
+			assert.Contains(t, err.Error(), fmt.Sprintf("hostproxy: bad target %q: want host:port or a URL such as http://127.0.0.1:8080", bad))
+		}
+	}
+	_, err := hostproxy.NewUpstream("nope", "nix")
+	assert.ErrorContains(t, err, `"nope"`)
+	assert.ErrorContains(t, err, `"nix"`, "all faults at once")
+	_, err = hostproxy.NewUpstream()
+	assert.ErrorContains(t, err, "no targets")
+	assert.PanicsWithValue(t, `hostproxy: bad target "nope": want host:port or a URL such as http://127.0.0.1:8080`, func() { hostproxy.To("nope") })
+}
+
+// front serves h on a free port and returns its address.
+func front(t *testing.T, h http.Handler) string {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+func TestUpstreamForwardsWithoutARouter(t *testing.T) {
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Connection", "X-Hop")
+		w.Header().Set("X-Hop", "1")
+		w.Header().Set("X-End", "1")
+		w.Header()["Content-Type"] = nil
+		w.WriteHeader(http.StatusTeapot)
+		io.Copy(w, q.Body)
+	}))
+	addr := front(t, hostproxy.To(backend.Addr()))
+	res := proxytest.Dial(t, addr).Do("POST /a%2Fb//c;d?x=%zz&y HTTP/1.1\r\nHost: site.test\r\nContent-Length: 5\r\n" +
+		"Connection: x-private, x-forwarded-for\r\nX-Private: 1\r\nX-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n\r\nhello")
+	assert.Equal(t, 418, res.StatusCode)
+	assert.Equal(t, "hello", string(res.Content))
+	assert.Equal(t, "1", res.Header.Get("X-End"))
+	assert.Empty(t, res.Header.Get("X-Hop"))
+	assert.Empty(t, res.Header["Content-Type"], "no type is guessed")
+
+	seen := backend.Last(t)
+	assert.Equal(t, "/a%2Fb//c;d?x=%zz&y", seen.Target)
+	assert.Equal(t, "site.test", seen.Host)
+	assert.Equal(t, []string{"127.0.0.1"}, seen.Header["X-Forwarded-For"])
+	assert.Equal(t, "site.test", seen.Header.Get("X-Forwarded-Host"))
+	assert.Equal(t, "http", seen.Header.Get("X-Forwarded-Proto"))
+	assert.Equal(t, "127.0.0.1", seen.Header.Get("X-Real-Ip"))
+	assert.Equal(t, "1.1 hostproxy", seen.Header.Get("Via"))
+	assert.Empty(t, seen.Header.Values("X-Private"))
+	assert.Empty(t, seen.Header.Values("X_forwarded_for"))
+	assert.NotContains(t, seen.Header, "User-Agent")
+}
+
+func TestUpstreamAnswersFailuresWithTheirClass(t *testing.T) {
+	garbage := proxytest.NewBackend(t, proxytest.Reply("SSH-2.0-x\r\n\r\n"))
+	mute := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.Wait(nil) })
+	gone := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest() })
+	for _, tt := range []struct {
+		name, target string
+		status       int
+		reason, op   string
+	}{
+		{"nobody listens", proxytest.Refused(t), 502, "connection_refused", "dial"},
+		{"garbage", garbage.Addr(), 502, "http_protocol_error", "read"},
+		{"no answer in time", mute.Addr(), 504, "http_response_timeout", "read"},
+		{"closed without an answer", gone.Addr(), 502, "connection_terminated", "read"},
+		{"no such socket", "unix:/nonexistent/sock", 502, "destination_ip_unroutable", "dial"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := hostproxy.To(tt.target)
+			u.ResponseHeaderTimeout = 50 * time.Millisecond
+			var got error
+			var r hostproxy.Router
+			r.Observe = func(x *hostproxy.Exchange) { got = x.Err }
+			r.Handle("*", u)
+			w := ask(&r, "GET", "http://a.test/")
+			assert.Equal(t, tt.status, w.Code)
+			assert.Equal(t, "hostproxy; error="+tt.reason, w.Header().Get("Proxy-Status"))
+			assert.Contains(t, w.Body.String(), tt.reason)
+			assert.NotContains(t, w.Body.String(), "127.0.0.1", "no internals")
+			var e *hostproxy.Error
+			require.ErrorAs(t, got, &e)
+			assert.Equal(t, tt.op, e.Op)
+			assert.Equal(t, hostproxy.SideUpstream, e.Side)
+			assert.Contains(t, e.Error(), e.Target)
+		})
+	}
+}
+
+func TestUpstreamGoesToAnotherTargetWhenOneRefuses(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	u := hostproxy.To(proxytest.Refused(t), proxytest.Refused(t), backend.Addr())
+	addr := front(t, u)
+	for range 10 {
+		res := proxytest.Dial(t, addr).Do("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+		assert.Equal(t, 200, res.StatusCode)
+	}
+	assert.Len(t, backend.Seen(), 10)
+}
+
+func TestUpstreamHooks(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	u := hostproxy.To(backend.Addr())
+	u.Rewrite = func(p *httputil.ProxyRequest) {
+		p.Out.URL.Path = "/rewritten"
+		p.Out.Header.Set("X-Query", p.Out.URL.Query().Encode())
+	}
+	u.ModifyResponse = func(res *http.Response) error {
+		if res.Request != nil && res.StatusCode == 200 {
+			res.Header.Set("X-Modified", "1")
+		}
+		return nil
+	}
+	u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"Cookie"}, Set: http.Header{"x-env": {"prod"}}}
+	u.ResponseHeader = hostproxy.HeaderEdit{Add: http.Header{"Strict-Transport-Security": {"max-age=1"}}}
+	q := httptest.NewRequest("GET", "http://a.test/x?a=1;b=2&c=3", nil)
+	q.Header.Set("Cookie", "secret")
+	w := httptest.NewRecorder()
+	u.ServeHTTP(w, q)
+	assert.Equal(t, 200, w.Code)
+	assert.Equal(t, "max-age=1", w.Header().Get("Strict-Transport-Security"))
+	seen := backend.Last(t)
+	assert.Equal(t, "/rewritten?c=3", seen.Target, "what Rewrite saw is what is sent (CVE-2022-2880)")
+	assert.Equal(t, "c=3", seen.Header.Get("X-Query"))
+	assert.Equal(t, "prod", seen.Header.Get("X-Env"))
+	assert.Empty(t, seen.Header.Get("Cookie"))
+	assert.Equal(t, "secret", q.Header.Get("Cookie"), "the client's request is not touched")
+}
+
+func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	for name, u := range map[string]*hostproxy.Upstream{
+		"Rewrite":        {Rewrite: func(*httputil.ProxyRequest) { panic("x") }},
+		"ModifyResponse": {ModifyResponse: func(*http.Response) error { panic("x") }},
+		"an error":       {ModifyResponse: func(*http.Response) error { return errors.New("x") }},
+	} {
+		u.Targets = hostproxy.To(backend.Addr()).Targets
+		assert.Equal(t, 502, ask(u, "GET", "http://a.test/").Code, name)
+	}
+}
+
+func TestHeaderEditsAreChecked(t *testing.T) {
+	u := hostproxy.To("127.0.0.1:1")
+	u.RequestHeader.Set = http.Header{"Host": {"x"}, "X-A": {"a\r\nb"}}
+	var r hostproxy.Router
+	err := r.Set("a.test", u)
+	assert.ErrorContains(t, err, `"Host"`)
+	assert.ErrorContains(t, err, `"a\r\nb"`)
+}
+
+func TestUpstreamDiesInMidBody(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		c.ReadRequest()
+		c.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+	})
+	addr := front(t, hostproxy.To(backend.Addr()))
+	c := proxytest.Dial(t, addr)
+	c.Send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	assert.NotContains(t, c.Rest(), "\r\n0\r\n", "never a clean end")
+}
+
+func TestUpstreamRelaysInterimResponsesTrailersAndStreams(t *testing.T) {
+	next := make(chan struct{})
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Link", "</a.css>")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Link")
+		w.Header().Set("Trailer", "X-Sum")
+		io.WriteString(w, "one")
+		http.NewResponseController(w).Flush()
+		<-next
+		io.WriteString(w, "two")
+		w.Header().Set("X-Sum", "6")
+		w.Header().Set(http.TrailerPrefix+"X-Late", "1")
+		w.Header().Set(http.TrailerPrefix+"Set-Cookie", "evil=1")
+	}))
+	addr := front(t, hostproxy.To(backend.Addr()))
+	c := proxytest.Dial(t, addr)
+	c.Send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n")
+	early := c.Head()
+	assert.Contains(t, early, "103 Early Hints")
+	assert.Contains(t, early, "Link: </a.css>")
+	final := c.Head()
+	assert.Contains(t, final, "200 OK")
+	assert.NotContains(t, final, "Link:")
+	c.Expect("3\r\none\r\n")
+	close(next)
+	c.Expect("3\r\ntwo\r\n0\r\n")
+	trailers := c.Head()
+	assert.Contains(t, trailers, "X-Sum: 6")
+	assert.Contains(t, trailers, "X-Late: 1")
+	assert.NotContains(t, trailers, "evil")
+}
+
+func TestUpstreamSwitchesToWebSocketOnly(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err != nil {
+			return
+		}
+		c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nKeep-Alive: x\r\n\r\nearly")
+		got, _ := c.ReadAll()
+		c.Send("got:" + got)
+	})
+	addr := front(t, hostproxy.To(backend.Addr()))
+
+	c := proxytest.Dial(t, addr)
+	c.Send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nahead")
+	head := c.Head()
+	assert.Contains(t, head, "101 Switching")
+	assert.NotContains(t, head, "Keep-Alive")
+	c.Expect("early")
+	c.Send("!")
+	require.NoError(t, c.CloseWrite())
+	assert.Equal(t, "got:ahead!", c.Rest(), "bytes of both sides survive the switch, and the half-close")
+
+	c = proxytest.Dial(t, addr)
+	res := c.Do("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+	assert.Equal(t, 502, res.StatusCode, "a 101 nobody asked for")
+	last := backend.WaitRequests(2)[1]
+	assert.NotContains(t, strings.ToLower(string(last.Raw)), "upgrade")
+	assert.NotContains(t, strings.ToLower(string(last.Raw)), "http2-settings")
+}
+
+func TestDrain(t *testing.T) {
+	release := make(chan struct{})
+	entered := make(chan struct{})
+	var once sync.Once
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/slow" {
+			return
+		}
+		once.Do(func() { close(entered) })
+		<-release
+	}))
+	u := hostproxy.To(backend.Addr())
+	answered := make(chan int)
+	go func() { answered <- ask(u, "GET", "http://a.test/slow").Code }()
+	<-entered
+	drained := make(chan error)
+	go func() { drained <- u.Drain(context.Background()) }()
+	proxytest.Eventually(t, "refusal", func() bool { return ask(u, "GET", "http://a.test/").Code == 503 })
+	close(release)
+	assert.Equal(t, 200, <-answered, "what was in flight ends")
+	assert.NoError(t, <-drained)
+}
+
+func TestDrainCancelsWhatIsLeft(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
+	u := hostproxy.To(backend.Addr())
+	answered := make(chan int)
+	go func() { answered <- ask(u, "GET", "http://a.test/").Code }()
+	backend.WaitRequests(1)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	assert.ErrorIs(t, u.Drain(ctx), context.Canceled)
+	assert.Equal(t, 503, <-answered)
+}
+
+func TestClientThatLeavesIs499(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
+	seen := make(chan hostproxy.Exchange, 1)
+	r := hostproxy.Router{Observe: func(x *hostproxy.Exchange) { seen <- *x }}
+	r.Handle("*", hostproxy.To(backend.Addr()))
+	c := proxytest.Dial(t, front(t, &r))
+	c.Send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	backend.WaitRequests(1)
+	c.Close()
+	x := <-seen
+	assert.Equal(t, 499, x.Status)
+	var e *hostproxy.Error
+	require.ErrorAs(t, x.Err, &e)
+	assert.Equal(t, hostproxy.SideClient, e.Side)
+}
+
+func ExampleTo() {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		fmt.Fprintln(w, "blog saw", q.Host)
+	}))
+	defer backend.Close()
+	blog := hostproxy.To(strings.TrimPrefix(backend.URL, "http://"))
+
+	w := httptest.NewRecorder()
+	blog.ServeHTTP(w, httptest.NewRequest("GET", "https://blog.example.com/", nil))
+	line, _ := bufio.NewReader(w.Body).ReadString('\n')
+	fmt.Print(line)
+	blog.Drain(context.Background())
+	// Output: blog saw blog.example.com
+}
