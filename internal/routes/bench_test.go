@@ -1,0 +1,115 @@
+package routes_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/hostproxy/hostproxy/internal/routes"
+)
+
+// many is how many different requests a benchmark repeats, spread over all hosts.
+const many = 4096
+
+// hostRoutes returns routes for n hosts, as New wants them.
+func hostRoutes(n int, format string) []routes.Route[string] {
+	rs := make([]routes.Route[string], n)
+	for i := range rs {
+		host := fmt.Sprintf(format, i)
+		rs[i] = routes.Route[string]{Pattern: routes.Pattern{Host: host}, Value: host}
+	}
+	return rs
+}
+
+func build(b *testing.B, rs []routes.Route[string]) *routes.Table[string] {
+	b.Helper()
+	table, err := routes.New(rs)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return table
+}
+
+func BenchmarkLookup(b *testing.B) {
+	for _, n := range []int{1, 100, 10_000, 100_000, 1_000_000} {
+		exact := build(b, hostRoutes(n, "tenant-%d.apps.example.com"))
+		wild := build(b, append(hostRoutes(n, "*.tenant-%d.example.com"), hostRoutes(n, "tenant-%d.apps.example.com")...))
+		for _, c := range []struct {
+			result, format string
+			table          *routes.Table[string]
+			hosts          int
+		}{
+			{"exact", "tenant-%d.apps.example.com", exact, many},
+			{"exact-one-host", "tenant-%d.apps.example.com", exact, 1},
+			{"wildcard", "www.tenant-%d.example.com", wild, many},
+			{"miss", "tenant-%d.apps.example.net", exact, many},
+			{"miss-wildcard", "tenant-%d.apps.example.net", wild, many},
+		} {
+			var hosts [many]string
+			for i := range hosts {
+				hosts[i] = fmt.Sprintf(c.format, rand.IntN(n)*min(c.hosts-1, 1))
+			}
+			b.Run(fmt.Sprintf("hosts=%d/result=%s", n, c.result), func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					_, _ = c.table.Lookup(hosts[i%many], "/")
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkLookupPath(b *testing.B) {
+	for _, n := range []int{1, 10, 1000} {
+		rs := hostRoutes(1, "example.com")
+		for i := range n {
+			rs = append(rs, routes.Route[string]{Pattern: routes.Pattern{Host: "example.com", Path: fmt.Sprintf("/api/v%d/", i)}})
+		}
+		table := build(b, rs)
+		for name, path := range map[string]string{"prefix": "/api/v0/users/17", "host": "/index.html", "odd": "/api/v0/a%20b/../c"} {
+			b.Run(fmt.Sprintf("paths=%d/result=%s", n, name), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					_, _ = table.Lookup("example.com", path)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkChange(b *testing.B) {
+	for _, n := range []int{1, 100, 10_000, 100_000, 300_000, 1_000_000} {
+		table, extra := build(b, hostRoutes(n, "tenant-%d.apps.example.com")), hostRoutes(many, "new-%d.example.com")
+		b.Run(fmt.Sprintf("hosts=%d/op=with", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				table.With(extra[i%many])
+			}
+		})
+		b.Run(fmt.Sprintf("hosts=%d/op=with-and-without", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				_, _ = table.With(extra[i%many]).Without(extra[i%many].Pattern)
+			}
+		})
+	}
+}
+
+func BenchmarkBuild(b *testing.B) {
+	for _, n := range []int{10_000, 100_000, 1_000_000} {
+		rs := hostRoutes(n, "tenant-%d.apps.example.com")
+		b.Run(fmt.Sprintf("hosts=%d/by=New", n), func(b *testing.B) {
+			for b.Loop() {
+				build(b, rs)
+			}
+		})
+		b.Run(fmt.Sprintf("hosts=%d/by=With", n), func(b *testing.B) {
+			for b.Loop() {
+				var table *routes.Table[string]
+				for _, r := range rs {
+					table = table.With(r)
+				}
+			}
+		})
+	}
+}

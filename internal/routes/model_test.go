@@ -1,0 +1,265 @@
+package routes_test
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/routes"
+)
+
+// A model is a list of routes that is searched from one end to the other, written without a thought for speed.
+type model map[routes.Pattern]string
+
+// served is what the function served says about a table of the same routes.
+func (m model) served(host, path string) string {
+	hasPaths := false
+	raw, plain := "none", "none"
+	for _, pattern := range []string{host, oneLabelLess(host), "*"} {
+		for p := range m {
+			hasPaths = hasPaths || p.Host == pattern && p.Path != ""
+		}
+		if raw == "none" {
+			raw = m.longest(pattern, func(prefix string) bool { return strings.HasPrefix(path+"/", prefix) })
+		}
+		if plain == "none" {
+			plain = m.longest(pattern, func(prefix string) bool { return strings.HasPrefix(decoded(path)+"/", decoded(prefix)+"/") })
+		}
+	}
+	if hasPaths && path != "*" && raw != plain {
+		return "ambiguous"
+	}
+	return raw
+}
+
+// longest returns the value with the longest path prefix that matches among the routes of a host pattern.
+func (m model) longest(host string, matches func(prefix string) bool) string {
+	best, value := -1, "none"
+	for p, v := range m {
+		if p.Host == host && len(p.Path) > best && (p.Path == "" || matches(p.Path)) {
+			best, value = len(p.Path), v
+		}
+	}
+	return value
+}
+
+func oneLabelLess(host string) string {
+	_, rest, found := strings.Cut(host, ".")
+	if !found {
+		return "no such host"
+	}
+	return "*." + rest
+}
+
+// decoded returns a path in bytes as an upstream may understand it, without a slash at its end.
+func decoded(path string) string {
+	var text string
+	for i := 0; i < len(path); i++ {
+		if b, err := hex.DecodeString(path[min(i+1, len(path)):min(i+3, len(path))]); path[i] == '%' && err == nil && len(b) == 1 {
+			text += string(b)
+			i += 2
+		} else {
+			text += path[i : i+1]
+		}
+	}
+	var segments []string
+	for _, s := range strings.Split(strings.ReplaceAll(text, `\`, "/"), "/") {
+		switch name, _, _ := strings.Cut(s, ";"); {
+		case s == "" || name == ".":
+		case name == "..":
+			segments = segments[:max(0, len(segments)-1)]
+		default:
+			segments = append(segments, s)
+		}
+	}
+	return "/" + strings.Join(segments, "/")
+}
+
+func FuzzLookup(f *testing.F) {
+	for _, seed := range [][3]string{
+		{"example.com example.com/a *.example.com *", "example.com", "/a/../b"},
+		{"a.b/x/y */x *.b/%C3%A9", "a.b", "/%c3%a9"},
+		{"a.b/x/y a.b/x a.b", "a.b", `/x\..;z/%2fy//.`},
+		{"a.b/%25", "a.b", "/%25%2"},
+		{"[::1]/a *", "::1", "*"},
+		{"a/. a//b a/b", "a", "b"},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
+	f.Fuzz(func(t *testing.T, patterns, host, path string) {
+		host, err := hostname.Canonical(host)
+		if err != nil {
+			return
+		}
+		m, rs := model{}, []routes.Route[string]{}
+		for _, s := range strings.Fields(patterns) {
+			p, err := routes.ParsePattern(s)
+			if err != nil {
+				continue
+			}
+			again, err := routes.ParsePattern(p.String())
+			require.NoError(t, err)
+			require.Equal(t, p, again)
+			if _, taken := m[p]; !taken {
+				m[p] = s
+				rs = append(rs, routes.Route[string]{Pattern: p, Value: s})
+			}
+		}
+		table, err := routes.New(rs)
+		require.NoError(t, err)
+		require.Equal(t, m.served(host, path), served(table, host, path))
+		require.Equal(t, len(m), table.Len())
+	})
+}
+
+// A world is a small choice of hosts and paths, so that routes and requests meet.
+type world struct{ hosts, paths []string }
+
+func newWorld(hosts int) world {
+	w := world{paths: []string{"", "", "/a", "/a/b", "/a/b/c", "/b", "/ab", "/%C3%A9", "/a/%20"}}
+	for i := range hosts {
+		w.hosts = append(w.hosts, fmt.Sprintf("h%d.%c.example", i, 'a'+i%7))
+	}
+	return w
+}
+
+func (w world) host() string { return w.hosts[rand.IntN(len(w.hosts))] }
+
+func (w world) pattern() string {
+	host := w.host()
+	switch rand.IntN(20) {
+	case 0:
+		host = "*"
+	case 1, 2:
+		host = oneLabelLess(host)
+	}
+	return host + w.paths[rand.IntN(len(w.paths))]
+}
+
+func (w world) path() string {
+	parts := []string{"/", "a", "b", "c", "//", ".", "..", ";x", "%2F", "%61", `\`, "%C3%A9", "%c3%a9", "%20", "%"}
+	path := "/"
+	for range rand.IntN(6) {
+		path += parts[rand.IntN(len(parts))]
+	}
+	return path
+}
+
+func TestTablesAgreeWithTheModel(t *testing.T) {
+	for _, hosts := range []int{1, 10, 100} {
+		w := newWorld(hosts)
+		for range 30 {
+			m := model{}
+			var rs []routes.Route[string]
+			for range 3 * hosts {
+				r := newRoute(t, w.pattern())
+				if _, taken := m[r.Pattern]; !taken {
+					m[r.Pattern] = r.Value
+					rs = append(rs, r)
+				}
+			}
+			table, err := routes.New(rs)
+			require.NoError(t, err)
+			for range 100 {
+				host, path := w.host(), w.path()
+				require.Equal(t, m.served(host, path), served(table, host, path), "%s%s among %v", host, path, m)
+			}
+		}
+	}
+}
+
+// A version is a table and what it must go on to hold.
+type version struct {
+	table *routes.Table[string]
+	want  []string
+}
+
+func (v version) check(t *testing.T) {
+	t.Helper()
+	require.Equal(t, v.want, all(v.table))
+	require.Equal(t, len(v.want), v.table.Len())
+	for _, s := range v.want {
+		r, ok := v.table.Get(newRoute(t, patternOf(s)).Pattern)
+		require.True(t, ok, s)
+		require.Equal(t, s, r.Value)
+	}
+}
+
+// patternOf returns the pattern in a value such as "7 example.com", which says which change brought it.
+func patternOf(value string) string { return value[strings.IndexByte(value, ' ')+1:] }
+
+// Style rule 12, copy on write: a table that somebody reads never changes, whatever is made from it.
+func TestWithAndWithoutLeaveTheOldTableAlone(t *testing.T) {
+	for _, c := range []struct{ hosts, changes int }{{3, 300}, {40, 600}, {3000, 12_000}} {
+		t.Run(fmt.Sprint(c.hosts, " hosts"), func(t *testing.T) {
+			w, m := newWorld(c.hosts), map[routes.Pattern]string{}
+			var table *routes.Table[string]
+			var old []version
+			for i := range c.changes {
+				r := newRoute(t, w.pattern())
+				r.Value = fmt.Sprint(i, " ", r.Value)
+				if _, there := m[r.Pattern]; there && rand.IntN(3) > 0 {
+					var ok bool
+					table, ok = table.Without(r.Pattern)
+					require.True(t, ok)
+					delete(m, r.Pattern)
+				} else {
+					table = table.With(r)
+					m[r.Pattern] = r.Value
+				}
+				if i%(c.changes/10) == 0 {
+					old = append(old, version{table, sortedValues(m)})
+				}
+			}
+			for _, v := range append(old, version{table, sortedValues(m)}) {
+				v.check(t)
+			}
+			for p := range m {
+				table, _ = table.Without(p)
+			}
+			version{table, nil}.check(t)
+			assert.False(t, table.Knows(w.host()))
+		})
+	}
+}
+
+func sortedValues(m map[routes.Pattern]string) []string {
+	patterns := []routes.Pattern{}
+	for p := range m {
+		patterns = append(patterns, p)
+	}
+	slices.SortFunc(patterns, func(a, b routes.Pattern) int {
+		return strings.Compare(a.Host+" "+a.Path, b.Host+" "+b.Path)
+	})
+	var values []string
+	for _, p := range patterns {
+		values = append(values, m[p])
+	}
+	return values
+}
+
+func TestWithReplacesTheRouteOfTheSamePattern(t *testing.T) {
+	before := newTable(t, "example.com/api", "example.com")
+	r := newRoute(t, "EXAMPLE.com/api/")
+	after := before.With(r)
+	assert.Equal(t, 2, after.Len())
+	assert.Equal(t, "EXAMPLE.com/api/", served(after, "example.com", "/api"))
+	assert.Equal(t, "example.com/api", served(before, "example.com", "/api"))
+}
+
+func TestWithoutKeepsWhatIsBelow(t *testing.T) {
+	before := newTable(t, "example.com", "example.com/a", "example.com/a/b")
+	after, ok := before.Without(newRoute(t, "example.com/a").Pattern)
+	require.True(t, ok)
+	assert.Equal(t, "example.com/a/b", served(after, "example.com", "/a/b"))
+	assert.Equal(t, "example.com", served(after, "example.com", "/a"))
+	_, ok = after.Without(newRoute(t, "example.com/a").Pattern)
+	assert.False(t, ok)
+}

@@ -1,0 +1,96 @@
+package routes_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/routes"
+)
+
+func TestParsePattern(t *testing.T) {
+	for _, c := range []struct{ what, in, host, path string }{
+		{"a host", "api.example.com", "api.example.com", ""},
+		{"a host and a slash", "api.example.com/", "api.example.com", ""},
+		{"a host in another spelling", "API.Example.COM.", "api.example.com", ""},
+		{"an international host", "bücher.example", "xn--bcher-kva.example", ""},
+		{"IPv4", "192.0.2.1", "192.0.2.1", ""},
+		{"IPv6", "[2001:DB8::1]", "2001:db8::1", ""},
+		{"IPv6 with a path", "[::1]/api", "::1", "/api/"},
+		{"a wildcard", "*.example.com", "*.example.com", ""},
+		{"a wildcard in another spelling", "*.BÜCHER.example", "*.xn--bcher-kva.example", ""},
+		{"any host", "*", "*", ""},
+		{"any host and a path", "*/.well-known/", "*", "/.well-known/"},
+		{"a path", "example.com/api/", "example.com", "/api/"},
+		{"a path without a slash at its end", "example.com/api", "example.com", "/api/"},
+		{"several segments", "example.com/api/v1", "example.com", "/api/v1/"},
+		{"a wildcard with a path", "*.example.com/api", "*.example.com", "/api/"},
+		{"plain bytes that are no letters", "example.com/~a-b_c.d!$&'()+,;=:@/", "example.com", "/~a-b_c.d!$&'()+,;=:@/"},
+		{"escapes that must be", "example.com/caf%C3%A9%20%25/", "example.com", "/caf%C3%A9%20%25/"},
+		{"dots in a segment", "example.com/.well-known/a..b/...", "example.com", "/.well-known/a..b/.../"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			p, err := routes.ParsePattern(c.in)
+			require.NoError(t, err)
+			assert.Equal(t, routes.Pattern{Host: c.host, Path: c.path}, p)
+
+			again, err := routes.ParsePattern(p.String())
+			require.NoError(t, err)
+			assert.Equal(t, p, again, "the pattern of %s", p)
+		})
+	}
+}
+
+func TestParsePatternRefuses(t *testing.T) {
+	for _, c := range []struct{ what, in, says string }{
+		{"nothing", "", "empty"},
+		{"a path without a host", "/api/", "empty"},
+		{"a scheme", "https://example.com", "it has a scheme"},
+		{"a port", "example.com:443", "it has a port"},
+		{"an empty port", "example.com:/api", "it has a port"},
+		{"a port behind brackets", "[::1]:80/api", "it has a port"},
+		{"a port behind a wildcard", "*.example.com:80", "it has a port"},
+		{"a bad port", "example.com:x", "no valid port"},
+		{"userinfo", "me@example.com", "character '@'"},
+		{"IPv6 without brackets", "::1", "more than one colon"},
+		{"a zone", "[fe80::1%25eth0]", "no IPv6 address in the brackets"},
+		{"a query", "example.com/a?b=c", "it has a query or a fragment"},
+		{"a fragment", "example.com/a#b", "it has a query or a fragment"},
+		{"a query without a path", "example.com?b", "it has a query or a fragment"},
+		{"a bare star and dot", "*.", "empty"},
+		{"two stars", "*.*.example.com", "the star is not alone"},
+		{"a star within a label", "a*.example.com", "the star is not alone"},
+		{"a star at the end of a label", "*a.example.com", "the star is not alone"},
+		{"a star in the middle", "a.*.example.com", "the star is not alone"},
+		{"two stars in a label", "**.example.com", "the star is not alone"},
+		{"a wildcard of an address", "*.127.0.0.1", "an address has no labels"},
+		{"a wildcard of IPv6", "*.[::1]", "an address has no labels"},
+		{"a wildcard of a port", "*:80", "the star is not alone"},
+		{"a star in the path", "example.com/api/*", "a star in the path"},
+		{"an escaped star in the path", "example.com/%2A/", "not in its plain form"},
+		{"a path in braces", "example.com/{id}/", `not in its plain form, "/%7Bid%7D/"`},
+		{"a dot segment", "example.com/./api/", `not in its plain form, "/api/"`},
+		{"a segment of two dots", "example.com/a/../b", `not in its plain form, "/b/"`},
+		{"an escaped dot segment", "example.com/%2e%2E/b", `not in its plain form, "/b/"`},
+		{"a dot segment with parameters", "example.com/a/..;x/b", `not in its plain form, "/b/"`},
+		{"an empty segment", "example.com//api/", `not in its plain form, "/api/"`},
+		{"an empty segment at the end", "example.com/api//", `not in its plain form, "/api/"`},
+		{"two slashes only", "example.com//", `not in its plain form, "/"`},
+		{"a backslash", `example.com/a\b`, `not in its plain form, "/a/b/"`},
+		{"an escaped slash", "example.com/a%2Fb", `not in its plain form, "/a/b/"`},
+		{"an escape that need not be", "example.com/%61pi/", `not in its plain form, "/api/"`},
+		{"an escape in lower case", "example.com/caf%c3%a9/", `not in its plain form, "/caf%C3%A9/"`},
+		{"bytes without the escape they need", "example.com/café/", `not in its plain form, "/caf%C3%A9/"`},
+		{"a bad escape", "example.com/%zz/", `not in its plain form, "/%25zz/"`},
+		{"an escape that is cut off", "example.com/a%2", `not in its plain form, "/a%252/"`},
+		{"a space", "example.com/a b/", `not in its plain form, "/a%20b/"`},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			_, err := routes.ParsePattern(c.in)
+			require.ErrorContains(t, err, c.says)
+			assert.ErrorContains(t, err, "want a host such as api.example.com, *.example.com or *, with an optional path prefix")
+			assert.ErrorContains(t, err, `pattern "`)
+		})
+	}
+}

@@ -1,0 +1,312 @@
+package routes_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/routes"
+)
+
+// newTable returns a table whose values are the spellings of the patterns.
+func newTable(t testing.TB, patterns ...string) *routes.Table[string] {
+	t.Helper()
+	table, err := routes.New(newRoutes(t, patterns...))
+	require.NoError(t, err)
+	return table
+}
+
+func newRoutes(t testing.TB, patterns ...string) []routes.Route[string] {
+	t.Helper()
+	rs := make([]routes.Route[string], len(patterns))
+	for i, s := range patterns {
+		rs[i] = newRoute(t, s)
+	}
+	return rs
+}
+
+func newRoute(t testing.TB, s string) routes.Route[string] {
+	t.Helper()
+	p, err := routes.ParsePattern(s)
+	require.NoError(t, err)
+	return routes.Route[string]{Pattern: p, Value: s, Spelling: s, Where: "main.go:" + fmt.Sprint(len(s))}
+}
+
+// served returns the value of the route that serves a request, "none", or "ambiguous".
+func served(table *routes.Table[string], host, path string) string {
+	switch r, err := table.Lookup(host, path); {
+	case err != nil:
+		return "ambiguous"
+	case r == nil:
+		return "none"
+	default:
+		return r.Value
+	}
+}
+
+func all(table *routes.Table[string]) []string {
+	var values []string
+	for r := range table.All() {
+		values = append(values, r.Value)
+	}
+	return values
+}
+
+func TestLookup(t *testing.T) {
+	table := newTable(t, "example.com", "api.example.com", "*.example.com", "example.com/api/", "example.com/api/v1",
+		"paths.example.com/only", "*.example.com/static", "*.net/x", "only.net/y", "[::1]", "192.0.2.1", "_srv.example.org")
+	for _, c := range []struct{ what, host, path, want string }{
+		{"an exact host", "example.com", "/", "example.com"},
+		{"an exact host, path empty", "example.com", "", "example.com"},
+		{"an exact host before the wildcard", "api.example.com", "/", "api.example.com"},
+		{"an exact host without that path before the wildcard with it", "api.example.com", "/static/", "api.example.com"},
+		{"a wildcard", "www.example.com", "/", "*.example.com"},
+		{"a wildcard takes one label", "a.b.example.com", "/", "none"},
+		{"a wildcard takes no less than one label", "com", "/", "none"},
+		{"a wildcard with a path", "www.example.com", "/static/a", "*.example.com/static"},
+		{"an unknown host", "example.org", "/", "none"},
+		{"a host that ends like a known one", "badexample.com", "/", "none"},
+		{"a prefix itself", "example.com", "/api/", "example.com/api/"},
+		{"a prefix without its slash", "example.com", "/api", "example.com/api/"},
+		{"below a prefix", "example.com", "/api/x/y", "example.com/api/"},
+		{"a segment that begins like a prefix", "example.com", "/apix", "example.com"},
+		{"the longer prefix", "example.com", "/api/v1/x", "example.com/api/v1"},
+		{"the longer prefix without its slash", "example.com", "/api/v1", "example.com/api/v1"},
+		{"a segment that begins like the longer prefix", "example.com", "/api/v10", "example.com/api/"},
+		{"upper case in a path is another path", "example.com", "/API/", "example.com"},
+		{"an exact host whose paths do not match, wildcard's path does", "paths.example.com", "/static/x", "*.example.com/static"},
+		{"an exact host whose paths do not match, wildcard", "paths.example.com", "/other", "*.example.com"},
+		{"an exact host whose paths match", "paths.example.com", "/only/x", "paths.example.com/only"},
+		{"an exact host whose paths do not match, nor the wildcard's", "only.net", "/z", "none"},
+		{"an exact host whose paths do not match, but the wildcard's", "only.net", "/x", "*.net/x"},
+		{"the path of OPTIONS", "example.com", "*", "example.com"},
+		{"the path of OPTIONS, path routes only", "only.net", "*", "none"},
+		{"IPv6", "::1", "/", "[::1]"},
+		{"IPv4", "192.0.2.1", "/", "192.0.2.1"},
+		{"an underscore", "_srv.example.org", "/", "_srv.example.org"},
+		{"a literal star is no host", "*.example.com", "/", "*.example.com"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			assert.Equal(t, c.want, served(table, c.host, c.path))
+		})
+	}
+}
+
+func TestAnyHostComesLast(t *testing.T) {
+	table := newTable(t, "*", "*/api", "example.com/x", "*.example.com")
+	assert.Equal(t, "*", served(table, "example.org", "/"))
+	assert.Equal(t, "*/api", served(table, "example.org", "/api/x"))
+	assert.Equal(t, "*/api", served(table, "example.com", "/api"))
+	assert.Equal(t, "example.com/x", served(table, "example.com", "/x"))
+	assert.Equal(t, "*.example.com", served(table, "a.example.com", "/api"))
+	assert.Equal(t, "*", served(table, "::1", "/"))
+}
+
+// threats.md, "Path vs RawPath disagree between matcher and upstream" (CVE-2025-66490, 2025-32431, 2019-9901, 2021-29492):
+// a path that could belong to two routes belongs to none.
+func TestLookupReportsAmbiguousPaths(t *testing.T) {
+	table := newTable(t, "example.com", "example.com/admin", "example.com/public", "example.com/public/deep", "example.com/caf%C3%A9",
+		"plain.example", "only.example/api", "*/fallback")
+	for _, c := range []struct{ what, host, path, want string }{
+		{"dot segments into another route", "example.com", "/public/../admin/", "ambiguous"},
+		{"dot segments at the end", "example.com", "/public/deep/..", "ambiguous"},
+		{"dot segments that stay within", "example.com", "/public/a/../b", "example.com/public"},
+		{"dot segments above the root", "example.com", "/../../admin", "ambiguous"},
+		{"escaped dot segments", "example.com", "/public/%2e%2E/admin", "ambiguous"},
+		{"dot segments with parameters", "example.com", "/public/..;a=b/admin", "ambiguous"},
+		{"dot segments with escaped parameters", "example.com", "/public/..%3Ba/admin", "ambiguous"},
+		{"a dot segment before the prefix", "example.com", "/./admin", "ambiguous"},
+		{"a dot segment in the prefix", "example.com", "/public/./deep", "ambiguous"},
+		{"an escaped letter of the prefix", "example.com", "/%61dmin/", "ambiguous"},
+		{"an escaped slash after the prefix", "example.com", "/admin%2F", "ambiguous"},
+		{"an escaped slash within the prefix", "example.com", "/public%2fdeep/x", "ambiguous"},
+		{"an escaped slash below the prefix", "example.com", "/public/a%2Fb", "example.com/public"},
+		{"a slash too many at the start", "example.com", "//admin", "ambiguous"},
+		{"a slash too many in the prefix", "example.com", "/public//deep", "ambiguous"},
+		{"a slash too many at the end", "example.com", "/public//", "example.com/public"},
+		{"a backslash", "example.com", `/public\deep`, "ambiguous"},
+		{"a backslash and dots", "example.com", `/public/..\admin`, "ambiguous"},
+		{"an escaped backslash", "example.com", "/%5Cadmin", "ambiguous"},
+		{"an escape of an escape is decoded once", "example.com", "/%2561dmin", "example.com"},
+		{"a bad escape stands for itself", "example.com", "/admin/%zz", "example.com/admin"},
+		{"a bad escape before a good one", "example.com", "/%%61dmin", "example.com"},
+		{"an escape that is cut off", "example.com", "/admin/%2", "example.com/admin"},
+		{"a NUL below the prefix", "example.com", "/admin/%00", "example.com/admin"},
+		{"three dots are a name", "example.com", "/public/.../admin", "example.com/public"},
+		{"a name with a dot first", "example.com", "/public/.git", "example.com/public"},
+		{"an escape as the pattern has it", "example.com", "/caf%C3%A9/x", "example.com/caf%C3%A9"},
+		{"an escape in lower case", "example.com", "/caf%c3%a9/x", "ambiguous"},
+		{"a byte that should be escaped", "example.com", "/caf\xc3\xa9/x", "ambiguous"},
+		{"no slash at the start", "example.com", "admin", "ambiguous"},
+		{"a host without path routes has no ambiguous paths", "plain.example", "//a/../%2e%2e/", "plain.example"},
+		{"no route as it stands, one when decoded", "only.example", "/%61pi", "ambiguous"},
+		{"no route when decoded, one as it stands", "only.example", "/api/..", "ambiguous"},
+		{"no route in either form", "only.example", "/%62pi", "none"},
+		{"the other route is the one of any host", "only.example", "/api/../fallback", "ambiguous"},
+		{"the query is none of the path's business", "only.example", "/api/a=b&c", "only.example/api"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			assert.Equal(t, c.want, served(table, c.host, c.path))
+		})
+	}
+	_, err := table.Lookup("example.com", "/%61dmin")
+	assert.ErrorIs(t, err, routes.ErrAmbiguous)
+}
+
+// threats.md, CVE-2022-32190: 100 KB of dot segments take linear time, so they end at all.
+func TestLookupOfALongPathEnds(t *testing.T) {
+	table := newTable(t, "example.com/a", "example.com")
+	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/..", 40_000)+"/a"))
+	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/x", 40_000)+strings.Repeat("/..", 40_000)+"/a"))
+	assert.Equal(t, "example.com/a", served(table, "example.com", "/a"+strings.Repeat("/x/..", 40_000)))
+	assert.Equal(t, "example.com", served(table, "example.com", "/"+strings.Repeat("%61", 40_000)))
+}
+
+// threats.md, CVE-2026-27588: matching turned case-sensitive above 100 hosts.
+func TestHostsMatchInAnyCaseAtAnyNumber(t *testing.T) {
+	for _, n := range []int{1, 2, 99, 100, 101, 127, 128, 129, 10_000} {
+		t.Run(fmt.Sprint(n, " hosts"), func(t *testing.T) {
+			patterns := make([]string, n)
+			for i := range patterns {
+				patterns[i] = fmt.Sprintf("Host-%d.Example.COM", i)
+			}
+			table := newTable(t, patterns...)
+			for i, want := range patterns {
+				for _, in := range []string{strings.ToLower(want), strings.ToUpper(want) + ".:443", want} {
+					host, err := hostname.Canonical(in)
+					require.NoError(t, err)
+					require.Equal(t, want, served(table, host, "/"))
+				}
+				require.Equal(t, "none", served(table, fmt.Sprintf("host-%d.example.org", i), "/"))
+			}
+		})
+	}
+}
+
+func TestHostsOfAnyLengthMatch(t *testing.T) {
+	for n := 1; n <= 253; n++ {
+		host := strings.Repeat("abcdefg.", 32)[:n-1] + "x"
+		table := newTable(t, host)
+		require.Equal(t, host, served(table, host, "/"))
+		require.Equal(t, "none", served(table, "z"+host[1:], "/"))
+		require.Equal(t, "none", served(table, host[:n-1]+"y", "/"))
+	}
+}
+
+func TestNewReportsAllConflicts(t *testing.T) {
+	rs := newRoutes(t, "example.com", "EXAMPLE.com/", "example.com/api", "Example.com/api/", "*.example.com", "*")
+	rs[4].Spelling, rs[4].Where = "", ""
+	table, err := routes.New(append(rs, rs[4]))
+	assert.Nil(t, table)
+	require.Error(t, err)
+	assert.Equal(t, `pattern "EXAMPLE.com/" (main.go:12) conflicts with "example.com" (main.go:11): both mean "example.com"
+pattern "Example.com/api/" (main.go:16) conflicts with "example.com/api" (main.go:15): both mean "example.com/api/"
+pattern "*.example.com" conflicts with "*.example.com": both mean "*.example.com"`, err.Error())
+}
+
+func TestNewMakesItsOwnCopies(t *testing.T) {
+	rs := newRoutes(t, "a.example", "b.example")
+	table, err := routes.New(rs)
+	require.NoError(t, err)
+	rs[0].Value = "changed"
+	assert.Equal(t, []string{"a.example", "b.example"}, all(table))
+}
+
+func TestNilAndZeroTablesAreEmpty(t *testing.T) {
+	p := newRoute(t, "*.example.com/api").Pattern
+	empty, err := routes.New[string](nil)
+	require.NoError(t, err)
+	for name, table := range map[string]*routes.Table[string]{"nil": nil, "zero": {}, "new": empty} {
+		t.Run(name, func(t *testing.T) {
+			assert.Zero(t, table.Len())
+			assert.Empty(t, all(table))
+			assert.Equal(t, "none", served(table, "example.com", "/%61"))
+			assert.False(t, table.Knows("example.com"))
+			_, ok := table.Get(p)
+			assert.False(t, ok)
+			same, ok := table.Without(p)
+			assert.False(t, ok)
+			assert.Same(t, table, same)
+			assert.Equal(t, []string{"*"}, all(table.With(newRoute(t, "*"))))
+			assert.Equal(t, []string{"a.example"}, all(table.With(newRoute(t, "a.example"))))
+		})
+	}
+}
+
+func TestKnows(t *testing.T) {
+	table := newTable(t, "example.com/api", "*.example.org")
+	assert.True(t, table.Knows("example.com"), "a host with path routes only")
+	assert.True(t, table.Knows("a.example.org"), "a host below a wildcard")
+	assert.False(t, table.Knows("example.org"))
+	assert.False(t, table.Knows("a.b.example.org"))
+	assert.False(t, table.Knows("example"))
+	assert.True(t, table.With(newRoute(t, "*/api")).Knows("example"), "any host")
+}
+
+func TestGetFindsThePatternItself(t *testing.T) {
+	table := newTable(t, "example.com/api", "*.example.com", "*")
+	for _, c := range []struct {
+		pattern string
+		want    bool
+	}{
+		{"EXAMPLE.com/api/", true}, {"*.example.com/", true}, {"*", true},
+		{"example.com", false}, {"example.com/api/v1", false}, {"example.com/ap", false}, {"a.example.com", false}, {"*/api", false}, {"*.com", false},
+	} {
+		r, ok := table.Get(newRoute(t, c.pattern).Pattern)
+		require.Equal(t, c.want, ok, c.pattern)
+		if ok {
+			assert.Equal(t, newRoute(t, c.pattern).Pattern, r.Pattern)
+		}
+	}
+}
+
+func TestAllIsSortedByHostThenPath(t *testing.T) {
+	want := []string{"*", "*/z", "*.a.example", "*.a.example/b", "a.example", "a.example/b", "a.example/b/c", "a.example/b-c", "a.example.org", "b.example/a"}
+	table := newTable(t, "b.example/a", "a.example/b/c", "*/z", "a.example.org", "a.example/b", "*.a.example/b", "a.example/b-c", "a.example", "*.a.example", "*")
+	assert.ElementsMatch(t, want, all(table))
+	assert.True(t, slices.IsSortedFunc(slices.Collect(table.All()), func(a, b *routes.Route[string]) int {
+		return strings.Compare(a.Pattern.Host+" "+a.Pattern.Path, b.Pattern.Host+" "+b.Pattern.Path)
+	}))
+	assert.Equal(t, len(want), table.Len())
+}
+
+func TestOrderOfRegistrationDoesNotMatter(t *testing.T) {
+	patterns := []string{"example.com", "example.com/a", "example.com/a/b", "*.com", "*.com/a", "*", "*/a", "a.example.com/c", "*.example.com"}
+	requests := [][2]string{{"example.com", "/"}, {"example.com", "/a/b"}, {"x.com", "/a"}, {"a.example.com", "/"}, {"a.example.com", "/c"}, {"y", "/a"}}
+	first := newTable(t, patterns...)
+	for range 100 {
+		rand.Shuffle(len(patterns), func(i, j int) { patterns[i], patterns[j] = patterns[j], patterns[i] })
+		var grown *routes.Table[string]
+		for _, r := range newRoutes(t, patterns...) {
+			grown = grown.With(r)
+		}
+		for _, table := range []*routes.Table[string]{newTable(t, patterns...), grown} {
+			require.Equal(t, all(first), all(table))
+			for _, q := range requests {
+				require.Equal(t, served(first, q[0], q[1]), served(table, q[0], q[1]), "%v %v", q, patterns)
+			}
+		}
+	}
+}
+
+func TestLookupDoesNotAllocate(t *testing.T) {
+	table := newTable(t, "example.com", "*.example.com", "paths.example.com/api", "paths.example.com/api/v1", "*/fallback", "*",
+		strings.Repeat("long-", 12)+"x.example.com")
+	long := "/api/v1/" + strings.Repeat("a", 150) + "/%2e%2e/" + strings.Repeat("%C3%A9/", 10)
+	for _, q := range [][2]string{
+		{"example.com", "/"}, {"www.example.com", "/x"}, {"example.org", "/"}, {"paths.example.com", "/api/v1/x"}, {"paths.example.com", "/other"},
+		{strings.Repeat("long-", 12) + "x.example.com", "/"}, {"paths.example.com", long},
+	} {
+		require.NotEqual(t, "none", served(table, q[0], q[1]))
+		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup(q[0], q[1]) }), "Lookup(%s, %s)", q[0], q[1])
+		assert.Zero(t, testing.AllocsPerRun(100, func() { _ = table.Knows(q[0]) }), "Knows(%s)", q[0])
+	}
+	assert.Equal(t, "ambiguous", served(table, "paths.example.com", "/%61pi"))
+	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup("paths.example.com", "/%61pi") }))
+}

@@ -1,0 +1,148 @@
+package routes
+
+import (
+	"slices"
+	"strings"
+)
+
+// Hot path: match reads one segment of the path per step, no further than patterns go, and allocates nothing.
+
+// A site holds the routes of one host pattern. It never changes. The zero value has no routes.
+type site[V any] struct {
+	route *Route[V]   // without a path; nil if there is none
+	paths *segment[V] // those with a path; nil if there are none
+}
+
+// A segment is a step on the way to a path prefix; the first one has no name.
+type segment[V any] struct {
+	name  string
+	route *Route[V]     // of the prefix that ends here; nil if there is none
+	below []*segment[V] // sorted by name
+}
+
+func (s site[V]) empty() bool { return s.route == nil && s.paths == nil }
+
+// match returns the route with the longest prefix of a path, nil if there is none.
+func match[V any, S string | []byte](s site[V], path S) *Route[V] {
+	best := s.route
+	for n := s.paths; n != nil && len(path) > 0 && path[0] == '/'; {
+		end := 1
+		for end < len(path) && path[end] != '/' {
+			end++
+		}
+		n = child(n, path[1:end])
+		path = path[end:]
+		if n != nil && n.route != nil {
+			best = n.route
+		}
+	}
+	return best
+}
+
+// get returns the route of a pattern's path, nil if there is none.
+func (s site[V]) get(path string) *Route[V] {
+	if path == "" {
+		return s.route
+	}
+	n := s.paths
+	for rest := inner(path); n != nil && rest != ""; {
+		var name string
+		name, rest, _ = strings.Cut(rest, "/")
+		n = child(n, name)
+	}
+	if n == nil {
+		return nil
+	}
+	return n.route
+}
+
+// with returns the site with r as the route of a pattern's path; r may be nil.
+func (s site[V]) with(path string, r *Route[V]) site[V] {
+	if path == "" {
+		s.route = r
+		return s
+	}
+	s.paths = s.paths.with(inner(path), r)
+	return s
+}
+
+// each calls f for each route, in no order.
+func (s site[V]) each(f func(*Route[V])) {
+	if s.route != nil {
+		f(s.route)
+	}
+	s.paths.each(f)
+}
+
+// inner returns a pattern's path without the slash at its start.
+func inner(path string) string { return path[1:] }
+
+// with returns a copy of n, which may be nil, with r below it at rest, or nil if nothing remains.
+func (n *segment[V]) with(rest string, r *Route[V]) *segment[V] {
+	c := segment[V]{}
+	if n != nil {
+		c = *n
+	}
+	if rest == "" {
+		c.route = r
+	} else {
+		c.replace(rest, r)
+	}
+	if c.route == nil && len(c.below) == 0 {
+		return nil
+	}
+	return &c
+}
+
+// replace puts r below n at rest. It changes n, but not the slice that others share.
+func (n *segment[V]) replace(rest string, r *Route[V]) {
+	name, rest, _ := strings.Cut(rest, "/")
+	i, found := find(n, name)
+	old := &segment[V]{name: name}
+	if found {
+		old = n.below[i]
+	}
+	end := i
+	if found {
+		end++
+	}
+	if child := old.with(rest, r); child != nil {
+		n.below = slices.Concat(n.below[:i], []*segment[V]{child}, n.below[end:])
+	} else {
+		n.below = slices.Concat(n.below[:i], n.below[end:])
+	}
+}
+
+func (n *segment[V]) each(f func(*Route[V])) {
+	if n == nil {
+		return
+	}
+	if n.route != nil {
+		f(n.route)
+	}
+	for _, c := range n.below {
+		c.each(f)
+	}
+}
+
+// child returns the segment of that name below n, nil if there is none.
+func child[V any, S string | []byte](n *segment[V], name S) *segment[V] {
+	if i, found := find(n, name); found {
+		return n.below[i]
+	}
+	return nil
+}
+
+// find returns the place of name below n, and whether it is there.
+func find[V any, S string | []byte](n *segment[V], name S) (int, bool) {
+	low, high := 0, len(n.below)
+	for low < high {
+		mid := (low + high) / 2
+		if n.below[mid].name < string(name) {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, low < len(n.below) && n.below[low].name == string(name)
+}
