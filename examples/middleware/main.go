@@ -1,0 +1,61 @@
+// Command middleware puts middleware that others wrote around one route: a rate limiter and basic authentication, made
+// for any net/http server. The other route stays as fast as without.
+//
+//	go run -C examples/middleware . -target localhost:3840
+//	curl -u admin:secret http://admin.localhost:8080/
+//
+// Whatever is a func(http.Handler) http.Handler fits around a route, around the Router, or around both; what must see
+// every exchange, aborted ones included, fits into Router.Observe, as the access log does here.
+package main
+
+import (
+	"context"
+	"flag"
+	"log"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/go-chi/chi/v5/middleware"
+	"github.com/go-chi/httprate"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+func main() {
+	addr := flag.String("addr", ":8080", "address to serve on, in plain HTTP")
+	target := flag.String("target", "localhost:3840", "where both sites are served")
+	password := flag.String("password", "secret", "of admin at admin.localhost")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	r, err := router(slog.New(slog.NewJSONHandler(os.Stdout, nil)), *target, *password)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := (&hostproxy.Server{Router: r}).Serve(ctx, nil, ln); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// router guards admin.localhost with a password and 20 requests a minute per client, and logs every exchange.
+func router(l *slog.Logger, target, password string) (*hostproxy.Router, error) {
+	site, err := hostproxy.NewUpstream(target)
+	if err != nil {
+		return nil, err
+	}
+	limit := httprate.LimitByIP(20, time.Minute)
+	auth := middleware.BasicAuth("admin", map[string]string{"admin": password})
+	r := &hostproxy.Router{Observe: hostproxy.AccessLog(l)}
+	r.Handle("admin.localhost", limit(auth(site)))
+	r.Handle("www.localhost", site)
+	return r, nil
+}

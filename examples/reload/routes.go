@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// routes is a Router whose routes come from a file.
+type routes struct {
+	router    hostproxy.Router
+	file      string
+	upstreams map[string]http.Handler // by their targets, so that a reload keeps those that stay
+}
+
+// reload loads the file each time hup says so, until hup is closed.
+func (r *routes) reload(hup <-chan os.Signal) {
+	for range hup {
+		if err := r.load(); err != nil {
+			log.Printf("routes stay as they are: %v", err)
+			continue
+		}
+		log.Printf("routes loaded from %s", r.file)
+	}
+}
+
+// load makes the routes of the file the only ones, or changes nothing.
+func (r *routes) load() error {
+	text, err := os.ReadFile(r.file)
+	if err != nil {
+		return err
+	}
+	var targets map[string][]string
+	if err := json.Unmarshal(text, &targets); err != nil {
+		return fmt.Errorf("%s: %w", r.file, err)
+	}
+	table, upstreams := map[string]http.Handler{}, map[string]http.Handler{}
+	for pattern, list := range targets {
+		key := strings.Join(list, " ")
+		u, ok := r.upstreams[key]
+		if !ok {
+			if u, err = hostproxy.NewUpstream(list...); err != nil {
+				return fmt.Errorf("%s: %q: %w", r.file, pattern, err)
+			}
+		}
+		table[pattern], upstreams[key] = u, u
+	}
+	if err := r.router.Replace(table); err != nil {
+		return fmt.Errorf("%s: %w", r.file, err)
+	}
+	r.upstreams = upstreams
+	return nil
+}
