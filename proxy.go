@@ -189,7 +189,7 @@ func (s *Server) server(h http.Handler) *serve.Server {
 
 // An Exchange is one request and its response, as Observe sees it at the end.
 type Exchange struct {
-	Start time.Time
+	Start time.Time // when the head of the request had been read
 
 	Client netip.Addr // who asked, behind TrustedProxies; invalid if unknown
 	Peer   netip.Addr // who sits at the other end of the connection

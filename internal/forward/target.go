@@ -28,7 +28,7 @@ type Target struct {
 
 	base     string // put before the request's path, without a final slash
 	client   doer   // for what speaks HTTP/1.1
-	h2       doer // for requests that need HTTP/2, such as gRPC; nil without
+	h2       doer   // for requests that need HTTP/2, such as gRPC; nil without
 	inFlight atomic.Int64
 }
 

@@ -135,8 +135,8 @@ func appendLine(dst []byte, fd *h1.Field) []byte {
 
 // AppendResponse appends the head of a final response as it goes to the
 // client. framing is how the body will be framed for it: sized as res is, or
-// chunked; last says that the connection closes after it.
-func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, last bool) []byte {
+// chunked. connection is the value of the Connection field; "" means none.
+func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, connection string) []byte {
 	dst = appendStatus(dst, res)
 	dst, dated := f.appendFields(dst, res)
 	if !dated {
@@ -151,8 +151,8 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 	case res.ContentLength >= 0 && res.Status != http.StatusNoContent && !res.Chunked:
 		dst = h1.AppendContentLength(dst, res.ContentLength)
 	}
-	if last {
-		dst = append(dst, "Connection: close\r\n"...)
+	if connection != "" {
+		dst = h1.AppendField(dst, "Connection", connection)
 	}
 	return append(dst, "\r\n"...)
 }
@@ -212,8 +212,9 @@ func (f *Forwarder) Killed() bool { return f.kill.Err() != nil }
 // Life is done when the Forwarder drains.
 func (f *Forwarder) Life() context.Context { return f.life }
 
-// AppendReply appends the whole answer that Reply gives.
-func AppendReply(dst []byte, head bool, status int, reason string, last bool) []byte {
+// AppendReply appends the whole answer that Reply gives to a request of that
+// method. connection is as for AppendResponse.
+func AppendReply(dst []byte, method string, status int, reason, connection string) []byte {
 	dst = h1.AppendStatusLine(dst, status, http.StatusText(status))
 	body := Line(status, reason)
 	dst = append(dst, "Cache-Control: no-store\r\n"...)
@@ -222,11 +223,12 @@ func AppendReply(dst []byte, head bool, status int, reason string, last bool) []
 	dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
 	dst = append(dst, "\r\nProxy-Status: "...)
 	dst = append(dst, ProxyStatus(reason)...)
-	if last {
-		dst = append(dst, "\r\nConnection: close"...)
+	dst = append(dst, "\r\n"...)
+	if connection != "" {
+		dst = h1.AppendField(dst, "Connection", connection)
 	}
-	dst = append(dst, "\r\n\r\n"...)
-	if head {
+	dst = append(dst, "\r\n"...)
+	if method == http.MethodHead {
 		return dst
 	}
 	return append(dst, body...)

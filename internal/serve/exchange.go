@@ -158,19 +158,37 @@ func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, er
 // send writes the request to up and waits for the first bytes of the answer.
 func (x *exchange) send(f *forward.Forwarder, up *pool.Conn) error {
 	x.c.watch(up.Lease(), x.hit.Life, f)
-	if d := f.ResponseHeaderTimeout; d > 0 {
-		deadline := x.start.Add(x.rec.Dial + d)
-		_ = up.SetReadDeadline(deadline)
-		_ = up.SetWriteDeadline(deadline)
+	deadline := x.start.Add(x.rec.Dial + f.ResponseHeaderTimeout)
+	if f.ResponseHeaderTimeout <= 0 {
+		deadline = time.Time{}
 	}
+	_ = up.SetReadDeadline(deadline)
+	_ = up.SetWriteDeadline(deadline)
 	if !x.upload.pending {
 		return up.Ask(x.out)
 	}
 	if err := up.Send(x.out); err != nil {
 		return err
 	}
-	x.upload.start(up)
-	return up.Fill()
+	x.upload.start(up, f.IdleTimeout)
+	return x.fill(f, up)
+}
+
+// fill waits for more of the response's head. The timeout for it runs from the
+// end of the upload.
+func (x *exchange) fill(f *forward.Forwarder, up *pool.Conn) error {
+	for {
+		err := up.Fill()
+		if !isTimeout(err) || !x.upload.running {
+			return err
+		}
+		now := time.Now()
+		deadline := x.upload.end().Add(f.ResponseHeaderTimeout)
+		if !deadline.After(now) {
+			return err
+		}
+		_ = up.SetReadDeadline(deadline)
+	}
 }
 
 // replayable reports whether the request may be sent a second time.
@@ -251,23 +269,24 @@ func (x *exchange) answer(fail *forward.Failure) step {
 		x.takeBack()
 		return end
 	}
-	last := x.last || unread || fail.Side == forward.SideClient
-	x.reply(fail.Status, fail.Reason, last)
+	rude := unread || fail.Side == forward.SideClient
+	x.last = x.last || rude
+	x.reply(fail.Status, fail.Reason)
 	x.r += x.upload.took
 	x.takeBack()
 	switch {
-	case unread || fail.Side == forward.SideClient:
+	case rude:
 		return linger
-	case last:
+	case x.last:
 		return end
 	}
 	return again
 }
 
-// reply sends a whole answer of the proxy's own.
-func (x *exchange) reply(status int, reason string, last bool) {
-	head := string(x.req.Method) == "HEAD"
-	x.out = forward.AppendReply(x.out[:0], head, status, reason, last)
+// reply sends a whole answer of the proxy's own. After one that is the last,
+// the connection closes.
+func (x *exchange) reply(status int, reason string) {
+	x.out = forward.AppendReply(x.out[:0], view(x.req.Method), status, reason, x.connection())
 	_, _ = x.c.stream().Write(x.out)
 }
 

@@ -245,7 +245,8 @@ func (x *exchange) head() (n int, next step) {
 func (x *exchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		x.reply(408, "http_request_error", true)
+		x.last = true
+		x.reply(408, "http_request_error")
 	}
 	return end
 }
@@ -257,7 +258,8 @@ func (x *exchange) refuse(err error) step {
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
-	x.reply(status, "http_request_error", true)
+	x.last = true
+	x.reply(status, "http_request_error")
 	if x.c.s.Lane.Always {
 		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
 			Peer: x.c.peer.Addr, Status: status,

@@ -32,7 +32,7 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn) step {
 	if framing == h1.UntilClose {
 		sent = h1.ChunkedBody
 	}
-	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.last)
+	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.connection())
 	keep := x.res.Persistent(method)
 	up.Discard(n)
 
@@ -41,6 +41,14 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn) step {
 		return x.abort(up, side, err)
 	}
 	return x.conclude(up, keep)
+}
+
+// connection is the Connection field of the response.
+func (x *exchange) connection() string {
+	if x.last {
+		return "close"
+	}
+	return ""
 }
 
 // conclude decides what becomes of both connections after a whole response.
@@ -73,7 +81,7 @@ func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 		n, err := x.res.Parse(up.Buffered())
 		switch {
 		case err == h1.ErrMore:
-			if err := up.Fill(); err != nil {
+			if err := x.fill(f, up); err != nil {
 				if errors.Is(err, pool.ErrBufferFull) {
 					err = protocolError("response head too large")
 				}

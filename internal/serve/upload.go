@@ -28,7 +28,7 @@ type upload struct {
 
 	data   []byte // of a chunked body: what was decoded from x.in
 	chunks h1.Chunks
-	end    error // of a chunked body in x.in: nil, io.EOF or what is wrong
+	state  error // of a chunked body in x.in: nil goes on, io.EOF is whole, else what is wrong
 	left   int64 // of a sized body: bytes that have not been read yet
 
 	fetched int // bytes of a sized body that fetch put into buf
@@ -40,6 +40,8 @@ type upload struct {
 	sent  atomic.Bool
 	total atomic.Int64
 	fault atomic.Pointer[error] // what the client did wrong
+	ended atomic.Int64          // when the last byte was written, unix nanoseconds
+	stall time.Duration         // how long the target may take nothing
 	done  chan struct{}
 }
 
@@ -69,10 +71,11 @@ var errSlow = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
 	u.x, u.took, u.pending, u.running, u.left, u.fetched = x, 0, false, false, 0, 0
-	u.data, u.end, u.over, u.up, u.buf = nil, nil, nil, nil, nil
+	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
 	u.sent.Store(false)
 	u.total.Store(0)
 	u.fault.Store(nil)
+	u.ended.Store(0)
 	switch x.req.Framing() {
 	case h1.SizedBody:
 		u.took = int(min(int64(x.w-x.r), x.req.ContentLength))
@@ -81,8 +84,8 @@ func (u *upload) reset(x *exchange) {
 		u.total.Store(int64(u.took))
 	case h1.ChunkedBody:
 		u.chunks.Reset()
-		u.data, u.took, u.end = u.chunks.Decode(x.in[x.r:x.w])
-		u.pending = u.end == nil
+		u.data, u.took, u.state = u.chunks.Decode(x.in[x.r:x.w])
+		u.pending = u.state == nil
 		u.total.Store(int64(len(u.data)))
 	}
 }
@@ -100,12 +103,12 @@ func (u *upload) inline() error {
 			x.out = append(x.out, u.buf.in[:u.fetched]...)
 		}
 	case h1.ChunkedBody:
-		if u.end != nil && u.end != io.EOF {
-			u.fault.Store(&u.end)
-			return u.end
+		if u.state != nil && u.state != io.EOF {
+			u.fault.Store(&u.state)
+			return u.state
 		}
 		x.out = appendData(x.out, u.data)
-		if u.end == io.EOF {
+		if u.state == io.EOF {
 			x.out = appendEnd(x.out, u.chunks.Trailers)
 		}
 	}
@@ -138,9 +141,9 @@ func appendData(dst, data []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// start streams the rest of the body to up.
-func (u *upload) start(up *pool.Conn) {
-	u.up, u.lease, u.running = up, up.Lease(), true
+// start streams the rest of the body to up, which may take nothing for stall.
+func (u *upload) start(up *pool.Conn, stall time.Duration) {
+	u.up, u.lease, u.running, u.stall = up, up.Lease(), true, stall
 	if u.buf == nil {
 		u.buf = uploadBuffers.Get().(*uploadBuffer)
 	}
@@ -159,6 +162,7 @@ func (u *upload) run() {
 	}
 	if err == nil {
 		u.sent.Store(true)
+		u.ended.Store(time.Now().UnixNano())
 		return
 	}
 	var client *clientError
@@ -182,7 +186,7 @@ func (u *upload) runSized() error {
 		if u.left == 0 {
 			u.sent.Store(true) // as good as: see nearlySent
 		}
-		if _, err := u.up.Write(u.buf.in[:n]); err != nil {
+		if err := u.write(u.buf.in[:n]); err != nil {
 			u.sent.Store(false)
 			return err
 		}
@@ -195,7 +199,7 @@ func (u *upload) runSized() error {
 
 func (u *upload) runChunked() error {
 	b := u.buf
-	in := b.in[:bufferSize] // what is behind the body must fit x.in
+	in := b.in[:bufferSize]                   // what is behind the body must fit x.in
 	w := copy(in, u.x.in[u.x.r+u.took:u.x.w]) // the beginning of a trailer section
 	u.took = u.x.w - u.x.r
 	for {
@@ -209,7 +213,7 @@ func (u *upload) runChunked() error {
 			return &clientError{err}
 		}
 		if len(b.out) > 0 {
-			if _, err := u.up.Write(b.out); err != nil {
+			if err := u.write(b.out); err != nil {
 				return err
 			}
 		}
@@ -239,6 +243,25 @@ func (u *upload) read(p []byte) (int, error) {
 		err = errLeft
 	}
 	return 0, &clientError{err}
+}
+
+// write writes to the target.
+func (u *upload) write(p []byte) error {
+	var deadline time.Time
+	if u.stall > 0 {
+		deadline = time.Now().Add(u.stall)
+	}
+	_ = u.up.SetWriteDeadline(deadline)
+	_, err := u.up.Write(p)
+	return err
+}
+
+// end is when the upload ended, or now if it goes on.
+func (u *upload) end() time.Time {
+	if ns := u.ended.Load(); ns != 0 {
+		return time.Unix(0, ns)
+	}
+	return time.Now()
 }
 
 var errLeft = errors.New("client left in the middle of its body")
@@ -281,7 +304,7 @@ func (u *upload) settle() bool {
 		u.running = false
 		return u.sent.Load()
 	}
-	return !u.pending && (u.end == nil || u.end == io.EOF)
+	return !u.pending && (u.state == nil || u.state == io.EOF)
 }
 
 // takeBack makes what was read behind the body the next request's beginning.
