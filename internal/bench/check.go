@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// An answer is what must be the same whichever proxy it came through.
+type answer struct {
+	status int
+	kind   string // Content-Type
+	stated int64  // Content-Length, -1 if the body ended otherwise
+	length int64  // of the body
+	sum    uint32 // of the body
+}
+
+func (a answer) String() string {
+	return fmt.Sprintf("status %d, %s, %d of %d bytes, checksum %08x", a.status, a.kind, a.length, a.stated, a.sum)
+}
+
+// checkAlike fails unless the proxy at l.addr answers the load's request as
+// the backend itself does and sends it true forwarding fields.
+func checkAlike(ctx context.Context, l *load, backend string) error {
+	if err := checkForwarded(ctx, l); err != nil {
+		return err
+	}
+	if l.kind == messages {
+		return nil // what comes back is compared during the load
+	}
+	direct := *l.row
+	direct.proto = h1Plain
+	want, _, err := fetch(ctx, &load{row: &direct, addr: backend}, l.path)
+	if err != nil {
+		return fmt.Errorf("backend: %w", err)
+	}
+	if want.status != http.StatusOK {
+		return fmt.Errorf("backend: %v", want)
+	}
+	got, _, err := fetch(ctx, l, l.path)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("answer is %v, want %v", got, want)
+	}
+	return nil
+}
+
+// checkForwarded asks the backend which forwarding fields it saw. The client's
+// own must not be among them.
+func checkForwarded(ctx context.Context, l *load) error {
+	echo := *l.row
+	echo.method, echo.upload = "", 0
+	_, text, err := fetch(ctx, &load{row: &echo, addr: l.addr}, "/echo")
+	if err != nil {
+		return err
+	}
+	scheme := "http"
+	if l.proto.secure() {
+		scheme = "https"
+	}
+	want := fmt.Sprintf("for=127.0.0.1 proto=%s host=%s:%s real=127.0.0.1 via=", scheme, hostName, portOf(l.addr))
+	if via, ok := strings.CutPrefix(text, want); !ok || strings.TrimSpace(via) == "" {
+		return fmt.Errorf("backend saw %q, want %q and a Via", text, want)
+	}
+	return nil
+}
+
+// fetch sends one request in the load's protocol; text is the start of the body.
+func fetch(ctx context.Context, l *load, path string) (a answer, text string, err error) {
+	t := &http.Transport{
+		DisableCompression: true,
+		TLSClientConfig:    l.tlsConfig(),
+		Protocols:          new(http.Protocols),
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, l.addr)
+		},
+	}
+	defer t.CloseIdleConnections()
+	t.TLSClientConfig.NextProtos = nil // the transport's, by its protocols
+	t.Protocols.SetHTTP1(l.proto != h2TLS)
+	t.Protocols.SetHTTP2(l.proto == h2TLS)
+	scheme := "http"
+	if l.proto.secure() {
+		scheme = "https"
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, l.verb(), fmt.Sprintf("%s://%s:%s%s", scheme, hostName, portOf(l.addr), path),
+		strings.NewReader(strings.Repeat("x", l.upload)))
+	if err != nil {
+		return a, "", err
+	}
+	q.Header.Set("X-Forwarded-For", "203.0.113.9")
+	q.Header.Set("X-Real-IP", "203.0.113.9")
+	resp, err := t.RoundTrip(q)
+	if err != nil {
+		return a, "", err
+	}
+	defer resp.Body.Close()
+	return readAnswer(resp)
+}
+
+func readAnswer(resp *http.Response) (answer, string, error) {
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	start := make([]byte, 512)
+	n, err := io.ReadFull(resp.Body, start)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return answer{}, "", err
+	}
+	sum.Write(start[:n])
+	rest, err := io.Copy(sum, resp.Body)
+	return answer{
+		status: resp.StatusCode,
+		kind:   resp.Header.Get("Content-Type"),
+		stated: resp.ContentLength,
+		length: int64(n) + rest,
+		sum:    sum.Sum32(),
+	}, string(start[:n]), err
+}

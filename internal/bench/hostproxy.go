@@ -1,0 +1,36 @@
+//go:build hostproxy
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// serveHostproxy serves one route for every host: by the library's own server,
+// or by its Router under net/http's.
+func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
+	certs, err := s.certificates()
+	if err != nil {
+		return err
+	}
+	var r hostproxy.Router
+	defer r.Close()
+	r.Handle("*", hostproxy.To(s.backend))
+	if s.as == fullLaneName {
+		return s.serveHTTP(ctx, l, &r)
+	}
+	front := &hostproxy.Server{Router: &r}
+	if certs == nil {
+		return front.Serve(ctx, nil, l)
+	}
+	r.TLS.Config = &tls.Config{Certificates: certs}
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	return front.Serve(ctx, l, plain)
+}

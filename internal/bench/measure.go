@@ -1,0 +1,345 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A bench is one run: the peers, the backends behind them, and the rules.
+type bench struct {
+	dir      string // temporary
+	self     string // this program
+	keys     *keyPair
+	peers    []*peer
+	tools    generators
+	rounds   int
+	duration time.Duration // of one load
+	quick    bool
+	syscalls bool
+	profiles string // directory; "" is none
+	progress io.Writer
+	backends map[backendKind]string // addresses
+}
+
+// A sample is one load on one peer.
+type sample struct {
+	value          float64 // of the row's unit
+	ratio          float64 // of value to nginx in the same round; 0 without nginx
+	cpu            float64 // µs per request
+	switches       float64 // context switches per request
+	rps            float64
+	busy           float64 // CPU time per time
+	p50, p99, p999 time.Duration
+}
+
+// A peerResult is what a row found out about one peer.
+type peerResult struct {
+	name     string
+	failure  string // why the peer was not measured to the end; "" is none
+	samples  []sample
+	rss      int64   // bytes after the last load
+	syscalls float64 // per request; 0 is not measured
+}
+
+// A rowResult is one measured row.
+type rowResult struct {
+	row       *row
+	peers     []*peerResult // as in bench.peers
+	good      int           // rounds that count
+	discarded int           // rounds in which nginx moved too much
+}
+
+// settled is how far nginx may move within a round, of its lower value.
+const settled = 0.10
+
+// cpus returns the CPUs of the proxy and those of load and backends: the first
+// one, and the others. With one CPU they share it.
+func (b *bench) cpus(r *row) (proxy, load []int) {
+	all := make([]int, runtime.NumCPU())
+	for i := range all {
+		all[i] = i
+	}
+	if r != nil && r.cores > 1 {
+		return all[:min(r.cores, len(all))], all
+	}
+	return all[:1], all[min(1, len(all)-1):]
+}
+
+// A running is a peer that serves a row.
+type running struct {
+	*peerResult
+	proc *process
+	load *load
+	max  float64 // requests per second in a closed loop, latency rows only
+}
+
+// measure runs one row on all peers.
+func (b *bench) measure(ctx context.Context, r *row) (*rowResult, error) {
+	if b.quick {
+		r.shrink()
+	}
+	_, cpus := b.cpus(r)
+	if err := pinSelf(cpus); err != nil {
+		return nil, err
+	}
+	result := &rowResult{row: r}
+	peers, stop := b.startPeers(ctx, r, result)
+	defer stop()
+	if r.kind == idle {
+		b.measureIdle(ctx, peers)
+		result.good = 1
+	} else {
+		b.measureRounds(ctx, peers, result)
+	}
+	for _, p := range peers {
+		if p.failure == "" {
+			b.finish(ctx, p)
+		}
+	}
+	return result, ctx.Err()
+}
+
+// startPeers starts, checks and warms up all peers; those that fail have said
+// so in the result and are not returned. stop ends them all.
+func (b *bench) startPeers(ctx context.Context, r *row, result *rowResult) (ready []*running, stop func()) {
+	started := make([]*running, len(b.peers))
+	var wg sync.WaitGroup
+	for i, p := range b.peers {
+		result.peers = append(result.peers, &peerResult{name: p.name})
+		started[i] = &running{peerResult: result.peers[i]}
+		wg.Go(func() { started[i].fail(b.startPeer(ctx, r, p, started[i])) })
+	}
+	wg.Wait()
+	for _, p := range started {
+		if p.failure == "" {
+			p.fail(b.prepare(ctx, p))
+		}
+		if p.failure == "" {
+			ready = append(ready, p)
+		}
+	}
+	return ready, func() {
+		var wg sync.WaitGroup
+		for _, p := range started {
+			if p.proc != nil {
+				wg.Go(p.proc.stop)
+			}
+		}
+		wg.Wait()
+	}
+}
+
+// startPeer starts one peer in a directory of its own.
+func (b *bench) startPeer(ctx context.Context, r *row, p *peer, to *running) error {
+	addr, err := freeAddr()
+	if err != nil {
+		return err
+	}
+	proxyCPUs, _ := b.cpus(r)
+	s := &site{
+		dir: filepath.Join(b.dir, r.name, p.name), binary: b.self, listen: addr, secure: r.proto.secure(), keys: b.keys,
+		backend: b.backend(r), cores: len(proxyCPUs),
+	}
+	if b.profiles != "" && strings.HasPrefix(p.name, fastLaneName) {
+		s.profile = filepath.Join(b.profiles, strings.ReplaceAll(r.name+"-"+p.name, " ", "-")+".prof")
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	argv, err := p.command(s)
+	if err != nil {
+		return err
+	}
+	to.load = &load{row: r, addr: addr, duration: b.duration, dir: s.dir}
+	to.proc, err = startProcess(ctx, p.name, proxyCPUs, addr, argv,
+		fmt.Sprintf("GOMAXPROCS=%d", s.cores), "HOME="+s.dir)
+	return err
+}
+
+// backend returns the address of the row's backend.
+func (b *bench) backend(r *row) string {
+	return cmp.Or(b.backends[r.backend], b.backends[goBackend])
+}
+
+// warmUp is the load before the first that counts.
+const warmUp = 500 * time.Millisecond
+
+// prepare checks the peer and warms it up.
+func (b *bench) prepare(ctx context.Context, p *running) error {
+	if err := checkAlike(ctx, p.load, b.backend(p.load.row)); err != nil {
+		return err
+	}
+	first := *p.load
+	first.duration = min(warmUp, b.duration/2)
+	if first.kind == idle {
+		// Enough to grow what grows once, few enough to leave nothing to reuse.
+		idleRow := *first.row
+		idleRow.conns = min(idleRow.conns, 16)
+		first.row = &idleRow
+	}
+	o, err := b.tools.run(ctx, &first)
+	if err != nil {
+		return err
+	}
+	if p.load.kind == latency {
+		first.duration = b.duration
+		if o, err = runClients(ctx, &first); err != nil {
+			return err
+		}
+		p.max = o.rps()
+	}
+	return nil
+}
+
+// fail notes the first error, and what the peer had to say.
+func (p *running) fail(err error) {
+	if err == nil || p.failure != "" {
+		return
+	}
+	p.failure = err.Error()
+	if p.proc != nil {
+		p.failure = strings.TrimSpace(p.failure + "\n" + p.proc.output.String())
+	}
+}
+
+// measureRounds runs until enough rounds are good, at most twice as many.
+func (b *bench) measureRounds(ctx context.Context, peers []*running, result *rowResult) {
+	var last []sample
+	for try := 0; result.good < b.rounds && try < 2*b.rounds && ctx.Err() == nil; try++ {
+		samples, steady := b.round(ctx, peers)
+		if steady || b.quick {
+			keep(peers, samples)
+			result.good++
+			continue
+		}
+		last = samples
+		result.discarded++
+	}
+	if result.good == 0 && last != nil {
+		keep(peers, last) // better than nothing, and marked by good == 0
+	}
+}
+
+func keep(peers []*running, samples []sample) {
+	for i, p := range peers {
+		if p.failure == "" {
+			p.samples = append(p.samples, samples[i])
+		}
+	}
+}
+
+// round measures each peer once, and nginx once more at the end; steady tells
+// whether both of nginx's values agree. The ratios are to their mean.
+func (b *bench) round(ctx context.Context, peers []*running) (samples []sample, steady bool) {
+	samples = make([]sample, len(peers))
+	for i, p := range peers {
+		samples[i] = b.once(ctx, p)
+	}
+	if len(peers) == 0 || peers[0].name != nginxName || peers[0].failure != "" {
+		return samples, true
+	}
+	first, second := samples[0], b.once(ctx, peers[0])
+	moved := math.Abs(first.cpu-second.cpu) / min(first.cpu, second.cpu)
+	anchor := (first.value + second.value) / 2
+	for i := range samples {
+		samples[i].ratio = samples[i].value / anchor
+	}
+	samples[0].value, samples[0].cpu, samples[0].ratio = anchor, (first.cpu+second.cpu)/2, 1
+	fmt.Fprintf(b.progress, "  round: nginx %.1f µs, then %.1f\n", first.cpu, second.cpu)
+	return samples, moved <= settled
+}
+
+// once puts the load on a peer and counts what it costs.
+func (b *bench) once(ctx context.Context, p *running) (s sample) {
+	if p.failure != "" || ctx.Err() != nil {
+		return s
+	}
+	l := *p.load
+	l.rate = p.max * ofMaximum
+	before, err := p.proc.usage()
+	p.fail(err)
+	o, err := b.tools.run(ctx, &l)
+	if err != nil {
+		p.fail(err)
+		return s
+	}
+	after, err := p.proc.usage()
+	p.fail(err)
+	if o.errors > 0 || o.requests == 0 {
+		p.fail(fmt.Errorf("%d errors beside %.0f answers", o.errors, o.requests))
+		return s
+	}
+	cpu := after.cpu - before.cpu
+	s = sample{
+		cpu:      cpu.Seconds() * 1e6 / o.requests,
+		switches: float64(after.switches-before.switches) / o.requests,
+		rps:      o.rps(),
+		busy:     cpu.Seconds() / o.elapsed.Seconds(),
+		p50:      o.p50, p99: o.p99, p999: o.p999,
+	}
+	s.value = s.cpu
+	if l.kind == latency {
+		s.value = s.p99.Seconds() * 1e6
+	}
+	return s
+}
+
+// ofMaximum is the fixed rate of latency rows, of what the peer and the in-tree
+// generator reach together.
+const ofMaximum = 0.6
+
+// measureIdle opens the row's connections to each peer and compares its memory
+// before and after.
+func (b *bench) measureIdle(ctx context.Context, peers []*running) {
+	for _, p := range peers {
+		p.fail(p.idleCost(ctx))
+	}
+}
+
+// restTime lets a garbage collector or a sweeper do what they do at rest.
+const restTime = 500 * time.Millisecond
+
+func (p *running) idleCost(ctx context.Context) error {
+	before, err := p.proc.usage()
+	if err != nil {
+		return err
+	}
+	open, err := openIdle(ctx, p.load)
+	defer func() {
+		for _, c := range open {
+			c.conn.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	time.Sleep(restTime)
+	after, err := p.proc.usage()
+	if err != nil {
+		return err
+	}
+	kb := float64(after.rss-before.rss) / 1024 / float64(p.load.conns)
+	p.samples = append(p.samples, sample{value: max(kb, 0)})
+	return nil
+}
+
+// finish reads what is read once, after the last round.
+func (b *bench) finish(ctx context.Context, p *running) {
+	u, err := p.proc.usage()
+	p.fail(err)
+	p.rss = u.rss
+	if b.syscalls && p.load.kind != idle {
+		if p.syscalls, err = b.countSyscalls(ctx, p); err != nil {
+			fmt.Fprintf(b.progress, "  %s: %v\n", p.name, err)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process is a peer or backend that runs, with all its children.
+type process struct {
+	name   string
+	cmd    *exec.Cmd
+	output *tail
+	done   chan struct{} // closed when the process has ended
+	stop   func()        // ends it; may be called again
+}
+
+// usage is what a process has consumed since it started, and holds now.
+type usage struct {
+	cpu      time.Duration
+	switches int64 // context switches, voluntary or not
+	rss      int64 // bytes
+}
+
+// startProcess starts argv on the given CPUs and waits until addr accepts
+// connections. The process ends with stop, or with this one.
+func startProcess(ctx context.Context, name string, cpus []int, addr string, argv []string, env ...string) (*process, error) {
+	p := &process{name: name, output: new(tail), done: make(chan struct{})}
+	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p.cmd.Env = append(os.Environ(), env...)
+	// A group of its own, so that the terminal's Ctrl-C reaches only us and
+	// stop reaches all of its children.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := startOn(cpus, p.cmd); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	go p.wait()
+	p.stop = sync.OnceFunc(p.end)
+	if err := p.ready(ctx, addr); err != nil {
+		p.stop()
+		return nil, fmt.Errorf("%s: %w\n%s", name, err, p.output)
+	}
+	return p, nil
+}
+
+// startOn starts cmd bound to the CPUs: a child inherits the affinity of the
+// thread that forks it.
+func startOn(cpus []int, cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil {
+		return err
+	}
+	want := cpuSet(cpus)
+	if err := unix.SchedSetaffinity(0, &want); err != nil {
+		return err
+	}
+	defer unix.SchedSetaffinity(0, &old)
+	return cmd.Start()
+}
+
+// pinSelf binds every thread of this process to the CPUs: the load generators
+// that run inside it must not touch the proxy's core.
+func pinSelf(cpus []int) error {
+	tasks, err := filepath.Glob("/proc/self/task/*")
+	if err != nil {
+		return err
+	}
+	set := cpuSet(cpus)
+	for _, t := range tasks {
+		tid, err := strconv.Atoi(filepath.Base(t))
+		if err != nil {
+			return err
+		}
+		if err := unix.SchedSetaffinity(tid, &set); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	runtime.GOMAXPROCS(len(cpus))
+	return nil
+}
+
+func cpuSet(cpus []int) (set unix.CPUSet) {
+	for _, c := range cpus {
+		set.Set(c)
+	}
+	return set
+}
+
+func (p *process) wait() {
+	p.cmd.Wait()
+	close(p.done)
+}
+
+// ready waits until addr accepts a connection.
+func (p *process) ready(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := net.DialTimeout("tcp", addr, time.Second)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-p.done:
+			return errors.New("ended before it served")
+		case <-ctx.Done():
+			return fmt.Errorf("does not serve: %w", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// end asks the process to end, and makes it after two seconds.
+func (p *process) end() {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(2 * time.Second):
+	}
+	// What is left of the group: a worker that outlived its master, or all of it.
+	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+}
+
+// pids returns the process and its children: nginx works in a child.
+func (p *process) pids() []int {
+	pids := []int{p.cmd.Process.Pid}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[0]))
+	for _, list := range lists {
+		text, _ := os.ReadFile(list) // gone: the thread has ended
+		for f := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// usage sums over the process and its children.
+func (p *process) usage() (u usage, err error) {
+	for _, pid := range p.pids() {
+		var t unix.Timespec
+		if err := unix.ClockGettime(cpuClock(pid), &t); err != nil {
+			return u, fmt.Errorf("%s: CPU time of process %d: %w", p.name, pid, err)
+		}
+		u.cpu += time.Duration(t.Nano())
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil {
+			return u, err
+		}
+		for _, file := range files {
+			text, _ := os.ReadFile(file) // gone: the thread has ended
+			s := parseStatus(text)
+			u.switches += s["voluntary_ctxt_switches"] + s["nonvoluntary_ctxt_switches"]
+		}
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return u, err
+		}
+		u.rss += parseStatus(text)["VmRSS"] << 10
+	}
+	return u, nil
+}
+
+// cpuClock is the id of the clock that counts the CPU time of a whole process,
+// ended threads included, in nanoseconds; /proc/PID/stat counts in ticks of
+// 10 ms. The encoding is the kernel's, see clock_getcpuclockid(3).
+func cpuClock(pid int) int32 {
+	const schedClock = 2
+	return int32(^pid)<<3 | schedClock
+}
+
+// parseStatus returns the numbers of a /proc/PID/status file by their names.
+func parseStatus(text []byte) map[string]int64 {
+	numbers := make(map[string]int64)
+	for line := range bytes.Lines(text) {
+		name, rest, _ := bytes.Cut(line, []byte(":"))
+		fields := bytes.Fields(rest)
+		if len(fields) == 0 {
+			continue
+		}
+		if n, err := strconv.ParseInt(string(fields[0]), 10, 64); err == nil {
+			numbers[string(name)] = n
+		}
+	}
+	return numbers
+}
+
+// freeAddr returns an address of the loopback interface that nobody listens on.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// A tail keeps the last bytes written to it, for messages about a process that
+// did not do as expected.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+const tailSize = 4 << 10
+
+// Write implements io.Writer and never fails.
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, b...)
+	t.text = t.text[max(0, len(t.text)-tailSize):]
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestStatusIsRead(t *testing.T) {
+	s := parseStatus([]byte("Name:\tnginx: worker\nVmRSS:\t    4312 kB\nTgid:\t\nvoluntary_ctxt_switches:\t17\nnonvoluntary_ctxt_switches:\t3\n"))
+	assert.EqualValues(t, 4312, s["VmRSS"])
+	assert.EqualValues(t, 17, s["voluntary_ctxt_switches"])
+	assert.EqualValues(t, 3, s["nonvoluntary_ctxt_switches"])
+	assert.NotContains(t, s, "Name")
+}
+
+// listening returns the address of a port that accepts connections.
+func listening(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}
+
+func TestUsageCountsChildrenAndStopEndsThem(t *testing.T) {
+	const busy = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 60"
+	p, err := startProcess(t.Context(), "shell", []int{0}, listening(t), []string{"sh", "-c", "sh -c '" + busy + "' & wait"})
+	require.NoError(t, err)
+	defer p.stop()
+	require.Eventually(t, func() bool { return strings.Contains(p.output.String(), "done") }, waitFor, tick)
+
+	u, err := p.usage()
+	require.NoError(t, err)
+	assert.Positive(t, u.cpu, "the child's work")
+	assert.Positive(t, u.rss)
+	pids := p.pids()
+	assert.GreaterOrEqual(t, len(pids), 2, "the shell and its child")
+
+	p.stop()
+	p.stop()
+	for _, pid := range pids {
+		require.Eventually(t, func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH }, waitFor, tick, "process %d lives on", pid)
+	}
+}
+
+func TestAProcessThatCannotServeSaysWhy(t *testing.T) {
+	addr, err := freeAddr()
+	require.NoError(t, err)
+	_, err = startProcess(t.Context(), "broken", []int{0}, addr, []string{"sh", "-c", "echo bad configuration; exit 3"})
+	assert.ErrorContains(t, err, "ended before it served")
+	assert.ErrorContains(t, err, "bad configuration")
+
+	_, err = startProcess(t.Context(), "missing", []int{0}, addr, []string{"no-such-proxy"})
+	assert.ErrorIs(t, err, exec.ErrNotFound)
+}
+
+func TestTailKeepsTheEnd(t *testing.T) {
+	out := new(tail)
+	for range tailSize {
+		out.Write([]byte("noise "))
+	}
+	out.Write([]byte("the error"))
+	assert.Len(t, out.String(), tailSize)
+	assert.True(t, strings.HasSuffix(out.String(), "noise the error"))
+}

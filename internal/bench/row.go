@@ -1,0 +1,142 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// A protocol is how the load generator talks to the proxy. The backend is
+// always spoken to in plain HTTP/1.1.
+type protocol string
+
+const (
+	h1Plain protocol = "h1"
+	h1TLS   protocol = "h1 TLS"
+	h2TLS   protocol = "h2 TLS"
+)
+
+// secure reports whether the proxy serves p over TLS.
+func (p protocol) secure() bool { return p != h1Plain }
+
+// A kind is what a row measures, and how.
+type kind string
+
+const (
+	requests   kind = "requests"   // closed loop: CPU per request
+	handshakes kind = "handshakes" // one connection per request: CPU per connection
+	messages   kind = "messages"   // WebSocket echo: CPU per message and back
+	latency    kind = "latency"    // fixed rate: p99 at 60 % of the peer's own maximum
+	idle       kind = "idle"       // memory per idle connection
+)
+
+// A row is one workload, measured on every peer.
+type row struct {
+	name    string // for -rows and the names of profiles
+	title   string // for people
+	kind    kind
+	proto   protocol
+	backend backendKind
+	method  string // "" means GET
+	path    string
+	upload  int   // bytes of request body
+	size    int64 // of a response so large that unfinished ones count, by their bytes; 0 counts whole responses
+	conns   int
+	streams int    // per connection, HTTP/2 only
+	slow    string // path of every hundredth request of a latency row; not in its percentiles
+	resume  bool   // handshakes resume a session
+	cores   int    // of the proxy; 0 means one, pinned and apart from the load
+	targets []target
+}
+
+// A target is a bound that performance.md sets for a peer on a row: the row's
+// value divided by that of another peer, or alone if of is empty.
+type target struct {
+	peer, of  string
+	must, aim float64 // an aim of 0 is none
+}
+
+// unit is the unit of the row's value.
+func (r *row) unit() string {
+	switch r.kind {
+	case idle:
+		return "KB"
+	case latency:
+		return "µs p99"
+	default:
+		return "µs CPU"
+	}
+}
+
+func (r *row) verb() string { return cmp.Or(r.method, "GET") }
+
+// Names of the peers that targets speak of.
+const (
+	nginxName    = "nginx"
+	pooledName   = "httputil+pool"
+	fastLaneName = "hostproxy"
+	fullLaneName = "hostproxy full"
+)
+
+// fast is the pair of bounds that holds for small requests on the fast lane.
+func fast(must, aim float64) []target {
+	return []target{{peer: fastLaneName, of: nginxName, must: must, aim: aim}}
+}
+
+// allRows is performance.md's table and the extra rows of the issue.
+func allRows() []*row {
+	return []*row{
+		{name: "h1-64", title: "h1 plain, 45 B, 64 connections", kind: requests, proto: h1Plain, path: "/small", conns: 64,
+			targets: append(fast(1.30, 1.00),
+				target{peer: fullLaneName, of: nginxName, must: 2.1, aim: 1.7},
+				target{peer: fullLaneName, of: pooledName, must: 0.60})},
+		{name: "h1-8", title: "h1 plain, 45 B, 8 connections", kind: requests, proto: h1Plain, path: "/small", conns: 8, targets: fast(1.30, 1.00)},
+		{name: "h1-256", title: "h1 plain, 45 B, 256 connections", kind: requests, proto: h1Plain, path: "/small", conns: 256, targets: fast(1.30, 1.00)},
+		{name: "h1-64-2cores", title: "h1 plain, 45 B, 64 connections, 2 cores shared with the load", kind: requests, proto: h1Plain, path: "/small", conns: 64, cores: 2},
+		{name: "h1-1000-10ms", title: "h1 plain, 1,000 connections, backend takes 10 ms", kind: requests, proto: h1Plain, backend: goBackend, path: "/slow", conns: 1000},
+		{name: "h1tls-16", title: "h1 TLS, 45 B, 16 connections", kind: requests, proto: h1TLS, path: "/small", conns: 16, targets: fast(1.30, 1.00)},
+		{name: "h2tls-16x4", title: "h2 TLS, 45 B, 16 connections × 4 streams", kind: requests, proto: h2TLS, path: "/small", conns: 16, streams: 4,
+			targets: append(fast(3.0, 1.2), target{peer: fastLaneName, of: pooledName, must: 0.65})},
+		{name: "h1-post-16k", title: "h1 plain, POST 16 KiB, 64 connections", kind: requests, proto: h1Plain, backend: goBackend, method: "POST", path: "/upload", upload: 16 << 10, conns: 64},
+		{name: "h1-chunked-16k", title: "h1 plain, chunked body of 16 KiB, 64 connections", kind: requests, proto: h1Plain, backend: goBackend, path: "/chunked", conns: 64},
+		{name: "h1-100k", title: "h1 plain, 100 KB body, 64 connections", kind: requests, proto: h1Plain, path: "/100k", size: 100_000, conns: 64},
+		{name: "h1-1m", title: "h1 plain, 1 MiB body, 16 connections", kind: requests, proto: h1Plain, path: "/1m", size: 1 << 20, conns: 16, targets: fast(0.65, 0.35)},
+		{name: "h1tls-1m", title: "h1 TLS, 1 MiB body, 16 connections", kind: requests, proto: h1TLS, path: "/1m", size: 1 << 20, conns: 16, targets: fast(1.0, 0.9)},
+		{name: "h2tls-1m", title: "h2 TLS, 1 MiB body, 16 connections", kind: requests, proto: h2TLS, path: "/1m", size: 1 << 20, conns: 16, streams: 1},
+		{name: "h1-100m", title: "h1 plain, 100 MiB body, 4 connections", kind: requests, proto: h1Plain, path: "/100m", size: 100 << 20, conns: 4},
+		{name: "websocket", title: "WebSocket echo, 32 B, 64 connections", kind: messages, proto: h1Plain, backend: goBackend, path: "/echo-websocket", conns: 64},
+		{name: "handshake-full", title: "TLS 1.3 handshake and one request, full", kind: handshakes, proto: h1TLS, path: "/small", conns: 8},
+		{name: "handshake-resumed", title: "TLS 1.3 handshake and one request, resumed", kind: handshakes, proto: h1TLS, path: "/small", conns: 8, resume: true},
+		{name: "latency", title: "p99 at 60 % of own maximum, h1 plain, 64 connections", kind: latency, proto: h1Plain, path: "/small", conns: 64, targets: fast(1.5, 1.0)},
+		{name: "latency-slow", title: "the same, while 1 % of answers take 10 ms", kind: latency, proto: h1Plain, backend: goBackend, path: "/small", slow: "/slow", conns: 64, targets: fast(1.5, 1.0)},
+		{name: "idle", title: "idle keep-alive connection, plain", kind: idle, proto: h1Plain, path: "/small", conns: 4000, targets: []target{{peer: fastLaneName, must: 6, aim: 3.5}}},
+		{name: "idle-tls", title: "idle keep-alive connection, TLS", kind: idle, proto: h1TLS, path: "/small", conns: 2000, targets: []target{{peer: fastLaneName, must: 18, aim: 12}}},
+	}
+}
+
+// selectRows returns the rows whose name pattern matches, in order.
+func selectRows(pattern string) ([]*row, error) {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("-rows: %w", err)
+	}
+	var chosen []*row
+	for _, r := range allRows() {
+		if re.MatchString(r.name) {
+			chosen = append(chosen, r)
+		}
+	}
+	if chosen == nil {
+		return nil, fmt.Errorf("-rows: no row matches %q", pattern)
+	}
+	return chosen, nil
+}
+
+// shrink makes the row a smoke test: it touches all code and measures nothing.
+func (r *row) shrink() {
+	r.conns = min(r.conns, 32)
+}
+
+// slowAnswer is how long the backend waits on /slow.
+const slowAnswer = 10 * time.Millisecond
