@@ -111,7 +111,7 @@ func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	}
 	c := candidates[V]{exact, t.wildcard(host), t.any}
 	r := choose(&c, path)
-	if !c.hasPaths() || isNormal(path) || path == "*" {
+	if !c.hasPaths() || isNormal(path) {
 		return r, nil
 	}
 	var buf [maxNormal]byte

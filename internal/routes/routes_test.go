@@ -170,7 +170,7 @@ func TestLookupOfALongPathEnds(t *testing.T) {
 
 // threats.md, CVE-2026-27588: matching turned case-sensitive above 100 hosts.
 func TestHostsMatchInAnyCaseAtAnyNumber(t *testing.T) {
-	for _, n := range []int{1, 2, 99, 100, 101, 127, 128, 129, 10_000} {
+	for _, n := range []int{1, 2, 7, 8, 99, 100, 101, 112, 113, 10_000} {
 		t.Run(fmt.Sprint(n, " hosts"), func(t *testing.T) {
 			patterns := make([]string, n)
 			for i := range patterns {

@@ -2,19 +2,20 @@ package routes
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"slices"
 )
 
-// Hot path: get hashes once, follows at most a few pointers that stay in the processor's caches, and usually reads one
-// cache line of one leaf. It allocates nothing.
+// Hot path: get hashes once, follows a few pointers that stay in the processor's caches, and usually reads one word of
+// tags and one slot of a leaf, or the tags alone if the key is not there. It allocates nothing.
 
-// The shape of a trie. A branch takes fanBits of the hash; leaves are wide, so that a million keys are three branches
-// deep; slots hold 5/8 of their number at most, so that a look-up meets an end soon.
+// The shape of a trie. Leaves are wide, so that a million keys are three branches deep.
 const (
-	fanBits   = 5
+	fanBits   = 5 // the bits of a hash that a branch takes
 	fan       = 1 << fanBits
-	maxLeaf   = 128
+	maxLeaf   = 112
 	maxBranch = 8 // the branches on a way down; below them a leaf grows without bound
+	width     = 8 // the slots of a group
 	maxNear   = 32
 )
 
@@ -27,11 +28,18 @@ type trie[T any] struct {
 	root node[T]
 }
 
-// A node is a branch, or a leaf, which is a hash table with linear probing. The zero value is an empty leaf.
+// A node is a branch, or a leaf, which is a hash table. The zero value is an empty leaf.
 type node[T any] struct {
-	below *[fan]node[T] // nil in a leaf
-	slots []slot[T]     // none, or a power of two, at least one of them free
-	used  int           // slots with a key
+	below  *[fan]node[T] // nil in a leaf
+	groups []group[T]    // none, or a power of two
+	used   int           // slots with a key
+}
+
+// A group is a run of slots that are looked at together. A key is in the group where its hash leads, or in the next
+// ones if that one was full. Slots are taken from the first on.
+type group[T any] struct {
+	tags  uint64 // a byte of each slot's hash, never 0; 0 for a free slot
+	slots [width]slot[T]
 }
 
 // A slot fits a cache line for a small T: near repeats a key that is short enough, to save the way to the key's bytes.
@@ -71,10 +79,10 @@ func (t *trie[T]) get(key string) (val T) {
 	for digits := h; n.below != nil; digits >>= fanBits {
 		n = &n.below[digits%fan]
 	}
-	if len(n.slots) == 0 {
-		return val
+	if s := n.find(h, key); s != nil {
+		return s.val
 	}
-	return n.find(h, key).val
+	return val
 }
 
 // with returns the trie with a new value for a key.
@@ -107,10 +115,10 @@ func (t *trie[T]) add(n node[T], depth int, p pair[T]) node[T] {
 		below[p.digit(depth)] = t.add(below[p.digit(depth)], depth+1, p)
 		return node[T]{below: &below}
 	}
-	if !n.holds(p) && !fits(n.used+1, len(n.slots)) {
+	if n.find(p.hash, p.key) == nil && !fits(n.used+1, len(n.groups)) {
 		return build(append(t.pairs(n), p), depth)
 	}
-	n.slots = slices.Clone(n.slots)
+	n.groups = slices.Clone(n.groups)
 	n.put(p)
 	return n
 }
@@ -156,43 +164,55 @@ func buildLeaf[T any](pairs []pair[T]) node[T] {
 	if len(pairs) == 0 {
 		return node[T]{}
 	}
-	size := 2
+	size := 1
 	for !fits(len(pairs), size) {
 		size *= 2
 	}
-	n := node[T]{slots: make([]slot[T], size)}
+	n := node[T]{groups: make([]group[T], size)}
 	for _, p := range pairs {
 		n.put(p)
 	}
 	return n
 }
 
-// fits reports whether used of so many slots are few enough.
-func fits(used, slots int) bool { return used*8 <= slots*5 }
+// fits reports whether so many keys leave so many groups an eighth of their slots, so that searches end soon.
+func fits(used, groups int) bool { return used <= groups*(width-1) }
 
-func (n *node[T]) empty() bool { return n.below == nil && len(n.slots) == 0 }
+func (n *node[T]) empty() bool { return n.below == nil && len(n.groups) == 0 }
 
-// holds reports whether a leaf has the pair's key.
-func (n *node[T]) holds(p pair[T]) bool { return len(n.slots) > 0 && n.find(p.hash, p.key).key != "" }
-
-// find returns the slot of a key in a leaf with slots, or the free one where it would be.
+// find returns the slot of a key in a leaf, nil if it is not there.
 func (n *node[T]) find(h uint64, key string) *slot[T] {
-	mask := uint64(len(n.slots) - 1)
-	for i := h >> (fanBits * maxBranch); ; i++ {
-		if s := &n.slots[i&mask]; s.key == "" || s.is(key) {
-			return s
+	mask := uint64(len(n.groups) - 1)
+	for i := first(h); len(n.groups) > 0; i++ {
+		g := &n.groups[i&mask]
+		for m := zeros(g.tags ^ ones*tag(h)); m != 0; m &= m - 1 {
+			if s := &g.slots[bits.TrailingZeros64(m)/8]; s.is(key) {
+				return s
+			}
+		}
+		if g.used() < width {
+			return nil
 		}
 	}
+	return nil
 }
 
 // put writes a pair into a leaf that it fits and that nobody else has seen yet.
 func (n *node[T]) put(p pair[T]) {
-	s := n.find(p.hash, p.key)
-	if s.key == "" {
-		n.used++
+	if s := n.find(p.hash, p.key); s != nil {
+		s.val = p.val
+		return
 	}
+	i, mask := first(p.hash), uint64(len(n.groups)-1)
+	for n.groups[i&mask].used() == width {
+		i++
+	}
+	g := &n.groups[i&mask]
+	s := &g.slots[g.used()]
+	g.tags |= tag(p.hash) << (8 * g.used())
 	s.key, s.val = p.key, p.val
 	copy(s.near[:], p.key)
+	n.used++
 }
 
 func (n *node[T]) each(f func(key string, val T)) {
@@ -201,12 +221,16 @@ func (n *node[T]) each(f func(key string, val T)) {
 			n.below[i].each(f)
 		}
 	}
-	for i := range n.slots {
-		if s := &n.slots[i]; s.key != "" {
-			f(s.key, s.val)
+	for i := range n.groups {
+		g := &n.groups[i]
+		for j := range g.used() {
+			f(g.slots[j].key, g.slots[j].val)
 		}
 	}
 }
+
+// used returns the number of slots with a key: the bytes of tags up to the last that is not 0.
+func (g *group[T]) used() int { return (bits.Len64(g.tags) + 7) / 8 }
 
 func (s *slot[T]) is(key string) bool {
 	if len(key) != len(s.key) {
@@ -222,3 +246,15 @@ func (p *pair[T]) digit(depth int) uint64 { return digit(p.hash, depth) }
 
 // digit returns the place below a branch where a hash leads.
 func digit(h uint64, depth int) uint64 { return h >> (fanBits * depth) % fan }
+
+// first returns the group where a hash leads, modulo their number.
+func first(h uint64) uint64 { return h >> (fanBits * maxBranch) }
+
+// tag returns a byte of a hash that is not 0 and that says nothing about the way to the group.
+func tag(h uint64) uint64 { return h>>56 | 1 }
+
+// ones has a 1 in each byte.
+const ones = 0x0101010101010101
+
+// zeros returns a word whose lowest bit marks the first byte of x that is 0; marks above it may be false.
+func zeros(x uint64) uint64 { return (x - ones) &^ x & (ones << 7) }
