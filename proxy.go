@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -133,6 +134,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	for range servers {
 		all = errors.Join(all, <-errs)
 	}
+	s.Router.closeIdle()
 	if https != nil {
 		all = errors.Join(all, s.Router.Close())
 	}
@@ -224,30 +226,60 @@ func publicExchange(r *forward.Record) *Exchange {
 }
 
 // AccessLog returns an Observe function that writes one line per exchange to
-// l: at level Info, and at Warn when the upstream or the proxy failed.
+// l: at level Info, and at Warn when the upstream or the proxy failed. It may
+// be called concurrently.
 func AccessLog(l *slog.Logger) func(*Exchange) {
-	return func(x *Exchange) {
-		level := slog.LevelInfo
-		attrs := make([]slog.Attr, 0, 16)
-		attrs = append(attrs,
-			slog.String("client", x.Client.String()),
-			slog.String("method", x.Method),
-			slog.String("scheme", x.Scheme),
-			slog.String("host", x.Host),
-			slog.String("path", x.Path),
-			slog.String("proto", x.Proto),
-			slog.Int("status", x.Status),
-			slog.Int64("bytes", x.ResponseBytes),
-			slog.Duration("duration", x.Duration),
-			slog.String("pattern", x.Pattern),
-			slog.String("upstream", x.Target))
-		var e *Error
-		if errors.As(x.Err, &e) {
-			if e.Side != SideClient {
-				level = slog.LevelWarn
-			}
-			attrs = append(attrs, slog.String("op", e.Op), slog.String("side", string(e.Side)), slog.Any("cause", e.Err))
-		}
-		l.LogAttrs(context.Background(), level, "exchange", attrs...)
+	lines := sync.Pool{New: func() any { return new(logLine) }}
+	writesAtOnce := false // other handlers may keep what they are given
+	switch l.Handler().(type) {
+	case *slog.JSONHandler, *slog.TextHandler:
+		writesAtOnce = true
 	}
+	return func(x *Exchange) {
+		line := lines.Get().(*logLine)
+		level := line.fill(x)
+		// A group without a name is written as if it were its members, and
+		// costs no allocation.
+		l.LogAttrs(context.Background(), level, "exchange", slog.Attr{Value: slog.GroupValue(line.attrs...)})
+		if writesAtOnce {
+			lines.Put(line)
+		}
+	}
+}
+
+// A logLine is the memory of a line in the access log.
+type logLine struct {
+	attrs  []slog.Attr
+	client netip.Addr // as text in name: the next line is often the same client's
+	name   string
+}
+
+func (l *logLine) fill(x *Exchange) slog.Level {
+	if l.client != x.Client || l.name == "" {
+		l.client, l.name = x.Client, x.Client.String()
+	}
+	l.attrs = append(l.attrs[:0],
+		slog.String("client", l.name),
+		slog.String("method", x.Method),
+		slog.String("scheme", x.Scheme),
+		slog.String("host", x.Host),
+		slog.String("path", x.Path),
+		slog.String("proto", x.Proto),
+		slog.Int("status", x.Status),
+		slog.Int64("bytes", x.ResponseBytes),
+		slog.Duration("duration", x.Duration),
+		slog.String("pattern", x.Pattern),
+		slog.String("upstream", x.Target))
+	if x.Err == nil {
+		return slog.LevelInfo
+	}
+	var e *Error
+	if !errors.As(x.Err, &e) {
+		e = &Error{Side: SideProxy, Err: x.Err}
+	}
+	l.attrs = append(l.attrs, slog.String("op", e.Op), slog.String("side", string(e.Side)), slog.Any("cause", e.Err))
+	if e.Side == SideClient {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
 }

@@ -48,7 +48,7 @@ type Router struct {
 
 	// Observe is called once at the end of every exchange, aborted ones
 	// included, on the exchange's goroutine. The Exchange is valid only
-	// during the call. When nil, exchanges that fail on the upstream's side
+	// during the call; copy it to keep it. When nil, exchanges that fail on the upstream's side
 	// are logged as warnings.
 	Observe func(*Exchange)
 
@@ -191,6 +191,15 @@ func (r *Router) publish(t *routes.Table[*route]) {
 	r.certs.routesChanged(r)
 }
 
+// closeIdle closes the kept connections to the targets of all routes.
+func (r *Router) closeIdle() {
+	for rt := range r.table.Load().All() {
+		if u := rt.Value.upstream; u != nil {
+			u.compiled.CloseIdle() // registration compiled it
+		}
+	}
+}
+
 // Handler returns who would serve q and the pattern that chose it, without
 // serving. For a host without a route it returns the handler that refuses
 // and the pattern "".
@@ -261,11 +270,7 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	if err != nil || rt == nil || rt.Value.upstream == nil {
 		return serve.Hit{}, false
 	}
-	f, err := rt.Value.upstream.compile()
-	if err != nil {
-		return serve.Hit{}, false
-	}
-	return serve.Hit{Upstream: f, Pattern: rt.Value.pattern, Life: rt.Value.life}, true
+	return serve.Hit{Upstream: rt.Value.upstream.compiled, Pattern: rt.Value.pattern, Life: rt.Value.life}, true
 }
 
 // route finds the route of q, or the handler that refuses it.

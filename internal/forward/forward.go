@@ -101,10 +101,15 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 		err = ctx.Err()
 	}
 	f.die()
+	f.CloseIdle()
+	return err
+}
+
+// CloseIdle closes the kept connections that carry no exchange.
+func (f *Forwarder) CloseIdle() {
 	for _, t := range f.targets {
 		t.close()
 	}
-	return err
 }
 
 // draining is the bit of inFlight that refuses newcomers.

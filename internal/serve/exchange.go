@@ -228,6 +228,18 @@ func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
 	return fail
 }
 
+// A name is a string that is likely to come again: the record's strings may be
+// kept by whoever sees them, so they cannot point into the buffer.
+type name struct{ last string }
+
+// of returns b as a string. It allocates only when b has changed.
+func (n *name) of(b []byte) string {
+	if n.last != string(b) {
+		n.last = string(b)
+	}
+	return n.last
+}
+
 // errProtocol is wrapped by what a target must not answer.
 var errProtocol = errors.New("protocol error")
 
@@ -250,9 +262,9 @@ func (x *exchange) finish() {
 	r.Duration = time.Since(x.start)
 	r.Client, r.Peer = x.hop.Client, x.c.peer.Addr
 	r.Proto, r.Scheme, r.Pattern = "HTTP/1.1", x.c.scheme(), x.hit.Pattern
-	r.Method, r.Host, r.Path = view(x.req.Method), view(x.req.Host), view(x.req.Path)
+	r.Method, r.Host, r.Path = x.names[0].of(x.req.Method), x.names[1].of(x.req.Host), x.names[2].of(x.req.Path)
 	if len(x.req.Query) > 0 {
-		r.Query = view(x.req.Query[1:])
+		r.Query = x.names[3].of(x.req.Query[1:])
 	}
 	if x.fail != nil {
 		r.Err = x.fail

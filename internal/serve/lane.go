@@ -32,7 +32,7 @@ type Lane struct {
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
 	// End is shown the record of each exchange, if Always, or of each failed
-	// one. The record and its strings are valid only during the call.
+	// one. The record is valid only during the call.
 	End    func(*forward.Record)
 	Always bool
 }
@@ -75,6 +75,7 @@ type exchange struct {
 	hit    Hit
 	start  time.Time
 	rec    forward.Record
+	names  [4]name // of the record: method, host, path, query
 	fail   *forward.Failure
 	sent   bool // the response has begun
 	last   bool // the connection closes after the response
