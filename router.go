@@ -145,7 +145,7 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 			errs = append(errs, err)
 			continue
 		}
-		list = append(list, routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Where: fmt.Sprintf("%q at %s", pattern, where)})
+		list = append(list, routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Spelling: pattern, Where: where})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -278,7 +278,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return nil, forward.Refuse(http.StatusMethodNotAllowed, "http_request_denied")
 	}
-	host, err := hostname.Canonical(q.Host)
+	host, _, err := hostname.Split(q.Host)
 	if err != nil {
 		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
 	}

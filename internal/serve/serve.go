@@ -90,6 +90,10 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	s.conns = make(map[*conn]struct{})
 	s.gone = make(chan struct{})
 	s.full = newHandover(ln.Addr())
+	if s.TLS != nil {
+		s.TLS = s.TLS.Clone()
+		s.TLS.DynamicRecordSizingDisabled = true // a head and a body of up to 16 KiB are one record, one write
+	}
 	if s.MaxHandshakes > 0 {
 		s.handshakes = make(chan struct{}, s.MaxHandshakes)
 	}
