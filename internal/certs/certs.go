@@ -1,0 +1,81 @@
+// Package certs keeps one certificate per host: it obtains, stores, serves and renews them, and says how each is doing.
+//
+// certmagic is the engine for what it is best at: ACME accounts and orders, challenge solvers, the layout of the
+// storage and the locks that let a cluster share it. What a proxy with many hosts needs besides lives here: the gate
+// (only hosts of a route cost anything), the table that handshakes read, the schedule (bounded work, urgent first,
+// failures on their own clock), timeouts around storage, and a status per host. certmagic's certificate cache stays
+// empty and its maintenance idle: a certificate is served exactly as long as its host is in the table.
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// Options configure a Manager. They are read once, by New.
+type Options struct {
+	// Hosts yields the host patterns that want a certificate: hosts and
+	// wildcards in canonical form, and "*", which only on-demand certificates
+	// can serve. Required; called at start and after Changed, never at once
+	// from two goroutines.
+	Hosts func() iter.Seq[string]
+
+	// Knows is the gate: it reports whether a canonical host has a route. No
+	// other name costs more than this call. Required; called concurrently.
+	Knows func(host string) bool
+
+	// Storage keeps certificates, accounts, challenges and locks. Required.
+	Storage certmagic.Storage
+
+	// Public issues for names a public CA would sign, each tried in turn
+	// until one succeeds. A *certmagic.ACMEIssuer is a template: it is copied
+	// and bound to Storage; it need not come from NewACMEIssuer.
+	Public []certmagic.Issuer
+
+	// Internal issues for the names of hostname.IsInternal. Nil means a
+	// LocalCA on Storage.
+	Internal certmagic.Issuer
+
+	// Policy allows on-demand certificates for public names that match a
+	// wildcard: nil error means yes. A nil Policy means none.
+	Policy func(ctx context.Context, host string) error
+
+	// Static certificates are served before any other, for the names they
+	// hold; those names are not managed.
+	Static []tls.Certificate
+
+	// DefaultHost is the canonical host whose certificate clients get that
+	// send no SNI. "" means that of the IP address they connected to, if it
+	// has a route, and else none.
+	DefaultHost string
+
+	// Logger gets one record per change of a host's state, and certmagic's
+	// own records, most of them at debug level. Required.
+	Logger *slog.Logger
+
+	// Observe is called after each change of a host's state, in order per
+	// host, without locks held. Nil means nobody looks.
+	Observe func(Status)
+
+	// StorageTimeout bounds each storage operation but Lock. 0 means 10 s.
+	StorageTimeout time.Duration
+}
+
+// The bounds of a Manager. They are per Router.
+const (
+	maxLoads         = 8               // storage reads of hosts at a time
+	maxPublicIssues  = 16              // public issuances at a time
+	maxLocalIssues   = 4               // internal issuances at a time
+	maxIssueTime     = 5 * time.Minute // of one attempt with one issuer
+	maxLoaded        = 10_000          // certificates in memory
+	maxWaiters       = 1_024           // handshakes that wait for a certificate
+	maxOnDemand      = 64              // on-demand names being decided or issued
+	maxRefused       = 10_000          // refused names remembered
+	maxMinted        = 1_024           // internal certificates kept in memory only
+	maxChallengeRead = 16              // challenge probes that read storage at a time
+)

@@ -1,0 +1,331 @@
+package certs
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// Where the root of a LocalCA lies in its storage, and the lock around its
+// creation.
+const (
+	rootCertKey = "localca/root.crt"
+	rootKeyKey  = "localca/root.key"
+	rootLock    = "localca_root"
+)
+
+const (
+	rootLifetime = 10 * 365 * 24 * time.Hour
+	rootMinimum  = 30 * 24 * time.Hour // left of a root, or a new one is made
+	leafLifetime = 12 * time.Hour
+	rootPause    = 5 * time.Second // after a failure to load
+	clockSkew    = 5 * time.Minute // by which a client's clock may be late
+	maxNames     = 100             // in one request
+)
+
+// A LocalCA is a certificate authority for internal names, in the names of
+// hostname.IsInternal and private IP addresses only: its root certificate
+// carries them as critical name constraints, so that whoever trusts it trusts
+// it for nothing else. It implements certmagic.Issuer.
+//
+// The authority is what lies in Storage: two values over the same storage are
+// the same authority. It is created on first use, under a lock. The zero value
+// needs a Storage. Its methods may be called concurrently.
+type LocalCA struct {
+	// Storage keeps the root certificate and its key. Required.
+	Storage certmagic.Storage
+
+	mu    sync.Mutex
+	root  *root     // nil until loaded
+	err   error     // why it was not
+	again time.Time // when to try again
+}
+
+// A root is a signing certificate and its key.
+type root struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+	pem  []byte // of cert
+}
+
+// IssuerKey implements certmagic.Issuer.
+func (*LocalCA) IssuerKey() string { return "hostproxy-local" }
+
+// Issue implements certmagic.Issuer. The certificate is valid for 12 hours.
+func (c *LocalCA) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("local CA: %w", err)
+	}
+	if err := checkInternal(csr.DNSNames, csr.IPAddresses); err != nil {
+		return nil, err
+	}
+	r, err := c.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	der, err := r.sign(csr.DNSNames, csr.IPAddresses, csr.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	return &certmagic.IssuedCertificate{Certificate: encodeCert(der)}, nil
+}
+
+// Mint makes a certificate for one internal name or IP address that is kept
+// nowhere.
+func (c *LocalCA) Mint(ctx context.Context, host string) (*tls.Certificate, error) {
+	var names []string
+	var ips []net.IP
+	if ip := net.ParseIP(host); ip != nil {
+		ips = []net.IP{ip}
+	} else {
+		names = []string{host}
+	}
+	if err := checkInternal(names, ips); err != nil {
+		return nil, err
+	}
+	r, err := c.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := r.sign(names, ips, key.Public())
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// RootPEM returns the root certificate, for trust stores and test clients. It
+// creates the authority if there is none.
+func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
+	r, err := c.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.pem, nil
+}
+
+// RootFile returns the path of the file that holds the root certificate, as
+// curl --cacert takes it. It creates the authority if there is none. It fails
+// if the storage does not keep files.
+func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
+	s := c.Storage
+	if b, ok := s.(*boundedStorage); ok {
+		s = b.backend
+	}
+	files, ok := s.(interface{ Filename(key string) string })
+	if !ok {
+		return "", fmt.Errorf("local CA: storage %T keeps no files, use the PEM text of the root", s)
+	}
+	if _, err := c.load(ctx); err != nil {
+		return "", err
+	}
+	return files.Filename(rootCertKey), nil
+}
+
+// load returns the root from memory, from storage, or a new one.
+func (c *LocalCA) load(ctx context.Context) (*root, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.root != nil && time.Until(c.root.cert.NotAfter) > rootMinimum {
+		return c.root, nil
+	}
+	// Handshakes wait here: a storage that hangs holds up one of them, not a queue.
+	if c.err != nil && time.Now().Before(c.again) {
+		return nil, c.err
+	}
+	r, err := readRoot(ctx, c.Storage)
+	if errors.Is(err, fs.ErrNotExist) {
+		r, err = createRoot(ctx, c.Storage)
+	}
+	if err != nil {
+		err = fmt.Errorf("local CA: %w", err)
+		if ctx.Err() == nil {
+			c.err, c.again = err, time.Now().Add(rootPause)
+		}
+		return nil, err
+	}
+	c.root, c.err = r, nil
+	return r, nil
+}
+
+// createRoot makes a root unless another process does so first.
+func createRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
+	if err := s.Lock(ctx, rootLock); err != nil {
+		return nil, fmt.Errorf("lock for the root: %w", err)
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), rootLock) }()
+	if r, err := readRoot(ctx, s); !errors.Is(err, fs.ErrNotExist) {
+		return r, err
+	}
+	r, keyPEM, err := newRoot()
+	if err != nil {
+		return nil, err
+	}
+	// The certificate comes last: a root is there once it is.
+	if err := s.Store(ctx, rootKeyKey, keyPEM); err != nil {
+		return nil, err
+	}
+	if err := s.Store(ctx, rootCertKey, r.pem); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// readRoot returns the root in s, or fs.ErrNotExist if there is none that will
+// last.
+func readRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
+	certPEM, err := s.Load(ctx, rootCertKey)
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, err := s.Load(ctx, rootKeyKey)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("the root in storage is damaged (%w): delete %q and %q to get a new one",
+			err, rootCertKey, rootKeyKey)
+	}
+	if time.Until(pair.Leaf.NotAfter) <= rootMinimum {
+		return nil, fmt.Errorf("the root expires on %s: %w", pair.Leaf.NotAfter.Format(time.DateOnly), fs.ErrNotExist)
+	}
+	return &root{cert: pair.Leaf, key: pair.PrivateKey.(crypto.Signer), pem: certPEM}, nil
+}
+
+// newRoot makes a root with its key in PEM.
+func newRoot() (*root, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	serial := newSerial()
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		// Two roots in one trust store need two names, or clients may pick the wrong one.
+		Subject:                     pkix.Name{CommonName: "hostproxy local CA " + hex.EncodeToString(serial.Bytes()[:4])},
+		NotBefore:                   now.Add(-clockSkew),
+		NotAfter:                    now.Add(rootLifetime),
+		KeyUsage:                    x509.KeyUsageCertSign,
+		BasicConstraintsValid:       true,
+		IsCA:                        true,
+		MaxPathLenZero:              true,
+		PermittedDNSDomainsCritical: true,
+		PermittedDNSDomains:         []string{"localhost", "test", "internal", "local", "home.arpa"},
+		PermittedIPRanges:           internalNets(),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, nil, err
+	}
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	return &root{cert: cert, key: key, pem: encodeCert(der)}, keyPEM, nil
+}
+
+// sign makes a leaf certificate.
+func (r *root) sign(names []string, ips []net.IP, public any) ([]byte, error) {
+	now := time.Now()
+	leaf := &x509.Certificate{
+		SerialNumber: newSerial(),
+		DNSNames:     names,
+		IPAddresses:  ips,
+		NotBefore:    now.Add(-clockSkew),
+		NotAfter:     now.Add(leafLifetime),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	return x509.CreateCertificate(rand.Reader, leaf, r.cert, public, r.key)
+}
+
+// checkInternal refuses names the root may not sign.
+func checkInternal(names []string, ips []net.IP) error {
+	if n := len(names) + len(ips); n == 0 || n > maxNames {
+		return fmt.Errorf("local CA: %d names in one certificate, want 1 to %d", n, maxNames)
+	}
+	const only = "the local CA signs internal names only (localhost, .test, .internal, .local, .home.arpa, private IP addresses)"
+	for _, name := range names {
+		if !hostname.IsInternal(strings.TrimPrefix(name, "*.")) || net.ParseIP(name) != nil {
+			return fmt.Errorf("%q is a public name: %s", name, only)
+		}
+	}
+	nets := internalNets()
+	for _, ip := range ips {
+		if !slices.ContainsFunc(nets, func(n *net.IPNet) bool { return n.Contains(ip) }) {
+			return fmt.Errorf("%q is no private address: %s", ip, only)
+		}
+	}
+	return nil
+}
+
+// internalNets are the IP addresses of the name constraints.
+func internalNets() []*net.IPNet {
+	var nets []*net.IPNet
+	for _, cidr := range []string{
+		"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10",
+		"::1/128", "fc00::/7", "fe80::/10",
+	} {
+		_, n, err := net.ParseCIDR(cidr)
+		if err != nil {
+			panic(err) // a literal above
+		}
+		nets = append(nets, n)
+	}
+	return nets
+}
+
+// newSerial returns 127 random bits with the first byte set, RFC 5280, 4.1.2.2.
+func newSerial() *big.Int {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	b[0] = b[0]&0x7f | 0x40
+	return new(big.Int).SetBytes(b)
+}
+
+func encodeCert(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// ipList returns the address that a host is, as x509 wants it.
+func ipList(host string) []net.IP {
+	if ip := net.ParseIP(host); ip != nil {
+		return []net.IP{ip}
+	}
+	return nil
+}

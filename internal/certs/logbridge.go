@@ -1,0 +1,80 @@
+package certs
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// levelTrace is below slog.LevelDebug: what certmagic itself calls debugging.
+const levelTrace = slog.LevelDebug - 4
+
+// returned names the loggers of certmagic whose errors also come back as error
+// values. The Manager reports those, once. Read-only.
+var returned = []string{"obtain", "renew"}
+
+// A bridge is a zapcore.Core that writes to a slog.Handler, so that certmagic,
+// which speaks zap, is heard where everything else is. What certmagic does is
+// a detail here and arrives two levels lower; its errors arrive as warnings.
+type bridge struct{ handler slog.Handler }
+
+// newZap returns a logger for certmagic over l.
+func newZap(l *slog.Logger) *zap.Logger {
+	return zap.New(bridge{l.Handler()})
+}
+
+// Enabled implements zapcore.Core.
+func (b bridge) Enabled(l zapcore.Level) bool {
+	return b.handler.Enabled(context.Background(), slogLevel(l, ""))
+}
+
+// With implements zapcore.Core.
+func (b bridge) With(fields []zapcore.Field) zapcore.Core {
+	return bridge{b.handler.WithAttrs(attrs(fields))}
+}
+
+// Check implements zapcore.Core.
+func (b bridge) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if b.handler.Enabled(context.Background(), slogLevel(e.Level, e.LoggerName)) {
+		return c.AddCore(e, b)
+	}
+	return c
+}
+
+// Write implements zapcore.Core.
+func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	r := slog.NewRecord(e.Time, slogLevel(e.Level, e.LoggerName), e.Message, 0)
+	r.AddAttrs(slog.String("engine", "certmagic"))
+	r.AddAttrs(attrs(fields)...)
+	return b.handler.Handle(context.Background(), r)
+}
+
+// Sync implements zapcore.Core.
+func (bridge) Sync() error { return nil }
+
+func slogLevel(l zapcore.Level, logger string) slog.Level {
+	switch {
+	case l < zapcore.InfoLevel:
+		return levelTrace
+	case l < zapcore.ErrorLevel, l == zapcore.ErrorLevel && slices.Contains(returned, logger):
+		return slog.LevelDebug
+	case l == zapcore.ErrorLevel:
+		return slog.LevelWarn
+	}
+	return slog.LevelError
+}
+
+func attrs(fields []zapcore.Field) []slog.Attr {
+	as := make([]slog.Attr, 0, len(fields))
+	for _, f := range fields {
+		enc := zapcore.NewMapObjectEncoder()
+		f.AddTo(enc)
+		for k, v := range enc.Fields {
+			as = append(as, slog.Any(k, v))
+		}
+	}
+	return as
+}

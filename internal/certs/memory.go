@@ -1,0 +1,55 @@
+package certs
+
+import "crypto/tls"
+
+// A memory bounds how many certificates are held, about 10 KB each: the hosts
+// beyond are loaded from storage when a handshake asks for them. It is used
+// under the manager's lock.
+//
+// It is a clock: the hand passes over what was used since its last round.
+type memory struct {
+	limit int
+	ring  []*host
+	hand  int
+}
+
+// put makes cert the certificate of h, if there is room or somebody waits for
+// it.
+func (l *memory) put(h *host, cert *tls.Certificate) {
+	if h.cert.Load() != nil {
+		h.cert.Store(cert)
+		return
+	}
+	if len(l.ring) < l.limit {
+		h.slot = len(l.ring)
+		l.ring = append(l.ring, h)
+		h.cert.Store(cert)
+		return
+	}
+	if !h.awaited {
+		return
+	}
+	for n := 0; n < l.limit && l.ring[l.hand].recent.CompareAndSwap(true, false); n++ {
+		l.hand = (l.hand + 1) % l.limit
+	}
+	l.ring[l.hand].cert.Store(nil)
+	h.slot = l.hand
+	l.ring[l.hand] = h
+	h.cert.Store(cert)
+	l.hand = (l.hand + 1) % l.limit
+}
+
+// drop takes the certificate of h away.
+func (l *memory) drop(h *host) {
+	if h.cert.Swap(nil) == nil {
+		return
+	}
+	last := len(l.ring) - 1
+	moved := l.ring[last]
+	l.ring[h.slot], moved.slot = moved, h.slot
+	l.ring[last] = nil
+	l.ring = l.ring[:last]
+	if l.hand >= len(l.ring) {
+		l.hand = 0
+	}
+}

@@ -1,0 +1,164 @@
+package certs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// A State is how a host's certificate is doing.
+type State string
+
+// The states. A host goes from Pending to Valid or Failed, and between those.
+const (
+	Pending State = "pending" // none yet, the first attempt is under way or to come
+	Valid   State = "valid"   // one is served
+	Failed  State = "failed"  // the last attempt failed; an older certificate may still be served
+	Static  State = "static"  // the program brought it
+)
+
+// A Status describes one host's certificate at one time.
+type Status struct {
+	Host   string
+	State  State
+	Issuer string // key of who issued the certificate in use; "" if none
+
+	Serial    *big.Int  // of the certificate in use; nil if none
+	NotBefore time.Time // of the certificate in use; zero if none
+	NotAfter  time.Time
+	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
+
+	Attempts int       // failed since the last success
+	Err      error     // of the last attempt; nil unless Failed
+	NextTry  time.Time // after a failure; zero if only a change of the program helps
+	OnDemand bool      // it came with a handshake, not with a route
+}
+
+// Statuses returns the status of every host that has or wants a certificate,
+// sorted by host.
+func (m *Manager) Statuses() []Status {
+	m.sync()
+	m.mu.RLock()
+	all := make([]Status, 0, len(m.hosts)+len(m.static.names))
+	for _, h := range m.hosts {
+		all = append(all, h.status)
+	}
+	m.mu.RUnlock()
+	all = append(all, m.static.statuses()...)
+	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
+	return all
+}
+
+// Await waits until each host has a certificate, or ctx is done; with no hosts,
+// until each host of a route that wants one has. The error says which hosts
+// have none and why.
+func (m *Manager) Await(ctx context.Context, hosts ...string) error {
+	for {
+		m.sync()
+		ready, moved := m.ready(hosts)
+		if ready {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), m.missing(hosts))
+		case <-m.ctx.Done():
+			return errors.Join(errClosed, m.missing(hosts))
+		}
+	}
+}
+
+// ready reports whether all hosts have certificates, or returns what is closed
+// when the first that lacks one moves.
+func (m *Manager) ready(hosts []string) (bool, <-chan struct{}) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for h, lacking := range m.lacking(hosts) {
+		switch {
+		case lacking == nil:
+		case h != nil:
+			return false, h.moved
+		default:
+			return false, m.changed
+		}
+	}
+	return true, nil
+}
+
+// missing says which hosts lack a certificate, and why.
+func (m *Manager) missing(hosts []string) error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var errs []error
+	for _, lacking := range m.lacking(hosts) {
+		if lacking != nil {
+			errs = append(errs, lacking)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lacking yields why each of the hosts, or of all if there are none, lacks a
+// certificate, nil if it does not. m.mu is held for reading.
+func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
+	return func(yield func(*host, error) bool) {
+		if len(hosts) == 0 {
+			for _, h := range m.hosts {
+				if !yield(h, h.lack(h.name)) {
+					return
+				}
+			}
+		}
+		for _, name := range hosts {
+			h := m.find(name)
+			var err error
+			switch {
+			case h != nil:
+				err = h.lack(name)
+			case !m.static.has(name) && !m.mints(name):
+				err = lackError{name, errors.New("no route asks for it")}
+			}
+			if !yield(h, err) {
+				return
+			}
+		}
+	}
+}
+
+// lack returns why h has no certificate, nil if it has. The manager's lock is
+// held.
+func (h *host) lack(name string) error {
+	if h.status.Serial != nil {
+		return nil
+	}
+	return lackError{name, h.status.Err}
+}
+
+// A lackError says that a host has no certificate. It becomes text only when
+// somebody reads it: there may be thousands.
+type lackError struct {
+	host string
+	why  error // nil if nothing has failed yet
+}
+
+func (e lackError) Unwrap() error { return e.why }
+
+func (e lackError) Error() string {
+	if e.why == nil {
+		return fmt.Sprintf("no certificate for %q yet", e.host)
+	}
+	return fmt.Sprintf("no certificate for %q: %v", e.host, e.why)
+}
+
+// mints reports whether host gets its certificate in the handshake.
+func (m *Manager) mints(host string) bool {
+	return m.local != nil && hostname.IsInternal(host) && m.options.Knows(host)
+}

@@ -1,0 +1,214 @@
+package certs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// maxStorageOps bounds the storage operations under way, those that hang in
+// the backend after their caller has given up included.
+const maxStorageOps = 64
+
+// errStorageHangs says that an operation took too long.
+var errStorageHangs = errors.New("storage does not answer in time")
+
+// A boundedStorage is a certmagic.Storage whose operations end: each in its
+// time, whether or not the backend honours its context, and never more than
+// maxStorageOps at once. Lock alone may wait as long as its context allows.
+//
+// It knows the locks it holds, so that one Router's exit frees its own and no
+// other's; certmagic.CleanUpOwnLocks frees those of the whole process.
+type boundedStorage struct {
+	backend certmagic.Storage
+	limit   time.Duration
+	slots   chan struct{}
+
+	mu   sync.Mutex
+	held map[string]int
+}
+
+func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
+	return &boundedStorage{
+		backend: backend,
+		limit:   limit,
+		slots:   make(chan struct{}, maxStorageOps),
+		held:    make(map[string]int),
+	}
+}
+
+// Store implements certmagic.Storage.
+func (s *boundedStorage) Store(ctx context.Context, key string, value []byte) error {
+	_, err := within(ctx, s, "store", key, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.backend.Store(ctx, key, value)
+	})
+	return err
+}
+
+// Load implements certmagic.Storage.
+func (s *boundedStorage) Load(ctx context.Context, key string) ([]byte, error) {
+	return within(ctx, s, "load", key, func(ctx context.Context) ([]byte, error) {
+		return s.backend.Load(ctx, key)
+	})
+}
+
+// Delete implements certmagic.Storage.
+func (s *boundedStorage) Delete(ctx context.Context, key string) error {
+	_, err := within(ctx, s, "delete", key, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.backend.Delete(ctx, key)
+	})
+	return err
+}
+
+// Exists implements certmagic.Storage. A backend that hangs has nothing.
+func (s *boundedStorage) Exists(ctx context.Context, key string) bool {
+	found, err := within(ctx, s, "look up", key, func(ctx context.Context) (bool, error) {
+		return s.backend.Exists(ctx, key), nil
+	})
+	return err == nil && found
+}
+
+// List implements certmagic.Storage.
+func (s *boundedStorage) List(ctx context.Context, path string, recursive bool) ([]string, error) {
+	return within(ctx, s, "list", path, func(ctx context.Context) ([]string, error) {
+		return s.backend.List(ctx, path, recursive)
+	})
+}
+
+// Stat implements certmagic.Storage.
+func (s *boundedStorage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
+	return within(ctx, s, "stat", key, func(ctx context.Context) (certmagic.KeyInfo, error) {
+		return s.backend.Stat(ctx, key)
+	})
+}
+
+// Lock implements certmagic.Storage. A lock that comes after ctx is done is
+// given back at once.
+func (s *boundedStorage) Lock(ctx context.Context, name string) error {
+	got := make(chan error)
+	go s.lock(ctx, name, got)
+	select {
+	case err := <-got:
+		if err == nil {
+			s.hold(name, 1)
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error) {
+	err := s.tryLock(ctx, name)
+	select {
+	case got <- err:
+	case <-ctx.Done():
+		if err == nil {
+			_ = s.unlock(context.WithoutCancel(ctx), name)
+		}
+	}
+}
+
+func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
+	defer rescue("storage", &err)
+	return s.backend.Lock(ctx, name)
+}
+
+// Unlock implements certmagic.Storage.
+func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
+	err := s.unlock(ctx, name)
+	if err == nil {
+		s.hold(name, -1)
+	}
+	return err
+}
+
+func (s *boundedStorage) unlock(ctx context.Context, name string) error {
+	_, err := within(ctx, s, "unlock", name, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.backend.Unlock(ctx, name)
+	})
+	return err
+}
+
+// RenewLockLease implements certmagic.LockLeaseRenewer for backends that do.
+func (s *boundedStorage) RenewLockLease(ctx context.Context, name string, lease time.Duration) error {
+	r, ok := s.backend.(certmagic.LockLeaseRenewer)
+	if !ok {
+		return nil
+	}
+	_, err := within(ctx, s, "renew the lock", name, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.RenewLockLease(ctx, name, lease)
+	})
+	return err
+}
+
+// String names the backend's type and nothing else: a backend's fields may
+// hold secrets, and certmagic logs its storage.
+func (s *boundedStorage) String() string { return fmt.Sprintf("%T", s.backend) }
+
+// unlockAll frees the locks still held, for the end.
+func (s *boundedStorage) unlockAll(ctx context.Context) error {
+	s.mu.Lock()
+	names := slices.Sorted(maps.Keys(s.held))
+	s.mu.Unlock()
+	var errs []error
+	for _, name := range names {
+		if err := s.Unlock(ctx, name); err != nil {
+			errs = append(errs, fmt.Errorf("lock %q stays: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *boundedStorage) hold(name string, by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[name] += by; s.held[name] <= 0 {
+		delete(s.held, name)
+	}
+}
+
+// within runs op in a goroutine of its own and waits for it no longer than
+// s.limit. An operation that hangs keeps its slot until the backend returns.
+func within[T any](ctx context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	var none T
+	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, errStorageHangs)
+	defer cancel()
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return none, fmt.Errorf("%s %q: %w", verb, key, context.Cause(ctx))
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer func() { <-s.slots }()
+		var r result
+		defer func() { done <- r }()
+		defer rescue("storage", &r.err)
+		r.value, r.err = op(ctx)
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return none, fmt.Errorf("%s %q: %w", verb, key, context.Cause(ctx))
+	}
+}
+
+// rescue turns a panic in code of the program, a Storage or an Issuer, into
+// the error of the operation it was called for.
+func rescue(what string, err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%s panics: %v", what, p)
+	}
+}

@@ -1,0 +1,184 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
+)
+
+// errUnusable says that storage holds something that is no certificate.
+var errUnusable = errors.New("the certificate in storage is damaged")
+
+// renewalRatio is the part of a certificate's life in which it is renewed, as
+// in certmagic, which has to agree that a renewal is due.
+const renewalRatio = 1.0 / 3
+
+// A stored certificate is one as it lies in storage, decoded.
+type stored struct {
+	cert *tls.Certificate // with Leaf
+	by   *authority       // whose place in storage it came from
+	ari  acme.RenewalInfo // renewal information (RFC 9773); zero if none
+}
+
+// readStored returns the newest certificate for name that any of by has in
+// storage, or an error that is fs.ErrNotExist if none has, or errUnusable.
+func readStored(ctx context.Context, s certmagic.Storage, by []*authority, name string) (*stored, error) {
+	var newest *stored
+	var failure error
+	for _, a := range by {
+		c, err := readFrom(ctx, s, a, name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			failure = err
+		case newest == nil || c.cert.Leaf.NotBefore.After(newest.cert.Leaf.NotBefore):
+			newest = c
+		}
+	}
+	switch {
+	case newest != nil:
+		return newest, nil
+	case failure != nil:
+		return nil, failure
+	}
+	return nil, fmt.Errorf("no certificate for %q in storage: %w", name, fs.ErrNotExist)
+}
+
+func readFrom(ctx context.Context, s certmagic.Storage, a *authority, name string) (*stored, error) {
+	certPEM, err := s.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, err := s.Load(ctx, certmagic.StorageKeys.SitePrivateKey(a.key, name))
+	if err != nil {
+		return nil, err
+	}
+	meta, err := s.Load(ctx, certmagic.StorageKeys.SiteMeta(a.key, name))
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	if !covers(pair.Leaf, name) {
+		return nil, fmt.Errorf("%w: it is not for %q", errUnusable, name)
+	}
+	c := &stored{cert: &pair, by: a}
+	c.ari, err = readARI(meta)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	return c, nil
+}
+
+// readARI takes the renewal information out of a certificate's metadata. Only
+// ACME issuers have any.
+func readARI(meta []byte) (acme.RenewalInfo, error) {
+	var res certmagic.CertificateResource
+	if err := json.Unmarshal(meta, &res); err != nil {
+		return acme.RenewalInfo{}, err
+	}
+	var issued acme.Certificate
+	if len(res.IssuerData) == 0 || json.Unmarshal(res.IssuerData, &issued) != nil || issued.RenewalInfo == nil {
+		return acme.RenewalInfo{}, nil
+	}
+	return *issued.RenewalInfo, nil
+}
+
+// writeARI puts ari into the metadata, for the rest of the cluster and for
+// certmagic, which decides by it whether a renewal is due.
+func (c *stored) writeARI(ctx context.Context, s certmagic.Storage, name string, ari acme.RenewalInfo) error {
+	key := certmagic.StorageKeys.SiteMeta(c.by.key, name)
+	meta, err := s.Load(ctx, key)
+	if err != nil {
+		return err
+	}
+	var res certmagic.CertificateResource
+	if err := json.Unmarshal(meta, &res); err != nil {
+		return err
+	}
+	var issued acme.Certificate
+	if err := json.Unmarshal(res.IssuerData, &issued); err != nil {
+		return err
+	}
+	issued.RenewalInfo = &ari
+	if res.IssuerData, err = json.Marshal(issued); err != nil {
+		return err
+	}
+	if meta, err = json.MarshalIndent(res, "", "\t"); err != nil {
+		return err
+	}
+	if err := s.Store(ctx, key, meta); err != nil {
+		return err
+	}
+	c.ari = ari
+	return nil
+}
+
+// covers reports whether leaf is for name, a host or a wildcard.
+func covers(leaf *x509.Certificate, name string) bool {
+	for _, n := range leaf.DNSNames {
+		if n == name {
+			return true
+		}
+	}
+	return leaf.VerifyHostname(name) == nil
+}
+
+// renewAt is when the certificate is to be renewed: at the time its CA has
+// suggested, else when two thirds of its life are over, but for a delay that
+// spreads certificates of one day over the next hours.
+func (c *stored) renewAt() time.Time {
+	leaf := c.cert.Leaf
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	ratio := leaf.NotAfter.Add(-time.Duration(float64(life) * renewalRatio))
+	spread := time.Second + time.Duration(float64(life)/30*fraction(leaf))
+	at := ratio.Add(spread)
+	if t := c.ari.SelectedTime; !t.IsZero() {
+		// A CA that errs must not let a certificate expire.
+		if last := leaf.NotAfter.Add(-life / 20).Add(time.Second); t.After(last) {
+			return last
+		}
+		if t.Before(at) {
+			return t
+		}
+		at = t
+	}
+	return at
+}
+
+// refreshAt is when the renewal information is to be asked for again; zero if
+// there is none.
+func (c *stored) refreshAt() time.Time {
+	switch {
+	case !c.ari.HasWindow():
+		return time.Time{}
+	case c.ari.RetryAfter == nil:
+		return time.Now().Add(6 * time.Hour)
+	}
+	return *c.ari.RetryAfter
+}
+
+// fraction is a number in [0,1) that stays the same for one certificate.
+func fraction(leaf *x509.Certificate) float64 {
+	b := leaf.SerialNumber.Bytes()
+	if len(b) < 2 {
+		return 0
+	}
+	return float64(uint(b[len(b)-2])<<8|uint(b[len(b)-1])) / (1 << 16)
+}
+
+// pause is the least time between two looks at the certificate.
+func (c *stored) pause() time.Duration {
+	leaf := c.cert.Leaf
+	return min(time.Minute, leaf.NotAfter.Sub(leaf.NotBefore)/20)
+}
