@@ -66,7 +66,9 @@ func (c *Conn) handshake(ctx context.Context, conf *tls.Config) error {
 		return nil
 	}
 	c.tls = tls.Client(&c.wire, conf)
-	return c.tls.HandshakeContext(ctx)
+	err := c.tls.HandshakeContext(ctx)
+	c.wrote.Store(false) // not of a request
+	return err
 }
 
 // take makes a kept connection ready for its next exchange. The pool is locked.
