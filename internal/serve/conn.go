@@ -40,15 +40,18 @@ type conn struct {
 	watched
 }
 
-// serve runs on the connection's own goroutine until the connection ends or
-// net/http has it.
+// contain keeps a panic to the connection that it happened on.
+func (c *conn) contain() {
+	if p := recover(); p != nil {
+		c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+		c.Close()
+	}
+}
+
+// serve runs on the connection's own goroutine until it is known who serves
+// the connection.
 func (c *conn) serve() {
-	defer func() {
-		if p := recover(); p != nil {
-			c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
-			c.Close()
-		}
-	}()
+	defer c.contain()
 	if c.s.TLS != nil && !c.handshake() {
 		c.Close()
 		return
@@ -64,7 +67,11 @@ func (c *conn) serve() {
 		c.give(c.stream())
 	default:
 		c.enterLane()
-		c.run()
+		if c.tls == nil {
+			c.run()
+			return
+		}
+		go c.run() // the stack of a handshake is four times what an idle connection needs
 	}
 }
 

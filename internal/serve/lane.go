@@ -103,6 +103,7 @@ func (x *exchange) release() {
 
 // run serves requests until the connection ends or net/http takes it.
 func (c *conn) run() {
+	defer c.contain()
 	var x *exchange
 	for {
 		if x == nil || x.r == x.w {
