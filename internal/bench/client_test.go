@@ -142,7 +142,9 @@ func TestCheckTellsAnswersApart(t *testing.T) {
 			proxy := httptest.NewServer(tt.proxy)
 			defer proxy.Close()
 			l := &load{row: &row{kind: requests, proto: h1Plain, path: "/small"}, addr: proxy.Listener.Addr().String()}
-			err := checkAlike(t.Context(), l, target)
+			want, err := direct(t.Context(), l.row, target)
+			require.NoError(t, err)
+			err = checkAlike(t.Context(), l, want)
 			if tt.wantErr == "" {
 				assert.NoError(t, err)
 			} else {

@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// smokeRequests replace the duration of runs shorter than h2load's unit.
-const smokeRequests = 200
-
 func runH2load(ctx context.Context, l *load) (*outcome, error) {
 	log := filepath.Join(l.dir, "h2load.log")
 	if err := os.Remove(log); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -22,7 +19,7 @@ func runH2load(ctx context.Context, l *load) (*outcome, error) {
 	}
 	span := []string{"-D", strconv.Itoa(int(l.duration.Round(time.Second) / time.Second))}
 	if l.duration < time.Second {
-		span = []string{"-n", strconv.Itoa(max(smokeRequests, l.conns))}
+		span = []string{"-n", strconv.Itoa(4 * l.conns)} // shorter than h2load's unit of time
 	}
 	argv := append([]string{"h2load", "-t1", "-c", strconv.Itoa(l.conns), "-m", strconv.Itoa(l.streams), "--npn-list=h2",
 		"--log-file=" + log, "--connect-to=" + l.addr}, span...)

@@ -1,5 +1,3 @@
-//go:build hostproxy
-
 package main
 
 import (

@@ -38,6 +38,7 @@ type sample struct {
 	switches       float64 // context switches per request
 	rps            float64
 	busy           float64 // CPU time per time
+	foreign        float64 // CPU time of others on the proxy's core, per time; 0 where it shares its cores
 	p50, p99, p999 time.Duration
 }
 
@@ -91,8 +92,12 @@ func (b *bench) measure(ctx context.Context, r *row) (*rowResult, error) {
 	if err := pinSelf(cpus); err != nil {
 		return nil, err
 	}
+	want, err := direct(ctx, r, b.backend(r))
+	if err != nil {
+		return nil, err
+	}
 	result := &rowResult{row: r}
-	peers, stop := b.startPeers(ctx, r, result)
+	peers, stop := b.startPeers(ctx, want, result)
 	defer stop()
 	if r.kind == idle {
 		b.measureIdle(ctx, peers)
@@ -110,18 +115,18 @@ func (b *bench) measure(ctx context.Context, r *row) (*rowResult, error) {
 
 // startPeers starts, checks and warms up all peers; those that fail have said
 // so in the result and are not returned. stop ends them all.
-func (b *bench) startPeers(ctx context.Context, r *row, result *rowResult) (ready []*running, stop func()) {
+func (b *bench) startPeers(ctx context.Context, want answer, result *rowResult) (ready []*running, stop func()) {
 	started := make([]*running, len(b.peers))
 	var wg sync.WaitGroup
 	for i, p := range b.peers {
 		result.peers = append(result.peers, &peerResult{name: p.name})
 		started[i] = &running{peerResult: result.peers[i]}
-		wg.Go(func() { started[i].fail(b.startPeer(ctx, r, p, started[i])) })
+		wg.Go(func() { started[i].fail(b.startPeer(ctx, result.row, p, started[i])) })
 	}
 	wg.Wait()
 	for _, p := range started {
 		if p.failure == "" {
-			p.fail(b.prepare(ctx, p))
+			p.fail(b.prepare(ctx, p, want))
 		}
 		if p.failure == "" {
 			ready = append(ready, p)
@@ -174,8 +179,8 @@ func (b *bench) backend(r *row) string {
 const warmUp = 500 * time.Millisecond
 
 // prepare checks the peer and warms it up.
-func (b *bench) prepare(ctx context.Context, p *running) error {
-	if err := checkAlike(ctx, p.load, b.backend(p.load.row)); err != nil {
+func (b *bench) prepare(ctx context.Context, p *running, want answer) error {
+	if err := checkAlike(ctx, p.load, want); err != nil {
 		return err
 	}
 	first := *p.load
@@ -265,6 +270,9 @@ func (b *bench) once(ctx context.Context, p *running) (s sample) {
 	}
 	l := *p.load
 	l.rate = p.max * ofMaximum
+	cores, _ := b.cpus(l.row)
+	coreBefore, err := coreTime(cores)
+	p.fail(err)
 	before, err := p.proc.usage()
 	p.fail(err)
 	o, err := b.tools.run(ctx, &l)
@@ -273,6 +281,8 @@ func (b *bench) once(ctx context.Context, p *running) (s sample) {
 		return s
 	}
 	after, err := p.proc.usage()
+	p.fail(err)
+	coreAfter, err := coreTime(cores)
 	p.fail(err)
 	if o.errors > 0 || o.requests == 0 {
 		p.fail(fmt.Errorf("%d errors beside %.0f answers", o.errors, o.requests))
@@ -285,6 +295,9 @@ func (b *bench) once(ctx context.Context, p *running) (s sample) {
 		rps:      o.rps(),
 		busy:     cpu.Seconds() / o.elapsed.Seconds(),
 		p50:      o.p50, p99: o.p99, p999: o.p999,
+	}
+	if len(cores) == 1 {
+		s.foreign = max(0, (coreAfter-coreBefore-cpu).Seconds()/o.elapsed.Seconds())
 	}
 	s.value = s.cpu
 	if l.kind == latency {
@@ -301,14 +314,14 @@ const ofMaximum = 0.6
 // before and after.
 func (b *bench) measureIdle(ctx context.Context, peers []*running) {
 	for _, p := range peers {
-		p.fail(p.idleCost(ctx))
+		p.fail(p.idleCost(ctx, min(restTime, b.duration)))
 	}
 }
 
 // restTime lets a garbage collector or a sweeper do what they do at rest.
 const restTime = 500 * time.Millisecond
 
-func (p *running) idleCost(ctx context.Context) error {
+func (p *running) idleCost(ctx context.Context, rest time.Duration) error {
 	before, err := p.proc.usage()
 	if err != nil {
 		return err
@@ -322,7 +335,7 @@ func (p *running) idleCost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(restTime)
+	time.Sleep(rest)
 	after, err := p.proc.usage()
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ func startProcess(ctx context.Context, name string, cpus []int, addr string, arg
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.WaitDelay = time.Second // for the output of children that outlive it
 	// A group of its own, so that the terminal's Ctrl-C reaches only us and
 	// stop reaches all of its children.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -203,6 +204,38 @@ func parseStatus(text []byte) map[string]int64 {
 		}
 	}
 	return numbers
+}
+
+// coreTime returns how long the CPUs have been busy, with whatever, or taken
+// away by a hypervisor. Its unit is coarse: 10 ms.
+func coreTime(cpus []int) (time.Duration, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	return parseCoreTime(text, cpus)
+}
+
+// parseCoreTime adds up the lines "cpuN user nice system idle iowait irq
+// softirq steal …" of the CPUs, except idle and iowait.
+func parseCoreTime(text []byte, cpus []int) (sum time.Duration, err error) {
+	const perTick = 10 * time.Millisecond // USER_HZ is 100 on every platform of Go's
+	for _, cpu := range cpus {
+		line, err := lineAfter(text, fmt.Sprintf("cpu%d ", cpu))
+		if err != nil {
+			return 0, err
+		}
+		for i, field := range strings.Fields(line) {
+			n, err := strconv.ParseInt(field, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("/proc/stat: %w", err)
+			}
+			if i < 8 && i != 3 && i != 4 {
+				sum += time.Duration(n) * perTick
+			}
+		}
+	}
+	return sum, nil
 }
 
 // freeAddr returns an address of the loopback interface that nobody listens on.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,20 @@ func TestStatusIsRead(t *testing.T) {
 	assert.EqualValues(t, 17, s["voluntary_ctxt_switches"])
 	assert.EqualValues(t, 3, s["nonvoluntary_ctxt_switches"])
 	assert.NotContains(t, s, "Name")
+}
+
+func TestCoreTimeLeavesIdlingOut(t *testing.T) {
+	const stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 3 1000 1000 4 5 6 7 8\ncpu1 100 0 0 50 50 0 0 0 0 0\nintr 1\n"
+	sum, err := parseCoreTime([]byte(stat), []int{0})
+	require.NoError(t, err)
+	assert.Equal(t, 210*time.Millisecond, sum, "guest time is in user time already")
+
+	sum, err = parseCoreTime([]byte(stat), []int{0, 1})
+	require.NoError(t, err)
+	assert.Equal(t, 1210*time.Millisecond, sum)
+
+	_, err = parseCoreTime([]byte(stat), []int{2})
+	assert.Error(t, err)
 }
 
 // listening returns the address of a port that accepts connections.

@@ -92,6 +92,7 @@ func (r *report) markdown(to io.Writer, charts []chart) error {
 	w := new(strings.Builder)
 	fmt.Fprintf(w, "# Results\n\n%s, `%s`, on %s.\n%s.\n\n", r.date.Format(time.DateOnly), r.command, r.machine, strings.Join(r.tools, ", "))
 	w.WriteString(reportIntro)
+	fmt.Fprintf(w, "Meanwhile other programs took %s of the proxy's core; the closer to none, the more the figures mean.\n\n", r.foreign())
 	r.writeTargets(w)
 	for _, c := range charts {
 		fmt.Fprintf(w, "![%s](%s)\n\n", c.title, c.file)
@@ -102,6 +103,19 @@ func (r *report) markdown(to io.Writer, charts []chart) error {
 	r.writeRemarks(w)
 	_, err := io.WriteString(to, w.String())
 	return err
+}
+
+// foreign is the share of the proxy's core that others had, over all rows.
+func (r *report) foreign() string {
+	var all []sample
+	for _, row := range r.rows {
+		for _, p := range row.peers {
+			if row.row.cores < 2 && timed(row) {
+				all = append(all, p.samples...)
+			}
+		}
+	}
+	return orDash(100*median(all, func(s sample) float64 { return s.foreign }), "%.0f %%")
 }
 
 const reportIntro = `CPU is user and system time of the whole proxy process (nginx: master and worker) divided by requests answered.

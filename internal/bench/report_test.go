@@ -23,7 +23,7 @@ const (
 // samples makes one sample for each pair of value and ratio.
 func samples(pairs ...float64) (all []sample) {
 	for i := 0; i < len(pairs); i += 2 {
-		all = append(all, sample{value: pairs[i], ratio: pairs[i+1], rps: 1000, busy: 0.5, p50: time.Millisecond})
+		all = append(all, sample{foreign: 0.25, value: pairs[i], ratio: pairs[i+1], rps: 1000, busy: 0.5, p50: time.Millisecond})
 	}
 	return all
 }
@@ -106,6 +106,7 @@ func TestReportShowsWhatWasMeasuredAndWhatWasNot(t *testing.T) {
 	require.NoError(t, sampleReport().markdown(&b, nil))
 	for _, line := range []string{
 		"2026-11-23, `go run .`, on 2 cores.",
+		"Meanwhile other programs took 25 % of the proxy's core; the closer to none, the more the figures mean.",
 		"| h1 plain, 45 B, 64 connections | 11.0 (1.00) | 40.0 (4.00) | 9.0 (0.90) |",
 		"| h1 plain, 1 MiB body, 16 connections | 500 (1.00) | 400 (0.80) | – |",
 		"| h1 plain, 45 B, 64 connections | hostproxy | 0.90 of nginx | ≤ 1.30 | ≤ 1.00 | aim met |",
