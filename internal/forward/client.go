@@ -1,0 +1,134 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// A client reaches one target over HTTP/1.1, plain or TLS, on the goroutine of
+// its caller: it writes the request and reads the response itself. Only while a
+// request body is still to be sent, a second goroutine sends it.
+type client struct {
+	pool          *pool.Pool
+	dialTimeout   time.Duration // for dial and handshake; 0 means none
+	headerTimeout time.Duration // from the end of the request to the final response head; 0 means none
+	stall         time.Duration // how long the target may take no byte of a body; 0 means for ever
+}
+
+func newClient(p *pool.Pool, c *Config) doer {
+	return &client{pool: p, dialTimeout: c.DialTimeout, headerTimeout: c.ResponseHeaderTimeout, stall: c.IdleTimeout}
+}
+
+// CloseIdleConnections closes the connections that carry no exchange.
+func (c *client) CloseIdleConnections() { c.pool.CloseIdle() }
+
+// Do performs one attempt, see doer.
+//
+// The fields of req.Header are sent as they are, but for Host and the framing,
+// which follow from req.Host, Body, ContentLength and Trailer; an empty
+// User-Agent is left out and none is invented. req.Body is read until the
+// attempt ends, maybe after Do returned, and is not closed. When
+// req.Context() is done, whatever goes on fails.
+//
+// The response's body is an io.ReadWriteCloser with CloseWrite after a 101.
+// Otherwise it may tell by a method Buffered how many bytes can be read without
+// waiting; its end fills in Response.Trailer; closing it before its end closes
+// the connection unless the rest has arrived already.
+//
+// A kept connection that turns out dead is replaced when nothing was written to
+// it; and once, after a write, when the request is idempotent, whole and
+// unanswered (RFC 9110, 9.2.2).
+func (c *client) Do(req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
+	t := &try{c: c, req: req, on1xx: on1xx}
+	if err := t.prepare(); err != nil {
+		return nil, &AttemptError{Op: "write", Err: err}
+	}
+	defer t.s.free()
+	for fresh := false; ; {
+		if err := t.connect(fresh); err != nil {
+			return nil, err
+		}
+		res, err := t.run()
+		if err == nil {
+			return res, nil
+		}
+		if !t.again(err) {
+			return nil, err
+		}
+		fresh = err.Wrote // the other kept connections are probably as dead
+	}
+}
+
+// connect takes a kept connection or opens one.
+func (t *try) connect(fresh bool) error {
+	t.conn = nil
+	if !fresh {
+		t.conn = t.c.pool.Take()
+	}
+	if t.conn == nil {
+		ctx := t.req.Context()
+		if d := t.c.dialTimeout; d > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, d)
+			defer cancel()
+		}
+		conn, err := t.c.pool.Open(ctx)
+		var handshake *pool.HandshakeError
+		switch {
+		case errors.As(err, &handshake):
+			return &AttemptError{Op: "handshake", Err: handshake.Err}
+		case err != nil:
+			return &AttemptError{Op: "dial", Err: err}
+		}
+		t.conn = conn
+	}
+	t.stop = func() bool { return true }
+	if ctx := t.req.Context(); ctx.Done() != nil {
+		t.stop = context.AfterFunc(ctx, t.conn.Lease().Abort)
+	}
+	return nil
+}
+
+// again reports whether the request may be sent once more after err.
+func (t *try) again(err *AttemptError) bool {
+	switch {
+	case !t.conn.Reused() || t.answered || t.req.Context().Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+		return false
+	case t.upload != nil && t.upload.started:
+		return false
+	}
+	return !err.Wrote || idempotent(t.req.Method)
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// fail closes the connection and says how far the attempt came.
+func (t *try) fail(op string, err error) *AttemptError {
+	t.stop()
+	wrote := t.conn.Wrote()
+	t.conn.Close()
+	if t.upload != nil {
+		if uploadErr := t.upload.failure(); uploadErr != nil {
+			op, err = "write", uploadErr
+		}
+	}
+	if cause := t.req.Context().Err(); cause != nil && errors.Is(err, pool.ErrAborted) {
+		err = cause
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return &AttemptError{Op: op, Wrote: wrote, Err: err}
+}

@@ -1,0 +1,9 @@
+package forward
+
+import "github.com/hostproxy/hostproxy/internal/pool"
+
+// A Doer is what a target is asked through.
+type Doer = doer
+
+// NewClient returns the built-in HTTP/1.1 client.
+func NewClient(p *pool.Pool, c *Config) Doer { return newClient(p, c) }

@@ -1,0 +1,162 @@
+package forward
+
+import (
+	"errors"
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// What a request cannot be sent for: somebody's Rewrite has made it up.
+var (
+	errBadMethod = errors.New("request method is not a token")
+	errBadTarget = errors.New("invalid byte in the request target")
+	errBadHost   = errors.New("invalid byte in the request's host")
+)
+
+// A head is a request that can be written.
+type head struct {
+	req          *http.Request
+	target, host string
+	framing      h1.Framing
+}
+
+// requestHead checks what AppendField and its kin would have to repair.
+func requestHead(req *http.Request) (*head, error) {
+	h := &head{req: req, target: requestTarget(req), host: req.Host}
+	if h.host == "" {
+		h.host = req.URL.Host
+	}
+	switch {
+	case !h1.ValidToken(req.Method):
+		return nil, errBadMethod
+	case !h1.ValidTarget(h.target):
+		return nil, errBadTarget
+	case h.host != "" && !h1.ValidHost(h.host):
+		return nil, errBadHost
+	}
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+	case req.ContentLength > 0:
+		h.framing = h1.SizedBody
+	default:
+		h.framing = h1.ChunkedBody
+	}
+	return h, nil
+}
+
+// requestTarget is in origin-form, or what Opaque says.
+func requestTarget(req *http.Request) string {
+	u := req.URL
+	if u.Opaque == "" {
+		return u.RequestURI()
+	}
+	if u.ForceQuery || u.RawQuery != "" {
+		return u.Opaque + "?" + u.RawQuery
+	}
+	return u.Opaque
+}
+
+func (h *head) append(dst []byte) []byte {
+	dst = h1.AppendRequestLine(dst, h.req.Method, h.target)
+	dst = h1.AppendField(dst, "Host", h.host)
+	for name, values := range h.req.Header {
+		if skipped(name, values) {
+			continue
+		}
+		for _, v := range values {
+			dst = h1.AppendField(dst, name, v)
+		}
+	}
+	if h.req.Close {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	dst = h.appendFraming(dst)
+	return append(dst, "\r\n"...)
+}
+
+// skipped reports whether a field of the header map is not written from there.
+func skipped(name string, values []string) bool {
+	switch http.CanonicalHeaderKey(name) {
+	case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+		return true
+	case "User-Agent":
+		return len(values) > 0 && values[0] == ""
+	}
+	return false
+}
+
+func (h *head) appendFraming(dst []byte) []byte {
+	switch h.framing {
+	case h1.SizedBody:
+		return h1.AppendContentLength(dst, h.req.ContentLength)
+	case h1.ChunkedBody:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		for name := range h.req.Trailer {
+			if !header.ForbiddenTrailer(name) {
+				dst = h1.AppendField(dst, "Trailer", name)
+			}
+		}
+		return dst
+	}
+	switch h.req.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch: // RFC 9110, 8.6
+		return h1.AppendContentLength(dst, 0)
+	}
+	return dst
+}
+
+// responseHeader copies the fields into a map: one string for all of them.
+// Transfer-Encoding is left out, and a repeated Content-Length counts once.
+func responseHeader(res *h1.Response) http.Header {
+	size := 0
+	for _, f := range res.Fields {
+		size += len(f.Name) + len(f.Value)
+	}
+	var text strings.Builder
+	text.Grow(size)
+	for _, f := range res.Fields {
+		text.Write(f.Name)
+		text.Write(f.Value)
+	}
+	rest := text.String()
+	h := make(http.Header, len(res.Fields))
+	values := make([]string, len(res.Fields))
+	for i, f := range res.Fields {
+		name := textproto.CanonicalMIMEHeaderKey(rest[:len(f.Name)])
+		values[i] = rest[len(f.Name) : len(f.Name)+len(f.Value)]
+		rest = rest[len(f.Name)+len(f.Value):]
+		switch old := h[name]; {
+		case old == nil:
+			h[name] = values[i : i+1 : i+1]
+		case name != "Content-Length":
+			h[name] = append(old, values[i])
+		}
+	}
+	delete(h, "Transfer-Encoding")
+	return h
+}
+
+// announcedTrailers takes the Trailer fields out of h and returns the names they
+// announce, without those that must not come.
+func announcedTrailers(h http.Header) http.Header {
+	lines := h["Trailer"]
+	delete(h, "Trailer")
+	var names http.Header
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			name = textproto.TrimString(name)
+			if !h1.ValidToken(name) || header.ForbiddenTrailer(name) {
+				continue
+			}
+			if names == nil {
+				names = make(http.Header)
+			}
+			names[http.CanonicalHeaderKey(name)] = nil
+		}
+	}
+	return names
+}
