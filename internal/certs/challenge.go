@@ -47,7 +47,7 @@ func newSolver(m *Manager) *solver {
 // form of q's, and reports whether it has.
 func (m *Manager) HTTPChallenge(w http.ResponseWriter, q *http.Request, host string) bool {
 	token, ok := strings.CutPrefix(q.URL.Path, challengePath)
-	if !ok || q.Method != http.MethodGet || !isToken(token) || m.ctx.Err() != nil || !m.options.Knows(host) {
+	if !ok || q.Method != http.MethodGet || !isToken(token) || !m.answers() || !m.options.Knows(host) {
 		return false
 	}
 	release, ok := m.solver.admit(host)
@@ -73,7 +73,7 @@ func (m *Manager) tlsALPN(hello *tls.ClientHelloInfo) *tls.Certificate {
 	if ip, ok := reverseName(name); ok {
 		host = ip
 	}
-	if m.ctx.Err() != nil || len(m.solver.issuers) == 0 || !m.options.Knows(host) {
+	if !m.answers() || len(m.solver.issuers) == 0 || !m.options.Knows(host) {
 		return nil
 	}
 	release, ok := m.solver.admit(name)
@@ -87,6 +87,9 @@ func (m *Manager) tlsALPN(hello *tls.ClientHelloInfo) *tls.Certificate {
 	}
 	return cert
 }
+
+// answers reports whether challenges may come.
+func (m *Manager) answers() bool { return m.open.Load() && m.ctx.Err() == nil }
 
 // admit takes a slot for a probe that has to read storage.
 func (s *solver) admit(name string) (release func(), ok bool) {

@@ -37,6 +37,7 @@ type Manager struct {
 	cache   *certmagic.Cache // always empty; a Config wants one
 	port    heldPort
 	http    atomic.Bool // HTTP-01 can be answered
+	open    atomic.Bool // started
 
 	public, internal *chain
 	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
@@ -110,13 +111,15 @@ func New(o Options) (*Manager, error) {
 
 // newInternal makes the chain for internal names.
 func (m *Manager) newInternal() error {
-	issuer := m.options.Internal
+	issuer, pace := m.options.Internal, newPacer(10, 10*time.Second)
 	if issuer == nil {
-		issuer = &LocalCA{Storage: m.storage}
+		m.local = &LocalCA{Storage: m.storage}
+	} else if ca, ok := issuer.(*LocalCA); ok {
+		// The same authority, but handshakes do not hang with its storage.
+		m.local = &LocalCA{Storage: newBoundedStorage(ca.Storage, m.storage.limit)}
 	}
-	pace := newPacer(10, 10*time.Second)
-	if ca, ok := issuer.(*LocalCA); ok {
-		m.local, pace = ca, nil
+	if m.local != nil {
+		issuer, pace = m.local, nil
 	}
 	a, err := newAuthority(m, issuer)
 	if err != nil {
@@ -143,6 +146,7 @@ func (m *Manager) Start(grace time.Duration) {
 		}
 		m.dirty.Store(true)
 		m.spawn(func() { m.watch(grace) })
+		m.open.Store(true)
 	})
 }
 

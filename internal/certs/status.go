@@ -13,21 +13,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A State is how a host's certificate is doing.
-type State string
-
-// The states. A host goes from Pending to Valid or Failed, and between those.
+// The states of a certificate. A host goes from Pending to Valid or Failed, and
+// between those.
 const (
-	Pending State = "pending" // none yet, the first attempt is under way or to come
-	Valid   State = "valid"   // one is served
-	Failed  State = "failed"  // the last attempt failed; an older certificate may still be served
-	Static  State = "static"  // the program brought it
+	Pending = "pending" // none yet, the first attempt is under way or to come
+	Valid   = "valid"   // one is served
+	Failed  = "failed"  // the last attempt failed; an older certificate may still be served
+	Static  = "static"  // the program brought it
 )
 
 // A Status describes one host's certificate at one time.
 type Status struct {
 	Host   string
-	State  State
+	State  string
 	Issuer string // key of who issued the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none

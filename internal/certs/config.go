@@ -1,0 +1,59 @@
+package certs
+
+import (
+	"crypto/tls"
+	"slices"
+
+	"github.com/mholt/acmez/v3"
+)
+
+// TLSConfig returns the settings of a listener: base, cloned, with the
+// certificates of m and the client authentication of realms. base may be nil;
+// its Certificates are to be among m's static ones.
+func (m *Manager) TLSConfig(base *tls.Config, realms *Realms) *tls.Config {
+	c := &tls.Config{}
+	if base != nil {
+		c = base.Clone()
+	}
+	if c.MinVersion == 0 {
+		c.MinVersion = tls.VersionTLS12
+	}
+	if c.NextProtos == nil {
+		c.NextProtos = []string{"h2", "http/1.1"}
+	}
+	if !slices.Contains(c.NextProtos, acmez.ACMETLS1Protocol) {
+		c.NextProtos = append(slices.Clone(c.NextProtos), acmez.ACMETLS1Protocol)
+	}
+	c.Certificates = nil // or clients without SNI would get the first
+	c.GetCertificate = m.getCertificate(c.GetCertificate)
+	if !realms.empty() {
+		c.GetConfigForClient = m.configForClient(realms.configs(c))
+	}
+	return c
+}
+
+// getCertificate asks a function of the program first, about hosts of a route.
+func (m *Manager) getCertificate(first func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if first == nil {
+		return m.GetCertificate
+	}
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if !isChallenge(hello) && m.options.Knows(m.nameOf(hello)) {
+			if cert, err := first(hello); cert != nil || err != nil {
+				return cert, err
+			}
+		}
+		return m.GetCertificate(hello)
+	}
+}
+
+// configForClient chooses the settings of the realm a client asks for. CAs that
+// look for the answer to a challenge have no certificate to show.
+func (m *Manager) configForClient(r *realmConfigs) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if isChallenge(hello) {
+			return r.challenge, nil
+		}
+		return r.byRealm[r.realms.of(m.nameOf(hello))], nil
+	}
+}

@@ -1,0 +1,32 @@
+package certs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// Files returns the storage in the user's data directory, where programs with
+// certmagic keep theirs: $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic.
+// A service without a home has systemd's $STATE_DIRECTORY/certmagic.
+func Files() (certmagic.Storage, error) {
+	dir := os.Getenv("XDG_DATA_HOME")
+	if dir == "" {
+		if home, err := os.UserHomeDir(); err == nil {
+			dir = filepath.Join(home, ".local", "share")
+		}
+	}
+	if dir == "" {
+		// systemd separates several by colons.
+		if list := filepath.SplitList(os.Getenv("STATE_DIRECTORY")); len(list) > 0 {
+			dir = list[0]
+		}
+	}
+	if dir == "" {
+		return nil, errors.New("no place for certificates: set HOME, XDG_DATA_HOME or StateDirectory= in the systemd unit, " +
+			"or give the TLS settings a Storage")
+	}
+	return &certmagic.FileStorage{Path: filepath.Join(dir, "certmagic")}, nil
+}

@@ -1,0 +1,469 @@
+package hostproxy
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"iter"
+	"math/big"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// TLS says where a Router's certificates come from and whom its listeners let
+// in. The zero value obtains them from Let's Encrypt for public names and from
+// a LocalCA for internal ones, and keeps them in files. To use a CA is to agree
+// to its terms of service. Fields may be set until the Router is first used.
+//
+// Each host of a route gets a certificate, in the background: nothing waits for
+// a CA but handshakes of a host that has none yet. A host that fails is tried
+// again, ever more rarely, and delays no other; see Router.Certificates.
+type TLS struct {
+	// Email is the contact of the ACME account. "" means none.
+	Email string
+
+	// CA is the URL of an ACME directory. "" means Let's Encrypt.
+	CA string
+
+	// Issuer replaces Email and CA. A *certmagic.ACMEIssuer is a template, a
+	// literal will do: set its fields for external account binding, a profile,
+	// roots of a private CA. Nil means ACME with Email, CA and DNS.
+	Issuer certmagic.Issuer
+
+	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
+	Fallbacks []certmagic.Issuer
+
+	// DNS is a provider of github.com/libdns that proves control of names by
+	// DNS records. Then all names of ACME issuers without a DNS01Solver of
+	// their own are proved so, wildcards become possible, and the CA need not
+	// reach the listeners. Nil means HTTP-01 and TLS-ALPN-01.
+	DNS certmagic.DNSProvider
+
+	// Internal issues for names no public CA signs: localhost, test, internal,
+	// local and home.arpa with what is below them, and private IP addresses.
+	// Nil means a LocalCA on Storage.
+	Internal certmagic.Issuer
+
+	// Storage keeps certificates, keys, accounts and locks. Routers that share
+	// one share them. Nil means files in $XDG_DATA_HOME/certmagic or
+	// ~/.local/share/certmagic.
+	Storage certmagic.Storage
+
+	// HostPolicy allows certificates on demand: when a handshake asks for a
+	// public host that only a wildcard pattern matches and that has no
+	// certificate, nil lets it have its own, an error does not and is
+	// remembered for a minute. It is asked again before a renewal. It may be
+	// called concurrently and must not take longer than 10 s. A nil HostPolicy
+	// allows none.
+	HostPolicy func(ctx context.Context, host string) error
+
+	// DefaultHost is the host whose certificate clients get that do not say
+	// which host they want (no SNI). "" means the IP address they connected to,
+	// if it has a route.
+	DefaultHost string
+
+	// ClientAuth asks clients of some hosts for certificates, by host, wildcard
+	// or "*" as in patterns. A connection for one entry's hosts never serves
+	// those of another: 421. Nil asks nobody, unless Config does.
+	ClientAuth map[string]ClientAuth
+
+	// Config is the base settings, cloned. Its Certificates are served first,
+	// for the names they hold; its GetCertificate is asked next. Nil means
+	// TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	Config *tls.Config
+
+	// Observe is called when a host's certificate becomes ready, is renewed, or
+	// fails, in order per host. Nil means nobody looks.
+	Observe func(CertStatus)
+}
+
+// A ClientAuth says which clients may talk to a host (mutual TLS). They prove
+// it in every handshake: such hosts have no session tickets.
+type ClientAuth struct {
+	// CAs sign the clients' certificates, with those in CAFiles, PEM files
+	// that are read at start.
+	CAs     *x509.CertPool
+	CAFiles []string
+
+	// Mode is how much is asked. Zero means tls.RequireAndVerifyClientCert.
+	Mode tls.ClientAuthType
+}
+
+// A CertStatus is how one host's certificate is doing.
+type CertStatus struct {
+	Host   string // a host, or a wildcard
+	State  string // "pending", "valid", "failed" or "static"
+	Issuer string // key of who issued the certificate in use; "" if none
+
+	Serial    *big.Int  // of the certificate in use; nil if none
+	NotBefore time.Time // of the certificate in use; zero if none
+	NotAfter  time.Time
+	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
+
+	Attempts int       // failed since the last success
+	Err      error     // of the last attempt; nil unless failed
+	NextTry  time.Time // after a failure; zero if only a change of the program helps
+	OnDemand bool      // HostPolicy allowed it
+}
+
+// A LocalCA is a certificate authority for internal names: localhost, test,
+// internal, local and home.arpa with what is below them, and private IP
+// addresses. Its root certificate is good for no other names, whoever trusts
+// it. It implements certmagic.Issuer.
+//
+// A LocalCA is its storage: two values over the same storage are the same
+// authority. The zero value is the one that a Router with a zero TLS uses. Its
+// methods may be called concurrently, and create the authority if there is
+// none. Nothing ever puts the root into a trust store; that is the user's to do.
+type LocalCA struct {
+	// Storage keeps the root and its key. Nil means the files that are the
+	// default of TLS.Storage.
+	Storage certmagic.Storage
+
+	once sync.Once
+	ca   *certs.LocalCA
+	err  error
+}
+
+// RootPEM returns the root certificate, for trust stores and test clients.
+func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
+	ca, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	return ca.RootPEM(ctx)
+}
+
+// RootFile returns the path of the root certificate, for curl --cacert. It
+// fails if Storage does not keep files.
+func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
+	ca, err := c.open()
+	if err != nil {
+		return "", err
+	}
+	return ca.RootFile(ctx)
+}
+
+// IssuerKey implements certmagic.Issuer.
+func (*LocalCA) IssuerKey() string { return (*certs.LocalCA)(nil).IssuerKey() }
+
+// Issue implements certmagic.Issuer. Certificates are valid for 12 hours.
+func (c *LocalCA) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	ca, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	return ca.Issue(ctx, csr)
+}
+
+func (c *LocalCA) open() (*certs.LocalCA, error) {
+	c.once.Do(func() {
+		storage := c.Storage
+		if storage == nil {
+			storage, c.err = certs.Files()
+		}
+		c.ca = &certs.LocalCA{Storage: storage}
+	})
+	return c.ca, c.err
+}
+
+// Listen opens a listener whose connections are TLS with the certificates of
+// r's hosts, for a server of your own. The server is to bound the handshake's
+// time. network and address are those of net.Listen.
+func (r *Router) Listen(network, address string) (net.Listener, error) {
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("hostproxy: %w", err)
+	}
+	conf, err := r.certs.start(r, ln.Addr(), nil)
+	if err != nil {
+		ln.Close()
+		return nil, err
+	}
+	return tls.NewListener(ln, conf), nil
+}
+
+// TLSConfig returns the settings for a listener of your own, with the
+// certificates of r's hosts. If r.TLS is not valid, that is logged and every
+// handshake fails; Listen returns it as an error.
+//
+// Certificates are asked for from the first handshake on, or soon after.
+func (r *Router) TLSConfig() *tls.Config {
+	conf, err := r.certs.open(r, openingTime)
+	if err != nil {
+		r.logger().Error("no TLS", "cause", err)
+		return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, err }}
+	}
+	return conf
+}
+
+// HTTPHandler returns a handler for port 80: it answers ACME challenges and
+// leaves the rest to fallback. A nil fallback redirects hosts of a route to
+// HTTPS with 308, under their canonical name, and answers 404 to others.
+func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
+	r.certs.answersHTTP()
+	if fallback == nil {
+		fallback = http.HandlerFunc(r.redirectToHTTPS)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		host, err := hostname.Canonical(q.Host)
+		if err == nil && r.certs.answer(w, q, host) {
+			return
+		}
+		fallback.ServeHTTP(w, q)
+	})
+}
+
+func (r *Router) redirectToHTTPS(w http.ResponseWriter, q *http.Request) {
+	host, port, err := hostname.Split(q.Host)
+	switch {
+	case err != nil:
+		forward.Reply(w, q, http.StatusBadRequest, "http_request_error")
+		return
+	case q.Method == http.MethodConnect:
+		forward.Reply(w, q, http.StatusMethodNotAllowed, "http_request_denied")
+		return
+	case !r.knows(host):
+		forward.Reply(w, q, http.StatusNotFound, "destination_not_found")
+		return
+	}
+	uri := q.URL.RequestURI()
+	if !strings.HasPrefix(uri, "/") { // OPTIONS *
+		uri = "/"
+	}
+	w.Header().Set("Location", "https://"+r.certs.authority(q, host, port)+uri)
+	w.WriteHeader(http.StatusPermanentRedirect)
+}
+
+// Certificates returns how the certificates of r's hosts are doing now, sorted
+// by host: one for each host that has or wants one, once the certificates are
+// in use.
+func (r *Router) Certificates() iter.Seq[CertStatus] {
+	return func(yield func(CertStatus) bool) {
+		m := r.certs.manager.Load()
+		if m == nil {
+			return
+		}
+		for _, s := range m.Statuses() {
+			if !yield(CertStatus(s)) {
+				return
+			}
+		}
+	}
+}
+
+// AwaitCertificates waits until each of the hosts has a certificate; with no
+// hosts, until each host of a route that wants one has. When ctx is done, the
+// error says which have none and why.
+func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
+	m := r.certs.manager.Load()
+	if m == nil {
+		return errors.New("hostproxy: no certificates before the Router listens")
+	}
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		name, err := hostname.Canonical(h)
+		if err != nil {
+			return fmt.Errorf("hostproxy: %w", err)
+		}
+		names[i] = name
+	}
+	if err := m.Await(ctx, names...); err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
+// Close stops the upkeep of certificates, waits for it to end, and frees its
+// locks. What is in memory is still served. It may be called more than once.
+func (r *Router) Close() error { return r.certs.close() }
+
+// openingTime is how long after TLSConfig the first CA is asked: the program's
+// listener is to be open by then.
+const openingTime = 2 * time.Second
+
+// A keeper is a Router's certificates. The zero value has none and costs none.
+type keeper struct {
+	manager atomic.Pointer[certs.Manager]
+	realms  atomic.Pointer[certs.Realms]
+	http    atomic.Bool  // HTTPHandler is in use
+	https   atomic.Int32 // port of the HTTPS listener; 0 if not known
+
+	mu     sync.Mutex // serialises open and close
+	config *tls.Config
+}
+
+// routesChanged says that r has other hosts now. It is cheap.
+func (k *keeper) routesChanged(*Router) {
+	if m := k.manager.Load(); m != nil {
+		m.Changed()
+	}
+}
+
+// start brings the certificates up for open listeners; plain may be nil. The
+// error says all that is wrong with r.TLS.
+func (k *keeper) start(r *Router, https, plain net.Addr) (*tls.Config, error) {
+	if a, ok := https.(*net.TCPAddr); ok {
+		k.https.Store(int32(a.Port))
+	}
+	if plain != nil {
+		k.answersHTTP()
+	}
+	return k.open(r, 0)
+}
+
+// open makes the Manager on first use and starts it after grace.
+func (k *keeper) open(r *Router, grace time.Duration) (*tls.Config, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	m := k.manager.Load()
+	if m == nil {
+		options, realms, err := r.TLS.compile(r)
+		if err == nil {
+			m, err = certs.New(options)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("hostproxy: TLS: %w", err)
+		}
+		if k.http.Load() {
+			m.AnswerHTTP()
+		}
+		k.config = m.TLSConfig(r.TLS.Config, realms)
+		k.realms.Store(realms)
+		k.manager.Store(m)
+	}
+	m.Start(grace)
+	return k.config.Clone(), nil
+}
+
+func (k *keeper) answersHTTP() {
+	k.http.Store(true)
+	if m := k.manager.Load(); m != nil {
+		m.AnswerHTTP()
+	}
+}
+
+// answer answers q if it is an ACME challenge for host.
+func (k *keeper) answer(w http.ResponseWriter, q *http.Request, host string) bool {
+	m := k.manager.Load()
+	return m != nil && m.HTTPChallenge(w, q, host)
+}
+
+// belongs reports whether a connection with that SNI may carry requests for a
+// canonical host: what a client proved to one host counts for no other.
+//
+// Hot path: one atomic load, no locks, no allocation.
+func (k *keeper) belongs(sni, host string) bool {
+	return k.realms.Load().Same(sni, host)
+}
+
+// authority returns host as the client of q, who came to port, reaches it over
+// HTTPS. A client who came to the very port that we listen on finds our HTTPS
+// port as it is; before a client who came to another somebody translates, and
+// HTTPS is where it belongs.
+func (k *keeper) authority(q *http.Request, host, port string) string {
+	https := int(k.https.Load())
+	if a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok &&
+		https != 0 && https != 443 && cmp.Or(port, "80") == strconv.Itoa(a.Port) {
+		return net.JoinHostPort(host, strconv.Itoa(https))
+	}
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
+
+// close ends the Manager. The next use makes another.
+func (k *keeper) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	m := k.manager.Swap(nil)
+	if m == nil {
+		return nil
+	}
+	if err := m.Close(); err != nil {
+		return fmt.Errorf("hostproxy: certificates: %w", err)
+	}
+	return nil
+}
+
+// compile checks t and translates it.
+func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
+	o := certs.Options{
+		Hosts:    r.hosts,
+		Knows:    r.knows,
+		Storage:  t.Storage,
+		Public:   t.issuers(),
+		Internal: t.Internal,
+		Policy:   t.HostPolicy,
+		Logger:   r.logger(),
+	}
+	var errs []error
+	var err error
+	if o.Storage == nil {
+		if o.Storage, err = certs.Files(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, issuer := range append(o.Public[:len(o.Public):len(o.Public)], o.Internal) {
+		if ca, ok := issuer.(*LocalCA); ok {
+			if _, err := ca.open(); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if ca, ok := t.Internal.(*LocalCA); ok {
+		o.Internal, _ = ca.open()
+	}
+	if t.DefaultHost != "" {
+		if o.DefaultHost, err = hostname.Canonical(t.DefaultHost); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if t.Config != nil {
+		o.Static = t.Config.Certificates
+		if t.Config.GetConfigForClient != nil && len(t.ClientAuth) > 0 {
+			errs = append(errs, errors.New("Config.GetConfigForClient and ClientAuth exclude each other"))
+		}
+	}
+	if t.Observe != nil {
+		o.Observe = func(s certs.Status) { t.Observe(CertStatus(s)) }
+	}
+	auths := make(map[string]certs.ClientAuth, len(t.ClientAuth))
+	for pattern, a := range t.ClientAuth {
+		auths[pattern] = certs.ClientAuth(a)
+	}
+	realms, err := certs.NewRealms(auths)
+	return o, realms, errors.Join(append(errs, err)...)
+}
+
+// issuers returns who issues for public names.
+func (t *TLS) issuers() []certmagic.Issuer {
+	all := []certmagic.Issuer{t.Issuer}
+	if t.Issuer == nil {
+		all[0] = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
+	}
+	all = append(all, t.Fallbacks...)
+	for i, issuer := range all {
+		if a, ok := issuer.(*certmagic.ACMEIssuer); ok && t.DNS != nil && a.DNS01Solver == nil {
+			solving := *a
+			solving.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: t.DNS}}
+			all[i] = &solving
+		}
+	}
+	return all
+}
