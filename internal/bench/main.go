@@ -13,7 +13,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -167,6 +166,10 @@ func newBench(o *options) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
+	allowed, err := ownCPUs()
+	if err != nil {
+		return nil, err
+	}
 	if o.pprof != "" {
 		if err := os.MkdirAll(o.pprof, 0o755); err != nil {
 			return nil, err
@@ -181,8 +184,8 @@ func newBench(o *options) (*bench, error) {
 		return nil, err
 	}
 	return &bench{
-		dir: dir, self: self, keys: keys, peers: peers, tools: tools, rounds: o.rounds, duration: o.duration,
-		quick: o.quick, syscalls: o.syscalls, profiles: o.pprof, progress: io.Writer(os.Stderr), backends: map[backendKind]string{},
+		dir: dir, self: self, keys: keys, allowed: allowed, peers: peers, tools: tools, rounds: o.rounds, duration: o.duration,
+		quick: o.quick, syscalls: o.syscalls, profiles: o.pprof, progress: os.Stderr, backends: map[backendKind]string{},
 	}, nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +18,7 @@ type bench struct {
 	dir      string // temporary
 	self     string // this program
 	keys     *keyPair
+	allowed  []int // CPUs
 	peers    []*peer
 	tools    generators
 	rounds   int
@@ -65,10 +65,7 @@ const settled = 0.10
 // cpus returns the CPUs of the proxy and those of load and backends: the first
 // one, and the others. With one CPU they share it.
 func (b *bench) cpus(r *row) (proxy, load []int) {
-	all := make([]int, runtime.NumCPU())
-	for i := range all {
-		all[i] = i
-	}
+	all := b.allowed
 	if r != nil && r.cores > 1 {
 		return all[:min(r.cores, len(all))], all
 	}

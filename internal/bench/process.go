@@ -96,6 +96,20 @@ func pinSelf(cpus []int) error {
 	return nil
 }
 
+// ownCPUs returns the CPUs that this process may use.
+func ownCPUs() (cpus []int, err error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, err
+	}
+	for cpu := 0; len(cpus) < set.Count(); cpu++ {
+		if set.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus, nil
+}
+
 func cpuSet(cpus []int) (set unix.CPUSet) {
 	for _, c := range cpus {
 		set.Set(c)

@@ -43,9 +43,17 @@ func listening(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// oneCPU returns a CPU that this process may use.
+func oneCPU(t *testing.T) []int {
+	t.Helper()
+	cpus, err := ownCPUs()
+	require.NoError(t, err)
+	return cpus[:1]
+}
+
 func TestUsageCountsChildrenAndStopEndsThem(t *testing.T) {
 	const busy = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 60"
-	p, err := startProcess(t.Context(), "shell", []int{0}, listening(t), []string{"sh", "-c", "sh -c '" + busy + "' & wait"})
+	p, err := startProcess(t.Context(), "shell", oneCPU(t), listening(t), []string{"sh", "-c", "sh -c '" + busy + "' & wait"})
 	require.NoError(t, err)
 	defer p.stop()
 	require.Eventually(t, func() bool { return strings.Contains(p.output.String(), "done") }, waitFor, tick)
@@ -67,11 +75,11 @@ func TestUsageCountsChildrenAndStopEndsThem(t *testing.T) {
 func TestAProcessThatCannotServeSaysWhy(t *testing.T) {
 	addr, err := freeAddr()
 	require.NoError(t, err)
-	_, err = startProcess(t.Context(), "broken", []int{0}, addr, []string{"sh", "-c", "echo bad configuration; exit 3"})
+	_, err = startProcess(t.Context(), "broken", oneCPU(t), addr, []string{"sh", "-c", "echo bad configuration; exit 3"})
 	assert.ErrorContains(t, err, "ended before it served")
 	assert.ErrorContains(t, err, "bad configuration")
 
-	_, err = startProcess(t.Context(), "missing", []int{0}, addr, []string{"no-such-proxy"})
+	_, err = startProcess(t.Context(), "missing", oneCPU(t), addr, []string{"no-such-proxy"})
 	assert.ErrorIs(t, err, exec.ErrNotFound)
 }
 
