@@ -1,0 +1,176 @@
+// Package e2e_test runs a whole Router between real sockets, behaviour by behaviour: what a raw client sends, what a raw
+// upstream receives and answers, and what comes back. Each test runs over every lane that a request can take, with the
+// same result: the lanes differ in cost only.
+package e2e_test
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestMain(m *testing.M) { proxytest.Main(m) }
+
+const (
+	ok    = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	get   = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+	host  = "Host: a.test\r\n"
+	token = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+// A site is a Router that sends a.test to a backend, reached over one lane.
+type site struct {
+	router   *hostproxy.Router
+	upstream *hostproxy.Upstream
+	backend  *proxytest.Backend
+	lane     lane
+	server   *proxytest.Running // nil on the foreign lane
+	addr     string
+	tls      *tls.Config // of clients; nil means plain
+
+	mu      sync.Mutex
+	records []hostproxy.Exchange
+}
+
+// A lane is a way from a client to the Router.
+type lane struct {
+	name    string
+	secure  bool // over TLS
+	handler bool // by net/http below the Server
+	foreign bool // by net/http alone
+}
+
+// lanes are all the ways. Read-only.
+var lanes = []lane{
+	{name: "fast lane"},
+	{name: "fast lane over TLS", secure: true},
+	{name: "full lane", handler: true},
+	{name: "full lane over TLS", handler: true, secure: true},
+	{name: "foreign server", foreign: true},
+}
+
+// A setting changes a site before it starts.
+type setting func(*site)
+
+// overEachLane runs check on a fresh site for each lane, whose backend runs script.
+func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
+	t.Helper()
+	for _, l := range lanes {
+		t.Run(l.name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			check(t, newSite(t, l, script, settings...))
+		})
+	}
+}
+
+// overOurLanes leaves out the foreign server: for what a handler below net/http cannot see any more.
+func overOurLanes(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
+	t.Helper()
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		if !s.lane.foreign {
+			check(t, s)
+		}
+	}, settings...)
+}
+
+func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings ...setting) *site {
+	t.Helper()
+	s := &site{router: new(hostproxy.Router), backend: proxytest.NewBackend(t, script), lane: l}
+	s.upstream = hostproxy.To(s.backend.Addr())
+	s.router.Observe = s.observe
+	for _, set := range settings {
+		set(s)
+	}
+	s.router.Handle("a.test", s.upstream)
+	s.start(t)
+	return s
+}
+
+// start serves the router over the site's lane.
+func (s *site) start(t *testing.T) {
+	t.Helper()
+	if s.lane.foreign {
+		ln := proxytest.Listen(t)
+		s.addr = ln.Addr().String()
+		hs := &http.Server{Handler: s.router, ReadHeaderTimeout: proxytest.Patience}
+		go func() { _ = hs.Serve(ln) }()
+		t.Cleanup(func() { hs.Close() })
+		return
+	}
+	server := &hostproxy.Server{Router: s.router}
+	if s.lane.handler {
+		server.Handler = http.HandlerFunc(s.router.ServeHTTP)
+	}
+	if !s.lane.secure {
+		s.server = proxytest.StartPlain(t, server)
+		s.addr = s.server.Plain
+		return
+	}
+	config, roots := proxytest.TLS(t, "a.test", "b.test")
+	s.router.TLS.Config = config
+	s.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
+	s.server = proxytest.Start(t, server)
+	s.addr = s.server.HTTPS
+}
+
+// dial opens a client connection to the site.
+func (s *site) dial(t *testing.T) *proxytest.Client {
+	t.Helper()
+	if s.tls != nil {
+		return proxytest.DialTLS(t, s.addr, s.tls)
+	}
+	return proxytest.Dial(t, s.addr)
+}
+
+// observe keeps a copy of each record: the original is valid during the call only.
+func (s *site) observe(x *hostproxy.Exchange) {
+	c := *x
+	for _, text := range []*string{&c.Proto, &c.Scheme, &c.Method, &c.Host, &c.Path, &c.Query, &c.Pattern, &c.Target} {
+		*text = strings.Clone(*text)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records = append(s.records, c)
+}
+
+// record waits for the n-th record, counted from 1, and returns it.
+func (s *site) record(t *testing.T, n int) hostproxy.Exchange {
+	t.Helper()
+	proxytest.Eventually(t, "the record of the exchange", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.records) >= n
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records[n-1]
+}
+
+// lines splits a head into its lines, without the empty one at the end.
+func lines(head []byte) []string {
+	text, _, _ := strings.Cut(string(head), "\r\n\r\n")
+	return strings.Split(text, "\r\n")
+}
+
+// field returns the values of a field in a raw head, in the order of its lines.
+func field(head []byte, name string) []string {
+	var values []string
+	for _, line := range lines(head)[1:] {
+		if n, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(n, name) {
+			values = append(values, strings.TrimSpace(v))
+		}
+	}
+	return values
+}
+
+// ip returns the address part of a connection's own end.
+func ip(c *proxytest.Client) string {
+	h, _, _ := net.SplitHostPort(c.LocalAddr().String())
+	return h
+}

@@ -1,0 +1,292 @@
+package e2e_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+const smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
+
+// Each of these heads has a second request behind it, which must not come through: 400, and the connection is closed.
+func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
+	long := strings.Repeat("a", 70<<10)
+	tests := []struct{ about, raw string }{
+		{"Content-Length together with Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"two different Content-Lengths", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\nContent-Length: 42\r\n\r\n"},
+		{"a list of Content-Lengths", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0, 42\r\n\r\n"},
+		{"a signed Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: +0\r\n\r\n"},
+		{"a negative Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: -1\r\n\r\n"},
+		{"a Content-Length in hexadecimal", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0x10\r\n\r\n"},
+		{"a Content-Length with a space inside", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1 0\r\n\r\n"},
+		{"a Content-Length that overflows", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 18446744073709551616\r\n\r\n"},
+		{"an empty Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length:\r\n\r\n"},
+		{"an unknown Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n"},
+		{"chunked twice", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked on two lines", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind identity", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"},
+		{"a Transfer-Encoding with a vertical tab", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"},
+		{"Transfer-Encoding on HTTP/1.0", "POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"a bare LF behind the request line", "GET / HTTP/1.1\nHost: a.test\r\n\r\n"},
+		{"a bare LF behind a field", "GET / HTTP/1.1\r\nHost: a.test\nX: y\r\n\r\n"},
+		{"a bare CR in a value", "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\rb\r\n\r\n"},
+		{"a folded line", "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\r\n b\r\n\r\n"},
+		{"a space before the colon", "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length : 5\r\n\r\n"},
+		{"a NUL in a value", "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\x00b\r\n\r\n"},
+		{"a control byte in a name", "GET / HTTP/1.1\r\nHost: a.test\r\nX\x01: a\r\n\r\n"},
+		{"a name that is no token", "GET / HTTP/1.1\r\nHost: a.test\r\nX(y): a\r\n\r\n"},
+		{"an empty name", "GET / HTTP/1.1\r\nHost: a.test\r\n: a\r\n\r\n"},
+		{"a line without a colon", "GET / HTTP/1.1\r\nHost: a.test\r\nnothing\r\n\r\n"},
+		{"a first line that begins with a space", "GET / HTTP/1.1\r\n Host: a.test\r\nHost: a.test\r\n\r\n"},
+		{"no Host", "GET / HTTP/1.1\r\nX: y\r\n\r\n"},
+		{"two Hosts", "GET / HTTP/1.1\r\nHost: a.test\r\nHost: a.test\r\n\r\n"},
+		{"two spaces in the request line", "GET  / HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a tab in the request line", "GET\t/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a target with a space", "GET /a b HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a target with a control byte", "GET /a\x7f HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a fragment in the target", "GET /a#b HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a bad escape in the path", "GET /%zz HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a version that is none", "GET / HTTP/1.1x\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target of another host", "GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a star that is not for OPTIONS", "GET * HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a field name of 70 KB", "GET / HTTP/1.1\r\nHost: a.test\r\n" + long + ": x\r\n\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				_ = c.Conn.Send(tt.raw + smuggled) // may fail when the refusal comes first
+				answer := c.Rest()
+				switch {
+				case strings.Contains(tt.about, "70 KB"):
+					assert.Contains(t, answer, "HTTP/1.1 431 ")
+				default:
+					assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 400 "), "%q", answer)
+				}
+				assert.Equal(t, 1, strings.Count(answer, "HTTP/1.1 "), "one answer, then the end: %q", answer)
+				assert.Empty(t, s.backend.Requests())
+			})
+		})
+	}
+}
+
+func TestAClientsFramingErrorInABodyIsItsOwn(t *testing.T) {
+	tests := []struct{ about, body string }{
+		{"a chunk size that is none", "xyz\r\nabc\r\n0\r\n\r\n"},
+		{"a chunk size with a sign", "+3\r\nabc\r\n0\r\n\r\n"},
+		{"a chunk size with 0x", "0x3\r\nabc\r\n0\r\n\r\n"},
+		{"a chunk size that overflows", "10000000000000003\r\nabc\r\n0\r\n\r\n"},
+		{"a bare LF behind the chunk size", "3\nabc\r\n0\r\n\r\n"},
+		{"a chunk longer than its size", "3\r\nabcd\r\n0\r\n\r\n"},
+		{"chunk extensions without end", strings.Repeat("1;"+strings.Repeat("e", 4<<10)+"\r\na\r\n", 64) + "0\r\n\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				_ = c.Conn.Send("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n" + tt.body + smuggled)
+				answer := c.Rest()
+				assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 400 "), "%q", answer)
+				assert.Equal(t, 1, strings.Count(answer, "HTTP/1.1 "), "%q", answer)
+				var failure *hostproxy.Error
+				require.ErrorAs(t, s.record(t, 1).Err, &failure)
+				assert.Equal(t, hostproxy.SideClient, failure.Side, "no strike against the target")
+				for _, q := range s.backend.Requests() {
+					assert.NotContains(t, string(q.Raw), "smuggled")
+				}
+			})
+		})
+	}
+}
+
+func TestFramingNamesInTrailersAreDroppedInBothDirections(t *testing.T) {
+	script := proxytest.Reply("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Content-Length, X-Sum\r\n\r\n" +
+		"2\r\nok\r\n0\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nSet-Cookie: a=b\r\nX-Sum: 7\r\n\r\n")
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		p := s.dial(t).Do("POST / HTTP/1.1\r\nHost: a.test\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n" +
+			"3\r\nabc\r\n0\r\nContent-Length: 9\r\nHost: evil\r\nAuthorization: x\r\nX-Sum: 8\r\n\r\n")
+		assert.Equal(t, "ok", string(p.Content))
+		assert.Equal(t, map[string][]string{"X-Sum": {"7"}}, map[string][]string(p.Trailer))
+
+		q := s.backend.WaitRequests(1)[0]
+		assert.Equal(t, "abc", string(q.Content))
+		assert.Equal(t, map[string][]string{"X-Sum": {"8"}}, map[string][]string(q.Trailer))
+		assert.NotContains(t, string(q.Raw), "evil")
+	})
+}
+
+// CVE-2026-71324: a proxied CONNECT with a body desynchronises the upstream connection.
+func TestConnectIsRefusedAndReachesNobody(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nContent-Length: 40\r\n\r\n" + smuggled)
+		assert.Contains(t, []int{405, 501}, c.Response("POST").StatusCode)
+		assert.Equal(t, "ok", string(s.dial(t).Do(get).Content), "others are served as before")
+		require.Len(t, s.backend.Requests(), 1)
+		assert.True(t, strings.HasPrefix(string(s.backend.Requests()[0].Raw), "GET / "))
+	})
+}
+
+func TestTargetsPassByteForByte(t *testing.T) {
+	targets := []string{
+		"/a%2Fb", "/a//b", "//", "/a;b=c", "/a+b", "/%41%5f", "/a%20b?c=%20+d", "/?a=1;b=2&c=%x", "/?", "/a?b?c", "/.%2e/x", "/a/../b", "/a/./b",
+		"/%C3%A9", "/a%00b", "/?" + strings.Repeat("a=b&", 2000), "/!$&'()*,:@~", "/a|b", "/a\"b", "/{x}",
+	}
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for i, target := range targets {
+			p := c.Do("GET " + target + " HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			require.Equal(t, 200, p.StatusCode, target)
+			assert.Equal(t, "GET "+target+" HTTP/1.1", lines(s.backend.WaitRequests(i + 1)[i].Raw)[0])
+		}
+	})
+}
+
+func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		p := s.dial(t).Do("GET http://a.test/x?y HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		assert.Equal(t, 200, p.StatusCode)
+		q := s.backend.WaitRequests(1)[0]
+		assert.Equal(t, "GET /x?y HTTP/1.1", lines(q.Raw)[0])
+		assert.Equal(t, []string{"a.test"}, field(q.Raw, "Host"))
+	})
+}
+
+func TestOptionsStarPasses(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		if s.lane.foreign {
+			return // net/http answers OPTIONS * by itself
+		}
+		assert.Equal(t, 200, s.dial(t).Do("OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
+		assert.Equal(t, "OPTIONS * HTTP/1.1", lines(s.backend.WaitRequests(1)[0].Raw)[0])
+	})
+}
+
+func TestResponsesWithoutABodyHaveNone(t *testing.T) {
+	tests := []struct{ about, method, answer string }{
+		{"HEAD with a Content-Length", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"},
+		{"HEAD with chunked", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"},
+		{"204", "GET", "HTTP/1.1 204 No Content\r\n\r\n"},
+		{"304 with a Content-Length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n"},
+		{"a body of no bytes", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(tt.answer, ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send(tt.method + " / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+				p := c.Response(tt.method)
+				assert.Equal(t, tt.answer[9:12], p.Status[:3])
+				assert.Empty(t, p.Content)
+				assert.Equal(t, "ok", string(c.Do(get).Content), "the next answer begins where this one ends")
+			})
+		})
+	}
+}
+
+func TestACloseDelimitedResponseIsChunkedAndItsConnectionNotReused(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			_ = c.Send("HTTP/1.1 200 OK\r\n\r\nuntil the end")
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for range 2 {
+			p := c.Do(get)
+			assert.Equal(t, []string{"chunked"}, p.TransferEncoding)
+			assert.Equal(t, "until the end", string(p.Content))
+		}
+		assert.Equal(t, 2, s.backend.Conns())
+
+		c = s.dial(t)
+		c.Send("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n")
+		answer := c.Rest()
+		assert.True(t, strings.HasSuffix(answer, "\r\n\r\nuntil the end"), "%q", answer)
+		assert.NotContains(t, strings.ToLower(answer), "chunked")
+	})
+}
+
+func TestUpstreamsThatBreakTheirFramingAre502(t *testing.T) {
+	tests := []struct{ about, answer string }{
+		{"garbage", "not http at all\r\n\r\n"},
+		{"an invalid Transfer-Encoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
+		{"Content-Length with Transfer-Encoding", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"},
+		{"two different Content-Lengths", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"},
+		{"a bare LF", "HTTP/1.1 200 OK\nContent-Length: 2\n\nok"},
+		{"a folded line", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nok"},
+		{"a NUL in a value", "HTTP/1.1 200 OK\r\nX: a\x00\r\nContent-Length: 2\r\n\r\nok"},
+		{"a 101 that nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		{"a head without end", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20)},
+		{"interim responses without end", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 10000)},
+		{"half a head", "HTTP/1.1 200 OK\r\nContent-Le"},
+		{"nothing", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			script := func(c *proxytest.BackendConn) {
+				if _, err := c.ReadRequest(); err == nil && c.Send(tt.answer) == nil && strings.HasPrefix(tt.answer, "HTTP/1.1 1") {
+					c.Wait(nil)
+				}
+			}
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				// Not idempotent: nothing is tried twice.
+				p := s.dial(t).Do("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n")
+				assert.Equal(t, 502, p.StatusCode)
+				assert.NotEmpty(t, p.Header.Get("Proxy-Status"))
+				var failure *hostproxy.Error
+				require.ErrorAs(t, s.record(t, 1).Err, &failure)
+				assert.Equal(t, hostproxy.SideUpstream, failure.Side)
+			})
+		})
+	}
+}
+
+func TestUnsolicitedBytesNeverAnswerAnotherRequest(t *testing.T) {
+	script := proxytest.Reply(ok+"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", ok)
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		for range 5 {
+			assert.Equal(t, "ok", string(s.dial(t).Do(get).Content))
+		}
+		assert.Greater(t, s.backend.Conns(), 1, "the poisoned connection was dropped")
+	})
+}
+
+func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
+	tests := []struct{ about, head string }{
+		{"sized", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart"},
+		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"},
+		{"chunked, then garbage", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			script := func(c *proxytest.BackendConn) {
+				if _, err := c.ReadRequest(); err == nil {
+					_ = c.Send(tt.head)
+				}
+			}
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send(get)
+				got, _ := c.ReadAll() // an end or a reset
+				assert.NotContains(t, got, "\r\n0\r\n", "no last chunk")
+				_, body, _ := strings.Cut(got, "\r\n\r\n")
+				assert.Contains(t, []string{"", "part", "4\r\npart\r\n"}, body, "no error text behind a started body")
+				if body == "" {
+					assert.Empty(t, got, "a head without its body would be a clean answer")
+				}
+				x := s.record(t, 1)
+				var failure *hostproxy.Error
+				require.ErrorAs(t, x.Err, &failure)
+				assert.Equal(t, "copy", failure.Op)
+				assert.Equal(t, hostproxy.SideUpstream, failure.Side)
+				assert.Equal(t, 200, x.Status)
+			})
+		})
+	}
+}

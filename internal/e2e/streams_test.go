@@ -1,0 +1,349 @@
+package e2e_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+const (
+	upgrade  = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + token + "\r\n"
+	switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+
+// echoes accepts an upgrade, then sends back what comes until the client's end, and ends too.
+func echoes(c *proxytest.BackendConn) {
+	if _, err := c.ReadHead(); err != nil || c.Send(switched) != nil {
+		return
+	}
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.Read(buf)
+		if n > 0 && c.Send(string(buf[:n])) != nil || err != nil {
+			return
+		}
+	}
+}
+
+func TestBytesReachTheClientAsTheyCome(t *testing.T) {
+	for _, kind := range []string{"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked"} {
+		t.Run(kind, func(t *testing.T) {
+			next := make(chan struct{})
+			script := func(c *proxytest.BackendConn) {
+				if _, err := c.ReadRequest(); err != nil {
+					return
+				}
+				_ = c.Send("HTTP/1.1 200 OK\r\n" + kind + "\r\n\r\n")
+				for _, part := range []string{"one\n", "two\n", "end\n"} {
+					if !c.Wait(next) {
+						return
+					}
+					_ = c.Send("4\r\n" + part + "\r\n")
+				}
+				_ = c.Send("0\r\n\r\n")
+			}
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send(get)
+				assert.True(t, strings.HasPrefix(c.Head(), "HTTP/1.1 200 OK"), "the head comes before the first byte of the body")
+				for _, part := range []string{"one\n", "two\n", "end\n"} {
+					next <- struct{}{}
+					c.Expect("4\r\n" + part + "\r\n")
+				}
+			})
+		})
+	}
+}
+
+func TestAnEarlyResponseToAnUnfinishedUpload(t *testing.T) {
+	for _, framing := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
+		t.Run(framing, func(t *testing.T) {
+			script := func(c *proxytest.BackendConn) {
+				if _, err := c.ReadHead(); err == nil {
+					_ = c.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\nearly")
+					c.Wait(nil)
+				}
+			}
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send("POST / HTTP/1.1\r\nHost: a.test\r\n" + framing + "\r\n\r\n")
+				if framing == "Transfer-Encoding: chunked" {
+					c.Send("3\r\nabc\r\n")
+				} else {
+					c.Send("abc")
+				}
+				p := c.Response("POST")
+				assert.Equal(t, 403, p.StatusCode)
+				assert.Equal(t, "early", string(p.Content))
+			})
+		})
+	}
+}
+
+func TestAnUpgradeCarriesBytesBothWays(t *testing.T) {
+	overEachLane(t, echoes, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		head := c.Head()
+		assert.True(t, strings.HasPrefix(head, "HTTP/1.1 101 "), head)
+		assert.Equal(t, []string{"websocket"}, field([]byte(head), "Upgrade"))
+		assert.Len(t, field([]byte(head), "Sec-WebSocket-Accept"), 1)
+		for _, text := range []string{"\x81\x03abc", strings.Repeat("x", 100<<10)} {
+			go func() { _ = c.Conn.Send(text) }()
+			c.Expect(text)
+		}
+		require.NoError(t, c.Close())
+		x := s.record(t, 1)
+		assert.Equal(t, 101, x.Status)
+		assert.Equal(t, int64(100<<10+5), x.RequestBytes)
+		assert.Equal(t, int64(100<<10+5), x.ResponseBytes)
+	})
+}
+
+func TestBytesBehindTheUpgradeAreKept(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err != nil || c.Send(switched+"\x81\x05first") != nil {
+			return
+		}
+		got, _ := c.ReadString(5)
+		_ = c.Send(got)
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade + "early")
+		c.Head()
+		c.Expect("\x81\x05first")
+		c.Expect("early")
+	})
+}
+
+func TestHalfCloseBothWays(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err != nil || c.Send(switched) != nil {
+			return
+		}
+		got, _ := c.ReadAll() // until the client's FIN
+		_ = c.Send("answer to " + got)
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		c.Head()
+		c.Send("question")
+		require.NoError(t, c.CloseWrite())
+		assert.Equal(t, "answer to question", c.Rest())
+	})
+	received := make(chan string, 1)
+	script = func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err != nil || c.Send(switched+"bye") != nil || c.CloseWrite() != nil {
+			return
+		}
+		got, _ := c.ReadAll()
+		received <- got
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		c.Head()
+		c.Expect("bye")
+		c.Send("still here")
+		require.NoError(t, c.Close())
+		assert.Equal(t, "still here", <-received, "what came after the upstream's FIN")
+	})
+}
+
+func TestEitherSidesEndEndsTheTunnel(t *testing.T) {
+	ended := make(chan struct{}, 1)
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err == nil && c.Send(switched) == nil {
+			_, _ = c.ReadAll()
+			ended <- struct{}{}
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		c.Head()
+		require.NoError(t, c.Reset())
+		<-ended
+		s.record(t, 1)
+	})
+	overEachLane(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err == nil && c.Send(switched) == nil {
+			_ = c.Reset()
+		}
+	}, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		c.Head()
+		assert.Empty(t, c.Rest())
+		s.record(t, 1)
+	})
+}
+
+func TestAnUpgradeThatIsRefusedStaysHTTP(t *testing.T) {
+	// CVE-2026-2833, CVE-2024-23326: what follows an Upgrade is a request until there was a 101.
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade + "GET /second HTTP/1.1\r\nHost: nowhere.test\r\n\r\n")
+		assert.Equal(t, "ok", string(c.Response("GET").Content))
+		second, err := c.ReadResponse("GET")
+		if err == nil { // or the connection was closed, which is as safe
+			assert.Contains(t, []int{404, 421}, second.StatusCode, "the proxy reads it, and knows no such host")
+		}
+		for _, q := range s.backend.Requests() {
+			assert.NotContains(t, string(q.Raw), "/second")
+		}
+	})
+}
+
+// CVE-2022-41721, h2csmuggler: only protocols on the list are asked for.
+func TestOtherUpgradesAreNotAskedFor(t *testing.T) {
+	for _, ask := range []string{
+		"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
+		"Connection: Upgrade\r\nUpgrade: foo\r\n",
+		"Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+		"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n",
+		"Upgrade: websocket\r\n",
+	} {
+		t.Run(ask, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				p := s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\n" + ask + "\r\n")
+				assert.NotEqual(t, 101, p.StatusCode)
+				for _, q := range s.backend.Requests() {
+					assert.Empty(t, field(q.Raw, "HTTP2-Settings"))
+					assert.Empty(t, field(q.Raw, "Upgrade"))
+				}
+			})
+		})
+	}
+}
+
+func TestConnectionOptionsAreCleanedOnUpgradesToo(t *testing.T) {
+	overEachLane(t, echoes, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade, x-internal-auth, x-forwarded-for\r\nUpgrade: websocket\r\n" +
+			"X-Internal-Auth: yes\r\n" + token + "\r\n")
+		head := []byte(c.Head())
+		require.True(t, strings.HasPrefix(string(head), "HTTP/1.1 101 "), "%s", head)
+	})
+	got := make(chan string, 1)
+	script := func(c *proxytest.BackendConn) {
+		head, _ := c.ReadHead()
+		got <- head
+		_ = c.Send(ok)
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Do("GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade, x-internal-auth, x-forwarded-for\r\nUpgrade: websocket\r\n" +
+			"X-Internal-Auth: yes\r\n" + token + "\r\n")
+		head := []byte(<-got)
+		assert.Empty(t, field(head, "X-Internal-Auth"))
+		assert.Equal(t, []string{ip(c)}, field(head, "X-Forwarded-For"))
+		assert.Equal(t, []string{"websocket"}, field(head, "Upgrade"))
+	})
+}
+
+func TestDrainClosesWebSocketsWith1001(t *testing.T) {
+	overOurLanes(t, echoes, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		c.Head()
+		c.Send("\x81\x80\x00\x00\x00\x00")
+		c.Expect("\x81\x80\x00\x00\x00\x00") // the tunnel runs
+		s.server.Drain()
+		head, err := c.ReadString(4)
+		require.NoError(t, err)
+		assert.Equal(t, byte(0x88), head[0], "a Close frame")
+		assert.Equal(t, "\x03\xe9", head[2:4], "1001, going away")
+		require.NoError(t, c.Close())
+		require.NoError(t, s.server.Stop())
+	})
+}
+
+func TestReplacingOneRouteLeavesTheStreamsOfAnother(t *testing.T) {
+	overEachLane(t, echoes, func(t *testing.T, s *site) {
+		other := proxytest.NewBackend(t, echoes)
+		require.NoError(t, s.router.Set("b.test", hostproxy.To(other.Addr())))
+		stays, goes := s.dial(t), s.dial(t)
+		stays.Send(upgrade)
+		stays.Head()
+		goes.Send(strings.Replace(upgrade, "a.test", "b.test", 1))
+		goes.Head()
+
+		require.NoError(t, s.router.Replace(map[string]http.Handler{"a.test": s.upstream, "c.test": s.upstream}))
+		rest := goes.Rest()
+		assert.True(t, rest == "" || rest[0] == 0x88, "the stream of the route that went is closed: %q", rest)
+		stays.Send("alive")
+		stays.Expect("alive")
+	})
+}
+
+func TestRemovingARouteLetsItsRequestsEnd(t *testing.T) {
+	release := make(chan struct{})
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil && c.Wait(release) {
+			_ = c.Send(ok)
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		assert.True(t, s.router.Remove("a.test"))
+		gone := s.dial(t).Do(get).StatusCode
+		assert.Contains(t, []int{404, 421}, gone)
+		release <- struct{}{}
+		assert.Equal(t, "ok", string(c.Response("GET").Content))
+	})
+}
+
+func TestDrainLetsRequestsEnd(t *testing.T) {
+	release := make(chan struct{})
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil && c.Wait(release) {
+			_ = c.Send(ok)
+		}
+	}
+	overOurLanes(t, script, func(t *testing.T, s *site) {
+		idle := s.dial(t)
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		s.server.Drain()
+		assert.Empty(t, idle.Rest(), "an idle connection is closed at once")
+		release <- struct{}{}
+		assert.Equal(t, "ok", string(c.Response("GET").Content))
+		assert.Empty(t, c.Rest())
+		require.NoError(t, s.server.Stop())
+	})
+}
+
+func TestDrainingAnUpstreamRefusesNewRequestsAndWaitsForOldOnes(t *testing.T) {
+	release := make(chan struct{})
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil && (c.Number > 0 || c.Wait(release)) {
+			_ = c.Send(ok)
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		drained := make(chan error, 1)
+		go func() { drained <- s.upstream.Drain(context.Background()) }()
+		proxytest.Eventually(t, "the upstream to refuse", func() bool {
+			return s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").StatusCode == 503
+		})
+		release <- struct{}{}
+		assert.Equal(t, "ok", string(c.Response("GET").Content))
+		require.NoError(t, <-drained)
+	})
+}
