@@ -24,6 +24,7 @@ type attempt struct {
 	q *http.Request
 	x *Exchange
 
+	flight flight
 	body   *requestBody // the client's body, nil without
 	target *Target
 	tried  [maxAttempts]*Target
@@ -37,29 +38,26 @@ func (a *attempt) run() *Failure {
 	if fail := a.admit(); fail != nil {
 		return fail
 	}
-	ctx, cancel := context.WithCancel(a.q.Context())
-	defer cancel()
-	stop := context.AfterFunc(a.f.kill, cancel)
-	defer stop()
-
+	a.flight = flight{Context: a.q.Context(), f: a.f, rc: http.NewResponseController(a.w), x: a.x}
+	a.f.takeOff(&a.flight)
+	defer a.f.land(&a.flight)
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
-		a.body = newRequestBody(a.q)
+		a.body = newRequestBody(a.q, &a.flight)
+		defer func() { a.x.RequestBytes = a.body.count.Load() }()
 		// An answer may come before the upload ends; without this net/http
 		// reads the rest first. HTTP/2 is full duplex and says so by an error.
-		_ = http.NewResponseController(a.w).EnableFullDuplex()
+		_ = a.flight.rc.EnableFullDuplex()
 	}
-	res, fail := a.reach(ctx)
-	if a.body != nil {
-		defer func() { a.x.RequestBytes = a.body.count.Load() }()
-	}
+	res, done, fail := a.reach()
 	if fail != nil {
 		return fail
 	}
+	defer done()
 	defer a.target.End()
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return a.upgrade(res)
 	}
-	return a.respond(res, cancel)
+	return a.respond(res)
 }
 
 // admit refuses what must not reach any target.
@@ -79,25 +77,25 @@ func (a *attempt) refusal(status int, reason, why string) *Failure {
 }
 
 // reach sends the request to targets until one answers. On success the
-// answering target is counted in.
-func (a *attempt) reach(ctx context.Context) (*http.Response, *Failure) {
+// answering target is counted in, and done is to be called at the end.
+func (a *attempt) reach() (_ *http.Response, done func(), _ *Failure) {
 	for n := 0; ; n++ {
 		t := a.pick()
 		if t == nil {
-			return nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
+			return nil, nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
 				Reason: "destination_unavailable", Err: errors.New("no target left")}
 		}
 		a.target, a.tried[n] = t, t
 		a.x.Target, a.x.Attempts = t.Name, n+1
 
 		t.Begin()
-		res, err := a.try(ctx, t)
+		res, done, err := a.try(t)
 		if err == nil {
-			return res, nil
+			return res, done, nil
 		}
 		t.End()
 		if !a.again(err, n) {
-			return nil, a.classify(err)
+			return nil, nil, a.classify(err)
 		}
 	}
 }
@@ -140,21 +138,29 @@ func (a *attempt) eligible(t *Target) bool {
 }
 
 // try performs one attempt at t.
-func (a *attempt) try(ctx context.Context, t *Target) (*http.Response, error) {
+func (a *attempt) try(t *Target) (_ *http.Response, done func(), err error) {
+	c := t.client
+	if t.h2 != nil && isGRPC(a.q) {
+		c = t.h2
+	}
+	var ctx context.Context = &a.flight
+	done = func() {}
+	if _, leased := c.(*client); !leased {
+		ctx, done = a.flight.cancelable()
+	}
 	out, err := a.outgoing(ctx, t)
 	if err != nil {
-		return nil, err
-	}
-	client := t.client
-	if t.h2 != nil && isGRPC(a.q) {
-		client = t.h2
+		done()
+		return nil, nil, err
 	}
 	start := time.Now()
-	res, err := client.Do(out, a.informational)
-	if a.x.FirstByte == 0 {
-		a.x.FirstByte = time.Since(start)
+	res, err := c.Do(out, a.informational)
+	a.x.FirstByte = time.Since(start)
+	if err != nil {
+		done()
+		return nil, nil, err
 	}
-	return res, err
+	return res, done, nil
 }
 
 // isGRPC reports whether q can only travel over HTTP/2.
@@ -204,14 +210,17 @@ func (a *attempt) classify(err error) *Failure {
 		f.Op, f.Err = ae.Op, ae.Err
 	}
 	var hook *hookError
+	cut := a.flight.why()
 	switch {
-	case a.f.kill.Err() != nil:
-		f.Side, f.Status, f.Reason = SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+	case cut == errCut:
+		f.Side, f.Status, f.Reason, f.Err = SideDrain, http.StatusServiceUnavailable, "destination_unavailable", cut
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
 		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"
 	case a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
+	case cut == errIdle:
+		f.Side, f.Status, f.Reason, f.Err = SideClient, http.StatusRequestTimeout, "http_request_error", cut
 	case errors.As(err, &hook):
 		f.Side, f.Reason = SideProxy, "proxy_internal_error"
 	default:
@@ -219,6 +228,13 @@ func (a *attempt) classify(err error) *Failure {
 	}
 	return f
 }
+
+// Why flights are cut off.
+var (
+	errClientGone = errors.New("client left")
+	errCut        = errors.New("cut off by a drain")
+	errIdle       = errors.New("no byte moved for too long")
+)
 
 // clientStatus is the answer to a client whose body could not be read.
 func clientStatus(err error) int {

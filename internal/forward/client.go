@@ -88,9 +88,16 @@ func (t *try) connect(fresh bool) error {
 		}
 		t.conn = conn
 	}
-	t.stop = func() bool { return true }
-	if ctx := t.req.Context(); ctx.Done() != nil {
-		t.stop = context.AfterFunc(ctx, t.conn.Lease().Abort)
+	switch ctx := t.req.Context().(type) {
+	case interface {
+		bind(pool.Lease) (unbind func() bool)
+	}: // a flight, which costs less than AfterFunc
+		t.stop = ctx.bind(t.conn.Lease())
+	default:
+		t.stop = func() bool { return true }
+		if ctx.Done() != nil {
+			t.stop = context.AfterFunc(ctx, t.conn.Lease().Abort)
+		}
 	}
 	return nil
 }

@@ -55,6 +55,11 @@ type Forwarder struct {
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
+
+	mu       sync.Mutex // guards what follows
+	flights  *flight    // exchanges of the full lane
+	sweeper  *time.Timer
+	sweeping bool // sweeper will call sweep
 }
 
 // New checks c, all faults at once, and compiles it.

@@ -20,18 +20,12 @@ import (
 // touched.
 func (a *attempt) outgoing(ctx context.Context, t *Target) (*http.Request, error) {
 	q := a.q
-	out := &http.Request{
-		Method:        q.Method,
-		URL:           a.outgoingURL(t),
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Host:          q.Host,
-		Header:        a.outgoingHeader(),
-		ContentLength: q.ContentLength,
-		Body:          http.NoBody,
-	}
-	out = out.WithContext(ctx)
+	out := q.WithContext(ctx)
+	out.URL = a.outgoingURL(t)
+	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
+	out.Header = a.outgoingHeader()
+	out.Body, out.Trailer = http.NoBody, nil
+	out.TransferEncoding, out.Close, out.RequestURI = nil, false, ""
 	if q.Method == http.MethodConnect { // RFC 8441: an h1 upstream is asked by GET and a key of ours
 		out.Method, out.ContentLength = http.MethodGet, 0
 		out.Header.Set("Sec-Websocket-Key", websocketKey())
@@ -159,19 +153,18 @@ func cleanQuery(raw string) string {
 	return raw
 }
 
-var errClientGone = errors.New("client left")
-
 // A requestBody reads the client's body, notes whose fault an error was, and
 // hands the trailers on at its end.
 type requestBody struct {
 	q       *http.Request
+	flight  *flight
 	trailer http.Header // filled at EOF
 	count   atomic.Int64
 	err     atomic.Pointer[error]
 }
 
-func newRequestBody(q *http.Request) *requestBody {
-	b := &requestBody{q: q}
+func newRequestBody(q *http.Request, fl *flight) *requestBody {
+	b := &requestBody{q: q, flight: fl}
 	if q.ContentLength < 0 {
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {
@@ -185,11 +178,15 @@ func newRequestBody(q *http.Request) *requestBody {
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.flight.touch() // from the first read on, a client that sends nothing is timed
 	n, err := b.q.Body.Read(p)
 	b.count.Add(int64(n))
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
+		if !b.flight.begun.Load() {
+			b.flight.last.Store(0) // now the target has its own time
+		}
 		for k, v := range b.q.Trailer {
 			if b.trailer != nil && !header.ForbiddenTrailer(k) {
 				b.trailer[k] = v

@@ -1,27 +1,25 @@
 package forward
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // respond copies the target's final response to the client.
-func (a *attempt) respond(res *http.Response, cancel context.CancelFunc) *Failure {
+func (a *attempt) respond(res *http.Response) *Failure {
 	defer res.Body.Close()
 	if fail := a.modify(res); fail != nil {
 		return fail
 	}
 	header.CleanResponse(res.Header)
 	announced := a.writeHead(res)
-	if fail := a.copyBody(res, cancel); fail != nil {
+	if fail := a.copyBody(res); fail != nil {
 		return fail
 	}
 	a.writeTrailers(res, announced)
@@ -58,7 +56,10 @@ func (a *attempt) writeHead(res *http.Response) (announced int) {
 		if k == "Content-Length" && len(res.Trailer) > 0 {
 			continue // trailers need chunks on HTTP/1.1
 		}
-		h[k] = append(h[k], v...)
+		if old, ok := h[k]; ok {
+			v = append(old[:len(old):len(old)], v...)
+		}
+		h[k] = v
 	}
 	a.f.ResponseHeader.apply(h)
 	if _, ok := h["Content-Type"]; !ok {
@@ -82,48 +83,43 @@ var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // copyBody copies the response body as it comes. A body of unknown length, an
 // event stream and anything with trailers is flushed whenever the target has
 // nothing more to say for now.
-func (a *attempt) copyBody(res *http.Response, cancel context.CancelFunc) *Failure {
+func (a *attempt) copyBody(res *http.Response) *Failure {
 	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
-	if stream {
-		defer a.bind(cancel)()
-	}
+	a.flight.begun.Store(true)
+	a.flight.open.Store(stream && res.Body != http.NoBody)
+	a.flight.touch()
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
-	idle := a.watchIdle(cancel)
-	defer idle.stop()
-
-	flush := http.NewResponseController(a.w)
 	for {
 		if stream && buffered(res.Body) == 0 {
-			_ = flush.Flush() // a write error shows on the next write
+			_ = a.flight.rc.Flush() // a write error shows on the next write
 		}
 		n, err := res.Body.Read(buf[:])
-		idle.touch()
 		if n > 0 {
 			m, werr := a.w.Write(buf[:n])
 			a.x.ResponseBytes += int64(m)
 			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
 				return a.cut(SideClient, StatusClientClosed, werr)
 			}
-			idle.touch()
 		}
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
-			return a.copyFailure(err, idle)
+			return a.copyFailure(err)
 		}
+		a.flight.touch()
 	}
 }
 
 // copyFailure says whose fault it is that the body ended early.
-func (a *attempt) copyFailure(err error, idle *idleTimer) *Failure {
-	switch {
-	case idle.expired():
-		return a.cut(SideUpstream, a.x.Status, fmt.Errorf("no byte for %v", a.f.IdleTimeout))
-	case a.f.kill.Err() != nil || a.livesDone():
-		return a.cut(SideDrain, a.x.Status, err)
+func (a *attempt) copyFailure(err error) *Failure {
+	switch cut := a.flight.why(); {
+	case cut == errIdle:
+		return a.cut(SideUpstream, a.x.Status, cut)
+	case cut == errCut:
+		return a.cut(SideDrain, a.x.Status, cut)
 	case a.q.Context().Err() != nil:
 		return a.cut(SideClient, StatusClientClosed, err)
 	}
@@ -151,7 +147,7 @@ func (a *attempt) writeTrailers(res *http.Response, announced int) {
 	if len(res.Trailer) == 0 {
 		return
 	}
-	_ = http.NewResponseController(a.w).Flush() // forces chunks, without which there is no trailer
+	_ = a.flight.rc.Flush() // forces chunks, without which there is no trailer
 	h := a.w.Header()
 	for k, v := range res.Trailer {
 		if header.ForbiddenTrailer(k) {
@@ -162,39 +158,4 @@ func (a *attempt) writeTrailers(res *http.Response, announced int) {
 		}
 		h[k] = v
 	}
-}
-
-// bind ends the stream when the server, its route or the upstream goes; the
-// returned function unbinds it.
-func (a *attempt) bind(end func()) (unbind func()) {
-	var stops [3]func() bool
-	for i, life := range a.lives() {
-		if life != nil {
-			stops[i] = context.AfterFunc(life, func() { time.AfterFunc(streamGrace, end) })
-		}
-	}
-	return func() {
-		for _, stop := range stops {
-			if stop != nil {
-				stop()
-			}
-		}
-	}
-}
-
-// streamGrace is how long a streaming response may go on after its server,
-// route or upstream began to go.
-const streamGrace = 10 * time.Second
-
-func (a *attempt) lives() [3]context.Context {
-	return [3]context.Context{a.x.Lives[0], a.x.Lives[1], a.f.life}
-}
-
-func (a *attempt) livesDone() bool {
-	for _, life := range a.lives() {
-		if life != nil && life.Err() != nil {
-			return true
-		}
-	}
-	return false
 }

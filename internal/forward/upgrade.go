@@ -37,11 +37,12 @@ func (a *attempt) upgrade(res *http.Response) *Failure {
 	}
 	ctx, cancel := context.WithCancel(a.f.kill)
 	defer cancel()
-	for _, life := range a.lives() {
+	for _, life := range []context.Context{a.x.Lives[0], a.x.Lives[1], a.f.life} {
 		if life != nil {
 			defer context.AfterFunc(life, cancel)()
 		}
 	}
+	a.flight.last.Store(0) // the tunnel has an idle limit of its own
 	t := tunnel.Tunnel{Client: tunnel.Side{Conn: client, Buffered: ahead}, Upstream: tunnel.Side{Conn: upstream},
 		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}
 	end := t.Run(ctx)

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"slices"
@@ -148,6 +149,9 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 	switch {
 	case framing == h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		if res.Trailer {
+			dst = appendAnnounced(dst, res)
+		}
 	case res.ContentLength >= 0 && res.Status != http.StatusNoContent && !res.Chunked:
 		dst = h1.AppendContentLength(dst, res.ContentLength)
 	}
@@ -155,6 +159,22 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 		dst = h1.AppendField(dst, "Connection", connection)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// appendAnnounced appends a Trailer line for each trailer that res announces and that may pass.
+func appendAnnounced(dst []byte, res *h1.Response) []byte {
+	for i := range res.Fields {
+		fd := &res.Fields[i]
+		if len(fd.Name) != len("trailer") || !strings.EqualFold(string(fd.Name), "trailer") {
+			continue
+		}
+		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
+			if name = bytes.Trim(name, " \t"); h1.ValidToken(name) && !header.ForbiddenTrailer(name) {
+				dst = h1.AppendField(dst, "Trailer", name)
+			}
+		}
+	}
+	return dst
 }
 
 // AppendInterim appends the head of a 1xx.

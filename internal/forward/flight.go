@@ -1,0 +1,177 @@
+package forward
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// A flight is an exchange of the full lane as the sweeper sees it, and the
+// context of its attempts: the client's, plus what an upstream connection is
+// bound to. Looking at all flights now and then is cheaper than telling each
+// of everything that could end it.
+type flight struct {
+	context.Context // the client's
+
+	f     *Forwarder
+	rc    *http.ResponseController
+	x     *Exchange
+	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
+	begun atomic.Bool  // the response has begun
+	open  atomic.Bool  // it has no known end
+
+	mu     sync.Mutex // guards what follows
+	lease  pool.Lease // the connection of the current attempt
+	cancel context.CancelFunc
+	cut    error     // why the flight was cut off
+	doomed time.Time // when a life was first seen to have ended
+
+	next, prev *flight // in the Forwarder's list; guarded by its mu
+}
+
+// sweepInterval is how often flights are looked at, streamGrace how long a
+// response without a known end may go on after its server, route or upstream
+// began to go.
+const (
+	sweepInterval = 50 * time.Millisecond
+	streamGrace   = 10 * time.Second
+)
+
+// takeOff adds fl to the flights, and starts the sweeper if it rests.
+func (f *Forwarder) takeOff(fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl.next = f.flights; fl.next != nil {
+		fl.next.prev = fl
+	}
+	f.flights = fl
+	if f.sweeping {
+		return
+	}
+	f.sweeping = true
+	if f.sweeper == nil {
+		f.sweeper = time.AfterFunc(sweepInterval, f.sweep)
+	} else {
+		f.sweeper.Reset(sweepInterval)
+	}
+}
+
+// land removes fl.
+func (f *Forwarder) land(fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl.prev != nil {
+		fl.prev.next = fl.next
+	} else {
+		f.flights = fl.next
+	}
+	if fl.next != nil {
+		fl.next.prev = fl.prev
+	}
+}
+
+// sweep looks at every flight, and runs again while there is one.
+func (f *Forwarder) sweep() {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for fl := f.flights; fl != nil; fl = fl.next {
+		fl.inspect(now)
+	}
+	if f.sweeping = f.flights != nil; f.sweeping {
+		f.sweeper.Reset(max(sweepInterval, 100*time.Since(now)))
+	}
+}
+
+// inspect cuts fl off if it has become pointless.
+func (fl *flight) inspect(now time.Time) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	last := fl.last.Load()
+	switch {
+	case fl.cut != nil:
+	case fl.Err() != nil:
+		fl.abort(errClientGone)
+	case fl.f.kill.Err() != nil || fl.expired(now):
+		fl.abort(errCut)
+	case last != 0 && fl.f.IdleTimeout > 0 && now.Sub(time.Unix(0, last)) > fl.f.IdleTimeout:
+		fl.abort(errIdle)
+		_ = fl.rc.SetReadDeadline(now)
+		_ = fl.rc.SetWriteDeadline(now)
+	}
+}
+
+// expired reports whether a stream has outlived its grace. fl.mu is held.
+func (fl *flight) expired(now time.Time) bool {
+	if !fl.open.Load() || !fl.ending() {
+		return false
+	}
+	if fl.doomed.IsZero() {
+		fl.doomed = now
+	}
+	return now.Sub(fl.doomed) >= streamGrace
+}
+
+// ending reports whether one of the flight's lives has ended.
+func (fl *flight) ending() bool {
+	for _, life := range fl.x.Lives {
+		if life != nil && life.Err() != nil {
+			return true
+		}
+	}
+	return fl.f.life.Err() != nil
+}
+
+// abort ends what the flight waits for. fl.mu is held.
+func (fl *flight) abort(cause error) {
+	fl.cut = cause
+	fl.lease.Abort()
+	if fl.cancel != nil {
+		fl.cancel()
+	}
+}
+
+// why returns why the flight was cut off, or nil.
+func (fl *flight) why() error {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.cut
+}
+
+// bind makes an abort of the flight one of the lease. The returned function
+// undoes it and reports whether it came in time.
+func (fl *flight) bind(l pool.Lease) (unbind func() bool) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.lease = l
+	if fl.cut != nil {
+		l.Abort()
+	}
+	return fl.unbind
+}
+
+func (fl *flight) unbind() bool {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.lease = pool.Lease{}
+	return fl.cut == nil
+}
+
+// cancelable returns a context for clients that know nothing of leases.
+func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(fl.Context)
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.cancel = cancel
+	if fl.cut != nil {
+		cancel()
+	}
+	return ctx, cancel
+}
+
+// touch notes that a byte moved.
+func (fl *flight) touch() { fl.last.Store(time.Now().UnixNano()) }
