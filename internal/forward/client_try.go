@@ -85,7 +85,11 @@ func (t *try) prepare() error {
 // run sends the request and reads the response head.
 func (t *try) run() (*http.Response, *AttemptError) {
 	if err := t.send(); err != nil {
-		return nil, t.fail("write", err)
+		op := "write"
+		if t.conn.Sent() {
+			op = "read"
+		}
+		return nil, t.fail(op, err)
 	}
 	for {
 		n, err := t.head()

@@ -44,6 +44,7 @@ type Conn struct {
 	// The operation that step carries out.
 	step   func(fd uintptr) bool // the method ready, kept so that raw.Read allocates nothing
 	out    []byte                // to be written first
+	sent   bool                  // all of it was
 	listen bool                  // to be read then
 	direct []byte                // where to read to; nil means buf
 	n      int                   // bytes read
@@ -87,6 +88,9 @@ func (c *Conn) Reused() bool { return c.reused }
 // goroutine may ask.
 func (c *Conn) Wrote() bool { return c.wrote.Load() }
 
+// Sent reports whether the last Ask or Send has written all of its bytes.
+func (c *Conn) Sent() bool { return c.sent }
+
 // TLS returns the TLS connection, or nil on a plain one.
 func (c *Conn) TLS() *tls.Conn { return c.tls }
 
@@ -94,7 +98,7 @@ func (c *Conn) TLS() *tls.Conn { return c.tls }
 // buffer. It is Send and Fill in one step, for requests that are small enough
 // to be taken by the socket at once.
 func (c *Conn) Ask(p []byte) error {
-	c.out, c.listen, c.direct = p, true, nil
+	c.out, c.sent, c.listen, c.direct = p, false, true, nil
 	return c.run()
 }
 
@@ -102,7 +106,7 @@ func (c *Conn) Ask(p []byte) error {
 // that was kept it first proves that the target has neither closed it nor sent
 // anything: otherwise it returns ErrStale and has written nothing.
 func (c *Conn) Send(p []byte) error {
-	c.out, c.listen, c.direct = p, false, nil
+	c.out, c.sent, c.listen, c.direct = p, false, false, nil
 	return c.run()
 }
 
@@ -215,7 +219,11 @@ func (c *Conn) advance() bool {
 	}
 	if out := c.out; out != nil {
 		c.out = nil
-		if _, c.err = c.stream().Write(out); c.err != nil || !c.listen {
+		if _, c.err = c.stream().Write(out); c.err != nil {
+			return true
+		}
+		c.sent = true
+		if !c.listen {
 			return true
 		}
 		if proven { // there was nothing to read, and no answer is that fast
@@ -252,6 +260,7 @@ func (c *Conn) block() {
 		if _, c.err = c.stream().Write(out); c.err != nil {
 			return
 		}
+		c.sent = true
 	}
 	if c.listen {
 		c.took(c.stream().Read(c.room()))
