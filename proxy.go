@@ -154,7 +154,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	}
 	routes := s.server(s.Handler)
 	if s.Handler == nil { // middleware needs http.Request: the full lane
-		routes.Handler, routes.Lane = s.Router, s.Router.lane()
+		routes.Handler, routes.Lane.Route = s.Router, s.Router.hit
 	}
 	if https == nil {
 		return map[net.Listener]*serve.Server{plain: routes}, nil
@@ -186,6 +186,7 @@ func (s *Server) server(h http.Handler) *serve.Server {
 		MaxHeaderBytes:    cmp.Or(s.MaxHeaderBytes, 16<<10),
 		MaxConns:          s.MaxConns,
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
+		Lane:              s.Router.lane(),
 	}
 }
 

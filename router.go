@@ -254,10 +254,13 @@ func (r *Router) observe(x *forward.Record) {
 	}
 }
 
-// lane lets the fast lane into the routes.
+// lane is a fast lane that serves no route: it refuses what is forbidden and
+// leaves the rest to net/http.
 func (r *Router) lane() *serve.Lane {
-	return &serve.Lane{Route: r.hit, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	return &serve.Lane{Route: noRoute, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 }
+
+func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }
 
 // hit is route for the fast lane: only upstreams, no refusals.
 //
