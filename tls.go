@@ -332,11 +332,10 @@ func (k *keeper) open(r *Router, grace time.Duration) (*tls.Config, error) {
 	defer k.mu.Unlock()
 	m := k.manager.Load()
 	if m == nil {
-		options, realms, err := r.TLS.compile(r)
-		if err == nil {
-			m, err = certs.New(options)
-		}
-		if err != nil {
+		options, realms, fault := r.TLS.compile(r)
+		var err error
+		m, err = certs.New(options)
+		if err := errors.Join(fault, err); err != nil {
 			return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 		}
 		if k.http.Load() {

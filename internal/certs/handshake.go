@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// Hot path: one map look-up under a read lock and one atomic load, no
+// Hot path: the gate, one map look-up under a read lock and one atomic load; no
 // allocation, no storage.
 
 const (
@@ -32,10 +32,10 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 		return m.tlsALPN(hello), nil
 	}
 	name := m.nameOf(hello)
-	if name == "" {
+	if name == "" || !m.options.Knows(name) {
 		return nil, nil
 	}
-	if cert := m.static.pick(hello, name); cert != nil && m.options.Knows(name) {
+	if cert := m.static.pick(hello, name); cert != nil {
 		return cert, nil
 	}
 	m.mu.RLock()
@@ -86,10 +86,9 @@ func (m *Manager) nameOf(hello *tls.ClientHelloInfo) string {
 	return name
 }
 
-// other serves names that have no certificate of their own, if they belong to
-// a route.
+// other serves names of routes that have no certificate of their own.
 func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
-	if !m.options.Knows(name) || m.ctx.Err() != nil {
+	if m.ctx.Err() != nil {
 		return nil, nil
 	}
 	// A route may be so new that the table does not have it.

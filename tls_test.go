@@ -1,0 +1,515 @@
+package hostproxy_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// named answers with a name, and what it was asked.
+func named(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { fmt.Fprintf(w, "%s %s", name, q.Proto) })
+}
+
+// files is a storage of its own for one test.
+func files(t testing.TB) certmagic.Storage { return &certmagic.FileStorage{Path: t.TempDir()} }
+
+// localRoots returns the root of the local CA as a user gets it, from its file.
+func localRoots(t testing.TB, s certmagic.Storage) *x509.CertPool {
+	t.Helper()
+	path, err := (&hostproxy.LocalCA{Storage: s}).RootFile(t.Context())
+	require.NoError(t, err)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM(b))
+	return roots
+}
+
+func get(t testing.TB, c *http.Client, url string) (int, string) {
+	t.Helper()
+	resp, err := c.Get(url)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(b)
+}
+
+func TestInternalHostsAreServedWithALocalCAWithoutAnySetting(t *testing.T) {
+	var log bytes.Buffer
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Logger = slog.New(slog.NewTextHandler(&lockedWriter{w: &log}, nil))
+	for _, host := range []string{"blog.localhost", "shop.test", "*.dev.internal", "*.localhost", "127.0.0.1"} {
+		r.Handle(host, named(host))
+	}
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	roots := localRoots(t, r.TLS.Storage)
+	for _, protocol := range []string{"h1", "h2"} {
+		c := proxytest.HTTPClient(t, s.HTTPS, roots, protocol)
+		for host, want := range map[string]string{
+			"blog.localhost": "blog.localhost", "SHOP.test": "shop.test", "x.dev.internal": "*.dev.internal",
+			"any.localhost": "*.localhost", "127.0.0.1": "127.0.0.1",
+		} {
+			status, body := get(t, c, "https://"+host+"/")
+			assert.Equal(t, http.StatusOK, status, host)
+			assert.Equal(t, want+map[string]string{"h1": " HTTP/1.1", "h2": " HTTP/2.0"}[protocol], body, host)
+		}
+	}
+	require.NoError(t, s.Stop())
+	root := filepath.Join(r.TLS.Storage.(*certmagic.FileStorage).Path, "localca", "root.crt")
+	assert.Equal(t, 1, strings.Count(log.String(), root), "the path of the root is logged once")
+}
+
+// CVE-2022-27664 and friends begin with hosts nobody knows: they get no further than the handshake.
+func TestUnknownServerNamesAreRefusedInTheHandshake(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("a.localhost", named("a"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	for _, sni := range []string{"b.localhost", "x.a.localhost", "localhost", "example.com", ""} {
+		_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
+		assert.ErrorContains(t, err, "unrecognized name", sni)
+	}
+}
+
+// Unknown host over TLS: 421.
+func TestAHostThatIsNoRouteOfTheConnectionIsMisdirected(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("a.localhost", named("a"))
+	r.Handle("b.localhost", named("b"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	c := proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), "h1")
+	for host, want := range map[string]int{"a.localhost": 200, "b.localhost": 200, "c.localhost": 421} {
+		q, err := http.NewRequest("GET", "https://a.localhost/", nil)
+		require.NoError(t, err)
+		q.Host = host
+		resp, err := c.Do(q)
+		require.NoError(t, err)
+		resp.Body.Close()
+		assert.Equal(t, want, resp.StatusCode, host)
+	}
+}
+
+func TestPlainRequestsAreRedirectedForKnownHostsOnly(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("a.localhost", named("a"))
+	r.Handle("[::1]", named("six"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	_, plain, err := net.SplitHostPort(s.Plain)
+	require.NoError(t, err)
+	_, https, err := net.SplitHostPort(s.HTTPS)
+	require.NoError(t, err)
+	for _, c := range []struct{ what, method, target, host, status, location string }{
+		{"the port we listen on", "GET", "/a%2Fb//c?x=%zz;y", "a.localhost:" + plain, "308", "https://a.localhost:" + https + "/a%2Fb//c?x=%zz;y"},
+		{"a port that somebody forwards", "GET", "/", "a.localhost", "308", "https://a.localhost/"},
+		{"the canonical host, not the raw one", "GET", "/", "A.LOCALHOST.", "308", "https://a.localhost/"},
+		{"an IPv6 address", "GET", "/", "[::1]", "308", "https://[::1]/"},
+		{"another method", "POST", "/form", "a.localhost", "308", "https://a.localhost/form"},
+		{"a path like an authority", "GET", "//evil.example/", "a.localhost", "308", "https://a.localhost//evil.example/"},
+		{"an unknown host", "GET", "/", "evil.example", "404", ""},
+		{"a host that is none", "GET", "/", "a.localhost:99999", "400", ""},
+		{"CONNECT", "CONNECT", "a.localhost:443", "a.localhost:443", "501", ""},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			conn := proxytest.Dial(t, s.Plain)
+			length := ""
+			if c.method == "POST" {
+				length = "Content-Length: 0\r\n"
+			}
+			conn.Send(c.method + " " + c.target + " HTTP/1.1\r\nHost: " + c.host + "\r\n" + length + "\r\n")
+			resp := conn.Response(c.method)
+			assert.Contains(t, fmt.Sprint(resp.Status), c.status)
+			assert.Equal(t, c.location, resp.Header.Get("Location"))
+		})
+	}
+}
+
+func TestChallengesComeBeforeRedirectsAndAreNeverGuessed(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("a.localhost", named("a"))
+	h := r.HTTPHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	r.TLSConfig()
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	for _, host := range []string{"a.localhost", "evil.example", "not a host"} {
+		q := httptest.NewRequest("GET", "http://a.localhost/.well-known/acme-challenge/"+strings.Repeat("t", 43), nil)
+		q.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, q)
+		assert.Equal(t, http.StatusTeapot, w.Code, host)
+	}
+}
+
+func TestListenUnderAServerOfYourOwn(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("a.localhost", named("a"))
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := &http.Server{Handler: &r}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ln) }()
+	t.Cleanup(func() {
+		require.NoError(t, srv.Close())
+		require.ErrorIs(t, <-done, http.ErrServerClosed)
+		require.NoError(t, r.Close())
+		require.NoError(t, r.Close())
+	})
+	require.NoError(t, r.AwaitCertificates(t.Context()))
+	roots := localRoots(t, r.TLS.Storage)
+	for protocol, want := range map[string]string{"h1": "a HTTP/1.1", "h2": "a HTTP/2.0"} {
+		_, body := get(t, proxytest.HTTPClient(t, ln.Addr().String(), roots, protocol), "https://a.localhost/")
+		assert.Equal(t, want, body)
+	}
+}
+
+func TestCertificatesFollowTheRoutesAtRunTime(t *testing.T) {
+	var mu sync.Mutex
+	var seen []string
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.Observe = func(s hostproxy.CertStatus) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, s.Host+" "+s.State)
+	}
+	r.Handle("a.localhost", named("a"))
+	assert.Empty(t, slices.Collect(r.Certificates()), "nothing starts before it is used")
+	assert.Error(t, r.AwaitCertificates(t.Context()))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	c := proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), "h1")
+	_, body := get(t, c, "https://a.localhost/")
+	assert.Equal(t, "a HTTP/1.1", body)
+
+	r.Handle("b.localhost", named("b")) // a handshake may come before anybody has looked
+	_, body = get(t, c, "https://b.localhost/")
+	assert.Equal(t, "b HTTP/1.1", body)
+	require.NoError(t, r.AwaitCertificates(t.Context(), "A.localhost", "b.localhost"))
+	all := slices.Collect(r.Certificates())
+	require.Len(t, all, 2)
+	assert.Equal(t, "valid", all[1].State)
+	assert.Equal(t, "hostproxy-local", all[1].Issuer)
+	assert.NotNil(t, all[1].Serial)
+
+	r.Remove("b.localhost")
+	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "b.localhost", InsecureSkipVerify: true})
+	require.ErrorContains(t, err, "unrecognized name")
+	require.Len(t, slices.Collect(r.Certificates()), 1)
+	mu.Lock()
+	defer mu.Unlock()
+	assert.Equal(t, []string{"a.localhost valid", "b.localhost valid"}, seen)
+}
+
+func TestStaticCertificatesAreServedFirstAndNotManaged(t *testing.T) {
+	conf, roots := proxytest.TLS(t, "www.example.com", "a.localhost")
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.Config = conf
+	r.TLS.Issuer = refuser{}
+	r.Handle("www.example.com", named("www"))
+	r.Handle("a.localhost", named("a"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	c := proxytest.HTTPClient(t, s.HTTPS, roots, "h2")
+	for host, want := range map[string]string{"www.example.com": "www HTTP/2.0", "a.localhost": "a HTTP/2.0"} {
+		_, body := get(t, c, "https://"+host+"/")
+		assert.Equal(t, want, body)
+	}
+	for st := range r.Certificates() {
+		assert.Equal(t, "static", st.State)
+	}
+	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "127.0.0.1", InsecureSkipVerify: true})
+	assert.ErrorContains(t, err, "unrecognized name", "without SNI nobody gets just any certificate")
+}
+
+func TestClientsWithoutServerNameGetTheDefaultHost(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.DefaultHost = "A.localhost"
+	r.Handle("a.localhost", named("a"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{InsecureSkipVerify: true})
+	require.NoError(t, err)
+	defer c.Close()
+	assert.Equal(t, []string{"a.localhost"}, c.ConnectionState().PeerCertificates[0].DNSNames)
+}
+
+func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	var log bytes.Buffer
+	var r hostproxy.Router
+	r.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	r.TLS.Storage = files(t)
+	r.TLS.CA = "letsencrypt"
+	r.TLS.DefaultHost = "not a host"
+	r.TLS.Config = &tls.Config{Certificates: []tls.Certificate{{}}}
+	r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{
+		"a.localhost": {CAFiles: []string{"/does/not/exist.pem", empty}},
+		"b.localhost": {},
+		"a..b":        {CAs: x509.NewCertPool()},
+	}
+	_, err := r.Listen("tcp", "127.0.0.1:0")
+	for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
+		assert.ErrorContains(t, err, want)
+	}
+	if err != nil {
+		assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy:"), "one prefix")
+	}
+	conf := r.TLSConfig()
+	assert.Contains(t, log.String(), "letsencrypt")
+	_, err = conf.GetCertificate(&tls.ClientHelloInfo{ServerName: "a.localhost"})
+	assert.Error(t, err)
+}
+
+// CVE-2022-23632, CVE-2022-46153, CVE-2020-9321, CVE-2026-48491, CVE-2026-53622, CVE-2026-27586.
+func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
+	client, clientRoots := proxytest.Certificate(t, "client.example")
+	pemFile := filepath.Join(t.TempDir(), "clients.pem")
+	require.NoError(t, os.WriteFile(pemFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}), 0o600))
+	reached := 0
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{
+		"mtls.localhost":  {CAFiles: []string{pemFile}},
+		"other.localhost": {CAs: clientRoots},
+	}
+	r.Handle("open.localhost", named("open"))
+	r.Handle("also.localhost", named("also"))
+	r.Handle("mtls.localhost", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reached++; fmt.Fprint(w, "secret") }))
+	r.Handle("other.localhost", named("other"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	roots := localRoots(t, r.TLS.Storage)
+
+	for _, protocol := range []string{"h1", "h2"} {
+		c := proxytest.HTTPClient(t, s.HTTPS, roots, protocol)
+		ask := func(c *http.Client, sni, host string) (int, error) {
+			q, err := http.NewRequest("GET", "https://"+sni+"/", nil)
+			require.NoError(t, err)
+			q.Host = host
+			resp, err := c.Do(q)
+			if err != nil {
+				return 0, err
+			}
+			defer resp.Body.Close()
+			_, _ = io.Copy(io.Discard, resp.Body)
+			return resp.StatusCode, nil
+		}
+		for _, host := range []string{"mtls.localhost", "mtls.localhost.", "MTLS.localhost", "mtls.localhost:443", "other.localhost"} {
+			status, err := ask(c, "open.localhost", host) // the same connection each time
+			require.NoError(t, err)
+			assert.Equal(t, http.StatusMisdirectedRequest, status, host)
+		}
+		status, err := ask(c, "open.localhost", "also.localhost")
+		require.NoError(t, err)
+		assert.Equal(t, http.StatusOK, status)
+		for _, sni := range []string{"mtls.localhost", "MTLS.localhost"} {
+			_, err = ask(c, sni, "mtls.localhost")
+			require.Error(t, err, "no certificate, no connection")
+			if protocol == "h1" {
+				require.ErrorContains(t, err, "certificate required")
+			}
+		}
+		require.Zero(t, reached)
+
+		with := proxytest.HTTPClient(t, s.HTTPS, roots, protocol)
+		with.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{client}
+		status, err = ask(with, "mtls.localhost", "mtls.localhost")
+		require.NoError(t, err)
+		assert.Equal(t, http.StatusOK, status)
+		for _, host := range []string{"other.localhost", "open.localhost"} {
+			status, err = ask(with, "mtls.localhost", host)
+			require.NoError(t, err)
+			assert.Equal(t, http.StatusMisdirectedRequest, status, "what was proved to one host counts for no other")
+		}
+		require.Equal(t, 1, reached)
+		reached = 0
+	}
+}
+
+// CVE-2025-68121, and Go 1.26: a session of one host resumes on another.
+func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testing.T) {
+	client, clientRoots := proxytest.Certificate(t, "client.example")
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{"mtls.localhost": {CAs: clientRoots}}
+	r.Handle("open.localhost", named("open"))
+	r.Handle("mtls.localhost", named("mtls"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	roots := localRoots(t, r.TLS.Storage)
+	cache := oneSession{ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	dial := func(version uint16, sni string, certs ...tls.Certificate) (resumed bool, err error) {
+		c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{
+			ServerName: sni, RootCAs: roots, ClientSessionCache: cache, Certificates: certs, MaxVersion: version,
+			InsecureSkipVerify: true, // what is resumed is another host's
+		})
+		if err != nil {
+			return false, err
+		}
+		defer c.Close()
+		// In TLS 1.3 the answer to the client's certificate, and the ticket, come with the first read.
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", sni)
+		_, err = io.ReadAll(c)
+		return c.ConnectionState().DidResume, err
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cache.Put("", nil)
+		_, err := dial(version, "open.localhost")
+		require.NoError(t, err)
+		resumed, err := dial(version, "open.localhost")
+		require.NoError(t, err)
+		require.True(t, resumed, "the open host has sessions, or this test shows nothing")
+		_, err = dial(version, "mtls.localhost")
+		require.Error(t, err)
+		_, err = dial(version, "mtls.localhost", client)
+		require.NoError(t, err)
+		resumed, err = dial(version, "mtls.localhost", client)
+		require.NoError(t, err)
+		assert.False(t, resumed)
+	}
+}
+
+// CVE-2026-32305.
+func TestAClientHelloInSmallPiecesIsStillTheHostsOwn(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{"mtls.localhost": {CAs: x509.NewCertPool()}}
+	r.Handle("mtls.localhost", named("mtls"))
+	r.Handle("open.localhost", named("open"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	for sni, want := range map[string]string{"mtls.localhost": "certificate required", "open.localhost": ""} {
+		raw, err := net.Dial("tcp", s.HTTPS)
+		require.NoError(t, err)
+		require.NoError(t, raw.(*net.TCPConn).SetNoDelay(true))
+		c := tls.Client(pieces{raw}, &tls.Config{ServerName: sni, InsecureSkipVerify: true})
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", sni)
+		_, err = io.ReadAll(c)
+		if want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, want)
+		}
+		raw.Close()
+	}
+}
+
+func TestTheLocalCAIsItsStorage(t *testing.T) {
+	s := files(t)
+	one, err := (&hostproxy.LocalCA{Storage: s}).RootPEM(t.Context())
+	require.NoError(t, err)
+	two, err := (&hostproxy.LocalCA{Storage: s}).RootPEM(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, one, two)
+
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	path, err := new(hostproxy.LocalCA).RootFile(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, filepath.Join(os.Getenv("XDG_DATA_HOME"), "certmagic", "localca", "root.crt"), path)
+	t.Setenv("XDG_DATA_HOME", "")
+	t.Setenv("HOME", "")
+	t.Setenv("STATE_DIRECTORY", "")
+	_, err = new(hostproxy.LocalCA).RootFile(t.Context())
+	assert.ErrorContains(t, err, "set HOME")
+}
+
+func ExampleRouter_Listen() {
+	dir, _ := os.MkdirTemp("", "")
+	defer os.RemoveAll(dir)
+	var r hostproxy.Router
+	r.TLS.Storage = &certmagic.FileStorage{Path: dir} // nil means the user's data directory
+	r.Handle("app.localhost", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
+
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	srv := &http.Server{Handler: &r}
+	go srv.Serve(ln)
+	defer r.Close()
+	defer srv.Close()
+
+	ca := hostproxy.LocalCA{Storage: r.TLS.Storage}
+	root, _ := ca.RootPEM(context.Background())
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(root)
+	proxy := func(*http.Request) (*url.URL, error) { return nil, nil }
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
+	}
+	client := http.Client{Transport: &http.Transport{Proxy: proxy, DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("https://app.localhost/")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	fmt.Println(resp.Status, string(body))
+	// Output: 200 OK hello
+}
+
+// refuser is an issuer that is not to be asked.
+type refuser struct{}
+
+func (refuser) IssuerKey() string { return "refuser" }
+
+func (refuser) Issue(_ context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	panic(fmt.Sprint("asked for ", csr.DNSNames))
+}
+
+// oneSession remembers one session for whatever host.
+type oneSession struct{ tls.ClientSessionCache }
+
+func (c oneSession) Get(string) (*tls.ClientSessionState, bool) { return c.ClientSessionCache.Get("") }
+func (c oneSession) Put(_ string, s *tls.ClientSessionState)    { c.ClientSessionCache.Put("", s) }
+
+// pieces writes byte by byte.
+type pieces struct{ net.Conn }
+
+func (c pieces) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := c.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+// lockedWriter may be written to by several goroutines.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (w *lockedWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.w.Write(p)
+}
