@@ -417,3 +417,39 @@ func TestClientBodiesOfAnySizeArriveWhole(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkClient(b *testing.B) {
+	target := proxytest.NewBackend(b, func(bc *proxytest.BackendConn) {
+		answer, buf := []byte(plainOK), make([]byte, 4<<10)
+		for {
+			if _, err := bc.Conn.Conn.Read(buf); err != nil {
+				return
+			}
+			if _, err := bc.Conn.Conn.Write(answer); err != nil {
+				return
+			}
+		}
+	})
+	q := get(b)
+	q.URL.Host = target.Addr()
+	exchange := func(b *testing.B, do func(*http.Request) (*http.Response, error)) {
+		b.ReportAllocs()
+		for b.Loop() {
+			res, err := do(q)
+			if err != nil {
+				b.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+		}
+	}
+	b.Run("impl=hostproxy", func(b *testing.B) {
+		c := forward.NewClient(poolOf(b, "tcp", target.Addr()), &forward.Config{})
+		exchange(b, func(q *http.Request) (*http.Response, error) { return c.Do(q, nil) })
+	})
+	b.Run("impl=net/http", func(b *testing.B) {
+		reference := &http.Transport{DisableCompression: true}
+		defer reference.CloseIdleConnections()
+		exchange(b, reference.RoundTrip)
+	})
+}
