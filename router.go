@@ -279,7 +279,7 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 // route finds the route of q, or the handler that refuses it.
 func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
-		return nil, forward.Refuse(http.StatusMethodNotAllowed, "http_request_denied")
+		return nil, forward.Refuse(http.StatusNotImplemented, "http_request_denied")
 	}
 	host, _, err := hostname.Split(q.Host)
 	if err != nil {

@@ -65,7 +65,7 @@ func TestRouterRefuses(t *testing.T) {
 		{"an empty host", "GET", "", "/", 400},
 		{"a zone id as host (CVE-2025-22870)", "GET", "[::1%25.example.com]:80", "/", 400},
 		{"a punycode alias of an ASCII host (CVE-2026-39821)", "GET", "xn--example-.com", "/", 400},
-		{"CONNECT (CVE-2026-71324)", "CONNECT", "example.com", "/", 405},
+		{"CONNECT (CVE-2026-71324)", "CONNECT", "example.com", "/", 501},
 		{"a path that decodes into another route", "GET", "example.com", "/%61dmin/x", 400},
 		{"a path that resolves into another route", "GET", "example.com", "/x/../admin/", 400},
 	} {

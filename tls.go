@@ -235,7 +235,7 @@ func (r *Router) redirectToHTTPS(w http.ResponseWriter, q *http.Request) {
 		forward.Reply(w, q, http.StatusBadRequest, "http_request_error")
 		return
 	case q.Method == http.MethodConnect:
-		forward.Reply(w, q, http.StatusMethodNotAllowed, "http_request_denied")
+		forward.Reply(w, q, http.StatusNotImplemented, "http_request_denied")
 		return
 	case !r.knows(host):
 		forward.Reply(w, q, http.StatusNotFound, "destination_not_found")

@@ -64,7 +64,7 @@ func (a *attempt) run() *Failure {
 func (a *attempt) admit() *Failure {
 	q := a.q
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
-		return a.refusal(http.StatusMethodNotAllowed, "http_request_denied", "CONNECT is not forwarded")
+		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
 	if strings.Contains(q.RequestURI, "#") {
 		return a.refusal(http.StatusBadRequest, "http_request_error", "fragment in the request target")

@@ -53,7 +53,7 @@ func (c *conn) contain() {
 func (c *conn) serve() {
 	defer c.contain()
 	if c.s.TLS != nil && !c.handshake() {
-		c.Close()
+		c.lingerClose() // the client is to read the alert
 		return
 	}
 	protocol := ""
@@ -171,7 +171,10 @@ const (
 // end. Closing at once would reset the connection, and the client might lose
 // the answer (RFC 9112, 9.6).
 func (c *conn) lingerClose() {
-	_ = c.stream().(interface{ CloseWrite() error }).CloseWrite()
+	if c.state != nil {
+		_ = c.tls.CloseWrite()
+	}
+	_ = c.CloseWrite()
 	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 	page := pages.Get().(*[64 << 10]byte)
 	defer pages.Put(page)
