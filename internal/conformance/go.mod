@@ -11,6 +11,7 @@ tool (
 )
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/hostproxy/hostproxy v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
 )
