@@ -9,8 +9,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
-	"github.com/mholt/acmez/v3/acme"
 )
+
+// renewalInfoPause is how long renewal information is good for if the CA does
+// not say.
+const renewalInfoPause = 6 * time.Hour
 
 // unusableReads is how often a certificate in storage is found damaged before
 // it is replaced: certmagic writes its three files one by one, and another
@@ -72,6 +75,17 @@ func (h *host) load(ctx context.Context) {
 		h.next(h.manager.loads, h.load, time.Now().Add(time.Second))
 	case err != nil:
 		h.fail(err, h.manager.loads, h.load)
+	default:
+		h.follow(s)
+	}
+}
+
+// follow does what a certificate in storage asks for.
+func (h *host) follow(s *stored) {
+	switch {
+	case s.ari.NeedsRefresh():
+		h.install(s)
+		h.next(h.manager.infos, h.refresh, time.Now())
 	case time.Now().Before(s.renewAt()):
 		h.keep(s)
 	default:
@@ -137,23 +151,29 @@ func (h *host) refresh(ctx context.Context) {
 	}
 	// Another process may have asked already.
 	if s.ari.NeedsRefresh() {
-		info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
-		if err == nil {
-			if info.SameWindow(s.ari) && !s.ari.SelectedTime.IsZero() {
-				info.SelectedTime = s.ari.SelectedTime
-			}
-			err = s.writeARI(ctx, h.manager.storage, h.name, info)
-		}
-		if err != nil && !errors.Is(err, acme.ErrUnsupported) {
+		if err := h.ask(ctx, s); err != nil {
 			h.manager.log.Debug("no renewal information", "host", h.name, "cause", err)
-		}
-		if s.ari.NeedsRefresh() {
-			// The certificate's own dates remain.
-			again := time.Now().Add(time.Hour)
+			again := time.Now().Add(time.Hour) // the certificate's own dates remain
 			s.ari.RetryAfter = &again
 		}
 	}
-	h.keep(s)
+	h.follow(s)
+}
+
+// ask gets the CA's renewal information for s and stores it.
+func (h *host) ask(ctx context.Context, s *stored) error {
+	info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
+	if err != nil {
+		return err
+	}
+	if info.SameWindow(s.ari) && !s.ari.SelectedTime.IsZero() {
+		info.SelectedTime = s.ari.SelectedTime
+	}
+	if info.RetryAfter == nil || !info.RetryAfter.After(time.Now()) {
+		again := time.Now().Add(renewalInfoPause)
+		info.RetryAfter = &again
+	}
+	return s.writeARI(ctx, h.manager.storage, h.name, info)
 }
 
 // allowed asks again before anything but the first attempt to issue on demand:

@@ -145,7 +145,7 @@ func (c *stored) renewAt() time.Time {
 	at := ratio.Add(spread)
 	if t := c.ari.SelectedTime; !t.IsZero() {
 		// A CA that errs must not let a certificate expire.
-		if last := leaf.NotAfter.Add(-life / 20).Add(time.Second); t.After(last) {
+		if last := leaf.NotAfter.Add(-life / 10); t.After(last) {
 			return last
 		}
 		if t.Before(at) {
@@ -163,7 +163,7 @@ func (c *stored) refreshAt() time.Time {
 	case !c.ari.HasWindow():
 		return time.Time{}
 	case c.ari.RetryAfter == nil:
-		return time.Now().Add(6 * time.Hour)
+		return time.Now().Add(renewalInfoPause)
 	}
 	return *c.ari.RetryAfter
 }

@@ -1,0 +1,165 @@
+// Package acmetest runs Pebble, the ACME test server of Let's Encrypt, in the test process: real orders and real
+// challenges against real listeners, without a network. It is a module of its own, so that Pebble (MPL-2.0) and what
+// it needs stay out of everybody else's.
+package acmetest
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/letsencrypt/pebble/v2/ca"
+	"github.com/letsencrypt/pebble/v2/db"
+	"github.com/letsencrypt/pebble/v2/va"
+	"github.com/letsencrypt/pebble/v2/wfe"
+)
+
+// Options configure a CA.
+type Options struct {
+	// HTTPPort and TLSPort are where the CA looks for answers to HTTP-01 and
+	// TLS-ALPN-01 challenges. Zero means nobody is there.
+	HTTPPort, TLSPort int
+
+	// Lifetime is that of a certificate. Zero means 90 days.
+	Lifetime time.Duration
+
+	// EAB are the keys of external accounts, in base64url, by id. If there are
+	// any, an account needs one.
+	EAB map[string]string
+
+	// BadNonces is the percentage of good nonces that the CA rejects, in
+	// digits. "" means none.
+	BadNonces string
+
+	// Blocked are domains the CA refuses.
+	Blocked []string
+}
+
+// A CA is a Pebble.
+type CA struct {
+	URL   string         // of its directory
+	HTTPS *x509.CertPool // roots for talking to it
+	Roots *x509.CertPool // roots of what it issues
+	DNS   *DNS           // what it believes
+
+	manage http.Handler
+
+	mu   sync.Mutex
+	down bool
+	seen map[string]int // requests by path prefix
+}
+
+// New starts a CA that ends with the test, but for one goroutine which Pebble
+// never ends.
+func New(t testing.TB, o Options) *CA {
+	t.Helper()
+	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	t.Setenv("PEBBLE_AUTHZREUSE", "0")
+	nonces := o.BadNonces
+	if nonces == "" {
+		nonces = "0"
+	}
+	t.Setenv("PEBBLE_WFE_NONCEREJECT", nonces)
+
+	c := &CA{DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int)}
+	logger := log.New(io.Discard, "", 0)
+	store := db.NewMemoryStore()
+	// With more than one profile, Pebble picks any.
+	profile := map[string]ca.Profile{"default": {Description: "the only one", ValidityPeriod: uint64(o.Lifetime / time.Second)}}
+	issuer := ca.New(logger, store, "", "ecdsa", 0, 1, profile)
+	for id, key := range o.EAB {
+		if err := store.AddExternalAccountKeyByID(id, key); err != nil {
+			t.Fatalf("acmetest: external account %q: %v", id, err)
+		}
+	}
+	for _, name := range o.Blocked {
+		if err := store.AddBlockedDomain(name); err != nil {
+			t.Fatalf("acmetest: blocked domain %q: %v", name, err)
+		}
+	}
+	validator := va.New(logger, o.HTTPPort, o.TLSPort, false, c.DNS.Addr, store)
+	front := wfe.New(logger, store, validator, issuer, []string{"pebble.example"}, false, len(o.EAB) > 0, 0, 0)
+	c.manage = front.ManagementHandler()
+	srv := httptest.NewTLSServer(c.gate(front.Handler()))
+	t.Cleanup(srv.Close)
+	c.URL = srv.URL + wfe.DirectoryPath
+	c.HTTPS.AddCert(srv.Certificate())
+	c.Roots.AddCert(issuer.GetRootCert(0).Cert)
+	return c
+}
+
+// Issuer returns a template for the CA.
+func (c *CA) Issuer() *certmagic.ACMEIssuer {
+	return &certmagic.ACMEIssuer{CA: c.URL, TrustedRoots: c.HTTPS}
+}
+
+// Down makes the CA cut every connection.
+func (c *CA) Down() { c.setDown(true) }
+
+// Up makes the CA answer again after Down.
+func (c *CA) Up() { c.setDown(false) }
+
+func (c *CA) setDown(down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = down
+}
+
+// Seen returns how many requests had a path that contains part.
+func (c *CA) Seen(part string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for path, k := range c.seen {
+		if strings.Contains(path, part) {
+			n += k
+		}
+	}
+	return n
+}
+
+// SuggestRenewal makes the CA want leaf renewed between two times (RFC 9773).
+func (c *CA) SuggestRenewal(t testing.TB, leaf *x509.Certificate, from, to time.Time) {
+	t.Helper()
+	window, err := json.Marshal(map[string]any{"suggestedWindow": map[string]time.Time{"start": from, "end": to}})
+	if err != nil {
+		t.Fatalf("acmetest: %v", err)
+	}
+	body, err := json.Marshal(map[string]string{
+		"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})),
+		"ariResponse": string(window),
+	})
+	if err != nil {
+		t.Fatalf("acmetest: %v", err)
+	}
+	w := httptest.NewRecorder()
+	q := httptest.NewRequest("POST", "/set-renewal-info/", bytes.NewReader(body))
+	q.Header.Set("User-Agent", "acmetest") // Pebble wants one
+	c.manage.ServeHTTP(w, q)
+	if w.Code != http.StatusOK {
+		t.Fatalf("acmetest: set renewal info: %d %s", w.Code, w.Body)
+	}
+}
+
+func (c *CA) gate(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		c.mu.Lock()
+		down := c.down
+		c.seen[q.URL.Path]++
+		c.mu.Unlock()
+		if down {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, q)
+	})
+}
