@@ -45,21 +45,34 @@ func (c *client) CloseIdleConnections() { c.pool.CloseIdle() }
 // it; and once, after a write, when the request is idempotent, whole and
 // unanswered (RFC 9110, 9.2.2).
 func (c *client) Do(req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
-	t := &try{c: c, req: req, on1xx: on1xx}
+	t := &try{c: c, req: req, ctx: req.Context(), on1xx: on1xx}
 	if err := t.prepare(); err != nil {
 		return nil, &AttemptError{Op: "write", Err: err}
 	}
 	defer t.s.free()
+	n, err := t.exchange()
+	switch {
+	case err != nil:
+		return nil, err
+	case t.s.res.Status == http.StatusSwitchingProtocols:
+		return t.switched(n)
+	}
+	return t.final(n), nil
+}
+
+// exchange sends the request over one connection, or another, until it is
+// answered. It returns the length of the response's head.
+func (t *try) exchange() (int, error) {
 	for fresh := false; ; {
 		if err := t.connect(fresh); err != nil {
-			return nil, err
+			return 0, err
 		}
-		res, err := t.run()
+		n, err := t.run()
 		if err == nil {
-			return res, nil
+			return n, nil
 		}
 		if !t.again(err) {
-			return nil, err
+			return 0, err
 		}
 		fresh = err.Wrote // the other kept connections are probably as dead
 	}
@@ -72,7 +85,7 @@ func (t *try) connect(fresh bool) error {
 		t.conn = t.c.pool.Take()
 	}
 	if t.conn == nil {
-		ctx := t.req.Context()
+		ctx := t.ctx
 		if d := t.c.dialTimeout; d > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, d)
@@ -88,7 +101,7 @@ func (t *try) connect(fresh bool) error {
 		}
 		t.conn = conn
 	}
-	switch ctx := t.req.Context().(type) {
+	switch ctx := t.ctx.(type) {
 	case interface {
 		bind(pool.Lease) (unbind func() bool)
 	}: // a flight, which costs less than AfterFunc
@@ -105,7 +118,7 @@ func (t *try) connect(fresh bool) error {
 // again reports whether the request may be sent once more after err.
 func (t *try) again(err *AttemptError) bool {
 	switch {
-	case !t.conn.Reused() || t.answered || t.req.Context().Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+	case !t.conn.Reused() || t.answered || t.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
 		return false
 	case t.upload != nil && t.upload.started:
 		return false
@@ -131,7 +144,7 @@ func (t *try) fail(op string, err error) *AttemptError {
 			op, err = "write", uploadErr
 		}
 	}
-	if cause := t.req.Context().Err(); cause != nil && errors.Is(err, pool.ErrAborted) {
+	if cause := t.ctx.Err(); cause != nil && errors.Is(err, pool.ErrAborted) {
 		err = cause
 	}
 	if err == io.EOF {

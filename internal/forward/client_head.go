@@ -109,36 +109,49 @@ func (h *head) appendFraming(dst []byte) []byte {
 	return dst
 }
 
-// responseHeader copies the fields into a map: one string for all of them.
-// Transfer-Encoding is left out, and a repeated Content-Length counts once.
+// responseHeader copies the fields into a map. Transfer-Encoding is left out,
+// and a repeated Content-Length counts once.
 func responseHeader(res *h1.Response) http.Header {
-	size := 0
-	for _, f := range res.Fields {
-		size += len(f.Name) + len(f.Value)
+	h := make(http.Header, len(res.Fields))
+	addFields(h, res, func(f *h1.Field) bool { return !equalFold(f.Name, "Transfer-Encoding") })
+	return h
+}
+
+// addFields adds to h the fields of res that pass: one string for all of them.
+// A repeated Content-Length counts once.
+func addFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
+	size, count := 0, 0
+	for i := range res.Fields {
+		if f := &res.Fields[i]; pass(f) {
+			size += len(f.Name) + len(f.Value)
+			count++
+		}
 	}
 	var text strings.Builder
 	text.Grow(size)
-	for _, f := range res.Fields {
+	values := make([]string, 0, count)
+	for i := range res.Fields {
+		f := &res.Fields[i]
+		if !pass(f) {
+			continue
+		}
+		start := text.Len()
 		text.Write(f.Name)
 		text.Write(f.Value)
-	}
-	rest := text.String()
-	h := make(http.Header, len(res.Fields))
-	values := make([]string, len(res.Fields))
-	for i, f := range res.Fields {
-		name := textproto.CanonicalMIMEHeaderKey(rest[:len(f.Name)])
-		values[i] = rest[len(f.Name) : len(f.Name)+len(f.Value)]
-		rest = rest[len(f.Name)+len(f.Value):]
+		line := text.String()[start:]
+		name, value := textproto.CanonicalMIMEHeaderKey(line[:len(f.Name)]), line[len(f.Name):]
 		switch old := h[name]; {
 		case old == nil:
-			h[name] = values[i : i+1 : i+1]
+			values = append(values, value)
+			h[name] = values[len(values)-1 : len(values) : len(values)]
 		case name != "Content-Length":
-			h[name] = append(old, values[i])
+			h[name] = append(old[:len(old):len(old)], value)
 		}
 	}
-	delete(h, "Transfer-Encoding")
-	return h
 }
+
+// equalFold compares a name without a copy.
+func equalFold(b []byte, s string) bool { return len(b) == len(s) && strings.EqualFold(string(b), s) }
 
 // announcedTrailers takes the Trailer fields out of h and returns the names they
 // announce, without those that must not come.

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ const (
 type try struct {
 	c     *client
 	req   *http.Request
+	ctx   context.Context // ends the try; a flight, or the request's
 	on1xx func(int, http.Header) error
 	s     *scratch
 
@@ -82,29 +84,26 @@ func (t *try) prepare() error {
 	return nil
 }
 
-// run sends the request and reads the response head.
-func (t *try) run() (*http.Response, *AttemptError) {
+// run sends the request and reads the head of the final response, or of a 101,
+// whose length it returns.
+func (t *try) run() (int, *AttemptError) {
 	if err := t.send(); err != nil {
 		op := "write"
 		if t.conn.Sent() {
 			op = "read"
 		}
-		return nil, t.fail(op, err)
+		return 0, t.fail(op, err)
 	}
 	for {
 		n, err := t.head()
 		if err != nil {
-			return nil, t.fail("read", err)
+			return 0, t.fail("read", err)
 		}
-		res := &t.s.res
-		switch {
-		case res.Status == http.StatusSwitchingProtocols:
-			return t.switched(n)
-		case res.Status >= 200:
-			return t.final(n), nil
+		if status := t.s.res.Status; status >= 200 || status == http.StatusSwitchingProtocols {
+			return n, nil
 		}
 		if err := t.onInterim(n); err != nil {
-			return nil, t.fail("read", err)
+			return 0, t.fail("read", err)
 		}
 	}
 }
@@ -222,10 +221,19 @@ func (t *try) onInterim(n int) error {
 // final turns the head of n bytes into the response.
 func (t *try) final(n int) *http.Response {
 	res := t.response()
+	if t.s.res.Framing(t.req.Method) == h1.ChunkedBody {
+		res.Trailer = announcedTrailers(res.Header)
+	}
+	t.attach(res, n)
+	return res
+}
+
+// attach makes what follows the head of n bytes the body of res.
+func (t *try) attach(res *http.Response, n int) {
 	t.conn.Discard(n)
 	_ = t.conn.SetReadDeadline(time.Time{})
 	framing := t.s.res.Framing(t.req.Method)
-	b := &body{conn: t.conn, stop: t.stop, ctx: t.req.Context(), upload: t.upload, res: res, framing: framing,
+	b := &body{conn: t.conn, stop: t.stop, ctx: t.ctx, upload: t.upload, res: res, framing: framing,
 		left: t.s.res.ContentLength, keep: t.s.res.Persistent(t.req.Method) && !t.req.Close}
 	res.Body = b
 	switch framing {
@@ -239,16 +247,17 @@ func (t *try) final(n int) *http.Response {
 		res.ContentLength = b.left
 	case h1.ChunkedBody:
 		res.ContentLength = -1
-		res.TransferEncoding = []string{"chunked"}
-		res.Trailer = announcedTrailers(res.Header)
+		res.TransferEncoding = chunkedCoding
 	default:
 		res.ContentLength = -1
 	}
-	return res
 }
 
+// chunkedCoding is what net/http calls a chunked body. Read-only.
+var chunkedCoding = []string{"chunked"}
+
 // switched turns the connection into the response's body.
-func (t *try) switched(n int) (*http.Response, *AttemptError) {
+func (t *try) switched(n int) (*http.Response, error) {
 	if t.upload != nil {
 		return nil, t.fail("read", &ProtocolError{What: "101 before the end of the request"})
 	}
@@ -257,7 +266,7 @@ func (t *try) switched(n int) (*http.Response, *AttemptError) {
 	if !t.stop() {
 		return nil, t.fail("read", pool.ErrAborted)
 	}
-	res.Body = newSwitchedBody(t.req.Context(), t.conn)
+	res.Body = newSwitchedBody(t.ctx, t.conn)
 	return res, nil
 }
 

@@ -59,9 +59,12 @@ func (a *attempt) outgoingURL(t *Target) *url.URL {
 	in := a.q.URL
 	raw := a.q.RequestURI
 	base := t.base
-	if a.f.Rewrite == nil && base == "" && strings.HasPrefix(raw, "/") && in.RequestURI() != raw {
-		// The parsed form would spell it differently.
-		out.Opaque, out.RawQuery = splitQuery(raw)
+	if raw == "*" { // asks about the server, which no path is put before
+		base = ""
+	}
+	if a.f.Rewrite == nil && in.RequestURI() != raw && spells(raw, in) && (t.Pool != nil || !strings.HasPrefix(base+raw, "//")) {
+		// The parsed form would spell it differently. Foreign clients take an Opaque that begins with // for an authority.
+		out.Opaque, out.RawQuery, out.ForceQuery = base+pathOf(raw), in.RawQuery, in.ForceQuery
 		return out
 	}
 	out.Path, out.RawPath = in.Path, in.RawPath
@@ -75,9 +78,16 @@ func (a *attempt) outgoingURL(t *Target) *url.URL {
 	return out
 }
 
-func splitQuery(target string) (path, query string) {
-	path, query, _ = strings.Cut(target, "?")
-	return path, query
+// spells reports whether the origin-form target raw means u, which handlers around us may have changed.
+func spells(raw string, u *url.URL) bool {
+	unescaped, err := url.PathUnescape(pathOf(raw))
+	return err == nil && strings.HasPrefix(raw, "/") && unescaped == u.Path
+}
+
+// pathOf is a target without its query.
+func pathOf(target string) string {
+	before, _, _ := strings.Cut(target, "?")
+	return before
 }
 
 // outgoingHeader copies the fields that cross the proxy and adds ours.
@@ -95,11 +105,17 @@ func (a *attempt) outgoingHeader() http.Header {
 		h.Set("Connection", "Upgrade")
 		h.Set("Upgrade", protocol)
 	}
-	header.SetForwarded(h, &header.Hop{Peer: a.x.Via, Client: a.x.Client, Scheme: a.x.Scheme,
-		Version: strings.TrimPrefix(q.Proto, "HTTP/"), Name: Name,
-		Trusted: a.x.Trusted, RFC7239: a.f.Forwarded}, q.Host)
+	hop := a.hop()
+	header.SetForwarded(h, &hop, q.Host)
 	header.OmitUserAgent(h)
 	return h
+}
+
+// hop is what the target is told of the client.
+func (a *attempt) hop() header.Hop {
+	return header.Hop{Peer: a.x.Via, Client: a.x.Client, Scheme: a.x.Scheme,
+		Version: strings.TrimPrefix(a.q.Proto, "HTTP/"), Name: Name,
+		Trusted: a.x.Trusted, RFC7239: a.f.Forwarded}
 }
 
 // upgradeProtocol is the protocol that q asks for and that may pass, or "".

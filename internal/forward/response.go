@@ -17,7 +17,9 @@ func (a *attempt) respond(res *http.Response) *Failure {
 	if fail := a.modify(res); fail != nil {
 		return fail
 	}
-	header.CleanResponse(res.Header)
+	if res != &a.res {
+		a.copyHeader(res)
+	}
 	announced := a.writeHead(res)
 	if fail := a.copyBody(res); fail != nil {
 		return fail
@@ -48,9 +50,10 @@ func (a *attempt) hookFailure(err error) *Failure {
 		Reason: "proxy_internal_error", Err: err}
 }
 
-// writeHead sends the status and the fields, and returns how many trailers it
-// announced. Fields that outer handlers set stay.
-func (a *attempt) writeHead(res *http.Response) (announced int) {
+// copyHeader copies the fields that cross the proxy. Fields that outer handlers
+// set stay.
+func (a *attempt) copyHeader(res *http.Response) {
+	header.CleanResponse(res.Header)
 	h := a.w.Header()
 	for k, v := range res.Header {
 		if k == "Content-Length" && len(res.Trailer) > 0 {
@@ -61,6 +64,12 @@ func (a *attempt) writeHead(res *http.Response) (announced int) {
 		}
 		h[k] = v
 	}
+}
+
+// writeHead sends the status and the fields, and returns how many trailers it
+// announced.
+func (a *attempt) writeHead(res *http.Response) (announced int) {
+	h := a.w.Header()
 	a.f.ResponseHeader.apply(h)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one

@@ -196,15 +196,20 @@ func appendStatus(dst []byte, res *h1.Response) []byte {
 func (f *Forwarder) appendFields(dst []byte, res *h1.Response) (_ []byte, dated bool) {
 	for i := range res.Fields {
 		fd := &res.Fields[i]
-		if header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) != 0 ||
-			res.Nominates && nominated(res, fd.Name) ||
-			f.ResponseHeader.drops != nil && f.ResponseHeader.dropsField(fd.Name) {
+		if !f.passes(res, fd) {
 			continue
 		}
 		dated = dated || len(fd.Name) == 4 && strings.EqualFold(string(fd.Name), "Date")
 		dst = appendLine(dst, fd)
 	}
 	return dst, dated
+}
+
+// passes reports whether a response field crosses the proxy.
+func (f *Forwarder) passes(res *h1.Response, fd *h1.Field) bool {
+	return header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) == 0 &&
+		!(res.Nominates && nominated(res, fd.Name)) &&
+		!(f.ResponseHeader.drops != nil && f.ResponseHeader.dropsField(fd.Name))
 }
 
 func nominated(res *h1.Response, name []byte) bool {
