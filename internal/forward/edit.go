@@ -44,6 +44,13 @@ func (e *Edit) check(field string) error {
 	return errors.Join(errs...)
 }
 
+// drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
+func (e *Edit) drop(h http.Header) {
+	for _, k := range e.drops {
+		h.Del(k)
+	}
+}
+
 // apply makes the change in h, without touching the slices it finds there.
 func (e *Edit) apply(h http.Header) {
 	for _, k := range e.Remove {

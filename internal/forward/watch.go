@@ -24,6 +24,9 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		Path:   q.URL.EscapedPath(),
 		Query:  q.URL.RawQuery,
 	}}
+	if raw := pathOf(q.RequestURI); raw != x.Path && spells(raw, q.URL) {
+		x.Path = raw
+	}
 	if q.TLS != nil {
 		x.Scheme = "https"
 	}
