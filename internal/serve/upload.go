@@ -212,8 +212,10 @@ func (u *upload) runChunked() error {
 		} else if err != nil {
 			return &clientError{err}
 		}
+		u.sent.Store(err == io.EOF) // as good as: see nearlySent
 		if len(b.out) > 0 {
 			if err := u.write(b.out); err != nil {
+				u.sent.Store(false)
 				return err
 			}
 		}
