@@ -1,0 +1,304 @@
+package e2e_test
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// classes are the only ways in which two proxies may differ. What is compared is already free of the order and case of
+// field names, of the order of trailers and of the borders of chunks: none of them means anything (RFC 9110, 5.3; RFC 9112,
+// 7.1). Read-only.
+var classes = []class{
+	{name: "date", why: "each proxy answers at its own time",
+		holds: func(d difference, x *exchange) bool { return d.is("down field date") && d.inA && d.inB }},
+	{name: "reason phrase", why: "the fast lane passes the upstream's on, net/http writes the standard one, and nobody reads it (RFC 9112, 4)",
+		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " reason") }},
+	{name: "length of nothing", why: "the fast lane keeps what the client said, net/http decides by the method: a request without a body may say so or not",
+		holds: func(d difference, x *exchange) bool {
+			return d.is("up field content-length") && d.a+d.b == "0" && d.viewA["up body"] == "" && d.viewB["up body"] == ""
+		}},
+	{name: "answer's framing", why: "net/http gives a short chunked body a length",
+		holds: func(d difference, x *exchange) bool {
+			return d.is("down field content-length", "down field transfer-encoding") &&
+				"chunked" == d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] && d.viewA["down body"] == d.viewB["down body"]
+		}},
+	{name: "304's description", why: "net/http takes the fields about a body out of a 304; the fast lane passes them on (RFC 9110, 15.4.5)",
+		holds: func(d difference, x *exchange) bool {
+			return d.is("down field content-length", "down field content-type") && d.viewA["down status"] == "304" && !d.inB
+		}},
+
+	{name: "no record", why: "httputil keeps none", httputil: true,
+		holds: func(d difference, x *exchange) bool { return d.is("record ") && !d.inB }},
+	{name: "guessed type", why: "net/http guesses a Content-Type below httputil", httputil: true,
+		holds: func(d difference, x *exchange) bool { return d.is("down field content-type") && !d.inA }},
+	{name: "escaped bytes", why: "httputil escapes what RFC 3986 does not let a path hold", httputil: true,
+		holds: func(d difference, x *exchange) bool {
+			return d.is("up start") && strings.ContainsAny(d.a, "|\"<>{}\\^`")
+		}},
+	{name: "lost trailers", why: "httputil drops trailers of requests that are not announced", httputil: true,
+		holds: func(d difference, x *exchange) bool { return d.is("up trailer ") && !d.inB }},
+}
+
+// request is a request of the corpus: start line, Host, the lane probe, fields and what follows them.
+func request(start string, rest string) string {
+	return start + " HTTP/1.1\r\nHost: a.test\r\n" + laneProbe + ": p\r\n" + rest
+}
+
+var say = answer{raw: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
+
+// framingCases pairs every way to frame a request with every way to frame an answer.
+func framingCases(methods ...string) (all []exchange) {
+	bodies := []struct{ name, rest string }{
+		{"no body", "\r\n"},
+		{"a body of no bytes", "Content-Length: 0\r\n\r\n"},
+		{"a body", sized("hello")},
+		{"a chunked body", "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello world", 4)},
+		{"a chunked body of no bytes", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"a chunked body with trailers", "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello", 3, "X-Sum: 1", "x-sum: 2", "Content-Digest: d")},
+	}
+	head := "HTTP/1.1 200 OK\r\nX-A: 1\r\n"
+	answers := []struct {
+		name string
+		answer
+	}{
+		{"no bytes", answer{raw: head + "Content-Length: 0\r\n\r\n"}},
+		{"a body", answer{raw: head + sized("hello")}},
+		{"chunks", answer{raw: head + "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello world", 4)}},
+		{"no chunks", answer{raw: head + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"}},
+		{"chunks and trailers", answer{raw: head + "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello", 4, "X-Sum: 1", "X-Sum: 2", "X-Other: 3")}},
+		{"chunks and announced trailers", answer{raw: head + "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("hello", 4, "X-Sum: 1")}},
+		{"a body until the end", answer{raw: head + "\r\nhello", close: true}},
+		{"a body and the end", answer{raw: head + "Connection: close\r\n" + sized("hello"), close: true}},
+		{"nothing, 204", answer{raw: "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"}},
+		{"nothing, 304", answer{raw: "HTTP/1.1 304 Not Modified\r\nEtag: \"1\"\r\n\r\n"}},
+	}
+	for _, method := range methods {
+		for _, b := range bodies {
+			for _, a := range answers {
+				all = append(all, exchange{name: method + " with " + b.name + ", answered by " + a.name,
+					raw: request(method+" /p?q=1", b.rest), answer: a.answer, odd: method == "PROPFIND"})
+			}
+		}
+	}
+	for _, a := range answers { // to HEAD, the same heads without what follows
+		a.raw = a.raw[:strings.Index(a.raw, "\r\n\r\n")+4]
+		all = append(all, exchange{name: "HEAD, answered by the head of " + a.name, raw: request("HEAD /p", "\r\n"), answer: a.answer,
+			foreign: strings.Contains(a.name, "announced")}) // httputil announces them
+	}
+	return all
+}
+
+// rig is the proxies that a corpus goes through.
+type rig struct{ fast, full, reference *track }
+
+func newRig(t testing.TB, s shape) *rig {
+	t.Helper()
+	r := &rig{fast: newFast(t, s), full: newFull(t, s)}
+	if !s.own && s.trusted == "" {
+		r.reference = newReference(t, s)
+	}
+	return r
+}
+
+// run sends x through each proxy and compares.
+func (r *rig) run(t testing.TB, x *exchange, used map[string]int) {
+	t.Helper()
+	fast := r.fast.ask(t, x)
+	want := map[bool]string{true: "1", false: "0"}[!x.nothing]
+	require.Equal(t, want, fast["up requests"], "%s: what the backend gets; the client gets %s", x.name, short(fast["down status"]+fast["down body"]))
+	if !x.nothing {
+		lane := map[bool]string{true: "", false: "fast"}[x.odd]
+		require.Equal(t, lane, fast["lane"], "%s: the lane it takes", x.name)
+	}
+	compare(t, x, "fast", fast, "full", r.full.ask(t, x), used)
+	if r.reference != nil && !x.foreign {
+		compare(t, x, "fast", fast, "httputil", r.reference.ask(t, x), used)
+	}
+}
+
+// headCases are odd but legal heads, and a few that both lanes refuse.
+func headCases() (all []exchange) {
+	add := func(name, raw string) *exchange {
+		all = append(all, exchange{name: name, raw: raw, answer: say})
+		return &all[len(all)-1]
+	}
+	get := func(name, fields string) *exchange { return add(name, request("GET /", fields+"\r\n")) }
+	get("empty values", "X-Empty:\r\nX-Blank:   \t \r\n")
+	get("no space behind the colon", "X-A:b\r\n")
+	get("white space around a value", "X-A: \t b \tc\t \r\n")
+	get("bytes beyond ASCII", "X-A: caf\xc3\xa9 \xff\xfe\r\n")
+	get("a name of every kind of byte", "!#$%&'*+-.^_`|~09azAZ: v\r\n")
+	get("a name of one byte", "x: 1\r\n")
+	get("a long value", "X-Long: "+strings.Repeat("v", 8<<10)+"\r\n")
+	get("a long name", strings.Repeat("n", 4<<10)+": v\r\n")
+	get("90 fields", strings.Repeat("X-Many: v\r\n", 90))
+	get("several values of one field", "Accept: a\r\nX-A: 1\r\naccept: b\r\nACCEPT: c, d\r\n")
+	get("several cookies", "Cookie: a=1\r\nCookie: b=2; c=3\r\n")
+	get("a user agent", "User-Agent: me/1\r\n")
+	get("credentials", "Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n")
+	get("what a browser sends", "User-Agent: Mozilla/5.0 (X11)\r\nAccept: text/html,*/*;q=0.8\r\nAccept-Language: de\r\nAccept-Encoding: gzip, br\r\n"+
+		"Referer: http://a.test/\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\nCache-Control: max-age=0\r\n")
+	get("Connection: keep-alive", "Connection: keep-alive\r\n")
+	get("Connection: close", "Connection: close\r\n")
+	get("Connection: Close, keep-alive", "Connection: Close , keep-alive\r\n")
+	get("an empty Connection", "Connection:\r\nConnection: ,,\r\n")
+	get("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nHTTP2-Settings: AAMAAABk\r\n").foreign = true // keeps HTTP2-Settings
+	get("a condition", "If-None-Match: \"1\"\r\nIf-Modified-Since: Mon, 02 Jan 2006 15:04:05 GMT\r\nRange: bytes=0-1\r\n")
+	get("Via of another proxy", "Via: 1.0 first, 1.1 second\r\nvia: 1.1 third\r\n")
+
+	get("Connection names fields", "Connection: X-Secret, x-other\r\nX-Secret: 1\r\nX-Other: 2\r\nX-Kept: 3\r\n").odd = true
+	get("Connection names fields on several lines", "Connection: close\r\nConnection:\tX-Secret ,\r\nX-Secret: 1\r\n").odd = true
+	get("Connection names ours", "Connection: x-forwarded-for, X-Real-Ip, via, Forwarded, X-Forwarded-Host, host, content-length\r\n").odd = true
+	get("TE", "TE: trailers, gzip\r\n").odd = true
+	get("an upgrade nobody may ask for", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n").odd = true
+	all[len(all)-1].foreign = true // httputil lets it through
+	add("an announced trailer", request("POST /", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked("hello", 2, "X-Sum: 1"))).odd = true
+	add("HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").odd = true
+	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n").odd = true
+	add("an unusual method", request("M-SEARCH /", "\r\n")).odd = true
+	add("an absolute target", request("GET http://a.test/x?y", "\r\n")).odd = true
+	for _, host := range []string{"A.Test", "a.test.", "a.test:80", "A.TEST.:8080", "127.0.0.1", "a_b.test", "a.test:"} {
+		add("Host "+host, "GET / HTTP/1.1\r\nHost: "+host+"\r\n"+laneProbe+": p\r\n\r\n")
+	}
+	for _, host := range []string{"[::1]", "[2001:db8::1]:80", "xn--bcher-kva.test"} {
+		add("Host "+host, "GET / HTTP/1.1\r\nHost: "+host+"\r\n"+laneProbe+": p\r\n\r\n").odd = true
+	}
+	return all
+}
+
+// targetCases are request targets that must arrive as they are.
+func targetCases() (all []exchange) {
+	for _, target := range []string{
+		"/", "//", "///a//b/", "/a%2Fb%2fc", "/%41%7e", "/a%20b", "/a%00b", "/a;b=c;d", "/a+b", "/a/../b/./c", "/..", "/%2e%2e/", "/a:b@c", "/!$&'()*,",
+		"/a|b", "/a\"b", "/<b>", "/{x}", "/a\\b", "/a^b`c", "/[x]", "/?", "/a?", "/a??b", "/?a=1;b=2&c=%x", "/?%", "/a|?", "/a|??b", "/?a=%2F&b=+&c=\"",
+		"/?" + strings.Repeat("a=b&", 1000), "/" + strings.Repeat("../", 1000), "/" + strings.Repeat("a", 8<<10), "/http://b.test/", "/*", "/%C3%A9?%C3%A9",
+	} {
+		all = append(all, exchange{name: "target " + label(target), raw: request("GET "+target, "\r\n"), answer: say})
+	}
+	return all
+}
+
+// answerCases are odd but legal heads and framings of a response.
+func answerCases() (all []exchange) {
+	add := func(name, raw string) *exchange {
+		all = append(all, exchange{name: name, raw: request("GET /", "\r\n"), answer: answer{raw: raw}})
+		return &all[len(all)-1]
+	}
+	ok := func(name, fields string) *exchange { return add(name, "HTTP/1.1 200 OK\r\n"+fields+sized("hello")) }
+	ok("several values of one field", "Set-Cookie: a=1\r\nX-A: 1\r\nset-cookie: b=2; Path=/\r\nSET-COOKIE: c=3\r\nx-a: 2, 3\r\n")
+	ok("empty values", "X-Empty:\r\nX-Blank: \t \r\n")
+	ok("bytes beyond ASCII", "X-A: caf\xc3\xa9 \xff\r\n")
+	ok("a long value", "X-Long: "+strings.Repeat("v", 12<<10)+"\r\n")
+	ok("90 fields", strings.Repeat("X-Many: v\r\n", 90))
+	ok("a Content-Type", "Content-Type: text/x-own\r\n")
+	ok("a Date", "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\nServer: own/1\r\n")
+	ok("a compressed body", "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n")
+	ok("Via and X-Forwarded-For", "Via: 1.1 inner\r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\nX-Real-Ip: 10.0.0.1\r\n")
+	ok("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2\r\nTE: trailers\r\n").foreign = true // httputil keeps TE's like
+	ok("Connection names fields", "Connection: X-Secret, keep-alive\r\nX-Secret: 1\r\nX-Kept: 2\r\n")
+	ok("Connection names fields on several lines", "connection: x-secret\r\nConnection: , X-Other ,\r\nX-Secret: 1\r\nx-other: 2\r\n")
+	ok("Connection names what must stay", "Connection: Content-Length, Date, Content-Type\r\nContent-Type: text/x-own\r\n").foreign = true // httputil drops the length
+	ok("Alt-Svc", "Alt-Svc: h2=\":8443\"\r\n").foreign = true                                                                              // httputil keeps it
+	ok("the same length twice", "Content-Length: 5\r\n")
+	ok("an event stream with a length", "Content-Type: text/event-stream\r\n")
+	add("no reason", "HTTP/1.1 200 \r\n"+sized("x"))
+	add("no space before no reason", "HTTP/1.1 200\r\n"+sized("x"))
+	add("an odd reason", "HTTP/1.1 200 Really very fine\r\n"+sized("x"))
+	add("HTTP/1.0", "HTTP/1.0 200 OK\r\n"+sized("x")).answer.close = true
+	add("HTTP/1.0 that stays", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n"+sized("x"))
+	for _, status := range []string{"201", "202", "203", "206", "299", "300", "301", "400", "401", "404", "413", "416", "418", "429", "500", "502", "503", "504", "599", "600", "999"} {
+		add("status "+status, "HTTP/1.1 "+status+" Whatever\r\nRetry-After: 1\r\nLocation: /x\r\nWww-Authenticate: Basic\r\n"+sized("hello"))
+	}
+	for _, interim := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nlink: </b>\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n",
+		"HTTP/1.1 199 Own\r\nX-I: 1\r\nConnection: X-Gone\r\nX-Gone: 1\r\nKeep-Alive: x\r\n\r\n"} {
+		add("interim "+interim[9:12], interim+"HTTP/1.1 200 OK\r\nX-A: 1\r\n"+sized("hello")).foreign = true // httputil keeps hop-by-hop fields
+		add("interim "+interim[9:12]+" three times", strings.Repeat(interim, 3)+"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n").foreign = true
+	}
+	add("100 that nobody asked for", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"+sized("hello")).foreign = true // httputil passes it on
+	add("304 with what a 200 has", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nContent-Type: text/x-own\r\nEtag: \"1\"\r\n\r\n")
+	add("204 with a length", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n")
+	add("chunk extensions and padding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b;c=\"d\"\r\nabc\r\n2  \r\nde\r\n000\r\n\r\n")
+	add("chunks of one byte", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked(strings.Repeat("x", 3000), 1))
+	add("forbidden trailers", "HTTP/1.1 200 OK\r\nTrailer: Content-Length, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+
+		chunked("hello", 5, "Content-Length: 1", "Set-Cookie: a=b", "Transfer-Encoding: chunked", "X-Sum: 1", "Host: b", "Connection: close"))
+	all[len(all)-1].foreign = true // httputil lets most of them pass
+	return all
+}
+
+// bodyCases are bodies of many sizes, there and back.
+func bodyCases() (all []exchange) {
+	for _, n := range []int{1, 100, 4095, 4096, 16<<10 - 300, 16<<10 - 1, 16 << 10, 16<<10 + 1, 32 << 10, 32<<10 + 1, 64 << 10, 100_000, 256 << 10, 1 << 20} {
+		body := strings.Repeat("0123456789abcdef", n/16+1)[:n]
+		head := answer{raw: "HTTP/1.1 200 OK\r\n", echo: true}
+		all = append(all, exchange{name: itoa(n) + " bytes", raw: request("POST /", sized(body)), answer: head})
+		for _, c := range []int{1000, 20_000, 1 << 20} {
+			all = append(all, exchange{name: itoa(n) + " bytes in chunks of " + itoa(c),
+				raw: request("PUT /", "Transfer-Encoding: chunked\r\n\r\n"+chunked(body, c)), answer: head})
+		}
+	}
+	return all
+}
+
+// label makes a name of what a case is about.
+func label(s string) string { return strconv.Quote(s[:min(len(s), 80)]) }
+
+// claimCases are what clients say about themselves and those before them.
+func claimCases() (all []exchange) {
+	for _, fields := range []string{
+		"X-Forwarded-For: 10.0.0.1\r\n", "X-Forwarded-For: 10.0.0.1, 127.0.0.2\r\nx-forwarded-for:  192.0.2.1 ,,127.0.0.3\r\n",
+		"X-Forwarded-For: 2001:db8::1\r\n", "X-Forwarded-For: [2001:db8::1%eth0]:80, 127.0.0.9:1\r\n", "X-Forwarded-For: nonsense, 127.0.0.2\r\n",
+		"X-Forwarded-For:\r\n", "X-Forwarded-For: " + strings.Repeat("127.0.0.1, ", 100) + "127.0.0.1\r\n", "X-Forwarded-For: ::ffff:10.1.1.1\r\n",
+		"X-Forwarded-Proto: https\r\n", "X-Forwarded-Proto: gopher\r\n", "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
+		"X-Forwarded-Host: c.test\r\n", "X-Forwarded-Host: c.test\r\nX-FORWARDED-HOST: d.test\r\n", "X-Forwarded-Host: a b\r\n",
+		"X-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /x\r\nX-Forwarded-Own: 1\r\nX-Forwarded: a\r\n",
+		"Forwarded: for=10.0.0.1;proto=https\r\n", "X-Real-IP: 10.0.0.1\r\n", "X_Forwarded_For: 10.0.0.1\r\nX.Real.Ip: 10.0.0.1\r\nX-Forwarded_Own: 1\r\n",
+		"Content_Length: 1\r\nTransfer_Encoding: chunked\r\nX_Own: kept\r\n",
+	} {
+		all = append(all, exchange{name: "claim " + label(fields), raw: request("GET /", fields+"\r\n"), answer: say, foreign: true})
+	}
+	return all
+}
+
+// Each request goes through the fast lane of a Server, through the Router below net/http's own server, and where it is comparable
+// through httputil.ReverseProxy. The backends are asked the same, and the clients are told the same.
+func TestTheLanesAreOne(t *testing.T) {
+	edits := func(u *hostproxy.Upstream) {
+		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},
+			Set: http.Header{"x-set": {"1", "2"}, "X-A": {"ours"}}, Add: http.Header{"Accept": {"ours"}, "X-Added": {"1"}}}
+		u.ResponseHeader = hostproxy.HeaderEdit{Remove: []string{"server", "X-Blank", "link"},
+			Set: http.Header{"Content-Type": {"text/x-set"}, "x-a": {"ours"}}, Add: http.Header{"Set-Cookie": {"ours=1"}, "X-Added": {"1"}}}
+		u.TargetHost, u.Forwarded = true, true
+	}
+	common := slices.Concat(headCases(), targetCases())
+	used := map[string]int{}
+	for _, tt := range []struct {
+		shape
+		corpus []exchange
+	}{
+		{shape{name: "as it comes"}, slices.Concat(framingCases("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"), common, answerCases(), claimCases(), bodyCases())},
+		{shape{name: "below a path", base: "/base/x"}, common},
+		{shape{name: "below a path with a slash", base: "/base/"}, common},
+		{shape{name: "below an escaped path", base: "/b%2Fc%20"}, common},
+		{shape{name: "behind a trusted proxy", trusted: "127.0.0.0/8", change: func(u *hostproxy.Upstream) { u.Forwarded = true }}, slices.Concat(claimCases(), headCases())},
+		{shape{name: "with edits", change: edits, own: true}, slices.Concat(common, answerCases(), claimCases())},
+		{shape{name: "over TLS", secure: true}, slices.Concat(framingCases("POST"), answerCases(), bodyCases())},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, tt.shape)
+			for _, x := range tt.corpus {
+				t.Run(x.name, func(t *testing.T) { r.run(t, &x, used) })
+			}
+		})
+	}
+	for _, c := range classes {
+		assert.NotZero(t, used[c.name], "nothing differs by its %s: the class can go", c.name)
+	}
+}

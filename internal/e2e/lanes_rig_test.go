@@ -1,0 +1,344 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A track is one proxy with a backend of its own, run beside others that are given the same requests.
+type track struct {
+	name    string
+	addr    string
+	tls     *tls.Config // of clients; nil means plain
+	mirror  *mirror
+	records chan hostproxy.Exchange // nil where there are none
+	idle    *proxytest.Conn         // of the client; nil if there is none
+}
+
+// A mirror is a backend that keeps what it is asked and answers what it is told.
+type mirror struct {
+	ln     net.Listener
+	answer atomic.Pointer[answer]
+	got    chan *proxytest.Request
+
+	work sync.WaitGroup
+	mu   sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+// An answer is what a mirror sends for a request, byte for byte.
+type answer struct {
+	raw   string
+	close bool // the connection ends behind it
+	echo  bool // the request's body follows, as one chunk or with its length; raw is the head without framing
+}
+
+// newMirror starts a mirror, which ends with the test.
+func newMirror(t testing.TB) *mirror {
+	t.Helper()
+	m := &mirror{ln: proxytest.Listen(t), got: make(chan *proxytest.Request, 1024), open: make(map[net.Conn]struct{})}
+	m.work.Go(m.accept)
+	t.Cleanup(m.close)
+	return m
+}
+
+func (m *mirror) accept() {
+	for {
+		nc, err := m.ln.Accept()
+		if err != nil {
+			return
+		}
+		m.mu.Lock()
+		m.open[nc] = struct{}{}
+		m.mu.Unlock()
+		m.work.Go(func() { m.serve(nc) })
+	}
+}
+
+func (m *mirror) serve(nc net.Conn) {
+	defer func() {
+		nc.Close()
+		m.mu.Lock()
+		delete(m.open, nc)
+		m.mu.Unlock()
+	}()
+	c := proxytest.NewConn(nc)
+	for {
+		_ = nc.SetDeadline(time.Now().Add(4 * proxytest.Patience)) // kept connections stay for a whole run
+		q, err := c.ReadRequest()
+		if q == nil || err != nil {
+			return
+		}
+		m.got <- q
+		a := m.answer.Load()
+		if c.Send(a.to(q)) != nil || a.close {
+			return
+		}
+	}
+}
+
+// to returns the bytes that answer q.
+func (a *answer) to(q *proxytest.Request) string {
+	if !a.echo {
+		return a.raw
+	}
+	body := string(q.Content)
+	if len(q.TransferEncoding) > 0 {
+		return a.raw + "Transfer-Encoding: chunked\r\n\r\n" + chunked(body, 10_000)
+	}
+	return a.raw + sized(body)
+}
+
+func (m *mirror) close() {
+	m.ln.Close()
+	m.mu.Lock()
+	for nc := range m.open {
+		nc.Close()
+	}
+	m.mu.Unlock()
+	m.work.Wait()
+}
+
+// taken returns the requests since the last call. An answered request is among them; one that the proxy gave up may not be.
+func (m *mirror) taken() (all []*proxytest.Request) {
+	for {
+		select {
+		case q := <-m.got:
+			all = append(all, q)
+		default:
+			return all
+		}
+	}
+}
+
+// A shape is how the proxies of a comparison are set up. The zero shape is a route for any host without further ado.
+type shape struct {
+	name    string
+	base    string // path of the target's URL
+	trusted string // a prefix of trusted proxies
+	change  func(*hostproxy.Upstream)
+	secure  bool // clients come over TLS
+	own     bool // httputil cannot do the like
+}
+
+func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
+	t.Helper()
+	u := hostproxy.To("http://" + k.mirror.ln.Addr().String() + s.base)
+	if s.change != nil {
+		s.change(u)
+	}
+	r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler), Observe: k.observe}
+	if s.trusted != "" {
+		r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(s.trusted)}
+	}
+	r.Handle("*", u)
+	return r
+}
+
+func newTrack(t testing.TB, name string) *track {
+	t.Helper()
+	k := &track{name: name, mirror: newMirror(t), records: make(chan hostproxy.Exchange, 1024)}
+	t.Cleanup(k.rest)
+	return k
+}
+
+// rest closes the client's kept connection.
+func (k *track) rest() {
+	if k.idle != nil {
+		k.idle.Close()
+		k.idle = nil
+	}
+}
+
+func (k *track) observe(x *hostproxy.Exchange) {
+	c := *x
+	for _, text := range []*string{&c.Proto, &c.Scheme, &c.Method, &c.Host, &c.Path, &c.Query, &c.Pattern, &c.Target} {
+		*text = strings.Clone(*text) // of the fast lane they are gone after the call
+	}
+	k.records <- c
+}
+
+// newFast starts a Server, whose fast lane takes what it can.
+func newFast(t testing.TB, s shape) *track {
+	t.Helper()
+	k := newTrack(t, "fast")
+	r := s.router(t, k)
+	server := &hostproxy.Server{Router: r}
+	if !s.secure {
+		k.addr = proxytest.StartPlain(t, server).Plain
+		return k
+	}
+	config, roots := proxytest.TLS(t, "a.test")
+	r.TLS.Config = config
+	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
+	k.addr = proxytest.Start(t, server).HTTPS
+	return k
+}
+
+// newFull starts net/http's own server with the Router as its handler.
+func newFull(t testing.TB, s shape) *track {
+	t.Helper()
+	k := newTrack(t, "full")
+	k.serve(t, s.router(t, k), s.secure)
+	return k
+}
+
+// newReference starts httputil.ReverseProxy, told to do what hostproxy does by itself.
+func newReference(t testing.TB, s shape) *track {
+	t.Helper()
+	k := newTrack(t, "httputil")
+	k.records = nil
+	target, err := url.Parse("http://" + k.mirror.ln.Addr().String() + s.base)
+	require.NoError(t, err)
+	transport := &http.Transport{DisableCompression: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	proxy := &httputil.ReverseProxy{
+		Transport: transport,
+		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(target)
+			p.Out.URL.RawQuery = p.In.URL.RawQuery // as it came
+			p.Out.Host = p.In.Host
+			p.SetXForwarded()
+			client, _, _ := net.SplitHostPort(p.In.RemoteAddr)
+			p.Out.Header.Set("X-Real-Ip", client)
+			p.Out.Header.Add("Via", strings.TrimPrefix(p.In.Proto, "HTTP/")+" hostproxy")
+		},
+	}
+	k.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // or net/http takes the rest of a body away from the transport
+		proxy.ServeHTTP(w, q)
+	}), s.secure)
+	return k
+}
+
+// serve runs h under a plain http.Server.
+func (k *track) serve(t testing.TB, h http.Handler, secure bool) {
+	t.Helper()
+	ln := proxytest.Listen(t)
+	k.addr = ln.Addr().String()
+	server := &http.Server{Handler: h, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	if secure {
+		config, roots := proxytest.TLS(t, "a.test")
+		k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
+		ln = tls.NewListener(ln, config)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(ln) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), proxytest.Patience)
+		defer cancel()
+		_ = server.Shutdown(ctx)
+		server.Close()
+		<-done
+	})
+}
+
+// dial opens a client connection that waits as long as a whole run.
+func (k *track) dial() (*proxytest.Conn, error) {
+	nc, err := net.DialTimeout("tcp", k.addr, proxytest.Patience)
+	if err != nil {
+		return nil, err
+	}
+	if k.tls != nil {
+		nc = tls.Client(nc, k.tls)
+	}
+	return proxytest.NewConn(nc), nil
+}
+
+// An exchange is what one client sends and what the backend is to say to it.
+type exchange struct {
+	name    string
+	raw     string // one request
+	answer  answer
+	nothing bool // forwarded: it is refused
+	odd     bool // not for the fast lane
+	foreign bool // not to be compared with httputil: it is known to differ, or to be wrong
+}
+
+// ask carries out one exchange and tells what both ends saw of it. Where the client may go on, a second exchange on the
+// same connections shows that both ends agree on where the first one ended, and the connection is kept for the next: nothing of
+// one exchange may show in another. An odd one has a connection of its own, which the fast lane does not get back.
+func (k *track) ask(t testing.TB, x *exchange) view {
+	t.Helper()
+	c := k.idle
+	if k.idle = nil; c == nil || x.odd {
+		var err error
+		c, err = k.dial()
+		require.NoError(t, err, k.name)
+	}
+	_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
+	v := k.askOn(t, c, x)
+	if v["down kept"] == "yes" && !x.odd {
+		k.idle = c
+	} else {
+		c.Close()
+	}
+	return v
+}
+
+func (k *track) askOn(t testing.TB, c *proxytest.Conn, x *exchange) view {
+	t.Helper()
+	k.mirror.answer.Store(&x.answer)
+	sent := make(chan struct{})
+	go func() { defer close(sent); _ = c.Send(x.raw) }() // fails when a refusal comes first
+	method, _, _ := strings.Cut(x.raw, " ")
+	v := view{}
+	last := v.readResponses(c, method)
+	if last != nil && !last.Close {
+		v["down kept"] = "yes"
+		<-sent
+		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nprobe"})
+		v.addUp(k)
+		v.probe(c)
+		require.Len(t, k.mirror.taken(), 1, "%s: %s: the probe", k.name, x.name)
+		v.addRecord(k, 2)
+		return v
+	}
+	rest, err := c.ReadAll()
+	if rest != "" || err != nil {
+		v["down rest"] = rest
+	}
+	c.Close()
+	<-sent
+	v.addUp(k)
+	v.addRecord(k, 1)
+	return v
+}
+
+// sized returns the end of a head and a body with its length.
+func sized(body string) string {
+	return "Content-Length: " + itoa(len(body)) + "\r\n\r\n" + body
+}
+
+// chunked returns a body in chunks of up to n bytes, with trailers.
+func chunked(body string, n int, trailers ...string) string {
+	var b strings.Builder
+	for len(body) > 0 {
+		part := body[:min(n, len(body))]
+		body = body[len(part):]
+		b.WriteString(hex(len(part)) + "\r\n" + part + "\r\n")
+	}
+	b.WriteString("0\r\n")
+	for _, line := range trailers {
+		b.WriteString(line + "\r\n")
+	}
+	b.WriteString("\r\n")
+	return b.String()
+}

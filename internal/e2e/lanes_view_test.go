@@ -1,0 +1,233 @@
+package e2e_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A view is what both ends saw of an exchange, as facts with names: "up" is what the backend received, "down" what the
+// client got, "record" what Observe was shown. Fields are compared by lower-case name, with their values in order.
+type view map[string]string
+
+// addUp adds what the backend received, its own address left out.
+func (v view) addUp(k *track) {
+	all := k.mirror.taken()
+	v["up requests"] = itoa(len(all))
+	if len(all) != 1 {
+		return
+	}
+	q := all[0]
+	start := v.addHead("up", bytes.ReplaceAll(q.Raw, []byte(k.mirror.ln.Addr().String()), []byte("backend.test")))
+	v["up start"] = start
+	v["up body"] = string(q.Content)
+	v.addTrailers("up", q.Trailer)
+	if strings.Contains(string(q.Raw), "\r\n"+laneProbe+": ") {
+		v["lane"] = "fast"
+	}
+}
+
+// laneProbe is a field that each compared request has. The fast lane forwards names as they are spelled; net/http, and so
+// the full lane, gives each its canonical spelling. Thus the backend can tell which lane a request took.
+const laneProbe = "x-lAnE"
+
+// readResponses adds the responses to one request, interim ones included, and returns the final one, or nil.
+func (v view) readResponses(c *proxytest.Conn, method string) *proxytest.Response {
+	for i := 0; ; i++ {
+		p, err := c.ReadResponse(method)
+		if p == nil {
+			v["down"] = "nothing"
+			return nil
+		}
+		what := "down"
+		if p.StatusCode < 200 && p.StatusCode != 101 {
+			what = fmt.Sprintf("interim %d", i)
+		}
+		start := v.addHead(what, p.Raw)
+		v[what+" status"], v[what+" reason"], _ = strings.Cut(strings.TrimPrefix(start, "HTTP/1.1 "), " ")
+		if what != "down" {
+			continue
+		}
+		v["down body"] = string(p.Content)
+		v.addTrailers("down", p.Trailer)
+		if err != nil {
+			v["down cut"] = "yes"
+			return nil
+		}
+		return p
+	}
+}
+
+// addHead adds the fields of a raw head and returns its first line.
+func (v view) addHead(what string, raw []byte) string {
+	start, rest, _ := strings.Cut(string(raw), "\r\n")
+	head, _, whole := strings.Cut("\r\n"+rest, "\r\n\r\n")
+	if !whole {
+		v[what+" head"] = "has no end"
+	}
+	for line := range strings.SplitSeq(strings.TrimPrefix(head, "\r\n"), "\r\n") {
+		if line == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || strings.ContainsAny(line, "\r\n\x00") {
+			v[what+" head"] = "has the line " + strconv.Quote(line)
+		}
+		v.add(what+" field "+strings.ToLower(name), strings.Trim(value, " \t"))
+	}
+	return start
+}
+
+func (v view) addTrailers(what string, h http.Header) {
+	for name, values := range h {
+		for _, value := range values {
+			v.add(what+" trailer "+strings.ToLower(name), value)
+		}
+	}
+}
+
+// add adds a value behind those that a fact has.
+func (v view) add(fact, value string) {
+	if old, ok := v[fact]; ok {
+		value = old + " | " + value
+	}
+	v[fact] = value
+}
+
+// probe carries out a plain exchange on the same connection.
+func (v view) probe(c *proxytest.Conn) {
+	if err := c.Send("GET /probe HTTP/1.1\r\nHost: a.test\r\n\r\n"); err != nil {
+		v["down kept"] = "no: " + err.Error()
+		return
+	}
+	switch p, err := c.ReadResponse("GET"); {
+	case err != nil:
+		v["down kept"] = "no: " + err.Error()
+	case p.StatusCode != 200 || string(p.Content) != "probe":
+		v["down kept"] = "out of step: " + string(p.Raw)
+	}
+}
+
+// addRecord adds the first of the next n records.
+func (v view) addRecord(k *track, n int) {
+	if k.records == nil || v["up requests"] == "0" {
+		return
+	}
+	for i := range n {
+		select {
+		case x := <-k.records:
+			if i == 0 {
+				v.addFacts(&x)
+			}
+		case <-time.After(proxytest.Patience):
+			v["record"] = "missing"
+			return
+		}
+	}
+}
+
+func (v view) addFacts(x *hostproxy.Exchange) {
+	v["record client"], v["record peer"] = x.Client.String(), x.Peer.String()
+	v["record request"] = strings.Join([]string{x.Proto, x.Scheme, x.Method, x.Host, x.Path, x.Query, x.Pattern}, " ")
+	v["record status"], v["record attempts"] = itoa(x.Status), itoa(x.Attempts)
+	v["record request bytes"], v["record response bytes"] = fmt.Sprint(x.RequestBytes), fmt.Sprint(x.ResponseBytes)
+	if x.Err == nil {
+		return
+	}
+	e, ok := x.Err.(*hostproxy.Error)
+	if !ok {
+		v["record error"] = "is no *Error"
+		return
+	}
+	v["record error"] = e.Op + " " + string(e.Side)
+}
+
+// A class is a way in which two proxies may tell the same thing differently.
+type class struct {
+	name, why string
+	httputil  bool // only between the fast lane and httputil
+	holds     func(d difference, x *exchange) bool
+}
+
+// A difference is one fact that two views do not share. Absent facts are "".
+type difference struct {
+	fact         string
+	a, b         string
+	inA, inB     bool
+	viewA, viewB view
+}
+
+// is reports whether the fact is one of facts; one that ends in a space stands for all that begin so.
+func (d difference) is(facts ...string) bool {
+	return slices.ContainsFunc(facts, func(f string) bool {
+		return d.fact == f || strings.HasSuffix(f, " ") && strings.HasPrefix(d.fact, f)
+	})
+}
+
+// compare requires that a and b tell the same but for the classes, and counts those in used.
+func compare(t testing.TB, x *exchange, nameA string, a view, nameB string, b view, used map[string]int) {
+	t.Helper()
+	facts := make(map[string]bool)
+	for _, v := range []view{a, b} {
+		for f := range v {
+			facts[f] = f != "lane"
+		}
+	}
+	var wrong []string
+	for f, counts := range facts {
+		d := difference{fact: f, viewA: a, viewB: b}
+		d.a, d.inA = a[f]
+		d.b, d.inB = b[f]
+		if !counts || d.inA == d.inB && d.a == d.b {
+			continue
+		}
+		c := classify(d, x, nameB == "httputil")
+		if c == "" {
+			wrong = append(wrong, fmt.Sprintf("%s:\n\t%-8s %s\n\t%-8s %s", f, nameA, d.show(d.a, d.inA), nameB, d.show(d.b, d.inB)))
+			continue
+		}
+		if used != nil {
+			used[c]++
+		}
+	}
+	if len(wrong) > 0 {
+		slices.Sort(wrong)
+		t.Fatalf("%s: %s and %s differ\nrequest %s\nanswer  %s\n%s", x.name, nameA, nameB,
+			short(x.raw), short(x.answer.raw), strings.Join(wrong, "\n"))
+	}
+}
+
+func (d difference) show(value string, is bool) string {
+	if !is {
+		return "-"
+	}
+	return short(value)
+}
+
+// short quotes s, or its beginning and its length.
+func short(s string) string {
+	if len(s) > 600 {
+		return strconv.Quote(s[:600]) + fmt.Sprintf("... (%d bytes)", len(s))
+	}
+	return strconv.Quote(s)
+}
+
+func classify(d difference, x *exchange, reference bool) string {
+	for _, c := range classes {
+		if (reference || !c.httputil) && c.holds(d, x) {
+			return c.name
+		}
+	}
+	return ""
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
+func hex(n int) string  { return strconv.FormatInt(int64(n), 16) }
