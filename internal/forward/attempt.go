@@ -25,7 +25,8 @@ type attempt struct {
 	x *Exchange
 
 	flight flight
-	body   *requestBody // the client's body, nil without
+	res    http.Response // on the short way
+	body   *requestBody  // the client's body, nil without
 	target *Target
 	tried  [maxAttempts]*Target
 	wrote  bool // the response to the client has begun
@@ -143,19 +144,22 @@ func (a *attempt) try(t *Target) (_ *http.Response, done func(), err error) {
 	if t.h2 != nil && isGRPC(a.q) {
 		c = t.h2
 	}
+	start := time.Now()
+	defer func() { a.x.FirstByte = time.Since(start) }()
 	var ctx context.Context = &a.flight
 	done = func() {}
-	if _, leased := c.(*client); !leased {
+	if own, ok := c.(*client); !ok {
 		ctx, done = a.flight.cancelable()
+	} else if a.short() {
+		res, err := a.doShort(own, t)
+		return res, done, err
 	}
 	out, err := a.outgoing(ctx, t)
 	if err != nil {
 		done()
 		return nil, nil, err
 	}
-	start := time.Now()
 	res, err := c.Do(out, a.informational)
-	a.x.FirstByte = time.Since(start)
 	if err != nil {
 		done()
 		return nil, nil, err

@@ -105,11 +105,17 @@ func (a *attempt) outgoingHeader() http.Header {
 		h.Set("Connection", "Upgrade")
 		h.Set("Upgrade", protocol)
 	}
-	header.SetForwarded(h, &header.Hop{Peer: a.x.Via, Client: a.x.Client, Scheme: a.x.Scheme,
-		Version: strings.TrimPrefix(q.Proto, "HTTP/"), Name: Name,
-		Trusted: a.x.Trusted, RFC7239: a.f.Forwarded}, q.Host)
+	hop := a.hop()
+	header.SetForwarded(h, &hop, q.Host)
 	header.OmitUserAgent(h)
 	return h
+}
+
+// hop is what the target is told of the client.
+func (a *attempt) hop() header.Hop {
+	return header.Hop{Peer: a.x.Via, Client: a.x.Client, Scheme: a.x.Scheme,
+		Version: strings.TrimPrefix(a.q.Proto, "HTTP/"), Name: Name,
+		Trusted: a.x.Trusted, RFC7239: a.f.Forwarded}
 }
 
 // upgradeProtocol is the protocol that q asks for and that may pass, or "".
