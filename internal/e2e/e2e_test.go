@@ -5,6 +5,7 @@ package e2e_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
 	"strings"
@@ -174,3 +175,6 @@ func ip(c *proxytest.Client) string {
 	h, _, _ := net.SplitHostPort(c.LocalAddr().String())
 	return h
 }
+
+// clientTLS is the config of a client that trusts roots.
+func clientTLS(roots *x509.CertPool) *tls.Config { return &tls.Config{RootCAs: roots} }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -59,6 +60,20 @@ func NewTLSServer(t testing.TB, h http.Handler) (s *Server, roots *x509.CertPool
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	return s, roots
+}
+
+// NewUnixServer starts an HTTP/1.1 backend on a unix socket at path.
+func NewUnixServer(t testing.TB, path string, h http.Handler) *Server {
+	t.Helper()
+	s := newServer(t, h)
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatalf("proxytest: listen: %v", err)
+	}
+	s.Listener.Close()
+	s.Listener = ln
+	s.Start()
+	return s
 }
 
 func newServer(t testing.TB, h http.Handler) *Server {

@@ -1,0 +1,212 @@
+package e2e_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
+	gone := make(chan struct{}, 1)
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			_, _ = c.ReadAll() // until the proxy gives up
+			gone <- struct{}{}
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		require.NoError(t, c.Close())
+		<-gone
+		x := s.record(t, 1)
+		assert.Equal(t, 499, x.Status)
+		var failure *hostproxy.Error
+		require.ErrorAs(t, x.Err, &failure)
+		assert.Equal(t, hostproxy.SideClient, failure.Side)
+	})
+}
+
+func TestADialErrorMovesOnWithTheWholeBody(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		for range 8 { // the first choice is random
+			p := s.dial(t).Do("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello")
+			assert.Equal(t, 200, p.StatusCode)
+		}
+		for _, q := range s.backend.Requests() {
+			assert.Equal(t, "hello", string(q.Content))
+		}
+	}, func(s *site) { s.upstream = hostproxy.To("127.0.0.1:1", s.backend.Addr()) })
+}
+
+func TestASilentUpstreamIs504(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Wait(nil)
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		p := s.dial(t).Do("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n")
+		assert.Equal(t, 504, p.StatusCode)
+		var failure *hostproxy.Error
+		require.ErrorAs(t, s.record(t, 1).Err, &failure)
+		assert.Equal(t, "read", failure.Op)
+		assert.Equal(t, hostproxy.SideUpstream, failure.Side)
+	}, func(s *site) { s.upstream.ResponseHeaderTimeout = 50 * time.Millisecond })
+}
+
+func TestEveryExchangeHasItsRecord(t *testing.T) {
+	overEachLane(t, proxytest.Reply("HTTP/1.1 201 Created\r\nContent-Length: 7\r\n\r\ncreated"), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Do("POST /a%2Fb?c=d HTTP/1.1\r\nHost: A.test:80\r\nContent-Length: 5\r\n\r\nhello")
+		x := s.record(t, 1)
+		assert.Equal(t, "POST", x.Method)
+		assert.Equal(t, "HTTP/1.1", x.Proto)
+		assert.Equal(t, "A.test:80", x.Host)
+		assert.Equal(t, "/a%2Fb", x.Path)
+		assert.Equal(t, "c=d", x.Query)
+		assert.Equal(t, "a.test", x.Pattern)
+		assert.Equal(t, s.backend.Addr(), x.Target)
+		assert.Equal(t, 201, x.Status)
+		assert.Equal(t, int64(5), x.RequestBytes)
+		assert.Equal(t, int64(7), x.ResponseBytes)
+		assert.Equal(t, 1, x.Attempts)
+		assert.Equal(t, ip(c), x.Peer.String())
+		assert.Positive(t, x.Duration)
+		assert.NoError(t, x.Err)
+
+		c = s.dial(t)
+		c.Send("GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n")
+		refused := c.Response("GET")
+		x = s.record(t, 2)
+		assert.Equal(t, refused.StatusCode, x.Status)
+		assert.Empty(t, x.Pattern)
+		assert.Empty(t, x.Target)
+	})
+}
+
+func TestAPanicStaysInItsRequest(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		answer := c.Rest()
+		assert.True(t, answer == "" || strings.HasPrefix(answer, "HTTP/1.1 5"), "%q", answer)
+		assert.Equal(t, "ok", string(s.dial(t).Do(get).Content))
+	}, func(s *site) {
+		s.router.Logger = slog.New(slog.DiscardHandler)
+		s.router.Handle("b.test", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oops") }))
+	})
+}
+
+func TestHooksThatFail(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		assert.Equal(t, 502, s.dial(t).Do(get).StatusCode)
+	}, func(s *site) {
+		s.upstream.ModifyResponse = func(*http.Response) error { return io.ErrUnexpectedEOF }
+	})
+	overEachLane(t, proxytest.Reply(""), func(t *testing.T, s *site) {
+		p := s.dial(t).Do(get)
+		assert.Equal(t, 418, p.StatusCode)
+		assert.Equal(t, "sorry", string(p.Content))
+	}, func(s *site) {
+		s.upstream.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
+			w.WriteHeader(http.StatusTeapot)
+			_, _ = io.WriteString(w, "sorry")
+		}
+	})
+}
+
+func TestHostsAreCanonicalOrRefused(t *testing.T) {
+	tests := []struct {
+		host   string
+		status int
+	}{
+		{"a.test", 200}, {"A.TEST", 200}, {"a.test.", 200}, {"a.test:80", 200}, {"A.Test.:65535", 200},
+		{"[abcd::1", 400}, {"a:1:2", 400}, {"..x", 400}, {".", 400}, {"a..test", 400}, {"a.test:98777", 400}, {"a.test:-1", 400}, {"", 400},
+		{"user@a.test", 400}, {"\"a.test\"", 400}, {"[::1%25.a.test]:80", 400}, {"[a.test]", 400}, {"xn--a.test-.test", 400},
+		{strings.Repeat("a", 10<<10) + ".test", 400}, {"a.test/x", 400}, {"a.test a.test", 400}, {"a_b,a.test", 400},
+	}
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		for _, tt := range tests {
+			p := s.dial(t).Do("GET / HTTP/1.1\r\nHost: " + tt.host + "\r\nConnection: close\r\n\r\n")
+			assert.Equal(t, tt.status, p.StatusCode, "%.80q", tt.host)
+		}
+		for _, q := range s.backend.Requests() {
+			assert.Contains(t, strings.ToLower(q.Host), "a.test")
+		}
+	})
+}
+
+func TestAnUnknownHostIs404Or421OverTLS(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		p := s.dial(t).Do("GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n")
+		if s.lane.secure {
+			assert.Equal(t, 421, p.StatusCode)
+		} else {
+			assert.Equal(t, 404, p.StatusCode)
+		}
+		assert.Zero(t, s.backend.Conns())
+	})
+}
+
+func TestThePlainListenerRedirectsKnownHostsOnly(t *testing.T) {
+	backend := proxytest.NewBackend(t, proxytest.Reply(ok))
+	var r hostproxy.Router
+	r.Handle("a.test", hostproxy.To(backend.Addr()))
+	r.Handle("*.b.test", hostproxy.To(backend.Addr()))
+	r.TLS.Config, _ = proxytest.TLS(t, "a.test", "*.b.test")
+	server := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	_, port, _ := strings.Cut(server.HTTPS, ":")
+	_, plain, _ := strings.Cut(server.Plain, ":")
+	tests := []struct {
+		host, target string
+		status       int
+		location     string
+	}{
+		{"a.test:" + plain, "/x%2Fy?z", 308, "https://a.test:" + port + "/x%2Fy?z"},
+		{"A.TEST.:" + plain, "/", 308, "https://a.test:" + port + "/"},
+		{"c.b.test:" + plain, "//evil.test/", 308, "https://c.b.test:" + port + "//evil.test/"},
+		{"evil.test", "/", 404, ""},
+		{"a.test@evil.test", "/", 400, ""},
+		{"a.test", "/.well-known/acme-challenge/unknown-token", 308, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.host+tt.target, func(t *testing.T) {
+			p := proxytest.Dial(t, server.Plain).Do("GET " + tt.target + " HTTP/1.1\r\nHost: " + tt.host + "\r\n\r\n")
+			if strings.HasPrefix(tt.target, "/.well-known/") {
+				assert.Contains(t, []int{308, 404}, p.StatusCode, "answered here, whatever it is")
+			} else {
+				assert.Equal(t, tt.status, p.StatusCode)
+				assert.Equal(t, tt.location, p.Header.Get("Location"))
+			}
+		})
+	}
+	assert.Zero(t, backend.Conns())
+}
+
+func TestAnUpstreamAloneIsAHandler(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	u := hostproxy.To(backend.Addr())
+	front := proxytest.NewServer(t, u)
+	client := proxytest.HTTPClient(t, front.Addr(), nil, "h1")
+	p, err := client.Get("http://anything.test/a%2Fb")
+	require.NoError(t, err)
+	require.NoError(t, p.Body.Close())
+	assert.Equal(t, 200, p.StatusCode)
+	got := backend.Last(t)
+	assert.Equal(t, "/a%2Fb", got.Target)
+	assert.Equal(t, "anything.test", got.Host)
+	assert.Equal(t, "127.0.0.1", got.Header.Get("X-Forwarded-For"))
+	require.NoError(t, u.Drain(context.Background()))
+}

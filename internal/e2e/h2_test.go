@@ -1,0 +1,246 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// overEachProtocol runs check with a client for each protocol in front and an upstream of each kind behind, all of which
+// run h.
+func overEachProtocol(t *testing.T, h http.HandlerFunc, check func(t *testing.T, client *http.Client, backend *proxytest.Server)) {
+	t.Helper()
+	for _, front := range []string{"h1", "h2"} {
+		for _, back := range []string{"http", "h2c", "https", "unix"} {
+			t.Run(front+" to "+back, func(t *testing.T) {
+				proxytest.NoLeaks(t)
+				backend, upstream := newUpstream(t, back, h)
+				check(t, clientOf(t, front, upstream), backend)
+			})
+		}
+	}
+}
+
+// newUpstream starts a backend of a kind, a scheme of a target, and an Upstream for it.
+func newUpstream(t *testing.T, kind string, h http.Handler) (*proxytest.Server, *hostproxy.Upstream) {
+	t.Helper()
+	switch kind {
+	case "h2c":
+		s := proxytest.NewH2CServer(t, h)
+		return s, hostproxy.To("h2c://" + s.Addr())
+	case "https":
+		s, roots := proxytest.NewTLSServer(t, h)
+		u := hostproxy.To("https://" + s.Addr())
+		u.TLS = clientTLS(roots)
+		return s, u
+	case "unix":
+		path := filepath.Join(t.TempDir(), "socket")
+		s := proxytest.NewUnixServer(t, path, h)
+		return s, hostproxy.To("unix:" + path)
+	}
+	s := proxytest.NewServer(t, h)
+	return s, hostproxy.To(s.Addr())
+}
+
+// clientOf returns a client that speaks the protocol, over TLS, to a Server with the route a.test.
+func clientOf(t *testing.T, protocol string, h http.Handler) *http.Client {
+	t.Helper()
+	var r hostproxy.Router
+	r.Handle("a.test", h)
+	config, roots := proxytest.TLS(t, "a.test")
+	r.TLS.Config = config
+	server := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	return proxytest.HTTPClient(t, server.HTTPS, roots, protocol)
+}
+
+// do sends q and returns the response with its body read.
+func do(t *testing.T, client *http.Client, q *http.Request) (*http.Response, string) {
+	t.Helper()
+	p, err := client.Do(q)
+	require.NoError(t, err)
+	defer p.Body.Close()
+	body, err := io.ReadAll(p.Body)
+	require.NoError(t, err)
+	return p, string(body)
+}
+
+func request(t *testing.T, method, target string, body io.Reader) *http.Request {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), proxytest.Patience)
+	t.Cleanup(cancel)
+	q, err := http.NewRequestWithContext(ctx, method, "https://a.test"+target, body)
+	require.NoError(t, err)
+	return q
+}
+
+func TestTrailersCrossEveryProtocol(t *testing.T) {
+	h := func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Trailer", "X-Announced")
+		body, _ := io.ReadAll(q.Body)
+		_, _ = w.Write(body)
+		w.Header().Set("X-Announced", "got "+q.Trailer.Get("X-Sent"))
+		w.Header().Set(http.TrailerPrefix+"X-Unannounced", "2")
+	}
+	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
+		for _, body := range []string{"text", ""} {
+			q := request(t, "POST", "/", io.MultiReader(strings.NewReader(body)))
+			q.Trailer = http.Header{"X-Sent": {"1"}}
+			p, got := do(t, client, q)
+			assert.Equal(t, body, got)
+			assert.Equal(t, "got 1", p.Trailer.Get("X-Announced"))
+			assert.Equal(t, "2", p.Trailer.Get("X-Unannounced"))
+		}
+	})
+}
+
+func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+	h := func(w http.ResponseWriter, q *http.Request) {
+		body, err := io.ReadAll(q.Body)
+		if err == nil && bytes.Equal(body, big) {
+			_, _ = w.Write(body)
+		}
+	}
+	overEachProtocol(t, h, func(t *testing.T, client *http.Client, backend *proxytest.Server) {
+		for _, body := range []io.Reader{bytes.NewReader(big), io.MultiReader(bytes.NewReader(big))} {
+			_, got := do(t, client, request(t, "POST", "/a%2Fb?c", body))
+			assert.True(t, got == string(big))
+		}
+		assert.Equal(t, "/a%2Fb?c", backend.Last(t).Target)
+	})
+}
+
+// TestH2ToH2CStream of Caddy: each side speaks while the other does.
+func TestFullDuplexOverHTTP2(t *testing.T) {
+	h := func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		buf := make([]byte, 100)
+		for {
+			n, err := q.Body.Read(buf)
+			_, _ = w.Write(buf[:n])
+			_ = http.NewResponseController(w).Flush()
+			if err != nil {
+				return
+			}
+		}
+	}
+	for _, back := range []string{"http", "h2c", "https"} {
+		t.Run("to "+back, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			backend, upstream := newUpstream(t, back, fullDuplex(h))
+			client := clientOf(t, "h2", upstream)
+			read, write := io.Pipe()
+			p, err := client.Do(request(t, "POST", "/", read))
+			require.NoError(t, err)
+			defer p.Body.Close()
+			for _, word := range []string{"one", "two", "three"} {
+				_, err := io.WriteString(write, word)
+				require.NoError(t, err)
+				got := make([]byte, len(word))
+				_, err = io.ReadFull(p.Body, got)
+				require.NoError(t, err)
+				assert.Equal(t, word, string(got))
+			}
+			require.NoError(t, write.Close())
+			rest, err := io.ReadAll(p.Body)
+			require.NoError(t, err)
+			assert.Empty(t, rest)
+			assert.Equal(t, "onetwothree", backend.Last(t).Content)
+		})
+	}
+}
+
+// fullDuplex lets an HTTP/1.1 handler read on after its first write.
+func fullDuplex(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		h(w, q)
+	}
+}
+
+func TestAnUpstreamThatDiesInMidBodyResetsTheStream(t *testing.T) {
+	h := func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "part")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
+		p, err := client.Do(request(t, "GET", "/", nil))
+		if err != nil {
+			return // cut before the head was sent: as good
+		}
+		defer p.Body.Close()
+		body, err := io.ReadAll(p.Body)
+		require.Error(t, err, "never a clean end")
+		assert.Contains(t, []string{"", "part"}, string(body))
+	})
+}
+
+func TestAClientThatLeavesEndsTheUpstreamsRequest(t *testing.T) {
+	started, ended := make(chan struct{}, 1), make(chan struct{}, 1)
+	h := func(_ http.ResponseWriter, q *http.Request) {
+		started <- struct{}{}
+		<-q.Context().Done()
+		ended <- struct{}{}
+	}
+	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
+		q := request(t, "GET", "/", nil)
+		ctx, cancel := context.WithCancel(q.Context())
+		go func() {
+			<-started
+			cancel()
+		}()
+		_, err := client.Do(q.WithContext(ctx))
+		require.ErrorIs(t, err, context.Canceled)
+		<-ended
+	})
+}
+
+func TestConnectOverHTTP2IsRefused(t *testing.T) {
+	overEachProtocol(t, func(http.ResponseWriter, *http.Request) {}, func(t *testing.T, client *http.Client, backend *proxytest.Server) {
+		q := request(t, "CONNECT", "", nil)
+		q.URL = &url.URL{Scheme: "https", Host: "a.test"}
+		p, err := client.Do(q)
+		require.NoError(t, err)
+		require.NoError(t, p.Body.Close())
+		assert.Contains(t, []int{405, 501}, p.StatusCode)
+		assert.Empty(t, backend.Seen())
+	})
+}
+
+func TestServerSentEventsCrossEveryProtocol(t *testing.T) {
+	next := make(chan struct{})
+	h := func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for range 3 {
+			_, _ = io.WriteString(w, "data: x\n\n")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-next:
+			case <-q.Context().Done():
+			}
+		}
+	}
+	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
+		p, err := client.Do(request(t, "GET", "/", nil))
+		require.NoError(t, err)
+		defer p.Body.Close()
+		for range 3 {
+			event := make([]byte, len("data: x\n\n"))
+			_, err := io.ReadFull(p.Body, event)
+			require.NoError(t, err)
+			next <- struct{}{}
+		}
+	})
+}
