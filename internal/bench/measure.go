@@ -268,36 +268,51 @@ func (b *bench) once(ctx context.Context, p *running) (s sample) {
 	l := *p.load
 	l.rate = p.max * ofMaximum
 	cores, _ := b.cpus(l.row)
-	coreBefore, err := coreTime(cores)
-	p.fail(err)
-	before, err := p.proc.usage()
+	before, err := p.read(cores)
 	p.fail(err)
 	o, err := b.tools.run(ctx, &l)
 	if err != nil {
 		p.fail(err)
 		return s
 	}
-	after, err := p.proc.usage()
-	p.fail(err)
-	coreAfter, err := coreTime(cores)
+	after, err := p.read(cores)
 	p.fail(err)
 	if o.errors > 0 || o.requests == 0 {
 		p.fail(fmt.Errorf("%d errors beside %.0f answers", o.errors, o.requests))
 		return s
 	}
+	return newSample(l.row, o, before, after)
+}
+
+// A reading is what a process and its CPUs have consumed so far.
+type reading struct {
+	usage
+	core time.Duration // by anybody; 0 if the proxy shares its CPUs
+}
+
+func (p *running) read(cpus []int) (r reading, err error) {
+	if len(cpus) == 1 {
+		if r.core, err = coreTime(cpus); err != nil {
+			return r, err
+		}
+	}
+	r.usage, err = p.proc.usage()
+	return r, err
+}
+
+// newSample relates what was consumed between two readings to what was done.
+func newSample(r *row, o *outcome, before, after reading) sample {
 	cpu := after.cpu - before.cpu
-	s = sample{
+	s := sample{
 		cpu:      cpu.Seconds() * 1e6 / o.requests,
 		switches: float64(after.switches-before.switches) / o.requests,
 		rps:      o.rps(),
 		busy:     cpu.Seconds() / o.elapsed.Seconds(),
+		foreign:  max(0, (after.core-before.core-cpu).Seconds()/o.elapsed.Seconds()),
 		p50:      o.p50, p99: o.p99, p999: o.p999,
 	}
-	if len(cores) == 1 {
-		s.foreign = max(0, (coreAfter-coreBefore-cpu).Seconds()/o.elapsed.Seconds())
-	}
 	s.value = s.cpu
-	if l.kind == latency {
+	if r.kind == latency {
 		s.value = s.p99.Seconds() * 1e6
 	}
 	return s
