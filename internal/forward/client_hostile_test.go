@@ -301,9 +301,9 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 	})
 	t.Run("the time starts when the request has been sent", func(t *testing.T) {
 		_, p, _ := clientOf(t, proxytest.Reply(plainOK))
-		c := forward.NewClient(p, &forward.Config{ResponseHeaderTimeout: 40 * time.Millisecond})
+		c := forward.NewClient(p, &forward.Config{ResponseHeaderTimeout: 250 * time.Millisecond})
 		r, w := io.Pipe()
-		timer := time.AfterFunc(150*time.Millisecond, func() { w.Close() })
+		timer := time.AfterFunc(400*time.Millisecond, func() { w.Close() })
 		defer timer.Stop()
 		_, content := do(t, c, request(t, "POST", "/", r, -1))
 		assert.Equal(t, "ok", content)
