@@ -190,6 +190,7 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 		{"indirect dependencies", "go.mod", "module m\nrequire (\n\texample.test/m v1.0.0 // indirect\n)\n"},
 		{"the listed sideways import", "internal/serve/a.go", "package serve\nimport _ \"" + ours + "/internal/forward\"\n"},
 		{"certmagic in tls.go", "tls.go", "package hostproxy\nimport _ \"github.com/caddyserver/certmagic\"\n"},
+		{"certmagic in the check of its storages", "internal/storagetest/storagetest.go", "// Package storagetest checks.\npackage storagetest\nimport _ \"github.com/caddyserver/certmagic\"\n"},
 		{"zap in certs", "internal/certs/certs.go", "// Package certs certifies.\npackage certs\nimport _ \"go.uber.org/zap\"\n"},
 		{"testify and the kit in tests", "internal/pool/pool_test.go", "package pool_test\nimport _ \"github.com/stretchr/testify/require\"\nimport _ \"" + ours + "/internal/proxytest\"\n"},
 		{"other modules below", "internal/bench/a.go", "package main\nimport _ \"go.uber.org/zap\"\nimport _ \"" + ours + "/internal/pool\"\n"},

@@ -1,0 +1,31 @@
+package storagetest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// Killed is the check of RunKilled, for a storage at an address.
+var Killed = killed
+
+// Check runs one property of s, with less patience than Run has.
+func Check(t testing.TB, name string, s certmagic.Storage) {
+	for _, c := range checks {
+		if c.name == name {
+			c.run(newRig(t, s, s, 1200*time.Millisecond))
+			return
+		}
+	}
+	t.Fatalf("there is no check %q", name)
+}
+
+// Checks returns the names of all properties.
+func Checks() []string {
+	var names []string
+	for _, c := range checks {
+		names = append(names, c.name)
+	}
+	return names
+}

@@ -1,0 +1,107 @@
+package storagetest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// What a process that is to hold a lock finds in its environment.
+const (
+	addressEnv = "STORAGETEST_ADDRESS"
+	lockEnv    = "STORAGETEST_LOCK"
+)
+
+// locked is the line by which that process says that it does.
+const locked = "storagetest: locked"
+
+// RunKilled checks that a lock is held while its holder lives, and comes free within limit after the holder was killed.
+//
+// The holder is another process: the same test of the same test binary, which goes no further than its first call of
+// RunKilled and waits there for its end. start is called in this process only, and returns where the storage is; open
+// opens it, in both.
+func RunKilled(t *testing.T, limit time.Duration, start func(t *testing.T) (address string), open func(t *testing.T, address string) certmagic.Storage) {
+	t.Helper()
+	if name := os.Getenv(lockEnv); name != "" {
+		hold(t, open(t, os.Getenv(addressEnv)), name)
+	}
+	address := start(t)
+	killed(t, limit, address, open(t, address))
+}
+
+// hold locks name, says so, and waits until this process is killed or has no parent any more.
+func hold(t *testing.T, s certmagic.Storage, name string) {
+	t.Helper()
+	if err := s.Lock(t.Context(), name); err != nil {
+		t.Fatalf("Lock(%q): %v", name, err)
+	}
+	fmt.Println(locked)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	t.SkipNow()
+}
+
+// killed has a process take a lock, kills it and waits for the lock.
+func killed(t testing.TB, limit time.Duration, address string, s certmagic.Storage) {
+	t.Helper()
+	name := unique()
+	kill := holder(t, address, name)
+	newRig(t, s, s, patience).isHeld(s, name)
+	kill()
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := s.Lock(ctx, name); err != nil {
+		t.Fatalf("Lock(%q) %v after its holder was killed: %v", name, time.Since(begin), err)
+	}
+	t.Logf("the lock of a killed process came free after %v", time.Since(begin))
+	if err := s.Unlock(t.Context(), name); err != nil {
+		t.Fatalf("Unlock(%q): %v", name, err)
+	}
+}
+
+// holder starts this test in another process, waits until it holds the lock, and returns what kills it with SIGKILL.
+func holder(t testing.TB, address, name string) (kill func()) {
+	t.Helper()
+	levels := strings.Split(t.Name(), "/")
+	for i, level := range levels {
+		levels[i] = "^" + regexp.QuoteMeta(level) + "$"
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+strings.Join(levels, "/"), "-test.count=1")
+	cmd.Env = append(os.Environ(), addressEnv+"="+address, lockEnv+"="+name)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe() // which ends with this process, and ends that one
+	if err != nil {
+		t.Fatalf("storagetest: %v", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatalf("storagetest: %v", err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("storagetest: start the holder: %v", err)
+	}
+	kill = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // that it was killed is no news
+		_ = in.Close()
+	}
+	t.Cleanup(kill)
+	var said strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if lines.Text() == locked {
+			return kill
+		}
+		fmt.Fprintln(&said, lines.Text())
+	}
+	t.Fatalf("storagetest: the holder ends without the lock:\n%s", said.String())
+	return nil
+}

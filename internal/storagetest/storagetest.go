@@ -1,0 +1,110 @@
+// Package storagetest checks that a certmagic.Storage does what certmagic and this module rely on: what its interface
+// documents, and where that is silent, what certmagic.FileStorage does. It is imported by tests only.
+package storagetest
+
+import (
+	"context"
+	"crypto/rand"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// How long a check waits for what must not happen, and for what must.
+const (
+	glance   = 200 * time.Millisecond
+	patience = 15 * time.Second
+)
+
+// Run checks the storage that open opens, each property in a subtest.
+//
+// open is called twice for each and returns handles on one and the same storage, as two processes of a cluster have
+// them; what it opens it closes by Cleanup. The storage may hold other keys and locks: Run works below a directory with
+// a name of its own and deletes it.
+//
+// What happens to the locks of a process that dies is for [RunKilled] to check.
+func Run(t *testing.T, open func(t *testing.T) certmagic.Storage) {
+	t.Helper()
+	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, open(t), open(t), patience)) })
+	}
+}
+
+// checks is every property. Read-only.
+var checks = []struct {
+	name string
+	run  func(*rig)
+}{
+	{"what was stored is loaded", (*rig).loadsWhatWasStored},
+	{"a value can be replaced", (*rig).replaces},
+	{"values are not shared with the caller", (*rig).copies},
+	{"what is missing does not exist", (*rig).missing},
+	{"a deleted key is gone", (*rig).deletes},
+	{"a deleted directory is gone, its neighbours are not", (*rig).deletesBelow},
+	{"stat describes files and directories", (*rig).stats},
+	{"a list names the children of a directory", (*rig).listsChildren},
+	{"a recursive list names every file below", (*rig).listsBelow},
+	{"the keys of certmagic are good", (*rig).certmagicKeys},
+	{"concurrent use tears no value", (*rig).concurrent},
+	{"a lock excludes", (*rig).lockExcludes},
+	{"a waiter leaves when its context ends", (*rig).waiterLeaves},
+	{"a freed lock goes to a waiter", (*rig).lockIsFreed},
+	{"locks of different names are independent", (*rig).locksAreIndependent},
+	{"a lock and a key of one name are independent", (*rig).lockIsNoKey},
+	{"many holders take turns", (*rig).turns},
+	{"an attempt at a lock does not wait", (*rig).tryLock},
+}
+
+// A rig is what one check works with: two handles on one storage, and a directory of its own.
+type rig struct {
+	testing.TB
+	a, b     certmagic.Storage
+	dir      string
+	patience time.Duration
+}
+
+func newRig(t testing.TB, a, b certmagic.Storage, patience time.Duration) *rig {
+	t.Helper()
+	r := &rig{TB: t, a: a, b: b, dir: unique(), patience: patience}
+	t.Cleanup(func() {
+		t.Helper()
+		if err := a.Delete(context.WithoutCancel(t.Context()), r.dir); err != nil {
+			t.Errorf("storagetest: clean up: %v", err)
+		}
+	})
+	return r
+}
+
+// unique returns a name that nobody else has, good as a component of a key.
+func unique() string { return "storagetest-" + strings.ToLower(rand.Text()) }
+
+// key returns the key of a name in the rig's directory.
+func (r *rig) key(name string) string { return r.dir + "/" + name }
+
+// store puts value, or fails.
+func (r *rig) store(s certmagic.Storage, key, value string) {
+	r.Helper()
+	if err := s.Store(r.Context(), key, []byte(value)); err != nil {
+		r.Fatalf("Store(%q) of %d bytes: %v", key, len(value), err)
+	}
+}
+
+// holds wants key to have value, seen through both handles.
+func (r *rig) holds(key, value string) {
+	r.Helper()
+	for _, s := range r.handles() {
+		got, err := s.Load(r.Context(), key)
+		switch {
+		case err != nil:
+			r.Fatalf("Load(%q) = %v, want %s", key, err, brief(value))
+		case string(got) != value:
+			r.Fatalf("Load(%q) = %s, want %s", key, brief(string(got)), brief(value))
+		case !s.Exists(r.Context(), key):
+			r.Fatalf("Exists(%q) = false, but it loads", key)
+		}
+	}
+}
+
+func (r *rig) handles() []certmagic.Storage { return []certmagic.Storage{r.a, r.b} }
