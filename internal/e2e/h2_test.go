@@ -75,7 +75,7 @@ func do(t *testing.T, client *http.Client, q *http.Request) (*http.Response, str
 	return p, string(body)
 }
 
-func request(t *testing.T, method, target string, body io.Reader) *http.Request {
+func newRequest(t *testing.T, method, target string, body io.Reader) *http.Request {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), proxytest.Patience)
 	t.Cleanup(cancel)
@@ -94,7 +94,7 @@ func TestTrailersCrossEveryProtocol(t *testing.T) {
 	}
 	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
 		for _, body := range []string{"text", ""} {
-			q := request(t, "POST", "/", io.MultiReader(strings.NewReader(body)))
+			q := newRequest(t, "POST", "/", io.MultiReader(strings.NewReader(body)))
 			q.Trailer = http.Header{"X-Sent": {"1"}}
 			p, got := do(t, client, q)
 			assert.Equal(t, body, got)
@@ -114,7 +114,7 @@ func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
 	}
 	overEachProtocol(t, h, func(t *testing.T, client *http.Client, backend *proxytest.Server) {
 		for _, body := range []io.Reader{bytes.NewReader(big), io.MultiReader(bytes.NewReader(big))} {
-			_, got := do(t, client, request(t, "POST", "/a%2Fb?c", body))
+			_, got := do(t, client, newRequest(t, "POST", "/a%2Fb?c", body))
 			assert.True(t, got == string(big))
 		}
 		assert.Equal(t, "/a%2Fb?c", backend.Last(t).Target)
@@ -141,7 +141,7 @@ func TestFullDuplexOverHTTP2(t *testing.T) {
 			backend, upstream := newUpstream(t, back, fullDuplex(h))
 			client := clientOf(t, "h2", upstream)
 			read, write := io.Pipe()
-			p, err := client.Do(request(t, "POST", "/", read))
+			p, err := client.Do(newRequest(t, "POST", "/", read))
 			require.NoError(t, err)
 			defer p.Body.Close()
 			for _, word := range []string{"one", "two", "three"} {
@@ -176,7 +176,7 @@ func TestAnUpstreamThatDiesInMidBodyResetsTheStream(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}
 	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
-		p, err := client.Do(request(t, "GET", "/", nil))
+		p, err := client.Do(newRequest(t, "GET", "/", nil))
 		if err != nil {
 			return // cut before the head was sent: as good
 		}
@@ -195,7 +195,7 @@ func TestAClientThatLeavesEndsTheUpstreamsRequest(t *testing.T) {
 		ended <- struct{}{}
 	}
 	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
-		q := request(t, "GET", "/", nil)
+		q := newRequest(t, "GET", "/", nil)
 		ctx, cancel := context.WithCancel(q.Context())
 		go func() {
 			<-started
@@ -209,7 +209,7 @@ func TestAClientThatLeavesEndsTheUpstreamsRequest(t *testing.T) {
 
 func TestConnectOverHTTP2IsRefused(t *testing.T) {
 	overEachProtocol(t, func(http.ResponseWriter, *http.Request) {}, func(t *testing.T, client *http.Client, backend *proxytest.Server) {
-		q := request(t, "CONNECT", "", nil)
+		q := newRequest(t, "CONNECT", "", nil)
 		q.URL = &url.URL{Scheme: "https", Host: "a.test"}
 		p, err := client.Do(q)
 		require.NoError(t, err)
@@ -233,7 +233,7 @@ func TestServerSentEventsCrossEveryProtocol(t *testing.T) {
 		}
 	}
 	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
-		p, err := client.Do(request(t, "GET", "/", nil))
+		p, err := client.Do(newRequest(t, "GET", "/", nil))
 		require.NoError(t, err)
 		defer p.Body.Close()
 		for range 3 {
