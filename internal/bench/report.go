@@ -220,7 +220,7 @@ func (r *report) writeRemarks(w *strings.Builder) {
 		case row.good == 0:
 			fmt.Fprintf(&b, "* %s: nginx never held still; the figures are of one noisy round.\n", row.row.title)
 		case row.discarded > 0:
-			fmt.Fprintf(&b, "* %s: %d rounds, %d thrown away.\n", row.row.title, row.good, row.discarded)
+			fmt.Fprintf(&b, "* %s: good rounds %d, thrown away %d.\n", row.row.title, row.good, row.discarded)
 		}
 		for _, p := range row.peers {
 			if p.failure != "" {

@@ -113,7 +113,7 @@ func TestReportShowsWhatWasMeasuredAndWhatWasNot(t *testing.T) {
 		"| h1 plain, 45 B, 64 connections | hostproxy full | – of nginx | ≤ 2.10 | ≤ 1.70 | not measured |",
 		"| idle keep-alive connection, plain | hostproxy | 7.00 KB | ≤ 6.00 | ≤ 3.50 | **missed** |",
 		"| idle keep-alive connection, plain | 0.2 | 21.0 | 7.0 |",
-		"* h1 plain, 45 B, 64 connections: 3 rounds, 1 thrown away.",
+		"* h1 plain, 45 B, 64 connections: good rounds 3, thrown away 1.",
 		"* h1 plain, 1 MiB body, 16 connections: nginx never held still; the figures are of one noisy round.",
 		"* h1 plain, 1 MiB body, 16 connections: hostproxy failed: answer is <status 502>",
 	} {
