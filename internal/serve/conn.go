@@ -36,6 +36,8 @@ type conn struct {
 	x         *exchange             // what tryRead read into
 	first     [1]byte               // what awaitTLS reads into
 	readArmed time.Time             // when the read deadline expires
+	quiet     bool                  // waits on a goroutine of its own; see doze
+	timedOut  bool                  // the last wait ended at its deadline
 
 	watched
 }

@@ -111,6 +111,10 @@ func (c *conn) run() {
 				x.release()
 			}
 			if x = c.await(); x == nil {
+				if c.doze() {
+					go c.run()
+					return
+				}
 				c.shut()
 				return
 			}
@@ -145,12 +149,13 @@ func (c *conn) await() *exchange {
 		x = c.awaitTLS()
 	} else if c.readable != nil {
 		c.x = nil
-		if err := c.raw.Read(c.readable); err == nil {
-			x, c.x = c.x, nil
-		}
+		err := c.raw.Read(c.readable)
+		c.timedOut = isTimeout(err)
+		x, c.x = c.x, nil
 	} else {
 		x = exchanges.Get().(*exchange)
 		n, err := c.Conn.Read(x.in[:])
+		c.timedOut = isTimeout(err)
 		x.r, x.w = 0, n
 		if err != nil && n == 0 {
 			x.release()
@@ -159,7 +164,7 @@ func (c *conn) await() *exchange {
 	}
 	c.unrest()
 	if x != nil {
-		x.c = c
+		x.c, c.quiet = c, false
 	}
 	return x
 }
@@ -168,6 +173,7 @@ func (c *conn) await() *exchange {
 // record is then read without waiting.
 func (c *conn) awaitTLS() *exchange {
 	n, err := c.tls.Read(c.first[:])
+	c.timedOut = isTimeout(err)
 	if n == 0 || err != nil {
 		return nil
 	}

@@ -28,10 +28,33 @@ type watched struct {
 	streaming atomic.Bool // the response has no known end
 }
 
+// quietAfter is how long a connection waits for its next request on the
+// goroutine of the last one. Then it goes on on a new goroutine, since an
+// exchange leaves a stack behind that is twice what waiting needs.
+const quietAfter = time.Second
+
+// doze reports whether the wait that ended without a request is to go on on a
+// new goroutine.
+func (c *conn) doze() bool {
+	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || 0 < c.s.IdleTimeout && c.s.IdleTimeout <= quietAfter {
+		return false
+	}
+	c.quiet = true
+	return true
+}
+
 // rest begins the wait for the next request; false means that the server
 // drains and no request is wanted any more.
 func (c *conn) rest() bool {
-	c.readBy(c.s.IdleTimeout)
+	wait := c.s.IdleTimeout
+	switch {
+	case !c.quiet && (wait <= 0 || wait > quietAfter):
+		wait = quietAfter
+	case c.quiet && wait > 0:
+		wait -= quietAfter
+	}
+	c.timedOut = false
+	c.readBy(wait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.resting = true
