@@ -6,6 +6,7 @@ package e2e_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -85,6 +86,7 @@ func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings
 	s := &site{router: new(hostproxy.Router), backend: proxytest.NewBackend(t, script), lane: l}
 	s.upstream = hostproxy.To(s.backend.Addr())
 	s.router.Observe = s.observe
+	s.router.Logger = panicsFail(t)
 	for _, set := range settings {
 		set(s)
 	}
@@ -93,13 +95,43 @@ func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings
 	return s
 }
 
+// panicsFail returns a logger that fails the test, at its end, when a panic was logged: net/http hides them from the client.
+func panicsFail(t *testing.T) *slog.Logger {
+	t.Helper()
+	text := new(logText)
+	t.Cleanup(func() {
+		if strings.Contains(text.String(), "panic") {
+			t.Errorf("a panic was logged: %s", text)
+		}
+	})
+	return slog.New(slog.NewTextHandler(text, nil))
+}
+
+// logText is a buffer for several goroutines.
+type logText struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // start serves the router over the site's lane.
 func (s *site) start(t *testing.T) {
 	t.Helper()
 	if s.lane.foreign {
 		ln := proxytest.Listen(t)
 		s.addr = ln.Addr().String()
-		hs := &http.Server{Handler: s.router, ReadHeaderTimeout: proxytest.Patience}
+		hs := &http.Server{Handler: s.router, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(s.router.Logger.Handler(), slog.LevelError)}
 		go func() { _ = hs.Serve(ln) }()
 		t.Cleanup(func() { hs.Close() })
 		return
