@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/certmagic"
@@ -123,7 +122,7 @@ func isToken(s string) bool {
 	return true
 }
 
-// reverseName returns the address that a name under in-addr.arpa or ip6.arpa
+// reverseName returns the address that a lower case name under in-addr.arpa or ip6.arpa
 // stands for; challenges for addresses use it as SNI (RFC 8738, 6).
 func reverseName(name string) (string, bool) {
 	if v4, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
@@ -141,8 +140,8 @@ func reverseName(name string) (string, bool) {
 	}
 	var b [16]byte
 	for i, l := range labels {
-		n, err := strconv.ParseUint(l, 16, 4)
-		if err != nil || len(l) != 1 {
+		n := strings.Index("0123456789abcdef", l)
+		if n < 0 || len(l) != 1 {
 			return "", false
 		}
 		b[15-i/2] |= byte(n) << (4 * (i % 2))

@@ -145,6 +145,7 @@ func (m *Manager) addOnDemand(name string) (*host, <-chan struct{}) {
 	}
 	h := m.newHost(name, m.chainOf(name))
 	h.onDemand, h.awaited = true, true
+	h.used.Store(true)
 	h.status.OnDemand = true
 	m.hosts[name] = h
 	h.put(m.loads, h.load, time.Now())

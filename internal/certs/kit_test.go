@@ -347,13 +347,19 @@ func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *rou
 // saw.
 func shake(t testing.TB, m *certs.Manager, sni string, protos ...string) (*x509.Certificate, error) {
 	t.Helper()
+	return shakeContext(t.Context(), t, m, sni, protos...)
+}
+
+// shakeContext is shake with a context for the server's side.
+func shakeContext(ctx context.Context, t testing.TB, m *certs.Manager, sni string, protos ...string) (*x509.Certificate, error) {
+	t.Helper()
 	client, server := net.Pipe()
 	defer client.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer server.Close()
-		_ = tls.Server(server, &tls.Config{GetCertificate: m.GetCertificate, NextProtos: protos}).Handshake()
+		_ = tls.Server(server, &tls.Config{GetCertificate: m.GetCertificate, NextProtos: protos}).HandshakeContext(ctx)
 	}()
 	c := tls.Client(client, &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: protos})
 	err := c.Handshake()
@@ -396,3 +402,8 @@ func (b *logBuffer) logger(l slog.Level) *slog.Logger {
 }
 
 func day(n float64) time.Duration { return time.Duration(n * float64(24*time.Hour)) }
+
+// failing is a hook that fails.
+func failing(why string) func(context.Context, string) error {
+	return func(context.Context, string) error { return errors.New(why) }
+}

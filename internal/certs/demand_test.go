@@ -1,0 +1,214 @@
+package certs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+// A policy allows customers and counts what it is asked.
+type policy struct {
+	mu    sync.Mutex
+	asked map[string]int
+	slow  time.Duration
+	deny  bool
+}
+
+func (p *policy) allow(ctx context.Context, host string) error {
+	p.mu.Lock()
+	if p.asked == nil {
+		p.asked = make(map[string]int)
+	}
+	p.asked[host]++
+	slow, deny := p.slow, p.deny
+	p.mu.Unlock()
+	select {
+	case <-time.After(slow):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if deny || !strings.HasPrefix(host, "customer") {
+		return errors.New("no customer")
+	}
+	return nil
+}
+
+func (p *policy) count(host string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked[host]
+}
+
+func (p *policy) total() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, k := range p.asked {
+		n += k
+	}
+	return n
+}
+
+// onDemand are the options for certificates from ca that p allows.
+func onDemand(t testing.TB, p *policy, ca *fakeIssuer) certs.Options {
+	t.Helper()
+	o := with(ca)
+	o.Policy = p.allow
+	return o
+}
+
+// Point 9: only with a policy, negative answers cached, each name decided once.
+func TestOnDemandAsksThePolicyOncePerNameAndRemembersARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &policy{slow: time.Second}
+		ca := newIssuer(t, "ca", day(90))
+		m, _ := start(t, onDemand(t, p, ca), "*")
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				leaf, err := shake(t, m, "customer1.example.com")
+				if assert.NoError(t, err) {
+					assert.Equal(t, []string{"customer1.example.com"}, leaf.DNSNames)
+				}
+				_, err = shake(t, m, "stranger.example.com")
+				assert.ErrorContains(t, err, "unrecognized name")
+			})
+		}
+		wg.Wait()
+		assert.Equal(t, 1, p.count("customer1.example.com"))
+		assert.Equal(t, 1, p.count("stranger.example.com"))
+		assert.Equal(t, []string{"customer1.example.com"}, ca.issued())
+		s := m.Statuses()
+		require.Len(t, s, 1)
+		assert.True(t, s[0].OnDemand)
+
+		time.Sleep(2 * time.Minute)
+		_, err := shake(t, m, "stranger.example.com")
+		assert.Error(t, err)
+		assert.Equal(t, 2, p.count("stranger.example.com"), "a refusal is forgotten after a minute")
+	})
+}
+
+func TestWithoutAPolicyNothingIsIssuedOnDemand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		m, _ := start(t, with(ca), "*")
+		_, err := shake(t, m, "anybody.example.com")
+		assert.ErrorContains(t, err, "unrecognized name")
+		assert.Empty(t, ca.issued())
+	})
+}
+
+func TestAFloodOfUnknownNamesIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &policy{slow: time.Second}
+		ca := newIssuer(t, "ca", day(90))
+		m, _ := start(t, onDemand(t, p, ca), "*")
+		var wg sync.WaitGroup
+		for i := range 200 {
+			wg.Go(func() {
+				_, err := shake(t, m, fmt.Sprintf("stranger%d.example.com", i))
+				assert.Error(t, err)
+			})
+		}
+		wg.Wait()
+		assert.LessOrEqual(t, p.total(), 64, "so many decisions at a time, and no queue of them")
+
+		p.slow = 0
+		for i := range certs.MaxRefused + 200 {
+			m.Refuse(fmt.Sprintf("name%d.example.com", i))
+		}
+		assert.LessOrEqual(t, m.Refused(), certs.MaxRefused)
+		assert.Empty(t, m.Statuses())
+		assert.Empty(t, ca.issued())
+	})
+}
+
+func TestIssuancesOnDemandAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
+		m, _ := start(t, onDemand(t, new(policy), ca), "*")
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 150 {
+			wg.Go(func() { _, _ = shakeContext(ctx, t, m, fmt.Sprintf("customer%d.example.com", i)) })
+		}
+		wg.Wait()
+		assert.LessOrEqual(t, len(m.Statuses()), 64)
+	})
+}
+
+func TestAPolicyThatHangsOrPanicsIsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &policy{slow: time.Hour}
+		m, _ := start(t, onDemand(t, p, newIssuer(t, "ca", day(90))), "*")
+		begin := time.Now()
+		_, err := shake(t, m, "customer1.example.com")
+		assert.ErrorContains(t, err, "internal error")
+		assert.Equal(t, 10*time.Second, time.Since(begin))
+		p.mu.Lock()
+		p.slow = 0
+		p.mu.Unlock()
+		_, err = shake(t, m, "customer1.example.com")
+		assert.NoError(t, err, "no answer is not remembered as a refusal")
+
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Policy = func(context.Context, string) error { panic("oops") }
+		m, _ = start(t, o, "*")
+		_, err = shake(t, m, "customer1.example.com")
+		assert.ErrorContains(t, err, "unrecognized name")
+	})
+}
+
+func TestAnOnDemandCertificateIsRenewedWhileItIsUsedAndAllowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(policy)
+		ca := newIssuer(t, "ca", day(90))
+		m, _ := start(t, onDemand(t, p, ca), "*")
+		for _, host := range []string{"customer1.example.com", "customer2.example.com"} {
+			_, err := shake(t, m, host)
+			require.NoError(t, err)
+		}
+		time.Sleep(day(30))
+		_, err := shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+		time.Sleep(day(35))
+		assert.Equal(t, 2, ca.count("customer1.example.com"))
+		assert.Equal(t, 1, ca.count("customer2.example.com"), "nobody has asked for it")
+		require.Len(t, m.Statuses(), 1)
+
+		_, err = shake(t, m, "customer2.example.com")
+		require.NoError(t, err, "it comes back when somebody does")
+
+		p.deny = true
+		_, err = shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+		time.Sleep(day(90))
+		assert.Empty(t, m.Statuses(), "no longer allowed")
+	})
+}
+
+func TestAnOnDemandHostGoesWithItsRoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, r := start(t, onDemand(t, new(policy), newIssuer(t, "ca", day(90))), "*")
+		_, err := shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+		r.set("other.example.com")
+		_, err = shake(t, m, "customer1.example.com")
+		require.ErrorContains(t, err, "unrecognized name")
+		require.NoError(t, m.Await(t.Context(), "other.example.com"))
+		assert.Len(t, m.Statuses(), 1)
+	})
+}

@@ -1,0 +1,308 @@
+package certs_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http/httptest"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestTheHotPathOfAHandshakeAllocatesNothing(t *testing.T) {
+	m, _ := start(t, with(newIssuer(t, "ca", day(90))), "a.example.com", "*.example.org")
+	require.NoError(t, m.Await(t.Context()))
+	for _, sni := range []string{"a.example.com", "x.example.org"} {
+		hello := &tls.ClientHelloInfo{ServerName: sni, SupportedProtos: []string{"h2", "http/1.1"}}
+		assert.Zero(t, testing.AllocsPerRun(100, func() {
+			cert, err := m.GetCertificate(hello)
+			if cert == nil || err != nil {
+				t.Fatal(err)
+			}
+		})-knowsAllocs(sni), sni)
+	}
+}
+
+// knowsAllocs is what the kit's own gate allocates.
+func knowsAllocs(sni string) float64 {
+	r := &routes{hosts: []string{"a.example.com", "*.example.org"}}
+	return testing.AllocsPerRun(100, func() { r.knows(sni) })
+}
+
+// 50,000 hosts loaded lazily with bounded memory, in small.
+func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		o := with(ca)
+		o.Storage = newMemStorage()
+		r := &routes{hosts: names("h%d.example.com", 40)}
+		o.Hosts, o.Knows, o.Logger = r.all, r.knows, (&logBuffer{}).logger(0)
+		m, err := certs.New(o)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, m.Close()) }()
+		m.MaxLoaded(10)
+		m.Start(0)
+		require.NoError(t, m.Await(t.Context()))
+		for i := range 120 {
+			host := fmt.Sprintf("h%d.example.com", (i*37)%40)
+			leaf, err := shake(t, m, host)
+			require.NoError(t, err)
+			require.Equal(t, []string{host}, leaf.DNSNames)
+			require.LessOrEqual(t, m.Held(), 10)
+		}
+		assert.Len(t, ca.issued(), 40)
+
+		// Those that are not in memory are renewed like the others.
+		time.Sleep(day(64))
+		assert.Len(t, ca.issued(), 80)
+		assert.LessOrEqual(t, m.Held(), 10)
+		r.set()
+		m.Changed()
+		time.Sleep(time.Second)
+		assert.Zero(t, m.Held())
+	})
+}
+
+func TestWhatAHostCosts(t *testing.T) {
+	const n = 20_000
+	r := &routes{hosts: names("h%d.example.com", n)}
+	storage := newMemStorage()
+	hang := make(chan struct{})
+	storage.hook(func(string, string) error { <-hang; return nil })
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	m, err := certs.New(certs.Options{Hosts: r.all, Knows: r.knows, Storage: storage, Logger: (&logBuffer{}).logger(8),
+		Public: []certmagic.Issuer{newIssuer(t, "ca", day(90))}})
+	require.NoError(t, err)
+	m.Start(0)
+	require.Len(t, m.Statuses(), n)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	each := int(after.HeapAlloc-before.HeapAlloc) / n
+	t.Logf("%d bytes a host without its certificate in memory", each)
+	assert.Less(t, each, 1_500)
+	close(hang)
+	require.NoError(t, m.Close())
+}
+
+func TestAHandshakeDoesNotWaitForAHostThatHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(failing("no"))
+		m, _ := start(t, with(ca), "a.example.com")
+		synctest.Wait()
+		begin := time.Now()
+		_, err := shake(t, m, "a.example.com")
+		assert.ErrorContains(t, err, "internal error")
+		assert.Zero(t, time.Since(begin))
+	})
+}
+
+func TestHandshakesThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
+		m, _ := start(t, with(ca), "a.example.com")
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		hello := &tls.ClientHelloInfo{ServerName: "a.example.com"}
+		for range 1_024 {
+			wg.Go(func() { _, _ = m.Wait(ctx, hello) })
+		}
+		synctest.Wait()
+		_, err := m.Wait(ctx, hello)
+		assert.ErrorContains(t, err, "too many handshakes wait")
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestAnExpiredCertificateIsServedOnlyWhenNoOtherComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", 3*time.Hour)
+		m, _ := start(t, with(ca), "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		ca.hook(failing("down"))
+		time.Sleep(4 * time.Hour)
+		leaf, err := shake(t, m, "a.example.com")
+		require.NoError(t, err)
+		assert.True(t, time.Now().After(leaf.NotAfter), "the client may say what is wrong")
+		ca.unhook()
+		time.Sleep(15 * time.Minute)
+		leaf, err = shake(t, m, "a.example.com")
+		require.NoError(t, err)
+		assert.True(t, time.Now().Before(leaf.NotAfter))
+	})
+}
+
+func TestClientsWithoutServerName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := with(newIssuer(t, "ca", day(90)))
+		o.DefaultHost = "a.example.com"
+		m, r := start(t, o, "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		leaf, err := shake(t, m, "")
+		require.NoError(t, err)
+		assert.Equal(t, []string{"a.example.com"}, leaf.DNSNames)
+		r.set("b.example.com")
+		_, err = shake(t, m, "")
+		assert.ErrorContains(t, err, "unrecognized name", "the gate stands before the default host too")
+	})
+}
+
+// Point 5: certmagic would bind 80 and 443 for each challenge; point 6: challenges are for hosts of a route.
+// CVE-2026-22045, CVE-2026-26999, CVE-2023-47124: a flood of probes is bounded and cheap.
+func TestProbesForChallengesAreCheap(t *testing.T) {
+	storage := newMemStorage()
+	issuer := &certmagic.ACMEIssuer{CA: "https://127.0.0.1:1/directory"}
+	m, _ := start(t, certs.Options{Public: []certmagic.Issuer{issuer}, Storage: storage}, "a.example.com")
+	proxytest.Eventually(t, "the first attempt", func() bool { return m.Statuses()[0].State == certs.Failed })
+	before := storage.reads.Load()
+	token := strings.Repeat("t", 43)
+	for _, c := range []struct{ what, host, path string }{
+		{"an unknown host", "b.example.com", "/.well-known/acme-challenge/" + token},
+		{"no token", "a.example.com", "/.well-known/acme-challenge/"},
+		{"a short token", "a.example.com", "/.well-known/acme-challenge/x"},
+		{"a long token", "a.example.com", "/.well-known/acme-challenge/" + strings.Repeat("t", 300)},
+		{"a path in the token", "a.example.com", "/.well-known/acme-challenge/" + token + "/x"},
+		{"another path", "a.example.com", "/x"},
+	} {
+		w := httptest.NewRecorder()
+		assert.False(t, m.HTTPChallenge(w, httptest.NewRequest("GET", c.path, nil), c.host), c.what)
+	}
+	_, err := shake(t, m, "b.example.com", "acme-tls/1")
+	assert.Error(t, err)
+	assert.Equal(t, before, storage.reads.Load(), "no storage read")
+
+	hang, arrived := make(chan struct{}), make(chan struct{}, 100)
+	storage.hook(func(verb, key string) error {
+		if strings.Contains(key, "challenge_tokens") {
+			arrived <- struct{}{}
+			<-hang
+		}
+		return nil
+	})
+	var wg sync.WaitGroup
+	q := httptest.NewRequest("GET", "/.well-known/acme-challenge/"+token, nil)
+	for range 16 {
+		wg.Go(func() { m.HTTPChallenge(httptest.NewRecorder(), q, "a.example.com") })
+	}
+	for range 16 {
+		<-arrived
+	}
+	assert.False(t, m.HTTPChallenge(httptest.NewRecorder(), q, "a.example.com"), "the others find no place and leave at once")
+	_, err = shake(t, m, "a.example.com", "acme-tls/1")
+	assert.Error(t, err)
+	close(hang)
+	wg.Wait()
+}
+
+func TestNamesOfAddressChallenges(t *testing.T) {
+	for name, want := range map[string]string{
+		"4.3.2.1.in-addr.arpa": "1.2.3.4",
+		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa": "2001:db8::1",
+		"3.2.1.in-addr.arpa": "", "x.3.2.1.in-addr.arpa": "", "4.3.2.1": "", "": "", ".in-addr.arpa": "",
+		"444.3.2.1.in-addr.arpa": "", "10.0.ip6.arpa": "",
+	} {
+		got, ok := certs.ReverseName(name)
+		assert.Equal(t, want != "", ok, name)
+		if ok {
+			assert.Equal(t, want, got)
+		}
+	}
+}
+
+func FuzzReverseName(f *testing.F) {
+	f.Add("4.3.2.1.in-addr.arpa")
+	f.Add("1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa")
+	f.Fuzz(func(t *testing.T, name string) {
+		got, ok := certs.ReverseName(name)
+		if !ok {
+			return
+		}
+		a, err := netip.ParseAddr(got)
+		require.NoError(t, err)
+		assert.Equal(t, a.String(), got, "the address is canonical")
+		assert.Equal(t, name, reverse(a), "and has one name")
+	})
+}
+
+// reverse returns the name of an address.
+func reverse(a netip.Addr) string {
+	var b strings.Builder
+	raw := a.AsSlice()
+	if a.Is4() {
+		return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa", raw[3], raw[2], raw[1], raw[0])
+	}
+	for i := len(raw) - 1; i >= 0; i-- {
+		fmt.Fprintf(&b, "%x.%x.", raw[i]&15, raw[i]>>4)
+	}
+	return b.String() + "ip6.arpa"
+}
+
+func TestStaticCertificates(t *testing.T) {
+	exact, _ := proxytest.Certificate(t, "A.example.com", "10.0.0.1")
+	wild, _ := proxytest.Certificate(t, "*.example.com")
+	o := with(newIssuer(t, "ca", day(90)))
+	o.Static = []tls.Certificate{exact, wild}
+	m, _ := start(t, o, "a.example.com", "b.example.com", "*.example.com", "other.example.org")
+	require.NoError(t, m.Await(t.Context()))
+	require.NoError(t, m.Await(t.Context(), "a.example.com", "z.example.com"))
+	for sni, want := range map[string]*x509.Certificate{"a.example.com": exact.Leaf, "b.example.com": wild.Leaf} {
+		leaf, err := shake(t, m, sni)
+		require.NoError(t, err)
+		assert.Equal(t, want.SerialNumber, leaf.SerialNumber, sni)
+	}
+	states := make(map[string]string)
+	for _, s := range m.Statuses() {
+		states[s.Host] = s.State
+	}
+	assert.Equal(t, map[string]string{
+		"a.example.com": "static", "*.example.com": "static", "10.0.0.1": "static", "other.example.org": "valid",
+	}, states)
+}
+
+func TestRealms(t *testing.T) {
+	pool := x509.NewCertPool()
+	r, err := certs.NewRealms(map[string]certs.ClientAuth{
+		"A.example.com.": {CAs: pool}, "*.internal.example.com": {CAs: pool}, "*": {Mode: tls.RequestClientCert},
+	})
+	require.NoError(t, err)
+	for _, c := range []struct {
+		sni, host string
+		same      bool
+	}{
+		{"a.example.com", "a.example.com", true},
+		{"A.Example.com", "a.example.com", true},
+		{"b.example.com", "c.example.org", true},
+		{"b.example.com", "a.example.com", false},
+		{"a.example.com", "b.example.com", false},
+		{"x.internal.example.com", "y.internal.example.com", true},
+		{"x.internal.example.com", "x.y.internal.example.com", false},
+		{"", "a.example.com", false},
+		{"", "b.example.com", true},
+		{"not a name", "a.example.com", false},
+	} {
+		assert.Equal(t, c.same, r.Same(c.sni, c.host), "%s, %s", c.sni, c.host)
+	}
+	assert.True(t, (*certs.Realms)(nil).Same("a", "b"))
+	assert.Zero(t, testing.AllocsPerRun(100, func() { r.Same("x.internal.example.com", "x.internal.example.com") }))
+
+	_, err = certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {CAs: pool}, "A.example.com": {CAs: pool}})
+	assert.ErrorContains(t, err, `host "a.example.com" is there twice`)
+}

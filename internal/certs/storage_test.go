@@ -1,0 +1,114 @@
+package certs_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := newMemStorage()
+		hang := make(chan struct{})
+		backend.hook(func(string, string) error { <-hang; return nil })
+		s := certs.Bounded(backend, 3*time.Second)
+		ops := map[string]func() error{
+			"store":  func() error { return s.Store(t.Context(), "k", nil) },
+			"load":   func() error { _, err := s.Load(t.Context(), "k"); return err },
+			"delete": func() error { return s.Delete(t.Context(), "k") },
+		}
+		for verb, op := range ops {
+			begin := time.Now()
+			err := op()
+			assert.ErrorContains(t, err, verb+` "k": storage does not answer in time`)
+			assert.NotErrorIs(t, err, fs.ErrNotExist, "a storage that hangs has not said that there is nothing")
+			assert.Equal(t, 3*time.Second, time.Since(begin))
+		}
+		assert.False(t, s.Exists(t.Context(), "k"))
+
+		// Those that hang keep their places; when there are none left, no more begin.
+		for range 200 {
+			go func() { _, _ = s.Load(t.Context(), "k") }()
+		}
+		time.Sleep(10 * time.Second)
+		assert.LessOrEqual(t, backend.now.Load(), int64(64))
+		close(hang)
+		synctest.Wait()
+		assert.NoError(t, s.Store(t.Context(), "k", []byte("v")))
+	})
+}
+
+func TestBoundedStoragePassesThrough(t *testing.T) {
+	s := certs.Bounded(newMemStorage(), time.Second)
+	ctx := t.Context()
+	_, err := s.Load(ctx, "a/b")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.NoError(t, s.Store(ctx, "a/b", []byte("v")))
+	b, err := s.Load(ctx, "a/b")
+	require.NoError(t, err)
+	assert.Equal(t, "v", string(b))
+	assert.True(t, s.Exists(ctx, "a"))
+	list, err := s.List(ctx, "a", true)
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a/b"}, list)
+	info, err := s.Stat(ctx, "a/b")
+	require.NoError(t, err)
+	assert.Equal(t, int64(1), info.Size)
+	require.NoError(t, s.Delete(ctx, "a"))
+	assert.False(t, s.Exists(ctx, "a/b"))
+}
+
+func TestALockThatComesTooLateIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := newMemStorage()
+		slow := make(chan struct{})
+		backend.hook(func(verb, _ string) error {
+			if verb == "lock" {
+				<-slow // deaf to the context
+			}
+			return nil
+		})
+		s := certs.Bounded(backend, time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorIs(t, s.Lock(ctx, "l"), context.DeadlineExceeded)
+		close(slow)
+		synctest.Wait()
+		assert.Empty(t, backend.locked())
+	})
+}
+
+func TestOwnLocksAreFreedAndNoOthers(t *testing.T) {
+	backend := newMemStorage()
+	one, two := certs.Bounded(backend, time.Second), certs.Bounded(backend, time.Second)
+	require.NoError(t, one.Lock(t.Context(), "mine"))
+	require.NoError(t, two.Lock(t.Context(), "other"))
+	require.NoError(t, certs.UnlockAll(t.Context(), one))
+	assert.Equal(t, []string{"other"}, backend.locked())
+	require.NoError(t, two.Unlock(t.Context(), "other"))
+	require.NoError(t, certs.UnlockAll(t.Context(), two))
+}
+
+func TestAPanicInStorageIsAnError(t *testing.T) {
+	backend := newMemStorage()
+	backend.hook(func(string, string) error { panic("oops") })
+	s := certs.Bounded(backend, time.Second)
+	_, err := s.Load(t.Context(), "k")
+	assert.ErrorContains(t, err, "storage panics: oops")
+	assert.ErrorContains(t, s.Lock(t.Context(), "k"), "storage panics: oops")
+}
+
+func TestAnErrorOfStorageStaysWhatItIs(t *testing.T) {
+	backend := newMemStorage()
+	broken := errors.New("no disk")
+	backend.hook(func(string, string) error { return broken })
+	assert.ErrorIs(t, certs.Bounded(backend, time.Second).Store(t.Context(), "k", nil), broken)
+}
