@@ -149,7 +149,7 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 	switch {
 	case framing == h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-		if res.Trailer {
+		if res.Trailer && res.Chunked {
 			dst = appendAnnounced(dst, res)
 		}
 	case res.ContentLength >= 0 && res.Status != http.StatusNoContent && !res.Chunked:
