@@ -25,6 +25,8 @@ var classes = []class{
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field content-length") && d.a+d.b == "0" && d.viewA["up body"] == "" && d.viewB["up body"] == ""
 		}},
+	{name: "empty User-Agent", why: "net/http takes it for none",
+		holds: func(d difference, x *exchange) bool { return d.is("up field user-agent") && d.a+d.b == "" }},
 	{name: "answer's framing", why: "net/http gives a short chunked body a length",
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field content-length", "down field transfer-encoding") &&
@@ -97,11 +99,14 @@ func framingCases(methods ...string) (all []exchange) {
 }
 
 // rig is the proxies that a corpus goes through.
-type rig struct{ fast, full, reference *track }
+type rig struct {
+	fast, full, hooked *track
+	reference          *track // nil when httputil cannot do the like
+}
 
 func newRig(t testing.TB, s shape) *rig {
 	t.Helper()
-	r := &rig{fast: newFast(t, s), full: newFull(t, s)}
+	r := &rig{fast: newFast(t, s), full: newFull(t, s), hooked: newHooked(t, s)}
 	if !s.own && s.trusted == "" {
 		r.reference = newReference(t, s)
 	}
@@ -119,6 +124,7 @@ func (r *rig) run(t testing.TB, x *exchange, used map[string]int) {
 		require.Equal(t, lane, fast["lane"], "%s: the lane it takes", x.name)
 	}
 	compare(t, x, "fast", fast, "full", r.full.ask(t, x), used)
+	compare(t, x, "fast", fast, "hooked", r.hooked.ask(t, x), used)
 	if r.reference != nil && !x.foreign {
 		compare(t, x, "fast", fast, "httputil", r.reference.ask(t, x), used)
 	}
@@ -143,6 +149,7 @@ func headCases() (all []exchange) {
 	get("several values of one field", "Accept: a\r\nX-A: 1\r\naccept: b\r\nACCEPT: c, d\r\n")
 	get("several cookies", "Cookie: a=1\r\nCookie: b=2; c=3\r\n")
 	get("a user agent", "User-Agent: me/1\r\n")
+	get("an empty user agent", "User-Agent:\r\n")
 	get("credentials", "Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n")
 	get("what a browser sends", "User-Agent: Mozilla/5.0 (X11)\r\nAccept: text/html,*/*;q=0.8\r\nAccept-Language: de\r\nAccept-Encoding: gzip, br\r\n"+
 		"Referer: http://a.test/\r\nConnection: keep-alive\r\nUpgrade-Insecure-Requests: 1\r\nCache-Control: max-age=0\r\n")
@@ -272,7 +279,7 @@ func claimCases() (all []exchange) {
 func TestTheLanesAreOne(t *testing.T) {
 	edits := func(u *hostproxy.Upstream) {
 		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},
-			Set: http.Header{"x-set": {"1", "2"}, "X-A": {"ours"}}, Add: http.Header{"Accept": {"ours"}, "X-Added": {"1"}}}
+			Set: http.Header{"x-set": {"1", "2"}, "X-A": {"ours"}}, Add: http.Header{"Accept": {"ours"}, "X-Added": {"1"}, "User-Agent": {"ours"}}}
 		u.ResponseHeader = hostproxy.HeaderEdit{Remove: []string{"server", "X-Blank", "link"},
 			Set: http.Header{"Content-Type": {"text/x-set"}, "x-a": {"ours"}}, Add: http.Header{"Set-Cookie": {"ours=1"}, "X-Added": {"1"}}}
 		u.TargetHost, u.Forwarded = true, true

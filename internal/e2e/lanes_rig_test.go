@@ -93,9 +93,13 @@ func (m *mirror) serve(nc net.Conn) {
 	}
 }
 
-// to returns the bytes that answer q.
+// to returns the bytes that answer q. HEAD gets no body.
 func (a *answer) to(q *proxytest.Request) string {
 	if !a.echo {
+		head := strings.Index(a.raw, "\r\n\r\n") + 4
+		if q.Method == "HEAD" && !strings.HasPrefix(a.raw, "HTTP/1.1 1") {
+			return a.raw[:head]
+		}
 		return a.raw
 	}
 	body := string(q.Content)
@@ -143,7 +147,7 @@ func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
 	if s.change != nil {
 		s.change(u)
 	}
-	r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler), Observe: k.observe}
+	r := &hostproxy.Router{Logger: silent(), Observe: k.observe}
 	if s.trusted != "" {
 		r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(s.trusted)}
 	}
@@ -167,6 +171,9 @@ func (k *track) rest() {
 }
 
 func (k *track) observe(x *hostproxy.Exchange) {
+	if k.records == nil {
+		return
+	}
 	c := *x
 	for _, text := range []*string{&c.Proto, &c.Scheme, &c.Method, &c.Host, &c.Path, &c.Query, &c.Pattern, &c.Target} {
 		*text = strings.Clone(*text) // of the fast lane they are gone after the call
@@ -195,6 +202,21 @@ func newFast(t testing.TB, s shape) *track {
 func newFull(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "full")
+	k.serve(t, s.router(t, k), s.secure)
+	return k
+}
+
+// newHooked is newFull with a hook that wants an http.Response and leaves it as it is.
+func newHooked(t testing.TB, s shape) *track {
+	t.Helper()
+	k := newTrack(t, "hooked")
+	change := s.change
+	s.change = func(u *hostproxy.Upstream) {
+		if change != nil {
+			change(u)
+		}
+		u.ModifyResponse = func(*http.Response) error { return nil }
+	}
 	k.serve(t, s.router(t, k), s.secure)
 	return k
 }
@@ -301,6 +323,7 @@ func (k *track) askOn(t testing.TB, c *proxytest.Conn, x *exchange) view {
 	method, _, _ := strings.Cut(x.raw, " ")
 	v := view{}
 	last := v.readResponses(c, method)
+	require.NotContains(t, v, "down hangs", "%s: %s: no answer comes\nrequest %s\nanswer  %s", k.name, x.name, short(x.raw), short(x.answer.raw))
 	if last != nil && !last.Close {
 		v["down kept"] = "yes"
 		<-sent
@@ -312,7 +335,8 @@ func (k *track) askOn(t testing.TB, c *proxytest.Conn, x *exchange) view {
 		return v
 	}
 	rest, err := c.ReadAll()
-	if rest != "" || err != nil {
+	require.NoError(t, err, "%s: %s: the connection stays open\nrequest %s\nanswer  %s", k.name, x.name, short(x.raw), short(x.answer.raw))
+	if rest != "" {
 		v["down rest"] = rest
 	}
 	c.Close()
@@ -321,6 +345,8 @@ func (k *track) askOn(t testing.TB, c *proxytest.Conn, x *exchange) view {
 	v.addRecord(k, 1)
 	return v
 }
+
+func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // sized returns the end of a head and a body with its length.
 func sized(body string) string {

@@ -2,8 +2,10 @@ package e2e_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +45,10 @@ const laneProbe = "x-lAnE"
 func (v view) readResponses(c *proxytest.Conn, method string) *proxytest.Response {
 	for i := 0; ; i++ {
 		p, err := c.ReadResponse(method)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			v["down hangs"] = "yes"
+			return nil
+		}
 		if p == nil {
 			v["down"] = "nothing"
 			return nil
@@ -52,7 +58,8 @@ func (v view) readResponses(c *proxytest.Conn, method string) *proxytest.Respons
 			what = fmt.Sprintf("interim %d", i)
 		}
 		start := v.addHead(what, p.Raw)
-		v[what+" status"], v[what+" reason"], _ = strings.Cut(strings.TrimPrefix(start, "HTTP/1.1 "), " ")
+		_, rest, _ := strings.Cut(start, " ")
+		v[what+" status"], v[what+" reason"], _ = strings.Cut(rest, " ")
 		if what != "down" {
 			continue
 		}
