@@ -44,7 +44,7 @@ func (a *attempt) run() *Failure {
 	defer a.f.land(&a.flight)
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
 		a.body = newRequestBody(a.q, &a.flight)
-		defer func() { a.x.RequestBytes = a.body.count.Load() }()
+		defer a.leaveBody()
 		// An answer may come before the upload ends; without this net/http
 		// reads the rest first. HTTP/2 is full duplex and says so by an error.
 		_ = a.flight.rc.EnableFullDuplex()
@@ -59,6 +59,20 @@ func (a *attempt) run() *Failure {
 		return a.upgrade(res)
 	}
 	return a.respond(res)
+}
+
+func (a *attempt) leaveBody() {
+	a.body.detach()
+	a.x.RequestBytes = a.body.count.Load()
+}
+
+// closeAfter makes the response the connection's last unless the request was
+// read to its end: what remains on the wire must not be taken for another
+// request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.
+func (a *attempt) closeAfter() {
+	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 {
+		a.w.Header().Set("Connection", "close")
+	}
 }
 
 // admit refuses what must not reach any target.

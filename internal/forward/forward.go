@@ -164,6 +164,7 @@ func (f *Forwarder) fail(a *attempt, fail *Failure) {
 	if a.wrote {
 		panic(http.ErrAbortHandler)
 	}
+	a.closeAfter()
 	f.refuse(a.w, a.q, a.x, fail)
 }
 

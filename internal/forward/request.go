@@ -11,7 +11,9 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -43,6 +45,7 @@ func (a *attempt) outgoing(ctx context.Context, t *Target) (*http.Request, error
 		}
 	}
 	a.f.RequestHeader.apply(out.Header)
+	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
 	return out, nil
 }
 
@@ -107,7 +110,6 @@ func (a *attempt) outgoingHeader() http.Header {
 	}
 	hop := a.hop()
 	header.SetForwarded(h, &hop, q.Host)
-	header.OmitUserAgent(h)
 	return h
 }
 
@@ -177,6 +179,10 @@ type requestBody struct {
 	trailer http.Header // filled at EOF
 	count   atomic.Int64
 	err     atomic.Pointer[error]
+	whole   atomic.Bool // read to its end
+
+	mu   sync.Mutex // held while somebody reads
+	over bool       // the exchange has ended; guarded by mu
 }
 
 func newRequestBody(q *http.Request, fl *flight) *requestBody {
@@ -194,12 +200,18 @@ func newRequestBody(q *http.Request, fl *flight) *requestBody {
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	b.flight.touch() // from the first read on, a client that sends nothing is timed
 	n, err := b.q.Body.Read(p)
 	b.count.Add(int64(n))
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
+		b.whole.Store(true)
 		if !b.flight.begun.Load() {
 			b.flight.last.Store(0) // now the target has its own time
 		}
@@ -220,6 +232,29 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Close leaves the client's body open: its server closes it, and a retry may
 // still need it.
 func (b *requestBody) Close() error { return nil }
+
+// detach ends all reading, since net/http reads on when the handler returns.
+// What the client still sends of an unread body gets a moment.
+func (b *requestBody) detach() {
+	if b.whole.Load() {
+		return
+	}
+	if !b.mu.TryLock() {
+		if b.flight.rc.SetReadDeadline(time.Unix(1, 0)) != nil {
+			return // not a server's: nobody reads on
+		}
+		b.mu.Lock()
+	}
+	b.over = true
+	b.mu.Unlock()
+	if b.q.ProtoMajor == 1 {
+		_ = b.flight.rc.SetReadDeadline(time.Now().Add(lingerTime))
+	}
+}
+
+// lingerTime is how long net/http may look for the end of a body that nobody
+// wanted.
+const lingerTime = 500 * time.Millisecond
 
 // failed returns the error that the client's side caused, or nil.
 func (b *requestBody) failed() error {

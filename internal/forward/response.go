@@ -80,6 +80,7 @@ func (a *attempt) writeHead(res *http.Response) (announced int) {
 			announced++
 		}
 	}
+	a.closeAfter()
 	a.x.Status = res.StatusCode
 	a.wrote = true
 	a.w.WriteHeader(res.StatusCode)

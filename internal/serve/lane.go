@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -229,6 +230,9 @@ func (x *exchange) head() (n int, next step) {
 			}
 			return n, again
 		case h1.ErrUnusual:
+			if x.req.Unusual&h1.UnusualTarget != 0 && !sameAuthority(x.req.Target, x.req.Host) {
+				return 0, x.refuse(errAuthority)
+			}
 			return 0, transfer
 		case h1.ErrMore:
 			if !slow {
@@ -247,6 +251,23 @@ func (x *exchange) head() (n int, next step) {
 			return 0, x.refuse(err)
 		}
 	}
+}
+
+var errAuthority = &h1.Refusal{Status: 400, Reason: "request target and Host disagree"}
+
+// sameAuthority reports whether an absolute-form target names the host of the
+// Host field (RFC 9112, 3.2.2). "*" names none and agrees with any.
+func sameAuthority(target, host []byte) bool {
+	_, rest, absolute := bytes.Cut(target, []byte("://"))
+	if !absolute {
+		return true
+	}
+	if i := bytes.IndexAny(rest, "/?"); i >= 0 {
+		rest = rest[:i]
+	}
+	a, port, err := hostname.Split(string(rest))
+	b, port2, err2 := hostname.Split(string(host))
+	return err == nil && err2 == nil && a == b && port == port2
 }
 
 // lateHead answers a head that did not come to its end.
