@@ -83,7 +83,7 @@ func TestAnEarlyResponseToAnUnfinishedUpload(t *testing.T) {
 					p := c.Response("POST")
 					assert.Equal(t, 403, p.StatusCode)
 					assert.Equal(t, "early", string(p.Content))
-					require.NoError(t, c.Close())
+					_ = c.Close() // the server may have been faster
 				}
 			})
 		})
