@@ -124,7 +124,6 @@ func TestAFloodOfUnknownNamesIsBounded(t *testing.T) {
 		wg.Wait()
 		assert.LessOrEqual(t, p.total(), 64, "so many decisions at a time, and no queue of them")
 
-		p.slow = 0
 		for i := range certs.MaxRefused + 200 {
 			m.Refuse(fmt.Sprintf("name%d.example.com", i))
 		}
@@ -192,7 +191,9 @@ func TestAnOnDemandCertificateIsRenewedWhileItIsUsedAndAllowed(t *testing.T) {
 		_, err = shake(t, m, "customer2.example.com")
 		require.NoError(t, err, "it comes back when somebody does")
 
+		p.mu.Lock()
 		p.deny = true
+		p.mu.Unlock()
 		_, err = shake(t, m, "customer1.example.com")
 		require.NoError(t, err)
 		time.Sleep(day(90))
