@@ -1,0 +1,26 @@
+package limit
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+const (
+	nat64  = 0x0064_ff9b << 32 // the first half of 64:ff9b::/96 (RFC 6052, 2.1)
+	sixTo4 = 0x2002 << 48      // 2002::/16, with the IPv4 address in the next 32 bits (RFC 3056, 2)
+)
+
+// keyOf returns the /64 that a client counts as. For an IPv4 address it is the first one of the same address in 6to4,
+// which belongs to the same client if to anybody: so IPv4 and IPv6 share one key space without a collision.
+//
+// NAT64's prefix is looked into because a server with only IPv6 sees all of the IPv4 internet in that one /64.
+func keyOf(client netip.Addr) uint64 {
+	a := client.As16() // all zeroes for an invalid one, IPv4 mapped
+	prefix, rest := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
+	mapped := prefix == 0 && rest>>32 == 0xffff
+	translated := prefix == nat64 && rest>>32 == 0
+	if mapped || translated {
+		return sixTo4 | rest&0xffff_ffff<<16
+	}
+	return prefix
+}

@@ -1,0 +1,89 @@
+package limit
+
+import (
+	"sync"
+	"time"
+)
+
+// ways is how many buckets a set has: the keys fill one cache line, the times the next.
+const ways = 8
+
+// A set holds the buckets of the keys that hash to it, each by the time when it will be full.
+//
+// A key that is in no slot has a bucket that is full no later than any in the set. That holds for a new set, and stays
+// so because the bucket that is full first is the one that gives way, and no time here ever decreases. Slots that were
+// never used come last and are full no later than the others, so that an unused slot may be taken for one of key 0.
+type set struct {
+	keys [ways]uint64
+	full [ways]time.Duration
+}
+
+// slot returns the slot of key k, or the one that gives way to it: the first to be full.
+func (t *set) slot(k uint64) int {
+	for i := range ways {
+		if t.keys[i] == k {
+			return i
+		}
+	}
+	first := 0
+	for i := 1; i < ways; i++ {
+		if t.full[i] < t.full[first] {
+			first = i
+		}
+	}
+	return first
+}
+
+// A shard is a part of the sets with a lock of its own.
+type shard struct {
+	mu   sync.Mutex
+	last time.Duration // the latest time seen when a bucket gave way
+	sets []set         // a power of two; nil before the first use
+	_    [24]byte      // to a cache line of its own
+}
+
+// slot returns the set and the slot for key k with hash h. It makes the shard larger rather than let a bucket give way
+// that is not full. The caller holds mu.
+func (s *shard) slot(l *Limiter, k, h uint64, at time.Duration) (*set, int) {
+	if s.sets == nil {
+		s.sets = make([]set, 1)
+	}
+	for {
+		t := s.set(h)
+		i := t.slot(k)
+		if t.keys[i] == k {
+			return t, i
+		}
+		s.last = max(s.last, at)
+		if t.full[i] <= at || len(s.sets) == l.maxSets {
+			return t, i
+		}
+		s.grow(l)
+	}
+}
+
+// set returns the only set in which a key with hash h may be.
+func (s *shard) set(h uint64) *set {
+	return &s.sets[h>>32&uint64(len(s.sets)-1)]
+}
+
+// grow doubles the number of sets. Until the last time of growing only buckets that were full gave way, so unused slots
+// get the latest of those times, which keeps the promise of set even if the clock of some callers is late.
+func (s *shard) grow(l *Limiter) {
+	old := s.sets
+	s.sets = make([]set, 2*len(old))
+	for i := range s.sets {
+		for j := range ways {
+			s.sets[i].full[j] = s.last
+		}
+	}
+	for i := range old {
+		for j, k := range old[i].keys {
+			if full := old[i].full[j]; full > s.last {
+				t := s.set(l.hash(k))
+				free := t.slot(k)
+				t.keys[free], t.full[free] = k, full
+			}
+		}
+	}
+}
