@@ -112,3 +112,14 @@ func (c *checker) functions(f func(*file, *ast.FuncDecl)) {
 		}
 	})
 }
+
+// declarations calls f for each declaration that is no function, in files that are not tests.
+func (c *checker) declarations(f func(*file, *ast.GenDecl)) {
+	c.source(func(g *file) {
+		for _, d := range g.ast.Decls {
+			if d, ok := d.(*ast.GenDecl); ok {
+				f(g, d)
+			}
+		}
+	})
+}

@@ -50,17 +50,13 @@ func (c *checker) mapOfInternal() {
 // declares reports whether the package in dir declares a function or type of that name.
 func (c *checker) declares(dir, name string) bool {
 	found := false
-	c.source(func(f *file) {
-		for _, d := range f.ast.Decls {
-			switch d := d.(type) {
-			case *ast.FuncDecl:
-				found = found || f.dir == dir && d.Recv == nil && d.Name.Name == name
-			case *ast.GenDecl:
-				for _, s := range d.Specs {
-					t, ok := s.(*ast.TypeSpec)
-					found = found || ok && f.dir == dir && t.Name.Name == name
-				}
-			}
+	c.functions(func(f *file, d *ast.FuncDecl) {
+		found = found || f.dir == dir && d.Recv == nil && d.Name.Name == name
+	})
+	c.declarations(func(f *file, d *ast.GenDecl) {
+		for _, s := range d.Specs {
+			t, ok := s.(*ast.TypeSpec)
+			found = found || ok && f.dir == dir && t.Name.Name == name
 		}
 	})
 	return found

@@ -76,14 +76,9 @@ func (c *checker) exportedDocumented() {
 			c.wantDoc(d.Name, d.Doc)
 		}
 	})
-	c.source(func(f *file) {
-		if f.ast.Name.Name == "main" {
-			return
-		}
-		for _, d := range f.ast.Decls {
-			if d, ok := d.(*ast.GenDecl); ok {
-				c.declDocumented(f, d)
-			}
+	c.declarations(func(f *file, d *ast.GenDecl) {
+		if f.ast.Name.Name != "main" {
+			c.declDocumented(f, d)
 		}
 	})
 }

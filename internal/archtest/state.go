@@ -36,14 +36,10 @@ func (c *checker) noInit() {
 func (c *checker) noMutableGlobals() {
 	written := map[string]bool{} // "dir name" of package-level variables that are assigned
 	c.source(func(f *file) { f.assignments(func(name string) { written[f.dir+" "+name] = true }) })
-	c.source(func(f *file) {
-		for _, d := range f.ast.Decls {
-			d, ok := d.(*ast.GenDecl)
-			if !ok || d.Tok != token.VAR {
-				continue
-			}
-			for _, s := range d.Specs {
-				c.global(f, d, s.(*ast.ValueSpec), written)
+	c.declarations(func(f *file, d *ast.GenDecl) {
+		for _, s := range d.Specs {
+			if s, ok := s.(*ast.ValueSpec); ok && d.Tok == token.VAR {
+				c.global(f, d, s, written)
 			}
 		}
 	})
