@@ -152,6 +152,9 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	case https == nil && plain == nil:
 		return nil, errors.New("hostproxy: Serve needs a listener")
 	}
+	if _, err := s.Router.limits(); err != nil {
+		return nil, err
+	}
 	routes := s.server(s.Handler)
 	if s.Handler == nil { // middleware needs http.Request: the full lane
 		routes.Handler, routes.Lane.Route = s.Router, s.Router.hit

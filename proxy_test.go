@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,35 @@ func TestFastLaneSeesTheClientLeave(t *testing.T) {
 	var e *hostproxy.Error
 	require.ErrorAs(t, x.Err, &e)
 	assert.Equal(t, hostproxy.SideClient, e.Side)
+}
+
+func TestRateLimitRefusesTheClientThatAsksTooMuch(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	for _, tt := range []struct{ name, request string }{
+		{"fast lane", "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: %s\r\n\r\n"},
+		{"full lane", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: %s\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := hostproxy.Router{
+				RateLimit:      &hostproxy.RateLimit{Rate: 0.01, Burst: 3},
+				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			}
+			r.Handle("a.test", hostproxy.To(backend.Addr()))
+			addr, _ := serve(t, &hostproxy.Server{Router: &r})
+			c := proxytest.Dial(t, addr)
+			for range 3 {
+				assert.Equal(t, 200, c.Do(fmt.Sprintf(tt.request, "192.0.2.1")).StatusCode)
+			}
+			res := c.Do(fmt.Sprintf(tt.request, "192.0.2.1"))
+			assert.Equal(t, 429, res.StatusCode)
+			assert.Equal(t, "100", res.Header.Get("Retry-After"))
+			assert.Equal(t, `"default";r=0;t=100`, res.Header.Get("RateLimit"))
+			assert.Equal(t, `"default";q=3;w=300`, res.Header.Get("RateLimit-Policy"))
+			assert.Equal(t, 200, c.Do(fmt.Sprintf(tt.request, "192.0.2.2")).StatusCode, "another client, on the same connection")
+		})
+	}
+	r := hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: -1}}
+	assert.ErrorContains(t, (&hostproxy.Server{Router: &r}).Serve(t.Context(), nil, proxytest.Listen(t)), "hostproxy: RateLimit: Rate is -1")
 }
 
 func TestAccessLogWritesOneLinePerExchange(t *testing.T) {

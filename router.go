@@ -16,6 +16,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
@@ -39,6 +40,9 @@ type Router struct {
 	// count. Nil trusts nobody: the peer's address is the client.
 	TrustedProxies []netip.Prefix
 
+	// RateLimit bounds the requests of each client. Nil means no bound.
+	RateLimit *RateLimit
+
 	// TLS says where certificates come from. The zero value uses ACME
 	// (Let's Encrypt) for public names and LocalCA for internal ones.
 	TLS TLS
@@ -54,8 +58,37 @@ type Router struct {
 
 	certs keeper
 
+	limitOnce sync.Once
+	limiter   *limit.Limiter // nil means no bound
+	limitErr  error
+
 	mu    sync.Mutex                           // serialises writers
 	table atomic.Pointer[routes.Table[*route]] // read without mu
+}
+
+// A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
+// an IPv6 address, behind TrustedProxies. A request without a token is answered
+// with 429, Retry-After, RateLimit and RateLimit-Policy, whatever its route.
+// Memory is bounded whoever asks.
+type RateLimit struct {
+	Rate  float64 // requests per second; required, may be a fraction
+	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
+}
+
+func (l *RateLimit) config() limit.Config { return limit.Config{Rate: l.Rate, Burst: l.Burst} }
+
+// limits returns the limiter of r.RateLimit, nil without one.
+func (r *Router) limits() (*limit.Limiter, error) {
+	r.limitOnce.Do(func() {
+		if r.RateLimit == nil {
+			return
+		}
+		if r.limiter, r.limitErr = limit.New(r.RateLimit.config()); r.limitErr != nil {
+			r.limitErr = fmt.Errorf("hostproxy: RateLimit: %w", r.limitErr)
+			r.logger().Error("no requests are served", "cause", r.limitErr)
+		}
+	})
+	return r.limiter, r.limitErr
 }
 
 // A route is what the table holds for a pattern.
@@ -221,6 +254,10 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+	if refusal := r.admit(w, x); refusal != nil {
+		refusal.ServeHTTP(forward.Watch(w, x), q)
+		return
+	}
 	rt, refusal := r.route(q)
 	if rt == nil {
 		refusal.ServeHTTP(forward.Watch(w, x), q)
@@ -234,6 +271,26 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 		return
 	}
 	rt.Value.handler.ServeHTTP(forward.Watch(w, x), q.WithContext(forward.NewContext(q.Context(), x)))
+}
+
+// admit returns the handler that refuses a client who has asked enough, or nil.
+func (r *Router) admit(w http.ResponseWriter, x *forward.Exchange) http.Handler {
+	l, err := r.limits()
+	switch {
+	case err != nil:
+		return forward.Refuse(http.StatusInternalServerError, "proxy_internal_error")
+	case l == nil:
+		return nil
+	}
+	d := l.Allow(x.Client, x.Start)
+	if d.OK {
+		return nil
+	}
+	h, c := w.Header(), r.RateLimit.config()
+	h.Set("Retry-After", string(d.AppendRetryAfter(nil)))
+	h.Set("RateLimit", string(c.AppendRateLimit(nil, d)))
+	h.Set("RateLimit-Policy", string(c.AppendPolicy(nil)))
+	return forward.Refuse(http.StatusTooManyRequests, "http_request_denied")
 }
 
 // end closes the record and shows it.
@@ -257,7 +314,12 @@ func (r *Router) observe(x *forward.Record) {
 // lane is a fast lane that serves no route: it refuses what is forbidden and
 // leaves the rest to net/http.
 func (r *Router) lane() *serve.Lane {
-	return &serve.Lane{Route: noRoute, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	lane := &serve.Lane{Route: noRoute, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	if r.RateLimit != nil {
+		lane.Limiter, _ = r.limits()
+		lane.Limit = r.RateLimit.config()
+	}
+	return lane
 }
 
 func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }

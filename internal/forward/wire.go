@@ -238,8 +238,9 @@ func (f *Forwarder) Killed() bool { return f.kill.Err() != nil }
 func (f *Forwarder) Life() context.Context { return f.life }
 
 // AppendReply appends the whole answer that Reply gives to a request of that
-// method. connection is as for AppendResponse.
-func AppendReply(dst []byte, method string, status int, reason, connection string) []byte {
+// method. connection is as for AppendResponse; fields are further lines, each
+// with its CRLF.
+func AppendReply(dst []byte, method string, status int, reason, connection string, fields []byte) []byte {
 	dst = h1.AppendStatusLine(dst, status, http.StatusText(status))
 	body := Line(status, reason)
 	dst = append(dst, "Cache-Control: no-store\r\n"...)
@@ -249,6 +250,7 @@ func AppendReply(dst []byte, method string, status int, reason, connection strin
 	dst = append(dst, "\r\nProxy-Status: "...)
 	dst = append(dst, ProxyStatus(reason)...)
 	dst = append(dst, "\r\n"...)
+	dst = append(dst, fields...)
 	if connection != "" {
 		dst = h1.AppendField(dst, "Connection", connection)
 	}

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,8 +31,12 @@ type conn struct {
 	peer    header.Peer
 	trusted bool
 	closed  atomic.Bool
-	armed   atomic.Int64 // when our write deadline expires, unix nanoseconds
-	bound   atomic.Bool  // the write deadline is somebody else's
+	armed   atomic.Int64  // when our write deadline expires, unix nanoseconds
+	bound   atomic.Bool   // the write deadline is somebody else's
+	stall   time.Duration // how long the client may take nothing; 0 means writeStall
+
+	writing sync.Mutex // under TLS, guards cork and the order of writes
+	cork    *[]byte    // what writeLarge is collecting
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
 	x         *exchange             // what tryRead read into
@@ -110,7 +116,7 @@ func (c *conn) scheme() string {
 
 // transfer hands the connection to net/http, which reads ahead first.
 func (c *conn) transfer(ahead []byte) {
-	c.readArmed = time.Time{}
+	c.readArmed, c.stall = time.Time{}, 0
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	r := replay{Conn: c.stream(), ahead: ahead}
 	if c.tls != nil {
@@ -234,9 +240,49 @@ func looksLikeHTTP(head [5]byte) bool {
 	return false
 }
 
-// Write bounds how long a client may take nothing at all (slow read); a slow
+// corks hold the records of one large write.
+var corks = sync.Pool{New: func() any { b := make([]byte, 0, 68<<10); return &b }}
+
+// writeLarge writes p, which spans several TLS records, with one system call
+// where it can: crypto/tls would make one for each.
+func (c *conn) writeLarge(p []byte) (int, error) {
+	if c.tls == nil || len(p) <= 16<<10 {
+		return c.stream().Write(p)
+	}
+	cork := corks.Get().(*[]byte)
+	defer corks.Put(cork)
+	c.writing.Lock()
+	c.cork = cork
+	c.writing.Unlock()
+	n, err := c.tls.Write(p)
+
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.cork = nil
+	if _, e := c.write(*cork); err == nil {
+		err = e
+	}
+	*cork = (*cork)[:0]
+	return n, err
+}
+
+// Write writes p, or keeps it for writeLarge.
+func (c *conn) Write(p []byte) (int, error) {
+	if c.s.TLS == nil {
+		return c.write(p)
+	}
+	c.writing.Lock() // records go out in the order they were made in
+	defer c.writing.Unlock()
+	if c.cork != nil {
+		*c.cork = append(*c.cork, p...)
+		return len(p), nil
+	}
+	return c.write(p)
+}
+
+// write bounds how long a client may take nothing at all (slow read); a slow
 // one that takes something goes on.
-func (c *conn) Write(p []byte) (total int, err error) {
+func (c *conn) write(p []byte) (total int, err error) {
 	for {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])
@@ -276,9 +322,9 @@ func (c *conn) armWrite() {
 	if c.bound.Load() {
 		return
 	}
-	now := time.Now()
-	if c.armed.Load()-now.UnixNano() < int64(writeStall*3/4) {
-		deadline := now.Add(writeStall)
+	now, stall := time.Now(), cmp.Or(c.stall, writeStall)
+	if left := time.Duration(c.armed.Load() - now.UnixNano()); left < stall*3/4 || left > stall {
+		deadline := now.Add(stall)
 		c.armed.Store(deadline.UnixNano())
 		_ = c.Conn.SetWriteDeadline(deadline)
 	}

@@ -26,7 +26,9 @@ func (x *exchange) exchange() step {
 	f := x.hit.Upstream
 	x.begin()
 	next := end
-	if f.Enter() {
+	if limited, what := x.limit(); limited {
+		next = what
+	} else if f.Enter() {
 		next = x.forward(f)
 		f.Leave()
 	} else {
@@ -37,13 +39,30 @@ func (x *exchange) exchange() step {
 	return next
 }
 
+// limit answers a client who has asked enough.
+func (x *exchange) limit() (limited bool, next step) {
+	lane := x.c.s.Lane
+	if lane.Limiter == nil {
+		return false, again
+	}
+	d := lane.Limiter.Allow(x.hop.Client, x.start)
+	if d.OK {
+		return false, again
+	}
+	x.fields = append(d.AppendRetryAfter(append(x.fields[:0], "Retry-After: "...)), "\r\nRateLimit: "...)
+	x.fields = append(lane.Limit.AppendRateLimit(x.fields, d), "\r\nRateLimit-Policy: "...)
+	x.fields = append(lane.Limit.AppendPolicy(x.fields), "\r\n"...)
+	return true, x.decline(http.StatusTooManyRequests, "http_request_denied")
+}
+
 // begin resets what the last exchange left.
 func (x *exchange) begin() {
 	x.start = time.Now()
-	x.fail, x.sent = nil, false
+	x.fail, x.sent, x.rude, x.fields = nil, false, false, x.fields[:0]
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
 	x.tried = x.tried[:0]
 	x.rec = forward.Record{Start: x.start}
+	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
 	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded
@@ -51,6 +70,14 @@ func (x *exchange) begin() {
 	if x.c.trusted {
 		x.hop.Client = x.clientIP()
 	}
+}
+
+// atMost returns the shorter of two limits; a limit of zero is none.
+func atMost(a, b time.Duration) time.Duration {
+	if b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 func (x *exchange) forward(f *forward.Forwarder) step {
@@ -275,30 +302,36 @@ func (x *exchange) finish() {
 // answer sends the proxy's own reply for fail.
 func (x *exchange) answer(fail *forward.Failure) step {
 	x.fail = fail
-	x.rec.Status = fail.Status
-	unread := !x.upload.settle()
-	if fail.Status == forward.StatusClientClosed {
-		x.takeBack()
-		return end
+	if fail.Side == forward.SideClient {
+		x.rude = true
 	}
-	rude := unread || fail.Side == forward.SideClient
-	x.last = x.last || rude
-	x.reply(fail.Status, fail.Reason)
+	return x.decline(fail.Status, fail.Reason)
+}
+
+// decline sends an answer of the proxy's own and says what becomes of the
+// connection: it closes when the request cannot be read to its end.
+func (x *exchange) decline(status int, reason string) step {
+	x.rec.Status = status
+	x.rude = !x.upload.settle() || x.rude
+	x.last = x.last || x.rude
+	if status != forward.StatusClientClosed {
+		x.reply(status, reason)
+	}
 	x.r += x.upload.took
 	x.takeBack()
 	switch {
-	case rude:
-		return linger
-	case x.last:
+	case status == forward.StatusClientClosed, x.last && !x.rude:
 		return end
+	case x.rude:
+		return linger
 	}
 	return again
 }
 
-// reply sends a whole answer of the proxy's own. After one that is the last,
-// the connection closes.
+// reply sends a whole answer of the proxy's own, with x.fields. After one that
+// is the last, the connection closes.
 func (x *exchange) reply(status int, reason string) {
-	x.out = forward.AppendReply(x.out[:0], view(x.req.Method), status, reason, x.connection())
+	x.out = forward.AppendReply(x.out[:0], view(x.req.Method), status, reason, x.connection(), x.fields)
 	_, _ = x.c.stream().Write(x.out)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // The fast lane: one goroutine reads a request, finds its route, asks the
@@ -31,6 +32,11 @@ type Lane struct {
 	Route func(host, path string, state *tls.ConnectionState) (Hit, bool)
 
 	Trusted []netip.Prefix // peers whose forwarding fields count
+
+	// Limiter bounds the requests of each client; nil means no bound. Limit is
+	// what it was made of.
+	Limiter *limit.Limiter
+	Limit   limit.Config
 
 	// End is shown the record of each exchange, if Always, or of each failed
 	// one. The record is valid only during the call.
@@ -78,8 +84,10 @@ type exchange struct {
 	rec    forward.Record
 	names  [4]name // of the record: method, host, path, query
 	fail   *forward.Failure
-	sent   bool // the response has begun
-	last   bool // the connection closes after the response
+	sent   bool   // the response has begun
+	rude   bool   // the client's own fault: what it still sends is not read
+	fields []byte // of a reply of the proxy's own: further lines
+	last   bool   // the connection closes after the response
 	tried  []*forward.Target
 	target *forward.Target
 	upload upload
@@ -274,7 +282,7 @@ func sameAuthority(target, host []byte) bool {
 func (x *exchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		x.last = true
+		x.last, x.fields = true, x.fields[:0]
 		x.reply(408, "http_request_error")
 	}
 	return end
@@ -287,7 +295,7 @@ func (x *exchange) refuse(err error) step {
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
-	x.last = true
+	x.last, x.fields = true, x.fields[:0]
 	x.reply(status, "http_request_error")
 	if x.c.s.Lane.Always {
 		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,

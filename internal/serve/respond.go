@@ -127,7 +127,7 @@ func (x *exchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Fram
 // flush sends x.out.
 func (x *exchange) flush() error {
 	x.sent = true
-	_, err := x.c.stream().Write(x.out)
+	_, err := x.c.writeLarge(x.out)
 	x.out = x.out[:0]
 	return err
 }
@@ -171,7 +171,7 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 		}
 		left -= int64(n)
 		x.rec.ResponseBytes += int64(n)
-		if _, err := x.c.stream().Write(page[:n]); err != nil {
+		if _, err := x.c.writeLarge(page[:n]); err != nil {
 			return forward.SideClient, err
 		}
 	}

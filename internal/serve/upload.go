@@ -52,10 +52,11 @@ type uploadBuffer struct {
 
 var uploadBuffers = sync.Pool{New: func() any { return &uploadBuffer{out: make([]byte, 0, 33<<10)} }}
 
-// bodyStall is how long a client may send nothing of a body that it announced.
+// bodyStall is how long a client may send nothing of a body that it announced,
+// if the upstream's IdleTimeout is not shorter.
 const bodyStall = time.Minute
 
-// A sized body slower than minBodyRate bytes per second, after minBodyGrace,
+// A body slower than minBodyRate bytes per second, after minBodyGrace,
 // is cut off.
 const (
 	minBodyRate  = 240
@@ -190,11 +191,17 @@ func (u *upload) runSized() error {
 			u.sent.Store(false)
 			return err
 		}
-		if d := time.Since(start); d > minBodyGrace && float64(u.total.Load()) < minBodyRate*d.Seconds() {
+		if u.tooSlow(start) {
 			return &clientError{errSlow}
 		}
 	}
 	return nil
+}
+
+// tooSlow reports whether the client sends less than it must.
+func (u *upload) tooSlow(start time.Time) bool {
+	d := time.Since(start)
+	return d > minBodyGrace && float64(u.total.Load()) < minBodyRate*d.Seconds()
 }
 
 func (u *upload) runChunked() error {
@@ -202,6 +209,7 @@ func (u *upload) runChunked() error {
 	in := b.in[:bufferSize]                   // what is behind the body must fit x.in
 	w := copy(in, u.x.in[u.x.r+u.took:u.x.w]) // the beginning of a trailer section
 	u.took = u.x.w - u.x.r
+	start := time.Now()
 	for {
 		data, n, err := u.chunks.Decode(in[:w])
 		u.total.Add(int64(len(data)))
@@ -222,6 +230,9 @@ func (u *upload) runChunked() error {
 		if err == io.EOF {
 			return nil
 		}
+		if u.tooSlow(start) {
+			return &clientError{errSlow}
+		}
 		w = copy(in, in[n:w])
 		m, err := u.read(in[w:])
 		if err != nil {
@@ -233,7 +244,7 @@ func (u *upload) runChunked() error {
 
 // read reads from the client; its errors are the client's fault.
 func (u *upload) read(p []byte) (int, error) {
-	u.x.c.readBy(bodyStall)
+	u.x.c.readBy(atMost(bodyStall, u.stall))
 	n, err := u.x.c.stream().Read(p)
 	if n > 0 {
 		if !u.x.req.Chunked {
