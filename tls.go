@@ -47,6 +47,12 @@ type TLS struct {
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
 	Fallbacks []certmagic.Issuer
 
+	// Issuers replace all that for some hosts, by host or wildcard as in
+	// patterns; exact beats wildcard. A host that is named exactly gets a
+	// certificate of its own even where a wildcard's would do. Templates as
+	// there.
+	Issuers map[string]certmagic.Issuer
+
 	// DNS is a provider of github.com/libdns that proves control of names by
 	// DNS records. Then all names of ACME issuers without a DNS01Solver of
 	// their own are proved so, wildcards become possible, and the CA need not
@@ -71,6 +77,11 @@ type TLS struct {
 	// allows none.
 	HostPolicy func(ctx context.Context, host string) error
 
+	// Files are certificates in files, served before any other for the names
+	// they hold. They are read at start, and again within half a minute when
+	// they change; while they cannot be read, the old ones stay.
+	Files []CertFile
+
 	// DefaultHost is the host whose certificate clients get that do not say
 	// which host they want (no SNI). "" means the IP address they connected to,
 	// if it has a route.
@@ -90,6 +101,9 @@ type TLS struct {
 	// fails, in order per host. Nil means nobody looks.
 	Observe func(CertStatus)
 }
+
+// A CertFile names the PEM files of a certificate chain and its private key.
+type CertFile struct{ CertFile, KeyFile string }
 
 // A ClientAuth says which clients may talk to a host (mutual TLS). They prove
 // it in every handshake: such hosts have no session tickets.
@@ -408,6 +422,7 @@ func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
 		Storage:  t.Storage,
 		Public:   t.issuers(),
 		Internal: t.Internal,
+		Issuers:  make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:   t.HostPolicy,
 		Logger:   r.logger(),
 	}
@@ -427,6 +442,12 @@ func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
 	}
 	if ca, ok := t.Internal.(*LocalCA); ok {
 		o.Internal, _ = ca.open()
+	}
+	for pattern, issuer := range t.Issuers {
+		o.Issuers[pattern] = t.solve(issuer)
+	}
+	for _, f := range t.Files {
+		o.Files = append(o.Files, certs.KeyPair(f))
 	}
 	if t.DefaultHost != "" {
 		if o.DefaultHost, err = hostname.Canonical(t.DefaultHost); err != nil {
@@ -452,17 +473,24 @@ func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
 
 // issuers returns who issues for public names.
 func (t *TLS) issuers() []certmagic.Issuer {
-	all := []certmagic.Issuer{t.Issuer}
-	if t.Issuer == nil {
-		all[0] = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
+	first := t.Issuer
+	if first == nil {
+		first = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
 	}
-	all = append(all, t.Fallbacks...)
-	for i, issuer := range all {
-		if a, ok := issuer.(*certmagic.ACMEIssuer); ok && t.DNS != nil && a.DNS01Solver == nil {
-			solving := *a
-			solving.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: t.DNS}}
-			all[i] = &solving
-		}
+	all := []certmagic.Issuer{t.solve(first)}
+	for _, issuer := range t.Fallbacks {
+		all = append(all, t.solve(issuer))
 	}
 	return all
+}
+
+// solve gives an ACME template the DNS provider, if it has no solver.
+func (t *TLS) solve(issuer certmagic.Issuer) certmagic.Issuer {
+	a, ok := issuer.(*certmagic.ACMEIssuer)
+	if !ok || t.DNS == nil || a.DNS01Solver != nil {
+		return issuer
+	}
+	solving := *a
+	solving.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: t.DNS}}
+	return &solving
 }

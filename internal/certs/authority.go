@@ -50,6 +50,9 @@ type variant struct {
 
 // newAuthority checks an issuer. ACME issuers are templates.
 func newAuthority(m *Manager, template certmagic.Issuer) (*authority, error) {
+	if template == nil {
+		return nil, errors.New("an issuer is nil")
+	}
 	if t, ok := template.(*certmagic.ACMEIssuer); ok {
 		t := *t
 		if t.CA == "" {
@@ -221,39 +224,4 @@ func (m *Manager) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certm
 	iss.NewAccountFunc = t.NewAccountFunc
 	iss.DisableHTTPChallenge = t.DisableHTTPChallenge
 	return iss
-}
-
-// A chain is authorities in the order they are tried, and the queue of hosts
-// that want something of them.
-type chain struct {
-	authorities []*authority
-	queue       *queue
-}
-
-// issue tries each authority once. The error says why each refused.
-func (c *chain) issue(ctx context.Context, name string) error {
-	var errs []error
-	for _, a := range c.authorities {
-		err := a.issue(ctx, name)
-		if err == nil {
-			return nil
-		}
-		if len(c.authorities) > 1 {
-			err = fmt.Errorf("%s: %w", a.key, err)
-		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (c *chain) wildcards() bool {
-	for _, a := range c.authorities {
-		if a.wildcards() {
-			return true
-		}
-	}
-	return false
 }

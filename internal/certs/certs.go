@@ -41,6 +41,11 @@ type Options struct {
 	// LocalCA on Storage.
 	Internal certmagic.Issuer
 
+	// Issuers issue for some hosts instead of Public and Internal, by host or
+	// wildcard: an exact entry beats a wildcard's. A host with an exact entry
+	// gets a certificate of its own even if a wildcard's covers it.
+	Issuers map[string]certmagic.Issuer
+
 	// Policy allows on-demand certificates for public names that match a
 	// wildcard: nil error means yes. A nil Policy means none.
 	Policy func(ctx context.Context, host string) error
@@ -48,6 +53,10 @@ type Options struct {
 	// Static certificates are served before any other, for the names they
 	// hold; those names are not managed.
 	Static []tls.Certificate
+
+	// Files are static certificates in PEM files. They are read again when they
+	// change; what cannot be read then leaves the old one in place.
+	Files []KeyPair
 
 	// DefaultHost is the canonical host whose certificate clients get that
 	// send no SNI. "" means that of the IP address they connected to, if it
@@ -66,16 +75,20 @@ type Options struct {
 	StorageTimeout time.Duration
 }
 
+// A KeyPair names the PEM files of a certificate chain and its key.
+type KeyPair struct{ CertFile, KeyFile string }
+
 // The bounds of a Manager. They are per Router.
 const (
-	maxLoads         = 8               // storage reads of hosts at a time
-	maxPublicIssues  = 16              // public issuances at a time
-	maxLocalIssues   = 4               // internal issuances at a time
-	maxIssueTime     = 5 * time.Minute // of one attempt with one issuer
-	maxLoaded        = 10_000          // certificates in memory
-	maxWaiters       = 1_024           // handshakes that wait for a certificate
-	maxOnDemand      = 64              // on-demand names being decided or issued
-	maxRefused       = 10_000          // refused names remembered
-	maxMinted        = 1_024           // internal certificates kept in memory only
-	maxChallengeRead = 16              // challenge probes that read storage at a time
+	maxLoads         = 8                // storage reads of hosts at a time
+	maxPublicIssues  = 16               // public issuances at a time
+	maxLocalIssues   = 4                // internal issuances at a time
+	maxIssueTime     = 5 * time.Minute  // of one attempt with one issuer
+	maxLoaded        = 10_000           // certificates in memory
+	maxWaiters       = 1_024            // handshakes that wait for a certificate
+	maxOnDemand      = 64               // on-demand names being decided or issued
+	maxRefused       = 10_000           // refused names remembered
+	maxMinted        = 1_024            // internal certificates kept in memory only
+	maxChallengeRead = 16               // challenge probes that read storage at a time
+	filesPause       = 30 * time.Second // between two looks at files
 )

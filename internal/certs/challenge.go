@@ -30,7 +30,7 @@ func newSolver(m *Manager) *solver {
 	s := &solver{manager: m, config: m.newConfig(), slots: make(chan struct{}, maxChallengeRead)}
 	s.config.Logger = m.zap.Named("obtain") // a probe that fails is nobody's concern
 	s.config.Issuers = nil
-	for _, c := range []*chain{m.public, m.internal} {
+	for c := range m.chains() {
 		for _, a := range c.authorities {
 			if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
 				iss := m.newACME(s.config, t)

@@ -35,7 +35,7 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if name == "" || !m.options.Knows(name) {
 		return nil, nil
 	}
-	if cert := m.static.pick(hello, name); cert != nil {
+	if cert := m.static.Load().pick(hello, name); cert != nil {
 		return cert, nil
 	}
 	m.mu.RLock()

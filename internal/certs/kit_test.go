@@ -275,6 +275,13 @@ func (i *fakeIssuer) issued() []string {
 	return slices.Clone(i.calls)
 }
 
+// width returns how many calls there were at a time, at most.
+func (i *fakeIssuer) width() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.most
+}
+
 func (i *fakeIssuer) count(host string) int {
 	n := 0
 	for _, h := range i.issued() {

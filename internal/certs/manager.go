@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -14,8 +13,6 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
-
-	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 var (
@@ -42,7 +39,9 @@ type Manager struct {
 	public, internal *chain
 	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
 	solver           *solver
-	static           static
+	special          map[string]*chain // by host or wildcard
+	static           atomic.Pointer[static]
+	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
 	demands          *demands
 	minted           *mint
@@ -83,50 +82,12 @@ func New(o Options) (*Manager, error) {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.demands = newDemands(m)
-	var errs []error
-	var err error
-	if m.static, err = newStatic(o.Static); err != nil {
-		errs = append(errs, err)
-	}
-	// The same rate as certmagic's own limit per account, in which orders would wait with a lock held.
-	m.public = &chain{queue: newQueue(maxPublicIssues, newPacer(10, 10*time.Second))}
-	for _, issuer := range o.Public {
-		a, err := newAuthority(m, issuer)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		m.public.authorities = append(m.public.authorities, a)
-	}
-	if err := m.newInternal(); err != nil {
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err
 	}
 	m.minted = newMint(m.local)
 	return m, nil
-}
-
-// newInternal makes the chain for internal names.
-func (m *Manager) newInternal() error {
-	issuer, pace := m.options.Internal, newPacer(10, 10*time.Second)
-	if issuer == nil {
-		m.local = &LocalCA{Storage: m.storage}
-	} else if ca, ok := issuer.(*LocalCA); ok {
-		// The same authority, but handshakes do not hang with its storage.
-		m.local = &LocalCA{Storage: newBoundedStorage(ca.Storage, m.storage.limit)}
-	}
-	if m.local != nil {
-		issuer, pace = m.local, nil
-	}
-	a, err := newAuthority(m, issuer)
-	if err != nil {
-		return err
-	}
-	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, pace)}
-	return nil
 }
 
 // Start begins the work, after grace: listeners of the program may need a
@@ -141,8 +102,13 @@ func (m *Manager) Start(grace time.Duration) {
 			Logger:             m.zap,
 		})
 		m.solver = newSolver(m)
-		for _, q := range []*queue{m.loads, m.infos, m.public.queue, m.internal.queue} {
-			m.spawn(func() { q.loop(m.ctx) })
+		m.spawn(func() { m.loads.loop(m.ctx) })
+		m.spawn(func() { m.infos.loop(m.ctx) })
+		for c := range m.chains() {
+			m.spawn(func() { c.queue.loop(m.ctx) })
+		}
+		if len(m.files) > 0 {
+			m.spawn(m.watchFiles)
 		}
 		m.dirty.Store(true)
 		m.spawn(func() { m.watch(grace) })
@@ -242,12 +208,10 @@ func (m *Manager) sync() {
 		}
 	}
 	m.mu.Unlock()
-	if m.local != nil {
-		for name := range wanted {
-			if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
-				m.introduce()
-				break
-			}
+	for name := range wanted {
+		if m.local != nil && m.chainOf(name) == m.internal {
+			m.introduce()
+			break
 		}
 	}
 	for _, s := range hopeless {
@@ -282,13 +246,13 @@ func (m *Manager) wanted() map[string]want {
 	for name := range m.options.Hosts() {
 		zone, wild := strings.CutPrefix(name, "*.")
 		switch {
-		case name == "*", m.static.has(name):
+		case name == "*", m.static.Load().has(name):
 		case !wild:
 			wanted[name] = want{refusal: m.refusal(name)}
-		case m.local != nil && hostname.IsInternal(zone) && !strings.Contains(zone, "."):
+		case m.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
 			// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
-		case m.chainOf(zone).wildcards():
-			wanted[name] = want{refusal: m.refusal(zone)}
+		case m.chainOf(name).wildcards():
+			wanted[name] = want{refusal: m.refusal(name)}
 		case m.options.Policy == nil:
 			wanted[name] = want{refusal: errors.New("a wildcard needs a proof by DNS: set a DNS provider, " +
 				"or a HostPolicy that allows a certificate for each of its hosts when it is asked for")}
@@ -296,7 +260,7 @@ func (m *Manager) wanted() map[string]want {
 	}
 	for name := range wanted {
 		if i := strings.IndexByte(name, '.'); i > 0 && name[0] != '*' && !isIP(name) {
-			if w, ok := wanted["*"+name[i:]]; ok && w.refusal == nil {
+			if w, ok := wanted["*"+name[i:]]; ok && w.refusal == nil && m.special[name] == nil {
 				// A host that has a certificate of its own keeps it: the wildcard's may be far away.
 				wanted[name] = want{covered: true}
 			}
@@ -305,29 +269,10 @@ func (m *Manager) wanted() map[string]want {
 	return wanted
 }
 
-// refusal says why nobody can issue for the name, or nil.
-func (m *Manager) refusal(name string) error {
-	if len(m.chainOf(name).authorities) == 0 {
-		return fmt.Errorf("no issuer for public names such as %q", name)
-	}
-	if m.local != nil && hostname.IsInternal(name) && isIP(name) {
-		return checkInternal(nil, ipList(name))
-	}
-	return nil
-}
-
-// chainOf returns who issues for a host or the base of a wildcard.
-func (m *Manager) chainOf(name string) *chain {
-	if hostname.IsInternal(name) {
-		return m.internal
-	}
-	return m.public
-}
-
 // add starts a host, or notes why only a change of the program helps it. m.mu
 // is held.
 func (m *Manager) add(name string, refusal error) *host {
-	h := m.newHost(name, m.chainOf(strings.TrimPrefix(name, "*.")))
+	h := m.newHost(name, m.chainOf(name))
 	m.hosts[name] = h
 	if refusal != nil {
 		h.status.State, h.status.Err = Failed, refusal

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A static table holds the certificates that the program brought.
@@ -15,9 +17,13 @@ type static struct {
 	names map[string][]*tls.Certificate
 }
 
-func newStatic(certs []tls.Certificate) (static, error) {
-	t := static{names: make(map[string][]*tls.Certificate)}
+// newStatic makes the table of certs and of those that files have.
+func newStatic(certs []tls.Certificate, files []*pairFile) (*static, error) {
+	t := &static{names: make(map[string][]*tls.Certificate)}
 	var errs []error
+	for _, f := range files {
+		certs = append(certs[:len(certs):len(certs)], f.cert)
+	}
 	for i := range certs {
 		c := certs[i]
 		if len(c.Certificate) == 0 {
@@ -42,9 +48,9 @@ func newStatic(certs []tls.Certificate) (static, error) {
 }
 
 // has reports whether a certificate covers a host or a wildcard.
-func (t static) has(name string) bool { return len(t.lookup(name)) > 0 }
+func (t *static) has(name string) bool { return len(t.lookup(name)) > 0 }
 
-func (t static) lookup(name string) []*tls.Certificate {
+func (t *static) lookup(name string) []*tls.Certificate {
 	if len(t.names) == 0 {
 		return nil
 	}
@@ -58,7 +64,7 @@ func (t static) lookup(name string) []*tls.Certificate {
 }
 
 // pick returns the first certificate for name that the client can use.
-func (t static) pick(hello *tls.ClientHelloInfo, name string) *tls.Certificate {
+func (t *static) pick(hello *tls.ClientHelloInfo, name string) *tls.Certificate {
 	cs := t.lookup(name)
 	for _, c := range cs {
 		if len(cs) == 1 || hello.SupportsCertificate(c) == nil {
@@ -71,7 +77,7 @@ func (t static) pick(hello *tls.ClientHelloInfo, name string) *tls.Certificate {
 	return nil
 }
 
-func (t static) statuses() []Status {
+func (t *static) statuses() []Status {
 	all := make([]Status, 0, len(t.names))
 	for _, name := range slices.Sorted(maps.Keys(t.names)) {
 		leaf := t.names[name][0].Leaf
@@ -81,4 +87,88 @@ func (t static) statuses() []Status {
 		})
 	}
 	return all
+}
+
+// A pairFile is a certificate in files, and the files' times before it was read.
+type pairFile struct {
+	KeyPair
+	cert              tls.Certificate
+	certTime, keyTime time.Time
+}
+
+// readPair reads a certificate from its files.
+func readPair(p KeyPair) (*pairFile, error) {
+	f := &pairFile{KeyPair: p, certTime: modified(p.CertFile), keyTime: modified(p.KeyFile)}
+	var err error
+	if f.cert, err = tls.LoadX509KeyPair(p.CertFile, p.KeyFile); err != nil {
+		return nil, fmt.Errorf("certificate in %q and %q: %w", p.CertFile, p.KeyFile, err)
+	}
+	return f, nil
+}
+
+func (f *pairFile) changed() bool {
+	return !modified(f.CertFile).Equal(f.certTime) || !modified(f.KeyFile).Equal(f.keyTime)
+}
+
+// modified follows links: that is how secrets are swapped in containers.
+func modified(file string) time.Time {
+	info, err := os.Stat(file)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// readFiles reads all files at start.
+func (m *Manager) readFiles() error {
+	var errs []error
+	for _, p := range m.options.Files {
+		f, err := readPair(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		m.files = append(m.files, f)
+	}
+	t, err := newStatic(m.options.Static, m.files)
+	m.static.Store(t)
+	return errors.Join(append(errs, err)...)
+}
+
+// watchFiles is the task that reads files again when they have changed.
+func (m *Manager) watchFiles() {
+	ticker := time.NewTicker(filesPause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-ticker.C:
+			m.rereadFiles()
+		}
+	}
+}
+
+func (m *Manager) rereadFiles() {
+	fresh := false
+	for i, f := range m.files {
+		if !f.changed() {
+			continue
+		}
+		next, err := readPair(f.KeyPair)
+		if err != nil {
+			// A certificate and its key may change one after the other: look again.
+			m.log.Warn("certificate files cannot be read, the old certificate stays", "cause", err)
+			continue
+		}
+		m.log.Info("certificate files read", "file", f.CertFile, "not_after", next.cert.Leaf.NotAfter)
+		m.files[i], fresh = next, true
+	}
+	if !fresh {
+		return
+	}
+	if t, err := newStatic(m.options.Static, m.files); err == nil {
+		m.static.Store(t)
+		m.Changed() // its names may be others
+	}
 }

@@ -9,8 +9,6 @@ import (
 	"math/big"
 	"slices"
 	"time"
-
-	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // The states of a certificate. A host goes from Pending to Valid or Failed, and
@@ -43,13 +41,14 @@ type Status struct {
 // sorted by host.
 func (m *Manager) Statuses() []Status {
 	m.sync()
+	static := m.static.Load()
 	m.mu.RLock()
-	all := make([]Status, 0, len(m.hosts)+len(m.static.names))
+	all := make([]Status, 0, len(m.hosts)+len(static.names))
 	for _, h := range m.hosts {
 		all = append(all, h.status)
 	}
 	m.mu.RUnlock()
-	all = append(all, m.static.statuses()...)
+	all = append(all, static.statuses()...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
 	return all
 }
@@ -121,7 +120,7 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 			switch {
 			case h != nil:
 				err = h.lack(name)
-			case !m.static.has(name) && !m.mints(name):
+			case !m.static.Load().has(name) && !m.mints(name):
 				err = lackError{name, errors.New("no route asks for it")}
 			}
 			if !yield(h, err) {
@@ -158,5 +157,5 @@ func (e lackError) Error() string {
 
 // mints reports whether host gets its certificate in the handshake.
 func (m *Manager) mints(host string) bool {
-	return m.local != nil && hostname.IsInternal(host) && m.options.Knows(host)
+	return m.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host)
 }
