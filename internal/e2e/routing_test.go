@@ -1,0 +1,176 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestATargetsPathComesFirst(t *testing.T) {
+	tests := []struct{ base, target, want string }{
+		{"/base", "/x", "/base/x"},
+		{"/base/", "/x", "/base/x"},
+		{"/base", "/", "/base/"},
+		{"/base", "/a%2Fb//c?d=%zz", "/base/a%2Fb//c?d=%zz"},
+		{"/b%2Fase", "/x", "/b%2Fase/x"},
+		{"/", "/x", "/x"},
+		{"", "//x", "//x"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.base+" then "+tt.target, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				assert.Equal(t, 200, s.dial(t).Do("GET "+tt.target+" HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
+				assert.Equal(t, "GET "+tt.want+" HTTP/1.1", lines(s.backend.WaitRequests(1)[0].Raw)[0])
+			}, func(s *site) { s.upstream = hostproxy.To("http://" + s.backend.Addr() + tt.base) })
+		})
+	}
+}
+
+func TestFixedEditsAreAppliedLast(t *testing.T) {
+	script := proxytest.Reply("HTTP/1.1 200 OK\r\nServer: inside\r\nX-Keep: 1\r\nContent-Length: 2\r\n\r\nok")
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		p := s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nCookie: secret\r\nX-Env: client\r\nX-Tag: 1\r\n\r\n")
+		raw := s.backend.WaitRequests(1)[0].Raw
+		assert.Empty(t, field(raw, "Cookie"))
+		assert.Equal(t, []string{"prod"}, field(raw, "X-Env"))
+		assert.Equal(t, []string{"1", "2"}, field(raw, "X-Tag"))
+		assert.Empty(t, field(p.Raw, "Server"))
+		assert.Equal(t, []string{"max-age=1"}, field(p.Raw, "Strict-Transport-Security"))
+		assert.Equal(t, []string{"1"}, field(p.Raw, "X-Keep"))
+	}, func(s *site) {
+		s.upstream.RequestHeader = hostproxy.HeaderEdit{
+			Remove: []string{"cookie"}, Set: http.Header{"X-Env": {"prod"}}, Add: http.Header{"X-Tag": {"2"}},
+		}
+		s.upstream.ResponseHeader = hostproxy.HeaderEdit{
+			Remove: []string{"Server"}, Set: http.Header{"Strict-Transport-Security": {"max-age=1"}},
+		}
+	})
+}
+
+func TestTheTargetsOwnHost(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		s.dial(t).Do(get)
+		raw := s.backend.WaitRequests(1)[0].Raw
+		assert.Equal(t, []string{s.backend.Addr()}, field(raw, "Host"))
+		assert.Equal(t, []string{"a.test"}, field(raw, "X-Forwarded-Host"))
+	}, func(s *site) { s.upstream.TargetHost = true })
+}
+
+// CVE-2022-2880: what Rewrite sees of the query is what is sent.
+func TestRewriteSeesTheQueryThatIsSent(t *testing.T) {
+	many := strings.Repeat("a=b&", 2500) + "last=1"
+	for _, query := range []string{"a=1;b=2&c=3", "a=1&b=%x&c=3", "c=3", many} {
+		overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+			s.dial(t).Do("GET /?" + query + " HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			q := s.backend.WaitRequests(1)[0]
+			assert.Equal(t, q.URL.Query().Encode(), q.Header.Get("X-Seen"))
+		}, func(s *site) {
+			s.upstream.Rewrite = func(p *httputil.ProxyRequest) { p.Out.Header.Set("X-Seen", p.Out.URL.Query().Encode()) }
+		})
+	}
+}
+
+func TestPathRoutesChooseAndForwardTheSameBytes(t *testing.T) {
+	tests := []struct {
+		target string
+		status int
+		by     string
+	}{
+		{"/", 200, "host"},
+		{"/api", 200, "api"},
+		{"/api/", 200, "api"},
+		{"/api/v1?x", 200, "api"},
+		{"/api/v2/x", 200, "v2"},
+		{"/apix", 200, "host"},
+		{"/api%2Fv2", 400, ""}, // decoded it would choose another route
+		{"/x/../api/", 400, ""},
+		{"//api/", 400, ""},
+		{"/%61pi/", 400, ""},
+		{"/x%2Fy", 200, "host"},
+	}
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		for _, tt := range tests {
+			before := len(s.backend.Requests())
+			p := s.dial(t).Do("GET " + tt.target + " HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			require.Equal(t, tt.status, p.StatusCode, tt.target)
+			if tt.status != 200 {
+				assert.Len(t, s.backend.Requests(), before, tt.target)
+				continue
+			}
+			q := s.backend.WaitRequests(before + 1)[before]
+			assert.Equal(t, tt.by, q.Header.Get("X-Route"), tt.target)
+			assert.Equal(t, "GET "+tt.target+" HTTP/1.1", lines(q.Raw)[0])
+		}
+	}, func(s *site) {
+		named := func(name string) *hostproxy.Upstream {
+			u := hostproxy.To(s.backend.Addr())
+			u.RequestHeader.Set = http.Header{"X-Route": {name}}
+			return u
+		}
+		s.upstream = named("host")
+		s.router.Handle("a.test/api/", named("api"))
+		s.router.Handle("a.test/api/v2", named("v2"))
+	})
+}
+
+func TestRedirectToTheCanonicalHost(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		p := s.dial(t).Do("GET /x%2Fy?z=//e HTTP/1.1\r\nHost: b.test:8443\r\n\r\n")
+		scheme := "http"
+		if s.lane.secure {
+			scheme = "https"
+		}
+		assert.Equal(t, 308, p.StatusCode)
+		assert.Equal(t, scheme+"://a.test:8443/x%2Fy?z=//e", p.Header.Get("Location"))
+	}, func(s *site) { s.router.Handle("b.test", hostproxy.Redirect("a.test")) })
+}
+
+func TestRoutesChangeUnderLoad(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		stop := make(chan struct{})
+		var clients sync.WaitGroup
+		for range 4 {
+			c := s.dial(t)
+			clients.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if c.Conn.Send(get) != nil {
+						t.Error("the connection was closed")
+						return
+					}
+					p, err := c.ReadResponse("GET")
+					if err != nil || p.StatusCode != 200 {
+						t.Errorf("a request fails while others change routes: %v, %v", p, err)
+						return
+					}
+				}
+			})
+		}
+		for i := range 300 {
+			host := fmt.Sprintf("h%d.test", i)
+			require.NoError(t, s.router.Set(host, s.upstream))
+			require.NoError(t, s.router.Set("a.test", hostproxy.To(s.backend.Addr())))
+			if i%3 == 0 {
+				require.True(t, s.router.Remove(host))
+			}
+			if i%100 == 50 {
+				require.NoError(t, s.router.Replace(map[string]http.Handler{"a.test": s.upstream, "b.test": s.upstream}))
+			}
+		}
+		close(stop)
+		clients.Wait()
+	})
+}
