@@ -105,7 +105,7 @@ func TestTrailersCrossEveryProtocol(t *testing.T) {
 }
 
 func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
-	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	h := func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)
 		if err == nil && bytes.Equal(body, big) {

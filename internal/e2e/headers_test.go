@@ -182,7 +182,7 @@ func TestExpectWithAnEarlyAnswerPoisonsNothing(t *testing.T) {
 				}
 			}
 			overEachLane(t, script, func(t *testing.T, s *site) {
-				for range 20 {
+				for range 10 {
 					c := s.dial(t)
 					c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 					p := c.Response("POST")
