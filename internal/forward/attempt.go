@@ -39,8 +39,9 @@ func (a *attempt) run() *Failure {
 	if fail := a.admit(); fail != nil {
 		return fail
 	}
-	a.flight = flight{Context: a.q.Context(), f: a.f, rc: http.NewResponseController(a.w), x: a.x}
-	a.f.takeOff(&a.flight)
+	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
+	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
+	a.f.takeOff(fl)
 	defer a.f.land(&a.flight)
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
 		a.body = newRequestBody(a.q, &a.flight)
@@ -233,13 +234,14 @@ func (a *attempt) classify(err error) *Failure {
 	switch {
 	case cut == errCut:
 		f.Side, f.Status, f.Reason, f.Err = SideDrain, http.StatusServiceUnavailable, "destination_unavailable", cut
+	case cut == errIdle:
+		f.Op, f.Err = "read", cut
+		f.Side, f.Status, f.Reason = SideClient, http.StatusRequestTimeout, "http_request_error"
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
 		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"
 	case a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
-	case cut == errIdle:
-		f.Side, f.Status, f.Reason, f.Err = SideClient, http.StatusRequestTimeout, "http_request_error", cut
 	case errors.As(err, &hook):
 		f.Side, f.Reason = SideProxy, "proxy_internal_error"
 	default:
@@ -262,7 +264,7 @@ func clientStatus(err error) int {
 	switch {
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case err == errIdle, errors.As(err, &timeout) && timeout.Timeout():
 		return http.StatusRequestTimeout
 	case errors.Is(err, errClientGone):
 		return StatusClientClosed

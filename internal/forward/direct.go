@@ -18,6 +18,7 @@ import (
 // A draft is memory for a request on the short way.
 type draft struct {
 	req      h1.Request
+	hop      header.Hop
 	received header.Received[[]byte]
 }
 
@@ -87,7 +88,7 @@ func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
 		return nil, try.fail("read", &ProtocolError{What: "101 that nobody asked for"})
 	}
 	res := &a.res
-	*res = http.Response{StatusCode: head.Status}
+	res.StatusCode = head.Status
 	h := a.w.Header()
 	addFields(h, head, func(f *h1.Field) bool { return a.f.passes(head, f) })
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
@@ -116,11 +117,11 @@ func (a *attempt) appendShort(dst []byte, t *Target) []byte {
 	if _, zero := q.Header["Content-Length"]; zero {
 		r.ContentLength = 0
 	}
-	hop := a.hop()
-	dst = a.f.AppendRequest(dst, r, t, &hop, &d.received)
+	a.fill(&d.hop)
+	dst = a.f.AppendRequest(dst, r, t, &d.hop, &d.received)
 	d.received.Reset()
 	clear(r.Fields)
-	*r = h1.Request{Head: h1.Head{Fields: r.Fields[:0]}}
+	r.Method, r.Target, r.Host = nil, nil, nil
 	return dst
 }
 

@@ -108,16 +108,17 @@ func (a *attempt) outgoingHeader() http.Header {
 		h.Set("Connection", "Upgrade")
 		h.Set("Upgrade", protocol)
 	}
-	hop := a.hop()
+	var hop header.Hop
+	a.fill(&hop)
 	header.SetForwarded(h, &hop, q.Host)
 	return h
 }
 
-// hop is what the target is told of the client.
-func (a *attempt) hop() header.Hop {
-	return header.Hop{Peer: a.x.Via, Client: a.x.Client, Scheme: a.x.Scheme,
-		Version: strings.TrimPrefix(a.q.Proto, "HTTP/"), Name: Name,
-		Trusted: a.x.Trusted, RFC7239: a.f.Forwarded}
+// fill sets what the target is told of the client.
+func (a *attempt) fill(h *header.Hop) {
+	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
+	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), Name
+	h.RFC7239 = a.f.Forwarded
 }
 
 // upgradeProtocol is the protocol that q asks for and that may pass, or "".
@@ -205,23 +206,26 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if b.over {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	b.flight.touch() // from the first read on, a client that sends nothing is timed
+	b.flight.touch() // a client that sends nothing is timed
 	n, err := b.q.Body.Read(p)
+	if !b.flight.begun.Load() {
+		b.flight.last.Store(0) // now the target has its own time
+	}
 	b.count.Add(int64(n))
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
 		b.whole.Store(true)
-		if !b.flight.begun.Load() {
-			b.flight.last.Store(0) // now the target has its own time
-		}
 		for k, v := range b.q.Trailer {
 			if b.trailer != nil && !header.ForbiddenTrailer(k) {
 				b.trailer[k] = v
 			}
 		}
 	default:
-		if b.q.Context().Err() != nil {
+		switch { // net/http cancels the context after a read deadline too
+		case b.flight.why() == errIdle:
+			err = errIdle
+		case b.q.Context().Err() != nil:
 			err = errClientGone
 		}
 		b.err.CompareAndSwap(nil, &err)
