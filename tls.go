@@ -92,6 +92,11 @@ type TLS struct {
 	// those of another: 421. Nil asks nobody, unless Config does.
 	ClientAuth map[string]ClientAuth
 
+	// ShareTickets keeps the keys of session tickets in Storage, with a new one
+	// every day: a client resumes its session after a restart, and on any
+	// Router with the same storage. False keeps them in memory.
+	ShareTickets bool
+
 	// Config is the base settings, cloned. Its Certificates are served first,
 	// for the names they hold; its GetCertificate is asked next. Nil means
 	// TLS 1.2 and up, HTTP/2 and HTTP/1.1.
@@ -425,6 +430,8 @@ func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
 		Issuers:  make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:   t.HostPolicy,
 		Logger:   r.logger(),
+
+		ShareTickets: t.ShareTickets,
 	}
 	var errs []error
 	var err error

@@ -63,6 +63,9 @@ type Options struct {
 	// has a route, and else none.
 	DefaultHost string
 
+	// ShareTickets keeps the keys of session tickets in Storage.
+	ShareTickets bool
+
 	// Logger gets one record per change of a host's state, and certmagic's
 	// own records, most of them at debug level. Required.
 	Logger *slog.Logger

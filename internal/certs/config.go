@@ -25,10 +25,19 @@ func (m *Manager) TLSConfig(base *tls.Config, realms *Realms) *tls.Config {
 		c.NextProtos = append(slices.Clone(c.NextProtos), acmez.ACMETLS1Protocol)
 	}
 	c.Certificates = nil // or clients without SNI would get the first
+	c.DynamicRecordSizingDisabled = true // a head and a small body are one record
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
-	if !realms.empty() {
-		c.GetConfigForClient = m.configForClient(realms.configs(c))
+	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
+	if realms.empty() && !shared {
+		return c
 	}
+	rc := realms.configs(c)
+	if shared {
+		// Servers clone what they are given; this one stays ours to change.
+		rc.byRealm[0] = c.Clone()
+		m.tickets.use(rc.byRealm[0])
+	}
+	c.GetConfigForClient = m.configForClient(rc)
 	return c
 }
 

@@ -45,6 +45,7 @@ type Manager struct {
 	loads, infos     *queue
 	demands          *demands
 	minted           *mint
+	tickets          *tickets
 	waiters          chan struct{} // a slot per waiting handshake
 
 	ctx    context.Context // ends all
@@ -82,6 +83,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.demands = newDemands(m)
+	m.tickets = &tickets{manager: m}
 	if err := errors.Join(m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err
@@ -109,6 +111,9 @@ func (m *Manager) Start(grace time.Duration) {
 		}
 		if len(m.files) > 0 {
 			m.spawn(m.watchFiles)
+		}
+		if m.options.ShareTickets {
+			m.spawn(m.tickets.watch)
 		}
 		m.dirty.Store(true)
 		m.spawn(func() { m.watch(grace) })

@@ -113,6 +113,9 @@ func (r *Realms) empty() bool { return r == nil || len(r.hosts) == 0 }
 
 // of returns the realm of a canonical host.
 func (r *Realms) of(host string) int {
+	if r == nil {
+		return 0
+	}
 	if realm, ok := r.hosts[host]; ok {
 		return realm
 	}
@@ -137,13 +140,16 @@ type realmConfigs struct {
 // for another, and a certificate that was good then may not be now: a realm
 // with client authentication has no session tickets.
 func (r *Realms) configs(listener *tls.Config) *realmConfigs {
-	rc := &realmConfigs{realms: r, byRealm: make([]*tls.Config, len(r.auths))}
-	for i, a := range r.auths[1:] {
+	rc := &realmConfigs{realms: r, byRealm: make([]*tls.Config, 1)}
+	if r == nil {
+		return rc
+	}
+	for _, a := range r.auths[1:] {
 		c := listener.Clone()
 		c.ClientAuth, c.ClientCAs = a.Mode, a.CAs
 		c.SessionTicketsDisabled = true
 		c.GetConfigForClient = nil
-		rc.byRealm[i+1] = c
+		rc.byRealm = append(rc.byRealm, c)
 	}
 	rc.challenge = listener.Clone()
 	rc.challenge.NextProtos = []string{acmez.ACMETLS1Protocol}

@@ -1,0 +1,161 @@
+package certs
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+)
+
+// Where the keys of session tickets lie in storage, and the lock around their
+// rotation.
+const (
+	ticketsKey  = "tickets/keys.json"
+	ticketsLock = "ticket_keys"
+)
+
+const (
+	ticketCheck  = 10 * time.Minute // between two looks at storage
+	ticketRotate = 24 * time.Hour   // between two keys
+	ticketWarmUp = time.Hour        // from a key's birth, when all instances learn it, to its use
+	ticketLife   = 3 * 24 * time.Hour
+	maxTickets   = 16 // keys in storage, or it is not ours
+)
+
+// tickets are the keys of session tickets that instances with one storage
+// share: a client resumes its session on any of them, and after a restart.
+type tickets struct {
+	manager *Manager
+
+	mu      sync.Mutex
+	keys    []ticketKey
+	configs []*tls.Config // that use them
+}
+
+// A ticketKey as it lies in storage, newest first.
+type ticketKey struct {
+	Born   time.Time `json:"born"`
+	Secret []byte    `json:"secret"`
+}
+
+// use makes c take the keys, now and later.
+func (t *tickets) use(c *tls.Config) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.configs = append(t.configs, c)
+	t.apply()
+}
+
+// watch is the task that follows the keys in storage and rotates them. While
+// storage fails, the known keys serve on, and crypto/tls's own if there are
+// none.
+func (t *tickets) watch() {
+	ticker := time.NewTicker(ticketCheck)
+	defer ticker.Stop()
+	for {
+		if err := t.refresh(t.manager.ctx); err != nil && t.manager.ctx.Err() == nil {
+			t.manager.log.Warn("session ticket keys are not shared for now", "cause", err)
+		}
+		select {
+		case <-t.manager.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// refresh reads the keys, and makes one if it is time to.
+func (t *tickets) refresh(ctx context.Context) error {
+	keys, err := t.read(ctx)
+	if err == nil && !due(keys) {
+		t.set(keys)
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s := t.manager.storage
+	if err := s.Lock(ctx, ticketsLock); err != nil {
+		return err
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), ticketsLock) }()
+	if keys, err = t.read(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if due(keys) { // nobody was faster
+		keys = rotate(keys)
+		b, err := json.Marshal(keys)
+		if err != nil {
+			return err
+		}
+		if err := s.Store(ctx, ticketsKey, b); err != nil {
+			return err
+		}
+	}
+	t.set(keys)
+	return nil
+}
+
+func (t *tickets) read(ctx context.Context) ([]ticketKey, error) {
+	b, err := t.manager.storage.Load(ctx, ticketsKey)
+	if err != nil {
+		return nil, err
+	}
+	var keys []ticketKey
+	if err := json.Unmarshal(b, &keys); err != nil || len(keys) > maxTickets {
+		return nil, fmt.Errorf("%q in storage is damaged: delete it", ticketsKey)
+	}
+	for _, k := range keys {
+		if len(k.Secret) != 32 {
+			return nil, fmt.Errorf("%q in storage is damaged: delete it", ticketsKey)
+		}
+	}
+	return keys, nil
+}
+
+func due(keys []ticketKey) bool { return len(keys) == 0 || time.Since(keys[0].Born) >= ticketRotate }
+
+// rotate puts a new key in front and drops those that are too old.
+func rotate(keys []ticketKey) []ticketKey {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails
+	fresh := []ticketKey{{Born: time.Now().UTC(), Secret: secret}}
+	for _, k := range keys {
+		if time.Since(k.Born) < ticketLife {
+			fresh = append(fresh, k)
+		}
+	}
+	return fresh
+}
+
+func (t *tickets) set(keys []ticketKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keys = keys
+	t.apply()
+}
+
+// apply gives the keys to the configs: the first seals, all open. A key seals
+// once every instance has had time to learn it. t.mu is held.
+func (t *tickets) apply() {
+	var sealing, opening [][32]byte
+	for _, k := range t.keys {
+		if len(sealing) == 0 && (time.Since(k.Born) >= ticketWarmUp || len(t.keys) == 1) {
+			sealing = append(sealing, [32]byte(k.Secret))
+			continue
+		}
+		opening = append(opening, [32]byte(k.Secret))
+	}
+	all := append(sealing, opening...)
+	if len(all) == 0 {
+		return
+	}
+	for _, c := range t.configs {
+		c.SetSessionTicketKeys(all)
+	}
+}
