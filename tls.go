@@ -1,7 +1,6 @@
 package hostproxy
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,10 +10,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -122,6 +119,13 @@ type ClientAuth struct {
 	Mode tls.ClientAuthType
 }
 
+// SetClientCert sets Client-Cert and Client-Cert-Chain (RFC 9440) in h from the
+// certificate that the client proved on a connection, and removes what the
+// client wrote there itself. In an Upstream's Rewrite:
+//
+//	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
+func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
+
 // A CertStatus is how one host's certificate is doing.
 type CertStatus struct {
 	Host   string // a host, or a wildcard
@@ -222,8 +226,9 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 //
 // Certificates are asked for from the first handshake on, or soon after.
 func (r *Router) TLSConfig() *tls.Config {
-	conf, err := r.certs.open(r, openingTime)
+	conf, err := r.certs.TLSConfig(r.compileTLS)
 	if err != nil {
+		err = fmt.Errorf("hostproxy: TLS: %w", err)
 		r.logger().Error("no TLS", "cause", err)
 		return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, err }}
 	}
@@ -234,13 +239,13 @@ func (r *Router) TLSConfig() *tls.Config {
 // leaves the rest to fallback. A nil fallback redirects hosts of a route to
 // HTTPS with 308, under their canonical name, and answers 404 to others.
 func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
-	r.certs.answersHTTP()
+	r.certs.AnswerHTTP()
 	if fallback == nil {
 		fallback = http.HandlerFunc(r.redirectToHTTPS)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		host, err := hostname.Canonical(q.Host)
-		if err == nil && r.certs.answer(w, q, host) {
+		if err == nil && r.certs.Answer(w, q, host) {
 			return
 		}
 		fallback.ServeHTTP(w, q)
@@ -264,7 +269,7 @@ func (r *Router) redirectToHTTPS(w http.ResponseWriter, q *http.Request) {
 	if !strings.HasPrefix(uri, "/") { // OPTIONS *
 		uri = "/"
 	}
-	w.Header().Set("Location", "https://"+r.certs.authority(q, host, port)+uri)
+	w.Header().Set("Location", "https://"+r.certs.Authority(q, host, port)+uri)
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
@@ -273,7 +278,7 @@ func (r *Router) redirectToHTTPS(w http.ResponseWriter, q *http.Request) {
 // in use.
 func (r *Router) Certificates() iter.Seq[CertStatus] {
 	return func(yield func(CertStatus) bool) {
-		m := r.certs.manager.Load()
+		m := r.certs.Manager()
 		if m == nil {
 			return
 		}
@@ -289,7 +294,7 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 // hosts, until each host of a route that wants one has. When ctx is done, the
 // error says which have none and why.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
-	m := r.certs.manager.Load()
+	m := r.certs.Manager()
 	if m == nil {
 		return errors.New("hostproxy: no certificates before the Router listens")
 	}
@@ -309,114 +314,39 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
 // locks. What is in memory is still served. It may be called more than once.
-func (r *Router) Close() error { return r.certs.close() }
-
-// openingTime is how long after TLSConfig the first CA is asked: the program's
-// listener is to be open by then.
-const openingTime = 2 * time.Second
+func (r *Router) Close() error {
+	if err := r.certs.Close(); err != nil {
+		return fmt.Errorf("hostproxy: certificates: %w", err)
+	}
+	return nil
+}
 
 // A keeper is a Router's certificates. The zero value has none and costs none.
-type keeper struct {
-	manager atomic.Pointer[certs.Manager]
-	realms  atomic.Pointer[certs.Realms]
-	http    atomic.Bool  // HTTPHandler is in use
-	https   atomic.Int32 // port of the HTTPS listener; 0 if not known
+type keeper struct{ certs.Keeper }
 
-	mu     sync.Mutex // serialises open and close
-	config *tls.Config
-}
-
-// routesChanged says that r has other hosts now. It is cheap.
-func (k *keeper) routesChanged(*Router) {
-	if m := k.manager.Load(); m != nil {
-		m.Changed()
-	}
-}
+// routesChanged says that the Router has other hosts now. It is cheap.
+func (k *keeper) routesChanged(*Router) { k.Changed() }
 
 // start brings the certificates up for open listeners; plain may be nil. The
 // error says all that is wrong with r.TLS.
 func (k *keeper) start(r *Router, https, plain net.Addr) (*tls.Config, error) {
-	if a, ok := https.(*net.TCPAddr); ok {
-		k.https.Store(int32(a.Port))
+	conf, err := k.Listening(https, plain, r.compileTLS)
+	if err != nil {
+		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 	}
-	if plain != nil {
-		k.answersHTTP()
-	}
-	return k.open(r, 0)
-}
-
-// open makes the Manager on first use and starts it after grace.
-func (k *keeper) open(r *Router, grace time.Duration) (*tls.Config, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m := k.manager.Load()
-	if m == nil {
-		options, realms, fault := r.TLS.compile(r)
-		var err error
-		m, err = certs.New(options)
-		if err := errors.Join(fault, err); err != nil {
-			return nil, fmt.Errorf("hostproxy: TLS: %w", err)
-		}
-		if k.http.Load() {
-			m.AnswerHTTP()
-		}
-		k.config = m.TLSConfig(r.TLS.Config, realms)
-		k.realms.Store(realms)
-		k.manager.Store(m)
-	}
-	m.Start(grace)
-	return k.config.Clone(), nil
-}
-
-func (k *keeper) answersHTTP() {
-	k.http.Store(true)
-	if m := k.manager.Load(); m != nil {
-		m.AnswerHTTP()
-	}
-}
-
-// answer answers q if it is an ACME challenge for host.
-func (k *keeper) answer(w http.ResponseWriter, q *http.Request, host string) bool {
-	m := k.manager.Load()
-	return m != nil && m.HTTPChallenge(w, q, host)
+	return conf, nil
 }
 
 // belongs reports whether a connection with that SNI may carry requests for a
-// canonical host: what a client proved to one host counts for no other.
+// canonical host.
 //
 // Hot path: one atomic load, no locks, no allocation.
-func (k *keeper) belongs(sni, host string) bool {
-	return k.realms.Load().Same(sni, host)
-}
+func (k *keeper) belongs(sni, host string) bool { return k.Belongs(sni, host) }
 
-// authority returns host as the client of q, who came to port, reaches it over
-// HTTPS. A client who came to the very port that we listen on finds our HTTPS
-// port as it is; before a client who came to another somebody translates, and
-// HTTPS is where it belongs.
-func (k *keeper) authority(q *http.Request, host, port string) string {
-	https := int(k.https.Load())
-	if a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok &&
-		https != 0 && https != 443 && cmp.Or(port, "80") == strconv.Itoa(a.Port) {
-		return net.JoinHostPort(host, strconv.Itoa(https))
-	}
-	if strings.Contains(host, ":") {
-		return "[" + host + "]"
-	}
-	return host
-}
-
-// close ends the Manager. The next use makes another.
-func (k *keeper) close() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m := k.manager.Swap(nil)
-	if m == nil {
-		return nil
-	}
-	if err := m.Close(); err != nil {
-		return fmt.Errorf("hostproxy: certificates: %w", err)
-	}
-	return nil
+// compileTLS checks r.TLS and translates it.
+func (r *Router) compileTLS() (certs.Settings, error) {
+	o, realms, err := r.TLS.compile(r)
+	return certs.Settings{Options: o, Realms: realms, Config: r.TLS.Config}, err
 }
 
 // compile checks t and translates it.

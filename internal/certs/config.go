@@ -24,7 +24,7 @@ func (m *Manager) TLSConfig(base *tls.Config, realms *Realms) *tls.Config {
 	if !slices.Contains(c.NextProtos, acmez.ACMETLS1Protocol) {
 		c.NextProtos = append(slices.Clone(c.NextProtos), acmez.ACMETLS1Protocol)
 	}
-	c.Certificates = nil // or clients without SNI would get the first
+	c.Certificates = nil                 // or clients without SNI would get the first
 	c.DynamicRecordSizingDisabled = true // a head and a small body are one record
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
 	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
