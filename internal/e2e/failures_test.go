@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -209,4 +210,33 @@ func TestAnUpstreamAloneIsAHandler(t *testing.T) {
 	assert.Equal(t, "anything.test", got.Host)
 	assert.Equal(t, "127.0.0.1", got.Header.Get("X-Forwarded-For"))
 	require.NoError(t, u.Drain(context.Background()))
+}
+
+func TestA502AppearsWhenTheBackendStopsAndDisappearsWhenItReturns(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		target := proxytest.Refused(t)
+		require.NoError(t, s.router.Set("a.test", hostproxy.To(target)))
+		c := s.dial(t)
+		for range 2 {
+			backend := answering(t, target)
+			assert.Equal(t, 200, c.Do(get).StatusCode)
+			require.NoError(t, backend.Close())
+			p := c.Do(get)
+			assert.Equal(t, 502, p.StatusCode)
+			assert.Contains(t, string(p.Content), "502")
+		}
+	})
+}
+
+// answering serves "ok" on addr until it is closed.
+func answering(t *testing.T, addr string) *http.Server {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	hs := &http.Server{ReadHeaderTimeout: proxytest.Patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok")
+	})}
+	go func() { _ = hs.Serve(ln) }()
+	t.Cleanup(func() { hs.Close() })
+	return hs
 }
