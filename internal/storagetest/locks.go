@@ -40,7 +40,7 @@ func (r *rig) isHeld(s certmagic.Storage, name string) {
 		r.Fatalf("Lock(%q) succeeds, but it is held", name)
 	case !errors.Is(err, context.DeadlineExceeded):
 		r.Fatalf("Lock(%q) = %v, want it to wait until its context ends", name, err)
-	case time.Since(begin) < glance:
+	case time.Since(begin) < glance/2: // a connection may give up a little before its deadline
 		r.Fatalf("Lock(%q) gives up after %v, want it to wait until its context ends", name, time.Since(begin))
 	case time.Since(begin) > glance+r.patience/3:
 		r.Fatalf("Lock(%q) outlives its context by %v", name, time.Since(begin)-glance)

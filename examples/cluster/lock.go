@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	lockTTL  = 10 * time.Second       // a lock ends so long after its holder
+	lockPoll = 200 * time.Millisecond // between two looks at a lock that another process holds
+)
+
+// A lock is one that this process holds, or tries to get from the others.
+//
+// One at a time tries, for each name: so Unlock knows whose lock it frees, and Redis hears from one waiter, not from all.
+type lock struct {
+	name, token string
+	next        chan struct{} // closed when another may try
+
+	// While the lock is held:
+	stop    context.CancelFunc // ends its renewal; guarded by storage.mu
+	stopped chan struct{}      // closed when that has ended
+}
+
+// Lock implements certmagic.Locker. The lock is renewed until Unlock, whatever becomes of ctx.
+func (s *storage) Lock(ctx context.Context, name string) error {
+	l, err := s.enter(ctx, name)
+	if err != nil {
+		return failure(ctx, "lock", name, err)
+	}
+	if err := s.acquire(ctx, l); err != nil {
+		s.leave(l)
+		return failure(ctx, "lock", name, err)
+	}
+	renewal, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stopped = make(chan struct{})
+	go s.renew(renewal, l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.stop = stop
+	return nil
+}
+
+// enter waits until nobody else in this process holds the lock or tries to get it.
+func (s *storage) enter(ctx context.Context, name string) (*lock, error) {
+	for {
+		s.mu.Lock()
+		other, busy := s.locks[name]
+		if !busy {
+			l := &lock{name: name, token: rand.Text(), next: make(chan struct{})}
+			s.locks[name] = l
+			s.mu.Unlock()
+			return l, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other.next:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// leave lets the next one in. It may be called again.
+func (s *storage) leave(l *lock) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locks[l.name] == l {
+		delete(s.locks, l.name)
+		close(l.next)
+	}
+}
+
+// acquire waits until no other process holds the lock. What a lost reply leaves behind in Redis ends by itself.
+func (s *storage) acquire(ctx context.Context, l *lock) error {
+	tick := time.NewTicker(lockPoll)
+	defer tick.Stop()
+	for {
+		ours, err := s.take(ctx, l)
+		if ours || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// takeScript takes a lock that is free or already has our token: it may be sent again when a reply is lost, and renews
+// the lock of a Redis that has forgotten it. Read-only.
+var takeScript = redis.NewScript(`
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
+
+// take reports whether the lock is ours for the next ttl.
+func (s *storage) take(ctx context.Context, l *lock) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	return takeScript.Run(ctx, s.client, []string{lockPrefix + l.name}, l.token, s.ttl.Milliseconds()).Bool()
+}
+
+// renew keeps the lock until ctx is done. It survives a Redis that is away, unless another process has taken it.
+func (s *storage) renew(ctx context.Context, l *lock) {
+	defer close(l.stopped)
+	tick := time.NewTicker(s.ttl / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if ours, err := s.take(ctx, l); err == nil && !ours {
+			slog.Warn("lock lost to another process", "name", l.name)
+			return
+		}
+	}
+}
+
+// freeScript deletes a lock that has our token. Read-only.
+var freeScript = redis.NewScript(`
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`)
+
+// Unlock implements certmagic.Locker. It does nothing to a lock that this process does not hold. After an error, the
+// lock ends by itself.
+func (s *storage) Unlock(ctx context.Context, name string) error {
+	s.mu.Lock()
+	l := s.locks[name]
+	held := l != nil && l.stop != nil
+	s.mu.Unlock()
+	if !held {
+		return nil
+	}
+	defer s.leave(l)
+	l.stop()
+	<-l.stopped // or a renewal under way could come after what follows
+	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	defer cancel()
+	err := freeScript.Run(ctx, s.client, []string{lockPrefix + name}, l.token).Err()
+	return failure(ctx, "unlock", name, err)
+}
+
+// unlockAll frees the locks that are held, for the end.
+func (s *storage) unlockAll() error {
+	s.mu.Lock()
+	names := slices.Sorted(maps.Keys(s.locks))
+	s.mu.Unlock()
+	var errs []error
+	for _, name := range names {
+		if err := s.Unlock(context.Background(), name); err != nil {
+			errs = append(errs, fmt.Errorf("%w; it ends by itself", err))
+		}
+	}
+	return errors.Join(errs...)
+}
