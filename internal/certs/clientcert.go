@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"net/http"
+	"strings"
 )
 
 // The fields of RFC 9440.
@@ -17,8 +18,13 @@ const (
 // client wrote there itself goes, whether or not it has a certificate; one that
 // nobody has verified counts as none.
 func SetClientCert(h http.Header, state *tls.ConnectionState) {
-	h.Del(clientCert)
-	h.Del(clientCertChain)
+	for name := range h {
+		// Upstreams that think in CGI variables take an underscore for a hyphen.
+		switch strings.ReplaceAll(strings.ToLower(name), "_", "-") {
+		case "client-cert", "client-cert-chain":
+			delete(h, name)
+		}
+	}
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return
 	}

@@ -29,10 +29,11 @@ func TestTheClientsCertificateIsForwardedAndItsOwnCopiesAreNot(t *testing.T) {
 		{"one that was verified", &tls.ConnectionState{PeerCertificates: shown, VerifiedChains: [][]*x509.Certificate{shown}},
 			[]string{encoded(client)}, []string{encoded(between)}},
 	} {
-		h := http.Header{"Client-Cert": {"spoofed"}, "Client-Cert-Chain": {"spoofed", "too"}, "X": {"stays"}}
+		h := http.Header{"Client-Cert": {"spoofed"}, "Client-Cert-Chain": {"spoofed", "too"}, "Client_cert": {"spoofed"}, "X": {"stays"}}
 		certs.SetClientCert(h, c.state)
 		assert.Equal(t, c.cert, h["Client-Cert"], c.what)
 		assert.Equal(t, c.chain, h["Client-Cert-Chain"], c.what)
+		assert.NotContains(t, h, "Client_cert")
 		assert.Equal(t, "stays", h.Get("X"))
 	}
 }
