@@ -266,6 +266,13 @@ func TestAccessLogWritesOneLinePerExchange(t *testing.T) {
 	assert.Contains(t, lines[1], "op=dial side=upstream")
 }
 
+func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {
+	taken := proxytest.Listen(t).Addr().String()
+	err := (&hostproxy.Server{Router: new(hostproxy.Router), Addr: "127.0.0.1:0", HTTPAddr: taken}).ListenAndServe(t.Context())
+	assert.ErrorContains(t, err, "hostproxy: listen "+taken)
+	assert.ErrorContains(t, err, "stop the other server or choose another address")
+}
+
 func TestServeNeedsARouterAndAListener(t *testing.T) {
 	assert.EqualError(t, (&hostproxy.Server{}).Serve(context.Background(), nil, nil), "hostproxy: Server.Router is nil")
 	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve needs a listener")

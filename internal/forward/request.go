@@ -154,7 +154,7 @@ func (a *attempt) rewrite(out *http.Request, t *Target) (err error) {
 	}()
 	a.f.Rewrite(&httputil.ProxyRequest{In: a.q, Out: out})
 	if out.URL == nil || out.Header == nil {
-		return &hookError{errors.New("Rewrite left no URL or Header")}
+		return &hookError{errors.New("no URL or Header left by Rewrite")}
 	}
 	return nil
 }
