@@ -139,10 +139,10 @@ func ExampleRateLimit() {
 	r.Handle("example.com", hostproxy.Redirect("www.example.com"))
 	for range 3 {
 		w := visit(&r, "http://example.com/")
-		fmt.Println(w.Code, w.Header().Get("Retry-After"))
+		fmt.Println(w.Code, w.Header()["Retry-After"])
 	}
 	// Output:
-	// 308
-	// 308
-	// 429 10
+	// 308 []
+	// 308 []
+	// 429 [10]
 }
