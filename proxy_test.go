@@ -198,6 +198,24 @@ func TestServerCutsWhatOutlivesTheDrain(t *testing.T) {
 	assert.Empty(t, c.Rest())
 }
 
+func TestAPipelinedRequestBehindAStreamedBodyDoesNotChangeTheRecord(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	seen := make(chan hostproxy.Exchange, 2)
+	r := hostproxy.Router{Observe: func(x *hostproxy.Exchange) { seen <- *x }}
+	r.Handle("a.test", hostproxy.To(backend.Addr()))
+	addr, _ := serve(t, &hostproxy.Server{Router: &r})
+	c := proxytest.Dial(t, addr)
+	c.Send("POST /first HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+	proxytest.Eventually(t, "the head", func() bool { return len(backend.Seen()) == 1 })
+	c.Send("3\r\ndef\r\n0\r\n\r\nGET /second HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	assert.Equal(t, 200, c.Response("POST").StatusCode)
+	assert.Equal(t, 200, c.Response("GET").StatusCode)
+	first, second := <-seen, <-seen
+	assert.Equal(t, "POST /first", first.Method+" "+first.Path)
+	assert.EqualValues(t, 6, first.RequestBytes)
+	assert.Equal(t, "GET /second", second.Method+" "+second.Path)
+}
+
 func TestFastLaneSeesTheClientLeave(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	seen := make(chan hostproxy.Exchange, 1)

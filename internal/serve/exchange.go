@@ -30,12 +30,12 @@ func (x *exchange) exchange() step {
 		next = what
 	} else if f.Enter() {
 		next = x.forward(f)
-		f.Leave()
 	} else {
 		next = x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
 			Reason: "destination_unavailable", Err: forward.ErrDraining})
 	}
 	x.finish()
+	x.takeBack() // not before: the record is made of what it overwrites
 	return next
 }
 
@@ -81,6 +81,7 @@ func atMost(a, b time.Duration) time.Duration {
 }
 
 func (x *exchange) forward(f *forward.Forwarder) step {
+	defer f.Leave()
 	up := x.reach(f)
 	if up == nil {
 		return x.answer(x.fail)
@@ -318,7 +319,6 @@ func (x *exchange) decline(status int, reason string) step {
 		x.reply(status, reason)
 	}
 	x.r += x.upload.took
-	x.takeBack()
 	switch {
 	case status == forward.StatusClientClosed, x.last && !x.rude:
 		return end
@@ -340,7 +340,6 @@ func (x *exchange) reply(status int, reason string) {
 func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
 	up.Close()
 	x.upload.settle()
-	x.takeBack()
 	x.fail = &forward.Failure{Op: "copy", Target: x.target.Name, Side: side, Status: x.rec.Status,
 		Reason: "http_response_incomplete", Err: err}
 	switch {

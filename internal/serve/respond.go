@@ -62,9 +62,8 @@ func (x *exchange) conclude(up *pool.Conn, keep bool) step {
 	}
 	x.rec.RequestBytes = x.upload.total.Load()
 	x.r += x.upload.took
-	x.takeBack()
 	switch {
-	case !whole, x.last && x.r < x.w:
+	case !whole, x.last && (x.r < x.w || len(x.upload.over) > 0):
 		return linger
 	case x.last:
 		return end
@@ -155,7 +154,7 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 		n, err := x.splice(f, up, left)
 		left -= n
 		if err != nil {
-			return x.blame(err), err
+			return x.blame(up, err), err
 		}
 	}
 	if left == 0 {
@@ -197,10 +196,17 @@ func (x *exchange) splice(f *forward.Forwarder, up *pool.Conn, n int64) (moved i
 	return moved, nil
 }
 
-// blame says whose fault a failed splice is.
-func (x *exchange) blame(err error) forward.Side {
+// blame says whose fault a failed splice is. When it took too long, the target
+// has to have more to say for it to be the client's.
+func (x *exchange) blame(up *pool.Conn, err error) forward.Side {
 	if x.c.left() || x.c.peekGone() {
 		return forward.SideClient
+	}
+	if isTimeout(err) {
+		_ = up.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if !isTimeout(up.Fill()) {
+			return forward.SideClient
+		}
 	}
 	return forward.SideUpstream
 }

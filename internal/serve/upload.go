@@ -37,10 +37,11 @@ type upload struct {
 	lease pool.Lease
 	buf   *uploadBuffer
 	over  []byte // bytes behind the body, in buf
+	stop  atomic.Bool // set before the read deadline that wakes run
 	sent  atomic.Bool
 	total atomic.Int64
 	fault atomic.Pointer[error] // what the client did wrong
-	ended atomic.Int64          // when the last byte was written, unix nanoseconds
+	ended atomic.Int64          // when it was over, unix nanoseconds
 	stall time.Duration         // how long the target may take nothing
 	done  chan struct{}
 }
@@ -73,6 +74,7 @@ var errSlow = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate
 func (u *upload) reset(x *exchange) {
 	u.x, u.took, u.pending, u.running, u.left, u.fetched = x, 0, false, false, 0, 0
 	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
+	u.stop.Store(false)
 	u.sent.Store(false)
 	u.total.Store(0)
 	u.fault.Store(nil)
@@ -161,9 +163,9 @@ func (u *upload) run() {
 	} else {
 		err = u.runSized()
 	}
+	u.ended.Store(time.Now().UnixNano()) // a failed one too: the target has only so long to say why
 	if err == nil {
 		u.sent.Store(true)
-		u.ended.Store(time.Now().UnixNano())
 		return
 	}
 	var client *clientError
@@ -279,6 +281,8 @@ func (u *upload) end() time.Time {
 
 var errLeft = errors.New("client left in the middle of its body")
 
+var errStopped = errors.New("upload stopped")
+
 // nearlySent reports whether the body has been read to its end. A target often
 // answers before the goroutine that wrote the last byte is scheduled again;
 // the moment that takes is waited for.
@@ -309,6 +313,7 @@ func (u *upload) settle() bool {
 		case <-u.done:
 		default:
 			if !u.nearlySent() {
+				u.stop.Store(true)
 				u.lease.Abort()
 				u.x.c.interrupt()
 			}
