@@ -75,9 +75,12 @@ func unchanged(q *http.Request) bool {
 // doShort performs one attempt on the short way. The response that it returns
 // has no Header: the fields are in a.w.Header() already.
 func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
-	try := &try{c: c, req: a.q, ctx: &a.flight, on1xx: a.informational, s: scratches.Get().(*scratch)}
+	try := new(try)
+	try.c, try.req, try.ctx, try.on1xx, try.s = c, a.q, &a.flight, a.informational, scratches.Get().(*scratch)
 	defer try.s.free()
-	try.s.out = a.appendShort(try.s.out[:0], t)
+	d := a.draft()
+	try.s.out = a.f.AppendRequest(try.s.out[:0], &d.req, t, &d.hop, &d.received)
+	d.free()
 	try.s.res.Reset()
 	n, err := try.exchange()
 	if err != nil {
@@ -101,12 +104,12 @@ func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
 	return res, nil
 }
 
-// appendShort appends the head of the client's request as it goes to t.
-func (a *attempt) appendShort(dst []byte, t *Target) []byte {
+// draft shows the client's request to the fast lane's functions. It returns
+// before they are called, so that its map iterator is not below them on the
+// stack.
+func (a *attempt) draft() *draft {
 	d := drafts.Get().(*draft)
-	defer drafts.Put(d)
-	q := a.q
-	r := &d.req
+	q, r := a.q, &d.req
 	r.Method, r.Target, r.Host = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host)
 	r.Fields, r.ContentLength = r.Fields[:0], -1
 	for name, values := range q.Header {
@@ -118,11 +121,15 @@ func (a *attempt) appendShort(dst []byte, t *Target) []byte {
 		r.ContentLength = 0
 	}
 	a.fill(&d.hop)
-	dst = a.f.AppendRequest(dst, r, t, &d.hop, &d.received)
+	return d
+}
+
+// free gives the draft back, without a pointer to the request.
+func (d *draft) free() {
 	d.received.Reset()
-	clear(r.Fields)
-	r.Method, r.Target, r.Host = nil, nil, nil
-	return dst
+	clear(d.req.Fields)
+	d.req.Method, d.req.Target, d.req.Host = nil, nil, nil
+	drafts.Put(d)
 }
 
 // bytesOf is s as bytes that nobody may change.

@@ -116,9 +116,9 @@ func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) 
 		received = new(Received[T])
 	}
 	f := forwarded[T]{hop: p, host: host, received: received}
-	for i, name := range ourFields {
+	for i := range ourFields { // not the value: range would copy the array
 		before := len(dst)
-		dst = append(append(dst, name...), ": "...)
+		dst = append(append(dst, ourFields[i]...), ": "...)
 		value := len(dst)
 		if dst = f.appendValue(dst, ourField(i)); len(dst) == value {
 			dst = dst[:before]

@@ -110,9 +110,10 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			MaxReadFrameSize:     16 << 10,
-			WriteByteTimeout:     writeStall,
-			SendPingTimeout:      s.IdleTimeout,
-			PingTimeout:          15 * time.Second,
+			// conn bounds writes that make no progress, at less cost than
+			// WriteByteTimeout.
+			SendPingTimeout: s.IdleTimeout,
+			PingTimeout:     15 * time.Second,
 		},
 	}
 	return drain

@@ -36,7 +36,7 @@ type upload struct {
 	up    *pool.Conn
 	lease pool.Lease
 	buf   *uploadBuffer
-	over  []byte // bytes behind the body, in buf
+	over  []byte      // bytes behind the body, in buf
 	stop  atomic.Bool // set before the read deadline that wakes run
 	sent  atomic.Bool
 	total atomic.Int64
