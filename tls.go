@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -19,6 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
 // TLS says where a Router's certificates come from and whom its listeners let
@@ -158,50 +160,47 @@ type LocalCA struct {
 	Storage certmagic.Storage
 
 	once sync.Once
-	ca   *certs.LocalCA
-	err  error
+	ca   certs.LocalCA
 }
 
 // RootPEM returns the root certificate, for trust stores and test clients.
-func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
-	ca, err := c.open()
-	if err != nil {
-		return nil, err
-	}
-	return ca.RootPEM(ctx)
-}
+func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) { return c.open().RootPEM(ctx) }
 
 // RootFile returns the path of the root certificate, for curl --cacert. It
 // fails if Storage does not keep files.
-func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
-	ca, err := c.open()
-	if err != nil {
-		return "", err
-	}
-	return ca.RootFile(ctx)
-}
+func (c *LocalCA) RootFile(ctx context.Context) (string, error) { return c.open().RootFile(ctx) }
 
 // IssuerKey implements certmagic.Issuer.
-func (*LocalCA) IssuerKey() string { return (*certs.LocalCA)(nil).IssuerKey() }
+func (c *LocalCA) IssuerKey() string { return c.ca.IssuerKey() }
 
 // Issue implements certmagic.Issuer. Certificates are valid for 12 hours.
 func (c *LocalCA) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
-	ca, err := c.open()
-	if err != nil {
-		return nil, err
-	}
-	return ca.Issue(ctx, csr)
+	return c.open().Issue(ctx, csr)
 }
 
-func (c *LocalCA) open() (*certs.LocalCA, error) {
-	c.once.Do(func() {
-		storage := c.Storage
-		if storage == nil {
-			storage, c.err = certs.Files()
-		}
-		c.ca = &certs.LocalCA{Storage: storage}
-	})
-	return c.ca, c.err
+func (c *LocalCA) open() *certs.LocalCA {
+	c.once.Do(func() { c.ca.Storage = c.Storage })
+	return &c.ca
+}
+
+// A Passthrough is a handler for hosts whose TLS ends elsewhere: their
+// connections are carried to Addr as they are, chosen by the server name in the
+// ClientHello, challenges for certificates included. The target has the
+// certificates. Give it the pattern of a host, a wildcard or "*", without a
+// path; other routes of that host are out of reach over TLS. What comes to it
+// as a request is answered with 421.
+type Passthrough struct {
+	// Addr is the target, host:port. It speaks TLS.
+	Addr string
+
+	// ProxyProtocol says to begin each connection with a header of the PROXY
+	// protocol, version 2, which tells the target who the client is.
+	ProxyProtocol bool
+}
+
+// ServeHTTP implements http.Handler.
+func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	forward.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
 }
 
 // Listen opens a listener whose connections are TLS with the certificates of
@@ -217,7 +216,65 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 		ln.Close()
 		return nil, err
 	}
-	return tls.NewListener(ln, conf), nil
+	return tls.NewListener(r.pass(ln), conf), nil
+}
+
+// pass returns ln with the connections of Passthrough routes carried to their
+// targets. The server above it does the TLS of the others.
+func (r *Router) pass(ln net.Listener) net.Listener {
+	return r.certs.Pass(ln, func() *certs.Passer { return certs.NewPasser(r.passTarget, r.passes, r.logger()) })
+}
+
+func (r *Router) passTarget(host string) (certs.Target, bool) {
+	rt, err := r.table.Load().Lookup(host, "/")
+	if err != nil || rt == nil {
+		return certs.Target{}, false
+	}
+	p, ok := rt.Value.handler.(*Passthrough)
+	if !ok {
+		return certs.Target{}, false
+	}
+	return certs.Target{Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: rt.Value.life}, true
+}
+
+// passes reports whether any route is a Passthrough. It looks once per table.
+func (r *Router) passes() bool {
+	t := r.table.Load()
+	if seen := r.certs.seen.Load(); seen != nil && seen.table == t {
+		return seen.passes
+	}
+	seen := &passScan{table: t}
+	for o := range t.All() {
+		if _, ok := o.Value.handler.(*Passthrough); ok {
+			seen.passes = true
+			break
+		}
+	}
+	r.certs.seen.Store(seen)
+	return seen.passes
+}
+
+// A passScan is whether a table has a Passthrough.
+type passScan struct {
+	table  *routes.Table[*route]
+	passes bool
+}
+
+// terminated yields the host patterns whose TLS ends here.
+func (r *Router) terminated() iter.Seq[string] {
+	t := r.table.Load()
+	return func(yield func(string) bool) {
+		last := ""
+		for o := range t.All() {
+			if _, passes := o.Value.handler.(*Passthrough); passes || o.Pattern.Host == last {
+				continue
+			}
+			last = o.Pattern.Host
+			if !yield(last) {
+				return
+			}
+		}
+	}
 }
 
 // TLSConfig returns the settings for a listener of your own, with the
@@ -226,7 +283,7 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 //
 // Certificates are asked for from the first handshake on, or soon after.
 func (r *Router) TLSConfig() *tls.Config {
-	conf, err := r.certs.TLSConfig(r.compileTLS)
+	conf, err := r.certs.TLSConfig(r.certOptions)
 	if err != nil {
 		err = fmt.Errorf("hostproxy: TLS: %w", err)
 		r.logger().Error("no TLS", "cause", err)
@@ -322,7 +379,11 @@ func (r *Router) Close() error {
 }
 
 // A keeper is a Router's certificates. The zero value has none and costs none.
-type keeper struct{ certs.Keeper }
+type keeper struct {
+	certs.Keeper
+
+	seen atomic.Pointer[passScan]
+}
 
 // routesChanged says that the Router has other hosts now. It is cheap.
 func (k *keeper) routesChanged(*Router) { k.Changed() }
@@ -330,7 +391,7 @@ func (k *keeper) routesChanged(*Router) { k.Changed() }
 // start brings the certificates up for open listeners; plain may be nil. The
 // error says all that is wrong with r.TLS.
 func (k *keeper) start(r *Router, https, plain net.Addr) (*tls.Config, error) {
-	conf, err := k.Listening(https, plain, r.compileTLS)
+	conf, err := k.Listening(https, plain, r.certOptions)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 	}
@@ -343,42 +404,25 @@ func (k *keeper) start(r *Router, https, plain net.Addr) (*tls.Config, error) {
 // Hot path: one atomic load, no locks, no allocation.
 func (k *keeper) belongs(sni, host string) bool { return k.Belongs(sni, host) }
 
-// compileTLS checks r.TLS and translates it.
-func (r *Router) compileTLS() (certs.Settings, error) {
-	o, realms, err := r.TLS.compile(r)
-	return certs.Settings{Options: o, Realms: realms, Config: r.TLS.Config}, err
-}
-
-// compile checks t and translates it.
-func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
+// certOptions translates r.TLS. What is wrong with it certs.New says.
+func (r *Router) certOptions() certs.Options {
+	t := &r.TLS
 	o := certs.Options{
-		Hosts:    r.hosts,
-		Knows:    r.knows,
-		Storage:  t.Storage,
-		Public:   t.issuers(),
-		Internal: t.Internal,
-		Issuers:  make(map[string]certmagic.Issuer, len(t.Issuers)),
-		Policy:   t.HostPolicy,
-		Logger:   r.logger(),
-
+		Hosts:        r.terminated,
+		Knows:        r.knows,
+		Storage:      t.Storage,
+		Public:       t.issuers(),
+		Internal:     t.Internal,
+		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
+		Policy:       t.HostPolicy,
+		Config:       t.Config,
+		ClientAuth:   make(map[string]certs.ClientAuth, len(t.ClientAuth)),
+		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,
-	}
-	var errs []error
-	var err error
-	if o.Storage == nil {
-		if o.Storage, err = certs.Files(); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for _, issuer := range append(o.Public[:len(o.Public):len(o.Public)], o.Internal) {
-		if ca, ok := issuer.(*LocalCA); ok {
-			if _, err := ca.open(); err != nil {
-				errs = append(errs, err)
-			}
-		}
+		Logger:       r.logger(),
 	}
 	if ca, ok := t.Internal.(*LocalCA); ok {
-		o.Internal, _ = ca.open()
+		o.Internal = ca.open()
 	}
 	for pattern, issuer := range t.Issuers {
 		o.Issuers[pattern] = t.solve(issuer)
@@ -386,26 +430,13 @@ func (t *TLS) compile(r *Router) (certs.Options, *certs.Realms, error) {
 	for _, f := range t.Files {
 		o.Files = append(o.Files, certs.KeyPair(f))
 	}
-	if t.DefaultHost != "" {
-		if o.DefaultHost, err = hostname.Canonical(t.DefaultHost); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if t.Config != nil {
-		o.Static = t.Config.Certificates
-		if t.Config.GetConfigForClient != nil && len(t.ClientAuth) > 0 {
-			errs = append(errs, errors.New("Config.GetConfigForClient and ClientAuth exclude each other"))
-		}
+	for pattern, a := range t.ClientAuth {
+		o.ClientAuth[pattern] = certs.ClientAuth(a)
 	}
 	if t.Observe != nil {
 		o.Observe = func(s certs.Status) { t.Observe(CertStatus(s)) }
 	}
-	auths := make(map[string]certs.ClientAuth, len(t.ClientAuth))
-	for pattern, a := range t.ClientAuth {
-		auths[pattern] = certs.ClientAuth(a)
-	}
-	realms, err := certs.NewRealms(auths)
-	return o, realms, errors.Join(append(errs, err)...)
+	return o
 }
 
 // issuers returns who issues for public names.

@@ -418,6 +418,38 @@ func TestAClientHelloInSmallPiecesIsStillTheHostsOwn(t *testing.T) {
 	}
 }
 
+func TestPassthroughLeavesTheCertificateToTheTarget(t *testing.T) {
+	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("here.localhost", named("here"))
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := &http.Server{Handler: &r}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ln) }()
+	t.Cleanup(func() {
+		require.NoError(t, srv.Close())
+		<-done
+		require.NoError(t, r.Close())
+	})
+	r.Handle("localhost", &hostproxy.Passthrough{Addr: target.Addr()}) // at run time
+	_, body := get(t, proxytest.HTTPClient(t, ln.Addr().String(), targetRoots, "h1"), "https://localhost/")
+	assert.Equal(t, "target HTTP/1.1", body)
+	_, body = get(t, proxytest.HTTPClient(t, ln.Addr().String(), localRoots(t, r.TLS.Storage), "h2"), "https://here.localhost/")
+	assert.Equal(t, "here HTTP/2.0", body)
+	for st := range r.Certificates() {
+		assert.Equal(t, "here.localhost", st.Host, "the target's host is not managed here")
+	}
+
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/", nil))
+	assert.Equal(t, http.StatusMisdirectedRequest, w.Code)
+	r.Remove("localhost")
+	_, err = tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
+	assert.ErrorContains(t, err, "unrecognized name")
+}
+
 func TestTheLocalCAIsItsStorage(t *testing.T) {
 	s := files(t)
 	one, err := (&hostproxy.LocalCA{Storage: s}).RootPEM(t.Context())

@@ -29,7 +29,8 @@ type Options struct {
 	// other name costs more than this call. Required; called concurrently.
 	Knows func(host string) bool
 
-	// Storage keeps certificates, accounts, challenges and locks. Required.
+	// Storage keeps certificates, accounts, challenges and locks. Nil means
+	// that of Files.
 	Storage certmagic.Storage
 
 	// Public issues for names a public CA would sign, each tried in turn
@@ -50,16 +51,19 @@ type Options struct {
 	// wildcard: nil error means yes. A nil Policy means none.
 	Policy func(ctx context.Context, host string) error
 
-	// Static certificates are served before any other, for the names they
-	// hold; those names are not managed.
-	Static []tls.Certificate
-
-	// Files are static certificates in PEM files. They are read again when they
+	// Files are more static certificates, in PEM files. They are read again when they
 	// change; what cannot be read then leaves the old one in place.
 	Files []KeyPair
 
-	// DefaultHost is the canonical host whose certificate clients get that
-	// send no SNI. "" means that of the IP address they connected to, if it
+	// Config is the base settings of TLSConfig. Nil means none. Its
+	// Certificates are static ones: they are served before any other, for the
+	// names they hold, and those names are not managed.
+	Config *tls.Config
+
+	// ClientAuth asks clients for certificates; see NewRealms.
+	ClientAuth map[string]ClientAuth
+
+	// DefaultHost is the host whose certificate clients get that send no SNI. "" means that of the IP address they connected to, if it
 	// has a route, and else none.
 	DefaultHost string
 

@@ -76,8 +76,12 @@ func (m *Manager) newInternal() error {
 	if issuer == nil {
 		m.local = &LocalCA{Storage: m.storage}
 	} else if ca, ok := issuer.(*LocalCA); ok {
+		storage, err := orFiles(ca.Storage)
+		if err != nil {
+			return err
+		}
 		// The same authority, but handshakes do not hang with its storage.
-		m.local = &LocalCA{Storage: newBoundedStorage(ca.Storage, m.storage.limit)}
+		m.local = &LocalCA{Storage: newBoundedStorage(storage, m.storage.limit)}
 	}
 	if m.local != nil {
 		issuer, pace = m.local, nil

@@ -2,18 +2,35 @@ package certs
 
 import (
 	"crypto/tls"
+	"errors"
 	"slices"
 
 	"github.com/mholt/acmez/v3"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// TLSConfig returns the settings of a listener: base, cloned, with the
-// certificates of m and the client authentication of realms. base may be nil;
-// its Certificates are to be among m's static ones.
-func (m *Manager) TLSConfig(base *tls.Config, realms *Realms) *tls.Config {
+// checkTLS checks the settings for TLSConfig.
+func (m *Manager) checkTLS() error {
+	var errs []error
+	var err error
+	if m.options.DefaultHost != "" {
+		m.options.DefaultHost, err = hostname.Canonical(m.options.DefaultHost)
+		errs = append(errs, err)
+	}
+	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && len(m.options.ClientAuth) > 0 {
+		errs = append(errs, errors.New("Config.GetConfigForClient and ClientAuth exclude each other"))
+	}
+	m.realms, err = NewRealms(m.options.ClientAuth)
+	return errors.Join(append(errs, err)...)
+}
+
+// TLSConfig returns the settings of a listener: Options.Config, cloned, with
+// the certificates of m and the client authentication of its realms.
+func (m *Manager) TLSConfig() *tls.Config {
 	c := &tls.Config{}
-	if base != nil {
-		c = base.Clone()
+	if m.options.Config != nil {
+		c = m.options.Config.Clone()
 	}
 	if c.MinVersion == 0 {
 		c.MinVersion = tls.VersionTLS12
@@ -28,10 +45,10 @@ func (m *Manager) TLSConfig(base *tls.Config, realms *Realms) *tls.Config {
 	c.DynamicRecordSizingDisabled = true // a head and a small body are one record
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
 	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
-	if realms.empty() && !shared {
+	if m.realms.empty() && !shared {
 		return c
 	}
-	rc := realms.configs(c)
+	rc := m.realms.configs(c)
 	if shared {
 		// Servers clone what they are given; this one stays ours to change.
 		rc.byRealm[0] = c.Clone()

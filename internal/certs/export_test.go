@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -64,3 +65,6 @@ func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Ce
 	m.mu.RUnlock()
 	return m.wait(ctx, h)
 }
+
+// ProxyHeader is appendProxyHeader.
+func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }

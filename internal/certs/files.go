@@ -30,3 +30,11 @@ func Files() (certmagic.Storage, error) {
 	}
 	return &certmagic.FileStorage{Path: filepath.Join(dir, "certmagic")}, nil
 }
+
+// orFiles returns s, or the files if there is none.
+func orFiles(s certmagic.Storage) (certmagic.Storage, error) {
+	if s != nil {
+		return s, nil
+	}
+	return Files()
+}

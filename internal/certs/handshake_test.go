@@ -259,7 +259,7 @@ func TestStaticCertificates(t *testing.T) {
 	exact, _ := proxytest.Certificate(t, "A.example.com", "10.0.0.1")
 	wild, _ := proxytest.Certificate(t, "*.example.com")
 	o := with(newIssuer(t, "ca", day(90)))
-	o.Static = []tls.Certificate{exact, wild}
+	o.Config = &tls.Config{Certificates: []tls.Certificate{exact, wild}}
 	m, _ := start(t, o, "a.example.com", "b.example.com", "*.example.com", "other.example.org")
 	require.NoError(t, m.Await(t.Context()))
 	require.NoError(t, m.Await(t.Context(), "a.example.com", "z.example.com"))

@@ -3,7 +3,6 @@ package certs
 import (
 	"cmp"
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -17,13 +16,6 @@ import (
 // listener is to be open by then.
 const openingTime = 2 * time.Second
 
-// Settings are what a Keeper needs to open.
-type Settings struct {
-	Options Options
-	Realms  *Realms
-	Config  *tls.Config // base settings; may be nil
-}
-
 // A Keeper is the certificates of one Router, from not used yet to closed and
 // back. The zero value costs nothing. Its methods may be called concurrently.
 type Keeper struct {
@@ -34,6 +26,7 @@ type Keeper struct {
 
 	mu     sync.Mutex // serialises opening and closing
 	config *tls.Config
+	passer *Passer // nil until a listener asks for one
 }
 
 // Manager returns the Manager, nil if the Keeper is not open.
@@ -47,46 +40,52 @@ func (k *Keeper) Changed() {
 }
 
 // Listening opens the Keeper for open listeners, with the addresses of the one
-// for HTTPS and the one for challenges, which may be nil. settings is called if
-// it is not open yet; its error is returned.
-func (k *Keeper) Listening(https, plain net.Addr, settings func() (Settings, error)) (*tls.Config, error) {
+// for HTTPS and the one for challenges, which may be nil. options is called if it
+// is not open yet.
+func (k *Keeper) Listening(https, plain net.Addr, options func() Options) (*tls.Config, error) {
 	if a, ok := https.(*net.TCPAddr); ok {
 		k.https.Store(int32(a.Port))
 	}
 	if plain != nil {
 		k.AnswerHTTP()
 	}
-	return k.open(0, settings)
+	return k.open(0, options)
 }
 
 // TLSConfig opens the Keeper for a listener that is about to open.
-func (k *Keeper) TLSConfig(settings func() (Settings, error)) (*tls.Config, error) {
-	return k.open(openingTime, settings)
+func (k *Keeper) TLSConfig(options func() Options) (*tls.Config, error) {
+	return k.open(openingTime, options)
 }
 
-func (k *Keeper) open(grace time.Duration, settings func() (Settings, error)) (*tls.Config, error) {
+func (k *Keeper) open(grace time.Duration, options func() Options) (*tls.Config, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	m := k.manager.Load()
 	if m == nil {
-		s, fault := settings()
 		var err error
-		m, err = New(s.Options) // also after a fault: all that is wrong is said at once
-		if err := errors.Join(fault, err); err != nil {
-			if m != nil {
-				_ = m.Close()
-			}
+		if m, err = New(options()); err != nil {
 			return nil, err
 		}
 		if k.http.Load() {
 			m.AnswerHTTP()
 		}
-		k.config = m.TLSConfig(s.Config, s.Realms)
-		k.realms.Store(s.Realms)
+		k.config = m.TLSConfig()
+		k.realms.Store(m.realms)
 		k.manager.Store(m)
 	}
 	m.Start(grace)
 	return k.config.Clone(), nil
+}
+
+// Pass returns ln with some hosts' connections carried elsewhere, by the Passer
+// that open makes if there is none yet.
+func (k *Keeper) Pass(ln net.Listener, open func() *Passer) net.Listener {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.passer == nil {
+		k.passer = open()
+	}
+	return k.passer.Listener(ln)
 }
 
 // AnswerHTTP says that HTTP-01 challenges reach Answer.
@@ -127,10 +126,15 @@ func (k *Keeper) Authority(q *http.Request, host, port string) string {
 	return host
 }
 
-// Close closes the Manager. The next use opens another.
+// Close closes the Manager, and cuts what is carried elsewhere. The next use
+// opens another.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.passer != nil {
+		k.passer.Close()
+		k.passer = nil
+	}
 	m := k.manager.Swap(nil)
 	if m == nil {
 		return nil

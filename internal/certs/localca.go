@@ -49,10 +49,10 @@ const (
 // it for nothing else. It implements certmagic.Issuer.
 //
 // The authority is what lies in Storage: two values over the same storage are
-// the same authority. It is created on first use, under a lock. The zero value
-// needs a Storage. Its methods may be called concurrently.
+// the same authority. It is created on first use, under a lock. Its methods may
+// be called concurrently.
 type LocalCA struct {
-	// Storage keeps the root certificate and its key. Required.
+	// Storage keeps the root certificate and its key. Nil means that of Files.
 	Storage certmagic.Storage
 
 	mu    sync.Mutex
@@ -136,7 +136,10 @@ func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
 // curl --cacert takes it. It creates the authority if there is none. It fails
 // if the storage does not keep files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
-	s := c.Storage
+	s, err := orFiles(c.Storage)
+	if err != nil {
+		return "", err
+	}
 	if b, ok := s.(*boundedStorage); ok {
 		s = b.backend
 	}
@@ -161,9 +164,13 @@ func (c *LocalCA) load(ctx context.Context) (*root, error) {
 	if c.err != nil && time.Now().Before(c.again) {
 		return nil, c.err
 	}
-	r, err := readRoot(ctx, c.Storage)
+	var r *root
+	s, err := orFiles(c.Storage)
+	if err == nil {
+		r, err = readRoot(ctx, s)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
-		r, err = createRoot(ctx, c.Storage)
+		r, err = createRoot(ctx, s)
 	}
 	if err != nil {
 		err = fmt.Errorf("local CA: %w", err)

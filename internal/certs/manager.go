@@ -45,6 +45,7 @@ type Manager struct {
 	loads, infos     *queue
 	demands          *demands
 	minted           *mint
+	realms           *Realms
 	tickets          *tickets
 	waiters          chan struct{} // a slot per waiting handshake
 
@@ -72,7 +73,6 @@ func New(o Options) (*Manager, error) {
 		options: o,
 		log:     o.Logger,
 		zap:     newZap(o.Logger),
-		storage: newBoundedStorage(o.Storage, cmp.Or(o.StorageTimeout, 10*time.Second)),
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
 		waiters: make(chan struct{}, maxWaiters),
@@ -84,7 +84,9 @@ func New(o Options) (*Manager, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.demands = newDemands(m)
 	m.tickets = &tickets{manager: m}
-	if err := errors.Join(m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
+	storage, err := orFiles(o.Storage)
+	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
+	if err := errors.Join(err, m.checkTLS(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -186,11 +188,9 @@ func (m *Manager) watch(grace time.Duration) {
 	}
 }
 
-// sync makes the table follow the routes, if those have changed.
+// sync makes the table follow the routes, if those have changed. When it returns
+// the table does, whoever has done it.
 func (m *Manager) sync() {
-	if !m.dirty.Load() {
-		return
-	}
 	m.syncMu.Lock()
 	defer m.syncMu.Unlock()
 	if !m.dirty.Swap(false) {

@@ -119,6 +119,14 @@ func modified(file string) time.Time {
 	return info.ModTime()
 }
 
+// staticCerts are the certificates in the base settings.
+func (m *Manager) staticCerts() []tls.Certificate {
+	if m.options.Config == nil {
+		return nil
+	}
+	return m.options.Config.Certificates
+}
+
 // readFiles reads all files at start.
 func (m *Manager) readFiles() error {
 	var errs []error
@@ -130,7 +138,7 @@ func (m *Manager) readFiles() error {
 		}
 		m.files = append(m.files, f)
 	}
-	t, err := newStatic(m.options.Static, m.files)
+	t, err := newStatic(m.staticCerts(), m.files)
 	m.static.Store(t)
 	return errors.Join(append(errs, err)...)
 }
@@ -167,7 +175,7 @@ func (m *Manager) rereadFiles() {
 	if !fresh {
 		return
 	}
-	if t, err := newStatic(m.options.Static, m.files); err == nil {
+	if t, err := newStatic(m.staticCerts(), m.files); err == nil {
 		m.static.Store(t)
 		m.Changed() // its names may be others
 	}

@@ -49,7 +49,7 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 		require.NoError(t, one.Await(t.Context()))
 		require.NoError(t, two.Await(t.Context()))
 		synctest.Wait()
-		first, second := one.TLSConfig(nil, nil), two.TLSConfig(nil, nil)
+		first, second := one.TLSConfig(), two.TLSConfig()
 		sessions := tls.NewLRUClientSessionCache(1)
 		require.False(t, resumes(t, first, sessions))
 		assert.True(t, resumes(t, second, sessions))
@@ -58,7 +58,7 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 		again, _ := start(t, o, "a.example.com")
 		require.NoError(t, again.Await(t.Context()))
 		synctest.Wait()
-		third := again.TLSConfig(nil, nil)
+		third := again.TLSConfig()
 		assert.True(t, resumes(t, third, sessions))
 
 		// Across rotations a session of the day before resumes, and no key lives for ever.
@@ -91,8 +91,8 @@ func TestTicketsAreNotSharedUnlessAskedFor(t *testing.T) {
 		two, _ := start(t, o, "a.example.com")
 		require.NoError(t, errors.Join(one.Await(t.Context()), two.Await(t.Context())))
 		sessions := tls.NewLRUClientSessionCache(1)
-		require.False(t, resumes(t, one.TLSConfig(nil, nil), sessions))
-		assert.False(t, resumes(t, two.TLSConfig(nil, nil), sessions))
+		require.False(t, resumes(t, one.TLSConfig(), sessions))
+		assert.False(t, resumes(t, two.TLSConfig(), sessions))
 		keys, err := storage.List(t.Context(), "tickets", true)
 		require.NoError(t, err)
 		assert.Empty(t, keys)
@@ -103,11 +103,10 @@ func TestARealmHasNoTicketsWhateverIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		o.ShareTickets = true
+		o.ClientAuth = map[string]certs.ClientAuth{"a.example.com": {Mode: tls.RequestClientCert}}
 		m, _ := start(t, o, "a.example.com")
 		require.NoError(t, m.Await(t.Context()))
-		realms, err := certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {Mode: tls.RequestClientCert}})
-		require.NoError(t, err)
-		conf := m.TLSConfig(nil, realms)
+		conf := m.TLSConfig()
 		sessions := tls.NewLRUClientSessionCache(1)
 		require.False(t, resumes(t, conf, sessions))
 		assert.False(t, resumes(t, conf, sessions))
