@@ -29,6 +29,7 @@ type track struct {
 	mirror  *mirror
 	records chan hostproxy.Exchange // nil where there are none
 	idle    *proxytest.Conn         // of the client; nil if there is none
+	running *proxytest.Running      // nil below a foreign server
 }
 
 // A mirror is a backend that keeps what it is asked and answers what it is told.
@@ -139,6 +140,7 @@ type shape struct {
 	change  func(*hostproxy.Upstream)
 	secure  bool // clients come over TLS
 	own     bool // httputil cannot do the like
+	tune    func(*hostproxy.Server)
 }
 
 func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
@@ -185,17 +187,54 @@ func (k *track) observe(x *hostproxy.Exchange) {
 func newFast(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "fast")
+	k.start(t, s, &hostproxy.Server{Router: s.router(t, k)})
+	return k
+}
+
+// newMiddle starts a Server that has net/http serve everything, since there is middleware in front of the Router.
+func newMiddle(t testing.TB, s shape) *track {
+	t.Helper()
+	k := newTrack(t, "behind middleware")
 	r := s.router(t, k)
-	server := &hostproxy.Server{Router: r}
+	k.start(t, s, &hostproxy.Server{Router: r, Handler: http.HandlerFunc(r.ServeHTTP)})
+	return k
+}
+
+// overFronts runs check, in parallel, over the ways that begin with a Server of ours.
+func overFronts(t *testing.T, s shape, check func(*testing.T, *track)) {
+	t.Helper()
+	t.Parallel() // most of the time is spent waiting
+	secure := s
+	secure.secure = true
+	for name, start := range map[string]func(*testing.T) *track{
+		"fast lane":          func(t *testing.T) *track { return newFast(t, s) },
+		"fast lane over TLS": func(t *testing.T) *track { return newFast(t, secure) },
+		"behind middleware":  func(t *testing.T) *track { return newMiddle(t, s) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			check(t, start(t))
+		})
+	}
+}
+
+// start runs server.
+func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
+	t.Helper()
+	r := server.Router
+	if s.tune != nil {
+		s.tune(server)
+	}
 	if !s.secure {
-		k.addr = proxytest.StartPlain(t, server).Plain
-		return k
+		k.running = proxytest.StartPlain(t, server)
+		k.addr = k.running.Plain
+		return
 	}
 	config, roots := proxytest.TLS(t, "a.test")
 	r.TLS.Config = config
 	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
-	k.addr = proxytest.Start(t, server).HTTPS
-	return k
+	k.running = proxytest.Start(t, server)
+	k.addr = k.running.HTTPS
 }
 
 // newFull starts net/http's own server with the Router as its handler.

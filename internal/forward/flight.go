@@ -101,7 +101,9 @@ func (fl *flight) inspect(now time.Time) {
 	case last != 0 && fl.f.IdleTimeout > 0 && now.Sub(time.Unix(0, last)) > fl.f.IdleTimeout:
 		fl.abort(errIdle)
 		_ = fl.rc.SetReadDeadline(now)
-		_ = fl.rc.SetWriteDeadline(now)
+		if fl.begun.Load() { // else there is an answer to write
+			_ = fl.rc.SetWriteDeadline(now)
+		}
 	}
 }
 

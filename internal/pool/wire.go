@@ -46,9 +46,10 @@ func (d *deadline) later(t time.Time) bool {
 		!d.armed.IsZero() && (t.IsZero() || !d.armed.After(t))
 }
 
-// early reports whether the socket's deadline came before the owner's.
+// early reports whether the socket's deadline has come, and before the owner's.
 func (d *deadline) early() bool {
-	return !d.armed.IsZero() && (d.want.IsZero() || time.Now().Before(d.want))
+	now := time.Now()
+	return !d.armed.IsZero() && !now.Before(d.armed) && (d.want.IsZero() || now.Before(d.want))
 }
 
 // errAgain says that a read would have to wait. It is temporary, so crypto/tls

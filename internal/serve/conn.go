@@ -163,10 +163,16 @@ func (c *conn) shut() {
 
 // cut closes the connection so that the client sees that it was cut off.
 func (c *conn) cut() {
-	if c.tcp != nil {
-		_ = c.tcp.SetLinger(0)
-	}
+	c.forsake()
 	c.Close()
+}
+
+// forsake makes Close drop what the client has not taken, which the kernel
+// would keep for a client that takes nothing.
+func (c *conn) forsake() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
 }
 
 // What lingerClose reads and waits at most.
@@ -287,7 +293,11 @@ func (c *conn) write(p []byte) (total int, err error) {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])
 		total += n
-		if err == nil || n == 0 || c.bound.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return total, err
+		}
+		if n == 0 || c.bound.Load() {
+			c.forsake()
 			return total, err
 		}
 	}
@@ -309,6 +319,9 @@ func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
 		c.armWrite()
 		n, err := io.Copy(c.Conn, &io.LimitedReader{R: r, N: chunk})
 		total, left = total+n, left-n
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.forsake()
+		}
 		if err != nil || n < chunk {
 			return total, err
 		}

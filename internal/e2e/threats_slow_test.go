@@ -1,0 +1,241 @@
+package e2e_test
+
+import (
+	"crypto/tls"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// moment is a limit short enough to be waited for.
+const moment = 150 * time.Millisecond
+
+const purge = "PURGE / HTTP/1.1\r\nHost: a.test\r\n\r\n" // a method for net/http
+
+// connect opens a client connection to the track, which ends with the test.
+func (k *track) connect(t testing.TB) *proxytest.Conn {
+	t.Helper()
+	c, err := k.dial()
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// drip sends s byte by byte, one each tenth of a moment, until that fails or the test ends.
+func drip(t testing.TB, c *proxytest.Conn, s string) {
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(moment / 10)
+		defer tick.Stop()
+		for i := range len(s) {
+			select {
+			case <-tick.C:
+			case <-done:
+				return
+			}
+			if c.Send(s[i:i+1]) != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { close(done); <-ended })
+}
+
+// threats.md: slowloris. A head has a time from its first byte on, however steadily it moves.
+func TestSlowlorisIsCutOff(t *testing.T) {
+	endless := "GET / HTTP/1.1\r\nHost: a.test\r\nX: " + strings.Repeat("x", 1000)
+	tune := func(s *hostproxy.Server) { s.ReadHeaderTimeout = moment }
+	tests := []struct{ about, first, slow string }{
+		{"the first head of a connection", "", endless},
+		{"one byte and nothing else", "", "G"},
+		{"a head behind a request", get, endless},
+		{"a head behind a request that net/http took", purge, endless},
+		{"a head that came with the request before", get + endless[:40], endless[40:]},
+		{"the preface of HTTP/2 (CVE-2026-56853)", "", "PRI *"},
+	}
+	overFronts(t, shape{tune: tune}, func(t *testing.T, k *track) {
+		k.mirror.answer.Store(&say)
+		conns := make([]*proxytest.Conn, len(tests))
+		for i, tt := range tests {
+			conns[i] = k.connect(t)
+			k.first(t, conns[i], tt.first)
+			drip(t, conns[i], tt.slow)
+		}
+		for i, tt := range tests {
+			rest, err := conns[i].ReadAll()
+			require.NoError(t, err, "%s: the connection is closed", tt.about)
+			assert.NotContains(t, rest, " 200 ", tt.about)
+		}
+		assert.Empty(t, k.mirror.taken(), "nothing of it reaches the backend")
+	})
+}
+
+// narrow keeps the client's socket from holding much that is not read.
+func (k *track) narrow(t testing.TB, c *proxytest.Conn) {
+	t.Helper()
+	nc := c.Conn
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+	}
+	require.NoError(t, nc.(*net.TCPConn).SetReadBuffer(16<<10))
+}
+
+// first sends a whole request, unless it is empty, and reads the answer.
+func (k *track) first(t testing.TB, c *proxytest.Conn, raw string) {
+	t.Helper()
+	if raw == "" {
+		return
+	}
+	require.NoError(t, c.Send(raw))
+	_, err := c.ReadResponse("GET")
+	require.NoError(t, err)
+	require.Len(t, k.mirror.taken(), 1)
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = moment }}, func(t *testing.T, k *track) {
+		k.mirror.answer.Store(&say)
+		var conns []*proxytest.Conn
+		for _, raw := range []string{"", get, purge} {
+			if raw == "" && k.name != "fast" {
+				continue // net/http gives the first byte of a connection its ReadHeaderTimeout
+			}
+			conns = append(conns, k.connect(t))
+			k.first(t, conns[len(conns)-1], raw)
+		}
+		for _, c := range conns {
+			rest, err := c.ReadAll()
+			require.NoError(t, err, "the connection is closed")
+			assert.Empty(t, rest)
+		}
+	})
+}
+
+// threats.md: slow body; CVE-2024-28869, GET with Content-Length and no body hangs for ever.
+func TestABodyThatDoesNotComeEnds(t *testing.T) {
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = moment }
+	tests := []struct{ about, raw string }{
+		{"GET with a length and no body", "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n"},
+		{"a sized body that stops", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 70_000)},
+		{"a chunked body that stops in a chunk", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"},
+		{"a chunked body that stops between two chunks", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
+		{"trailers that do not come", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n"},
+		{"a body that net/http reads", "PURGE / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhe"},
+	}
+	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
+		k.mirror.answer.Store(&say)
+		conns := make([]*proxytest.Conn, len(tests))
+		for i, tt := range tests {
+			conns[i] = k.connect(t)
+			require.NoError(t, conns[i].Send(tt.raw))
+		}
+		for i, tt := range tests {
+			rest, err := conns[i].ReadAll()
+			require.NoError(t, err, "%s: the connection is closed", tt.about)
+			assert.True(t, strings.HasPrefix(rest, "HTTP/1.1 408 "), "%s: %q", tt.about, rest)
+			assert.Equal(t, 1, strings.Count(rest, "HTTP/1.1 "), tt.about)
+		}
+		assert.Empty(t, k.mirror.taken(), "no whole request reaches the backend")
+		for range tests {
+			k.expectFailure(t, hostproxy.SideClient, 408)
+		}
+	})
+}
+
+// The other way round: a target that takes nothing of an upload.
+func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
+	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
+	impatient := func(u *hostproxy.Upstream) {
+		u.IdleTimeout, u.ResponseHeaderTimeout = moment, moment
+		u.Targets[0].Host = full.Addr()
+	}
+	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
+		for _, method := range []string{"POST", "PURGE"} {
+			c := k.connect(t)
+			go func() { _ = c.Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 16<<20))) }()
+			p, err := c.ReadResponse(method)
+			require.NoError(t, err)
+			assert.Equal(t, 504, p.StatusCode)
+			k.expectFailure(t, hostproxy.SideUpstream, 504)
+		}
+	})
+}
+
+// threats.md: slow read. A client that takes nothing holds neither itself nor the backend.
+func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
+	big := strings.Repeat("0123456789abcdef", 1<<19) // more than sockets hold
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = moment }
+	tests := []struct{ about, method, raw string }{
+		{"a sized answer", "GET", "HTTP/1.1 200 OK\r\n" + sized(big)},
+		{"a chunked answer", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(big, 10_000)},
+		{"an answer until the end", "GET", "HTTP/1.1 200 OK\r\n\r\n" + big},
+		{"an answer through net/http", "PURGE", "HTTP/1.1 200 OK\r\n" + sized(big)},
+	}
+	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
+		conns := make([]*proxytest.Conn, len(tests))
+		for i, tt := range tests {
+			k.mirror.answer.Store(&answer{raw: tt.raw, close: true})
+			conns[i] = k.connect(t)
+			k.narrow(t, conns[i])
+			require.NoError(t, conns[i].Send(tt.method+" / HTTP/1.1\r\nHost: a.test\r\n\r\n"))
+			head, err := conns[i].ReadHead()
+			require.NoError(t, err)
+			assert.True(t, strings.HasPrefix(head, "HTTP/1.1 200 "), "%s: %q", tt.about, head)
+		}
+		for range tests {
+			k.expectFailure(t, hostproxy.SideClient, 499)
+		}
+		for i, tt := range tests {
+			rest, err := conns[i].ReadAll()
+			require.NoError(t, err, "%s: the connection is closed", tt.about)
+			assert.Less(t, len(rest), len(big), tt.about)
+			assert.False(t, strings.HasSuffix(rest, "\r\n0\r\n\r\n"), "%s: no clean end", tt.about)
+		}
+	})
+}
+
+// A slow client that takes something goes on for as long as it does.
+func TestASlowReaderThatMovesGoesOn(t *testing.T) {
+	body := strings.Repeat("0123456789abcdef", 1<<19)
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 2 * moment }
+	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
+		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(body)})
+		c := k.connect(t)
+		require.NoError(t, c.Send(get))
+		head, err := c.ReadHead()
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(head, "HTTP/1.1 200 "))
+		tick := time.NewTicker(moment / 4)
+		defer tick.Stop()
+		got := 0
+		for got < len(body) {
+			<-tick.C
+			part, err := c.ReadString(min(len(body)/24, len(body)-got))
+			require.NoError(t, err, "after %d bytes", got)
+			got += len(part)
+		}
+	})
+}
+
+// expectFailure waits for the record of a failed exchange.
+func (k *track) expectFailure(t testing.TB, side hostproxy.Side, status int) {
+	t.Helper()
+	select {
+	case x := <-k.records:
+		var e *hostproxy.Error
+		require.ErrorAs(t, x.Err, &e, "%+v", x)
+		assert.Equal(t, side, e.Side, "%v", e)
+		assert.Equal(t, status, x.Status, "%v", e)
+	case <-time.After(proxytest.Patience):
+		t.Fatal("no record of the exchange")
+	}
+}
