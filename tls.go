@@ -245,8 +245,7 @@ func (r *Router) passes() bool {
 	}
 	seen := &passScan{table: t}
 	for o := range t.All() {
-		if _, ok := o.Value.handler.(*Passthrough); ok {
-			seen.passes = true
+		if seen.passes = isPassthrough(o.Value.handler); seen.passes {
 			break
 		}
 	}
@@ -264,17 +263,22 @@ type passScan struct {
 func (r *Router) terminated() iter.Seq[string] {
 	t := r.table.Load()
 	return func(yield func(string) bool) {
-		last := ""
-		for o := range t.All() {
-			if _, passes := o.Value.handler.(*Passthrough); passes || o.Pattern.Host == last {
-				continue
+		for host := range r.hosts() {
+			if p, err := routes.ParsePattern(host); err == nil {
+				if rt, ok := t.Get(p); ok && isPassthrough(rt.Value.handler) {
+					continue
+				}
 			}
-			last = o.Pattern.Host
-			if !yield(last) {
+			if !yield(host) {
 				return
 			}
 		}
 	}
+}
+
+func isPassthrough(h http.Handler) bool {
+	_, ok := h.(*Passthrough)
+	return ok
 }
 
 // TLSConfig returns the settings for a listener of your own, with the

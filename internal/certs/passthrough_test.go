@@ -230,7 +230,7 @@ func TestPROXYHeaders(t *testing.T) {
 func TestCarriedConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
 	proxytest.NoLeaks(t)
 	life, retire := context.WithCancel(context.Background())
-	addr, here, away, p := passing(t, func(addr string) certs.Target { return certs.Target{Addr: addr, Life: life} })
+	addr, here, away, _ := passing(t, func(addr string) certs.Target { return certs.Target{Addr: addr, Life: life} })
 	dial := func(sni string, roots *x509.CertPool) *tls.Conn {
 		c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: sni, RootCAs: roots})
 		require.NoError(t, err)
@@ -243,7 +243,7 @@ func TestCarriedConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
 	_, _ = io.ReadAll(carried) // ends
 	assert.Equal(t, "here.test:hello", ask(t, other), "another host's connection stays")
 
-	addr, _, away, p = passing(t, plainTarget)
+	addr, _, away, p := passing(t, plainTarget)
 	carried = dial("away.test", away.roots)
 	p.Close()
 	_, _ = io.ReadAll(carried) // ends
