@@ -44,11 +44,8 @@ func (a *attempt) run() *Failure {
 	a.f.takeOff(fl)
 	defer a.f.land(&a.flight)
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
-		a.body = newRequestBody(a.q, &a.flight)
+		a.openBody()
 		defer a.leaveBody()
-		// An answer may come before the upload ends; without this net/http
-		// reads the rest first. HTTP/2 is full duplex and says so by an error.
-		_ = a.flight.rc.EnableFullDuplex()
 	}
 	res, done, fail := a.reach()
 	if fail != nil {
@@ -60,6 +57,13 @@ func (a *attempt) run() *Failure {
 		return a.upgrade(res)
 	}
 	return a.respond(res)
+}
+
+func (a *attempt) openBody() {
+	a.body = newRequestBody(a.q, &a.flight)
+	// An answer may come before the upload ends; without this net/http reads
+	// the rest first. HTTP/2 is full duplex and says so by an error.
+	_ = a.flight.rc.EnableFullDuplex()
 }
 
 func (a *attempt) leaveBody() {

@@ -86,6 +86,11 @@ func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.adopt(try, n)
+}
+
+// adopt takes the response over whose head of n bytes try has read.
+func (a *attempt) adopt(try *try, n int) (*http.Response, error) {
 	head := &try.s.res
 	if head.Status == http.StatusSwitchingProtocols {
 		return nil, try.fail("read", &ProtocolError{What: "101 that nobody asked for"})
