@@ -84,8 +84,18 @@ func (e *Edit) dropsField(name []byte) bool {
 }
 
 // AppendRequest appends the head of req as it goes to t. received is room for
-// what a trusted peer says.
+// what a trusted peer says. Its stages do not call each other: an HTTP/2
+// stream's stack is small, and this is where it is deepest.
 func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *header.Hop, received *header.Received[[]byte]) []byte {
+	dst = f.appendStart(dst, req, t)
+	dst = f.appendClients(dst, req, hop, received)
+	dst = header.AppendForwarded(dst, hop, req.Host, received)
+	dst = append(dst, f.RequestHeader.lines...)
+	return appendFraming(dst, req)
+}
+
+// appendStart appends the request line and Host.
+func (f *Forwarder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, req.Method...)
 	dst = append(dst, ' ')
 	dst = append(dst, t.base...)
@@ -96,12 +106,15 @@ func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *h
 	} else {
 		dst = append(dst, req.Host...)
 	}
-	dst = append(dst, "\r\n"...)
+	return append(dst, "\r\n"...)
+}
+
+// appendClients appends the client's fields that cross the proxy.
+func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, received *header.Received[[]byte]) []byte {
 	received.Reset()
 	for i := range req.Fields {
 		fd := &req.Fields[i]
-		c := header.Classify(fd.Name)
-		if c != 0 {
+		if c := header.Classify(fd.Name); c != 0 {
 			received.Note(c, fd.Value)
 			if c&header.Host != 0 || hop.Drops(c) {
 				continue
@@ -112,8 +125,11 @@ func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *h
 		}
 		dst = appendLine(dst, fd)
 	}
-	dst = header.AppendForwarded(dst, hop, req.Host, received)
-	dst = append(dst, f.RequestHeader.lines...)
+	return dst
+}
+
+// appendFraming appends how the body is framed, and the end of the head.
+func appendFraming(dst []byte, req *h1.Request) []byte {
 	switch req.Framing() {
 	case h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
