@@ -171,7 +171,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 		return nil, err
 	}
 	routes.TLS = conf
-	servers := map[net.Listener]*serve.Server{https: routes}
+	servers := map[net.Listener]*serve.Server{s.Router.pass(https): routes}
 	if plain != nil {
 		servers[plain] = s.server(s.Router.HTTPHandler(nil))
 	}

@@ -450,6 +450,21 @@ func TestPassthroughLeavesTheCertificateToTheTarget(t *testing.T) {
 	assert.ErrorContains(t, err, "unrecognized name")
 }
 
+func TestPassthroughUnderAServer(t *testing.T) {
+	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("here.localhost", named("here"))
+	r.Handle("localhost", &hostproxy.Passthrough{Addr: target.Addr()})
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	_, body := get(t, proxytest.HTTPClient(t, s.HTTPS, targetRoots, "h1"), "https://localhost/")
+	assert.Equal(t, "target HTTP/1.1", body)
+	for _, protocol := range []string{"h1", "h2"} {
+		_, body = get(t, proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), protocol), "https://here.localhost/")
+		assert.Contains(t, body, "here HTTP/")
+	}
+}
+
 func TestTheLocalCAIsItsStorage(t *testing.T) {
 	s := files(t)
 	one, err := (&hostproxy.LocalCA{Storage: s}).RootPEM(t.Context())

@@ -98,6 +98,9 @@ func (c *passConn) Read(b []byte) (int, error) {
 			return 0, io.EOF
 		}
 	}
+	if c.left() { // what comes now is the target's
+		return 0, net.ErrClosed
+	}
 	if len(c.replay) > 0 {
 		n := copy(b, c.replay)
 		c.replay = c.replay[n:]
