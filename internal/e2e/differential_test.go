@@ -30,7 +30,7 @@ var classes = []class{
 	{name: "answer's framing", why: "net/http gives a short chunked body a length",
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field content-length", "down field transfer-encoding") &&
-				"chunked" == d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] && d.viewA["down body"] == d.viewB["down body"]
+				d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] == "chunked" && d.viewA["down body"] == d.viewB["down body"]
 		}},
 	{name: "304's description", why: "net/http takes the fields about a body out of a 304; the fast lane passes them on (RFC 9110, 15.4.5)",
 		holds: func(d difference, x *exchange) bool {

@@ -247,6 +247,9 @@ func (u *upload) runChunked() error {
 // read reads from the client; its errors are the client's fault.
 func (u *upload) read(p []byte) (int, error) {
 	u.x.c.readBy(atMost(bodyStall, u.stall))
+	if u.stop.Load() { // or else the deadline just armed undoes interrupt
+		return 0, errStopped
+	}
 	n, err := u.x.c.stream().Read(p)
 	if n > 0 {
 		if !u.x.req.Chunked {
