@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -62,7 +63,7 @@ func (a *attempt) switchClient(res *http.Response, protocol string) (io.ReadWrit
 			a.w.Header()[k] = v
 		}
 		a.w.WriteHeader(http.StatusOK)
-		return &stream{a.q.Body, a.w, rc}, nil, rc.Flush()
+		return &stream{ReadCloser: a.q.Body, w: a.w, rc: rc}, nil, rc.Flush()
 	}
 	conn, brw, err := rc.Hijack()
 	if err != nil {
@@ -100,15 +101,27 @@ func second(_ int, err error) error { return err }
 // body, what it gets the response's.
 type stream struct {
 	io.ReadCloser
-	w  io.Writer
-	rc *http.ResponseController
+	w       io.Writer
+	rc      *http.ResponseController
+	writing atomic.Bool
 }
 
 // Write sends p at once.
 func (s *stream) Write(p []byte) (int, error) {
+	s.writing.Store(true)
+	defer s.writing.Store(false)
 	n, err := s.w.Write(p)
 	if err != nil {
 		return n, err
 	}
 	return n, s.rc.Flush()
+}
+
+// Close ends a Read and a Write that wait. A stream on which nobody writes ends
+// well, when its handler returns.
+func (s *stream) Close() error {
+	if s.writing.Load() {
+		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
+	}
+	return s.ReadCloser.Close()
 }

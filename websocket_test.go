@@ -1,0 +1,76 @@
+package hostproxy_test
+
+import (
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// net/http offers extended CONNECT (RFC 8441) only to processes that start
+// with this setting, so the test runs in one of its own.
+const extendedConnect = "http2xconnect=1"
+
+func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
+	if os.Getenv("GODEBUG") != extendedConnect {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream$", "-test.count=1")
+		cmd.Env = append(os.Environ(), "GODEBUG="+extendedConnect)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return
+	}
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err != nil {
+			return
+		}
+		c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+		got, _ := c.ReadString(5)
+		c.Send("echo " + got)
+		c.ReadAll()
+	})
+	conf, roots := proxytest.TLS(t, "a.test")
+	r := hostproxy.Router{TLS: hostproxy.TLS{Config: conf, Storage: files(t)}}
+	r.Handle("a.test", hostproxy.To(backend.Addr()))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+
+	transport := &http2.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "a.test"}}
+	defer transport.CloseIdleConnections()
+	body, send := io.Pipe()
+	q := &http.Request{
+		Method: http.MethodConnect,
+		URL:    &url.URL{Scheme: "https", Host: s.HTTPS, Path: "/chat"},
+		Host:   "a.test",
+		Header: http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}},
+		Body:   body,
+	}
+	res, err := transport.RoundTrip(q)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	assert.Equal(t, 200, res.StatusCode)
+	assert.Empty(t, res.Header.Get("Sec-Websocket-Accept"), "it answers a key that the client never sent")
+	_, err = io.WriteString(send, "hello")
+	require.NoError(t, err)
+	got := make([]byte, 10)
+	_, err = io.ReadFull(res.Body, got)
+	require.NoError(t, err)
+	assert.Equal(t, "echo hello", string(got))
+	send.Close()
+	rest, err := io.ReadAll(res.Body)
+	assert.NoError(t, err, "the stream ends well")
+	assert.Empty(t, rest)
+
+	seen := backend.WaitRequests(1)[0]
+	assert.Equal(t, "GET /chat", seen.Method+" "+seen.RequestURI)
+	assert.Equal(t, "websocket", seen.Header.Get("Upgrade"))
+	assert.Len(t, seen.Header.Get("Sec-Websocket-Key"), 24)
+}
