@@ -24,13 +24,15 @@ type attempt struct {
 	q *http.Request
 	x *Exchange
 
-	flight flight
-	res    http.Response // on the short way
-	body   *requestBody  // the client's body, nil without
-	target *Target
-	tried  [maxAttempts]*Target
-	wrote  bool // the response to the client has begun
-	status int  // interim and final, for bounds
+	flight    flight
+	res       http.Response // on the short way
+	body      *requestBody  // the client's body, nil without
+	target    *Target
+	done      context.CancelFunc // of a client that knows nothing of leases; nil without
+	tried     [maxAttempts]*Target
+	answering bool // target is counted in
+	wrote     bool // the response to the client has begun
+	status    int  // interim and final, for bounds
 }
 
 // run carries the exchange out. A failure is returned once; after wrote it
@@ -42,21 +44,32 @@ func (a *attempt) run() *Failure {
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
 	a.f.takeOff(fl)
-	defer a.f.land(&a.flight)
+	defer a.end() // one, since several defers take the stack of a literal
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
 		a.openBody()
-		defer a.leaveBody()
 	}
-	res, done, fail := a.reach()
+	res, fail := a.reach()
 	if fail != nil {
 		return fail
 	}
-	defer done()
-	defer a.target.End()
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return a.upgrade(res)
 	}
 	return a.respond(res)
+}
+
+// end undoes what run and reach have begun.
+func (a *attempt) end() {
+	if a.answering {
+		a.target.End()
+	}
+	if a.done != nil {
+		a.done()
+	}
+	if a.body != nil {
+		a.leaveBody()
+	}
+	a.f.land(&a.flight)
 }
 
 func (a *attempt) openBody() {
@@ -97,25 +110,26 @@ func (a *attempt) refusal(status int, reason, why string) *Failure {
 }
 
 // reach sends the request to targets until one answers. On success the
-// answering target is counted in, and done is to be called at the end.
-func (a *attempt) reach() (_ *http.Response, done func(), _ *Failure) {
+// answering target is counted in, until end.
+func (a *attempt) reach() (*http.Response, *Failure) {
 	for n := 0; ; n++ {
 		t := a.pick()
 		if t == nil {
-			return nil, nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
+			return nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
 				Reason: "destination_unavailable", Err: errors.New("no target left")}
 		}
 		a.target, a.tried[n] = t, t
 		a.x.Target, a.x.Attempts = t.Name, n+1
 
 		t.Begin()
-		res, done, err := a.try(t)
+		res, err := a.try(t)
 		if err == nil {
-			return res, done, nil
+			a.answering = true
+			return res, nil
 		}
 		t.End()
 		if !a.again(err, n) {
-			return nil, nil, a.classify(err)
+			return nil, a.classify(err)
 		}
 	}
 }
@@ -158,7 +172,7 @@ func (a *attempt) eligible(t *Target) bool {
 }
 
 // try performs one attempt at t.
-func (a *attempt) try(t *Target) (_ *http.Response, done func(), err error) {
+func (a *attempt) try(t *Target) (*http.Response, error) {
 	c := t.client
 	if t.h2 != nil && isGRPC(a.q) {
 		c = t.h2
@@ -166,24 +180,19 @@ func (a *attempt) try(t *Target) (_ *http.Response, done func(), err error) {
 	start := time.Now()
 	defer func() { a.x.FirstByte = time.Since(start) }()
 	var ctx context.Context = &a.flight
-	done = func() {}
 	if own, ok := c.(*client); !ok {
-		ctx, done = a.flight.cancelable()
+		if a.done != nil {
+			a.done()
+		}
+		ctx, a.done = a.flight.cancelable()
 	} else if a.short() {
-		res, err := a.doShort(own, t)
-		return res, done, err
+		return a.doShort(own, t)
 	}
 	out, err := a.outgoing(ctx, t)
 	if err != nil {
-		done()
-		return nil, nil, err
+		return nil, err
 	}
-	res, err := c.Do(out, a.informational)
-	if err != nil {
-		done()
-		return nil, nil, err
-	}
-	return res, done, nil
+	return c.Do(out, a.informational)
 }
 
 // isGRPC reports whether q can only travel over HTTP/2.

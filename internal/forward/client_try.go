@@ -48,6 +48,7 @@ type scratch struct {
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 func (s *scratch) free() {
+	s.res.Reset()
 	if cap(s.out) <= 2*maxInlineBody {
 		scratches.Put(s)
 	}
@@ -62,7 +63,6 @@ func (t *try) prepare() error {
 	}
 	t.s = scratches.Get().(*scratch)
 	t.s.out = head.append(t.s.out[:0])
-	t.s.res.Reset()
 	t.s.res.MaxHead = pool.BufferSize
 	if head.framing == h1.NoBody {
 		return nil

@@ -81,7 +81,6 @@ func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
 	d := a.draft()
 	try.s.out = a.f.AppendRequest(try.s.out[:0], &d.req, t, &d.hop, &d.received)
 	d.free()
-	try.s.res.Reset()
 	n, err := try.exchange()
 	if err != nil {
 		return nil, err
