@@ -90,6 +90,11 @@ func (v view) addHead(what string, raw []byte) string {
 		}
 		v.add(what+" field "+strings.ToLower(name), strings.Trim(value, " \t"))
 	}
+	if names, ok := v[what+" field trailer"]; ok { // net/http announces them in the order of a map
+		all := strings.Split(names, " | ")
+		slices.Sort(all)
+		v[what+" field trailer"] = strings.Join(all, " | ")
+	}
 	return start
 }
 
