@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
@@ -99,8 +100,8 @@ func (a *attempt) admit() *Failure {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
-	if strings.Contains(q.RequestURI, "#") {
-		return a.refusal(http.StatusBadRequest, "http_request_error", "fragment in the request target")
+	if q.RequestURI != "" && !h1.ValidTarget(q.RequestURI) { // a fragment, or bytes beyond ASCII
+		return a.refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
 	}
 	return nil
 }
@@ -214,6 +215,9 @@ func (a *attempt) informational(status int, h http.Header) error {
 	}
 	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
 		return nil // nobody asked
+	}
+	if !a.q.ProtoAtLeast(1, 1) {
+		return nil // nobody would understand (RFC 9110, 15.2)
 	}
 	header.CleanResponse(h)
 	a.f.ResponseHeader.drop(h)

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
@@ -60,14 +61,14 @@ func (a *attempt) outgoingURL(t *Target) *url.URL {
 		out.Scheme = "http"
 	}
 	in := a.q.URL
-	raw := a.q.RequestURI
-	base := t.base
-	if raw == "*" { // asks about the server, which no path is put before
+	path, base := wirePath(a.q), t.base
+	if path == "*" { // asks about the server, which no path is put before
 		base = ""
 	}
-	if a.f.Rewrite == nil && in.RequestURI() != raw && spells(raw, in) && (t.Pool != nil || !strings.HasPrefix(base+raw, "//")) {
+	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
+	if a.f.Rewrite == nil && path != in.EscapedPath() && (t.Pool != nil || !strings.HasPrefix(base+path, "//")) {
 		// The parsed form would spell it differently. Foreign clients take an Opaque that begins with // for an authority.
-		out.Opaque, out.RawQuery, out.ForceQuery = base+pathOf(raw), in.RawQuery, in.ForceQuery
+		out.Opaque = base + path
 		return out
 	}
 	out.Path, out.RawPath = in.Path, in.RawPath
@@ -77,20 +78,26 @@ func (a *attempt) outgoingURL(t *Target) *url.URL {
 			out.Path, out.RawPath = p, joined
 		}
 	}
-	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
 	return out
 }
 
-// spells reports whether the origin-form target raw means u, which handlers around us may have changed.
-func spells(raw string, u *url.URL) bool {
-	unescaped, err := url.PathUnescape(pathOf(raw))
-	return err == nil && strings.HasPrefix(raw, "/") && unescaped == u.Path
+// wirePath returns the path of q as the client spelled it, if handlers around us have not changed it since, or as they did:
+// url.URL respells a path that has a byte too many.
+func wirePath(q *http.Request) string {
+	path, _, _ := strings.Cut(q.RequestURI, "?")
+	if !strings.HasPrefix(path, "/") || !spells(path, q.URL) {
+		path = q.URL.RawPath
+	}
+	if h1.ValidTarget(path) && !strings.Contains(path, "?") && spells(path, q.URL) {
+		return path
+	}
+	return q.URL.EscapedPath()
 }
 
-// pathOf is a target without its query.
-func pathOf(target string) string {
-	before, _, _ := strings.Cut(target, "?")
-	return before
+// spells reports whether the escaped path is a spelling of u's.
+func spells(path string, u *url.URL) bool {
+	unescaped, err := url.PathUnescape(path)
+	return err == nil && unescaped == u.Path
 }
 
 // outgoingHeader copies the fields that cross the proxy and adds ours.

@@ -21,12 +21,9 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		Scheme: "http",
 		Method: q.Method,
 		Host:   q.Host,
-		Path:   q.URL.EscapedPath(),
+		Path:   wirePath(q),
 		Query:  q.URL.RawQuery,
 	}}
-	if raw := pathOf(q.RequestURI); raw != x.Path && spells(raw, q.URL) {
-		x.Path = raw
-	}
 	if q.TLS != nil {
 		x.Scheme = "https"
 	}
