@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"log/slog"
 	"math"
 	"net"
 	"os"
@@ -203,38 +202,57 @@ func (c *conn) lingerClose() {
 
 // handshake does the TLS handshake within its limits.
 func (c *conn) handshake() bool {
-	ctx := context.Background()
-	if t := c.s.HandshakeTimeout; t > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, t)
-		defer cancel()
+	if !c.slot() {
+		return false
 	}
-	if c.s.handshakes != nil {
-		select {
-		case c.s.handshakes <- struct{}{}:
-			defer func() { <-c.s.handshakes }()
-		case <-ctx.Done():
-			return false
-		case <-c.s.draining.Done():
-			return false
-		}
+	defer c.freeSlot()
+	if t := c.s.HandshakeTimeout; t > 0 {
+		// Not a context: who issues a certificate on demand may ask for more.
+		_ = c.SetDeadline(time.Now().Add(t))
 	}
 	c.tls = tls.Server(c, c.s.TLS)
-	err := c.tls.HandshakeContext(ctx)
+	err := c.tls.HandshakeContext(context.Background())
 	if err == nil {
 		state := c.tls.ConnectionState()
 		c.state = &state
-		return true
+		return c.SetDeadline(time.Time{}) == nil
 	}
 	var plain tls.RecordHeaderError
 	if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks HTTPS\n")
 	}
-	if c.s.Log.Enabled(ctx, slog.LevelDebug) {
-		c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
+	c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
+	return false
+}
+
+// slot waits for a place among the handshakes in flight.
+func (c *conn) slot() bool {
+	if c.s.handshakes == nil {
+		return true
+	}
+	select {
+	case c.s.handshakes <- struct{}{}:
+		return true
+	default:
+	}
+	var late <-chan time.Time
+	if t := c.s.HandshakeTimeout; t > 0 {
+		late = time.After(t)
+	}
+	select {
+	case c.s.handshakes <- struct{}{}:
+		return true
+	case <-late:
+	case <-c.s.draining.Done():
 	}
 	return false
+}
+
+func (c *conn) freeSlot() {
+	if c.s.handshakes != nil {
+		<-c.s.handshakes
+	}
 }
 
 // looksLikeHTTP reports whether the first bytes are a method's.
