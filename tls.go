@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"iter"
 	"math/big"
@@ -351,13 +350,17 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
-// AwaitCertificates waits until each of the hosts has a certificate; with no
-// hosts, until each host of a route that wants one has. When ctx is done, the
-// error says which have none and why.
+// AwaitCertificates waits until the Router listens and each of the hosts has a
+// certificate; with no hosts, each host of a route that wants one. When ctx is
+// done, the error says which have none and why.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	m := r.certs.Manager()
-	if m == nil {
-		return errors.New("hostproxy: no certificates before the Router listens")
+	for ; m == nil; m = r.certs.Manager() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("hostproxy: no certificates before the Router listens: %w", ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 	names := make([]string, len(hosts))
 	for i, h := range hosts {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/assert"
@@ -201,8 +202,13 @@ func TestCertificatesFollowTheRoutesAtRunTime(t *testing.T) {
 	}
 	r.Handle("a.localhost", named("a"))
 	assert.Empty(t, slices.Collect(r.Certificates()), "nothing starts before it is used")
-	assert.Error(t, r.AwaitCertificates(t.Context()))
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	assert.ErrorIs(t, r.AwaitCertificates(soon), context.DeadlineExceeded)
+	ready := make(chan error, 1)
+	go func() { ready <- r.AwaitCertificates(t.Context()) }()
 	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	require.NoError(t, <-ready, "it waits for the listener too")
 	c := proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), "h1")
 	_, body := get(t, c, "https://a.localhost/")
 	assert.Equal(t, "a HTTP/1.1", body)
