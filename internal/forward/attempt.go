@@ -100,8 +100,15 @@ func (a *attempt) admit() *Failure {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
-	if q.RequestURI != "" && !h1.ValidTarget(q.RequestURI) { // a fragment, or bytes beyond ASCII
+	switch { // what the front loop refuses, and net/http does not
+	case !h1.ValidToken(q.Method):
+		return a.refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
+	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
 		return a.refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
+	case q.RequestURI == "*" && q.Method != http.MethodOptions:
+		return a.refusal(http.StatusBadRequest, "http_request_error", "target * with a method other than OPTIONS")
+	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
+		return a.refusal(http.StatusBadRequest, "http_request_error", "path without a slash")
 	}
 	return nil
 }

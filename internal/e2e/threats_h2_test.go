@@ -1,0 +1,346 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// An h2 is a client that speaks HTTP/2 frame by frame and may break every rule. Frames that come are read in the background.
+type h2 struct {
+	*http2.Framer
+	c      *proxytest.Conn
+	block  bytes.Buffer // of header fields, encoded
+	enc    *hpack.Encoder
+	frames chan heard // closed with the connection
+}
+
+// heard is a frame from the server, or the status of a response.
+type heard struct {
+	kind   http2.FrameType
+	stream uint32
+	status string
+}
+
+// newH2 connects to the track and says hello.
+func newH2(t testing.TB, k *track, settings ...http2.Setting) *h2 {
+	t.Helper()
+	over := *k
+	over.tls = k.tls.Clone()
+	over.tls.NextProtos = []string{"h2"}
+	p := &h2{c: over.connect(t), frames: make(chan heard, 1<<16)}
+	require.Equal(t, "h2", p.protocol(t))
+	p.Framer = http2.NewFramer(p.c.Conn, p.c.Conn)
+	p.AllowIllegalWrites = true
+	p.enc = hpack.NewEncoder(&p.block)
+	require.NoError(t, p.c.Send(http2.ClientPreface))
+	require.NoError(t, p.WriteSettings(settings...))
+	return p
+}
+
+func (p *h2) protocol(t testing.TB) string {
+	t.Helper()
+	c := p.c.Conn.(*tls.Conn)
+	require.NoError(t, c.Handshake())
+	return c.ConnectionState().NegotiatedProtocol
+}
+
+// listen reads what the server sends. Without it, the client takes nothing.
+func (p *h2) listen() {
+	p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	go func() {
+		defer close(p.frames)
+		for {
+			f, err := p.ReadFrame()
+			if err != nil {
+				return
+			}
+			h := heard{kind: f.Header().Type, stream: f.Header().StreamID}
+			if f, ok := f.(*http2.MetaHeadersFrame); ok {
+				h.status = f.PseudoValue("status")
+			}
+			p.frames <- h
+		}
+	}()
+}
+
+// fields encodes pairs of names and values.
+func (p *h2) fields(pairs ...string) []byte {
+	p.block.Reset()
+	for i := 0; i < len(pairs); i += 2 {
+		_ = p.enc.WriteField(hpack.HeaderField{Name: pairs[i], Value: pairs[i+1]})
+	}
+	return bytes.Clone(p.block.Bytes())
+}
+
+// ask opens a stream with a request.
+func (p *h2) ask(stream uint32, endStream bool, pairs ...string) error {
+	return p.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: p.fields(pairs...), EndStream: endStream, EndHeaders: true})
+}
+
+// outcome waits for what becomes of a stream: a status, or "reset" or "closed".
+func (p *h2) outcome(t testing.TB, stream uint32) string {
+	t.Helper()
+	timeout := time.After(proxytest.Patience)
+	for {
+		select {
+		case h, open := <-p.frames:
+			switch {
+			case !open, h.kind == http2.FrameGoAway:
+				return "closed"
+			case h.stream != stream:
+			case h.kind == http2.FrameRSTStream:
+				return "reset"
+			case h.status != "":
+				return h.status
+			}
+		case <-timeout:
+			t.Fatalf("nothing becomes of stream %d", stream)
+		}
+	}
+}
+
+// pour sends frames until the connection breaks, which it reports, or a few thousand, or when they have to end it a flood, have gone out.
+func (p *h2) pour(once func(p *h2, stream uint32) error, ends bool) (cut bool) {
+	var out bytes.Buffer
+	p.Framer = http2.NewFramer(&out, p.c.Conn)
+	p.AllowIllegalWrites = true
+	for sent, stream := 0, uint32(1); ends && sent < flood || stream < 4000; {
+		for out.Len() < 16<<10 && stream < 1<<30 {
+			if once(p, stream) != nil {
+				return false
+			}
+			stream += 2
+		}
+		if p.c.Send(out.String()) != nil {
+			return true
+		}
+		sent += out.Len()
+		out.Reset()
+	}
+	return false
+}
+
+var ordinary = []string{":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"}
+
+// CVE-2019-18802, CVE-2023-27491, CVE-2023-25690: what HTTP/1.1 would read as lines, spaces or framing does not get through.
+func TestMalformedHTTP2RequestsReachNobody(t *testing.T) {
+	k := newFast(t, shape{secure: true})
+	k.records = nil
+	k.mirror.answer.Store(&say)
+	with := func(pairs ...string) []string { return append(append([]string(nil), ordinary...), pairs...) }
+	swap := func(name, value string) []string {
+		pairs := append([]string(nil), ordinary...)
+		for i := range pairs {
+			if pairs[i] == name {
+				pairs[i+1] = value
+			}
+		}
+		return pairs
+	}
+	for _, pairs := range [][]string{
+		swap(":path", "/a b"), swap(":path", "/a\r\nX-Evil: 1"), swap(":path", "/ HTTP/1.1\r\nHost: b.test\r\n\r\nGET /"), swap(":path", "/a\x00"),
+		swap(":path", ""), swap(":path", "a"), swap(":path", "/a#b"), swap(":path", "*"), swap(":path", "http://b.test/"), swap(":path", "/%zz"), swap(":path", "/\xff"),
+		swap(":method", "GET /x HTTP/1.1\r\nX:"), swap(":method", ""), swap(":method", "G T"), swap(":authority", "a.test\r\nX-Evil: 1"), swap(":authority", "a b"),
+		swap(":authority", "..x"), swap(":authority", "u@a.test"), swap(":authority", ""), swap(":scheme", "a b"),
+		with("x-a", "b\r\nx-evil: 1"), with("x-a", "b\nx-evil: 1"), with("x-a", "b\x00"), with("x-a\r\nx-evil", "1"), with("x a", "1"), with("X-A", "1"), with("", "1"),
+		with("transfer-encoding", "chunked"), with("connection", "x-a"), with("te", "gzip"), with("upgrade", "h2c"), with("keep-alive", "1"), with("proxy-connection", "x"),
+		with(":path", "/again"), with(":unknown", "x"), with("x-a", "1", ":path", "/late"), ordinary[:4], ordinary[2:],
+	} {
+		t.Run(strings.Join(pairs, " "), func(t *testing.T) {
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.ask(1, true, pairs...))
+			assert.Contains(t, []string{"reset", "closed", "400", "421"}, p.outcome(t, 1))
+			assert.Empty(t, k.mirror.taken())
+		})
+	}
+	t.Run("a length of nothing", func(t *testing.T) { // net/http ignores it, and so it is not passed on
+		for _, length := range []string{"5", "-1", "x"} {
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.ask(1, true, with("content-length", length)...))
+			if p.outcome(t, 1) == "200" {
+				assert.NotContains(t, field(k.mirror.taken()[0].Raw, "Content-Length"), length)
+			}
+		}
+	})
+	t.Run("what is well formed passes", func(t *testing.T) {
+		p := newH2(t, k)
+		p.listen()
+		require.NoError(t, p.ask(1, true, with("cookie", "a=1", "cookie", "b=2", "x_forwarded_for", "1.1.1.1", "x-forwarded-for", "1.1.1.1", "te", "trailers", "via", "1.0 x")...))
+		assert.Equal(t, "200", p.outcome(t, 1))
+		raw := k.mirror.taken()[0].Raw
+		assert.Equal(t, "GET / HTTP/1.1", lines(raw)[0])
+		assert.Equal(t, []string{"a=1; b=2"}, field(raw, "Cookie"))
+		assert.Equal(t, []string{"127.0.0.1"}, field(raw, "X-Forwarded-For"))
+		assert.Empty(t, field(raw, "X_Forwarded_For"))
+		assert.Equal(t, []string{"1.0 x", "2.0 hostproxy"}, field(raw, "Via"))
+	})
+}
+
+// A body that is not as long as it says becomes no request behind another.
+func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
+	k := newFast(t, shape{secure: true})
+	k.records = nil
+	k.mirror.answer.Store(&say)
+	for _, tt := range []struct{ about, length, data string }{
+		{"too short", "50", "hello"},
+		{"too long", "5", "hello" + smuggled},
+		{"none at all", "5", ""},
+		{"more than nothing", "0", smuggled},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.ask(1, false, ":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/", "content-length", tt.length))
+			require.NoError(t, p.WriteData(1, true, []byte(tt.data)))
+			outcomes := []string{"reset", "closed", "400"}
+			if tt.length == "0" { // the request is whole before the data comes
+				outcomes = append(outcomes, "200")
+			}
+			assert.Contains(t, outcomes, p.outcome(t, 1))
+			for _, q := range k.mirror.taken() {
+				assert.NotContains(t, string(q.Raw), "smuggled")
+				assert.Empty(t, q.Content)
+			}
+		})
+	}
+}
+
+// CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets, or has reset, what it asked for does not make the
+// proxy ask the backend for more at a time than the client may; and one that reads nothing is cut off.
+func TestHTTP2FloodsAreBounded(t *testing.T) {
+	for _, tt := range []struct {
+		about string
+		once  func(p *h2, stream uint32) error
+		ends  bool // the server has to cut the connection
+	}{ // a flood of what costs nothing need not end
+		{"rapid reset", func(p *h2, stream uint32) error {
+			if err := p.ask(stream, true, ordinary...); err != nil {
+				return err
+			}
+			return p.WriteRSTStream(stream, http2.ErrCodeCancel)
+		}, false},
+		{"made you reset", func(p *h2, stream uint32) error {
+			if err := p.ask(stream, true, ordinary...); err != nil {
+				return err
+			}
+			return p.WriteWindowUpdate(stream, 0)
+		}, false},
+		{"pings", func(p *h2, stream uint32) error { return p.WritePing(false, [8]byte{}) }, true},
+		{"settings", func(p *h2, stream uint32) error { return p.WriteSettings() }, false},
+		{"continuations", func(p *h2, stream uint32) error {
+			part := bytes.Repeat([]byte{0x82}, 16<<10)
+			if stream == 1 {
+				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: part})
+			}
+			return p.WriteContinuation(1, false, part)
+		}, true},
+		{"empty continuations", func(p *h2, stream uint32) error {
+			if stream == 1 {
+				return p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields(ordinary...)})
+			}
+			return p.WriteContinuation(1, false, nil)
+		}, false},
+		{"frames of unknown kinds", func(p *h2, stream uint32) error {
+			return p.WriteRawFrame(http2.FrameType(0x0a+stream/2%0xf6), http2.Flags(stream), 0, []byte("whatever"))
+		}, false},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			t.Parallel()
+			var open, most atomic.Int64
+			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+				for {
+					q, err := c.ReadRequest()
+					if err != nil {
+						return
+					}
+					if q.RequestURI == "/probe" {
+						_ = c.Send(ok)
+						continue
+					}
+					most.Store(max(most.Load(), open.Add(1)))
+					_, _ = c.ReadAll() // until the proxy gives up
+					open.Add(-1)
+				}
+			})
+			k := newFast(t, shape{secure: true, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})
+			k.records = nil
+			p := newH2(t, k)
+			cut := p.pour(tt.once, tt.ends)
+			assert.True(t, cut || !tt.ends, "the connection is cut")
+			p.c.Close()
+			proxytest.Eventually(t, "the backend to be left in peace", func() bool { return open.Load() == 0 })
+			assert.LessOrEqual(t, most.Load(), int64(300), "requests at a time: MaxConcurrentStreams is 250")
+
+			again := newH2(t, k)
+			again.listen()
+			require.NoError(t, again.ask(1, true, ":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/probe"))
+			assert.Equal(t, "200", again.outcome(t, 1), "others are served as before")
+		})
+	}
+}
+
+// forwarding.md, Abuse: unfinished header blocks and streams without a window end by themselves.
+func TestHTTP2StreamsThatStallEnd(t *testing.T) {
+	t.Parallel()
+	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.IdleTimeout = moment },
+		change: func(u *hostproxy.Upstream) { u.IdleTimeout = moment }})
+	t.Run("an unfinished header block", func(t *testing.T) {
+		p := newH2(t, k)
+		require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields(ordinary...)}))
+		_, err := io.Copy(io.Discard, p.c)
+		assert.NoError(t, err, "the connection is closed")
+	})
+	t.Run("a body that does not come", func(t *testing.T) {
+		k.mirror.answer.Store(&say)
+		p := newH2(t, k)
+		p.listen()
+		require.NoError(t, p.ask(1, false, ":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/"))
+		assert.Contains(t, []string{"408", "reset"}, p.outcome(t, 1))
+		k.expectFailure(t, hostproxy.SideClient, 408)
+	})
+	t.Run("no window for the answer", func(t *testing.T) {
+		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(strings.Repeat("x", 1<<20))})
+		p := newH2(t, k, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		p.listen()
+		require.NoError(t, p.ask(1, true, ordinary...))
+		assert.Equal(t, "200", p.outcome(t, 1))
+		assert.Contains(t, []string{"reset", "closed"}, p.outcome(t, 1))
+		k.expectFailure(t, hostproxy.SideClient, 499)
+	})
+}
+
+// CVE-2022-27664: a drain ends although a client goes on talking.
+func TestADrainEndsDuringAnHTTP2Flood(t *testing.T) {
+	t.Parallel()
+	k := newFast(t, shape{secure: true})
+	k.records = nil
+	k.mirror.answer.Store(&say)
+	p := newH2(t, k)
+	p.listen()
+	require.NoError(t, p.ask(1, true, ordinary...))
+	require.Equal(t, "200", p.outcome(t, 1))
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for p.WritePing(false, [8]byte{}) == nil {
+		}
+	}()
+	assert.NoError(t, k.running.Stop())
+	p.c.Close()
+	<-stopped
+}
