@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,9 +32,6 @@ type conn struct {
 	armed   atomic.Int64  // when our write deadline expires, unix nanoseconds
 	bound   atomic.Bool   // the write deadline is somebody else's
 	stall   time.Duration // how long the client may take nothing; 0 means writeStall
-
-	writing sync.Mutex // under TLS, guards cork and the order of writes
-	cork    *[]byte    // what writeLarge is collecting
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
 	x         *exchange             // what tryRead read into
@@ -264,49 +260,9 @@ func looksLikeHTTP(head [5]byte) bool {
 	return false
 }
 
-// corks hold the records of one large write.
-var corks = sync.Pool{New: func() any { b := make([]byte, 0, 68<<10); return &b }}
-
-// writeLarge writes p, which spans several TLS records, with one system call
-// where it can: crypto/tls would make one for each.
-func (c *conn) writeLarge(p []byte) (int, error) {
-	if c.tls == nil || len(p) <= 16<<10 {
-		return c.stream().Write(p)
-	}
-	cork := corks.Get().(*[]byte)
-	defer corks.Put(cork)
-	c.writing.Lock()
-	c.cork = cork
-	c.writing.Unlock()
-	n, err := c.tls.Write(p)
-
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	c.cork = nil
-	if _, e := c.write(*cork); err == nil {
-		err = e
-	}
-	*cork = (*cork)[:0]
-	return n, err
-}
-
-// Write writes p, or keeps it for writeLarge.
-func (c *conn) Write(p []byte) (int, error) {
-	if c.s.TLS == nil {
-		return c.write(p)
-	}
-	c.writing.Lock() // records go out in the order they were made in
-	defer c.writing.Unlock()
-	if c.cork != nil {
-		*c.cork = append(*c.cork, p...)
-		return len(p), nil
-	}
-	return c.write(p)
-}
-
-// write bounds how long a client may take nothing at all (slow read); a slow
+// Write bounds how long a client may take nothing at all (slow read); a slow
 // one that takes something goes on.
-func (c *conn) write(p []byte) (total int, err error) {
+func (c *conn) Write(p []byte) (total int, err error) {
 	for {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])
