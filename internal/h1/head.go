@@ -15,6 +15,7 @@ type Head struct {
 	KeepAlive     bool    // Connection names keep-alive
 	Nominates     bool    // Connection names something else: fields to drop, or upgrade
 
+	digits  int // of the Content-Length
 	codings int // Transfer-Encoding lines seen
 	scanned int // bytes of an incomplete head already searched for its end
 }
@@ -136,10 +137,10 @@ func (h *Head) contentLength(v []byte) error {
 	if !ok {
 		return errLength
 	}
-	if h.ContentLength >= 0 && h.ContentLength != n {
+	if h.ContentLength >= 0 && (h.ContentLength != n || h.digits != len(v)) { // 05 repeats no 5
 		return errLengths
 	}
-	h.ContentLength = n
+	h.ContentLength, h.digits = n, len(v)
 	return nil
 }
 
