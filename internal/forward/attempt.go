@@ -53,8 +53,13 @@ func (a *attempt) run() *Failure {
 	if fail != nil {
 		return fail
 	}
-	if res.StatusCode == http.StatusSwitchingProtocols {
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
 		return a.upgrade(res)
+	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2: // would promise a tunnel (RFC 8441, 5)
+		res.Body.Close()
+		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade, got %d", res.StatusCode)}
 	}
 	return a.respond(res)
 }
@@ -97,7 +102,7 @@ func (a *attempt) closeAfter() {
 // admit refuses what must not reach any target.
 func (a *attempt) admit() *Failure {
 	q := a.q
-	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
+	if q.Method == http.MethodConnect && (q.Header.Get(":protocol") == "" || a.upgradeProtocol() == "") {
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
 	switch { // what the front loop refuses, and net/http does not
