@@ -88,7 +88,11 @@ func (v view) addHead(what string, raw []byte) string {
 		if !ok || strings.ContainsAny(line, "\r\n\x00") {
 			v[what+" head"] = "has the line " + strconv.Quote(line)
 		}
-		v.add(what+" field "+strings.ToLower(name), strings.Trim(value, " \t"))
+		name, value = strings.ToLower(name), strings.Trim(value, " \t")
+		if name == "trailer" { // names as well
+			value = strings.ToLower(value)
+		}
+		v.add(what+" field "+name, value)
 	}
 	if names, ok := v[what+" field trailer"]; ok { // net/http announces them in the order of a map
 		all := strings.Split(names, " | ")

@@ -163,6 +163,7 @@ func (a *attempt) writeTrailers(res *http.Response, announced int) {
 		if header.ForbiddenTrailer(k) {
 			continue
 		}
+		delete(h, k) // or net/http sends the head's field of that name again
 		if announced != len(res.Trailer) {
 			k = http.TrailerPrefix + k
 		}
