@@ -155,7 +155,7 @@ func FuzzTheLanesAreOne(f *testing.F) {
 				require.Equal(t, b["down status"], a["down status"], "%s is refused", short(x.raw))
 				continue
 			}
-			compare(t, x, "fast", a, k.name, b, nil)
+			compare(t, x, "fast", a, k.name, b, classes, map[string]int{})
 		}
 	})
 }

@@ -97,9 +97,8 @@ func (m *mirror) serve(nc net.Conn) {
 // to returns the bytes that answer q. HEAD gets no body.
 func (a *answer) to(q *proxytest.Request) string {
 	if !a.echo {
-		head := strings.Index(a.raw, "\r\n\r\n") + 4
-		if q.Method == "HEAD" && !strings.HasPrefix(a.raw, "HTTP/1.1 1") {
-			return a.raw[:head]
+		if head, _, ok := strings.Cut(a.raw, "\r\n\r\n"); ok && q.Method == "HEAD" && !strings.HasPrefix(head, "HTTP/1.1 1") {
+			return head + "\r\n\r\n"
 		}
 		return a.raw
 	}
@@ -141,6 +140,7 @@ type shape struct {
 	secure  bool // clients come over TLS
 	own     bool // httputil cannot do the like
 	tune    func(*hostproxy.Server)
+	limit   *hostproxy.RateLimit
 }
 
 func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
@@ -149,7 +149,7 @@ func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
 	if s.change != nil {
 		s.change(u)
 	}
-	r := &hostproxy.Router{Logger: silent(), Observe: k.observe}
+	r := &hostproxy.Router{Logger: silent(), Observe: k.observe, RateLimit: s.limit}
 	if s.trusted != "" {
 		r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(s.trusted)}
 	}

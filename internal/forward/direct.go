@@ -92,7 +92,7 @@ func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
 func (a *attempt) adopt(try *try, n int) (*http.Response, error) {
 	head := &try.s.res
 	if head.Status == http.StatusSwitchingProtocols {
-		return nil, try.fail("read", &ProtocolError{What: "101 that nobody asked for"})
+		return nil, try.fail("read", errUnasked)
 	}
 	res := &a.res
 	res.StatusCode = head.Status

@@ -102,7 +102,7 @@ func (a *attempt) copyBody(res *http.Response) *Failure {
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
 	for {
-		if stream && buffered(res.Body) == 0 {
+		if left := buffered(res.Body); left == 0 || left < 0 && stream {
 			_ = a.flight.rc.Flush() // a write error shows on the next write
 		}
 		n, err := res.Body.Read(buf[:])
@@ -143,13 +143,13 @@ func (a *attempt) cut(side Side, status int, err error) *Failure {
 		Reason: "http_response_incomplete", Err: err}
 }
 
-// buffered returns how many bytes of body can be read without waiting, as far
-// as the client that made it tells.
+// buffered returns how many bytes of body can be read without waiting, or a
+// negative number when the client that made it does not tell.
 func buffered(body io.Reader) int {
 	if b, ok := body.(interface{ Buffered() int }); ok {
 		return b.Buffered()
 	}
-	return 0
+	return -1
 }
 
 // writeTrailers sends the trailers, those that were not announced included.

@@ -14,12 +14,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/tunnel"
 )
 
+// errUnasked is a ProtocolError.
+var errUnasked error = &ProtocolError{What: "101 that nobody asked for"}
+
 // upgrade answers a 101: it switches both connections and carries bytes until
 // both sides are done. A 101 that nobody asked for is the target's fault.
 func (a *attempt) upgrade(res *http.Response) *Failure {
 	upstream, ok := res.Body.(io.ReadWriteCloser)
 	asked, granted := a.upgradeProtocol(), header.UpgradeProtocol(res.Header)
-	if !ok || asked == "" || granted != asked {
+	switch {
+	case asked == "":
+		res.Body.Close()
+		return a.classify(&AttemptError{Op: "read", Wrote: true, Err: errUnasked})
+	case !ok || granted != asked:
 		res.Body.Close()
 		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade to %q, got %q", asked, granted)}

@@ -49,6 +49,7 @@ func (x *exchange) limit() (limited bool, next step) {
 	if d.OK {
 		return false, again
 	}
+	x.hit.Pattern = "" // whatever its route
 	x.fields = append(d.AppendRetryAfter(append(x.fields[:0], "Retry-After: "...)), "\r\nRateLimit: "...)
 	x.fields = append(lane.Limit.AppendRateLimit(x.fields, d), "\r\nRateLimit-Policy: "...)
 	x.fields = append(lane.Limit.AppendPolicy(x.fields), "\r\n"...)
@@ -58,7 +59,7 @@ func (x *exchange) limit() (limited bool, next step) {
 // begin resets what the last exchange left.
 func (x *exchange) begin() {
 	x.start = time.Now()
-	x.fail, x.sent, x.rude, x.fields = nil, false, false, x.fields[:0]
+	x.fail, x.asked, x.sent, x.rude, x.fields = nil, false, false, false, x.fields[:0]
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
 	x.tried = x.tried[:0]
 	x.rec = forward.Record{Start: x.start}
@@ -108,6 +109,7 @@ func (x *exchange) reach(f *forward.Forwarder) *pool.Conn {
 		t.Begin()
 		up, err := x.ask(f, t)
 		if err == nil {
+			x.asked = true
 			return up
 		}
 		t.End()
@@ -115,7 +117,8 @@ func (x *exchange) reach(f *forward.Forwarder) *pool.Conn {
 		x.fail = x.classify(f, err)
 		var ae *forward.AttemptError
 		x.tried = append(x.tried, t)
-		if !errors.As(err, &ae) || ae.Wrote || x.fail.Side != forward.SideUpstream || len(x.tried) >= min(maxTargets, len(f.Targets())) {
+		x.asked = errors.As(err, &ae) && ae.Wrote
+		if ae == nil || x.asked || x.fail.Side != forward.SideUpstream || len(x.tried) >= min(maxTargets, len(f.Targets())) {
 			return nil
 		}
 	}
@@ -294,6 +297,9 @@ func (x *exchange) finish() {
 	if len(x.req.Query) > 0 {
 		r.Query = x.names[3].of(x.req.Query[1:])
 	}
+	if x.asked {
+		r.RequestBytes = x.upload.total.Load()
+	}
 	if x.fail != nil {
 		r.Err = x.fail
 	}
@@ -333,6 +339,9 @@ func (x *exchange) decline(status int, reason string) step {
 func (x *exchange) reply(status int, reason string) {
 	x.out = forward.AppendReply(x.out[:0], view(x.req.Method), status, reason, x.connection(), x.fields)
 	_, _ = x.c.stream().Write(x.out)
+	if string(x.req.Method) != "HEAD" {
+		x.rec.ResponseBytes = int64(len(forward.Line(status, reason)))
+	}
 }
 
 // abort ends an exchange whose response has begun: the client must see that it

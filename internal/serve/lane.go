@@ -84,6 +84,7 @@ type exchange struct {
 	rec    forward.Record
 	names  [4]name // of the record: method, host, path, query
 	fail   *forward.Failure
+	asked  bool   // something of the request has gone out
 	sent   bool   // the response has begun
 	rude   bool   // the client's own fault: what it still sends is not read
 	fields []byte // of a reply of the proxy's own: further lines

@@ -60,7 +60,6 @@ func (x *exchange) conclude(up *pool.Conn, keep bool) step {
 	} else {
 		up.Close()
 	}
-	x.rec.RequestBytes = x.upload.total.Load()
 	x.r += x.upload.took
 	switch {
 	case !whole, x.last && (x.r < x.w || len(x.upload.over) > 0):
