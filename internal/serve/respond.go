@@ -133,10 +133,10 @@ func (x *exchange) flush() error {
 // pages hold what of a large body is on its way.
 var pages = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// tlsRecord is what one TLS record holds (RFC 8446, 5.1). Read in pieces of that
-// size, a body stays in the processor's cache on its way through; collecting
-// several records for one write(2) costs more in copies than it saves in calls.
-const tlsRecord = 16 << 10
+// tlsPiece is how much of a body is read at a time when it goes out over TLS:
+// two records. It stays in the processor's cache on its way through; collecting
+// records for one write(2) costs more in copies than it saves in calls.
+const tlsPiece = 32 << 10
 
 // spliceMin is the size from which a body is worth the extra system calls of
 // splice(2).
@@ -168,7 +168,7 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 	defer pages.Put(page)
 	size := int64(len(page))
 	if x.c.tls != nil {
-		size = tlsRecord
+		size = tlsPiece
 	}
 	for left > 0 {
 		x.idle(f, up)
