@@ -1,5 +1,7 @@
 package hostproxy_test
 
+//lint:file-ignore SA1019 http.Transport refuses the pseudo-header :protocol; x/net's sends it
+
 import (
 	"crypto/tls"
 	"io"
