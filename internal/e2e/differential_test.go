@@ -243,12 +243,12 @@ func answerCases() (all []exchange) {
 }
 
 // bodyCases are bodies of many sizes, there and back.
-func bodyCases() (all []exchange) {
-	for _, n := range []int{1, 100, 4095, 4096, 16<<10 - 300, 16<<10 - 1, 16 << 10, 16<<10 + 1, 32 << 10, 32<<10 + 1, 64 << 10, 100_000, 256 << 10, 1 << 20} {
+func bodyCases(sizes ...int) (all []exchange) {
+	for _, n := range sizes {
 		body := strings.Repeat("0123456789abcdef", n/16+1)[:n]
 		head := answer{raw: "HTTP/1.1 200 OK\r\n", echo: true}
 		all = append(all, exchange{name: itoa(n) + " bytes", raw: request("POST /", sized(body)), answer: head})
-		for _, c := range []int{1000, 20_000, 1 << 20} {
+		for _, c := range []int{1000, 20_000} {
 			all = append(all, exchange{name: itoa(n) + " bytes in chunks of " + itoa(c),
 				raw: request("PUT /", "Transfer-Encoding: chunked\r\n\r\n"+chunked(body, c)), answer: head})
 		}
@@ -292,13 +292,13 @@ func TestTheLanesAreOne(t *testing.T) {
 		shape
 		corpus []exchange
 	}{
-		{shape{name: "as it comes"}, slices.Concat(framingCases("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"), common, answerCases(), claimCases(), bodyCases())},
+		{shape{name: "as it comes"}, slices.Concat(framingCases("GET", "POST", "DELETE", "PROPFIND"), common, answerCases(), claimCases(), bodyCases(1, 4095, 16<<10-300, 16<<10-1, 16<<10, 16<<10+1, 32<<10, 32<<10+1, 100_000, 1<<20))},
 		{shape{name: "below a path", base: "/base/x"}, common},
 		{shape{name: "below a path with a slash", base: "/base/"}, common},
 		{shape{name: "below an escaped path", base: "/b%2Fc%20"}, common},
 		{shape{name: "behind a trusted proxy", trusted: "127.0.0.0/8", change: func(u *hostproxy.Upstream) { u.Forwarded = true }}, slices.Concat(claimCases(), headCases())},
 		{shape{name: "with edits", change: edits, own: true}, slices.Concat(common, answerCases(), claimCases())},
-		{shape{name: "over TLS", secure: true}, slices.Concat(framingCases("POST"), answerCases(), bodyCases())},
+		{shape{name: "over TLS", secure: true}, slices.Concat(framingCases("POST"), answerCases(), bodyCases(1, 16<<10, 16<<10+1, 100_000))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, tt.shape)

@@ -280,6 +280,7 @@ func TestHTTP2FloodsAreBounded(t *testing.T) {
 			k := newFast(t, shape{secure: true, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})
 			k.records = nil
 			p := newH2(t, k)
+			k.narrow(t, p.c)
 			cut := p.pour(tt.once, tt.ends)
 			assert.True(t, cut || !tt.ends, "the connection is cut")
 			p.c.Close()

@@ -161,7 +161,7 @@ func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		for _, method := range []string{"POST", "PURGE"} {
 			c := k.connect(t)
-			go func() { _ = c.Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 16<<20))) }()
+			go func() { _ = c.Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20))) }()
 			p, err := c.ReadResponse(method)
 			require.NoError(t, err)
 			assert.Equal(t, 504, p.StatusCode)

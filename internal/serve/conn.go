@@ -21,17 +21,18 @@ import (
 // net/http, so that closing it anywhere takes it out of the server's count.
 type conn struct {
 	net.Conn
-	s       *Server
-	tls     *tls.Conn            // nil on plain connections
-	state   *tls.ConnectionState // likewise
-	tcp     *net.TCPConn         // nil under TLS and on other sockets: what splice can write to
-	raw     syscall.RawConn      // nil where a socket cannot be read without waiting
-	peer    header.Peer
-	trusted bool
-	closed  atomic.Bool
-	armed   atomic.Int64  // when our write deadline expires, unix nanoseconds
-	bound   atomic.Bool   // the write deadline is somebody else's
-	stall   time.Duration // how long the client may take nothing; 0 means writeStall
+	s        *Server
+	tls      *tls.Conn            // nil on plain connections
+	state    *tls.ConnectionState // likewise
+	tcp      *net.TCPConn         // nil under TLS and on other sockets: what splice can write to
+	raw      syscall.RawConn      // nil where a socket cannot be read without waiting
+	peer     header.Peer
+	trusted  bool
+	closed   atomic.Bool
+	forsaken atomic.Bool   // see forsake
+	armed    atomic.Int64  // when our write deadline expires, unix nanoseconds
+	bound    atomic.Bool   // the write deadline is somebody else's
+	stall    time.Duration // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
 	x         *exchange             // what tryRead read into
@@ -115,7 +116,7 @@ func (c *conn) transfer(ahead []byte) {
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	r := replay{Conn: c.stream(), ahead: ahead}
 	if c.tls != nil {
-		c.give(&tlsReplay{r, c.tls})
+		c.give(&tlsReplay{r, c, c.tls})
 		return
 	}
 	c.give(&r)
@@ -165,6 +166,7 @@ func (c *conn) cut() {
 // forsake makes Close drop what the client has not taken, which the kernel
 // would keep for a client that takes nothing.
 func (c *conn) forsake() {
+	c.forsaken.Store(true)
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}

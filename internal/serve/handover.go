@@ -78,7 +78,17 @@ func (r *replay) CloseWrite() error {
 // A tlsReplay is a replay that tells net/http about its TLS.
 type tlsReplay struct {
 	replay
-	tls *tls.Conn
+	under *conn
+	tls   *tls.Conn
+}
+
+// Close does not say goodbye to a client that takes nothing: crypto/tls would
+// try for five seconds.
+func (r *tlsReplay) Close() error {
+	if r.under.forsaken.Load() {
+		return r.under.Close()
+	}
+	return r.tls.Close()
 }
 
 // ConnectionState is where net/http takes Request.TLS from.
