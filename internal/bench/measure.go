@@ -140,8 +140,21 @@ func (b *bench) startPeers(ctx context.Context, want answer, result *rowResult) 
 	}
 }
 
-// startPeer starts one peer in a directory of its own.
-func (b *bench) startPeer(ctx context.Context, r *row, p *peer, to *running) error {
+// startTries bounds how often a peer is started: somebody else may be faster to take its port.
+const startTries = 3
+
+// startPeer starts one peer.
+func (b *bench) startPeer(ctx context.Context, r *row, p *peer, to *running) (err error) {
+	for range startTries {
+		if err = b.tryPeer(ctx, r, p, to); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// tryPeer starts one peer in a directory of its own.
+func (b *bench) tryPeer(ctx context.Context, r *row, p *peer, to *running) error {
 	addr, err := freeAddr()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -131,7 +132,10 @@ func (p *process) ready(ctx context.Context, addr string) error {
 	for {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
-			return c.Close()
+			c.Close()
+			if c.LocalAddr().String() != addr { // TCP lets a client connect to itself
+				return nil
+			}
 		}
 		select {
 		case <-p.done:
@@ -252,13 +256,38 @@ func parseCoreTime(text []byte, cpus []int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// freeAddr returns an address of the loopback interface that nobody listens on.
+// freeAddr returns an address of the loopback interface that nobody listens on. Its port is none that the kernel gives to
+// clients: a connection of the load generators, or the one that asks whether the server is up, could take it before the
+// server does.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	const lowest = 10_000
+	first, err := firstClientPort()
 	if err != nil {
 		return "", err
 	}
-	return l.Addr().String(), l.Close()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(first-lowest)))
+		if err == nil {
+			return l.Addr().String(), l.Close()
+		}
+	}
+	return "", fmt.Errorf("no free port between %d and %d", lowest, first)
+}
+
+// firstClientPort returns the lowest port that the kernel gives to clients.
+func firstClientPort() (int, error) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return 0, err
+	}
+	var first, last int
+	if _, err := fmt.Sscan(string(text), &first, &last); err != nil {
+		return 0, fmt.Errorf("ip_local_port_range: %w", err)
+	}
+	if first <= 11_000 {
+		return 0, fmt.Errorf("ip_local_port_range begins at %d: want room for servers below it", first)
+	}
+	return first, nil
 }
 
 // A tail keeps the last bytes written to it, for messages about a process that

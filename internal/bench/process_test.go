@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"net"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -81,6 +83,38 @@ func TestAProcessThatCannotServeSaysWhy(t *testing.T) {
 
 	_, err = startProcess(t.Context(), "missing", oneCPU(t), addr, []string{"no-such-proxy"})
 	assert.ErrorIs(t, err, exec.ErrNotFound)
+}
+
+func TestAddressesAreNoneThatClientsGet(t *testing.T) {
+	first, err := firstClientPort()
+	require.NoError(t, err)
+	for range 50 {
+		addr, err := freeAddr()
+		require.NoError(t, err)
+		_, port, err := net.SplitHostPort(addr)
+		require.NoError(t, err)
+		n, err := strconv.Atoi(port)
+		require.NoError(t, err)
+		assert.Less(t, n, first)
+		_, err = net.DialTimeout("tcp", addr, time.Second)
+		assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	}
+}
+
+func TestAClientThatConnectedToItselfIsNoServer(t *testing.T) {
+	// Both ends of the connection are the one socket, bound to the port that it dials.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := ln.Addr().(*net.TCPAddr)
+	require.NoError(t, ln.Close())
+	self, err := (&net.Dialer{LocalAddr: addr}).Dial("tcp", addr.String())
+	require.NoError(t, err)
+	defer self.Close()
+	require.Equal(t, self.LocalAddr().String(), self.RemoteAddr().String())
+	p := &process{done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	assert.Error(t, p.ready(ctx, addr.String()))
 }
 
 func TestTailKeepsTheEnd(t *testing.T) {

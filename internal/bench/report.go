@@ -233,6 +233,16 @@ func (r *report) writeRemarks(w *strings.Builder) {
 	}
 }
 
+// failed reports whether a peer failed on the row.
+func (r *rowResult) failed() bool {
+	for _, p := range r.peers {
+		if p.failure != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // failures returns an error that names every peer that failed on a row, and why.
 func (r *report) failures() error {
 	var all []error
