@@ -1,10 +1,10 @@
 package balance_test
 
 import (
-	"fmt"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -12,153 +12,205 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-const picks = 100_000
-
-func all(int) bool   { return true }
-func none(int) bool  { return false }
-func idle(int) int64 { return 0 }
-func only(want ...int) func(int) bool {
-	return func(i int) bool {
-		for _, w := range want {
-			if i == w {
-				return true
-			}
+// down suspends all of cs but the given ones.
+func down(cs []balance.Candidate, but ...int) {
+	for i, c := range cs {
+		if !slices.Contains(but, i) {
+			c.Node.Suspend(time.Time{})
 		}
-		return false
 	}
-}
-
-// tally counts how often each candidate is picked.
-func tally(t *testing.T, n int, eligible func(int) bool, load func(int) int64) []int {
-	t.Helper()
-	counts := make([]int, n)
-	for range picks {
-		i := balance.LessBusyOfTwo(n, eligible, load)
-		if i < 0 { // no require: it would cost more than the pick
-			t.Fatal("nothing picked")
-		}
-		counts[i]++
-	}
-	return counts
 }
 
 func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
-	tests := []struct {
-		name     string
-		n        int
-		eligible func(int) bool
-		want     int
-	}{
-		{"no candidate at all", 0, all, -1},
-		{"a negative number is none", -1, all, -1},
-		{"the only candidate", 1, all, 0},
-		{"the only candidate is not eligible", 1, none, -1},
-		{"none of many is eligible", 1000, none, -1},
-		{"one of many is eligible", 1000, only(617), 617},
-		{"the first of two was tried before", 2, only(1), 1},
-		{"the second of two was tried before", 2, only(0), 0},
+	full := func(n *balance.Node) {
+		n.SetLimit(2)
+		begin(n, 2)
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			for range 100 {
-				require.Equal(t, tt.want, balance.LessBusyOfTwo(tt.n, tt.eligible, idle))
+	tests := []struct {
+		name  string
+		n     int
+		state func(cs []balance.Candidate)
+		tried []int
+		want  int
+		any   int // of PickAny
+	}{
+		{name: "no candidate at all", n: 0, want: -1, any: -1},
+		{name: "the only candidate", n: 1, want: 0, any: 0},
+		{name: "the only candidate was tried before", n: 1, tried: []int{0}, want: -1, any: -1},
+		{name: "the only candidate is down", n: 1, state: func(cs []balance.Candidate) { down(cs) }, want: -1, any: 0},
+		{name: "the only candidate is full", n: 1, state: func(cs []balance.Candidate) { full(cs[0].Node) }, want: -1, any: -1},
+		{name: "the only candidate is closed to new exchanges", n: 1, state: func(cs []balance.Candidate) { cs[0].Weight = 0 }, want: -1, any: -1},
+		{name: "a negative weight is none", n: 2, state: func(cs []balance.Candidate) { cs[0].Weight = -1 }, want: 1, any: 1},
+		{name: "the first of two was tried before", n: 2, tried: []int{0}, want: 1, any: 1},
+		{name: "the second of two was tried before", n: 2, tried: []int{1}, want: 0, any: 0},
+		{name: "tried candidates that do not exist", n: 2, tried: []int{7, -1, 1}, want: 0, any: 0},
+		{name: "one of many is in service", n: 200, state: func(cs []balance.Candidate) { down(cs, 117) }, tried: many(200, 116), want: 117, any: 116},
+		{name: "one of many has a weight", n: 200, state: func(cs []balance.Candidate) {
+			for i := range cs {
+				cs[i].Weight = i / 199
 			}
-		})
+		}, want: 199, any: 199},
+		{name: "none of many is in service", n: 200, state: func(cs []balance.Candidate) { down(cs) }, tried: many(200, 50), want: -1, any: 50},
+		{name: "one of two is full", n: 2, state: func(cs []balance.Candidate) { full(cs[0].Node) }, want: 1, any: 1},
+		{name: "the one in service is full", n: 3, state: func(cs []balance.Candidate) { down(cs, 2); full(cs[2].Node); full(cs[0].Node) }, want: -1, any: 1},
+		{name: "a light one is left of very heavy ones", n: 3, state: func(cs []balance.Candidate) {
+			cs[0].Weight, cs[1].Weight, cs[2].Weight = 1<<62, 1<<62, 1
+			down(cs, 2)
+		}, tried: []int{0, 1}, want: 2, any: 2},
 	}
-}
-
-func TestEqualLoadsAreSharedEvenly(t *testing.T) {
-	tests := []struct {
-		name     string
-		n        int
-		eligible func(int) bool
-		share    int // eligible candidates
-	}{
-		{"two candidates", 2, all, 2},
-		{"seven candidates", 7, all, 7},
-		{"a gap does not favour the candidate behind it", 8, func(i int) bool { return i != 3 }, 7},
-		{"a long gap neither", 100, func(i int) bool { return i < 4 || i == 99 }, 5},
-		{"three eligible of two hundred", 200, only(1, 2, 198), 3},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			want := float64(picks) / float64(tt.share)
-			for i, got := range tally(t, tt.n, tt.eligible, idle) {
-				if !tt.eligible(i) {
-					assert.Zero(t, got, "candidate %d is not eligible", i)
-					continue
+	for _, p := range policies {
+		for _, tt := range tests {
+			t.Run(p.name+"/"+tt.name, func(t *testing.T) {
+				cs := candidates(tt.n)
+				if tt.state != nil {
+					tt.state(cs)
 				}
-				assert.InEpsilon(t, want, got, 0.06, "candidate %d", i)
-			}
-		})
-	}
-}
-
-func TestTheBusierOfTwoIsNotChosen(t *testing.T) {
-	load := func(i int) int64 { return int64(i) }
-
-	t.Run("of two, always the less busy", func(t *testing.T) {
-		assert.Equal(t, []int{picks, 0}, tally(t, 2, all, load))
-	})
-	t.Run("of many, the rank decides and the busiest never wins", func(t *testing.T) {
-		const n = 5
-		counts := tally(t, n, all, load)
-		for i, got := range counts[:n-1] {
-			// Candidate i wins iff the other one drawn is one of the n-1-i behind it.
-			want := float64(picks) * 2 * float64(n-1-i) / (n * (n - 1))
-			assert.InEpsilon(t, want, got, 0.06, "candidate %d", i)
+				s := balance.NewSet(p.policy, cs)
+				assert.Equal(t, tt.n, s.Len())
+				for k := range 200 {
+					tried := tt.tried
+					if tt.want >= 0 { // what is many for PickAny is not in the way of Pick
+						tried = slices.DeleteFunc(slices.Clone(tried), func(i int) bool { return i == tt.want })
+					}
+					require.Equal(t, tt.want, s.Pick(noon, key(k), tried))
+					require.Equal(t, tt.any, s.PickAny(noon, key(k), tt.tried))
+				}
+			})
 		}
-		assert.Zero(t, counts[n-1])
-	})
-}
-
-func TestLoadSpreadsBetterThanAtRandom(t *testing.T) {
-	const n = 100
-	load := make([]int64, n)
-	for range picks {
-		load[balance.LessBusyOfTwo(n, all, func(i int) int64 { return load[i] })]++
-	}
-	for i, got := range load {
-		// One choice at random strays by about 3 sigma = 95; two stay within a few.
-		assert.InDelta(t, picks/n, got, 20, "candidate %d", i)
 	}
 }
 
-func TestConcurrentPicksOfMovingCounters(t *testing.T) {
-	var load [8]atomic.Int64
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for range 1000 {
-				i := balance.LessBusyOfTwo(len(load), all, func(i int) int64 { return load[i].Load() })
-				load[i].Add(1)
-			}
+// many returns all below n but one.
+func many(n, but int) []int {
+	all := make([]int, 0, n)
+	for i := range n {
+		if i != but {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+func TestASetKeepsNothingOfItsList(t *testing.T) {
+	cs := candidates(2)
+	s := balance.NewSet(balance.First, cs)
+	cs[0] = balance.Candidate{}
+	assert.Equal(t, 0, s.Pick(noon, 0, nil))
+}
+
+func TestACandidateWithoutNodeIsInServiceAndIdle(t *testing.T) {
+	for _, p := range policies {
+		s := balance.NewSet(p.policy, []balance.Candidate{{Name: "a", Weight: 1}, {Name: "b", Weight: 1}})
+		assert.Equal(t, 1, s.Pick(noon, 0, []int{0}), p.name)
+	}
+}
+
+func TestANodeIsTheSameInAllSets(t *testing.T) {
+	cs := candidates(2)
+	a, b := balance.NewSet(balance.First, cs), balance.NewSet(balance.First, cs[:1])
+	cs[0].Node.Suspend(time.Time{})
+	assert.Equal(t, 1, a.Pick(noon, 0, nil))
+	assert.Equal(t, -1, b.Pick(noon, 0, nil))
+}
+
+func TestSaturatedTellsWhetherWaitingMayHelp(t *testing.T) {
+	tests := []struct {
+		name  string
+		state func(c *balance.Candidate)
+		tried []int
+		want  bool
+	}{
+		{name: "below its limit", state: func(c *balance.Candidate) { c.Node.SetLimit(2) }, want: false},
+		{name: "at its limit", state: func(*balance.Candidate) {}, want: true},
+		{name: "at its limit while it rises", state: func(c *balance.Candidate) { c.Node.Resume(noon, time.Second) }, want: true},
+		{name: "down as well", state: func(c *balance.Candidate) { c.Node.Suspend(time.Time{}) }, want: false},
+		{name: "tried as well", state: func(*balance.Candidate) {}, tried: []int{0}, want: false},
+		{name: "without weight as well", state: func(c *balance.Candidate) { c.Weight = 0 }, want: false},
+		{name: "without limit", state: func(c *balance.Candidate) { c.Node.SetLimit(0) }, want: false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cs := candidates(1)
+			cs[0].Node.SetLimit(1)
+			cs[0].Node.Begin()
+			tt.state(&cs[0])
+			assert.Equal(t, tt.want, balance.NewSet(balance.LessBusy, cs).Saturated(noon, tt.tried))
 		})
 	}
-	wg.Wait()
-	var sum int64
-	for i := range load {
-		sum += load[i].Load()
-	}
-	assert.EqualValues(t, 4000, sum)
+	assert.False(t, balance.NewSet(balance.LessBusy, nil).Saturated(noon, nil))
 }
 
-func TestPickAllocatesNothing(t *testing.T) {
-	load := []int64{3, 1, 2, 5}
-	for _, down := range []int{-1, 0} {
-		assert.Zero(t, testing.AllocsPerRun(1000, func() {
-			balance.LessBusyOfTwo(len(load), func(i int) bool { return i != down }, func(i int) int64 { return load[i] })
-		}))
+func TestPicksAllocateNothing(t *testing.T) {
+	tried := []int{4}
+	for _, p := range policies {
+		for _, state := range states {
+			for _, n := range []int{1, 3, 100} {
+				cs := candidates(n)
+				for i := range cs {
+					state.set(i, &cs[i])
+				}
+				s := balance.NewSet(p.policy, cs)
+				k := uint64(0)
+				assert.Zero(t, testing.AllocsPerRun(200, func() {
+					k += 1 << 50
+					s.Pick(noon, k, nil)
+					s.Pick(noon, k, tried)
+					s.PickAny(noon, k, tried)
+					s.Saturated(noon, tried)
+				}), "%s, %s, %d", p.name, state.name, n)
+			}
+		}
 	}
 }
 
-func BenchmarkLessBusyOfTwo(b *testing.B) {
-	for _, n := range []int{1, 2, 10, 1000} {
-		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			load := make([]int64, n)
-			b.ReportAllocs()
-			for b.Loop() {
-				balance.LessBusyOfTwo(n, all, func(i int) int64 { return load[i] })
+func TestConcurrentPicksOfChangingNodes(t *testing.T) {
+	for _, p := range policies {
+		t.Run(p.name, func(t *testing.T) {
+			cs := candidates(8)
+			cs[7].Weight = 3
+			s := balance.NewSet(p.policy, cs)
+			var wg sync.WaitGroup
+			for g := range 4 {
+				wg.Go(func() {
+					for k := range 2000 {
+						i := s.Pick(noon, key(k), nil)
+						if i < 0 {
+							i = s.PickAny(noon, key(k), nil)
+						}
+						if i >= 0 {
+							cs[i].Node.Begin()
+							s.Saturated(noon, nil)
+							cs[i].Node.End()
+						}
+						n := cs[(k*5+g)%len(cs)].Node
+						switch k % 5 {
+						case 0:
+							n.Suspend(time.Time{})
+						case 1:
+							n.Suspend(noon.Add(time.Second))
+						case 2:
+							n.Resume(noon, time.Minute)
+						case 3:
+							n.SetLimit(int64(k % 3))
+						case 4:
+							n.Resume(noon, 0)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			for i, c := range cs {
+				assert.Zero(t, c.Node.InFlight(), "candidate %d", i)
+				c.Node.Resume(noon, 0)
+				c.Node.SetLimit(0)
+				assert.False(t, c.Node.Suspended(noon), "candidate %d", i)
+			}
+			seen := map[int]bool{}
+			for k := range 10_000 {
+				seen[s.Pick(noon, key(k), nil)] = true
+			}
+			if p.policy != balance.First {
+				assert.Len(t, seen, len(cs), "all are back")
 			}
 		})
 	}

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -30,10 +30,10 @@ type attempt struct {
 	body      *requestBody  // the client's body, nil without
 	target    *Target
 	done      context.CancelFunc // of a client that knows nothing of leases; nil without
-	tried     [maxAttempts]*Target
-	answering bool // target is counted in
-	wrote     bool // the response to the client has begun
-	status    int  // interim and final, for bounds
+	tried     []int              // positions of targets
+	answering bool               // target is counted in
+	wrote     bool               // the response to the client has begun
+	status    int                // interim and final, for bounds
 }
 
 // run carries the exchange out. A failure is returned once; after wrote it
@@ -131,7 +131,8 @@ func (a *attempt) reach() (*http.Response, *Failure) {
 			return nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
 				Reason: "destination_unavailable", Err: errors.New("no target left")}
 		}
-		a.target, a.tried[n] = t, t
+		a.target = t
+		a.tried = append(a.tried, slices.Index(a.f.targets, t))
 		a.x.Target, a.x.Attempts = t.Name, n+1
 
 		t.Begin()
@@ -162,26 +163,11 @@ func (a *attempt) pick() *Target {
 	if a.f.Pick != nil {
 		return a.f.Pick(a.q, a.eligible)
 	}
-	return a.f.lessBusy(a.eligible)
-}
-
-// lessBusy picks one of two random targets that are eligible, or nil.
-func (f *Forwarder) lessBusy(eligible func(*Target) bool) *Target {
-	i := balance.LessBusyOfTwo(len(f.targets), func(i int) bool { return eligible(f.targets[i]) },
-		func(i int) int64 { return f.targets[i].InFlight() })
-	if i < 0 {
-		return nil
-	}
-	return f.targets[i]
+	return a.f.LessBusy(a.tried, a.x.Start)
 }
 
 func (a *attempt) eligible(t *Target) bool {
-	for _, old := range a.tried {
-		if old == t {
-			return false
-		}
-	}
-	return true
+	return !slices.Contains(a.tried, slices.Index(a.f.targets, t))
 }
 
 // try performs one attempt at t.

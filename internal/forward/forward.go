@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
 // Name is what the proxy calls itself in Via and Proxy-Status.
@@ -45,6 +47,7 @@ type Config struct {
 type Forwarder struct {
 	Config
 	targets []*Target
+	set     *balance.Set // of targets
 	fast    bool
 
 	life  context.Context    // done when streams must end politely
@@ -79,12 +82,22 @@ func New(c Config) (*Forwarder, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	f.set = newSet(f.targets)
 	f.life, f.drain = context.WithCancel(context.Background())
 	f.kill, f.die = context.WithCancel(context.Background())
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
 	f.fast = f.isFast()
 	return f, nil
+}
+
+// newSet returns the set of targets that LessBusy picks from.
+func newSet(targets []*Target) *balance.Set {
+	cs := make([]balance.Candidate, len(targets))
+	for i, t := range targets {
+		cs[i] = balance.Candidate{Node: t.node, Name: t.Name, Weight: 1}
+	}
+	return balance.NewSet(balance.LessBusy, cs)
 }
 
 // Targets returns the targets in the order of the Config.

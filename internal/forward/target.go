@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -26,10 +27,10 @@ type Target struct {
 
 	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil when another one is used
 
-	base     string // put before the request's path, without a final slash
-	client   doer   // for what speaks HTTP/1.1
-	h2       doer   // for requests that need HTTP/2, such as gRPC; nil without
-	inFlight atomic.Int64
+	base   string // put before the request's path, without a final slash
+	client doer   // for what speaks HTTP/1.1
+	h2     doer   // for requests that need HTTP/2, such as gRPC; nil without
+	node   *balance.Node
 }
 
 // A doer performs one attempt: it sends req and returns the response, whose
@@ -81,7 +82,7 @@ func CheckTarget(u *url.URL) error {
 }
 
 func newTarget(u *url.URL, c *Config) *Target {
-	t := &Target{URL: u, Name: u.String()}
+	t := &Target{URL: u, Name: u.String(), node: new(balance.Node)}
 	if u.Scheme != "unix" {
 		t.base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
@@ -104,13 +105,13 @@ func newTarget(u *url.URL, c *Config) *Target {
 }
 
 // InFlight returns the number of attempts the target is serving.
-func (t *Target) InFlight() int64 { return t.inFlight.Load() }
+func (t *Target) InFlight() int64 { return t.node.InFlight() }
 
 // Begin counts an attempt in; End counts it out.
-func (t *Target) Begin() { t.inFlight.Add(1) }
+func (t *Target) Begin() { t.node.Begin() }
 
 // End counts an attempt out.
-func (t *Target) End() { t.inFlight.Add(-1) }
+func (t *Target) End() { t.node.End() }
 
 func (t *Target) close() {
 	t.client.CloseIdleConnections()

@@ -238,13 +238,15 @@ func nominated(res *h1.Response, name []byte) bool {
 	return false
 }
 
-// LessBusy picks a target for the first attempt of an exchange, or for another
-// one after tried failed.
-func (f *Forwarder) LessBusy(tried []*Target) *Target {
-	if len(f.targets) == 1 && len(tried) == 0 {
-		return f.targets[0]
+// LessBusy picks a target at now for the first attempt of an exchange, or for
+// another one after those at the positions tried failed. Nil means that none
+// is left.
+func (f *Forwarder) LessBusy(tried []int, now time.Time) *Target {
+	i := f.set.Pick(now, 0, tried)
+	if i < 0 {
+		return nil
 	}
-	return f.lessBusy(func(t *Target) bool { return !slices.Contains(tried, t) })
+	return f.targets[i]
 }
 
 // Killed reports whether what is in flight must end at once.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
@@ -97,7 +98,7 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 // that x.fail says why none did. The answering target is counted in.
 func (x *exchange) reach(f *forward.Forwarder) *pool.Conn {
 	for {
-		t := f.LessBusy(x.tried)
+		t := f.LessBusy(x.tried, x.start)
 		if t == nil {
 			x.fail = &forward.Failure{Op: "pick", Side: forward.SideUpstream, Status: http.StatusServiceUnavailable,
 				Reason: "destination_unavailable", Err: errNoTarget}
@@ -116,7 +117,7 @@ func (x *exchange) reach(f *forward.Forwarder) *pool.Conn {
 		x.c.unwatch()
 		x.fail = x.classify(f, err)
 		var ae *forward.AttemptError
-		x.tried = append(x.tried, t)
+		x.tried = append(x.tried, slices.Index(f.Targets(), t))
 		x.asked = errors.As(err, &ae) && ae.Wrote
 		if ae == nil || x.asked || x.fail.Side != forward.SideUpstream || len(x.tried) >= min(maxTargets, len(f.Targets())) {
 			return nil

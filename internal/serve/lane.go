@@ -89,7 +89,7 @@ type exchange struct {
 	rude   bool   // the client's own fault: what it still sends is not read
 	fields []byte // of a reply of the proxy's own: further lines
 	last   bool   // the connection closes after the response
-	tried  []*forward.Target
+	tried  []int  // positions of targets
 	target *forward.Target
 	upload upload
 	chunks h1.Chunks // of the response
@@ -103,7 +103,6 @@ const maxKeptOut = 64 << 10
 func (x *exchange) release() {
 	x.c, x.hit, x.target, x.fail = nil, Hit{}, nil, nil
 	x.rec = forward.Record{}
-	clear(x.tried)
 	x.tried = x.tried[:0]
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
