@@ -25,7 +25,7 @@ type draft struct {
 var drafts = sync.Pool{New: func() any { return new(draft) }}
 
 // short reports whether the short way does for the exchange.
-func (a *attempt) short() bool {
+func (a *fullExchange) short() bool {
 	q := a.q
 	if !a.f.fast || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || !h1.ValidTarget(q.RequestURI) ||
 		!h1.ValidHost(q.Host) || !h1.ValidToken(q.Method) || !unchanged(q) {
@@ -74,7 +74,7 @@ func unchanged(q *http.Request) bool {
 
 // doShort performs one attempt on the short way. The response that it returns
 // has no Header: the fields are in a.w.Header() already.
-func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
+func (a *fullExchange) doShort(c *client, t *Target) (*http.Response, error) {
 	try := new(try)
 	try.c, try.req, try.ctx, try.on1xx, try.s = c, a.q, &a.flight, a.informational, scratches.Get().(*scratch)
 	defer try.s.free()
@@ -89,7 +89,7 @@ func (a *attempt) doShort(c *client, t *Target) (*http.Response, error) {
 }
 
 // adopt takes the response over whose head of n bytes try has read.
-func (a *attempt) adopt(try *try, n int) (*http.Response, error) {
+func (a *fullExchange) adopt(try *try, n int) (*http.Response, error) {
 	head := &try.s.res
 	if head.Status == http.StatusSwitchingProtocols {
 		return nil, try.fail("read", errUnasked)
@@ -111,7 +111,7 @@ func (a *attempt) adopt(try *try, n int) (*http.Response, error) {
 // draft shows the client's request to the fast lane's functions. It returns
 // before they are called, so that its map iterator is not below them on the
 // stack.
-func (a *attempt) draft() *draft {
+func (a *fullExchange) draft() *draft {
 	d := drafts.Get().(*draft)
 	q, r := a.q, &d.req
 	r.Method, r.Target, r.Host = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host)

@@ -161,7 +161,7 @@ func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
 		return
 	}
 	defer f.Leave()
-	a := &attempt{f: f, w: w, q: q, x: x}
+	a := &fullExchange{f: f, w: w, q: q, x: x}
 	if fail := a.run(); fail != nil {
 		f.fail(a, fail)
 	}
@@ -172,7 +172,7 @@ var ErrDraining = errors.New("upstream is draining")
 
 // fail records the failure and answers it, or cuts the client off when the
 // response has begun.
-func (f *Forwarder) fail(a *attempt, fail *Failure) {
+func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
 	a.x.Fail(fail)
 	if a.wrote {
 		panic(http.ErrAbortHandler)

@@ -21,7 +21,7 @@ import (
 
 // outgoing builds the request of one attempt. The client's request is not
 // touched.
-func (a *attempt) outgoing(ctx context.Context, t *Target) (*http.Request, error) {
+func (a *fullExchange) outgoing(ctx context.Context, t *Target) (*http.Request, error) {
 	q := a.q
 	out := q.WithContext(ctx)
 	out.URL = a.outgoingURL(t)
@@ -52,7 +52,7 @@ func (a *attempt) outgoing(ctx context.Context, t *Target) (*http.Request, error
 
 // outgoingURL names the target, with the request's own target behind its base
 // path, byte for byte where no hook needs to read it.
-func (a *attempt) outgoingURL(t *Target) *url.URL {
+func (a *fullExchange) outgoingURL(t *Target) *url.URL {
 	out := &url.URL{Scheme: t.URL.Scheme, Host: t.URL.Host}
 	switch out.Scheme {
 	case "unix":
@@ -101,7 +101,7 @@ func spells(path string, u *url.URL) bool {
 }
 
 // outgoingHeader copies the fields that cross the proxy and adds ours.
-func (a *attempt) outgoingHeader() http.Header {
+func (a *fullExchange) outgoingHeader() http.Header {
 	q := a.q
 	h := make(http.Header, len(q.Header)+6)
 	for k, v := range q.Header {
@@ -122,14 +122,14 @@ func (a *attempt) outgoingHeader() http.Header {
 }
 
 // fill sets what the target is told of the client.
-func (a *attempt) fill(h *header.Hop) {
+func (a *fullExchange) fill(h *header.Hop) {
 	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
 	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), Name
 	h.RFC7239 = a.f.Forwarded
 }
 
 // upgradeProtocol is the protocol that q asks for and that may pass, or "".
-func (a *attempt) upgradeProtocol() string {
+func (a *fullExchange) upgradeProtocol() string {
 	asked := header.UpgradeProtocol(a.q.Header)
 	if p := a.q.Header.Get(":protocol"); p != "" {
 		asked = p
@@ -151,7 +151,7 @@ func websocketKey() string {
 
 // rewrite runs the user's hook on a deep copy, so that it cannot reach the
 // client's request. A panic in it is this request's failure.
-func (a *attempt) rewrite(out *http.Request, t *Target) (err error) {
+func (a *fullExchange) rewrite(out *http.Request, t *Target) (err error) {
 	out.Header = out.Header.Clone()
 	out.URL.RawQuery = cleanQuery(out.URL.RawQuery)
 	defer func() {

@@ -12,7 +12,7 @@ import (
 )
 
 // respond copies the target's final response to the client.
-func (a *attempt) respond(res *http.Response) *Failure {
+func (a *fullExchange) respond(res *http.Response) *Failure {
 	defer res.Body.Close()
 	if fail := a.modify(res); fail != nil {
 		return fail
@@ -30,7 +30,7 @@ func (a *attempt) respond(res *http.Response) *Failure {
 
 // modify runs the user's hook. An error or a panic in it is a 502, and the
 // response that it refused is closed.
-func (a *attempt) modify(res *http.Response) (fail *Failure) {
+func (a *fullExchange) modify(res *http.Response) (fail *Failure) {
 	if a.f.ModifyResponse == nil {
 		return nil
 	}
@@ -45,14 +45,14 @@ func (a *attempt) modify(res *http.Response) (fail *Failure) {
 	return nil
 }
 
-func (a *attempt) hookFailure(err error) *Failure {
+func (a *fullExchange) hookFailure(err error) *Failure {
 	return &Failure{Op: "read", Target: a.target.Name, Side: SideProxy, Status: http.StatusBadGateway,
 		Reason: "proxy_internal_error", Err: err}
 }
 
 // copyHeader copies the fields that cross the proxy. Fields that outer handlers
 // set stay.
-func (a *attempt) copyHeader(res *http.Response) {
+func (a *fullExchange) copyHeader(res *http.Response) {
 	header.CleanResponse(res.Header)
 	h := a.w.Header()
 	for k, v := range res.Header {
@@ -68,7 +68,7 @@ func (a *attempt) copyHeader(res *http.Response) {
 
 // writeHead sends the status and the fields, and returns how many trailers it
 // announced.
-func (a *attempt) writeHead(res *http.Response) (announced int) {
+func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
 	a.f.ResponseHeader.apply(h)
 	if _, ok := h["Content-Type"]; !ok {
@@ -93,7 +93,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // copyBody copies the response body as it comes. A body of unknown length, an
 // event stream and anything with trailers is flushed whenever the target has
 // nothing more to say for now.
-func (a *attempt) copyBody(res *http.Response) *Failure {
+func (a *fullExchange) copyBody(res *http.Response) *Failure {
 	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
 	a.flight.begun.Store(true)
@@ -124,7 +124,7 @@ func (a *attempt) copyBody(res *http.Response) *Failure {
 }
 
 // copyFailure says whose fault it is that the body ended early.
-func (a *attempt) copyFailure(err error) *Failure {
+func (a *fullExchange) copyFailure(err error) *Failure {
 	switch cut := a.flight.why(); {
 	case cut == errIdle:
 		return a.cut(SideUpstream, a.x.Status, cut)
@@ -137,7 +137,7 @@ func (a *attempt) copyFailure(err error) *Failure {
 }
 
 // cut is the failure of a response that has begun.
-func (a *attempt) cut(side Side, status int, err error) *Failure {
+func (a *fullExchange) cut(side Side, status int, err error) *Failure {
 	a.x.Status = status
 	return &Failure{Op: "copy", Target: a.target.Name, Side: side, Status: status,
 		Reason: "http_response_incomplete", Err: err}
@@ -153,7 +153,7 @@ func buffered(body io.Reader) int {
 }
 
 // writeTrailers sends the trailers, those that were not announced included.
-func (a *attempt) writeTrailers(res *http.Response, announced int) {
+func (a *fullExchange) writeTrailers(res *http.Response, announced int) {
 	if len(res.Trailer) == 0 {
 		return
 	}

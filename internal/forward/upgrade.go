@@ -19,7 +19,7 @@ var errUnasked error = &ProtocolError{What: "101 that nobody asked for"}
 
 // upgrade answers a 101: it switches both connections and carries bytes until
 // both sides are done. A 101 that nobody asked for is the target's fault.
-func (a *attempt) upgrade(res *http.Response) *Failure {
+func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	upstream, ok := res.Body.(io.ReadWriteCloser)
 	asked, granted := a.upgradeProtocol(), header.UpgradeProtocol(res.Header)
 	switch {
@@ -60,7 +60,7 @@ func (a *attempt) upgrade(res *http.Response) *Failure {
 
 // switchClient sends the 101 (or, on an HTTP/2 stream, the 200 of RFC 8441)
 // and returns the client's side with the bytes it has sent already.
-func (a *attempt) switchClient(res *http.Response, protocol string) (io.ReadWriteCloser, []byte, error) {
+func (a *fullExchange) switchClient(res *http.Response, protocol string) (io.ReadWriteCloser, []byte, error) {
 	rc := http.NewResponseController(a.w)
 	a.wrote = true
 	if a.q.Method == http.MethodConnect {

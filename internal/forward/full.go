@@ -17,9 +17,9 @@ import (
 // maxAttempts bounds how many targets one exchange tries.
 const maxAttempts = 3
 
-// An attempt is one exchange on its way through the full lane: a try at one
+// A fullExchange is one exchange on its way through the full lane: a try at one
 // target after the other until one answers.
-type attempt struct {
+type fullExchange struct {
 	f *Forwarder
 	w http.ResponseWriter
 	q *http.Request
@@ -38,7 +38,7 @@ type attempt struct {
 
 // run carries the exchange out. A failure is returned once; after wrote it
 // means that the client must be cut off.
-func (a *attempt) run() *Failure {
+func (a *fullExchange) run() *Failure {
 	if fail := a.admit(); fail != nil {
 		return fail
 	}
@@ -65,7 +65,7 @@ func (a *attempt) run() *Failure {
 }
 
 // end undoes what run and reach have begun.
-func (a *attempt) end() {
+func (a *fullExchange) end() {
 	if a.answering {
 		a.target.End()
 	}
@@ -78,14 +78,14 @@ func (a *attempt) end() {
 	a.f.land(&a.flight)
 }
 
-func (a *attempt) openBody() {
+func (a *fullExchange) openBody() {
 	a.body = newRequestBody(a.q, &a.flight)
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
 	_ = a.flight.rc.EnableFullDuplex()
 }
 
-func (a *attempt) leaveBody() {
+func (a *fullExchange) leaveBody() {
 	a.body.detach()
 	a.x.RequestBytes = a.body.count.Load()
 }
@@ -93,14 +93,14 @@ func (a *attempt) leaveBody() {
 // closeAfter makes the response the connection's last unless the request was
 // read to its end: what remains on the wire must not be taken for another
 // request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.
-func (a *attempt) closeAfter() {
+func (a *fullExchange) closeAfter() {
 	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 {
 		a.w.Header().Set("Connection", "close")
 	}
 }
 
 // admit refuses what must not reach any target.
-func (a *attempt) admit() *Failure {
+func (a *fullExchange) admit() *Failure {
 	q := a.q
 	if q.Method == http.MethodConnect && (q.Header.Get(":protocol") == "" || a.upgradeProtocol() == "") {
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
@@ -118,13 +118,13 @@ func (a *attempt) admit() *Failure {
 	return nil
 }
 
-func (a *attempt) refusal(status int, reason, why string) *Failure {
+func (a *fullExchange) refusal(status int, reason, why string) *Failure {
 	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
 }
 
 // reach sends the request to targets until one answers. On success the
 // answering target is counted in, until end.
-func (a *attempt) reach() (*http.Response, *Failure) {
+func (a *fullExchange) reach() (*http.Response, *Failure) {
 	for n := 0; ; n++ {
 		t := a.pick()
 		if t == nil {
@@ -151,7 +151,7 @@ func (a *attempt) reach() (*http.Response, *Failure) {
 // again reports whether the exchange may go to another target after its n-th
 // attempt failed with err: only when nothing was written and the client's
 // body is whole (RFC 9110, 9.2.2).
-func (a *attempt) again(err error, n int) bool {
+func (a *fullExchange) again(err error, n int) bool {
 	var ae *AttemptError
 	if !errors.As(err, &ae) || a.q.Context().Err() != nil || n+1 >= min(maxAttempts, len(a.f.targets)) {
 		return false
@@ -159,19 +159,19 @@ func (a *attempt) again(err error, n int) bool {
 	return !ae.Wrote && (a.body == nil || a.body.count.Load() == 0)
 }
 
-func (a *attempt) pick() *Target {
+func (a *fullExchange) pick() *Target {
 	if a.f.Pick != nil {
 		return a.f.Pick(a.q, a.eligible)
 	}
 	return a.f.LessBusy(a.tried, a.x.Start)
 }
 
-func (a *attempt) eligible(t *Target) bool {
+func (a *fullExchange) eligible(t *Target) bool {
 	return !slices.Contains(a.tried, slices.Index(a.f.targets, t))
 }
 
 // try performs one attempt at t.
-func (a *attempt) try(t *Target) (*http.Response, error) {
+func (a *fullExchange) try(t *Target) (*http.Response, error) {
 	c := t.client
 	if t.h2 != nil && isGRPC(a.q) {
 		c = t.h2
@@ -207,7 +207,7 @@ var errInterim = fmt.Errorf("more than %d interim responses", maxInterim)
 
 // informational relays a 1xx response. The header map is put back as the
 // outer handlers left it.
-func (a *attempt) informational(status int, h http.Header) error {
+func (a *fullExchange) informational(status int, h http.Header) error {
 	if a.status++; a.status > maxInterim {
 		return errInterim
 	}
@@ -237,7 +237,7 @@ func (a *attempt) informational(status int, h http.Header) error {
 
 // classify turns an attempt's error into the exchange's failure: whose fault,
 // which status, which class for the client to read.
-func (a *attempt) classify(err error) *Failure {
+func (a *fullExchange) classify(err error) *Failure {
 	f := &Failure{Op: "read", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
 		Reason: "connection_terminated", Err: err}
 	var ae *AttemptError
