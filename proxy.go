@@ -213,18 +213,24 @@ type Exchange struct {
 	ResponseBytes int64
 
 	Target    string        // of the last attempt; "" if none was picked
-	Attempts  int           // targets tried
+	Attempts  int           // targets that were sent the request
 	Dial      time.Duration // spent connecting; 0 on a kept connection
 	FirstByte time.Duration // from the attempt's start to the response's head
 	Duration  time.Duration // from Start to the end
 
-	Err error // an *Error when forwarding failed, else nil
+	Err     error   // an *Error when forwarding failed, else nil
+	Retried []error // an *Error for each attempt before the last one
 }
 
 // publicExchange shows a record as an Exchange.
 func publicExchange(r *forward.Record) *Exchange {
 	if f, ok := r.Err.(*forward.Failure); ok {
 		r.Err = publicError(f)
+	}
+	for i, err := range r.Retried {
+		if f, ok := err.(*forward.Failure); ok {
+			r.Retried[i] = publicError(f)
+		}
 	}
 	return (*Exchange)(r)
 }

@@ -227,9 +227,11 @@ func TestCertificatesFollowTheRoutesAtRunTime(t *testing.T) {
 	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "b.localhost", InsecureSkipVerify: true})
 	require.ErrorContains(t, err, "unrecognized name")
 	require.Len(t, slices.Collect(r.Certificates()), 1)
-	mu.Lock()
-	defer mu.Unlock()
-	assert.Equal(t, []string{"a.localhost valid", "b.localhost valid"}, seen)
+	assert.EventuallyWithT(t, func(t *assert.CollectT) { // the hook is told from a goroutine of its own
+		mu.Lock()
+		defer mu.Unlock()
+		assert.Equal(t, []string{"a.localhost valid", "b.localhost valid"}, seen)
+	}, proxytest.Patience, time.Millisecond)
 }
 
 func TestStaticCertificatesAreServedFirstAndNotManaged(t *testing.T) {

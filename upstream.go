@@ -65,12 +65,16 @@ type Upstream struct {
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
 
+	// Retry says when a request that failed at one target goes to another.
+	Retry Retry
+
 	// DialTimeout bounds connecting to a target, TLS included.
 	// Zero means 5 s, negative no bound.
 	DialTimeout time.Duration
 
-	// ResponseHeaderTimeout bounds the wait for the response's head after the
-	// request is sent. Zero means 60 s, negative no bound.
+	// ResponseHeaderTimeout bounds, in each attempt, the wait for the
+	// response's head after the request is sent. Zero means 60 s, negative no
+	// bound.
 	ResponseHeaderTimeout time.Duration
 
 	// IdleTimeout ends a response body or an upgraded connection on which no
@@ -79,8 +83,23 @@ type Upstream struct {
 
 	once     sync.Once
 	compiled *forward.Forwarder
-	targets  []*Target
 	err      error
+}
+
+// A Retry says when a request that failed at one target goes to another one:
+// always if nothing of it was written, else only if its method is idempotent
+// (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and what was read of its body, at
+// most 32 KiB, is kept; and never once a byte of a response went to the client.
+type Retry struct {
+	Attempts int           // targets that one request is sent to at most; 0 means 3, 1 no other, 10 is the most
+	Timeout  time.Duration // after it no further attempt begins; 0 means 10 s, negative no bound
+	Statuses []int         // answers, such as 503, that count as failures while another target is left
+	Budget   float64       // share of the requests in flight that may be sent again after a write; 0 means 0.2, negative no bound
+}
+
+func (r *Retry) config() forward.Retry {
+	return forward.Retry{Attempts: cmp.Or(r.Attempts, 3), Timeout: timeout(r.Timeout, 10*time.Second), Statuses: r.Statuses,
+		Budget: cmp.Or(r.Budget, 0.2)}
 }
 
 // A HeaderEdit is a fixed change to the fields of a message: Remove, then
@@ -198,16 +217,13 @@ func (u *Upstream) compile() (*forward.Forwarder, error) {
 			u.err = fmt.Errorf("hostproxy: %w", u.err)
 			return
 		}
-		for _, t := range u.compiled.Targets() {
-			u.targets = append(u.targets, &Target{t})
-		}
 	})
 	return u.compiled, u.err
 }
 
 func (u *Upstream) config() forward.Config {
 	c := forward.Config{
-		Targets:               u.Targets,
+		Retry:                 u.Retry.config(),
 		Transport:             u.Transport,
 		TLS:                   u.TLS,
 		Rewrite:               u.Rewrite,
@@ -221,11 +237,14 @@ func (u *Upstream) config() forward.Config {
 		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
 		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),
 	}
+	for _, t := range u.Targets {
+		c.Targets = append(c.Targets, forward.Endpoint{URL: t})
+	}
 	if u.Upgrades == nil {
 		c.Upgrades = []string{"websocket"}
 	}
 	if u.Pick != nil {
-		c.Pick = u.pick
+		c.Pick, c.Show = u.pick, func(t *forward.Target) any { return &Target{t} }
 	}
 	if u.ErrorHandler != nil {
 		c.ErrorHandler = func(w http.ResponseWriter, q *http.Request, f *forward.Failure) {
@@ -237,10 +256,11 @@ func (u *Upstream) config() forward.Config {
 
 // pick shows the public form of the eligible targets to the user's Pick.
 func (u *Upstream) pick(q *http.Request, eligible func(*forward.Target) bool) *forward.Target {
-	left := make([]*Target, 0, len(u.targets))
-	for _, t := range u.targets {
-		if eligible(t.t) {
-			left = append(left, t)
+	all := u.compiled.Targets()
+	left := make([]*Target, 0, len(all))
+	for _, t := range all {
+		if eligible(t) {
+			left = append(left, t.Face.(*Target))
 		}
 	}
 	if t := u.Pick(q, left); t != nil {

@@ -27,7 +27,7 @@ var drafts = sync.Pool{New: func() any { return new(draft) }}
 // short reports whether the short way does for the exchange.
 func (a *fullExchange) short() bool {
 	q := a.q
-	if !a.f.fast || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || !h1.ValidTarget(q.RequestURI) ||
+	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || !h1.ValidTarget(q.RequestURI) ||
 		!h1.ValidHost(q.Host) || !h1.ValidToken(q.Method) || !unchanged(q) {
 		return false
 	}

@@ -25,6 +25,7 @@ type flight struct {
 	open  atomic.Bool  // it has no known end
 
 	mu     sync.Mutex // guards what follows
+	span   *span      // of the current attempt's target
 	lease  pool.Lease // the connection of the current attempt
 	cancel context.CancelFunc
 	cut    error     // why the flight was cut off
@@ -96,7 +97,7 @@ func (fl *flight) inspect(now time.Time) {
 	case fl.cut != nil:
 	case fl.Err() != nil:
 		fl.abort(errClientGone)
-	case fl.f.kill.Err() != nil || fl.expired(now):
+	case fl.span.Killed() || fl.expired(now):
 		fl.abort(errCut)
 	case last != 0 && fl.f.IdleTimeout > 0 && now.Sub(time.Unix(0, last)) > fl.f.IdleTimeout:
 		fl.abort(errIdle)
@@ -125,7 +126,7 @@ func (fl *flight) ending() bool {
 			return true
 		}
 	}
-	return fl.f.life.Err() != nil
+	return fl.span.life.Err() != nil
 }
 
 // abort ends what the flight waits for. fl.mu is held.
@@ -142,6 +143,13 @@ func (fl *flight) why() error {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	return fl.cut
+}
+
+// aim notes whom the next attempt is at.
+func (fl *flight) aim(t *Target) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.span = &t.span
 }
 
 // bind makes an abort of the flight one of the lease. The returned function

@@ -6,10 +6,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +21,12 @@ const Name = "hostproxy"
 // A Config says what a Forwarder forwards to and how. Durations of zero mean
 // no bound.
 type Config struct {
-	Targets        []*url.URL
+	Targets        []Endpoint
+	Policy         balance.Policy
+	Retry          Retry
 	Transport      http.RoundTripper // replaces the built-in clients
 	TLS            *tls.Config
+	Show           func(*Target) any // makes a target's Face, once
 	Pick           func(q *http.Request, eligible func(*Target) bool) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
@@ -46,16 +47,13 @@ type Config struct {
 // concurrently.
 type Forwarder struct {
 	Config
-	targets []*Target
-	set     *balance.Set // of targets
-	fast    bool
-
-	life  context.Context    // done when streams must end politely
-	drain context.CancelFunc // ends life
-	kill  context.Context    // done when every exchange must end
-	die   context.CancelFunc // ends kill
+	span
+	set   atomic.Pointer[set]
+	swap  sync.Mutex // serialises writers of set
+	plain bool       // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
+	repeats  atomic.Int64  // exchanges that were sent more than once
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
 
@@ -67,41 +65,18 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader")}
-	if len(c.Targets) == 0 {
-		errs = append(errs, errors.New("upstream has no targets"))
-	}
-	f := &Forwarder{Config: c, idle: make(chan struct{})}
-	for i, u := range c.Targets {
-		if err := CheckTarget(u); err != nil {
-			errs = append(errs, fmt.Errorf("target %d: %w", i, err))
-			continue
-		}
-		f.targets = append(f.targets, newTarget(u, &f.Config))
-	}
-	if err := errors.Join(errs...); err != nil {
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check()}
+	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{})}
+	s, err := f.newSet(c.Targets, nil)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
-	f.set = newSet(f.targets)
-	f.life, f.drain = context.WithCancel(context.Background())
-	f.kill, f.die = context.WithCancel(context.Background())
+	f.set.Store(s)
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
-	f.fast = f.isFast()
+	f.plain = f.isPlain()
 	return f, nil
 }
-
-// newSet returns the set of targets that LessBusy picks from.
-func newSet(targets []*Target) *balance.Set {
-	cs := make([]balance.Candidate, len(targets))
-	for i, t := range targets {
-		cs[i] = balance.Candidate{Node: t.node, Name: t.Name, Weight: 1}
-	}
-	return balance.NewSet(balance.LessBusy, cs)
-}
-
-// Targets returns the targets in the order of the Config.
-func (f *Forwarder) Targets() []*Target { return f.targets }
 
 // Drain refuses new exchanges, waits for those in flight and ends streams
 // politely. When ctx is done first it cancels what is left and returns ctx's
@@ -125,7 +100,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 
 // CloseIdle closes the kept connections that carry no exchange.
 func (f *Forwarder) CloseIdle() {
-	for _, t := range f.targets {
+	for _, t := range f.Targets() {
 		t.close()
 	}
 }
@@ -155,13 +130,8 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
 func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
-	if !f.Enter() {
-		x.Status = http.StatusServiceUnavailable
-		f.refuse(w, q, x, &Failure{Op: "pick", Side: SideDrain, Status: x.Status, Reason: "destination_unavailable", Err: ErrDraining})
-		return
-	}
-	defer f.Leave()
 	a := &fullExchange{f: f, w: w, q: q, x: x}
+	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
 		f.fail(a, fail)
 	}

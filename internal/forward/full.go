@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
-
-// maxAttempts bounds how many targets one exchange tries.
-const maxAttempts = 3
 
 // A fullExchange is one exchange on its way through the full lane: a try at one
 // target after the other until one answers.
@@ -25,15 +21,14 @@ type fullExchange struct {
 	q *http.Request
 	x *Exchange
 
-	flight    flight
-	res       http.Response // on the short way
-	body      *requestBody  // the client's body, nil without
-	target    *Target
-	done      context.CancelFunc // of a client that knows nothing of leases; nil without
-	tried     []int              // positions of targets
-	answering bool               // target is counted in
-	wrote     bool               // the response to the client has begun
-	status    int                // interim and final, for bounds
+	flight   flight
+	attempts Attempts
+	fast     bool               // the short way may do
+	res      http.Response      // on the short way
+	body     *requestBody       // the client's body, nil without
+	done     context.CancelFunc // of a client that knows nothing of leases; nil without
+	wrote    bool               // the response to the client has begun
+	interim  int                // interim responses relayed
 }
 
 // run carries the exchange out. A failure is returned once; after wrote it
@@ -42,8 +37,16 @@ func (a *fullExchange) run() *Failure {
 	if fail := a.admit(); fail != nil {
 		return fail
 	}
+	a.fast = a.attempts.Take(a.f)
+	if a.f.Pick != nil {
+		a.attempts.pick = a.pick
+	}
+	if fail := a.attempts.Begin(&a.x.Record); fail != nil {
+		return fail
+	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
+	fl.span = &a.attempts.Target.span
 	a.f.takeOff(fl)
 	defer a.end() // one, since several defers take the stack of a literal
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
@@ -58,7 +61,7 @@ func (a *fullExchange) run() *Failure {
 		return a.upgrade(res)
 	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2: // would promise a tunnel (RFC 8441, 5)
 		res.Body.Close()
-		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
+		return &Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade, got %d", res.StatusCode)}
 	}
 	return a.respond(res)
@@ -66,9 +69,6 @@ func (a *fullExchange) run() *Failure {
 
 // end undoes what run and reach have begun.
 func (a *fullExchange) end() {
-	if a.answering {
-		a.target.End()
-	}
 	if a.done != nil {
 		a.done()
 	}
@@ -125,49 +125,46 @@ func (a *fullExchange) refusal(status int, reason, why string) *Failure {
 // reach sends the request to targets until one answers. On success the
 // answering target is counted in, until end.
 func (a *fullExchange) reach() (*http.Response, *Failure) {
-	for n := 0; ; n++ {
-		t := a.pick()
-		if t == nil {
-			return nil, &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable,
-				Reason: "destination_unavailable", Err: errors.New("no target left")}
+	for {
+		a.flight.aim(a.attempts.Target)
+		res, err := a.try(a.attempts.Target)
+		o := a.outcome(res, err)
+		if !a.attempts.Again(o) {
+			return res, o.Failure
 		}
-		a.target = t
-		a.tried = append(a.tried, slices.Index(a.f.targets, t))
-		a.x.Target, a.x.Attempts = t.Name, n+1
-
-		t.Begin()
-		res, err := a.try(t)
 		if err == nil {
-			a.answering = true
-			return res, nil
-		}
-		t.End()
-		if !a.again(err, n) {
-			return nil, a.classify(err)
+			res.Body.Close()
 		}
 	}
 }
 
-// again reports whether the exchange may go to another target after its n-th
-// attempt failed with err: only when nothing was written and the client's
-// body is whole (RFC 9110, 9.2.2).
-func (a *fullExchange) again(err error, n int) bool {
+// outcome says how an attempt ended.
+func (a *fullExchange) outcome(res *http.Response, err error) Outcome {
+	o := Outcome{Wrote: true, Idempotent: idempotent(a.q.Method), Begun: a.interim > 0}
+	if err == nil {
+		o.Status = res.StatusCode
+		o.Whole = a.attempts.retries(o.Status) && a.rewind()
+		return o
+	}
+	o.Failure, o.Whole = a.classify(err), a.rewind()
 	var ae *AttemptError
-	if !errors.As(err, &ae) || a.q.Context().Err() != nil || n+1 >= min(maxAttempts, len(a.f.targets)) {
-		return false
+	if errors.As(err, &ae) {
+		o.Wrote = ae.Wrote
 	}
-	return !ae.Wrote && (a.body == nil || a.body.count.Load() == 0)
+	return o
 }
 
-func (a *fullExchange) pick() *Target {
-	if a.f.Pick != nil {
-		return a.f.Pick(a.q, a.eligible)
-	}
-	return a.f.LessBusy(a.tried, a.x.Start)
-}
+// rewind reports whether the request can be sent again.
+func (a *fullExchange) rewind() bool { return a.body == nil || a.body.rewind() }
 
-func (a *fullExchange) eligible(t *Target) bool {
-	return !slices.Contains(a.tried, slices.Index(a.f.targets, t))
+// pick asks the user's Pick. A panic in it is this request's failure.
+func (a *fullExchange) pick(eligible func(*Target) bool) (t *Target, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in Pick: %v", p)
+		}
+	}()
+	return a.f.Pick(a.q, eligible), nil
 }
 
 // try performs one attempt at t.
@@ -208,7 +205,7 @@ var errInterim = fmt.Errorf("more than %d interim responses", maxInterim)
 // informational relays a 1xx response. The header map is put back as the
 // outer handlers left it.
 func (a *fullExchange) informational(status int, h http.Header) error {
-	if a.status++; a.status > maxInterim {
+	if a.interim++; a.interim > maxInterim {
 		return errInterim
 	}
 	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
@@ -238,7 +235,7 @@ func (a *fullExchange) informational(status int, h http.Header) error {
 // classify turns an attempt's error into the exchange's failure: whose fault,
 // which status, which class for the client to read.
 func (a *fullExchange) classify(err error) *Failure {
-	f := &Failure{Op: "read", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
+	f := &Failure{Op: "read", Target: a.attempts.Target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
 		Reason: "connection_terminated", Err: err}
 	var ae *AttemptError
 	if errors.As(err, &ae) {

@@ -36,7 +36,8 @@ type Record struct {
 	FirstByte time.Duration
 	Duration  time.Duration
 
-	Err error
+	Err     error
+	Retried []error // *Failure
 }
 
 // Fail notes the first failure of the exchange; later ones are consequences.

@@ -6,14 +6,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -37,7 +33,7 @@ func (a *fullExchange) outgoing(ctx context.Context, t *Target) (*http.Request, 
 		out.Host = t.URL.Host
 	}
 	if a.body != nil && q.Method != http.MethodConnect {
-		out.Body = a.body
+		out.Body = a.body.reader()
 		out.Trailer = a.body.trailer
 	}
 	if a.f.Rewrite != nil {
@@ -177,100 +173,4 @@ func cleanQuery(raw string) string {
 		return v.Encode()
 	}
 	return raw
-}
-
-// A requestBody reads the client's body, notes whose fault an error was, and
-// hands the trailers on at its end.
-type requestBody struct {
-	q       *http.Request
-	flight  *flight
-	trailer http.Header // filled at EOF
-	count   atomic.Int64
-	err     atomic.Pointer[error]
-	whole   atomic.Bool // read to its end
-
-	mu   sync.Mutex // held while somebody reads
-	over bool       // the exchange has ended; guarded by mu
-}
-
-func newRequestBody(q *http.Request, fl *flight) *requestBody {
-	b := &requestBody{q: q, flight: fl}
-	if q.ContentLength < 0 {
-		b.trailer = make(http.Header, len(q.Trailer))
-		for k := range q.Trailer {
-			if !header.ForbiddenTrailer(k) {
-				b.trailer[k] = nil
-			}
-		}
-	}
-	return b
-}
-
-// Read implements io.Reader.
-func (b *requestBody) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
-		return 0, http.ErrBodyReadAfterClose
-	}
-	b.flight.touch() // a client that sends nothing is timed
-	n, err := b.q.Body.Read(p)
-	if !b.flight.begun.Load() {
-		b.flight.last.Store(0) // now the target has its own time
-	}
-	b.count.Add(int64(n))
-	switch {
-	case err == nil:
-	case errors.Is(err, io.EOF):
-		b.whole.Store(true)
-		for k, v := range b.q.Trailer {
-			if b.trailer != nil && !header.ForbiddenTrailer(k) {
-				b.trailer[k] = v
-			}
-		}
-	default:
-		switch { // net/http cancels the context after a read deadline too
-		case b.flight.why() == errIdle:
-			err = errIdle
-		case b.q.Context().Err() != nil:
-			err = errClientGone
-		}
-		b.err.CompareAndSwap(nil, &err)
-	}
-	return n, err
-}
-
-// Close leaves the client's body open: its server closes it, and a retry may
-// still need it.
-func (b *requestBody) Close() error { return nil }
-
-// detach ends all reading, since net/http reads on when the handler returns.
-// What the client still sends of an unread body gets a moment.
-func (b *requestBody) detach() {
-	if b.whole.Load() {
-		return
-	}
-	if !b.mu.TryLock() {
-		if b.flight.rc.SetReadDeadline(time.Unix(1, 0)) != nil {
-			return // not a server's: nobody reads on
-		}
-		b.mu.Lock()
-	}
-	b.over = true
-	b.mu.Unlock()
-	if b.q.ProtoMajor == 1 {
-		_ = b.flight.rc.SetReadDeadline(time.Now().Add(lingerTime))
-	}
-}
-
-// lingerTime is how long net/http may look for the end of a body that nobody
-// wanted.
-const lingerTime = 500 * time.Millisecond
-
-// failed returns the error that the client's side caused, or nil.
-func (b *requestBody) failed() error {
-	if p := b.err.Load(); p != nil && !errors.Is(*p, http.ErrBodyReadAfterClose) {
-		return *p
-	}
-	return nil
 }

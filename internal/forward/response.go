@@ -46,7 +46,7 @@ func (a *fullExchange) modify(res *http.Response) (fail *Failure) {
 }
 
 func (a *fullExchange) hookFailure(err error) *Failure {
-	return &Failure{Op: "read", Target: a.target.Name, Side: SideProxy, Status: http.StatusBadGateway,
+	return &Failure{Op: "read", Target: a.attempts.Target.Name, Side: SideProxy, Status: http.StatusBadGateway,
 		Reason: "proxy_internal_error", Err: err}
 }
 
@@ -139,7 +139,7 @@ func (a *fullExchange) copyFailure(err error) *Failure {
 // cut is the failure of a response that has begun.
 func (a *fullExchange) cut(side Side, status int, err error) *Failure {
 	a.x.Status = status
-	return &Failure{Op: "copy", Target: a.target.Name, Side: side, Status: status,
+	return &Failure{Op: "copy", Target: a.attempts.Target.Name, Side: side, Status: status,
 		Reason: "http_response_incomplete", Err: err}
 }
 

@@ -27,6 +27,9 @@ type Target struct {
 
 	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil when another one is used
 
+	Face any // what Config.Show made of it
+
+	span          // within the Forwarder's
 	base   string // put before the request's path, without a final slash
 	client doer   // for what speaks HTTP/1.1
 	h2     doer   // for requests that need HTTP/2, such as gRPC; nil without
@@ -81,25 +84,33 @@ func CheckTarget(u *url.URL) error {
 	return fmt.Errorf("%q: want the scheme http, https, h2c or unix", u)
 }
 
-func newTarget(u *url.URL, c *Config) *Target {
-	t := &Target{URL: u, Name: u.String(), node: new(balance.Node)}
+func (f *Forwarder) newTarget(e *Endpoint) *Target {
+	u, c := e.URL, &f.Config
+	t := &Target{URL: u, Name: u.String(), node: new(balance.Node), span: newSpan(&f.span)}
 	if u.Scheme != "unix" {
 		t.base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
 	if u.Scheme == "http" {
 		t.Name = u.Host
 	}
+	if e.Addr != "" {
+		t.Name += " (" + e.Addr + ")"
+	}
+	if c.Show != nil {
+		t.Face = c.Show(t)
+	}
+	dial := dialer(e, c)
 	switch {
 	case c.Transport != nil:
 		t.client = transport{c.Transport}
 	case u.Scheme == "h2c":
-		t.client = transport{newTransport(u, c, http2Only)}
+		t.client = transport{newTransport(dial, c, http2Only)}
 	default:
-		t.Pool = newPool(u, c)
+		t.Pool = newPool(u, dial, c)
 		t.client = newClient(t.Pool, c)
 	}
 	if u.Scheme == "https" && c.Transport == nil {
-		t.h2 = transport{newTransport(u, c, http2TLS)}
+		t.h2 = transport{newTransport(dial, c, http2TLS)}
 	}
 	return t
 }
@@ -107,12 +118,16 @@ func newTarget(u *url.URL, c *Config) *Target {
 // InFlight returns the number of attempts the target is serving.
 func (t *Target) InFlight() int64 { return t.node.InFlight() }
 
-// Begin counts an attempt in; End counts it out.
-func (t *Target) Begin() { t.node.Begin() }
+// retire lets what t has begun come to its end, and keeps no connection.
+func (t *Target) retire() {
+	t.drain()
+	if t.Pool != nil {
+		t.Pool.Retire()
+	}
+	t.close()
+}
 
-// End counts an attempt out.
-func (t *Target) End() { t.node.End() }
-
+// close closes the connections that carry no exchange.
 func (t *Target) close() {
 	t.client.CloseIdleConnections()
 	if t.h2 != nil {
@@ -121,9 +136,13 @@ func (t *Target) close() {
 }
 
 // address returns where to dial: network and address.
-func address(u *url.URL) (network, addr string) {
+func (e *Endpoint) address() (network, addr string) {
+	u := e.URL
 	if u.Scheme == "unix" {
 		return "unix", u.Path
+	}
+	if e.Addr != "" {
+		return "tcp", e.Addr
 	}
 	port := u.Port()
 	if port == "" {
@@ -135,11 +154,16 @@ func address(u *url.URL) (network, addr string) {
 	return "tcp", net.JoinHostPort(u.Hostname(), port)
 }
 
+// dialer returns what connects to e.
+func dialer(e *Endpoint, c *Config) func(context.Context) (net.Conn, error) {
+	network, addr := e.address()
+	d := &net.Dialer{Timeout: c.DialTimeout}
+	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) }
+}
+
 // newPool returns the pool of the built-in client for u.
-func newPool(u *url.URL, c *Config) *pool.Pool {
-	network, addr := address(u)
-	dialer := &net.Dialer{Timeout: c.DialTimeout}
-	p := &pool.Pool{Dial: func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, addr) }}
+func newPool(u *url.URL, dial func(context.Context) (net.Conn, error), c *Config) *pool.Pool {
+	p := &pool.Pool{Dial: dial}
 	if u.Scheme == "https" {
 		p.TLS = &tls.Config{}
 		if c.TLS != nil {
@@ -164,19 +188,15 @@ func http2TLS() *http.Protocols {
 	return &p
 }
 
-// newTransport returns an http.Transport that always connects to u, whatever
+// newTransport returns an http.Transport that always connects by dial, whatever
 // the request's host is.
-func newTransport(u *url.URL, c *Config, protocols func() *http.Protocols) *http.Transport {
-	network, addr := address(u)
-	dialer := &net.Dialer{Timeout: c.DialTimeout}
+func newTransport(dial func(context.Context) (net.Conn, error), c *Config, protocols func() *http.Protocols) *http.Transport {
 	var conf *tls.Config
 	if c.TLS != nil {
 		conf = c.TLS.Clone()
 	}
 	return &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, addr)
-		},
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		Protocols:              protocols(),
 		TLSClientConfig:        conf,
 		TLSHandshakeTimeout:    c.DialTimeout,

@@ -28,7 +28,7 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 		return a.classify(&AttemptError{Op: "read", Wrote: true, Err: errUnasked})
 	case !ok || granted != asked:
 		res.Body.Close()
-		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
+		return &Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: SideUpstream, Status: http.StatusBadGateway,
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade to %q, got %q", asked, granted)}
 	}
 	defer upstream.Close()
@@ -40,12 +40,12 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 
 	client, ahead, err := a.switchClient(res, asked)
 	if err != nil {
-		return &Failure{Op: "upgrade", Target: a.target.Name, Side: SideClient, Status: StatusClientClosed,
+		return &Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: SideClient, Status: StatusClientClosed,
 			Reason: "http_upgrade_failed", Err: err}
 	}
-	ctx, cancel := context.WithCancel(a.f.kill)
+	ctx, cancel := context.WithCancel(a.attempts.Target.kill)
 	defer cancel()
-	for _, life := range []context.Context{a.x.Lives[0], a.x.Lives[1], a.f.life} {
+	for _, life := range []context.Context{a.x.Lives[0], a.x.Lives[1], a.attempts.Target.life} {
 		if life != nil {
 			defer context.AfterFunc(life, cancel)()
 		}

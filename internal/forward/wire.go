@@ -2,7 +2,6 @@ package forward
 
 import (
 	"bytes"
-	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,22 +16,13 @@ import (
 //
 // Hot path: no locks, no allocation once the destination has room.
 
-// Fast reports whether exchanges can do without http.Request and
-// http.Response: no hook wants to see one, and every target is reached by the
-// built-in HTTP/1.1 client.
-func (f *Forwarder) Fast() bool { return f.fast }
-
-func (f *Forwarder) isFast() bool {
+// isPlain reports whether exchanges can do without http.Request and
+// http.Response: no hook wants to see one, and no edit touches what the proxy
+// itself writes.
+func (f *Forwarder) isPlain() bool {
 	c := &f.Config
-	if c.Transport != nil || c.Pick != nil || c.Rewrite != nil || c.ModifyResponse != nil || c.ErrorHandler != nil {
-		return false
-	}
-	for _, t := range f.targets {
-		if t.Pool == nil {
-			return false
-		}
-	}
-	return c.RequestHeader.plain() && c.ResponseHeader.plain()
+	return c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
+		c.RequestHeader.plain() && c.ResponseHeader.plain()
 }
 
 // plain reports whether the edit leaves alone what the proxy itself writes.
@@ -237,23 +227,6 @@ func nominated(res *h1.Response, name []byte) bool {
 	}
 	return false
 }
-
-// LessBusy picks a target at now for the first attempt of an exchange, or for
-// another one after those at the positions tried failed. Nil means that none
-// is left.
-func (f *Forwarder) LessBusy(tried []int, now time.Time) *Target {
-	i := f.set.Pick(now, 0, tried)
-	if i < 0 {
-		return nil
-	}
-	return f.targets[i]
-}
-
-// Killed reports whether what is in flight must end at once.
-func (f *Forwarder) Killed() bool { return f.kill.Err() != nil }
-
-// Life is done when the Forwarder drains.
-func (f *Forwarder) Life() context.Context { return f.life }
 
 // AppendReply appends the whole answer that Reply gives to a request of that
 // method. connection is as for AppendResponse; fields are further lines, each

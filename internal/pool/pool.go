@@ -56,11 +56,12 @@ type Pool struct {
 	IdleTimeout time.Duration // unused connections close after it; 0 means DefaultIdleTimeout, negative never
 	Lifetime    time.Duration // older connections are not kept, so that moved names are found again; 0 means DefaultLifetime, negative for ever
 
-	mu     sync.Mutex
-	idle   []*Conn // the one kept last at the end
-	timer  *time.Timer
-	armed  bool // timer will call sweep
-	closed bool
+	mu      sync.Mutex
+	idle    []*Conn // the one kept last at the end
+	timer   *time.Timer
+	armed   bool // timer will call sweep
+	retired bool // nothing is kept any more
+	closed  bool // nor opened
 }
 
 func (p *Pool) maxIdle() int               { return cmp.Or(p.MaxIdle, DefaultMaxIdle) }
@@ -126,7 +127,7 @@ func (p *Pool) CloseIdle() {
 // when their owners are done. Close may be called again.
 func (p *Pool) Close() {
 	p.mu.Lock()
-	p.closed = true
+	p.closed, p.retired = true, true
 	if p.timer != nil {
 		p.timer.Stop()
 	}
@@ -134,7 +135,16 @@ func (p *Pool) Close() {
 	p.CloseIdle()
 }
 
-// put keeps c, unless the pool is full or closed or c too old.
+// Retire closes the kept connections and keeps no more, but opens those that are
+// asked for. Retire may be called again.
+func (p *Pool) Retire() {
+	p.mu.Lock()
+	p.retired = true
+	p.mu.Unlock()
+	p.CloseIdle()
+}
+
+// put keeps c, unless the pool is full, retired or closed, or c too old.
 func (p *Pool) put(c *Conn) bool {
 	now := time.Now()
 	if life := p.lifetime(); life > 0 && now.Sub(c.born) >= life {
@@ -142,7 +152,7 @@ func (p *Pool) put(c *Conn) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle) >= p.maxIdle() {
+	if p.retired || len(p.idle) >= p.maxIdle() {
 		return false
 	}
 	c.since = now

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
@@ -15,25 +14,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// maxTargets bounds how many targets one exchange tries, maxInterim how many
-// 1xx responses it relays; both as in the full lane.
-const (
-	maxTargets = 3
-	maxInterim = 32
-)
+// maxInterim bounds how many 1xx responses an exchange relays, as in the full
+// lane.
+const maxInterim = 32
 
 // exchange forwards the request that head parsed and route routed.
 func (x *exchange) exchange() step {
-	f := x.hit.Upstream
 	x.begin()
-	next := end
-	if limited, what := x.limit(); limited {
-		next = what
-	} else if f.Enter() {
-		next = x.forward(f)
-	} else {
-		next = x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
-			Reason: "destination_unavailable", Err: forward.ErrDraining})
+	limited, next := x.limit()
+	if !limited {
+		next = x.forward(x.hit.Upstream)
 	}
 	x.finish()
 	x.takeBack() // not before: the record is made of what it overwrites
@@ -62,7 +52,7 @@ func (x *exchange) begin() {
 	x.start = time.Now()
 	x.fail, x.asked, x.sent, x.rude, x.fields = nil, false, false, false, x.fields[:0]
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
-	x.tried = x.tried[:0]
+	x.dial = 0
 	x.rec = forward.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.upload.reset(x)
@@ -83,57 +73,74 @@ func atMost(a, b time.Duration) time.Duration {
 }
 
 func (x *exchange) forward(f *forward.Forwarder) step {
-	defer f.Leave()
-	up := x.reach(f)
-	if up == nil {
-		return x.answer(x.fail)
+	defer x.attempts.End()
+	if fail := x.attempts.Begin(&x.rec); fail != nil {
+		return x.answer(fail)
 	}
-	defer x.target.End()
-	next := x.respond(f, up)
+	up, n, fail := x.reach(f)
+	if fail != nil {
+		return x.answer(fail)
+	}
+	next := x.respond(f, up, n)
 	x.c.unwatch()
 	return next
 }
 
-// reach sends the request to targets until one begins to answer; nil means
-// that x.fail says why none did. The answering target is counted in.
-func (x *exchange) reach(f *forward.Forwarder) *pool.Conn {
+// reach sends the request to targets until one answers, and returns the
+// connection with the length of the response's head.
+func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
 	for {
-		t := f.LessBusy(x.tried, x.start)
-		if t == nil {
-			x.fail = &forward.Failure{Op: "pick", Side: forward.SideUpstream, Status: http.StatusServiceUnavailable,
-				Reason: "destination_unavailable", Err: errNoTarget}
-			return nil
+		up, n, err := x.attempt(f)
+		o := x.outcome(f, up, err)
+		if !x.attempts.Again(o) {
+			return up, n, o.Failure
 		}
-		x.target = t
-		x.rec.Target = t.Name
-		x.rec.Attempts++
-		t.Begin()
-		up, err := x.ask(f, t)
-		if err == nil {
-			x.asked = true
-			return up
+		if up != nil {
+			up.Close()
 		}
-		t.End()
 		x.c.unwatch()
-		x.fail = x.classify(f, err)
-		var ae *forward.AttemptError
-		x.tried = append(x.tried, slices.Index(f.Targets(), t))
-		x.asked = errors.As(err, &ae) && ae.Wrote
-		if ae == nil || x.asked || x.fail.Side != forward.SideUpstream || len(x.tried) >= min(maxTargets, len(f.Targets())) {
-			return nil
-		}
+		x.upload.halt()
 	}
 }
 
-var errNoTarget = errors.New("no target left")
+// attempt asks the target and reads the head of its response.
+func (x *exchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
+	up, err := x.ask(f, x.attempts.Target)
+	if err != nil {
+		return nil, 0, err
+	}
+	x.asked = true
+	n, err := x.readHead(f, up)
+	if err != nil {
+		up.Close()
+		return nil, 0, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+	}
+	return up, n, nil
+}
+
+// outcome says how an attempt ended.
+func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
+	o := forward.Outcome{Wrote: true, Whole: x.upload.whole(), Idempotent: x.idempotent(), Begun: x.sent}
+	if err == nil {
+		o.Status = x.res.Status
+		return o
+	}
+	x.c.unwatch()
+	o.Failure = x.classify(f, err)
+	var ae *forward.AttemptError
+	if errors.As(err, &ae) {
+		o.Wrote = ae.Wrote
+	}
+	x.asked = x.asked || o.Wrote
+	return o
+}
 
 // ask sends the request to t and waits for the first bytes of the answer. A
 // kept connection that turns out dead is replaced, which is safe when nothing
-// was written, and for idempotent requests that are whole in x.out when
-// nothing was answered (RFC 9110, 9.2.2).
+// was written, and for idempotent requests that are whole when nothing was
+// answered (RFC 9110, 9.2.2).
 func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
-	x.out = f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received)
-	if err := x.upload.inline(); err != nil {
+	if err := x.render(f, t); err != nil {
 		return nil, err
 	}
 	for {
@@ -141,16 +148,21 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 		if up == nil {
 			break
 		}
-		err := x.send(f, up)
+		err := x.send(f, t, up)
 		if err == nil {
 			return up, nil
 		}
-		retry := !up.Wrote() || x.replayable() && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
+		retry := !up.Wrote() || x.upload.whole() && x.idempotent() && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
+		wrote := up.Wrote()
 		up.Close()
 		if !retry {
 			return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
 		}
-		if up.Wrote() {
+		if wrote {
+			x.upload.halt()
+			if err := x.render(f, t); err != nil {
+				return nil, err
+			}
 			break // the others are probably as dead: once more, on a fresh one
 		}
 	}
@@ -158,7 +170,7 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if err := x.send(f, up); err != nil {
+	if err := x.send(f, t, up); err != nil {
 		wrote := up.Wrote()
 		up.Close()
 		return nil, &forward.AttemptError{Op: "read", Wrote: wrote, Err: err}
@@ -176,7 +188,8 @@ func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, er
 		defer cancel()
 	}
 	up, err := t.Pool.Open(ctx)
-	x.rec.Dial += time.Since(start)
+	x.dial = time.Since(start)
+	x.rec.Dial += x.dial
 	if err == nil {
 		return up, nil
 	}
@@ -187,10 +200,16 @@ func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, er
 	return nil, &forward.AttemptError{Op: "dial", Err: err}
 }
 
-// send writes the request to up and waits for the first bytes of the answer.
-func (x *exchange) send(f *forward.Forwarder, up *pool.Conn) error {
-	x.c.watch(up.Lease(), x.hit.Life, f)
-	deadline := x.start.Add(x.rec.Dial + f.ResponseHeaderTimeout)
+// render makes x.out the request as it goes to t, with what of the body has come.
+func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
+	x.out = f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received)
+	return x.upload.inline()
+}
+
+// send writes x.out to up and waits for the first bytes of the answer.
+func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) error {
+	x.c.watch(up.Lease(), x.hit.Life, t)
+	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
 		deadline = time.Time{}
 	}
@@ -223,11 +242,8 @@ func (x *exchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 	}
 }
 
-// replayable reports whether the request may be sent a second time.
-func (x *exchange) replayable() bool {
-	if x.upload.pending {
-		return false
-	}
+// idempotent reports whether the request may be carried out twice.
+func (x *exchange) idempotent() bool {
 	switch string(x.req.Method) {
 	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
 		return true
@@ -237,7 +253,7 @@ func (x *exchange) replayable() bool {
 
 // classify turns an attempt's error into the exchange's failure.
 func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
-	fail := &forward.Failure{Op: "read", Target: x.target.Name, Side: forward.SideUpstream, Err: err}
+	fail := &forward.Failure{Op: "read", Target: x.attempts.Target.Name, Side: forward.SideUpstream, Err: err}
 	var ae *forward.AttemptError
 	if errors.As(err, &ae) {
 		fail.Op, fail.Err = ae.Op, ae.Err
@@ -250,7 +266,7 @@ func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
 		fail.Status, fail.Reason = uploadStatus(uploadErr), "http_request_error"
 	case x.c.left():
 		fail.Side, fail.Status, fail.Reason = forward.SideClient, forward.StatusClientClosed, "connection_terminated"
-	case f.Killed() || x.c.ended():
+	case x.attempts.Target.Killed() || x.c.ended():
 		fail.Side, fail.Status, fail.Reason = forward.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
 	case errors.As(fail.Err, &protocol), errors.Is(fail.Err, errProtocol):
 		fail.Status, fail.Reason = http.StatusBadGateway, "http_protocol_error"
@@ -350,12 +366,12 @@ func (x *exchange) reply(status int, reason string) {
 func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
 	up.Close()
 	x.upload.settle()
-	x.fail = &forward.Failure{Op: "copy", Target: x.target.Name, Side: side, Status: x.rec.Status,
+	x.fail = &forward.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
 		Reason: "http_response_incomplete", Err: err}
 	switch {
 	case side == forward.SideClient || x.c.left():
 		x.fail.Side, x.rec.Status = forward.SideClient, forward.StatusClientClosed
-	case x.hit.Upstream.Killed() || x.c.ended():
+	case x.attempts.Target.Killed() || x.c.ended():
 		x.fail.Side = forward.SideDrain
 	}
 	x.c.cut()

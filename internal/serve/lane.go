@@ -81,6 +81,7 @@ type exchange struct {
 
 	hit    Hit
 	start  time.Time
+	dial   time.Duration // of the attempt
 	rec    forward.Record
 	names  [4]name // of the record: method, host, path, query
 	fail   *forward.Failure
@@ -89,10 +90,10 @@ type exchange struct {
 	rude   bool   // the client's own fault: what it still sends is not read
 	fields []byte // of a reply of the proxy's own: further lines
 	last   bool   // the connection closes after the response
-	tried  []int  // positions of targets
-	target *forward.Target
-	upload upload
-	chunks h1.Chunks // of the response
+
+	attempts forward.Attempts
+	upload   upload
+	chunks   h1.Chunks // of the response
 }
 
 var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0, 4<<10)} }}
@@ -101,9 +102,9 @@ var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0
 const maxKeptOut = 64 << 10
 
 func (x *exchange) release() {
-	x.c, x.hit, x.target, x.fail = nil, Hit{}, nil, nil
+	x.c, x.hit, x.fail = nil, Hit{}, nil
 	x.rec = forward.Record{}
-	x.tried = x.tried[:0]
+	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
 	}
@@ -314,7 +315,7 @@ func (x *exchange) route() bool {
 		return false
 	}
 	x.hit, ok = x.c.s.Lane.Route(view(host), view(x.req.Path), x.c.state)
-	return ok && x.hit.Upstream.Fast()
+	return ok && x.attempts.Take(x.hit.Upstream)
 }
 
 // view is b as a string, valid as long as b is not changed.

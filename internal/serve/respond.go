@@ -14,14 +14,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// respond copies the answer that has begun to arrive on up to the client.
-func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn) step {
-	n, err := x.readHead(f, up)
-	if err != nil {
-		up.Close()
-		return x.answer(x.classify(f, &forward.AttemptError{Op: "read", Wrote: true, Err: err}))
-	}
-	x.rec.FirstByte = time.Since(x.start) - x.rec.Dial
+// respond copies the answer on up, whose head of n bytes has been read, to the
+// client.
+func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
+	x.rec.FirstByte = time.Since(x.attempts.Since)
 	x.rec.Status = x.res.Status
 	if x.upload.running && !x.upload.nearlySent() {
 		x.last = true // an early answer: the rest of the body is not for us to find the end of
@@ -97,6 +93,7 @@ func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the full lane's
 				x.out = f.AppendInterim(x.out[:0], &x.res)
+				x.sent = true
 				if _, err := x.c.stream().Write(x.out); err != nil {
 					x.c.gone.Store(true)
 					return 0, err

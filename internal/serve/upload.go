@@ -31,7 +31,8 @@ type upload struct {
 	state  error // of a chunked body in x.in: nil goes on, io.EOF is whole, else what is wrong
 	left   int64 // of a sized body: bytes that have not been read yet
 
-	fetched int // bytes of a sized body that fetch put into buf
+	fetched int  // bytes of a sized body at the beginning of buf, kept for another attempt
+	spent   bool // what was read of the body is not kept
 
 	up    *pool.Conn
 	lease pool.Lease
@@ -72,7 +73,7 @@ var errSlow = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate
 
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
-	u.x, u.took, u.pending, u.running, u.left, u.fetched = x, 0, false, false, 0, 0
+	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent = x, 0, false, false, 0, 0, false
 	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
 	u.stop.Store(false)
 	u.sent.Store(false)
@@ -144,8 +145,18 @@ func appendData(dst, data []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
+// keeps reports whether all of the body that is not in x.in fits buf.
+func (u *upload) keeps() bool {
+	return u.x.req.Framing() == h1.SizedBody && u.left+int64(u.fetched) <= maxInline
+}
+
+// whole reports whether the request can be sent again: what was read of its body
+// is kept.
+func (u *upload) whole() bool { return !u.spent }
+
 // start streams the rest of the body to up, which may take nothing for stall.
 func (u *upload) start(up *pool.Conn, stall time.Duration) {
+	u.spent = !u.keeps()
 	u.up, u.lease, u.running, u.stall = up, up.Lease(), true, stall
 	if u.buf == nil {
 		u.buf = uploadBuffers.Get().(*uploadBuffer)
@@ -181,15 +192,19 @@ type clientError struct{ error }
 func (u *upload) runSized() error {
 	start := time.Now()
 	for u.left > 0 {
-		n, err := u.read(u.buf.in[:min(int64(len(u.buf.in)), u.left)])
+		room := u.buf.in[u.fetched:]
+		n, err := u.read(room[:min(int64(len(room)), u.left)])
 		if err != nil {
 			return err
 		}
 		u.left -= int64(n)
+		if !u.spent {
+			u.fetched += n
+		}
 		if u.left == 0 {
 			u.sent.Store(true) // as good as: see nearlySent
 		}
-		if err := u.write(u.buf.in[:n]); err != nil {
+		if err := u.write(room[:n]); err != nil {
 			u.sent.Store(false)
 			return err
 		}
@@ -256,6 +271,9 @@ func (u *upload) read(p []byte) (int, error) {
 			u.total.Add(int64(n))
 		}
 		return n, nil
+	}
+	if u.stop.Load() {
+		return 0, errStopped
 	}
 	if err == io.EOF {
 		err = errLeft
@@ -326,6 +344,24 @@ func (u *upload) settle() bool {
 		return u.sent.Load()
 	}
 	return !u.pending && (u.state == nil || u.state == io.EOF)
+}
+
+// halt ends the goroutine of an attempt that failed, so that another one can
+// begin.
+func (u *upload) halt() {
+	if !u.running {
+		return
+	}
+	u.stop.Store(true)
+	u.lease.Abort()
+	u.x.c.interrupt()
+	<-u.done
+	u.x.c.readArmed = time.Time{}
+	_ = u.x.c.Conn.SetReadDeadline(time.Time{})
+	u.stop.Store(false)
+	u.sent.Store(false)
+	u.ended.Store(0)
+	u.pending, u.running = u.left > 0, false
 }
 
 // takeBack makes what was read behind the body the next request's beginning.

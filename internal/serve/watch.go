@@ -22,7 +22,7 @@ type watched struct {
 	lease   pool.Lease
 	since   time.Time
 	life    context.Context
-	f       *forward.Forwarder
+	target  *forward.Target
 	doomed  time.Time // when life was first seen to have ended
 
 	streaming atomic.Bool // the response has no known end
@@ -84,9 +84,9 @@ func (c *conn) wake() {
 }
 
 // watch lets the sweeper end an exchange that waits for its target.
-func (c *conn) watch(l pool.Lease, life context.Context, f *forward.Forwarder) {
+func (c *conn) watch(l pool.Lease, life context.Context, t *forward.Target) {
 	c.mu.Lock()
-	c.busy, c.lease, c.life, c.f = true, l, life, f
+	c.busy, c.lease, c.life, c.target = true, l, life, t
 	c.since, c.doomed = c.s.now(), time.Time{}
 	c.mu.Unlock()
 }
@@ -154,7 +154,7 @@ func (c *conn) inspect(now time.Time) {
 	switch {
 	case c.peekGone():
 		c.gone.Store(true)
-	case c.f.Killed() || c.expired(now):
+	case c.target.Killed() || c.expired(now):
 		c.over.Store(true)
 	default:
 		return
@@ -165,7 +165,7 @@ func (c *conn) inspect(now time.Time) {
 // expired reports whether a response without a known end has gone on for the
 // grace after its server or its route ended. c.mu is held.
 func (c *conn) expired(now time.Time) bool {
-	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && c.f.Life().Err() == nil {
+	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && c.target.Life().Err() == nil {
 		return false
 	}
 	if c.doomed.IsZero() {

@@ -1,0 +1,200 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Attempts leads an exchange from target to target until one answers. Both
+// lanes have one for each exchange: Take, then Begin, then an attempt at Target
+// as long as Again says so, then End.
+//
+// Hot path: without limits and checks, an exchange costs one pick and two
+// counters, and allocates nothing.
+type Attempts struct {
+	Target *Target   // whom the attempt that goes on, or went on last, is at
+	Since  time.Time // when it began
+
+	f     *Forwarder
+	set   *set
+	rec   *Record
+	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
+	tried []int                                              // positions of the targets asked
+
+	entered  bool // f counts the exchange
+	counted  bool // Target counts the attempt
+	repeated bool // f counts the exchange among those that were sent more than once
+}
+
+// A Retry says when an exchange that failed at one target goes to another one.
+// Those that nothing was written of always may.
+type Retry struct {
+	Attempts int           // targets that one exchange is sent to at most
+	Timeout  time.Duration // from the exchange's start: then no further attempt begins
+	Statuses []int         // answers that count as failures while another target is left
+	Budget   float64       // share of the exchanges in flight that may be sent a second time
+}
+
+func (r *Retry) check() error {
+	var errs []error
+	if r.Attempts < 1 || r.Attempts > maxAttempts {
+		errs = append(errs, fmt.Errorf("Retry.Attempts is %d: want 1 to %d", r.Attempts, maxAttempts))
+	}
+	for _, s := range r.Statuses {
+		if s < 400 || s > 599 {
+			errs = append(errs, fmt.Errorf("Retry.Statuses has %d: want 400 to 599", s))
+		}
+	}
+	if math.IsNaN(r.Budget) || r.Budget > 1 {
+		errs = append(errs, fmt.Errorf("Retry.Budget is %v: want a share up to 1", r.Budget))
+	}
+	return errors.Join(errs...)
+}
+
+// maxAttempts bounds what one client can cost.
+const maxAttempts = 10
+
+// freeRepeats may be in flight whatever the budget says: a share of few
+// exchanges is none.
+const freeRepeats = 3
+
+// An Outcome is how an attempt ended: with an answer, or with a failure.
+type Outcome struct {
+	Failure *Failure
+	Status  int // of the answer
+
+	Wrote      bool // something of the request may have reached the target
+	Whole      bool // the request can be sent again: nothing of it is lost
+	Idempotent bool // it may be carried out twice (RFC 9110, 9.2.2)
+	Begun      bool // something of the response has gone to the client
+}
+
+// Take chooses who the targets are for the exchange to come, and reports
+// whether all of them can be reached from the fast lane.
+func (a *Attempts) Take(f *Forwarder) (fast bool) {
+	a.Reset()
+	a.f, a.set = f, f.set.Load()
+	return f.plain && a.set.fast
+}
+
+// Reset forgets the last exchange, but keeps its memory.
+func (a *Attempts) Reset() {
+	*a = Attempts{tried: a.tried[:0]}
+}
+
+// Begin counts the exchange in, and begins its first attempt. rec is its record.
+func (a *Attempts) Begin(rec *Record) *Failure {
+	a.rec, a.Since = rec, rec.Start
+	if !a.f.Enter() {
+		return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
+			Err: ErrDraining}
+	}
+	a.entered = true
+	return a.next(rec.Start)
+}
+
+// next begins an attempt at the next target.
+func (a *Attempts) next(now time.Time) *Failure {
+	var i int
+	if a.pick != nil {
+		t, err := a.pick(a.eligible)
+		if err != nil {
+			return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
+		}
+		i = slices.Index(a.set.targets, t)
+	} else {
+		i = a.set.choice.Pick(now, 0, a.tried)
+	}
+	if i < 0 {
+		return &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
+			Err: errNoTarget}
+	}
+	a.tried = append(a.tried, i)
+	a.Target, a.Since = a.set.targets[i], now
+	a.rec.Target = a.Target.Name
+	a.rec.Attempts++
+	a.Target.node.Begin()
+	a.counted = true
+	return nil
+}
+
+var errNoTarget = errors.New("no target left")
+
+func (a *Attempts) eligible(t *Target) bool {
+	return !slices.Contains(a.tried, slices.Index(a.set.targets, t))
+}
+
+// Again notes how the attempt ended, and begins another one if there may be one:
+// then whatever the ended one still holds is to be thrown away. False means that
+// the outcome is the exchange's; a target that answered stays counted until End.
+func (a *Attempts) Again(o Outcome) bool {
+	if o.Failure == nil && !a.retries(o.Status) {
+		return false
+	}
+	ended, now := a.Target, time.Now()
+	if !a.may(&o, now) || a.next(now) != nil {
+		a.leave(o.Failure != nil)
+		return false
+	}
+	ended.node.End()
+	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
+	return true
+}
+
+// leave counts the attempt out if it is over.
+func (a *Attempts) leave(over bool) {
+	if over && a.counted {
+		a.counted = false
+		a.Target.node.End()
+	}
+}
+
+// failure is why the attempt at t is not the last one.
+func (o *Outcome) failure(t *Target) *Failure {
+	if o.Failure != nil {
+		return o.Failure
+	}
+	return &Failure{Op: "read", Target: t.Name, Side: SideUpstream, Status: o.Status, Err: fmt.Errorf("answered %d", o.Status)}
+}
+
+// retries reports whether an answer of that status counts as a failure.
+func (a *Attempts) retries(status int) bool {
+	return len(a.f.Retry.Statuses) > 0 && slices.Contains(a.f.Retry.Statuses, status)
+}
+
+// may reports whether another attempt is allowed after one with outcome o.
+func (a *Attempts) may(o *Outcome, now time.Time) bool {
+	r := &a.f.Retry
+	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != SideUpstream || o.Wrote && !o.Idempotent ||
+		len(a.tried) >= min(r.Attempts, len(a.set.targets)) || a.f.Killed() {
+		return false
+	}
+	if r.Timeout > 0 && now.Sub(a.rec.Start) >= r.Timeout {
+		return false
+	}
+	if o.Wrote && !a.repeated {
+		if n := a.f.repeats.Add(1); n > freeRepeats && r.Budget >= 0 && float64(n) > r.Budget*float64(a.f.inFlight.Load()&(draining-1)) {
+			a.f.repeats.Add(-1)
+			return false
+		}
+		a.repeated = true
+	}
+	return true
+}
+
+// End counts the exchange out. It may be called when Begin failed, and again.
+func (a *Attempts) End() {
+	a.leave(true)
+	if a.repeated {
+		a.repeated = false
+		a.f.repeats.Add(-1)
+	}
+	if a.entered {
+		a.entered = false
+		a.f.Leave()
+	}
+}
