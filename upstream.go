@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
@@ -24,9 +25,19 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put before the request's.
 	Targets []*url.URL
 
+	// Policy is how a target is chosen. The zero value is LessBusy.
+	Policy Policy
+
+	// Weights are the targets' shares, in the order of Targets; nil means the
+	// same for all. A target of weight 0 gets no requests.
+	Weights []int
+
+	// HashBy is what ConsistentHash places a request by.
+	HashBy HashKey
+
 	// Pick chooses the target of an attempt from those that are left; a nil
-	// result fails the exchange with 503. Nil means the less busy of two
-	// targets drawn at random.
+	// result fails the exchange with 503, a panic with 500. Nil leaves the
+	// choice to Policy.
 	Pick func(*http.Request, []*Target) *Target
 
 	// Transport replaces the built-in client, for tests or exotic protocols.
@@ -84,6 +95,30 @@ type Upstream struct {
 	once     sync.Once
 	compiled *forward.Forwarder
 	err      error
+}
+
+// A Policy is how an Upstream chooses among its targets, those left out that
+// are down, at their limit or tried already. A target of twice the weight gets
+// twice the requests, or with LessBusy and LeastInFlight twice as many at once.
+type Policy uint8
+
+// The policies.
+const (
+	LessBusy       Policy = iota // the less busy of two that are drawn at random
+	RoundRobin                   // one after the other
+	Random                       // one drawn at random
+	LeastInFlight                // the least busy of all
+	FirstAvailable               // the first in the order of Targets: the others are its spares
+	ConsistentHash               // the same for the same HashBy, none with more than 1.25 times its share in flight
+)
+
+// A HashKey says what of a request ConsistentHash places it by: one of the
+// fields, or the client's address. A request without the field or the cookie
+// is placed by the client's address too.
+type HashKey struct {
+	Header string // the first field of that name
+	Cookie string
+	URI    bool // path and query
 }
 
 // A Retry says when a request that failed at one target goes to another one:
@@ -212,6 +247,10 @@ func (u *Upstream) Drain(ctx context.Context) error {
 // compile turns the fields into a Forwarder, once.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
 	u.once.Do(func() {
+		if n := len(u.Weights); n > 0 && n != len(u.Targets) {
+			u.err = fmt.Errorf("hostproxy: Weights has %d values for %d Targets", n, len(u.Targets))
+			return
+		}
 		u.compiled, u.err = forward.New(u.config())
 		if u.err != nil {
 			u.err = fmt.Errorf("hostproxy: %w", u.err)
@@ -223,6 +262,8 @@ func (u *Upstream) compile() (*forward.Forwarder, error) {
 
 func (u *Upstream) config() forward.Config {
 	c := forward.Config{
+		Policy:                balance.Policy(u.Policy),
+		HashBy:                forward.HashKey(u.HashBy),
 		Retry:                 u.Retry.config(),
 		Transport:             u.Transport,
 		TLS:                   u.TLS,
@@ -237,8 +278,12 @@ func (u *Upstream) config() forward.Config {
 		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
 		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),
 	}
-	for _, t := range u.Targets {
-		c.Targets = append(c.Targets, forward.Endpoint{URL: t})
+	for i, t := range u.Targets {
+		e := forward.Endpoint{URL: t}
+		if i < len(u.Weights) {
+			e.Weight = u.Weights[i]
+		}
+		c.Targets = append(c.Targets, e)
 	}
 	if u.Upgrades == nil {
 		c.Upgrades = []string{"websocket"}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
 // Attempts leads an exchange from target to target until one answers. Both
@@ -18,6 +20,7 @@ import (
 type Attempts struct {
 	Target *Target   // whom the attempt that goes on, or went on last, is at
 	Since  time.Time // when it began
+	Key    uint64    // of the exchange, for the policies that want one; between Take and Begin
 
 	f     *Forwarder
 	set   *set
@@ -81,6 +84,9 @@ func (a *Attempts) Take(f *Forwarder) (fast bool) {
 	return f.plain && a.set.fast
 }
 
+// Keyed reports whether the exchange needs a Key.
+func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
+
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
 	*a = Attempts{tried: a.tried[:0]}
@@ -107,7 +113,7 @@ func (a *Attempts) next(now time.Time) *Failure {
 		}
 		i = slices.Index(a.set.targets, t)
 	} else {
-		i = a.set.choice.Pick(now, 0, a.tried)
+		i = a.set.choice.Pick(now, a.Key, a.tried)
 	}
 	if i < 0 {
 		return &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httputil"
 	"sync"
@@ -23,6 +24,7 @@ const Name = "hostproxy"
 type Config struct {
 	Targets        []Endpoint
 	Policy         balance.Policy
+	HashBy         HashKey
 	Retry          Retry
 	Transport      http.RoundTripper // replaces the built-in clients
 	TLS            *tls.Config
@@ -65,7 +67,10 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check()}
+	if c.Policy > balance.Hash {
+		errs = append(errs, fmt.Errorf("Policy %d is unknown", c.Policy))
+	}
 	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{})}
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {

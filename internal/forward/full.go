@@ -41,6 +41,9 @@ func (a *fullExchange) run() *Failure {
 	if a.f.Pick != nil {
 		a.attempts.pick = a.pick
 	}
+	if a.f.Keyed() {
+		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
+	}
 	if fail := a.attempts.Begin(&a.x.Record); fail != nil {
 		return fail
 	}

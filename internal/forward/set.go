@@ -86,7 +86,7 @@ func (s *set) candidates() []balance.Candidate {
 	}
 	cs := make([]balance.Candidate, len(s.targets))
 	for i, t := range s.targets {
-		cs[i] = balance.Candidate{Node: t.node, Name: t.Name, Weight: s.endpoints[i].Weight}
+		cs[i] = balance.Candidate{Node: t.node, Name: s.endpoints[i].key(), Weight: s.endpoints[i].Weight}
 		if same {
 			cs[i].Weight = 1
 		}

@@ -74,6 +74,9 @@ func atMost(a, b time.Duration) time.Duration {
 
 func (x *exchange) forward(f *forward.Forwarder) step {
 	defer x.attempts.End()
+	if f.Keyed() {
+		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
+	}
 	if fail := x.attempts.Begin(&x.rec); fail != nil {
 		return x.answer(fail)
 	}

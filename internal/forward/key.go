@@ -1,0 +1,97 @@
+package forward
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A HashKey says what of a request the Hash policy places it by: one of the
+// fields, or the client's address. A request without the field or the cookie
+// is placed by the client's address too.
+type HashKey struct {
+	Header string // the first field of that name
+	Cookie string
+	URI    bool // path and query
+}
+
+func (k *HashKey) check() error {
+	n := 0
+	for _, set := range []bool{k.Header != "", k.Cookie != "", k.URI} {
+		if set {
+			n++
+		}
+	}
+	switch {
+	case n > 1:
+		return errors.New("HashBy has more than one field set")
+	case k.Header != "" && !h1.ValidToken(k.Header):
+		return errors.New("HashBy.Header is no field name")
+	case k.Cookie != "" && !h1.ValidToken(k.Cookie):
+		return errors.New("HashBy.Cookie is no cookie name")
+	}
+	return nil
+}
+
+// keyOfClient places requests by who they are from.
+func keyOfClient(client netip.Addr) uint64 {
+	b := client.As16() // of an invalid address too
+	return balance.Key(b[:])
+}
+
+// KeyBytes is the key of req, which is from client, in the fast lane.
+func (f *Forwarder) KeyBytes(req *h1.Request, client netip.Addr) uint64 {
+	k := &f.HashBy
+	if k.URI {
+		return balance.Key(req.Target)
+	}
+	if k.Header != "" || k.Cookie != "" {
+		for i := range req.Fields {
+			if v := k.value(&req.Fields[i]); v != nil {
+				return balance.Key(v)
+			}
+		}
+	}
+	return keyOfClient(client)
+}
+
+// value returns what of a field is the key, or nil.
+func (k *HashKey) value(fd *h1.Field) []byte {
+	switch {
+	case k.Header != "" && equalFold(fd.Name, k.Header):
+		return fd.Value
+	case k.Cookie != "" && equalFold(fd.Name, "Cookie"):
+		v, _ := header.Cookie(fd.Value, k.Cookie)
+		return v
+	}
+	return nil
+}
+
+// keyOf is KeyBytes in the full lane.
+func (f *Forwarder) keyOf(q *http.Request, client netip.Addr) uint64 {
+	k := &f.HashBy
+	switch {
+	case k.URI:
+		uri := q.RequestURI
+		if !strings.HasPrefix(uri, "/") {
+			uri = q.URL.RequestURI()
+		}
+		return balance.KeyString(uri)
+	case k.Header != "":
+		if v := q.Header[http.CanonicalHeaderKey(k.Header)]; len(v) > 0 {
+			return balance.KeyString(v[0])
+		}
+	case k.Cookie != "":
+		for _, line := range q.Header["Cookie"] {
+			if v, ok := header.Cookie(line, k.Cookie); ok {
+				return balance.KeyString(v)
+			}
+		}
+	}
+	return keyOfClient(client)
+}
