@@ -214,6 +214,7 @@ type Exchange struct {
 
 	Target    string        // of the last attempt; "" if none was picked
 	Attempts  int           // targets that were sent the request
+	Queue     time.Duration // spent waiting for a target to be free
 	Dial      time.Duration // spent connecting; 0 on a kept connection
 	FirstByte time.Duration // from the attempt's start to the response's head
 	Duration  time.Duration // from Start to the end

@@ -25,6 +25,7 @@ type Attempts struct {
 	f     *Forwarder
 	set   *set
 	rec   *Record
+	party Party
 	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
 	tried []int                                              // positions of the targets asked
 
@@ -92,15 +93,21 @@ func (a *Attempts) Reset() {
 	*a = Attempts{tried: a.tried[:0]}
 }
 
-// Begin counts the exchange in, and begins its first attempt. rec is its record.
-func (a *Attempts) Begin(rec *Record) *Failure {
-	a.rec, a.Since = rec, rec.Start
+// Begin counts the exchange in, and begins its first attempt, after a wait if
+// there has to be one. rec is its record.
+func (a *Attempts) Begin(rec *Record, party Party) *Failure {
+	a.rec, a.party = rec, party
 	if !a.f.Enter() {
 		return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 			Err: ErrDraining}
 	}
 	a.entered = true
-	return a.next(rec.Start)
+	if a.f.held.Load() != nil {
+		if fail := a.pass(); fail != nil {
+			return fail
+		}
+	}
+	return a.next(rec.Start.Add(rec.Queue))
 }
 
 // next begins an attempt at the next target.

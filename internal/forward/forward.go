@@ -52,7 +52,8 @@ type Forwarder struct {
 	span
 	set   atomic.Pointer[set]
 	swap  sync.Mutex // serialises writers of set
-	plain bool       // no hook wants to see an http.Request or an http.Response
+	held  atomic.Pointer[hold]
+	plain bool // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
 	repeats  atomic.Int64  // exchanges that were sent more than once
@@ -148,8 +149,8 @@ var ErrDraining = errors.New("upstream is draining")
 // fail records the failure and answers it, or cuts the client off when the
 // response has begun.
 func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
-	a.x.Fail(fail)
 	if a.wrote {
+		a.x.Fail(fail)
 		panic(http.ErrAbortHandler)
 	}
 	a.closeAfter()
@@ -157,15 +158,24 @@ func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
 }
 
 func (f *Forwarder) refuse(w http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	x.Fail(fail)
 	w = Watch(w, x)
-	if f.ErrorHandler != nil {
+	if fail.Page == nil {
+		x.Fail(fail)
+	}
+	if f.ErrorHandler != nil && fail.Page == nil {
 		f.ErrorHandler(w, q, fail)
 		return
 	}
 	if fail.Status == StatusClientClosed {
 		x.Status = fail.Status
 		panic(http.ErrAbortHandler)
+	}
+	if fail.RetryAfter > 0 {
+		w.Header().Set("Retry-After", string(fail.appendRetryAfter(nil)))
+	}
+	if fail.Page != nil {
+		fail.Page.reply(w, q)
+		return
 	}
 	Reply(w, q, fail.Status, fail.Reason)
 }

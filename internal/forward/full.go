@@ -37,21 +37,14 @@ func (a *fullExchange) run() *Failure {
 	if fail := a.admit(); fail != nil {
 		return fail
 	}
-	a.fast = a.attempts.Take(a.f)
-	if a.f.Pick != nil {
-		a.attempts.pick = a.pick
-	}
-	if a.f.Keyed() {
-		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
-	}
-	if fail := a.attempts.Begin(&a.x.Record); fail != nil {
-		return fail
-	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
-	fl.span = &a.attempts.Target.span
+	fl.span = &a.f.span
 	a.f.takeOff(fl)
 	defer a.end() // one, since several defers take the stack of a literal
+	if fail := a.begin(); fail != nil {
+		return fail
+	}
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
 		a.openBody()
 	}
@@ -68,6 +61,25 @@ func (a *fullExchange) run() *Failure {
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade, got %d", res.StatusCode)}
 	}
 	return a.respond(res)
+}
+
+// begin begins the first attempt.
+func (a *fullExchange) begin() *Failure {
+	a.fast = a.attempts.Take(a.f)
+	if a.f.Pick != nil {
+		a.attempts.pick = a.pick
+	}
+	if a.f.Keyed() {
+		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
+	}
+	return a.attempts.Begin(&a.x.Record, a)
+}
+
+// Await implements Party.
+func (a *fullExchange) Await(wait func(gone <-chan struct{}) error) error {
+	ctx, cancel := a.flight.cancelable()
+	defer cancel()
+	return wait(ctx.Done())
 }
 
 // end undoes what run and reach have begun.

@@ -32,6 +32,7 @@ type Record struct {
 
 	Target    string
 	Attempts  int
+	Queue     time.Duration
 	Dial      time.Duration
 	FirstByte time.Duration
 	Duration  time.Duration
@@ -67,6 +68,9 @@ type Failure struct {
 	Status int
 	Reason string // the class shown to the client: never internals
 	Err    error
+
+	RetryAfter time.Duration // told to the client; 0 means nothing is
+	Page       *Page         // the answer, instead of a line with the reason: then nothing has failed
 }
 
 // Error returns the operation, the target and the cause.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // StatusClientClosed is the status in the record of an exchange whose client
@@ -18,17 +19,41 @@ const StatusClientClosed = 499
 func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	body := Line(status, reason)
 	h := w.Header()
-	for _, k := range []string{"Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"} {
-		h.Del(k)
-	}
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "no-store")
+	describe(h, plainText, len(body))
 	h.Set("Proxy-Status", ProxyStatus(reason))
 	w.WriteHeader(status)
 	if q.Method != http.MethodHead {
 		io.WriteString(w, body)
 	}
+}
+
+// reply answers q with p. Fields that the handlers around us set stay, except
+// those that describe a body.
+func (p *Page) reply(w http.ResponseWriter, q *http.Request) {
+	h := w.Header()
+	describe(h, p.ContentType, len(p.Body))
+	w.WriteHeader(p.Status)
+	if q.Method != http.MethodHead {
+		w.Write(p.Body)
+	}
+}
+
+// describe makes h that of a body of ours.
+func describe(h http.Header, contentType string, size int) {
+	for _, k := range []string{"Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"} {
+		h.Del(k)
+	}
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(size))
+	h.Set("Cache-Control", "no-store")
+}
+
+// plainText is the type of a Line.
+const plainText = "text/plain; charset=utf-8"
+
+// appendRetryAfter appends how many seconds the client is to wait.
+func (f *Failure) appendRetryAfter(dst []byte) []byte {
+	return strconv.AppendInt(dst, int64((f.RetryAfter+time.Second-1)/time.Second), 10)
 }
 
 // Line is the body of a reply.

@@ -228,26 +228,37 @@ func nominated(res *h1.Response, name []byte) bool {
 	return false
 }
 
-// AppendReply appends the whole answer that Reply gives to a request of that
-// method. connection is as for AppendResponse; fields are further lines, each
-// with its CRLF.
-func AppendReply(dst []byte, method string, status int, reason, connection string, fields []byte) []byte {
+// AppendReply appends the whole answer that the full lane gives to a request of
+// that method which failed with f. connection is as for AppendResponse; fields
+// are further lines, each with its CRLF. It returns the size of the body, too.
+func AppendReply(dst []byte, method string, f *Failure, connection string, fields []byte) (_ []byte, size int) {
+	status, contentType := f.Status, plainText
+	var body []byte
+	if f.Page != nil {
+		contentType, body = f.Page.ContentType, f.Page.Body
+	} else {
+		body = []byte(Line(status, f.Reason))
+	}
 	dst = h1.AppendStatusLine(dst, status, http.StatusText(status))
-	body := Line(status, reason)
 	dst = append(dst, "Cache-Control: no-store\r\n"...)
 	dst = h1.AppendContentLength(dst, int64(len(body)))
-	dst = append(dst, "Content-Type: text/plain; charset=utf-8\r\nDate: "...)
+	dst = h1.AppendField(dst, "Content-Type", contentType)
+	dst = append(dst, "Date: "...)
 	dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
-	dst = append(dst, "\r\nProxy-Status: "...)
-	dst = append(dst, ProxyStatus(reason)...)
 	dst = append(dst, "\r\n"...)
+	if f.Page == nil {
+		dst = h1.AppendField(dst, "Proxy-Status", ProxyStatus(f.Reason))
+	}
+	if f.RetryAfter > 0 {
+		dst = append(f.appendRetryAfter(append(dst, "Retry-After: "...)), "\r\n"...)
+	}
 	dst = append(dst, fields...)
 	if connection != "" {
 		dst = h1.AppendField(dst, "Connection", connection)
 	}
 	dst = append(dst, "\r\n"...)
 	if method == http.MethodHead {
-		return dst
+		return dst, 0
 	}
-	return append(dst, body...)
+	return append(dst, body...), len(body)
 }

@@ -44,7 +44,7 @@ func (x *exchange) limit() (limited bool, next step) {
 	x.fields = append(d.AppendRetryAfter(append(x.fields[:0], "Retry-After: "...)), "\r\nRateLimit: "...)
 	x.fields = append(lane.Limit.AppendRateLimit(x.fields, d), "\r\nRateLimit-Policy: "...)
 	x.fields = append(lane.Limit.AppendPolicy(x.fields), "\r\n"...)
-	return true, x.decline(http.StatusTooManyRequests, "http_request_denied")
+	return true, x.decline(&forward.Failure{Status: http.StatusTooManyRequests, Reason: "http_request_denied"})
 }
 
 // begin resets what the last exchange left.
@@ -77,7 +77,7 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
 	}
-	if fail := x.attempts.Begin(&x.rec); fail != nil {
+	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
 	}
 	up, n, fail := x.reach(f)
@@ -87,6 +87,14 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 	next := x.respond(f, up, n)
 	x.c.unwatch()
 	return next
+}
+
+// Await implements forward.Party: the sweeper sees the client leave.
+func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
+	gone := make(chan struct{})
+	x.c.wait(gone, x.hit.Life, x.hit.Upstream)
+	defer x.c.unwatch()
+	return wait(gone)
 }
 
 // reach sends the request to targets until one answers, and returns the
@@ -328,21 +336,24 @@ func (x *exchange) finish() {
 
 // answer sends the proxy's own reply for fail.
 func (x *exchange) answer(fail *forward.Failure) step {
-	x.fail = fail
+	if fail.Page == nil {
+		x.fail = fail
+	}
 	if fail.Side == forward.SideClient {
 		x.rude = true
 	}
-	return x.decline(fail.Status, fail.Reason)
+	return x.decline(fail)
 }
 
 // decline sends an answer of the proxy's own and says what becomes of the
 // connection: it closes when the request cannot be read to its end.
-func (x *exchange) decline(status int, reason string) step {
+func (x *exchange) decline(fail *forward.Failure) step {
+	status := fail.Status
 	x.rec.Status = status
 	x.rude = !x.upload.settle() || x.rude
 	x.last = x.last || x.rude
 	if status != forward.StatusClientClosed {
-		x.reply(status, reason)
+		x.reply(fail)
 	}
 	x.r += x.upload.took
 	switch {
@@ -356,12 +367,11 @@ func (x *exchange) decline(status int, reason string) step {
 
 // reply sends a whole answer of the proxy's own, with x.fields. After one that
 // is the last, the connection closes.
-func (x *exchange) reply(status int, reason string) {
-	x.out = forward.AppendReply(x.out[:0], view(x.req.Method), status, reason, x.connection(), x.fields)
+func (x *exchange) reply(fail *forward.Failure) {
+	var size int
+	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.connection(), x.fields)
 	_, _ = x.c.stream().Write(x.out)
-	if string(x.req.Method) != "HEAD" {
-		x.rec.ResponseBytes = int64(len(forward.Line(status, reason)))
-	}
+	x.rec.ResponseBytes = int64(size)
 }
 
 // abort ends an exchange whose response has begun: the client must see that it

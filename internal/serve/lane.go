@@ -284,7 +284,7 @@ func (x *exchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		x.last, x.fields = true, x.fields[:0]
-		x.reply(408, "http_request_error")
+		x.reply(&forward.Failure{Status: 408, Reason: "http_request_error"})
 	}
 	return end
 }
@@ -297,7 +297,7 @@ func (x *exchange) refuse(err error) step {
 		status = refusal.Status
 	}
 	x.last, x.fields = true, x.fields[:0]
-	x.reply(status, "http_request_error")
+	x.reply(&forward.Failure{Status: status, Reason: "http_request_error"})
 	if x.c.s.Lane.Always {
 		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
 			Peer: x.c.peer.Addr, Status: status,

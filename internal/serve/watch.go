@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -22,8 +21,9 @@ type watched struct {
 	lease   pool.Lease
 	since   time.Time
 	life    context.Context
-	target  *forward.Target
-	doomed  time.Time // when life was first seen to have ended
+	span    span
+	waiting chan<- struct{} // closed when the exchange becomes pointless; nil when it waits for lease
+	doomed  time.Time       // when life was first seen to have ended
 
 	streaming atomic.Bool // the response has no known end
 }
@@ -83,18 +83,33 @@ func (c *conn) wake() {
 	}
 }
 
+// A span is how long what an exchange is bound to lasts: a target, or its
+// upstream while there is none.
+type span interface {
+	Killed() bool
+	Life() context.Context
+}
+
 // watch lets the sweeper end an exchange that waits for its target.
-func (c *conn) watch(l pool.Lease, life context.Context, t *forward.Target) {
+func (c *conn) watch(l pool.Lease, life context.Context, s span) {
 	c.mu.Lock()
-	c.busy, c.lease, c.life, c.target = true, l, life, t
+	c.busy, c.lease, c.life, c.span = true, l, life, s
 	c.since, c.doomed = c.s.now(), time.Time{}
 	c.mu.Unlock()
 }
 
-// unwatch ends watch.
+// wait is watch for an exchange that waits on gone.
+func (c *conn) wait(gone chan<- struct{}, life context.Context, s span) {
+	c.watch(pool.Lease{}, life, s)
+	c.mu.Lock()
+	c.waiting = gone
+	c.mu.Unlock()
+}
+
+// unwatch ends watch and wait.
 func (c *conn) unwatch() {
 	c.mu.Lock()
-	c.busy = false
+	c.busy, c.waiting = false, nil
 	c.mu.Unlock()
 }
 
@@ -154,18 +169,22 @@ func (c *conn) inspect(now time.Time) {
 	switch {
 	case c.peekGone():
 		c.gone.Store(true)
-	case c.target.Killed() || c.expired(now):
+	case c.span.Killed() || c.expired(now):
 		c.over.Store(true)
 	default:
 		return
 	}
 	c.lease.Abort()
+	if c.waiting != nil {
+		close(c.waiting)
+		c.waiting = nil
+	}
 }
 
 // expired reports whether a response without a known end has gone on for the
 // grace after its server or its route ended. c.mu is held.
 func (c *conn) expired(now time.Time) bool {
-	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && c.target.Life().Err() == nil {
+	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && c.span.Life().Err() == nil {
 		return false
 	}
 	if c.doomed.IsZero() {

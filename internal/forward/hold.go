@@ -1,0 +1,130 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A Page is what clients are shown instead of a target's answer.
+type Page struct {
+	Status      int
+	ContentType string
+	Body        []byte
+	RetryAfter  time.Duration // 0 means that nothing is said of it
+}
+
+func (p *Page) check() error {
+	switch {
+	case p.Status < 200 || p.Status > 599 || p.Status == http.StatusNoContent || p.Status == http.StatusNotModified:
+		return fmt.Errorf("page with status %d", p.Status)
+	case !header.ValidValue(p.ContentType) || strings.TrimSpace(p.ContentType) != p.ContentType:
+		return fmt.Errorf("page with content type %q", p.ContentType)
+	}
+	return nil
+}
+
+// A hold keeps exchanges from the targets, for as long as it is the Forwarder's.
+type hold struct {
+	page *Page         // to answer with; nil means to wait
+	over chan struct{} // closed when waiting has come to its end
+	late time.Time     // when it has for those who wait longest
+}
+
+// Pause makes exchanges to come wait until Resume, for at most d; then they
+// fail with 503, as do those that come later.
+func (f *Forwarder) Pause(d time.Duration) {
+	f.holdBy(&hold{over: make(chan struct{}), late: time.Now().Add(d)})
+}
+
+// Answer makes p the answer to exchanges to come, until Resume. Those that
+// wait are answered with it too.
+func (f *Forwarder) Answer(p *Page) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	f.holdBy(&hold{page: p, over: make(chan struct{})})
+	return nil
+}
+
+// Resume ends Pause and Answer.
+func (f *Forwarder) Resume() { f.holdBy(nil) }
+
+func (f *Forwarder) holdBy(h *hold) {
+	if old := f.held.Swap(h); old != nil {
+		close(old.over)
+	}
+}
+
+// Why exchanges that waited did not reach a target.
+var (
+	errPaused = errors.New("paused for too long")
+	errGone   = errors.New("client left while it waited")
+	errPage   = errors.New("answered with a page")
+)
+
+// pass waits until nothing holds exchanges.
+func (a *Attempts) pass() *Failure {
+	for {
+		h := a.f.held.Load()
+		switch {
+		case h == nil:
+			return nil
+		case h.page != nil:
+			return &Failure{Op: "pick", Side: SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
+				RetryAfter: h.page.RetryAfter, Page: h.page, Err: errPage}
+		}
+		if err := a.await(h.wait); err != nil {
+			return a.unserved(err)
+		}
+	}
+}
+
+func (h *hold) wait(gone <-chan struct{}) error {
+	late := time.NewTimer(time.Until(h.late))
+	defer late.Stop()
+	select {
+	case <-h.over:
+		return nil
+	case <-late.C:
+		return errPaused
+	case <-gone:
+		return errGone
+	}
+}
+
+// A Party is the client's side of an exchange. It calls wait with a channel
+// that closes when the client has left or the exchange is to end at once, and
+// returns what wait returns.
+type Party interface {
+	Await(wait func(gone <-chan struct{}) error) error
+}
+
+// await waits on the party's terms, and notes for how long.
+func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
+	start := time.Now()
+	err := a.party.Await(wait)
+	a.rec.Queue += time.Since(start)
+	return err
+}
+
+// unserved is the failure of an exchange whose wait ended with err.
+func (a *Attempts) unserved(err error) *Failure {
+	f := &Failure{Op: "pick", Side: SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
+		RetryAfter: time.Second, Err: err}
+	switch {
+	case !errors.Is(err, errGone):
+		if errors.Is(err, errPaused) {
+			f.Reason = "destination_unavailable"
+		}
+	case a.f.Killed():
+		f.Side, f.Reason, f.Err = SideDrain, "destination_unavailable", errCut
+	default:
+		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
+	}
+	return f
+}
