@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -161,6 +162,9 @@ func (t *Target) String() string { return t.t.Name }
 // InFlight returns the number of exchanges the target is serving now.
 func (t *Target) InFlight() int64 { return t.t.InFlight() }
 
+// Streams returns how many of them are upgraded connections.
+func (t *Target) Streams() int64 { return t.t.Streams() }
+
 // To returns an Upstream of the given targets: host:port, http://…, https://…,
 // h2c://… or unix:/path. It panics on a bad target; NewUpstream is its twin
 // that returns an error.
@@ -233,6 +237,106 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 	f.Serve(w, q, x)
 }
 
+// All returns the targets as they are now. It is empty for an Upstream that
+// cannot be used.
+func (u *Upstream) All() iter.Seq[*Target] {
+	return func(yield func(*Target) bool) {
+		f, err := u.compile()
+		if err != nil {
+			return
+		}
+		for _, t := range f.Targets() {
+			if !yield(t.Face.(*Target)) {
+				return
+			}
+		}
+	}
+}
+
+// Replace makes ts the only targets: it waits until those that are new serve,
+// which is when they take a connection, sends new requests to ts alone, and
+// waits until the old ones are done; their upgraded connections close politely.
+// Targets that stay are left as they are. When ctx is done first, the error says
+// what was not reached: before the swap everything stays as it was, after it
+// what is left at the old targets is cut off.
+func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
+	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
+}
+
+// Add adds targets, and Remove removes some, from one request to the next.
+// Requests in flight at a removed target end normally; its upgraded connections
+// close politely.
+func (u *Upstream) Add(ts ...string) error {
+	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
+}
+
+// Remove is Add's counterpart. The last target cannot be removed.
+func (u *Upstream) Remove(ts ...string) error {
+	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
+}
+
+// change calls do with ts as endpoints.
+func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.Endpoint) error) error {
+	f, err := u.compile()
+	if err != nil {
+		return err
+	}
+	es := make([]forward.Endpoint, len(ts))
+	for i, s := range ts {
+		t, bad := parseTarget(s)
+		es[i].URL, err = t, errors.Join(err, bad)
+	}
+	if err != nil {
+		return err
+	}
+	if err := do(f, es); err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
+// Pause makes requests to come wait before they reach a target, until Resume
+// or for d after this call; then they fail with 503. What is in flight goes on.
+// A program restarts its only target without an error for anybody in this way.
+func (u *Upstream) Pause(d time.Duration) error {
+	f, err := u.compile()
+	if err == nil {
+		f.Pause(d)
+	}
+	return err
+}
+
+// Resume ends Pause and Maintain.
+func (u *Upstream) Resume() error {
+	f, err := u.compile()
+	if err == nil {
+		f.Resume()
+	}
+	return err
+}
+
+// Maintain answers requests to come, and those that Pause made wait, with p,
+// until Resume.
+func (u *Upstream) Maintain(p Page) error {
+	f, err := u.compile()
+	if err != nil {
+		return err
+	}
+	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
+	if err := f.Answer((*forward.Page)(&p)); err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
+// A Page is an answer of the proxy's own.
+type Page struct {
+	Status      int    // 0 means 503
+	ContentType string // "" means text/plain in UTF-8
+	Body        []byte
+	RetryAfter  time.Duration // 0 means that nothing is said of it
+}
+
 // Drain refuses new requests with 503, waits for those in flight, and closes
 // upgraded connections politely. When ctx is done first, it cancels what is
 // left and returns ctx's error.
@@ -262,6 +366,7 @@ func (u *Upstream) compile() (*forward.Forwarder, error) {
 
 func (u *Upstream) config() forward.Config {
 	c := forward.Config{
+		Show:                  func(t *forward.Target) any { return &Target{t} },
 		Policy:                balance.Policy(u.Policy),
 		HashBy:                forward.HashKey(u.HashBy),
 		Retry:                 u.Retry.config(),
@@ -289,7 +394,7 @@ func (u *Upstream) config() forward.Config {
 		c.Upgrades = []string{"websocket"}
 	}
 	if u.Pick != nil {
-		c.Pick, c.Show = u.pick, func(t *forward.Target) any { return &Target{t} }
+		c.Pick = u.pick
 	}
 	if u.ErrorHandler != nil {
 		c.ErrorHandler = func(w http.ResponseWriter, q *http.Request, f *forward.Failure) {

@@ -126,7 +126,7 @@ func (fl *flight) ending() bool {
 			return true
 		}
 	}
-	return fl.span.life.Err() != nil
+	return fl.span.Ending()
 }
 
 // abort ends what the flight waits for. fl.mu is held.

@@ -50,10 +50,10 @@ type Config struct {
 type Forwarder struct {
 	Config
 	span
-	set   atomic.Pointer[set]
-	swap  sync.Mutex // serialises writers of set
-	held  atomic.Pointer[hold]
-	plain bool // no hook wants to see an http.Request or an http.Response
+	set      atomic.Pointer[set]
+	changing chan struct{} // holds a token while somebody changes set
+	held     atomic.Pointer[hold]
+	plain    bool // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
 	repeats  atomic.Int64  // exchanges that were sent more than once
@@ -72,7 +72,7 @@ func New(c Config) (*Forwarder, error) {
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("Policy %d is unknown", c.Policy))
 	}
-	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{})}
+	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1)}
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err

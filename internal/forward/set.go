@@ -33,8 +33,8 @@ type set struct {
 func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 	known := make(map[string]*Target)
 	if old != nil {
-		for i, t := range old.targets {
-			known[old.endpoints[i].key()] = t
+		for _, t := range old.targets {
+			known[t.key] = t
 		}
 	}
 	s := &set{endpoints: es, fast: true}
@@ -86,7 +86,7 @@ func (s *set) candidates() []balance.Candidate {
 	}
 	cs := make([]balance.Candidate, len(s.targets))
 	for i, t := range s.targets {
-		cs[i] = balance.Candidate{Node: t.node, Name: s.endpoints[i].key(), Weight: s.endpoints[i].Weight}
+		cs[i] = balance.Candidate{Node: t.node, Name: t.key, Weight: s.endpoints[i].Weight}
 		if same {
 			cs[i].Weight = 1
 		}
@@ -98,60 +98,41 @@ func (s *set) candidates() []balance.Candidate {
 // changed.
 func (f *Forwarder) Targets() []*Target { return f.set.Load().targets }
 
-// Swap makes es the endpoints of exchanges to come. Targets that stay keep what
-// is known of them; those that go carry what they have begun to its end, but
-// their streams end politely. It returns those. When an endpoint is bad,
-// everything stays as it was and the error names it.
-func (f *Forwarder) Swap(es []Endpoint) (gone []*Target, err error) {
-	f.swap.Lock()
-	defer f.swap.Unlock()
-	old := f.set.Load()
-	s, err := f.newSet(es, old)
-	if err != nil {
-		return nil, err
-	}
-	f.set.Store(s)
-	stay := make(map[*Target]bool, len(s.targets))
-	for _, t := range s.targets {
-		stay[t] = true
-	}
-	for _, t := range old.targets {
-		if !stay[t] {
-			t.retire()
-			gone = append(gone, t)
-		}
-	}
-	return gone, nil
-}
-
 // A span is how long something carries exchanges: streams end politely when its
-// life is over, and everything else once it is killed.
+// life is over, and everything else once it is killed. It knows the one that it
+// lies within, and is not known by it: nothing is left of a target that went.
 type span struct {
-	life  context.Context
-	drain context.CancelFunc // ends life
-	kill  context.Context
-	die   context.CancelFunc // ends kill
+	within *span // nil for the outermost
+	life   context.Context
+	drain  context.CancelFunc // ends life
+	kill   context.Context
+	die    context.CancelFunc // ends kill
 }
 
-// newSpan returns a span within another one, or of its own if that is nil.
-func newSpan(within *span) (s span) {
-	life, kill := context.Background(), context.Background()
-	if within != nil {
-		life, kill = within.life, within.kill
-	}
-	s.life, s.drain = context.WithCancel(life)
-	s.kill, s.die = context.WithCancel(kill)
+func newSpan(within *span) span {
+	s := span{within: within}
+	s.life, s.drain = context.WithCancel(context.Background())
+	s.kill, s.die = context.WithCancel(context.Background())
 	return s
 }
 
-// Life is done when streams must end politely.
-func (s *span) Life() context.Context { return s.life }
+// Ending reports whether streams must end politely.
+func (s *span) Ending() bool { return s.life.Err() != nil || s.within != nil && s.within.Ending() }
 
 // Killed reports whether what is in flight must end at once.
-func (s *span) Killed() bool { return s.kill.Err() != nil }
+func (s *span) Killed() bool { return s.kill.Err() != nil || s.within != nil && s.within.Killed() }
 
-// end ends both, and what is bound to them.
-func (s *span) end() {
-	s.drain()
-	s.die()
+// bind calls end once the span or one around it ends, or is killed. The returned
+// function undoes it.
+func (s *span) bind(end func()) (unbind func()) {
+	life, kill := context.AfterFunc(s.life, end), context.AfterFunc(s.kill, end)
+	outer := func() {}
+	if s.within != nil {
+		outer = s.within.bind(end)
+	}
+	return func() {
+		life()
+		kill()
+		outer()
+	}
 }

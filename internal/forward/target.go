@@ -29,11 +29,15 @@ type Target struct {
 
 	Face any // what Config.Show made of it
 
-	span          // within the Forwarder's
-	base   string // put before the request's path, without a final slash
-	client doer   // for what speaks HTTP/1.1
-	h2     doer   // for requests that need HTTP/2, such as gRPC; nil without
+	span                               // within the Forwarder's
+	key    string                      // of its endpoint
+	probe  func(context.Context) error // whether it serves
+	base   string                      // put before the request's path, without a final slash
+	client doer                        // for what speaks HTTP/1.1
+	h2     doer                        // for requests that need HTTP/2, such as gRPC; nil without
 	node   *balance.Node
+
+	streams atomic.Int64 // upgraded connections
 }
 
 // A doer performs one attempt: it sends req and returns the response, whose
@@ -86,7 +90,7 @@ func CheckTarget(u *url.URL) error {
 
 func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	u, c := e.URL, &f.Config
-	t := &Target{URL: u, Name: u.String(), node: new(balance.Node), span: newSpan(&f.span)}
+	t := &Target{URL: u, Name: u.String(), key: e.key(), node: new(balance.Node), span: newSpan(&f.span)}
 	if u.Scheme != "unix" {
 		t.base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
@@ -100,6 +104,13 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 		t.Face = c.Show(t)
 	}
 	dial := dialer(e, c)
+	t.probe = func(ctx context.Context) error {
+		nc, err := dial(ctx)
+		if err != nil {
+			return err
+		}
+		return nc.Close()
+	}
 	switch {
 	case c.Transport != nil:
 		t.client = transport{c.Transport}
@@ -117,6 +128,9 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 
 // InFlight returns the number of attempts the target is serving.
 func (t *Target) InFlight() int64 { return t.node.InFlight() }
+
+// Streams returns how many of them are upgraded connections.
+func (t *Target) Streams() int64 { return t.streams.Load() }
 
 // retire lets what t has begun come to its end, and keeps no connection.
 func (t *Target) retire() {

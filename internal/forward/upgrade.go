@@ -43,13 +43,16 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 		return &Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: SideClient, Status: StatusClientClosed,
 			Reason: "http_upgrade_failed", Err: err}
 	}
-	ctx, cancel := context.WithCancel(a.attempts.Target.kill)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	for _, life := range []context.Context{a.x.Lives[0], a.x.Lives[1], a.attempts.Target.life} {
+	defer a.attempts.Target.bind(cancel)()
+	for _, life := range a.x.Lives {
 		if life != nil {
 			defer context.AfterFunc(life, cancel)()
 		}
 	}
+	a.attempts.Target.streams.Add(1)
+	defer a.attempts.Target.streams.Add(-1)
 	a.flight.last.Store(0) // the tunnel has an idle limit of its own
 	t := tunnel.Tunnel{Client: tunnel.Side{Conn: client, Buffered: ahead}, Upstream: tunnel.Side{Conn: upstream},
 		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}

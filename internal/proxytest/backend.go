@@ -34,7 +34,12 @@ type BackendConn struct {
 // connection when script returns.
 func NewBackend(t testing.TB, script func(*BackendConn)) *Backend {
 	t.Helper()
-	b := &Backend{t: t, ln: Listen(t), script: script, done: make(chan struct{}), arrived: make(chan struct{})}
+	return NewBackendOn(t, Listen(t), script)
+}
+
+// NewBackendOn is NewBackend on a listener that is there already.
+func NewBackendOn(t testing.TB, ln net.Listener, script func(*BackendConn)) *Backend {
+	b := &Backend{t: t, ln: ln, script: script, done: make(chan struct{}), arrived: make(chan struct{})}
 	b.wg.Go(b.accept)
 	t.Cleanup(b.close)
 	return b

@@ -87,7 +87,7 @@ func (c *conn) wake() {
 // upstream while there is none.
 type span interface {
 	Killed() bool
-	Life() context.Context
+	Ending() bool
 }
 
 // watch lets the sweeper end an exchange that waits for its target.
@@ -184,7 +184,7 @@ func (c *conn) inspect(now time.Time) {
 // expired reports whether a response without a known end has gone on for the
 // grace after its server or its route ended. c.mu is held.
 func (c *conn) expired(now time.Time) bool {
-	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && c.span.Life().Err() == nil {
+	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && !c.span.Ending() {
 		return false
 	}
 	if c.doomed.IsZero() {

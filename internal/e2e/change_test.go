@@ -1,0 +1,270 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// says answers every request with its name.
+func says(name string) func(*proxytest.BackendConn) {
+	return func(c *proxytest.BackendConn) {
+		for {
+			if q, err := c.ReadRequest(); err != nil || q == nil {
+				return
+			}
+			_ = c.Send("HTTP/1.1 200 OK\r\n" + sized(name))
+		}
+	}
+}
+
+// keeping returns an upstream for inLanes, and what it returned last.
+func keeping(targets ...string) (build func() *hostproxy.Upstream, last func() *hostproxy.Upstream) {
+	var u *hostproxy.Upstream
+	return func() *hostproxy.Upstream { u = hostproxy.To(targets...); return u }, func() *hostproxy.Upstream { return u }
+}
+
+func TestTargetsComeAndGoAtRunTime(t *testing.T) {
+	a, b := proxytest.NewBackend(t, says("a")).Addr(), proxytest.NewBackend(t, says("b")).Addr()
+	build, last := keeping(a)
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, _ <-chan hostproxy.Exchange) {
+		u := last()
+		names := func() (all []string) {
+			for t := range u.All() {
+				all = append(all, t.String())
+			}
+			return all
+		}
+		get := func() string { return string(c.Do(request("GET /", "\r\n")).Content) }
+		assert.Equal(t, "a", get())
+
+		require.NoError(t, u.Add(b))
+		assert.Equal(t, []string{a, b}, names())
+		proxytest.Eventually(t, "the new target", func() bool { return get() == "b" })
+
+		require.NoError(t, u.Remove(a))
+		for range 20 {
+			assert.Equal(t, "b", get())
+		}
+		require.NoError(t, u.Replace(t.Context(), a))
+		assert.Equal(t, []string{a}, names())
+		assert.Equal(t, "a", get())
+
+		for change, want := range map[string]error{
+			"last target removed":   u.Remove(a),
+			"unknown one removed":   u.Remove(b),
+			"the same added twice":  u.Add(a),
+			"no target at all":      u.Replace(t.Context()),
+			"one that is no target": u.Add("nonsense"),
+		} {
+			assert.ErrorContains(t, want, "hostproxy: ", change)
+		}
+		assert.Equal(t, []string{a}, names(), "and everything stays as it was")
+		assert.Equal(t, "a", get())
+	})
+}
+
+// A target is replaced as in a rolling deploy: nothing fails, whatever is in flight.
+func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
+	held := make(chan struct{})
+	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil && c.Wait(held) {
+			_ = c.Send("HTTP/1.1 200 OK\r\n" + sized("old"))
+		}
+	})
+	next := proxytest.Refused(t) // for now
+	u := hostproxy.To(old.Addr())
+	r := new(hostproxy.Router)
+	r.Handle("a.test", u)
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	slow := proxytest.Dial(t, s.Plain)
+	slow.Send(request("GET /", "\r\n"))
+	old.WaitRequests(1)
+
+	replaced := make(chan error, 1)
+	go func() { replaced <- u.Replace(t.Context(), next) }()
+	fast := proxytest.Dial(t, s.Plain)
+	fast.Send(request("GET /", "\r\n"))
+	old.WaitRequests(2) // the new one does not serve yet
+	ln, err := net.Listen("tcp", next)
+	require.NoError(t, err)
+	proxytest.NewBackendOn(t, ln, says("new"))
+	proxytest.Eventually(t, "the swap", func() bool {
+		return slices.Collect(u.All())[0].String() == next
+	})
+	assert.Equal(t, "new", string(proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).Content))
+	select {
+	case err := <-replaced:
+		t.Errorf("the old target is still at work, but Replace returned %v", err)
+	default:
+	}
+	close(held)
+	assert.Equal(t, "old", string(slow.Response("GET").Content))
+	assert.Equal(t, "old", string(fast.Response("GET").Content))
+	assert.NoError(t, <-replaced)
+}
+
+func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
+	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Wait(nil)
+		}
+	})
+	build, last := keeping(quiet.Addr())
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		u := last()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		dead := proxytest.Refused(t)
+		err := u.Replace(ctx, dead)
+		assert.ErrorContains(t, err, "target "+dead+" does not serve")
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, quiet.Addr(), slices.Collect(u.All())[0].String())
+
+		conns := quiet.Conns()
+		c.Send(request("GET /", "\r\n"))
+		quiet.WaitConns(conns + 1)
+		ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		err = u.Replace(ctx, proxytest.NewBackend(t, good).Addr())
+		assert.ErrorContains(t, err, "cut off 1 exchanges, of which 0 streams")
+		assert.Equal(t, 503, c.Response("GET").StatusCode)
+		var e *hostproxy.Error
+		require.ErrorAs(t, (<-records).Err, &e)
+		assert.Equal(t, hostproxy.SideDrain, e.Side)
+	})
+}
+
+func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
+	b := proxytest.NewBackend(t, good)
+	build, last := keeping(b.Addr())
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		u, before := last(), len(b.Requests())
+		require.NoError(t, u.Pause(time.Minute))
+		c.Send(request("POST /", sized("hello")))
+		time.AfterFunc(30*time.Millisecond, func() { _ = u.Resume() })
+		assert.Equal(t, "good 5", string(c.Response("POST").Content))
+		x := <-records
+		assert.GreaterOrEqual(t, x.Queue, 20*time.Millisecond)
+		assert.Len(t, b.Requests(), before+1)
+
+		require.NoError(t, u.Pause(20*time.Millisecond))
+		a := c.Do(request("GET /", "\r\n"))
+		assert.Equal(t, 503, a.StatusCode)
+		assert.Equal(t, []string{"1"}, a.Header["Retry-After"])
+		assert.ErrorContains(t, (<-records).Err, "paused for too long")
+
+		require.NoError(t, u.Pause(time.Minute))
+		c.Send(request("GET /", "\r\n"))
+		c.Close()
+		x = <-records
+		assert.Equal(t, 499, x.Status)
+		assert.ErrorContains(t, x.Err, "client left")
+		require.NoError(t, u.Resume())
+		assert.Len(t, b.Requests(), before+1, "none of them reached the target")
+	})
+}
+
+func TestAMaintainedUpstreamAnswersWithItsPage(t *testing.T) {
+	b := proxytest.NewBackend(t, good)
+	build, last := keeping(b.Addr())
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		u, before := last(), len(b.Requests())
+		require.NoError(t, u.Pause(time.Minute))
+		c.Send(request("GET /", "\r\n"))
+		page := hostproxy.Page{ContentType: "text/html", Body: []byte("<h1>back soon</h1>"), RetryAfter: 90 * time.Second}
+		require.NoError(t, u.Maintain(page))
+		for i := range 2 {
+			if i > 0 {
+				c.Send(request("GET /", "\r\n"))
+			}
+			a := c.Response("GET")
+			assert.Equal(t, 503, a.StatusCode)
+			assert.Equal(t, string(page.Body), string(a.Content))
+			assert.Equal(t, []string{"text/html"}, a.Header["Content-Type"])
+			assert.Equal(t, []string{"90"}, a.Header["Retry-After"])
+			x := <-records
+			assert.Equal(t, 503, x.Status)
+			assert.NoError(t, x.Err)
+			assert.EqualValues(t, len(page.Body), x.ResponseBytes)
+		}
+		a := c.Do(request("HEAD /", "\r\n"))
+		assert.Equal(t, []string{fmt.Sprint(len(page.Body))}, a.Header["Content-Length"])
+
+		assert.ErrorContains(t, u.Maintain(hostproxy.Page{Status: 304}), "status 304")
+		assert.ErrorContains(t, u.Maintain(hostproxy.Page{ContentType: "a\r\nX: 1"}), "content type")
+		require.NoError(t, u.Resume())
+		assert.Equal(t, "good 0", string(c.Do(request("GET /", "\r\n")).Content))
+		assert.Len(t, b.Requests(), before+1)
+	})
+}
+
+// What is changed from many sides while requests go on fails none of them.
+func TestChangesUnderLoadFailNothing(t *testing.T) {
+	a, b := proxytest.NewBackend(t, says("a")).Addr(), proxytest.NewBackend(t, says("b")).Addr()
+	u := hostproxy.To(a)
+	r := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) {
+		if x.Err != nil {
+			t.Error(x.Err)
+		}
+	}}
+	r.Handle("a.test", u)
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	stop, done := make(chan struct{}), make(chan int, 8)
+	for range cap(done) {
+		go func() {
+			n := 0
+			defer func() { done <- n }()
+			c := &http.Client{Transport: &http.Transport{}}
+			defer c.CloseIdleConnections()
+			for ; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				q, _ := http.NewRequest("POST", "http://"+s.Plain+"/", strings.NewReader("hello"))
+				q.Host = "a.test"
+				res, err := c.Do(q)
+				if !assert.NoError(t, err) {
+					return
+				}
+				res.Body.Close()
+				if !assert.Equal(t, 200, res.StatusCode) {
+					return
+				}
+			}
+		}()
+	}
+	for i := range 40 {
+		switch i % 4 {
+		case 0:
+			assert.NoError(t, u.Replace(t.Context(), b))
+		case 1:
+			assert.NoError(t, u.Add(a))
+		case 2:
+			assert.NoError(t, u.Remove(b))
+		default:
+			assert.NoError(t, u.Pause(time.Minute))
+			assert.NoError(t, u.Resume())
+		}
+	}
+	close(stop)
+	for range cap(done) {
+		assert.Positive(t, <-done)
+	}
+	for target := range u.All() {
+		proxytest.Eventually(t, "rest", func() bool { return target.InFlight() == 0 })
+	}
+}
