@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
@@ -59,7 +60,7 @@ type Router struct {
 	certs keeper
 
 	limitOnce sync.Once
-	limiter   *limit.Limiter // nil means no bound
+	limit     *limit.Rule // nil means no bound
 	limitErr  error
 
 	mu    sync.Mutex                           // serialises writers
@@ -68,27 +69,57 @@ type Router struct {
 
 // A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
 // an IPv6 address, behind TrustedProxies. A request without a token is answered
-// with 429, Retry-After, RateLimit and RateLimit-Policy, whatever its route.
-// Memory is bounded whoever asks.
+// with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
+// whoever asks.
 type RateLimit struct {
 	Rate  float64 // requests per second; required, may be a fraction
 	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
+
+	// Limiter decides in place of the buckets; nil leaves it to them.
+	Limiter Limiter
 }
 
-func (l *RateLimit) config() limit.Config { return limit.Config{Rate: l.Rate, Burst: l.Burst} }
+// A Limiter decides whether a client may make one more request, for instance by
+// buckets that several machines share. Allow is called concurrently. A client
+// for whom it returns an error, panics or takes longer than a second is let
+// through, and a warning is logged.
+type Limiter interface {
+	Allow(ctx context.Context, client netip.Addr) (Quota, error)
+}
 
-// limits returns the limiter of r.RateLimit, nil without one.
-func (r *Router) limits() (*limit.Limiter, error) {
+// A Quota is what a client may still ask.
+type Quota struct {
+	OK        bool          // this request may be served
+	Remaining int           // requests that would be served at once after it
+	Retry     time.Duration // until there is one more
+	Reset     time.Duration // until there are all
+}
+
+// rule returns the rule of l, nil without one. logger is asked when it is needed.
+func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
+	if l == nil {
+		return nil, nil
+	}
+	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
+	if l.Limiter == nil {
+		return limit.NewRule(c)
+	}
+	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
+		q, err := l.Limiter.Allow(ctx, client)
+		return limit.Decision(q), err
+	}
+	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
+}
+
+// limits returns the rule of r.RateLimit, nil without one.
+func (r *Router) limits() (*limit.Rule, error) {
 	r.limitOnce.Do(func() {
-		if r.RateLimit == nil {
-			return
-		}
-		if r.limiter, r.limitErr = limit.New(r.RateLimit.config()); r.limitErr != nil {
+		if r.limit, r.limitErr = r.RateLimit.rule(r.logger); r.limitErr != nil {
 			r.limitErr = fmt.Errorf("hostproxy: RateLimit: %w", r.limitErr)
 			r.logger().Error("no requests are served", "cause", r.limitErr)
 		}
 	})
-	return r.limiter, r.limitErr
+	return r.limit, r.limitErr
 }
 
 // A route is what the table holds for a pattern.
@@ -254,7 +285,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
-	if refusal := r.admit(w, x); refusal != nil {
+	if refusal := r.admit(x); refusal != nil {
 		refusal.ServeHTTP(forward.Watch(w, x), q)
 		return
 	}
@@ -274,23 +305,15 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 }
 
 // admit returns the handler that refuses a client who has asked enough, or nil.
-func (r *Router) admit(w http.ResponseWriter, x *forward.Exchange) http.Handler {
-	l, err := r.limits()
+func (r *Router) admit(x *forward.Exchange) http.Handler {
+	rule, err := r.limits()
 	switch {
 	case err != nil:
 		return forward.Refuse(http.StatusInternalServerError, "proxy_internal_error")
-	case l == nil:
+	case rule == nil:
 		return nil
 	}
-	d := l.Allow(x.Client, x.Start)
-	if d.OK {
-		return nil
-	}
-	h, c := w.Header(), r.RateLimit.config()
-	h.Set("Retry-After", string(d.AppendRetryAfter(nil)))
-	h.Set("RateLimit", string(c.AppendRateLimit(nil, d)))
-	h.Set("RateLimit-Policy", string(c.AppendPolicy(nil)))
-	return forward.Refuse(http.StatusTooManyRequests, "http_request_denied")
+	return x.Limited(rule)
 }
 
 // end closes the record and shows it.
@@ -316,8 +339,7 @@ func (r *Router) observe(x *forward.Record) {
 func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	if r.RateLimit != nil {
-		lane.Limiter, _ = r.limits()
-		lane.Limit = r.RateLimit.config()
+		lane.Limit, _ = r.limits()
 	}
 	return lane
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -76,6 +78,18 @@ type Upstream struct {
 	// Upgrades are the protocols that an Upgrade request may ask for, in lower
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
+
+	// Allow and Deny are the clients that are served: those of Allow, or all
+	// if it is empty, but those of Deny. Others are answered with 403.
+	Allow, Deny []netip.Prefix
+
+	// RateLimit bounds the requests of each client to this upstream, whatever
+	// the Router's own RateLimit says. Nil means no bound.
+	RateLimit *RateLimit
+
+	// MaxRequestBody bounds the body of a request, in bytes; more is answered
+	// with 413. Zero means no bound.
+	MaxRequestBody int64
 
 	// Retry says when a request that failed at one target goes to another.
 	Retry Retry
@@ -351,17 +365,32 @@ func (u *Upstream) Drain(ctx context.Context) error {
 // compile turns the fields into a Forwarder, once.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
 	u.once.Do(func() {
-		if n := len(u.Weights); n > 0 && n != len(u.Targets) {
-			u.err = fmt.Errorf("hostproxy: Weights has %d values for %d Targets", n, len(u.Targets))
-			return
-		}
-		u.compiled, u.err = forward.New(u.config())
-		if u.err != nil {
+		if u.compiled, u.err = u.build(); u.err != nil {
 			u.err = fmt.Errorf("hostproxy: %w", u.err)
-			return
 		}
 	})
 	return u.compiled, u.err
+}
+
+func (u *Upstream) build() (*forward.Forwarder, error) {
+	var errs []error
+	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
+		errs = append(errs, fmt.Errorf("Weights has %d values for %d Targets", n, len(u.Targets)))
+	}
+	if u.MaxRequestBody < 0 {
+		errs = append(errs, errors.New("MaxRequestBody is negative"))
+	}
+	rule, err := u.RateLimit.rule(slog.Default)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
+	}
+	c := u.config()
+	c.Guard.Limit = rule
+	f, err := forward.New(c)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (u *Upstream) config() forward.Config {
@@ -369,6 +398,7 @@ func (u *Upstream) config() forward.Config {
 		Show:                  func(t *forward.Target) any { return &Target{t} },
 		Policy:                balance.Policy(u.Policy),
 		HashBy:                forward.HashKey(u.HashBy),
+		Guard:                 forward.Guard{Allow: u.Allow, Deny: u.Deny, MaxBody: u.MaxRequestBody},
 		Retry:                 u.Retry.config(),
 		Transport:             u.Transport,
 		TLS:                   u.TLS,

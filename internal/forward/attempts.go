@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -20,7 +21,10 @@ import (
 type Attempts struct {
 	Target *Target   // whom the attempt that goes on, or went on last, is at
 	Since  time.Time // when it began
-	Key    uint64    // of the exchange, for the policies that want one; between Take and Begin
+
+	Key    uint64     // of the exchange, for policies that want one; to be set before Begin, as what follows
+	Client netip.Addr // who asks
+	Size   int64      // of the request's body, negative if unknown
 
 	f     *Forwarder
 	set   *set
@@ -32,6 +36,9 @@ type Attempts struct {
 	entered  bool // f counts the exchange
 	counted  bool // Target counts the attempt
 	repeated bool // f counts the exchange among those that were sent more than once
+
+	refusal Failure // memory of a refusal, and of its header lines
+	lines   []byte
 }
 
 // A Retry says when an exchange that failed at one target goes to another one.
@@ -90,7 +97,7 @@ func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
 
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
-	*a = Attempts{tried: a.tried[:0]}
+	*a = Attempts{tried: a.tried[:0], lines: a.lines[:0]}
 }
 
 // Begin counts the exchange in, and begins its first attempt, after a wait if
@@ -102,6 +109,11 @@ func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 			Err: ErrDraining}
 	}
 	a.entered = true
+	if a.f.guarded {
+		if fail := a.guard(); fail != nil {
+			return fail
+		}
+	}
 	if a.f.held.Load() != nil {
 		if fail := a.pass(); fail != nil {
 			return fail

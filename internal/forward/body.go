@@ -28,6 +28,8 @@ type requestBody struct {
 	lost    atomic.Bool                // something was read that is not in kept
 	current atomic.Pointer[bodyReader] // nil between attempts
 
+	max int64 // bytes that may come; 0 means no bound
+
 	mu   sync.Mutex // held while somebody reads
 	over bool       // the exchange has ended; guarded by mu
 	kept []byte     // guarded by mu
@@ -115,7 +117,9 @@ func (b *requestBody) read(p []byte) (int, error) {
 	if !b.flight.begun.Load() {
 		b.flight.last.Store(0) // now the target has its own time
 	}
-	b.count.Add(int64(n))
+	if total := b.count.Add(int64(n)); b.max > 0 && total > b.max {
+		n, err = 0, ErrBodyTooLarge
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):

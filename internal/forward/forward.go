@@ -36,6 +36,8 @@ type Config struct {
 
 	RequestHeader, ResponseHeader Edit
 
+	Guard Guard
+
 	TargetHost bool
 	Forwarded  bool
 	Upgrades   []string
@@ -53,6 +55,7 @@ type Forwarder struct {
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
+	guarded  bool
 	plain    bool // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
@@ -68,7 +71,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check()}
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("Policy %d is unknown", c.Policy))
 	}
@@ -80,7 +83,7 @@ func New(c Config) (*Forwarder, error) {
 	f.set.Store(s)
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
-	f.plain = f.isPlain()
+	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
 	return f, nil
 }
 
@@ -159,10 +162,10 @@ func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
 
 func (f *Forwarder) refuse(w http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
 	w = Watch(w, x)
-	if fail.Page == nil {
+	if fail.Err != nil {
 		x.Fail(fail)
 	}
-	if f.ErrorHandler != nil && fail.Page == nil {
+	if f.ErrorHandler != nil && fail.Err != nil {
 		f.ErrorHandler(w, q, fail)
 		return
 	}
@@ -170,9 +173,7 @@ func (f *Forwarder) refuse(w http.ResponseWriter, q *http.Request, x *Exchange, 
 		x.Status = fail.Status
 		panic(http.ErrAbortHandler)
 	}
-	if fail.RetryAfter > 0 {
-		w.Header().Set("Retry-After", string(fail.appendRetryAfter(nil)))
-	}
+	fail.addFields(w.Header())
 	if fail.Page != nil {
 		fail.Page.reply(w, q)
 		return

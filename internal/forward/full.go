@@ -72,6 +72,7 @@ func (a *fullExchange) begin() *Failure {
 	if a.f.Keyed() {
 		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
 	}
+	a.attempts.Client, a.attempts.Size = a.x.Client, a.q.ContentLength
 	return a.attempts.Begin(&a.x.Record, a)
 }
 
@@ -95,6 +96,7 @@ func (a *fullExchange) end() {
 
 func (a *fullExchange) openBody() {
 	a.body = newRequestBody(a.q, &a.flight)
+	a.body.max = a.f.Guard.MaxBody
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
 	_ = a.flight.rc.EnableFullDuplex()
@@ -289,7 +291,7 @@ func clientStatus(err error) int {
 	var tooLarge *http.MaxBytesError
 	var timeout net.Error
 	switch {
-	case errors.As(err, &tooLarge):
+	case errors.As(err, &tooLarge), errors.Is(err, ErrBodyTooLarge):
 		return http.StatusRequestEntityTooLarge
 	case err == errIdle, errors.As(err, &timeout) && timeout.Timeout():
 		return http.StatusRequestTimeout

@@ -64,7 +64,6 @@ func (f *Forwarder) holdBy(h *hold) {
 var (
 	errPaused = errors.New("paused for too long")
 	errGone   = errors.New("client left while it waited")
-	errPage   = errors.New("answered with a page")
 )
 
 // pass waits until nothing holds exchanges.
@@ -76,7 +75,7 @@ func (a *Attempts) pass() *Failure {
 			return nil
 		case h.page != nil:
 			return &Failure{Op: "pick", Side: SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
-				RetryAfter: h.page.RetryAfter, Page: h.page, Err: errPage}
+				RetryAfter: h.page.RetryAfter, Page: h.page}
 		}
 		if err := a.await(h.wait); err != nil {
 			return a.unserved(err)

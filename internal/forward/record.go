@@ -67,10 +67,11 @@ type Failure struct {
 	Side   Side
 	Status int
 	Reason string // the class shown to the client: never internals
-	Err    error
+	Err    error  // nil when nothing has failed: a refusal by the rules
 
 	RetryAfter time.Duration // told to the client; 0 means nothing is
-	Page       *Page         // the answer, instead of a line with the reason: then nothing has failed
+	Fields     []byte        // header lines told to the client, each with its CRLF
+	Page       *Page         // the answer, instead of a line with the reason
 }
 
 // Error returns the operation, the target and the cause.

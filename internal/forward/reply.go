@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -50,6 +51,17 @@ func describe(h http.Header, contentType string, size int) {
 
 // plainText is the type of a Line.
 const plainText = "text/plain; charset=utf-8"
+
+// addFields tells the client what the failure has to say in h.
+func (f *Failure) addFields(h http.Header) {
+	if f.RetryAfter > 0 {
+		h.Set("Retry-After", string(f.appendRetryAfter(nil)))
+	}
+	for line := range strings.Lines(string(f.Fields)) {
+		name, value, _ := strings.Cut(line, ":")
+		h.Set(name, strings.TrimSpace(value))
+	}
+}
 
 // appendRetryAfter appends how many seconds the client is to wait.
 func (f *Failure) appendRetryAfter(dst []byte) []byte {

@@ -229,9 +229,9 @@ func nominated(res *h1.Response, name []byte) bool {
 }
 
 // AppendReply appends the whole answer that the full lane gives to a request of
-// that method which failed with f. connection is as for AppendResponse; fields
-// are further lines, each with its CRLF. It returns the size of the body, too.
-func AppendReply(dst []byte, method string, f *Failure, connection string, fields []byte) (_ []byte, size int) {
+// that method which failed with f. connection is as for AppendResponse. It
+// returns the size of the body, too.
+func AppendReply(dst []byte, method string, f *Failure, connection string) (_ []byte, size int) {
 	status, contentType := f.Status, plainText
 	var body []byte
 	if f.Page != nil {
@@ -252,7 +252,7 @@ func AppendReply(dst []byte, method string, f *Failure, connection string, field
 	if f.RetryAfter > 0 {
 		dst = append(f.appendRetryAfter(append(dst, "Retry-After: "...)), "\r\n"...)
 	}
-	dst = append(dst, fields...)
+	dst = append(dst, f.Fields...)
 	if connection != "" {
 		dst = h1.AppendField(dst, "Connection", connection)
 	}

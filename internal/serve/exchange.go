@@ -21,36 +21,27 @@ const maxInterim = 32
 // exchange forwards the request that head parsed and route routed.
 func (x *exchange) exchange() step {
 	x.begin()
-	limited, next := x.limit()
-	if !limited {
-		next = x.forward(x.hit.Upstream)
-	}
+	next := x.admit()
 	x.finish()
 	x.takeBack() // not before: the record is made of what it overwrites
 	return next
 }
 
-// limit answers a client who has asked enough.
-func (x *exchange) limit() (limited bool, next step) {
-	lane := x.c.s.Lane
-	if lane.Limiter == nil {
-		return false, again
+// admit forwards the request, unless its client has asked enough.
+func (x *exchange) admit() step {
+	if rule := x.c.s.Lane.Limit; rule != nil {
+		if fail := x.attempts.Limit(rule, x.start); fail != nil {
+			x.hit.Pattern = "" // whatever its route
+			return x.answer(fail)
+		}
 	}
-	d := lane.Limiter.Allow(x.hop.Client, x.start)
-	if d.OK {
-		return false, again
-	}
-	x.hit.Pattern = "" // whatever its route
-	x.fields = append(d.AppendRetryAfter(append(x.fields[:0], "Retry-After: "...)), "\r\nRateLimit: "...)
-	x.fields = append(lane.Limit.AppendRateLimit(x.fields, d), "\r\nRateLimit-Policy: "...)
-	x.fields = append(lane.Limit.AppendPolicy(x.fields), "\r\n"...)
-	return true, x.decline(&forward.Failure{Status: http.StatusTooManyRequests, Reason: "http_request_denied"})
+	return x.forward(x.hit.Upstream)
 }
 
 // begin resets what the last exchange left.
 func (x *exchange) begin() {
 	x.start = time.Now()
-	x.fail, x.asked, x.sent, x.rude, x.fields = nil, false, false, false, x.fields[:0]
+	x.fail, x.asked, x.sent, x.rude = nil, false, false, false
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
 	x.dial = 0
 	x.rec = forward.Record{Start: x.start}
@@ -62,6 +53,7 @@ func (x *exchange) begin() {
 	if x.c.trusted {
 		x.hop.Client = x.clientIP()
 	}
+	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
 }
 
 // atMost returns the shorter of two limits; a limit of zero is none.
@@ -336,7 +328,7 @@ func (x *exchange) finish() {
 
 // answer sends the proxy's own reply for fail.
 func (x *exchange) answer(fail *forward.Failure) step {
-	if fail.Page == nil {
+	if fail.Err != nil {
 		x.fail = fail
 	}
 	if fail.Side == forward.SideClient {
@@ -365,11 +357,11 @@ func (x *exchange) decline(fail *forward.Failure) step {
 	return again
 }
 
-// reply sends a whole answer of the proxy's own, with x.fields. After one that
-// is the last, the connection closes.
+// reply sends a whole answer of the proxy's own. After one that is the last, the
+// connection closes.
 func (x *exchange) reply(fail *forward.Failure) {
 	var size int
-	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.connection(), x.fields)
+	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.connection())
 	_, _ = x.c.stream().Write(x.out)
 	x.rec.ResponseBytes = int64(size)
 }

@@ -33,10 +33,8 @@ type Lane struct {
 
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
-	// Limiter bounds the requests of each client; nil means no bound. Limit is
-	// what it was made of.
-	Limiter *limit.Limiter
-	Limit   limit.Config
+	// Limit bounds the requests of each client; nil means no bound.
+	Limit *limit.Rule
 
 	// End is shown the record of each exchange, if Always, or of each failed
 	// one. The record is valid only during the call.
@@ -79,17 +77,16 @@ type exchange struct {
 	received header.Received[[]byte]
 	hop      header.Hop
 
-	hit    Hit
-	start  time.Time
-	dial   time.Duration // of the attempt
-	rec    forward.Record
-	names  [4]name // of the record: method, host, path, query
-	fail   *forward.Failure
-	asked  bool   // something of the request has gone out
-	sent   bool   // the response has begun
-	rude   bool   // the client's own fault: what it still sends is not read
-	fields []byte // of a reply of the proxy's own: further lines
-	last   bool   // the connection closes after the response
+	hit   Hit
+	start time.Time
+	dial  time.Duration // of the attempt
+	rec   forward.Record
+	names [4]name // of the record: method, host, path, query
+	fail  *forward.Failure
+	asked bool // something of the request has gone out
+	sent  bool // the response has begun
+	rude  bool // the client's own fault: what it still sends is not read
+	last  bool // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
@@ -283,7 +280,7 @@ func sameAuthority(target, host []byte) bool {
 func (x *exchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		x.last, x.fields = true, x.fields[:0]
+		x.last = true
 		x.reply(&forward.Failure{Status: 408, Reason: "http_request_error"})
 	}
 	return end
@@ -296,7 +293,7 @@ func (x *exchange) refuse(err error) step {
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
-	x.last, x.fields = true, x.fields[:0]
+	x.last = true
 	x.reply(&forward.Failure{Status: status, Reason: "http_request_error"})
 	if x.c.s.Lane.Always {
 		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,

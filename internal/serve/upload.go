@@ -43,6 +43,7 @@ type upload struct {
 	total atomic.Int64
 	fault atomic.Pointer[error] // what the client did wrong
 	ended atomic.Int64          // when it was over, unix nanoseconds
+	max   int64                 // bytes of a body that may come; 0 means no bound
 	stall time.Duration         // how long the target may take nothing
 	done  chan struct{}
 }
@@ -73,6 +74,7 @@ var errSlow = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate
 
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
+	u.max = x.hit.Upstream.Guard.MaxBody
 	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent = x, 0, false, false, 0, 0, false
 	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
 	u.stop.Store(false)
@@ -89,6 +91,9 @@ func (u *upload) reset(x *exchange) {
 	case h1.ChunkedBody:
 		u.chunks.Reset()
 		u.data, u.took, u.state = u.chunks.Decode(x.in[x.r:x.w])
+		if u.max > 0 && int64(len(u.data)) > u.max {
+			u.state = forward.ErrBodyTooLarge
+		}
 		u.pending = u.state == nil
 		u.total.Store(int64(len(u.data)))
 	}
@@ -229,7 +234,9 @@ func (u *upload) runChunked() error {
 	start := time.Now()
 	for {
 		data, n, err := u.chunks.Decode(in[:w])
-		u.total.Add(int64(len(data)))
+		if total := u.total.Add(int64(len(data))); u.max > 0 && total > u.max {
+			return &clientError{forward.ErrBodyTooLarge}
+		}
 		b.out = appendData(b.out[:0], data)
 		if err == io.EOF {
 			b.out = appendEnd(b.out, u.chunks.Trailers)
@@ -381,6 +388,8 @@ func uploadStatus(err error) int {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return http.StatusRequestTimeout
+	case errors.Is(err, forward.ErrBodyTooLarge):
+		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, errLeft):
 		return forward.StatusClientClosed
 	}

@@ -1,0 +1,108 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/limit"
+)
+
+// A Guard says whom an upstream serves, and how much of it.
+type Guard struct {
+	Allow, Deny []netip.Prefix // clients; no Allow means all but those of Deny
+	Limit       *limit.Rule    // nil means none
+	MaxBody     int64          // bytes of a request's body; 0 means no bound
+}
+
+func (g *Guard) check() error {
+	var errs []error
+	for name, list := range map[string][]netip.Prefix{"Allow": g.Allow, "Deny": g.Deny} {
+		for i, p := range list {
+			switch {
+			case !p.IsValid():
+				errs = append(errs, fmt.Errorf("%s[%d] is no prefix", name, i))
+			case p.Addr().Is4In6() || p.Addr().Zone() != "":
+				errs = append(errs, fmt.Errorf("%s[%d] is %s: want a plain IPv4 or IPv6 prefix", name, i, p))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// guarded reports whether there is anything to look at.
+func (g *Guard) guarded() bool {
+	return len(g.Allow) > 0 || len(g.Deny) > 0 || g.Limit != nil || g.MaxBody > 0
+}
+
+// permits reports whether the lists let a client in. One whose address is not
+// known is on no list.
+func (g *Guard) permits(client netip.Addr) bool {
+	client = client.Unmap().WithZone("")
+	return !within(g.Deny, client) && (len(g.Allow) == 0 || within(g.Allow, client))
+}
+
+func within(list []netip.Prefix, a netip.Addr) bool {
+	for i := range list {
+		if list[i].Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// guard refuses who must not reach a target. What it returns is valid until the
+// next exchange.
+func (a *Attempts) guard() *Failure {
+	g := &a.f.Guard
+	if !g.permits(a.Client) {
+		return a.refuse(http.StatusForbidden, "http_request_denied")
+	}
+	if g.MaxBody > 0 && a.Size > g.MaxBody {
+		fail := a.refuse(http.StatusRequestEntityTooLarge, "http_request_error")
+		fail.Op, fail.Side, fail.Err = "read", SideClient, ErrBodyTooLarge
+		return fail
+	}
+	if g.Limit != nil {
+		return a.Limit(g.Limit, a.rec.Start)
+	}
+	return nil
+}
+
+// ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
+var ErrBodyTooLarge = errors.New("request body too large")
+
+// Limit takes a token of the client's from r, or returns the refusal, which is
+// valid until the next exchange.
+func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {
+	d := r.Allow(a.Client, now)
+	if d.OK {
+		return nil
+	}
+	a.lines = r.AppendFields(a.lines[:0], d)
+	fail := a.refuse(http.StatusTooManyRequests, "http_request_denied")
+	fail.Fields = a.lines
+	return fail
+}
+
+// Limited returns the handler that refuses the exchange's client if it has asked
+// enough, or nil.
+func (x *Exchange) Limited(r *limit.Rule) http.Handler {
+	a := Attempts{Client: x.Client}
+	fail := a.Limit(r, x.Start)
+	if fail == nil {
+		return nil
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		fail.addFields(w.Header())
+		Reply(w, q, fail.Status, fail.Reason)
+	})
+}
+
+// refuse returns the refusal of a client, which is no failure.
+func (a *Attempts) refuse(status int, reason string) *Failure {
+	a.refusal = Failure{Op: "pick", Side: SideProxy, Status: status, Reason: reason}
+	return &a.refusal
+}
