@@ -18,6 +18,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/health"
 )
 
 // An Upstream is an http.Handler that forwards requests to one of its
@@ -79,6 +80,25 @@ type Upstream struct {
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
 
+	// Health asks each target at intervals whether it serves; nil asks nobody.
+	Health *HealthCheck
+
+	// Breaker leaves a target alone for a while after exchanges with it
+	// failed; nil never does.
+	Breaker *Breaker
+
+	// SlowStart is the time in which a target that was down grows into its
+	// share again. Zero gives it the whole share at once.
+	SlowStart time.Duration
+
+	// FailClosed answers with 503 when no target is up. By default they are
+	// then tried as if all were: a check that is wrong must not stop a service.
+	FailClosed bool
+
+	// TargetChanged is told each change of a target's health, in order for
+	// each, from various goroutines. Nil logs them.
+	TargetChanged func(*Target, Health)
+
 	// Allow and Deny are the clients that are served: those of Allow, or all
 	// if it is empty, but those of Deny. Others are answered with 403.
 	Allow, Deny []netip.Prefix
@@ -136,6 +156,48 @@ type HashKey struct {
 	URI    bool // path and query
 }
 
+// A HealthCheck asks a target whether it serves: by connecting to it or, with a
+// Path, by a GET, or by the gRPC health protocol. Checks begin with the first
+// request and end with Server.Serve or Drain. Targets of a Replace are asked even
+// without an Interval.
+type HealthCheck struct {
+	Path     string      // path and query; "" means to connect only
+	Host     string      // in the Host field; "" means the target's
+	Header   http.Header // further fields
+	Statuses []int       // of a target that serves; nil means 200 to 399
+	GRPC     bool        // grpc.health.v1 in place of Path; for https and h2c targets
+	Service  string      // with GRPC; "" means the server as a whole
+
+	Interval  time.Duration // give or take a tenth; 0 means 10 s, negative never
+	Timeout   time.Duration // of one check; 0 means 5 s
+	Rise      int           // successes in a row that bring a target back; 0 means 1
+	Fall      int           // failures in a row that take it out; 0 means 3
+	StartDown bool          // a target is down until Rise checks succeeded
+}
+
+// A Breaker watches the exchanges with each target. After too many failures it
+// opens: the target is left alone. Then it is half-open: Trials exchanges try the
+// target, and it closes when one succeeds, or opens again for twice as long.
+// Failures are connections refused or cut off, answers that are not HTTP or come
+// too late, and those of Statuses. A client that leaves is none.
+type Breaker struct {
+	Failures int           // in a row that open it; 0 means 5, negative that no number does
+	Share    float64       // of failures among the requests of Window that opens it; 0 means that none does
+	Window   time.Duration // 0 means 10 s
+	Least    int           // requests within Window below which Share does not count; 0 means 20
+	Statuses []int         // answers that are failures, such as 502
+	Slow     time.Duration // answers that take longer are failures; 0 means that none are
+	For      time.Duration // how long it stays open at first; 0 means 10 s, 5 minutes is the most
+	Trials   int           // at once; 0 means 1
+}
+
+// A Health is what is known of a target.
+type Health struct {
+	State  string    // "up", "down" by checks, "open" by Breaker, or "half-open"
+	Reason string    // why, or "" when nothing has ever happened
+	Since  time.Time // when the target came to State
+}
+
 // A Retry says when a request that failed at one target goes to another one:
 // always if nothing of it was written, else only if its method is idempotent
 // (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and what was read of its body, at
@@ -175,6 +237,11 @@ func (t *Target) String() string { return t.t.Name }
 
 // InFlight returns the number of exchanges the target is serving now.
 func (t *Target) InFlight() int64 { return t.t.InFlight() }
+
+// Health returns what is known of the target.
+func (t *Target) Health() Health { return publicHealth(t.t.Health()) }
+
+func publicHealth(s health.Status) Health { return Health{string(s.State), s.Reason, s.Since} }
 
 // Streams returns how many of them are upgraded connections.
 func (t *Target) Streams() int64 { return t.t.Streams() }
@@ -393,6 +460,39 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	return f, nil
 }
 
+// health is what Health, Breaker and SlowStart say to the engine.
+func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
+	c, p, failures := health.Config{SlowStart: u.SlowStart, Changed: u.changed}, forward.Probe{}, []int(nil)
+	if k := u.Health; k != nil {
+		p = forward.Probe{Path: k.Path, Host: k.Host, Header: k.Header, Statuses: k.Statuses, GRPC: k.GRPC, Service: k.Service}
+		c.Check = health.Check{Interval: timeout(k.Interval, 10*time.Second), Timeout: k.Timeout, Rise: k.Rise, Fall: k.Fall,
+			StartDown: k.StartDown}
+	}
+	if b := u.Breaker; b != nil {
+		c.Breaker = health.Breaker{Failures: max(cmp.Or(b.Failures, 5), 0), Share: b.Share, Window: b.Window, Least: b.Least,
+			Slow: b.Slow, For: b.For, Trials: b.Trials}
+		failures = b.Statuses
+	}
+	c.Defaults()
+	if c.Check.Interval <= 0 && u.Breaker == nil && u.SlowStart >= 0 {
+		return nil, p, nil
+	}
+	return &c, p, failures
+}
+
+// changed tells of a target's health.
+func (u *Upstream) changed(t any, s health.Status) {
+	if u.TargetChanged != nil {
+		u.TargetChanged(t.(*Target), publicHealth(s))
+		return
+	}
+	level := slog.LevelWarn
+	if s.State == health.Up {
+		level = slog.LevelInfo
+	}
+	slog.Log(context.Background(), level, "target changed", "target", t.(*Target).String(), "state", string(s.State), "cause", s.Reason)
+}
+
 func (u *Upstream) config() forward.Config {
 	c := forward.Config{
 		Show:                  func(t *forward.Target) any { return &Target{t} },
@@ -420,6 +520,8 @@ func (u *Upstream) config() forward.Config {
 		}
 		c.Targets = append(c.Targets, e)
 	}
+	c.Health, c.Probe, c.Failures = u.health()
+	c.FailClosed = u.FailClosed
 	if u.Upgrades == nil {
 		c.Upgrades = []string{"websocket"}
 	}
@@ -451,38 +553,3 @@ func (u *Upstream) pick(q *http.Request, eligible func(*forward.Target) bool) *f
 
 // timeout resolves the house rule: zero is the default, negative is none.
 func timeout(d, def time.Duration) time.Duration { return max(cmp.Or(d, def), 0) }
-
-// A Side is who made an exchange fail.
-type Side string
-
-// The sides of an exchange.
-const (
-	SideClient   Side = "client"   // left, or sent what cannot be forwarded
-	SideUpstream Side = "upstream" // refused, died, timed out or sent garbage
-	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
-	SideDrain    Side = "drain"    // the server, the route or the upstream is going away
-)
-
-// An Error says where forwarding failed.
-type Error struct {
-	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
-	Target string // "" if none was picked
-	Side   Side
-	Err    error
-}
-
-// Error describes the failure in one line.
-func (e *Error) Error() string {
-	if e.Target == "" {
-		return fmt.Sprintf("hostproxy: %s: %v", e.Op, e.Err)
-	}
-	return fmt.Sprintf("hostproxy: %s %s: %v", e.Op, e.Target, e.Err)
-}
-
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
-
-// publicError turns the engine's failure into an *Error.
-func publicError(f *forward.Failure) *Error {
-	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
-}

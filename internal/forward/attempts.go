@@ -109,6 +109,9 @@ func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 			Err: ErrDraining}
 	}
 	a.entered = true
+	if a.f.checked && !a.f.watching.Load() {
+		a.f.watch()
+	}
 	if a.f.guarded {
 		if fail := a.guard(); fail != nil {
 			return fail
@@ -124,15 +127,9 @@ func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 
 // next begins an attempt at the next target.
 func (a *Attempts) next(now time.Time) *Failure {
-	var i int
-	if a.pick != nil {
-		t, err := a.pick(a.eligible)
-		if err != nil {
-			return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
-		}
-		i = slices.Index(a.set.targets, t)
-	} else {
-		i = a.set.choice.Pick(now, a.Key, a.tried)
+	i, err := a.choose(now)
+	if err != nil {
+		return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
 	}
 	if i < 0 {
 		return &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
@@ -147,20 +144,58 @@ func (a *Attempts) next(now time.Time) *Failure {
 	return nil
 }
 
+// choose returns the position of the next target, or -1 when none is left.
+func (a *Attempts) choose(now time.Time) (int, error) {
+	if a.pick != nil {
+		t, err := a.pick(a.eligible)
+		return slices.Index(a.set.targets, t), err
+	}
+	asked := len(a.tried)
+	for {
+		i := a.set.choice.Pick(now, a.Key, a.tried)
+		if i < 0 {
+			break
+		}
+		if a.set.targets[i].monitor.Admit(now) {
+			a.tried = a.tried[:asked]
+			return i, nil
+		}
+		a.tried = append(a.tried, i) // for now
+	}
+	a.tried = a.tried[:asked]
+	if asked > 0 || a.f.FailClosed {
+		return -1, nil
+	}
+	return a.set.choice.PickAny(now, a.Key, nil), nil
+}
+
 var errNoTarget = errors.New("no target left")
 
+// eligible reports whether the user's Pick is shown t. It is shown those that
+// are down only if no other is left, and they may be tried.
 func (a *Attempts) eligible(t *Target) bool {
-	return !slices.Contains(a.tried, slices.Index(a.set.targets, t))
+	if slices.Contains(a.tried, slices.Index(a.set.targets, t)) {
+		return false
+	}
+	if !t.node.Suspended(a.rec.Start) {
+		return true
+	}
+	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(a.rec.Start, a.Key, nil) < 0
 }
 
 // Again notes how the attempt ended, and begins another one if there may be one:
 // then whatever the ended one still holds is to be thrown away. False means that
 // the outcome is the exchange's; a target that answered stays counted until End.
 func (a *Attempts) Again(o Outcome) bool {
+	now := time.Now()
+	a.rec.FirstByte = now.Sub(a.Since)
+	if a.Target.monitor != nil {
+		a.report(&o, now)
+	}
 	if o.Failure == nil && !a.retries(o.Status) {
 		return false
 	}
-	ended, now := a.Target, time.Now()
+	ended := a.Target
 	if !a.may(&o, now) || a.next(now) != nil {
 		a.leave(o.Failure != nil)
 		return false
@@ -168,6 +203,21 @@ func (a *Attempts) Again(o Outcome) bool {
 	ended.node.End()
 	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
 	return true
+}
+
+// report tells the target's monitor how the attempt ended.
+func (a *Attempts) report(o *Outcome, now time.Time) {
+	m := a.Target.monitor
+	switch {
+	case o.Failure == nil && slices.Contains(a.f.Failures, o.Status):
+		m.Report(now, fmt.Errorf("answered %d", o.Status), 0)
+	case o.Failure == nil:
+		m.Report(now, nil, a.rec.FirstByte)
+	case o.Failure.Side == SideUpstream:
+		m.Report(now, o.Failure.Err, 0)
+	default:
+		m.Release()
+	}
 }
 
 // leave counts the attempt out if it is over.
@@ -195,7 +245,7 @@ func (a *Attempts) retries(status int) bool {
 func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	r := &a.f.Retry
 	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != SideUpstream || o.Wrote && !o.Idempotent ||
-		len(a.tried) >= min(r.Attempts, len(a.set.targets)) || a.f.Killed() {
+		a.rec.Attempts >= r.Attempts || a.f.Killed() {
 		return false
 	}
 	if r.Timeout > 0 && now.Sub(a.rec.Start) >= r.Timeout {

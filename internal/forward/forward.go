@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/health"
 )
 
 // Name is what the proxy calls itself in Via and Proxy-Status.
@@ -36,7 +37,14 @@ type Config struct {
 
 	RequestHeader, ResponseHeader Edit
 
-	Guard Guard
+	Guard    Guard
+	Health   *health.Config // nil means that targets are always up
+	Probe    Probe
+	Failures []int // answers that count as failures for Health
+
+	// FailClosed answers with 503 when no target is up; else they are tried
+	// as if all were.
+	FailClosed bool
 
 	TargetHost bool
 	Forwarded  bool
@@ -56,12 +64,19 @@ type Forwarder struct {
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
 	guarded  bool
+	checked  bool // targets are watched while there are exchanges
 	plain    bool // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
 	repeats  atomic.Int64  // exchanges that were sent more than once
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
+
+	watching atomic.Bool
+	watchers sync.WaitGroup
+	checks   sync.Mutex // serialises writers of watching, and guards what follows
+	watchCtx context.Context
+	unwatch  context.CancelFunc // ends watchCtx
 
 	mu       sync.Mutex // guards what follows
 	flights  *flight    // exchanges of the full lane
@@ -71,7 +86,10 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check()}
+	if c.Health != nil {
+		errs = append(errs, c.Health.Validate())
+	}
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("Policy %d is unknown", c.Policy))
 	}
@@ -83,7 +101,7 @@ func New(c Config) (*Forwarder, error) {
 	f.set.Store(s)
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
-	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
+	f.plain, f.guarded, f.checked = f.isPlain(), f.Guard.guarded(), c.Health != nil && c.Health.Check.Interval > 0
 	return f, nil
 }
 
@@ -107,8 +125,10 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	return err
 }
 
-// CloseIdle closes the kept connections that carry no exchange.
+// CloseIdle closes the kept connections that carry no exchange, and ends the
+// checks until the next one.
 func (f *Forwarder) CloseIdle() {
+	f.stopWatching()
 	for _, t := range f.Targets() {
 		t.close()
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -190,8 +189,6 @@ func (a *fullExchange) try(t *Target) (*http.Response, error) {
 	if t.h2 != nil && isGRPC(a.q) {
 		c = t.h2
 	}
-	start := time.Now()
-	defer func() { a.x.FirstByte = time.Since(start) }()
 	var ctx context.Context = &a.flight
 	if own, ok := c.(*client); !ok {
 		if a.done != nil {

@@ -84,6 +84,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 		}
 	}
 	f.set.Store(s)
+	f.watchThese(came)
 	for _, t := range gone {
 		t.retire()
 	}

@@ -55,6 +55,9 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 		if t == nil {
 			t = f.newTarget(&es[i])
 		}
+		if err := f.Probe.checkTarget(t); err != nil {
+			errs = append(errs, fmt.Errorf("target %d: %w", i, err))
+		}
 		s.targets = append(s.targets, t)
 		s.fast = s.fast && t.Pool != nil
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -29,13 +30,14 @@ type Target struct {
 
 	Face any // what Config.Show made of it
 
-	span                               // within the Forwarder's
-	key    string                      // of its endpoint
-	probe  func(context.Context) error // whether it serves
-	base   string                      // put before the request's path, without a final slash
-	client doer                        // for what speaks HTTP/1.1
-	h2     doer                        // for requests that need HTTP/2, such as gRPC; nil without
-	node   *balance.Node
+	span                                // within the Forwarder's
+	key     string                      // of its endpoint
+	probe   func(context.Context) error // whether it serves
+	base    string                      // put before the request's path, without a final slash
+	client  doer                        // for what speaks HTTP/1.1
+	h2      doer                        // for requests that need HTTP/2, such as gRPC; nil without
+	node    *balance.Node
+	monitor *health.Monitor // nil when the target is always up
 
 	streams atomic.Int64 // upgraded connections
 }
@@ -104,13 +106,17 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 		t.Face = c.Show(t)
 	}
 	dial := dialer(e, c)
-	t.probe = func(ctx context.Context) error {
+	t.monitor = f.newMonitor(t)
+	t.probe = f.Probe.asks(t, func(ctx context.Context) error {
+		if c.Transport != nil {
+			return nil // who knows where it goes
+		}
 		nc, err := dial(ctx)
 		if err != nil {
 			return err
 		}
 		return nc.Close()
-	}
+	})
 	switch {
 	case c.Transport != nil:
 		t.client = transport{c.Transport}
@@ -128,6 +134,9 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 
 // InFlight returns the number of attempts the target is serving.
 func (t *Target) InFlight() int64 { return t.node.InFlight() }
+
+// Health returns the state of the target.
+func (t *Target) Health() health.Status { return t.monitor.Status() }
 
 // Streams returns how many of them are upgraded connections.
 func (t *Target) Streams() int64 { return t.streams.Load() }

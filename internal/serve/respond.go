@@ -17,7 +17,6 @@ import (
 // respond copies the answer on up, whose head of n bytes has been read, to the
 // client.
 func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
-	x.rec.FirstByte = time.Since(x.attempts.Since)
 	x.rec.Status = x.res.Status
 	if x.upload.running && !x.upload.nearlySent() {
 		x.last = true // an early answer: the rest of the body is not for us to find the end of

@@ -1,0 +1,250 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/health"
+)
+
+// A Probe is how a target is asked whether it serves: by connecting to it, by a
+// GET of Path, or by the gRPC health protocol.
+type Probe struct {
+	Path     string // and query; "" means to connect only
+	Host     string // of the request; "" means the target's
+	Header   http.Header
+	Statuses []int  // of a target that serves; nil means 200 to 399
+	GRPC     bool   // instead of Path; needs a target that is reached over HTTP/2
+	Service  string // with GRPC; "" means the server as a whole
+}
+
+func (p *Probe) check() error {
+	var errs []error
+	if p.Path != "" && (!strings.HasPrefix(p.Path, "/") || !h1.ValidTarget(p.Path)) {
+		errs = append(errs, fmt.Errorf("Health.Path is %q, want a path that begins with a slash", p.Path))
+	}
+	if p.Path != "" && p.GRPC {
+		errs = append(errs, errors.New("Health has both a Path and GRPC"))
+	}
+	if p.Host != "" && !h1.ValidHost(p.Host) {
+		errs = append(errs, fmt.Errorf("Health.Host is %q, want a host", p.Host))
+	}
+	for k, values := range p.Header {
+		if !h1.ValidToken(k) || header.Classify(k)&(header.HopByHop|header.Framing|header.Host) != 0 {
+			errs = append(errs, fmt.Errorf("Health.Header has %q, which is no field of a check", k))
+		}
+		for _, v := range values {
+			if !header.ValidValue(v) {
+				errs = append(errs, fmt.Errorf("Health.Header has a bad value for %s", k))
+			}
+		}
+	}
+	for _, s := range p.Statuses {
+		if s < 200 || s > 599 {
+			errs = append(errs, fmt.Errorf("Health.Statuses has %d: want 200 to 599", s))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkTarget reports why t cannot be asked as p says.
+func (p *Probe) checkTarget(t *Target) error {
+	if p.GRPC && t.h2 == nil && t.Pool != nil {
+		return errors.New("health by gRPC needs an https or h2c target")
+	}
+	return nil
+}
+
+// asks returns what asks t.
+func (p *Probe) asks(t *Target, connect func(context.Context) error) func(context.Context) error {
+	switch {
+	case p.GRPC:
+		return func(ctx context.Context) error { return p.callGRPC(ctx, t) }
+	case p.Path != "":
+		return func(ctx context.Context) error { return p.get(ctx, t) }
+	}
+	return connect
+}
+
+// maxProbeBody bounds what is read of an answer, so that its connection can be
+// kept.
+const maxProbeBody = 64 << 10
+
+// get asks t for Path.
+func (p *Probe) get(ctx context.Context, t *Target) error {
+	req, err := p.request(ctx, t, http.MethodGet, p.Path)
+	if err != nil {
+		return err
+	}
+	res, err := t.client.Do(req, relayNothing)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, _ = io.CopyN(io.Discard, res.Body, maxProbeBody)
+	return p.judge(res.StatusCode)
+}
+
+func (p *Probe) judge(status int) error {
+	ok := len(p.Statuses) == 0 && status >= 200 && status < 400
+	for _, s := range p.Statuses {
+		ok = ok || s == status
+	}
+	if !ok {
+		return fmt.Errorf("the check was answered with %d", status)
+	}
+	return nil
+}
+
+func (p *Probe) request(ctx context.Context, t *Target, method, path string) (*http.Request, error) {
+	u := &url.URL{Scheme: t.URL.Scheme, Host: t.URL.Host}
+	switch u.Scheme {
+	case "unix":
+		u.Scheme, u.Host = "http", "localhost"
+	case "h2c":
+		u.Scheme = "http"
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String()+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range p.Header {
+		req.Header[http.CanonicalHeaderKey(k)] = v
+	}
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", Name+"-health")
+	}
+	if p.Host != "" {
+		req.Host = p.Host
+	}
+	return req, nil
+}
+
+func relayNothing(int, http.Header) error { return nil }
+
+// callGRPC calls grpc.health.v1.Health/Check of t. Both messages have one field
+// of interest, number 1: the name of the service, and its status.
+func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
+	req, err := p.request(ctx, t, http.MethodPost, "/grpc.health.v1.Health/Check")
+	if err != nil {
+		return err
+	}
+	var message []byte
+	if p.Service != "" {
+		message = binary.AppendUvarint([]byte{1<<3 | 2}, uint64(len(p.Service)))
+		message = append(message, p.Service...)
+	}
+	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(frame)), int64(len(frame))
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("Te", "trailers")
+	c := t.h2
+	if c == nil {
+		c = t.client
+	}
+	res, err := c.Do(req, relayNothing)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxProbeBody))
+	if err != nil {
+		return err
+	}
+	code := res.Trailer.Get("Grpc-Status") + res.Header.Get("Grpc-Status") // one of them, and the header only without a message
+	if res.StatusCode != http.StatusOK || code != "0" {
+		return fmt.Errorf("the check was answered with %d, grpc-status %q", res.StatusCode, code)
+	}
+	if status := servingStatus(body); status != 1 {
+		return fmt.Errorf("the check says that the service does not serve (status %d)", status)
+	}
+	return nil
+}
+
+// servingStatus returns the field 1 of a HealthCheckResponse in its frame, 0 if it
+// has none, and a negative number if it is not one.
+func servingStatus(frame []byte) int64 {
+	if len(frame) < 5 || frame[0] != 0 || int64(binary.BigEndian.Uint32(frame[1:])) != int64(len(frame)-5) {
+		return -1
+	}
+	status := int64(0)
+	for m := frame[5:]; len(m) > 0; {
+		if m[0] != 1<<3 {
+			return -1 // no other field has ever been in it
+		}
+		v, n := binary.Uvarint(m[1:])
+		if n <= 0 || v > 1<<31 {
+			return -1
+		}
+		status, m = int64(v), m[1+n:]
+	}
+	return status
+}
+
+// Whether a Forwarder's targets are watched: from the first exchange until
+// CloseIdle.
+func (f *Forwarder) watch() {
+	f.checks.Lock()
+	defer f.checks.Unlock()
+	if f.watching.Load() || f.Ending() {
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	f.watchCtx, f.unwatch = ctx, stop
+	for _, t := range f.Targets() {
+		f.watchTarget(t)
+	}
+	f.watching.Store(true)
+}
+
+// watchTarget checks t until it goes, or nobody is watched any more. f.checks is
+// held.
+func (f *Forwarder) watchTarget(t *Target) {
+	ctx, stop := context.WithCancel(f.watchCtx)
+	bound := context.AfterFunc(t.life, stop)
+	f.watchers.Go(func() {
+		defer bound()
+		defer stop()
+		health.Watch(ctx, t.monitor, t.probe)
+	})
+}
+
+// watchThese watches targets that came, if others are watched.
+func (f *Forwarder) watchThese(ts []*Target) {
+	f.checks.Lock()
+	defer f.checks.Unlock()
+	if f.watching.Load() {
+		for _, t := range ts {
+			f.watchTarget(t)
+		}
+	}
+}
+
+// stopWatching returns when no check is under way any more.
+func (f *Forwarder) stopWatching() {
+	f.checks.Lock()
+	defer f.checks.Unlock()
+	if f.watching.Load() {
+		f.unwatch()
+		f.watchers.Wait()
+		f.watching.Store(false)
+	}
+}
+
+// newMonitor returns what is known of t's health.
+func (f *Forwarder) newMonitor(t *Target) *health.Monitor {
+	if f.Health == nil {
+		return nil
+	}
+	return health.New(f.Health, t.node, t.Face, time.Now())
+}

@@ -1,0 +1,251 @@
+package health
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
+)
+
+// A Monitor is what is known of one target's health. A nil Monitor is that of a target that is always up. Its methods
+// may be called concurrently.
+//
+// Hot path: while all is well, Admit is one load, and Report of a success one load more, or one addition with
+// Breaker.Share.
+type Monitor struct {
+	config *Config
+	node   *balance.Node
+	target any // for Changed
+
+	alert  atomic.Bool  // all is not well: the breaker is not closed
+	streak atomic.Int64 // failures in a row
+	total  atomic.Int64 // exchanges since windowAt
+	status atomic.Pointer[Status]
+
+	mu       sync.Mutex // guards what follows
+	down     string     // why checks object; "" when they do not
+	run      int        // checks in a row that say otherwise
+	breaker  State      // Up, Open or HalfOpen
+	why      string     // why the breaker is not closed
+	until    time.Time  // when an open one is to be half open
+	opened   int        // how often it opened in a row
+	trials   int        // exchanges under way while it is half open
+	failed   int64      // exchanges since windowAt
+	windowAt time.Time
+	events   []Status // not yet told
+	telling  bool
+}
+
+// New returns the Monitor of target, at now. c must be valid and not change; node is the
+// Monitor's to suspend and resume.
+func New(c *Config, node *balance.Node, target any, now time.Time) *Monitor {
+	m := &Monitor{config: c, node: node, target: target, breaker: Up, windowAt: now}
+	m.status.Store(&Status{State: Up, Since: now})
+	if c.Check.Interval > 0 && c.Check.StartDown {
+		m.down = "not checked yet"
+		node.Suspend(time.Time{})
+		m.status.Store(&Status{State: Down, Reason: m.down, Since: now})
+	}
+	return m
+}
+
+// Status returns the state of the target.
+func (m *Monitor) Status() Status {
+	if m == nil {
+		return Status{State: Up}
+	}
+	return *m.status.Load()
+}
+
+// Admit reports whether an exchange may go to the target at now. If so, Report or Release must follow.
+func (m *Monitor) Admit(now time.Time) bool {
+	if m == nil || !m.alert.Load() {
+		return true
+	}
+	m.mu.Lock()
+	defer m.tell()
+	defer m.mu.Unlock()
+	if m.breaker == Open && !now.Before(m.until) {
+		m.breaker, m.trials = HalfOpen, 0
+		m.note(now, m.why)
+	}
+	switch {
+	case m.breaker == Open:
+		return false
+	case m.breaker == HalfOpen && m.trials >= m.config.Breaker.Trials:
+		return false
+	case m.breaker == HalfOpen:
+		m.trials++
+	}
+	return true
+}
+
+// Report tells that an exchange has failed, or was answered after latency.
+func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
+	if m == nil || !m.config.Breaker.on() {
+		return
+	}
+	b := &m.config.Breaker
+	if b.Share > 0 {
+		m.total.Add(1)
+	}
+	if failure == nil && b.Slow > 0 && latency > b.Slow {
+		failure = fmt.Errorf("answered after %v", latency.Round(time.Millisecond))
+	}
+	if failure == nil && !m.alert.Load() {
+		if m.streak.Load() != 0 {
+			m.streak.Store(0)
+		}
+		return
+	}
+	m.mu.Lock()
+	defer m.tell()
+	defer m.mu.Unlock()
+	m.trials = max(0, m.trials-1)
+	if failure == nil {
+		m.succeeded(now)
+	} else {
+		m.hasFailed(now, failure)
+	}
+}
+
+// Release tells that an exchange ended in a way that says nothing of the target.
+func (m *Monitor) Release() {
+	if m == nil || !m.alert.Load() {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trials = max(0, m.trials-1)
+}
+
+// succeeded closes a breaker that is half open. m.mu is held.
+func (m *Monitor) succeeded(now time.Time) {
+	m.streak.Store(0)
+	if m.breaker != HalfOpen {
+		return // it was sent before the breaker opened
+	}
+	m.breaker, m.opened, m.failed, m.windowAt = Up, 0, 0, now
+	m.total.Store(0)
+	m.alert.Store(false)
+	m.note(now, "answers again")
+	m.serve(now)
+}
+
+// hasFailed opens the breaker if there were enough failures. m.mu is held.
+func (m *Monitor) hasFailed(now time.Time, failure error) {
+	b := &m.config.Breaker
+	streak := m.streak.Add(1)
+	if now.Sub(m.windowAt) > b.Window {
+		m.windowAt, m.failed = now, 0
+		m.total.Store(1)
+	}
+	m.failed++
+	total := m.total.Load()
+	switch {
+	case m.breaker == Open:
+	case m.breaker == HalfOpen:
+		m.open(now, failure.Error())
+	case b.Failures > 0 && streak >= int64(b.Failures):
+		m.open(now, fmt.Sprintf("%d failures in a row, the last: %v", streak, failure))
+	case b.Share > 0 && total >= int64(b.Least) && float64(m.failed) >= b.Share*float64(total):
+		m.open(now, fmt.Sprintf("%d failures of %d, the last: %v", m.failed, total, failure))
+	}
+}
+
+// open opens the breaker. m.mu is held.
+func (m *Monitor) open(now time.Time, why string) {
+	d := m.config.Breaker.For << min(m.opened, 10)
+	m.opened++
+	m.breaker, m.why, m.until = Open, why, now.Add(min(d, MaxFor))
+	m.alert.Store(true)
+	m.streak.Store(0)
+	m.note(now, why)
+	m.serve(now)
+}
+
+// Probed tells how a check ended.
+func (m *Monitor) Probed(now time.Time, err error) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.tell()
+	defer m.mu.Unlock()
+	k := &m.config.Check
+	switch {
+	case (err == nil) == (m.down == ""):
+		m.run = 0
+		if err != nil {
+			m.down = err.Error()
+		}
+		return
+	case err == nil:
+		if m.run++; m.run < k.Rise {
+			return
+		}
+		m.down, m.run = "", 0
+		m.note(now, "answers checks again")
+	default:
+		if m.run++; m.run < k.Fall {
+			return
+		}
+		m.down, m.run = err.Error(), 0
+		m.note(now, m.down)
+	}
+	m.serve(now)
+}
+
+// serve takes the node out of service, or back. m.mu is held.
+func (m *Monitor) serve(now time.Time) {
+	switch {
+	case m.down != "":
+		m.node.Suspend(time.Time{})
+	case m.breaker == Open && now.Before(m.until):
+		m.node.Suspend(m.until)
+	default:
+		m.node.Resume(now, m.config.SlowStart)
+	}
+}
+
+// note makes the state what follows from the objections. m.mu is held.
+func (m *Monitor) note(now time.Time, reason string) {
+	s := Status{State: m.breaker, Reason: reason, Since: now}
+	if m.down != "" {
+		s.State, s.Reason = Down, m.down
+	} else if m.breaker != Up {
+		s.Reason = m.why
+	}
+	old := m.status.Load()
+	if old.State == s.State {
+		s.Since = old.Since
+	} else if m.config.Changed != nil {
+		m.events = append(m.events, s)
+	}
+	m.status.Store(&s)
+}
+
+// tell calls Changed for what has happened, in order.
+func (m *Monitor) tell() {
+	for {
+		m.mu.Lock()
+		if m.telling || len(m.events) == 0 {
+			m.mu.Unlock()
+			return
+		}
+		next := m.events[0]
+		m.events, m.telling = m.events[1:], true
+		m.mu.Unlock()
+		m.call(next)
+		m.mu.Lock()
+		m.telling = false
+		m.mu.Unlock()
+	}
+}
+
+func (m *Monitor) call(s Status) {
+	defer func() { _ = recover() }() // the hook's own fault; the target's state does not depend on it
+	m.config.Changed(m.target, s)
+}

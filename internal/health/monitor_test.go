@@ -1,0 +1,274 @@
+package health_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/health"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestMain(m *testing.M) { proxytest.Main(m) }
+
+// noon is when stories begin.
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+// errBad is what goes wrong.
+var errBad = errors.New("bad")
+
+// A rig is a monitor with its node, and a clock that stands still unless it is moved.
+type rig struct {
+	*health.Monitor
+	node   *balance.Node
+	now    time.Time
+	events []health.Status
+}
+
+func newRig(t testing.TB, c health.Config) *rig {
+	t.Helper()
+	c.Defaults()
+	require.NoError(t, c.Validate())
+	r := &rig{node: new(balance.Node), now: noon}
+	c.Changed = func(target any, s health.Status) {
+		assert.Equal(t, "target", target)
+		r.events = append(r.events, s)
+	}
+	r.Monitor = health.New(&c, r.node, "target", r.now)
+	return r
+}
+
+// play carries out a story: f an exchange that fails, s one that succeeds, l one whose client leaves, a an admission that
+// stays, F and S checks that fail and succeed, and digits move the clock by so many seconds. It returns what was refused.
+func (r *rig) play(story string) (refused int) {
+	for _, c := range story {
+		switch c {
+		case 'f', 's', 'l', 'a':
+			if !r.Admit(r.now) {
+				refused++
+				continue
+			}
+			switch c {
+			case 'f':
+				r.Report(r.now, errBad, 0)
+			case 's':
+				r.Report(r.now, nil, time.Millisecond)
+			case 'l':
+				r.Release()
+			}
+		case 'F':
+			r.Probed(r.now, errBad)
+		case 'S':
+			r.Probed(r.now, nil)
+		default:
+			r.now = r.now.Add(time.Duration(c-'0') * time.Second)
+		}
+	}
+	return refused
+}
+
+func TestTheStateFollowsFromWhatHappened(t *testing.T) {
+	checks := health.Check{Interval: time.Second, Rise: 2, Fall: 3}
+	late := checks
+	late.StartDown = true
+	breaker := health.Breaker{Failures: 3, For: 5 * time.Second}
+	for _, tt := range []struct {
+		name    string
+		c       health.Config
+		story   string
+		want    health.State
+		served  bool
+		refused int
+	}{
+		{"nothing is watched", health.Config{}, "ffffffff", health.Up, true, 0},
+
+		{"checks fail", health.Config{Check: checks}, "FFF", health.Down, false, 0},
+		{"checks fail too seldom", health.Config{Check: checks}, "FFSFFSFF", health.Up, true, 0},
+		{"one check succeeds", health.Config{Check: checks}, "FFFS", health.Down, false, 0},
+		{"not in a row", health.Config{Check: checks}, "FFFSFS", health.Down, false, 0},
+		{"checks succeed again", health.Config{Check: checks}, "FFFSS", health.Up, true, 0},
+		{"not checked yet", health.Config{Check: late}, "S", health.Down, false, 0},
+		{"checked", health.Config{Check: late}, "SS", health.Up, true, 0},
+		{"exchanges say nothing to checks", health.Config{Check: checks}, "fffffffff", health.Up, true, 0},
+
+		{"exchanges fail", health.Config{Breaker: breaker}, "fff", health.Open, false, 0},
+		{"not in a row", health.Config{Breaker: breaker}, "ffsffsff", health.Up, true, 0},
+		{"clients that leave are no failures", health.Config{Breaker: breaker}, "fflllll", health.Up, true, 0},
+		{"nobody is let in", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
+		{"its time is over", health.Config{Breaker: breaker}, "fff5", health.Open, true, 0}, // until somebody asks
+		{"one is let in", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
+		{"another one after it left", health.Config{Breaker: breaker}, "fff5la", health.HalfOpen, true, 0},
+		{"the trial succeeds", health.Config{Breaker: breaker}, "fff5sss", health.Up, true, 0},
+		{"the trial fails", health.Config{Breaker: breaker}, "fff5f9", health.Open, false, 0},
+		{"twice as long", health.Config{Breaker: breaker}, "fff5f91a", health.HalfOpen, true, 0},
+		{"as long as before", health.Config{Breaker: breaker}, "fff5f91sfff5a", health.HalfOpen, true, 0},
+		{"as many as are wanted", health.Config{Breaker: health.Breaker{Failures: 1, For: 5 * time.Second, Trials: 2}}, "f5aaaa", health.HalfOpen, true, 2},
+
+		{"a share fails", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "sssfff", health.Open, false, 0},
+		{"less than a share", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "ssssfffs", health.Up, true, 0},
+		{"too few to tell", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "fffff", health.Up, true, 0},
+		{"long ago", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "sfff92fs", health.Up, true, 0},
+
+		{"checks and exchanges fail", health.Config{Check: checks, Breaker: breaker}, "fffFFF", health.Down, false, 0},
+		{"checks succeed, exchanges do not", health.Config{Check: checks, Breaker: breaker}, "fffFFFSS", health.Open, false, 0},
+		{"exchanges succeed, checks do not", health.Config{Check: checks, Breaker: breaker}, "FFFfff5s", health.Down, false, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, tt.c)
+			assert.Equal(t, tt.refused, r.play(tt.story))
+			assert.Equal(t, tt.want, r.Status().State)
+			assert.Equal(t, tt.served, !r.node.Suspended(r.now), "in service")
+		})
+	}
+}
+
+func TestSlowAnswersAreFailures(t *testing.T) {
+	r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 2, Slow: time.Second}})
+	for range 2 {
+		r.Report(r.now, nil, 1500*time.Millisecond)
+	}
+	assert.Equal(t, health.Open, r.Status().State)
+	assert.Contains(t, r.Status().Reason, "answered after 1.5s")
+}
+
+func TestABreakerStaysOpenForFiveMinutesAtMost(t *testing.T) {
+	r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 1, For: time.Minute}})
+	for range 80 {
+		r.Report(r.now, errBad, 0)
+		r.now = r.now.Add(health.MaxFor)
+		require.True(t, r.Admit(r.now))
+	}
+}
+
+func TestATargetThatComesBackStartsSlowly(t *testing.T) {
+	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second}, SlowStart: 10 * time.Second})
+	whole := new(balance.Node)
+	share := func() (n int) {
+		s := balance.NewSet(balance.Random, []balance.Candidate{{Node: r.node, Name: "a", Weight: 1}, {Node: whole, Name: "b", Weight: 1}})
+		for range 10_000 {
+			if s.Pick(r.now, 0, nil) == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	assert.InDelta(t, 5000, share(), 500)
+	r.play("FFFS")
+	assert.InDelta(t, 10_000*0.1/1.1, share(), 300)
+	r.play("5")
+	assert.InDelta(t, 10_000*0.55/1.55, share(), 400)
+	r.play("5")
+	assert.InDelta(t, 5000, share(), 500)
+}
+
+func TestChangesAreToldInOrderWithTheirReasons(t *testing.T) {
+	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 2, For: 5 * time.Second}})
+	r.play("ff5s1F1FS")
+	assert.Equal(t, []health.Status{
+		{State: health.Open, Reason: "2 failures in a row, the last: bad", Since: noon},
+		{State: health.HalfOpen, Reason: "2 failures in a row, the last: bad", Since: noon.Add(5 * time.Second)},
+		{State: health.Up, Reason: "answers again", Since: noon.Add(5 * time.Second)},
+		{State: health.Down, Reason: "bad", Since: noon.Add(6 * time.Second)},
+		{State: health.Up, Reason: "answers checks again", Since: noon.Add(7 * time.Second)},
+	}, r.events)
+}
+
+func TestAHookThatPanicsChangesNothing(t *testing.T) {
+	c := health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Changed: func(any, health.Status) { panic("oh") }}
+	c.Defaults()
+	m := health.New(&c, new(balance.Node), nil, noon)
+	m.Probed(noon, errBad)
+	m.Probed(noon, nil)
+	m.Probed(noon, errBad)
+	assert.Equal(t, health.Down, m.Status().State)
+}
+
+func TestATargetNobodyWatchesIsUp(t *testing.T) {
+	var m *health.Monitor
+	assert.True(t, m.Admit(noon))
+	m.Report(noon, errBad, 0)
+	m.Release()
+	m.Probed(noon, errBad)
+	assert.Equal(t, health.Status{State: health.Up}, m.Status())
+}
+
+func TestAConfigThatCannotBeIsNamed(t *testing.T) {
+	bad := health.Config{SlowStart: -1, Check: health.Check{Interval: -1, Timeout: -1, Rise: -1, Fall: -1},
+		Breaker: health.Breaker{Failures: 1, Share: 2, Window: -1, Least: -1, Slow: -1, For: time.Hour, Trials: -1}}
+	err := bad.Validate()
+	for _, field := range []string{"SlowStart", "Health.Interval", "Health.Timeout", "Health.Rise", "Health.Fall", "Breaker.Share",
+		"Breaker.Window", "Breaker.Least", "Breaker.Slow", "Breaker.For", "Breaker.Trials"} {
+		assert.ErrorContains(t, err, field)
+	}
+	slow := health.Config{Breaker: health.Breaker{Slow: 1}}
+	assert.ErrorContains(t, slow.Validate(), "Breaker.Slow counts failures")
+	assert.NoError(t, new(health.Config).Validate())
+}
+
+// Whatever happens in whatever order from many sides, the node is in service when nothing objects, and nothing is lost.
+func TestManyReportAtOnce(t *testing.T) {
+	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, For: time.Second, Share: 0.9}})
+	var all sync.WaitGroup
+	for w := range 8 {
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(1, uint64(w)))
+			for i := range 2000 {
+				now := noon.Add(time.Duration(i) * 10 * time.Millisecond)
+				switch rng.IntN(6) {
+				case 0:
+					r.Probed(now, errBad)
+				case 1:
+					r.Probed(now, nil)
+				default:
+					if !r.Admit(now) {
+						continue
+					}
+					switch rng.IntN(3) {
+					case 0:
+						r.Report(now, errBad, 0)
+					case 1:
+						r.Report(now, nil, 0)
+					default:
+						r.Release()
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	r.now = noon.Add(time.Hour)
+	r.play("S1s") // checks object no more; the breaker's time is over, and its trial succeeds
+	assert.Equal(t, health.Up, r.Status().State)
+	assert.False(t, r.node.Suspended(r.now))
+	for i, e := range r.events[1:] {
+		assert.NotEqual(t, r.events[i].State, e.State, "a change is one")
+	}
+}
+
+func BenchmarkAllIsWell(b *testing.B) {
+	for _, tt := range []struct {
+		name string
+		c    health.Config
+	}{
+		{"streak", health.Config{Breaker: health.Breaker{Failures: 5}}},
+		{"share", health.Config{Breaker: health.Breaker{Failures: 5, Share: 0.5}}},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			r := newRig(b, tt.c)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if r.Admit(noon) {
+						r.Report(noon, nil, time.Millisecond)
+					}
+				}
+			})
+		})
+	}
+}
