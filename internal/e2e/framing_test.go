@@ -1,7 +1,10 @@
 package e2e_test
 
 import (
+	"fmt"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -289,4 +292,35 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The head of an answer without a body is read before its connection serves somebody else.
+func TestAnswersWithoutABodyKeepTheirOwnLength(t *testing.T) {
+	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		for {
+			q, err := c.ReadRequest()
+			if err != nil || q == nil {
+				return
+			}
+			id := strings.TrimPrefix(q.URL.Path, "/")
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: " + id + "\r\nX-Id: " + id + "\r\n\r\n")
+		}
+	})
+	r := new(hostproxy.Router)
+	r.Handle("a.test", hostproxy.To(b.Addr()))
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r, Handler: http.HandlerFunc(r.ServeHTTP)})
+	var all sync.WaitGroup
+	for w := range 8 {
+		c := proxytest.Dial(t, s.Plain)
+		all.Go(func() {
+			for i := range 200 {
+				id := fmt.Sprint(w*1000 + i)
+				a := c.Do(request("HEAD /"+id, "\r\n"))
+				if !assert.Equal(t, []string{id}, a.Header["X-Id"]) || !assert.Equal(t, []string{id}, a.Header["Content-Length"]) {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }

@@ -23,7 +23,8 @@ func watch(t *testing.T, c health.Config, d time.Duration, probe func(context.Co
 		defer close(done)
 		health.Watch(ctx, m, probe)
 	}()
-	time.Sleep(d)
+	over := time.NewTimer(d)
+	<-over.C
 	synctest.Wait()
 	cancel()
 	<-done
