@@ -111,6 +111,13 @@ type Upstream struct {
 	// with 413. Zero means no bound.
 	MaxRequestBody int64
 
+	// MaxInFlight bounds the requests in flight, and MaxTargetInFlight those at
+	// each target. Zero means no bound.
+	MaxInFlight, MaxTargetInFlight int
+
+	// Queue is where requests wait that are above a bound.
+	Queue Queue
+
 	// Retry says when a request that failed at one target goes to another.
 	Retry Retry
 
@@ -196,6 +203,13 @@ type Health struct {
 	State  string    // "up", "down" by checks, "open" by Breaker, or "half-open"
 	Reason string    // why, or "" when nothing has ever happened
 	Since  time.Time // when the target came to State
+}
+
+// A Queue is where requests wait for room, in the order of their arrival. Those
+// for whom it has no room, or not in time, are answered with 503 and Retry-After.
+type Queue struct {
+	Max  int           // requests that may wait; 0 means none
+	Wait time.Duration // at most; 0 means 10 s
 }
 
 // A Retry says when a request that failed at one target goes to another one:
@@ -444,8 +458,14 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
 		errs = append(errs, fmt.Errorf("Weights has %d values for %d Targets", n, len(u.Targets)))
 	}
-	if u.MaxRequestBody < 0 {
-		errs = append(errs, errors.New("MaxRequestBody is negative"))
+	for name, n := range map[string]int64{"MaxRequestBody": u.MaxRequestBody, "MaxInFlight": int64(u.MaxInFlight),
+		"MaxTargetInFlight": int64(u.MaxTargetInFlight), "Queue.Max": int64(u.Queue.Max), "Queue.Wait": int64(u.Queue.Wait)} {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("%s is negative", name))
+		}
+	}
+	if u.Queue != (Queue{}) && u.MaxInFlight == 0 && u.MaxTargetInFlight == 0 {
+		errs = append(errs, errors.New("Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
 	}
 	rule, err := u.RateLimit.rule(slog.Default)
 	if err != nil {
@@ -499,6 +519,10 @@ func (u *Upstream) config() forward.Config {
 		Policy:                balance.Policy(u.Policy),
 		HashBy:                forward.HashKey(u.HashBy),
 		Guard:                 forward.Guard{Allow: u.Allow, Deny: u.Deny, MaxBody: u.MaxRequestBody},
+		MaxInFlight:           u.MaxInFlight,
+		MaxTargetInFlight:     u.MaxTargetInFlight,
+		MaxQueue:              u.Queue.Max,
+		QueueWait:             cmp.Or(u.Queue.Wait, 10*time.Second),
 		Retry:                 u.Retry.config(),
 		Transport:             u.Transport,
 		TLS:                   u.TLS,

@@ -34,6 +34,16 @@ const (
 // Begin counts an exchange in.
 func (n *Node) Begin() { n.count.Add(1) }
 
+// TryBegin counts an exchange in unless the node is at its limit.
+func (n *Node) TryBegin() bool {
+	n.Begin()
+	if limit := n.limit.Load(); limit == 0 || n.InFlight() <= limit {
+		return true
+	}
+	n.End()
+	return false
+}
+
 // End counts an exchange out.
 func (n *Node) End() { n.count.Add(-1) }
 

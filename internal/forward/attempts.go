@@ -34,6 +34,7 @@ type Attempts struct {
 	tried []int                                              // positions of the targets asked
 
 	entered  bool // f counts the exchange
+	gated    bool // and MaxInFlight
 	counted  bool // Target counts the attempt
 	repeated bool // f counts the exchange among those that were sent more than once
 
@@ -122,6 +123,9 @@ func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 			return fail
 		}
 	}
+	if a.f.limited {
+		return a.seize()
+	}
 	return a.next(rec.Start.Add(rec.Queue))
 }
 
@@ -136,19 +140,17 @@ func (a *Attempts) next(now time.Time) *Failure {
 			Err: errNoTarget}
 	}
 	a.tried = append(a.tried, i)
-	a.Target, a.Since = a.set.targets[i], now
+	a.Target, a.Since, a.counted = a.set.targets[i], now, true
 	a.rec.Target = a.Target.Name
 	a.rec.Attempts++
-	a.Target.node.Begin()
-	a.counted = true
 	return nil
 }
 
-// choose returns the position of the next target, or -1 when none is left.
+// choose returns the position of the next target, which is counted in, or -1
+// when none is left.
 func (a *Attempts) choose(now time.Time) (int, error) {
 	if a.pick != nil {
-		t, err := a.pick(a.eligible)
-		return slices.Index(a.set.targets, t), err
+		return a.ask()
 	}
 	asked := len(a.tried)
 	for {
@@ -156,17 +158,42 @@ func (a *Attempts) choose(now time.Time) (int, error) {
 		if i < 0 {
 			break
 		}
-		if a.set.targets[i].monitor.Admit(now) {
+		if a.set.targets[i].admit(now) {
 			a.tried = a.tried[:asked]
 			return i, nil
 		}
 		a.tried = append(a.tried, i) // for now
 	}
 	a.tried = a.tried[:asked]
-	if asked > 0 || a.f.FailClosed {
-		return -1, nil
+	if asked == 0 && !a.f.FailClosed {
+		if i := a.set.choice.PickAny(now, a.Key, nil); i >= 0 && a.set.targets[i].node.TryBegin() {
+			return i, nil
+		}
 	}
-	return a.set.choice.PickAny(now, a.Key, nil), nil
+	return -1, nil
+}
+
+// admit counts an attempt in, unless t is at its limit or its breaker lets
+// nobody through.
+func (t *Target) admit(now time.Time) bool {
+	if !t.node.TryBegin() {
+		return false
+	}
+	if t.monitor.Admit(now) {
+		return true
+	}
+	t.node.End()
+	return false
+}
+
+// ask is choose by the user's Pick.
+func (a *Attempts) ask() (int, error) {
+	t, err := a.pick(a.eligible)
+	i := slices.Index(a.set.targets, t)
+	if i >= 0 && !t.node.TryBegin() {
+		return -1, err
+	}
+	return i, err
 }
 
 var errNoTarget = errors.New("no target left")
@@ -201,6 +228,7 @@ func (a *Attempts) Again(o Outcome) bool {
 		return false
 	}
 	ended.node.End()
+	a.f.queue.Wake()
 	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
 	return true
 }
@@ -267,6 +295,13 @@ func (a *Attempts) End() {
 	if a.repeated {
 		a.repeated = false
 		a.f.repeats.Add(-1)
+	}
+	if a.gated {
+		a.gated = false
+		a.f.busy.Add(-1)
+	}
+	if a.f.limited {
+		a.f.queue.Wake()
 	}
 	if a.entered {
 		a.entered = false

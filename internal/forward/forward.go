@@ -15,6 +15,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/health"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // Name is what the proxy calls itself in Via and Proxy-Status.
@@ -36,6 +37,11 @@ type Config struct {
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *Failure)
 
 	RequestHeader, ResponseHeader Edit
+
+	MaxInFlight       int // exchanges; 0 means no bound
+	MaxTargetInFlight int // attempts at each target; 0 means no bound
+	MaxQueue          int // exchanges that wait for room
+	QueueWait         time.Duration
 
 	Guard    Guard
 	Health   *health.Config // nil means that targets are always up
@@ -64,6 +70,9 @@ type Forwarder struct {
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
 	guarded  bool
+	limited  bool // there may be no room for an exchange
+	busy     atomic.Int64
+	queue    limit.Queue
 	checked  bool // targets are watched while there are exchanges
 	plain    bool // no hook wants to see an http.Request or an http.Response
 
@@ -101,6 +110,7 @@ func New(c Config) (*Forwarder, error) {
 	f.set.Store(s)
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
+	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, c.QueueWait
 	f.plain, f.guarded, f.checked = f.isPlain(), f.Guard.guarded(), c.Health != nil && c.Health.Check.Interval > 0
 	return f, nil
 }

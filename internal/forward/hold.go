@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // A Page is what clients are shown instead of a target's answer.
@@ -103,6 +104,52 @@ type Party interface {
 	Await(wait func(gone <-chan struct{}) error) error
 }
 
+// seize begins the first attempt once there is room for the exchange, at the
+// upstream and at a target.
+func (a *Attempts) seize() *Failure {
+	if a.f.queue.Len() == 0 {
+		if fail, done := a.fit(); done {
+			return fail
+		}
+	}
+	return a.queueUp()
+}
+
+// queueUp is seize for those who have to wait.
+func (a *Attempts) queueUp() (fail *Failure) {
+	err := a.await(func(gone <-chan struct{}) error {
+		return a.f.queue.Do(gone, func() (done bool) {
+			fail, done = a.fit()
+			return done
+		})
+	})
+	if err != nil {
+		return a.unserved(err)
+	}
+	return fail
+}
+
+// fit begins the first attempt, or reports that there is no room now. Whatever
+// else keeps it from beginning is the failure.
+func (a *Attempts) fit() (fail *Failure, done bool) {
+	if most := int64(a.f.MaxInFlight); most > 0 {
+		if a.f.busy.Add(1) > most {
+			a.f.busy.Add(-1)
+			return nil, false
+		}
+		a.gated = true
+	}
+	now := time.Now()
+	if fail = a.next(now); fail != nil && a.set.choice.Saturated(now, a.tried) {
+		if a.gated {
+			a.gated = false
+			a.f.busy.Add(-1)
+		}
+		return nil, false
+	}
+	return fail, true
+}
+
 // await waits on the party's terms, and notes for how long.
 func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 	start := time.Now()
@@ -116,7 +163,7 @@ func (a *Attempts) unserved(err error) *Failure {
 	f := &Failure{Op: "pick", Side: SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
 		RetryAfter: time.Second, Err: err}
 	switch {
-	case !errors.Is(err, errGone):
+	case !errors.Is(err, errGone) && !errors.Is(err, limit.ErrQueueLeft):
 		if errors.Is(err, errPaused) {
 			f.Reason = "destination_unavailable"
 		}

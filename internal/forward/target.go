@@ -106,6 +106,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 		t.Face = c.Show(t)
 	}
 	dial := dialer(e, c)
+	t.node.SetLimit(int64(c.MaxTargetInFlight))
 	t.monitor = f.newMonitor(t)
 	t.probe = f.Probe.asks(t, func(ctx context.Context) error {
 		if c.Transport != nil {
