@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"net"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,7 +52,7 @@ func TestRequestsAboveABoundWaitForRoom(t *testing.T) {
 			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 				before := len(b.Requests())
 				var all []*proxytest.Client
-				for i := range 5 {
+				for i := range 9 {
 					k := proxytest.Dial(t, c.RemoteAddr().String())
 					k.Send(request("GET /", "\r\n"))
 					all = append(all, k)
@@ -61,37 +60,31 @@ func TestRequestsAboveABoundWaitForRoom(t *testing.T) {
 						b.WaitRequests(before + i + 1)
 					}
 				}
-				proxytest.Eventually(t, "a full queue", func() bool {
-					k := proxytest.Dial(t, c.RemoteAddr().String())
-					defer k.Close()
-					_ = k.SetDeadline(time.Now().Add(100 * time.Millisecond))
-					if _, err := net.Conn(k).Write([]byte(request("GET /", "Connection: close\r\n\r\n"))); err != nil {
-						return false
-					}
-					a, err := k.ReadResponse("GET")
-					if err != nil {
-						return false
+				for range 4 { // for whom there is no room to wait
+					x := <-records
+					assert.Equal(t, 503, x.Status)
+					assert.Zero(t, x.Queue.Round(time.Second))
+				}
+				for range 5 {
+					let <- struct{}{}
+				}
+				served := 0
+				for _, k := range all {
+					a := k.Response("GET")
+					if a.StatusCode == 200 {
+						served++
+						continue
 					}
 					assert.Equal(t, 503, a.StatusCode)
 					assert.Equal(t, []string{"1"}, a.Header["Retry-After"])
 					assert.Contains(t, string(a.Content), "connection_limit_reached")
-					return true
-				})
-				for range 5 {
-					let <- struct{}{}
 				}
-				for _, k := range all {
-					assert.Equal(t, 200, k.Response("GET").StatusCode)
-				}
+				assert.Equal(t, 5, served)
 				assert.EqualValues(t, 2, most.Load())
 				waited := 0
-				for served := 0; served < 5; {
-					x := <-records
-					if x.Status == 200 {
-						served++
-						if x.Queue > 0 {
-							waited++
-						}
+				for range 5 {
+					if x := <-records; x.Queue > 0 {
+						waited++
 					}
 				}
 				assert.Equal(t, 3, waited)
