@@ -39,6 +39,10 @@ type Upstream struct {
 	// HashBy is what ConsistentHash places a request by.
 	HashBy HashKey
 
+	// Sticky brings a client back to the target that served it first, by a
+	// cookie, as long as that target is up. Nil does not.
+	Sticky *Sticky
+
 	// Pick chooses the target of an attempt from those that are left; a nil
 	// result fails the exchange with 503, a panic with 500. Nil leaves the
 	// choice to Policy.
@@ -210,6 +214,14 @@ type Health struct {
 type Queue struct {
 	Max  int           // requests that may wait; 0 means none
 	Wait time.Duration // at most; 0 means 10 s
+}
+
+// A Sticky is a cookie by which a client comes back to its target. Its value is
+// a keyed hash: it tells nobody the target's address, and nobody can make one.
+type Sticky struct {
+	Cookie string        // its name; "" means hostproxy
+	Key    []byte        // at least 16 bytes, the same in all processes that serve the same clients; nil means a random one
+	MaxAge time.Duration // 0 means until the client's session ends
 }
 
 // A Retry says when a request that failed at one target goes to another one:
@@ -390,6 +402,39 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 	return nil
 }
 
+// Canary sends a share of the clients, 0 to 1, to another upstream from now on;
+// nil ends it. A client goes the same way each time, and while the share grows,
+// those that went to the canary stay there.
+func (u *Upstream) Canary(to *Upstream, share float64) error {
+	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
+}
+
+// Mirror sends copies of a share of the requests, 0 to 1, to another upstream
+// from now on; nil ends it. What it answers is seen by nobody, and it is asked
+// when the client has been answered. Bodies above 32 KiB and upgrades are not
+// copied, nor is anything while 128 copies are in flight.
+func (u *Upstream) Mirror(to *Upstream, share float64) error {
+	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share) })
+}
+
+// beside calls do with what u and other, which may be nil, compile to.
+func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) error) error {
+	f, err := u.compile()
+	if err != nil {
+		return err
+	}
+	var o *forward.Forwarder
+	if other != nil {
+		if o, err = other.compile(); err != nil {
+			return err
+		}
+	}
+	if err := do(f, o); err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
 // Pause makes requests to come wait before they reach a target, until Resume
 // or for d after this call; then they fail with 503. What is in flight goes on.
 // A program restarts its only target without an error for anybody in this way.
@@ -456,7 +501,7 @@ func (u *Upstream) compile() (*forward.Forwarder, error) {
 func (u *Upstream) build() (*forward.Forwarder, error) {
 	var errs []error
 	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
-		errs = append(errs, fmt.Errorf("Weights has %d values for %d Targets", n, len(u.Targets)))
+		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets", n, len(u.Targets)))
 	}
 	for name, n := range map[string]int64{"MaxRequestBody": u.MaxRequestBody, "MaxInFlight": int64(u.MaxInFlight),
 		"MaxTargetInFlight": int64(u.MaxTargetInFlight), "Queue.Max": int64(u.Queue.Max), "Queue.Wait": int64(u.Queue.Wait)} {
@@ -465,7 +510,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 		}
 	}
 	if u.Queue != (Queue{}) && u.MaxInFlight == 0 && u.MaxTargetInFlight == 0 {
-		errs = append(errs, errors.New("Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
+		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
 	}
 	rule, err := u.RateLimit.rule(slog.Default)
 	if err != nil {
@@ -543,6 +588,9 @@ func (u *Upstream) config() forward.Config {
 			e.Weight = u.Weights[i]
 		}
 		c.Targets = append(c.Targets, e)
+	}
+	if u.Sticky != nil {
+		c.Sticky = &forward.Sticky{Cookie: cmp.Or(u.Sticky.Cookie, "hostproxy"), Key: u.Sticky.Key, MaxAge: u.Sticky.MaxAge}
 	}
 	c.Health, c.Probe, c.Failures = u.health()
 	c.FailClosed = u.FailClosed

@@ -33,6 +33,9 @@ type Attempts struct {
 	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
 	tried []int                                              // positions of the targets asked
 
+	preferred int  // position of the target that the client's cookie stands for
+	known     bool // there is one
+
 	entered  bool // f counts the exchange
 	gated    bool // and MaxInFlight
 	counted  bool // Target counts the attempt
@@ -96,6 +99,9 @@ func (a *Attempts) Take(f *Forwarder) (fast bool) {
 // Keyed reports whether the exchange needs a Key.
 func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
 
+// Sticks reports whether the exchange may have a target that it prefers.
+func (f *Forwarder) Sticks() bool { return f.Sticky != nil }
+
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
 	*a = Attempts{tried: a.tried[:0], lines: a.lines[:0]}
@@ -153,6 +159,11 @@ func (a *Attempts) choose(now time.Time) (int, error) {
 		return a.ask()
 	}
 	asked := len(a.tried)
+	if asked == 0 && a.known {
+		if i := a.back(now); i >= 0 {
+			return i, nil
+		}
+	}
 	for {
 		i := a.set.choice.Pick(now, a.Key, a.tried)
 		if i < 0 {

@@ -38,6 +38,8 @@ type Config struct {
 
 	RequestHeader, ResponseHeader Edit
 
+	Sticky *Sticky // nil means that clients come back to no target
+
 	MaxInFlight       int // exchanges; 0 means no bound
 	MaxTargetInFlight int // attempts at each target; 0 means no bound
 	MaxQueue          int // exchanges that wait for room
@@ -69,6 +71,8 @@ type Forwarder struct {
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
+	diverted atomic.Pointer[diversion]
+	mirrored atomic.Pointer[mirror]
 	guarded  bool
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
@@ -95,14 +99,15 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}
 	if c.Policy > balance.Hash {
-		errs = append(errs, fmt.Errorf("Policy %d is unknown", c.Policy))
+		errs = append(errs, fmt.Errorf("policy %d is unknown", c.Policy))
 	}
 	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1)}
+	f.Sticky.compile()
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
@@ -169,7 +174,8 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
 func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
-	a := &fullExchange{f: f, w: w, q: q, x: x}
+	f = f.For(x.Client)
+	a := &fullExchange{f: f, w: w, q: q, x: x, mirrors: f.Mirrors()}
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
 		f.fail(a, fail)

@@ -27,6 +27,7 @@ type fullExchange struct {
 	body     *requestBody       // the client's body, nil without
 	done     context.CancelFunc // of a client that knows nothing of leases; nil without
 	wrote    bool               // the response to the client has begun
+	mirrors  bool               // a copy is to be sent
 	interim  int                // interim responses relayed
 }
 
@@ -71,6 +72,9 @@ func (a *fullExchange) begin() *Failure {
 	if a.f.Keyed() {
 		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
 	}
+	if a.f.Sticks() {
+		a.attempts.preferOf(a.q)
+	}
 	a.attempts.Client, a.attempts.Size = a.x.Client, a.q.ContentLength
 	return a.attempts.Begin(&a.x.Record, a)
 }
@@ -91,11 +95,17 @@ func (a *fullExchange) end() {
 		a.leaveBody()
 	}
 	a.f.land(&a.flight)
+	if a.mirrors {
+		if body, ok := a.copied(); ok {
+			a.f.copyOf(a.q, body, a.x)
+		}
+	}
 }
 
 func (a *fullExchange) openBody() {
 	a.body = newRequestBody(a.q, &a.flight)
 	a.body.max = a.f.Guard.MaxBody
+	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= replayLimit
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
 	_ = a.flight.rc.EnableFullDuplex()

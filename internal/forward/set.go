@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
@@ -25,7 +26,9 @@ type set struct {
 	endpoints []Endpoint
 	targets   []*Target // of the same positions
 	choice    *balance.Set
-	fast      bool // every target is reached by the built-in HTTP/1.1 client
+	tokens    map[string]int // positions by the value of the sticky cookie
+	weighted  bool           // some targets have a weight
+	fast      bool           // every target is reached by the built-in HTTP/1.1 client
 }
 
 // newSet returns the set of es. Targets that old has are taken over, with what
@@ -68,6 +71,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 		return nil, err
 	}
 	s.choice = balance.NewSet(f.Policy, s.candidates())
+	s.stick(f.Sticky)
 	return s, nil
 }
 
@@ -83,14 +87,11 @@ func (e *Endpoint) check() error {
 
 // candidates are the targets as the policy sees them.
 func (s *set) candidates() []balance.Candidate {
-	same := true // no weight at all
-	for i := range s.endpoints {
-		same = same && s.endpoints[i].Weight == 0
-	}
+	s.weighted = slices.ContainsFunc(s.endpoints, func(e Endpoint) bool { return e.Weight > 0 })
 	cs := make([]balance.Candidate, len(s.targets))
 	for i, t := range s.targets {
 		cs[i] = balance.Candidate{Node: t.node, Name: t.key, Weight: s.endpoints[i].Weight}
-		if same {
+		if !s.weighted {
 			cs[i].Weight = 1
 		}
 	}

@@ -32,6 +32,7 @@ type Target struct {
 
 	span                                // within the Forwarder's
 	key     string                      // of its endpoint
+	token   string                      // of the sticky cookie
 	probe   func(context.Context) error // whether it serves
 	base    string                      // put before the request's path, without a final slash
 	client  doer                        // for what speaks HTTP/1.1
@@ -104,6 +105,9 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	}
 	if c.Show != nil {
 		t.Face = c.Show(t)
+	}
+	if c.Sticky != nil {
+		t.token = c.Sticky.token(t.key)
 	}
 	dial := dialer(e, c)
 	t.node.SetLimit(int64(c.MaxTargetInFlight))

@@ -37,6 +37,9 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	}
 	header.CleanResponse(res.Header)
 	a.f.ResponseHeader.apply(res.Header)
+	if c := a.attempts.Cookie(a.x.Scheme); c != "" {
+		res.Header.Add("Set-Cookie", c)
+	}
 
 	client, ahead, err := a.switchClient(res, asked)
 	if err != nil {

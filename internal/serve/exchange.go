@@ -22,6 +22,9 @@ const maxInterim = 32
 func (x *exchange) exchange() step {
 	x.begin()
 	next := x.admit()
+	if x.asked && x.fail == nil && x.hit.Upstream.Mirrors() {
+		x.mirror()
+	}
 	x.finish()
 	x.takeBack() // not before: the record is made of what it overwrites
 	return next
@@ -49,10 +52,7 @@ func (x *exchange) begin() {
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
 	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded
-	x.hop.Client = x.c.peer.Addr
-	if x.c.trusted {
-		x.hop.Client = x.clientIP()
-	}
+	x.hop.Client = x.client()
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
 }
 
@@ -69,6 +69,9 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
 	}
+	if f.Sticks() {
+		x.attempts.PreferBytes(&x.req)
+	}
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
 	}
@@ -79,6 +82,17 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 	next := x.respond(f, up, n)
 	x.c.unwatch()
 	return next
+}
+
+// mirror sends a copy of the request, if its body is at hand.
+func (x *exchange) mirror() {
+	body, whole := x.upload.all()
+	if !whole {
+		return
+	}
+	e := forward.Exchange{Via: x.c.peer, Trusted: x.c.trusted}
+	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
+	x.hit.Upstream.CopyBytes(&x.req, body, &e)
 }
 
 // Await implements forward.Party: the sweeper sees the client leave.
@@ -294,8 +308,11 @@ func (n *name) of(b []byte) string {
 // errProtocol is wrapped by what a target must not answer.
 var errProtocol = errors.New("protocol error")
 
-// clientIP is who the request is from, behind the trusted proxies.
-func (x *exchange) clientIP() netip.Addr {
+// client is who the request is from, behind the trusted proxies.
+func (x *exchange) client() netip.Addr {
+	if !x.c.trusted {
+		return x.c.peer.Addr
+	}
 	x.received.Reset()
 	for i := range x.req.Fields {
 		x.received.Note(header.Classify(x.req.Fields[i].Name), x.req.Fields[i].Value)

@@ -312,7 +312,13 @@ func (x *exchange) route() bool {
 		return false
 	}
 	x.hit, ok = x.c.s.Lane.Route(view(host), view(x.req.Path), x.c.state)
-	return ok && x.attempts.Take(x.hit.Upstream)
+	if !ok {
+		return false
+	}
+	if x.hit.Upstream.Diverts() {
+		x.hit.Upstream = x.hit.Upstream.For(x.client())
+	}
+	return x.attempts.Take(x.hit.Upstream)
 }
 
 // view is b as a string, valid as long as b is not changed.

@@ -159,6 +159,27 @@ func (u *upload) keeps() bool {
 // is kept.
 func (u *upload) whole() bool { return !u.spent }
 
+// all returns the whole body, if all of it is kept. It is valid until the next
+// exchange.
+func (u *upload) all() (body []byte, whole bool) {
+	x := u.x
+	switch x.req.Framing() {
+	case h1.SizedBody:
+		if u.spent || u.left > 0 {
+			return nil, false
+		}
+		body = x.out[:0] // the head in it has been sent
+		body = append(body, x.in[x.r-u.took:x.r]...)
+		if u.fetched > 0 {
+			body = append(body, u.buf.in[:u.fetched]...)
+		}
+		return body, true
+	case h1.ChunkedBody:
+		return u.data, u.state == io.EOF
+	}
+	return nil, true
+}
+
 // start streams the rest of the body to up, which may take nothing for stall.
 func (u *upload) start(up *pool.Conn, stall time.Duration) {
 	u.spent = !u.keeps()

@@ -1,0 +1,54 @@
+package forward
+
+import (
+	"errors"
+	"math"
+	"net/netip"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
+)
+
+// A diversion sends a share of the clients elsewhere.
+type diversion struct {
+	to    *Forwarder
+	below uint64 // clients whose hash is lower
+}
+
+// Divert sends that share of the clients to the other Forwarder, from the next
+// exchange on; nil ends it. A client goes the same way each time, and as the
+// share grows those that were diverted stay so.
+func (f *Forwarder) Divert(to *Forwarder, share float64) error {
+	switch {
+	case to == nil:
+		f.diverted.Store(nil)
+		return nil
+	case to == f:
+		return errors.New("an upstream cannot be its own canary")
+	case !(share >= 0 && share <= 1): // NaN too
+		return errors.New("the share of a canary is from 0 to 1")
+	}
+	below := uint64(math.MaxUint64)
+	if share < 1 {
+		below = uint64(share * (1 << 63) * 2)
+	}
+	f.diverted.Store(&diversion{to, below})
+	return nil
+}
+
+// Diverts reports whether some clients may go elsewhere.
+func (f *Forwarder) Diverts() bool { return f.diverted.Load() != nil }
+
+// For returns who serves the client: f, or whom f diverts it to.
+func (f *Forwarder) For(client netip.Addr) *Forwarder {
+	if d := f.diverted.Load(); d != nil && canaryKey(client) < d.below {
+		return d.to
+	}
+	return f
+}
+
+// canaryKey is not the key that Hash places a client by: all canaries would be
+// at the same targets.
+func canaryKey(client netip.Addr) uint64 {
+	b := client.As16()
+	return balance.Key(append(b[:], "canary"...))
+}

@@ -1,0 +1,133 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// A mirror sends copies of a share of the requests to another Forwarder, whose
+// answers nobody sees.
+type mirror struct {
+	to    *Forwarder
+	share float64
+	slots chan struct{} // one for each copy in flight
+}
+
+// Bounds of mirrors. A copy beyond maxCopies is not made: a mirror that is slow
+// must not cost memory without bound.
+const (
+	maxCopies   = 128
+	copyTimeout = 30 * time.Second
+)
+
+// Mirror sends copies of that share of the exchanges to the other Forwarder,
+// from the next one on; nil ends it. Copies are sent when the exchange is over,
+// if what it had of a body is whole and at most replayLimit.
+func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
+	switch {
+	case to == nil:
+		f.mirrored.Store(nil)
+		return nil
+	case to == f:
+		return errors.New("an upstream cannot mirror itself")
+	case !(share >= 0 && share <= 1): // NaN too
+		return errors.New("the share of a mirror is from 0 to 1")
+	}
+	f.mirrored.Store(&mirror{to, share, make(chan struct{}, maxCopies)})
+	return nil
+}
+
+// Mirrors draws whether the exchange is to be copied.
+func (f *Forwarder) Mirrors() bool {
+	m := f.mirrored.Load()
+	return m != nil && rand.Float64() < m.share
+}
+
+// CopyBytes sends a copy of req in the fast lane. body is its whole body; x says
+// who it is from.
+func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
+	target := string(req.Target)
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		return
+	}
+	q := &http.Request{Method: string(req.Method), URL: u, RequestURI: target, Host: string(req.Host),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header, len(req.Fields))}
+	for i := range req.Fields {
+		fd := &req.Fields[i]
+		if name := http.CanonicalHeaderKey(string(fd.Name)); name != "Host" && name != "Content-Length" && name != "Transfer-Encoding" {
+			q.Header.Add(name, string(fd.Value))
+		}
+	}
+	f.send(q, bytes.Clone(body), x)
+}
+
+// copyOf sends a copy of q, whose body was body.
+func (f *Forwarder) copyOf(q *http.Request, body []byte, x *Exchange) {
+	c := q.Clone(context.Background())
+	f.send(c, body, x)
+}
+
+// send lets the mirror serve q, on a goroutine of its own.
+func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
+	m := f.mirrored.Load()
+	if m == nil {
+		return
+	}
+	select {
+	case m.slots <- struct{}{}:
+	default:
+		return
+	}
+	q.Body, q.ContentLength, q.TransferEncoding, q.Trailer = http.NoBody, 0, nil, nil
+	if len(body) > 0 {
+		q.Body, q.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
+	c := &Exchange{Via: x.Via, Trusted: x.Trusted}
+	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
+	go func() {
+		defer func() { <-m.slots }()
+		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it
+		ctx, cancel := context.WithTimeout(context.Background(), copyTimeout)
+		defer cancel()
+		m.to.Serve(&discard{header: make(http.Header)}, q.WithContext(ctx), c)
+	}()
+}
+
+// copied reports whether a copy of the exchange can be made: it had no upgrade
+// and no body, or one that is kept.
+func (a *fullExchange) copied() (body []byte, ok bool) {
+	if a.q.Header.Get("Upgrade") != "" || a.q.Method == http.MethodConnect || strings.HasPrefix(a.q.Header.Get("Content-Type"), "application/grpc") {
+		return nil, false
+	}
+	if a.body == nil {
+		return nil, true
+	}
+	if !a.body.whole.Load() {
+		return nil, false
+	}
+	a.body.mu.Lock()
+	defer a.body.mu.Unlock()
+	return a.body.kept, !a.body.lost.Load()
+}
+
+// discard is the client of a copy.
+type discard struct{ header http.Header }
+
+// Header implements http.ResponseWriter.
+func (d *discard) Header() http.Header { return d.header }
+
+// Write implements http.ResponseWriter.
+func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// WriteHeader implements http.ResponseWriter.
+func (d *discard) WriteHeader(int) {}

@@ -1,0 +1,125 @@
+package forward
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A Sticky is a cookie by which a client comes back to its target. Its value is
+// a keyed hash of the target's address: nobody learns the address from it, or
+// can make one.
+type Sticky struct {
+	Cookie string        // its name
+	Key    []byte        // the same in all processes that serve the same clients; nil means one of this process alone
+	MaxAge time.Duration // 0 means until the client ends
+}
+
+// minStickyKey is the shortest key that cannot be guessed.
+const minStickyKey = 16
+
+func (s *Sticky) check() error {
+	if s == nil {
+		return nil
+	}
+	var errs []error
+	if !h1.ValidToken(s.Cookie) {
+		errs = append(errs, fmt.Errorf("Sticky.Cookie is %q, want a cookie name", s.Cookie))
+	}
+	if s.Key != nil && len(s.Key) < minStickyKey {
+		errs = append(errs, fmt.Errorf("Sticky.Key has %d bytes, want at least %d", len(s.Key), minStickyKey))
+	}
+	if s.MaxAge < 0 {
+		errs = append(errs, errors.New("Sticky.MaxAge is negative"))
+	}
+	return errors.Join(errs...)
+}
+
+// compile fills in the key.
+func (s *Sticky) compile() {
+	if s != nil && s.Key == nil {
+		s.Key = make([]byte, sha256.Size)
+		rand.Read(s.Key) // never fails, crypto/rand says
+	}
+}
+
+// token is the value of the cookie for the target with that key.
+func (s *Sticky) token(key string) string {
+	h := hmac.New(sha256.New, s.Key)
+	h.Write([]byte(key))
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
+}
+
+// setCookie is what a client is told that token stands for its target.
+func (s *Sticky) setCookie(token, scheme string) string {
+	c := http.Cookie{Name: s.Cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		Secure: scheme == "https", MaxAge: int(s.MaxAge / time.Second)}
+	return c.String()
+}
+
+// stick makes the set know the tokens of its targets. A lookup in the map takes
+// as long whatever was guessed, for all that can be seen: who guesses does not
+// know where a token differs.
+func (s *set) stick(c *Sticky) {
+	if c == nil {
+		return
+	}
+	s.tokens = make(map[string]int, len(s.targets))
+	for i, t := range s.targets {
+		s.tokens[t.token] = i
+	}
+}
+
+// PreferBytes notes the target that req's cookie stands for, in the fast lane.
+func (a *Attempts) PreferBytes(req *h1.Request) {
+	for i := range req.Fields {
+		fd := &req.Fields[i]
+		if !equalFold(fd.Name, "Cookie") {
+			continue
+		}
+		if v, ok := header.Cookie(fd.Value, a.f.Sticky.Cookie); ok {
+			a.preferred, a.known = a.set.tokens[string(v)]
+			return
+		}
+	}
+}
+
+// preferOf is PreferBytes in the full lane.
+func (a *Attempts) preferOf(q *http.Request) {
+	for _, line := range q.Header["Cookie"] {
+		if v, ok := header.Cookie(line, a.f.Sticky.Cookie); ok {
+			a.preferred, a.known = a.set.tokens[v]
+			return
+		}
+	}
+}
+
+// back returns the position of the target that the client was at before, which
+// is counted in, or -1 when it is unknown or cannot be had.
+func (a *Attempts) back(now time.Time) int {
+	if !a.known || a.set.endpoints[a.preferred].Weight == 0 && a.set.weighted {
+		return -1
+	}
+	t := a.set.targets[a.preferred]
+	if t.node.Suspended(now) || !t.admit(now) {
+		return -1
+	}
+	return a.preferred
+}
+
+// Cookie is the Set-Cookie value by which the client will come back to Target,
+// or "" if it will anyway.
+func (a *Attempts) Cookie(scheme string) string {
+	if a.f.Sticky == nil || a.known && a.set.targets[a.preferred] == a.Target {
+		return ""
+	}
+	return a.f.Sticky.setCookie(a.Target.token, scheme)
+}
