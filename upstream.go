@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -17,17 +18,23 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/discover"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/health"
 )
 
 // An Upstream is an http.Handler that forwards requests to one of its
 // targets. It works as a route of a Router and alone, in any http.Server.
-// Only Targets is required. Fields may be set until first use.
+// Only Targets, or Discover, is required. Fields may be set until first use.
 type Upstream struct {
 	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
 	// TLS) or unix URLs. A path in the URL is put before the request's.
 	Targets []*url.URL
+
+	// Discover finds the targets in place of Targets, which serve until it has
+	// found some. It runs from the first request until Server.Serve or Drain
+	// ends. Nil means that Targets are all. See DNS and SRV.
+	Discover Source
 
 	// Policy is how a target is chosen. The zero value is LessBusy.
 	Policy Policy
@@ -141,6 +148,74 @@ type Upstream struct {
 	once     sync.Once
 	compiled *forward.Forwarder
 	err      error
+}
+
+// A Source finds targets: it publishes the whole list whenever that may have
+// changed, until ctx is done. When it returns before, or panics, it is started
+// again after a moment, and what it published last stays, as it does when it
+// publishes nothing: a source that is down must not stop a service. What goes
+// wrong is logged. Targets that go end like those of Remove.
+type Source func(ctx context.Context, publish func([]Endpoint)) error
+
+// An Endpoint is a target that was found.
+type Endpoint struct {
+	Target string // as in To
+	Addr   string // host:port to connect to in place of the target's own; "" means that
+	Weight int    // its share; 0 means none, unless all have 0
+}
+
+// DNS returns a Source of all the addresses that the target's name has. Each is
+// a target of its own under the same name. The name is looked up every interval,
+// at least every second apart. DNS panics on a bad target, as To does.
+func DNS(target string, interval time.Duration) Source {
+	u, err := parseTarget(target)
+	if err != nil {
+		panic(err.Error())
+	}
+	return publicSource(discover.Hosts(net.DefaultResolver, u, interval))
+}
+
+// SRV returns a Source of the targets that the SRV records of
+// _service._proto.name name, with their weights; those of a higher priority
+// value are left out. scheme is that of the targets.
+func SRV(scheme, service, proto, name string, interval time.Duration) Source {
+	return publicSource(discover.Services(net.DefaultResolver, scheme, service, proto, name, interval))
+}
+
+func publicSource(s discover.Source) Source {
+	return func(ctx context.Context, publish func([]Endpoint)) error {
+		return s(ctx, func(es []discover.Endpoint) { publish(each(es, func(e discover.Endpoint) Endpoint { return Endpoint(e) })) })
+	}
+}
+
+func each[A, B any](as []A, f func(A) B) []B {
+	bs := make([]B, len(as))
+	for i, a := range as {
+		bs[i] = f(a)
+	}
+	return bs
+}
+
+// discover runs Discover until ctx is done. Endpoints that are none are left out.
+func (u *Upstream) discover(ctx context.Context, apply func([]forward.Endpoint) error) {
+	failed := func(err error) { slog.Warn("targets not found", "cause", err) }
+	source := func(ctx context.Context, publish func([]discover.Endpoint)) error {
+		return u.Discover(ctx, func(es []Endpoint) { publish(each(es, func(e Endpoint) discover.Endpoint { return discover.Endpoint(e) })) })
+	}
+	discover.Run(ctx, source, func(found []discover.Endpoint) error {
+		var es []forward.Endpoint
+		for _, e := range found {
+			if t, err := parseTarget(e.Target); err != nil || e.Weight < 0 {
+				failed(cmp.Or(err, fmt.Errorf("hostproxy: target %s has a negative weight", e.Target)))
+			} else {
+				es = append(es, forward.Endpoint{URL: t, Addr: e.Addr, Weight: e.Weight})
+			}
+		}
+		if len(es) == 0 {
+			return errors.New("hostproxy: none of the endpoints is a target: those of before stay")
+		}
+		return apply(es)
+	}, failed)
 }
 
 // A Policy is how an Upstream chooses among its targets, those left out that
@@ -582,12 +657,12 @@ func (u *Upstream) config() forward.Config {
 		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
 		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),
 	}
-	for i, t := range u.Targets {
-		e := forward.Endpoint{URL: t}
-		if i < len(u.Weights) {
-			e.Weight = u.Weights[i]
-		}
-		c.Targets = append(c.Targets, e)
+	c.Targets = each(u.Targets, func(t *url.URL) forward.Endpoint { return forward.Endpoint{URL: t} })
+	for i := range min(len(u.Weights), len(u.Targets)) {
+		c.Targets[i].Weight = u.Weights[i]
+	}
+	if u.Discover != nil {
+		c.Discover = u.discover
 	}
 	if u.Sticky != nil {
 		c.Sticky = &forward.Sticky{Cookie: cmp.Or(u.Sticky.Cookie, "hostproxy"), Key: u.Sticky.Key, MaxAge: u.Sticky.MaxAge}

@@ -116,8 +116,13 @@ func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 			Err: ErrDraining}
 	}
 	a.entered = true
-	if a.f.checked && !a.f.watching.Load() {
+	if a.f.watched && a.f.lookout.Load() == nil {
 		a.f.watch()
+	}
+	if len(a.set.targets) == 0 {
+		if fail := a.search(); fail != nil {
+			return fail
+		}
 	}
 	if a.f.guarded {
 		if fail := a.guard(); fail != nil {

@@ -50,6 +50,10 @@ type Config struct {
 	Probe    Probe
 	Failures []int // answers that count as failures for Health
 
+	// Discover finds the endpoints in place of Targets, until ctx is done; it
+	// gives them to apply. Nil means that Targets are all.
+	Discover func(ctx context.Context, apply func([]Endpoint) error)
+
 	// FailClosed answers with 503 when no target is up; else they are tried
 	// as if all were.
 	FailClosed bool
@@ -77,7 +81,7 @@ type Forwarder struct {
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
 	queue    limit.Queue
-	checked  bool // targets are watched while there are exchanges
+	watched  bool // there is something to do in the background
 	plain    bool // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
@@ -85,11 +89,10 @@ type Forwarder struct {
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
 
-	watching atomic.Bool
-	watchers sync.WaitGroup
-	checks   sync.Mutex // serialises writers of watching, and guards what follows
-	watchCtx context.Context
-	unwatch  context.CancelFunc // ends watchCtx
+	lookout   atomic.Pointer[lookout] // nil while nothing goes on in the background
+	looking   sync.Mutex              // serialises writers of lookout
+	found     chan struct{}           // closed when Discover has found targets
+	foundOnce sync.Once
 
 	mu       sync.Mutex // guards what follows
 	flights  *flight    // exchanges of the full lane
@@ -106,7 +109,7 @@ func New(c Config) (*Forwarder, error) {
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("policy %d is unknown", c.Policy))
 	}
-	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1)}
+	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
 	f.Sticky.compile()
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -116,7 +119,8 @@ func New(c Config) (*Forwarder, error) {
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, c.QueueWait
-	f.plain, f.guarded, f.checked = f.isPlain(), f.Guard.guarded(), c.Health != nil && c.Health.Check.Interval > 0
+	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
+	f.watched = c.Discover != nil || c.Health != nil && c.Health.Check.Interval > 0
 	return f, nil
 }
 

@@ -10,11 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
-	"github.com/hostproxy/hostproxy/internal/health"
 )
 
 // A Probe is how a target is asked whether it serves: by connecting to it, by a
@@ -189,62 +187,4 @@ func servingStatus(frame []byte) int64 {
 		status, m = int64(v), m[1+n:]
 	}
 	return status
-}
-
-// Whether a Forwarder's targets are watched: from the first exchange until
-// CloseIdle.
-func (f *Forwarder) watch() {
-	f.checks.Lock()
-	defer f.checks.Unlock()
-	if f.watching.Load() || f.Ending() {
-		return
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	f.watchCtx, f.unwatch = ctx, stop
-	for _, t := range f.Targets() {
-		f.watchTarget(t)
-	}
-	f.watching.Store(true)
-}
-
-// watchTarget checks t until it goes, or nobody is watched any more. f.checks is
-// held.
-func (f *Forwarder) watchTarget(t *Target) {
-	ctx, stop := context.WithCancel(f.watchCtx)
-	bound := context.AfterFunc(t.life, stop)
-	f.watchers.Go(func() {
-		defer bound()
-		defer stop()
-		health.Watch(ctx, t.monitor, t.probe)
-	})
-}
-
-// watchThese watches targets that came, if others are watched.
-func (f *Forwarder) watchThese(ts []*Target) {
-	f.checks.Lock()
-	defer f.checks.Unlock()
-	if f.watching.Load() {
-		for _, t := range ts {
-			f.watchTarget(t)
-		}
-	}
-}
-
-// stopWatching returns when no check is under way any more.
-func (f *Forwarder) stopWatching() {
-	f.checks.Lock()
-	defer f.checks.Unlock()
-	if f.watching.Load() {
-		f.unwatch()
-		f.watchers.Wait()
-		f.watching.Store(false)
-	}
-}
-
-// newMonitor returns what is known of t's health.
-func (f *Forwarder) newMonitor(t *Target) *health.Monitor {
-	if f.Health == nil {
-		return nil
-	}
-	return health.New(f.Health, t.node, t.Face, time.Now())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 
@@ -40,7 +41,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 			known[t.key] = t
 		}
 	}
-	s := &set{endpoints: es, fast: true}
+	s := &set{endpoints: es, fast: len(es) > 0} // without targets the full lane waits for some
 	var errs []error
 	seen := make(map[string]int, len(es))
 	for i := range es {
@@ -64,7 +65,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 		s.targets = append(s.targets, t)
 		s.fast = s.fast && t.Pool != nil
 	}
-	if len(es) == 0 {
+	if len(es) == 0 && f.Discover == nil {
 		errs = append(errs, errors.New("upstream has no targets"))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -78,6 +79,11 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 func (e *Endpoint) check() error {
 	if err := CheckTarget(e.URL); err != nil {
 		return err
+	}
+	if e.Addr != "" {
+		if _, port, err := net.SplitHostPort(e.Addr); err != nil || port == "" || port == "0" {
+			return fmt.Errorf("%q is no host:port to connect to", e.Addr)
+		}
 	}
 	if e.Weight < 0 {
 		return fmt.Errorf("weight %d is negative", e.Weight)
