@@ -316,11 +316,9 @@ func (a *Attempts) End() {
 		a.gated = false
 		a.f.busy.Add(-1)
 	}
-	if a.f.limited {
-		a.f.queue.Wake()
-	}
 	if a.entered {
 		a.entered = false
+		a.f.queue.Wake()
 		a.f.Leave()
 	}
 }
