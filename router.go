@@ -20,6 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/status"
 )
 
 // A Router maps host patterns to handlers, usually Upstreams. The zero value
@@ -58,6 +59,8 @@ type Router struct {
 	Observe func(*Exchange)
 
 	certs keeper
+
+	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
 	limitOnce sync.Once
 	limit     *limit.Rule // nil means no bound
@@ -324,6 +327,9 @@ func (r *Router) end(x *forward.Exchange) {
 
 // observe shows the record of an exchange of either lane.
 func (r *Router) observe(x *forward.Record) {
+	if kept := r.failures.Load(); kept != nil && x.Err != nil {
+		kept.Add(failed(x))
+	}
 	if r.Observe != nil {
 		r.Observe(publicExchange(x))
 		return
@@ -411,6 +417,64 @@ func (r *Router) logger() *slog.Logger {
 		return r.Logger
 	}
 	return slog.Default()
+}
+
+// StatusHandler returns a handler that shows what r is doing, as a page or, to
+// who asks for format=json, as JSON: routes, targets with their health and
+// latency, certificates, and the failures since StatusHandler was called, of
+// which it keeps the latest hundred. It shows names and addresses: mount it where
+// only those get who may see them.
+func StatusHandler(r *Router) http.Handler {
+	r.failures.CompareAndSwap(nil, new(status.Failures))
+	return status.Handler(r.status)
+}
+
+// status is what the page shows.
+func (r *Router) status() status.Page {
+	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
+	for o := range r.table.Load().All() {
+		p.Routes = append(p.Routes, o.Value.status())
+	}
+	for c := range r.Certificates() {
+		s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt}
+		if c.Err != nil {
+			s.Error = c.Err.Error()
+		}
+		p.Certificates = append(p.Certificates, s)
+	}
+	return p
+}
+
+func (r *route) status() status.Route {
+	s := status.Route{Pattern: r.pattern, Handler: fmt.Sprintf("%T", r.handler)}
+	if r.upstream == nil {
+		return s
+	}
+	f := r.upstream.compiled // registration compiled it
+	s.Queued, s.Paused = f.Waiting()
+	for _, t := range f.Targets() {
+		health, ms := t.Health(), make([]float64, 3)
+		answers, took := t.Answers(0.5, 0.9, 0.99)
+		for i, d := range took {
+			ms[i] = float64(d.Microseconds()) / 1000
+		}
+		s.InFlight += t.InFlight()
+		s.Targets = append(s.Targets, status.Target{Name: t.Name, State: string(health.State), Reason: health.Reason, Since: health.Since,
+			InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]})
+	}
+	if len(s.Targets) == 0 {
+		s.Error = "no target has been found"
+	}
+	return s
+}
+
+// failed is what the page shows of an exchange that failed.
+func failed(x *forward.Record) status.Failure {
+	s := status.Failure{Time: x.Start, Host: x.Host, Path: x.Path, Target: x.Target, Status: x.Status, Cause: x.Err.Error()}
+	if f, ok := x.Err.(*forward.Failure); ok {
+		s.Op, s.Side, s.Cause = f.Op, string(f.Side), f.Err.Error()
+	}
+	return s
 }
 
 // Redirect returns a handler that redirects every request to host with 308

@@ -184,7 +184,9 @@ func SRV(scheme, service, proto, name string, interval time.Duration) Source {
 
 func publicSource(s discover.Source) Source {
 	return func(ctx context.Context, publish func([]Endpoint)) error {
-		return s(ctx, func(es []discover.Endpoint) { publish(each(es, func(e discover.Endpoint) Endpoint { return Endpoint(e) })) })
+		return s(ctx, func(es []discover.Endpoint) {
+			publish(each(es, func(e discover.Endpoint) Endpoint { return Endpoint(e) }))
+		})
 	}
 }
 
@@ -200,7 +202,9 @@ func each[A, B any](as []A, f func(A) B) []B {
 func (u *Upstream) discover(ctx context.Context, apply func([]forward.Endpoint) error) {
 	failed := func(err error) { slog.Warn("targets not found", "cause", err) }
 	source := func(ctx context.Context, publish func([]discover.Endpoint)) error {
-		return u.Discover(ctx, func(es []Endpoint) { publish(each(es, func(e Endpoint) discover.Endpoint { return discover.Endpoint(e) })) })
+		return u.Discover(ctx, func(es []Endpoint) {
+			publish(each(es, func(e Endpoint) discover.Endpoint { return discover.Endpoint(e) }))
+		})
 	}
 	discover.Run(ctx, source, func(found []discover.Endpoint) error {
 		var es []forward.Endpoint
@@ -459,22 +463,14 @@ func (u *Upstream) Remove(ts ...string) error {
 
 // change calls do with ts as endpoints.
 func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.Endpoint) error) error {
-	f, err := u.compile()
-	if err != nil {
-		return err
-	}
-	es := make([]forward.Endpoint, len(ts))
+	es, errs := make([]forward.Endpoint, len(ts)), make([]error, len(ts))
 	for i, s := range ts {
-		t, bad := parseTarget(s)
-		es[i].URL, err = t, errors.Join(err, bad)
+		es[i].URL, errs[i] = parseTarget(s)
 	}
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := do(f, es); err != nil {
-		return fmt.Errorf("hostproxy: %w", err)
-	}
-	return nil
+	return u.with(func(f *forward.Forwarder) error { return do(f, es) })
 }
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on;
@@ -494,51 +490,42 @@ func (u *Upstream) Mirror(to *Upstream, share float64) error {
 
 // beside calls do with what u and other, which may be nil, compile to.
 func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) error) error {
-	f, err := u.compile()
-	if err != nil {
-		return err
-	}
 	var o *forward.Forwarder
 	if other != nil {
+		var err error
 		if o, err = other.compile(); err != nil {
 			return err
 		}
 	}
-	if err := do(f, o); err != nil {
-		return fmt.Errorf("hostproxy: %w", err)
-	}
-	return nil
+	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
 }
 
 // Pause makes requests to come wait before they reach a target, until Resume
 // or for d after this call; then they fail with 503. What is in flight goes on.
 // A program restarts its only target without an error for anybody in this way.
 func (u *Upstream) Pause(d time.Duration) error {
-	f, err := u.compile()
-	if err == nil {
-		f.Pause(d)
-	}
-	return err
+	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
 
 // Resume ends Pause and Maintain.
 func (u *Upstream) Resume() error {
-	f, err := u.compile()
-	if err == nil {
-		f.Resume()
-	}
-	return err
+	return u.with(func(f *forward.Forwarder) error { f.Resume(); return nil })
 }
 
 // Maintain answers requests to come, and those that Pause made wait, with p,
 // until Resume.
 func (u *Upstream) Maintain(p Page) error {
+	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
+	return u.with(func(f *forward.Forwarder) error { return f.Answer((*forward.Page)(&p)) })
+}
+
+// with calls do with what u compiles to.
+func (u *Upstream) with(do func(*forward.Forwarder) error) error {
 	f, err := u.compile()
 	if err != nil {
 		return err
 	}
-	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
-	if err := f.Answer((*forward.Page)(&p)); err != nil {
+	if err := do(f); err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
 	return nil

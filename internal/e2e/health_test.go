@@ -308,3 +308,44 @@ func TestReplaceWaitsUntilTheNewAnswersItsCheck(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { ready.Store(true) })
 	assert.NoError(t, u.Replace(t.Context(), next.Addr()))
 }
+
+func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
+	hold := make(chan struct{})
+	slow := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) { c.Wait(hold) }))
+	dead := proxytest.Refused(t)
+	r := new(hostproxy.Router)
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, good).Addr()))
+	r.Handle("slow.test", hostproxy.To(slow.Addr()))
+	broken := hostproxy.To(dead)
+	broken.Breaker = &hostproxy.Breaker{Failures: 1}
+	broken.TargetChanged = func(*hostproxy.Target, hostproxy.Health) {}
+	r.Handle("broken.test", broken)
+	r.Handle("status.test", hostproxy.StatusHandler(r))
+	for _, lane := range []string{"fast", "full"} {
+		s := &hostproxy.Server{Router: r}
+		if lane == "full" {
+			s.Handler = http.HandlerFunc(r.ServeHTTP)
+		}
+		addr := proxytest.StartPlain(t, s).Plain
+		c := proxytest.Dial(t, addr)
+		for range 3 {
+			assert.Equal(t, 200, c.Do(request("GET /", "\r\n")).StatusCode)
+		}
+		to := func(host, path string) string { return "GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n" }
+		conns := slow.Conns()
+		proxytest.Dial(t, addr).Send(to("slow.test", "/"))
+		slow.WaitConns(conns + 1)
+		assert.Equal(t, 502, c.Do(to("broken.test", "/<b>"+lane)).StatusCode)
+
+		page := string(proxytest.Dial(t, addr).Do(to("status.test", "/")).Content)
+		assert.Contains(t, page, "<code>a.test</code>")
+		assert.Contains(t, page, `<span class="open">open</span>`)
+		assert.Contains(t, page, "/&lt;b&gt;"+lane)
+		assert.Contains(t, page, "connection refused")
+		assert.Contains(t, page, "status.handler")
+		asJSON := string(proxytest.Dial(t, addr).Do(to("status.test", "/?format=json&q=slow")).Content)
+		assert.Regexp(t, `"inFlight": [12],`, asJSON)
+		assert.NotContains(t, asJSON, `"pattern": "a.test"`)
+	}
+	close(hold)
+}

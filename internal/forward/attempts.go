@@ -232,6 +232,12 @@ func (a *Attempts) eligible(t *Target) bool {
 func (a *Attempts) Again(o Outcome) bool {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
+	switch {
+	case o.Failure == nil:
+		a.Target.latency.Record(now, a.rec.FirstByte)
+	case o.Failure.Side == SideUpstream:
+		a.Target.failures.Add(1)
+	}
 	if a.Target.monitor != nil {
 		a.report(&o, now)
 	}

@@ -153,6 +153,10 @@ func (f *Forwarder) CloseIdle() {
 	}
 }
 
+// Waiting returns how many exchanges wait for room, and whether exchanges are
+// held back from the targets altogether.
+func (f *Forwarder) Waiting() (n int, held bool) { return f.queue.Len(), f.held.Load() != nil }
+
 // draining is the bit of inFlight that refuses newcomers.
 const draining = 1 << 62
 

@@ -18,6 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/latency"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -40,7 +41,9 @@ type Target struct {
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
-	streams atomic.Int64 // upgraded connections
+	streams  atomic.Int64 // upgraded connections
+	failures atomic.Uint64
+	latency  latency.Histogram // of answers, from the attempt's start to the head
 }
 
 // A doer performs one attempt: it sends req and returns the response, whose
@@ -142,6 +145,15 @@ func (t *Target) InFlight() int64 { return t.node.InFlight() }
 
 // Health returns the state of the target.
 func (t *Target) Health() health.Status { return t.monitor.Status() }
+
+// Failures returns how many attempts have failed on the target's side.
+func (t *Target) Failures() uint64 { return t.failures.Load() }
+
+// Answers returns how many attempts were answered, and how long the heads of
+// the answers took of late, as quantiles.
+func (t *Target) Answers(qs ...float64) (n uint64, took []time.Duration) {
+	return t.latency.Count(), t.latency.Quantiles(time.Now(), qs...)
+}
 
 // Streams returns how many of them are upgraded connections.
 func (t *Target) Streams() int64 { return t.streams.Load() }

@@ -1,0 +1,107 @@
+// Package status shows what a proxy is doing: one page of HTML, and the same as JSON. It knows plain data only, and takes
+// every string in it for hostile.
+package status
+
+import (
+	"sync"
+	"time"
+)
+
+// A Page is everything that is shown, at one time.
+type Page struct {
+	Time         time.Time     `json:"time"`
+	Routes       []Route       `json:"routes"`
+	Certificates []Certificate `json:"certificates"`
+	Failures     []Failure     `json:"failures"` // the latest first
+}
+
+// A Route is a pattern and who serves it.
+type Route struct {
+	Pattern  string   `json:"pattern"`
+	Handler  string   `json:"handler"`  // what kind it is of
+	InFlight int64    `json:"inFlight"` // exchanges at the targets
+	Queued   int      `json:"queued"`
+	Paused   bool     `json:"paused"`
+	Targets  []Target `json:"targets,omitempty"`
+	Error    string   `json:"error,omitempty"`
+}
+
+// A Target is one address that serves.
+type Target struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"` // up, down, open or half-open
+	Reason   string    `json:"reason,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	InFlight int64     `json:"inFlight"`
+	Streams  int64     `json:"streams"`
+	Answers  uint64    `json:"answers"`
+	Failures uint64    `json:"failures"`
+	P50      float64   `json:"p50"` // milliseconds to the response's head, of the last minute or two
+	P90      float64   `json:"p90"`
+	P99      float64   `json:"p99"`
+}
+
+// A Certificate is how a host's certificate is doing.
+type Certificate struct {
+	Host     string    `json:"host"`
+	State    string    `json:"state"`
+	Issuer   string    `json:"issuer,omitempty"`
+	NotAfter time.Time `json:"notAfter,omitzero"`
+	Renewal  time.Time `json:"renewal,omitzero"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// A Failure is an exchange that failed.
+type Failure struct {
+	Time   time.Time `json:"time"`
+	Host   string    `json:"host"`
+	Path   string    `json:"path"`
+	Target string    `json:"target,omitempty"`
+	Status int       `json:"status"`
+	Op     string    `json:"op"`
+	Side   string    `json:"side"`
+	Cause  string    `json:"cause"`
+}
+
+// Bounds of what Failures keeps.
+const (
+	maxFailures = 100
+	maxString   = 200 // bytes of each string
+)
+
+// Failures are the latest failures. The zero value is empty; its methods may be called concurrently.
+type Failures struct {
+	mu   sync.Mutex
+	ring [maxFailures]Failure
+	n    int // ever added
+}
+
+// Add keeps f in place of the oldest, and of its strings no more than a bound.
+func (r *Failures) Add(f Failure) {
+	for _, s := range []*string{&f.Host, &f.Path, &f.Target, &f.Op, &f.Side, &f.Cause} {
+		*s = cut(*s)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ring[r.n%maxFailures] = f
+	r.n++
+}
+
+// Latest returns the kept ones, the latest first.
+func (r *Failures) Latest() []Failure {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]Failure, 0, min(r.n, maxFailures))
+	for i := r.n - 1; i >= max(0, r.n-maxFailures); i-- {
+		all = append(all, r.ring[i%maxFailures])
+	}
+	return all
+}
+
+// cut bounds s, and copies it: it may be a part of something large.
+func cut(s string) string {
+	if len(s) > maxString {
+		s = s[:maxString] + "…"
+	}
+	return string([]byte(s))
+}

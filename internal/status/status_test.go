@@ -1,0 +1,219 @@
+package status_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/html"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+	"github.com/hostproxy/hostproxy/internal/status"
+)
+
+func TestMain(m *testing.M) { proxytest.Main(m) }
+
+// page shows one of everything, with name wherever somebody else may have chosen it.
+func page(name string) status.Page {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return status.Page{
+		Time: now,
+		Routes: []status.Route{
+			{Pattern: name, Handler: name, Targets: []status.Target{
+				{Name: name, State: "up", InFlight: 3, Streams: 1, Answers: 12345, Failures: 2, P50: 1.25, P90: 8, P99: 80.5},
+				{Name: name, State: "down", Reason: name, Since: now},
+				{Name: name, State: "half-open", Reason: name, Since: now},
+			}, Queued: 2, Paused: true},
+			{Pattern: name, Handler: name},
+			{Pattern: name, Error: name},
+		},
+		Certificates: []status.Certificate{{Host: name, State: "valid", Issuer: name, NotAfter: now, Renewal: now}, {Host: name, State: "failed", Error: name}},
+		Failures:     []status.Failure{{Time: now, Host: name, Path: name, Target: name, Status: 502, Op: "dial", Side: "upstream", Cause: name}},
+	}
+}
+
+func get(t testing.TB, h http.Handler, method, target, accept string) *http.Response {
+	t.Helper()
+	q := httptest.NewRequest(method, target, nil)
+	q.Header.Set("Accept", accept)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, q)
+	return w.Result()
+}
+
+func body(t testing.TB, res *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return string(b)
+}
+
+func handler(name string) http.Handler {
+	return status.Handler(func() status.Page { return page(name) })
+}
+
+func TestWhoAsksHowGetsWhat(t *testing.T) {
+	h := handler("app.test")
+	for _, tt := range []struct {
+		method, target, accept string
+		status                 int
+		contentType            string
+	}{
+		{"GET", "/", "text/html,application/xhtml+xml,*/*;q=0.8", 200, "text/html; charset=utf-8"},
+		{"GET", "/", "", 200, "text/html; charset=utf-8"},
+		{"GET", "/", "application/json", 200, "application/json"},
+		{"GET", "/", "text/html, application/json", 200, "text/html; charset=utf-8"},
+		{"GET", "/?format=json", "text/html", 200, "application/json"},
+		{"GET", "/?format=html", "application/json", 200, "text/html; charset=utf-8"},
+		{"HEAD", "/", "", 200, "text/html; charset=utf-8"},
+		{"POST", "/", "", 405, ""},
+		{"DELETE", "/", "", 405, ""},
+	} {
+		t.Run(tt.method+" "+tt.target+" "+tt.accept, func(t *testing.T) {
+			res := get(t, h, tt.method, tt.target, tt.accept)
+			assert.Equal(t, tt.status, res.StatusCode)
+			if tt.status == 405 {
+				assert.Equal(t, "GET, HEAD", res.Header.Get("Allow"))
+				return
+			}
+			assert.Equal(t, tt.contentType, res.Header.Get("Content-Type"))
+			assert.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+			assert.Contains(t, res.Header.Get("Content-Security-Policy"), "default-src 'none'")
+			assert.Equal(t, tt.method == "HEAD", body(t, res) == "")
+		})
+	}
+}
+
+func TestJSONSaysWhatThePageSays(t *testing.T) {
+	var got status.Page
+	require.NoError(t, json.Unmarshal([]byte(body(t, get(t, handler("app.test"), "GET", "/?format=json", ""))), &got))
+	assert.Equal(t, page("app.test"), got)
+}
+
+func TestTheFilterLeavesOutTheRest(t *testing.T) {
+	h := handler("app.test")
+	assert.Contains(t, body(t, get(t, h, "GET", "/?q=pp.t", "")), "app.test")
+	none := body(t, get(t, h, "GET", "/?q=other", ""))
+	assert.NotContains(t, none, "app.test")
+	assert.Contains(t, none, `value="other"`)
+	assert.NotContains(t, body(t, get(t, h, "GET", "/?q=%22%3E%3Cscript%3E", "")), "<script")
+}
+
+func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
+	h := status.Handler(func() status.Page {
+		var p status.Page
+		for i := range 10_000 {
+			p.Routes = append(p.Routes, status.Route{Pattern: fmt.Sprintf("h%d.test", i), Handler: "x"})
+		}
+		return p
+	})
+	b := body(t, get(t, h, "GET", "/", ""))
+	assert.Less(t, len(b), 200_000)
+	assert.Contains(t, b, "and 9500 more")
+	assert.Contains(t, body(t, get(t, h, "GET", "/?format=json", "")), "h9999.test")
+}
+
+// shape is the elements of a page with their attributes, which hold nothing that others chose.
+func shape(t testing.TB, s string) string {
+	t.Helper()
+	doc, err := html.Parse(strings.NewReader(s))
+	require.NoError(t, err)
+	var b strings.Builder
+	var walk func(*html.Node)
+	walk = func(n *html.Node) {
+		if n.Type == html.ElementNode {
+			fmt.Fprint(&b, "<", n.Data, " ", n.Attr, ">")
+		}
+		for c := n.FirstChild; c != nil; c = c.NextSibling {
+			walk(c)
+		}
+	}
+	walk(doc)
+	return b.String()
+}
+
+func FuzzNamesAreTextAndNothingElse(f *testing.F) {
+	for _, s := range []string{"<script>alert(1)</script>", `"><img src=x onerror=alert(1)>`, "a\u202eb", "\x00", "{{.}}", "</style>", "</td></table>",
+		"javascript:alert(1)", "&lt;b&gt;", "\xff", "<!--", "]]>", strings.Repeat("x", 10_000)} {
+		f.Add(s)
+	}
+	plain := shape(f, body(f, get(f, handler("app.test"), "GET", "/", "")))
+	f.Fuzz(func(t *testing.T, name string) {
+		if name == "" {
+			return // leaves some elements out
+		}
+		b := body(t, get(t, handler(name), "GET", "/", ""))
+		assert.Equal(t, plain, shape(t, b))
+		assert.NotContains(t, b, "\u202e")
+		assert.True(t, json.Valid([]byte(body(t, get(t, handler(name), "GET", "/?format=json", "")))))
+	})
+}
+
+func TestFailuresKeepTheLatest(t *testing.T) {
+	var r status.Failures
+	assert.Empty(t, r.Latest())
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 100 {
+				r.Add(status.Failure{Status: 1})
+				r.Latest()
+			}
+		})
+	}
+	all.Wait()
+	for i := range 150 {
+		r.Add(status.Failure{Status: i, Host: strings.Repeat("h", 1000), Path: "/"})
+	}
+	got := r.Latest()
+	require.Len(t, got, 100)
+	assert.Equal(t, 149, got[0].Status)
+	assert.Equal(t, 50, got[99].Status)
+	assert.Less(t, len(got[0].Host), 300)
+}
+
+// A real browser shows the page as it is meant, and finds nothing that the policy forbids.
+func TestABrowserShowsThePage(t *testing.T) {
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		require.Empty(t, os.Getenv("CI"), "chromium is not installed")
+		t.Skip("chromium is not installed: apt-get install chromium")
+	}
+	s := httptest.NewServer(handler("<script>document.title='hacked'</script>app.test"))
+	defer s.Close()
+	shot := filepath.Join(t.TempDir(), "page.png")
+	browse := func(args ...string) (stdout, log string) {
+		ctx := t.Context()
+		c := exec.CommandContext(ctx, chromium, append([]string{"--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+			"--no-first-run", "--user-data-dir=" + t.TempDir(), "--enable-logging=stderr", "--timeout=10000", "--window-size=1200,1000"}, args...)...)
+		var out, errs strings.Builder
+		c.Stdout, c.Stderr, c.WaitDelay = &out, &errs, 10*time.Second
+		require.NoError(t, c.Run(), errs.String())
+		return out.String(), errs.String()
+	}
+	dom, log := browse("--dump-dom", s.URL)
+	assert.Contains(t, dom, "<title>hostproxy status</title>")
+	assert.Contains(t, dom, "1 of 3 targets up")
+	assert.NotContains(t, dom, "<script>")
+	assert.NotContains(t, log, "Content Security Policy")
+	browse("--screenshot="+shot, s.URL)
+	info, err := os.Stat(shot)
+	require.NoError(t, err)
+	assert.Greater(t, info.Size(), int64(10_000), "the page is not blank")
+	if keep := os.Getenv("KEEP_SCREENSHOT"); keep != "" {
+		b, err := os.ReadFile(shot)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(keep, b, 0o644))
+	}
+}
