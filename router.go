@@ -496,13 +496,16 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
-	if h == nil || h == (*Upstream)(nil) {
+	if h == nil || h == (*Upstream)(nil) || h == (*Passthrough)(nil) {
 		return p, fmt.Errorf("hostproxy: pattern %q: nil handler", pattern)
 	}
-	if u, ok := h.(*Upstream); ok {
-		if _, err := u.compile(); err != nil {
+	switch h := h.(type) {
+	case *Upstream:
+		if _, err := h.compile(); err != nil {
 			return p, fmt.Errorf("pattern %q: %w", pattern, err)
 		}
+	case *Passthrough:
+		return p, h.check(p)
 	}
 	return p, nil
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"iter"
 	"math/big"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,10 +97,16 @@ type TLS struct {
 	// Router with the same storage. False keeps them in memory.
 	ShareTickets bool
 
-	// Config is the base settings, cloned. Its Certificates are served first,
+	// Config is the base settings, cloned. EncryptedClientHelloKeys and the like
+	// work as in any server. Its Certificates are served first,
 	// for the names they hold; its GetCertificate is asked next. Nil means
 	// TLS 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
+
+	// Hello is shown each ClientHello before a certificate is chosen, for
+	// fingerprints and refusals: an error or a panic ends the handshake, and is
+	// logged at level Debug. It may be called concurrently. Nil looks at none.
+	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when a host's certificate becomes ready, is renewed, or
 	// fails, in order per host. Nil means nobody looks.
@@ -197,9 +205,50 @@ type Passthrough struct {
 	ProxyProtocol bool
 }
 
+// check reports why p cannot be the route of a pattern.
+func (p *Passthrough) check(pattern routes.Pattern) error {
+	if pattern.Path != "" {
+		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host)
+	}
+	host, port, err := net.SplitHostPort(p.Addr)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
+		return fmt.Errorf("hostproxy: pattern %q: Passthrough.Addr is %q: want host:port", pattern, p.Addr)
+	}
+	return nil
+}
+
 // ServeHTTP implements http.Handler.
 func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	forward.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
+}
+
+// An HSTS is a Strict-Transport-Security policy (RFC 6797). Clients keep to it
+// for MaxAge, also when a certificate is not valid any more: begin with a short
+// one.
+type HSTS struct {
+	MaxAge            time.Duration // 0 makes clients forget the policy
+	IncludeSubDomains bool
+	Preload           bool // wants a MaxAge of a year or more and IncludeSubDomains
+}
+
+// value returns the field's value, or an error that names what is wrong.
+func (p *HSTS) value() (string, error) {
+	switch {
+	case p == nil:
+		return "", nil
+	case p.MaxAge < 0:
+		return "", errors.New("HSTS.MaxAge is negative")
+	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
+		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
+	}
+	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
+	if p.IncludeSubDomains {
+		v += "; includeSubDomains"
+	}
+	if p.Preload {
+		v += "; preload"
+	}
+	return v, nil
 }
 
 // Listen opens a listener whose connections are TLS with the certificates of
@@ -423,6 +472,7 @@ func (r *Router) certOptions() certs.Options {
 		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:       t.HostPolicy,
 		Config:       t.Config,
+		Hello:        t.Hello,
 		ClientAuth:   make(map[string]certs.ClientAuth, len(t.ClientAuth)),
 		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,

@@ -3,9 +3,13 @@ package hostproxy_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -567,4 +571,134 @@ func (w *lockedWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.w.Write(p)
+}
+
+func TestAPassthroughThatCannotBeIsRefusedWithTheRemedy(t *testing.T) {
+	var r hostproxy.Router
+	for _, tt := range []struct {
+		pattern string
+		p       *hostproxy.Passthrough
+		want    string
+	}{
+		{"a.test/api/", &hostproxy.Passthrough{Addr: "localhost:443"}, `give it the host alone, "a.test"`},
+		{"a.test", &hostproxy.Passthrough{}, "want host:port"},
+		{"a.test", &hostproxy.Passthrough{Addr: "localhost"}, "want host:port"},
+		{"a.test", &hostproxy.Passthrough{Addr: ":443"}, "want host:port"},
+		{"a.test", &hostproxy.Passthrough{Addr: "localhost:0"}, "want host:port"},
+		{"a.test", &hostproxy.Passthrough{Addr: "https://localhost"}, "want host:port"},
+		{"a.test", nil, "nil handler"},
+	} {
+		assert.ErrorContains(t, r.Set(tt.pattern, tt.p), tt.want)
+		assert.ErrorContains(t, r.Replace(map[string]http.Handler{tt.pattern: tt.p}), tt.want)
+		func() {
+			defer func() { assert.Contains(t, fmt.Sprint(recover()), tt.want) }()
+			r.Handle(tt.pattern, tt.p)
+		}()
+	}
+	for range r.All() {
+		t.Error("nothing was added")
+	}
+}
+
+func TestHSTSIsSaidOverTLSAlone(t *testing.T) {
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Strict-Transport-Security", "max-age=1")
+	}))
+	conf, roots := proxytest.TLS(t, "a.test")
+	for _, lane := range []string{"fast", "full"} {
+		u := hostproxy.To(backend.Addr())
+		u.HSTS = &hostproxy.HSTS{MaxAge: 2 * 365 * 24 * time.Hour, IncludeSubDomains: true, Preload: true}
+		r := hostproxy.Router{TLS: hostproxy.TLS{Config: conf}}
+		r.Handle("a.test", u)
+		server := func() *hostproxy.Server {
+			s := &hostproxy.Server{Router: &r}
+			if lane == "full" {
+				s.Handler = http.HandlerFunc(r.ServeHTTP)
+			}
+			return s
+		}
+		secure, plain := proxytest.Start(t, server()), proxytest.StartPlain(t, server())
+		for _, protocol := range []string{"h1", "h2"} {
+			res, err := proxytest.HTTPClient(t, secure.HTTPS, roots, protocol).Get("https://a.test/")
+			require.NoError(t, err)
+			res.Body.Close()
+			assert.Equal(t, []string{"max-age=63072000; includeSubDomains; preload"}, res.Header["Strict-Transport-Security"])
+		}
+		res, err := proxytest.HTTPClient(t, plain.Plain, nil, "h1").Get("http://a.test/")
+		require.NoError(t, err)
+		res.Body.Close()
+		assert.Empty(t, res.Header["Strict-Transport-Security"])
+	}
+	for want, policy := range map[string]hostproxy.HSTS{
+		"HSTS.MaxAge":  {MaxAge: -1},
+		"HSTS.Preload": {MaxAge: time.Hour, IncludeSubDomains: true, Preload: true},
+		"SubDomains":   {MaxAge: 366 * 24 * time.Hour, Preload: true},
+	} {
+		u := hostproxy.To("localhost:1")
+		u.HSTS = &policy
+		assert.ErrorContains(t, new(hostproxy.Router).Set("a.test", u), want)
+	}
+}
+
+func TestTheHelloHookSeesAndRefuses(t *testing.T) {
+	conf, roots := proxytest.TLS(t, "a.test", "b.test", "c.test")
+	var r hostproxy.Router
+	r.TLS.Config = conf
+	r.TLS.Storage = files(t)
+	r.TLS.ShareTickets = true // with settings of its own for each client
+	var seen sync.Map
+	r.TLS.Hello = func(hello *tls.ClientHelloInfo) error {
+		seen.Store(hello.ServerName, len(hello.CipherSuites))
+		switch hello.ServerName {
+		case "b.test":
+			return errors.New("not this one")
+		case "c.test":
+			panic("oh")
+		}
+		return nil
+	}
+	for _, host := range []string{"a.test", "b.test", "c.test"} {
+		r.Handle(host, named(host))
+	}
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	for host, ok := range map[string]bool{"a.test": true, "b.test": false, "c.test": false} {
+		c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: host, RootCAs: roots})
+		if assert.Equal(t, ok, err == nil, host) && ok {
+			c.Close()
+		}
+		suites, _ := seen.Load(host)
+		assert.Positive(t, suites)
+	}
+}
+
+// A client that hides the host it wants by ECH reaches it, and the outer name is no route.
+func TestKeysForEncryptedClientHellosPassThrough(t *testing.T) {
+	conf, roots := proxytest.TLS(t, "hidden.test", "public.test")
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	require.NoError(t, err)
+	config := echConfig(7, key.PublicKey().Bytes(), "public.test")
+	conf.EncryptedClientHelloKeys = []tls.EncryptedClientHelloKey{{Config: config, PrivateKey: key.Bytes(), SendAsRetry: true}}
+	var r hostproxy.Router
+	r.TLS.Config = conf
+	r.Handle("hidden.test", named("hidden"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	list := append(binary.BigEndian.AppendUint16(nil, uint16(len(config))), config...)
+	c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "hidden.test", RootCAs: roots, EncryptedClientHelloConfigList: list})
+	require.NoError(t, err)
+	defer c.Close()
+	assert.True(t, c.ConnectionState().ECHAccepted)
+	_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: hidden.test\r\nConnection: close\r\n\r\n")
+	require.NoError(t, err)
+	answer, err := io.ReadAll(c)
+	require.NoError(t, err)
+	assert.Contains(t, string(answer), "hidden HTTP/1.1")
+}
+
+// echConfig is an ECHConfig (draft-ietf-tls-esni, 4) with X25519, HKDF-SHA256 and AES-128-GCM.
+func echConfig(id byte, public []byte, name string) []byte {
+	body := []byte{id, 0x00, 0x20}
+	body = append(binary.BigEndian.AppendUint16(body, uint16(len(public))), public...)
+	body = append(body, 0, 4, 0, 1, 0, 1, 32, byte(len(name)))
+	body = append(append(body, name...), 0, 0)
+	return append(binary.BigEndian.AppendUint16([]byte{0xfe, 0x0d}, uint16(len(body))), body...)
 }

@@ -80,6 +80,10 @@ type Upstream struct {
 	// RequestHeader and ResponseHeader are fixed edits, applied last.
 	RequestHeader, ResponseHeader HeaderEdit
 
+	// HSTS tells clients that come over TLS to come by no other way, in place
+	// of what the target says of it. Nil leaves it to the target.
+	HSTS *HSTS
+
 	// TargetHost sends the target's own host in the Host field. By default
 	// the client's goes through unchanged.
 	TargetHost bool
@@ -578,8 +582,10 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
 	}
+	policy, err := u.HSTS.value()
+	errs = append(errs, err)
 	c := u.config()
-	c.Guard.Limit = rule
+	c.Guard.Limit, c.HSTS = rule, policy
 	f, err := forward.New(c)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err

@@ -60,6 +60,10 @@ type Options struct {
 	// names they hold, and those names are not managed.
 	Config *tls.Config
 
+	// Hello is shown each ClientHello first; an error ends the handshake. Nil
+	// looks at none.
+	Hello func(*tls.ClientHelloInfo) error
+
 	// ClientAuth asks clients for certificates; see NewRealms.
 	ClientAuth map[string]ClientAuth
 

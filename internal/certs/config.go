@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/mholt/acmez/v3"
@@ -46,6 +47,7 @@ func (m *Manager) TLSConfig() *tls.Config {
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
 	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
 	if m.realms.empty() && !shared {
+		c.GetConfigForClient = m.greet(c.GetConfigForClient)
 		return c
 	}
 	rc := m.realms.configs(c)
@@ -54,8 +56,38 @@ func (m *Manager) TLSConfig() *tls.Config {
 		rc.byRealm[0] = c.Clone()
 		m.tickets.use(rc.byRealm[0])
 	}
-	c.GetConfigForClient = m.configForClient(rc)
+	c.GetConfigForClient = m.greet(m.configForClient(rc))
 	return c
+}
+
+// greet shows hellos to the program before next chooses their settings. Those of
+// CAs that look for the answer to a challenge are nobody else's.
+func (m *Manager) greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	if m.options.Hello == nil {
+		return next
+	}
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !isChallenge(hello) {
+			if err := m.show(hello); err != nil {
+				return nil, err
+			}
+		}
+		if next == nil {
+			return nil, nil
+		}
+		return next(hello)
+	}
+}
+
+// show calls the program's hook. A panic in it ends this handshake alone.
+func (m *Manager) show(hello *tls.ClientHelloInfo) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in Hello: %v", p)
+			m.options.Logger.Warn("handshake refused", "cause", err)
+		}
+	}()
+	return m.options.Hello(hello)
 }
 
 // getCertificate asks a function of the program first, about hosts of a route.

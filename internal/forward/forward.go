@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type Config struct {
 
 	RequestHeader, ResponseHeader Edit
 
+	HSTS   string  // value of Strict-Transport-Security, over TLS, in place of the target's; "" leaves that
 	Sticky *Sticky // nil means that clients come back to no target
 
 	MaxInFlight       int // exchanges; 0 means no bound
@@ -77,6 +79,7 @@ type Forwarder struct {
 	held     atomic.Pointer[hold]
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
+	hstsLine string
 	guarded  bool
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
@@ -116,6 +119,10 @@ func New(c Config) (*Forwarder, error) {
 		return nil, err
 	}
 	f.set.Store(s)
+	if c.HSTS != "" {
+		f.hstsLine = hsts + ": " + c.HSTS + "\r\n"
+		f.ResponseHeader.Remove = append(slices.Clone(f.ResponseHeader.Remove), hsts)
+	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, c.QueueWait

@@ -71,9 +71,7 @@ func (a *fullExchange) copyHeader(res *http.Response) {
 func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
 	a.f.ResponseHeader.apply(h)
-	if c := a.attempts.Cookie(a.x.Scheme); c != "" {
-		h.Add("Set-Cookie", c)
-	}
+	a.attempts.addOwn(h, a.x.Scheme)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
 	}

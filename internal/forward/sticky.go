@@ -115,9 +115,35 @@ func (a *Attempts) back(now time.Time) int {
 	return a.preferred
 }
 
-// Cookie is the Set-Cookie value by which the client will come back to Target,
+// hsts is the field of RFC 6797, which clients heed over TLS only.
+const hsts = "Strict-Transport-Security"
+
+// Own returns the lines that the proxy itself adds to the head of a response,
+// each with its CRLF.
+func (a *Attempts) Own(scheme string) string {
+	own := ""
+	if a.f.HSTS != "" && scheme == "https" {
+		own = a.f.hstsLine
+	}
+	if c := a.cookie(scheme); c != "" {
+		own += "Set-Cookie: " + c + "\r\n"
+	}
+	return own
+}
+
+// addOwn is Own for the full lane.
+func (a *Attempts) addOwn(h http.Header, scheme string) {
+	if a.f.HSTS != "" && scheme == "https" {
+		h.Set(hsts, a.f.HSTS)
+	}
+	if c := a.cookie(scheme); c != "" {
+		h.Add("Set-Cookie", c)
+	}
+}
+
+// cookie is the Set-Cookie value by which the client will come back to Target,
 // or "" if it will anyway.
-func (a *Attempts) Cookie(scheme string) string {
+func (a *Attempts) cookie(scheme string) string {
 	if a.f.Sticky == nil || a.known && a.set.targets[a.preferred] == a.Target {
 		return ""
 	}

@@ -37,9 +37,7 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	}
 	header.CleanResponse(res.Header)
 	a.f.ResponseHeader.apply(res.Header)
-	if c := a.attempts.Cookie(a.x.Scheme); c != "" {
-		res.Header.Add("Set-Cookie", c)
-	}
+	a.attempts.addOwn(res.Header, a.x.Scheme)
 
 	client, ahead, err := a.switchClient(res, asked)
 	if err != nil {

@@ -142,9 +142,9 @@ func appendLine(dst []byte, fd *h1.Field) []byte {
 
 // AppendResponse appends the head of a final response as it goes to the
 // client. framing is how the body will be framed for it: sized as res is, or
-// chunked. cookie and connection are the values of the proxy's own Set-Cookie and
-// Connection fields; "" means none.
-func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, cookie, connection string) []byte {
+// chunked. own are further lines, see [Attempts.Own]; connection is the value of
+// the Connection field; "" means none.
+func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, own, connection string) []byte {
 	dst = appendStatus(dst, res)
 	dst, dated := f.appendFields(dst, res)
 	if !dated {
@@ -153,9 +153,7 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 		dst = append(dst, "\r\n"...)
 	}
 	dst = append(dst, f.ResponseHeader.lines...)
-	if cookie != "" {
-		dst = h1.AppendField(dst, "Set-Cookie", cookie)
-	}
+	dst = append(dst, own...)
 	switch {
 	case framing == h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)

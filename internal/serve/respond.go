@@ -27,7 +27,7 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	if framing == h1.UntilClose {
 		sent = h1.ChunkedBody
 	}
-	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.attempts.Cookie(x.c.scheme()), x.connection())
+	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.attempts.Own(x.c.scheme()), x.connection())
 	keep := x.res.Persistent(method)
 	up.Discard(n)
 
