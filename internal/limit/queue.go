@@ -85,11 +85,12 @@ func (q *Queue) call() {
 	}
 }
 
-// join puts w at the end of the line. Who is the first then tries once more: whatever became free before it was counted
-// was told to nobody.
+// join puts w at the end of the line, if there is room. Who is the first then tries once more, w or another: whatever
+// became free before it was counted was told to nobody, and w may for a moment have held what the first then did not get.
 func (q *Queue) join(w *waiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	defer q.call()
 	if q.Len() >= q.Max {
 		return false
 	}
@@ -100,9 +101,6 @@ func (q *Queue) join(w *waiter) bool {
 		q.head = w
 	}
 	q.tail = w
-	if q.head == w {
-		q.call()
-	}
 	return true
 }
 

@@ -126,6 +126,44 @@ func TestNoWakeIsLost(t *testing.T) {
 	assert.Zero(t, q.Len())
 }
 
+// A try that fails may for a moment hold what the first in line then does not get, and the line has to hear of its end.
+func TestATryThatFailsIsNotInTheWayForLong(t *testing.T) {
+	for name, room := range map[string]int{"and waits too": 2, "and finds the queue full": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := limit.Queue{Max: room, Wait: time.Minute}
+				var held atomic.Bool
+				failed, first := make(chan struct{}), make(chan error, 1)
+				held.Store(true)
+				gone := make(chan struct{})
+				go func() {
+					_ = q.Do(gone, func() bool {
+						if held.Load() {
+							<-failed
+							held.Store(false)
+						}
+						return false
+					})
+				}()
+				synctest.Wait()
+				go func() { first <- q.Do(nil, func() bool { return !held.Load() }) }()
+				synctest.Wait()
+				q.Wake()
+				synctest.Wait()
+				close(failed)
+				synctest.Wait()
+				select {
+				case err := <-first:
+					assert.NoError(t, err)
+				default:
+					t.Error("the first waits for nothing")
+				}
+				close(gone)
+			})
+		})
+	}
+}
+
 func BenchmarkQueueWhileNobodyWaits(b *testing.B) {
 	q := limit.Queue{Max: 10, Wait: time.Second}
 	yes := func() bool { return true }
