@@ -24,7 +24,8 @@ type h2 struct {
 	c      *proxytest.Conn
 	block  bytes.Buffer // of header fields, encoded
 	enc    *hpack.Encoder
-	frames chan heard // closed with the connection
+	frames chan heard      // closed with the connection
+	over   <-chan struct{} // closes with the test
 }
 
 // heard is a frame from the server, or the status of a response.
@@ -40,7 +41,7 @@ func newH2(t testing.TB, k *track, settings ...http2.Setting) *h2 {
 	over := *k
 	over.tls = k.tls.Clone()
 	over.tls.NextProtos = []string{"h2"}
-	p := &h2{c: over.connect(t), frames: make(chan heard, 1<<16)}
+	p := &h2{c: over.connect(t), frames: make(chan heard, 1<<16), over: t.Context().Done()}
 	require.Equal(t, "h2", p.protocol(t))
 	p.Framer = http2.NewFramer(p.c.Conn, p.c.Conn)
 	p.AllowIllegalWrites = true
@@ -71,7 +72,11 @@ func (p *h2) listen() {
 			if f, ok := f.(*http2.MetaHeadersFrame); ok {
 				h.status = f.PseudoValue("status")
 			}
-			p.frames <- h
+			select {
+			case p.frames <- h:
+			case <-p.over: // nobody asks any more
+				return
+			}
 		}
 	}()
 }
