@@ -1,6 +1,7 @@
 package hostproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,13 +10,17 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/guard"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/routes"
@@ -123,6 +128,198 @@ func (r *Router) limits() (*limit.Rule, error) {
 		}
 	})
 	return r.limit, r.limitErr
+}
+
+// A BasicAuth serves those who know a password of Users by Next, and asks the
+// others for one with 401 (RFC 7617). Like an Upstream, it is checked when it
+// becomes a route. Over plain HTTP everybody on the way reads the passwords.
+type BasicAuth struct {
+	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
+	Realm string            // what the user is told to log in to; "" means "restricted"
+	Field string            // request field that tells Next the user's name, and is never the client's; "" means none
+	Next  http.Handler      // required
+
+	once  sync.Once
+	basic *guard.Basic
+	err   error
+}
+
+func (b *BasicAuth) compile() (*guard.Basic, error) {
+	b.once.Do(func() {
+		errs := []error{checkNext("BasicAuth", b.Next)}
+		if !header.ValidValue(b.Realm) {
+			errs = append(errs, fmt.Errorf("hostproxy: BasicAuth.Realm: invalid value %q", b.Realm))
+		}
+		if b.Field != "" {
+			if err := forward.CheckName("BasicAuth.Field", b.Field); err != nil {
+				errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+			}
+		}
+		var err error
+		if b.basic, err = guard.NewBasic(b.Users); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: BasicAuth.Users: %w", err))
+		}
+		b.err = errors.Join(errs...)
+	})
+	return b.basic, b.err
+}
+
+// ServeHTTP serves q if it brings the password of a user.
+func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	basic, err := b.compile()
+	if err != nil {
+		unusable(w, q, err)
+		return
+	}
+	user, password, ok := q.BasicAuth()
+	if ok = ok && len(q.Header["Authorization"]) == 1; ok { // Next could read another one
+		ok, err = basic.Knows(q.Context(), user, password)
+	}
+	switch {
+	case err != nil: // the client has left
+		panic(http.ErrAbortHandler)
+	case !ok:
+		realm := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(cmp.Or(b.Realm, "restricted"))
+		w.Header().Set("WWW-Authenticate", `Basic realm="`+realm+`", charset="UTF-8"`)
+		forward.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
+		return
+	}
+	if b.Field != "" {
+		q = q.Clone(q.Context())
+		header.Drop(q.Header, b.Field)
+		q.Header.Set(b.Field, user)
+	}
+	b.Next.ServeHTTP(w, q)
+}
+
+// A ForwardAuth asks another server about each request, by a GET with the
+// request's fields, without its body, and with X-Forwarded-Method, -Uri and the
+// other forwarding fields. An answer of 2xx lets Next serve the request; any
+// other one goes to the client, as does 502 when there is none. Like an
+// Upstream, it is checked when it becomes a route.
+type ForwardAuth struct {
+	Auth   *Upstream    // is asked; required
+	Path   string       // path and query of the question, behind the path of Auth's target; "" means /
+	Fields []string     // fields of the answer that are put into the request, and never are the client's
+	Next   http.Handler // required
+
+	once sync.Once
+	path *url.URL
+	err  error
+}
+
+func (a *ForwardAuth) compile() error {
+	a.once.Do(func() {
+		errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
+		for _, k := range a.Fields {
+			if err := forward.CheckName("ForwardAuth.Fields", k); err != nil {
+				errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+			}
+		}
+		var err error
+		if a.path, err = url.ParseRequestURI(cmp.Or(a.Path, "/")); err != nil || !strings.HasPrefix(a.path.Path, "/") || a.path.Host != "" {
+			errs = append(errs, fmt.Errorf("hostproxy: ForwardAuth.Path: %q: want a path, such as /verify", a.Path))
+		}
+		a.err = errors.Join(errs...)
+	})
+	return a.err
+}
+
+// ServeHTTP serves q if the other server lets it pass.
+func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if err := a.compile(); err != nil {
+		unusable(w, q, err)
+		return
+	}
+	x := forward.FromContext(q.Context())
+	if x == nil {
+		x = forward.Begin(q, nil)
+	}
+	q = q.Clone(q.Context())
+	for _, k := range a.Fields {
+		header.Drop(q.Header, k)
+	}
+	yes := a.Auth.compiled.Ask(w, q, x, a.path)
+	if yes == nil {
+		return
+	}
+	for _, k := range a.Fields {
+		if v := yes.Values(k); len(v) > 0 {
+			q.Header[http.CanonicalHeaderKey(k)] = v
+		}
+	}
+	a.Next.ServeHTTP(w, q)
+}
+
+// checkNext checks the handler behind one of that type.
+func checkNext(outer string, next http.Handler) error {
+	if _, ok := next.(*Passthrough); ok {
+		return fmt.Errorf("hostproxy: %s.Next is a Passthrough, which serves no requests", outer)
+	}
+	return checkHandler(outer+".Next", next)
+}
+
+// checkHandler checks a handler that is used as name.
+func checkHandler(name string, h http.Handler) error {
+	if h == nil {
+		return fmt.Errorf("hostproxy: %s: %w", name, errNil)
+	}
+	if c, ok := h.(interface{ check() error }); ok {
+		switch err := c.check(); {
+		case err == errNil:
+			return fmt.Errorf("hostproxy: %s: %w", name, err)
+		case err != nil:
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+var errNil = errors.New("nil handler")
+
+func (u *Upstream) check() error {
+	if u == nil {
+		return errNil
+	}
+	_, err := u.compile()
+	return err
+}
+
+func (b *BasicAuth) check() error {
+	if b == nil {
+		return errNil
+	}
+	_, err := b.compile()
+	return err
+}
+
+func (a *ForwardAuth) check() error {
+	if a == nil {
+		return errNil
+	}
+	return a.compile()
+}
+
+// unusable answers a request to a handler that is no route and whose fields are
+// wrong: a route is checked before.
+func unusable(w http.ResponseWriter, q *http.Request, err error) {
+	if x := forward.FromContext(q.Context()); x != nil {
+		x.Fail(&forward.Failure{Op: "pick", Side: forward.SideProxy, Err: err})
+	}
+	forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(w, q)
+}
+
+// upstreams calls f with each upstream that h leads to.
+func upstreams(h http.Handler, f func(*Upstream)) {
+	switch h := h.(type) {
+	case *Upstream:
+		f(h)
+	case *BasicAuth:
+		upstreams(h.Next, f)
+	case *ForwardAuth:
+		f(h.Auth)
+		upstreams(h.Next, f)
+	}
 }
 
 // A route is what the table holds for a pattern.
@@ -261,9 +458,7 @@ func (r *Router) publish(t *routes.Table[*route]) {
 // closeIdle closes the kept connections to the targets of all routes.
 func (r *Router) closeIdle() {
 	for rt := range r.table.Load().All() {
-		if u := rt.Value.upstream; u != nil {
-			u.compiled.CloseIdle() // registration compiled it
-		}
+		upstreams(rt.Value.handler, func(u *Upstream) { u.compiled.CloseIdle() }) // registration compiled it
 	}
 }
 
@@ -447,11 +642,14 @@ func (r *Router) status() status.Page {
 
 func (r *route) status() status.Route {
 	s := status.Route{Pattern: r.pattern, Handler: fmt.Sprintf("%T", r.handler)}
-	if r.upstream == nil {
-		return s
-	}
-	f := r.upstream.compiled // registration compiled it
-	s.Queued, s.Paused = f.Waiting()
+	upstreams(r.handler, func(u *Upstream) { show(&s, u.compiled) }) // registration compiled it
+	return s
+}
+
+// show adds what f is doing to the route.
+func show(s *status.Route, f *forward.Forwarder) {
+	queued, paused := f.Waiting()
+	s.Queued, s.Paused = s.Queued+queued, s.Paused || paused
 	for _, t := range f.Targets() {
 		health, ms := t.Health(), make([]float64, 3)
 		answers, took := t.Answers(0.5, 0.9, 0.99)
@@ -462,10 +660,9 @@ func (r *route) status() status.Route {
 		s.Targets = append(s.Targets, status.Target{Name: t.Name, State: string(health.State), Reason: health.Reason, Since: health.Since,
 			InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]})
 	}
-	if len(s.Targets) == 0 {
+	if len(f.Targets()) == 0 {
 		s.Error = "no target has been found"
 	}
-	return s
 }
 
 // failed is what the page shows of an exchange that failed.
@@ -496,16 +693,14 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
-	if h == nil || h == (*Upstream)(nil) || h == (*Passthrough)(nil) {
-		return p, fmt.Errorf("hostproxy: pattern %q: nil handler", pattern)
+	if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
+		return p, err
 	}
-	switch h := h.(type) {
-	case *Upstream:
-		if _, err := h.compile(); err != nil {
-			return p, fmt.Errorf("pattern %q: %w", pattern, err)
+	if pass, ok := h.(*Passthrough); ok {
+		if pass == nil {
+			return p, fmt.Errorf("hostproxy: pattern %q: %w", pattern, errNil)
 		}
-	case *Passthrough:
-		return p, h.check(p)
+		return p, pass.checkPattern(p)
 	}
 	return p, nil
 }

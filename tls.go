@@ -205,8 +205,8 @@ type Passthrough struct {
 	ProxyProtocol bool
 }
 
-// check reports why p cannot be the route of a pattern.
-func (p *Passthrough) check(pattern routes.Pattern) error {
+// checkPattern reports why p cannot be the route of a pattern.
+func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	if pattern.Path != "" {
 		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host)
 	}

@@ -12,7 +12,7 @@ var levels = map[string]int{
 
 	"internal/serve": 2, "internal/forward": 2, "internal/certs": 2,
 
-	"internal/pool": 1, "internal/health": 1, "internal/discover": 1, "internal/status": 1, "internal/limit": 1, "internal/routes": 1,
+	"internal/pool": 1, "internal/health": 1, "internal/discover": 1, "internal/status": 1, "internal/limit": 1, "internal/routes": 1, "internal/guard": 1,
 
 	"internal/h1": 0, "internal/header": 0, "internal/tunnel": 0, "internal/balance": 0, "internal/hostname": 0, "internal/latency": 0,
 }
@@ -36,6 +36,7 @@ var ignoredNames = regexp.MustCompile(`^(bin|go\.work(\.sum)?|.*\.(test|prof|out
 // direct lists the modules that the root module may require by itself. Read-only.
 var direct = []string{
 	"github.com/caddyserver/certmagic", "github.com/mholt/acmez/v3", "github.com/stretchr/testify", "go.uber.org/zap",
+	"golang.org/x/crypto", // bcrypt
 	"golang.org/x/net", "golang.org/x/time",
 }
 
@@ -45,6 +46,7 @@ var owners = map[string][]string{
 	"github.com/caddyserver/certmagic": {"internal/certs", "internal/storagetest", "tls.go"},
 	"github.com/mholt/acmez":           {"internal/certs", "tls.go"},
 	"go.uber.org/zap":                  {"internal/certs"},
+	"golang.org/x/crypto/bcrypt":       {"internal/guard"},
 }
 
 func (c *checker) rootFiles() {

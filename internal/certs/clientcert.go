@@ -4,7 +4,8 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"net/http"
-	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // The fields of RFC 9440.
@@ -18,13 +19,8 @@ const (
 // client wrote there itself goes, whether or not it has a certificate; one that
 // nobody has verified counts as none.
 func SetClientCert(h http.Header, state *tls.ConnectionState) {
-	for name := range h {
-		// Upstreams that think in CGI variables take an underscore for a hyphen.
-		switch strings.ReplaceAll(strings.ToLower(name), "_", "-") {
-		case "client-cert", "client-cert-chain":
-			delete(h, name)
-		}
-	}
+	header.Drop(h, clientCert)
+	header.Drop(h, clientCertChain)
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return
 	}

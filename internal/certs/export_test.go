@@ -33,6 +33,9 @@ func UnlockAll(ctx context.Context, s certmagic.Storage) error {
 	return s.(*boundedStorage).unlockAll(ctx)
 }
 
+// Settle waits for the operations of a storage from Bounded.
+func Settle(ctx context.Context, s certmagic.Storage) { s.(*boundedStorage).settle(ctx) }
+
 // Zap returns the logger that certmagic gets.
 func Zap(l *slog.Logger) *zap.Logger { return newZap(l) }
 

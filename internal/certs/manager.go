@@ -164,6 +164,7 @@ func (m *Manager) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		err = m.storage.unlockAll(ctx)
+		m.storage.settle(ctx)
 	})
 	return err
 }

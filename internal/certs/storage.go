@@ -166,6 +166,19 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// settle waits until no operation is under way, those included whose callers
+// have given up, or until ctx is done.
+func (s *boundedStorage) settle(ctx context.Context) {
+	for range maxStorageOps {
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func (s *boundedStorage) hold(name string, by int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -46,6 +46,38 @@ func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
 	})
 }
 
+// A program that removes its files after Close must not find a write still going on.
+func TestTheEndWaitsForWhatWasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := newMemStorage()
+		slow := time.Second
+		backend.hook(func(string, string) error { time.Sleep(slow); return nil })
+		s := certs.Bounded(backend, 3*time.Second)
+		ctx, leave := context.WithCancel(t.Context())
+		go func() { _ = s.Store(ctx, "k", []byte("v")) }()
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		begin := time.Now()
+		bound, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		certs.Settle(bound, s)
+		assert.Equal(t, time.Second, time.Since(begin))
+		assert.Zero(t, backend.now.Load())
+
+		slow = time.Minute
+		ctx, leave = context.WithCancel(t.Context())
+		go func() { _ = s.Store(ctx, "k", []byte("v")) }()
+		synctest.Wait()
+		leave()
+		certs.Settle(bound, s)
+		assert.Equal(t, 5*time.Second, time.Since(begin), "one that hangs is left")
+		slow = 0
+		assert.NoError(t, s.Store(t.Context(), "j", nil), "and storage can still be used")
+		time.Sleep(time.Minute)
+	})
+}
+
 func TestBoundedStoragePassesThrough(t *testing.T) {
 	s := certs.Bounded(newMemStorage(), time.Second)
 	ctx := t.Context()

@@ -27,8 +27,9 @@ const (
 	chaosTargets  = 4 // of which the first is well
 	chaosClients  = 16
 	chaosRequests = 6000
-	chaosTime     = 20 * time.Second // for a slow machine, fewer requests do
-	chaosKept     = 32 << 10         // larger bodies are not sent again
+	chaosTime     = 20 * time.Second        // for a slow machine, fewer requests do
+	chaosPatience = 1500 * time.Millisecond // more than the target that is well takes on a busy machine
+	chaosKept     = 32 << 10                // larger bodies are not sent again
 )
 
 // content is what belongs to a request and to no other.
@@ -136,7 +137,7 @@ func TestTheServiceSurvivesItsTargets(t *testing.T) {
 	}
 	u := hostproxy.To(addrs...)
 	u.Retry = hostproxy.Retry{Attempts: chaosTargets, Budget: -1, Timeout: -1}
-	u.ResponseHeaderTimeout, u.IdleTimeout = 500*time.Millisecond, 2*time.Second
+	u.ResponseHeaderTimeout, u.IdleTimeout = chaosPatience, 2*time.Second
 	u.Breaker = &hostproxy.Breaker{Failures: 10, For: 100 * time.Millisecond}
 	u.TargetChanged = func(*hostproxy.Target, hostproxy.Health) {}
 	conf, roots := proxytest.TLS(t, "a.test")

@@ -4,7 +4,11 @@
 // Everything here is a pure function; nothing waits and nothing is kept.
 package header
 
-import "golang.org/x/net/http/httpguts"
+import (
+	"net/http"
+
+	"golang.org/x/net/http/httpguts"
+)
 
 // Text is a field name or value: a string in the full lane, a slice of the read buffer in the fast lane.
 type Text interface{ ~string | ~[]byte }
@@ -161,6 +165,25 @@ func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
 
 // ValidValue reports whether value may be written as a field value: no control byte but the tab, so no CR, LF or NUL.
 func ValidValue(value string) bool { return httpguts.ValidHeaderFieldValue(value) }
+
+// Drop deletes from h every field that a CGI-like upstream takes for the one of that name, whatever its case and separators.
+func Drop(h http.Header, name string) {
+	for k := range h {
+		if len(k) == len(name) && sameVariable(k, name) {
+			delete(h, k)
+		}
+	}
+}
+
+// sameVariable reports whether two names of the same length are one CGI variable.
+func sameVariable(a, b string) bool {
+	for i := range len(a) {
+		if fold[a[i]] != fold[b[i]] {
+			return false
+		}
+	}
+	return true
+}
 
 // slotOf hashes a name that is not empty by its length and ends, the same for every spelling.
 func slotOf[T Text](name T) uint8 {

@@ -1,0 +1,116 @@
+// Package guard knows who may pass by a password.
+package guard
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A Basic checks passwords against bcrypt hashes. It takes as long for a user that does not exist as for a wrong password.
+// Its methods may be called concurrently.
+type Basic struct {
+	hashes map[string][]byte
+	dummy  []byte        // compared for users that do not exist
+	slots  chan struct{} // one for each hash that is computed: a flood must not take all processors
+	key    []byte        // of known
+
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]struct{} // keyed hashes of what was right
+}
+
+// Bounds of what is kept and computed.
+const (
+	maxKnown    = 1024
+	maxPassword = 72 // bytes that bcrypt looks at
+)
+
+// NewBasic returns a Basic of users: names, and bcrypt hashes of their passwords. The error names every bad one.
+func NewBasic(users map[string]string) (*Basic, error) {
+	b := &Basic{hashes: make(map[string][]byte, len(users)), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		key: make([]byte, sha256.Size), known: make(map[[sha256.Size]byte]struct{})}
+	rand.Read(b.key) // never fails
+	var errs []error
+	dearest := 0
+	for name, hash := range users {
+		if name == "" || strings.Contains(name, ":") || !header.ValidValue(name) {
+			errs = append(errs, fmt.Errorf("user %q: want a name without colons and control characters", name))
+		}
+		cost, err := bcrypt.Cost([]byte(hash))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("user %q: want a bcrypt hash: %w", name, err))
+			continue
+		}
+		if cost > dearest {
+			dearest, b.dummy = cost, []byte(hash)
+		}
+		b.hashes[name] = []byte(hash)
+	}
+	if len(users) == 0 {
+		errs = append(errs, errors.New("no users"))
+	}
+	return b, errors.Join(errs...)
+}
+
+// Knows reports whether the password is that of the user. A pair that was right once is recognised without the cost of
+// its hash. It returns ctx's error if ctx is done first.
+func (b *Basic) Knows(ctx context.Context, user, password string) (bool, error) {
+	hash, exists := b.hashes[user]
+	if !exists {
+		hash = b.dummy
+	}
+	if len(password) > maxPassword { // bcrypt takes those that differ behind it for the same
+		exists, password = false, password[:maxPassword]
+	}
+	mac := b.mac(user, password)
+	if exists && b.recalls(mac) {
+		return true, nil
+	}
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	right := bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil && exists
+	if right {
+		b.keep(mac)
+	}
+	return right, nil
+}
+
+func (b *Basic) recalls(mac [sha256.Size]byte) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.known[mac]
+	return ok
+}
+
+func (b *Basic) keep(mac [sha256.Size]byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.known) >= maxKnown {
+		clear(b.known)
+	}
+	b.known[mac] = struct{}{}
+}
+
+// mac is a keyed hash of what is right: memory never holds a password.
+func (b *Basic) mac(user, password string) (sum [sha256.Size]byte) {
+	h := hmac.New(sha256.New, b.key)
+	in := binary.AppendUvarint(nil, uint64(len(user)))
+	h.Write(append(append(in, user...), password...))
+	h.Sum(sum[:0])
+	return sum
+}

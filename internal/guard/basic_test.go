@@ -1,0 +1,98 @@
+package guard_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/hostproxy/hostproxy/internal/guard"
+)
+
+func hash(t testing.TB, password string) string {
+	t.Helper()
+	h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	require.NoError(t, err)
+	return string(h)
+}
+
+func TestAPasswordIsThatOfOneUser(t *testing.T) {
+	long := strings.Repeat("x", 72)
+	b, err := guard.NewBasic(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")})
+	require.NoError(t, err)
+	for range 2 { // what was right once is recognised in another way
+		for _, tt := range []struct {
+			user, password string
+			want           bool
+		}{
+			{"ann", "a", true}, {"bob", "b", true}, {"ann", "b", false}, {"ann", "", false}, {"", "a", false}, {"", "", false},
+			{"Ann", "a", false}, {"eve", "a", false}, {"eve", "b", false}, {"none", "", true}, {"none", "a", false},
+			{"long", long, true}, {"long", long + "y", false}, {"an", "na", false}, {"ann", "a\x00", false},
+		} {
+			got, err := b.Knows(t.Context(), tt.user, tt.password)
+			assert.NoError(t, err)
+			assert.Equal(t, tt.want, got, "%s:%s", tt.user, tt.password)
+		}
+	}
+}
+
+func TestUsersThatCannotBe(t *testing.T) {
+	for name, tt := range map[string]struct {
+		users map[string]string
+		want  string
+	}{
+		"none":              {nil, "no users"},
+		"a colon":           {map[string]string{"a:b": hash(t, "x")}, `"a:b"`},
+		"no name":           {map[string]string{"": hash(t, "x")}, `user ""`},
+		"a line break":      {map[string]string{"a\nb": hash(t, "x")}, `"a\nb"`},
+		"a plain password":  {map[string]string{"ann": "secret"}, `user "ann": want a bcrypt hash`},
+		"half of a hash":    {map[string]string{"ann": hash(t, "x")[:20]}, `user "ann": want a bcrypt hash`},
+		"a cost of billion": {map[string]string{"ann": "$2a$99$" + hash(t, "x")[7:]}, `user "ann": want a bcrypt hash`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := guard.NewBasic(tt.users)
+			assert.ErrorContains(t, err, tt.want)
+		})
+	}
+	_, err := guard.NewBasic(map[string]string{"ann": "secret", "a:b": hash(t, "x")})
+	assert.ErrorContains(t, err, `"ann"`)
+	assert.ErrorContains(t, err, `"a:b"`, "every fault is named")
+}
+
+// Passwords that are wrong must not take all processors from those that are right.
+func TestAFloodOfPasswordsWaits(t *testing.T) {
+	dear, err := bcrypt.GenerateFromPassword([]byte("a"), 12)
+	require.NoError(t, err)
+	b, err := guard.NewBasic(map[string]string{"ann": string(dear)})
+	require.NoError(t, err)
+	ok, err := b.Knows(t.Context(), "ann", "a")
+	require.NoError(t, err)
+	require.True(t, ok)
+
+	ctx, stop := context.WithCancel(t.Context())
+	var flood sync.WaitGroup
+	for range 64 {
+		flood.Go(func() { _, _ = b.Knows(ctx, "eve", "x") })
+	}
+	ok, err = b.Knows(t.Context(), "ann", "a")
+	assert.NoError(t, err)
+	assert.True(t, ok, "who was right once needs no hash")
+	stop()
+	_, err = b.Knows(ctx, "ann", "wrong")
+	if err != nil {
+		assert.ErrorIs(t, err, context.Canceled)
+	}
+	flood.Wait()
+}
+
+func BenchmarkKnownPassword(b *testing.B) {
+	k, err := guard.NewBasic(map[string]string{"ann": hash(b, "a")})
+	require.NoError(b, err)
+	for b.Loop() {
+		_, _ = k.Knows(b.Context(), "ann", "a")
+	}
+}
