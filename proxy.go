@@ -27,6 +27,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/status"
 )
 
 // ListenAndServe serves r over HTTPS on :443, and ACME challenges and
@@ -328,4 +329,36 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 		return slog.LevelInfo
 	}
 	return slog.LevelWarn
+}
+
+// StatusHandler returns a handler that shows what r is doing, as a page or, to
+// who asks for format=json, as JSON: routes, targets with their health and
+// latency, certificates, and the failures since StatusHandler was called, of
+// which it keeps the latest hundred. It shows names and addresses: mount it where
+// only those get who may see them.
+func StatusHandler(r *Router) http.Handler {
+	r.failures.CompareAndSwap(nil, new(status.Failures))
+	return status.Handler(r.status)
+}
+
+// status is what the page shows.
+func (r *Router) status() status.Page {
+	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
+	for o := range r.table.Load().All() {
+		p.Routes = append(p.Routes, o.Value.status())
+	}
+	for c := range r.Certificates() {
+		s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt}
+		if c.Err != nil {
+			s.Error = c.Err.Error()
+		}
+		p.Certificates = append(p.Certificates, s)
+	}
+	return p
+}
+
+func (r *route) status() status.Route {
+	s := status.Route{Pattern: r.pattern, Handler: fmt.Sprintf("%T", r.handler)}
+	upstreams(r.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
+	return s
 }

@@ -10,10 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"reflect"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -147,17 +145,12 @@ type BasicAuth struct {
 func (b *BasicAuth) compile() (*guard.Basic, error) {
 	b.once.Do(func() {
 		errs := []error{checkNext("BasicAuth", b.Next)}
-		if !header.ValidValue(b.Realm) {
-			errs = append(errs, fmt.Errorf("hostproxy: BasicAuth.Realm: invalid value %q", b.Realm))
-		}
 		if b.Field != "" {
-			if err := forward.CheckName("BasicAuth.Field", b.Field); err != nil {
-				errs = append(errs, fmt.Errorf("hostproxy: %w", err))
-			}
+			errs = append(errs, forward.CheckName("hostproxy: BasicAuth.Field", b.Field))
 		}
 		var err error
-		if b.basic, err = guard.NewBasic(b.Users); err != nil {
-			errs = append(errs, fmt.Errorf("hostproxy: BasicAuth.Users: %w", err))
+		if b.basic, err = guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted")); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: BasicAuth: %w", err))
 		}
 		b.err = errors.Join(errs...)
 	})
@@ -171,16 +164,12 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, err)
 		return
 	}
-	user, password, ok := q.BasicAuth()
-	if ok = ok && len(q.Header["Authorization"]) == 1; ok { // Next could read another one
-		ok, err = basic.Knows(q.Context(), user, password)
-	}
+	user, ok, err := basic.User(q)
 	switch {
 	case err != nil: // the client has left
 		panic(http.ErrAbortHandler)
 	case !ok:
-		realm := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(cmp.Or(b.Realm, "restricted"))
-		w.Header().Set("WWW-Authenticate", `Basic realm="`+realm+`", charset="UTF-8"`)
+		w.Header().Set("WWW-Authenticate", basic.Challenge())
 		forward.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
 		return
 	}
@@ -203,22 +192,17 @@ type ForwardAuth struct {
 	Fields []string     // fields of the answer that are put into the request, and never are the client's
 	Next   http.Handler // required
 
-	once sync.Once
-	path *url.URL
-	err  error
+	once     sync.Once
+	question *forward.Question
+	err      error
 }
 
 func (a *ForwardAuth) compile() error {
 	a.once.Do(func() {
 		errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
-		for _, k := range a.Fields {
-			if err := forward.CheckName("ForwardAuth.Fields", k); err != nil {
-				errs = append(errs, fmt.Errorf("hostproxy: %w", err))
-			}
-		}
 		var err error
-		if a.path, err = url.ParseRequestURI(cmp.Or(a.Path, "/")); err != nil || !strings.HasPrefix(a.path.Path, "/") || a.path.Host != "" {
-			errs = append(errs, fmt.Errorf("hostproxy: ForwardAuth.Path: %q: want a path, such as /verify", a.Path))
+		if a.question, err = forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: ForwardAuth: %w", err))
 		}
 		a.err = errors.Join(errs...)
 	})
@@ -235,20 +219,9 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if x == nil {
 		x = forward.Begin(q, nil)
 	}
-	q = q.Clone(q.Context())
-	for _, k := range a.Fields {
-		header.Drop(q.Header, k)
+	if q = a.question.Ask(a.Auth.compiled, w, q, x); q != nil {
+		a.Next.ServeHTTP(w, q)
 	}
-	yes := a.Auth.compiled.Ask(w, q, x, a.path)
-	if yes == nil {
-		return
-	}
-	for _, k := range a.Fields {
-		if v := yes.Values(k); len(v) > 0 {
-			q.Header[http.CanonicalHeaderKey(k)] = v
-		}
-	}
-	a.Next.ServeHTTP(w, q)
 }
 
 // checkNext checks the handler behind one of that type.
@@ -523,7 +496,7 @@ func (r *Router) end(x *forward.Exchange) {
 // observe shows the record of an exchange of either lane.
 func (r *Router) observe(x *forward.Record) {
 	if kept := r.failures.Load(); kept != nil && x.Err != nil {
-		kept.Add(failed(x))
+		kept.Add(x.Failed())
 	}
 	if r.Observe != nil {
 		r.Observe(publicExchange(x))
@@ -612,66 +585,6 @@ func (r *Router) logger() *slog.Logger {
 		return r.Logger
 	}
 	return slog.Default()
-}
-
-// StatusHandler returns a handler that shows what r is doing, as a page or, to
-// who asks for format=json, as JSON: routes, targets with their health and
-// latency, certificates, and the failures since StatusHandler was called, of
-// which it keeps the latest hundred. It shows names and addresses: mount it where
-// only those get who may see them.
-func StatusHandler(r *Router) http.Handler {
-	r.failures.CompareAndSwap(nil, new(status.Failures))
-	return status.Handler(r.status)
-}
-
-// status is what the page shows.
-func (r *Router) status() status.Page {
-	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
-	for o := range r.table.Load().All() {
-		p.Routes = append(p.Routes, o.Value.status())
-	}
-	for c := range r.Certificates() {
-		s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt}
-		if c.Err != nil {
-			s.Error = c.Err.Error()
-		}
-		p.Certificates = append(p.Certificates, s)
-	}
-	return p
-}
-
-func (r *route) status() status.Route {
-	s := status.Route{Pattern: r.pattern, Handler: fmt.Sprintf("%T", r.handler)}
-	upstreams(r.handler, func(u *Upstream) { show(&s, u.compiled) }) // registration compiled it
-	return s
-}
-
-// show adds what f is doing to the route.
-func show(s *status.Route, f *forward.Forwarder) {
-	queued, paused := f.Waiting()
-	s.Queued, s.Paused = s.Queued+queued, s.Paused || paused
-	for _, t := range f.Targets() {
-		health, ms := t.Health(), make([]float64, 3)
-		answers, took := t.Answers(0.5, 0.9, 0.99)
-		for i, d := range took {
-			ms[i] = float64(d.Microseconds()) / 1000
-		}
-		s.InFlight += t.InFlight()
-		s.Targets = append(s.Targets, status.Target{Name: t.Name, State: string(health.State), Reason: health.Reason, Since: health.Since,
-			InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]})
-	}
-	if len(f.Targets()) == 0 {
-		s.Error = "no target has been found"
-	}
-}
-
-// failed is what the page shows of an exchange that failed.
-func failed(x *forward.Record) status.Failure {
-	s := status.Failure{Time: x.Start, Host: x.Host, Path: x.Path, Target: x.Target, Status: x.Status, Cause: x.Err.Error()}
-	if f, ok := x.Err.(*forward.Failure); ok {
-		s.Op, s.Side, s.Cause = f.Op, string(f.Side), f.Err.Error()
-	}
-	return s
 }
 
 // Redirect returns a handler that redirects every request to host with 308

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -162,13 +163,34 @@ func TestUpstreamHooks(t *testing.T) {
 
 func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
-	for name, u := range map[string]*hostproxy.Upstream{
-		"Rewrite":        {Rewrite: func(*httputil.ProxyRequest) { panic("x") }},
-		"ModifyResponse": {ModifyResponse: func(*http.Response) error { panic("x") }},
-		"an error":       {ModifyResponse: func(*http.Response) error { return errors.New("x") }},
+	for name, tt := range map[string]struct {
+		u      *hostproxy.Upstream
+		status int
+		cause  string
+	}{
+		"Pick":           {&hostproxy.Upstream{Pick: func(*http.Request, []*hostproxy.Target) *hostproxy.Target { panic("oh") }}, 500, "panic in Pick: oh"},
+		"Rewrite":        {&hostproxy.Upstream{Rewrite: func(*httputil.ProxyRequest) { panic("oh") }}, 500, "panic in Rewrite: oh"},
+		"ModifyResponse": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { panic("oh") }}, 500, "panic in ModifyResponse: oh"},
+		"ErrorHandler": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("no") },
+			ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic("oh") }}, 500, "panic in ErrorHandler: oh"},
+		"an error": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("oh") }}, 502, "oh"},
 	} {
-		u.Targets = hostproxy.To(backend.Addr()).Targets
-		assert.Equal(t, 502, ask(u, "GET", "http://a.test/").Code, name)
+		t.Run(name, func(t *testing.T) {
+			var log strings.Builder
+			r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			u := tt.u
+			u.Targets = hostproxy.To(backend.Addr()).Targets
+			r.Handle("a.test", u)
+			a := ask(&r, "GET", "http://a.test/")
+			assert.Equal(t, tt.status, a.Code)
+			assert.NotContains(t, a.Body.String(), "oh", "nothing of it goes to the client")
+			assert.Equal(t, 1, strings.Count(log.String(), "exchange failed"))
+			assert.Contains(t, log.String(), tt.cause)
+			assert.Equal(t, tt.status == 500, strings.Contains(log.String(), "upstream_test.go"), "the stack, for a panic")
+			for target := range u.All() {
+				assert.Zero(t, target.InFlight())
+			}
+		})
 	}
 }
 

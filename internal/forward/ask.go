@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -22,24 +23,58 @@ const (
 // not have.
 var unasked = []string{"Expect", "Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"} // read-only
 
-// Ask asks f by a GET of u whether q may pass. It returns the fields of an answer
-// that says yes by a status of 2xx; any other answer, or that there is none, goes
-// to the client by w, and the result is nil. The question has q's end-to-end
-// fields, and X-Forwarded-Method and X-Forwarded-Uri besides those that every
-// request gets. A failure is that of x too.
-func (f *Forwarder) Ask(w http.ResponseWriter, q *http.Request, x *Exchange, u *url.URL) http.Header {
-	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
-	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
+// A Question is what another server is asked about requests that are to pass.
+// It may be used concurrently.
+type Question struct {
+	target *url.URL
+	fields []string
+}
+
+// NewQuestion returns the question at a path, which may have a query. fields are
+// those of the answer that a request gets when it passes, and that are never the
+// client's. The error says all that is wrong.
+func NewQuestion(path string, fields []string) (*Question, error) {
+	var errs []error
+	u, err := url.ParseRequestURI(path)
+	if err != nil || !strings.HasPrefix(u.Path, "/") || u.Host != "" {
+		errs = append(errs, fmt.Errorf("path %q: want one such as /verify", path))
+	}
+	for _, k := range fields {
+		errs = append(errs, CheckName("fields", k))
+	}
+	return &Question{u, fields}, errors.Join(errs...)
+}
+
+// Ask asks f by a GET whether q may pass, and returns q as it is to pass after an
+// answer of 2xx. Any other answer goes to the client by w, as does the failure of
+// f to get one, which is that of x too; the result is nil then. What is asked has
+// q's end-to-end fields, and X-Forwarded-Method and X-Forwarded-Uri besides those
+// that every request gets.
+func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *Exchange) *http.Request {
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
+	q = q.Clone(q.Context())
+	for _, name := range k.fields {
+		header.Drop(q.Header, name)
+	}
+	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
+	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	v := &verdict{w: w, h: make(http.Header)}
 	defer func() {
 		if fail, ok := c.Err.(*Failure); ok && v.yes == nil {
 			x.Fail(fail)
 		}
 	}()
-	f.ask(v, question(q.WithContext(ctx), x, u), c)
-	return v.yes
+	f.ask(v, k.about(q.WithContext(ctx), x), c)
+	if v.yes == nil {
+		return nil
+	}
+	for _, name := range k.fields {
+		if values := v.yes.Values(name); len(values) > 0 {
+			q.Header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	return q
 }
 
 // ask serves the question. An answer whose head came is one, however long its
@@ -53,18 +88,18 @@ func (f *Forwarder) ask(v *verdict, q *http.Request, c *Exchange) {
 	f.Serve(v, q, c)
 }
 
-// question is what is asked about q.
-func question(q *http.Request, x *Exchange, u *url.URL) *http.Request {
+// about is what is asked about q.
+func (k *Question) about(q *http.Request, x *Exchange) *http.Request {
 	c := q.Clone(q.Context())
 	header.RemoveHopByHop(c.Header)
-	for k := range c.Header {
-		class := header.Classify(k)
-		if strings.HasPrefix(k, ":") || strings.HasPrefix(k, "Content-") || !x.Trusted && class&(header.Forwarding|header.Alias) != 0 {
-			delete(c.Header, k)
+	for name := range c.Header {
+		class := header.Classify(name)
+		if strings.HasPrefix(name, ":") || strings.HasPrefix(name, "Content-") || !x.Trusted && class&(header.Forwarding|header.Alias) != 0 {
+			delete(c.Header, name)
 		}
 	}
-	for _, k := range unasked {
-		c.Header.Del(k)
+	for _, name := range unasked {
+		c.Header.Del(name)
 	}
 	c.Header.Set("X-Forwarded-Method", q.Method)
 	uri := wirePath(q)
@@ -72,7 +107,7 @@ func question(q *http.Request, x *Exchange, u *url.URL) *http.Request {
 		uri += "?" + q.URL.RawQuery
 	}
 	c.Header.Set("X-Forwarded-Uri", uri)
-	c.Method, c.URL, c.RequestURI = http.MethodGet, u, u.RequestURI()
+	c.Method, c.URL, c.RequestURI = http.MethodGet, k.target, k.target.RequestURI()
 	c.Body, c.ContentLength, c.TransferEncoding, c.Trailer = http.NoBody, 0, nil, nil
 	return c
 }

@@ -211,13 +211,13 @@ func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
 	f.refuse(a.w, a.q, a.x, fail)
 }
 
-func (f *Forwarder) refuse(w http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	w = Watch(w, x)
+func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
+	w := &watcher{ResponseWriter: out, x: x}
 	if fail.Err != nil {
 		x.Fail(fail)
 	}
 	if f.ErrorHandler != nil && fail.Err != nil {
-		f.ErrorHandler(w, q, fail)
+		f.tell(w, q, x, fail)
 		return
 	}
 	if fail.Status == StatusClientClosed {

@@ -185,11 +185,7 @@ func (a *fullExchange) rewind() bool { return a.body == nil || a.body.rewind() }
 
 // pick asks the user's Pick. A panic in it is this request's failure.
 func (a *fullExchange) pick(eligible func(*Target) bool) (t *Target, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in Pick: %v", p)
-		}
-	}()
+	defer contain("Pick", &err)
 	return a.f.Pick(a.q, eligible), nil
 }
 
@@ -265,7 +261,7 @@ func (a *fullExchange) classify(err error) *Failure {
 	if errors.As(err, &ae) {
 		f.Op, f.Err = ae.Op, ae.Err
 	}
-	var hook *hookError
+	var hook *PanicError
 	cut := a.flight.why()
 	switch {
 	case cut == errCut:
@@ -278,8 +274,8 @@ func (a *fullExchange) classify(err error) *Failure {
 		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"
 	case a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
-	case errors.As(err, &hook):
-		f.Side, f.Reason = SideProxy, "proxy_internal_error"
+	case errors.As(err, &hook), errors.Is(err, errRewritten):
+		f.Side, f.Status, f.Reason = SideProxy, hookStatus(err), "proxy_internal_error"
 	default:
 		f.Status, f.Reason = Reason(f.Op, f.Err)
 	}

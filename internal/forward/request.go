@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -150,20 +149,15 @@ func websocketKey() string {
 func (a *fullExchange) rewrite(out *http.Request, t *Target) (err error) {
 	out.Header = out.Header.Clone()
 	out.URL.RawQuery = cleanQuery(out.URL.RawQuery)
-	defer func() {
-		if p := recover(); p != nil {
-			err = &hookError{fmt.Errorf("panic in Rewrite: %v", p)}
-		}
-	}()
+	defer contain("Rewrite", &err)
 	a.f.Rewrite(&httputil.ProxyRequest{In: a.q, Out: out})
 	if out.URL == nil || out.Header == nil {
-		return &hookError{errors.New("no URL or Header left by Rewrite")}
+		return errRewritten
 	}
 	return nil
 }
 
-// A hookError is a failure of the embedding program's code.
-type hookError struct{ error }
+var errRewritten = errors.New("no URL or Header left by Rewrite")
 
 // cleanQuery drops what url.ParseQuery cannot read, so that a hook and the
 // target see the same parameters.

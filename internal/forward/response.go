@@ -2,7 +2,6 @@ package forward
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -28,25 +27,20 @@ func (a *fullExchange) respond(res *http.Response) *Failure {
 	return nil
 }
 
-// modify runs the user's hook. An error or a panic in it is a 502, and the
-// response that it refused is closed.
-func (a *fullExchange) modify(res *http.Response) (fail *Failure) {
+// modify runs the user's hook. The response that it refused is closed.
+func (a *fullExchange) modify(res *http.Response) *Failure {
 	if a.f.ModifyResponse == nil {
 		return nil
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			fail = a.hookFailure(fmt.Errorf("panic in ModifyResponse: %v", p))
-		}
+	var err error
+	func() {
+		defer contain("ModifyResponse", &err)
+		err = a.f.ModifyResponse(res)
 	}()
-	if err := a.f.ModifyResponse(res); err != nil {
-		return a.hookFailure(err)
+	if err == nil {
+		return nil
 	}
-	return nil
-}
-
-func (a *fullExchange) hookFailure(err error) *Failure {
-	return &Failure{Op: "read", Target: a.attempts.Target.Name, Side: SideProxy, Status: http.StatusBadGateway,
+	return &Failure{Op: "read", Target: a.attempts.Target.Name, Side: SideProxy, Status: hookStatus(err),
 		Reason: "proxy_internal_error", Err: err}
 }
 

@@ -1,4 +1,4 @@
-// Package guard knows who may pass by a password.
+// Package guard knows who may pass by a password (RFC 7617).
 package guard
 
 import (
@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime"
 	"strings"
 	"sync"
@@ -26,6 +27,8 @@ type Basic struct {
 	slots  chan struct{} // one for each hash that is computed: a flood must not take all processors
 	key    []byte        // of known
 
+	challenge string
+
 	mu    sync.Mutex
 	known map[[sha256.Size]byte]struct{} // keyed hashes of what was right
 }
@@ -36,12 +39,17 @@ const (
 	maxPassword = 72 // bytes that bcrypt looks at
 )
 
-// NewBasic returns a Basic of users: names, and bcrypt hashes of their passwords. The error names every bad one.
-func NewBasic(users map[string]string) (*Basic, error) {
+// NewBasic returns a Basic of users: names, and bcrypt hashes of their passwords. realm is what they are told to log in to.
+// The error says all that is wrong.
+func NewBasic(users map[string]string, realm string) (*Basic, error) {
 	b := &Basic{hashes: make(map[string][]byte, len(users)), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		key: make([]byte, sha256.Size), known: make(map[[sha256.Size]byte]struct{})}
 	rand.Read(b.key) // never fails
+	b.challenge = `Basic realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(realm) + `", charset="UTF-8"`
 	var errs []error
+	if !header.ValidValue(realm) {
+		errs = append(errs, fmt.Errorf("realm %q: want no control characters", realm))
+	}
 	dearest := 0
 	for name, hash := range users {
 		if name == "" || strings.Contains(name, ":") || !header.ValidValue(name) {
@@ -61,6 +69,20 @@ func NewBasic(users map[string]string) (*Basic, error) {
 		errs = append(errs, errors.New("no users"))
 	}
 	return b, errors.Join(errs...)
+}
+
+// Challenge is the value of the WWW-Authenticate field that asks for a password.
+func (b *Basic) Challenge() string { return b.challenge }
+
+// User returns the user whose password q brings. ok is false without one, and if there is more than one field that says so:
+// who reads q next could read the other one. The error is that of q's context.
+func (b *Basic) User(q *http.Request) (name string, ok bool, err error) {
+	name, password, ok := q.BasicAuth()
+	if !ok || len(q.Header["Authorization"]) != 1 {
+		return "", false, nil
+	}
+	ok, err = b.Knows(q.Context(), name, password)
+	return name, ok, err
 }
 
 // Knows reports whether the password is that of the user. A pair that was right once is recognised without the cost of

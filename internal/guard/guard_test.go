@@ -22,7 +22,7 @@ func hash(t testing.TB, password string) string {
 
 func TestAPasswordIsThatOfOneUser(t *testing.T) {
 	long := strings.Repeat("x", 72)
-	b, err := guard.NewBasic(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")})
+	b, err := guard.NewBasic(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")}, "here")
 	require.NoError(t, err)
 	for range 2 { // what was right once is recognised in another way
 		for _, tt := range []struct {
@@ -54,20 +54,22 @@ func TestUsersThatCannotBe(t *testing.T) {
 		"a cost of billion": {map[string]string{"ann": "$2a$99$" + hash(t, "x")[7:]}, `user "ann": want a bcrypt hash`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := guard.NewBasic(tt.users)
+			_, err := guard.NewBasic(tt.users, "here")
 			assert.ErrorContains(t, err, tt.want)
 		})
 	}
-	_, err := guard.NewBasic(map[string]string{"ann": "secret", "a:b": hash(t, "x")})
+	_, err := guard.NewBasic(map[string]string{"ann": "secret", "a:b": hash(t, "x")}, "here")
 	assert.ErrorContains(t, err, `"ann"`)
 	assert.ErrorContains(t, err, `"a:b"`, "every fault is named")
+	_, err = guard.NewBasic(map[string]string{"ann": hash(t, "x")}, "a\r\nb")
+	assert.ErrorContains(t, err, `realm "a\r\nb"`)
 }
 
 // Passwords that are wrong must not take all processors from those that are right.
 func TestAFloodOfPasswordsWaits(t *testing.T) {
 	dear, err := bcrypt.GenerateFromPassword([]byte("a"), 12)
 	require.NoError(t, err)
-	b, err := guard.NewBasic(map[string]string{"ann": string(dear)})
+	b, err := guard.NewBasic(map[string]string{"ann": string(dear)}, "here")
 	require.NoError(t, err)
 	ok, err := b.Knows(t.Context(), "ann", "a")
 	require.NoError(t, err)
@@ -90,7 +92,7 @@ func TestAFloodOfPasswordsWaits(t *testing.T) {
 }
 
 func BenchmarkKnownPassword(b *testing.B) {
-	k, err := guard.NewBasic(map[string]string{"ann": hash(b, "a")})
+	k, err := guard.NewBasic(map[string]string{"ann": hash(b, "a")}, "here")
 	require.NoError(b, err)
 	for b.Loop() {
 		_, _ = k.Knows(b.Context(), "ann", "a")
