@@ -13,6 +13,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -568,15 +569,17 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	var errs []error
 	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
 		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets", n, len(u.Targets)))
+	} else if n > 0 && slices.Max(u.Weights) == 0 {
+		errs = append(errs, errors.New("field Weights has no value above 0: no target would get requests"))
 	}
-	for name, n := range map[string]int64{"MaxRequestBody": u.MaxRequestBody, "MaxInFlight": int64(u.MaxInFlight),
-		"MaxTargetInFlight": int64(u.MaxTargetInFlight), "Queue.Max": int64(u.Queue.Max), "Queue.Wait": int64(u.Queue.Wait)} {
-		if n < 0 {
-			errs = append(errs, fmt.Errorf("%s is negative", name))
-		}
+	if u.HashBy != (HashKey{}) && u.Policy != ConsistentHash {
+		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
 	}
-	if u.Queue != (Queue{}) && u.MaxInFlight == 0 && u.MaxTargetInFlight == 0 {
-		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
+	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
+		errs = append(errs, errors.New("field Pick beside Policy, Weights or Sticky: nothing would choose by them"))
+	}
+	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
+		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
 	}
 	rule, err := u.RateLimit.rule(slog.Default)
 	if err != nil {
@@ -616,6 +619,13 @@ func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 // changed tells of a target's health.
 func (u *Upstream) changed(t any, s health.Status) {
 	if u.TargetChanged != nil {
+		var err error
+		defer func() {
+			if err != nil {
+				slog.Error("hook failed", "cause", err)
+			}
+		}()
+		defer forward.Contain("TargetChanged", &err)
 		u.TargetChanged(t.(*Target), publicHealth(s))
 		return
 	}
@@ -635,7 +645,7 @@ func (u *Upstream) config() forward.Config {
 		MaxInFlight:           u.MaxInFlight,
 		MaxTargetInFlight:     u.MaxTargetInFlight,
 		MaxQueue:              u.Queue.Max,
-		QueueWait:             cmp.Or(u.Queue.Wait, 10*time.Second),
+		QueueWait:             u.Queue.Wait,
 		Retry:                 u.Retry.config(),
 		Transport:             u.Transport,
 		TLS:                   u.TLS,

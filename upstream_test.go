@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -201,6 +203,98 @@ func TestHeaderEditsAreChecked(t *testing.T) {
 	err := r.Set("a.test", u)
 	assert.ErrorContains(t, err, `"Host"`)
 	assert.ErrorContains(t, err, `"a\r\nb"`)
+}
+
+// What cannot be is an error that names the field, when the route is added, and the routes stay as they were.
+func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
+	prefixes := []netip.Prefix{{}}
+	mapped := []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}
+	for want, change := range map[string]func(*hostproxy.Upstream){
+		"no targets":                         func(u *hostproxy.Upstream) { u.Targets = nil },
+		"target 0: \"gopher://a\"":           func(u *hostproxy.Upstream) { u.Targets[0] = &url.URL{Scheme: "gopher", Host: "a"} },
+		"target 0: nil URL":                  func(u *hostproxy.Upstream) { u.Targets[0] = nil },
+		"policy 77 is unknown":               func(u *hostproxy.Upstream) { u.Policy = 77 },
+		"Weights has 1 values for 2 Targets": func(u *hostproxy.Upstream) { u.Weights = []int{1} },
+		"weight -1":                          func(u *hostproxy.Upstream) { u.Weights = []int{1, -1} },
+		"Weights has no value above 0":       func(u *hostproxy.Upstream) { u.Weights = []int{0, 0} },
+		"HashBy":                             func(u *hostproxy.Upstream) { u.HashBy = hostproxy.HashKey{Header: "X", Cookie: "y"} },
+		"HashBy without ConsistentHash":      func(u *hostproxy.Upstream) { u.HashBy.URI = true },
+		"Pick beside": func(u *hostproxy.Upstream) {
+			u.Policy, u.Pick = hostproxy.Random, func(*http.Request, []*hostproxy.Target) *hostproxy.Target { return nil }
+		},
+		"Health.StartDown":                func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{StartDown: true, Interval: -1} },
+		"HashBy.Header":                   func(u *hostproxy.Upstream) { u.HashBy.Header = "a b" },
+		"HashBy.Cookie":                   func(u *hostproxy.Upstream) { u.HashBy.Cookie = "a;b" },
+		"Sticky.Key":                      func(u *hostproxy.Upstream) { u.Sticky = &hostproxy.Sticky{Key: []byte("short")} },
+		"Sticky.Cookie":                   func(u *hostproxy.Upstream) { u.Sticky = &hostproxy.Sticky{Cookie: "a=b"} },
+		"Sticky.MaxAge":                   func(u *hostproxy.Upstream) { u.Sticky = &hostproxy.Sticky{MaxAge: -1} },
+		"RequestHeader.Remove":            func(u *hostproxy.Upstream) { u.RequestHeader.Remove = []string{"Connection"} },
+		"ResponseHeader.Add":              func(u *hostproxy.Upstream) { u.ResponseHeader.Add = http.Header{"A": {"b\r\nc"}} },
+		"HSTS.MaxAge":                     func(u *hostproxy.Upstream) { u.HSTS = &hostproxy.HSTS{MaxAge: -1} },
+		"Health.Path":                     func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Path: "up"} },
+		"Health.Statuses":                 func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Path: "/", Statuses: []int{99}} },
+		"Health.Timeout":                  func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Timeout: -1} },
+		"Health.Rise":                     func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Rise: -1} },
+		"Health.Fall":                     func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Fall: -1} },
+		"Health has both a Path and GRPC": func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{GRPC: true, Path: "/"} },
+		"Health.Service":                  func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Service: "a"} },
+		"Health.Header": func(u *hostproxy.Upstream) {
+			u.Health = &hostproxy.HealthCheck{Path: "/", Header: http.Header{"A b": {"c"}}}
+		},
+		"Breaker.Share":                 func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Share: 1.5} },
+		"Breaker.Window":                func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Window: -1} },
+		"Breaker.Least":                 func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Least: -1} },
+		"Breaker.Slow":                  func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Slow: -1} },
+		"Breaker.For":                   func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{For: -1} },
+		"Breaker.Trials":                func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Trials: -1} },
+		"Breaker.Statuses":              func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Statuses: []int{1000}} },
+		"SlowStart":                     func(u *hostproxy.Upstream) { u.SlowStart = -1 },
+		"Allow[0]":                      func(u *hostproxy.Upstream) { u.Allow = prefixes },
+		"Deny[0]":                       func(u *hostproxy.Upstream) { u.Deny = mapped },
+		"RateLimit: Rate":               func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: -1} },
+		"RateLimit: Burst":              func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 1, Burst: -1} },
+		"MaxRequestBody is negative":    func(u *hostproxy.Upstream) { u.MaxRequestBody = -1 },
+		"MaxInFlight is negative":       func(u *hostproxy.Upstream) { u.MaxInFlight = -1 },
+		"MaxTargetInFlight is negative": func(u *hostproxy.Upstream) { u.MaxTargetInFlight = -1 },
+		"Queue.Max is negative":         func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Max = 1, -1 },
+		"Queue.Wait is negative":        func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Wait = 1, -1 },
+		"Queue without MaxInFlight":     func(u *hostproxy.Upstream) { u.Queue.Max = 1 },
+		"Retry.Attempts is -1":          func(u *hostproxy.Upstream) { u.Retry.Attempts = -1 },
+		"Retry.Attempts is 11":          func(u *hostproxy.Upstream) { u.Retry.Attempts = 11 },
+		"Retry.Statuses has 200":        func(u *hostproxy.Upstream) { u.Retry.Statuses = []int{200} },
+		"Retry.Budget is 2":             func(u *hostproxy.Upstream) { u.Retry.Budget = 2 },
+	} {
+		t.Run(want, func(t *testing.T) {
+			u := hostproxy.To("127.0.0.1:1", "127.0.0.1:2")
+			change(u)
+			var r hostproxy.Router
+			err := r.Set("a.test", u)
+			assert.ErrorContains(t, err, want)
+			assert.ErrorContains(t, err, `pattern "a.test"`)
+			for range r.All() {
+				t.Error("it is a route")
+			}
+			assert.Equal(t, 500, ask(u, "GET", "http://a.test/").Code, "alone it serves nobody")
+		})
+	}
+	for want, h := range map[string]http.Handler{
+		"pattern \"a.test\": nil handler": (*hostproxy.Upstream)(nil),
+		"BasicAuth: no users":             &hostproxy.BasicAuth{Next: http.NotFoundHandler()},
+		"BasicAuth.Next: nil handler":     &hostproxy.BasicAuth{},
+		"BasicAuth.Field":                 &hostproxy.BasicAuth{Field: "Host"},
+		"BasicAuth: realm":                &hostproxy.BasicAuth{Realm: "\n"},
+		"BasicAuth.Next is a Passthrough": &hostproxy.BasicAuth{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
+		"ForwardAuth.Auth: nil handler":   &hostproxy.ForwardAuth{},
+		"ForwardAuth.Next: nil handler":   &hostproxy.ForwardAuth{Next: (*hostproxy.Upstream)(nil)},
+		"ForwardAuth: path \"verify\"":    &hostproxy.ForwardAuth{Path: "verify"},
+		"fields: \"Connection\"":          &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
+		"ForwardAuth.Auth: hostproxy: ":   &hostproxy.ForwardAuth{Auth: new(hostproxy.Upstream)},
+	} {
+		t.Run(want, func(t *testing.T) {
+			var r hostproxy.Router
+			assert.ErrorContains(t, r.Set("a.test", h), want)
+		})
+	}
 }
 
 func TestUpstreamDiesInMidBody(t *testing.T) {

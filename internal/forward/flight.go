@@ -23,6 +23,7 @@ type flight struct {
 	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
 	begun atomic.Bool  // the response has begun
 	open  atomic.Bool  // it has no known end
+	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
 
 	mu     sync.Mutex // guards what follows
 	span   *span      // of the current attempt's target
@@ -100,7 +101,11 @@ func (fl *flight) inspect(now time.Time) {
 	case fl.span.Killed() || fl.expired(now):
 		fl.abort(errCut)
 	case last != 0 && fl.f.IdleTimeout > 0 && now.Sub(time.Unix(0, last)) > fl.f.IdleTimeout:
-		fl.abort(errIdle)
+		if fl.slow.Load() {
+			fl.abort(errStalled)
+		} else {
+			fl.abort(errIdle)
+		}
 		_ = fl.rc.SetReadDeadline(now)
 		if fl.begun.Load() { // else there is an answer to write
 			_ = fl.rc.SetWriteDeadline(now)

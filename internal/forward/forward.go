@@ -3,6 +3,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -42,10 +43,10 @@ type Config struct {
 	HSTS   string  // value of Strict-Transport-Security, over TLS, in place of the target's; "" leaves that
 	Sticky *Sticky // nil means that clients come back to no target
 
-	MaxInFlight       int // exchanges; 0 means no bound
-	MaxTargetInFlight int // attempts at each target; 0 means no bound
-	MaxQueue          int // exchanges that wait for room
-	QueueWait         time.Duration
+	MaxInFlight       int           // exchanges; 0 means no bound
+	MaxTargetInFlight int           // attempts at each target; 0 means no bound
+	MaxQueue          int           // exchanges that wait for room
+	QueueWait         time.Duration // 0 means 10 s
 
 	Guard    Guard
 	Health   *health.Config // nil means that targets are always up
@@ -105,7 +106,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}
@@ -125,10 +126,30 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
-	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, c.QueueWait
+	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
 	f.watched = c.Discover != nil || c.Health != nil && c.Health.Check.Interval > 0
 	return f, nil
+}
+
+// checkBounds checks the numbers of c that belong to no other type.
+func (c *Config) checkBounds() error {
+	var errs []error
+	for name, n := range map[string]int64{"MaxRequestBody": c.Guard.MaxBody, "MaxInFlight": int64(c.MaxInFlight),
+		"MaxTargetInFlight": int64(c.MaxTargetInFlight), "Queue.Max": int64(c.MaxQueue), "Queue.Wait": int64(c.QueueWait)} {
+		if n < 0 {
+			errs = append(errs, fmt.Errorf("%s is negative", name))
+		}
+	}
+	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 {
+		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
+	}
+	for _, s := range c.Failures {
+		if s < 200 || s > 599 {
+			errs = append(errs, fmt.Errorf("Breaker.Statuses has %d: want 200 to 599", s))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Drain refuses new exchanges, waits for those in flight and ends streams

@@ -185,7 +185,7 @@ func (a *fullExchange) rewind() bool { return a.body == nil || a.body.rewind() }
 
 // pick asks the user's Pick. A panic in it is this request's failure.
 func (a *fullExchange) pick(eligible func(*Target) bool) (t *Target, err error) {
-	defer contain("Pick", &err)
+	defer Contain("Pick", &err)
 	return a.f.Pick(a.q, eligible), nil
 }
 
@@ -287,6 +287,7 @@ var (
 	errClientGone = errors.New("client left")
 	errCut        = errors.New("cut off by a drain")
 	errIdle       = errors.New("no byte moved for too long")
+	errStalled    = errors.New("client takes nothing")
 )
 
 // clientStatus is the answer to a client whose body could not be read.

@@ -34,6 +34,9 @@ func (p *Probe) check() error {
 	if p.Path != "" && p.GRPC {
 		errs = append(errs, errors.New("Health has both a Path and GRPC"))
 	}
+	if p.Service != "" && !p.GRPC {
+		errs = append(errs, errors.New("Health.Service without GRPC"))
+	}
 	if p.Host != "" && !h1.ValidHost(p.Host) {
 		errs = append(errs, fmt.Errorf("Health.Host is %q, want a host", p.Host))
 	}

@@ -149,7 +149,7 @@ func websocketKey() string {
 func (a *fullExchange) rewrite(out *http.Request, t *Target) (err error) {
 	out.Header = out.Header.Clone()
 	out.URL.RawQuery = cleanQuery(out.URL.RawQuery)
-	defer contain("Rewrite", &err)
+	defer Contain("Rewrite", &err)
 	a.f.Rewrite(&httputil.ProxyRequest{In: a.q, Out: out})
 	if out.URL == nil || out.Header == nil {
 		return errRewritten

@@ -34,7 +34,7 @@ func (a *fullExchange) modify(res *http.Response) *Failure {
 	}
 	var err error
 	func() {
-		defer contain("ModifyResponse", &err)
+		defer Contain("ModifyResponse", &err)
 		err = a.f.ModifyResponse(res)
 	}()
 	if err == nil {
@@ -98,11 +98,15 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 	defer copyBuffers.Put(buf)
 	for {
 		if left := buffered(res.Body); left == 0 || left < 0 && stream {
+			a.flight.slow.Store(true)
 			_ = a.flight.rc.Flush() // a write error shows on the next write
+			a.flight.slow.Store(false)
 		}
 		n, err := res.Body.Read(buf[:])
 		if n > 0 {
+			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
+			a.flight.slow.Store(false)
 			a.x.ResponseBytes += int64(m)
 			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
 				return a.cut(SideClient, StatusClientClosed, werr)
@@ -125,6 +129,8 @@ func (a *fullExchange) copyFailure(err error) *Failure {
 		return a.cut(SideUpstream, a.x.Status, cut)
 	case cut == errCut:
 		return a.cut(SideDrain, a.x.Status, cut)
+	case cut == errStalled: // and then took what there was, too late
+		return a.cut(SideClient, StatusClientClosed, cut)
 	case a.q.Context().Err() != nil:
 		return a.cut(SideClient, StatusClientClosed, err)
 	}
