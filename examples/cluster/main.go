@@ -1,5 +1,6 @@
 // Command cluster runs one of several proxies that share their certificates through Redis: whichever comes first
 // obtains a certificate, the others wait for it and take it from there, and each answers the ACME challenges of all.
+// With -rate they share the requests that they allow each client too.
 //
 //	redis-server --bind 127.0.0.1 &
 //	go run -C examples/cluster . -addr :8443 -http :8080 -upstream app.localhost=localhost:4000 &
@@ -34,6 +35,7 @@ func main() {
 	redis := flag.String("redis", "", "`URL` of the Redis server (default $REDIS_URL, or redis://localhost:6379/0)")
 	flag.StringVar(&s.Addr, "addr", ":443", "address for HTTPS")
 	flag.StringVar(&s.HTTPAddr, "http", ":80", "address for redirects and ACME challenges")
+	rate := flag.Int("rate", 0, "requests per second that a client may make to all of them together; 0 means no limit")
 	flag.StringVar(&r.TLS.Email, "email", "", "contact of the ACME account")
 	flag.Func("upstream", "`host=target`, once for each host", func(route string) error {
 		host, target, _ := strings.Cut(route, "=")
@@ -52,6 +54,9 @@ func main() {
 		log.Fatal(err)
 	}
 	r.TLS.Storage = store
+	if *rate > 0 {
+		r.RateLimit = &hostproxy.RateLimit{Rate: float64(*rate), Limiter: store.limiter(*rate)}
+	}
 	if err := errors.Join(s.ListenAndServe(ctx), store.Close()); err != nil {
 		log.Fatal(err)
 	}

@@ -24,3 +24,14 @@ func keyOf(client netip.Addr) uint64 {
 	}
 	return prefix
 }
+
+// standIn returns the address that stands for all that count as one client: an IPv4 address, or the first of a /64.
+func standIn(client netip.Addr) netip.Addr {
+	k := keyOf(client)
+	if k>>48 == sixTo4>>48 && k&0xffff == 0 {
+		return netip.AddrFrom4([4]byte{byte(k >> 40), byte(k >> 32), byte(k >> 24), byte(k >> 16)})
+	}
+	var a [16]byte
+	binary.BigEndian.PutUint64(a[:], k)
+	return netip.AddrFrom16(a)
+}

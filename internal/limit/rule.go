@@ -26,7 +26,8 @@ func NewRule(c Config) (*Rule, error) {
 const foreignPatience = time.Second
 
 // NewForeignRule returns the rule of c with ask to decide, which may be on
-// another machine. Whom ask fails for, or takes longer than a second, is let
+// another machine. It is asked about the address that stands for the client:
+// an IPv4 address, or the first of an IPv6 address's /64. Whom ask fails for, or takes longer than a second, is let
 // through: failed is told why, at most once a second.
 func NewForeignRule(c Config, ask func(context.Context, netip.Addr) (Decision, error), failed func(error)) (*Rule, error) {
 	if err := c.Validate(); err != nil {
@@ -57,7 +58,7 @@ func consult(ask func(context.Context, netip.Addr) (Decision, error), client net
 			err = fmt.Errorf("panic in the limiter: %v", p)
 		}
 	}()
-	return ask(ctx, client)
+	return ask(ctx, standIn(client))
 }
 
 // Allow is [Limiter.Allow], or asks who decides in its place.

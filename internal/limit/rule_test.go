@@ -1,0 +1,40 @@
+package limit_test
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/limit"
+)
+
+func TestAForeignLimiterIsAskedAboutWhoeverCountsAsOneClient(t *testing.T) {
+	for client, want := range map[string]string{
+		"192.0.2.1":            "192.0.2.1",
+		"::ffff:192.0.2.1":     "192.0.2.1",
+		"64:ff9b::192.0.2.1":   "192.0.2.1",
+		"2002:c000:201::1":     "192.0.2.1",
+		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::",
+		"2001:db8:1:2::":       "2001:db8:1:2::",
+		"fe80::1%eth0":         "fe80::",
+		"2002:c000:201:7:8::1": "2002:c000:201:7::",
+		"0.0.0.0":              "0.0.0.0",
+		"":                     "::",
+	} {
+		t.Run(client, func(t *testing.T) {
+			var asked netip.Addr
+			r, err := limit.NewForeignRule(limit.Config{Rate: 1}, func(_ context.Context, a netip.Addr) (limit.Decision, error) {
+				asked = a
+				return limit.Decision{OK: true}, nil
+			}, func(error) {})
+			require.NoError(t, err)
+			addr, _ := netip.ParseAddr(client)
+			r.Allow(addr, time.Now())
+			assert.Equal(t, want, asked.String())
+		})
+	}
+}
