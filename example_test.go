@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -145,4 +146,104 @@ func ExampleRateLimit() {
 	// 308 []
 	// 308 []
 	// 429 [10]
+}
+
+func ExampleBasicAuth() {
+	addr, stop := greeter("backstage")
+	defer stop()
+	h := &hostproxy.BasicAuth{
+		// The password is "open sesame"; htpasswd -nB makes such lines.
+		Users: map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"},
+		Next:  hostproxy.To(addr),
+	}
+	fmt.Println(visit(h, "http://admin.localhost/").Code)
+
+	q := httptest.NewRequest("GET", "http://admin.localhost/", nil)
+	q.SetBasicAuth("ali", "open sesame")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, q)
+	fmt.Println(w.Code)
+	// Output:
+	// 401
+	// 200
+}
+
+func ExampleForwardAuth() {
+	app, stopApp := greeter("app")
+	defer stopApp()
+	login := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("X-Forwarded-Uri") == "/secret" {
+			http.Redirect(w, q, "https://login.example.com/", http.StatusFound)
+		}
+	}))
+	defer login.Close()
+	h := &hostproxy.ForwardAuth{
+		Auth:   hostproxy.To(login.URL),
+		Path:   "/verify",
+		Fields: []string{"Remote-User"},
+		Next:   hostproxy.To(app),
+	}
+	fmt.Println(visit(h, "http://app.localhost/public").Code)
+	w := visit(h, "http://app.localhost/secret")
+	fmt.Println(w.Code, w.Header().Get("Location"))
+	// Output:
+	// 200
+	// 302 https://login.example.com/
+}
+
+// A deploy: the new target gets requests when it serves, the old one ends those that it has.
+func ExampleUpstream_Replace() {
+	blue, stopBlue := greeter("blue")
+	green, stopGreen := greeter("green")
+	defer stopGreen()
+	app := hostproxy.To(blue)
+	fmt.Printf("%.4s\n", visit(app, "http://app.localhost/").Body)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := app.Replace(ctx, green); err != nil {
+		fmt.Println(err) // and blue goes on
+	}
+	stopBlue()
+	fmt.Printf("%.5s\n", visit(app, "http://app.localhost/").Body)
+	// Output:
+	// blue
+	// green
+}
+
+func ExampleUpstream_Maintain() {
+	addr, stop := greeter("app")
+	defer stop()
+	app := hostproxy.To(addr)
+	if err := app.Maintain(hostproxy.Page{Body: []byte("back at noon"), RetryAfter: time.Hour}); err != nil {
+		fmt.Println(err)
+	}
+	w := visit(app, "http://app.localhost/")
+	fmt.Println(w.Code, w.Body, w.Header().Get("Retry-After"))
+	if err := app.Resume(); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(visit(app, "http://app.localhost/").Code)
+	// Output:
+	// 503 back at noon 3600
+	// 200
+}
+
+// A target that fails is left alone for a while.
+func ExampleBreaker() {
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	defer broken.Close()
+	app := hostproxy.To(broken.URL)
+	app.Breaker = &hostproxy.Breaker{Failures: 3, Statuses: []int{500}}
+	app.FailClosed = true
+	app.TargetChanged = func(_ *hostproxy.Target, h hostproxy.Health) { fmt.Println(h.State, h.Reason) }
+	for range 4 {
+		fmt.Println(visit(app, "http://app.localhost/").Code)
+	}
+	// Output:
+	// 500
+	// 500
+	// open 3 failures in a row, the last: answered 500
+	// 500
+	// 503
 }
