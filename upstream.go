@@ -137,6 +137,12 @@ type Upstream struct {
 	// Retry says when a request that failed at one target goes to another.
 	Retry Retry
 
+	// Hedge is how long a GET or HEAD without a body waits for an answer before
+	// it goes to another target too: the first answer counts, the other request
+	// is given up. It is one of Retry's attempts, and of its budget. Zero means
+	// never.
+	Hedge time.Duration
+
 	// DialTimeout bounds connecting to a target, TLS included.
 	// Zero means 5 s, negative no bound.
 	DialTimeout time.Duration
@@ -572,9 +578,6 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	} else if n > 0 && slices.Max(u.Weights) == 0 {
 		errs = append(errs, errors.New("field Weights has no value above 0: no target would get requests"))
 	}
-	if u.HashBy != (HashKey{}) && u.Policy != ConsistentHash {
-		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
-	}
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
 		errs = append(errs, errors.New("field Pick beside Policy, Weights or Sticky: nothing would choose by them"))
 	}
@@ -647,6 +650,7 @@ func (u *Upstream) config() forward.Config {
 		MaxQueue:              u.Queue.Max,
 		QueueWait:             u.Queue.Wait,
 		Retry:                 u.Retry.config(),
+		Hedge:                 u.Hedge,
 		Transport:             u.Transport,
 		TLS:                   u.TLS,
 		Rewrite:               u.Rewrite,

@@ -33,6 +33,9 @@ type Attempts struct {
 	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
 	tried []int                                              // positions of the targets asked
 
+	fork   *Target   // whom an attempt beside that at Target is at; nil without
+	forked time.Time // when it began
+
 	preferred int  // position of the target that the client's cookie stands for
 	known     bool // there is one
 
@@ -301,13 +304,21 @@ func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	if r.Timeout > 0 && now.Sub(a.rec.Start) >= r.Timeout {
 		return false
 	}
-	if o.Wrote && !a.repeated {
-		if n := a.f.repeats.Add(1); n > freeRepeats && r.Budget >= 0 && float64(n) > r.Budget*float64(a.f.inFlight.Load()&(draining-1)) {
-			a.f.repeats.Add(-1)
-			return false
-		}
-		a.repeated = true
+	return !o.Wrote || a.affords()
+}
+
+// affords takes a share of the budget for requests that are sent more than once,
+// unless the exchange has one.
+func (a *Attempts) affords() bool {
+	if a.repeated {
+		return true
 	}
+	budget := a.f.Retry.Budget
+	if n := a.f.repeats.Add(1); n > freeRepeats && budget >= 0 && float64(n) > budget*float64(a.f.inFlight.Load()&(draining-1)) {
+		a.f.repeats.Add(-1)
+		return false
+	}
+	a.repeated = true
 	return true
 }
 

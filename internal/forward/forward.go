@@ -30,6 +30,7 @@ type Config struct {
 	Policy         balance.Policy
 	HashBy         HashKey
 	Retry          Retry
+	Hedge          time.Duration     // without an answer, until an idempotent request goes to another target too; 0 means never
 	Transport      http.RoundTripper // replaces the built-in clients
 	TLS            *tls.Config
 	Show           func(*Target) any // makes a target's Face, once
@@ -136,13 +137,16 @@ func New(c Config) (*Forwarder, error) {
 func (c *Config) checkBounds() error {
 	var errs []error
 	for name, n := range map[string]int64{"MaxRequestBody": c.Guard.MaxBody, "MaxInFlight": int64(c.MaxInFlight),
-		"MaxTargetInFlight": int64(c.MaxTargetInFlight), "Queue.Max": int64(c.MaxQueue), "Queue.Wait": int64(c.QueueWait)} {
+		"MaxTargetInFlight": int64(c.MaxTargetInFlight), "Queue.Max": int64(c.MaxQueue), "Queue.Wait": int64(c.QueueWait), "Hedge": int64(c.Hedge)} {
 		if n < 0 {
 			errs = append(errs, fmt.Errorf("%s is negative", name))
 		}
 	}
 	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 {
 		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
+	}
+	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
+		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
 	}
 	for _, s := range c.Failures {
 		if s < 200 || s > 599 {

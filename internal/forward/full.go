@@ -191,6 +191,9 @@ func (a *fullExchange) pick(eligible func(*Target) bool) (t *Target, err error) 
 
 // try performs one attempt at t.
 func (a *fullExchange) try(t *Target) (*http.Response, error) {
+	if a.hedges() {
+		return a.race()
+	}
 	c := t.client
 	if t.h2 != nil && isGRPC(a.q) {
 		c = t.h2

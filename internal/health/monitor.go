@@ -121,6 +121,15 @@ func (m *Monitor) Release() {
 	m.trials = max(0, m.trials-1)
 }
 
+// Abandon tells that an exchange was given up, without an answer after latency: what is too slow for the breaker has failed.
+func (m *Monitor) Abandon(now time.Time, latency time.Duration) {
+	if m != nil && m.config.Breaker.Slow > 0 && latency > m.config.Breaker.Slow {
+		m.Report(now, fmt.Errorf("no answer after %v", latency.Round(time.Millisecond)), 0)
+		return
+	}
+	m.Release()
+}
+
 // succeeded closes a breaker that is half open. m.mu is held.
 func (m *Monitor) succeeded(now time.Time) {
 	m.streak.Store(0)

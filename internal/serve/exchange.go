@@ -165,9 +165,12 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 		if up == nil {
 			break
 		}
-		err := x.send(f, t, up)
+		answered, err := x.send(f, t, up)
 		if err == nil {
-			return up, nil
+			return answered, nil
+		}
+		if answered == nil { // it was not up's failure alone
+			return nil, err
 		}
 		retry := !up.Wrote() || x.upload.whole() && x.idempotent() && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
 		wrote := up.Wrote()
@@ -187,12 +190,15 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	if err := x.send(f, t, up); err != nil {
-		wrote := up.Wrote()
+	answered, err := x.send(f, t, up)
+	if err != nil && answered != nil {
+		err = &forward.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
 		up.Close()
-		return nil, &forward.AttemptError{Op: "read", Wrote: wrote, Err: err}
 	}
-	return up, nil
+	if err != nil {
+		return nil, err
+	}
+	return answered, nil
 }
 
 // open dials a new connection to t.
@@ -223,8 +229,10 @@ func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
 	return x.upload.inline()
 }
 
-// send writes x.out to up and waits for the first bytes of the answer.
-func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) error {
+// send writes x.out to up and waits for the first bytes of the answer, on the
+// connection that it returns: up, unless another target was faster. It is nil
+// when two have failed.
+func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
 	x.c.watch(up.Lease(), x.hit.Life, t)
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
@@ -232,14 +240,17 @@ func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) 
 	}
 	_ = up.SetReadDeadline(deadline)
 	_ = up.SetWriteDeadline(deadline)
-	if !x.upload.pending {
-		return up.Ask(x.out)
+	switch {
+	case x.upload.pending:
+		if err := up.Send(x.out); err != nil {
+			return up, err
+		}
+		x.upload.start(up, f.IdleTimeout)
+		return up, x.fill(f, up)
+	case x.hedges(f):
+		return x.hedge(f, up, deadline)
 	}
-	if err := up.Send(x.out); err != nil {
-		return err
-	}
-	x.upload.start(up, f.IdleTimeout)
-	return x.fill(f, up)
+	return up, up.Ask(x.out)
 }
 
 // fill waits for more of the response's head. The timeout for it runs from the

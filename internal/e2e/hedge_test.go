@@ -1,0 +1,272 @@
+package e2e_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// thinks reads a request and does not answer. What ends its connection is told to left.
+func thinks(left chan<- string) func(*proxytest.BackendConn) {
+	return afterRequest(func(c *proxytest.BackendConn) {
+		rest, _ := c.ReadAll()
+		left <- rest
+	})
+}
+
+// hedged is an upstream of those targets, tried in that order.
+func hedged(targets ...*proxytest.Backend) func() *hostproxy.Upstream {
+	return func() *hostproxy.Upstream {
+		var addrs []string
+		for _, b := range targets {
+			addrs = append(addrs, b.Addr())
+		}
+		u := hostproxy.To(addrs...)
+		u.Policy, u.Hedge = hostproxy.FirstAvailable, 20*time.Millisecond
+		return u
+	}
+}
+
+// noneInFlight waits until all attempts are counted out.
+func noneInFlight(t *testing.T, u *hostproxy.Upstream) {
+	t.Helper()
+	for target := range u.All() {
+		proxytest.Eventually(t, "rest at "+target.String(), func() bool { return target.InFlight() == 0 })
+	}
+}
+
+func TestAnotherTargetMayAnswerFirst(t *testing.T) {
+	for _, method := range []string{"GET", "HEAD"} {
+		t.Run(method, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			left := make(chan string, 9)
+			slow, fast := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, good)
+			var u *hostproxy.Upstream
+			build := func() *hostproxy.Upstream { u = hedged(slow, fast)(); return u }
+			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+				for range 2 { // the second time over a kept connection
+					a := c.Do(request(method+" /p", "\r\n"))
+					assert.Equal(t, 200, a.StatusCode)
+					assert.Equal(t, fast.Addr(), (<-records).Target)
+					assert.Empty(t, <-left, "the slow target is given up")
+				}
+				assert.Equal(t, "/p", fast.Requests()[0].URL.Path)
+				noneInFlight(t, u)
+			})
+		})
+	}
+}
+
+func TestTheRecordOfARaceHasBoth(t *testing.T) {
+	left := make(chan string, 9)
+	slow, fast := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, good)
+	inLanes(t, hedged(slow, fast), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		assert.Equal(t, "good 0", string(c.Do(request("GET /", "\r\n")).Content))
+		x := <-records
+		assert.Equal(t, 2, x.Attempts)
+		require.Len(t, x.Retried, 1)
+		var e *hostproxy.Error
+		require.ErrorAs(t, x.Retried[0], &e)
+		assert.Equal(t, slow.Addr(), e.Target)
+		assert.Equal(t, hostproxy.SideProxy, e.Side)
+		assert.ErrorContains(t, e, "another target was faster")
+		assert.NoError(t, x.Err)
+		<-left
+	})
+}
+
+// The first one wins if it answers first, and the other is given up.
+func TestTheFirstTargetMayStillWin(t *testing.T) {
+	left := make(chan string, 9)
+	asked := make(chan struct{}, 9)
+	second := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {
+		asked <- struct{}{}
+		rest, _ := c.ReadAll()
+		left <- rest
+	}))
+	first := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		for {
+			if _, err := c.ReadRequest(); err != nil || !c.Wait(asked) {
+				return
+			}
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
+		}
+	})
+	inLanes(t, hedged(first, second), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		for range 2 {
+			assert.Equal(t, "first", string(c.Do(request("GET /", "\r\n")).Content))
+			assert.Equal(t, first.Addr(), (<-records).Target)
+			assert.Empty(t, <-left)
+		}
+	})
+}
+
+// An answer that comes piece by piece, after the time to hedge, is whole.
+func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
+	slowly := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err != nil {
+			return
+		}
+		for _, part := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "HTTP/1.1 200 OK\r\nCont", "ent-Length: 4\r\n\r\nsl", "ow"} {
+			_ = c.Send(part)
+			<-time.After(40 * time.Millisecond)
+		}
+	}
+	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, good)
+	inLanes(t, hedged(first, second), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		c.Send(request("GET /", "\r\n"))
+		assert.Contains(t, c.Head(), "103 Early Hints")
+		a := c.Response("GET")
+		assert.Equal(t, "slow", string(a.Content))
+		assert.Equal(t, 1, (<-records).Attempts)
+		assert.Empty(t, second.Requests())
+	})
+}
+
+func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
+	for _, raw := range []string{request("POST /", sized("hello")), request("POST /", "Content-Length: 0\r\n\r\n"), request("PUT /", sized("hello")),
+		request("DELETE /", "\r\n"), request("GET /", sized("hello"))} {
+		method, _, _ := strings.Cut(raw, " ")
+		t.Run(method, func(t *testing.T) {
+			slowly := func(c *proxytest.BackendConn) {
+				for {
+					if _, err := c.ReadRequest(); err != nil {
+						return
+					}
+					<-time.After(60 * time.Millisecond)
+					_ = c.Send(ok)
+				}
+			}
+			first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, good)
+			inLanes(t, hedged(first, second), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+				assert.Equal(t, "ok", string(c.Do(raw).Content))
+				assert.Equal(t, 1, (<-records).Attempts)
+				assert.Empty(t, second.Requests())
+			})
+		})
+	}
+}
+
+// Whichever fails, the other one may answer; when both have failed, a third may.
+func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
+	asked := make(chan struct{}, 9)
+	fails := afterRequest(func(c *proxytest.BackendConn) { c.Wait(asked) }) // once the other one was asked
+	answersLate := func(c *proxytest.BackendConn) {
+		for {
+			if _, err := c.ReadRequest(); err != nil {
+				return
+			}
+			asked <- struct{}{}
+			<-time.After(60 * time.Millisecond)
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+		}
+	}
+	failsLate := afterRequest(func(c *proxytest.BackendConn) { asked <- struct{}{}; <-time.After(30 * time.Millisecond) })
+	for name, tt := range map[string]struct {
+		scripts  []func(*proxytest.BackendConn)
+		want     string
+		attempts int
+	}{
+		"the first fails":  {[]func(*proxytest.BackendConn){fails, answersLate}, "late", 2},
+		"the second fails": {[]func(*proxytest.BackendConn){answersLateUnasked, failsAtOnce}, "late", 2},
+		"both fail":        {[]func(*proxytest.BackendConn){fails, failsLate, good}, "good 0", 3},
+		"there is nobody":  {[]func(*proxytest.BackendConn){answersLateUnasked}, "late", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var u *hostproxy.Upstream
+			var targets []*proxytest.Backend
+			for _, script := range tt.scripts {
+				targets = append(targets, proxytest.NewBackend(t, script))
+			}
+			inLanes(t, func() *hostproxy.Upstream { u = hedged(targets...)(); return u }, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+				assert.Equal(t, tt.want, string(c.Do(request("GET /", "\r\n")).Content))
+				x := <-records
+				assert.Equal(t, tt.attempts, x.Attempts)
+				assert.Len(t, x.Retried, tt.attempts-1)
+				assert.NoError(t, x.Err)
+				noneInFlight(t, u)
+			})
+		})
+	}
+}
+
+func answersLateUnasked(c *proxytest.BackendConn) {
+	for {
+		if _, err := c.ReadRequest(); err != nil {
+			return
+		}
+		<-time.After(60 * time.Millisecond)
+		_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+	}
+}
+
+var failsAtOnce = afterRequest(func(*proxytest.BackendConn) {})
+
+func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
+	proxytest.NoLeaks(t)
+	left := make(chan string, 9)
+	one, two := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, thinks(left))
+	var u *hostproxy.Upstream
+	inLanes(t, func() *hostproxy.Upstream { u = hedged(one, two)(); return u }, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		before := len(two.Requests())
+		c.Send(request("GET /", "\r\n"))
+		two.WaitRequests(before + 1)
+		require.NoError(t, c.Close())
+		<-left
+		<-left
+		x := <-records
+		assert.Equal(t, 499, x.Status)
+		noneInFlight(t, u)
+	})
+}
+
+func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
+	left := make(chan string, 9)
+	one, two := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, thinks(left))
+	build := func() *hostproxy.Upstream {
+		u := hedged(one, two)()
+		u.ResponseHeaderTimeout = 100 * time.Millisecond
+		return u
+	}
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		assert.Equal(t, 504, c.Do(request("GET /", "\r\n")).StatusCode)
+		x := <-records
+		assert.Equal(t, 2, x.Attempts)
+		assert.Error(t, x.Err)
+		<-left
+		<-left
+	})
+}
+
+// A race may be half of a service's requests only if the budget says so.
+func TestRacesAreOnABudget(t *testing.T) {
+	slowly := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			<-time.After(200 * time.Millisecond)
+			_ = c.Send(ok)
+		}
+	}
+	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, slowly)
+	u := hedged(first, second)()
+	r := &hostproxy.Router{Observe: func(*hostproxy.Exchange) {}}
+	r.Handle("a.test", u)
+	addr := proxytest.StartPlain(t, &hostproxy.Server{Router: r}).Plain
+	const clients = 40
+	done := make(chan int, clients)
+	for range clients {
+		c := proxytest.Dial(t, addr)
+		c.Send(request("GET /", "\r\n"))
+		go func() { done <- c.Response("GET").StatusCode }()
+	}
+	for range clients {
+		assert.Equal(t, 200, <-done)
+	}
+	assert.Positive(t, len(second.Requests()))
+	assert.LessOrEqual(t, len(second.Requests()), clients/5+3)
+}

@@ -1,0 +1,169 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// A hedge is a second attempt beside one that has not been answered for a while:
+// the first of the two that answers is the exchange's, the other is given up.
+// Both lanes do it with Fork and Join; only GET and HEAD without a body are hedged.
+
+// ErrGivenUp is how the slower of two attempts ends.
+var ErrGivenUp = errors.New("another target was faster")
+
+// Fork begins a second attempt beside the one that goes on, and returns whom it
+// is at, or nil if there is to be none. Join must follow.
+func (a *Attempts) Fork(now time.Time) *Target {
+	if a.rec.Attempts >= a.f.Retry.Attempts || a.f.Killed() || !a.affords() {
+		return nil
+	}
+	i, err := a.choose(now)
+	if err != nil || i < 0 {
+		return nil
+	}
+	a.tried = append(a.tried, i)
+	a.fork, a.forked = a.set.targets[i], now
+	a.rec.Attempts++
+	return a.fork
+}
+
+// Join ends the attempt that did not win. lost is how it failed, or nil if it was
+// given up. The other one is the exchange's from now on.
+func (a *Attempts) Join(won *Target, lost *Failure) {
+	loser, since, now := a.fork, a.forked, time.Now()
+	if won == a.fork {
+		loser, since = a.Target, a.Since
+		a.Target, a.Since = a.fork, a.forked
+		a.rec.Target = won.Name
+	}
+	a.fork = nil
+	switch {
+	case lost == nil:
+		loser.monitor.Abandon(now, now.Sub(since))
+		lost = &Failure{Op: "read", Side: SideProxy, Err: ErrGivenUp}
+	case lost.Side == SideUpstream:
+		loser.failures.Add(1)
+		loser.monitor.Report(now, lost.Err, 0)
+	default:
+		loser.monitor.Release()
+	}
+	lost.Target = loser.Name
+	loser.node.End()
+	a.f.queue.Wake()
+	a.rec.Retried = append(a.rec.Retried, lost)
+}
+
+// hedges reports whether the exchange may get a second attempt beside its first.
+func (a *fullExchange) hedges() bool {
+	return a.f.Hedge > 0 && a.body == nil && (a.q.Method == http.MethodGet || a.q.Method == http.MethodHead) && a.upgradeProtocol() == ""
+}
+
+// A race is between the two attempts of an exchange in the full lane.
+type race struct {
+	a      *fullExchange
+	ctx    context.Context
+	winner atomic.Pointer[rival] // the first that heard from its target
+}
+
+// A rival is one of them.
+type rival struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closes when what follows is known
+	res    *http.Response
+	err    error
+}
+
+// race performs an attempt, and another one when it takes long.
+func (a *fullExchange) race() (*http.Response, error) {
+	if a.done != nil {
+		a.done()
+	}
+	r := &race{a: a}
+	r.ctx, a.done = a.flight.cancelable()
+	one := a.attempts.Target
+	first := r.start(one)
+	late := time.NewTimer(a.f.Hedge)
+	defer late.Stop()
+	select {
+	case <-first.done:
+		return first.res, first.err
+	case <-late.C:
+	}
+	var other *Target
+	if r.winner.Load() == nil {
+		other = a.attempts.Fork(time.Now())
+	}
+	if other == nil {
+		<-first.done
+		return first.res, first.err
+	}
+	second := r.start(other)
+	select {
+	case <-first.done:
+		settle(first, second)
+	case <-second.done:
+		settle(second, first)
+	}
+	if second.err == nil {
+		a.attempts.Join(other, a.lost(first.err))
+		return second.res, nil
+	}
+	a.attempts.Join(one, a.lost(second.err))
+	return first.res, first.err
+}
+
+// settle waits for the other one, and gives it up if the one that is done has
+// been answered.
+func settle(done, other *rival) {
+	if done.err == nil {
+		other.cancel()
+	}
+	<-other.done
+}
+
+// lost is why an attempt that did not win failed, nil if it was given up.
+func (a *fullExchange) lost(err error) *Failure {
+	if errors.Is(err, ErrGivenUp) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return a.classify(err)
+}
+
+// start begins an attempt at t.
+func (r *race) start(t *Target) *rival {
+	v := &rival{done: make(chan struct{})}
+	var ctx context.Context
+	ctx, v.cancel = context.WithCancel(r.ctx)
+	out, err := r.a.outgoing(ctx, t)
+	if err != nil {
+		v.err = err
+		close(v.done)
+		return v
+	}
+	go r.run(v, t.client, out)
+	return v
+}
+
+// run performs v's attempt. The first thing that it hears decides the race.
+func (r *race) run(v *rival, c doer, out *http.Request) {
+	defer close(v.done)
+	v.res, v.err = c.Do(out, func(status int, h http.Header) error {
+		if !r.wins(v) {
+			return ErrGivenUp
+		}
+		return r.a.informational(status, h)
+	})
+	if v.err == nil && !r.wins(v) {
+		v.res.Body.Close()
+		v.res, v.err = nil, ErrGivenUp
+	}
+}
+
+// wins reports whether v is the first that heard from its target.
+func (r *race) wins(v *rival) bool {
+	return r.winner.CompareAndSwap(nil, v) || r.winner.Load() == v
+}

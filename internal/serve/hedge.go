@@ -1,0 +1,184 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// hedges reports whether the request may go to a second target while the first
+// one thinks.
+func (x *exchange) hedges(f *forward.Forwarder) bool {
+	return f.Hedge > 0 && x.req.Framing() == h1.NoBody && (string(x.req.Method) == "GET" || string(x.req.Method) == "HEAD")
+}
+
+// hedge sends the request to up, and to another target when up takes long.
+func (x *exchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
+	late := time.Now().Add(f.Hedge)
+	if !deadline.IsZero() && !late.Before(deadline) {
+		return up, up.Ask(x.out)
+	}
+	_ = up.SetReadDeadline(late)
+	if err := up.Ask(x.out); !isTimeout(err) || !up.Sent() {
+		_ = up.SetReadDeadline(deadline)
+		return up, err
+	}
+	return x.race(f, up, deadline)
+}
+
+// A rival is the second attempt of an exchange, on a goroutine of its own, which
+// ends before the exchange does. The first that hears from its target wins.
+type rival struct {
+	f      *forward.Forwarder
+	target *forward.Target
+	out    []byte // the request as it goes to target
+	first  pool.Lease
+	won    atomic.Bool // by either
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu    sync.Mutex // guards lease
+	lease pool.Lease
+
+	done chan struct{} // closes when what follows is known
+	conn *pool.Conn
+	err  error
+}
+
+// race waits for an answer on up, and lets another target answer too. The
+// connection that it returns has an answer; up is closed if it is not that one.
+func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
+	_ = up.SetReadDeadline(deadline)
+	first, other := x.attempts.Target, x.attempts.Fork(time.Now())
+	if other == nil {
+		return up, up.Fill()
+	}
+	r := &rival{f: f, target: other, first: up.Lease(), done: make(chan struct{})}
+	r.out = f.AppendRequest(nil, &x.req, other, &x.hop, &x.received)
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	defer r.cancel()
+	go r.run()
+	err := up.Fill()
+	if err == nil && r.wins() {
+		r.giveUp()
+		<-r.done
+		x.attempts.Join(first, nil)
+		return up, nil
+	}
+	beaten := r.won.Load()
+	up.Close()
+	x.await(r)
+	if r.err != nil {
+		x.attempts.Join(first, x.loss(f, r.err))
+		return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+	}
+	x.c.watch(r.conn.Lease(), x.hit.Life, other)
+	if beaten {
+		x.attempts.Join(other, nil)
+	} else {
+		x.attempts.Join(other, x.loss(f, err))
+	}
+	return r.conn, nil
+}
+
+// await waits for the rival, or gives it up when the client has left.
+func (x *exchange) await(r *rival) {
+	x.c.unwatch()
+	if x.c.left() || x.c.ended() || x.attempts.Target.Killed() {
+		r.giveUp()
+	}
+	_ = x.Await(func(gone <-chan struct{}) error {
+		select {
+		case <-gone:
+			r.giveUp()
+		case <-r.done:
+		}
+		return nil
+	})
+	<-r.done
+}
+
+// loss is why the attempt that did not win failed, nil if it was given up.
+func (x *exchange) loss(f *forward.Forwarder, err error) *forward.Failure {
+	if errors.Is(err, forward.ErrGivenUp) {
+		return nil
+	}
+	return x.classify(f, err)
+}
+
+// wins reports whether the caller is the first that heard from its target.
+func (r *rival) wins() bool { return r.won.CompareAndSwap(false, true) }
+
+// run asks the target, once more if a kept connection was dead.
+func (r *rival) run() {
+	defer close(r.done)
+	for {
+		conn, err := r.open()
+		if err != nil {
+			r.err = err
+			return
+		}
+		err = conn.Ask(r.out)
+		if err == nil && r.wins() {
+			r.conn = conn
+			r.first.Abort()
+			return
+		}
+		reused, wrote := conn.Reused(), conn.Wrote()
+		conn.Close()
+		switch {
+		case err == nil || r.ctx.Err() != nil:
+			r.err = forward.ErrGivenUp
+			return
+		case !reused || isTimeout(err):
+			r.err = &forward.AttemptError{Op: "read", Wrote: wrote, Err: err}
+			return
+		}
+	}
+}
+
+// open takes a connection or dials one.
+func (r *rival) open() (*pool.Conn, error) {
+	conn := r.target.Pool.Take()
+	if conn == nil {
+		ctx, cancel := r.ctx, context.CancelFunc(func() {})
+		if r.f.DialTimeout > 0 {
+			ctx, cancel = context.WithTimeout(ctx, r.f.DialTimeout)
+		}
+		defer cancel()
+		var err error
+		if conn, err = r.target.Pool.Open(ctx); err != nil {
+			if r.ctx.Err() != nil {
+				return nil, forward.ErrGivenUp
+			}
+			return nil, &forward.AttemptError{Op: "dial", Err: err}
+		}
+	}
+	var deadline time.Time
+	if r.f.ResponseHeaderTimeout > 0 {
+		deadline = time.Now().Add(r.f.ResponseHeaderTimeout)
+	}
+	_ = conn.SetReadDeadline(deadline)
+	_ = conn.SetWriteDeadline(deadline)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lease = conn.Lease()
+	if r.ctx.Err() != nil {
+		r.lease.Abort()
+	}
+	return conn, nil
+}
+
+// giveUp ends the attempt, wherever it is.
+func (r *rival) giveUp() {
+	r.cancel()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lease.Abort()
+}
