@@ -10,10 +10,12 @@ import (
 	"encoding/pem"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,14 +51,18 @@ type Options struct {
 type CA struct {
 	URL   string         // of its directory
 	HTTPS *x509.CertPool // roots for talking to it
+	PEM   []byte         // the one in HTTPS
 	Roots *x509.CertPool // roots of what it issues
 	DNS   *DNS           // what it believes
 
 	manage http.Handler
 
+	open atomic.Int64 // connections
+
 	mu   sync.Mutex
 	down bool
-	seen map[string]int // requests by path prefix
+	seen map[string]int           // requests by path prefix
+	held map[string]chan struct{} // closed when requests whose path contains the key may go on
 }
 
 // New starts a CA that ends with the test, but for one goroutine which Pebble
@@ -71,7 +77,7 @@ func New(t testing.TB, o Options) *CA {
 	}
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", nonces)
 
-	c := &CA{DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int)}
+	c := &CA{DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int), held: make(map[string]chan struct{})}
 	logger := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
 	// With more than one profile, Pebble picks any.
@@ -90,10 +96,13 @@ func New(t testing.TB, o Options) *CA {
 	validator := va.New(logger, o.HTTPPort, o.TLSPort, false, c.DNS.Addr, store)
 	front := wfe.New(logger, store, validator, issuer, []string{"pebble.example"}, false, len(o.EAB) > 0, 0, 0)
 	c.manage = front.ManagementHandler()
-	srv := httptest.NewTLSServer(c.gate(front.Handler()))
+	srv := httptest.NewUnstartedServer(c.gate(front.Handler()))
+	srv.Config.ConnState = c.count
+	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	c.URL = srv.URL + wfe.DirectoryPath
 	c.HTTPS.AddCert(srv.Certificate())
+	c.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
 	c.Roots.AddCert(issuer.GetRootCert(0).Cert)
 	return c
 }
@@ -113,6 +122,32 @@ func (c *CA) setDown(down bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.down = down
+}
+
+// Hold makes requests whose path contains part wait for release.
+func (c *CA) Hold(part string) (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gate := make(chan struct{})
+	c.held[part] = gate
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.held, part)
+		close(gate)
+	})
+}
+
+// Conns returns how many connections are open.
+func (c *CA) Conns() int { return int(c.open.Load()) }
+
+func (c *CA) count(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		c.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		c.open.Add(-1)
+	}
 }
 
 // Seen returns how many requests had a path that contains part.
@@ -156,7 +191,20 @@ func (c *CA) gate(h http.Handler) http.Handler {
 		c.mu.Lock()
 		down := c.down
 		c.seen[q.URL.Path]++
+		var gate chan struct{}
+		for part, g := range c.held {
+			if strings.Contains(q.URL.Path, part) {
+				gate = g
+			}
+		}
 		c.mu.Unlock()
+		if gate != nil {
+			select {
+			case <-gate:
+			case <-q.Context().Done():
+				return
+			}
+		}
 		if down {
 			panic(http.ErrAbortHandler)
 		}

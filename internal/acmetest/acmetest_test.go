@@ -255,6 +255,14 @@ func TestACAThatIsDownAtStartDelaysNothingAndIsAskedAgain(t *testing.T) {
 	require.NoError(t, err)
 }
 
+func TestNoConnectionToTheCAOutlivesTheServer(t *testing.T) {
+	p := run(t, acmetest.Options{}, nil, "a.example.com")
+	p.await(t, "a.example.com")
+	require.Positive(t, p.ca.Conns())
+	p.stop()
+	proxytest.Eventually(t, "the connections to be closed", func() bool { return p.ca.Conns() == 0 })
+}
+
 func TestBadNoncesAreNoReasonToFail(t *testing.T) {
 	p := run(t, acmetest.Options{BadNonces: "40"}, nil, "a.example.com", "b.example.com")
 	p.await(t)

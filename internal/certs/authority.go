@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -224,4 +225,24 @@ func (m *Manager) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certm
 	iss.NewAccountFunc = t.NewAccountFunc
 	iss.DisableHTTPChallenge = t.DisableHTTPChallenge
 	return iss
+}
+
+// closeIdle closes the connections to CAs that carry no request. certmagic keeps
+// its client to itself and has no word for this: without it, two goroutines for
+// each connection would stay for as long as the CA likes.
+func (a *authority) closeIdle() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, cfg := range a.configs {
+		for _, iss := range cfg.Issuers {
+			acme, ok := iss.(*certmagic.ACMEIssuer)
+			if !ok {
+				continue
+			}
+			client := reflect.ValueOf(acme).Elem().FieldByName("httpClient")
+			if client.IsValid() && client.Type() == reflect.TypeFor[*http.Client]() && !client.IsNil() {
+				(*http.Client)(client.UnsafePointer()).CloseIdleConnections()
+			}
+		}
+	}
 }

@@ -158,6 +158,11 @@ func (m *Manager) Close() error {
 		m.start.Do(func() {}) // never, if not yet
 		m.tasks.Wait()
 		m.port.close()
+		for c := range m.chains() {
+			for _, a := range c.authorities {
+				a.closeIdle()
+			}
+		}
 		if m.cache != nil {
 			m.cache.Stop()
 		}
