@@ -77,7 +77,7 @@ func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
 }
 
 func TestWhatAHostCosts(t *testing.T) {
-	const n = 20_000
+	const n = 50_000
 	r := &routes{hosts: names("h%d.example.com", n)}
 	storage := newMemStorage()
 	hang := make(chan struct{})
