@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -253,4 +254,42 @@ func TestAMirrorGetsCopiesAndTouchesNoAnswer(t *testing.T) {
 			assert.Contains(t, got, "POST /p 5")
 		})
 	}
+}
+
+// Two upstreams may mirror each other: a copy is not copied.
+func TestACopyIsNotCopied(t *testing.T) {
+	one, two := proxytest.NewServer(t, nil), proxytest.NewServer(t, nil)
+	inLanes(t, func() *hostproxy.Upstream {
+		u, v := hostproxy.To(one.Addr()), hostproxy.To(two.Addr())
+		require.NoError(t, u.Mirror(v, 1))
+		require.NoError(t, v.Mirror(u, 1))
+		return u
+	}, func(t *testing.T, c *proxytest.Client, _ <-chan hostproxy.Exchange) {
+		first, second := len(one.Seen()), len(two.Seen())
+		for range 5 {
+			assert.Equal(t, 200, c.Do(request("GET /", "\r\n")).StatusCode)
+		}
+		proxytest.Eventually(t, "copies", func() bool { return len(two.Seen()) == second+5 })
+		<-time.After(50 * time.Millisecond) // for those that must not come
+		assert.Len(t, one.Seen(), first+5)
+	})
+}
+
+// What is at a mirror ends with the server, and so does what was kept for it.
+func TestCopiesEndWithTheServer(t *testing.T) {
+	proxytest.NoLeaks(t)
+	one := proxytest.NewServer(t, nil)
+	left := make(chan string, 1)
+	slow := proxytest.NewBackend(t, thinks(left))
+	u := hostproxy.To(one.Addr())
+	require.NoError(t, u.Mirror(hostproxy.To(slow.Addr()), 1))
+	r := new(hostproxy.Router)
+	r.Handle("a.test", u)
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	assert.Equal(t, 200, proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).StatusCode)
+	slow.WaitRequests(1)
+	began := time.Now()
+	require.NoError(t, s.Stop())
+	assert.Empty(t, <-left)
+	assert.Less(t, time.Since(began), 5*time.Second)
 }

@@ -177,8 +177,20 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 }
 
 // CloseIdle closes the kept connections that carry no exchange, and ends the
-// checks until the next one.
+// checks until the next one, those of whom f diverts to or mirrors to included.
+// Copies in flight are cut off.
 func (f *Forwarder) CloseIdle() {
+	f.rest()
+	if d := f.diverted.Load(); d != nil {
+		d.to.rest()
+	}
+	if m := f.mirrored.Load(); m != nil {
+		m.end()
+		m.to.rest()
+	}
+}
+
+func (f *Forwarder) rest() {
 	f.stopWatching()
 	for _, t := range f.Targets() {
 		t.close()
@@ -215,7 +227,7 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // as net/http demands.
 func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
 	f = f.For(x.Client)
-	a := &fullExchange{f: f, w: w, q: q, x: x, mirrors: f.Mirrors()}
+	a := &fullExchange{f: f, w: w, q: q, x: x, mirrors: !x.copy && f.Mirrors()}
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
 		f.fail(a, fail)

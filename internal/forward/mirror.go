@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
@@ -20,6 +21,10 @@ type mirror struct {
 	to    *Forwarder
 	share float64
 	slots chan struct{} // one for each copy in flight
+
+	mu   sync.Mutex         // guards what follows
+	ctx  context.Context    // of the copies
+	stop context.CancelFunc // ends it
 }
 
 // Bounds of mirrors. A copy beyond maxCopies is not made: a mirror that is slow
@@ -42,8 +47,31 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
 	case !(share >= 0 && share <= 1): // NaN too
 		return errors.New("the share of a mirror is from 0 to 1")
 	}
-	f.mirrored.Store(&mirror{to, share, make(chan struct{}, maxCopies)})
+	m := &mirror{to: to, share: share, slots: make(chan struct{}, maxCopies)}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	f.mirrored.Store(m)
 	return nil
+}
+
+// end ends the copies in flight, and waits for that. Others may follow.
+func (m *mirror) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stop()
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	for range cap(m.slots) {
+		m.slots <- struct{}{}
+	}
+	for range cap(m.slots) {
+		<-m.slots
+	}
+}
+
+// context returns that of a copy.
+func (m *mirror) context() (context.Context, context.CancelFunc) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return context.WithTimeout(m.ctx, copyTimeout)
 }
 
 // Mirrors draws whether the exchange is to be copied.
@@ -83,21 +111,22 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 	if m == nil {
 		return
 	}
+	ctx, cancel := m.context() // before there is a slot, since end waits for slots
 	select {
 	case m.slots <- struct{}{}:
 	default:
+		cancel()
 		return
 	}
 	q.Body, q.ContentLength, q.TransferEncoding, q.Trailer = http.NoBody, 0, nil, nil
 	if len(body) > 0 {
 		q.Body, q.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
-	c := &Exchange{Via: x.Via, Trusted: x.Trusted}
+	c := &Exchange{Via: x.Via, Trusted: x.Trusted, copy: true}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	go func() {
 		defer func() { <-m.slots }()
 		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it
-		ctx, cancel := context.WithTimeout(context.Background(), copyTimeout)
 		defer cancel()
 		m.to.Serve(&discard{header: make(http.Header)}, q.WithContext(ctx), c)
 	}()
