@@ -221,7 +221,11 @@ func TestChangesUnderLoadFailNothing(t *testing.T) {
 		}
 	}}
 	r.Handle("a.test", u)
+	r.Handle("b.test", hostproxy.To(proxytest.NewBackend(t, echoes).Addr()))
 	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	stream := proxytest.Dial(t, s.Plain) // a WebSocket of another route, which is not to notice
+	stream.Send(strings.Replace(upgrade, "a.test", "b.test", 1))
+	require.Contains(t, stream.Head(), " 101 ")
 	var served atomic.Int64
 	stop, done := make(chan struct{}), make(chan struct{}, 8)
 	for range cap(done) {
@@ -260,6 +264,8 @@ func TestChangesUnderLoadFailNothing(t *testing.T) {
 			assert.NoError(t, u.Pause(time.Minute))
 			assert.NoError(t, u.Resume())
 		}
+		stream.Send("alive")
+		stream.Expect("alive")
 	}
 	close(stop)
 	for range cap(done) {

@@ -58,11 +58,16 @@ func (s *Sticky) token(key string) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// setCookie is what a client is told that token stands for its target.
-func (s *Sticky) setCookie(token, scheme string) string {
-	c := http.Cookie{Name: s.Cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
-		Secure: scheme == "https", MaxAge: int(s.MaxAge / time.Second)}
-	return c.String()
+// stickyField begins a line that sets a cookie.
+const stickyField = "Set-Cookie: "
+
+// lines are what a client is told that token stands for its target, as header
+// lines with their CRLF: in plain HTTP, and over TLS.
+func (s *Sticky) lines(token string) (plain, secure string) {
+	c := http.Cookie{Name: s.Cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(s.MaxAge / time.Second)}
+	plain = stickyField + c.String() + "\r\n"
+	c.Secure = true
+	return plain, stickyField + c.String() + "\r\n"
 }
 
 // stick makes the set know the tokens of its targets. A lookup in the map takes
@@ -125,10 +130,7 @@ func (a *Attempts) Own(scheme string) string {
 	if a.f.HSTS != "" && scheme == "https" {
 		own = a.f.hstsLine
 	}
-	if c := a.cookie(scheme); c != "" {
-		own += "Set-Cookie: " + c + "\r\n"
-	}
-	return own
+	return own + a.cookie(scheme)
 }
 
 // addOwn is Own for the full lane.
@@ -137,15 +139,18 @@ func (a *Attempts) addOwn(h http.Header, scheme string) {
 		h.Set(hsts, a.f.HSTS)
 	}
 	if c := a.cookie(scheme); c != "" {
-		h.Add("Set-Cookie", c)
+		h.Add("Set-Cookie", c[len(stickyField):len(c)-len("\r\n")])
 	}
 }
 
-// cookie is the Set-Cookie value by which the client will come back to Target,
-// or "" if it will anyway.
+// cookie is the line by which the client will come back to Target, or "" if it
+// will anyway.
 func (a *Attempts) cookie(scheme string) string {
 	if a.f.Sticky == nil || a.known && a.set.targets[a.preferred] == a.Target {
 		return ""
 	}
-	return a.f.Sticky.setCookie(a.Target.token, scheme)
+	if scheme == "https" {
+		return a.Target.cookies[1]
+	}
+	return a.Target.cookies[0]
 }

@@ -34,6 +34,7 @@ type Target struct {
 	span                                // within the Forwarder's
 	key     string                      // of its endpoint
 	token   string                      // of the sticky cookie
+	cookies [2]string                   // that set it: in plain HTTP, and over TLS
 	probe   func(context.Context) error // whether it serves
 	base    string                      // put before the request's path, without a final slash
 	client  doer                        // for what speaks HTTP/1.1
@@ -111,6 +112,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	}
 	if c.Sticky != nil {
 		t.token = c.Sticky.token(t.key)
+		t.cookies[0], t.cookies[1] = c.Sticky.lines(t.token)
 	}
 	dial := dialer(e, c)
 	t.node.SetLimit(int64(c.MaxTargetInFlight))
