@@ -17,7 +17,17 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	}
 	var r hostproxy.Router
 	defer r.Close()
-	r.Handle("*", hostproxy.To(s.backend))
+	u := hostproxy.To(s.backend)
+	if s.twoTargets {
+		_, port, _ := net.SplitHostPort(s.backend)
+		u = hostproxy.To(s.backend, net.JoinHostPort("localhost", port))
+	}
+	if f := featureOf(s.as); f != nil {
+		if err := f.use(&r, u, s.backend); err != nil {
+			return err
+		}
+	}
+	r.Handle("*", u)
 	if s.as == fullLaneName {
 		return s.serveHTTP(ctx, l, &r)
 	}

@@ -54,12 +54,12 @@ type peerResult struct {
 // A rowResult is one measured row.
 type rowResult struct {
 	row       *row
-	peers     []*peerResult // as in bench.peers
+	peers     []*peerResult // as peersOf has them
 	good      int           // rounds that count
-	discarded int           // rounds in which nginx moved too much
+	discarded int           // rounds in which what others are compared with moved too much
 }
 
-// settled is how far nginx may move within a round, of its lower value.
+// settled is how far what others are compared with may move within a round, of its lower value.
 const settled = 0.10
 
 // cpus returns the CPUs of the proxy and those of load and backends: the first
@@ -113,9 +113,10 @@ func (b *bench) measure(ctx context.Context, r *row) (*rowResult, error) {
 // startPeers starts, checks and warms up all peers; those that fail have said
 // so in the result and are not returned. stop ends them all.
 func (b *bench) startPeers(ctx context.Context, want answer, result *rowResult) (ready []*running, stop func()) {
-	started := make([]*running, len(b.peers))
+	peers := b.peersOf(result.row)
+	started := make([]*running, len(peers))
 	var wg sync.WaitGroup
-	for i, p := range b.peers {
+	for i, p := range peers {
 		result.peers = append(result.peers, &peerResult{name: p.name})
 		started[i] = &running{peerResult: result.peers[i]}
 		wg.Go(func() { started[i].fail(b.startPeer(ctx, result.row, p, started[i])) })
@@ -140,6 +141,14 @@ func (b *bench) startPeers(ctx context.Context, want answer, result *rowResult) 
 	}
 }
 
+// peersOf returns who is measured on the row.
+func (b *bench) peersOf(r *row) []*peer {
+	if r.feature != "" {
+		return featurePeers(r.feature)
+	}
+	return b.peers
+}
+
 // startTries bounds how often a peer is started: somebody else may be faster to take its port.
 const startTries = 3
 
@@ -162,7 +171,7 @@ func (b *bench) tryPeer(ctx context.Context, r *row, p *peer, to *running) error
 	proxyCPUs, _ := b.cpus(r)
 	s := &site{
 		dir: filepath.Join(b.dir, r.name, p.name), binary: b.self, listen: addr, secure: r.proto.secure(), keys: b.keys,
-		backend: b.backend(r), cores: len(proxyCPUs),
+		backend: b.backend(r), cores: len(proxyCPUs), twoTargets: r.feature != "",
 	}
 	if b.profiles != "" && strings.HasPrefix(p.name, fastLaneName) {
 		s.profile = filepath.Join(b.profiles, strings.ReplaceAll(r.name+"-"+p.name, " ", "-")+".prof")
@@ -252,14 +261,15 @@ func keep(peers []*running, samples []sample) {
 	}
 }
 
-// round measures each peer once, and nginx once more at the end; steady tells
-// whether both of nginx's values agree. The ratios are to their mean.
+// round measures each peer once, and the one that the others are compared with,
+// which comes first, once more at the end; steady tells whether both of its
+// values agree. The ratios are to their mean.
 func (b *bench) round(ctx context.Context, peers []*running) (samples []sample, steady bool) {
 	samples = make([]sample, len(peers))
 	for i, p := range peers {
 		samples[i] = b.once(ctx, p)
 	}
-	if len(peers) == 0 || peers[0].name != nginxName || peers[0].failure != "" {
+	if len(peers) == 0 || peers[0].name != nginxName && peers[0].load.row.feature == "" || peers[0].failure != "" {
 		return samples, true
 	}
 	first, second := samples[0], b.once(ctx, peers[0])
@@ -269,7 +279,7 @@ func (b *bench) round(ctx context.Context, peers []*running) (samples []sample, 
 		samples[i].ratio = samples[i].value / anchor
 	}
 	samples[0].value, samples[0].cpu, samples[0].ratio = anchor, (first.cpu+second.cpu)/2, 1
-	fmt.Fprintf(b.progress, "  round: nginx %.1f µs, then %.1f\n", first.cpu, second.cpu)
+	fmt.Fprintf(b.progress, "  round: %s %.1f µs, then %.1f\n", peers[0].name, first.cpu, second.cpu)
 	return samples, moved <= settled
 }
 

@@ -31,6 +31,8 @@ type site struct {
 	backend string // address
 	cores   int
 	profile string // file for a CPU profile; "" is none
+
+	twoTargets bool // forwards to the backend under two names
 }
 
 // allPeers is in the order of the report; nginx, which the others are compared
@@ -98,6 +100,9 @@ func inTree(s *site) ([]string, error) {
 	argv := []string{s.binary, serveCommand, "-as", filepath.Base(s.dir), "-listen", s.listen, "-backend", s.backend}
 	if s.secure {
 		argv = append(argv, "-cert", s.keys.cert, "-key", s.keys.key)
+	}
+	if s.twoTargets {
+		argv = append(argv, "-two-targets")
 	}
 	if s.profile != "" {
 		argv = append(argv, "-cpuprofile", s.profile)

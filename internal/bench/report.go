@@ -205,8 +205,8 @@ func (r *report) writeTable(w *strings.Builder, t table) {
 	w.WriteString("\n")
 }
 
-func onCPU(r *rowResult) bool  { return r.row.kind != idle && r.row.kind != latency }
-func timed(r *rowResult) bool  { return r.row.kind != idle }
+func onCPU(r *rowResult) bool  { return timed(r) && r.row.kind != latency }
+func timed(r *rowResult) bool  { return r.row.kind != idle && r.row.feature == "" }
 func isIdle(r *rowResult) bool { return r.row.kind == idle }
 func counted(r *rowResult) bool {
 	return slices.ContainsFunc(r.peers, func(p *peerResult) bool { return p.syscalls > 0 })
@@ -218,7 +218,7 @@ func (r *report) writeRemarks(w *strings.Builder) {
 	for _, row := range r.rows {
 		switch {
 		case row.good == 0:
-			fmt.Fprintf(&b, "* %s: nginx never held still; the figures are of one noisy round.\n", row.row.title)
+			fmt.Fprintf(&b, "* %s: what is compared with never held still; the figures are of one noisy round.\n", row.row.title)
 		case row.discarded > 0:
 			fmt.Fprintf(&b, "* %s: good rounds %d, thrown away %d.\n", row.row.title, row.good, row.discarded)
 		}

@@ -46,6 +46,7 @@ type row struct {
 	streams int    // per connection, HTTP/2 only
 	slow    string // path of every hundredth request of a latency row; not in its percentiles
 	resume  bool   // handshakes resume a session
+	feature string // compares the fast lane with it and without, instead of the peers
 	cores   int    // of the proxy; 0 means one, pinned and apart from the load
 	targets []target
 }
@@ -86,7 +87,7 @@ func fast(must, aim float64) []target {
 
 // allRows is performance.md's table and the extra rows of the issue.
 func allRows() []*row {
-	return []*row{
+	return append([]*row{
 		{name: "h1-64", title: "h1 plain, 45 B, 64 connections", kind: requests, proto: h1Plain, path: "/small", conns: 64,
 			targets: append(fast(1.30, 1.00),
 				target{peer: fullLaneName, of: nginxName, must: 2.1, aim: 1.7},
@@ -112,7 +113,7 @@ func allRows() []*row {
 		{name: "latency-slow", title: "the same, while 1 % of answers take 10 ms", kind: latency, proto: h1Plain, backend: goBackend, path: "/small", slow: "/slow", conns: 64, targets: fast(1.5, 1.0)},
 		{name: "idle", title: "idle keep-alive connection, plain", kind: idle, proto: h1Plain, path: "/small", conns: 4000, targets: []target{{peer: fastLaneName, must: 6, aim: 3.5}}},
 		{name: "idle-tls", title: "idle keep-alive connection, TLS", kind: idle, proto: h1TLS, path: "/small", conns: 2000, targets: []target{{peer: fastLaneName, must: 18, aim: 12}}},
-	}
+	}, featureRows()...)
 }
 
 // selectRows returns the rows whose name pattern matches, in order.

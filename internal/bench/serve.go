@@ -26,6 +26,8 @@ const (
 // A server is what the serve command was asked to be.
 type server struct {
 	as, listen, backend, cert, key, profile string
+
+	twoTargets bool // the backend under two names
 }
 
 // serve runs one in-tree server until SIGTERM.
@@ -37,6 +39,7 @@ func serve(args []string) error {
 	f.StringVar(&s.backend, "backend", "", "address of the backend")
 	f.StringVar(&s.cert, "cert", "", "certificate file; empty serves plain HTTP")
 	f.StringVar(&s.key, "key", "", "key file")
+	f.BoolVar(&s.twoTargets, "two-targets", false, "use the backend under two names")
 	f.StringVar(&s.profile, "cpuprofile", "", "file for a CPU profile")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -62,6 +65,9 @@ func serve(args []string) error {
 	case fullLaneName, fastLaneName:
 		return s.serveHostproxy(ctx, l)
 	default:
+		if featureOf(s.as) != nil {
+			return s.serveHostproxy(ctx, l)
+		}
 		return fmt.Errorf("no such server: %q", s.as)
 	}
 }
