@@ -426,8 +426,11 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 }
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
-// locks. What is in memory is still served. It may be called more than once.
+// locks; what is in memory is still served. It closes the kept connections to
+// the targets of all routes and ends what goes on for them in the background,
+// which the next request begins anew. It may be called more than once.
 func (r *Router) Close() error {
+	r.closeIdle()
 	if err := r.certs.Close(); err != nil {
 		return fmt.Errorf("hostproxy: certificates: %w", err)
 	}

@@ -406,6 +406,26 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	assert.Equal(t, 503, <-answered)
 }
 
+// Under a server of somebody else's, Close ends what a Router's upstreams do in the background.
+func TestCloseEndsWhatGoesOnInTheBackground(t *testing.T) {
+	proxytest.NoLeaks(t)
+	backend := proxytest.NewServer(t, nil)
+	u := hostproxy.To(backend.Addr())
+	u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: time.Millisecond}
+	u.Discover = func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+		publish([]hostproxy.Endpoint{{Target: backend.Addr()}})
+		<-ctx.Done()
+		return nil
+	}
+	var r hostproxy.Router
+	r.Handle("a.test", &hostproxy.ForwardAuth{Auth: u, Next: u})
+	for range 2 {
+		assert.Equal(t, 200, ask(&r, "GET", "http://a.test/").Code)
+		proxytest.Eventually(t, "a check", func() bool { return backend.Last(t).Target == "/up" })
+		require.NoError(t, r.Close())
+	}
+}
+
 func TestClientThatLeavesIs499(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	seen := make(chan hostproxy.Exchange, 1)
