@@ -552,13 +552,10 @@ type Page struct {
 
 // Drain refuses new requests with 503, waits for those in flight, and closes
 // upgraded connections politely. When ctx is done first, it cancels what is
-// left and returns ctx's error.
+// left; the error wraps ctx's and says how many requests and upgraded
+// connections that were.
 func (u *Upstream) Drain(ctx context.Context) error {
-	f, err := u.compile()
-	if err != nil {
-		return err
-	}
-	return f.Drain(ctx)
+	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
 
 // compile turns the fields into a Forwarder, once.

@@ -402,7 +402,9 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	backend.WaitRequests(1)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	assert.ErrorIs(t, u.Drain(ctx), context.Canceled)
+	err := u.Drain(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorContains(t, err, "cut off 1 exchanges, of which 0 streams")
 	assert.Equal(t, 503, <-answered)
 }
 

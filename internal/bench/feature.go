@@ -94,7 +94,7 @@ func (d discard) WithGroup(string) slog.Handler { return d }
 // featureRows are the rows of all features.
 func featureRows() (rows []*row) {
 	for _, f := range features() {
-		rows = append(rows, &row{name: "feature-" + f.name, title: "h1 plain, 45 B: " + f.title, kind: requests, proto: h1Plain, path: "/small",
+		rows = append(rows, &row{name: "feature-" + f.name, title: "feature: " + f.title, kind: requests, proto: h1Plain, path: "/small",
 			conns: 64, feature: f.name, targets: []target{{peer: withPrefix + f.name, of: fastLaneName, must: dearest}}})
 	}
 	return rows

@@ -218,7 +218,7 @@ func (r *report) writeRemarks(w *strings.Builder) {
 	for _, row := range r.rows {
 		switch {
 		case row.good == 0:
-			fmt.Fprintf(&b, "* %s: what is compared with never held still; the figures are of one noisy round.\n", row.row.title)
+			fmt.Fprintf(&b, "* %s: %s never held still; the figures are of one noisy round.\n", row.row.title, cmp.Or(row.peers[0].name, nginxName))
 		case row.discarded > 0:
 			fmt.Fprintf(&b, "* %s: good rounds %d, thrown away %d.\n", row.row.title, row.good, row.discarded)
 		}

@@ -157,8 +157,8 @@ func (c *Config) checkBounds() error {
 }
 
 // Drain refuses new exchanges, waits for those in flight and ends streams
-// politely. When ctx is done first it cancels what is left and returns ctx's
-// error. It closes idle upstream connections.
+// politely. When ctx is done first it cancels what is left, and the error says
+// how much that was. It closes idle upstream connections.
 func (f *Forwarder) Drain(ctx context.Context) error {
 	if f.life.Err() == nil && f.inFlight.Or(draining) == 0 {
 		f.empty()
@@ -169,7 +169,8 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	select {
 	case <-f.idle:
 	case <-ctx.Done():
-		err = ctx.Err()
+		_, streams := work(f.Targets())
+		err = cutOff(f.inFlight.Load()&(draining-1), streams, ctx.Err())
 	}
 	f.die()
 	f.CloseIdle()

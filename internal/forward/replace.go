@@ -141,25 +141,34 @@ func ready(ctx context.Context, t *Target) error {
 // drained waits until no exchange is left at any of ts, and cuts off what is
 // left when ctx is done.
 func drained(ctx context.Context, ts []*Target) error {
-	for {
-		var left, streams int64
+	defer func() {
 		for _, t := range ts {
-			left += t.InFlight()
-			streams += t.Streams()
+			t.die()
 		}
+	}()
+	for {
+		left, streams := work(ts)
 		switch {
 		case left == 0:
-			for _, t := range ts {
-				t.die()
-			}
 			return nil
 		case !sleep(ctx, drainedInterval):
-			for _, t := range ts {
-				t.die()
-			}
-			return fmt.Errorf("cut off %d exchanges, of which %d streams: %w", left, streams, ctx.Err())
+			return cutOff(left, streams, ctx.Err())
 		}
 	}
+}
+
+// work counts the exchanges at ts, and how many of them are streams.
+func work(ts []*Target) (left, streams int64) {
+	for _, t := range ts {
+		left += t.InFlight()
+		streams += t.Streams()
+	}
+	return left, streams
+}
+
+// cutOff is the error of a drain that could not wait any longer.
+func cutOff(left, streams int64, why error) error {
+	return fmt.Errorf("cut off %d exchanges, of which %d streams: %w", left, streams, why)
 }
 
 // sleep waits for d, or reports that ctx was done first.
