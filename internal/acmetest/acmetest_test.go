@@ -255,6 +255,21 @@ func TestACAThatIsDownAtStartDelaysNothingAndIsAskedAgain(t *testing.T) {
 	require.NoError(t, err)
 }
 
+func TestAProfileIsAskedFor(t *testing.T) {
+	with := func(profile string) func(*hostproxy.Router, *acmetest.CA, acmetest.Options) {
+		return func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
+			issuer := ca.Issuer()
+			issuer.Profile = profile
+			r.TLS.Issuer = issuer
+		}
+	}
+	p := run(t, acmetest.Options{}, with("default"), "a.example.com")
+	p.await(t, "a.example.com")
+	p = run(t, acmetest.Options{}, with("fancy"), "a.example.com")
+	proxytest.Eventually(t, "the refusal", func() bool { return p.status("a.example.com").State == "failed" })
+	assert.ErrorContains(t, p.status("a.example.com").Err, "fancy")
+}
+
 func TestNoConnectionToTheCAOutlivesTheServer(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t, "a.example.com")

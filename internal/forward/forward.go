@@ -145,6 +145,9 @@ func (c *Config) checkBounds() error {
 	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 {
 		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
 	}
+	if c.Hedge > 0 && c.Retry.Attempts == 1 {
+		errs = append(errs, errors.New("Hedge beside Retry.Attempts of 1: there would be no second one"))
+	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
 		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
 	}
