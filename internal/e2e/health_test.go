@@ -337,10 +337,13 @@ func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
 		slow.WaitConns(conns + 1)
 		assert.Equal(t, 502, c.Do(to("broken.test", "/<b>"+lane)).StatusCode)
 
-		page := string(proxytest.Dial(t, addr).Do(to("status.test", "/")).Content)
+		page := ""
+		proxytest.Eventually(t, "the failure", func() bool { // its record is made when the client has its answer
+			page = string(proxytest.Dial(t, addr).Do(to("status.test", "/")).Content)
+			return strings.Contains(page, "/&lt;b&gt;"+lane)
+		})
 		assert.Contains(t, page, "<code>a.test</code>")
 		assert.Contains(t, page, `<span class="open">open</span>`)
-		assert.Contains(t, page, "/&lt;b&gt;"+lane)
 		assert.Contains(t, page, "connection refused")
 		assert.Contains(t, page, "status.handler")
 		asJSON := string(proxytest.Dial(t, addr).Do(to("status.test", "/?format=json&q=slow")).Content)

@@ -113,13 +113,18 @@ func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 		if _, err := c.ReadRequest(); err != nil {
 			return
 		}
-		for _, part := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "HTTP/1.1 200 OK\r\nCont", "ent-Length: 4\r\n\r\nsl", "ow"} {
+		for i, part := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "HTTP/1.1 200 OK\r\nCont", "ent-Length: 4\r\n\r\nsl", "ow"} {
 			_ = c.Send(part)
-			<-time.After(40 * time.Millisecond)
+			<-time.After([]time.Duration{600 * time.Millisecond, 40 * time.Millisecond, 40 * time.Millisecond, 0}[i])
 		}
 	}
 	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, good)
-	inLanes(t, hedged(first, second), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+	build := func() *hostproxy.Upstream {
+		u := hedged(first, second)()
+		u.Hedge = 500 * time.Millisecond // more than the first bytes take on a busy machine
+		return u
+	}
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		c.Send(request("GET /", "\r\n"))
 		assert.Contains(t, c.Head(), "103 Early Hints")
 		a := c.Response("GET")
@@ -167,6 +172,16 @@ func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
 		}
 	}
+	answersWhenAsked := func(c *proxytest.BackendConn) {
+		for {
+			if _, err := c.ReadRequest(); err != nil || !c.Wait(asked) {
+				return
+			}
+			<-time.After(30 * time.Millisecond) // the other one has failed by then
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+		}
+	}
+	failsAtOnce := afterRequest(func(*proxytest.BackendConn) { asked <- struct{}{} })
 	failsLate := afterRequest(func(c *proxytest.BackendConn) { asked <- struct{}{}; <-time.After(30 * time.Millisecond) })
 	for name, tt := range map[string]struct {
 		scripts  []func(*proxytest.BackendConn)
@@ -174,7 +189,7 @@ func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 		attempts int
 	}{
 		"the first fails":  {[]func(*proxytest.BackendConn){fails, answersLate}, "late", 2},
-		"the second fails": {[]func(*proxytest.BackendConn){answersLateUnasked, failsAtOnce}, "late", 2},
+		"the second fails": {[]func(*proxytest.BackendConn){answersWhenAsked, failsAtOnce}, "late", 2},
 		"both fail":        {[]func(*proxytest.BackendConn){fails, failsLate, good}, "good 0", 3},
 		"there is nobody":  {[]func(*proxytest.BackendConn){answersLateUnasked}, "late", 1},
 	} {
@@ -206,8 +221,6 @@ func answersLateUnasked(c *proxytest.BackendConn) {
 	}
 }
 
-var failsAtOnce = afterRequest(func(*proxytest.BackendConn) {})
-
 func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
 	proxytest.NoLeaks(t)
 	left := make(chan string, 9)
@@ -231,7 +244,7 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 	one, two := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, thinks(left))
 	build := func() *hostproxy.Upstream {
 		u := hedged(one, two)()
-		u.ResponseHeaderTimeout = 100 * time.Millisecond
+		u.ResponseHeaderTimeout = time.Second
 		return u
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
