@@ -25,11 +25,9 @@ import (
 // What the chaos is made of.
 const (
 	chaosTargets  = 4 // of which the first is well
-	chaosClients  = 16
-	chaosRequests = 6000
-	chaosTime     = 20 * time.Second        // for a slow machine, fewer requests do
-	chaosPatience = 1500 * time.Millisecond // more than the target that is well takes on a busy machine
-	chaosKept     = 32 << 10                // larger bodies are not sent again
+	chaosRequests = 10_000
+	chaosTime     = 20 * time.Second // for a slow machine, fewer requests do
+	chaosKept     = 32 << 10         // larger bodies are not sent again
 )
 
 // content is what belongs to a request and to no other.

@@ -1,0 +1,11 @@
+//go:build !race
+
+package e2e_test
+
+import "time"
+
+// What depends on how fast the machine is; see race_test.go.
+const (
+	chaosClients  = 64
+	chaosPatience = 1500 * time.Millisecond // more than the target that is well takes
+)
