@@ -146,7 +146,7 @@ func (c *Config) checkBounds() error {
 		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
 	}
 	if c.Hedge > 0 && c.Retry.Attempts == 1 {
-		errs = append(errs, errors.New("Hedge beside Retry.Attempts of 1: there would be no second one"))
+		errs = append(errs, errors.New("field Hedge beside Retry.Attempts of 1: there would be no second one"))
 	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
 		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
