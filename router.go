@@ -175,6 +175,7 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 	if b.Field != "" {
 		q = q.Clone(q.Context())
+		header.Denominate(q.Header)
 		header.Drop(q.Header, b.Field)
 		q.Header.Set(b.Field, user)
 	}

@@ -54,6 +54,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
 	q = q.Clone(q.Context())
+	header.Denominate(q.Header)
 	for _, name := range k.fields {
 		header.Drop(q.Header, name)
 	}

@@ -100,6 +100,22 @@ func RemoveHopByHop(h http.Header) {
 	}
 }
 
+// Denominate does what Connection says of fields that would otherwise pass, and leaves in Connection only what is about the
+// connection itself: fields that are added now cannot be taken out again by what the peer said.
+func Denominate(h http.Header) {
+	for i, value := range h["Connection"] {
+		removeNominated(h, value)
+		var kept []string
+		for rest := value; len(rest) > 0; {
+			var member string
+			if member, rest = nextMember(rest); len(member) > 0 && !nominable(Classify(member)) {
+				kept = append(kept, member)
+			}
+		}
+		h["Connection"][i] = strings.Join(kept, ", ")
+	}
+}
+
 // CleanResponse removes from an upstream's answer, final or 1xx, what does not cross the proxy: hop-by-hop fields as
 // [RemoveHopByHop] does, TE as a whole, and Alt-Svc, which speaks for the upstream's address and not for ours.
 func CleanResponse(h http.Header) {

@@ -215,3 +215,18 @@ func TestConnectionDoesNotAllocate(t *testing.T) {
 		}
 	}))
 }
+
+func TestDenominateLeavesWhatIsAboutTheConnection(t *testing.T) {
+	h := http.Header{
+		"Connection": {"keep-alive, X-Mine", "Upgrade,x-user , , Host, X-Forwarded-For, close"},
+		"X-Mine":     {"1"}, "X-User": {"2"}, "X-Other": {"3"}, "X-Forwarded-For": {"192.0.2.1"}, "Upgrade": {"websocket"},
+	}
+	header.Denominate(h)
+	assert.Equal(t, http.Header{
+		"Connection": {"keep-alive", "Upgrade, Host, X-Forwarded-For, close"},
+		"X-Other":    {"3"}, "X-Forwarded-For": {"192.0.2.1"}, "Upgrade": {"websocket"},
+	}, h)
+	h.Set("X-User", "ours")
+	header.RemoveHopByHop(h)
+	assert.Equal(t, []string{"ours"}, h["X-User"])
+}
