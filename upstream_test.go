@@ -259,6 +259,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Queue.Max is negative":            func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Max = 1, -1 },
 		"Queue.Wait is negative":           func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Wait = 1, -1 },
 		"Hedge beside Retry.Attempts of 1": func(u *hostproxy.Upstream) { u.Hedge, u.Retry.Attempts = time.Second, 1 },
+		"Hedge beside Sticky":              func(u *hostproxy.Upstream) { u.Hedge, u.Sticky = time.Second, &hostproxy.Sticky{} },
 		"Hedge is negative":                func(u *hostproxy.Upstream) { u.Hedge = -1 },
 		"Queue without MaxInFlight":        func(u *hostproxy.Upstream) { u.Queue.Max = 1 },
 		"Retry.Attempts is -1":             func(u *hostproxy.Upstream) { u.Retry.Attempts = -1 },

@@ -148,6 +148,9 @@ func (c *Config) checkBounds() error {
 	if c.Hedge > 0 && c.Retry.Attempts == 1 {
 		errs = append(errs, errors.New("field Hedge beside Retry.Attempts of 1: there would be no second one"))
 	}
+	if c.Hedge > 0 && c.Sticky != nil {
+		errs = append(errs, errors.New("field Hedge beside Sticky: a client would leave its target whenever that is slow"))
+	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
 		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
 	}
