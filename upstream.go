@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +25,8 @@ import (
 
 // An Upstream is an http.Handler that forwards requests to one of its
 // targets. It works as a route of a Router and alone, in any http.Server.
-// Only Targets, or Discover, is required. Fields may be set until first use.
+// Only Targets, or Discover, is required. Fields may be set until first use. A
+// panic in a hook is that request's 500, and its stack is in the record.
 type Upstream struct {
 	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
 	// TLS) or unix URLs. A path in the URL is put before the request's.
@@ -209,28 +209,16 @@ func each[A, B any](as []A, f func(A) B) []B {
 	return bs
 }
 
-// discover runs Discover until ctx is done. Endpoints that are none are left out.
-func (u *Upstream) discover(ctx context.Context, apply func([]forward.Endpoint) error) {
-	failed := func(err error) { slog.Warn("targets not found", "cause", err) }
-	source := func(ctx context.Context, publish func([]discover.Endpoint)) error {
+// source is Discover as the engine sees it, nil without one.
+func (u *Upstream) source() discover.Source {
+	if u.Discover == nil {
+		return nil
+	}
+	return func(ctx context.Context, publish func([]discover.Endpoint)) error {
 		return u.Discover(ctx, func(es []Endpoint) {
 			publish(each(es, func(e Endpoint) discover.Endpoint { return discover.Endpoint(e) }))
 		})
 	}
-	discover.Run(ctx, source, func(found []discover.Endpoint) error {
-		var es []forward.Endpoint
-		for _, e := range found {
-			if t, err := parseTarget(e.Target); err != nil || e.Weight < 0 {
-				failed(cmp.Or(err, fmt.Errorf("hostproxy: target %s has a negative weight", e.Target)))
-			} else {
-				es = append(es, forward.Endpoint{URL: t, Addr: e.Addr, Weight: e.Weight})
-			}
-		}
-		if len(es) == 0 {
-			return errors.New("hostproxy: none of the endpoints is a target: those of before stay")
-		}
-		return apply(es)
-	}, failed)
 }
 
 // A Policy is how an Upstream chooses among its targets, those left out that
@@ -392,24 +380,10 @@ func NewUpstream(targets ...string) (*Upstream, error) {
 	return u, nil
 }
 
-// parseTarget reads "host:port", which url.Parse takes for a scheme, or a URL.
 func parseTarget(s string) (*url.URL, error) {
-	if strings.HasPrefix(s, "unix:/") {
-		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
-	}
-	in := s
-	if !strings.Contains(s, "://") {
-		in = "http://" + s
-		if _, _, found := strings.Cut(s, ":"); !found || strings.ContainsAny(s, "/@") {
-			in = ""
-		}
-	}
-	t, err := url.Parse(in)
-	if err == nil {
-		err = forward.CheckTarget(t)
-	}
-	if err != nil || in == "" {
-		return nil, fmt.Errorf("hostproxy: bad target %q: want host:port or a URL such as http://127.0.0.1:8080", s)
+	t, err := forward.ParseTarget(s)
+	if err != nil {
+		return nil, fmt.Errorf("hostproxy: %w", err)
 	}
 	return t, nil
 }
@@ -646,6 +620,7 @@ func (u *Upstream) config() forward.Config {
 		MaxTargetInFlight:     u.MaxTargetInFlight,
 		MaxQueue:              u.Queue.Max,
 		QueueWait:             u.Queue.Wait,
+		Discover:              u.source(),
 		Retry:                 u.Retry.config(),
 		Hedge:                 u.Hedge,
 		Transport:             u.Transport,
@@ -664,9 +639,6 @@ func (u *Upstream) config() forward.Config {
 	c.Targets = each(u.Targets, func(t *url.URL) forward.Endpoint { return forward.Endpoint{URL: t} })
 	for i := range min(len(u.Weights), len(u.Targets)) {
 		c.Targets[i].Weight = u.Weights[i]
-	}
-	if u.Discover != nil {
-		c.Discover = u.discover
 	}
 	if u.Sticky != nil {
 		c.Sticky = &forward.Sticky{Cookie: cmp.Or(u.Sticky.Cookie, "hostproxy"), Key: u.Sticky.Key, MaxAge: u.Sticky.MaxAge}

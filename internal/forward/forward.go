@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/discover"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
@@ -54,9 +55,9 @@ type Config struct {
 	Probe    Probe
 	Failures []int // answers that count as failures for Health
 
-	// Discover finds the endpoints in place of Targets, until ctx is done; it
-	// gives them to apply. Nil means that Targets are all.
-	Discover func(ctx context.Context, apply func([]Endpoint) error)
+	// Discover finds the endpoints in place of Targets. Nil means that Targets
+	// are all.
+	Discover discover.Source
 
 	// FailClosed answers with 503 when no target is up; else they are tried
 	// as if all were.

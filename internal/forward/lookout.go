@@ -2,9 +2,13 @@ package forward
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/discover"
 	"github.com/hostproxy/hostproxy/internal/health"
 )
 
@@ -28,7 +32,7 @@ func (f *Forwarder) watch() {
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	f.lookout.Store(l)
 	if f.Discover != nil {
-		l.work.Go(func() { f.Discover(l.ctx, func(es []Endpoint) error { return f.find(l.ctx, es) }) })
+		l.work.Go(func() { f.discover(l.ctx) })
 	}
 	for _, t := range f.Targets() {
 		f.watchTarget(l, t)
@@ -71,8 +75,30 @@ func (f *Forwarder) stopWatching() {
 	}
 }
 
-// find makes what was discovered the endpoints.
-func (f *Forwarder) find(ctx context.Context, es []Endpoint) error {
+// discover runs Discover until ctx is done.
+func (f *Forwarder) discover(ctx context.Context) {
+	discover.Run(ctx, f.Discover, func(found []discover.Endpoint) error { return f.find(ctx, found) }, notFound)
+}
+
+func notFound(err error) { slog.Warn("targets not found", "cause", err) }
+
+// find makes what was discovered the endpoints. What is no target is left out.
+func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
+	var es []Endpoint
+	for _, e := range found {
+		u, err := ParseTarget(e.Target)
+		if err == nil && e.Weight < 0 {
+			err = fmt.Errorf("target %s has a negative weight", e.Target)
+		}
+		if err != nil {
+			notFound(err)
+			continue
+		}
+		es = append(es, Endpoint{URL: u, Addr: e.Addr, Weight: e.Weight})
+	}
+	if len(es) == 0 {
+		return errors.New("none of the endpoints is a target: those of before stay")
+	}
 	_, err := f.change(ctx, func([]Endpoint) ([]Endpoint, error) { return es, nil }, nil)
 	if err == nil {
 		f.foundOnce.Do(func() { close(f.found) })

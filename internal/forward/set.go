@@ -77,7 +77,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 }
 
 func (e *Endpoint) check() error {
-	if err := CheckTarget(e.URL); err != nil {
+	if err := checkTarget(e.URL); err != nil {
 		return err
 	}
 	if e.Addr != "" {

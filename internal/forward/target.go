@@ -68,8 +68,31 @@ func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *AttemptError) Unwrap() error { return e.Err }
 
-// CheckTarget reports what is wrong with a target's URL.
-func CheckTarget(u *url.URL) error {
+// ParseTarget reads host:port, which url.Parse takes for a scheme, unix:/path or
+// a URL. The error says what was wanted.
+func ParseTarget(s string) (*url.URL, error) {
+	if strings.HasPrefix(s, "unix:/") {
+		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
+	}
+	in := s
+	if !strings.Contains(s, "://") {
+		in = "http://" + s
+		if _, _, found := strings.Cut(s, ":"); !found || strings.ContainsAny(s, "/@") {
+			in = ""
+		}
+	}
+	t, err := url.Parse(in)
+	if err == nil {
+		err = checkTarget(t)
+	}
+	if err != nil || in == "" {
+		return nil, fmt.Errorf("bad target %q: want host:port or a URL such as http://127.0.0.1:8080", s)
+	}
+	return t, nil
+}
+
+// checkTarget reports what is wrong with a target's URL.
+func checkTarget(u *url.URL) error {
 	if u == nil {
 		return errors.New("nil URL")
 	}
