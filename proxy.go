@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
@@ -329,6 +330,51 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 		return slog.LevelInfo
 	}
 	return slog.LevelWarn
+}
+
+// A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
+// an IPv6 address, behind TrustedProxies. A request without a token is answered
+// with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
+// whoever asks.
+type RateLimit struct {
+	Rate  float64 // requests per second; required, may be a fraction
+	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
+
+	// Limiter decides in place of the buckets; nil leaves it to them.
+	Limiter Limiter
+}
+
+// A Limiter decides whether a client may make one more request, for instance by
+// buckets that several machines share. Allow is called concurrently, with an
+// IPv4 address or the first address of an IPv6 client's /64. A client for whom
+// it returns an error, panics or takes longer than a second is let through, and
+// a warning is logged.
+type Limiter interface {
+	Allow(ctx context.Context, client netip.Addr) (Quota, error)
+}
+
+// A Quota is what a client may still ask.
+type Quota struct {
+	OK        bool          // this request may be served
+	Remaining int           // requests that would be served at once after it
+	Retry     time.Duration // until there is one more
+	Reset     time.Duration // until there are all
+}
+
+// rule returns the rule of l, nil without one. logger is asked when it is needed.
+func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
+	if l == nil {
+		return nil, nil
+	}
+	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
+	if l.Limiter == nil {
+		return limit.NewRule(c)
+	}
+	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
+		q, err := l.Limiter.Allow(ctx, client)
+		return limit.Decision(q), err
+	}
+	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
 }
 
 // StatusHandler returns a handler that shows what r is doing, as a page or, to

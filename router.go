@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/guard"
@@ -73,50 +72,6 @@ type Router struct {
 	table atomic.Pointer[routes.Table[*route]] // read without mu
 }
 
-// A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
-// an IPv6 address, behind TrustedProxies. A request without a token is answered
-// with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
-// whoever asks.
-type RateLimit struct {
-	Rate  float64 // requests per second; required, may be a fraction
-	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
-
-	// Limiter decides in place of the buckets; nil leaves it to them.
-	Limiter Limiter
-}
-
-// A Limiter decides whether a client may make one more request, for instance by
-// buckets that several machines share. Allow is called concurrently, with an
-// IPv4 address or the first address of an IPv6 client's /64. A client for whom it returns an error, panics or takes longer than a second is let
-// through, and a warning is logged.
-type Limiter interface {
-	Allow(ctx context.Context, client netip.Addr) (Quota, error)
-}
-
-// A Quota is what a client may still ask.
-type Quota struct {
-	OK        bool          // this request may be served
-	Remaining int           // requests that would be served at once after it
-	Retry     time.Duration // until there is one more
-	Reset     time.Duration // until there are all
-}
-
-// rule returns the rule of l, nil without one. logger is asked when it is needed.
-func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
-	if l == nil {
-		return nil, nil
-	}
-	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
-	if l.Limiter == nil {
-		return limit.NewRule(c)
-	}
-	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
-		q, err := l.Limiter.Allow(ctx, client)
-		return limit.Decision(q), err
-	}
-	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
-}
-
 // limits returns the rule of r.RateLimit, nil without one.
 func (r *Router) limits() (*limit.Rule, error) {
 	r.limitOnce.Do(func() {
@@ -130,7 +85,8 @@ func (r *Router) limits() (*limit.Rule, error) {
 
 // A BasicAuth serves those who know a password of Users by Next, and asks the
 // others for one with 401 (RFC 7617). Like an Upstream, it is checked when it
-// becomes a route. Over plain HTTP everybody on the way reads the passwords.
+// becomes a route. Over plain HTTP everybody on the way reads the passwords; a
+// RateLimit of the Router bounds how often somebody may guess.
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
 	Realm string            // what the user is told to log in to; "" means "restricted"
@@ -142,7 +98,10 @@ type BasicAuth struct {
 	err   error
 }
 
-func (b *BasicAuth) compile() (*guard.Basic, error) {
+func (b *BasicAuth) check() error {
+	if b == nil {
+		return errNil
+	}
 	b.once.Do(func() {
 		errs := []error{checkNext("BasicAuth", b.Next)}
 		if b.Field != "" {
@@ -154,22 +113,21 @@ func (b *BasicAuth) compile() (*guard.Basic, error) {
 		}
 		b.err = errors.Join(errs...)
 	})
-	return b.basic, b.err
+	return b.err
 }
 
 // ServeHTTP serves q if it brings the password of a user.
 func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	basic, err := b.compile()
-	if err != nil {
+	if err := b.check(); err != nil {
 		unusable(w, q, err)
 		return
 	}
-	user, ok, err := basic.User(q)
+	user, ok, err := b.basic.User(q)
 	switch {
-	case err != nil: // the client has left
-		panic(http.ErrAbortHandler)
+	case err != nil:
+		forward.Left(q, err)
 	case !ok:
-		w.Header().Set("WWW-Authenticate", basic.Challenge())
+		w.Header().Set("WWW-Authenticate", b.basic.Challenge())
 		forward.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
 		return
 	}
@@ -198,7 +156,10 @@ type ForwardAuth struct {
 	err      error
 }
 
-func (a *ForwardAuth) compile() error {
+func (a *ForwardAuth) check() error {
+	if a == nil {
+		return errNil
+	}
 	a.once.Do(func() {
 		errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
 		var err error
@@ -212,7 +173,7 @@ func (a *ForwardAuth) compile() error {
 
 // ServeHTTP serves q if the other server lets it pass.
 func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	if err := a.compile(); err != nil {
+	if err := a.check(); err != nil {
 		unusable(w, q, err)
 		return
 	}
@@ -257,21 +218,6 @@ func (u *Upstream) check() error {
 	}
 	_, err := u.compile()
 	return err
-}
-
-func (b *BasicAuth) check() error {
-	if b == nil {
-		return errNil
-	}
-	_, err := b.compile()
-	return err
-}
-
-func (a *ForwardAuth) check() error {
-	if a == nil {
-		return errNil
-	}
-	return a.compile()
 }
 
 // unusable answers a request to a handler that is no route and whose fields are

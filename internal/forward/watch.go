@@ -48,6 +48,16 @@ func (x *Exchange) Finish() {
 	}
 }
 
+// Left ends the exchange of q, whose client left before it was answered, because
+// of err. It panics with http.ErrAbortHandler, as net/http demands.
+func Left(q *http.Request, err error) {
+	if x := FromContext(q.Context()); x != nil {
+		x.Status = StatusClientClosed
+		x.Fail(&Failure{Op: "read", Side: SideClient, Status: StatusClientClosed, Err: err})
+	}
+	panic(http.ErrAbortHandler)
+}
+
 var errPanic = errors.New("a handler panicked")
 
 // Watch returns w noting status and body bytes in x.
