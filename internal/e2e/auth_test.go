@@ -177,6 +177,20 @@ func TestAYesOfAnyLength(t *testing.T) {
 	}
 }
 
+// What was cut off may have been about to say anything.
+func TestAYesThatIsCutOff(t *testing.T) {
+	verdict := afterRequest(func(c *proxytest.BackendConn) { _ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nyes") })
+	overJudges(t, proxytest.Reply(ok), verdict, asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
+		a := s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		assert.Equal(t, 502, a.StatusCode)
+		assert.Equal(t, "502 Bad Gateway: http_response_incomplete\n", string(a.Content))
+		assert.Empty(t, s.backend.Requests())
+		x := s.record(t, 1)
+		assert.Equal(t, 502, x.Status)
+		assert.ErrorContains(t, x.Err, auth.Addr())
+	})
+}
+
 // A WebSocket passes a guard like any request.
 func TestAnUpgradeBehindGuards(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("p"), bcrypt.MinCost)

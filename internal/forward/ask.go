@@ -78,11 +78,16 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	return q
 }
 
-// ask serves the question. An answer whose head came is one, however long its
-// body is that nobody reads.
+// ask serves the question. A yes is one however long its body is that nobody
+// reads, but not if it was cut off: then there is no answer.
 func (f *Forwarder) ask(v *verdict, q *http.Request, c *Exchange) {
 	defer func() {
-		if p := recover(); p != nil && !(p == http.ErrAbortHandler && v.err != nil) {
+		switch p := recover(); {
+		case p == nil, p == http.ErrAbortHandler && v.err != nil:
+		case p == http.ErrAbortHandler && v.yes != nil: // nothing has gone to the client
+			v.yes = nil
+			Reply(v.w, q, http.StatusBadGateway, "http_response_incomplete")
+		default:
 			panic(p)
 		}
 	}()

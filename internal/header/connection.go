@@ -101,7 +101,8 @@ func RemoveHopByHop(h http.Header) {
 }
 
 // Denominate does what Connection says of fields that would otherwise pass, and leaves in Connection only what is about the
-// connection itself: fields that are added now cannot be taken out again by what the peer said.
+// connection itself: fields that are added now cannot be taken out again by what the peer said. It writes to the slice that it
+// finds there.
 func Denominate(h http.Header) {
 	for i, value := range h["Connection"] {
 		removeNominated(h, value)
