@@ -163,6 +163,11 @@ func TestUpstreamHooks(t *testing.T) {
 	assert.Equal(t, "secret", q.Header.Get("Cookie"), "the client's request is not touched")
 }
 
+// A tripper is a Transport.
+type tripper func(*http.Request) (*http.Response, error)
+
+func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
+
 func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	for name, tt := range map[string]struct {
@@ -175,7 +180,11 @@ func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 		"ModifyResponse": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { panic("oh") }}, 500, "panic in ModifyResponse: oh"},
 		"ErrorHandler": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("no") },
 			ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic("oh") }}, 500, "panic in ErrorHandler: oh"},
-		"an error": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("oh") }}, 502, "oh"},
+		"Transport": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { panic("oh") })}, 500, "panic in Transport: oh"},
+		"hedged Transport": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { panic("oh") }), Hedge: time.Second,
+			Retry: hostproxy.Retry{Attempts: 2}}, 500, "panic in Transport: oh"},
+		"no response": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { return nil, nil })}, 502, "neither an error nor a response"},
+		"an error":    {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("oh") }}, 502, "oh"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log strings.Builder
@@ -193,6 +202,24 @@ func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 				assert.Zero(t, target.InFlight())
 			}
 		})
+	}
+}
+
+// On the goroutine of a check a panic would be the program's end.
+func TestAPanicInACheckIsTheTargetsFailure(t *testing.T) {
+	u := hostproxy.To("127.0.0.1:1")
+	u.Transport = tripper(func(*http.Request) (*http.Response, error) { panic("oh") })
+	u.Health = &hostproxy.HealthCheck{Path: "/", Interval: time.Hour, Fall: 1}
+	down := make(chan string, 1)
+	u.TargetChanged = func(_ *hostproxy.Target, h hostproxy.Health) { down <- h.State + " " + h.Reason }
+	defer u.Drain(t.Context())
+	u.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://a.test/", nil))
+	select {
+	case got := <-down:
+		assert.Contains(t, got, "down ")
+		assert.Contains(t, got, "panic in Transport: oh")
+	case <-time.After(proxytest.Patience):
+		t.Fatal("no check was made")
 	}
 }
 

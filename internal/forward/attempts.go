@@ -322,13 +322,18 @@ func (a *Attempts) affords() bool {
 	return true
 }
 
-// End counts the exchange out. It may be called when Begin failed, and again.
-func (a *Attempts) End() {
-	a.leave(true)
+// refund gives back what affords took.
+func (a *Attempts) refund() {
 	if a.repeated {
 		a.repeated = false
 		a.f.repeats.Add(-1)
 	}
+}
+
+// End counts the exchange out. It may be called when Begin failed, and again.
+func (a *Attempts) End() {
+	a.leave(true)
+	a.refund()
 	if a.gated {
 		a.gated = false
 		a.f.busy.Add(-1)

@@ -18,11 +18,15 @@ var ErrGivenUp = errors.New("another target was faster")
 // Fork begins a second attempt beside the one that goes on, and returns whom it
 // is at, or nil if there is to be none. Join must follow.
 func (a *Attempts) Fork(now time.Time) *Target {
+	paid := a.repeated
 	if a.rec.Attempts >= a.f.Retry.Attempts || a.f.Killed() || !a.affords() {
 		return nil
 	}
 	i, err := a.choose(now)
 	if err != nil || i < 0 {
+		if !paid {
+			a.refund() // nobody is left, so nothing is sent twice
+		}
 		return nil
 	}
 	a.tried = append(a.tried, i)
@@ -104,9 +108,9 @@ func (a *fullExchange) race() (*http.Response, error) {
 	second := r.start(other)
 	select {
 	case <-first.done:
-		settle(first, second)
+		r.settle(first, second)
 	case <-second.done:
-		settle(second, first)
+		r.settle(second, first)
 	}
 	if second.err == nil {
 		a.attempts.Join(other, a.lost(first.err))
@@ -116,10 +120,10 @@ func (a *fullExchange) race() (*http.Response, error) {
 	return first.res, first.err
 }
 
-// settle waits for the other one, and gives it up if the one that is done has
-// been answered.
-func settle(done, other *rival) {
-	if done.err == nil {
+// settle waits for the other one, which has nothing to win if the one that is
+// done heard from its target.
+func (r *race) settle(done, other *rival) {
+	if r.winner.Load() == done {
 		other.cancel()
 	}
 	<-other.done
@@ -148,9 +152,12 @@ func (r *race) start(t *Target) *rival {
 	return v
 }
 
-// run performs v's attempt. The first thing that it hears decides the race.
+// run performs v's attempt. The first thing that it hears decides the race. What
+// a handler around this one put in place of the writer may panic: on this
+// goroutine that would be the program's end.
 func (r *race) run(v *rival, c doer, out *http.Request) {
 	defer close(v.done)
+	defer Contain("ResponseWriter", &v.err)
 	v.res, v.err = c.Do(out, func(status int, h http.Header) error {
 		if !r.wins(v) {
 			return ErrGivenUp

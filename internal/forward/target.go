@@ -281,8 +281,12 @@ func newTransport(dial func(context.Context) (net.Conn, error), c *Config, proto
 // A transport lets an http.RoundTripper be a doer.
 type transport struct{ http.RoundTripper }
 
-// Do implements doer.
-func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
+var errNoResponse = errors.New("the Transport returned neither an error nor a response with a body")
+
+// Do implements doer. It contains what a user's RoundTripper may do wrong, since
+// probes and hedges call it on goroutines where a panic ends the program.
+func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
+	defer Contain("Transport", &err)
 	var wrote atomic.Bool
 	trace := &httptrace.ClientTrace{
 		WroteHeaders: func() { wrote.Store(true) },
@@ -290,8 +294,11 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (*h
 			return on1xx(status, http.Header(h))
 		},
 	}
-	res, err := t.RoundTripper.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
-	if err == nil {
+	res, err = t.RoundTripper.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+	switch {
+	case err == nil && (res == nil || res.Body == nil):
+		err = errNoResponse
+	case err == nil:
 		return res, nil
 	}
 	ae := &AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}

@@ -201,18 +201,23 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 	return answered, nil
 }
 
-// open dials a new connection to t.
+// open dials a new connection to t, and notes how long that took.
 func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	start := time.Now()
-	ctx := context.Background()
+	up, err := dial(context.Background(), f, t)
+	x.dial = time.Since(start)
+	x.rec.Dial += x.dial
+	return up, err
+}
+
+// dial opens a connection to t.
+func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	if f.DialTimeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, f.DialTimeout)
 		defer cancel()
 	}
 	up, err := t.Pool.Open(ctx)
-	x.dial = time.Since(start)
-	x.rec.Dial += x.dial
 	if err == nil {
 		return up, nil
 	}

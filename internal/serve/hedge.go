@@ -147,17 +147,12 @@ func (r *rival) run() {
 func (r *rival) open() (*pool.Conn, error) {
 	conn := r.target.Pool.Take()
 	if conn == nil {
-		ctx, cancel := r.ctx, context.CancelFunc(func() {})
-		if r.f.DialTimeout > 0 {
-			ctx, cancel = context.WithTimeout(ctx, r.f.DialTimeout)
-		}
-		defer cancel()
 		var err error
-		if conn, err = r.target.Pool.Open(ctx); err != nil {
+		if conn, err = dial(r.ctx, r.f, r.target); err != nil {
 			if r.ctx.Err() != nil {
-				return nil, forward.ErrGivenUp
+				err = forward.ErrGivenUp
 			}
-			return nil, &forward.AttemptError{Op: "dial", Err: err}
+			return nil, err
 		}
 	}
 	var deadline time.Time
