@@ -275,21 +275,31 @@ func TestACopyIsNotCopied(t *testing.T) {
 	})
 }
 
-// What is at a mirror ends with the server, and so does what was kept for it.
-func TestCopiesEndWithTheServer(t *testing.T) {
-	proxytest.NoLeaks(t)
-	one := proxytest.NewServer(t, nil)
-	left := make(chan string, 1)
-	slow := proxytest.NewBackend(t, thinks(left))
-	u := hostproxy.To(one.Addr())
-	require.NoError(t, u.Mirror(hostproxy.To(slow.Addr()), 1))
-	r := new(hostproxy.Router)
-	r.Handle("a.test", u)
-	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
-	assert.Equal(t, 200, proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).StatusCode)
-	slow.WaitRequests(1)
-	began := time.Now()
-	require.NoError(t, s.Stop())
-	assert.Empty(t, <-left)
-	assert.Less(t, time.Since(began), 5*time.Second)
+// What is at a mirror ends with the server or when there is another one or none, and so does what was kept for it.
+func TestCopiesEndWithTheirMirror(t *testing.T) {
+	for name, end := range map[string]func(u *hostproxy.Upstream, s *proxytest.Running) error{
+		"by the server's end": func(_ *hostproxy.Upstream, s *proxytest.Running) error { return s.Stop() },
+		"by none":             func(u *hostproxy.Upstream, _ *proxytest.Running) error { return u.Mirror(nil, 0) },
+		"by another one": func(u *hostproxy.Upstream, _ *proxytest.Running) error {
+			return u.Mirror(hostproxy.To("127.0.0.1:1"), 1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			one := proxytest.NewServer(t, nil)
+			left := make(chan string, 1)
+			slow := proxytest.NewBackend(t, thinks(left))
+			u := hostproxy.To(one.Addr())
+			require.NoError(t, u.Mirror(hostproxy.To(slow.Addr()), 1))
+			r := new(hostproxy.Router)
+			r.Handle("a.test", u)
+			s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+			assert.Equal(t, 200, proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).StatusCode)
+			slow.WaitRequests(1)
+			began := time.Now()
+			require.NoError(t, end(u, s))
+			assert.Empty(t, <-left)
+			assert.Less(t, time.Since(began), 4*time.Second)
+		})
+	}
 }

@@ -20,7 +20,7 @@ type diversion struct {
 func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	switch {
 	case to == nil:
-		f.diverted.Store(nil)
+		f.leave(f.diverted.Swap(nil))
 		return nil
 	case to == f:
 		return errors.New("an upstream cannot be its own canary")
@@ -31,8 +31,16 @@ func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	if share < 1 {
 		below = uint64(share * (1 << 63) * 2)
 	}
-	f.diverted.Store(&diversion{to, below})
+	f.leave(f.diverted.Swap(&diversion{to, below}))
 	return nil
+}
+
+// leave ends what goes on because of a diversion that is one no more. The share
+// of one that stays may only have changed.
+func (f *Forwarder) leave(d *diversion) {
+	if now := f.diverted.Load(); d != nil && (now == nil || now.to != d.to) {
+		d.to.CloseIdle()
+	}
 }
 
 // Diverts reports whether some clients may go elsewhere.

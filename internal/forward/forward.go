@@ -188,21 +188,29 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 // checks until the next one, those of whom f diverts to or mirrors to included.
 // Copies in flight are cut off.
 func (f *Forwarder) CloseIdle() {
-	f.rest()
-	if d := f.diverted.Load(); d != nil {
-		d.to.rest()
-	}
-	if m := f.mirrored.Load(); m != nil {
-		m.end()
-		m.to.rest()
+	for all, i := []*Forwarder{f}, 0; i < len(all); i++ {
+		for _, other := range all[i].rest() {
+			if !slices.Contains(all, other) { // two may mirror each other
+				all = append(all, other)
+			}
+		}
 	}
 }
 
-func (f *Forwarder) rest() {
+// rest is CloseIdle for f alone. It returns whom f diverts to or mirrors to.
+func (f *Forwarder) rest() (others []*Forwarder) {
+	if d := f.diverted.Load(); d != nil {
+		others = append(others, d.to)
+	}
+	if m := f.mirrored.Load(); m != nil {
+		m.end()
+		others = append(others, m.to)
+	}
 	f.stopWatching()
 	for _, t := range f.Targets() {
 		t.close()
 	}
+	return others
 }
 
 // Waiting returns how many exchanges wait for room, and whether exchanges are

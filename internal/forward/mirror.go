@@ -25,6 +25,8 @@ type mirror struct {
 	mu   sync.Mutex         // guards what follows
 	ctx  context.Context    // of the copies
 	stop context.CancelFunc // ends it
+
+	ending sync.Mutex // held by who waits for the end of all
 }
 
 // Bounds of mirrors. A copy beyond maxCopies is not made: a mirror that is slow
@@ -32,15 +34,17 @@ type mirror struct {
 const (
 	maxCopies   = 128
 	copyTimeout = 30 * time.Second
+	endPatience = 5 * time.Second // with copies that were cut off
 )
 
 // Mirror sends copies of that share of the exchanges to the other Forwarder,
-// from the next one on; nil ends it. Copies are sent when the exchange is over,
-// if what it had of a body is whole and at most replayLimit.
+// from the next one on; nil ends it, and the copies in flight. Copies are sent
+// when the exchange is over, if what it had of a body is whole and at most
+// replayLimit.
 func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
 	switch {
 	case to == nil:
-		f.mirrored.Store(nil)
+		f.mirrored.Swap(nil).leave()
 		return nil
 	case to == f:
 		return errors.New("an upstream cannot mirror itself")
@@ -49,21 +53,36 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
 	}
 	m := &mirror{to: to, share: share, slots: make(chan struct{}, maxCopies)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
-	f.mirrored.Store(m)
+	f.mirrored.Swap(m).leave()
 	return nil
 }
 
-// end ends the copies in flight, and waits for that. Others may follow.
+// leave ends what goes on because of a mirror that is one no more.
+func (m *mirror) leave() {
+	if m != nil {
+		m.end()
+		m.to.CloseIdle()
+	}
+}
+
+// end ends the copies in flight, and waits for that, but not for ever for a hook
+// or a transport that does not heed its context. Others may follow.
 func (m *mirror) end() {
+	m.ending.Lock()
+	defer m.ending.Unlock()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.stop()
 	m.ctx, m.stop = context.WithCancel(context.Background())
+	m.mu.Unlock()
+	late := time.NewTimer(endPatience)
+	defer late.Stop()
 	for range cap(m.slots) {
-		m.slots <- struct{}{}
-	}
-	for range cap(m.slots) {
-		<-m.slots
+		select {
+		case m.slots <- struct{}{}:
+			defer func() { <-m.slots }()
+		case <-late.C:
+			return
+		}
 	}
 }
 
@@ -111,13 +130,12 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 	if m == nil {
 		return
 	}
-	ctx, cancel := m.context() // before there is a slot, since end waits for slots
 	select {
 	case m.slots <- struct{}{}:
 	default:
-		cancel()
 		return
 	}
+	ctx, cancel := m.context()
 	q.Body, q.ContentLength, q.TransferEncoding, q.Trailer = http.NoBody, 0, nil, nil
 	if len(body) > 0 {
 		q.Body, q.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
