@@ -110,9 +110,10 @@ func listen(addr string) (net.Listener, error) {
 // Serve serves on listeners that are open already (inherited sockets fit) and
 // closes them. It does the TLS on https itself, so https is a raw listener.
 // plain answers ACME challenges and redirects; with https nil it serves the
-// routes in plain HTTP instead; either may be nil, not both. When ctx is done, Serve stops accepting, lets requests end, closes
-// upgraded connections politely, cuts what is left at DrainTimeout, and
-// returns nil if nothing had to be cut.
+// routes in plain HTTP instead; either may be nil, not both. When ctx is done,
+// Serve stops accepting, lets requests end, closes upgraded connections
+// politely, cuts what is left at DrainTimeout, and returns nil if nothing had
+// to be cut.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	servers, err := s.servers(https, plain)
 	if err != nil {
