@@ -31,7 +31,7 @@ type watched struct {
 // quietAfter is how long a connection waits for its next request on the
 // goroutine of the last one. Then it goes on on a new goroutine, since an
 // exchange leaves a stack behind that is twice what waiting needs.
-const quietAfter = time.Second
+const quietAfter = 250 * time.Millisecond
 
 // doze reports whether the wait that ended without a request is to go on on a
 // new goroutine.
