@@ -279,17 +279,24 @@ func publicExchange(r *forward.Record) *Exchange {
 // be called concurrently.
 func AccessLog(l *slog.Logger) func(*Exchange) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
+	h := l.Handler()
 	writesAtOnce := false // other handlers may keep what they are given
-	switch l.Handler().(type) {
+	switch h.(type) {
 	case *slog.JSONHandler, *slog.TextHandler:
 		writesAtOnce = true
 	}
 	return func(x *Exchange) {
+		ctx := context.Background()
 		line := lines.Get().(*logLine)
-		level := line.fill(x)
-		// A group without a name is written as if it were its members, and
-		// costs no allocation.
-		l.LogAttrs(context.Background(), level, "exchange", slog.Attr{Value: slog.GroupValue(line.attrs...)})
+		// The handler is called by itself: a Logger looks up its caller each
+		// time, which here is always this function.
+		if level := line.fill(x); h.Enabled(ctx, level) {
+			r := slog.NewRecord(x.Start.Add(x.Duration), level, "exchange", 0)
+			// A group without a name is written as if it were its members, and
+			// costs no allocation.
+			r.AddAttrs(slog.Attr{Value: slog.GroupValue(line.attrs...)})
+			_ = h.Handle(ctx, r)
+		}
 		if writesAtOnce {
 			lines.Put(line)
 		}

@@ -173,7 +173,7 @@ func (b *bench) tryPeer(ctx context.Context, r *row, p *peer, to *running) error
 		dir: filepath.Join(b.dir, r.name, p.name), binary: b.self, listen: addr, secure: r.proto.secure(), keys: b.keys,
 		backend: b.backend(r), cores: len(proxyCPUs), twoTargets: r.feature != "",
 	}
-	if b.profiles != "" && strings.HasPrefix(p.name, fastLaneName) {
+	if b.profiles != "" && (strings.HasPrefix(p.name, fastLaneName) || strings.HasPrefix(p.name, withPrefix)) {
 		s.profile = filepath.Join(b.profiles, strings.ReplaceAll(r.name+"-"+p.name, " ", "-")+".prof")
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -210,17 +210,15 @@ func (b *bench) prepare(ctx context.Context, p *running, want answer) error {
 		idleRow.conns = min(idleRow.conns, 16)
 		first.row = &idleRow
 	}
-	o, err := b.tools.run(ctx, &first)
+	if _, err := b.tools.run(ctx, &first); err != nil || p.load.kind != latency {
+		return err
+	}
+	first.duration = b.duration
+	o, err := runClients(ctx, &first)
 	if err != nil {
 		return err
 	}
-	if p.load.kind == latency {
-		first.duration = b.duration
-		if o, err = runClients(ctx, &first); err != nil {
-			return err
-		}
-		p.max = o.rps()
-	}
+	p.max = o.rps()
 	return nil
 }
 
