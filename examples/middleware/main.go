@@ -14,6 +14,7 @@ import (
 	"log"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -52,10 +53,16 @@ func router(l *slog.Logger, target, password string) (*hostproxy.Router, error) 
 	if err != nil {
 		return nil, err
 	}
-	limit := httprate.LimitByIP(20, time.Minute)
+	limit := httprate.LimitBy(20, time.Minute, peer)
 	auth := middleware.BasicAuth("admin", map[string]string{"admin": password})
 	r := &hostproxy.Router{Observe: hostproxy.AccessLog(l)}
 	r.Handle("admin.localhost", limit(auth(site)))
 	r.Handle("www.localhost", site)
 	return r, nil
+}
+
+// peer is what the limit counts by: nothing stands in front of this proxy, so who connects is the client.
+func peer(q *http.Request) (string, error) {
+	host, _, err := net.SplitHostPort(q.RemoteAddr)
+	return httprate.CanonicalizeIP(host), err
 }
