@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -28,6 +29,7 @@ type conn struct {
 	raw      syscall.RawConn      // nil where a socket cannot be read without waiting
 	peer     header.Peer
 	trusted  bool
+	shared   bool // by the streams of HTTP/2; see Write
 	closed   atomic.Bool
 	forsaken atomic.Bool   // see forsake
 	armed    atomic.Int64  // when our write deadline expires, unix nanoseconds
@@ -68,6 +70,7 @@ func (c *conn) serve() {
 	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
 		c.tls.Close()
 	case protocol == "h2" || c.s.Lane == nil:
+		c.shared = protocol == "h2"
 		c.give(c.stream())
 	default:
 		c.enterLane()
@@ -262,9 +265,19 @@ func looksLikeHTTP(head [5]byte) bool {
 	return false
 }
 
+// smallWrite is what a write of several streams' answers seldom reaches.
+const smallWrite = 4 << 10
+
 // Write bounds how long a client may take nothing at all (slow read); a slow
 // one that takes something goes on.
+//
+// net/http writes to a connection of HTTP/2 whenever a stream has something to
+// say, and gathers what the others say meanwhile. On a busy machine those are
+// waiting to run; to let them go first makes one write of several small ones.
 func (c *conn) Write(p []byte) (total int, err error) {
+	if c.shared && len(p) < smallWrite {
+		runtime.Gosched()
+	}
 	for {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])
