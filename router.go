@@ -56,8 +56,8 @@ type Router struct {
 
 	// Observe is called once at the end of every exchange, aborted ones
 	// included, on the exchange's goroutine. The Exchange is valid only
-	// during the call; copy it to keep it. When nil, exchanges that fail on the upstream's side
-	// are logged as warnings.
+	// during the call; copy it to keep it. When nil, exchanges that fail on
+	// the upstream's side are logged as warnings.
 	Observe func(*Exchange)
 
 	certs keeper
