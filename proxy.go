@@ -326,6 +326,9 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 		slog.Duration("duration", x.Duration),
 		slog.String("pattern", x.Pattern),
 		slog.String("upstream", x.Target))
+	if x.Attempts > 1 {
+		l.attrs = append(l.attrs, slog.Int("attempts", x.Attempts))
+	}
 	if x.Err == nil {
 		return slog.LevelInfo
 	}

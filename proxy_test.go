@@ -270,18 +270,26 @@ func TestAccessLogWritesOneLinePerExchange(t *testing.T) {
 	r := hostproxy.Router{Observe: func(x *hostproxy.Exchange) { log(x); done <- struct{}{} }}
 	r.Handle("a.test", hostproxy.To(backend.Addr()))
 	r.Handle("down.test", hostproxy.To(proxytest.Refused(t)))
+	spare := hostproxy.To(proxytest.Refused(t), backend.Addr())
+	spare.Policy = hostproxy.FirstAvailable
+	r.Handle("spare.test", spare)
 	addr, _ := serve(t, &hostproxy.Server{Router: &r})
 	c := proxytest.Dial(t, addr)
 	c.Do("GET /p?secret HTTP/1.1\r\nHost: a.test\r\n\r\n")
 	<-done
 	assert.Equal(t, 502, c.Do("GET / HTTP/1.1\r\nHost: down.test\r\n\r\n").StatusCode)
 	<-done
+	assert.Equal(t, 200, c.Do("GET / HTTP/1.1\r\nHost: spare.test\r\n\r\n").StatusCode)
+	<-done
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	require.Len(t, lines, 2)
+	require.Len(t, lines, 3)
 	assert.Contains(t, lines[0], "level=INFO msg=exchange client=127.0.0.1 method=GET scheme=http host=a.test path=/p proto=HTTP/1.1 status=200 bytes=2")
 	assert.NotContains(t, lines[0], "secret")
+	assert.NotContains(t, lines[0], "attempts=")
 	assert.Contains(t, lines[1], "level=WARN")
 	assert.Contains(t, lines[1], "op=dial side=upstream")
+	assert.Contains(t, lines[2], "level=INFO")
+	assert.Contains(t, lines[2], "attempts=2")
 }
 
 func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {
