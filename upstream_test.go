@@ -168,14 +168,33 @@ type tripper func(*http.Request) (*http.Response, error)
 
 func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
 
+// secondPanics returns a Pick that panics when it is asked again.
+func secondPanics() func(*http.Request, []*hostproxy.Target) *hostproxy.Target {
+	asked := false
+	return func(_ *http.Request, left []*hostproxy.Target) *hostproxy.Target {
+		if asked {
+			panic("oh")
+		}
+		asked = true
+		return left[0]
+	}
+}
+
 func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
-	backend := proxytest.NewServer(t, nil)
+	backend, other := proxytest.NewServer(t, http.NotFoundHandler()), proxytest.NewServer(t, http.NotFoundHandler())
 	for name, tt := range map[string]struct {
 		u      *hostproxy.Upstream
 		status int
 		cause  string
 	}{
-		"Pick":           {&hostproxy.Upstream{Pick: func(*http.Request, []*hostproxy.Target) *hostproxy.Target { panic("oh") }}, 500, "panic in Pick: oh"},
+		"Pick": {&hostproxy.Upstream{Pick: func(*http.Request, []*hostproxy.Target) *hostproxy.Target { panic("oh") }}, 500, "panic in Pick: oh"},
+		"Pick of a second target": {&hostproxy.Upstream{Pick: secondPanics(), Retry: hostproxy.Retry{Statuses: []int{502}},
+			Transport: tripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("no") })}, 500, "panic in Pick: oh"},
+		"Pick after an answer": {&hostproxy.Upstream{Pick: secondPanics(), Retry: hostproxy.Retry{Statuses: []int{404}}}, 500, "panic in Pick: oh"},
+		"Pick for a hedge": {&hostproxy.Upstream{Pick: secondPanics(), Hedge: time.Millisecond, Transport: tripper(func(q *http.Request) (*http.Response, error) {
+			<-q.Context().Done()
+			return nil, q.Context().Err()
+		})}, 500, "panic in Pick: oh"},
 		"Rewrite":        {&hostproxy.Upstream{Rewrite: func(*httputil.ProxyRequest) { panic("oh") }}, 500, "panic in Rewrite: oh"},
 		"ModifyResponse": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { panic("oh") }}, 500, "panic in ModifyResponse: oh"},
 		"ErrorHandler": {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("no") },
@@ -190,7 +209,7 @@ func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 			var log strings.Builder
 			r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
 			u := tt.u
-			u.Targets = hostproxy.To(backend.Addr()).Targets
+			u.Targets = hostproxy.To(backend.Addr(), other.Addr()).Targets
 			r.Handle("a.test", u)
 			a := ask(&r, "GET", "http://a.test/")
 			assert.Equal(t, tt.status, a.Code)

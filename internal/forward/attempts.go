@@ -231,8 +231,9 @@ func (a *Attempts) eligible(t *Target) bool {
 
 // Again notes how the attempt ended, and begins another one if there may be one:
 // then whatever the ended one still holds is to be thrown away. False means that
-// the outcome is the exchange's; a target that answered stays counted until End.
-func (a *Attempts) Again(o Outcome) bool {
+// the exchange ends with the answer or, if that is not nil, with the failure; a
+// target that answered stays counted until End.
+func (a *Attempts) Again(o Outcome) (bool, *Failure) {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
 	switch {
@@ -245,17 +246,26 @@ func (a *Attempts) Again(o Outcome) bool {
 		a.report(&o, now)
 	}
 	if o.Failure == nil && !a.retries(o.Status) {
-		return false
+		return false, nil
+	}
+	if !a.may(&o, now) {
+		a.leave(o.Failure != nil)
+		return false, o.Failure
 	}
 	ended := a.Target
-	if !a.may(&o, now) || a.next(now) != nil {
+	fail := a.next(now)
+	if fail != nil && fail.Side != SideProxy { // no target is left
 		a.leave(o.Failure != nil)
-		return false
+		return false, o.Failure
+	}
+	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
+	if fail != nil { // Pick has panicked
+		a.leave(true)
+		return false, fail
 	}
 	ended.node.End()
 	a.f.queue.Wake()
-	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
-	return true
+	return true, nil
 }
 
 // report tells the target's monitor how the attempt ended.

@@ -154,12 +154,12 @@ func (a *fullExchange) reach() (*http.Response, *Failure) {
 	for {
 		a.flight.aim(a.attempts.Target)
 		res, err := a.try(a.attempts.Target)
-		o := a.outcome(res, err)
-		if !a.attempts.Again(o) {
-			return res, o.Failure
-		}
-		if err == nil {
+		again, fail := a.attempts.Again(a.outcome(res, err))
+		if err == nil && (again || fail != nil) {
 			res.Body.Close()
+		}
+		if !again {
+			return res, fail
 		}
 	}
 }

@@ -16,23 +16,24 @@ import (
 var ErrGivenUp = errors.New("another target was faster")
 
 // Fork begins a second attempt beside the one that goes on, and returns whom it
-// is at, or nil if there is to be none. Join must follow.
-func (a *Attempts) Fork(now time.Time) *Target {
+// is at, or nil if there is to be none. Join must follow. An error is a panic of
+// the user's Pick.
+func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	paid := a.repeated
 	if a.rec.Attempts >= a.f.Retry.Attempts || a.f.Killed() || !a.affords() {
-		return nil
+		return nil, nil
 	}
 	i, err := a.choose(now)
 	if err != nil || i < 0 {
 		if !paid {
 			a.refund() // nobody is left, so nothing is sent twice
 		}
-		return nil
+		return nil, err
 	}
 	a.tried = append(a.tried, i)
 	a.fork, a.forked = a.set.targets[i], now
 	a.rec.Attempts++
-	return a.fork
+	return a.fork, nil
 }
 
 // Join ends the attempt that did not win. lost is how it failed, or nil if it was
@@ -99,7 +100,11 @@ func (a *fullExchange) race() (*http.Response, error) {
 	}
 	var other *Target
 	if r.winner.Load() == nil {
-		other = a.attempts.Fork(time.Now())
+		var err error
+		if other, err = a.attempts.Fork(time.Now()); err != nil {
+			first.drop()
+			return nil, err
+		}
 	}
 	if other == nil {
 		<-first.done
@@ -118,6 +123,15 @@ func (a *fullExchange) race() (*http.Response, error) {
 	}
 	a.attempts.Join(one, a.lost(second.err))
 	return first.res, first.err
+}
+
+// drop gives an attempt up, whatever it has got.
+func (v *rival) drop() {
+	v.cancel()
+	<-v.done
+	if v.res != nil {
+		v.res.Body.Close()
+	}
 }
 
 // settle waits for the other one, which has nothing to win if the one that is

@@ -108,9 +108,9 @@ func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
 func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
 	for {
 		up, n, err := x.attempt(f)
-		o := x.outcome(f, up, err)
-		if !x.attempts.Again(o) {
-			return up, n, o.Failure
+		again, fail := x.attempts.Again(x.outcome(f, up, err))
+		if !again {
+			return up, n, fail
 		}
 		if up != nil {
 			up.Close()

@@ -55,7 +55,8 @@ type rival struct {
 // connection that it returns has an answer; up is closed if it is not that one.
 func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	_ = up.SetReadDeadline(deadline)
-	first, other := x.attempts.Target, x.attempts.Fork(time.Now())
+	first := x.attempts.Target
+	other, _ := x.attempts.Fork(time.Now()) // no Pick, no error
 	if other == nil {
 		return up, up.Fill()
 	}
