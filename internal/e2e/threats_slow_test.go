@@ -155,7 +155,7 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
 	impatient := func(u *hostproxy.Upstream) {
-		u.IdleTimeout, u.ResponseHeaderTimeout = 2*moment, 2*moment
+		u.IdleTimeout, u.ResponseHeaderTimeout = 4*moment, 4*moment
 		u.Targets[0].Host = full.Addr()
 	}
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
@@ -208,7 +208,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 // seconds at a time.
 func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	body := strings.Repeat("0123456789abcdef", 1<<18)
-	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 8 * moment }
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(body)})
 		c := k.connect(t)
@@ -222,7 +222,7 @@ func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 		got := 0
 		for got < len(body) {
 			<-tick.C
-			part, err := c.ReadString(min(len(body)/48, len(body)-got))
+			part, err := c.ReadString(min(len(body)/96, len(body)-got))
 			require.NoError(t, err, "after %d bytes", got)
 			got += len(part)
 		}
