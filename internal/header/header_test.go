@@ -39,17 +39,19 @@ var want = map[string]header.Class{
 
 // decide is what Classify must say of a name, but for NoTrailer.
 func decide(name string) header.Class {
-	plain := strings.Map(func(r rune) rune {
-		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
-			return r
+	lower := asciiLower(name)
+	folded := []byte(lower) // CGI knows bytes, not letters of several
+	for i, b := range folded {
+		if !('a' <= b && b <= 'z' || '0' <= b && b <= '9') {
+			folded[i] = '-'
 		}
-		return '-'
-	}, asciiLower(name))
+	}
+	plain := string(folded)
 	class, ok := want[plain]
 	if !ok && strings.HasPrefix(plain, "x-forwarded-") {
 		class = header.Forwarding
 	}
-	if plain != asciiLower(name) {
+	if plain != lower {
 		if class&(header.HopByHop|header.Framing|header.Forwarding) != 0 {
 			return header.Alias
 		}
