@@ -1,6 +1,7 @@
 package balance_test
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -54,7 +55,7 @@ func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
 		{name: "one of two is full", n: 2, state: func(cs []balance.Candidate) { full(cs[0].Node) }, want: 1, any: 1},
 		{name: "the one in service is full", n: 3, state: func(cs []balance.Candidate) { down(cs, 2); full(cs[2].Node); full(cs[0].Node) }, want: -1, any: 1},
 		{name: "a light one is left of very heavy ones", n: 3, state: func(cs []balance.Candidate) {
-			cs[0].Weight, cs[1].Weight, cs[2].Weight = 1<<62, 1<<62, 1
+			cs[0].Weight, cs[1].Weight, cs[2].Weight = math.MaxInt, math.MaxInt, 1
 			down(cs, 2)
 		}, tried: []int{0, 1}, want: 2, any: 2},
 	}

@@ -28,7 +28,7 @@ func TestIdleCandidatesShareByWeight(t *testing.T) {
 		{name: "two that differ", weights: []int{1, 3}},
 		{name: "many that differ", weights: []int{5, 1, 1, 8, 13, 2, 40}},
 		{name: "very different ones", weights: []int{1, 1000}},
-		{name: "weights with a common factor", weights: []int{100 << 40, 200 << 40, 300 << 40}},
+		{name: "weights with a common factor", weights: []int{100 << 22, 200 << 22, 300 << 22}},
 		{name: "weights that have to be rounded", weights: []int{1_000_003, 2_000_003, 3_000_017}},
 		{name: "some without weight", weights: []int{0, 2, 0, 1, 0}},
 		{name: "a gap does not favour the candidate behind it", weights: []int{1, 1, 1, 1, 1, 1, 1, 1}, down: []int{3}},
