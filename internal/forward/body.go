@@ -2,8 +2,10 @@ package forward
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +15,25 @@ import (
 
 // replayLimit is how much of a body is kept for another attempt.
 const replayLimit = 32 << 10
+
+// What a client owes an HTTP/1.x request that it sends a body with, until the
+// answer begins: something within BodyStall, and after minBodyGrace minBodyRate
+// bytes a second on average. It holds a connection all the while. A stream of
+// HTTP/2 is one of many on its connection, and may be a conversation.
+const (
+	BodyStall    = time.Minute
+	minBodyRate  = 240
+	minBodyGrace = 10 * time.Second
+)
+
+// ErrSlowBody ends the upload of a client that sends less than it owes.
+var ErrSlowBody = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
+
+// TooSlow reports whether n bytes since start are less than a client owes.
+func TooSlow(start time.Time, n int64) bool {
+	d := time.Since(start)
+	return d > minBodyGrace && float64(n) < minBodyRate*d.Seconds()
+}
 
 // A requestBody reads the client's body for one attempt after the other, notes
 // whose fault an error was, and hands the trailers on at its end.
@@ -28,7 +49,8 @@ type requestBody struct {
 	lost    atomic.Bool                // something was read that is not in kept
 	current atomic.Pointer[bodyReader] // nil between attempts
 
-	max int64 // bytes that may come; 0 means no bound
+	max   int64     // bytes that may come; 0 means no bound
+	start time.Time // when the first read began; guarded by mu
 
 	mu   sync.Mutex // held while somebody reads
 	over bool       // the exchange has ended; guarded by mu
@@ -113,12 +135,21 @@ func (b *requestBody) keep(r *bodyReader, p []byte) {
 // read reads from the client. b.mu is held.
 func (b *requestBody) read(p []byte) (int, error) {
 	b.flight.touch() // a client that sends nothing is timed
+	b.flight.owes.Store(b.q.ProtoMajor == 1)
+	if b.start.IsZero() {
+		b.start = time.Now()
+	}
 	n, err := b.q.Body.Read(p)
-	if !b.flight.begun.Load() {
+	b.flight.owes.Store(false)
+	begun := b.flight.begun.Load()
+	if !begun {
 		b.flight.last.Store(0) // now the target has its own time
 	}
-	if total := b.count.Add(int64(n)); b.max > 0 && total > b.max {
+	switch total := b.count.Add(int64(n)); {
+	case b.max > 0 && total > b.max:
 		n, err = 0, ErrBodyTooLarge
+	case err == nil && !begun && b.q.ProtoMajor == 1 && TooSlow(b.start, total):
+		n, err = 0, ErrSlowBody
 	}
 	switch {
 	case err == nil:

@@ -23,6 +23,7 @@ type flight struct {
 	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
 	begun atomic.Bool  // the response has begun
 	open  atomic.Bool  // it has no known end
+	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
 
 	mu     sync.Mutex // guards what follows
@@ -100,7 +101,7 @@ func (fl *flight) inspect(now time.Time) {
 		fl.abort(errClientGone)
 	case fl.span.Killed() || fl.expired(now):
 		fl.abort(errCut)
-	case last != 0 && fl.f.IdleTimeout > 0 && now.Sub(time.Unix(0, last)) > fl.f.IdleTimeout:
+	case last != 0 && fl.overdue(now.Sub(time.Unix(0, last))):
 		if fl.slow.Load() {
 			fl.abort(errStalled)
 		} else {
@@ -111,6 +112,15 @@ func (fl *flight) inspect(now time.Time) {
 			_ = fl.rc.SetWriteDeadline(now)
 		}
 	}
+}
+
+// overdue reports whether no byte may fail to move for that long.
+func (fl *flight) overdue(quiet time.Duration) bool {
+	limit := fl.f.IdleTimeout
+	if fl.owes.Load() && !fl.begun.Load() && (limit <= 0 || limit > BodyStall) {
+		limit = BodyStall
+	}
+	return limit > 0 && quiet > limit
 }
 
 // expired reports whether a stream has outlived its grace. fl.mu is held.

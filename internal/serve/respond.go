@@ -20,6 +20,7 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	x.rec.Status = x.res.Status
 	if x.upload.running && !x.upload.nearlySent() {
 		x.last = true // an early answer: the rest of the body is not for us to find the end of
+		x.upload.answered.Store(true)
 	}
 	method := view(x.req.Method)
 	framing := x.res.Framing(method)

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -34,18 +33,19 @@ type upload struct {
 	fetched int  // bytes of a sized body at the beginning of buf, kept for another attempt
 	spent   bool // what was read of the body is not kept
 
-	up    *pool.Conn
-	lease pool.Lease
-	buf   *uploadBuffer
-	over  []byte      // bytes behind the body, in buf
-	stop  atomic.Bool // set before the read deadline that wakes run
-	sent  atomic.Bool
-	total atomic.Int64
-	fault atomic.Pointer[error] // what the client did wrong
-	ended atomic.Int64          // when it was over, unix nanoseconds
-	max   int64                 // bytes of a body that may come; 0 means no bound
-	stall time.Duration         // how long the target may take nothing
-	done  chan struct{}
+	up       *pool.Conn
+	lease    pool.Lease
+	buf      *uploadBuffer
+	over     []byte      // bytes behind the body, in buf
+	stop     atomic.Bool // set before the read deadline that wakes run
+	sent     atomic.Bool
+	answered atomic.Bool // the response has begun
+	total    atomic.Int64
+	fault    atomic.Pointer[error] // what the client did wrong
+	ended    atomic.Int64          // when it was over, unix nanoseconds
+	max      int64                 // bytes of a body that may come; 0 means no bound
+	stall    time.Duration         // how long the target may take nothing
+	done     chan struct{}
 }
 
 type uploadBuffer struct {
@@ -55,22 +55,9 @@ type uploadBuffer struct {
 
 var uploadBuffers = sync.Pool{New: func() any { return &uploadBuffer{out: make([]byte, 0, 33<<10)} }}
 
-// bodyStall is how long a client may send nothing of a body that it announced,
-// if the upstream's IdleTimeout is not shorter.
-const bodyStall = time.Minute
-
-// A body slower than minBodyRate bytes per second, after minBodyGrace,
-// is cut off.
-const (
-	minBodyRate  = 240
-	minBodyGrace = 10 * time.Second
-)
-
 // maxInline is the largest rest of a body that is fetched without a goroutine
 // when the client has sent it already.
 const maxInline = 32 << 10
-
-var errSlow = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
 
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
@@ -79,6 +66,7 @@ func (u *upload) reset(x *exchange) {
 	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
 	u.stop.Store(false)
 	u.sent.Store(false)
+	u.answered.Store(false)
 	u.total.Store(0)
 	u.fault.Store(nil)
 	u.ended.Store(0)
@@ -235,16 +223,15 @@ func (u *upload) runSized() error {
 			return err
 		}
 		if u.tooSlow(start) {
-			return &clientError{errSlow}
+			return &clientError{forward.ErrSlowBody}
 		}
 	}
 	return nil
 }
 
-// tooSlow reports whether the client sends less than it must.
+// tooSlow reports whether the client sends less than it owes.
 func (u *upload) tooSlow(start time.Time) bool {
-	d := time.Since(start)
-	return d > minBodyGrace && float64(u.total.Load()) < minBodyRate*d.Seconds()
+	return !u.answered.Load() && forward.TooSlow(start, u.total.Load())
 }
 
 func (u *upload) runChunked() error {
@@ -276,7 +263,7 @@ func (u *upload) runChunked() error {
 			return nil
 		}
 		if u.tooSlow(start) {
-			return &clientError{errSlow}
+			return &clientError{forward.ErrSlowBody}
 		}
 		w = copy(in, in[n:w])
 		m, err := u.read(in[w:])
@@ -287,13 +274,21 @@ func (u *upload) runChunked() error {
 	}
 }
 
-// read reads from the client; its errors are the client's fault.
+// read reads from the client; its errors are the client's fault. Behind an
+// answer that has begun, it is the answer's end that ends it.
 func (u *upload) read(p []byte) (int, error) {
-	u.x.c.readBy(atMost(bodyStall, u.stall))
+	limit := time.Duration(0)
+	if !u.answered.Load() {
+		limit = atMost(forward.BodyStall, u.stall)
+	}
+	u.x.c.readBy(limit)
 	if u.stop.Load() { // or else the deadline just armed undoes interrupt
 		return 0, errStopped
 	}
 	n, err := u.x.c.stream().Read(p)
+	if n == 0 && isTimeout(err) && limit > 0 && u.answered.Load() && !u.stop.Load() {
+		return u.read(p)
+	}
 	if n > 0 {
 		if !u.x.req.Chunked {
 			u.total.Add(int64(n))
