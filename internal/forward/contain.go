@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -25,6 +27,31 @@ func Contain(hook string, err *error) {
 	if p := recover(); p != nil {
 		*err = &PanicError{hook, p, debug.Stack()}
 	}
+}
+
+// containTLS returns a copy of c in which a panic of a hook is its error: some
+// handshakes have a goroutine of their own, where it would be the program's end.
+func containTLS(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	if hook := c.GetClientCertificate; hook != nil {
+		c.GetClientCertificate = func(q *tls.CertificateRequestInfo) (cert *tls.Certificate, err error) {
+			defer Contain("TLS.GetClientCertificate", &err)
+			return hook(q)
+		}
+	}
+	if hook := c.VerifyPeerCertificate; hook != nil {
+		c.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) (err error) {
+			defer Contain("TLS.VerifyPeerCertificate", &err)
+			return hook(raw, chains)
+		}
+	}
+	if hook := c.VerifyConnection; hook != nil {
+		c.VerifyConnection = func(state tls.ConnectionState) (err error) {
+			defer Contain("TLS.VerifyConnection", &err)
+			return hook(state)
+		}
+	}
+	return c
 }
 
 // hookStatus is what the client is answered when a hook has failed: what it

@@ -105,11 +105,17 @@ func (s *set) without(other *set) (rest []*Target) {
 	return rest
 }
 
-// all calls do for each target at the same time, and joins the errors.
+// all calls do for each target at the same time, and joins the errors. A panic
+// of the user's Transport is one.
 func all(ctx context.Context, ts []*Target, do func(context.Context, *Target) error) error {
 	errs := make(chan error, len(ts))
 	for _, t := range ts {
-		go func() { errs <- do(ctx, t) }()
+		go func() {
+			var err error
+			defer func() { errs <- err }()
+			defer Contain("Transport", &err)
+			err = do(ctx, t)
+		}()
 	}
 	var joined error
 	for range ts {

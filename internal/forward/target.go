@@ -230,10 +230,7 @@ func dialer(e *Endpoint, c *Config) func(context.Context) (net.Conn, error) {
 func newPool(u *url.URL, dial func(context.Context) (net.Conn, error), c *Config) *pool.Pool {
 	p := &pool.Pool{Dial: dial}
 	if u.Scheme == "https" {
-		p.TLS = &tls.Config{}
-		if c.TLS != nil {
-			p.TLS = c.TLS.Clone()
-		}
+		p.TLS = containTLS(cmp.Or(c.TLS, &tls.Config{}))
 		p.TLS.ServerName = cmp.Or(p.TLS.ServerName, u.Hostname())
 		p.TLS.NextProtos = []string{"http/1.1"}
 	}
@@ -258,7 +255,7 @@ func http2TLS() *http.Protocols {
 func newTransport(dial func(context.Context) (net.Conn, error), c *Config, protocols func() *http.Protocols) *http.Transport {
 	var conf *tls.Config
 	if c.TLS != nil {
-		conf = c.TLS.Clone()
+		conf = containTLS(c.TLS)
 	}
 	return &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },

@@ -291,6 +291,7 @@ func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
 	if errors.As(err, &ae) {
 		fail.Op, fail.Err = ae.Op, ae.Err
 	}
+	var hook *forward.PanicError
 	var protocol *h1.Refusal
 	uploadErr := x.upload.failed()
 	switch {
@@ -301,6 +302,8 @@ func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
 		fail.Side, fail.Status, fail.Reason = forward.SideClient, forward.StatusClientClosed, "connection_terminated"
 	case x.attempts.Target.Killed() || x.c.ended():
 		fail.Side, fail.Status, fail.Reason = forward.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+	case errors.As(fail.Err, &hook):
+		fail.Side, fail.Status, fail.Reason = forward.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case errors.As(fail.Err, &protocol), errors.Is(fail.Err, errProtocol):
 		fail.Status, fail.Reason = http.StatusBadGateway, "http_protocol_error"
 	default:
