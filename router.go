@@ -51,13 +51,14 @@ type Router struct {
 	// (Let's Encrypt) for public names and LocalCA for internal ones.
 	TLS TLS
 
-	// Logger gets what operators need to know. Nil means slog.Default().
+	// Logger gets what operators need to know, of the upstreams of routes too.
+	// Nil means slog.Default().
 	Logger *slog.Logger
 
 	// Observe is called once at the end of every exchange, aborted ones
 	// included, on the exchange's goroutine. The Exchange is valid only
-	// during the call; copy it to keep it. When nil, exchanges that fail on
-	// the upstream's side are logged as warnings.
+	// during the call; copy it to keep it. When nil, exchanges that fail by no
+	// fault of the client's are logged as warnings.
 	Observe func(*Exchange)
 
 	certs keeper
@@ -69,6 +70,7 @@ type Router struct {
 	limitErr  error
 
 	mu    sync.Mutex                           // serialises writers
+	uses  map[*Upstream]int                    // how many routes lead there; guarded by mu
 	table atomic.Pointer[routes.Table[*route]] // read without mu
 }
 
@@ -272,7 +274,9 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) is taken by %q (registered at %s)",
 			pattern, where, old.Pattern, old.Where))
 	}
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Where: where}))
+	rt := newRoute(p, h)
+	r.use(rt)
+	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: where}))
 }
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
@@ -290,9 +294,11 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	if taken && sameHandler(old.Value.handler, h) {
 		return nil
 	}
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Where: caller(2)}))
+	rt := newRoute(p, h)
+	r.use(rt)
+	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: caller(2)}))
 	if taken {
-		old.Value.retire()
+		r.leave(old.Value)
 	}
 	return nil
 }
@@ -312,7 +318,7 @@ func (r *Router) Remove(pattern string) bool {
 	}
 	t, _ := r.table.Load().Without(p)
 	r.publish(t)
-	old.Value.retire()
+	r.leave(old.Value)
 	return true
 }
 
@@ -347,13 +353,41 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	if err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
+	for n := range t.All() {
+		if o, ok := old.Get(n.Pattern); !ok || n.Value != o.Value {
+			r.use(n.Value)
+		}
+	}
 	r.publish(t)
 	for o := range old.All() {
 		if n, ok := t.Get(o.Pattern); !ok || n.Value != o.Value {
-			o.Value.retire()
+			r.leave(o.Value)
 		}
 	}
 	return nil
+}
+
+// use notes that rt is about to be in the table. r.mu is held.
+func (r *Router) use(rt *route) {
+	upstreams(rt.handler, func(u *Upstream) {
+		if r.uses == nil {
+			r.uses = make(map[*Upstream]int)
+		}
+		r.uses[u]++
+		u.logTo(r.logger)
+	})
+}
+
+// leave ends rt, which is in the table no more, and what goes on in the
+// background for upstreams that no route leads to any longer. r.mu is held.
+func (r *Router) leave(rt *route) {
+	rt.retire()
+	upstreams(rt.handler, func(u *Upstream) {
+		if r.uses[u]--; r.uses[u] == 0 {
+			delete(r.uses, u)
+			go u.compiled.CloseIdle() // registration compiled it; a hook of its own may be who removes it
+		}
+	})
 }
 
 // All returns the routes as they are now, sorted by pattern. Changes during

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
@@ -33,8 +34,8 @@ type Upstream struct {
 	Targets []*url.URL
 
 	// Discover finds the targets in place of Targets, which serve until it has
-	// found some. It runs from the first request until Server.Serve or Drain
-	// ends. Nil means that Targets are all. See DNS and SRV.
+	// found some. It runs from the first request for as long as Health checks.
+	// Nil means that Targets are all. See DNS and SRV.
 	Discover Source
 
 	// Policy is how a target is chosen. The zero value is LessBusy.
@@ -159,13 +160,26 @@ type Upstream struct {
 	once     sync.Once
 	compiled *forward.Forwarder
 	err      error
+	log      atomic.Pointer[func() *slog.Logger] // of the first Router that routed it
 }
+
+// logger is where background work logs.
+func (u *Upstream) logger() *slog.Logger {
+	if log := u.log.Load(); log != nil {
+		return (*log)()
+	}
+	return slog.Default()
+}
+
+// logTo makes u log there, unless it has been told before.
+func (u *Upstream) logTo(logger func() *slog.Logger) { u.log.CompareAndSwap(nil, &logger) }
 
 // A Source finds targets: it publishes the whole list whenever that may have
 // changed, until ctx is done. When it returns before, or panics, it is started
 // again after a moment, and what it published last stays, as it does when it
 // publishes nothing: a source that is down must not stop a service. What goes
-// wrong is logged. Targets that go end like those of Remove.
+// wrong is logged. Targets that go end like those of Remove. Endpoints beyond
+// 4,096 are left out.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // An Endpoint is a target that was found.
@@ -188,8 +202,13 @@ func DNS(target string, interval time.Duration) Source {
 
 // SRV returns a Source of the targets that the SRV records of
 // _service._proto.name name, with their weights; those of a higher priority
-// value are left out. scheme is that of the targets.
+// value are left out. scheme is that of the targets: http, https or h2c. They
+// are looked up every interval, at least every second apart. SRV panics on
+// another scheme.
 func SRV(scheme, service, proto, name string, interval time.Duration) Source {
+	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
+		panic(fmt.Sprintf("hostproxy: SRV: scheme %q: want http, https or h2c", scheme))
+	}
 	return publicSource(discover.Services(net.DefaultResolver, scheme, service, proto, name, interval))
 }
 
@@ -247,8 +266,9 @@ type HashKey struct {
 
 // A HealthCheck asks a target whether it serves: by connecting to it or, with a
 // Path, by a GET, or by the gRPC health protocol. Checks begin with the first
-// request and end with Server.Serve or Drain. Targets of a Replace are asked even
-// without an Interval.
+// request and end with Server.Serve, Router.Close, the last route that leads to
+// the Upstream, or Drain, which is the only one of them for an Upstream inside a
+// handler of your own. Targets of a Replace are asked even without an Interval.
 type HealthCheck struct {
 	Path     string      // path and query; "" means to connect only
 	Host     string      // in the Host field; "" means the target's
@@ -481,6 +501,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 		if o, err = other.compile(); err != nil {
 			return err
 		}
+		other.logTo(u.logger)
 	}
 	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
 }
@@ -555,7 +576,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
 		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
 	}
-	rule, err := u.RateLimit.rule(slog.Default)
+	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
 	}
@@ -596,7 +617,7 @@ func (u *Upstream) changed(t any, s health.Status) {
 		var err error
 		defer func() {
 			if err != nil {
-				slog.Error("hook failed", "cause", err)
+				u.logger().Error("hook failed", "cause", err)
 			}
 		}()
 		defer forward.Contain("TargetChanged", &err)
@@ -607,7 +628,7 @@ func (u *Upstream) changed(t any, s health.Status) {
 	if s.State == health.Up {
 		level = slog.LevelInfo
 	}
-	slog.Log(context.Background(), level, "target changed", "target", t.(*Target).String(), "state", string(s.State), "cause", s.Reason)
+	u.logger().Log(context.Background(), level, "target changed", "target", t.(*Target).String(), "state", string(s.State), "cause", s.Reason)
 }
 
 func (u *Upstream) config() forward.Config {
@@ -621,6 +642,7 @@ func (u *Upstream) config() forward.Config {
 		MaxQueue:              u.Queue.Max,
 		QueueWait:             u.Queue.Wait,
 		Discover:              u.source(),
+		NotFound:              func(err error) { u.logger().Warn("targets not found", "cause", err) },
 		Retry:                 u.Retry.config(),
 		Hedge:                 u.Hedge,
 		Transport:             u.Transport,

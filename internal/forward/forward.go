@@ -58,6 +58,7 @@ type Config struct {
 	// Discover finds the endpoints in place of Targets. Nil means that Targets
 	// are all.
 	Discover discover.Source
+	NotFound func(error) // told why Discover finds nothing; nil tells nobody
 
 	// FailClosed answers with 503 when no target is up; else they are tried
 	// as if all were.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -64,23 +63,40 @@ func (f *Forwarder) watchThese(ts []*Target) {
 	}
 }
 
-// stopWatching ends the lookout, and returns when nothing of it goes on.
+// stopWatching ends the lookout, and returns when nothing of it goes on. It does
+// not wait for ever for a source, a hook or a transport that does not heed its
+// context.
 func (f *Forwarder) stopWatching() {
 	f.looking.Lock()
 	l := f.lookout.Swap(nil)
 	f.looking.Unlock()
-	if l != nil {
-		l.stop()
+	if l == nil {
+		return
+	}
+	l.stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
 		l.work.Wait()
+	}()
+	late := time.NewTimer(endPatience)
+	defer late.Stop()
+	select {
+	case <-ended:
+	case <-late.C:
 	}
 }
 
 // discover runs Discover until ctx is done.
 func (f *Forwarder) discover(ctx context.Context) {
-	discover.Run(ctx, f.Discover, func(found []discover.Endpoint) error { return f.find(ctx, found) }, notFound)
+	discover.Run(ctx, f.Discover, func(found []discover.Endpoint) error { return f.find(ctx, found) }, f.notFound)
 }
 
-func notFound(err error) { slog.Warn("targets not found", "cause", err) }
+func (f *Forwarder) notFound(err error) {
+	if f.NotFound != nil {
+		f.NotFound(err)
+	}
+}
 
 // find makes what was discovered the endpoints. What is no target is left out.
 func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
@@ -91,7 +107,7 @@ func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
 			err = fmt.Errorf("target %s has a negative weight", e.Target)
 		}
 		if err != nil {
-			notFound(err)
+			f.notFound(err)
 			continue
 		}
 		es = append(es, Endpoint{URL: u, Addr: e.Addr, Weight: e.Weight})

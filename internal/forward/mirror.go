@@ -34,7 +34,7 @@ type mirror struct {
 const (
 	maxCopies   = 128
 	copyTimeout = 30 * time.Second
-	endPatience = 5 * time.Second // with copies that were cut off
+	endPatience = 5 * time.Second // with what was told to end in the background
 )
 
 // Mirror sends copies of that share of the exchanges to the other Forwarder,
