@@ -44,28 +44,23 @@ func (c *conn) readNow(p []byte) (n int) {
 	return n
 }
 
-// tlsAlert and tlsGoodbye are how a client says that it leaves: an alert, or
-// under TLS 1.3 a record just as long as one.
-const (
-	tlsAlert   = 0x15
-	tlsGoodbye = 2 + 1 + 16
-)
-
 // peekGone reports whether the client has closed its side or reset the
-// connection, without taking any of its bytes.
+// connection, without taking any of its bytes. Under TLS there is an alert
+// before the end of the stream, which cannot be told from the client's data;
+// while that is still wanted, the end has to wait for it.
 func (c *conn) peekGone() (gone bool) {
 	if c.raw == nil {
 		return false
 	}
 	err := c.raw.Control(func(fd uintptr) {
-		var p [5]byte
+		var p [1]byte
 		n, _, err := syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		switch {
 		case err == syscall.EAGAIN, err == syscall.EINTR:
 		case err != nil, n == 0:
 			gone = true
-		case c.tls != nil && n == 5:
-			gone = p[0] == tlsAlert || int(p[3])<<8|int(p[4]) == tlsGoodbye
+		case c.tls != nil && !c.unread.Load():
+			gone = hungUp(fd)
 		}
 	})
 	return gone || err != nil

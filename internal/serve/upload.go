@@ -85,6 +85,9 @@ func (u *upload) reset(x *exchange) {
 		u.pending = u.state == nil
 		u.total.Store(int64(len(u.data)))
 	}
+	if x.c.unread.Load() != u.pending {
+		x.c.unread.Store(u.pending)
+	}
 }
 
 // inline appends to x.out, behind the head, what of the body has come.
@@ -127,6 +130,7 @@ func (u *upload) fetch() {
 		u.total.Add(int64(n))
 	}
 	u.pending = u.left > 0
+	u.x.c.unread.Store(u.pending)
 }
 
 func appendData(dst, data []byte) []byte {
@@ -191,6 +195,7 @@ func (u *upload) run() {
 	u.ended.Store(time.Now().UnixNano()) // a failed one too: the target has only so long to say why
 	if err == nil {
 		u.sent.Store(true)
+		u.x.c.unread.Store(false)
 		return
 	}
 	var client *clientError

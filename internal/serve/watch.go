@@ -14,6 +14,8 @@ type watched struct {
 	gone atomic.Bool // the client left
 	over atomic.Bool // the server, the route or the upstream ended the exchange
 
+	unread atomic.Bool // some of the request's body is still to be read
+
 	mu      sync.Mutex // guards what follows
 	resting bool       // waits for a request
 	woken   bool       // wake set a read deadline

@@ -1,0 +1,172 @@
+package e2e_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A bodyFeed is a request body that comes at a steady rate.
+type bodyFeed struct {
+	size, piece int // bytes in all, and every fifth of a second
+}
+
+// send writes the body to w, and returns how long that took, or how long it was until it failed.
+func (b bodyFeed) send(w io.Writer) time.Duration {
+	start := time.Now()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for sent := 0; sent < b.size; sent += b.piece {
+		<-tick.C
+		if _, err := io.WriteString(w, strings.Repeat("x", b.piece)); err != nil {
+			break
+		}
+	}
+	return time.Since(start)
+}
+
+// talker answers /talk before it has read the body, and everything else behind it.
+func talker(w http.ResponseWriter, q *http.Request) {
+	if q.URL.Path == "/talk" {
+		rc := http.NewResponseController(w)
+		_ = rc.EnableFullDuplex()
+		io.WriteString(w, "first ")
+		_ = rc.Flush()
+	}
+	n, _ := io.Copy(io.Discard, q.Body)
+	fmt.Fprintf(w, "%d", n)
+}
+
+// upload sends a request with the body over a new connection to s, and returns all that is answered.
+func (s *site) upload(path string, b bodyFeed) (string, error) {
+	nc, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		return "", err
+	}
+	defer nc.Close()
+	if s.tls != nil {
+		nc = tls.Client(nc, s.tls)
+	}
+	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return "", err
+	}
+	fmt.Fprintf(nc, "POST %s HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", path, b.size)
+	var sender sync.WaitGroup
+	sender.Go(func() { b.send(nc) })
+	all, err := io.ReadAll(nc)
+	nc.Close() // the sender sees it too
+	sender.Wait()
+	if len(all) > 0 {
+		err = nil // a reset behind an answer
+	}
+	return string(all), err
+}
+
+// A client that sends a body so slowly that it just holds a connection is told so, in every lane alike. One that is
+// slow but moves is not, nor is one that is being answered already, nor a stream of HTTP/2.
+func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as the grace")
+	}
+	proxytest.NoLeaks(t)
+	backend := proxytest.NewServer(t, http.HandlerFunc(talker))
+	toTalker := func(s *site) { s.upstream = hostproxy.To(backend.Addr()) }
+	idle := bodyFeed{size: 100_000, piece: 4} // 20 bytes a second
+	steady := bodyFeed{size: 5_200, piece: 80}
+	chatty := bodyFeed{size: 260, piece: 4}
+	var uploads sync.WaitGroup
+	for _, l := range lanes {
+		s := newSite(t, l, nil, toTalker)
+		uploads.Go(func() {
+			start := time.Now()
+			got, err := s.upload("/", idle)
+			took := time.Since(start)
+			if assert.NoError(t, err, l.name) {
+				assert.True(t, strings.HasPrefix(got, "HTTP/1.1 408 "), "%s: an idle body is cut off: %q", l.name, got)
+				assert.GreaterOrEqual(t, took, 10*time.Second, l.name)
+				assert.Less(t, took, 20*time.Second, l.name)
+			}
+		})
+		uploads.Go(func() {
+			got, err := s.upload("/", steady)
+			if assert.NoError(t, err, l.name) {
+				assert.True(t, strings.HasSuffix(got, "5200"), "%s: a steady body arrives: %q", l.name, got)
+			}
+		})
+		uploads.Go(func() {
+			got, err := s.upload("/talk", chatty)
+			if assert.NoError(t, err, l.name) {
+				assert.Contains(t, got, "first ", "%s: answered early", l.name)
+				assert.Contains(t, got, "260", "%s: a body behind its answer may be slow: %q", l.name, got)
+			}
+		})
+		if !l.secure || l.handler {
+			continue
+		}
+		client := proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2")
+		client.Transport.(*http.Transport).ResponseHeaderTimeout = time.Minute
+		uploads.Go(func() {
+			r, w := io.Pipe()
+			go func() {
+				chatty.send(w)
+				w.Close()
+			}()
+			res, err := client.Post("https://a.test/", "application/grpc", r)
+			if assert.NoError(t, err, "an HTTP/2 stream") {
+				defer res.Body.Close()
+				body, err := io.ReadAll(res.Body)
+				assert.NoError(t, err)
+				assert.Equal(t, "260", string(body))
+			}
+		})
+	}
+	uploads.Wait()
+}
+
+// Two bytes of data are a TLS record of the length of an alert. A client that sends them while its request waits has
+// not left.
+func TestTwoBytesAreNoGoodbye(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		for {
+			q, err := c.ReadRequest()
+			if err != nil {
+				return
+			}
+			time.Sleep(2 * moment)
+			if c.Send("HTTP/1.1 200 OK\r\n"+sized(string(q.Content))) != nil {
+				return
+			}
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		require.NoError(t, s.upstream.Pause(time.Minute))
+		c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n")
+		c.Send("{}")
+		time.Sleep(2 * moment) // the sweeper looks more than once
+		require.NoError(t, s.upstream.Resume())
+		p := c.Response("POST")
+		assert.Equal(t, 200, p.StatusCode, "a body that came while the request waited")
+		assert.Equal(t, "{}", string(p.Content))
+
+		c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello")
+		s.backend.WaitRequests(2)
+		c.Send("\r\n") // some clients do (RFC 9112, 2.2)
+		p = c.Response("POST")
+		assert.Equal(t, 200, p.StatusCode, "an empty line while the target thinks")
+		assert.Equal(t, "hello", string(p.Content))
+		assert.Equal(t, 200, c.Do(get).StatusCode, "the connection goes on")
+	})
+}
