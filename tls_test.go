@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -361,6 +362,42 @@ func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
 		}
 		require.Equal(t, 1, reached)
 		reached = 0
+	}
+}
+
+// A client that names no host shakes hands as one of the default host, and must not pass as one of all others then.
+func TestWhoNamesNoHostDoesNotSkipClientAuthentication(t *testing.T) {
+	_, clientRoots := proxytest.Certificate(t, "client.example")
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		var reached atomic.Int64
+		var r hostproxy.Router
+		r.TLS.Storage = files(t)
+		r.TLS.DefaultHost = "public.localhost"
+		r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{
+			"public.localhost": {CAs: clientRoots, Mode: tls.VerifyClientCertIfGiven},
+			"*":                {CAs: clientRoots},
+		}
+		r.Handle("public.localhost", named("public"))
+		r.Handle("secret.localhost", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
+		s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+		conf := &tls.Config{RootCAs: localRoots(t, r.TLS.Storage), InsecureSkipVerify: true, NextProtos: []string{protocol}}
+		tr := &http.Transport{
+			DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+				return tls.Dial("tcp", s.HTTPS, conf)
+			},
+			ForceAttemptHTTP2: true,
+		}
+		t.Cleanup(tr.CloseIdleConnections)
+		for host, want := range map[string]int{"public.localhost": http.StatusOK, "secret.localhost": http.StatusMisdirectedRequest} {
+			q, err := http.NewRequest("GET", "https://127.0.0.1/", nil)
+			require.NoError(t, err)
+			q.Host = host
+			resp, err := tr.RoundTrip(q)
+			require.NoError(t, err, protocol)
+			resp.Body.Close()
+			assert.Equal(t, want, resp.StatusCode, "%s, %s", protocol, host)
+		}
+		assert.Zero(t, reached.Load(), protocol)
 	}
 }
 

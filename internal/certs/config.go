@@ -22,7 +22,7 @@ func (m *Manager) checkTLS() error {
 	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && len(m.options.ClientAuth) > 0 {
 		errs = append(errs, errors.New("Config.GetConfigForClient and ClientAuth exclude each other"))
 	}
-	m.realms, err = NewRealms(m.options.ClientAuth)
+	m.realms, err = NewRealms(m.options.ClientAuth, m.options.DefaultHost)
 	return errors.Join(append(errs, err)...)
 }
 
@@ -112,6 +112,6 @@ func (m *Manager) configForClient(r *realmConfigs) func(*tls.ClientHelloInfo) (*
 		if isChallenge(hello) {
 			return r.challenge, nil
 		}
-		return r.byRealm[r.realms.of(m.nameOf(hello))], nil
+		return r.byRealm[r.realms.shaken(hello.ServerName)], nil
 	}
 }

@@ -281,7 +281,7 @@ func TestRealms(t *testing.T) {
 	pool := x509.NewCertPool()
 	r, err := certs.NewRealms(map[string]certs.ClientAuth{
 		"A.example.com.": {CAs: pool}, "*.internal.example.com": {CAs: pool}, "*": {Mode: tls.RequestClientCert},
-	})
+	}, "")
 	require.NoError(t, err)
 	for _, c := range []struct {
 		sni, host string
@@ -297,12 +297,19 @@ func TestRealms(t *testing.T) {
 		{"", "a.example.com", false},
 		{"", "b.example.com", true},
 		{"not a name", "a.example.com", false},
+		{"no name.internal.example.com", "y.internal.example.com", false},
+		{"no name.internal.example.com", "b.example.com", true},
 	} {
 		assert.Equal(t, c.same, r.Same(c.sni, c.host), "%s, %s", c.sni, c.host)
 	}
+	named, err := certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {CAs: pool}, "*": {CAs: pool}}, "a.example.com")
+	require.NoError(t, err)
+	assert.True(t, named.Same("", "a.example.com"), "no SNI is the default host's")
+	assert.False(t, named.Same("", "b.example.com"))
+
 	assert.True(t, (*certs.Realms)(nil).Same("a", "b"))
 	assert.Zero(t, testing.AllocsPerRun(100, func() { r.Same("x.internal.example.com", "x.internal.example.com") }))
 
-	_, err = certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {CAs: pool}, "A.example.com": {CAs: pool}})
+	_, err = certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {CAs: pool}, "A.example.com": {CAs: pool}}, "")
 	assert.ErrorContains(t, err, `host "a.example.com" is there twice`)
 }

@@ -25,14 +25,17 @@ type ClientAuth struct {
 // belongs to one: what it proved to one realm counts for no other. A nil Realms
 // is one realm, open to all.
 type Realms struct {
-	auths []ClientAuth   // by realm, from 1; 0 is the open realm
-	hosts map[string]int // by host, wildcard, or "*"
+	auths   []ClientAuth   // by realm, from 1; 0 is the open realm
+	hosts   map[string]int // by host, wildcard, or "*"
+	unnamed int            // the realm of clients that send no SNI
 }
 
 // NewRealms makes each pattern a realm: a host, a wildcard, or "*" for all
-// others. It reads the CA files. The error says all that is wrong: a CA that is
-// missing must neither open a host to everybody nor close it unnoticed.
-func NewRealms(auths map[string]ClientAuth) (*Realms, error) {
+// others. Clients that send no SNI are in that of fallback, a canonical host, or
+// in that of all others if it is "". It reads the CA files. The error says all
+// that is wrong: a CA that is missing must neither open a host to everybody nor
+// close it unnoticed.
+func NewRealms(auths map[string]ClientAuth, fallback string) (*Realms, error) {
 	r := &Realms{auths: []ClientAuth{{}}, hosts: make(map[string]int)}
 	var errs []error
 	for pattern, a := range auths {
@@ -50,6 +53,7 @@ func NewRealms(auths map[string]ClientAuth) (*Realms, error) {
 		r.hosts[key] = len(r.auths)
 		r.auths = append(r.auths, a)
 	}
+	r.unnamed = r.of(fallback)
 	return r, errors.Join(errs...)
 }
 
@@ -97,16 +101,20 @@ func canonicalPattern(pattern string) (string, error) {
 //
 // Hot path: without realms, one comparison; no allocation.
 func (r *Realms) Same(sni, host string) bool {
-	if r.empty() {
-		return true
+	return r.empty() || sni == host || r.shaken(sni) == r.of(host)
+}
+
+// shaken returns the realm that a handshake with that SNI is for: the one
+// function for the handshake and for what comes over its connection.
+func (r *Realms) shaken(sni string) int {
+	if sni == "" && r != nil {
+		return r.unnamed
 	}
-	if sni != "" && sni != host {
-		// A name that is none got no certificate either, and has no realm.
-		if name, err := hostname.Canonical(sni); err == nil {
-			sni = name
-		}
+	name, err := hostname.Canonical(sni)
+	if err != nil {
+		name = "" // is none of anybody's
 	}
-	return r.of(sni) == r.of(host)
+	return r.of(name)
 }
 
 func (r *Realms) empty() bool { return r == nil || len(r.hosts) == 0 }
