@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -227,6 +229,7 @@ func TestUpstreamsThatBreakTheirFramingAre502(t *testing.T) {
 		{"a 101 that nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
 		{"a head without end", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20)},
 		{"interim responses without end", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 10000)},
+		{"interim responses of too many bytes", strings.Repeat("HTTP/1.1 103 Early Hints\r\nX: "+strings.Repeat("x", 6000)+"\r\n\r\n", 20)},
 		{"half a head", "HTTP/1.1 200 OK\r\nContent-Le"},
 		{"nothing", ""},
 	}
@@ -292,6 +295,25 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 			})
 		})
 	}
+}
+
+// To an HTTP/1.0 client the end of the connection is that of the body, unless it is a reset.
+func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			_ = c.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n")
+		var err error
+		for p := make([]byte, 1024); err == nil; {
+			_, err = c.Conn.Conn.Read(p)
+		}
+		assert.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.NotEqual(t, io.EOF, err, "a clean end")
+	})
 }
 
 // The head of an answer without a body is read before its connection serves somebody else.

@@ -21,7 +21,7 @@ import (
 const (
 	maxInlineBody = 16 << 10    // a body in memory up to this size goes out with the head
 	continueWait  = time.Second // how long a target may think about Expect: 100-continue
-	maxInterimSum = 64 << 10    // bytes of all interim response heads
+	MaxInterimSum = 64 << 10    // bytes of all interim response heads
 )
 
 // A try is a request on its way over one connection, and its response head.
@@ -201,7 +201,7 @@ func protocolError(err error) error {
 // onInterim passes a 1xx on. Any of them lets a body go that was held back: a
 // target that has begun to work need not be waited for.
 func (t *try) onInterim(n int) error {
-	if t.interim += n; t.interim > maxInterimSum {
+	if t.interim += n; t.interim > MaxInterimSum {
 		return errInterim
 	}
 	status, h := t.s.res.Status, responseHeader(&t.s.res)

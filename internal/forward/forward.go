@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"slices"
@@ -259,10 +260,34 @@ var ErrDraining = errors.New("upstream is draining")
 func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
 	if a.wrote {
 		a.x.Fail(fail)
+		if !a.q.ProtoAtLeast(1, 1) {
+			sever(a.w)
+		}
 		panic(http.ErrAbortHandler)
 	}
 	a.closeAfter()
 	f.refuse(a.w, a.q, a.x, fail)
+}
+
+// sever resets the connection of an HTTP/1.0 client, for whom an end like any
+// other would be that of a body without a length.
+func sever(w http.ResponseWriter) {
+	nc, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { nc.Close() }() // under TLS without a goodbye: below it
+	for {
+		switch c := nc.(type) {
+		case interface{ SetLinger(int) error }:
+			_ = c.SetLinger(0)
+			return
+		case interface{ NetConn() net.Conn }:
+			nc = c.NetConn()
+		default:
+			return
+		}
+	}
 }
 
 func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {

@@ -166,13 +166,19 @@ func (c *conn) cut() {
 	c.Close()
 }
 
+// SetLinger is [net.TCPConn.SetLinger], where there is one below.
+func (c *conn) SetLinger(sec int) error {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.SetLinger(sec)
+	}
+	return nil
+}
+
 // forsake makes Close drop what the client has not taken, which the kernel
 // would keep for a client that takes nothing.
 func (c *conn) forsake() {
 	c.forsaken.Store(true)
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
+	_ = c.SetLinger(0)
 }
 
 // What lingerClose reads and waits at most.

@@ -67,6 +67,9 @@ func (r *replay) Read(p []byte) (int, error) {
 	return r.Conn.Read(p)
 }
 
+// NetConn returns what is below.
+func (r *replay) NetConn() net.Conn { return r.Conn }
+
 // CloseWrite half-closes connections that can.
 func (r *replay) CloseWrite() error {
 	if c, ok := r.Conn.(interface{ CloseWrite() error }); ok {

@@ -71,7 +71,7 @@ func (x *exchange) conclude(up *pool.Conn, keep bool) step {
 func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 	x.res.Reset()
 	x.res.MaxHead = pool.BufferSize
-	for interim := 0; ; {
+	for interim, sum := 0, 0; ; {
 		n, err := x.res.Parse(up.Buffered())
 		switch {
 		case err == h1.ErrMore:
@@ -90,6 +90,9 @@ func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 		default:
 			if interim++; interim > maxInterim {
 				return 0, protocolError("more than %d interim responses", maxInterim)
+			}
+			if sum += n; sum > forward.MaxInterimSum {
+				return 0, protocolError("interim responses of more than %d bytes", forward.MaxInterimSum)
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the full lane's
 				x.out = f.AppendInterim(x.out[:0], &x.res)
