@@ -39,6 +39,39 @@ func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
 	})
 }
 
+// What a client does wrong while it is being answered is its own fault, too.
+func TestAClientsFaultBehindAnAnswerIsItsOwn(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err == nil {
+			_ = c.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
+			_, _ = c.ReadAll() // until the proxy gives up
+		}
+	}
+	tests := []struct {
+		about string
+		do    func(*testing.T, *proxytest.Client)
+	}{
+		{"leaves in the middle of its body", func(t *testing.T, c *proxytest.Client) { require.NoError(t, c.Close()) }},
+		{"sends a bad chunk", func(_ *testing.T, c *proxytest.Client) { c.Send("zz\r\n") }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+				c.Head()
+				tt.do(t, c)
+				x := s.record(t, 1)
+				assert.Equal(t, 499, x.Status)
+				var failure *hostproxy.Error
+				require.ErrorAs(t, x.Err, &failure)
+				assert.Equal(t, hostproxy.SideClient, failure.Side)
+				assert.Equal(t, "copy", failure.Op)
+			})
+		})
+	}
+}
+
 func TestADialErrorMovesOnWithTheWholeBody(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for range 8 { // the first choice is random
@@ -85,12 +118,20 @@ func TestEveryExchangeHasItsRecord(t *testing.T) {
 		assert.Equal(t, 1, x.Attempts)
 		assert.Equal(t, ip(c), x.Peer.String())
 		assert.Positive(t, x.Duration)
+		assert.Positive(t, x.Dial)
+		assert.Positive(t, x.FirstByte)
+		assert.GreaterOrEqual(t, x.Duration, x.FirstByte)
 		assert.NoError(t, x.Err)
+
+		c.Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		x = s.record(t, 2)
+		assert.Zero(t, x.Dial, "the connection was kept")
+		assert.Positive(t, x.FirstByte)
 
 		c = s.dial(t)
 		c.Send("GET / HTTP/1.1\r\nHost: nobody.test\r\n\r\n")
 		refused := c.Response("GET")
-		x = s.record(t, 2)
+		x = s.record(t, 3)
 		assert.Equal(t, refused.StatusCode, x.Status)
 		assert.Empty(t, x.Pattern)
 		assert.Empty(t, x.Target)

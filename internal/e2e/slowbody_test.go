@@ -144,7 +144,7 @@ func TestTwoBytesAreNoGoodbye(t *testing.T) {
 			if err != nil {
 				return
 			}
-			time.Sleep(2 * moment)
+			<-time.After(2 * moment)
 			if c.Send("HTTP/1.1 200 OK\r\n"+sized(string(q.Content))) != nil {
 				return
 			}
@@ -155,7 +155,7 @@ func TestTwoBytesAreNoGoodbye(t *testing.T) {
 		require.NoError(t, s.upstream.Pause(time.Minute))
 		c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n")
 		c.Send("{}")
-		time.Sleep(2 * moment) // the sweeper looks more than once
+		<-time.After(2 * moment) // the sweeper looks more than once
 		require.NoError(t, s.upstream.Resume())
 		p := c.Response("POST")
 		assert.Equal(t, 200, p.StatusCode, "a body that came while the request waited")

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -33,7 +34,13 @@ func echoes(c *proxytest.BackendConn) {
 }
 
 func TestBytesReachTheClientAsTheyCome(t *testing.T) {
-	for _, kind := range []string{"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked"} {
+	for _, kind := range []string{"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked", "Content-Length: 12"} {
+		frame := func(part string) string {
+			if strings.HasPrefix(kind, "Content-Length") {
+				return part
+			}
+			return "4\r\n" + part + "\r\n"
+		}
 		t.Run(kind, func(t *testing.T) {
 			next := make(chan struct{})
 			script := func(c *proxytest.BackendConn) {
@@ -45,9 +52,11 @@ func TestBytesReachTheClientAsTheyCome(t *testing.T) {
 					if !c.Wait(next) {
 						return
 					}
-					_ = c.Send("4\r\n" + part + "\r\n")
+					_ = c.Send(frame(part))
 				}
-				_ = c.Send("0\r\n\r\n")
+				if frame("") != "" {
+					_ = c.Send("0\r\n\r\n")
+				}
 			}
 			overEachLane(t, script, func(t *testing.T, s *site) {
 				c := s.dial(t)
@@ -55,11 +64,60 @@ func TestBytesReachTheClientAsTheyCome(t *testing.T) {
 				assert.True(t, strings.HasPrefix(c.Head(), "HTTP/1.1 200 OK"), "the head comes before the first byte of the body")
 				for _, part := range []string{"one\n", "two\n", "end\n"} {
 					next <- struct{}{}
-					c.Expect("4\r\n" + part + "\r\n")
+					c.Expect(frame(part))
 				}
 			})
 		})
 	}
+}
+
+// Behind http.Transport nobody knows what has arrived.
+func TestASlowSizedBodyFromAnH2CTargetReachesTheClientAsItComes(t *testing.T) {
+	next := make(chan struct{})
+	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Length", "12")
+		for _, part := range []string{"one\n", "two\n", "end\n"} {
+			_, _ = io.WriteString(w, part)
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-next:
+			case <-q.Context().Done():
+			}
+		}
+	}))
+	overEachLane(t, nil, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		assert.Contains(t, c.Head(), "Content-Length: 12")
+		for _, part := range []string{"one\n", "two\n", "end\n"} {
+			c.Expect(part)
+			next <- struct{}{}
+		}
+		require.NoError(t, s.upstream.Drain(t.Context()))
+	}, func(s *site) { s.upstream = hostproxy.To("h2c://" + backend.Addr()) })
+}
+
+// An h2c target cannot be asked for an upgrade. That is no failure of its, which a client could make it pay for.
+func TestAnUpgradeIsNotAskedOfAnH2CTarget(t *testing.T) {
+	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		assert.Empty(t, q.Header.Get("Upgrade"))
+		_, _ = io.WriteString(w, "plain")
+	}))
+	overEachLane(t, nil, func(t *testing.T, s *site) {
+		for range 3 {
+			p := s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+				"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+			assert.Equal(t, 200, p.StatusCode, "a server may ignore the wish")
+			assert.Equal(t, "plain", string(p.Content))
+		}
+		for target := range s.upstream.All() {
+			assert.Equal(t, "up", target.Health().State)
+		}
+		require.NoError(t, s.upstream.Drain(t.Context()))
+	}, func(s *site) {
+		s.upstream = hostproxy.To("h2c://" + backend.Addr())
+		s.upstream.Breaker = &hostproxy.Breaker{Failures: 1}
+	})
 }
 
 func TestAnEarlyResponseToAnUnfinishedUpload(t *testing.T) {

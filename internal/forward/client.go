@@ -91,7 +91,11 @@ func (t *try) connect(fresh bool) error {
 			ctx, cancel = context.WithTimeout(ctx, d)
 			defer cancel()
 		}
+		start := time.Now()
 		conn, err := t.c.pool.Open(ctx)
+		if x, ok := t.ctx.(interface{ dialed(time.Duration) }); ok {
+			x.dialed(time.Since(start))
+		}
 		var handshake *pool.HandshakeError
 		switch {
 		case errors.As(err, &handshake):

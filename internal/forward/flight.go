@@ -179,6 +179,9 @@ func (fl *flight) bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
+// dialed notes how long the exchange has waited for a connection to be opened.
+func (fl *flight) dialed(d time.Duration) { fl.x.Dial += d }
+
 func (fl *flight) unbind() bool {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()

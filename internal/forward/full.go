@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
+	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -204,6 +206,7 @@ func (a *fullExchange) try(t *Target) (*http.Response, error) {
 			a.done()
 		}
 		ctx, a.done = a.flight.cancelable()
+		ctx = httptrace.WithClientTrace(ctx, a.dialTrace())
 	} else if a.short() {
 		return a.doShort(own, t)
 	}
@@ -212,6 +215,19 @@ func (a *fullExchange) try(t *Target) (*http.Response, error) {
 		return nil, err
 	}
 	return c.Do(out, a.informational)
+}
+
+// dialTrace notes how long a foreign client takes to open a connection.
+func (a *fullExchange) dialTrace() *httptrace.ClientTrace {
+	var start time.Time
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { start = time.Now() },
+		GotConn: func(got httptrace.GotConnInfo) {
+			if !got.Reused {
+				a.flight.dialed(time.Since(start))
+			}
+		},
+	}
 }
 
 // isGRPC reports whether q can only travel over HTTP/2.

@@ -21,7 +21,7 @@ func (a *fullExchange) outgoing(ctx context.Context, t *Target) (*http.Request, 
 	out := q.WithContext(ctx)
 	out.URL = a.outgoingURL(t)
 	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
-	out.Header = a.outgoingHeader()
+	out.Header = a.outgoingHeader(t)
 	out.Body, out.Trailer = http.NoBody, nil
 	out.TransferEncoding, out.Close, out.RequestURI = nil, false, ""
 	if q.Method == http.MethodConnect { // RFC 8441: an h1 upstream is asked by GET and a key of ours
@@ -95,8 +95,8 @@ func spells(path string, u *url.URL) bool {
 	return err == nil && unescaped == u.Path
 }
 
-// outgoingHeader copies the fields that cross the proxy and adds ours.
-func (a *fullExchange) outgoingHeader() http.Header {
+// outgoingHeader copies the fields that cross the proxy to t and adds ours.
+func (a *fullExchange) outgoingHeader(t *Target) http.Header {
 	q := a.q
 	h := make(http.Header, len(q.Header)+6)
 	for k, v := range q.Header {
@@ -105,6 +105,9 @@ func (a *fullExchange) outgoingHeader() http.Header {
 		}
 	}
 	protocol := a.upgradeProtocol()
+	if t.URL.Scheme == "h2c" { // HTTP/2 has no Upgrade: a server may ignore it (RFC 9110, 7.8)
+		protocol = ""
+	}
 	header.RemoveHopByHop(h)
 	if protocol != "" {
 		h.Set("Connection", "Upgrade")

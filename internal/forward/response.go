@@ -85,9 +85,10 @@ func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 // copyBuffers holds what bodies are copied through.
 var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// copyBody copies the response body as it comes. A body of unknown length, an
-// event stream and anything with trailers is flushed whenever the target has
-// nothing more to say for now.
+// copyBody copies the response body as it comes. It is flushed whenever the
+// target has nothing more to say for now: behind a client that does not tell,
+// that is taken to be so all the time for a body of unknown length, an event
+// stream and anything with trailers, and for others when a read was short.
 func (a *fullExchange) copyBody(res *http.Response) *Failure {
 	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
@@ -96,13 +97,14 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 	a.flight.touch()
 	buf := copyBuffers.Get().(*[32 << 10]byte)
 	defer copyBuffers.Put(buf)
-	for {
-		if left := buffered(res.Body); left == 0 || left < 0 && stream {
+	for last := len(buf); ; {
+		if left := buffered(res.Body); left == 0 || left < 0 && (stream || last < len(buf)) {
 			a.flight.slow.Store(true)
 			_ = a.flight.rc.Flush() // a write error shows on the next write
 			a.flight.slow.Store(false)
 		}
 		n, err := res.Body.Read(buf[:])
+		last = n
 		if n > 0 {
 			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
@@ -131,6 +133,8 @@ func (a *fullExchange) copyFailure(err error) *Failure {
 		return a.cut(SideDrain, a.x.Status, cut)
 	case cut == errStalled: // and then took what there was, too late
 		return a.cut(SideClient, StatusClientClosed, cut)
+	case a.body != nil && a.body.failed() != nil:
+		return a.cut(SideClient, StatusClientClosed, a.body.failed())
 	case a.q.Context().Err() != nil:
 		return a.cut(SideClient, StatusClientClosed, err)
 	}

@@ -407,6 +407,9 @@ func (x *exchange) reply(fail *forward.Failure) {
 func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
 	up.Close()
 	x.upload.settle()
+	if fault := x.upload.failed(); fault != nil {
+		side, err = forward.SideClient, fault
+	}
 	x.fail = &forward.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
 		Reason: "http_response_incomplete", Err: err}
 	switch {
