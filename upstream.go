@@ -339,7 +339,8 @@ func (r *Retry) config() forward.Retry {
 }
 
 // A HeaderEdit is a fixed change to the fields of a message: Remove, then
-// Set, then Add. Names that frame or route a message (Host, Content-Length,
+// Set, then Add. What is removed or set goes in every spelling that CGI takes for
+// the same, such as X_User for X-User. Names that frame or route a message (Host, Content-Length,
 // Transfer-Encoding, Connection and the like) are refused.
 type HeaderEdit struct {
 	Remove   []string

@@ -241,3 +241,18 @@ func TestTheProxysOwnAnswersSayWhoTheyAreFromAndNothingOfTheInside(t *testing.T)
 		assert.ErrorContains(t, failure, "connection refused")
 	}, func(s *site) { s.upstream = hostproxy.To("127.0.0.1:1") })
 }
+
+// threats.md: underscore or dot aliases of identity fields. What the embedding program sets or removes, no client sends.
+func TestEditsReachEverySpellingOfAField(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nX_User: eve\r\nX.User: eve\r\nx-uSER: eve\r\nX_Admin: 1\r\nX.aDMIN: 1\r\nX-Users: 2\r\n\r\n")
+		got := s.backend.Requests()[0].Header
+		assert.Equal(t, []string{"alice"}, got["X-User"])
+		assert.Equal(t, []string{"2"}, got["X-Users"])
+		for name := range got {
+			assert.NotContains(t, []string{"x_user", "x.user", "x-admin", "x_admin", "x.admin"}, strings.ToLower(name))
+		}
+	}, func(s *site) {
+		s.upstream.RequestHeader = hostproxy.HeaderEdit{Set: http.Header{"X-User": {"alice"}}, Remove: []string{"X-Admin"}}
+	})
+}

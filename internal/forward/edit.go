@@ -9,7 +9,8 @@ import (
 )
 
 // An Edit is a fixed change to the fields of a message: Remove, then Set,
-// then Add.
+// then Add. What it removes or sets it takes away in every spelling that a
+// CGI-like target reads as the same.
 type Edit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -51,15 +52,13 @@ func CheckName(field, k string) error {
 // drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
 func (e *Edit) drop(h http.Header) {
 	for _, k := range e.drops {
-		h.Del(k)
+		header.Drop(h, k)
 	}
 }
 
 // apply makes the change in h, without touching the slices it finds there.
 func (e *Edit) apply(h http.Header) {
-	for _, k := range e.Remove {
-		h.Del(k)
-	}
+	e.drop(h)
 	for k, v := range e.Set {
 		h[http.CanonicalHeaderKey(k)] = v[:len(v):len(v)]
 	}

@@ -66,7 +66,7 @@ func (e *Edit) compile() {
 
 func (e *Edit) dropsField(name []byte) bool {
 	for _, k := range e.drops {
-		if len(k) == len(name) && strings.EqualFold(k, string(name)) {
+		if header.SameVariable(k, name) {
 			return true
 		}
 	}

@@ -169,14 +169,17 @@ func ValidValue(value string) bool { return httpguts.ValidHeaderFieldValue(value
 // Drop deletes from h every field that a CGI-like upstream takes for the one of that name, whatever its case and separators.
 func Drop(h http.Header, name string) {
 	for k := range h {
-		if len(k) == len(name) && sameVariable(k, name) {
+		if SameVariable(k, name) {
 			delete(h, k)
 		}
 	}
 }
 
-// sameVariable reports whether two names of the same length are one CGI variable.
-func sameVariable(a, b string) bool {
+// SameVariable reports whether two names are one CGI variable.
+func SameVariable[A, B Text](a A, b B) bool {
+	if len(a) != len(b) {
+		return false
+	}
 	for i := range len(a) {
 		if fold[a[i]] != fold[b[i]] {
 			return false
