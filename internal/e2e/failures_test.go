@@ -39,6 +39,50 @@ func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
 	})
 }
 
+// A client may leave at any time of an exchange: that is recorded as its own doing, and the target hears of it.
+func TestAClientMayLeaveAtAnyTime(t *testing.T) {
+	endless := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err != nil {
+			return
+		}
+		err := c.Send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+		for piece := strings.Repeat("x", 64<<10); err == nil; {
+			err = c.Send(piece)
+		}
+	}
+	patient := func(c *proxytest.BackendConn) { _, _ = c.ReadRequest() }
+	tests := []struct {
+		about  string
+		script func(*proxytest.BackendConn)
+		leave  func(*testing.T, *proxytest.Client)
+	}{
+		{"in the middle of its body", patient, func(_ *testing.T, c *proxytest.Client) {
+			c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 200000\r\n\r\n" + strings.Repeat("x", 100_000))
+		}},
+		{"in the middle of the answer", endless, func(t *testing.T, c *proxytest.Client) {
+			c.Send(get)
+			c.Head()
+			_, err := c.ReadString(100_000)
+			require.NoError(t, err)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.about, func(t *testing.T) {
+			overEachLane(t, tt.script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				tt.leave(t, c)
+				s.backend.WaitConns(1)
+				require.NoError(t, c.Close())
+				x := s.record(t, 1)
+				assert.Equal(t, 499, x.Status)
+				var failure *hostproxy.Error
+				require.ErrorAs(t, x.Err, &failure)
+				assert.Equal(t, hostproxy.SideClient, failure.Side)
+			})
+		})
+	}
+}
+
 // What a client does wrong while it is being answered is its own fault, too.
 func TestAClientsFaultBehindAnAnswerIsItsOwn(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {

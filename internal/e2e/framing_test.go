@@ -125,6 +125,22 @@ func TestFramingNamesInTrailersAreDroppedInBothDirections(t *testing.T) {
 	})
 }
 
+// Without TE and Trailer the request is the fast lane's.
+func TestFramingNamesInUnannouncedTrailersAreDropped(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for range 2 {
+			c.Do("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n" +
+				"3\r\nabc\r\n0\r\nContent-Length: 9\r\nHost: evil\r\nAuthorization: x\r\n\r\n")
+		}
+		for _, q := range s.backend.WaitRequests(2) {
+			assert.Equal(t, "abc", string(q.Content))
+			assert.Empty(t, q.Trailer)
+			assert.NotContains(t, string(q.Raw), "evil")
+		}
+	})
+}
+
 // CVE-2026-71324: a proxied CONNECT with a body desynchronises the upstream connection.
 func TestConnectIsRefusedAndReachesNobody(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {

@@ -187,6 +187,34 @@ func TestAnUpstreamThatDiesInMidBodyResetsTheStream(t *testing.T) {
 	})
 }
 
+func TestADrainLetsAnHTTP2StreamEnd(t *testing.T) {
+	proxytest.NoLeaks(t)
+	started, release := make(chan struct{}), make(chan struct{})
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(started)
+		<-release
+		_, _ = io.WriteString(w, "whole")
+	}))
+	var r hostproxy.Router
+	config, roots := proxytest.TLS(t, "a.test")
+	r.TLS.Config = config
+	r.Handle("a.test", hostproxy.To(backend.Addr()))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	client := proxytest.HTTPClient(t, s.HTTPS, roots, "h2")
+	go func() {
+		<-started
+		s.Drain()
+		close(release)
+	}()
+	p, err := client.Get("https://a.test/")
+	require.NoError(t, err)
+	defer p.Body.Close()
+	body, err := io.ReadAll(p.Body)
+	require.NoError(t, err)
+	assert.Equal(t, "whole", string(body))
+	require.NoError(t, s.Stop())
+}
+
 func TestAClientThatLeavesEndsTheUpstreamsRequest(t *testing.T) {
 	started, ended := make(chan struct{}, 1), make(chan struct{}, 1)
 	h := func(_ http.ResponseWriter, q *http.Request) {

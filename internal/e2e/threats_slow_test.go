@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"crypto/tls"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -152,6 +153,49 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 }
 
 // The other way round: a target that takes nothing of an upload.
+// A target may stop in the middle of its answer: the client is cut off after IdleTimeout, and it is the target's fault.
+func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
+	for _, head := range []string{"Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"} {
+		t.Run(head, func(t *testing.T) {
+			script := func(c *proxytest.BackendConn) {
+				if _, err := c.ReadRequest(); err == nil {
+					_ = c.Send("HTTP/1.1 200 OK\r\n" + head + "\r\n\r\n4\r\npart\r\n")
+					_, _ = c.ReadAll() // until the proxy gives up
+				}
+			}
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send(get)
+				rest, err := c.ReadAll()
+				assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the client is cut off")
+				assert.NotContains(t, rest, "\r\n0\r\n\r\n", "no clean end")
+				var failure *hostproxy.Error
+				require.ErrorAs(t, s.record(t, 1).Err, &failure)
+				assert.Equal(t, hostproxy.SideUpstream, failure.Side)
+				assert.Equal(t, "copy", failure.Op)
+			}, func(s *site) { s.upstream.IdleTimeout = moment })
+		})
+	}
+}
+
+// A tunnel on which nothing moves ends after IdleTimeout.
+func TestATunnelWhereNothingMovesEnds(t *testing.T) {
+	overEachLane(t, echoes, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(upgrade)
+		c.Head()
+		for range 4 { // what moves goes on
+			c.Send("tick")
+			c.Expect("tick")
+			<-time.After(moment / 2)
+		}
+		c.Rest()
+		x := s.record(t, 1)
+		assert.Equal(t, 101, x.Status)
+		assert.GreaterOrEqual(t, x.Duration, 2*moment)
+	}, func(s *site) { s.upstream.IdleTimeout = moment })
+}
+
 func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
 	impatient := func(u *hostproxy.Upstream) {
