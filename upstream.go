@@ -153,8 +153,10 @@ type Upstream struct {
 	// bound.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a response body or an upgraded connection on which no
-	// byte moves. Zero means 5 minutes, negative no bound.
+	// IdleTimeout ends a body or an upgraded connection on which no byte moves.
+	// Zero means 5 minutes, negative no bound. Until the answer begins, the body
+	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
+	// for more than ten seconds at less than 240 bytes a second: 408.
 	IdleTimeout time.Duration
 
 	once     sync.Once

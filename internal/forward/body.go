@@ -17,9 +17,10 @@ import (
 const replayLimit = 32 << 10
 
 // What a client owes an HTTP/1.x request that it sends a body with, until the
-// answer begins: something within BodyStall, and after minBodyGrace minBodyRate
-// bytes a second on average. It holds a connection all the while. A stream of
-// HTTP/2 is one of many on its connection, and may be a conversation.
+// answer begins: something within BodyStall, and once it was waited for longer
+// than minBodyGrace in all, minBodyRate bytes a second of that time. It holds a
+// connection all the while. A stream of HTTP/2 is one of many on its connection,
+// and may be a conversation.
 const (
 	BodyStall    = time.Minute
 	minBodyRate  = 240
@@ -29,10 +30,10 @@ const (
 // ErrSlowBody ends the upload of a client that sends less than it owes.
 var ErrSlowBody = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
 
-// TooSlow reports whether n bytes since start are less than a client owes.
-func TooSlow(start time.Time, n int64) bool {
-	d := time.Since(start)
-	return d > minBodyGrace && float64(n) < minBodyRate*d.Seconds()
+// TooSlow reports whether n bytes are less than a client owes that was waited
+// for so long.
+func TooSlow(waited time.Duration, n int64) bool {
+	return waited > minBodyGrace && float64(n) < minBodyRate*waited.Seconds()
 }
 
 // A requestBody reads the client's body for one attempt after the other, notes
@@ -49,8 +50,8 @@ type requestBody struct {
 	lost    atomic.Bool                // something was read that is not in kept
 	current atomic.Pointer[bodyReader] // nil between attempts
 
-	max   int64     // bytes that may come; 0 means no bound
-	start time.Time // when the first read began; guarded by mu
+	max    int64         // bytes that may come; 0 means no bound
+	waited time.Duration // for the client, in all; guarded by mu
 
 	mu   sync.Mutex // held while somebody reads
 	over bool       // the exchange has ended; guarded by mu
@@ -136,10 +137,9 @@ func (b *requestBody) keep(r *bodyReader, p []byte) {
 func (b *requestBody) read(p []byte) (int, error) {
 	b.flight.touch() // a client that sends nothing is timed
 	b.flight.owes.Store(b.q.ProtoMajor == 1)
-	if b.start.IsZero() {
-		b.start = time.Now()
-	}
+	start := time.Now()
 	n, err := b.q.Body.Read(p)
+	b.waited += time.Since(start)
 	b.flight.owes.Store(false)
 	begun := b.flight.begun.Load()
 	if !begun {
@@ -148,7 +148,7 @@ func (b *requestBody) read(p []byte) (int, error) {
 	switch total := b.count.Add(int64(n)); {
 	case b.max > 0 && total > b.max:
 		n, err = 0, ErrBodyTooLarge
-	case err == nil && !begun && b.q.ProtoMajor == 1 && TooSlow(b.start, total):
+	case err == nil && !begun && b.q.ProtoMajor == 1 && TooSlow(b.waited, total):
 		n, err = 0, ErrSlowBody
 	}
 	switch {

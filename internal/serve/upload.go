@@ -45,6 +45,7 @@ type upload struct {
 	ended    atomic.Int64          // when it was over, unix nanoseconds
 	max      int64                 // bytes of a body that may come; 0 means no bound
 	stall    time.Duration         // how long the target may take nothing
+	waited   time.Duration         // by run for the client, in all
 	done     chan struct{}
 }
 
@@ -62,7 +63,7 @@ const maxInline = 32 << 10
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
 	u.max = x.hit.Upstream.Guard.MaxBody
-	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent = x, 0, false, false, 0, 0, false
+	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent, u.waited = x, 0, false, false, 0, 0, false, 0
 	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
 	u.stop.Store(false)
 	u.sent.Store(false)
@@ -209,7 +210,6 @@ func (u *upload) run() {
 type clientError struct{ error }
 
 func (u *upload) runSized() error {
-	start := time.Now()
 	for u.left > 0 {
 		room := u.buf.in[u.fetched:]
 		n, err := u.read(room[:min(int64(len(room)), u.left)])
@@ -227,7 +227,7 @@ func (u *upload) runSized() error {
 			u.sent.Store(false)
 			return err
 		}
-		if u.tooSlow(start) {
+		if u.tooSlow() {
 			return &clientError{forward.ErrSlowBody}
 		}
 	}
@@ -235,8 +235,8 @@ func (u *upload) runSized() error {
 }
 
 // tooSlow reports whether the client sends less than it owes.
-func (u *upload) tooSlow(start time.Time) bool {
-	return !u.answered.Load() && forward.TooSlow(start, u.total.Load())
+func (u *upload) tooSlow() bool {
+	return !u.answered.Load() && forward.TooSlow(u.waited, u.total.Load())
 }
 
 func (u *upload) runChunked() error {
@@ -244,7 +244,6 @@ func (u *upload) runChunked() error {
 	in := b.in[:bufferSize]                   // what is behind the body must fit x.in
 	w := copy(in, u.x.in[u.x.r+u.took:u.x.w]) // the beginning of a trailer section
 	u.took = u.x.w - u.x.r
-	start := time.Now()
 	for {
 		data, n, err := u.chunks.Decode(in[:w])
 		if total := u.total.Add(int64(len(data))); u.max > 0 && total > u.max {
@@ -267,7 +266,7 @@ func (u *upload) runChunked() error {
 		if err == io.EOF {
 			return nil
 		}
-		if u.tooSlow(start) {
+		if u.tooSlow() {
 			return &clientError{forward.ErrSlowBody}
 		}
 		w = copy(in, in[n:w])
@@ -290,7 +289,9 @@ func (u *upload) read(p []byte) (int, error) {
 	if u.stop.Load() { // or else the deadline just armed undoes interrupt
 		return 0, errStopped
 	}
+	start := time.Now()
 	n, err := u.x.c.stream().Read(p)
+	u.waited += time.Since(start)
 	if n == 0 && isTimeout(err) && limit > 0 && u.answered.Load() && !u.stop.Load() {
 		return u.read(p)
 	}
