@@ -45,6 +45,8 @@ var classes = []class{
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up start") && strings.ContainsAny(d.a, "|\"<>{}\\^`")
 		}},
+	{name: "TE alone", why: "httputil sends TE without the connection option of that name (RFC 9110, 10.1.4)", httputil: true,
+		holds: func(d difference, x *exchange) bool { return d.is("up field connection") && d.a == "TE" && !d.inB }},
 	{name: "lost trailers", why: "httputil drops trailers of requests that are not announced", httputil: true,
 		holds: func(d difference, x *exchange) bool { return d.is("up trailer ") && !d.inB }},
 }

@@ -71,6 +71,9 @@ func (h *head) append(dst []byte) []byte {
 			dst = h1.AppendField(dst, name, v)
 		}
 	}
+	if _, ok := h.req.Header["Te"]; ok { // RFC 9110, 10.1.4
+		dst = append(dst, "Connection: TE\r\n"...)
+	}
 	if h.req.Close {
 		dst = append(dst, "Connection: close\r\n"...)
 	}
