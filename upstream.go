@@ -105,7 +105,7 @@ type Upstream struct {
 	Breaker *Breaker
 
 	// SlowStart is the time in which a target that was down grows into its
-	// share again. Zero gives it the whole share at once.
+	// share again, with Health or Breaker. Zero gives it the whole share at once.
 	SlowStart time.Duration
 
 	// FailClosed answers with 503 when no target is up. By default they are
@@ -292,7 +292,7 @@ type HealthCheck struct {
 // Failures are connections refused or cut off, answers that are not HTTP or come
 // too late, and those of Statuses. A client that leaves is none.
 type Breaker struct {
-	Failures int           // in a row that open it; 0 means 5, negative that no number does
+	Failures int           // in a row that open it; 0 means 5, negative, with Share, that no number does
 	Share    float64       // of failures among the requests of Window that opens it; 0 means that none does
 	Window   time.Duration // 0 means 10 s
 	Least    int           // requests within Window below which Share does not count; 0 means 20
@@ -579,6 +579,9 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
 		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
 	}
+	if b := u.Breaker; b != nil && b.Failures < 0 && b.Share == 0 {
+		errs = append(errs, errors.New("Breaker.Failures is negative and Share 0: it would never open"))
+	}
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
@@ -608,7 +611,7 @@ func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 		failures = b.Statuses
 	}
 	c.Defaults()
-	if c.Check.Interval <= 0 && u.Breaker == nil && u.SlowStart >= 0 {
+	if c.Check.Interval <= 0 && u.Breaker == nil && u.SlowStart == 0 {
 		return nil, p, nil
 	}
 	return &c, p, failures

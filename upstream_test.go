@@ -287,6 +287,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Health.Header": func(u *hostproxy.Upstream) {
 			u.Health = &hostproxy.HealthCheck{Path: "/", Header: http.Header{"A b": {"c"}}}
 		},
+		"Breaker.Failures is negative":     func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Failures: -1} },
 		"Breaker.Share":                    func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Share: 1.5} },
 		"Breaker.Window":                   func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Window: -1} },
 		"Breaker.Least":                    func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Least: -1} },
@@ -294,7 +295,9 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Breaker.For":                      func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{For: -1} },
 		"Breaker.Trials":                   func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Trials: -1} },
 		"Breaker.Statuses":                 func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Statuses: []int{1000}} },
-		"SlowStart":                        func(u *hostproxy.Upstream) { u.SlowStart = -1 },
+		"SlowStart is negative":            func(u *hostproxy.Upstream) { u.SlowStart = -1 },
+		"SlowStart without Health":         func(u *hostproxy.Upstream) { u.SlowStart = time.Second },
+		"SlowStart without Health or":      func(u *hostproxy.Upstream) { u.SlowStart, u.Health = time.Second, &hostproxy.HealthCheck{Interval: -1} },
 		"Allow[0]":                         func(u *hostproxy.Upstream) { u.Allow = prefixes },
 		"Deny[0]":                          func(u *hostproxy.Upstream) { u.Deny = mapped },
 		"RateLimit: Rate":                  func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: -1} },

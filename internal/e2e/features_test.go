@@ -56,7 +56,7 @@ var features = map[string]func(*hostproxy.Upstream){
 		u.Health = &hostproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond}
 	},
 	"Breaker":               func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Share: 0.5, Slow: time.Second} },
-	"SlowStart":             func(u *hostproxy.Upstream) { u.SlowStart = time.Second },
+	"SlowStart":             func(u *hostproxy.Upstream) { u.SlowStart, u.Breaker = time.Second, new(hostproxy.Breaker) },
 	"FailClosed":            func(u *hostproxy.Upstream) { u.FailClosed = true },
 	"TargetChanged":         func(u *hostproxy.Upstream) { u.TargetChanged = func(*hostproxy.Target, hostproxy.Health) {} },
 	"Allow":                 func(u *hostproxy.Upstream) { u.Allow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} },

@@ -76,6 +76,7 @@ func (c *Config) Validate() error {
 	}
 	k, b := &c.Check, &c.Breaker
 	fault(c.SlowStart < 0, "SlowStart is negative")
+	fault(c.SlowStart > 0 && k.Interval == 0 && !b.on(), "SlowStart without Health or Breaker: no target would ever come back")
 	if k.Interval != 0 {
 		fault(k.Interval < 0, "Health.Interval is negative")
 		fault(k.Timeout <= 0, "Health.Timeout is %v, want more than 0", k.Timeout)

@@ -208,6 +208,7 @@ func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 	}
 	slow := health.Config{Breaker: health.Breaker{Slow: 1}}
 	assert.ErrorContains(t, slow.Validate(), "Breaker.Slow counts failures")
+	assert.ErrorContains(t, (&health.Config{SlowStart: 1}).Validate(), "SlowStart without Health or Breaker")
 	assert.NoError(t, new(health.Config).Validate())
 }
 
