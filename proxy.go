@@ -66,7 +66,8 @@ type Server struct {
 	// bound.
 	HandshakeTimeout time.Duration
 
-	// MaxHeaderBytes bounds the head of a request. Zero means 16 KiB.
+	// MaxHeaderBytes bounds the head of a request. Zero means 16 KiB, negative
+	// is an error.
 	MaxHeaderBytes int
 
 	// MaxConns bounds the open connections of each listener; one more is
@@ -155,7 +156,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	case https == nil && plain == nil:
 		return nil, errors.New("hostproxy: Serve needs a listener")
 	}
-	if _, err := s.Router.limits(); err != nil {
+	if err := s.check(); err != nil {
 		return nil, err
 	}
 	routes := s.server(s.Handler)
@@ -179,6 +180,19 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 		servers[plain] = s.server(s.Router.HTTPHandler(nil))
 	}
 	return servers, nil
+}
+
+// check returns all that is wrong with the bounds of s and its Router.
+func (s *Server) check() error {
+	_, err := s.Router.limits()
+	errs := []error{err}
+	if s.MaxHeaderBytes < 0 {
+		errs = append(errs, fmt.Errorf("hostproxy: Server.MaxHeaderBytes is %d: want 0 or more", s.MaxHeaderBytes))
+	}
+	if s.MaxConns < 0 {
+		errs = append(errs, fmt.Errorf("hostproxy: Server.MaxConns is %d: want 0 or more", s.MaxConns))
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Server) server(h http.Handler) *serve.Server {

@@ -299,6 +299,14 @@ func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {
 	assert.ErrorContains(t, err, "stop the other server or choose another address")
 }
 
+func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
+	r := &hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: -1}}
+	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2}).Serve(t.Context(), nil, proxytest.Listen(t))
+	for _, want := range []string{"hostproxy: Server.MaxHeaderBytes is -1", "hostproxy: Server.MaxConns is -2", "hostproxy: RateLimit: Rate is -1"} {
+		assert.ErrorContains(t, err, want)
+	}
+}
+
 func TestServeNeedsARouterAndAListener(t *testing.T) {
 	assert.EqualError(t, (&hostproxy.Server{}).Serve(context.Background(), nil, nil), "hostproxy: Server.Router is nil")
 	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve needs a listener")
