@@ -296,17 +296,24 @@ func TestOrderOfRegistrationDoesNotMatter(t *testing.T) {
 }
 
 func TestLookupDoesNotAllocate(t *testing.T) {
-	table := newTable(t, "example.com", "*.example.com", "paths.example.com/api", "paths.example.com/api/v1", "*/fallback", "*",
+	few := newRoutes(t, "example.com", "*.example.com", "paths.example.com/api", "paths.example.com/api/v1", "*/fallback", "*",
 		strings.Repeat("long-", 12)+"x.example.com")
+	many := slices.Concat(few, hostRoutes(50_000, "tenant-%d.apps.example.com"), hostRoutes(50_000, "*.tenant-%d.example.com"))
 	long := "/api/v1/" + strings.Repeat("a", 150) + "/%2e%2e/" + strings.Repeat("%C3%A9/", 10)
-	for _, q := range [][2]string{
+	requests := [][2]string{
 		{"example.com", "/"}, {"www.example.com", "/x"}, {"example.org", "/"}, {"paths.example.com", "/api/v1/x"}, {"paths.example.com", "/other"},
 		{strings.Repeat("long-", 12) + "x.example.com", "/"}, {"paths.example.com", long},
-	} {
-		require.NotEqual(t, "none", served(table, q[0], q[1]))
-		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup(q[0], q[1]) }), "Lookup(%s, %s)", q[0], q[1])
-		assert.Zero(t, testing.AllocsPerRun(100, func() { _ = table.Knows(q[0]) }), "Knows(%s)", q[0])
+		{"tenant-7.apps.example.com", "/"}, {"tenant-49999.apps.example.com", "/x"}, {"www.tenant-12345.example.com", long}, {"tenant-50000.apps.example.com", "/"},
 	}
-	assert.Equal(t, "ambiguous", served(table, "paths.example.com", "/%61pi"))
-	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup("paths.example.com", "/%61pi") }))
+	for name, rs := range map[string][]routes.Route[string]{"few routes": few, "a hundred thousand": many} {
+		table, err := routes.New(rs)
+		require.NoError(t, err)
+		for _, q := range requests {
+			require.NotEqual(t, "none", served(table, q[0], q[1]))
+			assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup(q[0], q[1]) }), "%s: Lookup(%s, %s)", name, q[0], q[1])
+			assert.Zero(t, testing.AllocsPerRun(100, func() { _ = table.Knows(q[0]) }), "%s: Knows(%s)", name, q[0])
+		}
+		assert.Equal(t, "ambiguous", served(table, "paths.example.com", "/%61pi"))
+		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup("paths.example.com", "/%61pi") }))
+	}
 }
