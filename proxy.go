@@ -372,8 +372,9 @@ type RateLimit struct {
 // A Limiter decides whether a client may make one more request, for instance by
 // buckets that several machines share. Allow is called concurrently, with an
 // IPv4 address or the first address of an IPv6 client's /64. A client for whom
-// it returns an error, panics or takes longer than a second is let through, and
-// a warning is logged.
+// it returns an error or panics is let through, and a warning is logged. Allow
+// must return when ctx is done, which is after a second: the request waits for
+// it.
 type Limiter interface {
 	Allow(ctx context.Context, client netip.Addr) (Quota, error)
 }

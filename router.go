@@ -88,7 +88,8 @@ func (r *Router) limits() (*limit.Rule, error) {
 // A BasicAuth serves those who know a password of Users by Next, and asks the
 // others for one with 401 (RFC 7617). Like an Upstream, it is checked when it
 // becomes a route. Over plain HTTP everybody on the way reads the passwords; a
-// RateLimit of the Router bounds how often somebody may guess.
+// RateLimit of the Router bounds how often somebody may guess. Next gets the
+// Authorization field too; Remove of an Upstream's RequestHeader takes it out.
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
 	Realm string            // what the user is told to log in to; "" means "restricted"

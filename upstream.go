@@ -332,7 +332,7 @@ type Retry struct {
 	Attempts int           // targets that one request is sent to at most; 0 means 3, 1 no other, 10 is the most
 	Timeout  time.Duration // after it no further attempt begins; 0 means 10 s, negative no bound
 	Statuses []int         // answers, such as 503, that count as failures while another target is left
-	Budget   float64       // share of the requests in flight that may be sent again after a write; 0 means 0.2, negative no bound
+	Budget   float64       // share of the requests in flight that may be sent again after a write, or three if that is more; 0 means 0.2, negative no bound
 }
 
 func (r *Retry) config() forward.Retry {

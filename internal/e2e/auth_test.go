@@ -55,6 +55,7 @@ func TestAPasswordLetsPass(t *testing.T) {
 				q := s.backend.WaitRequests(before + 1)[before]
 				assert.Equal(t, []string{"ann"}, field(q.Raw, "X-User"))
 				assert.Empty(t, field(q.Raw, "X_User"))
+				assert.Equal(t, []string{strings.TrimSpace(strings.TrimPrefix(right, "Authorization:"))}, field(q.Raw, "Authorization"))
 				assert.Equal(t, "hello", string(q.Content))
 			})
 		}

@@ -27,9 +27,9 @@ const foreignPatience = time.Second
 
 // NewForeignRule returns the rule of c with ask to decide, which may be on
 // another machine. It is asked about the address that stands for the client:
-// an IPv4 address, or the first of an IPv6 address's /64. Whom ask fails for, or
-// takes longer than a second, is let through: failed is told why, at most once a
-// second.
+// an IPv4 address, or the first of an IPv6 address's /64. Its context is done
+// after a second, and it is waited for. Whom it fails for is let through: failed
+// is told why, at most once a second.
 func NewForeignRule(c Config, ask func(context.Context, netip.Addr) (Decision, error), failed func(error)) (*Rule, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
