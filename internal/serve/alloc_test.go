@@ -4,12 +4,15 @@ package serve_test
 
 import (
 	"bytes"
-	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -73,34 +76,121 @@ func TestAFastLaneRequestAllocatesNothing(t *testing.T) {
 			} {
 				r := hostproxy.Router{Observe: observe}
 				r.Handle("a.test", hostproxy.To(addr))
-				assert.Less(t, perRequest(t, &r, tt.request), 0.05, name)
+				assert.Less(t, newLink(t, &r).perRequest(tt.request), 0.05, name)
 			}
 		})
 	}
 }
 
-// perRequest returns how often the process allocates per request.
-func perRequest(t *testing.T, r *hostproxy.Router, request string) float64 {
-	ln := proxytest.Listen(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- (&hostproxy.Server{Router: r}).Serve(ctx, nil, ln) }()
-	defer func() { cancel(); require.NoError(t, <-done) }()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	defer c.Close()
+func TestAFeatureAllocatesNothing(t *testing.T) {
+	proxytest.NoLeaks(t)
+	const answer = "HTTP/1.1 200 OK\r\nServer: x\r\nX-Debug: 1\r\nContent-Length: 2\r\n\r\nok"
+	targets := []string{backend(t, answer), backend(t, answer)}
+	edit := hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
+	for name, set := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){
+		"two targets":        func(*hostproxy.Router, *hostproxy.Upstream) {},
+		"two edits each way": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.RequestHeader, u.ResponseHeader = edit, edit },
+		"HSTS, Forwarded":    func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.HSTS, u.Forwarded = new(hostproxy.HSTS), true },
+		"a sticky cookie":    func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.Sticky = new(hostproxy.Sticky) },
+		"RoundRobin":         func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.Policy = hostproxy.RoundRobin },
+		"a hash of the address": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Policy = hostproxy.ConsistentHash
+		},
+		"a hash of the URI": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Policy, u.HashBy.URI = hostproxy.ConsistentHash, true
+		},
+		"a hash of a cookie": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Policy, u.HashBy.Cookie = hostproxy.ConsistentHash, "id"
+		},
+		"rate limits": func(r *hostproxy.Router, u *hostproxy.Upstream) {
+			r.RateLimit, u.RateLimit = &hostproxy.RateLimit{Rate: 1e6}, &hostproxy.RateLimit{Rate: 1e6}
+		},
+		"Health, Breaker": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Health, u.Breaker = new(hostproxy.HealthCheck), &hostproxy.Breaker{Share: 0.5, Slow: time.Minute}
+		},
+		"bounds, a queue": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.MaxInFlight, u.MaxTargetInFlight, u.Queue.Max = 10, 10, 10
+		},
+		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := hostproxy.To(targets...)
+			r := &hostproxy.Router{Observe: func(*hostproxy.Exchange) {}}
+			set(r, u)
+			r.Handle("a.test", u)
+			l := newLink(t, r)
+			fields := "Host: a.test\r\nX-Debug: 1\r\nCookie: id=1; "
+			cookie := l.cookie("GET / HTTP/1.1\r\n" + fields + "\r\n\r\n")
+			assert.Equal(t, u.Sticky != nil, cookie != "")
+			assert.Less(t, l.perRequest("GET /p?q HTTP/1.1\r\n"+fields+cookie+"\r\n\r\n"), 0.05)
+		})
+	}
+}
 
+// Each end's crypto/tls makes a reader for each record that it reads, which is one of the request and one of the answer.
+func TestTLSAllocatesNothingOfOurs(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r := new(hostproxy.Router)
+	r.Handle("a.test", hostproxy.To(backend(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")))
+	assert.Less(t, newSecureLink(t, r).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 2.05)
+}
+
+// A link is a connection to a Server.
+type link struct {
+	net.Conn
+	t testing.TB
+}
+
+// newLink starts a Server of r and connects to it.
+func newLink(t testing.TB, r *hostproxy.Router) *link {
+	t.Helper()
+	c, err := net.Dial("tcp", proxytest.StartPlain(t, &hostproxy.Server{Router: r}).Plain)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return &link{c, t}
+}
+
+// newSecureLink is newLink over TLS.
+func newSecureLink(t testing.TB, r *hostproxy.Router) *link {
+	t.Helper()
+	conf, roots := proxytest.TLS(t, "a.test")
+	r.TLS.Config = conf
+	addr := proxytest.Start(t, &hostproxy.Server{Router: r}).HTTPS
+	c, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: roots, ServerName: "a.test"})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return &link{c, t}
+}
+
+// cookie sends a request and returns the cookie that the answer sets, "" if it sets none.
+func (l *link) cookie(request string) string {
+	l.t.Helper()
+	_, err := l.Write([]byte(request))
+	require.NoError(l.t, err)
+	buf := make([]byte, 4096)
+	n, err := l.Read(buf)
+	require.NoError(l.t, err)
+	_, rest, _ := strings.Cut(string(buf[:n]), "Set-Cookie: ")
+	cookie, _, _ := strings.Cut(rest, ";")
+	return cookie
+}
+
+// perRequest returns how often the process allocates per request.
+func (l *link) perRequest(request string) float64 {
+	l.t.Helper()
 	raw, buf := []byte(request), make([]byte, 4096)
 	size := 0
 	exchange := func() {
-		_, err := c.Write(raw)
+		_, err := l.Write(raw)
 		if err == nil && size == 0 {
-			size, err = c.Read(buf)
+			size, err = l.Read(buf)
 		} else if err == nil {
-			_, err = io.ReadFull(c, buf[:size])
+			_, err = io.ReadFull(l, buf[:size])
 		}
 		if err != nil {
-			t.Fatal(err)
+			l.t.Fatal(err)
 		}
 	}
 	for range 100 {
