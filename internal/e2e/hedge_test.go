@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,6 +105,42 @@ func TestTheFirstTargetMayStillWin(t *testing.T) {
 			assert.Equal(t, first.Addr(), (<-records).Target)
 			assert.Empty(t, <-left)
 		}
+	})
+}
+
+// Who was given up for an answer that is a failure is asked again.
+func TestWhoIsGivenUpIsLeftForARetry(t *testing.T) {
+	asked := make(chan struct{}, 9)
+	first := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil && c.Wait(asked) {
+			_ = c.Send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	var conns atomic.Int64
+	second := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err != nil {
+			return
+		}
+		if conns.Add(1)%2 == 0 {
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")
+			return
+		}
+		asked <- struct{}{}
+		_, _ = c.ReadAll()
+	})
+	var u *hostproxy.Upstream
+	build := func() *hostproxy.Upstream {
+		u = hedged(first, second)()
+		u.Retry.Statuses = []int{503}
+		return u
+	}
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		assert.Equal(t, "second", string(c.Do(request("GET /", "\r\n")).Content))
+		x := <-records
+		assert.Equal(t, second.Addr(), x.Target)
+		assert.Equal(t, 3, x.Attempts)
+		assert.Len(t, x.Retried, 2)
+		noneInFlight(t, u)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -49,6 +50,8 @@ func (a *Attempts) Join(won *Target, lost *Failure) {
 	switch {
 	case lost == nil:
 		loser.monitor.Abandon(now, now.Sub(since))
+		// It has not failed: should the winner fail yet, it may be asked again.
+		a.tried = slices.DeleteFunc(a.tried, func(i int) bool { return a.set.targets[i] == loser })
 		lost = &Failure{Op: "read", Side: SideProxy, Err: ErrGivenUp}
 	case lost.Side == SideUpstream:
 		loser.failures.Add(1)
