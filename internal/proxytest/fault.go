@@ -33,18 +33,36 @@ type Fault struct {
 	to   string
 	mode atomic.Int32
 
+	failed, cut atomic.Int64 // see Harm
+
 	work sync.WaitGroup
 	mu   sync.Mutex // guards what follows
 	ln   net.Listener
-	open map[net.Conn]struct{}
+	open map[net.Conn]*pulse // nil towards the server
 	over bool
+}
+
+// A pulse is when bytes passed over a connection.
+type pulse struct {
+	asked atomic.Bool  // for an answer that has not begun
+	last  atomic.Int64 // in nanoseconds of the wall clock
+}
+
+func (p *pulse) beat(asked bool) {
+	p.asked.Store(asked)
+	p.last.Store(time.Now().UnixNano())
+}
+
+// busy reports whether an exchange may be under way: with an answer that has begun, bytes pass all the time.
+func (p *pulse) busy() bool {
+	return p != nil && (p.asked.Load() || time.Now().UnixNano()-p.last.Load() < int64(100*time.Millisecond))
 }
 
 // NewFault starts a Fault in front of the server at to. It ends with the test.
 func NewFault(t testing.TB, to string) *Fault {
 	t.Helper()
 	ln := Listen(t)
-	f := &Fault{addr: ln.Addr().String(), to: to, ln: ln, open: make(map[net.Conn]struct{})}
+	f := &Fault{addr: ln.Addr().String(), to: to, ln: ln, open: make(map[net.Conn]*pulse)}
 	f.work.Go(func() { f.accept(ln) })
 	t.Cleanup(f.close)
 	return f
@@ -65,7 +83,10 @@ func (f *Fault) Set(m FaultMode) {
 			f.ln.Close()
 			f.ln = nil
 		}
-		for c := range f.open {
+		for c, p := range f.open {
+			if p.busy() {
+				f.cutOff()
+			}
 			c.Close()
 		}
 	case f.ln == nil:
@@ -81,27 +102,37 @@ func (f *Fault) Set(m FaultMode) {
 // Change sets a mode drawn by r.
 func (f *Fault) Change(r *rand.Rand) { f.Set(FaultMode(r.IntN(int(faultModes)))) }
 
+// Harm returns how many connections failed by f's doing, refused ones left out, and on how many of them an answer may have been
+// cut off.
+func (f *Fault) Harm() (failed, cut int64) { return f.failed.Load(), f.cut.Load() }
+
+// cutOff notes that a connection ends while an answer may be under way.
+func (f *Fault) cutOff() {
+	f.failed.Add(1)
+	f.cut.Add(1)
+}
+
 func (f *Fault) accept(ln net.Listener) {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
 			return
 		}
-		if f.keep(c) {
-			f.work.Go(func() { f.pass(c) })
+		if p := new(pulse); f.keep(c, p) {
+			f.work.Go(func() { f.pass(c, p) })
 		}
 	}
 }
 
 // keep notes an open connection, or closes it if there is to be none.
-func (f *Fault) keep(c net.Conn) bool {
+func (f *Fault) keep(c net.Conn, p *pulse) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.over || f.ln == nil {
 		c.Close()
 		return false
 	}
-	f.open[c] = struct{}{}
+	f.open[c] = p
 	return true
 }
 
@@ -113,20 +144,20 @@ func (f *Fault) forget(c net.Conn) {
 }
 
 // pass carries bytes between c and the server, as the mode says.
-func (f *Fault) pass(c net.Conn) {
+func (f *Fault) pass(c net.Conn, p *pulse) {
 	defer f.forget(c)
 	up, err := net.DialTimeout("tcp", f.to, Patience)
 	if err != nil {
 		return
 	}
-	if !f.keep(up) {
+	if !f.keep(up, nil) {
 		return
 	}
 	defer f.forget(up)
 	var late atomic.Bool // the response is to be cut off
 	f.work.Go(func() {
 		defer c.Close()
-		f.answers(c, up, &late)
+		f.answers(c, up, p, &late)
 	})
 	buf := make([]byte, 16<<10)
 	for {
@@ -134,7 +165,13 @@ func (f *Fault) pass(c net.Conn) {
 		if err != nil {
 			return
 		}
-		switch FaultMode(f.mode.Load()) {
+		p.beat(true)
+		m := FaultMode(f.mode.Load())
+		switch m {
+		case Hang, Reset, Garbage, HalfClose:
+			f.failed.Add(1)
+		}
+		switch m {
 		case Hang:
 			_, _ = io.Copy(io.Discard, c)
 			return
@@ -160,15 +197,17 @@ func (f *Fault) pass(c net.Conn) {
 }
 
 // answers carries the server's bytes to c.
-func (f *Fault) answers(c, up net.Conn, late *atomic.Bool) {
+func (f *Fault) answers(c, up net.Conn, p *pulse, late *atomic.Bool) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := up.Read(buf)
 		if err != nil {
 			return
 		}
+		p.beat(false)
 		m := FaultMode(f.mode.Load())
 		if late.Load() {
+			f.cutOff()
 			_, _ = c.Write(buf[:rand.IntN(n)])
 			if m != Truncate {
 				reset(c)

@@ -26,6 +26,7 @@ func TestAFaultDoesWhatItSays(t *testing.T) {
 		proxytest.Garbage:   "\x16\x03\x01 this is not HTTP\r\n\r\n",
 		proxytest.HalfClose: "EOF",
 	} {
+		failed, cut := f.Harm()
 		f.Set(mode)
 		c, err := net.Dial("tcp", f.Addr())
 		if mode == proxytest.Refuse {
@@ -44,6 +45,9 @@ func TestAFaultDoesWhatItSays(t *testing.T) {
 			assert.ErrorContains(t, err, want, "%d", mode)
 			assert.Less(t, n, 40)
 		}
+		nowFailed, nowCut := f.Harm()
+		assert.EqualValues(t, map[bool]int{true: 1}[mode != proxytest.Pass && mode != proxytest.Slow], nowFailed-failed, "%d", mode)
+		assert.EqualValues(t, map[bool]int{true: 1}[mode == proxytest.ResetLate || mode == proxytest.Truncate], nowCut-cut, "%d", mode)
 		c.Close()
 	}
 }
