@@ -311,6 +311,8 @@ type Health struct {
 
 // A Queue is where requests wait for room, in the order of their arrival. Those
 // for whom it has no room, or not in time, are answered with 503 and Retry-After.
+// What failed at one target does not wait for another one that is full: its
+// failure is the answer.
 type Queue struct {
 	Max  int           // requests that may wait; 0 means none
 	Wait time.Duration // at most; 0 means 10 s
