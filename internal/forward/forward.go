@@ -178,8 +178,10 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	select {
 	case <-f.idle:
 	case <-ctx.Done():
-		_, streams := work(f.Targets())
-		err = cutOff(f.inFlight.Load()&(draining-1), streams, ctx.Err())
+		if left := f.inFlight.Load() & (draining - 1); left > 0 { // else both are true
+			_, streams := work(f.Targets())
+			err = cutOff(left, streams, ctx.Err())
+		}
 	}
 	f.die()
 	f.CloseIdle()
