@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -415,5 +416,53 @@ func TestDrainingAnUpstreamRefusesNewRequestsAndWaitsForOldOnes(t *testing.T) {
 		release <- struct{}{}
 		assert.Equal(t, "ok", string(c.Response("GET").Content))
 		require.NoError(t, <-drained)
+	})
+}
+
+func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
+	refuses := func(c *proxytest.BackendConn) { // an upgrade of /no is answered as any request
+		for {
+			head, err := c.ReadHead()
+			switch {
+			case err != nil:
+				return
+			case strings.HasPrefix(head, "GET /ws "):
+				if c.Send(switched) == nil {
+					_, _ = c.ReadAll()
+				}
+				return
+			}
+			_ = c.Send(ok)
+		}
+	}
+	overEachLane(t, refuses, func(t *testing.T, s *site) {
+		target := slices.Collect(s.upstream.All())[0]
+		counts := func() [2]int64 { return [2]int64{target.InFlight(), target.Streams()} }
+		c := s.dial(t)
+		assert.Equal(t, 200, c.Do(strings.Replace(upgrade, "/ws", "/no", 1)).StatusCode)
+		assert.Zero(t, target.Streams(), "an upgrade that was refused is no stream")
+		c = s.dial(t)
+		c.Send(upgrade)
+		require.Contains(t, c.Head(), " 101 ")
+		proxytest.Eventually(t, "one of each", func() bool { return counts() == [2]int64{1, 1} })
+
+		other := s.dial(t)
+		other.Send(upgrade)
+		require.Contains(t, other.Head(), " 101 ")
+		proxytest.Eventually(t, "two of each", func() bool { return counts() == [2]int64{2, 2} })
+		require.NoError(t, other.Close())
+		proxytest.Eventually(t, "one that is left", func() bool { return counts() == [2]int64{1, 1} })
+
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := s.upstream.Drain(over)
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.ErrorContains(t, err, "cut off 1 exchanges, of which 1 streams")
+		c.Expect("\x88\x02\x03\xe9") // Close frames need an answer, which takes time if none comes
+		require.NoError(t, c.Close())
+		proxytest.Eventually(t, "none of either", func() bool { return counts() == [2]int64{} })
+		for range 20 {
+			assert.NoError(t, s.upstream.Drain(over), "nothing is left")
+		}
 	})
 }
