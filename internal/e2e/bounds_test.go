@@ -1,0 +1,118 @@
+package e2e_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// served reports whether a new connection is answered. If not, it has been closed without a byte.
+func (k *track) served(t *testing.T) bool {
+	t.Helper()
+	c, err := k.dial()
+	require.NoError(t, err)
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
+	_ = c.Send(get) // fails when it has been closed already
+	head, err := c.ReadHead()
+	var late net.Error
+	require.False(t, errors.As(err, &late) && late.Timeout(), "the connection stays open")
+	if err != nil {
+		assert.Empty(t, head)
+		return false
+	}
+	return true
+}
+
+func TestConnectionsAboveTheBoundAreClosedAtOnce(t *testing.T) {
+	const most = 3
+	s := shape{tune: func(s *hostproxy.Server) { s.MaxConns = most }}
+	overFronts(t, s, func(t *testing.T, k *track) {
+		k.mirror.answer.Store(&answer{raw: ok})
+		var open []*proxytest.Conn
+		for range most {
+			c := k.connect(t)
+			require.NoError(t, c.Send(get))
+			_, err := c.ReadResponse("GET")
+			require.NoError(t, err)
+			open = append(open, c)
+		}
+		for range 2 * most { // those that are closed take no room
+			assert.False(t, k.served(t))
+		}
+		if k.tls != nil {
+			assert.Equal(t, 308, proxytest.Dial(t, k.running.Plain).Do(get).StatusCode, "the other listener has a bound of its own")
+		}
+		for _, c := range open[1:] {
+			require.NoError(t, c.Send(get), "the others go on")
+			_, err := c.ReadResponse("GET")
+			require.NoError(t, err)
+		}
+		open[0].Close()
+		proxytest.Eventually(t, "room", func() bool { return k.served(t) })
+	})
+}
+
+// stall begins a handshake and does not go on when the server has answered.
+func (k *track) stall(t *testing.T) net.Conn {
+	t.Helper()
+	raw, err := net.Dial("tcp", k.addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { raw.Close() })
+	_, err = raw.Write(helloOf(t, k.tls))
+	require.NoError(t, err)
+	_ = raw.SetDeadline(time.Now().Add(proxytest.Patience))
+	_, err = io.ReadFull(raw, make([]byte, 5))
+	require.NoError(t, err)
+	return raw
+}
+
+func TestHandshakesAboveTheBoundWait(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		timeout time.Duration
+		end     func(stalled net.Conn)
+	}{
+		{"until one ends", 0, func(stalled net.Conn) { stalled.Close() }},
+		{"until one has had its time", 4 * moment, func(net.Conn) {}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.MaxHandshakes, s.HandshakeTimeout = 1, tt.timeout }})
+			k.mirror.answer.Store(&answer{raw: ok})
+			before := k.connect(t) // a connection whose handshake is over takes no room
+			require.NoError(t, before.Send(get))
+			_, err := before.ReadResponse("GET")
+			require.NoError(t, err)
+
+			stalled := k.stall(t)
+			<-time.After(moment) // the next one has its time too, which is to end later
+			answered := make(chan error, 1)
+			c := k.connect(t)
+			go func() {
+				_ = c.Send(get)
+				_, err := c.ReadResponse("GET")
+				answered <- err
+			}()
+			select {
+			case err := <-answered:
+				t.Errorf("it did not wait: %v", err)
+			case <-time.After(moment):
+			}
+			require.NoError(t, before.Send(get), "those of before are served meanwhile")
+			_, err = before.ReadResponse("GET")
+			require.NoError(t, err)
+			tt.end(stalled)
+			assert.NoError(t, <-answered)
+		})
+	}
+}
