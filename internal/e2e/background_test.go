@@ -1,0 +1,184 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A busy upstream has checks, and a source, that are counted.
+type busy struct {
+	*hostproxy.Upstream
+	checks, sources atomic.Int64
+}
+
+func newBusy(t *testing.T) *busy {
+	t.Helper()
+	b := new(busy)
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/up" {
+			b.checks.Add(1)
+		}
+	}))
+	b.Upstream = &hostproxy.Upstream{Discover: func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+		b.sources.Add(1)
+		defer b.sources.Add(-1)
+		publish([]hostproxy.Endpoint{{Target: backend.Addr()}})
+		<-ctx.Done()
+		return nil
+	}}
+	b.Health = &hostproxy.HealthCheck{Path: "/up", Interval: time.Millisecond}
+	return b
+}
+
+// goesOn waits until it is clear that the background work has not ended.
+func (b *busy) goesOn(t *testing.T) {
+	t.Helper()
+	n := b.checks.Load()
+	proxytest.Eventually(t, "checks", func() bool { return b.checks.Load() > n+10 })
+	assert.Equal(t, int64(1), b.sources.Load())
+}
+
+// ends waits until the background work has ended.
+func (b *busy) ends(t *testing.T) {
+	t.Helper()
+	proxytest.Eventually(t, "the source's end", func() bool { return b.sources.Load() == 0 })
+	n := int64(-1)
+	proxytest.Eventually(t, "the checks' end", func() bool {
+		old := n
+		n = b.checks.Load()
+		<-time.After(10 * time.Millisecond)
+		return n == old
+	})
+	assert.Never(t, func() bool { return b.checks.Load() > n }, 30*time.Millisecond, 10*time.Millisecond)
+}
+
+func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
+	elsewhere := http.NotFoundHandler()
+	behind := func(u *hostproxy.Upstream) http.Handler { return &hostproxy.ForwardAuth{Auth: u, Next: elsewhere} }
+	for name, end := range map[string]func(r *hostproxy.Router, pattern string, rest map[string]http.Handler) error{
+		"Remove": func(r *hostproxy.Router, pattern string, _ map[string]http.Handler) error {
+			if !r.Remove(pattern) {
+				return errors.New("it was not there")
+			}
+			return nil
+		},
+		"Set": func(r *hostproxy.Router, pattern string, _ map[string]http.Handler) error {
+			return r.Set(pattern, elsewhere)
+		},
+		"Replace": func(r *hostproxy.Router, _ string, rest map[string]http.Handler) error { return r.Replace(rest) },
+	} {
+		for _, lane := range []string{"fast", "full"} {
+			t.Run(name+"/"+lane, func(t *testing.T) {
+				proxytest.NoLeaks(t)
+				b := newBusy(t)
+				r := &hostproxy.Router{Logger: silent()}
+				first, second := http.Handler(b.Upstream), behind(b.Upstream)
+				r.Handle("a.test", first)
+				r.Handle("b.test/x", second)
+				s := &hostproxy.Server{Router: r}
+				if lane == "full" {
+					s.Handler = http.HandlerFunc(r.ServeHTTP)
+				}
+				running := proxytest.StartPlain(t, s)
+				c := proxytest.Dial(t, running.Plain)
+				assert.Zero(t, b.checks.Load()+b.sources.Load(), "nothing before the first request")
+				require.Equal(t, 200, c.Do(get).StatusCode)
+				b.goesOn(t)
+
+				require.NoError(t, end(r, "a.test", map[string]http.Handler{"b.test/x": second}))
+				assert.Equal(t, 404, c.Do(get).StatusCode)
+				<-time.After(20 * time.Millisecond) // what ends in the background has its time
+				b.goesOn(t)
+				require.NoError(t, end(r, "b.test/x", map[string]http.Handler{"c.test": elsewhere}))
+				b.ends(t)
+
+				require.NoError(t, r.Set("a.test", first))
+				assert.Zero(t, b.sources.Load())
+				require.Equal(t, 200, c.Do(get).StatusCode)
+				b.goesOn(t)
+				require.NoError(t, r.Replace(map[string]http.Handler{"a.test": first, "b.test": first})) // stays where it is
+				require.NoError(t, r.Replace(map[string]http.Handler{"b.test": first}))
+				require.NoError(t, r.Set("b.test", first))
+				<-time.After(20 * time.Millisecond)
+				b.goesOn(t)
+				require.NoError(t, running.Stop())
+				b.ends(t)
+			})
+		}
+	}
+}
+
+// A route that goes while its server is long gone leaves nothing, whoever has served it.
+func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
+	proxytest.NoLeaks(t)
+	b := newBusy(t)
+	r := &hostproxy.Router{Logger: silent()}
+	r.Handle("a.test", b.Upstream)
+	for range 3 {
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, httptest.NewRequest("GET", "http://a.test/", nil))
+		assert.Equal(t, 200, w.Code)
+		b.goesOn(t)
+		require.True(t, r.Remove("a.test"))
+		b.ends(t)
+		require.NoError(t, r.Set("a.test", b.Upstream))
+	}
+}
+
+func TestTheRoutersLoggerHearsOfItsTargets(t *testing.T) {
+	log, other := new(logText), new(logText)
+	r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
+	second := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(other, nil))}
+	dead, canary := proxytest.Refused(t), proxytest.Refused(t)
+	check := &hostproxy.HealthCheck{Interval: time.Hour, Fall: 1}
+	u := hostproxy.To(dead)
+	u.Health = check
+	lost := hostproxy.To(dead)
+	lost.Discover = func(context.Context, func([]hostproxy.Endpoint)) error { return errors.New("nobody knows") }
+	to := hostproxy.To(canary)
+	to.Health = check
+	require.NoError(t, lost.Canary(to, 0))
+	r.Handle("a.test", u)
+	second.Handle("a.test", u) // the first one that has it hears of it
+	r.Handle("b.test", &hostproxy.ForwardAuth{Auth: lost, Next: http.NotFoundHandler()})
+	c := proxytest.Dial(t, proxytest.StartPlain(t, &hostproxy.Server{Router: r}).Plain)
+	assert.Equal(t, 502, c.Do(get).StatusCode)
+	proxytest.Eventually(t, "the change", func() bool { return strings.Contains(log.String(), `msg="target changed"`) })
+	line := logLine(log, `msg="target changed"`)
+	for _, want := range []string{"level=WARN", "target=" + dead, "state=down", "refused"} {
+		assert.Contains(t, line, want)
+	}
+	assert.Equal(t, 502, c.Do(strings.Replace(get, "a.test", "b.test", 1)).StatusCode)
+	proxytest.Eventually(t, "what was not found", func() bool { return strings.Contains(log.String(), `msg="targets not found"`) })
+	line = logLine(log, `msg="targets not found"`)
+	assert.Contains(t, line, "level=WARN")
+	assert.Contains(t, line, `cause="nobody knows"`)
+
+	require.NoError(t, lost.Canary(to, 1))
+	assert.Equal(t, 502, c.Do(strings.Replace(get, "a.test", "b.test", 1)).StatusCode)
+	proxytest.Eventually(t, "the change of the canary", func() bool { return strings.Contains(log.String(), "target="+canary+" state=down") })
+	assert.Empty(t, other.String())
+}
+
+// logLine returns the first line with that text.
+func logLine(log *logText, text string) string {
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, text) {
+			return line
+		}
+	}
+	return ""
+}
