@@ -1,0 +1,190 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// panicking are settings towards a target whose hooks panic when that says so, by the name of the hook. Read-only.
+var panicking = map[string]func(c *tls.Config, now func() bool){
+	"TLS.VerifyConnection": func(c *tls.Config, now func() bool) {
+		c.VerifyConnection = func(tls.ConnectionState) error {
+			if now() {
+				panic("oh")
+			}
+			return nil
+		}
+	},
+	"TLS.VerifyPeerCertificate": func(c *tls.Config, now func() bool) {
+		c.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error {
+			if now() {
+				panic("oh")
+			}
+			return nil
+		}
+	},
+	"TLS.GetClientCertificate": func(c *tls.Config, now func() bool) {
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if now() {
+				panic("oh")
+			}
+			return new(tls.Certificate), nil
+		}
+	},
+}
+
+// newAsking starts a backend that asks its clients for certificates.
+func newAsking(t *testing.T, h http.Handler) (target string, roots *x509.CertPool) {
+	t.Helper()
+	b, roots := proxytest.NewTLSServer(t, h)
+	b.TLS.ClientAuth = tls.RequestClientCert // heeded from the next handshake on
+	return "https://" + b.Addr(), roots
+}
+
+func always() bool { return true }
+
+// assertPanic checks what is known of an exchange that failed by a panic of the hook.
+func assertPanic(t *testing.T, hook string, x hostproxy.Exchange) {
+	t.Helper()
+	assert.Equal(t, 500, x.Status)
+	var e *hostproxy.Error
+	require.ErrorAs(t, x.Err, &e)
+	assert.Equal(t, hostproxy.SideProxy, e.Side)
+	assert.ErrorContains(t, x.Err, "panic in "+hook+": oh")
+	assert.ErrorContains(t, x.Err, "tls_hooks_test.go", "the stack")
+	assert.Equal(t, 1, x.Attempts, "another target would not help")
+}
+
+func TestAPanicInAHandshakeIsItsRequestsFailure(t *testing.T) {
+	for hook, set := range panicking {
+		for name, hedge := range map[string]time.Duration{"": 0, ", hedged": time.Minute} {
+			t.Run(hook+name, func(t *testing.T) {
+				one, roots := newAsking(t, nil)
+				two, _ := newAsking(t, nil)
+				var bad atomic.Bool
+				build := func() *hostproxy.Upstream {
+					u := hostproxy.To(one, two)
+					u.TLS, u.Hedge = &tls.Config{InsecureSkipVerify: true, RootCAs: roots}, hedge
+					set(u.TLS, bad.Load)
+					return u
+				}
+				inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+					bad.Store(true)
+					for range 3 {
+						a := c.Do(request("GET /", "\r\n"))
+						assert.Equal(t, 500, a.StatusCode)
+						assert.NotContains(t, string(a.Raw), "oh", "nothing of it goes to the client")
+						assertPanic(t, hook, <-records)
+					}
+					bad.Store(false)
+					assert.Equal(t, "ok", string(c.Do(request("GET /", "\r\n")).Content), "and of no other")
+				})
+			})
+		}
+	}
+}
+
+// The handshake of a hedge is on a goroutine of its own.
+func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
+	for hook, set := range panicking {
+		t.Run(hook, func(t *testing.T) {
+			panicked := make(chan struct{}, 1)
+			first, _ := newAsking(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				<-panicked
+				_, _ = io.WriteString(w, "first")
+			}))
+			second, _ := newAsking(t, nil)
+			build := func() *hostproxy.Upstream {
+				u := hostproxy.To(first, second)
+				u.Policy, u.Hedge = hostproxy.FirstAvailable, 10*time.Millisecond
+				u.TLS = &tls.Config{InsecureSkipVerify: true}
+				var handshakes atomic.Int64
+				set(u.TLS, func() bool {
+					if handshakes.Add(1) == 1 {
+						return false
+					}
+					panicked <- struct{}{}
+					return true
+				})
+				return u
+			}
+			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+				assert.Equal(t, "first", string(c.Do(request("GET /", "\r\n")).Content))
+				x := <-records
+				assert.NoError(t, x.Err)
+				assert.Equal(t, first, x.Target)
+				require.Len(t, x.Retried, 1)
+				// The first may answer before the other has failed for good.
+				assert.Regexp(t, "panic in "+hook+": oh|another target was faster", x.Retried[0].Error())
+			})
+		})
+	}
+}
+
+// Checks, and requests that need HTTP/2, have their handshakes on goroutines of net/http's.
+func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
+	old := proxytest.NewBackend(t, says("old"))
+	for hook, set := range panicking {
+		for name, check := range map[string]hostproxy.HealthCheck{
+			"by a path": {Path: "/up", Interval: -1}, "by gRPC": {GRPC: true, Interval: -1},
+		} {
+			t.Run(hook+" "+name, func(t *testing.T) {
+				proxytest.NoLeaks(t)
+				target, _ := newAsking(t, nil)
+				from := old.Addr()
+				if check.GRPC { // cannot be asked of plain http
+					from = "h2c://" + from
+				}
+				u := hostproxy.To(from)
+				u.TLS, u.Health = &tls.Config{InsecureSkipVerify: true}, &check
+				set(u.TLS, always)
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				defer cancel()
+				err := u.Replace(ctx, target)
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.ErrorContains(t, err, "target "+target+" does not serve")
+				assert.ErrorContains(t, err, "panic in "+hook+": oh")
+				for left := range u.All() {
+					assert.Equal(t, from, left.String(), "everything stays as it was")
+				}
+			})
+		}
+	}
+}
+
+func TestAPanicInAHandshakeOfACallIsItsFailure(t *testing.T) {
+	for hook, set := range panicking {
+		t.Run(hook, func(t *testing.T) {
+			target, _ := newAsking(t, nil)
+			u := hostproxy.To(target)
+			u.TLS = &tls.Config{InsecureSkipVerify: true}
+			set(u.TLS, always)
+			records := make(chan hostproxy.Exchange, 10)
+			r := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) { records <- *x }}
+			conf, roots := proxytest.TLS(t, "a.test")
+			r.TLS.Config = conf
+			r.Handle("a.test", u)
+			c := proxytest.HTTPClient(t, proxytest.Start(t, &hostproxy.Server{Router: r}).HTTPS, roots, "h2")
+			for range 3 {
+				res, err := c.Post("https://a.test/x.Y/Z", "application/grpc", strings.NewReader("\x00\x00\x00\x00\x00"))
+				require.NoError(t, err)
+				res.Body.Close()
+				assert.Equal(t, 500, res.StatusCode)
+				assertPanic(t, hook, <-records)
+			}
+		})
+	}
+}
