@@ -39,6 +39,7 @@ type Target struct {
 	base    string                      // put before the request's path, without a final slash
 	client  doer                        // for what speaks HTTP/1.1
 	h2      doer                        // for requests that need HTTP/2, such as gRPC; nil without
+	shares  bool                        // exchanges share connections of ours: HTTP/2
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
@@ -154,13 +155,13 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	case c.Transport != nil:
 		t.client = transport{c.Transport}
 	case u.Scheme == "h2c":
-		t.client = transport{newTransport(dial, c, http2Only)}
+		t.client, t.shares = transport{newTransport(dial, c, http2Only)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
 		t.client = newClient(t.Pool, c)
 	}
 	if u.Scheme == "https" && c.Transport == nil {
-		t.h2 = transport{newTransport(dial, c, http2TLS)}
+		t.h2, t.shares = transport{newTransport(dial, c, http2TLS)}, true
 	}
 	return t
 }
@@ -190,6 +191,19 @@ func (t *Target) retire() {
 		t.Pool.Retire()
 	}
 	t.close()
+	if t.shares {
+		time.AfterFunc(sweepInterval, t.closeRest)
+	}
+}
+
+// closeRest closes the connections that were busy when t retired, once they are
+// not: http.Transport would keep them.
+func (t *Target) closeRest() {
+	next := t.closeRest
+	if t.InFlight() == 0 {
+		next = t.close // once more, when it has noticed the end of the last stream
+	}
+	time.AfterFunc(sweepInterval, next)
 }
 
 // close closes the connections that carry no exchange.
