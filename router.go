@@ -386,9 +386,19 @@ func (r *Router) leave(rt *route) {
 	upstreams(rt.handler, func(u *Upstream) {
 		if r.uses[u]--; r.uses[u] == 0 {
 			delete(r.uses, u)
-			go u.compiled.CloseIdle() // registration compiled it; a hook of its own may be who removes it
+			go r.rest(u) // a hook of its own may be who removes it
 		}
 	})
+}
+
+// rest ends what goes on in the background for u, unless it has a route again.
+func (r *Router) rest(u *Upstream) {
+	r.mu.Lock()
+	_, used := r.uses[u]
+	r.mu.Unlock()
+	if !used {
+		u.compiled.CloseIdle() // registration compiled it
+	}
 }
 
 // All returns the routes as they are now, sorted by pattern. Changes during

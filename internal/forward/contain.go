@@ -51,6 +51,12 @@ func containTLS(c *tls.Config) *tls.Config {
 			return hook(state)
 		}
 	}
+	if hook := c.EncryptedClientHelloRejectionVerify; hook != nil {
+		c.EncryptedClientHelloRejectionVerify = func(state tls.ConnectionState) (err error) {
+			defer Contain("TLS.EncryptedClientHelloRejectionVerify", &err)
+			return hook(state)
+		}
+	}
 	return c
 }
 

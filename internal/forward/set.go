@@ -132,13 +132,13 @@ func (s *span) Ending() bool { return s.life.Err() != nil || s.within != nil && 
 // Killed reports whether what is in flight must end at once.
 func (s *span) Killed() bool { return s.kill.Err() != nil || s.within != nil && s.within.Killed() }
 
-// bind calls end once the span or one around it ends, or is killed. The returned
-// function undoes it.
-func (s *span) bind(end func()) (unbind func()) {
-	life, kill := context.AfterFunc(s.life, end), context.AfterFunc(s.kill, end)
+// bind calls end once the span or one around it ends, and cut once it is killed.
+// The returned function undoes it.
+func (s *span) bind(end, cut func()) (unbind func()) {
+	life, kill := context.AfterFunc(s.life, end), context.AfterFunc(s.kill, cut)
 	outer := func() {}
 	if s.within != nil {
-		outer = s.within.bind(end)
+		outer = s.within.bind(end, cut)
 	}
 	return func() {
 		life()

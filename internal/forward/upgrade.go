@@ -46,7 +46,11 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	defer a.attempts.Target.bind(cancel)()
+	defer a.attempts.Target.bind(cancel, func() { // unblocks the tunnel whatever it waits for
+		cancel()
+		client.Close()
+		upstream.Close()
+	})()
 	for _, life := range a.x.Lives {
 		if life != nil {
 			defer context.AfterFunc(life, cancel)()
