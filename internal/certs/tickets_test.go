@@ -1,7 +1,9 @@
 package certs_test
 
 import (
+	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
 // resumes makes a connection with the client's sessions and reports whether one
@@ -80,6 +83,96 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 		require.False(t, resumes(t, second, fresh))
 		assert.True(t, resumes(t, third, fresh))
 	})
+}
+
+// roomy is a pipe whose writer does not wait for the reader, as one end of a TCP connection.
+type roomy struct {
+	net.Conn
+	out chan []byte
+}
+
+func (r roomy) Write(p []byte) (int, error) {
+	r.out <- bytes.Clone(p)
+	return len(p), nil
+}
+
+// send passes on what was written, until out is closed, and closes the pipe.
+func (r roomy) send() {
+	defer r.Conn.Close()
+	for p := range r.out {
+		_, _ = r.Conn.Write(p)
+	}
+}
+
+// meet makes a connection with the client's sessions and certificates, and returns what the server knows of it.
+func meet(server *tls.Config, version uint16, sessions tls.ClientSessionCache, of ...tls.Certificate) (tls.ConnectionState, error) {
+	c, s := net.Pipe()
+	end := roomy{s, make(chan []byte, 16)}
+	go end.send()
+	conn, done := tls.Server(end, server.Clone()), make(chan error, 1)
+	go func() {
+		defer close(end.out)
+		_, err := conn.Write([]byte("x"))
+		done <- err
+	}()
+	client := tls.Client(c, &tls.Config{
+		ServerName: "a.example.com", InsecureSkipVerify: true, ClientSessionCache: sessions, Certificates: of, MaxVersion: version,
+	})
+	_, _ = io.ReadFull(client, make([]byte, 1)) // fails if the server refuses, which done says
+	c.Close()
+	err := <-done
+	return conn.ConnectionState(), err
+}
+
+// CVE-2025-68121: Config may ask for clients' certificates, and sessions last longer than its CAs. crypto/tls looks at the
+// certificate of a session again; with our keys it is to do the same.
+func TestASharedSessionDoesNotOutliveTheCAOfItsClient(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run(tls.VersionName(version), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, fromA := proxytest.Certificate(t, "a")
+				b, fromB := proxytest.Certificate(t, "b")
+				o := with(newIssuer(t, "ca", day(90)))
+				o.Storage, o.ShareTickets = newMemStorage(), true
+				run := func(mode tls.ClientAuthType, cas *x509.CertPool) *tls.Config {
+					o.Config = &tls.Config{ClientAuth: mode, ClientCAs: cas}
+					m, _ := start(t, o, "a.example.com")
+					require.NoError(t, m.Await(t.Context()))
+					synctest.Wait()
+					return m.TLSConfig()
+				}
+				before := run(tls.RequireAndVerifyClientCert, fromA)
+				session := func() tls.ClientSessionCache {
+					sessions := tls.NewLRUClientSessionCache(1)
+					state, err := meet(before, version, sessions, a)
+					require.NoError(t, err)
+					require.False(t, state.DidResume)
+					return sessions
+				}
+				state, err := meet(run(tls.RequireAndVerifyClientCert, fromA), version, session())
+				require.NoError(t, err)
+				require.True(t, state.DidResume, "with the same CA it resumes, or this test shows nothing")
+				require.Len(t, state.PeerCertificates, 1)
+
+				after := run(tls.RequireAndVerifyClientCert, fromB)
+				_, err = meet(after, version, session())
+				assert.Error(t, err, "no certificate")
+				_, err = meet(after, version, session(), a)
+				assert.Error(t, err, "the other CA's certificate")
+				state, err = meet(after, version, session(), b)
+				require.NoError(t, err)
+				assert.False(t, state.DidResume)
+				assert.Equal(t, []string{"b"}, state.PeerCertificates[0].DNSNames)
+
+				for _, mode := range []tls.ClientAuthType{tls.VerifyClientCertIfGiven, tls.NoClientCert} {
+					state, err = meet(run(mode, fromB), version, session())
+					require.NoError(t, err)
+					assert.False(t, state.DidResume)
+					assert.Empty(t, state.PeerCertificates)
+				}
+			})
+		})
+	}
 }
 
 func TestTicketsAreNotSharedUnlessAskedFor(t *testing.T) {
