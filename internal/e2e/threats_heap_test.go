@@ -1,0 +1,309 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"net"
+	"runtime"
+	"runtime/metrics"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// held returns the bytes of heap in use.
+func held() int64 {
+	runtime.GC()
+	runtime.GC() // what was in a sync.Pool lives through the first
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// growth returns by how much the heap grew, at most, while f ran and right behind it. It is of the whole process and so does
+// not fit parallel tests. What f leaves open counts.
+func growth(f func()) int64 {
+	before := held()
+	over := make(chan struct{})
+	var watch sync.WaitGroup
+	most := before
+	watch.Go(func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}} // at the end of the last collection
+		for {
+			select {
+			case <-tick.C:
+				metrics.Read(sample)
+				most = max(most, int64(sample[0].Value.Uint64()))
+			case <-over:
+				return
+			}
+		}
+	})
+	f()
+	close(over)
+	watch.Wait()
+	return max(most, held()) - before
+}
+
+// write writes a header list in as many frames as it takes.
+func (p *h2) write(stream uint32, block []byte) error {
+	const room = 16 << 10 // of a frame
+	n := min(len(block), room)
+	err := p.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block[:n], EndStream: true, EndHeaders: n == len(block)})
+	for block = block[n:]; err == nil && len(block) > 0; block = block[n:] {
+		n = min(len(block), room)
+		err = p.WriteContinuation(stream, n == len(block), block[:n])
+	}
+	return err
+}
+
+// CVE-2016-6581, CVE-2023-45288 and their kin: lists of fields that cost more than they say are refused, and are not built first.
+func TestHeaderListsThatAreTooMuchAreNotBuilt(t *testing.T) {
+	for _, tt := range []struct {
+		about string
+		block func(p *h2) []byte
+		lists int
+	}{
+		{"one big field, 12,000 times", func(p *h2) []byte {
+			b := p.fields(append(ordinary, "x-bomb", strings.Repeat("v", 3900))...)
+			return append(b, bytes.Repeat([]byte{0x80 | 62}, 12_000)...) // the newest entry of the dynamic table: 46 MB
+		}, 100},
+		{"10,000 fields", func(p *h2) []byte {
+			pairs := append([]string(nil), ordinary...)
+			for i := range 10_000 {
+				pairs = append(pairs, "x-"+itoa(i), "v")
+			}
+			return p.fields(pairs...)
+		}, 10},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			k := newFast(t, shape{secure: true})
+			k.records = nil
+			k.mirror.answer.Store(&say)
+			grown := growth(func() {
+				p := newH2(t, k)
+				p.listen()
+				for i := range tt.lists {
+					stream := uint32(2*i + 1)
+					if err := p.write(stream, tt.block(p)); err != nil {
+						return // cut
+					}
+					outcome := p.outcome(t, stream)
+					assert.Contains(t, []string{"431", "reset", "closed"}, outcome)
+					if outcome == "closed" {
+						return
+					}
+				}
+			})
+			assert.Less(t, grown, int64(8<<20))
+			assert.Empty(t, k.mirror.taken())
+		})
+	}
+}
+
+// CVE-2021-44716: nothing remembers the names of fields that clients make up.
+func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
+	const requests, names = 1000, 90
+	for _, protocol := range []string{"h2", "h1"} {
+		t.Run(protocol, func(t *testing.T) {
+			k := newFast(t, shape{secure: true})
+			k.records = nil
+			k.mirror.answer.Store(&say)
+			fresh := 0
+			next := func(pairs []string) []string {
+				pairs = append([]string(nil), pairs...)
+				for range names {
+					fresh++
+					pairs = append(pairs, "x-"+strings.Repeat("n", 20)+itoa(fresh), "v")
+				}
+				return pairs
+			}
+			var ask func(i int)
+			if protocol == "h2" {
+				p := newH2(t, k)
+				p.listen()
+				ask = func(i int) {
+					stream := uint32(2*i + 1)
+					require.NoError(t, p.write(stream, p.fields(next(ordinary)...)))
+					require.Equal(t, "200", p.outcome(t, stream))
+				}
+			} else {
+				c := k.connect(t)
+				ask = func(int) {
+					var head strings.Builder
+					head.WriteString("GET / HTTP/1.1\r\nHost: a.test\r\n")
+					pairs := next(nil)
+					for i := 0; i < len(pairs); i += 2 {
+						head.WriteString(pairs[i] + ": " + pairs[i+1] + "\r\n")
+					}
+					require.NoError(t, c.Send(head.String()+"\r\n"))
+					q, err := c.ReadResponse("GET")
+					require.NoError(t, err)
+					require.Equal(t, 200, q.StatusCode)
+				}
+			}
+			ask(0)
+			grown := growth(func() {
+				for i := range requests {
+					ask(i + 1)
+					require.Len(t, k.mirror.taken(), 1+(requests-i)/requests) // with the first one
+				}
+			})
+			assert.Less(t, grown, int64(4<<20), "%d names", requests*names)
+		})
+	}
+}
+
+// CVE-2019-9512, -9513, -9515, -9518: a client that says what costs little, and takes no answer, is cut off or costs nothing.
+func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
+	const frames = 200_000
+	for _, tt := range []struct {
+		about    string
+		answered bool // by a frame each
+		once     func(p *h2, i uint32) error
+	}{
+		{"pings", true, func(p *h2, i uint32) error { return p.WritePing(false, [8]byte{byte(i)}) }},
+		{"settings", false, func(p *h2, i uint32) error {
+			return p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: i})
+		}},
+		{"priorities", false, func(p *h2, i uint32) error {
+			return p.WritePriority(2*i+1, http2.PriorityParam{StreamDep: 2*i + 3})
+		}},
+		{"empty data", false, func(p *h2, i uint32) error {
+			if i == 0 {
+				return p.ask(1, false, ":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/")
+			}
+			return p.WriteData(1, false, nil)
+		}},
+		{"data for a stream that is closed", true, func(p *h2, i uint32) error {
+			if i == 0 {
+				return p.ask(3, true, ordinary...) // closes 1
+			}
+			return p.WriteData(1, false, nil)
+		}},
+		{"window updates", false, func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			k, dams := newDammed(t)
+			p := newH2(t, k)
+			(<-dams).shut.Store(true)
+			var cut bool
+			grown := growth(func() { cut = p.drown(t, k, frames, tt.once) })
+			assert.Less(t, grown, int64(8<<20))
+			assert.Equal(t, tt.answered, cut, "the connection is cut") // net/http keeps 10,000 answers
+			p.c.Close()
+
+			again := newH2(t, k)
+			again.listen()
+			require.NoError(t, again.ask(1, true, ordinary...))
+			assert.Equal(t, "200", again.outcome(t, 1), "others are served as before")
+		})
+	}
+}
+
+// drown sends that many frames, or until the connection is cut, which it reports, and reads nothing. The server has read the
+// frames when drown returns.
+func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uint32) error) (cut bool) {
+	t.Helper()
+	var out bytes.Buffer
+	p.Framer = http2.NewFramer(&out, p.c.Conn)
+	p.AllowIllegalWrites = true
+	for i := range frames {
+		require.NoError(t, once(p, i))
+		if out.Len() < 16<<10 && i < frames-1 {
+			continue
+		}
+		if p.c.Send(out.String()) != nil {
+			return true
+		}
+		out.Reset()
+	}
+	k.mirror.taken()
+	require.NoError(t, p.ask(1<<31-1, true, ":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/last"))
+	last := out.String()
+	proxytest.Eventually(t, "the last request, or the end", func() bool {
+		if p.c.Send(last) != nil {
+			cut = true
+			return true
+		}
+		out.Reset()
+		require.NoError(t, p.WritePing(false, [8]byte{}))
+		last = out.String()
+		return len(k.mirror.taken()) > 0
+	})
+	return cut
+}
+
+// A dam is the server's end of a connection. When it is shut, the client takes nothing more: its buffers are full, without the
+// kernel's help.
+type dam struct {
+	net.Conn
+	shut atomic.Bool
+	once sync.Once
+	over chan struct{} // closed with the connection
+}
+
+func (d *dam) Write(p []byte) (int, error) {
+	if d.shut.Load() {
+		<-d.over
+		return 0, net.ErrClosed
+	}
+	return d.Conn.Write(p)
+}
+
+func (d *dam) Close() error {
+	d.once.Do(func() { close(d.over) })
+	return d.Conn.Close()
+}
+
+// A damming is a Server with dams, which it gives out in their order.
+type damming struct {
+	*hostproxy.Server
+	dams chan *dam
+}
+
+func (d damming) Serve(ctx context.Context, https, plain net.Listener) error {
+	return d.Server.Serve(ctx, dammedListener{https, d.dams}, plain)
+}
+
+type dammedListener struct {
+	net.Listener
+	dams chan *dam
+}
+
+func (l dammedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	d := &dam{Conn: c, over: make(chan struct{})}
+	l.dams <- d
+	return d, nil
+}
+
+// newDammed is newFast with dams.
+func newDammed(t testing.TB) (*track, <-chan *dam) {
+	t.Helper()
+	s, k, dams := shape{secure: true}, newTrack(t, "fast"), make(chan *dam, 16)
+	k.records = nil
+	k.mirror.answer.Store(&say)
+	r := s.router(t, k)
+	config, roots := proxytest.TLS(t, "a.test")
+	r.TLS.Config = config
+	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test"}
+	k.running = proxytest.Start(t, damming{&hostproxy.Server{Router: r}, dams})
+	k.addr = k.running.HTTPS
+	return k, dams
+}
