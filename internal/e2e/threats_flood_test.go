@@ -49,21 +49,6 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	}
 }
 
-// A head costs little more than it says while it is not whole.
-func TestHeadsOfManyFieldsHoldLittle(t *testing.T) {
-	const clients = 100
-	head := "GET / HTTP/1.1\r\nHost: a.test\r\n" + strings.Repeat("a:\r\n", 3000) // 15 KB without an end
-	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-		grown := growth(func() {
-			for range clients {
-				s.dial(t).Send(head)
-			}
-			proxytest.Eventually(t, "a client that comes later to be served", func() bool { return s.dial(t).Do(get).StatusCode == 200 })
-		})
-		assert.Less(t, grown, int64(clients*128<<10), "bytes of heap")
-	})
-}
-
 // CVE-2023-39326 and its kin: whatever a client or an upstream may repeat has a bound.
 func TestAClientsFloodEnds(t *testing.T) {
 	post := "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"

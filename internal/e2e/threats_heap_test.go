@@ -196,9 +196,9 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 		{"window updates", false, func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
 	} {
 		t.Run(tt.about, func(t *testing.T) {
-			k, dams := newDammed(t)
+			k, g := newDammed(t, shape{secure: true})
 			p := newH2(t, k)
-			(<-dams).shut.Store(true)
+			(<-g.dams).shut.Store(true)
 			var cut bool
 			grown := growth(func() { cut = p.drown(t, k, frames, tt.once) })
 			assert.Less(t, grown, int64(8<<20))
@@ -246,13 +246,44 @@ func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uin
 	return cut
 }
 
+// A head costs little more than it says while it is not whole.
+func TestHeadsOfManyFieldsHoldLittle(t *testing.T) {
+	const clients = 100
+	for about, fields := range map[string]string{
+		"90 of 130 bytes": strings.Repeat("a: "+strings.Repeat("v", 125)+"\r\n", 90), "3000 of 4 bytes": strings.Repeat("a:\r\n", 3000),
+	} {
+		head := "GET / HTTP/1.1\r\nHost: a.test\r\n" + fields // 12 KB without an end
+		for way, s := range map[string]shape{"plain": {}, "TLS": {secure: true}} {
+			t.Run(about+", "+way, func(t *testing.T) {
+				k, g := newDammed(t, s)
+				grown := growth(func() {
+					for range clients {
+						require.NoError(t, k.connect(t).Send(head))
+					}
+					proxytest.Eventually(t, "the heads to be read", func() bool { return g.read.Load() >= int64(clients*len(head)) })
+				})
+				assert.Less(t, grown, int64(clients*96<<10))
+				assert.Len(t, g.dams, clients)
+				assert.Empty(t, k.mirror.taken())
+			})
+		}
+	}
+}
+
 // A dam is the server's end of a connection. When it is shut, the client takes nothing more: its buffers are full, without the
 // kernel's help.
 type dam struct {
 	net.Conn
+	read *atomic.Int64
 	shut atomic.Bool
 	once sync.Once
 	over chan struct{} // closed with the connection
+}
+
+func (d *dam) Read(p []byte) (int, error) {
+	n, err := d.Conn.Read(p)
+	d.read.Add(int64(n))
+	return n, err
 }
 
 func (d *dam) Write(p []byte) (int, error) {
@@ -272,15 +303,19 @@ func (d *dam) Close() error {
 type damming struct {
 	*hostproxy.Server
 	dams chan *dam
+	read *atomic.Int64 // bytes, by all of them
 }
 
-func (d damming) Serve(ctx context.Context, https, plain net.Listener) error {
-	return d.Server.Serve(ctx, dammedListener{https, d.dams}, plain)
+func (g damming) Serve(ctx context.Context, https, plain net.Listener) error {
+	if https == nil {
+		return g.Server.Serve(ctx, nil, dammedListener{plain, g})
+	}
+	return g.Server.Serve(ctx, dammedListener{https, g}, plain)
 }
 
 type dammedListener struct {
 	net.Listener
-	dams chan *dam
+	damming
 }
 
 func (l dammedListener) Accept() (net.Conn, error) {
@@ -288,22 +323,26 @@ func (l dammedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dam{Conn: c, over: make(chan struct{})}
+	d := &dam{Conn: c, read: l.read, over: make(chan struct{})}
 	l.dams <- d
 	return d, nil
 }
 
 // newDammed is newFast with dams.
-func newDammed(t testing.TB) (*track, <-chan *dam) {
+func newDammed(t testing.TB, s shape) (*track, damming) {
 	t.Helper()
-	s, k, dams := shape{secure: true}, newTrack(t, "fast"), make(chan *dam, 16)
+	k := newTrack(t, "fast")
 	k.records = nil
 	k.mirror.answer.Store(&say)
 	r := s.router(t, k)
+	g := damming{&hostproxy.Server{Router: r}, make(chan *dam, 1024), new(atomic.Int64)}
+	if !s.secure {
+		k.addr = proxytest.StartPlain(t, g).Plain
+		return k, g
+	}
 	config, roots := proxytest.TLS(t, "a.test")
 	r.TLS.Config = config
 	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test"}
-	k.running = proxytest.Start(t, damming{&hostproxy.Server{Router: r}, dams})
-	k.addr = k.running.HTTPS
-	return k, dams
+	k.addr = proxytest.Start(t, g).HTTPS
+	return k, g
 }
