@@ -142,8 +142,21 @@ func (a *fullExchange) admit() *Failure {
 		return a.refusal(http.StatusBadRequest, "http_request_error", "target * with a method other than OPTIONS")
 	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
 		return a.refusal(http.StatusBadRequest, "http_request_error", "path without a slash")
+	case !expectable(q.Header["Expect"]):
+		return a.refusal(http.StatusExpectationFailed, "http_request_denied", "expectation of something else than 100-continue")
 	}
 	return nil
+}
+
+// expectable reports whether lines, the values of Expect, say 100-continue and nothing else (RFC 9110, 10.1.1). What one
+// reader takes for that and another does not, such as "y 100-continue", makes them disagree on whether a body comes.
+func expectable(lines []string) bool {
+	for _, line := range lines {
+		if !strings.EqualFold(line, "100-continue") {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *fullExchange) refusal(status int, reason, why string) *Failure {
