@@ -443,6 +443,7 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := forward.Begin(q, r.TrustedProxies)
 	defer r.end(x) // also when a handler panics
+	forward.CloseUnbounded(w, q)
 	r.serve(w, q, x)
 	x.Returned = true
 }

@@ -419,6 +419,7 @@ func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := forward.FromContext(q.Context())
 	if x == nil {
 		x = forward.Begin(q, nil)
+		forward.CloseUnbounded(w, q)
 	}
 	u.serve(w, q, x)
 }

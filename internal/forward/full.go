@@ -127,6 +127,14 @@ func (a *fullExchange) closeAfter() {
 	}
 }
 
+// CloseUnbounded makes the response to q the connection's last when what follows q may be meant as its body: HTTP/1.0 wants
+// a length of every body, and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for another request.
+func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
+	if q.ProtoMajor == 1 && q.ProtoMinor == 0 && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
+		w.Header().Set("Connection", "close")
+	}
+}
+
 // admit refuses what must not reach any target.
 func (a *fullExchange) admit() *Failure {
 	q := a.q
