@@ -284,6 +284,11 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 		{"sized", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart"},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"},
 		{"chunked, then garbage", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n"},
+		{"chunked, with a bare LF behind a size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n3\nabc\r\n0\r\n\r\n"},
+		{"chunked, with a bare LF behind an extension", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n3;x\nabc\r\n0\r\n\r\n"},
+		{"chunked, with a bare LF behind the last size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n0\n\r\n"},
+		{"chunked, with a bare LF at the end", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n0\r\n\n"},
+		{"chunked, with a bare LF behind the data", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\n0\r\n\r\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.about, func(t *testing.T) {
