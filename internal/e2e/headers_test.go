@@ -54,6 +54,44 @@ func TestConnectionCannotDeleteOurFields(t *testing.T) {
 	}
 }
 
+// Neither can it delete what the owner sets.
+func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
+	for _, tt := range []struct{ about, fields string }{
+		{"a plain request", "Connection: X-Own, x-forwarded-for, x-forwarded-proto, X-Forwarded-Host, x-real-ip\r\n"},
+		{"with a field of that name", "Connection: x-own, X-Forwarded-For\r\nX-Own: theirs\r\n"},
+		{"an upgrade", "Connection: Upgrade, X-Own, x-forwarded-for, x-forwarded-proto, X-Forwarded-Host, x-real-ip\r\nUpgrade: websocket\r\n" + token},
+		{"an upgrade on two lines", "Connection: x-own, x-real-ip\r\nConnection: upgrade, x-forwarded-for\r\nUpgrade: websocket\r\nX-Own: theirs\r\n" + token},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for _, first := range []bool{true, false} { // the second goes on where net/http has the connection
+					n := len(s.backend.Requests())
+					assert.Equal(t, 200, c.Do(request("GET /", tt.fields+"\r\n")).StatusCode)
+					raw := s.backend.WaitRequests(n + 1)[n].Raw
+					assert.Equal(t, []string{"ours"}, field(raw, "X-Own"), "first: %v", first)
+					assert.Equal(t, []string{ip(c)}, field(raw, "X-Forwarded-For"))
+					assert.Equal(t, []string{ip(c)}, field(raw, "X-Real-Ip"))
+					assert.Equal(t, []string{"a.test"}, field(raw, "X-Forwarded-Host"))
+					assert.Equal(t, []string{s.scheme()}, field(raw, "X-Forwarded-Proto"))
+					assert.NotContains(t, strings.ToLower(strings.Join(field(raw, "Connection"), ",")), "x-")
+					if strings.Contains(tt.fields, "Upgrade: ") {
+						assert.Equal(t, []string{"websocket"}, field(raw, "Upgrade"))
+					}
+				}
+			}, func(s *site) { s.upstream.RequestHeader.Set = http.Header{"X-Own": {"ours"}} })
+		})
+	}
+}
+
+// scheme is what clients of the site come by.
+func (s *site) scheme() string {
+	if s.lane.secure {
+		return "https"
+	}
+	return "http"
+}
+
 func TestAnUntrustedClientCannotSpeakAboutItself(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -65,11 +103,7 @@ func TestAnUntrustedClientCannotSpeakAboutItself(t *testing.T) {
 		assert.NotContains(t, raw, "evil")
 		assert.NotContains(t, raw, "666")
 		assert.Equal(t, []string{ip(c)}, field([]byte(raw), "X-Forwarded-For"))
-		scheme := "http"
-		if s.lane.secure {
-			scheme = "https"
-		}
-		assert.Equal(t, []string{scheme}, field([]byte(raw), "X-Forwarded-Proto"))
+		assert.Equal(t, []string{s.scheme()}, field([]byte(raw), "X-Forwarded-Proto"))
 		assert.Equal(t, netip.MustParseAddr(ip(c)), s.record(t, 1).Client)
 	})
 }
@@ -94,6 +128,51 @@ func TestATrustedProxyIsBelieved(t *testing.T) {
 				assert.Equal(t, netip.MustParseAddr(tt.client), s.record(t, 1).Client)
 			}, trustLoopback)
 		})
+	}
+}
+
+// The same over HTTP/2, to targets of each kind.
+func TestForwardingFieldsOverHTTP2AreBelievedOfTrustedProxiesOnly(t *testing.T) {
+	for _, tt := range []struct{ about, trusted, clients, real, proto, host string }{
+		{"trusted", "127.0.0.0/8", "198.51.100.1, 203.0.113.9, 127.0.0.1", "203.0.113.9", "http", "c.test"},
+		{"another is trusted", "192.0.2.0/24", "127.0.0.1", "127.0.0.1", "https", "a.test"},
+		{"nobody is trusted", "", "127.0.0.1", "127.0.0.1", "https", "a.test"},
+	} {
+		for _, kind := range []string{"http", "h2c", "https"} {
+			t.Run(tt.about+" "+kind, func(t *testing.T) {
+				proxytest.NoLeaks(t)
+				backend, upstream := newUpstream(t, kind, nil)
+				var r hostproxy.Router
+				if tt.trusted != "" {
+					r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(tt.trusted)}
+				}
+				clients := make(chan netip.Addr, 1)
+				r.Observe = func(x *hostproxy.Exchange) { clients <- x.Client }
+				r.Handle("a.test", upstream)
+				config, roots := proxytest.TLS(t, "a.test")
+				r.TLS.Config = config
+				server := proxytest.Start(t, &hostproxy.Server{Router: &r})
+				q := newRequest(t, "POST", "/", strings.NewReader("hello"))
+				for name, value := range map[string]string{
+					"X-Forwarded-For": "198.51.100.1, 203.0.113.9", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "c.test",
+					"X-Real-Ip": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X_Forwarded_For": "6.6.6.6",
+				} {
+					q.Header[name] = []string{value}
+				}
+				p, _ := do(t, proxytest.HTTPClient(t, server.HTTPS, roots, "h2"), q)
+				require.Equal(t, 200, p.StatusCode)
+				require.Equal(t, 2, p.ProtoMajor)
+				got := backend.Last(t).Header
+				assert.Equal(t, tt.clients, strings.Join(got["X-Forwarded-For"], ", "))
+				assert.Equal(t, []string{tt.real}, got["X-Real-Ip"])
+				assert.Equal(t, []string{tt.proto}, got["X-Forwarded-Proto"])
+				assert.Equal(t, []string{tt.host}, got["X-Forwarded-Host"])
+				assert.NotContains(t, got, "X_forwarded_for")
+				assert.NotContains(t, got, "Forwarded")
+				assert.Equal(t, "a.test", backend.Last(t).Host)
+				assert.Equal(t, tt.real, (<-clients).String())
+			})
+		}
 	}
 }
 
