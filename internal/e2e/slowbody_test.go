@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -133,40 +132,4 @@ func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 		})
 	}
 	uploads.Wait()
-}
-
-// Two bytes of data are a TLS record of the length of an alert. A client that sends them while its request waits has
-// not left.
-func TestTwoBytesAreNoGoodbye(t *testing.T) {
-	script := func(c *proxytest.BackendConn) {
-		for {
-			q, err := c.ReadRequest()
-			if err != nil {
-				return
-			}
-			<-time.After(2 * moment)
-			if c.Send("HTTP/1.1 200 OK\r\n"+sized(string(q.Content))) != nil {
-				return
-			}
-		}
-	}
-	overEachLane(t, script, func(t *testing.T, s *site) {
-		c := s.dial(t)
-		require.NoError(t, s.upstream.Pause(time.Minute))
-		c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n")
-		c.Send("{}")
-		<-time.After(2 * moment) // the sweeper looks more than once
-		require.NoError(t, s.upstream.Resume())
-		p := c.Response("POST")
-		assert.Equal(t, 200, p.StatusCode, "a body that came while the request waited")
-		assert.Equal(t, "{}", string(p.Content))
-
-		c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello")
-		s.backend.WaitRequests(2)
-		c.Send("\r\n") // some clients do (RFC 9112, 2.2)
-		p = c.Response("POST")
-		assert.Equal(t, 200, p.StatusCode, "an empty line while the target thinks")
-		assert.Equal(t, "hello", string(p.Content))
-		assert.Equal(t, 200, c.Do(get).StatusCode, "the connection goes on")
-	})
 }
