@@ -280,12 +280,18 @@ func (h *host) urgency() urgency {
 	return first
 }
 
-// install makes s what handshakes get and reports whether it is new to them.
-func (h *host) install(s *stored) (changed bool) {
+// install makes s what handshakes get.
+func (h *host) install(s *stored) {
+	h.manager.mu.Lock()
+	defer h.manager.mu.Unlock()
+	h.serve(s)
+}
+
+// serve is install, and reports whether s is new to handshakes. The manager's lock
+// is held.
+func (h *host) serve(s *stored) (changed bool) {
 	m := h.manager
 	leaf := s.cert.Leaf
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if h.gone {
 		return false
 	}
@@ -303,9 +309,8 @@ func (h *host) install(s *stored) (changed bool) {
 // keep installs a good certificate and waits for its next date.
 func (h *host) keep(s *stored) {
 	m := h.manager
-	changed := h.install(s)
-	m.mu.Lock()
-	recovered := h.status.State != Valid
+	m.mu.Lock() // until all of it is true: serve wakes those who wait
+	changed, recovered := h.serve(s), h.status.State != Valid
 	h.status.State, h.status.Attempts, h.status.Err, h.status.NextTry = Valid, 0, nil, time.Time{}
 	h.unusable = 0
 	status, gone := h.status, h.gone
