@@ -131,7 +131,7 @@ func reverseName(name string) (string, bool) {
 			return "", false
 		}
 		a, err := netip.ParseAddr(labels[3] + "." + labels[2] + "." + labels[1] + "." + labels[0])
-		return a.String(), err == nil
+		return a.String(), err == nil && a.Is4()
 	}
 	v6, ok := strings.CutSuffix(name, ".ip6.arpa")
 	labels := strings.Split(v6, ".")
