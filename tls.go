@@ -89,8 +89,8 @@ type TLS struct {
 
 	// ClientAuth asks clients of some hosts for certificates, by host, wildcard
 	// or "*" as in patterns. A connection for one entry's hosts never serves
-	// those of another: 421. Clients that send no SNI are those of DefaultHost.
-	// Nil asks nobody, unless Config does.
+	// those of another: 421. Clients that send no SNI are those of DefaultHost,
+	// or without one of "*". Nil asks nobody, unless Config does.
 	ClientAuth map[string]ClientAuth
 
 	// ShareTickets keeps the keys of session tickets in Storage, with a new one

@@ -342,10 +342,10 @@ func (r *Retry) config() forward.Retry {
 		Budget: cmp.Or(r.Budget, 0.2)}
 }
 
-// A HeaderEdit is a fixed change to the fields of a message: Remove, then
-// Set, then Add. What is removed or set goes in every spelling that CGI takes for
-// the same, such as X_User for X-User. Names that frame or route a message (Host, Content-Length,
-// Transfer-Encoding, Connection and the like) are refused.
+// A HeaderEdit is a fixed change to the fields of a message: Remove, then Set,
+// then Add. What is removed or set goes in every spelling that CGI takes for the
+// same, such as X_User for X-User. Names that frame or route a message (Host,
+// Content-Length, Transfer-Encoding, Connection and the like) are refused.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header

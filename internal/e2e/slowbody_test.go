@@ -76,10 +76,7 @@ func (s *site) upload(path string, b bodyFeed) (string, error) {
 // A client that sends a body so slowly that it just holds a connection is told so, in every lane alike. One that is
 // slow but moves is not, nor is one that is being answered already, nor a stream of HTTP/2.
 func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as the grace")
-	}
-	t.Parallel()
+	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))
 	toTalker := func(s *site) { s.upstream = hostproxy.To(backend.Addr()) }
 	idle := bodyFeed{size: 100_000, piece: 4} // 20 bytes a second
