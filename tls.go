@@ -325,6 +325,20 @@ func (r *Router) terminated() iter.Seq[string] {
 	}
 }
 
+// wants reports whether a host pattern is that of a route whose TLS ends here.
+func (r *Router) wants(host string) bool {
+	t := r.table.Load()
+	if !t.HasHost(host) {
+		return false
+	}
+	p, err := routes.ParsePattern(host)
+	if err != nil {
+		return true
+	}
+	rt, ok := t.Get(p)
+	return !ok || !isPassthrough(rt.Value.handler)
+}
+
 func isPassthrough(h http.Handler) bool {
 	_, ok := h.(*Passthrough)
 	return ok
@@ -469,6 +483,7 @@ func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
 	o := certs.Options{
 		Hosts:        r.terminated,
+		Wants:        r.wants,
 		Knows:        r.knows,
 		Storage:      t.Storage,
 		Public:       t.issuers(),

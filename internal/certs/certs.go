@@ -21,9 +21,13 @@ import (
 type Options struct {
 	// Hosts yields the host patterns that want a certificate: hosts and
 	// wildcards in canonical form, and "*", which only on-demand certificates
-	// can serve. Required; called at start and after Changed, never at once
-	// from two goroutines.
+	// can serve. Required; called at start and after Changed without names,
+	// never at once from two goroutines.
 	Hosts func() iter.Seq[string]
+
+	// Wants reports whether a host pattern, as Hosts yields it, is that of a route
+	// whose TLS ends here. Required; called concurrently.
+	Wants func(pattern string) bool
 
 	// Knows is the gate: it reports whether a canonical host has a route. No
 	// other name costs more than this call. Required; called concurrently.
@@ -48,8 +52,17 @@ type Options struct {
 	Issuers map[string]certmagic.Issuer
 
 	// Policy allows on-demand certificates for public names that match a
-	// wildcard: nil error means yes. A nil Policy means none.
+	// wildcard. Nil error means yes, ErrNotAllowed no, and any other error that
+	// it does not know: then what there is stays. A nil Policy allows none.
 	Policy func(ctx context.Context, host string) error
+
+	// PolicyTTL is how long a refusal of Policy is remembered. 0 means a minute,
+	// negative not at all.
+	PolicyTTL time.Duration
+
+	// Lazy leaves hosts of routes without a certificate until a handshake asks
+	// for it. What is in storage is served and renewed all the same.
+	Lazy bool
 
 	// Files are more static certificates, in PEM files. They are read again when they
 	// change; what cannot be read then leaves the old one in place.
@@ -78,8 +91,9 @@ type Options struct {
 	// own records, most of them at debug level. Required.
 	Logger *slog.Logger
 
-	// Observe is called after each change of a host's state, in order per
-	// host, without locks held. Nil means nobody looks.
+	// Observe is called after each change of a host's state, one call at a time
+	// and in order. One that panics is logged; one that is slow loses the oldest
+	// reports. Nil means that nothing is reported.
 	Observe func(Status)
 
 	// StorageTimeout bounds each storage operation but Lock. 0 means 10 s.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 	"time"
@@ -27,8 +28,26 @@ type chain struct {
 	queue       *queue
 }
 
+// An order is what a host asks of its chain.
+type order struct {
+	name   string
+	serial *big.Int // of the certificate in use; nil if there is none
+	due    bool     // the certificate in use is to be renewed: no rate limit holds it back
+	force  bool     // renew even if the certificate in use is not due
+}
+
+// A heldError says that nothing was asked of a CA, because it may not be asked before a time. It is no failed attempt.
+type heldError struct {
+	until time.Time
+	err   error
+}
+
+func (e *heldError) Error() string { return e.err.Error() }
+func (e *heldError) Unwrap() error { return e.err }
+
 // issue tries each authority once. The error says why each refused.
-func (c *chain) issue(ctx context.Context, name string) error {
+func (c *chain) issue(ctx context.Context, o order) error {
+	name := o.name
 	var errs []error
 	for _, a := range c.authorities {
 		err := a.issue(ctx, name)

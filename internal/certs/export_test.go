@@ -52,14 +52,16 @@ func ReverseName(name string) (string, bool) { return reverseName(name) }
 func (m *Manager) Refused() int {
 	m.demands.mu.Lock()
 	defer m.demands.mu.Unlock()
-	return len(m.demands.refused)
+	return len(m.demands.verdicts)
 }
 
 // MaxRefused is how many refused names are remembered.
 const MaxRefused = maxRefused
 
 // Refuse remembers a refusal.
-func (m *Manager) Refuse(name string) { m.demands.refuse(name) }
+func (m *Manager) Refuse(name string) {
+	m.demands.remember(name, verdict{until: time.Now().Add(refusedFor)})
+}
 
 // Wait makes the part of a handshake that waits.
 func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -38,7 +38,7 @@ func TestTheHotPathOfAHandshakeAllocatesNothing(t *testing.T) {
 
 // knowsAllocs is what the kit's own gate allocates.
 func knowsAllocs(sni string) float64 {
-	r := &routes{hosts: []string{"a.example.com", "*.example.org"}}
+	r := routesOf("a.example.com", "*.example.org")
 	return testing.AllocsPerRun(100, func() { r.knows(sni) })
 }
 
@@ -48,8 +48,8 @@ func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)
 		o.Storage = newMemStorage()
-		r := &routes{hosts: names("h%d.example.com", 40)}
-		o.Hosts, o.Knows, o.Logger = r.all, r.knows, (&logBuffer{}).logger(0)
+		r := routesOf(names("h%d.example.com", 40)...)
+		o.Hosts, o.Wants, o.Knows, o.Logger = r.all, r.wants, r.knows, (&logBuffer{}).logger(0)
 		m, err := certs.New(o)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, m.Close()) }()
@@ -78,14 +78,14 @@ func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
 
 func TestWhatAHostCosts(t *testing.T) {
 	const n = 50_000
-	r := &routes{hosts: names("h%d.example.com", n)}
+	r := routesOf(names("h%d.example.com", n)...)
 	storage := newMemStorage()
 	hang := make(chan struct{})
 	storage.hook(func(string, string) error { <-hang; return nil })
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	m, err := certs.New(certs.Options{Hosts: r.all, Knows: r.knows, Storage: storage, Logger: (&logBuffer{}).logger(8),
+	m, err := certs.New(certs.Options{Hosts: r.all, Wants: r.wants, Knows: r.knows, Storage: storage, Logger: (&logBuffer{}).logger(8),
 		Public: []certmagic.Issuer{newIssuer(t, "ca", day(90))}})
 	require.NoError(t, err)
 	m.Start(0)

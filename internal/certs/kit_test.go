@@ -296,8 +296,25 @@ func (i *fakeIssuer) count(host string) int {
 type routes struct {
 	mu    sync.Mutex
 	hosts []string
+	has   map[string]bool
 	m     *certs.Manager
 	scans atomic.Int64
+	looks atomic.Int64 // calls of wants
+}
+
+func routesOf(hosts ...string) *routes {
+	r := new(routes)
+	r.assign(hosts)
+	return r
+}
+
+func (r *routes) assign(hosts []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts, r.has = hosts, make(map[string]bool, len(hosts))
+	for _, h := range hosts {
+		r.has[h] = true
+	}
 }
 
 func (r *routes) all() iter.Seq[string] {
@@ -310,32 +327,49 @@ func (r *routes) all() iter.Seq[string] {
 func (r *routes) knows(host string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, h := range r.hosts {
-		if h == host || h == "*" {
-			return true
-		}
-		if _, after, ok := strings.Cut(host, "."); ok && h == "*."+after {
-			return true
-		}
-	}
-	return false
+	_, after, ok := strings.Cut(host, ".")
+	return r.has[host] || r.has["*"] || ok && r.has["*."+after]
 }
 
-func (r *routes) set(hosts ...string) {
+func (r *routes) wants(pattern string) bool {
+	r.looks.Add(1)
 	r.mu.Lock()
-	r.hosts = hosts
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	return r.has[pattern]
+}
+
+// set makes hosts the only ones, and says that anything may have changed.
+func (r *routes) set(hosts ...string) {
+	r.assign(hosts)
 	if r.m != nil {
 		r.m.Changed()
 	}
+}
+
+// add adds hosts, and names them.
+func (r *routes) add(hosts ...string) {
+	r.mu.Lock()
+	all := append(slices.Clone(r.hosts), hosts...)
+	r.mu.Unlock()
+	r.assign(all)
+	r.m.Changed(hosts...)
+}
+
+// remove removes hosts, and names them.
+func (r *routes) remove(hosts ...string) {
+	r.mu.Lock()
+	all := slices.DeleteFunc(slices.Clone(r.hosts), func(h string) bool { return slices.Contains(hosts, h) })
+	r.mu.Unlock()
+	r.assign(all)
+	r.m.Changed(hosts...)
 }
 
 // start starts a Manager for hosts, with storage in memory and o on top. It
 // ends with the test.
 func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
 	t.Helper()
-	r := &routes{hosts: hosts}
-	o.Hosts, o.Knows = r.all, r.knows
+	r := routesOf(hosts...)
+	o.Hosts, o.Wants, o.Knows = r.all, r.wants, r.knows
 	if o.Storage == nil {
 		o.Storage = newMemStorage()
 	}
