@@ -73,3 +73,6 @@ func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Ce
 
 // ProxyHeader is appendProxyHeader.
 func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }
+
+// Report reports s to the program.
+func (m *Manager) Report(s Status) { m.reporter.add(s) }

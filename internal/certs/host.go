@@ -135,9 +135,16 @@ func (h *host) move() *motion {
 
 // rest ends the motion if nothing needs it. The manager's lock is held.
 func (h *host) rest() {
-	if m := h.motion; m != nil && h.state == valid && m.cancel == nil && m.moved == nil && !m.forced {
+	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && (h.state == valid || h.unasked()) {
 		h.motion = nil
 	}
+}
+
+// unasked reports whether no handshake has asked yet for a host that wants no certificate before. The manager's lock is
+// held for reading.
+func (h *host) unasked() bool {
+	m := h.motion
+	return h.kind == lazy && h.summary == nil && (m == nil || m.err == nil && !m.awaited)
 }
 
 // outcome returns what is closed at the next outcome. The manager's lock is held.

@@ -31,6 +31,7 @@ type reporter struct {
 
 	minute   time.Time // when the count began
 	warnings int       // since then
+	many     bool      // there were more than maxWarnings in the minute before
 	silent   int       // of those that were not logged
 	examples []string  // hosts of those
 }
@@ -72,9 +73,10 @@ func (r *reporter) warn(host string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := time.Now(); now.Sub(r.minute) >= warningsTime {
+		r.many = r.warnings > maxWarnings && now.Sub(r.minute) < 2*warningsTime
 		r.minute, r.warnings = now, 0
 	}
-	if r.warnings++; r.warnings <= maxWarnings {
+	if r.warnings++; r.warnings <= maxWarnings && !r.many {
 		return true
 	}
 	if r.silent++; len(r.examples) < maxExamples {

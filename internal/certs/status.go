@@ -112,8 +112,8 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	return func(yield func(*host, error) bool) {
 		if len(hosts) == 0 {
 			for _, h := range m.hosts {
-				if h.kind == lazy && h.summary == nil && h.motion == nil {
-					continue // wants none before a handshake asks for it
+				if h.unasked() {
+					continue
 				}
 				if !yield(h, h.lack(h.name)) {
 					return
