@@ -63,7 +63,7 @@ func TestAHostThatFailedIsNotBehindEveryNewOneForEver(t *testing.T) {
 			if host == "old.example.com" && broken {
 				return errors.New("DNS is wrong")
 			}
-			return slowly(20 * time.Second)(ctx, host)
+			return slowly(20*time.Second)(ctx, host)
 		})
 		m, r := start(t, with(ca), "old.example.com")
 		synctest.Wait()
