@@ -54,6 +54,7 @@ func (m *Manager) Changed(hosts ...string) { m.changes.add(hosts) }
 func (m *Manager) watch(grace time.Duration) {
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
+	first := true
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -61,6 +62,10 @@ func (m *Manager) watch(grace time.Duration) {
 		case <-timer.C:
 		}
 		m.sync()
+		if first && m.options.Policy != nil {
+			m.spawn(m.recall)
+		}
+		first = false
 		select {
 		case <-m.ctx.Done():
 			return

@@ -70,6 +70,9 @@ func (h *host) end() {
 	then := h.motion.then
 	h.motion.cancel()
 	h.motion.cancel, h.motion.then = nil, plan{}
+	if h.motion.forced {
+		then = plan{h.chain().queue, issue, time.Now()}
+	}
 	if then.queue != nil {
 		h.put(then.queue, then.step, then.due)
 	}
@@ -108,6 +111,8 @@ func (h *host) missing() {
 	switch {
 	case h.kind == covered:
 		m.remove(h) // the wildcard's certificate will do
+	case h.kind == onDemand && !h.motion.awaited:
+		m.remove(h) // recalled, and gone meanwhile
 	case h.kind == lazy && !h.motion.awaited:
 		// Nothing comes next: the first handshake puts a job.
 	default:
