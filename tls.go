@@ -69,13 +69,25 @@ type TLS struct {
 	// ~/.local/share/certmagic.
 	Storage certmagic.Storage
 
-	// HostPolicy allows certificates on demand: when a handshake asks for a
+	// HostPolicy decides about certificates on demand: a handshake asks for a
 	// public host that only a wildcard pattern matches and that has no
-	// certificate, nil lets it have its own, an error does not and is
-	// remembered for a minute. It is asked again before a renewal. It may be
-	// called concurrently and must not take longer than 10 s. A nil HostPolicy
-	// allows none.
+	// certificate. Return nil to allow issuance, and ErrHostNotAllowed to refuse
+	// it, which is remembered for HostPolicyTTL. Any other error means that the
+	// policy does not know, for instance because its database is down: an
+	// existing certificate is kept, and the handshake of a new host fails. The
+	// policy is consulted again before a renewal. It may be called concurrently;
+	// a call that takes longer than 10 s counts as an error. Nil allows none.
 	HostPolicy func(ctx context.Context, host string) error
+
+	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
+	// a minute. Negative disables it. See [Router.ForgetHostPolicy].
+	HostPolicyTTL time.Duration
+
+	// Lazy obtains the certificate of a route's host at the first handshake that
+	// asks for it, rather than when the route is added: five thousand new hosts
+	// place no five thousand orders. Certificates in Storage are served and
+	// renewed all the same.
+	Lazy bool
 
 	// Files are certificates in files, served before any other for the names
 	// they hold. They are read at start, and again within half a minute when
@@ -110,9 +122,15 @@ type TLS struct {
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when a host's certificate becomes ready, is renewed, or
-	// fails, in order per host. Nil means nobody looks.
+	// fails: one call at a time, in order. A panic in it is logged. While a call
+	// lasts, up to 10,000 reports wait; then the oldest are dropped, and a
+	// warning is logged. Nil disables the reports.
 	Observe func(CertStatus)
 }
+
+// ErrHostNotAllowed is the error by which a TLS.HostPolicy refuses a certificate
+// to a host, itself or wrapped.
+var ErrHostNotAllowed = certs.ErrNotAllowed
 
 // A CertFile names the PEM files of a certificate chain and its private key.
 type CertFile struct{ CertFile, KeyFile string }
@@ -414,6 +432,60 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
+// Certificate returns the status of the certificate that serves a host, which
+// may be a wildcard's, and whether there is one or one is on its way. A pattern
+// such as *.example.com is a host here too.
+func (r *Router) Certificate(host string) (CertStatus, bool) {
+	m := r.certs.Manager()
+	name, err := canonicalHost(host)
+	if m == nil || err != nil {
+		return CertStatus{}, false
+	}
+	s, ok := m.Status(name)
+	return CertStatus(s), ok
+}
+
+// RenewCertificate obtains a new certificate for a host now, due or not, and
+// forgets its backoff and what HostPolicy said of it: the thing to call when DNS
+// has been corrected. It does not wait; see [Router.AwaitCertificates]. The
+// limits of a CA still count. The error says why nothing can be done: the Router
+// does not listen, no route serves the host, or the certificate is the program's
+// own.
+func (r *Router) RenewCertificate(host string) error {
+	m := r.certs.Manager()
+	name, err := canonicalHost(host)
+	switch {
+	case err != nil:
+	case m == nil:
+		err = errors.New("no certificates before the Router listens")
+	default:
+		err = m.Renew(name)
+	}
+	if err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
+// ForgetHostPolicy makes the next handshake for a host consult TLS.HostPolicy
+// anew, whatever it has said before.
+func (r *Router) ForgetHostPolicy(host string) {
+	m := r.certs.Manager()
+	if name, err := canonicalHost(host); m != nil && err == nil {
+		m.Forget(name)
+	}
+}
+
+// canonicalHost returns the canonical form of a host or a wildcard.
+func canonicalHost(host string) (string, error) {
+	base, wild := strings.CutPrefix(host, "*.")
+	name, err := hostname.Canonical(base)
+	if wild {
+		name = "*." + name
+	}
+	return name, err
+}
+
 // AwaitCertificates waits until the Router listens and each of the hosts has a
 // certificate; with no hosts, each host of a route that wants one. When ctx is
 // done, the error says which have none and why.
@@ -490,6 +562,8 @@ func (r *Router) certOptions() certs.Options {
 		Internal:     t.Internal,
 		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:       t.HostPolicy,
+		PolicyTTL:    t.HostPolicyTTL,
+		Lazy:         t.Lazy,
 		Config:       t.Config,
 		Hello:        t.Hello,
 		ClientAuth:   make(map[string]certs.ClientAuth, len(t.ClientAuth)),
