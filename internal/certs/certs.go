@@ -47,6 +47,9 @@ type Options struct {
 	// gets a certificate of its own even if a wildcard's covers it.
 	Issuers map[string]certmagic.Issuer
 
+	// DisableARI ignores the renewal information of CAs (RFC 9773).
+	DisableARI bool
+
 	// Policy allows on-demand certificates for public names that match a
 	// wildcard: nil error means yes. A nil Policy means none.
 	Policy func(ctx context.Context, host string) error

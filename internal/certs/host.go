@@ -107,7 +107,11 @@ func (h *host) issue(ctx context.Context) {
 		return
 	}
 	h.used.Store(false)
-	if err := h.chain.issue(ctx, h.name); err != nil {
+	var held *heldError
+	if err := h.chain.issue(ctx, h.order()); errors.As(err, &held) {
+		h.next(h.chain.queue, h.issue, held.until)
+		return
+	} else if err != nil {
 		h.fail(err, h.chain.queue, h.issue)
 		return
 	}
@@ -117,6 +121,13 @@ func (h *host) issue(ctx context.Context) {
 		return
 	}
 	h.keep(s)
+}
+
+// order returns what the host asks of its chain.
+func (h *host) order() order {
+	h.manager.mu.RLock()
+	defer h.manager.mu.RUnlock()
+	return order{name: h.name, serial: h.status.Serial, due: h.status.Serial != nil}
 }
 
 // replace is the job that obtains where something damaged is in the way.
