@@ -51,6 +51,11 @@ type TLS struct {
 	// patterns; exact beats wildcard. A host that is named exactly gets a
 	// certificate of its own even where a wildcard's would do. Templates as
 	// there.
+	//
+	// Names that no public CA signs, such as nas.lan, fail immediately unless
+	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
+	// that belongs to no known public CA, or any other type. Names below onion
+	// need an issuer with a method IssuesOnion() bool that returns true.
 	Issuers map[string]certmagic.Issuer
 
 	// DNS is a provider of github.com/libdns that proves control of names by
@@ -515,6 +520,9 @@ func (t *TLS) issuers() []certmagic.Issuer {
 
 // solve gives an ACME template the DNS provider, if it has no solver.
 func (t *TLS) solve(issuer certmagic.Issuer) certmagic.Issuer {
+	if ca, ok := issuer.(*LocalCA); ok {
+		return ca.open()
+	}
 	a, ok := issuer.(*certmagic.ACMEIssuer)
 	if !ok || t.DNS == nil || a.DNS01Solver != nil {
 		return issuer

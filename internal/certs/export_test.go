@@ -71,3 +71,6 @@ func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Ce
 
 // ProxyHeader is appendProxyHeader.
 func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }
+
+// IsPublic is isPublic.
+func IsPublic(i certmagic.Issuer) bool { return isPublic(i) }

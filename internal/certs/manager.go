@@ -262,7 +262,7 @@ func (m *Manager) wanted() map[string]want {
 			wanted[name] = want{refusal: m.refusal(name)}
 		case m.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
 			// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
-		case m.chainOf(name).wildcards():
+		case m.chainOf(name).wildcards(), m.refusal(name) != nil:
 			wanted[name] = want{refusal: m.refusal(name)}
 		case m.options.Policy == nil:
 			wanted[name] = want{refusal: errors.New("a wildcard needs a proof by DNS: set a DNS provider, " +
