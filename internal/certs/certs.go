@@ -26,7 +26,8 @@ type Options struct {
 	Hosts func() iter.Seq[string]
 
 	// Knows is the gate: it reports whether a canonical host has a route. No
-	// other name costs more than this call. Required; called concurrently.
+	// other name costs more than this call, but for challenges, whose look-ups
+	// in storage are bounded. Required; called concurrently.
 	Knows func(host string) bool
 
 	// Storage keeps certificates, accounts, challenges and locks. Nil means
@@ -100,6 +101,6 @@ const (
 	maxOnDemand      = 64               // on-demand names being decided or issued
 	maxRefused       = 10_000           // refused names remembered
 	maxMinted        = 1_024            // internal certificates kept in memory only
-	maxChallengeRead = 16               // challenge probes that read storage at a time
+	maxChallengeRead = 16               // look-ups of challenges of wanted hosts at a time
 	filesPause       = 30 * time.Second // between two looks at files
 )

@@ -74,3 +74,11 @@ func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, c
 
 // IsPublic is isPublic.
 func IsPublic(i certmagic.Issuer) bool { return isPublic(i) }
+
+// Looks returns how many look-ups of challenges m remembers.
+func (m *Manager) Looks() int {
+	l := m.solver.lookout
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.names)
+}

@@ -414,3 +414,11 @@ func day(n float64) time.Duration { return time.Duration(n * float64(24*time.Hou
 func failing(why string) func(context.Context, string) error {
 	return func(context.Context, string) error { return errors.New(why) }
 }
+
+// absent reports whether nothing is stored under key now.
+func (s *memStorage) absent(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.files[key]
+	return !ok
+}
