@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,6 +82,21 @@ type TLS struct {
 	// called concurrently and must not take longer than 10 s. A nil HostPolicy
 	// allows none.
 	HostPolicy func(ctx context.Context, host string) error
+
+	// Addresses are the addresses under which CAs reach this machine, of its
+	// load balancer for instance. Before an order, a host that a known public
+	// CA has to reach is looked up; if it has no A or AAAA record, or none
+	// with one of Addresses, nothing is ordered, and it is looked up again
+	// after a minute, later after ten. Empty means those of the interfaces if
+	// all of them are public, and else any; then an order is placed as soon as
+	// a handshake has asked for the host, or after half an hour. Records with
+	// private addresses, DNS that does not answer, and hosts whose certificate
+	// is still valid never keep an order back.
+	Addresses []netip.Addr
+
+	// DisablePreflight turns off this look-up, for a machine whose DNS is not
+	// that of the Internet.
+	DisablePreflight bool
 
 	// Files are certificates in files, served before any other for the names
 	// they hold. They are read at start, and again within half a minute when
@@ -486,6 +502,9 @@ func (r *Router) certOptions() certs.Options {
 		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,
 		Logger:       r.logger(),
+
+		Addresses:        t.Addresses,
+		DisablePreflight: t.DisablePreflight,
 	}
 	if ca, ok := t.Internal.(*LocalCA); ok {
 		o.Internal = ca.open()

@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -55,6 +56,21 @@ type Options struct {
 	// Files are more static certificates, in PEM files. They are read again when they
 	// change; what cannot be read then leaves the old one in place.
 	Files []KeyPair
+
+	// Addresses are those under which CAs reach this machine, for preflights.
+	// Empty means those of its interfaces, if all of them are public. Zero
+	// addresses are an error, and so are Addresses with DisablePreflight.
+	Addresses []netip.Addr
+
+	// DisablePreflight turns off the look-up of a host before an order.
+	DisablePreflight bool
+
+	// Resolve returns the addresses of a host, for preflights. Nil means DNS.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// Interfaces returns the addresses of this machine. Nil means those that
+	// the system knows.
+	Interfaces func() []netip.Addr
 
 	// Config is the base settings of TLSConfig. Nil means none. Its
 	// Certificates are static ones: they are served before any other, for the

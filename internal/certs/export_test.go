@@ -82,3 +82,29 @@ func (m *Manager) Looks() int {
 	defer l.mu.Unlock()
 	return len(l.names)
 }
+
+// Preflight makes a preflight of a host.
+func (m *Manager) Preflight(ctx context.Context, host string) error {
+	return m.preflight(ctx, host, m.chainOf(host))
+}
+
+// Explain adds to an error of a CA what a preflight of a host has to say.
+func (m *Manager) Explain(ctx context.Context, host string, err error) error {
+	return m.newHost(host, m.chainOf(host)).explain(ctx, err)
+}
+
+// Look makes the next preflight of a host come now.
+func (m *Manager) Look(host string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hosts[host]
+	h.put(m.looks, h.look, time.Now())
+}
+
+// Ordered returns how often a host was put into the queue of public orders.
+func (m *Manager) Ordered() int {
+	q := m.public.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return int(q.seq)
+}

@@ -153,6 +153,7 @@ func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
 	case h.gone:
 		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
 	case h.status.State == Failed:
+		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, h.status.Err)
 	}
 	h.awaited = true

@@ -43,6 +43,8 @@ type host struct {
 	awaited  bool               // a handshake waits
 	slot     int                // in the manager's memory, while cert is set
 	unusable int                // damaged reads in a row
+	kept     int                // preflights in a row that kept its order back
+	looked   time.Time          // the last of them
 	status   Status
 	moved    chan struct{} // closed at the next outcome
 }
@@ -67,7 +69,8 @@ func (h *host) load(ctx context.Context) {
 	s, err := h.read(ctx)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		h.next(h.chain.queue, h.issue, time.Now())
+		queue, run := h.ordering()
+		h.next(queue, run, time.Now())
 	case errors.Is(err, errUnusable) && h.damaged():
 		h.manager.log.Warn("certificate in storage is damaged, a new one is made", "host", h.name, "cause", err)
 		h.next(h.chain.queue, h.replace, time.Now())
@@ -90,7 +93,8 @@ func (h *host) follow(s *stored) {
 		h.keep(s)
 	default:
 		h.install(s)
-		h.next(h.chain.queue, h.issue, time.Now())
+		queue, run := h.ordering()
+		h.next(queue, run, time.Now())
 	}
 }
 
@@ -108,7 +112,8 @@ func (h *host) issue(ctx context.Context) {
 	}
 	h.used.Store(false)
 	if err := h.chain.issue(ctx, h.name); err != nil {
-		h.fail(err, h.chain.queue, h.issue)
+		queue, run := h.ordering()
+		h.fail(h.explain(ctx, err), queue, run)
 		return
 	}
 	s, err := h.read(ctx)

@@ -202,6 +202,7 @@ func (s *memStorage) damage(t *testing.T, suffix string) {
 type fakeIssuer struct {
 	key    string
 	life   time.Duration
+	age    time.Duration                                                // that certificates have already
 	before atomic.Pointer[func(ctx context.Context, host string) error] // runs first
 
 	ca     *x509.Certificate
@@ -254,7 +255,7 @@ func (i *fakeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: serial, DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses,
-		NotBefore: time.Now().Truncate(time.Second), NotAfter: time.Now().Truncate(time.Second).Add(i.life),
+		NotBefore: time.Now().Truncate(time.Second).Add(-i.age), NotAfter: time.Now().Truncate(time.Second).Add(i.life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, i.ca, csr.PublicKey, i.signer)
