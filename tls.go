@@ -157,10 +157,19 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
+// The states of a certificate. A host goes from CertPending to CertValid or
+// CertFailed, and between those.
+const (
+	CertPending = "pending" // none yet; the first attempt is under way or to come
+	CertValid   = "valid"   // one is served
+	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
+	CertStatic  = "static"  // the program brought it
+)
+
 // A CertStatus is how one host's certificate is doing.
 type CertStatus struct {
 	Host   string // a host, or a wildcard
-	State  string // "pending", "valid", "failed" or "static"
+	State  string // CertPending, CertValid, CertFailed or CertStatic
 	Issuer string // key of who issued the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none
@@ -169,8 +178,8 @@ type CertStatus struct {
 	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
 
 	Attempts int       // failed since the last success
-	Err      error     // of the last attempt; nil unless failed
-	NextTry  time.Time // after a failure; zero if only a change of the program helps
+	Err      error     // of the last attempt, or why there was none; nil unless State is CertFailed
+	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
 }
 

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -172,6 +173,25 @@ func TestChallengesComeBeforeRedirectsAndAreNeverGuessed(t *testing.T) {
 	}
 }
 
+// A host that no public CA signs says so in its status, without a network.
+func TestAHostThatNoPublicCASignsHasFailedAtOnce(t *testing.T) {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage = files(t)
+	r.TLS.Issuers = map[string]certmagic.Issuer{"tv.lan": &hostproxy.LocalCA{Storage: r.TLS.Storage}}
+	for _, host := range []string{"nas.lan", "tv.lan"} {
+		r.Handle(host, named(host))
+	}
+	proxytest.Start(t, &hostproxy.Server{Router: &r})
+	n := 0
+	for s := range r.Certificates() {
+		n++
+		assert.Equal(t, hostproxy.CertFailed, s.State, s.Host)
+		assert.Error(t, s.Err, s.Host)
+		assert.Zero(t, s.NextTry, s.Host)
+	}
+	assert.Equal(t, 2, n)
+}
+
 func TestListenUnderAServerOfYourOwn(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -281,6 +301,7 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 	r.TLS.Storage = files(t)
 	r.TLS.CA = "letsencrypt"
 	r.TLS.DefaultHost = "not a host"
+	r.TLS.Addresses, r.TLS.DisablePreflight = make([]netip.Addr, 1), true
 	r.TLS.Config = &tls.Config{Certificates: []tls.Certificate{{}}}
 	r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{
 		"a.localhost": {CAFiles: []string{"/does/not/exist.pem", empty}},
@@ -288,7 +309,7 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 		"a..b":        {CAs: x509.NewCertPool()},
 	}
 	_, err := r.Listen("tcp", "127.0.0.1:0")
-	for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
+	for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "Addresses[0]", "DisablePreflight", "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
 		assert.ErrorContains(t, err, want)
 	}
 	if err != nil {
