@@ -351,7 +351,7 @@ func (h *host) fail(err error, q *queue, run func(context.Context)) {
 	m.move(h)
 	m.mu.Unlock()
 	m.log.Warn("certificate failed", "host", h.name, "attempts", status.Attempts,
-		"next_try", status.NextTry, "not_after", status.NotAfter, "cause", err)
+		"next_try", status.NextTry, at("not_after", status.NotAfter), "cause", err)
 	m.observe(status)
 }
 
