@@ -181,7 +181,10 @@ func TestAHostThatNoPublicCASignsHasFailedAtOnce(t *testing.T) {
 	for _, host := range []string{"nas.lan", "tv.lan"} {
 		r.Handle(host, named(host))
 	}
-	proxytest.Start(t, &hostproxy.Server{Router: &r})
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	defer ln.Close()
 	n := 0
 	for s := range r.Certificates() {
 		n++
