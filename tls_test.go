@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -193,6 +194,50 @@ func TestAHostThatNoPublicCASignsHasFailedAtOnce(t *testing.T) {
 		assert.Zero(t, s.NextTry, s.Host)
 	}
 	assert.Equal(t, 2, n)
+}
+
+// A refusingCA is an issuer that says no at some length.
+type refusingCA struct{}
+
+func (refusingCA) IssuerKey() string { return "refusing" }
+
+func (refusingCA) Issue(context.Context, *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	return nil, errors.Join(errors.New("no"), errors.New("never"))
+}
+
+func TestTheStatusOfAFailedHostSaysWhatToDo(t *testing.T) {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage, r.TLS.Issuer = files(t), refusingCA{}
+	r.Handle("a.example.com", named("a"))
+	h := hostproxy.StatusHandler(&r)
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	defer ln.Close()
+	proxytest.Eventually(t, "the failure", func() bool {
+		for s := range r.Certificates() {
+			return s.State == hostproxy.CertFailed
+		}
+		return false
+	})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
+	var page struct {
+		Certificates []struct {
+			Host, State, Error, Check string
+			Attempts                  int
+			NextTry                   time.Time
+		}
+	}
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &page))
+	require.Len(t, page.Certificates, 1)
+	c := page.Certificates[0]
+	assert.Equal(t, 1, c.Attempts)
+	assert.True(t, c.NextTry.After(time.Now()))
+	assert.NotContains(t, c.Error, "\n")
+	assert.Contains(t, c.Error, "no; never")
+	assert.Contains(t, c.Check, "dig +short a.example.com")
+	assert.NotContains(t, w.Body.String(), "0001-01-01")
 }
 
 func TestListenUnderAServerOfYourOwn(t *testing.T) {
