@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +55,11 @@ type TLS struct {
 	// certificate of its own even where a wildcard's would do. Templates as
 	// there; several of one CA may differ in anything, and have accounts of their
 	// own where the e-mail, the account key or the external account differs.
+	//
+	// Names that no public CA signs, such as nas.lan, fail immediately unless
+	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
+	// that belongs to no known public CA, or any other type. Names below onion
+	// need an issuer with a method IssuesOnion() bool that returns true.
 	Issuers map[string]certmagic.Issuer
 
 	// DNS is a provider of github.com/libdns that proves control of names by
@@ -95,6 +101,21 @@ type TLS struct {
 	// place no five thousand orders. Certificates in Storage are served and
 	// renewed all the same.
 	Lazy bool
+
+	// Addresses are the addresses under which CAs reach this machine, of its
+	// load balancer for instance. Before an order, a host that a known public
+	// CA has to reach is looked up; if it has no A or AAAA record, or none
+	// with one of Addresses, nothing is ordered, and it is looked up again
+	// after a minute, later after ten. Empty means those of the interfaces if
+	// all of them are public, and else any; then an order is placed as soon as
+	// a handshake has asked for the host, or after half an hour. Records with
+	// private addresses, DNS that does not answer, and hosts whose certificate
+	// is still valid never keep an order back.
+	Addresses []netip.Addr
+
+	// DisablePreflight turns off this look-up, for a machine whose DNS is not
+	// that of the Internet.
+	DisablePreflight bool
 
 	// Files are certificates in files, served before any other for the names
 	// they hold. They are read at start, and again within half a minute when
@@ -172,10 +193,19 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
+// The states of a certificate. A host goes from CertPending to CertValid or
+// CertFailed, and between those.
+const (
+	CertPending = "pending" // none yet; the first attempt is under way or to come
+	CertValid   = "valid"   // one is served
+	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
+	CertStatic  = "static"  // the program brought it
+)
+
 // A CertStatus is how one host's certificate is doing.
 type CertStatus struct {
 	Host   string // a host, or a wildcard
-	State  string // "pending", "valid", "failed" or "static"
+	State  string // CertPending, CertValid, CertFailed or CertStatic
 	Issuer string // key of who issued the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none
@@ -184,8 +214,8 @@ type CertStatus struct {
 	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
 
 	Attempts int       // failed since the last success
-	Err      error     // of the last attempt; nil unless failed
-	NextTry  time.Time // after a failure; zero if only a change of the program helps
+	Err      error     // of the last attempt, or why there was none; nil unless State is CertFailed
+	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
 }
 
@@ -590,6 +620,9 @@ func (r *Router) certOptions() certs.Options {
 		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,
 		Logger:       r.logger(),
+
+		Addresses:        t.Addresses,
+		DisablePreflight: t.DisablePreflight,
 	}
 	for pattern, issuer := range t.Issuers {
 		o.Issuers[pattern] = give.solver(issuer)

@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -30,7 +31,8 @@ type Options struct {
 	Wants func(pattern string) bool
 
 	// Knows is the gate: it reports whether a canonical host has a route. No
-	// other name costs more than this call. Required; called concurrently.
+	// other name costs more than this call, but for challenges, whose look-ups
+	// in storage are bounded. Required; called concurrently.
 	Knows func(host string) bool
 
 	// Storage keeps certificates, accounts, challenges and locks. Nil means
@@ -70,6 +72,21 @@ type Options struct {
 	// Files are more static certificates, in PEM files. They are read again when they
 	// change; what cannot be read then leaves the old one in place.
 	Files []KeyPair
+
+	// Addresses are those under which CAs reach this machine, for preflights.
+	// Empty means those of its interfaces, if all of them are public. Zero
+	// addresses are an error, and so are Addresses with DisablePreflight.
+	Addresses []netip.Addr
+
+	// DisablePreflight turns off the look-up of a host before an order.
+	DisablePreflight bool
+
+	// Resolve returns the addresses of a host, for preflights. Nil means DNS.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// Interfaces returns the addresses of this machine. Nil means those that
+	// the system knows.
+	Interfaces func() []netip.Addr
 
 	// Config is the base settings of TLSConfig. Nil means none. Its
 	// Certificates are static ones: they are served before any other, for the
@@ -117,6 +134,6 @@ const (
 	maxOnDemand      = 64               // on-demand names being decided or issued
 	maxRefused       = 10_000           // refused names remembered
 	maxMinted        = 1_024            // internal certificates kept in memory only
-	maxChallengeRead = 16               // challenge probes that read storage at a time
+	maxChallengeRead = 16               // look-ups of challenges of wanted hosts at a time
 	filesPause       = 30 * time.Second // between two looks at files
 )

@@ -46,7 +46,10 @@ func (c *chain) issue(ctx context.Context, o order) error {
 				return errors.Join(append(errs, err)...)
 			}
 		}
-		err := a.issue(ctx, o)
+		err := a.refuses(o.name)
+		if err == nil {
+			err = a.issue(ctx, o)
+		}
 		if err == nil {
 			return nil
 		}
@@ -193,13 +196,10 @@ func (m *Manager) chains() iter.Seq[*chain] {
 // refusal says why nobody can issue for the host or wildcard, or nil.
 func (m *Manager) refusal(name string) error {
 	c := m.chainOf(name)
-	switch {
-	case len(c.authorities) == 0:
+	if len(c.authorities) == 0 {
 		return fmt.Errorf("no issuer for public names such as %q", name)
-	case c == m.internal && m.local != nil && isIP(name):
-		return checkInternal(nil, ipList(name))
 	}
-	return nil
+	return c.refuses(name)
 }
 
 // mintable reports whether a host can have a certificate that is kept in

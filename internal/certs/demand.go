@@ -74,8 +74,12 @@ func (d *demands) ask(ctx context.Context, name string) (*host, error) {
 	}
 }
 
-// join finds or starts the decision about name; nil if it is known already.
+// join finds or starts the decision about name; nil if it is known already, or
+// if nobody can issue for it.
 func (d *demands) join(name string) (*demand, error) {
+	if d.manager.refusal(name) != nil {
+		return nil, nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if v, ok := d.verdicts[name]; ok {

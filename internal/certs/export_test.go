@@ -109,3 +109,40 @@ func Explain(err error, directory, name string) error { return explain(err, dire
 
 // RefusedReplacing is refusedReplacing.
 func RefusedReplacing(err error) bool { return refusedReplacing(err) }
+
+// IsPublic is isPublic.
+func IsPublic(i certmagic.Issuer) bool { return isPublic(i) }
+
+// Looks returns how many look-ups of challenges m remembers.
+func (m *Manager) Looks() int {
+	l := m.solver.lookout
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.names)
+}
+
+// Preflight makes a preflight of a host.
+func (m *Manager) Preflight(ctx context.Context, host string) error {
+	return m.preflight(ctx, host, m.chainOf(host))
+}
+
+// Explain adds to an error of a CA what a preflight of a host has to say.
+func (m *Manager) Explain(ctx context.Context, name string, err error) error {
+	return (&host{manager: m, name: name}).explain(ctx, err)
+}
+
+// Look makes the next preflight of a host come now.
+func (m *Manager) Look(host string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hosts[host]
+	h.put(m.looks, preview, time.Now())
+}
+
+// Ordered returns how many public orders have started.
+func (m *Manager) Ordered() int {
+	q := m.public.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.turn
+}

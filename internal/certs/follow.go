@@ -183,7 +183,7 @@ func (m *Manager) ask(name string) want {
 	case m.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
 		// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
 		return want{known: true}
-	case m.chainOf(name).wildcards():
+	case m.chainOf(name).wildcards(), m.refusal(name) != nil:
 		return want{wanted: true, refusal: m.refusal(name)}
 	case m.options.Policy == nil:
 		return want{wanted: true, refusal: errWildcard}

@@ -143,6 +143,7 @@ func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
 	case h.gone:
 		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
 	case o.err != nil && o.why != ofStorage && !h.evicted():
+		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
 	case o.err != nil && o.why == ofStorage && time.Until(o.next) > storageFirst && o.cancel == nil:
 		h.put(m.loads, load, time.Now()) // storage may be back

@@ -66,9 +66,11 @@ type motion struct {
 	awaited bool // a handshake waits
 	forced  bool // the program wants it renewed, due or not
 
-	unusable int // damaged reads in a row
-	stalls   int // failures of storage in a row
-	attempts int // that failed, in a row
+	unusable int       // damaged reads in a row
+	stalls   int       // failures of storage in a row
+	attempts int       // that failed, in a row
+	kept     int       // preflights in a row that kept its order back
+	looked   time.Time // the last of them
 	err      error
 	why      failure   // of what kind err is
 	next     time.Time // the next try after err; zero if only a change of the program helps
@@ -78,11 +80,12 @@ type motion struct {
 type failure uint8
 
 const (
-	ofIssue   failure = iota // an issuer
-	ofStorage                // storage failed: nothing is known of the host
-	held                     // nothing has failed, but a CA may not be asked yet
-	ofPolicy                 // the policy does not know
-	hopeless                 // what the program has set cannot work
+	ofIssue     failure = iota // an issuer
+	ofStorage                  // storage failed: nothing is known of the host
+	held                       // nothing has failed, but a CA may not be asked yet
+	ofPolicy                   // the policy does not know
+	ofPreflight                // a CA would not reach the host
+	hopeless                   // what the program has set cannot work
 )
 
 // A plan is a step to come.
@@ -186,7 +189,7 @@ func (h *host) put(q *queue, s step, due time.Time) {
 	}
 	h.queue = q
 	j := job{due: due.UnixNano(), step: s}
-	j.lane, j.rank = h.urgency(due)
+	j.urgency, j.rank = h.urgency(due)
 	if h.summary != nil {
 		j.ends = h.summary.notAfter * int64(time.Second)
 	}
@@ -194,7 +197,7 @@ func (h *host) put(q *queue, s step, due time.Time) {
 }
 
 // urgency says how urgent a job is that will be due at a time. The manager's lock is held.
-func (h *host) urgency(due time.Time) (lane, rank) {
+func (h *host) urgency(due time.Time) (urgency, rank) {
 	y, m := h.summary, h.motion
 	failed := m != nil && m.attempts > 0
 	switch {

@@ -202,6 +202,7 @@ func (s *memStorage) damage(t *testing.T, suffix string) {
 type fakeIssuer struct {
 	key    string
 	life   time.Duration
+	age    time.Duration                                                // that certificates have already
 	before atomic.Pointer[func(ctx context.Context, host string) error] // runs first
 
 	ca     *x509.Certificate
@@ -256,7 +257,7 @@ func (i *fakeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: serial, DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses,
-		NotBefore: time.Now().Truncate(time.Second), NotAfter: time.Now().Truncate(time.Second).Add(i.life),
+		NotBefore: time.Now().Truncate(time.Second).Add(-i.age), NotAfter: time.Now().Truncate(time.Second).Add(i.life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, i.ca, csr.PublicKey, i.signer)
@@ -456,4 +457,12 @@ func day(n float64) time.Duration { return time.Duration(n * float64(24*time.Hou
 // failing is a hook that fails.
 func failing(why string) func(context.Context, string) error {
 	return func(context.Context, string) error { return errors.New(why) }
+}
+
+// absent reports whether nothing is stored under key now.
+func (s *memStorage) absent(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.files[key]
+	return !ok
 }

@@ -44,6 +44,7 @@ type Manager struct {
 	static           atomic.Pointer[static]
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
+	looks            *queue
 	demands          *demands
 	reporter         *reporter
 	minted           *mint
@@ -79,6 +80,7 @@ func New(o Options) (*Manager, error) {
 		zap:     newZap(o.Logger),
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
+		looks:   newQueue(maxPreflights, nil),
 		waiters: make(chan struct{}, maxWaiters),
 		changes: changes{wake: make(chan struct{}, 1)},
 		hosts:   make(map[string]*host),
@@ -91,7 +93,7 @@ func New(o Options) (*Manager, error) {
 	m.reporter = newReporter(o.Logger, o.Observe)
 	storage, err := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
-	if err := errors.Join(err, m.checkTLS(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
+	if err := errors.Join(err, m.checkTLS(), m.checkAddresses(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -113,6 +115,7 @@ func (m *Manager) Start(grace time.Duration) {
 		m.solver = newSolver(m)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
+		m.spawn(func() { m.looks.loop(m.ctx) })
 		for c := range m.chains() {
 			m.spawn(func() { c.queue.loop(m.ctx) })
 		}

@@ -48,7 +48,7 @@ func (h *host) keep(s *stored) {
 	h.state = valid // before serve wakes what waits
 	changed := h.serve(s)
 	o := h.motion
-	o.attempts, o.stalls, o.unusable, o.err, o.next = 0, 0, 0, nil, time.Time{}
+	o.attempts, o.stalls, o.unusable, o.kept, o.err, o.next = 0, 0, 0, 0, nil, time.Time{}
 	o.then = h.upkeep(s)
 	status := h.status()
 	m.mu.Unlock()
@@ -86,12 +86,17 @@ func (h *host) fail(err error, why failure, p plan) {
 		p.due = time.Now().Add(backoff(o.attempts, err, h.left()))
 	}
 	fresh := h.state != failed || o.why != why
+	if why == ofPreflight {
+		o.kept++
+		o.looked = time.Now()
+		fresh = fresh || o.err == nil || o.err.Error() != err.Error()
+	}
 	h.state = failed
 	o.err, o.why, o.next, o.then, o.awaited = err, why, p.due, p, false
 	status := h.status()
 	h.settle()
 	m.mu.Unlock()
-	m.reporter.failed(status, fresh)
+	m.reporter.failed(status, why, fresh)
 }
 
 // hold notes that the host has to wait for a CA, which is no failed attempt.

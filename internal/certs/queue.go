@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// A lane holds the hosts of a queue that are due and equally urgent.
-type lane uint8
+// A urgency holds the hosts of a queue that are due and equally urgent.
+type urgency uint8
 
 const (
-	renewing lane = iota // less than a third of the certificate's life is left: always first, the nearest expiry before others
-	again                // a renewal that has failed: every second start, if there is one
-	wanted               // a handshake waits; the CA asks for an early renewal; a new host: in this order
-	retrying             // a first certificate that has failed: every fourth start, if there is one
-	lanes
+	renewing urgency = iota // less than a third of the certificate's life is left: always first, the nearest expiry before others
+	again                   // a renewal that has failed: every second start, if there is one
+	wanted                  // a handshake waits; the CA asks for an early renewal; a new host: in this order
+	retrying                // a first certificate that has failed: every fourth start, if there is one
+	urgencies
 )
 
-// A rank orders the hosts in the lane wanted; less goes first.
+// A rank orders the hosts in the urgency wanted; less goes first.
 type rank uint8
 
 const (
@@ -33,29 +33,29 @@ const ripening = 512
 // A queue runs the jobs of hosts: none before it is due, at most width at a time, at the pace allowed, and the most
 // urgent first. A host is in a queue at most once, and leaves it when its job starts.
 //
-// No host can keep another from its turn for ever: the lanes of those that failed have a share of the starts, and no more.
+// No host can keep another from its turn for ever: the urgencies of those that failed have a share of the starts, and no more.
 type queue struct {
 	width int
 	pace  *pacer // nil means no limit
 
 	mu      sync.Mutex
 	running int
-	turn    int             // of the lanes that share
-	waiting hostHeap        // by time due
-	ripe    [lanes]hostHeap // due
+	turn    int                 // of the urgencies that share
+	waiting hostHeap            // by time due
+	ripe    [urgencies]hostHeap // due
 	jobs    sync.WaitGroup
 	wake    chan struct{}
 }
 
 // A job is a host's place in a queue. The queue's lock guards it.
 type job struct {
-	due   int64 // unix nanoseconds
-	ends  int64 // when the certificate in use expires, likewise
-	index int32 // in its heap, from 1; 0 when in none
-	step  step
-	lane  lane
-	rank  rank
-	ripe  bool // in the heap of its lane
+	due     int64 // unix nanoseconds
+	ends    int64 // when the certificate in use expires, likewise
+	index   int32 // in its heap, from 1; 0 when in none
+	step    step
+	urgency urgency
+	rank    rank
+	ripe    bool // in the heap of its urgency
 }
 
 func newQueue(width int, pace *pacer) *queue {
@@ -101,19 +101,19 @@ func (q *queue) put(h *host, j job) {
 // ripen puts h, which is in no heap, among those that are due. q.mu is held.
 func (q *queue) ripen(h *host) {
 	h.job.ripe = true
-	heap.Push(&q.ripe[h.job.lane], h)
+	heap.Push(&q.ripe[h.job.urgency], h)
 }
 
-// hurry moves h to the front of what is wanted, if it is due and in no lane that goes first anyway.
+// hurry moves h to the front of what is wanted, if it is due and in no urgency that goes first anyway.
 func (q *queue) hurry(h *host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	j := &h.job
-	if j.index == 0 || j.lane == renewing || j.lane == wanted && j.rank == awaited || j.due > time.Now().UnixNano() {
+	if j.index == 0 || j.urgency == renewing || j.urgency == wanted && j.rank == awaited || j.due > time.Now().UnixNano() {
 		return
 	}
 	q.remove(h)
-	j.lane, j.rank = wanted, awaited
+	j.urgency, j.rank = wanted, awaited
 	q.ripen(h)
 	q.poke()
 }
@@ -132,7 +132,7 @@ func (q *queue) remove(h *host) {
 	}
 	from := &q.waiting
 	if h.job.ripe {
-		from = &q.ripe[h.job.lane]
+		from = &q.ripe[h.job.urgency]
 	}
 	heap.Remove(from, int(h.job.index-1))
 	h.job.ripe = false
@@ -193,7 +193,7 @@ func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 	return wait, timed
 }
 
-// ripenDue moves hosts whose time has come to their lanes, and returns how long it is until the next one's; false if
+// ripenDue moves hosts whose time has come to their urgencies, and returns how long it is until the next one's; false if
 // none waits.
 func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	for range ripening {
@@ -208,9 +208,9 @@ func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	return max(0, time.Duration(q.waiting.hosts[0].job.due-now.UnixNano())), true
 }
 
-// next returns the lane whose turn it is; false if nothing is due.
-func (q *queue) next() (lane, bool) {
-	has := func(l lane) bool { return len(q.ripe[l].hosts) > 0 }
+// next returns the urgency whose turn it is; false if nothing is due.
+func (q *queue) next() (urgency, bool) {
+	has := func(l urgency) bool { return len(q.ripe[l].hosts) > 0 }
 	switch {
 	case has(renewing):
 		return renewing, true
@@ -219,7 +219,7 @@ func (q *queue) next() (lane, bool) {
 	case has(retrying) && q.turn%4 == 1:
 		return retrying, true
 	}
-	for _, l := range []lane{wanted, again, retrying} {
+	for _, l := range []urgency{wanted, again, retrying} {
 		if has(l) {
 			return l, true
 		}

@@ -47,16 +47,17 @@ func (r *reporter) ready(s Status) {
 }
 
 // failed reports a failure: at Warn if it is news and not one of many, else at Debug.
-func (r *reporter) failed(s Status, fresh bool) {
+func (r *reporter) failed(s Status, why failure, fresh bool) {
+	message := "certificate failed"
+	if why == ofPreflight {
+		message = "certificate not ordered"
+	}
 	level := slog.LevelDebug
 	if fresh && r.warn(s.Host) {
 		level = slog.LevelWarn
 	}
-	attrs := []any{"host", s.Host, "attempts", s.Attempts, "next_try", s.NextTry}
-	if !s.NotAfter.IsZero() {
-		attrs = append(attrs, "not_after", s.NotAfter)
-	}
-	r.log.Log(context.Background(), level, "certificate failed", append(attrs, "cause", s.Err)...)
+	r.log.Log(context.Background(), level, message, "host", s.Host, "attempts", s.Attempts, "next_try", s.NextTry,
+		at("not_after", s.NotAfter), "cause", s.Err)
 	r.add(s)
 }
 

@@ -17,6 +17,7 @@ const (
 	issue               // obtains or renews
 	replace             // obtains where something damaged is in the way
 	refresh             // asks the CA for new renewal information
+	preview             // looks the host up in DNS before an order
 )
 
 const (
@@ -47,6 +48,8 @@ func (h *host) run(ctx context.Context, s step) {
 		h.replace(ctx)
 	case refresh:
 		h.refresh(ctx)
+	case preview:
+		h.preview(ctx)
 	}
 }
 
@@ -106,6 +109,7 @@ func (h *host) load(ctx context.Context) {
 // missing decides about a host that has nothing in storage.
 func (h *host) missing() {
 	m := h.manager
+	queue, step := h.ordering()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -116,7 +120,7 @@ func (h *host) missing() {
 	case h.kind == lazy && !h.motion.awaited:
 		// Nothing comes next: the first handshake puts a job.
 	default:
-		h.motion.then = plan{h.chain().queue, issue, time.Now()}
+		h.motion.then = plan{queue, step, time.Now()}
 	}
 }
 
@@ -130,7 +134,8 @@ func (h *host) follow(s *stored) {
 		h.keep(s)
 	default:
 		h.install(s)
-		h.next(h.chain().queue, issue, h.notBefore())
+		queue, step := h.ordering()
+		h.next(queue, step, h.notBefore())
 	}
 }
 
@@ -164,7 +169,8 @@ func (h *host) issue(ctx context.Context) {
 	case h.manager.storage.failed(err):
 		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
 	case err != nil:
-		h.fail(err, ofIssue, plan{h.chain().queue, issue, time.Time{}})
+		queue, step := h.ordering()
+		h.fail(h.explain(ctx, err), ofIssue, plan{queue, step, time.Time{}})
 	default:
 		h.collect(ctx)
 	}
