@@ -414,3 +414,8 @@ func day(n float64) time.Duration { return time.Duration(n * float64(24*time.Hou
 func failing(why string) func(context.Context, string) error {
 	return func(context.Context, string) error { return errors.New(why) }
 }
+
+// encode returns one PEM block.
+func encode(typ string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
+}

@@ -45,8 +45,9 @@ const (
 
 // A LocalCA is a certificate authority for internal names, in the names of
 // hostname.IsInternal and private IP addresses only: its root certificate
-// carries them as critical name constraints, so that whoever trusts it trusts
-// it for nothing else. It implements certmagic.Issuer.
+// carries them as critical name constraints and is limited to server
+// authentication, so that whoever trusts it trusts it for nothing else. A root
+// that is in storage already is used as it is. It implements certmagic.Issuer.
 //
 // The authority is what lies in Storage: two values over the same storage are
 // the same authority. It is created on first use, under a lock. Its methods may
@@ -247,6 +248,7 @@ func newRoot() (*root, []byte, error) {
 		NotBefore:                   now.Add(-clockSkew),
 		NotAfter:                    now.Add(rootLifetime),
 		KeyUsage:                    x509.KeyUsageCertSign,
+		ExtKeyUsage:                 []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid:       true,
 		IsCA:                        true,
 		MaxPathLenZero:              true,
