@@ -11,8 +11,8 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// renewalInfoPause is how long renewal information is good for if the CA does
-// not say.
+// renewalInfoPause is how long renewal information is good for, if the CA does
+// not say less.
 const renewalInfoPause = 6 * time.Hour
 
 // unusableReads is how often a certificate in storage is found damaged before
@@ -169,10 +169,7 @@ func (h *host) ask(ctx context.Context, s *stored) error {
 	if info.SameWindow(s.ari) && !s.ari.SelectedTime.IsZero() {
 		info.SelectedTime = s.ari.SelectedTime
 	}
-	if info.RetryAfter == nil || !info.RetryAfter.After(time.Now()) {
-		again := time.Now().Add(renewalInfoPause)
-		info.RetryAfter = &again
-	}
+	clampARI(&info)
 	return s.writeARI(ctx, h.manager.storage, h.name, info)
 }
 

@@ -91,7 +91,20 @@ func readARI(meta []byte) (acme.RenewalInfo, error) {
 	if len(res.IssuerData) == 0 || json.Unmarshal(res.IssuerData, &issued) != nil || issued.RenewalInfo == nil {
 		return acme.RenewalInfo{}, nil
 	}
-	return *issued.RenewalInfo, nil
+	info := *issued.RenewalInfo
+	if info.RetryAfter != nil && time.Until(*info.RetryAfter) > renewalInfoPause {
+		info.RetryAfter = nil // as the CA said it, not as writeARI writes it: ask
+	}
+	return info, nil
+}
+
+// clampARI sets when the CA is asked again: as soon as it says, but within
+// renewalInfoPause, or it could not tell of a revocation in time (RFC 9773, 4.3.2).
+func clampARI(info *acme.RenewalInfo) {
+	latest := time.Now().Add(renewalInfoPause)
+	if t := info.RetryAfter; t == nil || !t.After(time.Now()) || t.After(latest) {
+		info.RetryAfter = &latest
+	}
 }
 
 // writeARI puts ari into the metadata, for the rest of the cluster and for
@@ -165,7 +178,7 @@ func (c *stored) refreshAt() time.Time {
 	case c.ari.RetryAfter == nil:
 		return time.Now().Add(renewalInfoPause)
 	}
-	return *c.ari.RetryAfter
+	return c.ari.RetryAfter.Add(time.Second) // acme.RenewalInfo.NeedsRefresh wants it to be over
 }
 
 // fraction is a number in [0,1) that stays the same for one certificate.
