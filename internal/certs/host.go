@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 )
 
 // renewalInfoPause is how long renewal information is good for, if the CA does
@@ -127,14 +127,10 @@ func (h *host) replace(ctx context.Context) {
 	h.issue(ctx)
 }
 
-// discard makes what is in storage count as absent: that takes no more than
-// the metadata.
+// discard makes what is damaged in storage count as absent, unless another
+// process has replaced it meanwhile.
 func (h *host) discard(ctx context.Context) error {
-	var errs []error
-	for _, a := range h.chain.authorities {
-		errs = append(errs, h.manager.storage.Delete(ctx, certmagic.StorageKeys.SiteMeta(a.key, h.name)))
-	}
-	return errors.Join(errs...)
+	return discardDamaged(ctx, h.manager.storage, h.chain.authorities, h.name)
 }
 
 // refresh is the job that asks the CA for new renewal information.
@@ -163,6 +159,9 @@ func (h *host) refresh(ctx context.Context) {
 // ask gets the CA's renewal information for s and stores it.
 func (h *host) ask(ctx context.Context, s *stored) error {
 	info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
+	if errors.Is(err, acme.ErrUnsupported) { // as after a repair of its metadata
+		return s.writeARI(ctx, h.manager.storage, h.name, acme.RenewalInfo{})
+	}
 	if err != nil {
 		return err
 	}

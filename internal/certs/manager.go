@@ -31,6 +31,7 @@ type Manager struct {
 	log     *slog.Logger
 	zap     *zap.Logger
 	storage *boundedStorage
+	shapes  *shapes
 	cache   *certmagic.Cache // always empty; a Config wants one
 	port    heldPort
 	http    atomic.Bool // HTTP-01 can be answered
@@ -86,6 +87,8 @@ func New(o Options) (*Manager, error) {
 	m.tickets = &tickets{manager: m}
 	storage, err := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
+	m.shapes = newShapes(m.storage)
+	m.storage.storing = m.shapes.learn
 	if err := errors.Join(err, m.checkTLS(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err

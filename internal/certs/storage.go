@@ -29,6 +29,7 @@ type boundedStorage struct {
 	backend certmagic.Storage
 	limit   time.Duration
 	slots   chan struct{}
+	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
 
 	mu   sync.Mutex
 	held map[string]int
@@ -45,6 +46,14 @@ func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedS
 
 // Store implements certmagic.Storage.
 func (s *boundedStorage) Store(ctx context.Context, key string, value []byte) error {
+	if s.storing != nil {
+		s.storing(ctx, key, value)
+	}
+	return s.put(ctx, key, value)
+}
+
+// put is Store for what comes from no issuer.
+func (s *boundedStorage) put(ctx context.Context, key string, value []byte) error {
 	_, err := within(ctx, s, "store", key, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.backend.Store(ctx, key, value)
 	})
