@@ -94,8 +94,9 @@ func (a *authority) issue(ctx context.Context, name string) (err error) {
 	// Storages with leases renew them only for attempts that are counted.
 	ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, new(int))
 	defer rescue("issuer", &err)
+	ctx, mark := markStorage(ctx)
 	// Renewing what is not there is obtaining. Sync is one attempt; Async would sleep between its own for up to 30 days, with the lock of the host.
-	err = cfg.RenewCertSync(ctx, name, false)
+	err = mark(cfg.RenewCertSync(ctx, name, false))
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}

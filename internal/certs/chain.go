@@ -81,7 +81,9 @@ func (m *Manager) newInternal() error {
 			return err
 		}
 		// The same authority, but handshakes do not hang with its storage.
-		m.local = &LocalCA{Storage: newBoundedStorage(storage, m.storage.limit)}
+		bounded := newBoundedStorage(storage, m.storage.limit)
+		bounded.watch(m.ctx, m.spawn, m.log)
+		m.local = &LocalCA{Storage: bounded}
 	}
 	if m.local != nil {
 		issuer, pace = m.local, nil

@@ -71,3 +71,18 @@ func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Ce
 
 // ProxyHeader is appendProxyHeader.
 func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }
+
+// OnReturn makes m call f after each outage of its storage.
+func (m *Manager) OnReturn(f func()) { m.storage.onReturn(f) }
+
+// StorageFailed is storageFailed.
+func StorageFailed(err error) bool { return storageFailed(err) }
+
+// Look makes one operation of m's storage.
+func (m *Manager) Look(ctx context.Context) { _ = m.Read(ctx, "look") }
+
+// Read reads a key of m's storage.
+func (m *Manager) Read(ctx context.Context, key string) error {
+	_, err := m.storage.Load(ctx, key)
+	return err
+}

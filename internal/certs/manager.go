@@ -89,6 +89,7 @@ func New(o Options) (*Manager, error) {
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
 	m.shapes = newShapes(m.storage)
 	m.storage.storing = m.shapes.learn
+	m.storage.watch(m.ctx, m.spawn, m.log)
 	if err := errors.Join(err, m.checkTLS(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -17,7 +18,7 @@ import (
 const maxStorageOps = 64
 
 // errStorageHangs says that an operation took too long.
-var errStorageHangs = errors.New("storage does not answer in time")
+var errStorageHangs = errors.New("it does not answer in time")
 
 // A boundedStorage is a certmagic.Storage whose operations end: each in its
 // time, whether or not the backend honours its context, and never more than
@@ -30,6 +31,7 @@ type boundedStorage struct {
 	limit   time.Duration
 	slots   chan struct{}
 	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
+	outage  outage
 
 	mu   sync.Mutex
 	held map[string]int
@@ -125,6 +127,11 @@ func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error
 }
 
 func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
+	defer func() {
+		if s.outage.note(ctx, "lock", err); err != nil && ctx.Err() == nil {
+			err = failed(ctx, "lock", name, err)
+		}
+	}()
 	defer rescue("storage", &err)
 	return s.backend.Lock(ctx, name)
 }
@@ -198,18 +205,33 @@ func (s *boundedStorage) hold(name string, by int) {
 
 // within runs op in a goroutine of its own and waits for it no longer than
 // s.limit. An operation that hangs keeps its slot until the backend returns.
-func within[T any](ctx context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
+// Failures, but that there is nothing, are errors for storageFailed.
+func within[T any](caller context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeoutCause(caller, s.limit, errStorageHangs)
+	defer cancel()
+	value, err := run(ctx, s, op)
+	s.outage.note(caller, verb, err)
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		return value, err
+	case caller.Err() != nil:
+		return value, fmt.Errorf("%s %q: %w", verb, key, err)
+	}
+	return value, failed(caller, verb, key, err)
+}
+
+// run runs op if there is a slot for it before ctx is done, and returns its
+// outcome if there is one before ctx is done.
+func run[T any](ctx context.Context, s *boundedStorage, op func(context.Context) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
 	}
 	var none T
-	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, errStorageHangs)
-	defer cancel()
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
-		return none, fmt.Errorf("%s %q: %w", verb, key, context.Cause(ctx))
+		return none, context.Cause(ctx)
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -223,7 +245,7 @@ func within[T any](ctx context.Context, s *boundedStorage, verb, key string, op 
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
-		return none, fmt.Errorf("%s %q: %w", verb, key, context.Cause(ctx))
+		return none, context.Cause(ctx)
 	}
 }
 
