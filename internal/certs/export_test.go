@@ -86,3 +86,6 @@ func (m *Manager) Read(ctx context.Context, key string) error {
 	_, err := m.storage.Load(ctx, key)
 	return err
 }
+
+// RootPEM returns the root that m's local CA signs with.
+func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.RootPEM(ctx) }

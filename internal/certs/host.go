@@ -194,7 +194,12 @@ func (h *host) loaded() bool {
 }
 
 func (h *host) read(ctx context.Context) (*stored, error) {
-	return readStored(ctx, h.manager.storage, h.chain.authorities, h.name)
+	s, err := readStored(ctx, h.manager.storage, h.chain.authorities, h.name)
+	if errors.Is(err, fs.ErrNotExist) && h.cert.Load() != nil {
+		h.manager.witnesses[0].look(ctx) // storage may have lost more than this
+		s, err = readStored(ctx, h.manager.storage, h.chain.authorities, h.name)
+	}
+	return s, err
 }
 
 // damaged counts a damaged read and reports whether there were enough.

@@ -48,6 +48,7 @@ type Manager struct {
 	minted           *mint
 	realms           *Realms
 	tickets          *tickets
+	witnesses        []*witness    // of the storages
 	waiters          chan struct{} // a slot per waiting handshake
 
 	ctx    context.Context // ends all
@@ -95,6 +96,7 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m.minted = newMint(m.local)
+	m.newWitnesses() // the first to know of a storage's return: nothing is tried before
 	return m, nil
 }
 
@@ -110,6 +112,9 @@ func (m *Manager) Start(grace time.Duration) {
 			Logger:             m.zap,
 		})
 		m.solver = newSolver(m)
+		for _, w := range m.witnesses {
+			m.spawn(w.watch)
+		}
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
 		for c := range m.chains() {

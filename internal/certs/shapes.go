@@ -28,7 +28,11 @@ type shape struct {
 	Shortest int `json:"shortest"`
 	// Flaws are those that the issuer's own chains have.
 	Flaws []flaw `json:"flaws,omitempty"`
+
+	guessed bool // nobody has seen a chain
 }
+
+func shapeKey(folder string) string { return path.Join(shapesPrefix, folder+".json") }
 
 // shapes know what is damage in a chain, and what its issuer's habit: they see
 // each new certificate on its way into storage, and note what is odd about it,
@@ -76,9 +80,9 @@ func (x *shapes) check(ctx context.Context, a *authority, text []byte) error {
 // signs by an intermediate certificate; what other issuers do nobody knows.
 func (a *authority) usual() shape {
 	if _, ok := a.template.(*certmagic.ACMEIssuer); ok {
-		return shape{Shortest: 2}
+		return shape{Shortest: 2, guessed: true}
 	}
-	return shape{Shortest: 1}
+	return shape{Shortest: 1, guessed: true}
 }
 
 // fits returns errUnusable, with the reason, if b does not look like the rest.
@@ -108,7 +112,7 @@ func (f flaw) reason() string {
 // absent: it is learned anew.
 func (x *shapes) load(ctx context.Context, folder string) (shape, error) {
 	var s shape
-	text, err := x.storage.Load(ctx, path.Join(shapesPrefix, folder+".json"))
+	text, err := x.storage.Load(ctx, shapeKey(folder))
 	if err == nil && json.Unmarshal(text, &s) != nil {
 		err = fs.ErrNotExist
 	}
@@ -153,13 +157,13 @@ func (x *shapes) learn(ctx context.Context, key string, value []byte) {
 	}
 	text, err := json.Marshal(next)
 	if err == nil {
-		_ = x.storage.put(ctx, path.Join(shapesPrefix, folder+".json"), text) // a later one may succeed
+		_ = x.storage.put(ctx, shapeKey(folder), text) // a later one may succeed
 	}
 }
 
 // with returns the shape that fits b too, and whether it is another.
 func (s shape) with(b *bundle) (_ shape, changed bool) {
-	s.Flaws = slices.Clone(s.Flaws)
+	s.Flaws, s.guessed = slices.Clone(s.Flaws), false
 	if n := len(b.certs); n < s.Shortest {
 		s.Shortest, changed = n, true
 	}

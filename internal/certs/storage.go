@@ -33,6 +33,8 @@ type boundedStorage struct {
 	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
 	outage  outage
 
+	accounts keepsakes
+
 	mu   sync.Mutex
 	held map[string]int
 }
@@ -56,6 +58,7 @@ func (s *boundedStorage) Store(ctx context.Context, key string, value []byte) er
 
 // put is Store for what comes from no issuer.
 func (s *boundedStorage) put(ctx context.Context, key string, value []byte) error {
+	s.accounts.keep(key, value)
 	_, err := within(ctx, s, "store", key, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.backend.Store(ctx, key, value)
 	})
@@ -64,13 +67,18 @@ func (s *boundedStorage) put(ctx context.Context, key string, value []byte) erro
 
 // Load implements certmagic.Storage.
 func (s *boundedStorage) Load(ctx context.Context, key string) ([]byte, error) {
-	return within(ctx, s, "load", key, func(ctx context.Context) ([]byte, error) {
+	value, err := within(ctx, s, "load", key, func(ctx context.Context) ([]byte, error) {
 		return s.backend.Load(ctx, key)
 	})
+	if err == nil {
+		s.accounts.keep(key, value)
+	}
+	return value, err
 }
 
 // Delete implements certmagic.Storage.
 func (s *boundedStorage) Delete(ctx context.Context, key string) error {
+	s.accounts.drop(key)
 	_, err := within(ctx, s, "delete", key, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.backend.Delete(ctx, key)
 	})
