@@ -63,7 +63,6 @@ func cluster(t testing.TB, o certs.Options, logs *logBuffer) (one, two *certs.Ma
 	require.NoError(t, err)
 	_, err = shake(t, two, "any.localhost")
 	require.NoError(t, err)
-	time.Sleep(11 * time.Minute) // all know all, ticket keys included
 	return one, two
 }
 
@@ -77,6 +76,7 @@ func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
 		o.Storage, o.ShareTickets = storage, true
 		var logs logBuffer
 		one, two := cluster(t, o, &logs)
+		time.Sleep(11 * time.Minute) // all know all, ticket keys included
 		require.Len(t, ca.issued(), 3)
 		sessions := tls.NewLRUClientSessionCache(1)
 		config := one.TLSConfig()
@@ -117,6 +117,7 @@ func TestTheLossIsNoticedWhenAnOutageEnds(t *testing.T) {
 		o.Storage = storage
 		var logs logBuffer
 		one, _ := cluster(t, o, &logs)
+		time.Sleep(time.Minute)
 		storage.fails()
 		one.Look(t.Context())
 		old := storage.wipe()
@@ -139,6 +140,7 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 		o.Storage = storage
 		var logs logBuffer
 		one, two := cluster(t, o, &logs)
+		time.Sleep(11 * time.Minute) // all know all, ticket keys included
 
 		old := storage.wipe()
 		third, _ := start(t, o, "a.example.com", "app.localhost")
@@ -187,6 +189,7 @@ func TestACertificateThatIsDeletedOnPurposeStaysDeleted(t *testing.T) {
 		o.Storage = storage
 		var logs logBuffer
 		cluster(t, o, &logs)
+		time.Sleep(time.Minute)
 		require.NoError(t, storage.Delete(t.Context(), "certificates/ca/one.example.com"))
 		time.Sleep(day(1))
 		assert.False(t, storage.Exists(t.Context(), "certificates/ca/one.example.com"))
