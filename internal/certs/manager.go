@@ -57,7 +57,8 @@ type Manager struct {
 	tasks  sync.WaitGroup
 	start  sync.Once
 	close  sync.Once
-	hello  sync.Once // the local CA introduces itself
+	hello  sync.Once   // the local CA introduces itself
+	misfit atomic.Bool // it could not, and has said so
 	dirty  atomic.Bool
 	change chan struct{}
 	syncMu sync.Mutex // one scan at a time
@@ -238,20 +239,6 @@ func (m *Manager) sync() {
 		m.log.Error("no certificate possible", "host", s.Host, "cause", s.Err)
 		m.observe(s)
 	}
-}
-
-// introduce tells the operator, once, where the root of the local CA is.
-func (m *Manager) introduce() {
-	m.hello.Do(func() {
-		m.spawn(func() {
-			path, err := m.local.RootFile(m.ctx)
-			if err != nil {
-				m.log.Info("a local CA signs internal hosts", "cause", err)
-				return
-			}
-			m.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
-		})
-	})
 }
 
 // A want is what a host of a route asks for.

@@ -30,7 +30,8 @@ type outage struct {
 	log     *slog.Logger
 	storage *boundedStorage
 
-	mu    sync.Mutex
+	calls sync.Mutex // held while the functions run
+	mu    sync.Mutex // guards the rest
 	down  bool
 	write bool      // a write has failed
 	since time.Time // of the failure
@@ -140,6 +141,8 @@ func (o *outage) end() {
 	if loud {
 		o.log.Info("storage works again", "after", lasted.Round(time.Second))
 	}
+	o.calls.Lock()
+	defer o.calls.Unlock()
 	for _, f := range after {
 		o.call(f)
 	}
