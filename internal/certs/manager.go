@@ -116,6 +116,7 @@ func (m *Manager) Start(grace time.Duration) {
 		for _, w := range m.witnesses {
 			m.spawn(w.watch)
 		}
+		m.spawn(m.watchCleanup)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
 		for c := range m.chains() {

@@ -17,6 +17,10 @@ import (
 // the backend after their caller has given up included.
 const maxStorageOps = 64
 
+// maxListTime is the limit of a List, if that of the other operations is less: no
+// handshake waits for one.
+const maxListTime = time.Minute
+
 // errStorageHangs says that an operation took too long.
 var errStorageHangs = errors.New("it does not answer in time")
 
@@ -212,10 +216,14 @@ func (s *boundedStorage) hold(name string, by int) {
 }
 
 // within runs op in a goroutine of its own and waits for it no longer than
-// s.limit. An operation that hangs keeps its slot until the backend returns.
+// s.limit, or maxListTime. An operation that hangs keeps its slot until the backend returns.
 // Failures, but that there is nothing, are errors for storageFailed.
 func within[T any](caller context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeoutCause(caller, s.limit, errStorageHangs)
+	limit := s.limit
+	if verb == "list" {
+		limit = max(limit, maxListTime)
+	}
+	ctx, cancel := context.WithTimeoutCause(caller, limit, errStorageHangs)
 	defer cancel()
 	value, err := run(ctx, s, op)
 	s.outage.note(caller, verb, err)
