@@ -130,7 +130,8 @@ func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config,
 	defer rescue("issuer", &err)
 	ctx = context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter)
 	// Renewing what is not there is obtaining. Sync is one attempt; Async would sleep between its own for up to 30 days, with the lock of the host.
-	err = cfg.RenewCertSync(ctx, p.order.name, p.order.serial != nil || p.order.force)
+	ctx, mark := markStorage(ctx)
+	err = mark(cfg.RenewCertSync(ctx, p.order.name, p.order.serial != nil || p.order.force))
 	if errors.Is(err, errElsewhere) {
 		return nil
 	}

@@ -80,14 +80,10 @@ func (c *chain) issue(ctx context.Context, o order) error {
 // renewed reports whether storage has a certificate by now that another process
 // has obtained.
 func (c *chain) renewed(ctx context.Context, o order) bool {
-	if o.serial == nil {
+	if o.serial == nil || len(c.authorities) == 0 {
 		return false
 	}
-	var s certmagic.Storage
-	for _, a := range c.authorities {
-		s = a.manager.storage
-	}
-	now, err := readStored(ctx, s, c.authorities, o.name)
+	now, err := readStored(ctx, c.authorities[0].manager.storage, c.authorities, o.name)
 	return err == nil && now.cert.Leaf.SerialNumber.Cmp(o.serial) != 0 && time.Now().Before(now.renewAt())
 }
 
@@ -138,7 +134,9 @@ func (m *Manager) newInternal() error {
 			return err
 		}
 		// The same authority, but handshakes do not hang with its storage.
-		m.local = &LocalCA{Storage: newBoundedStorage(storage, m.storage.limit)}
+		bounded := newBoundedStorage(storage, m.storage.limit)
+		bounded.watch(m.ctx, m.spawn, m.log)
+		m.local = &LocalCA{Storage: bounded}
 	}
 	if m.local != nil {
 		issuer = m.local

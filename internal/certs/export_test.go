@@ -131,8 +131,8 @@ func (m *Manager) Explain(ctx context.Context, name string, err error) error {
 	return (&host{manager: m, name: name}).explain(ctx, err)
 }
 
-// Look makes the next preflight of a host come now.
-func (m *Manager) Look(host string) {
+// Preview makes the next preflight of a host come now.
+func (m *Manager) Preview(host string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := m.hosts[host]
@@ -146,3 +146,21 @@ func (m *Manager) Ordered() int {
 	defer q.mu.Unlock()
 	return q.turn
 }
+
+// OnReturn makes m call f after each outage of its storage.
+func (m *Manager) OnReturn(f func()) { m.storage.onReturn(f) }
+
+// StorageFailed is storageFailed.
+func StorageFailed(err error) bool { return storageFailed(err) }
+
+// Look makes one operation of m's storage.
+func (m *Manager) Look(ctx context.Context) { _ = m.Read(ctx, "look") }
+
+// Read reads a key of m's storage.
+func (m *Manager) Read(ctx context.Context, key string) error {
+	_, err := m.storage.Load(ctx, key)
+	return err
+}
+
+// RootPEM returns the root that m's local CA signs with.
+func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.RootPEM(ctx) }

@@ -131,7 +131,8 @@ func (m *Manager) wait(ctx context.Context, h *host) (*tls.Certificate, error) {
 }
 
 // hurry returns the certificate of h, or makes sure it comes soon and returns what is closed at the next outcome. After
-// a failure of a CA nothing waits: the next try has its time, and handshakes cannot change that.
+// a failure nothing waits: the next try has its time, and handshakes cannot change that, but that they have storage looked
+// at again, once a second.
 func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -142,11 +143,13 @@ func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
 	switch {
 	case h.gone:
 		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
-	case o.err != nil && o.why != ofStorage && !h.evicted():
+	case o.err != nil && o.why == ofStorage && time.Since(o.looked) >= storageFirst:
+		if o.cancel == nil {
+			h.put(m.loads, load, time.Now()) // storage may be back
+		}
+	case o.err != nil && !h.evicted():
 		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
-	case o.err != nil && o.why == ofStorage && time.Until(o.next) > storageFirst && o.cancel == nil:
-		h.put(m.loads, load, time.Now()) // storage may be back
 	}
 	first := !o.awaited
 	o.awaited = true

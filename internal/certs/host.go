@@ -66,13 +66,13 @@ type motion struct {
 	awaited bool // a handshake waits
 	forced  bool // the program wants it renewed, due or not
 
-	unusable int       // damaged reads in a row
-	stalls   int       // failures of storage in a row
-	attempts int       // that failed, in a row
-	kept     int       // preflights in a row that kept its order back
-	looked   time.Time // the last of them
+	unusable int // damaged reads in a row
+	stalls   int // failures of storage in a row
+	attempts int // that failed, in a row
+	kept     int // preflights in a row that kept its order back
 	err      error
 	why      failure   // of what kind err is
+	looked   time.Time // when err came
 	next     time.Time // the next try after err; zero if only a change of the program helps
 }
 
@@ -82,6 +82,7 @@ type failure uint8
 const (
 	ofIssue     failure = iota // an issuer
 	ofStorage                  // storage failed: nothing is known of the host
+	ofOrder                    // storage failed, when a CA may have been asked already: not to be repeated every second
 	held                       // nothing has failed, but a CA may not be asked yet
 	ofPolicy                   // the policy does not know
 	ofPreflight                // a CA would not reach the host

@@ -466,3 +466,8 @@ func (s *memStorage) absent(key string) bool {
 	_, ok := s.files[key]
 	return !ok
 }
+
+// encode returns one PEM block.
+func encode(typ string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der})
+}

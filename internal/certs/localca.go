@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/big"
 	"net"
 	"slices"
@@ -45,8 +46,9 @@ const (
 
 // A LocalCA is a certificate authority for internal names, in the names of
 // hostname.IsInternal and private IP addresses only: its root certificate
-// carries them as critical name constraints, so that whoever trusts it trusts
-// it for nothing else. It implements certmagic.Issuer.
+// carries them as critical name constraints and is limited to server
+// authentication, so that whoever trusts it trusts it for nothing else. A root
+// that is in storage already is used as it is. It implements certmagic.Issuer.
 //
 // The authority is what lies in Storage: two values over the same storage are
 // the same authority. It is created on first use, under a lock. Its methods may
@@ -183,27 +185,81 @@ func (c *LocalCA) load(ctx context.Context) (*root, error) {
 	return r, nil
 }
 
-// createRoot makes a root unless another process does so first.
-func createRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
+// restore makes the root in memory and the one in storage the same: it writes
+// the root back if storage has none, and takes that of storage if it is
+// another. It does nothing while no root is in memory.
+func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
+	held := c.held()
+	if held == nil {
+		return nil
+	}
+	s, err := orFiles(c.Storage)
+	if err != nil {
+		return err
+	}
+	found, err := readRoot(ctx, s)
+	if errors.Is(err, fs.ErrNotExist) {
+		found, err = held.storeUnlessThere(ctx, s)
+	}
+	if err != nil || found.cert.Equal(held.cert) {
+		return err
+	}
+	log.Error("storage has another root of the local CA: clients have to trust that one", "root", found.cert.Subject.CommonName)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.root = found
+	return nil
+}
+
+// held returns the root in memory, nil if there is none that will last.
+func (c *LocalCA) held() *root {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.root == nil || time.Until(c.root.cert.NotAfter) <= rootMinimum {
+		return nil
+	}
+	return c.root
+}
+
+// holds counts the root in memory.
+func (c *LocalCA) holds() int {
+	if c.held() == nil {
+		return 0
+	}
+	return 1
+}
+
+// storeUnlessThere stores r, or returns the root that another process has stored.
+func (r *root) storeUnlessThere(ctx context.Context, s certmagic.Storage) (*root, error) {
 	if err := s.Lock(ctx, rootLock); err != nil {
 		return nil, fmt.Errorf("lock for the root: %w", err)
 	}
 	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), rootLock) }()
-	if r, err := readRoot(ctx, s); !errors.Is(err, fs.ErrNotExist) {
-		return r, err
+	if other, err := readRoot(ctx, s); !errors.Is(err, fs.ErrNotExist) {
+		return other, err
 	}
-	r, keyPEM, err := newRoot()
+	return r, r.store(ctx, s)
+}
+
+// store stores r. The certificate comes last: a root is there once it is.
+func (r *root) store(ctx context.Context, s certmagic.Storage) error {
+	der, err := x509.MarshalPKCS8PrivateKey(r.key)
+	if err != nil {
+		return err
+	}
+	if err := s.Store(ctx, rootKeyKey, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return err
+	}
+	return s.Store(ctx, rootCertKey, r.pem)
+}
+
+// createRoot makes a root unless another process does so first.
+func createRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
+	r, err := newRoot()
 	if err != nil {
 		return nil, err
 	}
-	// The certificate comes last: a root is there once it is.
-	if err := s.Store(ctx, rootKeyKey, keyPEM); err != nil {
-		return nil, err
-	}
-	if err := s.Store(ctx, rootCertKey, r.pem); err != nil {
-		return nil, err
-	}
-	return r, nil
+	return r.storeUnlessThere(ctx, s)
 }
 
 // readRoot returns the root in s, or fs.ErrNotExist if there is none that will
@@ -228,15 +284,11 @@ func readRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
 	return &root{cert: pair.Leaf, key: pair.PrivateKey.(crypto.Signer), pem: certPEM}, nil
 }
 
-// newRoot makes a root with its key in PEM.
-func newRoot() (*root, []byte, error) {
+// newRoot makes a root.
+func newRoot() (*root, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	serial := newSerial()
 	now := time.Now()
@@ -247,6 +299,7 @@ func newRoot() (*root, []byte, error) {
 		NotBefore:                   now.Add(-clockSkew),
 		NotAfter:                    now.Add(rootLifetime),
 		KeyUsage:                    x509.KeyUsageCertSign,
+		ExtKeyUsage:                 []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid:       true,
 		IsCA:                        true,
 		MaxPathLenZero:              true,
@@ -256,14 +309,13 @@ func newRoot() (*root, []byte, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	return &root{cert: cert, key: key, pem: encodeCert(der)}, keyPEM, nil
+	return &root{cert: cert, key: key, pem: encodeCert(der)}, nil
 }
 
 // sign makes a leaf certificate.

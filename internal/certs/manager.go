@@ -31,6 +31,7 @@ type Manager struct {
 	log     *slog.Logger
 	zap     *zap.Logger
 	storage *boundedStorage
+	shapes  *shapes
 	cache   *certmagic.Cache // always empty; a Config wants one
 	port    heldPort
 	http    atomic.Bool // HTTP-01 can be answered
@@ -50,6 +51,7 @@ type Manager struct {
 	minted           *mint
 	realms           *Realms
 	tickets          *tickets
+	witnesses        []*witness    // of the storages
 	waiters          chan struct{} // a slot per waiting handshake
 
 	ctx    context.Context // ends all
@@ -58,7 +60,8 @@ type Manager struct {
 	tasks  sync.WaitGroup
 	start  sync.Once
 	close  sync.Once
-	hello  sync.Once // the local CA introduces itself
+	hello  sync.Once   // the local CA introduces itself
+	misfit atomic.Bool // it could not, and has said so
 
 	changes  changes
 	syncMu   sync.Mutex // one sync at a time
@@ -93,11 +96,16 @@ func New(o Options) (*Manager, error) {
 	m.reporter = newReporter(o.Logger, o.Observe)
 	storage, err := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
+	m.shapes = newShapes(m.storage)
+	m.storage.storing = m.shapes.learn
+	m.storage.watch(m.ctx, m.spawn, m.log)
 	if err := errors.Join(err, m.checkTLS(), m.checkAddresses(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err
 	}
 	m.minted = newMint(m.local)
+	m.newWitnesses() // the first to know of a storage's return: nothing is tried before
+	m.storage.onReturn(m.retryStalled)
 	return m, nil
 }
 
@@ -113,6 +121,10 @@ func (m *Manager) Start(grace time.Duration) {
 			Logger:             m.zap,
 		})
 		m.solver = newSolver(m)
+		for _, w := range m.witnesses {
+			m.spawn(w.watch)
+		}
+		m.spawn(m.watchCleanup)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
 		m.spawn(func() { m.looks.loop(m.ctx) })
@@ -172,20 +184,6 @@ func (m *Manager) Close() error {
 		m.storage.settle(ctx)
 	})
 	return err
-}
-
-// introduce tells the operator, once, where the root of the local CA is.
-func (m *Manager) introduce() {
-	m.hello.Do(func() {
-		m.spawn(func() {
-			path, err := m.local.RootFile(m.ctx)
-			if err != nil {
-				m.log.Info("a local CA signs internal hosts", "cause", err)
-				return
-			}
-			m.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
-		})
-	})
 }
 
 // find returns the host whose certificate serves a name, or nil. m.mu is held

@@ -313,7 +313,7 @@ func TestStorageThatHangsForEverHoldsNobodyForEver(t *testing.T) {
 }
 
 func TestDamagedStorageIsReplaced(t *testing.T) {
-	for _, suffix := range []string{".crt", ".key", ".json"} {
+	for _, suffix := range []string{".crt", ".key"} {
 		t.Run(suffix, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ca := newIssuer(t, "ca", day(90))

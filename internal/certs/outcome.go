@@ -86,9 +86,9 @@ func (h *host) fail(err error, why failure, p plan) {
 		p.due = time.Now().Add(backoff(o.attempts, err, h.left()))
 	}
 	fresh := h.state != failed || o.why != why
+	o.looked = time.Now()
 	if why == ofPreflight {
 		o.kept++
-		o.looked = time.Now()
 		fresh = fresh || o.err == nil || o.err.Error() != err.Error()
 	}
 	h.state = failed
@@ -97,6 +97,30 @@ func (h *host) fail(err error, why failure, p plan) {
 	h.settle()
 	m.mu.Unlock()
 	m.reporter.failed(status, why, fresh)
+}
+
+// retryStalled tries everything again that storage has stopped, at once: it has returned. An order is not repeated for each
+// of many short failures: they may be about one key, and the CA counts.
+func (m *Manager) retryStalled() {
+	long := m.storage.outageLasted() > 2*outageLookMost
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for _, h := range m.hosts {
+		o := h.motion
+		switch {
+		case o == nil || o.err == nil:
+			continue
+		case o.why == ofStorage, o.why == ofOrder && (long || o.attempts <= 3):
+		default:
+			continue
+		}
+		o.stalls = 0
+		if o.cancel == nil && o.next.After(now) {
+			o.next = now
+			h.put(m.loads, load, now)
+		}
+	}
 }
 
 // hold notes that the host has to wait for a CA, which is no failed attempt.

@@ -225,7 +225,7 @@ func TestAHandshakeOverrulesTheAddressesOfTheInterfaces(t *testing.T) {
 	assert.Error(t, err)
 	next := m.Statuses()[0].NextTry
 	assert.Less(t, time.Until(next), 11*time.Second, "the next look comes soon")
-	m.Look("cdn.example.com")
+	m.Preview("cdn.example.com")
 	proxytest.Eventually(t, "the order", func() bool { return n.Load() > 0 })
 }
 

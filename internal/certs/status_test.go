@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,13 +36,13 @@ func TestAStorageThatIsDownAtStartCostsSecondsWhenItReturns(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		storage := newMemStorage()
 		o.Storage = storage
-		m, _ := start(t, o, names("h%d.example.com", 200)...)
+		m, _ := start(t, o, names("h%d.example.com", 50)...)
 		require.NoError(t, m.Await(t.Context()))
 		require.NoError(t, m.Close())
 
 		storage.hook(func(string, string) error { return errors.New("connection refused") })
-		m, _ = start(t, o, names("h%d.example.com", 200)...)
-		time.Sleep(10 * time.Hour)
+		m, _ = start(t, o, names("h%d.example.com", 50)...)
+		time.Sleep(time.Hour)
 		for _, s := range m.Statuses() {
 			require.Equal(t, certs.Failed, s.State)
 			require.Zero(t, s.Attempts, "no CA was asked")
@@ -155,12 +156,34 @@ func TestACertificateThatLeftTheMemoryIsServedThoughItsRenewalFails(t *testing.T
 		m.Start(0)
 		require.NoError(t, m.Await(t.Context()))
 		ca.hook(failing("down"))
-		time.Sleep(day(65))
+		time.Sleep(day(61))
 		orders := len(ca.issued())
 		for _, host := range names("h%d.example.com", 40) {
 			_, err := shake(t, m, host)
 			require.NoError(t, err, host)
 		}
 		assert.LessOrEqual(t, len(ca.issued())-orders, 40, "the backoff stays as it was")
+	})
+}
+
+func TestACertificateThatCannotBeStoredIsNotOrderedEverySecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		o := with(ca)
+		storage := newMemStorage()
+		storage.hook(func(verb, key string) error {
+			if verb == "store" && strings.HasPrefix(key, "certificates/") {
+				return errors.New("disk full")
+			}
+			return nil
+		})
+		o.Storage = storage
+		m, _ := start(t, o, "a.example.com")
+		for range 600 {
+			_, err := shake(t, m, "a.example.com")
+			require.Error(t, err)
+			time.Sleep(time.Second)
+		}
+		assert.LessOrEqual(t, len(ca.issued()), 10)
 	})
 }

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"time"
 
-	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 )
 
 // A step is what a host's job does.
@@ -21,7 +21,7 @@ const (
 )
 
 const (
-	// renewalInfoPause is how long renewal information is good for if the CA does not say.
+	// renewalInfoPause is how long renewal information is good for, if the CA does not say less.
 	renewalInfoPause = 6 * time.Hour
 
 	// unusableReads is how often a certificate in storage is found damaged before it is replaced: certmagic writes its
@@ -166,8 +166,8 @@ func (h *host) issue(ctx context.Context) {
 	switch {
 	case errors.As(err, &no):
 		h.hold(err, no.until)
-	case h.manager.storage.failed(err):
-		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
+	case storageFailed(err):
+		h.fail(err, ofOrder, plan{h.chain().queue, issue, time.Time{}})
 	case err != nil:
 		queue, step := h.ordering()
 		h.fail(h.explain(ctx, err), ofIssue, plan{queue, step, time.Time{}})
@@ -205,13 +205,9 @@ func (h *host) replace(ctx context.Context) {
 	h.issue(ctx)
 }
 
-// discard makes what is in storage count as absent: that takes no more than the metadata.
+// discard makes what is damaged in storage count as absent, unless another process has replaced it meanwhile.
 func (h *host) discard(ctx context.Context) error {
-	var errs []error
-	for _, a := range h.chain().authorities {
-		errs = append(errs, h.manager.storage.Delete(ctx, certmagic.StorageKeys.SiteMeta(a.key, h.name)))
-	}
-	return errors.Join(errs...)
+	return discardDamaged(ctx, h.manager.storage, h.chain().authorities, h.name)
 }
 
 func (h *host) refresh(ctx context.Context) {
@@ -234,16 +230,16 @@ func (h *host) refresh(ctx context.Context) {
 // ask gets the CA's renewal information for s and stores it.
 func (h *host) ask(ctx context.Context, s *stored) error {
 	info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
+	if errors.Is(err, acme.ErrUnsupported) { // as after a repair of its metadata
+		return s.writeARI(ctx, h.manager.storage, h.name, acme.RenewalInfo{})
+	}
 	if err != nil {
 		return err
 	}
 	if info.SameWindow(s.ari) && !s.ari.SelectedTime.IsZero() {
 		info.SelectedTime = s.ari.SelectedTime
 	}
-	if info.RetryAfter == nil || !info.RetryAfter.After(time.Now()) {
-		later := time.Now().Add(renewalInfoPause)
-		info.RetryAfter = &later
-	}
+	clampARI(&info)
 	return s.writeARI(ctx, h.manager.storage, h.name, info)
 }
 
@@ -276,7 +272,13 @@ func (h *host) loaded() bool {
 }
 
 func (h *host) read(ctx context.Context) (*stored, error) {
-	return readStored(ctx, h.manager.storage, h.chain().authorities, h.name)
+	m, by := h.manager, h.chain().authorities
+	s, err := readStored(ctx, m.storage, by, h.name)
+	if errors.Is(err, fs.ErrNotExist) && h.cert.Load() != nil {
+		m.witnesses[0].look(ctx) // storage may have lost more than this
+		s, err = readStored(ctx, m.storage, by, h.name)
+	}
+	return s, err
 }
 
 // damaged counts a damaged read and reports whether there were enough.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -16,8 +17,12 @@ import (
 // the backend after their caller has given up included.
 const maxStorageOps = 64
 
+// maxListTime is the limit of a List, if that of the other operations is less: no
+// handshake waits for one.
+const maxListTime = time.Minute
+
 // errStorageHangs says that an operation took too long.
-var errStorageHangs = errors.New("storage does not answer in time")
+var errStorageHangs = errors.New("it does not answer in time")
 
 // A boundedStorage is a certmagic.Storage whose operations end: each in its
 // time, whether or not the backend honours its context, and never more than
@@ -29,6 +34,10 @@ type boundedStorage struct {
 	backend certmagic.Storage
 	limit   time.Duration
 	slots   chan struct{}
+	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
+	outage  outage
+
+	accounts keepsakes
 
 	mu   sync.Mutex
 	held map[string]int
@@ -45,6 +54,15 @@ func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedS
 
 // Store implements certmagic.Storage.
 func (s *boundedStorage) Store(ctx context.Context, key string, value []byte) error {
+	if s.storing != nil {
+		s.storing(ctx, key, value)
+	}
+	return s.put(ctx, key, value)
+}
+
+// put is Store for what comes from no issuer.
+func (s *boundedStorage) put(ctx context.Context, key string, value []byte) error {
+	s.accounts.keep(key, value)
 	_, err := within(ctx, s, "store", key, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.backend.Store(ctx, key, value)
 	})
@@ -53,13 +71,18 @@ func (s *boundedStorage) Store(ctx context.Context, key string, value []byte) er
 
 // Load implements certmagic.Storage.
 func (s *boundedStorage) Load(ctx context.Context, key string) ([]byte, error) {
-	return within(ctx, s, "load", key, func(ctx context.Context) ([]byte, error) {
+	value, err := within(ctx, s, "load", key, func(ctx context.Context) ([]byte, error) {
 		return s.backend.Load(ctx, key)
 	})
+	if err == nil {
+		s.accounts.keep(key, value)
+	}
+	return value, err
 }
 
 // Delete implements certmagic.Storage.
 func (s *boundedStorage) Delete(ctx context.Context, key string) error {
+	s.accounts.drop(key)
 	_, err := within(ctx, s, "delete", key, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.backend.Delete(ctx, key)
 	})
@@ -116,6 +139,11 @@ func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error
 }
 
 func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
+	defer func() {
+		if s.outage.note(ctx, "lock", err); err != nil && ctx.Err() == nil {
+			err = noteFailure(ctx, "lock", name, err)
+		}
+	}()
 	defer rescue("storage", &err)
 	return s.backend.Lock(ctx, name)
 }
@@ -188,19 +216,38 @@ func (s *boundedStorage) hold(name string, by int) {
 }
 
 // within runs op in a goroutine of its own and waits for it no longer than
-// s.limit. An operation that hangs keeps its slot until the backend returns.
-func within[T any](ctx context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
+// s.limit, or maxListTime. An operation that hangs keeps its slot until the backend returns.
+// Failures, but that there is nothing, are errors for storageFailed.
+func within[T any](caller context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
+	limit := s.limit
+	if verb == "list" {
+		limit = max(limit, maxListTime)
+	}
+	ctx, cancel := context.WithTimeoutCause(caller, limit, errStorageHangs)
+	defer cancel()
+	value, err := run(ctx, s, op)
+	s.outage.note(caller, verb, err)
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		return value, err
+	case caller.Err() != nil:
+		return value, fmt.Errorf("%s %q: %w", verb, key, err)
+	}
+	return value, noteFailure(caller, verb, key, err)
+}
+
+// run runs op if there is a slot for it before ctx is done, and returns its
+// outcome if there is one before ctx is done.
+func run[T any](ctx context.Context, s *boundedStorage, op func(context.Context) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
 	}
 	var none T
-	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, errStorageHangs)
-	defer cancel()
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
-		return none, fmt.Errorf("%s %q: %w", verb, key, context.Cause(ctx))
+		return none, context.Cause(ctx)
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -214,7 +261,7 @@ func within[T any](ctx context.Context, s *boundedStorage, verb, key string, op 
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
-		return none, fmt.Errorf("%s %q: %w", verb, key, context.Cause(ctx))
+		return none, context.Cause(ctx)
 	}
 }
 
@@ -225,6 +272,3 @@ func rescue(what string, err *error) {
 		*err = fmt.Errorf("%s panics: %v", what, p)
 	}
 }
-
-// failed reports whether err is storage's.
-func (s *boundedStorage) failed(error) bool { return false }

@@ -26,11 +26,27 @@ type stored struct {
 	cert *tls.Certificate // with Leaf
 	by   *authority       // whose place in storage it came from
 	ari  acme.RenewalInfo // renewal information (RFC 9773); zero if none
+	bare bool             // its metadata is missing or damaged
 }
 
 // readStored returns the newest certificate for name that any of by has in
-// storage, or an error that is fs.ErrNotExist if none has, or errUnusable.
-func readStored(ctx context.Context, s certmagic.Storage, by []*authority, name string) (*stored, error) {
+// storage, or an error that is fs.ErrNotExist if none has, or errUnusable if what
+// is there must not be served: a key of another certificate, a chain that is cut
+// off or does not hold together, another host's. Damaged metadata is no reason:
+// it is written anew.
+func readStored(ctx context.Context, s *boundedStorage, by []*authority, name string) (*stored, error) {
+	c, err := findStored(ctx, s, by, name)
+	if err != nil || !c.bare {
+		return c, err
+	}
+	if err := c.repair(ctx, s, name); err != nil {
+		c.by.manager.log.Debug("metadata of a certificate not repaired", "host", name, "cause", err)
+	}
+	return c, nil
+}
+
+// findStored is readStored without the repair.
+func findStored(ctx context.Context, s *boundedStorage, by []*authority, name string) (*stored, error) {
 	var newest *stored
 	var failure error
 	for _, a := range by {
@@ -52,7 +68,7 @@ func readStored(ctx context.Context, s certmagic.Storage, by []*authority, name 
 	return nil, fmt.Errorf("no certificate for %q in storage: %w", name, fs.ErrNotExist)
 }
 
-func readFrom(ctx context.Context, s certmagic.Storage, a *authority, name string) (*stored, error) {
+func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string) (*stored, error) {
 	certPEM, err := s.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
 	if err != nil {
 		return nil, err
@@ -62,7 +78,7 @@ func readFrom(ctx context.Context, s certmagic.Storage, a *authority, name strin
 		return nil, err
 	}
 	meta, err := s.Load(ctx, certmagic.StorageKeys.SiteMeta(a.key, name))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
@@ -72,11 +88,12 @@ func readFrom(ctx context.Context, s certmagic.Storage, a *authority, name strin
 	if !covers(pair.Leaf, name) {
 		return nil, fmt.Errorf("%w: it is not for %q", errUnusable, name)
 	}
+	if err := a.manager.shapes.check(ctx, a, certPEM); err != nil {
+		return nil, err
+	}
 	c := &stored{cert: &pair, by: a}
 	c.ari, err = readARI(meta)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnusable, err)
-	}
+	c.bare = err != nil
 	if a.manager.options.DisableARI {
 		c.ari = acme.RenewalInfo{}
 	}
@@ -94,7 +111,20 @@ func readARI(meta []byte) (acme.RenewalInfo, error) {
 	if len(res.IssuerData) == 0 || json.Unmarshal(res.IssuerData, &issued) != nil || issued.RenewalInfo == nil {
 		return acme.RenewalInfo{}, nil
 	}
-	return *issued.RenewalInfo, nil
+	info := *issued.RenewalInfo
+	if info.RetryAfter != nil && time.Until(*info.RetryAfter) > renewalInfoPause {
+		info.RetryAfter = nil // as the CA said it, not as writeARI writes it: ask
+	}
+	return info, nil
+}
+
+// clampARI sets when the CA is asked again: as soon as it says, but within
+// renewalInfoPause, or it could not tell of a revocation in time (RFC 9773, 4.3.2).
+func clampARI(info *acme.RenewalInfo) {
+	latest := time.Now().Add(renewalInfoPause)
+	if t := info.RetryAfter; t == nil || !t.After(time.Now()) || t.After(latest) {
+		info.RetryAfter = &latest
+	}
 }
 
 // writeARI puts ari into the metadata, for the rest of the cluster and for
@@ -110,8 +140,10 @@ func (c *stored) writeARI(ctx context.Context, s certmagic.Storage, name string,
 		return err
 	}
 	var issued acme.Certificate
-	if err := json.Unmarshal(res.IssuerData, &issued); err != nil {
-		return err
+	if len(res.IssuerData) > 0 {
+		if err := json.Unmarshal(res.IssuerData, &issued); err != nil {
+			return err
+		}
 	}
 	issued.RenewalInfo = &ari
 	if res.IssuerData, err = json.Marshal(issued); err != nil {
@@ -168,7 +200,7 @@ func (c *stored) refreshAt() time.Time {
 	case c.ari.RetryAfter == nil:
 		return time.Now().Add(renewalInfoPause)
 	}
-	return *c.ari.RetryAfter
+	return c.ari.RetryAfter.Add(time.Second) // acme.RenewalInfo.NeedsRefresh wants it to be over
 }
 
 // fraction is a number in [0,1) that stays the same for one certificate.

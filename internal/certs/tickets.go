@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 )
@@ -99,6 +101,50 @@ func (t *tickets) refresh(ctx context.Context) error {
 	}
 	t.set(keys)
 	return nil
+}
+
+// writeBack puts the known keys into a storage that has lost them, beside those
+// that other instances have made since: the sessions of both go on.
+func (t *tickets) writeBack(ctx context.Context) error {
+	t.mu.Lock()
+	held := slices.Clone(t.keys)
+	t.mu.Unlock()
+	if len(held) == 0 {
+		return nil
+	}
+	s := t.manager.storage
+	if err := s.Lock(ctx, ticketsLock); err != nil {
+		return err
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), ticketsLock) }()
+	keys, err := t.read(ctx)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	merged := merge(keys, held)
+	if len(merged) > len(keys) {
+		b, err := json.Marshal(merged)
+		if err != nil {
+			return err
+		}
+		if err := s.put(ctx, ticketsKey, b); err != nil {
+			return err
+		}
+	}
+	t.set(merged)
+	return nil
+}
+
+// merge returns the keys of both, newest first, no more than storage may hold.
+func merge(a, b []ticketKey) []ticketKey {
+	all := slices.Clone(a)
+	for _, k := range b {
+		if !slices.ContainsFunc(a, func(other ticketKey) bool { return bytes.Equal(other.Secret, k.Secret) }) {
+			all = append(all, k)
+		}
+	}
+	slices.SortStableFunc(all, func(x, y ticketKey) int { return y.Born.Compare(x.Born) })
+	return all[:min(len(all), maxTickets)]
 }
 
 func (t *tickets) read(ctx context.Context) ([]ticketKey, error) {

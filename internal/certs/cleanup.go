@@ -1,0 +1,195 @@
+package certs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// When storage was cleaned last, and the lock around that.
+const (
+	cleanedKey  = "hostproxy/cleaned"
+	cleanedLock = "hostproxy_cleanup"
+)
+
+const (
+	cleanFirst = 10 * time.Minute // after the start
+	cleanLook  = 6 * time.Hour    // between two looks at whether it is time
+	cleanEvery = 24 * time.Hour
+	cleanAfter = 30 * 24 * time.Hour // from a certificate's end to its deletion
+)
+
+// watchCleanup is the task that has storage cleaned once a day.
+func (m *Manager) watchCleanup() {
+	timer := time.NewTimer(cleanFirst)
+	defer timer.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if err := m.cleanUp(m.ctx); err != nil && m.ctx.Err() == nil {
+			m.log.Debug("storage not cleaned", "cause", err)
+		}
+		timer.Reset(cleanLook)
+	}
+}
+
+// cleanUp deletes the certificates that expired a month ago, unless a member
+// has done so today. As long as any member of a cluster has a route for a host,
+// it renews the certificate; one that has expired and was left for a month is
+// therefore wanted by none, whatever their routes are. It is useless even if
+// that is wrong: the host gets a new one. Only issuers of this Manager are looked
+// at, and of their hosts only those that it has no route for.
+func (m *Manager) cleanUp(ctx context.Context) error {
+	if due, err := m.cleanDue(ctx); err != nil || !due {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := m.storage.Lock(patience, cleanedLock); err != nil {
+		return err
+	}
+	defer func() { _ = m.storage.Unlock(context.WithoutCancel(ctx), cleanedLock) }()
+	if due, err := m.cleanDue(ctx); err != nil || !due {
+		return err
+	}
+	// First, so that a failure waits for tomorrow.
+	if err := m.storage.put(ctx, cleanedKey, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	var errs []error
+	for c := range m.chains() {
+		for _, a := range c.authorities {
+			if !seen[a.key] {
+				seen[a.key] = true
+				errs = append(errs, a.cleanUp(ctx))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// cleanDue reports whether nobody has cleaned for a day. What is no time, or lies
+// in the future, counts as never.
+func (m *Manager) cleanDue(ctx context.Context) (bool, error) {
+	b, err := m.storage.Load(ctx, cleanedKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	last, bad := time.Parse(time.RFC3339, string(b))
+	age := time.Since(last)
+	return err == nil && (bad != nil || age < -cleanEvery || age >= cleanEvery), err
+}
+
+// cleanUp deletes what has expired among a's certificates.
+func (a *authority) cleanUp(ctx context.Context) error {
+	m, prefix := a.manager, certmagic.StorageKeys.CertsPrefix(a.key)
+	keys, err := m.storage.List(ctx, prefix, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	folders := make(map[string]bool)
+	for _, key := range keys { // some storages list more than was asked for
+		folder, _, _ := strings.Cut(strings.TrimPrefix(key, prefix+"/"), "/")
+		folders[folder] = true
+	}
+	looked, deleted := 0, 0
+	for folder := range folders {
+		name := hostOf(folder)
+		if folder == "" || certmagic.StorageKeys.Safe(name) != folder || m.has(name) {
+			continue // no host's, so its keys are not what they seem; or one of ours
+		}
+		if looked++; looked%leaseBatch == 0 {
+			if err := m.storage.RenewLockLease(ctx, cleanedLock, leaseTime); err != nil {
+				return err
+			}
+		}
+		done, err := a.deleteExpired(ctx, name)
+		if err != nil {
+			return err
+		}
+		if done {
+			deleted++
+		}
+	}
+	if deleted > 0 {
+		m.log.Info("expired certificates deleted from storage", "issuer", a.key, "hosts", deleted)
+	}
+	return nil
+}
+
+// hostOf returns the host or wildcard that certmagic has made a folder's name
+// of. The colons of IPv6 addresses are lost, which no caller minds.
+func hostOf(folder string) string {
+	if zone, ok := strings.CutPrefix(folder, "wildcard_"); ok {
+		return "*" + zone
+	}
+	return folder
+}
+
+// has reports whether a host is in the table.
+func (m *Manager) has(name string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.hosts[name] != nil
+}
+
+// deleteExpired deletes what storage has for name, if the certificate expired a
+// month ago and nobody is about to replace it.
+func (a *authority) deleteExpired(ctx context.Context, name string) (bool, error) {
+	if old, err := a.longExpired(ctx, name); err != nil || !old {
+		return false, err
+	}
+	s := a.manager.storage
+	patience, cancel := context.WithTimeout(ctx, holdingPatience)
+	defer cancel()
+	if err := s.Lock(patience, issueLock(name)); err != nil {
+		return false, nil // tomorrow
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
+	if old, err := a.longExpired(ctx, name); err != nil || !old {
+		return false, err
+	}
+	for _, key := range a.belongings(name) {
+		if err := s.Delete(ctx, key); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (a *authority) longExpired(ctx context.Context, name string) (bool, error) {
+	text, err := a.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	b, err := readBundle(text)
+	return err == nil && time.Since(b.certs[0].NotAfter) > cleanAfter, nil
+}
+
+// belongings are the storage keys of what is kept of a host. The certificate
+// comes late: what is left after a failure is found again by it.
+func (a *authority) belongings(name string) []string {
+	keys := certmagic.StorageKeys
+	return []string{
+		path.Join("hostproxy/attempts", keys.Safe(a.key), keys.Safe(name)+".json"),
+		keys.SiteMeta(a.key, name),
+		keys.SitePrivateKey(a.key, name),
+		keys.SiteCert(a.key, name),
+		keys.CertsSitePrefix(a.key, name),
+	}
+}

@@ -1,0 +1,46 @@
+package certs
+
+// keepRemedy is what an operator can do for a local CA that cannot write.
+const keepRemedy = "set XDG_DATA_HOME to a directory that this process can write to, or TLS.Storage"
+
+// introduce tells the operator, once, where the root of the local CA is, or why
+// there is none and what helps.
+func (m *Manager) introduce() {
+	m.hello.Do(func() {
+		m.spawn(func() {
+			if !m.present() && m.ctx.Err() == nil {
+				m.presentLater()
+			}
+		})
+	})
+}
+
+// present logs where the root is. It reports false, having logged the reason,
+// if there is none.
+func (m *Manager) present() bool {
+	path, nowhere := m.local.RootFile(m.ctx)
+	_, err := m.local.RootPEM(m.ctx)
+	switch {
+	case err == nil && nowhere == nil:
+		m.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
+	case err == nil:
+		m.log.Info("a local CA signs internal hosts", "cause", nowhere)
+	case m.ctx.Err() != nil || m.misfit.Swap(true):
+		return false
+	default:
+		m.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", keepRemedy)
+		return false
+	}
+	return true
+}
+
+// presentLater has present called again after each outage of storage, until it
+// succeeds.
+func (m *Manager) presentLater() {
+	s, ok := m.local.Storage.(*boundedStorage)
+	if !ok {
+		return
+	}
+	done := false // the functions run one after the other
+	s.onReturn(func() { done = done || m.present() })
+}

@@ -1,0 +1,76 @@
+package certs_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+const cannotKeep = "the local CA cannot keep its root"
+
+// The first thing a developer meets may be a directory that is not writable.
+func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logs logBuffer
+		storage := inFiles{newMemStorage()}
+		storage.fails("store")
+		o := certs.Options{Storage: storage, Logger: logs.logger(slog.LevelInfo)}
+		m, _ := start(t, o, "app.localhost", "*.localhost", "shop.test")
+		for range 100 {
+			_, err := shake(t, m, "any.localhost")
+			require.Error(t, err)
+			time.Sleep(time.Minute)
+		}
+		lines := logs.String()
+		assert.Equal(t, 1, strings.Count(lines, "level=ERROR"), lines)
+		assert.Equal(t, 1, strings.Count(lines, cannotKeep), lines)
+		assert.Contains(t, lines, "XDG_DATA_HOME")
+		assert.Contains(t, lines, "TLS.Storage")
+		assert.Contains(t, lines, errNoDisk.Error())
+		assert.NotContains(t, lines, "a local CA signs")
+
+		storage.heal()
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, 1, strings.Count(logs.String(), "root=/data/localca/root.crt"), "it introduces itself when it can")
+		_, err := shake(t, m, "any.localhost")
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		assert.Equal(t, 1, strings.Count(logs.String(), "a local CA signs"))
+	})
+}
+
+func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logs logBuffer
+		storage := newMemStorage()
+		storage.fails("lock")
+		start(t, certs.Options{Storage: storage, Logger: logs.logger(slog.LevelInfo)}, "app.localhost")
+		time.Sleep(time.Minute)
+		assert.Equal(t, 1, strings.Count(logs.String(), cannotKeep), logs.String())
+	})
+}
+
+// A directory of real files that cannot be made.
+func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	synctest.Test(t, func(t *testing.T) {
+		var logs logBuffer
+		o := certs.Options{Storage: &certmagic.FileStorage{Path: filepath.Join(file, "below")}, Logger: logs.logger(slog.LevelError)}
+		m, _ := start(t, o, "app.localhost")
+		_, err := shake(t, m, "app.localhost")
+		require.Error(t, err)
+		time.Sleep(time.Minute)
+		assert.Equal(t, 1, strings.Count(logs.String(), cannotKeep), logs.String())
+	})
+}

@@ -1,0 +1,108 @@
+package certs_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+// rootPair returns the root of the local CA in storage, and its key.
+func rootPair(t testing.TB, storage *memStorage) tls.Certificate {
+	t.Helper()
+	certPEM, err := storage.Load(t.Context(), "localca/root.crt")
+	require.NoError(t, err)
+	keyPEM, err := storage.Load(t.Context(), "localca/root.key")
+	require.NoError(t, err)
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	require.NoError(t, err)
+	return pair
+}
+
+func TestANewRootIsLimitedToServerAuthentication(t *testing.T) {
+	storage := newMemStorage()
+	ca := &certs.LocalCA{Storage: storage}
+	_, err := ca.RootPEM(t.Context())
+	require.NoError(t, err)
+	pair := rootPair(t, storage)
+	assert.Equal(t, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, pair.Leaf.ExtKeyUsage)
+
+	roots := x509.NewCertPool()
+	roots.AddCert(pair.Leaf)
+	for usage, ok := range map[x509.ExtKeyUsage]bool{
+		x509.ExtKeyUsageServerAuth:      true,
+		x509.ExtKeyUsageClientAuth:      false,
+		x509.ExtKeyUsageCodeSigning:     false,
+		x509.ExtKeyUsageEmailProtection: false,
+	} {
+		csr := request(t, "a.localhost")
+		leaf := &x509.Certificate{
+			SerialNumber: pair.Leaf.SerialNumber, DNSNames: csr.DNSNames, ExtKeyUsage: []x509.ExtKeyUsage{usage},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		}
+		der, err := x509.CreateCertificate(rand.Reader, leaf, pair.Leaf, csr.PublicKey, pair.PrivateKey)
+		require.NoError(t, err)
+		forged, err := x509.ParseCertificate(der)
+		require.NoError(t, err)
+		_, err = forged.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{usage}})
+		assert.Equal(t, ok, err == nil, "usage %d: %v", usage, err)
+	}
+}
+
+// The certificates of a limited root are good for others than Go too.
+func TestOpenSSLAcceptsTheLocalCA(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("no openssl here")
+	}
+	ca := &certs.LocalCA{Storage: newMemStorage()}
+	rootPEM, err := ca.RootPEM(t.Context())
+	require.NoError(t, err)
+	issued, err := ca.Issue(t.Context(), request(t, "a.localhost"))
+	require.NoError(t, err)
+	dir := t.TempDir()
+	root, leaf := filepath.Join(dir, "root.pem"), filepath.Join(dir, "leaf.pem")
+	require.NoError(t, os.WriteFile(root, rootPEM, 0o600))
+	require.NoError(t, os.WriteFile(leaf, issued.Certificate, 0o600))
+	verify := func(purpose string) error {
+		return exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-purpose", purpose,
+			"-verify_hostname", "a.localhost", "-CAfile", root, leaf).Run()
+	}
+	assert.NoError(t, verify("sslserver"))
+	assert.Error(t, verify("sslclient"))
+}
+
+// Clients trust a root by its bytes: one that is there stays, whatever it lacks.
+func TestAStoredRootIsKeptAsItIs(t *testing.T) {
+	storage := newMemStorage()
+	_, err := (&certs.LocalCA{Storage: storage}).RootPEM(t.Context())
+	require.NoError(t, err)
+	pair := rootPair(t, storage)
+	old := *pair.Leaf
+	old.ExtKeyUsage = nil
+	old.ExtraExtensions, old.Extensions = nil, nil
+	der, err := x509.CreateCertificate(rand.Reader, &old, &old, pair.Leaf.PublicKey, pair.PrivateKey)
+	require.NoError(t, err)
+	certPEM := encode("CERTIFICATE", der)
+	require.NoError(t, storage.Store(context.Background(), "localca/root.crt", certPEM))
+
+	ca := &certs.LocalCA{Storage: storage}
+	got, err := ca.RootPEM(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, string(certPEM), string(got))
+	_, err = ca.Mint(t.Context(), "a.localhost")
+	require.NoError(t, err)
+	now, err := storage.Load(t.Context(), "localca/root.crt")
+	require.NoError(t, err)
+	assert.Equal(t, string(certPEM), string(now))
+}

@@ -1,0 +1,89 @@
+package certs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
+)
+
+// repairPatience is how long the repair of metadata waits for whoever is
+// issuing for the host: it is about to write the metadata anyway.
+const repairPatience = 5 * time.Second
+
+// issueLock is certmagic's lock around the issuance for a host, and so around
+// its writes.
+func issueLock(name string) string { return "issue_cert_" + name }
+
+// metadata is what certmagic wants beside a certificate, made from what is known
+// without asking the CA. It lets the CA be asked soon when it wants the renewal.
+func (a *authority) metadata(c *stored, name string) ([]byte, error) {
+	res := certmagic.CertificateResource{SANs: []string{name}}
+	if _, ok := a.template.(certmagic.RenewalInfoGetter); ok {
+		at := c.renewAt().UTC().Truncate(time.Second)
+		issued := acme.Certificate{RenewalInfo: &acme.RenewalInfo{SelectedTime: at}}
+		issued.RenewalInfo.SuggestedWindow.Start = at
+		issued.RenewalInfo.SuggestedWindow.End = at.Add(time.Hour)
+		if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
+			issued.CA = t.CA
+		}
+		var err error
+		if res.IssuerData, err = json.Marshal(issued); err != nil {
+			return nil, err
+		}
+	}
+	return json.MarshalIndent(res, "", "\t")
+}
+
+// repair writes the metadata that c lacks: certmagic cannot renew without.
+func (c *stored) repair(ctx context.Context, s *boundedStorage, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, repairPatience)
+	defer cancel()
+	if err := s.Lock(ctx, issueLock(name)); err != nil {
+		return err
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
+	// Whoever had the lock may have written it.
+	key := certmagic.StorageKeys.SiteMeta(c.by.key, name)
+	if meta, err := s.Load(ctx, key); err == nil {
+		if c.ari, err = readARI(meta); err == nil {
+			return nil
+		}
+	}
+	text, err := s.Load(ctx, certmagic.StorageKeys.SiteCert(c.by.key, name))
+	if err != nil || !bytes.Contains(text, bytes.TrimSpace(encodeCert(c.cert.Leaf.Raw))) {
+		return err // another certificate: its writer cares for it
+	}
+	meta, err := c.by.metadata(c, name)
+	if err != nil {
+		return err
+	}
+	if err := s.put(ctx, key, meta); err != nil {
+		return err
+	}
+	c.ari, err = readARI(meta)
+	return err
+}
+
+// discardDamaged makes what by have in storage for name count as absent, if it
+// still is damaged. That takes no more than the metadata.
+func discardDamaged(ctx context.Context, s *boundedStorage, by []*authority, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, maxIssueTime)
+	defer cancel()
+	if err := s.Lock(ctx, issueLock(name)); err != nil {
+		return err
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
+	if _, err := findStored(ctx, s, by, name); !errors.Is(err, errUnusable) {
+		return err // replaced by another process
+	}
+	var errs []error
+	for _, a := range by {
+		errs = append(errs, s.Delete(ctx, certmagic.StorageKeys.SiteMeta(a.key, name)))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,174 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+const (
+	holdingPatience = 5 * time.Second // for the lock of one host
+	leaseBatch      = 50              // certificates between two renewals of the lock's lease
+	leaseTime       = 10 * time.Minute
+)
+
+// A holding is a certificate in memory, and where it belongs in storage.
+type holding struct {
+	name string
+	by   *authority
+	cert *tls.Certificate
+}
+
+// holdings returns the certificates in memory that have not expired.
+func (m *Manager) holdings() []holding {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var all []holding
+	for name, h := range m.hosts {
+		cert := h.cert.Load()
+		if cert != nil && h.summary != nil && time.Now().Before(cert.Leaf.NotAfter) {
+			all = append(all, holding{name, h.summary.by, cert})
+		}
+	}
+	return all
+}
+
+// writeBack writes what this process holds into a storage that lacks it, what
+// cannot be had again first. Nothing that is there already, and not older, is
+// touched. The lock of the identity is held.
+func (m *Manager) writeBack(ctx context.Context) error {
+	if m.local != nil && m.local.Storage == m.storage {
+		if err := m.writeBackRoot(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.shapes.writeBack(ctx); err != nil {
+		return err
+	}
+	if err := m.writeBackCertificates(ctx); err != nil {
+		return err
+	}
+	if err := m.writeBackAccounts(ctx); err != nil {
+		return err
+	}
+	return m.tickets.writeBack(ctx)
+}
+
+func (m *Manager) writeBackRoot(ctx context.Context) error { return m.local.restore(ctx, m.log) }
+
+func (m *Manager) writeBackCertificates(ctx context.Context) error {
+	written, all := 0, m.holdings()
+	for i, c := range all {
+		if i%leaseBatch == 0 {
+			if err := m.storage.RenewLockLease(ctx, identityLock, leaseTime); err != nil {
+				return err
+			}
+		}
+		done, err := c.write(ctx, m.storage)
+		if err != nil {
+			return fmt.Errorf("certificate of %q: %w", c.name, err)
+		}
+		if done {
+			written++
+		}
+	}
+	if written > 0 {
+		m.log.Info("certificates written back to storage", "written", written, "held", len(all))
+	}
+	return nil
+}
+
+// write stores the certificate unless storage has a good one that is as new.
+// One that another process is about to issue is left to it.
+func (c holding) write(ctx context.Context, s *boundedStorage) (done bool, err error) {
+	patience, cancel := context.WithTimeout(ctx, holdingPatience)
+	defer cancel()
+	if err := s.Lock(patience, issueLock(c.name)); err != nil {
+		if patience.Err() != nil && ctx.Err() == nil {
+			return false, nil
+		}
+		return false, err
+	}
+	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(c.name)) }()
+	there, err := findStored(ctx, s, []*authority{c.by}, c.name)
+	switch {
+	case err == nil && !there.cert.Leaf.NotBefore.Before(c.cert.Leaf.NotBefore):
+		return false, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errUnusable):
+		return false, err
+	}
+	return true, c.store(ctx, s)
+}
+
+// store stores the certificate, its key and metadata in certmagic's order.
+func (c holding) store(ctx context.Context, s *boundedStorage) error {
+	keyPEM, err := certmagic.PEMEncodePrivateKey(c.cert.PrivateKey)
+	if err != nil {
+		return err
+	}
+	var certPEM []byte
+	for _, der := range c.cert.Certificate {
+		certPEM = append(certPEM, encodeCert(der)...)
+	}
+	meta, err := c.by.metadata(&stored{cert: c.cert, by: c.by}, c.name)
+	if err != nil {
+		return err
+	}
+	keys := certmagic.StorageKeys
+	return errors.Join(
+		s.put(ctx, keys.SitePrivateKey(c.by.key, c.name), keyPEM),
+		s.put(ctx, keys.SiteCert(c.by.key, c.name), certPEM),
+		s.put(ctx, keys.SiteMeta(c.by.key, c.name), meta),
+	)
+}
+
+// writeBackAccounts stores the ACME accounts that were seen, each unless any
+// part of it is there.
+func (m *Manager) writeBackAccounts(ctx context.Context) error {
+	all := m.storage.accounts.all()
+	there := make(map[string]bool) // by folder, which is one account
+	for key := range all {
+		_, err := m.storage.Load(ctx, key)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		there[path.Dir(key)] = there[path.Dir(key)] || err == nil
+	}
+	for key, value := range all {
+		if there[path.Dir(key)] {
+			continue
+		}
+		if err := m.storage.put(ctx, key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeBack stores what was learned of issuers, where storage has nothing.
+func (x *shapes) writeBack(ctx context.Context) error {
+	x.mu.Lock()
+	known := maps.Clone(x.known)
+	x.mu.Unlock()
+	for folder, s := range known {
+		if _, err := x.load(ctx, folder); !errors.Is(err, fs.ErrNotExist) || s.guessed {
+			continue
+		}
+		text, err := json.Marshal(s)
+		if err != nil {
+			return err
+		}
+		if err := x.storage.put(ctx, shapeKey(folder), text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
