@@ -108,3 +108,11 @@ func (m *Manager) Ordered() int {
 	defer q.mu.Unlock()
 	return int(q.seq)
 }
+
+// HoldOrders keeps public orders in their queue.
+func (m *Manager) HoldOrders() {
+	q := m.public.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.width = 0
+}

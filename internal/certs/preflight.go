@@ -202,7 +202,7 @@ func (h *host) look(ctx context.Context) {
 	}
 	defer end()
 	err := h.manager.preflight(ctx, h.name, h.chain)
-	if err != nil && h.keptBack(err) {
+	if ctx.Err() != nil || err != nil && h.keptBack(err) {
 		return
 	}
 	h.manager.mu.Lock()
