@@ -53,7 +53,8 @@ func (m *Manager) checkAddresses() error {
 	return errors.Join(errs...)
 }
 
-// checks reports whether orders of c for name have a preflight: whoever is asked is a known public CA, which has to reach the host.
+// checks reports whether orders of c for name have a preflight: each issuer that is asked is a known public CA, which has to reach
+// the host.
 func (m *Manager) checks(name string, c *chain) bool {
 	if m.options.DisablePreflight || strings.HasPrefix(name, "*") {
 		return false
