@@ -102,15 +102,17 @@ type TLS struct {
 	// renewed all the same.
 	Lazy bool
 
-	// Addresses are the addresses under which CAs reach this machine, of its
-	// load balancer for instance. Before an order, a host that a known public
-	// CA has to reach is looked up; if it has no A or AAAA record, or none
-	// with one of Addresses, nothing is ordered, and it is looked up again
-	// after a minute, later after ten. Empty means those of the interfaces if
-	// all of them are public, and else any; then an order is placed as soon as
-	// a handshake has asked for the host, or after half an hour. Records with
-	// private addresses, DNS that does not answer, and hosts whose certificate
-	// is still valid never keep an order back.
+	// Addresses are the addresses under which CAs reach this machine, for
+	// example those of its load balancer. Before an order at a known public CA,
+	// unless DNS proves control, the host is looked up. If it has no A or AAAA
+	// record, or none with one of Addresses, nothing is ordered, and it is
+	// looked up again after a minute, later after ten.
+	//
+	// Empty means the addresses of the interfaces if all of them are public;
+	// the order is then placed regardless at the next look-up after a handshake
+	// for the host, or after half an hour. If any interface has a private
+	// address, only missing records count. Records with private addresses, DNS
+	// that fails, and hosts with a valid certificate never delay an order.
 	Addresses []netip.Addr
 
 	// DisablePreflight turns off this look-up, for a machine whose DNS is not

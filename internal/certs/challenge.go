@@ -24,8 +24,8 @@ const (
 
 // A solver answers the challenges of this process and, through storage, those
 // of its cluster: of hosts without a route here too, since the members of a
-// cluster do not learn of a new host at the same moment. Anybody can get this
-// far, with any name, so what has to be looked up in storage is bounded.
+// cluster do not learn of a new host at the same moment. Any client can get this
+// far, with any name, so look-ups in storage are bounded.
 type solver struct{ lookout *lookout }
 
 func newSolver(m *Manager) *solver {

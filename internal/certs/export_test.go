@@ -139,12 +139,16 @@ func (m *Manager) Preview(host string) {
 	h.put(m.looks, preview, time.Now())
 }
 
-// Ordered returns how many public orders have started.
+// Ordered returns how many public orders have started or wait.
 func (m *Manager) Ordered() int {
 	q := m.public.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.turn
+	n := q.turn + q.waiting.Len()
+	for l := range q.ripe {
+		n += q.ripe[l].Len()
+	}
+	return n
 }
 
 // OnReturn makes m call f after each outage of its storage.
@@ -164,3 +168,11 @@ func (m *Manager) Read(ctx context.Context, key string) error {
 
 // RootPEM returns the root that m's local CA signs with.
 func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.RootPEM(ctx) }
+
+// HoldOrders keeps public orders in their queue.
+func (m *Manager) HoldOrders() {
+	q := m.public.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.width = 0
+}

@@ -12,8 +12,8 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// Bounds of the look-ups of challenges in storage. A lane is for hosts that this process wants a certificate for, the other for all
-// other names, which anybody may make up.
+// Bounds of the look-ups of challenges in storage. One lane is for hosts that lack a certificate in this process, the other for
+// all other names, which any client can make up.
 const (
 	lookPause    = 250 * time.Millisecond // between two reads for one name
 	lookPatience = 5 * time.Second        // of a request
@@ -84,7 +84,7 @@ func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge 
 	}
 }
 
-// laneOf returns the lane of a host. Who floods made-up names must not hide the challenges of hosts that lack a certificate here.
+// laneOf returns the lane of a host. A flood of made-up names must not hide the challenges of hosts that lack a certificate here.
 func (l *lookout) laneOf(host string) *lane {
 	m := l.manager
 	m.mu.RLock()

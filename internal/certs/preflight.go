@@ -53,7 +53,8 @@ func (m *Manager) checkAddresses() error {
 	return errors.Join(errs...)
 }
 
-// checks reports whether orders of c for name have a preflight: whoever is asked is a known public CA, which has to reach the host.
+// checks reports whether orders of c for name have a preflight: each issuer that is asked is a known public CA, which has to reach
+// the host.
 func (m *Manager) checks(name string, c *chain) bool {
 	if m.options.DisablePreflight || strings.HasPrefix(name, "*") {
 		return false
@@ -198,7 +199,7 @@ func (h *host) ordering() (*queue, step) {
 func (h *host) preview(ctx context.Context) {
 	m := h.manager
 	err := m.preflight(ctx, h.name, h.chain())
-	if err != nil && h.keptBack(err) {
+	if ctx.Err() != nil || err != nil && h.keptBack(err) {
 		return
 	}
 	m.mu.Lock()

@@ -229,6 +229,40 @@ func TestAHandshakeOverrulesTheAddressesOfTheInterfaces(t *testing.T) {
 	proxytest.Eventually(t, "the order", func() bool { return n.Load() > 0 })
 }
 
+func TestTheCADecidesAfterHalfAnHourWithoutAHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var n atomic.Int64
+		var z zone
+		z.set("a.example.com", "8.8.9.9")
+		m, _ := start(t, behind(asked(&n), &z), "a.example.com")
+		m.HoldOrders()
+		time.Sleep(25*time.Minute - time.Second)
+		assert.Zero(t, m.Ordered())
+		time.Sleep(11 * time.Minute)
+		assert.Equal(t, 1, m.Ordered())
+		s := m.Statuses()[0]
+		assert.Equal(t, certs.Pending, s.State, "handshakes wait for the order")
+		assert.NoError(t, s.Err)
+		assert.Zero(t, s.NextTry)
+	})
+}
+
+func TestClosingEndsAPreflight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := behind(letsEncrypt(), new(zone))
+		o.Resolve = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		m, _ := start(t, o, "a.example.com")
+		synctest.Wait()
+		begin := time.Now()
+		require.NoError(t, m.Close())
+		assert.Zero(t, time.Since(begin))
+		assert.Zero(t, m.Ordered())
+	})
+}
+
 func TestNamedAddressesAreNotOverruledByAHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
