@@ -78,8 +78,9 @@ type TLS struct {
 	Internal certmagic.Issuer
 
 	// Storage keeps certificates, keys, accounts and locks. Routers that share
-	// one share them. Nil means files in $XDG_DATA_HOME/certmagic or
-	// ~/.local/share/certmagic.
+	// one share them. Certificates that expired 30 days ago and were not
+	// renewed are deleted from it once a day. Nil means files in
+	// $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic.
 	Storage certmagic.Storage
 
 	// HostPolicy decides about certificates on demand: a handshake asks for a
@@ -223,8 +224,8 @@ type CertStatus struct {
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
 // internal, local and home.arpa with what is below them, and private IP
-// addresses. Its root certificate is good for no other names, whoever trusts
-// it. It implements certmagic.Issuer.
+// addresses. Its root certificate is good for no other names, and a new one for
+// servers only, whoever trusts it. It implements certmagic.Issuer.
 //
 // A LocalCA is its storage: two values over the same storage are the same
 // authority. The zero value is the one that a Router with a zero TLS uses. Its

@@ -53,17 +53,25 @@ func (t *tickets) use(c *tls.Config) {
 	t.apply()
 }
 
-// watch is the task that follows the keys in storage and rotates them. While
-// storage fails, the known keys serve on, and crypto/tls's own if there are
+// watch is the task that follows the keys in storage and rotates them, from time
+// to time and when storage returns. While storage fails, the known keys serve on, and crypto/tls's own if there are
 // none.
 func (t *tickets) watch() {
 	ticker := time.NewTicker(ticketCheck)
 	defer ticker.Stop()
+	again := make(chan struct{}, 1)
+	t.manager.storage.onReturn(func() {
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	})
 	for {
 		if err := t.refresh(t.manager.ctx); err != nil && t.manager.ctx.Err() == nil {
 			t.manager.log.Warn("session ticket keys are not shared for now", "cause", err)
 		}
 		select {
+		case <-again:
 		case <-t.manager.ctx.Done():
 			return
 		case <-ticker.C:

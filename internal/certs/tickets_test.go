@@ -205,3 +205,17 @@ func TestARealmHasNoTicketsWhateverIsShared(t *testing.T) {
 		assert.False(t, resumes(t, conf, sessions))
 	})
 }
+
+func TestTicketKeysAreSharedAsSoonAsStorageReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := with(newIssuer(t, "ca", day(90)))
+		storage := newMemStorage()
+		storage.fails()
+		o.Storage, o.ShareTickets = storage, true
+		start(t, o, "a.example.com")
+		time.Sleep(5 * time.Second)
+		storage.heal()
+		time.Sleep(4 * time.Second)
+		assert.True(t, storage.Exists(t.Context(), "tickets/keys.json"))
+	})
+}
