@@ -264,31 +264,3 @@ func (h *hostHeap) Pop() any {
 	j.job.index = 0
 	return j
 }
-
-// A pacer allows a number of starts per window of time. It may be used concurrently. A nil pacer allows all.
-type pacer struct {
-	window time.Duration
-
-	mu     sync.Mutex
-	starts []time.Time // the last ones, a ring
-	next   int
-}
-
-func newPacer(n int, window time.Duration) *pacer {
-	return &pacer{window: window, starts: make([]time.Time, n)}
-}
-
-// take takes a start now and returns 0, or returns how long until there is one.
-func (p *pacer) take(now time.Time) time.Duration {
-	if p == nil {
-		return 0
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if oldest := p.starts[p.next]; !oldest.IsZero() && now.Sub(oldest) < p.window {
-		return p.window - now.Sub(oldest)
-	}
-	p.starts[p.next] = now
-	p.next = (p.next + 1) % len(p.starts)
-	return 0
-}
