@@ -51,6 +51,9 @@ type Options struct {
 	// gets a certificate of its own even if a wildcard's covers it.
 	Issuers map[string]certmagic.Issuer
 
+	// DisableARI ignores the renewal information of CAs (RFC 9773).
+	DisableARI bool
+
 	// Policy allows on-demand certificates for public names that match a
 	// wildcard. Nil error means yes, ErrNotAllowed no, and any other error that
 	// it does not know: then what there is stays. A nil Policy allows none.

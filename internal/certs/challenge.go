@@ -32,10 +32,12 @@ func newSolver(m *Manager) *solver {
 	s.config.Issuers = nil
 	for c := range m.chains() {
 		for _, a := range c.authorities {
-			if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
-				iss := m.newACME(s.config, t)
-				s.issuers = append(s.issuers, iss)
-				s.config.Issuers = append(s.config.Issuers, iss)
+			for ; a != nil; a = a.staging {
+				if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
+					iss := m.newACME(s.config, t)
+					s.issuers = append(s.issuers, iss)
+					s.config.Issuers = append(s.config.Issuers, iss)
+				}
 			}
 		}
 	}

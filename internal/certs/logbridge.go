@@ -14,7 +14,7 @@ const levelTrace = slog.LevelDebug - 4
 
 // returned names the loggers of certmagic whose errors also come back as error
 // values. The Manager reports those, once. Read-only.
-var returned = []string{"obtain", "renew"}
+var returned = []string{"obtain", "renew", ".acme_client"}
 
 // A bridge is a zapcore.Core that writes to a slog.Handler, so that certmagic,
 // which speaks zap, is heard where everything else is. What certmagic does is

@@ -40,6 +40,7 @@ type Manager struct {
 	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
 	solver           *solver
 	special          map[string]*chain // by host or wildcard
+	accounts         map[accountID]*account
 	static           atomic.Pointer[static]
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
