@@ -41,7 +41,9 @@ type TLS struct {
 
 	// Issuer replaces Email and CA. A *certmagic.ACMEIssuer is a template, a
 	// literal will do: set its fields for external account binding, a profile,
-	// roots of a private CA. Nil means ACME with Email, CA and DNS.
+	// roots of a private CA. Its TestCA is the CA's staging directory, asked after
+	// a failed validation until it succeeds; Let's Encrypt's is known. An Issuer
+	// adds a type of key. Nil means ACME with Email, CA and DNS.
 	Issuer certmagic.Issuer
 
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
@@ -50,7 +52,8 @@ type TLS struct {
 	// Issuers replace all that for some hosts, by host or wildcard as in
 	// patterns; exact beats wildcard. A host that is named exactly gets a
 	// certificate of its own even where a wildcard's would do. Templates as
-	// there.
+	// there; several of one CA may differ in anything, and have accounts of their
+	// own where the e-mail, the account key or the external account differs.
 	Issuers map[string]certmagic.Issuer
 
 	// DNS is a provider of github.com/libdns that proves control of names by
@@ -58,6 +61,10 @@ type TLS struct {
 	// their own are proved so, wildcards become possible, and the CA need not
 	// reach the listeners. Nil means HTTP-01 and TLS-ALPN-01.
 	DNS certmagic.DNSProvider
+
+	// DisableARI ignores when CAs want certificates renewed (RFC 9773): they are
+	// renewed when two thirds of their life are over. False follows the CA.
+	DisableARI bool
 
 	// Internal issues for names no public CA signs: localhost, test, internal,
 	// local and home.arpa with what is below them, and private IP addresses.
@@ -131,6 +138,17 @@ type TLS struct {
 // ErrHostNotAllowed is the error by which a TLS.HostPolicy refuses a certificate
 // to a host, itself or wrapped.
 var ErrHostNotAllowed = certs.ErrNotAllowed
+
+// An Issuer is a certmagic.Issuer, or a template of one, with what certmagic has no
+// place for in an issuer. It can be wherever TLS takes an issuer:
+//
+//	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
+type Issuer struct {
+	certmagic.Issuer
+
+	// KeyType is that of the certificates' keys. "" means certmagic.P256.
+	KeyType certmagic.KeyType
+}
 
 // A CertFile names the PEM files of a certificate chain and its private key.
 type CertFile struct{ CertFile, KeyFile string }
@@ -553,13 +571,15 @@ func (k *keeper) belongs(sni, host string) bool { return k.Belongs(sni, host) }
 // certOptions translates r.TLS. What is wrong with it certs.New says.
 func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
+	give := templates{dns: t.DNS}
 	o := certs.Options{
 		Hosts:        r.terminated,
 		Wants:        r.wants,
 		Knows:        r.knows,
 		Storage:      t.Storage,
-		Public:       t.issuers(),
-		Internal:     t.Internal,
+		DisableARI:   t.DisableARI,
+		Public:       t.issuers(&give),
+		Internal:     plainIssuer(t.Internal),
 		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:       t.HostPolicy,
 		PolicyTTL:    t.HostPolicyTTL,
@@ -571,11 +591,8 @@ func (r *Router) certOptions() certs.Options {
 		ShareTickets: t.ShareTickets,
 		Logger:       r.logger(),
 	}
-	if ca, ok := t.Internal.(*LocalCA); ok {
-		o.Internal = ca.open()
-	}
 	for pattern, issuer := range t.Issuers {
-		o.Issuers[pattern] = t.solve(issuer)
+		o.Issuers[pattern] = give.solver(issuer)
 	}
 	for _, f := range t.Files {
 		o.Files = append(o.Files, certs.KeyPair(f))
@@ -590,25 +607,58 @@ func (r *Router) certOptions() certs.Options {
 }
 
 // issuers returns who issues for public names.
-func (t *TLS) issuers() []certmagic.Issuer {
+func (t *TLS) issuers(give *templates) []certmagic.Issuer {
 	first := t.Issuer
 	if first == nil {
 		first = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
 	}
-	all := []certmagic.Issuer{t.solve(first)}
+	all := []certmagic.Issuer{give.solver(first)}
 	for _, issuer := range t.Fallbacks {
-		all = append(all, t.solve(issuer))
+		all = append(all, give.solver(issuer))
 	}
 	return all
 }
 
-// solve gives an ACME template the DNS provider, if it has no solver.
-func (t *TLS) solve(issuer certmagic.Issuer) certmagic.Issuer {
+// templates gives ACME templates the DNS provider. What is one stays one: all get
+// the same solver, and a template that is used twice is copied once.
+type templates struct {
+	dns    certmagic.DNSProvider
+	solves *certmagic.DNS01Solver
+	copies map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer
+}
+
+// solver returns the issuer with the DNS provider, if it is a template without a
+// solver.
+func (g *templates) solver(issuer certmagic.Issuer) certmagic.Issuer {
+	issuer = plainIssuer(issuer)
+	if i, ok := issuer.(certs.Issuer); ok {
+		return certs.Issuer{Issuer: g.solver(i.Issuer), KeyType: i.KeyType}
+	}
 	a, ok := issuer.(*certmagic.ACMEIssuer)
-	if !ok || t.DNS == nil || a.DNS01Solver != nil {
+	if !ok || a == nil || g.dns == nil || a.DNS01Solver != nil {
 		return issuer
 	}
-	solving := *a
-	solving.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: t.DNS}}
-	return &solving
+	if g.solves == nil {
+		g.solves = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: g.dns}}
+		g.copies = make(map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer)
+	}
+	if g.copies[a] == nil {
+		solving := *a
+		solving.DNS01Solver = g.solves
+		g.copies[a] = &solving
+	}
+	return g.copies[a]
+}
+
+// plainIssuer returns an issuer as package certs knows it.
+func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
+	switch i := issuer.(type) {
+	case *Issuer:
+		return plainIssuer(*i)
+	case Issuer:
+		return certs.Issuer{Issuer: plainIssuer(i.Issuer), KeyType: i.KeyType}
+	case *LocalCA:
+		return i.open()
+	}
+	return issuer
 }
