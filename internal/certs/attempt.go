@@ -178,7 +178,8 @@ func (p *placement) verify(ctx context.Context) error {
 	}
 	now, err := readFrom(ctx, p.manager.storage, p.authority, p.order.name)
 	if err == nil && now.cert.Leaf.SerialNumber.Cmp(p.order.serial) == 0 {
-		return fmt.Errorf("issuer %s returned the certificate that is to be replaced", p.key)
+		err := fmt.Errorf("issuer %s returned the certificate that is to be replaced", p.key)
+		return &paceError{first: refusedFirst, last: refusedLast, err: err}
 	}
 	return nil
 }

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
 )
 
@@ -76,3 +78,34 @@ func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, c
 
 // Report reports s to the program.
 func (m *Manager) Report(s Status) { m.reporter.add(s) }
+
+// A Pacer is a pacer.
+type Pacer struct{ p *pacer }
+
+// NewPacer is newPacer.
+func NewPacer(n int, window time.Duration) Pacer { return Pacer{newPacer(n, window)} }
+
+// Take is take.
+func (p Pacer) Take() time.Duration { return p.p.take(time.Now()) }
+
+// Await is await.
+func (p Pacer) Await(ctx context.Context) error { return p.p.await(ctx) }
+
+// Back is back.
+func (p Pacer) Back() { p.p.back() }
+
+// LimitAbout says what a problem is a limit of, in an order for name; "" if it is none.
+func LimitAbout(p acme.Problem, name string) string {
+	l, ok := readLimit(p, name)
+	if !ok {
+		return ""
+	}
+	scope := map[scope]string{hostScope: "host", domainScope: "domain", accountScope: "account", addressScope: "address"}[l.scope]
+	return strings.TrimSpace(scope + " " + l.name)
+}
+
+// Explain is explain.
+func Explain(err error, directory, name string) error { return explain(err, directory, name) }
+
+// RefusedReplacing is refusedReplacing.
+func RefusedReplacing(err error) bool { return refusedReplacing(err) }

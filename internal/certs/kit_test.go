@@ -209,6 +209,7 @@ type fakeIssuer struct {
 
 	mu        sync.Mutex
 	calls     []string
+	serials   int // of certificates, counted apart from calls
 	now, most int
 }
 
@@ -240,7 +241,8 @@ func (i *fakeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	i.calls = append(i.calls, host)
 	i.now++
 	i.most = max(i.most, i.now)
-	serial := big.NewInt(int64(1000 + len(i.calls)))
+	i.serials++
+	serial := big.NewInt(int64(1000 + i.serials))
 	i.mu.Unlock()
 	defer func() {
 		i.mu.Lock()
@@ -368,6 +370,14 @@ func (r *routes) remove(hosts ...string) {
 // ends with the test.
 func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
 	t.Helper()
+	m, r := startOnce(t, o, hosts...)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m, r
+}
+
+// startOnce is start, and leaves the end to the caller.
+func startOnce(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
+	t.Helper()
 	r := routesOf(hosts...)
 	o.Hosts, o.Wants, o.Knows = r.all, r.wants, r.knows
 	if o.Storage == nil {
@@ -378,7 +388,6 @@ func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *rou
 	}
 	m, err := certs.New(o)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	r.m = m
 	m.Start(0)
 	return m, r
