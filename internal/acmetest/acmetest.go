@@ -24,6 +24,7 @@ import (
 	"github.com/letsencrypt/pebble/v2/db"
 	"github.com/letsencrypt/pebble/v2/va"
 	"github.com/letsencrypt/pebble/v2/wfe"
+	"github.com/mholt/acmez/v3/acme"
 )
 
 // Options configure a CA.
@@ -64,6 +65,7 @@ type CA struct {
 	down   bool
 	seen   map[string]int           // requests by path prefix
 	held   map[string]chan struct{} // closed when requests whose path contains the key may go on
+	no     map[string]acme.Problem  // the answer to requests whose path contains the key
 }
 
 // New starts a CA that ends with the test, but for one goroutine which Pebble
@@ -78,7 +80,7 @@ func New(t testing.TB, o Options) *CA {
 	}
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", nonces)
 
-	c := &CA{options: o, DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int), held: make(map[string]chan struct{})}
+	c := &CA{options: o, DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int), held: make(map[string]chan struct{}), no: make(map[string]acme.Problem)}
 	c.begin(t)
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(c.serve))
 	srv.Config.ConnState = c.count
@@ -155,6 +157,18 @@ func (c *CA) Hold(part string) (release func()) {
 	})
 }
 
+// Refuse makes requests whose path contains part fail with p, until the end.
+func (c *CA) Refuse(part string, p acme.Problem) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.no[part] = p
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.no, part)
+	}
+}
+
 // Conns returns how many connections are open.
 func (c *CA) Conns() int { return int(c.open.Load()) }
 
@@ -213,6 +227,12 @@ func (c *CA) serve(w http.ResponseWriter, q *http.Request) {
 			gate = g
 		}
 	}
+	var refusal *acme.Problem
+	for part, p := range c.no {
+		if strings.Contains(q.URL.Path, part) {
+			refusal = &p
+		}
+	}
 	c.mu.Unlock()
 	if gate != nil {
 		select {
@@ -223,6 +243,12 @@ func (c *CA) serve(w http.ResponseWriter, q *http.Request) {
 	}
 	if down {
 		panic(http.ErrAbortHandler)
+	}
+	if refusal != nil {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(refusal.Status)
+		_ = json.NewEncoder(w).Encode(refusal)
+		return
 	}
 	answer.ServeHTTP(w, q)
 }

@@ -124,7 +124,7 @@ func (n *node) leaf(t *testing.T, host string) (leaf *x509.Certificate) {
 }
 
 // locks are the names of the lock files in a file storage.
-func locks(t *testing.T, storage string) (names []string) {
+func locks(t testing.TB, storage string) (names []string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(storage, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".lock") {

@@ -1,12 +1,17 @@
 package acmetest_test
 
 import (
+	"bytes"
 	"crypto/x509"
+	"log/slog"
 	"maps"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
@@ -31,6 +36,11 @@ func (p *proxy) files(t testing.TB, part string) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
+}
+
+// locks are those in a proxy's storage.
+func (p *proxy) locks(t testing.TB) []string {
+	return locks(t, p.r.TLS.Storage.(*certmagic.FileStorage).Path)
 }
 
 func (p *proxy) isFile(t testing.TB, key string) bool {
@@ -222,4 +232,78 @@ func TestAnAttemptAfterAFailedValidationTakesAnotherChallenge(t *testing.T) {
 			assert.Equal(t, 1, p.ca.Seen("/order-plz")-orders)
 		})
 	}
+}
+
+// An address has made too many accounts: one host finds out. It concerns nobody who has one.
+func TestALimitOfRegistrationsIsMetOnce(t *testing.T) {
+	limit := acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
+		Detail: "too many new registrations (10) from this IP address in the last 3h0m0s, retry after " +
+			time.Now().Add(3*time.Hour).UTC().Format("2006-01-02 15:04:05 MST")}
+	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com", "e.example.com", "f.example.com"}
+	p := run(t, acmetest.Options{}, func(_ *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) { ca.Refuse("/sign-me-up", limit) }, hosts...)
+	failed := func() (n int) {
+		for s := range p.r.Certificates() {
+			n += s.Attempts
+		}
+		return n
+	}
+	proxytest.Eventually(t, "a failure", func() bool { return failed() > 0 })
+	proxytest.Eventually(t, "the others to be held", func() bool { return len(p.locks(t)) == 0 })
+	assert.Equal(t, 1, failed(), "to be held is no attempt")
+	assert.Equal(t, 1, p.ca.Seen("/sign-me-up"))
+	assert.Zero(t, p.ca.Seen("/order-plz"))
+
+	known := run(t, acmetest.Options{}, nil, "a.example.com")
+	known.await(t)
+	known.ca.Refuse("/sign-me-up", limit)
+	known.r.Handle("b.example.com", http.NotFoundHandler())
+	known.await(t, "b.example.com")
+}
+
+func TestWithoutRenewalInformationTheDatesCount(t *testing.T) {
+	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, _ *acmetest.CA, _ acmetest.Options) { r.TLS.DisableARI = true }, "a.example.com")
+	p.await(t)
+	first, err := p.shake("a.example.com")
+	require.NoError(t, err)
+	p.stop()
+	p.makeDue(t)
+	asked := p.ca.Seen("/draft-ietf-acme-ari")
+	p.restart(t)
+	p.await(t)
+	second, err := p.shake("a.example.com")
+	require.NoError(t, err)
+	assert.Equal(t, first.SerialNumber, second.SerialNumber)
+	assert.Greater(t, time.Until(p.status("a.example.com").RenewAt), 50*24*time.Hour)
+	assert.Equal(t, asked, p.ca.Seen("/draft-ietf-acme-ari"))
+}
+
+// A failure is one line, and what it says can be read.
+func TestAFailedValidationIsOneLineInTheLog(t *testing.T) {
+	var log logged
+	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
+		r.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		ca.DNS.Forget("a.example.com")
+	}, "a.example.com")
+	proxytest.Eventually(t, "the first failure", func() bool { return p.status("a.example.com").Attempts == 1 })
+	p.stop()
+	assert.Equal(t, 1, strings.Count(log.String(), "\n"), log.String())
+	assert.NotContains(t, log.String(), "map[")
+}
+
+// logged is a log that may be read meanwhile.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }

@@ -144,6 +144,8 @@ type attempt struct {
 	reg            []byte // its registration, as loaded
 	stored         bool   // an account was made
 	forgotten      bool   // the CA does not know it
+	held           error  // why it may not be made now
+	kept           string // the lock for a registration that failed
 }
 
 type attemptKey struct{}
@@ -159,6 +161,14 @@ func attemptOf(ctx context.Context) *attempt {
 
 // lost reports whether the account that was used is of no use any more.
 func (t *attempt) lost() bool { return t.forgotten && t.reg != nil && t.keyKey != "" }
+
+// release frees what the attempt has kept.
+func (t *attempt) release(ctx context.Context, s *boundedStorage) {
+	if t.kept != "" {
+		_ = s.Unlock(context.WithoutCancel(ctx), t.kept) // it is noted as held, and freed at the end
+		t.kept = ""
+	}
+}
 
 // An accountStorage is the storage that certmagic sees when it uses one account.
 // It gives each account a place and a lock of its own, where certmagic knows them
@@ -189,7 +199,9 @@ func (s accountStorage) Load(ctx context.Context, key string) ([]byte, error) {
 	}
 	if path.Ext(key) == ".json" {
 		s.account.seenAt(s.at(key))
-		s.account.known.Store(err == nil)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			s.account.known.Store(err == nil)
+		}
 	}
 	if t := attemptOf(ctx); t != nil && err == nil {
 		t.note(s.at(key), b)
@@ -212,7 +224,11 @@ func (s accountStorage) Store(ctx context.Context, key string, value []byte) err
 			t.stored = true
 		}
 	}
-	return s.boundedStorage.Store(ctx, s.at(key), value)
+	err := s.boundedStorage.Store(ctx, s.at(key), value)
+	if err == nil && s.isAccount(key) && path.Ext(key) == ".key" { // the last that is written
+		s.account.known.Store(true)
+	}
+	return err
 }
 
 // Delete implements certmagic.Storage. An account stays, and the attempt ends.
@@ -262,13 +278,29 @@ func (s accountStorage) named(lock string) string {
 	return lock
 }
 
-// Lock implements certmagic.Storage.
+// Lock implements certmagic.Storage. The lock for a registration comes with an
+// error if the CA has meanwhile refused that of another host for their number.
 func (s accountStorage) Lock(ctx context.Context, name string) error {
-	return s.boundedStorage.Lock(ctx, s.named(name))
+	err := s.boundedStorage.Lock(ctx, s.named(name))
+	t := attemptOf(ctx)
+	if err != nil || t == nil || s.named(name) == name || s.account.known.Load() {
+		return err
+	}
+	until := s.account.holds.until(subject{scope: addressScope})
+	if until.IsZero() {
+		return nil
+	}
+	t.held = &heldError{until: until, err: errors.New("the CA registers no more accounts from this address for a while")}
+	return errors.Join(t.held, s.boundedStorage.Unlock(ctx, s.named(name)))
 }
 
-// Unlock implements certmagic.Storage.
+// Unlock implements certmagic.Storage. The lock for a registration that has failed
+// is kept until release, when it is known why.
 func (s accountStorage) Unlock(ctx context.Context, name string) error {
+	if t := attemptOf(ctx); t != nil && s.named(name) != name && !t.stored && !s.account.known.Load() {
+		t.kept = s.named(name)
+		return nil
+	}
 	return s.boundedStorage.Unlock(ctx, s.named(name))
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -46,7 +48,9 @@ func (a *authority) place(ctx context.Context, o order) error {
 			}
 		}
 	}
-	p.before, _ = a.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, o.name))
+	if p.before, err = p.stored(ctx); err != nil {
+		return err
+	}
 	err = p.run(ctx)
 	var held *heldError
 	if errors.As(err, &held) {
@@ -65,6 +69,21 @@ func (p *placement) held(until time.Time) error {
 	return &heldError{until: until, err: fmt.Errorf("%d validations at the CA %s failed within an hour", maxFailures, p.directory())}
 }
 
+// stored returns the certificate in storage, nil if there is none.
+func (p *placement) stored(ctx context.Context) ([]byte, error) {
+	b, err := p.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(p.key, p.order.name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
+}
+
+// replaces reports whether certmagic tells the CA which certificate is replaced.
+func (p *placement) replaces() bool {
+	_, isACME := p.template.(*certmagic.ACMEIssuer)
+	return isACME && p.before != nil && !p.manager.options.DisableARI
+}
+
 // run places the order, and once more where that is of use.
 func (p *placement) run(ctx context.Context) error {
 	cfg, err := p.config(p.variant(p.order.name, p.challenge))
@@ -76,14 +95,16 @@ func (p *placement) run(ctx context.Context) error {
 	counter, renounced := 1, false
 	for {
 		t := &attempt{begin: p.begin}
-		err := p.once(t.context(ctx), cfg, counter)
+		err := p.once(ctx, t, cfg, counter)
 		switch {
+		case t.held != nil:
+			return t.held
 		case t.lost() && !renounced:
 			renounced = true
 			if err := p.account.renounce(ctx, p.manager.storage, t); err != nil {
 				return fmt.Errorf("%w: %w", errForgotten, err)
 			}
-		case counter == 1 && p.before != nil && refusedReplacing(err):
+		case counter == 1 && p.replaces() && refusedReplacing(err):
 			counter = 2
 		default:
 			return err
@@ -99,9 +120,15 @@ func (p *placement) run(ctx context.Context) error {
 // certificate is replaced; at 2 it does not tell. (At 0 it waits for its own pace,
 // which is one for all of the process.) Storages with leases renew them only for
 // attempts that are counted.
-func (p *placement) once(ctx context.Context, cfg *certmagic.Config, counter int) (err error) {
+func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config, counter int) (err error) {
+	defer t.release(ctx, p.manager.storage)
+	defer func() {
+		if l, ok := readLimit(err, p.order.name); ok {
+			p.account.holds.set(l)
+		}
+	}()
 	defer rescue("issuer", &err)
-	ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, &counter)
+	ctx = context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter)
 	// Renewing what is not there is obtaining. Sync is one attempt; Async would sleep between its own for up to 30 days, with the lock of the host.
 	err = cfg.RenewCertSync(ctx, p.order.name, p.order.serial != nil || p.order.force)
 	if errors.Is(err, errElsewhere) {
@@ -112,9 +139,15 @@ func (p *placement) once(ctx context.Context, cfg *certmagic.Config, counter int
 
 // begin is called before a CA is asked, under the lock of the host.
 func (p *placement) begin(ctx context.Context) error {
-	now, _ := p.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(p.key, p.order.name))
-	if !bytes.Equal(now, p.before) {
+	now, err := p.stored(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !bytes.Equal(now, p.before):
 		return errElsewhere
+	}
+	if until := p.limited(); !until.IsZero() {
+		return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", p.directory())}
 	}
 	if !p.begun.IsZero() || !p.remembers() {
 		return nil
@@ -129,6 +162,16 @@ func (p *placement) begin(ctx context.Context) error {
 		r.begin(p.begun)
 	})
 	return held
+}
+
+// limited returns until when a rate limit holds the order that another host has met
+// since it was let through; zero if none does.
+func (p *placement) limited() time.Time {
+	if p.order.due {
+		return time.Time{}
+	}
+	about := slices.DeleteFunc(subjects(p.order.name), func(s subject) bool { return s.scope == addressScope })
+	return p.account.holds.until(about...)
 }
 
 // note changes the history.

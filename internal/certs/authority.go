@@ -140,7 +140,6 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	err = a.place(ctx, o)
 	a.account.holds.leave(entered, err)
 	if l, ok := readLimit(err, o.name); ok {
-		a.account.holds.set(l)
 		err = &limitedError{until: time.Now().Add(clampLimit(l.until)), err: err}
 	}
 	return err

@@ -191,6 +191,19 @@ func (h *holds) enter(name string, registered bool) (entered []subject, until ti
 	return entered, time.Time{}
 }
 
+// until returns how long the limits of any of the subjects are in force; zero if
+// none is.
+func (h *holds) until(about ...subject) (until time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range about {
+		if held := h.by[s]; held != nil && time.Now().Before(held.until) {
+			until = latest(until, held.until)
+		}
+	}
+	return until
+}
+
 // counting reports whether a limit of a scope without a name is in force.
 func (h *holds) counting(s scope) bool {
 	h.mu.Lock()

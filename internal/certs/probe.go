@@ -81,8 +81,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 	}
 	for range 2 {
 		t := &attempt{}
-		counter := 1 // as in once
-		_, err = iss.Issue(context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter), csr)
+		err = a.taste(ctx, t, iss, csr)
 		if !t.lost() {
 			break
 		}
@@ -91,6 +90,14 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 		}
 	}
 	return ended(ctx, err)
+}
+
+// taste is one order of a probe, as in once.
+func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIssuer, csr *x509.CertificateRequest) error {
+	defer t.release(ctx, a.manager.storage)
+	counter := 1
+	_, err := iss.Issue(context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter), csr)
+	return err
 }
 
 // unlock frees a lock, also when ctx is done.
