@@ -97,6 +97,9 @@ func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string)
 	if a.manager.options.DisableARI {
 		c.ari = acme.RenewalInfo{}
 	}
+	if a.manager.options.DisableARI {
+		c.ari = acme.RenewalInfo{}
+	}
 	return c, nil
 }
 
