@@ -1,11 +1,11 @@
-package serve
+package peek
 
 import (
 	"syscall"
 	"unsafe"
 )
 
-// hungUp reports whether the client has closed its side of the socket, even
+// hungUp reports whether the peer has closed its side of the socket, even
 // if some of what it sent has not been read.
 func hungUp(fd uintptr) bool {
 	const closeWait = 8 // TCP_CLOSE_WAIT
