@@ -105,7 +105,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		MaxHeaderBytes:    s.MaxHeaderBytes,
 		// OPTIONS * is the routes' to answer.
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
+		ErrorLog:                     newErrorLog(s.Log),
 		BaseContext:                  func(net.Listener) context.Context { return base },
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
