@@ -151,6 +151,9 @@ type CertStatus struct {
 	Err      error     // of the last attempt; nil unless failed
 	NextTry  time.Time // after a failure; zero if only a change of the program helps
 	OnDemand bool      // HostPolicy allowed it
+
+	Waiting int // handshakes that wait for the certificate
+	Refused int // handshakes refused because too many were waiting; 0 a minute or two after the last one
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,

@@ -299,10 +299,10 @@ func (h *host) serve(s *stored) (changed bool) {
 	h.status.Issuer, h.status.Serial = s.by.key, leaf.SerialNumber
 	h.status.NotBefore, h.status.NotAfter, h.status.RenewAt = leaf.NotBefore, leaf.NotAfter, s.renewAt()
 	m.memory.put(h, s.cert)
-	if time.Now().Before(leaf.NotAfter) {
+	if fresh(s.cert) {
 		h.awaited = false
-		m.move(h)
 	}
+	m.move(h) // an expired one will do for those who wait
 	return changed
 }
 

@@ -47,7 +47,7 @@ type Manager struct {
 	minted           *mint
 	realms           *Realms
 	tickets          *tickets
-	waiters          chan struct{} // a slot per waiting handshake
+	lobby            *lobby
 
 	ctx    context.Context // ends all
 	cancel context.CancelFunc
@@ -75,7 +75,7 @@ func New(o Options) (*Manager, error) {
 		zap:     newZap(o.Logger),
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
-		waiters: make(chan struct{}, maxWaiters),
+		lobby:   newLobby(o.Logger),
 		change:  make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		hosts:   make(map[string]*host),
@@ -156,6 +156,7 @@ func (m *Manager) Close() error {
 		m.cancel()
 		m.ending.Unlock()
 		m.start.Do(func() {}) // never, if not yet
+		m.lobby.close()
 		m.tasks.Wait()
 		m.port.close()
 		for c := range m.chains() {

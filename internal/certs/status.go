@@ -35,6 +35,9 @@ type Status struct {
 	Err      error     // of the last attempt; nil unless Failed
 	NextTry  time.Time // after a failure; zero if only a change of the program helps
 	OnDemand bool      // it came with a handshake, not with a route
+
+	Waiting int // handshakes that wait for it
+	Refused int // handshakes refused since too many wait; 0 a minute or two after the last
 }
 
 // Statuses returns the status of every host that has or wants a certificate,
@@ -48,6 +51,9 @@ func (m *Manager) Statuses() []Status {
 		all = append(all, h.status)
 	}
 	m.mu.RUnlock()
+	for i := range all {
+		all[i].Waiting, all[i].Refused = m.lobby.look(all[i].Host)
+	}
 	all = append(all, static.statuses()...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
 	return all
