@@ -30,7 +30,8 @@ import (
 // to its terms of service. Fields may be set until the Router is first used.
 //
 // Each host of a route gets a certificate, in the background: nothing waits for
-// a CA but handshakes of a host that has none yet. A host that fails is tried
+// a CA but handshakes of a host that has none yet, up to 64 at a time, and those
+// hold up no other host's. A host that fails is tried
 // again, ever more rarely, and delays no other; see Router.Certificates.
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
@@ -152,8 +153,8 @@ type CertStatus struct {
 	NextTry  time.Time // after a failure; zero if only a change of the program helps
 	OnDemand bool      // HostPolicy allowed it
 
-	Waiting int // handshakes that wait for the certificate
-	Refused int // handshakes refused because too many were waiting; 0 a minute or two after the last one
+	Waiting int // handshakes that wait for the certificate; 0 in Observe
+	Refused int // handshakes refused because 64 were waiting, or 1,024 of all hosts; 0 a minute or two after the last one, and in Observe
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,

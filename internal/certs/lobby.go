@@ -166,16 +166,19 @@ func (l *lobby) warn(host string, refused, waiting int) {
 		"host", host, "refused", refused, "waiting", waiting)
 }
 
-// look returns how many handshakes wait for the certificate of host, and how
-// many were refused lately.
-func (l *lobby) look(host string) (waiting, refused int) {
+// A crowd is how many handshakes wait for a certificate, and how many were
+// refused lately.
+type crowd struct{ waiting, refused int }
+
+// crowds returns those of the hosts that have any.
+func (l *lobby) crowds() map[string]crowd {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.lines[host]
-	if n == nil {
-		return 0, 0
+	all := make(map[string]crowd, len(l.lines))
+	for host, n := range l.lines {
+		all[host] = crowd{len(n.waiters), n.refused}
 	}
-	return len(n.waiters), n.refused
+	return all
 }
 
 // close stops the log lines to come. The waiters have their own end.

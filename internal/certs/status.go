@@ -36,8 +36,8 @@ type Status struct {
 	NextTry  time.Time // after a failure; zero if only a change of the program helps
 	OnDemand bool      // it came with a handshake, not with a route
 
-	Waiting int // handshakes that wait for it
-	Refused int // handshakes refused since too many wait; 0 a minute or two after the last
+	Waiting int // handshakes that wait for it; not for Observe
+	Refused int // handshakes refused because too many were waiting; 0 a minute or two after the last one; not for Observe
 }
 
 // Statuses returns the status of every host that has or wants a certificate,
@@ -51,8 +51,10 @@ func (m *Manager) Statuses() []Status {
 		all = append(all, h.status)
 	}
 	m.mu.RUnlock()
+	crowds := m.lobby.crowds()
 	for i := range all {
-		all[i].Waiting, all[i].Refused = m.lobby.look(all[i].Host)
+		c := crowds[all[i].Host]
+		all[i].Waiting, all[i].Refused = c.waiting, c.refused
 	}
 	all = append(all, static.statuses()...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })

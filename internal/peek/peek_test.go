@@ -3,6 +3,7 @@ package peek_test
 import (
 	"context"
 	"net"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,25 @@ func TestBytesOfThePeerAreLeftWhereTheyAre(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "hello", string(b[:n]))
 	proxytest.Eventually(t, "the end", func() bool { return peek.Gone(raw) && peek.HungUp(raw) })
+}
+
+func TestTheEndIsSeenBehindBytesThatHaveNotBeenRead(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("no portable way is known")
+	}
+	for what, leave := range map[string]func(c *net.TCPConn){
+		"closed": func(c *net.TCPConn) { c.Close() },
+		"reset":  func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() },
+	} {
+		client, server := pair(t)
+		_, err := client.Write([]byte("hello"))
+		require.NoError(t, err)
+		raw, err := server.SyscallConn()
+		require.NoError(t, err)
+		require.False(t, peek.HungUp(raw), what)
+		leave(client)
+		proxytest.Eventually(t, what, func() bool { return peek.HungUp(raw) })
+	}
 }
 
 func TestAContextOfWhatIsNoSocketEndsWithItsParent(t *testing.T) {

@@ -60,7 +60,7 @@ func (c *conn) serve() {
 	defer c.contain()
 	if c.s.TLS != nil && !c.shakeHands() {
 		if !c.carried() {
-			c.lingerClose() // the client is to read the alert
+			c.lingerShort()
 		}
 		return
 	}
@@ -193,16 +193,27 @@ const (
 // end. Closing at once would reset the connection, and the client might lose
 // the answer (RFC 9112, 9.6).
 func (c *conn) lingerClose() {
+	page := pages.Get().(*[64 << 10]byte)
+	defer pages.Put(page)
+	c.linger(page[:])
+}
+
+// lingerShort is lingerClose after a handshake that failed, whose client is to
+// read the alert: there may be thousands of those, and little to read.
+func (c *conn) lingerShort() {
+	var page [512]byte
+	c.linger(page[:])
+}
+
+func (c *conn) linger(page []byte) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
 	}
 	_ = c.CloseWrite()
 	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-	page := pages.Get().(*[64 << 10]byte)
-	defer pages.Put(page)
 	for n, total := 0, 0; total < lingerBytes; total += n {
 		var err error
-		if n, err = c.Conn.Read(page[:]); err != nil {
+		if n, err = c.Conn.Read(page); err != nil {
 			break
 		}
 	}
