@@ -7,7 +7,7 @@
 //	log.Fatal(hostproxy.ListenAndServe(context.Background(), &r))
 //
 // There is a way down at every step: ListenAndServe; a Server with middleware
-// around the Router; Router.Listen below a server of your own;
+// around the Router; Router.Listen or Router.Wrap below a server of your own;
 // Router.TLSConfig for a listener of your own; the Router alone, as a plain
 // http.Handler.
 package hostproxy
@@ -60,24 +60,29 @@ type Server struct {
 	// Zero means 2 minutes, negative no bound.
 	IdleTimeout time.Duration
 
-	// DrainTimeout bounds the end: what has not finished then is cut.
-	// Zero means 30 s, negative no bound.
+	// DrainTimeout limits the graceful shutdown; remaining connections, those
+	// that a Passthrough carries included, are then closed. Zero means 30 s,
+	// negative disables the limit.
 	DrainTimeout time.Duration
 
-	// HandshakeTimeout bounds a TLS handshake. Zero means 10 s, negative no
-	// bound.
+	// HandshakeTimeout limits a TLS handshake, the wait for a certificate
+	// included. The handshake that begins an on-demand order has at least 30 s
+	// from its ClientHello. Zero means 10 s, negative disables the limit.
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes bounds the head of a request. Zero means 16 KiB, negative
 	// is an error.
 	MaxHeaderBytes int
 
-	// MaxConns bounds the open connections of each listener; one more is
-	// closed at once. Zero means no bound.
+	// MaxConns limits the open connections of each listener, those that a
+	// Passthrough carries included; further connections are closed immediately.
+	// Zero means no limit.
 	MaxConns int
 
-	// MaxHandshakes bounds the TLS handshakes in flight; one more waits.
-	// Zero means 512, negative no bound.
+	// MaxHandshakes limits the TLS handshakes in flight; further ones wait. A
+	// handshake counts from the end of its ClientHello, except while it waits
+	// for a certificate. ACME challenges have places of their own. Zero means
+	// 512, negative disables the limit.
 	MaxHandshakes int
 }
 
@@ -177,7 +182,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 		return nil, err
 	}
 	routes.TLS = conf
-	servers := map[net.Listener]*serve.Server{s.Router.pass(https): routes}
+	servers := map[net.Listener]*serve.Server{s.Router.carry(https): routes}
 	if plain != nil {
 		servers[plain] = s.server(s.Router.HTTPHandler(nil))
 	}

@@ -31,7 +31,8 @@ import (
 // to its terms of service. Fields may be set until the Router is first used.
 //
 // Each host of a route gets a certificate, in the background: nothing waits for
-// a CA but handshakes of a host that has none yet. A host that fails is tried
+// a CA but handshakes of a host that has none yet, up to 64 at a time, and those
+// hold up no other host's. A host that fails is tried
 // again, ever more rarely, and delays no other; see Router.Certificates.
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
@@ -220,6 +221,9 @@ type CertStatus struct {
 	Err      error     // of the last attempt, or why there was none; nil unless State is CertFailed
 	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
+
+	Waiting int // handshakes that wait for the certificate; 0 in Observe
+	Refused int // handshakes refused because 64 were waiting, or 1,024 of all hosts; 0 a minute or two after the last one, and in Observe
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
@@ -264,8 +268,10 @@ func (c *LocalCA) open() *certs.LocalCA {
 // connections are carried to Addr as they are, chosen by the server name in the
 // ClientHello, challenges for certificates included. The target has the
 // certificates. Give it the pattern of a host, a wildcard or "*", without a
-// path; other routes of that host are out of reach over TLS. What comes to it
-// as a request is answered with 421.
+// path; other routes of that host are out of reach over TLS. A request that
+// reaches it is answered with 421. It works behind a Server, Router.Listen and
+// Router.Wrap. The connections of a Server count in its MaxConns until they end;
+// when it shuts down, they have until DrainTimeout to end by themselves.
 type Passthrough struct {
 	// Addr is the target, host:port. It speaks TLS.
 	Addr string
@@ -322,26 +328,49 @@ func (p *HSTS) value() (string, error) {
 }
 
 // Listen opens a listener whose connections are TLS with the certificates of
-// r's hosts, for a server of your own. The server is to bound the handshake's
-// time. network and address are those of net.Listen.
+// r's hosts, for a server of your own; connections of Passthrough routes are
+// carried to their targets until r is closed. The server limits the time of the
+// handshake; the wait for a certificate ends after 10 s in any case, after 30 s
+// in the handshake that begins an on-demand order. network and address are those
+// of net.Listen.
 func (r *Router) Listen(network, address string) (net.Listener, error) {
 	ln, err := net.Listen(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: %w", err)
 	}
-	conf, err := r.certs.start(r, ln.Addr(), nil)
+	wrapped, err := r.Wrap(ln)
 	if err != nil {
 		ln.Close()
+		return nil, err
+	}
+	return wrapped, nil
+}
+
+// Wrap is Listen on a listener that is open already, for instance an inherited
+// one. Closing the result closes ln; an error leaves it open.
+func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
+	conf, err := r.certs.start(r, ln.Addr(), nil)
+	if err != nil {
 		return nil, err
 	}
 	return tls.NewListener(r.pass(ln), conf), nil
 }
 
+// carry returns ln, for a Server, with the connections of Passthrough routes
+// carried to their targets. They stay the Server's.
+func (r *Router) carry(ln net.Listener) net.Listener {
+	r.certs.carries.Store(true)
+	return r.passer().Listener(ln)
+}
+
 // pass returns ln with the connections of Passthrough routes carried to their
 // targets. The server above it does the TLS of the others.
 func (r *Router) pass(ln net.Listener) net.Listener {
-	return r.certs.Pass(ln, func() *certs.Passer { return certs.NewPasser(r.passTarget, r.passes, r.logger()) })
+	r.certs.carries.Store(true)
+	return r.certs.Pass(ln, r.passer)
 }
+
+func (r *Router) passer() *certs.Passer { return certs.NewPasser(r.passTarget, r.passes, r.logger()) }
 
 func (r *Router) passTarget(host string) (certs.Target, bool) {
 	rt, err := r.table.Load().Lookup(host, "/")
@@ -352,7 +381,7 @@ func (r *Router) passTarget(host string) (certs.Target, bool) {
 	if !ok {
 		return certs.Target{}, false
 	}
-	return certs.Target{Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: rt.Value.life}, true
+	return certs.Target{Pattern: rt.Value.pattern, Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: rt.Value.life}, true
 }
 
 // passes reports whether any route is a Passthrough. It looks once per table.
@@ -414,18 +443,40 @@ func isPassthrough(h http.Handler) bool {
 }
 
 // TLSConfig returns the settings for a listener of your own, with the
-// certificates of r's hosts. If r.TLS is not valid, that is logged and every
-// handshake fails; Listen returns it as an error.
+// certificates of r's hosts. The error says all that is wrong with r.TLS.
 //
-// Certificates are asked for from the first handshake on, or soon after.
-func (r *Router) TLSConfig() *tls.Config {
+// A Passthrough needs the connection as it is before TLS. Unless r already has a
+// Server or a listener by Listen or Wrap, a Passthrough route is an error.
+// Handshakes for one that is set later fail, which is logged once a route.
+//
+// Certificates are asked for from the first handshake on, or soon after. The
+// server limits the time of the handshake, as for Listen.
+func (r *Router) TLSConfig() (*tls.Config, error) {
+	if !r.certs.carries.Load() {
+		if pattern := r.firstPassthrough(); pattern != "" {
+			return nil, fmt.Errorf("hostproxy: TLSConfig: %w", certs.PassError{Pattern: pattern})
+		}
+	}
 	conf, err := r.certs.TLSConfig(r.certOptions)
 	if err != nil {
-		err = fmt.Errorf("hostproxy: TLS: %w", err)
-		r.logger().Error("no TLS", "cause", err)
-		return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, err }}
+		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 	}
-	return conf
+	return certs.RefusePassed(conf, r.passTarget, func(err certs.PassError) {
+		if !r.certs.carries.Load() {
+			r.logger().Error("handshake refused", "cause", err)
+		}
+	}), nil
+}
+
+// firstPassthrough returns the first pattern of a Passthrough, "" if there is
+// none.
+func (r *Router) firstPassthrough() string {
+	for o := range r.table.Load().All() {
+		if isPassthrough(o.Value.handler) {
+			return o.Value.pattern
+		}
+	}
+	return ""
 }
 
 // HTTPHandler returns a handler for port 80: it answers ACME challenges and
@@ -579,7 +630,8 @@ func (r *Router) Close() error {
 type keeper struct {
 	certs.Keeper
 
-	seen atomic.Pointer[passScan]
+	seen    atomic.Pointer[passScan]
+	carries atomic.Bool // a listener of ours has carried Passthrough connections
 }
 
 // routesChanged says that the Router has other hosts now. It is cheap.

@@ -163,7 +163,8 @@ func TestChallengesComeBeforeRedirectsAndAreNeverGuessed(t *testing.T) {
 	r.TLS.Storage = files(t)
 	r.Handle("a.localhost", named("a"))
 	h := r.HTTPHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
-	r.TLSConfig()
+	_, err := r.TLSConfig()
+	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
 	for _, host := range []string{"a.localhost", "evil.example", "not a host"} {
 		q := httptest.NewRequest("GET", "http://a.localhost/.well-known/acme-challenge/"+strings.Repeat("t", 43), nil)
@@ -343,9 +344,7 @@ func TestClientsWithoutServerNameGetTheDefaultHost(t *testing.T) {
 func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
-	var log bytes.Buffer
 	var r hostproxy.Router
-	r.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	r.TLS.Storage = files(t)
 	r.TLS.CA = "letsencrypt"
 	r.TLS.DefaultHost = "not a host"
@@ -356,17 +355,20 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 		"b.localhost": {},
 		"a..b":        {CAs: x509.NewCertPool()},
 	}
-	_, err := r.Listen("tcp", "127.0.0.1:0")
-	for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "Addresses[0]", "DisablePreflight", "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
-		assert.ErrorContains(t, err, want)
+	open := proxytest.Listen(t)
+	for what, use := range map[string]func() error{
+		"Listen":    func() error { _, err := r.Listen("tcp", "127.0.0.1:0"); return err },
+		"Wrap":      func() error { _, err := r.Wrap(open); return err },
+		"TLSConfig": func() error { _, err := r.TLSConfig(); return err },
+	} {
+		err := use()
+		for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "Addresses[0]", "DisablePreflight", "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
+			assert.ErrorContains(t, err, want, what)
+		}
+		if err != nil {
+			assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy:"), "one prefix")
+		}
 	}
-	if err != nil {
-		assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy:"), "one prefix")
-	}
-	conf := r.TLSConfig()
-	assert.Contains(t, log.String(), "letsencrypt")
-	_, err = conf.GetCertificate(&tls.ClientHelloInfo{ServerName: "a.localhost"})
-	assert.Error(t, err)
 }
 
 // CVE-2022-23632, CVE-2022-46153, CVE-2020-9321, CVE-2026-48491, CVE-2026-53622, CVE-2026-27586.
@@ -581,6 +583,67 @@ func TestPassthroughUnderAServer(t *testing.T) {
 		_, body = get(t, proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), protocol), "https://here.localhost/")
 		assert.Contains(t, body, "here HTTP/")
 	}
+}
+
+func TestAPassthroughThatNoListenerOfOursCarriesIsAnError(t *testing.T) {
+	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
+	log := new(lockedBuffer)
+	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
+	r.TLS.Storage = files(t)
+	pass := &hostproxy.Passthrough{Addr: target.Addr()}
+	r.Handle("localhost", pass)
+	_, err := r.TLSConfig()
+	assert.ErrorContains(t, err, `hostproxy: TLSConfig: pattern "localhost": a Passthrough needs the connection before TLS: use a Server, Router.Listen or Router.Wrap`)
+
+	r.Remove("localhost")
+	conf, err := r.TLSConfig()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	r.Handle("localhost", pass) // later
+	ln := tls.NewListener(proxytest.Listen(t), conf)
+	accepted := make(chan struct{})
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.(*tls.Conn).Handshake()
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { <-accepted })
+	t.Cleanup(func() { ln.Close() })
+	for range 3 {
+		_, err = tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "LOCALHOST", InsecureSkipVerify: true})
+		assert.ErrorContains(t, err, "internal error")
+	}
+	assert.Equal(t, 1, strings.Count(log.String(), `pattern \"localhost\": a Passthrough needs the connection before TLS`), log.String())
+
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r}) // carries it
+	_, body := get(t, proxytest.HTTPClient(t, s.HTTPS, targetRoots, "h1"), "https://localhost/")
+	assert.Equal(t, "target HTTP/1.1", body)
+	_, err = r.TLSConfig()
+	require.NoError(t, err, "for instance for HTTP/3 beside it")
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestTheLocalCAIsItsStorage(t *testing.T) {

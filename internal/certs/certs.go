@@ -135,6 +135,7 @@ const (
 	maxIssueTime     = 5 * time.Minute  // of one attempt with one issuer
 	maxLoaded        = 10_000           // certificates in memory
 	maxWaiters       = 1_024            // handshakes that wait for a certificate
+	maxHostWaiters   = 64               // of them for the certificate of one host
 	maxOnDemand      = 64               // on-demand names being decided or issued
 	maxRefused       = 10_000           // refused names remembered
 	maxMinted        = 1_024            // internal certificates kept in memory only

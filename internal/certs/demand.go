@@ -40,7 +40,7 @@ type demands struct {
 
 // A demand is a decision under way.
 type demand struct {
-	done chan struct{} // closed when host and err are set
+	done chan struct{} // closed when host and err are set; neither is if the answer is no
 	host *host
 	err  error
 }
@@ -60,46 +60,32 @@ func newDemands(m *Manager) *demands {
 	}
 }
 
-// ask returns the host for name if the policy allows it, nil if it refuses, and an error if there is no answer.
-func (d *demands) ask(ctx context.Context, name string) (*host, error) {
-	x, err := d.join(name)
-	if x == nil {
-		return nil, err
-	}
-	select {
-	case <-x.done:
-		return x.host, x.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// join finds or starts the decision about name; nil if it is known already, or
-// if nobody can issue for it.
-func (d *demands) join(name string) (*demand, error) {
+// join finds or begins the decision about name: nil without an error if it is refused, or if nobody can issue for it. began
+// reports that it begins now.
+func (d *demands) join(name string) (x *demand, began bool, err error) {
 	if d.manager.refusal(name) != nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if v, ok := d.verdicts[name]; ok {
 		if time.Now().Before(v.until) {
-			return nil, v.err
+			return nil, false, v.err
 		}
 		delete(d.verdicts, name)
 	}
 	if x := d.open[name]; x != nil {
-		return x, nil
+		return x, false, nil
 	}
 	if len(d.open) >= maxOnDemand {
-		return nil, errManyDemands
+		return nil, false, errManyDemands
 	}
-	x := &demand{done: make(chan struct{})}
+	x = &demand{done: make(chan struct{})}
 	if !d.manager.spawn(func() { d.decide(name, x) }) {
-		return nil, errClosed
+		return nil, false, errClosed
 	}
 	d.open[name] = x
-	return x, nil
+	return x, true, nil
 }
 
 // decide asks the policy, on its own time: the handshake that asked first may leave before the others. An allowed name
@@ -220,12 +206,20 @@ func newMint(ca *LocalCA) *mint {
 	return &mint{ca: ca, certs: make(map[string]*tls.Certificate)}
 }
 
-// get returns a certificate for host that is good for a while.
-func (m *mint) get(ctx context.Context, host string) (*tls.Certificate, error) {
+// held returns the certificate for host if there is one that is good for a
+// while.
+func (m *mint) held(host string) *tls.Certificate {
 	m.mu.Lock()
-	cert := m.certs[host]
-	m.mu.Unlock()
-	if cert != nil && time.Until(cert.Leaf.NotAfter) > leafLifetime/3 {
+	defer m.mu.Unlock()
+	if cert := m.certs[host]; cert != nil && time.Until(cert.Leaf.NotAfter) > leafLifetime/3 {
+		return cert
+	}
+	return nil
+}
+
+// get makes a certificate for host, or returns the one that was made meanwhile.
+func (m *mint) get(ctx context.Context, host string) (*tls.Certificate, error) {
+	if cert := m.held(host); cert != nil {
 		return cert, nil
 	}
 	cert, err := m.ca.Mint(ctx, host)

@@ -2,7 +2,6 @@ package certs
 
 import (
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"net"
 	"strings"
@@ -63,14 +62,6 @@ const MaxRefused = maxRefused
 // Refuse remembers a refusal.
 func (m *Manager) Refuse(name string) {
 	m.demands.remember(name, verdict{until: time.Now().Add(refusedFor)})
-}
-
-// Wait makes the part of a handshake that waits.
-func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	m.mu.RLock()
-	h := m.find(hello.ServerName)
-	m.mu.RUnlock()
-	return m.wait(ctx, h)
 }
 
 // ProxyHeader is appendProxyHeader.

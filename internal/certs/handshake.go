@@ -3,30 +3,45 @@ package certs
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // Hot path: the gate, one map look-up under a read lock and one atomic load; no
 // allocation, no storage.
 
+// How long a handshake may wait for a certificate, from its ClientHello on. A
+// server of ours has limits of its own; see pauser.
 const (
-	demandPatience   = time.Minute      // of a handshake for an on-demand certificate
-	handshakeTimeout = 10 * time.Second // after it
+	waitPatience   = 10 * time.Second
+	demandPatience = 30 * time.Second       // of the one that began an order on demand
+	localPatience  = 250 * time.Millisecond // for the local CA, with an expired certificate at hand
 )
+
+// A pauser is a connection below TLS whose server bounds its handshakes. It is
+// told when one waits, so that the wait takes nothing from other handshakes.
+type pauser interface {
+	// Pause begins a wait. ctx ends with the time for the handshake, which is at
+	// least atLeast from its ClientHello, or when the client disconnects. end
+	// ends the wait: with nil it returns an error if the handshake cannot go on,
+	// else the error that ends the handshake.
+	Pause(atLeast time.Duration) (ctx context.Context, end func(error) error)
+}
 
 // GetCertificate is for tls.Config. It returns nil and no error, which is the
 // alert unrecognized_name, for what is no host of a route; and an error if the
 // host has no certificate yet.
 //
-// It waits while the host's certificate is on its way, as long as the
-// handshake may take. For a host that was never asked for before it extends
-// the connection's deadline meanwhile.
+// It waits while the host's first certificate is on its way: until waitPatience
+// is over, or the limit of the server if that is ours; the handshake that began
+// an order on demand waits until demandPatience is over. The wait ends when the
+// client disconnects. It sets no deadlines. An expired certificate is served
+// immediately while a new one is on its way.
 func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if isChallenge(hello) {
 		return m.tlsALPN(hello), nil
@@ -45,11 +60,14 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 		return m.other(hello, name)
 	}
 	h.mark()
-	if cert := h.cert.Load(); cert != nil && time.Now().Before(cert.Leaf.NotAfter) {
+	if cert := h.cert.Load(); fresh(cert) {
 		return cert, nil
 	}
-	return m.wait(contextOf(hello), h)
+	return m.wait(hello, h)
 }
+
+// fresh reports whether cert has not expired; nil is none.
+func fresh(cert *tls.Certificate) bool { return cert != nil && time.Now().Before(cert.Leaf.NotAfter) }
 
 // contextOf returns the context of the handshake; programs that make a hello
 // themselves have none.
@@ -86,67 +104,164 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 	m.mu.RLock()
 	h := m.find(name)
 	m.mu.RUnlock()
-	ctx := contextOf(hello)
 	switch {
 	case h != nil:
+		return m.wait(hello, h)
 	case m.mints(name):
 		m.introduce()
-		return m.minted.get(ctx, name)
+		return m.mint(hello, name)
 	case m.options.Policy == nil || isIP(name):
 		return nil, nil
-	default:
-		defer extend(hello.Conn)()
-		var err error
-		if h, err = m.demands.ask(ctx, name); h == nil {
+	}
+	return m.demand(hello, name)
+}
+
+// mint returns a certificate that is kept in memory only. Making one may take
+// storage.
+func (m *Manager) mint(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
+	if cert := m.minted.held(name); cert != nil {
+		return cert, nil
+	}
+	return m.pause(hello, "*", 0, func(ctx context.Context, _ *waiter) (*tls.Certificate, error) {
+		return m.minted.get(ctx, name)
+	})
+}
+
+// demand returns the certificate of a name that may have one on demand.
+func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
+	d, began, err := m.demands.join(name)
+	if d == nil {
+		return nil, err
+	}
+	patience := time.Duration(0)
+	if began {
+		patience = demandPatience
+	}
+	return m.pause(hello, name, patience, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
+		if err := m.until(ctx, w, d.done); err != nil {
 			return nil, err
 		}
-	}
-	return m.wait(ctx, h)
+		if d.host == nil {
+			return nil, d.err
+		}
+		return m.await(ctx, w, d.host)
+	})
 }
 
-// wait returns the certificate of h when it is there.
-func (m *Manager) wait(ctx context.Context, h *host) (*tls.Certificate, error) {
-	select {
-	case m.waiters <- struct{}{}:
-		defer func() { <-m.waiters }()
-	default:
-		return h.orExpired(errors.New("too many handshakes wait for certificates"))
+// wait returns the certificate of h, when it is there or at once an expired
+// one, but see prompt.
+func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
+	old, moved, err := m.hurry(h)
+	if moved == nil || old != nil && !m.prompt(h) {
+		return old, err
 	}
-	for {
+	cert, err := m.pause(hello, h.name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
+		return m.await(ctx, w, h)
+	})
+	if err == errManyWaiters && old != nil {
+		return old, nil
+	}
+	return cert, err
+}
+
+// prompt reports whether a new certificate for h takes milliseconds, which is
+// worth a wait even with an expired one at hand.
+func (m *Manager) prompt(h *host) bool { return m.local != nil && h.chain() == m.internal }
+
+// await returns the certificate of h when it is there; see wait.
+func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certificate, error) {
+	for bounded := false; ; {
 		cert, moved, err := m.hurry(h)
-		if cert != nil {
+		if moved == nil || cert != nil && !m.prompt(h) {
+			return cert, err
+		}
+		if cert != nil && !bounded {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, localPatience)
+			defer cancel()
+			bounded = true
+		}
+		switch err := m.until(ctx, w, moved); {
+		case err != nil && cert != nil:
 			return cert, nil
-		}
-		if err != nil {
-			return h.orExpired(err)
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return h.orExpired(fmt.Errorf("no certificate for %q yet: %w", h.name, ctx.Err()))
-		case <-m.ctx.Done():
-			return h.orExpired(errClosed)
+		case err != nil:
+			return nil, fmt.Errorf("no certificate for %q yet: %w", h.name, err)
 		}
 	}
 }
 
-// hurry returns the certificate of h, or makes sure it comes soon and returns what is closed at the next outcome. After
-// a failure nothing waits: the next try has its time, and handshakes cannot change that, but that they have storage looked
-// at again, once a second.
-func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
+// until waits for done, and returns an error if the wait ends before.
+func (m *Manager) until(ctx context.Context, w *waiter, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-w.out:
+		return errManyWaiters
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-m.ctx.Done():
+		return errClosed
+	}
+}
+
+// pause runs wait, for the certificate of host, while the handshake has no
+// part in the server's bounds.
+func (m *Manager) pause(hello *tls.ClientHelloInfo, host string, patience time.Duration,
+	wait func(context.Context, *waiter) (*tls.Certificate, error)) (*tls.Certificate, error) {
+	w, err := m.lobby.enter(host)
+	if err != nil {
+		return nil, err
+	}
+	defer m.lobby.leave(w) // also after a panic in an issuer of the program
+	p, ok := hello.Conn.(pauser)
+	if !ok {
+		p = foreign{hello}
+	}
+	ctx, end := p.Pause(patience)
+	cert, err := wait(ctx, w)
+	m.lobby.leave(w)
+	if err = end(err); err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// A foreign is a pauser for the connection of a server that is not ours. The
+// deadlines are that server's.
+type foreign struct{ hello *tls.ClientHelloInfo }
+
+// Pause implements pauser.
+func (f foreign) Pause(atLeast time.Duration) (context.Context, func(error) error) {
+	ctx, stop := context.WithTimeout(contextOf(f.hello), max(waitPatience, atLeast))
+	ctx, cancel := peek.Context(ctx, f.hello.Conn)
+	return ctx, func(err error) error {
+		cancel()
+		stop()
+		return err
+	}
+}
+
+// hurry returns the certificate of h, expired or not. Unless that is fresh, it
+// makes sure that one comes soon, and returns what is closed at the next outcome;
+// nil if it is no use to wait: after a failure the next try has its time, and
+// handshakes cannot change that, but that they have storage looked at again, once
+// a second.
+func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if cert := h.cert.Load(); cert != nil && time.Now().Before(cert.Leaf.NotAfter) {
+	cert = h.cert.Load()
+	if fresh(cert) || h.gone && cert != nil {
 		return cert, nil, nil
+	}
+	if h.gone {
+		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
 	}
 	o := h.move()
 	switch {
-	case h.gone:
-		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
+	case o.err != nil && cert != nil:
+		return cert, nil, nil
 	case o.err != nil && o.why == ofStorage && time.Since(o.looked) >= storageFirst:
-		if o.cancel == nil {
-			h.put(m.loads, load, time.Now()) // storage may be back
-		}
+		h.fetch() // storage may be back
 	case o.err != nil && !h.evicted():
 		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
@@ -154,13 +269,12 @@ func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
 	first := !o.awaited
 	o.awaited = true
 	switch {
-	case o.cancel != nil:
 	case h.evicted(), first && h.kind == lazy && h.summary == nil:
-		h.put(m.loads, load, time.Now())
+		h.fetch()
 	case h.queue != nil:
 		h.queue.hurry(h)
 	}
-	return nil, h.outcome(), nil
+	return cert, h.outcome(), nil
 }
 
 // evicted reports whether the certificate of h had to leave the memory. The manager's lock is held.
@@ -168,22 +282,11 @@ func (h *host) evicted() bool {
 	return h.cert.Load() == nil && h.summary != nil && !h.summary.expired(time.Now())
 }
 
-// orExpired returns an expired certificate rather than none: the client may
-// say what is wrong then.
-func (h *host) orExpired(err error) (*tls.Certificate, error) {
-	if cert := h.cert.Load(); cert != nil {
-		return cert, nil
+// fetch makes h look into storage now, if it does nothing else. The manager's lock is held.
+func (h *host) fetch() {
+	if h.motion.cancel == nil {
+		h.put(h.manager.loads, load, time.Now())
 	}
-	return nil, err
-}
-
-// extend gives a handshake more time, until the function it returns is called.
-func extend(c net.Conn) (back func()) {
-	if c == nil {
-		return func() {}
-	}
-	_ = c.SetDeadline(time.Now().Add(demandPatience))
-	return func() { _ = c.SetDeadline(time.Now().Add(handshakeTimeout)) }
 }
 
 // localIP returns the canonical address a client connected to, "" if none.

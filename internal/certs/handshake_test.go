@@ -1,7 +1,6 @@
 package certs_test
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,26 +107,6 @@ func TestAHandshakeDoesNotWaitForAHostThatHasFailed(t *testing.T) {
 		_, err := shake(t, m, "a.example.com")
 		assert.ErrorContains(t, err, "internal error")
 		assert.Zero(t, time.Since(begin))
-	})
-}
-
-func TestHandshakesThatWaitAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ca := newIssuer(t, "ca", day(90))
-		ca.hook(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
-		m, _ := start(t, with(ca), "a.example.com")
-		synctest.Wait()
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		hello := &tls.ClientHelloInfo{ServerName: "a.example.com"}
-		for range 1_024 {
-			wg.Go(func() { _, _ = m.Wait(ctx, hello) })
-		}
-		synctest.Wait()
-		_, err := m.Wait(ctx, hello)
-		assert.ErrorContains(t, err, "too many handshakes wait")
-		cancel()
-		wg.Wait()
 	})
 }
 

@@ -214,7 +214,7 @@ func (h *host) urgency(due time.Time) (urgency, rank) {
 	case y != nil:
 		return wanted, early
 	}
-	return wanted, fresh
+	return wanted, first
 }
 
 // status describes h. The manager's lock is held.

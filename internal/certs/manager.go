@@ -51,8 +51,8 @@ type Manager struct {
 	minted           *mint
 	realms           *Realms
 	tickets          *tickets
-	witnesses        []*witness    // of the storages
-	waiters          chan struct{} // a slot per waiting handshake
+	witnesses        []*witness // of the storages
+	lobby            *lobby
 
 	ctx    context.Context // ends all
 	cancel context.CancelFunc
@@ -84,8 +84,8 @@ func New(o Options) (*Manager, error) {
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
 		looks:   newQueue(maxPreflights, nil),
-		waiters: make(chan struct{}, maxWaiters),
 		changes: changes{wake: make(chan struct{}, 1)},
+		lobby:   newLobby(o.Logger),
 		hosts:   make(map[string]*host),
 		below:   make(zones),
 		memory:  memory{limit: maxLoaded},
@@ -167,6 +167,7 @@ func (m *Manager) Close() error {
 		m.cancel()
 		m.ending.Unlock()
 		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
+		m.lobby.close()
 		m.tasks.Wait()
 		m.reporter.wait()
 		m.port.close()

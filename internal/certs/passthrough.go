@@ -21,6 +21,7 @@ const (
 
 // A Target is where the connections of a host go that is not terminated here.
 type Target struct {
+	Pattern       string          // of the route
 	Addr          string          // host:port
 	ProxyProtocol bool            // say first, in PROXY protocol version 2, who the client is
 	Life          context.Context // ends the connections when it is done
@@ -52,7 +53,8 @@ func NewPasser(route func(host string) (Target, bool), active func() bool, log *
 // Listener returns ln for a server that does TLS. The first Read of a
 // connection, which is that server's, looks at the ClientHello, in the server's
 // time and within its limits; a connection that is carried elsewhere ends there
-// for the server.
+// for the server, unless it calls Carried. A server that does waits for its
+// connections and then calls Settle of the listener, which closes p.
 func (p *Passer) Listener(ln net.Listener) net.Listener { return passListener{ln, p} }
 
 // Close cuts the connections that are carried and waits for their end. Later
@@ -78,6 +80,9 @@ func (l passListener) Accept() (net.Conn, error) {
 	return &passConn{Conn: c, passer: l.passer}, nil
 }
 
+// Settle ends what the Passer of the listener carries, and waits for it.
+func (l passListener) Settle() { l.passer.Close() }
+
 // A passConn is a connection whose ClientHello has yet to be heard.
 type passConn struct {
 	net.Conn
@@ -86,8 +91,37 @@ type passConn struct {
 	heard  bool   // by the first Read; reads have one goroutine
 	replay []byte // what was heard and not yet read
 
-	mu   sync.Mutex
-	gone bool // carried elsewhere; for the server it is closed
+	mu    sync.Mutex
+	gone  bool               // carried elsewhere; for the server it is closed
+	cut   context.CancelFunc // ends that; nil before
+	over  bool               // it has ended
+	ended func()             // the server's, which still counts it; nil if not
+}
+
+// Carried reports whether the connection is carried elsewhere. If so, it stays
+// the server's: Close cuts it, and ended is called, once, when it is over.
+func (c *passConn) Carried(ended func()) bool {
+	c.mu.Lock()
+	gone, over := c.gone, c.over
+	c.ended = ended
+	c.mu.Unlock()
+	if gone && over {
+		ended()
+	}
+	return gone
+}
+
+// carry carries the connection to its end.
+func (c *passConn) carry(ctx context.Context, host string, t Target) {
+	c.passer.carry(ctx, c.Conn, c.replay, host, t)
+	c.mu.Lock()
+	c.over = true
+	ended := c.ended
+	c.mu.Unlock()
+	c.cut()
+	if ended != nil {
+		ended()
+	}
 }
 
 // Read implements net.Conn.
@@ -119,10 +153,15 @@ func (c *passConn) Write(b []byte) (int, error) {
 
 // Close implements net.Conn.
 func (c *passConn) Close() error {
-	if c.left() {
-		return nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.gone {
+		return c.Conn.Close()
 	}
-	return c.Conn.Close()
+	if c.ended != nil {
+		c.cut()
+	}
+	return nil
 }
 
 // CloseWrite is that of the connection, if it has one.
@@ -193,17 +232,18 @@ func (p *Passer) take(c *passConn) bool {
 	if p.ctx.Err() != nil {
 		return false
 	}
+	ctx, cut := context.WithCancel(p.ctx)
 	c.mu.Lock()
-	c.gone = true
+	c.gone, c.cut = true, cut
 	c.mu.Unlock()
-	p.tunnel.Go(func() { p.carry(c.Conn, heard, host, target) })
+	p.tunnel.Go(func() { c.carry(ctx, host, target) })
 	return true
 }
 
 // carry joins the client with the target until one of them ends it, the route
-// goes, or p is closed.
-func (p *Passer) carry(client net.Conn, heard []byte, host string, target Target) {
-	ctx, cancel := context.WithCancel(p.ctx)
+// goes, or ctx is done.
+func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host string, target Target) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if target.Life != nil {
 		defer context.AfterFunc(target.Life, cancel)()

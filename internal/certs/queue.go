@@ -24,7 +24,7 @@ type rank uint8
 const (
 	awaited rank = iota // a handshake waits
 	early               // the CA asks for an early renewal
-	fresh               // a new host
+	first               // a new host
 )
 
 // ripening is how many hosts become due at a time, so that a queue of a million is not locked for a second.

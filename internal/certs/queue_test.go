@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
 // slowly is a hook that takes its time.
@@ -74,7 +76,7 @@ func TestAHostThatFailedIsNotBehindEveryNewOneForEver(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		s := m.Statuses()
-		i := slices.IndexFunc(s, func(s statusOf) bool { return s.Host == "old.example.com" })
+		i := slices.IndexFunc(s, func(s certs.Status) bool { return s.Host == "old.example.com" })
 		require.NotNil(t, s[i].Serial, "it had its turn")
 		assert.WithinRange(t, s[i].NotBefore, begin.Add(-time.Second), begin.Add(5*time.Minute))
 	})

@@ -71,7 +71,7 @@ func (m *Manager) Status(host string) (Status, bool) {
 	if h == nil {
 		return Status{}, false
 	}
-	return h.status(), true
+	return m.lobby.count(h.status()), true
 }
 
 // Renew gets a new certificate for a canonical host or a wildcard now, whether or not the one in use is due, and forgets
@@ -100,7 +100,7 @@ func (m *Manager) Renew(host string) error {
 	case m.options.Policy == nil:
 		return fmt.Errorf("no route names %q, and there is no HostPolicy that could allow a certificate for it", host)
 	}
-	_, err := m.demands.join(host)
+	_, _, err := m.demands.join(host)
 	return err
 }
 

@@ -12,8 +12,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-type statusOf = certs.Status
-
 func TestAPanicInObserveIsLoggedAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer

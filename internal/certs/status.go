@@ -35,6 +35,9 @@ type Status struct {
 	Err      error     // of the last attempt; nil unless Failed
 	NextTry  time.Time // after a failure; zero if only a change of the program helps
 	OnDemand bool      // it came with a handshake, not with a route
+
+	Waiting int // handshakes that wait for it; not for Observe
+	Refused int // handshakes refused because too many were waiting; 0 a minute or two after the last one; not for Observe
 }
 
 // Statuses returns the status of every host that has or wants a certificate,
@@ -48,6 +51,11 @@ func (m *Manager) Statuses() []Status {
 		all = append(all, h.status())
 	}
 	m.mu.RUnlock()
+	crowds := m.lobby.crowds()
+	for i := range all {
+		c := crowds[all[i].Host]
+		all[i].Waiting, all[i].Refused = c.waiting, c.refused
+	}
 	all = append(all, static.statuses()...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
 	return all

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -25,6 +24,7 @@ type conn struct {
 	s        *Server
 	tls      *tls.Conn            // nil on plain connections
 	state    *tls.ConnectionState // likewise
+	shake    *handshake           // nil but in the TLS handshake
 	tcp      *net.TCPConn         // nil under TLS and on other sockets: what splice can write to
 	raw      syscall.RawConn      // nil where a socket cannot be read without waiting
 	peer     header.Peer
@@ -58,8 +58,10 @@ func (c *conn) contain() {
 // the connection.
 func (c *conn) serve() {
 	defer c.contain()
-	if c.s.TLS != nil && !c.handshake() {
-		c.lingerClose() // the client is to read the alert
+	if c.s.TLS != nil && !c.shakeHands() {
+		if !c.carried() {
+			c.lingerShort()
+		}
 		return
 	}
 	protocol := ""
@@ -191,84 +193,31 @@ const (
 // end. Closing at once would reset the connection, and the client might lose
 // the answer (RFC 9112, 9.6).
 func (c *conn) lingerClose() {
+	page := pages.Get().(*[64 << 10]byte)
+	defer pages.Put(page)
+	c.linger(page[:])
+}
+
+// lingerShort is lingerClose after a handshake that failed, whose client is to
+// read the alert: there may be thousands of those, and little to read.
+func (c *conn) lingerShort() {
+	var page [512]byte
+	c.linger(page[:])
+}
+
+func (c *conn) linger(page []byte) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
 	}
 	_ = c.CloseWrite()
 	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
-	page := pages.Get().(*[64 << 10]byte)
-	defer pages.Put(page)
 	for n, total := 0, 0; total < lingerBytes; total += n {
 		var err error
-		if n, err = c.Conn.Read(page[:]); err != nil {
+		if n, err = c.Conn.Read(page); err != nil {
 			break
 		}
 	}
 	c.Close()
-}
-
-// handshake does the TLS handshake within its limits.
-func (c *conn) handshake() bool {
-	if !c.slot() {
-		return false
-	}
-	defer c.freeSlot()
-	if t := c.s.HandshakeTimeout; t > 0 {
-		// Not a context: who issues a certificate on demand may ask for more.
-		_ = c.SetDeadline(time.Now().Add(t))
-	}
-	c.tls = tls.Server(c, c.s.TLS)
-	err := c.tls.HandshakeContext(context.Background())
-	if err == nil {
-		state := c.tls.ConnectionState()
-		c.state = &state
-		return c.SetDeadline(time.Time{}) == nil
-	}
-	var plain tls.RecordHeaderError
-	if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
-		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks HTTPS\n")
-	}
-	c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
-	return false
-}
-
-// slot waits for a place among the handshakes in flight.
-func (c *conn) slot() bool {
-	if c.s.handshakes == nil {
-		return true
-	}
-	select {
-	case c.s.handshakes <- struct{}{}:
-		return true
-	default:
-	}
-	var late <-chan time.Time
-	if t := c.s.HandshakeTimeout; t > 0 {
-		late = time.After(t)
-	}
-	select {
-	case c.s.handshakes <- struct{}{}:
-		return true
-	case <-late:
-	case <-c.s.draining.Done():
-	}
-	return false
-}
-
-func (c *conn) freeSlot() {
-	if c.s.handshakes != nil {
-		<-c.s.handshakes
-	}
-}
-
-// looksLikeHTTP reports whether the first bytes are a method's.
-func looksLikeHTTP(head [5]byte) bool {
-	switch string(head[:]) {
-	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "PATCH", "DELET":
-		return true
-	}
-	return false
 }
 
 // smallWrite is what a write of several streams' answers seldom reaches.

@@ -34,7 +34,8 @@ type Server struct {
 
 	http       *http.Server
 	full       *handover
-	handshakes chan struct{}
+	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
+	challenges challenges
 	draining   context.Context
 
 	mu    sync.Mutex
@@ -80,6 +81,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	<-fullDone
 	close(swept)
 	s.sweeper.Wait()
+	if w, ok := ln.(settler); ok {
+		w.Settle()
+	}
 	return err
 }
 
@@ -93,6 +97,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	if s.TLS != nil {
 		s.TLS = s.TLS.Clone()
 		s.TLS.DynamicRecordSizingDisabled = true // a head and a body of up to 16 KiB are one record, one write
+		s.TLS.GetConfigForClient = greet(s.TLS.GetConfigForClient)
 	}
 	if s.MaxHandshakes > 0 {
 		s.handshakes = make(chan struct{}, s.MaxHandshakes)
@@ -105,7 +110,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		MaxHeaderBytes:    s.MaxHeaderBytes,
 		// OPTIONS * is the routes' to answer.
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
+		ErrorLog:                     newErrorLog(s.Log),
 		BaseContext:                  func(net.Listener) context.Context { return base },
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,

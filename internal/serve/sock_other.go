@@ -8,5 +8,3 @@ const canTry = false
 func (c *conn) tryRead(uintptr) bool { return true }
 
 func (c *conn) readNow([]byte) int { return 0 }
-
-func (c *conn) peekGone() bool { return false }

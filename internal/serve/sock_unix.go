@@ -43,25 +43,3 @@ func (c *conn) readNow(p []byte) (n int) {
 	})
 	return n
 }
-
-// peekGone reports whether the client has closed its side or reset the
-// connection, without taking any of its bytes. Under TLS there is an alert
-// before the end of the stream, which cannot be told from the client's data;
-// while that is still wanted, the end has to wait for it.
-func (c *conn) peekGone() (gone bool) {
-	if c.raw == nil {
-		return false
-	}
-	err := c.raw.Control(func(fd uintptr) {
-		var p [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		switch {
-		case err == syscall.EAGAIN, err == syscall.EINTR:
-		case err != nil, n == 0:
-			gone = true
-		case c.tls != nil && !c.unread.Load():
-			gone = hungUp(fd)
-		}
-	})
-	return gone || err != nil
-}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -113,6 +114,20 @@ func (c *conn) unwatch() {
 	c.mu.Lock()
 	c.busy, c.waiting = false, nil
 	c.mu.Unlock()
+}
+
+// peekGone reports whether the client has closed its side or reset the
+// connection, without taking any of its bytes. Under TLS there is an alert
+// before the end of the stream, which cannot be told from the client's data;
+// while that is still wanted, the end has to wait for it.
+func (c *conn) peekGone() bool {
+	switch {
+	case c.raw == nil:
+		return false
+	case c.tls != nil && !c.unread.Load():
+		return peek.HungUp(c.raw)
+	}
+	return peek.Gone(c.raw)
 }
 
 func (c *conn) left() bool  { return c.gone.Load() }

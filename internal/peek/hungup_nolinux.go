@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package serve
+package peek
 
 // hungUp: no portable way is known to see the end of a stream behind bytes
 // that have not been read.

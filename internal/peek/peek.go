@@ -1,0 +1,71 @@
+// Package peek notices that the peer of a connection has left, without reading from the connection.
+package peek
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ErrLeft is the cause of a context of Context whose peer has left.
+var ErrLeft = errors.New("the client has disconnected")
+
+// interval is the time between two looks at a connection.
+const interval = 250 * time.Millisecond
+
+// Context returns a context that ends with parent, and soon after the peer of c
+// has closed its side or reset the connection, even if some of what it sent has
+// not been read. Only sockets show that: c is a syscall.Conn, or the context
+// ends with parent alone. Nobody may read from c meanwhile. The caller calls
+// cancel when it waits no longer; no goroutine is kept for the wait.
+func Context(parent context.Context, c net.Conn) (ctx context.Context, cancel context.CancelFunc) {
+	ctx, end := context.WithCancelCause(parent)
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return ctx, func() { end(nil) }
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return ctx, func() { end(nil) }
+	}
+	w := &watch{raw: raw, end: end}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(interval, w.look)
+	return ctx, w.stop
+}
+
+// A watch looks at a connection again and again.
+type watch struct {
+	raw syscall.RawConn
+	end context.CancelCauseFunc
+
+	mu    sync.Mutex
+	timer *time.Timer
+	over  bool
+}
+
+// look is what the timer runs.
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.over:
+	case HungUp(w.raw):
+		w.over = true
+		w.end(ErrLeft)
+	default:
+		w.timer.Reset(interval)
+	}
+}
+
+func (w *watch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.timer.Stop()
+	w.end(nil)
+}

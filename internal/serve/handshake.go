@@ -1,0 +1,208 @@
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/peek"
+)
+
+var (
+	errNoSlot   = errors.New("too many handshakes are in flight")
+	errDraining = errors.New("the server is shutting down")
+)
+
+// alertTime is how long a client has to take the alert that ends a handshake.
+const alertTime = time.Second
+
+// A handshake is a TLS handshake in flight. It takes its place among those of
+// Server.MaxHandshakes when the ClientHello has been read, and has none while
+// it waits for a certificate. It belongs to the connection's goroutine.
+type handshake struct {
+	conn      *conn
+	deadline  time.Time // zero means none
+	heard     time.Time // when the ClientHello had been read
+	challenge bool      // a CA looks for the answer to a challenge
+	leave     func()    // gives the place back; nil without one
+}
+
+// shakeHands does the TLS handshake within its limits.
+func (c *conn) shakeHands() bool {
+	c.shake = &handshake{conn: c}
+	defer c.endShake() // also after a panic in a hook
+	if t := c.s.HandshakeTimeout; t > 0 {
+		// Not a context: one that waits for a certificate may get more time.
+		c.shake.deadline = time.Now().Add(t)
+		_ = c.SetDeadline(c.shake.deadline)
+	}
+	c.tls = tls.Server(c, c.s.TLS)
+	err := c.tls.HandshakeContext(context.Background())
+	if err == nil {
+		state := c.tls.ConnectionState()
+		c.state = &state
+		return c.SetDeadline(time.Time{}) == nil
+	}
+	var plain tls.RecordHeaderError
+	if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks HTTPS\n")
+	}
+	c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
+	return false
+}
+
+func (c *conn) endShake() {
+	c.shake.giveBack()
+	c.shake = nil
+}
+
+// greet gives each handshake its place before next chooses its settings.
+func greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if c, ok := hello.Conn.(*conn); ok && c.shake != nil {
+			if err := c.shake.begin(hello); err != nil {
+				return nil, err
+			}
+		}
+		if next == nil {
+			return nil, nil
+		}
+		return next(hello)
+	}
+}
+
+// begin takes a place for a handshake whose ClientHello has been read.
+func (h *handshake) begin(hello *tls.ClientHelloInfo) error {
+	h.heard = time.Now()
+	// A CA that looks for the answer to a challenge offers nothing else (RFC 8737, 3).
+	p := hello.SupportedProtos
+	h.challenge = len(p) == 1 && p[0] == "acme-tls/1" && hello.ServerName != ""
+	return h.takePlace()
+}
+
+// takePlace waits for a place among the handshakes in flight; the challenges
+// have places of their own and do not wait.
+func (h *handshake) takePlace() error {
+	places := h.conn.s.handshakes
+	switch {
+	case h.challenge:
+		h.leave = h.conn.s.challenges.enter(h.conn)
+		return nil
+	case places == nil:
+		return nil
+	}
+	select {
+	case places <- struct{}{}:
+	default:
+		var late <-chan time.Time
+		if !h.deadline.IsZero() {
+			late = time.After(time.Until(h.deadline))
+		}
+		select {
+		case places <- struct{}{}:
+		case <-late:
+			return errNoSlot
+		case <-h.conn.s.draining.Done():
+			return errDraining
+		}
+	}
+	h.leave = func() { <-places }
+	return nil
+}
+
+func (h *handshake) giveBack() {
+	if h.leave != nil {
+		h.leave()
+		h.leave = nil
+	}
+}
+
+// Pause gives the handshake's place back while it waits for a certificate. ctx
+// ends with the time for the handshake, which is at least atLeast from the
+// ClientHello on, and when the client disconnects or the server drains. The
+// caller calls end after the wait, with the error that ends the handshake or
+// nil: then end waits for a place again, and returns an error if there is none
+// in time. In the handshake's goroutine only.
+func (c *conn) Pause(atLeast time.Duration) (ctx context.Context, end func(error) error) {
+	h := c.shake
+	h.giveBack()
+	if limit := h.heard.Add(atLeast); !h.deadline.IsZero() && limit.After(h.deadline) {
+		h.deadline = limit
+	}
+	ctx, stop := c.s.draining, context.CancelFunc(func() {})
+	if !h.deadline.IsZero() {
+		ctx, stop = context.WithDeadline(ctx, h.deadline)
+	}
+	ctx, cancel := peek.Context(ctx, c.Conn)
+	return ctx, func(err error) error {
+		cancel()
+		stop()
+		return h.resume(err)
+	}
+}
+
+// resume goes on with a handshake behind a wait, for which err is nil, or gives
+// it the time for an alert.
+func (h *handshake) resume(err error) error {
+	if err == nil {
+		err = h.takePlace()
+	}
+	if h.deadline.IsZero() {
+		return err
+	}
+	until := h.deadline
+	if err != nil {
+		until = time.Now().Add(alertTime)
+	}
+	_ = h.conn.SetDeadline(until)
+	return err
+}
+
+// maxChallenges is how many CAs may look for the answer to a challenge at a
+// time. Each order is looked at from several places.
+const maxChallenges = 128
+
+// Challenges are the handshakes that look for the answer to a challenge. None
+// waits for another: beyond the bound, the oldest is cut off.
+type challenges struct {
+	mu   sync.Mutex
+	open []*conn // the oldest first
+}
+
+func (p *challenges) enter(c *conn) (leave func()) {
+	p.mu.Lock()
+	var oldest net.Conn
+	if len(p.open) == maxChallenges {
+		oldest = p.open[0]
+		p.open = slices.Delete(p.open, 0, 1)
+	}
+	p.open = append(p.open, c)
+	p.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
+	return func() { p.remove(c) }
+}
+
+func (p *challenges) remove(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.open, c); i >= 0 {
+		p.open = slices.Delete(p.open, i, i+1)
+	}
+}
+
+// looksLikeHTTP reports whether the first bytes are a method's.
+func looksLikeHTTP(head [5]byte) bool {
+	switch string(head[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "PATCH", "DELET":
+		return true
+	}
+	return false
+}

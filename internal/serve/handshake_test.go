@@ -1,0 +1,234 @@
+package serve_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// A pauser is what a connection is for a handshake that waits.
+type pauser interface {
+	Pause(atLeast time.Duration) (context.Context, func(error) error)
+}
+
+// A pipes is a listener in memory.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	select {
+	case <-p.done:
+	default:
+		close(p.done)
+	}
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) dial() net.Conn {
+	client, server := net.Pipe()
+	p.conns <- server
+	return client
+}
+
+// waitingServer serves over pipes, in a bubble: a handshake for wait.test does
+// what wait says, any other gets its certificate at once.
+func waitingServer(t testing.TB, s *serve.Server, wait func(pauser) error) (*pipes, *x509.CertPool) {
+	t.Helper()
+	cert, roots := proxytest.Certificate(t, "a.test", "wait.test")
+	s.TLS = &tls.Config{NextProtos: []string{"acme-tls/1"}, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if hello.ServerName == "wait.test" {
+			if err := wait(hello.Conn.(pauser)); err != nil {
+				return nil, err
+			}
+		}
+		return &cert, nil
+	}}
+	s.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
+	s.Log = slog.New(slog.DiscardHandler)
+	ln := newPipes()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return ln, roots
+}
+
+func client(ln *pipes, roots *x509.CertPool, host string, protos ...string) *tls.Conn {
+	return tls.Client(ln.dial(), &tls.Config{ServerName: host, RootCAs: roots, NextProtos: protos})
+}
+
+// held waits for the end of what Pause says.
+func held(atLeast time.Duration) func(pauser) error {
+	return func(p pauser) error {
+		ctx, end := p.Pause(atLeast)
+		<-ctx.Done()
+		return end(context.Cause(ctx))
+	}
+}
+
+func TestAPauseLastsAsLongAsTheHandshakeMayTake(t *testing.T) {
+	for _, tt := range []struct{ timeout, atLeast, want time.Duration }{
+		{10 * time.Second, 0, 10 * time.Second},
+		{10 * time.Second, 30 * time.Second, 30 * time.Second},
+		{time.Minute, 30 * time.Second, time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ln, roots := waitingServer(t, &serve.Server{HandshakeTimeout: tt.timeout}, held(tt.atLeast))
+			begin := time.Now()
+			c := client(ln, roots, "wait.test")
+			assert.ErrorContains(t, c.Handshake(), "internal error", "the client is told")
+			assert.Equal(t, tt.want, time.Since(begin))
+			c.Close()
+		})
+	}
+}
+
+// All of a handshake that waited ends in time, and nothing of its limits is left behind it.
+func TestAHandshakeThatWaitedKeepsItsLimitAndItsConnectionHasNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, roots := waitingServer(t, &serve.Server{HandshakeTimeout: 10 * time.Second}, func(p pauser) error {
+			_, end := p.Pause(30 * time.Second)
+			time.Sleep(20 * time.Second)
+			return end(nil)
+		})
+		begin := time.Now()
+		stalled := helloFrom(ln.dial(), "wait.test")
+		_, _ = io.Copy(io.Discard, stalled)
+		took := time.Since(begin)
+		assert.True(t, 30*time.Second <= took && took <= 31*time.Second, "%v", took)
+		stalled.Close()
+
+		c := client(ln, roots, "wait.test")
+		require.NoError(t, c.Handshake())
+		time.Sleep(time.Hour)
+		_, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+		require.NoError(t, err)
+		answer, err := io.ReadAll(c)
+		require.NoError(t, err)
+		assert.Contains(t, string(answer), "200 OK")
+		c.Close()
+	})
+}
+
+func TestAPauseGivesTheSlotBackAndTakesOneAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1}, func(p pauser) error {
+			_, end := p.Pause(0)
+			<-goOn
+			return end(nil)
+		})
+		waiting := client(ln, roots, "wait.test")
+		done := make(chan error, 1)
+		go func() { done <- waiting.Handshake() }()
+		synctest.Wait()
+		other := client(ln, roots, "a.test")
+		require.NoError(t, other.Handshake())
+
+		raw := helloFrom(ln.dial(), "a.test") // takes the slot
+		synctest.Wait()
+		close(goOn)
+		synctest.Wait()
+		select {
+		case <-done:
+			assert.Fail(t, "it did not wait for the slot")
+		default:
+		}
+		raw.Close()
+		require.NoError(t, <-done)
+		waiting.Close()
+		other.Close()
+	})
+}
+
+// helloFrom sends a ClientHello and nothing more.
+func helloFrom(c net.Conn, host string, protos ...string) net.Conn {
+	_ = tls.Client(mute{c}, &tls.Config{ServerName: host, NextProtos: protos}).Handshake()
+	return c
+}
+
+// A mute connection has nothing to read.
+type mute struct{ net.Conn }
+
+func (m mute) Read([]byte) (int, error) { return 0, errors.New("not now") }
+
+// Close does not.
+func (m mute) Close() error { return nil }
+
+// Write leaves an alert out.
+func (m mute) Write(p []byte) (int, error) {
+	if p[0] == 21 {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+func TestChallengesAreBoundedAndTheOldestGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1}, held(0))
+		var stalled []net.Conn
+		for range 130 {
+			stalled = append(stalled, helloFrom(ln.dial(), "a.test", "acme-tls/1"))
+			synctest.Wait()
+		}
+		require.NoError(t, client(ln, roots, "a.test", "acme-tls/1").Handshake())
+		for i, c := range stalled {
+			_ = c.SetDeadline(time.Now().Add(time.Millisecond))
+			_, err := c.Write([]byte{0})
+			if i < 3 {
+				assert.ErrorIs(t, err, io.ErrClosedPipe, i)
+			} else {
+				assert.ErrorIs(t, err, os.ErrDeadlineExceeded, i)
+			}
+			c.Close()
+		}
+	})
+}
+
+func TestAHandshakeWithoutASlotEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1, HandshakeTimeout: 10 * time.Second}, func(pauser) error {
+			time.Sleep(time.Minute) // a hook of the program keeps its slot
+			return errors.New("too late")
+		})
+		go func() { _ = client(ln, roots, "wait.test").Handshake() }()
+		synctest.Wait()
+		begin := time.Now()
+		assert.Error(t, client(ln, roots, "a.test").Handshake())
+		assert.LessOrEqual(t, time.Since(begin), 11*time.Second)
+	})
+}
