@@ -129,6 +129,42 @@ func (t *Table[V]) Knows(host string) bool {
 	return !t.exact.get(host).empty() || !t.wildcard(host).empty() || !t.any.empty()
 }
 
+// Host returns the route of a host pattern without a path, nil if there is none, and whether there is any route of the
+// pattern.
+func (t *Table[V]) Host(pattern string) (*Route[V], bool) {
+	s := t.site(pattern)
+	return s.route, !s.empty()
+}
+
+// Hosts yields each host pattern that has a route once, in no order.
+func (t *Table[V]) Hosts() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if t == nil {
+			return
+		}
+		_ = (t.any.empty() || yield("*")) &&
+			t.exact.each(func(host string, _ site[V]) bool { return yield(host) }) &&
+			t.wild.each(func(base string, _ site[V]) bool { return yield("*." + base) })
+	}
+}
+
+// Differ yields each host pattern once whose routes differ between two tables, in no order. It may yield patterns whose
+// routes are the same.
+func Differ[V any](a, b *Table[V]) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for host := range b.Hosts() {
+			if a.site(host) != b.site(host) && !yield(host) {
+				return
+			}
+		}
+		for host := range a.Hosts() {
+			if b.site(host).empty() && !yield(host) {
+				return
+			}
+		}
+	}
+}
+
 // All yields the routes in the order of their patterns, by host and then by path. They must not be changed.
 func (t *Table[V]) All() iter.Seq[*Route[V]] {
 	return slices.Values(t.sorted())
@@ -197,7 +233,10 @@ func (t *Table[V]) sorted() []*Route[V] {
 		return all
 	}
 	add := func(r *Route[V]) { all = append(all, r) }
-	each := func(_ string, s site[V]) { s.each(add) }
+	each := func(_ string, s site[V]) bool {
+		s.each(add)
+		return true
+	}
 	t.exact.each(each)
 	t.wild.each(each)
 	t.any.each(add)

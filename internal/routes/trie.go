@@ -102,8 +102,8 @@ func (t trie[T]) without(key string) trie[T] {
 	return t
 }
 
-// each calls f for each key and value, in no order.
-func (t *trie[T]) each(f func(key string, val T)) { t.root.each(f) }
+// each calls f for each key and value, in no order, until it returns false, and reports whether it never did.
+func (t *trie[T]) each(f func(key string, val T) bool) bool { return t.root.each(f) }
 
 func (t *trie[T]) pair(key string, val T) pair[T] {
 	return pair[T]{maphash.String(t.seed, key), key, val}
@@ -140,7 +140,10 @@ func (t *trie[T]) drop(n node[T], depth int, h uint64, key string) node[T] {
 // pairs returns what is in a leaf.
 func (t *trie[T]) pairs(n node[T]) []pair[T] {
 	pairs := make([]pair[T], 0, n.used+1)
-	n.each(func(key string, val T) { pairs = append(pairs, t.pair(key, val)) })
+	n.each(func(key string, val T) bool {
+		pairs = append(pairs, t.pair(key, val))
+		return true
+	})
 	return pairs
 }
 
@@ -215,18 +218,23 @@ func (n *node[T]) put(p pair[T]) {
 	n.used++
 }
 
-func (n *node[T]) each(f func(key string, val T)) {
+func (n *node[T]) each(f func(key string, val T) bool) bool {
 	if n.below != nil {
 		for i := range n.below {
-			n.below[i].each(f)
+			if !n.below[i].each(f) {
+				return false
+			}
 		}
 	}
 	for i := range n.groups {
 		g := &n.groups[i]
 		for j := range g.used() {
-			f(g.slots[j].key, g.slots[j].val)
+			if !f(g.slots[j].key, g.slots[j].val) {
+				return false
+			}
 		}
 	}
+	return true
 }
 
 // used returns the number of slots with a key: the bytes of tags up to the last that is not 0.
