@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/guard"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -61,7 +64,7 @@ type Router struct {
 	// fault of the client's are logged as warnings.
 	Observe func(*Exchange)
 
-	certs keeper
+	certs certs.Keeper
 
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
@@ -72,6 +75,8 @@ type Router struct {
 	mu    sync.Mutex                           // serialises writers
 	uses  map[*Upstream]int                    // how many routes lead there; guarded by mu
 	table atomic.Pointer[routes.Table[*route]] // read without mu
+
+	passing atomic.Int64 // routes that are a Passthrough
 }
 
 // limits returns the rule of r.RateLimit, nil without one.
@@ -276,8 +281,7 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 			pattern, where, old.Pattern, old.Where))
 	}
 	rt := newRoute(p, h)
-	r.use(rt)
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: where}))
+	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: where}), p.Host, nil, rt)
 }
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
@@ -291,16 +295,14 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := r.table.Load()
-	old, taken := t.Get(p)
-	if taken && sameHandler(old.Value.handler, h) {
-		return nil
+	var leaving *route
+	if old, taken := t.Get(p); taken {
+		if leaving = old.Value; sameHandler(leaving.handler, h) {
+			return nil
+		}
 	}
 	rt := newRoute(p, h)
-	r.use(rt)
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: caller(2)}))
-	if taken {
-		r.leave(old.Value)
-	}
+	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: caller(2)}), p.Host, leaving, rt)
 	return nil
 }
 
@@ -318,8 +320,7 @@ func (r *Router) Remove(pattern string) bool {
 		return false
 	}
 	t, _ := r.table.Load().Without(p)
-	r.publish(t)
-	r.leave(old.Value)
+	r.publish(t, p.Host, old.Value, nil)
 	return true
 }
 
@@ -359,17 +360,57 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 			r.use(n.Value)
 		}
 	}
-	r.publish(t)
+	r.table.Store(t)
 	for o := range old.All() {
 		if n, ok := t.Get(o.Pattern); !ok || n.Value != o.Value {
 			r.leave(o.Value)
 		}
 	}
+	r.tell(old, t, routes.Differ(old, t))
 	return nil
+}
+
+// publish makes t the table, in which a route of a host pattern came in place
+// of one that leaves. Either may be nil. r.mu is held.
+func (r *Router) publish(t *routes.Table[*route], host string, leaving, coming *route) {
+	if coming != nil {
+		r.use(coming)
+	}
+	old := r.table.Swap(t)
+	if leaving != nil {
+		r.leave(leaving)
+	}
+	r.tell(old, t, slices.Values([]string{host}))
+}
+
+// tell tells the certificates which of some host patterns, whose routes differ
+// between two tables, want one in only one of them. r.mu is held.
+func (r *Router) tell(old, t *routes.Table[*route], differ iter.Seq[string]) {
+	if r.certs.Manager() == nil {
+		return
+	}
+	if hosts := moved(old, t, differ); len(hosts) > 0 {
+		r.certs.Changed(hosts...)
+	}
+}
+
+// moved returns those of some host patterns whose TLS ends here in only one of
+// two tables.
+func moved(old, t *routes.Table[*route], differ iter.Seq[string]) []string {
+	var hosts []string
+	for host := range differ {
+		if terminates(old, host) != terminates(t, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
 }
 
 // use notes that rt is about to be in the table. r.mu is held.
 func (r *Router) use(rt *route) {
+	if isPassthrough(rt.handler) {
+		r.passing.Add(1)
+	}
 	upstreams(rt.handler, func(u *Upstream) {
 		if r.uses == nil {
 			r.uses = make(map[*Upstream]int)
@@ -379,9 +420,12 @@ func (r *Router) use(rt *route) {
 	})
 }
 
-// leave ends rt, which is in the table no more, and what goes on in the
-// background for upstreams that no route leads to any longer. r.mu is held.
+// leave ends rt, which is in the table no more, and the background work of
+// upstreams that no route leads to any longer. r.mu is held.
 func (r *Router) leave(rt *route) {
+	if isPassthrough(rt.handler) {
+		r.passing.Add(-1)
+	}
 	rt.retire()
 	upstreams(rt.handler, func(u *Upstream) {
 		if r.uses[u]--; r.uses[u] == 0 {
@@ -414,16 +458,14 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 	}
 }
 
-// publish makes t the table. r.mu is held.
-func (r *Router) publish(t *routes.Table[*route]) {
-	r.table.Store(t)
-	r.certs.routesChanged(r)
-}
-
-// closeIdle closes the kept connections to the targets of all routes.
+// closeIdle closes the kept connections to the targets of all routes, and ends
+// the background work for them.
 func (r *Router) closeIdle() {
-	for rt := range r.table.Load().All() {
-		upstreams(rt.Value.handler, func(u *Upstream) { u.compiled.CloseIdle() }) // registration compiled it
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.uses))
+	r.mu.Unlock()
+	for _, u := range all {
+		u.compiled.CloseIdle() // registration compiled it
 	}
 }
 
@@ -517,7 +559,7 @@ func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return se
 //
 // Hot path: one atomic load, no locks, no allocation.
 func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
-	if state != nil && !r.certs.belongs(state.ServerName, host) {
+	if state != nil && !r.certs.Belongs(state.ServerName, host) {
 		return serve.Hit{}, false
 	}
 	rt, err := r.table.Load().Lookup(host, path)
@@ -536,7 +578,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
 	if err != nil {
 		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
 	}
-	if q.TLS != nil && !r.certs.belongs(q.TLS.ServerName, host) {
+	if q.TLS != nil && !r.certs.Belongs(q.TLS.ServerName, host) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
 	}
 	rt, err := r.table.Load().Lookup(host, q.URL.EscapedPath())
@@ -551,23 +593,6 @@ func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "destination_not_found")
 	}
 	return nil, forward.Refuse(http.StatusNotFound, "destination_not_found")
-}
-
-// hosts yields each host pattern once, wildcards and * included.
-func (r *Router) hosts() iter.Seq[string] {
-	t := r.table.Load()
-	return func(yield func(string) bool) {
-		last := ""
-		for o := range t.All() {
-			if o.Pattern.Host == last {
-				continue
-			}
-			last = o.Pattern.Host
-			if !yield(last) {
-				return
-			}
-		}
-	}
 }
 
 // knows reports whether any route serves the canonical host.

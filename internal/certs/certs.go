@@ -25,6 +25,10 @@ type Options struct {
 	// from two goroutines.
 	Hosts func() iter.Seq[string]
 
+	// Wants reports whether Hosts would yield pattern. It costs a look-up.
+	// Required; called concurrently.
+	Wants func(pattern string) bool
+
 	// Knows is the gate: it reports whether a canonical host has a route. No
 	// other name costs more than this call. Required; called concurrently.
 	Knows func(host string) bool

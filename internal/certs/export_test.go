@@ -71,3 +71,6 @@ func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Ce
 
 // ProxyHeader is appendProxyHeader.
 func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }
+
+// OffersHTTP reports whether m offers HTTP-01 to CAs.
+func (m *Manager) OffersHTTP() bool { return m.http.Load() }

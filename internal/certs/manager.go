@@ -137,9 +137,9 @@ func (m *Manager) spawn(task func()) bool {
 // AnswerHTTP says that HTTP-01 challenges reach HTTPChallenge.
 func (m *Manager) AnswerHTTP() { m.http.Store(true) }
 
-// Changed says that Hosts yields something else now. It is cheap and does not
-// block.
-func (m *Manager) Changed() {
+// Changed says that the routes of these host patterns have changed; without
+// hosts, any may have changed. It is cheap and does not block.
+func (m *Manager) Changed(...string) {
 	m.dirty.Store(true)
 	select {
 	case m.change <- struct{}{}:

@@ -1,0 +1,18 @@
+package hostproxy
+
+import (
+	"slices"
+
+	"github.com/hostproxy/hostproxy/internal/routes"
+)
+
+// What tests need from inside.
+
+// Moved returns the host patterns whose TLS ends at r only before or only after
+// f, sorted.
+func Moved(r *Router, f func()) []string {
+	old := r.table.Load()
+	f()
+	t := r.table.Load()
+	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t))))
+}
