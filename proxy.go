@@ -28,6 +28,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
@@ -161,13 +162,13 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	if err := s.check(); err != nil {
 		return nil, nil, err
 	}
-	routes := s.server(s.Handler)
+	main := s.server(s.Handler)
 	if s.Handler == nil { // middleware needs http.Request: the full lane
-		routes.Handler, routes.Lane.Route = s.Router, s.Router.hit
+		main.Handler, main.Lane.Route = s.Router, s.Router.hit
 	}
 	share := s.Router.certs.Share()
 	if https == nil {
-		return map[net.Listener]*serve.Server{plain: routes}, share, nil
+		return map[net.Listener]*serve.Server{plain: main}, share, nil
 	}
 	var plainAddr net.Addr
 	if plain != nil {
@@ -177,8 +178,8 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
 	}
-	routes.TLS = conf
-	servers := map[net.Listener]*serve.Server{share.Pass(https, s.Router.passer): routes}
+	main.TLS = conf
+	servers := map[net.Listener]*serve.Server{share.Pass(https, s.Router.passer): main}
 	if plain != nil {
 		servers[plain] = s.server(s.Router.challenges(s.Router.redirects(share.Authority)))
 	}
@@ -420,7 +421,7 @@ func StatusHandler(r *Router) http.Handler {
 func (r *Router) status() status.Page {
 	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
 	for o := range r.table.Load().All() {
-		p.Routes = append(p.Routes, o.Value.status())
+		p.Routes = append(p.Routes, describe(o))
 	}
 	for c := range r.Certificates() {
 		s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt}
@@ -432,8 +433,8 @@ func (r *Router) status() status.Page {
 	return p
 }
 
-func (r *route) status() status.Route {
-	s := status.Route{Pattern: r.pattern, Handler: fmt.Sprintf("%T", r.handler)}
-	upstreams(r.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
+func describe(o *routes.Route[route]) status.Route {
+	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
+	upstreams(o.Value.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
 	return s
 }

@@ -2,7 +2,6 @@ package hostproxy
 
 import (
 	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -72,9 +70,9 @@ type Router struct {
 	limit     *limit.Rule // nil means no bound
 	limitErr  error
 
-	mu    sync.Mutex                           // serialises writers
-	uses  map[*Upstream]int                    // how many routes lead there; guarded by mu
-	table atomic.Pointer[routes.Table[*route]] // read without mu
+	mu    sync.Mutex                          // serialises writers
+	uses  map[*Upstream]int                   // how many routes lead there; guarded by mu
+	table atomic.Pointer[routes.Table[route]] // read without mu
 
 	passing atomic.Int64 // routes that are a Passthrough
 }
@@ -204,16 +202,22 @@ func checkNext(outer string, next http.Handler) error {
 
 // checkHandler checks a handler that is used as name.
 func checkHandler(name string, h http.Handler) error {
+	switch err := fault(h); {
+	case err == errNil:
+		return fmt.Errorf("hostproxy: %s: %w", name, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// fault returns what is wrong with a handler.
+func fault(h http.Handler) error {
 	if h == nil {
-		return fmt.Errorf("hostproxy: %s: %w", name, errNil)
+		return errNil
 	}
 	if c, ok := h.(interface{ check() error }); ok {
-		switch err := c.check(); {
-		case err == errNil:
-			return fmt.Errorf("hostproxy: %s: %w", name, err)
-		case err != nil:
-			return fmt.Errorf("%s: %w", name, err)
-		}
+		return c.check()
 	}
 	return nil
 }
@@ -252,36 +256,31 @@ func upstreams(h http.Handler, f func(*Upstream)) {
 
 // A route is what the table holds for a pattern.
 type route struct {
-	pattern  string
 	handler  http.Handler
-	upstream *Upstream // handler, if it is one
-	life     context.Context
-	retire   context.CancelFunc // ends life
+	upstream *Upstream   // handler, if it is one
+	life     routes.Life // ends when the route leaves the table
 }
 
-func newRoute(p routes.Pattern, h http.Handler) *route {
-	life, retire := context.WithCancel(context.Background())
+func newRoute(p routes.Pattern, h http.Handler, where routes.Place) *routes.Route[route] {
 	u, _ := h.(*Upstream)
-	return &route{pattern: p.String(), handler: h, upstream: u, life: life, retire: retire}
+	return &routes.Route[route]{Pattern: p, Value: route{handler: h, upstream: u}, Where: where}
 }
 
 // Handle adds a route. It panics if the pattern is invalid or taken, naming
 // both places; Set is its twin that returns an error.
 func (r *Router) Handle(pattern string, h http.Handler) {
-	where := caller(2)
+	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
 	if err != nil {
 		panic(fmt.Sprintf("%v (registered at %s)", err, where))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.table.Load()
-	if old, taken := t.Get(p); taken {
+	if old, taken := r.table.Load().Get(p); taken {
 		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) is taken by %q (registered at %s)",
 			pattern, where, old.Pattern, old.Where))
 	}
-	rt := newRoute(p, h)
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: where}), p.Host, nil, rt)
+	r.swap(nil, newRoute(p, h, where))
 }
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
@@ -294,15 +293,11 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.table.Load()
-	var leaving *route
-	if old, taken := t.Get(p); taken {
-		if leaving = old.Value; sameHandler(leaving.handler, h) {
-			return nil
-		}
+	old, taken := r.table.Load().Get(p)
+	if taken && sameHandler(old.Value.handler, h) {
+		return nil
 	}
-	rt := newRoute(p, h)
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: caller(2)}), p.Host, leaving, rt)
+	r.swap(old, newRoute(p, h, routes.Caller(1)))
 	return nil
 }
 
@@ -316,20 +311,66 @@ func (r *Router) Remove(pattern string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.table.Load().Get(p)
-	if !ok {
-		return false
+	if ok {
+		r.swap(old, nil)
 	}
-	t, _ := r.table.Load().Without(p)
-	r.publish(t, p.Host, old.Value, nil)
-	return true
+	return ok
+}
+
+// swap puts a route in the place of another of the same pattern. Either may be
+// nil. r.mu is held.
+func (r *Router) swap(old, rt *routes.Route[route]) {
+	from := r.table.Load()
+	var to *routes.Table[route]
+	var host string
+	if rt != nil {
+		to, host = from.With(rt), rt.Pattern.Host()
+		r.use(rt)
+	} else {
+		to, _ = from.Without(old.Pattern)
+		host = old.Pattern.Host()
+	}
+	r.table.Store(to)
+	if old != nil {
+		r.leave(old)
+	}
+	r.tell(from, to, slices.Values([]string{host}))
 }
 
 // Replace makes rs the only routes, all at once, or leaves everything as it
 // was and says all that is wrong. A route whose pattern and handler stay the
 // same keeps its upgraded connections.
 func (r *Router) Replace(rs map[string]http.Handler) error {
-	where := caller(2)
-	list := make([]routes.Route[*route], 0, len(rs))
+	list, err := parseRoutes(rs, routes.Caller(1))
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from := r.table.Load()
+	for i, n := range list {
+		if o, ok := from.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
+			list[i].Route = o
+		}
+	}
+	to, err := routes.New(list)
+	if err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	for o := range routes.Only(to, from) {
+		r.use(o)
+	}
+	r.table.Store(to)
+	for o := range routes.Only(from, to) {
+		r.leave(o)
+	}
+	r.tell(from, to, routes.Differ(from, to))
+	return nil
+}
+
+// parseRoutes returns new routes, or all that is wrong with them.
+func parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given[route], error) {
+	list := make([]routes.Given[route], 0, len(rs))
 	var errs []error
 	for pattern, h := range rs {
 		p, err := parseRoute(pattern, h)
@@ -337,69 +378,28 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 			errs = append(errs, err)
 			continue
 		}
-		list = append(list, routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Spelling: pattern, Where: where})
+		list = append(list, routes.Given[route]{Route: newRoute(p, h, where), Spelling: pattern})
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old := r.table.Load()
-	for i, n := range list {
-		if o, ok := old.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
-			list[i] = *o
-		}
-	}
-	t, err := routes.New(list)
-	if err != nil {
-		return fmt.Errorf("hostproxy: %w", err)
-	}
-	for n := range t.All() {
-		if o, ok := old.Get(n.Pattern); !ok || n.Value != o.Value {
-			r.use(n.Value)
-		}
-	}
-	r.table.Store(t)
-	for o := range old.All() {
-		if n, ok := t.Get(o.Pattern); !ok || n.Value != o.Value {
-			r.leave(o.Value)
-		}
-	}
-	r.tell(old, t, routes.Differ(old, t))
-	return nil
-}
-
-// publish makes t the table, in which a route of a host pattern came in place
-// of one that leaves. Either may be nil. r.mu is held.
-func (r *Router) publish(t *routes.Table[*route], host string, leaving, coming *route) {
-	if coming != nil {
-		r.use(coming)
-	}
-	old := r.table.Swap(t)
-	if leaving != nil {
-		r.leave(leaving)
-	}
-	r.tell(old, t, slices.Values([]string{host}))
+	return list, errors.Join(errs...)
 }
 
 // tell tells the certificates which of some host patterns, whose routes differ
 // between two tables, want one in only one of them. r.mu is held.
-func (r *Router) tell(old, t *routes.Table[*route], differ iter.Seq[string]) {
+func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
 	if r.certs.Manager() == nil {
 		return
 	}
-	if hosts := moved(old, t, differ); len(hosts) > 0 {
+	if hosts := moved(from, to, differ); len(hosts) > 0 {
 		r.certs.Changed(hosts...)
 	}
 }
 
 // moved returns those of some host patterns whose TLS ends here in only one of
 // two tables.
-func moved(old, t *routes.Table[*route], differ iter.Seq[string]) []string {
+func moved(from, to *routes.Table[route], differ iter.Seq[string]) []string {
 	var hosts []string
 	for host := range differ {
-		if terminates(old, host) != terminates(t, host) {
+		if terminates(from, host) != terminates(to, host) {
 			hosts = append(hosts, host)
 		}
 	}
@@ -407,11 +407,11 @@ func moved(old, t *routes.Table[*route], differ iter.Seq[string]) []string {
 }
 
 // use notes that rt is about to be in the table. r.mu is held.
-func (r *Router) use(rt *route) {
-	if isPassthrough(rt.handler) {
+func (r *Router) use(rt *routes.Route[route]) {
+	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(1)
 	}
-	upstreams(rt.handler, func(u *Upstream) {
+	upstreams(rt.Value.handler, func(u *Upstream) {
 		if r.uses == nil {
 			r.uses = make(map[*Upstream]int)
 		}
@@ -422,12 +422,12 @@ func (r *Router) use(rt *route) {
 
 // leave ends rt, which is in the table no more, and the background work of
 // upstreams that no route leads to any longer. r.mu is held.
-func (r *Router) leave(rt *route) {
-	if isPassthrough(rt.handler) {
+func (r *Router) leave(rt *routes.Route[route]) {
+	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(-1)
 	}
-	rt.retire()
-	upstreams(rt.handler, func(u *Upstream) {
+	rt.Value.life.End()
+	upstreams(rt.Value.handler, func(u *Upstream) {
 		if r.uses[u]--; r.uses[u] == 0 {
 			delete(r.uses, u)
 			go r.rest(u) // a hook of its own may be who removes it
@@ -451,7 +451,7 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 	t := r.table.Load()
 	return func(yield func(string, http.Handler) bool) {
 		for o := range t.All() {
-			if !yield(o.Value.pattern, o.Value.handler) {
+			if !yield(o.Pattern.String(), o.Value.handler) {
 				return
 			}
 		}
@@ -477,7 +477,7 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	if rt == nil {
 		return refusal, ""
 	}
-	return rt.Value.handler, rt.Value.pattern
+	return rt.Value.handler, rt.Pattern.String()
 }
 
 // ServeHTTP serves q by the route of its host and path. It sets q.Pattern, so
@@ -500,9 +500,9 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 		refusal.ServeHTTP(forward.Watch(w, x), q)
 		return
 	}
-	q.Pattern = rt.Value.pattern
+	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
-	x.Lives[1] = rt.Value.life
+	x.Lives[1] = &rt.Value.life
 	if rt.Value.upstream != nil {
 		rt.Value.upstream.serve(w, q, x)
 		return
@@ -566,11 +566,11 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	if err != nil || rt == nil || rt.Value.upstream == nil {
 		return serve.Hit{}, false
 	}
-	return serve.Hit{Upstream: rt.Value.upstream.compiled, Pattern: rt.Value.pattern, Life: rt.Value.life}, true
+	return serve.Hit{Upstream: rt.Value.upstream.compiled, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
 }
 
 // route finds the route of q, or the handler that refuses it.
-func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
+func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return nil, forward.Refuse(http.StatusNotImplemented, "http_request_denied")
 	}
@@ -624,8 +624,8 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
-	if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
-		return p, err
+	if fault(h) != nil {
+		return p, checkHandler(fmt.Sprintf("pattern %q", pattern), h)
 	}
 	if pass, ok := h.(*Passthrough); ok {
 		if pass == nil {
@@ -639,13 +639,4 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 // sameHandler compares handlers; those that cannot be compared are different.
 func sameHandler(a, b http.Handler) bool {
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
-}
-
-// caller names the place that called the exported function skip frames up.
-func caller(skip int) string {
-	_, file, line, ok := runtime.Caller(skip)
-	if !ok {
-		return "unknown place"
-	}
-	return fmt.Sprintf("%s:%d", file, line)
 }

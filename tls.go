@@ -207,8 +207,8 @@ type Passthrough struct {
 
 // checkPattern reports why p cannot be the route of a pattern.
 func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
-	if pattern.Path != "" {
-		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host)
+	if pattern.Path() != "" {
+		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host())
 	}
 	host, port, err := net.SplitHostPort(p.Addr)
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
@@ -280,7 +280,7 @@ func (r *Router) passTarget(host string) (certs.Target, bool) {
 	if !ok {
 		return certs.Target{}, false
 	}
-	return certs.Target{Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: rt.Value.life}, true
+	return certs.Target{Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: &rt.Value.life}, true
 }
 
 // passes reports whether any route is a Passthrough.
@@ -299,7 +299,7 @@ func (r *Router) terminated() iter.Seq[string] {
 }
 
 // terminates reports whether t has a route of a host pattern whose TLS ends here.
-func terminates(t *routes.Table[*route], host string) bool {
+func terminates(t *routes.Table[route], host string) bool {
 	o, ok := t.Host(host)
 	return ok && (o == nil || !isPassthrough(o.Value.handler))
 }

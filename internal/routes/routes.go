@@ -199,6 +199,17 @@ func Differ[V any](a, b *Table[V]) iter.Seq[string] {
 	}
 }
 
+// Only yields the routes that a has and b has not, in no order.
+func Only[V any](a, b *Table[V]) iter.Seq[*Route[V]] {
+	return func(yield func(*Route[V]) bool) {
+		for r := range a.Routes() {
+			if o, ok := b.Get(r.Pattern); (!ok || o != r) && !yield(r) {
+				return
+			}
+		}
+	}
+}
+
 // All yields the routes in the order of their patterns, by host and then by path. It sorts them first.
 func (t *Table[V]) All() iter.Seq[*Route[V]] {
 	all := slices.AppendSeq(make([]*Route[V], 0, t.Len()), t.Routes())
