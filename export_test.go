@@ -14,5 +14,6 @@ func Moved(r *Router, f func()) []string {
 	old := r.table.Load()
 	f()
 	t := r.table.Load()
-	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t))))
+	coming, leaving := slices.Collect(routes.Only(t, old)), slices.Collect(routes.Only(old, t))
+	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t, coming, leaving))))
 }

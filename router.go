@@ -348,23 +348,29 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from := r.table.Load()
+	var coming, leaving []*routes.Route[route]
 	for i, n := range list {
 		if o, ok := from.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
 			list[i].Route = o
+		} else {
+			coming = append(coming, n.Route)
 		}
 	}
 	to, err := routes.New(list)
 	if err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
-	for o := range routes.Only(to, from) {
+	if from.Len() > len(list)-len(coming) { // more than those that stay
+		leaving = slices.Collect(routes.Only(from, to))
+	}
+	for _, o := range coming {
 		r.use(o)
 	}
 	r.table.Store(to)
-	for o := range routes.Only(from, to) {
+	for _, o := range leaving {
 		r.leave(o)
 	}
-	r.tell(from, to, routes.Differ(from, to))
+	r.tell(from, to, routes.Differ(from, to, coming, leaving))
 	return nil
 }
 
@@ -381,29 +387,6 @@ func parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given
 		list = append(list, routes.Given[route]{Route: newRoute(p, h, where), Spelling: pattern})
 	}
 	return list, errors.Join(errs...)
-}
-
-// tell tells the certificates which of some host patterns, whose routes differ
-// between two tables, want one in only one of them. r.mu is held.
-func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
-	if r.certs.Manager() == nil {
-		return
-	}
-	if hosts := moved(from, to, differ); len(hosts) > 0 {
-		r.certs.Changed(hosts...)
-	}
-}
-
-// moved returns those of some host patterns whose TLS ends here in only one of
-// two tables.
-func moved(from, to *routes.Table[route], differ iter.Seq[string]) []string {
-	var hosts []string
-	for host := range differ {
-		if terminates(from, host) != terminates(to, host) {
-			hosts = append(hosts, host)
-		}
-	}
-	return hosts
 }
 
 // use notes that rt is about to be in the table. r.mu is held.

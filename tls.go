@@ -304,6 +304,29 @@ func terminates(t *routes.Table[route], host string) bool {
 	return ok && (o == nil || !isPassthrough(o.Value.handler))
 }
 
+// tell tells the certificates which of some host patterns, whose routes differ
+// between two tables, want one in only one of them. r.mu is held.
+func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
+	if r.certs.Manager() == nil {
+		return
+	}
+	if hosts := moved(from, to, differ); len(hosts) > 0 {
+		r.certs.Changed(hosts...)
+	}
+}
+
+// moved returns those of some host patterns whose TLS ends here in only one of
+// two tables.
+func moved(from, to *routes.Table[route], differ iter.Seq[string]) []string {
+	var hosts []string
+	for host := range differ {
+		if terminates(from, host) != terminates(to, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
 func isPassthrough(h http.Handler) bool {
 	_, ok := h.(*Passthrough)
 	return ok

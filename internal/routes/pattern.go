@@ -16,19 +16,19 @@ const maxQuoted = 128
 // Only ParsePattern makes them: a Table relies on their being canonical.
 type Pattern struct {
 	text string // canonical; an IPv6 address is in brackets
-	path int    // where the path begins
+	path int    // where the path begins; negative of that if the host is in brackets
 }
 
 // Host returns a canonical host; "*." and a canonical name, for exactly one label before it; or "*", for any host.
 func (p Pattern) Host() string {
-	if p.text != "" && p.text[0] == '[' {
-		return p.text[1 : p.path-1]
+	if p.path < 0 {
+		return p.text[1 : -p.path-1]
 	}
 	return p.text[:p.path]
 }
 
 // Path returns a path prefix in its escaped form, with a slash at both ends; "" for all paths.
-func (p Pattern) Path() string { return p.text[p.path:] }
+func (p Pattern) Path() string { return p.text[max(p.path, -p.path):] }
 
 // ParsePattern reads a pattern such as api.example.com, *.example.com, * or example.com/api/.
 //
@@ -56,6 +56,7 @@ func ParsePattern(s string) (Pattern, error) {
 	}
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
+		return Pattern{host + path, -len(host)}, nil
 	}
 	return Pattern{host + path, len(host)}, nil
 }

@@ -182,17 +182,28 @@ func (t *Table[V]) Hosts() iter.Seq[string] {
 	}
 }
 
-// Differ yields each host pattern once whose routes differ between two tables, in no order. It may yield patterns whose
-// routes are the same.
-func Differ[V any](a, b *Table[V]) iter.Seq[string] {
+// few is how many routes that changed are sorted by host rather than looking at all hosts.
+const few = 10_000
+
+// Differ yields each host pattern once whose routes differ between two tables, in no order, for the routes that came
+// from one to the other, and those that left. It may yield patterns whose routes are the same.
+func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[string] {
+	if len(coming)+len(leaving) <= few {
+		hosts := make([]string, 0, len(coming)+len(leaving))
+		for _, r := range slices.Concat(coming, leaving) {
+			hosts = append(hosts, r.Pattern.Host())
+		}
+		slices.Sort(hosts)
+		return slices.Values(slices.Compact(hosts))
+	}
 	return func(yield func(string) bool) {
-		for host := range b.Hosts() {
-			if a.site(host) != b.site(host) && !yield(host) {
+		for host := range to.Hosts() {
+			if from.site(host) != to.site(host) && !yield(host) {
 				return
 			}
 		}
-		for host := range a.Hosts() {
-			if b.site(host).empty() && !yield(host) {
+		for host := range from.Hosts() {
+			if to.site(host).empty() && !yield(host) {
 				return
 			}
 		}
