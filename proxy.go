@@ -26,9 +26,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
@@ -122,8 +124,11 @@ func listen(addr string) (net.Listener, error) {
 // Serve stops accepting, lets requests end, closes upgraded connections
 // politely, cuts what is left at DrainTimeout, and returns nil if nothing had
 // to be cut.
+//
+// Several Servers may run one Router, whose certificates, background work and
+// kept connections end with the last of them.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
-	servers, err := s.servers(https, plain)
+	servers, share, err := s.servers(https, plain)
 	if err != nil {
 		for _, ln := range []net.Listener{https, plain} {
 			if ln != nil {
@@ -134,6 +139,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	context.AfterFunc(ctx, share.Deafen)
 	errs := make(chan error, len(servers))
 	for ln, srv := range servers {
 		go func() {
@@ -145,48 +151,47 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	for range servers {
 		all = errors.Join(all, <-errs)
 	}
-	s.Router.closeIdle()
-	if https != nil {
-		all = errors.Join(all, s.Router.Close())
-	}
-	if all != nil {
+	if all = errors.Join(all, s.Router.release(share)); all != nil {
 		return fmt.Errorf("hostproxy: %w", all)
 	}
 	return nil
 }
 
-// servers pairs each listener with what serves it.
-func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, error) {
+// servers pairs each listener with what serves it. The share of s in the
+// Router's certificates is to be released when all of them have ended.
+func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, *certs.Share, error) {
 	switch {
 	case s.Router == nil:
-		return nil, errors.New("hostproxy: Server.Router is nil")
+		return nil, nil, errors.New("hostproxy: Server.Router is nil")
 	case https == nil && plain == nil:
-		return nil, errors.New("hostproxy: Serve needs a listener")
+		return nil, nil, errors.New("hostproxy: Serve needs a listener")
 	}
 	if err := s.check(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	routes := s.server(s.Handler)
+	main := s.server(s.Handler)
 	if s.Handler == nil { // middleware needs http.Request: the full lane
-		routes.Handler, routes.Lane.Route = s.Router, s.Router.hit
+		main.Handler, main.Lane.Route = s.Router, s.Router.hit
 	}
+	share := s.Router.certs.Share()
 	if https == nil {
-		return map[net.Listener]*serve.Server{plain: routes}, nil
+		return map[net.Listener]*serve.Server{plain: main}, share, nil
 	}
 	var plainAddr net.Addr
 	if plain != nil {
 		plainAddr = plain.Addr()
 	}
-	conf, err := s.Router.certs.start(s.Router, https.Addr(), plainAddr)
+	conf, err := share.Listen(https.Addr(), plainAddr, s.Router.certOptions)
 	if err != nil {
-		return nil, err
+		return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
 	}
-	routes.TLS = conf
-	servers := map[net.Listener]*serve.Server{s.Router.carry(https): routes}
+	main.TLS = conf
+	s.Router.carries.Store(true)
+	servers := map[net.Listener]*serve.Server{share.Pass(https, s.Router.passer): main}
 	if plain != nil {
-		servers[plain] = s.server(s.Router.HTTPHandler(nil))
+		servers[plain] = s.server(s.Router.challenges(s.Router.redirects(share.Authority)))
 	}
-	return servers, nil
+	return servers, share, nil
 }
 
 // check returns all that is wrong with the bounds of s and its Router.
@@ -424,7 +429,7 @@ func StatusHandler(r *Router) http.Handler {
 func (r *Router) status() status.Page {
 	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
 	for o := range r.table.Load().All() {
-		p.Routes = append(p.Routes, o.Value.status())
+		p.Routes = append(p.Routes, describe(o))
 	}
 	for c := range r.Certificates() {
 		p.Certificates = append(p.Certificates, r.certificate(c))
@@ -449,8 +454,8 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	return s
 }
 
-func (r *route) status() status.Route {
-	s := status.Route{Pattern: r.pattern, Handler: fmt.Sprintf("%T", r.handler)}
-	upstreams(r.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
+func describe(o *routes.Route[route]) status.Route {
+	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
+	upstreams(o.Value.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
 	return s
 }

@@ -2,19 +2,20 @@ package hostproxy
 
 import (
 	"cmp"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"reflect"
-	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/guard"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -61,7 +62,7 @@ type Router struct {
 	// fault of the client's are logged as warnings.
 	Observe func(*Exchange)
 
-	certs keeper
+	certs certs.Keeper
 
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
@@ -69,9 +70,12 @@ type Router struct {
 	limit     *limit.Rule // nil means no bound
 	limitErr  error
 
-	mu    sync.Mutex                           // serialises writers
-	uses  map[*Upstream]int                    // how many routes lead there; guarded by mu
-	table atomic.Pointer[routes.Table[*route]] // read without mu
+	mu    sync.Mutex                          // serialises writers
+	uses  map[*Upstream]int                   // how many routes lead there; guarded by mu
+	table atomic.Pointer[routes.Table[route]] // read without mu
+
+	passing atomic.Int64 // routes that are a Passthrough
+	carries atomic.Bool  // a listener of ours has carried Passthrough connections
 }
 
 // limits returns the rule of r.RateLimit, nil without one.
@@ -199,16 +203,22 @@ func checkNext(outer string, next http.Handler) error {
 
 // checkHandler checks a handler that is used as name.
 func checkHandler(name string, h http.Handler) error {
+	switch err := fault(h); {
+	case err == errNil:
+		return fmt.Errorf("hostproxy: %s: %w", name, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// fault returns what is wrong with a handler.
+func fault(h http.Handler) error {
 	if h == nil {
-		return fmt.Errorf("hostproxy: %s: %w", name, errNil)
+		return errNil
 	}
 	if c, ok := h.(interface{ check() error }); ok {
-		switch err := c.check(); {
-		case err == errNil:
-			return fmt.Errorf("hostproxy: %s: %w", name, err)
-		case err != nil:
-			return fmt.Errorf("%s: %w", name, err)
-		}
+		return c.check()
 	}
 	return nil
 }
@@ -247,37 +257,31 @@ func upstreams(h http.Handler, f func(*Upstream)) {
 
 // A route is what the table holds for a pattern.
 type route struct {
-	pattern  string
 	handler  http.Handler
-	upstream *Upstream // handler, if it is one
-	life     context.Context
-	retire   context.CancelFunc // ends life
+	upstream *Upstream   // handler, if it is one
+	life     routes.Life // ends when the route leaves the table
 }
 
-func newRoute(p routes.Pattern, h http.Handler) *route {
-	life, retire := context.WithCancel(context.Background())
+func newRoute(p routes.Pattern, h http.Handler, where routes.Place) *routes.Route[route] {
 	u, _ := h.(*Upstream)
-	return &route{pattern: p.String(), handler: h, upstream: u, life: life, retire: retire}
+	return &routes.Route[route]{Pattern: p, Value: route{handler: h, upstream: u}, Where: where}
 }
 
 // Handle adds a route. It panics if the pattern is invalid or taken, naming
 // both places; Set is its twin that returns an error.
 func (r *Router) Handle(pattern string, h http.Handler) {
-	where := caller(2)
+	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
 	if err != nil {
 		panic(fmt.Sprintf("%v (registered at %s)", err, where))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.table.Load()
-	if old, taken := t.Get(p); taken {
+	if old, taken := r.table.Load().Get(p); taken {
 		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) is taken by %q (registered at %s)",
 			pattern, where, old.Pattern, old.Where))
 	}
-	rt := newRoute(p, h)
-	r.use(rt)
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: where}))
+	r.swap(nil, newRoute(p, h, where))
 }
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
@@ -290,17 +294,11 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.table.Load()
-	old, taken := t.Get(p)
+	old, taken := r.table.Load().Get(p)
 	if taken && sameHandler(old.Value.handler, h) {
 		return nil
 	}
-	rt := newRoute(p, h)
-	r.use(rt)
-	r.publish(t.With(routes.Route[*route]{Pattern: p, Value: rt, Where: caller(2)}))
-	if taken {
-		r.leave(old.Value)
-	}
+	r.swap(old, newRoute(p, h, routes.Caller(1)))
 	return nil
 }
 
@@ -314,21 +312,72 @@ func (r *Router) Remove(pattern string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.table.Load().Get(p)
-	if !ok {
-		return false
+	if ok {
+		r.swap(old, nil)
 	}
-	t, _ := r.table.Load().Without(p)
-	r.publish(t)
-	r.leave(old.Value)
-	return true
+	return ok
+}
+
+// swap puts a route in the place of another of the same pattern. Either may be
+// nil. r.mu is held.
+func (r *Router) swap(old, rt *routes.Route[route]) {
+	from := r.table.Load()
+	var to *routes.Table[route]
+	var host string
+	if rt != nil {
+		to, host = from.With(rt), rt.Pattern.Host()
+		r.use(rt)
+	} else {
+		to, _ = from.Without(old.Pattern)
+		host = old.Pattern.Host()
+	}
+	r.table.Store(to)
+	if old != nil {
+		r.leave(old)
+	}
+	r.tell(from, to, slices.Values([]string{host}))
 }
 
 // Replace makes rs the only routes, all at once, or leaves everything as it
 // was and says all that is wrong. A route whose pattern and handler stay the
 // same keeps its upgraded connections.
 func (r *Router) Replace(rs map[string]http.Handler) error {
-	where := caller(2)
-	list := make([]routes.Route[*route], 0, len(rs))
+	list, err := parseRoutes(rs, routes.Caller(1))
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from := r.table.Load()
+	var coming, leaving []*routes.Route[route]
+	for i, n := range list {
+		if o, ok := from.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
+			list[i].Route = o
+		} else {
+			coming = append(coming, n.Route)
+		}
+	}
+	to, err := routes.New(list)
+	if err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	if from.Len() > len(list)-len(coming) { // more than those that stay
+		leaving = slices.Collect(routes.Only(from, to))
+	}
+	for _, o := range coming {
+		r.use(o)
+	}
+	r.table.Store(to)
+	for _, o := range leaving {
+		r.leave(o)
+	}
+	r.tell(from, to, routes.Differ(from, to, coming, leaving))
+	return nil
+}
+
+// parseRoutes returns new routes, or all that is wrong with them.
+func parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given[route], error) {
+	list := make([]routes.Given[route], 0, len(rs))
 	var errs []error
 	for pattern, h := range rs {
 		p, err := parseRoute(pattern, h)
@@ -336,41 +385,17 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 			errs = append(errs, err)
 			continue
 		}
-		list = append(list, routes.Route[*route]{Pattern: p, Value: newRoute(p, h), Spelling: pattern, Where: where})
+		list = append(list, routes.Given[route]{Route: newRoute(p, h, where), Spelling: pattern})
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old := r.table.Load()
-	for i, n := range list {
-		if o, ok := old.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
-			list[i] = *o
-		}
-	}
-	t, err := routes.New(list)
-	if err != nil {
-		return fmt.Errorf("hostproxy: %w", err)
-	}
-	for n := range t.All() {
-		if o, ok := old.Get(n.Pattern); !ok || n.Value != o.Value {
-			r.use(n.Value)
-		}
-	}
-	r.publish(t)
-	for o := range old.All() {
-		if n, ok := t.Get(o.Pattern); !ok || n.Value != o.Value {
-			r.leave(o.Value)
-		}
-	}
-	return nil
+	return list, errors.Join(errs...)
 }
 
 // use notes that rt is about to be in the table. r.mu is held.
-func (r *Router) use(rt *route) {
-	upstreams(rt.handler, func(u *Upstream) {
+func (r *Router) use(rt *routes.Route[route]) {
+	if isPassthrough(rt.Value.handler) {
+		r.passing.Add(1)
+	}
+	upstreams(rt.Value.handler, func(u *Upstream) {
 		if r.uses == nil {
 			r.uses = make(map[*Upstream]int)
 		}
@@ -379,11 +404,14 @@ func (r *Router) use(rt *route) {
 	})
 }
 
-// leave ends rt, which is in the table no more, and what goes on in the
-// background for upstreams that no route leads to any longer. r.mu is held.
-func (r *Router) leave(rt *route) {
-	rt.retire()
-	upstreams(rt.handler, func(u *Upstream) {
+// leave ends rt, which is in the table no more, and the background work of
+// upstreams that no route leads to any longer. r.mu is held.
+func (r *Router) leave(rt *routes.Route[route]) {
+	if isPassthrough(rt.Value.handler) {
+		r.passing.Add(-1)
+	}
+	rt.Value.life.End()
+	upstreams(rt.Value.handler, func(u *Upstream) {
 		if r.uses[u]--; r.uses[u] == 0 {
 			delete(r.uses, u)
 			go r.rest(u) // a hook of its own may be who removes it
@@ -407,23 +435,21 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 	t := r.table.Load()
 	return func(yield func(string, http.Handler) bool) {
 		for o := range t.All() {
-			if !yield(o.Value.pattern, o.Value.handler) {
+			if !yield(o.Pattern.String(), o.Value.handler) {
 				return
 			}
 		}
 	}
 }
 
-// publish makes t the table. r.mu is held.
-func (r *Router) publish(t *routes.Table[*route]) {
-	r.table.Store(t)
-	r.certs.routesChanged(r)
-}
-
-// closeIdle closes the kept connections to the targets of all routes.
+// closeIdle closes the kept connections to the targets of all routes, and ends
+// the background work for them.
 func (r *Router) closeIdle() {
-	for rt := range r.table.Load().All() {
-		upstreams(rt.Value.handler, func(u *Upstream) { u.compiled.CloseIdle() }) // registration compiled it
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.uses))
+	r.mu.Unlock()
+	for _, u := range all {
+		u.compiled.CloseIdle() // registration compiled it
 	}
 }
 
@@ -435,7 +461,7 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	if rt == nil {
 		return refusal, ""
 	}
-	return rt.Value.handler, rt.Value.pattern
+	return rt.Value.handler, rt.Pattern.String()
 }
 
 // ServeHTTP serves q by the route of its host and path. It sets q.Pattern, so
@@ -458,9 +484,9 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 		refusal.ServeHTTP(forward.Watch(w, x), q)
 		return
 	}
-	q.Pattern = rt.Value.pattern
+	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
-	x.Lives[1] = rt.Value.life
+	x.Lives[1] = &rt.Value.life
 	if rt.Value.upstream != nil {
 		rt.Value.upstream.serve(w, q, x)
 		return
@@ -517,18 +543,18 @@ func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return se
 //
 // Hot path: one atomic load, no locks, no allocation.
 func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
-	if state != nil && !r.certs.belongs(state.ServerName, host) {
+	if state != nil && !r.certs.Belongs(state.ServerName, host) {
 		return serve.Hit{}, false
 	}
 	rt, err := r.table.Load().Lookup(host, path)
 	if err != nil || rt == nil || rt.Value.upstream == nil {
 		return serve.Hit{}, false
 	}
-	return serve.Hit{Upstream: rt.Value.upstream.compiled, Pattern: rt.Value.pattern, Life: rt.Value.life}, true
+	return serve.Hit{Upstream: rt.Value.upstream.compiled, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
 }
 
 // route finds the route of q, or the handler that refuses it.
-func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
+func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return nil, forward.Refuse(http.StatusNotImplemented, "http_request_denied")
 	}
@@ -536,7 +562,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
 	if err != nil {
 		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
 	}
-	if q.TLS != nil && !r.certs.belongs(q.TLS.ServerName, host) {
+	if q.TLS != nil && !r.certs.Belongs(q.TLS.ServerName, host) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
 	}
 	rt, err := r.table.Load().Lookup(host, q.URL.EscapedPath())
@@ -551,23 +577,6 @@ func (r *Router) route(q *http.Request) (*routes.Route[*route], http.Handler) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "destination_not_found")
 	}
 	return nil, forward.Refuse(http.StatusNotFound, "destination_not_found")
-}
-
-// hosts yields each host pattern once, wildcards and * included.
-func (r *Router) hosts() iter.Seq[string] {
-	t := r.table.Load()
-	return func(yield func(string) bool) {
-		last := ""
-		for o := range t.All() {
-			if o.Pattern.Host == last {
-				continue
-			}
-			last = o.Pattern.Host
-			if !yield(last) {
-				return
-			}
-		}
-	}
 }
 
 // knows reports whether any route serves the canonical host.
@@ -599,8 +608,8 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
-	if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
-		return p, err
+	if fault(h) != nil {
+		return p, checkHandler(fmt.Sprintf("pattern %q", pattern), h)
 	}
 	if pass, ok := h.(*Passthrough); ok {
 		if pass == nil {
@@ -614,13 +623,4 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 // sameHandler compares handlers; those that cannot be compared are different.
 func sameHandler(a, b http.Handler) bool {
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
-}
-
-// caller names the place that called the exported function skip frames up.
-func caller(skip int) string {
-	_, file, line, ok := runtime.Caller(skip)
-	if !ok {
-		return "unknown place"
-	}
-	return fmt.Sprintf("%s:%d", file, line)
 }

@@ -215,3 +215,32 @@ func ExampleRouter() {
 	fmt.Println(pattern)
 	// Output: api.example.com
 }
+
+func TestOnlyHostsWhoseTLSBeginsOrEndsHereAreTold(t *testing.T) {
+	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
+	var r hostproxy.Router
+	for _, c := range []struct {
+		what   string
+		change func()
+		want   []string
+	}{
+		{"a new host", func() { r.Handle("a.test/x", says("x")) }, []string{"a.test"}},
+		{"another path of it", func() { r.Handle("a.test/y", says("y")) }, nil},
+		{"another handler", func() { _ = r.Set("a.test/y", says("z")) }, nil},
+		{"a Passthrough of a host with paths", func() { _ = r.Set("a.test", elsewhere) }, []string{"a.test"}},
+		{"another Passthrough", func() { _ = r.Set("a.test", &hostproxy.Passthrough{Addr: "127.0.0.1:2"}) }, nil},
+		{"a Passthrough of a new host", func() { _ = r.Set("b.test", elsewhere) }, nil},
+		{"no Passthrough any more", func() { r.Remove("a.test") }, []string{"a.test"}},
+		{"a path less", func() { r.Remove("a.test/x") }, nil},
+		{"the last path less", func() { r.Remove("a.test/y") }, []string{"a.test"}},
+		{"all at once", func() {
+			_ = r.Replace(map[string]http.Handler{"b.test": says("b"), "c.test/1": says("1"), "c.test/2": says("2"), "d.test": elsewhere, "*.e.test": says("e"), "*": says("*")})
+		}, []string{"*", "*.e.test", "b.test", "c.test"}},
+		{"all at once, the same hosts", func() {
+			_ = r.Replace(map[string]http.Handler{"b.test/p": says("b"), "c.test": says("c"), "d.test/p": says("d"), "d.test": elsewhere, "*.e.test": says("e"), "*": says("*")})
+		}, nil},
+		{"all gone", func() { _ = r.Replace(nil) }, []string{"*", "*.e.test", "b.test", "c.test"}},
+	} {
+		assert.Equal(t, c.want, hostproxy.Moved(&r, c.change), c.what)
+	}
+}

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -283,8 +282,8 @@ type Passthrough struct {
 
 // checkPattern reports why p cannot be the route of a pattern.
 func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
-	if pattern.Path != "" {
-		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host)
+	if pattern.Path() != "" {
+		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host())
 	}
 	host, port, err := net.SplitHostPort(p.Addr)
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
@@ -349,27 +348,16 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 // Wrap is Listen on a listener that is open already, for instance an inherited
 // one. Closing the result closes ln; an error leaves it open.
 func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
-	conf, err := r.certs.start(r, ln.Addr(), nil)
+	conf, err := r.certs.Listening(ln.Addr(), r.certOptions)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 	}
-	return tls.NewListener(r.pass(ln), conf), nil
+	r.carries.Store(true)
+	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
 }
 
-// carry returns ln, for a Server, with the connections of Passthrough routes
-// carried to their targets. They stay the Server's.
-func (r *Router) carry(ln net.Listener) net.Listener {
-	r.certs.carries.Store(true)
-	return r.passer().Listener(ln)
-}
-
-// pass returns ln with the connections of Passthrough routes carried to their
-// targets. The server above it does the TLS of the others.
-func (r *Router) pass(ln net.Listener) net.Listener {
-	r.certs.carries.Store(true)
-	return r.certs.Pass(ln, r.passer)
-}
-
+// passer carries the connections of Passthrough routes to their targets. The
+// server above it does the TLS of the others.
 func (r *Router) passer() *certs.Passer { return certs.NewPasser(r.passTarget, r.passes, r.logger()) }
 
 func (r *Router) passTarget(host string) (certs.Target, bool) {
@@ -381,60 +369,51 @@ func (r *Router) passTarget(host string) (certs.Target, bool) {
 	if !ok {
 		return certs.Target{}, false
 	}
-	return certs.Target{Pattern: rt.Value.pattern, Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: rt.Value.life}, true
+	return certs.Target{Pattern: rt.Pattern.String(), Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: &rt.Value.life}, true
 }
 
-// passes reports whether any route is a Passthrough. It looks once per table.
-func (r *Router) passes() bool {
-	t := r.table.Load()
-	if seen := r.certs.seen.Load(); seen != nil && seen.table == t {
-		return seen.passes
-	}
-	seen := &passScan{table: t}
-	for o := range t.All() {
-		if seen.passes = isPassthrough(o.Value.handler); seen.passes {
-			break
-		}
-	}
-	r.certs.seen.Store(seen)
-	return seen.passes
-}
-
-// A passScan is whether a table has a Passthrough.
-type passScan struct {
-	table  *routes.Table[*route]
-	passes bool
-}
+// passes reports whether any route is a Passthrough.
+func (r *Router) passes() bool { return r.passing.Load() > 0 }
 
 // terminated yields the host patterns whose TLS ends here.
 func (r *Router) terminated() iter.Seq[string] {
 	t := r.table.Load()
 	return func(yield func(string) bool) {
-		for host := range r.hosts() {
-			if p, err := routes.ParsePattern(host); err == nil {
-				if rt, ok := t.Get(p); ok && isPassthrough(rt.Value.handler) {
-					continue
-				}
-			}
-			if !yield(host) {
+		for host := range t.Hosts() {
+			if terminates(t, host) && !yield(host) {
 				return
 			}
 		}
 	}
 }
 
-// wants reports whether a host pattern is that of a route whose TLS ends here.
-func (r *Router) wants(host string) bool {
-	t := r.table.Load()
-	if !t.HasHost(host) {
-		return false
+// terminates reports whether t has a route of a host pattern whose TLS ends here.
+func terminates(t *routes.Table[route], host string) bool {
+	o, ok := t.Host(host)
+	return ok && (o == nil || !isPassthrough(o.Value.handler))
+}
+
+// tell tells the certificates which of some host patterns, whose routes differ
+// between two tables, want one in only one of them. r.mu is held.
+func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
+	if r.certs.Manager() == nil {
+		return
 	}
-	p, err := routes.ParsePattern(host)
-	if err != nil {
-		return true
+	if hosts := moved(from, to, differ); len(hosts) > 0 {
+		r.certs.Changed(hosts...)
 	}
-	rt, ok := t.Get(p)
-	return !ok || !isPassthrough(rt.Value.handler)
+}
+
+// moved returns those of some host patterns whose TLS ends here in only one of
+// two tables.
+func moved(from, to *routes.Table[route], differ iter.Seq[string]) []string {
+	var hosts []string
+	for host := range differ {
+		if terminates(from, host) != terminates(to, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
 }
 
 func isPassthrough(h http.Handler) bool {
@@ -452,7 +431,7 @@ func isPassthrough(h http.Handler) bool {
 // Certificates are asked for from the first handshake on, or soon after. The
 // server limits the time of the handshake, as for Listen.
 func (r *Router) TLSConfig() (*tls.Config, error) {
-	if !r.certs.carries.Load() {
+	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
 			return nil, fmt.Errorf("hostproxy: TLSConfig: %w", certs.PassError{Pattern: pattern})
 		}
@@ -462,7 +441,7 @@ func (r *Router) TLSConfig() (*tls.Config, error) {
 		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 	}
 	return certs.RefusePassed(conf, r.passTarget, func(err certs.PassError) {
-		if !r.certs.carries.Load() {
+		if !r.carries.Load() {
 			r.logger().Error("handshake refused", "cause", err)
 		}
 	}), nil
@@ -473,7 +452,7 @@ func (r *Router) TLSConfig() (*tls.Config, error) {
 func (r *Router) firstPassthrough() string {
 	for o := range r.table.Load().All() {
 		if isPassthrough(o.Value.handler) {
-			return o.Value.pattern
+			return o.Pattern.String()
 		}
 	}
 	return ""
@@ -485,8 +464,13 @@ func (r *Router) firstPassthrough() string {
 func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
 	r.certs.AnswerHTTP()
 	if fallback == nil {
-		fallback = http.HandlerFunc(r.redirectToHTTPS)
+		fallback = r.redirects(r.certs.Authority)
 	}
+	return r.challenges(fallback)
+}
+
+// challenges answers ACME challenges and leaves the rest to fallback.
+func (r *Router) challenges(fallback http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		host, err := hostname.Canonical(q.Host)
 		if err == nil && r.certs.Answer(w, q, host) {
@@ -496,25 +480,29 @@ func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
 	})
 }
 
-func (r *Router) redirectToHTTPS(w http.ResponseWriter, q *http.Request) {
-	host, port, err := hostname.Split(q.Host)
-	switch {
-	case err != nil:
-		forward.Reply(w, q, http.StatusBadRequest, "http_request_error")
-		return
-	case q.Method == http.MethodConnect:
-		forward.Reply(w, q, http.StatusNotImplemented, "http_request_denied")
-		return
-	case !r.knows(host):
-		forward.Reply(w, q, http.StatusNotFound, "destination_not_found")
-		return
-	}
-	uri := q.URL.RequestURI()
-	if !strings.HasPrefix(uri, "/") { // OPTIONS *
-		uri = "/"
-	}
-	w.Header().Set("Location", "https://"+r.certs.Authority(q, host, port)+uri)
-	w.WriteHeader(http.StatusPermanentRedirect)
+// redirects redirects hosts of a route to HTTPS. authority says where a host
+// is reached by a client of a plain request that came to port, "" for 80.
+func (r *Router) redirects(authority func(q *http.Request, host, port string) string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		host, port, err := hostname.Split(q.Host)
+		switch {
+		case err != nil:
+			forward.Reply(w, q, http.StatusBadRequest, "http_request_error")
+			return
+		case q.Method == http.MethodConnect:
+			forward.Reply(w, q, http.StatusNotImplemented, "http_request_denied")
+			return
+		case !r.knows(host):
+			forward.Reply(w, q, http.StatusNotFound, "destination_not_found")
+			return
+		}
+		uri := q.URL.RequestURI()
+		if !strings.HasPrefix(uri, "/") { // OPTIONS *
+			uri = "/"
+		}
+		w.Header().Set("Location", "https://"+authority(q, host, port)+uri)
+		w.WriteHeader(http.StatusPermanentRedirect)
+	})
 }
 
 // Certificates returns how the certificates of r's hosts are doing now, sorted
@@ -615,43 +603,28 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 }
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
-// locks; what is in memory is still served. It closes the kept connections to
-// the targets of all routes and ends what goes on for them in the background,
-// which the next request begins anew. It may be called more than once.
+// locks. It closes the kept connections to the targets of all routes and ends
+// their background work, which the next request begins anew. It may be called
+// more than once.
+//
+// Servers on r do that by themselves when the last of them ends, so Close is
+// for programs that use Listen, TLSConfig or r as a handler. It may be called
+// while Servers run: they go on with the certificates that are in memory. The
+// next Listen, TLSConfig or Serve begins the upkeep anew.
 func (r *Router) Close() error {
 	r.closeIdle()
-	if err := r.certs.Close(); err != nil {
+	return closed(r.certs.Close())
+}
+
+// release ends the share of a Server that has ended.
+func (r *Router) release(s *certs.Share) error { return closed(s.Release(r.closeIdle)) }
+
+func closed(err error) error {
+	if err != nil {
 		return fmt.Errorf("hostproxy: certificates: %w", err)
 	}
 	return nil
 }
-
-// A keeper is a Router's certificates. The zero value has none and costs none.
-type keeper struct {
-	certs.Keeper
-
-	seen    atomic.Pointer[passScan]
-	carries atomic.Bool // a listener of ours has carried Passthrough connections
-}
-
-// routesChanged says that the Router has other hosts now. It is cheap.
-func (k *keeper) routesChanged(*Router) { k.Changed() }
-
-// start brings the certificates up for open listeners; plain may be nil. The
-// error says all that is wrong with r.TLS.
-func (k *keeper) start(r *Router, https, plain net.Addr) (*tls.Config, error) {
-	conf, err := k.Listening(https, plain, r.certOptions)
-	if err != nil {
-		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
-	}
-	return conf, nil
-}
-
-// belongs reports whether a connection with that SNI may carry requests for a
-// canonical host.
-//
-// Hot path: one atomic load, no locks, no allocation.
-func (k *keeper) belongs(sni, host string) bool { return k.Belongs(sni, host) }
 
 // certOptions translates r.TLS. What is wrong with it certs.New says.
 func (r *Router) certOptions() certs.Options {
@@ -659,7 +632,7 @@ func (r *Router) certOptions() certs.Options {
 	give := templates{dns: t.DNS}
 	o := certs.Options{
 		Hosts:        r.terminated,
-		Wants:        r.wants,
+		Wants:        func(pattern string) bool { return terminates(r.table.Load(), pattern) },
 		Knows:        r.knows,
 		Storage:      t.Storage,
 		DisableARI:   t.DisableARI,

@@ -236,7 +236,7 @@ func TestTheStatusOfAFailedHostSaysWhatToDo(t *testing.T) {
 	assert.Equal(t, 1, c.Attempts)
 	assert.True(t, c.NextTry.After(time.Now()))
 	assert.NotContains(t, c.Error, "\n")
-	assert.Contains(t, c.Error, "no; never")
+	assert.Contains(t, c.Error, "no never")
 	assert.Contains(t, c.Check, "dig +short a.example.com")
 	assert.NotContains(t, w.Body.String(), "0001-01-01")
 }
@@ -870,4 +870,42 @@ func echConfig(id byte, public []byte, name string) []byte {
 	body = append(body, 0, 4, 0, 1, 0, 1, 32, byte(len(name)))
 	body = append(append(body, name...), 0, 0)
 	return append(binary.BigEndian.AppendUint16([]byte{0xfe, 0x0d}, uint16(len(body))), body...)
+}
+
+func TestCertificatesFollowEachKindOfChange(t *testing.T) {
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.Handle("a.localhost/x", named("a"))
+	proxytest.Start(t, &hostproxy.Server{Router: &r})
+	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
+	for _, c := range []struct {
+		what   string
+		change func() error
+		want   []string
+	}{
+		{"the routes at the start", func() error { return nil }, []string{"a.localhost"}},
+		{"Set of a new host", func() error { return r.Set("b.localhost", named("b")) }, []string{"a.localhost", "b.localhost"}},
+		{"Set of a Passthrough", func() error { return r.Set("a.localhost", elsewhere) }, []string{"b.localhost"}},
+		{"Set of something else again", func() error { return r.Set("a.localhost", named("a")) }, []string{"a.localhost", "b.localhost"}},
+		{"Remove of one of two routes", func() error { r.Remove("a.localhost"); return nil }, []string{"a.localhost", "b.localhost"}},
+		{"Remove of the last route", func() error { r.Remove("a.localhost/x"); return nil }, []string{"b.localhost"}},
+		{"Replace", func() error {
+			return r.Replace(map[string]http.Handler{"c.localhost": named("c"), "c.localhost/y": named("y"), "d.localhost": elsewhere, "b.localhost": named("b")})
+		}, []string{"b.localhost", "c.localhost"}},
+		{"Replace to and from a Passthrough", func() error {
+			return r.Replace(map[string]http.Handler{"c.localhost": elsewhere, "c.localhost/y": named("y"), "d.localhost": named("d")})
+		}, []string{"d.localhost"}},
+		{"Replace by nothing", func() error { return r.Replace(nil) }, nil},
+	} {
+		require.NoError(t, c.change(), c.what)
+		proxytest.Eventually(t, c.what, func() bool {
+			var got []string
+			for s := range r.Certificates() {
+				if s.State == "valid" {
+					got = append(got, s.Host)
+				}
+			}
+			return slices.Equal(c.want, got)
+		})
+	}
 }

@@ -167,3 +167,6 @@ func (m *Manager) HoldOrders() {
 	defer q.mu.Unlock()
 	q.width = 0
 }
+
+// OffersHTTP reports whether m offers HTTP-01 to CAs.
+func (m *Manager) OffersHTTP() bool { return m.http.Load() }

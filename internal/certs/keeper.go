@@ -1,12 +1,9 @@
 package certs
 
 import (
-	"cmp"
 	"crypto/tls"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,64 +18,68 @@ const openingTime = 2 * time.Second
 type Keeper struct {
 	manager atomic.Pointer[Manager]
 	realms  atomic.Pointer[Realms]
-	http    atomic.Bool  // HTTP-01 can be answered
-	https   atomic.Int32 // port of the HTTPS listener; 0 if not known
+	ports   ports
 
-	mu     sync.Mutex // serialises opening and closing
-	config *tls.Config
-	passer *Passer // nil until a listener asks for one
+	mu      sync.Mutex // serialises opening and closing
+	config  *tls.Config
+	passer  *Passer // of listeners without a Share; nil until one asks for it
+	epoch   int     // how often Close was called
+	shares  int     // Shares not released that began or listened after the last Close
+	running int     // Shares not released
+	held    bool    // a listener without a Share may be open
 }
 
 // Manager returns the Manager, nil if the Keeper is not open.
 func (k *Keeper) Manager() *Manager { return k.manager.Load() }
 
-// Changed says that the routes have changed. It is cheap.
-func (k *Keeper) Changed() {
+// Changed says that the routes of these host patterns have changed: Wants
+// answers something else. Without hosts, any may have changed. It does not
+// block, and costs what changed.
+func (k *Keeper) Changed(hosts ...string) {
 	if m := k.manager.Load(); m != nil {
-		m.Changed()
+		m.Changed(hosts...)
 	}
 }
 
-// Listening opens the Keeper for open listeners, with the addresses of the one
-// for HTTPS and the one for challenges, which may be nil. options is called if it
-// is not open yet.
-func (k *Keeper) Listening(https, plain net.Addr, options func() Options) (*tls.Config, error) {
-	if a, ok := https.(*net.TCPAddr); ok {
-		k.https.Store(int32(a.Port))
-	}
-	if plain != nil {
-		k.AnswerHTTP()
-	}
-	return k.open(0, options)
+// Listening opens the Keeper until Close for an open listener for HTTPS that
+// belongs to no Share. options is called if the Keeper is not open yet.
+func (k *Keeper) Listening(https net.Addr, options func() Options) (*tls.Config, error) {
+	k.ports.hold(https)
+	return k.hold(0, options)
 }
 
-// TLSConfig opens the Keeper for a listener that is about to open.
+// TLSConfig is Listening for a listener that is about to open.
 func (k *Keeper) TLSConfig(options func() Options) (*tls.Config, error) {
-	return k.open(openingTime, options)
+	return k.hold(openingTime, options)
 }
 
-func (k *Keeper) open(grace time.Duration, options func() Options) (*tls.Config, error) {
+func (k *Keeper) hold(grace time.Duration, options func() Options) (*tls.Config, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	conf, err := k.open(grace, options)
+	k.held = k.held || err == nil
+	return conf, err
+}
+
+// open makes a Manager if there is none. k.mu is held.
+func (k *Keeper) open(grace time.Duration, options func() Options) (*tls.Config, error) {
 	m := k.manager.Load()
 	if m == nil {
 		var err error
 		if m, err = New(options()); err != nil {
 			return nil, err
 		}
-		if k.http.Load() {
-			m.AnswerHTTP()
-		}
 		k.config = m.TLSConfig()
 		k.realms.Store(m.realms)
 		k.manager.Store(m)
+		k.answer()
 	}
 	m.Start(grace)
 	return k.config.Clone(), nil
 }
 
-// Pass returns ln with some hosts' connections carried elsewhere, by the Passer
-// that open makes if there is none yet.
+// Pass returns ln, a listener without a Share, with some hosts' connections
+// carried elsewhere, by the Passer that open makes if there is none yet.
 func (k *Keeper) Pass(ln net.Listener, open func() *Passer) net.Listener {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -88,11 +89,21 @@ func (k *Keeper) Pass(ln net.Listener, open func() *Passer) net.Listener {
 	return k.passer.Listener(ln)
 }
 
-// AnswerHTTP says that HTTP-01 challenges reach Answer.
+// AnswerHTTP says that from now on HTTP-01 challenges reach Answer, by a
+// listener of the program.
 func (k *Keeper) AnswerHTTP() {
-	k.http.Store(true)
+	k.ports.mu.Lock()
+	k.ports.program = true
+	k.ports.mu.Unlock()
+	k.answer()
+}
+
+// answer tells the Manager whether HTTP-01 can be answered.
+func (k *Keeper) answer() {
+	k.ports.mu.Lock()
+	defer k.ports.mu.Unlock()
 	if m := k.manager.Load(); m != nil {
-		m.AnswerHTTP()
+		m.http.Store(k.ports.hears())
 	}
 }
 
@@ -110,24 +121,16 @@ func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) boo
 // Hot path: one atomic load, no locks, no allocation.
 func (k *Keeper) Belongs(sni, host string) bool { return k.realms.Load().Same(sni, host) }
 
-// Authority returns host as the client of a plain request, who came to port, ""
-// for 80, reaches it over HTTPS. A client who came to the very port that we
-// listen on finds our HTTPS port as it is; before a client who came to another
-// somebody translates, and HTTPS is where it belongs.
+// Authority returns host as the client of a plain request, which came to port,
+// "" for 80, reaches it over HTTPS. The request came to a listener of the
+// program; those of a Share have an Authority of their own.
 func (k *Keeper) Authority(q *http.Request, host, port string) string {
-	https := int(k.https.Load())
-	if a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok &&
-		https != 0 && https != 443 && cmp.Or(port, "80") == strconv.Itoa(a.Port) {
-		return net.JoinHostPort(host, strconv.Itoa(https))
-	}
-	if strings.Contains(host, ":") {
-		return "[" + host + "]"
-	}
-	return host
+	return httpsAuthority(q, host, port, int(k.ports.https.Load()))
 }
 
-// Close closes the Manager, and cuts what is carried elsewhere. The next use
-// opens another.
+// Close closes the Manager regardless of Shares, whose listeners then serve
+// what is in memory, and cuts what listeners without a Share carry elsewhere.
+// The next use opens another Manager.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -135,6 +138,13 @@ func (k *Keeper) Close() error {
 		k.passer.Close()
 		k.passer = nil
 	}
+	k.epoch++
+	k.shares, k.held = 0, false
+	return k.shut()
+}
+
+// shut closes the Manager, if there is one. k.mu is held.
+func (k *Keeper) shut() error {
 	m := k.manager.Swap(nil)
 	if m == nil {
 		return nil

@@ -12,16 +12,15 @@ import (
 const many = 4096
 
 // hostRoutes returns routes for n hosts, as New wants them.
-func hostRoutes(n int, format string) []routes.Route[string] {
-	rs := make([]routes.Route[string], n)
+func hostRoutes(t testing.TB, n int, format string) []routes.Given[string] {
+	rs := make([]routes.Given[string], n)
 	for i := range rs {
-		host := fmt.Sprintf(format, i)
-		rs[i] = routes.Route[string]{Pattern: routes.Pattern{Host: host}, Value: host}
+		rs[i] = newRoute(t, fmt.Sprintf(format, i))
 	}
 	return rs
 }
 
-func build(b *testing.B, rs []routes.Route[string]) *routes.Table[string] {
+func build(b *testing.B, rs []routes.Given[string]) *routes.Table[string] {
 	b.Helper()
 	table, err := routes.New(rs)
 	if err != nil {
@@ -32,8 +31,8 @@ func build(b *testing.B, rs []routes.Route[string]) *routes.Table[string] {
 
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{1, 100, 10_000, 100_000, 1_000_000} {
-		exact := build(b, hostRoutes(n, "tenant-%d.apps.example.com"))
-		wild := build(b, append(hostRoutes(n, "*.tenant-%d.example.com"), hostRoutes(n, "tenant-%d.apps.example.com")...))
+		exact := build(b, hostRoutes(b, n, "tenant-%d.apps.example.com"))
+		wild := build(b, append(hostRoutes(b, n, "*.tenant-%d.example.com"), hostRoutes(b, n, "tenant-%d.apps.example.com")...))
 		for _, c := range []struct {
 			result, format string
 			table          *routes.Table[string]
@@ -61,9 +60,9 @@ func BenchmarkLookup(b *testing.B) {
 
 func BenchmarkLookupPath(b *testing.B) {
 	for _, n := range []int{1, 10, 1000} {
-		rs := hostRoutes(1, "example.com")
+		rs := []routes.Given[string]{newRoute(b, "example.com")}
 		for i := range n {
-			rs = append(rs, routes.Route[string]{Pattern: routes.Pattern{Host: "example.com", Path: fmt.Sprintf("/api/v%d/", i)}})
+			rs = append(rs, newRoute(b, fmt.Sprintf("example.com/api/v%d/", i)))
 		}
 		table := build(b, rs)
 		for name, path := range map[string]string{"prefix": "/api/v0/users/17", "host": "/index.html", "odd": "/api/v0/a%20b/../c"} {
@@ -79,17 +78,17 @@ func BenchmarkLookupPath(b *testing.B) {
 
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{1, 100, 10_000, 100_000, 300_000, 1_000_000} {
-		table, extra := build(b, hostRoutes(n, "tenant-%d.apps.example.com")), hostRoutes(many, "new-%d.example.com")
+		table, extra := build(b, hostRoutes(b, n, "tenant-%d.apps.example.com")), hostRoutes(b, many, "new-%d.example.com")
 		b.Run(fmt.Sprintf("hosts=%d/op=with", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				table.With(extra[i%many])
+				table.With(extra[i%many].Route)
 			}
 		})
 		b.Run(fmt.Sprintf("hosts=%d/op=with-and-without", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				_, _ = table.With(extra[i%many]).Without(extra[i%many].Pattern)
+				_, _ = table.With(extra[i%many].Route).Without(extra[i%many].Pattern)
 			}
 		})
 	}
@@ -97,7 +96,7 @@ func BenchmarkChange(b *testing.B) {
 
 func BenchmarkBuild(b *testing.B) {
 	for _, n := range []int{10_000, 100_000, 1_000_000} {
-		rs := hostRoutes(n, "tenant-%d.apps.example.com")
+		rs := hostRoutes(b, n, "tenant-%d.apps.example.com")
 		b.Run(fmt.Sprintf("hosts=%d/by=New", n), func(b *testing.B) {
 			for b.Loop() {
 				build(b, rs)
@@ -107,7 +106,7 @@ func BenchmarkBuild(b *testing.B) {
 			for b.Loop() {
 				var table *routes.Table[string]
 				for _, r := range rs {
-					table = table.With(r)
+					table = table.With(r.Route)
 				}
 			}
 		})

@@ -24,7 +24,7 @@ func (m model) served(host, path string) string {
 	raw, plain := "none", "none"
 	for _, pattern := range []string{host, oneLabelLess(host), "*"} {
 		for p := range m {
-			hasPaths = hasPaths || p.Host == pattern && p.Path != ""
+			hasPaths = hasPaths || p.Host() == pattern && p.Path() != ""
 		}
 		if raw == "none" {
 			raw = m.longest(pattern, func(prefix string) bool { return strings.HasPrefix(path+"/", prefix) })
@@ -43,8 +43,8 @@ func (m model) served(host, path string) string {
 func (m model) longest(host string, matches func(prefix string) bool) string {
 	best, value := -1, "none"
 	for p, v := range m {
-		if p.Host == host && len(p.Path) > best && (p.Path == "" || matches(p.Path)) {
-			best, value = len(p.Path), v
+		if p.Host() == host && len(p.Path()) > best && (p.Path() == "" || matches(p.Path())) {
+			best, value = len(p.Path()), v
 		}
 	}
 	return value
@@ -98,7 +98,7 @@ func FuzzLookup(f *testing.F) {
 		if err != nil {
 			return
 		}
-		m, rs := model{}, []routes.Route[string]{}
+		m, rs := model{}, []routes.Given[string]{}
 		for _, s := range strings.Fields(patterns) {
 			p, err := routes.ParsePattern(s)
 			if err != nil {
@@ -109,7 +109,7 @@ func FuzzLookup(f *testing.F) {
 			require.Equal(t, p, again)
 			if _, taken := m[p]; !taken {
 				m[p] = s
-				rs = append(rs, routes.Route[string]{Pattern: p, Value: s})
+				rs = append(rs, newRoute(t, s))
 			}
 		}
 		table, err := routes.New(rs)
@@ -157,7 +157,7 @@ func TestTablesAgreeWithTheModel(t *testing.T) {
 		w := newWorld(hosts)
 		for range 30 {
 			m := model{}
-			var rs []routes.Route[string]
+			var rs []routes.Given[string]
 			for range 3 * hosts {
 				r := newRoute(t, w.pattern())
 				if _, taken := m[r.Pattern]; !taken {
@@ -211,7 +211,7 @@ func TestWithAndWithoutLeaveTheOldTableAlone(t *testing.T) {
 					require.True(t, ok)
 					delete(m, r.Pattern)
 				} else {
-					table = table.With(r)
+					table = table.With(r.Route)
 					m[r.Pattern] = r.Value
 				}
 				if i%(c.changes/10) == 0 {
@@ -236,7 +236,7 @@ func sortedValues(m map[routes.Pattern]string) []string {
 		patterns = append(patterns, p)
 	}
 	slices.SortFunc(patterns, func(a, b routes.Pattern) int {
-		return strings.Compare(a.Host+" "+a.Path, b.Host+" "+b.Path)
+		return strings.Compare(a.Host()+" "+a.Path(), b.Host()+" "+b.Path())
 	})
 	var values []string
 	for _, p := range patterns {
@@ -248,7 +248,7 @@ func sortedValues(m map[routes.Pattern]string) []string {
 func TestWithReplacesTheRouteOfTheSamePattern(t *testing.T) {
 	before := newTable(t, "example.com/api", "example.com")
 	r := newRoute(t, "EXAMPLE.com/api/")
-	after := before.With(r)
+	after := before.With(r.Route)
 	assert.Equal(t, 2, after.Len())
 	assert.Equal(t, "EXAMPLE.com/api/", served(after, "example.com", "/api"))
 	assert.Equal(t, "example.com/api", served(before, "example.com", "/api"))

@@ -15,9 +15,20 @@ const maxQuoted = 128
 // A Pattern says which requests a route serves. Patterns are equal iff they mean the same.
 // Only ParsePattern makes them: a Table relies on their being canonical.
 type Pattern struct {
-	Host string // a canonical host; "*." and a canonical name, for exactly one label before it; or "*", for any host
-	Path string // a path prefix in its escaped form, with a slash at both ends; "" for all paths
+	text string // canonical; an IPv6 address is in brackets
+	path int    // where the path begins; negative of that if the host is in brackets
 }
+
+// Host returns a canonical host; "*." and a canonical name, for exactly one label before it; or "*", for any host.
+func (p Pattern) Host() string {
+	if p.path < 0 {
+		return p.text[1 : -p.path-1]
+	}
+	return p.text[:p.path]
+}
+
+// Path returns a path prefix in its escaped form, with a slash at both ends; "" for all paths.
+func (p Pattern) Path() string { return p.text[max(p.path, -p.path):] }
 
 // ParsePattern reads a pattern such as api.example.com, *.example.com, * or example.com/api/.
 //
@@ -43,20 +54,19 @@ func ParsePattern(s string) (Pattern, error) {
 	if err != nil {
 		return Pattern{}, refuse(s, err.Error())
 	}
-	return Pattern{host, path}, nil
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+		return Pattern{host + path, -len(host)}, nil
+	}
+	return Pattern{host + path, len(host)}, nil
 }
 
 // String returns the pattern in its canonical spelling, which ParsePattern reads as the same pattern.
-func (p Pattern) String() string {
-	if strings.Contains(p.Host, ":") {
-		return "[" + p.Host + "]" + p.Path
-	}
-	return p.Host + p.Path
-}
+func (p Pattern) String() string { return p.text }
 
 // compare orders patterns by host, then by path.
 func (p Pattern) compare(q Pattern) int {
-	return cmp.Or(strings.Compare(p.Host, q.Host), strings.Compare(p.Path, q.Path))
+	return cmp.Or(strings.Compare(p.Host(), q.Host()), strings.Compare(p.Path(), q.Path()))
 }
 
 func parseHost(s string) (string, error) {

@@ -6,7 +6,6 @@ package routes
 
 import (
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -20,12 +19,17 @@ const maxNormal = 512
 // ErrAmbiguous says that a path could choose one route as it stands, and another as an upstream may understand it.
 var ErrAmbiguous = errors.New("path is ambiguous: its plain form belongs to another route")
 
-// A Route is a pattern and what serves it.
+// A Route is a pattern and what serves it. A Table keeps it as it is, by its pointer: it must not be changed or copied.
 type Route[V any] struct {
-	Pattern  Pattern
-	Value    V
+	Pattern Pattern
+	Value   V
+	Where   Place // that gave it, for conflicts
+}
+
+// A Given route is one as the program gave it.
+type Given[V any] struct {
+	*Route[V]
 	Spelling string // the pattern as it was given, for conflicts; "" means as Pattern spells it
-	Where    string // the file and line that gave it, for conflicts; "" means unknown
 }
 
 // A Table is an immutable set of routes with different patterns. A nil Table is empty. All methods may be called
@@ -34,64 +38,95 @@ type Route[V any] struct {
 // An exact host beats a wildcard, which beats "*"; then the longest path prefix wins. A host whose path prefixes do not
 // match a request leaves it to the wildcard, and that to "*".
 type Table[V any] struct {
-	exact, wild trie[site[V]] // by host, and by what follows the star and the dot
-	any         site[V]       // of "*"
+	exact, wild trie[V] // by host, and by what follows the star and the dot
+	any         site[V] // of "*"
 	size        int
 }
 
 // New returns the table of some routes, in any order. The error joins all conflicts: pairs of routes with the same
 // pattern, each named with both spellings and places. New is faster than With for many routes.
-func New[V any](routes []Route[V]) (*Table[V], error) {
-	var conflicts []error
-	t := &Table[V]{size: len(routes)}
-	exact, wild := map[string]site[V]{}, map[string]site[V]{}
-	for _, r := range routes {
-		sites, key := exact, r.Pattern.Host
-		if base, ok := strings.CutPrefix(key, "*."); ok {
-			sites, key = wild, base
+func New[V any](given []Given[V]) (*Table[V], error) {
+	c := conflicts[V]{given: given}
+	sites := c.withPaths()
+	exact, wild := builder[V]{}, builder[V]{skip: len("*.")}
+	exacts, wilds := make([]site[V], 0, len(given)), []site[V](nil)
+	add := func(host string, s site[V]) {
+		if strings.HasPrefix(host, "*.") {
+			wilds = append(wilds, s)
+		} else {
+			exacts = append(exacts, s)
 		}
-		old := sites[key].get(r.Pattern.Path)
-		if old != nil {
-			conflicts = append(conflicts, conflict(old, &r))
+	}
+	for _, g := range given {
+		if g.Pattern.Path() != "" {
 			continue
 		}
-		sites[key] = sites[key].with(r.Pattern.Path, &r)
+		host := g.Pattern.Host()
+		if s, ok := sites[host]; ok || host == "*" {
+			c.put(sites, s, g.Route)
+			continue
+		}
+		add(host, site[V]{route: g.Route})
 	}
-	if conflicts != nil {
-		return nil, errors.Join(conflicts...)
+	t := &Table[V]{size: len(given), any: sites["*"]}
+	delete(sites, "*")
+	for host, s := range sites {
+		add(host, s)
 	}
-	t.any = exact["*"]
-	delete(exact, "*")
-	t.exact, t.wild = newTrie(exact), newTrie(wild)
+	t.exact, t.wild = exact.trie(exacts), wild.trie(wilds)
+	c.pairs = slices.Concat(c.pairs, exact.twice, wild.twice)
+	if err := c.err(); err != nil {
+		return nil, err
+	}
 	return t, nil
 }
 
+// withPaths returns the sites, by host, of the routes that have a path.
+func (c *conflicts[V]) withPaths() map[string]site[V] {
+	sites := make(map[string]site[V])
+	for _, g := range c.given {
+		if g.Pattern.Path() != "" {
+			c.put(sites, sites[g.Pattern.Host()], g.Route)
+		}
+	}
+	return sites
+}
+
+// put adds a route to s, which is one of sites, or notes the conflict.
+func (c *conflicts[V]) put(sites map[string]site[V], s site[V], r *Route[V]) {
+	if old := s.get(r.Pattern.Path()); old != nil {
+		c.pairs = append(c.pairs, [2]*Route[V]{old, r})
+		return
+	}
+	sites[r.Pattern.Host()] = s.with(r.Pattern, r)
+}
+
 // With returns a table that also has r, in place of the route of the same pattern if there is one.
-func (t *Table[V]) With(r Route[V]) *Table[V] {
+func (t *Table[V]) With(r *Route[V]) *Table[V] {
 	c := t.clone()
-	s := t.site(r.Pattern.Host)
-	if s.get(r.Pattern.Path) == nil {
+	s := t.site(r.Pattern.Host())
+	if s.get(r.Pattern.Path()) == nil {
 		c.size++
 	}
-	c.set(r.Pattern.Host, s.with(r.Pattern.Path, &r))
+	c.set(r.Pattern.Host(), s.with(r.Pattern, r))
 	return c
 }
 
 // Without returns a table without the route of pattern p, and whether there was one. If not, it is the table itself.
 func (t *Table[V]) Without(p Pattern) (*Table[V], bool) {
-	s := t.site(p.Host)
-	if s.get(p.Path) == nil {
+	s := t.site(p.Host())
+	if s.get(p.Path()) == nil {
 		return t, false
 	}
 	c := t.clone()
 	c.size--
-	c.set(p.Host, s.with(p.Path, nil))
+	c.set(p.Host(), s.with(p, nil))
 	return c, true
 }
 
 // Get returns the route of pattern p itself, and whether there is one.
 func (t *Table[V]) Get(p Pattern) (*Route[V], bool) {
-	r := t.site(p.Host).get(p.Path)
+	r := t.site(p.Host()).get(p.Path())
 	return r, r != nil
 }
 
@@ -129,12 +164,79 @@ func (t *Table[V]) Knows(host string) bool {
 	return !t.exact.get(host).empty() || !t.wildcard(host).empty() || !t.any.empty()
 }
 
-// HasHost reports whether a pattern of exactly that host, or wildcard, has a route.
-func (t *Table[V]) HasHost(host string) bool { return !t.site(host).empty() }
+// Host returns the route of a host pattern without a path, nil if there is none, and whether there is any route of the
+// pattern.
+func (t *Table[V]) Host(pattern string) (*Route[V], bool) {
+	s := t.site(pattern)
+	return s.route, !s.empty()
+}
 
-// All yields the routes in the order of their patterns, by host and then by path. They must not be changed.
+// Hosts yields each host pattern that has a route once, in no order.
+func (t *Table[V]) Hosts() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if t == nil {
+			return
+		}
+		host := func(s site[V]) bool { return yield(s.host()) }
+		_ = (t.any.empty() || yield("*")) && t.exact.each(host) && t.wild.each(host)
+	}
+}
+
+// few is how many routes that changed are sorted by host rather than looking at all hosts.
+const few = 10_000
+
+// Differ yields each host pattern once whose routes differ between two tables, in no order, for the routes that came
+// from one to the other, and those that left. It may yield patterns whose routes are the same.
+func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[string] {
+	if len(coming)+len(leaving) <= few {
+		hosts := make([]string, 0, len(coming)+len(leaving))
+		for _, r := range slices.Concat(coming, leaving) {
+			hosts = append(hosts, r.Pattern.Host())
+		}
+		slices.Sort(hosts)
+		return slices.Values(slices.Compact(hosts))
+	}
+	return func(yield func(string) bool) {
+		for host := range to.Hosts() {
+			if from.site(host) != to.site(host) && !yield(host) {
+				return
+			}
+		}
+		for host := range from.Hosts() {
+			if to.site(host).empty() && !yield(host) {
+				return
+			}
+		}
+	}
+}
+
+// Only yields the routes that a has and b has not, in no order.
+func Only[V any](a, b *Table[V]) iter.Seq[*Route[V]] {
+	return func(yield func(*Route[V]) bool) {
+		for r := range a.Routes() {
+			if o, ok := b.Get(r.Pattern); (!ok || o != r) && !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// All yields the routes in the order of their patterns, by host and then by path. It sorts them first.
 func (t *Table[V]) All() iter.Seq[*Route[V]] {
-	return slices.Values(t.sorted())
+	all := slices.AppendSeq(make([]*Route[V], 0, t.Len()), t.Routes())
+	slices.SortFunc(all, func(a, b *Route[V]) int { return a.Pattern.compare(b.Pattern) })
+	return slices.Values(all)
+}
+
+// Routes yields the routes in no order.
+func (t *Table[V]) Routes() iter.Seq[*Route[V]] {
+	return func(yield func(*Route[V]) bool) {
+		if t == nil {
+			return
+		}
+		each := func(s site[V]) bool { return s.each(yield) }
+		_ = t.any.each(yield) && t.exact.each(each) && t.wild.each(each)
+	}
 }
 
 // Len returns the number of routes.
@@ -194,20 +296,6 @@ func (t *Table[V]) wildcard(host string) site[V] {
 	return t.wild.get(host[i+1:])
 }
 
-func (t *Table[V]) sorted() []*Route[V] {
-	all := make([]*Route[V], 0, t.Len())
-	if t == nil {
-		return all
-	}
-	add := func(r *Route[V]) { all = append(all, r) }
-	each := func(_ string, s site[V]) { s.each(add) }
-	t.exact.each(each)
-	t.wild.each(each)
-	t.any.each(add)
-	slices.SortFunc(all, func(a, b *Route[V]) int { return a.Pattern.compare(b.Pattern) })
-	return all
-}
-
 // candidates are the sites that match a host, best first: exact, wildcard, any.
 type candidates[V any] [3]site[V]
 
@@ -223,21 +311,4 @@ func choose[V any, S string | []byte](c *candidates[V], path S) *Route[V] {
 
 func (c *candidates[V]) hasPaths() bool {
 	return c[0].paths != nil || c[1].paths != nil || c[2].paths != nil
-}
-
-// conflict says that two routes have one pattern.
-func conflict[V any](a, b *Route[V]) error {
-	return fmt.Errorf("pattern %s conflicts with %s: both mean %q", b.name(), a.name(), b.Pattern)
-}
-
-// name returns how and where a route was given.
-func (r *Route[V]) name() string {
-	spelling, where := r.Spelling, r.Where
-	if spelling == "" {
-		spelling = r.Pattern.String()
-	}
-	if where == "" {
-		return fmt.Sprintf("%q", spelling)
-	}
-	return fmt.Sprintf("%q (%s)", spelling, where)
 }

@@ -22,20 +22,22 @@ func newTable(t testing.TB, patterns ...string) *routes.Table[string] {
 	return table
 }
 
-func newRoutes(t testing.TB, patterns ...string) []routes.Route[string] {
+func newRoutes(t testing.TB, patterns ...string) []routes.Given[string] {
 	t.Helper()
-	rs := make([]routes.Route[string], len(patterns))
+	rs := make([]routes.Given[string], len(patterns))
 	for i, s := range patterns {
 		rs[i] = newRoute(t, s)
 	}
 	return rs
 }
 
-func newRoute(t testing.TB, s string) routes.Route[string] {
-	t.Helper()
+func newRoute(t testing.TB, s string) routes.Given[string] {
 	p, err := routes.ParsePattern(s)
-	require.NoError(t, err)
-	return routes.Route[string]{Pattern: p, Value: s, Spelling: s, Where: "main.go:" + fmt.Sprint(len(s))}
+	if err != nil {
+		t.Helper()
+		t.Fatal(err)
+	}
+	return routes.Given[string]{Route: &routes.Route[string]{Pattern: p, Value: s}, Spelling: s}
 }
 
 // served returns the value of the route that serves a request, "none", or "ambiguous".
@@ -200,22 +202,26 @@ func TestHostsOfAnyLengthMatch(t *testing.T) {
 }
 
 func TestNewReportsAllConflicts(t *testing.T) {
-	rs := newRoutes(t, "example.com", "EXAMPLE.com/", "example.com/api", "Example.com/api/", "*.example.com", "*")
-	rs[4].Spelling, rs[4].Where = "", ""
-	table, err := routes.New(append(rs, rs[4]))
+	rs := newRoutes(t, "example.com", "EXAMPLE.com/", "example.com/api", "Example.com/api/", "*.example.com", "*", "a.test", "*.example.com", "A.test", "a.TEST")
+	here, there := routes.Caller(0), routes.Caller(0)
+	rs[0].Where, rs[1].Where, rs[3].Where = here, there, there
+	rs[4].Spelling = ""
+	rs[8].Route, rs[9].Route = rs[6].Route, rs[6].Route
+	table, err := routes.New(append(rs, rs[5]))
 	assert.Nil(t, table)
 	require.Error(t, err)
-	assert.Equal(t, `pattern "EXAMPLE.com/" (main.go:12) conflicts with "example.com" (main.go:11): both mean "example.com"
-pattern "Example.com/api/" (main.go:16) conflicts with "example.com/api" (main.go:15): both mean "example.com/api/"
-pattern "*.example.com" conflicts with "*.example.com": both mean "*.example.com"`, err.Error())
+	assert.Equal(t, `pattern "EXAMPLE.com/" (`+there.String()+`) conflicts with "example.com" (`+here.String()+`): both mean "example.com"
+pattern "Example.com/api/" (`+there.String()+`) conflicts with "example.com/api": both mean "example.com/api/"
+pattern "*.example.com" conflicts with "*.example.com": both mean "*.example.com"
+pattern "A.test" conflicts with "a.test": both mean "a.test"
+pattern "a.TEST" conflicts with "a.test": both mean "a.test"
+pattern "*" conflicts with "*": both mean "*"`, err.Error())
 }
 
-func TestNewMakesItsOwnCopies(t *testing.T) {
-	rs := newRoutes(t, "a.example", "b.example")
-	table, err := routes.New(rs)
-	require.NoError(t, err)
-	rs[0].Value = "changed"
-	assert.Equal(t, []string{"a.example", "b.example"}, all(table))
+func TestAPlaceIsTheLineOfTheCaller(t *testing.T) {
+	assert.Regexp(t, `/routes_test\.go:\d+$`, routes.Caller(0).String())
+	assert.Empty(t, routes.Place(0).String())
+	assert.Empty(t, routes.Caller(1000).String())
 }
 
 func TestNilAndZeroTablesAreEmpty(t *testing.T) {
@@ -233,8 +239,8 @@ func TestNilAndZeroTablesAreEmpty(t *testing.T) {
 			same, ok := table.Without(p)
 			assert.False(t, ok)
 			assert.Same(t, table, same)
-			assert.Equal(t, []string{"*"}, all(table.With(newRoute(t, "*"))))
-			assert.Equal(t, []string{"a.example"}, all(table.With(newRoute(t, "a.example"))))
+			assert.Equal(t, []string{"*"}, all(table.With(newRoute(t, "*").Route)))
+			assert.Equal(t, []string{"a.example"}, all(table.With(newRoute(t, "a.example").Route)))
 		})
 	}
 }
@@ -246,7 +252,7 @@ func TestKnows(t *testing.T) {
 	assert.False(t, table.Knows("example.org"))
 	assert.False(t, table.Knows("a.b.example.org"))
 	assert.False(t, table.Knows("example"))
-	assert.True(t, table.With(newRoute(t, "*/api")).Knows("example"), "any host")
+	assert.True(t, table.With(newRoute(t, "*/api").Route).Knows("example"), "any host")
 }
 
 func TestGetFindsThePatternItself(t *testing.T) {
@@ -271,7 +277,7 @@ func TestAllIsSortedByHostThenPath(t *testing.T) {
 	table := newTable(t, "b.example/a", "a.example/b/c", "*/z", "a.example.org", "a.example/b", "*.a.example/b", "a.example/b-c", "a.example", "*.a.example", "*")
 	assert.ElementsMatch(t, want, all(table))
 	assert.True(t, slices.IsSortedFunc(slices.Collect(table.All()), func(a, b *routes.Route[string]) int {
-		return strings.Compare(a.Pattern.Host+" "+a.Pattern.Path, b.Pattern.Host+" "+b.Pattern.Path)
+		return strings.Compare(a.Pattern.Host()+" "+a.Pattern.Path(), b.Pattern.Host()+" "+b.Pattern.Path())
 	}))
 	assert.Equal(t, len(want), table.Len())
 }
@@ -284,7 +290,7 @@ func TestOrderOfRegistrationDoesNotMatter(t *testing.T) {
 		rand.Shuffle(len(patterns), func(i, j int) { patterns[i], patterns[j] = patterns[j], patterns[i] })
 		var grown *routes.Table[string]
 		for _, r := range newRoutes(t, patterns...) {
-			grown = grown.With(r)
+			grown = grown.With(r.Route)
 		}
 		for _, table := range []*routes.Table[string]{newTable(t, patterns...), grown} {
 			require.Equal(t, all(first), all(table))
@@ -298,14 +304,14 @@ func TestOrderOfRegistrationDoesNotMatter(t *testing.T) {
 func TestLookupDoesNotAllocate(t *testing.T) {
 	few := newRoutes(t, "example.com", "*.example.com", "paths.example.com/api", "paths.example.com/api/v1", "*/fallback", "*",
 		strings.Repeat("long-", 12)+"x.example.com")
-	many := slices.Concat(few, hostRoutes(50_000, "tenant-%d.apps.example.com"), hostRoutes(50_000, "*.tenant-%d.example.com"))
+	many := slices.Concat(few, hostRoutes(t, 50_000, "tenant-%d.apps.example.com"), hostRoutes(t, 50_000, "*.tenant-%d.example.com"))
 	long := "/api/v1/" + strings.Repeat("a", 150) + "/%2e%2e/" + strings.Repeat("%C3%A9/", 10)
 	requests := [][2]string{
 		{"example.com", "/"}, {"www.example.com", "/x"}, {"example.org", "/"}, {"paths.example.com", "/api/v1/x"}, {"paths.example.com", "/other"},
 		{strings.Repeat("long-", 12) + "x.example.com", "/"}, {"paths.example.com", long},
 		{"tenant-7.apps.example.com", "/"}, {"tenant-49999.apps.example.com", "/x"}, {"www.tenant-12345.example.com", long}, {"tenant-50000.apps.example.com", "/"},
 	}
-	for name, rs := range map[string][]routes.Route[string]{"few routes": few, "a hundred thousand": many} {
+	for name, rs := range map[string][]routes.Given[string]{"few routes": few, "a hundred thousand": many} {
 		table, err := routes.New(rs)
 		require.NoError(t, err)
 		for _, q := range requests {
@@ -315,5 +321,26 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 		}
 		assert.Equal(t, "ambiguous", served(table, "paths.example.com", "/%61pi"))
 		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Lookup("paths.example.com", "/%61pi") }))
+	}
+}
+
+func TestDifferYieldsEachHostThatChangedOnce(t *testing.T) {
+	for _, more := range []int{0, 20_000} { // few changes, and many
+		stays := newRoutes(t, "stays.test", "paths.test/a", "*.stays.test", "*")
+		goes := append(newRoutes(t, "goes.test/a", "goes.test/b", "*.goes.test", "swapped.test"), hostRoutes(t, more, "old-%d.test")...)
+		comes := append(newRoutes(t, "paths.test/b", "paths.test/c", "*/c", "swapped.test"), hostRoutes(t, more, "new-%d.test")...)
+		from, err := routes.New(slices.Concat(stays, goes))
+		require.NoError(t, err)
+		to, err := routes.New(slices.Concat(comes, stays))
+		require.NoError(t, err)
+		coming, leaving := slices.Collect(routes.Only(to, from)), slices.Collect(routes.Only(from, to))
+		require.Len(t, coming, len(comes))
+		require.Len(t, leaving, len(goes))
+		want := []string{"goes.test", "*.goes.test", "swapped.test", "paths.test", "*"}
+		for i := range more {
+			want = append(want, fmt.Sprintf("old-%d.test", i), fmt.Sprintf("new-%d.test", i))
+		}
+		got := slices.Sorted(routes.Differ(from, to, coming, leaving))
+		assert.Equal(t, slices.Compact(slices.Sorted(slices.Values(want))), slices.DeleteFunc(got, func(host string) bool { return host == "stays.test" || host == "*.stays.test" }))
 	}
 }

@@ -13,7 +13,7 @@ type site[V any] struct {
 	paths *segment[V] // those with a path; nil if there are none
 }
 
-// A segment is a step on the way to a path prefix; the first one has no name.
+// A segment is a step on the way to a path prefix; the first one's name is the host pattern.
 type segment[V any] struct {
 	name  string
 	route *Route[V]     // of the prefix that ends here; nil if there is none
@@ -21,6 +21,23 @@ type segment[V any] struct {
 }
 
 func (s site[V]) empty() bool { return s.route == nil && s.paths == nil }
+
+// host returns the host pattern of a site, "" of one that is empty.
+func (s *site[V]) host() string {
+	switch {
+	case s.route != nil:
+		return s.route.Pattern.Host()
+	case s.paths != nil:
+		return s.paths.name
+	}
+	return ""
+}
+
+// is reports whether key is what is left of the host pattern without its first skip bytes.
+func (s *site[V]) is(key string, skip int) bool {
+	host := s.host()
+	return len(host) == len(key)+skip && host[skip:] == key
+}
 
 // match returns the route with the longest prefix of a path, nil if there is none.
 func match[V any, S string | []byte](s site[V], path S) *Route[V] {
@@ -56,22 +73,22 @@ func (s site[V]) get(path string) *Route[V] {
 	return n.route
 }
 
-// with returns the site with r as the route of a pattern's path; r may be nil.
-func (s site[V]) with(path string, r *Route[V]) site[V] {
-	if path == "" {
+// with returns the site with r as the route of a pattern; r may be nil.
+func (s site[V]) with(p Pattern, r *Route[V]) site[V] {
+	if p.Path() == "" {
 		s.route = r
 		return s
 	}
-	s.paths = s.paths.with(inner(path), r)
+	if s.paths == nil {
+		s.paths = &segment[V]{name: p.Host()}
+	}
+	s.paths = s.paths.with(inner(p.Path()), r)
 	return s
 }
 
-// each calls f for each route, in no order.
-func (s site[V]) each(f func(*Route[V])) {
-	if s.route != nil {
-		f(s.route)
-	}
-	s.paths.each(f)
+// each calls f for each route, in no order, until it returns false, and reports whether it never did.
+func (s site[V]) each(f func(*Route[V]) bool) bool {
+	return (s.route == nil || f(s.route)) && s.paths.each(f)
 }
 
 // inner returns a pattern's path without the slash at its start.
@@ -113,16 +130,19 @@ func (n *segment[V]) replace(rest string, r *Route[V]) {
 	}
 }
 
-func (n *segment[V]) each(f func(*Route[V])) {
+func (n *segment[V]) each(f func(*Route[V]) bool) bool {
 	if n == nil {
-		return
+		return true
 	}
-	if n.route != nil {
-		f(n.route)
+	if n.route != nil && !f(n.route) {
+		return false
 	}
 	for _, c := range n.below {
-		c.each(f)
+		if !c.each(f) {
+			return false
+		}
 	}
+	return true
 }
 
 // child returns the segment of that name below n, nil if there is none.

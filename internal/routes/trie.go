@@ -7,7 +7,7 @@ import (
 )
 
 // Hot path: get hashes once, follows a few pointers that stay in the processor's caches, and usually reads one word of
-// tags and one slot of a leaf, or the tags alone if the key is not there. It allocates nothing.
+// tags and one key of a leaf, or the tags alone if the key is not there. It allocates nothing.
 
 // The shape of a trie. Leaves are wide, so that a million keys are three branches deep.
 const (
@@ -15,240 +15,249 @@ const (
 	fan       = 1 << fanBits
 	maxLeaf   = 112
 	maxBranch = 8 // the branches on a way down; below them a leaf grows without bound
-	width     = 8 // the slots of a group
-	maxNear   = 32
+	width     = 8 // the sites of a group
+	maxNear   = 31
 )
 
-// A trie maps keys, which are not empty, to values. It never changes: with and without return another that shares all
-// but one way down with the old one. The zero value is empty.
+// A trie maps keys to the sites of host patterns. A key is what is left of the host pattern without the first skip
+// bytes, and not empty. A trie never changes: with and without return another that shares all but one way down with the
+// old one. The zero value is empty.
 //
 // The hash has a seed of its own, so that nobody outside can choose keys that collide.
-type trie[T any] struct {
+type trie[V any] struct {
 	seed maphash.Seed // set when root is not empty
-	root node[T]
+	root node[V]
+	skip int
 }
 
 // A node is a branch, or a leaf, which is a hash table. The zero value is an empty leaf.
-type node[T any] struct {
-	below  *[fan]node[T] // nil in a leaf
-	groups []group[T]    // none, or a power of two
-	used   int           // slots with a key
+type node[V any] struct {
+	below  *[fan]node[V] // nil in a leaf
+	groups []group[V]
+	used   int // sites
 }
 
-// A group is a run of slots that are looked at together. A key is in the group where its hash leads, or in the next
-// ones if that one was full. Slots are taken from the first on.
-type group[T any] struct {
-	tags  uint64 // a byte of each slot's hash, never 0; 0 for a free slot
-	slots [width]slot[T]
+// A group is a run of sites that are looked at together. A key is in the group where its hash leads, or in the next
+// ones if that one was full. Sites are put from the first place on.
+type group[V any] struct {
+	tags   uint64 // a byte of each site's hash, never 0; 0 for a free place
+	routes [width]*Route[V]
+	paths  *[width]*segment[V] // nil while no site has any
+	near   [width]near
 }
 
-// A slot fits a cache line for a small T: near repeats a key that is short enough, to save the way to the key's bytes.
-type slot[T any] struct {
-	key  string
-	val  T
-	near [maxNear]byte
-}
+// A near key repeats a key that is short enough, with zeros behind it, to save the way to the route and its text. It
+// begins with far if the key is longer.
+type near [maxNear + 1]byte
 
-// A pair is a key and its value on the way into a trie.
-type pair[T any] struct {
+const far = 0xff // is in no host
+
+// An item is a site on its way into a trie.
+type item[V any] struct {
 	hash uint64
-	key  string
-	val  T
+	site site[V]
 }
 
-// newTrie returns the trie of a map.
-func newTrie[T any](m map[string]T) trie[T] {
-	t := trie[T]{seed: maphash.MakeSeed()}
-	pairs := make([]pair[T], 0, len(m))
-	for key, val := range m {
-		pairs = append(pairs, t.pair(key, val))
-	}
-	t.root = build(pairs, 0)
-	return t
-}
+func (t *trie[V]) empty() bool { return t.root.empty() }
 
-func (t *trie[T]) empty() bool { return t.root.empty() }
-
-// get returns the value of a key, the zero value if there is none.
-func (t *trie[T]) get(key string) (val T) {
+// get returns the site of a key, one without routes if there is none.
+func (t *trie[V]) get(key string) site[V] {
 	n := &t.root
 	if n.empty() {
-		return val
+		return site[V]{}
 	}
 	h := maphash.String(t.seed, key)
 	for digits := h; n.below != nil; digits >>= fanBits {
 		n = &n.below[digits%fan]
 	}
-	if s := n.find(h, key); s != nil {
-		return s.val
+	if g, i := n.find(h, key, t.skip); g != nil {
+		return g.site(i)
 	}
-	return val
+	return site[V]{}
 }
 
-// with returns the trie with a new value for a key.
-func (t trie[T]) with(key string, val T) trie[T] {
+// with returns the trie with another site for a key.
+func (t trie[V]) with(key string, s site[V]) trie[V] {
 	if t.empty() {
-		t.seed = maphash.MakeSeed()
+		t.seed, t.skip = maphash.MakeSeed(), len(s.host())-len(key)
 	}
-	t.root = t.add(t.root, 0, t.pair(key, val))
+	t.root = t.add(t.root, 0, key, t.item(s))
 	return t
 }
 
 // without returns the trie without a key.
-func (t trie[T]) without(key string) trie[T] {
+func (t trie[V]) without(key string) trie[V] {
 	if !t.empty() {
 		t.root = t.drop(t.root, 0, maphash.String(t.seed, key), key)
 	}
 	return t
 }
 
-// each calls f for each key and value, in no order.
-func (t *trie[T]) each(f func(key string, val T)) { t.root.each(f) }
+// each calls f for each site, in no order, until it returns false, and reports whether it never did.
+func (t *trie[V]) each(f func(s site[V]) bool) bool { return t.root.each(f) }
 
-func (t *trie[T]) pair(key string, val T) pair[T] {
-	return pair[T]{maphash.String(t.seed, key), key, val}
+func (t *trie[V]) item(s site[V]) item[V] {
+	return item[V]{maphash.String(t.seed, s.host()[t.skip:]), s}
 }
 
-func (t *trie[T]) add(n node[T], depth int, p pair[T]) node[T] {
+func (t *trie[V]) add(n node[V], depth int, key string, it item[V]) node[V] {
 	if n.below != nil {
 		below := *n.below
-		below[p.digit(depth)] = t.add(below[p.digit(depth)], depth+1, p)
-		return node[T]{below: &below}
+		i := digit(it.hash, depth)
+		below[i] = t.add(below[i], depth+1, key, it)
+		return node[V]{below: &below}
 	}
-	if n.find(p.hash, p.key) == nil && !fits(n.used+1, len(n.groups)) {
-		return build(append(t.pairs(n), p), depth)
+	old, _ := n.find(it.hash, key, t.skip)
+	if old == nil && !n.fitsOneMore() {
+		b := builder[V]{skip: t.skip}
+		items := append(t.items(n), it)
+		return b.build(items, make([]item[V], len(items)), depth)
 	}
 	n.groups = slices.Clone(n.groups)
-	n.put(p)
+	if old == nil {
+		n.put(it, key)
+		return n
+	}
+	g, i := n.find(it.hash, key, t.skip)
+	g.set(i, it.site)
 	return n
 }
 
-func (t *trie[T]) drop(n node[T], depth int, h uint64, key string) node[T] {
+func (t *trie[V]) drop(n node[V], depth int, h uint64, key string) node[V] {
 	if n.below != nil {
 		below := *n.below
 		i := digit(h, depth)
 		below[i] = t.drop(below[i], depth+1, h, key)
-		if !slices.ContainsFunc(below[:], func(n node[T]) bool { return !n.empty() }) {
-			return node[T]{}
+		if !slices.ContainsFunc(below[:], func(n node[V]) bool { return !n.empty() }) {
+			return node[V]{}
 		}
-		return node[T]{below: &below}
+		return node[V]{below: &below}
 	}
-	pairs := slices.DeleteFunc(t.pairs(n), func(p pair[T]) bool { return p.key == key })
-	return build(pairs, depth)
+	items := slices.DeleteFunc(t.items(n), func(it item[V]) bool { return it.site.is(key, t.skip) })
+	b := builder[V]{skip: t.skip}
+	return b.leaf(items)
 }
 
-// pairs returns what is in a leaf.
-func (t *trie[T]) pairs(n node[T]) []pair[T] {
-	pairs := make([]pair[T], 0, n.used+1)
-	n.each(func(key string, val T) { pairs = append(pairs, t.pair(key, val)) })
-	return pairs
+// items returns what is in a leaf.
+func (t *trie[V]) items(n node[V]) []item[V] {
+	items := make([]item[V], 0, n.used+1)
+	n.each(func(s site[V]) bool {
+		items = append(items, t.item(s))
+		return true
+	})
+	return items
 }
 
-// build returns the node at depth of pairs with different keys.
-func build[T any](pairs []pair[T], depth int) node[T] {
-	if len(pairs) <= maxLeaf || depth == maxBranch {
-		return buildLeaf(pairs)
-	}
-	var parts [fan][]pair[T]
-	for _, p := range pairs {
-		parts[p.digit(depth)] = append(parts[p.digit(depth)], p)
-	}
-	n := node[T]{below: new([fan]node[T])}
-	for i, part := range parts {
-		n.below[i] = build(part, depth+1)
-	}
-	return n
-}
+func (n *node[V]) empty() bool { return n.below == nil && len(n.groups) == 0 }
 
-func buildLeaf[T any](pairs []pair[T]) node[T] {
-	if len(pairs) == 0 {
-		return node[T]{}
-	}
-	size := 1
-	for !fits(len(pairs), size) {
-		size *= 2
-	}
-	n := node[T]{groups: make([]group[T], size)}
-	for _, p := range pairs {
-		n.put(p)
-	}
-	return n
-}
+// fitsOneMore reports whether one more site leaves an eighth of the places free, so that searches end soon.
+func (n *node[V]) fitsOneMore() bool { return n.used < len(n.groups)*(width-1) }
 
-// fits reports whether so many keys leave so many groups an eighth of their slots, so that searches end soon.
-func fits(used, groups int) bool { return used <= groups*(width-1) }
-
-func (n *node[T]) empty() bool { return n.below == nil && len(n.groups) == 0 }
-
-// find returns the slot of a key in a leaf, nil if it is not there.
-func (n *node[T]) find(h uint64, key string) *slot[T] {
-	mask := uint64(len(n.groups) - 1)
-	for i := first(h); len(n.groups) > 0; i++ {
-		g := &n.groups[i&mask]
+// find returns the group and the place there of a key in a leaf, a nil group if it is not there.
+func (n *node[V]) find(h uint64, key string, skip int) (*group[V], int) {
+	if len(n.groups) == 0 {
+		return nil, 0
+	}
+	for i := n.first(h); ; i = n.next(i) {
+		g := &n.groups[i]
 		for m := zeros(g.tags ^ ones*tag(h)); m != 0; m &= m - 1 {
-			if s := &g.slots[bits.TrailingZeros64(m)/8]; s.is(key) {
-				return s
+			if j := bits.TrailingZeros64(m) / 8; g.has(j, key, skip) {
+				return g, j
 			}
 		}
 		if g.used() < width {
-			return nil
+			return nil, 0
 		}
 	}
-	return nil
 }
 
-// put writes a pair into a leaf that it fits and that nobody else has seen yet.
-func (n *node[T]) put(p pair[T]) {
-	if s := n.find(p.hash, p.key); s != nil {
-		s.val = p.val
-		return
+// put puts a site into a leaf that has room, is without its key, and has been seen by nobody else yet.
+func (n *node[V]) put(it item[V], key string) {
+	i := n.first(it.hash)
+	for n.groups[i].used() == width {
+		i = n.next(i)
 	}
-	i, mask := first(p.hash), uint64(len(n.groups)-1)
-	for n.groups[i&mask].used() == width {
-		i++
+	g := &n.groups[i]
+	j := g.used()
+	g.tags |= tag(it.hash) << (8 * j)
+	g.set(j, it.site)
+	if len(key) <= maxNear {
+		copy(g.near[j][:], key)
+	} else {
+		g.near[j][0] = far
 	}
-	g := &n.groups[i&mask]
-	s := &g.slots[g.used()]
-	g.tags |= tag(p.hash) << (8 * g.used())
-	s.key, s.val = p.key, p.val
-	copy(s.near[:], p.key)
 	n.used++
 }
 
-func (n *node[T]) each(f func(key string, val T)) {
+func (n *node[V]) each(f func(s site[V]) bool) bool {
 	if n.below != nil {
 		for i := range n.below {
-			n.below[i].each(f)
+			if !n.below[i].each(f) {
+				return false
+			}
 		}
 	}
 	for i := range n.groups {
 		g := &n.groups[i]
 		for j := range g.used() {
-			f(g.slots[j].key, g.slots[j].val)
+			if !f(g.site(j)) {
+				return false
+			}
 		}
 	}
+	return true
 }
 
-// used returns the number of slots with a key: the bytes of tags up to the last that is not 0.
-func (g *group[T]) used() int { return (bits.Len64(g.tags) + 7) / 8 }
-
-func (s *slot[T]) is(key string) bool {
-	if len(key) != len(s.key) {
-		return false
-	}
-	if len(key) <= maxNear {
-		return string(s.near[:len(key)]) == key
-	}
-	return s.key == key
+// first returns the group where a hash leads.
+func (n *node[V]) first(h uint64) int {
+	return int((h >> (fanBits * maxBranch) & 0xffff) * uint64(len(n.groups)) >> 16)
 }
 
-func (p *pair[T]) digit(depth int) uint64 { return digit(p.hash, depth) }
+// next returns the group after one.
+func (n *node[V]) next(i int) int {
+	if i++; i < len(n.groups) {
+		return i
+	}
+	return 0
+}
+
+// used returns the number of sites: the bytes of tags up to the last that is not 0.
+func (g *group[V]) used() int { return (bits.Len64(g.tags) + 7) / 8 }
+
+// has reports whether the site at i has a key.
+func (g *group[V]) has(i int, key string, skip int) bool {
+	if n := &g.near[i]; len(key) <= maxNear {
+		return string(n[:len(key)]) == key && n[len(key)] == 0
+	}
+	s := g.site(i)
+	return s.is(key, skip)
+}
+
+// site returns the site at i.
+func (g *group[V]) site(i int) site[V] {
+	s := site[V]{route: g.routes[i]}
+	if g.paths != nil {
+		s.paths = g.paths[i]
+	}
+	return s
+}
+
+// set makes s the site at i. It changes g, but not the paths that others share.
+func (g *group[V]) set(i int, s site[V]) {
+	g.routes[i] = s.route
+	if g.paths == nil && s.paths == nil {
+		return
+	}
+	var paths [width]*segment[V]
+	if g.paths != nil {
+		paths = *g.paths
+	}
+	paths[i] = s.paths
+	g.paths = &paths
+}
 
 // digit returns the place below a branch where a hash leads.
 func digit(h uint64, depth int) uint64 { return h >> (fanBits * depth) % fan }
-
-// first returns the group where a hash leads, modulo their number.
-func first(h uint64) uint64 { return h >> (fanBits * maxBranch) }
 
 // tag returns a byte of a hash that is not 0 and that says nothing about the way to the group.
 func tag(h uint64) uint64 { return h>>56 | 1 }

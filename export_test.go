@@ -1,0 +1,19 @@
+package hostproxy
+
+import (
+	"slices"
+
+	"github.com/hostproxy/hostproxy/internal/routes"
+)
+
+// What tests need from inside.
+
+// Moved returns the host patterns whose TLS ends at r only before or only after
+// f, sorted.
+func Moved(r *Router, f func()) []string {
+	old := r.table.Load()
+	f()
+	t := r.table.Load()
+	coming, leaving := slices.Collect(routes.Only(t, old)), slices.Collect(routes.Only(old, t))
+	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t, coming, leaving))))
+}

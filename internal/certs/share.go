@@ -1,0 +1,97 @@
+package certs
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// A Share is one server's share in a Keeper. The Keeper stays open until the
+// last Share is released, or until Close. The methods may be called
+// concurrently, except Pass and Release.
+type Share struct {
+	keeper *Keeper
+	epoch  int         // guarded by keeper.mu
+	passer *Passer     // nil without Pass
+	once   sync.Once   // for Release
+	ports  *sharePorts // of its listeners
+}
+
+// Share counts a server in. It opens nothing.
+func (k *Keeper) Share() *Share {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.running++
+	k.shares++
+	return &Share{keeper: k, epoch: k.epoch, ports: new(sharePorts)}
+}
+
+// Listen opens the Keeper for open listeners, with the addresses of the one for
+// HTTPS and the one for challenges, which may be nil. options is called if the
+// Keeper is not open yet.
+func (s *Share) Listen(https, plain net.Addr, options func() Options) (*tls.Config, error) {
+	k := s.keeper
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.epoch != k.epoch { // closed meanwhile, and opened anew here
+		s.epoch = k.epoch
+		k.shares++
+	}
+	k.ports.open(s.ports, https, plain)
+	k.answer()
+	return k.open(0, options)
+}
+
+// Deafen says that the plain listener accepts no more connections: no HTTP-01
+// challenge reaches it.
+func (s *Share) Deafen() {
+	s.keeper.ports.deafen(s.ports)
+	s.keeper.answer()
+}
+
+// Pass returns ln with some hosts' connections carried elsewhere, by the Passer
+// that open makes. Release cuts them.
+func (s *Share) Pass(ln net.Listener, open func() *Passer) net.Listener {
+	s.passer = open()
+	return s.passer.Listener(ln)
+}
+
+// Authority is Keeper.Authority for requests to the plain listener of s: they
+// go to the HTTPS listener beside it.
+func (s *Share) Authority(q *http.Request, host, port string) string {
+	return httpsAuthority(q, host, port, s.ports.https)
+}
+
+// Release ends the share. After the last one it closes the Keeper and calls
+// last; not while a listener without a Share is open, which stays until Close.
+// Later calls do nothing.
+func (s *Share) Release(last func()) (err error) {
+	s.once.Do(func() {
+		if s.passer != nil {
+			s.passer.Close()
+		}
+		s.keeper.ports.close(s.ports)
+		s.keeper.answer()
+		var alone bool
+		if alone, err = s.keeper.release(s.epoch); alone {
+			last()
+		}
+	})
+	return err
+}
+
+// release counts out a server of an epoch, and reports whether nobody uses k
+// any more.
+func (k *Keeper) release(epoch int) (alone bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.running--
+	if epoch == k.epoch {
+		k.shares--
+	}
+	if k.shares == 0 && !k.held {
+		err = k.shut()
+	}
+	return k.running == 0 && !k.held, err
+}

@@ -1,0 +1,64 @@
+package routes
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// A Life is a context that is done when End was called. It takes one word until somebody waits for its end: most routes
+// never have anybody who does. The zero value is ready to use. It must not be copied.
+type Life struct {
+	waited atomic.Pointer[waited] // nil until somebody waits, or the end
+}
+
+// A waited context is what those wait on who wait for the end of a Life.
+type waited struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
+// ended is what a Life has that nobody has waited for before its end. Read-only.
+var ended = func() *waited {
+	w := newWaited()
+	w.cancel()
+	return w
+}()
+
+func newWaited() *waited {
+	w := new(waited)
+	w.Context, w.cancel = context.WithCancel(context.Background())
+	return w
+}
+
+// End makes l done. It may be called more than once.
+func (l *Life) End() {
+	if !l.waited.CompareAndSwap(nil, ended) {
+		l.waited.Load().cancel()
+	}
+}
+
+// Deadline implements context.Context: there is none.
+func (l *Life) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+
+// Done implements context.Context.
+func (l *Life) Done() <-chan struct{} { return l.wait().Done() }
+
+// Err implements context.Context. It allocates nothing.
+func (l *Life) Err() error {
+	if w := l.waited.Load(); w != nil {
+		return w.Err()
+	}
+	return nil
+}
+
+// Value implements context.Context. By it package context finds what it need not start a goroutine for.
+func (l *Life) Value(key any) any { return l.wait().Value(key) }
+
+func (l *Life) wait() *waited {
+	if w := l.waited.Load(); w != nil {
+		return w
+	}
+	l.waited.CompareAndSwap(nil, newWaited())
+	return l.waited.Load()
+}

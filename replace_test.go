@@ -1,0 +1,85 @@
+package hostproxy_test
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+var million = flag.Bool("million", false, "measure a million hosts")
+
+// tenants returns n routes to one upstream.
+func tenants(n int) map[string]http.Handler {
+	rs, u := make(map[string]http.Handler, n), hostproxy.To("localhost:4000")
+	for i := range n {
+		rs[fmt.Sprintf("tenant-%d.apps.example.com", i)] = u
+	}
+	return rs
+}
+
+// heap returns the bytes in use.
+func heap() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// The memory counts what only the Router holds on to: the names too.
+func TestWhatARouteCosts(t *testing.T) {
+	n := 100_000
+	if *million {
+		n = 1_000_000
+	}
+	var r hostproxy.Router
+	before := heap()
+	rs := tenants(n)
+	for range 2 { // from nothing, and from the same routes
+		start := time.Now()
+		require.NoError(t, r.Replace(rs))
+		t.Logf("Replace of %d hosts: %v", n, time.Since(start))
+		rs["one.more.example.com"] = says("x")
+	}
+	rs = nil
+	each := (heap() - before) / n
+	t.Logf("%d bytes a host, its name included", each)
+	assert.LessOrEqual(t, each, 170)
+	runtime.KeepAlive(&r)
+}
+
+func TestOneChangeCostsWhatItChanges(t *testing.T) {
+	var r hostproxy.Router
+	require.NoError(t, r.Replace(tenants(100_000)))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const changes = 100
+	for i := range changes {
+		require.NoError(t, r.Set(fmt.Sprintf("new-%d.example.com", i), says("x")))
+		require.True(t, r.Remove(fmt.Sprintf("new-%d.example.com", i)))
+	}
+	runtime.ReadMemStats(&after)
+	bytes := (after.TotalAlloc - before.TotalAlloc) / (2 * changes)
+	t.Logf("%d bytes a change", bytes)
+	assert.Less(t, bytes, uint64(32<<10))
+}
+
+func BenchmarkSet(b *testing.B) {
+	for _, n := range []int{100, 1_000_000} {
+		var r hostproxy.Router
+		require.NoError(b, r.Replace(tenants(n)))
+		b.Run(fmt.Sprintf("hosts=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = r.Set("new.example.com", says("x"))
+			}
+		})
+	}
+}
