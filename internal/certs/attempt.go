@@ -51,6 +51,9 @@ func (a *authority) place(ctx context.Context, o order) error {
 	if p.before, err = p.stored(ctx); err != nil {
 		return err
 	}
+	if p.order.chain.renewed(ctx, p.order) {
+		return nil // what is stored by now is another process's
+	}
 	err = p.run(ctx)
 	var held *heldError
 	if errors.As(err, &held) {

@@ -33,6 +33,7 @@ type order struct {
 	serial *big.Int // of the certificate in use; nil if there is none
 	due    bool     // the certificate in use is to be renewed: no rate limit holds it back
 	force  bool     // renew even if the certificate in use is not due
+	chain  *chain   // that the order is placed with
 }
 
 // An authority is an issuer and what certmagic needs around it.

@@ -36,6 +36,7 @@ type chain struct {
 // other than that of o.serial. The error says why each refused; it is a heldError
 // if none was asked.
 func (c *chain) issue(ctx context.Context, o order) error {
+	o.chain = c
 	if c.renewed(ctx, o) {
 		return nil
 	}

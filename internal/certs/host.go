@@ -73,6 +73,7 @@ type motion struct {
 	err      error
 	why      failure   // of what kind err is
 	looked   time.Time // when err came
+	told     uint8     // kinds of failure that were reported, a bit each, since the last success
 	next     time.Time // the next try after err; zero if only a change of the program helps
 }
 

@@ -8,6 +8,7 @@ import (
 // What a host waits after a failure of storage, doubling from the first to the last: storage is near, and says nothing
 // about the host.
 const (
+	heldLook     = 15 * time.Minute // between two looks into storage of a host that a CA's limit holds back
 	storageFirst = time.Second
 	storageLast  = 30 * time.Second
 )
@@ -48,7 +49,7 @@ func (h *host) keep(s *stored) {
 	h.state = valid // before serve wakes what waits
 	changed := h.serve(s)
 	o := h.motion
-	o.attempts, o.stalls, o.unusable, o.kept, o.err, o.next = 0, 0, 0, 0, nil, time.Time{}
+	o.attempts, o.stalls, o.unusable, o.kept, o.told, o.err, o.next = 0, 0, 0, 0, 0, nil, time.Time{}
 	o.then = h.upkeep(s)
 	status := h.status()
 	m.mu.Unlock()
@@ -85,18 +86,19 @@ func (h *host) fail(err error, why failure, p plan) {
 		o.attempts++
 		p.due = time.Now().Add(backoff(o.attempts, err, h.left()))
 	}
-	fresh := h.state != failed || o.why != why
+	news := o.told&(1<<why) == 0
+	o.told |= 1 << why
 	o.looked = time.Now()
 	if why == ofPreflight {
 		o.kept++
-		fresh = fresh || o.err == nil || o.err.Error() != err.Error()
+		news = news || o.why == why && o.err != nil && o.err.Error() != err.Error()
 	}
 	h.state = failed
 	o.err, o.why, o.next, o.then, o.awaited = err, why, p.due, p, false
 	status := h.status()
 	h.settle()
 	m.mu.Unlock()
-	m.reporter.failed(status, why, fresh)
+	m.reporter.failed(status, why, news)
 }
 
 // retryStalled tries everything again that storage has stopped, at once: it has returned. An order is not repeated for each
@@ -133,8 +135,18 @@ func (h *host) hold(err error, until time.Time) {
 	}
 	o := h.motion
 	o.err, o.why, o.next, o.awaited = err, held, until, false
-	o.then = plan{h.chain().queue, issue, until}
+	o.then = h.heldPlan()
 	h.settle()
+}
+
+// heldPlan looks into storage while the host has to wait: another process may have what a CA does not give to this one.
+// The manager's lock is held.
+func (h *host) heldPlan() plan {
+	next := h.motion.next
+	if soon := time.Now().Add(heldLook); soon.Before(next) {
+		next = soon
+	}
+	return plan{h.manager.loads, load, next}
 }
 
 // left is what remains of the certificate in use, 0 if nothing. The manager's lock is held.

@@ -46,14 +46,19 @@ func (r *reporter) ready(s Status) {
 	r.add(s)
 }
 
-// failed reports a failure: at Warn if it is news and not one of many, else at Debug.
-func (r *reporter) failed(s Status, why failure, fresh bool) {
+// failed reports a failure: at Warn if it is news and not one of many, else at Debug. That a client has found a name for
+// which no first certificate can be had is at Info: nothing of the program's is wrong.
+func (r *reporter) failed(s Status, why failure, news bool) {
 	message := "certificate failed"
 	if why == ofPreflight {
 		message = "certificate not ordered"
 	}
 	level := slog.LevelDebug
-	if fresh && r.warn(s.Host) {
+	switch {
+	case !news:
+	case s.OnDemand && s.Serial == nil:
+		level = slog.LevelInfo
+	case r.warn(s.Host):
 		level = slog.LevelWarn
 	}
 	r.log.Log(context.Background(), level, message, "host", s.Host, "attempts", s.Attempts, "next_try", s.NextTry,

@@ -119,6 +119,8 @@ func (h *host) missing() {
 		m.remove(h) // recalled, and gone meanwhile
 	case h.kind == lazy && !h.motion.awaited:
 		// Nothing comes next: the first handshake puts a job.
+	case h.motion.err != nil && h.motion.why == held && time.Now().Before(h.motion.next):
+		h.motion.then = h.heldPlan()
 	default:
 		h.motion.then = plan{queue, step, time.Now()}
 	}
