@@ -117,6 +117,34 @@ func TestAForgottenAccountIsMadeAnewOnce(t *testing.T) {
 	assert.Len(t, p.files(t, "/users/"), 2, "a registration and its key")
 }
 
+// Two processes find out at once that the CA has forgotten their account.
+func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
+	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com", "e.example.com", "f.example.com"}
+	p := run(t, acmetest.Options{}, nil, hosts...)
+	p.await(t)
+	first, err := p.shake(hosts[0])
+	require.NoError(t, err)
+	p.stop()
+	p.makeDue(t)
+	p.ca.Forget(t)
+	accounts, orders := p.ca.Seen("/sign-me-up"), p.ca.Seen("/finalize-order")
+	q := &proxy{r: new(hostproxy.Router), ca: p.ca}
+	q.r.Logger, q.r.TLS = p.r.Logger, p.r.TLS
+	slices.Reverse(hosts) // the other one begins at the other end
+	for _, host := range hosts {
+		q.r.Handle(host, http.NotFoundHandler())
+	}
+	https, plain := proxytest.Listen(t), proxytest.Listen(t)
+	q.https = https.Addr().String()
+	q.serve(t, https, plain)
+	p.restart(t)
+	p.renewed(t, "a.example.com", first)
+	proxytest.Eventually(t, "six renewals", func() bool { return p.ca.Seen("/finalize-order")-orders >= len(hosts) })
+	proxytest.Eventually(t, "the end of all locks", func() bool { return len(p.locks(t)) == 0 })
+	assert.Equal(t, 1, p.ca.Seen("/sign-me-up")-accounts)
+	assert.Equal(t, len(hosts), p.ca.Seen("/finalize-order")-orders, "each is renewed once")
+}
+
 // External accounts at one CA work side by side, with the same e-mail.
 func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 	eab := map[string]string{

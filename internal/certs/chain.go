@@ -62,7 +62,7 @@ func (c *chain) issue(ctx context.Context, o order) error {
 		} else {
 			asked = true
 		}
-		if len(c.authorities) > 1 {
+		if len(c.authorities) > 1 && !strings.Contains(err.Error(), "the CA ") {
 			err = fmt.Errorf("%s: %w", a.key, err)
 		}
 		errs = append(errs, err)

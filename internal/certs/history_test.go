@@ -159,7 +159,7 @@ func TestDamagedHistoriesAreNone(t *testing.T) {
 func TestAHistoryThatCannotBeKeptDelaysNothingForLong(t *testing.T) {
 	for what, op := range map[string]func() error{
 		"fails": func() error { return errors.New("disk full") },
-		"hangs": func() error { time.Sleep(time.Hour); return nil },
+		"hangs": func() error { <-time.After(time.Hour); return nil },
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
