@@ -220,8 +220,7 @@ func (p *placement) verify(ctx context.Context) error {
 	if p.order.serial == nil {
 		return nil
 	}
-	now, err := readFrom(ctx, p.manager.storage, p.authority, p.order.name)
-	if err == nil && now.cert.Leaf.SerialNumber.Cmp(p.order.serial) == 0 {
+	if now := p.leaf(ctx, p.order.name); now != nil && now.SerialNumber.Cmp(p.order.serial) == 0 {
 		err := fmt.Errorf("issuer %s returned the certificate that is to be replaced", p.key)
 		return &paceError{first: refusedFirst, last: refusedLast, err: err}
 	}

@@ -5,6 +5,10 @@
 // (only hosts of a route cost anything), the table that handshakes read, the schedule (bounded work, urgent first,
 // failures on their own clock), timeouts around storage, and a status per host. certmagic's certificate cache stays
 // empty and its maintenance idle: a certificate is served exactly as long as its host is in the table.
+//
+// Storage has, besides what certmagic keeps there: acme/<CA>/users-<digest> with the accounts that the e-mail does not
+// tell apart, and hostproxy/attempts/<issuer>/<host>.json with the failed validations of a host within the last hour and
+// the type of challenge that works. The latter may be deleted when the host has no route any more.
 package certs
 
 import (

@@ -2,6 +2,8 @@ package certs
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"iter"
@@ -80,11 +82,35 @@ func (c *chain) issue(ctx context.Context, o order) error {
 // renewed reports whether storage has a certificate by now that another process
 // has obtained.
 func (c *chain) renewed(ctx context.Context, o order) bool {
-	if o.serial == nil || len(c.authorities) == 0 {
+	if o.serial == nil {
 		return false
 	}
-	now, err := readStored(ctx, c.authorities[0].manager.storage, c.authorities, o.name)
-	return err == nil && now.cert.Leaf.SerialNumber.Cmp(o.serial) != 0 && time.Now().Before(now.renewAt())
+	for _, a := range c.authorities {
+		leaf := a.leaf(ctx, o.name)
+		if leaf == nil || leaf.SerialNumber.Cmp(o.serial) == 0 {
+			continue
+		}
+		now, err := readStored(ctx, a.manager.storage, c.authorities, o.name)
+		return err == nil && now.cert.Leaf.SerialNumber.Cmp(o.serial) != 0 && time.Now().Before(now.renewAt())
+	}
+	return false
+}
+
+// leaf returns the certificate in storage, nil if there is none.
+func (a *authority) leaf(ctx context.Context, name string) *x509.Certificate {
+	b, err := a.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
+	if err != nil {
+		return nil
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil
+	}
+	return leaf
 }
 
 func (c *chain) wildcards() bool {
