@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -199,7 +198,7 @@ func TestOnDemandUnderAWildcard(t *testing.T) {
 			if strings.HasPrefix(host, "customer") {
 				return nil
 			}
-			return errors.New("no customer")
+			return hostproxy.ErrHostNotAllowed
 		}
 	}, "*.example.com")
 	var wg sync.WaitGroup

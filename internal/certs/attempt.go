@@ -103,7 +103,7 @@ func (p *placement) run(ctx context.Context) error {
 		case t.held != nil:
 			return t.held
 		case t.lost() && !renounced:
-			renounced = true
+			renounced, counter = true, 2 // the next account has no certificate to replace
 			if err := p.account.renounce(ctx, p.manager.storage, t); err != nil {
 				return fmt.Errorf("%w: %w", errForgotten, err)
 			}

@@ -108,7 +108,7 @@ func TestFailuresAreOneSentence(t *testing.T) {
 	}{
 		{fmt.Errorf("[a.example.com] Obtain: [a.example.com] creating new order: %w (ca=https://acme.example.org/directory)",
 			acme.Problem{Status: 400, Type: acme.ProblemTypeRejectedIdentifier, Detail: "The ACME server refuses\nthis name"}),
-			"the CA acme.example.org refused: The ACME server refuses this name (rejectedIdentifier)"},
+			"the CA acme.example.org refused: The ACME server refuses; this name (rejectedIdentifier)"},
 		{fmt.Errorf("solving challenge: %w", invalid(host)), `the CA acme.example.org could not validate "a.example.com": no answer at a.example.com (unauthorized)`},
 		{acme.Problem{Status: 418}, "the CA acme.example.org refused: HTTP 418"},
 		{acme.Problem{Status: 403, Type: acme.ProblemTypeCompound, Detail: "two", Subproblems: []acme.Subproblem{

@@ -68,8 +68,14 @@ func plainText(err error, name string) string {
 
 // oneLine makes a text short and of one line.
 func oneLine(text string) string {
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-	text = strings.ToValidUTF8(text, "?")
+	var parts []string
+	for line := range strings.Lines(text) {
+		line = strings.Join(strings.FieldsFunc(line, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+		if line != "" {
+			parts = append(parts, line)
+		}
+	}
+	text = strings.ToValidUTF8(strings.Join(parts, "; "), "?")
 	if len(text) > maxReason {
 		text = strings.ToValidUTF8(text[:maxReason], "") + "..."
 	}
