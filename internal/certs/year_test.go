@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +23,7 @@ var (
 
 // What the rules allow.
 const (
-	askAgain    = 3 * 24 * time.Hour // between two looks at renewal information
+	askAgain    = 4 * 24 * time.Hour // between two looks at renewal information
 	prompt      = 10 * time.Millisecond
 	promptStale = 300 * time.Millisecond // for a host whose certificate has expired
 	patience    = 30*time.Second + 100*time.Millisecond
@@ -54,7 +55,7 @@ const (
 //   - needless: nothing is ordered while the certificate of a host is good, in
 //     storage or, after storage was lost, in an instance.
 //   - removed: nothing is ordered for a host that has gone.
-//   - revoked: what the CA wants to be replaced is, in five days.
+//   - revoked: what the CA wants to be replaced is, in six days.
 //   - root: the local CA keeps its root.
 //   - log: there are few warnings per host and day.
 //   - goroutines: there are few.
@@ -77,6 +78,7 @@ func TestAYearInAMinute(t *testing.T) {
 
 // live lets the year pass, a week for each theme.
 func (w *world) live() {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // the heap is small, and garbage plenty
 	goroutines := runtime.NumGoroutine()
 	w.populate()
 	w.launch()
@@ -87,23 +89,24 @@ func (w *world) live() {
 	themes := w.themes()
 	for week := range (*yearDays + 6) / 7 {
 		end := w.start.Add(time.Duration(min(7*(week+1), *yearDays)) * 24 * time.Hour)
-		var second *instance
 		if week%2 == 1 {
-			second = w.launch()
+			w.launch()
 		}
 		w.pass(w.between(day(1), day(1.5)))
 		w.happens(themes[week%len(themes)], end)
 		w.pass(time.Until(end))
-		if second != nil {
-			w.quit(w.running()[1], false)
+		w.turn.Lock()
+		for _, i := range w.running()[1:] {
+			w.quit(i, false)
 		}
+		w.turn.Unlock()
 	}
 	close(done)
 	for _, i := range w.running() {
 		w.quit(i, false)
 	}
 	w.t.Logf("seed %d: %d certificates signed, %d requests refused by a limit, %d instances, %d handshakes sampled; broken rules: %v",
-		w.seed, w.ca.signed, w.ca.limited, w.born, w.samples, w.failures)
+		w.seed, w.ca.signed, w.ca.limited, w.born, w.samples.Load(), w.failures)
 }
 
 // happens runs a theme, which must be over in its week.
@@ -118,7 +121,7 @@ func (w *world) happens(x theme, end time.Time) {
 }
 
 // populate makes the hosts of the first day: most with 90 days, a fifth with 45
-// and no renewal information, an eighth with six; wildcards, some that come on
+// and no renewal information, a tenth with six; wildcards, some that come on
 // demand, and two of the local CA.
 func (w *world) populate() {
 	for n := range *yearHosts {
@@ -136,7 +139,7 @@ func (w *world) newTenant(n int) tenant {
 		s.name, s.life, s.demand = fmt.Sprintf("d%d.demand%d.com", n, n/100), day(6), true
 	case n%50 == 1:
 		s.name = fmt.Sprintf("*.w%d.wild.com", n)
-	case n%8 == 2:
+	case n%10 == 2:
 		s.life = day(6)
 	case n%5 == 3:
 		s.life, s.ari = day(45), false
@@ -177,11 +180,13 @@ func (w *world) pick(ok func(*tenant) bool) *tenant {
 
 // restarts restarts all instances now and then. Close and New, as a deployment.
 func (w *world) restarts(done chan struct{}) {
+	next := time.After(12 * time.Hour)
 	for {
 		select {
 		case <-done:
 			return
-		case <-time.After(*yearRestart):
+		case <-next:
+			next = time.After(*yearRestart)
 		}
 		w.restart()
 	}
@@ -235,13 +240,10 @@ func (w *world) themes() []theme {
 	return all
 }
 
-// crowd has a CA that hangs while many clients want hosts that wait for it: one
-// that is new, and one whose certificate has expired, if there is any.
+// crowd has a CA that hangs while many clients want a new host.
 func (w *world) crowd() {
-	fresh := w.add(tenant{name: fmt.Sprintf("crowd%d.com", w.roll(1e9)), life: day(90), ari: true})
-	w.unwant(fresh)
 	time.AfterFunc(time.Hour, func() {
-		w.want(fresh)
+		fresh := w.add(tenant{name: fmt.Sprintf("crowd%d.com", w.roll(1e9)), life: day(90), ari: true})
 		w.pass(10 * time.Second)
 		for range 300 {
 			w.crowds.Add(1)
@@ -265,6 +267,13 @@ func (w *world) visit(i *instance, s *tenant) {
 func (w *world) outageAtStart() {
 	time.AfterFunc(time.Hour, w.restart)
 	w.suffers(&w.storage.fault, "storage", "errors", w.between(90*time.Minute, 5*time.Hour))
+	w.inspect()
+}
+
+// inspect looks at all hosts as soon as the rules allow.
+func (w *world) inspect() {
+	w.pass(warmUp + 5*time.Second)
+	w.lookAround()
 }
 
 // wipe empties the storage. What instances have by then they are to write back,
@@ -282,6 +291,7 @@ func (w *world) wipe() {
 	w.storage.wipe()
 	w.pass(day(1))
 	w.restart()
+	w.inspect()
 }
 
 // flood adds many hosts of one registered domain, more than the CA signs in a
@@ -326,7 +336,7 @@ func (w *world) crashLoop() {
 		w.breaks(s)
 		time.AfterFunc(day(2), func() { w.unwant(s) })
 	}
-	for range 20 {
+	for range 12 {
 		w.pass(w.between(3*time.Minute, 10*time.Minute))
 		w.restart()
 	}
@@ -342,14 +352,33 @@ func (w *world) wildcard() {
 	w.mu.Lock()
 	for _, other := range w.all {
 		if strings.HasSuffix(other.name, "."+zone) && other != s {
-			other.troubles = append(other.troubles, trouble{what: "covered", from: time.Now(), to: time.Now().Add(day(3.5))})
+			other.covered = s
+			other.say(w, "covered by %s", s.name)
 		}
 	}
 	w.mu.Unlock()
 	w.pass(day(1))
 	w.restart()
+	w.inspect()
 	w.pass(day(2))
 	w.mends(s)
+	time.AfterFunc(day(30), func() { w.uncover(s) })
+}
+
+// uncover removes a wildcard. The hosts that it covered have to have their own
+// certificates again.
+func (w *world) uncover(wildcard *tenant) {
+	w.unwant(wildcard)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.all {
+		if s.covered == wildcard {
+			s.covered = nil
+			if !s.wanted.IsZero() {
+				s.wanted = time.Now()
+			}
+		}
+	}
 }
 
 // killOne kills an instance and starts another, and does so again.

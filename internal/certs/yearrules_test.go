@@ -8,33 +8,38 @@ import (
 	"time"
 )
 
-// watch looks at everything once an hour.
+// watch looks at everything every other hour.
 func (w *world) watch(done chan struct{}, goroutines int) {
 	today := 0
 	for {
 		select {
 		case <-done:
 			return
-		case <-time.After(time.Hour):
+		case <-time.After(2 * time.Hour):
 		}
 		running := w.running()
 		allowed := goroutines + 50 + (len(running)+1)*workers + int(w.asking.Load())
 		if n := runtime.NumGoroutine(); n > allowed {
 			w.fail("goroutines", "", "there are %d, want at most %d", n, allowed)
 		}
-		w.mu.Lock()
-		all := slices.Clone(w.all)
-		w.mu.Unlock()
-		for _, s := range all {
-			for _, i := range running {
-				w.look(i, s)
-			}
-			w.healthy(s)
-		}
+		w.lookAround()
 		if d := int(time.Since(w.start).Hours()) / 24; d > today {
 			today = d
 			w.midnight()
 		}
+	}
+}
+
+// lookAround looks at all hosts.
+func (w *world) lookAround() {
+	w.mu.Lock()
+	all := slices.Clone(w.all)
+	w.mu.Unlock()
+	for _, s := range all {
+		for _, i := range w.running() {
+			w.look(i, s)
+		}
+		w.healthy(s)
 	}
 }
 
@@ -123,7 +128,7 @@ func (w *world) look(i *instance, s *tenant) {
 
 // judge judges the handshake of a host that has a good certificate.
 func (w *world) judge(i *instance, s *tenant, cert *tls.Certificate, took time.Duration, err error) {
-	w.samples++
+	w.samples.Add(1)
 	w.mu.Lock()
 	gone := s.wanted.IsZero()
 	w.mu.Unlock()
@@ -191,10 +196,10 @@ func (w *world) healthy(s *tenant) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if s.wanted.IsZero() {
+	if s.wanted.IsZero() || s.covered != nil {
 		return
 	}
-	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(5) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
+	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(6) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
 		w.broken("revoked", s.name, "it has been since %s", w.stamp(s.revoked))
 	}
 	if now.Before(s.stored.to) {

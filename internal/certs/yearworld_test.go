@@ -75,7 +75,7 @@ type world struct {
 	warned    int      // today, about no host
 	failures  map[string]int
 	told      map[string]bool
-	samples   int
+	samples   atomic.Int64
 }
 
 // A tenant is a host of the world, or a wildcard, whether it has a route or not.
@@ -94,6 +94,7 @@ type tenant struct {
 	storedBy *instance
 	storedAt time.Time
 	revoked  time.Time // the certificate in use; zero if it is not
+	covered  *tenant   // a wildcard that came later; nil if none did
 	troubles []trouble
 	history  []string
 	warned   int // today
@@ -120,6 +121,7 @@ type instance struct {
 	manager *certs.Manager
 	storage *modelClient
 	begin   time.Time
+	lag     time.Duration // until it hears of a change of the routes
 	closing atomic.Bool
 
 	mu     sync.RWMutex
@@ -162,11 +164,15 @@ func (w *world) stamp(t time.Time) string {
 
 // launch starts an instance with the routes of now.
 func (w *world) launch() *instance {
+	lag := w.between(0, time.Minute)
 	w.mu.Lock()
+	if len(w.instances) == 0 {
+		lag = 0
+	}
 	w.born++
 	w.starts++
 	i := &instance{
-		name: fmt.Sprintf("p%d", w.born), world: w, storage: &modelClient{storage: w.storage}, begin: time.Now(),
+		name: fmt.Sprintf("p%d", w.born), world: w, storage: &modelClient{storage: w.storage}, begin: time.Now(), lag: lag,
 		routes: map[string]bool{"*": true}, served: make(map[*tenant]time.Time),
 	}
 	for _, s := range w.all {
@@ -229,7 +235,7 @@ func (w *world) want(s *tenant) {
 	s.wanted = time.Now()
 	s.say(w, "comes")
 	w.mu.Unlock()
-	w.reroute(s, true)
+	w.reroute(s)
 }
 
 func (w *world) unwant(s *tenant) {
@@ -237,35 +243,35 @@ func (w *world) unwant(s *tenant) {
 	s.wanted, s.gone = time.Time{}, time.Now()
 	s.say(w, "goes")
 	w.mu.Unlock()
-	w.reroute(s, false)
+	w.reroute(s)
 }
 
-func (w *world) reroute(s *tenant, on bool) {
+func (w *world) reroute(s *tenant) {
 	if s.demand {
 		return
 	}
-	for n, i := range w.running() {
-		i.route(s.name, on, time.Duration(n)*w.between(0, time.Minute))
+	for _, i := range w.running() {
+		if i.lag == 0 {
+			i.route(s)
+		} else {
+			time.AfterFunc(i.lag, func() { i.route(s) })
+		}
 	}
 }
 
-// route changes a route of an instance after a while.
-func (i *instance) route(name string, on bool, after time.Duration) {
-	change := func() {
-		i.mu.Lock()
-		if on {
-			i.routes[name] = true
-		} else {
-			delete(i.routes, name)
-		}
-		i.mu.Unlock()
-		i.changed(name)
+// route gives an instance the route of a tenant, or takes it away.
+func (i *instance) route(s *tenant) {
+	i.world.mu.Lock()
+	on := !s.wanted.IsZero()
+	i.world.mu.Unlock()
+	i.mu.Lock()
+	if on {
+		i.routes[s.name] = true
+	} else {
+		delete(i.routes, s.name)
 	}
-	if after == 0 {
-		change()
-		return
-	}
-	time.AfterFunc(after, change)
+	i.mu.Unlock()
+	i.changed(s.name)
 }
 
 func (i *instance) hosts() iter.Seq[string] {
