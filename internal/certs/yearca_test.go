@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type modelCA struct {
 	sets    *window              // certificates per exact set of names
 	failed  *window              // failed validations per host
 	revoked map[string]time.Time // by host: what was signed before is to be replaced
+	asked   atomic.Int64
 	signed  int
 	limited int
 }
@@ -101,6 +103,7 @@ func (*modelIssuer) IssuerKey() string { return "model" }
 // Issue implements certmagic.Issuer: an order, a validation, a certificate.
 func (i *modelIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	host, began, w := csr.DNSNames[0], time.Now(), i.ca.world
+	i.ca.asked.Add(1)
 	w.ordered(i.client, host)
 	if err := i.ca.answer(ctx); err != nil {
 		return nil, fmt.Errorf("[%s] creating new order: %w", host, err)

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// watch looks at everything every other hour.
+// watch looks at everything every third hour.
 func (w *world) watch(done chan struct{}, goroutines int) {
 	today := 0
 	for {
 		select {
 		case <-done:
 			return
-		case <-time.After(2 * time.Hour):
+		case <-time.After(3 * time.Hour):
 		}
 		running := w.running()
 		allowed := goroutines + 50 + (len(running)+1)*workers + int(w.asking.Load())
@@ -101,7 +101,7 @@ func (w *world) warm(i *instance) bool {
 func (w *world) look(i *instance, s *tenant) {
 	now := time.Now()
 	w.mu.Lock()
-	wanted, stored, by, at := s.wanted, s.stored, s.storedBy, s.storedAt
+	wanted, stored, by, at, covered := s.wanted, s.stored, s.storedBy, s.storedAt, s.covered != nil
 	w.mu.Unlock()
 	if wanted.IsZero() || now.Sub(wanted) < 3*time.Minute || i.closing.Load() {
 		return
@@ -112,7 +112,7 @@ func (w *world) look(i *instance, s *tenant) {
 	case now.Before(served), found && now.Before(stored.to):
 		cert, took, err := i.shake(s.ask)
 		w.judge(i, s, cert, took, err)
-	case found && !stored.to.IsZero() && now.Sub(stored.to) < day(25):
+	case found && !covered && !stored.to.IsZero() && now.Sub(stored.to) < day(25):
 		cert, took, err := i.shake(s.ask)
 		if i.closing.Load() {
 			return
@@ -166,6 +166,7 @@ func (i *instance) note(s *tenant, cert *tls.Certificate) {
 	}
 	if !bytes.Equal(w.localRoot, cert.Leaf.AuthorityKeyId) {
 		w.broken("root", s.name, "%s serves one of another root", i.name)
+		w.localRoot = cert.Leaf.AuthorityKeyId
 	}
 }
 
@@ -199,7 +200,7 @@ func (w *world) healthy(s *tenant) {
 	if s.wanted.IsZero() || s.covered != nil {
 		return
 	}
-	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(6) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
+	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(7) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
 		w.broken("revoked", s.name, "it has been since %s", w.stamp(s.revoked))
 	}
 	if now.Before(s.stored.to) {

@@ -52,6 +52,7 @@ func (i *instance) shake(name string) (*tls.Certificate, time.Duration, error) {
 type world struct {
 	t         testing.TB
 	seed      uint64
+	days      int
 	start     time.Time
 	ca        *modelCA
 	storage   *modelStorage
@@ -60,8 +61,8 @@ type world struct {
 	crowds    atomic.Int64
 	localRoot []byte
 
-	turn sync.Mutex // held while instances come and go
-	dice sync.Mutex // guards rand
+	turn chan struct{} // holds a token while instances come and go; a mutex would stop the clock
+	dice sync.Mutex    // guards rand
 	rand *rand.Rand
 
 	mu        sync.Mutex
@@ -131,8 +132,11 @@ type instance struct {
 
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
-		t: t, seed: seed, start: time.Now(), rand: rand.New(rand.NewPCG(seed, seed)),
-		tenants: make(map[string]*tenant), failures: make(map[string]int), told: make(map[string]bool),
+		t: t, seed: seed, days: *yearDays, start: time.Now(), rand: rand.New(rand.NewPCG(seed, seed)),
+		tenants: make(map[string]*tenant), failures: make(map[string]int), told: make(map[string]bool), turn: make(chan struct{}, 1),
+	}
+	if yearRaced {
+		w.days = min(w.days, racedDays)
 	}
 	w.ca = newModelCA(t, w)
 	w.storage = newModelStorage(w)
@@ -242,6 +246,9 @@ func (w *world) unwant(s *tenant) {
 	w.mu.Lock()
 	s.wanted, s.gone = time.Time{}, time.Now()
 	s.say(w, "goes")
+	for _, i := range w.instances {
+		i.forget(s)
+	}
 	w.mu.Unlock()
 	w.reroute(s)
 }
