@@ -33,6 +33,7 @@ const (
 	warnings    = 8     // per host and day, and two more for each start of an instance
 	chatter     = 1_500 // warnings about no host, per day and instance: one a minute
 	workers     = 150   // goroutines of an instance
+	refusals    = 20    // by a storage that is down, per host of -year.hosts and minute
 	racedDays   = 56    // under the race detector
 )
 
@@ -58,6 +59,7 @@ const (
 //   - removed: nothing is ordered for a host that has gone.
 //   - revoked: what the CA wants to be replaced is, in a week.
 //   - root: the local CA keeps its root.
+//   - storage: while it is down, it is not asked again and again.
 //   - log: there are few warnings per host and day.
 //   - goroutines: there are few.
 //   - close: Close ends within a minute.
@@ -115,6 +117,9 @@ func (w *world) happens(x theme, end time.Time) {
 	w.mu.Lock()
 	w.say("theme %s", x.name)
 	w.mu.Unlock()
+	if testing.Verbose() {
+		w.t.Logf("%s: theme %s, after %d orders", w.stamp(time.Now()), x.name, w.ca.asked.Load())
+	}
 	x.run()
 	if time.Now().After(end) {
 		w.t.Fatalf("theme %q takes longer than its week", x.name)
@@ -266,7 +271,7 @@ func (w *world) visit(i *instance, s *tenant) {
 // outageAtStart restarts all instances while storage is down.
 func (w *world) outageAtStart() {
 	time.AfterFunc(time.Hour, w.restart)
-	w.suffers(&w.storage.fault, "storage", "errors", w.between(90*time.Minute, 5*time.Hour))
+	w.suffers(&w.storage.fault, "storage", "errors", w.between(75*time.Minute, 2*time.Hour))
 	w.inspect()
 }
 

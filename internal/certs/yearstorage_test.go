@@ -94,8 +94,9 @@ func (s *modelStorage) wipe() {
 type modelClient struct {
 	storage *modelStorage
 
-	mu   sync.Mutex
-	dead time.Time // when it was killed; zero if it was not
+	mu     sync.Mutex
+	dead   time.Time // when it was killed; zero if it was not
+	failed []time.Time
 }
 
 func (c *modelClient) kill() {
@@ -118,6 +119,7 @@ func (c *modelClient) enter() error {
 	kind, over := c.storage.fault.now()
 	switch kind {
 	case "errors":
+		c.refuse()
 		return errors.New("dial tcp 192.0.2.2:6379: connect: connection refused")
 	case "hangs":
 		<-over
@@ -126,6 +128,23 @@ func (c *modelClient) enter() error {
 		return pause(context.Background(), c.storage.world.between(100*time.Millisecond, 2*time.Second))
 	}
 	return pause(context.Background(), time.Millisecond)
+}
+
+// refuse takes the time of a refused connection, and notices a client that asks
+// again and again. That one has to wait, or the test would never end.
+func (c *modelClient) refuse() {
+	_ = pause(context.Background(), time.Millisecond)
+	c.mu.Lock()
+	c.failed = append(c.failed, time.Now())
+	for time.Since(c.failed[0]) > time.Minute {
+		c.failed = c.failed[1:]
+	}
+	n := len(c.failed)
+	c.mu.Unlock()
+	if n > refusals**yearHosts {
+		c.storage.world.fail("storage", "", "%d operations in a minute, while it is down", n)
+		_ = pause(context.Background(), time.Minute)
+	}
 }
 
 // Store implements certmagic.Storage.
