@@ -21,11 +21,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/status"
@@ -420,13 +422,26 @@ func (r *Router) status() status.Page {
 		p.Routes = append(p.Routes, o.Value.status())
 	}
 	for c := range r.Certificates() {
-		s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt}
-		if c.Err != nil {
-			s.Error = c.Err.Error()
-		}
-		p.Certificates = append(p.Certificates, s)
+		p.Certificates = append(p.Certificates, r.certificate(c))
 	}
 	return p
+}
+
+func (r *Router) certificate(c CertStatus) status.Certificate {
+	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
+		Attempts: c.Attempts, NextTry: c.NextTry}
+	if c.Err != nil {
+		s.Error = status.Sentence(c.Err.Error())
+	}
+	zone, wild := strings.CutPrefix(c.Host, "*.")
+	switch {
+	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // nothing that a CA would look at
+	case wild || r.TLS.DNS != nil:
+		s.Check = status.RecordsCommand(c.Host)
+	default:
+		s.Check = status.ReachCommand(c.Host)
+	}
+	return s
 }
 
 func (r *route) status() status.Route {

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,7 +42,9 @@ type TLS struct {
 
 	// Issuer replaces Email and CA. A *certmagic.ACMEIssuer is a template, a
 	// literal will do: set its fields for external account binding, a profile,
-	// roots of a private CA. Nil means ACME with Email, CA and DNS.
+	// roots of a private CA. Its TestCA is the CA's staging directory, asked after
+	// a failed validation until it succeeds; Let's Encrypt's is known. An Issuer
+	// adds a type of key. Nil means ACME with Email, CA and DNS.
 	Issuer certmagic.Issuer
 
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
@@ -50,7 +53,13 @@ type TLS struct {
 	// Issuers replace all that for some hosts, by host or wildcard as in
 	// patterns; exact beats wildcard. A host that is named exactly gets a
 	// certificate of its own even where a wildcard's would do. Templates as
-	// there.
+	// there; several of one CA may differ in anything, and have accounts of their
+	// own where the e-mail, the account key or the external account differs.
+	//
+	// Names that no public CA signs, such as nas.lan, fail immediately unless
+	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
+	// that belongs to no known public CA, or any other type. Names below onion
+	// need an issuer with a method IssuesOnion() bool that returns true.
 	Issuers map[string]certmagic.Issuer
 
 	// DNS is a provider of github.com/libdns that proves control of names by
@@ -58,6 +67,10 @@ type TLS struct {
 	// their own are proved so, wildcards become possible, and the CA need not
 	// reach the listeners. Nil means HTTP-01 and TLS-ALPN-01.
 	DNS certmagic.DNSProvider
+
+	// DisableARI ignores when CAs want certificates renewed (RFC 9773): they are
+	// renewed when two thirds of their life are over. False follows the CA.
+	DisableARI bool
 
 	// Internal issues for names no public CA signs: localhost, test, internal,
 	// local and home.arpa with what is below them, and private IP addresses.
@@ -69,13 +82,40 @@ type TLS struct {
 	// ~/.local/share/certmagic.
 	Storage certmagic.Storage
 
-	// HostPolicy allows certificates on demand: when a handshake asks for a
+	// HostPolicy decides about certificates on demand: a handshake asks for a
 	// public host that only a wildcard pattern matches and that has no
-	// certificate, nil lets it have its own, an error does not and is
-	// remembered for a minute. It is asked again before a renewal. It may be
-	// called concurrently and must not take longer than 10 s. A nil HostPolicy
-	// allows none.
+	// certificate. Return nil to allow issuance, and ErrHostNotAllowed to refuse
+	// it, which is remembered for HostPolicyTTL. Any other error means that the
+	// policy does not know, for instance because its database is down: an
+	// existing certificate is kept, and the handshake of a new host fails. The
+	// policy is consulted again before a renewal. It may be called concurrently;
+	// a call that takes longer than 10 s counts as an error. Nil allows none.
 	HostPolicy func(ctx context.Context, host string) error
+
+	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
+	// a minute. Negative disables it. See [Router.ForgetHostPolicy].
+	HostPolicyTTL time.Duration
+
+	// Lazy obtains the certificate of a route's host at the first handshake that
+	// asks for it, rather than when the route is added: five thousand new hosts
+	// place no five thousand orders. Certificates in Storage are served and
+	// renewed all the same.
+	Lazy bool
+
+	// Addresses are the addresses under which CAs reach this machine, of its
+	// load balancer for instance. Before an order, a host that a known public
+	// CA has to reach is looked up; if it has no A or AAAA record, or none
+	// with one of Addresses, nothing is ordered, and it is looked up again
+	// after a minute, later after ten. Empty means those of the interfaces if
+	// all of them are public, and else any; then an order is placed as soon as
+	// a handshake has asked for the host, or after half an hour. Records with
+	// private addresses, DNS that does not answer, and hosts whose certificate
+	// is still valid never keep an order back.
+	Addresses []netip.Addr
+
+	// DisablePreflight turns off this look-up, for a machine whose DNS is not
+	// that of the Internet.
+	DisablePreflight bool
 
 	// Files are certificates in files, served before any other for the names
 	// they hold. They are read at start, and again within half a minute when
@@ -110,8 +150,25 @@ type TLS struct {
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when a host's certificate becomes ready, is renewed, or
-	// fails, in order per host. Nil means nobody looks.
+	// fails: one call at a time, in order. A panic in it is logged. While a call
+	// lasts, up to 10,000 reports wait; then the oldest are dropped, and a
+	// warning is logged. Nil disables the reports.
 	Observe func(CertStatus)
+}
+
+// ErrHostNotAllowed is the error by which a TLS.HostPolicy refuses a certificate
+// to a host, itself or wrapped.
+var ErrHostNotAllowed = certs.ErrNotAllowed
+
+// An Issuer is a certmagic.Issuer, or a template of one, with what certmagic has no
+// place for in an issuer. It can be wherever TLS takes an issuer:
+//
+//	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
+type Issuer struct {
+	certmagic.Issuer
+
+	// KeyType is that of the certificates' keys. "" means certmagic.P256.
+	KeyType certmagic.KeyType
 }
 
 // A CertFile names the PEM files of a certificate chain and its private key.
@@ -136,10 +193,19 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
+// The states of a certificate. A host goes from CertPending to CertValid or
+// CertFailed, and between those.
+const (
+	CertPending = "pending" // none yet; the first attempt is under way or to come
+	CertValid   = "valid"   // one is served
+	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
+	CertStatic  = "static"  // the program brought it
+)
+
 // A CertStatus is how one host's certificate is doing.
 type CertStatus struct {
 	Host   string // a host, or a wildcard
-	State  string // "pending", "valid", "failed" or "static"
+	State  string // CertPending, CertValid, CertFailed or CertStatic
 	Issuer string // key of who issued the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none
@@ -148,8 +214,8 @@ type CertStatus struct {
 	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
 
 	Attempts int       // failed since the last success
-	Err      error     // of the last attempt; nil unless failed
-	NextTry  time.Time // after a failure; zero if only a change of the program helps
+	Err      error     // of the last attempt, or why there was none; nil unless State is CertFailed
+	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
 }
 
@@ -325,6 +391,20 @@ func (r *Router) terminated() iter.Seq[string] {
 	}
 }
 
+// wants reports whether a host pattern is that of a route whose TLS ends here.
+func (r *Router) wants(host string) bool {
+	t := r.table.Load()
+	if !t.HasHost(host) {
+		return false
+	}
+	p, err := routes.ParsePattern(host)
+	if err != nil {
+		return true
+	}
+	rt, ok := t.Get(p)
+	return !ok || !isPassthrough(rt.Value.handler)
+}
+
 func isPassthrough(h http.Handler) bool {
 	_, ok := h.(*Passthrough)
 	return ok
@@ -400,6 +480,60 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
+// Certificate returns the status of the certificate that serves a host, which
+// may be a wildcard's, and whether there is one or one is on its way. A pattern
+// such as *.example.com is a host here too.
+func (r *Router) Certificate(host string) (CertStatus, bool) {
+	m := r.certs.Manager()
+	name, err := canonicalHost(host)
+	if m == nil || err != nil {
+		return CertStatus{}, false
+	}
+	s, ok := m.Status(name)
+	return CertStatus(s), ok
+}
+
+// RenewCertificate obtains a new certificate for a host now, due or not, and
+// forgets its backoff and what HostPolicy said of it: the thing to call when DNS
+// has been corrected. It does not wait; see [Router.AwaitCertificates]. The
+// limits of a CA still count. The error says why nothing can be done: the Router
+// does not listen, no route serves the host, or the certificate is the program's
+// own.
+func (r *Router) RenewCertificate(host string) error {
+	m := r.certs.Manager()
+	name, err := canonicalHost(host)
+	switch {
+	case err != nil:
+	case m == nil:
+		err = errors.New("no certificates before the Router listens")
+	default:
+		err = m.Renew(name)
+	}
+	if err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
+// ForgetHostPolicy makes the next handshake for a host consult TLS.HostPolicy
+// anew, whatever it has said before.
+func (r *Router) ForgetHostPolicy(host string) {
+	m := r.certs.Manager()
+	if name, err := canonicalHost(host); m != nil && err == nil {
+		m.Forget(name)
+	}
+}
+
+// canonicalHost returns the canonical form of a host or a wildcard.
+func canonicalHost(host string) (string, error) {
+	base, wild := strings.CutPrefix(host, "*.")
+	name, err := hostname.Canonical(base)
+	if wild {
+		name = "*." + name
+	}
+	return name, err
+}
+
 // AwaitCertificates waits until the Router listens and each of the hosts has a
 // certificate; with no hosts, each host of a route that wants one. When ctx is
 // done, the error says which have none and why.
@@ -467,26 +601,31 @@ func (k *keeper) belongs(sni, host string) bool { return k.Belongs(sni, host) }
 // certOptions translates r.TLS. What is wrong with it certs.New says.
 func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
+	give := templates{dns: t.DNS}
 	o := certs.Options{
 		Hosts:        r.terminated,
+		Wants:        r.wants,
 		Knows:        r.knows,
 		Storage:      t.Storage,
-		Public:       t.issuers(),
-		Internal:     t.Internal,
+		DisableARI:   t.DisableARI,
+		Public:       t.issuers(&give),
+		Internal:     plainIssuer(t.Internal),
 		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:       t.HostPolicy,
+		PolicyTTL:    t.HostPolicyTTL,
+		Lazy:         t.Lazy,
 		Config:       t.Config,
 		Hello:        t.Hello,
 		ClientAuth:   make(map[string]certs.ClientAuth, len(t.ClientAuth)),
 		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,
 		Logger:       r.logger(),
-	}
-	if ca, ok := t.Internal.(*LocalCA); ok {
-		o.Internal = ca.open()
+
+		Addresses:        t.Addresses,
+		DisablePreflight: t.DisablePreflight,
 	}
 	for pattern, issuer := range t.Issuers {
-		o.Issuers[pattern] = t.solve(issuer)
+		o.Issuers[pattern] = give.solver(issuer)
 	}
 	for _, f := range t.Files {
 		o.Files = append(o.Files, certs.KeyPair(f))
@@ -501,25 +640,58 @@ func (r *Router) certOptions() certs.Options {
 }
 
 // issuers returns who issues for public names.
-func (t *TLS) issuers() []certmagic.Issuer {
+func (t *TLS) issuers(give *templates) []certmagic.Issuer {
 	first := t.Issuer
 	if first == nil {
 		first = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
 	}
-	all := []certmagic.Issuer{t.solve(first)}
+	all := []certmagic.Issuer{give.solver(first)}
 	for _, issuer := range t.Fallbacks {
-		all = append(all, t.solve(issuer))
+		all = append(all, give.solver(issuer))
 	}
 	return all
 }
 
-// solve gives an ACME template the DNS provider, if it has no solver.
-func (t *TLS) solve(issuer certmagic.Issuer) certmagic.Issuer {
+// templates gives ACME templates the DNS provider. What is one stays one: all get
+// the same solver, and a template that is used twice is copied once.
+type templates struct {
+	dns    certmagic.DNSProvider
+	solves *certmagic.DNS01Solver
+	copies map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer
+}
+
+// solver returns the issuer with the DNS provider, if it is a template without a
+// solver.
+func (g *templates) solver(issuer certmagic.Issuer) certmagic.Issuer {
+	issuer = plainIssuer(issuer)
+	if i, ok := issuer.(certs.Issuer); ok {
+		return certs.Issuer{Issuer: g.solver(i.Issuer), KeyType: i.KeyType}
+	}
 	a, ok := issuer.(*certmagic.ACMEIssuer)
-	if !ok || t.DNS == nil || a.DNS01Solver != nil {
+	if !ok || a == nil || g.dns == nil || a.DNS01Solver != nil {
 		return issuer
 	}
-	solving := *a
-	solving.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: t.DNS}}
-	return &solving
+	if g.solves == nil {
+		g.solves = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: g.dns}}
+		g.copies = make(map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer)
+	}
+	if g.copies[a] == nil {
+		solving := *a
+		solving.DNS01Solver = g.solves
+		g.copies[a] = &solving
+	}
+	return g.copies[a]
+}
+
+// plainIssuer returns an issuer as package certs knows it.
+func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
+	switch i := issuer.(type) {
+	case *Issuer:
+		return plainIssuer(*i)
+	case Issuer:
+		return certs.Issuer{Issuer: plainIssuer(i.Issuer), KeyType: i.KeyType}
+	case *LocalCA:
+		return i.open()
+	}
+	return issuer
 }

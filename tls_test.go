@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -172,6 +174,72 @@ func TestChallengesComeBeforeRedirectsAndAreNeverGuessed(t *testing.T) {
 	}
 }
 
+// A host that no public CA signs says so in its status, without a network.
+func TestAHostThatNoPublicCASignsHasFailedAtOnce(t *testing.T) {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage = files(t)
+	r.TLS.Issuers = map[string]certmagic.Issuer{"tv.lan": &hostproxy.LocalCA{Storage: r.TLS.Storage}}
+	for _, host := range []string{"nas.lan", "tv.lan"} {
+		r.Handle(host, named(host))
+	}
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	defer ln.Close()
+	n := 0
+	for s := range r.Certificates() {
+		n++
+		assert.Equal(t, hostproxy.CertFailed, s.State, s.Host)
+		assert.Error(t, s.Err, s.Host)
+		assert.Zero(t, s.NextTry, s.Host)
+	}
+	assert.Equal(t, 2, n)
+}
+
+// A refusingCA is an issuer that says no at some length.
+type refusingCA struct{}
+
+func (refusingCA) IssuerKey() string { return "refusing" }
+
+func (refusingCA) Issue(context.Context, *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	return nil, errors.Join(errors.New("no"), errors.New("never"))
+}
+
+func TestTheStatusOfAFailedHostSaysWhatToDo(t *testing.T) {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage, r.TLS.Issuer = files(t), refusingCA{}
+	r.Handle("a.example.com", named("a"))
+	h := hostproxy.StatusHandler(&r)
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	defer ln.Close()
+	proxytest.Eventually(t, "the failure", func() bool {
+		for s := range r.Certificates() {
+			return s.State == hostproxy.CertFailed
+		}
+		return false
+	})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
+	var page struct {
+		Certificates []struct {
+			Host, State, Error, Check string
+			Attempts                  int
+			NextTry                   time.Time
+		}
+	}
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &page))
+	require.Len(t, page.Certificates, 1)
+	c := page.Certificates[0]
+	assert.Equal(t, 1, c.Attempts)
+	assert.True(t, c.NextTry.After(time.Now()))
+	assert.NotContains(t, c.Error, "\n")
+	assert.Contains(t, c.Error, "no; never")
+	assert.Contains(t, c.Check, "dig +short a.example.com")
+	assert.NotContains(t, w.Body.String(), "0001-01-01")
+}
+
 func TestListenUnderAServerOfYourOwn(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -281,6 +349,7 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 	r.TLS.Storage = files(t)
 	r.TLS.CA = "letsencrypt"
 	r.TLS.DefaultHost = "not a host"
+	r.TLS.Addresses, r.TLS.DisablePreflight = make([]netip.Addr, 1), true
 	r.TLS.Config = &tls.Config{Certificates: []tls.Certificate{{}}}
 	r.TLS.ClientAuth = map[string]hostproxy.ClientAuth{
 		"a.localhost": {CAFiles: []string{"/does/not/exist.pem", empty}},
@@ -288,7 +357,7 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 		"a..b":        {CAs: x509.NewCertPool()},
 	}
 	_, err := r.Listen("tcp", "127.0.0.1:0")
-	for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
+	for _, want := range []string{`hostproxy: TLS:`, `"letsencrypt"`, `not a host`, "Addresses[0]", "DisablePreflight", "/does/not/exist.pem", empty, `"b.localhost"`, `"a..b"`} {
 		assert.ErrorContains(t, err, want)
 	}
 	if err != nil {

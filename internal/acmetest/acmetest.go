@@ -24,6 +24,7 @@ import (
 	"github.com/letsencrypt/pebble/v2/db"
 	"github.com/letsencrypt/pebble/v2/va"
 	"github.com/letsencrypt/pebble/v2/wfe"
+	"github.com/mholt/acmez/v3/acme"
 )
 
 // Options configure a CA.
@@ -55,14 +56,16 @@ type CA struct {
 	Roots *x509.CertPool // roots of what it issues
 	DNS   *DNS           // what it believes
 
+	options Options
+	open    atomic.Int64 // connections
+
+	mu     sync.Mutex
+	answer http.Handler // the CA's, until it forgets
 	manage http.Handler
-
-	open atomic.Int64 // connections
-
-	mu   sync.Mutex
-	down bool
-	seen map[string]int           // requests by path prefix
-	held map[string]chan struct{} // closed when requests whose path contains the key may go on
+	down   bool
+	seen   map[string]int           // requests by path prefix
+	held   map[string]chan struct{} // closed when requests whose path contains the key may go on
+	no     map[string]acme.Problem  // the answer to requests whose path contains the key
 }
 
 // New starts a CA that ends with the test, but for one goroutine which Pebble
@@ -77,7 +80,29 @@ func New(t testing.TB, o Options) *CA {
 	}
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", nonces)
 
-	c := &CA{DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int), held: make(map[string]chan struct{})}
+	c := &CA{options: o, DNS: NewDNS(t), HTTPS: x509.NewCertPool(), Roots: x509.NewCertPool(), seen: make(map[string]int), held: make(map[string]chan struct{}), no: make(map[string]acme.Problem)}
+	c.begin(t)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(c.serve))
+	srv.Config.ConnState = c.count
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	c.URL = srv.URL + wfe.DirectoryPath
+	c.HTTPS.AddCert(srv.Certificate())
+	c.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	return c
+}
+
+// Forget makes the CA lose its accounts, orders and certificates, as after a new
+// installation at the same URL. It keeps its DNS, and has one more root.
+func (c *CA) Forget(t testing.TB) {
+	t.Helper()
+	c.begin(t)
+}
+
+// begin puts a CA that knows nothing behind the URL.
+func (c *CA) begin(t testing.TB) {
+	t.Helper()
+	o := c.options
 	logger := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
 	// With more than one profile, Pebble picks any.
@@ -95,16 +120,10 @@ func New(t testing.TB, o Options) *CA {
 	}
 	validator := va.New(logger, o.HTTPPort, o.TLSPort, false, c.DNS.Addr, store)
 	front := wfe.New(logger, store, validator, issuer, []string{"pebble.example"}, false, len(o.EAB) > 0, 0, 0)
-	c.manage = front.ManagementHandler()
-	srv := httptest.NewUnstartedServer(c.gate(front.Handler()))
-	srv.Config.ConnState = c.count
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
-	c.URL = srv.URL + wfe.DirectoryPath
-	c.HTTPS.AddCert(srv.Certificate())
-	c.PEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answer, c.manage = front.Handler(), front.ManagementHandler()
 	c.Roots.AddCert(issuer.GetRootCert(0).Cert)
-	return c
 }
 
 // Issuer returns a template for the CA.
@@ -136,6 +155,18 @@ func (c *CA) Hold(part string) (release func()) {
 		delete(c.held, part)
 		close(gate)
 	})
+}
+
+// Refuse makes requests whose path contains part fail with p, until the end.
+func (c *CA) Refuse(part string, p acme.Problem) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.no[part] = p
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.no, part)
+	}
 }
 
 // Conns returns how many connections are open.
@@ -186,28 +217,38 @@ func (c *CA) SuggestRenewal(t testing.TB, leaf *x509.Certificate, from, to time.
 	}
 }
 
-func (c *CA) gate(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		c.mu.Lock()
-		down := c.down
-		c.seen[q.URL.Path]++
-		var gate chan struct{}
-		for part, g := range c.held {
-			if strings.Contains(q.URL.Path, part) {
-				gate = g
-			}
+func (c *CA) serve(w http.ResponseWriter, q *http.Request) {
+	c.mu.Lock()
+	down, answer := c.down, c.answer
+	c.seen[q.URL.Path]++
+	var gate chan struct{}
+	for part, g := range c.held {
+		if strings.Contains(q.URL.Path, part) {
+			gate = g
 		}
-		c.mu.Unlock()
-		if gate != nil {
-			select {
-			case <-gate:
-			case <-q.Context().Done():
-				return
-			}
+	}
+	var refusal *acme.Problem
+	for part, p := range c.no {
+		if strings.Contains(q.URL.Path, part) {
+			refusal = &p
 		}
-		if down {
-			panic(http.ErrAbortHandler)
+	}
+	c.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-q.Context().Done():
+			return
 		}
-		h.ServeHTTP(w, q)
-	})
+	}
+	if down {
+		panic(http.ErrAbortHandler)
+	}
+	if refusal != nil {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(refusal.Status)
+		_ = json.NewEncoder(w).Encode(refusal)
+		return
+	}
+	answer.ServeHTTP(w, q)
 }

@@ -124,7 +124,7 @@ func (n *node) leaf(t *testing.T, host string) (leaf *x509.Certificate) {
 }
 
 // locks are the names of the lock files in a file storage.
-func locks(t *testing.T, storage string) (names []string) {
+func locks(t testing.TB, storage string) (names []string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(storage, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".lock") {
@@ -136,7 +136,7 @@ func locks(t *testing.T, storage string) (names []string) {
 }
 
 // pair is a CA that looks for answers at the second of two proxies, and the configurations of both.
-func pair(t *testing.T, host string) (ca *acmetest.CA, first, second nodeConfig) {
+func pair(t *testing.T, host string, set ...func(*acmetest.Options)) (ca *acmetest.CA, first, second nodeConfig) {
 	t.Helper()
 	free := func() (addr string, port int) {
 		ln := proxytest.Listen(t)
@@ -150,6 +150,9 @@ func pair(t *testing.T, host string) (ca *acmetest.CA, first, second nodeConfig)
 	var o acmetest.Options
 	second.HTTPS, o.TLSPort = free()
 	second.Plain, o.HTTPPort = free()
+	for _, f := range set {
+		f(&o)
+	}
 	return acmetest.New(t, o), first, second
 }
 
@@ -167,6 +170,27 @@ func TestOneOrderAndAnyProxyAnswersForIt(t *testing.T) {
 	assert.Equal(t, leaf.SerialNumber, second.leaf(t, host).SerialNumber)
 	assert.Equal(t, 1, ca.Seen("/order-plz"))
 	assert.Equal(t, 1, ca.Seen("/finalize-order"))
+}
+
+// A member of a cluster that has not heard of a new host yet answers for the one that has.
+func TestAProxyWithoutTheRouteAnswersForOneThatHasIt(t *testing.T) {
+	const host = "a.example.com"
+	for name, tt := range map[string]struct{ https, plain bool }{"HTTP-01": {plain: true}, "TLS-ALPN-01": {https: true}} {
+		t.Run(name, func(t *testing.T) {
+			ca, here, there := pair(t, host, func(o *acmetest.Options) {
+				if !tt.https {
+					o.TLSPort = 1
+				}
+				if !tt.plain {
+					o.HTTPPort = 1
+				}
+			})
+			there.Hosts = nil
+			spawn(t, ca, there)
+			leaf := spawn(t, ca, here).leaf(t, host)
+			assert.Equal(t, []string{host}, leaf.DNSNames)
+		})
+	}
 }
 
 // The process that obtains a certificate may die at any point: another one goes on.

@@ -57,6 +57,13 @@ func (d *DNS) Forget(name string) {
 	d.none[dns.Fqdn(name)] = true
 }
 
+// Remember makes a name have its address again after Forget.
+func (d *DNS) Remember(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.none, dns.Fqdn(name))
+}
+
 // ServeDNS implements dns.Handler.
 func (d *DNS) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	d.mu.Lock()

@@ -5,9 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -15,8 +14,6 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
-
-	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // noEmail is an ACME account without a contact. certmagic takes an empty
@@ -27,50 +24,73 @@ const noEmail = " "
 // shortlived is the profile under which Let's Encrypt signs IP addresses.
 const shortlived = "shortlived"
 
-// limitedHosts is how many hosts in a row an issuer must turn away for their
-// number before it is left alone by all.
-const limitedHosts = 3
+// challenges are the types of challenge, by what they can prove. Read-only.
+var challenges = []string{acme.ChallengeTypeDNS01, acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01}
+
+// An order is what a host asks of its chain.
+type order struct {
+	name   string
+	serial *big.Int // of the certificate in use; nil if there is none
+	due    bool     // the certificate in use is to be renewed: no rate limit holds it back
+	force  bool     // renew even if the certificate in use is not due
+}
 
 // An authority is an issuer and what certmagic needs around it.
 type authority struct {
 	manager  *Manager
 	template certmagic.Issuer
+	identity identity
+	keyType  certmagic.KeyType
 	key      string // of its place in storage
+	account  *account
+	staging  *authority // of the same CA, for probes; nil if there is none
 
 	mu      sync.Mutex
 	configs map[variant]*certmagic.Config
-	limited int       // hosts in a row that met the rate limit
-	paused  time.Time // until when it is left alone
+	silent  time.Time // until when probes are not made here, since one got no answer
 }
 
 // A variant is what one authority has to do differently for some hosts.
 type variant struct {
-	http bool // HTTP-01 can be answered
-	ip   bool // the host is an address
+	challenge string // the type that is offered, alone; "" where there is none
+	ip        bool   // the host is an address
 }
 
 // newAuthority checks an issuer. ACME issuers are templates.
-func newAuthority(m *Manager, template certmagic.Issuer) (*authority, error) {
-	if template == nil {
-		return nil, errors.New("an issuer is nil")
+func newAuthority(m *Manager, given certmagic.Issuer) (*authority, error) {
+	template, keyType, err := open(given)
+	if err != nil {
+		return nil, err
 	}
-	if t, ok := template.(*certmagic.ACMEIssuer); ok {
-		t := *t
-		if t.CA == "" {
-			t.CA = certmagic.LetsEncryptProductionCA
-		}
-		u, err := url.Parse(t.CA)
-		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !hostname.IsInternal(u.Hostname())) {
-			return nil, fmt.Errorf("CA %q: want the https URL of an ACME directory", t.CA)
-		}
-		template = &t
-	}
-	return &authority{
+	a := &authority{
 		manager:  m,
 		template: template,
+		identity: identityOf(given, template, keyType),
+		keyType:  keyType,
 		key:      template.IssuerKey(),
 		configs:  make(map[variant]*certmagic.Config),
-	}, nil
+	}
+	a.account = m.accountOf(a.identity.account, a.key)
+	if t, ok := template.(*certmagic.ACMEIssuer); ok && t.TestCA != "" && t.TestCA != t.CA {
+		test := *t
+		test.CA, test.TestCA = t.TestCA, ""
+		if a.staging, err = newAuthority(m, &test); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// accountOf returns the account that all authorities with the same ID share. It is
+// called by New.
+func (m *Manager) accountOf(id accountID, issuerKey string) *account {
+	if m.accounts == nil {
+		m.accounts = make(map[accountID]*account)
+	}
+	if m.accounts[id] == nil {
+		m.accounts[id] = newAccount(id, issuerKey)
+	}
+	return m.accounts[id]
 }
 
 // wildcards reports whether the authority can prove control of a whole zone.
@@ -79,57 +99,72 @@ func (a *authority) wildcards() bool {
 	return !ok || t.DNS01Solver != nil
 }
 
-// issue obtains or renews the certificate for name, once, and leaves it in
-// storage. It does nothing if another process has done so by now.
-func (a *authority) issue(ctx context.Context, name string) (err error) {
-	if until := a.pausedUntil(); !until.IsZero() {
-		return &limitedError{until: until, err: fmt.Errorf("the rate limit of %s is used up", a.key)}
+// directory names the CA, in errors too.
+func (a *authority) directory() string {
+	if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
+		return t.CA
 	}
-	cfg, err := a.config(name)
+	return a.key
+}
+
+// offered returns the types of challenge that can be answered, one of which an
+// order offers.
+func (a *authority) offered() ([]string, error) {
+	t, ok := a.template.(*certmagic.ACMEIssuer)
+	switch {
+	case !ok:
+		return []string{""}, nil
+	case t.DNS01Solver != nil:
+		return []string{acme.ChallengeTypeDNS01}, nil
+	}
+	var types []string
+	if !t.DisableTLSALPNChallenge {
+		types = append(types, acme.ChallengeTypeTLSALPN01)
+	}
+	if !t.DisableHTTPChallenge && a.manager.http.Load() {
+		types = append(types, acme.ChallengeTypeHTTP01)
+	}
+	if len(types) == 0 {
+		return nil, errors.New("no type of challenge is possible: HTTP-01 requires a listener for plain HTTP, or enable TLS-ALPN-01 in the issuer")
+	}
+	return types, nil
+}
+
+// issue obtains or renews the certificate for o, once, and leaves it in storage. It
+// does nothing if another process has done so by now.
+func (a *authority) issue(ctx context.Context, o order) error {
+	entered, err := a.enter(ctx, o)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, maxIssueTime, errors.New("the CA does not answer in time"))
-	defer cancel()
-	// Storages with leases renew them only for attempts that are counted.
-	ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, new(int))
-	defer rescue("issuer", &err)
-	// Renewing what is not there is obtaining. Sync is one attempt; Async would sleep between its own for up to 30 days, with the lock of the host.
-	err = cfg.RenewCertSync(ctx, name, false)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	err = a.place(ctx, o)
+	a.account.holds.leave(entered, err)
+	if l, ok := readLimit(err, o.name); ok {
+		err = &limitedError{until: time.Now().Add(clampLimit(l.until)), err: err}
 	}
-	return a.judge(err)
+	return err
 }
 
-// judge keeps count of rate limits and dresses their errors.
-func (a *authority) judge(err error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	until, limited := rateLimit(err)
-	if !limited {
-		a.limited = 0
-		return err
+// enter holds an order back that would meet a rate limit.
+func (a *authority) enter(ctx context.Context, o order) ([]subject, error) {
+	if o.due {
+		return nil, nil
 	}
-	if a.limited++; a.limited >= limitedHosts {
-		a.paused, a.limited = until, 0
+	registered := a.account.known.Load()
+	if !registered && a.account.holds.counting(addressScope) {
+		registered = a.account.exists(ctx, a.manager.storage)
 	}
-	return &limitedError{until: until, err: err}
-}
-
-func (a *authority) pausedUntil() time.Time {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if time.Now().Before(a.paused) {
-		return a.paused
+	entered, until := a.account.holds.enter(o.name, registered)
+	if until.IsZero() {
+		return entered, nil
 	}
-	return time.Time{}
+	return nil, &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
 }
 
 // renewalInfo asks the CA when it wants the certificate renewed. Authorities
 // that have no opinion return acme.ErrUnsupported.
 func (a *authority) renewalInfo(ctx context.Context, leaf *x509.Certificate) (info acme.RenewalInfo, err error) {
-	cfg, err := a.config("")
+	cfg, err := a.config(variant{})
 	if err != nil {
 		return info, err
 	}
@@ -145,17 +180,22 @@ func (a *authority) renewalInfo(ctx context.Context, leaf *x509.Certificate) (in
 	return g.GetRenewalInfo(ctx, c)
 }
 
-// config returns the authority's Config for a host, making it on first use:
-// by then the listeners are known.
-func (a *authority) config(name string) (*certmagic.Config, error) {
-	_, notIP := netip.ParseAddr(name)
-	v := variant{http: a.manager.http.Load(), ip: notIP == nil}
+// variant returns what is different for a host and a type of challenge.
+func (a *authority) variant(name, challenge string) variant {
+	return variant{challenge: challenge, ip: isIP(name)}
+}
+
+// config returns the authority's Config for a variant, making it on first use: by
+// then the listeners are known.
+func (a *authority) config(v variant) (*certmagic.Config, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if cfg := a.configs[v]; cfg != nil {
 		return cfg, nil
 	}
 	cfg := a.manager.newConfig()
+	cfg.KeySource = certmagic.StandardKeyGenerator{KeyType: a.keyType}
+	cfg.OnEvent = onEvent
 	t, ok := a.template.(*certmagic.ACMEIssuer)
 	if !ok {
 		cfg.Issuers = []certmagic.Issuer{a.template}
@@ -165,9 +205,11 @@ func (a *authority) config(name string) (*certmagic.Config, error) {
 		if err != nil {
 			return nil, fmt.Errorf("loopback port for challenges: %w", err)
 		}
+		cfg.Storage = accountStorage{a.manager.storage, a.account}
 		iss := a.manager.newACME(cfg, t)
 		iss.ListenHost, iss.AltHTTPPort, iss.AltTLSALPNPort = host, port, port
-		iss.DisableHTTPChallenge = t.DisableHTTPChallenge || !v.http
+		iss.DisableHTTPChallenge = v.challenge != acme.ChallengeTypeHTTP01
+		iss.DisableTLSALPNChallenge = v.challenge != acme.ChallengeTypeTLSALPN01
 		if v.ip && t.Profile == "" && strings.Contains(t.CA, "letsencrypt.org") {
 			iss.Profile = shortlived
 		}
@@ -175,6 +217,14 @@ func (a *authority) config(name string) (*certmagic.Config, error) {
 	}
 	a.configs[v] = cfg
 	return cfg, nil
+}
+
+// onEvent asks the attempt under way before a CA is asked.
+func onEvent(ctx context.Context, event string, _ map[string]any) error {
+	if t := attemptOf(ctx); t != nil && t.begin != nil && event == "cert_obtaining" {
+		return t.begin(ctx)
+	}
+	return nil
 }
 
 // newConfig returns a Config with every field set on purpose: certmagic.New
@@ -193,6 +243,7 @@ func (m *Manager) newConfig() *certmagic.Config {
 	})
 	cfg.OnDemand = nil
 	cfg.MustStaple = false
+	cfg.DisableARI = m.options.DisableARI
 	cfg.LocalCache = nil
 	cfg.DefaultServerName, cfg.FallbackServerName = "", ""
 	return cfg
@@ -210,7 +261,7 @@ func (m *Manager) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certm
 		set.TrustedRoots, _ = x509.SystemCertPool()
 	}
 	iss := certmagic.NewACMEIssuer(cfg, set)
-	iss.TestCA = "" // retries are ours, and they ask the CA that is to sign
+	iss.TestCA = "" // probes are ours
 	iss.Email = t.Email
 	if strings.TrimSpace(t.Email) == "" {
 		iss.Email = noEmail
@@ -231,6 +282,9 @@ func (m *Manager) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certm
 // its client to itself and has no word for this: without it, two goroutines for
 // each connection would stay for as long as the CA likes.
 func (a *authority) closeIdle() {
+	if a.staging != nil {
+		a.staging.closeIdle()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, cfg := range a.configs {

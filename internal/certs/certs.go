@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"iter"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -21,12 +22,17 @@ import (
 type Options struct {
 	// Hosts yields the host patterns that want a certificate: hosts and
 	// wildcards in canonical form, and "*", which only on-demand certificates
-	// can serve. Required; called at start and after Changed, never at once
-	// from two goroutines.
+	// can serve. Required; called at start and after Changed without names,
+	// never at once from two goroutines.
 	Hosts func() iter.Seq[string]
 
+	// Wants reports whether a host pattern, as Hosts yields it, is that of a route
+	// whose TLS ends here. Required; called concurrently.
+	Wants func(pattern string) bool
+
 	// Knows is the gate: it reports whether a canonical host has a route. No
-	// other name costs more than this call. Required; called concurrently.
+	// other name costs more than this call, but for challenges, whose look-ups
+	// in storage are bounded. Required; called concurrently.
 	Knows func(host string) bool
 
 	// Storage keeps certificates, accounts, challenges and locks. Nil means
@@ -47,13 +53,40 @@ type Options struct {
 	// gets a certificate of its own even if a wildcard's covers it.
 	Issuers map[string]certmagic.Issuer
 
+	// DisableARI ignores the renewal information of CAs (RFC 9773).
+	DisableARI bool
+
 	// Policy allows on-demand certificates for public names that match a
-	// wildcard: nil error means yes. A nil Policy means none.
+	// wildcard. Nil error means yes, ErrNotAllowed no, and any other error that
+	// it does not know: then what there is stays. A nil Policy allows none.
 	Policy func(ctx context.Context, host string) error
+
+	// PolicyTTL is how long a refusal of Policy is remembered. 0 means a minute,
+	// negative not at all.
+	PolicyTTL time.Duration
+
+	// Lazy leaves hosts of routes without a certificate until a handshake asks
+	// for it. What is in storage is served and renewed all the same.
+	Lazy bool
 
 	// Files are more static certificates, in PEM files. They are read again when they
 	// change; what cannot be read then leaves the old one in place.
 	Files []KeyPair
+
+	// Addresses are those under which CAs reach this machine, for preflights.
+	// Empty means those of its interfaces, if all of them are public. Zero
+	// addresses are an error, and so are Addresses with DisablePreflight.
+	Addresses []netip.Addr
+
+	// DisablePreflight turns off the look-up of a host before an order.
+	DisablePreflight bool
+
+	// Resolve returns the addresses of a host, for preflights. Nil means DNS.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// Interfaces returns the addresses of this machine. Nil means those that
+	// the system knows.
+	Interfaces func() []netip.Addr
 
 	// Config is the base settings of TLSConfig. Nil means none. Its
 	// Certificates are static ones: they are served before any other, for the
@@ -78,8 +111,9 @@ type Options struct {
 	// own records, most of them at debug level. Required.
 	Logger *slog.Logger
 
-	// Observe is called after each change of a host's state, in order per
-	// host, without locks held. Nil means nobody looks.
+	// Observe is called after each change of a host's state, one call at a time
+	// and in order. One that panics is logged; one that is slow loses the oldest
+	// reports. Nil means that nothing is reported.
 	Observe func(Status)
 
 	// StorageTimeout bounds each storage operation but Lock. 0 means 10 s.
@@ -100,6 +134,6 @@ const (
 	maxOnDemand      = 64               // on-demand names being decided or issued
 	maxRefused       = 10_000           // refused names remembered
 	maxMinted        = 1_024            // internal certificates kept in memory only
-	maxChallengeRead = 16               // challenge probes that read storage at a time
+	maxChallengeRead = 16               // look-ups of challenges of wanted hosts at a time
 	filesPause       = 30 * time.Second // between two looks at files
 )

@@ -10,11 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A chain starts so many orders in so much time: the same rate as certmagic's
-// own limit per account, in which an order would wait with a lock held.
+// An account starts so many orders in so much time: the same rate as certmagic's
+// own limit per account, in which an order would wait with a lock held, and which
+// is one for all of the process.
 const (
 	orders       = 10
 	ordersWindow = 10 * time.Second
@@ -27,13 +30,37 @@ type chain struct {
 	queue       *queue
 }
 
-// issue tries each authority once. The error says why each refused.
-func (c *chain) issue(ctx context.Context, name string) error {
+// issue tries each authority once, and returns nil once storage has a certificate
+// other than that of o.serial. The error says why each refused; it is a heldError
+// if none was asked.
+func (c *chain) issue(ctx context.Context, o order) error {
+	if c.renewed(ctx, o) {
+		return nil
+	}
 	var errs []error
-	for _, a := range c.authorities {
-		err := a.issue(ctx, name)
+	var first *heldError
+	asked := false
+	for i, a := range c.authorities {
+		if i > 0 && a.account != c.authorities[0].account {
+			if err := a.account.pace.await(ctx); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+		}
+		err := a.refuses(o.name)
+		if err == nil {
+			err = a.issue(ctx, o)
+		}
 		if err == nil {
 			return nil
+		}
+		var held *heldError
+		if errors.As(err, &held) {
+			if first == nil || held.until.Before(first.until) {
+				first = held
+			}
+			err = &limitedError{until: held.until, err: held.err}
+		} else {
+			asked = true
 		}
 		if len(c.authorities) > 1 {
 			err = fmt.Errorf("%s: %w", a.key, err)
@@ -43,7 +70,25 @@ func (c *chain) issue(ctx context.Context, name string) error {
 			break
 		}
 	}
+	if !asked && first != nil {
+		c.queue.pace.back()
+		return first
+	}
 	return errors.Join(errs...)
+}
+
+// renewed reports whether storage has a certificate by now that another process
+// has obtained.
+func (c *chain) renewed(ctx context.Context, o order) bool {
+	if o.serial == nil {
+		return false
+	}
+	var s certmagic.Storage
+	for _, a := range c.authorities {
+		s = a.manager.storage
+	}
+	now, err := readStored(ctx, s, c.authorities, o.name)
+	return err == nil && now.cert.Leaf.SerialNumber.Cmp(o.serial) != 0 && time.Now().Before(now.renewAt())
 }
 
 func (c *chain) wildcards() bool {
@@ -57,7 +102,7 @@ func (c *chain) wildcards() bool {
 
 // newPublic makes the chain for public names.
 func (m *Manager) newPublic() error {
-	m.public = &chain{queue: newQueue(maxPublicIssues, newPacer(orders, ordersWindow))}
+	m.public = &chain{}
 	var errs []error
 	for _, issuer := range m.options.Public {
 		a, err := newAuthority(m, issuer)
@@ -67,12 +112,24 @@ func (m *Manager) newPublic() error {
 		}
 		m.public.authorities = append(m.public.authorities, a)
 	}
+	m.public.queue = newQueue(maxPublicIssues, m.public.pace())
 	return errors.Join(errs...)
+}
+
+// pace is that of the account that is asked first.
+func (c *chain) pace() *pacer {
+	if len(c.authorities) == 0 {
+		return nil
+	}
+	return c.authorities[0].account.pace
 }
 
 // newInternal makes the chain for internal names.
 func (m *Manager) newInternal() error {
-	issuer, pace := m.options.Internal, newPacer(orders, ordersWindow)
+	issuer, keyType := m.options.Internal, certmagic.KeyType("")
+	if i, ok := issuer.(Issuer); ok {
+		issuer, keyType = i.Issuer, i.KeyType
+	}
 	if issuer == nil {
 		m.local = &LocalCA{Storage: m.storage}
 	} else if ca, ok := issuer.(*LocalCA); ok {
@@ -84,21 +141,21 @@ func (m *Manager) newInternal() error {
 		m.local = &LocalCA{Storage: newBoundedStorage(storage, m.storage.limit)}
 	}
 	if m.local != nil {
-		issuer, pace = m.local, nil
+		issuer = m.local
 	}
-	a, err := newAuthority(m, issuer)
+	a, err := newAuthority(m, Issuer{Issuer: issuer, KeyType: keyType})
 	if err != nil {
 		return err
 	}
-	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, pace)}
+	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, a.account.pace)}
 	return nil
 }
 
 // newSpecial makes the chains of the hosts that have an issuer of their own.
-// An issuer for several hosts is one chain: what has the same key is the same.
+// An issuer for several hosts is one chain.
 func (m *Manager) newSpecial() error {
 	m.special = make(map[string]*chain)
-	chains := make(map[string]*chain)
+	chains := make(map[identity]*chain)
 	var errs []error
 	for pattern, issuer := range m.options.Issuers {
 		key, err := canonicalPattern(pattern)
@@ -113,10 +170,10 @@ func (m *Manager) newSpecial() error {
 			errs = append(errs, fmt.Errorf("issuer for %q: %w", pattern, err))
 			continue
 		}
-		c := chains[a.key]
+		c := chains[a.identity]
 		if c == nil {
-			c = &chain{authorities: []*authority{a}, queue: newQueue(maxPublicIssues, newPacer(orders, ordersWindow))}
-			chains[a.key] = c
+			c = &chain{authorities: []*authority{a}, queue: newQueue(maxPublicIssues, a.account.pace)}
+			chains[a.identity] = c
 		}
 		m.special[key] = c
 	}
@@ -139,13 +196,10 @@ func (m *Manager) chains() iter.Seq[*chain] {
 // refusal says why nobody can issue for the host or wildcard, or nil.
 func (m *Manager) refusal(name string) error {
 	c := m.chainOf(name)
-	switch {
-	case len(c.authorities) == 0:
+	if len(c.authorities) == 0 {
 		return fmt.Errorf("no issuer for public names such as %q", name)
-	case c == m.internal && m.local != nil && isIP(name):
-		return checkInternal(nil, ipList(name))
 	}
-	return nil
+	return c.refuses(name)
 }
 
 // mintable reports whether a host can have a certificate that is kept in

@@ -1,13 +1,19 @@
 package certs
 
 import (
+	"context"
 	"crypto/tls"
+	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
+	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 const (
@@ -17,91 +23,93 @@ const (
 )
 
 // A solver answers the challenges of this process and, through storage, those
-// of its cluster. Probes from anybody get this far for hosts of a route only;
-// what cannot be answered from memory shares a few slots for storage.
-type solver struct {
-	manager *Manager
-	config  *certmagic.Config // knows each ACME issuer
-	issuers []*certmagic.ACMEIssuer
-	slots   chan struct{}
-}
+// of its cluster: of hosts without a route here too, since the members of a
+// cluster do not learn of a new host at the same moment. Anybody can get this
+// far, with any name, so what has to be looked up in storage is bounded.
+type solver struct{ lookout *lookout }
 
 func newSolver(m *Manager) *solver {
-	s := &solver{manager: m, config: m.newConfig(), slots: make(chan struct{}, maxChallengeRead)}
-	s.config.Logger = m.zap.Named("obtain") // a probe that fails is nobody's concern
-	s.config.Issuers = nil
+	var keys []string
 	for c := range m.chains() {
 		for _, a := range c.authorities {
-			if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
-				iss := m.newACME(s.config, t)
-				s.issuers = append(s.issuers, iss)
-				s.config.Issuers = append(s.config.Issuers, iss)
+			for ; a != nil; a = a.staging {
+				if _, ok := a.template.(*certmagic.ACMEIssuer); ok && !slices.Contains(keys, a.key) {
+					keys = append(keys, a.key)
+				}
 			}
 		}
 	}
-	return s
+	return &solver{lookout: newLookout(m, keys)}
 }
 
 // HTTPChallenge answers q if it is an HTTP-01 challenge for host, the canonical
-// form of q's, and reports whether it has.
+// form of q's, and reports whether it has. It may wait for storage, for a few
+// seconds at most.
 func (m *Manager) HTTPChallenge(w http.ResponseWriter, q *http.Request, host string) bool {
 	token, ok := strings.CutPrefix(q.URL.Path, challengePath)
-	if !ok || q.Method != http.MethodGet || !isToken(token) || !m.answers() || !m.options.Knows(host) {
+	if !ok || q.Method != http.MethodGet || !isToken(token) || !m.answers() {
 		return false
 	}
-	release, ok := m.solver.admit(host)
+	fits := func(c acme.Challenge) bool {
+		return c.Type == acme.ChallengeTypeHTTP01 && c.Token == token && c.Identifier.Value == host
+	}
+	c, ok := m.solver.challenge(q.Context(), host, host, fits)
 	if !ok {
 		return false
 	}
-	defer release()
-	q = q.Clone(q.Context())
-	q.Host = host
-	for _, iss := range m.solver.issuers {
-		if iss.HandleHTTPChallenge(w, q) {
-			return true
-		}
-	}
-	return false
+	w.Header().Set("Content-Type", "text/plain")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = io.WriteString(w, c.KeyAuthorization)
+	m.log.Debug("challenge answered", "host", host, "type", c.Type)
+	return true
 }
 
 // tlsALPN returns the certificate for a TLS-ALPN-01 challenge, or nil if there
 // is none.
 func (m *Manager) tlsALPN(hello *tls.ClientHelloInfo) *tls.Certificate {
 	name := strings.ToLower(hello.ServerName)
-	host := name
-	if ip, ok := reverseName(name); ok {
-		host = ip
+	host, isAddr := reverseName(name)
+	if !isAddr {
+		host = name
+		if canonical, err := hostname.Canonical(name); err != nil || canonical != name || isIP(name) {
+			return nil
+		}
 	}
-	if !m.answers() || len(m.solver.issuers) == 0 || !m.options.Knows(host) {
+	if !m.answers() {
 		return nil
 	}
-	release, ok := m.solver.admit(name)
+	fits := func(c acme.Challenge) bool {
+		return c.Type == acme.ChallengeTypeTLSALPN01 && c.Identifier.Value == host
+	}
+	c, ok := m.solver.challenge(contextOf(hello), name, host, fits)
 	if !ok {
 		return nil
 	}
-	defer release()
-	cert, err := m.solver.config.GetCertificate(hello)
+	cert, err := acmez.TLSALPN01ChallengeCert(c)
 	if err != nil {
+		m.log.Debug("challenge not answered", "host", host, "type", c.Type, "cause", err)
 		return nil
 	}
+	m.log.Debug("challenge answered", "host", host, "type", c.Type)
 	return cert
+}
+
+// challenge returns the challenge that fits: one of this process, or one in
+// storage under name.
+func (s *solver) challenge(ctx context.Context, name, host string, fits func(acme.Challenge) bool) (acme.Challenge, bool) {
+	if mine, ok := certmagic.GetACMEChallenge(name); ok && fits(mine.Challenge) {
+		return mine.Challenge, true
+	}
+	for _, c := range s.lookout.find(ctx, name, host) {
+		if fits(c) {
+			return c, true
+		}
+	}
+	return acme.Challenge{}, false
 }
 
 // answers reports whether challenges may come.
 func (m *Manager) answers() bool { return m.open.Load() && m.ctx.Err() == nil }
-
-// admit takes a slot for a probe that has to read storage.
-func (s *solver) admit(name string) (release func(), ok bool) {
-	if _, mine := certmagic.GetACMEChallenge(name); mine {
-		return func() {}, true
-	}
-	select {
-	case s.slots <- struct{}{}:
-		return func() { <-s.slots }, true
-	default:
-		return nil, false
-	}
-}
 
 // isChallenge reports whether a client wants nothing but a challenge's
 // certificate (RFC 8737, 3).

@@ -22,6 +22,9 @@ func (m *Manager) checkTLS() error {
 	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && len(m.options.ClientAuth) > 0 {
 		errs = append(errs, errors.New("Config.GetConfigForClient and ClientAuth exclude each other"))
 	}
+	if m.options.Policy == nil && m.options.PolicyTTL != 0 {
+		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
+	}
 	m.realms, err = NewRealms(m.options.ClientAuth, m.options.DefaultHost)
 	return errors.Join(append(errs, err)...)
 }

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,21 +10,32 @@ import (
 	"time"
 )
 
+// ErrNotAllowed is what a policy says of a host that may not have a certificate, itself or wrapped. Any other error of
+// a policy means that it does not know.
+var ErrNotAllowed = errors.New("host not allowed")
+
 const (
 	policyPatience = 10 * time.Second // of one decision
-	refusedFor     = time.Minute      // that a refusal is remembered
+	refusedFor     = time.Minute      // that a refusal is remembered, if the program does not say
+	unknownFor     = 5 * time.Second  // that a policy did not know
 )
 
-var errManyDemands = errors.New("too many new hosts are asked for at a time")
+var (
+	errManyDemands = errors.New("too many new hosts are asked for at a time")
+	errManyCalls   = errors.New("HostPolicy has not answered too many calls")
+	errNoAnswer    = errors.New("HostPolicy does not answer in time")
+	errUnasked     = fmt.Errorf("no client asks for it any more: %w", ErrNotAllowed)
+)
 
-// demands decides about names that come with a handshake: each once at a time,
-// few at a time, and a refused one not again for a while.
+// demands decides about names that come with a handshake: each once at a time, few at a time, and one that was refused
+// or that the policy did not know not again for a while.
 type demands struct {
 	manager *Manager
+	calls   chan struct{} // a slot per call of the policy under way, those that hang included
 
-	mu      sync.Mutex
-	open    map[string]*demand
-	refused map[string]time.Time // until when
+	mu       sync.Mutex
+	open     map[string]*demand
+	verdicts map[string]verdict
 }
 
 // A demand is a decision under way.
@@ -33,12 +45,22 @@ type demand struct {
 	err  error
 }
 
-func newDemands(m *Manager) *demands {
-	return &demands{manager: m, open: make(map[string]*demand), refused: make(map[string]time.Time)}
+// A verdict is a decision that is remembered.
+type verdict struct {
+	until time.Time
+	err   error // nil means a refusal
 }
 
-// ask returns the host for name if the policy allows it, nil if it refuses, and
-// an error if there is no answer.
+func newDemands(m *Manager) *demands {
+	return &demands{
+		manager:  m,
+		calls:    make(chan struct{}, maxOnDemand),
+		open:     make(map[string]*demand),
+		verdicts: make(map[string]verdict),
+	}
+}
+
+// ask returns the host for name if the policy allows it, nil if it refuses, and an error if there is no answer.
 func (d *demands) ask(ctx context.Context, name string) (*host, error) {
 	x, err := d.join(name)
 	if x == nil {
@@ -52,15 +74,19 @@ func (d *demands) ask(ctx context.Context, name string) (*host, error) {
 	}
 }
 
-// join finds or starts the decision about name; nil if it is known already.
+// join finds or starts the decision about name; nil if it is known already, or
+// if nobody can issue for it.
 func (d *demands) join(name string) (*demand, error) {
+	if d.manager.refusal(name) != nil {
+		return nil, nil
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if until, ok := d.refused[name]; ok {
-		if time.Now().Before(until) {
-			return nil, nil
+	if v, ok := d.verdicts[name]; ok {
+		if time.Now().Before(v.until) {
+			return nil, v.err
 		}
-		delete(d.refused, name)
+		delete(d.verdicts, name)
 	}
 	if x := d.open[name]; x != nil {
 		return x, nil
@@ -76,21 +102,21 @@ func (d *demands) join(name string) (*demand, error) {
 	return x, nil
 }
 
-// decide asks the policy, on its own time: the handshake that asked first may
-// leave before the others. An allowed name stays open until its first outcome,
-// so that issuances on demand are bounded too.
+// decide asks the policy, on its own time: the handshake that asked first may leave before the others. An allowed name
+// stays open until its first outcome, so that issuances on demand are bounded too.
 func (d *demands) decide(name string, x *demand) {
 	m := d.manager
-	err := m.policy(m.ctx, name)
+	err := d.policy(m.ctx, name)
 	var moved <-chan struct{}
-	if err == nil {
+	switch {
+	case err == nil:
 		x.host, moved = m.addOnDemand(name)
-	}
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	case errors.Is(err, ErrNotAllowed):
 		m.log.Debug("on-demand certificate refused", "host", name, "cause", err)
-		d.refuse(name)
-	} else if err != nil {
-		x.err = err
+		d.remember(name, verdict{until: time.Now().Add(cmp.Or(m.options.PolicyTTL, refusedFor))})
+	default:
+		x.err = fmt.Errorf("HostPolicy does not know %q: %w", name, err)
+		d.remember(name, verdict{until: time.Now().Add(unknownFor), err: x.err})
 	}
 	close(x.done)
 	if moved != nil {
@@ -104,52 +130,80 @@ func (d *demands) decide(name string, x *demand) {
 	d.mu.Unlock()
 }
 
-// refuse remembers a refusal. When the memory is full, one that is over goes,
-// or else any.
-func (d *demands) refuse(name string) {
+// remember remembers a verdict. When the memory is full, one that is over goes, or else any.
+func (d *demands) remember(name string, v verdict) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	d.refused[name] = now.Add(refusedFor)
-	if len(d.refused) <= maxRefused {
+	if !v.until.After(now) {
+		return
+	}
+	d.verdicts[name] = v
+	if len(d.verdicts) <= maxRefused {
 		return
 	}
 	seen, victim := 0, ""
-	for other, until := range d.refused {
+	for other, v := range d.verdicts {
 		if other == name {
 			continue
 		}
 		victim = other
-		if seen++; now.After(until) || seen == 16 {
+		if seen++; now.After(v.until) || seen == 16 {
 			break
 		}
 	}
-	delete(d.refused, victim)
+	delete(d.verdicts, victim)
 }
 
-// policy asks the program whether name may have a certificate on demand.
-func (m *Manager) policy(ctx context.Context, name string) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, policyPatience)
+// forget forgets what the policy said of name.
+func (d *demands) forget(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.verdicts, name)
+}
+
+// policy asks the program whether name may have a certificate on demand. The hook runs on a goroutine of its own: one
+// that hangs keeps that, and a slot.
+func (d *demands) policy(ctx context.Context, name string) error {
+	select {
+	case d.calls <- struct{}{}:
+	default:
+		return errManyCalls
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, policyPatience, errNoAnswer)
 	defer cancel()
-	defer rescue("HostPolicy", &err)
-	return m.options.Policy(ctx, name)
+	answer := make(chan error, 1)
+	go d.call(ctx, name, answer)
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
-// addOnDemand adds a host that came with a handshake, and returns it with what
-// is closed at its first outcome.
+func (d *demands) call(ctx context.Context, name string, answer chan<- error) {
+	defer func() { <-d.calls }()
+	answer <- func() (err error) {
+		defer rescue("HostPolicy", &err)
+		return d.manager.options.Policy(ctx, name)
+	}()
+}
+
+// addOnDemand adds a host that came with a handshake, and returns it with what is closed at its first outcome.
 func (m *Manager) addOnDemand(name string) (*host, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if h := m.find(name); h != nil {
-		return h, h.moved
+		return h, h.outcome()
 	}
-	h := m.newHost(name, m.chainOf(name))
-	h.onDemand, h.awaited = true, true
-	h.used.Store(true)
-	h.status.OnDemand = true
+	h := &host{manager: m, name: name, kind: onDemand}
+	h.move().awaited = true
+	h.marks.Store(used)
 	m.hosts[name] = h
-	h.put(m.loads, h.load, time.Now())
-	return h, h.moved
+	m.below.add(name)
+	h.put(m.loads, load, time.Now())
+	return h, h.outcome()
 }
 
 // A mint makes certificates for internal hosts that are no pattern of their

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
 )
 
@@ -52,14 +54,16 @@ func ReverseName(name string) (string, bool) { return reverseName(name) }
 func (m *Manager) Refused() int {
 	m.demands.mu.Lock()
 	defer m.demands.mu.Unlock()
-	return len(m.demands.refused)
+	return len(m.demands.verdicts)
 }
 
 // MaxRefused is how many refused names are remembered.
 const MaxRefused = maxRefused
 
 // Refuse remembers a refusal.
-func (m *Manager) Refuse(name string) { m.demands.refuse(name) }
+func (m *Manager) Refuse(name string) {
+	m.demands.remember(name, verdict{until: time.Now().Add(refusedFor)})
+}
 
 // Wait makes the part of a handshake that waits.
 func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -71,3 +75,74 @@ func (m *Manager) Wait(ctx context.Context, hello *tls.ClientHelloInfo) (*tls.Ce
 
 // ProxyHeader is appendProxyHeader.
 func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }
+
+// Report reports s to the program.
+func (m *Manager) Report(s Status) { m.reporter.add(s) }
+
+// A Pacer is a pacer.
+type Pacer struct{ p *pacer }
+
+// NewPacer is newPacer.
+func NewPacer(n int, window time.Duration) Pacer { return Pacer{newPacer(n, window)} }
+
+// Take is take.
+func (p Pacer) Take() time.Duration { return p.p.take(time.Now()) }
+
+// Await is await.
+func (p Pacer) Await(ctx context.Context) error { return p.p.await(ctx) }
+
+// Back is back.
+func (p Pacer) Back() { p.p.back() }
+
+// LimitAbout says what a problem is a limit of, in an order for name; "" if it is none.
+func LimitAbout(p acme.Problem, name string) string {
+	l, ok := readLimit(p, name)
+	if !ok {
+		return ""
+	}
+	scope := map[scope]string{hostScope: "host", domainScope: "domain", accountScope: "account", addressScope: "address"}[l.scope]
+	return strings.TrimSpace(scope + " " + l.name)
+}
+
+// Explain is explain.
+func Explain(err error, directory, name string) error { return explain(err, directory, name) }
+
+// RefusedReplacing is refusedReplacing.
+func RefusedReplacing(err error) bool { return refusedReplacing(err) }
+
+// IsPublic is isPublic.
+func IsPublic(i certmagic.Issuer) bool { return isPublic(i) }
+
+// Looks returns how many look-ups of challenges m remembers.
+func (m *Manager) Looks() int {
+	l := m.solver.lookout
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.names)
+}
+
+// Preflight makes a preflight of a host.
+func (m *Manager) Preflight(ctx context.Context, host string) error {
+	return m.preflight(ctx, host, m.chainOf(host))
+}
+
+// Explain adds to an error of a CA what a preflight of a host has to say.
+func (m *Manager) Explain(ctx context.Context, name string, err error) error {
+	return (&host{manager: m, name: name}).explain(ctx, err)
+}
+
+// Look makes the next preflight of a host come now.
+func (m *Manager) Look(host string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hosts[host]
+	h.put(m.looks, preview, time.Now())
+}
+
+// Ordered returns how many public orders have started.
+func (m *Manager) Ordered() int {
+	q := m.public.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.turn
+}

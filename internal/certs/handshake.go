@@ -44,21 +44,11 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if h == nil {
 		return m.other(hello, name)
 	}
-	h.touch()
+	h.mark()
 	if cert := h.cert.Load(); cert != nil && time.Now().Before(cert.Leaf.NotAfter) {
 		return cert, nil
 	}
 	return m.wait(contextOf(hello), h)
-}
-
-// touch notes that a handshake wants h, and writes only if that is new.
-func (h *host) touch() {
-	if !h.recent.Load() {
-		h.recent.Store(true)
-	}
-	if !h.used.Load() {
-		h.used.Store(true)
-	}
 }
 
 // contextOf returns the context of the handshake; programs that make a hello
@@ -92,7 +82,7 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 		return nil, nil
 	}
 	// A route may be so new that the table does not have it.
-	m.sync()
+	m.glance(name)
 	m.mu.RLock()
 	h := m.find(name)
 	m.mu.RUnlock()
@@ -140,28 +130,39 @@ func (m *Manager) wait(ctx context.Context, h *host) (*tls.Certificate, error) {
 	}
 }
 
-// hurry returns the certificate of h, or makes sure it comes soon and returns
-// what is closed at the next outcome. After a failure nobody waits: the next
-// try has its time, and handshakes cannot change that.
+// hurry returns the certificate of h, or makes sure it comes soon and returns what is closed at the next outcome. After
+// a failure of a CA nothing waits: the next try has its time, and handshakes cannot change that.
 func (m *Manager) hurry(h *host) (*tls.Certificate, <-chan struct{}, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if cert := h.cert.Load(); cert != nil && time.Now().Before(cert.Leaf.NotAfter) {
 		return cert, nil, nil
 	}
+	o := h.move()
 	switch {
 	case h.gone:
 		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
-	case h.status.State == Failed:
-		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, h.status.Err)
+	case o.err != nil && o.why != ofStorage && !h.evicted():
+		h.nudge()
+		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
+	case o.err != nil && o.why == ofStorage && time.Until(o.next) > storageFirst && o.cancel == nil:
+		h.put(m.loads, load, time.Now()) // storage may be back
 	}
-	h.awaited = true
-	if h.status.State == Valid && h.cancel == nil && h.cert.Load() == nil {
-		h.put(m.loads, h.load, time.Now()) // it had to leave the memory
-	} else if h.queue != nil {
-		h.queue.hurry(&h.job, awaited)
+	first := !o.awaited
+	o.awaited = true
+	switch {
+	case o.cancel != nil:
+	case h.evicted(), first && h.kind == lazy && h.summary == nil:
+		h.put(m.loads, load, time.Now())
+	case h.queue != nil:
+		h.queue.hurry(h)
 	}
-	return nil, h.moved, nil
+	return nil, h.outcome(), nil
+}
+
+// evicted reports whether the certificate of h had to leave the memory. The manager's lock is held.
+func (h *host) evicted() bool {
+	return h.cert.Load() == nil && h.summary != nil && !h.summary.expired(time.Now())
 }
 
 // orExpired returns an expired certificate rather than none: the client may

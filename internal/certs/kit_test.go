@@ -202,6 +202,7 @@ func (s *memStorage) damage(t *testing.T, suffix string) {
 type fakeIssuer struct {
 	key    string
 	life   time.Duration
+	age    time.Duration                                                // that certificates have already
 	before atomic.Pointer[func(ctx context.Context, host string) error] // runs first
 
 	ca     *x509.Certificate
@@ -209,6 +210,7 @@ type fakeIssuer struct {
 
 	mu        sync.Mutex
 	calls     []string
+	serials   int // of certificates, counted apart from calls
 	now, most int
 }
 
@@ -240,7 +242,8 @@ func (i *fakeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	i.calls = append(i.calls, host)
 	i.now++
 	i.most = max(i.most, i.now)
-	serial := big.NewInt(int64(1000 + len(i.calls)))
+	i.serials++
+	serial := big.NewInt(int64(1000 + i.serials))
 	i.mu.Unlock()
 	defer func() {
 		i.mu.Lock()
@@ -254,7 +257,7 @@ func (i *fakeIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: serial, DNSNames: csr.DNSNames, IPAddresses: csr.IPAddresses,
-		NotBefore: time.Now().Truncate(time.Second), NotAfter: time.Now().Truncate(time.Second).Add(i.life),
+		NotBefore: time.Now().Truncate(time.Second).Add(-i.age), NotAfter: time.Now().Truncate(time.Second).Add(i.life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, i.ca, csr.PublicKey, i.signer)
@@ -296,8 +299,25 @@ func (i *fakeIssuer) count(host string) int {
 type routes struct {
 	mu    sync.Mutex
 	hosts []string
+	has   map[string]bool
 	m     *certs.Manager
 	scans atomic.Int64
+	looks atomic.Int64 // calls of wants
+}
+
+func routesOf(hosts ...string) *routes {
+	r := new(routes)
+	r.assign(hosts)
+	return r
+}
+
+func (r *routes) assign(hosts []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts, r.has = hosts, make(map[string]bool, len(hosts))
+	for _, h := range hosts {
+		r.has[h] = true
+	}
 }
 
 func (r *routes) all() iter.Seq[string] {
@@ -310,32 +330,57 @@ func (r *routes) all() iter.Seq[string] {
 func (r *routes) knows(host string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, h := range r.hosts {
-		if h == host || h == "*" {
-			return true
-		}
-		if _, after, ok := strings.Cut(host, "."); ok && h == "*."+after {
-			return true
-		}
-	}
-	return false
+	_, after, ok := strings.Cut(host, ".")
+	return r.has[host] || r.has["*"] || ok && r.has["*."+after]
 }
 
-func (r *routes) set(hosts ...string) {
+func (r *routes) wants(pattern string) bool {
+	r.looks.Add(1)
 	r.mu.Lock()
-	r.hosts = hosts
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	return r.has[pattern]
+}
+
+// set makes hosts the only ones, and says that anything may have changed.
+func (r *routes) set(hosts ...string) {
+	r.assign(hosts)
 	if r.m != nil {
 		r.m.Changed()
 	}
+}
+
+// add adds hosts, and names them.
+func (r *routes) add(hosts ...string) {
+	r.mu.Lock()
+	all := append(slices.Clone(r.hosts), hosts...)
+	r.mu.Unlock()
+	r.assign(all)
+	r.m.Changed(hosts...)
+}
+
+// remove removes hosts, and names them.
+func (r *routes) remove(hosts ...string) {
+	r.mu.Lock()
+	all := slices.DeleteFunc(slices.Clone(r.hosts), func(h string) bool { return slices.Contains(hosts, h) })
+	r.mu.Unlock()
+	r.assign(all)
+	r.m.Changed(hosts...)
 }
 
 // start starts a Manager for hosts, with storage in memory and o on top. It
 // ends with the test.
 func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
 	t.Helper()
-	r := &routes{hosts: hosts}
-	o.Hosts, o.Knows = r.all, r.knows
+	m, r := startOnce(t, o, hosts...)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m, r
+}
+
+// startOnce is start, and leaves the end to the caller.
+func startOnce(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
+	t.Helper()
+	r := routesOf(hosts...)
+	o.Hosts, o.Wants, o.Knows = r.all, r.wants, r.knows
 	if o.Storage == nil {
 		o.Storage = newMemStorage()
 	}
@@ -344,7 +389,6 @@ func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *rou
 	}
 	m, err := certs.New(o)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	r.m = m
 	m.Start(0)
 	return m, r
@@ -413,4 +457,12 @@ func day(n float64) time.Duration { return time.Duration(n * float64(24*time.Hou
 // failing is a hook that fails.
 func failing(why string) func(context.Context, string) error {
 	return func(context.Context, string) error { return errors.New(why) }
+}
+
+// absent reports whether nothing is stored under key now.
+func (s *memStorage) absent(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.files[key]
+	return !ok
 }

@@ -3,7 +3,10 @@ package certs
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
+	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -14,7 +17,7 @@ const levelTrace = slog.LevelDebug - 4
 
 // returned names the loggers of certmagic whose errors also come back as error
 // values. The Manager reports those, once. Read-only.
-var returned = []string{"obtain", "renew"}
+var returned = []string{"obtain", "renew", ".acme_client"}
 
 // A bridge is a zapcore.Core that writes to a slog.Handler, so that certmagic,
 // which speaks zap, is heard where everything else is. What certmagic does is
@@ -72,9 +75,57 @@ func attrs(fields []zapcore.Field) []slog.Attr {
 	for _, f := range fields {
 		enc := zapcore.NewMapObjectEncoder()
 		f.AddTo(enc)
-		for k, v := range enc.Fields {
+		as = append(as, members(enc.Fields)...)
+	}
+	return as
+}
+
+// members returns the attributes of an object, sorted by key. Objects in it become groups, and what is empty is left out: the text of a
+// map would be a dump.
+func members(object map[string]any) []slog.Attr {
+	as := make([]slog.Attr, 0, len(object))
+	for _, k := range slices.Sorted(maps.Keys(object)) {
+		switch v := object[k].(type) {
+		case nil:
+		case string:
+			if v != "" {
+				as = append(as, slog.String(k, v))
+			}
+		case map[string]any:
+			as = append(as, slog.Attr{Key: k, Value: slog.GroupValue(members(v)...)})
+		case []any:
+			as = append(as, elements(k, v)...)
+		default:
 			as = append(as, slog.Any(k, v))
 		}
 	}
 	return as
+}
+
+// elements returns an array as one attribute, or as a group if there are objects in it; none if it is empty.
+func elements(key string, array []any) []slog.Attr {
+	if len(array) == 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(array, isObject) {
+		return []slog.Attr{slog.Any(key, array)}
+	}
+	byIndex := make(map[string]any, len(array))
+	for i, v := range array {
+		byIndex[strconv.Itoa(i)] = v
+	}
+	return []slog.Attr{{Key: key, Value: slog.GroupValue(members(byIndex)...)}}
+}
+
+func isObject(v any) bool {
+	_, ok := v.(map[string]any)
+	return ok
+}
+
+// at is the attribute of a time; the zero time has none.
+func at(key string, t time.Time) slog.Attr {
+	if t.IsZero() {
+		return slog.Attr{} // which handlers leave out
+	}
+	return slog.Time(key, t)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
@@ -37,6 +38,32 @@ func TestCertmagicSpeaksThroughTheRoutersLogger(t *testing.T) {
 	z.Info("detail")
 	assert.Empty(t, quiet.String())
 	assert.Nil(t, z.Check(zap.InfoLevel, "detail"))
+}
+
+func TestObjectsInTheLogAreNoDumps(t *testing.T) {
+	var log logBuffer
+	z := certs.Zap(log.logger(slog.LevelDebug))
+	z.Error("broken", zap.Dict("problem", zap.String("type", "urn:x"), zap.String("title", ""), zap.String("detail", "no record"),
+		zap.Objects("subproblems", []zapcore.ObjectMarshaler{}),
+		zap.Objects("more", []zapcore.ObjectMarshaler{zapcore.ObjectMarshalerFunc(func(e zapcore.ObjectEncoder) error {
+			e.AddString("identifier", "a.test")
+			return nil
+		})})))
+	assert.Contains(t, log.String(), `engine=certmagic problem.detail="no record" problem.more.0.identifier=a.test problem.type=urn:x`+"\n")
+}
+
+func TestAFailureWithoutACertificateHasNoDateOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logBuffer
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(failing("the CA says no"))
+		o := with(ca)
+		o.Logger = log.logger(slog.LevelInfo)
+		start(t, o, "a.example.com")
+		synctest.Wait()
+		assert.Contains(t, log.String(), "certificate failed")
+		assert.NotContains(t, log.String(), "not_after")
+	})
 }
 
 func TestTheLogSaysEachThingOnce(t *testing.T) {

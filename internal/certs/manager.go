@@ -40,10 +40,13 @@ type Manager struct {
 	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
 	solver           *solver
 	special          map[string]*chain // by host or wildcard
+	accounts         map[accountID]*account
 	static           atomic.Pointer[static]
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
+	looks            *queue
 	demands          *demands
+	reporter         *reporter
 	minted           *mint
 	realms           *Realms
 	tickets          *tickets
@@ -56,14 +59,16 @@ type Manager struct {
 	start  sync.Once
 	close  sync.Once
 	hello  sync.Once // the local CA introduces itself
-	dirty  atomic.Bool
-	change chan struct{}
-	syncMu sync.Mutex // one scan at a time
+
+	changes  changes
+	syncMu   sync.Mutex // one sync at a time
+	followMu sync.Mutex // one decision about a name at a time
 
 	mu      sync.RWMutex
 	hosts   map[string]*host
+	below   zones
 	memory  memory
-	changed chan struct{} // closed when any host's outcome changes
+	changed chan struct{} // closed when any host has an outcome; nil if nothing waits for it
 }
 
 // New checks o and returns a Manager that does nothing until Start. The error
@@ -75,18 +80,20 @@ func New(o Options) (*Manager, error) {
 		zap:     newZap(o.Logger),
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
+		looks:   newQueue(maxPreflights, nil),
 		waiters: make(chan struct{}, maxWaiters),
-		change:  make(chan struct{}, 1),
-		changed: make(chan struct{}),
+		changes: changes{wake: make(chan struct{}, 1)},
 		hosts:   make(map[string]*host),
+		below:   make(zones),
 		memory:  memory{limit: maxLoaded},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.demands = newDemands(m)
 	m.tickets = &tickets{manager: m}
+	m.reporter = newReporter(o.Logger, o.Observe)
 	storage, err := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
-	if err := errors.Join(err, m.checkTLS(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
+	if err := errors.Join(err, m.checkTLS(), m.checkAddresses(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -108,6 +115,7 @@ func (m *Manager) Start(grace time.Duration) {
 		m.solver = newSolver(m)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
+		m.spawn(func() { m.looks.loop(m.ctx) })
 		for c := range m.chains() {
 			m.spawn(func() { c.queue.loop(m.ctx) })
 		}
@@ -117,7 +125,8 @@ func (m *Manager) Start(grace time.Duration) {
 		if m.options.ShareTickets {
 			m.spawn(m.tickets.watch)
 		}
-		m.dirty.Store(true)
+		go m.reporter.loop(m.ctx) // its end is reporter.wait's to wait for: a hook may block it
+		m.Changed()
 		m.spawn(func() { m.watch(grace) })
 		m.open.Store(true)
 	})
@@ -137,16 +146,6 @@ func (m *Manager) spawn(task func()) bool {
 // AnswerHTTP says that HTTP-01 challenges reach HTTPChallenge.
 func (m *Manager) AnswerHTTP() { m.http.Store(true) }
 
-// Changed says that Hosts yields something else now. It is cheap and does not
-// block.
-func (m *Manager) Changed() {
-	m.dirty.Store(true)
-	select {
-	case m.change <- struct{}{}:
-	default:
-	}
-}
-
 // Close ends all work and waits for it, and frees the locks it held. Later
 // calls do nothing.
 func (m *Manager) Close() error {
@@ -155,8 +154,9 @@ func (m *Manager) Close() error {
 		m.ending.Lock()
 		m.cancel()
 		m.ending.Unlock()
-		m.start.Do(func() {}) // never, if not yet
+		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
 		m.tasks.Wait()
+		m.reporter.wait()
 		m.port.close()
 		for c := range m.chains() {
 			for _, a := range c.authorities {
@@ -174,63 +174,6 @@ func (m *Manager) Close() error {
 	return err
 }
 
-// watch follows the routes.
-func (m *Manager) watch(grace time.Duration) {
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
-	for {
-		select {
-		case <-m.ctx.Done():
-			return
-		case <-timer.C:
-		}
-		m.sync()
-		select {
-		case <-m.ctx.Done():
-			return
-		case <-m.change:
-		}
-		timer.Reset(syncPause)
-	}
-}
-
-// sync makes the table follow the routes, if those have changed. When it returns
-// the table does, whoever has done it.
-func (m *Manager) sync() {
-	m.syncMu.Lock()
-	defer m.syncMu.Unlock()
-	if !m.dirty.Swap(false) {
-		return
-	}
-	wanted := m.wanted()
-	var hopeless []Status
-	m.mu.Lock()
-	for name, h := range m.hosts {
-		if _, ok := wanted[name]; ok && !h.onDemand || h.onDemand && m.options.Knows(name) {
-			continue
-		}
-		m.remove(h)
-	}
-	for name, w := range wanted {
-		if m.hosts[name] == nil && !w.covered {
-			if h := m.add(name, w.refusal); w.refusal != nil {
-				hopeless = append(hopeless, h.status)
-			}
-		}
-	}
-	m.mu.Unlock()
-	for name := range wanted {
-		if m.local != nil && m.chainOf(name) == m.internal {
-			m.introduce()
-			break
-		}
-	}
-	for _, s := range hopeless {
-		m.log.Error("no certificate possible", "host", s.Host, "cause", s.Err)
-		m.observe(s)
-	}
-}
-
 // introduce tells the operator, once, where the root of the local CA is.
 func (m *Manager) introduce() {
 	m.hello.Do(func() {
@@ -243,79 +186,6 @@ func (m *Manager) introduce() {
 			m.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
 		})
 	})
-}
-
-// A want is what a host of a route asks for.
-type want struct {
-	refusal error // why it cannot have a certificate; nil if it can
-	covered bool  // a wildcard's certificate serves it
-}
-
-// wanted returns what the hosts of the routes ask for.
-func (m *Manager) wanted() map[string]want {
-	wanted := make(map[string]want)
-	for name := range m.options.Hosts() {
-		zone, wild := strings.CutPrefix(name, "*.")
-		switch {
-		case name == "*", m.static.Load().has(name):
-		case !wild:
-			wanted[name] = want{refusal: m.refusal(name)}
-		case m.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
-			// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
-		case m.chainOf(name).wildcards():
-			wanted[name] = want{refusal: m.refusal(name)}
-		case m.options.Policy == nil:
-			wanted[name] = want{refusal: errors.New("a wildcard needs a proof by DNS: set a DNS provider, " +
-				"or a HostPolicy that allows a certificate for each of its hosts when it is asked for")}
-		}
-	}
-	for name := range wanted {
-		if i := strings.IndexByte(name, '.'); i > 0 && name[0] != '*' && !isIP(name) {
-			if w, ok := wanted["*"+name[i:]]; ok && w.refusal == nil && m.special[name] == nil {
-				// A host that has a certificate of its own keeps it: the wildcard's may be far away.
-				wanted[name] = want{covered: true}
-			}
-		}
-	}
-	return wanted
-}
-
-// add starts a host, or notes why only a change of the program helps it. m.mu
-// is held.
-func (m *Manager) add(name string, refusal error) *host {
-	h := m.newHost(name, m.chainOf(name))
-	m.hosts[name] = h
-	if refusal != nil {
-		h.status.State, h.status.Err = Failed, refusal
-		m.move(h)
-		return h
-	}
-	h.put(m.loads, h.load, time.Now())
-	return h
-}
-
-// remove ends a host. What is under way for it is cancelled, and finds itself
-// gone. m.mu is held.
-func (m *Manager) remove(h *host) {
-	h.gone = true
-	delete(m.hosts, h.name)
-	m.memory.drop(h)
-	if h.queue != nil {
-		h.queue.drop(&h.job)
-	}
-	if h.cancel != nil {
-		h.cancel()
-	}
-	m.move(h)
-}
-
-// forget removes a host that came on demand.
-func (m *Manager) forget(h *host) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !h.gone {
-		m.remove(h)
-	}
 }
 
 // find returns the host whose certificate serves a name, or nil. m.mu is held
@@ -333,17 +203,11 @@ func (m *Manager) find(name string) *host {
 	return m.hosts[string(wild)] // no allocation: the conversion is a map index
 }
 
-// move tells those who wait for h. m.mu is held.
-func (m *Manager) move(h *host) {
-	close(h.moved)
-	h.moved = make(chan struct{})
-	close(m.changed)
-	m.changed = make(chan struct{})
-}
-
-func (m *Manager) observe(s Status) {
-	if m.options.Observe != nil {
-		m.options.Observe(s)
+// settle tells Await that a host has an outcome. m.mu is held.
+func (m *Manager) settle() {
+	if m.changed != nil {
+		close(m.changed)
+		m.changed = nil
 	}
 }
 

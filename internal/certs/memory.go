@@ -21,19 +21,19 @@ func (l *memory) put(h *host, cert *tls.Certificate) {
 		return
 	}
 	if len(l.ring) < l.limit {
-		h.slot = len(l.ring)
+		h.summary.slot = int32(len(l.ring))
 		l.ring = append(l.ring, h)
 		h.cert.Store(cert)
 		return
 	}
-	if !h.awaited {
+	if !h.motion.awaited {
 		return
 	}
-	for n := 0; n < l.limit && l.ring[l.hand].recent.CompareAndSwap(true, false); n++ {
+	for n := 0; n < l.limit && l.ring[l.hand].forget(); n++ {
 		l.hand = (l.hand + 1) % l.limit
 	}
 	l.ring[l.hand].cert.Store(nil)
-	h.slot = l.hand
+	h.summary.slot = int32(l.hand)
 	l.ring[l.hand] = h
 	h.cert.Store(cert)
 	l.hand = (l.hand + 1) % l.limit
@@ -46,10 +46,13 @@ func (l *memory) drop(h *host) {
 	}
 	last := len(l.ring) - 1
 	moved := l.ring[last]
-	l.ring[h.slot], moved.slot = moved, h.slot
+	l.ring[h.summary.slot], moved.summary.slot = moved, h.summary.slot
 	l.ring[last] = nil
 	l.ring = l.ring[:last]
 	if l.hand >= len(l.ring) {
 		l.hand = 0
 	}
 }
+
+// forget takes the mark recent from h, and reports whether it was there.
+func (h *host) forget() bool { return h.marks.And(^uint32(recent))&recent != 0 }

@@ -7,113 +7,135 @@ import (
 	"time"
 )
 
-// An urgency orders the jobs of a queue that are due; less goes first.
-type urgency int
+// A urgency holds the hosts of a queue that are due and equally urgent.
+type urgency uint8
 
 const (
-	critical urgency = iota // a certificate in use is about to expire
-	awaited                 // a handshake waits for the first certificate
-	renewal                 // a certificate in use is due
-	first                   // a new host, nobody has asked yet
-	retry                   // it failed before
+	renewing urgency = iota // less than a third of the certificate's life is left: always first, the nearest expiry before others
+	again                   // a renewal that has failed: every second start, if there is one
+	wanted                  // a handshake waits; the CA asks for an early renewal; a new host: in this order
+	retrying                // a first certificate that has failed: every fourth start, if there is one
+	urgencies
 )
 
-// A job is one host's place in a queue. The zero value is in none.
-type job struct {
-	run     func(context.Context)
-	due     time.Time
-	urgency urgency
+// A rank orders the hosts in the urgency wanted; less goes first.
+type rank uint8
 
-	queue *queue // nil when in none
-	seq   uint64 // order of arrival, among equals
-	index int    // in its heap
-	ripe  bool   // in the heap of jobs that are due
-}
+const (
+	awaited rank = iota // a handshake waits
+	early               // the CA asks for an early renewal
+	fresh               // a new host
+)
 
-// A queue runs jobs: none before it is due, at most width at a time, at the
-// pace allowed, and the most urgent first. A job is in a queue at most once,
-// and leaves it when it starts.
+// ripening is how many hosts become due at a time, so that a queue of a million is not locked for a second.
+const ripening = 512
+
+// A queue runs the jobs of hosts: none before it is due, at most width at a time, at the pace allowed, and the most
+// urgent first. A host is in a queue at most once, and leaves it when its job starts.
+//
+// No host can keep another from its turn for ever: the urgencies of those that failed have a share of the starts, and no more.
 type queue struct {
 	width int
 	pace  *pacer // nil means no limit
 
 	mu      sync.Mutex
-	seq     uint64
 	running int
-	waiting jobHeap // by time due
-	ripe    jobHeap // by urgency, then arrival
+	turn    int                 // of the urgencies that share
+	waiting hostHeap            // by time due
+	ripe    [urgencies]hostHeap // due
 	jobs    sync.WaitGroup
 	wake    chan struct{}
 }
 
+// A job is a host's place in a queue. The queue's lock guards it.
+type job struct {
+	due     int64 // unix nanoseconds
+	ends    int64 // when the certificate in use expires, likewise
+	index   int32 // in its heap, from 1; 0 when in none
+	step    step
+	urgency urgency
+	rank    rank
+	ripe    bool // in the heap of its urgency
+}
+
 func newQueue(width int, pace *pacer) *queue {
-	return &queue{
+	q := &queue{
 		width:   width,
 		pace:    pace,
-		waiting: jobHeap{less: earlier},
-		ripe:    jobHeap{less: moreUrgent},
+		waiting: hostHeap{less: dueEarlier},
 		wake:    make(chan struct{}, 1),
 	}
-}
-
-func earlier(a, b *job) bool {
-	if !a.due.Equal(b.due) {
-		return a.due.Before(b.due)
+	for l := range q.ripe {
+		q.ripe[l].less = dueEarlier
 	}
-	return a.seq < b.seq
+	q.ripe[renewing].less = expiresEarlier
+	q.ripe[wanted].less = moreWanted
+	return q
 }
 
-func moreUrgent(a, b *job) bool {
-	if a.urgency != b.urgency {
-		return a.urgency < b.urgency
+func dueEarlier(a, b *host) bool { return a.job.due < b.job.due }
+
+func expiresEarlier(a, b *host) bool { return a.job.ends < b.job.ends }
+
+func moreWanted(a, b *host) bool {
+	if a.job.rank != b.job.rank {
+		return a.job.rank < b.job.rank
 	}
-	return a.seq < b.seq
+	return dueEarlier(a, b)
 }
 
-// put adds j with what it is to run, or moves it if it is there already. It
-// must not be in another queue.
-func (q *queue) put(j *job, run func(context.Context), due time.Time, u urgency) {
+// put adds h with its job, or moves it if it is there already. h must not be in another queue.
+func (q *queue) put(h *host, j job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.remove(j)
-	q.seq++
-	j.run, j.due, j.urgency, j.seq, j.queue = run, due, u, q.seq, q
-	heap.Push(&q.waiting, j)
-	q.poke()
-}
-
-// hurry raises j's urgency to u, if it is due and u is more.
-func (q *queue) hurry(j *job, u urgency) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if j.queue != q || u >= j.urgency || j.due.After(time.Now()) {
-		return
-	}
-	j.urgency = u
-	if j.ripe {
-		heap.Fix(&q.ripe, j.index)
-	}
-	q.poke()
-}
-
-// drop takes j out, if it has not started.
-func (q *queue) drop(j *job) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.remove(j)
-}
-
-// remove takes j out. q.mu is held.
-func (q *queue) remove(j *job) {
-	if j.queue != q {
-		return
-	}
-	if j.ripe {
-		heap.Remove(&q.ripe, j.index)
+	q.remove(h)
+	h.job = j
+	if j.due > time.Now().UnixNano() {
+		heap.Push(&q.waiting, h)
 	} else {
-		heap.Remove(&q.waiting, j.index)
+		q.ripen(h)
 	}
-	j.queue, j.ripe = nil, false
+	q.poke()
+}
+
+// ripen puts h, which is in no heap, among those that are due. q.mu is held.
+func (q *queue) ripen(h *host) {
+	h.job.ripe = true
+	heap.Push(&q.ripe[h.job.urgency], h)
+}
+
+// hurry moves h to the front of what is wanted, if it is due and in no urgency that goes first anyway.
+func (q *queue) hurry(h *host) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	j := &h.job
+	if j.index == 0 || j.urgency == renewing || j.urgency == wanted && j.rank == awaited || j.due > time.Now().UnixNano() {
+		return
+	}
+	q.remove(h)
+	j.urgency, j.rank = wanted, awaited
+	q.ripen(h)
+	q.poke()
+}
+
+// drop takes h out, if its job has not started.
+func (q *queue) drop(h *host) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.remove(h)
+}
+
+// remove takes h out. q.mu is held.
+func (q *queue) remove(h *host) {
+	if h.job.index == 0 {
+		return
+	}
+	from := &q.waiting
+	if h.job.ripe {
+		from = &q.ripe[h.job.urgency]
+	}
+	heap.Remove(from, int(h.job.index-1))
+	h.job.ripe = false
 }
 
 func (q *queue) poke() {
@@ -123,8 +145,7 @@ func (q *queue) poke() {
 	}
 }
 
-// loop runs the queue until ctx is done and the last job has ended. Jobs get
-// ctx.
+// loop runs the queue until ctx is done and the last job has ended. Jobs get ctx.
 func (q *queue) loop(ctx context.Context) {
 	defer q.jobs.Wait()
 	timer := time.NewTimer(0)
@@ -144,95 +165,102 @@ func (q *queue) loop(ctx context.Context) {
 	}
 }
 
-// start starts what may start, and returns how long nothing more will without
-// being poked; false if there is nothing to wait for.
+// start starts what may start, and returns how long nothing more will without being poked; false if there is nothing to
+// wait for.
 func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	for len(q.waiting.jobs) > 0 && !q.waiting.jobs[0].due.After(now) {
-		j := heap.Pop(&q.waiting).(*job)
-		j.ripe = true
-		heap.Push(&q.ripe, j)
-	}
-	wait, timed := time.Duration(0), false
-	for len(q.ripe.jobs) > 0 && q.running < q.width && ctx.Err() == nil {
-		if w := q.pace.take(now); w > 0 {
-			wait, timed = w, true
+	wait, timed := q.ripenDue(now)
+	for q.running < q.width && ctx.Err() == nil {
+		l, ok := q.next()
+		if !ok {
 			break
 		}
-		j := heap.Pop(&q.ripe).(*job)
-		j.queue, j.ripe = nil, false
+		if w := q.pace.take(now); w > 0 {
+			if !timed || w < wait {
+				wait, timed = w, true
+			}
+			break
+		}
+		h := heap.Pop(&q.ripe[l]).(*host)
+		h.job.ripe = false
+		q.turn++
 		q.running++
 		q.jobs.Add(1)
-		go q.run(ctx, j.run)
-	}
-	if len(q.waiting.jobs) > 0 {
-		if w := q.waiting.jobs[0].due.Sub(now); !timed || w < wait {
-			wait, timed = w, true
-		}
+		go q.run(ctx, h, h.job.step)
 	}
 	return wait, timed
 }
 
-func (q *queue) run(ctx context.Context, run func(context.Context)) {
+// ripenDue moves hosts whose time has come to their urgencies, and returns how long it is until the next one's; false if
+// none waits.
+func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
+	for range ripening {
+		if len(q.waiting.hosts) == 0 || q.waiting.hosts[0].job.due > now.UnixNano() {
+			break
+		}
+		q.ripen(heap.Pop(&q.waiting).(*host))
+	}
+	if len(q.waiting.hosts) == 0 {
+		return 0, false
+	}
+	return max(0, time.Duration(q.waiting.hosts[0].job.due-now.UnixNano())), true
+}
+
+// next returns the urgency whose turn it is; false if nothing is due.
+func (q *queue) next() (urgency, bool) {
+	has := func(l urgency) bool { return len(q.ripe[l].hosts) > 0 }
+	switch {
+	case has(renewing):
+		return renewing, true
+	case has(again) && q.turn%2 == 0:
+		return again, true
+	case has(retrying) && q.turn%4 == 1:
+		return retrying, true
+	}
+	for _, l := range []urgency{wanted, again, retrying} {
+		if has(l) {
+			return l, true
+		}
+	}
+	return 0, false
+}
+
+func (q *queue) run(ctx context.Context, h *host, s step) {
 	defer q.jobs.Done()
-	run(ctx)
+	h.run(ctx, s)
 	q.mu.Lock()
 	q.running--
 	q.mu.Unlock()
 	q.poke()
 }
 
-// A jobHeap implements heap.Interface.
-type jobHeap struct {
-	jobs []*job
-	less func(a, b *job) bool
+// A hostHeap implements heap.Interface.
+type hostHeap struct {
+	hosts []*host
+	less  func(a, b *host) bool
 }
 
-func (h *jobHeap) Len() int           { return len(h.jobs) }
-func (h *jobHeap) Less(i, k int) bool { return h.less(h.jobs[i], h.jobs[k]) }
+func (h *hostHeap) Len() int           { return len(h.hosts) }
+func (h *hostHeap) Less(i, k int) bool { return h.less(h.hosts[i], h.hosts[k]) }
 
-func (h *jobHeap) Swap(i, k int) {
-	h.jobs[i], h.jobs[k] = h.jobs[k], h.jobs[i]
-	h.jobs[i].index, h.jobs[k].index = i, k
+func (h *hostHeap) Swap(i, k int) {
+	h.hosts[i], h.hosts[k] = h.hosts[k], h.hosts[i]
+	h.hosts[i].job.index, h.hosts[k].job.index = int32(i+1), int32(k+1)
 }
 
-func (h *jobHeap) Push(x any) {
-	j := x.(*job)
-	j.index = len(h.jobs)
-	h.jobs = append(h.jobs, j)
+func (h *hostHeap) Push(x any) {
+	j := x.(*host)
+	h.hosts = append(h.hosts, j)
+	j.job.index = int32(len(h.hosts))
 }
 
-func (h *jobHeap) Pop() any {
-	last := len(h.jobs) - 1
-	j := h.jobs[last]
-	h.jobs[last] = nil
-	h.jobs = h.jobs[:last]
+func (h *hostHeap) Pop() any {
+	last := len(h.hosts) - 1
+	j := h.hosts[last]
+	h.hosts[last] = nil
+	h.hosts = h.hosts[:last]
+	j.job.index = 0
 	return j
-}
-
-// A pacer allows a number of starts per window of time. It is used under the
-// lock of its queue. A nil pacer allows all.
-type pacer struct {
-	window time.Duration
-	starts []time.Time // the last ones, a ring
-	next   int
-}
-
-func newPacer(n int, window time.Duration) *pacer {
-	return &pacer{window: window, starts: make([]time.Time, n)}
-}
-
-// take takes a start now and returns 0, or returns how long until there is one.
-func (p *pacer) take(now time.Time) time.Duration {
-	if p == nil {
-		return 0
-	}
-	if oldest := p.starts[p.next]; !oldest.IsZero() && now.Sub(oldest) < p.window {
-		return p.window - now.Sub(oldest)
-	}
-	p.starts[p.next] = now
-	p.next = (p.next + 1) % len(p.starts)
-	return 0
 }

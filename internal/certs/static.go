@@ -80,13 +80,23 @@ func (t *static) pick(hello *tls.ClientHelloInfo, name string) *tls.Certificate 
 func (t *static) statuses() []Status {
 	all := make([]Status, 0, len(t.names))
 	for _, name := range slices.Sorted(maps.Keys(t.names)) {
-		leaf := t.names[name][0].Leaf
-		all = append(all, Status{
-			Host: name, State: Static, Issuer: leaf.Issuer.CommonName,
-			Serial: leaf.SerialNumber, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-		})
+		s, _ := t.status(name)
+		all = append(all, s)
 	}
 	return all
+}
+
+// status describes the certificate that covers a host or a wildcard, and whether there is one.
+func (t *static) status(name string) (Status, bool) {
+	cs := t.lookup(name)
+	if len(cs) == 0 {
+		return Status{}, false
+	}
+	leaf := cs[0].Leaf
+	return Status{
+		Host: name, State: Static, Issuer: leaf.Issuer.CommonName,
+		Serial: leaf.SerialNumber, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+	}, true
 }
 
 // A pairFile is a certificate in files, and the files' times before it was read.

@@ -45,7 +45,7 @@ func (m *Manager) Statuses() []Status {
 	m.mu.RLock()
 	all := make([]Status, 0, len(m.hosts)+len(static.names))
 	for _, h := range m.hosts {
-		all = append(all, h.status)
+		all = append(all, h.status())
 	}
 	m.mu.RUnlock()
 	all = append(all, static.statuses()...)
@@ -76,14 +76,17 @@ func (m *Manager) Await(ctx context.Context, hosts ...string) error {
 // ready reports whether all hosts have certificates, or returns what is closed
 // when the first that lacks one moves.
 func (m *Manager) ready(hosts []string) (bool, <-chan struct{}) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for h, lacking := range m.lacking(hosts) {
 		switch {
 		case lacking == nil:
 		case h != nil:
-			return false, h.moved
-		default:
+			return false, h.outcome()
+		case m.changed == nil:
+			m.changed = make(chan struct{})
+		}
+		if lacking != nil {
 			return false, m.changed
 		}
 	}
@@ -109,6 +112,9 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	return func(yield func(*host, error) bool) {
 		if len(hosts) == 0 {
 			for _, h := range m.hosts {
+				if h.unasked() {
+					continue
+				}
 				if !yield(h, h.lack(h.name)) {
 					return
 				}
@@ -130,14 +136,23 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	}
 }
 
-// lack returns why h has no certificate, nil if it has. The manager's lock is
-// held.
+// lack returns why h has no certificate that is good now, nil if it has. The
+// manager's lock is held.
 func (h *host) lack(name string) error {
-	if h.status.Serial != nil {
-		return nil
+	var why error
+	if h.motion != nil {
+		why = h.motion.err
 	}
-	return lackError{name, h.status.Err}
+	switch {
+	case h.summary == nil:
+		return lackError{name, why}
+	case h.summary.expired(time.Now()):
+		return lackError{name, errors.Join(errExpired, why)}
+	}
+	return nil
 }
+
+var errExpired = errors.New("the certificate has expired")
 
 // A lackError says that a host has no certificate. It becomes text only when
 // somebody reads it: there may be thousands.

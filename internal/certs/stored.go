@@ -77,6 +77,9 @@ func readFrom(ctx context.Context, s certmagic.Storage, a *authority, name strin
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnusable, err)
 	}
+	if a.manager.options.DisableARI {
+		c.ari = acme.RenewalInfo{}
+	}
 	return c, nil
 }
 

@@ -1,9 +1,6 @@
 package hostname
 
-import (
-	"net/netip"
-	"strings"
-)
+import "net/netip"
 
 // internalNames are the names that belong to no public zone, with all below them
 // (RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of internal). Read-only.
@@ -34,12 +31,7 @@ func IsInternal(host string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return isInternalAddr(a.Unmap())
 	}
-	for _, name := range internalNames {
-		if below, ok := strings.CutSuffix(host, name); ok && (below == "" || strings.HasSuffix(below, ".")) {
-			return true
-		}
-	}
-	return false
+	return Below(host, internalNames...)
 }
 
 func isInternalAddr(a netip.Addr) bool {

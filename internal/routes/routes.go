@@ -129,6 +129,9 @@ func (t *Table[V]) Knows(host string) bool {
 	return !t.exact.get(host).empty() || !t.wildcard(host).empty() || !t.any.empty()
 }
 
+// HasHost reports whether a pattern of exactly that host, or wildcard, has a route.
+func (t *Table[V]) HasHost(host string) bool { return !t.site(host).empty() }
+
 // All yields the routes in the order of their patterns, by host and then by path. They must not be changed.
 func (t *Table[V]) All() iter.Seq[*Route[V]] {
 	return slices.Values(t.sorted())

@@ -48,7 +48,10 @@ type Certificate struct {
 	Issuer   string    `json:"issuer,omitempty"`
 	NotAfter time.Time `json:"notAfter,omitzero"`
 	Renewal  time.Time `json:"renewal,omitzero"`
-	Error    string    `json:"error,omitempty"`
+	Error    string    `json:"error,omitempty"` // a Sentence
+	Attempts int       `json:"attempts,omitempty"`
+	NextTry  time.Time `json:"nextTry,omitzero"`
+	Check    string    `json:"check,omitempty"` // a shell command that shows what a CA finds
 }
 
 // A Failure is an exchange that failed.

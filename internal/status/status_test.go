@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -38,8 +39,9 @@ func page(name string) status.Page {
 			{Pattern: name, Handler: name},
 			{Pattern: name, Error: name},
 		},
-		Certificates: []status.Certificate{{Host: name, State: "valid", Issuer: name, NotAfter: now, Renewal: now}, {Host: name, State: "failed", Error: name}},
-		Failures:     []status.Failure{{Time: now, Host: name, Path: name, Target: name, Status: 502, Op: "dial", Side: "upstream", Cause: name}},
+		Certificates: []status.Certificate{{Host: name, State: "valid", Issuer: name, NotAfter: now, Renewal: now}, {Host: name, State: "failed", Error: name},
+			{Host: name, State: "failed", Error: name, Attempts: 3, NextTry: now, Check: name}},
+		Failures: []status.Failure{{Time: now, Host: name, Path: name, Target: name, Status: 502, Op: "dial", Side: "upstream", Cause: name}},
 	}
 }
 
@@ -99,6 +101,52 @@ func TestJSONSaysWhatThePageSays(t *testing.T) {
 	var got status.Page
 	require.NoError(t, json.Unmarshal([]byte(body(t, get(t, handler("app.test"), "GET", "/?format=json", ""))), &got))
 	assert.Equal(t, page("app.test"), got)
+}
+
+func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
+	h := status.Handler(func() status.Page {
+		return status.Page{Time: time.Now(), Certificates: []status.Certificate{
+			{Host: "a.example.com", State: "failed", Error: "no record", NextTry: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Attempts: 3,
+				Check: status.ReachCommand("a.example.com")},
+			{Host: "nas.lan", State: "failed", Error: "no public CA signs it"},
+			{Host: "new.example.com", State: "pending"},
+			{Host: "good.example.com", State: "valid", NotAfter: time.Date(2026, 3, 2, 3, 4, 5, 0, time.UTC)},
+		}}
+	})
+	b := body(t, get(t, h, "GET", "/", ""))
+	assert.Contains(t, b, "3 failed attempts, next try <span class=\"when\">2026-01-02 03:04:05Z</span>")
+	assert.Contains(t, b, "short a.example.com A a.example.com AAAA; curl")
+	assert.Equal(t, 1, strings.Count(b, "not retried"), "of the one that a change of the settings alone can help")
+	for _, tag := range []string{"<button", "<script", "onclick"} {
+		assert.NotContains(t, b, tag)
+	}
+	j := body(t, get(t, h, "GET", "/?format=json", ""))
+	assert.Contains(t, j, `"nextTry": "2026-01-02T03:04:05Z"`)
+	assert.Contains(t, j, `"attempts": 3`)
+	assert.Contains(t, j, `"check": "dig +short`)
+	assert.NotContains(t, j, "0001-01-01")
+}
+
+func TestCommandsAreSafeToPaste(t *testing.T) {
+	for host, want := range map[string]string{
+		"blog.example.com": "dig +short blog.example.com A blog.example.com AAAA; curl -sSI http://blog.example.com/; curl -sSkI https://blog.example.com/",
+		"8.8.8.8":          "curl -sSI http://8.8.8.8/; curl -sSkI https://8.8.8.8/",
+		"2600::1":          "curl -sSI 'http://[2600::1]/'; curl -sSkI 'https://[2600::1]/'",
+		"a;rm -rf /":       "", "$(x)": "", "a b": "", "-oProxy.com": "", "*.example.com": "", "": "", "a\nb": "", "A.example.com": "",
+	} {
+		assert.Equal(t, want, status.ReachCommand(host), host)
+	}
+	assert.Equal(t, "dig +short example.com NS _acme-challenge.example.com TXT", status.RecordsCommand("*.example.com"))
+	assert.Equal(t, "dig +short a.example.com NS _acme-challenge.a.example.com TXT", status.RecordsCommand("a.example.com"))
+	assert.Empty(t, status.RecordsCommand("*.`x`"))
+}
+
+func TestASentenceIsOneLineAndBounded(t *testing.T) {
+	assert.Equal(t, "a; b; c", status.Sentence("a\n\tb\r\n\n  c\n"))
+	assert.Equal(t, "a", status.Sentence("a"))
+	assert.Empty(t, status.Sentence(" \n"))
+	assert.Less(t, len(status.Sentence(strings.Repeat("é\n", 100_000))), 1_100)
+	assert.True(t, utf8.ValidString(status.Sentence("x"+strings.Repeat("é", 100_000))))
 }
 
 func TestTheFilterLeavesOutTheRest(t *testing.T) {

@@ -1,0 +1,125 @@
+package certs
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+const (
+	maxFailures    = 4                // failed validations of a host at one CA within failureWindow; Let's Encrypt allows five
+	failureWindow  = time.Hour        //
+	historyTimeout = 2 * time.Second  // of one operation on the history: it delays nothing for long
+	maxRecord      = 4 << 10          // of a record that is read
+	historySkew    = 10 * time.Second // of the processes that share storage
+)
+
+// A history is what storage remembers of a host's attempts at one CA, over
+// restarts and for a cluster. What cannot be read or written counts as nothing.
+type history struct {
+	storage *boundedStorage
+	key     string
+}
+
+// A record is the content of a history. The zero value is not stored.
+type record struct {
+	// Failed are the times of failed validations within the last hour, attempts
+	// under way and those whose end nobody knows included.
+	Failed []time.Time `json:"failed,omitempty"`
+
+	// Failures counts failed validations in a row, probes included.
+	Failures int `json:"failures,omitempty"`
+
+	// Worked is the type of challenge that worked last, if it is not the first
+	// choice.
+	Worked string `json:"worked,omitempty"`
+}
+
+// historyOf returns the history of a host: hostproxy/attempts/<issuer>/<host>.json.
+func (a *authority) historyOf(name string) history {
+	key := path.Join("hostproxy", "attempts", certmagic.StorageKeys.Safe(a.key), certmagic.StorageKeys.Safe(name)+".json")
+	return history{storage: a.manager.storage, key: key}
+}
+
+// read returns the record, the zero one if there is none.
+func (h history) read(ctx context.Context) (r record) {
+	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
+	defer cancel()
+	b, err := h.storage.Load(ctx, h.key)
+	if err != nil || len(b) > maxRecord || json.Unmarshal(b, &r) != nil {
+		return record{}
+	}
+	now := time.Now()
+	r.Failed = slices.DeleteFunc(r.Failed, func(t time.Time) bool {
+		return now.Sub(t) >= failureWindow || t.Sub(now) > historySkew
+	})
+	slices.SortFunc(r.Failed, time.Time.Compare)
+	r.Failed = r.Failed[max(0, len(r.Failed)-maxFailures):]
+	r.Failures = min(max(r.Failures, 0), 1<<20)
+	if !slices.Contains(challenges, r.Worked) {
+		r.Worked = ""
+	}
+	return r
+}
+
+// change reads the record, lets f change it, and writes it. It goes on when ctx is
+// done: an attempt that ends with the process is one too.
+func (h history) change(ctx context.Context, f func(*record)) error {
+	ctx = context.WithoutCancel(ctx)
+	r := h.read(ctx)
+	f(&r)
+	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
+	defer cancel()
+	if r.zero() {
+		err := h.storage.Delete(ctx, h.key)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return h.storage.Store(ctx, h.key, b)
+}
+
+func (r record) zero() bool { return len(r.Failed) == 0 && r.Failures == 0 && r.Worked == "" }
+
+// spent returns when the next attempt may be made; zero if it may now.
+func (r record) spent() time.Time {
+	if len(r.Failed) < maxFailures {
+		return time.Time{}
+	}
+	return r.Failed[len(r.Failed)-maxFailures].Add(failureWindow)
+}
+
+// begin notes an attempt before it is made: a process that dies in it counts.
+func (r *record) begin(now time.Time) { r.Failed = append(r.Failed, now) }
+
+// forgive takes an attempt back that failed for another reason.
+func (r *record) forgive(begun time.Time) {
+	r.Failed = slices.DeleteFunc(r.Failed, begun.Equal)
+}
+
+// challengeOf returns the type of challenge for the next attempt: the one that
+// worked last, and after each failure the next one. offered is not empty.
+func (r record) challengeOf(offered []string) string {
+	first := max(0, slices.Index(offered, r.Worked))
+	return offered[(first+r.Failures)%len(offered)]
+}
+
+// succeeded notes what worked.
+func (r *record) succeeded(challenge string, offered []string) {
+	*r = record{}
+	if len(offered) > 0 && challenge != offered[0] {
+		r.Worked = cmp.Or(challenge, "")
+	}
+}

@@ -1,0 +1,196 @@
+package certs_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+// limitOf is the answer of a CA whose limit is used up until then.
+func limitOf(what string, until time.Time) acme.Problem {
+	return acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
+		Detail: what + ", retry after " + until.UTC().Format("2006-01-02 15:04:05 MST") + ": see https://letsencrypt.org/docs/rate-limits/"}
+}
+
+func TestALimitIsReadFromTheCAsText(t *testing.T) {
+	for detail, want := range map[string]string{
+		"too many new orders (300) from this account in the last 3h0m0s":                                                  "account",
+		"Error creating new order :: too many currently pending authorizations":                                           "account",
+		"too many new registrations (10) from this IP address in the last 3h0m0s":                                         "address",
+		"too many new registrations (500) from this /48 subnet of IPv6 addresses in the last 3h0m0s":                      "address",
+		`too many certificates (50) already issued for "example.co.uk" in the last 168h0m0s`:                              "domain example.co.uk",
+		`too many certificates (50) already issued for "other.org" in the last 168h0m0s`:                                  "domain example.co.uk",
+		"too many certificates already issued for: example.co.uk":                                                         "domain example.co.uk",
+		"too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s":                 "host a.b.example.co.uk",
+		"too many certificates (5) already issued for this exact set of domains in the last 168 hours: a.b.example.co.uk": "host a.b.example.co.uk",
+		`too many failed authorizations (5) for "a.b.example.co.uk" in the last 1h0m0s`:                                   "host a.b.example.co.uk",
+		"Your account is temporarily prevented from requesting certificates for a.b.example.co.uk and possibly others.":   "host a.b.example.co.uk",
+		"something else":        "host a.b.example.co.uk",
+		"":                      "host a.b.example.co.uk",
+		"already issued for \"": "domain example.co.uk",
+	} {
+		assert.Equal(t, want, certs.LimitAbout(acme.Problem{Status: http.StatusTooManyRequests, Detail: detail}, "a.b.example.co.uk"), detail)
+	}
+	for _, p := range []acme.Problem{
+		{Status: http.StatusServiceUnavailable, Type: acme.ProblemTypeRateLimited, Detail: "Service busy; retry later."},
+		{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited, Detail: "Service busy; retry later."},
+		{Status: http.StatusForbidden, Type: acme.ProblemTypeUnauthorized, Detail: "too many new orders"},
+	} {
+		assert.Empty(t, certs.LimitAbout(p, "a.example.com"), p.Detail)
+	}
+}
+
+// A CA is busy: that is its state, not our number of requests.
+func TestABusyCAIsAskedAgainSoon(t *testing.T) {
+	busy := acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited, Detail: "Service busy; retry later."}
+	assert.LessOrEqual(t, certs.Backoff(1, busy, 0), 6*time.Second)
+}
+
+// A limitedCA is an issuer with a limit that some hosts meet.
+type limitedCA struct {
+	*fakeIssuer
+	mu      sync.Mutex
+	refused []string
+}
+
+func newLimitedCA(t *testing.T, refuse func(host string) error) *limitedCA {
+	ca := &limitedCA{fakeIssuer: newIssuer(t, "ca", day(90))}
+	ca.hook(func(_ context.Context, host string) error {
+		err := refuse(host)
+		if err != nil {
+			ca.mu.Lock()
+			defer ca.mu.Unlock()
+			ca.refused = append(ca.refused, host)
+		}
+		return err
+	})
+	return ca
+}
+
+func (ca *limitedCA) refusals() int {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	return len(ca.refused)
+}
+
+// 50 certificates a week for one domain are used up: the other domains of the server do not notice, and the CA is not
+// asked for each of the domain's hosts.
+func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		until := time.Now().Add(30 * time.Hour)
+		ca := newLimitedCA(t, func(host string) error {
+			if strings.HasSuffix(host, ".crowd.org") && time.Now().Before(until) {
+				return limitOf(`too many certificates (50) already issued for "crowd.org" in the last 168h0m0s`, until)
+			}
+			return nil
+		})
+		hosts := append(names("h%d.crowd.org", 200), names("h%d.example.com", 50)...)
+		m, _ := start(t, certs.Options{Public: []certmagic.Issuer{ca}}, hosts...)
+		begin := time.Now()
+		require.NoError(t, m.Await(t.Context(), names("h%d.example.com", 50)...))
+		assert.Less(t, time.Since(begin), 10*time.Minute)
+		assert.Less(t, ca.refusals(), 20, "those behind the first few are held")
+		time.Sleep(time.Until(until) - time.Minute)
+		assert.Less(t, ca.refusals(), 40, "one is let through every 6 h")
+		for _, s := range m.Statuses() {
+			assert.LessOrEqual(t, s.Attempts, 6, "%s: to be held is no attempt", s.Host)
+		}
+		time.Sleep(7 * time.Hour)
+		require.NoError(t, m.Await(t.Context()))
+	})
+}
+
+// A CA that says 144 h is asked again after 6 h, by one order.
+func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		ca := newLimitedCA(t, func(string) error {
+			if time.Since(begin) < 12*time.Hour+30*time.Minute {
+				return limitOf("too many new orders (300) from this account in the last 3h0m0s", begin.Add(144*time.Hour))
+			}
+			return nil
+		})
+		m, _ := start(t, certs.Options{Public: []certmagic.Issuer{ca}}, names("h%d.example%[1]d.com", 100)...)
+		time.Sleep(5 * time.Hour)
+		first := ca.refusals()
+		assert.LessOrEqual(t, first, 10)
+		time.Sleep(3 * time.Hour)
+		assert.LessOrEqual(t, ca.refusals()-first, 2)
+		time.Sleep(12 * time.Hour)
+		assert.LessOrEqual(t, ca.refusals()-first, 4)
+		require.NoError(t, m.Await(t.Context()))
+	})
+}
+
+// The limit of new orders is used up by new hosts, for a week: certificates that are in use are renewed all the same.
+func TestDueRenewalsAreNeverHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limited := false
+		healthy := names("h%d.example.com", 20)
+		ca := newLimitedCA(t, func(host string) error {
+			if limited && strings.HasPrefix(host, "new") {
+				return limitOf("too many new orders (300) from this account in the last 3h0m0s", time.Now().Add(144*time.Hour))
+			}
+			return nil
+		})
+		ca.life = day(6)
+		m, r := start(t, certs.Options{Public: []certmagic.Issuer{ca}}, healthy...)
+		require.NoError(t, m.Await(t.Context()))
+		limited = true
+		r.set(append(names("new%d.example.com", 500), healthy...)...)
+		for range 20 * 24 {
+			time.Sleep(time.Hour)
+			for _, s := range m.Statuses() {
+				if s.Host[0] == 'h' {
+					require.True(t, time.Now().Before(s.NotAfter), "%s has expired after %s", s.Host, fmt.Sprint(s.Err))
+				}
+			}
+		}
+	})
+}
+
+// The new certificate of another issuer is no reason to wait for the first.
+func TestAnIssuerThatIsHeldIsSkipped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newLimitedCA(t, func(string) error {
+			return limitOf("too many new orders (300) from this account", time.Now().Add(time.Hour))
+		})
+		other := newIssuer(t, "other", day(90))
+		begin := time.Now()
+		m, _ := start(t, certs.Options{Public: []certmagic.Issuer{ca, other}}, names("h%d.example.com", 20)...)
+		require.NoError(t, m.Await(t.Context()))
+		assert.Less(t, time.Since(begin), time.Minute)
+		assert.LessOrEqual(t, ca.refusals(), 10)
+	})
+}
+
+// What is held takes nothing from the pace of what is not.
+func TestHeldHostsDoNotSlowOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newLimitedCA(t, func(host string) error {
+			if strings.HasSuffix(host, ".crowd.org") {
+				return limitOf(`too many certificates (50) already issued for "crowd.org"`, time.Now().Add(100*time.Hour))
+			}
+			return nil
+		})
+		crowd := names("h%d.crowd.org", 4000)
+		m, r := start(t, certs.Options{Public: []certmagic.Issuer{ca}}, crowd...)
+		time.Sleep(7 * time.Hour)
+		r.set(append(crowd, "a.example.com")...)
+		begin := time.Now()
+		require.NoError(t, m.Await(t.Context(), "a.example.com"))
+		assert.Less(t, time.Since(begin), time.Minute)
+	})
+}

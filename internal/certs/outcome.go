@@ -1,0 +1,138 @@
+package certs
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// What a host waits after a failure of storage, doubling from the first to the last: storage is near, and says nothing
+// about the host.
+const (
+	storageFirst = time.Second
+	storageLast  = 30 * time.Second
+)
+
+// install makes s what handshakes get.
+func (h *host) install(s *stored) {
+	h.manager.mu.Lock()
+	defer h.manager.mu.Unlock()
+	h.serve(s)
+}
+
+// serve is install, and reports whether s is new to handshakes. The manager's lock is held.
+func (h *host) serve(s *stored) (changed bool) {
+	if h.gone {
+		return false
+	}
+	y := newSummary(s)
+	changed = !h.summary.same(y)
+	if h.summary != nil {
+		y.slot = h.summary.slot
+	}
+	h.summary = y
+	h.manager.memory.put(h, s.cert)
+	h.motion.awaited = false
+	h.settle()
+	return changed
+}
+
+// keep installs a good certificate and waits for its next date.
+func (h *host) keep(s *stored) {
+	m := h.manager
+	m.mu.Lock()
+	if h.gone {
+		m.mu.Unlock()
+		return
+	}
+	recovered := h.state != valid
+	h.state = valid // before serve wakes what waits
+	changed := h.serve(s)
+	o := h.motion
+	o.attempts, o.stalls, o.unusable, o.kept, o.err, o.next = 0, 0, 0, 0, nil, time.Time{}
+	o.then = h.upkeep(s)
+	status := h.status()
+	m.mu.Unlock()
+	if changed || recovered {
+		m.reporter.ready(status)
+	}
+}
+
+// upkeep returns what comes next for a good certificate.
+func (h *host) upkeep(s *stored) plan {
+	m, now := h.manager, time.Now()
+	// A CA may issue what is due at once: not a reason to spin.
+	p := plan{m.loads, load, latest(s.renewAt(), now.Add(s.pause()))}
+	if t := s.refreshAt(); !t.IsZero() && t.Before(p.due) {
+		p = plan{m.infos, refresh, latest(t, now.Add(s.pause()))}
+	}
+	return p
+}
+
+// fail notes err and plans p as the next try. Without a time of its own p is for when the backoff is over.
+func (h *host) fail(err error, why failure, p plan) {
+	m := h.manager
+	m.mu.Lock()
+	if h.gone || m.ctx.Err() != nil {
+		m.mu.Unlock()
+		return
+	}
+	o := h.motion
+	switch {
+	case why == ofStorage:
+		p.due = time.Now().Add(storageBackoff(o.stalls))
+		o.stalls++
+	case p.due.IsZero():
+		o.attempts++
+		p.due = time.Now().Add(backoff(o.attempts, err, h.left()))
+	}
+	fresh := h.state != failed || o.why != why
+	if why == ofPreflight {
+		o.kept++
+		o.looked = time.Now()
+		fresh = fresh || o.err == nil || o.err.Error() != err.Error()
+	}
+	h.state = failed
+	o.err, o.why, o.next, o.then, o.awaited = err, why, p.due, p, false
+	status := h.status()
+	h.settle()
+	m.mu.Unlock()
+	m.reporter.failed(status, why, fresh)
+}
+
+// hold notes that the host has to wait for a CA, which is no failed attempt.
+func (h *host) hold(err error, until time.Time) {
+	m := h.manager
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h.gone || m.ctx.Err() != nil {
+		return
+	}
+	o := h.motion
+	o.err, o.why, o.next, o.awaited = err, held, until, false
+	o.then = plan{h.chain().queue, issue, until}
+	h.settle()
+}
+
+// left is what remains of the certificate in use, 0 if nothing. The manager's lock is held.
+func (h *host) left() time.Duration {
+	if h.summary == nil {
+		return 0
+	}
+	return max(0, time.Until(time.Unix(h.summary.notAfter, 0)))
+}
+
+// storageBackoff returns how long a host waits after n failures of storage in a row.
+func storageBackoff(n int) time.Duration {
+	wait := storageLast
+	if n < 5 {
+		wait = storageFirst << n
+	}
+	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,127 @@
+package certs
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// recall is the task that finds the certificates of an earlier process for hosts that came on demand: they are served,
+// shown and renewed as before, though no route names them.
+func (m *Manager) recall() {
+	for c := range m.chains() {
+		for _, a := range c.authorities {
+			if err := m.recallFrom(m.ctx, a); err != nil && m.ctx.Err() == nil {
+				m.log.Debug("certificates in storage are not listed", "issuer", a.key, "cause", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) recallFrom(ctx context.Context, a *authority) error {
+	prefix := certmagic.StorageKeys.CertsPrefix(a.key)
+	keys, err := m.storage.List(ctx, prefix, false)
+	if err != nil {
+		return err
+	}
+	for len(keys) > 0 && ctx.Err() == nil {
+		n := min(len(keys), batch)
+		m.recallHosts(prefix, keys[:n])
+		keys = keys[n:]
+	}
+	return nil
+}
+
+// recallHosts adds the hosts of some storage keys that a route serves and no route names.
+func (m *Manager) recallHosts(prefix string, keys []string) {
+	for _, key := range keys {
+		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(key, prefix), "/"), "/")
+		canonical, err := hostname.Canonical(name)
+		if err != nil || canonical != name || isIP(name) || !m.options.Knows(name) || m.options.Wants(name) {
+			continue
+		}
+		m.mu.Lock()
+		if m.find(name) == nil {
+			h := &host{manager: m, name: name, kind: onDemand}
+			m.hosts[name] = h
+			m.below.add(name)
+			h.put(m.loads, load, time.Now())
+		}
+		m.mu.Unlock()
+	}
+}
+
+// Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
+func (m *Manager) Status(host string) (Status, bool) {
+	m.glance(host)
+	if s, ok := m.static.Load().status(host); ok {
+		return s, true
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	h := m.find(host)
+	if h == nil {
+		h = m.hosts[host] // a pattern
+	}
+	if h == nil {
+		return Status{}, false
+	}
+	return h.status(), true
+}
+
+// Renew gets a new certificate for a canonical host or a wildcard now, whether or not the one in use is due, and forgets
+// what failed before: backoff and verdict of the policy. It does not wait. The error says why there is nothing to do.
+func (m *Manager) Renew(host string) error {
+	if m.ctx.Err() != nil {
+		return errClosed
+	}
+	m.glance(host)
+	if m.static.Load().has(host) {
+		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
+	}
+	m.Forget(host)
+	m.mu.Lock()
+	h := m.find(host)
+	if h != nil {
+		defer m.mu.Unlock()
+		return h.renew()
+	}
+	m.mu.Unlock()
+	switch {
+	case isPattern(host) || !m.options.Knows(host):
+		return fmt.Errorf("no route serves %q", host)
+	case m.mints(host):
+		return fmt.Errorf("the local CA makes a certificate for %q at each handshake that needs one", host)
+	case m.options.Policy == nil:
+		return fmt.Errorf("no route names %q, and there is no HostPolicy that could allow a certificate for it", host)
+	}
+	_, err := m.demands.join(host)
+	return err
+}
+
+// Forget forgets what the policy said of a canonical host.
+func (m *Manager) Forget(host string) { m.demands.forget(host) }
+
+// renew makes an order the next thing that is done for h. The manager's lock is held.
+func (h *host) renew() error {
+	o := h.move()
+	if o.why == hopeless && o.err != nil {
+		return o.err
+	}
+	o.forced, o.awaited = true, true
+	o.attempts, o.stalls = 0, 0
+	h.marks.Store(used | recent)
+	if o.err != nil && h.summary == nil {
+		h.state = pending
+	}
+	o.err, o.next = nil, time.Time{}
+	if o.cancel == nil {
+		h.put(h.chain().queue, issue, time.Now())
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package certs_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+func TestStoredHostsOnDemandShowAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(policy)
+		ca := newIssuer(t, "ca", day(90))
+		o := onDemand(t, p, ca)
+		o.Storage = newMemStorage()
+		m, _ := start(t, o, "*", "named.example.com")
+		for _, host := range []string{"customer1.example.com", "customer2.example.com"} {
+			_, err := shake(t, m, host)
+			require.NoError(t, err)
+		}
+		require.NoError(t, m.Await(t.Context()))
+		require.NoError(t, m.Close())
+
+		m, r := start(t, o, "*", "named.example.com")
+		synctest.Wait()
+		s := m.Statuses()
+		require.Len(t, s, 3)
+		assert.Equal(t, "customer1.example.com", s[0].Host)
+		assert.True(t, s[0].OnDemand)
+		assert.Equal(t, certs.Valid, s[0].State)
+		assert.Equal(t, 2, p.total(), "the policy is not asked again for what exists")
+		r.remove("*")
+		time.Sleep(time.Second)
+		assert.Len(t, m.Statuses(), 1, "they go with their route")
+	})
+}
+
+func TestRenewTriesNowWhateverTheBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(failing("DNS is wrong"))
+		m, _ := start(t, with(ca), "a.example.com")
+		time.Sleep(day(1))
+		s, ok := m.Status("a.example.com")
+		require.True(t, ok)
+		require.Equal(t, certs.Failed, s.State)
+		require.NotZero(t, s.Attempts)
+
+		ca.unhook()
+		require.NoError(t, m.Renew("a.example.com"))
+		_, err := shake(t, m, "a.example.com")
+		require.NoError(t, err, "a handshake waits for it again")
+		s, _ = m.Status("a.example.com")
+		assert.Equal(t, certs.Valid, s.State)
+		assert.Zero(t, s.Attempts)
+	})
+}
+
+func TestRenewRenewsWhatIsNotDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		m, _ := start(t, with(ca), "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		before, _ := m.Status("a.example.com")
+		require.NoError(t, m.Renew("a.example.com"))
+		synctest.Wait()
+		after, _ := m.Status("a.example.com")
+		assert.NotEqual(t, before.Serial, after.Serial)
+		assert.Len(t, ca.issued(), 2)
+		time.Sleep(day(50))
+		assert.Len(t, ca.issued(), 2, "once")
+	})
+}
+
+func TestRenewSaysWhatItCannotDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, _ := start(t, with(newIssuer(t, "ca", day(90))), "a.example.com", "*")
+		require.ErrorContains(t, m.Renew("b.example.com"), "no HostPolicy")
+		require.ErrorContains(t, m.Renew("*.example.com"), `no route serves "*.example.com"`)
+		require.ErrorContains(t, m.Renew("b.localhost"), "at each handshake")
+		_, ok := m.Status("b.example.com")
+		assert.False(t, ok)
+		require.NoError(t, m.Close())
+		require.ErrorContains(t, m.Renew("a.example.com"), "closed")
+	})
+}
+
+func TestForgetForgetsARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &policy{deny: true}
+		m, _ := start(t, onDemand(t, p, newIssuer(t, "ca", day(90))), "*")
+		_, err := shake(t, m, "customer1.example.com")
+		require.ErrorContains(t, err, "unrecognized name")
+		p.mu.Lock()
+		p.deny = false
+		p.mu.Unlock()
+		_, err = shake(t, m, "customer1.example.com")
+		require.ErrorContains(t, err, "unrecognized name", "it is remembered")
+		m.Forget("customer1.example.com")
+		_, err = shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+	})
+}

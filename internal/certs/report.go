@@ -1,0 +1,184 @@
+package certs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+const (
+	maxReports   = 10_000      // that wait for a slow Observe; the oldest go
+	reportWait   = time.Second // that Close gives Observe
+	maxWarnings  = 10          // a minute, of hosts that fail
+	warningsTime = time.Minute // over which warnings are counted
+	maxExamples  = 5           // hosts that a summary names
+)
+
+// A reporter tells the log and the program how hosts are doing. The program's Observe runs on the reporter's own
+// goroutine: one that panics or blocks holds up nothing but the reports behind it.
+type reporter struct {
+	log     *slog.Logger
+	observe func(Status) // nil if the program does not look
+
+	mu      sync.Mutex
+	reports []Status // for observe
+	dropped int
+	wake    chan struct{}
+	done    chan struct{} // closed at the end of loop
+
+	minute   time.Time // when the count began
+	warnings int       // since then
+	many     bool      // there were more than maxWarnings in the minute before
+	silent   int       // of those that were not logged
+	examples []string  // hosts of those
+}
+
+func newReporter(log *slog.Logger, observe func(Status)) *reporter {
+	return &reporter{log: log, observe: observe, wake: make(chan struct{}, 1), done: make(chan struct{})}
+}
+
+// ready reports that a host has a new certificate.
+func (r *reporter) ready(s Status) {
+	r.log.Info("certificate ready", "host", s.Host, "issuer", s.Issuer, "not_after", s.NotAfter)
+	r.add(s)
+}
+
+// failed reports a failure: at Warn if it is news and not one of many, else at Debug.
+func (r *reporter) failed(s Status, why failure, fresh bool) {
+	message := "certificate failed"
+	if why == ofPreflight {
+		message = "certificate not ordered"
+	}
+	level := slog.LevelDebug
+	if fresh && r.warn(s.Host) {
+		level = slog.LevelWarn
+	}
+	r.log.Log(context.Background(), level, message, "host", s.Host, "attempts", s.Attempts, "next_try", s.NextTry,
+		at("not_after", s.NotAfter), "cause", s.Err)
+	r.add(s)
+}
+
+// hopeless reports a host that only a change of the program helps.
+func (r *reporter) hopeless(s Status) {
+	if r.warn(s.Host) {
+		r.log.Error("no certificate possible", "host", s.Host, "cause", s.Err)
+	}
+	r.add(s)
+}
+
+// warn reports whether one more host may be named in this minute, and counts it.
+func (r *reporter) warn(host string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); now.Sub(r.minute) >= warningsTime {
+		r.many = r.warnings > maxWarnings && now.Sub(r.minute) < 2*warningsTime
+		r.minute, r.warnings = now, 0
+	}
+	if r.warnings++; r.warnings <= maxWarnings && !r.many {
+		return true
+	}
+	if r.silent++; len(r.examples) < maxExamples {
+		r.examples = append(r.examples, host)
+	}
+	if r.silent == 1 {
+		r.poke()
+	}
+	return false
+}
+
+// summarize logs what warn has kept silent about.
+func (r *reporter) summarize() {
+	r.mu.Lock()
+	n, examples := r.silent, r.examples
+	r.silent, r.examples = 0, nil
+	r.mu.Unlock()
+	if n > 0 {
+		r.log.Warn("certificates of more hosts failed", "hosts", n, "for_instance", examples)
+	}
+}
+
+func (r *reporter) add(s Status) {
+	if r.observe == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.reports) >= maxReports {
+		r.reports = r.reports[1:]
+		r.dropped++
+	}
+	r.reports = append(r.reports, s)
+	r.poke()
+}
+
+func (r *reporter) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// loop is the reporter's goroutine. When ctx is done it delivers what is left and ends.
+func (r *reporter) loop(ctx context.Context) {
+	defer close(r.done)
+	var summary <-chan time.Time
+	for {
+		r.deliver()
+		r.mu.Lock()
+		if r.silent > 0 && summary == nil {
+			summary = time.After(warningsTime - time.Since(r.minute))
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.wake:
+		case <-summary:
+			summary = nil
+			r.summarize()
+		case <-ctx.Done():
+			r.deliver()
+			r.summarize()
+			return
+		}
+	}
+}
+
+// deliver gives the program its reports.
+func (r *reporter) deliver() {
+	for {
+		r.mu.Lock()
+		reports, dropped := r.reports, r.dropped
+		r.reports, r.dropped = nil, 0
+		r.mu.Unlock()
+		if dropped > 0 {
+			r.log.Warn("TLS.Observe is too slow, reports were dropped", "reports", dropped)
+		}
+		if len(reports) == 0 {
+			return
+		}
+		for _, s := range reports {
+			r.call(s)
+		}
+	}
+}
+
+// call calls the program's hook. A panic in it costs this report.
+func (r *reporter) call(s Status) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("TLS.Observe panics", "host", s.Host, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	r.observe(s)
+}
+
+// wait waits a moment for the end of loop: a hook that blocks must not keep Close.
+func (r *reporter) wait() {
+	select {
+	case <-r.done:
+	case <-time.After(reportWait):
+		r.log.Warn("TLS.Observe has not returned, and is left alone")
+	}
+}

@@ -1,0 +1,288 @@
+package certs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// A step is what a host's job does.
+type step uint8
+
+const (
+	load    step = iota // looks into storage and decides what comes next
+	issue               // obtains or renews
+	replace             // obtains where something damaged is in the way
+	refresh             // asks the CA for new renewal information
+	preview             // looks the host up in DNS before an order
+)
+
+const (
+	// renewalInfoPause is how long renewal information is good for if the CA does not say.
+	renewalInfoPause = 6 * time.Hour
+
+	// unusableReads is how often a certificate in storage is found damaged before it is replaced: certmagic writes its
+	// three files one by one, and another process may be at it.
+	unusableReads = 3
+
+	// unknownPause is how long a renewal waits for a policy that does not know.
+	unknownPause = time.Minute
+)
+
+// run does one step, on a goroutine of a queue.
+func (h *host) run(ctx context.Context, s step) {
+	ctx, ok := h.begin(ctx)
+	if !ok {
+		return
+	}
+	defer h.end()
+	switch s {
+	case load:
+		h.load(ctx)
+	case issue:
+		h.issue(ctx)
+	case replace:
+		h.replace(ctx)
+	case refresh:
+		h.refresh(ctx)
+	case preview:
+		h.preview(ctx)
+	}
+}
+
+// begin starts a job: its context ends when the host goes. False means that there is nothing to do.
+func (h *host) begin(ctx context.Context) (context.Context, bool) {
+	m := h.manager
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h.gone || h.motion != nil && h.motion.cancel != nil { // a handshake hurried a job that was about to start
+		return ctx, false
+	}
+	ctx, h.move().cancel = context.WithCancel(ctx)
+	return ctx, true
+}
+
+// end ends the job and queues what comes next.
+func (h *host) end() {
+	m := h.manager
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	then := h.motion.then
+	h.motion.cancel()
+	h.motion.cancel, h.motion.then = nil, plan{}
+	if h.motion.forced {
+		then = plan{h.chain().queue, issue, time.Now()}
+	}
+	if then.queue != nil {
+		h.put(then.queue, then.step, then.due)
+	}
+	h.rest()
+}
+
+// next says what comes after the job under way.
+func (h *host) next(q *queue, s step, due time.Time) {
+	h.manager.mu.Lock()
+	defer h.manager.mu.Unlock()
+	h.motion.then = plan{q, s, due}
+}
+
+func (h *host) load(ctx context.Context) {
+	s, err := h.read(ctx)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		h.missing()
+	case errors.Is(err, errUnusable) && h.damaged():
+		h.manager.log.Warn("certificate in storage is damaged, a new one is made", "host", h.name, "cause", err)
+		h.next(h.chain().queue, replace, time.Now())
+	case errors.Is(err, errUnusable) && !h.loaded():
+		h.next(h.manager.loads, load, time.Now().Add(time.Second))
+	case err != nil:
+		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
+	default:
+		h.follow(s)
+	}
+}
+
+// missing decides about a host that has nothing in storage.
+func (h *host) missing() {
+	m := h.manager
+	queue, step := h.ordering()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case h.kind == covered:
+		m.remove(h) // the wildcard's certificate will do
+	case h.kind == onDemand && !h.motion.awaited:
+		m.remove(h) // recalled, and gone meanwhile
+	case h.kind == lazy && !h.motion.awaited:
+		// Nothing comes next: the first handshake puts a job.
+	default:
+		h.motion.then = plan{queue, step, time.Now()}
+	}
+}
+
+// follow does what a certificate in storage asks for.
+func (h *host) follow(s *stored) {
+	switch {
+	case s.ari.NeedsRefresh():
+		h.install(s)
+		h.next(h.manager.infos, refresh, time.Now())
+	case time.Now().Before(s.renewAt()):
+		h.keep(s)
+	default:
+		h.install(s)
+		queue, step := h.ordering()
+		h.next(queue, step, h.notBefore())
+	}
+}
+
+// notBefore is when the host may be issued for: after a failure not before its time, though a handshake may have had
+// the certificate loaded meanwhile.
+func (h *host) notBefore() time.Time {
+	h.manager.mu.RLock()
+	defer h.manager.mu.RUnlock()
+	if o := h.motion; o.err != nil && o.why != ofStorage {
+		return latest(o.next, time.Now())
+	}
+	return time.Now()
+}
+
+func (h *host) issue(ctx context.Context) {
+	switch err := h.allowed(ctx); {
+	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare):
+		h.manager.log.Info("certificate given up", "host", h.name, "cause", err)
+		h.manager.forget(h)
+		return
+	case err != nil:
+		h.fail(err, ofPolicy, plan{h.chain().queue, issue, time.Now().Add(unknownPause)})
+		return
+	}
+	o := h.order()
+	err := h.chain().issue(ctx, o)
+	var no *heldError
+	switch {
+	case errors.As(err, &no):
+		h.hold(err, no.until)
+	case h.manager.storage.failed(err):
+		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
+	case err != nil:
+		queue, step := h.ordering()
+		h.fail(h.explain(ctx, err), ofIssue, plan{queue, step, time.Time{}})
+	default:
+		h.collect(ctx)
+	}
+}
+
+// order says what h wants of its chain, and forgets that it was forced and used.
+func (h *host) order() order {
+	m := h.manager
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h.marks.And(^uint32(used))
+	o := order{name: h.name, serial: h.summary.number(), force: h.motion.forced}
+	o.due = h.summary != nil && time.Now().Unix() >= h.summary.renewAt
+	h.motion.forced = false
+	return o
+}
+
+// collect keeps what an order has left in storage.
+func (h *host) collect(ctx context.Context) {
+	s, err := h.read(ctx)
+	if err != nil {
+		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
+		return
+	}
+	h.keep(s)
+}
+
+func (h *host) replace(ctx context.Context) {
+	if err := h.discard(ctx); err != nil {
+		h.manager.log.Debug("damaged certificate stays", "host", h.name, "cause", err)
+	}
+	h.issue(ctx)
+}
+
+// discard makes what is in storage count as absent: that takes no more than the metadata.
+func (h *host) discard(ctx context.Context) error {
+	var errs []error
+	for _, a := range h.chain().authorities {
+		errs = append(errs, h.manager.storage.Delete(ctx, certmagic.StorageKeys.SiteMeta(a.key, h.name)))
+	}
+	return errors.Join(errs...)
+}
+
+func (h *host) refresh(ctx context.Context) {
+	s, err := h.read(ctx)
+	if err != nil {
+		h.next(h.manager.loads, load, time.Now())
+		return
+	}
+	// Another process may have asked already.
+	if s.ari.NeedsRefresh() {
+		if err := h.ask(ctx, s); err != nil {
+			h.manager.log.Debug("no renewal information", "host", h.name, "cause", err)
+			later := time.Now().Add(time.Hour) // the certificate's own dates remain
+			s.ari.RetryAfter = &later
+		}
+	}
+	h.follow(s)
+}
+
+// ask gets the CA's renewal information for s and stores it.
+func (h *host) ask(ctx context.Context, s *stored) error {
+	info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
+	if err != nil {
+		return err
+	}
+	if info.SameWindow(s.ari) && !s.ari.SelectedTime.IsZero() {
+		info.SelectedTime = s.ari.SelectedTime
+	}
+	if info.RetryAfter == nil || !info.RetryAfter.After(time.Now()) {
+		later := time.Now().Add(renewalInfoPause)
+		info.RetryAfter = &later
+	}
+	return s.writeARI(ctx, h.manager.storage, h.name, info)
+}
+
+// errSpare says that a host needs no certificate of its own.
+var errSpare = errors.New("a wildcard's certificate serves it")
+
+// allowed asks before anything but the first attempt to issue: whether a wildcard's certificate will do by now, whether
+// a handshake has wanted an on-demand host meanwhile, and the policy.
+func (h *host) allowed(ctx context.Context) error {
+	m := h.manager
+	m.mu.RLock()
+	spare := h.kind == covered && m.wildReady(h.name)
+	again := h.kind == onDemand && (h.summary != nil || h.motion.attempts > 0)
+	m.mu.RUnlock()
+	switch {
+	case spare:
+		return errSpare
+	case !again:
+		return nil
+	case h.marks.Load()&used == 0:
+		return errUnasked
+	}
+	return m.demands.policy(ctx, h.name)
+}
+
+func (h *host) loaded() bool {
+	h.manager.mu.RLock()
+	defer h.manager.mu.RUnlock()
+	return h.summary != nil
+}
+
+func (h *host) read(ctx context.Context) (*stored, error) {
+	return readStored(ctx, h.manager.storage, h.chain().authorities, h.name)
+}
+
+// damaged counts a damaged read and reports whether there were enough.
+func (h *host) damaged() bool {
+	h.manager.mu.Lock()
+	defer h.manager.mu.Unlock()
+	h.motion.unusable++
+	return h.motion.unusable >= unusableReads
+}
