@@ -27,16 +27,16 @@ import (
 // options are those of an instance.
 func (i *instance) options() certs.Options {
 	return certs.Options{
-		Hosts: i.hosts, Knows: i.knows, Storage: i.storage, Logger: slog.New(counter{i, ""}), Policy: i.world.policy,
+		Hosts: i.hosts, Wants: i.wants, Knows: i.knows, Storage: i.storage, Logger: slog.New(counter{i, ""}), Policy: i.world.policy,
 		Public: []certmagic.Issuer{&modelIssuer{i.world.ca, i}},
 	}
 }
 
 // changed says that the routes of hosts have changed.
-func (i *instance) changed(hosts ...string) { i.manager.Changed() }
+func (i *instance) changed(hosts ...string) { i.manager.Changed(hosts...) }
 
 // notAllowed is what a HostPolicy answers for "no"; any other error is "I don't know".
-func notAllowed() error { return errors.New("not allowed") }
+func notAllowed() error { return certs.ErrNotAllowed }
 
 // shake is the part of a handshake that asks for a certificate.
 func (i *instance) shake(name string) (*tls.Certificate, time.Duration, error) {
@@ -285,6 +285,12 @@ func (i *instance) hosts() iter.Seq[string] {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	return maps.Keys(maps.Clone(i.routes))
+}
+
+func (i *instance) wants(pattern string) bool {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.routes[pattern]
 }
 
 // knows is always true: there is a route "*".
