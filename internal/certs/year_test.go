@@ -290,7 +290,7 @@ func (w *world) wipe() {
 		held := !s.wanted.IsZero() && s.covered == nil &&
 			slices.ContainsFunc(w.instances, func(i *instance) bool { return time.Now().Before(i.has(s)) })
 		if s.say(w, "storage is emptied, held: %v", held); !held {
-			s.stored, s.pending = leaf{}, leaf{}
+			s.lose()
 		}
 	}
 	w.mu.Unlock()

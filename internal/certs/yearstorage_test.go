@@ -152,7 +152,7 @@ func (c *modelClient) Store(ctx context.Context, key string, value []byte) error
 	if err := c.enter(); err != nil {
 		return err
 	}
-	if issuer, host, ok := siteKey(key); ok && path.Ext(key) == ".json" {
+	if issuer, host, ok := hostOfKey(key); ok && path.Ext(key) == ".json" {
 		defer c.storage.world.stored(c, issuer, host)
 	}
 	return c.storage.files.Store(ctx, key, value)
@@ -171,7 +171,7 @@ func (c *modelClient) Delete(ctx context.Context, key string) error {
 	if err := c.enter(); err != nil {
 		return err
 	}
-	if _, host, ok := siteKey(key); ok {
+	if _, host, ok := hostOfKey(key); ok {
 		c.storage.world.deleted(host)
 	}
 	return c.storage.files.Delete(ctx, key)
@@ -259,8 +259,8 @@ func (c *modelClient) Unlock(_ context.Context, name string) error {
 	return nil
 }
 
-// siteKey reads the issuer and the host out of the key of a file of a certificate.
-func siteKey(key string) (issuer, host string, ok bool) {
+// hostOfKey reads the issuer and the host out of the key of a file of a certificate.
+func hostOfKey(key string) (issuer, host string, ok bool) {
 	parts := strings.Split(key, "/")
 	if len(parts) != 4 || parts[0] != "certificates" {
 		return "", "", false

@@ -426,8 +426,16 @@ func (w *world) deleted(host string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if s := w.tenants[host]; s != nil {
-		s.stored = leaf{}
+		s.lose()
 		s.say(w, "deleted from storage")
+	}
+}
+
+// lose notes that the certificate is gone: the tenant is as one that is new. The world's lock is held.
+func (s *tenant) lose() {
+	s.stored, s.pending = leaf{}, leaf{}
+	if !s.wanted.IsZero() {
+		s.wanted = time.Now()
 	}
 }
 
