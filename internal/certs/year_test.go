@@ -108,7 +108,11 @@ func (w *world) live() {
 	for _, i := range w.running() {
 		w.quit(i, false)
 	}
-	w.t.Logf("seed %d: %d orders, %d certificates, %d requests refused by a limit, %d instances, %d handshakes sampled; broken rules: %v",
+	report := w.t.Logf
+	if len(w.failures) > 0 {
+		report = w.t.Errorf
+	}
+	report("seed %d: %d orders, %d certificates, %d requests refused by a limit, %d instances, %d handshakes sampled; broken rules: %v",
 		w.seed, w.ca.asked.Load(), w.ca.signed, w.ca.limited, w.born, w.samples.Load(), w.failures)
 }
 
