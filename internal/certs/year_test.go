@@ -1,0 +1,409 @@
+package certs_test
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// How much is simulated. Read-only.
+var (
+	yearHosts   = flag.Int("year.hosts", 500, "hosts of TestAYearInAMinute")
+	yearDays    = flag.Int("year.days", 364, "its days")
+	yearSeed    = flag.Uint64("year.seed", 0, "its only seed; 0 means the usual ones")
+	yearRestart = flag.Duration("year.restart", 7*24*time.Hour, "time between two restarts of all instances")
+	yearPrint   = flag.Int("year.print", 2, "failures printed in full for each rule")
+)
+
+// What the rules allow.
+const (
+	askAgain    = 5 * 24 * time.Hour // between two looks at renewal information
+	prompt      = 10 * time.Millisecond
+	promptStale = 300 * time.Millisecond // for a host whose certificate has expired
+	patience    = 30*time.Second + 100*time.Millisecond
+	maxWaiting  = 64 // handshakes for one host
+	warmUp      = time.Minute
+	chanceFor   = 8 * time.Hour
+	warnings    = 8     // per host and day, and two more for each start of an instance
+	chatter     = 1_500 // warnings about no host, per day and instance: one a minute
+	workers     = 150   // goroutines of an instance
+	refusals    = 20    // by a storage that is down, per host of -year.hosts and minute
+	racedDays   = 56    // under the race detector
+)
+
+// A year of a few hundred hosts, with all that goes wrong in one: see themes.
+// These are the rules, by the name that a failure shows:
+//
+//   - expired: no certificate of a healthy host expires, and no healthy host
+//     stays without one. A host is healthy if there were 8 hours in one piece
+//     (but no more than a sixth of the certificate's life) in which its
+//     validation, the CA, the storage and the database of HostPolicy worked:
+//     since its certificate had a third of its life left, or a day and the
+//     time that the limit for the account takes since it came without one.
+//   - handshake: what an instance has served, or found in storage a minute after
+//     both were up, it serves within 10 ms, until it expires or its host goes.
+//     What has expired is served too, within 300 ms, rather than nothing.
+//   - wait: any other handshake ends within 30 s, and no more than 64 wait for
+//     one host.
+//   - limit: after a refusal for the number of requests nothing else that this
+//     limit refuses is asked before the time it says, or 6 hours; renewals that
+//     are due may. Failed validations stay below their limit altogether.
+//   - needless: nothing is ordered while the certificate of a host is good, in
+//     storage or, after storage was lost, in an instance.
+//   - removed: nothing is ordered for a host that has gone.
+//   - revoked: what the CA wants to be replaced is, in a week.
+//   - root: the local CA keeps its root.
+//   - storage: while it is down, it is not asked again and again.
+//   - log: there are few warnings per host and day.
+//   - goroutines: there are few.
+//   - close: Close ends within a minute.
+//
+// The seed makes the world; what the Manager does in it also depends on chance.
+// What is too much for every day, half an hour of CPU for a year:
+//
+//	go test ./internal/certs -run TestAYearInAMinute -timeout 2h -year.seed 1 -year.hosts 10000 -year.restart 24h
+//
+// With -v it says how far it is. A test that hangs waits for a mutex: that stops
+// the clock of testing/synctest, if who holds the mutex sleeps.
+func TestAYearInAMinute(t *testing.T) {
+	seeds := []uint64{1, 2, 3}
+	if *yearSeed != 0 {
+		seeds = []uint64{*yearSeed}
+	} else if testing.Short() || yearRaced {
+		seeds = seeds[:1]
+	}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { newWorld(t, seed).live() })
+		})
+	}
+}
+
+// live lets the year pass, a week for each theme.
+func (w *world) live() {
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // the heap is small, and garbage plenty
+	goroutines := runtime.NumGoroutine()
+	w.populate()
+	w.launch()
+	done := make(chan struct{})
+	go w.watch(done, goroutines)
+	go w.churn(done)
+	go w.restarts(done)
+	themes := w.themes()
+	for week := range (w.days + 6) / 7 {
+		end := w.start.Add(time.Duration(min(7*(week+1), w.days)) * 24 * time.Hour)
+		if week%2 == 1 {
+			w.launch()
+		}
+		w.pass(w.between(day(1), day(1.5)))
+		w.happens(themes[week%len(themes)], end)
+		w.pass(time.Until(end))
+		w.turn <- struct{}{}
+		for _, i := range w.running()[1:] {
+			w.quit(i, false)
+		}
+		<-w.turn
+	}
+	close(done)
+	for _, i := range w.running() {
+		w.quit(i, false)
+	}
+	report := w.t.Logf
+	if len(w.failures) > 0 {
+		report = w.t.Errorf
+	}
+	report("seed %d: %d orders, %d certificates, %d requests refused by a limit, %d instances, %d handshakes sampled; broken rules: %v",
+		w.seed, w.ca.asked.Load(), w.ca.signed, w.ca.limited, w.born, w.samples.Load(), w.failures)
+}
+
+// happens runs a theme, which must be over in its week.
+func (w *world) happens(x theme, end time.Time) {
+	w.mu.Lock()
+	w.say("theme %s", x.name)
+	w.mu.Unlock()
+	if testing.Verbose() {
+		w.t.Logf("%s: theme %s, after %d orders", w.stamp(time.Now()), x.name, w.ca.asked.Load())
+	}
+	x.run()
+	if time.Now().After(end) {
+		w.t.Fatalf("theme %q takes longer than its week", x.name)
+	}
+}
+
+// populate makes the hosts of the first day: most with 90 days, a fifth with 45
+// and no renewal information, a sixteenth with six; wildcards, some that come on
+// demand, and one of the local CA.
+func (w *world) populate() {
+	for n := range *yearHosts {
+		w.add(w.newTenant(n))
+	}
+	// One only: LocalCA has its lock while it waits for storage, and a goroutine that waits for a mutex stops the clock.
+	w.add(tenant{name: "local.internal", life: 12 * time.Hour})
+}
+
+func (w *world) newTenant(n int) tenant {
+	s := tenant{name: fmt.Sprintf("h%d.site%d.com", n, n/10), life: day(90), ari: true}
+	switch {
+	case n%25 == 0:
+		s.name, s.life, s.demand = fmt.Sprintf("d%d.demand%d.com", n, n/100), day(6), true
+	case n%50 == 1:
+		s.name = fmt.Sprintf("*.w%d.wild%d.com", n, n/500)
+	case n%16 == 2:
+		s.life = day(6)
+	case n%5 == 3:
+		s.life, s.ari = day(45), false
+	}
+	return s
+}
+
+// churn removes hosts and has them back, and breaks validations and mends them.
+func (w *world) churn(done chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(w.between(time.Hour, 11*time.Hour)):
+		}
+		s := w.pick(func(s *tenant) bool { return !strings.HasSuffix(s.name, ".internal") })
+		switch w.roll(8) {
+		case 0, 1:
+			w.unwant(s)
+			time.AfterFunc(w.between(time.Hour, day(40)), func() { w.want(s) })
+		case 2:
+			w.breaks(s)
+			time.AfterFunc(w.between(time.Hour, day(12)), func() { w.mends(s) })
+		}
+	}
+}
+
+// pick returns a wanted tenant that ok likes.
+func (w *world) pick(ok func(*tenant) bool) *tenant {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		if s := w.all[w.roll(len(w.all))]; !s.wanted.IsZero() && ok(s) {
+			return s
+		}
+	}
+}
+
+// restarts restarts all instances now and then. Close and New, as a deployment.
+func (w *world) restarts(done chan struct{}) {
+	next := time.After(12 * time.Hour)
+	for {
+		select {
+		case <-done:
+			return
+		case <-next:
+			next = time.After(*yearRestart)
+		}
+		w.restart()
+	}
+}
+
+func (w *world) restart() {
+	w.turn <- struct{}{}
+	defer func() { <-w.turn }()
+	for _, i := range w.running() {
+		w.quit(i, false)
+		w.launch()
+	}
+}
+
+// A theme is what goes wrong in a week.
+type theme struct {
+	name string
+	run  func()
+}
+
+// themes returns a year's, in the seed's order.
+func (w *world) themes() []theme {
+	var all []theme
+	add := func(times int, name string, run func()) {
+		for range times {
+			all = append(all, theme{name, run})
+		}
+	}
+	add(3, "CA fails", func() { w.suffers(&w.ca.fault, "ca", "errors", w.between(2*time.Hour, 40*time.Hour)) })
+	add(1, "CA fails for days", func() { w.suffers(&w.ca.fault, "ca", "errors", day(3)) })
+	add(1, "CA is busy", func() { w.suffers(&w.ca.fault, "ca", "busy", 10*time.Hour) })
+	add(2, "CA is slow", func() { w.suffers(&w.ca.fault, "ca", "slow", day(2)) })
+	add(3, "CA hangs", w.crowd)
+	add(3, "storage fails", func() { w.suffers(&w.storage.fault, "storage", "errors", w.between(time.Minute, 6*time.Hour)) })
+	add(2, "storage hangs", func() { w.suffers(&w.storage.fault, "storage", "hangs", w.between(time.Minute, 4*time.Hour)) })
+	add(1, "storage is slow", func() { w.suffers(&w.storage.fault, "storage", "slow", 6*time.Hour) })
+	add(3, "start without storage", func() { w.outageAtStart() })
+	add(2, "storage comes back empty", w.wipe)
+	add(3, "database fails", func() { w.suffers(&w.db, "database", "errors", day(3)) })
+	add(1, "database hangs", func() { w.suffers(&w.db, "database", "hangs", day(1)) })
+	add(2, "flood of one domain", w.flood)
+	add(2, "launch of many domains", w.many)
+	add(2, "revocation", w.revocation)
+	add(2, "crash loop", w.crashLoop)
+	add(2, "wildcard that fails", w.wildcard)
+	add(3, "kill", w.killOne)
+	add(52-len(all), "nothing", func() {})
+	w.dice.Lock()
+	defer w.dice.Unlock()
+	w.rand.Shuffle(len(all), func(i, k int) { all[i], all[k] = all[k], all[i] })
+	return all
+}
+
+// crowd has a CA that hangs while many clients want a new host.
+func (w *world) crowd() {
+	time.AfterFunc(time.Hour, func() {
+		fresh := w.add(tenant{name: fmt.Sprintf("crowd%d.com", w.roll(1e9)), life: day(90), ari: true})
+		w.pass(10 * time.Second)
+		for range 300 {
+			w.crowds.Add(1)
+			go w.visit(w.running()[0], fresh)
+		}
+		w.pass(time.Second)
+		if n := w.crowds.Load(); n > maxWaiting {
+			w.fail("wait", fresh.name, "%d handshakes wait", n)
+		}
+	})
+	w.suffers(&w.ca.fault, "ca", "hangs", w.between(3*time.Hour, 30*time.Hour))
+}
+
+// visit is one client of a crowd.
+func (w *world) visit(i *instance, s *tenant) {
+	w.impatient(i, s)
+	w.crowds.Add(-1)
+}
+
+// outageAtStart restarts all instances while storage is down.
+func (w *world) outageAtStart() {
+	time.AfterFunc(time.Hour, w.restart)
+	w.suffers(&w.storage.fault, "storage", "errors", w.between(75*time.Minute, 2*time.Hour))
+	w.inspect()
+}
+
+// inspect looks at all hosts as soon as the rules allow.
+func (w *world) inspect() {
+	w.pass(warmUp + 5*time.Second)
+	w.lookAround()
+}
+
+// wipe empties the storage. What instances have by then they are to write back,
+// so nothing is lost when all are restarted a day later.
+func (w *world) wipe() {
+	w.mu.Lock()
+	w.say("storage is emptied")
+	for _, s := range w.all {
+		held := !s.wanted.IsZero() && s.covered == nil &&
+			slices.ContainsFunc(w.instances, func(i *instance) bool { return time.Now().Before(i.has(s)) })
+		if s.say(w, "storage is emptied, held: %v", held); !held {
+			s.lose()
+		}
+	}
+	w.mu.Unlock()
+	w.storage.wipe()
+	w.pass(day(1))
+	w.restart()
+	w.inspect()
+}
+
+// flood adds many hosts of one registered domain, more than the CA signs in a
+// week, to stay for a month.
+func (w *world) flood() {
+	for n := range 80 {
+		s := w.add(tenant{name: fmt.Sprintf("t%d-%d.tenants.net", n, w.roll(1e9)), life: day(90), ari: true, excused: true})
+		time.AfterFunc(day(30), func() { w.unwant(s) })
+		w.pass(w.between(0, 2*time.Minute))
+	}
+}
+
+// many adds more hosts than the CA takes orders for in three hours.
+func (w *world) many() {
+	for range 400 {
+		s := w.add(tenant{name: fmt.Sprintf("l%d.com", w.roll(1e9)), life: day(90), ari: true})
+		time.AfterFunc(day(5), func() { w.unwant(s) })
+	}
+}
+
+// revocation has the CA want a fifth of its certificates replaced.
+func (w *world) revocation() {
+	w.mu.Lock()
+	var hit []*tenant
+	for _, s := range w.all {
+		if s.ari && !s.stored.to.IsZero() && w.roll(5) == 0 {
+			s.revoked = time.Now()
+			s.say(w, "revoked")
+			hit = append(hit, s)
+		}
+	}
+	w.mu.Unlock()
+	for _, s := range hit {
+		w.ca.revoke(s.name)
+	}
+}
+
+// crashLoop restarts every few minutes, with hosts that cannot be validated.
+func (w *world) crashLoop() {
+	for n := range 5 {
+		s := w.add(tenant{name: fmt.Sprintf("loop%d-%d.com", n, w.roll(1e9)), life: day(90), ari: true})
+		w.breaks(s)
+		time.AfterFunc(day(2), func() { w.unwant(s) })
+	}
+	for range 12 {
+		w.pass(w.between(3*time.Minute, 10*time.Minute))
+		w.restart()
+	}
+}
+
+// wildcard adds one that covers hosts with certificates, and whose validation
+// fails for some days, with a restart meanwhile.
+func (w *world) wildcard() {
+	covered := w.pick(func(s *tenant) bool { return strings.Contains(s.name, ".site") })
+	_, zone, _ := strings.Cut(covered.name, ".")
+	s := w.add(tenant{name: "*." + zone, life: day(90), ari: true})
+	w.breaks(s)
+	w.mu.Lock()
+	for _, other := range w.all {
+		if strings.HasSuffix(other.name, "."+zone) && other != s {
+			other.covered = s
+			other.say(w, "covered by %s", s.name)
+		}
+	}
+	w.mu.Unlock()
+	w.pass(day(1))
+	w.restart()
+	w.inspect()
+	w.pass(day(2))
+	w.mends(s)
+	time.AfterFunc(day(30), func() { w.uncover(s) })
+}
+
+// uncover removes a wildcard. The hosts that it covered have to have their own
+// certificates again.
+func (w *world) uncover(wildcard *tenant) {
+	w.unwant(wildcard)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.all {
+		if s.covered == wildcard {
+			s.covered = nil
+			if !s.wanted.IsZero() {
+				s.wanted = time.Now()
+			}
+		}
+	}
+}
+
+// killOne kills an instance and starts another, and does so again.
+func (w *world) killOne() {
+	for range 3 {
+		w.pass(w.between(time.Hour, 12*time.Hour))
+		w.turn <- struct{}{}
+		w.quit(w.running()[0], true)
+		w.launch()
+		<-w.turn
+	}
+}

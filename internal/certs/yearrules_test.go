@@ -1,0 +1,251 @@
+package certs_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// watch looks at everything every third hour.
+func (w *world) watch(done chan struct{}, goroutines int) {
+	today := 0
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(3 * time.Hour):
+		}
+		running := w.running()
+		allowed := goroutines + 50 + (len(running)+1)*workers + int(w.asking.Load())
+		if n := runtime.NumGoroutine(); n > allowed {
+			w.fail("goroutines", "", "there are %d, want at most %d", n, allowed)
+		}
+		w.lookAround()
+		if d := int(time.Since(w.start).Hours()) / 24; d > today {
+			today = d
+			w.midnight()
+		}
+	}
+}
+
+// lookAround looks at all hosts.
+func (w *world) lookAround() {
+	w.mu.Lock()
+	all := slices.Clone(w.all)
+	w.mu.Unlock()
+	for _, s := range all {
+		for _, i := range w.running() {
+			w.look(i, s)
+		}
+		w.healthy(s)
+	}
+}
+
+// midnight begins to count anew.
+func (w *world) midnight() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.warned, w.starts = 0, 0
+	for _, s := range w.all {
+		s.warned = 0
+	}
+}
+
+// warn counts a record of the log and judges it.
+func (w *world) warn(i *instance, host, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.tenants[host]
+	if s == nil {
+		if w.warned++; w.warned > chatter*max(1, len(w.instances)) {
+			w.broken("log", "", "%d warnings about no host today: %s", w.warned, text)
+		}
+		return
+	}
+	s.say(w, "%s warns: %.200s", i.name, text)
+	if s.warned++; s.warned > warnings+2*w.starts {
+		w.broken("log", host, "%d warnings today, with %d starts", s.warned, w.starts)
+	}
+}
+
+// ordered judges a new order.
+func (w *world) ordered(i *instance, host string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.tenants[host]
+	switch {
+	case s == nil:
+		w.broken("removed", host, "%s orders for a host that never was", i.name)
+	case s.wanted.IsZero() && time.Since(s.gone) > 2*time.Minute:
+		w.broken("removed", host, "%s orders for it", i.name)
+	case time.Until(s.stored.to) > s.life*36/100 && s.revoked.IsZero():
+		w.broken("needless", host, "%s orders; there is one until %s, stored %s", i.name, w.stamp(s.stored.to), w.stamp(s.storedAt))
+	}
+}
+
+// has returns until when the certificate is good that i has served for s.
+func (i *instance) has(s *tenant) time.Time {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	return i.served[s]
+}
+
+// warm reports whether an instance has had the time to read its storage.
+func (w *world) warm(i *instance) bool {
+	return time.Since(i.begin) > warmUp && w.storage.fault.since() > warmUp
+}
+
+// look makes a handshake and judges it.
+func (w *world) look(i *instance, s *tenant) {
+	now := time.Now()
+	w.mu.Lock()
+	wanted, stored, by, at, covered := s.wanted, s.stored, s.storedBy, s.storedAt, s.covered != nil
+	w.mu.Unlock()
+	if wanted.IsZero() || now.Sub(wanted) < 3*time.Minute || i.closing.Load() {
+		return
+	}
+	served := i.has(s)
+	found := !s.demand && w.warm(i) && (by == i || at.Before(i.begin) || now.Sub(at) > chanceFor)
+	switch {
+	case now.Before(served), found && now.Before(stored.to):
+		cert, took, err := i.shake(s.ask)
+		w.judge(i, s, cert, took, err)
+	case found && !covered && !stored.to.IsZero() && now.Sub(stored.to) < day(25):
+		cert, took, err := i.shake(s.ask)
+		if i.closing.Load() {
+			return
+		}
+		if took > promptStale || cert == nil {
+			w.fail("handshake", s.name, "%s has an expired certificate and answers after %s: %v", i.name, took, err)
+		}
+		i.note(s, cert)
+	case s.demand || w.roll(8) == 0:
+		go w.impatient(i, s)
+	}
+}
+
+// judge judges the handshake of a host that has a good certificate.
+func (w *world) judge(i *instance, s *tenant, cert *tls.Certificate, took time.Duration, err error) {
+	w.samples.Add(1)
+	w.mu.Lock()
+	gone := s.wanted.IsZero()
+	w.mu.Unlock()
+	switch {
+	case i.closing.Load() || gone:
+		return
+	case cert == nil:
+		w.fail("handshake", s.name, "%s fails after %s: %v", i.name, took, err)
+		i.forget(s)
+		return
+	case took > prompt:
+		w.fail("handshake", s.name, "%s takes %s", i.name, took)
+	case time.Now().After(cert.Leaf.NotAfter):
+		w.fail("handshake", s.name, "%s serves one that expired %s", i.name, w.stamp(cert.Leaf.NotAfter))
+	}
+	i.note(s, cert)
+}
+
+// note remembers what was served.
+func (i *instance) note(s *tenant, cert *tls.Certificate) {
+	if cert == nil {
+		return
+	}
+	i.mu.Lock()
+	i.served[s] = cert.Leaf.NotAfter
+	i.mu.Unlock()
+	if s.life > 12*time.Hour {
+		return
+	}
+	w := i.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.localRoot == nil {
+		w.localRoot = cert.Leaf.AuthorityKeyId
+	}
+	if !bytes.Equal(w.localRoot, cert.Leaf.AuthorityKeyId) {
+		w.broken("root", s.name, "%s serves one of another root", i.name)
+		w.localRoot = cert.Leaf.AuthorityKeyId
+	}
+}
+
+// forget lets a failed handshake be judged once, not until the certificate that
+// was there before expires.
+func (i *instance) forget(s *tenant) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.served, s)
+}
+
+// impatient is a client of a host that may have no certificate yet.
+func (w *world) impatient(i *instance, s *tenant) {
+	w.asking.Add(1)
+	defer w.asking.Add(-1)
+	cert, took, _ := i.shake(s.ask)
+	if took > patience {
+		w.fail("wait", s.name, "a handshake waits for %s", took)
+	}
+	if cert != nil && time.Now().Before(cert.Leaf.NotAfter) && !i.closing.Load() {
+		i.note(s, cert)
+	}
+}
+
+// healthy judges whether a host without a certificate should have one, and one
+// with a revoked certificate another.
+func (w *world) healthy(s *tenant) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if s.wanted.IsZero() || s.covered != nil {
+		return
+	}
+	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(7) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
+		w.broken("revoked", s.name, "it has been since %s", w.stamp(s.revoked))
+	}
+	if now.Before(s.stored.to) {
+		return
+	}
+	since, chance := s.wanted, 24*time.Hour+3*time.Hour*time.Duration(*yearHosts)/300
+	if !s.stored.to.IsZero() {
+		since, chance = latest(s.wanted, s.stored.to.Add(-s.life/3)), min(chanceFor, s.life/6)
+	} else if s.excused {
+		return
+	}
+	if w.hadChance(s, since, chance) {
+		w.broken("expired", s.name, "its last certificate was good until %s; wanted since %s", w.stamp(s.stored.to), w.stamp(s.wanted))
+	}
+}
+
+// hadChance reports whether everything that a tenant needs worked for a time in
+// one piece since then. w.mu is held.
+func (w *world) hadChance(s *tenant, since time.Time, chance time.Duration) bool {
+	now := time.Now()
+	if now.Sub(since) < chance {
+		return false
+	}
+	all := slices.Clone(s.troubles)
+	for _, x := range w.troubles {
+		if s.demand || x.what != "database" {
+			all = append(all, x)
+		}
+	}
+	slices.SortFunc(all, func(a, b trouble) int { return a.from.Compare(b.from) })
+	for _, x := range all {
+		if x.from.Sub(since) >= chance {
+			return true
+		}
+		if x.to.IsZero() {
+			return false
+		}
+		since = latest(since, x.to)
+	}
+	return now.Sub(since) >= chance
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
