@@ -28,6 +28,9 @@ const (
 	// three files one by one, and another process may be at it.
 	unusableReads = 3
 
+	// idleFor is how long a host that came on demand and has failed is kept though no client asks for it.
+	idleFor = 2 * 24 * time.Hour
+
 	// unknownPause is how long a renewal waits for a policy that does not know.
 	unknownPause = time.Minute
 )
@@ -154,6 +157,8 @@ func (h *host) notBefore() time.Time {
 
 func (h *host) issue(ctx context.Context) {
 	switch err := h.allowed(ctx); {
+	case errors.Is(err, errUnasked) && h.idle():
+		return
 	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare):
 		h.manager.log.Info("certificate given up", "host", h.name, "cause", err)
 		h.manager.forget(h)
@@ -265,6 +270,21 @@ func (h *host) allowed(ctx context.Context) error {
 		return errUnasked
 	}
 	return m.demands.policy(ctx, h.name)
+}
+
+// idle keeps a host that has failed, and that no client has asked for since: for some days it stays as it is. Forgotten,
+// it would begin anew with the next client, as if nothing had failed.
+func (h *host) idle() bool {
+	m := h.manager
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o := h.motion
+	if o.err == nil || time.Since(o.looked) > idleFor {
+		return false
+	}
+	o.next = time.Now().Add(backoff(o.attempts, o.err, 0))
+	o.then = plan{h.chain().queue, issue, o.next}
+	return true
 }
 
 func (h *host) loaded() bool {

@@ -92,6 +92,7 @@ type tenant struct {
 	broken   bool      // its validation fails
 	pending  leaf      // the CA has signed
 	stored   leaf      // and storage has
+	lost     leaf      // storage had, and an instance may have yet
 	storedBy *instance
 	storedAt time.Time
 	revoked  time.Time // the certificate in use; zero if it is not
@@ -408,6 +409,9 @@ func (w *world) stored(c *modelClient, issuer, host string) {
 	if issuer != "model" {
 		s.pending = leaf{host, time.Now(), time.Now().Add(s.life)}
 	}
+	if s.pending == (leaf{}) {
+		s.pending = s.lost // written back
+	}
 	if s.stored == s.pending {
 		return // renewal information
 	}
@@ -433,7 +437,7 @@ func (w *world) deleted(host string) {
 
 // lose notes that the certificate is gone: the tenant is as one that is new. The world's lock is held.
 func (s *tenant) lose() {
-	s.stored, s.pending = leaf{}, leaf{}
+	s.lost, s.stored, s.pending = s.stored, leaf{}, leaf{}
 	if !s.wanted.IsZero() {
 		s.wanted = time.Now()
 	}
@@ -486,6 +490,10 @@ func (w *world) broken(rule, host, format string, args ...any) {
 		for _, line := range s.history {
 			text += "\n\thost:  " + line
 		}
+	}
+	for _, i := range w.instances {
+		status, ok := i.manager.Status(host)
+		text += fmt.Sprintf("\n\t%s has it: %t %+v", i.name, ok, status)
 	}
 	w.t.Error(text)
 }
