@@ -74,7 +74,7 @@ func (p *placement) held(until time.Time) error {
 
 // stored returns the certificate in storage, nil if there is none.
 func (p *placement) stored(ctx context.Context) ([]byte, error) {
-	b, err := p.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(p.key, p.order.name))
+	b, err := p.manager.storage.Load(ctx, p.siteKey(p.order.name, certFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -43,6 +43,7 @@ type authority struct {
 	identity identity
 	keyType  certmagic.KeyType
 	key      string // of its place in storage
+	prefix   string // of the keys of certificates there
 	account  *account
 	staging  *authority // of the same CA, for probes; nil if there is none
 
@@ -69,6 +70,7 @@ func newAuthority(m *Manager, given certmagic.Issuer) (*authority, error) {
 		identity: identityOf(given, template, keyType),
 		keyType:  keyType,
 		key:      template.IssuerKey(),
+		prefix:   certmagic.StorageKeys.CertsPrefix(template.IssuerKey()),
 		configs:  make(map[variant]*certmagic.Config),
 	}
 	a.account = m.accountOf(a.identity.account, a.key)

@@ -99,7 +99,7 @@ func (c *chain) renewed(ctx context.Context, o order) bool {
 
 // leaf returns the certificate in storage, nil if there is none.
 func (a *authority) leaf(ctx context.Context, name string) *x509.Certificate {
-	b, err := a.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
+	b, err := a.manager.storage.Load(ctx, a.siteKey(name, certFile))
 	if err != nil {
 		return nil
 	}

@@ -91,7 +91,7 @@ func (m *Manager) cleanDue(ctx context.Context) (bool, error) {
 
 // cleanUp deletes what has expired among a's certificates.
 func (a *authority) cleanUp(ctx context.Context) error {
-	m, prefix := a.manager, certmagic.StorageKeys.CertsPrefix(a.key)
+	m, prefix := a.manager, a.prefix
 	keys, err := m.storage.List(ctx, prefix, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -170,7 +170,7 @@ func (a *authority) deleteExpired(ctx context.Context, name string) (bool, error
 }
 
 func (a *authority) longExpired(ctx context.Context, name string) (bool, error) {
-	text, err := a.manager.storage.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
+	text, err := a.manager.storage.Load(ctx, a.siteKey(name, certFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

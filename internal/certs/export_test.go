@@ -170,3 +170,8 @@ func (m *Manager) HoldOrders() {
 
 // OffersHTTP reports whether m offers HTTP-01 to CAs.
 func (m *Manager) OffersHTTP() bool { return m.http.Load() }
+
+// SiteKey is siteKey for the first public authority.
+func (m *Manager) SiteKey(name, suffix string) string {
+	return m.public.authorities[0].siteKey(name, suffix)
+}

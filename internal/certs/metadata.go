@@ -48,13 +48,13 @@ func (c *stored) repair(ctx context.Context, s *boundedStorage, name string) err
 	}
 	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
 	// Whoever had the lock may have written it.
-	key := certmagic.StorageKeys.SiteMeta(c.by.key, name)
+	key := c.by.siteKey(name, metaFile)
 	if meta, err := s.Load(ctx, key); err == nil {
 		if c.ari, err = readARI(meta); err == nil {
 			return nil
 		}
 	}
-	text, err := s.Load(ctx, certmagic.StorageKeys.SiteCert(c.by.key, name))
+	text, err := s.Load(ctx, c.by.siteKey(name, certFile))
 	if err != nil || !bytes.Contains(text, bytes.TrimSpace(encodeCert(c.cert.Leaf.Raw))) {
 		return err // another certificate: its writer cares for it
 	}
@@ -83,7 +83,7 @@ func discardDamaged(ctx context.Context, s *boundedStorage, by []*authority, nam
 	}
 	var errs []error
 	for _, a := range by {
-		errs = append(errs, s.Delete(ctx, certmagic.StorageKeys.SiteMeta(a.key, name)))
+		errs = append(errs, s.Delete(ctx, a.siteKey(name, metaFile)))
 	}
 	return errors.Join(errs...)
 }

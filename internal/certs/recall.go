@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/certmagic"
-
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
@@ -24,7 +22,7 @@ func (m *Manager) recall() {
 }
 
 func (m *Manager) recallFrom(ctx context.Context, a *authority) error {
-	prefix := certmagic.StorageKeys.CertsPrefix(a.key)
+	prefix := a.prefix
 	keys, err := m.storage.List(ctx, prefix, false)
 	if err != nil {
 		return err

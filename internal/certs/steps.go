@@ -218,10 +218,13 @@ func (h *host) discard(ctx context.Context) error {
 }
 
 func (h *host) refresh(ctx context.Context) {
-	s, err := h.read(ctx)
-	if err != nil {
-		h.next(h.manager.loads, load, time.Now())
-		return
+	s := h.glance(ctx)
+	if s == nil {
+		var err error
+		if s, err = h.read(ctx); err != nil {
+			h.next(h.manager.loads, load, time.Now())
+			return
+		}
 	}
 	// Another process may have asked already.
 	if s.ari.NeedsRefresh() {
@@ -232,6 +235,27 @@ func (h *host) refresh(ctx context.Context) {
 		}
 	}
 	h.follow(s)
+}
+
+// glance returns the certificate in memory with the renewal information in storage, nil unless that belongs to it. It
+// costs a tenth of a read, and there are four a day.
+func (h *host) glance(ctx context.Context) *stored {
+	h.manager.mu.RLock()
+	cert, y := h.cert.Load(), h.summary
+	h.manager.mu.RUnlock()
+	if cert == nil || y == nil {
+		return nil
+	}
+	meta, err := h.manager.storage.Load(ctx, y.by.siteKey(h.name, metaFile))
+	if err != nil {
+		return nil
+	}
+	ari, err := readARI(meta)
+	id, other := acme.ARIUniqueIdentifier(cert.Leaf)
+	if err != nil || other != nil || ari.UniqueIdentifier != id {
+		return nil
+	}
+	return &stored{cert: cert, by: y.by, ari: ari}
 }
 
 // ask gets the CA's renewal information for s and stores it.

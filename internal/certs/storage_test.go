@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -143,4 +144,15 @@ func TestAnErrorOfStorageStaysWhatItIs(t *testing.T) {
 	broken := errors.New("no disk")
 	backend.hook(func(string, string) error { return broken })
 	assert.ErrorIs(t, certs.Bounded(backend, time.Second).Store(t.Context(), "k", nil), broken)
+}
+
+func TestKeysOfCertificatesAreThoseOfCertmagic(t *testing.T) {
+	ca := newIssuer(t, "acme-v02.api.letsencrypt.org-directory", day(90))
+	m, _ := start(t, with(ca))
+	for _, name := range []string{"a.example.com", "*.example.com", "xn--bcher-kva.example.com", "10.0.0.1", "2001:db8::1",
+		"_acme.example.com", "a..b", "A.example.com", "..", "a b", "a+b", "ä.example.com", "a/b", ".hidden", "localhost"} {
+		assert.Equal(t, certmagic.StorageKeys.SiteCert(ca.key, name), m.SiteKey(name, ".crt"), name)
+		assert.Equal(t, certmagic.StorageKeys.SitePrivateKey(ca.key, name), m.SiteKey(name, ".key"), name)
+		assert.Equal(t, certmagic.StorageKeys.SiteMeta(ca.key, name), m.SiteKey(name, ".json"), name)
+	}
 }

@@ -69,15 +69,15 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 }
 
 func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string) (*stored, error) {
-	certPEM, err := s.Load(ctx, certmagic.StorageKeys.SiteCert(a.key, name))
+	certPEM, err := s.Load(ctx, a.siteKey(name, certFile))
 	if err != nil {
 		return nil, err
 	}
-	keyPEM, err := s.Load(ctx, certmagic.StorageKeys.SitePrivateKey(a.key, name))
+	keyPEM, err := s.Load(ctx, a.siteKey(name, keyFile))
 	if err != nil {
 		return nil, err
 	}
-	meta, err := s.Load(ctx, certmagic.StorageKeys.SiteMeta(a.key, name))
+	meta, err := s.Load(ctx, a.siteKey(name, metaFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func clampARI(info *acme.RenewalInfo) {
 // writeARI puts ari into the metadata, for the rest of the cluster and for
 // certmagic, which decides by it whether a renewal is due.
 func (c *stored) writeARI(ctx context.Context, s certmagic.Storage, name string, ari acme.RenewalInfo) error {
-	key := certmagic.StorageKeys.SiteMeta(c.by.key, name)
+	key := c.by.siteKey(name, metaFile)
 	meta, err := s.Load(ctx, key)
 	if err != nil {
 		return err

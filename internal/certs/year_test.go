@@ -137,7 +137,7 @@ func (w *world) happens(x theme, end time.Time) {
 }
 
 // populate makes the hosts of the first day: most with 90 days, a fifth with 45,
-// a sixteenth with six, and a tenth with renewal information; wildcards, some that come on
+// a sixteenth with six, and a few with renewal information; wildcards, some that come on
 // demand, and one of the local CA.
 func (w *world) populate() {
 	for n := range *yearHosts {
@@ -148,7 +148,7 @@ func (w *world) populate() {
 }
 
 func (w *world) newTenant(n int) tenant {
-	s := tenant{name: fmt.Sprintf("h%d.site%d.com", n, n/10), life: day(90), ari: n%10 == 7}
+	s := tenant{name: fmt.Sprintf("h%d.site%d.com", n, n/10), life: day(90), ari: n%25 == 7}
 	switch {
 	case n%25 == 0:
 		s.name, s.life, s.demand = fmt.Sprintf("d%d.demand%d.com", n, n/100), day(6), true

@@ -262,7 +262,9 @@ func (i *modelIssuer) GetRenewalInfo(ctx context.Context, cert certmagic.Certifi
 	if !ok {
 		return acme.RenewalInfo{}, acme.ErrUnsupported
 	}
-	return i.ca.suggest(l), nil
+	info := i.ca.suggest(l)
+	info.UniqueIdentifier, _ = acme.ARIUniqueIdentifier(cert.Leaf) // as the client of ACME does
+	return info, nil
 }
 
 // suggest returns when a certificate is to be renewed.
