@@ -149,7 +149,7 @@ func (a *authority) issue(ctx context.Context, o order) error {
 }
 
 // enter holds an order back that would meet a rate limit.
-func (a *authority) enter(ctx context.Context, o order) ([]subject, error) {
+func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if o.due {
 		return nil, nil
 	}

@@ -175,3 +175,23 @@ func (m *Manager) OffersHTTP() bool { return m.http.Load() }
 func (m *Manager) SiteKey(name, suffix string) string {
 	return m.public.authorities[0].siteKey(name, suffix)
 }
+
+// Holds are holds.
+type Holds struct{ h *holds }
+
+// NewHolds is newHolds.
+func NewHolds() Holds { return Holds{newHolds()} }
+
+// Set puts a limit of the account in force.
+func (h Holds) Set(until time.Time) {
+	h.h.set(limit{subject: subject{scope: accountScope}, until: until})
+}
+
+// Enter lets an order through and returns what ends it, nil if it is held.
+func (h Holds) Enter(name string) (leave func(error)) {
+	entered, until := h.h.enter(name, true)
+	if !until.IsZero() {
+		return nil
+	}
+	return func(err error) { h.h.leave(entered, err) }
+}

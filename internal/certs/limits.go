@@ -155,6 +155,7 @@ type holds struct {
 }
 
 type hold struct {
+	subject
 	until time.Time
 	tried time.Time // when one was let through; zero if none is under way
 }
@@ -164,7 +165,7 @@ func newHolds() *holds { return &holds{by: make(map[subject]*hold)} }
 // enter lets an order for name through, or returns until when it is held.
 // registered says that the account exists, which limits of new accounts then do
 // not concern. leave is to be called with what was entered.
-func (h *holds) enter(name string, registered bool) (entered []subject, until time.Time) {
+func (h *holds) enter(name string, registered bool) (entered []*hold, until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.by) == 0 {
@@ -179,14 +180,14 @@ func (h *holds) enter(name string, registered bool) (entered []subject, until ti
 		case now.Sub(held.tried) < tryTime:
 			until = latest(until, now.Add(heldPause))
 		default:
-			entered = append(entered, s)
+			entered = append(entered, held)
 		}
 	}
 	if !until.IsZero() {
 		return nil, until
 	}
-	for _, s := range entered {
-		h.by[s].tried = now
+	for _, held := range entered {
+		held.tried = now
 	}
 	return entered, time.Time{}
 }
@@ -225,18 +226,18 @@ func subjects(name string) []subject {
 	}
 }
 
-// leave ends what enter began, with the error of the order.
-func (h *holds) leave(entered []subject, err error) {
+// leave ends what enter began, with the error of the order. A hold that has been set anew meanwhile is none of its.
+func (h *holds) leave(entered []*hold, err error) {
 	if len(entered) == 0 {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, s := range entered {
-		switch held := h.by[s]; {
-		case held == nil:
+	for _, held := range entered {
+		switch {
+		case h.by[held.subject] != held:
 		case orderTaken(err):
-			delete(h.by, s)
+			delete(h.by, held.subject)
 		default:
 			held.tried = time.Time{}
 			held.until = latest(held.until, time.Now().Add(heldPause))
@@ -252,7 +253,7 @@ func (h *holds) set(l limit) {
 	if len(h.by) >= maxHolds {
 		h.prune(now)
 	}
-	h.by[l.subject] = &hold{until: now.Add(clampLimit(l.until))}
+	h.by[l.subject] = &hold{subject: l.subject, until: now.Add(clampLimit(l.until))}
 }
 
 // prune makes room. h.mu is held.

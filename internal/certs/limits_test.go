@@ -194,3 +194,25 @@ func TestHeldHostsDoNotSlowOthers(t *testing.T) {
 		assert.Less(t, time.Since(begin), time.Minute)
 	})
 }
+
+// The order that was let through can succeed after another one has met the limit again.
+func TestAnOrderThatWasLetThroughDoesNotEndALaterLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := certs.NewHolds()
+		h.Set(time.Now().Add(time.Hour))
+		require.Nil(t, h.Enter("a.example.com"))
+		time.Sleep(time.Hour)
+		leave := h.Enter("a.example.com")
+		require.NotNil(t, leave)
+		require.Nil(t, h.Enter("b.example.com"), "one at a time")
+		h.Set(time.Now().Add(time.Hour)) // by a renewal, which nothing holds
+		leave(nil)
+		assert.Nil(t, h.Enter("b.example.com"))
+		time.Sleep(time.Hour)
+		leave = h.Enter("b.example.com")
+		require.NotNil(t, leave)
+		leave(nil)
+		assert.NotNil(t, h.Enter("c.example.com"))
+		assert.NotNil(t, h.Enter("d.example.com"))
+	})
+}

@@ -2,9 +2,8 @@ package certs_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -33,9 +32,9 @@ type modelCA struct {
 	world  *world
 	fault  fault
 	inter  *x509.Certificate
-	chain  []byte // PEM of inter
-	signer *ecdsa.PrivateKey
-	exempt bool // renewals that follow renewal information count for no limit but that of failed validations
+	chain  []byte          // PEM of inter
+	signer *rsa.PrivateKey // small, since most of a year would go into verifying what an elliptic curve has signed
+	exempt bool            // renewals that follow renewal information count for no limit but that of failed validations
 
 	mu      sync.Mutex
 	serial  int64
@@ -71,7 +70,7 @@ type refusal struct{ at, until time.Time }
 func newModelCA(t testing.TB, w *world) *modelCA {
 	t.Helper()
 	issuer := newIssuer(t, "model", 0)
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	signer, err := rsa.GenerateKey(rand.Reader, 1024)
 	require.NoError(t, err)
 	inter := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "intermediate"}, IsCA: true, BasicConstraintsValid: true,
