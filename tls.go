@@ -94,7 +94,8 @@ type TLS struct {
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
-	// a minute. Negative disables it. See [Router.ForgetHostPolicy].
+	// a minute. Negative remembers no refusal. Other errors are remembered for 5 s
+	// in any case. See [Router.ForgetHostPolicy].
 	HostPolicyTTL time.Duration
 
 	// Lazy obtains the certificate of a route's host at the first handshake that

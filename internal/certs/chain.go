@@ -184,6 +184,9 @@ func (m *Manager) newSpecial() error {
 	var errs []error
 	for pattern, issuer := range m.options.Issuers {
 		key, err := canonicalPattern(pattern)
+		if key == "*" {
+			err = errors.New(`"*" is what TLS.Issuer and TLS.Internal are for: want a host or a wildcard such as *.example.com`)
+		}
 		if err == nil && m.special[key] != nil {
 			err = fmt.Errorf("host %q is there twice", key)
 		}

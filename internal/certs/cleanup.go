@@ -142,7 +142,7 @@ func hostOf(folder string) string {
 func (m *Manager) has(name string) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.hosts[name] != nil
+	return m.table.get(name) != nil
 }
 
 // deleteExpired deletes what storage has for name, if the certificate expired a

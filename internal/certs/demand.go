@@ -186,7 +186,7 @@ func (m *Manager) addOnDemand(name string) (*host, <-chan struct{}) {
 	h := &host{manager: m, name: name, kind: onDemand}
 	h.move().awaited = true
 	h.marks.Store(used)
-	m.hosts[name] = h
+	m.table.add(h)
 	m.below.add(name)
 	h.put(m.loads, load, time.Now())
 	return h, h.outcome()

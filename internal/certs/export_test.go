@@ -126,7 +126,7 @@ func (m *Manager) Explain(ctx context.Context, name string, err error) error {
 func (m *Manager) Preview(host string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := m.hosts[host]
+	h := m.table.get(host)
 	h.put(m.looks, preview, time.Now())
 }
 

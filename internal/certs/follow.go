@@ -3,14 +3,12 @@ package certs
 import (
 	"errors"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 )
-
-// batch is how many changes are made under the manager's lock at a time: handshakes wait for no more.
-const batch = 256
 
 // changes are the host patterns whose routes have changed and that the table does not show yet.
 type changes struct {
@@ -108,11 +106,8 @@ func (m *Manager) followAll() {
 		}
 	}
 	m.decideAll(names)
+	known := slices.Collect(m.names())
 	m.mu.RLock()
-	known := make([]string, 0, len(m.hosts))
-	for name := range m.hosts {
-		known = append(known, name)
-	}
 	known = append(known, m.below.names("*")...)
 	m.mu.RUnlock()
 	m.follow(known)
@@ -132,6 +127,7 @@ func (m *Manager) follow(names []string) {
 			}
 		}
 		names = names[n:]
+		runtime.Gosched() // a million changes must not keep handshakes from a processor
 	}
 }
 
@@ -209,7 +205,7 @@ func (m *Manager) kindOf(name string) kind {
 
 // apply makes the table do what is wanted of a name, and returns the host if it is new. m.mu is held.
 func (m *Manager) apply(name string, w want) *host {
-	h := m.hosts[name]
+	h := m.table.get(name)
 	switch {
 	case !w.wanted && h != nil && h.kind == onDemand && w.known:
 		return nil
@@ -250,14 +246,14 @@ func (m *Manager) change(h *host, k kind) {
 
 // wildReady reports whether a wildcard's certificate serves name now. m.mu is held for reading.
 func (m *Manager) wildReady(name string) bool {
-	w := m.hosts[wildcardOf(name)]
+	w := m.table.get(wildcardOf(name))
 	return w != nil && w.summary != nil && !w.summary.expired(time.Now())
 }
 
 // add starts a host, or notes why only a change of the program helps it. m.mu is held.
 func (m *Manager) add(name string, w want) *host {
 	h := &host{manager: m, name: name, kind: w.kind}
-	m.hosts[name] = h
+	m.table.add(h)
 	if w.refusal != nil {
 		h.state = failed
 		o := h.move()
@@ -272,7 +268,7 @@ func (m *Manager) add(name string, w want) *host {
 // remove ends a host. What is under way for it is cancelled, and finds itself gone. m.mu is held.
 func (m *Manager) remove(h *host) {
 	h.gone = true
-	delete(m.hosts, h.name)
+	m.table.drop(h)
 	m.memory.drop(h)
 	if h.queue != nil {
 		h.queue.drop(h)

@@ -19,6 +19,7 @@ type host struct {
 	name    string
 	cert    atomic.Pointer[tls.Certificate] // what handshakes get; nil if not in memory
 	marks   atomic.Uint32                   // what handshakes note: used and recent
+	at      int32                           // in the table's list; under the manager's lock
 
 	// The manager's lock guards the rest, but for job, which its queue's guards.
 	state   state
@@ -140,9 +141,15 @@ func (h *host) move() *motion {
 
 // rest ends the motion if nothing needs it. The manager's lock is held.
 func (h *host) rest() {
-	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && (h.state == valid || h.unasked()) {
+	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced &&
+		(h.state == valid || h.unasked() || m.blank()) {
 		h.motion = nil
 	}
+}
+
+// blank reports whether nothing is to be remembered: nothing has failed, and nothing waits.
+func (m *motion) blank() bool {
+	return m.err == nil && !m.awaited && m.attempts+m.unusable+m.stalls+m.kept == 0 && m.told == 0
 }
 
 // unasked reports whether no handshake has asked yet for a host that wants no certificate before. The manager's lock is

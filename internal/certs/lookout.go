@@ -89,7 +89,7 @@ func (l *lookout) laneOf(host string) *lane {
 	m := l.manager
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	h := m.hosts[host]
+	h := m.table.get(host)
 	if h == nil || h.state == valid && time.Until(time.Unix(h.summary.renewAt, 0)) > time.Hour {
 		return &l.others
 	}

@@ -68,7 +68,7 @@ type Manager struct {
 	followMu sync.Mutex // one decision about a name at a time
 
 	mu      sync.RWMutex
-	hosts   map[string]*host
+	table   table
 	below   zones
 	memory  memory
 	changed chan struct{} // closed when any host has an outcome; nil if nothing waits for it
@@ -86,7 +86,7 @@ func New(o Options) (*Manager, error) {
 		looks:   newQueue(maxPreflights, nil),
 		changes: changes{wake: make(chan struct{}, 1)},
 		lobby:   newLobby(o.Logger),
-		hosts:   make(map[string]*host),
+		table:   newTable(),
 		below:   make(zones),
 		memory:  memory{limit: maxLoaded},
 	}
@@ -190,7 +190,7 @@ func (m *Manager) Close() error {
 // find returns the host whose certificate serves a name, or nil. m.mu is held
 // for reading.
 func (m *Manager) find(name string) *host {
-	if h := m.hosts[name]; h != nil {
+	if h := m.table.get(name); h != nil {
 		return h
 	}
 	i := strings.IndexByte(name, '.')
@@ -199,7 +199,7 @@ func (m *Manager) find(name string) *host {
 	}
 	var buf [256]byte
 	wild := append(append(buf[:0], '*'), name[i:]...)
-	return m.hosts[string(wild)] // no allocation: the conversion is a map index
+	return m.table.by[string(wild)] // no allocation: the conversion is a map index
 }
 
 // settle tells Await that a host has an outcome. m.mu is held.

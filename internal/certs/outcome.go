@@ -105,23 +105,18 @@ func (h *host) fail(err error, why failure, p plan) {
 // of many short failures: they may be about one key, and the CA counts.
 func (m *Manager) retryStalled() {
 	long := m.storage.outageLasted() > 2*outageLookMost
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Now()
-	for _, h := range m.hosts {
-		o := h.motion
-		switch {
-		case o == nil || o.err == nil:
-			continue
-		case o.why == ofStorage, o.why == ofOrder && (long || o.attempts <= 3):
-		default:
-			continue
-		}
-		o.stalls = 0
-		if o.cancel == nil && o.next.After(now) {
-			o.next = now
-			h.put(m.loads, load, now)
-		}
+	m.each(func(h *host) { h.retryStalled(long) })
+}
+
+func (h *host) retryStalled(long bool) {
+	o := h.motion
+	if o == nil || o.err == nil || o.why != ofStorage && (o.why != ofOrder || !long && o.attempts > 3) {
+		return
+	}
+	o.stalls = 0
+	if now := time.Now(); o.cancel == nil && o.next.After(now) {
+		o.next = now
+		h.put(h.manager.loads, load, now)
 	}
 }
 

@@ -46,7 +46,7 @@ func (m *Manager) recallHosts(prefix string, keys []string) {
 		m.mu.Lock()
 		if m.find(name) == nil {
 			h := &host{manager: m, name: name, kind: onDemand}
-			m.hosts[name] = h
+			m.table.add(h)
 			m.below.add(name)
 			h.put(m.loads, load, time.Now())
 		}
@@ -64,7 +64,7 @@ func (m *Manager) Status(host string) (Status, bool) {
 	defer m.mu.RUnlock()
 	h := m.find(host)
 	if h == nil {
-		h = m.hosts[host] // a pattern
+		h = m.table.get(host) // a pattern
 	}
 	if h == nil {
 		return Status{}, false

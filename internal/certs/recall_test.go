@@ -1,6 +1,8 @@
 package certs_test
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -102,6 +104,30 @@ func TestForgetForgetsARefusal(t *testing.T) {
 		require.ErrorContains(t, err, "unrecognized name", "it is remembered")
 		m.Forget("customer1.example.com")
 		_, err = shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+	})
+}
+
+func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls, broken := 0, false
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Policy = func(context.Context, string) error {
+			calls++
+			if broken {
+				return errors.New("the database is down")
+			}
+			return nil
+		}
+		m, _ := start(t, o, "*", "good.example.com")
+		_, err := shake(t, m, "a.example.com")
+		require.NoError(t, err)
+		broken = true
+		before := calls
+		require.NoError(t, m.Renew("a.example.com"))
+		time.Sleep(10 * time.Minute)
+		assert.LessOrEqual(t, calls-before, 11, "once a minute")
+		_, err = shake(t, m, "a.example.com")
 		require.NoError(t, err)
 	})
 }

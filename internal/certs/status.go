@@ -45,12 +45,8 @@ type Status struct {
 func (m *Manager) Statuses() []Status {
 	m.sync()
 	static := m.static.Load()
-	m.mu.RLock()
-	all := make([]Status, 0, len(m.hosts)+len(static.names))
-	for _, h := range m.hosts {
-		all = append(all, h.status())
-	}
-	m.mu.RUnlock()
+	var all []Status
+	m.each(func(h *host) { all = append(all, h.status()) })
 	crowds := m.lobby.crowds()
 	for i := range all {
 		c := crowds[all[i].Host]
@@ -58,7 +54,7 @@ func (m *Manager) Statuses() []Status {
 	}
 	all = append(all, static.statuses()...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
-	return all
+	return slices.CompactFunc(all, func(a, b Status) bool { return a.Host == b.Host })
 }
 
 // Await waits until each host has a certificate, or ctx is done; with no hosts,
@@ -119,7 +115,7 @@ func (m *Manager) missing(hosts []string) error {
 func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	return func(yield func(*host, error) bool) {
 		if len(hosts) == 0 {
-			for _, h := range m.hosts {
+			for _, h := range m.table.list {
 				if h.unasked() {
 					continue
 				}

@@ -156,6 +156,7 @@ func (h *host) notBefore() time.Time {
 }
 
 func (h *host) issue(ctx context.Context) {
+	forced := h.unforce()
 	switch err := h.allowed(ctx); {
 	case errors.Is(err, errUnasked) && h.idle():
 		return
@@ -167,14 +168,14 @@ func (h *host) issue(ctx context.Context) {
 		h.fail(err, ofPolicy, plan{h.chain().queue, issue, time.Now().Add(unknownPause)})
 		return
 	}
-	o := h.order()
-	err := h.chain().issue(ctx, o)
+	err := h.chain().issue(ctx, h.order(forced))
 	var no *heldError
 	switch {
 	case errors.As(err, &no):
 		h.hold(err, no.until)
 	case storageFailed(err):
-		h.fail(err, ofOrder, plan{h.chain().queue, issue, time.Time{}})
+		// Each try may be an order, and a certificate that is thrown away.
+		h.fail(&paceError{first: refusedFirst, last: refusedLast, err: err}, ofOrder, plan{h.chain().queue, issue, time.Time{}})
 	case err != nil:
 		queue, step := h.ordering()
 		h.fail(h.explain(ctx, err), ofIssue, plan{queue, step, time.Time{}})
@@ -183,15 +184,23 @@ func (h *host) issue(ctx context.Context) {
 	}
 }
 
-// order says what h wants of its chain, and forgets that it was forced and used.
-func (h *host) order() order {
+// unforce reports whether the program wants h renewed, once: what fails then is tried again like anything else.
+func (h *host) unforce() bool {
+	h.manager.mu.Lock()
+	defer h.manager.mu.Unlock()
+	forced := h.motion.forced
+	h.motion.forced = false
+	return forced
+}
+
+// order says what h wants of its chain, and forgets that it was used.
+func (h *host) order(forced bool) order {
 	m := h.manager
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.marks.And(^uint32(used))
-	o := order{name: h.name, serial: h.summary.number(), force: h.motion.forced}
+	o := order{name: h.name, serial: h.summary.number(), force: forced}
 	o.due = h.summary != nil && time.Now().Unix() >= h.summary.renewAt
-	h.motion.forced = false
 	return o
 }
 

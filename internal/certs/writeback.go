@@ -29,15 +29,12 @@ type holding struct {
 
 // holdings returns the certificates in memory that have not expired.
 func (m *Manager) holdings() []holding {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
 	var all []holding
-	for name, h := range m.hosts {
-		cert := h.cert.Load()
-		if cert != nil && h.summary != nil && time.Now().Before(cert.Leaf.NotAfter) {
-			all = append(all, holding{name, h.summary.by, cert})
+	m.each(func(h *host) {
+		if cert := h.cert.Load(); cert != nil && h.summary != nil && time.Now().Before(cert.Leaf.NotAfter) {
+			all = append(all, holding{h.name, h.summary.by, cert})
 		}
-	}
+	})
 	return all
 }
 
