@@ -31,8 +31,10 @@ import (
 //
 // Each host of a route gets a certificate, in the background: nothing waits for
 // a CA but handshakes of a host that has none yet, up to 64 at a time, and those
-// hold up no other host's. A host that fails is tried
-// again, ever more rarely, and delays no other; see Router.Certificates.
+// hold up no other host's. Each account, or issuer of another type than ACME,
+// gets ten orders in ten seconds at most: renewals that are due first, then hosts
+// that a handshake waits for. A host that fails is tried again, ever more rarely,
+// and does not keep others from their turn; see [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -50,8 +52,8 @@ type TLS struct {
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
 	Fallbacks []certmagic.Issuer
 
-	// Issuers replace all that for some hosts, by host or wildcard as in
-	// patterns; exact beats wildcard. A host that is named exactly gets a
+	// Issuers replace Issuer, Fallbacks and Internal for some hosts, by host or
+	// wildcard as in patterns, but not "*"; exact beats wildcard. A host that is named exactly gets a
 	// certificate of its own even where a wildcard's would do. Templates as
 	// there; several of one CA may differ in anything, and have accounts of their
 	// own where the e-mail, the account key or the external account differs.
@@ -197,8 +199,9 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
-// The states of a certificate. A host goes from CertPending to CertValid or
-// CertFailed, and between those.
+// The states of a certificate. A host begins as CertPending and becomes CertValid
+// or CertFailed, and changes between those. One that failed is CertPending again
+// after RenewCertificate, and when its DNS records have appeared.
 const (
 	CertPending = "pending" // none yet; the first attempt is under way or to come
 	CertValid   = "valid"   // one is served
@@ -217,8 +220,8 @@ type CertStatus struct {
 	NotAfter  time.Time
 	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
 
-	Attempts int       // failed since the last success
-	Err      error     // of the last attempt, or why there was none; nil unless State is CertFailed
+	Attempts int       // failed since the last success, at an issuer; failures of storage, DNS or HostPolicy do not count
+	Err      error     // of the last attempt, or why there was none; nil if nothing is wrong
 	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
 
@@ -349,6 +352,9 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 // Wrap is Listen on a listener that is open already, for instance an inherited
 // one. Closing the result closes ln; an error leaves it open.
 func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
+	if ln == nil {
+		return nil, errors.New("hostproxy: Wrap: the listener is nil")
+	}
 	conf, err := r.certs.Listening(ln.Addr(), r.certOptions)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
@@ -429,8 +435,8 @@ func isPassthrough(h http.Handler) bool {
 // Server or a listener by Listen or Wrap, a Passthrough route is an error.
 // Handshakes for one that is set later fail, which is logged once a route.
 //
-// Certificates are asked for from the first handshake on, or soon after. The
-// server limits the time of the handshake, as for Listen.
+// Certificates are ordered at the first handshake, or two seconds after the call
+// if none comes. The server limits the time of the handshake, as for Listen.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -507,8 +513,9 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 }
 
 // Certificates returns how the certificates of r's hosts are doing now, sorted
-// by host: one for each host that has or wants one, once the certificates are
-// in use.
+// by host: one for each host that has or wants one. There are none while the
+// Router does not listen, and none for hosts for which the local CA makes a
+// certificate in the handshake.
 func (r *Router) Certificates() iter.Seq[CertStatus] {
 	return func(yield func(CertStatus) bool) {
 		m := r.certs.Manager()
@@ -524,8 +531,8 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 }
 
 // Certificate returns the status of the certificate that serves a host, which
-// may be a wildcard's, and whether there is one or one is on its way. A pattern
-// such as *.example.com is a host here too.
+// may be a wildcard's, and whether there is one or one is on its way, as in
+// [Router.Certificates]. A pattern such as *.example.com is a host here too.
 func (r *Router) Certificate(host string) (CertStatus, bool) {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -536,19 +543,20 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 	return CertStatus(s), ok
 }
 
-// RenewCertificate obtains a new certificate for a host now, due or not, and
-// forgets its backoff and what HostPolicy said of it: the thing to call when DNS
-// has been corrected. It does not wait; see [Router.AwaitCertificates]. The
-// limits of a CA still count. The error says why nothing can be done: the Router
-// does not listen, no route serves the host, or the certificate is the program's
-// own.
+// RenewCertificate orders a new certificate for a host as soon as the pace of its
+// issuer allows, due or not, and forgets its backoff and what HostPolicy said of
+// it: the function to call when DNS has been corrected. It does not wait:
+// [TLS.Observe] tells when it is done. The limits of a CA still count. The error
+// says why nothing can be done: the Router does not listen, no route of its own
+// serves the host, the certificate is the program's own, or the local CA makes one
+// in each handshake that needs it.
 func (r *Router) RenewCertificate(host string) error {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
 	switch {
 	case err != nil:
 	case m == nil:
-		err = errors.New("no certificates before the Router listens")
+		err = errors.New("the Router does not listen: no certificates")
 	default:
 		err = m.Renew(name)
 	}
@@ -585,13 +593,13 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	for ; m == nil; m = r.certs.Manager() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("hostproxy: no certificates before the Router listens: %w", ctx.Err())
+			return fmt.Errorf("hostproxy: the Router does not listen: no certificates: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	names := make([]string, len(hosts))
 	for i, h := range hosts {
-		name, err := hostname.Canonical(h)
+		name, err := canonicalHost(h)
 		if err != nil {
 			return fmt.Errorf("hostproxy: %w", err)
 		}
@@ -610,8 +618,9 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 //
 // Servers on r do that by themselves when the last of them ends, so Close is
 // for programs that use Listen, TLSConfig or r as a handler. It may be called
-// while Servers run: they go on with the certificates that are in memory. The
-// next Listen, TLSConfig or Serve begins the upkeep anew.
+// while Servers run: they serve the certificates that are in memory until those
+// expire, and get no new ones. The next Listen, TLSConfig or Serve begins the
+// upkeep anew, for itself.
 func (r *Router) Close() error {
 	r.closeIdle()
 	return closed(r.certs.Close())
