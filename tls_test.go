@@ -236,7 +236,7 @@ func TestTheStatusOfAFailedHostSaysWhatToDo(t *testing.T) {
 	assert.Equal(t, 1, c.Attempts)
 	assert.True(t, c.NextTry.After(time.Now()))
 	assert.NotContains(t, c.Error, "\n")
-	assert.Contains(t, c.Error, "no never")
+	assert.Contains(t, c.Error, "no; never")
 	assert.Contains(t, c.Check, "dig +short a.example.com")
 	assert.NotContains(t, w.Body.String(), "0001-01-01")
 }
