@@ -181,7 +181,13 @@ func (m *Manager) addOnDemand(name string) (*host, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if h := m.find(name); h != nil {
+		if fresh(h.cert.Load()) || h.motion != nil && h.motion.err != nil {
+			return h, nil // there is no outcome to wait for
+		}
 		return h, h.outcome()
+	}
+	if !m.options.Knows(name) { // its route has gone while the policy thought
+		return nil, nil
 	}
 	h := &host{manager: m, name: name, kind: onDemand}
 	h.move().awaited = true

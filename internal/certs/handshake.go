@@ -63,6 +63,9 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if cert := h.cert.Load(); fresh(cert) {
 		return cert, nil
 	}
+	if cert := m.wildcards(h); cert != nil {
+		return cert, nil
+	}
 	return m.wait(hello, h)
 }
 
@@ -152,6 +155,11 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 // one, but see prompt.
 func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
 	old, moved, err := m.hurry(h)
+	if err != nil {
+		if wild := m.wildcards(h); wild != nil {
+			return wild, nil
+		}
+	}
 	if moved == nil || old != nil && !m.prompt(h) {
 		return old, err
 	}
@@ -172,6 +180,11 @@ func (m *Manager) prompt(h *host) bool { return m.local != nil && h.chain() == m
 func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certificate, error) {
 	for bounded := false; ; {
 		cert, moved, err := m.hurry(h)
+		if err != nil {
+			if wild := m.wildcards(h); wild != nil {
+				return wild, nil
+			}
+		}
 		if moved == nil || cert != nil && !m.prompt(h) {
 			return cert, err
 		}
@@ -269,12 +282,29 @@ func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, 
 	first := !o.awaited
 	o.awaited = true
 	switch {
-	case h.evicted(), first && h.kind == lazy && h.summary == nil:
+	case h.evicted(), first && h.summary == nil && (h.kind == lazy || h.kind == covered):
 		h.fetch()
 	case h.queue != nil:
 		h.queue.hurry(h)
 	}
 	return cert, h.outcome(), nil
+}
+
+// wildcards returns the certificate of the wildcard above a host that has none of its own that is good, nil if there is
+// none, or if the host is to have another issuer.
+func (m *Manager) wildcards(h *host) *tls.Certificate {
+	wild := wildcardOf(h.name)
+	if wild == "" || m.special[h.name] != nil {
+		return nil
+	}
+	m.mu.RLock()
+	w := m.table.get(wild)
+	m.mu.RUnlock()
+	if w == nil || !fresh(w.cert.Load()) {
+		return nil
+	}
+	w.mark()
+	return w.cert.Load()
 }
 
 // evicted reports whether the certificate of h had to leave the memory. The manager's lock is held.

@@ -65,10 +65,12 @@ type motion struct {
 	moved  chan struct{}      // closed at the next outcome; nil if nothing waits for it
 
 	awaited bool // a handshake waits
-	forced  bool // the program wants it renewed, due or not
+	forced  bool // the program wants another certificate, due or not
+	rushed  bool // and has said so while a job ran
 
 	unusable int // damaged reads in a row
 	stalls   int // failures of storage in a row
+	unknown  int // answers of a policy that does not know, in a row
 	attempts int // that failed, in a row
 	kept     int // preflights in a row that kept its order back
 	err      error
@@ -149,7 +151,7 @@ func (h *host) rest() {
 
 // blank reports whether nothing is to be remembered: nothing has failed, and nothing waits.
 func (m *motion) blank() bool {
-	return m.err == nil && !m.awaited && m.attempts+m.unusable+m.stalls+m.kept == 0 && m.told == 0
+	return m.err == nil && !m.awaited && m.attempts+m.unusable+m.stalls+m.kept+m.unknown == 0 && m.told == 0
 }
 
 // unasked reports whether no handshake has asked yet for a host that wants no certificate before. The manager's lock is
@@ -208,7 +210,7 @@ func (h *host) put(q *queue, s step, due time.Time) {
 // urgency says how urgent a job is that will be due at a time. The manager's lock is held.
 func (h *host) urgency(due time.Time) (urgency, rank) {
 	y, m := h.summary, h.motion
-	failed := m != nil && m.attempts > 0
+	failed := m != nil && (m.attempts > 0 || m.err != nil)
 	switch {
 	case y != nil && due.Unix() >= y.notAfter-int64(float64(y.notAfter-y.notBefore)*renewalRatio):
 		if failed {

@@ -20,6 +20,15 @@ func (h *host) install(s *stored) {
 	h.serve(s)
 }
 
+// installHeld is install for a certificate that is served while another is on its way: it is held whatever the memory says,
+// since nothing can load it meanwhile.
+func (h *host) installHeld(s *stored) {
+	h.manager.mu.Lock()
+	defer h.manager.mu.Unlock()
+	h.motion.awaited = true
+	h.serve(s)
+}
+
 // serve is install, and reports whether s is new to handshakes. The manager's lock is held.
 func (h *host) serve(s *stored) (changed bool) {
 	if h.gone {
@@ -33,6 +42,9 @@ func (h *host) serve(s *stored) (changed bool) {
 	h.summary = y
 	h.manager.memory.put(h, s.cert)
 	h.motion.awaited = false
+	if changed {
+		h.motion.forced = false
+	}
 	h.settle()
 	return changed
 }
@@ -49,7 +61,7 @@ func (h *host) keep(s *stored) {
 	h.state = valid // before serve wakes what waits
 	changed := h.serve(s)
 	o := h.motion
-	o.attempts, o.stalls, o.unusable, o.kept, o.told, o.err, o.next = 0, 0, 0, 0, 0, nil, time.Time{}
+	o.attempts, o.stalls, o.unusable, o.kept, o.unknown, o.told, o.err, o.next = 0, 0, 0, 0, 0, 0, nil, time.Time{}
 	o.then = h.upkeep(s)
 	status := h.status()
 	m.mu.Unlock()
@@ -63,6 +75,10 @@ func (h *host) upkeep(s *stored) plan {
 	m, now := h.manager, time.Now()
 	// A CA may issue what is due at once: not a reason to spin.
 	p := plan{m.loads, load, latest(s.renewAt(), now.Add(s.pause()))}
+	if s.renewAt().Before(now) {
+		leaf := s.cert.Leaf
+		p.due = now.Add(min(max(leaf.NotAfter.Sub(leaf.NotBefore)/10, s.pause()), 6*time.Hour))
+	}
 	if t := s.refreshAt(); !t.IsZero() && t.Before(p.due) {
 		p = plan{m.infos, refresh, latest(t, now.Add(s.pause()))}
 	}

@@ -109,6 +109,7 @@ func (q *queue) hurry(h *host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	j := &h.job
+	q.poke() // the clock may have jumped
 	if j.index == 0 || j.urgency == renewing || j.urgency == wanted && j.rank == awaited || j.due > time.Now().UnixNano() {
 		return
 	}
@@ -205,7 +206,8 @@ func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	if len(q.waiting.hosts) == 0 {
 		return 0, false
 	}
-	return max(0, time.Duration(q.waiting.hosts[0].job.due-now.UnixNano())), true
+	// A minute at most: when the machine sleeps, or its clock is set, timers do not notice.
+	return min(max(0, time.Duration(q.waiting.hosts[0].job.due-now.UnixNano())), time.Minute), true
 }
 
 // next returns the urgency whose turn it is; false if nothing is due.

@@ -111,8 +111,8 @@ func (h *host) renew() error {
 	if o.why == hopeless && o.err != nil {
 		return o.err
 	}
-	o.forced, o.awaited = true, true
-	o.attempts, o.stalls = 0, 0
+	o.forced, o.rushed, o.awaited = h.summary != nil, o.cancel != nil, true
+	o.attempts, o.stalls, o.told = 0, 0, 0
 	h.marks.Store(used | recent)
 	if o.err != nil && h.summary == nil {
 		h.state = pending

@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,11 +111,12 @@ func TestForgetForgetsARefusal(t *testing.T) {
 
 func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls, broken := 0, false
+		var calls atomic.Int64
+		var broken atomic.Bool
 		o := with(newIssuer(t, "ca", day(90)))
 		o.Policy = func(context.Context, string) error {
-			calls++
-			if broken {
+			calls.Add(1)
+			if broken.Load() {
 				return errors.New("the database is down")
 			}
 			return nil
@@ -122,11 +124,11 @@ func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
 		m, _ := start(t, o, "*", "good.example.com")
 		_, err := shake(t, m, "a.example.com")
 		require.NoError(t, err)
-		broken = true
-		before := calls
+		broken.Store(true)
+		before := calls.Load()
 		require.NoError(t, m.Renew("a.example.com"))
 		time.Sleep(10 * time.Minute)
-		assert.LessOrEqual(t, calls-before, 11, "once a minute")
+		assert.LessOrEqual(t, calls.Load()-before, int64(11), "once a minute")
 		_, err = shake(t, m, "a.example.com")
 		require.NoError(t, err)
 	})

@@ -3,6 +3,7 @@ package certs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 
@@ -76,9 +77,13 @@ func (h *host) end() {
 	then := h.motion.then
 	h.motion.cancel()
 	h.motion.cancel, h.motion.then = nil, plan{}
-	if h.motion.forced {
+	switch {
+	case h.motion.rushed:
 		then = plan{h.chain().queue, issue, time.Now()}
+	case then.queue == nil && h.motion.awaited: // by a handshake that came just now
+		then = plan{m.loads, load, time.Now()}
 	}
+	h.motion.rushed = false
 	if then.queue != nil {
 		h.put(then.queue, then.step, then.due)
 	}
@@ -118,12 +123,14 @@ func (h *host) missing() {
 	switch {
 	case h.kind == covered:
 		m.remove(h) // the wildcard's certificate will do
+	case h.motion.err != nil && h.motion.why == held && time.Now().Before(h.motion.next):
+		h.motion.then = h.heldPlan()
+	case h.motion.err != nil:
+		h.motion.then = plan{queue, step, h.resumes()}
 	case h.kind == onDemand && !h.motion.awaited:
 		m.remove(h) // recalled, and gone meanwhile
 	case h.kind == lazy && !h.motion.awaited:
 		// Nothing comes next: the first handshake puts a job.
-	case h.motion.err != nil && h.motion.why == held && time.Now().Before(h.motion.next):
-		h.motion.then = h.heldPlan()
 	default:
 		h.motion.then = plan{queue, step, time.Now()}
 	}
@@ -135,10 +142,10 @@ func (h *host) follow(s *stored) {
 	case s.ari.NeedsRefresh():
 		h.install(s)
 		h.next(h.manager.infos, refresh, time.Now())
-	case time.Now().Before(s.renewAt()):
+	case time.Now().Before(s.renewAt()) && !h.isForced():
 		h.keep(s)
 	default:
-		h.install(s)
+		h.installHeld(s)
 		queue, step := h.ordering()
 		h.next(queue, step, h.notBefore())
 	}
@@ -149,6 +156,11 @@ func (h *host) follow(s *stored) {
 func (h *host) notBefore() time.Time {
 	h.manager.mu.RLock()
 	defer h.manager.mu.RUnlock()
+	return h.resumes()
+}
+
+// resumes is notBefore, with the manager's lock held.
+func (h *host) resumes() time.Time {
 	if o := h.motion; o.err != nil && o.why != ofStorage {
 		return latest(o.next, time.Now())
 	}
@@ -156,8 +168,11 @@ func (h *host) notBefore() time.Time {
 }
 
 func (h *host) issue(ctx context.Context) {
-	forced := h.unforce()
-	switch err := h.allowed(ctx); {
+	err := h.allowed(ctx)
+	if err != nil {
+		h.chain().queue.pace.back() // nothing is ordered
+	}
+	switch {
 	case errors.Is(err, errUnasked) && h.idle():
 		return
 	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare):
@@ -165,10 +180,10 @@ func (h *host) issue(ctx context.Context) {
 		h.manager.forget(h)
 		return
 	case err != nil:
-		h.fail(err, ofPolicy, plan{h.chain().queue, issue, time.Now().Add(unknownPause)})
+		h.fail(err, ofPolicy, plan{h.chain().queue, issue, time.Now().Add(h.unknown())})
 		return
 	}
-	err := h.chain().issue(ctx, h.order(forced))
+	err = h.chain().issue(ctx, h.order())
 	var no *heldError
 	switch {
 	case errors.As(err, &no):
@@ -184,22 +199,28 @@ func (h *host) issue(ctx context.Context) {
 	}
 }
 
-// unforce reports whether the program wants h renewed, once: what fails then is tried again like anything else.
-func (h *host) unforce() bool {
+// isForced reports whether the program wants another certificate, due or not.
+func (h *host) isForced() bool {
+	h.manager.mu.RLock()
+	defer h.manager.mu.RUnlock()
+	return h.motion.forced
+}
+
+// unknown returns how long a renewal waits for a policy that does not know, longer from time to time.
+func (h *host) unknown() time.Duration {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
-	forced := h.motion.forced
-	h.motion.forced = false
-	return forced
+	h.motion.unknown++
+	return min(unknownPause<<min(h.motion.unknown-1, 6), time.Hour)
 }
 
 // order says what h wants of its chain, and forgets that it was used.
-func (h *host) order(forced bool) order {
+func (h *host) order() order {
 	m := h.manager
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.marks.And(^uint32(used))
-	o := order{name: h.name, serial: h.summary.number(), force: forced}
+	o := order{name: h.name, serial: h.summary.number(), force: h.motion.forced}
 	o.due = h.summary != nil && time.Now().Unix() >= h.summary.renewAt
 	return o
 }
@@ -207,11 +228,15 @@ func (h *host) order(forced bool) order {
 // collect keeps what an order has left in storage.
 func (h *host) collect(ctx context.Context) {
 	s, err := h.read(ctx)
-	if err != nil {
-		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
-		return
+	switch {
+	case errors.Is(err, errUnusable), errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("the issuer's certificate cannot be used: %w", err)
+		h.fail(&paceError{first: refusedFirst, last: refusedLast, err: err}, ofIssue, plan{h.chain().queue, replace, time.Time{}})
+	case err != nil:
+		h.fail(&paceError{first: refusedFirst, last: refusedLast, err: err}, ofOrder, plan{h.manager.loads, load, time.Time{}})
+	default:
+		h.keep(s)
 	}
-	h.keep(s)
 }
 
 func (h *host) replace(ctx context.Context) {

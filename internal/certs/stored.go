@@ -55,7 +55,7 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			failure = err
-		case newest == nil || c.cert.Leaf.NotBefore.After(newest.cert.Leaf.NotBefore):
+		case newest == nil || c.better(newest):
 			newest = c
 		}
 	}
@@ -66,6 +66,14 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 		return nil, failure
 	}
 	return nil, fmt.Errorf("no certificate for %q in storage: %w", name, fs.ErrNotExist)
+}
+
+// better reports whether c is to be served rather than d: what has not expired, then what is newer.
+func (c *stored) better(d *stored) bool {
+	if one, other := fresh(c.cert), fresh(d.cert); one != other {
+		return one
+	}
+	return c.cert.Leaf.NotBefore.After(d.cert.Leaf.NotBefore)
 }
 
 func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string) (*stored, error) {

@@ -34,7 +34,7 @@ const (
 	chatter     = 1_500 // warnings about no host, per day and instance: one a minute
 	workers     = 150   // goroutines of an instance
 	refusals    = 20    // by a storage that is down, per host of -year.hosts and minute
-	racedDays   = 56    // under the race detector
+	racedDays   = 21    // under the race detector
 )
 
 // A year of a few hundred hosts, with all that goes wrong in one: see themes.
