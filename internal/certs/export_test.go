@@ -2,6 +2,7 @@ package certs
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"strings"
@@ -194,4 +195,9 @@ func (h Holds) Enter(name string) (leave func(error)) {
 		return nil
 	}
 	return func(err error) { h.h.leave(entered, err) }
+}
+
+// Admits reports whether a connection may carry requests for a host.
+func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
+	return m.realms.Admits(state, host)
 }

@@ -50,6 +50,13 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if name == "" || !m.options.Knows(name) {
 		return nil, nil
 	}
+	ch, err := m.decided(hello)
+	switch {
+	case err != nil:
+		return nil, err
+	case ch != nil && (ch.none || ch.cert != nil):
+		return ch.cert, nil
+	}
 	if cert := m.static.Load().pick(hello, name); cert != nil {
 		return cert, nil
 	}
@@ -142,7 +149,7 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 			return nil, err
 		}
 		if d.host == nil {
-			return nil, d.err
+			return d.cert, d.err
 		}
 		return m.await(ctx, w, d.host)
 	})

@@ -66,6 +66,9 @@ type motion struct {
 	awaited bool // a handshake waits
 	forced  bool // the program wants it renewed, due or not
 
+	undecided bool // the program has not said yet how its TLS is done
+	again     bool // the job under way is of no use any more: load after it
+
 	unusable int // damaged reads in a row
 	stalls   int // failures of storage in a row
 	attempts int // that failed, in a row
@@ -87,6 +90,7 @@ const (
 	held                       // nothing has failed, but a CA may not be asked yet
 	ofPolicy                   // the policy does not know
 	ofPreflight                // a CA would not reach the host
+	ofChoice                   // the program does not say how TLS is done for it
 	hopeless                   // what the program has set cannot work
 )
 

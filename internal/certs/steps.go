@@ -79,6 +79,10 @@ func (h *host) end() {
 	if h.motion.forced {
 		then = plan{h.chain().queue, issue, time.Now()}
 	}
+	if h.motion.again {
+		h.motion.again = false
+		then = plan{m.loads, load, time.Now()}
+	}
 	if then.queue != nil {
 		h.put(then.queue, then.step, then.due)
 	}

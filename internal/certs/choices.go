@@ -1,0 +1,435 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	choosers    = 16               // calls of the hook at a time
+	maxChoosing = 64               // likewise, with those that hang
+	choicePause = 2 * time.Second  // after the first failure of the hook for a host; doubles
+	choiceLast  = 5 * time.Minute  // the longest such pause
+	choiceTime  = 10 * time.Second // of one call
+)
+
+var (
+	errManyChoices = errors.New("TLS.Host has not answered too many calls")
+	errNoChoice    = errors.New("TLS.Host does not answer in time")
+	errDropped     = errors.New("its route is gone")
+)
+
+// A choices is what the program says of each host pattern that has a route, and
+// of each host that came on demand. A pattern of which nothing is known yet is
+// closed: its handshakes wait, its requests are refused.
+//
+// The hook runs on goroutines of its own, a bounded number of them. What it said
+// of a pattern stays until it says something else.
+type choices struct {
+	manager *Manager
+	hook    func(pattern string) (Choice, error)
+	slots   chan struct{} // a slot per call under way
+	plain   *choice       // of all patterns of which the program wishes nothing
+
+	mu      sync.RWMutex
+	known   map[string]*choice
+	files   map[string]*pairFile // by pattern
+	asked   map[string]*inquiry
+	ready   []string // whose inquiries may run
+	workers int
+
+	realmMu sync.Mutex
+	realms  map[realmKey][]*realm
+}
+
+// An inquiry is a question to the hook that has no answer yet.
+type inquiry struct {
+	done     chan struct{} // closed at the next outcome
+	err      error         // the last outcome
+	failures int
+	running  bool
+	again    bool // asked once more meanwhile
+}
+
+// newChoices returns nil without a hook.
+func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
+	if hook == nil {
+		return nil
+	}
+	return &choices{
+		manager: m,
+		hook:    hook,
+		slots:   make(chan struct{}, maxChoosing),
+		plain:   new(choice),
+		known:   make(map[string]*choice),
+		files:   make(map[string]*pairFile),
+		asked:   make(map[string]*inquiry),
+		realms:  make(map[realmKey][]*realm),
+	}
+}
+
+// exact returns what is known of exactly that pattern or host. Without a hook
+// nothing ever is, and nothing needs to be. c may be nil.
+func (c *choices) exact(name string) (ch *choice, ok bool) {
+	if c == nil {
+		return nil, true
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	ch, ok = c.known[name]
+	return ch, ok
+}
+
+// of returns what counts for a canonical host, that of the most specific pattern
+// with a route. False means that the program has not answered for pattern. c may
+// be nil.
+//
+// Hot path: a map look-up under a read lock; no allocation for hosts of which
+// something is known by name or by their wildcard.
+func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
+	if c == nil {
+		return nil, "", true
+	}
+	if ch, ok := c.exact(host); ok {
+		return ch, "", true
+	}
+	if c.manager.options.Wants(host) {
+		return nil, host, false
+	}
+	if ch := c.wildcard(host); ch != nil {
+		return ch, "", true
+	}
+	for _, pattern := range []string{wildcardOf(host), "*"} {
+		if pattern == "" {
+			continue
+		}
+		if ch, ok := c.exact(pattern); ok {
+			return ch, "", true
+		}
+		if c.manager.options.Wants(pattern) {
+			return nil, pattern, false
+		}
+	}
+	return c.plain, "", true
+}
+
+// wildcard returns what is known of the wildcard above a host, nil if nothing.
+func (c *choices) wildcard(host string) *choice {
+	i := strings.IndexByte(host, '.')
+	if i <= 0 {
+		return nil
+	}
+	var buf [256]byte
+	wild := append(append(buf[:0], '*'), host[i:]...)
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.known[string(wild)] // no allocation: a map index
+}
+
+// apart reports whether a host has an issuer of its own that is not that of the
+// wildcard above it. c may be nil.
+func (c *choices) apart(name, wild string) bool {
+	ch, _ := c.exact(name)
+	if ch == nil || ch.chain == nil {
+		return false
+	}
+	return c.manager.chainOf(wild) != ch.chain
+}
+
+// reload asks the hook again about patterns, or about all if there are none, and
+// returns those that no route serves.
+func (c *choices) reload(patterns []string) (strangers []string) {
+	if len(patterns) == 0 {
+		c.mu.RLock()
+		for name := range c.known {
+			patterns = append(patterns, name)
+		}
+		for name := range c.asked {
+			patterns = append(patterns, name)
+		}
+		c.mu.RUnlock()
+	}
+	for _, name := range patterns {
+		if _, known := c.exact(name); known || c.manager.options.Wants(name) {
+			c.ask(name, true)
+		} else {
+			strangers = append(strangers, name)
+		}
+	}
+	return strangers
+}
+
+// ask makes sure that the hook is asked about a pattern, and returns what is
+// closed at the outcome and the error of the last one. again asks also where the
+// question is under way, or has failed and waits.
+func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.asked[name]
+	switch {
+	case q == nil:
+		q = &inquiry{done: make(chan struct{})}
+		c.asked[name] = q
+		c.push(name)
+	case again && q.running:
+		q.again = true
+	case again && q.err != nil:
+		q.err = nil
+		c.push(name)
+	}
+	return q.done, q.err
+}
+
+// push lets the inquiry about a name run. c.mu is held.
+func (c *choices) push(name string) {
+	c.ready = append(c.ready, name)
+	if c.workers < choosers && c.manager.spawn(c.work) {
+		c.workers++
+	}
+}
+
+// work runs inquiries until none is ready.
+func (c *choices) work() {
+	for {
+		name, ok := c.take()
+		if !ok {
+			return
+		}
+		given, err := c.consult(name)
+		var ch *choice
+		var file *pairFile
+		if err == nil {
+			ch, file, err = c.compile(name, given)
+		}
+		c.settle(name, ch, file, err)
+	}
+}
+
+// take returns the next name to ask about; false ends the worker.
+func (c *choices) take() (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.ready) > 0 && c.manager.ctx.Err() == nil {
+		name := c.ready[0]
+		c.ready = c.ready[1:]
+		if q := c.asked[name]; q != nil && !q.running {
+			q.running = true
+			return name, true
+		}
+	}
+	c.workers--
+	return "", false
+}
+
+// consult calls the hook, on a goroutine of its own: one that hangs keeps that,
+// and a slot.
+func (c *choices) consult(name string) (Choice, error) {
+	select {
+	case c.slots <- struct{}{}:
+	default:
+		return Choice{}, errManyChoices
+	}
+	type answer struct {
+		given Choice
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		defer func() { <-c.slots }()
+		var a answer
+		func() {
+			defer rescue("TLS.Host", &a.err)
+			a.given, a.err = c.hook(name)
+		}()
+		answers <- a
+	}()
+	timer := time.NewTimer(choiceTime)
+	defer timer.Stop()
+	select {
+	case a := <-answers:
+		return a.given, a.err
+	case <-timer.C:
+		return Choice{}, errNoChoice
+	case <-c.manager.ctx.Done():
+		return Choice{}, errClosed
+	}
+}
+
+// settle notes an outcome and makes it count.
+func (c *choices) settle(name string, ch *choice, file *pairFile, err error) {
+	c.mu.Lock()
+	q := c.asked[name]
+	if q == nil || c.manager.ctx.Err() != nil {
+		c.mu.Unlock()
+		return // its route has gone meanwhile
+	}
+	old, had := c.known[name]
+	if err == nil {
+		c.publish(name, ch, file)
+	}
+	q.running, q.err = false, err
+	close(q.done)
+	var next time.Time
+	switch {
+	case q.again:
+		c.asked[name] = &inquiry{done: make(chan struct{}), failures: q.failures}
+		c.push(name)
+	case err == nil:
+		delete(c.asked, name)
+	default:
+		q.done = make(chan struct{})
+		q.failures++
+		next = c.retry(name, q)
+	}
+	c.mu.Unlock()
+	c.apply(name, old, ch, had, next, err, q.failures)
+}
+
+// publish makes a choice the one that counts. c.mu is held.
+func (c *choices) publish(name string, ch *choice, file *pairFile) {
+	c.known[name] = ch
+	delete(c.files, name)
+	if file != nil {
+		c.files[name] = file
+	}
+}
+
+// apply makes the table follow an outcome.
+func (c *choices) apply(name string, old, ch *choice, had bool, next time.Time, err error, failures int) {
+	m := c.manager
+	switch {
+	case err != nil && had && failures > 1:
+		m.log.Debug("TLS.Host failed, the host keeps its settings", "host", name, "cause", err)
+	case err != nil && had:
+		m.log.Warn("TLS.Host failed, the host keeps its settings", "host", name, "cause", err)
+	case err != nil:
+		m.undecidable(name, undecided(name, err), next, failures == 1)
+	default:
+		if had && old.chain != ch.chain {
+			m.reissue(name)
+		}
+		if m.options.Wants(name) { // no host that comes on demand
+			m.follow([]string{name})
+		}
+	}
+}
+
+// retry plans another try and returns its time. c.mu is held.
+func (c *choices) retry(name string, q *inquiry) time.Time {
+	wait := choiceLast
+	if q.failures < 8 {
+		wait = choicePause << (q.failures - 1)
+	}
+	wait = time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+	time.AfterFunc(wait, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.asked[name] == q && !q.running && q.err != nil {
+			c.push(name)
+		}
+	})
+	return time.Now().Add(wait)
+}
+
+// drop forgets a pattern or host. c may be nil.
+func (c *choices) drop(name string) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if q := c.asked[name]; q != nil {
+		q.err = errDropped
+		close(q.done)
+		delete(c.asked, name)
+	}
+	delete(c.known, name)
+	delete(c.files, name)
+}
+
+// await waits until the program has answered for a name, and returns an error as
+// soon as it is clear that it will not do so soon.
+func (c *choices) await(ctx context.Context, w *waiter, name string) error {
+	done, err := c.ask(name, false)
+	if err != nil {
+		return undecided(name, err)
+	}
+	if err := c.manager.until(ctx, w, done); err != nil {
+		return undecided(name, err)
+	}
+	if _, known := c.exact(name); known {
+		return nil
+	}
+	_, err = c.ask(name, false)
+	return undecided(name, err)
+}
+
+// decided waits until the program has said how TLS is done for the host of a
+// handshake.
+func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
+	name := m.nameOf(hello)
+	ch, pattern, ok := m.choices.of(name)
+	if ok || !m.options.Knows(name) {
+		return ch, nil
+	}
+	_, err := m.pause(hello, name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
+		return nil, m.choices.await(ctx, w, pattern)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if ch, pattern, ok = m.choices.of(name); !ok {
+		return nil, undecided(pattern, nil)
+	}
+	return ch, nil
+}
+
+// undecidable notes that the hook has failed for a host that waits for it.
+func (m *Manager) undecidable(name string, err error, next time.Time, news bool) {
+	m.mu.Lock()
+	h := m.hosts[name]
+	if h == nil || h.motion == nil || !h.motion.undecided {
+		m.mu.Unlock()
+		if news && name == "*" { // which has no status
+			m.log.Warn("TLS.Host failed", "host", name, "cause", err)
+		}
+		return
+	}
+	h.state = failed
+	o := h.motion
+	o.err, o.why, o.looked, o.next, o.awaited = err, ofChoice, time.Now(), next, false
+	status := h.status()
+	h.settle()
+	m.mu.Unlock()
+	m.reporter.failed(status, ofChoice, news)
+}
+
+// reissue makes a host follow its new issuer.
+func (m *Manager) reissue(name string) {
+	refusal := m.refusal(name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := m.hosts[name]
+	switch {
+	case h == nil || h.motion != nil && h.motion.undecided:
+	case refusal == nil:
+		h.switched()
+	case h.summary == nil:
+		h.hopeless(refusal)
+	}
+}
+
+// ReloadTLS asks the program again how TLS is done for canonical patterns, or for
+// all if there are none. It does not wait. It returns the patterns that no route
+// serves.
+func (m *Manager) ReloadTLS(patterns ...string) (strangers []string) {
+	if m.choices == nil {
+		return nil
+	}
+	return m.choices.reload(patterns)
+}
