@@ -156,7 +156,7 @@ func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
 	down.Store(false)
 	r.ReloadTLS("bad.localhost", "typo.localhost", "not a host")
 	require.NoError(t, r.AwaitCertificates(t.Context()))
-	assert.Contains(t, log.String(), "no route has this host")
+	assert.Contains(t, log.String(), "no route has the host")
 	assert.Contains(t, log.String(), "typo.localhost")
 	assert.Contains(t, log.String(), "not a host")
 }

@@ -541,7 +541,7 @@ func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return se
 
 // hit is route for the fast lane: only upstreams, no refusals.
 //
-// Hot path: one atomic load, no locks, no allocation.
+// Hot path: no allocation, no locks but that of TLS.Host.
 func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
 	if state != nil && !r.certs.Belongs(state, host) {
 		return serve.Hit{}, false

@@ -340,35 +340,6 @@ func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	forward.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
 }
 
-// An HSTS is a Strict-Transport-Security policy (RFC 6797). Clients keep to it
-// for MaxAge, also when a certificate is not valid any more: begin with a short
-// one.
-type HSTS struct {
-	MaxAge            time.Duration // 0 makes clients forget the policy
-	IncludeSubDomains bool
-	Preload           bool // wants a MaxAge of a year or more and IncludeSubDomains
-}
-
-// value returns the field's value, or an error that names what is wrong.
-func (p *HSTS) value() (string, error) {
-	switch {
-	case p == nil:
-		return "", nil
-	case p.MaxAge < 0:
-		return "", errors.New("HSTS.MaxAge is negative")
-	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
-		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
-	}
-	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
-	if p.IncludeSubDomains {
-		v += "; includeSubDomains"
-	}
-	if p.Preload {
-		v += "; preload"
-	}
-	return v, nil
-}
-
 // Listen opens a listener whose connections are TLS with the certificates of
 // r's hosts, for a server of your own; connections of Passthrough routes are
 // carried to their targets until r is closed. The server limits the time of the
@@ -615,26 +586,11 @@ func (r *Router) ForgetHostPolicy(host string) {
 // warning. Without TLS.Host, or before the Router listens, it does nothing.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
-	if m == nil || r.TLS.Host == nil {
+	if m == nil {
 		return
 	}
-	names := make([]string, 0, len(patterns))
-	for _, pattern := range patterns {
-		name := pattern
-		if pattern != "*" {
-			var err error
-			if name, err = canonicalHost(pattern); err != nil {
-				r.logger().Warn("TLS settings not reloaded", "host", pattern, "cause", err)
-				continue
-			}
-		}
-		names = append(names, name)
-	}
-	if len(names) == 0 && len(patterns) > 0 {
-		return
-	}
-	for _, name := range m.ReloadTLS(names...) {
-		r.logger().Warn("TLS settings not reloaded: no route has this host", "host", name)
+	for _, err := range m.ReloadTLS(patterns...) {
+		r.logger().Warn("TLS settings not reloaded", "cause", err)
 	}
 }
 

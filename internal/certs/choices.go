@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +45,7 @@ type choices struct {
 	asked   map[string]*inquiry
 	ready   []string // whose inquiries may run
 	workers int
+	left    bool // a host may have left its realm since the last sweep
 
 	realmMu sync.Mutex
 	realms  map[realmKey][]*realm
@@ -141,27 +145,21 @@ func (c *choices) apart(name, wild string) bool {
 	return c.manager.chainOf(wild) != ch.chain
 }
 
-// reload asks the hook again about patterns, or about all if there are none, and
-// returns those that no route serves.
-func (c *choices) reload(patterns []string) (strangers []string) {
-	if len(patterns) == 0 {
-		c.mu.RLock()
-		for name := range c.known {
-			patterns = append(patterns, name)
-		}
-		for name := range c.asked {
-			patterns = append(patterns, name)
-		}
-		c.mu.RUnlock()
+// names returns all patterns and hosts that have been asked about.
+func (c *choices) names() []string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.AppendSeq(slices.Collect(maps.Keys(c.known)), maps.Keys(c.asked))
+}
+
+// reload asks the hook again about a pattern, and reports whether there is a
+// route of it, or a host on demand.
+func (c *choices) reload(name string) bool {
+	if _, known := c.exact(name); !known && !c.manager.options.Wants(name) {
+		return false
 	}
-	for _, name := range patterns {
-		if _, known := c.exact(name); known || c.manager.options.Wants(name) {
-			c.ask(name, true)
-		} else {
-			strangers = append(strangers, name)
-		}
-	}
-	return strangers
+	c.ask(name, true)
+	return true
 }
 
 // ask makes sure that the hook is asked about a pattern, and returns what is
@@ -292,6 +290,9 @@ func (c *choices) settle(name string, ch *choice, file *pairFile, err error) {
 
 // publish makes a choice the one that counts. c.mu is held.
 func (c *choices) publish(name string, ch *choice, file *pairFile) {
+	if old := c.known[name]; old != nil && old.realm != ch.realm {
+		c.left = true
+	}
 	c.known[name] = ch
 	delete(c.files, name)
 	if file != nil {
@@ -347,6 +348,9 @@ func (c *choices) drop(name string) {
 		q.err = errDropped
 		close(q.done)
 		delete(c.asked, name)
+	}
+	if old := c.known[name]; old != nil && old.realm != nil {
+		c.left = true
 	}
 	delete(c.known, name)
 	delete(c.files, name)
@@ -424,12 +428,24 @@ func (m *Manager) reissue(name string) {
 	}
 }
 
-// ReloadTLS asks the program again how TLS is done for canonical patterns, or for
-// all if there are none. It does not wait. It returns the patterns that no route
-// serves.
-func (m *Manager) ReloadTLS(patterns ...string) (strangers []string) {
+// ReloadTLS asks the program again how TLS is done for patterns, or for all if
+// there are none. It does not wait. It returns an error for each pattern that
+// is none, or that no route has.
+func (m *Manager) ReloadTLS(patterns ...string) (strange []error) {
 	if m.choices == nil {
 		return nil
 	}
-	return m.choices.reload(patterns)
+	if len(patterns) == 0 {
+		patterns = m.choices.names()
+	}
+	for _, pattern := range patterns {
+		name, err := canonicalPattern(pattern)
+		if err == nil && !m.choices.reload(name) {
+			err = fmt.Errorf("no route has the host %q", name)
+		}
+		if err != nil {
+			strange = append(strange, err)
+		}
+	}
+	return strange
 }

@@ -276,7 +276,10 @@ func TestPatternsWithoutARouteAreNamed(t *testing.T) {
 		o.Choose = w.choose
 		m, _ := start(t, o, "a.example.com")
 		require.NoError(t, m.Await(t.Context()))
-		assert.Equal(t, []string{"b.example.com"}, m.ReloadTLS("a.example.com", "b.example.com"))
+		strange := m.ReloadTLS("A.example.com", "b.example.com", "a..b")
+		require.Len(t, strange, 2)
+		assert.ErrorContains(t, strange[0], `no route has the host "b.example.com"`)
+		assert.ErrorContains(t, strange[1], `"a..b"`)
 		time.Sleep(time.Second)
 		assert.Equal(t, 2, w.count("a.example.com"))
 		assert.Zero(t, w.count("b.example.com"))
@@ -363,6 +366,8 @@ func TestClientAuthenticationThatIsChangedClosesTheDoor(t *testing.T) {
 		time.Sleep(time.Second)
 		assert.True(t, m.Admits(proved, "a.example.com"))
 		assert.True(t, m.Admits(proved, "b.example.com"), "equal settings are one realm")
+		time.Sleep(time.Minute)
+		assert.Equal(t, 1, m.Realms(), "what no host is in is forgotten")
 	})
 }
 

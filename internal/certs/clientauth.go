@@ -84,6 +84,46 @@ func (c *choices) realmFor(given ClientAuth) (*realm, error) {
 	return r, nil
 }
 
+// sweep forgets the realms that no host is in any more.
+func (c *choices) sweep() {
+	if c == nil {
+		return
+	}
+	c.realmMu.Lock() // no realm is found or made meanwhile
+	defer c.realmMu.Unlock()
+	used, ok := c.used()
+	if !ok {
+		return
+	}
+	for key, some := range c.realms {
+		some = slices.DeleteFunc(some, func(r *realm) bool { return !used[r] })
+		if c.realms[key] = some; len(some) == 0 {
+			delete(c.realms, key)
+		}
+	}
+}
+
+// used returns the realms that hosts are in. False means that it is the same as
+// before, or that an inquiry may be about to use another one.
+func (c *choices) used() (map[*realm]bool, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.left {
+		return nil, false
+	}
+	for _, q := range c.asked {
+		if q.running {
+			return nil, false
+		}
+	}
+	c.left = false
+	used := make(map[*realm]bool)
+	for _, ch := range c.known {
+		used[ch.realm] = true
+	}
+	return used, true
+}
+
 // reread reads the CA files again if they have changed, and reports whether it
 // has. On an error the old CAs stay.
 func (r *realm) reread() (bool, error) {

@@ -201,3 +201,6 @@ func (h Holds) Enter(name string) (leave func(error)) {
 func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
 	return m.realms.Admits(state, host)
 }
+
+// Realms returns how many realms m keeps.
+func (m *Manager) Realms() int { return len(m.realms.all()) }

@@ -117,7 +117,8 @@ func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) boo
 // Belongs reports whether a connection may carry requests for a canonical host:
 // what a client proved to one host counts for no other.
 //
-// Hot path: one atomic load, no locks, no allocation.
+// Hot path: one atomic load, no allocation; a read lock if the program says per
+// host how TLS is done.
 func (k *Keeper) Belongs(state *tls.ConnectionState, host string) bool {
 	return k.realms.Load().Admits(state, host)
 }

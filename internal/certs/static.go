@@ -167,6 +167,7 @@ func (m *Manager) watchFiles() {
 			return
 		case <-ticker.C:
 			m.rereadFiles()
+			m.choices.sweep()
 			m.rereadRealms()
 			m.choices.rereadFiles()
 		}
