@@ -206,6 +206,7 @@ func (c *choices) demanded(name string) (*tls.Certificate, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(c.manager.ctx, choiceTime, errNoChoice)
 	defer cancel()
+	c.demand(name)
 	if err := c.await(ctx, &waiter{}, name); err != nil {
 		c.drop(name)
 		return nil, err

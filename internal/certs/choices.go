@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -58,6 +59,7 @@ type inquiry struct {
 	failures int
 	running  bool
 	again    bool // asked once more meanwhile
+	demanded bool // for a host that comes on demand
 }
 
 // newChoices returns nil without a hook.
@@ -163,17 +165,16 @@ func (c *choices) reload(name string) bool {
 }
 
 // ask makes sure that the hook is asked about a pattern, and returns what is
-// closed at the outcome and the error of the last one. again asks also where the
-// question is under way, or has failed and waits.
+// closed at the outcome and the error of the last one; neither if it is known.
+// again asks also where it is known, under way, or has failed and waits.
 func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q := c.asked[name]
+	if _, known := c.known[name]; known && !again {
+		return nil, nil
+	}
+	q := c.inquire(name)
 	switch {
-	case q == nil:
-		q = &inquiry{done: make(chan struct{})}
-		c.asked[name] = q
-		c.push(name)
 	case again && q.running:
 		q.again = true
 	case again && q.err != nil:
@@ -181,6 +182,26 @@ func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error)
 		c.push(name)
 	}
 	return q.done, q.err
+}
+
+// demand asks about a host that comes on demand, unless something is known of it.
+func (c *choices) demand(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.known[name]; !known {
+		c.inquire(name).demanded = true
+	}
+}
+
+// inquire returns the inquiry about a name, and begins one at need. c.mu is held.
+func (c *choices) inquire(name string) *inquiry {
+	q := c.asked[name]
+	if q == nil {
+		q = &inquiry{done: make(chan struct{})}
+		c.asked[name] = q
+		c.push(name)
+	}
+	return q
 }
 
 // push lets the inquiry about a name run. c.mu is held.
@@ -194,8 +215,8 @@ func (c *choices) push(name string) {
 // work runs inquiries until none is ready.
 func (c *choices) work() {
 	for {
-		name, ok := c.take()
-		if !ok {
+		name, q := c.take()
+		if q == nil {
 			return
 		}
 		given, err := c.consult(name)
@@ -204,12 +225,12 @@ func (c *choices) work() {
 		if err == nil {
 			ch, file, err = c.compile(name, given)
 		}
-		c.settle(name, ch, file, err)
+		c.settle(name, q, ch, file, err)
 	}
 }
 
-// take returns the next name to ask about; false ends the worker.
-func (c *choices) take() (string, bool) {
+// take returns the next inquiry; nil ends the worker.
+func (c *choices) take() (string, *inquiry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.ready) > 0 && c.manager.ctx.Err() == nil {
@@ -217,11 +238,11 @@ func (c *choices) take() (string, bool) {
 		c.ready = c.ready[1:]
 		if q := c.asked[name]; q != nil && !q.running {
 			q.running = true
-			return name, true
+			return name, q
 		}
 	}
 	c.workers--
-	return "", false
+	return "", nil
 }
 
 // consult calls the hook, on a goroutine of its own: one that hangs keeps that,
@@ -258,34 +279,43 @@ func (c *choices) consult(name string) (Choice, error) {
 	}
 }
 
-// settle notes an outcome and makes it count.
-func (c *choices) settle(name string, ch *choice, file *pairFile, err error) {
+// An outcome is what came of an inquiry.
+type outcome struct {
+	name     string
+	old, now *choice // before, nil if none, and from now on
+	err      error   // then old counts
+	failures int
+	next     time.Time // the next try after err
+	demanded bool
+}
+
+// settle notes what came of an inquiry and makes it count.
+func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, err error) {
 	c.mu.Lock()
-	q := c.asked[name]
-	if q == nil || c.manager.ctx.Err() != nil {
+	if c.asked[name] != q || c.manager.ctx.Err() != nil {
 		c.mu.Unlock()
 		return // its route has gone meanwhile
 	}
-	old, had := c.known[name]
+	o := outcome{name: name, old: c.known[name], now: ch, err: err, demanded: q.demanded}
 	if err == nil {
 		c.publish(name, ch, file)
 	}
 	q.running, q.err = false, err
 	close(q.done)
-	var next time.Time
 	switch {
 	case q.again:
-		c.asked[name] = &inquiry{done: make(chan struct{}), failures: q.failures}
+		c.asked[name] = &inquiry{done: make(chan struct{}), failures: q.failures, demanded: q.demanded}
 		c.push(name)
 	case err == nil:
 		delete(c.asked, name)
 	default:
 		q.done = make(chan struct{})
 		q.failures++
-		next = c.retry(name, q)
+		o.next = c.retry(name, q)
 	}
+	o.failures = q.failures
 	c.mu.Unlock()
-	c.apply(name, old, ch, had, next, err, q.failures)
+	c.apply(o)
 }
 
 // publish makes a choice the one that counts. c.mu is held.
@@ -301,22 +331,27 @@ func (c *choices) publish(name string, ch *choice, file *pairFile) {
 }
 
 // apply makes the table follow an outcome.
-func (c *choices) apply(name string, old, ch *choice, had bool, next time.Time, err error, failures int) {
+func (c *choices) apply(o outcome) {
 	m := c.manager
 	switch {
-	case err != nil && had && failures > 1:
-		m.log.Debug("TLS.Host failed, the host keeps its settings", "host", name, "cause", err)
-	case err != nil && had:
-		m.log.Warn("TLS.Host failed, the host keeps its settings", "host", name, "cause", err)
-	case err != nil:
-		m.undecidable(name, undecided(name, err), next, failures == 1)
-	default:
-		if had && old.chain != ch.chain {
-			m.reissue(name)
+	case o.err != nil && o.old == nil:
+		m.undecidable(o.name, undecided(o.name, o.err), o.next, o.failures == 1)
+		return
+	case o.err != nil:
+		level := slog.LevelDebug
+		if o.failures == 1 {
+			level = slog.LevelWarn
 		}
-		if m.options.Wants(name) { // no host that comes on demand
-			m.follow([]string{name})
-		}
+		m.log.Log(m.ctx, level, "TLS.Host failed, the host keeps its settings", "host", o.name, "cause", o.err)
+		return
+	case o.old != nil && o.old.chain != o.now.chain:
+		m.reissue(o.name)
+	}
+	switch {
+	case m.options.Wants(o.name):
+		m.follow([]string{o.name})
+	case !o.demanded && !m.onDemand(o.name):
+		c.drop(o.name) // its route went at the moment of the question
 	}
 }
 
@@ -360,8 +395,11 @@ func (c *choices) drop(name string) {
 // soon as it is clear that it will not do so soon.
 func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 	done, err := c.ask(name, false)
-	if err != nil {
+	switch {
+	case err != nil:
 		return undecided(name, err)
+	case done == nil:
+		return nil
 	}
 	if err := c.manager.until(ctx, w, done); err != nil {
 		return undecided(name, err)
@@ -376,6 +414,9 @@ func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 // decided waits until the program has said how TLS is done for the host of a
 // handshake.
 func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
+	if m.choices == nil {
+		return nil, nil
+	}
 	name := m.nameOf(hello)
 	ch, pattern, ok := m.choices.of(name)
 	if ok || !m.options.Knows(name) {
@@ -411,6 +452,14 @@ func (m *Manager) undecidable(name string, err error, next time.Time, news bool)
 	h.settle()
 	m.mu.Unlock()
 	m.reporter.failed(status, ofChoice, news)
+}
+
+// onDemand reports whether a host came on demand.
+func (m *Manager) onDemand(name string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	h := m.hosts[name]
+	return h != nil && h.kind == onDemand
 }
 
 // reissue makes a host follow its new issuer.

@@ -207,6 +207,7 @@ func TestACertificateOfTheProgramIsServedForItsHost(t *testing.T) {
 		o.Choose = w.choose
 		m, _ := start(t, o, "a.example.com", "b.example.com", "c.example.com", "wrong.example.com")
 		require.NoError(t, m.Await(t.Context(), "a.example.com", "b.example.com", "c.example.com"))
+		time.Sleep(time.Second)
 		for host, want := range map[string]tls.Certificate{"a.example.com": one, "b.example.com": two} {
 			leaf, err := shake(t, m, host)
 			require.NoError(t, err, host)
@@ -451,4 +452,32 @@ func TestTheHookCostsHandshakesNothing(t *testing.T) {
 		require.NoError(t, err)
 		m.Admits(state, "a.example.com")
 	}))
+}
+
+func TestManyHostsAreAskedAboutAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		now, most := 0, 0
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Lazy = true
+		o.Choose = func(string) (certs.Choice, error) {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			time.Sleep(10 * time.Millisecond)
+			mu.Lock()
+			now--
+			mu.Unlock()
+			return certs.Choice{}, nil
+		}
+		m, r := start(t, o, names("h%d.example.com", 1000)...)
+		time.Sleep(5 * time.Second)
+		assert.LessOrEqual(t, most, 16)
+		_, err := shake(t, m, "h7.example.com")
+		require.NoError(t, err)
+		r.set()
+		time.Sleep(time.Second)
+		assert.Zero(t, m.Choices(), "hosts without a route are forgotten")
+	})
 }

@@ -94,6 +94,9 @@ func (d *demands) join(name string) (x *demand, began bool, err error) {
 func (d *demands) decide(name string, x *demand) {
 	m := d.manager
 	err := d.policy(m.ctx, name)
+	if err != nil && !errors.Is(err, ErrNotAllowed) {
+		err = fmt.Errorf("HostPolicy does not know %q: %w", name, err)
+	}
 	if err == nil {
 		x.cert, err = m.choices.demanded(name)
 	}
@@ -106,7 +109,7 @@ func (d *demands) decide(name string, x *demand) {
 		m.log.Debug("on-demand certificate refused", "host", name, "cause", err)
 		d.remember(name, verdict{until: time.Now().Add(cmp.Or(m.options.PolicyTTL, refusedFor))})
 	default:
-		x.err = fmt.Errorf("HostPolicy does not know %q: %w", name, err)
+		x.err = err
 		d.remember(name, verdict{until: time.Now().Add(unknownFor), err: x.err})
 	}
 	close(x.done)

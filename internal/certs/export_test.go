@@ -204,3 +204,10 @@ func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
 
 // Realms returns how many realms m keeps.
 func (m *Manager) Realms() int { return len(m.realms.all()) }
+
+// Choices returns of how many hosts m knows or asks what the program wishes.
+func (m *Manager) Choices() int {
+	m.choices.mu.RLock()
+	defer m.choices.mu.RUnlock()
+	return len(m.choices.known) + len(m.choices.asked)
+}
