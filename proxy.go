@@ -459,3 +459,32 @@ func describe(o *routes.Route[route]) status.Route {
 	upstreams(o.Value.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
 	return s
 }
+
+// An HSTS is a Strict-Transport-Security policy (RFC 6797). Clients keep to it
+// for MaxAge, also when a certificate is not valid any more: begin with a short
+// one.
+type HSTS struct {
+	MaxAge            time.Duration // 0 makes clients forget the policy
+	IncludeSubDomains bool
+	Preload           bool // wants a MaxAge of a year or more and IncludeSubDomains
+}
+
+// value returns the field's value, or an error that names what is wrong.
+func (p *HSTS) value() (string, error) {
+	switch {
+	case p == nil:
+		return "", nil
+	case p.MaxAge < 0:
+		return "", errors.New("HSTS.MaxAge is negative")
+	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
+		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
+	}
+	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
+	if p.IncludeSubDomains {
+		v += "; includeSubDomains"
+	}
+	if p.Preload {
+		v += "; preload"
+	}
+	return v, nil
+}

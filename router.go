@@ -541,9 +541,9 @@ func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return se
 
 // hit is route for the fast lane: only upstreams, no refusals.
 //
-// Hot path: one atomic load, no locks, no allocation.
+// Hot path: no allocation, no locks but that of TLS.Host.
 func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
-	if state != nil && !r.certs.Belongs(state.ServerName, host) {
+	if state != nil && !r.certs.Belongs(state, host) {
 		return serve.Hit{}, false
 	}
 	rt, err := r.table.Load().Lookup(host, path)
@@ -562,7 +562,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	if err != nil {
 		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
 	}
-	if q.TLS != nil && !r.certs.Belongs(q.TLS.ServerName, host) {
+	if q.TLS != nil && !r.certs.Belongs(q.TLS, host) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
 	}
 	rt, err := r.table.Load().Lookup(host, q.URL.EscapedPath())

@@ -64,6 +64,20 @@ type TLS struct {
 	// need an issuer with a method IssuesOnion() bool that returns true.
 	Issuers map[string]certmagic.Issuer
 
+	// Host says how TLS is done for one host pattern of a route, such as
+	// example.com, *.example.com or *; for a host that comes on demand it is
+	// consulted with the host. It is consulted once when the pattern gets its
+	// first route, and again by [Router.ReloadTLS]. It goes before Issuers and
+	// ClientAuth, which count for what it leaves zero.
+	//
+	// Until it has answered, handshakes for the host wait, and requests on other
+	// connections get 421. When it returns an error, panics or takes longer than
+	// 10 s, a host that it has answered for keeps its settings. A new host has
+	// the state CertFailed. Both are asked about again, after seconds, later
+	// after minutes. It may be called concurrently, and must not wait for the
+	// Router. Nil means that the other fields say all.
+	Host func(pattern string) (HostTLS, error)
+
 	// DNS is a provider of github.com/libdns that proves control of names by
 	// DNS records. Then all names of ACME issuers without a DNS01Solver of
 	// their own are proved so, wildcards become possible, and the CA need not
@@ -162,6 +176,34 @@ type TLS struct {
 	Observe func(CertStatus)
 }
 
+// A HostTLS says how TLS is done for the host of one pattern. The zero value is
+// what TLS says for all. A setting that excludes another is an error.
+type HostTLS struct {
+	// Issuer replaces TLS.Issuer, Fallbacks and Internal, as one of TLS.Issuers
+	// does. ACME templates that are equal in all settings are one issuer; other
+	// issuers, and solvers and functions in templates, are compared by identity,
+	// so return the same ones each time. A change counts at the next renewal, or
+	// immediately for a host without a valid certificate.
+	Issuer certmagic.Issuer
+
+	// ClientAuth asks the host's clients for certificates. A connection for hosts
+	// with one setting never serves those with another: 421. After a change,
+	// requests on a connection that has not proved what is asked for now get 421
+	// too; upgraded connections stay. Nil is what TLS.ClientAuth says.
+	ClientAuth *ClientAuth
+
+	// Certificate is served instead of a managed one. It must cover the pattern.
+	Certificate *tls.Certificate
+
+	// Files hold such a certificate. They are read again within half a minute
+	// when they change; while they cannot be read, the old one stays.
+	Files CertFile
+
+	// NoCertificate refuses handshakes for the host (unrecognized_name), even
+	// where a wildcard's certificate would do.
+	NoCertificate bool
+}
+
 // ErrHostNotAllowed is the error by which a TLS.HostPolicy refuses a certificate
 // to a host, itself or wrapped.
 var ErrHostNotAllowed = certs.ErrNotAllowed
@@ -183,8 +225,9 @@ type CertFile struct{ CertFile, KeyFile string }
 // A ClientAuth says which clients may talk to a host (mutual TLS). They prove
 // it in every handshake: such hosts have no session tickets.
 type ClientAuth struct {
-	// CAs sign the clients' certificates, with those in CAFiles, PEM files
-	// that are read at start.
+	// CAs sign the clients' certificates, with those in CAFiles, PEM files. These
+	// are read again within half a minute when they change; while they cannot be
+	// read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
 
@@ -299,35 +342,6 @@ func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 // ServeHTTP implements http.Handler.
 func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	forward.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
-}
-
-// An HSTS is a Strict-Transport-Security policy (RFC 6797). Clients keep to it
-// for MaxAge, also when a certificate is not valid any more: begin with a short
-// one.
-type HSTS struct {
-	MaxAge            time.Duration // 0 makes clients forget the policy
-	IncludeSubDomains bool
-	Preload           bool // wants a MaxAge of a year or more and IncludeSubDomains
-}
-
-// value returns the field's value, or an error that names what is wrong.
-func (p *HSTS) value() (string, error) {
-	switch {
-	case p == nil:
-		return "", nil
-	case p.MaxAge < 0:
-		return "", errors.New("HSTS.MaxAge is negative")
-	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
-		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
-	}
-	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
-	if p.IncludeSubDomains {
-		v += "; includeSubDomains"
-	}
-	if p.Preload {
-		v += "; preload"
-	}
-	return v, nil
 }
 
 // Listen opens a listener whose connections are TLS with the certificates of
@@ -575,6 +589,20 @@ func (r *Router) ForgetHostPolicy(host string) {
 	}
 }
 
+// ReloadTLS consults TLS.Host again for some patterns, or for all if there are
+// none. It does not wait: until the answer comes, and when there is none, the
+// hosts keep their settings. A pattern that no route serves is logged as a
+// warning. Without TLS.Host, or before the Router listens, it does nothing.
+func (r *Router) ReloadTLS(patterns ...string) {
+	m := r.certs.Manager()
+	if m == nil {
+		return
+	}
+	for _, err := range m.ReloadTLS(patterns...) {
+		r.logger().Warn("TLS settings not reloaded", "cause", err)
+	}
+}
+
 // canonicalHost returns the canonical form of a host or a wildcard.
 func canonicalHost(host string) (string, error) {
 	base, wild := strings.CutPrefix(host, "*.")
@@ -671,10 +699,37 @@ func (r *Router) certOptions() certs.Options {
 	for pattern, a := range t.ClientAuth {
 		o.ClientAuth[pattern] = certs.ClientAuth(a)
 	}
+	if t.Host != nil {
+		o.Choose = t.choose(t.Host)
+	}
 	if t.Observe != nil {
 		o.Observe = func(s certs.Status) { t.Observe(CertStatus(s)) }
 	}
 	return o
+}
+
+// choose translates what the program says of a pattern. Concurrent calls share the
+// DNS solver.
+func (t *TLS) choose(host func(string) (HostTLS, error)) func(string) (certs.Choice, error) {
+	give := templates{dns: t.DNS}
+	var mu sync.Mutex
+	return func(pattern string) (certs.Choice, error) {
+		h, err := host(pattern)
+		if err != nil {
+			return certs.Choice{}, err
+		}
+		c := certs.Choice{Certificate: h.Certificate, Files: certs.KeyPair(h.Files), None: h.NoCertificate}
+		if h.ClientAuth != nil {
+			a := certs.ClientAuth(*h.ClientAuth)
+			c.ClientAuth = &a
+		}
+		if h.Issuer != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			c.Issuer = give.solver(h.Issuer)
+		}
+		return c, nil
+	}
 }
 
 // issuers returns who issues for public names.
@@ -691,7 +746,8 @@ func (t *TLS) issuers(give *templates) []certmagic.Issuer {
 }
 
 // templates gives ACME templates the DNS provider. What is one stays one: all get
-// the same solver, and a template that is used twice is copied once.
+// the same solver, and a template with functions, which cannot be compared, is
+// copied once.
 type templates struct {
 	dns    certmagic.DNSProvider
 	solves *certmagic.DNS01Solver
@@ -713,12 +769,15 @@ func (g *templates) solver(issuer certmagic.Issuer) certmagic.Issuer {
 		g.solves = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: g.dns}}
 		g.copies = make(map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer)
 	}
-	if g.copies[a] == nil {
-		solving := *a
-		solving.DNS01Solver = g.solves
+	if solving := g.copies[a]; solving != nil {
+		return solving
+	}
+	solving := *a
+	solving.DNS01Solver = g.solves
+	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // else equal settings are equal issuers
 		g.copies[a] = &solving
 	}
-	return g.copies[a]
+	return &solving
 }
 
 // plainIssuer returns an issuer as package certs knows it.

@@ -57,6 +57,15 @@ type Options struct {
 	// gets a certificate of its own even if a wildcard's covers it.
 	Issuers map[string]certmagic.Issuer
 
+	// Choose says how TLS is done for a host pattern of a route, as Hosts yields
+	// them, or for a host that comes on demand. It goes before Issuers and
+	// ClientAuth, and is consulted once when the pattern gets its first route,
+	// and again by ReloadTLS. An error, a panic, or a call that takes longer than
+	// 10 s leaves what counts for the pattern; a new one is closed, and asked
+	// about again after some seconds, later after minutes. It is called
+	// concurrently. Nil means that Options say all.
+	Choose func(pattern string) (Choice, error)
+
 	// DisableARI ignores the renewal information of CAs (RFC 9773).
 	DisableARI bool
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -30,6 +31,7 @@ const (
 type chain struct {
 	authorities []*authority
 	queue       *queue
+	once        sync.Once // starts queue
 }
 
 // issue tries each authority once, and returns nil once storage has a certificate
@@ -177,10 +179,8 @@ func (m *Manager) newInternal() error {
 }
 
 // newSpecial makes the chains of the hosts that have an issuer of their own.
-// An issuer for several hosts is one chain.
 func (m *Manager) newSpecial() error {
 	m.special = make(map[string]*chain)
-	chains := make(map[identity]*chain)
 	var errs []error
 	for pattern, issuer := range m.options.Issuers {
 		key, err := canonicalPattern(pattern)
@@ -190,35 +190,62 @@ func (m *Manager) newSpecial() error {
 		if err == nil && m.special[key] != nil {
 			err = fmt.Errorf("host %q is there twice", key)
 		}
-		var a *authority
+		var c *chain
 		if err == nil {
-			a, err = newAuthority(m, issuer)
+			c, err = m.chainOfIssuer(issuer)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("issuer for %q: %w", pattern, err))
 			continue
-		}
-		c := chains[a.identity]
-		if c == nil {
-			c = &chain{authorities: []*authority{a}, queue: newQueue(maxPublicIssues, a.account.pace)}
-			chains[a.identity] = c
 		}
 		m.special[key] = c
 	}
 	return errors.Join(errs...)
 }
 
-// chains yields each chain once.
-func (m *Manager) chains() iter.Seq[*chain] {
-	return func(yield func(*chain) bool) {
-		seen := make(map[*chain]bool)
-		for _, c := range append([]*chain{m.public, m.internal}, slices.Collect(maps.Values(m.special))...) {
-			if !seen[c] && !yield(c) {
-				return
-			}
-			seen[c] = true
+// chainOfIssuer returns the chain of an issuer alone. Issuers that are the same
+// in all respects are one.
+func (m *Manager) chainOfIssuer(issuer certmagic.Issuer) (*chain, error) {
+	m.chainMu.Lock()
+	defer m.chainMu.Unlock()
+	a, err := newAuthority(m, issuer)
+	if err != nil {
+		return nil, err
+	}
+	c := m.single[a.identity]
+	if c == nil {
+		c = &chain{authorities: []*authority{a}, queue: newQueue(maxPublicIssues, a.account.pace)}
+		m.single[a.identity] = c
+	}
+	return c, nil
+}
+
+// chainFor is chainOfIssuer while m runs.
+func (m *Manager) chainFor(issuer certmagic.Issuer) (*chain, error) {
+	c, err := m.chainOfIssuer(issuer)
+	if err != nil {
+		return nil, err
+	}
+	m.begin(c)
+	for _, a := range c.authorities {
+		for _, key := range a.challengeKeys() {
+			m.solver.lookout.learn(key)
 		}
 	}
+	return c, nil
+}
+
+// begin starts the queue of a chain, once.
+func (m *Manager) begin(c *chain) {
+	c.once.Do(func() { m.spawn(func() { c.queue.loop(m.ctx) }) })
+}
+
+// chains yields each chain once.
+func (m *Manager) chains() iter.Seq[*chain] {
+	m.chainMu.Lock()
+	all := append([]*chain{m.public, m.internal}, slices.Collect(maps.Values(m.single))...)
+	m.chainMu.Unlock()
+	return slices.Values(all)
 }
 
 // refusal says why nobody can issue for the host or wildcard, or nil.
@@ -234,8 +261,11 @@ func (m *Manager) refusal(name string) error {
 // memory only.
 func (m *Manager) mintable(host string) bool { return m.local != nil && hostname.IsInternal(host) }
 
-// chainOf returns who issues for a host or wildcard.
+// chainOf returns what issues for a host or wildcard.
 func (m *Manager) chainOf(name string) *chain {
+	if ch, _ := m.choices.exact(name); ch != nil && ch.chain != nil {
+		return ch.chain
+	}
 	if len(m.special) > 0 {
 		if c := m.special[name]; c != nil {
 			return c

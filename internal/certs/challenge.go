@@ -32,14 +32,25 @@ func newSolver(m *Manager) *solver {
 	var keys []string
 	for c := range m.chains() {
 		for _, a := range c.authorities {
-			for ; a != nil; a = a.staging {
-				if _, ok := a.template.(*certmagic.ACMEIssuer); ok && !slices.Contains(keys, a.key) {
-					keys = append(keys, a.key)
+			for _, key := range a.challengeKeys() {
+				if !slices.Contains(keys, key) {
+					keys = append(keys, key)
 				}
 			}
 		}
 	}
 	return &solver{lookout: newLookout(m, keys)}
+}
+
+// challengeKeys are where an issuer and its staging directory keep challenges.
+func (a *authority) challengeKeys() []string {
+	var keys []string
+	for ; a != nil; a = a.staging {
+		if _, ok := a.template.(*certmagic.ACMEIssuer); ok {
+			keys = append(keys, a.key)
+		}
+	}
+	return keys
 }
 
 // HTTPChallenge answers q if it is an HTTP-01 challenge for host, the canonical

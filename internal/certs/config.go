@@ -19,13 +19,14 @@ func (m *Manager) checkTLS() error {
 		m.options.DefaultHost, err = hostname.Canonical(m.options.DefaultHost)
 		errs = append(errs, err)
 	}
-	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && len(m.options.ClientAuth) > 0 {
-		errs = append(errs, errors.New("Config.GetConfigForClient and ClientAuth exclude each other"))
+	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && (len(m.options.ClientAuth) > 0 || m.choices != nil) {
+		errs = append(errs, errors.New("Config.GetConfigForClient excludes ClientAuth and Host: use one of them"))
 	}
 	if m.options.Policy == nil && m.options.PolicyTTL != 0 {
 		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
 	}
 	m.realms, err = NewRealms(m.options.ClientAuth, m.options.DefaultHost)
+	m.realms.choices = m.choices
 	return errors.Join(append(errs, err)...)
 }
 
@@ -56,8 +57,8 @@ func (m *Manager) TLSConfig() *tls.Config {
 	rc := m.realms.configs(c)
 	if shared {
 		// Servers clone what they are given; this one stays ours to change.
-		rc.byRealm[0] = c.Clone()
-		m.tickets.use(rc.byRealm[0])
+		rc.open = c.Clone()
+		m.tickets.use(rc.open)
 	}
 	c.GetConfigForClient = m.greet(m.configForClient(rc))
 	return c
@@ -115,6 +116,9 @@ func (m *Manager) configForClient(r *realmConfigs) func(*tls.ClientHelloInfo) (*
 		if isChallenge(hello) {
 			return r.challenge, nil
 		}
-		return r.byRealm[r.realms.shaken(hello.ServerName)], nil
+		if _, err := m.decided(hello); err != nil {
+			return nil, err
+		}
+		return r.of(hello.ServerName)
 	}
 }

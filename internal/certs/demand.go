@@ -40,8 +40,9 @@ type demands struct {
 
 // A demand is a decision under way.
 type demand struct {
-	done chan struct{} // closed when host and err are set; neither is if the answer is no
+	done chan struct{} // closed when the rest is set; none of it is if the answer is no
 	host *host
+	cert *tls.Certificate // of the program; host is nil
 	err  error
 }
 
@@ -63,7 +64,7 @@ func newDemands(m *Manager) *demands {
 // join finds or begins the decision about name: nil without an error if it is refused, or if nobody can issue for it. began
 // reports that it begins now.
 func (d *demands) join(name string) (x *demand, began bool, err error) {
-	if d.manager.refusal(name) != nil {
+	if d.manager.choices == nil && d.manager.refusal(name) != nil {
 		return nil, false, nil
 	}
 	d.mu.Lock()
@@ -93,15 +94,22 @@ func (d *demands) join(name string) (x *demand, began bool, err error) {
 func (d *demands) decide(name string, x *demand) {
 	m := d.manager
 	err := d.policy(m.ctx, name)
+	if err != nil && !errors.Is(err, ErrNotAllowed) {
+		err = fmt.Errorf("HostPolicy does not know %q: %w", name, err)
+	}
+	if err == nil {
+		x.cert, err = m.choices.demanded(name)
+	}
 	var moved <-chan struct{}
 	switch {
+	case err == nil && x.cert != nil:
 	case err == nil:
 		x.host, moved = m.addOnDemand(name)
 	case errors.Is(err, ErrNotAllowed):
 		m.log.Debug("on-demand certificate refused", "host", name, "cause", err)
 		d.remember(name, verdict{until: time.Now().Add(cmp.Or(m.options.PolicyTTL, refusedFor))})
 	default:
-		x.err = fmt.Errorf("HostPolicy does not know %q: %w", name, err)
+		x.err = err
 		d.remember(name, verdict{until: time.Now().Add(unknownFor), err: x.err})
 	}
 	close(x.done)

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"strings"
@@ -194,4 +195,19 @@ func (h Holds) Enter(name string) (leave func(error)) {
 		return nil
 	}
 	return func(err error) { h.h.leave(entered, err) }
+}
+
+// Admits reports whether a connection may carry requests for a host.
+func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
+	return m.realms.Admits(state, host)
+}
+
+// Realms returns how many realms m keeps.
+func (m *Manager) Realms() int { return len(m.realms.all()) }
+
+// Choices returns of how many hosts m knows or asks what the program wishes.
+func (m *Manager) Choices() int {
+	m.choices.mu.RLock()
+	defer m.choices.mu.RUnlock()
+	return len(m.choices.known) + len(m.choices.asked)
 }

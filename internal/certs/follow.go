@@ -158,20 +158,31 @@ type want struct {
 	known   bool  // a route serves it, if not one of exactly that name
 	refusal error // why it cannot have a certificate; nil if it can
 	kind    kind
+
+	left      bool // no route has exactly that pattern
+	undecided bool // the program has not said yet how its TLS is done
 }
 
 // decide says what the routes want of a name now.
 func (m *Manager) decide(name string) want {
 	if !m.options.Wants(name) {
-		return want{known: !isPattern(name) && m.options.Knows(name)}
+		return want{known: !isPattern(name) && m.options.Knows(name), left: true}
 	}
-	return m.ask(name)
+	w := m.ask(name)
+	if _, ok := m.choices.exact(name); !ok {
+		m.choices.ask(name, false)
+		w = want{wanted: true, undecided: true}
+	}
+	return w
 }
 
 // ask says what a host pattern of a route wants.
 func (m *Manager) ask(name string) want {
 	zone, wild := strings.CutPrefix(name, "*.")
+	ch, _ := m.choices.exact(name)
 	switch {
+	case ch != nil && (ch.none || ch.cert != nil):
+		return want{known: true}
 	case name == "*", m.static.Load().has(name):
 		return want{known: true}
 	case !wild:
@@ -192,7 +203,7 @@ var errWildcard = errors.New("wildcard certificates require a DNS-01 solver: set
 
 // kindOf returns the kind of a host that a route names.
 func (m *Manager) kindOf(name string) kind {
-	if wild := wildcardOf(name); wild != "" && m.special[name] == nil && m.options.Wants(wild) {
+	if wild := wildcardOf(name); wild != "" && m.special[name] == nil && m.options.Wants(wild) && !m.choices.apart(name, wild) {
 		if w := m.ask(wild); w.wanted && w.refusal == nil {
 			return covered
 		}
@@ -214,10 +225,16 @@ func (m *Manager) apply(name string, w want) *host {
 			m.remove(h)
 		}
 		m.below.drop(name)
+		if w.left {
+			m.choices.drop(name)
+		}
 		return nil
 	case h != nil:
+		m.decideLate(h, w)
 		m.change(h, w.kind)
 		return nil
+	case w.undecided && name == "*":
+		return nil // has no certificate of its own in any case
 	case w.kind == covered:
 		m.below.add(name)
 		if m.wildReady(name) {
@@ -225,10 +242,26 @@ func (m *Manager) apply(name string, w want) *host {
 		}
 	}
 	h = m.add(name, w)
-	if w.refusal == nil && m.local != nil && h.chain() == m.internal {
+	if w.refusal == nil && !w.undecided && m.local != nil && h.chain() == m.internal {
 		m.introduce()
 	}
 	return h
+}
+
+// decideLate starts a host that has waited for the program to say how its TLS is done. m.mu is held.
+func (m *Manager) decideLate(h *host, w want) {
+	if w.undecided || h.motion == nil || !h.motion.undecided {
+		return
+	}
+	h.begun()
+	if w.refusal != nil {
+		h.hopeless(w.refusal)
+		return
+	}
+	h.put(m.loads, load, time.Now())
+	if m.local != nil && h.chain() == m.internal {
+		m.introduce()
+	}
 }
 
 // change makes an old host of the kind that the routes want now. m.mu is held.
@@ -254,15 +287,26 @@ func (m *Manager) wildReady(name string) bool {
 func (m *Manager) add(name string, w want) *host {
 	h := &host{manager: m, name: name, kind: w.kind}
 	m.table.add(h)
-	if w.refusal != nil {
-		h.state = failed
-		o := h.move()
-		o.err, o.why = w.refusal, hopeless
-		h.settle()
-		return h
+	switch {
+	case w.undecided:
+		h.move().undecided = true
+	case w.refusal != nil:
+		h.hopeless(w.refusal)
+	default:
+		h.put(m.loads, load, time.Now())
 	}
-	h.put(m.loads, load, time.Now())
 	return h
+}
+
+// hopeless notes why only a change of the program helps a host. The manager's lock is held.
+func (h *host) hopeless(why error) {
+	h.state = failed
+	o := h.move()
+	o.err, o.why = why, hopeless
+	if h.queue != nil {
+		h.queue.drop(h)
+	}
+	h.settle()
 }
 
 // remove ends a host. What is under way for it is cancelled, and finds itself gone. m.mu is held.
@@ -278,6 +322,7 @@ func (m *Manager) remove(h *host) {
 	}
 	if h.kind == onDemand {
 		m.below.drop(h.name)
+		m.choices.drop(h.name)
 	}
 	h.settle()
 }

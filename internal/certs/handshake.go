@@ -50,6 +50,13 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if name == "" || !m.options.Knows(name) {
 		return nil, nil
 	}
+	ch, err := m.decided(hello)
+	switch {
+	case err != nil:
+		return nil, err
+	case ch != nil && (ch.none || ch.cert != nil):
+		return ch.cert, nil
+	}
 	if cert := m.static.Load().pick(hello, name); cert != nil {
 		return cert, nil
 	}
@@ -145,7 +152,7 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 			return nil, err
 		}
 		if d.host == nil {
-			return nil, d.err
+			return d.cert, d.err
 		}
 		return m.await(ctx, w, d.host)
 	})
@@ -294,13 +301,13 @@ func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, 
 // none, or if the host is to have another issuer.
 func (m *Manager) wildcards(h *host) *tls.Certificate {
 	wild := wildcardOf(h.name)
-	if wild == "" || m.special[h.name] != nil {
+	if wild == "" {
 		return nil
 	}
 	m.mu.RLock()
-	w := m.table.get(wild)
+	w, undecided := m.table.get(wild), h.motion != nil && h.motion.undecided
 	m.mu.RUnlock()
-	if w == nil || !fresh(w.cert.Load()) {
+	if w == nil || undecided || !fresh(w.cert.Load()) || m.chainOf(h.name) != m.chainOf(wild) {
 		return nil
 	}
 	w.mark()

@@ -68,6 +68,9 @@ type motion struct {
 	forced  bool // the program wants another certificate, due or not
 	rushed  bool // and has said so while a job ran
 
+	undecided bool // the program has not said yet how its TLS is done
+	again     bool // the job under way is of no use any more: load after it
+
 	unusable int // damaged reads in a row
 	stalls   int // failures of storage in a row
 	unknown  int // answers of a policy that does not know, in a row
@@ -90,6 +93,7 @@ const (
 	held                       // nothing has failed, but a CA may not be asked yet
 	ofPolicy                   // the policy does not know
 	ofPreflight                // a CA would not reach the host
+	ofChoice                   // the program does not say how TLS is done for it
 	hopeless                   // what the program has set cannot work
 )
 
@@ -151,7 +155,7 @@ func (h *host) rest() {
 
 // blank reports whether nothing is to be remembered: nothing has failed, and nothing waits.
 func (m *motion) blank() bool {
-	return m.err == nil && !m.awaited && m.attempts+m.unusable+m.stalls+m.kept+m.unknown == 0 && m.told == 0
+	return m.err == nil && !m.awaited && !m.undecided && !m.again && m.attempts+m.unusable+m.stalls+m.kept+m.unknown == 0 && m.told == 0
 }
 
 // unasked reports whether no handshake has asked yet for a host that wants no certificate before. The manager's lock is

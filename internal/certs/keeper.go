@@ -114,12 +114,14 @@ func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) boo
 	return m != nil && m.HTTPChallenge(w, q, host)
 }
 
-// Belongs reports whether a connection with that SNI, as the client sent it,
-// may carry requests for a canonical host: what a client proved to one host
-// counts for no other.
+// Belongs reports whether a connection may carry requests for a canonical host:
+// what a client proved to one host counts for no other.
 //
-// Hot path: one atomic load, no locks, no allocation.
-func (k *Keeper) Belongs(sni, host string) bool { return k.realms.Load().Same(sni, host) }
+// Hot path: one atomic load, no allocation; a read lock if the program says per
+// host how TLS is done.
+func (k *Keeper) Belongs(state *tls.ConnectionState, host string) bool {
+	return k.realms.Load().Admits(state, host)
+}
 
 // Authority returns host as the client of a plain request, which came to port,
 // "" for 80, reaches it over HTTPS. The request came to a listener of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,9 +30,9 @@ const (
 // may have been stored a moment later, and a CA asks only once. Requests for the same name share a read.
 type lookout struct {
 	manager *Manager
-	keys    []string // of the ACME issuers
 
 	mu     sync.Mutex
+	keys   []string // of the ACME issuers; never changed in place
 	names  map[string]*look
 	wanted lane
 	others lane
@@ -63,9 +64,25 @@ func newLookout(m *Manager, keys []string) *lookout {
 	}
 }
 
+// issuers returns the keys of the ACME issuers.
+func (l *lookout) issuers() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.keys
+}
+
+// learn adds the key of an ACME issuer.
+func (l *lookout) learn(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Contains(l.keys, key) {
+		l.keys = append(slices.Clone(l.keys), key)
+	}
+}
+
 // find returns the challenges that are in storage under a name, which is that of host as certmagic stores it.
 func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge {
-	if len(l.keys) == 0 {
+	if len(l.issuers()) == 0 {
 		return nil
 	}
 	lane := l.laneOf(host)
@@ -155,7 +172,7 @@ func (l *lookout) read(ctx context.Context, lane *lane, name string, x *look) {
 	l.mu.Lock()
 	x.begun, x.due = true, time.Now()
 	l.mu.Unlock()
-	for _, key := range l.keys {
+	for _, key := range l.issuers() {
 		if ctx.Err() != nil {
 			return
 		}

@@ -40,8 +40,11 @@ type Manager struct {
 	public, internal *chain
 	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
 	solver           *solver
-	special          map[string]*chain // by host or wildcard
+	special          map[string]*chain // by host or wildcard, as Options say
+	chainMu          sync.Mutex
+	single           map[identity]*chain // of one issuer
 	accounts         map[accountID]*account
+	choices          *choices // of the program at run time; nil if it has no say
 	static           atomic.Pointer[static]
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
@@ -87,10 +90,12 @@ func New(o Options) (*Manager, error) {
 		changes: changes{wake: make(chan struct{}, 1)},
 		lobby:   newLobby(o.Logger),
 		table:   newTable(),
+		single:  make(map[identity]*chain),
 		below:   make(zones),
 		memory:  memory{limit: maxLoaded},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.choices = newChoices(m, o.Choose)
 	m.demands = newDemands(m)
 	m.tickets = &tickets{manager: m}
 	m.reporter = newReporter(o.Logger, o.Observe)
@@ -129,9 +134,9 @@ func (m *Manager) Start(grace time.Duration) {
 		m.spawn(func() { m.infos.loop(m.ctx) })
 		m.spawn(func() { m.looks.loop(m.ctx) })
 		for c := range m.chains() {
-			m.spawn(func() { c.queue.loop(m.ctx) })
+			m.begin(c)
 		}
-		if len(m.files) > 0 {
+		if len(m.files) > 0 || !m.realms.empty() {
 			m.spawn(m.watchFiles)
 		}
 		if m.options.ShareTickets {

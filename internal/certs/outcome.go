@@ -89,7 +89,7 @@ func (h *host) upkeep(s *stored) plan {
 func (h *host) fail(err error, why failure, p plan) {
 	m := h.manager
 	m.mu.Lock()
-	if h.gone || m.ctx.Err() != nil {
+	if h.gone || m.ctx.Err() != nil || h.motion.again {
 		m.mu.Unlock()
 		return
 	}
@@ -141,7 +141,7 @@ func (h *host) hold(err error, until time.Time) {
 	m := h.manager
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if h.gone || m.ctx.Err() != nil {
+	if h.gone || m.ctx.Err() != nil || h.motion.again {
 		return
 	}
 	o := h.motion

@@ -43,6 +43,9 @@ func (m *Manager) recallHosts(prefix string, keys []string) {
 		if err != nil || canonical != name || isIP(name) || !m.options.Knows(name) || m.options.Wants(name) {
 			continue
 		}
+		if cert, err := m.choices.demanded(name); cert != nil || err != nil {
+			continue // a handshake asks anew
+		}
 		m.mu.Lock()
 		if m.find(name) == nil {
 			h := &host{manager: m, name: name, kind: onDemand}
@@ -57,6 +60,10 @@ func (m *Manager) recallHosts(prefix string, keys []string) {
 // Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
 func (m *Manager) Status(host string) (Status, bool) {
 	m.glance(host)
+	ch, _ := m.choices.exact(host)
+	if s, ok := ch.status(host); ok {
+		return s, true
+	}
 	if s, ok := m.static.Load().status(host); ok {
 		return s, true
 	}
@@ -79,7 +86,7 @@ func (m *Manager) Renew(host string) error {
 		return errClosed
 	}
 	m.glance(host)
-	if m.static.Load().has(host) {
+	if m.brings(host) {
 		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
 	}
 	m.Forget(host)
@@ -108,6 +115,10 @@ func (m *Manager) Forget(host string) { m.demands.forget(host) }
 // renew makes an order the next thing that is done for h. The manager's lock is held.
 func (h *host) renew() error {
 	o := h.move()
+	if o.undecided {
+		h.manager.choices.ask(h.name, true)
+		return nil
+	}
 	if o.why == hopeless && o.err != nil {
 		return o.err
 	}

@@ -92,11 +92,15 @@ func (t *static) status(name string) (Status, bool) {
 	if len(cs) == 0 {
 		return Status{}, false
 	}
-	leaf := cs[0].Leaf
+	return staticStatus(name, cs[0].Leaf), true
+}
+
+// staticStatus describes a certificate of the program.
+func staticStatus(name string, leaf *x509.Certificate) Status {
 	return Status{
 		Host: name, State: Static, Issuer: leaf.Issuer.CommonName,
 		Serial: leaf.SerialNumber, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-	}, true
+	}
 }
 
 // A pairFile is a certificate in files, and the files' times before it was read.
@@ -163,6 +167,9 @@ func (m *Manager) watchFiles() {
 			return
 		case <-ticker.C:
 			m.rereadFiles()
+			m.choices.sweep()
+			m.rereadRealms()
+			m.choices.rereadFiles()
 		}
 	}
 }

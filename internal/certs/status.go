@@ -53,6 +53,7 @@ func (m *Manager) Statuses() []Status {
 		all[i].Waiting, all[i].Refused = c.waiting, c.refused
 	}
 	all = append(all, static.statuses()...)
+	all = append(all, m.choices.statuses()...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
 	return slices.CompactFunc(all, func(a, b Status) bool { return a.Host == b.Host })
 }
@@ -130,7 +131,7 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 			switch {
 			case h != nil:
 				err = h.lack(name)
-			case !m.static.Load().has(name) && !m.mints(name):
+			case !m.brings(name) && !m.mints(name):
 				err = lackError{name, errors.New("no route asks for it")}
 			}
 			if !yield(h, err) {

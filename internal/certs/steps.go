@@ -84,6 +84,10 @@ func (h *host) end() {
 		then = plan{m.loads, load, time.Now()}
 	}
 	h.motion.rushed = false
+	if h.motion.again {
+		h.motion.again = false
+		then = plan{m.loads, load, time.Now()}
+	}
 	if then.queue != nil {
 		h.put(then.queue, then.step, then.due)
 	}

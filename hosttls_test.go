@@ -1,0 +1,162 @@
+package hostproxy_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// hosts is a TLS.Host hook that says what its map does.
+type hosts struct {
+	mu  sync.Mutex
+	say map[string]hostproxy.HostTLS
+}
+
+func (h *hosts) set(host string, t hostproxy.HostTLS) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.say == nil {
+		h.say = make(map[string]hostproxy.HostTLS)
+	}
+	h.say[host] = t
+}
+
+func (h *hosts) hook(pattern string) (hostproxy.HostTLS, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.say[pattern], nil
+}
+
+// statusOf asks for a host's root over a connection for it.
+func statusOf(c *http.Client, host string) (int, error) {
+	resp, err := c.Get("https://" + host + "/")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, nil
+}
+
+func TestClientAuthenticationSetAtRunTimeCountsForKeptConnections(t *testing.T) {
+	client, clients := proxytest.Certificate(t, "client.example")
+	for _, lane := range []string{"fast", "handler"} {
+		for _, protocol := range []string{"h1", "h2"} {
+			t.Run(lane+" "+protocol, func(t *testing.T) {
+				var h hosts
+				var r hostproxy.Router
+				r.TLS.Storage, r.TLS.Host = files(t), h.hook
+				r.Handle("admin.localhost", named("admin"))
+				if lane == "fast" {
+					b := httptest.NewServer(named("admin"))
+					defer b.Close()
+					require.NoError(t, r.Set("admin.localhost", hostproxy.To(b.Listener.Addr().String())))
+				}
+				s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+				c := proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), protocol)
+				status, err := statusOf(c, "admin.localhost")
+				require.NoError(t, err)
+				require.Equal(t, http.StatusOK, status)
+
+				h.set("admin.localhost", hostproxy.HostTLS{ClientAuth: &hostproxy.ClientAuth{CAs: clients}})
+				r.ReloadTLS("Admin.localhost")
+				require.Eventually(t, func() bool {
+					status, err = statusOf(c, "admin.localhost")
+					return err != nil || status != http.StatusOK
+				}, 5*time.Second, 10*time.Millisecond)
+				if err == nil {
+					assert.Equal(t, http.StatusMisdirectedRequest, status)
+				}
+				with := proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), protocol)
+				_, err = statusOf(proxytest.HTTPClient(t, s.HTTPS, localRoots(t, r.TLS.Storage), protocol), "admin.localhost")
+				require.Error(t, err, "no client certificate")
+				with.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{client}
+				status, err = statusOf(with, "admin.localhost")
+				require.NoError(t, err)
+				assert.Equal(t, http.StatusOK, status)
+			})
+		}
+	}
+}
+
+func TestTwoHostsHaveTwoTypesOfKey(t *testing.T) {
+	var h hosts
+	var r hostproxy.Router
+	r.TLS.Storage, r.TLS.Host = files(t), h.hook
+	ca := &hostproxy.LocalCA{Storage: r.TLS.Storage}
+	h.set("rsa.localhost", hostproxy.HostTLS{Issuer: hostproxy.Issuer{Issuer: ca, KeyType: certmagic.RSA2048}})
+	r.Handle("rsa.localhost", named("rsa"))
+	r.Handle("plain.localhost", named("plain"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	roots := localRoots(t, r.TLS.Storage)
+	for host, want := range map[string]any{"rsa.localhost": &rsa.PublicKey{}, "plain.localhost": &ecdsa.PublicKey{}} {
+		c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: host, RootCAs: roots})
+		require.NoError(t, err)
+		assert.IsType(t, want, c.ConnectionState().PeerCertificates[0].PublicKey)
+		c.Close()
+	}
+}
+
+func TestAHostCanHaveNoCertificateAtAll(t *testing.T) {
+	var h hosts
+	h.set("none.localhost", hostproxy.HostTLS{NoCertificate: true})
+	var r hostproxy.Router
+	r.TLS.Storage, r.TLS.Host = files(t), h.hook
+	r.Handle("none.localhost", named("none"))
+	r.Handle("*.localhost", named("any"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "none.localhost", InsecureSkipVerify: true})
+	require.ErrorContains(t, err, "unrecognized name")
+	c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "any.localhost", InsecureSkipVerify: true})
+	require.NoError(t, err)
+	c.Close()
+}
+
+func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	var log lockedBuffer
+	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	r.TLS.Storage = files(t)
+	r.TLS.Host = func(pattern string) (hostproxy.HostTLS, error) {
+		if pattern == "bad.localhost" && down.Load() {
+			return hostproxy.HostTLS{}, errors.New("database is down")
+		}
+		return hostproxy.HostTLS{}, nil
+	}
+	r.Handle("bad.localhost", named("bad"))
+	r.Handle("good.localhost", named("good"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "good.localhost", InsecureSkipVerify: true})
+	require.NoError(t, err)
+	c.Close()
+	_, err = tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "bad.localhost", InsecureSkipVerify: true})
+	require.Error(t, err)
+	status, ok := r.Certificate("bad.localhost")
+	require.True(t, ok)
+	assert.Equal(t, hostproxy.CertFailed, status.State)
+	assert.ErrorContains(t, status.Err, "database is down")
+
+	down.Store(false)
+	r.ReloadTLS("bad.localhost", "typo.localhost", "not a host")
+	require.NoError(t, r.AwaitCertificates(t.Context()))
+	assert.Contains(t, log.String(), "no route has the host")
+	assert.Contains(t, log.String(), "typo.localhost")
+	assert.Contains(t, log.String(), "not a host")
+}

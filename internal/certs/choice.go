@@ -1,0 +1,279 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// A Choice says how TLS is done for one host pattern. The zero value is what
+// Options say.
+type Choice struct {
+	// Issuer issues for the host alone, as one of Options.Issuers does.
+	Issuer certmagic.Issuer
+
+	// ClientAuth asks the host's clients for certificates. Hosts with the same
+	// pointer, or with equal settings, share a realm.
+	ClientAuth *ClientAuth
+
+	// Certificate is served instead of a managed one. It must cover the host.
+	Certificate *tls.Certificate
+
+	// Files hold such a certificate. They are read again when they change.
+	Files KeyPair
+
+	// None means no certificate at all: handshakes for the host are refused.
+	None bool
+}
+
+// A choice is a Choice that has been checked. It does not change, and hosts
+// without wishes share one.
+type choice struct {
+	chain *chain           // nil means that of Options
+	realm *realm           // nil means that of Options
+	cert  *tls.Certificate // nil means a managed one
+	none  bool
+}
+
+// check reports settings that exclude each other.
+func (c *Choice) check() error {
+	own := c.Certificate != nil || c.Files != KeyPair{}
+	switch {
+	case c.None && (own || c.Issuer != nil || c.ClientAuth != nil):
+		return errors.New("a host without a certificate can have no other settings")
+	case own && c.Issuer != nil:
+		return errors.New("an issuer and a certificate exclude each other")
+	case c.Certificate != nil && c.Files != KeyPair{}:
+		return errors.New("a certificate and files of one exclude each other")
+	}
+	return nil
+}
+
+// compile checks what the program says of a pattern. It may read files.
+func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, error) {
+	if err := given.check(); err != nil {
+		return nil, nil, err
+	}
+	if given == (Choice{}) {
+		return c.plain, nil, nil
+	}
+	ch := &choice{none: given.None}
+	var file *pairFile
+	var err error
+	var errs []error
+	if given.Issuer != nil {
+		ch.chain, err = c.manager.chainFor(given.Issuer)
+		errs = append(errs, wrap("issuer", err))
+	}
+	if given.ClientAuth != nil {
+		ch.realm, err = c.realmFor(*given.ClientAuth)
+		errs = append(errs, wrap("client authentication", err))
+	}
+	if given.Files != (KeyPair{}) {
+		if file, err = readPair(given.Files); err == nil {
+			given.Certificate = &file.cert
+		}
+		errs = append(errs, err)
+	}
+	if given.Certificate != nil {
+		ch.cert, err = ownCertificate(given.Certificate, pattern)
+		errs = append(errs, err)
+	}
+	return ch, file, errors.Join(errs...)
+}
+
+func wrap(what string, err error) error {
+	if err != nil {
+		err = fmt.Errorf("%s: %w", what, err)
+	}
+	return err
+}
+
+// ownCertificate returns a copy of a certificate of the program with its Leaf.
+// The error says that it does not cover the pattern, or cannot be served.
+func ownCertificate(given *tls.Certificate, pattern string) (*tls.Certificate, error) {
+	if len(given.Certificate) == 0 || given.PrivateKey == nil {
+		return nil, errors.New("the certificate has no chain or no private key")
+	}
+	cert := *given
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return nil, fmt.Errorf("certificate: %w", err)
+	}
+	cert.Leaf = leaf
+	if !coversPattern(leaf, pattern) {
+		return nil, fmt.Errorf("the certificate does not cover %q: it is for %q", pattern, leaf.DNSNames)
+	}
+	return &cert, nil
+}
+
+// coversPattern reports whether a certificate is good for all hosts of a pattern; of
+// "*" it cannot be known.
+func coversPattern(leaf *x509.Certificate, pattern string) bool {
+	if isPattern(pattern) {
+		return pattern == "*" || slices.ContainsFunc(leaf.DNSNames, func(name string) bool { return strings.EqualFold(name, pattern) })
+	}
+	return leaf.VerifyHostname(pattern) == nil
+}
+
+// status describes the certificate of the program, and reports whether there is
+// one. c may be nil.
+func (c *choice) status(host string) (Status, bool) {
+	if c == nil || c.cert == nil {
+		return Status{}, false
+	}
+	return staticStatus(host, c.cert.Leaf), true
+}
+
+// undecided is the error of a handshake for a host of which the program has not
+// said yet how its TLS is done.
+func undecided(pattern string, err error) error {
+	if err == nil {
+		return fmt.Errorf("TLS.Host has not answered for %q yet", pattern)
+	}
+	return fmt.Errorf("TLS.Host does not know %q: %w", pattern, err)
+}
+
+// switched makes h follow a change of what issues for it: at its next renewal,
+// or immediately if it has no certificate that is good and not due. The
+// manager's lock is held.
+func (h *host) switched() {
+	o := h.move()
+	good := h.summary != nil && time.Now().Unix() < h.summary.renewAt
+	if good && h.state == valid {
+		return
+	}
+	h.begun()
+	if o.cancel != nil {
+		o.again = true
+		o.cancel()
+		return
+	}
+	h.put(h.manager.loads, load, time.Now())
+}
+
+// begun forgets what failed before. The manager's lock is held.
+func (h *host) begun() {
+	o := h.move()
+	o.undecided = false
+	o.attempts, o.stalls, o.told = 0, 0, 0
+	o.err, o.next = nil, time.Time{}
+	if h.summary == nil {
+		h.state = pending
+	}
+}
+
+// brings reports whether the program brought the certificate of a canonical host
+// or a wildcard.
+func (m *Manager) brings(host string) bool {
+	if ch, _, _ := m.choices.of(host); ch != nil && ch.cert != nil {
+		return true
+	}
+	return m.static.Load().has(host)
+}
+
+// statuses describes the certificates that the program brought for some hosts. c
+// may be nil.
+func (c *choices) statuses() []Status {
+	if c == nil {
+		return nil
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var all []Status
+	for name, ch := range c.known {
+		if s, ok := ch.status(name); ok {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// demanded asks the program about a host that comes on demand, and returns the
+// certificate that it brings. ErrNotAllowed means that the host is to have none,
+// or cannot have one. c may be nil.
+func (c *choices) demanded(name string) (*tls.Certificate, error) {
+	if c == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(c.manager.ctx, choiceTime, errNoChoice)
+	defer cancel()
+	c.demand(name)
+	if err := c.await(ctx, &waiter{}, name); err != nil {
+		c.drop(name)
+		return nil, err
+	}
+	ch, _ := c.exact(name)
+	switch {
+	case ch == nil:
+		return nil, undecided(name, nil)
+	case ch.cert != nil:
+		return ch.cert, nil
+	case ch.none:
+		c.drop(name)
+		return nil, fmt.Errorf("TLS.Host wants no certificate: %w", ErrNotAllowed)
+	}
+	if err := c.manager.refusal(name); err != nil {
+		c.drop(name)
+		return nil, errors.Join(err, ErrNotAllowed)
+	}
+	return nil, nil
+}
+
+// rereadFiles reads the certificates in files again that have changed. c may be
+// nil.
+func (c *choices) rereadFiles() {
+	if c == nil {
+		return
+	}
+	c.mu.RLock()
+	files := maps.Clone(c.files)
+	c.mu.RUnlock()
+	for name, f := range files {
+		if f.changed() {
+			c.rereadFile(name, f)
+		}
+	}
+}
+
+func (c *choices) rereadFile(name string, f *pairFile) {
+	log := c.manager.log
+	next, err := readPair(f.KeyPair)
+	var cert *tls.Certificate
+	if err == nil {
+		cert, err = ownCertificate(&next.cert, name)
+	}
+	if err != nil {
+		log.Warn("certificate files cannot be read, the old certificate stays", "host", name, "cause", err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.files[name] == f {
+		changed := *c.known[name]
+		changed.cert = cert
+		c.publish(name, &changed, next)
+		log.Info("certificate files read", "file", f.CertFile, "not_after", cert.Leaf.NotAfter)
+	}
+}
+
+// rereadRealms reads the CA files of client authentication again that have
+// changed.
+func (m *Manager) rereadRealms() {
+	for _, r := range m.realms.all() {
+		switch changed, err := r.reread(); {
+		case err != nil:
+			m.log.Warn("CA files for client authentication cannot be read, the old CAs stay", "cause", err)
+		case changed:
+			m.log.Info("CA files for client authentication read", "files", r.given.CAFiles)
+		}
+	}
+}
