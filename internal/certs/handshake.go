@@ -163,6 +163,9 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
 	old, moved, err := m.hurry(h)
 	if err != nil {
+		if next := m.successor(h); next != nil {
+			return m.wait(hello, next)
+		}
 		if wild := m.wildcards(h); wild != nil {
 			return wild, nil
 		}
@@ -188,6 +191,10 @@ func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certifica
 	for bounded := false; ; {
 		cert, moved, err := m.hurry(h)
 		if err != nil {
+			if next := m.successor(h); next != nil {
+				h = next
+				continue
+			}
 			if wild := m.wildcards(h); wild != nil {
 				return wild, nil
 			}
@@ -295,6 +302,17 @@ func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, 
 		h.queue.hurry(h)
 	}
 	return cert, h.outcome(), nil
+}
+
+// successor returns what serves the name of a host that has gone since, nil if nothing does: its wildcard, or the host
+// that came back.
+func (m *Manager) successor(h *host) *host {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if next := m.find(h.name); h.gone && next != h {
+		return next
+	}
+	return nil
 }
 
 // wildcards returns the certificate of the wildcard above a host that has none of its own that is good, nil if there is
