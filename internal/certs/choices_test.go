@@ -473,7 +473,9 @@ func TestManyHostsAreAskedAboutAFewAtATime(t *testing.T) {
 		}
 		m, r := start(t, o, names("h%d.example.com", 1000)...)
 		time.Sleep(5 * time.Second)
+		mu.Lock()
 		assert.LessOrEqual(t, most, 16)
+		mu.Unlock()
 		_, err := shake(t, m, "h7.example.com")
 		require.NoError(t, err)
 		r.set()
