@@ -129,9 +129,10 @@ func isChallenge(hello *tls.ClientHelloInfo) bool {
 }
 
 func isToken(s string) bool {
-	if len(s) < minToken || len(s) > maxToken {
-		return false
-	}
+	return len(s) >= minToken && len(s) <= maxToken && isBase64URL(s)
+}
+
+func isBase64URL(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {

@@ -191,10 +191,11 @@ func challengeKey(issuer, name string) string {
 	return path.Join("acme", safe(issuer), "challenge_tokens", safe(name)+".json")
 }
 
-// isKeyAuthorization reports whether s is a token and the thumbprint of a key (RFC 8555, 8.1).
+// isKeyAuthorization reports whether s is a token and the thumbprint of a key (RFC 8555, 8.1), as far as its characters
+// say: how long a thumbprint is depends on the CA.
 func isKeyAuthorization(s, token string) bool {
 	thumbprint, ok := strings.CutPrefix(s, token+".")
-	return ok && isToken(token) && isToken(thumbprint)
+	return ok && isToken(token) && thumbprint != "" && len(thumbprint) <= maxToken && isBase64URL(thumbprint)
 }
 
 // pause waits for d, or until ctx is done.
