@@ -31,7 +31,7 @@ type history struct {
 // A record is the content of a history. The zero value is not stored.
 type record struct {
 	// Failed are the times of failed validations within the last hour, attempts
-	// under way and those whose end nobody knows included.
+	// under way, and those whose end is not known, included.
 	Failed []time.Time `json:"failed,omitempty"`
 
 	// Failures counts failed validations in a row, probes included.

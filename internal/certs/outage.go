@@ -23,7 +23,7 @@ const (
 
 // An outage notices when storage fails, and when it works again. While storage
 // fails a task looks at it every few seconds, so that the end of an outage is
-// known though nobody asks. The zero value notices nothing.
+// known without a request. The zero value notices nothing.
 type outage struct {
 	ctx     context.Context // ends the task
 	spawn   func(task func()) bool
@@ -139,7 +139,7 @@ func (o *outage) say() {
 	}
 }
 
-// end ends an outage and calls those who wait for that.
+// end ends an outage and calls the functions that wait for that.
 func (o *outage) end() {
 	o.mu.Lock()
 	loud := o.said.After(o.since)
