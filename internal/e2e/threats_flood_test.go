@@ -34,11 +34,11 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-				head := "GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n"
+				head := []byte("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n") // once: what a client copies would count
 				grown := growth(func() {
 					for range 20 {
 						c := s.dial(t)
-						_ = c.Conn.Send(head)
+						_, _ = c.Conn.Write(head)
 						assert.True(t, strings.HasPrefix(c.Rest(), "HTTP/1.1 431 "))
 					}
 				})

@@ -25,12 +25,23 @@ func Listen(t testing.TB) net.Listener {
 	return ln
 }
 
-// Refused returns a loopback address on which nothing listens: a dial is refused at once.
+// Refused returns a loopback address where every dial is refused, until the test ends. The port is the client's end of an open
+// connection, so that no other process can begin to listen on it.
 func Refused(t testing.TB) string {
 	t.Helper()
 	ln := Listen(t)
 	defer ln.Close()
-	return ln.Addr().String()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	other, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	return c.LocalAddr().String()
 }
 
 // Eventually waits until done reports true, and fails the test after [Patience] with what was waited for.

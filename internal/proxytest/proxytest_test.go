@@ -173,8 +173,11 @@ func TestServerRecordsOverEachProtocol(t *testing.T) {
 }
 
 func TestRefusedAddressIsRefused(t *testing.T) {
-	_, err := http.Get("http://" + proxytest.Refused(t))
-	require.ErrorContains(t, err, "refused")
+	addr := proxytest.Refused(t)
+	_, err := http.Get("http://" + addr)
+	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	_, err = net.Listen("tcp", addr)
+	assert.ErrorIs(t, err, syscall.EADDRINUSE, "no other process gets the port")
 }
 
 func TestCertificateVerifiesForItsHostsOnly(t *testing.T) {
