@@ -112,11 +112,11 @@ func (b *BasicAuth) check() error {
 	b.once.Do(func() {
 		errs := []error{checkNext("BasicAuth", b.Next)}
 		if b.Field != "" {
-			errs = append(errs, forward.CheckName("hostproxy: BasicAuth.Field", b.Field))
+			errs = append(errs, forward.CheckName("BasicAuth.Field", b.Field))
 		}
 		var err error
 		if b.basic, err = guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted")); err != nil {
-			errs = append(errs, fmt.Errorf("hostproxy: BasicAuth: %w", err))
+			errs = append(errs, fmt.Errorf("BasicAuth: %w", err))
 		}
 		b.err = errors.Join(errs...)
 	})
@@ -171,7 +171,7 @@ func (a *ForwardAuth) check() error {
 		errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
 		var err error
 		if a.question, err = forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields); err != nil {
-			errs = append(errs, fmt.Errorf("hostproxy: ForwardAuth: %w", err))
+			errs = append(errs, fmt.Errorf("ForwardAuth: %w", err))
 		}
 		a.err = errors.Join(errs...)
 	})
@@ -196,17 +196,14 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // checkNext checks the handler behind one of that type.
 func checkNext(outer string, next http.Handler) error {
 	if _, ok := next.(*Passthrough); ok {
-		return fmt.Errorf("hostproxy: %s.Next is a Passthrough, which serves no requests", outer)
+		return fmt.Errorf("%s.Next is a Passthrough, which serves no requests: make it a route of its own", outer)
 	}
 	return checkHandler(outer+".Next", next)
 }
 
 // checkHandler checks a handler that is used as name.
 func checkHandler(name string, h http.Handler) error {
-	switch err := fault(h); {
-	case err == errNil:
-		return fmt.Errorf("hostproxy: %s: %w", name, err)
-	case err != nil:
+	if err := fault(h); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
@@ -608,13 +605,10 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
-	if fault(h) != nil {
-		return p, checkHandler(fmt.Sprintf("pattern %q", pattern), h)
+	if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
+		return p, fmt.Errorf("hostproxy: %w", err)
 	}
 	if pass, ok := h.(*Passthrough); ok {
-		if pass == nil {
-			return p, fmt.Errorf("hostproxy: pattern %q: %w", pattern, errNil)
-		}
 		return p, pass.checkPattern(p)
 	}
 	return p, nil

@@ -327,6 +327,13 @@ type Passthrough struct {
 	ProxyProtocol bool
 }
 
+func (p *Passthrough) check() error {
+	if p == nil {
+		return errNil
+	}
+	return nil
+}
+
 // checkPattern reports why p cannot be the route of a pattern.
 func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	if pattern.Path() != "" {

@@ -505,7 +505,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 	if other != nil {
 		var err error
 		if o, err = other.compile(); err != nil {
-			return err
+			return fmt.Errorf("hostproxy: %w", err)
 		}
 		other.logTo(u.logger)
 	}
@@ -534,10 +534,10 @@ func (u *Upstream) Maintain(p Page) error {
 // with calls do with what u compiles to.
 func (u *Upstream) with(do func(*forward.Forwarder) error) error {
 	f, err := u.compile()
-	if err != nil {
-		return err
+	if err == nil {
+		err = do(f)
 	}
-	if err := do(f); err != nil {
+	if err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
 	return nil
@@ -559,13 +559,9 @@ func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
 
-// compile turns the fields into a Forwarder, once.
+// compile turns the fields into a Forwarder, once. The error has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
-	u.once.Do(func() {
-		if u.compiled, u.err = u.build(); u.err != nil {
-			u.err = fmt.Errorf("hostproxy: %w", u.err)
-		}
-	})
+	u.once.Do(func() { u.compiled, u.err = u.build() })
 	return u.compiled, u.err
 }
 

@@ -33,12 +33,37 @@ func TestTargets(t *testing.T) {
 		_, err := hostproxy.NewUpstream(good)
 		assert.NoError(t, err, good)
 	}
-	for _, bad := range []string{
-		"", "localhost", ":", "a.test:99999", "ftp://a.test", "http://", "http://u:p@a.test", "http://a.test?q", "h2c://a.test", "unix:relative", "a b:80", "http://a.test:80:80",
+	for bad, rule := range map[string]string{
+		"":                         "it is empty: write host:port",
+		"localhost":                "the port is missing: write localhost:80",
+		":":                        "the name is empty",
+		"a.test:99999":             "a port is a number from 1 to 65535",
+		"a.test:http":              "a port is a number from 1 to 65535",
+		"::1:8080":                 "an IPv6 address needs brackets, as in [::1]",
+		"[::1]":                    "the port is missing: write [::1]:80",
+		"a b:80":                   "the character ' ' is not allowed",
+		"a.test:80/api":            "host:port takes no path, query or user: write a URL, http://a.test:80/api",
+		"http://":                  "the name is empty",
+		"http://a.test:80:80":      "invalid port",
+		"http://u:p@a.test":        "no user, query or fragment",
+		"http://a.test?q":          "no user, query or fragment",
+		"http://a.test?":           "no user, query or fragment",
+		"http://a.test#f":          "no user, query or fragment",
+		"http://a.test/%zz":        `invalid URL escape "%zz"`,
+		"h2c://a.test":             "the port is missing: h2c has no default",
+		"ftp://a.test":             `the scheme "ftp" is not known: use http, https, h2c or unix`,
+		"ws://a.test":              "the scheme ws is not known: for WebSocket use http://",
+		"wss://a.test":             "for WebSocket over TLS use https://",
+		"grpc://a.test:50051":      "for gRPC use h2c://",
+		"unix:relative":            "unix needs an absolute path: write unix:/run/app.sock",
+		"unix:":                    "unix needs an absolute path",
+		"unix://run/app.sock":      "unix needs an absolute path",
+		"unix:/run/app.sock:/api/": "unix takes no path behind the socket's",
 	} {
 		_, err := hostproxy.NewUpstream(bad)
-		if assert.Error(t, err, bad) {
-			assert.Contains(t, err.Error(), fmt.Sprintf("hostproxy: bad target %q: want host:port or a URL such as http://127.0.0.1:8080", bad))
+		if assert.ErrorContains(t, err, rule, bad) {
+			assert.True(t, strings.HasPrefix(err.Error(), fmt.Sprintf("hostproxy: target %q: ", bad)), "%v", err)
+			assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy"), "%v", err)
 		}
 	}
 	_, err := hostproxy.NewUpstream("nope", "nix")
@@ -46,7 +71,7 @@ func TestTargets(t *testing.T) {
 	assert.ErrorContains(t, err, `"nix"`, "all faults at once")
 	_, err = hostproxy.NewUpstream()
 	assert.ErrorContains(t, err, "no targets")
-	assert.PanicsWithValue(t, `hostproxy: bad target "nope": want host:port or a URL such as http://127.0.0.1:8080`, func() { hostproxy.To("nope") })
+	assert.PanicsWithValue(t, `hostproxy: target "nope": the port is missing: write nope:80 or another port`, func() { hostproxy.To("nope") })
 }
 
 // front serves h on a free port and returns its address.
@@ -100,7 +125,7 @@ func TestUpstreamAnswersFailuresWithTheirClass(t *testing.T) {
 		{"garbage", garbage.Addr(), 502, "http_protocol_error", "read"},
 		{"no answer in time", mute.Addr(), 504, "http_response_timeout", "read"},
 		{"closed without an answer", gone.Addr(), 502, "connection_terminated", "read"},
-		{"no such socket", "unix:/nonexistent/sock", 502, "destination_ip_unroutable", "dial"},
+		{"no such socket", "unix:/nonexistent/sock", 502, "connection_refused", "dial"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			u := hostproxy.To(tt.target)
@@ -330,21 +355,23 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		})
 	}
 	for want, h := range map[string]http.Handler{
-		"pattern \"a.test\": nil handler": (*hostproxy.Upstream)(nil),
-		"BasicAuth: no users":             &hostproxy.BasicAuth{Next: http.NotFoundHandler()},
-		"BasicAuth.Next: nil handler":     &hostproxy.BasicAuth{},
-		"BasicAuth.Field":                 &hostproxy.BasicAuth{Field: "Host"},
-		"BasicAuth: realm":                &hostproxy.BasicAuth{Realm: "\n"},
-		"BasicAuth.Next is a Passthrough": &hostproxy.BasicAuth{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
-		"ForwardAuth.Auth: nil handler":   &hostproxy.ForwardAuth{},
-		"ForwardAuth.Next: nil handler":   &hostproxy.ForwardAuth{Next: (*hostproxy.Upstream)(nil)},
-		"ForwardAuth: path \"verify\"":    &hostproxy.ForwardAuth{Path: "verify"},
-		"fields: \"Connection\"":          &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
-		"ForwardAuth.Auth: hostproxy: ":   &hostproxy.ForwardAuth{Auth: new(hostproxy.Upstream)},
+		"pattern \"a.test\": nil handler":           (*hostproxy.Upstream)(nil),
+		"BasicAuth: no users":                       &hostproxy.BasicAuth{Next: http.NotFoundHandler()},
+		"BasicAuth.Next: nil handler":               &hostproxy.BasicAuth{},
+		"BasicAuth.Field":                           &hostproxy.BasicAuth{Field: "Host"},
+		"BasicAuth: realm":                          &hostproxy.BasicAuth{Realm: "\n"},
+		"BasicAuth.Next is a Passthrough":           &hostproxy.BasicAuth{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
+		"ForwardAuth.Auth: nil handler":             &hostproxy.ForwardAuth{},
+		"ForwardAuth.Next: nil handler":             &hostproxy.ForwardAuth{Next: (*hostproxy.Upstream)(nil)},
+		"ForwardAuth: path \"verify\"":              &hostproxy.ForwardAuth{Path: "verify"},
+		"fields: \"Connection\"":                    &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
+		"ForwardAuth.Auth: upstream has no targets": &hostproxy.ForwardAuth{Auth: new(hostproxy.Upstream)},
 	} {
 		t.Run(want, func(t *testing.T) {
 			var r hostproxy.Router
-			assert.ErrorContains(t, r.Set("a.test", h), want)
+			err := r.Set("a.test", h)
+			assert.ErrorContains(t, err, want)
+			assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy:"), "the prefix comes once: %v", err)
 		})
 	}
 }

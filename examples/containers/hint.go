@@ -2,11 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -44,4 +46,13 @@ func inContainer() bool {
 		}
 	}
 	return false
+}
+
+// listen opens a TCP listener, and says what to do where that is not allowed.
+func listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EACCES) {
+		err = fmt.Errorf("%w: a port below 1024 needs a capability: sudo setcap cap_net_bind_service=+ep on this binary", err)
+	}
+	return ln, err
 }

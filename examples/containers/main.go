@@ -25,7 +25,6 @@ import (
 	"flag"
 	"log"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -41,7 +40,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ln, err := net.Listen("tcp", *addr)
+	ln, err := listen(*addr)
 	if err != nil {
 		log.Fatal(err)
 	}

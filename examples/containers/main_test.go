@@ -60,8 +60,8 @@ func TestANameThatIsNotThereStopsNoOtherRoute(t *testing.T) {
 
 func TestBadFlagsAreSaid(t *testing.T) {
 	var r hostproxy.Router
-	assert.ErrorContains(t, add(&r, "app.localhost"), "bad target")
-	assert.ErrorContains(t, add(&r, "=localhost:1"), "want a host")
+	assert.ErrorContains(t, add(&r, "app.localhost"), "it is empty")
+	assert.ErrorContains(t, add(&r, "=localhost:1"), `pattern "": host "": the name is empty`)
 }
 
 func TestLoopbackTargets(t *testing.T) {

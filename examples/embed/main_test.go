@@ -46,5 +46,5 @@ func TestHostAndPathGoElsewhereAndTheRestStays(t *testing.T) {
 
 func TestABadTargetIsSaid(t *testing.T) {
 	_, err := handler(pages(), "nowhere", "localhost:1")
-	assert.ErrorContains(t, err, `bad target "nowhere"`)
+	assert.ErrorContains(t, err, `target "nowhere": the port is missing`)
 }

@@ -12,7 +12,6 @@ import (
 	"flag"
 	"io"
 	"log"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -53,11 +52,11 @@ func run(ctx context.Context, out io.Writer, https, plain string, upstreams pair
 			return err
 		}
 	}
-	secure, err := net.Listen("tcp", https)
+	secure, err := listen(https)
 	if err != nil {
 		return err
 	}
-	open, err := net.Listen("tcp", plain)
+	open, err := listen(plain)
 	if err != nil {
 		return errors.Join(err, secure.Close())
 	}

@@ -123,5 +123,5 @@ func TestFlags(t *testing.T) {
 	assert.Equal(t, pairs{{"a.localhost", "localhost:1"}, {"b.localhost", "http://localhost:2"}}, p)
 	assert.ErrorContains(t, p.Set("nonsense"), "want host=target")
 	assert.ErrorContains(t, run(context.Background(), io.Discard, "127.0.0.1:0", "127.0.0.1:0", pairs{{"a..b", "localhost:1"}}), "a..b")
-	assert.ErrorContains(t, run(context.Background(), io.Discard, "127.0.0.1:0", "127.0.0.1:0", pairs{{"a.localhost", "nope"}}), "bad target")
+	assert.ErrorContains(t, run(context.Background(), io.Discard, "127.0.0.1:0", "127.0.0.1:0", pairs{{"a.localhost", "nope"}}), "the port is missing")
 }

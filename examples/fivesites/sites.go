@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hostproxy/hostproxy"
@@ -74,4 +75,13 @@ func printHelp(ctx context.Context, out io.Writer, sites pairs, https, plain net
 		return
 	}
 	fmt.Fprintf(out, "\ncurl --cacert %s https://%s:%d/\n\n", root, sites[0].host, port)
+}
+
+// listen opens a TCP listener, and says what to do where that is not allowed.
+func listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EACCES) {
+		err = fmt.Errorf("%w: a port below 1024 needs a capability: sudo setcap cap_net_bind_service=+ep on this binary", err)
+	}
+	return ln, err
 }

@@ -40,7 +40,7 @@ func main() {
 	}
 	ln, err := net.Listen("tcp", *addr)
 	if err != nil {
-		log.Fatal(err)
+		log.Fatalf("%v (a port below 1024 needs: sudo setcap cap_net_bind_service=+ep on this binary)", err)
 	}
 	if err := (&hostproxy.Server{Router: r}).Serve(ctx, nil, ln); err != nil {
 		log.Fatal(err)

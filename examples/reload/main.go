@@ -12,7 +12,6 @@ import (
 	"context"
 	"flag"
 	"log"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -35,7 +34,7 @@ func main() {
 		log.Fatal(err)
 	}
 	go routes.reload(hup)
-	ln, err := net.Listen("tcp", *addr)
+	ln, err := listen(*addr)
 	if err != nil {
 		log.Fatal(err)
 	}

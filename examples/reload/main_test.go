@@ -82,7 +82,7 @@ func TestABadFileChangesNothing(t *testing.T) {
 	r := configured(t, `{"app.localhost": ["localhost:1"]}`)
 	for text, want := range map[string]string{
 		`{`:                           "unexpected end of JSON input",
-		`{"app.localhost": ["nope"]}`: `bad target "nope"`,
+		`{"app.localhost": ["nope"]}`: `target "nope": the port is missing`,
 		`{"app.localhost": []}`:       "no targets",
 		`{"a..b": ["localhost:1"]}`:   "a..b",
 	} {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -55,4 +58,13 @@ func (r *routes) load() error {
 	}
 	r.upstreams = upstreams
 	return nil
+}
+
+// listen opens a TCP listener, and says what to do where that is not allowed.
+func listen(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EACCES) {
+		err = fmt.Errorf("%w: a port below 1024 needs a capability: sudo setcap cap_net_bind_service=+ep on this binary", err)
+	}
+	return ln, err
 }

@@ -29,14 +29,16 @@ func Reason(op string, err error) (status int, class string) {
 		return http.StatusGatewayTimeout, "connection_write_timeout"
 	case isTimeout(err):
 		return http.StatusGatewayTimeout, "http_response_timeout"
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), op == "dial" && errors.Is(err, syscall.ENOENT): // no such unix socket
 		return http.StatusBadGateway, "connection_refused"
 	case errors.As(err, &cert), errors.As(err, &unknown):
 		return http.StatusBadGateway, "tls_certificate_error"
 	case op == "handshake":
 		return http.StatusBadGateway, "tls_protocol_error"
-	case op == "dial":
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return http.StatusBadGateway, "destination_ip_unroutable"
+	case op == "dial":
+		return http.StatusBadGateway, "destination_unavailable"
 	case errors.As(err, &parse), errors.Is(err, errInterim):
 		return http.StatusBadGateway, "http_protocol_error"
 	}

@@ -78,7 +78,10 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 
 func (e *Endpoint) check() error {
 	if err := checkTarget(e.URL); err != nil {
-		return err
+		if e.URL == nil {
+			return err
+		}
+		return fmt.Errorf("%q: %w", e.URL.Redacted(), err)
 	}
 	if e.Addr != "" {
 		if _, port, err := net.SplitHostPort(e.Addr); err != nil || port == "" || port == "0" {

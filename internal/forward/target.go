@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/health"
-	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/latency"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -68,56 +66,6 @@ func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *AttemptError) Unwrap() error { return e.Err }
-
-// ParseTarget reads host:port, which url.Parse takes for a scheme, unix:/path or
-// a URL. The error says what was wanted.
-func ParseTarget(s string) (*url.URL, error) {
-	if strings.HasPrefix(s, "unix:/") {
-		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
-	}
-	in := s
-	if !strings.Contains(s, "://") {
-		in = "http://" + s
-		if _, _, found := strings.Cut(s, ":"); !found || strings.ContainsAny(s, "/@") {
-			in = ""
-		}
-	}
-	t, err := url.Parse(in)
-	if err == nil {
-		err = checkTarget(t)
-	}
-	if err != nil || in == "" {
-		return nil, fmt.Errorf("bad target %q: want host:port or a URL such as http://127.0.0.1:8080", s)
-	}
-	return t, nil
-}
-
-// checkTarget reports what is wrong with a target's URL.
-func checkTarget(u *url.URL) error {
-	if u == nil {
-		return errors.New("nil URL")
-	}
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("%q: a target has no user, query or fragment", u.Redacted())
-	}
-	switch u.Scheme {
-	case "unix":
-		if u.Path == "" || u.Host != "" {
-			return fmt.Errorf("%q: want unix:/path", u)
-		}
-		return nil
-	case "http", "https", "h2c":
-		_, port, err := hostname.Split(u.Host)
-		if err != nil {
-			return fmt.Errorf("%q: %w", u, err)
-		}
-		if u.Scheme == "h2c" && port == "" {
-			return fmt.Errorf("%q: want a port", u)
-		}
-		return nil
-	}
-	return fmt.Errorf("%q: want the scheme http, https, h2c or unix", u)
-}
 
 func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	u, c := e.URL, &f.Config

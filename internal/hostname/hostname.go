@@ -78,9 +78,9 @@ func splitOther(hostport string) (host, port string, err error) {
 	switch {
 	case !found:
 	case strings.Contains(port, ":"):
-		return "", "", &refusal{hostport, "more than one colon outside brackets"}
+		return "", "", &refusal{hostport, "an IPv6 address needs brackets, as in [::1]; a name has no colon but the one before its port"}
 	case !isPort(port):
-		return "", "", &refusal{hostport, "no valid port"}
+		return "", "", &refusal{hostport, badPort}
 	}
 	host, err = international(host)
 	if err != nil {
@@ -92,17 +92,17 @@ func splitOther(hostport string) (host, port string, err error) {
 func splitBracketed(hostport string) (host, port string, err error) {
 	inner, rest, found := strings.Cut(hostport[1:], "]")
 	if !found {
-		return "", "", &refusal{hostport, "no closing bracket"}
+		return "", "", &refusal{hostport, "the closing bracket is missing"}
 	}
 	host, ok := parseIPv6(inner)
 	if !ok {
-		return "", "", &refusal{hostport, "no IPv6 address in the brackets"}
+		return "", "", &refusal{hostport, "brackets must hold an IPv6 address without a zone"}
 	}
 	if rest == "" {
 		return host, "", nil
 	}
 	if rest[0] != ':' || !isPort(rest[1:]) {
-		return "", "", &refusal{hostport, "no valid port"}
+		return "", "", &refusal{hostport, badPort}
 	}
 	return host, rest[1:], nil
 }
@@ -120,18 +120,18 @@ func parseIPv6(s string) (string, bool) {
 // names do, and hyphens in third and fourth place, as some hosts' names have. The error is the bare reason.
 func international(name string) (string, error) {
 	if utf8.RuneCountInString(name) > maxName+1 {
-		return "", errors.New("longer than 253 bytes") // No rune takes less than a byte of the result.
+		return "", errLong // No rune takes less than a byte of the result.
 	}
 	if isASCII(name) && !strings.Contains(strings.ToLower(name), "xn--") {
 		return "", fault(strings.TrimSuffix(name, "."))
 	}
 	if !utf8.ValidString(name) {
-		return "", errors.New("no UTF-8") // ToASCII lets it pass.
+		return "", errors.New("a name must be valid UTF-8") // ToASCII lets it pass.
 	}
 	p := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(false), idna.CheckHyphens(false))
 	ascii, err := p.ToASCII(name)
 	if err != nil {
-		return "", errors.New("no valid international name")
+		return "", errors.New("not a valid internationalized name (IDNA)")
 	}
 	ascii = strings.TrimSuffix(ascii, ".")
 	if judge(ascii, decodedLabels) != canonical {
@@ -149,38 +149,44 @@ func isASCII(s string) bool {
 	return true
 }
 
+var errLong = fmt.Errorf("a name has at most %d bytes", maxName)
+
+const badPort = "a port is a number from 1 to 65535 without leading zeros"
+
 // fault says why a name in ASCII, without port and trailing dot, is none.
 func fault(name string) error {
 	switch {
 	case name == "":
-		return errors.New("empty")
+		return errors.New("the name is empty")
 	case len(name) > maxName:
-		return errors.New("longer than 253 bytes")
+		return errLong
 	}
 	for _, label := range strings.Split(name, ".") {
 		switch {
 		case label == "":
-			return errors.New("empty label")
+			return errors.New("a label must not be empty: one dot between two labels, and none in front")
 		case len(label) > maxLabel:
-			return errors.New("label longer than 63 bytes")
+			return errors.New("a label has at most 63 bytes")
 		case label[0] == '-' || label[len(label)-1] == '-':
-			return errors.New("label with a hyphen at its edge")
+			return errors.New("a label must not begin or end with a hyphen")
 		}
 	}
 	if i := strings.IndexFunc(name, func(r rune) bool { return r != '.' && (r >= utf8.RuneSelf || classes[r] == other) }); i >= 0 {
-		return fmt.Errorf("character %q", name[i])
+		return fmt.Errorf("the character %q is not allowed", name[i])
 	}
-	return errors.New("last label is a number, but it is no IPv4 address")
+	return errors.New("a name whose last label is a number must be an IPv4 address such as 192.0.2.1")
 }
 
-// A refusal says why the input is no host. It becomes text only when somebody reads it: peers cause it at will.
+// A refusal says why the input is not a host. It becomes text only when it is read: peers cause it at will.
 type refusal struct{ input, reason string }
+
+// Rule returns the rule that is broken, without the input.
+func (r *refusal) Rule() string { return r.reason }
 
 func (r *refusal) Error() string {
 	more := ""
 	if utf8.RuneCountInString(r.input) > maxQuoted {
 		more = "..."
 	}
-	return fmt.Sprintf("host %.*q%s: %s; want a name such as example.com, an IPv4 address, or an IPv6 address in brackets, "+
-		"and at most a port", maxQuoted, r.input, more, r.reason)
+	return fmt.Sprintf("host %.*q%s: %s", maxQuoted, r.input, more, r.reason)
 }

@@ -2,6 +2,7 @@ package routes
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -34,17 +35,17 @@ func (p Pattern) Path() string { return p.text[max(p.path, -p.path):] }
 //
 // The host is given in any spelling, without a port; an IPv6 address in brackets. The path prefix ends at a border of
 // segments whether a slash is there or not, and is given as requests have it on the wire: escaped where it must be and
-// nowhere else, in upper case, without empty and dot segments. The error quotes the pattern and says what was wanted.
+// nowhere else, in upper case, without empty and dot segments. The error quotes the pattern and says which rule it breaks.
 func ParsePattern(s string) (Pattern, error) {
 	host, path := s, ""
 	if i := strings.IndexByte(s, '/'); i >= 0 {
 		host, path = s[:i], s[i:]
 	}
 	if strings.Contains(s, "://") {
-		return Pattern{}, refuse(s, "it has a scheme")
+		return Pattern{}, refuse(s, "a pattern has no scheme: write the host alone")
 	}
 	if strings.ContainsAny(s, "?#") {
-		return Pattern{}, refuse(s, "it has a query or a fragment")
+		return Pattern{}, refuse(s, "a pattern has no query and no fragment")
 	}
 	host, err := parseHost(host)
 	if err != nil {
@@ -75,19 +76,19 @@ func parseHost(s string) (string, error) {
 	}
 	base, wild := strings.CutPrefix(s, "*.")
 	if strings.Contains(base, "*") {
-		return "", fmt.Errorf("the star is not alone in the first label")
+		return "", errors.New("\"*\" must be the whole first label, as in *.example.com")
 	}
 	host, port, err := hostname.Split(base)
 	switch {
 	case err != nil:
 		return "", err
 	case port != "" || strings.HasSuffix(base, ":"):
-		return "", fmt.Errorf("it has a port")
+		return "", errors.New("a pattern has no port: it matches its host on every port")
 	case !wild:
 		return host, nil
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
-		return "", fmt.Errorf("an address has no labels")
+		return "", errors.New("\"*\" stands for a label of a name: an IP address has none")
 	}
 	return "*." + host, nil
 }
@@ -97,20 +98,17 @@ func parsePath(s string) (string, error) {
 		return "", nil
 	}
 	if strings.Contains(s, "*") {
-		return "", fmt.Errorf("a star in the path means nothing")
+		return "", errors.New("\"*\" is not allowed in a path: a path already matches everything below it")
 	}
 	path := s
 	if !strings.HasSuffix(path, "/") {
 		path += "/"
 	}
 	if normal := string(appendNormal(nil, path)); normal != path {
-		return "", fmt.Errorf("the path is not in its plain form, %q", normal)
+		return "", fmt.Errorf("write the path in its normal form, %q", normal)
 	}
 	return path, nil
 }
 
-// refuse says why a pattern is none.
-func refuse(s, reason string) error {
-	return fmt.Errorf("pattern %.*q: %s; want a host such as api.example.com, *.example.com or *, with an optional path prefix such as /api/",
-		maxQuoted, s, reason)
-}
+// refuse returns the error for a pattern that breaks a rule.
+func refuse(s, rule string) error { return fmt.Errorf("pattern %.*q: %s", maxQuoted, s, rule) }

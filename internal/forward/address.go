@@ -1,0 +1,119 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// ParseTarget reads a target's address: host:port, which url.Parse takes for a
+// scheme, unix:/path, or a URL. The error quotes s, and says which rule it
+// breaks and how to keep it.
+func ParseTarget(s string) (*url.URL, error) {
+	t, err := parseTarget(s)
+	if err == nil {
+		err = checkTarget(t)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("target %q: %w", s, err)
+	}
+	return t, nil
+}
+
+func parseTarget(s string) (*url.URL, error) {
+	switch {
+	case s == "":
+		return nil, errors.New("it is empty: write host:port, a URL such as http://127.0.0.1:8080, or unix:/path")
+	case strings.HasPrefix(s, "unix:") && !strings.HasPrefix(s, "unix://"):
+		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
+	case strings.Contains(s, "://"):
+		t, err := url.Parse(s)
+		if err != nil {
+			return nil, plainCause(err)
+		}
+		return t, nil
+	case strings.ContainsAny(s, "/?#@"):
+		return nil, fmt.Errorf("host:port takes no path, query or user: write a URL, http://%s", s)
+	}
+	host, port, err := hostname.Split(s)
+	if err != nil {
+		return nil, rule(err)
+	}
+	if port == "" {
+		return nil, fmt.Errorf("the port is missing: write %s:80 or another port", bracketed(host))
+	}
+	return &url.URL{Scheme: "http", Host: s}, nil
+}
+
+// plainCause is what net/url says without the URL, which the caller quotes.
+func plainCause(err error) error {
+	var e *url.Error
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+func bracketed(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
+
+// otherSchemes are those that people write for what has another one here.
+// Read-only.
+var otherSchemes = map[string]string{
+	"ws": "for WebSocket use http://", "wss": "for WebSocket over TLS use https://",
+	"grpc": "for gRPC use h2c://", "grpcs": "for gRPC over TLS use https://", "h2": "for HTTP/2 over TLS use https://",
+}
+
+// checkTarget returns the rule that a target's URL breaks, or nil.
+func checkTarget(u *url.URL) error {
+	if u == nil {
+		return errors.New("nil URL")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return errors.New("a target has no user, query or fragment")
+	}
+	switch u.Scheme {
+	case "unix":
+		return checkSocket(u)
+	case "http", "https", "h2c":
+		host, port, err := hostname.Split(u.Host)
+		switch {
+		case err != nil:
+			return rule(err)
+		case u.Scheme == "h2c" && port == "":
+			return fmt.Errorf("the port is missing: h2c has no default, write h2c://%s:50051 or another port", bracketed(host))
+		}
+		return nil
+	}
+	if use, ok := otherSchemes[u.Scheme]; ok {
+		return fmt.Errorf("the scheme %s is not known: %s", u.Scheme, use)
+	}
+	return fmt.Errorf("the scheme %q is not known: use http, https, h2c or unix", u.Scheme)
+}
+
+func checkSocket(u *url.URL) error {
+	switch {
+	case u.Host != "" || !path.IsAbs(u.Path):
+		return errors.New("unix needs an absolute path: write unix:/run/app.sock")
+	case strings.Contains(u.Path, ":/"):
+		return errors.New("unix takes no path behind the socket's: requests keep theirs")
+	}
+	return nil
+}
+
+// rule is a rule of hostname that was broken, without the host.
+func rule(err error) error {
+	var broken interface{ Rule() string }
+	if errors.As(err, &broken) {
+		return errors.New(broken.Rule())
+	}
+	return err
+}
