@@ -8,6 +8,9 @@ import (
 
 // What tests need from inside.
 
+// UntilSignal is what ListenAndServe does about signals.
+var UntilSignal = untilSignal
+
 // Moved returns the host patterns whose TLS ends at r only before or only after
 // f, sorted.
 func Moved(r *Router, f func()) []string {

@@ -4,7 +4,9 @@
 //	var r hostproxy.Router
 //	r.Handle("blog.example.com", hostproxy.To("localhost:4006"))
 //	r.Handle("chat.example.com", hostproxy.To("localhost:3000"))
-//	log.Fatal(hostproxy.ListenAndServe(context.Background(), &r))
+//	if err := hostproxy.ListenAndServe(context.Background(), &r); err != nil {
+//		log.Fatal(err)
+//	}
 //
 // There is a way down at every step: ListenAndServe; a Server with middleware
 // around the Router; Router.Listen or Router.Wrap below a server of your own;
@@ -21,6 +23,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,9 +40,20 @@ import (
 )
 
 // ListenAndServe serves r over HTTPS on :443, and ACME challenges and
-// redirects on :80, until ctx is done. It returns nil after a clean drain.
+// redirects on :80, until ctx is done or the process receives SIGINT or
+// SIGTERM. It then shuts down as [Server.Serve] does, and returns nil if every
+// request could finish. A second signal ends the process immediately. A program
+// that handles signals itself calls [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
-	return (&Server{Router: r}).ListenAndServe(ctx)
+	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
+}
+
+// untilSignal calls serve with a context that SIGINT and SIGTERM end too.
+func untilSignal(ctx context.Context, serve func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)() // the second signal has its usual effect
+	return serve(ctx)
 }
 
 // A Server runs a Router. Only the Router field is required. Fields may be

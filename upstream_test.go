@@ -24,8 +24,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestMain(m *testing.M) { proxytest.Main(m) }
-
 func TestTargets(t *testing.T) {
 	for _, good := range []string{
 		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "h2c://a.test:50051", "unix:/run/a.sock",
