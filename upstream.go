@@ -159,6 +159,14 @@ type Upstream struct {
 	// for more than ten seconds at less than 240 bytes a second: 408.
 	IdleTimeout time.Duration
 
+	// ReadyTimeout limits how long Replace waits until new targets serve. Zero
+	// means 30 s, negative leaves the limit to the context.
+	ReadyTimeout time.Duration
+
+	// DrainTimeout limits how long Replace then waits for requests in flight at
+	// old targets. Zero and negative leave the limit to the context.
+	DrainTimeout time.Duration
+
 	once     sync.Once
 	compiled *forward.Forwarder
 	err      error
@@ -450,14 +458,31 @@ func (u *Upstream) All() iter.Seq[*Target] {
 	}
 }
 
-// Replace makes ts the only targets: it waits until those that are new serve,
-// which is when they take a connection, sends new requests to ts alone, and
-// waits until the old ones are done; their upgraded connections close politely.
-// Targets that stay are left as they are. When ctx is done first, the error says
-// what was not reached: before the swap everything stays as it was, after it
-// what is left at the old targets is cut off.
+// Replace makes ts the only targets. It waits until the new ones among them
+// serve, which is when they answer the health check or, without one, take a
+// connection. Then it sends new requests to ts alone, and waits until requests
+// in flight at the old targets have finished; their upgraded connections close
+// politely. Targets that stay are left as they are.
+//
+// Each wait ends early when ctx is done or its own timeout is over. An
+// ErrNotReady means that nothing has changed; an ErrNotDrained means that ts
+// are in use, and what was left at the old targets has been cut off.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
+}
+
+// The errors of Replace that say how far it came, and wrap the cause.
+var (
+	ErrNotReady   = forward.ErrNotReady
+	ErrNotDrained = forward.ErrNotDrained
+)
+
+// Ready waits until u has targets and all of them serve: they answer the health
+// check or, without one, take a connection, and none is down. It begins the
+// health checks and the discovery, as the first request does. The error names
+// each target that did not serve when ctx was done, with the reason.
+func (u *Upstream) Ready(ctx context.Context) error {
+	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
 // Add adds targets, and Remove removes some, from one request to the next.
@@ -659,6 +684,8 @@ func (u *Upstream) config() forward.Config {
 		TargetHost:            u.TargetHost,
 		Forwarded:             u.Forwarded,
 		Upgrades:              u.Upgrades,
+		ReadyTimeout:          timeout(u.ReadyTimeout, 30*time.Second),
+		DrainTimeout:          max(u.DrainTimeout, 0),
 		DialTimeout:           timeout(u.DialTimeout, 5*time.Second),
 		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
 		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),

@@ -62,7 +62,7 @@ func (p *process) end(t *testing.T, s os.Signal) {
 func join(t *testing.T, url, host, target string) *process {
 	t.Helper()
 	for range 5 { // another process may be faster to take a port
-		https := proxytest.Refused(t)
+		https := proxytest.Free(t)
 		p := launch(t, "-redis", url, "-addr", https, "-http", "127.0.0.1:0", "-upstream", host+"="+target)
 		if answers(https, p.ended) {
 			p.node = &node{Running: &proxytest.Running{HTTPS: https}}

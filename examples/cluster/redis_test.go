@@ -29,7 +29,7 @@ func startRedis(t *testing.T) *server {
 	path, err := exec.LookPath("redis-server")
 	require.NoError(t, err, "redis-server is missing: install it with apt-get install redis-server, or put it on the PATH")
 	for range 5 { // another process may be faster to take the port
-		_, port, err := net.SplitHostPort(proxytest.Refused(t))
+		_, port, err := net.SplitHostPort(proxytest.Free(t))
 		require.NoError(t, err)
 		if s := tryRedis(t, path, port); s != nil {
 			return s

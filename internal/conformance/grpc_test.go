@@ -44,7 +44,7 @@ func TestGRPCInterop(t *testing.T) {
 // grpcServer starts the interop server on a free port and returns its address once it accepts.
 func grpcServer(t *testing.T, program string) string {
 	t.Helper()
-	addr := proxytest.Refused(t)
+	addr := proxytest.Free(t)
 	_, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	cmd := command(t, 5*time.Minute, program, "-port="+port)

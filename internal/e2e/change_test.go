@@ -84,7 +84,7 @@ func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 			_ = c.Send("HTTP/1.1 200 OK\r\n" + sized("old"))
 		}
 	})
-	next := proxytest.Refused(t) // for now
+	next := proxytest.Free(t) // refuses for now
 	u := hostproxy.To(old.Addr())
 	r := new(hostproxy.Router)
 	r.Handle("a.test", u)
@@ -131,6 +131,8 @@ func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
 		err := u.Replace(ctx, dead)
 		assert.ErrorContains(t, err, "target "+dead+" does not serve")
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.ErrorIs(t, err, hostproxy.ErrNotReady)
+		assert.NotErrorIs(t, err, hostproxy.ErrNotDrained)
 		assert.Equal(t, quiet.Addr(), slices.Collect(u.All())[0].String())
 
 		conns := quiet.Conns()
@@ -140,6 +142,8 @@ func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
 		defer cancel()
 		err = u.Replace(ctx, proxytest.NewBackend(t, good).Addr())
 		assert.ErrorContains(t, err, "cut off 1 exchanges, of which 0 streams")
+		assert.ErrorIs(t, err, hostproxy.ErrNotDrained)
+		assert.NotErrorIs(t, err, hostproxy.ErrNotReady)
 		assert.Equal(t, 503, c.Response("GET").StatusCode)
 		var e *hostproxy.Error
 		require.ErrorAs(t, (<-records).Err, &e)
@@ -274,4 +278,87 @@ func TestChangesUnderLoadFailNothing(t *testing.T) {
 	for target := range u.All() {
 		proxytest.Eventually(t, "rest", func() bool { return target.InFlight() == 0 })
 	}
+}
+
+func TestEachPhaseOfReplaceHasATimeoutOfItsOwn(t *testing.T) {
+	held := make(chan struct{})
+	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		_, _ = c.ReadRequest()
+		c.Wait(held)
+	})
+	u := hostproxy.To(old.Addr())
+	u.ReadyTimeout, u.DrainTimeout = 50*time.Millisecond, 50*time.Millisecond
+	r := new(hostproxy.Router)
+	r.Handle("a.test", u)
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	err := u.Replace(t.Context(), proxytest.Refused(t))
+	assert.ErrorIs(t, err, hostproxy.ErrNotReady)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.ErrorContains(t, err, "ReadyTimeout (50ms)")
+
+	c := proxytest.Dial(t, s.Plain)
+	c.Send(request("GET /", "\r\n"))
+	old.WaitRequests(1)
+	err = u.Replace(t.Context(), proxytest.NewBackend(t, says("new")).Addr())
+	assert.ErrorIs(t, err, hostproxy.ErrNotDrained)
+	assert.ErrorContains(t, err, "DrainTimeout (50ms)")
+	assert.Equal(t, "new", string(proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).Content))
+	close(held)
+}
+
+func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
+	var up atomic.Bool
+	checked := make(chan struct{}, 1)
+	app := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if !up.Load() {
+			w.WriteHeader(503)
+		}
+		select {
+		case checked <- struct{}{}:
+		default:
+		}
+	}))
+	for about, build := range map[string]func() *hostproxy.Upstream{
+		"targets": func() *hostproxy.Upstream { return hostproxy.To(app.Addr()) },
+		"discovery": func() *hostproxy.Upstream {
+			return &hostproxy.Upstream{Discover: func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+				publish([]hostproxy.Endpoint{{Target: app.Addr()}})
+				<-ctx.Done()
+				return nil
+			}}
+		},
+	} {
+		t.Run(about, func(t *testing.T) {
+			up.Store(false)
+			u := build()
+			u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: 5 * time.Millisecond, Rise: 1, StartDown: true}
+			u.FailClosed = true
+			r := new(hostproxy.Router)
+			r.Handle("a.test", u)
+			s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				for range 10 {
+					<-checked
+				}
+				cancel()
+			}()
+			assert.ErrorIs(t, u.Ready(ctx), context.Canceled)
+
+			up.Store(true)
+			require.NoError(t, u.Ready(t.Context()))
+			assert.Equal(t, 200, proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).StatusCode, "no target is down any more")
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	nothing := &hostproxy.Upstream{Discover: func(ctx context.Context, _ func([]hostproxy.Endpoint)) error { <-ctx.Done(); return nil }}
+	assert.ErrorContains(t, nothing.Ready(ctx), "no targets were found")
+	dead := proxytest.Refused(t)
+	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	err := hostproxy.To(dead).Ready(ctx)
+	assert.ErrorContains(t, err, "target "+dead+" does not serve")
+	assert.ErrorContains(t, err, "connection refused")
+	require.NoError(t, nothing.Drain(t.Context()))
 }

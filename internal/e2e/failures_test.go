@@ -299,7 +299,7 @@ func TestAnUpstreamAloneIsAHandler(t *testing.T) {
 
 func TestA502AppearsWhenTheBackendStopsAndDisappearsWhenItReturns(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-		target := proxytest.Refused(t)
+		target := proxytest.Free(t)
 		require.NoError(t, s.router.Set("a.test", hostproxy.To(target)))
 		c := s.dial(t)
 		for range 2 {

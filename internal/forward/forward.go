@@ -69,6 +69,8 @@ type Config struct {
 	Forwarded  bool
 	Upgrades   []string
 
+	ReadyTimeout          time.Duration // of Replace, for the new targets; zero means no limit, as below
+	DrainTimeout          time.Duration // of Replace, for the old ones
 	DialTimeout           time.Duration
 	ResponseHeaderTimeout time.Duration
 	IdleTimeout           time.Duration

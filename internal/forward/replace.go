@@ -8,18 +8,64 @@ import (
 	"time"
 )
 
+// The phases in which Replace can fail.
+var (
+	ErrNotReady   = errors.New("the new targets are not ready, the old ones stay in use")
+	ErrNotDrained = errors.New("the new targets are in use, the old ones have not finished")
+)
+
 // Replace makes es the endpoints of exchanges to come, once the targets among
 // them that are new have shown that they serve: they answer the health check or,
 // without one, take a connection. Then it waits until those that go have carried
-// what they had begun to its end; their streams end politely. When ctx is done
-// first, it returns an error: before the swap everything stays as it was, and
-// after it what is left of the old targets is cut off.
+// what they had begun to its end; their streams end politely. Each wait ends with
+// ctx, or with ReadyTimeout or DrainTimeout. The first one's error is an
+// ErrNotReady, and everything stays as it was; the second one's is an
+// ErrNotDrained, and what is left at the old targets is cut off.
 func (f *Forwarder) Replace(ctx context.Context, es []Endpoint) error {
-	gone, err := f.change(ctx, func([]Endpoint) ([]Endpoint, error) { return es, nil }, ready)
+	wait, cancel := timed(ctx, f.ReadyTimeout, "ReadyTimeout")
+	defer cancel()
+	gone, err := f.change(wait, func([]Endpoint) ([]Endpoint, error) { return es, nil }, ready)
 	if err != nil {
 		return err
 	}
-	return drained(ctx, gone)
+	wait, cancel = timed(ctx, f.DrainTimeout, "DrainTimeout")
+	defer cancel()
+	if err := drained(wait, gone); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotDrained, err)
+	}
+	return nil
+}
+
+// timed limits ctx by the field of that name; zero does not.
+func timed(ctx context.Context, d time.Duration, field string) (context.Context, context.CancelFunc) {
+	if d == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s (%v): %w", field, d, context.DeadlineExceeded))
+}
+
+// Ready waits until there are targets and all of them serve: as Replace waits,
+// and until none is down. It begins the checks and the discovery.
+func (f *Forwarder) Ready(ctx context.Context) error {
+	if f.watched {
+		f.watch()
+	}
+	for len(f.Targets()) == 0 {
+		if !sleep(ctx, readyInterval) {
+			return fmt.Errorf("no targets were found: %w", context.Cause(ctx))
+		}
+	}
+	return all(ctx, f.Targets(), func(ctx context.Context, t *Target) error {
+		if err := ready(ctx, t); err != nil {
+			return err
+		}
+		for t.node.Suspended(time.Now()) {
+			if !sleep(ctx, readyInterval) {
+				return fmt.Errorf("target %s is down: %w: %s", t.Name, context.Cause(ctx), t.Health().Reason)
+			}
+		}
+		return nil
+	})
 }
 
 // update changes the endpoints at once, to what change makes of them.
@@ -63,7 +109,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 	case f.changing <- struct{}{}:
 		defer func() { <-f.changing }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("%w: another change goes on: %w", ErrNotReady, context.Cause(ctx))
 	}
 	old := f.set.Load()
 	es, err := to(old.endpoints)
@@ -80,7 +126,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 			for _, t := range came {
 				t.close()
 			}
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
 		}
 	}
 	f.set.Store(s)
@@ -131,15 +177,20 @@ const (
 	drainedInterval = 10 * time.Millisecond
 )
 
-// ready waits until t serves.
+// ready waits until t serves. The error has the reason of the last check that ctx
+// did not cut short.
 func ready(ctx context.Context, t *Target) error {
+	var why error
 	for {
 		err := t.probe(ctx)
 		if err == nil {
 			return nil
 		}
+		if why == nil || ctx.Err() == nil {
+			why = err
+		}
 		if !sleep(ctx, readyInterval) {
-			return fmt.Errorf("target %s does not serve: %w: %w", t.Name, ctx.Err(), err)
+			return fmt.Errorf("target %s does not serve: %w: %w", t.Name, context.Cause(ctx), why)
 		}
 	}
 }
@@ -158,7 +209,7 @@ func drained(ctx context.Context, ts []*Target) error {
 		case left == 0:
 			return nil
 		case !sleep(ctx, drainedInterval):
-			return cutOff(left, streams, ctx.Err())
+			return cutOff(left, streams, context.Cause(ctx))
 		}
 	}
 }

@@ -25,6 +25,15 @@ func Listen(t testing.TB) net.Listener {
 	return ln
 }
 
+// Free returns a loopback address that was free a moment ago, for what listens later. Another process may take it in the
+// meantime: prefer [Listen].
+func Free(t testing.TB) string {
+	t.Helper()
+	ln := Listen(t)
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
 // Refused returns a loopback address where every dial is refused, until the test ends. The port is the client's end of an open
 // connection, so that no other process can begin to listen on it.
 func Refused(t testing.TB) string {
