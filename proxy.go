@@ -471,7 +471,9 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 
 func describe(o *routes.Route[route]) status.Route {
 	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
-	upstreams(o.Value.handler, func(u *Upstream) { u.compiled.Describe(&s) }) // registration compiled it
+	for _, u := range o.Value.upstreams() {
+		u.compiled.Describe(&s)
+	}
 	return s
 }
 

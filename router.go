@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,6 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/status"
@@ -70,8 +69,8 @@ type Router struct {
 	limit     *limit.Rule // nil means no bound
 	limitErr  error
 
+	uses  reach.Map[*Upstream]                // whose background work goes on
 	mu    sync.Mutex                          // serialises writers
-	uses  map[*Upstream]int                   // how many routes lead there; guarded by mu
 	table atomic.Pointer[routes.Table[route]] // read without mu
 
 	passing atomic.Int64 // routes that are a Passthrough
@@ -209,15 +208,24 @@ func checkHandler(name string, h http.Handler) error {
 	return nil
 }
 
-// fault returns what is wrong with a handler.
-func fault(h http.Handler) error {
+// fault returns what is wrong with a handler, or with one that it leads to.
+func fault(h http.Handler) (err error) {
 	if h == nil {
 		return errNil
 	}
-	if c, ok := h.(interface{ check() error }); ok {
-		return c.check()
-	}
-	return nil
+	outer := h
+	reach.Walk(h, func(h http.Handler) bool {
+		if _, ok := h.(*Passthrough); ok && h != outer {
+			err = fmt.Errorf("%T leads to a Passthrough, which serves no requests: make it a route of its own", outer)
+			return false
+		}
+		c, ok := h.(interface{ check() error })
+		if ok {
+			err = c.check()
+		}
+		return !ok
+	})
+	return err
 }
 
 var errNil = errors.New("nil handler")
@@ -239,29 +247,48 @@ func unusable(w http.ResponseWriter, q *http.Request, err error) {
 	forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(w, q)
 }
 
-// upstreams calls f with each upstream that h leads to.
-func upstreams(h http.Handler, f func(*Upstream)) {
-	switch h := h.(type) {
-	case *Upstream:
-		f(h)
-	case *BasicAuth:
-		upstreams(h.Next, f)
-	case *ForwardAuth:
-		f(h.Auth)
-		upstreams(h.Next, f)
-	}
-}
+// Unwrap returns Next.
+func (b *BasicAuth) Unwrap() http.Handler { return b.Next }
+
+// Unwrap returns Next.
+func (a *ForwardAuth) Unwrap() http.Handler { return a.Next }
 
 // A route is what the table holds for a pattern.
 type route struct {
-	handler  http.Handler
-	upstream *Upstream   // handler, if it is one
-	life     routes.Life // ends when the route leaves the table
+	handler http.Handler
+	behind  *behind     // nil if handler is an Upstream
+	life    routes.Life // ends when the route leaves the table
 }
 
-func newRoute(p routes.Pattern, h http.Handler, where routes.Place) *routes.Route[route] {
-	u, _ := h.(*Upstream)
-	return &routes.Route[route]{Pattern: p, Value: route{handler: h, upstream: u}, Where: where}
+// A behind is what a route's handler leads to, as far as its handlers say, and
+// what requests have come to.
+type behind struct {
+	router *Router
+	*reach.Route[*Upstream]
+}
+
+// meet notes that the route leads to u, which has been compiled.
+func (b *behind) meet(u *Upstream) {
+	if b.Meet(u) {
+		u.logTo(b.router.logger)
+	}
+}
+
+// upstreams returns the upstreams that the route is known to lead to. They have
+// been compiled.
+func (rt *route) upstreams() []*Upstream {
+	if u, ok := rt.handler.(*Upstream); ok {
+		return []*Upstream{u}
+	}
+	return rt.behind.All()
+}
+
+func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) *routes.Route[route] {
+	rt := &routes.Route[route]{Pattern: p, Value: route{handler: h}, Where: where}
+	if _, ok := h.(*Upstream); !ok {
+		rt.Value.behind = &behind{r, r.uses.NewRoute()}
+	}
+	return rt
 }
 
 // Handle adds a route. It panics if the pattern is invalid or taken, naming
@@ -278,12 +305,13 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) is taken by %q (registered at %s)",
 			pattern, where, old.Pattern, old.Where))
 	}
-	r.swap(nil, newRoute(p, h, where))
+	r.swap(nil, r.newRoute(p, h, where))
 }
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
 // flight end on the old handler; upgraded connections of a swapped route are
-// closed politely.
+// closed politely, unless both handlers lead to the same one, as [Router.Replace]
+// says.
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -292,10 +320,14 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, taken := r.table.Load().Get(p)
-	if taken && sameHandler(old.Value.handler, h) {
+	if taken && reach.Same(old.Value.handler, h) {
 		return nil
 	}
-	r.swap(old, newRoute(p, h, routes.Caller(1)))
+	rt := r.newRoute(p, h, routes.Caller(1))
+	if taken {
+		succeed(rt, old)
+	}
+	r.swap(old, rt)
 	return nil
 }
 
@@ -330,16 +362,22 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 	}
 	r.table.Store(to)
 	if old != nil {
-		r.leave(old)
+		r.leave(old, rt)
 	}
 	r.tell(from, to, slices.Values([]string{host}))
 }
 
 // Replace makes rs the only routes, all at once, or leaves everything as it
-// was and says all that is wrong. A route whose pattern and handler stay the
-// same keeps its upgraded connections.
+// was and returns all errors joined.
+//
+// A route keeps its upgraded connections if its pattern stays and its handler
+// leads to the same one. A handler leads to the one that its method
+// Unwrap() http.Handler returns, and so on: a new BasicAuth around an Upstream
+// that stays counts for new requests, and closes nothing. Write that method for
+// your own middleware. Handlers that cannot be compared are different; an
+// http.HandlerFunc is the same if it is the same value, not a new closure.
 func (r *Router) Replace(rs map[string]http.Handler) error {
-	list, err := parseRoutes(rs, routes.Caller(1))
+	list, err := r.parseRoutes(rs, routes.Caller(1))
 	if err != nil {
 		return err
 	}
@@ -348,11 +386,15 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	from := r.table.Load()
 	var coming, leaving []*routes.Route[route]
 	for i, n := range list {
-		if o, ok := from.Get(n.Pattern); ok && sameHandler(o.Value.handler, n.Value.handler) {
+		o, ok := from.Get(n.Pattern)
+		if ok && reach.Same(o.Value.handler, n.Value.handler) {
 			list[i].Route = o
-		} else {
-			coming = append(coming, n.Route)
+			continue
 		}
+		if ok {
+			succeed(n.Route, o)
+		}
+		coming = append(coming, n.Route)
 	}
 	to, err := routes.New(list)
 	if err != nil {
@@ -366,14 +408,15 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	}
 	r.table.Store(to)
 	for _, o := range leaving {
-		r.leave(o)
+		next, _ := to.Get(o.Pattern)
+		r.leave(o, next)
 	}
 	r.tell(from, to, routes.Differ(from, to, coming, leaving))
 	return nil
 }
 
 // parseRoutes returns new routes, or all that is wrong with them.
-func parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given[route], error) {
+func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given[route], error) {
 	list := make([]routes.Given[route], 0, len(rs))
 	var errs []error
 	for pattern, h := range rs {
@@ -382,7 +425,7 @@ func parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given
 			errs = append(errs, err)
 			continue
 		}
-		list = append(list, routes.Given[route]{Route: newRoute(p, h, where), Spelling: pattern})
+		list = append(list, routes.Given[route]{Route: r.newRoute(p, h, where), Spelling: pattern})
 	}
 	return list, errors.Join(errs...)
 }
@@ -392,37 +435,55 @@ func (r *Router) use(rt *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(1)
 	}
-	upstreams(rt.Value.handler, func(u *Upstream) {
-		if r.uses == nil {
-			r.uses = make(map[*Upstream]int)
-		}
-		r.uses[u]++
+	if u, ok := rt.Value.handler.(*Upstream); ok {
+		r.uses.Add(u)
 		u.logTo(r.logger)
+		return
+	}
+	reach.Walk(rt.Value.handler, func(h http.Handler) bool {
+		switch h := h.(type) {
+		case *Upstream:
+			rt.Value.behind.meet(h)
+		case *ForwardAuth:
+			rt.Value.behind.meet(h.Auth)
+		}
+		return true
 	})
 }
 
 // leave ends rt, which is in the table no more, and the background work of
-// upstreams that no route leads to any longer. r.mu is held.
-func (r *Router) leave(rt *routes.Route[route]) {
+// upstreams that no route leads to any longer. next is the route that has taken
+// its pattern, nil without one. r.mu is held.
+func (r *Router) leave(rt, next *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(-1)
 	}
-	rt.Value.life.End()
-	upstreams(rt.Value.handler, func(u *Upstream) {
-		if r.uses[u]--; r.uses[u] == 0 {
-			delete(r.uses, u)
-			go r.rest(u) // a hook of its own may be who removes it
-		}
-	})
+	if next == nil || !next.Value.life.Continues(&rt.Value.life) {
+		rt.Value.life.End()
+	}
+	var idle []*Upstream
+	if u, ok := rt.Value.handler.(*Upstream); !ok {
+		idle = rt.Value.behind.Leave()
+	} else if r.uses.Remove(u) {
+		idle = []*Upstream{u}
+	}
+	for _, u := range idle {
+		go r.rest(u) // a hook of its own may be who removes it
+	}
+}
+
+// succeed lets rt go on with the life of old, of the same pattern, if both lead
+// to the same handler.
+func succeed(rt, old *routes.Route[route]) {
+	if reach.Alike(old.Value.handler, rt.Value.handler) {
+		rt.Value.life.Continue(&old.Value.life)
+	}
 }
 
 // rest ends what goes on in the background for u, unless it has a route again.
 func (r *Router) rest(u *Upstream) {
-	r.mu.Lock()
-	_, used := r.uses[u]
-	r.mu.Unlock()
-	if !used {
-		u.compiled.CloseIdle() // registration compiled it
+	if !r.uses.Has(u) {
+		u.compiled.CloseIdle() // a route has compiled it
 	}
 }
 
@@ -442,11 +503,8 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 // closeIdle closes the kept connections to the targets of all routes, and ends
 // the background work for them.
 func (r *Router) closeIdle() {
-	r.mu.Lock()
-	all := slices.Collect(maps.Keys(r.uses))
-	r.mu.Unlock()
-	for _, u := range all {
-		u.compiled.CloseIdle() // registration compiled it
+	for _, u := range r.uses.All() {
+		u.compiled.CloseIdle() // a route has compiled it
 	}
 }
 
@@ -484,10 +542,11 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
 	x.Lives[1] = &rt.Value.life
-	if rt.Value.upstream != nil {
-		rt.Value.upstream.serve(w, q, x)
+	if u, ok := rt.Value.handler.(*Upstream); ok {
+		u.serve(w, q, x)
 		return
 	}
+	x.Owner = rt.Value.behind
 	rt.Value.handler.ServeHTTP(forward.Watch(w, x), q.WithContext(forward.NewContext(q.Context(), x)))
 }
 
@@ -544,10 +603,14 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 		return serve.Hit{}, false
 	}
 	rt, err := r.table.Load().Lookup(host, path)
-	if err != nil || rt == nil || rt.Value.upstream == nil {
+	if err != nil || rt == nil {
 		return serve.Hit{}, false
 	}
-	return serve.Hit{Upstream: rt.Value.upstream.compiled, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
+	u, ok := rt.Value.handler.(*Upstream)
+	if !ok {
+		return serve.Hit{}, false
+	}
+	return serve.Hit{Upstream: u.compiled, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
 }
 
 // route finds the route of q, or the handler that refuses it.
@@ -612,9 +675,4 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 		return p, pass.checkPattern(p)
 	}
 	return p, nil
-}
-
-// sameHandler compares handlers; those that cannot be compared are different.
-func sameHandler(a, b http.Handler) bool {
-	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
 }

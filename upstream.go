@@ -439,6 +439,9 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 		forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(forward.Watch(w, x), q)
 		return
 	}
+	if b, ok := x.Owner.(*behind); ok {
+		b.meet(u)
+	}
 	f.Serve(w, q, x)
 }
 

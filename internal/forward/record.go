@@ -93,6 +93,8 @@ type Exchange struct {
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
 
+	Owner any // what the Router knows the route's handler by, if that is not an Upstream
+
 	copy bool // is a mirror's, and is not copied again
 
 	// Lives end the exchange's streams politely when done: the server's,

@@ -38,6 +38,15 @@ func (l *Life) End() {
 	}
 }
 
+// Continue makes l, which is new, end with old: what waits for either is told by the end of either.
+func (l *Life) Continue(old *Life) { l.waited.Store(old.wait()) }
+
+// Continues reports whether l ends with old.
+func (l *Life) Continues(old *Life) bool {
+	w := l.waited.Load()
+	return w != nil && w == old.waited.Load()
+}
+
 // Deadline implements context.Context: there is none.
 func (l *Life) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
 

@@ -33,6 +33,24 @@ func TestALifeIsAContextThatEndsOnce(t *testing.T) {
 	}
 }
 
+func TestALifeThatContinuesEndsWithTheOldOne(t *testing.T) {
+	for _, waited := range []bool{false, true} {
+		var old, l, other routes.Life
+		if waited {
+			_ = old.Done()
+		}
+		assert.False(t, l.Continues(&old))
+		l.Continue(&old)
+		assert.True(t, l.Continues(&old))
+		assert.False(t, other.Continues(&old))
+		assert.NoError(t, l.Err())
+		l.End()
+		<-old.Done()
+		assert.Error(t, old.Err())
+		assert.NoError(t, other.Err())
+	}
+}
+
 func TestWaitingForALifeTakesNoGoroutine(t *testing.T) {
 	l := new(routes.Life)
 	before := runtime.NumGoroutine()

@@ -1,0 +1,51 @@
+package reach
+
+import (
+	"net/http"
+	"reflect"
+	"unsafe"
+)
+
+// maxWrapped limits how many handlers are looked for behind one: a handler may
+// lead to itself.
+const maxWrapped = 100
+
+// Next returns the handler behind h, as its method Unwrap() http.Handler says,
+// or nil.
+func Next(h http.Handler) http.Handler {
+	if w, ok := h.(interface{ Unwrap() http.Handler }); ok {
+		return w.Unwrap()
+	}
+	return nil
+}
+
+// Walk calls f with h, with the handler behind it, and so on, until f returns
+// false.
+func Walk(h http.Handler, f func(http.Handler) bool) {
+	for n := 0; h != nil && n < maxWrapped && f(h); n++ {
+		h = Next(h)
+	}
+}
+
+// Alike reports whether a and b lead to the same handler in the end.
+func Alike(a, b http.Handler) bool { return Same(last(a), last(b)) }
+
+func last(h http.Handler) (last http.Handler) {
+	Walk(h, func(h http.Handler) bool { last = h; return true })
+	return last
+}
+
+// Same compares handlers. Those that cannot be compared are different; an
+// http.HandlerFunc is the same if it is the same value, and not only of the same
+// code.
+func Same(a, b http.Handler) bool {
+	if f, ok := a.(http.HandlerFunc); ok {
+		g, ok := b.(http.HandlerFunc)
+		return ok && closure(f) == closure(g)
+	}
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && a == b
+}
+
+// closure is the identity of a func value, which package reflect does not give:
+// its Pointer is that of the code, the same for all closures of a func literal.
+func closure(f http.HandlerFunc) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&f)) }
