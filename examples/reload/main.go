@@ -5,7 +5,8 @@
 //	curl http://blog.localhost:8080/
 //
 // A file with a mistake changes nothing: the old routes stay, and the log says what is wrong. A route that is the same
-// in both files keeps its Upstream, and with it connections, counters and WebSockets.
+// in both files keeps its Upstream, and with it connections, counters and WebSockets; also when its users change, which
+// may be given with {"targets": ["localhost:4000"], "users": {"ann": "bcrypt hash"}}.
 package main
 
 import (

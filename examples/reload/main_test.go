@@ -108,6 +108,28 @@ func TestARouteThatStaysKeepsItsUpstream(t *testing.T) {
 	}
 }
 
+func TestNewUsersOfARouteCountAtOnceAndCloseNoWebSocket(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil && c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n") == nil {
+			_, _ = io.Copy(c, c)
+		}
+	})
+	const hash = "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"
+	r := configured(t, `{"app.localhost": [%q]}`, backend.Addr())
+	server := proxytest.StartPlain(t, &hostproxy.Server{Router: &r.router})
+	upgrade := "GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	c := proxytest.Dial(t, server.Plain)
+	c.Send(upgrade)
+	c.Head()
+	for _, user := range []string{"ann", "ben"} {
+		write(t, r, `{"app.localhost": {"targets": [%q], "users": {%q: %q}}}`, backend.Addr(), user, hash)
+		require.NoError(t, r.load())
+		c.Send("hello")
+		c.Expect("hello")
+		assert.Equal(t, 401, proxytest.Dial(t, server.Plain).Do(upgrade).StatusCode)
+	}
+}
+
 func TestASignalReloads(t *testing.T) {
 	r := configured(t, `{"app.localhost": ["localhost:1"]}`)
 	write(t, r, `{"app.localhost": ["localhost:1"], "b.localhost": ["localhost:2"]}`)

@@ -21,6 +21,21 @@ type routes struct {
 	upstreams map[string]http.Handler // by their targets, so that a reload keeps those that stay
 }
 
+// A site is what the file says of a pattern: its targets, and who may see it if not everybody.
+type site struct {
+	Targets []string          `json:"targets"`
+	Users   map[string]string `json:"users"` // bcrypt hashes of the passwords
+}
+
+// UnmarshalJSON reads an object, or the list of targets alone.
+func (s *site) UnmarshalJSON(text []byte) error {
+	if text[0] == '[' {
+		return json.Unmarshal(text, &s.Targets)
+	}
+	type plain site
+	return json.Unmarshal(text, (*plain)(s))
+}
+
 // reload loads the file each time hup says so, until hup is closed.
 func (r *routes) reload(hup <-chan os.Signal) {
 	for range hup {
@@ -38,20 +53,23 @@ func (r *routes) load() error {
 	if err != nil {
 		return err
 	}
-	var targets map[string][]string
-	if err := json.Unmarshal(text, &targets); err != nil {
+	var sites map[string]site
+	if err := json.Unmarshal(text, &sites); err != nil {
 		return fmt.Errorf("%s: %w", r.file, err)
 	}
 	table, upstreams := map[string]http.Handler{}, map[string]http.Handler{}
-	for pattern, list := range targets {
-		key := strings.Join(list, " ")
+	for pattern, site := range sites {
+		key := strings.Join(site.Targets, " ")
 		u, ok := r.upstreams[key]
 		if !ok {
-			if u, err = hostproxy.NewUpstream(list...); err != nil {
+			if u, err = hostproxy.NewUpstream(site.Targets...); err != nil {
 				return fmt.Errorf("%s: %q: %w", r.file, pattern, err)
 			}
 		}
 		table[pattern], upstreams[key] = u, u
+		if len(site.Users) > 0 { // new with each reload; the Router looks behind it
+			table[pattern] = &hostproxy.BasicAuth{Users: site.Users, Next: u}
+		}
 	}
 	if err := r.router.Replace(table); err != nil {
 		return fmt.Errorf("%s: %w", r.file, err)
