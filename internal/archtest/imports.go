@@ -16,6 +16,7 @@ var levels = map[string]int{
 	"internal/reach": 1,
 
 	"internal/h1": 0, "internal/header": 0, "internal/tunnel": 0, "internal/balance": 0, "internal/hostname": 0, "internal/latency": 0, "internal/peek": 0,
+	"internal/settings": 0,
 }
 
 // sideways lists the imports within a level that are wanted, each with its reason. Read-only.

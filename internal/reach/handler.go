@@ -3,7 +3,8 @@ package reach
 import (
 	"net/http"
 	"reflect"
-	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/settings"
 )
 
 // maxWrapped limits how many handlers are looked for behind one: a handler may
@@ -41,11 +42,7 @@ func last(h http.Handler) (last http.Handler) {
 func Same(a, b http.Handler) bool {
 	if f, ok := a.(http.HandlerFunc); ok {
 		g, ok := b.(http.HandlerFunc)
-		return ok && closure(f) == closure(g)
+		return ok && settings.Closure(reflect.ValueOf(f)) == settings.Closure(reflect.ValueOf(g))
 	}
 	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && a == b
 }
-
-// closure is the identity of a func value, which package reflect does not give:
-// its Pointer is that of the code, the same for all closures of a func literal.
-func closure(f http.HandlerFunc) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&f)) }
