@@ -152,6 +152,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 		}
 		return err
 	}
+	s.Router.run(s)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
@@ -166,10 +167,11 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	for range servers {
 		all = errors.Join(all, <-errs)
 	}
-	if all = errors.Join(all, s.Router.release(share)); all != nil {
-		return fmt.Errorf("hostproxy: %w", all)
+	all = errors.Join(all, s.Router.release(share))
+	if all != nil {
+		all = fmt.Errorf("hostproxy: %w", all)
 	}
-	return nil
+	return errors.Join(all, s.Router.ran(s))
 }
 
 // servers pairs each listener with what serves it. The share of s in the
@@ -211,8 +213,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 
 // check returns all that is wrong with the bounds of s and its Router.
 func (s *Server) check() error {
-	_, err := s.Router.limits()
-	errs := []error{err}
+	errs := []error{s.Router.inForce()}
 	if s.MaxHeaderBytes < 0 {
 		errs = append(errs, fmt.Errorf("hostproxy: Server.MaxHeaderBytes is %d: want 0 or more", s.MaxHeaderBytes))
 	}
@@ -472,7 +473,9 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 func describe(o *routes.Route[route]) status.Route {
 	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
 	for _, u := range o.Value.upstreams() {
-		u.compiled.Describe(&s)
+		if f, err := u.compile(); err == nil {
+			f.Describe(&s)
+		}
 	}
 	return s
 }

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -22,12 +24,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
 // A Router maps host patterns to handlers, usually Upstreams. The zero value
 // has no routes and is ready to use. Routes may change at any time, also
-// while requests are served; fields only before first use.
+// while requests are served; fields only before first use: a request, or a call
+// of Serve, Listen, Wrap or TLSConfig. One that is changed later is not in force,
+// and an error of Set, Replace, Check and Serve until it is changed back.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
 // (*.example.com), or * for any host; with a path (example.com/api/) it
@@ -65,9 +70,10 @@ type Router struct {
 
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
-	limitOnce sync.Once
-	limit     *limit.Rule // nil means no bound
-	limitErr  error
+	compiled settings.Compiled[rules]
+	refused  sync.Once                     // logs why there are no rules
+	told     map[lateField]bool            // what the log has said; guarded by mu
+	running  map[*Server]settings.Snapshot // guarded by mu
 
 	uses  reach.Map[*Upstream]                // whose background work goes on
 	mu    sync.Mutex                          // serialises writers
@@ -77,15 +83,115 @@ type Router struct {
 	carries atomic.Bool  // a listener of ours has carried Passthrough connections
 }
 
-// limits returns the rule of r.RateLimit, nil without one.
-func (r *Router) limits() (*limit.Rule, error) {
-	r.limitOnce.Do(func() {
-		if r.limit, r.limitErr = r.RateLimit.rule(r.logger); r.limitErr != nil {
-			r.limitErr = fmt.Errorf("hostproxy: RateLimit: %w", r.limitErr)
-			r.logger().Error("no requests are served", "cause", r.limitErr)
+// rules are what the fields of a Router compile to.
+type rules struct {
+	limit *limit.Rule // nil means no bound
+}
+
+func (r *Router) compile() (*rules, error) {
+	l, err := r.RateLimit.rule(r.logger)
+	if err != nil {
+		return nil, fmt.Errorf("hostproxy: RateLimit: %w", err)
+	}
+	return &rules{limit: l}, nil
+}
+
+// rules returns what the fields compile to, and puts them in force.
+func (r *Router) rules() (*rules, error) {
+	if x := r.compiled.InUse(); x != nil {
+		return x, nil
+	}
+	x, err := r.compiled.Use(r, r.compile)
+	if err != nil {
+		r.refused.Do(func() { r.logger().Error("no requests are served", "cause", err) })
+	}
+	return x, err
+}
+
+// A lateField is a field that was changed when it was in force.
+type lateField struct {
+	owner any
+	field string
+}
+
+// late returns an error that names each field of r, of a Server that runs it, or
+// of a handler in handlers that was changed when it was in force already. Each is
+// logged once. r.mu is held.
+func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
+	var errs []error
+	report := func(owner any, prefix, field string) {
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force", prefix, field))
+		if of := (lateField{owner, field}); !r.told[of] {
+			if r.told == nil {
+				r.told = make(map[lateField]bool)
+			}
+			r.told[of] = true
+			r.logger().Error("a field was changed after first use, and is not in force", "field", prefix+field)
 		}
-	})
-	return r.limit, r.limitErr
+	}
+	for _, field := range r.compiled.Late(r) {
+		report(r, "Router.", field)
+	}
+	for s, from := range r.running {
+		for _, field := range from.Changed(s) {
+			report(s, "Server.", field)
+		}
+	}
+	seen := make(map[http.Handler]bool) // routes share handlers
+	for pattern, h := range handlers {
+		reach.Walk(h, func(h http.Handler) bool {
+			c, ok := h.(interface{ late() []string })
+			if !ok || seen[h] {
+				return !ok
+			}
+			seen[h] = true
+			for _, field := range c.late() {
+				report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
+			}
+			return true
+		})
+	}
+	return errors.Join(errs...)
+}
+
+// usable puts the handlers of all routes in force, and returns what is wrong
+// with them or was changed too late.
+func (r *Router) usable() error {
+	var errs []error
+	for _, u := range r.uses.All() {
+		if _, err := u.compile(); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(append(errs, r.late(r.All()))...)
+}
+
+// inForce puts the fields of r and of its handlers in force.
+func (r *Router) inForce() error {
+	_, err := r.rules()
+	return errors.Join(err, r.usable())
+}
+
+// run notes that s serves r from now on.
+func (r *Router) run(s *Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running == nil {
+		r.running = make(map[*Server]settings.Snapshot)
+	}
+	r.running[s] = settings.Take(s)
+}
+
+// ran is run's counterpart. It returns an error for fields of s that were
+// changed in between.
+func (r *Router) ran(s *Server) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.late(maps.All(map[string]http.Handler(nil)))
+	delete(r.running, s)
+	return err
 }
 
 // A BasicAuth serves those who know a password of Users by Next, and asks the
@@ -99,41 +205,43 @@ type BasicAuth struct {
 	Field string            // request field that tells Next the user's name, and is never the client's; "" means none
 	Next  http.Handler      // required
 
-	once  sync.Once
-	basic *guard.Basic
-	err   error
+	compiled settings.Compiled[guard.Basic]
+}
+
+func (b *BasicAuth) compile() (*guard.Basic, error) {
+	errs := []error{checkNext("BasicAuth", b.Next)}
+	if b.Field != "" {
+		errs = append(errs, forward.CheckName("BasicAuth.Field", b.Field))
+	}
+	basic, err := guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted"))
+	if err != nil {
+		errs = append(errs, fmt.Errorf("BasicAuth: %w", err))
+	}
+	return basic, errors.Join(errs...)
 }
 
 func (b *BasicAuth) check() error {
 	if b == nil {
 		return errNil
 	}
-	b.once.Do(func() {
-		errs := []error{checkNext("BasicAuth", b.Next)}
-		if b.Field != "" {
-			errs = append(errs, forward.CheckName("BasicAuth.Field", b.Field))
-		}
-		var err error
-		if b.basic, err = guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted")); err != nil {
-			errs = append(errs, fmt.Errorf("BasicAuth: %w", err))
-		}
-		b.err = errors.Join(errs...)
-	})
-	return b.err
+	return b.compiled.Check(b, b.compile)
 }
+
+func (b *BasicAuth) late() []string { return b.compiled.Late(b) }
 
 // ServeHTTP serves q if it brings the password of a user.
 func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	if err := b.check(); err != nil {
+	basic, err := b.compiled.Use(b, b.compile)
+	if err != nil {
 		unusable(w, q, err)
 		return
 	}
-	user, ok, err := b.basic.User(q)
+	user, ok, err := basic.User(q)
 	switch {
 	case err != nil:
 		forward.Left(q, err)
 	case !ok:
-		w.Header().Set("WWW-Authenticate", b.basic.Challenge())
+		w.Header().Set("WWW-Authenticate", basic.Challenge())
 		forward.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
 		return
 	}
@@ -157,29 +265,36 @@ type ForwardAuth struct {
 	Fields []string     // fields of the answer that are put into the request, and never are the client's
 	Next   http.Handler // required
 
-	once     sync.Once
-	question *forward.Question
-	err      error
+	compiled settings.Compiled[forward.Question]
+}
+
+func (a *ForwardAuth) compile() (*forward.Question, error) {
+	errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
+	question, err := forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("ForwardAuth: %w", err))
+	}
+	return question, errors.Join(errs...)
 }
 
 func (a *ForwardAuth) check() error {
 	if a == nil {
 		return errNil
 	}
-	a.once.Do(func() {
-		errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
-		var err error
-		if a.question, err = forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields); err != nil {
-			errs = append(errs, fmt.Errorf("ForwardAuth: %w", err))
-		}
-		a.err = errors.Join(errs...)
-	})
-	return a.err
+	return a.compiled.Check(a, a.compile)
 }
+
+func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }
 
 // ServeHTTP serves q if the other server lets it pass.
 func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	if err := a.check(); err != nil {
+	question, err := a.compiled.Use(a, a.compile)
+	if err != nil {
+		unusable(w, q, err)
+		return
+	}
+	auth, err := a.Auth.compile()
+	if err != nil {
 		unusable(w, q, err)
 		return
 	}
@@ -187,7 +302,7 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if x == nil {
 		x = forward.Begin(q, nil)
 	}
-	if q = a.question.Ask(a.Auth.compiled, w, q, x); q != nil {
+	if q = question.Ask(auth, w, q, x); q != nil {
 		a.Next.ServeHTTP(w, q)
 	}
 }
@@ -230,14 +345,6 @@ func fault(h http.Handler) (err error) {
 
 var errNil = errors.New("nil handler")
 
-func (u *Upstream) check() error {
-	if u == nil {
-		return errNil
-	}
-	_, err := u.compile()
-	return err
-}
-
 // unusable answers a request to a handler that is no route and whose fields are
 // wrong: a route is checked before.
 func unusable(w http.ResponseWriter, q *http.Request, err error) {
@@ -267,15 +374,14 @@ type behind struct {
 	*reach.Route[*Upstream]
 }
 
-// meet notes that the route leads to u, which has been compiled.
+// meet notes that the route leads to u.
 func (b *behind) meet(u *Upstream) {
 	if b.Meet(u) {
 		u.logTo(b.router.logger)
 	}
 }
 
-// upstreams returns the upstreams that the route is known to lead to. They have
-// been compiled.
+// upstreams returns the upstreams that the route is known to lead to.
 func (rt *route) upstreams() []*Upstream {
 	if u, ok := rt.handler.(*Upstream); ok {
 		return []*Upstream{u}
@@ -319,6 +425,9 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.late(maps.All(map[string]http.Handler{pattern: h})); err != nil {
+		return err
+	}
 	old, taken := r.table.Load().Get(p)
 	if taken && reach.Same(old.Value.handler, h) {
 		return nil
@@ -383,6 +492,9 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.late(maps.All(rs)); err != nil {
+		return err
+	}
 	from := r.table.Load()
 	var coming, leaving []*routes.Route[route]
 	for i, n := range list {
@@ -483,7 +595,7 @@ func succeed(rt, old *routes.Route[route]) {
 // rest ends what goes on in the background for u, unless it has a route again.
 func (r *Router) rest(u *Upstream) {
 	if !r.uses.Has(u) {
-		u.compiled.CloseIdle() // a route has compiled it
+		u.closeIdle()
 	}
 }
 
@@ -504,7 +616,7 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 // the background work for them.
 func (r *Router) closeIdle() {
 	for _, u := range r.uses.All() {
-		u.compiled.CloseIdle() // a route has compiled it
+		u.closeIdle()
 	}
 }
 
@@ -552,14 +664,14 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 
 // admit returns the handler that refuses a client who has asked enough, or nil.
 func (r *Router) admit(x *forward.Exchange) http.Handler {
-	rule, err := r.limits()
+	rules, err := r.rules()
 	switch {
 	case err != nil:
 		return forward.Refuse(http.StatusInternalServerError, "proxy_internal_error")
-	case rule == nil:
+	case rules.limit == nil:
 		return nil
 	}
-	return x.Limited(rule)
+	return x.Limited(rules.limit)
 }
 
 // end closes the record and shows it.
@@ -587,8 +699,8 @@ func (r *Router) observe(x *forward.Record) {
 // leaves the rest to net/http.
 func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
-	if r.RateLimit != nil {
-		lane.Limit, _ = r.limits()
+	if rules, err := r.rules(); err == nil {
+		lane.Limit = rules.limit
 	}
 	return lane
 }
@@ -610,7 +722,11 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	if !ok {
 		return serve.Hit{}, false
 	}
-	return serve.Hit{Upstream: u.compiled, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
+	f, err := u.compile()
+	if err != nil {
+		return serve.Hit{}, false // which the full lane answers
+	}
+	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
 }
 
 // route finds the route of q, or the handler that refuses it.

@@ -376,6 +376,9 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	if ln == nil {
 		return nil, errors.New("hostproxy: Wrap: the listener is nil")
 	}
+	if err := r.inForce(); err != nil {
+		return nil, err
+	}
 	conf, err := r.certs.Listening(ln.Addr(), r.certOptions)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
@@ -463,6 +466,9 @@ func (r *Router) TLSConfig() (*tls.Config, error) {
 		if pattern := r.firstPassthrough(); pattern != "" {
 			return nil, fmt.Errorf("hostproxy: TLSConfig: %w", certs.PassError{Pattern: pattern})
 		}
+	}
+	if err := r.inForce(); err != nil {
+		return nil, err
 	}
 	conf, err := r.certs.TLSConfig(r.certOptions)
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,11 +21,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/discover"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/health"
+	"github.com/hostproxy/hostproxy/internal/settings"
 )
 
 // An Upstream is an http.Handler that forwards requests to one of its
 // targets. It works as a route of a Router and alone, in any http.Server.
-// Only Targets, or Discover, is required. Fields may be set until first use. A
+// Only Targets, or Discover, is required. Fields may be set until first use: a
+// request, or a call of a method. [Router.Check] reports one that is set later. A
 // panic in a hook is that request's 500, and its stack is in the record.
 type Upstream struct {
 	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
@@ -167,9 +168,7 @@ type Upstream struct {
 	// old targets. Zero and negative leave the limit to the context.
 	DrainTimeout time.Duration
 
-	once     sync.Once
-	compiled *forward.Forwarder
-	err      error
+	compiled settings.Compiled[forward.Forwarder]
 	log      atomic.Pointer[func() *slog.Logger] // of the first Router that routed it
 }
 
@@ -587,10 +586,30 @@ func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
 
-// compile turns the fields into a Forwarder, once. The error has no prefix yet.
+// compile returns what the fields compile to, and puts them in force. The error
+// has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
-	u.once.Do(func() { u.compiled, u.err = u.build() })
-	return u.compiled, u.err
+	if f := u.compiled.InUse(); f != nil {
+		return f, nil
+	}
+	return u.compiled.Use(u, u.build)
+}
+
+func (u *Upstream) check() error {
+	if u == nil {
+		return errNil
+	}
+	return u.compiled.Check(u, u.build)
+}
+
+func (u *Upstream) late() []string { return u.compiled.Late(u) }
+
+// closeIdle closes the kept connections to the targets, and ends the background
+// work, if there has been any.
+func (u *Upstream) closeIdle() {
+	if f := u.compiled.InUse(); f != nil {
+		f.CloseIdle()
+	}
 }
 
 func (u *Upstream) build() (*forward.Forwarder, error) {
@@ -718,7 +737,7 @@ func (u *Upstream) config() forward.Config {
 
 // pick shows the public form of the eligible targets to the user's Pick.
 func (u *Upstream) pick(q *http.Request, eligible func(*forward.Target) bool) *forward.Target {
-	all := u.compiled.Targets()
+	all := u.compiled.InUse().Targets()
 	left := make([]*Target, 0, len(all))
 	for _, t := range all {
 		if eligible(t) {

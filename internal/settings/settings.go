@@ -26,8 +26,8 @@ type held struct {
 // Take returns a snapshot of the struct that v points to.
 //
 // Fields are compared by what they hold: through slices, maps, structs and
-// pointers to structs that have exported fields only. Other pointers, funcs and
-// channels are compared by identity.
+// pointers to structs that have exported fields only. Other pointers, funcs,
+// channels and what is in an interface are compared by identity.
 func Take(v any) Snapshot {
 	s := Snapshot{seed: maphash.MakeSeed()}
 	i := 0
@@ -107,12 +107,18 @@ func open(t reflect.Type) bool {
 func (s *Snapshot) hash(v reflect.Value) uint64 {
 	var h maphash.Hash
 	h.SetSeed(s.seed)
-	s.write(&h, v)
+	s.write(&h, v, 0)
 	return h.Sum64()
 }
 
-// write adds what v holds to h.
-func (s *Snapshot) write(h *maphash.Hash, v reflect.Value) {
+// maxDepth limits what is followed: a value may lead to itself.
+const maxDepth = 10
+
+// write adds what v, at that depth, holds to h.
+func (s *Snapshot) write(h *maphash.Hash, v reflect.Value, depth int) {
+	if depth++; depth > maxDepth {
+		return
+	}
 	if v.IsZero() {
 		_ = h.WriteByte(0)
 		return
@@ -124,54 +130,65 @@ func (s *Snapshot) write(h *maphash.Hash, v reflect.Value) {
 	case reflect.Slice:
 		maphash.WriteComparable(h, v.Len())
 		for i := range v.Len() {
-			s.write(h, v.Index(i))
+			s.write(h, v.Index(i), depth)
 		}
 	case reflect.Map:
-		s.writeMap(h, v)
+		s.writeMap(h, v, depth)
 	case reflect.Pointer:
-		s.writePointer(h, v)
+		s.writePointer(h, v, depth)
 	case reflect.Interface:
-		maphash.WriteComparable(h, v.Elem().Type())
-		s.write(h, v.Elem())
+		s.writeInterface(h, v.Elem())
 	case reflect.Struct:
-		s.writeStruct(h, v)
+		s.writeStruct(h, v, depth)
 	default:
 		maphash.WriteComparable(h, v.Interface())
 	}
 }
 
+// writeInterface adds the identity of v: what it holds belongs to another
+// package, which may change it at any time.
+func (s *Snapshot) writeInterface(h *maphash.Hash, v reflect.Value) {
+	maphash.WriteComparable(h, v.Type())
+	switch {
+	case v.Kind() == reflect.Func:
+		maphash.WriteComparable(h, Closure(v))
+	case v.Comparable():
+		maphash.WriteComparable(h, v.Interface())
+	}
+}
+
 // writeMap adds the entries of v in no order.
-func (s *Snapshot) writeMap(h *maphash.Hash, v reflect.Value) {
+func (s *Snapshot) writeMap(h *maphash.Hash, v reflect.Value, depth int) {
 	sum := uint64(0)
 	for entries := v.MapRange(); entries.Next(); {
 		var e maphash.Hash
 		e.SetSeed(s.seed)
-		s.write(&e, entries.Key())
-		s.write(&e, entries.Value())
+		s.write(&e, entries.Key(), depth)
+		s.write(&e, entries.Value(), depth)
 		sum += e.Sum64()
 	}
 	maphash.WriteComparable(h, v.Len())
 	maphash.WriteComparable(h, sum)
 }
 
-func (s *Snapshot) writePointer(h *maphash.Hash, v reflect.Value) {
+func (s *Snapshot) writePointer(h *maphash.Hash, v reflect.Value, depth int) {
 	if u, ok := v.Interface().(*url.URL); ok {
 		_, _ = h.WriteString(u.String())
 	} else if open(v.Type().Elem()) {
-		s.write(h, v.Elem())
+		s.write(h, v.Elem(), depth)
 	} else {
 		maphash.WriteComparable(h, v.Interface())
 	}
 }
 
-func (s *Snapshot) writeStruct(h *maphash.Hash, v reflect.Value) {
+func (s *Snapshot) writeStruct(h *maphash.Hash, v reflect.Value, depth int) {
 	if v.Comparable() && !open(v.Type()) {
 		maphash.WriteComparable(h, v.Interface())
 		return
 	}
 	for i := range v.NumField() {
 		if v.Field(i).CanInterface() {
-			s.write(h, v.Field(i))
+			s.write(h, v.Field(i), depth)
 		}
 	}
 }

@@ -43,6 +43,7 @@ type all struct {
 	Time0   time.Time
 	Ch      chan int
 	Array   [2]int
+	Ring    *ring
 
 	hidden int
 }
@@ -73,7 +74,7 @@ func TestAChangeNamesItsField(t *testing.T) {
 		"Guarded":    func(s *all) { s.Guarded = &guarded{} },
 		"Value.N":    func(s *all) { s.Value.N++ },
 		"Value.Each": func(s *all) { s.Value.Each = []string{} }, // nil is another
-		"Any":        func(s *all) { s.Any.(*plain).N++ },
+		"Any":        func(s *all) { s.Any = &plain{N: 1} },
 		"Time0":      func(s *all) { s.Time0 = time.Unix(1, 0) },
 		"Ch":         func(s *all) { s.Ch = nil },
 		"Array":      func(s *all) { s.Array[1]++ },
@@ -92,11 +93,25 @@ func TestWhatIsTheSameIsNoChange(t *testing.T) {
 	s.hidden++
 	s.Guarded.N++ // by identity: it has a life of its own
 	s.Guarded.n++
+	s.Any.(*plain).N++ // somebody else's
 	s.Foreign.MinVersion = tls.VersionTLS13
 	p, u := *s.Pointer, *s.URLs[0]
 	s.Pointer, s.URLs = &p, []*url.URL{&u}
 	s.Fields = http.Header{"B": {"2"}, "A": {"1"}}
 	assert.Empty(t, taken.Changed(s))
+}
+
+// ring leads to itself.
+type ring struct{ Next *ring }
+
+func TestWhatLeadsToItselfHasAnEnd(t *testing.T) {
+	s := sample()
+	s.Ring = new(ring)
+	s.Ring.Next = s.Ring
+	taken := settings.Take(s)
+	assert.Empty(t, taken.Changed(s))
+	s.Ring = nil
+	assert.Equal(t, []string{"Ring"}, taken.Changed(s))
 }
 
 func TestEveryChangeIsNamed(t *testing.T) {

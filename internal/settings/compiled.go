@@ -1,0 +1,74 @@
+package settings
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// A Compiled is what the fields of a struct compile to: once, at first use. Its
+// zero value is ready to use, and its methods may be called concurrently. Each
+// takes the struct's address and what compiles it; the two are always the same.
+type Compiled[T any] struct {
+	inUse atomic.Pointer[T]
+
+	mu    sync.Mutex
+	draft *T       // compiled, but not in use yet
+	from  Snapshot // the fields that draft or inUse was compiled from
+}
+
+// Check reports what is wrong with the fields, unless they are in use already.
+func (c *Compiled[T]) Check(fields any, compile func() (*T, error)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inUse.Load() != nil {
+		return nil
+	}
+	return c.prepare(fields, compile)
+}
+
+// Use returns what is in use; the first call puts the fields in force. An error
+// is not kept: the next call tries again.
+//
+// Hot path: one atomic load.
+func (c *Compiled[T]) Use(fields any, compile func() (*T, error)) (*T, error) {
+	if t := c.inUse.Load(); t != nil {
+		return t, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.inUse.Load(); t != nil {
+		return t, nil
+	}
+	if err := c.prepare(fields, compile); err != nil {
+		return nil, err
+	}
+	c.inUse.Store(c.draft)
+	return c.draft, nil
+}
+
+// prepare makes draft what the fields compile to. c.mu is held.
+func (c *Compiled[T]) prepare(fields any, compile func() (*T, error)) error {
+	if c.draft != nil && len(c.from.Changed(fields)) == 0 {
+		return nil
+	}
+	t, err := compile()
+	if err != nil {
+		return err
+	}
+	c.draft, c.from = t, Take(fields)
+	return nil
+}
+
+// InUse returns what is in use, or nil.
+func (c *Compiled[T]) InUse() *T { return c.inUse.Load() }
+
+// Late returns the names of the fields that have changed since they were put in
+// force: they are not in force.
+func (c *Compiled[T]) Late(fields any) []string {
+	if c.inUse.Load() == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.from.Changed(fields)
+}

@@ -1,0 +1,86 @@
+package settings_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/settings"
+)
+
+// doubler compiles to twice its N, which must not be negative.
+type doubler struct {
+	N     int
+	made  int // how many times it was compiled
+	twice settings.Compiled[int]
+}
+
+func (d *doubler) compile() (*int, error) {
+	if d.N < 0 {
+		return nil, errors.New("negative")
+	}
+	d.made++
+	n := 2 * d.N
+	return &n, nil
+}
+
+func (d *doubler) check() error { return d.twice.Check(d, d.compile) }
+
+func (d *doubler) use(t *testing.T) int {
+	t.Helper()
+	n, err := d.twice.Use(d, d.compile)
+	require.NoError(t, err)
+	return *n
+}
+
+func TestFieldsCountUntilFirstUse(t *testing.T) {
+	d := &doubler{N: -1}
+	assert.ErrorContains(t, d.check(), "negative")
+	d.N = 1
+	require.NoError(t, d.check())
+	d.N = 2
+	assert.Nil(t, d.twice.InUse())
+	assert.Empty(t, d.twice.Late(d))
+	assert.Equal(t, 4, d.use(t), "what came after the check counts")
+	assert.Empty(t, d.twice.Late(d))
+
+	d.N = -3
+	assert.Equal(t, 4, d.use(t))
+	assert.Equal(t, 4, *d.twice.InUse())
+	assert.NoError(t, d.check(), "it is not about what is not in force")
+	assert.Equal(t, []string{"N"}, d.twice.Late(d))
+	d.N = 2
+	assert.Empty(t, d.twice.Late(d))
+}
+
+func TestWhatWasCheckedIsNotCompiledAgain(t *testing.T) {
+	d := &doubler{N: 1}
+	for range 3 {
+		require.NoError(t, d.check())
+	}
+	d.use(t)
+	d.use(t)
+	assert.Equal(t, 1, d.made)
+}
+
+func TestAnErrorIsNotKept(t *testing.T) {
+	d := &doubler{N: -1}
+	_, err := d.twice.Use(d, d.compile)
+	assert.ErrorContains(t, err, "negative")
+	d.N = 1
+	assert.Equal(t, 2, d.use(t))
+}
+
+func TestFirstUsesAtTheSameTimeAreOne(t *testing.T) {
+	d := &doubler{N: 1}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { _, _ = d.twice.Use(d, d.compile) })
+	}
+	wg.Wait()
+	assert.Equal(t, 1, d.made)
+	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = d.twice.Use(d, nil) }))
+}

@@ -1,0 +1,221 @@
+package hostproxy_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// anything implements every interface that a field has.
+type anything struct {
+	http.Handler
+	http.RoundTripper
+	hostproxy.Limiter
+	certmagic.Issuer
+	certmagic.Storage
+	certmagic.DNSProvider
+}
+
+// another returns a value of type t that is not v.
+func another(t *testing.T, v reflect.Value) reflect.Value {
+	t.Helper()
+	typ := v.Type()
+	made := reflect.New(typ).Elem()
+	switch typ.Kind() {
+	case reflect.Bool:
+		made.SetBool(!v.Bool())
+	case reflect.Int, reflect.Int64:
+		made.SetInt(v.Int() + 1)
+	case reflect.Float64:
+		made.SetFloat(v.Float() + 1)
+	case reflect.Uint8, reflect.Uint16:
+		made.SetUint(v.Uint() + 1)
+	case reflect.String:
+		made.SetString(v.String() + "x")
+	case reflect.Func:
+		made.Set(reflect.MakeFunc(typ, func([]reflect.Value) []reflect.Value { panic("not called") }))
+	case reflect.Pointer:
+		made.Set(reflect.New(typ.Elem()))
+	case reflect.Slice:
+		made.Set(reflect.Append(v, reflect.Zero(typ.Elem())))
+	case reflect.Map:
+		made.Set(reflect.MakeMap(typ))
+		made.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(typ.Elem()))
+	case reflect.Interface:
+		require.True(t, reflect.TypeFor[anything]().Implements(typ) || reflect.TypeFor[*anything]().Implements(typ), "%v", typ)
+		made.Set(reflect.ValueOf(new(anything)))
+	default:
+		t.Fatalf("no other value of %v is known", typ)
+	}
+	return made
+}
+
+// leaves calls f with each exported field below v, and its name.
+func leaves(v reflect.Value, name string, f func(name string, v reflect.Value)) {
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		switch {
+		case !field.IsExported():
+		case field.Type.Kind() == reflect.Struct && field.Type != reflect.TypeFor[netip.Addr]():
+			leaves(v.Field(i), name+field.Name+".", f)
+		default:
+			f(name+field.Name, v.Field(i))
+		}
+	}
+}
+
+// A late is a Router with a handler of each kind, whose fields are in force.
+type late struct {
+	*hostproxy.Router
+	routes map[string]http.Handler
+	log    *bytes.Buffer
+}
+
+// change sets a field to another value, and calls check with what is to be said
+// of it. Then it sets it back.
+func (l *late) change(t *testing.T, name string, v reflect.Value, check func(want string)) {
+	t.Helper()
+	before := reflect.New(v.Type()).Elem()
+	before.Set(v)
+	v.Set(another(t, v))
+	l.log.Reset()
+	want := name + " was changed after first use, and is not in force"
+	err := l.Replace(l.routes)
+	assert.ErrorContains(t, err, want)
+	assert.Equal(t, 1, strings.Count(err.Error(), "was changed"), "%v", err)
+	assert.Contains(t, l.log.String(), name, "the log says it")
+	l.log.Reset()
+	check(want)
+	assert.NotContains(t, l.log.String(), "was changed", "once")
+	v.Set(before)
+	require.NoError(t, l.Replace(l.routes), "%s is back", name)
+}
+
+func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	log := new(bytes.Buffer)
+	u := hostproxy.To(backend.Addr())
+	forward := &hostproxy.ForwardAuth{Auth: hostproxy.To(backend.Addr()), Next: u}
+	basic := &hostproxy.BasicAuth{Users: map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"}, Next: forward}
+	l := &late{&hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}, nil, log}
+	l.Handle("a.test", basic)
+	l.Handle("b.test", forward)
+	l.Handle("c.test", u)
+	l.routes = maps.Collect(l.All())
+	addr, stop := serve(t, &hostproxy.Server{Router: l.Router})
+	for host := range l.routes {
+		proxytest.Dial(t, addr).Do("GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n")
+	}
+	stop()
+
+	fields := 0
+	for prefix, settings := range map[string]any{"Router.": l.Router, "Upstream.": u, "BasicAuth.": basic, "ForwardAuth.": forward} {
+		leaves(reflect.ValueOf(settings).Elem(), prefix, func(name string, v reflect.Value) {
+			if name == "Router.Logger" {
+				return // which could not say it
+			}
+			fields++
+			l.change(t, name, v, func(want string) {
+				assert.ErrorContains(t, l.Set("a.test", basic), want)
+				assert.ErrorContains(t, (&hostproxy.Server{Router: l.Router}).Serve(t.Context(), nil, proxytest.Listen(t)), want)
+				_, err := l.Wrap(proxytest.Listen(t))
+				assert.ErrorContains(t, err, want)
+				_, err = l.TLSConfig()
+				assert.ErrorContains(t, err, want)
+			})
+		})
+	}
+	assert.Greater(t, fields, 80)
+	logger := l.Logger
+	l.Logger = slog.New(slog.DiscardHandler)
+	assert.ErrorContains(t, l.Replace(l.routes), "Router.Logger was changed")
+	l.Logger = logger
+	require.NoError(t, l.Replace(l.routes))
+}
+
+func TestAFieldOfAServerThatIsSetTooLateIsLoud(t *testing.T) {
+	log := new(bytes.Buffer)
+	l := &late{&hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}, nil, log}
+	s := &hostproxy.Server{Router: l.Router}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	ln := proxytest.Listen(t)
+	go func() { done <- s.Serve(ctx, nil, ln) }()
+	proxytest.Dial(t, ln.Addr().String()).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n") // it serves
+	leaves(reflect.ValueOf(s).Elem(), "Server.", func(name string, v reflect.Value) {
+		if name != "Server.Router" { // another Router does not know s
+			l.change(t, name, v, func(want string) { assert.ErrorContains(t, l.Set("a.test", http.NotFoundHandler()), want) })
+		}
+	})
+	s.DrainTimeout = 1
+	cancel()
+	assert.ErrorContains(t, <-done, "Server.DrainTimeout was changed after first use")
+	assert.NoError(t, l.Replace(nil), "s runs no more")
+}
+
+// What is set after Handle, and before the first use, is in force.
+func TestFieldsCountUntilTheFirstUse(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	all := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	for about, tt := range map[string]struct {
+		set  func(r *hostproxy.Router, u *hostproxy.Upstream, b *hostproxy.BasicAuth)
+		host string
+		want int
+	}{
+		"Upstream.Deny":   {func(_ *hostproxy.Router, u *hostproxy.Upstream, _ *hostproxy.BasicAuth) { u.Deny = all }, "a.test", 403},
+		"Upstream behind": {func(_ *hostproxy.Router, u *hostproxy.Upstream, _ *hostproxy.BasicAuth) { u.Deny = all }, "c.test", 403},
+		"Upstream.Targets": {func(_ *hostproxy.Router, u *hostproxy.Upstream, _ *hostproxy.BasicAuth) {
+			u.Targets[0].Host = proxytest.Refused(t)
+		}, "a.test", 502},
+		"an impossible one": {func(_ *hostproxy.Router, u *hostproxy.Upstream, _ *hostproxy.BasicAuth) { u.MaxInFlight = -1 }, "a.test", 500},
+		"BasicAuth.Users": {func(_ *hostproxy.Router, _ *hostproxy.Upstream, b *hostproxy.BasicAuth) {
+			b.Users["ben"] = b.Users["ali"]
+		}, "b.test", 401},
+		"Router.NotFound": {func(r *hostproxy.Router, _ *hostproxy.Upstream, _ *hostproxy.BasicAuth) { r.NotFound = status(418) }, "d.test", 418},
+		"a RateLimit too high": {func(r *hostproxy.Router, _ *hostproxy.Upstream, _ *hostproxy.BasicAuth) {
+			r.RateLimit = &hostproxy.RateLimit{Rate: -1}
+		}, "a.test", 500},
+	} {
+		t.Run(about, func(t *testing.T) {
+			u := hostproxy.To(backend.Addr())
+			b := &hostproxy.BasicAuth{Users: map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"}, Next: status(200)}
+			r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+			r.Handle("a.test", u)
+			r.Handle("b.test", b)
+			r.Handle("c.test", http.HandlerFunc(u.ServeHTTP))
+			tt.set(r, u, b)
+			assert.Equal(t, tt.want, ask(r, "GET", "http://"+tt.host+"/").Code)
+			err := (&hostproxy.Server{Router: r}).Serve(canceled(), nil, proxytest.Listen(t))
+			if tt.want == 500 {
+				assert.Error(t, err, "Serve says what cannot be used")
+			} else {
+				assert.NoError(t, err)
+			}
+		})
+	}
+}
+
+// status answers with that status.
+func status(status int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+}
+
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
