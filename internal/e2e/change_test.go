@@ -84,7 +84,7 @@ func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 			_ = c.Send("HTTP/1.1 200 OK\r\n" + sized("old"))
 		}
 	})
-	next := proxytest.Free(t) // refuses for now
+	next, release := proxytest.Reserve(t)
 	u := hostproxy.To(old.Addr())
 	r := new(hostproxy.Router)
 	r.Handle("a.test", u)
@@ -98,6 +98,7 @@ func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 	fast := proxytest.Dial(t, s.Plain)
 	fast.Send(request("GET /", "\r\n"))
 	old.WaitRequests(2) // the new one does not serve yet
+	release()
 	ln, err := net.Listen("tcp", next)
 	require.NoError(t, err)
 	proxytest.NewBackendOn(t, ln, says("new"))

@@ -299,9 +299,11 @@ func TestAnUpstreamAloneIsAHandler(t *testing.T) {
 
 func TestA502AppearsWhenTheBackendStopsAndDisappearsWhenItReturns(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-		target := proxytest.Free(t)
+		target, release := proxytest.Reserve(t)
 		require.NoError(t, s.router.Set("a.test", hostproxy.To(target)))
 		c := s.dial(t)
+		assert.Equal(t, 502, c.Do(get).StatusCode)
+		release()
 		for range 2 {
 			backend := answering(t, target)
 			assert.Equal(t, 200, c.Do(get).StatusCode)

@@ -25,8 +25,8 @@ func Listen(t testing.TB) net.Listener {
 	return ln
 }
 
-// Free returns a loopback address that was free a moment ago, for what listens later. Another process may take it in the
-// meantime: prefer [Listen].
+// Free returns a loopback address that was free a moment ago, for another process to listen on. A third one may take it in the
+// meantime: prefer [Listen], or [Reserve].
 func Free(t testing.TB) string {
 	t.Helper()
 	ln := Listen(t)
@@ -34,9 +34,16 @@ func Free(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-// Refused returns a loopback address where every dial is refused, until the test ends. The port is the client's end of an open
-// connection, so that no other process can begin to listen on it.
+// Refused returns a loopback address where every dial is refused, until the test ends.
 func Refused(t testing.TB) string {
+	t.Helper()
+	addr, _ := Reserve(t)
+	return addr
+}
+
+// Reserve returns a loopback address where every dial is refused until release was called. Then it can be listened on. Until
+// then the port is the client's end of an open connection, so that no other process can begin to listen on it.
+func Reserve(t testing.TB) (addr string, release func()) {
 	t.Helper()
 	ln := Listen(t)
 	defer ln.Close()
@@ -50,7 +57,10 @@ func Refused(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { other.Close() })
-	return c.LocalAddr().String()
+	return c.LocalAddr().String(), func() {
+		_ = c.(*net.TCPConn).SetLinger(0) // a reset: nothing of the connection stays behind
+		c.Close()
+	}
 }
 
 // Eventually waits until done reports true, and fails the test after [Patience] with what was waited for.

@@ -180,6 +180,16 @@ func TestRefusedAddressIsRefused(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.EADDRINUSE, "no other process gets the port")
 }
 
+func TestReservedAddressIsRefusedUntilItIsReleased(t *testing.T) {
+	addr, release := proxytest.Reserve(t)
+	_, err := http.Get("http://" + addr)
+	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	release()
+	ln, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	ln.Close()
+}
+
 func TestCertificateVerifiesForItsHostsOnly(t *testing.T) {
 	config, roots := proxytest.TLS(t, "a.test", "::1")
 	leaf := config.Certificates[0].Leaf
