@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,6 +32,11 @@ const (
 	chaosTargets = 4        // of which the first is well
 	chaosKept    = 32 << 10 // larger bodies are not sent again
 )
+
+// chaosTime is how long the plain chaos takes. By default it is short:
+//
+//	go test ./internal/e2e -run TestTheServiceSurvivesItsTargets -v -chaos 20s
+var chaosTime = flag.Duration("chaos", 0, "time of TestTheServiceSurvivesItsTargets/plain; 0 is a short one with fewer clients")
 
 // content is what belongs to a request and to no other.
 func content(id string, size int) []byte {
@@ -182,16 +188,20 @@ type chaos struct {
 // Whatever three of four targets do, every request that can be answered is, no answer is another's, nothing is carried out
 // twice that must not be, and nothing is left behind.
 func TestTheServiceSurvivesItsTargets(t *testing.T) {
-	const few = min(chaosClients, 150)
+	clients, requests, length := chaosClients, 2000, 4*time.Second
+	if *chaosTime > 0 {
+		clients, requests, length = 8*chaosClients, 10_000, *chaosTime
+	}
+	const few = chaosClients
 	for _, c := range []chaos{
-		{name: "plain", clients: chaosClients, requests: 10_000, time: 20 * time.Second, change: func(*hostproxy.Upstream) {}},
-		{name: "with features", clients: few, requests: 2000, time: 4 * time.Second, moody: true, queues: true, change: func(u *hostproxy.Upstream) {
+		{name: "plain", clients: clients, requests: requests, time: length, change: func(*hostproxy.Upstream) {}},
+		{name: "with features", clients: few, requests: 1000, time: 2 * time.Second, moody: true, queues: true, change: func(u *hostproxy.Upstream) {
 			u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: 50 * time.Millisecond, Timeout: time.Second}
 			u.Retry.Attempts = 2*chaosTargets - 1 // each that fails may win against one that would not have
 			u.Hedge, u.Retry.Statuses, u.SlowStart = 50*time.Millisecond, []int{503}, 100*time.Millisecond
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue = few/3, few, hostproxy.Queue{Max: few, Wait: proxytest.Patience}
 		}},
-		{name: "with full targets", clients: few, requests: 1000, time: 2 * time.Second, queues: true, full: true, change: func(u *hostproxy.Upstream) {
+		{name: "with full targets", clients: few, requests: 500, time: time.Second, queues: true, full: true, change: func(u *hostproxy.Upstream) {
 			u.MaxTargetInFlight, u.Queue = few/8, hostproxy.Queue{Max: few, Wait: proxytest.Patience}
 		}},
 	} {

@@ -6,6 +6,7 @@ package e2e_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"flag"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,7 +18,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestMain(m *testing.M) { proxytest.Main(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "32") // most of what is parallel waits; -parallel says otherwise
+	proxytest.Main(m)
+}
 
 const (
 	ok    = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -66,6 +70,18 @@ func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
+			check(t, newSite(t, l, script, settings...))
+		})
+	}
+}
+
+// overLanesAtOnce is overEachLane for checks that mostly wait and share nothing: the lanes run in parallel.
+func overLanesAtOnce(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
+	t.Helper()
+	proxytest.NoLeaks(t)
+	for _, l := range lanes {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
 			check(t, newSite(t, l, script, settings...))
 		})
 	}

@@ -6,6 +6,6 @@ import "time"
 
 // What depends on how fast the machine is; see race_test.go.
 const (
-	chaosClients  = 1000
+	chaosClients  = 120
 	chaosPatience = 10 * time.Second // more than the target that is well takes
 )
