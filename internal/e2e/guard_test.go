@@ -121,6 +121,7 @@ func TestAnUpstreamHasALimitOfItsOwn(t *testing.T) {
 }
 
 func TestALimiterFromOutsideDecides(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	b := proxytest.NewBackend(t, good)
 	for _, tt := range []struct {
 		name string

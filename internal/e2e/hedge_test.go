@@ -146,6 +146,7 @@ func TestWhoIsGivenUpIsLeftForARetry(t *testing.T) {
 
 // An answer that comes piece by piece, after the time to hedge, is whole.
 func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	slowly := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err != nil {
 			return
@@ -277,6 +278,7 @@ func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
 }
 
 func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	left := make(chan string, 9)
 	one, two := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, thinks(left))
 	build := func() *hostproxy.Upstream {

@@ -28,6 +28,7 @@ func TestWhatClientsDoToTheirConnectionsIsNoWarning(t *testing.T) {
 		"a window of a stream that is 0": http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00",
 	} {
 		t.Run(about, func(t *testing.T) {
+			t.Parallel()
 			warnings := new(logText)
 			config, roots := proxytest.TLS(t, "a.test")
 			r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(warnings, &slog.HandlerOptions{Level: slog.LevelWarn}))}

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -92,6 +91,11 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 		for _, q := range requests {
 			method, _, _ := strings.Cut(q.raw, " ")
 			t.Run(f.name+" "+method, func(t *testing.T) {
+				t.Parallel()
+				patience := proxytest.Patience
+				if f.status == 504 {
+					patience = 4 * moment // to be waited for
+				}
 				second := proxytest.NewBackend(t, good)
 				upstream := func() *hostproxy.Upstream {
 					first := proxytest.Refused(t)
@@ -99,7 +103,7 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 						first = proxytest.NewBackend(t, f.script).Addr()
 					}
 					u := hostproxy.To(first, second.Addr())
-					u.Policy, u.ResponseHeaderTimeout, u.Retry.Statuses = hostproxy.FirstAvailable, 300*time.Millisecond, []int{503}
+					u.Policy, u.ResponseHeaderTimeout, u.Retry.Statuses = hostproxy.FirstAvailable, patience, []int{503}
 					return u
 				}
 				inLanes(t, upstream, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {

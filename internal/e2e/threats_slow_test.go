@@ -155,7 +155,6 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 	})
 }
 
-// The other way round: a target that takes nothing of an upload.
 // A target may stop in the middle of its answer: the client is cut off after IdleTimeout, and it is the target's fault.
 func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 	for _, head := range []string{"Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"} {
@@ -166,7 +165,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 					_, _ = c.ReadAll() // until the proxy gives up
 				}
 			}
-			overEachLane(t, script, func(t *testing.T, s *site) {
+			overLanesAtOnce(t, script, func(t *testing.T, s *site) {
 				c := s.dial(t)
 				c.Send(get)
 				rest, err := c.ReadAll()
@@ -183,7 +182,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 
 // A tunnel on which nothing moves ends after IdleTimeout.
 func TestATunnelWhereNothingMovesEnds(t *testing.T) {
-	overEachLane(t, echoes, func(t *testing.T, s *site) {
+	overLanesAtOnce(t, echoes, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(upgrade)
 		c.Head()
@@ -199,6 +198,7 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 	}, func(s *site) { s.upstream.IdleTimeout = moment })
 }
 
+// The other way round: a target that takes nothing of an upload.
 func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
 	impatient := func(u *hostproxy.Upstream) {
