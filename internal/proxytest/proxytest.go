@@ -47,7 +47,8 @@ func Reserve(t testing.TB) (addr string, release func()) {
 	t.Helper()
 	ln := Listen(t)
 	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
+	bound := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}} // or others would share the port, and keep it
+	c, err := bound.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
