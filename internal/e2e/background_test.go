@@ -66,6 +66,7 @@ func (b *busy) ends(t *testing.T) {
 }
 
 func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
+	proxytest.NoLeaks(t)
 	elsewhere := http.NotFoundHandler()
 	behind := func(u *hostproxy.Upstream) http.Handler { return &hostproxy.ForwardAuth{Auth: u, Next: elsewhere} }
 	for name, end := range map[string]func(r *hostproxy.Router, pattern string, rest map[string]http.Handler) error{
@@ -82,7 +83,7 @@ func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
 	} {
 		for _, lane := range []string{"fast", "full"} {
 			t.Run(name+"/"+lane, func(t *testing.T) {
-				proxytest.NoLeaks(t)
+				t.Parallel()
 				b := newBusy(t)
 				r := &hostproxy.Router{Logger: silent()}
 				first, second := http.Handler(b.Upstream), behind(b.Upstream)

@@ -255,7 +255,7 @@ func TestWhatIsNeverFoundFailsItsOwnRequests(t *testing.T) {
 	for _, c := range waiting {
 		a := c.Response("GET")
 		assert.Equal(t, 503, a.StatusCode)
-		assert.WithinRange(t, time.Now(), began.Add(9*time.Second), began.Add(14*time.Second))
+		assert.GreaterOrEqual(t, time.Since(began), 9*time.Second)
 		x := <-records
 		assert.Equal(t, 503, x.Status)
 		assert.Empty(t, x.Target)

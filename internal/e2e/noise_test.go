@@ -17,6 +17,7 @@ import (
 
 // What clients do to their connections needs no action here: a browser that rejects the certificate, a reset, a broken frame.
 func TestWhatClientsDoToTheirConnectionsIsNoWarning(t *testing.T) {
+	t.Parallel()
 	for about, bytes := range map[string]string{
 		"a reset before the preface":     "",
 		"a reset in the preface":         http2.ClientPreface[:10],

@@ -93,7 +93,7 @@ func TestPassthroughConnectionsMayEndByThemselvesWhileTheServerDrains(t *testing
 	c := p.dial(t, run.HTTPS)
 	require.True(t, repeats(c))
 	run.Drain()
-	<-time.After(4 * moment)
+	<-time.After(2 * moment)
 	assert.True(t, repeats(c), "in the grace")
 	select {
 	case <-run.Done():
@@ -111,7 +111,7 @@ func TestPassthroughConnectionsAreCutAtTheEndOfTheGrace(t *testing.T) {
 	ctx, drain := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&hostproxy.Server{Router: p.router, DrainTimeout: 4 * moment}).Serve(ctx, https, plain)
+		done <- (&hostproxy.Server{Router: p.router, DrainTimeout: 2 * moment}).Serve(ctx, https, plain)
 	}()
 	c := p.dial(t, https.Addr().String())
 	require.True(t, repeats(c))

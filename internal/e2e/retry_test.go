@@ -55,6 +55,7 @@ func afterRequest(do func(*proxytest.BackendConn)) func(*proxytest.BackendConn) 
 }
 
 func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
+	t.Parallel()
 	send := func(raw string) func(*proxytest.BackendConn) {
 		return afterRequest(func(c *proxytest.BackendConn) { _ = c.Send(raw) })
 	}

@@ -228,6 +228,7 @@ func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
 // CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets, or has reset, what it asked for does not make the
 // proxy ask the backend for more at a time than the client may; a header block without end is cut off.
 func TestHTTP2FloodsAreBounded(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		about string
 		once  func(p *h2, stream uint32) error
@@ -302,8 +303,8 @@ func TestHTTP2FloodsAreBounded(t *testing.T) {
 // forwarding.md, Abuse: unfinished header blocks and streams without a window end by themselves.
 func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 	t.Parallel()
-	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.IdleTimeout = moment },
-		change: func(u *hostproxy.Upstream) { u.IdleTimeout = moment }})
+	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.IdleTimeout = 4 * moment },
+		change: func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }})
 	t.Run("an unfinished header block", func(t *testing.T) {
 		p := newH2(t, k)
 		require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields(ordinary...)}))

@@ -37,7 +37,7 @@ func held() int64 {
 // What is allocated during a collection lives through it, garbage or not: f's own, too. Collections come often here, so that
 // this is little.
 func growth(f func()) int64 {
-	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	before := held()
 	over := make(chan struct{})
 	var watch sync.WaitGroup

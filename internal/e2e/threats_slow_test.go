@@ -106,7 +106,7 @@ func (k *track) first(t testing.TB, c *proxytest.Conn, raw string) {
 }
 
 func TestIdleConnectionsAreClosed(t *testing.T) {
-	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = moment }}, func(t *testing.T, k *track) {
+	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = 4 * moment }}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&say)
 		var conns []*proxytest.Conn
 		for _, raw := range []string{"", get, purge} {
@@ -126,7 +126,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 // threats.md: slow body; CVE-2024-28869, GET with Content-Length and no body hangs for ever.
 func TestABodyThatDoesNotComeEnds(t *testing.T) {
-	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = moment }
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	tests := []struct{ about, raw string }{
 		{"GET with a length and no body", "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n"},
 		{"a sized body that stops", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 70_000)},
@@ -220,7 +220,7 @@ func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 // threats.md: slow read. A client that takes nothing holds neither itself nor the backend.
 func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<19) // more than sockets hold
-	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = moment }
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	tests := []struct{ about, method, raw string }{
 		{"a sized answer", "GET", "HTTP/1.1 200 OK\r\n" + sized(big)},
 		{"a chunked answer", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(big, 10_000)},
@@ -255,7 +255,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 // seconds at a time.
 func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	body := strings.Repeat("0123456789abcdef", 1<<18)
-	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 8 * moment }
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 16 * moment }
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(body)})
 		c := k.connect(t)

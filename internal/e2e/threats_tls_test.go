@@ -142,6 +142,7 @@ func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
 
 // threats.md: CVE-2026-22045. A handshake for a challenge has no more time than any other.
 func TestAStalledChallengeHandshakeIsCutOff(t *testing.T) {
+	t.Parallel()
 	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.HandshakeTimeout = moment }})
 	for _, protocols := range [][]string{{"acme-tls/1"}, {"http/1.1"}} {
 		hello := helloOf(t, &tls.Config{ServerName: "a.test", NextProtos: protocols})
