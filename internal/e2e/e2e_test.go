@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/caddyserver/certmagic"
+
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
@@ -163,6 +165,7 @@ func (s *site) start(t *testing.T) {
 	}
 	config, roots := proxytest.TLS(t, "a.test", "b.test")
 	s.router.TLS.Config = config
+	s.router.TLS.Storage = &certmagic.FileStorage{Path: t.TempDir()}
 	s.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
 	s.server = proxytest.Start(t, server)
 	s.addr = s.server.HTTPS

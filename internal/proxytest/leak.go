@@ -41,7 +41,25 @@ func noLeaks(t testing.TB, patience time.Duration) {
 // Main runs the tests of a package and exits with their code, or with 1 when they pass but leave goroutines behind:
 //
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
+//
+// The user's data directory is an empty one meanwhile: no test touches the certificates of the user who runs it, nor those of
+// another package's tests.
 func Main(m *testing.M) {
+	dir, err := os.MkdirTemp("", "proxytest")
+	if err == nil {
+		err = os.Setenv("XDG_DATA_HOME", dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "proxytest:", err)
+		os.Exit(1)
+	}
+	code := runAndLook(m)
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// runAndLook runs the tests and looks for goroutines that outlive them.
+func runAndLook(m *testing.M) int {
 	before := goroutines()
 	code := m.Run()
 	if code == 0 {
@@ -50,7 +68,7 @@ func Main(m *testing.M) {
 			code = 1
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay.
