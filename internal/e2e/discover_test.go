@@ -167,7 +167,7 @@ func TestAServiceIsFoundByItsRecords(t *testing.T) {
 	names.say(spare, second, first)
 	u := &hostproxy.Upstream{Discover: hostproxy.SRV("http", "web", "tcp", "app.test", 0), Policy: hostproxy.RoundRobin, TargetHost: true}
 	records := make(chan hostproxy.Exchange, 1000)
-	r := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) { records <- *x }}
+	r := &hostproxy.Router{Logger: silent(), Observe: func(x *hostproxy.Exchange) { records <- *x }}
 	r.Handle("a.test", u)
 	var lanes []*proxytest.Client
 	for _, s := range []*hostproxy.Server{{Router: r}, {Router: r, Handler: http.HandlerFunc(r.ServeHTTP)}} {

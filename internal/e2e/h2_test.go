@@ -56,7 +56,7 @@ func newUpstream(t *testing.T, kind string, h http.Handler) (*proxytest.Server, 
 // clientOf returns a client that speaks the protocol, over TLS, to a Server with the route a.test.
 func clientOf(t *testing.T, protocol string, h http.Handler) *http.Client {
 	t.Helper()
-	var r hostproxy.Router
+	r := hostproxy.Router{Logger: silent()}
 	r.Handle("a.test", h)
 	config, roots := proxytest.TLS(t, "a.test")
 	r.TLS.Config = config

@@ -313,7 +313,7 @@ func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
 	hold := make(chan struct{})
 	slow := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) { c.Wait(hold) }))
 	dead := proxytest.Refused(t)
-	r := new(hostproxy.Router)
+	r := &hostproxy.Router{Logger: silent()}
 	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, good).Addr()))
 	r.Handle("slow.test", hostproxy.To(slow.Addr()))
 	broken := hostproxy.To(dead)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"testing"
@@ -152,7 +153,7 @@ func TestWrapCarriesPassthroughConnections(t *testing.T) {
 	p := newPassing(t)
 	ln, err := p.router.Wrap(proxytest.Listen(t))
 	require.NoError(t, err)
-	server := &http.Server{Handler: p.router}
+	server := &http.Server{Handler: p.router, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ln) }()
 	t.Cleanup(func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -76,6 +77,7 @@ func newLeaving(t *testing.T, kind string) *leaving {
 		}
 		_, _ = io.WriteString(w, "leaving")
 	}))
+	server.Config.ErrorLog = log.New(t.Output(), "", 0)
 	server.Config.Protocols = new(http.Protocols)
 	server.Config.Protocols.SetHTTP1(true)
 	server.Config.Protocols.SetHTTP2(true)

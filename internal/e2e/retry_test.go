@@ -19,7 +19,7 @@ func inLanes(t *testing.T, upstream func() *hostproxy.Upstream, test func(*testi
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
 			records := make(chan hostproxy.Exchange, 1000)
-			r := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) { records <- *x }}
+			r := &hostproxy.Router{Logger: silent(), Observe: func(x *hostproxy.Exchange) { records <- *x }}
 			r.Handle("a.test", upstream())
 			s := &hostproxy.Server{Router: r}
 			if lane == "full" {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -178,6 +179,7 @@ func newIdentifier(t *testing.T) *identifier {
 	b.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		fmt.Fprintf(w, "%s %s", q.Proto, q.TLS.PeerCertificates[0].DNSNames[0])
 	}))
+	b.Config.ErrorLog = log.New(t.Output(), "", 0)
 	b.TLS, b.roots = proxytest.TLS(t)
 	b.TLS.ClientAuth = tls.RequireAnyClientCert
 	b.EnableHTTP2 = true

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -85,6 +86,7 @@ func newServer(t testing.TB, h http.Handler) *Server {
 	}
 	s.Server = httptest.NewUnstartedServer(s.record(h))
 	s.Config.ReadHeaderTimeout = Patience
+	s.Config.ErrorLog = log.New(t.Output(), "", 0)
 	t.Cleanup(s.close)
 	return s
 }
