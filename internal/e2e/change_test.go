@@ -218,7 +218,6 @@ func TestAMaintainedUpstreamAnswersWithItsPage(t *testing.T) {
 
 // What is changed from many sides while requests go on fails none of them.
 func TestChangesUnderLoadFailNothing(t *testing.T) {
-	t.Parallel()
 	a, b := proxytest.NewBackend(t, says("a")).Addr(), proxytest.NewBackend(t, says("b")).Addr()
 	u := hostproxy.To(a)
 	r := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) {
