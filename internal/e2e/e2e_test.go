@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -143,6 +145,14 @@ func (l *logText) String() string {
 	return l.b.String()
 }
 
+// newStorage returns an empty storage. It stays until the end of the run: a lock may be given back behind a server's end.
+func newStorage(t testing.TB) certmagic.Storage {
+	t.Helper()
+	dir, err := os.MkdirTemp(os.Getenv("XDG_DATA_HOME"), "storage") // see proxytest.Main
+	require.NoError(t, err)
+	return &certmagic.FileStorage{Path: dir}
+}
+
 // start serves the router over the site's lane.
 func (s *site) start(t *testing.T) {
 	t.Helper()
@@ -165,7 +175,7 @@ func (s *site) start(t *testing.T) {
 	}
 	config, roots := proxytest.TLS(t, "a.test", "b.test")
 	s.router.TLS.Config = config
-	s.router.TLS.Storage = &certmagic.FileStorage{Path: t.TempDir()}
+	s.router.TLS.Storage = newStorage(t)
 	s.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
 	s.server = proxytest.Start(t, server)
 	s.addr = s.server.HTTPS

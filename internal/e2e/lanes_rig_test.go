@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
@@ -233,7 +232,7 @@ func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
 	}
 	config, roots := proxytest.TLS(t, "a.test")
 	r.TLS.Config = config
-	r.TLS.Storage = &certmagic.FileStorage{Path: t.TempDir()}
+	r.TLS.Storage = newStorage(t)
 	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
 	k.running = proxytest.Start(t, server)
 	k.addr = k.running.HTTPS
