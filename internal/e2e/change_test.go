@@ -159,7 +159,7 @@ func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
 		u, before := last(), len(b.Requests())
 		require.NoError(t, u.Pause(time.Minute))
 		c.Send(request("POST /", sized("hello")))
-		time.AfterFunc(30*time.Millisecond, func() { _ = u.Resume() })
+		time.AfterFunc(moment, func() { _ = u.Resume() })
 		assert.Equal(t, "good 5", string(c.Response("POST").Content))
 		x := <-records
 		assert.GreaterOrEqual(t, x.Queue, 20*time.Millisecond)
