@@ -21,6 +21,28 @@ func thinks(left chan<- string) func(*proxytest.BackendConn) {
 	})
 }
 
+// slowAndFast starts a target that thinks, and one that answers once the first has its request: on a busy machine the race could
+// be over before that.
+func slowAndFast(t *testing.T, left chan<- string) (slow, fast *proxytest.Backend) {
+	t.Helper()
+	asked := make(chan struct{}, 9)
+	slow = proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {
+		asked <- struct{}{}
+		rest, _ := c.ReadAll()
+		left <- rest
+	}))
+	fast = proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		for {
+			q, err := c.ReadRequest()
+			if err != nil || !c.Wait(asked) {
+				return
+			}
+			_ = c.Send(goodFor(q))
+		}
+	})
+	return slow, fast
+}
+
 // hedged is an upstream of those targets, tried in that order.
 func hedged(targets ...*proxytest.Backend) func() *hostproxy.Upstream {
 	return func() *hostproxy.Upstream {
@@ -47,7 +69,7 @@ func TestAnotherTargetMayAnswerFirst(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			proxytest.NoLeaks(t)
 			left := make(chan string, 9)
-			slow, fast := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, good)
+			slow, fast := slowAndFast(t, left)
 			var u *hostproxy.Upstream
 			build := func() *hostproxy.Upstream { u = hedged(slow, fast)(); return u }
 			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -66,7 +88,7 @@ func TestAnotherTargetMayAnswerFirst(t *testing.T) {
 
 func TestTheRecordOfARaceHasBoth(t *testing.T) {
 	left := make(chan string, 9)
-	slow, fast := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, good)
+	slow, fast := slowAndFast(t, left)
 	inLanes(t, hedged(slow, fast), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		assert.Equal(t, "good 0", string(c.Do(request("GET /", "\r\n")).Content))
 		x := <-records
@@ -267,6 +289,7 @@ func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
 	inLanes(t, func() *hostproxy.Upstream { u = hedged(one, two)(); return u }, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		before := len(two.Requests())
 		c.Send(request("GET /", "\r\n"))
+		one.WaitRequests(before + 1)
 		two.WaitRequests(before + 1)
 		require.NoError(t, c.Close())
 		<-left

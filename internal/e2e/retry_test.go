@@ -37,12 +37,16 @@ func good(c *proxytest.BackendConn) {
 		if err != nil || q == nil {
 			return
 		}
-		body := fmt.Sprint("good ", len(q.Content))
-		if q.Method == "HEAD" {
-			body = ""
-		}
-		_ = c.Send(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+		_ = c.Send(goodFor(q))
 	}
+}
+
+func goodFor(q *proxytest.Request) string {
+	body := fmt.Sprint("good ", len(q.Content))
+	if q.Method == "HEAD" {
+		body = ""
+	}
+	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
 // afterRequest reads one request and then does what a test wants.
