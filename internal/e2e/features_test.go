@@ -71,6 +71,8 @@ var features = map[string]func(*hostproxy.Upstream){
 	"DialTimeout":           func(u *hostproxy.Upstream) { u.DialTimeout = time.Second },
 	"ResponseHeaderTimeout": func(u *hostproxy.Upstream) { u.ResponseHeaderTimeout = time.Second },
 	"IdleTimeout":           func(u *hostproxy.Upstream) { u.IdleTimeout = time.Second },
+	"ReadyTimeout":          func(u *hostproxy.Upstream) { u.ReadyTimeout = time.Second },
+	"DrainTimeout":          func(u *hostproxy.Upstream) { u.DrainTimeout = time.Second },
 }
 
 // hooks are the fields whose funcs see the types of net/http, and so need the full lane. Read-only.
