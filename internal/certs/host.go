@@ -22,6 +22,7 @@ type host struct {
 	at      int32                           // in the table's list; under the manager's lock
 
 	// The manager's lock guards the rest, but for job, which its queue's guards.
+	behind  int32 // the place of the next host in its chain, from 1; 0 for none; likewise
 	state   state
 	kind    kind
 	gone    bool     // no longer wanted

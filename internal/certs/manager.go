@@ -204,7 +204,7 @@ func (m *Manager) find(name string) *host {
 	}
 	var buf [256]byte
 	wild := append(append(buf[:0], '*'), name[i:]...)
-	return m.table.by[string(wild)] // no allocation: the conversion is a map index
+	return m.table.getBytes(wild)
 }
 
 // settle tells Await that a host has an outcome. m.mu is held.

@@ -116,7 +116,8 @@ func (m *Manager) missing(hosts []string) error {
 func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	return func(yield func(*host, error) bool) {
 		if len(hosts) == 0 {
-			for _, h := range m.table.list {
+			for i := range m.table.len() {
+				h := m.table.at(i)
 				if h.unasked() {
 					continue
 				}

@@ -1,34 +1,118 @@
 package certs
 
-import "iter"
+import (
+	"hash/maphash"
+	"iter"
+	"math/bits"
+)
 
 // batch is how many hosts are looked at, or changed, under the manager's lock at a time: handshakes wait for no more.
 const batch = 256
 
+// page is how many elements of a list are allocated at a time.
+const page = 256
+
 // A table is the hosts of a Manager, by name, and in a list that can be walked a batch at a time. It is used under the
 // manager's lock.
+//
+// It is a linear hash table: a host more splits one chain into two, so that no addition takes longer than others, and a
+// million hosts need 4 bytes each for the heads of chains, which have no pointers for the garbage collector to follow.
 type table struct {
-	by   map[string]*host
-	list []*host
+	seed  maphash.Seed
+	hosts pages[*host]
+	heads pages[int32] // the places, from 1 on, of the first hosts of chains; 0 for none
 }
 
-func newTable() table { return table{by: make(map[string]*host)} }
+func newTable() table { return table{seed: maphash.MakeSeed()} }
 
-func (t *table) get(name string) *host { return t.by[name] }
+func (t *table) len() int { return t.hosts.len }
+
+// at returns the host at a place of the list.
+func (t *table) at(place int) *host { return *t.hosts.at(place) }
+
+// get returns the host of that name, nil if there is none. It allocates nothing.
+func (t *table) get(name string) *host { return lookUp(t, maphash.String(t.seed, name), name) }
+
+// getBytes is get for a name in bytes.
+func (t *table) getBytes(name []byte) *host { return lookUp(t, maphash.Bytes(t.seed, name), name) }
+
+func lookUp[K string | []byte](t *table, hash uint64, name K) *host {
+	if t.len() == 0 {
+		return nil
+	}
+	for at := *t.head(hash); at != 0; {
+		h := t.at(int(at - 1))
+		if h.name == string(name) {
+			return h
+		}
+		at = h.behind
+	}
+	return nil
+}
 
 func (t *table) add(h *host) {
-	h.at = int32(len(t.list))
-	t.by[h.name] = h
-	t.list = append(t.list, h)
+	h.at = int32(t.hosts.len)
+	t.hosts.push(h)
+	t.grow()
+	t.link(h)
 }
 
 func (t *table) drop(h *host) {
-	delete(t.by, h.name)
-	last := len(t.list) - 1
-	t.list[h.at] = t.list[last]
-	t.list[h.at].at = h.at
-	t.list[last] = nil
-	t.list = t.list[:last]
+	*t.ref(h) = h.behind
+	last := t.at(t.hosts.len - 1)
+	if last != h {
+		*t.ref(last) = h.at + 1
+		*t.hosts.at(int(h.at)) = last
+		last.at = h.at
+	}
+	t.hosts.pop()
+}
+
+// link puts h, which is in the list, into its chain.
+func (t *table) link(h *host) {
+	head := t.head(maphash.String(t.seed, h.name))
+	h.behind, *head = *head, h.at+1
+}
+
+// ref returns what refers to h in its chain.
+func (t *table) ref(h *host) *int32 {
+	ref := t.head(maphash.String(t.seed, h.name))
+	for *ref != h.at+1 {
+		ref = &t.at(int(*ref - 1)).behind
+	}
+	return ref
+}
+
+// head returns the head of the chain where a hash leads: the chains above the last power of two are those that were split
+// off.
+func (t *table) head(hash uint64) *int32 {
+	n := t.heads.len
+	mask := powerOfTwo(n) - 1
+	i := int(hash) & (mask<<1 | 1)
+	if i >= n {
+		i &= mask
+	}
+	return t.heads.at(i)
+}
+
+// grow adds a chain, if there are as many hosts, and moves hosts there from the chain that is split.
+func (t *table) grow() {
+	n := t.heads.len
+	if n >= t.hosts.len {
+		return
+	}
+	t.heads.push(0)
+	if n == 0 {
+		return
+	}
+	head := t.heads.at(n - powerOfTwo(n))
+	at := *head
+	*head = 0
+	for at != 0 {
+		h := t.at(int(at - 1))
+		at = h.behind
+		t.link(h)
+	}
 }
 
 // each yields all hosts, with the lock held for a batch at a time: f is called under it. What comes or goes meanwhile may
@@ -45,21 +129,52 @@ func (m *Manager) each(f func(*host)) {
 func (m *Manager) part(at int, f func(*host)) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, h := range m.table.list[min(at, len(m.table.list)):min(at+batch, len(m.table.list))] {
-		f(h)
+	for i := at; i < min(at+batch, m.table.len()); i++ {
+		f(m.table.at(i))
 	}
-	return at+batch < len(m.table.list)
+	return at+batch < m.table.len()
 }
 
 // names yields the names of all hosts.
 func (m *Manager) names() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		var names []string
+		m.mu.RLock()
+		names := make([]string, 0, m.table.len())
+		m.mu.RUnlock()
 		m.each(func(h *host) { names = append(names, h.name) })
 		for _, name := range names {
 			if !yield(name) {
 				return
 			}
 		}
+	}
+}
+
+// powerOfTwo returns the largest power of two that is not above n, which is positive.
+func powerOfTwo(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
+
+// Pages are a list that grows by a page at a time and moves nothing. The zero value is empty.
+type pages[T any] struct {
+	all []*[page]T
+	len int
+}
+
+func (p *pages[T]) at(i int) *T { return &p.all[i/page][i%page] }
+
+func (p *pages[T]) push(v T) {
+	if p.len == len(p.all)*page {
+		p.all = append(p.all, new([page]T))
+	}
+	p.len++
+	*p.at(p.len - 1) = v
+}
+
+func (p *pages[T]) pop() {
+	p.len--
+	var zero T
+	*p.at(p.len) = zero
+	if whole := (p.len + page - 1) / page; whole+1 < len(p.all) { // one to spare
+		p.all[len(p.all)-1] = nil
+		p.all = p.all[:len(p.all)-1]
 	}
 }

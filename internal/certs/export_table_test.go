@@ -1,0 +1,36 @@
+package certs
+
+// A Table is a table of hosts that do nothing.
+type Table struct{ table }
+
+// NewTable returns an empty one.
+func NewTable() *Table { return &Table{newTable()} }
+
+// Add adds a host.
+func (t *Table) Add(name string) { t.add(&host{name: name}) }
+
+// Drop drops a host, and reports whether it was there.
+func (t *Table) Drop(name string) bool {
+	h := t.get(name)
+	if h != nil {
+		t.drop(h)
+	}
+	return h != nil
+}
+
+// Has reports whether a host is there, by its name in either form.
+func (t *Table) Has(name string) (byString, byBytes bool) {
+	h, g := t.get(name), t.getBytes([]byte(name))
+	return h != nil && h.name == name, g != nil && g == h
+}
+
+// Walk returns the names in the order of the list.
+func (t *Table) Walk() []string {
+	var names []string
+	for i := range t.len() {
+		if h := t.table.at(i); int(h.at) == i {
+			names = append(names, h.name)
+		}
+	}
+	return names
+}
