@@ -1,40 +1,64 @@
 package routes
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+
+	"github.com/hostproxy/hostproxy/internal/yield"
+)
 
 // filled is how many places of a group are taken in a leaf that was built: the others are for sites to come.
 const filled = 6
 
 // A builder makes tries out of many sites at a time.
 type builder[V any] struct {
+	seed  maphash.Seed
 	skip  int
+	sites []site[V]
 	twice [][2]*Route[V] // routes without a path that have the same host, the first of them first
+	turn  yield.Turn
 }
 
-// trie returns the trie of some sites. Of two that have the same key, which have no paths, it takes the first.
-func (b *builder[V]) trie(sites []site[V]) trie[V] {
-	t := trie[V]{seed: maphash.MakeSeed(), skip: b.skip}
-	items := make([]item[V], len(sites))
-	for i, s := range sites {
-		items[i] = t.item(s)
+// An item is a site on its way into a trie. It has no pointer: a million of them cost the garbage collector nothing.
+type item struct {
+	hash uint64
+	at   int32 // in the builder's sites
+}
+
+// trie returns the trie of the sites. Of two that have the same key, which have no paths, it takes the first.
+func (b *builder[V]) trie() trie[V] {
+	b.seed = maphash.MakeSeed()
+	return trie[V]{seed: b.seed, skip: b.skip, root: b.node(0)}
+}
+
+// node returns the node at depth of the sites.
+func (b *builder[V]) node(depth int) node[V] {
+	return b.build(b.items(), make([]item, len(b.sites)), depth)
+}
+
+func (b *builder[V]) items() []item {
+	items := make([]item, len(b.sites))
+	for i := range b.sites {
+		b.turn.Step()
+		items[i] = item{maphash.String(b.seed, b.sites[i].host()[b.skip:]), int32(i)}
 	}
-	t.root = b.build(items, make([]item[V], len(items)), 0)
-	return t
+	return items
 }
 
 // build returns the node at depth of some items. It uses spare, which is as long, and changes items.
-func (b *builder[V]) build(items, spare []item[V], depth int) node[V] {
+func (b *builder[V]) build(items, spare []item, depth int) node[V] {
 	if len(items) <= maxLeaf || depth == maxBranch {
 		return b.leaf(items)
 	}
 	var ends [fan]int
 	for i := range items {
+		b.turn.Step()
 		ends[digit(items[i].hash, depth)]++
 	}
 	for i, sum := 0, 0; i < fan; i++ {
 		ends[i], sum = sum, sum+ends[i]
 	}
 	for i := range items { // in order, so that the first of two stays the first
+		b.turn.Step()
 		d := digit(items[i].hash, depth)
 		spare[ends[d]] = items[i]
 		ends[d]++
@@ -48,18 +72,20 @@ func (b *builder[V]) build(items, spare []item[V], depth int) node[V] {
 	return n
 }
 
-func (b *builder[V]) leaf(items []item[V]) node[V] {
+func (b *builder[V]) leaf(items []item) node[V] {
 	if len(items) == 0 {
 		return node[V]{}
 	}
 	n := node[V]{groups: make([]group[V], (len(items)+filled-1)/filled)}
 	for _, it := range items {
-		key := it.site.host()[b.skip:]
+		b.turn.Step()
+		s := b.sites[it.at]
+		key := s.host()[b.skip:]
 		if g, i := n.find(it.hash, key, b.skip); g != nil {
-			b.twice = append(b.twice, [2]*Route[V]{g.routes[i], it.site.route})
+			b.twice = append(b.twice, [2]*Route[V]{g.routes[i], s.route})
 			continue
 		}
-		n.put(it, key)
+		n.put(it.hash, s, key)
 	}
 	return n
 }

@@ -49,15 +49,16 @@ func New[V any](given []Given[V]) (*Table[V], error) {
 	c := conflicts[V]{given: given}
 	sites := c.withPaths()
 	exact, wild := builder[V]{}, builder[V]{skip: len("*.")}
-	exacts, wilds := make([]site[V], 0, len(given)), []site[V](nil)
+	exact.sites = make([]site[V], 0, len(given))
 	add := func(host string, s site[V]) {
 		if strings.HasPrefix(host, "*.") {
-			wilds = append(wilds, s)
+			wild.sites = append(wild.sites, s)
 		} else {
-			exacts = append(exacts, s)
+			exact.sites = append(exact.sites, s)
 		}
 	}
 	for _, g := range given {
+		exact.turn.Step()
 		if g.Pattern.Path() != "" {
 			continue
 		}
@@ -73,7 +74,7 @@ func New[V any](given []Given[V]) (*Table[V], error) {
 	for host, s := range sites {
 		add(host, s)
 	}
-	t.exact, t.wild = exact.trie(exacts), wild.trie(wilds)
+	t.exact, t.wild = exact.trie(), wild.trie()
 	c.pairs = slices.Concat(c.pairs, exact.twice, wild.twice)
 	if err := c.err(); err != nil {
 		return nil, err

@@ -52,12 +52,6 @@ type near [maxNear + 1]byte
 
 const far = 0xff // is in no host
 
-// An item is a site on its way into a trie.
-type item[V any] struct {
-	hash uint64
-	site site[V]
-}
-
 func (t *trie[V]) empty() bool { return t.root.empty() }
 
 // get returns the site of a key, one without routes if there is none.
@@ -81,7 +75,7 @@ func (t trie[V]) with(key string, s site[V]) trie[V] {
 	if t.empty() {
 		t.seed, t.skip = maphash.MakeSeed(), len(s.host())-len(key)
 	}
-	t.root = t.add(t.root, 0, key, t.item(s))
+	t.root = t.add(t.root, 0, maphash.String(t.seed, key), key, s)
 	return t
 }
 
@@ -96,30 +90,25 @@ func (t trie[V]) without(key string) trie[V] {
 // each calls f for each site, in no order, until it returns false, and reports whether it never did.
 func (t *trie[V]) each(f func(s site[V]) bool) bool { return t.root.each(f) }
 
-func (t *trie[V]) item(s site[V]) item[V] {
-	return item[V]{maphash.String(t.seed, s.host()[t.skip:]), s}
-}
-
-func (t *trie[V]) add(n node[V], depth int, key string, it item[V]) node[V] {
+func (t *trie[V]) add(n node[V], depth int, h uint64, key string, s site[V]) node[V] {
 	if n.below != nil {
 		below := *n.below
-		i := digit(it.hash, depth)
-		below[i] = t.add(below[i], depth+1, key, it)
+		i := digit(h, depth)
+		below[i] = t.add(below[i], depth+1, h, key, s)
 		return node[V]{below: &below}
 	}
-	old, _ := n.find(it.hash, key, t.skip)
+	old, _ := n.find(h, key, t.skip)
 	if old == nil && !n.fitsOneMore() {
-		b := builder[V]{skip: t.skip}
-		items := append(t.items(n), it)
-		return b.build(items, make([]item[V], len(items)), depth)
+		b := builder[V]{seed: t.seed, skip: t.skip, sites: append(n.sites(), s)}
+		return b.node(depth)
 	}
 	n.groups = slices.Clone(n.groups)
 	if old == nil {
-		n.put(it, key)
+		n.put(h, s, key)
 		return n
 	}
-	g, i := n.find(it.hash, key, t.skip)
-	g.set(i, it.site)
+	g, i := n.find(h, key, t.skip)
+	g.set(i, s)
 	return n
 }
 
@@ -133,19 +122,19 @@ func (t *trie[V]) drop(n node[V], depth int, h uint64, key string) node[V] {
 		}
 		return node[V]{below: &below}
 	}
-	items := slices.DeleteFunc(t.items(n), func(it item[V]) bool { return it.site.is(key, t.skip) })
-	b := builder[V]{skip: t.skip}
-	return b.leaf(items)
+	sites := slices.DeleteFunc(n.sites(), func(s site[V]) bool { return s.is(key, t.skip) })
+	b := builder[V]{seed: t.seed, skip: t.skip, sites: sites}
+	return b.leaf(b.items())
 }
 
-// items returns what is in a leaf.
-func (t *trie[V]) items(n node[V]) []item[V] {
-	items := make([]item[V], 0, n.used+1)
+// sites returns what is in a leaf, with room for one more.
+func (n *node[V]) sites() []site[V] {
+	sites := make([]site[V], 0, n.used+1)
 	n.each(func(s site[V]) bool {
-		items = append(items, t.item(s))
+		sites = append(sites, s)
 		return true
 	})
-	return items
+	return sites
 }
 
 func (n *node[V]) empty() bool { return n.below == nil && len(n.groups) == 0 }
@@ -172,15 +161,15 @@ func (n *node[V]) find(h uint64, key string, skip int) (*group[V], int) {
 }
 
 // put puts a site into a leaf that has room, is without its key, and has been seen by nobody else yet.
-func (n *node[V]) put(it item[V], key string) {
-	i := n.first(it.hash)
+func (n *node[V]) put(h uint64, s site[V], key string) {
+	i := n.first(h)
 	for n.groups[i].used() == width {
 		i = n.next(i)
 	}
 	g := &n.groups[i]
 	j := g.used()
-	g.tags |= tag(it.hash) << (8 * j)
-	g.set(j, it.site)
+	g.tags |= tag(h) << (8 * j)
+	g.set(j, s)
 	if len(key) <= maxNear {
 		copy(g.near[j][:], key)
 	} else {
