@@ -18,5 +18,5 @@ func Moved(r *Router, f func()) []string {
 	f()
 	t := r.table.Load()
 	coming, leaving := slices.Collect(routes.Only(t, old)), slices.Collect(routes.Only(old, t))
-	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t, coming, leaving))))
+	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t, coming, leaving), len(coming))))
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
+	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
 // A Router maps host patterns to handlers, usually Upstreams. The zero value
@@ -138,7 +139,9 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 		}
 	}
 	seen := make(map[http.Handler]bool) // routes share handlers
+	var turn yield.Turn
 	for pattern, h := range handlers {
+		turn.Step()
 		reach.Walk(h, func(h http.Handler) bool {
 			c, ok := h.(interface{ late() []string })
 			if !ok || seen[h] {
@@ -473,7 +476,7 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 	if old != nil {
 		r.leave(old, rt)
 	}
-	r.tell(from, to, slices.Values([]string{host}))
+	r.tell(from, to, slices.Values([]string{host}), 1)
 }
 
 // Replace makes rs the only routes, all at once, or leaves everything as it
@@ -496,8 +499,11 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 		return err
 	}
 	from := r.table.Load()
-	var coming, leaving []*routes.Route[route]
+	coming := make([]*routes.Route[route], 0, len(list))
+	var leaving []*routes.Route[route]
+	var turn yield.Turn
 	for i, n := range list {
+		turn.Step()
 		o, ok := from.Get(n.Pattern)
 		if ok && reach.Same(o.Value.handler, n.Value.handler) {
 			list[i].Route = o
@@ -516,14 +522,16 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 		leaving = slices.Collect(routes.Only(from, to))
 	}
 	for _, o := range coming {
+		turn.Step()
 		r.use(o)
 	}
 	r.table.Store(to)
 	for _, o := range leaving {
+		turn.Step()
 		next, _ := to.Get(o.Pattern)
 		r.leave(o, next)
 	}
-	r.tell(from, to, routes.Differ(from, to, coming, leaving))
+	r.tell(from, to, routes.Differ(from, to, coming, leaving), len(coming)+len(leaving))
 	return nil
 }
 
@@ -531,7 +539,9 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given[route], error) {
 	list := make([]routes.Given[route], 0, len(rs))
 	var errs []error
+	var turn yield.Turn
 	for pattern, h := range rs {
+		turn.Step()
 		p, err := parseRoute(pattern, h)
 		if err != nil {
 			errs = append(errs, err)

@@ -22,6 +22,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
 // TLS says where a Router's certificates come from and whom its listeners let
@@ -426,20 +427,22 @@ func terminates(t *routes.Table[route], host string) bool {
 
 // tell tells the certificates which of some host patterns, whose routes differ
 // between two tables, want one in only one of them. r.mu is held.
-func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
+func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string], n int) {
 	if r.certs.Manager() == nil {
 		return
 	}
-	if hosts := moved(from, to, differ); len(hosts) > 0 {
+	if hosts := moved(from, to, differ, n); len(hosts) > 0 {
 		r.certs.Changed(hosts...)
 	}
 }
 
 // moved returns those of some host patterns whose TLS ends here in only one of
-// two tables.
-func moved(from, to *routes.Table[route], differ iter.Seq[string]) []string {
-	var hosts []string
+// two tables, about n at most.
+func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []string {
+	hosts := make([]string, 0, n)
+	var turn yield.Turn
 	for host := range differ {
+		turn.Step()
 		if terminates(from, host) != terminates(to, host) {
 			hosts = append(hosts, host)
 		}

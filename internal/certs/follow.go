@@ -3,11 +3,12 @@ package certs
 import (
 	"errors"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
 // changes are the host patterns whose routes have changed and that the table does not show yet.
@@ -23,7 +24,11 @@ func (c *changes) add(names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all = c.all || len(names) == 0
-	c.names = append(c.names, names...)
+	if c.names == nil {
+		c.names = slices.Clip(names)
+	} else {
+		c.names = append(c.names, names...)
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -45,7 +50,7 @@ func (c *changes) empty() bool {
 }
 
 // Changed says that the routes of some host patterns have come, gone or changed; none named means that any may have. It
-// is cheap and does not block: the work is that of the hosts named, whatever the number of all.
+// is cheap and does not block: the work is that of the hosts named, whatever the number of all. It keeps the slice.
 func (m *Manager) Changed(hosts ...string) { m.changes.add(hosts) }
 
 // watch follows the routes.
@@ -99,14 +104,16 @@ func (m *Manager) glance(name string) {
 // followAll looks at every host of a route, and at every host of the table.
 func (m *Manager) followAll() {
 	names := make([]string, 0, batch)
+	var turn yield.Turn
 	for name := range m.options.Hosts() {
 		if names = append(names, name); len(names) == batch {
 			m.decideAll(names)
 			names = names[:0]
+			turn.Check()
 		}
 	}
 	m.decideAll(names)
-	known := slices.Collect(m.names())
+	known := m.names()
 	m.mu.RLock()
 	known = append(known, m.below.names("*")...)
 	m.mu.RUnlock()
@@ -115,6 +122,7 @@ func (m *Manager) followAll() {
 
 // follow decides about names, and about those below the wildcards among them.
 func (m *Manager) follow(names []string) {
+	var turn yield.Turn
 	for len(names) > 0 && m.ctx.Err() == nil {
 		n := min(len(names), batch)
 		m.decideAll(names[:n])
@@ -127,7 +135,7 @@ func (m *Manager) follow(names []string) {
 			}
 		}
 		names = names[n:]
-		runtime.Gosched() // a million changes must not keep handshakes from a processor
+		turn.Check() // a million changes must not keep handshakes from a processor
 	}
 }
 

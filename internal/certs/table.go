@@ -2,7 +2,6 @@ package certs
 
 import (
 	"hash/maphash"
-	"iter"
 	"math/bits"
 )
 
@@ -135,19 +134,13 @@ func (m *Manager) part(at int, f func(*host)) bool {
 	return at+batch < m.table.len()
 }
 
-// names yields the names of all hosts.
-func (m *Manager) names() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		m.mu.RLock()
-		names := make([]string, 0, m.table.len())
-		m.mu.RUnlock()
-		m.each(func(h *host) { names = append(names, h.name) })
-		for _, name := range names {
-			if !yield(name) {
-				return
-			}
-		}
-	}
+// names returns the names of all hosts.
+func (m *Manager) names() []string {
+	m.mu.RLock()
+	names := make([]string, 0, m.table.len())
+	m.mu.RUnlock()
+	m.each(func(h *host) { names = append(names, h.name) })
+	return names
 }
 
 // powerOfTwo returns the largest power of two that is not above n, which is positive.
