@@ -16,9 +16,13 @@ const (
 // Left alone, the runtime interrupts a goroutine after 10 ms. And with two or three processors, one that begins to look
 // for another goroutine while memory is marked marks first, for a quarter of the time since it last looked
 // (runtime/mgc.go, pollFractionalWorkerExit): what came in meanwhile waits. A processor that looks often never marks long.
+//
+// Work that yields is not starved, whatever the number of others: when they take longer, it goes on for as long as they
+// did, or until the runtime interrupts it.
 type Turn struct {
 	steps uint
-	since time.Time
+	since time.Time     // it last had its turn
+	away  time.Duration // how long others had theirs before that
 }
 
 // Step ends a step of at most some microseconds. Once they have taken half a millisecond it lets other goroutines run.
@@ -33,8 +37,9 @@ func (t *Turn) Check() {
 	switch now := time.Now(); {
 	case t.since.IsZero():
 		t.since = now
-	case now.Sub(t.since) >= slice:
+	case now.Sub(t.since) >= max(slice, t.away):
 		runtime.Gosched()
 		t.since = time.Now()
+		t.away = t.since.Sub(now)
 	}
 }

@@ -2,6 +2,7 @@ package yield_test
 
 import (
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,6 +34,38 @@ func TestLongWorkLetsOthersRun(t *testing.T) {
 		}
 		assert.True(t, ran.Load(), name)
 	}
+}
+
+func TestLongWorkGetsAsMuchAsTheOthers(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	spin := func(d time.Duration) {
+		for begin := time.Now(); time.Since(begin) < d; {
+		}
+	}
+	var done atomic.Bool
+	var others sync.WaitGroup
+	for range 20 {
+		others.Go(func() {
+			for !done.Load() {
+				spin(time.Millisecond)
+				runtime.Gosched()
+			}
+		})
+	}
+	var turn yield.Turn
+	var worked time.Duration
+	rounds := 0
+	turn.Check()
+	for begin := time.Now(); worked < 50*time.Millisecond; worked, begin = worked+time.Since(begin), time.Now() {
+		spin(100 * time.Microsecond)
+		if turn.Check(); time.Since(begin) > 10*time.Millisecond {
+			begin = time.Now() // others had their turn
+			rounds++
+		}
+	}
+	done.Store(true)
+	others.Wait()
+	assert.Less(t, rounds, 40, "not a hundred, each for half a millisecond")
 }
 
 func TestATurnDoesNotAllocate(t *testing.T) {
