@@ -2,17 +2,16 @@ package hostproxy_test
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,86 +65,138 @@ func (silentCA) Issue(ctx context.Context, _ *x509.CertificateRequest) (*certmag
 	return nil, ctx.Err()
 }
 
+// A phase is a part of a measurement.
+type phase struct {
+	name       string
+	begin, end time.Time
+}
+
+// runPhase runs f as a phase.
+func runPhase(name string, f func()) phase {
+	p := phase{name: name, begin: time.Now()}
+	f()
+	p.end = time.Now()
+	return p
+}
+
+func (p phase) took() time.Duration { return p.end.Sub(p.begin) }
+
+const (
+	quietP99 = 4 * time.Millisecond // above it others keep the machine busy, and times say nothing
+	busyP99  = 5 * time.Millisecond
+)
+
 // What Replace costs with certificates, and what it and ten Set a second do to handshakes. With -million it is measured
-// with so many hosts, and held to its figures; else with a fiftieth of them, and to nothing but success.
+// with so many hosts, and held to its figures; else with a fiftieth of them, and to nothing but success. For
+// comparison, handshakes are made beside a goroutine that burns a core, and beside one that copies the map of the call.
 func TestHandshakesWhileAMillionHostsCome(t *testing.T) {
-	hosts := 20_000
+	hosts, patience, every := 20_000, 10, 50*time.Millisecond
 	if *million {
-		hosts = 1_000_000
+		hosts, patience, every = 1_000_000, 200, 10*time.Millisecond
 	}
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
-	r.TLS.Storage, r.TLS.Issuer, r.TLS.Internal = new(emptyStorage), silentCA{}, &hostproxy.LocalCA{Storage: files(t)}
+	addr := healthy(t, &r)
 	up := hostproxy.To("127.0.0.1:1")
-	r.Handle("healthy.localhost", up)
-	ln, err := r.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, r.Close()) }()
-	srv := &http.Server{Handler: &r, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
-	go func() { _ = srv.Serve(ln) }()
-	defer srv.Close()
-	require.NoError(t, r.AwaitCertificates(t.Context(), "healthy.localhost"))
-
 	all := map[string]http.Handler{"healthy.localhost": up}
 	for i := range hosts {
 		all[fmt.Sprintf("tenant-%07d.example.com", i)] = up
 	}
+	visitors := newVisitors(t, addr, every)
+	visitors.await(2)
+	wait := func() { visitors.await(patience) }
+	quiet := runPhase("nothing else", wait)
+	burn := runPhase("a core that burns", func() { besides(func() {}, wait) })
+	copied := runPhase("copies of the map", func() { besides(func() { copyMap(all) }, wait) })
 	before := heap()
-	stop, took := make(chan struct{}), make(chan []time.Duration)
-	go handshakes(t, ln.Addr().String(), stop, took)
-	begin := time.Now()
-	require.NoError(t, r.Replace(all))
-	replaced := time.Since(begin)
-	require.Len(t, slices.Collect(r.Certificates()), hosts+1, "each is known")
-	followed := time.Since(begin)
-	stop <- struct{}{}
-	during := <-took
+	replace := runPhase("Replace", func() { require.NoError(t, r.Replace(all)) })
+	follow := runPhase("certificates", func() { require.NoError(t, r.AwaitCertificates(t.Context(), "healthy.localhost")) })
 	each := (heap() - before) / hosts
-
-	go handshakes(t, ln.Addr().String(), stop, took)
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	for i := range 30 {
-		<-ticker.C
-		require.NoError(t, r.Set(fmt.Sprintf("new%d.example.com", i), up))
+	set := runPhase("ten Set a second", func() {
+		for i := range patience/10 + 1 {
+			require.NoError(t, r.Set(fmt.Sprintf("new%d.example.com", i), up))
+			visitors.await(max(1, patience/20))
+		}
+	})
+	visitors.end()
+	n := 0
+	for range r.Certificates() {
+		n++
 	}
-	stop <- struct{}{}
-	setting := <-took
-	t.Logf("%d hosts: Replace takes %s, the certificates follow within %s; %d bytes a host without its certificate, its name and the map of the call not counted; "+
-		"handshakes meanwhile p50 %s p99 %s (%d), while ten hosts a second come p50 %s p99 %s (%d)",
-		hosts, replaced, followed, each, percentile(during, 50), percentile(during, 99), len(during), percentile(setting, 50), percentile(setting, 99), len(setting))
-	if *million {
-		assert.LessOrEqual(t, replaced, 2*time.Second)
-		assert.LessOrEqual(t, each, 300)
-	}
+	assert.Equal(t, hosts+1+patience/10+1, n, "each is known")
 	runtime.KeepAlive(all)
-}
 
-// handshakes makes full handshakes of a healthy host one after the other, a hundred a second at most.
-func handshakes(t *testing.T, addr string, stop <-chan struct{}, took chan<- []time.Duration) {
-	var all []time.Duration
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-stop:
-			took <- all
-			return
-		case <-ticker.C:
+	t.Logf("%d hosts: Replace takes %v, the certificates follow within %v; %d bytes a host without its certificate, its name and the map of the call",
+		hosts, replace.took(), replace.took()+follow.took(), each)
+	if calm, worst := show(t, visitors, quiet, burn, copied, replace, follow, set); *million {
+		assert.LessOrEqual(t, each, 300)
+		if calm > quietP99 {
+			t.Skipf("the machine is busy: p99 of handshakes is %v beside nothing else, want at most %v to judge times", calm, quietP99)
 		}
-		begin := time.Now()
-		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", addr, &tls.Config{ServerName: "healthy.localhost", InsecureSkipVerify: true})
-		if !assert.NoError(t, err) {
-			continue
-		}
-		all = append(all, time.Since(begin))
-		c.Close()
+		assert.LessOrEqual(t, replace.took(), 2*time.Second)
+		assert.LessOrEqual(t, worst, busyP99)
 	}
 }
 
+// show logs how long handshakes took in each phase, and returns the p99 of the first one, and the worst of those after the
+// first three.
+func show(t *testing.T, v *visitors, phases ...phase) (calm, worst time.Duration) {
+	for i, p := range phases {
+		took := v.during(p.begin, p.end)
+		p99 := percentile(took, 99)
+		t.Logf("beside %-17s %5d handshakes, p50 %v, p99 %v, longest %v", p.name, len(took), percentile(took, 50), p99, percentile(took, 100))
+		switch {
+		case i == 0:
+			calm = p99
+		case i > 2:
+			worst = max(worst, p99)
+		}
+	}
+	return calm, worst
+}
+
+// healthy makes r serve healthy.localhost, whose certificate is there, while all others wait for theirs in vain. It
+// returns the address.
+func healthy(t *testing.T, r *hostproxy.Router) string {
+	t.Helper()
+	r.TLS.Storage, r.TLS.Issuer, r.TLS.Internal = new(emptyStorage), silentCA{}, &hostproxy.LocalCA{Storage: files(t)}
+	r.Handle("healthy.localhost", hostproxy.To("127.0.0.1:1"))
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := &http.Server{Handler: r, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
+	go func() { _ = srv.Serve(ln) }()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		require.NoError(t, r.Close())
+	})
+	require.NoError(t, r.AwaitCertificates(t.Context(), "healthy.localhost"))
+	return ln.Addr().String()
+}
+
+// besides calls f while work is done again and again on another goroutine.
+func besides(work, f func()) {
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !done.Load() {
+			work()
+		}
+	})
+	f()
+	done.Store(true)
+	wg.Wait()
+}
+
+func copyMap(all map[string]http.Handler) {
+	c := make(map[string]http.Handler)
+	for k, v := range all {
+		c[k] = v
+	}
+}
+
+// percentile returns a percentile of what is sorted, 0 of nothing.
 func percentile(all []time.Duration, p int) time.Duration {
 	if len(all) == 0 {
 		return 0
 	}
-	slices.Sort(all)
 	return all[min(len(all)-1, len(all)*p/100)]
 }

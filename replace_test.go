@@ -55,6 +55,27 @@ func TestWhatARouteCosts(t *testing.T) {
 	runtime.KeepAlive(&r)
 }
 
+// On one processor: what else there is to do gets its turn far more often than beside a loop that has to be interrupted.
+func TestReplaceLetsOthersRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	rs := tenants(20_000)
+	turns := func(f func()) int {
+		n := 0
+		besides(func() { n++; runtime.Gosched() }, f)
+		return n
+	}
+	var r hostproxy.Router
+	begin := time.Now()
+	replacing := turns(func() { require.NoError(t, r.Replace(rs)) })
+	took := time.Since(begin)
+	looping := turns(func() {
+		for begin := time.Now(); time.Since(begin) < took; {
+		}
+	})
+	t.Logf("%d turns in %v, %d beside a loop", replacing, took, looping)
+	assert.Greater(t, replacing, 3*looping)
+}
+
 func TestOneChangeCostsWhatItChanges(t *testing.T) {
 	var r hostproxy.Router
 	require.NoError(t, r.Replace(tenants(100_000)))

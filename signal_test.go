@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		program(target)
 		return
 	}
+	if what, ok := os.LookupEnv(visitEnv); ok {
+		visitUntilEOF(what)
+		return
+	}
 	proxytest.Main(m)
 }
 
