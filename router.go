@@ -794,8 +794,8 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
-	if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
-		return p, fmt.Errorf("hostproxy: %w", err)
+	if fault(h) != nil { // the text is made only then: there may be a million routes
+		return p, fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", pattern), h))
 	}
 	if pass, ok := h.(*Passthrough); ok {
 		return p, pass.checkPattern(p)
