@@ -19,7 +19,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -34,9 +36,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
+	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
 // ListenAndServe serves r over HTTPS on :443, and ACME challenges and
@@ -236,6 +241,94 @@ func (s *Server) server(h http.Handler) *serve.Server {
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
 		Lane:              s.Router.lane(),
 	}
+}
+
+// A lateField is a field that was changed when it was in force.
+type lateField struct {
+	owner any
+	field string
+}
+
+// late returns an error that names each field of r, of a Server that runs it, or
+// of a handler in handlers that was changed when it was in force already. Each is
+// logged once. r.mu is held.
+func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
+	var errs []error
+	report := func(owner any, prefix, field string) {
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force", prefix, field))
+		if of := (lateField{owner, field}); !r.told[of] {
+			if r.told == nil {
+				r.told = make(map[lateField]bool)
+			}
+			r.told[of] = true
+			r.logger().Error("a field was changed after first use, and is not in force", "field", prefix+field)
+		}
+	}
+	for _, field := range r.compiled.Late(r) {
+		report(r, "Router.", field)
+	}
+	for s, from := range r.running {
+		for _, field := range from.Changed(s) {
+			report(s, "Server.", field)
+		}
+	}
+	seen := make(map[http.Handler]bool) // routes share handlers
+	var turn yield.Turn
+	for pattern, h := range handlers {
+		turn.Step()
+		reach.Walk(h, func(h http.Handler) bool {
+			c, ok := h.(interface{ late() []string })
+			if !ok || seen[h] {
+				return !ok
+			}
+			seen[h] = true
+			for _, field := range c.late() {
+				report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
+			}
+			return true
+		})
+	}
+	return errors.Join(errs...)
+}
+
+// usable puts the handlers of all routes in force, and returns what is wrong
+// with them or was changed too late.
+func (r *Router) usable() error {
+	var errs []error
+	for _, u := range r.uses.All() {
+		if _, err := u.compile(); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(append(errs, r.late(r.All()))...)
+}
+
+// inForce puts the fields of r and of its handlers in force.
+func (r *Router) inForce() error {
+	_, err := r.rules()
+	return errors.Join(err, r.usable())
+}
+
+// run notes that s serves r from now on.
+func (r *Router) run(s *Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running == nil {
+		r.running = make(map[*Server]settings.Snapshot)
+	}
+	r.running[s] = settings.Take(s)
+}
+
+// ran is run's counterpart. It returns an error for fields of s that were
+// changed in between.
+func (r *Router) ran(s *Server) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err := r.late(maps.All(map[string]http.Handler(nil)))
+	delete(r.running, s)
+	return err
 }
 
 // An Exchange is one request and its response, as Observe sees it at the end.

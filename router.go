@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -107,94 +106,6 @@ func (r *Router) rules() (*rules, error) {
 		r.refused.Do(func() { r.logger().Error("no requests are served", "cause", err) })
 	}
 	return x, err
-}
-
-// A lateField is a field that was changed when it was in force.
-type lateField struct {
-	owner any
-	field string
-}
-
-// late returns an error that names each field of r, of a Server that runs it, or
-// of a handler in handlers that was changed when it was in force already. Each is
-// logged once. r.mu is held.
-func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
-	var errs []error
-	report := func(owner any, prefix, field string) {
-		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force", prefix, field))
-		if of := (lateField{owner, field}); !r.told[of] {
-			if r.told == nil {
-				r.told = make(map[lateField]bool)
-			}
-			r.told[of] = true
-			r.logger().Error("a field was changed after first use, and is not in force", "field", prefix+field)
-		}
-	}
-	for _, field := range r.compiled.Late(r) {
-		report(r, "Router.", field)
-	}
-	for s, from := range r.running {
-		for _, field := range from.Changed(s) {
-			report(s, "Server.", field)
-		}
-	}
-	seen := make(map[http.Handler]bool) // routes share handlers
-	var turn yield.Turn
-	for pattern, h := range handlers {
-		turn.Step()
-		reach.Walk(h, func(h http.Handler) bool {
-			c, ok := h.(interface{ late() []string })
-			if !ok || seen[h] {
-				return !ok
-			}
-			seen[h] = true
-			for _, field := range c.late() {
-				report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
-			}
-			return true
-		})
-	}
-	return errors.Join(errs...)
-}
-
-// usable puts the handlers of all routes in force, and returns what is wrong
-// with them or was changed too late.
-func (r *Router) usable() error {
-	var errs []error
-	for _, u := range r.uses.All() {
-		if _, err := u.compile(); err != nil {
-			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return errors.Join(append(errs, r.late(r.All()))...)
-}
-
-// inForce puts the fields of r and of its handlers in force.
-func (r *Router) inForce() error {
-	_, err := r.rules()
-	return errors.Join(err, r.usable())
-}
-
-// run notes that s serves r from now on.
-func (r *Router) run(s *Server) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.running == nil {
-		r.running = make(map[*Server]settings.Snapshot)
-	}
-	r.running[s] = settings.Take(s)
-}
-
-// ran is run's counterpart. It returns an error for fields of s that were
-// changed in between.
-func (r *Router) ran(s *Server) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	err := r.late(maps.All(map[string]http.Handler(nil)))
-	delete(r.running, s)
-	return err
 }
 
 // A BasicAuth serves those who know a password of Users by Next, and asks the
@@ -540,12 +451,22 @@ func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]
 	list := make([]routes.Given[route], 0, len(rs))
 	var errs []error
 	var turn yield.Turn
+	good := make(map[*Upstream]bool) // which may have many patterns
 	for pattern, h := range rs {
 		turn.Step()
-		p, err := parseRoute(pattern, h)
+		p, err := routes.ParsePattern(pattern)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 			continue
+		}
+		if u, ok := h.(*Upstream); !ok || !good[u] {
+			if err := checkRoute(pattern, p, h); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			if ok {
+				good[u] = true
+			}
 		}
 		list = append(list, routes.Given[route]{Route: r.newRoute(p, h, where), Spelling: pattern})
 	}
@@ -794,11 +715,16 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	if err != nil {
 		return p, fmt.Errorf("hostproxy: %w", err)
 	}
+	return p, checkRoute(pattern, p, h)
+}
+
+// checkRoute reports why h cannot be the handler of p, which was spelled so.
+func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	if fault(h) != nil { // the text is made only then: there may be a million routes
-		return p, fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", pattern), h))
+		return fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", spelling), h))
 	}
 	if pass, ok := h.(*Passthrough); ok {
-		return p, pass.checkPattern(p)
+		return pass.checkPattern(p)
 	}
-	return p, nil
+	return nil
 }

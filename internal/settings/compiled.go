@@ -18,6 +18,9 @@ type Compiled[T any] struct {
 
 // Check reports what is wrong with the fields, unless they are in use already.
 func (c *Compiled[T]) Check(fields any, compile func() (*T, error)) error {
+	if c.inUse.Load() != nil {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inUse.Load() != nil {
