@@ -52,23 +52,13 @@ type TLS struct {
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
 	Fallbacks []certmagic.Issuer
 
-	// Issuers replace Issuer, Fallbacks and Internal for some hosts, by host or
-	// wildcard as in patterns, but not "*"; exact beats wildcard. A host that is named exactly gets a
-	// certificate of its own even where a wildcard's would do. Templates as
-	// there; several of one CA may differ in anything, and have accounts of their
-	// own where the e-mail, the account key or the external account differs.
-	//
-	// Names that no public CA signs, such as nas.lan, fail immediately unless
-	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
-	// that belongs to no known public CA, or any other type. Names below onion
-	// need an issuer with a method IssuesOnion() bool that returns true.
-	Issuers map[string]certmagic.Issuer
-
 	// Host says how TLS is done for one host pattern of a route, such as
-	// example.com, *.example.com or *; for a host that comes on demand it is
-	// consulted with the host. It is consulted once when the pattern gets its
-	// first route, and again by [Router.ReloadTLS]. It goes before Issuers and
-	// ClientAuth, which count for what it leaves zero.
+	// example.com, *.example.com or *. It is consulted once when the pattern gets
+	// its first route, and again by [Router.ReloadTLS]. Each pattern is consulted
+	// about by itself: what Host says of *.example.com does not count for a route
+	// of a.example.com. It does count for a host that comes on demand, which has
+	// no route of its own: Host is consulted with the host, and what it leaves
+	// zero is as for the pattern.
 	//
 	// Until it has answered, handshakes for the host wait, and requests on other
 	// connections get 421. When it returns an error, panics or takes longer than
@@ -143,15 +133,9 @@ type TLS struct {
 	Files []CertFile
 
 	// DefaultHost is the host whose certificate clients get that do not say
-	// which host they want (no SNI). "" means the IP address they connected to,
-	// if it has a route.
+	// which host they want (no SNI), and whose client authentication they meet.
+	// "" means the IP address they connected to, if it has a route.
 	DefaultHost string
-
-	// ClientAuth asks clients of some hosts for certificates, by host, wildcard
-	// or "*" as in patterns. A connection for one entry's hosts never serves
-	// those of another: 421. Clients that send no SNI are those of DefaultHost,
-	// or without one of "*". Nil asks nobody, unless Config does.
-	ClientAuth map[string]ClientAuth
 
 	// ShareTickets keeps the keys of session tickets in Storage, with a new one
 	// every day: a client resumes its session after a restart, and on any
@@ -179,17 +163,29 @@ type TLS struct {
 // A HostTLS says how TLS is done for the host of one pattern. The zero value is
 // what TLS says for all. A setting that excludes another is an error.
 type HostTLS struct {
-	// Issuer replaces TLS.Issuer, Fallbacks and Internal, as one of TLS.Issuers
-	// does. ACME templates that are equal in all settings are one issuer; other
-	// issuers, and solvers and functions in templates, are compared by identity,
-	// so return the same ones each time. A change counts at the next renewal, or
-	// immediately for a host without a valid certificate.
+	// Issuer replaces TLS.Issuer, Fallbacks and Internal. Templates as there;
+	// several of one CA may differ in anything, and have accounts of their own
+	// where the e-mail, the account key or the external account differs. ACME
+	// templates that are equal in all settings are one issuer; other issuers, and
+	// solvers and functions in templates, are compared by identity, so return the
+	// same ones each time. A change counts at the next renewal, or immediately for
+	// a host without a valid certificate.
+	//
+	// Names that no public CA signs, such as nas.lan, fail immediately unless
+	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
+	// that belongs to no known public CA, or any other type. Names below onion
+	// need an issuer with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
+
+	// OwnCertificate obtains a certificate of its own for a host below a wildcard
+	// whose certificate would do. A host with another Issuer than the wildcard has
+	// one in any case.
+	OwnCertificate bool
 
 	// ClientAuth asks the host's clients for certificates. A connection for hosts
 	// with one setting never serves those with another: 421. After a change,
 	// requests on a connection that has not proved what is asked for now get 421
-	// too; upgraded connections stay. Nil is what TLS.ClientAuth says.
+	// too; upgraded connections stay. Nil asks nobody, unless TLS.Config does.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
@@ -689,13 +685,11 @@ func (r *Router) certOptions() certs.Options {
 		DisableARI:   t.DisableARI,
 		Public:       t.issuers(&give),
 		Internal:     plainIssuer(t.Internal),
-		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:       t.HostPolicy,
 		PolicyTTL:    t.HostPolicyTTL,
 		Lazy:         t.Lazy,
 		Config:       t.Config,
 		Hello:        t.Hello,
-		ClientAuth:   make(map[string]certs.ClientAuth, len(t.ClientAuth)),
 		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,
 		Logger:       r.logger(),
@@ -703,14 +697,8 @@ func (r *Router) certOptions() certs.Options {
 		Addresses:        t.Addresses,
 		DisablePreflight: t.DisablePreflight,
 	}
-	for pattern, issuer := range t.Issuers {
-		o.Issuers[pattern] = give.solver(issuer)
-	}
 	for _, f := range t.Files {
 		o.Files = append(o.Files, certs.KeyPair(f))
-	}
-	for pattern, a := range t.ClientAuth {
-		o.ClientAuth[pattern] = certs.ClientAuth(a)
 	}
 	if t.Host != nil {
 		o.Choose = t.choose(t.Host)
@@ -731,7 +719,7 @@ func (t *TLS) choose(host func(string) (HostTLS, error)) func(string) (certs.Cho
 		if err != nil {
 			return certs.Choice{}, err
 		}
-		c := certs.Choice{Certificate: h.Certificate, Files: certs.KeyPair(h.Files), None: h.NoCertificate}
+		c := certs.Choice{Certificate: h.Certificate, Files: certs.KeyPair(h.Files), None: h.NoCertificate, Own: h.OwnCertificate}
 		if h.ClientAuth != nil {
 			a := certs.ClientAuth(*h.ClientAuth)
 			c.ClientAuth = &a

@@ -52,15 +52,10 @@ type Options struct {
 	// LocalCA on Storage.
 	Internal certmagic.Issuer
 
-	// Issuers issue for some hosts instead of Public and Internal, by host or
-	// wildcard: an exact entry beats a wildcard's. A host with an exact entry
-	// gets a certificate of its own even if a wildcard's covers it.
-	Issuers map[string]certmagic.Issuer
-
 	// Choose says how TLS is done for a host pattern of a route, as Hosts yields
-	// them, or for a host that comes on demand. It goes before Issuers and
-	// ClientAuth, and is consulted once when the pattern gets its first route,
-	// and again by ReloadTLS. An error, a panic, or a call that takes longer than
+	// them, or for a host that comes on demand, which has the settings of its
+	// pattern where the answer leaves them zero. It is consulted once when the
+	// pattern gets its first route, and again by ReloadTLS. An error, a panic, or a call that takes longer than
 	// 10 s leaves what counts for the pattern; a new one is closed, and asked
 	// about again after some seconds, later after minutes. It is called
 	// concurrently. Nil means that Options say all.
@@ -110,11 +105,9 @@ type Options struct {
 	// looks at none.
 	Hello func(*tls.ClientHelloInfo) error
 
-	// ClientAuth asks clients for certificates; see NewRealms.
-	ClientAuth map[string]ClientAuth
-
-	// DefaultHost is the host whose certificate clients get that send no SNI. "" means that of the IP address they connected to, if it
-	// has a route, and else none.
+	// DefaultHost is the host whose certificate clients get that send no SNI, and
+	// whose client authentication they meet. "" means that of the IP address they
+	// connected to, if it has a route, and else none.
 	DefaultHost string
 
 	// ShareTickets keeps the keys of session tickets in Storage.

@@ -178,31 +178,6 @@ func (m *Manager) newInternal() error {
 	return nil
 }
 
-// newSpecial makes the chains of the hosts that have an issuer of their own.
-func (m *Manager) newSpecial() error {
-	m.special = make(map[string]*chain)
-	var errs []error
-	for pattern, issuer := range m.options.Issuers {
-		key, err := canonicalPattern(pattern)
-		if key == "*" {
-			err = errors.New(`"*" is what TLS.Issuer and TLS.Internal are for: want a host or a wildcard such as *.example.com`)
-		}
-		if err == nil && m.special[key] != nil {
-			err = fmt.Errorf("host %q is there twice", key)
-		}
-		var c *chain
-		if err == nil {
-			c, err = m.chainOfIssuer(issuer)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("issuer for %q: %w", pattern, err))
-			continue
-		}
-		m.special[key] = c
-	}
-	return errors.Join(errs...)
-}
-
 // chainOfIssuer returns the chain of an issuer alone. Issuers that are the same
 // in all respects are one.
 func (m *Manager) chainOfIssuer(issuer certmagic.Issuer) (*chain, error) {
@@ -263,18 +238,8 @@ func (m *Manager) mintable(host string) bool { return m.local != nil && hostname
 
 // chainOf returns what issues for a host or wildcard.
 func (m *Manager) chainOf(name string) *chain {
-	if ch, _ := m.choices.exact(name); ch != nil && ch.chain != nil {
-		return ch.chain
-	}
-	if len(m.special) > 0 {
-		if c := m.special[name]; c != nil {
-			return c
-		}
-		if i := strings.IndexByte(name, '.'); i > 0 {
-			if c := m.special["*"+name[i:]]; c != nil {
-				return c
-			}
-		}
+	if c := m.choices.chain(name); c != nil {
+		return c
 	}
 	if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
 		return m.internal

@@ -68,14 +68,14 @@ func (c *choices) exact(name string) (ch *choice, ok bool) {
 // with a route. False means that the program has not answered for pattern. c may
 // be nil.
 //
-// Hot path: a map look-up under a read lock; no allocation for hosts of which
+// Hot path: map look-ups under a read lock; no allocation for hosts of which
 // something is known by name or by their wildcard.
 func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if c == nil {
 		return nil, "", true
 	}
 	if ch, ok := c.exact(host); ok {
-		return ch, "", true
+		return c.inherit(ch)
 	}
 	if c.manager.options.Wants(host) {
 		return nil, host, false
@@ -83,7 +83,46 @@ func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if ch := c.wildcard(host); ch != nil {
 		return ch, "", true
 	}
-	for _, pattern := range []string{wildcardOf(host), "*"} {
+	return c.above(wildcardOf(host))
+}
+
+// inherit returns a choice, or that of the pattern if the choice is of a host on
+// demand whose pattern brings a certificate, or wants none, by now.
+func (c *choices) inherit(ch *choice) (_ *choice, pattern string, ok bool) {
+	if !ch.demanded || ch.cert != nil {
+		return ch, "", true
+	}
+	up, pattern, ok := c.above(ch.wild)
+	if !ok || up.cert != nil || up.none {
+		return up, pattern, ok
+	}
+	return ch, "", true
+}
+
+// heirs returns the hosts on demand that have the issuer of a pattern, for which
+// ch counts.
+func (c *choices) heirs(pattern string, ch *choice) []string {
+	if !isPattern(pattern) {
+		return nil
+	}
+	m := c.manager
+	m.mu.RLock()
+	below := m.below.names(pattern)
+	m.mu.RUnlock()
+	return slices.DeleteFunc(below, func(name string) bool {
+		h, _ := c.exact(name)
+		if h == nil || !h.demanded || h.chain != nil {
+			return true
+		}
+		up, _, _ := c.above(h.wild)
+		return up != ch
+	})
+}
+
+// above returns what counts for a host without a route of its own: that of the
+// wildcard above it, "" if there can be none, or that of "*".
+func (c *choices) above(wild string) (ch *choice, pattern string, ok bool) {
+	for _, pattern := range [...]string{wild, "*"} {
 		if pattern == "" {
 			continue
 		}
@@ -110,14 +149,25 @@ func (c *choices) wildcard(host string) *choice {
 	return c.known[string(wild)] // no allocation: a map index
 }
 
-// apart reports whether a host has an issuer of its own that is not that of the
-// wildcard above it. c may be nil.
+// chain returns what issues for a host or wildcard by the program's wish, nil if
+// it has none. c may be nil.
+func (c *choices) chain(name string) *chain {
+	ch, _ := c.exact(name)
+	if ch != nil && ch.chain == nil && ch.demanded {
+		ch, _, _ = c.above(ch.wild)
+	}
+	if ch == nil {
+		return nil
+	}
+	return ch.chain
+}
+
+// apart reports whether a host is to have a certificate of its own though the
+// wildcard above it has one: the program says so, or wants another issuer for it.
+// c may be nil.
 func (c *choices) apart(name, wild string) bool {
 	ch, _ := c.exact(name)
-	if ch == nil || ch.chain == nil {
-		return false
-	}
-	return c.manager.chainOf(wild) != ch.chain
+	return ch != nil && (ch.own || ch.chain != nil && c.manager.chainOf(wild) != ch.chain)
 }
 
 // names returns all patterns and hosts that have been asked about.

@@ -27,9 +27,8 @@ type ClientAuth struct {
 // A realm is a set of hosts that share their client authentication. What it asks
 // for changes when its CA files do.
 type realm struct {
-	given   ClientAuth
-	loaded  atomic.Pointer[auth]
-	changed atomic.Bool // since the first handshake may have been
+	given  ClientAuth
+	loaded atomic.Pointer[auth]
 
 	mu      sync.Mutex
 	configs map[*tls.Config]*tls.Config // by the listener's, all of loaded
@@ -137,7 +136,6 @@ func (r *realm) reread() (bool, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.changed.Store(true)
 	r.loaded.Store(a)
 	clear(r.configs)
 	return true, nil

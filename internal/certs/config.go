@@ -19,15 +19,13 @@ func (m *Manager) checkTLS() error {
 		m.options.DefaultHost, err = hostname.Canonical(m.options.DefaultHost)
 		errs = append(errs, err)
 	}
-	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && (len(m.options.ClientAuth) > 0 || m.choices != nil) {
-		errs = append(errs, errors.New("Config.GetConfigForClient excludes ClientAuth and Host: use one of them"))
+	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && m.choices != nil {
+		errs = append(errs, errors.New("Config.GetConfigForClient and Host exclude each other: use one of them"))
 	}
 	if m.options.Policy == nil && m.options.PolicyTTL != 0 {
 		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
 	}
-	m.realms, err = NewRealms(m.options.ClientAuth, m.options.DefaultHost)
-	m.realms.choices = m.choices
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
 }
 
 // TLSConfig returns the settings of a listener: Options.Config, cloned, with
@@ -50,11 +48,11 @@ func (m *Manager) TLSConfig() *tls.Config {
 	c.DynamicRecordSizingDisabled = true // a head and a small body are one record
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
 	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
-	if m.realms.empty() && !shared {
+	if m.choices == nil && !shared {
 		c.GetConfigForClient = m.greet(c.GetConfigForClient)
 		return c
 	}
-	rc := m.realms.configs(c)
+	rc := m.choices.configs(c)
 	if shared {
 		// Servers clone what they are given; this one stays ours to change.
 		rc.open = c.Clone()
@@ -119,6 +117,6 @@ func (m *Manager) configForClient(r *realmConfigs) func(*tls.ClientHelloInfo) (*
 		if _, err := m.decided(hello); err != nil {
 			return nil, err
 		}
-		return r.of(hello.ServerName)
+		return r.of(m.nameOf(hello))
 	}
 }

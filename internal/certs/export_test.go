@@ -199,11 +199,11 @@ func (h Holds) Enter(name string) (leave func(error)) {
 
 // Admits reports whether a connection may carry requests for a host.
 func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
-	return m.realms.Admits(state, host)
+	return m.choices.admits(state, host)
 }
 
 // Realms returns how many realms m keeps.
-func (m *Manager) Realms() int { return len(m.realms.all()) }
+func (m *Manager) Realms() int { return len(m.choices.allRealms()) }
 
 // Choices returns of how many hosts m knows or asks what the program wishes.
 func (m *Manager) Choices() int {

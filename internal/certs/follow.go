@@ -168,12 +168,16 @@ func (m *Manager) decide(name string) want {
 	if !m.options.Wants(name) {
 		return want{known: !isPattern(name) && m.options.Knows(name), left: true}
 	}
-	w := m.ask(name)
-	if _, ok := m.choices.exact(name); !ok {
-		m.choices.ask(name, false)
-		w = want{wanted: true, undecided: true}
+	ch, ok := m.choices.exact(name)
+	if ok && ch != nil && ch.demanded { // a route of its own may want something else
+		m.choices.drop(name)
+		ok = false
 	}
-	return w
+	if !ok {
+		m.choices.ask(name, false)
+		return want{wanted: true, undecided: true}
+	}
+	return m.ask(name)
 }
 
 // ask says what a host pattern of a route wants.
@@ -203,7 +207,7 @@ var errWildcard = errors.New("wildcard certificates require a DNS-01 solver: set
 
 // kindOf returns the kind of a host that a route names.
 func (m *Manager) kindOf(name string) kind {
-	if wild := wildcardOf(name); wild != "" && m.special[name] == nil && m.options.Wants(wild) && !m.choices.apart(name, wild) {
+	if wild := wildcardOf(name); wild != "" && m.options.Wants(wild) && !m.choices.apart(name, wild) {
 		if w := m.ask(wild); w.wanted && w.refusal == nil {
 			return covered
 		}
@@ -230,6 +234,9 @@ func (m *Manager) apply(name string, w want) *host {
 		}
 		return nil
 	case h != nil:
+		if w.undecided {
+			h.move().undecided = true
+		}
 		m.decideLate(h, w)
 		m.change(h, w.kind)
 		return nil

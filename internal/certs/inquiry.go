@@ -174,8 +174,13 @@ func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, er
 		c.mu.Unlock()
 		return // its route has gone meanwhile
 	}
-	o := outcome{name: name, old: c.known[name], now: ch, err: err, demanded: q.demanded}
+	old := c.known[name]
+	o := outcome{name: name, old: old, err: err, demanded: q.demanded || old != nil && old.demanded}
 	if err == nil {
+		if o.demanded {
+			ch = ch.onDemand(name)
+		}
+		o.now = ch
 		c.publish(name, ch, file)
 	}
 	q.running, q.err = false, err
@@ -224,6 +229,9 @@ func (c *choices) apply(o outcome) {
 		return
 	case o.old != nil && o.old.chain != o.now.chain:
 		m.reissue(o.name)
+		for _, name := range c.heirs(o.name, o.now) {
+			m.reissue(name)
+		}
 	}
 	switch {
 	case m.options.Wants(o.name):

@@ -426,6 +426,16 @@ func shakeContext(ctx context.Context, t testing.TB, m *certs.Manager, sni strin
 	return c.ConnectionState().PeerCertificates[0], nil
 }
 
+// chosen is a hook that says what a map does.
+func chosen(hosts map[string]certs.Choice) func(string) (certs.Choice, error) {
+	return func(pattern string) (certs.Choice, error) { return hosts[pattern], nil }
+}
+
+// issuedBy is a hook that says who issues for some hosts.
+func issuedBy(issuers map[string]certmagic.Issuer) func(string) (certs.Choice, error) {
+	return func(pattern string) (certs.Choice, error) { return certs.Choice{Issuer: issuers[pattern]}, nil }
+}
+
 func names(format string, n int) []string {
 	all := make([]string, n)
 	for i := range all {
