@@ -182,6 +182,9 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 		return nil, nil, errors.New("hostproxy: Server.Router is nil")
 	case https == nil && plain == nil:
 		return nil, nil, errors.New("hostproxy: Serve needs a listener")
+	case https != nil && doesTLS(https):
+		return nil, nil, errors.New("hostproxy: Serve does the TLS itself, and so does a listener by Router.Listen, Router.Wrap or tls.Listen: " +
+			"want one of net.Listen for https")
 	}
 	if err := s.check(); err != nil {
 		return nil, nil, err

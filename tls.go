@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -354,6 +355,11 @@ func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // in the handshake that begins an on-demand order. network and address are those
 // of net.Listen.
 func (r *Router) Listen(network, address string) (net.Listener, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6", "unix":
+	default:
+		return nil, fmt.Errorf("hostproxy: Listen: network %q carries no TLS connections: want tcp, tcp4, tcp6 or unix", network)
+	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: %w", err)
@@ -372,6 +378,9 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	if ln == nil {
 		return nil, errors.New("hostproxy: Wrap: the listener is nil")
 	}
+	if doesTLS(ln) {
+		return nil, errors.New("hostproxy: Wrap: the listener does TLS already: want one of net.Listen")
+	}
 	if err := r.inForce(); err != nil {
 		return nil, err
 	}
@@ -381,6 +390,12 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	}
 	r.carries.Store(true)
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
+}
+
+// doesTLS reports whether a listener's connections are TLS already: one by Listen,
+// Wrap or tls.Listen.
+func doesTLS(ln net.Listener) bool {
+	return reflect.TypeOf(ln) == reflect.TypeOf(tls.NewListener(nil, nil))
 }
 
 // passer carries the connections of Passthrough routes to their targets. The
@@ -402,16 +417,13 @@ func (r *Router) passTarget(host string) (certs.Target, bool) {
 // passes reports whether any route is a Passthrough.
 func (r *Router) passes() bool { return r.passing.Load() > 0 }
 
-// terminated yields the host patterns whose TLS ends here.
-func (r *Router) terminated() iter.Seq[string] {
-	t := r.table.Load()
-	return func(yield func(string) bool) {
-		for host := range t.Hosts() {
-			if terminates(t, host) && !yield(host) {
-				return
-			}
-		}
-	}
+// hosts yields the host patterns of all routes.
+func (r *Router) hosts() iter.Seq[string] { return r.table.Load().Hosts() }
+
+// passedOn reports whether a host pattern is that of a Passthrough.
+func (r *Router) passedOn(pattern string) bool {
+	o, ok := r.table.Load().Host(pattern)
+	return ok && o != nil && isPassthrough(o.Value.handler)
 }
 
 // terminates reports whether t has a route of a host pattern whose TLS ends here.
@@ -678,8 +690,10 @@ func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
 	give := templates{dns: t.DNS}
 	o := certs.Options{
-		Hosts:        r.terminated,
+		Fault:        t.fault(),
+		Hosts:        r.hosts,
 		Wants:        func(pattern string) bool { return terminates(r.table.Load(), pattern) },
+		Passes:       r.passedOn,
 		Knows:        r.knows,
 		Storage:      t.Storage,
 		DisableARI:   t.DisableARI,
@@ -731,6 +745,14 @@ func (t *TLS) choose(host func(string) (HostTLS, error)) func(string) (certs.Cho
 		}
 		return c, nil
 	}
+}
+
+// fault returns what is wrong with settings that package certs does not see.
+func (t *TLS) fault() error {
+	if t.Issuer != nil && (t.CA != "" || t.Email != "") {
+		return fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email)
+	}
+	return nil
 }
 
 // issuers returns who issues for public names.
@@ -785,10 +807,16 @@ func (g *templates) solver(issuer certmagic.Issuer) certmagic.Issuer {
 func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
 	switch i := issuer.(type) {
 	case *Issuer:
+		if i == nil {
+			return (*certmagic.ACMEIssuer)(nil) // which certs refuses
+		}
 		return plainIssuer(*i)
 	case Issuer:
 		return certs.Issuer{Issuer: plainIssuer(i.Issuer), KeyType: i.KeyType}
 	case *LocalCA:
+		if i == nil {
+			return (*certmagic.ACMEIssuer)(nil)
+		}
 		return i.open()
 	}
 	return issuer

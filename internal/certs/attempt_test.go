@@ -49,8 +49,8 @@ func TestAnIssuerHasItsTypeOfKey(t *testing.T) {
 		want   string
 	}{
 		{certs.Issuer{Issuer: ca, KeyType: "rot13"}, "rot13"},
-		{certs.Issuer{}, "an issuer is nil"},
-		{(*certmagic.ACMEIssuer)(nil), "an issuer is nil"},
+		{certs.Issuer{}, "the issuer is nil"},
+		{(*certmagic.ACMEIssuer)(nil), "the issuer is nil"},
 		{&certmagic.ACMEIssuer{CA: "https://ca.example/dir", TestCA: "ftp://ca.example"}, "TestCA"},
 	} {
 		_, err := certs.New(certs.Options{Public: []certmagic.Issuer{c.issuer}, Logger: slog.New(slog.DiscardHandler)})

@@ -24,15 +24,23 @@ import (
 
 // Options configure a Manager. They are read once, by New.
 type Options struct {
-	// Hosts yields the host patterns that want a certificate: hosts and
-	// wildcards in canonical form, and "*", which only on-demand certificates
-	// can serve. Required; called at start and after Changed without names,
-	// never at once from two goroutines.
+	// Fault is what is wrong with the settings that these are made from. New
+	// returns it with the rest.
+	Fault error
+
+	// Hosts yields the host patterns of all routes: hosts and wildcards in
+	// canonical form, and "*", which only on-demand certificates can serve.
+	// Required; called at start and after Changed without names, and concurrently.
 	Hosts func() iter.Seq[string]
 
 	// Wants reports whether a host pattern, as Hosts yields it, is that of a route
 	// whose TLS ends here. Required; called concurrently.
 	Wants func(pattern string) bool
+
+	// Passes reports whether a host pattern is that of a route whose connections
+	// are carried elsewhere as they are. Called concurrently. Nil means that none
+	// are.
+	Passes func(pattern string) bool
 
 	// Knows is the gate: it reports whether a canonical host has a route. No
 	// other name costs more than this call, but for challenges, whose look-ups

@@ -129,16 +129,39 @@ func (c *chain) wildcards() bool {
 func (m *Manager) newPublic() error {
 	m.public = &chain{}
 	var errs []error
-	for _, issuer := range m.options.Public {
+	for i, issuer := range m.options.Public {
 		a, err := newAuthority(m, issuer)
+		if i > 0 || errors.Is(err, errNilIssuer) {
+			err = wrap(publicField(i), err)
+		}
 		if err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		if slices.ContainsFunc(m.public.authorities, a.passesFor) {
+			errs = append(errs, fmt.Errorf("%s: another issuer before it has the IssuerKey %q too, by which storage tells certificates apart: "+
+				"let each CA have a key of its own", publicField(i), a.key))
 			continue
 		}
 		m.public.authorities = append(m.public.authorities, a)
 	}
 	m.public.queue = newQueue(maxPublicIssues, m.public.pace())
 	return errors.Join(errs...)
+}
+
+// publicField names the setting that an issuer for public names comes from.
+func publicField(i int) string {
+	if i == 0 {
+		return "Issuer"
+	}
+	return fmt.Sprintf("Fallbacks[%d]", i-1)
+}
+
+// passesFor reports whether a is another CA than b, but has the same place in
+// storage: what one has issued would pass for the other's.
+func (a *authority) passesFor(b *authority) bool {
+	x, y := a.identity.account, b.identity.account
+	return a.key == b.key && (x.issuer != y.issuer || x.directory != y.directory)
 }
 
 // pace is that of the account that is asked first.
@@ -172,7 +195,7 @@ func (m *Manager) newInternal() error {
 	}
 	a, err := newAuthority(m, Issuer{Issuer: issuer, KeyType: keyType})
 	if err != nil {
-		return err
+		return wrap("Internal", err)
 	}
 	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, a.account.pace)}
 	return nil

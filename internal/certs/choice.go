@@ -67,6 +67,9 @@ func (c *Choice) check(pattern string) error {
 	if c.Certificate != nil && c.Files != (KeyPair{}) {
 		errs = append(errs, errors.New("Certificate and Files exclude each other: set one of them"))
 	}
+	if c.Files != (KeyPair{}) {
+		errs = append(errs, wrap("Files", c.Files.check()))
+	}
 	if c.Own && isPattern(pattern) {
 		errs = append(errs, fmt.Errorf("OwnCertificate is for hosts below a wildcard, and %q is none: leave it false", pattern))
 	}

@@ -137,7 +137,7 @@ func TestSettingsOfAHostThatExcludeEachOtherAreErrorsAllAtOnce(t *testing.T) {
 			[]string{"Certificate and Files exclude Issuer", "Certificate and Files exclude each other"}},
 		"a certificate and one of its own": {"a.example.com", certs.Choice{Certificate: &cert, Own: true}, []string{"exclude Issuer and OwnCertificate"}},
 		"one of its own for a wildcard":    {"*.example.com", certs.Choice{Own: true}, []string{`OwnCertificate is for hosts below a wildcard, and "*.example.com" is none`}},
-		"an issuer that is nil":            {"a.example.com", certs.Choice{Issuer: certs.Issuer{}}, []string{"an issuer is nil"}},
+		"an issuer that is nil":            {"a.example.com", certs.Choice{Issuer: certs.Issuer{}}, []string{"the issuer is nil"}},
 		"client authentication without CAs, and a bad key type": {"a.example.com",
 			certs.Choice{ClientAuth: &certs.ClientAuth{}, Issuer: certs.Issuer{Issuer: ca, KeyType: "rot13"}}, []string{"no CA", "rot13"}},
 	} {

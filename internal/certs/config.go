@@ -2,31 +2,11 @@ package certs
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/mholt/acmez/v3"
-
-	"github.com/hostproxy/hostproxy/internal/hostname"
 )
-
-// checkTLS checks the settings for TLSConfig.
-func (m *Manager) checkTLS() error {
-	var errs []error
-	var err error
-	if m.options.DefaultHost != "" {
-		m.options.DefaultHost, err = hostname.Canonical(m.options.DefaultHost)
-		errs = append(errs, err)
-	}
-	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && m.choices != nil {
-		errs = append(errs, errors.New("Config.GetConfigForClient and Host exclude each other: use one of them"))
-	}
-	if m.options.Policy == nil && m.options.PolicyTTL != 0 {
-		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
-	}
-	return errors.Join(errs...)
-}
 
 // TLSConfig returns the settings of a listener: Options.Config, cloned, with
 // the certificates of m and the client authentication of its realms.

@@ -60,6 +60,7 @@ func (m *Manager) watch(grace time.Duration) {
 		case <-timer.C:
 		}
 		m.sync()
+		m.notices.later()
 		if first && m.options.Policy != nil {
 			m.spawn(m.recall)
 		}

@@ -54,6 +54,7 @@ type Manager struct {
 	tickets          *tickets
 	witnesses        []*witness // of the storages
 	lobby            *lobby
+	notices          *notices
 
 	ctx    context.Context // ends all
 	cancel context.CancelFunc
@@ -95,6 +96,7 @@ func New(o Options) (*Manager, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.choices = newChoices(m, o.Choose)
 	m.demands = newDemands(m)
+	m.notices = &notices{manager: m}
 	m.tickets = &tickets{manager: m}
 	m.reporter = newReporter(o.Logger, o.Observe)
 	storage, err := orFiles(o.Storage)
@@ -171,6 +173,7 @@ func (m *Manager) Close() error {
 		m.ending.Unlock()
 		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
 		m.lobby.close()
+		m.notices.close()
 		m.tasks.Wait()
 		m.reporter.wait()
 		m.port.close()
