@@ -458,7 +458,7 @@ func (r *Router) status() status.Page {
 
 func (r *Router) certificate(c CertStatus) status.Certificate {
 	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
-		Attempts: c.Attempts, NextTry: c.NextTry}
+		Attempts: c.Attempts, NextTry: c.NextTry, Waiting: c.Waiting, Refused: c.Refused}
 	if c.Err != nil {
 		s.Error = status.Sentence(c.Err.Error())
 	}

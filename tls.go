@@ -87,7 +87,9 @@ type TLS struct {
 	// Storage keeps certificates, keys, accounts and locks. Routers that share
 	// one share them. Certificates that expired 30 days ago and were not
 	// renewed are deleted from it once a day. Nil means files in
-	// $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic.
+	// $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic; for a process without
+	// a home, in certmagic below the first directory of $STATE_DIRECTORY, which
+	// systemd sets for StateDirectory=.
 	Storage certmagic.Storage
 
 	// HostPolicy decides about certificates on demand: a handshake asks for a
@@ -95,7 +97,8 @@ type TLS struct {
 	// certificate. Return nil to allow issuance, and ErrHostNotAllowed to refuse
 	// it, which is remembered for HostPolicyTTL. Any other error means that the
 	// policy does not know, for instance because its database is down: an
-	// existing certificate is kept, and the handshake of a new host fails. The
+	// existing certificate is kept, the handshake of a new host fails, and a
+	// warning is logged, once a minute. The
 	// policy is consulted again before a renewal. It may be called concurrently;
 	// a call that takes longer than 10 s counts as an error. Nil allows none.
 	HostPolicy func(ctx context.Context, host string) error
@@ -583,8 +586,9 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 // it: the function to call when DNS has been corrected. It does not wait:
 // [TLS.Observe] tells when it is done. The limits of a CA still count. The error
 // says why nothing can be done: the Router does not listen, no route of its own
-// serves the host, the certificate is the program's own, or the local CA makes one
-// in each handshake that needs it.
+// serves the host, a Passthrough leaves the certificate to its target, the
+// certificate is the program's own, or the local CA makes one in each handshake
+// that needs it.
 func (r *Router) RenewCertificate(host string) error {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -635,9 +639,16 @@ func canonicalHost(host string) (string, error) {
 }
 
 // AwaitCertificates waits until the Router listens and each of the hosts has a
-// certificate; with no hosts, each host of a route that wants one. When ctx is
-// done, the error says which have none and why.
+// certificate; with no hosts, each host of a route that wants one, except those
+// that [TLS.Lazy] keeps until a handshake asks for them. A Lazy host that is named
+// is waited for too, but not ordered: a handshake or [Router.RenewCertificate] does
+// that. When ctx is done, the error says which have none and why. A name that is no
+// host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
+	names, err := canonicalHosts(hosts)
+	if err != nil {
+		return err
+	}
 	m := r.certs.Manager()
 	for ; m == nil; m = r.certs.Manager() {
 		select {
@@ -646,18 +657,24 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	names := make([]string, len(hosts))
-	for i, h := range hosts {
-		name, err := canonicalHost(h)
-		if err != nil {
-			return fmt.Errorf("hostproxy: %w", err)
-		}
-		names[i] = name
-	}
 	if err := m.Await(ctx, names...); err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
 	return nil
+}
+
+// canonicalHosts returns the canonical forms of hosts and wildcards, or all that is
+// wrong with them.
+func canonicalHosts(hosts []string) ([]string, error) {
+	names := make([]string, len(hosts))
+	var errs []error
+	for i, h := range hosts {
+		var err error
+		if names[i], err = canonicalHost(h); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	return names, errors.Join(errs...)
 }
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
@@ -688,7 +705,7 @@ func closed(err error) error {
 // certOptions translates r.TLS. What is wrong with it certs.New says.
 func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
-	give := templates{dns: t.DNS}
+	give := certs.NewTemplates(t.DNS)
 	o := certs.Options{
 		Fault:        t.fault(),
 		Hosts:        r.hosts,
@@ -697,7 +714,7 @@ func (r *Router) certOptions() certs.Options {
 		Knows:        r.knows,
 		Storage:      t.Storage,
 		DisableARI:   t.DisableARI,
-		Public:       t.issuers(&give),
+		Public:       t.issuers(give),
 		Internal:     plainIssuer(t.Internal),
 		Policy:       t.HostPolicy,
 		PolicyTTL:    t.HostPolicyTTL,
@@ -715,7 +732,7 @@ func (r *Router) certOptions() certs.Options {
 		o.Files = append(o.Files, certs.KeyPair(f))
 	}
 	if t.Host != nil {
-		o.Choose = t.choose(t.Host)
+		o.Choose = choose(t.Host, give)
 	}
 	if t.Observe != nil {
 		o.Observe = func(s certs.Status) { t.Observe(CertStatus(s)) }
@@ -723,11 +740,8 @@ func (r *Router) certOptions() certs.Options {
 	return o
 }
 
-// choose translates what the program says of a pattern. Concurrent calls share the
-// DNS solver.
-func (t *TLS) choose(host func(string) (HostTLS, error)) func(string) (certs.Choice, error) {
-	give := templates{dns: t.DNS}
-	var mu sync.Mutex
+// choose translates what the program says of a pattern.
+func choose(host func(string) (HostTLS, error), give *certs.Templates) func(string) (certs.Choice, error) {
 	return func(pattern string) (certs.Choice, error) {
 		h, err := host(pattern)
 		if err != nil {
@@ -739,9 +753,7 @@ func (t *TLS) choose(host func(string) (HostTLS, error)) func(string) (certs.Cho
 			c.ClientAuth = &a
 		}
 		if h.Issuer != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			c.Issuer = give.solver(h.Issuer)
+			c.Issuer = give.Solver(plainIssuer(h.Issuer))
 		}
 		return c, nil
 	}
@@ -756,51 +768,16 @@ func (t *TLS) fault() error {
 }
 
 // issuers returns who issues for public names.
-func (t *TLS) issuers(give *templates) []certmagic.Issuer {
+func (t *TLS) issuers(give *certs.Templates) []certmagic.Issuer {
 	first := t.Issuer
 	if first == nil {
 		first = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
 	}
-	all := []certmagic.Issuer{give.solver(first)}
+	all := []certmagic.Issuer{give.Solver(plainIssuer(first))}
 	for _, issuer := range t.Fallbacks {
-		all = append(all, give.solver(issuer))
+		all = append(all, give.Solver(plainIssuer(issuer)))
 	}
 	return all
-}
-
-// templates gives ACME templates the DNS provider. What is one stays one: all get
-// the same solver, and a template with functions, which cannot be compared, is
-// copied once.
-type templates struct {
-	dns    certmagic.DNSProvider
-	solves *certmagic.DNS01Solver
-	copies map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer
-}
-
-// solver returns the issuer with the DNS provider, if it is a template without a
-// solver.
-func (g *templates) solver(issuer certmagic.Issuer) certmagic.Issuer {
-	issuer = plainIssuer(issuer)
-	if i, ok := issuer.(certs.Issuer); ok {
-		return certs.Issuer{Issuer: g.solver(i.Issuer), KeyType: i.KeyType}
-	}
-	a, ok := issuer.(*certmagic.ACMEIssuer)
-	if !ok || a == nil || g.dns == nil || a.DNS01Solver != nil {
-		return issuer
-	}
-	if g.solves == nil {
-		g.solves = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: g.dns}}
-		g.copies = make(map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer)
-	}
-	if solving := g.copies[a]; solving != nil {
-		return solving
-	}
-	solving := *a
-	solving.DNS01Solver = g.solves
-	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // else equal settings are equal issuers
-		g.copies[a] = &solving
-	}
-	return &solving
 }
 
 // plainIssuer returns an issuer as package certs knows it.

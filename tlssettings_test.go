@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -130,4 +131,51 @@ func TestSettingsThatNoRouteUsesAreWarnedAboutUntilOneDoes(t *testing.T) {
 	require.NoError(t, r.AwaitCertificates(t.Context()))
 	assert.Equal(t, 1, count(homeless), "said once")
 	assert.Equal(t, 1, count(idle), "said once")
+}
+
+func TestNamesThatAreNoHostsAreErrorsBeforeTheRouterListens(t *testing.T) {
+	err := new(hostproxy.Router).AwaitCertificates(t.Context(), "a..b", "good.example.com", "not a host")
+	assert.ErrorContains(t, err, `"a..b"`)
+	assert.ErrorContains(t, err, `"not a host"`)
+}
+
+func TestTheCertificateOfAPassthroughIsItsTargets(t *testing.T) {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage = files(t)
+	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
+	r.Handle("a.localhost", elsewhere)
+	r.Handle("*.b.localhost", elsewhere)
+	r.Handle("c.b.localhost", named("c"))
+	proxytest.Start(t, &hostproxy.Server{Router: &r})
+	require.NoError(t, r.AwaitCertificates(t.Context(), "c.b.localhost"))
+	for _, host := range []string{"A.localhost", "x.b.localhost", "*.b.localhost"} {
+		err := r.RenewCertificate(host)
+		assert.ErrorContains(t, err, "is the host of a Passthrough: its target has the certificate", host)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		assert.ErrorContains(t, r.AwaitCertificates(ctx, host), "its target has the certificate", host)
+	}
+}
+
+// crypto/tls calls it "no certificates configured" in the log of an http.Server.
+func TestHandshakesOfARouterWithoutRoutesAreExplainedOnce(t *testing.T) {
+	var log lockedBuffer
+	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	r.TLS.Storage = files(t)
+	conf, err := r.TLSConfig()
+	require.NoError(t, err)
+	srv := httptest.NewUnstartedServer(&r)
+	srv.TLS, srv.Config.ErrorLog = conf, slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	srv.Listener.Close()
+	srv.Listener = tls.NewListener(proxytest.Listen(t), conf)
+	srv.Start()
+	t.Cleanup(func() {
+		srv.Close()
+		require.NoError(t, r.Close())
+	})
+	for range 3 {
+		_, err = tls.Dial("tcp", srv.Listener.Addr().String(), &tls.Config{ServerName: "a.localhost", InsecureSkipVerify: true})
+		require.ErrorContains(t, err, "unrecognized name")
+	}
+	assert.Equal(t, 1, strings.Count(log.String(), "handshakes are refused, the Router has no routes"), log.String())
 }

@@ -385,8 +385,11 @@ func startOnce(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, 
 	t.Helper()
 	r := routesOf(hosts...)
 	o.Hosts, o.Wants, o.Knows = r.all, r.wants, r.knows
-	if o.Storage == nil {
+	switch o.Storage {
+	case nil:
 		o.Storage = newMemStorage()
+	case inHome:
+		o.Storage = nil
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -425,6 +428,9 @@ func shakeContext(ctx context.Context, t testing.TB, m *certs.Manager, sni strin
 	}
 	return c.ConnectionState().PeerCertificates[0], nil
 }
+
+// inHome stands for no storage, which start would put into memory.
+var inHome certmagic.Storage = &certmagic.FileStorage{Path: "stands for none"}
 
 // chosen is a hook that says what a map does.
 func chosen(hosts map[string]certs.Choice) func(string) (certs.Choice, error) {

@@ -98,6 +98,8 @@ func (m *Manager) Renew(host string) error {
 	}
 	m.mu.Unlock()
 	switch {
+	case m.passed(host):
+		return errPassed(host)
 	case isPattern(host) || !m.options.Knows(host):
 		return fmt.Errorf("no route serves %q", host)
 	case m.mints(host):

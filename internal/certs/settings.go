@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
@@ -69,6 +70,7 @@ const noticePause = time.Second
 // for are not there: no error, since they may come later.
 type notices struct {
 	manager *Manager
+	empty   atomic.Bool // there were no routes at all, which has been said
 
 	mu       sync.Mutex
 	timer    *time.Timer // runs look; nil until the first change
@@ -117,6 +119,21 @@ func (n *notices) look() {
 		m.log.Warn("TLS.HostPolicy decides about nothing, no route has a wildcard",
 			"remedy", "add a route for a wildcard such as *.example.com, or unset TLS.HostPolicy")
 		n.idle = true
+	}
+}
+
+// refused is told of each handshake for a host without a route. A server of the
+// program logs it in words of crypto/tls that say nothing of routes: if there are
+// none at all, that is said here, once.
+func (n *notices) refused(name string) {
+	if n.empty.Load() {
+		return
+	}
+	for range n.manager.options.Hosts() {
+		return
+	}
+	if !n.empty.Swap(true) {
+		n.manager.log.Warn("handshakes are refused, the Router has no routes", "host", name, "remedy", "add one by Handle, Set or Replace")
 	}
 }
 
