@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -233,4 +234,40 @@ func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestSettingsForAPassthroughAreLoud(t *testing.T) {
+	const loud = "TLS.Host has settings for a Passthrough"
+	_, clients := proxytest.Certificate(t, "client.example")
+	var log lockedBuffer
+	var h hosts
+	h.set("pass.localhost", hostproxy.HostTLS{ClientAuth: &hostproxy.ClientAuth{CAs: clients}, OwnCertificate: true})
+	h.set("*.pass.localhost", hostproxy.HostTLS{NoCertificate: true})
+	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	r.TLS.Storage, r.TLS.Host = files(t), h.hook
+	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
+	r.Handle("pass.localhost", elsewhere)
+	r.Handle("quiet.localhost", elsewhere)
+	r.Handle("here.localhost", named("here"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	lines := func(n int) {
+		t.Helper()
+		proxytest.Eventually(t, "a line", func() bool { return strings.Count(log.String(), loud) == n })
+	}
+	lines(1)
+	assert.Contains(t, log.String(), `host=pass.localhost settings="[OwnCertificate ClientAuth]"`)
+
+	require.NoError(t, r.Set("*.pass.localhost", elsewhere))
+	lines(2)
+	require.NoError(t, r.Set("here.localhost", elsewhere))
+	h.set("quiet.localhost", hostproxy.HostTLS{Issuer: &hostproxy.LocalCA{Storage: r.TLS.Storage}})
+	r.ReloadTLS("quiet.localhost")
+	lines(3)
+
+	require.NoError(t, r.Set("pass.localhost", named("here now")))
+	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "pass.localhost", InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+	require.Error(t, err, "its client authentication is in force from now on")
+	require.NoError(t, r.Set("pass.localhost", elsewhere))
+	lines(4)
+	assert.NotContains(t, log.String(), "host=here.localhost settings")
 }

@@ -59,7 +59,9 @@ type TLS struct {
 	// about by itself: what Host says of *.example.com does not count for a route
 	// of a.example.com. It does count for a host that comes on demand, which has
 	// no route of its own: Host is consulted with the host, and what it leaves
-	// zero is as for the pattern.
+	// zero is as for the pattern. It is consulted about the pattern of a
+	// Passthrough too: settings for it, which cannot be in force, are logged at
+	// level Error.
 	//
 	// Until it has answered, handshakes for the host wait, and requests on other
 	// connections get 421. When it returns an error, panics or takes longer than
@@ -423,20 +425,29 @@ func (r *Router) passes() bool { return r.passing.Load() > 0 }
 // hosts yields the host patterns of all routes.
 func (r *Router) hosts() iter.Seq[string] { return r.table.Load().Hosts() }
 
-// passedOn reports whether a host pattern is that of a Passthrough.
-func (r *Router) passedOn(pattern string) bool {
-	o, ok := r.table.Load().Host(pattern)
-	return ok && o != nil && isPassthrough(o.Value.handler)
-}
+// An end says where the TLS of a host pattern's route ends.
+type end uint8
 
-// terminates reports whether t has a route of a host pattern whose TLS ends here.
-func terminates(t *routes.Table[route], host string) bool {
-	o, ok := t.Host(host)
-	return ok && (o == nil || !isPassthrough(o.Value.handler))
+const (
+	nowhere   end = iota // it has no route
+	here                 // in this process
+	elsewhere            // at the target of a Passthrough
+)
+
+// endOf returns where the TLS of a host pattern ends by a table.
+func endOf(t *routes.Table[route], pattern string) end {
+	o, ok := t.Host(pattern)
+	switch {
+	case !ok:
+		return nowhere
+	case o != nil && isPassthrough(o.Value.handler):
+		return elsewhere
+	}
+	return here
 }
 
 // tell tells the certificates which of some host patterns, whose routes differ
-// between two tables, want one in only one of them. r.mu is held.
+// between two tables, have their TLS end elsewhere than before. r.mu is held.
 func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
 	if r.certs.Manager() == nil {
 		return
@@ -446,12 +457,12 @@ func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string]) {
 	}
 }
 
-// moved returns those of some host patterns whose TLS ends here in only one of
-// two tables.
+// moved returns those of some host patterns whose TLS ends elsewhere in one of two
+// tables than in the other.
 func moved(from, to *routes.Table[route], differ iter.Seq[string]) []string {
 	var hosts []string
 	for host := range differ {
-		if terminates(from, host) != terminates(to, host) {
+		if endOf(from, host) != endOf(to, host) {
 			hosts = append(hosts, host)
 		}
 	}
@@ -709,8 +720,8 @@ func (r *Router) certOptions() certs.Options {
 	o := certs.Options{
 		Fault:        t.fault(),
 		Hosts:        r.hosts,
-		Wants:        func(pattern string) bool { return terminates(r.table.Load(), pattern) },
-		Passes:       r.passedOn,
+		Wants:        func(pattern string) bool { return endOf(r.table.Load(), pattern) == here },
+		Passes:       func(pattern string) bool { return endOf(r.table.Load(), pattern) == elsewhere },
 		Knows:        r.knows,
 		Storage:      t.Storage,
 		DisableARI:   t.DisableARI,

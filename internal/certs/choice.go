@@ -109,6 +109,23 @@ func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, err
 	return ch, file, errors.Join(errs...)
 }
 
+// fields names the settings that are not zero, as the program knows them.
+func (c *Choice) fields() []string {
+	var names []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"Issuer", c.Issuer != nil}, {"OwnCertificate", c.Own}, {"ClientAuth", c.ClientAuth != nil},
+		{"Certificate", c.Certificate != nil}, {"Files", c.Files != KeyPair{}}, {"NoCertificate", c.None},
+	} {
+		if f.set {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
 // onDemand returns the choice of a host without a route of its own.
 func (c choice) onDemand(host string) *choice {
 	c.demanded, c.wild = true, wildcardOf(host)

@@ -25,6 +25,7 @@ type choices struct {
 
 	mu      sync.RWMutex
 	known   map[string]*choice
+	passed  map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
 	files   map[string]*pairFile // by pattern
 	asked   map[string]*inquiry
 	ready   []string // whose inquiries may run
@@ -46,6 +47,7 @@ func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
 		slots:   make(chan struct{}, maxChoosing),
 		plain:   new(choice),
 		known:   make(map[string]*choice),
+		passed:  make(map[string]struct{}),
 		files:   make(map[string]*pairFile),
 		asked:   make(map[string]*inquiry),
 		realms:  make(map[realmKey][]*realm),
@@ -62,6 +64,24 @@ func (c *choices) exact(name string) (ch *choice, ok bool) {
 	defer c.mu.RUnlock()
 	ch, ok = c.known[name]
 	return ch, ok
+}
+
+// settled reports whether something is known of a pattern whose TLS ends here. What
+// was said of it when it had no route, or when its TLS ended elsewhere, is
+// forgotten: it may want something else now. c may be nil.
+func (c *choices) settled(name string) bool {
+	if c == nil {
+		return true
+	}
+	c.mu.RLock()
+	ch := c.known[name]
+	_, passed := c.passed[name]
+	c.mu.RUnlock()
+	if passed || ch != nil && ch.demanded {
+		c.drop(name)
+		return false
+	}
+	return ch != nil
 }
 
 // of returns what counts for a canonical host, that of the most specific pattern
@@ -174,7 +194,10 @@ func (c *choices) apart(name, wild string) bool {
 func (c *choices) names() []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return slices.AppendSeq(slices.Collect(maps.Keys(c.known)), maps.Keys(c.asked))
+	all := slices.AppendSeq(slices.Collect(maps.Keys(c.known)), maps.Keys(c.asked))
+	all = slices.AppendSeq(all, maps.Keys(c.passed))
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // drop forgets a pattern or host. c may be nil.
@@ -194,6 +217,7 @@ func (c *choices) drop(name string) {
 	}
 	delete(c.known, name)
 	delete(c.files, name)
+	delete(c.passed, name)
 }
 
 // decided waits until the program has said how TLS is done for the host of a

@@ -166,15 +166,15 @@ type want struct {
 
 // decide says what the routes want of a name now.
 func (m *Manager) decide(name string) want {
-	if !m.options.Wants(name) {
-		return want{known: !isPattern(name) && m.options.Knows(name), left: true}
+	switch {
+	case m.options.Wants(name):
+	case m.passes(name):
+		m.choices.inspect(name)
+		return want{}
+	default:
+		return want{known: !isPattern(name) && m.options.Knows(name) && !m.passed(name), left: true}
 	}
-	ch, ok := m.choices.exact(name)
-	if ok && ch != nil && ch.demanded { // a route of its own may want something else
-		m.choices.drop(name)
-		ok = false
-	}
-	if !ok {
+	if !m.choices.settled(name) {
 		m.choices.ask(name, false)
 		return want{wanted: true, undecided: true}
 	}

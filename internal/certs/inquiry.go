@@ -30,11 +30,17 @@ type inquiry struct {
 	running  bool
 	again    bool // asked once more meanwhile
 	demanded bool // for a host that comes on demand
+	passed   bool // its TLS ends elsewhere: whatever the answer wishes is in vain
 }
 
 // reload asks the hook again about a pattern, and reports whether there is a
 // route of it, or a host on demand.
 func (c *choices) reload(name string) bool {
+	if c.manager.passes(name) {
+		c.drop(name)
+		c.inspect(name)
+		return true
+	}
 	if _, known := c.exact(name); !known && !c.manager.options.Wants(name) {
 		return false
 	}
@@ -71,6 +77,44 @@ func (c *choices) demand(name string) {
 	}
 }
 
+// inspect asks once about a pattern whose TLS ends elsewhere, to say so if the
+// program wishes anything for it. c may be nil.
+func (c *choices) inspect(name string) {
+	if c == nil {
+		return
+	}
+	c.mu.RLock()
+	_, passed := c.passed[name]
+	c.mu.RUnlock()
+	if passed {
+		return
+	}
+	c.drop(name) // what counted while its TLS ended here
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.passed[name] = struct{}{}
+	c.inquire(name).passed = true
+}
+
+// inspected ends such an inquiry. An error says nothing of the program's wishes.
+func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
+	c.mu.Lock()
+	current := c.asked[name] == q
+	if current {
+		close(q.done)
+		delete(c.asked, name)
+	}
+	c.mu.Unlock()
+	switch fields := given.fields(); {
+	case !current:
+	case err != nil:
+		c.manager.log.Debug("TLS.Host failed for a Passthrough", "host", name, "cause", err)
+	case len(fields) > 0:
+		c.manager.log.Error("TLS.Host has settings for a Passthrough, which are not in force", "host", name, "settings", fields,
+			"remedy", "let TLS.Host return the zero HostTLS for it, and set them at its target")
+	}
+}
+
 // inquire returns the inquiry about a name, and begins one at need. c.mu is held.
 func (c *choices) inquire(name string) *inquiry {
 	q := c.asked[name]
@@ -98,6 +142,10 @@ func (c *choices) work() {
 			return
 		}
 		given, err := c.consult(name)
+		if q.passed {
+			c.inspected(name, q, given, err)
+			continue
+		}
 		var ch *choice
 		var file *pairFile
 		if err == nil {
