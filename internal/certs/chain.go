@@ -31,7 +31,11 @@ const (
 type chain struct {
 	authorities []*authority
 	queue       *queue
-	once        sync.Once // starts queue
+	once        sync.Once          // starts queue
+	cancel      context.CancelFunc // ends queue
+
+	users  int       // choices that have it; the choices' lock guards it
+	unused time.Time // since when it has none and its queue is empty; zero if it is used
 }
 
 // issue tries each authority once, and returns nil once storage has a certificate
@@ -231,11 +235,6 @@ func (m *Manager) chainFor(issuer certmagic.Issuer) (*chain, error) {
 		}
 	}
 	return c, nil
-}
-
-// begin starts the queue of a chain, once.
-func (m *Manager) begin(c *chain) {
-	c.once.Do(func() { m.spawn(func() { c.queue.loop(m.ctx) }) })
 }
 
 // chains yields each chain once.

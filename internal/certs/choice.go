@@ -109,6 +109,20 @@ func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, err
 	return ch, file, errors.Join(errs...)
 }
 
+// count counts the users of what a choice has up or down. The choices' lock is
+// held. c may be nil.
+func (c *choice) count(n int) {
+	if c == nil {
+		return
+	}
+	if c.chain != nil {
+		c.chain.users += n
+	}
+	if c.realm != nil {
+		c.realm.users += n
+	}
+}
+
 // fields names the settings that are not zero, as the program knows them.
 func (c *Choice) fields() []string {
 	var names []string

@@ -30,7 +30,6 @@ type choices struct {
 	asked   map[string]*inquiry
 	ready   []string // whose inquiries may run
 	workers int
-	left    bool // a host may have left its realm since the last sweep
 
 	realmMu sync.Mutex
 	realms  map[realmKey][]*realm
@@ -212,9 +211,7 @@ func (c *choices) drop(name string) {
 		close(q.done)
 		delete(c.asked, name)
 	}
-	if old := c.known[name]; old != nil && old.realm != nil {
-		c.left = true
-	}
+	c.known[name].count(-1)
 	delete(c.known, name)
 	delete(c.files, name)
 	delete(c.passed, name)

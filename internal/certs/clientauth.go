@@ -29,6 +29,7 @@ type ClientAuth struct {
 type realm struct {
 	given  ClientAuth
 	loaded atomic.Pointer[auth]
+	users  int // choices that have it; the choices' lock guards it
 
 	mu      sync.Mutex
 	configs map[*tls.Config]*tls.Config // by the listener's, all of loaded
@@ -81,46 +82,6 @@ func (c *choices) realmFor(given ClientAuth) (*realm, error) {
 	}
 	c.realms[key] = append(c.realms[key], r)
 	return r, nil
-}
-
-// sweep forgets the realms that no host is in any more.
-func (c *choices) sweep() {
-	if c == nil {
-		return
-	}
-	c.realmMu.Lock() // no realm is found or made meanwhile
-	defer c.realmMu.Unlock()
-	used, ok := c.used()
-	if !ok {
-		return
-	}
-	for key, some := range c.realms {
-		some = slices.DeleteFunc(some, func(r *realm) bool { return !used[r] })
-		if c.realms[key] = some; len(some) == 0 {
-			delete(c.realms, key)
-		}
-	}
-}
-
-// used returns the realms that hosts are in. False means that it is the same as
-// before, or that an inquiry may be about to use another one.
-func (c *choices) used() (map[*realm]bool, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.left {
-		return nil, false
-	}
-	for _, q := range c.asked {
-		if q.running {
-			return nil, false
-		}
-	}
-	c.left = false
-	used := make(map[*realm]bool)
-	for _, ch := range c.known {
-		used[ch.realm] = true
-	}
-	return used, true
 }
 
 // reread reads the CA files again if they have changed, and reports whether it

@@ -205,6 +205,14 @@ func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
 // Realms returns how many realms m keeps.
 func (m *Manager) Realms() int { return len(m.choices.allRealms()) }
 
+// Kept returns how many chains and accounts m keeps for issuers that the program
+// wishes.
+func (m *Manager) Kept() (chains, accounts int) {
+	m.chainMu.Lock()
+	defer m.chainMu.Unlock()
+	return len(m.single), len(m.accounts)
+}
+
 // Choices returns of how many hosts m knows or asks what the program wishes.
 func (m *Manager) Choices() int {
 	m.choices.mu.RLock()

@@ -251,9 +251,8 @@ func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, er
 
 // publish makes a choice the one that counts. c.mu is held.
 func (c *choices) publish(name string, ch *choice, file *pairFile) {
-	if old := c.known[name]; old != nil && old.realm != ch.realm {
-		c.left = true
-	}
+	ch.count(1)
+	c.known[name].count(-1)
 	c.known[name] = ch
 	delete(c.files, name)
 	if file != nil {
