@@ -43,7 +43,7 @@ type TLS struct {
 	// CA is the URL of an ACME directory. "" means Let's Encrypt.
 	CA string
 
-	// Issuer replaces Email and CA. A *certmagic.ACMEIssuer is a template, a
+	// Issuer replaces Email and CA, which must then be "". A *certmagic.ACMEIssuer is a template, a
 	// literal will do: set its fields for external account binding, a profile,
 	// roots of a private CA. Its TestCA is the CA's staging directory, asked after
 	// a failed validation until it succeeds; Let's Encrypt's is known. An Issuer
@@ -51,6 +51,7 @@ type TLS struct {
 	Issuer certmagic.Issuer
 
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
+	// Two different CAs must not have the same IssuerKey.
 	Fallbacks []certmagic.Issuer
 
 	// Host says how TLS is done for one host pattern of a route, such as
@@ -100,9 +101,10 @@ type TLS struct {
 	// it, which is remembered for HostPolicyTTL. Any other error means that the
 	// policy does not know, for instance because its database is down: an
 	// existing certificate is kept, the handshake of a new host fails, and a
-	// warning is logged, once a minute. The
-	// policy is consulted again before a renewal. It may be called concurrently;
-	// a call that takes longer than 10 s counts as an error. Nil allows none.
+	// warning is logged, once a minute. The policy is consulted again before a
+	// renewal. It may be called concurrently; a call that takes longer than 10 s
+	// counts as an error. Without any wildcard pattern it decides about nothing,
+	// which is logged as a warning. Nil allows none.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -140,12 +142,14 @@ type TLS struct {
 
 	// DefaultHost is the host whose certificate clients get that do not say
 	// which host they want (no SNI), and whose client authentication they meet.
-	// "" means the IP address they connected to, if it has a route.
+	// "" means the IP address they connected to, if it has a route. While no route
+	// serves DefaultHost, such clients are refused, and a warning is logged.
 	DefaultHost string
 
 	// ShareTickets keeps the keys of session tickets in Storage, with a new one
 	// every day: a client resumes its session after a restart, and on any
-	// Router with the same storage. False keeps them in memory.
+	// Router with the same storage. It excludes Config.SessionTicketsDisabled and
+	// Config.GetConfigForClient. False keeps them in memory.
 	ShareTickets bool
 
 	// Config is the base settings, cloned. EncryptedClientHelloKeys and the like

@@ -664,6 +664,11 @@ func TestTheLocalCAIsItsStorage(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "")
 	_, err = new(hostproxy.LocalCA).RootFile(t.Context())
 	assert.ErrorContains(t, err, "set HOME")
+	state := t.TempDir()
+	t.Setenv("STATE_DIRECTORY", state+string(filepath.ListSeparator)+t.TempDir())
+	path, err = new(hostproxy.LocalCA).RootFile(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, filepath.Join(state, "certmagic", "localca", "root.crt"), path, "a service of systemd without a home")
 }
 
 func ExampleRouter_Listen() {
