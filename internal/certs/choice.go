@@ -59,19 +59,19 @@ func (c *Choice) check(pattern string) error {
 	var errs []error
 	brought := c.Certificate != nil || c.Files != KeyPair{}
 	if c.None && (brought || c.Own || c.Issuer != nil || c.ClientAuth != nil) {
-		errs = append(errs, errors.New("NoCertificate excludes all other settings: set nothing else"))
+		errs = append(errs, errors.New("HostTLS.NoCertificate excludes all other settings: set nothing else"))
 	}
 	if brought && (c.Own || c.Issuer != nil) {
-		errs = append(errs, errors.New("Certificate and Files exclude Issuer and OwnCertificate: set one or the other"))
+		errs = append(errs, errors.New("HostTLS.Certificate and Files exclude Issuer and OwnCertificate: set one or the other"))
 	}
 	if c.Certificate != nil && c.Files != (KeyPair{}) {
-		errs = append(errs, errors.New("Certificate and Files exclude each other: set one of them"))
+		errs = append(errs, errors.New("HostTLS.Certificate and Files exclude each other: set one of them"))
 	}
 	if c.Files != (KeyPair{}) {
-		errs = append(errs, wrap("Files", c.Files.check()))
+		errs = append(errs, wrap("HostTLS.Files", c.Files.check()))
 	}
 	if c.Own && isPattern(pattern) {
-		errs = append(errs, fmt.Errorf("OwnCertificate is for hosts below a wildcard, and %q is none: leave it false", pattern))
+		errs = append(errs, fmt.Errorf("HostTLS.OwnCertificate is for hosts below a wildcard, and %q is none: leave it false", pattern))
 	}
 	return errors.Join(errs...)
 }

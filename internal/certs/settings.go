@@ -66,14 +66,18 @@ func (p KeyPair) check() error {
 // nothing uses are noticed: a program may open its listener before it adds routes.
 const noticePause = time.Second
 
+// noticeLast is how long they are waited for at most.
+const noticeLast = 10 * time.Second
+
 // notices say that a setting has nothing to act on, since the routes that it is
 // for are not there: no error, since they may come later.
 type notices struct {
 	manager *Manager
-	empty   atomic.Bool // there were no routes at all, which has been said
+	checked atomic.Bool // whether there are routes at all
 
 	mu       sync.Mutex
 	timer    *time.Timer // runs look; nil until the first change
+	since    time.Time   // of the first change that look has not seen; zero if there is none
 	homeless bool        // no route serves DefaultHost, which has been said
 	idle     bool        // HostPolicy had nothing to decide, which has been said
 	wild     string      // a wildcard that had a route
@@ -86,11 +90,16 @@ func (n *notices) later() {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.timer == nil {
-		n.timer = time.AfterFunc(noticePause, func() { n.manager.spawn(n.look) })
-		return
+	now := time.Now()
+	if n.since.IsZero() {
+		n.since = now
 	}
-	n.timer.Reset(noticePause)
+	switch {
+	case n.timer == nil:
+		n.timer = time.AfterFunc(noticePause, func() { n.manager.spawn(n.look) })
+	case now.Sub(n.since) < noticeLast:
+		n.timer.Reset(noticePause)
+	}
 }
 
 // close ends it. What look does then, spawn refuses.
@@ -107,6 +116,7 @@ func (n *notices) look() {
 	m := n.manager
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.since = time.Time{}
 	if host := m.options.DefaultHost; host != "" {
 		homeless := !m.served(host)
 		if homeless && !n.homeless {
@@ -124,17 +134,15 @@ func (n *notices) look() {
 
 // refused is told of each handshake for a host without a route. A server of the
 // program logs it in words of crypto/tls that say nothing of routes: if there are
-// none at all, that is said here, once.
+// none at all at the first one, that is said here.
 func (n *notices) refused(name string) {
-	if n.empty.Load() {
+	if n.checked.Load() || n.checked.Swap(true) {
 		return
 	}
 	for range n.manager.options.Hosts() {
 		return
 	}
-	if !n.empty.Swap(true) {
-		n.manager.log.Warn("handshakes are refused, the Router has no routes", "host", name, "remedy", "add one by Handle, Set or Replace")
-	}
+	n.manager.log.Warn("handshakes are refused, the Router has no routes", "host", name, "remedy", "add one by Handle, Set or Replace")
 }
 
 // hasWildcard reports whether any pattern is a wildcard. n.mu is held.

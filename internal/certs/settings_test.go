@@ -41,6 +41,13 @@ func TestSettingsThatNoRouteUsesAreWarnedAboutOncePerChange(t *testing.T) {
 			assert.Equal(t, c.homeless, n, c.what)
 			assert.Equal(t, c.idle, k, c.what)
 		}
+		r.set("b.example.com", "*.example.org")
+		said()
+		for i := range 200 { // without a rest
+			r.set(names("h%d.example.com", i+1)...)
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.Equal(t, 3, strings.Count(log.String(), homeless))
 		require.NoError(t, m.Close())
 	})
 }
