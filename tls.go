@@ -722,7 +722,6 @@ func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
 	give := certs.NewTemplates(t.DNS)
 	o := certs.Options{
-		Fault:        t.fault(),
 		Hosts:        r.hosts,
 		Wants:        func(pattern string) bool { return endOf(r.table.Load(), pattern) == here },
 		Passes:       func(pattern string) bool { return endOf(r.table.Load(), pattern) == elsewhere },
@@ -746,6 +745,7 @@ func (r *Router) certOptions() certs.Options {
 	for _, f := range t.Files {
 		o.Files = append(o.Files, certs.KeyPair(f))
 	}
+	o.Fault = t.fault(give.Idle())
 	if t.Host != nil {
 		o.Choose = choose(t.Host, give)
 	}
@@ -774,12 +774,18 @@ func choose(host func(string) (HostTLS, error), give *certs.Templates) func(stri
 	}
 }
 
-// fault returns what is wrong with settings that package certs does not see.
-func (t *TLS) fault() error {
+// fault returns what is wrong with settings that package certs does not see. idle
+// means that no issuer has taken the DNS provider.
+func (t *TLS) fault(idle bool) error {
+	var errs []error
 	if t.Issuer != nil && (t.CA != "" || t.Email != "") {
-		return fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email)
+		errs = append(errs, fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email))
 	}
-	return nil
+	if idle && t.Host == nil { // which may return one that takes it
+		errs = append(errs, errors.New("TLS.DNS is for ACME issuers without a DNS01Solver, and Issuer and Fallbacks have none: "+
+			"leave DNS nil, or use such an issuer"))
+	}
+	return errors.Join(errs...)
 }
 
 // issuers returns who issues for public names.

@@ -65,6 +65,35 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 	assert.ErrorContains(t, err, "Issuer: the issuer is nil")
 }
 
+// A provider that has no records.
+type noDNS struct{ certmagic.DNSProvider }
+
+func TestADNSProviderThatNoIssuerTakesIsAnError(t *testing.T) {
+	solved := &certmagic.ACMEIssuer{CA: "https://ca.example/dir", DNS01Solver: &certmagic.DNS01Solver{}}
+	for name, c := range map[string]struct {
+		tls hostproxy.TLS
+		ok  bool
+	}{
+		"an issuer of another type": {hostproxy.TLS{Issuer: refusingCA{}}, false},
+		"a solver of its own":       {hostproxy.TLS{Issuer: solved}, false},
+		"the default issuer":        {hostproxy.TLS{}, true},
+		"a fallback":                {hostproxy.TLS{Issuer: refusingCA{}, Fallbacks: []certmagic.Issuer{&certmagic.ACMEIssuer{}}}, true},
+		"a hook":                    {hostproxy.TLS{Issuer: refusingCA{}, Host: say(nil)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := hostproxy.Router{TLS: c.tls}
+			r.TLS.Storage, r.TLS.DNS = files(t), noDNS{}
+			_, err := r.TLSConfig()
+			if c.ok {
+				require.NoError(t, err)
+				require.NoError(t, r.Close())
+				return
+			}
+			require.ErrorContains(t, err, "TLS.DNS is for ACME issuers without a DNS01Solver")
+		})
+	}
+}
+
 func TestTLSSettingsThatOnlyLookContradictoryAreNone(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)

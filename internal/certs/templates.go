@@ -13,6 +13,7 @@ type Templates struct {
 	solves *certmagic.DNS01Solver // nil without a provider
 
 	mu     sync.Mutex
+	gave   bool
 	copies map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer
 }
 
@@ -37,6 +38,7 @@ func (g *Templates) Solver(issuer certmagic.Issuer) certmagic.Issuer {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.gave = true
 	if solving := g.copies[a]; solving != nil {
 		return solving
 	}
@@ -46,4 +48,11 @@ func (g *Templates) Solver(issuer certmagic.Issuer) certmagic.Issuer {
 		g.copies[a] = &solving
 	}
 	return &solving
+}
+
+// Idle reports whether there is a provider that no template has taken.
+func (g *Templates) Idle() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.solves != nil && !g.gave
 }
