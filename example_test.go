@@ -2,6 +2,7 @@ package hostproxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/caddyserver/certmagic"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -59,6 +62,51 @@ func ExampleServer() {
 	stop()
 	fmt.Println(string(body), <-done)
 	// Output: a post <nil>
+}
+
+func ExampleHostTLS() {
+	dir, _ := os.MkdirTemp("", "")
+	defer os.RemoveAll(dir)
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage = &certmagic.FileStorage{Path: dir}
+	hosts := map[string]hostproxy.HostTLS{
+		"old.localhost": {Issuer: hostproxy.Issuer{Issuer: &hostproxy.LocalCA{Storage: r.TLS.Storage}, KeyType: certmagic.RSA2048}},
+		"*.localhost":   {ClientAuth: &hostproxy.ClientAuth{Mode: tls.RequestClientCert}},
+	}
+	r.TLS.Host = func(pattern string) (hostproxy.HostTLS, error) { return hosts[pattern], nil }
+	for _, pattern := range []string{"app.localhost", "old.localhost", "*.localhost"} {
+		r.Handle(pattern, http.NotFoundHandler())
+	}
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	srv := &http.Server{Handler: &r}
+	go srv.Serve(ln)
+	defer r.Close()
+	defer srv.Close()
+
+	for _, host := range []string{"app.localhost", "old.localhost", "any.localhost"} {
+		asked := false
+		c, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{
+			ServerName: host, InsecureSkipVerify: true,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				asked = true
+				return new(tls.Certificate), nil
+			},
+		})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(host, c.ConnectionState().PeerCertificates[0].PublicKeyAlgorithm, asked)
+		c.Close()
+	}
+	// Output:
+	// app.localhost ECDSA false
+	// old.localhost RSA false
+	// any.localhost ECDSA true
 }
 
 func ExampleHeaderEdit() {

@@ -9,6 +9,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +44,11 @@ func (h *hosts) hook(pattern string) (hostproxy.HostTLS, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.say[pattern], nil
+}
+
+// say is a TLS.Host hook that says what a map does.
+func say(hosts map[string]hostproxy.HostTLS) func(string) (hostproxy.HostTLS, error) {
+	return func(pattern string) (hostproxy.HostTLS, error) { return hosts[pattern], nil }
 }
 
 // statusOf asks for a host's root over a connection for it.
@@ -159,4 +167,107 @@ func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
 	assert.Contains(t, log.String(), "no route has the host")
 	assert.Contains(t, log.String(), "typo.localhost")
 	assert.Contains(t, log.String(), "not a host")
+}
+
+func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage = files(t)
+	r.TLS.Host = say(map[string]hostproxy.HostTLS{
+		"a.localhost": {ClientAuth: &hostproxy.ClientAuth{CAFiles: []string{"/does/not/exist.pem", empty}}},
+		"b.localhost": {ClientAuth: &hostproxy.ClientAuth{}},
+	})
+	r.Handle("a.localhost", named("a"))
+	r.Handle("b.localhost", named("b"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	for host, want := range map[string][]string{"a.localhost": {"/does/not/exist.pem", empty}, "b.localhost": {"no CA"}} {
+		_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: host, InsecureSkipVerify: true})
+		require.Error(t, err, host)
+		status, ok := r.Certificate(host)
+		require.True(t, ok, host)
+		for _, text := range want {
+			assert.ErrorContains(t, status.Err, text)
+		}
+	}
+}
+
+// A client of an IP address sends no server name: it meets what the program says
+// of that address.
+func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
+	client, clients := proxytest.Certificate(t, "client.example")
+	for _, lane := range []string{"fast", "handler"} {
+		for _, protocol := range []string{"h1", "h2"} {
+			t.Run(lane+" "+protocol, func(t *testing.T) {
+				_, others := proxytest.Certificate(t, "other.example")
+				var r hostproxy.Router
+				r.TLS.Storage = files(t)
+				r.TLS.Host = say(map[string]hostproxy.HostTLS{
+					"127.0.0.1": {ClientAuth: &hostproxy.ClientAuth{CAs: clients}},
+					"127.0.0.2": {ClientAuth: &hostproxy.ClientAuth{CAs: others}},
+					"*":         {ClientAuth: &hostproxy.ClientAuth{CAs: others}},
+				})
+				b := httptest.NewServer(named("address"))
+				defer b.Close()
+				for _, pattern := range []string{"127.0.0.1", "127.0.0.2", "*"} {
+					if lane == "fast" {
+						r.Handle(pattern, hostproxy.To(b.Listener.Addr().String()))
+					} else {
+						r.Handle(pattern, named("address"))
+					}
+				}
+				s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+				roots := localRoots(t, r.TLS.Storage)
+				_, err := statusOf(proxytest.HTTPClient(t, s.HTTPS, roots, protocol), "127.0.0.1")
+				require.Error(t, err, "no client certificate")
+				with := proxytest.HTTPClient(t, s.HTTPS, roots, protocol)
+				with.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{client}
+				for host, want := range map[string]int{"127.0.0.1": 200, "127.0.0.2": 421, "name.localhost": 421} {
+					q, err := http.NewRequest("GET", "https://127.0.0.1/", nil)
+					require.NoError(t, err)
+					q.Host = host
+					resp, err := with.Do(q)
+					require.NoError(t, err, host)
+					resp.Body.Close()
+					assert.Equal(t, want, resp.StatusCode, host)
+				}
+			})
+		}
+	}
+}
+
+func TestSettingsForAPassthroughAreLoud(t *testing.T) {
+	const loud = "TLS.Host has settings for a Passthrough"
+	_, clients := proxytest.Certificate(t, "client.example")
+	var log lockedBuffer
+	var h hosts
+	h.set("pass.localhost", hostproxy.HostTLS{ClientAuth: &hostproxy.ClientAuth{CAs: clients}, OwnCertificate: true})
+	h.set("*.pass.localhost", hostproxy.HostTLS{NoCertificate: true})
+	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	r.TLS.Storage, r.TLS.Host = files(t), h.hook
+	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
+	r.Handle("pass.localhost", elsewhere)
+	r.Handle("quiet.localhost", elsewhere)
+	r.Handle("here.localhost", named("here"))
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	lines := func(n int) {
+		t.Helper()
+		proxytest.Eventually(t, "a line", func() bool { return strings.Count(log.String(), loud) == n })
+	}
+	lines(1)
+	assert.Contains(t, log.String(), `host=pass.localhost settings="[OwnCertificate ClientAuth]"`)
+
+	require.NoError(t, r.Set("*.pass.localhost", elsewhere))
+	lines(2)
+	require.NoError(t, r.Set("here.localhost", elsewhere))
+	h.set("quiet.localhost", hostproxy.HostTLS{Issuer: &hostproxy.LocalCA{Storage: r.TLS.Storage}})
+	r.ReloadTLS("quiet.localhost")
+	lines(3)
+
+	require.NoError(t, r.Set("pass.localhost", named("here now")))
+	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "pass.localhost", InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
+	require.Error(t, err, "its client authentication is in force from now on")
+	require.NoError(t, r.Set("pass.localhost", elsewhere))
+	lines(4)
+	assert.NotContains(t, log.String(), "host=here.localhost settings")
 }

@@ -187,6 +187,9 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 		return nil, nil, errors.New("hostproxy: Server.Router is nil")
 	case https == nil && plain == nil:
 		return nil, nil, errors.New("hostproxy: Serve needs a listener")
+	case https != nil && doesTLS(https):
+		return nil, nil, errors.New("hostproxy: Serve does the TLS itself, and so does a listener by Router.Listen, Router.Wrap or tls.Listen: " +
+			"want one of net.Listen for https")
 	}
 	if err := s.check(); err != nil {
 		return nil, nil, err
@@ -548,7 +551,7 @@ func (r *Router) status() status.Page {
 
 func (r *Router) certificate(c CertStatus) status.Certificate {
 	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
-		Attempts: c.Attempts, NextTry: c.NextTry}
+		Attempts: c.Attempts, NextTry: c.NextTry, Waiting: c.Waiting, Refused: c.Refused}
 	if c.Err != nil {
 		s.Error = status.Sentence(c.Err.Error())
 	}

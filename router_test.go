@@ -216,7 +216,7 @@ func ExampleRouter() {
 	// Output: api.example.com
 }
 
-func TestOnlyHostsWhoseTLSBeginsOrEndsHereAreTold(t *testing.T) {
+func TestOnlyHostsWhoseTLSEndsElsewhereThanBeforeAreTold(t *testing.T) {
 	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
 	var r hostproxy.Router
 	for _, c := range []struct {
@@ -229,17 +229,17 @@ func TestOnlyHostsWhoseTLSBeginsOrEndsHereAreTold(t *testing.T) {
 		{"another handler", func() { _ = r.Set("a.test/y", says("z")) }, nil},
 		{"a Passthrough of a host with paths", func() { _ = r.Set("a.test", elsewhere) }, []string{"a.test"}},
 		{"another Passthrough", func() { _ = r.Set("a.test", &hostproxy.Passthrough{Addr: "127.0.0.1:2"}) }, nil},
-		{"a Passthrough of a new host", func() { _ = r.Set("b.test", elsewhere) }, nil},
+		{"a Passthrough of a new host", func() { _ = r.Set("b.test", elsewhere) }, []string{"b.test"}},
 		{"no Passthrough any more", func() { r.Remove("a.test") }, []string{"a.test"}},
 		{"a path less", func() { r.Remove("a.test/x") }, nil},
 		{"the last path less", func() { r.Remove("a.test/y") }, []string{"a.test"}},
 		{"all at once", func() {
 			_ = r.Replace(map[string]http.Handler{"b.test": says("b"), "c.test/1": says("1"), "c.test/2": says("2"), "d.test": elsewhere, "*.e.test": says("e"), "*": says("*")})
-		}, []string{"*", "*.e.test", "b.test", "c.test"}},
+		}, []string{"*", "*.e.test", "b.test", "c.test", "d.test"}},
 		{"all at once, the same hosts", func() {
 			_ = r.Replace(map[string]http.Handler{"b.test/p": says("b"), "c.test": says("c"), "d.test/p": says("d"), "d.test": elsewhere, "*.e.test": says("e"), "*": says("*")})
 		}, nil},
-		{"all gone", func() { _ = r.Replace(nil) }, []string{"*", "*.e.test", "b.test", "c.test"}},
+		{"all gone", func() { _ = r.Replace(nil) }, []string{"*", "*.e.test", "b.test", "c.test", "d.test"}},
 	} {
 		assert.Equal(t, c.want, hostproxy.Moved(&r, c.change), c.what)
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,7 +44,7 @@ type TLS struct {
 	// CA is the URL of an ACME directory. "" means Let's Encrypt.
 	CA string
 
-	// Issuer replaces Email and CA. A *certmagic.ACMEIssuer is a template, a
+	// Issuer replaces Email and CA, which must then be "". A *certmagic.ACMEIssuer is a template, a
 	// literal will do: set its fields for external account binding, a profile,
 	// roots of a private CA. Its TestCA is the CA's staging directory, asked after
 	// a failed validation until it succeeds; Let's Encrypt's is known. An Issuer
@@ -51,25 +52,18 @@ type TLS struct {
 	Issuer certmagic.Issuer
 
 	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
+	// Two different CAs must not have the same IssuerKey.
 	Fallbacks []certmagic.Issuer
 
-	// Issuers replace Issuer, Fallbacks and Internal for some hosts, by host or
-	// wildcard as in patterns, but not "*"; exact beats wildcard. A host that is named exactly gets a
-	// certificate of its own even where a wildcard's would do. Templates as
-	// there; several of one CA may differ in anything, and have accounts of their
-	// own where the e-mail, the account key or the external account differs.
-	//
-	// Names that no public CA signs, such as nas.lan, fail immediately unless
-	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
-	// that belongs to no known public CA, or any other type. Names below onion
-	// need an issuer with a method IssuesOnion() bool that returns true.
-	Issuers map[string]certmagic.Issuer
-
 	// Host says how TLS is done for one host pattern of a route, such as
-	// example.com, *.example.com or *; for a host that comes on demand it is
-	// consulted with the host. It is consulted once when the pattern gets its
-	// first route, and again by [Router.ReloadTLS]. It goes before Issuers and
-	// ClientAuth, which count for what it leaves zero.
+	// example.com, *.example.com or *. It is consulted once when the pattern gets
+	// its first route, and again by [Router.ReloadTLS]. Each pattern is consulted
+	// about by itself: what Host says of *.example.com does not count for a route
+	// of a.example.com. It does count for a host that comes on demand, which has
+	// no route of its own: Host is consulted with the host, and what it leaves
+	// zero is as for the pattern. It is consulted about the pattern of a
+	// Passthrough too: settings for it, which cannot be in force, are logged at
+	// level Error.
 	//
 	// Until it has answered, handshakes for the host wait, and requests on other
 	// connections get 421. When it returns an error, panics or takes longer than
@@ -97,7 +91,9 @@ type TLS struct {
 	// Storage keeps certificates, keys, accounts and locks. Routers that share
 	// one share them. Certificates that expired 30 days ago and were not
 	// renewed are deleted from it once a day. Nil means files in
-	// $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic.
+	// $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic; for a process without
+	// a home, in certmagic below the first directory of $STATE_DIRECTORY, which
+	// systemd sets for StateDirectory=.
 	Storage certmagic.Storage
 
 	// HostPolicy decides about certificates on demand: a handshake asks for a
@@ -105,9 +101,11 @@ type TLS struct {
 	// certificate. Return nil to allow issuance, and ErrHostNotAllowed to refuse
 	// it, which is remembered for HostPolicyTTL. Any other error means that the
 	// policy does not know, for instance because its database is down: an
-	// existing certificate is kept, and the handshake of a new host fails. The
-	// policy is consulted again before a renewal. It may be called concurrently;
-	// a call that takes longer than 10 s counts as an error. Nil allows none.
+	// existing certificate is kept, the handshake of a new host fails, and a
+	// warning is logged, once a minute. The policy is consulted again before a
+	// renewal. It may be called concurrently; a call that takes longer than 10 s
+	// counts as an error. Without any wildcard pattern it decides about nothing,
+	// which is logged as a warning. Nil allows none.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -144,19 +142,15 @@ type TLS struct {
 	Files []CertFile
 
 	// DefaultHost is the host whose certificate clients get that do not say
-	// which host they want (no SNI). "" means the IP address they connected to,
-	// if it has a route.
+	// which host they want (no SNI), and whose client authentication they meet.
+	// "" means the IP address they connected to, if it has a route. While no route
+	// serves DefaultHost, such clients are refused, and a warning is logged.
 	DefaultHost string
-
-	// ClientAuth asks clients of some hosts for certificates, by host, wildcard
-	// or "*" as in patterns. A connection for one entry's hosts never serves
-	// those of another: 421. Clients that send no SNI are those of DefaultHost,
-	// or without one of "*". Nil asks nobody, unless Config does.
-	ClientAuth map[string]ClientAuth
 
 	// ShareTickets keeps the keys of session tickets in Storage, with a new one
 	// every day: a client resumes its session after a restart, and on any
-	// Router with the same storage. False keeps them in memory.
+	// Router with the same storage. It excludes Config.SessionTicketsDisabled and
+	// Config.GetConfigForClient. False keeps them in memory.
 	ShareTickets bool
 
 	// Config is the base settings, cloned. EncryptedClientHelloKeys and the like
@@ -180,17 +174,29 @@ type TLS struct {
 // A HostTLS says how TLS is done for the host of one pattern. The zero value is
 // what TLS says for all. A setting that excludes another is an error.
 type HostTLS struct {
-	// Issuer replaces TLS.Issuer, Fallbacks and Internal, as one of TLS.Issuers
-	// does. ACME templates that are equal in all settings are one issuer; other
-	// issuers, and solvers and functions in templates, are compared by identity,
-	// so return the same ones each time. A change counts at the next renewal, or
-	// immediately for a host without a valid certificate.
+	// Issuer replaces TLS.Issuer, Fallbacks and Internal. Templates as there;
+	// several of one CA may differ in anything, and have accounts of their own
+	// where the e-mail, the account key or the external account differs. ACME
+	// templates that are equal in all settings are one issuer; other issuers, and
+	// solvers and functions in templates, are compared by identity, so return the
+	// same ones each time. A change counts at the next renewal, or immediately for
+	// a host without a valid certificate.
+	//
+	// Names that no public CA signs, such as nas.lan, fail immediately unless
+	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
+	// that belongs to no known public CA, or any other type. Names below onion
+	// need an issuer with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
+
+	// OwnCertificate obtains a certificate of its own for a host below a wildcard
+	// whose certificate would do. A host with another Issuer than the wildcard has
+	// one in any case.
+	OwnCertificate bool
 
 	// ClientAuth asks the host's clients for certificates. A connection for hosts
 	// with one setting never serves those with another: 421. After a change,
 	// requests on a connection that has not proved what is asked for now get 421
-	// too; upgraded connections stay. Nil is what TLS.ClientAuth says.
+	// too; upgraded connections stay. Nil asks nobody, unless TLS.Config does.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
@@ -359,6 +365,11 @@ func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // in the handshake that begins an on-demand order. network and address are those
 // of net.Listen.
 func (r *Router) Listen(network, address string) (net.Listener, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6", "unix":
+	default:
+		return nil, fmt.Errorf("hostproxy: Listen: network %q carries no TLS connections: want tcp, tcp4, tcp6 or unix", network)
+	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: %w", err)
@@ -377,6 +388,9 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	if ln == nil {
 		return nil, errors.New("hostproxy: Wrap: the listener is nil")
 	}
+	if doesTLS(ln) {
+		return nil, errors.New("hostproxy: Wrap: the listener does TLS already: want one of net.Listen")
+	}
 	if err := r.inForce(); err != nil {
 		return nil, err
 	}
@@ -386,6 +400,12 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	}
 	r.carries.Store(true)
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
+}
+
+// doesTLS reports whether a listener's connections are TLS already: one by Listen,
+// Wrap or tls.Listen.
+func doesTLS(ln net.Listener) bool {
+	return reflect.TypeOf(ln) == reflect.TypeOf(tls.NewListener(nil, nil))
 }
 
 // passer carries the connections of Passthrough routes to their targets. The
@@ -407,26 +427,32 @@ func (r *Router) passTarget(host string) (certs.Target, bool) {
 // passes reports whether any route is a Passthrough.
 func (r *Router) passes() bool { return r.passing.Load() > 0 }
 
-// terminated yields the host patterns whose TLS ends here.
-func (r *Router) terminated() iter.Seq[string] {
-	t := r.table.Load()
-	return func(yield func(string) bool) {
-		for host := range t.Hosts() {
-			if terminates(t, host) && !yield(host) {
-				return
-			}
-		}
-	}
-}
+// hosts yields the host patterns of all routes.
+func (r *Router) hosts() iter.Seq[string] { return r.table.Load().Hosts() }
 
-// terminates reports whether t has a route of a host pattern whose TLS ends here.
-func terminates(t *routes.Table[route], host string) bool {
-	o, ok := t.Host(host)
-	return ok && (o == nil || !isPassthrough(o.Value.handler))
+// An end says where the TLS of a host pattern's route ends.
+type end uint8
+
+const (
+	nowhere   end = iota // it has no route
+	here                 // in this process
+	elsewhere            // at the target of a Passthrough
+)
+
+// endOf returns where the TLS of a host pattern ends by a table.
+func endOf(t *routes.Table[route], pattern string) end {
+	o, ok := t.Host(pattern)
+	switch {
+	case !ok:
+		return nowhere
+	case o != nil && isPassthrough(o.Value.handler):
+		return elsewhere
+	}
+	return here
 }
 
 // tell tells the certificates which of some host patterns, whose routes differ
-// between two tables, want one in only one of them. r.mu is held.
+// between two tables, have their TLS end elsewhere than before. r.mu is held.
 func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string], n int) {
 	if r.certs.Manager() == nil {
 		return
@@ -436,14 +462,14 @@ func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string], n 
 	}
 }
 
-// moved returns those of some host patterns whose TLS ends here in only one of
-// two tables, about n at most.
+// moved returns those of some host patterns, about n at most, whose TLS ends
+// elsewhere in one of two tables than in the other.
 func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []string {
 	hosts := make([]string, 0, n)
 	var turn yield.Turn
 	for host := range differ {
 		turn.Step()
-		if terminates(from, host) != terminates(to, host) {
+		if endOf(from, host) != endOf(to, host) {
 			hosts = append(hosts, host)
 		}
 	}
@@ -578,8 +604,9 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 // it: the function to call when DNS has been corrected. It does not wait:
 // [TLS.Observe] tells when it is done. The limits of a CA still count. The error
 // says why nothing can be done: the Router does not listen, no route of its own
-// serves the host, the certificate is the program's own, or the local CA makes one
-// in each handshake that needs it.
+// serves the host, a Passthrough leaves the certificate to its target, the
+// certificate is the program's own, or the local CA makes one in each handshake
+// that needs it.
 func (r *Router) RenewCertificate(host string) error {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -630,9 +657,16 @@ func canonicalHost(host string) (string, error) {
 }
 
 // AwaitCertificates waits until the Router listens and each of the hosts has a
-// certificate; with no hosts, each host of a route that wants one. When ctx is
-// done, the error says which have none and why.
+// certificate; with no hosts, each host of a route that wants one, except those
+// that [TLS.Lazy] keeps until a handshake asks for them. A Lazy host that is named
+// is waited for too, but not ordered: a handshake or [Router.RenewCertificate] does
+// that. When ctx is done, the error says which have none and why. A name that is no
+// host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
+	names, err := canonicalHosts(hosts)
+	if err != nil {
+		return err
+	}
 	m := r.certs.Manager()
 	for ; m == nil; m = r.certs.Manager() {
 		select {
@@ -641,18 +675,24 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	names := make([]string, len(hosts))
-	for i, h := range hosts {
-		name, err := canonicalHost(h)
-		if err != nil {
-			return fmt.Errorf("hostproxy: %w", err)
-		}
-		names[i] = name
-	}
 	if err := m.Await(ctx, names...); err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
 	return nil
+}
+
+// canonicalHosts returns the canonical forms of hosts and wildcards, or all that is
+// wrong with them.
+func canonicalHosts(hosts []string) ([]string, error) {
+	names := make([]string, len(hosts))
+	var errs []error
+	for i, h := range hosts {
+		var err error
+		if names[i], err = canonicalHost(h); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	return names, errors.Join(errs...)
 }
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
@@ -683,22 +723,21 @@ func closed(err error) error {
 // certOptions translates r.TLS. What is wrong with it certs.New says.
 func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
-	give := templates{dns: t.DNS}
+	give := certs.NewTemplates(t.DNS)
 	o := certs.Options{
-		Hosts:        r.terminated,
-		Wants:        func(pattern string) bool { return terminates(r.table.Load(), pattern) },
+		Hosts:        r.hosts,
+		Wants:        func(pattern string) bool { return endOf(r.table.Load(), pattern) == here },
+		Passes:       func(pattern string) bool { return endOf(r.table.Load(), pattern) == elsewhere },
 		Knows:        r.knows,
 		Storage:      t.Storage,
 		DisableARI:   t.DisableARI,
-		Public:       t.issuers(&give),
+		Public:       t.issuers(give),
 		Internal:     plainIssuer(t.Internal),
-		Issuers:      make(map[string]certmagic.Issuer, len(t.Issuers)),
 		Policy:       t.HostPolicy,
 		PolicyTTL:    t.HostPolicyTTL,
 		Lazy:         t.Lazy,
 		Config:       t.Config,
 		Hello:        t.Hello,
-		ClientAuth:   make(map[string]certs.ClientAuth, len(t.ClientAuth)),
 		DefaultHost:  t.DefaultHost,
 		ShareTickets: t.ShareTickets,
 		Logger:       r.logger(),
@@ -706,17 +745,12 @@ func (r *Router) certOptions() certs.Options {
 		Addresses:        t.Addresses,
 		DisablePreflight: t.DisablePreflight,
 	}
-	for pattern, issuer := range t.Issuers {
-		o.Issuers[pattern] = give.solver(issuer)
-	}
 	for _, f := range t.Files {
 		o.Files = append(o.Files, certs.KeyPair(f))
 	}
-	for pattern, a := range t.ClientAuth {
-		o.ClientAuth[pattern] = certs.ClientAuth(a)
-	}
+	o.Fault = t.fault(give.Idle())
 	if t.Host != nil {
-		o.Choose = t.choose(t.Host)
+		o.Choose = choose(t.Host, give)
 	}
 	if t.Observe != nil {
 		o.Observe = func(s certs.Status) { t.Observe(CertStatus(s)) }
@@ -724,86 +758,66 @@ func (r *Router) certOptions() certs.Options {
 	return o
 }
 
-// choose translates what the program says of a pattern. Concurrent calls share the
-// DNS solver.
-func (t *TLS) choose(host func(string) (HostTLS, error)) func(string) (certs.Choice, error) {
-	give := templates{dns: t.DNS}
-	var mu sync.Mutex
+// choose translates what the program says of a pattern.
+func choose(host func(string) (HostTLS, error), give *certs.Templates) func(string) (certs.Choice, error) {
 	return func(pattern string) (certs.Choice, error) {
 		h, err := host(pattern)
 		if err != nil {
 			return certs.Choice{}, err
 		}
-		c := certs.Choice{Certificate: h.Certificate, Files: certs.KeyPair(h.Files), None: h.NoCertificate}
+		c := certs.Choice{Certificate: h.Certificate, Files: certs.KeyPair(h.Files), None: h.NoCertificate, Own: h.OwnCertificate}
 		if h.ClientAuth != nil {
 			a := certs.ClientAuth(*h.ClientAuth)
 			c.ClientAuth = &a
 		}
 		if h.Issuer != nil {
-			mu.Lock()
-			defer mu.Unlock()
-			c.Issuer = give.solver(h.Issuer)
+			c.Issuer = give.Solver(plainIssuer(h.Issuer))
 		}
 		return c, nil
 	}
 }
 
+// fault returns what is wrong with settings that package certs does not see. idle
+// means that no issuer has taken the DNS provider.
+func (t *TLS) fault(idle bool) error {
+	var errs []error
+	if t.Issuer != nil && (t.CA != "" || t.Email != "") {
+		errs = append(errs, fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email))
+	}
+	if idle && t.Host == nil { // which may return one that takes it
+		errs = append(errs, errors.New("TLS.DNS is for ACME issuers without a DNS01Solver, and Issuer and Fallbacks have none: "+
+			"leave DNS nil, or use such an issuer"))
+	}
+	return errors.Join(errs...)
+}
+
 // issuers returns who issues for public names.
-func (t *TLS) issuers(give *templates) []certmagic.Issuer {
+func (t *TLS) issuers(give *certs.Templates) []certmagic.Issuer {
 	first := t.Issuer
 	if first == nil {
 		first = &certmagic.ACMEIssuer{CA: t.CA, Email: t.Email}
 	}
-	all := []certmagic.Issuer{give.solver(first)}
+	all := []certmagic.Issuer{give.Solver(plainIssuer(first))}
 	for _, issuer := range t.Fallbacks {
-		all = append(all, give.solver(issuer))
+		all = append(all, give.Solver(plainIssuer(issuer)))
 	}
 	return all
-}
-
-// templates gives ACME templates the DNS provider. What is one stays one: all get
-// the same solver, and a template with functions, which cannot be compared, is
-// copied once.
-type templates struct {
-	dns    certmagic.DNSProvider
-	solves *certmagic.DNS01Solver
-	copies map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer
-}
-
-// solver returns the issuer with the DNS provider, if it is a template without a
-// solver.
-func (g *templates) solver(issuer certmagic.Issuer) certmagic.Issuer {
-	issuer = plainIssuer(issuer)
-	if i, ok := issuer.(certs.Issuer); ok {
-		return certs.Issuer{Issuer: g.solver(i.Issuer), KeyType: i.KeyType}
-	}
-	a, ok := issuer.(*certmagic.ACMEIssuer)
-	if !ok || a == nil || g.dns == nil || a.DNS01Solver != nil {
-		return issuer
-	}
-	if g.solves == nil {
-		g.solves = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{DNSProvider: g.dns}}
-		g.copies = make(map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer)
-	}
-	if solving := g.copies[a]; solving != nil {
-		return solving
-	}
-	solving := *a
-	solving.DNS01Solver = g.solves
-	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // else equal settings are equal issuers
-		g.copies[a] = &solving
-	}
-	return &solving
 }
 
 // plainIssuer returns an issuer as package certs knows it.
 func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
 	switch i := issuer.(type) {
 	case *Issuer:
+		if i == nil {
+			return (*certmagic.ACMEIssuer)(nil) // which certs refuses
+		}
 		return plainIssuer(*i)
 	case Issuer:
 		return certs.Issuer{Issuer: plainIssuer(i.Issuer), KeyType: i.KeyType}
 	case *LocalCA:
+		if i == nil {
+			return (*certmagic.ACMEIssuer)(nil)
+		}
 		return i.open()
 	}
 	return issuer

@@ -73,9 +73,15 @@ func (p *proxy) serve(t testing.TB, https, plain net.Listener) {
 	t.Cleanup(p.stop)
 }
 
-// restart serves again after stop, where the CA looks.
+// restart serves again after stop, where the CA looks, as another process would:
+// by a Router of its own, with the settings that p.r has by now.
 func (p *proxy) restart(t testing.TB) {
 	t.Helper()
+	r := &hostproxy.Router{Logger: p.r.Logger, TLS: p.r.TLS}
+	for pattern, h := range p.r.All() {
+		r.Handle(pattern, h)
+	}
+	p.r = r
 	https, err := net.Listen("tcp", p.https)
 	require.NoError(t, err)
 	plain, err := net.Listen("tcp", p.plain)

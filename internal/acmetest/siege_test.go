@@ -147,6 +147,13 @@ func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
 	assert.Equal(t, len(hosts), p.ca.Seen("/finalize-order")-orders, "each is renewed once")
 }
 
+// issuedBy is a TLS.Host hook that says who issues for some hosts.
+func issuedBy(issuers map[string]certmagic.Issuer) func(string) (hostproxy.HostTLS, error) {
+	return func(pattern string) (hostproxy.HostTLS, error) {
+		return hostproxy.HostTLS{Issuer: issuers[pattern]}, nil
+	}
+}
+
 // External accounts at one CA work side by side, with the same e-mail.
 func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 	eab := map[string]string{
@@ -154,13 +161,14 @@ func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 		"kid-2": "b10lLJs8l1GPIzsLP0s6pMt8O0XVGnfTaCeROxQM0BIt2XrJMDHJZBM5NuQmQJQH",
 	}
 	p := run(t, acmetest.Options{EAB: eab}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
-		r.TLS.Issuers = make(map[string]certmagic.Issuer)
+		issuers := make(map[string]certmagic.Issuer)
 		for host, id := range map[string]string{"a.example.com": "kid-1", "b.example.com": "kid-2"} {
 			issuer := ca.Issuer()
 			issuer.Email = "hostmaster@example.com"
 			issuer.ExternalAccount = &acme.EAB{KeyID: id, MACKey: eab[id]}
-			r.TLS.Issuers[host] = issuer
+			issuers[host] = issuer
 		}
+		r.TLS.Host = issuedBy(issuers)
 	}, "a.example.com", "b.example.com")
 	p.await(t)
 	assert.Equal(t, 2, p.ca.Seen("/sign-me-up"))
@@ -176,11 +184,11 @@ func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 		}}
 		profiled := ca.Issuer()
 		profiled.Profile = "default"
-		r.TLS.Issuers = map[string]certmagic.Issuer{
+		r.TLS.Host = issuedBy(map[string]certmagic.Issuer{
 			"*.dns.example.com": byDNS,
 			"a.example.com":     profiled,
 			"b.example.com":     ca.Issuer(),
-		}
+		})
 	}, "*.dns.example.com", "a.example.com", "b.example.com")
 	p.await(t)
 	for _, host := range []string{"x.dns.example.com", "a.example.com", "b.example.com"} {

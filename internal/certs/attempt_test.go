@@ -23,9 +23,9 @@ import (
 // Two issuers with one key, which is the name of their CA, are two issuers.
 func TestIssuersOfOneCAAreToldApart(t *testing.T) {
 	first, second := newIssuer(t, "ca", day(90)), newIssuer(t, "ca", day(90))
-	m, _ := start(t, certs.Options{Issuers: map[string]certmagic.Issuer{
+	m, _ := start(t, certs.Options{Choose: issuedBy(map[string]certmagic.Issuer{
 		"a.example.com": first, "b.example.com": second, "c.example.com": second,
-	}}, "a.example.com", "b.example.com", "c.example.com")
+	})}, "a.example.com", "b.example.com", "c.example.com")
 	require.NoError(t, m.Await(t.Context()))
 	assert.Equal(t, []string{"a.example.com"}, first.issued())
 	assert.ElementsMatch(t, []string{"b.example.com", "c.example.com"}, second.issued())
@@ -33,9 +33,9 @@ func TestIssuersOfOneCAAreToldApart(t *testing.T) {
 
 func TestAnIssuerHasItsTypeOfKey(t *testing.T) {
 	ca := newIssuer(t, "ca", day(90))
-	m, _ := start(t, certs.Options{Issuers: map[string]certmagic.Issuer{
+	m, _ := start(t, certs.Options{Choose: issuedBy(map[string]certmagic.Issuer{
 		"a.example.com": certs.Issuer{Issuer: ca, KeyType: certmagic.RSA2048}, "b.example.com": ca,
-	}}, "a.example.com", "b.example.com")
+	})}, "a.example.com", "b.example.com")
 	require.NoError(t, m.Await(t.Context()))
 	leaf, err := shake(t, m, "a.example.com")
 	require.NoError(t, err)
@@ -49,8 +49,8 @@ func TestAnIssuerHasItsTypeOfKey(t *testing.T) {
 		want   string
 	}{
 		{certs.Issuer{Issuer: ca, KeyType: "rot13"}, "rot13"},
-		{certs.Issuer{}, "an issuer is nil"},
-		{(*certmagic.ACMEIssuer)(nil), "an issuer is nil"},
+		{certs.Issuer{}, "the issuer is nil"},
+		{(*certmagic.ACMEIssuer)(nil), "the issuer is nil"},
 		{&certmagic.ACMEIssuer{CA: "https://ca.example/dir", TestCA: "ftp://ca.example"}, "TestCA"},
 	} {
 		_, err := certs.New(certs.Options{Public: []certmagic.Issuer{c.issuer}, Logger: slog.New(slog.DiscardHandler)})

@@ -24,15 +24,23 @@ import (
 
 // Options configure a Manager. They are read once, by New.
 type Options struct {
-	// Hosts yields the host patterns that want a certificate: hosts and
-	// wildcards in canonical form, and "*", which only on-demand certificates
-	// can serve. Required; called at start and after Changed without names,
-	// never at once from two goroutines.
+	// Fault is what is wrong with the settings that these are made from. New
+	// returns it with the rest.
+	Fault error
+
+	// Hosts yields the host patterns of all routes: hosts and wildcards in
+	// canonical form, and "*", which only on-demand certificates can serve.
+	// Required; called at start and after Changed without names, and concurrently.
 	Hosts func() iter.Seq[string]
 
 	// Wants reports whether a host pattern, as Hosts yields it, is that of a route
 	// whose TLS ends here. Required; called concurrently.
 	Wants func(pattern string) bool
+
+	// Passes reports whether a host pattern is that of a route whose connections
+	// are carried elsewhere as they are. Called concurrently. Nil means that none
+	// are.
+	Passes func(pattern string) bool
 
 	// Knows is the gate: it reports whether a canonical host has a route. No
 	// other name costs more than this call, but for challenges, whose look-ups
@@ -52,15 +60,10 @@ type Options struct {
 	// LocalCA on Storage.
 	Internal certmagic.Issuer
 
-	// Issuers issue for some hosts instead of Public and Internal, by host or
-	// wildcard: an exact entry beats a wildcard's. A host with an exact entry
-	// gets a certificate of its own even if a wildcard's covers it.
-	Issuers map[string]certmagic.Issuer
-
 	// Choose says how TLS is done for a host pattern of a route, as Hosts yields
-	// them, or for a host that comes on demand. It goes before Issuers and
-	// ClientAuth, and is consulted once when the pattern gets its first route,
-	// and again by ReloadTLS. An error, a panic, or a call that takes longer than
+	// them, or for a host that comes on demand, which has the settings of its
+	// pattern where the answer leaves them zero. It is consulted once when the
+	// pattern gets its first route, and again by ReloadTLS. An error, a panic, or a call that takes longer than
 	// 10 s leaves what counts for the pattern; a new one is closed, and asked
 	// about again after some seconds, later after minutes. It is called
 	// concurrently. Nil means that Options say all.
@@ -110,11 +113,9 @@ type Options struct {
 	// looks at none.
 	Hello func(*tls.ClientHelloInfo) error
 
-	// ClientAuth asks clients for certificates; see NewRealms.
-	ClientAuth map[string]ClientAuth
-
-	// DefaultHost is the host whose certificate clients get that send no SNI. "" means that of the IP address they connected to, if it
-	// has a route, and else none.
+	// DefaultHost is the host whose certificate clients get that send no SNI, and
+	// whose client authentication they meet. "" means that of the IP address they
+	// connected to, if it has a route, and else none.
 	DefaultHost string
 
 	// ShareTickets keeps the keys of session tickets in Storage.

@@ -31,7 +31,11 @@ const (
 type chain struct {
 	authorities []*authority
 	queue       *queue
-	once        sync.Once // starts queue
+	once        sync.Once          // starts queue
+	cancel      context.CancelFunc // ends queue
+
+	users  int       // choices that have it; the choices' lock guards it
+	unused time.Time // since when it has none and its queue is empty; zero if it is used
 }
 
 // issue tries each authority once, and returns nil once storage has a certificate
@@ -129,16 +133,39 @@ func (c *chain) wildcards() bool {
 func (m *Manager) newPublic() error {
 	m.public = &chain{}
 	var errs []error
-	for _, issuer := range m.options.Public {
+	for i, issuer := range m.options.Public {
 		a, err := newAuthority(m, issuer)
+		if i > 0 || errors.Is(err, errNilIssuer) {
+			err = wrap(publicField(i), err)
+		}
 		if err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		if slices.ContainsFunc(m.public.authorities, a.passesFor) {
+			errs = append(errs, fmt.Errorf("%s: another issuer before it has the IssuerKey %q too, by which storage tells certificates apart: "+
+				"let each CA have a key of its own", publicField(i), a.key))
 			continue
 		}
 		m.public.authorities = append(m.public.authorities, a)
 	}
 	m.public.queue = newQueue(maxPublicIssues, m.public.pace())
 	return errors.Join(errs...)
+}
+
+// publicField names the setting that an issuer for public names comes from.
+func publicField(i int) string {
+	if i == 0 {
+		return "Issuer"
+	}
+	return fmt.Sprintf("Fallbacks[%d]", i-1)
+}
+
+// passesFor reports whether a is another CA than b, but has the same place in
+// storage: what one has issued would pass for the other's.
+func (a *authority) passesFor(b *authority) bool {
+	x, y := a.identity.account, b.identity.account
+	return a.key == b.key && (x.issuer != y.issuer || x.directory != y.directory)
 }
 
 // pace is that of the account that is asked first.
@@ -172,35 +199,10 @@ func (m *Manager) newInternal() error {
 	}
 	a, err := newAuthority(m, Issuer{Issuer: issuer, KeyType: keyType})
 	if err != nil {
-		return err
+		return wrap("Internal", err)
 	}
 	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, a.account.pace)}
 	return nil
-}
-
-// newSpecial makes the chains of the hosts that have an issuer of their own.
-func (m *Manager) newSpecial() error {
-	m.special = make(map[string]*chain)
-	var errs []error
-	for pattern, issuer := range m.options.Issuers {
-		key, err := canonicalPattern(pattern)
-		if key == "*" {
-			err = errors.New(`"*" is what TLS.Issuer and TLS.Internal are for: want a host or a wildcard such as *.example.com`)
-		}
-		if err == nil && m.special[key] != nil {
-			err = fmt.Errorf("host %q is there twice", key)
-		}
-		var c *chain
-		if err == nil {
-			c, err = m.chainOfIssuer(issuer)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("issuer for %q: %w", pattern, err))
-			continue
-		}
-		m.special[key] = c
-	}
-	return errors.Join(errs...)
 }
 
 // chainOfIssuer returns the chain of an issuer alone. Issuers that are the same
@@ -235,11 +237,6 @@ func (m *Manager) chainFor(issuer certmagic.Issuer) (*chain, error) {
 	return c, nil
 }
 
-// begin starts the queue of a chain, once.
-func (m *Manager) begin(c *chain) {
-	c.once.Do(func() { m.spawn(func() { c.queue.loop(m.ctx) }) })
-}
-
 // chains yields each chain once.
 func (m *Manager) chains() iter.Seq[*chain] {
 	m.chainMu.Lock()
@@ -263,18 +260,8 @@ func (m *Manager) mintable(host string) bool { return m.local != nil && hostname
 
 // chainOf returns what issues for a host or wildcard.
 func (m *Manager) chainOf(name string) *chain {
-	if ch, _ := m.choices.exact(name); ch != nil && ch.chain != nil {
-		return ch.chain
-	}
-	if len(m.special) > 0 {
-		if c := m.special[name]; c != nil {
-			return c
-		}
-		if i := strings.IndexByte(name, '.'); i > 0 {
-			if c := m.special["*"+name[i:]]; c != nil {
-				return c
-			}
-		}
+	if c := m.choices.chain(name); c != nil {
+		return c
 	}
 	if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
 		return m.internal

@@ -210,7 +210,7 @@ func TestAFloodOfRandomNamesHidesNoChallengeOfAPendingHost(t *testing.T) {
 		ca := newIssuer(t, "private", day(90))
 		ca.hook(failing("not yet"))
 		o := certs.Options{Public: []certmagic.Issuer{ca, unreachable()}, Storage: s}
-		o.Issuers = map[string]certmagic.Issuer{"pending.example.com": ca}
+		o.Choose = issuedBy(map[string]certmagic.Issuer{"pending.example.com": ca})
 		m, _ := start(t, o, "pending.example.com")
 		synctest.Wait()
 		for i := range 1_000 {

@@ -12,13 +12,20 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // A Choice says how TLS is done for one host pattern. The zero value is what
 // Options say.
 type Choice struct {
-	// Issuer issues for the host alone, as one of Options.Issuers does.
+	// Issuer issues for the pattern in place of Public and Internal. Templates as
+	// there; several of one CA may differ in anything.
 	Issuer certmagic.Issuer
+
+	// Own means a certificate of its own for a host below a wildcard whose
+	// certificate would do.
+	Own bool
 
 	// ClientAuth asks the host's clients for certificates. Hosts with the same
 	// pointer, or with equal settings, share a realm.
@@ -41,31 +48,43 @@ type choice struct {
 	realm *realm           // nil means that of Options
 	cert  *tls.Certificate // nil means a managed one
 	none  bool
+	own   bool
+
+	demanded bool   // of a host without a route of its own; what is zero is as its pattern's
+	wild     string // then the wildcard above it, "" if there can be none
 }
 
-// check reports settings that exclude each other.
-func (c *Choice) check() error {
-	own := c.Certificate != nil || c.Files != KeyPair{}
-	switch {
-	case c.None && (own || c.Issuer != nil || c.ClientAuth != nil):
-		return errors.New("a host without a certificate can have no other settings")
-	case own && c.Issuer != nil:
-		return errors.New("an issuer and a certificate exclude each other")
-	case c.Certificate != nil && c.Files != KeyPair{}:
-		return errors.New("a certificate and files of one exclude each other")
+// check reports settings that exclude each other, or mean nothing for a pattern.
+func (c *Choice) check(pattern string) error {
+	var errs []error
+	brought := c.Certificate != nil || c.Files != KeyPair{}
+	if c.None && (brought || c.Own || c.Issuer != nil || c.ClientAuth != nil) {
+		errs = append(errs, errors.New("HostTLS.NoCertificate excludes all other settings: set nothing else"))
 	}
-	return nil
+	if brought && (c.Own || c.Issuer != nil) {
+		errs = append(errs, errors.New("HostTLS.Certificate and Files exclude Issuer and OwnCertificate: set one or the other"))
+	}
+	if c.Certificate != nil && c.Files != (KeyPair{}) {
+		errs = append(errs, errors.New("HostTLS.Certificate and Files exclude each other: set one of them"))
+	}
+	if c.Files != (KeyPair{}) {
+		errs = append(errs, wrap("HostTLS.Files", c.Files.check()))
+	}
+	if c.Own && isPattern(pattern) {
+		errs = append(errs, fmt.Errorf("HostTLS.OwnCertificate is for hosts below a wildcard, and %q is none: leave it false", pattern))
+	}
+	return errors.Join(errs...)
 }
 
 // compile checks what the program says of a pattern. It may read files.
 func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, error) {
-	if err := given.check(); err != nil {
+	if err := given.check(pattern); err != nil {
 		return nil, nil, err
 	}
 	if given == (Choice{}) {
 		return c.plain, nil, nil
 	}
-	ch := &choice{none: given.None}
+	ch := &choice{none: given.None, own: given.Own}
 	var file *pairFile
 	var err error
 	var errs []error
@@ -88,6 +107,58 @@ func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, err
 		errs = append(errs, err)
 	}
 	return ch, file, errors.Join(errs...)
+}
+
+// count counts the users of what a choice has up or down. The choices' lock is
+// held. c may be nil.
+func (c *choice) count(n int) {
+	if c == nil {
+		return
+	}
+	if c.chain != nil {
+		c.chain.users += n
+	}
+	if c.realm != nil {
+		c.realm.users += n
+	}
+}
+
+// fields names the settings that are not zero, as the program knows them.
+func (c *Choice) fields() []string {
+	var names []string
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"Issuer", c.Issuer != nil}, {"OwnCertificate", c.Own}, {"ClientAuth", c.ClientAuth != nil},
+		{"Certificate", c.Certificate != nil}, {"Files", c.Files != KeyPair{}}, {"NoCertificate", c.None},
+	} {
+		if f.set {
+			names = append(names, f.name)
+		}
+	}
+	return names
+}
+
+// onDemand returns the choice of a host without a route of its own.
+func (c choice) onDemand(host string) *choice {
+	c.demanded, c.wild = true, wildcardOf(host)
+	return &c
+}
+
+func canonicalPattern(pattern string) (string, error) {
+	if pattern == "*" {
+		return pattern, nil
+	}
+	base, wild := strings.CutPrefix(pattern, "*.")
+	host, err := hostname.Canonical(base)
+	if err != nil {
+		return "", err
+	}
+	if wild {
+		host = "*." + host
+	}
+	return host, nil
 }
 
 func wrap(what string, err error) error {
@@ -268,7 +339,7 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 // rereadRealms reads the CA files of client authentication again that have
 // changed.
 func (m *Manager) rereadRealms() {
-	for _, r := range m.realms.all() {
+	for _, r := range m.choices.allRealms() {
 		switch changed, err := r.reread(); {
 		case err != nil:
 			m.log.Warn("CA files for client authentication cannot be read, the old CAs stay", "cause", err)

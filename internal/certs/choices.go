@@ -3,29 +3,12 @@ package certs
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-)
-
-const (
-	choosers    = 16               // calls of the hook at a time
-	maxChoosing = 64               // likewise, with those that hang
-	choicePause = 2 * time.Second  // after the first failure of the hook for a host; doubles
-	choiceLast  = 5 * time.Minute  // the longest such pause
-	choiceTime  = 10 * time.Second // of one call
-)
-
-var (
-	errManyChoices = errors.New("TLS.Host has not answered too many calls")
-	errNoChoice    = errors.New("TLS.Host does not answer in time")
-	errDropped     = errors.New("its route is gone")
 )
 
 // A choices is what the program says of each host pattern that has a route, and
@@ -42,24 +25,14 @@ type choices struct {
 
 	mu      sync.RWMutex
 	known   map[string]*choice
+	passed  map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
 	files   map[string]*pairFile // by pattern
 	asked   map[string]*inquiry
 	ready   []string // whose inquiries may run
 	workers int
-	left    bool // a host may have left its realm since the last sweep
 
 	realmMu sync.Mutex
 	realms  map[realmKey][]*realm
-}
-
-// An inquiry is a question to the hook that has no answer yet.
-type inquiry struct {
-	done     chan struct{} // closed at the next outcome
-	err      error         // the last outcome
-	failures int
-	running  bool
-	again    bool // asked once more meanwhile
-	demanded bool // for a host that comes on demand
 }
 
 // newChoices returns nil without a hook.
@@ -73,6 +46,7 @@ func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
 		slots:   make(chan struct{}, maxChoosing),
 		plain:   new(choice),
 		known:   make(map[string]*choice),
+		passed:  make(map[string]struct{}),
 		files:   make(map[string]*pairFile),
 		asked:   make(map[string]*inquiry),
 		realms:  make(map[realmKey][]*realm),
@@ -91,18 +65,36 @@ func (c *choices) exact(name string) (ch *choice, ok bool) {
 	return ch, ok
 }
 
+// settled reports whether something is known of a pattern whose TLS ends here. What
+// was said of it when it had no route, or when its TLS ended elsewhere, is
+// forgotten: it may want something else now. c may be nil.
+func (c *choices) settled(name string) bool {
+	if c == nil {
+		return true
+	}
+	c.mu.RLock()
+	ch := c.known[name]
+	_, passed := c.passed[name]
+	c.mu.RUnlock()
+	if passed || ch != nil && ch.demanded {
+		c.drop(name)
+		return false
+	}
+	return ch != nil
+}
+
 // of returns what counts for a canonical host, that of the most specific pattern
 // with a route. False means that the program has not answered for pattern. c may
 // be nil.
 //
-// Hot path: a map look-up under a read lock; no allocation for hosts of which
+// Hot path: map look-ups under a read lock; no allocation for hosts of which
 // something is known by name or by their wildcard.
 func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if c == nil {
 		return nil, "", true
 	}
 	if ch, ok := c.exact(host); ok {
-		return ch, "", true
+		return c.inherit(ch)
 	}
 	if c.manager.options.Wants(host) {
 		return nil, host, false
@@ -110,7 +102,46 @@ func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if ch := c.wildcard(host); ch != nil {
 		return ch, "", true
 	}
-	for _, pattern := range []string{wildcardOf(host), "*"} {
+	return c.above(wildcardOf(host))
+}
+
+// inherit returns a choice, or that of the pattern if the choice is of a host on
+// demand whose pattern brings a certificate, or wants none, by now.
+func (c *choices) inherit(ch *choice) (_ *choice, pattern string, ok bool) {
+	if !ch.demanded || ch.cert != nil {
+		return ch, "", true
+	}
+	up, pattern, ok := c.above(ch.wild)
+	if !ok || up.cert != nil || up.none {
+		return up, pattern, ok
+	}
+	return ch, "", true
+}
+
+// heirs returns the hosts on demand that have the issuer of a pattern, for which
+// ch counts.
+func (c *choices) heirs(pattern string, ch *choice) []string {
+	if !isPattern(pattern) {
+		return nil
+	}
+	m := c.manager
+	m.mu.RLock()
+	below := m.below.names(pattern)
+	m.mu.RUnlock()
+	return slices.DeleteFunc(below, func(name string) bool {
+		h, _ := c.exact(name)
+		if h == nil || !h.demanded || h.chain != nil {
+			return true
+		}
+		up, _, _ := c.above(h.wild)
+		return up != ch
+	})
+}
+
+// above returns what counts for a host without a route of its own: that of the
+// wildcard above it, "" if there can be none, or that of "*".
+func (c *choices) above(wild string) (ch *choice, pattern string, ok bool) {
+	for _, pattern := range [...]string{wild, "*"} {
 		if pattern == "" {
 			continue
 		}
@@ -137,239 +168,35 @@ func (c *choices) wildcard(host string) *choice {
 	return c.known[string(wild)] // no allocation: a map index
 }
 
-// apart reports whether a host has an issuer of its own that is not that of the
-// wildcard above it. c may be nil.
+// chain returns what issues for a host or wildcard by the program's wish, nil if
+// it has none. c may be nil.
+func (c *choices) chain(name string) *chain {
+	ch, _ := c.exact(name)
+	if ch != nil && ch.chain == nil && ch.demanded {
+		ch, _, _ = c.above(ch.wild)
+	}
+	if ch == nil {
+		return nil
+	}
+	return ch.chain
+}
+
+// apart reports whether a host is to have a certificate of its own though the
+// wildcard above it has one: the program says so, or wants another issuer for it.
+// c may be nil.
 func (c *choices) apart(name, wild string) bool {
 	ch, _ := c.exact(name)
-	if ch == nil || ch.chain == nil {
-		return false
-	}
-	return c.manager.chainOf(wild) != ch.chain
+	return ch != nil && (ch.own || ch.chain != nil && c.manager.chainOf(wild) != ch.chain)
 }
 
 // names returns all patterns and hosts that have been asked about.
 func (c *choices) names() []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return slices.AppendSeq(slices.Collect(maps.Keys(c.known)), maps.Keys(c.asked))
-}
-
-// reload asks the hook again about a pattern, and reports whether there is a
-// route of it, or a host on demand.
-func (c *choices) reload(name string) bool {
-	if _, known := c.exact(name); !known && !c.manager.options.Wants(name) {
-		return false
-	}
-	c.ask(name, true)
-	return true
-}
-
-// ask makes sure that the hook is asked about a pattern, and returns what is
-// closed at the outcome and the error of the last one; neither if it is known.
-// again asks also where it is known, under way, or has failed and waits.
-func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, known := c.known[name]; known && !again {
-		return nil, nil
-	}
-	q := c.inquire(name)
-	switch {
-	case again && q.running:
-		q.again = true
-	case again && q.err != nil:
-		q.err = nil
-		c.push(name)
-	}
-	return q.done, q.err
-}
-
-// demand asks about a host that comes on demand, unless something is known of it.
-func (c *choices) demand(name string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, known := c.known[name]; !known {
-		c.inquire(name).demanded = true
-	}
-}
-
-// inquire returns the inquiry about a name, and begins one at need. c.mu is held.
-func (c *choices) inquire(name string) *inquiry {
-	q := c.asked[name]
-	if q == nil {
-		q = &inquiry{done: make(chan struct{})}
-		c.asked[name] = q
-		c.push(name)
-	}
-	return q
-}
-
-// push lets the inquiry about a name run. c.mu is held.
-func (c *choices) push(name string) {
-	c.ready = append(c.ready, name)
-	if c.workers < choosers && c.manager.spawn(c.work) {
-		c.workers++
-	}
-}
-
-// work runs inquiries until none is ready.
-func (c *choices) work() {
-	for {
-		name, q := c.take()
-		if q == nil {
-			return
-		}
-		given, err := c.consult(name)
-		var ch *choice
-		var file *pairFile
-		if err == nil {
-			ch, file, err = c.compile(name, given)
-		}
-		c.settle(name, q, ch, file, err)
-	}
-}
-
-// take returns the next inquiry; nil ends the worker.
-func (c *choices) take() (string, *inquiry) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.ready) > 0 && c.manager.ctx.Err() == nil {
-		name := c.ready[0]
-		c.ready = c.ready[1:]
-		if q := c.asked[name]; q != nil && !q.running {
-			q.running = true
-			return name, q
-		}
-	}
-	c.workers--
-	return "", nil
-}
-
-// consult calls the hook, on a goroutine of its own: one that hangs keeps that,
-// and a slot.
-func (c *choices) consult(name string) (Choice, error) {
-	select {
-	case c.slots <- struct{}{}:
-	default:
-		return Choice{}, errManyChoices
-	}
-	type answer struct {
-		given Choice
-		err   error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		defer func() { <-c.slots }()
-		var a answer
-		func() {
-			defer rescue("TLS.Host", &a.err)
-			a.given, a.err = c.hook(name)
-		}()
-		answers <- a
-	}()
-	timer := time.NewTimer(choiceTime)
-	defer timer.Stop()
-	select {
-	case a := <-answers:
-		return a.given, a.err
-	case <-timer.C:
-		return Choice{}, errNoChoice
-	case <-c.manager.ctx.Done():
-		return Choice{}, errClosed
-	}
-}
-
-// An outcome is what came of an inquiry.
-type outcome struct {
-	name     string
-	old, now *choice // before, nil if none, and from now on
-	err      error   // then old counts
-	failures int
-	next     time.Time // the next try after err
-	demanded bool
-}
-
-// settle notes what came of an inquiry and makes it count.
-func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, err error) {
-	c.mu.Lock()
-	if c.asked[name] != q || c.manager.ctx.Err() != nil {
-		c.mu.Unlock()
-		return // its route has gone meanwhile
-	}
-	o := outcome{name: name, old: c.known[name], now: ch, err: err, demanded: q.demanded}
-	if err == nil {
-		c.publish(name, ch, file)
-	}
-	q.running, q.err = false, err
-	close(q.done)
-	switch {
-	case q.again:
-		c.asked[name] = &inquiry{done: make(chan struct{}), failures: q.failures, demanded: q.demanded}
-		c.push(name)
-	case err == nil:
-		delete(c.asked, name)
-	default:
-		q.done = make(chan struct{})
-		q.failures++
-		o.next = c.retry(name, q)
-	}
-	o.failures = q.failures
-	c.mu.Unlock()
-	c.apply(o)
-}
-
-// publish makes a choice the one that counts. c.mu is held.
-func (c *choices) publish(name string, ch *choice, file *pairFile) {
-	if old := c.known[name]; old != nil && old.realm != ch.realm {
-		c.left = true
-	}
-	c.known[name] = ch
-	delete(c.files, name)
-	if file != nil {
-		c.files[name] = file
-	}
-}
-
-// apply makes the table follow an outcome.
-func (c *choices) apply(o outcome) {
-	m := c.manager
-	switch {
-	case o.err != nil && o.old == nil:
-		m.undecidable(o.name, undecided(o.name, o.err), o.next, o.failures == 1)
-		return
-	case o.err != nil:
-		level := slog.LevelDebug
-		if o.failures == 1 {
-			level = slog.LevelWarn
-		}
-		m.log.Log(m.ctx, level, "TLS.Host failed, the host keeps its settings", "host", o.name, "cause", o.err)
-		return
-	case o.old != nil && o.old.chain != o.now.chain:
-		m.reissue(o.name)
-	}
-	switch {
-	case m.options.Wants(o.name):
-		m.follow([]string{o.name})
-	case !o.demanded && !m.onDemand(o.name):
-		c.drop(o.name) // its route went at the moment of the question
-	}
-}
-
-// retry plans another try and returns its time. c.mu is held.
-func (c *choices) retry(name string, q *inquiry) time.Time {
-	wait := choiceLast
-	if q.failures < 8 {
-		wait = choicePause << (q.failures - 1)
-	}
-	wait = time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
-	time.AfterFunc(wait, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.asked[name] == q && !q.running && q.err != nil {
-			c.push(name)
-		}
-	})
-	return time.Now().Add(wait)
+	all := slices.AppendSeq(slices.Collect(maps.Keys(c.known)), maps.Keys(c.asked))
+	all = slices.AppendSeq(all, maps.Keys(c.passed))
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // drop forgets a pattern or host. c may be nil.
@@ -384,31 +211,10 @@ func (c *choices) drop(name string) {
 		close(q.done)
 		delete(c.asked, name)
 	}
-	if old := c.known[name]; old != nil && old.realm != nil {
-		c.left = true
-	}
+	c.known[name].count(-1)
 	delete(c.known, name)
 	delete(c.files, name)
-}
-
-// await waits until the program has answered for a name, and returns an error as
-// soon as it is clear that it will not do so soon.
-func (c *choices) await(ctx context.Context, w *waiter, name string) error {
-	done, err := c.ask(name, false)
-	switch {
-	case err != nil:
-		return undecided(name, err)
-	case done == nil:
-		return nil
-	}
-	if err := c.manager.until(ctx, w, done); err != nil {
-		return undecided(name, err)
-	}
-	if _, known := c.exact(name); known {
-		return nil
-	}
-	_, err = c.ask(name, false)
-	return undecided(name, err)
+	delete(c.passed, name)
 }
 
 // decided waits until the program has said how TLS is done for the host of a

@@ -405,39 +405,28 @@ func TestACAFileOfClientsIsReadAgain(t *testing.T) {
 		old := time.Now().Add(-time.Duration(n) * time.Second)
 		require.NoError(t, os.Chtimes(file, old, old))
 	}
-	for name, byHook := range map[string]bool{"hook": true, "map": false} {
-		t.Run(name, func(t *testing.T) {
-			write(client, 100)
-			synctest.Test(t, func(t *testing.T) {
-				auth := certs.ClientAuth{CAFiles: []string{file}}
-				o := with(newIssuer(t, "ca", day(90)))
-				if byHook {
-					w := newWishes()
-					w.set("a.example.com", certs.Choice{ClientAuth: &auth})
-					o.Choose = w.choose
-				} else {
-					o.ClientAuth = map[string]certs.ClientAuth{"a.example.com": auth}
-				}
-				m, _ := start(t, o, "a.example.com")
-				require.NoError(t, m.Await(t.Context()))
-				proved, err := mutual(t, m, "a.example.com", client)
-				require.NoError(t, err)
-				require.True(t, m.Admits(proved, "a.example.com"))
+	write(client, 100)
+	synctest.Test(t, func(t *testing.T) {
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Choose = chosen(map[string]certs.Choice{"a.example.com": {ClientAuth: &certs.ClientAuth{CAFiles: []string{file}}}})
+		m, _ := start(t, o, "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		proved, err := mutual(t, m, "a.example.com", client)
+		require.NoError(t, err)
+		require.True(t, m.Admits(proved, "a.example.com"))
 
-				require.NoError(t, os.WriteFile(file, []byte("half written"), 0o600))
-				time.Sleep(time.Minute)
-				assert.True(t, m.Admits(proved, "a.example.com"), "the old CA stays")
-				_, err = mutual(t, m, "a.example.com", client)
-				require.NoError(t, err)
+		require.NoError(t, os.WriteFile(file, []byte("half written"), 0o600))
+		time.Sleep(time.Minute)
+		assert.True(t, m.Admits(proved, "a.example.com"), "the old CA stays")
+		_, err = mutual(t, m, "a.example.com", client)
+		require.NoError(t, err)
 
-				write(other, 50)
-				time.Sleep(time.Minute)
-				assert.False(t, m.Admits(proved, "a.example.com"))
-				_, err = mutual(t, m, "a.example.com", client)
-				require.Error(t, err)
-			})
-		})
-	}
+		write(other, 50)
+		time.Sleep(time.Minute)
+		assert.False(t, m.Admits(proved, "a.example.com"))
+		_, err = mutual(t, m, "a.example.com", client)
+		require.Error(t, err)
+	})
 }
 
 func TestTheHookCostsHandshakesNothing(t *testing.T) {

@@ -27,9 +27,9 @@ type ClientAuth struct {
 // A realm is a set of hosts that share their client authentication. What it asks
 // for changes when its CA files do.
 type realm struct {
-	given   ClientAuth
-	loaded  atomic.Pointer[auth]
-	changed atomic.Bool // since the first handshake may have been
+	given  ClientAuth
+	loaded atomic.Pointer[auth]
+	users  int // choices that have it; the choices' lock guards it
 
 	mu      sync.Mutex
 	configs map[*tls.Config]*tls.Config // by the listener's, all of loaded
@@ -84,46 +84,6 @@ func (c *choices) realmFor(given ClientAuth) (*realm, error) {
 	return r, nil
 }
 
-// sweep forgets the realms that no host is in any more.
-func (c *choices) sweep() {
-	if c == nil {
-		return
-	}
-	c.realmMu.Lock() // no realm is found or made meanwhile
-	defer c.realmMu.Unlock()
-	used, ok := c.used()
-	if !ok {
-		return
-	}
-	for key, some := range c.realms {
-		some = slices.DeleteFunc(some, func(r *realm) bool { return !used[r] })
-		if c.realms[key] = some; len(some) == 0 {
-			delete(c.realms, key)
-		}
-	}
-}
-
-// used returns the realms that hosts are in. False means that it is the same as
-// before, or that an inquiry may be about to use another one.
-func (c *choices) used() (map[*realm]bool, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.left {
-		return nil, false
-	}
-	for _, q := range c.asked {
-		if q.running {
-			return nil, false
-		}
-	}
-	c.left = false
-	used := make(map[*realm]bool)
-	for _, ch := range c.known {
-		used[ch.realm] = true
-	}
-	return used, true
-}
-
 // reread reads the CA files again if they have changed, and reports whether it
 // has. On an error the old CAs stay.
 func (r *realm) reread() (bool, error) {
@@ -137,7 +97,6 @@ func (r *realm) reread() (bool, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.changed.Store(true)
 	r.loaded.Store(a)
 	clear(r.configs)
 	return true, nil

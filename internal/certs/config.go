@@ -2,33 +2,11 @@ package certs
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/mholt/acmez/v3"
-
-	"github.com/hostproxy/hostproxy/internal/hostname"
 )
-
-// checkTLS checks the settings for TLSConfig.
-func (m *Manager) checkTLS() error {
-	var errs []error
-	var err error
-	if m.options.DefaultHost != "" {
-		m.options.DefaultHost, err = hostname.Canonical(m.options.DefaultHost)
-		errs = append(errs, err)
-	}
-	if base := m.options.Config; base != nil && base.GetConfigForClient != nil && (len(m.options.ClientAuth) > 0 || m.choices != nil) {
-		errs = append(errs, errors.New("Config.GetConfigForClient excludes ClientAuth and Host: use one of them"))
-	}
-	if m.options.Policy == nil && m.options.PolicyTTL != 0 {
-		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
-	}
-	m.realms, err = NewRealms(m.options.ClientAuth, m.options.DefaultHost)
-	m.realms.choices = m.choices
-	return errors.Join(append(errs, err)...)
-}
 
 // TLSConfig returns the settings of a listener: Options.Config, cloned, with
 // the certificates of m and the client authentication of its realms.
@@ -50,11 +28,11 @@ func (m *Manager) TLSConfig() *tls.Config {
 	c.DynamicRecordSizingDisabled = true // a head and a small body are one record
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
 	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
-	if m.realms.empty() && !shared {
+	if m.choices == nil && !shared {
 		c.GetConfigForClient = m.greet(c.GetConfigForClient)
 		return c
 	}
-	rc := m.realms.configs(c)
+	rc := m.choices.configs(c)
 	if shared {
 		// Servers clone what they are given; this one stays ours to change.
 		rc.open = c.Clone()
@@ -119,6 +97,6 @@ func (m *Manager) configForClient(r *realmConfigs) func(*tls.ClientHelloInfo) (*
 		if _, err := m.decided(hello); err != nil {
 			return nil, err
 		}
-		return r.of(hello.ServerName)
+		return r.of(m.nameOf(hello))
 	}
 }

@@ -24,7 +24,7 @@ var (
 	errManyDemands = errors.New("too many new hosts are asked for at a time")
 	errManyCalls   = errors.New("HostPolicy has not answered too many calls")
 	errNoAnswer    = errors.New("HostPolicy does not answer in time")
-	errUnasked     = fmt.Errorf("no client asks for it any more: %w", ErrNotAllowed)
+	errUnasked     = errors.New("no client asks for it any more")
 )
 
 // demands decides about names that come with a handshake: each once at a time, few at a time, and one that was refused
@@ -36,6 +36,9 @@ type demands struct {
 	mu       sync.Mutex
 	open     map[string]*demand
 	verdicts map[string]verdict
+	failing  bool      // the last decision failed
+	failures int       // since failed was logged
+	said     time.Time // when it was
 }
 
 // A demand is a decision under way.
@@ -100,6 +103,9 @@ func (d *demands) decide(name string, x *demand) {
 	if err == nil {
 		x.cert, err = m.choices.demanded(name)
 	}
+	if err == nil || errors.Is(err, ErrNotAllowed) {
+		d.works()
+	}
 	var moved <-chan struct{}
 	switch {
 	case err == nil && x.cert != nil:
@@ -109,6 +115,7 @@ func (d *demands) decide(name string, x *demand) {
 		m.log.Debug("on-demand certificate refused", "host", name, "cause", err)
 		d.remember(name, verdict{until: time.Now().Add(cmp.Or(m.options.PolicyTTL, refusedFor))})
 	default:
+		d.failed(name, err)
 		x.err = err
 		d.remember(name, verdict{until: time.Now().Add(unknownFor), err: x.err})
 	}
@@ -122,6 +129,32 @@ func (d *demands) decide(name string, x *demand) {
 	d.mu.Lock()
 	delete(d.open, name)
 	d.mu.Unlock()
+}
+
+// failed logs that a name could not be decided about: when that begins, and once
+// a minute while it goes on, however many names clients make up.
+func (d *demands) failed(name string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failures++
+	now := time.Now()
+	if d.failing && now.Sub(d.said) < time.Minute || d.manager.ctx.Err() != nil {
+		return
+	}
+	d.said = now
+	d.manager.log.Warn("hosts on demand cannot be decided about, those without a certificate are refused", "host", name,
+		"failures", d.failures, "cause", err)
+	d.failing, d.failures = true, 0
+}
+
+// works logs the end of that.
+func (d *demands) works() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failing {
+		d.manager.log.Info("hosts on demand are decided about again", "failures", d.failures)
+		d.failing, d.failures = false, 0
+	}
 }
 
 // remember remembers a verdict. When the memory is full, one that is over goes, or else any.

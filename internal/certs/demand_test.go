@@ -2,7 +2,9 @@ package certs_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -211,5 +213,66 @@ func TestAnOnDemandHostGoesWithItsRoute(t *testing.T) {
 		require.ErrorContains(t, err, "unrecognized name")
 		require.NoError(t, m.Await(t.Context(), "other.example.com"))
 		assert.Len(t, m.Statuses(), 1)
+	})
+}
+
+// Random names cost a policy whose database is down a line a minute, and one that refuses them none.
+func TestAFloodOfNamesDoesNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logBuffer
+		var mu sync.Mutex
+		answer := certs.ErrNotAllowed
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Logger = log.logger(slog.LevelInfo)
+		o.Policy = func(context.Context, string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return answer
+		}
+		m, _ := start(t, o, "*")
+		n := 0
+		flood := func(err error, minutes int) {
+			mu.Lock()
+			answer = err
+			mu.Unlock()
+			for range minutes * 60 {
+				n++
+				_, err := shake(t, m, fmt.Sprintf("h%d.example.com", n))
+				require.Error(t, err)
+				time.Sleep(time.Second)
+			}
+		}
+		flood(certs.ErrNotAllowed, 5)
+		time.Sleep(day(4))
+		assert.Empty(t, log.String(), "nobody allowed them")
+
+		flood(errors.New("database is down"), 5)
+		lines := strings.Count(log.String(), "hosts on demand cannot be decided about")
+		assert.Equal(t, 5, lines, log.String())
+		assert.Contains(t, log.String(), "level=WARN")
+		assert.Contains(t, log.String(), "database is down")
+		assert.Contains(t, log.String(), "failures=60")
+		flood(certs.ErrNotAllowed, 1)
+		flood(errors.New("database is down"), 1)
+		assert.Equal(t, lines+1, strings.Count(log.String(), "cannot be decided about"), "news again")
+		assert.Equal(t, 1, strings.Count(log.String(), "decided about again"))
+	})
+}
+
+// A policy that allows anything lets clients make hosts up, whose orders fail.
+func TestAHostThatNoClientAsksForAgainIsGivenUpQuietly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logBuffer
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(failing("no such host"))
+		o := with(ca)
+		o.Logger, o.Policy = log.logger(slog.LevelInfo), always
+		m, _ := start(t, o, "*")
+		_, err := shake(t, m, "made-up.example.com")
+		require.Error(t, err)
+		time.Sleep(day(5))
+		assert.Empty(t, m.Statuses(), "it has been given up")
+		assert.NotContains(t, log.String(), "given up")
+		assert.NotContains(t, log.String(), "not allowed")
 	})
 }

@@ -199,11 +199,19 @@ func (h Holds) Enter(name string) (leave func(error)) {
 
 // Admits reports whether a connection may carry requests for a host.
 func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
-	return m.realms.Admits(state, host)
+	return m.choices.admits(state, host)
 }
 
 // Realms returns how many realms m keeps.
-func (m *Manager) Realms() int { return len(m.realms.all()) }
+func (m *Manager) Realms() int { return len(m.choices.allRealms()) }
+
+// Kept returns how many chains and accounts m keeps for issuers that the program
+// wishes.
+func (m *Manager) Kept() (chains, accounts int) {
+	m.chainMu.Lock()
+	defer m.chainMu.Unlock()
+	return len(m.single), len(m.accounts)
+}
 
 // Choices returns of how many hosts m knows or asks what the program wishes.
 func (m *Manager) Choices() int {

@@ -65,6 +65,7 @@ func (m *Manager) watch(grace time.Duration) {
 		case <-timer.C:
 		}
 		m.sync()
+		m.notices.later()
 		if first && m.options.Policy != nil {
 			m.spawn(m.recall)
 		}
@@ -173,15 +174,19 @@ type want struct {
 
 // decide says what the routes want of a name now.
 func (m *Manager) decide(name string) want {
-	if !m.options.Wants(name) {
-		return want{known: !isPattern(name) && m.options.Knows(name), left: true}
+	switch {
+	case m.options.Wants(name):
+	case m.passes(name):
+		m.choices.inspect(name)
+		return want{}
+	default:
+		return want{known: !isPattern(name) && m.options.Knows(name) && !m.passed(name), left: true}
 	}
-	w := m.ask(name)
-	if _, ok := m.choices.exact(name); !ok {
+	if !m.choices.settled(name) {
 		m.choices.ask(name, false)
-		w = want{wanted: true, undecided: true}
+		return want{wanted: true, undecided: true}
 	}
-	return w
+	return m.ask(name)
 }
 
 // ask says what a host pattern of a route wants.
@@ -211,7 +216,7 @@ var errWildcard = errors.New("wildcard certificates require a DNS-01 solver: set
 
 // kindOf returns the kind of a host that a route names.
 func (m *Manager) kindOf(name string) kind {
-	if wild := wildcardOf(name); wild != "" && m.special[name] == nil && m.options.Wants(wild) && !m.choices.apart(name, wild) {
+	if wild := wildcardOf(name); wild != "" && m.options.Wants(wild) && !m.choices.apart(name, wild) {
 		if w := m.ask(wild); w.wanted && w.refusal == nil {
 			return covered
 		}
@@ -238,6 +243,9 @@ func (m *Manager) apply(name string, w want) *host {
 		}
 		return nil
 	case h != nil:
+		if w.undecided {
+			h.move().undecided = true
+		}
 		m.decideLate(h, w)
 		m.change(h, w.kind)
 		return nil

@@ -48,6 +48,7 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	}
 	name := m.nameOf(hello)
 	if name == "" || !m.options.Knows(name) {
+		m.notices.refused(name)
 		return nil, nil
 	}
 	ch, err := m.decided(hello)

@@ -230,12 +230,20 @@ func TestStaticCertificates(t *testing.T) {
 	}, states)
 }
 
+// asks is client authentication with CAs of its own that lets everybody in: what
+// is refused then is another realm's.
+func asks(t testing.TB) *certs.ClientAuth {
+	_, pool := clientCertificate(t)
+	return &certs.ClientAuth{CAs: pool, Mode: tls.RequestClientCert}
+}
+
 func TestRealms(t *testing.T) {
-	pool := x509.NewCertPool()
-	r, err := certs.NewRealms(map[string]certs.ClientAuth{
-		"A.example.com.": {CAs: pool}, "*.internal.example.com": {CAs: pool}, "*": {Mode: tls.RequestClientCert},
-	}, "")
-	require.NoError(t, err)
+	a, internal, rest := asks(t), asks(t), asks(t)
+	o := with(newIssuer(t, "ca", day(90)))
+	o.Choose = chosen(map[string]certs.Choice{
+		"a.example.com": {ClientAuth: a}, "*.internal.example.com": {ClientAuth: internal}, "*": {ClientAuth: rest},
+	})
+	m, _ := start(t, o, "a.example.com", "*.internal.example.com", "*")
 	for _, c := range []struct {
 		sni, host string
 		same      bool
@@ -253,16 +261,24 @@ func TestRealms(t *testing.T) {
 		{"no name.internal.example.com", "y.internal.example.com", false},
 		{"no name.internal.example.com", "b.example.com", true},
 	} {
-		assert.Equal(t, c.same, r.Same(c.sni, c.host), "%s, %s", c.sni, c.host)
+		state := &tls.ConnectionState{ServerName: c.sni}
+		proxytest.Eventually(t, c.sni+", "+c.host, func() bool { return m.Admits(state, c.host) == c.same })
 	}
-	named, err := certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {CAs: pool}, "*": {CAs: pool}}, "a.example.com")
-	require.NoError(t, err)
-	assert.True(t, named.Same("", "a.example.com"), "no SNI is the default host's")
-	assert.False(t, named.Same("", "b.example.com"))
+	state := &tls.ConnectionState{ServerName: "x.internal.example.com"}
+	assert.Zero(t, testing.AllocsPerRun(100, func() { m.Admits(state, "x.internal.example.com") }))
+}
 
-	assert.True(t, (*certs.Realms)(nil).Same("a", "b"))
-	assert.Zero(t, testing.AllocsPerRun(100, func() { r.Same("x.internal.example.com", "x.internal.example.com") }))
+func TestClientsWithoutServerNameAreInTheRealmOfTheDefaultHost(t *testing.T) {
+	o := with(newIssuer(t, "ca", day(90)))
+	o.Choose = chosen(map[string]certs.Choice{"a.example.com": {ClientAuth: asks(t)}, "*": {ClientAuth: asks(t)}})
+	o.DefaultHost = "a.example.com"
+	m, _ := start(t, o, "a.example.com", "*")
+	state := new(tls.ConnectionState)
+	proxytest.Eventually(t, "the hook", func() bool { return m.Admits(state, "a.example.com") })
+	assert.False(t, m.Admits(state, "b.example.com"))
+}
 
-	_, err = certs.NewRealms(map[string]certs.ClientAuth{"a.example.com": {CAs: pool}, "A.example.com": {CAs: pool}}, "")
-	assert.ErrorContains(t, err, `host "a.example.com" is there twice`)
+func TestWithoutAHookAllHostsAreOneRealm(t *testing.T) {
+	m, _ := start(t, with(newIssuer(t, "ca", day(90))), "a.example.com", "b.example.com")
+	assert.True(t, m.Admits(&tls.ConnectionState{ServerName: "a.example.com"}, "b.example.com"))
 }

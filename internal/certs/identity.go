@@ -28,6 +28,8 @@ func (i Issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 	return i.Issuer.Issue(ctx, csr)
 }
 
+var errNilIssuer = errors.New("the issuer is nil: set it, or leave the setting out")
+
 // An identity is all that an issuer is: what differs in anything is not the same.
 // It is comparable.
 type identity struct {
@@ -51,17 +53,17 @@ func open(given certmagic.Issuer) (template certmagic.Issuer, key certmagic.KeyT
 	switch key {
 	case certmagic.ED25519, certmagic.P256, certmagic.P384, certmagic.RSA2048, certmagic.RSA4096, certmagic.RSA8192:
 	default:
-		return nil, "", fmt.Errorf("key type %q: want one of certmagic's", key)
+		return nil, "", fmt.Errorf("KeyType is %q: want certmagic.ED25519, P256, P384, RSA2048, RSA4096 or RSA8192", key)
 	}
 	if template == nil {
-		return nil, "", errors.New("an issuer is nil")
+		return nil, "", errNilIssuer
 	}
 	t, ok := template.(*certmagic.ACMEIssuer)
 	if !ok {
 		return template, key, nil
 	}
 	if t == nil {
-		return nil, "", errors.New("an issuer is nil")
+		return nil, "", errNilIssuer
 	}
 	set := *t
 	if set.CA == "" {

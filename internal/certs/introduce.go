@@ -1,7 +1,26 @@
 package certs
 
+import (
+	"fmt"
+
+	"github.com/caddyserver/certmagic"
+)
+
 // keepRemedy is what an operator can do for a local CA that cannot write.
-const keepRemedy = "set XDG_DATA_HOME to a directory that this process can write to, or TLS.Storage"
+func (m *Manager) keepRemedy() string {
+	given, field := m.options.Storage, "TLS.Storage"
+	if ca, ok := m.options.Internal.(*LocalCA); ok {
+		given, field = ca.Storage, "LocalCA.Storage"
+	}
+	switch s := given.(type) {
+	case nil:
+		return "set XDG_DATA_HOME to a directory that this process can write to, or " + field
+	case *certmagic.FileStorage:
+		return fmt.Sprintf("let this process write to the directory %q, which is %s", s.Path, field)
+	default:
+		return fmt.Sprintf("let this process write to %s, a %T", field, s)
+	}
+}
 
 // introduce tells the operator, once, where the root of the local CA is, or why
 // there is none and what helps.
@@ -28,7 +47,7 @@ func (m *Manager) present() bool {
 	case m.ctx.Err() != nil || m.misfit.Swap(true):
 		return false
 	default:
-		m.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", keepRemedy)
+		m.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", m.keepRemedy())
 		return false
 	}
 	return true

@@ -34,8 +34,8 @@ func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
 		lines := logs.String()
 		assert.Equal(t, 1, strings.Count(lines, "level=ERROR"), lines)
 		assert.Equal(t, 1, strings.Count(lines, cannotKeep), lines)
-		assert.Contains(t, lines, "XDG_DATA_HOME")
-		assert.Contains(t, lines, "TLS.Storage")
+		assert.Contains(t, lines, "let this process write to TLS.Storage")
+		assert.NotContains(t, lines, "XDG_DATA_HOME", "which counts for nothing here")
 		assert.Contains(t, lines, errNoDisk.Error())
 		assert.NotContains(t, lines, "a local CA signs")
 
@@ -57,20 +57,36 @@ func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
 		start(t, certs.Options{Storage: storage, Logger: logs.logger(slog.LevelInfo)}, "app.localhost")
 		time.Sleep(time.Minute)
 		assert.Equal(t, 1, strings.Count(logs.String(), cannotKeep), logs.String())
+		assert.Contains(t, logs.String(), "let this process write to TLS.Storage")
 	})
 }
 
-// A directory of real files that cannot be made.
+// A directory of real files that cannot be made. The remedy is about the setting
+// that it comes from.
 func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	synctest.Test(t, func(t *testing.T) {
-		var logs logBuffer
-		o := certs.Options{Storage: &certmagic.FileStorage{Path: filepath.Join(file, "below")}, Logger: logs.logger(slog.LevelError)}
-		m, _ := start(t, o, "app.localhost")
-		_, err := shake(t, m, "app.localhost")
-		require.Error(t, err)
-		time.Sleep(time.Minute)
-		assert.Equal(t, 1, strings.Count(logs.String(), cannotKeep), logs.String())
-	})
+	t.Setenv("XDG_DATA_HOME", filepath.Join(file, "home"))
+	below := &certmagic.FileStorage{Path: filepath.Join(file, "below")}
+	for name, c := range map[string]struct {
+		o    certs.Options
+		want string
+	}{
+		"TLS.Storage":     {certs.Options{Storage: below}, "below\\\", which is TLS.Storage"},
+		"LocalCA.Storage": {certs.Options{Storage: newMemStorage(), Internal: &certs.LocalCA{Storage: below}}, "below\\\", which is LocalCA.Storage"},
+		"neither":         {certs.Options{Storage: inHome}, "set XDG_DATA_HOME to a directory that this process can write to, or TLS.Storage"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var logs logBuffer
+				c.o.Logger = logs.logger(slog.LevelError)
+				m, _ := start(t, c.o, "app.localhost")
+				_, err := shake(t, m, "app.localhost")
+				require.Error(t, err)
+				time.Sleep(time.Minute)
+				assert.Equal(t, 1, strings.Count(logs.String(), cannotKeep), logs.String())
+				assert.Contains(t, logs.String(), c.want)
+			})
+		})
+	}
 }

@@ -17,7 +17,7 @@ const openingTime = 2 * time.Second
 // back. The zero value costs nothing. Its methods may be called concurrently.
 type Keeper struct {
 	manager atomic.Pointer[Manager]
-	realms  atomic.Pointer[Realms]
+	choices atomic.Pointer[choices]
 	ports   ports
 
 	mu      sync.Mutex // serialises opening and closing
@@ -70,7 +70,7 @@ func (k *Keeper) open(grace time.Duration, options func() Options) (*tls.Config,
 			return nil, err
 		}
 		k.config = m.TLSConfig()
-		k.realms.Store(m.realms)
+		k.choices.Store(m.choices)
 		k.manager.Store(m)
 		k.answer()
 	}
@@ -120,7 +120,7 @@ func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) boo
 // Hot path: one atomic load, no allocation; a read lock if the program says per
 // host how TLS is done.
 func (k *Keeper) Belongs(state *tls.ConnectionState, host string) bool {
-	return k.realms.Load().Admits(state, host)
+	return k.choices.Load().admits(state, host)
 }
 
 // Authority returns host as the client of a plain request, which came to port,

@@ -385,8 +385,11 @@ func startOnce(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, 
 	t.Helper()
 	r := routesOf(hosts...)
 	o.Hosts, o.Wants, o.Knows = r.all, r.wants, r.knows
-	if o.Storage == nil {
+	switch o.Storage {
+	case nil:
 		o.Storage = newMemStorage()
+	case inHome:
+		o.Storage = nil
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -424,6 +427,19 @@ func shakeContext(ctx context.Context, t testing.TB, m *certs.Manager, sni strin
 		return nil, err
 	}
 	return c.ConnectionState().PeerCertificates[0], nil
+}
+
+// inHome stands for no storage, which start would put into memory.
+var inHome certmagic.Storage = &certmagic.FileStorage{Path: "stands for none"}
+
+// chosen is a hook that says what a map does.
+func chosen(hosts map[string]certs.Choice) func(string) (certs.Choice, error) {
+	return func(pattern string) (certs.Choice, error) { return hosts[pattern], nil }
+}
+
+// issuedBy is a hook that says who issues for some hosts.
+func issuedBy(issuers map[string]certmagic.Issuer) func(string) (certs.Choice, error) {
+	return func(pattern string) (certs.Choice, error) { return certs.Choice{Issuer: issuers[pattern]}, nil }
 }
 
 func names(format string, n int) []string {

@@ -40,7 +40,6 @@ type Manager struct {
 	public, internal *chain
 	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
 	solver           *solver
-	special          map[string]*chain // by host or wildcard, as Options say
 	chainMu          sync.Mutex
 	single           map[identity]*chain // of one issuer
 	accounts         map[accountID]*account
@@ -52,10 +51,10 @@ type Manager struct {
 	demands          *demands
 	reporter         *reporter
 	minted           *mint
-	realms           *Realms
 	tickets          *tickets
 	witnesses        []*witness // of the storages
 	lobby            *lobby
+	notices          *notices
 
 	ctx    context.Context // ends all
 	cancel context.CancelFunc
@@ -97,6 +96,7 @@ func New(o Options) (*Manager, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.choices = newChoices(m, o.Choose)
 	m.demands = newDemands(m)
+	m.notices = &notices{manager: m}
 	m.tickets = &tickets{manager: m}
 	m.reporter = newReporter(o.Logger, o.Observe)
 	storage, err := orFiles(o.Storage)
@@ -104,7 +104,7 @@ func New(o Options) (*Manager, error) {
 	m.shapes = newShapes(m.storage)
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
-	if err := errors.Join(err, m.checkTLS(), m.checkAddresses(), m.readFiles(), m.newPublic(), m.newInternal(), m.newSpecial()); err != nil {
+	if err := errors.Join(err, m.checkTLS(), m.checkAddresses(), m.readFiles(), m.newPublic(), m.newInternal()); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (m *Manager) Start(grace time.Duration) {
 		for c := range m.chains() {
 			m.begin(c)
 		}
-		if len(m.files) > 0 || !m.realms.empty() {
+		if len(m.files) > 0 || m.choices != nil {
 			m.spawn(m.watchFiles)
 		}
 		if m.options.ShareTickets {
@@ -173,6 +173,7 @@ func (m *Manager) Close() error {
 		m.ending.Unlock()
 		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
 		m.lobby.close()
+		m.notices.close()
 		m.tasks.Wait()
 		m.reporter.wait()
 		m.port.close()

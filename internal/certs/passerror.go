@@ -17,6 +17,11 @@ func (e PassError) Error() string {
 	return fmt.Sprintf("pattern %q: a Passthrough needs the connection before TLS: use a Server, Router.Listen or Router.Wrap in place of TLSConfig", e.Pattern)
 }
 
+// errPassed is why there is no certificate for a host whose TLS ends elsewhere.
+func errPassed(host string) error {
+	return fmt.Errorf("%q is the host of a Passthrough: its target has the certificate", host)
+}
+
 // maxPassErrors is how many patterns are reported at most.
 const maxPassErrors = 1_000
 

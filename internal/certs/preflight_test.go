@@ -303,7 +303,7 @@ func TestAThousandHostsWithoutRecordsDelayNoOrder(t *testing.T) {
 		var z zone
 		ca := newIssuer(t, "private", day(90))
 		o := behind(asked(&n), &z)
-		o.Issuers = map[string]certmagic.Issuer{"good.example.com": ca}
+		o.Choose = issuedBy(map[string]certmagic.Issuer{"good.example.com": ca})
 		m, _ := start(t, o, append(names("none%d.example.com", 1_000), "good.example.com")...)
 		begin := time.Now()
 		require.NoError(t, m.Await(t.Context(), "good.example.com"))

@@ -13,10 +13,14 @@ import (
 // shown and renewed as before, though no route names them.
 func (m *Manager) recall() {
 	for c := range m.chains() {
-		for _, a := range c.authorities {
-			if err := m.recallFrom(m.ctx, a); err != nil && m.ctx.Err() == nil {
-				m.log.Debug("certificates in storage are not listed", "issuer", a.key, "cause", err)
-			}
+		m.recallChain(c)
+	}
+}
+
+func (m *Manager) recallChain(c *chain) {
+	for _, a := range c.authorities {
+		if err := m.recallFrom(m.ctx, a); err != nil && m.ctx.Err() == nil {
+			m.log.Debug("certificates in storage are not listed", "issuer", a.key, "cause", err)
 		}
 	}
 }
@@ -98,6 +102,8 @@ func (m *Manager) Renew(host string) error {
 	}
 	m.mu.Unlock()
 	switch {
+	case m.passed(host):
+		return errPassed(host)
 	case isPattern(host) || !m.options.Knows(host):
 		return fmt.Errorf("no route serves %q", host)
 	case m.mints(host):

@@ -76,7 +76,7 @@ func (a *authority) refuses(name string) error {
 	}
 	if why := hostname.Unsignable(name); why != "" {
 		return fmt.Errorf("no public CA signs %q: %s; use a public name, or one below internal or home.arpa, which the local CA signs, "+
-			"or set a private CA for it in TLS.Issuers", name, why)
+			"or let TLS.Host say a private CA for it", name, why)
 	}
 	return nil
 }

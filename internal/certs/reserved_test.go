@@ -46,7 +46,7 @@ func TestNamesThatNoPublicCASignsFailAtOnce(t *testing.T) {
 			assert.Zero(t, s.Attempts, s.Host)
 			if assert.Error(t, s.Err, s.Host) {
 				assert.Regexp(t, `^no public CA signs "`, s.Err.Error())
-				assert.Regexp(t, `TLS\.Issuers|IssuesOnion`, s.Err.Error(), "the remedy")
+				assert.Regexp(t, `TLS\.Host|IssuesOnion`, s.Err.Error(), "the remedy")
 			}
 		}
 	})
@@ -56,7 +56,7 @@ func TestAPrivateIssuerSignsReservedNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "private", day(90))
 		o := with(letsEncrypt())
-		o.Issuers = map[string]certmagic.Issuer{"nas": ca, "nas.lan": ca, "hidden.onion": ca}
+		o.Choose = issuedBy(map[string]certmagic.Issuer{"nas": ca, "nas.lan": ca, "hidden.onion": ca})
 		m, _ := start(t, o, "nas", "nas.lan", "hidden.onion")
 		require.NoError(t, m.Await(t.Context(), "nas", "nas.lan"))
 		s := m.Statuses()[0]
@@ -92,7 +92,7 @@ func TestALocalCASignsNoMoreThanInternalNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(letsEncrypt())
 		local := &certs.LocalCA{Storage: newMemStorage()}
-		o.Issuers = map[string]certmagic.Issuer{"nas.lan": local, "app.test": local, "db.internal": letsEncrypt()}
+		o.Choose = issuedBy(map[string]certmagic.Issuer{"nas.lan": local, "app.test": local, "db.internal": letsEncrypt()})
 		m, _ := start(t, o, "nas.lan", "app.test", "db.internal")
 		require.NoError(t, m.Await(t.Context(), "app.test"))
 		for _, s := range m.Statuses() {

@@ -144,7 +144,11 @@ func (m *Manager) staticCerts() []tls.Certificate {
 // readFiles reads all files at start.
 func (m *Manager) readFiles() error {
 	var errs []error
-	for _, p := range m.options.Files {
+	for i, p := range m.options.Files {
+		if err := p.check(); err != nil {
+			errs = append(errs, fmt.Errorf("TLS.Files[%d]: %w", i, err))
+			continue
+		}
 		f, err := readPair(p)
 		if err != nil {
 			errs = append(errs, err)

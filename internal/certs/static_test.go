@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -75,31 +74,8 @@ func TestBadFilesAreErrorsAtStart(t *testing.T) {
 	r := &routes{}
 	_, err := certs.New(certs.Options{
 		Hosts: r.all, Knows: r.knows, Storage: newMemStorage(), Logger: (&logBuffer{}).logger(0),
-		Files:   []certs.KeyPair{{CertFile: "/does/not/exist.crt", KeyFile: "/does/not/exist.key"}},
-		Issuers: map[string]certmagic.Issuer{"a..b": newIssuer(t, "x", day(1)), "c.example.com": nil},
+		Files: []certs.KeyPair{{CertFile: "/does/not/exist.crt", KeyFile: "/does/not/exist.key"}},
 	})
 	require.ErrorContains(t, err, "/does/not/exist.crt")
 	require.ErrorIs(t, err, os.ErrNotExist)
-	require.ErrorContains(t, err, `issuer for "a..b"`)
-	require.ErrorContains(t, err, `issuer for "c.example.com"`)
-}
-
-func TestSomeHostsHaveAnIssuerOfTheirOwn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ca, private, exact := newIssuer(t, "ca", day(90)), newIssuer(t, "private", day(90)), newIssuer(t, "exact", day(90))
-		o := with(ca)
-		o.Issuers = map[string]certmagic.Issuer{
-			"*.corp.internal": private, "corp.internal": private, "X.example.com": exact, "y.example.com": exact,
-		}
-		m, _ := start(t, o, "a.corp.internal", "corp.internal", "*.example.com", "x.example.com", "z.example.com", "other.internal")
-		require.NoError(t, m.Await(t.Context()))
-		by := make(map[string]string)
-		for _, s := range m.Statuses() {
-			by[s.Host] = s.Issuer
-		}
-		assert.Equal(t, map[string]string{
-			"a.corp.internal": "private", "corp.internal": "private", "*.example.com": "ca", "x.example.com": "exact",
-			"other.internal": "hostproxy-local",
-		}, by)
-	})
 }

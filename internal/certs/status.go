@@ -132,7 +132,10 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 			switch {
 			case h != nil:
 				err = h.lack(name)
-			case !m.brings(name) && !m.mints(name):
+			case m.brings(name) || m.mints(name):
+			case m.passed(name):
+				err = lackError{name, errPassed(name)}
+			default:
 				err = lackError{name, errors.New("no route asks for it")}
 			}
 			if !yield(h, err) {
@@ -150,6 +153,8 @@ func (h *host) lack(name string) error {
 		why = h.motion.err
 	}
 	switch {
+	case h.unasked():
+		return lackError{name, errLazy}
 	case h.summary == nil:
 		return lackError{name, why}
 	case h.summary.expired(time.Now()):
@@ -158,7 +163,10 @@ func (h *host) lack(name string) error {
 	return nil
 }
 
-var errExpired = errors.New("the certificate has expired")
+var (
+	errExpired = errors.New("the certificate has expired")
+	errLazy    = errors.New("TLS.Lazy waits for a handshake that asks for it")
+)
 
 // A lackError says that a host has no certificate. It becomes text only when
 // somebody reads it: there may be thousands.
@@ -178,5 +186,5 @@ func (e lackError) Error() string {
 
 // mints reports whether host gets its certificate in the handshake.
 func (m *Manager) mints(host string) bool {
-	return m.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host)
+	return m.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
 }

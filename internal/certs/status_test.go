@@ -190,3 +190,19 @@ func TestACertificateThatCannotBeStoredIsNotOrderedEverySecond(t *testing.T) {
 		assert.LessOrEqual(t, len(ca.issued()), 6)
 	})
 }
+
+func TestALazyHostThatIsNamedIsWaitedForAndNotOrdered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		o := with(ca)
+		o.Lazy = true
+		m, _ := start(t, o, "a.example.com")
+		require.NoError(t, m.Await(t.Context()), "it wants no certificate yet")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.ErrorContains(t, m.Await(ctx, "a.example.com"), `no certificate for "a.example.com": TLS.Lazy waits for a handshake`)
+		assert.Empty(t, ca.issued())
+		require.NoError(t, m.Renew("a.example.com"))
+		require.NoError(t, m.Await(t.Context(), "a.example.com"))
+	})
+}

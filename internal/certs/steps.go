@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
@@ -179,8 +180,12 @@ func (h *host) issue(ctx context.Context) {
 	switch {
 	case errors.Is(err, errUnasked) && h.idle():
 		return
-	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare):
-		h.manager.log.Info("certificate given up", "host", h.name, "cause", err)
+	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare), errors.Is(err, errUnasked):
+		level := slog.LevelInfo
+		if h.kind == onDemand && !h.loaded() { // of which any client can make up as many as the policy allows
+			level = slog.LevelDebug
+		}
+		h.manager.log.Log(ctx, level, "certificate given up", "host", h.name, "cause", err)
 		h.manager.forget(h)
 		return
 	case err != nil:

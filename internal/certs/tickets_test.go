@@ -196,7 +196,7 @@ func TestARealmHasNoTicketsWhateverIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		o.ShareTickets = true
-		o.ClientAuth = map[string]certs.ClientAuth{"a.example.com": {Mode: tls.RequestClientCert}}
+		o.Choose = chosen(map[string]certs.Choice{"a.example.com": {ClientAuth: &certs.ClientAuth{Mode: tls.RequestClientCert}}})
 		m, _ := start(t, o, "a.example.com")
 		require.NoError(t, m.Await(t.Context()))
 		conf := m.TLSConfig()

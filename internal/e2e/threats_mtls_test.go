@@ -30,7 +30,7 @@ type realmRig struct {
 }
 
 // newRealmRig starts one. auth says how hosts ask, given the CA of clients; those it names are of the secret backend.
-func newRealmRig(t *testing.T, auth func(*x509.CertPool) map[string]hostproxy.ClientAuth, change func(*hostproxy.Router), open ...string) *realmRig {
+func newRealmRig(t *testing.T, auth func(*x509.CertPool) map[string]hostproxy.HostTLS, change func(*hostproxy.Router), open ...string) *realmRig {
 	t.Helper()
 	g := &realmRig{secret: proxytest.NewBackend(t, proxytest.Reply(ok)), outside: proxytest.NewBackend(t, proxytest.Reply(ok))}
 	var cas *x509.CertPool
@@ -38,7 +38,8 @@ func newRealmRig(t *testing.T, auth func(*x509.CertPool) map[string]hostproxy.Cl
 	r := &hostproxy.Router{Logger: silent()}
 	hosts := append([]string{"mtls.localhost", "x.mtls.localhost", "127.0.0.1"}, open...)
 	r.TLS.Config, g.roots = proxytest.TLS(t, hosts...)
-	r.TLS.ClientAuth = auth(cas)
+	say := auth(cas)
+	r.TLS.Host = func(pattern string) (hostproxy.HostTLS, error) { return say[pattern], nil }
 	for _, h := range []string{"mtls.localhost", "*.mtls.localhost"} {
 		r.Handle(h, hostproxy.To(g.secret.Addr()))
 	}
@@ -63,8 +64,14 @@ func (g *realmRig) dial(t *testing.T, sni string, certs ...tls.Certificate) *pro
 // CVE-2022-23632, CVE-2022-46153, CVE-2020-9321 in the fast lane, which looks routes up by itself: a connection that was opened for
 // one host brings nobody to another that asks for a certificate, however its name is written.
 func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
-	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.ClientAuth {
-		return map[string]hostproxy.ClientAuth{"mtls.localhost": {CAs: cas}, "*.mtls.localhost": {CAs: cas}}
+	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
+		more := cas.Clone() // equal settings would be one realm
+		other, _ := proxytest.Certificate(t, "other.example")
+		more.AddCert(other.Leaf)
+		return map[string]hostproxy.HostTLS{
+			"mtls.localhost":   {ClientAuth: &hostproxy.ClientAuth{CAs: cas}},
+			"*.mtls.localhost": {ClientAuth: &hostproxy.ClientAuth{CAs: more}},
+		}
 	}, nil, "open.localhost")
 	const first = "GET /first HTTP/1.1\r\nHost: open.localhost\r\n\r\n"
 	for _, secret := range []string{"mtls.localhost", "x.mtls.localhost"} {

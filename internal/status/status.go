@@ -51,7 +51,9 @@ type Certificate struct {
 	Error    string    `json:"error,omitempty"` // a Sentence
 	Attempts int       `json:"attempts,omitempty"`
 	NextTry  time.Time `json:"nextTry,omitzero"`
-	Check    string    `json:"check,omitempty"` // a shell command that shows what a CA finds
+	Check    string    `json:"check,omitempty"`   // a shell command that shows what a CA finds
+	Waiting  int       `json:"waiting,omitempty"` // handshakes that wait for it
+	Refused  int       `json:"refused,omitempty"` // handshakes refused of late, since too many waited
 }
 
 // A Failure is an exchange that failed.

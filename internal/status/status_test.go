@@ -109,7 +109,7 @@ func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
 			{Host: "a.example.com", State: "failed", Error: "no record", NextTry: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Attempts: 3,
 				Check: status.ReachCommand("a.example.com")},
 			{Host: "nas.lan", State: "failed", Error: "no public CA signs it"},
-			{Host: "new.example.com", State: "pending"},
+			{Host: "new.example.com", State: "pending", Waiting: 64, Refused: 7},
 			{Host: "good.example.com", State: "valid", NotAfter: time.Date(2026, 3, 2, 3, 4, 5, 0, time.UTC)},
 		}}
 	})
@@ -120,7 +120,11 @@ func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
 	for _, tag := range []string{"<button", "<script", "onclick"} {
 		assert.NotContains(t, b, tag)
 	}
+	assert.Equal(t, 1, strings.Count(b, "handshakes: "))
+	assert.Contains(t, b, "handshakes: 64 waiting, 7 refused")
 	j := body(t, get(t, h, "GET", "/?format=json", ""))
+	assert.Contains(t, j, `"waiting": 64`)
+	assert.Contains(t, j, `"refused": 7`)
 	assert.Contains(t, j, `"nextTry": "2026-01-02T03:04:05Z"`)
 	assert.Contains(t, j, `"attempts": 3`)
 	assert.Contains(t, j, `"check": "dig +short`)

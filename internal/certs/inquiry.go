@@ -1,0 +1,326 @@
+package certs
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	choosers    = 16               // calls of the hook at a time
+	maxChoosing = 64               // likewise, with those that hang
+	choicePause = 2 * time.Second  // after the first failure of the hook for a host; doubles
+	choiceLast  = 5 * time.Minute  // the longest such pause
+	choiceTime  = 10 * time.Second // of one call
+)
+
+var (
+	errManyChoices = errors.New("TLS.Host has not answered too many calls")
+	errNoChoice    = errors.New("TLS.Host does not answer in time")
+	errDropped     = errors.New("its route is gone")
+)
+
+// An inquiry is a question to the hook that has no answer yet.
+type inquiry struct {
+	done     chan struct{} // closed at the next outcome
+	err      error         // the last outcome
+	failures int
+	running  bool
+	again    bool // asked once more meanwhile
+	demanded bool // for a host that comes on demand
+	passed   bool // its TLS ends elsewhere: whatever the answer wishes is in vain
+}
+
+// reload asks the hook again about a pattern, and reports whether there is a
+// route of it, or a host on demand.
+func (c *choices) reload(name string) bool {
+	if c.manager.passes(name) {
+		c.drop(name)
+		c.inspect(name)
+		return true
+	}
+	if _, known := c.exact(name); !known && !c.manager.options.Wants(name) {
+		return false
+	}
+	c.ask(name, true)
+	return true
+}
+
+// ask makes sure that the hook is asked about a pattern, and returns what is
+// closed at the outcome and the error of the last one; neither if it is known.
+// again asks also where it is known, under way, or has failed and waits.
+func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.known[name]; known && !again {
+		return nil, nil
+	}
+	q := c.inquire(name)
+	switch {
+	case again && q.running:
+		q.again = true
+	case again && q.err != nil:
+		q.err = nil
+		c.push(name)
+	}
+	return q.done, q.err
+}
+
+// demand asks about a host that comes on demand, unless something is known of it.
+func (c *choices) demand(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.known[name]; !known {
+		c.inquire(name).demanded = true
+	}
+}
+
+// inspect asks once about a pattern whose TLS ends elsewhere, to say so if the
+// program wishes anything for it. c may be nil.
+func (c *choices) inspect(name string) {
+	if c == nil {
+		return
+	}
+	c.mu.RLock()
+	_, passed := c.passed[name]
+	c.mu.RUnlock()
+	if passed {
+		return
+	}
+	c.drop(name) // what counted while its TLS ended here
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.passed[name] = struct{}{}
+	c.inquire(name).passed = true
+}
+
+// inspected ends such an inquiry. An error says nothing of the program's wishes.
+func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
+	c.mu.Lock()
+	current := c.asked[name] == q
+	if current {
+		close(q.done)
+		delete(c.asked, name)
+	}
+	c.mu.Unlock()
+	switch fields := given.fields(); {
+	case !current:
+	case err != nil:
+		c.manager.log.Debug("TLS.Host failed for a Passthrough", "host", name, "cause", err)
+	case len(fields) > 0:
+		c.manager.log.Error("TLS.Host has settings for a Passthrough, which are not in force", "host", name, "settings", fields,
+			"remedy", "let TLS.Host return the zero HostTLS for it, and set them at its target")
+	}
+}
+
+// inquire returns the inquiry about a name, and begins one at need. c.mu is held.
+func (c *choices) inquire(name string) *inquiry {
+	q := c.asked[name]
+	if q == nil {
+		q = &inquiry{done: make(chan struct{})}
+		c.asked[name] = q
+		c.push(name)
+	}
+	return q
+}
+
+// push lets the inquiry about a name run. c.mu is held.
+func (c *choices) push(name string) {
+	c.ready = append(c.ready, name)
+	if c.workers < choosers && c.manager.spawn(c.work) {
+		c.workers++
+	}
+}
+
+// work runs inquiries until none is ready.
+func (c *choices) work() {
+	for {
+		name, q := c.take()
+		if q == nil {
+			return
+		}
+		given, err := c.consult(name)
+		if q.passed {
+			c.inspected(name, q, given, err)
+			continue
+		}
+		var ch *choice
+		var file *pairFile
+		if err == nil {
+			ch, file, err = c.compile(name, given)
+		}
+		c.settle(name, q, ch, file, err)
+	}
+}
+
+// take returns the next inquiry; nil ends the worker.
+func (c *choices) take() (string, *inquiry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.ready) > 0 && c.manager.ctx.Err() == nil {
+		name := c.ready[0]
+		c.ready = c.ready[1:]
+		if q := c.asked[name]; q != nil && !q.running {
+			q.running = true
+			return name, q
+		}
+	}
+	c.workers--
+	return "", nil
+}
+
+// consult calls the hook, on a goroutine of its own: one that hangs keeps that,
+// and a slot.
+func (c *choices) consult(name string) (Choice, error) {
+	select {
+	case c.slots <- struct{}{}:
+	default:
+		return Choice{}, errManyChoices
+	}
+	type answer struct {
+		given Choice
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		defer func() { <-c.slots }()
+		var a answer
+		func() {
+			defer rescue("TLS.Host", &a.err)
+			a.given, a.err = c.hook(name)
+		}()
+		answers <- a
+	}()
+	timer := time.NewTimer(choiceTime)
+	defer timer.Stop()
+	select {
+	case a := <-answers:
+		return a.given, a.err
+	case <-timer.C:
+		return Choice{}, errNoChoice
+	case <-c.manager.ctx.Done():
+		return Choice{}, errClosed
+	}
+}
+
+// An outcome is what came of an inquiry.
+type outcome struct {
+	name     string
+	old, now *choice // before, nil if none, and from now on
+	err      error   // then old counts
+	failures int
+	next     time.Time // the next try after err
+	demanded bool
+}
+
+// settle notes what came of an inquiry and makes it count.
+func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, err error) {
+	c.mu.Lock()
+	if c.asked[name] != q || c.manager.ctx.Err() != nil {
+		c.mu.Unlock()
+		return // its route has gone meanwhile
+	}
+	old := c.known[name]
+	o := outcome{name: name, old: old, err: err, demanded: q.demanded || old != nil && old.demanded}
+	if err == nil {
+		if o.demanded {
+			ch = ch.onDemand(name)
+		}
+		o.now = ch
+		c.publish(name, ch, file)
+	}
+	q.running, q.err = false, err
+	close(q.done)
+	switch {
+	case q.again:
+		c.asked[name] = &inquiry{done: make(chan struct{}), failures: q.failures, demanded: q.demanded}
+		c.push(name)
+	case err == nil:
+		delete(c.asked, name)
+	default:
+		q.done = make(chan struct{})
+		q.failures++
+		o.next = c.retry(name, q)
+	}
+	o.failures = q.failures
+	c.mu.Unlock()
+	c.apply(o)
+}
+
+// publish makes a choice the one that counts. c.mu is held.
+func (c *choices) publish(name string, ch *choice, file *pairFile) {
+	ch.count(1)
+	c.known[name].count(-1)
+	c.known[name] = ch
+	delete(c.files, name)
+	if file != nil {
+		c.files[name] = file
+	}
+}
+
+// apply makes the table follow an outcome.
+func (c *choices) apply(o outcome) {
+	m := c.manager
+	switch {
+	case o.err != nil && o.old == nil:
+		m.undecidable(o.name, undecided(o.name, o.err), o.next, o.failures == 1)
+		return
+	case o.err != nil:
+		level := slog.LevelDebug
+		if o.failures == 1 {
+			level = slog.LevelWarn
+		}
+		m.log.Log(m.ctx, level, "TLS.Host failed, the host keeps its settings", "host", o.name, "cause", o.err)
+		return
+	case o.old != nil && o.old.chain != o.now.chain:
+		m.reissue(o.name)
+		for _, name := range c.heirs(o.name, o.now) {
+			m.reissue(name)
+		}
+	}
+	switch {
+	case m.options.Wants(o.name):
+		m.follow([]string{o.name})
+	case !o.demanded && !m.onDemand(o.name):
+		c.drop(o.name) // its route went at the moment of the question
+	}
+}
+
+// retry plans another try and returns its time. c.mu is held.
+func (c *choices) retry(name string, q *inquiry) time.Time {
+	wait := choiceLast
+	if q.failures < 8 {
+		wait = choicePause << (q.failures - 1)
+	}
+	wait = time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+	time.AfterFunc(wait, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.asked[name] == q && !q.running && q.err != nil {
+			c.push(name)
+		}
+	})
+	return time.Now().Add(wait)
+}
+
+// await waits until the program has answered for a name, and returns an error as
+// soon as it is clear that it will not do so soon.
+func (c *choices) await(ctx context.Context, w *waiter, name string) error {
+	done, err := c.ask(name, false)
+	switch {
+	case err != nil:
+		return undecided(name, err)
+	case done == nil:
+		return nil
+	}
+	if err := c.manager.until(ctx, w, done); err != nil {
+		return undecided(name, err)
+	}
+	if _, known := c.exact(name); known {
+		return nil
+	}
+	_, err = c.ask(name, false)
+	return undecided(name, err)
+}

@@ -1,0 +1,130 @@
+package certs
+
+import (
+	"context"
+	"time"
+)
+
+// chainRest is how long a chain is kept that no host has any more: longer than
+// any step that may have chosen it lasts.
+const chainRest = 15 * time.Minute
+
+// begin starts the queue of a chain, once. Afterwards it also looks for
+// certificates on demand that an earlier process got from its issuers.
+func (m *Manager) begin(c *chain) {
+	c.once.Do(func() {
+		var ctx context.Context
+		ctx, c.cancel = context.WithCancel(m.ctx)
+		m.spawn(func() { c.queue.loop(ctx) })
+		if m.open.Load() && m.options.Policy != nil {
+			m.spawn(func() { m.recallChain(c) })
+		}
+	})
+}
+
+// sweep forgets what no host has by the program's wish any more: realms at once,
+// issuers after a while. c may be nil.
+func (c *choices) sweep() {
+	if c == nil {
+		return
+	}
+	m := c.manager
+	c.realmMu.Lock() // no realm and no chain is found or made meanwhile
+	defer c.realmMu.Unlock()
+	m.chainMu.Lock()
+	defer m.chainMu.Unlock()
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, q := range c.asked {
+		if q.running { // and may be about to use one
+			return
+		}
+	}
+	c.sweepRealms()
+	m.sweepChains(time.Now())
+}
+
+// sweepRealms forgets realms. c.realmMu and c.mu are held.
+func (c *choices) sweepRealms() {
+	for key, some := range c.realms {
+		kept := some[:0]
+		for _, r := range some {
+			if r.users > 0 {
+				kept = append(kept, r)
+			}
+		}
+		clear(some[len(kept):])
+		if c.realms[key] = kept; len(kept) == 0 {
+			delete(c.realms, key)
+		}
+	}
+}
+
+// sweepChains releases chains. m.chainMu is held, and that of the choices.
+func (m *Manager) sweepChains(now time.Time) {
+	released := false
+	for id, c := range m.single {
+		switch {
+		case c.users > 0 || !c.queue.idle():
+			c.unused = time.Time{}
+		case c.unused.IsZero():
+			c.unused = now
+		case now.Sub(c.unused) >= chainRest:
+			c.cancel()
+			delete(m.single, id)
+			for _, a := range c.authorities {
+				a.closeIdle()
+			}
+			released = true
+		}
+	}
+	if released {
+		m.sweepAccounts(now)
+	}
+}
+
+// sweepAccounts forgets the accounts that no authority has, unless a CA has
+// limited them: who comes back is to know. m.chainMu is held.
+func (m *Manager) sweepAccounts(now time.Time) {
+	used := make(map[*account]bool)
+	note := func(c *chain) {
+		for _, a := range c.authorities {
+			for ; a != nil; a = a.staging {
+				used[a.account] = true
+			}
+		}
+	}
+	note(m.public)
+	note(m.internal)
+	for _, c := range m.single {
+		note(c)
+	}
+	for id, a := range m.accounts {
+		if !used[a] && a.holds.none(now) {
+			delete(m.accounts, id)
+		}
+	}
+}
+
+// none reports whether no limit is in force.
+func (h *holds) none(now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.by {
+		if now.Before(l.until) {
+			return false
+		}
+	}
+	return true
+}
+
+// idle reports whether no host is in q, and no job of it runs.
+func (q *queue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := q.running + len(q.waiting.hosts)
+	for l := range q.ripe {
+		n += len(q.ripe[l].hosts)
+	}
+	return n == 0
+}
