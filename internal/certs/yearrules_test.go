@@ -206,7 +206,7 @@ func (w *world) healthy(s *tenant) {
 	if now.Before(s.stored.to) {
 		return
 	}
-	since, chance := s.wanted, 24*time.Hour+3*time.Hour*time.Duration(*yearHosts)/300
+	since, chance := s.wanted, 24*time.Hour+3*time.Hour*time.Duration(w.hosts)/300
 	if !s.stored.to.IsZero() {
 		since, chance = latest(s.wanted, s.stored.to.Add(-s.life/3)), min(chanceFor, s.life/6)
 	} else if s.excused {

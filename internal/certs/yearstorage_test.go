@@ -141,7 +141,7 @@ func (c *modelClient) refuse() {
 	}
 	n := len(c.failed)
 	c.mu.Unlock()
-	if n > refusals**yearHosts {
+	if n > refusals*c.storage.world.hosts {
 		c.storage.world.fail("storage", "", "%d operations in a minute, while it is down", n)
 		_ = pause(context.Background(), time.Minute)
 	}

@@ -53,6 +53,7 @@ type world struct {
 	t         testing.TB
 	seed      uint64
 	days      int
+	hosts     int // of the first day
 	start     time.Time
 	ca        *modelCA
 	storage   *modelStorage
@@ -131,9 +132,9 @@ type instance struct {
 	served map[*tenant]time.Time // end of the certificate that was served last
 }
 
-func newWorld(t testing.TB, seed uint64) *world {
+func newWorld(t testing.TB, seed uint64, hosts int) *world {
 	w := &world{
-		t: t, seed: seed, days: *yearDays, start: time.Now(), rand: rand.New(rand.NewPCG(seed, seed)),
+		t: t, seed: seed, days: *yearDays, hosts: hosts, start: time.Now(), rand: rand.New(rand.NewPCG(seed, 2)),
 		tenants: make(map[string]*tenant), failures: make(map[string]int), told: make(map[string]bool), turn: make(chan struct{}, 1),
 	}
 	if yearRaced {
