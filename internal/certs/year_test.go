@@ -31,11 +31,12 @@ const (
 	maxWaiting  = 64 // handshakes for one host
 	warmUp      = time.Minute
 	chanceFor   = 8 * time.Hour
-	warnings    = 8     // per host and day, and two more for each start of an instance
-	chatter     = 1_500 // warnings about no host, per day and instance: one a minute
-	workers     = 150   // goroutines of an instance
-	refusals    = 20    // by a storage that is down, per host of the first day and minute
-	racedDays   = 21    // under the race detector
+	notice      = time.Second // from a refusal until all of a client knows it
+	warnings    = 8           // per host and day, and two more for each start of an instance
+	chatter     = 1_500       // warnings about no host, per day and instance: one a minute
+	workers     = 150         // goroutines of an instance
+	refusals    = 20          // by a storage that is down, per host of the first day and minute
+	racedDays   = 21          // under the race detector
 )
 
 // A year of a few hundred hosts, with everything that goes wrong in one: see
@@ -93,30 +94,37 @@ func eachSeed(t *testing.T, run func(t *testing.T, seed uint64)) {
 
 // live lets the year pass, a week for each theme.
 func (w *world) live() {
+	w.populate()
+	w.run(func(done chan struct{}) {
+		go w.churn(done)
+		go w.restarts(done)
+		themes := w.themes()
+		for week := range (w.days + 6) / 7 {
+			end := w.start.Add(time.Duration(min(7*(week+1), w.days)) * 24 * time.Hour)
+			if week%2 == 1 {
+				w.launch()
+			}
+			w.pass(w.between(day(1), day(1.5)))
+			w.happens(themes[week%len(themes)], end)
+			w.pass(time.Until(end))
+			w.turn <- struct{}{}
+			for _, i := range w.running()[1:] {
+				w.quit(i, false)
+			}
+			<-w.turn
+		}
+	})
+}
+
+// run starts an instance, watches while what happens does, and reports.
+func (w *world) run(happens func(done chan struct{})) {
 	defer debug.SetGCPercent(debug.SetGCPercent(800)) // the heap is small, and garbage plenty
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))   // who has nothing to do beside others need not be woken
 	goroutines := runtime.NumGoroutine()
-	w.populate()
 	w.launch()
 	done := make(chan struct{})
 	go w.watch(done, goroutines)
-	go w.churn(done)
-	go w.restarts(done)
-	themes := w.themes()
-	for week := range (w.days + 6) / 7 {
-		end := w.start.Add(time.Duration(min(7*(week+1), w.days)) * 24 * time.Hour)
-		if week%2 == 1 {
-			w.launch()
-		}
-		w.pass(w.between(day(1), day(1.5)))
-		w.happens(themes[week%len(themes)], end)
-		w.pass(time.Until(end))
-		w.turn <- struct{}{}
-		for _, i := range w.running()[1:] {
-			w.quit(i, false)
-		}
-		<-w.turn
-	}
+	happens(done)
 	close(done)
 	for _, i := range w.running() {
 		w.quit(i, false)

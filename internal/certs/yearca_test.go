@@ -32,7 +32,9 @@ type modelCA struct {
 	world  *world
 	fault  fault
 	inter  *x509.Certificate
-	chain  []byte          // PEM of inter
+	chain  []byte        // PEM of inter
+	least  time.Duration // that an answer takes
+	most   time.Duration
 	signer *rsa.PrivateKey // small, since most of a year would go into verifying what an elliptic curve has signed
 	exempt bool            // renewals that follow renewal information count for no limit but that of failed validations
 
@@ -82,7 +84,7 @@ func newModelCA(t testing.TB, w *world) *modelCA {
 	inter, err = x509.ParseCertificate(der)
 	require.NoError(t, err)
 	return &modelCA{
-		world: w, inter: inter, signer: signer, exempt: true,
+		world: w, inter: inter, signer: signer, exempt: true, least: time.Second, most: 3 * time.Second,
 		chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		known: make(map[string]leaf), refused: make(map[cause]*refusal), revoked: make(map[string]time.Time),
 		orders: newWindow(300, 3*time.Hour), domains: newWindow(50, day(7)),
@@ -146,7 +148,7 @@ func (c *modelCA) answer(ctx context.Context) error {
 	case "slow":
 		return pause(ctx, c.world.between(10*time.Second, time.Minute))
 	}
-	return pause(ctx, c.world.between(time.Second, 3*time.Second))
+	return pause(ctx, c.world.between(c.least, c.most))
 }
 
 // order counts a new order, or says which limit refuses it.
@@ -192,7 +194,7 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	switch {
 	case strings.HasPrefix(why.limit, "too many failed"):
 		c.world.fail("limit", s.host, "%s meets the limit of failed validations", why.client.name)
-	case last == nil || began.Before(last.at) || s.due:
+	case last == nil || began.Before(last.at.Add(notice)) || s.due:
 	case began.Before(last.until) && began.Before(last.at.Add(pauseClamp)):
 		c.world.fail("limit", s.host, "%s asks again %s after %q, which holds until %s",
 			why.client.name, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))

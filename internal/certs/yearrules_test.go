@@ -203,12 +203,17 @@ func (w *world) healthy(s *tenant) {
 	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(7) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
 		w.broken("revoked", s.name, "it has been since %s", w.stamp(s.revoked))
 	}
-	if now.Before(s.stored.to) {
+	w.good(s)
+}
+
+// good judges whether a host had the time for a certificate, if it has no good one. w.mu is held.
+func (w *world) good(s *tenant) {
+	if s.wanted.IsZero() || s.covered != nil || time.Now().Before(s.stored.to) {
 		return
 	}
-	since, chance := s.wanted, 24*time.Hour+3*time.Hour*time.Duration(w.hosts)/300
+	since, chance := s.wanted, w.first
 	if !s.stored.to.IsZero() {
-		since, chance = latest(s.wanted, s.stored.to.Add(-s.life/3)), min(chanceFor, s.life/6)
+		since, chance = latest(s.wanted, s.stored.to.Add(-s.life/3)), min(w.fair, s.life/6)
 	} else if s.excused {
 		return
 	}
