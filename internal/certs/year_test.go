@@ -31,6 +31,7 @@ const (
 	maxWaiting  = 64 // handshakes for one host
 	warmUp      = time.Minute
 	chanceFor   = 8 * time.Hour
+	heldFor     = 2 * time.Hour
 	notice      = time.Second // from a refusal until all of a client knows it
 	warnings    = 8           // per host and day, and two more for each start of an instance
 	chatter     = 1_500       // warnings about no host, per day and instance: one a minute
@@ -60,7 +61,10 @@ const (
 //     one host.
 //   - limit: after a refusal for the number of requests nothing else that this
 //     limit refuses is asked before the time it says, or 6 hours; renewals that
-//     are due may. Failed validations stay below their limit altogether.
+//     are due may. Then one order looks whether it is over. A limit is none for
+//     what it is not about. Failed validations stay below theirs altogether.
+//   - held: whatever the limits are, a renewal that is due is ordered within 2
+//     hours in which everything worked.
 //   - needless: nothing is ordered while the certificate of a host is good, in
 //     storage or, after storage was lost, in an instance.
 //   - removed: nothing is ordered for a host that has gone.
@@ -331,12 +335,20 @@ func (w *world) wipe() {
 }
 
 // flood adds many hosts of one registered domain, more than the CA signs in a
-// week, to stay for a month.
+// week, to stay for a month. Another domain's is not to notice.
 func (w *world) flood() {
 	for n := range 80 {
 		s := w.add(tenant{name: fmt.Sprintf("t%d-%d.tenants.net", n, w.roll(1e9)), life: day(90), excused: true})
 		time.AfterFunc(day(30), func() { w.unwant(s) })
 		w.pass(w.between(0, 2*time.Minute))
+	}
+	other := w.add(tenant{name: fmt.Sprintf("other%d.com", w.roll(1e9)), life: day(90)})
+	time.AfterFunc(day(30), func() { w.unwant(other) })
+	w.pass(time.Hour)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if other.stored.to.IsZero() {
+		w.broken("limit", other.name, "it waits, though no limit is about it")
 	}
 }
 

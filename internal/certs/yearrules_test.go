@@ -39,6 +39,7 @@ func (w *world) lookAround() {
 		for _, i := range w.running() {
 			w.look(i, s)
 		}
+		w.punctual(s)
 		w.healthy(s)
 	}
 }
@@ -75,6 +76,9 @@ func (w *world) ordered(i *instance, host string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.tenants[host]
+	if s != nil {
+		s.asked = time.Now()
+	}
 	switch {
 	case s == nil:
 		w.broken("removed", host, "%s orders for a host that never was", i.name)
@@ -188,6 +192,28 @@ func (w *world) impatient(i *instance, s *tenant) {
 	}
 	if cert != nil && time.Now().Before(cert.Leaf.NotAfter) && !i.closing.Load() {
 		i.note(s, cert)
+	}
+}
+
+// punctual judges whether a renewal has been ordered since it is due.
+func (w *world) punctual(s *tenant) {
+	w.mu.Lock()
+	asked, to := s.asked, s.stored.to
+	off := s.wanted.IsZero() || s.demand || s.covered != nil || time.Until(to) < 0 || time.Until(to) > s.life/3
+	w.mu.Unlock()
+	if off {
+		return
+	}
+	for _, i := range w.running() {
+		status, _ := i.manager.Status(s.name)
+		if !status.NotAfter.Equal(to) || !asked.Before(status.RenewAt) || i.closing.Load() {
+			continue
+		}
+		w.mu.Lock()
+		if since := latest(latest(s.wanted, status.RenewAt), i.begin.Add(warmUp)); s.asked.Equal(asked) && w.hadChance(s, since, heldFor) {
+			w.broken("held", s.name, "%s wants to renew it since %s; last order %s", i.name, w.stamp(status.RenewAt), w.stamp(asked))
+		}
+		w.mu.Unlock()
 	}
 }
 

@@ -98,6 +98,7 @@ type tenant struct {
 	lost     leaf      // storage had, and an instance may have yet
 	storedBy *instance
 	storedAt time.Time
+	asked    time.Time // the CA, last
 	revoked  time.Time // the certificate in use; zero if it is not
 	covered  *tenant   // a wildcard that came later; nil if none did
 	troubles []trouble
