@@ -352,8 +352,12 @@ func (w *world) flood() {
 	}
 }
 
-// many adds more hosts than the CA takes orders for in three hours.
+// many adds more hosts than the CA takes orders for in three hours, just before
+// the renewal of another is due.
 func (w *world) many() {
+	short := w.add(tenant{name: fmt.Sprintf("short%d.com", w.roll(1e9)), life: 18 * time.Hour})
+	time.AfterFunc(day(1.5), func() { w.unwant(short) })
+	w.pass(11*time.Hour + 30*time.Minute)
 	for range 400 {
 		s := w.add(tenant{name: fmt.Sprintf("l%d.com", w.roll(1e9)), life: day(90)})
 		time.AfterFunc(day(5), func() { w.unwant(s) })
