@@ -112,15 +112,12 @@ func (n *node) kill() {
 // leaf waits for the certificate that the proxy serves.
 func (n *node) leaf(t *testing.T, host string) (leaf *x509.Certificate) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+	require.Eventually(t, func() bool {
 		got, err := n.shake(host)
-		if err == nil {
-			return got
-		}
-		<-time.After(100 * time.Millisecond)
-	}
-	require.Fail(t, "no certificate", "of %s", host)
-	return nil
+		leaf = got
+		return err == nil
+	}, time.Minute, 100*time.Millisecond, "no certificate of %s", host)
+	return leaf
 }
 
 // locks are the names of the lock files in a file storage.

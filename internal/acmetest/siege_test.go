@@ -198,11 +198,10 @@ func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 	assert.Equal(t, 1, p.ca.Seen("/sign-me-up"), "it is one account")
 }
 
-// One attempt is one order and one failed validation, whatever the CA offers.
+// One attempt is one order and one failed validation, whatever the CA offers. No port answers: after that failure the ACME
+// client would try the next type of challenge, if it had another.
 func TestOneAttemptIsOneFailedValidation(t *testing.T) {
-	p := run(t, acmetest.Options{}, func(_ *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
-		ca.DNS.Forget("a.example.com")
-	}, "a.example.com")
+	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 1}, nil, "a.example.com")
 	proxytest.Eventually(t, "the first failure", func() bool { return p.status("a.example.com").Attempts == 1 })
 	assert.Equal(t, 1, p.ca.Seen("/order-plz"))
 	assert.Equal(t, 1, p.ca.Seen("/chalZ/"))
@@ -375,6 +374,7 @@ func TestAChallengeIsAnsweredAmongHundredsOfClientsOfANewHost(t *testing.T) {
 		issuer.DisableHTTPChallenge = true
 		r.TLS.Issuer = issuer
 	}, host)
+	defer release()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	served, refused := 0, 0
@@ -394,7 +394,6 @@ func TestAChallengeIsAnsweredAmongHundredsOfClientsOfANewHost(t *testing.T) {
 	}
 	proxytest.Eventually(t, "the clients", func() bool { return p.status(host).Refused == clients-64 })
 	assert.Equal(t, 64, p.status(host).Waiting)
-	<-time.After(2 * time.Second) // a CA that takes its time
 	release()
 	p.await(t, host)
 	wg.Wait()

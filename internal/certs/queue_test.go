@@ -85,7 +85,7 @@ func TestAHostThatFailedIsNotBehindEveryNewOneForEver(t *testing.T) {
 func TestDeadDomainsDoNotKeepAHealthyRenewalWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(1))
-		m, _ := start(t, with(ca), append(names("dead%d.example.com", 200), "good.example.com")...)
+		m, _ := start(t, with(ca), append(names("dead%d.example.com", 90), "good.example.com")...)
 		ctx, cancel := context.WithTimeout(t.Context(), day(1))
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
@@ -96,7 +96,7 @@ func TestDeadDomainsDoNotKeepAHealthyRenewalWaiting(t *testing.T) {
 			}
 			return nil
 		})
-		for range 2 * 24 {
+		for range 30 {
 			leaf, err := shake(t, m, "good.example.com")
 			require.NoError(t, err)
 			require.True(t, time.Now().Before(leaf.NotAfter), "a healthy host's certificate expired")
@@ -113,10 +113,10 @@ func TestFailingHostsAreQuietInTheLog(t *testing.T) {
 		o := with(ca)
 		o.Logger = log.logger(4) // slog.LevelWarn
 		start(t, o, names("h%d.example.com", 1_000)...)
-		time.Sleep(time.Hour)
+		time.Sleep(30 * time.Minute)
 		lines := strings.Count(log.String(), "\n")
 		t.Logf("%d warnings", lines)
-		assert.Less(t, lines, 100)
+		assert.Less(t, lines, 50)
 		assert.Contains(t, log.String(), "certificates of more hosts failed")
 		assert.NotContains(t, log.String(), "0001-01-01")
 		each := make(map[string]int)

@@ -26,13 +26,19 @@ import (
 // looks again whether the limit is over.
 const pauseClamp = 6 * time.Hour
 
+// exaggeration is how much longer the CA says that the limit of the account
+// holds: such times have been seen.
+const exaggeration = 5 * 24 * time.Hour
+
 // A modelCA is a public CA in the process: real certificates over one
 // intermediate, Let's Encrypt's limits, renewal information and faults.
 type modelCA struct {
 	world  *world
 	fault  fault
 	inter  *x509.Certificate
-	chain  []byte          // PEM of inter
+	chain  []byte        // PEM of inter
+	least  time.Duration // that an answer takes
+	most   time.Duration
 	signer *rsa.PrivateKey // small, since most of a year would go into verifying what an elliptic curve has signed
 	exempt bool            // renewals that follow renewal information count for no limit but that of failed validations
 
@@ -65,7 +71,10 @@ type cause struct {
 }
 
 // A refusal is the answer to the first request that met a limit.
-type refusal struct{ at, until time.Time }
+type refusal struct {
+	at, until time.Time
+	look      bool // the request was to see whether an earlier refusal still holds
+}
 
 func newModelCA(t testing.TB, w *world) *modelCA {
 	t.Helper()
@@ -82,7 +91,7 @@ func newModelCA(t testing.TB, w *world) *modelCA {
 	inter, err = x509.ParseCertificate(der)
 	require.NoError(t, err)
 	return &modelCA{
-		world: w, inter: inter, signer: signer, exempt: true,
+		world: w, inter: inter, signer: signer, exempt: true, least: time.Second, most: 3 * time.Second,
 		chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		known: make(map[string]leaf), refused: make(map[cause]*refusal), revoked: make(map[string]time.Time),
 		orders: newWindow(300, 3*time.Hour), domains: newWindow(50, day(7)),
@@ -146,7 +155,7 @@ func (c *modelCA) answer(ctx context.Context) error {
 	case "slow":
 		return pause(ctx, c.world.between(10*time.Second, time.Minute))
 	}
-	return pause(ctx, c.world.between(time.Second, 3*time.Second))
+	return pause(ctx, c.world.between(c.least, c.most))
 }
 
 // order counts a new order, or says which limit refuses it.
@@ -170,12 +179,18 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 			continue
 		}
 		if until, full := l.window.full(l.key); full {
+			if l.key == "account" {
+				until = until.Add(exaggeration)
+			}
 			c.refuse(cause{client, l.not}, began, until, s)
 			return s, &acme.Problem{
 				Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
 				Detail: fmt.Sprintf("%s, retry after %s: see https://letsencrypt.org/docs/rate-limits/", l.not, until.UTC().Format("2006-01-02 15:04:05 MST")),
 			}
 		}
+	}
+	for _, l := range limits {
+		delete(c.refused, cause{client, l.not}) // over, as the client sees
 	}
 	if !c.exempt || !s.suggested {
 		c.orders.take("account")
@@ -185,20 +200,24 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 
 // refuse notes a refusal and judges the client: a limit is met once. What was
 // under way then, a look after pauseClamp and a renewal that is due are no
-// fault; failed validations are to stay below their limit altogether.
+// fault, as long as one order has that look; failed validations are to stay
+// below their limit altogether.
 func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	c.limited++
 	last := c.refused[why]
+	again := last != nil && !began.Before(last.at.Add(notice))
 	switch {
 	case strings.HasPrefix(why.limit, "too many failed"):
 		c.world.fail("limit", s.host, "%s meets the limit of failed validations", why.client.name)
-	case last == nil || began.Before(last.at) || s.due:
-	case began.Before(last.until) && began.Before(last.at.Add(pauseClamp)):
+	case last == nil || s.due:
+	case again && began.Before(last.until) && began.Before(last.at.Add(pauseClamp)):
 		c.world.fail("limit", s.host, "%s asks again %s after %q, which holds until %s",
 			why.client.name, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
+	case !again && last.look && len(c.world.running()) == 1: // another's certificate may have told one that it is over
+		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client.name, why.limit)
 	}
-	if last == nil || !began.Before(last.at) {
-		c.refused[why] = &refusal{at: time.Now(), until: until}
+	if last == nil || again {
+		c.refused[why] = &refusal{at: time.Now(), until: until, look: again && !s.due}
 	}
 }
 

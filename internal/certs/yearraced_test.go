@@ -2,5 +2,5 @@
 
 package certs_test
 
-// The race detector makes everything ten times slower: it sees a part of the year, and one seed.
+// The race detector makes everything ten times slower: it sees a part of the year.
 const yearRaced = true

@@ -39,6 +39,7 @@ func (w *world) lookAround() {
 		for _, i := range w.running() {
 			w.look(i, s)
 		}
+		w.punctual(s)
 		w.healthy(s)
 	}
 }
@@ -75,6 +76,9 @@ func (w *world) ordered(i *instance, host string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.tenants[host]
+	if s != nil {
+		s.asked = time.Now()
+	}
 	switch {
 	case s == nil:
 		w.broken("removed", host, "%s orders for a host that never was", i.name)
@@ -191,6 +195,28 @@ func (w *world) impatient(i *instance, s *tenant) {
 	}
 }
 
+// punctual judges whether a renewal has been ordered since it is due.
+func (w *world) punctual(s *tenant) {
+	w.mu.Lock()
+	asked, to := s.asked, s.stored.to
+	off := s.wanted.IsZero() || s.demand || s.covered != nil || time.Until(to) < 0 || time.Until(to) > s.life/3
+	w.mu.Unlock()
+	if off {
+		return
+	}
+	for _, i := range w.running() {
+		status, _ := i.manager.Status(s.name)
+		if !status.NotAfter.Equal(to) || !asked.Before(status.RenewAt) || i.closing.Load() {
+			continue
+		}
+		w.mu.Lock()
+		if since := latest(latest(s.wanted, status.RenewAt), i.begin.Add(warmUp)); s.asked.Equal(asked) && w.hadChance(s, since, heldFor) {
+			w.broken("held", s.name, "%s wants to renew it since %s; last order %s", i.name, w.stamp(status.RenewAt), w.stamp(asked))
+		}
+		w.mu.Unlock()
+	}
+}
+
 // healthy judges whether a host without a certificate should have one, and one
 // with a revoked certificate another.
 func (w *world) healthy(s *tenant) {
@@ -203,12 +229,17 @@ func (w *world) healthy(s *tenant) {
 	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(7) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
 		w.broken("revoked", s.name, "it has been since %s", w.stamp(s.revoked))
 	}
-	if now.Before(s.stored.to) {
+	w.good(s)
+}
+
+// good judges whether a host had the time for a certificate, if it has no good one. w.mu is held.
+func (w *world) good(s *tenant) {
+	if s.wanted.IsZero() || s.covered != nil || time.Now().Before(s.stored.to) {
 		return
 	}
-	since, chance := s.wanted, 24*time.Hour+3*time.Hour*time.Duration(*yearHosts)/300
+	since, chance := s.wanted, w.first
 	if !s.stored.to.IsZero() {
-		since, chance = latest(s.wanted, s.stored.to.Add(-s.life/3)), min(chanceFor, s.life/6)
+		since, chance = latest(s.wanted, s.stored.to.Add(-s.life/3)), min(w.fair, s.life/6)
 	} else if s.excused {
 		return
 	}

@@ -53,6 +53,9 @@ type world struct {
 	t         testing.TB
 	seed      uint64
 	days      int
+	hosts     int           // of the first day
+	fair      time.Duration // in one piece, that a host must have had to be healthy
+	first     time.Duration // likewise, if it came without a certificate
 	start     time.Time
 	ca        *modelCA
 	storage   *modelStorage
@@ -95,6 +98,7 @@ type tenant struct {
 	lost     leaf      // storage had, and an instance may have yet
 	storedBy *instance
 	storedAt time.Time
+	asked    time.Time // the CA, last
 	revoked  time.Time // the certificate in use; zero if it is not
 	covered  *tenant   // a wildcard that came later; nil if none did
 	troubles []trouble
@@ -131,9 +135,9 @@ type instance struct {
 	served map[*tenant]time.Time // end of the certificate that was served last
 }
 
-func newWorld(t testing.TB, seed uint64) *world {
+func newWorld(t testing.TB, seed uint64, hosts int) *world {
 	w := &world{
-		t: t, seed: seed, days: *yearDays, start: time.Now(), rand: rand.New(rand.NewPCG(seed, seed)),
+		t: t, seed: seed, days: *yearDays, hosts: hosts, fair: chanceFor, first: day(1) + 3*time.Hour*time.Duration(hosts)/300, start: time.Now(), rand: rand.New(rand.NewPCG(seed, 2)),
 		tenants: make(map[string]*tenant), failures: make(map[string]int), told: make(map[string]bool), turn: make(chan struct{}, 1),
 	}
 	if yearRaced {
@@ -341,18 +345,26 @@ func (w *world) mends(s *tenant) {
 
 // suffers has a fault of f for a time.
 func (w *world) suffers(f *fault, what, kind string, length time.Duration) {
-	w.mu.Lock()
-	w.troubles = append(w.troubles, trouble{what: what, from: time.Now()})
-	n := len(w.troubles) - 1
-	w.say("%s: %s for %s", what, kind, length.Round(time.Minute))
-	w.mu.Unlock()
+	works := w.breaksDown(what, kind, length)
 	f.begin(kind)
 	w.pass(length)
 	f.end()
+	works()
+}
+
+// breaksDown notes that a part of the world begins not to work; works that it does again.
+func (w *world) breaksDown(what, kind string, length time.Duration) (works func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.troubles[n].to = time.Now()
-	w.say("%s: works", what)
+	w.troubles = append(w.troubles, trouble{what: what, from: time.Now()})
+	n := len(w.troubles) - 1
+	w.say("%s: %s for %s", what, kind, length.Round(time.Minute))
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.troubles[n].to = time.Now()
+		w.say("%s: works", what)
+	}
 }
 
 // pass lets time pass.
@@ -415,6 +427,7 @@ func (w *world) stored(c *modelClient, issuer, host string) {
 	if s.stored == s.pending {
 		return // renewal information
 	}
+	w.good(s)
 	s.stored, s.storedAt, s.storedBy = s.pending, time.Now(), nil
 	if s.revoked.Before(s.stored.from) {
 		s.revoked = time.Time{}
