@@ -153,8 +153,11 @@ type Upstream struct {
 	// bound.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a body or an upgraded connection on which no byte moves.
-	// Zero means 5 minutes, negative no bound. Until the answer begins, the body
+	// IdleTimeout ends a body or an upgraded connection on which no byte moves. One
+	// that moves slowly goes on. A peer that stops within a write has up to twice
+	// as long. Where the proxy does not see the client's connection, that is on
+	// HTTP/2 and below an http.Server of your own, a client has to take each 32
+	// KiB in that time. Zero means 5 minutes, negative no bound. Until the answer begins, the body
 	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
 	// for more than ten seconds at less than 240 bytes a second: 408.
 	IdleTimeout time.Duration

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -30,6 +31,7 @@ type flight struct {
 	span   *span      // of the current attempt's target
 	lease  pool.Lease // the connection of the current attempt
 	cancel context.CancelFunc
+	mark   peek.Mark // of the client's connection, when it was last looked at
 	cut    error     // why the flight was cut off
 	doomed time.Time // when a life was first seen to have ended
 
@@ -101,7 +103,10 @@ func (fl *flight) inspect(now time.Time) {
 		fl.abort(errClientGone)
 	case fl.span.Killed() || fl.expired(now):
 		fl.abort(errCut)
-	case last != 0 && fl.overdue(now.Sub(time.Unix(0, last))):
+	case last == 0:
+	case fl.moved(now.Sub(time.Unix(0, last))):
+		fl.touch()
+	case fl.overdue(now.Sub(time.Unix(0, last))):
 		if fl.slow.Load() {
 			fl.abort(errStalled)
 		} else {
@@ -112,6 +117,18 @@ func (fl *flight) inspect(now time.Time) {
 			_ = fl.rc.SetWriteDeadline(now)
 		}
 	}
+}
+
+// moved reports whether a client that is being written to, and has been for so
+// long, has taken something meanwhile. fl.mu is held.
+func (fl *flight) moved(quiet time.Duration) bool {
+	if !fl.slow.Load() || fl.f.IdleTimeout <= 0 || quiet < fl.f.IdleTimeout/4 {
+		return false
+	}
+	mark, ok := markFrom(fl.Context)
+	before := fl.mark
+	fl.mark = mark
+	return ok && mark != before
 }
 
 // overdue reports whether no byte may fail to move for that long.

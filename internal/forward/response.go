@@ -106,6 +106,7 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 		n, err := res.Body.Read(buf[:])
 		last = n
 		if n > 0 {
+			a.flight.touch() // the client has its own time
 			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
 			a.flight.slow.Store(false)

@@ -151,6 +151,9 @@ func (c *conn) await() *exchange {
 	if !c.rest() {
 		return nil
 	}
+	if c.opaque {
+		c.bare()
+	}
 	var x *exchange
 	if c.tls != nil {
 		x = c.awaitTLS()

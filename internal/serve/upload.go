@@ -312,11 +312,7 @@ func (u *upload) read(p []byte) (int, error) {
 
 // write writes to the target.
 func (u *upload) write(p []byte) error {
-	var deadline time.Time
-	if u.stall > 0 {
-		deadline = time.Now().Add(u.stall)
-	}
-	_ = u.up.SetWriteDeadline(deadline)
+	_ = u.up.SetWriteStall(u.stall)
 	_, err := u.up.Write(p)
 	return err
 }

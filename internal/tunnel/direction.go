@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // A direction carries the bytes from one side to the other.
@@ -15,6 +16,7 @@ type direction struct {
 	dst       io.Writer
 	delivered int64 // read when copy has returned
 	report    sync.Once
+	writing   atomic.Bool // to dst
 
 	mu       sync.Mutex // one writer to dst: copy, or sayGoodbye
 	frames   Frames     // where in the stream dst is; counts for WebSocket only
@@ -111,7 +113,9 @@ func (d *direction) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
+	d.writing.Store(true)
 	n, err := d.dst.Write(p)
+	d.writing.Store(false)
 	d.delivered += int64(n)
 	d.departed = d.departed || err != nil // who knows where in a frame
 	return err
