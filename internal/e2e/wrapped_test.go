@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -82,10 +83,10 @@ func (c *metered) Write(p []byte) (int, error) {
 }
 
 // wrapped serves a.test, by TLS if secure, on a listener whose connections are made by wrap.
-func wrapped(t *testing.T, l lane, target string, wrap func(*net.TCPConn) net.Conn) *site {
+func wrapped(t *testing.T, l lane, log *slog.Logger, target string, wrap func(*net.TCPConn) net.Conn) *site {
 	t.Helper()
 	s := &site{router: new(hostproxy.Router), upstream: hostproxy.To(target), lane: l}
-	s.router.Logger = panicsFail(t)
+	s.router.Logger = log
 	s.router.Handle("a.test", s.upstream)
 	s.listen = func(ln net.Listener) net.Listener { return &wrapping{ln, wrap} }
 	s.start(t)
@@ -123,7 +124,7 @@ func TestConnectionsOfOtherTypesAreUsedByTheirMethods(t *testing.T) {
 				continue
 			}
 			t.Run(l.name+"/"+tt.name, func(t *testing.T) {
-				s := wrapped(t, l, target.Addr(), tt.wrap)
+				s := wrapped(t, l, panicsFail(t), target.Addr(), tt.wrap)
 				in.Store(0)
 				out.Store(0)
 				c := s.dialAfter(t, tt.first)

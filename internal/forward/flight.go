@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,6 +97,7 @@ func (f *Forwarder) sweep() {
 func (fl *flight) inspect(now time.Time) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
+	defer fl.contain()
 	last := fl.last.Load()
 	switch {
 	case fl.cut != nil:
@@ -116,6 +118,15 @@ func (fl *flight) inspect(now time.Time) {
 		if fl.begun.Load() { // else there is an answer to write
 			_ = fl.rc.SetWriteDeadline(now)
 		}
+	}
+}
+
+// contain makes a panic the end of the flight: its context and its writer may be
+// somebody's middleware, and on the sweeper's goroutine it would be the program's.
+// fl.mu is held.
+func (fl *flight) contain() {
+	if p := recover(); p != nil && fl.cut == nil {
+		fl.abort(&PanicError{"middleware", p, debug.Stack()})
 	}
 }
 

@@ -34,6 +34,7 @@ type Config struct {
 	Retry          Retry
 	Hedge          time.Duration     // without an answer, until an idempotent request goes to another target too; 0 means never
 	Transport      http.RoundTripper // replaces the built-in clients
+	Dial           DialFunc          // connects to targets; nil means a net.Dialer
 	TLS            *tls.Config
 	Show           func(*Target) any // makes a target's Face, once
 	Pick           func(q *http.Request, eligible func(*Target) bool) *Target

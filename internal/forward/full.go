@@ -304,11 +304,16 @@ func (a *fullExchange) classify(err error) *Failure {
 	var hook *PanicError
 	cut := a.flight.why()
 	switch {
+	case errors.As(cut, &hook):
+		f.Side, f.Status, f.Reason, f.Err = SideProxy, http.StatusInternalServerError, "proxy_internal_error", cut
 	case cut == errCut:
 		f.Side, f.Status, f.Reason, f.Err = SideDrain, http.StatusServiceUnavailable, "destination_unavailable", cut
 	case cut == errIdle:
 		f.Op, f.Err = "read", cut
 		f.Side, f.Status, f.Reason = SideClient, http.StatusRequestTimeout, "http_request_error"
+	case a.body != nil && errors.As(a.body.failed(), &hook):
+		f.Op, f.Err = "read", a.body.failed()
+		f.Side, f.Status, f.Reason = SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
 		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"

@@ -187,12 +187,7 @@ func (u *upload) start(up *pool.Conn, stall time.Duration) {
 // run is the upload's goroutine.
 func (u *upload) run() {
 	defer close(u.done)
-	var err error
-	if u.x.req.Chunked {
-		err = u.runChunked()
-	} else {
-		err = u.runSized()
-	}
+	err := u.stream()
 	u.ended.Store(time.Now().UnixNano()) // a failed one too: the target has only so long to say why
 	if err == nil {
 		u.sent.Store(true)
@@ -206,7 +201,24 @@ func (u *upload) run() {
 	}
 }
 
-// A clientError is the client's fault, as against a failed write to the target.
+// stream streams the body. A panic in a connection of somebody else's type is the
+// failure of this request: on this goroutine it would be the program's end.
+func (u *upload) stream() (err error) {
+	defer func() {
+		var hook *forward.PanicError
+		if errors.As(err, &hook) {
+			err = &clientError{err}
+		}
+	}()
+	defer forward.Contain("a connection", &err)
+	if u.x.req.Chunked {
+		return u.runChunked()
+	}
+	return u.runSized()
+}
+
+// A clientError ends the request: it is the client's fault, or a panic, as against
+// a failed write to the target.
 type clientError struct{ error }
 
 func (u *upload) runSized() error {
@@ -403,7 +415,10 @@ func (x *exchange) takeBack() {
 
 // uploadStatus is the answer to a client whose body failed.
 func uploadStatus(err error) int {
+	var hook *forward.PanicError
 	switch {
+	case errors.As(err, &hook):
+		return http.StatusInternalServerError
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return http.StatusRequestTimeout
 	case errors.Is(err, forward.ErrBodyTooLarge):

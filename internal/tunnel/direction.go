@@ -3,7 +3,9 @@ package tunnel
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -34,8 +36,20 @@ const (
 
 // copy carries bytes until the source ends or either side fails.
 func (d *direction) copy() {
-	o := d.carry()
+	o := d.contained()
 	d.report.Do(func() { d.run.outcomes <- o })
+}
+
+// contained is carry. A panic in a connection of somebody else's type ends the
+// tunnel: on this goroutine it would be the program's end.
+func (d *direction) contained() (o outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.run.settle(d.from, fmt.Errorf("panic in a connection: %v\n%s", p, debug.Stack()))
+			o = broken
+		}
+	}()
+	return d.carry()
 }
 
 func (d *direction) carry() outcome {
