@@ -58,7 +58,20 @@ type Upstream struct {
 	Pick func(*http.Request, []*Target) *Target
 
 	// Transport replaces the built-in client, for tests or exotic protocols.
+	// DialTimeout bounds it as far as it calls the hooks of net/http/httptrace,
+	// ResponseHeaderTimeout in any case. One that does not heed the context of its
+	// request is abandoned, and a response that comes later closed.
 	Transport http.RoundTripper
+
+	// Dial connects to targets: from another source address, over SSH, over a
+	// network of the program's own. network is "tcp" or "unix"; addr is the
+	// target's host:port, with a name as it is, or its path. It is used for
+	// requests, checks and copies, within DialTimeout, and may be called
+	// concurrently. An error means that the target cannot be reached.
+	// Connections of other types than *net.TCPConn, *net.UnixConn and
+	// [UnbufferedConn] carry one request each. It cannot be combined with
+	// Transport. Nil means a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// TLS is used towards https targets; nil verifies the target's host name
 	// against the system's roots.
@@ -582,6 +595,9 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
 		errs = append(errs, errors.New("field Pick beside Policy, Weights or Sticky: nothing would choose by them"))
 	}
+	if u.Dial != nil && u.Transport != nil {
+		errs = append(errs, errors.New("field Dial beside Transport: a Transport connects by itself, so set only one of them"))
+	}
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
 		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
 	}
@@ -658,6 +674,7 @@ func (u *Upstream) config() forward.Config {
 		Retry:                 u.Retry.config(),
 		Hedge:                 u.Hedge,
 		Transport:             u.Transport,
+		Dial:                  u.Dial,
 		TLS:                   u.TLS,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,
