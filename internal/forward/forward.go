@@ -90,8 +90,9 @@ type Forwarder struct {
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
 	queue    limit.Queue
-	watched  bool // there is something to do in the background
-	plain    bool // no hook wants to see an http.Request or an http.Response
+	watched  bool        // there is something to do in the background
+	refused  atomic.Bool // some target does not speak HTTP/1.1
+	plain    bool        // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
 	repeats  atomic.Int64  // exchanges that were sent more than once

@@ -38,6 +38,7 @@ type Target struct {
 	client  doer                        // for what speaks HTTP/1.1
 	h2      doer                        // for requests that need HTTP/2, such as gRPC; nil without
 	shares  bool                        // exchanges share connections of ours: HTTP/2
+	refuses atomic.Bool                 // HTTP/1.1, by ALPN: h2 is for all requests
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
@@ -139,7 +140,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	dial := dialer(e, c)
 	t.node.SetLimit(int64(c.MaxTargetInFlight))
 	t.monitor = f.newMonitor(t)
-	t.probe = f.Probe.asks(t, func(ctx context.Context) error {
+	t.probe = f.Probe.asks(f, t, func(ctx context.Context) error {
 		if c.Transport != nil {
 			return nil // who knows where it goes
 		}

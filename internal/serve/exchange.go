@@ -22,6 +22,10 @@ const maxInterim = 32
 func (x *exchange) exchange() step {
 	x.begin()
 	next := x.admit()
+	if next == transfer {
+		x.takeBack()
+		return next
+	}
 	if x.asked && x.fail == nil && x.hit.Upstream.Mirrors() {
 		x.mirror()
 	}
@@ -77,6 +81,9 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 	}
 	up, n, fail := x.reach(f)
 	if fail != nil {
+		if !x.asked && f.Refuses(x.attempts.Target, fail.Err) && x.upload.restore() {
+			return transfer // to HTTP/2
+		}
 		return x.answer(fail)
 	}
 	next := x.respond(f, up, n)

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -399,6 +400,31 @@ func (u *upload) halt() {
 	u.sent.Store(false)
 	u.ended.Store(0)
 	u.pending, u.running = u.left > 0, false
+}
+
+// restore makes x.in and x.behind what the client has sent behind the head, and
+// reports whether it could.
+func (u *upload) restore() bool {
+	x := u.x
+	if u.spent || u.running {
+		return false
+	}
+	if !x.req.Chunked {
+		if u.fetched > 0 {
+			x.behind = bytes.Clone(u.buf.in[:u.fetched])
+		}
+		return true
+	}
+	if u.state != io.EOF {
+		return false // the decoder has taken what framed it
+	}
+	body := appendEnd(appendData(x.out[:0], u.data), u.chunks.Trailers)
+	body = append(body, x.in[x.r+u.took:x.w]...)
+	if len(body) > len(x.in)-x.r {
+		return false
+	}
+	x.w = x.r + copy(x.in[x.r:], body)
+	return true
 }
 
 // takeBack makes what was read behind the body the next request's beginning.
