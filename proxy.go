@@ -145,6 +145,10 @@ func listen(addr string) (net.Listener, error) {
 // politely, cuts what is left at DrainTimeout, and returns nil if nothing had
 // to be cut.
 //
+// Connections of a type of your own, such as those of a listener for PROXY
+// protocol, are used by their methods. Those of TCP and unix sockets are also used
+// by their descriptors, which costs less; see [UnbufferedConn].
+//
 // Several Servers may run one Router, whose certificates, background work and
 // kept connections end with the last of them.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
@@ -177,6 +181,22 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 		all = fmt.Errorf("hostproxy: %w", all)
 	}
 	return errors.Join(all, s.Router.ran(s))
+}
+
+// An UnbufferedConn is a connection of a listener's own type, or of
+// [Upstream.Dial], that may be no more than a socket. Without this method all
+// bytes go through its Read and Write.
+type UnbufferedConn interface {
+	net.Conn
+
+	// Unbuffered returns the connection below, for instance the *net.TCPConn, when
+	// nothing that was read from it waits to be returned by Read. From then on
+	// the proxy may read and write that one without the methods of this type,
+	// which is what splice and waiting without a buffer need. It returns nil if
+	// they must be called: because something is buffered, and then it is asked
+	// again before the next request; or always, because they count bytes. It must
+	// not wait.
+	Unbuffered() net.Conn
 }
 
 // servers pairs each listener with what serves it. The share of s in the

@@ -332,6 +332,10 @@ type Passthrough struct {
 	// ProxyProtocol says to begin each connection with a header of the PROXY
 	// protocol, version 2, which tells the target who the client is.
 	ProxyProtocol bool
+
+	// Dial connects to the target, as [Upstream.Dial] does. Nil means a
+	// net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 func (p *Passthrough) check() error {
@@ -421,7 +425,11 @@ func (r *Router) passTarget(host string) (certs.Target, bool) {
 	if !ok {
 		return certs.Target{}, false
 	}
-	return certs.Target{Pattern: rt.Pattern.String(), Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: &rt.Value.life}, true
+	t := certs.Target{Pattern: rt.Pattern.String(), Addr: p.Addr, ProxyProtocol: p.ProxyProtocol, Life: &rt.Value.life}
+	if p.Dial != nil {
+		t.Dial = forward.Dialer(p.Dial, 0)
+	}
+	return t, true
 }
 
 // passes reports whether any route is a Passthrough.

@@ -31,7 +31,8 @@ import (
 // panic in a hook is that request's 500, and its stack is in the record.
 type Upstream struct {
 	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
-	// TLS) or unix URLs. A path in the URL is put before the request's.
+	// TLS) or unix URLs. An https target is asked over HTTP/1.1, gRPC over HTTP/2;
+	// one that refuses HTTP/1.1 by ALPN is asked over HTTP/2 from then on. A path in the URL is put before the request's.
 	Targets []*url.URL
 
 	// Discover finds the targets in place of Targets, which serve until it has
@@ -59,7 +60,20 @@ type Upstream struct {
 	Pick func(*http.Request, []*Target) *Target
 
 	// Transport replaces the built-in client, for tests or exotic protocols.
+	// DialTimeout bounds it as far as it calls the hooks of net/http/httptrace,
+	// ResponseHeaderTimeout in any case. One that does not heed the context of its
+	// request is abandoned, and a response that comes later closed.
 	Transport http.RoundTripper
+
+	// Dial connects to targets: from another source address, over SSH, over a
+	// network of the program's own. network is "tcp" or "unix"; addr is the
+	// target's host:port, with a name as it is, or its path. It is used for
+	// requests, checks and copies, within DialTimeout, and may be called
+	// concurrently. An error means that the target cannot be reached.
+	// Connections of other types than *net.TCPConn, *net.UnixConn and
+	// [UnbufferedConn] carry one request each. It cannot be combined with
+	// Transport. Nil means a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// TLS is used towards https targets; nil verifies the target's host name
 	// against the system's roots.
@@ -154,8 +168,11 @@ type Upstream struct {
 	// bound.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a body or an upgraded connection on which no byte moves.
-	// Zero means 5 minutes, negative no bound. Until the answer begins, the body
+	// IdleTimeout ends a body or an upgraded connection on which no byte moves. One
+	// that moves slowly goes on. A peer that stops within a write has up to twice
+	// as long. Where the proxy does not see the client's connection, that is on
+	// HTTP/2 and below an http.Server of your own, a client has to take each 32
+	// KiB in that time. Zero means 5 minutes, negative no bound. Until the answer begins, the body
 	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
 	// for more than ten seconds at less than 240 bytes a second: 408.
 	IdleTimeout time.Duration
@@ -622,6 +639,9 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
 		errs = append(errs, errors.New("field Pick beside Policy, Weights or Sticky: nothing would choose by them"))
 	}
+	if u.Dial != nil && u.Transport != nil {
+		errs = append(errs, errors.New("field Dial beside Transport: a Transport connects by itself, so set only one of them"))
+	}
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
 		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
 	}
@@ -698,6 +718,7 @@ func (u *Upstream) config() forward.Config {
 		Retry:                 u.Retry.config(),
 		Hedge:                 u.Hedge,
 		Transport:             u.Transport,
+		Dial:                  u.Dial,
 		TLS:                   u.TLS,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,

@@ -13,9 +13,9 @@ var levels = map[string]int{
 	"internal/serve": 2, "internal/forward": 2, "internal/certs": 2,
 
 	"internal/pool": 1, "internal/health": 1, "internal/discover": 1, "internal/status": 1, "internal/limit": 1, "internal/routes": 1, "internal/guard": 1,
-	"internal/reach": 1,
+	"internal/reach": 1, "internal/tunnel": 1,
 
-	"internal/h1": 0, "internal/header": 0, "internal/tunnel": 0, "internal/balance": 0, "internal/hostname": 0, "internal/latency": 0, "internal/peek": 0, "internal/yield": 0,
+	"internal/h1": 0, "internal/header": 0, "internal/balance": 0, "internal/hostname": 0, "internal/latency": 0, "internal/peek": 0, "internal/yield": 0,
 	"internal/settings": 0,
 }
 

@@ -25,6 +25,8 @@ type Target struct {
 	Addr          string          // host:port
 	ProxyProtocol bool            // say first, in PROXY protocol version 2, who the client is
 	Life          context.Context // ends the connections when it is done
+
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil means a net.Dialer
 }
 
 // A Passer looks at the ClientHello of connections and carries those of some
@@ -249,7 +251,11 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 		defer context.AfterFunc(target.Life, cancel)()
 	}
 	dial, stop := context.WithTimeout(ctx, passDial)
-	upstream, err := new(net.Dialer).DialContext(dial, "tcp", target.Addr)
+	connect := target.Dial
+	if connect == nil {
+		connect = new(net.Dialer).DialContext
+	}
+	upstream, err := connect(dial, "tcp", target.Addr)
 	stop()
 	if err == nil && target.ProxyProtocol {
 		_, err = upstream.Write(appendProxyHeader(nil, client.RemoteAddr(), client.LocalAddr()))

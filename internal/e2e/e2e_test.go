@@ -4,6 +4,7 @@
 package e2e_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"flag"
@@ -43,6 +44,8 @@ type site struct {
 	server   *proxytest.Running // nil on the foreign lane
 	addr     string
 	tls      *tls.Config // of clients; nil means plain
+
+	listen func(net.Listener) net.Listener // around each listener; nil means as it is
 
 	mu      sync.Mutex
 	records []hostproxy.Exchange
@@ -157,7 +160,7 @@ func newStorage(t testing.TB) certmagic.Storage {
 func (s *site) start(t *testing.T) {
 	t.Helper()
 	if s.lane.foreign {
-		ln := proxytest.Listen(t)
+		ln := s.wrapped(proxytest.Listen(t))
 		s.addr = ln.Addr().String()
 		hs := &http.Server{Handler: s.router, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(s.router.Logger.Handler(), slog.LevelError)}
 		go func() { _ = hs.Serve(ln) }()
@@ -169,7 +172,7 @@ func (s *site) start(t *testing.T) {
 		server.Handler = http.HandlerFunc(s.router.ServeHTTP)
 	}
 	if !s.lane.secure {
-		s.server = proxytest.StartPlain(t, server)
+		s.server = proxytest.StartPlain(t, s.runner(server))
 		s.addr = s.server.Plain
 		return
 	}
@@ -177,8 +180,42 @@ func (s *site) start(t *testing.T) {
 	s.router.TLS.Config = config
 	s.router.TLS.Storage = newStorage(t)
 	s.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
-	s.server = proxytest.Start(t, server)
+	s.server = proxytest.Start(t, s.runner(server))
 	s.addr = s.server.HTTPS
+}
+
+func (s *site) wrapped(ln net.Listener) net.Listener {
+	if s.listen == nil || ln == nil {
+		return ln
+	}
+	return s.listen(ln)
+}
+
+// runner is server on the site's own listeners.
+func (s *site) runner(server *hostproxy.Server) proxytest.Runner {
+	return runner(func(ctx context.Context, https, plain net.Listener) error {
+		return server.Serve(ctx, s.wrapped(https), s.wrapped(plain))
+	})
+}
+
+// A runner is a proxytest.Runner.
+type runner func(ctx context.Context, https, plain net.Listener) error
+
+func (r runner) Serve(ctx context.Context, https, plain net.Listener) error {
+	return r(ctx, https, plain)
+}
+
+// dialAfter opens a client connection that begins with first.
+func (s *site) dialAfter(t *testing.T, first string) *proxytest.Client {
+	t.Helper()
+	c := proxytest.Dial(t, s.addr)
+	require.NoError(t, c.Conn.Send(first))
+	if s.tls != nil {
+		tc := tls.Client(c.Conn.Conn, s.tls)
+		require.NoError(t, tc.Handshake())
+		c.Conn = proxytest.NewConn(tc)
+	}
+	return c
 }
 
 // dial opens a client connection to the site.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
@@ -42,6 +43,7 @@ var features = map[string]func(*hostproxy.Upstream){
 		u.Pick = func(_ *http.Request, ts []*hostproxy.Target) *hostproxy.Target { return ts[0] }
 	},
 	"Transport":      func(u *hostproxy.Upstream) { u.Transport = closing{new(http.Transport)} },
+	"Dial":           func(u *hostproxy.Upstream) { u.Dial = new(net.Dialer).DialContext },
 	"TLS":            func(u *hostproxy.Upstream) { u.TLS = &tls.Config{MinVersion: tls.VersionTLS13} },
 	"Rewrite":        func(u *hostproxy.Upstream) { u.Rewrite = func(*httputil.ProxyRequest) {} },
 	"ModifyResponse": func(u *hostproxy.Upstream) { u.ModifyResponse = func(*http.Response) error { return nil } },

@@ -96,7 +96,7 @@ type Outcome struct {
 func (a *Attempts) Take(f *Forwarder) (fast bool) {
 	a.Reset()
 	a.f, a.set = f, f.set.Load()
-	return f.plain && a.set.fast
+	return f.plain && a.set.fast && !f.refused.Load()
 }
 
 // Keyed reports whether the exchange needs a Key.

@@ -138,7 +138,7 @@ func (b *requestBody) read(p []byte) (int, error) {
 	b.flight.touch() // a client that sends nothing is timed
 	b.flight.owes.Store(b.q.ProtoMajor == 1)
 	start := time.Now()
-	n, err := b.q.Body.Read(p)
+	n, err := b.contained(p)
 	b.waited += time.Since(start)
 	b.flight.owes.Store(false)
 	begun := b.flight.begun.Load()
@@ -170,6 +170,14 @@ func (b *requestBody) read(p []byte) (int, error) {
 		b.err.CompareAndSwap(nil, &err)
 	}
 	return n, err
+}
+
+// contained is Read of a body that somebody's middleware may have made. What it
+// panics with is an error: it is read on goroutines where a panic would be the
+// program's end.
+func (b *requestBody) contained(p []byte) (n int, err error) {
+	defer Contain("a request body", &err)
+	return b.q.Body.Read(p)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

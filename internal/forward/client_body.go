@@ -184,6 +184,9 @@ func newSwitchedBody(ctx context.Context, conn *pool.Conn) *switchedBody {
 	return s
 }
 
+// NetConn returns the connection.
+func (s *switchedBody) NetConn() net.Conn { return s.Conn }
+
 func (s *switchedBody) cancel() { s.Conn.Close() }
 
 // Read reads the bytes that came along first.

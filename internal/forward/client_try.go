@@ -112,9 +112,7 @@ func (t *try) run() (int, *AttemptError) {
 // first bytes of the response.
 func (t *try) send() error {
 	now := time.Now()
-	if t.c.stall > 0 {
-		_ = t.conn.SetWriteDeadline(now.Add(t.c.stall))
-	}
+	_ = t.conn.SetWriteStall(t.c.stall)
 	t.armHeader(now)
 	if t.upload == nil {
 		err := t.conn.Ask(t.s.out)

@@ -113,9 +113,7 @@ func (u *upload) abort(err error) {
 }
 
 func (u *upload) write(p []byte) error {
-	if u.stall > 0 {
-		_ = u.conn.SetWriteDeadline(time.Now().Add(u.stall))
-	}
+	_ = u.conn.SetWriteStall(u.stall)
 	_, err := u.conn.Write(p)
 	return err
 }

@@ -3,10 +3,12 @@ package forward
 import (
 	"context"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -30,6 +32,7 @@ type flight struct {
 	span   *span      // of the current attempt's target
 	lease  pool.Lease // the connection of the current attempt
 	cancel context.CancelFunc
+	mark   peek.Mark // of the client's connection, when it was last looked at
 	cut    error     // why the flight was cut off
 	doomed time.Time // when a life was first seen to have ended
 
@@ -94,6 +97,7 @@ func (f *Forwarder) sweep() {
 func (fl *flight) inspect(now time.Time) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
+	defer fl.contain()
 	last := fl.last.Load()
 	switch {
 	case fl.cut != nil:
@@ -101,7 +105,10 @@ func (fl *flight) inspect(now time.Time) {
 		fl.abort(errClientGone)
 	case fl.span.Killed() || fl.expired(now):
 		fl.abort(errCut)
-	case last != 0 && fl.overdue(now.Sub(time.Unix(0, last))):
+	case last == 0:
+	case fl.moved(now.Sub(time.Unix(0, last))):
+		fl.touch()
+	case fl.overdue(now.Sub(time.Unix(0, last))):
 		if fl.slow.Load() {
 			fl.abort(errStalled)
 		} else {
@@ -112,6 +119,27 @@ func (fl *flight) inspect(now time.Time) {
 			_ = fl.rc.SetWriteDeadline(now)
 		}
 	}
+}
+
+// contain makes a panic the end of the flight: its context and its writer may be
+// somebody's middleware, and on the sweeper's goroutine it would be the program's.
+// fl.mu is held.
+func (fl *flight) contain() {
+	if p := recover(); p != nil && fl.cut == nil {
+		fl.abort(&PanicError{"middleware", p, debug.Stack()})
+	}
+}
+
+// moved reports whether a client that is being written to, and has been for so
+// long, has taken something meanwhile. fl.mu is held.
+func (fl *flight) moved(quiet time.Duration) bool {
+	if !fl.slow.Load() || fl.f.IdleTimeout <= 0 || quiet < fl.f.IdleTimeout/4 {
+		return false
+	}
+	mark, ok := markFrom(fl.Context)
+	before := fl.mark
+	fl.mark = mark
+	return ok && mark != before
 }
 
 // overdue reports whether no byte may fail to move for that long.

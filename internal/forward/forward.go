@@ -34,6 +34,7 @@ type Config struct {
 	Retry          Retry
 	Hedge          time.Duration     // without an answer, until an idempotent request goes to another target too; 0 means never
 	Transport      http.RoundTripper // replaces the built-in clients
+	Dial           DialFunc          // connects to targets; nil means a net.Dialer
 	TLS            *tls.Config
 	Show           func(*Target) any // makes a target's Face, once
 	Pick           func(q *http.Request, eligible func(*Target) bool) *Target
@@ -91,8 +92,9 @@ type Forwarder struct {
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
 	queue    limit.Queue
-	watched  bool // there is something to do in the background
-	plain    bool // no hook wants to see an http.Request or an http.Response
+	watched  bool        // there is something to do in the background
+	refused  atomic.Bool // some target does not speak HTTP/1.1
+	plain    bool        // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
 	repeats  atomic.Int64  // exchanges that were sent more than once

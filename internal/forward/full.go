@@ -217,21 +217,38 @@ func (a *fullExchange) try(t *Target) (*http.Response, error) {
 	if a.hedges() {
 		return a.race()
 	}
-	c := t.client
-	if t.h2 != nil && isGRPC(a.q) {
-		c = t.h2
+	c := t.speaker(isGRPC(a.q))
+	own, ok := c.(*client)
+	if !ok {
+		return a.tryForeign(c, t)
 	}
-	var ctx context.Context = &a.flight
-	if own, ok := c.(*client); !ok {
-		if a.done != nil {
-			a.done()
-		}
-		ctx, a.done = a.flight.cancelable()
-		ctx = httptrace.WithClientTrace(ctx, a.dialTrace())
-	} else if a.short() {
-		return a.doShort(own, t)
+	res, err := a.tryOwn(own, t)
+	if err != nil && a.f.Refuses(t, err) && (a.body == nil || a.body.rewind()) {
+		return a.tryForeign(t.h2, t)
 	}
-	out, err := a.outgoing(ctx, t)
+	return res, err
+}
+
+// tryOwn performs one attempt by the built-in HTTP/1.1 client.
+func (a *fullExchange) tryOwn(c *client, t *Target) (*http.Response, error) {
+	if a.short() {
+		return a.doShort(c, t)
+	}
+	out, err := a.outgoing(&a.flight, t)
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(out, a.informational)
+}
+
+// tryForeign performs one attempt by a client that knows nothing of leases.
+func (a *fullExchange) tryForeign(c doer, t *Target) (*http.Response, error) {
+	if a.done != nil {
+		a.done()
+	}
+	var ctx context.Context
+	ctx, a.done = a.flight.cancelable()
+	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace()), t)
 	if err != nil {
 		return nil, err
 	}
@@ -304,11 +321,16 @@ func (a *fullExchange) classify(err error) *Failure {
 	var hook *PanicError
 	cut := a.flight.why()
 	switch {
+	case errors.As(cut, &hook):
+		f.Side, f.Status, f.Reason, f.Err = SideProxy, http.StatusInternalServerError, "proxy_internal_error", cut
 	case cut == errCut:
 		f.Side, f.Status, f.Reason, f.Err = SideDrain, http.StatusServiceUnavailable, "destination_unavailable", cut
 	case cut == errIdle:
 		f.Op, f.Err = "read", cut
 		f.Side, f.Status, f.Reason = SideClient, http.StatusRequestTimeout, "http_request_error"
+	case a.body != nil && errors.As(a.body.failed(), &hook):
+		f.Op, f.Err = "read", a.body.failed()
+		f.Side, f.Status, f.Reason = SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
 		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"

@@ -165,17 +165,17 @@ func (r *race) start(t *Target) *rival {
 		close(v.done)
 		return v
 	}
-	go r.run(v, t.client, out)
+	go r.run(v, t, out)
 	return v
 }
 
 // run performs v's attempt. The first thing that it hears decides the race. What
 // a handler around this one put in place of the writer may panic: on this
 // goroutine that would be the program's end.
-func (r *race) run(v *rival, c doer, out *http.Request) {
+func (r *race) run(v *rival, t *Target, out *http.Request) {
 	defer close(v.done)
 	defer Contain("ResponseWriter", &v.err)
-	v.res, v.err = c.Do(out, func(status int, h http.Header) error {
+	v.res, v.err = r.a.f.do(t, out, func(status int, h http.Header) error {
 		if !r.wins(v) {
 			return ErrGivenUp
 		}

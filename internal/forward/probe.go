@@ -67,12 +67,12 @@ func (p *Probe) checkTarget(t *Target) error {
 }
 
 // asks returns what asks t.
-func (p *Probe) asks(t *Target, connect func(context.Context) error) func(context.Context) error {
+func (p *Probe) asks(f *Forwarder, t *Target, connect func(context.Context) error) func(context.Context) error {
 	switch {
 	case p.GRPC:
 		return func(ctx context.Context) error { return p.callGRPC(ctx, t) }
 	case p.Path != "":
-		return func(ctx context.Context) error { return p.get(ctx, t) }
+		return func(ctx context.Context) error { return p.get(ctx, f, t) }
 	}
 	return connect
 }
@@ -82,12 +82,12 @@ func (p *Probe) asks(t *Target, connect func(context.Context) error) func(contex
 const maxProbeBody = 64 << 10
 
 // get asks t for Path.
-func (p *Probe) get(ctx context.Context, t *Target) error {
+func (p *Probe) get(ctx context.Context, f *Forwarder, t *Target) error {
 	req, err := p.request(ctx, t, http.MethodGet, p.Path)
 	if err != nil {
 		return err
 	}
-	res, err := t.client.Do(req, relayNothing)
+	res, err := f.do(t, req, relayNothing)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,12 @@ package forward
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // A Record says what became of one exchange. The exchange's own goroutine
@@ -127,4 +129,21 @@ func WithDrain(ctx, drain context.Context) context.Context {
 func DrainFrom(ctx context.Context) context.Context {
 	d, _ := ctx.Value(drainKey{}).(context.Context)
 	return d
+}
+
+type connKey struct{}
+
+// WithConn returns ctx with the client's connection, whose only exchange at a
+// time is that of ctx.
+func WithConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// markFrom returns the mark of the connection that WithConn stored in ctx.
+func markFrom(ctx context.Context) (m peek.Mark, ok bool) {
+	c := ctx.Value(connKey{})
+	if c == nil {
+		return m, false
+	}
+	return peek.MarkOf(c)
 }

@@ -106,6 +106,7 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 		n, err := res.Body.Read(buf[:])
 		last = n
 		if n > 0 {
+			a.flight.touch() // the client has its own time
 			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
 			a.flight.slow.Store(false)
@@ -126,7 +127,13 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 
 // copyFailure says whose fault it is that the body ended early.
 func (a *fullExchange) copyFailure(err error) *Failure {
+	var hook *PanicError
+	if a.body != nil && errors.As(a.body.failed(), &hook) {
+		return a.cut(SideProxy, a.x.Status, hook)
+	}
 	switch cut := a.flight.why(); {
+	case errors.As(cut, &hook):
+		return a.cut(SideProxy, a.x.Status, cut)
 	case cut == errIdle:
 		return a.cut(SideUpstream, a.x.Status, cut)
 	case cut == errCut:

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -38,6 +36,7 @@ type Target struct {
 	client  doer                        // for what speaks HTTP/1.1
 	h2      doer                        // for requests that need HTTP/2, such as gRPC; nil without
 	shares  bool                        // exchanges share connections of ours: HTTP/2
+	refuses atomic.Bool                 // HTTP/1.1, by ALPN: h2 is for all requests
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
@@ -89,7 +88,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	dial := dialer(e, c)
 	t.node.SetLimit(int64(c.MaxTargetInFlight))
 	t.monitor = f.newMonitor(t)
-	t.probe = f.Probe.asks(t, func(ctx context.Context) error {
+	t.probe = f.Probe.asks(f, t, func(ctx context.Context) error {
 		if c.Transport != nil {
 			return nil // who knows where it goes
 		}
@@ -101,15 +100,15 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	})
 	switch {
 	case c.Transport != nil:
-		t.client = transport{c.Transport}
+		t.client = transport{RoundTripper: c.Transport, foreign: true, dialTimeout: c.DialTimeout, headerTimeout: c.ResponseHeaderTimeout}
 	case u.Scheme == "h2c":
-		t.client, t.shares = transport{newTransport(dial, c, http2Only)}, true
+		t.client, t.shares = transport{RoundTripper: newTransport(dial, c, http2Only)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
 		t.client = newClient(t.Pool, c)
 	}
 	if u.Scheme == "https" && c.Transport == nil {
-		t.h2, t.shares = transport{newTransport(dial, c, http2TLS)}, true
+		t.h2, t.shares = transport{RoundTripper: newTransport(dial, c, http2TLS)}, true
 	}
 	return t
 }
@@ -181,11 +180,15 @@ func (e *Endpoint) address() (network, addr string) {
 	return "tcp", net.JoinHostPort(u.Hostname(), port)
 }
 
-// dialer returns what connects to e.
+// dialer returns what connects to e. A panic in the user's Dial is its error.
 func dialer(e *Endpoint, c *Config) func(context.Context) (net.Conn, error) {
 	network, addr := e.address()
-	d := &net.Dialer{Timeout: c.DialTimeout}
-	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) }
+	if c.Dial == nil {
+		d := &net.Dialer{Timeout: c.DialTimeout}
+		return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) }
+	}
+	own := Dialer(c.Dial, c.DialTimeout)
+	return func(ctx context.Context) (net.Conn, error) { return own(ctx, network, addr) }
 }
 
 // newPool returns the pool of the built-in client for u.
@@ -234,43 +237,5 @@ func newTransport(dial func(context.Context) (net.Conn, error), c *Config, proto
 			SendPingTimeout: 30 * time.Second,
 			PingTimeout:     15 * time.Second,
 		},
-	}
-}
-
-// A transport lets an http.RoundTripper be a doer.
-type transport struct{ http.RoundTripper }
-
-var errNoResponse = errors.New("the Transport returned neither an error nor a response with a body")
-
-// Do implements doer. It contains what a user's RoundTripper may do wrong, since
-// probes and hedges call it on goroutines where a panic ends the program.
-func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
-	defer Contain("Transport", &err)
-	var wrote atomic.Bool
-	trace := &httptrace.ClientTrace{
-		WroteHeaders: func() { wrote.Store(true) },
-		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
-			return on1xx(status, http.Header(h))
-		},
-	}
-	res, err = t.RoundTripper.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
-	switch {
-	case err == nil && (res == nil || res.Body == nil):
-		err = errNoResponse
-	case err == nil:
-		return res, nil
-	}
-	ae := &AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
-		ae.Op, ae.Wrote = "dial", false
-	}
-	return nil, ae
-}
-
-// CloseIdleConnections passes the call on where it is understood.
-func (t transport) CloseIdleConnections() {
-	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
 	}
 }

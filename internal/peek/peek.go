@@ -1,4 +1,5 @@
-// Package peek notices that the peer of a connection has left, without reading from the connection.
+// Package peek notices what the peer of a connection does, without reading from the connection: that it has left, and
+// that it takes bytes.
 package peek
 
 import (

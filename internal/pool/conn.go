@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // BufferSize is how many unread bytes a Conn can hold.
@@ -35,6 +35,7 @@ type Conn struct {
 
 	reused   bool
 	unproven bool    // kept, and not yet proven alive
+	splices  bool    // the system can splice from it
 	probe    [1]byte // what the proof must leave empty
 
 	buf     *[BufferSize]byte // nil while there is nothing to hold
@@ -54,8 +55,9 @@ type Conn struct {
 func newConn(p *Pool, nc net.Conn) *Conn {
 	c := &Conn{pool: p, born: time.Now()}
 	c.wire.Conn = nc
-	if sc, ok := nc.(syscall.Conn); ok && canProve {
-		c.raw, _ = sc.SyscallConn()
+	if socket := peek.Socket(nc); socket != nil && canProve {
+		_, tcp := socket.(*net.TCPConn)
+		c.raw, c.splices = peek.Raw(socket), tcp && canSplice
 	}
 	c.step = c.ready
 	c.state.Store(busy)
@@ -300,32 +302,6 @@ func (c *Conn) release() {
 		buffers.Put(c.buf)
 		c.buf = nil
 	}
-}
-
-// SpliceTo moves n bytes, or all until the end of the stream if n is negative,
-// to dst without a visit to user space where the system can do that, and
-// returns how many it moved. It moves nothing under TLS; buffered bytes must
-// have been read before.
-func (c *Conn) SpliceTo(dst *net.TCPConn, n int64) (moved int64, err error) {
-	src, ok := c.wire.Conn.(*net.TCPConn)
-	if !ok || c.tls != nil || c.r < c.w {
-		return 0, nil
-	}
-	l := io.LimitedReader{R: src, N: n}
-	if n < 0 {
-		l.N = 1<<63 - 1
-	}
-	for l.N > 0 {
-		m, err := dst.ReadFrom(&l)
-		moved += m
-		if err == nil || !c.rearmRead(err) {
-			if err != nil && c.aborted() {
-				err = ErrAborted
-			}
-			return moved, err
-		}
-	}
-	return moved, nil
 }
 
 // Put gives the connection back to be kept. The caller promises that the request

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // The state of a wire: the phase of its current use, and a count of uses.
@@ -34,6 +36,9 @@ type wire struct {
 	detached bool // no longer ours: everything goes straight to Conn
 
 	read, write deadline
+
+	stall    time.Duration // what want of write is renewed by when bytes move; 0 means that it is not
+	progress peek.Progress // of writes
 }
 
 // A deadline is what the owner wants and what the socket was told.
@@ -75,6 +80,21 @@ func (w *wire) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline makes writes that wait fail at t; the zero time is never.
 func (w *wire) SetWriteDeadline(t time.Time) error {
+	w.stall = 0
+	return w.writeBy(t)
+}
+
+// SetWriteStall makes writes fail once the target has taken no byte for about d,
+// counted from now; zero or less is never.
+func (w *wire) SetWriteStall(d time.Duration) error {
+	w.stall = max(d, 0)
+	if w.stall == 0 {
+		return w.writeBy(time.Time{})
+	}
+	return w.writeBy(time.Now().Add(d))
+}
+
+func (w *wire) writeBy(t time.Time) error {
 	if w.detached {
 		return w.Conn.SetWriteDeadline(t)
 	}
@@ -113,9 +133,23 @@ func (w *wire) rearmRead(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) && !w.aborted() && w.read.early() && w.armRead() == nil
 }
 
+// rearmWrite is rearmRead for writes. A deadline that came while bytes moved is
+// renewed.
 func (w *wire) rearmWrite(err error) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) && !w.aborted() && w.write.early() && w.armWrite() == nil
+	if !errors.Is(err, os.ErrDeadlineExceeded) || w.aborted() {
+		return false
+	}
+	if !w.write.early() {
+		if w.stall == 0 || !w.progress.Moved(w.raw) {
+			return false
+		}
+		w.write.want = time.Now().Add(w.stall)
+	}
+	return w.armWrite() == nil
 }
+
+// Mark implements what [peek.MarkOf] asks for.
+func (w *wire) Mark() peek.Mark { return w.progress.Mark(w.raw) }
 
 // Read reads what is there, and waits for it unless in a callback.
 func (w *wire) Read(p []byte) (int, error) {
@@ -137,6 +171,7 @@ func (w *wire) Write(p []byte) (total int, err error) {
 		n, err := w.Conn.Write(p[total:])
 		if total += n; n > 0 {
 			w.wrote.Store(true)
+			w.progress.Wrote(n)
 		}
 		if err == nil || w.detached || !w.rearmWrite(err) {
 			return total, err

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"crypto/tls"
 	"errors"
-	"io"
-	"math"
 	"net"
 	"os"
 	"runtime"
@@ -15,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/peek"
+	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
 // A conn is a front connection. It is the net.Conn below TLS and below
@@ -25,8 +25,10 @@ type conn struct {
 	tls      *tls.Conn            // nil on plain connections
 	state    *tls.ConnectionState // likewise
 	shake    *handshake           // nil but in the TLS handshake
-	tcp      *net.TCPConn         // nil under TLS and on other sockets: what splice can write to
-	raw      syscall.RawConn      // nil where a socket cannot be read without waiting
+	socket   syscall.RawConn      // what can be peeked at; nil without
+	raw      syscall.RawConn      // the same, if it holds all that is to be read; nil where it cannot be read without waiting
+	spliced  bool                 // what splice can write to
+	opaque   bool                 // a type that may say later that it is no more than its socket
 	peer     header.Peer
 	trusted  bool
 	shared   bool // by the streams of HTTP/2; see Write
@@ -34,6 +36,7 @@ type conn struct {
 	forsaken atomic.Bool   // see forsake
 	armed    atomic.Int64  // when our write deadline expires, unix nanoseconds
 	bound    atomic.Bool   // the write deadline is somebody else's
+	progress peek.Progress // of writes
 	stall    time.Duration // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
@@ -88,16 +91,25 @@ func (c *conn) serve() {
 func (c *conn) enterLane() {
 	c.peer = header.PeerOf(c.RemoteAddr())
 	c.trusted = c.peer.TrustedBy(c.s.Lane.Trusted)
-	if sc, ok := c.Conn.(syscall.Conn); ok && canTry {
-		c.raw, _ = sc.SyscallConn()
-	}
-	if c.tls != nil {
+	_, c.opaque = c.Conn.(interface{ Unbuffered() net.Conn })
+	c.bare()
+}
+
+// bare looks for the socket that can be used in place of Conn.
+func (c *conn) bare() {
+	socket := peek.Socket(c.Conn)
+	if socket == nil || !canTry {
 		return
 	}
-	c.tcp, _ = c.Conn.(*net.TCPConn)
-	if c.raw != nil {
-		c.readable = c.tryRead
+	c.opaque = false
+	if socket != c.Conn {
+		c.socket = peek.Raw(socket)
 	}
+	if c.raw = c.socket; c.raw == nil || c.tls != nil {
+		return
+	}
+	_, c.spliced = socket.(*net.TCPConn)
+	c.readable = c.tryRead
 }
 
 // stream is where the bytes of HTTP go.
@@ -170,7 +182,7 @@ func (c *conn) cut() {
 
 // SetLinger is [net.TCPConn.SetLinger], where there is one below.
 func (c *conn) SetLinger(sec int) error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
 		return tcp.SetLinger(sec)
 	}
 	return nil
@@ -237,41 +249,43 @@ func (c *conn) Write(p []byte) (total int, err error) {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])
 		total += n
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return total, err
-		}
-		if n == 0 || c.bound.Load() {
-			c.forsake()
+		if !c.goesOn(n, err) {
 			return total, err
 		}
 	}
 }
 
-// spliceChunk is how much ReadFrom moves under one deadline: with writeStall,
-// a minimum rate of 2 KB/s.
-const spliceChunk = 128 << 10
-
-// ReadFrom keeps sendfile and splice for net/http.
-func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
-	left := int64(math.MaxInt64)
-	if l, ok := r.(*io.LimitedReader); ok { // splice sees through one limit only
-		r, left = l.R, l.N
-		defer func() { l.N -= total }()
-	}
-	for left > 0 {
-		chunk := min(left, spliceChunk)
+// Pump implements pool.Sink, within the same bounds as Write.
+func (c *conn) Pump(p *pool.Pipe) error {
+	for {
 		c.armWrite()
-		n, err := io.Copy(c.Conn, &io.LimitedReader{R: r, N: chunk})
-		total, left = total+n, left-n
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.forsake()
+		held := p.Held()
+		err := c.raw.Write(p.Out)
+		if err == nil {
+			err = p.Err()
 		}
-		if err != nil || n < chunk {
-			return total, err
+		if !c.goesOn(held-p.Held(), err) {
+			return err
 		}
 	}
-	return total, nil
 }
+
+// goesOn notes how a write ended, and reports whether it is to be continued: only
+// the deadline has come, and the client has taken something since the last one.
+func (c *conn) goesOn(n int, err error) bool {
+	c.progress.Wrote(n)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	if c.bound.Load() || !c.progress.Moved(c.socket) {
+		c.forsake()
+		return false
+	}
+	return true
+}
+
+// Mark implements what [peek.MarkOf] asks for.
+func (c *conn) Mark() peek.Mark { return c.progress.Mark(c.socket) }
 
 // armWrite arms the write deadline, anew only when it has moved by a quarter,
 // unless somebody else has set one.

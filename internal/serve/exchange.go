@@ -22,6 +22,10 @@ const maxInterim = 32
 func (x *exchange) exchange() step {
 	x.begin()
 	next := x.admit()
+	if next == transfer {
+		x.takeBack()
+		return next
+	}
 	if x.asked && x.fail == nil && x.hit.Upstream.Mirrors() {
 		x.mirror()
 	}
@@ -77,6 +81,9 @@ func (x *exchange) forward(f *forward.Forwarder) step {
 	}
 	up, n, fail := x.reach(f)
 	if fail != nil {
+		if !x.asked && f.Refuses(x.attempts.Target, fail.Err) && x.upload.restore() {
+			return transfer // to HTTP/2
+		}
 		return x.answer(fail)
 	}
 	next := x.respond(f, up, n)
@@ -295,6 +302,9 @@ func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
 	var protocol *h1.Refusal
 	uploadErr := x.upload.failed()
 	switch {
+	case errors.As(uploadErr, &hook):
+		fail.Side, fail.Err = forward.SideProxy, uploadErr
+		fail.Status, fail.Reason = http.StatusInternalServerError, "proxy_internal_error"
 	case uploadErr != nil:
 		fail.Side, fail.Err = forward.SideClient, uploadErr
 		fail.Status, fail.Reason = uploadStatus(uploadErr), "http_request_error"
@@ -409,10 +419,15 @@ func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
 	x.upload.settle()
 	if fault := x.upload.failed(); fault != nil {
 		side, err = forward.SideClient, fault
+		var hook *forward.PanicError
+		if errors.As(fault, &hook) {
+			side = forward.SideProxy
+		}
 	}
 	x.fail = &forward.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
 		Reason: "http_response_incomplete", Err: err}
 	switch {
+	case side == forward.SideProxy:
 	case side == forward.SideClient || x.c.left():
 		x.fail.Side, x.rec.Status = forward.SideClient, forward.StatusClientClosed
 	case x.attempts.Target.Killed() || x.c.ended():

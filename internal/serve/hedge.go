@@ -125,7 +125,7 @@ func (r *rival) run() {
 			r.err = err
 			return
 		}
-		err = conn.Ask(r.out)
+		err = r.ask(conn)
 		if err == nil && r.wins() {
 			r.conn = conn
 			r.first.Abort()
@@ -142,6 +142,13 @@ func (r *rival) run() {
 			return
 		}
 	}
+}
+
+// ask sends the request on conn and waits for an answer. A panic in a connection of
+// somebody else's type is its failure.
+func (r *rival) ask(conn *pool.Conn) (err error) {
+	defer forward.Contain("a connection", &err)
+	return conn.Ask(r.out)
 }
 
 // open takes a connection or dials one.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -67,8 +68,9 @@ const bufferSize = h1.DefaultMaxHead
 type exchange struct {
 	c *conn
 
-	in   [bufferSize]byte
-	r, w int // in[r:w] is unread
+	in     [bufferSize]byte
+	r, w   int    // in[r:w] is unread
+	behind []byte // so is this, before a transfer
 
 	out      []byte // the head on its way, with what of the body goes along
 	host     []byte
@@ -99,7 +101,7 @@ var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0
 const maxKeptOut = 64 << 10
 
 func (x *exchange) release() {
-	x.c, x.hit, x.fail = nil, Hit{}, nil
+	x.c, x.hit, x.fail, x.behind = nil, Hit{}, nil, nil
 	x.rec = forward.Record{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
@@ -137,7 +139,7 @@ func (c *conn) run() {
 			c.lingerClose()
 			return
 		case transfer:
-			ahead := append([]byte(nil), x.in[x.r:x.w]...)
+			ahead := slices.Concat(x.in[x.r:x.w], x.behind)
 			x.release()
 			c.transfer(ahead)
 			return
@@ -150,6 +152,9 @@ func (c *conn) run() {
 func (c *conn) await() *exchange {
 	if !c.rest() {
 		return nil
+	}
+	if c.opaque {
+		c.bare()
 	}
 	var x *exchange
 	if c.tls != nil {
@@ -218,8 +223,13 @@ func (x *exchange) serve() step {
 	if !x.route() {
 		return transfer
 	}
+	start := x.r
 	x.r += n
-	return x.exchange()
+	next := x.exchange()
+	if next == transfer {
+		x.r = start
+	}
+	return next
 }
 
 // head parses the head at the start of the buffer, reading more as needed.

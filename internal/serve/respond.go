@@ -154,9 +154,10 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 	if err := x.flush(); err != nil {
 		return forward.SideClient, err
 	}
-	if left >= spliceMin && x.c.tcp != nil && up.TLS() == nil {
-		n, err := x.splice(f, up, left)
+	if left >= spliceMin && x.c.spliced && up.TLS() == nil {
+		n, err := up.SpliceTo(x.c, left, f.IdleTimeout)
 		left -= n
+		x.rec.ResponseBytes += n
 		if err != nil {
 			return x.blame(up, err), err
 		}
@@ -183,25 +184,6 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 		}
 	}
 	return "", nil
-}
-
-// splice moves n bytes within the kernel where it can, and returns how many.
-func (x *exchange) splice(f *forward.Forwarder, up *pool.Conn, n int64) (moved int64, err error) {
-	for moved < n {
-		x.idle(f, up)
-		x.c.armWrite()
-		want := min(n-moved, spliceChunk)
-		m, err := up.SpliceTo(x.c.tcp, want)
-		moved += m
-		x.rec.ResponseBytes += m
-		if err != nil {
-			return moved, err
-		}
-		if m == 0 {
-			return moved, nil // not here: the caller copies
-		}
-	}
-	return moved, nil
 }
 
 // blame says whose fault a failed splice is. When it took too long, the target

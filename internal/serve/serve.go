@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // A Server serves one listener. Durations and limits of zero mean no bound.
@@ -112,6 +113,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     newErrorLog(s.Log),
 		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnContext:                  withConn,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			MaxReadFrameSize:     16 << 10,
@@ -122,6 +124,24 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		},
 	}
 	return drain
+}
+
+// withConn lets the full lane see whether bytes move on a connection. On one of
+// HTTP/2 those are of all its streams, which says nothing of any.
+func withConn(ctx context.Context, nc net.Conn) context.Context {
+	for below := nc; ; {
+		switch c := below.(type) {
+		case *conn:
+			if c.shared {
+				return ctx
+			}
+			return forward.WithConn(ctx, c)
+		case interface{ NetConn() net.Conn }:
+			below = c.NetConn()
+		default:
+			return ctx
+		}
+	}
 }
 
 func (s *Server) serveFull(done chan<- error) { done <- s.http.Serve(s.full) }
@@ -165,7 +185,7 @@ func (s *Server) admit(raw net.Conn) {
 		raw.Close()
 		return
 	}
-	c := &conn{Conn: raw, s: s}
+	c := &conn{Conn: raw, s: s, socket: peek.Raw(raw)}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()

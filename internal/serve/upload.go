@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -187,12 +188,7 @@ func (u *upload) start(up *pool.Conn, stall time.Duration) {
 // run is the upload's goroutine.
 func (u *upload) run() {
 	defer close(u.done)
-	var err error
-	if u.x.req.Chunked {
-		err = u.runChunked()
-	} else {
-		err = u.runSized()
-	}
+	err := u.stream()
 	u.ended.Store(time.Now().UnixNano()) // a failed one too: the target has only so long to say why
 	if err == nil {
 		u.sent.Store(true)
@@ -206,7 +202,24 @@ func (u *upload) run() {
 	}
 }
 
-// A clientError is the client's fault, as against a failed write to the target.
+// stream streams the body. A panic in a connection of somebody else's type is the
+// failure of this request: on this goroutine it would be the program's end.
+func (u *upload) stream() (err error) {
+	defer func() {
+		var hook *forward.PanicError
+		if errors.As(err, &hook) {
+			err = &clientError{err}
+		}
+	}()
+	defer forward.Contain("a connection", &err)
+	if u.x.req.Chunked {
+		return u.runChunked()
+	}
+	return u.runSized()
+}
+
+// A clientError ends the request: it is the client's fault, or a panic, as against
+// a failed write to the target.
 type clientError struct{ error }
 
 func (u *upload) runSized() error {
@@ -312,11 +325,7 @@ func (u *upload) read(p []byte) (int, error) {
 
 // write writes to the target.
 func (u *upload) write(p []byte) error {
-	var deadline time.Time
-	if u.stall > 0 {
-		deadline = time.Now().Add(u.stall)
-	}
-	_ = u.up.SetWriteDeadline(deadline)
+	_ = u.up.SetWriteStall(u.stall)
 	_, err := u.up.Write(p)
 	return err
 }
@@ -393,6 +402,31 @@ func (u *upload) halt() {
 	u.pending, u.running = u.left > 0, false
 }
 
+// restore makes x.in and x.behind what the client has sent behind the head, and
+// reports whether it could.
+func (u *upload) restore() bool {
+	x := u.x
+	if u.spent || u.running {
+		return false
+	}
+	if !x.req.Chunked {
+		if u.fetched > 0 {
+			x.behind = bytes.Clone(u.buf.in[:u.fetched])
+		}
+		return true
+	}
+	if u.state != io.EOF {
+		return false // the decoder has taken what framed it
+	}
+	body := appendEnd(appendData(x.out[:0], u.data), u.chunks.Trailers)
+	body = append(body, x.in[x.r+u.took:x.w]...)
+	if len(body) > len(x.in)-x.r {
+		return false
+	}
+	x.w = x.r + copy(x.in[x.r:], body)
+	return true
+}
+
 // takeBack makes what was read behind the body the next request's beginning.
 func (x *exchange) takeBack() {
 	u := &x.upload
@@ -407,7 +441,10 @@ func (x *exchange) takeBack() {
 
 // uploadStatus is the answer to a client whose body failed.
 func uploadStatus(err error) int {
+	var hook *forward.PanicError
 	switch {
+	case errors.As(err, &hook):
+		return http.StatusInternalServerError
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return http.StatusRequestTimeout
 	case errors.Is(err, forward.ErrBodyTooLarge):

@@ -122,12 +122,12 @@ func (c *conn) unwatch() {
 // while that is still wanted, the end has to wait for it.
 func (c *conn) peekGone() bool {
 	switch {
-	case c.raw == nil:
+	case c.socket == nil, c.raw == nil && c.unread.Load(): // what is above the socket may hold more
 		return false
 	case c.tls != nil && !c.unread.Load():
-		return peek.HungUp(c.raw)
+		return peek.HungUp(c.socket)
 	}
-	return peek.Gone(c.raw)
+	return peek.Gone(c.socket)
 }
 
 func (c *conn) left() bool  { return c.gone.Load() }

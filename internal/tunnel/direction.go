@@ -3,8 +3,11 @@ package tunnel
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 )
 
 // A direction carries the bytes from one side to the other.
@@ -15,6 +18,7 @@ type direction struct {
 	dst       io.Writer
 	delivered int64 // read when copy has returned
 	report    sync.Once
+	writing   atomic.Bool // to dst
 
 	mu       sync.Mutex // one writer to dst: copy, or sayGoodbye
 	frames   Frames     // where in the stream dst is; counts for WebSocket only
@@ -32,8 +36,20 @@ const (
 
 // copy carries bytes until the source ends or either side fails.
 func (d *direction) copy() {
-	o := d.carry()
+	o := d.contained()
 	d.report.Do(func() { d.run.outcomes <- o })
+}
+
+// contained is carry. A panic in a connection of somebody else's type ends the
+// tunnel: on this goroutine it would be the program's end.
+func (d *direction) contained() (o outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.run.settle(d.from, fmt.Errorf("panic in a connection: %v\n%s", p, debug.Stack()))
+			o = broken
+		}
+	}()
+	return d.carry()
 }
 
 func (d *direction) carry() outcome {
@@ -111,7 +127,9 @@ func (d *direction) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
+	d.writing.Store(true)
 	n, err := d.dst.Write(p)
+	d.writing.Store(false)
 	d.delivered += int64(n)
 	d.departed = d.departed || err != nil // who knows where in a frame
 	return err

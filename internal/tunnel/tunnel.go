@@ -9,14 +9,17 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // A Tunnel joins two connections for one Run. Client and Upstream are required.
 type Tunnel struct {
 	Client, Upstream Side
 
-	// Idle closes both sides when no byte has moved in either direction for so long. A side that
-	// takes longer than that for the 32 KiB of one write counts as idle. Zero or less means no limit.
+	// Idle closes both sides when no byte has moved in either direction for so long, or twice that within a write.
+	// Of a side whose socket peek.MarkOf does not find, one write of up to 32 KiB has to be taken within it.
+	// Zero or less means no limit.
 	Idle time.Duration
 
 	// Grace bounds what is left to do once the end has begun: the Close handshake of a drained WebSocket, and
@@ -80,6 +83,7 @@ func (t *Tunnel) Run(ctx context.Context) Result {
 	clearDeadline(t.Upstream.Conn)
 	r.work.Go(r.up.copy)
 	r.work.Go(r.down.copy)
+	r.crept()
 	r.watch(ctx)
 	r.close()
 	r.work.Wait()
@@ -95,6 +99,7 @@ type run struct {
 
 	start time.Time
 	moved atomic.Int64 // when a byte last moved, as time since start
+	marks [2]peek.Mark // of both sides, when they were last looked at
 
 	draining atomic.Bool // both directions end at their next border
 
@@ -134,6 +139,9 @@ func (r *run) watch(ctx context.Context) {
 			r.work.Go(r.up.sayGoodbye)
 			r.work.Go(r.down.sayGoodbye)
 		case <-idle:
+			if crept := r.crept(); crept && (r.up.writing.Load() || r.down.writing.Load()) {
+				r.touch()
+			}
 			rest := r.tunnel.Idle - (time.Since(r.start) - time.Duration(r.moved.Load()))
 			if rest <= 0 {
 				r.settle(ByIdle, nil)
@@ -162,6 +170,15 @@ func (r *run) touch() {
 	if r.tunnel.Idle > 0 {
 		r.moved.Store(int64(time.Since(r.start)))
 	}
+}
+
+// crept reports whether bytes have moved out of either side, within a write that
+// goes on, since it was asked last.
+func (r *run) crept() bool {
+	before := r.marks
+	r.marks[0], _ = peek.MarkOf(r.tunnel.Client.Conn)
+	r.marks[1], _ = peek.MarkOf(r.tunnel.Upstream.Conn)
+	return r.marks != before
 }
 
 // bound starts the grace unless it has begun.

@@ -1,0 +1,160 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A badBody is what middleware may put in place of a request's body.
+type badBody struct{ io.ReadCloser }
+
+func (badBody) Read([]byte) (int, error) { panic("oh") }
+
+// overTransports runs check with an Upstream for each kind of client that there is.
+func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *hostproxy.Upstream)) {
+	h1, h2c := proxytest.NewServer(t, h), proxytest.NewH2CServer(t, h)
+	for name, u := range map[string]*hostproxy.Upstream{
+		"HTTP/1.1":       hostproxy.To(h1.Addr()),
+		"h2c":            hostproxy.To("h2c://" + h2c.Addr()),
+		"own Transport":  {Targets: hostproxy.To(h1.Addr()).Targets, Transport: &http.Transport{DisableKeepAlives: true}},
+		"ModifyResponse": {Targets: hostproxy.To(h1.Addr()).Targets, ModifyResponse: func(*http.Response) error { return nil }},
+	} {
+		t.Run(name, func(t *testing.T) { check(t, u) })
+	}
+}
+
+// What a request body panics with, on whichever goroutine reads it, is the failure of that request.
+func TestABodyThatPanicsIsTheRequestsFailure(t *testing.T) {
+	overTransports(t, nil, func(t *testing.T, u *hostproxy.Upstream) {
+		var r hostproxy.Router
+		var failed atomic.Pointer[hostproxy.Error]
+		r.Observe = func(x *hostproxy.Exchange) {
+			var err *hostproxy.Error
+			if errors.As(x.Err, &err) {
+				failed.Store(err)
+			}
+		}
+		r.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			if q.Header.Get("X-Bad") != "" {
+				q.Body = badBody{q.Body}
+			}
+			u.ServeHTTP(w, q)
+		}))
+		k := proxytest.StartPlain(t, &hostproxy.Server{Router: &r})
+		bad := "POST / HTTP/1.1\r\nHost: a.test\r\nX-Bad: 1\r\n" + sized("hello")
+		c := proxytest.Dial(t, k.Plain)
+		require.NoError(t, c.Conn.Send(bad))
+		assert.Equal(t, 500, c.Response("POST").StatusCode)
+		proxytest.Eventually(t, "the record", func() bool { return failed.Load() != nil })
+		assert.Equal(t, hostproxy.SideProxy, failed.Load().Side)
+		assert.ErrorContains(t, failed.Load(), "panic in a request body: oh")
+		require.NoError(t, u.Drain(t.Context()), "nothing is left of it")
+	})
+}
+
+// A rigged connection panics when it is read for the second time.
+type rigged struct {
+	net.Conn
+	reads atomic.Int64
+}
+
+func (c *rigged) Read(p []byte) (int, error) {
+	if c.reads.Add(1) > 1 {
+		panic("oh")
+	}
+	return c.Conn.Read(p)
+}
+
+// A listener's own connection that panics within an upload ends that connection, and nothing else.
+func TestAConnectionThatPanicsWithinAnUploadIsItsOwnFailure(t *testing.T) {
+	for _, l := range lanes[:1] { // net/http reads the others' on goroutines of its own
+		for _, framing := range []string{"Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nhe"} {
+			t.Run(l.name+"/"+strings.Fields(framing)[0], func(t *testing.T) {
+				proxytest.NoLeaks(t)
+				s := wrapped(t, l, slog.New(slog.DiscardHandler), proxytest.NewServer(t, nil).Addr(), func(c *net.TCPConn) net.Conn { return &rigged{Conn: c} })
+				c := s.dialAfter(t, "POST / HTTP/1.1\r\nHost: a.test\r\n"+framing)
+				require.Equal(t, 500, c.Response("POST").StatusCode)
+				again := s.dialAfter(t, get)
+				assert.Equal(t, 200, again.Response("GET").StatusCode)
+			})
+		}
+	}
+}
+
+// A tripper is a Transport.
+type tripper func(*http.Request) (*http.Response, error)
+
+func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
+
+// The limits of an Upstream are those of its Transport too, whether that heeds the request's context or not.
+func TestTheTimeoutsBoundATransport(t *testing.T) {
+	release := make(chan struct{})
+	silent := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadRequest(); <-release })
+	t.Cleanup(func() { close(release) })
+	heeds := func(q *http.Request) (*http.Response, error) {
+		<-q.Context().Done()
+		return nil, q.Context().Err()
+	}
+	var closed atomic.Bool
+	deaf := func(q *http.Request) (*http.Response, error) {
+		<-release
+		return &http.Response{StatusCode: 200, Body: closer{&closed}}, nil
+	}
+	after := func(f tripper) tripper {
+		return func(q *http.Request) (*http.Response, error) {
+			if q.Body != nil {
+				_, _ = io.Copy(io.Discard, q.Body)
+			}
+			return f(q)
+		}
+	}
+	hangs := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	for name, tt := range map[string]struct {
+		transport http.RoundTripper
+		reason    string
+	}{
+		"one that heeds its context":  {after(heeds), "http_response_timeout"},
+		"one that does not":           {after(deaf), "http_response_timeout"},
+		"a target that says nothing":  {&http.Transport{}, "http_response_timeout"},
+		"one that does not get there": {hangs, "connection_timeout"},
+		"one that leaves its body be": {tripper(deaf), "http_response_timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, body := range []string{"", "hello"} {
+				if name == "one that leaves its body be" && body != "" {
+					continue
+				}
+				s := newSite(t, lanes[0], nil, func(s *site) {
+					s.upstream = &hostproxy.Upstream{Targets: hostproxy.To(silent.Addr()).Targets, Transport: tt.transport,
+						DialTimeout: moment, ResponseHeaderTimeout: 2 * moment}
+				})
+				c := s.dial(t)
+				require.NoError(t, c.Conn.Send("POST / HTTP/1.1\r\nHost: a.test\r\n"+sized(body)))
+				p := c.Response("POST")
+				assert.Equal(t, 504, p.StatusCode)
+				assert.Contains(t, string(p.Content), tt.reason)
+			}
+		})
+	}
+}
+
+type closer struct{ closed *atomic.Bool }
+
+func (c closer) Read([]byte) (int, error) { return 0, io.EOF }
+func (c closer) Close() error             { c.closed.Store(true); return nil }

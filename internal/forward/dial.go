@@ -1,0 +1,65 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+)
+
+// A DialFunc connects to an address, as [net.Dialer.DialContext] does.
+type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+var errNoConn = errors.New("the Dial hook returned neither an error nor a connection")
+
+// Dialer returns what calls the user's hook, within timeout if that is positive.
+// Failures are *net.OpErrors of a dial, and so is a panic. A hook that does not
+// heed its context is left alone, and its connection closed when it comes.
+func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		nc, err := attend(ctx, func() (nc net.Conn, err error) {
+			defer Contain("Dial", &err)
+			if nc, err = hook(ctx, network, addr); err == nil && nc == nil {
+				err = errNoConn
+			}
+			return nc, err
+		}, func(nc net.Conn) { nc.Close() })
+		var op *net.OpError
+		if err != nil && !errors.As(err, &op) {
+			err = &net.OpError{Op: "dial", Net: network, Err: err}
+		}
+		return nc, err
+	}
+}
+
+// attend runs f on a goroutine of its own, and returns what that returns, or the
+// error of ctx when that is done before. late is given what f returns then.
+func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got T, err error) {
+	type result struct {
+		got T
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		var r result
+		r.got, r.err = f()
+		select {
+		case done <- r:
+		case <-ctx.Done():
+			if r.err == nil {
+				late(r.got)
+			}
+		}
+	}()
+	select {
+	case r := <-done:
+		return r.got, r.err
+	case <-ctx.Done():
+		return got, context.Cause(ctx)
+	}
+}

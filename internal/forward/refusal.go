@@ -1,0 +1,43 @@
+package forward
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+)
+
+// noProtocol is the alert of a server that speaks none of the protocols it was
+// offered (RFC 7301, 3.2).
+const noProtocol = tls.AlertError(120)
+
+// Refuses reports whether err means that t, an https target, does not speak
+// HTTP/1.1, and then remembers that: exchanges go to it over HTTP/2 in the full
+// lane. Nothing was sent to it.
+func (f *Forwarder) Refuses(t *Target, err error) bool {
+	var remote *net.OpError
+	if t.h2 == nil || !errors.As(err, &remote) || remote.Op != "remote error" || remote.Err.Error() != noProtocol.Error() {
+		return false
+	}
+	t.refuses.Store(true)
+	f.refused.Store(true)
+	return true
+}
+
+// speaker returns the client for t, which need not be of HTTP/1.1 if the request
+// is gRPC or t refuses that.
+func (t *Target) speaker(grpc bool) doer {
+	if t.h2 != nil && (grpc || t.refuses.Load()) {
+		return t.h2
+	}
+	return t.client
+}
+
+// do performs an attempt outside the lanes, of a request without a body.
+func (f *Forwarder) do(t *Target, req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
+	res, err := t.speaker(false).Do(req, on1xx)
+	if err != nil && !t.refuses.Load() && f.Refuses(t, err) {
+		return t.h2.Do(req, on1xx)
+	}
+	return res, err
+}

@@ -1,0 +1,59 @@
+package forward
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"sync/atomic"
+	"time"
+)
+
+// A transport lets an http.RoundTripper be a doer.
+type transport struct {
+	http.RoundTripper
+	foreign       bool          // the user's: it is bounded from outside
+	dialTimeout   time.Duration // of a foreign one; 0 means none
+	headerTimeout time.Duration // likewise, from the end of the request to the response
+}
+
+var errNoResponse = errors.New("the Transport returned neither an error nor a response with a body")
+
+// Do implements doer. It contains what a user's RoundTripper may do wrong, since
+// probes and hedges call it on goroutines where a panic ends the program.
+func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
+	defer Contain("Transport", &err)
+	var wrote atomic.Bool
+	trace := &httptrace.ClientTrace{
+		WroteHeaders: func() { wrote.Store(true) },
+		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+			return on1xx(status, http.Header(h))
+		},
+	}
+	ctx := httptrace.WithClientTrace(req.Context(), trace)
+	if t.foreign {
+		res, err = t.bounded(req.WithContext(ctx))
+	} else {
+		res, err = t.RoundTripper.RoundTrip(req.WithContext(ctx))
+	}
+	switch {
+	case err == nil && (res == nil || res.Body == nil):
+		err = errNoResponse
+	case err == nil:
+		return res, nil
+	}
+	ae := &AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		ae.Op, ae.Wrote = "dial", false
+	}
+	return nil, ae
+}
+
+// CloseIdleConnections passes the call on where it is understood.
+func (t transport) CloseIdleConnections() {
+	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}

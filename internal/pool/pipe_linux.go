@@ -1,0 +1,80 @@
+package pool
+
+import (
+	"runtime"
+	"syscall"
+)
+
+// canSplice: see splice(2).
+const canSplice = true
+
+// spliceNonblock is SPLICE_F_NONBLOCK.
+const spliceNonblock = 2
+
+// pipeEnds are the descriptors of a pipe.
+type pipeEnds struct {
+	r, w    int
+	cleanup runtime.Cleanup
+}
+
+// newPipe opens a pipe; nil if there are no descriptors left.
+func newPipe() *Pipe {
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+		return nil
+	}
+	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), syscall.F_SETPIPE_SZ, maxHeld) // a smaller one does too
+	p := &Pipe{pipeEnds: pipeEnds{r: fds[0], w: fds[1]}}
+	p.in, p.Out = p.fill, p.drain
+	p.cleanup = runtime.AddCleanup(p, closeEnds, fds)
+	return p
+}
+
+func closeEnds(fds [2]int) {
+	syscall.Close(fds[0])
+	syscall.Close(fds[1])
+}
+
+func (p *Pipe) close() {
+	p.cleanup.Stop()
+	closeEnds([2]int{p.r, p.w})
+}
+
+// fill moves what a socket has into the pipe, which is empty; syscall.RawConn.Read
+// calls it until it reports true.
+func (p *Pipe) fill(fd uintptr) bool {
+	n, err := splice(int(fd), p.w, p.room)
+	if err == syscall.EAGAIN {
+		return false
+	}
+	p.held, p.err = max(n, 0), err
+	return true
+}
+
+func (p *Pipe) drain(fd uintptr) bool {
+	for p.held > 0 {
+		n, err := splice(p.r, int(fd), p.held)
+		if err == syscall.EAGAIN {
+			return false
+		}
+		if p.err = err; err != nil {
+			return true
+		}
+		p.held -= n
+	}
+	return true
+}
+
+// splice is splice(2), past interrupts.
+func splice(from, to, n int) (int, error) {
+	for {
+		moved, err := syscall.Splice(from, nil, to, nil, n, spliceNonblock)
+		if err != syscall.EINTR {
+			return int(moved), err
+		}
+	}
+}
+
+// unspliceable reports whether err says that the system does not do it for this
+// socket. Nothing has been moved then.
+func unspliceable(err error) bool { return err == syscall.EINVAL || err == syscall.ENOSYS }

@@ -1,0 +1,57 @@
+package serve
+
+import (
+	"io"
+	"math"
+	"net"
+	"os"
+)
+
+// ReadFrom keeps sendfile for handlers that copy a file to their client. Anything
+// else is copied by Write.
+func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
+	l, limited := r.(*io.LimitedReader) // what http.ServeContent makes
+	file, ok := r.(*os.File)
+	left := int64(math.MaxInt64)
+	if limited {
+		file, ok = l.R.(*os.File)
+		left = l.N
+	}
+	tcp, isTCP := c.Conn.(*net.TCPConn)
+	if !ok || !isTCP || !regular(file) {
+		page := pages.Get().(*[64 << 10]byte)
+		defer pages.Put(page)
+		return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, page[:])
+	}
+	total, err = c.sendFile(tcp, file, left)
+	if limited {
+		l.N -= total
+	}
+	return total, err
+}
+
+// sendFile sends up to left bytes of file. When a deadline has come in between,
+// it goes on behind what has been sent.
+func (c *conn) sendFile(to *net.TCPConn, file *os.File, left int64) (total int64, err error) {
+	start, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		c.armWrite()
+		n, err := to.ReadFrom(&io.LimitedReader{R: file, N: left - total})
+		total += n
+		if !c.goesOn(int(n), err) {
+			return total, err
+		}
+		if _, err := file.Seek(start+total, io.SeekStart); err != nil { // a copy in user space has read more
+			return total, err
+		}
+	}
+}
+
+// regular reports whether file has a place to go back to.
+func regular(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
