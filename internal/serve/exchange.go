@@ -49,6 +49,7 @@ func (x *exchange) begin() {
 	x.dial = 0
 	x.rec = forward.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
+	x.c.renew()
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
 	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded

@@ -130,6 +130,14 @@ func (c *conn) peekGone() bool {
 	return peek.Gone(c.raw)
 }
 
+// renew forgets what ended the last exchange: that its target was killed says
+// nothing of the next one's.
+func (c *conn) renew() {
+	if c.over.Load() {
+		c.over.Store(false)
+	}
+}
+
 func (c *conn) left() bool  { return c.gone.Load() }
 func (c *conn) ended() bool { return c.over.Load() }
 
