@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // Attempts leads an exchange from target to target until one answers. Both
@@ -22,9 +23,10 @@ type Attempts struct {
 	Target *Target   // whom the attempt that goes on, or went on last, is at
 	Since  time.Time // when it began
 
-	Key    uint64     // of the exchange, for policies that want one; to be set before Begin, as what follows
-	Client netip.Addr // who asks
+	Key    uint64     // of the exchange, for policies that want one; Place sets it
+	Client netip.Addr // who asks; to be set before Begin, as what follows
 	Size   int64      // of the request's body, negative if unknown
+	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
 
 	f     *Forwarder
 	set   *set
@@ -32,10 +34,14 @@ type Attempts struct {
 	party Party
 	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
 	tried []int                                              // positions of the targets asked
+	prior []*Target                                          // asked before there was a set
+
+	charged []*limit.Rule // have taken a token for the exchange
 
 	fork   *Target   // whom an attempt beside that at Target is at; nil without
 	forked time.Time // when it began
 
+	searched  bool // it has waited for targets to be found
 	preferred int  // position of the target that the client's cookie stands for
 	known     bool // there is one
 
@@ -91,13 +97,14 @@ type Outcome struct {
 	Begun      bool // something of the response has gone to the client
 }
 
-// Take chooses who the targets are for the exchange to come, and reports
-// whether all of them can be reached from the fast lane.
-func (a *Attempts) Take(f *Forwarder) (fast bool) {
+// Take makes f the one that serves the exchange to come.
+func (a *Attempts) Take(f *Forwarder) {
 	a.Reset()
-	a.f, a.set = f, f.set.Load()
-	return f.plain && a.set.fast
+	a.f = f
 }
+
+// Fast reports whether all targets can be reached from the fast lane now.
+func (f *Forwarder) Fast() bool { return f.plain && f.set.Load().fast }
 
 // Keyed reports whether the exchange needs a Key.
 func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
@@ -107,47 +114,14 @@ func (f *Forwarder) Sticks() bool { return f.Sticky != nil }
 
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
-	*a = Attempts{tried: a.tried[:0], lines: a.lines[:0]}
-}
-
-// Begin counts the exchange in, and begins its first attempt, after a wait if
-// there has to be one. rec is its record.
-func (a *Attempts) Begin(rec *Record, party Party) *Failure {
-	a.rec, a.party = rec, party
-	if !a.f.Enter() {
-		return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
-			Err: ErrDraining}
-	}
-	a.entered = true
-	if a.f.watched && a.f.lookout.Load() == nil {
-		a.f.watch()
-	}
-	if len(a.set.targets) == 0 {
-		if fail := a.search(); fail != nil {
-			return fail
-		}
-	}
-	if a.f.guarded {
-		if fail := a.guard(); fail != nil {
-			return fail
-		}
-	}
-	if a.f.held.Load() != nil {
-		if fail := a.pass(); fail != nil {
-			return fail
-		}
-	}
-	if a.f.limited {
-		return a.seize()
-	}
-	return a.next(rec.Start.Add(rec.Queue))
+	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], lines: a.lines[:0]}
 }
 
 // next begins an attempt at the next target.
 func (a *Attempts) next(now time.Time) *Failure {
-	i, err := a.choose(now)
-	if err != nil {
-		return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
+	i, fail := a.choose(now)
+	if fail != nil {
+		return fail
 	}
 	if i < 0 {
 		return &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
@@ -160,9 +134,60 @@ func (a *Attempts) next(now time.Time) *Failure {
 	return nil
 }
 
+// renew makes the set that of now: it may have changed while the exchange
+// waited.
+func (a *Attempts) renew() *Failure {
+	if s := a.f.set.Load(); s != a.set {
+		asked := a.triedTargets()
+		a.set, a.tried, a.known = s, a.tried[:0], false
+		for _, t := range asked {
+			if i := slices.Index(s.targets, t); i >= 0 {
+				a.tried = append(a.tried, i)
+			}
+		}
+		a.party.Place(a.f)
+	}
+	switch {
+	case a.Pooled && !(a.f.plain && a.set.fast):
+		return &Failure{Op: "pick", Side: SideProxy, Err: ErrOtherLane}
+	case len(a.set.targets) == 0 && !a.searched:
+		return &Failure{Op: "pick", Side: SideProxy, Err: errUnfound}
+	}
+	return nil
+}
+
+// triedTargets returns the targets asked.
+func (a *Attempts) triedTargets() []*Target {
+	all := a.prior
+	for _, i := range a.tried {
+		all = append(all, a.set.targets[i])
+	}
+	a.prior = nil
+	return all
+}
+
 // choose returns the position of the next target, which is counted in, or -1
-// when none is left.
-func (a *Attempts) choose(now time.Time) (int, error) {
+// when none is left. One that retired meanwhile may have seen that it was done
+// before it was counted in.
+func (a *Attempts) choose(now time.Time) (int, *Failure) {
+	for {
+		if fail := a.renew(); fail != nil {
+			return -1, fail
+		}
+		i, err := a.chooseOne(now)
+		switch {
+		case err != nil:
+			return -1, &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
+		case i < 0 || !a.set.targets[i].retired.Load():
+			return i, nil
+		}
+		a.set.targets[i].monitor.Release()
+		a.set.targets[i].node.End()
+	}
+}
+
+// chooseOne is choose among the targets of the set.
+func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	if a.pick != nil {
 		return a.ask()
 	}
@@ -259,7 +284,7 @@ func (a *Attempts) Again(o Outcome) (bool, *Failure) {
 		return false, o.Failure
 	}
 	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
-	if fail != nil { // Pick has panicked
+	if fail != nil { // Pick has panicked, or the other lane goes on
 		a.leave(true)
 		return false, fail
 	}
@@ -337,20 +362,5 @@ func (a *Attempts) refund() {
 	if a.repeated {
 		a.repeated = false
 		a.f.repeats.Add(-1)
-	}
-}
-
-// End counts the exchange out. It may be called when Begin failed, and again.
-func (a *Attempts) End() {
-	a.leave(true)
-	a.refund()
-	if a.gated {
-		a.gated = false
-		a.f.busy.Add(-1)
-	}
-	if a.entered {
-		a.entered = false
-		a.f.queue.Wake()
-		a.f.Leave()
 	}
 }

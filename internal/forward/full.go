@@ -67,18 +67,24 @@ func (a *fullExchange) run() *Failure {
 
 // begin begins the first attempt.
 func (a *fullExchange) begin() *Failure {
-	a.fast = a.attempts.Take(a.f)
+	t := &a.attempts
+	t.Take(a.f)
+	t.Client, t.Size, t.charged, t.prior = a.x.Client, a.q.ContentLength, a.x.charged, a.x.tried
 	if a.f.Pick != nil {
-		a.attempts.pick = a.pick
+		t.pick = a.pick
 	}
-	if a.f.Keyed() {
-		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
+	return t.Begin(&a.x.Record, a)
+}
+
+// Place implements Party.
+func (a *fullExchange) Place(f *Forwarder) {
+	a.fast = f.Fast()
+	if f.Keyed() {
+		a.attempts.Key = f.keyOf(a.q, a.x.Client)
 	}
-	if a.f.Sticks() {
+	if f.Sticks() {
 		a.attempts.preferOf(a.q)
 	}
-	a.attempts.Client, a.attempts.Size = a.x.Client, a.q.ContentLength
-	return a.attempts.Begin(&a.x.Record, a)
 }
 
 // Await implements Party.

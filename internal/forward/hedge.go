@@ -24,12 +24,15 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	if a.rec.Attempts >= a.f.Retry.Attempts || a.f.Killed() || !a.affords() {
 		return nil, nil
 	}
-	i, err := a.choose(now)
-	if err != nil || i < 0 {
+	i, fail := a.choose(now)
+	if i < 0 {
 		if !paid {
 			a.refund() // nobody is left, so nothing is sent twice
 		}
-		return nil, err
+		if fail == nil || fail.Err == ErrOtherLane {
+			return nil, nil
+		}
+		return nil, fail.Err
 	}
 	a.tried = append(a.tried, i)
 	a.fork, a.forked = a.set.targets[i], now

@@ -131,7 +131,7 @@ func (a *Attempts) search() *Failure {
 	if err := a.await(h.wait); err != nil && err != errPaused {
 		return a.unserved(err)
 	}
-	a.set = a.f.set.Load()
+	a.searched = true
 	return nil
 }
 

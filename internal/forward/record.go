@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // A Record says what became of one exchange. The exchange's own goroutine
@@ -93,7 +94,9 @@ type Exchange struct {
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
 
-	copy bool // is a mirror's, and is not copied again
+	copy    bool          // is a mirror's, and is not copied again
+	charged []*limit.Rule // of an exchange that was handed over, as what follows
+	tried   []*Target
 
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.

@@ -22,6 +22,9 @@ const maxInterim = 32
 func (x *exchange) exchange() step {
 	x.begin()
 	next := x.admit()
+	if next == transfer { // the record is not at its end
+		return next
+	}
 	if x.asked && x.fail == nil && x.hit.Upstream.Mirrors() {
 		x.mirror()
 	}
@@ -67,12 +70,6 @@ func atMost(a, b time.Duration) time.Duration {
 
 func (x *exchange) forward(f *forward.Forwarder) step {
 	defer x.attempts.End()
-	if f.Keyed() {
-		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
-	}
-	if f.Sticks() {
-		x.attempts.PreferBytes(&x.req)
-	}
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
 	}
@@ -104,20 +101,36 @@ func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
 	return wait(gone)
 }
 
+// Place implements forward.Party.
+func (x *exchange) Place(f *forward.Forwarder) {
+	if f.Keyed() {
+		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
+	}
+	if f.Sticks() {
+		x.attempts.PreferBytes(&x.req)
+	}
+}
+
 // reach sends the request to targets until one answers, and returns the
 // connection with the length of the response's head.
 func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
 	for {
 		up, n, err := x.attempt(f)
 		again, fail := x.attempts.Again(x.outcome(f, up, err))
-		if !again {
-			return up, n, fail
+		if !again && fail == nil {
+			return up, n, nil
 		}
 		if up != nil {
 			up.Close()
 		}
+		if !again && fail.Err != forward.ErrOtherLane {
+			return nil, 0, fail
+		}
 		x.c.unwatch()
 		x.upload.halt()
+		if !again {
+			return nil, 0, fail
+		}
 	}
 }
 
@@ -365,6 +378,9 @@ func (x *exchange) finish() {
 
 // answer sends the proxy's own reply for fail.
 func (x *exchange) answer(fail *forward.Failure) step {
+	if fail.Err == forward.ErrOtherLane {
+		return x.handOver()
+	}
 	if fail.Err != nil {
 		x.fail = fail
 	}

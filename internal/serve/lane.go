@@ -69,6 +69,7 @@ type exchange struct {
 
 	in   [bufferSize]byte
 	r, w int // in[r:w] is unread
+	size int // of the head before
 
 	out      []byte // the head on its way, with what of the body goes along
 	host     []byte
@@ -83,10 +84,11 @@ type exchange struct {
 	rec   forward.Record
 	names [4]name // of the record: method, host, path, query
 	fail  *forward.Failure
-	asked bool // something of the request has gone out
-	sent  bool // the response has begun
-	rude  bool // the client's own fault: what it still sends is not read
-	last  bool // the connection closes after the response
+	known *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
+	asked bool              // something of the request has gone out
+	sent  bool              // the response has begun
+	rude  bool              // the client's own fault: what it still sends is not read
+	last  bool              // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
@@ -99,7 +101,7 @@ var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0
 const maxKeptOut = 64 << 10
 
 func (x *exchange) release() {
-	x.c, x.hit, x.fail = nil, Hit{}, nil
+	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
 	x.rec = forward.Record{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
@@ -137,9 +139,9 @@ func (c *conn) run() {
 			c.lingerClose()
 			return
 		case transfer:
-			ahead := append([]byte(nil), x.in[x.r:x.w]...)
+			ahead, known := x.ahead(), x.known
 			x.release()
-			c.transfer(ahead)
+			c.transfer(ahead, known)
 			return
 		}
 	}
@@ -218,7 +220,7 @@ func (x *exchange) serve() step {
 	if !x.route() {
 		return transfer
 	}
-	x.r += n
+	x.r, x.size = x.r+n, n
 	return x.exchange()
 }
 
@@ -318,7 +320,9 @@ func (x *exchange) route() bool {
 	if x.hit.Upstream.Diverts() {
 		x.hit.Upstream = x.hit.Upstream.For(x.client())
 	}
-	return x.attempts.Take(x.hit.Upstream)
+	x.attempts.Take(x.hit.Upstream)
+	x.attempts.Pooled = true
+	return x.hit.Upstream.Fast()
 }
 
 // view is b as a string, valid as long as b is not changed.

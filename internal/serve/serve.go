@@ -112,6 +112,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     newErrorLog(s.Log),
 		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnContext:                  withKnown,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			MaxReadFrameSize:     16 << 10,

@@ -173,6 +173,15 @@ func (u *upload) all() (body []byte, whole bool) {
 	return nil, true
 }
 
+// kept returns what of a body was read behind x.in. It is all that was read of
+// one that is whole.
+func (u *upload) kept() []byte {
+	if u.buf == nil {
+		return nil
+	}
+	return u.buf.in[:u.fetched]
+}
+
 // start streams the rest of the body to up, which may take nothing for stall.
 func (u *upload) start(up *pool.Conn, stall time.Duration) {
 	u.spent = !u.keeps()
