@@ -486,7 +486,10 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on;
 // nil ends it. A client goes the same way each time, and while the share grows,
-// those that went to the canary stay there.
+// those that went to the canary stay there. The guards, limits and holds of u
+// apply first: Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause,
+// Maintain and Drain. The canary's own fields apply next, and alone in
+// everything else; its own canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }

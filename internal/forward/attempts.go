@@ -28,7 +28,7 @@ type Attempts struct {
 	Size   int64      // of the request's body, negative if unknown
 	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
 
-	f     *Forwarder
+	f     *Forwarder // whose targets are asked
 	set   *set
 	rec   *Record
 	party Party
@@ -45,10 +45,10 @@ type Attempts struct {
 	preferred int  // position of the target that the client's cookie stands for
 	known     bool // there is one
 
-	entered  bool // f counts the exchange
-	gated    bool // and MaxInFlight
-	counted  bool // Target counts the attempt
-	repeated bool // f counts the exchange among those that were sent more than once
+	visits   [2]visit // whom the exchange is counted by, f the last of them
+	stops    int      // of visits
+	counted  bool     // Target counts the attempt
+	repeated bool     // f counts the exchange among those that were sent more than once
 
 	refusal Failure // memory of a refusal, and of its header lines
 	lines   []byte
@@ -97,7 +97,7 @@ type Outcome struct {
 	Begun      bool // something of the response has gone to the client
 }
 
-// Take makes f the one that serves the exchange to come.
+// Take makes f the one that the exchange to come begins at.
 func (a *Attempts) Take(f *Forwarder) {
 	a.Reset()
 	a.f = f
@@ -105,6 +105,9 @@ func (a *Attempts) Take(f *Forwarder) {
 
 // Fast reports whether all targets can be reached from the fast lane now.
 func (f *Forwarder) Fast() bool { return f.plain && f.set.Load().fast }
+
+// Plain reports whether no hook of f's needs the full lane.
+func (f *Forwarder) Plain() bool { return f.plain }
 
 // Keyed reports whether the exchange needs a Key.
 func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
@@ -145,7 +148,9 @@ func (a *Attempts) renew() *Failure {
 				a.tried = append(a.tried, i)
 			}
 		}
-		a.party.Place(a.f)
+		if fail := a.party.Place(a.f); fail != nil {
+			return fail
+		}
 	}
 	switch {
 	case a.Pooled && !(a.f.plain && a.set.fast):
@@ -333,7 +338,7 @@ func (a *Attempts) retries(status int) bool {
 func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	r := &a.f.Retry
 	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != SideUpstream || o.Wrote && !o.Idempotent ||
-		a.rec.Attempts >= r.Attempts || a.f.Killed() {
+		a.rec.Attempts >= r.Attempts || a.killed() {
 		return false
 	}
 	if r.Timeout > 0 && now.Sub(a.rec.Start) >= r.Timeout {

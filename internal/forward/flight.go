@@ -17,7 +17,7 @@ import (
 type flight struct {
 	context.Context // the client's
 
-	f     *Forwarder
+	f     *Forwarder // whose flight it is
 	rc    *http.ResponseController
 	x     *Exchange
 	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
@@ -26,9 +26,11 @@ type flight struct {
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
 
-	mu     sync.Mutex // guards what follows
-	span   *span      // of the current attempt's target
-	lease  pool.Lease // the connection of the current attempt
+	mu     sync.Mutex    // guards what follows
+	span   *span         // of the current attempt's target
+	around *Forwarder    // that has diverted the exchange; nil if none has
+	idle   time.Duration // how long no byte may move; 0 means no bound
+	lease  pool.Lease    // the connection of the current attempt
 	cancel context.CancelFunc
 	cut    error     // why the flight was cut off
 	doomed time.Time // when a life was first seen to have ended
@@ -99,7 +101,7 @@ func (fl *flight) inspect(now time.Time) {
 	case fl.cut != nil:
 	case fl.Err() != nil:
 		fl.abort(errClientGone)
-	case fl.span.Killed() || fl.expired(now):
+	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
 		fl.abort(errCut)
 	case last != 0 && fl.overdue(now.Sub(time.Unix(0, last))):
 		if fl.slow.Load() {
@@ -114,9 +116,9 @@ func (fl *flight) inspect(now time.Time) {
 	}
 }
 
-// overdue reports whether no byte may fail to move for that long.
+// overdue reports whether no byte may fail to move for that long. fl.mu is held.
 func (fl *flight) overdue(quiet time.Duration) bool {
-	limit := fl.f.IdleTimeout
+	limit := fl.idle
 	if fl.owes.Load() && !fl.begun.Load() && (limit <= 0 || limit > BodyStall) {
 		limit = BodyStall
 	}
@@ -141,7 +143,7 @@ func (fl *flight) ending() bool {
 			return true
 		}
 	}
-	return fl.span.Ending()
+	return fl.span.Ending() || fl.around != nil && fl.around.Ending()
 }
 
 // abort ends what the flight waits for. fl.mu is held.
@@ -160,11 +162,18 @@ func (fl *flight) why() error {
 	return fl.cut
 }
 
-// aim notes whom the next attempt is at.
-func (fl *flight) aim(t *Target) {
+// aim notes what the next attempt or wait is at, and who has diverted it there.
+func (fl *flight) aim(at *span, around *Forwarder) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	fl.span = &t.span
+	fl.span, fl.around = at, around
+}
+
+// serve notes who serves the exchange.
+func (fl *flight) serve(f *Forwarder) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.idle = f.IdleTimeout
 }
 
 // bind makes an abort of the flight one of the lease. The returned function

@@ -93,6 +93,7 @@ type Forwarder struct {
 	plain    bool // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
+	streams  atomic.Int64  // upgraded connections, at whosever targets
 	repeats  atomic.Int64  // exchanges that were sent more than once
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
@@ -179,8 +180,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	case <-f.idle:
 	case <-ctx.Done():
 		if left := f.inFlight.Load() & (draining - 1); left > 0 { // else both are true
-			_, streams := work(f.Targets())
-			err = cutOff(left, streams, ctx.Err())
+			err = cutOff(left, f.streams.Load(), ctx.Err())
 		}
 	}
 	f.die()
@@ -246,11 +246,11 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
 func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
-	f = f.For(x.Client)
-	a := &fullExchange{f: f, w: w, q: q, x: x, mirrors: !x.copy && f.Mirrors()}
+	a := &fullExchange{f: f, w: w, q: q, x: x}
+	a.attempts.Take(f)
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
-		f.fail(a, fail)
+		a.attempts.f.fail(a, fail)
 	}
 }
 

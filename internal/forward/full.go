@@ -17,7 +17,7 @@ import (
 // A fullExchange is one exchange on its way through the full lane: a try at one
 // target after the other until one answers.
 type fullExchange struct {
-	f *Forwarder
+	f *Forwarder // who serves it; see Place
 	w http.ResponseWriter
 	q *http.Request
 	x *Exchange
@@ -41,12 +41,13 @@ func (a *fullExchange) run() *Failure {
 	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
-	fl.span = &a.f.span
+	fl.span, fl.idle = &a.f.span, a.f.IdleTimeout
 	a.f.takeOff(fl)
 	defer a.end() // one, since several defers take the stack of a literal
 	if fail := a.begin(); fail != nil {
 		return fail
 	}
+	a.mirrors = !a.x.copy && a.f.Mirrors()
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
 		a.openBody()
 	}
@@ -68,27 +69,32 @@ func (a *fullExchange) run() *Failure {
 // begin begins the first attempt.
 func (a *fullExchange) begin() *Failure {
 	t := &a.attempts
-	t.Take(a.f)
 	t.Client, t.Size, t.charged, t.prior = a.x.Client, a.q.ContentLength, a.x.charged, a.x.tried
-	if a.f.Pick != nil {
-		t.pick = a.pick
-	}
 	return t.Begin(&a.x.Record, a)
 }
 
 // Place implements Party.
-func (a *fullExchange) Place(f *Forwarder) {
-	a.fast = f.Fast()
+func (a *fullExchange) Place(f *Forwarder) *Failure {
+	a.f, a.fast = f, f.Fast()
+	a.flight.serve(f)
+	if a.q.Method == http.MethodConnect && a.upgradeProtocol() == "" {
+		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	}
+	if f.Pick != nil {
+		a.attempts.pick = a.pick
+	}
 	if f.Keyed() {
 		a.attempts.Key = f.keyOf(a.q, a.x.Client)
 	}
 	if f.Sticks() {
 		a.attempts.preferOf(a.q)
 	}
+	return nil
 }
 
 // Await implements Party.
 func (a *fullExchange) Await(wait func(gone <-chan struct{}) error) error {
+	a.flight.aim(&a.attempts.f.span, a.attempts.Around())
 	ctx, cancel := a.flight.cancelable()
 	defer cancel()
 	return wait(ctx.Done())
@@ -102,7 +108,7 @@ func (a *fullExchange) end() {
 	if a.body != nil {
 		a.leaveBody()
 	}
-	a.f.land(&a.flight)
+	a.flight.f.land(&a.flight)
 	if a.mirrors {
 		if body, ok := a.copied(); ok {
 			a.f.copyOf(a.q, body, a.x)
@@ -112,7 +118,7 @@ func (a *fullExchange) end() {
 
 func (a *fullExchange) openBody() {
 	a.body = newRequestBody(a.q, &a.flight)
-	a.body.max = a.f.Guard.MaxBody
+	a.body.max = a.attempts.MaxBody()
 	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= replayLimit
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
@@ -144,7 +150,7 @@ func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
 // admit refuses what must not reach any target.
 func (a *fullExchange) admit() *Failure {
 	q := a.q
-	if q.Method == http.MethodConnect && (q.Header.Get(":protocol") == "" || a.upgradeProtocol() == "") {
+	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" { // else Place sees to it
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
 	switch { // what the front loop refuses, and net/http does not
@@ -181,7 +187,7 @@ func (a *fullExchange) refusal(status int, reason, why string) *Failure {
 // answering target is counted in, until end.
 func (a *fullExchange) reach() (*http.Response, *Failure) {
 	for {
-		a.flight.aim(a.attempts.Target)
+		a.flight.aim(&a.attempts.Target.span, a.attempts.Around())
 		res, err := a.try(a.attempts.Target)
 		again, fail := a.attempts.Again(a.outcome(res, err))
 		if err == nil && (again || fail != nil) {

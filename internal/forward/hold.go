@@ -107,7 +107,7 @@ func (a *Attempts) unserved(err error) *Failure {
 		if errors.Is(err, errPaused) {
 			f.Reason = "destination_unavailable"
 		}
-	case a.f.Killed():
+	case a.killed():
 		f.Side, f.Reason, f.Err = SideDrain, "destination_unavailable", errCut
 	default:
 		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"

@@ -12,9 +12,10 @@ type Party interface {
 	// the exchange is to end at once, and returns what wait returns.
 	Await(wait func(gone <-chan struct{}) error) error
 
-	// Place notes what f, which serves the exchange, chooses a target by. It is
-	// called before the first attempt, and again when f's targets have changed.
-	Place(f *Forwarder)
+	// Place notes that f serves the exchange, and what it chooses a target by. It
+	// is called before the first attempt, and again when f's targets have changed.
+	// A failure is that of a request that f does not serve.
+	Place(f *Forwarder) *Failure
 }
 
 // ErrOtherLane is the cause of the failure of an exchange whose targets cannot be
@@ -28,15 +29,48 @@ var (
 	errUnfound = errors.New("no targets found yet")
 )
 
+// A visit is the stay of an exchange at a Forwarder that counts it: the one of
+// its route, and the one that this diverts it to.
+type visit struct {
+	f     *Forwarder
+	gated bool // counted by MaxInFlight too
+}
+
 // Begin counts the exchange in, and begins its first attempt, after a wait if
 // there has to be one: the targets are those of its end. rec is its record.
+// Where the exchange is diverted to is decided when the first Forwarder lets it
+// through.
 func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 	a.rec, a.party = rec, party
-	if !a.f.Enter() {
-		return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
-			Err: ErrDraining}
+	if !a.enter(a.f) {
+		return a.late()
 	}
-	a.entered = true
+	for {
+		if fail := a.visit(); fail != nil || a.counted {
+			return fail
+		}
+	}
+}
+
+// enter counts the exchange in at f, or reports that f is draining.
+func (a *Attempts) enter(f *Forwarder) bool {
+	if !f.Enter() {
+		return false
+	}
+	a.visits[a.stops] = visit{f: f}
+	a.stops++
+	return true
+}
+
+// late is the failure of an exchange that comes when a Forwarder drains.
+func (a *Attempts) late() *Failure {
+	return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
+		Err: ErrDraining}
+}
+
+// visit lets the exchange through a.f, and begins its first attempt there unless
+// it is diverted: then a.f is the next to visit.
+func (a *Attempts) visit() *Failure {
 	if a.f.watched && a.f.lookout.Load() == nil {
 		a.f.watch()
 	}
@@ -59,6 +93,60 @@ func (a *Attempts) Begin(rec *Record, party Party) *Failure {
 			return fail
 		}
 	}
+}
+
+// divert counts the exchange in at whom a.f diverts its client to, and reports
+// whether it does. One that is no canary any more may be draining.
+func (a *Attempts) divert() (moved bool, fail *Failure) {
+	for a.stops == 1 {
+		to := a.f.For(a.Client)
+		switch {
+		case to == a.f:
+			return false, nil
+		case a.enter(to):
+			a.f, a.set = to, nil
+			return true, nil
+		case a.f.For(a.Client) == to:
+			return false, a.late()
+		}
+	}
+	return false, nil
+}
+
+// Forwarder returns whose targets the exchange goes to.
+func (a *Attempts) Forwarder() *Forwarder { return a.f }
+
+// Around returns the Forwarder that has diverted the exchange, or nil.
+func (a *Attempts) Around() *Forwarder {
+	if a.stops < 2 {
+		return nil
+	}
+	return a.visits[0].f
+}
+
+// MaxBody returns how many bytes of a body may come; 0 means no bound.
+func (a *Attempts) MaxBody() int64 {
+	least := int64(0)
+	for i := range a.stops {
+		if n := a.visits[i].f.Guard.MaxBody; n > 0 && (least == 0 || n < least) {
+			least = n
+		}
+	}
+	return least
+}
+
+// stream counts n more upgraded connections.
+func (a *Attempts) stream(n int64) {
+	a.Target.streams.Add(n)
+	for i := range a.stops {
+		a.visits[i].f.streams.Add(n)
+	}
+}
+
+// killed reports whether the exchange must end at once.
+func (a *Attempts) killed() bool {
+	around := a.Around()
+	return a.f.Killed() || around != nil && around.Killed()
 }
 
 // seize begins the first attempt once there is room for the exchange, at the
@@ -92,37 +180,39 @@ func (a *Attempts) fit() (fail *Failure, done bool) {
 	if a.f.held.Load() != nil {
 		return &Failure{Op: "pick", Side: SideProxy, Err: errHeld}, true
 	}
+	if a.f.limited && !a.gate() {
+		return nil, false
+	}
+	if moved, fail := a.divert(); moved || fail != nil {
+		return fail, true
+	}
 	if !a.f.limited {
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
-	}
-	if !a.gate() {
-		return nil, false
 	}
 	now := time.Now()
 	if fail = a.next(now); fail == nil {
 		return nil, true
 	}
-	a.ungate()
+	a.visits[a.stops-1].ungate()
 	return fail, fail.Err != errNoTarget || !a.set.choice.Saturated(now, a.tried)
 }
 
 // gate counts the exchange in at MaxInFlight, or reports that there is no room.
 func (a *Attempts) gate() bool {
-	if most := int64(a.f.MaxInFlight); most > 0 {
-		if a.f.busy.Add(1) > most {
-			a.f.busy.Add(-1)
-			return false
-		}
-		a.gated = true
+	most := int64(a.f.MaxInFlight)
+	if most > 0 && a.f.busy.Add(1) > most {
+		a.f.busy.Add(-1)
+		return false
 	}
+	a.visits[a.stops-1].gated = most > 0
 	return true
 }
 
 // ungate undoes gate.
-func (a *Attempts) ungate() {
-	if a.gated {
-		a.gated = false
-		a.f.busy.Add(-1)
+func (v *visit) ungate() {
+	if v.gated {
+		v.gated = false
+		v.f.busy.Add(-1)
 	}
 }
 
@@ -138,10 +228,10 @@ func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 func (a *Attempts) End() {
 	a.leave(true)
 	a.refund()
-	a.ungate()
-	if a.entered {
-		a.entered = false
-		a.f.queue.Wake()
-		a.f.Leave()
+	for ; a.stops > 0; a.stops-- {
+		v := &a.visits[a.stops-1]
+		v.ungate()
+		v.f.queue.Wake()
+		v.f.Leave()
 	}
 }

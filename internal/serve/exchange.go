@@ -25,7 +25,7 @@ func (x *exchange) exchange() step {
 	if next == transfer { // the record is not at its end
 		return next
 	}
-	if x.asked && x.fail == nil && x.hit.Upstream.Mirrors() {
+	if x.asked && x.fail == nil && x.attempts.Forwarder().Mirrors() {
 		x.mirror()
 	}
 	x.finish()
@@ -41,7 +41,7 @@ func (x *exchange) admit() step {
 			return x.answer(fail)
 		}
 	}
-	return x.forward(x.hit.Upstream)
+	return x.forward()
 }
 
 // begin resets what the last exchange left.
@@ -55,7 +55,7 @@ func (x *exchange) begin() {
 	x.c.renew()
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
-	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded
+	x.hop.Trusted = x.c.trusted
 	x.hop.Client = x.client()
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
 }
@@ -68,11 +68,12 @@ func atMost(a, b time.Duration) time.Duration {
 	return a
 }
 
-func (x *exchange) forward(f *forward.Forwarder) step {
+func (x *exchange) forward() step {
 	defer x.attempts.End()
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
 	}
+	f := x.attempts.Forwarder()
 	up, n, fail := x.reach(f)
 	if fail != nil {
 		return x.answer(fail)
@@ -90,25 +91,28 @@ func (x *exchange) mirror() {
 	}
 	e := forward.Exchange{Via: x.c.peer, Trusted: x.c.trusted}
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
-	x.hit.Upstream.CopyBytes(&x.req, body, &e)
+	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
 }
 
 // Await implements forward.Party: the sweeper sees the client leave.
 func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
 	gone := make(chan struct{})
-	x.c.wait(gone, x.hit.Life, x.hit.Upstream)
+	x.c.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
 	defer x.c.unwatch()
 	return wait(gone)
 }
 
 // Place implements forward.Party.
-func (x *exchange) Place(f *forward.Forwarder) {
+func (x *exchange) Place(f *forward.Forwarder) *forward.Failure {
+	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
+	x.upload.bound(x.attempts.MaxBody())
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
 	}
 	if f.Sticks() {
 		x.attempts.PreferBytes(&x.req)
 	}
+	return nil
 }
 
 // reach sends the request to targets until one answers, and returns the
@@ -252,7 +256,7 @@ func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
 // connection that it returns: up, unless another target was faster. It is nil
 // when two have failed.
 func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
-	x.c.watch(up.Lease(), x.hit.Life, t)
+	x.c.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
 		deadline = time.Time{}

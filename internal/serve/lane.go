@@ -317,12 +317,13 @@ func (x *exchange) route() bool {
 	if !ok {
 		return false
 	}
-	if x.hit.Upstream.Diverts() {
-		x.hit.Upstream = x.hit.Upstream.For(x.client())
-	}
-	x.attempts.Take(x.hit.Upstream)
+	f := x.hit.Upstream
+	x.attempts.Take(f)
 	x.attempts.Pooled = true
-	return x.hit.Upstream.Fast()
+	if f.Diverts() {
+		return f.Plain() && f.For(x.client()).Fast()
+	}
+	return f.Fast()
 }
 
 // view is b as a string, valid as long as b is not changed.

@@ -62,7 +62,7 @@ const maxInline = 32 << 10
 
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
-	u.max = x.hit.Upstream.Guard.MaxBody
+	u.max = 0 // until it is known who serves the exchange; see bound
 	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent, u.waited = x, 0, false, false, 0, 0, false, 0
 	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
 	u.stop.Store(false)
@@ -80,14 +80,19 @@ func (u *upload) reset(x *exchange) {
 	case h1.ChunkedBody:
 		u.chunks.Reset()
 		u.data, u.took, u.state = u.chunks.Decode(x.in[x.r:x.w])
-		if u.max > 0 && int64(len(u.data)) > u.max {
-			u.state = forward.ErrBodyTooLarge
-		}
 		u.pending = u.state == nil
 		u.total.Store(int64(len(u.data)))
 	}
 	if x.c.unread.Load() != u.pending {
 		x.c.unread.Store(u.pending)
+	}
+}
+
+// bound makes n the bytes of a body that may come; 0 means no bound. A sized
+// body has been looked at.
+func (u *upload) bound(n int64) {
+	if u.max = n; n > 0 && int64(len(u.data)) > n {
+		u.state, u.pending = forward.ErrBodyTooLarge, false
 	}
 }
 
