@@ -693,19 +693,13 @@ func (u *Upstream) config() forward.Config {
 	return c
 }
 
-// pick shows the public form of the eligible targets to the user's Pick.
-func (u *Upstream) pick(q *http.Request, eligible func(*forward.Target) bool) *forward.Target {
-	all := u.compiled.Targets()
-	left := make([]*Target, 0, len(all))
-	for _, t := range all {
-		if eligible(t) {
-			left = append(left, t.Face.(*Target))
-		}
+// pick shows the public form of the targets that are left to the user's Pick.
+func (u *Upstream) pick(q *http.Request, left []*forward.Target) *forward.Target {
+	t := u.Pick(q, each(left, func(t *forward.Target) *Target { return t.Face.(*Target) }))
+	if t == nil {
+		return nil
 	}
-	if t := u.Pick(q, left); t != nil {
-		return t.t
-	}
-	return nil
+	return t.t
 }
 
 // timeout resolves the house rule: zero is the default, negative is none.

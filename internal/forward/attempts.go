@@ -32,9 +32,9 @@ type Attempts struct {
 	set   *set
 	rec   *Record
 	party Party
-	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
-	tried []int                                              // positions of the targets asked
-	prior []*Target                                          // asked before there was a set
+	pick  func(left []*Target) (*Target, error) // the user's; nil for the policy
+	tried []int                                 // positions of the targets asked
+	prior []*Target                             // asked before there was a set
 
 	charged []*limit.Rule // have taken a token for the exchange
 
@@ -235,9 +235,16 @@ func (t *Target) admit(now time.Time) bool {
 	return false
 }
 
-// ask is choose by the user's Pick.
+// ask is chooseOne by the user's Pick, which is shown those of the set that are
+// left.
 func (a *Attempts) ask() (int, error) {
-	t, err := a.pick(a.eligible)
+	left := make([]*Target, 0, len(a.set.targets))
+	for i, t := range a.set.targets {
+		if a.eligible(i) {
+			left = append(left, t)
+		}
+	}
+	t, err := a.pick(left)
 	i := slices.Index(a.set.targets, t)
 	if i >= 0 && !t.node.TryBegin() {
 		return -1, err
@@ -247,13 +254,13 @@ func (a *Attempts) ask() (int, error) {
 
 var errNoTarget = errors.New("no target left")
 
-// eligible reports whether the user's Pick is shown t. It is shown those that
-// are down only if no other is left, and they may be tried.
-func (a *Attempts) eligible(t *Target) bool {
-	if slices.Contains(a.tried, slices.Index(a.set.targets, t)) {
+// eligible reports whether the user's Pick is shown the target at i. It is shown
+// those that are down only if no other is left, and they may be tried.
+func (a *Attempts) eligible(i int) bool {
+	if slices.Contains(a.tried, i) {
 		return false
 	}
-	if !t.node.Suspended(a.rec.Start) {
+	if !a.set.targets[i].node.Suspended(a.rec.Start) {
 		return true
 	}
 	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(a.rec.Start, a.Key, nil) < 0

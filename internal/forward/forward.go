@@ -36,7 +36,7 @@ type Config struct {
 	Transport      http.RoundTripper // replaces the built-in clients
 	TLS            *tls.Config
 	Show           func(*Target) any // makes a target's Face, once
-	Pick           func(q *http.Request, eligible func(*Target) bool) *Target
+	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *Failure)

@@ -219,9 +219,9 @@ func (a *fullExchange) outcome(res *http.Response, err error) Outcome {
 func (a *fullExchange) rewind() bool { return a.body == nil || a.body.rewind() }
 
 // pick asks the user's Pick. A panic in it is this request's failure.
-func (a *fullExchange) pick(eligible func(*Target) bool) (t *Target, err error) {
+func (a *fullExchange) pick(left []*Target) (t *Target, err error) {
 	defer Contain("Pick", &err)
-	return a.f.Pick(a.q, eligible), nil
+	return a.f.Pick(a.q, left), nil
 }
 
 // try performs one attempt at t.
