@@ -288,7 +288,8 @@ type HealthCheck struct {
 
 // A Breaker watches the exchanges with each target. After too many failures it
 // opens: the target is left alone. Then it is half-open: Trials exchanges try the
-// target, and it closes when one succeeds, or opens again for twice as long.
+// target, and it closes when one succeeds, or opens again for twice as long. When
+// they have no answer after For, others may try.
 // Failures are connections refused or cut off, answers that are not HTTP or come
 // too late, and those of Statuses. A client that leaves is none.
 type Breaker struct {
