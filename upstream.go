@@ -518,6 +518,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 
 // Pause makes requests to come wait before they reach a target, until Resume
 // or for d after this call; then they fail with 503. What is in flight goes on.
+// At most 4,096 requests wait; further ones fail with 503 immediately.
 // A program restarts its only target without an error for anybody in this way.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })

@@ -82,6 +82,7 @@ type Forwarder struct {
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
+	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
 	hstsLine string
@@ -217,9 +218,11 @@ func (f *Forwarder) rest() (others []*Forwarder) {
 	return others
 }
 
-// Waiting returns how many exchanges wait for room, and whether exchanges are
-// held back from the targets altogether.
-func (f *Forwarder) Waiting() (n int, held bool) { return f.queue.Len(), f.held.Load() != nil }
+// Waiting returns how many exchanges wait before they reach a target, and whether
+// exchanges are held back from the targets altogether.
+func (f *Forwarder) Waiting() (n int, held bool) {
+	return f.queue.Len() + int(f.waiting.Load()), f.held.Load() != nil
+}
 
 // draining is the bit of inFlight that refuses newcomers.
 const draining = 1 << 62

@@ -37,7 +37,7 @@ type hold struct {
 }
 
 // Pause makes exchanges to come wait until Resume, for at most d; then they
-// fail with 503, as do those that come later.
+// fail with 503, as do those that come later, and those beyond maxHeld.
 func (f *Forwarder) Pause(d time.Duration) {
 	f.holdBy(&hold{over: make(chan struct{}), late: time.Now().Add(d)})
 }
@@ -79,10 +79,23 @@ func (a *Attempts) pass() *Failure {
 			return &Failure{Op: "pick", Side: SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
 				RetryAfter: h.page.RetryAfter, Page: h.page}
 		}
-		if err := a.await(h.wait); err != nil {
+		if err := a.heldBy(h); err != nil {
 			return a.unserved(err)
 		}
 	}
+}
+
+// maxHeld is how many exchanges wait at a Forwarder for the end of a hold, or
+// for its first targets: each of them holds a connection and its buffers.
+const maxHeld = 4096
+
+// heldBy waits until h is over, if not too many do already.
+func (a *Attempts) heldBy(h *hold) error {
+	defer a.f.waiting.Add(-1)
+	if a.f.waiting.Add(1) > maxHeld {
+		return limit.ErrQueueFull
+	}
+	return a.await(h.wait)
 }
 
 func (h *hold) wait(gone <-chan struct{}) error {
