@@ -432,6 +432,13 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 		forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(forward.Watch(w, x), q)
 		return
 	}
+	if x.Name == "" { // outside a Router, which has looked
+		x.Name = f.Name()
+		if refusal := x.Loops(q); refusal != nil {
+			refusal.ServeHTTP(forward.Watch(w, x), q)
+			return
+		}
+	}
 	f.Serve(w, q, x)
 }
 

@@ -22,7 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// Name is what the proxy calls itself in Via and Proxy-Status.
+// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
+// begin.
 const Name = "hostproxy"
 
 // A Config says what a Forwarder forwards to and how. Durations of zero mean
@@ -85,6 +86,7 @@ type Forwarder struct {
 	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
+	name     Pseudonym // where there is no Router
 	hstsLine string
 	guarded  bool
 	limited  bool // there may be no room for an exchange
@@ -217,6 +219,9 @@ func (f *Forwarder) rest() (others []*Forwarder) {
 	}
 	return others
 }
+
+// Name returns what Via calls f where there is no Router.
+func (f *Forwarder) Name() string { return f.name.Text() }
 
 // Waiting returns how many exchanges wait before they reach a target, and whether
 // exchanges are held back from the targets altogether.

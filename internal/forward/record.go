@@ -91,6 +91,7 @@ func (f *Failure) Unwrap() error { return f.Err }
 type Exchange struct {
 	Record
 	Via      header.Peer // who sits at the other end of the connection
+	Name     string      // what Via calls the Router; "" stands for the upstream's own name
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
 

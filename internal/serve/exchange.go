@@ -33,13 +33,17 @@ func (x *exchange) exchange() step {
 	return next
 }
 
-// admit forwards the request, unless its client has asked enough.
+// admit forwards the request, unless its client has asked enough, or it is in a
+// loop.
 func (x *exchange) admit() step {
 	if rule := x.c.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
 			x.hit.Pattern = "" // whatever its route
 			return x.answer(fail)
 		}
+	}
+	if fail := forward.LoopBytes(&x.req, x.hop.Name); fail != nil {
+		return x.answer(fail)
 	}
 	return x.forward()
 }
@@ -54,7 +58,7 @@ func (x *exchange) begin() {
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.c.renew()
 	x.upload.reset(x)
-	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
+	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
 	x.hop.Trusted = x.c.trusted
 	x.hop.Client = x.client()
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
@@ -89,7 +93,7 @@ func (x *exchange) mirror() {
 	if !whole {
 		return
 	}
-	e := forward.Exchange{Via: x.c.peer, Trusted: x.c.trusted}
+	e := forward.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted}
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
 	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
 }

@@ -31,6 +31,7 @@ type Lane struct {
 	// for what the full lane must serve, refusals included.
 	Route func(host, path string, state *tls.ConnectionState) (Hit, bool)
 
+	Name    string         // of the router in Via
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
 	// Limit bounds the requests of each client; nil means no bound.
