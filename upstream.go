@@ -156,7 +156,9 @@ type Upstream struct {
 	// IdleTimeout ends a body or an upgraded connection on which no byte moves.
 	// Zero means 5 minutes, negative no bound. Until the answer begins, the body
 	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
-	// for more than ten seconds at less than 240 bytes a second: 408.
+	// for more than ten seconds at less than 240 bytes a second: 408. The rate
+	// is that of the last two minutes at most, so that a fast start does not
+	// make up for it.
 	IdleTimeout time.Duration
 
 	once     sync.Once

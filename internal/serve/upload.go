@@ -46,6 +46,7 @@ type upload struct {
 	max      int64                 // bytes of a body that may come; 0 means no bound
 	stall    time.Duration         // how long the target may take nothing
 	waited   time.Duration         // by run for the client, in all
+	pace     forward.Pace
 	done     chan struct{}
 }
 
@@ -64,7 +65,7 @@ const maxInline = 32 << 10
 func (u *upload) reset(x *exchange) {
 	u.max = 0 // until it is known who serves the exchange; see bound
 	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent, u.waited = x, 0, false, false, 0, 0, false, 0
-	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
+	u.data, u.state, u.over, u.up, u.buf, u.pace = nil, nil, nil, nil, nil, forward.Pace{}
 	u.stop.Store(false)
 	u.sent.Store(false)
 	u.answered.Store(false)
@@ -250,7 +251,7 @@ func (u *upload) runSized() error {
 
 // tooSlow reports whether the client sends less than it owes.
 func (u *upload) tooSlow() bool {
-	return !u.answered.Load() && forward.TooSlow(u.waited, u.total.Load())
+	return !u.answered.Load() && u.pace.TooSlow(u.waited, u.total.Load())
 }
 
 func (u *upload) runChunked() error {
