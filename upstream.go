@@ -525,8 +525,9 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
 }
 
-// Pause makes requests to come wait before they reach a target, until Resume
-// or for d after this call; then they fail with 503. What is in flight goes on.
+// Pause makes requests that have not reached a target wait, those in the Queue
+// too, until Resume or for d after this call; then they fail with 503. What is in
+// flight goes on. They go to the targets that there are when they have waited.
 // At most 4,096 requests wait; further ones fail with 503 immediately.
 // A program restarts its only target without an error for anybody in this way.
 func (u *Upstream) Pause(d time.Duration) error {

@@ -85,6 +85,33 @@ func TestARequestThatWasPausedGoesToTheTargetsOfItsResume(t *testing.T) {
 	assert.Empty(t, old.Requests())
 }
 
+func TestAnExchangeIsHandedOverOnceAndWhole(t *testing.T) {
+	target := newH2C(t)
+	arrived := make(doorbell, 1)
+	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
+		require.NoError(t, s.upstream.Pause(time.Minute))
+		c := s.dial(t)
+		const first, rest = 10_000, 90_000
+		c.Send(request("POST /", "Content-Length: 100000\r\n\r\n"+strings.Repeat("x", first)))
+		<-arrived
+		require.NoError(t, s.upstream.Replace(t.Context(), target))
+		require.NoError(t, s.upstream.Resume())
+		c.Send(strings.Repeat("x", rest) + get) // one behind the other
+		assert.Equal(t, "HTTP/2.0 "+strings.Repeat("x", first+rest), string(c.Response("POST").Content))
+		assert.Equal(t, "HTTP/2.0 ", string(c.Response("GET").Content))
+		<-arrived
+		s.record(t, 2)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		assert.Len(t, s.records, 2)
+		for _, x := range s.records {
+			assert.NoError(t, x.Err)
+			assert.Equal(t, 1, x.Attempts)
+		}
+		assert.Empty(t, s.backend.Requests())
+	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
+}
+
 func TestARequestThatWasQueuedGoesToTheTargetsOfItsTurn(t *testing.T) {
 	held := make(chan struct{})
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {

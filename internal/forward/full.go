@@ -75,8 +75,11 @@ func (a *fullExchange) begin() *Failure {
 
 // Place implements Party.
 func (a *fullExchange) Place(f *Forwarder) *Failure {
-	a.f, a.fast = f, f.Fast()
-	a.flight.serve(f)
+	a.fast = f.Fast()
+	if a.f != f { // else an attempt that goes on may look at it
+		a.f = f
+		a.flight.serve(f)
+	}
 	if a.q.Method == http.MethodConnect && a.upgradeProtocol() == "" {
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}

@@ -92,7 +92,10 @@ func (u *upload) reset(x *exchange) {
 // bound makes n the bytes of a body that may come; 0 means no bound. A sized
 // body has been looked at.
 func (u *upload) bound(n int64) {
-	if u.max = n; n > 0 && int64(len(u.data)) > n {
+	if u.max == n {
+		return
+	}
+	if u.max = n; int64(len(u.data)) > n {
 		u.state, u.pending = forward.ErrBodyTooLarge, false
 	}
 }
