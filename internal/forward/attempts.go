@@ -41,6 +41,7 @@ type Attempts struct {
 	fork   *Target   // whom an attempt beside that at Target is at; nil without
 	forked time.Time // when it began
 
+	full      bool // when no target was left: one may have been but for its limit
 	searched  bool // it has waited for targets to be found
 	preferred int  // position of the target that the client's cookie stands for
 	known     bool // there is one
@@ -194,7 +195,7 @@ func (a *Attempts) choose(now time.Time) (int, *Failure) {
 // chooseOne is choose among the targets of the set.
 func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	if a.pick != nil {
-		return a.ask()
+		return a.ask(now)
 	}
 	asked := len(a.tried)
 	if asked == 0 && a.known {
@@ -213,6 +214,7 @@ func (a *Attempts) chooseOne(now time.Time) (int, error) {
 		}
 		a.tried = append(a.tried, i) // for now
 	}
+	a.full = a.set.choice.Serves(now, a.tried) // those that a breaker refuses are among these
 	a.tried = a.tried[:asked]
 	if asked == 0 && !a.f.FailClosed {
 		if i := a.set.choice.PickAny(now, a.Key, nil); i >= 0 && a.set.targets[i].node.TryBegin() {
@@ -237,7 +239,7 @@ func (t *Target) admit(now time.Time) bool {
 
 // ask is chooseOne by the user's Pick, which is shown those of the set that are
 // left.
-func (a *Attempts) ask() (int, error) {
+func (a *Attempts) ask(now time.Time) (int, error) {
 	left := make([]*Target, 0, len(a.set.targets))
 	for i, t := range a.set.targets {
 		if a.eligible(i) {
@@ -246,6 +248,7 @@ func (a *Attempts) ask() (int, error) {
 	}
 	t, err := a.pick(left)
 	i := slices.Index(a.set.targets, t)
+	a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
 	if i >= 0 && !t.node.TryBegin() {
 		return -1, err
 	}

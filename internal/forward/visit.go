@@ -189,12 +189,11 @@ func (a *Attempts) fit() (fail *Failure, done bool) {
 	if !a.f.limited {
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
 	}
-	now := time.Now()
-	if fail = a.next(now); fail == nil {
+	if fail = a.next(time.Now()); fail == nil {
 		return nil, true
 	}
 	a.visits[a.stops-1].ungate()
-	return fail, fail.Err != errNoTarget || !a.set.choice.Saturated(now, a.tried)
+	return fail, fail.Err != errNoTarget || !a.full
 }
 
 // gate counts the exchange in at MaxInFlight, or reports that there is no room.
