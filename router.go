@@ -68,6 +68,7 @@ type Router struct {
 
 	certs certs.Keeper
 
+	name     forward.Pseudonym
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
 	compiled settings.Compiled[rules]
@@ -563,9 +564,12 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 }
 
 // ServeHTTP serves q by the route of its host and path. It sets q.Pattern, so
-// that middleware around the Router sees it. CONNECT is refused.
+// that middleware around the Router sees it. CONNECT is refused. A request that
+// has come to the Router more than three times before, by what Via says, is in a
+// loop: 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := forward.Begin(q, r.TrustedProxies)
+	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
 	forward.CloseUnbounded(w, q)
 	r.serve(w, q, x)
@@ -585,6 +589,10 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
 	x.Lives[1] = &rt.Value.life
+	if refusal := x.Loops(q); refusal != nil {
+		refusal.ServeHTTP(forward.Watch(w, x), q)
+		return
+	}
 	if u, ok := rt.Value.handler.(*Upstream); ok {
 		u.serve(w, q, x)
 		return
@@ -629,7 +637,7 @@ func (r *Router) observe(x *forward.Record) {
 // lane is a fast lane that serves no route: it refuses what is forbidden and
 // leaves the rest to net/http.
 func (r *Router) lane() *serve.Lane {
-	lane := &serve.Lane{Route: noRoute, Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	if rules, err := r.rules(); err == nil {
 		lane.Limit = rules.limit
 	}

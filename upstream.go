@@ -174,7 +174,9 @@ type Upstream struct {
 	// HTTP/2 and below an http.Server of your own, a client has to take each 32
 	// KiB in that time. Zero means 5 minutes, negative no bound. Until the answer begins, the body
 	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
-	// for more than ten seconds at less than 240 bytes a second: 408.
+	// for more than ten seconds at less than 240 bytes a second: 408. The rate
+	// is that of the last two minutes at most, so that a fast start does not
+	// make up for it.
 	IdleTimeout time.Duration
 
 	// ReadyTimeout limits how long Replace waits until new targets serve. Zero
@@ -312,7 +314,8 @@ type HealthCheck struct {
 
 // A Breaker watches the exchanges with each target. After too many failures it
 // opens: the target is left alone. Then it is half-open: Trials exchanges try the
-// target, and it closes when one succeeds, or opens again for twice as long.
+// target, and it closes when one succeeds, or opens again for twice as long. When
+// they have no answer after For, others may try.
 // Failures are connections refused or cut off, answers that are not HTTP or come
 // too late, and those of Statuses. A client that leaves is none.
 type Breaker struct {
@@ -458,6 +461,13 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 	if b, ok := x.Owner.(*behind); ok {
 		b.meet(u)
 	}
+	if x.Name == "" { // outside a Router, which has looked
+		x.Name = f.Name()
+		if refusal := x.Loops(q); refusal != nil {
+			refusal.ServeHTTP(forward.Watch(w, x), q)
+			return
+		}
+	}
 	f.Serve(w, q, x)
 }
 
@@ -530,7 +540,10 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on;
 // nil ends it. A client goes the same way each time, and while the share grows,
-// those that went to the canary stay there.
+// those that went to the canary stay there. The guards, limits and holds of u
+// apply first: Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause,
+// Maintain and Drain. The canary's own fields apply next, and alone in
+// everything else; its own canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }
@@ -556,8 +569,10 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
 }
 
-// Pause makes requests to come wait before they reach a target, until Resume
-// or for d after this call; then they fail with 503. What is in flight goes on.
+// Pause makes requests that have not reached a target wait, those in the Queue
+// too, until Resume or for d after this call; then they fail with 503. What is in
+// flight goes on. They go to the targets that there are when they have waited.
+// At most 4,096 requests wait; further ones fail with 503 immediately.
 // A program restarts its only target without an error for anybody in this way.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
@@ -756,19 +771,13 @@ func (u *Upstream) config() forward.Config {
 	return c
 }
 
-// pick shows the public form of the eligible targets to the user's Pick.
-func (u *Upstream) pick(q *http.Request, eligible func(*forward.Target) bool) *forward.Target {
-	all := u.compiled.InUse().Targets()
-	left := make([]*Target, 0, len(all))
-	for _, t := range all {
-		if eligible(t) {
-			left = append(left, t.Face.(*Target))
-		}
+// pick shows the public form of the targets that are left to the user's Pick.
+func (u *Upstream) pick(q *http.Request, left []*forward.Target) *forward.Target {
+	t := u.Pick(q, each(left, func(t *forward.Target) *Target { return t.Face.(*Target) }))
+	if t == nil {
+		return nil
 	}
-	if t := u.Pick(q, left); t != nil {
-		return t.t
-	}
-	return nil
+	return t.t
 }
 
 // timeout resolves the house rule: zero is the default, negative is none.

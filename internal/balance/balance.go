@@ -219,6 +219,18 @@ func (s *Set) Saturated(now time.Time, tried []int) bool {
 	return false
 }
 
+// Serves reports whether there is a candidate in service that is not in tried, at its limit or not. A pick that found none can
+// only have been kept from it by its limit, even if there is room by now.
+func (s *Set) Serves(now time.Time, tried []int) bool {
+	t := at(now)
+	for i := range s.live {
+		if e := &s.live[i]; e.node.share(t) > 0 && !e.in(tried) {
+			return true
+		}
+	}
+	return false
+}
+
 // eligible returns the weight of e, in parts of a [whole], that counts at now: 0 when e cannot be picked.
 func (e *entry) eligible(now instant, tried []int) uint64 {
 	if e.node.full() || len(tried) > 0 && e.in(tried) {

@@ -141,6 +141,21 @@ func TestSaturatedTellsWhetherWaitingMayHelp(t *testing.T) {
 	assert.False(t, balance.NewSet(balance.LessBusy, nil).Saturated(noon, nil))
 }
 
+func TestServesTellsWhetherOnlyALimitCanKeepFromAPick(t *testing.T) {
+	free, full, down := new(balance.Node), new(balance.Node), new(balance.Node)
+	full.SetLimit(1)
+	full.Begin()
+	down.Suspend(time.Time{})
+	serves := func(n *balance.Node, weight int, tried ...int) bool {
+		return balance.NewSet(balance.LessBusy, []balance.Candidate{{Node: n, Weight: weight}}).Serves(noon, tried)
+	}
+	assert.True(t, serves(free, 1), "there was no room, and now there is")
+	assert.True(t, serves(full, 1))
+	assert.False(t, serves(full, 1, 0), "it was asked already")
+	assert.False(t, serves(full, 0), "it has no weight")
+	assert.False(t, serves(down, 1))
+}
+
 func TestPicksAllocateNothing(t *testing.T) {
 	tried := []int{4}
 	for _, p := range policies {

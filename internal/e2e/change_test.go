@@ -363,3 +363,34 @@ func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
 	assert.ErrorContains(t, err, "connection refused")
 	require.NoError(t, nothing.Drain(t.Context()))
 }
+
+// What has ended one exchange of a kept connection says nothing of those that follow on it.
+func TestAConnectionForgetsThatATargetWasKilled(t *testing.T) {
+	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Wait(nil)
+		}
+	})
+	var u *hostproxy.Upstream
+	build := func() *hostproxy.Upstream {
+		u = hostproxy.To(quiet.Addr())
+		u.Policy = hostproxy.RoundRobin
+		return u
+	}
+	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+		conns := quiet.Conns()
+		c.Send(request("GET /", "\r\n"))
+		quiet.WaitConns(conns + 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, u.Replace(ctx, proxytest.NewBackend(t, good).Addr()), context.DeadlineExceeded)
+		assert.Equal(t, 503, c.Response("GET").StatusCode)
+		assert.Equal(t, 503, (<-records).Status)
+
+		require.NoError(t, u.Add(proxytest.Refused(t))) // each second request has to go to another target
+		for range 10 {
+			assert.Equal(t, 200, c.Do(request("GET /", "\r\n")).StatusCode)
+			assert.NoError(t, (<-records).Err)
+		}
+	})
+}

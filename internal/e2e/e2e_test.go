@@ -164,7 +164,12 @@ func (s *site) start(t *testing.T) {
 		s.addr = ln.Addr().String()
 		hs := &http.Server{Handler: s.router, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(s.router.Logger.Handler(), slog.LevelError)}
 		go func() { _ = hs.Serve(ln) }()
-		t.Cleanup(func() { hs.Close() })
+		t.Cleanup(func() {
+			hs.Close()
+			for pattern := range s.router.All() { // what goes on for its upstream ends with it
+				s.router.Remove(pattern)
+			}
+		})
 		return
 	}
 	server := &hostproxy.Server{Router: s.router}

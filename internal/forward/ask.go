@@ -58,7 +58,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	for _, name := range k.fields {
 		header.Drop(q.Header, name)
 	}
-	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
+	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	v := &verdict{w: w, h: make(http.Header)}
 	defer func() {

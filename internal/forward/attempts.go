@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // Attempts leads an exchange from target to target until one answers. Both
@@ -22,27 +23,33 @@ type Attempts struct {
 	Target *Target   // whom the attempt that goes on, or went on last, is at
 	Since  time.Time // when it began
 
-	Key    uint64     // of the exchange, for policies that want one; to be set before Begin, as what follows
-	Client netip.Addr // who asks
+	Key    uint64     // of the exchange, for policies that want one; Place sets it
+	Client netip.Addr // who asks; to be set before Begin, as what follows
 	Size   int64      // of the request's body, negative if unknown
+	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
 
-	f     *Forwarder
+	f     *Forwarder // whose targets are asked
 	set   *set
 	rec   *Record
 	party Party
-	pick  func(eligible func(*Target) bool) (*Target, error) // the user's; nil for the policy
-	tried []int                                              // positions of the targets asked
+	pick  func(left []*Target) (*Target, error) // the user's; nil for the policy
+	tried []int                                 // positions of the targets asked
+	prior []*Target                             // asked before there was a set
+
+	charged []*limit.Rule // have taken a token for the exchange
 
 	fork   *Target   // whom an attempt beside that at Target is at; nil without
 	forked time.Time // when it began
 
+	full      bool // when no target was left: one may have been but for its limit
+	searched  bool // it has waited for targets to be found
 	preferred int  // position of the target that the client's cookie stands for
 	known     bool // there is one
 
-	entered  bool // f counts the exchange
-	gated    bool // and MaxInFlight
-	counted  bool // Target counts the attempt
-	repeated bool // f counts the exchange among those that were sent more than once
+	visits   [2]visit // whom the exchange is counted by, f the last of them
+	stops    int      // of visits
+	counted  bool     // Target counts the attempt
+	repeated bool     // f counts the exchange among those that were sent more than once
 
 	refusal Failure // memory of a refusal, and of its header lines
 	lines   []byte
@@ -91,13 +98,17 @@ type Outcome struct {
 	Begun      bool // something of the response has gone to the client
 }
 
-// Take chooses who the targets are for the exchange to come, and reports
-// whether all of them can be reached from the fast lane.
-func (a *Attempts) Take(f *Forwarder) (fast bool) {
+// Take makes f the one that the exchange to come begins at.
+func (a *Attempts) Take(f *Forwarder) {
 	a.Reset()
-	a.f, a.set = f, f.set.Load()
-	return f.plain && a.set.fast && !f.refused.Load()
+	a.f = f
 }
+
+// Fast reports whether all targets can be reached from the fast lane now.
+func (f *Forwarder) Fast() bool { return f.plain && f.set.Load().fast && !f.refused.Load() }
+
+// Plain reports whether no hook of f's needs the full lane.
+func (f *Forwarder) Plain() bool { return f.plain }
 
 // Keyed reports whether the exchange needs a Key.
 func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
@@ -107,47 +118,14 @@ func (f *Forwarder) Sticks() bool { return f.Sticky != nil }
 
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
-	*a = Attempts{tried: a.tried[:0], lines: a.lines[:0]}
-}
-
-// Begin counts the exchange in, and begins its first attempt, after a wait if
-// there has to be one. rec is its record.
-func (a *Attempts) Begin(rec *Record, party Party) *Failure {
-	a.rec, a.party = rec, party
-	if !a.f.Enter() {
-		return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
-			Err: ErrDraining}
-	}
-	a.entered = true
-	if a.f.watched && a.f.lookout.Load() == nil {
-		a.f.watch()
-	}
-	if len(a.set.targets) == 0 {
-		if fail := a.search(); fail != nil {
-			return fail
-		}
-	}
-	if a.f.guarded {
-		if fail := a.guard(); fail != nil {
-			return fail
-		}
-	}
-	if a.f.held.Load() != nil {
-		if fail := a.pass(); fail != nil {
-			return fail
-		}
-	}
-	if a.f.limited {
-		return a.seize()
-	}
-	return a.next(rec.Start.Add(rec.Queue))
+	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], lines: a.lines[:0]}
 }
 
 // next begins an attempt at the next target.
 func (a *Attempts) next(now time.Time) *Failure {
-	i, err := a.choose(now)
-	if err != nil {
-		return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
+	i, fail := a.choose(now)
+	if fail != nil {
+		return fail
 	}
 	if i < 0 {
 		return &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
@@ -160,11 +138,64 @@ func (a *Attempts) next(now time.Time) *Failure {
 	return nil
 }
 
+// renew makes the set that of now: it may have changed while the exchange
+// waited.
+func (a *Attempts) renew() *Failure {
+	if s := a.f.set.Load(); s != a.set {
+		asked := a.triedTargets()
+		a.set, a.tried, a.known = s, a.tried[:0], false
+		for _, t := range asked {
+			if i := slices.Index(s.targets, t); i >= 0 {
+				a.tried = append(a.tried, i)
+			}
+		}
+		if fail := a.party.Place(a.f); fail != nil {
+			return fail
+		}
+	}
+	switch {
+	case a.Pooled && !(a.f.plain && a.set.fast):
+		return &Failure{Op: "pick", Side: SideProxy, Err: ErrOtherLane}
+	case len(a.set.targets) == 0 && !a.searched:
+		return &Failure{Op: "pick", Side: SideProxy, Err: errUnfound}
+	}
+	return nil
+}
+
+// triedTargets returns the targets asked.
+func (a *Attempts) triedTargets() []*Target {
+	all := a.prior
+	for _, i := range a.tried {
+		all = append(all, a.set.targets[i])
+	}
+	a.prior = nil
+	return all
+}
+
 // choose returns the position of the next target, which is counted in, or -1
-// when none is left.
-func (a *Attempts) choose(now time.Time) (int, error) {
+// when none is left. One that retired meanwhile may have seen that it was done
+// before it was counted in.
+func (a *Attempts) choose(now time.Time) (int, *Failure) {
+	for {
+		if fail := a.renew(); fail != nil {
+			return -1, fail
+		}
+		i, err := a.chooseOne(now)
+		switch {
+		case err != nil:
+			return -1, &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
+		case i < 0 || !a.set.targets[i].retired.Load():
+			return i, nil
+		}
+		a.set.targets[i].monitor.Release()
+		a.set.targets[i].node.End()
+	}
+}
+
+// chooseOne is choose among the targets of the set.
+func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	if a.pick != nil {
-		return a.ask()
+		return a.ask(now)
 	}
 	asked := len(a.tried)
 	if asked == 0 && a.known {
@@ -183,6 +214,7 @@ func (a *Attempts) choose(now time.Time) (int, error) {
 		}
 		a.tried = append(a.tried, i) // for now
 	}
+	a.full = a.set.choice.Serves(now, a.tried) // those that a breaker refuses are among these
 	a.tried = a.tried[:asked]
 	if asked == 0 && !a.f.FailClosed {
 		if i := a.set.choice.PickAny(now, a.Key, nil); i >= 0 && a.set.targets[i].node.TryBegin() {
@@ -205,10 +237,18 @@ func (t *Target) admit(now time.Time) bool {
 	return false
 }
 
-// ask is choose by the user's Pick.
-func (a *Attempts) ask() (int, error) {
-	t, err := a.pick(a.eligible)
+// ask is chooseOne by the user's Pick, which is shown those of the set that are
+// left.
+func (a *Attempts) ask(now time.Time) (int, error) {
+	left := make([]*Target, 0, len(a.set.targets))
+	for i, t := range a.set.targets {
+		if a.eligible(i) {
+			left = append(left, t)
+		}
+	}
+	t, err := a.pick(left)
 	i := slices.Index(a.set.targets, t)
+	a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
 	if i >= 0 && !t.node.TryBegin() {
 		return -1, err
 	}
@@ -217,13 +257,13 @@ func (a *Attempts) ask() (int, error) {
 
 var errNoTarget = errors.New("no target left")
 
-// eligible reports whether the user's Pick is shown t. It is shown those that
-// are down only if no other is left, and they may be tried.
-func (a *Attempts) eligible(t *Target) bool {
-	if slices.Contains(a.tried, slices.Index(a.set.targets, t)) {
+// eligible reports whether the user's Pick is shown the target at i. It is shown
+// those that are down only if no other is left, and they may be tried.
+func (a *Attempts) eligible(i int) bool {
+	if slices.Contains(a.tried, i) {
 		return false
 	}
-	if !t.node.Suspended(a.rec.Start) {
+	if !a.set.targets[i].node.Suspended(a.rec.Start) {
 		return true
 	}
 	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(a.rec.Start, a.Key, nil) < 0
@@ -259,7 +299,7 @@ func (a *Attempts) Again(o Outcome) (bool, *Failure) {
 		return false, o.Failure
 	}
 	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
-	if fail != nil { // Pick has panicked
+	if fail != nil { // Pick has panicked, or the other lane goes on
 		a.leave(true)
 		return false, fail
 	}
@@ -308,7 +348,7 @@ func (a *Attempts) retries(status int) bool {
 func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	r := &a.f.Retry
 	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != SideUpstream || o.Wrote && !o.Idempotent ||
-		a.rec.Attempts >= r.Attempts || a.f.Killed() {
+		a.rec.Attempts >= r.Attempts || a.killed() {
 		return false
 	}
 	if r.Timeout > 0 && now.Sub(a.rec.Start) >= r.Timeout {
@@ -337,20 +377,5 @@ func (a *Attempts) refund() {
 	if a.repeated {
 		a.repeated = false
 		a.f.repeats.Add(-1)
-	}
-}
-
-// End counts the exchange out. It may be called when Begin failed, and again.
-func (a *Attempts) End() {
-	a.leave(true)
-	a.refund()
-	if a.gated {
-		a.gated = false
-		a.f.busy.Add(-1)
-	}
-	if a.entered {
-		a.entered = false
-		a.f.queue.Wake()
-		a.f.Leave()
 	}
 }

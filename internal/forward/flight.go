@@ -19,7 +19,7 @@ import (
 type flight struct {
 	context.Context // the client's
 
-	f     *Forwarder
+	f     *Forwarder // whose flight it is
 	rc    *http.ResponseController
 	x     *Exchange
 	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
@@ -28,9 +28,11 @@ type flight struct {
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
 
-	mu     sync.Mutex // guards what follows
-	span   *span      // of the current attempt's target
-	lease  pool.Lease // the connection of the current attempt
+	mu     sync.Mutex    // guards what follows
+	span   *span         // of the current attempt's target
+	around *Forwarder    // that has diverted the exchange; nil if none has
+	idle   time.Duration // how long no byte may move; 0 means no bound
+	lease  pool.Lease    // the connection of the current attempt
 	cancel context.CancelFunc
 	mark   peek.Mark // of the client's connection, when it was last looked at
 	cut    error     // why the flight was cut off
@@ -103,7 +105,7 @@ func (fl *flight) inspect(now time.Time) {
 	case fl.cut != nil:
 	case fl.Err() != nil:
 		fl.abort(errClientGone)
-	case fl.span.Killed() || fl.expired(now):
+	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
 		fl.abort(errCut)
 	case last == 0:
 	case fl.moved(now.Sub(time.Unix(0, last))):
@@ -133,7 +135,7 @@ func (fl *flight) contain() {
 // moved reports whether a client that is being written to, and has been for so
 // long, has taken something meanwhile. fl.mu is held.
 func (fl *flight) moved(quiet time.Duration) bool {
-	if !fl.slow.Load() || fl.f.IdleTimeout <= 0 || quiet < fl.f.IdleTimeout/4 {
+	if !fl.slow.Load() || fl.idle <= 0 || quiet < fl.idle/4 {
 		return false
 	}
 	mark, ok := markFrom(fl.Context)
@@ -142,9 +144,9 @@ func (fl *flight) moved(quiet time.Duration) bool {
 	return ok && mark != before
 }
 
-// overdue reports whether no byte may fail to move for that long.
+// overdue reports whether no byte may fail to move for that long. fl.mu is held.
 func (fl *flight) overdue(quiet time.Duration) bool {
-	limit := fl.f.IdleTimeout
+	limit := fl.idle
 	if fl.owes.Load() && !fl.begun.Load() && (limit <= 0 || limit > BodyStall) {
 		limit = BodyStall
 	}
@@ -169,7 +171,7 @@ func (fl *flight) ending() bool {
 			return true
 		}
 	}
-	return fl.span.Ending()
+	return fl.span.Ending() || fl.around != nil && fl.around.Ending()
 }
 
 // abort ends what the flight waits for. fl.mu is held.
@@ -188,11 +190,18 @@ func (fl *flight) why() error {
 	return fl.cut
 }
 
-// aim notes whom the next attempt is at.
-func (fl *flight) aim(t *Target) {
+// aim notes what the next attempt or wait is at, and who has diverted it there.
+func (fl *flight) aim(at *span, around *Forwarder) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	fl.span = &t.span
+	fl.span, fl.around = at, around
+}
+
+// serve notes who serves the exchange.
+func (fl *flight) serve(f *Forwarder) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.idle = f.IdleTimeout
 }
 
 // bind makes an abort of the flight one of the lease. The returned function

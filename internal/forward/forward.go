@@ -22,7 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// Name is what the proxy calls itself in Via and Proxy-Status.
+// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
+// begin.
 const Name = "hostproxy"
 
 // A Config says what a Forwarder forwards to and how. Durations of zero mean
@@ -37,7 +38,7 @@ type Config struct {
 	Dial           DialFunc          // connects to targets; nil means a net.Dialer
 	TLS            *tls.Config
 	Show           func(*Target) any // makes a target's Face, once
-	Pick           func(q *http.Request, eligible func(*Target) bool) *Target
+	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *Failure)
@@ -85,8 +86,10 @@ type Forwarder struct {
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
+	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
+	name     Pseudonym // where there is no Router
 	hstsLine string
 	guarded  bool
 	limited  bool // there may be no room for an exchange
@@ -97,6 +100,7 @@ type Forwarder struct {
 	plain    bool        // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
+	streams  atomic.Int64  // upgraded connections, at whosever targets
 	repeats  atomic.Int64  // exchanges that were sent more than once
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
@@ -183,8 +187,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	case <-f.idle:
 	case <-ctx.Done():
 		if left := f.inFlight.Load() & (draining - 1); left > 0 { // else both are true
-			_, streams := work(f.Targets())
-			err = cutOff(left, streams, ctx.Err())
+			err = cutOff(left, f.streams.Load(), ctx.Err())
 		}
 	}
 	f.die()
@@ -221,9 +224,14 @@ func (f *Forwarder) rest() (others []*Forwarder) {
 	return others
 }
 
-// Waiting returns how many exchanges wait for room, and whether exchanges are
-// held back from the targets altogether.
-func (f *Forwarder) Waiting() (n int, held bool) { return f.queue.Len(), f.held.Load() != nil }
+// Name returns what Via calls f where there is no Router.
+func (f *Forwarder) Name() string { return f.name.Text() }
+
+// Waiting returns how many exchanges wait before they reach a target, and whether
+// exchanges are held back from the targets altogether.
+func (f *Forwarder) Waiting() (n int, held bool) {
+	return f.queue.Len() + int(f.waiting.Load()), f.held.Load() != nil
+}
 
 // draining is the bit of inFlight that refuses newcomers.
 const draining = 1 << 62
@@ -250,11 +258,11 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
 func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
-	f = f.For(x.Client)
-	a := &fullExchange{f: f, w: w, q: q, x: x, mirrors: !x.copy && f.Mirrors()}
+	a := &fullExchange{f: f, w: w, q: q, x: x}
+	a.attempts.Take(f)
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
-		f.fail(a, fail)
+		a.attempts.f.fail(a, fail)
 	}
 }
 

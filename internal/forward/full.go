@@ -17,7 +17,7 @@ import (
 // A fullExchange is one exchange on its way through the full lane: a try at one
 // target after the other until one answers.
 type fullExchange struct {
-	f *Forwarder
+	f *Forwarder // who serves it; see Place
 	w http.ResponseWriter
 	q *http.Request
 	x *Exchange
@@ -41,12 +41,13 @@ func (a *fullExchange) run() *Failure {
 	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
-	fl.span = &a.f.span
+	fl.span, fl.idle = &a.f.span, a.f.IdleTimeout
 	a.f.takeOff(fl)
 	defer a.end() // one, since several defers take the stack of a literal
 	if fail := a.begin(); fail != nil {
 		return fail
 	}
+	a.mirrors = !a.x.copy && a.f.Mirrors()
 	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
 		a.openBody()
 	}
@@ -67,22 +68,36 @@ func (a *fullExchange) run() *Failure {
 
 // begin begins the first attempt.
 func (a *fullExchange) begin() *Failure {
-	a.fast = a.attempts.Take(a.f)
-	if a.f.Pick != nil {
+	t := &a.attempts
+	t.Client, t.Size, t.charged, t.prior = a.x.Client, a.q.ContentLength, a.x.charged, a.x.tried
+	return t.Begin(&a.x.Record, a)
+}
+
+// Place implements Party.
+func (a *fullExchange) Place(f *Forwarder) *Failure {
+	a.fast = f.Fast()
+	if a.f != f { // else an attempt that goes on may look at it
+		a.f = f
+		a.flight.serve(f)
+	}
+	if a.q.Method == http.MethodConnect && a.upgradeProtocol() == "" {
+		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	}
+	if f.Pick != nil {
 		a.attempts.pick = a.pick
 	}
-	if a.f.Keyed() {
-		a.attempts.Key = a.f.keyOf(a.q, a.x.Client)
+	if f.Keyed() {
+		a.attempts.Key = f.keyOf(a.q, a.x.Client)
 	}
-	if a.f.Sticks() {
+	if f.Sticks() {
 		a.attempts.preferOf(a.q)
 	}
-	a.attempts.Client, a.attempts.Size = a.x.Client, a.q.ContentLength
-	return a.attempts.Begin(&a.x.Record, a)
+	return nil
 }
 
 // Await implements Party.
 func (a *fullExchange) Await(wait func(gone <-chan struct{}) error) error {
+	a.flight.aim(&a.attempts.f.span, a.attempts.Around())
 	ctx, cancel := a.flight.cancelable()
 	defer cancel()
 	return wait(ctx.Done())
@@ -96,7 +111,7 @@ func (a *fullExchange) end() {
 	if a.body != nil {
 		a.leaveBody()
 	}
-	a.f.land(&a.flight)
+	a.flight.f.land(&a.flight)
 	if a.mirrors {
 		if body, ok := a.copied(); ok {
 			a.f.copyOf(a.q, body, a.x)
@@ -106,7 +121,7 @@ func (a *fullExchange) end() {
 
 func (a *fullExchange) openBody() {
 	a.body = newRequestBody(a.q, &a.flight)
-	a.body.max = a.f.Guard.MaxBody
+	a.body.max = a.attempts.MaxBody()
 	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= replayLimit
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
@@ -138,7 +153,7 @@ func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
 // admit refuses what must not reach any target.
 func (a *fullExchange) admit() *Failure {
 	q := a.q
-	if q.Method == http.MethodConnect && (q.Header.Get(":protocol") == "" || a.upgradeProtocol() == "") {
+	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" { // else Place sees to it
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
 	switch { // what the front loop refuses, and net/http does not
@@ -175,7 +190,7 @@ func (a *fullExchange) refusal(status int, reason, why string) *Failure {
 // answering target is counted in, until end.
 func (a *fullExchange) reach() (*http.Response, *Failure) {
 	for {
-		a.flight.aim(a.attempts.Target)
+		a.flight.aim(&a.attempts.Target.span, a.attempts.Around())
 		res, err := a.try(a.attempts.Target)
 		again, fail := a.attempts.Again(a.outcome(res, err))
 		if err == nil && (again || fail != nil) {
@@ -207,9 +222,9 @@ func (a *fullExchange) outcome(res *http.Response, err error) Outcome {
 func (a *fullExchange) rewind() bool { return a.body == nil || a.body.rewind() }
 
 // pick asks the user's Pick. A panic in it is this request's failure.
-func (a *fullExchange) pick(eligible func(*Target) bool) (t *Target, err error) {
+func (a *fullExchange) pick(left []*Target) (t *Target, err error) {
 	defer Contain("Pick", &err)
-	return a.f.Pick(a.q, eligible), nil
+	return a.f.Pick(a.q, left), nil
 }
 
 // try performs one attempt at t.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/limit"
@@ -77,8 +78,12 @@ var ErrBodyTooLarge = errors.New("request body too large")
 // Limit takes a token of the client's from r, or returns the refusal, which is
 // valid until the next exchange.
 func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {
+	if slices.Contains(a.charged, r) {
+		return nil // in another lane
+	}
 	d := r.Allow(a.Client, now)
 	if d.OK {
+		a.charged = append(a.charged, r)
 		return nil
 	}
 	a.lines = r.AppendFields(a.lines[:0], d)
@@ -90,7 +95,7 @@ func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {
 // Limited returns the handler that refuses the exchange's client if it has asked
 // enough, or nil.
 func (x *Exchange) Limited(r *limit.Rule) http.Handler {
-	a := Attempts{Client: x.Client}
+	a := Attempts{Client: x.Client, charged: x.charged}
 	fail := a.Limit(r, x.Start)
 	if fail == nil {
 		return nil

@@ -21,15 +21,18 @@ var ErrGivenUp = errors.New("another target was faster")
 // the user's Pick.
 func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	paid := a.repeated
-	if a.rec.Attempts >= a.f.Retry.Attempts || a.f.Killed() || !a.affords() {
+	if a.rec.Attempts >= a.f.Retry.Attempts || a.killed() || !a.affords() {
 		return nil, nil
 	}
-	i, err := a.choose(now)
-	if err != nil || i < 0 {
+	i, fail := a.choose(now)
+	if i < 0 {
 		if !paid {
 			a.refund() // nobody is left, so nothing is sent twice
 		}
-		return nil, err
+		if fail == nil || fail.Err == ErrOtherLane {
+			return nil, nil
+		}
+		return nil, fail.Err
 	}
 	a.tried = append(a.tried, i)
 	a.fork, a.forked = a.set.targets[i], now

@@ -37,7 +37,7 @@ type hold struct {
 }
 
 // Pause makes exchanges to come wait until Resume, for at most d; then they
-// fail with 503, as do those that come later.
+// fail with 503, as do those that come later, and those beyond maxHeld.
 func (f *Forwarder) Pause(d time.Duration) {
 	f.holdBy(&hold{over: make(chan struct{}), late: time.Now().Add(d)})
 }
@@ -59,6 +59,7 @@ func (f *Forwarder) holdBy(h *hold) {
 	if old := f.held.Swap(h); old != nil {
 		close(old.over)
 	}
+	f.queue.Wake()
 }
 
 // Why exchanges that waited did not reach a target.
@@ -78,10 +79,23 @@ func (a *Attempts) pass() *Failure {
 			return &Failure{Op: "pick", Side: SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
 				RetryAfter: h.page.RetryAfter, Page: h.page}
 		}
-		if err := a.await(h.wait); err != nil {
+		if err := a.heldBy(h); err != nil {
 			return a.unserved(err)
 		}
 	}
+}
+
+// maxHeld is how many exchanges wait at a Forwarder for the end of a hold, or
+// for its first targets: each of them holds a connection and its buffers.
+const maxHeld = 4096
+
+// heldBy waits until h is over, if not too many do already.
+func (a *Attempts) heldBy(h *hold) error {
+	defer a.f.waiting.Add(-1)
+	if a.f.waiting.Add(1) > maxHeld {
+		return limit.ErrQueueFull
+	}
+	return a.await(h.wait)
 }
 
 func (h *hold) wait(gone <-chan struct{}) error {
@@ -97,67 +111,6 @@ func (h *hold) wait(gone <-chan struct{}) error {
 	}
 }
 
-// A Party is the client's side of an exchange. It calls wait with a channel
-// that closes when the client has left or the exchange is to end at once, and
-// returns what wait returns.
-type Party interface {
-	Await(wait func(gone <-chan struct{}) error) error
-}
-
-// seize begins the first attempt once there is room for the exchange, at the
-// upstream and at a target.
-func (a *Attempts) seize() *Failure {
-	if a.f.queue.Len() == 0 {
-		if fail, done := a.fit(); done {
-			return fail
-		}
-	}
-	return a.queueUp()
-}
-
-// queueUp is seize for those who have to wait.
-func (a *Attempts) queueUp() (fail *Failure) {
-	err := a.await(func(gone <-chan struct{}) error {
-		return a.f.queue.Do(gone, func() (done bool) {
-			fail, done = a.fit()
-			return done
-		})
-	})
-	if err != nil {
-		return a.unserved(err)
-	}
-	return fail
-}
-
-// fit begins the first attempt, or reports that there is no room now. Whatever
-// else keeps it from beginning is the failure.
-func (a *Attempts) fit() (fail *Failure, done bool) {
-	if most := int64(a.f.MaxInFlight); most > 0 {
-		if a.f.busy.Add(1) > most {
-			a.f.busy.Add(-1)
-			return nil, false
-		}
-		a.gated = true
-	}
-	now := time.Now()
-	if fail = a.next(now); fail != nil && a.set.choice.Saturated(now, a.tried) {
-		if a.gated {
-			a.gated = false
-			a.f.busy.Add(-1)
-		}
-		return nil, false
-	}
-	return fail, true
-}
-
-// await waits on the party's terms, and notes for how long.
-func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
-	start := time.Now()
-	err := a.party.Await(wait)
-	a.rec.Queue += time.Since(start)
-	return err
-}
-
 // unserved is the failure of an exchange whose wait ended with err.
 func (a *Attempts) unserved(err error) *Failure {
 	f := &Failure{Op: "pick", Side: SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
@@ -167,7 +120,7 @@ func (a *Attempts) unserved(err error) *Failure {
 		if errors.Is(err, errPaused) {
 			f.Reason = "destination_unavailable"
 		}
-	case a.f.Killed():
+	case a.killed():
 		f.Side, f.Reason, f.Err = SideDrain, "destination_unavailable", errCut
 	default:
 		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"

@@ -128,10 +128,10 @@ const findPatience = 10 * time.Second
 // search waits until there are targets.
 func (a *Attempts) search() *Failure {
 	h := hold{over: a.f.found, late: time.Now().Add(findPatience)}
-	if err := a.await(h.wait); err != nil && err != errPaused {
+	if err := a.heldBy(&h); err != nil && err != errPaused {
 		return a.unserved(err)
 	}
-	a.set = a.f.set.Load()
+	a.searched = true
 	return nil
 }
 

@@ -140,7 +140,7 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 	if len(body) > 0 {
 		q.Body, q.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
-	c := &Exchange{Via: x.Via, Trusted: x.Trusted, copy: true}
+	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, copy: true}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	go func() {
 		defer func() { <-m.slots }()

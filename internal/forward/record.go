@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
@@ -92,12 +93,15 @@ func (f *Failure) Unwrap() error { return f.Err }
 type Exchange struct {
 	Record
 	Via      header.Peer // who sits at the other end of the connection
+	Name     string      // what Via calls the Router; "" stands for the upstream's own name
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
 
 	Owner any // what the Router knows the route's handler by, if that is not an Upstream
 
-	copy bool // is a mirror's, and is not copied again
+	copy    bool          // is a mirror's, and is not copied again
+	charged []*limit.Rule // of an exchange that was handed over, as what follows
+	tried   []*Target
 
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.

@@ -134,6 +134,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 	for _, t := range gone {
 		t.retire()
 	}
+	f.queue.Wake() // there may be room now
 	return gone, nil
 }
 

@@ -122,7 +122,10 @@ func (a *fullExchange) outgoingHeader(t *Target) http.Header {
 // fill sets what the target is told of the client.
 func (a *fullExchange) fill(h *header.Hop) {
 	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
-	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), Name
+	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), a.x.Name
+	if h.Name == "" {
+		h.Name = a.f.Name()
+	}
 	h.RFC7239 = a.f.Forwarded
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -40,6 +39,7 @@ type Target struct {
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
+	retired  atomic.Bool  // exchanges to come are not for it
 	streams  atomic.Int64 // upgraded connections
 	failures atomic.Uint64
 	latency  latency.Histogram // of answers, from the attempt's start to the head
@@ -133,6 +133,7 @@ func (t *Target) Streams() int64 { return t.streams.Load() }
 
 // retire lets what t has begun come to its end, and keeps no connection.
 func (t *Target) retire() {
+	t.retired.Store(true)
 	t.drain()
 	if t.Pool != nil {
 		t.Pool.Retire()

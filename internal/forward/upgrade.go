@@ -46,18 +46,22 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	defer a.attempts.Target.bind(cancel, func() { // unblocks the tunnel whatever it waits for
+	cut := func() { // unblocks the tunnel whatever it waits for
 		cancel()
 		client.Close()
 		upstream.Close()
-	})()
+	}
+	defer a.attempts.Target.bind(cancel, cut)()
+	if around := a.attempts.Around(); around != nil {
+		defer around.bind(cancel, cut)()
+	}
 	for _, life := range a.x.Lives {
 		if life != nil {
 			defer context.AfterFunc(life, cancel)()
 		}
 	}
-	a.attempts.Target.streams.Add(1)
-	defer a.attempts.Target.streams.Add(-1)
+	a.attempts.stream(1)
+	defer a.attempts.stream(-1)
 	a.flight.last.Store(0) // the tunnel has an idle limit of its own
 	t := tunnel.Tunnel{Client: tunnel.Side{Conn: client, Buffered: ahead}, Upstream: tunnel.Side{Conn: upstream},
 		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}

@@ -32,6 +32,7 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Trusted = x.Via.TrustedBy(trusted)
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0] = DrainFrom(q.Context())
+	x.takeOver(q)
 	return x
 }
 

@@ -129,6 +129,45 @@ func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) 
 	return dst
 }
 
+// Passes returns how many members of a Via value name the proxy (RFC 9110, 7.6.3): protocol, name, and a comment if there is
+// one. It allocates nothing.
+func Passes[T Text](value T, name string) int {
+	n := 0
+	for len(value) > 0 {
+		end := 0
+		for end < len(value) && value[end] != ',' {
+			end++
+		}
+		if isNamed(value[:end], name) {
+			n++
+		}
+		value = value[min(end+1, len(value)):]
+	}
+	return n
+}
+
+// isNamed reports whether the second word of a member of Via is name.
+func isNamed[T Text](member T, name string) bool {
+	_, rest := word(member)
+	second, _ := word(rest)
+	return name != "" && string(second) == name
+}
+
+// word cuts the first word off s.
+func word[T Text](s T) (first, rest T) {
+	start := 0
+	for start < len(s) && isSpace(s[start]) {
+		start++
+	}
+	end := start
+	for end < len(s) && !isSpace(s[end]) {
+		end++
+	}
+	return s[start:end], s[end:]
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' }
+
 // An ourField is one of the fields that the proxy adds to a request.
 type ourField uint8
 

@@ -322,3 +322,22 @@ func BenchmarkForwarded(b *testing.B) {
 		}
 	})
 }
+
+func TestPassesCountsTheNameInVia(t *testing.T) {
+	for value, want := range map[string]int{
+		"":                          0,
+		"1.1 me":                    1,
+		"HTTP/1.1 me":               1,
+		" 1.1\tme (a comment) ":     1,
+		"1.1 me, 2 me,2.0 me":       3,
+		"1.1 me:80":                 0,
+		"1.1 meme, me 1.1, me, 1.1": 0,
+		",,1.1 you, ,1.1 me,":       1,
+	} {
+		assert.Equal(t, want, header.Passes(value, "me"), value)
+		assert.Equal(t, want, header.Passes([]byte(value), "me"), value)
+	}
+	assert.Zero(t, header.Passes("1.1", ""))
+	lines := []byte("1.0 fred, 1.1 me (x)")
+	assert.Zero(t, testing.AllocsPerRun(100, func() { header.Passes(lines, "me") }))
+}

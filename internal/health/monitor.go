@@ -32,6 +32,7 @@ type Monitor struct {
 	until    time.Time  // when an open one is to be half open
 	opened   int        // how often it opened in a row
 	trials   int        // exchanges under way while it is half open
+	triedAt  time.Time  // when the last of them began
 	failed   int64      // exchanges since windowAt
 	windowAt time.Time
 	events   []Status // not yet told
@@ -59,7 +60,8 @@ func (m *Monitor) Status() Status {
 	return *m.status.Load()
 }
 
-// Admit reports whether an exchange may go to the target at now. If so, Report or Release must follow.
+// Admit reports whether an exchange may go to the target at now. If so, Report or Release must follow. While the breaker
+// is half open, what has said nothing for as long as the breaker stays open at first is taken for lost: others may try.
 func (m *Monitor) Admit(now time.Time) bool {
 	if m == nil || !m.alert.Load() {
 		return true
@@ -74,10 +76,15 @@ func (m *Monitor) Admit(now time.Time) bool {
 	switch {
 	case m.breaker == Open:
 		return false
-	case m.breaker == HalfOpen && m.trials >= m.config.Breaker.Trials:
-		return false
 	case m.breaker == HalfOpen:
+		if m.trials >= m.config.Breaker.Trials {
+			if now.Sub(m.triedAt) < m.config.Breaker.For {
+				return false
+			}
+			m.trials = 0
+		}
 		m.trials++
+		m.triedAt = now
 	}
 	return true
 }

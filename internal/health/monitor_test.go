@@ -108,6 +108,9 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"the trial fails", health.Config{Breaker: breaker}, "fff5f9", health.Open, false, 0},
 		{"twice as long", health.Config{Breaker: breaker}, "fff5f91a", health.HalfOpen, true, 0},
 		{"as long as before", health.Config{Breaker: breaker}, "fff5f91sfff5a", health.HalfOpen, true, 0},
+		{"a trial takes its time", health.Config{Breaker: breaker}, "fff5a4a", health.HalfOpen, true, 1},
+		{"a trial is lost", health.Config{Breaker: breaker}, "fff5a5aa", health.HalfOpen, true, 1},
+		{"the next trial succeeds", health.Config{Breaker: breaker}, "fff5a5ss", health.Up, true, 0},
 		{"as many as are wanted", health.Config{Breaker: health.Breaker{Failures: 1, For: 5 * time.Second, Trials: 2}}, "f5aaaa", health.HalfOpen, true, 2},
 
 		{"a share fails", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "sssfff", health.Open, false, 0},

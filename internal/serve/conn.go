@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -127,11 +128,12 @@ func (c *conn) scheme() string {
 	return "http"
 }
 
-// transfer hands the connection to net/http, which reads ahead first.
-func (c *conn) transfer(ahead []byte) {
+// transfer hands the connection to net/http, which reads ahead first, and goes on
+// with an exchange of which that is known.
+func (c *conn) transfer(ahead []byte, known *forward.Handover) {
 	c.readArmed, c.stall = time.Time{}, 0
 	_ = c.Conn.SetReadDeadline(time.Time{})
-	r := replay{Conn: c.stream(), ahead: ahead}
+	r := replay{Conn: c.stream(), ahead: ahead, known: known}
 	if c.tls != nil {
 		c.give(&tlsReplay{r, c, c.tls})
 		return

@@ -22,11 +22,10 @@ const maxInterim = 32
 func (x *exchange) exchange() step {
 	x.begin()
 	next := x.admit()
-	if next == transfer {
-		x.takeBack()
+	if next == transfer { // the record is not at its end
 		return next
 	}
-	if x.asked && x.fail == nil && x.hit.Upstream.Mirrors() {
+	if x.asked && x.fail == nil && x.attempts.Forwarder().Mirrors() {
 		x.mirror()
 	}
 	x.finish()
@@ -34,7 +33,8 @@ func (x *exchange) exchange() step {
 	return next
 }
 
-// admit forwards the request, unless its client has asked enough.
+// admit forwards the request, unless its client has asked enough, or it is in a
+// loop.
 func (x *exchange) admit() step {
 	if rule := x.c.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
@@ -42,7 +42,10 @@ func (x *exchange) admit() step {
 			return x.answer(fail)
 		}
 	}
-	return x.forward(x.hit.Upstream)
+	if fail := forward.LoopBytes(&x.req, x.hop.Name); fail != nil {
+		return x.answer(fail)
+	}
+	return x.forward()
 }
 
 // begin resets what the last exchange left.
@@ -53,9 +56,10 @@ func (x *exchange) begin() {
 	x.dial = 0
 	x.rec = forward.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
+	x.c.renew()
 	x.upload.reset(x)
-	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
-	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded
+	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
+	x.hop.Trusted = x.c.trusted
 	x.hop.Client = x.client()
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
 }
@@ -68,21 +72,18 @@ func atMost(a, b time.Duration) time.Duration {
 	return a
 }
 
-func (x *exchange) forward(f *forward.Forwarder) step {
+func (x *exchange) forward() step {
 	defer x.attempts.End()
-	if f.Keyed() {
-		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
-	}
-	if f.Sticks() {
-		x.attempts.PreferBytes(&x.req)
-	}
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
 	}
+	f := x.attempts.Forwarder()
 	up, n, fail := x.reach(f)
 	if fail != nil {
-		if !x.asked && f.Refuses(x.attempts.Target, fail.Err) && x.upload.restore() {
-			return transfer // to HTTP/2
+		if !x.asked && x.upload.whole() && f.Refuses(x.attempts.Target, fail.Err) {
+			step := x.handOver() // to HTTP/2
+			x.known.Untried()
+			return step
 		}
 		return x.answer(fail)
 	}
@@ -97,17 +98,30 @@ func (x *exchange) mirror() {
 	if !whole {
 		return
 	}
-	e := forward.Exchange{Via: x.c.peer, Trusted: x.c.trusted}
+	e := forward.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted}
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
-	x.hit.Upstream.CopyBytes(&x.req, body, &e)
+	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
 }
 
 // Await implements forward.Party: the sweeper sees the client leave.
 func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
 	gone := make(chan struct{})
-	x.c.wait(gone, x.hit.Life, x.hit.Upstream)
+	x.c.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
 	defer x.c.unwatch()
 	return wait(gone)
+}
+
+// Place implements forward.Party.
+func (x *exchange) Place(f *forward.Forwarder) *forward.Failure {
+	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
+	x.upload.bound(x.attempts.MaxBody())
+	if f.Keyed() {
+		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
+	}
+	if f.Sticks() {
+		x.attempts.PreferBytes(&x.req)
+	}
+	return nil
 }
 
 // reach sends the request to targets until one answers, and returns the
@@ -116,14 +130,20 @@ func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failur
 	for {
 		up, n, err := x.attempt(f)
 		again, fail := x.attempts.Again(x.outcome(f, up, err))
-		if !again {
-			return up, n, fail
+		if !again && fail == nil {
+			return up, n, nil
 		}
 		if up != nil {
 			up.Close()
 		}
+		if !again && fail.Err != forward.ErrOtherLane {
+			return nil, 0, fail
+		}
 		x.c.unwatch()
 		x.upload.halt()
+		if !again {
+			return nil, 0, fail
+		}
 	}
 }
 
@@ -245,7 +265,7 @@ func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
 // connection that it returns: up, unless another target was faster. It is nil
 // when two have failed.
 func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
-	x.c.watch(up.Lease(), x.hit.Life, t)
+	x.c.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
 		deadline = time.Time{}
@@ -374,6 +394,9 @@ func (x *exchange) finish() {
 
 // answer sends the proxy's own reply for fail.
 func (x *exchange) answer(fail *forward.Failure) step {
+	if fail.Err == forward.ErrOtherLane {
+		return x.handOver()
+	}
 	if fail.Err != nil {
 		x.fail = fail
 	}

@@ -1,9 +1,13 @@
 package serve
 
 import (
+	"context"
 	"crypto/tls"
 	"net"
+	"slices"
 	"sync"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
 // A handover is the in-memory listener through which net/http gets the
@@ -49,11 +53,41 @@ func (h *handover) Close() error {
 // Addr implements net.Listener.
 func (h *handover) Addr() net.Addr { return h.addr }
 
+// handOver makes net/http carry on an exchange that has waited: its targets have
+// become such that only net/http can ask them. Nothing of the request is lost.
+func (x *exchange) handOver() step {
+	x.known = x.attempts.Handover()
+	return transfer
+}
+
+// ahead returns what was read of requests that are not served yet.
+func (x *exchange) ahead() []byte {
+	if x.known == nil {
+		return slices.Clone(x.in[x.r:x.w])
+	}
+	ahead := x.upload.received(slices.Clone(x.in[x.r-x.size : x.r]))
+	x.takeBack()
+	return ahead
+}
+
 // A replay is a connection whose first bytes were read already.
 type replay struct {
 	net.Conn
 	ahead []byte
+	known *forward.Handover // of the first request; nil if nothing is
 }
+
+// withKnown is the context of a connection of net/http's.
+func withKnown(ctx context.Context, nc net.Conn) context.Context {
+	if r, ok := nc.(interface{ handover() *forward.Handover }); ok {
+		if h := r.handover(); h != nil {
+			return h.NewContext(ctx)
+		}
+	}
+	return ctx
+}
+
+func (r *replay) handover() *forward.Handover { return r.known }
 
 // Read returns the bytes read ahead first.
 func (r *replay) Read(p []byte) (int, error) {

@@ -79,7 +79,7 @@ func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time)
 		x.attempts.Join(first, x.loss(f, r.err))
 		return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
 	}
-	x.c.watch(r.conn.Lease(), x.hit.Life, other)
+	x.c.watch(r.conn.Lease(), x.hit.Life, other, x.attempts.Around())
 	if beaten {
 		x.attempts.Join(other, nil)
 	} else {

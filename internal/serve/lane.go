@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -32,6 +31,7 @@ type Lane struct {
 	// for what the full lane must serve, refusals included.
 	Route func(host, path string, state *tls.ConnectionState) (Hit, bool)
 
+	Name    string         // of the router in Via
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
 	// Limit bounds the requests of each client; nil means no bound.
@@ -68,9 +68,9 @@ const bufferSize = h1.DefaultMaxHead
 type exchange struct {
 	c *conn
 
-	in     [bufferSize]byte
-	r, w   int    // in[r:w] is unread
-	behind []byte // so is this, before a transfer
+	in   [bufferSize]byte
+	r, w int // in[r:w] is unread
+	size int // of the head before
 
 	out      []byte // the head on its way, with what of the body goes along
 	host     []byte
@@ -85,10 +85,11 @@ type exchange struct {
 	rec   forward.Record
 	names [4]name // of the record: method, host, path, query
 	fail  *forward.Failure
-	asked bool // something of the request has gone out
-	sent  bool // the response has begun
-	rude  bool // the client's own fault: what it still sends is not read
-	last  bool // the connection closes after the response
+	known *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
+	asked bool              // something of the request has gone out
+	sent  bool              // the response has begun
+	rude  bool              // the client's own fault: what it still sends is not read
+	last  bool              // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
@@ -101,7 +102,7 @@ var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0
 const maxKeptOut = 64 << 10
 
 func (x *exchange) release() {
-	x.c, x.hit, x.fail, x.behind = nil, Hit{}, nil, nil
+	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
 	x.rec = forward.Record{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
@@ -139,9 +140,9 @@ func (c *conn) run() {
 			c.lingerClose()
 			return
 		case transfer:
-			ahead := slices.Concat(x.in[x.r:x.w], x.behind)
+			ahead, known := x.ahead(), x.known
 			x.release()
-			c.transfer(ahead)
+			c.transfer(ahead, known)
 			return
 		}
 	}
@@ -223,13 +224,8 @@ func (x *exchange) serve() step {
 	if !x.route() {
 		return transfer
 	}
-	start := x.r
-	x.r += n
-	next := x.exchange()
-	if next == transfer {
-		x.r = start
-	}
-	return next
+	x.r, x.size = x.r+n, n
+	return x.exchange()
 }
 
 // head parses the head at the start of the buffer, reading more as needed.
@@ -325,10 +321,13 @@ func (x *exchange) route() bool {
 	if !ok {
 		return false
 	}
-	if x.hit.Upstream.Diverts() {
-		x.hit.Upstream = x.hit.Upstream.For(x.client())
+	f := x.hit.Upstream
+	x.attempts.Take(f)
+	x.attempts.Pooled = true
+	if f.Diverts() {
+		return f.Plain() && f.For(x.client()).Fast()
 	}
-	return x.attempts.Take(x.hit.Upstream)
+	return f.Fast()
 }
 
 // view is b as a string, valid as long as b is not changed.

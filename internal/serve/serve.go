@@ -113,7 +113,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     newErrorLog(s.Log),
 		BaseContext:                  func(net.Listener) context.Context { return base },
-		ConnContext:                  withConn,
+		ConnContext:                  func(ctx context.Context, nc net.Conn) context.Context { return withKnown(withConn(ctx, nc), nc) },
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			MaxReadFrameSize:     16 << 10,

@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -27,6 +26,7 @@ type upload struct {
 	running bool // the goroutine was started and has not been waited for
 
 	data   []byte // of a chunked body: what was decoded from x.in
+	raw    []byte // and what x.in held of it before
 	chunks h1.Chunks
 	state  error // of a chunked body in x.in: nil goes on, io.EOF is whole, else what is wrong
 	left   int64 // of a sized body: bytes that have not been read yet
@@ -47,6 +47,7 @@ type upload struct {
 	max      int64                 // bytes of a body that may come; 0 means no bound
 	stall    time.Duration         // how long the target may take nothing
 	waited   time.Duration         // by run for the client, in all
+	pace     forward.Pace
 	done     chan struct{}
 }
 
@@ -63,9 +64,9 @@ const maxInline = 32 << 10
 
 // reset looks at what of the body is in x.in[x.r:x.w].
 func (u *upload) reset(x *exchange) {
-	u.max = x.hit.Upstream.Guard.MaxBody
+	u.max = 0 // until it is known who serves the exchange; see bound
 	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent, u.waited = x, 0, false, false, 0, 0, false, 0
-	u.data, u.state, u.over, u.up, u.buf = nil, nil, nil, nil, nil
+	u.data, u.state, u.over, u.up, u.buf, u.pace = nil, nil, nil, nil, nil, forward.Pace{}
 	u.stop.Store(false)
 	u.sent.Store(false)
 	u.answered.Store(false)
@@ -80,15 +81,24 @@ func (u *upload) reset(x *exchange) {
 		u.total.Store(int64(u.took))
 	case h1.ChunkedBody:
 		u.chunks.Reset()
+		u.raw = append(u.raw[:0], x.in[x.r:x.w]...) // decoding moves them
 		u.data, u.took, u.state = u.chunks.Decode(x.in[x.r:x.w])
-		if u.max > 0 && int64(len(u.data)) > u.max {
-			u.state = forward.ErrBodyTooLarge
-		}
 		u.pending = u.state == nil
 		u.total.Store(int64(len(u.data)))
 	}
 	if x.c.unread.Load() != u.pending {
 		x.c.unread.Store(u.pending)
+	}
+}
+
+// bound makes n the bytes of a body that may come; 0 means no bound. A sized
+// body has been looked at.
+func (u *upload) bound(n int64) {
+	if u.max == n {
+		return
+	}
+	if u.max = n; int64(len(u.data)) > n {
+		u.state, u.pending = forward.ErrBodyTooLarge, false
 	}
 }
 
@@ -174,6 +184,20 @@ func (u *upload) all() (body []byte, whole bool) {
 	return nil, true
 }
 
+// received appends to head, a request's, what was read behind it, as it came. It
+// is all of it if the body is whole.
+func (u *upload) received(head []byte) []byte {
+	x := u.x
+	if x.req.Framing() == h1.ChunkedBody {
+		return append(head, u.raw...)
+	}
+	head = append(head, x.in[x.r:x.w]...)
+	if u.buf != nil {
+		head = append(head, u.buf.in[:u.fetched]...)
+	}
+	return head
+}
+
 // start streams the rest of the body to up, which may take nothing for stall.
 func (u *upload) start(up *pool.Conn, stall time.Duration) {
 	u.spent = !u.keeps()
@@ -249,7 +273,7 @@ func (u *upload) runSized() error {
 
 // tooSlow reports whether the client sends less than it owes.
 func (u *upload) tooSlow() bool {
-	return !u.answered.Load() && forward.TooSlow(u.waited, u.total.Load())
+	return !u.answered.Load() && u.pace.TooSlow(u.waited, u.total.Load())
 }
 
 func (u *upload) runChunked() error {
@@ -400,31 +424,6 @@ func (u *upload) halt() {
 	u.sent.Store(false)
 	u.ended.Store(0)
 	u.pending, u.running = u.left > 0, false
-}
-
-// restore makes x.in and x.behind what the client has sent behind the head, and
-// reports whether it could.
-func (u *upload) restore() bool {
-	x := u.x
-	if u.spent || u.running {
-		return false
-	}
-	if !x.req.Chunked {
-		if u.fetched > 0 {
-			x.behind = bytes.Clone(u.buf.in[:u.fetched])
-		}
-		return true
-	}
-	if u.state != io.EOF {
-		return false // the decoder has taken what framed it
-	}
-	body := appendEnd(appendData(x.out[:0], u.data), u.chunks.Trailers)
-	body = append(body, x.in[x.r+u.took:x.w]...)
-	if len(body) > len(x.in)-x.r {
-		return false
-	}
-	x.w = x.r + copy(x.in[x.r:], body)
-	return true
 }
 
 // takeBack makes what was read behind the body the next request's beginning.

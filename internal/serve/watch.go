@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -25,8 +26,9 @@ type watched struct {
 	since   time.Time
 	life    context.Context
 	span    span
-	waiting chan<- struct{} // closed when the exchange becomes pointless; nil when it waits for lease
-	doomed  time.Time       // when life was first seen to have ended
+	around  *forward.Forwarder // nil if there is none
+	waiting chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
+	doomed  time.Time          // when life was first seen to have ended
 
 	streaming atomic.Bool // the response has no known end
 }
@@ -94,16 +96,17 @@ type span interface {
 }
 
 // watch lets the sweeper end an exchange that waits for its target.
-func (c *conn) watch(l pool.Lease, life context.Context, s span) {
+// around is who has diverted it there, nil if nobody has.
+func (c *conn) watch(l pool.Lease, life context.Context, s span, around *forward.Forwarder) {
 	c.mu.Lock()
-	c.busy, c.lease, c.life, c.span = true, l, life, s
+	c.busy, c.lease, c.life, c.span, c.around = true, l, life, s, around
 	c.since, c.doomed = c.s.now(), time.Time{}
 	c.mu.Unlock()
 }
 
 // wait is watch for an exchange that waits on gone.
-func (c *conn) wait(gone chan<- struct{}, life context.Context, s span) {
-	c.watch(pool.Lease{}, life, s)
+func (c *conn) wait(gone chan<- struct{}, life context.Context, s span, around *forward.Forwarder) {
+	c.watch(pool.Lease{}, life, s, around)
 	c.mu.Lock()
 	c.waiting = gone
 	c.mu.Unlock()
@@ -128,6 +131,14 @@ func (c *conn) peekGone() bool {
 		return peek.HungUp(c.socket)
 	}
 	return peek.Gone(c.socket)
+}
+
+// renew forgets what ended the last exchange: that its target was killed says
+// nothing of the next one's.
+func (c *conn) renew() {
+	if c.over.Load() {
+		c.over.Store(false)
+	}
 }
 
 func (c *conn) left() bool  { return c.gone.Load() }
@@ -186,7 +197,7 @@ func (c *conn) inspect(now time.Time) {
 	switch {
 	case c.peekGone():
 		c.gone.Store(true)
-	case c.span.Killed() || c.expired(now):
+	case c.span.Killed() || c.around != nil && c.around.Killed() || c.expired(now):
 		c.over.Store(true)
 	default:
 		return
@@ -201,7 +212,7 @@ func (c *conn) inspect(now time.Time) {
 // expired reports whether a response without a known end has gone on for the
 // grace after its server or its route ended. c.mu is held.
 func (c *conn) expired(now time.Time) bool {
-	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && !c.span.Ending() {
+	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && !c.span.Ending() && (c.around == nil || !c.around.Ending()) {
 		return false
 	}
 	if c.doomed.IsZero() {

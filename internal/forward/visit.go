@@ -1,0 +1,236 @@
+package forward
+
+import (
+	"errors"
+	"net/http"
+	"time"
+)
+
+// A Party is the client's side of an exchange, as its lane knows it.
+type Party interface {
+	// Await calls wait with a channel that closes when the client has left or
+	// the exchange is to end at once, and returns what wait returns.
+	Await(wait func(gone <-chan struct{}) error) error
+
+	// Place notes that f serves the exchange, and what it chooses a target by. It
+	// is called before the first attempt, and again when f's targets have changed.
+	// A failure is that of a request that f does not serve.
+	Place(f *Forwarder) *Failure
+}
+
+// ErrOtherLane is the cause of the failure of an exchange whose targets cannot be
+// asked from the fast lane: they have changed while it waited. The other lane
+// carries it on from its [Attempts.Handover].
+var ErrOtherLane = errors.New("the targets are for the other lane")
+
+// What an exchange has to wait for that was about to begin its first attempt.
+var (
+	errHeld    = errors.New("held")
+	errUnfound = errors.New("no targets found yet")
+)
+
+// A visit is the stay of an exchange at a Forwarder that counts it: the one of
+// its route, and the one that this diverts it to.
+type visit struct {
+	f     *Forwarder
+	gated bool // counted by MaxInFlight too
+}
+
+// Begin counts the exchange in, and begins its first attempt, after a wait if
+// there has to be one: the targets are those of its end. rec is its record.
+// Where the exchange is diverted to is decided when the first Forwarder lets it
+// through.
+func (a *Attempts) Begin(rec *Record, party Party) *Failure {
+	a.rec, a.party = rec, party
+	if !a.enter(a.f) {
+		return a.late()
+	}
+	for {
+		if fail := a.visit(); fail != nil || a.counted {
+			return fail
+		}
+	}
+}
+
+// enter counts the exchange in at f, or reports that f is draining.
+func (a *Attempts) enter(f *Forwarder) bool {
+	if !f.Enter() {
+		return false
+	}
+	a.visits[a.stops] = visit{f: f}
+	a.stops++
+	return true
+}
+
+// late is the failure of an exchange that comes when a Forwarder drains.
+func (a *Attempts) late() *Failure {
+	return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
+		Err: ErrDraining}
+}
+
+// visit lets the exchange through a.f, and begins its first attempt there unless
+// it is diverted: then a.f is the next to visit.
+func (a *Attempts) visit() *Failure {
+	if a.f.watched && a.f.lookout.Load() == nil {
+		a.f.watch()
+	}
+	if a.f.guarded {
+		if fail := a.guard(); fail != nil {
+			return fail
+		}
+	}
+	for {
+		fail := a.seize()
+		switch {
+		case fail == nil:
+			return nil
+		case fail.Err == errHeld:
+			fail = a.pass()
+		case fail.Err == errUnfound:
+			fail = a.search()
+		}
+		if fail != nil {
+			return fail
+		}
+	}
+}
+
+// divert counts the exchange in at whom a.f diverts its client to, and reports
+// whether it does. One that is no canary any more may be draining.
+func (a *Attempts) divert() (moved bool, fail *Failure) {
+	for a.stops == 1 {
+		to := a.f.For(a.Client)
+		switch {
+		case to == a.f:
+			return false, nil
+		case a.enter(to):
+			a.f, a.set = to, nil
+			return true, nil
+		case a.f.For(a.Client) == to:
+			return false, a.late()
+		}
+	}
+	return false, nil
+}
+
+// Forwarder returns whose targets the exchange goes to.
+func (a *Attempts) Forwarder() *Forwarder { return a.f }
+
+// Around returns the Forwarder that has diverted the exchange, or nil.
+func (a *Attempts) Around() *Forwarder {
+	if a.stops < 2 {
+		return nil
+	}
+	return a.visits[0].f
+}
+
+// MaxBody returns how many bytes of a body may come; 0 means no bound.
+func (a *Attempts) MaxBody() int64 {
+	least := int64(0)
+	for i := range a.stops {
+		if n := a.visits[i].f.Guard.MaxBody; n > 0 && (least == 0 || n < least) {
+			least = n
+		}
+	}
+	return least
+}
+
+// stream counts n more upgraded connections.
+func (a *Attempts) stream(n int64) {
+	a.Target.streams.Add(n)
+	for i := range a.stops {
+		a.visits[i].f.streams.Add(n)
+	}
+}
+
+// killed reports whether the exchange must end at once.
+func (a *Attempts) killed() bool {
+	around := a.Around()
+	return a.f.Killed() || around != nil && around.Killed()
+}
+
+// seize begins the first attempt once there is room for the exchange, at the
+// upstream and at a target.
+func (a *Attempts) seize() *Failure {
+	if !a.f.limited || a.f.queue.Len() == 0 || a.f.held.Load() != nil {
+		if fail, done := a.fit(); done {
+			return fail
+		}
+	}
+	return a.queueUp()
+}
+
+// queueUp is seize for those that have to wait.
+func (a *Attempts) queueUp() (fail *Failure) {
+	err := a.await(func(gone <-chan struct{}) error {
+		return a.f.queue.Do(gone, func() (done bool) {
+			fail, done = a.fit()
+			return done
+		})
+	})
+	if err != nil {
+		return a.unserved(err)
+	}
+	return fail
+}
+
+// fit begins the first attempt, or reports that there is no room now. Whatever
+// else keeps it from beginning is the failure.
+func (a *Attempts) fit() (fail *Failure, done bool) {
+	if a.f.held.Load() != nil {
+		return &Failure{Op: "pick", Side: SideProxy, Err: errHeld}, true
+	}
+	if a.f.limited && !a.gate() {
+		return nil, false
+	}
+	if moved, fail := a.divert(); moved || fail != nil {
+		return fail, true
+	}
+	if !a.f.limited {
+		return a.next(a.rec.Start.Add(a.rec.Queue)), true
+	}
+	if fail = a.next(time.Now()); fail == nil {
+		return nil, true
+	}
+	a.visits[a.stops-1].ungate()
+	return fail, fail.Err != errNoTarget || !a.full
+}
+
+// gate counts the exchange in at MaxInFlight, or reports that there is no room.
+func (a *Attempts) gate() bool {
+	most := int64(a.f.MaxInFlight)
+	if most > 0 && a.f.busy.Add(1) > most {
+		a.f.busy.Add(-1)
+		return false
+	}
+	a.visits[a.stops-1].gated = most > 0
+	return true
+}
+
+// ungate undoes gate.
+func (v *visit) ungate() {
+	if v.gated {
+		v.gated = false
+		v.f.busy.Add(-1)
+	}
+}
+
+// await waits on the party's terms, and notes for how long.
+func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
+	start := time.Now()
+	err := a.party.Await(wait)
+	a.rec.Queue += time.Since(start)
+	return err
+}
+
+// End counts the exchange out. It may be called when Begin failed, and again.
+func (a *Attempts) End() {
+	a.leave(true)
+	a.refund()
+	for ; a.stops > 0; a.stops-- {
+		v := &a.visits[a.stops-1]
+		v.ungate()
+		v.f.queue.Wake()
+		v.f.Leave()
+	}
+}
