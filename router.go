@@ -40,6 +40,16 @@ import (
 // wildcard beats *, and within a host the longer path prefix wins. The order
 // of registration never matters. Hosts are compared in canonical form: lower
 // case, no port, no trailing dot, IDNA in ASCII, IPv6 without brackets.
+//
+// A path prefix is compared with the path as the client wrote it, which is also
+// what targets get. Targets differ in how they read a path, so a request is
+// refused with 400 if, on a host with path prefixes, another route would get
+// it once parameters of segments (";x") are dropped, escapes decoded, slashes
+// merged, backslashes taken for slashes or dot segments resolved, in any
+// combination. Not compared are upper and lower case (/Admin is not /admin),
+// dots and spaces at the end of a segment, what follows "%00", and escapes of
+// escapes (%2561): if a target treats these as the same path, protect the whole
+// host and not only a prefix.
 type Router struct {
 	// NotFound serves hosts without a route; nil answers 404, or 421
 	// Misdirected Request over TLS (RFC 9110, 15.5.20).
@@ -741,7 +751,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	if q.TLS != nil && !r.certs.Belongs(q.TLS, host) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
 	}
-	rt, err := r.table.Load().Lookup(host, q.URL.EscapedPath())
+	rt, err := r.table.Load().Lookup(host, forward.WirePath(q))
 	switch {
 	case err != nil:
 		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -207,5 +208,31 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 		}
 		close(stop)
 		clients.Wait()
+	})
+}
+
+// Tomcat and its like drop the parameters of segments before they look at a path: what they read as /admin/secret must not
+// reach the route without the password.
+func TestParametersCannotGoAroundAPathPrefix(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		for path, status := range map[string]int{
+			"/admin/secret": 401, "/admin": 401, "/admin/secret;x=1": 401,
+			"/admin;x/secret": 400, "/;x/admin/secret": 400, "/admin%3Bx/secret": 400, "/x%2Fy/../admin/secret": 400, `/a\..\admin`: 400,
+			"/shop;x=1/item;jsessionid=2": 200, "/ad;min/secret": 200, "/a%3Bb//c": 200,
+		} {
+			asked := len(s.backend.Requests())
+			a := s.dial(t).Do("GET " + path + "?q=;x HTTP/1.1\r\nHost: b.test\r\n\r\n")
+			assert.Equal(t, status, a.StatusCode, path)
+			if status != 200 {
+				assert.Len(t, s.backend.Requests(), asked, path)
+				continue
+			}
+			assert.Equal(t, "GET "+path+"?q=;x HTTP/1.1", lines(s.backend.WaitRequests(asked + 1)[asked].Raw)[0])
+		}
+	}, func(s *site) {
+		s.router.Handle("b.test/admin/", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Next: s.upstream})
+		s.router.Handle("b.test", s.upstream)
 	})
 }

@@ -108,7 +108,7 @@ func (k *Question) about(q *http.Request, x *Exchange) *http.Request {
 		c.Header.Del(name)
 	}
 	c.Header.Set("X-Forwarded-Method", q.Method)
-	uri := wirePath(q)
+	uri := WirePath(q)
 	if q.URL.RawQuery != "" || q.URL.ForceQuery {
 		uri += "?" + q.URL.RawQuery
 	}

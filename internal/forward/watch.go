@@ -21,7 +21,7 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		Scheme: "http",
 		Method: q.Method,
 		Host:   q.Host,
-		Path:   wirePath(q),
+		Path:   WirePath(q),
 		Query:  q.URL.RawQuery,
 	}}
 	if q.TLS != nil {
