@@ -18,7 +18,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/guard"
-	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
@@ -212,7 +211,7 @@ func (r *Router) ran(s *Server) error {
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
 	Realm string            // what the user is told to log in to; "" means "restricted"
-	Field string            // request field that tells Next the user's name, and is never the client's; "" means none
+	Field string            // request field that tells Next the user's name, and is never the client's, in trailers neither; "" means none
 	Next  http.Handler      // required
 
 	compiled settings.Compiled[guard.Basic]
@@ -256,9 +255,7 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	if b.Field != "" {
-		q = q.Clone(q.Context())
-		header.Denominate(q.Header)
-		header.Drop(q.Header, b.Field)
+		q = forward.Withhold(q, b.Field)
 		q.Header.Set(b.Field, user)
 	}
 	b.Next.ServeHTTP(w, q)
@@ -272,7 +269,7 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 type ForwardAuth struct {
 	Auth   *Upstream    // is asked; required
 	Path   string       // path and query of the question, behind the path of Auth's target; "" means /
-	Fields []string     // fields of the answer that are put into the request, and never are the client's
+	Fields []string     // fields of the answer that are put into the request, and never are the client's, in trailers neither
 	Next   http.Handler // required
 
 	compiled settings.Compiled[forward.Question]

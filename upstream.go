@@ -351,8 +351,9 @@ func (r *Retry) config() forward.Retry {
 
 // A HeaderEdit is a fixed change to the fields of a message: Remove, then Set,
 // then Add. What is removed or set goes in every spelling that CGI takes for the
-// same, such as X_User for X-User. Names that frame or route a message (Host,
-// Content-Length, Transfer-Encoding, Connection and the like) are refused.
+// same, such as X_User for X-User, and from trailers too. Names that frame or
+// route a message (Host, Content-Length, Transfer-Encoding, Connection and the
+// like) are refused.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header

@@ -53,11 +53,7 @@ func NewQuestion(path string, fields []string) (*Question, error) {
 func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *Exchange) *http.Request {
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
-	q = q.Clone(q.Context())
-	header.Denominate(q.Header)
-	for _, name := range k.fields {
-		header.Drop(q.Header, name)
-	}
+	q = Withhold(q, k.fields...)
 	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	v := &verdict{w: w, h: make(http.Header)}
@@ -129,8 +125,14 @@ type verdict struct {
 	err    error
 }
 
-// Header implements http.ResponseWriter.
-func (v *verdict) Header() http.Header { return v.h }
+// Header implements http.ResponseWriter. Trailers of what is not a yes go to the
+// client.
+func (v *verdict) Header() http.Header {
+	if v.status != 0 && v.yes == nil {
+		return v.w.Header()
+	}
+	return v.h
+}
 
 // WriteHeader implements http.ResponseWriter.
 func (v *verdict) WriteHeader(status int) {

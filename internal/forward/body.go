@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // replayLimit is how much of a body is kept for another attempt.
@@ -63,7 +61,7 @@ func newRequestBody(q *http.Request, fl *flight) *requestBody {
 	if q.ContentLength < 0 {
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {
-			if !header.ForbiddenTrailer(k) {
+			if b.passes(k) {
 				b.trailer[k] = nil
 			}
 		}
@@ -156,7 +154,7 @@ func (b *requestBody) read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		b.whole.Store(true)
 		for k, v := range b.q.Trailer {
-			if b.trailer != nil && !header.ForbiddenTrailer(k) {
+			if b.trailer != nil && b.passes(k) {
 				b.trailer[k] = v
 			}
 		}
@@ -170,6 +168,11 @@ func (b *requestBody) read(p []byte) (int, error) {
 		b.err.CompareAndSwap(nil, &err)
 	}
 	return n, err
+}
+
+// passes reports whether a trailer crosses the proxy.
+func (b *requestBody) passes(name string) bool {
+	return passesTrailer(&b.flight.f.RequestHeader, name, b.q.Header["Connection"]...)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

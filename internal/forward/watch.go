@@ -32,6 +32,9 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Trusted = x.Via.TrustedBy(trusted)
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0] = DrainFrom(q.Context())
+	if q.Trailer == nil && q.ContentLength < 0 {
+		q.Trailer = make(http.Header) // or net/http gives trailers that were not announced to this very request, and to no copy
+	}
 	return x
 }
 

@@ -71,6 +71,7 @@ type exchange struct {
 	r, w int // in[r:w] is unread
 
 	out      []byte // the head on its way, with what of the body goes along
+	named    []byte // what the response's Connection names, for its trailers
 	host     []byte
 	req      h1.Request
 	res      h1.Response
