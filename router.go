@@ -54,8 +54,9 @@ type Router struct {
 	// Misdirected Request over TLS (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
-	// TrustedProxies are the peers whose X-Forwarded-* and Forwarded fields
-	// count. Nil trusts nobody: the peer's address is the client.
+	// TrustedProxies are the peers whose X-Forwarded-* fields count: for the
+	// client's address, and for whether it came over TLS, which Redirect, HSTS
+	// and Sticky go by. Nil trusts nobody: the peer's address is the client.
 	TrustedProxies []netip.Prefix
 
 	// RateLimit bounds the requests of each client. Nil means no bound.
@@ -774,16 +775,16 @@ func (r *Router) logger() *slog.Logger {
 
 // Redirect returns a handler that redirects every request to host with 308
 // Permanent Redirect, keeping scheme, port, path and query: www to apex, or an
-// old name to a new one. It panics if host is no host name.
+// old name to a new one. A port in host (example.com:8443) takes the place of
+// the request's; 443 also makes the scheme https, and 80 http. Scheme and port
+// are those that the client used: one of TrustedProxies is believed on them. It
+// panics if host is more or less than a host with an optional port.
 func Redirect(host string) http.Handler {
-	canonical, err := hostname.Canonical(host)
+	r, err := forward.NewRedirect(host)
 	if err != nil {
-		panic(fmt.Sprintf("hostproxy: redirect: %v", err))
+		panic(fmt.Sprintf("hostproxy: %v", err))
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		w.Header().Set("Location", forward.Location(q, canonical))
-		w.WriteHeader(http.StatusPermanentRedirect)
-	})
+	return r
 }
 
 func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {

@@ -56,6 +56,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	q = Withhold(q, k.fields...)
 	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
+	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	v := &verdict{w: w, h: make(http.Header)}
 	defer func() {
 		if fail, ok := c.Err.(*Failure); ok && v.yes == nil {
@@ -104,11 +105,7 @@ func (k *Question) about(q *http.Request, x *Exchange) *http.Request {
 		c.Header.Del(name)
 	}
 	c.Header.Set("X-Forwarded-Method", q.Method)
-	uri := WirePath(q)
-	if q.URL.RawQuery != "" || q.URL.ForceQuery {
-		uri += "?" + q.URL.RawQuery
-	}
-	c.Header.Set("X-Forwarded-Uri", uri)
+	c.Header.Set("X-Forwarded-Uri", wireURI(q))
 	c.Method, c.URL, c.RequestURI = http.MethodGet, k.target, k.target.RequestURI()
 	c.Body, c.ContentLength, c.TransferEncoding, c.Trailer = http.NoBody, 0, nil, nil
 	return c

@@ -95,6 +95,10 @@ type Exchange struct {
 
 	Owner any // what the Router knows the route's handler by, if that is not an Upstream
 
+	// ClientScheme and ClientHost are what the client itself used, as far as a
+	// trusted peer says it; else they are Scheme and Host.
+	ClientScheme, ClientHost string
+
 	copy bool // is a mirror's, and is not copied again
 
 	// Lives end the exchange's streams politely when done: the server's,

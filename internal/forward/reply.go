@@ -2,7 +2,6 @@ package forward
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -80,28 +79,4 @@ func ProxyStatus(reason string) string { return Name + "; error=" + reason }
 // Refuse returns a handler that answers every request with Reply.
 func Refuse(status int, reason string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { Reply(w, q, status, reason) })
-}
-
-// Location returns where q goes when its host is to be host: the scheme, the
-// explicit port, the path and the query stay.
-func Location(q *http.Request, host string) string {
-	scheme := "http"
-	if q.TLS != nil {
-		scheme = "https"
-	}
-	if _, port, err := net.SplitHostPort(q.Host); err == nil && port != "" {
-		host = net.JoinHostPort(host, port)
-	} else if isIPv6(host) {
-		host = "[" + host + "]"
-	}
-	return scheme + "://" + host + q.URL.RequestURI()
-}
-
-func isIPv6(host string) bool {
-	for i := range len(host) {
-		if host[i] == ':' {
-			return true
-		}
-	}
-	return false
 }

@@ -89,6 +89,14 @@ func WirePath(q *http.Request) string {
 	return q.URL.EscapedPath()
 }
 
+// wireURI is WirePath with the query.
+func wireURI(q *http.Request) string {
+	if q.URL.RawQuery != "" || q.URL.ForceQuery {
+		return WirePath(q) + "?" + q.URL.RawQuery
+	}
+	return WirePath(q)
+}
+
 // spells reports whether the escaped path is a spelling of u's.
 func spells(path string, u *url.URL) bool {
 	unescaped, err := url.PathUnescape(path)

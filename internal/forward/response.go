@@ -66,7 +66,7 @@ func (a *fullExchange) copyHeader(res *http.Response) {
 func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
 	a.f.ResponseHeader.apply(h)
-	a.attempts.addOwn(h, a.x.Scheme)
+	a.attempts.addOwn(h, a.x.ClientScheme)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
 	}

@@ -53,6 +53,9 @@ func (x *exchange) begin() {
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", forward.Name
 	x.hop.Trusted, x.hop.RFC7239 = x.c.trusted, x.hit.Upstream.Forwarded
 	x.hop.Client = x.client()
+	if x.scheme = x.hop.Scheme; x.c.trusted {
+		x.scheme = x.received.Scheme(x.scheme) // client has noted it
+	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
 }
 

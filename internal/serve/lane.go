@@ -78,16 +78,17 @@ type exchange struct {
 	received header.Received[[]byte]
 	hop      header.Hop
 
-	hit   Hit
-	start time.Time
-	dial  time.Duration // of the attempt
-	rec   forward.Record
-	names [4]name // of the record: method, host, path, query
-	fail  *forward.Failure
-	asked bool // something of the request has gone out
-	sent  bool // the response has begun
-	rude  bool // the client's own fault: what it still sends is not read
-	last  bool // the connection closes after the response
+	hit    Hit
+	scheme string // the client's, as far as a trusted peer says it
+	start  time.Time
+	dial   time.Duration // of the attempt
+	rec    forward.Record
+	names  [4]name // of the record: method, host, path, query
+	fail   *forward.Failure
+	asked  bool // something of the request has gone out
+	sent   bool // the response has begun
+	rude   bool // the client's own fault: what it still sends is not read
+	last   bool // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
