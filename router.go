@@ -264,9 +264,10 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 
 // A ForwardAuth asks another server about each request, by a GET with the
 // request's fields, without its body, and with X-Forwarded-Method, -Uri and the
-// other forwarding fields. An answer of 2xx lets Next serve the request; any
-// other one goes to the client, as does 502 when there is none. Like an
-// Upstream, it is checked when it becomes a route.
+// other forwarding fields. An answer of 2xx by a target lets Next serve the
+// request; any other one goes to the client, as does what Auth answers itself:
+// 502 when there is no answer, the Page of Maintain, what its ErrorHandler
+// writes. Like an Upstream, it is checked when it becomes a route.
 type ForwardAuth struct {
 	Auth   *Upstream    // is asked; required
 	Path   string       // path and query of the question, behind the path of Auth's target; "" means /

@@ -46,7 +46,7 @@ func NewQuestion(path string, fields []string) (*Question, error) {
 }
 
 // Ask asks f by a GET whether q may pass, and returns q as it is to pass after an
-// answer of 2xx. Any other answer goes to the client by w, as does the failure of
+// answer of 2xx by a target. Any other answer goes to the client by w, as does the failure of
 // f to get one, which is that of x too; the result is nil then. What is asked has
 // q's end-to-end fields, and X-Forwarded-Method and X-Forwarded-Uri besides those
 // that every request gets.
@@ -57,7 +57,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
-	v := &verdict{w: w, h: make(http.Header)}
+	v := &verdict{w: w, h: make(http.Header), x: c}
 	defer func() {
 		if fail, ok := c.Err.(*Failure); ok && v.yes == nil {
 			x.Fail(fail)
@@ -116,6 +116,7 @@ func (k *Question) about(q *http.Request, x *Exchange) *http.Request {
 type verdict struct {
 	w      http.ResponseWriter
 	h      http.Header
+	x      *Exchange   // of the question
 	yes    http.Header // nil for any other answer
 	status int         // final; 0 before it is known
 	read   int         // bytes of a yes
@@ -137,7 +138,7 @@ func (v *verdict) WriteHeader(status int) {
 		return
 	}
 	v.status = status
-	if status/100 == 2 {
+	if status/100 == 2 && !v.x.refused { // a page of ours is no yes, whatever its status
 		v.yes = v.h.Clone() // trailers may follow
 		return
 	}

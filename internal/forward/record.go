@@ -99,7 +99,8 @@ type Exchange struct {
 	// trusted peer says it; else they are Scheme and Host.
 	ClientScheme, ClientHost string
 
-	copy bool // is a mirror's, and is not copied again
+	copy    bool // is a mirror's, and is not copied again
+	refused bool // no target has answered: the proxy does, or its ErrorHandler
 
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.
