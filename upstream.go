@@ -77,7 +77,9 @@ type Upstream struct {
 
 	// ErrorHandler answers the client when forwarding failed before the
 	// response began; err is an *Error. Nil answers with the status of the
-	// failure, a Proxy-Status field (RFC 9209) and a one-line body.
+	// failure, a Proxy-Status field (RFC 9209) and a one-line body; a gRPC
+	// client over HTTP/2 gets 200 with a grpc-status in its place. Over
+	// HTTP/1.x there is no gRPC, whatever the content type says.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
 	// RequestHeader and ResponseHeader are fixed edits, applied last.

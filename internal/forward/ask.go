@@ -54,13 +54,16 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
 	q = Withhold(q, k.fields...)
-	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
+	c := &Exchange{Via: x.Via, Trusted: true, Lives: x.Lives, asker: q} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	v := &verdict{w: w, h: make(http.Header), x: c}
 	defer func() {
 		if fail, ok := c.Err.(*Failure); ok && v.yes == nil {
 			x.Fail(fail)
+		}
+		if c.refused {
+			x.Status = c.Status
 		}
 	}()
 	f.ask(v, k.about(q.WithContext(ctx), x), c)
@@ -83,7 +86,7 @@ func (f *Forwarder) ask(v *verdict, q *http.Request, c *Exchange) {
 		case p == nil, p == http.ErrAbortHandler && v.err != nil:
 		case p == http.ErrAbortHandler && v.yes != nil: // nothing has gone to the client
 			v.yes = nil
-			Reply(v.w, q, http.StatusBadGateway, "http_response_incomplete")
+			Reply(v.w, c.asker, http.StatusBadGateway, "http_response_incomplete")
 		default:
 			panic(p)
 		}

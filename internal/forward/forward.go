@@ -309,7 +309,10 @@ func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange
 		panic(http.ErrAbortHandler)
 	}
 	fail.addFields(w.Header())
-	if fail.Page != nil {
+	if x.asker != nil {
+		q = x.asker
+	}
+	if fail.Page != nil && !awaitsTrailers(q) {
 		fail.Page.reply(w, q)
 		return
 	}

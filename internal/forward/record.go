@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -99,8 +100,9 @@ type Exchange struct {
 	// trusted peer says it; else they are Scheme and Host.
 	ClientScheme, ClientHost string
 
-	copy    bool // is a mirror's, and is not copied again
-	refused bool // no target has answered: the proxy does, or its ErrorHandler
+	copy    bool          // is a mirror's, and is not copied again
+	asker   *http.Request // of a question: the client's request; else nil
+	refused bool          // no target has answered: the proxy does, or its ErrorHandler
 
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.
