@@ -369,7 +369,7 @@ type Exchange struct {
 	Query   string
 	Pattern string // of the route; "" if none
 
-	Status        int   // sent to the client; 499 if it left before
+	Status        int   // sent to the client; behind a grpc-status of the proxy's own, its HTTP equivalent; 499 if the client left before
 	RequestBytes  int64 // of the bodies, as forwarded
 	ResponseBytes int64
 

@@ -17,7 +17,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/guard"
-	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
@@ -40,13 +39,24 @@ import (
 // wildcard beats *, and within a host the longer path prefix wins. The order
 // of registration never matters. Hosts are compared in canonical form: lower
 // case, no port, no trailing dot, IDNA in ASCII, IPv6 without brackets.
+//
+// A path prefix is compared with the path as the client wrote it, which is also
+// what targets get. Targets differ in how they read a path, so a request is
+// refused with 400 if, on a host with path prefixes, another route would get
+// it once parameters of segments (";x") are dropped, escapes decoded, slashes
+// merged, backslashes taken for slashes or dot segments resolved, in any
+// combination. Not compared are upper and lower case (/Admin is not /admin),
+// dots and spaces at the end of a segment, what follows "%00", and escapes of
+// escapes (%2561): if a target treats these as the same path, protect the whole
+// host and not only a prefix.
 type Router struct {
 	// NotFound serves hosts without a route; nil answers 404, or 421
 	// Misdirected Request over TLS (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
-	// TrustedProxies are the peers whose X-Forwarded-* and Forwarded fields
-	// count. Nil trusts nobody: the peer's address is the client.
+	// TrustedProxies are the peers whose X-Forwarded-* fields count: for the
+	// client's address, and for whether it came over TLS, which Redirect, HSTS
+	// and Sticky go by. Nil trusts nobody: the peer's address is the client.
 	TrustedProxies []netip.Prefix
 
 	// RateLimit bounds the requests of each client. Nil means no bound.
@@ -117,7 +127,7 @@ func (r *Router) rules() (*rules, error) {
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
 	Realm string            // what the user is told to log in to; "" means "restricted"
-	Field string            // request field that tells Next the user's name, and is never the client's; "" means none
+	Field string            // request field that tells Next the user's name, and is never the client's, in trailers neither; "" means none
 	Next  http.Handler      // required
 
 	compiled settings.Compiled[guard.Basic]
@@ -161,9 +171,7 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	if b.Field != "" {
-		q = q.Clone(q.Context())
-		header.Denominate(q.Header)
-		header.Drop(q.Header, b.Field)
+		q = forward.Withhold(q, b.Field)
 		q.Header.Set(b.Field, user)
 	}
 	b.Next.ServeHTTP(w, q)
@@ -171,13 +179,14 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 
 // A ForwardAuth asks another server about each request, by a GET with the
 // request's fields, without its body, and with X-Forwarded-Method, -Uri and the
-// other forwarding fields. An answer of 2xx lets Next serve the request; any
-// other one goes to the client, as does 502 when there is none. Like an
-// Upstream, it is checked when it becomes a route.
+// other forwarding fields. An answer of 2xx by a target lets Next serve the
+// request; any other one goes to the client, as does what Auth answers itself:
+// 502 when there is no answer, the Page of Maintain, what its ErrorHandler
+// writes. Like an Upstream, it is checked when it becomes a route.
 type ForwardAuth struct {
 	Auth   *Upstream    // is asked; required
 	Path   string       // path and query of the question, behind the path of Auth's target; "" means /
-	Fields []string     // fields of the answer that are put into the request, and never are the client's
+	Fields []string     // fields of the answer that are put into the request, and never are the client's, in trailers neither
 	Next   http.Handler // required
 
 	compiled settings.Compiled[forward.Question]
@@ -680,7 +689,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	if q.TLS != nil && !r.certs.Belongs(q.TLS, host) {
 		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
 	}
-	rt, err := r.table.Load().Lookup(host, q.URL.EscapedPath())
+	rt, err := r.table.Load().Lookup(host, forward.WirePath(q))
 	switch {
 	case err != nil:
 		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
@@ -706,16 +715,16 @@ func (r *Router) logger() *slog.Logger {
 
 // Redirect returns a handler that redirects every request to host with 308
 // Permanent Redirect, keeping scheme, port, path and query: www to apex, or an
-// old name to a new one. It panics if host is no host name.
+// old name to a new one. A port in host (example.com:8443) takes the place of
+// the request's; 443 also makes the scheme https, and 80 http. Scheme and port
+// are those that the client used: one of TrustedProxies is believed on them. It
+// panics if host is more or less than a host with an optional port.
 func Redirect(host string) http.Handler {
-	canonical, err := hostname.Canonical(host)
+	r, err := forward.NewRedirect(host)
 	if err != nil {
-		panic(fmt.Sprintf("hostproxy: redirect: %v", err))
+		panic(fmt.Sprintf("hostproxy: %v", err))
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		w.Header().Set("Location", forward.Location(q, canonical))
-		w.WriteHeader(http.StatusPermanentRedirect)
-	})
+	return r
 }
 
 func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {

@@ -244,3 +244,22 @@ func TestOnlyHostsWhoseTLSEndsElsewhereThanBeforeAreTold(t *testing.T) {
 		assert.Equal(t, c.want, hostproxy.Moved(&r, c.change), c.what)
 	}
 }
+
+func TestRedirectRefusesWhatItCannotMean(t *testing.T) {
+	for host, why := range map[string]string{
+		"https://example.com": "keeps the request's scheme", "example.com/new": "keeps the request's path", "example.com?a": "keeps the request's path and query",
+		"*.example.com": "one host", "*": "one host", "example.com:": "a port is a number", "::": "", "example.com:https": "a port is a number",
+		"example.com:70000": "a port is a number", "example.com:0": "a port is a number", "": "empty", "me@example.com": "character '@'",
+		"[fe80::1%25eth0]": "without a zone", "fe80::1%eth0": "", "a:1:2": "an IPv6 address needs brackets", "a b": "character",
+	} {
+		t.Run(host, func(t *testing.T) {
+			defer func() {
+				text, _ := recover().(string)
+				require.NotEmpty(t, text, "no panic")
+				assert.Contains(t, text, fmt.Sprintf("hostproxy: redirect: host %q: ", host))
+				assert.Contains(t, text, why)
+			}()
+			hostproxy.Redirect(host)
+		})
+	}
+}

@@ -91,7 +91,9 @@ type Upstream struct {
 
 	// ErrorHandler answers the client when forwarding failed before the
 	// response began; err is an *Error. Nil answers with the status of the
-	// failure, a Proxy-Status field (RFC 9209) and a one-line body.
+	// failure, a Proxy-Status field (RFC 9209) and a one-line body; a gRPC
+	// client over HTTP/2 gets 200 with a grpc-status in its place. Over
+	// HTTP/1.x there is no gRPC, whatever the content type says.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
 	// RequestHeader and ResponseHeader are fixed edits, applied last.
@@ -371,8 +373,9 @@ func (r *Retry) config() forward.Retry {
 
 // A HeaderEdit is a fixed change to the fields of a message: Remove, then Set,
 // then Add. What is removed or set goes in every spelling that CGI takes for the
-// same, such as X_User for X-User. Names that frame or route a message (Host,
-// Content-Length, Transfer-Encoding, Connection and the like) are refused.
+// same, such as X_User for X-User, and from trailers too. Names that frame or
+// route a message (Host, Content-Length, Transfer-Encoding, Connection and the
+// like) are refused.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"encoding/base64"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -216,4 +217,34 @@ func TestAnUpgradeBehindGuards(t *testing.T) {
 		c.Expect("ping")
 		assert.Empty(t, field(auth.Requests()[0].Raw, "Upgrade"))
 	})
+}
+
+// A yes is an answer of the server that is asked: a page of ours in its place is none, whatever its status.
+func TestAPageInPlaceOfTheAuthServerIsNoYes(t *testing.T) {
+	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\n\r\n")
+	for name, set := range map[string]func(*hostproxy.Upstream){
+		"a page": func(u *hostproxy.Upstream) {
+			_ = u.Maintain(hostproxy.Page{Status: 200, Body: []byte("soon")})
+		},
+		"an ErrorHandler": func(u *hostproxy.Upstream) {
+			u.Pick = func(*http.Request, []*hostproxy.Target) *hostproxy.Target { return nil }
+			u.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { _, _ = io.WriteString(w, "soon") }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			guard := func(addr string, next *hostproxy.Upstream) http.Handler {
+				auth := hostproxy.To(addr)
+				set(auth)
+				return &hostproxy.ForwardAuth{Auth: auth, Next: next}
+			}
+			overJudges(t, proxytest.Reply(ok), yes, guard, func(t *testing.T, s *site, auth *proxytest.Backend) {
+				a := s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+				assert.Equal(t, "soon", string(a.Content))
+				assert.Equal(t, 200, a.StatusCode, "it is the answer, as any other that is no yes")
+				assert.Empty(t, s.backend.Requests())
+				assert.Empty(t, auth.Requests())
+				assert.Equal(t, 200, s.record(t, 1).Status)
+			})
+		})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -208,4 +210,120 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 		close(stop)
 		clients.Wait()
 	})
+}
+
+// Tomcat and its like drop the parameters of segments before they look at a path: what they read as /admin/secret must not
+// reach the route without the password.
+func TestParametersCannotGoAroundAPathPrefix(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		for path, status := range map[string]int{
+			"/admin/secret": 401, "/admin": 401, "/admin/secret;x=1": 401,
+			"/admin;x/secret": 400, "/;x/admin/secret": 400, "/admin%3Bx/secret": 400, "/x%2Fy/../admin/secret": 400, `/a\..\admin`: 400,
+			"/shop;x=1/item;jsessionid=2": 200, "/ad;min/secret": 200, "/a%3Bb//c": 200,
+		} {
+			asked := len(s.backend.Requests())
+			a := s.dial(t).Do("GET " + path + "?q=;x HTTP/1.1\r\nHost: b.test\r\n\r\n")
+			assert.Equal(t, status, a.StatusCode, path)
+			if status != 200 {
+				assert.Len(t, s.backend.Requests(), asked, path)
+				continue
+			}
+			assert.Equal(t, "GET "+path+"?q=;x HTTP/1.1", lines(s.backend.WaitRequests(asked + 1)[asked].Raw)[0])
+		}
+	}, func(s *site) {
+		s.router.Handle("b.test/admin/", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Next: s.upstream})
+		s.router.Handle("b.test", s.upstream)
+	})
+}
+
+// trusting makes the client a trusted proxy.
+func trusting(s *site) {
+	s.router.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+}
+
+// What a trusted proxy says of the client decides where a redirect leads, and whether the client is told what holds over TLS only.
+func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
+	tests := []struct {
+		name, fields  string
+		trusted       bool
+		http, https   string // the scheme of the client that comes by either
+		port, tlsPort string
+	}{
+		{"nothing said", "", true, "http", "https", ":8443", ":8443"},
+		{"https", "X-Forwarded-Proto: https\r\n", true, "https", "https", ":8443", ":8443"},
+		{"HTTPS", "X-Forwarded-Proto:  HTTPS \r\n", true, "https", "https", ":8443", ":8443"},
+		{"http", "X-Forwarded-Proto: http\r\n", true, "http", "http", ":8443", ":8443"},
+		{"a secure WebSocket", "X-Forwarded-Proto: wss\r\n", true, "https", "https", ":8443", ":8443"},
+		{"https, and the host", "X-Forwarded-Proto: https\r\nX-Forwarded-Host: b.test\r\n", true, "https", "https", "", ""},
+		{"https, and another port", "X-Forwarded-Proto: https\r\nX-Forwarded-Host: b.test:9443\r\n", true, "https", "https", ":9443", ":9443"},
+		{"https, and a port of http", "X-Forwarded-Proto: https\r\nX-Forwarded-Host: b.test:80\r\n", true, "https", "https", "", ""},
+		{"nonsense", "X-Forwarded-Proto: javascript\r\nX-Forwarded-Host: b.test:x\r\n", true, "http", "https", "", ""},
+		{"two that differ", "X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n", true, "http", "https", ":8443", ":8443"},
+		{"https, by nobody who is trusted", "X-Forwarded-Proto: https\r\nX-Forwarded-Host: b.test:9443\r\n", false, "http", "https", ":8443", ":8443"},
+		{"http, by nobody who is trusted", "X-Forwarded-Proto: http\r\n", false, "http", "https", ":8443", ":8443"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				scheme, port := tt.http, tt.port
+				if s.lane.secure {
+					scheme, port = tt.https, tt.tlsPort
+				}
+				c := s.dial(t)
+				a := c.Do("GET /x%2Fy?z HTTP/1.1\r\nHost: b.test:8443\r\n" + tt.fields + "\r\n")
+				assert.Equal(t, scheme+"://c.test"+port+"/x%2Fy?z", a.Header.Get("Location"))
+				for range 2 { // the second one must not get what the first one had
+					a = c.Do("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n")
+					require.Len(t, a.Cookies(), 1)
+					assert.Equal(t, scheme == "https", a.Cookies()[0].Secure)
+					assert.Equal(t, scheme == "https", a.Header.Get("Strict-Transport-Security") != "")
+				}
+				a = c.Do(get)
+				assert.Equal(t, s.lane.secure, a.Cookies()[0].Secure, "what was said of another request")
+			}, func(s *site) {
+				if tt.trusted {
+					trusting(s)
+				}
+				s.upstream.Sticky, s.upstream.HSTS = new(hostproxy.Sticky), new(hostproxy.HSTS)
+				s.router.Handle("b.test", hostproxy.Redirect("c.test"))
+			})
+		})
+	}
+}
+
+func TestARedirectWithAPort(t *testing.T) {
+	for to, want := range map[string][2]string{ // from plain HTTP, and from TLS
+		"c.test:9443":   {"http://c.test:9443", "https://c.test:9443"},
+		"C.test.:9443":  {"http://c.test:9443", "https://c.test:9443"},
+		"c.test:443":    {"https://c.test", "https://c.test"},
+		"c.test:80":     {"http://c.test", "http://c.test"},
+		"[::1]:9443":    {"http://[::1]:9443", "https://[::1]:9443"},
+		"[::1]":         {"http://[::1]:8443", "https://[::1]:8443"},
+		"::1":           {"http://[::1]:8443", "https://[::1]:8443"},
+		"bücher.test":   {"http://xn--bcher-kva.test:8443", "https://xn--bcher-kva.test:8443"},
+		"192.0.2.1:900": {"http://192.0.2.1:900", "https://192.0.2.1:900"},
+	} {
+		t.Run(to, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c, base := s.dial(t), want[0]
+				if s.lane.secure {
+					base = want[1]
+				}
+				for target, path := range map[string]string{"/x%2Fy?z=//e": "/x%2Fy?z=//e", "//e.test/;x?": "//e.test/;x?", "*": "", `/a"b`: `/a"b`} {
+					method := "GET"
+					if target == "*" {
+						method = "OPTIONS"
+					}
+					if target == "*" && s.lane.foreign {
+						continue // net/http answers that itself
+					}
+					a := c.Do(method + " " + target + " HTTP/1.1\r\nHost: b.test:8443\r\n\r\n")
+					assert.Equal(t, 308, a.StatusCode)
+					assert.Equal(t, base+path, a.Header.Get("Location"))
+				}
+			}, func(s *site) { s.router.Handle("b.test", hostproxy.Redirect(to)) })
+		})
+	}
 }

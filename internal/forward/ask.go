@@ -46,24 +46,24 @@ func NewQuestion(path string, fields []string) (*Question, error) {
 }
 
 // Ask asks f by a GET whether q may pass, and returns q as it is to pass after an
-// answer of 2xx. Any other answer goes to the client by w, as does the failure of
+// answer of 2xx by a target. Any other answer goes to the client by w, as does the failure of
 // f to get one, which is that of x too; the result is nil then. What is asked has
 // q's end-to-end fields, and X-Forwarded-Method and X-Forwarded-Uri besides those
 // that every request gets.
 func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *Exchange) *http.Request {
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
-	q = q.Clone(q.Context())
-	header.Denominate(q.Header)
-	for _, name := range k.fields {
-		header.Drop(q.Header, name)
-	}
-	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives} // what is not to be trusted is removed here
+	q = Withhold(q, k.fields...)
+	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, asker: q} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
-	v := &verdict{w: w, h: make(http.Header)}
+	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
+	v := &verdict{w: w, h: make(http.Header), x: c}
 	defer func() {
 		if fail, ok := c.Err.(*Failure); ok && v.yes == nil {
 			x.Fail(fail)
+		}
+		if c.refused {
+			x.Status = c.Status
 		}
 	}()
 	f.ask(v, k.about(q.WithContext(ctx), x), c)
@@ -86,7 +86,7 @@ func (f *Forwarder) ask(v *verdict, q *http.Request, c *Exchange) {
 		case p == nil, p == http.ErrAbortHandler && v.err != nil:
 		case p == http.ErrAbortHandler && v.yes != nil: // nothing has gone to the client
 			v.yes = nil
-			Reply(v.w, q, http.StatusBadGateway, "http_response_incomplete")
+			Reply(v.w, c.asker, http.StatusBadGateway, "http_response_incomplete")
 		default:
 			panic(p)
 		}
@@ -108,11 +108,7 @@ func (k *Question) about(q *http.Request, x *Exchange) *http.Request {
 		c.Header.Del(name)
 	}
 	c.Header.Set("X-Forwarded-Method", q.Method)
-	uri := wirePath(q)
-	if q.URL.RawQuery != "" || q.URL.ForceQuery {
-		uri += "?" + q.URL.RawQuery
-	}
-	c.Header.Set("X-Forwarded-Uri", uri)
+	c.Header.Set("X-Forwarded-Uri", wireURI(q))
 	c.Method, c.URL, c.RequestURI = http.MethodGet, k.target, k.target.RequestURI()
 	c.Body, c.ContentLength, c.TransferEncoding, c.Trailer = http.NoBody, 0, nil, nil
 	return c
@@ -123,14 +119,21 @@ func (k *Question) about(q *http.Request, x *Exchange) *http.Request {
 type verdict struct {
 	w      http.ResponseWriter
 	h      http.Header
+	x      *Exchange   // of the question
 	yes    http.Header // nil for any other answer
 	status int         // final; 0 before it is known
 	read   int         // bytes of a yes
 	err    error
 }
 
-// Header implements http.ResponseWriter.
-func (v *verdict) Header() http.Header { return v.h }
+// Header implements http.ResponseWriter. Trailers of what is not a yes go to the
+// client.
+func (v *verdict) Header() http.Header {
+	if v.status != 0 && v.yes == nil {
+		return v.w.Header()
+	}
+	return v.h
+}
 
 // WriteHeader implements http.ResponseWriter.
 func (v *verdict) WriteHeader(status int) {
@@ -138,7 +141,7 @@ func (v *verdict) WriteHeader(status int) {
 		return
 	}
 	v.status = status
-	if status/100 == 2 {
+	if status/100 == 2 && !v.x.refused { // a page of ours is no yes, whatever its status
 		v.yes = v.h.Clone() // trailers may follow
 		return
 	}

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // replayLimit is how much of a body is kept for another attempt.
@@ -90,7 +88,7 @@ func newRequestBody(q *http.Request, fl *flight) *requestBody {
 	if q.ContentLength < 0 {
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {
-			if !header.ForbiddenTrailer(k) {
+			if b.passes(k) {
 				b.trailer[k] = nil
 			}
 		}
@@ -183,7 +181,7 @@ func (b *requestBody) read(p []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		b.whole.Store(true)
 		for k, v := range b.q.Trailer {
-			if b.trailer != nil && !header.ForbiddenTrailer(k) {
+			if b.trailer != nil && b.passes(k) {
 				b.trailer[k] = v
 			}
 		}
@@ -205,6 +203,11 @@ func (b *requestBody) read(p []byte) (int, error) {
 func (b *requestBody) contained(p []byte) (n int, err error) {
 	defer Contain("a request body", &err)
 	return b.q.Body.Read(p)
+}
+
+// passes reports whether a trailer crosses the proxy.
+func (b *requestBody) passes(name string) bool {
+	return passesTrailer(&b.flight.f.RequestHeader, name, b.q.Header["Connection"]...)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

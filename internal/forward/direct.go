@@ -96,6 +96,9 @@ func (a *fullExchange) adopt(try *try, n int) (*http.Response, error) {
 	}
 	res := &a.res
 	res.StatusCode = head.Status
+	if head.Nominates {
+		a.named = []string{string(AppendNominated(nil, head))}
+	}
 	h := a.w.Header()
 	addFields(h, head, func(f *h1.Field) bool { return a.f.passes(head, f) })
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {

@@ -7,3 +7,6 @@ type Doer = doer
 
 // NewClient returns the built-in HTTP/1.1 client.
 func NewClient(p *pool.Pool, c *Config) Doer { return newClient(p, c) }
+
+// GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error.
+var GRPCStatus, GRPCMessage = grpcStatus, grpcMessage

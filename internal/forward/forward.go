@@ -306,6 +306,7 @@ func sever(w http.ResponseWriter) {
 
 func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
 	w := &watcher{ResponseWriter: out, x: x}
+	x.refused = true
 	if fail.Err != nil {
 		x.Fail(fail)
 	}
@@ -318,7 +319,10 @@ func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange
 		panic(http.ErrAbortHandler)
 	}
 	fail.addFields(w.Header())
-	if fail.Page != nil {
+	if x.asker != nil {
+		q = x.asker
+	}
+	if fail.Page != nil && !awaitsTrailers(q) {
 		fail.Page.reply(w, q)
 		return
 	}

@@ -31,6 +31,7 @@ type fullExchange struct {
 	wrote    bool               // the response to the client has begun
 	mirrors  bool               // a copy is to be sent
 	interim  int                // interim responses relayed
+	named    []string           // values of the response's Connection, for its trailers
 }
 
 // run carries the exchange out. A failure is returned once; after wrote it

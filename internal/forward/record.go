@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -99,7 +100,13 @@ type Exchange struct {
 
 	Owner any // what the Router knows the route's handler by, if that is not an Upstream
 
+	// ClientScheme and ClientHost are what the client itself used, as far as a
+	// trusted peer says it; else they are Scheme and Host.
+	ClientScheme, ClientHost string
+
 	copy    bool          // is a mirror's, and is not copied again
+	asker   *http.Request // of a question: the client's request; else nil
+	refused bool          // no target has answered: the proxy does, or its ErrorHandler
 	charged []*limit.Rule // of an exchange that was handed over, as what follows
 	tried   []*Target
 

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,8 +15,16 @@ const StatusClientClosed = 499
 // Reply answers q with an error of the proxy's own: the status, a
 // Proxy-Status field (RFC 9209) that names the reason class, and one line of
 // text. Fields that the handlers around us set stay, except those that
-// describe a body.
+// describe a body. A gRPC client gets what it understands instead, and the
+// record the status.
 func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
+	if awaitsTrailers(q) {
+		trailersOnly(w, status, reason)
+		if x := exchangeOf(w, q); x != nil {
+			x.Status = status
+		}
+		return
+	}
 	body := Line(status, reason)
 	h := w.Header()
 	describe(h, plainText, len(body))
@@ -26,6 +33,14 @@ func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	if q.Method != http.MethodHead {
 		io.WriteString(w, body)
 	}
+}
+
+// exchangeOf returns the exchange of q that w answers, nil if there is none.
+func exchangeOf(w http.ResponseWriter, q *http.Request) *Exchange {
+	if w, ok := w.(*watcher); ok {
+		return w.x
+	}
+	return FromContext(q.Context())
 }
 
 // reply answers q with p. Fields that the handlers around us set stay, except
@@ -80,28 +95,4 @@ func ProxyStatus(reason string) string { return Name + "; error=" + reason }
 // Refuse returns a handler that answers every request with Reply.
 func Refuse(status int, reason string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { Reply(w, q, status, reason) })
-}
-
-// Location returns where q goes when its host is to be host: the scheme, the
-// explicit port, the path and the query stay.
-func Location(q *http.Request, host string) string {
-	scheme := "http"
-	if q.TLS != nil {
-		scheme = "https"
-	}
-	if _, port, err := net.SplitHostPort(q.Host); err == nil && port != "" {
-		host = net.JoinHostPort(host, port)
-	} else if isIPv6(host) {
-		host = "[" + host + "]"
-	}
-	return scheme + "://" + host + q.URL.RequestURI()
-}
-
-func isIPv6(host string) bool {
-	for i := range len(host) {
-		if host[i] == ':' {
-			return true
-		}
-	}
-	return false
 }

@@ -56,7 +56,7 @@ func (a *fullExchange) outgoingURL(t *Target) *url.URL {
 		out.Scheme = "http"
 	}
 	in := a.q.URL
-	path, base := wirePath(a.q), t.base
+	path, base := WirePath(a.q), t.base
 	if path == "*" { // asks about the server, which no path is put before
 		base = ""
 	}
@@ -76,9 +76,9 @@ func (a *fullExchange) outgoingURL(t *Target) *url.URL {
 	return out
 }
 
-// wirePath returns the path of q as the client spelled it, if handlers around us have not changed it since, or as they did:
+// WirePath returns the path of q as the client spelled it, if handlers around us have not changed it since, or as they did:
 // url.URL respells a path that has a byte too many.
-func wirePath(q *http.Request) string {
+func WirePath(q *http.Request) string {
 	path, _, _ := strings.Cut(q.RequestURI, "?")
 	if !strings.HasPrefix(path, "/") || !spells(path, q.URL) {
 		path = q.URL.RawPath
@@ -87,6 +87,14 @@ func wirePath(q *http.Request) string {
 		return path
 	}
 	return q.URL.EscapedPath()
+}
+
+// wireURI is WirePath with the query.
+func wireURI(q *http.Request) string {
+	if q.URL.RawQuery != "" || q.URL.ForceQuery {
+		return WirePath(q) + "?" + q.URL.RawQuery
+	}
+	return WirePath(q)
 }
 
 // spells reports whether the escaped path is a spelling of u's.

@@ -47,6 +47,7 @@ func (a *fullExchange) modify(res *http.Response) *Failure {
 // copyHeader copies the fields that cross the proxy. Fields that outer handlers
 // set stay.
 func (a *fullExchange) copyHeader(res *http.Response) {
+	a.named = res.Header["Connection"]
 	header.CleanResponse(res.Header)
 	h := a.w.Header()
 	for k, v := range res.Header {
@@ -65,12 +66,12 @@ func (a *fullExchange) copyHeader(res *http.Response) {
 func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
 	a.f.ResponseHeader.apply(h)
-	a.attempts.addOwn(h, a.x.Scheme)
+	a.attempts.addOwn(h, a.x.ClientScheme)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
 	}
 	for k := range res.Trailer {
-		if !header.ForbiddenTrailer(k) {
+		if a.passes(k) {
 			h.Add("Trailer", k)
 			announced++
 		}
@@ -172,7 +173,7 @@ func (a *fullExchange) writeTrailers(res *http.Response, announced int) {
 	_ = a.flight.rc.Flush() // forces chunks, without which there is no trailer
 	h := a.w.Header()
 	for k, v := range res.Trailer {
-		if header.ForbiddenTrailer(k) {
+		if !a.passes(k) {
 			continue
 		}
 		delete(h, k) // or net/http sends the head's field of that name again
@@ -181,4 +182,9 @@ func (a *fullExchange) writeTrailers(res *http.Response, announced int) {
 		}
 		h[k] = v
 	}
+}
+
+// passes reports whether a trailer of the response crosses the proxy.
+func (a *fullExchange) passes(name string) bool {
+	return passesTrailer(&a.f.ResponseHeader, name, a.named...)
 }

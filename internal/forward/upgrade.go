@@ -37,7 +37,7 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	}
 	header.CleanResponse(res.Header)
 	a.f.ResponseHeader.apply(res.Header)
-	a.attempts.addOwn(res.Header, a.x.Scheme)
+	a.attempts.addOwn(res.Header, a.x.ClientScheme)
 
 	client, ahead, err := a.switchClient(res, asked)
 	if err != nil {

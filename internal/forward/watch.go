@@ -21,7 +21,7 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		Scheme: "http",
 		Method: q.Method,
 		Host:   q.Host,
-		Path:   wirePath(q),
+		Path:   WirePath(q),
 		Query:  q.URL.RawQuery,
 	}}
 	if q.TLS != nil {
@@ -30,10 +30,29 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Via = header.ParsePeer(q.RemoteAddr)
 	x.Peer = x.Via.Addr
 	x.Trusted = x.Via.TrustedBy(trusted)
+	x.ClientScheme, x.ClientHost = x.Scheme, x.Host
+	if x.Trusted {
+		x.hear(q.Header)
+	}
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0] = DrainFrom(q.Context())
 	x.takeOver(q)
+	if q.Trailer == nil && q.ContentLength < 0 {
+		q.Trailer = make(http.Header) // or net/http gives trailers that were not announced to this very request, and to no copy
+	}
 	return x
+}
+
+// hear notes what a trusted peer says of the client's request.
+func (x *Exchange) hear(h http.Header) {
+	var received header.Received[string]
+	for _, said := range h["X-Forwarded-Proto"] {
+		received.Note(header.ForwardedProto, said)
+	}
+	for _, said := range h["X-Forwarded-Host"] {
+		received.Note(header.ForwardedHost, said)
+	}
+	x.ClientScheme, x.ClientHost = received.Scheme(x.Scheme), received.Host(x.Host)
 }
 
 // Finish sets what is known only at the end.

@@ -64,15 +64,6 @@ func (e *Edit) compile() {
 	}
 }
 
-func (e *Edit) dropsField(name []byte) bool {
-	for _, k := range e.drops {
-		if header.SameVariable(k, name) {
-			return true
-		}
-	}
-	return false
-}
-
 // AppendRequest appends the head of req as it goes to t. received is room for
 // what a trusted peer says. Its stages do not call each other: an HTTP/2
 // stream's stack is small, and this is where it is deepest.
@@ -110,7 +101,7 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 				continue
 			}
 		}
-		if f.RequestHeader.drops != nil && f.RequestHeader.dropsField(fd.Name) {
+		if matches(f.RequestHeader.drops, fd.Name) {
 			continue
 		}
 		dst = appendLine(dst, fd)
@@ -158,7 +149,7 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 	case framing == h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
 		if res.Trailer && res.Chunked {
-			dst = appendAnnounced(dst, res)
+			dst = f.appendAnnounced(dst, res)
 		}
 	case res.ContentLength >= 0 && res.Status != http.StatusNoContent && !res.Chunked:
 		dst = h1.AppendContentLength(dst, res.ContentLength)
@@ -170,14 +161,15 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 }
 
 // appendAnnounced appends a Trailer line for each trailer that res announces and that may pass.
-func appendAnnounced(dst []byte, res *h1.Response) []byte {
+func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 	for i := range res.Fields {
 		fd := &res.Fields[i]
 		if len(fd.Name) != len("trailer") || !strings.EqualFold(string(fd.Name), "trailer") {
 			continue
 		}
 		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
-			if name = bytes.Trim(name, " \t"); h1.ValidToken(name) && !header.ForbiddenTrailer(name) {
+			name = bytes.Trim(name, " \t")
+			if h1.ValidToken(name) && passesTrailer[[]byte, []byte](&f.ResponseHeader, name) && !(res.Nominates && nominated(res, name)) {
 				dst = h1.AppendField(dst, "Trailer", name)
 			}
 		}
@@ -217,7 +209,7 @@ func (f *Forwarder) appendFields(dst []byte, res *h1.Response) (_ []byte, dated 
 func (f *Forwarder) passes(res *h1.Response, fd *h1.Field) bool {
 	return header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) == 0 &&
 		!(res.Nominates && nominated(res, fd.Name)) &&
-		!(f.ResponseHeader.drops != nil && f.ResponseHeader.dropsField(fd.Name))
+		!matches(f.ResponseHeader.drops, fd.Name)
 }
 
 func nominated(res *h1.Response, name []byte) bool {

@@ -48,6 +48,40 @@ func (r *Received[T]) Reset() {
 	*r = Received[T]{For: r.For[:0]}
 }
 
+// Scheme returns the client's scheme, "https" or "http", as a trusted peer says it, or else scheme.
+func (r *Received[T]) Scheme(scheme string) string {
+	switch r.saidProto() {
+	case "https", "wss":
+		return "https"
+	case "http", "ws":
+		return "http"
+	}
+	return scheme
+}
+
+// Host returns the host that the client asked for as a trusted peer says it, or else host.
+func (r *Received[T]) Host(host T) T {
+	if r.hosts == 1 {
+		if said := trim(r.host); plausibleHost(said) {
+			return said
+		}
+	}
+	return host
+}
+
+// saidProto is the single valid X-Forwarded-Proto, or "".
+func (r *Received[T]) saidProto() string {
+	if r.protos == 1 {
+		said := trim(r.proto)
+		for _, scheme := range [...]string{"https", "http", "wss", "ws"} {
+			if equalFold(said, scheme) {
+				return scheme
+			}
+		}
+	}
+	return ""
+}
+
 // Drops reports whether a request field of class c is not copied to the upstream: the hop-by-hop and framing fields, the aliases, and
 // of the forwarding family everything from an untrusted peer, and from a trusted one what [AppendForwarded] writes anew.
 func (p *Hop) Drops(c Class) bool {
@@ -235,12 +269,9 @@ func (f *forwarded[T]) appendFor(dst []byte) []byte {
 
 // proto returns the scheme the client used, as far as known.
 func (f *forwarded[T]) proto() string {
-	if f.hop.Trusted && f.received.protos == 1 {
-		said := trim(f.received.proto)
-		for _, scheme := range [...]string{"https", "http", "wss", "ws"} {
-			if equalFold(said, scheme) {
-				return scheme
-			}
+	if f.hop.Trusted {
+		if said := f.received.saidProto(); said != "" {
+			return said
 		}
 	}
 	return f.hop.Scheme
@@ -248,15 +279,14 @@ func (f *forwarded[T]) proto() string {
 
 // effectiveHost returns the host the client asked for, as far as known, or nothing.
 func (f *forwarded[T]) effectiveHost() T {
-	if f.hop.Trusted && f.received.hosts == 1 {
-		if said := trim(f.received.host); plausibleHost(said) {
-			return said
-		}
+	host := f.host
+	if f.hop.Trusted {
+		host = f.received.Host(host)
 	}
-	if plausibleHost(f.host) {
-		return f.host
+	if plausibleHost(host) {
+		return host
 	}
-	return f.host[:0]
+	return host[:0]
 }
 
 // appendRFC7239 appends the elements for the client and, if there is someone in between, the peer.

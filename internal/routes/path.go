@@ -1,9 +1,12 @@
 package routes
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
-// Hot path: isNormal is one pass without allocation. A path that fails it is rare, and its normal form fits a buffer on
-// the stack unless somebody makes it long.
+// Hot path: isNormal is one pass without allocation. A path that fails it is rare, and what it is read as fits a buffer on
+// the stack unless it is long.
 
 // plain tells the bytes that stand for themselves in a path: unreserved, sub-delims, ':', '@' and '/' (RFC 3986, 3.3).
 // Read-only.
@@ -19,14 +22,14 @@ var plain = [256]bool{
 	'y': true, 'z': true,
 }
 
-// isNormal reports whether a path is certainly its own normal form: only plain bytes, no empty segment, none that
-// begins with a dot, a slash at the start. The empty path is, too.
+// isNormal reports whether all servers certainly read a path alike: only plain bytes, no parameters, no empty segment,
+// none that begins with a dot, a slash at the start. So they do with the empty path.
 func isNormal(path string) bool {
 	if path != "" && path[0] != '/' {
 		return false
 	}
 	for i := range len(path) {
-		if !plain[path[i]] {
+		if !plain[path[i]] || path[i] == ';' {
 			return false
 		}
 		if path[i] == '/' && i+1 < len(path) && (path[i+1] == '/' || path[i+1] == '.') {
@@ -36,25 +39,84 @@ func isNormal(path string) bool {
 	return true
 }
 
-// appendNormal appends to b, which is empty, the path as an upstream may understand it that decodes escapes once, takes
-// a backslash for a slash, merges slashes and resolves dot segments, those with parameters included ("..;x"). It is
-// spelled as patterns are: plain bytes as they are, all others as escapes in upper case. The work is linear.
-func appendNormal(b []byte, path string) []byte {
-	b = append(b, '/')
-	for path != "" {
+// A reading is how a server understands a path: each bit is something that some servers do and others do not. Zero takes
+// the bytes as they are.
+type reading uint8
+
+const (
+	decodes     reading = 1 << iota // decodes escapes, once, but for those of slashes
+	slashes                         // decodes those of slashes too, which then separate segments; only with decodes
+	backslashes                     // takes a backslash for a slash
+	cuts                            // drops parameters, from ";" to the next slash, before it decodes
+	strips                          // drops parameters after it has decoded
+	merges                          // drops empty segments
+	dots                            // resolves dot segments
+
+	plainly = decodes | slashes | backslashes | cuts | strips | merges | dots // how patterns are spelled
+)
+
+// readings returns the bits that may change what a path is: those for which there is a reason in it.
+func readings(path string) (r reading) {
+	for start := true; path != ""; { // of a segment, for some reading
+		raw := path[0]
 		var c byte
 		c, path = next(path)
 		switch {
-		case c == '/' || c == '\\':
-			b = endSegment(b, "/")
-		case plain[c]:
+		case c == '/' && raw == '%':
+			r |= slashes
+		case c == '\\':
+			r |= backslashes
+		case c == ';':
+			r |= strips
+		case c == '.' && start:
+			r |= dots
+		}
+		switch {
+		case raw == '%', !plain[c] && c != '\\':
+			r |= decodes
+		case raw == ';':
+			r |= cuts
+		}
+		if start && (c == '/' || c == '\\' || c == ';') {
+			r |= merges
+		}
+		start = c == '/' || c == '\\'
+	}
+	if r&(slashes|backslashes) == 0 {
+		r &^= cuts // which then does what strips does
+	}
+	return r
+}
+
+// append appends to b, which is empty, the path as the reading understands it. It is spelled as patterns are, if it decodes:
+// plain bytes as they are, all others as escapes in upper case. The work is linear.
+func (r reading) append(b []byte, path string) []byte {
+	b = append(b, '/')
+	path = strings.TrimPrefix(path, "/")
+	for skips := false; path != ""; {
+		raw := path[0]
+		c := raw
+		if r&decodes != 0 {
+			c, path = next(path)
+		} else {
+			path = path[1:]
+		}
+		switch {
+		case c == '/' && (raw == '/' || r&slashes != 0), c == '\\' && r&backslashes != 0:
+			b, skips = r.endSegment(b, "/"), false
+		case skips:
+		case raw == ';' && r&cuts != 0:
+			path = fromSlash(path)
+		case c == ';' && r&strips != 0:
+			skips = true
+		case r&decodes == 0 || plain[c] && c != '/':
 			b = append(b, c)
 		default:
 			const digits = "0123456789ABCDEF"
 			b = append(b, '%', digits[c>>4], digits[c&15])
 		}
 	}
-	return endSegment(b, "")
+	return r.endSegment(b, "")
 }
 
 // next returns the first byte of a path, decoded if it is a valid escape, and what follows.
@@ -69,6 +131,14 @@ func next(path string) (byte, string) {
 	return path[0], path[1:]
 }
 
+// fromSlash returns what of a path is left from its first slash on.
+func fromSlash(path string) string {
+	if i := strings.IndexByte(path, '/'); i >= 0 {
+		return path[i:]
+	}
+	return ""
+}
+
 func unhex(c byte) (byte, bool) {
 	switch {
 	case '0' <= c && c <= '9':
@@ -80,17 +150,14 @@ func unhex(c byte) (byte, bool) {
 }
 
 // endSegment ends the last segment of b with a slash or with nothing, or removes what it resolves to.
-func endSegment(b []byte, end string) []byte {
+func (r reading) endSegment(b []byte, end string) []byte {
 	start := bytes.LastIndexByte(b, '/') + 1
-	name, _, _ := bytes.Cut(b[start:], []byte{';'})
-	switch string(name) {
-	case "":
-		if len(b) == start {
-			return b
-		}
-	case ".":
+	switch name := b[start:]; {
+	case len(name) == 0 && r&merges != 0:
+		return b
+	case string(name) == "." && r&dots != 0:
 		return b[:start]
-	case "..":
+	case string(name) == ".." && r&dots != 0:
 		return b[:max(1, bytes.LastIndexByte(b[:start-1], '/')+1)]
 	}
 	return append(b, end...)

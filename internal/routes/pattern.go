@@ -35,7 +35,8 @@ func (p Pattern) Path() string { return p.text[max(p.path, -p.path):] }
 //
 // The host is given in any spelling, without a port; an IPv6 address in brackets. The path prefix ends at a border of
 // segments whether a slash is there or not, and is given as requests have it on the wire: escaped where it must be and
-// nowhere else, in upper case, without empty and dot segments. The error quotes the pattern and says which rule it breaks.
+// nowhere else, in upper case, without empty and dot segments and without parameters (";x"). The error quotes the pattern
+// and says which rule it breaks.
 func ParsePattern(s string) (Pattern, error) {
 	host, path := s, ""
 	if i := strings.IndexByte(s, '/'); i >= 0 {
@@ -104,7 +105,7 @@ func parsePath(s string) (string, error) {
 	if !strings.HasSuffix(path, "/") {
 		path += "/"
 	}
-	if normal := string(appendNormal(nil, path)); normal != path {
+	if normal := string(plainly.append(nil, path)); normal != path {
 		return "", fmt.Errorf("write the path in its normal form, %q", normal)
 	}
 	return path, nil

@@ -7,17 +7,18 @@ package routes
 import (
 	"errors"
 	"iter"
+	"math/bits"
 	"slices"
 	"strings"
 )
 
 // Hot path: Lookup and Knows take no lock and allocate nothing, with one route or a million.
 
-// maxNormal bounds the normal forms of paths that need no allocation.
-const maxNormal = 512
+// maxReading limits the paths that need no allocation to be read in other ways.
+const maxReading = 512
 
-// ErrAmbiguous says that a path could choose one route as it stands, and another as an upstream may understand it.
-var ErrAmbiguous = errors.New("path is ambiguous: its plain form belongs to another route")
+// ErrAmbiguous means that a path chooses one route as it is written, and another as some target may read it.
+var ErrAmbiguous = errors.New("path is ambiguous: a target may read it as one of another route")
 
 // A Route is a pattern and what serves it. A Table keeps it as it is, by its pointer: it must not be changed or copied.
 type Route[V any] struct {
@@ -134,9 +135,14 @@ func (t *Table[V]) Get(p Pattern) (*Route[V], bool) {
 // Lookup returns the route that serves a canonical host and a path, nil if there is none.
 //
 // The path is the escaped one that goes upstream; "" means "/", and "*" is the one of OPTIONS, which belongs to no path
-// prefix. Prefixes match its bytes. If its plain form (escapes decoded, backslashes taken for slashes, slashes merged,
-// dot segments resolved) would choose another route, the error is ErrAmbiguous: whoever serves the one route would be
-// asked for what belongs to the other. There is no other error.
+// prefix. Prefixes match its bytes. Servers read a path in different ways: some decode escapes (once), those of slashes
+// included or not, take a backslash for a slash, drop the parameters of segments (";x") before or after that, merge
+// slashes, resolve dot segments. If any combination of these would choose another route, the error is ErrAmbiguous: the
+// target of one route would be asked for what belongs to another. So it is for a path of several KiB that gives reason for
+// many combinations. There is no other error.
+//
+// Not compared are readings that ignore case, decode escapes twice, end the path at a NUL ("%00"), or drop dots and
+// spaces at the end of a segment.
 func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	if t == nil {
 		return nil, nil
@@ -147,11 +153,7 @@ func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	}
 	c := candidates[V]{exact, t.wildcard(host), t.any}
 	r := choose(&c, path)
-	if !c.hasPaths() || isNormal(path) {
-		return r, nil
-	}
-	var buf [maxNormal]byte
-	if choose(&c, appendNormal(buf[:0], path)) != r {
+	if c.hasPaths() && !isNormal(path) && !c.agree(path, r) {
 		return nil, ErrAmbiguous
 	}
 	return r, nil
@@ -308,6 +310,30 @@ func choose[V any, S string | []byte](c *candidates[V], path S) *Route[V] {
 		}
 	}
 	return nil
+}
+
+// A path that can be read in more than fewReadings ways is read as long as that makes no more than maxWork bytes in all:
+// what one request costs must not be the client's to choose.
+const (
+	fewReadings = 4
+	maxWork     = 64 << 10
+)
+
+// agree reports whether a path has route r however a server may read it.
+func (c *candidates[V]) agree(path string, r *Route[V]) bool {
+	var buf [maxReading]byte
+	all := readings(path)
+	if n := 1 << bits.OnesCount8(uint8(all)); n > fewReadings && n*len(path) > maxWork {
+		return false
+	}
+	for read := all; ; read = (read - 1) & all {
+		if read&(slashes|decodes) != slashes && choose(c, read.append(buf[:0], path)) != r {
+			return false
+		}
+		if read == 0 {
+			return true
+		}
+	}
 }
 
 func (c *candidates[V]) hasPaths() bool {

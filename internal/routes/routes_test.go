@@ -152,6 +152,19 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 		{"no route in either form", "only.example", "/%62pi", "none"},
 		{"the other route is the one of any host", "only.example", "/api/../fallback", "ambiguous"},
 		{"the query is none of the path's business", "only.example", "/api/a=b&c", "only.example/api"},
+		{"parameters in the prefix", "example.com", "/admin;x/secret", "ambiguous"},
+		{"parameters in the last segment of the prefix", "example.com", "/admin;x=1,2", "ambiguous"},
+		{"escaped parameters in the prefix", "example.com", "/admin%3bx/secret", "ambiguous"},
+		{"a segment of parameters only", "example.com", "/;x/admin/secret", "ambiguous"},
+		{"parameters below the prefix", "example.com", "/admin/a;x/b;jsessionid=1", "example.com/admin"},
+		{"parameters where no prefix is", "example.com", "/shop;x/item;jsessionid=1", "example.com"},
+		{"parameters between prefixes", "example.com", "/public;x/deep", "ambiguous"},
+		{"a slash in parameters", "example.com", "/x;%2F..%2Fadmin", "ambiguous"},
+		{"dots behind a slash that is decoded by some", "example.com", "/x%2Fy/../admin", "ambiguous"},
+		{"dots behind a backslash that is a slash for some", "example.com", "/x%5Cy/../admin", "ambiguous"},
+		{"dots behind slashes that are merged by some", "example.com", "/x/../admin//../y", "ambiguous"},
+		{"dots behind what is decoded by some", "example.com", "/%61dmin/../x", "ambiguous"},
+		{"parameters on a host without path routes", "plain.example", "/;x/admin", "plain.example"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			assert.Equal(t, c.want, served(table, c.host, c.path))
@@ -168,6 +181,8 @@ func TestLookupOfALongPathEnds(t *testing.T) {
 	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/x", 40_000)+strings.Repeat("/..", 40_000)+"/a"))
 	assert.Equal(t, "example.com/a", served(table, "example.com", "/a"+strings.Repeat("/x/..", 40_000)))
 	assert.Equal(t, "example.com", served(table, "example.com", "/"+strings.Repeat("%61", 40_000)))
+	assert.Equal(t, "example.com", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 30)), "that is odd, but short")
+	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 1000)), "that would be read a hundred times")
 }
 
 // threats.md, CVE-2026-27588: matching turned case-sensitive above 100 hosts.

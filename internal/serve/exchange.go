@@ -61,6 +61,9 @@ func (x *exchange) begin() {
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
 	x.hop.Trusted = x.c.trusted
 	x.hop.Client = x.client()
+	if x.scheme = x.hop.Scheme; x.c.trusted {
+		x.scheme = x.received.Scheme(x.scheme) // client has noted it
+	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
 }
 

@@ -73,23 +73,25 @@ type exchange struct {
 	size int // of the head before
 
 	out      []byte // the head on its way, with what of the body goes along
+	named    []byte // what the response's Connection names, for its trailers
 	host     []byte
 	req      h1.Request
 	res      h1.Response
 	received header.Received[[]byte]
 	hop      header.Hop
 
-	hit   Hit
-	start time.Time
-	dial  time.Duration // of the attempt
-	rec   forward.Record
-	names [4]name // of the record: method, host, path, query
-	fail  *forward.Failure
-	known *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
-	asked bool              // something of the request has gone out
-	sent  bool              // the response has begun
-	rude  bool              // the client's own fault: what it still sends is not read
-	last  bool              // the connection closes after the response
+	hit    Hit
+	scheme string // the client's, as far as a trusted peer says it
+	start  time.Time
+	dial   time.Duration // of the attempt
+	rec    forward.Record
+	names  [4]name // of the record: method, host, path, query
+	fail   *forward.Failure
+	known  *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
+	asked  bool              // something of the request has gone out
+	sent   bool              // the response has begun
+	rude   bool              // the client's own fault: what it still sends is not read
+	last   bool              // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload

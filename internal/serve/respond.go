@@ -10,7 +10,6 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
-	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -28,7 +27,8 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	if framing == h1.UntilClose {
 		sent = h1.ChunkedBody
 	}
-	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.attempts.Own(x.c.scheme()), x.connection())
+	x.named = forward.AppendNominated(x.named[:0], &x.res)
+	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.attempts.Own(x.scheme), x.connection())
 	keep := x.res.Persistent(method)
 	up.Discard(n)
 
@@ -211,7 +211,7 @@ func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Sid
 		x.appendChunk(data)
 		done := err == io.EOF
 		if done {
-			x.out = appendEnd(x.out, x.chunks.Trailers)
+			x.out = f.AppendResponseEnd(x.out, x.chunks.Trailers, x.named)
 		}
 		up.Discard(n)
 		if err != nil && !done {
@@ -246,7 +246,7 @@ func (x *exchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.
 		x.idle(f, up)
 		err := up.Fill()
 		if err == io.EOF {
-			x.out = appendEnd(x.out, nil)
+			x.out = f.AppendResponseEnd(x.out, nil, nil)
 			return forward.SideClient, x.flush()
 		}
 		if err != nil {
@@ -264,17 +264,6 @@ func (x *exchange) appendChunk(data []byte) {
 	x.out = h1.AppendChunkHeader(x.out, len(data))
 	x.out = append(x.out, data...)
 	x.out = append(x.out, "\r\n"...)
-}
-
-// appendEnd appends the last chunk with the trailers that may pass.
-func appendEnd(dst []byte, trailers []h1.Field) []byte {
-	kept := trailers[:0]
-	for _, t := range trailers {
-		if !header.ForbiddenTrailer(t.Name) {
-			kept = append(kept, t)
-		}
-	}
-	return h1.AppendLastChunk(dst, kept)
 }
 
 // idle bounds the next wait for the target's bytes.

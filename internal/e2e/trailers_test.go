@@ -1,0 +1,163 @@
+package e2e_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// post is the head of a request with trailers to b.test.
+const post = "PUT / HTTP/1.1\r\nHost: b.test\r\nTransfer-Encoding: chunked\r\n"
+
+// announcements are the ways to say which trailers will come. Read-only.
+var announcements = map[string]string{"announced": "Trailer: X-Sum, X-Debug, X-User\r\n", "not announced": ""}
+
+func TestTrailersObeyHeaderEdits(t *testing.T) {
+	script := proxytest.Reply("HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nTrailer: X-Sum, X-Inside, X-Hop\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		chunked("ok", 9, "X-Inside: 1", "x_inside: 2", "X-Sum: 7", "X-Hop: 1", "X-Set: theirs", "Strict-Transport-Security: max-age=666"))
+	for name, announced := range announcements {
+		t.Run(name, func(t *testing.T) {
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				a := s.dial(t).Do(post + announced + "\r\n" +
+					chunked("hello", 3, "X-Debug: 1", "x_debug: 2", "X-Sum: 8", "X-Env: client"))
+				q := s.backend.WaitRequests(1)[0]
+				assert.Equal(t, []string{"8"}, q.Trailer["X-Sum"])
+				for _, gone := range []string{"x-debug", "x_debug", "client"} {
+					assert.NotContains(t, strings.ToLower(string(q.Raw)), gone)
+				}
+				assert.Equal(t, []string{"prod"}, q.Header["X-Env"])
+				assert.Equal(t, http.Header{"X-Sum": {"7"}}, a.Trailer)
+				for _, gone := range []string{"x-inside", "x_inside", "x-hop", "theirs", "max-age=666"} {
+					assert.NotContains(t, strings.ToLower(string(a.Raw)), gone)
+				}
+			}, func(s *site) {
+				s.upstream.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
+				s.upstream.ResponseHeader = hostproxy.HeaderEdit{Remove: []string{"X-Inside"}, Set: http.Header{"X-Set": {"ours"}}}
+				s.upstream.HSTS = new(hostproxy.HSTS)
+				s.router.Handle("b.test", s.upstream)
+			})
+		})
+	}
+}
+
+// What a client's Connection names ends here, wherever it stands.
+func TestTrailersThatConnectionNamesDoNotPass(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		s.dial(t).Do(post + "Connection: X-Hop\r\nTrailer: X-Hop\r\n\r\n" + chunked("hello", 3, "X-Hop: 1", "X-Sum: 8"))
+		q := s.backend.WaitRequests(1)[0]
+		assert.Equal(t, http.Header{"X-Sum": {"8"}}, q.Trailer)
+		assert.NotContains(t, string(q.Raw), "X-Hop")
+	}, func(s *site) { s.router.Handle("b.test", s.upstream) })
+}
+
+func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {
+	for name, announced := range announcements {
+		t.Run(name, func(t *testing.T) {
+			broken := proxytest.NewBackend(t, afterRequest(func(*proxytest.BackendConn) {})).Addr()
+			overEachLane(t, good, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for range 4 { // whichever target is asked first
+					require.Equal(t, 200, c.Do(post+announced+"\r\n"+chunked("hello", 9, "Host: evil", "Content-Length: 1", "X-Sum: 8")).StatusCode)
+				}
+				requests := s.backend.WaitRequests(4)
+				for _, q := range requests {
+					assert.Equal(t, []string{"8"}, q.Trailer["X-Sum"])
+					assert.Equal(t, 1, strings.Count(string(q.Raw), "X-Sum: 8"), "%s", q.Raw)
+				}
+			}, func(s *site) {
+				s.upstream = hostproxy.To(broken, s.backend.Addr())
+				s.upstream.Policy = hostproxy.RoundRobin
+				s.router.Handle("b.test", s.upstream)
+			})
+		})
+	}
+}
+
+// Whoever is identified by a field must not be able to say in a trailer that they are somebody else.
+func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\nX-User: ann\r\n\r\n")
+	guards := map[string]func(auth string, next *hostproxy.Upstream) http.Handler{
+		"BasicAuth": func(_ string, next *hostproxy.Upstream) http.Handler {
+			return &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Field: "X-User", Next: next}
+		},
+		"ForwardAuth": func(auth string, next *hostproxy.Upstream) http.Handler {
+			return &hostproxy.ForwardAuth{Auth: hostproxy.To(auth), Fields: []string{"X-User"}, Next: next}
+		},
+		"one around the other": func(auth string, next *hostproxy.Upstream) http.Handler {
+			return &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Field: "X-User",
+				Next: &hostproxy.ForwardAuth{Auth: hostproxy.To(auth), Fields: []string{"X-User"}, Next: next}}
+		},
+		"middleware": func(_ string, next *hostproxy.Upstream) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				q = q.WithContext(q.Context())
+				q.Header.Set("X-User", "ann")
+				q.Trailer.Del("X-User")
+				next.ServeHTTP(w, q)
+			})
+		},
+	}
+	for name, guard := range guards {
+		for how, announced := range announcements {
+			if name == "middleware" && announced != "" {
+				continue // takes out by itself what it knows of
+			}
+			t.Run(name+", "+how, func(t *testing.T) {
+				overJudges(t, proxytest.Reply(ok), yes, guard, func(t *testing.T, s *site, _ *proxytest.Backend) {
+					forged := []string{"X-User: root", "x_user: root", "X-Hop: root", "X-Sum: 8"}
+					if name == "middleware" {
+						forged = forged[2:]
+					}
+					a := s.dial(t).Do(post + credentials("ann", "s3cret") + "Connection: X-Hop, X-User\r\n" + announced + "\r\n" + chunked("hello", 3, forged...))
+					require.Equal(t, 200, a.StatusCode)
+					q := s.backend.WaitRequests(1)[0]
+					assert.Equal(t, []string{"8"}, q.Trailer["X-Sum"])
+					if name != "middleware" {
+						assert.Equal(t, []string{"ann"}, field(q.Raw, "X-User"))
+					}
+					assert.NotContains(t, string(q.Raw), "root")
+					assert.Equal(t, "hello", string(q.Content))
+				})
+			})
+		}
+	}
+}
+
+// A handler of the program sees of trailers what an Upstream would send.
+func TestAHandlerBehindAGuardSeesTheTrailers(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		a := s.dial(t).Do(post + credentials("ann", "s3cret") + "\r\n" + chunked("hello", 3, "X-User: root", "X-Sum: 8"))
+		assert.Equal(t, []string{"8"}, a.Header["Sum"])
+		assert.Empty(t, a.Header["User"])
+	}, func(s *site) {
+		handler := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			for buf := make([]byte, 64); ; {
+				if _, err := q.Body.Read(buf); err != nil {
+					break
+				}
+			}
+			w.Header()["Sum"], w.Header()["User"] = q.Trailer["X-Sum"], q.Trailer["X-User"]
+		})
+		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Field: "X-User", Next: handler})
+	})
+}
+
+// The trailers of an answer that goes to the client in place of the target's go along.
+func TestTrailersOfANoGoToTheClient(t *testing.T) {
+	no := proxytest.Reply("HTTP/1.1 403 Forbidden\r\nTrailer: X-Why\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("no", 9, "X-Why: 7"))
+	overJudges(t, proxytest.Reply(ok), no, asks, func(t *testing.T, s *site, _ *proxytest.Backend) {
+		a := s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		assert.Equal(t, 403, a.StatusCode)
+		assert.Equal(t, http.Header{"X-Why": {"7"}}, a.Trailer)
+	})
+}
