@@ -640,7 +640,8 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 }
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
-// locks. It closes the kept connections to the targets of all routes and ends
+// locks. Calls of issuers and storages that ignore their context are left behind
+// after 15 seconds at most, and logged as errors. It closes the kept connections to the targets of all routes and ends
 // their background work, which the next request begins anew. It may be called
 // more than once.
 //

@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,7 +51,8 @@ type authority struct {
 
 	mu      sync.Mutex
 	configs map[variant]*certmagic.Config
-	silent  time.Time // until when probes are not made here, since one got no answer
+	orders  map[string]struct{} // hosts whose orders are under way
+	silent  time.Time           // until when probes are not made here, since one got no answer
 }
 
 // A variant is what one authority has to do differently for some hosts.
@@ -72,6 +75,7 @@ func newAuthority(m *Manager, given certmagic.Issuer) (*authority, error) {
 		key:      template.IssuerKey(),
 		prefix:   certmagic.StorageKeys.CertsPrefix(template.IssuerKey()),
 		configs:  make(map[variant]*certmagic.Config),
+		orders:   make(map[string]struct{}),
 	}
 	a.account = m.accountOf(a.identity.account, a.key)
 	if t, ok := template.(*certmagic.ACMEIssuer); ok && t.TestCA != "" && t.TestCA != t.CA {
@@ -140,12 +144,32 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	if err != nil {
 		return err
 	}
+	defer a.ordering(o.name)()
 	err = a.place(ctx, o)
 	a.account.holds.leave(entered, err)
 	if l, ok := readLimit(err, o.name); ok {
 		err = &limitedError{until: time.Now().Add(clampLimit(l.until)), err: err}
 	}
 	return err
+}
+
+// ordering notes that an order is under way, until the result is called.
+func (a *authority) ordering(name string) (end func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.orders[name] = struct{}{}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.orders, name)
+	}
+}
+
+// busy returns the hosts whose orders are under way, sorted.
+func (a *authority) busy() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Sorted(maps.Keys(a.orders))
 }
 
 // enter holds an order back that would meet a rate limit.

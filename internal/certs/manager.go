@@ -163,35 +163,6 @@ func (m *Manager) spawn(task func()) bool {
 // AnswerHTTP says that HTTP-01 challenges reach HTTPChallenge.
 func (m *Manager) AnswerHTTP() { m.http.Store(true) }
 
-// Close ends all work and waits for it, and frees the locks it held. Later
-// calls do nothing.
-func (m *Manager) Close() error {
-	var err error
-	m.close.Do(func() {
-		m.ending.Lock()
-		m.cancel()
-		m.ending.Unlock()
-		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
-		m.lobby.close()
-		m.tasks.Wait()
-		m.reporter.wait()
-		m.port.close()
-		for c := range m.chains() {
-			for _, a := range c.authorities {
-				a.closeIdle()
-			}
-		}
-		if m.cache != nil {
-			m.cache.Stop()
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		err = m.storage.unlockAll(ctx)
-		m.storage.settle(ctx)
-	})
-	return err
-}
-
 // find returns the host whose certificate serves a name, or nil. m.mu is held
 // for reading.
 func (m *Manager) find(name string) *host {

@@ -39,8 +39,10 @@ type boundedStorage struct {
 
 	accounts keepsakes
 
-	mu   sync.Mutex
-	held map[string]int
+	mu      sync.Mutex
+	held    map[string]int
+	locking int           // calls of the backend's Lock under way
+	quiet   chan struct{} // closed when there are none; nil if nothing waits for that
 }
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
@@ -115,6 +117,7 @@ func (s *boundedStorage) Stat(ctx context.Context, key string) (certmagic.KeyInf
 // given back at once.
 func (s *boundedStorage) Lock(ctx context.Context, name string) error {
 	got := make(chan error)
+	s.countLocking(1)
 	go s.lock(ctx, name, got)
 	select {
 	case err := <-got:
@@ -128,6 +131,7 @@ func (s *boundedStorage) Lock(ctx context.Context, name string) error {
 }
 
 func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error) {
+	defer s.countLocking(-1)
 	err := s.tryLock(ctx, name)
 	select {
 	case got <- err:
@@ -195,15 +199,45 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 }
 
 // settle waits until no operation is under way, those included whose callers
-// have given up, or until ctx is done.
-func (s *boundedStorage) settle(ctx context.Context) {
+// have given up, or until ctx is done. It reports whether there is none.
+func (s *boundedStorage) settle(ctx context.Context) bool {
 	for range maxStorageOps {
 		select {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()
 		case <-ctx.Done():
-			return
+			return false
 		}
+	}
+	select {
+	case <-s.unlocking():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// unlocking returns what is closed once no call of the backend's Lock is under way.
+func (s *boundedStorage) unlocking() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	quiet := make(chan struct{})
+	if s.locking == 0 {
+		close(quiet)
+	} else if s.quiet != nil {
+		quiet = s.quiet
+	} else {
+		s.quiet = quiet
+	}
+	return quiet
+}
+
+func (s *boundedStorage) countLocking(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locking += by; s.locking == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
 	}
 }
 
