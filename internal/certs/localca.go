@@ -39,9 +39,10 @@ const (
 	rootLifetime = 10 * 365 * 24 * time.Hour
 	rootMinimum  = 30 * 24 * time.Hour // left of a root, or a new one is made
 	leafLifetime = 12 * time.Hour
-	rootPause    = 5 * time.Second // after a failure to load
-	clockSkew    = 5 * time.Minute // by which a client's clock may be late
-	maxNames     = 100             // in one request
+	rootPause    = 5 * time.Second  // after a failure to load
+	rootPatience = 10 * time.Second // for one operation of a storage that no Manager bounds
+	clockSkew    = 5 * time.Minute  // by which a client's clock may be late
+	maxNames     = 100              // in one request
 )
 
 // A LocalCA is a certificate authority for internal names, in the names of
@@ -57,10 +58,12 @@ type LocalCA struct {
 	// Storage keeps the root certificate and its key. Nil means that of Files.
 	Storage certmagic.Storage
 
-	mu    sync.Mutex
-	root  *root     // nil until loaded
-	err   error     // why it was not
-	again time.Time // when to try again
+	mu      sync.Mutex
+	loading chan struct{}   // the slot of the one that loads; nil until used
+	bounded *boundedStorage // Storage, once used
+	root    *root           // nil until loaded
+	err     error           // why it was not
+	again   time.Time       // when to try again
 }
 
 // A root is a signing certificate and its key.
@@ -138,16 +141,13 @@ func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
 // curl --cacert takes it. It creates the authority if there is none. It fails
 // if the storage does not keep files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
-	s, err := orFiles(c.Storage)
+	s, err := c.storage()
 	if err != nil {
 		return "", err
 	}
-	if b, ok := s.(*boundedStorage); ok {
-		s = b.backend
-	}
-	files, ok := s.(interface{ Filename(key string) string })
+	files, ok := s.backend.(interface{ Filename(key string) string })
 	if !ok {
-		return "", fmt.Errorf("local CA: storage %T keeps no files, use the PEM text of the root", s)
+		return "", fmt.Errorf("local CA: storage %s keeps no files, use the PEM text of the root", s)
 	}
 	if _, err := c.load(ctx); err != nil {
 		return "", err
@@ -155,34 +155,83 @@ func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
 	return files.Filename(rootCertKey), nil
 }
 
-// load returns the root from memory, from storage, or a new one.
+// load returns the root from memory, from storage, or a new one. It ends with
+// ctx, whatever storage does.
 func (c *LocalCA) load(ctx context.Context) (*root, error) {
+	loading, r, err := c.known()
+	if r != nil || err != nil {
+		return r, err
+	}
+	select {
+	case loading <- struct{}{}:
+		defer func() { <-loading }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("local CA: %w", context.Cause(ctx))
+	}
+	if _, r, err := c.known(); r != nil || err != nil {
+		return r, err // by the one before
+	}
+	r, err = c.fetch(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.root != nil && time.Until(c.root.cert.NotAfter) > rootMinimum {
-		return c.root, nil
-	}
-	// Handshakes wait here: a storage that hangs holds up one of them, not a queue.
-	if c.err != nil && time.Now().Before(c.again) {
-		return nil, c.err
-	}
-	var r *root
-	s, err := orFiles(c.Storage)
 	if err == nil {
-		r, err = readRoot(ctx, s)
+		c.root, c.err = r, nil
+		return r, nil
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		r, err = createRoot(ctx, s)
+	err = fmt.Errorf("local CA: %w", err)
+	if ctx.Err() == nil {
+		c.err, c.again = err, time.Now().Add(rootPause)
 	}
+	return nil, err
+}
+
+// known returns the root in memory, or why it could not be loaded just now, or
+// neither: then the one that gets the slot loads it.
+func (c *LocalCA) known() (loading chan struct{}, r *root, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loading == nil {
+		c.loading = make(chan struct{}, 1)
+	}
+	switch {
+	case c.root != nil && time.Until(c.root.cert.NotAfter) > rootMinimum:
+		return nil, c.root, nil
+	case c.err != nil && time.Now().Before(c.again):
+		return nil, nil, c.err // a storage that hangs holds up one handshake, not a queue
+	}
+	return c.loading, nil, nil
+}
+
+// fetch returns the root from storage, or a new one.
+func (c *LocalCA) fetch(ctx context.Context) (*root, error) {
+	s, err := c.storage()
 	if err != nil {
-		err = fmt.Errorf("local CA: %w", err)
-		if ctx.Err() == nil {
-			c.err, c.again = err, time.Now().Add(rootPause)
-		}
 		return nil, err
 	}
-	c.root, c.err = r, nil
-	return r, nil
+	r, err := readRoot(ctx, s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return createRoot(ctx, s)
+	}
+	return r, err
+}
+
+// storage returns a storage whose operations end with their context.
+func (c *LocalCA) storage() (*boundedStorage, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bounded != nil {
+		return c.bounded, nil
+	}
+	s, err := orFiles(c.Storage)
+	if err != nil {
+		return nil, err
+	}
+	b, ok := s.(*boundedStorage)
+	if !ok {
+		b = newBoundedStorage(s, rootPatience)
+	}
+	c.bounded = b
+	return b, nil
 }
 
 // restore makes the root in memory and the one in storage the same: it writes
@@ -193,7 +242,7 @@ func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	if held == nil {
 		return nil
 	}
-	s, err := orFiles(c.Storage)
+	s, err := c.storage()
 	if err != nil {
 		return err
 	}
