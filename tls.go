@@ -265,7 +265,7 @@ type CertStatus struct {
 
 	Attempts int       // failed since the last success, at an issuer; failures of storage, DNS or HostPolicy do not count
 	Err      error     // of the last attempt, or why there was none; nil if nothing is wrong
-	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
+	NextTry  time.Time // after a failure, or while a CA's limit is in force; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
 
 	Waiting int // handshakes that wait for the certificate; 0 in Observe

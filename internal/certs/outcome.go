@@ -140,14 +140,22 @@ func (h *host) retryStalled(long bool) {
 func (h *host) hold(err error, until time.Time) {
 	m := h.manager
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if h.gone || m.ctx.Err() != nil || h.motion.again {
+		m.mu.Unlock()
 		return
 	}
 	o := h.motion
+	began := o.err == nil || o.why != held
+	news := o.told&(1<<held) == 0
+	o.told |= 1 << held
 	o.err, o.why, o.next, o.awaited = err, held, until, false
 	o.then = h.heldPlan()
+	status := h.status()
 	h.settle()
+	m.mu.Unlock()
+	if began {
+		m.reporter.held(status, news)
+	}
 }
 
 // heldPlan looks into storage while the host has to wait: another process may have what a CA does not give to this one.
