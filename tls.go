@@ -170,9 +170,10 @@ type TLS struct {
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when a host's certificate becomes ready, is renewed, or
-	// fails: one call at a time, in order. A panic in it is logged. While a call
-	// lasts, up to 10,000 reports wait; then the oldest are dropped, and a
-	// warning is logged. Nil disables the reports.
+	// fails, and when a limit of the CA holds its order back: one call at a time,
+	// in order. A panic in it is logged. While a call lasts, up to 10,000 reports
+	// wait; then the oldest are dropped, and a warning is logged. Nil disables the
+	// reports.
 	Observe func(CertStatus)
 }
 

@@ -52,6 +52,7 @@ type authority struct {
 	mu      sync.Mutex
 	configs map[variant]*certmagic.Config
 	orders  map[string]struct{} // hosts whose orders are under way
+	hasty   sync.Once           // says that certificates expire too soon
 	silent  time.Time           // until when probes are not made here, since one got no answer
 }
 
@@ -186,6 +187,14 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 		return entered, nil
 	}
 	return nil, &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
+}
+
+// sayHasty logs, once, that certificates of the authority cannot be renewed in time.
+func (a *authority) sayHasty(name string, s *stored) {
+	a.hasty.Do(func() {
+		a.manager.log.Warn("certificates of an issuer expire too soon to be renewed in time: let them live for a minute at least, and check the clocks",
+			"issuer", a.key, "host", name, "life", s.life(), "not_after", s.cert.Leaf.NotAfter, "least_time_between_orders", s.rest())
+	})
 }
 
 // renewalInfo asks the CA when it wants the certificate renewed. Authorities

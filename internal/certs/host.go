@@ -104,11 +104,12 @@ type plan struct {
 	due   time.Time
 }
 
-// A summary is what is known of a certificate in use, packed. It never changes, but for its slot.
+// A summary is what is known of a certificate in use, packed. It never changes once it is in use, but for its slot.
 type summary struct {
 	by                           *authority // whose place in storage it came from
 	notBefore, notAfter, renewAt int64      // unix seconds
 	slot                         int32      // in the manager's memory, while the host has cert
+	ordered                      uint32     // when it was ordered here, in unix seconds; 0 if it was not
 	serialLen                    uint8
 	serial                       [20]byte // RFC 5280, 4.1.2.2: no more than that
 }
@@ -118,6 +119,9 @@ func newSummary(s *stored) *summary {
 	y := &summary{by: s.by, notBefore: leaf.NotBefore.Unix(), notAfter: leaf.NotAfter.Unix(), renewAt: s.renewAt().Unix()}
 	serial := leaf.SerialNumber.Bytes()
 	y.serialLen = uint8(copy(y.serial[:], serial))
+	if s.ordered {
+		y.ordered = uint32(time.Now().Unix())
+	}
 	return y
 }
 

@@ -39,6 +39,9 @@ func (h *host) serve(s *stored) (changed bool) {
 	if h.summary != nil {
 		y.slot = h.summary.slot
 	}
+	if !changed {
+		y.ordered = max(y.ordered, h.summary.ordered)
+	}
 	h.summary = y
 	h.manager.memory.put(h, s.cert)
 	h.motion.awaited = false
@@ -73,16 +76,21 @@ func (h *host) keep(s *stored) {
 // upkeep returns what comes next for a good certificate.
 func (h *host) upkeep(s *stored) plan {
 	m, now := h.manager, time.Now()
-	// A CA may issue what is due at once: not a reason to spin.
-	p := plan{m.loads, load, latest(s.renewAt(), now.Add(s.pause()))}
-	if s.renewAt().Before(now) {
-		leaf := s.cert.Leaf
-		p.due = now.Add(min(max(leaf.NotAfter.Sub(leaf.NotBefore)/10, s.pause()), 6*time.Hour))
-	}
+	p := plan{m.loads, load, latest(latest(s.renewAt(), now.Add(s.pause())), h.rested(s))}
 	if t := s.refreshAt(); !t.IsZero() && t.Before(p.due) {
 		p = plan{m.infos, refresh, latest(t, now.Add(s.pause()))}
 	}
 	return p
+}
+
+// rested is when the next order may follow the one that has brought s: a CA may issue what is due at once, or say so of
+// whatever it issues, which is no reason to spin. It is zero if s was not ordered here, or if the program wants another.
+// The manager's lock is held.
+func (h *host) rested(s *stored) time.Time {
+	if h.summary.ordered == 0 || h.motion.forced {
+		return time.Time{}
+	}
+	return time.Unix(int64(h.summary.ordered), 0).Add(s.rest())
 }
 
 // fail notes err and plans p as the next try. Without a time of its own p is for when the backoff is over.

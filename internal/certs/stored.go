@@ -27,6 +27,8 @@ type stored struct {
 	by   *authority       // whose place in storage it came from
 	ari  acme.RenewalInfo // renewal information (RFC 9773); zero if none
 	bare bool             // its metadata is missing or damaged
+
+	ordered bool // just now, for this host
 }
 
 // readStored returns the newest certificate for name that any of by has in
@@ -102,9 +104,6 @@ func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string)
 	c := &stored{cert: &pair, by: a}
 	c.ari, err = readARI(meta)
 	c.bare = err != nil
-	if a.manager.options.DisableARI {
-		c.ari = acme.RenewalInfo{}
-	}
 	if a.manager.options.DisableARI {
 		c.ari = acme.RenewalInfo{}
 	}
@@ -185,8 +184,7 @@ func covers(leaf *x509.Certificate, name string) bool {
 // spreads certificates of one day over the next hours.
 func (c *stored) renewAt() time.Time {
 	leaf := c.cert.Leaf
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	ratio := leaf.NotAfter.Add(-time.Duration(float64(life) * renewalRatio))
+	life, ratio := c.life(), c.ratioAt()
 	spread := time.Second + time.Duration(float64(life)/30*fraction(leaf))
 	at := ratio.Add(spread)
 	if t := c.ari.SelectedTime; !t.IsZero() {
@@ -201,6 +199,13 @@ func (c *stored) renewAt() time.Time {
 	}
 	return at
 }
+
+// ratioAt is when two thirds of the certificate's life are over.
+func (c *stored) ratioAt() time.Time {
+	return c.cert.Leaf.NotAfter.Add(-time.Duration(float64(c.life()) * renewalRatio))
+}
+
+func (c *stored) life() time.Duration { return c.cert.Leaf.NotAfter.Sub(c.cert.Leaf.NotBefore) }
 
 // refreshAt is when the renewal information is to be asked for again; zero if
 // there is none.
@@ -224,7 +229,17 @@ func fraction(leaf *x509.Certificate) float64 {
 }
 
 // pause is the least time between two looks at the certificate.
-func (c *stored) pause() time.Duration {
-	leaf := c.cert.Leaf
-	return min(time.Minute, leaf.NotAfter.Sub(leaf.NotBefore)/20)
-}
+func (c *stored) pause() time.Duration { return min(time.Minute, c.life()/20) }
+
+const (
+	orderPause    = 10 * time.Second // the least time between two orders of a host that succeed
+	orderPauseMax = 6 * time.Hour    // what it grows to with a certificate's life
+)
+
+// rest is the least time from an order that brought the certificate to the next
+// one, whatever its dates and its CA say.
+func (c *stored) rest() time.Duration { return min(max(orderPause, c.life()/10), orderPauseMax) }
+
+// hasty reports whether the certificate, which was ordered just now, cannot be
+// renewed in time.
+func (c *stored) hasty() bool { return c.ratioAt().Before(time.Now().Add(orderPause)) }
