@@ -285,18 +285,23 @@ func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, 
 	}
 	o := h.move()
 	switch {
+	case h.evicted() && !o.lost:
+		if err := h.reload(); err != nil {
+			return nil, nil, err
+		}
+		return nil, h.outcome(), nil
 	case o.err != nil && cert != nil:
 		return cert, nil, nil
 	case o.err != nil && o.why == ofStorage && time.Since(o.looked) >= storageFirst:
 		h.fetch() // storage may be back
-	case o.err != nil && !h.evicted():
+	case o.err != nil:
 		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
 	}
 	first := !o.awaited
 	o.awaited = true
 	switch {
-	case h.evicted(), first && h.summary == nil && (h.kind == lazy || h.kind == covered):
+	case first && (h.evicted() || h.summary == nil && (h.kind == lazy || h.kind == covered)):
 		h.fetch()
 	case h.queue != nil:
 		h.queue.hurry(h)

@@ -68,6 +68,11 @@ type motion struct {
 	forced  bool // the program wants another certificate, due or not
 	rushed  bool // and has said so while a job ran
 
+	reloading bool      // its certificate, which had to leave the memory, is being read
+	unread    error     // why it could not be; nil if it could
+	unreadAt  time.Time // when that was known
+	lost      bool      // it is not in storage any more
+
 	undecided bool // the program has not said yet how its TLS is done
 	again     bool // the job under way is of no use any more: load after it
 
@@ -151,7 +156,7 @@ func (h *host) move() *motion {
 
 // rest ends the motion if nothing needs it. The manager's lock is held.
 func (h *host) rest() {
-	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced &&
+	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && !m.reloading && m.unread == nil &&
 		(h.state == valid || h.unasked() || m.blank()) {
 		h.motion = nil
 	}

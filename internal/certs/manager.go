@@ -49,6 +49,7 @@ type Manager struct {
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
 	looks            *queue
+	reloads          chan struct{} // a slot per certificate that is read for handshakes
 	demands          *demands
 	reporter         *reporter
 	minted           *mint
@@ -70,11 +71,12 @@ type Manager struct {
 	syncMu   sync.Mutex // one sync at a time
 	followMu sync.Mutex // one decision about a name at a time
 
-	mu      sync.RWMutex
-	table   table
-	below   zones
-	memory  memory
-	changed chan struct{} // closed when any host has an outcome; nil if nothing waits for it
+	mu        sync.RWMutex
+	table     table
+	below     zones
+	memory    memory
+	reloading int           // certificates that are being read for handshakes, or are about to be
+	changed   chan struct{} // closed when any host has an outcome; nil if nothing waits for it
 }
 
 // New checks o and returns a Manager that does nothing until Start. The error
@@ -87,6 +89,7 @@ func New(o Options) (*Manager, error) {
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
 		looks:   newQueue(maxPreflights, nil),
+		reloads: make(chan struct{}, maxReloads),
 		changes: changes{wake: make(chan struct{}, 1)},
 		lobby:   newLobby(o.Logger),
 		table:   newTable(),

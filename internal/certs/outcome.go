@@ -44,7 +44,7 @@ func (h *host) serve(s *stored) (changed bool) {
 	}
 	h.summary = y
 	h.manager.memory.put(h, s.cert)
-	h.motion.awaited = false
+	h.motion.awaited, h.motion.lost, h.motion.unread = false, false, nil
 	if changed {
 		h.motion.forced = false
 	}
