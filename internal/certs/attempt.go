@@ -128,6 +128,7 @@ func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config,
 	defer func() {
 		if l, ok := readLimit(err, p.order.name); ok {
 			p.account.holds.set(l)
+			p.account.met.write(ctx, p.account.holds, p.manager.log)
 		}
 		t.judge(err, p.account)
 	}()

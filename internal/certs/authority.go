@@ -96,7 +96,11 @@ func (m *Manager) accountOf(id accountID, issuerKey string) *account {
 		m.accounts = make(map[accountID]*account)
 	}
 	if m.accounts[id] == nil {
-		m.accounts[id] = newAccount(id, issuerKey)
+		a := newAccount(id, issuerKey)
+		if _, local := id.issuer.(*LocalCA); !local {
+			a.met = newLedger(m.storage, issuerKey, id.directory, id.email, id.key, id.external)
+		}
+		m.accounts[id] = a
 	}
 	return m.accounts[id]
 }
@@ -178,6 +182,7 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if o.due {
 		return nil, nil
 	}
+	a.account.met.read(ctx, a.account.holds)
 	registered := a.account.known.Load()
 	if !registered && a.account.holds.counting(addressScope) {
 		registered = a.account.exists(ctx, a.manager.storage)
