@@ -101,3 +101,26 @@ func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 
 // nowhere is a listener that is never used.
 type nowhere struct{ net.Listener }
+
+// A lock may come when nobody waits for it any more.
+func TestCloseGivesBackALockThatComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logs logBuffer
+		storage := newMemStorage()
+		storage.hook(func(verb, _ string) error {
+			if verb == "lock" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Storage, o.Logger = storage, logs.logger(slog.LevelError)
+		m, _ := startOnce(t, o, "a.example.com")
+		time.Sleep(500 * time.Millisecond)
+		begin := time.Now()
+		require.NoError(t, m.Close())
+		assert.LessOrEqual(t, time.Since(begin), 2*time.Second)
+		assert.Empty(t, storage.locked())
+		assert.Empty(t, logs.String())
+	})
+}

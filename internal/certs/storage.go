@@ -201,6 +201,11 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 // settle waits until no operation is under way, those included whose callers
 // have given up, or until ctx is done. It reports whether there is none.
 func (s *boundedStorage) settle(ctx context.Context) bool {
+	select {
+	case <-s.unlocking(): // first: a lock that comes too late is given back by an operation
+	case <-ctx.Done():
+		return false
+	}
 	for range maxStorageOps {
 		select {
 		case s.slots <- struct{}{}:
@@ -209,12 +214,7 @@ func (s *boundedStorage) settle(ctx context.Context) bool {
 			return false
 		}
 	}
-	select {
-	case <-s.unlocking():
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return true
 }
 
 // unlocking returns what is closed once no call of the backend's Lock is under way.
