@@ -32,6 +32,7 @@ var errStorageHangs = errors.New("it does not answer in time")
 // other's; certmagic.CleanUpOwnLocks frees those of the whole process.
 type boundedStorage struct {
 	backend certmagic.Storage
+	kind    string // the type that the program gave
 	limit   time.Duration
 	slots   chan struct{}
 	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
@@ -47,7 +48,8 @@ type boundedStorage struct {
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
 	return &boundedStorage{
-		backend: backend,
+		backend: fit(backend),
+		kind:    fmt.Sprintf("%T", backend),
 		limit:   limit,
 		slots:   make(chan struct{}, maxStorageOps),
 		held:    make(map[string]int),
@@ -182,7 +184,7 @@ func (s *boundedStorage) RenewLockLease(ctx context.Context, name string, lease 
 
 // String names the backend's type and nothing else: a backend's fields may
 // hold secrets, and certmagic logs its storage.
-func (s *boundedStorage) String() string { return fmt.Sprintf("%T", s.backend) }
+func (s *boundedStorage) String() string { return s.kind }
 
 // unlockAll frees the locks still held, for the end.
 func (s *boundedStorage) unlockAll(ctx context.Context) error {
