@@ -68,6 +68,8 @@ type motion struct {
 	forced  bool // the program wants another certificate, due or not
 	rushed  bool // and has said so while a job ran
 
+	spare     *stored   // what is served if the certificate in use expires; nil if there is nothing
+	lapsed    bool      // that of a wildcard has expired, and the hosts below were looked at
 	reloading bool      // its certificate, which had to leave the memory, is being read
 	unread    error     // why it could not be; nil if it could
 	unreadAt  time.Time // when that was known
@@ -156,7 +158,7 @@ func (h *host) move() *motion {
 
 // rest ends the motion if nothing needs it. The manager's lock is held.
 func (h *host) rest() {
-	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && !m.reloading && m.unread == nil &&
+	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && !m.reloading && m.unread == nil && m.spare == nil && !m.lapsed &&
 		(h.state == valid || h.unasked() || m.blank()) {
 		h.motion = nil
 	}

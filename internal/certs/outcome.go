@@ -44,12 +44,27 @@ func (h *host) serve(s *stored) (changed bool) {
 	}
 	h.summary = y
 	h.manager.memory.put(h, s.cert)
+	h.motion.spare = s.spare
 	h.motion.awaited, h.motion.lost, h.motion.unread = false, false, nil
 	if changed {
-		h.motion.forced = false
+		h.motion.forced, h.motion.lapsed = false, false
 	}
 	h.settle()
 	return changed
+}
+
+// relieve serves the older certificate of another issuer in place of one that has expired, if there is such a one, and
+// reports whether there is. The manager's lock is held.
+func (h *host) relieve() bool {
+	o := h.motion
+	if o == nil || o.spare == nil || !fresh(o.spare.cert) {
+		return false
+	}
+	spare, awaited := o.spare, o.awaited
+	o.awaited = true // a place in memory
+	h.serve(spare)
+	o.awaited = awaited
+	return true
 }
 
 // keep installs a good certificate and waits for its next date.
@@ -64,6 +79,7 @@ func (h *host) keep(s *stored) {
 	h.state = valid // before serve wakes what waits
 	changed := h.serve(s)
 	o := h.motion
+	o.spare = nil // what is kept is renewed before it expires, and read before that
 	o.attempts, o.stalls, o.unusable, o.kept, o.unknown, o.told, o.err, o.next = 0, 0, 0, 0, 0, 0, nil, time.Time{}
 	o.then = h.upkeep(s)
 	status := h.status()

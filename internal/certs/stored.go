@@ -28,7 +28,8 @@ type stored struct {
 	ari  acme.RenewalInfo // renewal information (RFC 9773); zero if none
 	bare bool             // its metadata is missing or damaged
 
-	ordered bool // just now, for this host
+	ordered bool    // just now, for this host
+	spare   *stored // of another issuer, older and good for longer; nil if there is none
 }
 
 // readStored returns the newest certificate for name that any of by has in
@@ -50,6 +51,7 @@ func readStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 // findStored is readStored without the repair.
 func findStored(ctx context.Context, s *boundedStorage, by []*authority, name string) (*stored, error) {
 	var newest *stored
+	var all []*stored
 	var failure error
 	for _, a := range by {
 		c, err := readFrom(ctx, s, a, name)
@@ -57,12 +59,16 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			failure = err
-		case newest == nil || c.better(newest):
-			newest = c
+		default:
+			all = append(all, c)
+			if newest == nil || c.better(newest) {
+				newest = c
+			}
 		}
 	}
 	switch {
 	case newest != nil:
+		newest.spare = newest.spareOf(all)
 		return newest, nil
 	case failure != nil:
 		return nil, failure
@@ -76,6 +82,18 @@ func (c *stored) better(d *stored) bool {
 		return one
 	}
 	return c.cert.Leaf.NotBefore.After(d.cert.Leaf.NotBefore)
+}
+
+// spareOf returns the one of all that is good for longer than c, and for the longest
+// of those; nil if none is.
+func (c *stored) spareOf(all []*stored) (spare *stored) {
+	last := c
+	for _, d := range all {
+		if d.cert.Leaf.NotAfter.After(last.cert.Leaf.NotAfter) {
+			spare, last = d, d
+		}
+	}
+	return spare
 }
 
 func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string) (*stored, error) {
