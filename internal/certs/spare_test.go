@@ -13,29 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// twoIssuers starts a Manager whose host has a certificate for 90 days of one issuer, and a later one for six of another.
-// From then on both fail.
-func twoIssuers(t *testing.T, fails func(context.Context, string) error) *certs.Manager {
-	t.Helper()
-	short, long := newIssuer(t, "short", day(6)), newIssuer(t, "long", day(90))
-	o := certs.Options{Public: []certmagic.Issuer{short, long}, Storage: newMemStorage()}
-	short.hook(failing("down"))
-	m, _ := startOnce(t, o, "a.example.com")
-	require.NoError(t, m.Await(t.Context()))
-	require.NoError(t, m.Close())
-	time.Sleep(time.Hour)
-	short.unhook()
-	m, _ = start(t, o, "a.example.com")
-	require.NoError(t, m.Await(t.Context()))
-	require.NoError(t, m.Renew("a.example.com"))
-	time.Sleep(time.Minute)
-	s, _ := m.Status("a.example.com")
-	require.Equal(t, "short", s.Issuer)
-	short.hook(fails)
-	long.hook(fails)
-	return m
-}
-
+// A host has a certificate for 90 days of one issuer, and a later one for six of another, and then both fail.
 func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
 	for what, fails := range map[string]func(context.Context, string) error{
 		"the issuers fail": failing("down"),
@@ -43,8 +21,22 @@ func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				m := twoIssuers(t, fails)
+				short, long := newIssuer(t, "short", day(6)), newIssuer(t, "long", day(90))
+				o := certs.Options{Public: []certmagic.Issuer{short, long}, Storage: newMemStorage()}
+				short.hook(failing("down"))
+				m, _ := startOnce(t, o, "a.example.com")
+				require.NoError(t, m.Await(t.Context()))
+				require.NoError(t, m.Close())
+				time.Sleep(time.Hour)
+				short.unhook()
+				m, _ = start(t, o, "a.example.com")
+				require.NoError(t, m.Await(t.Context()))
+				require.NoError(t, m.Renew("a.example.com"))
+				time.Sleep(time.Minute)
 				s, _ := m.Status("a.example.com")
+				require.Equal(t, "short", s.Issuer)
+				short.hook(fails)
+				long.hook(fails)
 				time.Sleep(time.Until(s.NotAfter) - time.Second)
 				leaf, err := shake(t, m, "a.example.com")
 				require.NoError(t, err)
