@@ -282,6 +282,11 @@ type CertStatus struct {
 // authority. The zero value is the one that a Router with a zero TLS uses. Its
 // methods may be called concurrently, and create the authority if there is
 // none. Nothing ever puts the root into a trust store; that is the user's to do.
+//
+// If the storage of a cluster loses its contents, the members write them back
+// within five minutes. A member that starts in between makes a new root, which
+// clients do not trust: it uses that for ten minutes at most, and then the older
+// root again.
 type LocalCA struct {
 	// Storage keeps the root and its key. Nil means the files that are the
 	// default of TLS.Storage.

@@ -52,7 +52,8 @@ const (
 // that is in storage already is used as it is. It implements certmagic.Issuer.
 //
 // The authority is what lies in Storage: two values over the same storage are
-// the same authority. It is created on first use, under a lock. Its methods may
+// the same authority. Of two roots that a loss of the storage has led to, the
+// older one stays; a Manager notices within five minutes. It is created on first use, under a lock. Its methods may
 // be called concurrently.
 type LocalCA struct {
 	// Storage keeps the root certificate and its key. Nil means that of Files.
@@ -234,9 +235,10 @@ func (c *LocalCA) storage() (*boundedStorage, error) {
 	return b, nil
 }
 
-// restore makes the root in memory and the one in storage the same: it writes
-// the root back if storage has none, and takes that of storage if it is
-// another. It does nothing while no root is in memory.
+// restore makes the root in memory and the one in storage the same, after a loss
+// of what was in storage. The older one stays: clients trust it already, and a
+// process that began on the empty storage has made the other just now. It does
+// nothing while no root is in memory.
 func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	held := c.held()
 	if held == nil {
@@ -247,17 +249,18 @@ func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	found, err := readRoot(ctx, s)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		found, err = held.storeUnlessThere(ctx, s)
+	case err == nil && held.older(found):
+		log.Error("storage has a younger root of the local CA; the older one, which clients trust, is put back",
+			"root", held.cert.Subject.CommonName, "younger", found.cert.Subject.CommonName)
+		found, err = held.putBack(ctx, s, found)
 	}
-	if err != nil || found.cert.Equal(held.cert) {
-		return err
+	if err == nil && !found.cert.Equal(held.cert) {
+		c.adopt(found, log)
 	}
-	log.Error("storage has another root of the local CA: clients have to trust that one", "root", found.cert.Subject.CommonName)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.root = found
-	return nil
+	return err
 }
 
 // held returns the root in memory, nil if there is none that will last.
