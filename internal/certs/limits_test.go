@@ -247,6 +247,7 @@ func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 		assert.WithinDuration(t, time.Now().Add(6*time.Hour), s.NextTry, time.Hour)
 
 		time.Sleep(4 * time.Hour)
+		synctest.Wait()
 		of := slices.DeleteFunc(slices.Clone(seen), func(s certs.Status) bool { return s.Host != "second.crowd.org" })
 		require.Len(t, of, 1)
 		assert.Equal(t, s.NextTry, of[0].NextTry)
