@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"path"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
@@ -31,8 +30,8 @@ type ledger struct {
 	storage *boundedStorage
 	key     string
 
-	mu     sync.Mutex
-	looked time.Time // when it was read last
+	slot   chan struct{} // held by who reads or writes; guards looked
+	looked time.Time     // when it was read last
 }
 
 // An entry is one limit in a ledger.
@@ -48,7 +47,7 @@ type entries struct {
 
 // newLedger returns the ledger of an account: hostproxy/limits/<digest>.json.
 func newLedger(s *boundedStorage, account ...string) *ledger {
-	return &ledger{storage: s, key: path.Join("hostproxy", "limits", digest(account...)+".json")}
+	return &ledger{storage: s, slot: make(chan struct{}, 1), key: path.Join("hostproxy", "limits", digest(account...)+".json")}
 }
 
 // read puts the limits that other processes have met into h, once a minute. A nil
@@ -57,14 +56,18 @@ func (l *ledger) read(ctx context.Context, h *holds) {
 	if l == nil {
 		return
 	}
-	l.mu.Lock() // others wait: they must not meet what is known
-	defer l.mu.Unlock()
+	select {
+	case l.slot <- struct{}{}: // others wait: they must not meet what is known
+		defer func() { <-l.slot }()
+	case <-ctx.Done():
+		return
+	}
 	if time.Since(l.looked) >= ledgerPause {
 		l.merge(ctx, h)
 	}
 }
 
-// merge reads the ledger into h. l.mu is held.
+// merge reads the ledger into h. The slot is held.
 func (l *ledger) merge(ctx context.Context, h *holds) {
 	l.looked = time.Now()
 	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
@@ -97,8 +100,8 @@ func (l *ledger) write(ctx context.Context, h *holds, log *slog.Logger) {
 	if l == nil {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.slot <- struct{}{} // each holds it for historyTimeout twice at most
+	defer func() { <-l.slot }()
 	ctx = context.WithoutCancel(ctx)
 	l.merge(ctx, h)
 	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
