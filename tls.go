@@ -165,9 +165,10 @@ type TLS struct {
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when a host's certificate becomes ready, is renewed, or
-	// fails: one call at a time, in order. A panic in it is logged. While a call
-	// lasts, up to 10,000 reports wait; then the oldest are dropped, and a
-	// warning is logged. Nil disables the reports.
+	// fails, and when a limit of the CA holds its order back: one call at a time,
+	// in order. A panic in it is logged. While a call lasts, up to 10,000 reports
+	// wait; then the oldest are dropped, and a warning is logged. Nil disables the
+	// reports.
 	Observe func(CertStatus)
 }
 
@@ -272,7 +273,7 @@ type CertStatus struct {
 
 	Attempts int       // failed since the last success, at an issuer; failures of storage, DNS or HostPolicy do not count
 	Err      error     // of the last attempt, or why there was none; nil if nothing is wrong
-	NextTry  time.Time // after a failure; zero if retrying cannot succeed without a change of the program
+	NextTry  time.Time // after a failure, or while a CA's limit is in force; zero if retrying cannot succeed without a change of the program
 	OnDemand bool      // HostPolicy allowed it
 
 	Waiting int // handshakes that wait for the certificate; 0 in Observe
@@ -288,6 +289,11 @@ type CertStatus struct {
 // authority. The zero value is the one that a Router with a zero TLS uses. Its
 // methods may be called concurrently, and create the authority if there is
 // none. Nothing ever puts the root into a trust store; that is the user's to do.
+//
+// If the storage of a cluster loses its contents, the members write them back
+// within five minutes. A member that starts in between makes a new root, which
+// clients do not trust: it uses that for ten minutes at most, and then the older
+// root again.
 type LocalCA struct {
 	// Storage keeps the root and its key. Nil means the files that are the
 	// default of TLS.Storage.
@@ -704,7 +710,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close stops the upkeep of certificates, waits for it to end, and frees its
-// locks. It closes the kept connections to the targets of all routes and ends
+// locks. Calls of issuers and storages that ignore their context are left behind
+// after 15 seconds at most, and logged as errors. It closes the kept connections to the targets of all routes and ends
 // their background work, which the next request begins anew. It may be called
 // more than once.
 //

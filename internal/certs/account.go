@@ -6,9 +6,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path"
 	"strings"
 	"sync"
@@ -58,10 +60,13 @@ func digest(parts ...string) string {
 type account struct {
 	pace  *pacer // nil means no limit
 	holds *holds
+	met   *ledger // remembers holds; nil if there are none
 
-	users  string // where certmagic keeps accounts of the CA; "" if not ACME
-	folder string // where this one is kept
-	lock   string // excludes other processes while it is made or removed
+	users     string // where certmagic keeps accounts of the CA; "" if not ACME
+	folder    string // where this one is kept
+	directory string // of the CA
+	own       bool   // the program has brought its key
+	lock      string // excludes other processes while it is made or removed
 
 	known   atomic.Bool // it exists
 	lookMu  sync.Mutex
@@ -79,7 +84,7 @@ func newAccount(id accountID, issuerKey string) *account {
 		return a
 	}
 	a.users = path.Join("acme", certmagic.StorageKeys.Safe(issuerKey), "users")
-	a.folder = a.users
+	a.folder, a.own, a.directory = a.users, id.key != "", id.directory
 	if !id.plain() {
 		a.folder += "-" + digest(id.key, id.external)
 	}
@@ -114,7 +119,7 @@ func (a *account) seenAt(key string) {
 // renounce removes the account that an attempt used from storage, if it is still
 // there. Whoever needs an account then makes one, under the same lock: however
 // many attempts find out at once, there is one new account.
-func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt) error {
+func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt, log *slog.Logger) error {
 	if err := s.Lock(ctx, a.lock); err != nil {
 		return fmt.Errorf("lock of the account: %w", err)
 	}
@@ -132,7 +137,11 @@ func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt
 	}
 	a.known.Store(false)
 	err = s.Delete(ctx, used.regKey)
-	return cmp.Or(err, s.Delete(ctx, used.keyKey))
+	if err = cmp.Or(err, s.Delete(ctx, used.keyKey)); err == nil {
+		log.Warn("an account at a CA is of no use any more; another one is made", "ca", a.directory, "account", used.location(),
+			"cause", used.why())
+	}
+	return err
 }
 
 // An attempt is what certmagic does for one order, as far as its storage and its
@@ -144,6 +153,7 @@ type attempt struct {
 	reg            []byte // its registration, as loaded
 	stored         bool   // an account was made
 	forgotten      bool   // the CA does not know it
+	deactivated    bool   // the CA knows that it is not to be used any more
 	held           error  // why it may not be made now
 	kept           string // the lock for a registration that failed
 }
@@ -160,7 +170,30 @@ func attemptOf(ctx context.Context) *attempt {
 }
 
 // lost reports whether the account that was used is of no use any more.
-func (t *attempt) lost() bool { return t.forgotten && t.reg != nil && t.keyKey != "" }
+func (t *attempt) lost() bool {
+	return (t.forgotten || t.deactivated) && t.reg != nil && t.keyKey != ""
+}
+
+// location returns the URL of the account, "" if its registration does not say.
+func (t *attempt) location() string {
+	var reg struct {
+		Location string `json:"location"`
+	}
+	_ = json.Unmarshal(t.reg, &reg)
+	return reg.Location
+}
+
+// judge notes what the outcome of an order says about the account. One whose key
+// the program has brought cannot be replaced.
+func (t *attempt) judge(err error, a *account) { t.deactivated = !a.own && deactivated(err) }
+
+// why says what has become of a lost account.
+func (t *attempt) why() string {
+	if t.deactivated {
+		return "it has been deactivated there"
+	}
+	return "the CA does not know it any more"
+}
 
 // release frees what the attempt has kept.
 func (t *attempt) release(ctx context.Context, s *boundedStorage) {

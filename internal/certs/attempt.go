@@ -104,7 +104,7 @@ func (p *placement) run(ctx context.Context) error {
 			return t.held
 		case t.lost() && !renounced:
 			renounced, counter = true, 2 // the next account has no certificate to replace
-			if err := p.account.renounce(ctx, p.manager.storage, t); err != nil {
+			if err := p.account.renounce(ctx, p.manager.storage, t, p.manager.log); err != nil {
 				return fmt.Errorf("%w: %w", errForgotten, err)
 			}
 		case counter == 1 && p.replaces() && refusedReplacing(err):
@@ -128,7 +128,9 @@ func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config,
 	defer func() {
 		if l, ok := readLimit(err, p.order.name); ok {
 			p.account.holds.set(l)
+			p.account.met.write(ctx, p.account.holds, p.manager.log)
 		}
+		t.judge(err, p.account)
 	}()
 	defer rescue("issuer", &err)
 	ctx = context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter)
@@ -208,7 +210,11 @@ func (p *placement) conclude(ctx context.Context, err error) error {
 		return p.verify(ctx)
 	}
 	failed := failedValidation(err) || unsolvable(err)
+	useless := p.account.own && deactivated(err)
 	err = explain(err, p.directory(), p.order.name)
+	if useless {
+		err = fmt.Errorf("%w: set the AccountKeyPEM of another account, or none", err)
+	}
 	switch {
 	case failed && failures > 0 && failures < len(p.offered):
 		return &paceError{first: brokenFirst, last: brokenFirst, err: err}

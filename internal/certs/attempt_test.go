@@ -149,3 +149,26 @@ func TestAnOrderIsRepeatedOnlyIfItIsOfUse(t *testing.T) {
 		assert.False(t, certs.RefusedReplacing(err), what)
 	}
 }
+
+// RFC 8555, 7.3.6: the type of the problem is that of many other refusals.
+func TestARefusalForADeactivatedAccountIsKnownByItsText(t *testing.T) {
+	order := func(p acme.Problem) error { return fmt.Errorf("creating new order: %w", p) }
+	for detail, want := range map[string]bool{
+		`Account is not valid, has status "deactivated"`:                           true,
+		`Unable to validate JWS :: Account is not valid, has status "deactivated"`: true,
+		"Account has been deactivated":                                             true,
+		"An account with the provided public key exists but is deactivated":        true,
+		`Account is not valid, has status "revoked"`:                               false,
+		"No order for the account":                                                 false,
+		"The authorization has been deactivated":                                   false,
+	} {
+		for _, status := range []int{401, 403} {
+			assert.Equal(t, want, certs.Deactivated(order(acme.Problem{Status: status, Type: acme.ProblemTypeUnauthorized, Detail: detail})), detail)
+		}
+		assert.False(t, certs.Deactivated(order(acme.Problem{Status: 403, Type: acme.ProblemTypeMalformed, Detail: detail})), detail)
+	}
+	validation := acme.Problem{Status: 403, Type: acme.ProblemTypeUnauthorized, Detail: "This account has been deactivated",
+		Resource: acme.Authorization{}}
+	assert.False(t, certs.Deactivated(validation), "what the page of a web server says")
+	assert.False(t, certs.Deactivated(nil))
+}

@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,7 +51,9 @@ type authority struct {
 
 	mu      sync.Mutex
 	configs map[variant]*certmagic.Config
-	silent  time.Time // until when probes are not made here, since one got no answer
+	orders  map[string]struct{} // hosts whose orders are under way
+	hasty   sync.Once           // says that certificates expire too soon
+	silent  time.Time           // until when probes are not made here, since one got no answer
 }
 
 // A variant is what one authority has to do differently for some hosts.
@@ -72,6 +76,7 @@ func newAuthority(m *Manager, given certmagic.Issuer) (*authority, error) {
 		key:      template.IssuerKey(),
 		prefix:   certmagic.StorageKeys.CertsPrefix(template.IssuerKey()),
 		configs:  make(map[variant]*certmagic.Config),
+		orders:   make(map[string]struct{}),
 	}
 	a.account = m.accountOf(a.identity.account, a.key)
 	if t, ok := template.(*certmagic.ACMEIssuer); ok && t.TestCA != "" && t.TestCA != t.CA {
@@ -91,7 +96,11 @@ func (m *Manager) accountOf(id accountID, issuerKey string) *account {
 		m.accounts = make(map[accountID]*account)
 	}
 	if m.accounts[id] == nil {
-		m.accounts[id] = newAccount(id, issuerKey)
+		a := newAccount(id, issuerKey)
+		if _, local := id.issuer.(*LocalCA); !local {
+			a.met = newLedger(m.storage, issuerKey, id.directory, id.email, id.key, id.external)
+		}
+		m.accounts[id] = a
 	}
 	return m.accounts[id]
 }
@@ -140,6 +149,7 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	if err != nil {
 		return err
 	}
+	defer a.ordering(o.name)()
 	err = a.place(ctx, o)
 	a.account.holds.leave(entered, err)
 	if l, ok := readLimit(err, o.name); ok {
@@ -148,11 +158,31 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	return err
 }
 
+// ordering notes that an order is under way, until the result is called.
+func (a *authority) ordering(name string) (end func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.orders[name] = struct{}{}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.orders, name)
+	}
+}
+
+// busy returns the hosts whose orders are under way, sorted.
+func (a *authority) busy() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Sorted(maps.Keys(a.orders))
+}
+
 // enter holds an order back that would meet a rate limit.
 func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if o.due {
 		return nil, nil
 	}
+	a.account.met.read(ctx, a.account.holds)
 	registered := a.account.known.Load()
 	if !registered && a.account.holds.counting(addressScope) {
 		registered = a.account.exists(ctx, a.manager.storage)
@@ -162,6 +192,14 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 		return entered, nil
 	}
 	return nil, &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
+}
+
+// sayHasty logs, once, that certificates of the authority cannot be renewed in time.
+func (a *authority) sayHasty(name string, s *stored) {
+	a.hasty.Do(func() {
+		a.manager.log.Warn("certificates of an issuer expire too soon to be renewed in time: let them live for a minute at least, and check the clocks",
+			"issuer", a.key, "host", name, "life", s.life(), "not_after", s.cert.Leaf.NotAfter, "least_time_between_orders", s.rest())
+	})
 }
 
 // renewalInfo asks the CA when it wants the certificate renewed. Authorities

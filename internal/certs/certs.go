@@ -8,7 +8,8 @@
 //
 // Storage has, besides what certmagic keeps there: acme/<CA>/users-<digest> with the accounts that the e-mail does not
 // tell apart, and hostproxy/attempts/<issuer>/<host>.json with the failed validations of a host within the last hour and
-// the type of challenge that works. The latter may be deleted when the host has no route any more.
+// the type of challenge that works. The latter may be deleted when the host has no route any more. hostproxy/limits has the
+// limits of CAs that were met and are in force, per account.
 package certs
 
 import (

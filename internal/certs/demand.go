@@ -264,6 +264,13 @@ func (m *mint) held(host string) *tls.Certificate {
 	return nil
 }
 
+// forget forgets all certificates.
+func (m *mint) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.certs)
+}
+
 // get makes a certificate for host, or returns the one that was made meanwhile.
 func (m *mint) get(ctx context.Context, host string) (*tls.Certificate, error) {
 	if cert := m.held(host); cert != nil {

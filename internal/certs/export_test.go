@@ -219,3 +219,6 @@ func (m *Manager) Choices() int {
 	defer m.choices.mu.RUnlock()
 	return len(m.choices.known) + len(m.choices.asked)
 }
+
+// Deactivated is deactivated.
+func Deactivated(err error) bool { return deactivated(err) }

@@ -74,6 +74,9 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if cert := m.wildcards(h); cert != nil {
 		return cert, nil
 	}
+	if own := m.uncover(name, h); own != nil {
+		return m.wait(hello, own)
+	}
 	return m.wait(hello, h)
 }
 
@@ -281,23 +284,31 @@ func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, 
 	if fresh(cert) || h.gone && cert != nil {
 		return cert, nil, nil
 	}
+	if !h.gone && h.relieve() {
+		return h.cert.Load(), nil, nil
+	}
 	if h.gone {
 		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
 	}
 	o := h.move()
 	switch {
+	case h.evicted() && !o.lost:
+		if err := h.reload(); err != nil {
+			return nil, nil, err
+		}
+		return nil, h.outcome(), nil
 	case o.err != nil && cert != nil:
 		return cert, nil, nil
 	case o.err != nil && o.why == ofStorage && time.Since(o.looked) >= storageFirst:
 		h.fetch() // storage may be back
-	case o.err != nil && !h.evicted():
+	case o.err != nil:
 		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
 	}
 	first := !o.awaited
 	o.awaited = true
 	switch {
-	case h.evicted(), first && h.summary == nil && (h.kind == lazy || h.kind == covered):
+	case first && (h.evicted() || h.summary == nil && (h.kind == lazy || h.kind == covered)):
 		h.fetch()
 	case h.queue != nil:
 		h.queue.hurry(h)
@@ -331,6 +342,35 @@ func (m *Manager) wildcards(h *host) *tls.Certificate {
 	}
 	w.mark()
 	return w.cert.Load()
+}
+
+// uncover returns the host of name, if that may have a certificate of its own in storage, where the wildcard w served it until
+// its certificate expired; nil if w has to do. The hosts below w are looked for once.
+func (m *Manager) uncover(name string, w *host) *host {
+	if w.name == name {
+		return nil
+	}
+	m.mu.Lock()
+	var covered []string
+	lapsed := !w.gone && w.summary != nil && w.summary.expired(time.Now())
+	if lapsed && !w.move().lapsed {
+		w.motion.lapsed = true
+		covered = m.below.names(w.name)
+	}
+	m.mu.Unlock()
+	if len(covered) > 0 {
+		m.Changed(covered...)
+	}
+	if !lapsed {
+		return nil
+	}
+	m.glance(name)
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if h := m.find(name); h != w {
+		return h
+	}
+	return nil
 }
 
 // evicted reports whether the certificate of h had to leave the memory. The manager's lock is held.

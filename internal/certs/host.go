@@ -69,6 +69,13 @@ type motion struct {
 	forced  bool // the program wants another certificate, due or not
 	rushed  bool // and has said so while a job ran
 
+	spare     *stored   // what is served if the certificate in use expires; nil if there is nothing
+	lapsed    bool      // that of a wildcard has expired, and the hosts below were looked at
+	reloading bool      // its certificate, which had to leave the memory, is being read
+	unread    error     // why it could not be; nil if it could
+	unreadAt  time.Time // when that was known
+	lost      bool      // it is not in storage any more
+
 	undecided bool // the program has not said yet how its TLS is done
 	again     bool // the job under way is of no use any more: load after it
 
@@ -105,11 +112,12 @@ type plan struct {
 	due   time.Time
 }
 
-// A summary is what is known of a certificate in use, packed. It never changes, but for its slot.
+// A summary is what is known of a certificate in use, packed. It never changes once it is in use, but for its slot.
 type summary struct {
 	by                           *authority // whose place in storage it came from
 	notBefore, notAfter, renewAt int64      // unix seconds
 	slot                         int32      // in the manager's memory, while the host has cert
+	ordered                      uint32     // when it was ordered here, in unix seconds; 0 if it was not
 	serialLen                    uint8
 	serial                       [20]byte // RFC 5280, 4.1.2.2: no more than that
 }
@@ -119,6 +127,9 @@ func newSummary(s *stored) *summary {
 	y := &summary{by: s.by, notBefore: leaf.NotBefore.Unix(), notAfter: leaf.NotAfter.Unix(), renewAt: s.renewAt().Unix()}
 	serial := leaf.SerialNumber.Bytes()
 	y.serialLen = uint8(copy(y.serial[:], serial))
+	if s.ordered {
+		y.ordered = uint32(time.Now().Unix())
+	}
 	return y
 }
 
@@ -148,7 +159,7 @@ func (h *host) move() *motion {
 
 // rest ends the motion if nothing needs it. The manager's lock is held.
 func (h *host) rest() {
-	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced &&
+	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && !m.reloading && m.unread == nil && m.spare == nil && !m.lapsed &&
 		(h.state == valid || h.unasked() || m.blank()) {
 		h.motion = nil
 	}

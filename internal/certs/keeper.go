@@ -27,6 +27,8 @@ type Keeper struct {
 	shares  int     // Shares not released that began or listened after the last Close
 	running int     // Shares not released
 	held    bool    // a listener without a Share may be open
+
+	closing chan struct{} // closed when the Manager that was closed last has ended; nil if there was none
 }
 
 // Manager returns the Manager, nil if the Keeper is not open.
@@ -132,24 +134,42 @@ func (k *Keeper) Authority(q *http.Request, host, port string) string {
 
 // Close closes the Manager regardless of Shares, whose listeners then serve
 // what is in memory, and cuts what listeners without a Share carry elsewhere.
-// The next use opens another Manager.
+// It waits for the end of that, for closePatience or little more. The next use,
+// which does not wait for it, opens another Manager.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.passer != nil {
-		k.passer.Close()
-		k.passer = nil
-	}
+	passer := k.passer
+	k.passer = nil
 	k.epoch++
 	k.shares, k.held = 0, false
-	return k.shut()
+	shut := k.shut()
+	k.mu.Unlock()
+	if passer != nil {
+		passer.Close()
+	}
+	return shut()
 }
 
-// shut closes the Manager, if there is one. k.mu is held.
-func (k *Keeper) shut() error {
-	m := k.manager.Swap(nil)
+// shut takes the Manager out of use, if there is one. The result closes it and
+// waits for its end, and for that of the ones before. k.mu is held, and must not
+// be held during the call of the result.
+func (k *Keeper) shut() func() error {
+	m, before := k.manager.Swap(nil), k.closing
 	if m == nil {
-		return nil
+		return func() error {
+			if before != nil {
+				<-before
+			}
+			return nil
+		}
 	}
-	return m.Close()
+	ended := make(chan struct{})
+	k.closing = ended
+	return func() error {
+		defer close(ended)
+		if before != nil {
+			<-before
+		}
+		return m.Close()
+	}
 }

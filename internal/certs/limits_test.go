@@ -2,7 +2,9 @@ package certs_test
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -214,5 +216,65 @@ func TestAnOrderThatWasLetThroughDoesNotEndALaterLimit(t *testing.T) {
 		leave(nil)
 		assert.NotNil(t, h.Enter("c.example.com"))
 		assert.NotNil(t, h.Enter("d.example.com"))
+	})
+}
+
+// What waits for a limit has not failed. The program and its log are told all the same, once.
+func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		until := time.Now().Add(30 * time.Hour)
+		ca := newLimitedCA(t, func(string) error {
+			if time.Now().Before(until) {
+				return limitOf(`too many certificates (50) already issued for "crowd.org" in the last 168h0m0s`, until)
+			}
+			return nil
+		})
+		var logs logBuffer
+		var seen []certs.Status
+		o := with(ca)
+		o.Logger = logs.logger(slog.LevelInfo)
+		o.Observe = func(s certs.Status) { seen = append(seen, s) }
+		m, r := start(t, o, "first.crowd.org")
+		time.Sleep(time.Minute)
+		require.Equal(t, 1, ca.refusals())
+		r.add("second.crowd.org")
+		time.Sleep(time.Minute)
+		s, _ := m.Status("second.crowd.org")
+		assert.Equal(t, certs.Pending, s.State)
+		assert.ErrorContains(t, s.Err, "a rate limit of the CA")
+		assert.WithinDuration(t, time.Now().Add(6*time.Hour), s.NextTry, time.Hour)
+
+		time.Sleep(4 * time.Hour)
+		synctest.Wait()
+		of := slices.DeleteFunc(slices.Clone(seen), func(s certs.Status) bool { return s.Host != "second.crowd.org" })
+		require.Len(t, of, 1)
+		assert.Equal(t, s.NextTry, of[0].NextTry)
+		assert.Equal(t, certs.Pending, of[0].State)
+		const line = `level=INFO msg="certificate has to wait" host=second.crowd.org`
+		assert.Equal(t, 1, strings.Count(logs.String(), line), logs.String())
+		assert.Contains(t, logs.String(), "next_try=")
+		time.Sleep(40 * time.Hour)
+		require.NoError(t, m.Await(t.Context()))
+		assert.LessOrEqual(t, strings.Count(logs.String(), "has to wait"), 2, "once a host: %s", logs.String())
+	})
+}
+
+// Thousands that wait are no thousands of lines.
+func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		until := time.Now().Add(3 * time.Hour)
+		ca := newLimitedCA(t, func(string) error {
+			if time.Now().Before(until) {
+				return limitOf("too many new orders (300) from this account in the last 3h0m0s", until)
+			}
+			return nil
+		})
+		var logs logBuffer
+		o := with(ca)
+		o.Logger = logs.logger(slog.LevelInfo)
+		start(t, o, names("h%d.example.com", 2000)...)
+		time.Sleep(2 * time.Hour)
+		assert.Contains(t, logs.String(), "certificates of more hosts have to wait")
+		assert.Less(t, strings.Count(logs.String(), "\n"), 120)
 	})
 }

@@ -39,9 +39,10 @@ const (
 	rootLifetime = 10 * 365 * 24 * time.Hour
 	rootMinimum  = 30 * 24 * time.Hour // left of a root, or a new one is made
 	leafLifetime = 12 * time.Hour
-	rootPause    = 5 * time.Second // after a failure to load
-	clockSkew    = 5 * time.Minute // by which a client's clock may be late
-	maxNames     = 100             // in one request
+	rootPause    = 5 * time.Second  // after a failure to load
+	rootPatience = 10 * time.Second // for one operation of a storage that no Manager bounds
+	clockSkew    = 5 * time.Minute  // by which a client's clock may be late
+	maxNames     = 100              // in one request
 )
 
 // A LocalCA is a certificate authority for internal names, in the names of
@@ -51,16 +52,19 @@ const (
 // that is in storage already is used as it is. It implements certmagic.Issuer.
 //
 // The authority is what lies in Storage: two values over the same storage are
-// the same authority. It is created on first use, under a lock. Its methods may
+// the same authority. Of two roots that a loss of the storage has led to, the
+// older one stays; a Manager notices within five minutes. It is created on first use, under a lock. Its methods may
 // be called concurrently.
 type LocalCA struct {
 	// Storage keeps the root certificate and its key. Nil means that of Files.
 	Storage certmagic.Storage
 
-	mu    sync.Mutex
-	root  *root     // nil until loaded
-	err   error     // why it was not
-	again time.Time // when to try again
+	mu      sync.Mutex
+	loading chan struct{}   // the slot of the one that loads; nil until used
+	bounded *boundedStorage // Storage, once used
+	root    *root           // nil until loaded
+	err     error           // why it was not
+	again   time.Time       // when to try again
 }
 
 // A root is a signing certificate and its key.
@@ -138,16 +142,13 @@ func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
 // curl --cacert takes it. It creates the authority if there is none. It fails
 // if the storage does not keep files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
-	s, err := orFiles(c.Storage)
+	s, err := c.storage()
 	if err != nil {
 		return "", err
 	}
-	if b, ok := s.(*boundedStorage); ok {
-		s = b.backend
-	}
-	files, ok := s.(interface{ Filename(key string) string })
+	files, ok := s.backend.(interface{ Filename(key string) string })
 	if !ok {
-		return "", fmt.Errorf("local CA: storage %T keeps no files, use the PEM text of the root", s)
+		return "", fmt.Errorf("local CA: storage %s keeps no files, use the PEM text of the root", s)
 	}
 	if _, err := c.load(ctx); err != nil {
 		return "", err
@@ -155,60 +156,111 @@ func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
 	return files.Filename(rootCertKey), nil
 }
 
-// load returns the root from memory, from storage, or a new one.
+// load returns the root from memory, from storage, or a new one. It ends with
+// ctx, whatever storage does.
 func (c *LocalCA) load(ctx context.Context) (*root, error) {
+	loading, r, err := c.known()
+	if r != nil || err != nil {
+		return r, err
+	}
+	select {
+	case loading <- struct{}{}:
+		defer func() { <-loading }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("local CA: %w", context.Cause(ctx))
+	}
+	if _, r, err := c.known(); r != nil || err != nil {
+		return r, err // by the one before
+	}
+	r, err = c.fetch(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.root != nil && time.Until(c.root.cert.NotAfter) > rootMinimum {
-		return c.root, nil
-	}
-	// Handshakes wait here: a storage that hangs holds up one of them, not a queue.
-	if c.err != nil && time.Now().Before(c.again) {
-		return nil, c.err
-	}
-	var r *root
-	s, err := orFiles(c.Storage)
 	if err == nil {
-		r, err = readRoot(ctx, s)
+		c.root, c.err = r, nil
+		return r, nil
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		r, err = createRoot(ctx, s)
+	err = fmt.Errorf("local CA: %w", err)
+	if ctx.Err() == nil {
+		c.err, c.again = err, time.Now().Add(rootPause)
 	}
-	if err != nil {
-		err = fmt.Errorf("local CA: %w", err)
-		if ctx.Err() == nil {
-			c.err, c.again = err, time.Now().Add(rootPause)
-		}
-		return nil, err
-	}
-	c.root, c.err = r, nil
-	return r, nil
+	return nil, err
 }
 
-// restore makes the root in memory and the one in storage the same: it writes
-// the root back if storage has none, and takes that of storage if it is
-// another. It does nothing while no root is in memory.
+// known returns the root in memory, or why it could not be loaded just now, or
+// neither: then the one that gets the slot loads it.
+func (c *LocalCA) known() (loading chan struct{}, r *root, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loading == nil {
+		c.loading = make(chan struct{}, 1)
+	}
+	switch {
+	case c.root != nil && time.Until(c.root.cert.NotAfter) > rootMinimum:
+		return nil, c.root, nil
+	case c.err != nil && time.Now().Before(c.again):
+		return nil, nil, c.err // a storage that hangs holds up one handshake, not a queue
+	}
+	return c.loading, nil, nil
+}
+
+// fetch returns the root from storage, or a new one.
+func (c *LocalCA) fetch(ctx context.Context) (*root, error) {
+	s, err := c.storage()
+	if err != nil {
+		return nil, err
+	}
+	r, err := readRoot(ctx, s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return createRoot(ctx, s)
+	}
+	return r, err
+}
+
+// storage returns a storage whose operations end with their context.
+func (c *LocalCA) storage() (*boundedStorage, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bounded != nil {
+		return c.bounded, nil
+	}
+	s, err := orFiles(c.Storage)
+	if err != nil {
+		return nil, err
+	}
+	b, ok := s.(*boundedStorage)
+	if !ok {
+		b = newBoundedStorage(s, rootPatience)
+	}
+	c.bounded = b
+	return b, nil
+}
+
+// restore makes the root in memory and the one in storage the same, after a loss
+// of what was in storage. The older one stays: clients trust it already, and a
+// process that began on the empty storage has made the other just now. It does
+// nothing while no root is in memory.
 func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	held := c.held()
 	if held == nil {
 		return nil
 	}
-	s, err := orFiles(c.Storage)
+	s, err := c.storage()
 	if err != nil {
 		return err
 	}
 	found, err := readRoot(ctx, s)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		found, err = held.storeUnlessThere(ctx, s)
+	case err == nil && held.older(found):
+		log.Error("storage has a younger root of the local CA; the older one, which clients trust, is put back",
+			"root", held.cert.Subject.CommonName, "younger", found.cert.Subject.CommonName)
+		found, err = held.putBack(ctx, s, found)
 	}
-	if err != nil || found.cert.Equal(held.cert) {
-		return err
+	if err == nil && !found.cert.Equal(held.cert) {
+		c.adopt(found, log)
 	}
-	log.Error("storage has another root of the local CA: clients have to trust that one", "root", found.cert.Subject.CommonName)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.root = found
-	return nil
+	return err
 }
 
 // held returns the root in memory, nil if there is none that will last.

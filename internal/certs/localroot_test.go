@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -105,4 +107,62 @@ func TestAStoredRootIsKeptAsItIs(t *testing.T) {
 	now, err := storage.Load(t.Context(), "localca/root.crt")
 	require.NoError(t, err)
 	assert.Equal(t, string(certPEM), string(now))
+}
+
+// A storage that hangs is no reason to keep a caller that has given up.
+func TestCallersOfTheLocalCALeaveByTheirContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, release := newMemStorage(), make(chan struct{})
+		storage.hook(func(string, string) error { <-release; return nil })
+		ca := &certs.LocalCA{Storage: storage}
+		begin := time.Now()
+		left := make(chan time.Duration, 10)
+		for range 10 {
+			go func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := ca.RootPEM(ctx)
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+				left <- time.Since(begin)
+			}()
+		}
+		for range 10 {
+			assert.Equal(t, time.Second, <-left)
+		}
+		_, err := ca.RootPEM(context.Background())
+		require.ErrorContains(t, err, "does not answer in time", "and without a context of its own it ends too")
+		close(release)
+		time.Sleep(time.Minute)
+		_, err = ca.RootPEM(t.Context())
+		require.NoError(t, err)
+	})
+}
+
+// One caller that leaves takes nothing from those that wait behind it.
+func TestALocalCAIsMadeByTheNextCallerWhenTheFirstLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemStorage()
+		var slow atomic.Bool
+		slow.Store(true)
+		storage.hook(func(string, string) error {
+			if slow.Load() {
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		})
+		ca := &certs.LocalCA{Storage: storage}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go func() { _, _ = ca.RootPEM(ctx) }()
+		synctest.Wait()
+		second := make(chan error, 1)
+		go func() {
+			_, err := ca.RootPEM(t.Context())
+			second <- err
+		}()
+		<-ctx.Done()
+		slow.Store(false)
+		require.NoError(t, <-second)
+		time.Sleep(5 * time.Second) // let the first one's call end
+	})
 }

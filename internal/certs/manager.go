@@ -48,6 +48,7 @@ type Manager struct {
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
 	looks            *queue
+	reloads          chan struct{} // a slot per certificate that is read for handshakes
 	demands          *demands
 	reporter         *reporter
 	minted           *mint
@@ -69,11 +70,12 @@ type Manager struct {
 	syncMu   sync.Mutex // one sync at a time
 	followMu sync.Mutex // one decision about a name at a time
 
-	mu      sync.RWMutex
-	table   table
-	below   zones
-	memory  memory
-	changed chan struct{} // closed when any host has an outcome; nil if nothing waits for it
+	mu        sync.RWMutex
+	table     table
+	below     zones
+	memory    memory
+	reloading int           // certificates that are being read for handshakes, or are about to be
+	changed   chan struct{} // closed when any host has an outcome; nil if nothing waits for it
 }
 
 // New checks o and returns a Manager that does nothing until Start. The error
@@ -86,6 +88,7 @@ func New(o Options) (*Manager, error) {
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
 		looks:   newQueue(maxPreflights, nil),
+		reloads: make(chan struct{}, maxReloads),
 		changes: changes{wake: make(chan struct{}, 1)},
 		lobby:   newLobby(o.Logger),
 		table:   newTable(),
@@ -162,36 +165,6 @@ func (m *Manager) spawn(task func()) bool {
 
 // AnswerHTTP says that HTTP-01 challenges reach HTTPChallenge.
 func (m *Manager) AnswerHTTP() { m.http.Store(true) }
-
-// Close ends all work and waits for it, and frees the locks it held. Later
-// calls do nothing.
-func (m *Manager) Close() error {
-	var err error
-	m.close.Do(func() {
-		m.ending.Lock()
-		m.cancel()
-		m.ending.Unlock()
-		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
-		m.lobby.close()
-		m.notices.close()
-		m.tasks.Wait()
-		m.reporter.wait()
-		m.port.close()
-		for c := range m.chains() {
-			for _, a := range c.authorities {
-				a.closeIdle()
-			}
-		}
-		if m.cache != nil {
-			m.cache.Stop()
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		err = m.storage.unlockAll(ctx)
-		m.storage.settle(ctx)
-	})
-	return err
-}
 
 // find returns the host whose certificate serves a name, or nil. m.mu is held
 // for reading.

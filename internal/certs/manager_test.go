@@ -105,7 +105,7 @@ func TestAThousandFailingHostsDoNotDelayTenGoodOnes(t *testing.T) {
 func TestAHandshakeMovesItsHostToTheFront(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
-		ca.hook(func(context.Context, string) error { time.Sleep(10 * time.Second); return nil })
+		ca.hook(slowly(10 * time.Second))
 		m, _ := start(t, with(ca), append(names("h%d.example.com", 500), "wanted.example.com")...)
 		synctest.Wait()
 		begin := time.Now()
@@ -127,7 +127,7 @@ func TestRenewalsGoBeforeFirstObtains(t *testing.T) {
 		due := m.Statuses()[0].RenewAt
 		time.Sleep(time.Until(due) - time.Minute)
 
-		ca.hook(func(context.Context, string) error { time.Sleep(time.Minute); return nil })
+		ca.hook(slowly(time.Minute))
 		r.set(append(names("new%d.example.com", 1000), "old.example.com")...)
 		time.Sleep(4 * time.Minute)
 		assert.Equal(t, 2, ca.count("old.example.com"))

@@ -39,14 +39,32 @@ func (h *host) serve(s *stored) (changed bool) {
 	if h.summary != nil {
 		y.slot = h.summary.slot
 	}
+	if !changed {
+		y.ordered = max(y.ordered, h.summary.ordered)
+	}
 	h.summary = y
 	h.manager.memory.put(h, s.cert)
-	h.motion.awaited = false
+	h.motion.spare = s.spare
+	h.motion.awaited, h.motion.lost, h.motion.unread = false, false, nil
 	if changed {
-		h.motion.forced = false
+		h.motion.forced, h.motion.lapsed = false, false
 	}
 	h.settle()
 	return changed
+}
+
+// relieve serves the older certificate of another issuer in place of one that has expired, if there is such a one, and
+// reports whether there is. The manager's lock is held.
+func (h *host) relieve() bool {
+	o := h.motion
+	if o == nil || o.spare == nil || !fresh(o.spare.cert) {
+		return false
+	}
+	spare, awaited := o.spare, o.awaited
+	o.awaited = true // a place in memory
+	h.serve(spare)
+	o.awaited = awaited
+	return true
 }
 
 // keep installs a good certificate and waits for its next date.
@@ -61,6 +79,7 @@ func (h *host) keep(s *stored) {
 	h.state = valid // before serve wakes what waits
 	changed := h.serve(s)
 	o := h.motion
+	o.spare = nil // what is kept is renewed before it expires, and read before that
 	o.attempts, o.stalls, o.unusable, o.kept, o.unknown, o.told, o.err, o.next = 0, 0, 0, 0, 0, 0, nil, time.Time{}
 	o.then = h.upkeep(s)
 	status := h.status()
@@ -73,16 +92,21 @@ func (h *host) keep(s *stored) {
 // upkeep returns what comes next for a good certificate.
 func (h *host) upkeep(s *stored) plan {
 	m, now := h.manager, time.Now()
-	// A CA may issue what is due at once: not a reason to spin.
-	p := plan{m.loads, load, latest(s.renewAt(), now.Add(s.pause()))}
-	if s.renewAt().Before(now) {
-		leaf := s.cert.Leaf
-		p.due = now.Add(min(max(leaf.NotAfter.Sub(leaf.NotBefore)/10, s.pause()), 6*time.Hour))
-	}
+	p := plan{m.loads, load, latest(latest(s.renewAt(), now.Add(s.pause())), h.rested(s))}
 	if t := s.refreshAt(); !t.IsZero() && t.Before(p.due) {
 		p = plan{m.infos, refresh, latest(t, now.Add(s.pause()))}
 	}
 	return p
+}
+
+// rested is when the next order may follow the one that has brought s: a CA may issue what is due at once, or say so of
+// whatever it issues, which is no reason to spin. It is zero if s was not ordered here, or if the program wants another.
+// The manager's lock is held.
+func (h *host) rested(s *stored) time.Time {
+	if h.summary.ordered == 0 || h.motion.forced {
+		return time.Time{}
+	}
+	return time.Unix(int64(h.summary.ordered), 0).Add(s.rest())
 }
 
 // fail notes err and plans p as the next try. Without a time of its own p is for when the backoff is over.
@@ -140,14 +164,22 @@ func (h *host) retryStalled(long bool) {
 func (h *host) hold(err error, until time.Time) {
 	m := h.manager
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if h.gone || m.ctx.Err() != nil || h.motion.again {
+		m.mu.Unlock()
 		return
 	}
 	o := h.motion
+	began := o.err == nil || o.why != held
+	news := o.told&(1<<held) == 0
+	o.told |= 1 << held
 	o.err, o.why, o.next, o.awaited = err, held, until, false
 	o.then = h.heldPlan()
+	status := h.status()
 	h.settle()
+	m.mu.Unlock()
+	if began {
+		m.reporter.held(status, news)
+	}
 }
 
 // heldPlan looks into storage while the host has to wait: another process may have what a CA does not give to this one.

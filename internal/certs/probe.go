@@ -85,7 +85,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 		if !t.lost() {
 			break
 		}
-		if err := a.account.renounce(ctx, a.manager.storage, t); err != nil {
+		if err := a.account.renounce(ctx, a.manager.storage, t, a.manager.log); err != nil {
 			return err
 		}
 	}
@@ -97,6 +97,7 @@ func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIs
 	defer t.release(ctx, a.manager.storage)
 	counter := 1
 	_, err := iss.Issue(context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter), csr)
+	t.judge(err, a.account)
 	return err
 }
 

@@ -44,7 +44,7 @@ func (m *Manager) recallHosts(prefix string, keys []string) {
 	for _, key := range keys {
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(key, prefix), "/"), "/")
 		canonical, err := hostname.Canonical(name)
-		if err != nil || canonical != name || isIP(name) || !m.options.Knows(name) || m.options.Wants(name) {
+		if err != nil || canonical != name || isIP(name) || isShort(name) || !m.options.Knows(name) || m.options.Wants(name) {
 			continue
 		}
 		if cert, err := m.choices.demanded(name); cert != nil || err != nil {

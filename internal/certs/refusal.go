@@ -136,6 +136,20 @@ func refusedReplacing(err error) bool {
 	return p.Status == http.StatusNotFound || p.Status == http.StatusConflict
 }
 
+// deactivated reports whether a CA refused an order since its account has been
+// deactivated (RFC 8555, 7.3.6), which the text alone tells from other refusals:
+// Boulder's "Account is not valid, has status "deactivated"" and Pebble's "Account
+// has been deactivated". An account that the CA has revoked is not meant: another
+// one would be a way around that.
+func deactivated(err error) bool {
+	var p acme.Problem
+	if !errors.As(err, &p) || failedValidation(err) || p.Type != acme.ProblemTypeUnauthorized {
+		return false
+	}
+	text := strings.ToLower(p.Detail)
+	return strings.Contains(text, "account") && strings.Contains(text, "deactivated")
+}
+
 // refused reports whether a CA has answered and said no.
 func refused(err error) bool {
 	var p acme.Problem

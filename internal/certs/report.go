@@ -10,11 +10,8 @@ import (
 )
 
 const (
-	maxReports   = 10_000      // that wait for a slow Observe; the oldest go
-	reportWait   = time.Second // that Close gives Observe
-	maxWarnings  = 10          // a minute, of hosts that fail
-	warningsTime = time.Minute // over which warnings are counted
-	maxExamples  = 5           // hosts that a summary names
+	maxReports = 10_000      // that wait for a slow Observe; the oldest go
+	reportWait = time.Second // that Close gives Observe
 )
 
 // A reporter tells the log and the program how hosts are doing. The program's Observe runs on the reporter's own
@@ -29,11 +26,8 @@ type reporter struct {
 	wake    chan struct{}
 	done    chan struct{} // closed at the end of loop
 
-	minute   time.Time // when the count began
-	warnings int       // since then
-	many     bool      // there were more than maxWarnings in the minute before
-	silent   int       // of those that were not logged
-	examples []string  // hosts of those
+	failures tally
+	waits    tally
 }
 
 func newReporter(log *slog.Logger, observe func(Status)) *reporter {
@@ -58,7 +52,7 @@ func (r *reporter) failed(s Status, why failure, news bool) {
 	case !news:
 	case s.OnDemand && s.Serial == nil:
 		level = slog.LevelInfo
-	case r.warn(s.Host):
+	case r.names(&r.failures, s.Host):
 		level = slog.LevelWarn
 	}
 	r.log.Log(context.Background(), level, message, "host", s.Host, "attempts", s.Attempts, "next_try", s.NextTry,
@@ -68,40 +62,46 @@ func (r *reporter) failed(s Status, why failure, news bool) {
 
 // hopeless reports a host that only a change of the program helps.
 func (r *reporter) hopeless(s Status) {
-	if r.warn(s.Host) {
+	if r.names(&r.failures, s.Host) {
 		r.log.Error("no certificate possible", "host", s.Host, "cause", s.Err)
 	}
 	r.add(s)
 }
 
-// warn reports whether one more host may be named in this minute, and counts it.
-func (r *reporter) warn(host string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.minute) >= warningsTime {
-		r.many = r.warnings > maxWarnings && now.Sub(r.minute) < 2*warningsTime
-		r.minute, r.warnings = now, 0
+// held reports a host that has to wait for a CA: at Info if it is news and not
+// one of many, else at Debug. Nothing has failed, and nothing is to be done.
+func (r *reporter) held(s Status, news bool) {
+	level := slog.LevelDebug
+	if news && r.names(&r.waits, s.Host) {
+		level = slog.LevelInfo
 	}
-	if r.warnings++; r.warnings <= maxWarnings && !r.many {
-		return true
-	}
-	if r.silent++; len(r.examples) < maxExamples {
-		r.examples = append(r.examples, host)
-	}
-	if r.silent == 1 {
-		r.poke()
-	}
-	return false
+	r.log.Log(context.Background(), level, "certificate has to wait", "host", s.Host, "next_try", s.NextTry,
+		at("not_after", s.NotAfter), "cause", s.Err)
+	r.add(s)
 }
 
-// summarize logs what warn has kept silent about.
+// names counts a host, and reports whether it may have a log line of its own.
+func (r *reporter) names(t *tally, host string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	named := t.name(host)
+	if t.silent == 1 {
+		r.poke()
+	}
+	return named
+}
+
+// summarize logs the hosts that had no lines of their own.
 func (r *reporter) summarize() {
 	r.mu.Lock()
-	n, examples := r.silent, r.examples
-	r.silent, r.examples = 0, nil
+	failed, failures := r.failures.take()
+	held, waits := r.waits.take()
 	r.mu.Unlock()
-	if n > 0 {
-		r.log.Warn("certificates of more hosts failed", "hosts", n, "for_instance", examples)
+	if failed > 0 {
+		r.log.Warn("certificates of more hosts failed", "hosts", failed, "for_instance", failures)
+	}
+	if held > 0 {
+		r.log.Info("certificates of more hosts have to wait", "hosts", held, "for_instance", waits)
 	}
 }
 
@@ -133,8 +133,10 @@ func (r *reporter) loop(ctx context.Context) {
 	for {
 		r.deliver()
 		r.mu.Lock()
-		if r.silent > 0 && summary == nil {
-			summary = time.After(warningsTime - time.Since(r.minute))
+		for _, t := range []*tally{&r.failures, &r.waits} {
+			if t.silent > 0 && summary == nil {
+				summary = time.After(t.due())
+			}
 		}
 		r.mu.Unlock()
 		select {

@@ -85,13 +85,18 @@ func (s *Share) Release(last func()) (err error) {
 // any more.
 func (k *Keeper) release(epoch int) (alone bool, err error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.running--
 	if epoch == k.epoch {
 		k.shares--
 	}
+	var shut func() error
 	if k.shares == 0 && !k.held {
-		err = k.shut()
+		shut = k.shut()
 	}
-	return k.running == 0 && !k.held, err
+	alone = k.running == 0 && !k.held
+	k.mu.Unlock()
+	if shut != nil {
+		err = shut()
+	}
+	return alone, err
 }

@@ -32,8 +32,8 @@ type Status struct {
 	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
 
 	Attempts int       // failed since the last success
-	Err      error     // of the last attempt; nil unless Failed
-	NextTry  time.Time // after a failure; zero if only a change of the program helps
+	Err      error     // of the last attempt, or why there was none; nil if nothing is wrong
+	NextTry  time.Time // after a failure or while a CA's limit is in force; zero if only a change of the program helps
 	OnDemand bool      // it came with a handshake, not with a route
 
 	Waiting int // handshakes that wait for it; not for Observe

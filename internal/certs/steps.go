@@ -152,19 +152,22 @@ func (h *host) follow(s *stored) {
 	default:
 		h.installHeld(s)
 		queue, step := h.ordering()
-		h.next(queue, step, h.notBefore())
+		h.next(queue, step, h.notBefore(s))
 	}
 }
 
-// notBefore is when the host may be issued for: after a failure not before its time, though a handshake may have had
-// the certificate loaded meanwhile.
-func (h *host) notBefore() time.Time {
+// notBefore is when the host may be issued for in place of s: after a failure not before its time, though a handshake may
+// have had the certificate loaded meanwhile, and not at once after an order.
+func (h *host) notBefore(s *stored) time.Time {
 	h.manager.mu.RLock()
 	defer h.manager.mu.RUnlock()
-	return h.resumes()
+	if h.summary == nil { // it has gone
+		return h.resumes()
+	}
+	return latest(h.resumes(), h.rested(s))
 }
 
-// resumes is notBefore, with the manager's lock held.
+// resumes is when the host may be issued for after a failure. The manager's lock is held.
 func (h *host) resumes() time.Time {
 	if o := h.motion; o.err != nil && o.why != ofStorage {
 		return latest(o.next, time.Now())
@@ -244,6 +247,10 @@ func (h *host) collect(ctx context.Context) {
 	case err != nil:
 		h.fail(&paceError{first: refusedFirst, last: refusedLast, err: err}, ofOrder, plan{h.manager.loads, load, time.Time{}})
 	default:
+		s.ordered = true
+		if s.hasty() {
+			s.by.sayHasty(h.name, s)
+		}
 		h.keep(s)
 	}
 }

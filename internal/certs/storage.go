@@ -32,6 +32,7 @@ var errStorageHangs = errors.New("it does not answer in time")
 // other's; certmagic.CleanUpOwnLocks frees those of the whole process.
 type boundedStorage struct {
 	backend certmagic.Storage
+	kind    string // the type that the program gave
 	limit   time.Duration
 	slots   chan struct{}
 	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
@@ -39,13 +40,16 @@ type boundedStorage struct {
 
 	accounts keepsakes
 
-	mu   sync.Mutex
-	held map[string]int
+	mu      sync.Mutex
+	held    map[string]int
+	locking int           // calls of the backend's Lock under way
+	quiet   chan struct{} // closed when there are none; nil if nothing waits for that
 }
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
 	return &boundedStorage{
-		backend: backend,
+		backend: fit(backend),
+		kind:    fmt.Sprintf("%T", backend),
 		limit:   limit,
 		slots:   make(chan struct{}, maxStorageOps),
 		held:    make(map[string]int),
@@ -115,6 +119,7 @@ func (s *boundedStorage) Stat(ctx context.Context, key string) (certmagic.KeyInf
 // given back at once.
 func (s *boundedStorage) Lock(ctx context.Context, name string) error {
 	got := make(chan error)
+	s.countLocking(1)
 	go s.lock(ctx, name, got)
 	select {
 	case err := <-got:
@@ -128,6 +133,7 @@ func (s *boundedStorage) Lock(ctx context.Context, name string) error {
 }
 
 func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error) {
+	defer s.countLocking(-1)
 	err := s.tryLock(ctx, name)
 	select {
 	case got <- err:
@@ -178,7 +184,7 @@ func (s *boundedStorage) RenewLockLease(ctx context.Context, name string, lease 
 
 // String names the backend's type and nothing else: a backend's fields may
 // hold secrets, and certmagic logs its storage.
-func (s *boundedStorage) String() string { return fmt.Sprintf("%T", s.backend) }
+func (s *boundedStorage) String() string { return s.kind }
 
 // unlockAll frees the locks still held, for the end.
 func (s *boundedStorage) unlockAll(ctx context.Context) error {
@@ -195,15 +201,45 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 }
 
 // settle waits until no operation is under way, those included whose callers
-// have given up, or until ctx is done.
-func (s *boundedStorage) settle(ctx context.Context) {
+// have given up, or until ctx is done. It reports whether there is none.
+func (s *boundedStorage) settle(ctx context.Context) bool {
+	select {
+	case <-s.unlocking(): // first: a lock that comes too late is given back by an operation
+	case <-ctx.Done():
+		return false
+	}
 	for range maxStorageOps {
 		select {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()
 		case <-ctx.Done():
-			return
+			return false
 		}
+	}
+	return true
+}
+
+// unlocking returns what is closed once no call of the backend's Lock is under way.
+func (s *boundedStorage) unlocking() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	quiet := make(chan struct{})
+	if s.locking == 0 {
+		close(quiet)
+	} else if s.quiet != nil {
+		quiet = s.quiet
+	} else {
+		s.quiet = quiet
+	}
+	return quiet
+}
+
+func (s *boundedStorage) countLocking(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locking += by; s.locking == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
 	}
 }
 

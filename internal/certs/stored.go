@@ -27,6 +27,9 @@ type stored struct {
 	by   *authority       // whose place in storage it came from
 	ari  acme.RenewalInfo // renewal information (RFC 9773); zero if none
 	bare bool             // its metadata is missing or damaged
+
+	ordered bool    // just now, for this host
+	spare   *stored // of another issuer, older and good for longer; nil if there is none
 }
 
 // readStored returns the newest certificate for name that any of by has in
@@ -48,6 +51,7 @@ func readStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 // findStored is readStored without the repair.
 func findStored(ctx context.Context, s *boundedStorage, by []*authority, name string) (*stored, error) {
 	var newest *stored
+	var all []*stored
 	var failure error
 	for _, a := range by {
 		c, err := readFrom(ctx, s, a, name)
@@ -55,12 +59,16 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			failure = err
-		case newest == nil || c.better(newest):
-			newest = c
+		default:
+			all = append(all, c)
+			if newest == nil || c.better(newest) {
+				newest = c
+			}
 		}
 	}
 	switch {
 	case newest != nil:
+		newest.spare = newest.spareOf(all)
 		return newest, nil
 	case failure != nil:
 		return nil, failure
@@ -74,6 +82,18 @@ func (c *stored) better(d *stored) bool {
 		return one
 	}
 	return c.cert.Leaf.NotBefore.After(d.cert.Leaf.NotBefore)
+}
+
+// spareOf returns the one of all that is good for longer than c, and for the longest
+// of those; nil if none is.
+func (c *stored) spareOf(all []*stored) (spare *stored) {
+	last := c
+	for _, d := range all {
+		if d.cert.Leaf.NotAfter.After(last.cert.Leaf.NotAfter) {
+			spare, last = d, d
+		}
+	}
+	return spare
 }
 
 func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string) (*stored, error) {
@@ -102,9 +122,6 @@ func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string)
 	c := &stored{cert: &pair, by: a}
 	c.ari, err = readARI(meta)
 	c.bare = err != nil
-	if a.manager.options.DisableARI {
-		c.ari = acme.RenewalInfo{}
-	}
 	if a.manager.options.DisableARI {
 		c.ari = acme.RenewalInfo{}
 	}
@@ -185,8 +202,7 @@ func covers(leaf *x509.Certificate, name string) bool {
 // spreads certificates of one day over the next hours.
 func (c *stored) renewAt() time.Time {
 	leaf := c.cert.Leaf
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	ratio := leaf.NotAfter.Add(-time.Duration(float64(life) * renewalRatio))
+	life, ratio := c.life(), c.ratioAt()
 	spread := time.Second + time.Duration(float64(life)/30*fraction(leaf))
 	at := ratio.Add(spread)
 	if t := c.ari.SelectedTime; !t.IsZero() {
@@ -201,6 +217,13 @@ func (c *stored) renewAt() time.Time {
 	}
 	return at
 }
+
+// ratioAt is when two thirds of the certificate's life are over.
+func (c *stored) ratioAt() time.Time {
+	return c.cert.Leaf.NotAfter.Add(-time.Duration(float64(c.life()) * renewalRatio))
+}
+
+func (c *stored) life() time.Duration { return c.cert.Leaf.NotAfter.Sub(c.cert.Leaf.NotBefore) }
 
 // refreshAt is when the renewal information is to be asked for again; zero if
 // there is none.
@@ -224,7 +247,17 @@ func fraction(leaf *x509.Certificate) float64 {
 }
 
 // pause is the least time between two looks at the certificate.
-func (c *stored) pause() time.Duration {
-	leaf := c.cert.Leaf
-	return min(time.Minute, leaf.NotAfter.Sub(leaf.NotBefore)/20)
-}
+func (c *stored) pause() time.Duration { return min(time.Minute, c.life()/20) }
+
+const (
+	orderPause    = 10 * time.Second // the least time between two orders of a host that succeed
+	orderPauseMax = 6 * time.Hour    // what it grows to with a certificate's life
+)
+
+// rest is the least time from an order that brought the certificate to the next
+// one, whatever its dates and its CA say.
+func (c *stored) rest() time.Duration { return min(max(orderPause, c.life()/10), orderPauseMax) }
+
+// hasty reports whether the certificate, which was ordered just now, cannot be
+// renewed in time.
+func (c *stored) hasty() bool { return c.ratioAt().Before(time.Now().Add(orderPause)) }

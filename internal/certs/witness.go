@@ -77,7 +77,11 @@ func (w *witness) look(ctx context.Context) {
 		return
 	}
 	m := w.manager
-	if err := w.check(m.ctx); err != nil && m.ctx.Err() == nil {
+	err := w.check(m.ctx)
+	if err == nil && m.local != nil && m.local.Storage == w.storage {
+		err = m.followRoot(m.ctx)
+	}
+	if err != nil && m.ctx.Err() == nil {
 		m.log.Debug("identity of storage not settled", "cause", err)
 	}
 }

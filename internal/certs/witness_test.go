@@ -143,12 +143,15 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 		time.Sleep(11 * time.Minute) // all know all, ticket keys included
 
 		old := storage.wipe()
-		third, _ := start(t, o, "a.example.com", "app.localhost")
+		third, _ := start(t, o, "a.example.com", "app.localhost", "*.localhost")
 		require.NoError(t, third.Await(t.Context()))
 		const both = "certificates/ca/a.example.com/a.example.com.crt"
-		newer, root := storage.content(both), storage.content("localca/root.crt")
+		newer, root := storage.content(both), string(old["localca/root.crt"])
 		require.NotEqual(t, string(old[both]), newer)
-		time.Sleep(6 * time.Minute)
+		require.NotEqual(t, root, storage.content("localca/root.crt"))
+		minted, err := shake(t, third, "any.localhost")
+		require.NoError(t, err)
+		time.Sleep(11 * time.Minute)
 		assert.Equal(t, newer, storage.content(both))
 		assert.Equal(t, root, storage.content("localca/root.crt"))
 		const mine = "certificates/ca/one.example.com/one.example.com.crt"
@@ -156,9 +159,14 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 		for _, m := range []*certs.Manager{one, two, third} {
 			pem, err := m.RootPEM(t.Context())
 			require.NoError(t, err)
-			assert.Equal(t, root, string(pem), "all sign by the root in storage")
+			assert.Equal(t, root, string(pem), "all sign by the root that clients trust")
 		}
-		assert.Contains(t, logs.String(), "another root")
+		for _, host := range []string{"app.localhost", "any.localhost"} {
+			leaf, err := shake(t, third, host)
+			require.NoError(t, err)
+			assert.NotEqual(t, minted.Issuer.CommonName, leaf.Issuer.CommonName, host)
+		}
+		assert.Contains(t, logs.String(), "is put back")
 	})
 }
 

@@ -59,8 +59,6 @@ func (m *Manager) writeBack(ctx context.Context) error {
 	return m.tickets.writeBack(ctx)
 }
 
-func (m *Manager) writeBackRoot(ctx context.Context) error { return m.local.restore(ctx, m.log) }
-
 func (m *Manager) writeBackCertificates(ctx context.Context) error {
 	written, all := 0, m.holdings()
 	for i, c := range all {

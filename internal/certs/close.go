@@ -1,0 +1,89 @@
+package certs
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	closePatience  = 10 * time.Second // of Close, for the work under way
+	unlockPatience = 5 * time.Second  // of Close, for storage, after that
+	maxLeft        = 5                // hosts of work left behind that are named
+)
+
+// Close ends all work, waits for it, and frees the locks it held. It leaves work
+// behind that does not end within closePatience, such as the call of an issuer
+// that ignores its context, and says so in the log. Later calls do nothing.
+func (m *Manager) Close() error {
+	var err error
+	m.close.Do(func() {
+		m.ending.Lock()
+		m.cancel()
+		m.ending.Unlock()
+		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
+		m.lobby.close()
+		m.notices.close()
+		m.awaitTasks()
+		m.reporter.wait()
+		m.port.close()
+		for c := range m.chains() {
+			for _, a := range c.authorities {
+				a.closeIdle()
+			}
+		}
+		if m.cache != nil {
+			m.cache.Stop()
+		}
+		err = m.leaveStorages()
+	})
+	return err
+}
+
+// awaitTasks waits for the tasks, but for closePatience at most.
+func (m *Manager) awaitTasks() {
+	ended := make(chan struct{})
+	go func() { // ends with the last task
+		defer close(ended)
+		m.tasks.Wait()
+	}()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		m.sayLeft()
+	}
+}
+
+// sayLeft logs, per issuer, the hosts whose work does not end.
+func (m *Manager) sayLeft() {
+	said := false
+	for c := range m.chains() {
+		for _, a := range c.authorities {
+			if hosts := a.busy(); len(hosts) > 0 {
+				said = true
+				m.log.Error("issuer ignores the end of its context; its calls are left behind",
+					"issuer", a.key, "hosts", len(hosts), "for_instance", hosts[:min(len(hosts), maxLeft)])
+			}
+		}
+	}
+	if !said {
+		m.log.Error("background work of certificates ignores the end of its context; it is left behind")
+	}
+}
+
+// leaveStorages frees the locks that are held, and waits for what is under way
+// in storage.
+func (m *Manager) leaveStorages() error {
+	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
+	defer cancel()
+	var errs []error
+	for _, w := range m.witnesses {
+		errs = append(errs, w.storage.unlockAll(ctx))
+		if !w.storage.settle(ctx) {
+			m.log.Error("storage ignores the end of its context; its calls are left behind", "storage", w.storage.String())
+		}
+	}
+	return errors.Join(errs...)
+}
