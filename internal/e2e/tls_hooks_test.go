@@ -182,8 +182,10 @@ func TestAPanicInAHandshakeOfACallIsItsFailure(t *testing.T) {
 				res, err := c.Post("https://a.test/x.Y/Z", "application/grpc", strings.NewReader("\x00\x00\x00\x00\x00"))
 				require.NoError(t, err)
 				res.Body.Close()
-				assert.Equal(t, 500, res.StatusCode)
-				assertPanic(t, hook, <-records)
+				assert.Equal(t, "13", res.Header.Get("Grpc-Status"), "INTERNAL, as gRPC says it")
+				x := <-records
+				assert.Equal(t, 500, x.Status)
+				assertPanic(t, hook, x)
 			}
 		})
 	}
