@@ -52,7 +52,7 @@ func (a *authority) place(ctx context.Context, o order) error {
 		return err
 	}
 	if p.order.chain.renewed(ctx, p.order) {
-		return nil // what is stored by now is another process's
+		return errNotAsked // what is stored by now is another process's
 	}
 	err = p.run(ctx)
 	var held *heldError

@@ -152,6 +152,9 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	defer a.ordering(o.name)()
 	err = a.place(ctx, o)
 	a.account.holds.leave(entered, err)
+	if err == errNotAsked {
+		return nil
+	}
 	if l, ok := readLimit(err, o.name); ok {
 		err = &limitedError{until: time.Now().Add(clampLimit(l.until)), err: err}
 	}

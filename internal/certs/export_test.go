@@ -50,6 +50,9 @@ func RetryAfter(detail string) (time.Time, bool) { return retryAfter(detail) }
 // ReverseName is reverseName.
 func ReverseName(name string) (string, bool) { return reverseName(name) }
 
+// ErrNotAsked is errNotAsked.
+var ErrNotAsked = errNotAsked
+
 // Refused returns how many refused names m remembers.
 func (m *Manager) Refused() int {
 	m.demands.mu.Lock()

@@ -226,6 +226,10 @@ func subjects(name string) []subject {
 	}
 }
 
+// errNotAsked is the outcome of an order that the CA has not seen: it shows
+// nothing about a limit.
+var errNotAsked = errors.New("another process has the certificate")
+
 // leave ends what enter began, with the error of the order. A hold that has been set anew meanwhile is none of its.
 func (h *holds) leave(entered []*hold, err error) {
 	if len(entered) == 0 {
@@ -236,6 +240,8 @@ func (h *holds) leave(entered []*hold, err error) {
 	for _, held := range entered {
 		switch {
 		case h.by[held.subject] != held:
+		case err == errNotAsked:
+			held.tried = time.Time{} // the next order asks
 		case orderTaken(err):
 			delete(h.by, held.subject)
 		default:

@@ -219,6 +219,23 @@ func TestAnOrderThatWasLetThroughDoesNotEndALaterLimit(t *testing.T) {
 	})
 }
 
+func TestAnOrderThatTheCAHasNotSeenEndsNoLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := certs.NewHolds()
+		h.Set(time.Now().Add(time.Hour))
+		time.Sleep(time.Hour)
+		leave := h.Enter("a.example.com")
+		require.NotNil(t, leave)
+		leave(certs.ErrNotAsked) // another process has the certificate
+		leave = h.Enter("b.example.com")
+		require.NotNil(t, leave, "the next one may ask")
+		assert.Nil(t, h.Enter("c.example.com"), "one at a time")
+		leave(nil)
+		assert.NotNil(t, h.Enter("c.example.com"))
+		assert.NotNil(t, h.Enter("d.example.com"))
+	})
+}
+
 // What waits for a limit has not failed. The program and its log are told all the same, once.
 func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
