@@ -26,7 +26,7 @@ import (
 
 func TestTargets(t *testing.T) {
 	for _, good := range []string{
-		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "h2c://a.test:50051", "unix:/run/a.sock",
+		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "http://a.test/b,c", "h2c://a.test:50051", "unix:/run/a.sock", "http:8080",
 	} {
 		_, err := hostproxy.NewUpstream(good)
 		assert.NoError(t, err, good)
@@ -40,8 +40,16 @@ func TestTargets(t *testing.T) {
 		"::1:8080":                 "an IPv6 address needs brackets, as in [::1]",
 		"[::1]":                    "the port is missing: write [::1]:80",
 		"a b:80":                   "the character ' ' is not allowed",
-		"a.test:80/api":            "host:port takes no path, query or user: write a URL, http://a.test:80/api",
+		"a.test:80/api":            "a path needs a scheme in front of the host: write http://a.test:80/api",
 		"http://":                  "the name is empty",
+		"a.test:80?q":              "a target has no user, query or fragment: write only",
+		"me@a.test:80":             "a target has no user, query or fragment: write only",
+		"http:/a.test:80":          "two slashes follow the colon of a scheme: write http://a.test:80",
+		"http//a.test:80":          "a scheme ends with a colon and two slashes: write http://a.test:80",
+		"https:a.test:443":         "two slashes follow the colon of a scheme: write https://a.test:443",
+		"h2c:a.test:80":            "two slashes follow the colon of a scheme: write h2c://a.test:80",
+		"a.test:1,b.test:2":        "a target is one address: give each one as an argument of its own",
+		"http://a.test:1, b.test":  "a target is one address: give each one as an argument of its own",
 		"http://a.test:80:80":      "invalid port",
 		"http://u:p@a.test":        "no user, query or fragment",
 		"http://a.test?q":          "no user, query or fragment",
