@@ -204,9 +204,9 @@ type UnbufferedConn interface {
 func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, *certs.Share, error) {
 	switch {
 	case s.Router == nil:
-		return nil, nil, errors.New("hostproxy: Server.Router is nil")
+		return nil, nil, errors.New("hostproxy: Server.Router is nil: set it")
 	case https == nil && plain == nil:
-		return nil, nil, errors.New("hostproxy: Serve needs a listener")
+		return nil, nil, errors.New("hostproxy: Serve needs a listener: https, plain or both")
 	case https != nil && doesTLS(https):
 		return nil, nil, errors.New("hostproxy: Serve does the TLS itself, and so does a listener by Router.Listen, Router.Wrap or tls.Listen: " +
 			"want one of net.Listen for https")
@@ -278,7 +278,7 @@ type lateField struct {
 func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
-		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force", prefix, field))
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force: change it back, and set it before the first use", prefix, field))
 		if of := (lateField{owner, field}); !r.told[of] {
 			if r.told == nil {
 				r.told = make(map[lateField]bool)
@@ -611,7 +611,7 @@ func (p *HSTS) value() (string, error) {
 	case p == nil:
 		return "", nil
 	case p.MaxAge < 0:
-		return "", errors.New("HSTS.MaxAge is negative")
+		return "", errors.New("HSTS.MaxAge is negative: want 0 or more")
 	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
 		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
 	}

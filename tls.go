@@ -358,7 +358,7 @@ func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	}
 	host, port, err := net.SplitHostPort(p.Addr)
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
-		return fmt.Errorf("hostproxy: pattern %q: Passthrough.Addr is %q: want host:port", pattern, p.Addr)
+		return fmt.Errorf("hostproxy: pattern %q: Passthrough.Addr is %q: want host:port, without a scheme", pattern, p.Addr)
 	}
 	return nil
 }

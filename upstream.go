@@ -427,7 +427,7 @@ func NewUpstream(targets ...string) (*Upstream, error) {
 		u.Targets = append(u.Targets, t)
 	}
 	if len(targets) == 0 {
-		errs = append(errs, errors.New("hostproxy: no targets"))
+		errs = append(errs, errors.New("hostproxy: no targets: want at least one"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -650,21 +650,21 @@ func (u *Upstream) closeIdle() {
 func (u *Upstream) build() (*forward.Forwarder, error) {
 	var errs []error
 	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
-		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets", n, len(u.Targets)))
+		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets: want one for each, in the same order", n, len(u.Targets)))
 	} else if n > 0 && slices.Max(u.Weights) == 0 {
 		errs = append(errs, errors.New("field Weights has no value above 0: no target would get requests"))
 	}
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
-		errs = append(errs, errors.New("field Pick beside Policy, Weights or Sticky: nothing would choose by them"))
+		errs = append(errs, errors.New("Pick cannot be combined with Policy, Weights or Sticky: it chooses alone"))
 	}
 	if u.Dial != nil && u.Transport != nil {
-		errs = append(errs, errors.New("field Dial beside Transport: a Transport connects by itself, so set only one of them"))
+		errs = append(errs, errors.New("Dial cannot be combined with Transport, which connects by itself: set only one of them"))
 	}
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
-		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
+		errs = append(errs, errors.New("Health.StartDown requires checks: leave Health.Interval 0 or set it above 0"))
 	}
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.Share == 0 {
-		errs = append(errs, errors.New("Breaker.Failures is negative and Share 0: it would never open"))
+		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: Share must then be above 0"))
 	}
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
