@@ -358,8 +358,8 @@ func (r *Router) ran(s *Server) error {
 type Exchange struct {
 	Start time.Time // when the head of the request had been read
 
-	Client netip.Addr // who asked, behind TrustedProxies; invalid if unknown
-	Peer   netip.Addr // who sits at the other end of the connection
+	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
+	Peer   netip.Addr // remote address of the connection
 
 	Proto   string // "HTTP/1.1"
 	Scheme  string // "http" or "https"
@@ -504,7 +504,7 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 // A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
 // an IPv6 address, behind TrustedProxies. A request without a token is answered
 // with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
-// whoever asks.
+// regardless of the number of clients.
 type RateLimit struct {
 	Rate  float64 // requests per second; required, may be a fraction
 	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
@@ -547,11 +547,11 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
 }
 
-// StatusHandler returns a handler that shows what r is doing, as a page or, to
-// who asks for format=json, as JSON: routes, targets with their health and
+// StatusHandler returns a handler that shows what r is doing, as a page or, with
+// the query format=json, as JSON: routes, targets with their health and
 // latency, certificates, and the failures since StatusHandler was called, of
-// which it keeps the latest hundred. It shows names and addresses: mount it where
-// only those get who may see them.
+// which it keeps the latest hundred. Restrict access: it exposes host names
+// and addresses.
 func StatusHandler(r *Router) http.Handler {
 	r.failures.CompareAndSwap(nil, new(status.Failures))
 	return status.Handler(r.status)

@@ -197,7 +197,7 @@ type HostTLS struct {
 	// ClientAuth asks the host's clients for certificates. A connection for hosts
 	// with one setting never serves those with another: 421. After a change,
 	// requests on a connection that has not proved what is asked for now get 421
-	// too; upgraded connections stay. Nil asks nobody, unless TLS.Config does.
+	// too; upgraded connections stay. Nil asks for none, unless TLS.Config does.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
