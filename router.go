@@ -102,7 +102,15 @@ type rules struct {
 func (r *Router) compile() (*rules, error) {
 	l, err := r.RateLimit.rule(r.logger)
 	if err != nil {
-		return nil, fmt.Errorf("hostproxy: RateLimit: %w", err)
+		err = fmt.Errorf("hostproxy: RateLimit: %w", err)
+	}
+	for i, p := range r.TrustedProxies {
+		if !p.IsValid() {
+			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is not a prefix: want one such as 10.0.0.0/8, by netip.MustParsePrefix", i))
+		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &rules{limit: l}, nil
 }
@@ -251,7 +259,7 @@ func checkHandler(name string, h http.Handler) error {
 
 // fault returns what is wrong with a handler, or with one that it leads to.
 func fault(h http.Handler) (err error) {
-	if h == nil {
+	if f, ok := h.(http.HandlerFunc); h == nil || ok && f == nil {
 		return errNil
 	}
 	outer := h

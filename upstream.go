@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -228,6 +229,9 @@ func DNS(target string, interval time.Duration) Source {
 	if err != nil {
 		panic(err.Error())
 	}
+	if u.Scheme == "unix" {
+		panic(fmt.Sprintf("hostproxy: DNS: target %q has no name to look up: want host:port or a URL with a host", target))
+	}
 	return publicSource(discover.Hosts(net.DefaultResolver, u, interval))
 }
 
@@ -239,6 +243,11 @@ func DNS(target string, interval time.Duration) Source {
 func SRV(scheme, service, proto, name string, interval time.Duration) Source {
 	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
 		panic(fmt.Sprintf("hostproxy: SRV: scheme %q: want http, https or h2c", scheme))
+	}
+	for _, label := range []string{service, proto, name} {
+		if label == "" || strings.HasPrefix(label, "_") {
+			panic(fmt.Sprintf("hostproxy: SRV: %q: write service, protocol and name without the underscore, as in \"http\", \"tcp\", \"example.com\"", label))
+		}
 	}
 	return publicSource(discover.Services(net.DefaultResolver, scheme, service, proto, name, interval))
 }
@@ -549,6 +558,9 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 // Maintain and Drain. The canary's own fields apply next, and alone in
 // everything else; its own canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
+	if to == nil && share != 0 {
+		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: want 0 to end it", share)
+	}
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }
 
@@ -557,6 +569,9 @@ func (u *Upstream) Canary(to *Upstream, share float64) error {
 // responses to them are discarded. Bodies above 32 KiB and upgrades are not
 // copied, nor is anything while 128 copies are in flight.
 func (u *Upstream) Mirror(to *Upstream, share float64) error {
+	if to == nil && share != 0 {
+		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: want 0 to end it", share)
+	}
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share) })
 }
 
@@ -669,6 +684,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.Share == 0 {
 		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: Share must then be above 0"))
 	}
+	errs = append(errs, u.inVain()...)
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
@@ -682,6 +698,32 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// inVain returns an error for each setting that could have no effect.
+func (u *Upstream) inVain() (errs []error) {
+	h, b := cmp.Or(u.Health, new(HealthCheck)), cmp.Or(u.Breaker, new(Breaker))
+	for _, c := range []struct {
+		broken bool
+		rule   string
+	}{
+		{u.Transport != nil && u.TLS != nil, "TLS cannot be combined with Transport, which connects by itself: set it there"},
+		{u.Retry.Attempts == 1 && len(u.Retry.Statuses) > 0, "Retry.Statuses requires Retry.Attempts of at least 2"},
+		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max"},
+		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: a check without it only connects"},
+		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or GRPC: a check without them only connects"},
+		{b.Share == 0 && (b.Window != 0 || b.Least != 0), "Breaker.Window and Breaker.Least require Breaker.Share"},
+	} {
+		if c.broken {
+			errs = append(errs, errors.New(c.rule))
+		}
+	}
+	for _, p := range u.Upgrades {
+		if p == "" || p != strings.ToLower(p) || strings.ContainsAny(p, " \t,;") {
+			errs = append(errs, fmt.Errorf("Upgrades has %q: write the protocol's name in lower case, such as websocket", p))
+		}
+	}
+	return append(errs, tooShort("Upstream.", u)...)
 }
 
 // health is what Health, Breaker and SlowStart say to the engine.
