@@ -350,8 +350,8 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
 // flight end on the old handler; upgraded connections of a swapped route are
-// closed politely, unless both handlers lead to the same one, as [Router.Replace]
-// says.
+// closed politely, immediately or after [Upstream.StreamGrace], unless both
+// handlers lead to the same one, as [Router.Replace] says.
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -375,7 +375,8 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 }
 
 // Remove removes a route and reports whether it was there. Requests in flight
-// end normally; the route's upgraded connections are closed politely.
+// end normally; the route's upgraded connections are closed politely, immediately
+// or after [Upstream.StreamGrace].
 func (r *Router) Remove(pattern string) bool {
 	p, err := routes.ParsePattern(pattern)
 	if err != nil {
@@ -418,7 +419,9 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // Unwrap() http.Handler returns, and so on: a new BasicAuth around an Upstream
 // that stays counts for new requests, and closes nothing. Write that method for
 // your own middleware. Handlers that cannot be compared are different; an
-// http.HandlerFunc is the same if it is the same value, not a new closure.
+// http.HandlerFunc is the same if it is the same value, not a new closure. The
+// upgraded connections of other routes are closed politely, immediately or after
+// [Upstream.StreamGrace].
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	list, err := r.parseRoutes(rs, routes.Caller(1))
 	if err != nil {

@@ -183,6 +183,20 @@ type Upstream struct {
 	// make up for it.
 	IdleTimeout time.Duration
 
+	// StreamGrace is how long a stream goes on after its route was removed or
+	// swapped, or its target replaced, removed or no longer discovered. Streams
+	// are upgraded connections, and responses of type text/event-stream and
+	// unknown length. When it is over, an upgraded connection ends politely, a
+	// WebSocket with 1001, and an event stream is cut off. Zero means immediately,
+	// and 10 s for event streams. Negative means no limit. A route or target that
+	// comes back meanwhile is a new one: the time goes on. Drain and the end of
+	// the Server end streams as if there were no StreamGrace.
+	StreamGrace time.Duration
+
+	// StreamTimeout limits how long an upgraded connection lives; then it ends
+	// politely. Zero and negative mean no limit.
+	StreamTimeout time.Duration
+
 	// ReadyTimeout limits how long Replace waits until new targets serve. Zero
 	// means 30 s, negative leaves the limit to the context.
 	ReadyTimeout time.Duration
@@ -503,12 +517,14 @@ func (u *Upstream) All() iter.Seq[*Target] {
 // Replace makes ts the only targets. It waits until the new ones among them
 // serve, which is when they answer the health check or, without one, take a
 // connection. Then it sends new requests to ts alone, and waits until requests
-// in flight at the old targets have finished; their upgraded connections close
-// politely. Targets that stay are left as they are.
+// in flight at the old targets have finished. Upgraded connections there close
+// politely; with a StreamGrace, upgraded connections and event streams go on for
+// it, and Replace does not wait for them. Targets that stay are left as they are.
 //
 // Each wait ends early when ctx is done or its own timeout is over. An
 // ErrNotReady means that nothing has changed; an ErrNotDrained means that ts
-// are in use, and what was left at the old targets has been cut off.
+// are in use, and what was left at the old targets has been cut off, except
+// streams that have a StreamGrace.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
@@ -529,7 +545,7 @@ func (u *Upstream) Ready(ctx context.Context) error {
 
 // Add adds targets, and Remove takes targets out of use, immediately.
 // Requests in flight at a removed target end normally; its upgraded connections
-// close politely.
+// close politely, immediately or after StreamGrace.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
@@ -795,6 +811,8 @@ func (u *Upstream) config() forward.Config {
 		DialTimeout:           timeout(u.DialTimeout, 5*time.Second),
 		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
 		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),
+		StreamGrace:           u.StreamGrace,
+		StreamTimeout:         max(u.StreamTimeout, 0),
 	}
 	c.Targets = each(u.Targets, func(t *url.URL) forward.Endpoint { return forward.Endpoint{URL: t} })
 	for i := range min(len(u.Weights), len(u.Targets)) {
