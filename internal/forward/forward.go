@@ -305,7 +305,7 @@ func sever(w http.ResponseWriter) {
 }
 
 func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	w := &watcher{ResponseWriter: out, x: x}
+	w := watch(out, x)
 	x.refused = true
 	if fail.Err != nil {
 		x.Fail(fail)

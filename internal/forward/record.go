@@ -106,6 +106,7 @@ type Exchange struct {
 
 	copy    bool          // is a mirror's, and is not copied again
 	asker   *http.Request // of a question: the client's request; else nil
+	watched bool          // somebody counts what the client gets
 	refused bool          // no target has answered: the proxy does, or its ErrorHandler
 	charged []*limit.Rule // of an exchange that was handed over, as what follows
 	tried   []*Target

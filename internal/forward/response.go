@@ -111,7 +111,9 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
 			a.flight.slow.Store(false)
-			a.x.ResponseBytes += int64(m)
+			if !a.x.watched { // which counts what the client gets
+				a.x.ResponseBytes += int64(m)
+			}
 			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
 				return a.cut(SideClient, StatusClientClosed, werr)
 			}
