@@ -65,6 +65,7 @@ func (a *fullExchange) copyHeader(res *http.Response) {
 // announced.
 func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
+	a.x.Numbering.Show(h, a.x.RequestID)
 	a.f.ResponseHeader.apply(h)
 	a.attempts.addOwn(h, a.x.ClientScheme)
 	if _, ok := h["Content-Type"]; !ok {

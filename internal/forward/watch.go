@@ -24,6 +24,8 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		Path:   WirePath(q),
 		Query:  q.URL.RawQuery,
 	}}
+	x.UserAgent, x.Referer = Bounded(q.Header.Get("User-Agent")), Bounded(q.Header.Get("Referer"))
+	x.Secured(q.TLS)
 	if q.TLS != nil {
 		x.Scheme = "https"
 	}
@@ -37,10 +39,16 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0] = DrainFrom(q.Context())
 	x.takeOver(q)
-	if q.Trailer == nil && q.ContentLength < 0 {
-		q.Trailer = make(http.Header) // or net/http gives trailers that were not announced to this very request, and to no copy
-	}
+	awaitTrailers(q)
 	return x
+}
+
+// awaitTrailers lets copies of q get the trailers too: net/http gives those that
+// were not announced to this very request, unless there is a map for them.
+func awaitTrailers(q *http.Request) {
+	if q.Trailer == nil && q.ContentLength < 0 {
+		q.Trailer = make(http.Header)
+	}
 }
 
 // hear notes what a trusted peer says of the client's request.
