@@ -17,6 +17,7 @@ package hostproxy
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
@@ -515,7 +516,36 @@ func RequestID(q *http.Request) string {
 
 // AccessLog returns an Observe function that writes one line per exchange to
 // l: at level Info, and at Warn when the upstream or the proxy failed. It may
-// be called concurrently.
+// be called concurrently. The attributes are fields of the Exchange:
+//
+//	attribute       field                   left out
+//	client          Client
+//	method          Method
+//	scheme          Scheme
+//	host            Host
+//	path            Path
+//	query           Query                   if ""
+//	proto           Proto
+//	status          Status
+//	request_bytes   RequestBytes
+//	response_bytes  ResponseBytes
+//	duration        Duration
+//	pattern         Pattern
+//	target          Target
+//	attempts        Attempts
+//	request_id      RequestID               if ""
+//	user            User                    if ""
+//	user_agent      UserAgent               if ""
+//	referer         Referer                 if ""
+//	tls             TLSVersion, "TLS 1.3"   if 0
+//	server_name     ServerName              if ""
+//	op              Op of Err               if Err is nil
+//	side            Side of Err             if Err is nil
+//	cause           Err of Err              if Err is nil
+//
+// Host, path and query are cut off after 4 KiB. A query may hold secrets, and so may
+// a referer: to leave them out, have Observe call the function with a copy of the
+// Exchange without them.
 func AccessLog(l *slog.Logger) func(*Exchange) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	h := l.Handler()
@@ -555,19 +585,43 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 	}
 	l.attrs = append(l.attrs[:0],
 		slog.String("client", l.name),
-		slog.String("method", x.Method),
+		slog.String("method", logged(x.Method)),
 		slog.String("scheme", x.Scheme),
-		slog.String("host", x.Host),
-		slog.String("path", x.Path),
+		slog.String("host", logged(x.Host)),
+		slog.String("path", logged(x.Path)))
+	l.add("query", logged(x.Query))
+	l.attrs = append(l.attrs,
 		slog.String("proto", x.Proto),
 		slog.Int("status", x.Status),
-		slog.Int64("bytes", x.ResponseBytes),
+		slog.Int64("request_bytes", x.RequestBytes),
+		slog.Int64("response_bytes", x.ResponseBytes),
 		slog.Duration("duration", x.Duration),
 		slog.String("pattern", x.Pattern),
-		slog.String("upstream", x.Target))
-	if x.Attempts > 1 {
-		l.attrs = append(l.attrs, slog.Int("attempts", x.Attempts))
+		slog.String("target", x.Target),
+		slog.Int("attempts", x.Attempts))
+	l.add("request_id", x.RequestID)
+	l.add("user", x.User)
+	l.add("user_agent", x.UserAgent)
+	l.add("referer", x.Referer)
+	if x.TLSVersion != 0 {
+		l.add("tls", tls.VersionName(x.TLSVersion))
 	}
+	l.add("server_name", x.ServerName)
+	return l.fail(x)
+}
+
+// add adds an attribute that is not empty.
+func (l *logLine) add(key, value string) {
+	if value != "" {
+		l.attrs = append(l.attrs, slog.String(key, value))
+	}
+}
+
+// logged is as much as a line has room for.
+func logged(s string) string { return s[:min(len(s), 4<<10)] }
+
+// fail adds why the exchange failed, if it did, and returns the line's level.
+func (l *logLine) fail(x *Exchange) slog.Level {
 	if x.Err == nil {
 		return slog.LevelInfo
 	}
