@@ -443,3 +443,33 @@ func TestARequestIDHeaderThatCannotBeIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "RequestID.Respond without RequestID.Name")
 	assert.ErrorContains(t, err, "RateLimit", "all faults at once")
 }
+
+// A retry that only the other lane can make has the identifier of the first attempt.
+func TestTheRequestIDOfARetryInTheOtherLaneIsThatOfTheFirstAttempt(t *testing.T) {
+	seen, release := make(chan string, 10), make(chan struct{})
+	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen <- q.Header.Get("X-Request-Id") }))
+	overEachLane(t, func(c *proxytest.BackendConn) {
+		if q, err := c.ReadRequest(); err == nil {
+			seen <- q.Header.Get("X-Request-Id")
+			c.Wait(release)
+		}
+	}, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		first := <-seen
+		replaced := make(chan error, 1)
+		go func() { replaced <- s.upstream.Replace(t.Context(), "h2c://"+backend.Addr()) }()
+		proxytest.Eventually(t, "the new target", func() bool {
+			for target := range s.upstream.All() {
+				return strings.Contains(target.String(), backend.Addr())
+			}
+			return false
+		})
+		release <- struct{}{}
+		require.Equal(t, 200, c.Response("GET").StatusCode)
+		require.NoError(t, <-replaced)
+		assert.Regexp(t, made, first)
+		assert.Equal(t, first, <-seen)
+		assert.Equal(t, first, s.record(t, 1).RequestID)
+	}, numbered)
+}
