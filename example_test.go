@@ -168,7 +168,7 @@ func ExampleAccessLog() {
 	r := hostproxy.Router{Observe: hostproxy.AccessLog(log)}
 	r.Handle("*.example.com", hostproxy.Redirect("example.com"))
 	visit(&r, "https://www.example.com/about?from=mail")
-	// Output: level=INFO msg=exchange client=192.0.2.1 method=GET scheme=https host=www.example.com path=/about proto=HTTP/1.1 status=308 bytes=0 pattern=*.example.com upstream=""
+	// Output: level=INFO msg=exchange client=192.0.2.1 method=GET scheme=https host=www.example.com path=/about query="from=mail" proto=HTTP/1.1 status=308 request_bytes=0 response_bytes=0 pattern=*.example.com target="" attempts=0 tls="TLS 1.2" server_name=www.example.com
 }
 
 func ExampleExchange() {

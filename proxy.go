@@ -17,6 +17,7 @@ package hostproxy
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
@@ -35,6 +36,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
@@ -215,9 +217,11 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	if err := s.check(); err != nil {
 		return nil, nil, err
 	}
-	main := s.server(s.Handler)
-	if s.Handler == nil { // middleware needs http.Request: the full lane
-		main.Handler, main.Lane.Route = s.Router, s.Router.hit
+	main := s.server(s.Router)
+	if s.Handler == nil {
+		main.Lane.Route = s.Router.hit
+	} else { // middleware needs http.Request: the full lane
+		main.Handler = s.Router.around(s.Handler)
 	}
 	share := s.Router.certs.Share()
 	if https == nil {
@@ -289,6 +293,20 @@ func (s *Server) server(h http.Handler) *serve.Server {
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
 		Lane:              s.Router.lane(),
 	}
+}
+
+// around returns h, which has middleware around r, for requests that it may ask
+// ClientAddr and RequestID about.
+func (r *Router) around(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		var n forward.Numbering
+		if rules, err := r.rules(); err == nil {
+			n = rules.numbering
+		}
+		q = forward.Arrive(q, r, r.TrustedProxies, n)
+		n.Show(w.Header(), forward.ArrivalFrom(q.Context()).RequestID)
+		h.ServeHTTP(w, q)
+	})
 }
 
 // A lateField is a field that was changed when it was in force.
@@ -380,6 +398,8 @@ func (r *Router) ran(s *Server) error {
 }
 
 // An Exchange is one request and its response, as Observe sees it at the end.
+// UserAgent, Referer, User and ServerName are cut off after 1 KiB. Texts that a
+// client chose may hold any byte: escape them in logs, as the handlers of slog do.
 type Exchange struct {
 	Start time.Time // when the head of the request had been read
 
@@ -391,8 +411,15 @@ type Exchange struct {
 	Method  string
 	Host    string // as the client wrote it
 	Path    string // as the client wrote it, escaped
-	Query   string
+	Query   string // as the client wrote it, without the question mark; may hold secrets
 	Pattern string // of the route; "" if none
+
+	UserAgent  string // "" if the client sent none
+	Referer    string // "" if the client sent none
+	User       string // who logged in, by BasicAuth or ForwardAuth.User; "" if nobody
+	RequestID  string // by Router.RequestID; "" without
+	TLSVersion uint16 // tls.VersionTLS13; 0 on a plain connection
+	ServerName string // asked for in the TLS handshake; "" if none
 
 	Status        int   // sent to the client; behind a grpc-status of the proxy's own, its HTTP equivalent; 499 if the client left before
 	RequestBytes  int64 // of the bodies, as forwarded
@@ -457,9 +484,93 @@ func publicExchange(r *forward.Record) *Exchange {
 	return (*Exchange)(r)
 }
 
+// A RequestIDHeader is the request header by which a request is recognized in the
+// logs of all that serve it. Targets and handlers get it with the identifier: the
+// one that a TrustedProxies peer sent, if that is one token of up to 128 bytes, or
+// else a new one of 128 random bits in hexadecimal. Retries and mirrored copies keep
+// it, and so does the question of a ForwardAuth. A client's own copy is removed, in
+// every spelling that a CGI-like target reads as the same, and in trailers too. A
+// route's RequestHeader and ResponseHeader edit the header like any other.
+type RequestIDHeader struct {
+	// Name is that of the header, such as "X-Request-Id". "" disables identifiers.
+	Name string
+
+	// Respond sends the header to clients too, with every answer, in place of the
+	// target's own.
+	Respond bool
+}
+
+func (h RequestIDHeader) numbering() (forward.Numbering, error) {
+	switch {
+	case h.Name != "":
+		if err := forward.CheckIDName("RequestID.Name", h.Name); err != nil {
+			return forward.Numbering{}, fmt.Errorf("hostproxy: %w", err)
+		}
+	case h.Respond:
+		return forward.Numbering{}, errors.New("hostproxy: RequestID.Respond without RequestID.Name: want the name of the header, such as X-Request-Id")
+	}
+	return forward.Numbering{Name: http.CanonicalHeaderKey(h.Name), Shown: h.Respond}, nil
+}
+
+// ClientAddr returns the client address of q, resolved through TrustedProxies, as
+// Exchange.Client has it. It works in handlers and middleware of routes; in
+// middleware of Server.Handler; and in the hooks of an Upstream: for In and Out of
+// Rewrite, for the Request of ModifyResponse, in Pick, Transport and ErrorHandler. Elsewhere it is
+// the address of q.RemoteAddr, invalid if that is none.
+func ClientAddr(q *http.Request) netip.Addr {
+	if x := forward.FromContext(q.Context()); x != nil {
+		return x.Client
+	}
+	if a := forward.ArrivalFrom(q.Context()); a != nil {
+		return a.Client
+	}
+	return header.ParsePeer(q.RemoteAddr).Addr
+}
+
+// RequestID returns the identifier of q, where ClientAddr works. It is "" elsewhere,
+// and if Router.RequestID is not set.
+func RequestID(q *http.Request) string {
+	if x := forward.FromContext(q.Context()); x != nil {
+		return x.RequestID
+	}
+	if a := forward.ArrivalFrom(q.Context()); a != nil {
+		return a.RequestID
+	}
+	return ""
+}
+
 // AccessLog returns an Observe function that writes one line per exchange to
 // l: at level Info, and at Warn when the upstream or the proxy failed. It may
-// be called concurrently.
+// be called concurrently. The attributes are fields of the Exchange:
+//
+//	attribute       field                   left out
+//	client          Client
+//	method          Method
+//	scheme          Scheme
+//	host            Host
+//	path            Path
+//	query           Query                   if ""
+//	proto           Proto
+//	status          Status
+//	request_bytes   RequestBytes
+//	response_bytes  ResponseBytes
+//	duration        Duration
+//	pattern         Pattern
+//	target          Target
+//	attempts        Attempts
+//	request_id      RequestID               if ""
+//	user            User                    if ""
+//	user_agent      UserAgent               if ""
+//	referer         Referer                 if ""
+//	tls             TLSVersion, "TLS 1.3"   if 0
+//	server_name     ServerName              if ""
+//	op              Op of Err               if Err is nil
+//	side            Side of Err             if Err is nil
+//	cause           Err of Err              if Err is nil
+//
+// Host, path and query are cut off after 4 KiB. A query may hold secrets, and so may
+// a referer: to leave them out, have Observe call the function with a copy of the
+// Exchange without them.
 func AccessLog(l *slog.Logger) func(*Exchange) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	h := l.Handler()
@@ -499,19 +610,43 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 	}
 	l.attrs = append(l.attrs[:0],
 		slog.String("client", l.name),
-		slog.String("method", x.Method),
+		slog.String("method", logged(x.Method)),
 		slog.String("scheme", x.Scheme),
-		slog.String("host", x.Host),
-		slog.String("path", x.Path),
+		slog.String("host", logged(x.Host)),
+		slog.String("path", logged(x.Path)))
+	l.add("query", logged(x.Query))
+	l.attrs = append(l.attrs,
 		slog.String("proto", x.Proto),
 		slog.Int("status", x.Status),
-		slog.Int64("bytes", x.ResponseBytes),
+		slog.Int64("request_bytes", x.RequestBytes),
+		slog.Int64("response_bytes", x.ResponseBytes),
 		slog.Duration("duration", x.Duration),
 		slog.String("pattern", x.Pattern),
-		slog.String("upstream", x.Target))
-	if x.Attempts > 1 {
-		l.attrs = append(l.attrs, slog.Int("attempts", x.Attempts))
+		slog.String("target", x.Target),
+		slog.Int("attempts", x.Attempts))
+	l.add("request_id", x.RequestID)
+	l.add("user", x.User)
+	l.add("user_agent", x.UserAgent)
+	l.add("referer", x.Referer)
+	if x.TLSVersion != 0 {
+		l.add("tls", tls.VersionName(x.TLSVersion))
 	}
+	l.add("server_name", x.ServerName)
+	return l.fail(x)
+}
+
+// add adds an attribute that is not empty.
+func (l *logLine) add(key, value string) {
+	if value != "" {
+		l.attrs = append(l.attrs, slog.String(key, value))
+	}
+}
+
+// logged is as much as a line has room for.
+func logged(s string) string { return s[:min(len(s), 4<<10)] }
+
+// fail adds why the exchange failed, if it did, and returns the line's level.
+func (l *logLine) fail(x *Exchange) slog.Level {
 	if x.Err == nil {
 		return slog.LevelInfo
 	}

@@ -3,15 +3,20 @@ package hostproxy_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -283,13 +288,56 @@ func TestAccessLogWritesOneLinePerExchange(t *testing.T) {
 	<-done
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 3)
-	assert.Contains(t, lines[0], "level=INFO msg=exchange client=127.0.0.1 method=GET scheme=http host=a.test path=/p proto=HTTP/1.1 status=200 bytes=2")
-	assert.NotContains(t, lines[0], "secret")
-	assert.NotContains(t, lines[0], "attempts=")
+	assert.Contains(t, lines[0], "level=INFO msg=exchange client=127.0.0.1 method=GET scheme=http host=a.test path=/p query=secret proto=HTTP/1.1 status=200 request_bytes=0 response_bytes=2")
+	assert.Contains(t, lines[0], " pattern=a.test target="+backend.Addr()+" attempts=1")
 	assert.Contains(t, lines[1], "level=WARN")
 	assert.Contains(t, lines[1], "op=dial side=upstream")
 	assert.Contains(t, lines[2], "level=INFO")
 	assert.Contains(t, lines[2], "attempts=2")
+}
+
+// Whatever is in an Exchange makes one line, without a byte that a terminal obeys.
+func TestNoTextForgesALineOfTheAccessLog(t *testing.T) {
+	const hostile = "a\r\nlevel=ERROR msg=x\x00\x1b[2J\xff\xfe\u2028\" =\\"
+	x := hostproxy.Exchange{Method: hostile, Scheme: hostile, Host: hostile, Path: hostile, Query: hostile, Proto: hostile, Pattern: hostile,
+		Target: hostile, RequestID: hostile, User: hostile, UserAgent: hostile, Referer: hostile, TLSVersion: tls.VersionTLS13, ServerName: hostile,
+		Err: &hostproxy.Error{Op: "dial", Target: hostile, Side: hostproxy.SideClient, Err: errors.New(hostile)}}
+	var text, raw bytes.Buffer
+	hostproxy.AccessLog(slog.New(slog.NewTextHandler(&text, nil)))(&x)
+	hostproxy.AccessLog(slog.New(slog.NewJSONHandler(&raw, nil)))(&x)
+	for _, line := range []string{text.String(), raw.String()} {
+		assert.Equal(t, 1, strings.Count(line, "\n"))
+		assert.NotContains(t, line, "\r")
+		assert.NotContains(t, line, "\x1b")
+		assert.NotContains(t, line, "\x00")
+		assert.NotContains(t, line, "\u2028")
+		assert.True(t, utf8.ValidString(line))
+	}
+	attrs := make(map[string]any)
+	require.NoError(t, json.Unmarshal(raw.Bytes(), &attrs))
+	assert.Equal(t, "INFO", attrs["level"])
+	assert.Equal(t, "TLS 1.3", attrs["tls"])
+	for _, key := range []string{"method", "host", "path", "query", "target", "request_id", "user", "user_agent", "referer", "server_name", "cause"} {
+		assert.Equal(t, strings.ToValidUTF8(hostile, "\ufffd\ufffd"), attrs[key], key)
+	}
+	assert.NotContains(t, attrs, "upstream")
+}
+
+func TestALineOfTheAccessLogIsBounded(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	var out bytes.Buffer
+	hostproxy.AccessLog(slog.New(slog.NewTextHandler(&out, nil)))(&hostproxy.Exchange{Method: long, Host: long, Path: long, Query: long})
+	assert.Less(t, out.Len(), 17<<10)
+}
+
+func TestClientAddrOutsideARouterIsThePeer(t *testing.T) {
+	q := httptest.NewRequest("GET", "/", nil)
+	q.Header.Set("X-Forwarded-For", "192.0.2.7")
+	q.RemoteAddr = "[2001:db8::1]:80"
+	assert.Equal(t, "2001:db8::1", hostproxy.ClientAddr(q).String())
+	assert.Empty(t, hostproxy.RequestID(q))
+	q.RemoteAddr = "@"
+	assert.False(t, hostproxy.ClientAddr(q).IsValid())
 }
 
 func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {

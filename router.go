@@ -59,6 +59,9 @@ type Router struct {
 	// and Sticky go by. Nil trusts nobody: the peer's address is the client.
 	TrustedProxies []netip.Prefix
 
+	// RequestID gives each request an identifier. The zero value disables it.
+	RequestID RequestIDHeader
+
 	// RateLimit bounds the requests of each client. Nil means no bound.
 	RateLimit *RateLimit
 
@@ -96,7 +99,8 @@ type Router struct {
 
 // rules are what the fields of a Router compile to.
 type rules struct {
-	limit *limit.Rule // nil means no bound
+	limit     *limit.Rule // nil means no bound
+	numbering forward.Numbering
 }
 
 func (r *Router) compile() (*rules, error) {
@@ -109,10 +113,11 @@ func (r *Router) compile() (*rules, error) {
 			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is not a prefix: want one such as 10.0.0.0/8, by netip.MustParsePrefix", i))
 		}
 	}
-	if err != nil {
+	n, err2 := r.RequestID.numbering()
+	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
-	return &rules{limit: l}, nil
+	return &rules{l, n}, nil
 }
 
 // rules returns what the fields compile to, and puts them in force.
@@ -179,6 +184,9 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		forward.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
 		return
 	}
+	if x := forward.FromContext(q.Context()); x != nil {
+		x.User = forward.Bounded(user)
+	}
 	if b.Field != "" {
 		q = forward.Withhold(q, b.Field)
 		q.Header.Set(b.Field, user)
@@ -197,6 +205,7 @@ type ForwardAuth struct {
 	Auth   *Upstream    // authentication server; required
 	Path   string       // path and query to ask for, after the path of Auth's target; "" means /
 	Fields []string     // headers copied from the answer to the request; a client's own copies are removed, also from trailers
+	User   string       // the one of Fields that names the user, for Exchange.User; "" means none
 	Next   http.Handler // required
 
 	compiled settings.Compiled[forward.Question]
@@ -204,7 +213,7 @@ type ForwardAuth struct {
 
 func (a *ForwardAuth) compile() (*forward.Question, error) {
 	errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
-	question, err := forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields)
+	question, err := forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields, a.User)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("ForwardAuth: %w", err))
 	}
@@ -593,6 +602,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := forward.Begin(q, r.TrustedProxies)
 	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
+	r.identify(w, q, x)
 	forward.CloseUnbounded(w, q)
 	r.serve(w, q, x)
 	x.Returned = true
@@ -605,11 +615,16 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 	}
 	rt, refusal := r.route(q)
 	if rt == nil {
+		if r.NotFound != nil { // it may be
+			q = x.Numbered(q)
+			q = q.WithContext(forward.NewContext(q.Context(), x))
+		}
 		refusal.ServeHTTP(forward.Watch(w, x), q)
 		return
 	}
 	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
+	q = x.Numbered(q) // after Pattern, which middleware around the Router sees
 	x.Lives[1] = &rt.Value.life
 	if refusal := x.Loops(q); refusal != nil {
 		refusal.ServeHTTP(forward.Watch(w, x), q)
@@ -621,6 +636,14 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 	}
 	x.Owner = rt.Value.behind
 	rt.Value.handler.ServeHTTP(forward.Watch(w, x), q.WithContext(forward.NewContext(q.Context(), x)))
+}
+
+// identify gives the exchange its identifier, and tells the client.
+func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+	if rules, err := r.rules(); err == nil {
+		x.Identify(q, r, rules.numbering)
+		rules.numbering.Show(w.Header(), x.RequestID)
+	}
 }
 
 // admit returns the handler that refuses a client who has asked enough, or nil.
@@ -661,7 +684,7 @@ func (r *Router) observe(x *forward.Record) {
 func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	if rules, err := r.rules(); err == nil {
-		lane.Limit = rules.limit
+		lane.Limit, lane.Numbering = rules.limit, rules.numbering
 	}
 	return lane
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,12 +29,14 @@ var unasked = []string{"Expect", "Range", "If-Match", "If-None-Match", "If-Modif
 type Question struct {
 	target *url.URL
 	fields []string
+	user   string // the one of fields that names the user; "" means none
 }
 
 // NewQuestion returns the question at a path, which may have a query. fields are
 // those of the answer that a request gets when it passes, and that are never the
-// client's. The error says all that is wrong.
-func NewQuestion(path string, fields []string) (*Question, error) {
+// client's; user is the one of them that names the user, "" means none. The error
+// says all that is wrong.
+func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	var errs []error
 	u, err := url.ParseRequestURI(path)
 	if err != nil || !strings.HasPrefix(u.Path, "/") || u.Host != "" {
@@ -42,7 +45,10 @@ func NewQuestion(path string, fields []string) (*Question, error) {
 	for _, k := range fields {
 		errs = append(errs, CheckName("fields", k))
 	}
-	return &Question{u, fields}, errors.Join(errs...)
+	if user != "" && !slices.ContainsFunc(fields, func(k string) bool { return strings.EqualFold(k, user) }) {
+		errs = append(errs, fmt.Errorf("user %q: want one of fields", user))
+	}
+	return &Question{u, fields, user}, errors.Join(errs...)
 }
 
 // Ask asks f by a GET whether q may pass, and returns q as it is to pass after an
@@ -57,6 +63,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, asker: q} // what is not to be trusted is removed here
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
+	c.RequestID, c.Numbering = x.RequestID, x.Numbering
 	v := &verdict{w: w, h: make(http.Header), x: c}
 	defer func() {
 		if fail, ok := c.Err.(*Failure); ok && v.yes == nil {
@@ -74,6 +81,9 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 		if values := v.yes.Values(name); len(values) > 0 {
 			q.Header[http.CanonicalHeaderKey(name)] = values
 		}
+	}
+	if k.user != "" {
+		x.User = Bounded(q.Header.Get(k.user))
 	}
 	return q
 }

@@ -261,6 +261,9 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // as net/http demands.
 func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
 	a := &fullExchange{f: f, w: w, q: q, x: x}
+	if f.shows() || f.Diverts() {
+		a.introduce()
+	}
 	a.attempts.Take(f)
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
@@ -307,7 +310,7 @@ func sever(w http.ResponseWriter) {
 }
 
 func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	w := &watcher{ResponseWriter: out, x: x}
+	w := watch(out, x)
 	x.refused = true
 	if fail.Err != nil {
 		x.Fail(fail)

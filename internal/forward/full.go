@@ -80,6 +80,9 @@ func (a *fullExchange) Place(f *Forwarder) *Failure {
 	if a.f != f { // else an attempt that goes on may look at it
 		a.f = f
 		a.flight.serve(f)
+		if f.shows() {
+			a.introduce()
+		}
 	}
 	if a.q.Method == http.MethodConnect && a.upgradeProtocol() == "" {
 		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
@@ -94,6 +97,20 @@ func (a *fullExchange) Place(f *Forwarder) *Failure {
 		a.attempts.preferOf(a.q)
 	}
 	return nil
+}
+
+// shows reports whether hooks of f's see the client's request, or one that is made
+// of it.
+func (f *Forwarder) shows() bool {
+	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
+}
+
+// introduce lets those who see the request find the exchange by its context. A
+// question's is found already: it is that of the request which is asked about.
+func (a *fullExchange) introduce() {
+	if a.x.asker == nil && FromContext(a.q.Context()) != a.x {
+		a.q = a.q.WithContext(NewContext(a.q.Context(), a.x))
+	}
 }
 
 // Await implements Party.

@@ -46,5 +46,6 @@ func (x *Exchange) takeOver(q *http.Request) {
 	}
 	x.charged, x.tried = h.charged, h.tried
 	x.Start, x.Queue, x.Dial = h.rec.Start, h.rec.Queue, h.rec.Dial
+	x.RequestID = h.rec.RequestID
 	x.Target, x.Attempts, x.Retried = h.rec.Target, h.rec.Attempts, h.rec.Retried
 }

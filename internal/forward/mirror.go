@@ -116,7 +116,7 @@ func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
 			q.Header.Add(name, string(fd.Value))
 		}
 	}
-	f.send(q, bytes.Clone(body), x)
+	f.send(x.Numbered(q), bytes.Clone(body), x)
 }
 
 // copyOf sends a copy of q, whose body was body.
@@ -143,6 +143,7 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 	}
 	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, copy: true}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
+	c.RequestID = x.RequestID
 	go func() {
 		defer func() { <-m.slots }()
 		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
@@ -30,6 +31,13 @@ type Record struct {
 	Query   string
 	Pattern string
 
+	UserAgent  string
+	Referer    string
+	User       string
+	RequestID  string
+	TLSVersion uint16
+	ServerName string
+
 	Status        int
 	RequestBytes  int64
 	ResponseBytes int64
@@ -49,6 +57,19 @@ type Record struct {
 func (r *Record) Fail(f *Failure) {
 	if r.Err == nil {
 		r.Err = f
+	}
+}
+
+// maxText is how much is kept of what a client says of itself.
+const maxText = 1 << 10
+
+// Bounded returns the beginning of a text that a client chose.
+func Bounded[T header.Text](text T) T { return text[:min(len(text), maxText)] }
+
+// Secured notes the TLS of the client's connection; nil means none.
+func (r *Record) Secured(state *tls.ConnectionState) {
+	if state != nil {
+		r.TLSVersion, r.ServerName = state.Version, Bounded(state.ServerName)
 	}
 }
 
@@ -98,6 +119,8 @@ type Exchange struct {
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
 
+	Numbering Numbering // by which RequestID is sent
+
 	Owner any // what the Router knows the route's handler by, if that is not an Upstream
 
 	// ClientScheme and ClientHost are what the client itself used, as far as a
@@ -106,6 +129,7 @@ type Exchange struct {
 
 	copy    bool          // is a mirror's, and is not copied again
 	asker   *http.Request // of a question: the client's request; else nil
+	watched bool          // somebody counts what the client gets
 	refused bool          // no target has answered: the proxy does, or its ErrorHandler
 	charged []*limit.Rule // of an exchange that was handed over, as what follows
 	tried   []*Target

@@ -68,6 +68,7 @@ func (a *fullExchange) copyHeader(res *http.Response) {
 // announced.
 func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
+	a.x.Numbering.Show(h, a.x.RequestID)
 	a.f.ResponseHeader.apply(h)
 	a.attempts.addOwn(h, a.x.ClientScheme)
 	if _, ok := h["Content-Type"]; !ok {
@@ -114,7 +115,9 @@ func (a *fullExchange) copyBody(res *http.Response) *Failure {
 			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
 			a.flight.slow.Store(false)
-			a.x.ResponseBytes += int64(m)
+			if !a.x.watched { // which counts what the client gets
+				a.x.ResponseBytes += int64(m)
+			}
 			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
 				return a.cut(SideClient, StatusClientClosed, werr)
 			}

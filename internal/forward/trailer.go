@@ -39,21 +39,22 @@ func matches[N header.Text](names []string, name N) bool {
 }
 
 // AppendRequestEnd appends the last chunk of a request with the trailers that
-// may pass. The trailers stay as they are: the request may be sent again.
-func (f *Forwarder) AppendRequestEnd(dst []byte, trailers []h1.Field) []byte {
-	return appendEnd(dst, trailers, &f.RequestHeader, nil)
+// may pass; hop is as for AppendRequest. The trailers stay as they are: the request
+// may be sent again.
+func (f *Forwarder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
+	return appendEnd(dst, trailers, &f.RequestHeader, nil, hop.ID.Name)
 }
 
 // AppendResponseEnd appends the last chunk of a response with the trailers that
 // may pass. named is what AppendNominated made of its head.
 func (f *Forwarder) AppendResponseEnd(dst []byte, trailers []h1.Field, named []byte) []byte {
-	return appendEnd(dst, trailers, &f.ResponseHeader, named)
+	return appendEnd(dst, trailers, &f.ResponseHeader, named, "")
 }
 
-func appendEnd(dst []byte, trailers []h1.Field, e *Edit, named []byte) []byte {
+func appendEnd(dst []byte, trailers []h1.Field, e *Edit, named []byte, replaced string) []byte {
 	dst = append(dst, "0\r\n"...)
 	for i := range trailers {
-		if fd := &trailers[i]; passesTrailer(e, fd.Name, named) {
+		if fd := &trailers[i]; passesTrailer(e, fd.Name, named) && !header.SameVariable(fd.Name, replaced) {
 			dst = h1.AppendField(dst, fd.Name, fd.Value)
 		}
 	}

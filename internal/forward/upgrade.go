@@ -36,6 +36,8 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 		return fail
 	}
 	header.CleanResponse(res.Header)
+	delete(a.w.Header(), a.x.Numbering.Name)
+	a.x.Numbering.Show(res.Header, a.x.RequestID)
 	a.f.ResponseHeader.apply(res.Header)
 	a.attempts.addOwn(res.Header, a.x.ClientScheme)
 

@@ -24,6 +24,8 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		Path:   WirePath(q),
 		Query:  q.URL.RawQuery,
 	}}
+	x.UserAgent, x.Referer = Bounded(q.Header.Get("User-Agent")), Bounded(q.Header.Get("Referer"))
+	x.Secured(q.TLS)
 	if q.TLS != nil {
 		x.Scheme = "https"
 	}
@@ -37,10 +39,16 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0] = DrainFrom(q.Context())
 	x.takeOver(q)
-	if q.Trailer == nil && q.ContentLength < 0 {
-		q.Trailer = make(http.Header) // or net/http gives trailers that were not announced to this very request, and to no copy
-	}
+	awaitTrailers(q)
 	return x
+}
+
+// awaitTrailers lets copies of q get the trailers too: net/http gives those that
+// were not announced to this very request, unless there is a map for them.
+func awaitTrailers(q *http.Request) {
+	if q.Trailer == nil && q.ContentLength < 0 {
+		q.Trailer = make(http.Header)
+	}
 }
 
 // hear notes what a trusted peer says of the client's request.
@@ -81,15 +89,22 @@ func Left(q *http.Request, err error) {
 var errPanic = errors.New("a handler panicked")
 
 // Watch returns w noting status and body bytes in x.
-func Watch(w http.ResponseWriter, x *Exchange) http.ResponseWriter {
-	return &watcher{ResponseWriter: w, x: x}
+func Watch(w http.ResponseWriter, x *Exchange) http.ResponseWriter { return watch(w, x) }
+
+func watch(w http.ResponseWriter, x *Exchange) *watcher {
+	inner := x.watched
+	x.watched = true
+	return &watcher{ResponseWriter: w, x: x, inner: inner}
 }
 
-// A watcher is a ResponseWriter that notes in the record what the client got.
+// A watcher is a ResponseWriter that notes in the record what the client got. The
+// bytes are those of the first watcher of an exchange, which is the nearest to the
+// client: handlers may change what the others are given.
 type watcher struct {
 	http.ResponseWriter
 	x     *Exchange
 	wrote bool
+	inner bool // there is one nearer to the client
 }
 
 // WriteHeader notes the first final status.
@@ -97,7 +112,6 @@ func (w *watcher) WriteHeader(status int) {
 	if !w.wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.wrote = true
 		w.x.Status = status
-		w.x.ResponseBytes = 0
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -106,7 +120,7 @@ func (w *watcher) WriteHeader(status int) {
 func (w *watcher) Write(p []byte) (int, error) {
 	w.implicit()
 	n, err := w.ResponseWriter.Write(p)
-	w.x.ResponseBytes += int64(n)
+	w.count(int64(n))
 	return n, err
 }
 
@@ -114,15 +128,20 @@ func (w *watcher) Write(p []byte) (int, error) {
 func (w *watcher) ReadFrom(src io.Reader) (int64, error) {
 	w.implicit()
 	n, err := io.Copy(w.ResponseWriter, src)
-	w.x.ResponseBytes += n
+	w.count(n)
 	return n, err
+}
+
+func (w *watcher) count(n int64) {
+	if !w.inner {
+		w.x.ResponseBytes += n
+	}
 }
 
 func (w *watcher) implicit() {
 	if !w.wrote {
 		w.wrote = true
 		w.x.Status = http.StatusOK
-		w.x.ResponseBytes = 0
 	}
 }
 

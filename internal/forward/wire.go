@@ -71,6 +71,7 @@ func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *h
 	dst = f.appendStart(dst, req, t)
 	dst = f.appendClients(dst, req, hop, received)
 	dst = header.AppendForwarded(dst, hop, req.Host, received)
+	dst = appendNumber(dst, &hop.ID, &f.RequestHeader)
 	dst = append(dst, f.RequestHeader.lines...)
 	return appendFraming(dst, req)
 }
@@ -101,12 +102,21 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 				continue
 			}
 		}
-		if matches(f.RequestHeader.drops, fd.Name) {
+		if matches(f.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
 			continue
 		}
 		dst = appendLine(dst, fd)
 	}
 	return dst
+}
+
+// appendNumber appends the line of a request's identifier, if there is one, before
+// e edits the message.
+func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
+	if id.Name == "" || matches(e.drops, id.Name) {
+		return dst
+	}
+	return h1.AppendField(dst, id.Name, id.Value)
 }
 
 // appendFraming appends how the body is framed, and the end of the head.
@@ -133,16 +143,17 @@ func appendLine(dst []byte, fd *h1.Field) []byte {
 
 // AppendResponse appends the head of a final response as it goes to the
 // client. framing is how the body will be framed for it: sized as res is, or
-// chunked. own are further lines, see [Attempts.Own]; connection is the value of
-// the Connection field; "" means none.
-func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, own, connection string) []byte {
+// chunked. id takes the place of res's own identifier; own are further lines, see
+// [Attempts.Own]; connection is the value of the Connection field; "" means none.
+func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, id header.RequestID, own, connection string) []byte {
 	dst = appendStatus(dst, res)
-	dst, dated := f.appendFields(dst, res)
+	dst, dated := f.appendFields(dst, res, id.Name)
 	if !dated {
 		dst = append(dst, "Date: "...)
 		dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
 		dst = append(dst, "\r\n"...)
 	}
+	dst = appendNumber(dst, &id, &f.ResponseHeader)
 	dst = append(dst, f.ResponseHeader.lines...)
 	dst = append(dst, own...)
 	switch {
@@ -180,7 +191,7 @@ func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 // AppendInterim appends the head of a 1xx.
 func (f *Forwarder) AppendInterim(dst []byte, res *h1.Response) []byte {
 	dst = appendStatus(dst, res)
-	dst, _ = f.appendFields(dst, res)
+	dst, _ = f.appendFields(dst, res, "")
 	return append(dst, "\r\n"...)
 }
 
@@ -191,12 +202,12 @@ func appendStatus(dst []byte, res *h1.Response) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// appendFields appends the fields of res that cross the proxy and reports
-// whether Date was among them.
-func (f *Forwarder) appendFields(dst []byte, res *h1.Response) (_ []byte, dated bool) {
+// appendFields appends the fields of res that cross the proxy, but for the one that
+// is replaced, and reports whether Date was among them.
+func (f *Forwarder) appendFields(dst []byte, res *h1.Response, replaced string) (_ []byte, dated bool) {
 	for i := range res.Fields {
 		fd := &res.Fields[i]
-		if !f.passes(res, fd) {
+		if !f.passes(res, fd) || header.SameVariable(fd.Name, replaced) {
 			continue
 		}
 		dated = dated || len(fd.Name) == 4 && strings.EqualFold(string(fd.Name), "Date")
@@ -223,9 +234,9 @@ func nominated(res *h1.Response, name []byte) bool {
 }
 
 // AppendReply appends the whole answer that the full lane gives to a request of
-// that method which failed with f. connection is as for AppendResponse. It
+// that method which failed with f. id and connection are as for AppendResponse. It
 // returns the size of the body, too.
-func AppendReply(dst []byte, method string, f *Failure, connection string) (_ []byte, size int) {
+func AppendReply(dst []byte, method string, f *Failure, id header.RequestID, connection string) (_ []byte, size int) {
 	status, contentType := f.Status, plainText
 	var body []byte
 	if f.Page != nil {
@@ -247,6 +258,9 @@ func AppendReply(dst []byte, method string, f *Failure, connection string) (_ []
 		dst = append(f.appendRetryAfter(append(dst, "Retry-After: "...)), "\r\n"...)
 	}
 	dst = append(dst, f.Fields...)
+	if id.Name != "" {
+		dst = h1.AppendField(dst, id.Name, id.Value)
+	}
 	if connection != "" {
 		dst = h1.AppendField(dst, "Connection", connection)
 	}

@@ -15,7 +15,12 @@ type Hop struct {
 	Name    string     // what the proxy calls itself in Via; "" means no Via
 	Trusted bool       // Peer.TrustedBy: what the peer said is kept
 	RFC7239 bool       // add Forwarded as well
+	ID      RequestID  // takes the place of the peer's own
 }
+
+// A RequestID is a header that carries the identifier of a request. The zero value
+// is none.
+type RequestID struct{ Name, Value string }
 
 // Received is what a peer said in its own forwarding fields. The zero value is nothing.
 // For keeps its room across Reset.

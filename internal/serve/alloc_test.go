@@ -58,7 +58,7 @@ func backend(t *testing.T, answer string) string {
 func TestAFastLaneRequestAllocatesNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for _, tt := range []struct{ name, request, answer string }{
-		{"GET, sized", "GET /p?q HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x\r\nAccept: */*\r\nCookie: a=b\r\n\r\n",
+		{"GET, sized", "GET /p?q HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x\r\nReferer: y\r\nAccept: */*\r\nCookie: a=b\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nServer: x\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok"},
 		{"GET, chunked, no Date", "GET / HTTP/1.1\r\nHost: A.test:80\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"},
@@ -110,6 +110,10 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 		},
 		"bounds, a queue": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue.Max = 10, 10, 10
+		},
+		"request identifiers, told to clients": func(r *hostproxy.Router, _ *hostproxy.Upstream) {
+			r.RequestID = hostproxy.RequestIDHeader{Name: "X-Request-Id", Respond: true}
+			r.Observe = hostproxy.AccessLog(slog.New(slog.NewTextHandler(io.Discard, nil)))
 		},
 		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/forward"
@@ -65,6 +66,29 @@ func (x *exchange) begin() {
 		x.scheme = x.received.Scheme(x.scheme) // client has noted it
 	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
+	x.identify()
+}
+
+// identify gives the request its identifier.
+func (x *exchange) identify() {
+	name := x.c.s.Lane.Numbering.Name
+	if name == "" {
+		return
+	}
+	var fields []h1.Field
+	if x.c.trusted {
+		fields = x.req.Fields
+	}
+	x.rec.RequestID = x.ids.Of(fields, name)
+	x.hop.ID = header.RequestID{Name: name, Value: x.rec.RequestID}
+}
+
+// shown is the identifier that the client gets.
+func (x *exchange) shown() header.RequestID {
+	if x.c.s.Lane.Numbering.Shown {
+		return x.hop.ID
+	}
+	return header.RequestID{}
 }
 
 // atMost returns the shorter of two limits; a limit of zero is none.
@@ -101,7 +125,8 @@ func (x *exchange) mirror() {
 	if !whole {
 		return
 	}
-	e := forward.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted}
+	e := forward.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
+	e.RequestID = x.rec.RequestID
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
 	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
 }
@@ -386,6 +411,8 @@ func (x *exchange) finish() {
 	if len(x.req.Query) > 0 {
 		r.Query = x.names[3].of(x.req.Query[1:])
 	}
+	r.UserAgent, r.Referer = x.names[4].of(x.said("User-Agent")), x.names[5].of(x.said("Referer"))
+	r.Secured(x.c.state)
 	if x.asked {
 		r.RequestBytes = x.upload.total.Load()
 	}
@@ -393,6 +420,16 @@ func (x *exchange) finish() {
 		r.Err = x.fail
 	}
 	lane.End(r)
+}
+
+// said is the beginning of the first field of that name, nil without one.
+func (x *exchange) said(name string) []byte {
+	for i := range x.req.Fields {
+		if fd := &x.req.Fields[i]; len(fd.Name) == len(name) && strings.EqualFold(view(fd.Name), name) {
+			return forward.Bounded(fd.Value)
+		}
+	}
+	return nil
 }
 
 // answer sends the proxy's own reply for fail.
@@ -433,7 +470,7 @@ func (x *exchange) decline(fail *forward.Failure) step {
 // connection closes.
 func (x *exchange) reply(fail *forward.Failure) {
 	var size int
-	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.connection())
+	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.shown(), x.connection())
 	_, _ = x.c.stream().Write(x.out)
 	x.rec.ResponseBytes = int64(size)
 }

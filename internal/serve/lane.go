@@ -34,6 +34,8 @@ type Lane struct {
 	Name    string         // of the router in Via
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
+	Numbering forward.Numbering // of requests
+
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
@@ -85,7 +87,8 @@ type exchange struct {
 	start  time.Time
 	dial   time.Duration // of the attempt
 	rec    forward.Record
-	names  [4]name // of the record: method, host, path, query
+	names  [6]name // of the record: method, host, path, query, user agent, referer
+	ids    forward.IDs
 	fail   *forward.Failure
 	known  *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
 	asked  bool              // something of the request has gone out
@@ -219,6 +222,7 @@ var errBufferFull = errors.New("buffer full")
 
 // serve reads a request head and serves it.
 func (x *exchange) serve() step {
+	x.hop.ID = header.RequestID{}
 	n, what := x.head()
 	if what != again {
 		return what
@@ -307,6 +311,7 @@ func (x *exchange) refuse(err error) step {
 		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
 			Peer: x.c.peer.Addr, Status: status,
 			Err: &forward.Failure{Op: "read", Side: forward.SideClient, Err: err}}
+		x.rec.Secured(x.c.state)
 		x.c.s.Lane.End(&x.rec)
 	}
 	return linger

@@ -1,0 +1,181 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// bare is x without what differs each time. It checks that this is what it can be.
+func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
+	t.Helper()
+	assert.WithinDuration(t, time.Now(), x.Start, time.Minute)
+	assert.Positive(t, x.Duration)
+	assert.LessOrEqual(t, x.FirstByte, x.Duration)
+	assert.LessOrEqual(t, x.Dial, x.Duration)
+	x.Start, x.Duration, x.FirstByte, x.Dial = time.Time{}, 0, 0, 0
+	return x
+}
+
+// Every field says what it should, and nothing of one request shows in the record of the next one on its connection.
+func TestEachFieldOfTheRecordIsWhatItSays(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		local := netip.MustParseAddr("127.0.0.1")
+		plain := hostproxy.Exchange{Client: local, Peer: local, Proto: "HTTP/1.1", Scheme: "http", Method: "GET", Host: "a.test", Path: "/",
+			Pattern: "a.test", Status: 200, ResponseBytes: 6, Target: s.backend.Addr(), Attempts: 1}
+		if s.tls != nil {
+			plain.Scheme, plain.TLSVersion, plain.ServerName = "https", tls.VersionTLS13, "a.test"
+		}
+		full := plain
+		full.Client, full.Method, full.Path, full.Query = netip.MustParseAddr("192.0.2.7"), "POST", "/p%41/", "a=b&c"
+		full.UserAgent, full.Referer, full.RequestID, full.RequestBytes = "curl/8.0 (x)", "https://b.test/?q", "id-1", 5
+		users := full
+		users.Host, users.Pattern, users.User = "b.test:80", "b.test", "ann"
+		refused := plain
+		refused.Host, refused.Pattern, refused.Target, refused.Attempts, refused.Status = "c.test", "c.test", "", 0, 403
+		fields := "X-Forwarded-For: 192.0.2.7\r\nX-Request-Id: id-1\r\nuser-agent: curl/8.0 (x)\r\nREFERER: https://b.test/?q\r\n"
+		c := s.dial(t)
+		for i, tt := range []struct {
+			raw  string
+			want hostproxy.Exchange
+		}{
+			{"POST /p%41/?a=b&c HTTP/1.1\r\n" + host + fields + sized("hello"), full},
+			{get, plain},
+			{"POST /p%41/?a=b&c HTTP/1.1\r\n" + host + fields + "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello", 2), full},
+			{get, plain},
+			{"GET / HTTP/1.1\r\nHost: c.test\r\n\r\n", refused},
+			{get, plain},
+			{"POST /p%41/?a=b&c HTTP/1.1\r\nHost: b.test:80\r\n" + credentials("ann", "s3cret") + fields + sized("hello"), users},
+			{get, plain},
+		} {
+			a := c.Do(tt.raw)
+			x := bare(t, s.record(t, i+1))
+			assert.Equal(t, int64(len(a.Content)), x.ResponseBytes)
+			if tt.want.RequestID == "" {
+				assert.Regexp(t, made, x.RequestID)
+				x.RequestID = ""
+			}
+			tt.want.ResponseBytes = x.ResponseBytes
+			assert.Equal(t, tt.want, x, "%q", tt.raw)
+		}
+	}, numbered, trusting, func(s *site) {
+		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Next: s.upstream})
+		denied := hostproxy.To(s.backend.Addr())
+		denied.Deny = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+		s.router.Handle("c.test", denied)
+	})
+}
+
+func TestTheRecordNamesNoUserWhoWasRefused(t *testing.T) {
+	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
+	require.NoError(t, err)
+	deny := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-User", "eve")
+		w.WriteHeader(403)
+	}))
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		assert.Equal(t, 401, c.Do("GET / HTTP/1.1\r\nHost: b.test\r\n"+credentials("ann", "wrong")+"\r\n").StatusCode)
+		assert.Empty(t, s.record(t, 1).User)
+		assert.Equal(t, 403, c.Do("GET / HTTP/1.1\r\nHost: c.test\r\nX-User: eve\r\n\r\n").StatusCode)
+		assert.Empty(t, s.record(t, 2).User)
+	}, func(s *site) {
+		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Next: s.upstream})
+		s.router.Handle("c.test", &hostproxy.ForwardAuth{Auth: hostproxy.To(deny.Addr()), Fields: []string{"X-User"}, User: "X-User", Next: s.upstream})
+	})
+	r := new(hostproxy.Router)
+	err = r.Set("a.test", &hostproxy.ForwardAuth{Auth: hostproxy.To("a:1"), Fields: []string{"X-User"}, User: "X-Users", Next: hostproxy.To("a:1")})
+	assert.ErrorContains(t, err, `ForwardAuth: user "X-Users": want one of fields`)
+}
+
+func TestTheRecordOfHTTP2SaysTheSame(t *testing.T) {
+	for _, foreign := range []bool{false, true} {
+		t.Run(fmt.Sprint("foreign ", foreign), func(t *testing.T) {
+			backend := proxytest.NewBackend(t, good)
+			records := make(chan hostproxy.Exchange, 2)
+			r := &hostproxy.Router{Logger: silent(), Observe: func(x *hostproxy.Exchange) { records <- *x }}
+			r.Handle("a.test", hostproxy.To(backend.Addr()))
+			var client *http.Client
+			if config, roots := proxytest.TLS(t, "a.test"); foreign {
+				s := httptest.NewUnstartedServer(r)
+				s.TLS, s.EnableHTTP2 = config, true
+				s.StartTLS()
+				t.Cleanup(s.Close)
+				client = proxytest.HTTPClient(t, s.Listener.Addr().String(), roots, "h2")
+			} else {
+				r.TLS.Config = config
+				client = proxytest.HTTPClient(t, proxytest.Start(t, &hostproxy.Server{Router: r}).HTTPS, roots, "h2")
+			}
+			local := netip.MustParseAddr("127.0.0.1")
+			want := hostproxy.Exchange{Client: local, Peer: local, Proto: "HTTP/2.0", Scheme: "https", Method: "POST", Host: "a.test", Path: "/p",
+				Query: "a=b", Pattern: "a.test", UserAgent: "agent", Referer: "https://b.test/", TLSVersion: tls.VersionTLS13, ServerName: "a.test",
+				Status: 200, RequestBytes: 5, ResponseBytes: 6, Target: backend.Addr(), Attempts: 1}
+			for range 2 {
+				q := newRequest(t, "POST", "/p?a=b", strings.NewReader("hello"))
+				q.Header = http.Header{"User-Agent": {"agent"}, "Referer": {"https://b.test/"}}
+				do(t, client, q)
+				assert.Equal(t, want, bare(t, <-records))
+			}
+		})
+	}
+}
+
+func TestTheRecordKeepsTheBeginningOfLongTexts(t *testing.T) {
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		long := strings.Repeat("x", 5000)
+		s.dial(t).Do("GET / HTTP/1.1\r\n" + host + "User-Agent: " + long + "\r\nReferer: " + long + "\r\n\r\n")
+		x := s.record(t, 1)
+		assert.Equal(t, long[:1024], x.UserAgent)
+		assert.Equal(t, long[:1024], x.Referer)
+	})
+}
+
+// What clients send, as far as it may come, makes neither a second line nor control bytes in the log.
+func TestNoRequestForgesALineOfTheAccessLog(t *testing.T) {
+	for format, handler := range map[string]func(*bytes.Buffer) slog.Handler{
+		"text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
+		"JSON": func(b *bytes.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
+	} {
+		t.Run(format, func(t *testing.T) {
+			overEachLane(t, good, func(t *testing.T, s *site) {
+				for i, raw := range []string{
+					"GET /%0d%0alevel=WARN?%0a HTTP/1.1\r\n" + host + "User-Agent: a\" status=500 \xff\xc2\x9b \"\r\nReferer: \t{\"}\r\n\r\n",
+					"GET /a\"b\\c?d=\"e\"&level=WARN HTTP/1.1\r\n" + host + "User-Agent: a=b,{}\r\n\r\n",
+				} {
+					s.dial(t).Do(raw)
+					x := s.record(t, i+1)
+					var out bytes.Buffer
+					hostproxy.AccessLog(slog.New(handler(&out)))(&x)
+					line := out.String()
+					assert.Equal(t, 1, strings.Count(line, "\n"))
+					assert.Equal(t, 1, strings.Count(line, "INFO"))
+					assert.NotContains(t, line, "\t")
+					if format == "JSON" {
+						var m map[string]any
+						require.NoError(t, json.Unmarshal(out.Bytes(), &m))
+						assert.Equal(t, 200.0, m["status"])
+						assert.Equal(t, x.Path, m["path"])
+						assert.Equal(t, x.Query, m["query"])
+					}
+				}
+			})
+		})
+	}
+}
