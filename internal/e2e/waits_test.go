@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -372,4 +373,35 @@ func TestAStormOfReplacesFailsNoRequestThatWaits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// net/http takes no request any more that waited until its server drained: it is answered all the same.
+func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
+	target, arrived := newH2C(t), make(doorbell, 1)
+	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
+		require.NoError(t, s.upstream.Pause(time.Minute))
+		c := s.dial(t)
+		c.Send(request("POST /", sized("hello")))
+		<-arrived
+		s.server.Drain()
+		proxytest.Eventually(t, "the end of the listener", func() bool {
+			other, err := net.Dial("tcp", s.addr)
+			if err == nil {
+				other.Close()
+			}
+			return err != nil
+		})
+		require.NoError(t, s.upstream.Replace(t.Context(), target))
+		require.NoError(t, s.upstream.Resume())
+		p, x := c.Response("POST"), s.record(t, 1)
+		assert.Equal(t, p.StatusCode, x.Status)
+		if s.lane.handler {
+			assert.Equal(t, "HTTP/2.0 hello", string(p.Content))
+			return
+		}
+		assert.Equal(t, 503, p.StatusCode)
+		var cause *hostproxy.Error
+		require.ErrorAs(t, x.Err, &cause)
+		assert.Equal(t, hostproxy.SideDrain, cause.Side)
+	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
