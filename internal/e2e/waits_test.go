@@ -405,3 +405,30 @@ func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
 		assert.Equal(t, hostproxy.SideDrain, cause.Side)
 	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
+
+// Where Discover finds the targets all of them may go while an attempt is under way: then its failure is the request's.
+func TestARequestWhoseTargetsHaveAllGoneFails(t *testing.T) {
+	drop := make(chan struct{})
+	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Wait(drop)
+		}
+	})
+	overEachLane(t, says("new"), func(t *testing.T, s *site) {
+		before, c := len(old.Requests()), s.dial(t)
+		c.Send(get)
+		old.WaitRequests(before + 1)
+		require.NoError(t, s.upstream.Remove(old.Addr()))
+		drop <- struct{}{}
+		assert.Equal(t, 502, c.Response("GET").StatusCode)
+		x := s.record(t, 1)
+		assert.Equal(t, 502, x.Status)
+		assert.Equal(t, 1, x.Attempts)
+		require.NoError(t, s.upstream.Add(s.backend.Addr()))
+		assert.Equal(t, "new", string(c.Do(get).Content), "the connection goes on")
+	}, func(s *site) {
+		s.upstream = hostproxy.To(old.Addr())
+		s.upstream.Retry.Attempts = 3
+		s.upstream.Discover = func(ctx context.Context, _ func([]hostproxy.Endpoint)) error { <-ctx.Done(); return nil }
+	})
+}
