@@ -111,3 +111,34 @@ func (c *exploding) Read([]byte) (int, error) {
 	close(c.reached)
 	panic("oh")
 }
+
+// A connection that comes too late is closed, whatever that does.
+func TestALateConnectionMayPanicWhenItIsClosed(t *testing.T) {
+	for _, l := range lanes {
+		t.Run(l.name, func(t *testing.T) {
+			closed := make(chan struct{})
+			s := newSite(t, l, nil, func(s *site) {
+				s.upstream.DialTimeout = moment
+				s.upstream.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+					<-ctx.Done()
+					return stubborn{closed: closed}, nil
+				}
+			})
+			assert.Equal(t, 504, s.dial(t).Do(get).StatusCode)
+			<-closed
+			assert.Equal(t, 504, s.dial(t).Do(get).StatusCode)
+			<-closed
+		})
+	}
+}
+
+// A stubborn connection panics when it is closed.
+type stubborn struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (c stubborn) Close() error {
+	c.closed <- struct{}{}
+	panic("oh")
+}

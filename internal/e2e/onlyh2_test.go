@@ -93,3 +93,25 @@ func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
 		}
 	}
 }
+
+// A target that refuses HTTP/1.1 gets its share beside one that does not.
+func TestATargetThatRefusesHTTP1ServesBesideOthers(t *testing.T) {
+	for _, l := range lanes {
+		t.Run(l.name, func(t *testing.T) {
+			s := newSite(t, l, nil, func(s *site) {
+				tlsTarget(t, s, true)
+				only2 := s.upstream.Targets
+				tlsTarget(t, s, false)
+				s.upstream.Targets = append(s.upstream.Targets, only2...)
+				s.upstream.TLS, s.upstream.Policy = &tls.Config{InsecureSkipVerify: true}, hostproxy.RoundRobin
+			})
+			c, seen := s.dial(t), make(map[string]int)
+			for range 12 {
+				p := c.Do(get)
+				require.Equal(t, 200, p.StatusCode)
+				seen[string(p.Content)]++
+			}
+			assert.Len(t, seen, 2, "%v", seen)
+		})
+	}
+}

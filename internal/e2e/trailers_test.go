@@ -161,3 +161,29 @@ func TestTrailersOfANoGoToTheClient(t *testing.T) {
 		assert.Equal(t, http.Header{"X-Why": {"7"}}, a.Trailer)
 	})
 }
+
+// The edits are those of whoever edits the head: a canary's, where the request is diverted.
+func TestTrailersOfADivertedRequestObeyTheCanary(t *testing.T) {
+	canary := proxytest.NewBackend(t, proxytest.Reply(ok))
+	head := "PUT / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n"
+	body := chunked("hello", 3, "X-Debug: 1", "X-Env: client", "X-Sum: 8")
+	for name, early := range map[string]int{"whole": len(head + body), "streamed": len(head) + 8} {
+		t.Run(name, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				conns, requests := canary.Conns(), len(canary.Requests())
+				c := s.dial(t)
+				c.Send((head + body)[:early])
+				canary.WaitConns(conns + 1)
+				c.Send((head + body)[early:])
+				assert.Equal(t, 200, c.Response("PUT").StatusCode)
+				assert.Equal(t, http.Header{"X-Sum": {"8"}}, canary.WaitRequests(requests + 1)[requests].Trailer)
+				assert.Empty(t, s.backend.Requests())
+			}, func(s *site) {
+				to := hostproxy.To(canary.Addr())
+				to.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
+				s.upstream.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Sum"}}
+				require.NoError(t, s.upstream.Canary(to, 1))
+			})
+		})
+	}
+}

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -372,4 +373,62 @@ func TestAStormOfReplacesFailsNoRequestThatWaits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// net/http takes no request any more that waited until its server drained: it is answered all the same.
+func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
+	target, arrived := newH2C(t), make(doorbell, 1)
+	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
+		require.NoError(t, s.upstream.Pause(time.Minute))
+		c := s.dial(t)
+		c.Send(request("POST /", sized("hello")))
+		<-arrived
+		s.server.Drain()
+		proxytest.Eventually(t, "the end of the listener", func() bool {
+			other, err := net.Dial("tcp", s.addr)
+			if err == nil {
+				other.Close()
+			}
+			return err != nil
+		})
+		require.NoError(t, s.upstream.Replace(t.Context(), target))
+		require.NoError(t, s.upstream.Resume())
+		p, x := c.Response("POST"), s.record(t, 1)
+		assert.Equal(t, p.StatusCode, x.Status)
+		if s.lane.handler {
+			assert.Equal(t, "HTTP/2.0 hello", string(p.Content))
+			return
+		}
+		assert.Equal(t, 503, p.StatusCode)
+		var cause *hostproxy.Error
+		require.ErrorAs(t, x.Err, &cause)
+		assert.Equal(t, hostproxy.SideDrain, cause.Side)
+	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
+}
+
+// Where Discover finds the targets all of them may go while an attempt is under way: then its failure is the request's.
+func TestARequestWhoseTargetsHaveAllGoneFails(t *testing.T) {
+	drop := make(chan struct{})
+	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Wait(drop)
+		}
+	})
+	overEachLane(t, says("new"), func(t *testing.T, s *site) {
+		before, c := len(old.Requests()), s.dial(t)
+		c.Send(get)
+		old.WaitRequests(before + 1)
+		require.NoError(t, s.upstream.Remove(old.Addr()))
+		drop <- struct{}{}
+		assert.Equal(t, 502, c.Response("GET").StatusCode)
+		x := s.record(t, 1)
+		assert.Equal(t, 502, x.Status)
+		assert.Equal(t, 1, x.Attempts)
+		require.NoError(t, s.upstream.Add(s.backend.Addr()))
+		assert.Equal(t, "new", string(c.Do(get).Content), "the connection goes on")
+	}, func(s *site) {
+		s.upstream = hostproxy.To(old.Addr())
+		s.upstream.Retry.Attempts = 3
+		s.upstream.Discover = func(ctx context.Context, _ func([]hostproxy.Endpoint)) error { <-ctx.Done(); return nil }
+	})
 }

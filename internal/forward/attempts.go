@@ -295,7 +295,7 @@ func (a *Attempts) Again(o Outcome) (bool, *Failure) {
 	}
 	ended := a.Target
 	fail := a.next(now)
-	if fail != nil && fail.Side != SideProxy { // no target is left
+	if fail != nil && (fail.Side != SideProxy || len(a.set.targets) == 0) { // no target is left
 		a.leave(o.Failure != nil)
 		return false, o.Failure
 	}

@@ -65,6 +65,7 @@ func (p *Pace) TooSlow(waited time.Duration, n int64) bool {
 type requestBody struct {
 	q       *http.Request
 	flight  *flight
+	edit    *Edit       // of who serves the request
 	trailer http.Header // filled at EOF
 	count   atomic.Int64
 	err     atomic.Pointer[error]
@@ -83,8 +84,8 @@ type requestBody struct {
 	kept []byte     // guarded by mu
 }
 
-func newRequestBody(q *http.Request, fl *flight) *requestBody {
-	b := &requestBody{q: q, flight: fl, keeps: idempotent(q.Method) && q.ContentLength <= replayLimit}
+func newRequestBody(q *http.Request, fl *flight, edit *Edit) *requestBody {
+	b := &requestBody{q: q, flight: fl, edit: edit, keeps: idempotent(q.Method) && q.ContentLength <= replayLimit}
 	if q.ContentLength < 0 {
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {
@@ -207,7 +208,7 @@ func (b *requestBody) contained(p []byte) (n int, err error) {
 
 // passes reports whether a trailer crosses the proxy.
 func (b *requestBody) passes(name string) bool {
-	return passesTrailer(&b.flight.f.RequestHeader, name, b.q.Header["Connection"]...)
+	return passesTrailer(b.edit, name, b.q.Header["Connection"]...)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

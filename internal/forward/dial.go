@@ -52,6 +52,7 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 		case done <- r:
 		case <-ctx.Done():
 			if r.err == nil {
+				defer Contain("Close", &r.err)
 				late(r.got)
 			}
 		}

@@ -138,7 +138,7 @@ func (a *fullExchange) end() {
 }
 
 func (a *fullExchange) openBody() {
-	a.body = newRequestBody(a.q, &a.flight)
+	a.body = newRequestBody(a.q, &a.flight, &a.f.RequestHeader)
 	a.body.max = a.attempts.MaxBody()
 	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= replayLimit
 	// An answer may come before the upload ends; without this net/http reads

@@ -29,7 +29,7 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 		if !paid {
 			a.refund() // nobody is left, so nothing is sent twice
 		}
-		if fail == nil || fail.Err == ErrOtherLane {
+		if fail == nil || fail.Err == ErrOtherLane || fail.Err == errUnfound {
 			return nil, nil
 		}
 		return nil, fail.Err

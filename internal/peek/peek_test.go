@@ -107,3 +107,17 @@ func TestAContextOfWhatIsNoSocketEndsWithItsParent(t *testing.T) {
 		}
 	})
 }
+
+// A wrapper may know its socket later, and say so by a nil pointer until then.
+func TestANilPointerIsNoSocket(t *testing.T) {
+	var tcp *net.TCPConn
+	var unix *net.UnixConn
+	for _, c := range []net.Conn{tcp, unix, wrapper{tcp}, wrapper{unix}, wrapper{nil}} {
+		assert.Nil(t, peek.Socket(c))
+	}
+}
+
+// A wrapper says what is below it.
+type wrapper struct{ net.Conn }
+
+func (w wrapper) Unbuffered() net.Conn { return w.Conn }

@@ -12,7 +12,15 @@ import (
 func Socket(c net.Conn) net.Conn {
 	for range maxWrappers {
 		switch w := c.(type) {
-		case *net.TCPConn, *net.UnixConn:
+		case *net.TCPConn:
+			if w == nil {
+				return nil
+			}
+			return w
+		case *net.UnixConn:
+			if w == nil {
+				return nil
+			}
 			return w
 		case interface{ Unbuffered() net.Conn }:
 			c = w.Unbuffered()

@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"unsafe"
 )
 
 // Hot path: Lookup and Knows take no lock and allocate nothing, with one route or a million.
@@ -137,9 +138,10 @@ func (t *Table[V]) Get(p Pattern) (*Route[V], bool) {
 // The path is the escaped one that goes upstream; "" means "/", and "*" is the one of OPTIONS, which belongs to no path
 // prefix. Prefixes match its bytes. Servers read a path in different ways: some decode escapes (once), those of slashes
 // included or not, take a backslash for a slash, drop the parameters of segments (";x") before or after that, merge
-// slashes, resolve dot segments. If any combination of these would choose another route, the error is ErrAmbiguous: the
-// target of one route would be asked for what belongs to another. So it is for a path of several KiB that gives reason for
-// many combinations. There is no other error.
+// slashes, resolve dot segments. A proxy before them may resolve dot segments alone, and leave the rest to them. If any
+// combination of these would choose another route, the error is ErrAmbiguous: the target of one route would be asked for
+// what belongs to another. So it is for a path of several KiB that gives reason for many combinations. There is no other
+// error.
 //
 // Not compared are readings that ignore case, decode escapes twice, end the path at a NUL ("%00"), or drop dots and
 // spaces at the end of a segment.
@@ -319,10 +321,33 @@ const (
 	maxWork     = 64 << 10
 )
 
-// agree reports whether a path has route r however a server may read it.
+// resolvers are what a proxy before the server that decides may do to a path. What it leaves is read as any path is: dot
+// segments that it resolved do not count again, though they stood beside empty segments or parameters. Read-only.
+var resolvers = [...]reading{dots, dots | decodes | backslashes}
+
+// agree reports whether a path has route r however a server may read it, also behind a proxy that has resolved its dot
+// segments.
 func (c *candidates[V]) agree(path string, r *Route[V]) bool {
-	var buf [maxReading]byte
 	all := readings(path)
+	if !c.agreeOn(path, all, r) {
+		return false
+	}
+	if all&dots == 0 {
+		return true
+	}
+	var buf [maxReading]byte
+	for _, first := range resolvers {
+		left := view(first.append(buf[:0], path))
+		if left != path && !c.agreeOn(left, readings(left), r) {
+			return false
+		}
+	}
+	return true
+}
+
+// agreeOn reports whether a path has route r in each combination of the readings.
+func (c *candidates[V]) agreeOn(path string, all reading, r *Route[V]) bool {
+	var buf [maxReading]byte
 	if n := 1 << bits.OnesCount8(uint8(all)); n > fewReadings && n*len(path) > maxWork {
 		return false
 	}
@@ -335,6 +360,9 @@ func (c *candidates[V]) agree(path string, r *Route[V]) bool {
 		}
 	}
 }
+
+// view is b as a string, valid as long as b is not changed.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 func (c *candidates[V]) hasPaths() bool {
 	return c[0].paths != nil || c[1].paths != nil || c[2].paths != nil

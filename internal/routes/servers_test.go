@@ -48,10 +48,27 @@ var servers = map[string]func(path string) string{
 		}
 		return gopath.Clean(parameters.ReplaceAllString(text, ""))
 	},
+	"HAProxy that resolves dots, then merges slashes": func(path string) string { return slashRuns.ReplaceAllString(resolved(path), "/") },
+	"Envoy with normalize_path and merge_slashes": func(path string) string {
+		return slashRuns.ReplaceAllString(resolved(encodedDots.ReplaceAllString(strings.ReplaceAll(path, `\`, "/"), ".")), "/")
+	},
+	"nginx behind a proxy that resolves dots": func(path string) string {
+		text, err := url.PathUnescape(resolved(path))
+		if err != nil {
+			return ""
+		}
+		return gopath.Clean("/" + text)
+	},
+	"Tomcat behind a proxy that resolves dots":             func(path string) string { return tomcat(resolved(path), true) },
 	"a server that drops parameters and does nothing else": func(path string) string { return parameters.ReplaceAllString(path, "") },
 }
 
-var parameters = regexp.MustCompile(`;[^/]*`) // read-only
+// Read-only.
+var (
+	parameters  = regexp.MustCompile(`;[^/]*`)
+	slashRuns   = regexp.MustCompile(`//+`)
+	encodedDots = regexp.MustCompile(`(?i)%2e`)
+)
 
 // tomcat is CoyoteAdapter: path parameters, then escapes, then backslashes, slashes and dot segments.
 func tomcat(path string, decodeSlash bool) string {
@@ -67,12 +84,12 @@ func tomcat(path string, decodeSlash bool) string {
 }
 
 // prefixes are those of the routes beside one for all paths, longest first. Read-only.
-var prefixes = []string{"/public/deep", "/public", "/admin"}
+var prefixes = []string{"/public/deep", "/team/inner", "/public", "/admin"}
 
 // checkServers asks the route of a path, and compares it with that of what each server reads.
 func checkServers(t *testing.T, path string) {
 	t.Helper()
-	got := served(newTable(t, "b.test", "b.test/admin", "b.test/public", "b.test/public/deep"), "b.test", path)
+	got := served(newTable(t, "b.test", "b.test/admin", "b.test/public", "b.test/public/deep", "b.test/team/inner"), "b.test", path)
 	if got == "ambiguous" {
 		return
 	}
@@ -91,6 +108,7 @@ var oddPaths = []string{
 	"/admin;%2Fx/secret", "/x;%2F..%2Fadmin/secret", "/public;/..;/admin", "/x%2Fy/../admin/secret", "/x%5Cy/../admin/secret", "/y/../admin//../secret",
 	"/%61dmin/../x", "/public/..;a=b/admin", "/public;v=1/x", "/admin;", "/admin;x", "/admin/;x", "//admin;x/..", "/..;/admin", "/%2e%2e;/admin",
 	"/admin;x%2F..%2Fpublic", `/public;x\deep`, "/public/deep;jsessionid=1", "/%3B/admin", "/a;b=c;d/e", "/;admin", "/.;/admin", "/%2F;x%2Fadmin",
+	"/team///../inner/secret", "/team//../inner", "/team/a/..;/../inner;x/secret", "/team/%2e%2e/../%69nner", `/team/a;//\..\inner`,
 }
 
 // threats.md: a path that a target may read as one of another route is refused, whatever the target runs on.

@@ -198,6 +198,7 @@ func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forwa
 		return o
 	}
 	x.c.unwatch()
+	f.Refuses(x.attempts.Target, err) // or it would never be asked where others answer
 	o.Failure = x.classify(f, err)
 	var ae *forward.AttemptError
 	if errors.As(err, &ae) {

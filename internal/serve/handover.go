@@ -3,7 +3,9 @@ package serve
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 
@@ -55,10 +57,18 @@ func (h *handover) Addr() net.Addr { return h.addr }
 
 // handOver makes net/http carry on an exchange that has waited: its targets have
 // become such that only net/http can ask them. Nothing of the request is lost.
+// While the server drains net/http takes nobody any more: then it ends here.
 func (x *exchange) handOver() step {
+	if x.c.s.draining.Err() != nil {
+		x.last = true
+		return x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
+			Reason: "destination_unavailable", Err: errServerDrains})
+	}
 	x.known = x.attempts.Handover()
 	return transfer
 }
+
+var errServerDrains = errors.New("the server is draining, and the targets are for the other lane")
 
 // ahead returns what was read of requests that are not served yet.
 func (x *exchange) ahead() []byte {

@@ -121,7 +121,7 @@ func (u *upload) inline() error {
 		}
 		x.out = appendData(x.out, u.data)
 		if u.state == io.EOF {
-			x.out = x.hit.Upstream.AppendRequestEnd(x.out, u.chunks.Trailers, &x.hop)
+			x.out = x.attempts.Forwarder().AppendRequestEnd(x.out, u.chunks.Trailers, &x.hop)
 		}
 	}
 	return nil
@@ -288,7 +288,7 @@ func (u *upload) runChunked() error {
 		}
 		b.out = appendData(b.out[:0], data)
 		if err == io.EOF {
-			b.out = u.x.hit.Upstream.AppendRequestEnd(b.out, u.chunks.Trailers, &u.x.hop)
+			b.out = u.x.attempts.Forwarder().AppendRequestEnd(b.out, u.chunks.Trailers, &u.x.hop)
 			u.over = in[n:w]
 		} else if err != nil {
 			return &clientError{err}
