@@ -149,10 +149,16 @@ func (c *choices) work() {
 		var ch *choice
 		var file *pairFile
 		if err == nil {
-			ch, file, err = c.compile(name, given)
+			ch, file, err = c.compiled(name, given)
 		}
 		c.settle(name, q, ch, file, err)
 	}
+}
+
+// compiled is compile, contained: it calls methods of the program's issuers.
+func (c *choices) compiled(name string, given Choice) (ch *choice, file *pairFile, err error) {
+	defer rescue("issuer", &err)
+	return c.compile(name, given)
 }
 
 // take returns the next inquiry; nil ends the worker.
