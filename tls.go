@@ -69,8 +69,8 @@ type TLS struct {
 	// connections get 421. When it returns an error, panics or takes longer than
 	// 10 s, a host that it has answered for keeps its settings. A new host has
 	// the state CertFailed. Both are asked about again, after seconds, later
-	// after minutes. It may be called concurrently, and must not wait for the
-	// Router. Nil means that the other fields say all.
+	// after minutes. It may be called concurrently, once at a time for one pattern,
+	// and must not wait for the Router. Nil means that the other fields say all.
 	Host func(pattern string) (HostTLS, error)
 
 	// DNS is a provider of github.com/libdns that proves control of names by

@@ -20,15 +20,15 @@ import (
 type choices struct {
 	manager *Manager
 	hook    func(pattern string) (Choice, error)
-	slots   chan struct{} // a slot per call under way
-	plain   *choice       // of all patterns of which the program wishes nothing
+	plain   *choice // of all patterns of which the program wishes nothing
 
 	mu      sync.RWMutex
 	known   map[string]*choice
 	passed  map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
 	files   map[string]*pairFile // by pattern
 	asked   map[string]*inquiry
-	ready   []string // whose inquiries may run
+	ready   []string                 // whose inquiries may run
+	calls   map[string]chan struct{} // of the hook under way, those that hang included; closed at their end
 	workers int
 
 	realmMu sync.Mutex
@@ -43,12 +43,12 @@ func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
 	return &choices{
 		manager: m,
 		hook:    hook,
-		slots:   make(chan struct{}, maxChoosing),
 		plain:   new(choice),
 		known:   make(map[string]*choice),
 		passed:  make(map[string]struct{}),
 		files:   make(map[string]*pairFile),
 		asked:   make(map[string]*inquiry),
+		calls:   make(map[string]chan struct{}),
 		realms:  make(map[realmKey][]*realm),
 	}
 }

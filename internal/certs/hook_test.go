@@ -28,3 +28,34 @@ func TestAnIssuerByTheHookWhoseKeyPanicsFailsItsHostOnly(t *testing.T) {
 		assert.ErrorContains(t, s.Err, "issuer panics: oops")
 	})
 }
+
+// A hook may wait for ever for one tenant's lock: it is asked about that one
+// again and again.
+func TestAHostForWhichTheHookHangsLeavesItToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release, w := make(chan struct{}), newWishes()
+		w.failing(func(pattern string) error {
+			if pattern == "bad.example.com" {
+				<-release
+			}
+			return nil
+		})
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Choose = w.choose
+		m, r := start(t, o, "bad.example.com")
+		for range 100 { // as many tries
+			time.Sleep(10 * time.Minute)
+			m.ReloadTLS()
+		}
+		assert.Equal(t, 1, w.count("bad.example.com"), "one call at a time")
+		r.add("good.example.com")
+		time.Sleep(time.Second)
+		s := status(t, m, "good.example.com")
+		assert.Equal(t, certs.Valid, s.State, "%v", s.Err)
+
+		close(release)
+		time.Sleep(10 * time.Minute)
+		s = status(t, m, "bad.example.com")
+		assert.Equal(t, certs.Valid, s.State, "%v", s.Err)
+	})
+}

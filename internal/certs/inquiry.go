@@ -177,38 +177,69 @@ func (c *choices) take() (string, *inquiry) {
 	return "", nil
 }
 
+// An answer is what the hook has returned.
+type answer struct {
+	given Choice
+	err   error
+}
+
 // consult calls the hook, on a goroutine of its own: one that hangs keeps that,
 // and a slot.
 func (c *choices) consult(name string) (Choice, error) {
-	select {
-	case c.slots <- struct{}{}:
-	default:
-		return Choice{}, errManyChoices
-	}
-	type answer struct {
-		given Choice
-		err   error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		defer func() { <-c.slots }()
-		var a answer
-		func() {
-			defer rescue("TLS.Host", &a.err)
-			a.given, a.err = c.hook(name)
-		}()
-		answers <- a
-	}()
 	timer := time.NewTimer(choiceTime)
 	defer timer.Stop()
-	select {
-	case a := <-answers:
-		return a.given, a.err
-	case <-timer.C:
-		return Choice{}, errNoChoice
-	case <-c.manager.ctx.Done():
-		return Choice{}, errClosed
+	for {
+		answers, before, err := c.call(name)
+		if err != nil {
+			return Choice{}, err
+		}
+		select {
+		case a := <-answers:
+			return a.given, a.err
+		case <-before:
+		case <-timer.C:
+			return Choice{}, errNoChoice
+		case <-c.manager.ctx.Done():
+			return Choice{}, errClosed
+		}
 	}
+}
+
+// call begins a call of the hook about a name. If one is under way it returns what
+// is closed at its end instead: a name for which the hook hangs, which is tried
+// again and again, must not take the slots of all others.
+func (c *choices) call(name string) (answers chan answer, before chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before := c.calls[name]; before != nil {
+		return nil, before, nil
+	}
+	if len(c.calls) >= maxChoosing {
+		return nil, nil, errManyChoices
+	}
+	c.calls[name] = make(chan struct{})
+	answers = make(chan answer, 1)
+	go c.answer(name, answers)
+	return answers, nil, nil
+}
+
+// answer is one call of the hook.
+func (c *choices) answer(name string, answers chan<- answer) {
+	defer c.returned(name)
+	var a answer
+	func() {
+		defer rescue("TLS.Host", &a.err)
+		a.given, a.err = c.hook(name)
+	}()
+	answers <- a
+}
+
+// returned ends a call.
+func (c *choices) returned(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.calls[name])
+	delete(c.calls, name)
 }
 
 // An outcome is what came of an inquiry.
