@@ -50,6 +50,7 @@ type choice struct {
 	none  bool
 	own   bool
 
+	pattern  string // of a wildcard: itself
 	demanded bool   // of a host without a route of its own; what is zero is as its pattern's
 	wild     string // then the wildcard above it, "" if there can be none
 }
@@ -143,6 +144,12 @@ func (c *Choice) fields() []string {
 // onDemand returns the choice of a host without a route of its own.
 func (c choice) onDemand(host string) *choice {
 	c.demanded, c.wild = true, wildcardOf(host)
+	return &c
+}
+
+// ofWildcard returns the choice of a wildcard.
+func (c choice) ofWildcard(pattern string) *choice {
+	c.pattern = pattern
 	return &c
 }
 

@@ -1,6 +1,7 @@
 package certs_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,5 +58,77 @@ func TestAHostForWhichTheHookHangsLeavesItToOthers(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		s = status(t, m, "bad.example.com")
 		assert.Equal(t, certs.Valid, s.State, "%v", s.Err)
+	})
+}
+
+func TestSettingsOfAPatternEndWithItsRoute(t *testing.T) {
+	_, clients := clientCertificate(t)
+	for name, c := range map[string]struct{ open, closed, host string }{
+		"a host below a wildcard": {"open.example.com", "*.example.com", "open.example.com"},
+		"a wildcard":              {"*.example.com", "*", "open.example.com"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := with(newIssuer(t, "ca", day(90)))
+				o.Choose = chosen(map[string]certs.Choice{c.closed: {ClientAuth: &certs.ClientAuth{CAs: clients}}})
+				m, r := start(t, o, c.open, c.closed)
+				require.NoError(t, m.Await(t.Context()))
+				kept, err := mutual(t, m, c.host)
+				require.NoError(t, err)
+				require.True(t, m.Admits(kept, c.host))
+				assert.Zero(t, testing.AllocsPerRun(10, func() { m.Admits(kept, c.host) }))
+				r.remove(c.open)
+				assert.False(t, m.Admits(kept, c.host), "at once: its requests have the other route by now")
+				_, err = mutual(t, m, c.host)
+				require.Error(t, err, "no client certificate")
+				time.Sleep(time.Second)
+				assert.False(t, m.Admits(kept, c.host))
+			})
+		})
+	}
+}
+
+func TestARouteOfItsOwnClosesAHostOnDemandAtOnce(t *testing.T) {
+	client, clients := clientCertificate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWishes()
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Choose, o.Policy = w.choose, always
+		m, r := start(t, o, "*")
+		_, err := shake(t, m, "a.example.com")
+		require.NoError(t, err)
+		kept, err := mutual(t, m, "a.example.com")
+		require.NoError(t, err)
+		require.True(t, m.Admits(kept, "a.example.com"))
+
+		w.set("a.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: clients}})
+		r.add("a.example.com")
+		assert.False(t, m.Admits(kept, "a.example.com"), "at once")
+		_, err = mutual(t, m, "a.example.com")
+		require.Error(t, err, "no client certificate")
+		proved, err := mutual(t, m, "a.example.com", client)
+		require.NoError(t, err)
+		assert.True(t, m.Admits(proved, "a.example.com"))
+	})
+}
+
+// A deploy may take a host back from its target while the hook is asked about it.
+func TestAHandshakeWaitsForTheAnswerAboutARouteThatWasAPassthrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWishes()
+		w.failing(func(string) error { time.Sleep(2 * time.Second); return nil })
+		o := with(newIssuer(t, "ca", day(90)))
+		var passed atomic.Bool
+		passed.Store(true)
+		o.Choose = w.choose
+		o.Passes = func(pattern string) bool { return passed.Load() && pattern == "a.example.com" }
+		m, r := start(t, o)
+		m.Changed("a.example.com")
+		time.Sleep(time.Second)
+		require.Equal(t, 1, w.count("a.example.com"))
+		passed.Store(false)
+		r.add("a.example.com")
+		_, err := shake(t, m, "a.example.com")
+		require.NoError(t, err)
 	})
 }

@@ -262,8 +262,11 @@ func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, er
 	old := c.known[name]
 	o := outcome{name: name, old: old, err: err, demanded: q.demanded || old != nil && old.demanded}
 	if err == nil {
-		if o.demanded {
+		switch {
+		case o.demanded:
 			ch = ch.onDemand(name)
+		case isPattern(name):
+			ch = ch.ofWildcard(name)
 		}
 		o.now = ch
 		c.publish(name, ch, file)
@@ -345,19 +348,32 @@ func (c *choices) retry(name string, q *inquiry) time.Time {
 // await waits until the program has answered for a name, and returns an error as
 // soon as it is clear that it will not do so soon.
 func (c *choices) await(ctx context.Context, w *waiter, name string) error {
-	done, err := c.ask(name, false)
-	switch {
-	case err != nil:
-		return undecided(name, err)
-	case done == nil:
-		return nil
+	for {
+		done, err := c.ask(name, false)
+		switch {
+		case err != nil:
+			return undecided(name, err)
+		case done == nil:
+			return nil
+		}
+		if err := c.manager.until(ctx, w, done); err != nil {
+			return undecided(name, err)
+		}
+		if _, known := c.exact(name); known {
+			return nil
+		}
+		if !c.manager.options.Wants(name) {
+			return undecided(name, c.failure(name))
+		} // else it has failed, or its route has gone and come back
 	}
-	if err := c.manager.until(ctx, w, done); err != nil {
-		return undecided(name, err)
+}
+
+// failure returns the last error of the inquiry about a name, nil if there is none.
+func (c *choices) failure(name string) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if q := c.asked[name]; q != nil {
+		return q.err
 	}
-	if _, known := c.exact(name); known {
-		return nil
-	}
-	_, err = c.ask(name, false)
-	return undecided(name, err)
+	return nil
 }
