@@ -24,6 +24,10 @@ func (r *root) putBack(ctx context.Context, s certmagic.Storage, younger *root) 
 	if err != nil || !now.cert.Equal(younger.cert) {
 		return now, err
 	}
+	// Two files: a process that dies between them must not leave a pair that does not match.
+	if err := s.Delete(ctx, rootCertKey); err != nil {
+		return nil, err
+	}
 	return r, r.store(ctx, s)
 }
 
