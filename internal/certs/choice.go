@@ -318,6 +318,8 @@ func (c *choices) rereadFiles() {
 	for name, f := range files {
 		if f.changed() {
 			c.rereadFile(name, f)
+		} else {
+			f.fault.end()
 		}
 	}
 }
@@ -330,7 +332,7 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 		cert, err = ownCertificate(&next.cert, name)
 	}
 	if err != nil {
-		log.Warn("certificate files cannot be read, the old certificate stays", "host", name, "cause", err)
+		log.Log(c.manager.ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "host", name, "cause", err)
 		return
 	}
 	c.mu.Lock()
@@ -347,10 +349,13 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 // changed.
 func (m *Manager) rereadRealms() {
 	for _, r := range m.choices.allRealms() {
-		switch changed, err := r.reread(); {
-		case err != nil:
-			m.log.Warn("CA files for client authentication cannot be read, the old CAs stay", "cause", err)
-		case changed:
+		changed, err := r.reread()
+		if err != nil {
+			m.log.Log(m.ctx, r.fault.level(err), "CA files for client authentication cannot be read, the old CAs stay", "cause", err)
+			continue
+		}
+		r.fault.end()
+		if changed {
 			m.log.Info("CA files for client authentication read", "files", r.given.CAFiles)
 		}
 	}

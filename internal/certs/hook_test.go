@@ -1,6 +1,10 @@
 package certs_test
 
 import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -10,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
 // keyless is an issuer of the program that is not ready to be used.
@@ -128,6 +133,43 @@ func TestAHandshakeWaitsForTheAnswerAboutARouteThatWasAPassthrough(t *testing.T)
 		require.Equal(t, 1, w.count("a.example.com"))
 		passed.Store(false)
 		r.add("a.example.com")
+		_, err := shake(t, m, "a.example.com")
+		require.NoError(t, err)
+	})
+}
+
+func TestFilesThatHaveGoneAreOneWarningEach(t *testing.T) {
+	cert, _ := proxytest.Certificate(t, "a.example.com")
+	dir := t.TempDir()
+	pair := certs.KeyPair{CertFile: filepath.Join(dir, "a.crt"), KeyFile: filepath.Join(dir, "a.key")}
+	other := certs.KeyPair{CertFile: filepath.Join(dir, "b.crt"), KeyFile: filepath.Join(dir, "b.key")}
+	ca := filepath.Join(dir, "ca.pem")
+	put := func() {
+		write(t, pair, cert, 100)
+		write(t, other, cert, 100)
+		require.NoError(t, os.WriteFile(ca, encode("CERTIFICATE", cert.Certificate[0]), 0o600))
+	}
+	put()
+	synctest.Test(t, func(t *testing.T) {
+		var logs logBuffer
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Logger, o.Files = logs.logger(slog.LevelWarn), []certs.KeyPair{other}
+		o.Choose = chosen(map[string]certs.Choice{
+			"a.example.com": {Files: pair},
+			"m.example.com": {ClientAuth: &certs.ClientAuth{CAFiles: []string{ca}}},
+		})
+		m, _ := start(t, o, "a.example.com", "m.example.com")
+		time.Sleep(time.Minute)
+		for n := range 2 { // they come back, and go again
+			for _, file := range []string{pair.CertFile, other.CertFile, ca} {
+				require.NoError(t, os.Remove(file))
+			}
+			time.Sleep(time.Hour)
+			assert.Equal(t, 2*(n+1), strings.Count(logs.String(), "certificate files cannot be read"), logs.String())
+			assert.Equal(t, n+1, strings.Count(logs.String(), "CA files for client authentication cannot be read"), logs.String())
+			put()
+			time.Sleep(time.Minute)
+		}
 		_, err := shake(t, m, "a.example.com")
 		require.NoError(t, err)
 	})
