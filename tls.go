@@ -648,8 +648,10 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS consults TLS.Host again for some patterns, or for all if there are
 // none. It does not wait: until the answer comes, and when there is none, the
-// hosts keep their settings. A pattern that no route serves is logged as a
-// warning. Without TLS.Host, or before the Router listens, it does nothing.
+// hosts keep their settings. A host on demand that is named and was refused is
+// decided about again at its next handshake. A pattern that no route serves is
+// logged as a warning. Without TLS.Host, or before the Router listens, it does
+// nothing.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {

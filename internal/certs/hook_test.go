@@ -174,3 +174,22 @@ func TestFilesThatHaveGoneAreOneWarningEach(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+func TestAHostOnDemandThatTheHookRefusedIsReloaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWishes()
+		w.set("a.example.com", certs.Choice{None: true})
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Choose, o.Policy, o.PolicyTTL = w.choose, always, day(1)
+		m, _ := start(t, o, "*")
+		_, err := shake(t, m, "a.example.com")
+		require.ErrorContains(t, err, "unrecognized name")
+
+		w.set("a.example.com", certs.Choice{})
+		_, err = shake(t, m, "a.example.com")
+		require.Error(t, err, "remembered for a day")
+		assert.Empty(t, m.ReloadTLS("a.example.com"))
+		_, err = shake(t, m, "a.example.com")
+		require.NoError(t, err)
+	})
+}

@@ -34,18 +34,29 @@ type inquiry struct {
 }
 
 // reload asks the hook again about a pattern, and reports whether there is a
-// route of it, or a host on demand.
+// route of it, or a host on demand, be it one that was refused.
 func (c *choices) reload(name string) bool {
 	if c.manager.passes(name) {
 		c.drop(name)
 		c.inspect(name)
 		return true
 	}
+	reconsidered := c.manager.demands.reconsider(name)
 	if _, known := c.exact(name); !known && !c.manager.options.Wants(name) {
-		return false
+		return reconsidered
 	}
 	c.ask(name, true)
 	return true
+}
+
+// reconsider forgets a refusal of a host on demand, which may be the hook's, and
+// reports whether there was one.
+func (d *demands) reconsider(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, refused := d.verdicts[name]
+	delete(d.verdicts, name)
+	return refused
 }
 
 // ask makes sure that the hook is asked about a pattern, and returns what is
