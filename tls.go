@@ -69,8 +69,8 @@ type TLS struct {
 	// connections get 421. When it returns an error, panics or takes longer than
 	// 10 s, a host that it has answered for keeps its settings. A new host has
 	// the state CertFailed. Both are asked about again, after seconds, later
-	// after minutes. It may be called concurrently, and must not wait for the
-	// Router. Nil means that the other fields say all.
+	// after minutes. It may be called concurrently, once at a time for one pattern,
+	// and must not wait for the Router. Nil means that the other fields say all.
 	Host func(pattern string) (HostTLS, error)
 
 	// DNS is a provider of github.com/libdns that proves control of names by
@@ -648,8 +648,10 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS consults TLS.Host again for some patterns, or for all if there are
 // none. It does not wait: until the answer comes, and when there is none, the
-// hosts keep their settings. A pattern that no route serves is logged as a
-// warning. Without TLS.Host, or before the Router listens, it does nothing.
+// hosts keep their settings. A host on demand that is named and was refused is
+// decided about again at its next handshake. A pattern that no route serves is
+// logged as a warning. Without TLS.Host, or before the Router listens, it does
+// nothing.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {

@@ -50,6 +50,7 @@ type choice struct {
 	none  bool
 	own   bool
 
+	pattern  string // of a wildcard: itself
 	demanded bool   // of a host without a route of its own; what is zero is as its pattern's
 	wild     string // then the wildcard above it, "" if there can be none
 }
@@ -143,6 +144,12 @@ func (c *Choice) fields() []string {
 // onDemand returns the choice of a host without a route of its own.
 func (c choice) onDemand(host string) *choice {
 	c.demanded, c.wild = true, wildcardOf(host)
+	return &c
+}
+
+// ofWildcard returns the choice of a wildcard.
+func (c choice) ofWildcard(pattern string) *choice {
+	c.pattern = pattern
 	return &c
 }
 
@@ -317,6 +324,8 @@ func (c *choices) rereadFiles() {
 	for name, f := range files {
 		if f.changed() {
 			c.rereadFile(name, f)
+		} else {
+			f.fault.end()
 		}
 	}
 }
@@ -329,7 +338,7 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 		cert, err = ownCertificate(&next.cert, name)
 	}
 	if err != nil {
-		log.Warn("certificate files cannot be read, the old certificate stays", "host", name, "cause", err)
+		log.Log(c.manager.ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "host", name, "cause", err)
 		return
 	}
 	c.mu.Lock()
@@ -346,10 +355,13 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 // changed.
 func (m *Manager) rereadRealms() {
 	for _, r := range m.choices.allRealms() {
-		switch changed, err := r.reread(); {
-		case err != nil:
-			m.log.Warn("CA files for client authentication cannot be read, the old CAs stay", "cause", err)
-		case changed:
+		changed, err := r.reread()
+		if err != nil {
+			m.log.Log(m.ctx, r.fault.level(err), "CA files for client authentication cannot be read, the old CAs stay", "cause", err)
+			continue
+		}
+		r.fault.end()
+		if changed {
 			m.log.Info("CA files for client authentication read", "files", r.given.CAFiles)
 		}
 	}

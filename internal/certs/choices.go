@@ -20,15 +20,15 @@ import (
 type choices struct {
 	manager *Manager
 	hook    func(pattern string) (Choice, error)
-	slots   chan struct{} // a slot per call under way
-	plain   *choice       // of all patterns of which the program wishes nothing
+	plain   *choice // of all patterns of which the program wishes nothing
 
 	mu      sync.RWMutex
 	known   map[string]*choice
 	passed  map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
 	files   map[string]*pairFile // by pattern
 	asked   map[string]*inquiry
-	ready   []string // whose inquiries may run
+	ready   []string                 // whose inquiries may run
+	calls   map[string]chan struct{} // of the hook under way, those that hang included; closed at their end
 	workers int
 
 	realmMu sync.Mutex
@@ -43,12 +43,12 @@ func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
 	return &choices{
 		manager: m,
 		hook:    hook,
-		slots:   make(chan struct{}, maxChoosing),
 		plain:   new(choice),
 		known:   make(map[string]*choice),
 		passed:  make(map[string]struct{}),
 		files:   make(map[string]*pairFile),
 		asked:   make(map[string]*inquiry),
+		calls:   make(map[string]chan struct{}),
 		realms:  make(map[realmKey][]*realm),
 	}
 }
@@ -72,12 +72,11 @@ func (c *choices) settled(name string) bool {
 	if c == nil {
 		return true
 	}
-	c.mu.RLock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	ch := c.known[name]
-	_, passed := c.passed[name]
-	c.mu.RUnlock()
-	if passed || ch != nil && ch.demanded {
-		c.drop(name)
+	if _, passed := c.passed[name]; passed || ch != nil && ch.demanded {
+		c.leave(name)
 		return false
 	}
 	return ch != nil
@@ -87,19 +86,23 @@ func (c *choices) settled(name string) bool {
 // with a route. False means that the program has not answered for pattern. c may
 // be nil.
 //
+// The routes are asked each time: what is known follows them later, and a request
+// that has a new route by now must not pass by what counted for the old one.
+//
 // Hot path: map look-ups under a read lock; no allocation for hosts of which
 // something is known by name or by their wildcard.
 func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if c == nil {
 		return nil, "", true
 	}
-	if ch, ok := c.exact(host); ok {
+	ch, known := c.exact(host)
+	switch wants := c.manager.options.Wants(host); {
+	case known && ch.demanded != wants:
 		return c.inherit(ch)
-	}
-	if c.manager.options.Wants(host) {
+	case wants:
 		return nil, host, false
 	}
-	if ch := c.wildcard(host); ch != nil {
+	if ch := c.wildcard(host); ch != nil && c.manager.options.Wants(ch.pattern) {
 		return ch, "", true
 	}
 	return c.above(wildcardOf(host))
@@ -142,14 +145,9 @@ func (c *choices) heirs(pattern string, ch *choice) []string {
 // wildcard above it, "" if there can be none, or that of "*".
 func (c *choices) above(wild string) (ch *choice, pattern string, ok bool) {
 	for _, pattern := range [...]string{wild, "*"} {
-		if pattern == "" {
-			continue
-		}
-		if ch, ok := c.exact(pattern); ok {
-			return ch, "", true
-		}
-		if c.manager.options.Wants(pattern) {
-			return nil, pattern, false
+		if pattern != "" && c.manager.options.Wants(pattern) {
+			ch, ok = c.exact(pattern)
+			return ch, pattern, ok
 		}
 	}
 	return c.plain, "", true
@@ -173,12 +171,22 @@ func (c *choices) wildcard(host string) *choice {
 func (c *choices) chain(name string) *chain {
 	ch, _ := c.exact(name)
 	if ch != nil && ch.chain == nil && ch.demanded {
-		ch, _, _ = c.above(ch.wild)
+		ch = c.issuing(ch.wild)
 	}
 	if ch == nil {
 		return nil
 	}
 	return ch.chain
+}
+
+// issuing is above for the issuer: a job under way keeps that of a pattern whose
+// route has gone, rather than place its order elsewhere.
+func (c *choices) issuing(wild string) *choice {
+	if ch, ok := c.exact(wild); ok {
+		return ch
+	}
+	ch, _ := c.exact("*")
+	return ch
 }
 
 // apart reports whether a host is to have a certificate of its own though the
@@ -206,6 +214,11 @@ func (c *choices) drop(name string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.leave(name)
+}
+
+// leave is drop with c.mu held.
+func (c *choices) leave(name string) {
 	if q := c.asked[name]; q != nil {
 		q.err = errDropped
 		close(q.done)
@@ -228,6 +241,7 @@ func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 	if ok || !m.options.Knows(name) {
 		return ch, nil
 	}
+	m.choices.settled(pattern) // its route may be newer than what is known
 	_, err := m.pause(hello, name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
 		return nil, m.choices.await(ctx, w, pattern)
 	})

@@ -29,7 +29,8 @@ type ClientAuth struct {
 type realm struct {
 	given  ClientAuth
 	loaded atomic.Pointer[auth]
-	users  int // choices that have it; the choices' lock guards it
+	users  int   // choices that have it; the choices' lock guards it
+	fault  fault // of the CA files
 
 	mu      sync.Mutex
 	configs map[*tls.Config]*tls.Config // by the listener's, all of loaded

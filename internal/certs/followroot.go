@@ -24,6 +24,10 @@ func (r *root) putBack(ctx context.Context, s certmagic.Storage, younger *root) 
 	if err != nil || !now.cert.Equal(younger.cert) {
 		return now, err
 	}
+	// Two files: a process that dies between them must not leave a pair that does not match.
+	if err := s.Delete(ctx, rootCertKey); err != nil {
+		return nil, err
+	}
 	return r, r.store(ctx, s)
 }
 
@@ -87,4 +91,15 @@ func (m *Manager) resigned(change func() error) error {
 		}
 	})
 	return err
+}
+
+// orphaned reports whether the local CA has signed s with another root than that it
+// has now: the operator has replaced it while no process was there to see it.
+func (m *Manager) orphaned(ctx context.Context, s *stored) bool {
+	if m.local == nil || s.by != m.internal.authorities[0] {
+		return false
+	}
+	now, err := m.local.load(ctx)
+	leaf := s.cert.Leaf
+	return err == nil && !(bytes.Equal(leaf.RawIssuer, now.cert.RawSubject) && bytes.Equal(leaf.AuthorityKeyId, now.cert.SubjectKeyId))
 }

@@ -34,18 +34,29 @@ type inquiry struct {
 }
 
 // reload asks the hook again about a pattern, and reports whether there is a
-// route of it, or a host on demand.
+// route of it, or a host on demand, be it one that was refused.
 func (c *choices) reload(name string) bool {
 	if c.manager.passes(name) {
 		c.drop(name)
 		c.inspect(name)
 		return true
 	}
+	reconsidered := c.manager.demands.reconsider(name)
 	if _, known := c.exact(name); !known && !c.manager.options.Wants(name) {
-		return false
+		return reconsidered
 	}
 	c.ask(name, true)
 	return true
+}
+
+// reconsider forgets a refusal of a host on demand, which may be the hook's, and
+// reports whether there was one.
+func (d *demands) reconsider(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, refused := d.verdicts[name]
+	delete(d.verdicts, name)
+	return refused
 }
 
 // ask makes sure that the hook is asked about a pattern, and returns what is
@@ -149,10 +160,16 @@ func (c *choices) work() {
 		var ch *choice
 		var file *pairFile
 		if err == nil {
-			ch, file, err = c.compile(name, given)
+			ch, file, err = c.compiled(name, given)
 		}
 		c.settle(name, q, ch, file, err)
 	}
+}
+
+// compiled is compile, contained: it calls methods of the program's issuers.
+func (c *choices) compiled(name string, given Choice) (ch *choice, file *pairFile, err error) {
+	defer rescue("issuer", &err)
+	return c.compile(name, given)
 }
 
 // take returns the next inquiry; nil ends the worker.
@@ -171,38 +188,69 @@ func (c *choices) take() (string, *inquiry) {
 	return "", nil
 }
 
+// An answer is what the hook has returned.
+type answer struct {
+	given Choice
+	err   error
+}
+
 // consult calls the hook, on a goroutine of its own: one that hangs keeps that,
 // and a slot.
 func (c *choices) consult(name string) (Choice, error) {
-	select {
-	case c.slots <- struct{}{}:
-	default:
-		return Choice{}, errManyChoices
-	}
-	type answer struct {
-		given Choice
-		err   error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		defer func() { <-c.slots }()
-		var a answer
-		func() {
-			defer rescue("TLS.Host", &a.err)
-			a.given, a.err = c.hook(name)
-		}()
-		answers <- a
-	}()
 	timer := time.NewTimer(choiceTime)
 	defer timer.Stop()
-	select {
-	case a := <-answers:
-		return a.given, a.err
-	case <-timer.C:
-		return Choice{}, errNoChoice
-	case <-c.manager.ctx.Done():
-		return Choice{}, errClosed
+	for {
+		answers, before, err := c.call(name)
+		if err != nil {
+			return Choice{}, err
+		}
+		select {
+		case a := <-answers:
+			return a.given, a.err
+		case <-before:
+		case <-timer.C:
+			return Choice{}, errNoChoice
+		case <-c.manager.ctx.Done():
+			return Choice{}, errClosed
+		}
 	}
+}
+
+// call begins a call of the hook about a name. If one is under way it returns what
+// is closed at its end instead: a name for which the hook hangs, which is tried
+// again and again, must not take the slots of all others.
+func (c *choices) call(name string) (answers chan answer, before chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before := c.calls[name]; before != nil {
+		return nil, before, nil
+	}
+	if len(c.calls) >= maxChoosing {
+		return nil, nil, errManyChoices
+	}
+	c.calls[name] = make(chan struct{})
+	answers = make(chan answer, 1)
+	go c.answer(name, answers)
+	return answers, nil, nil
+}
+
+// answer is one call of the hook.
+func (c *choices) answer(name string, answers chan<- answer) {
+	defer c.returned(name)
+	var a answer
+	func() {
+		defer rescue("TLS.Host", &a.err)
+		a.given, a.err = c.hook(name)
+	}()
+	answers <- a
+}
+
+// returned ends a call.
+func (c *choices) returned(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.calls[name])
+	delete(c.calls, name)
 }
 
 // An outcome is what came of an inquiry.
@@ -225,8 +273,11 @@ func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, er
 	old := c.known[name]
 	o := outcome{name: name, old: old, err: err, demanded: q.demanded || old != nil && old.demanded}
 	if err == nil {
-		if o.demanded {
+		switch {
+		case o.demanded:
 			ch = ch.onDemand(name)
+		case isPattern(name):
+			ch = ch.ofWildcard(name)
 		}
 		o.now = ch
 		c.publish(name, ch, file)
@@ -308,19 +359,32 @@ func (c *choices) retry(name string, q *inquiry) time.Time {
 // await waits until the program has answered for a name, and returns an error as
 // soon as it is clear that it will not do so soon.
 func (c *choices) await(ctx context.Context, w *waiter, name string) error {
-	done, err := c.ask(name, false)
-	switch {
-	case err != nil:
-		return undecided(name, err)
-	case done == nil:
-		return nil
+	for {
+		done, err := c.ask(name, false)
+		switch {
+		case err != nil:
+			return undecided(name, err)
+		case done == nil:
+			return nil
+		}
+		if err := c.manager.until(ctx, w, done); err != nil {
+			return undecided(name, err)
+		}
+		if _, known := c.exact(name); known {
+			return nil
+		}
+		if !c.manager.options.Wants(name) {
+			return undecided(name, c.failure(name))
+		} // else it has failed, or its route has gone and come back
 	}
-	if err := c.manager.until(ctx, w, done); err != nil {
-		return undecided(name, err)
+}
+
+// failure returns the last error of the inquiry about a name, nil if there is none.
+func (c *choices) failure(name string) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if q := c.asked[name]; q != nil {
+		return q.err
 	}
-	if _, known := c.exact(name); known {
-		return nil
-	}
-	_, err = c.ask(name, false)
-	return undecided(name, err)
+	return nil
 }

@@ -166,3 +166,34 @@ func TestALocalCAIsMadeByTheNextCallerWhenTheFirstLeaves(t *testing.T) {
 		time.Sleep(5 * time.Second) // let the first one's call end
 	})
 }
+
+// To delete the root and to restart is how an operator gets another one.
+func TestCertificatesOfARootThatIsGoneAreReplacedAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemStorage()
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Storage = storage
+		m, _ := startOnce(t, o, "app.localhost")
+		require.NoError(t, m.Await(t.Context()))
+		require.NoError(t, m.Close())
+		require.NoError(t, storage.Delete(t.Context(), "localca/root.crt"))
+		require.NoError(t, storage.Delete(t.Context(), "localca/root.key"))
+
+		m, _ = startOnce(t, o, "app.localhost")
+		time.Sleep(time.Second)
+		roots := x509.NewCertPool()
+		roots.AddCert(rootPair(t, storage).Leaf)
+		first, err := shake(t, m, "app.localhost")
+		require.NoError(t, err)
+		_, err = first.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now()})
+		require.NoError(t, err)
+		require.NoError(t, m.Close())
+
+		m, _ = start(t, o, "app.localhost")
+		require.NoError(t, m.Await(t.Context()))
+		time.Sleep(time.Hour)
+		again, err := shake(t, m, "app.localhost")
+		require.NoError(t, err)
+		assert.Equal(t, first.SerialNumber, again.SerialNumber, "a restart alone replaces nothing")
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -108,6 +109,7 @@ type pairFile struct {
 	KeyPair
 	cert              tls.Certificate
 	certTime, keyTime time.Time
+	fault             fault
 }
 
 // readPair reads a certificate from its files.
@@ -123,6 +125,23 @@ func readPair(p KeyPair) (*pairFile, error) {
 func (f *pairFile) changed() bool {
 	return !modified(f.CertFile).Equal(f.certTime) || !modified(f.KeyFile).Equal(f.keyTime)
 }
+
+// A fault is why files could not be read when they were looked at last. It is used
+// by the task that watches them.
+type fault string
+
+// level returns where a failure is logged: at Warn when it is news, not each time
+// that the files are looked at.
+func (f *fault) level(err error) slog.Level {
+	if text := fault(err.Error()); *f != text {
+		*f = text
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
+// end notes that the files are as they were read.
+func (f *fault) end() { *f = "" }
 
 // modified follows links: that is how secrets are swapped in containers.
 func modified(file string) time.Time {
@@ -182,12 +201,13 @@ func (m *Manager) rereadFiles() {
 	fresh := false
 	for i, f := range m.files {
 		if !f.changed() {
+			f.fault.end()
 			continue
 		}
 		next, err := readPair(f.KeyPair)
 		if err != nil {
 			// A certificate and its key may change one after the other: look again.
-			m.log.Warn("certificate files cannot be read, the old certificate stays", "cause", err)
+			m.log.Log(m.ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "cause", err)
 			continue
 		}
 		m.log.Info("certificate files read", "file", f.CertFile, "not_after", next.cert.Leaf.NotAfter)

@@ -115,7 +115,7 @@ func (h *host) load(ctx context.Context) {
 	case err != nil:
 		h.fail(err, ofStorage, plan{h.manager.loads, load, time.Time{}})
 	default:
-		h.follow(s)
+		h.follow(ctx, s)
 	}
 }
 
@@ -142,12 +142,12 @@ func (h *host) missing() {
 }
 
 // follow does what a certificate in storage asks for.
-func (h *host) follow(s *stored) {
+func (h *host) follow(ctx context.Context, s *stored) {
 	switch {
 	case s.ari.NeedsRefresh():
 		h.install(s)
 		h.next(h.manager.infos, refresh, time.Now())
-	case time.Now().Before(s.renewAt()) && !h.isForced():
+	case time.Now().Before(s.renewAt()) && !h.isForced() && !h.manager.orphaned(ctx, s):
 		h.keep(s)
 	default:
 		h.installHeld(s)
@@ -284,7 +284,7 @@ func (h *host) refresh(ctx context.Context) {
 			s.ari.RetryAfter = &later
 		}
 	}
-	h.follow(s)
+	h.follow(ctx, s)
 }
 
 // glance returns the certificate in memory with the renewal information in storage, nil unless that belongs to it. It

@@ -229,6 +229,7 @@ func TestAGoodPairWithoutMetadataIsServedAndItsMetadataRepaired(t *testing.T) {
 				var meta certmagic.CertificateResource
 				require.NoError(t, json.Unmarshal([]byte(storage.content(siteMeta)), &meta))
 				assert.Equal(t, []string{"a.example.com"}, meta.SANs)
+				synctest.Wait() // the identity of the storage is settled under a lock
 				assert.Empty(t, storage.locked())
 
 				ca.unhook()

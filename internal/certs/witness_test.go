@@ -312,3 +312,40 @@ func TestTheStorageOfTheLocalCAAloneIsFilledToo(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(logs.String(), lost), logs.String())
 	})
 }
+
+// A root is two files, and the process that puts one back may die between them.
+func TestARootThatIsHalfPutBackIsNotDamaged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := with(newIssuer(t, "ca", day(90)))
+		storage := newMemStorage()
+		o.Storage = storage
+		one, _ := startOnce(t, o, "one.localhost")
+		require.NoError(t, one.Await(t.Context()))
+		time.Sleep(11 * time.Minute)
+		root := string(storage.wipe()["localca/root.crt"])
+		two, _ := startOnce(t, o, "two.localhost")
+		require.NoError(t, two.Await(t.Context()))
+		require.NoError(t, two.Close())
+		var dead atomic.Bool
+		storage.hook(func(verb, key string) error {
+			if dead.Load() || verb == "store" && key == "localca/root.crt" {
+				dead.Store(true)
+				return errors.New("the process has died")
+			}
+			return nil
+		})
+		time.Sleep(6 * time.Minute)
+		require.True(t, dead.Load())
+		copied := newMemStorage()
+		for key, value := range storage.copied() {
+			require.NoError(t, copied.Store(t.Context(), key, value))
+		}
+		_, err := (&certs.LocalCA{Storage: copied}).RootPEM(t.Context())
+		require.NoError(t, err)
+
+		storage.heal()
+		time.Sleep(11 * time.Minute)
+		assert.Equal(t, root, storage.content("localca/root.crt"), "what still runs goes on")
+		require.NoError(t, one.Close())
+	})
+}
