@@ -324,3 +324,34 @@ func ExampleRouter_Explain() {
 	//   10.0.0.2:4000: eligible
 	// certificate: none: the Router does not listen with TLS
 }
+
+// What is set after the first use is not in force, and Check says so.
+func ExampleRouter_Check() {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.Handle("example.com", hostproxy.Redirect("www.example.com"))
+	fmt.Println(r.Check())
+	visit(&r, "http://example.com/")
+	r.RateLimit = &hostproxy.RateLimit{Rate: 10}
+	fmt.Println(r.Check())
+	// Output:
+	// <nil>
+	// hostproxy: Router.RateLimit was changed after first use, and is not in force
+}
+
+// New routes are tried before they are in force.
+func ExampleRouter_CheckReplace() {
+	app := hostproxy.To("localhost:4000")
+	var r hostproxy.Router
+	r.Handle("app.example.com", app)
+	r.Handle("old.example.com", app)
+
+	changes, err := r.CheckReplace(map[string]http.Handler{"app.example.com": app, "new.example.com": app})
+	fmt.Println(changes, err)
+	_, err = r.CheckReplace(map[string]http.Handler{"app.example.com:443": app})
+	fmt.Println(err)
+	// Output:
+	// added: new.example.com
+	// removed: old.example.com
+	// certificates: new.example.com <nil>
+	// hostproxy: pattern "app.example.com:443": a pattern has no port: it matches its host on every port
+}

@@ -285,6 +285,7 @@ func TestExplainHasNoEffect(t *testing.T) {
 	r.RateLimit = &hostproxy.RateLimit{Rate: 0.1, Burst: 2}
 	assert.Equal(t, "passes: requests of the client that would pass now: 2", rule(t, explain(&r, "http://a.test/"), "Router.RateLimit"))
 	r.RateLimit.Burst = 1
+	require.NoError(t, r.Check())
 	u.Transport, u.Discover, u.Health, u.TargetChanged, r.Observe, u.RateLimit = nil, nil, nil, nil, nil, nil
 	assert.Equal(t, 403, ask(&r, "GET", "http://a.test/").Code)
 	assert.Equal(t, 429, explain(&r, "http://a.test/").Status, "and the request has taken the token")
@@ -343,4 +344,8 @@ func TestExplainShowsTheCertificate(t *testing.T) {
 	assert.Equal(t, hostproxy.CertPending, e.Certificate.State)
 	assert.Equal(t, "no certificate: no route serves the host", explain(&r, "https://other.test/").TLS)
 	assert.Equal(t, 421, explain(&r, "https://other.test/").Status)
+
+	changes, err := r.CheckReplace(map[string]http.Handler{"own.example.com": says("own"), "new.example.com": says("new"), "*.wild.example.com": says("wild")})
+	require.NoError(t, err)
+	assert.Empty(t, changes.Certificates, "Lazy leaves the host to a handshake, and the wildcard cannot be had")
 }

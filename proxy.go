@@ -312,8 +312,28 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	for pattern, h := range handlers {
 		turn.Step()
 		reach.Walk(h, func(h http.Handler) bool { return see(pattern, h) })
+		for _, u := range r.met(pattern, h) {
+			see(pattern, u)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// met returns the upstreams to which requests have come through h, if that is the
+// handler of a route of that pattern now: those behind middleware that does not
+// say so are known by nothing else.
+func (r *Router) met(pattern string, h http.Handler) []*Upstream {
+	if _, ok := h.(*Upstream); ok {
+		return nil
+	}
+	p, err := routes.ParsePattern(pattern)
+	if err != nil {
+		return nil
+	}
+	if rt, ok := r.table.Load().Get(p); ok && reach.Same(rt.Value.handler, h) {
+		return rt.Value.behind.All()
+	}
+	return nil
 }
 
 // usable puts the handlers of all routes in force, and returns what is wrong
@@ -547,6 +567,34 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 		return limit.Decision(q), err
 	}
 	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
+}
+
+// Check returns what is wrong with the fields of r and of its handlers, and an
+// error for each that was changed after first use, those of Servers that run r
+// included: nil means that all that is configured is in force, or will be at
+// first use. It puts nothing in force. What is wrong with TLS before r listens,
+// Serve, Listen and TLSConfig say.
+func (r *Router) Check() error {
+	var errs []error
+	if err := r.compiled.Check(r, r.compile); err != nil {
+		errs = append(errs, err)
+	}
+	for _, u := range r.uses.All() { // those behind any middleware too
+		if err := u.check(); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	for pattern, h := range r.All() {
+		if _, ok := h.(*Upstream); ok {
+			continue // which r.uses has
+		}
+		if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(append(errs, r.late(r.All()))...)
 }
 
 // Explain says what r would do with q now, and why. It counts nothing, takes no

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -444,6 +445,16 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	})
 }
 
+// CheckReplace returns what [Router.Replace] would change if it were called with
+// rs now, or the error that it would return. It changes nothing.
+func (r *Router) CheckReplace(rs map[string]http.Handler) (s Changes, err error) {
+	err = r.change(rs, func(c *routes.Change[route]) {
+		s.Added, s.Removed, s.Rewrapped, s.Swapped = c.Patterns(alike)
+		s.Certificates = r.orders(c)
+	})
+	return s, err
+}
+
 // change calls do with the change that makes rs the only routes, or returns all
 // that is wrong with them. r.mu is held meanwhile.
 func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route])) error {
@@ -464,6 +475,29 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 	}
 	do(c)
 	return nil
+}
+
+// Changes are what a change of the routes does. Patterns are in canonical form,
+// and sorted. Routes that stay as they are do not show.
+type Changes struct {
+	Added, Removed []string // patterns that come, and patterns that go
+
+	// Swapped are patterns whose handlers lead to another one: their upgraded
+	// connections are closed politely. Those of Rewrapped stay: the handler is
+	// another one, but leads to the same.
+	Swapped, Rewrapped []string
+
+	// Certificates are the hosts and wildcards that come to need a certificate,
+	// as far as that is known: it is taken from Storage, or ordered. Those that
+	// TLS.Lazy leaves to the first handshake do not show.
+	Certificates []string
+}
+
+// String returns the changes as lines, "no changes" without any.
+func (c Changes) String() string {
+	lines := status.Titled("added", c.Added) + status.Titled("removed", c.Removed) + status.Titled("swapped", c.Swapped) +
+		status.Titled("rewrapped", c.Rewrapped) + status.Titled("certificates", c.Certificates)
+	return cmp.Or(strings.TrimSuffix(lines, "\n"), "no changes")
 }
 
 // parseRoutes returns new routes, or all that is wrong with them.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -492,6 +493,22 @@ func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []stri
 			hosts = append(hosts, host)
 		}
 	}
+	return hosts
+}
+
+// orders returns the host patterns for which a certificate would be loaded or
+// ordered because of c.
+func (r *Router) orders(c *routes.Change[route]) (hosts []string) {
+	m := r.certs.Manager()
+	for host := range c.Hosts() {
+		switch {
+		case endOf(c.From, host) == here || endOf(c.To, host) != here || host == "*":
+		case m != nil && !m.Orders(host), m == nil && r.TLS.Lazy && !strings.HasPrefix(host, "*."):
+		default:
+			hosts = append(hosts, host)
+		}
+	}
+	slices.Sort(hosts)
 	return hosts
 }
 

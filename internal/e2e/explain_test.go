@@ -135,8 +135,10 @@ func (x *explained) replace(m *menu) {
 			rs[pattern] = h
 		}
 	}
+	_, err := x.CheckReplace(rs)
+	require.NoError(x.t, err)
 	require.NoError(x.t, x.Replace(rs))
-
+	require.NoError(x.t, x.Check())
 }
 
 // request returns a request as a client writes it.
