@@ -205,9 +205,9 @@ type UnbufferedConn interface {
 func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, *certs.Share, error) {
 	switch {
 	case s.Router == nil:
-		return nil, nil, errors.New("hostproxy: Server.Router is nil")
+		return nil, nil, errors.New("hostproxy: Server.Router is nil: set it")
 	case https == nil && plain == nil:
-		return nil, nil, errors.New("hostproxy: Serve needs a listener")
+		return nil, nil, errors.New("hostproxy: Serve needs a listener: https, plain or both")
 	case https != nil && doesTLS(https):
 		return nil, nil, errors.New("hostproxy: Serve does the TLS itself, and so does a listener by Router.Listen, Router.Wrap or tls.Listen: " +
 			"want one of net.Listen for https")
@@ -279,7 +279,7 @@ type lateField struct {
 func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
-		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force", prefix, field))
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force: change it back, and set it before the first use", prefix, field))
 		if of := (lateField{owner, field}); !r.told[of] {
 			if r.told == nil {
 				r.told = make(map[lateField]bool)
@@ -380,8 +380,8 @@ func (r *Router) ran(s *Server) error {
 type Exchange struct {
 	Start time.Time // when the head of the request had been read
 
-	Client netip.Addr // who asked, behind TrustedProxies; invalid if unknown
-	Peer   netip.Addr // who sits at the other end of the connection
+	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
+	Peer   netip.Addr // remote address of the connection
 
 	Proto   string // "HTTP/1.1"
 	Scheme  string // "http" or "https"
@@ -526,7 +526,7 @@ func (l *logLine) fill(x *Exchange) slog.Level {
 // A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
 // an IPv6 address, behind TrustedProxies. A request without a token is answered
 // with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
-// whoever asks.
+// regardless of the number of clients.
 type RateLimit struct {
 	Rate  float64 // requests per second; required, may be a fraction
 	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
@@ -743,8 +743,8 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *forward.Exch
 	}
 }
 
-// StatusHandler returns a handler that shows what r is doing, as a page or, to
-// who asks for format=json, as JSON: routes, targets with their health and
+// StatusHandler returns a handler that shows what r is doing, as a page or, with
+// the query format=json, as JSON: routes, targets with their health and
 // latency, certificates, and the failures since StatusHandler was called, of
 // which it keeps the latest hundred. A form, or the parameters url, method and
 // client, show what [Router.Explain] says of such a request. Restrict access: it
@@ -808,7 +808,7 @@ func (p *HSTS) value() (string, error) {
 	case p == nil:
 		return "", nil
 	case p.MaxAge < 0:
-		return "", errors.New("HSTS.MaxAge is negative")
+		return "", errors.New("HSTS.MaxAge is negative: want 0 or more")
 	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
 		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
 	}

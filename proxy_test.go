@@ -308,6 +308,6 @@ func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
 }
 
 func TestServeNeedsARouterAndAListener(t *testing.T) {
-	assert.EqualError(t, (&hostproxy.Server{}).Serve(context.Background(), nil, nil), "hostproxy: Server.Router is nil")
-	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve needs a listener")
+	assert.EqualError(t, (&hostproxy.Server{}).Serve(context.Background(), nil, nil), "hostproxy: Server.Router is nil: set it")
+	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve needs a listener: https, plain or both")
 }

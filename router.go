@@ -120,15 +120,16 @@ func (r *Router) rules() (*rules, error) {
 	return x, err
 }
 
-// A BasicAuth serves those who know a password of Users by Next, and asks the
-// others for one with 401 (RFC 7617). Like an Upstream, it is checked when it
-// becomes a route. Over plain HTTP everybody on the way reads the passwords; a
-// RateLimit of the Router bounds how often somebody may guess. Next gets the
-// Authorization field too; Remove of an Upstream's RequestHeader takes it out.
+// A BasicAuth verifies HTTP Basic credentials (RFC 7617) before Next serves a
+// request. Requests without the password of one of Users get 401. Like an
+// Upstream, it is checked when it becomes a route. Passwords are readable on the
+// way over plain HTTP: use it over TLS. A RateLimit of the Router limits guessing.
+// Next gets the Authorization header too; to remove it, name it in Remove of the
+// Upstream's RequestHeader.
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
-	Realm string            // what the user is told to log in to; "" means "restricted"
-	Field string            // request field that tells Next the user's name, and is never the client's, in trailers neither; "" means none
+	Realm string            // shown by the browser when it asks for the password; "" means "restricted"
+	Field string            // request header that carries the user name to Next; a client's own copy is removed, also from trailers; "" means none
 	Next  http.Handler      // required
 
 	compiled settings.Compiled[guard.Basic]
@@ -189,16 +190,17 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *forward.E
 	}
 }
 
-// A ForwardAuth asks another server about each request, by a GET with the
-// request's fields, without its body, and with X-Forwarded-Method, -Uri and the
-// other forwarding fields. An answer of 2xx by a target lets Next serve the
-// request; any other one goes to the client, as does what Auth answers itself:
-// 502 when there is no answer, the Page of Maintain, what its ErrorHandler
-// writes. Like an Upstream, it is checked when it becomes a route.
+// A ForwardAuth asks an authentication server before Next serves a request. The
+// question is a GET with the request's header and without its body; it has
+// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
+// target of Auth answers with 2xx, Next serves the request. Any other response
+// goes to the client, also one that Auth makes itself: 502 if there is no answer,
+// the Page of Maintain, or what its ErrorHandler writes. Like an Upstream, it is
+// checked when it becomes a route.
 type ForwardAuth struct {
-	Auth   *Upstream    // is asked; required
-	Path   string       // path and query of the question, behind the path of Auth's target; "" means /
-	Fields []string     // fields of the answer that are put into the request, and never are the client's, in trailers neither
+	Auth   *Upstream    // authentication server; required
+	Path   string       // path and query to ask for, after the path of Auth's target; "" means /
+	Fields []string     // headers copied from the answer to the request; a client's own copies are removed, also from trailers
 	Next   http.Handler // required
 
 	compiled settings.Compiled[forward.Question]

@@ -199,7 +199,7 @@ type HostTLS struct {
 	// ClientAuth asks the host's clients for certificates. A connection for hosts
 	// with one setting never serves those with another: 421. After a change,
 	// requests on a connection that has not proved what is asked for now get 421
-	// too; upgraded connections stay. Nil asks nobody, unless TLS.Config does.
+	// too; upgraded connections stay. Nil asks for none, unless TLS.Config does.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
@@ -360,7 +360,7 @@ func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	}
 	host, port, err := net.SplitHostPort(p.Addr)
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
-		return fmt.Errorf("hostproxy: pattern %q: Passthrough.Addr is %q: want host:port", pattern, p.Addr)
+		return fmt.Errorf("hostproxy: pattern %q: Passthrough.Addr is %q: want host:port, without a scheme", pattern, p.Addr)
 	}
 	return nil
 }

@@ -186,6 +186,22 @@ func TestTheCertificateOfAPassthroughIsItsTargets(t *testing.T) {
 	}
 }
 
+func TestAHostWithoutACertificateByTLSHostIsNotRenewed(t *testing.T) {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.TLS.Storage = files(t)
+	r.TLS.Host = func(pattern string) (hostproxy.HostTLS, error) {
+		return hostproxy.HostTLS{NoCertificate: pattern == "none.localhost"}, nil
+	}
+	r.Handle("none.localhost", named("none"))
+	r.Handle("a.localhost", named("a"))
+	proxytest.Start(t, &hostproxy.Server{Router: &r})
+	require.NoError(t, r.AwaitCertificates(t.Context(), "a.localhost"))
+	proxytest.Eventually(t, "the answer of TLS.Host", func() bool {
+		err := r.RenewCertificate("none.localhost")
+		return err != nil && strings.Contains(err.Error(), `TLS.Host wants no certificate for "none.localhost": leave HostTLS.NoCertificate false`)
+	})
+}
+
 // crypto/tls calls it "no certificates configured" in the log of an http.Server.
 func TestHandshakesOfARouterWithoutRoutesAreExplainedOnce(t *testing.T) {
 	var log lockedBuffer

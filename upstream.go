@@ -51,8 +51,8 @@ type Upstream struct {
 	// HashBy is what ConsistentHash places a request by.
 	HashBy HashKey
 
-	// Sticky brings a client back to the target that served it first, by a
-	// cookie, as long as that target is up. Nil does not.
+	// Sticky keeps a client at the target that served it first, by a cookie, as
+	// long as that target is up. Nil disables it.
 	Sticky *Sticky
 
 	// Pick chooses the target of an attempt from those that are left; a nil
@@ -100,8 +100,8 @@ type Upstream struct {
 	// RequestHeader and ResponseHeader are fixed edits, applied last.
 	RequestHeader, ResponseHeader HeaderEdit
 
-	// HSTS tells clients that come over TLS to come by no other way, in place
-	// of what the target says of it. Nil leaves it to the target.
+	// HSTS sets Strict-Transport-Security on responses over TLS, in place of the
+	// target's. Nil leaves it to the target.
 	HSTS *HSTS
 
 	// TargetHost sends the target's own host in the Host field. By default
@@ -115,7 +115,7 @@ type Upstream struct {
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
 
-	// Health asks each target at intervals whether it serves; nil asks nobody.
+	// Health checks each target at intervals. Nil disables health checks.
 	Health *HealthCheck
 
 	// Breaker leaves a target alone for a while after exchanges with it
@@ -130,12 +130,13 @@ type Upstream struct {
 	// then tried as if all were: a check that is wrong must not stop a service.
 	FailClosed bool
 
-	// TargetChanged is told each change of a target's health, in order for
-	// each, from various goroutines. Nil logs them.
+	// TargetChanged is called after each change of a target's health. Calls for one
+	// target come in order; calls for several targets may be concurrent. Nil logs
+	// the changes.
 	TargetChanged func(*Target, Health)
 
-	// Allow and Deny are the clients that are served: those of Allow, or all
-	// if it is empty, but those of Deny. Others are answered with 403.
+	// Allow lists the clients that are served; empty means all. Deny lists clients
+	// that are refused, also if Allow has them. Refused clients get 403.
 	Allow, Deny []netip.Prefix
 
 	// RateLimit bounds the requests of each client to this upstream, whatever
@@ -150,7 +151,7 @@ type Upstream struct {
 	// each target. Zero means no bound.
 	MaxInFlight, MaxTargetInFlight int
 
-	// Queue is where requests wait that are above a bound.
+	// Queue lets requests above these limits wait. Zero refuses them with 503.
 	Queue Queue
 
 	// Retry says when a request that failed at one target goes to another.
@@ -271,8 +272,8 @@ func (u *Upstream) source() discover.Source {
 	}
 }
 
-// A Policy is how an Upstream chooses among its targets, those left out that
-// are down, at their limit or tried already. A target of twice the weight gets
+// A Policy is how an Upstream chooses among its targets. It skips targets that
+// are down, full or already tried. A target of twice the weight gets
 // twice the requests, or with LessBusy and LeastInFlight twice as many at once.
 type Policy uint8
 
@@ -302,13 +303,13 @@ type HashKey struct {
 // handler of your own. Targets of a Replace are asked even without an Interval.
 type HealthCheck struct {
 	Path     string      // path and query; "" means to connect only
-	Host     string      // in the Host field; "" means the target's
-	Header   http.Header // further fields
-	Statuses []int       // of a target that serves; nil means 200 to 399
+	Host     string      // Host header, with Path or GRPC; "" means the target's
+	Header   http.Header // further headers, with Path or GRPC
+	Statuses []int       // of a target that serves, with Path; nil means 200 to 399
 	GRPC     bool        // grpc.health.v1 in place of Path; for https and h2c targets
 	Service  string      // with GRPC; "" means the server as a whole
 
-	Interval  time.Duration // give or take a tenth; 0 means 10 s, negative never
+	Interval  time.Duration // time between checks, 10 % more or less; 0 means 10 s, negative disables checks at intervals
 	Timeout   time.Duration // of one check; 0 means 5 s
 	Rise      int           // successes in a row that bring a target back; 0 means 1
 	Fall      int           // failures in a row that take it out; 0 means 3
@@ -320,16 +321,16 @@ type HealthCheck struct {
 // target, and it closes when one succeeds, or opens again for twice as long. When
 // they have no answer after For, others may try.
 // Failures are connections refused or cut off, answers that are not HTTP or come
-// too late, and those of Statuses. A client that leaves is none.
+// too late, and those of Statuses. A client disconnect is not a failure.
 type Breaker struct {
-	Failures int           // in a row that open it; 0 means 5, negative, with Share, that no number does
-	Share    float64       // of failures among the requests of Window that opens it; 0 means that none does
-	Window   time.Duration // 0 means 10 s
+	Failures int           // consecutive failures that open it; 0 means 5; negative disables this criterion, Share must then be set
+	Share    float64       // share of failures among the requests of Window that opens it, up to 1; 0 disables this criterion
+	Window   time.Duration // time over which Share counts; 0 means 10 s
 	Least    int           // requests within Window below which Share does not count; 0 means 20
 	Statuses []int         // answers that are failures, such as 502
-	Slow     time.Duration // answers that take longer are failures; 0 means that none are
+	Slow     time.Duration // slower responses are failures; 0 disables this
 	For      time.Duration // how long it stays open at first; 0 means 10 s, 5 minutes is the most
-	Trials   int           // at once; 0 means 1
+	Trials   int           // trial exchanges at the same time; 0 means 1
 }
 
 // A Health is what is known of a target.
@@ -339,17 +340,17 @@ type Health struct {
 	Since  time.Time // when the target came to State
 }
 
-// A Queue is where requests wait for room, in the order of their arrival. Those
-// for whom it has no room, or not in time, are answered with 503 and Retry-After.
-// What failed at one target does not wait for another one that is full: its
-// failure is the answer.
+// A Queue holds requests above MaxInFlight or MaxTargetInFlight, in the order of
+// their arrival. Requests that find the queue full, or time out in it, get 503 and
+// Retry-After. A request that failed at one target does not wait for another one
+// that is full: the failure is the response.
 type Queue struct {
-	Max  int           // requests that may wait; 0 means none
-	Wait time.Duration // at most; 0 means 10 s
+	Max  int           // requests that may wait; 0 disables the queue
+	Wait time.Duration // longest wait of a request; 0 means 10 s
 }
 
 // A Sticky is a cookie by which a client comes back to its target. Its value is
-// a keyed hash: it tells nobody the target's address, and nobody can make one.
+// a keyed hash, which does not reveal the target's address and cannot be forged.
 type Sticky struct {
 	Cookie string        // its name; "" means hostproxy
 	Key    []byte        // at least 16 bytes, the same in all processes that serve the same clients; nil means a random one
@@ -361,10 +362,10 @@ type Sticky struct {
 // (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and what was read of its body, at
 // most 32 KiB, is kept; and never once a byte of a response went to the client.
 type Retry struct {
-	Attempts int           // targets that one request is sent to at most; 0 means 3, 1 no other, 10 is the most
-	Timeout  time.Duration // after it no further attempt begins; 0 means 10 s, negative no bound
-	Statuses []int         // answers, such as 503, that count as failures while another target is left
-	Budget   float64       // share of the requests in flight that may be sent again after a write, or three if that is more; 0 means 0.2, negative no bound
+	Attempts int           // targets tried for one request; 0 means 3, 1 disables retries, at most 10
+	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s, negative disables the limit
+	Statuses []int         // response statuses, such as 503, to retry while another target is left
+	Budget   float64       // limit of retries of requests already sent, as a share of the requests in flight, at least three; 0 means 0.2, negative disables the limit
 }
 
 func (r *Retry) config() forward.Retry {
@@ -428,7 +429,7 @@ func NewUpstream(targets ...string) (*Upstream, error) {
 		u.Targets = append(u.Targets, t)
 	}
 	if len(targets) == 0 {
-		errs = append(errs, errors.New("hostproxy: no targets"))
+		errs = append(errs, errors.New("hostproxy: no targets: want at least one"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -531,7 +532,7 @@ func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Add adds targets, and Remove removes some, from one request to the next.
+// Add adds targets, and Remove takes targets out of use, immediately.
 // Requests in flight at a removed target end normally; its upgraded connections
 // close politely.
 func (u *Upstream) Add(ts ...string) error {
@@ -566,8 +567,8 @@ func (u *Upstream) Canary(to *Upstream, share float64) error {
 }
 
 // Mirror sends copies of a share of the requests, 0 to 1, to another upstream
-// from now on; nil ends it. What it answers is seen by nobody, and it is asked
-// when the client has been answered. Bodies above 32 KiB and upgrades are not
+// from now on; nil ends it. Copies are sent after the client has its response, and
+// responses to them are discarded. Bodies above 32 KiB and upgrades are not
 // copied, nor is anything while 128 copies are in flight.
 func (u *Upstream) Mirror(to *Upstream, share float64) error {
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share) })
@@ -587,7 +588,9 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 }
 
 // Pause makes requests that have not reached a target wait, those in the Queue
-// too, until Resume or for d after this call; then they fail with 503. What is in
+// too, until Resume, or until d after this call. They fail with 503 then, and so
+// does every further request until Resume: a Pause does not end by itself, and
+// with d of 0 or less nothing waits. What is in
 // flight goes on. They go to the targets that there are when they have waited.
 // At most 4,096 requests wait; further ones fail with 503 immediately.
 // A program restarts its only target without an error for anybody in this way.
@@ -619,12 +622,12 @@ func (u *Upstream) with(do func(*forward.Forwarder) error) error {
 	return nil
 }
 
-// A Page is an answer of the proxy's own.
+// A Page is a response that the proxy makes itself.
 type Page struct {
 	Status      int    // 0 means 503
 	ContentType string // "" means text/plain in UTF-8
 	Body        []byte
-	RetryAfter  time.Duration // 0 means that nothing is said of it
+	RetryAfter  time.Duration // 0 leaves the Retry-After header out
 }
 
 // Drain refuses new requests with 503, waits for those in flight, and closes
@@ -664,21 +667,21 @@ func (u *Upstream) closeIdle() {
 func (u *Upstream) build() (*forward.Forwarder, error) {
 	var errs []error
 	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
-		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets", n, len(u.Targets)))
+		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets: want one for each, in the same order", n, len(u.Targets)))
 	} else if n > 0 && slices.Max(u.Weights) == 0 {
 		errs = append(errs, errors.New("field Weights has no value above 0: no target would get requests"))
 	}
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
-		errs = append(errs, errors.New("field Pick beside Policy, Weights or Sticky: nothing would choose by them"))
+		errs = append(errs, errors.New("Pick cannot be combined with Policy, Weights or Sticky: it chooses alone"))
 	}
 	if u.Dial != nil && u.Transport != nil {
-		errs = append(errs, errors.New("field Dial beside Transport: a Transport connects by itself, so set only one of them"))
+		errs = append(errs, errors.New("Dial cannot be combined with Transport, which connects by itself: set only one of them"))
 	}
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
-		errs = append(errs, errors.New("Health.StartDown without an Interval: the targets would stay down"))
+		errs = append(errs, errors.New("Health.StartDown requires checks: leave Health.Interval 0 or set it above 0"))
 	}
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.Share == 0 {
-		errs = append(errs, errors.New("Breaker.Failures is negative and Share 0: it would never open"))
+		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: Share must then be above 0"))
 	}
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 
 func TestTargets(t *testing.T) {
 	for _, good := range []string{
-		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "h2c://a.test:50051", "unix:/run/a.sock",
+		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "http://a.test/b,c", "h2c://a.test:50051", "unix:/run/a.sock", "http:8080",
 	} {
 		_, err := hostproxy.NewUpstream(good)
 		assert.NoError(t, err, good)
@@ -40,8 +40,16 @@ func TestTargets(t *testing.T) {
 		"::1:8080":                 "an IPv6 address needs brackets, as in [::1]",
 		"[::1]":                    "the port is missing: write [::1]:80",
 		"a b:80":                   "the character ' ' is not allowed",
-		"a.test:80/api":            "host:port takes no path, query or user: write a URL, http://a.test:80/api",
+		"a.test:80/api":            "a path needs a scheme in front of the host: write http://a.test:80/api",
 		"http://":                  "the name is empty",
+		"a.test:80?q":              "a target has no user, query or fragment: write only",
+		"me@a.test:80":             "a target has no user, query or fragment: write only",
+		"http:/a.test:80":          "two slashes follow the colon of a scheme: write http://a.test:80",
+		"http//a.test:80":          "a scheme ends with a colon and two slashes: write http://a.test:80",
+		"https:a.test:443":         "two slashes follow the colon of a scheme: write https://a.test:443",
+		"h2c:a.test:80":            "two slashes follow the colon of a scheme: write h2c://a.test:80",
+		"a.test:1,b.test:2":        "a target is one address: give each one as an argument of its own",
+		"http://a.test:1, b.test":  "a target is one address: give each one as an argument of its own",
 		"http://a.test:80:80":      "invalid port",
 		"http://u:p@a.test":        "no user, query or fragment",
 		"http://a.test?q":          "no user, query or fragment",
@@ -282,13 +290,13 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"no targets":                         func(u *hostproxy.Upstream) { u.Targets = nil },
 		"target 0: \"gopher://a\"":           func(u *hostproxy.Upstream) { u.Targets[0] = &url.URL{Scheme: "gopher", Host: "a"} },
 		"target 0: nil URL":                  func(u *hostproxy.Upstream) { u.Targets[0] = nil },
-		"policy 77 is unknown":               func(u *hostproxy.Upstream) { u.Policy = 77 },
+		"Policy is 77":                       func(u *hostproxy.Upstream) { u.Policy = 77 },
 		"Weights has 1 values for 2 Targets": func(u *hostproxy.Upstream) { u.Weights = []int{1} },
 		"weight -1":                          func(u *hostproxy.Upstream) { u.Weights = []int{1, -1} },
 		"Weights has no value above 0":       func(u *hostproxy.Upstream) { u.Weights = []int{0, 0} },
 		"HashBy":                             func(u *hostproxy.Upstream) { u.HashBy = hostproxy.HashKey{Header: "X", Cookie: "y"} },
-		"HashBy without ConsistentHash":      func(u *hostproxy.Upstream) { u.HashBy.URI = true },
-		"Pick beside": func(u *hostproxy.Upstream) {
+		"HashBy requires Policy":             func(u *hostproxy.Upstream) { u.HashBy.URI = true },
+		"Pick cannot": func(u *hostproxy.Upstream) {
 			u.Policy, u.Pick = hostproxy.Random, func(*http.Request, []*hostproxy.Target) *hostproxy.Target { return nil }
 		},
 		"Health.StartDown":                func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{StartDown: true, Interval: -1} },
@@ -319,8 +327,8 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Breaker.Trials":                   func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Trials: -1} },
 		"Breaker.Statuses":                 func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Statuses: []int{1000}} },
 		"SlowStart is negative":            func(u *hostproxy.Upstream) { u.SlowStart = -1 },
-		"SlowStart without Health":         func(u *hostproxy.Upstream) { u.SlowStart = time.Second },
-		"SlowStart without Health or":      func(u *hostproxy.Upstream) { u.SlowStart, u.Health = time.Second, &hostproxy.HealthCheck{Interval: -1} },
+		"SlowStart requires Health":        func(u *hostproxy.Upstream) { u.SlowStart = time.Second },
+		"SlowStart requires Health or":     func(u *hostproxy.Upstream) { u.SlowStart, u.Health = time.Second, &hostproxy.HealthCheck{Interval: -1} },
 		"Allow[0]":                         func(u *hostproxy.Upstream) { u.Allow = prefixes },
 		"Deny[0]":                          func(u *hostproxy.Upstream) { u.Deny = mapped },
 		"RateLimit: Rate":                  func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: -1} },
@@ -330,10 +338,10 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"MaxTargetInFlight is negative":    func(u *hostproxy.Upstream) { u.MaxTargetInFlight = -1 },
 		"Queue.Max is negative":            func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Max = 1, -1 },
 		"Queue.Wait is negative":           func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Wait = 1, -1 },
-		"Hedge beside Retry.Attempts of 1": func(u *hostproxy.Upstream) { u.Hedge, u.Retry.Attempts = time.Second, 1 },
-		"Hedge beside Sticky":              func(u *hostproxy.Upstream) { u.Hedge, u.Sticky = time.Second, &hostproxy.Sticky{} },
+		"Hedge requires Retry.Attempts of": func(u *hostproxy.Upstream) { u.Hedge, u.Retry.Attempts = time.Second, 1 },
+		"Hedge cannot be combined":         func(u *hostproxy.Upstream) { u.Hedge, u.Sticky = time.Second, &hostproxy.Sticky{} },
 		"Hedge is negative":                func(u *hostproxy.Upstream) { u.Hedge = -1 },
-		"Queue without MaxInFlight":        func(u *hostproxy.Upstream) { u.Queue.Max = 1 },
+		"Queue requires MaxInFlight":       func(u *hostproxy.Upstream) { u.Queue.Max = 1 },
 		"Retry.Attempts is -1":             func(u *hostproxy.Upstream) { u.Retry.Attempts = -1 },
 		"Retry.Attempts is 11":             func(u *hostproxy.Upstream) { u.Retry.Attempts = 11 },
 		"Retry.Statuses has 200":           func(u *hostproxy.Upstream) { u.Retry.Statuses = []int{200} },
@@ -533,4 +541,19 @@ func ExampleTo() {
 	fmt.Print(line)
 	blog.Drain(context.Background())
 	// Output: blog saw blog.example.com
+}
+
+func TestErrorsOfAnUpstreamSayHowToKeepTheRule(t *testing.T) {
+	u := hostproxy.To("127.0.0.1:1")
+	for want, err := range map[string]error{
+		"the last target cannot be removed: call Replace":         u.Remove("127.0.0.1:1"),
+		"http://127.0.0.1:2 is not a target of this upstream":     u.Remove("127.0.0.1:2"),
+		"the share of a canary is 10: want 0 to 1":                u.Canary(hostproxy.To("127.0.0.1:2"), 10),
+		"the share of a mirror is -1: want 0 to 1":                u.Mirror(hostproxy.To("127.0.0.1:2"), -1),
+		"Page.Status is 99: want 200 to 599, except 204 and 304":  u.Maintain(hostproxy.Page{Status: 99}),
+		`Page.ContentType is "a\nb": want a media type`:           u.Maintain(hostproxy.Page{ContentType: "a\nb"}),
+		"upstream has no targets: want at least one, or Discover": new(hostproxy.Upstream).Pause(1),
+	} {
+		assert.ErrorContains(t, err, "hostproxy: "+want)
+	}
 }

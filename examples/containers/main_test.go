@@ -61,7 +61,7 @@ func TestANameThatIsNotThereStopsNoOtherRoute(t *testing.T) {
 func TestBadFlagsAreSaid(t *testing.T) {
 	var r hostproxy.Router
 	assert.ErrorContains(t, add(&r, "app.localhost"), "it is empty")
-	assert.ErrorContains(t, add(&r, "=localhost:1"), `pattern "": host "": the name is empty`)
+	assert.ErrorContains(t, add(&r, "=localhost:1"), `pattern "": a pattern begins with a host`)
 }
 
 func TestLoopbackTargets(t *testing.T) {

@@ -210,7 +210,7 @@ func undecided(pattern string, err error) error {
 	if err == nil {
 		return fmt.Errorf("TLS.Host has not answered for %q yet", pattern)
 	}
-	return fmt.Errorf("TLS.Host does not know %q: %w", pattern, err)
+	return fmt.Errorf("no TLS settings for %q from TLS.Host: %w", pattern, err)
 }
 
 // switched makes h follow a change of what issues for it: at its next renewal,
@@ -249,6 +249,12 @@ func (m *Manager) brings(host string) bool {
 		return true
 	}
 	return m.static.Load().has(host)
+}
+
+// none reports whether the program wants no certificate for a host. c may be nil.
+func (c *choices) none(host string) bool {
+	ch, _, _ := c.of(host)
+	return ch != nil && ch.none
 }
 
 // statuses describes the certificates that the program brought for some hosts. c

@@ -242,6 +242,8 @@ func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 
 // undecidable notes that the hook has failed for a host that waits for it.
 func (m *Manager) undecidable(name string, err error, next time.Time, news bool) {
+	m.followMu.Lock() // the host may be about to be in the table
+	defer m.followMu.Unlock()
 	m.mu.Lock()
 	h := m.table.get(name)
 	if h == nil || h.motion == nil || !h.motion.undecided {

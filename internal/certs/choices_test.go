@@ -171,7 +171,7 @@ func TestAHookThatFailsClosesANewHostAndKeepsAnOldOne(t *testing.T) {
 				time.Sleep(15 * time.Second)
 				s := status(t, m, "new.example.com")
 				assert.Equal(t, certs.Failed, s.State)
-				assert.ErrorContains(t, s.Err, `TLS.Host does not know "new.example.com"`)
+				assert.ErrorContains(t, s.Err, `no TLS settings for "new.example.com" from TLS.Host: `)
 				assert.False(t, s.NextTry.IsZero())
 				_, err := shake(t, m, "new.example.com")
 				require.Error(t, err)

@@ -106,6 +106,8 @@ func (m *Manager) Renew(host string) error {
 		return errPassed(host)
 	case isPattern(host) || !m.options.Knows(host):
 		return fmt.Errorf("no route serves %q", host)
+	case m.choices.none(host):
+		return fmt.Errorf("TLS.Host wants no certificate for %q: leave HostTLS.NoCertificate false, then call ReloadTLS", host)
 	case m.mints(host):
 		return fmt.Errorf("the local CA makes a certificate for %q at each handshake that needs one", host)
 	case m.options.Policy == nil:

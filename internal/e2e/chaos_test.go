@@ -269,6 +269,7 @@ func (c *chaos) ask(t testing.TB, plain, secure *proxytest.Running, roots *x509.
 	var clients []*chaosClient
 	var next atomic.Int64
 	var busy sync.WaitGroup
+	const least = 300 // requests, however busy the machine is
 	end := time.Now().Add(c.time)
 	for i := range c.clients {
 		k := &chaosClient{random: rand.New(rand.NewPCG(uint64(i), 1)), lenient: c.full}
@@ -282,7 +283,7 @@ func (c *chaos) ask(t testing.TB, plain, secure *proxytest.Running, roots *x509.
 		}
 		clients = append(clients, k)
 		busy.Go(func() {
-			for n := next.Add(1); n <= int64(c.requests) && time.Now().Before(end); n = next.Add(1) {
+			for n := next.Add(1); n <= int64(c.requests) && (n <= least || time.Now().Before(end)); n = next.Add(1) {
 				k.ask(strconv.FormatInt(n, 10))
 			}
 		})

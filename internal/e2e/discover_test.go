@@ -237,8 +237,8 @@ func TestWhatIsNeverFoundFailsItsOwnRequests(t *testing.T) {
 	var waiting []*proxytest.Client
 	for _, s := range []*hostproxy.Server{{Router: r}, {Router: r, Handler: http.HandlerFunc(r.ServeHTTP)}} {
 		addr := proxytest.StartPlain(t, s).Plain
-		other := proxytest.Dial(t, addr)
 		for host := range lost {
+			other := proxytest.Dial(t, addr)
 			waits, leaves := proxytest.Dial(t, addr), proxytest.Dial(t, addr)
 			waiting = append(waiting, waits)
 			for _, c := range []*proxytest.Client{waits, leaves} {
@@ -253,6 +253,7 @@ func TestWhatIsNeverFoundFailsItsOwnRequests(t *testing.T) {
 		}
 	}
 	for _, c := range waiting {
+		require.NoError(t, c.SetDeadline(time.Now().Add(proxytest.Patience)))
 		a := c.Response("GET")
 		assert.Equal(t, 503, a.StatusCode)
 		assert.GreaterOrEqual(t, time.Since(began), 9*time.Second)

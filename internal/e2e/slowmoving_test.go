@@ -25,9 +25,9 @@ import (
 
 // A crawl is how slowly one end of a body moves: a piece at each tick, for several times IdleTimeout.
 const (
-	crawlIdle  = 2 * time.Second
+	crawlIdle  = 4 * time.Second
 	crawlTick  = 40 * time.Millisecond
-	crawlTicks = 125
+	crawlTicks = 250
 	crawlPiece = 2 << 10 // of what is written
 	crawlSize  = crawlTicks * crawlPiece
 	crawlTaken = 8 << 10 // of what is read, since a socket makes room in steps

@@ -151,9 +151,15 @@ func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
 				u := hostproxy.To(from)
 				u.TLS, u.Health = &tls.Config{InsecureSkipVerify: true}, &check
 				set(u.TLS, always)
-				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-				defer cancel()
-				err := u.Replace(ctx, target)
+				var err error
+				for wait := 50 * time.Millisecond; wait < proxytest.Patience; wait *= 4 { // it takes a whole handshake
+					ctx, cancel := context.WithTimeout(t.Context(), wait)
+					err = u.Replace(ctx, target)
+					cancel()
+					if strings.Contains(err.Error(), "panic") {
+						break
+					}
+				}
 				assert.ErrorIs(t, err, context.DeadlineExceeded)
 				assert.ErrorContains(t, err, "target "+target+" does not serve")
 				assert.ErrorContains(t, err, "panic in "+hook+": oh")

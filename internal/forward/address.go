@@ -30,14 +30,17 @@ func parseTarget(s string) (*url.URL, error) {
 		return nil, errors.New("it is empty: write host:port, a URL such as http://127.0.0.1:8080, or unix:/path")
 	case strings.HasPrefix(s, "unix:") && !strings.HasPrefix(s, "unix://"):
 		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
+	case isList(s):
+		return nil, errors.New("a target is one address: give each one as an argument of its own")
 	case strings.Contains(s, "://"):
 		t, err := url.Parse(s)
 		if err != nil {
 			return nil, plainCause(err)
 		}
 		return t, nil
-	case strings.ContainsAny(s, "/?#@"):
-		return nil, fmt.Errorf("host:port takes no path, query or user: write a URL, http://%s", s)
+	}
+	if err := checkSlashes(s); err != nil {
+		return nil, err
 	}
 	host, port, err := hostname.Split(s)
 	if err != nil {
@@ -47,6 +50,41 @@ func parseTarget(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("the port is missing: write %s:80 or another port", bracketed(host))
 	}
 	return &url.URL{Scheme: "http", Host: s}, nil
+}
+
+// isList reports whether s has a comma where the host and the port are.
+func isList(s string) bool {
+	_, rest, found := strings.Cut(s, "://")
+	if !found {
+		rest = s
+	}
+	authority, _, _ := strings.Cut(rest, "/")
+	return strings.Contains(authority, ",")
+}
+
+// errExtra is the rule for what no target has.
+var errExtra = errors.New("a target has no user, query or fragment: write only scheme, host, port and path")
+
+// checkSlashes returns the rule that a target without "://" breaks if it is meant
+// as a URL, or nil.
+func checkSlashes(s string) error {
+	for _, scheme := range []string{"https", "http", "h2c"} {
+		rest, is := strings.CutPrefix(s, scheme)
+		address := strings.TrimLeft(rest, ":/")
+		switch {
+		case is && strings.HasPrefix(rest, "//"):
+			return fmt.Errorf("a scheme ends with a colon and two slashes: write %s://%s", scheme, address)
+		case is && (strings.HasPrefix(rest, ":/") || strings.HasPrefix(rest, ":") && strings.Contains(address, ":")):
+			return fmt.Errorf("two slashes follow the colon of a scheme: write %s://%s", scheme, address)
+		}
+	}
+	switch {
+	case strings.ContainsAny(s, "?#@"):
+		return errExtra
+	case strings.Contains(s, "/"):
+		return fmt.Errorf("a path needs a scheme in front of the host: write http://%s", s)
+	}
+	return nil
 }
 
 // plainCause is what net/url says without the URL, which the caller quotes.
@@ -78,7 +116,7 @@ func checkTarget(u *url.URL) error {
 		return errors.New("nil URL")
 	}
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return errors.New("a target has no user, query or fragment")
+		return errExtra
 	}
 	switch u.Scheme {
 	case "unix":

@@ -37,7 +37,7 @@ func NewQuestion(path string, fields []string) (*Question, error) {
 	var errs []error
 	u, err := url.ParseRequestURI(path)
 	if err != nil || !strings.HasPrefix(u.Path, "/") || u.Host != "" {
-		errs = append(errs, fmt.Errorf("path %q: want one such as /verify", path))
+		errs = append(errs, fmt.Errorf("path %q: want one that begins with a slash, such as /verify", path))
 	}
 	for _, k := range fields {
 		errs = append(errs, CheckName("fields", k))

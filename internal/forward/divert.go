@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"net/netip"
 
@@ -26,7 +27,7 @@ func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	case to == f:
 		return errors.New("an upstream cannot be its own canary")
 	case !(share >= 0 && share <= 1): // NaN too
-		return errors.New("the share of a canary is from 0 to 1")
+		return fmt.Errorf("the share of a canary is %v: want 0 to 1, such as 0.1 for a tenth", share)
 	}
 	below := uint64(math.MaxUint64)
 	if share < 1 {

@@ -44,7 +44,7 @@ func (e *Edit) check(field string) error {
 // the targets has an interest in. The error begins with field.
 func CheckName(field, k string) error {
 	if !header.ValidName(k) || header.Classify(k)&(header.HopByHop|header.Framing|header.Host) != 0 {
-		return fmt.Errorf("%s: %q: want the name of an end-to-end field", field, k)
+		return fmt.Errorf("%s: %q: want the name of a header, but none that frames or routes a message", field, k)
 	}
 	return nil
 }

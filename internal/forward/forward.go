@@ -123,7 +123,7 @@ func New(c Config) (*Forwarder, error) {
 		errs = append(errs, c.Health.Validate())
 	}
 	if c.Policy > balance.Hash {
-		errs = append(errs, fmt.Errorf("policy %d is unknown", c.Policy))
+		errs = append(errs, fmt.Errorf("Policy is %d: want one of the constants, LessBusy to ConsistentHash", c.Policy))
 	}
 	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
 	f.Sticky.compile()
@@ -150,20 +150,20 @@ func (c *Config) checkBounds() error {
 	for name, n := range map[string]int64{"MaxRequestBody": c.Guard.MaxBody, "MaxInFlight": int64(c.MaxInFlight),
 		"MaxTargetInFlight": int64(c.MaxTargetInFlight), "Queue.Max": int64(c.MaxQueue), "Queue.Wait": int64(c.QueueWait), "Hedge": int64(c.Hedge)} {
 		if n < 0 {
-			errs = append(errs, fmt.Errorf("%s is negative", name))
+			errs = append(errs, fmt.Errorf("%s is negative: want 0 or more", name))
 		}
 	}
 	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 {
-		errs = append(errs, errors.New("a Queue without MaxInFlight or MaxTargetInFlight: nobody would wait"))
+		errs = append(errs, errors.New("Queue requires MaxInFlight or MaxTargetInFlight: requests wait only above a limit"))
 	}
 	if c.Hedge > 0 && c.Retry.Attempts == 1 {
-		errs = append(errs, errors.New("field Hedge beside Retry.Attempts of 1: there would be no second one"))
+		errs = append(errs, errors.New("Hedge requires Retry.Attempts of at least 2, or 0 for the default: it is 1"))
 	}
 	if c.Hedge > 0 && c.Sticky != nil {
-		errs = append(errs, errors.New("field Hedge beside Sticky: a client would leave its target whenever that is slow"))
+		errs = append(errs, errors.New("Hedge cannot be combined with Sticky: a client would leave its target whenever that is slow"))
 	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
-		errs = append(errs, errors.New("HashBy without ConsistentHash: nothing would be placed by it"))
+		errs = append(errs, errors.New("HashBy requires Policy to be ConsistentHash"))
 	}
 	for _, s := range c.Failures {
 		if s < 200 || s > 599 {

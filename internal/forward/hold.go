@@ -22,9 +22,9 @@ type Page struct {
 func (p *Page) check() error {
 	switch {
 	case p.Status < 200 || p.Status > 599 || p.Status == http.StatusNoContent || p.Status == http.StatusNotModified:
-		return fmt.Errorf("page with status %d", p.Status)
+		return fmt.Errorf("Page.Status is %d: want 200 to 599, except 204 and 304", p.Status)
 	case !header.ValidValue(p.ContentType) || strings.TrimSpace(p.ContentType) != p.ContentType:
-		return fmt.Errorf("page with content type %q", p.ContentType)
+		return fmt.Errorf("Page.ContentType is %q: want a media type such as text/html", p.ContentType)
 	}
 	return nil
 }
@@ -64,7 +64,7 @@ func (f *Forwarder) holdBy(h *hold) {
 
 // Why exchanges that waited did not reach a target.
 var (
-	errPaused = errors.New("paused for too long")
+	errPaused = errors.New("paused for too long: no Resume came within the duration given to Pause")
 	errGone   = errors.New("client left while it waited")
 )
 

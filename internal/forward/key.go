@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -29,11 +30,11 @@ func (k *HashKey) check() error {
 	}
 	switch {
 	case n > 1:
-		return errors.New("HashBy has more than one field set")
+		return errors.New("HashBy has more than one field set: want Header, Cookie or URI")
 	case k.Header != "" && !h1.ValidToken(k.Header):
-		return errors.New("HashBy.Header is no field name")
+		return fmt.Errorf("HashBy.Header is %q: want the name of a header", k.Header)
 	case k.Cookie != "" && !h1.ValidToken(k.Cookie):
-		return errors.New("HashBy.Cookie is no cookie name")
+		return fmt.Errorf("HashBy.Cookie is %q: want the name of a cookie", k.Cookie)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -49,7 +50,7 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
 	case to == f:
 		return errors.New("an upstream cannot mirror itself")
 	case !(share >= 0 && share <= 1): // NaN too
-		return errors.New("the share of a mirror is from 0 to 1")
+		return fmt.Errorf("the share of a mirror is %v: want 0 to 1, such as 0.1 for a tenth", share)
 	}
 	m := &mirror{to: to, share: share, slots: make(chan struct{}, maxCopies)}
 	m.ctx, m.stop = context.WithCancel(context.Background())

@@ -94,9 +94,12 @@ func (f *Forwarder) Remove(es []Endpoint) error {
 		for i := range es {
 			at := slices.IndexFunc(left, func(e Endpoint) bool { return e.key() == es[i].key() })
 			if at < 0 {
-				return nil, fmt.Errorf("%s is no target", es[i].URL)
+				return nil, fmt.Errorf("%s is not a target of this upstream", es[i].URL)
 			}
 			left = slices.Delete(left, at, at+1)
+		}
+		if len(left) == 0 && len(old) > 0 && f.Discover == nil {
+			return nil, errors.New("the last target cannot be removed: call Replace, or Maintain or Drain to stop serving")
 		}
 		return left, nil
 	})

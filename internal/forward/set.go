@@ -66,7 +66,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 		s.fast = s.fast && t.Pool != nil
 	}
 	if len(es) == 0 && f.Discover == nil {
-		errs = append(errs, errors.New("upstream has no targets"))
+		errs = append(errs, errors.New("upstream has no targets: want at least one, or Discover"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (e *Endpoint) check() error {
 		}
 	}
 	if e.Weight < 0 {
-		return fmt.Errorf("weight %d is negative", e.Weight)
+		return fmt.Errorf("weight %d is negative: want 0 or more", e.Weight)
 	}
 	return nil
 }

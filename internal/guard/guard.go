@@ -57,7 +57,7 @@ func NewBasic(users map[string]string, realm string) (*Basic, error) {
 		}
 		cost, err := bcrypt.Cost([]byte(hash))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("user %q: want a bcrypt hash: %w", name, err))
+			errs = append(errs, fmt.Errorf("user %q: want a bcrypt hash, such as htpasswd -nB makes: %w", name, err))
 			continue
 		}
 		if cost > dearest {

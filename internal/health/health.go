@@ -75,8 +75,8 @@ func (c *Config) Validate() error {
 		}
 	}
 	k, b := &c.Check, &c.Breaker
-	fault(c.SlowStart < 0, "SlowStart is negative")
-	fault(c.SlowStart > 0 && k.Interval == 0 && !b.on(), "SlowStart without Health or Breaker: no target would ever come back")
+	fault(c.SlowStart < 0, "SlowStart is negative: want 0 or more")
+	fault(c.SlowStart > 0 && k.Interval == 0 && !b.on(), "SlowStart requires Health or Breaker: only they find that a target is back")
 	if k.Interval != 0 {
 		fault(k.Interval < 0, "Health.Interval is negative")
 		fault(k.Timeout <= 0, "Health.Timeout is %v, want more than 0", k.Timeout)
@@ -85,8 +85,8 @@ func (c *Config) Validate() error {
 	}
 	fault(b.Failures < 0, "Breaker.Failures is negative")
 	fault(math.IsNaN(b.Share) || b.Share < 0 || b.Share > 1, "Breaker.Share is %v, want 0 to 1", b.Share)
-	fault(b.Slow < 0, "Breaker.Slow is negative")
-	fault(b.Slow > 0 && !b.on(), "Breaker.Slow counts failures, but neither Failures nor Share says how many open it")
+	fault(b.Slow < 0, "Breaker.Slow is negative: want 0 or more")
+	fault(b.Slow > 0 && !b.on(), "Breaker.Slow requires Failures or Share: they say how many open it")
 	if b.on() {
 		fault(b.Window <= 0, "Breaker.Window is %v, want more than 0", b.Window)
 		fault(b.Least < 1, "Breaker.Least is %d, want at least 1", b.Least)

@@ -215,8 +215,8 @@ func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 		assert.ErrorContains(t, err, field)
 	}
 	slow := health.Config{Breaker: health.Breaker{Slow: 1}}
-	assert.ErrorContains(t, slow.Validate(), "Breaker.Slow counts failures")
-	assert.ErrorContains(t, (&health.Config{SlowStart: 1}).Validate(), "SlowStart without Health or Breaker")
+	assert.ErrorContains(t, slow.Validate(), "Breaker.Slow requires Failures or Share")
+	assert.ErrorContains(t, (&health.Config{SlowStart: 1}).Validate(), "SlowStart requires Health or Breaker")
 	assert.NoError(t, new(health.Config).Validate())
 }
 

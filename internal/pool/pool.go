@@ -33,7 +33,7 @@ var (
 	ErrClosed = errors.New("pool: closed")
 
 	// ErrAborted is returned by the operations of a Conn whose Lease was aborted.
-	ErrAborted = errors.New("pool: exchange aborted")
+	ErrAborted = errors.New("the proxy closed the connection to the target before the exchange was over")
 )
 
 // A HandshakeError is a TLS handshake that failed on an open connection.

@@ -48,6 +48,12 @@ func ParsePattern(s string) (Pattern, error) {
 	if strings.ContainsAny(s, "?#") {
 		return Pattern{}, refuse(s, "a pattern has no query and no fragment")
 	}
+	if host == "" {
+		return Pattern{}, refuse(s, "a pattern begins with a host: write *"+path+" for any host")
+	}
+	if strings.Contains(host, " ") {
+		return Pattern{}, refuse(s, "a pattern has no method and no spaces: write one host, with or without a path")
+	}
 	host, err := parseHost(host)
 	if err != nil {
 		return Pattern{}, refuse(s, err.Error())
@@ -100,6 +106,9 @@ func parsePath(s string) (string, error) {
 	}
 	if strings.Contains(s, "*") {
 		return "", errors.New("\"*\" is not allowed in a path: a path already matches everything below it")
+	}
+	if strings.ContainsAny(s, "{}") {
+		return "", errors.New("braces are not allowed in a path: it is a prefix and has no placeholders")
 	}
 	path := s
 	if !strings.HasSuffix(path, "/") {

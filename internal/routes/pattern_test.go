@@ -44,8 +44,8 @@ func TestParsePattern(t *testing.T) {
 
 func TestParsePatternRefuses(t *testing.T) {
 	for _, c := range []struct{ what, in, says string }{
-		{"nothing", "", "empty"},
-		{"a path without a host", "/api/", "empty"},
+		{"nothing", "", "a pattern begins with a host: write * for any host"},
+		{"a path without a host", "/api/", "a pattern begins with a host: write */api/ for any host"},
 		{"a scheme", "https://example.com", "a pattern has no scheme"},
 		{"a port", "example.com:443", "a pattern has no port"},
 		{"an empty port", "example.com:/api", "a pattern has no port"},
@@ -69,7 +69,8 @@ func TestParsePatternRefuses(t *testing.T) {
 		{"a wildcard of a port", "*:80", `"*" must be the whole first label`},
 		{"a star in the path", "example.com/api/*", `"*" is not allowed in a path`},
 		{"an escaped star in the path", "example.com/%2A/", "in its normal form"},
-		{"a path in braces", "example.com/{id}/", `in its normal form, "/%7Bid%7D/"`},
+		{"a path in braces", "example.com/{id}/", "braces are not allowed in a path"},
+		{"a method", "GET example.com", "a pattern has no method and no spaces"},
 		{"a dot segment", "example.com/./api/", `in its normal form, "/api/"`},
 		{"a segment of two dots", "example.com/a/../b", `in its normal form, "/b/"`},
 		{"an escaped dot segment", "example.com/%2e%2E/b", `in its normal form, "/b/"`},
