@@ -335,7 +335,7 @@ func ExampleRouter_Check() {
 	fmt.Println(r.Check())
 	// Output:
 	// <nil>
-	// hostproxy: Router.RateLimit was changed after first use, and is not in force
+	// hostproxy: Router.RateLimit was changed after first use, and is not in force: change it back, and set it before the first use
 }
 
 // New routes are tried before they are in force.

@@ -75,7 +75,7 @@ func TestExplainNamesTheRuleThatDecides(t *testing.T) {
 			tt.set(u)
 			e := explain(&r, "http://a.test/")
 			assert.Equal(t, "a.test", e.Pattern)
-			assert.Equal(t, tt.want, rule(t, e, tt.rule))
+			assert.Contains(t, rule(t, e, tt.rule), tt.want)
 			assert.Equal(t, tt.status, e.Status, "%s", e)
 			if tt.status != 0 {
 				assert.Contains(t, e.String(), fmt.Sprintf("\nanswer: %d, %s", tt.status, e.Reason))
