@@ -103,7 +103,15 @@ type rules struct {
 func (r *Router) compile() (*rules, error) {
 	l, err := r.RateLimit.rule(r.logger)
 	if err != nil {
-		return nil, fmt.Errorf("hostproxy: RateLimit: %w", err)
+		err = fmt.Errorf("hostproxy: RateLimit: %w", err)
+	}
+	for i, p := range r.TrustedProxies {
+		if !p.IsValid() {
+			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is not a prefix: want one such as 10.0.0.0/8, by netip.MustParsePrefix", i))
+		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &rules{limit: l}, nil
 }
@@ -271,7 +279,7 @@ func checkHandler(name string, h http.Handler) error {
 
 // fault returns what is wrong with a handler, or with one that it leads to.
 func fault(h http.Handler) (err error) {
-	if h == nil {
+	if f, ok := h.(http.HandlerFunc); h == nil || ok && f == nil {
 		return errNil
 	}
 	outer := h
@@ -362,8 +370,8 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 
 // Set adds a route, or swaps the handler of an existing one. Requests in
 // flight end on the old handler; upgraded connections of a swapped route are
-// closed politely, unless both handlers lead to the same one, as [Router.Replace]
-// says.
+// closed politely, immediately or after [Upstream.StreamGrace], unless both
+// handlers lead to the same one, as [Router.Replace] says.
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -387,7 +395,8 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 }
 
 // Remove removes a route and reports whether it was there. Requests in flight
-// end normally; the route's upgraded connections are closed politely.
+// end normally; the route's upgraded connections are closed politely, immediately
+// or after [Upstream.StreamGrace].
 func (r *Router) Remove(pattern string) bool {
 	p, err := routes.ParsePattern(pattern)
 	if err != nil {
@@ -430,7 +439,9 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // Unwrap() http.Handler returns, and so on: a new BasicAuth around an Upstream
 // that stays counts for new requests, and closes nothing. Write that method for
 // your own middleware. Handlers that cannot be compared are different; an
-// http.HandlerFunc is the same if it is the same value, not a new closure.
+// http.HandlerFunc is the same if it is the same value, not a new closure. The
+// upgraded connections of other routes are closed politely, immediately or after
+// [Upstream.StreamGrace].
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -183,6 +184,20 @@ type Upstream struct {
 	// make up for it.
 	IdleTimeout time.Duration
 
+	// StreamGrace is how long a stream goes on after its route was removed or
+	// swapped, or its target replaced, removed or no longer discovered. Streams
+	// are upgraded connections, and responses of type text/event-stream and
+	// unknown length. When it is over, an upgraded connection ends politely, a
+	// WebSocket with 1001, and an event stream is cut off. Zero means immediately,
+	// and 10 s for event streams. Negative means no limit. A route or target that
+	// comes back meanwhile is a new one: the time goes on. Drain and the end of
+	// the Server end streams as if there were no StreamGrace.
+	StreamGrace time.Duration
+
+	// StreamTimeout limits how long an upgraded connection lives; then it ends
+	// politely. Zero and negative mean no limit.
+	StreamTimeout time.Duration
+
 	// ReadyTimeout limits how long Replace waits until new targets serve. Zero
 	// means 30 s, negative leaves the limit to the context.
 	ReadyTimeout time.Duration
@@ -229,6 +244,9 @@ func DNS(target string, interval time.Duration) Source {
 	if err != nil {
 		panic(err.Error())
 	}
+	if u.Scheme == "unix" {
+		panic(fmt.Sprintf("hostproxy: DNS: target %q has no name to look up: want host:port or a URL with a host", target))
+	}
 	return publicSource(discover.Hosts(net.DefaultResolver, u, interval))
 }
 
@@ -240,6 +258,11 @@ func DNS(target string, interval time.Duration) Source {
 func SRV(scheme, service, proto, name string, interval time.Duration) Source {
 	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
 		panic(fmt.Sprintf("hostproxy: SRV: scheme %q: want http, https or h2c", scheme))
+	}
+	for _, label := range []string{service, proto, name} {
+		if label == "" || strings.HasPrefix(label, "_") {
+			panic(fmt.Sprintf("hostproxy: SRV: %q: write service, protocol and name without the underscore, as in \"http\", \"tcp\", \"example.com\"", label))
+		}
 	}
 	return publicSource(discover.Services(net.DefaultResolver, scheme, service, proto, name, interval))
 }
@@ -508,12 +531,14 @@ func (u *Upstream) All() iter.Seq[*Target] {
 // Replace makes ts the only targets. It waits until the new ones among them
 // serve, which is when they answer the health check or, without one, take a
 // connection. Then it sends new requests to ts alone, and waits until requests
-// in flight at the old targets have finished; their upgraded connections close
-// politely. Targets that stay are left as they are.
+// in flight at the old targets have finished. Upgraded connections there close
+// politely; with a StreamGrace, upgraded connections and event streams go on for
+// it, and Replace does not wait for them. Targets that stay are left as they are.
 //
 // Each wait ends early when ctx is done or its own timeout is over. An
 // ErrNotReady means that nothing has changed; an ErrNotDrained means that ts
-// are in use, and what was left at the old targets has been cut off.
+// are in use, and what was left at the old targets has been cut off, except
+// streams that have a StreamGrace.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
@@ -534,7 +559,7 @@ func (u *Upstream) Ready(ctx context.Context) error {
 
 // Add adds targets, and Remove takes targets out of use, immediately.
 // Requests in flight at a removed target end normally; its upgraded connections
-// close politely.
+// close politely, immediately or after StreamGrace.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
@@ -563,6 +588,9 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 // Maintain and Drain. The canary's own fields apply next, and alone in
 // everything else; its own canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
+	if to == nil && share != 0 {
+		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: want 0 to end it", share)
+	}
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }
 
@@ -571,6 +599,9 @@ func (u *Upstream) Canary(to *Upstream, share float64) error {
 // responses to them are discarded. Bodies above 32 KiB and upgrades are not
 // copied, nor is anything while 128 copies are in flight.
 func (u *Upstream) Mirror(to *Upstream, share float64) error {
+	if to == nil && share != 0 {
+		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: want 0 to end it", share)
+	}
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share) })
 }
 
@@ -683,6 +714,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.Share == 0 {
 		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: Share must then be above 0"))
 	}
+	errs = append(errs, u.inVain()...)
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
@@ -696,6 +728,32 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// inVain returns an error for each setting that could have no effect.
+func (u *Upstream) inVain() (errs []error) {
+	h, b := cmp.Or(u.Health, new(HealthCheck)), cmp.Or(u.Breaker, new(Breaker))
+	for _, c := range []struct {
+		broken bool
+		rule   string
+	}{
+		{u.Transport != nil && u.TLS != nil, "TLS cannot be combined with Transport, which connects by itself: set it there"},
+		{u.Retry.Attempts == 1 && len(u.Retry.Statuses) > 0, "Retry.Statuses requires Retry.Attempts of at least 2"},
+		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max"},
+		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: a check without it only connects"},
+		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or GRPC: a check without them only connects"},
+		{b.Share == 0 && (b.Window != 0 || b.Least != 0), "Breaker.Window and Breaker.Least require Breaker.Share"},
+	} {
+		if c.broken {
+			errs = append(errs, errors.New(c.rule))
+		}
+	}
+	for _, p := range u.Upgrades {
+		if p == "" || p != strings.ToLower(p) || strings.ContainsAny(p, " \t,;") {
+			errs = append(errs, fmt.Errorf("Upgrades has %q: write the protocol's name in lower case, such as websocket", p))
+		}
+	}
+	return append(errs, tooShort("Upstream.", u)...)
 }
 
 // health is what Health, Breaker and SlowStart say to the engine.
@@ -767,6 +825,8 @@ func (u *Upstream) config() forward.Config {
 		DialTimeout:           timeout(u.DialTimeout, 5*time.Second),
 		ResponseHeaderTimeout: timeout(u.ResponseHeaderTimeout, time.Minute),
 		IdleTimeout:           timeout(u.IdleTimeout, 5*time.Minute),
+		StreamGrace:           u.StreamGrace,
+		StreamTimeout:         max(u.StreamTimeout, 0),
 	}
 	c.Targets = each(u.Targets, func(t *url.URL) forward.Endpoint { return forward.Endpoint{URL: t} })
 	for i := range min(len(u.Weights), len(u.Targets)) {

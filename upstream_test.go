@@ -3,6 +3,7 @@ package hostproxy_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -346,6 +347,17 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Retry.Attempts is 11":             func(u *hostproxy.Upstream) { u.Retry.Attempts = 11 },
 		"Retry.Statuses has 200":           func(u *hostproxy.Upstream) { u.Retry.Statuses = []int{200} },
 		"Retry.Budget is 2":                func(u *hostproxy.Upstream) { u.Retry.Budget = 2 },
+		"Retry.Statuses requires":          func(u *hostproxy.Upstream) { u.Retry.Attempts, u.Retry.Statuses = 1, []int{503} },
+		"Queue.Wait requires Queue.Max":    func(u *hostproxy.Upstream) { u.Queue.Wait = time.Second },
+		"Health.Statuses requires":         func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Statuses: []int{200}} },
+		"Health.Host requires":             func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Host: "a.test"} },
+		"Breaker.Window and":               func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Window: time.Second} },
+		"TLS cannot be combined":           func(u *hostproxy.Upstream) { u.Transport, u.TLS = http.DefaultTransport, new(tls.Config) },
+		`Upgrades has "WebSocket"`:         func(u *hostproxy.Upstream) { u.Upgrades = []string{"WebSocket"} },
+		`Upgrades has ""`:                  func(u *hostproxy.Upstream) { u.Upgrades = []string{""} },
+		"Upstream.DialTimeout is 5ns":      func(u *hostproxy.Upstream) { u.DialTimeout = 5 },
+		"Upstream.Health.Interval is 10ns": func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Interval: 10} },
+		"HSTS.MaxAge is 300ns":             func(u *hostproxy.Upstream) { u.HSTS = &hostproxy.HSTS{MaxAge: 300} },
 	} {
 		t.Run(want, func(t *testing.T) {
 			u := hostproxy.To("127.0.0.1:1", "127.0.0.1:2")
@@ -362,6 +374,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 	}
 	for want, h := range map[string]http.Handler{
 		"pattern \"a.test\": nil handler":           (*hostproxy.Upstream)(nil),
+		"pattern \"a.test\": nil handler ":          http.HandlerFunc(nil),
 		"BasicAuth: no users":                       &hostproxy.BasicAuth{Next: http.NotFoundHandler()},
 		"BasicAuth.Next: nil handler":               &hostproxy.BasicAuth{},
 		"BasicAuth.Field":                           &hostproxy.BasicAuth{Field: "Host"},
@@ -376,7 +389,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			var r hostproxy.Router
 			err := r.Set("a.test", h)
-			assert.ErrorContains(t, err, want)
+			assert.ErrorContains(t, err, strings.TrimSpace(want))
 			assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy:"), "the prefix comes once: %v", err)
 		})
 	}
@@ -555,5 +568,29 @@ func TestErrorsOfAnUpstreamSayHowToKeepTheRule(t *testing.T) {
 		"upstream has no targets: want at least one, or Discover": new(hostproxy.Upstream).Pause(1),
 	} {
 		assert.ErrorContains(t, err, "hostproxy: "+want)
+	}
+}
+
+func TestWhatMeansNothingIsSaid(t *testing.T) {
+	u := hostproxy.To("127.0.0.1:1")
+	assert.ErrorContains(t, u.Canary(nil, 0.5), "share is 0.5 without an upstream")
+	assert.ErrorContains(t, u.Mirror(nil, 0.5), "share is 0.5 without an upstream")
+	assert.NoError(t, u.Canary(nil, 0))
+	assert.PanicsWithValue(t, `hostproxy: DNS: target "unix:/a" has no name to look up: want host:port or a URL with a host`,
+		func() { hostproxy.DNS("unix:/a", time.Second) })
+	for _, label := range []string{"_http", ""} {
+		assert.Panics(t, func() { hostproxy.SRV("http", label, "tcp", "a.test", time.Second) })
+	}
+	for want, s := range map[string]*hostproxy.Server{
+		"Server.IdleTimeout is 5ns":          {Router: new(hostproxy.Router), IdleTimeout: 5},
+		"Server.Router.TLS.HostPolicyTTL is": {Router: &hostproxy.Router{TLS: hostproxy.TLS{HostPolicyTTL: 1}}},
+		"TrustedProxies[0] is not a prefix":  {Router: &hostproxy.Router{TrustedProxies: make([]netip.Prefix, 1)}},
+	} {
+		assert.ErrorContains(t, s.Serve(t.Context(), nil, proxytest.Listen(t)), want)
+	}
+	for _, email := range []string{"ops", "mailto:ops@example.com"} {
+		r := hostproxy.Router{TLS: hostproxy.TLS{Email: email, Storage: files(t)}}
+		_, err := r.TLSConfig()
+		assert.ErrorContains(t, err, "want an address such as ops@example.com")
 	}
 }

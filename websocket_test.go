@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -75,4 +76,41 @@ func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
 	assert.Equal(t, "GET /chat", seen.Method+" "+seen.RequestURI)
 	assert.Equal(t, "websocket", seen.Header.Get("Upgrade"))
 	assert.Len(t, seen.Header.Get("Sec-Websocket-Key"), 24)
+}
+
+func TestStreamGraceHoldsForWebSocketsOverHTTP2(t *testing.T) {
+	if os.Getenv("GODEBUG") != extendedConnect {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestStreamGraceHoldsForWebSocketsOverHTTP2$", "-test.count=1")
+		cmd.Env = append(os.Environ(), "GODEBUG="+extendedConnect)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(out))
+		return
+	}
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+			_, _ = c.ReadString(1) // of the Close frame
+		}
+	})
+	const grace = 300 * time.Millisecond
+	conf, roots := proxytest.TLS(t, "a.test")
+	r := hostproxy.Router{TLS: hostproxy.TLS{Config: conf, Storage: files(t)}}
+	r.Handle("a.test", &hostproxy.Upstream{Targets: hostproxy.To(backend.Addr()).Targets, StreamGrace: grace})
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
+	transport := &http2.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "a.test"}}
+	defer transport.CloseIdleConnections()
+	body, send := io.Pipe()
+	defer send.Close()
+	res, err := transport.RoundTrip(&http.Request{Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: s.HTTPS, Path: "/chat"},
+		Host: "a.test", Header: http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}, Body: body})
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, 200, res.StatusCode)
+	removed := time.Now()
+	require.True(t, r.Remove("a.test"))
+	farewell := make([]byte, 4)
+	_, err = io.ReadFull(res.Body, farewell)
+	require.NoError(t, err)
+	assert.Equal(t, "\x88\x02\x03\xe9", string(farewell), "a Close frame with 1001")
+	assert.GreaterOrEqual(t, time.Since(removed), grace)
 }

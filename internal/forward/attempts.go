@@ -49,6 +49,7 @@ type Attempts struct {
 	visits   [2]visit // whom the exchange is counted by, f the last of them
 	stops    int      // of visits
 	counted  bool     // Target counts the attempt
+	stay     *Stay    // of the stream that the exchange has become; nil if it has not, or has none
 	repeated bool     // f counts the exchange among those that were sent more than once
 
 	refusal Failure // memory of a refusal, and of its header lines
@@ -327,6 +328,8 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 func (a *Attempts) leave(over bool) {
 	if over && a.counted {
 		a.counted = false
+		a.stay.uncount() // first: who sees it gone sees the attempt
+		a.stay = nil
 		a.Target.node.End()
 	}
 }

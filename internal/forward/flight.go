@@ -37,6 +37,9 @@ type flight struct {
 	mark   peek.Mark // of the client's connection, when it was last looked at
 	cut    error     // why the flight was cut off
 	doomed time.Time // when a life was first seen to have ended
+	stay   *Stay     // of a stream that outlives its route and its target; nil if it does not
+	until  time.Time // when an upgraded connection has lived long enough; zero means never
+	polite func()    // ends an upgraded connection politely; nil if it is none
 
 	next, prev *flight // in the Forwarder's list; guarded by its mu
 }
@@ -107,6 +110,8 @@ func (fl *flight) inspect(now time.Time) {
 		fl.abort(errClientGone)
 	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
 		fl.abort(errCut)
+	case fl.polite != nil && fl.outlived(now):
+		fl.polite()
 	case last == 0:
 	case fl.moved(now.Sub(time.Unix(0, last))):
 		fl.touch()
@@ -155,7 +160,13 @@ func (fl *flight) overdue(quiet time.Duration) bool {
 
 // expired reports whether a stream has outlived its grace. fl.mu is held.
 func (fl *flight) expired(now time.Time) bool {
-	if !fl.open.Load() || !fl.ending() {
+	if !fl.open.Load() {
+		return false
+	}
+	if fl.stay.Over(now) {
+		return true
+	}
+	if !fl.ending() {
 		return false
 	}
 	if fl.doomed.IsZero() {
@@ -166,12 +177,41 @@ func (fl *flight) expired(now time.Time) bool {
 
 // ending reports whether one of the flight's lives has ended.
 func (fl *flight) ending() bool {
-	for _, life := range fl.x.Lives {
-		if life != nil && life.Err() != nil {
+	for i, life := range fl.x.Lives {
+		if life != nil && life.Err() != nil && (fl.stay == nil || i != routeLife) {
 			return true
 		}
 	}
 	return fl.span.Ending() || fl.around != nil && fl.around.Ending()
+}
+
+// outlived reports whether an upgraded connection has had its time. fl.mu is held.
+func (fl *flight) outlived(now time.Time) bool {
+	return fl.stay.Over(now) || !fl.until.IsZero() && !now.Before(fl.until)
+}
+
+// remain lets the stream that the exchange has become have the grace of s. Nil
+// gives it none.
+func (fl *flight) remain(s *Stay) {
+	if s == nil {
+		return
+	}
+	fl.mu.Lock()
+	fl.stay, fl.span = s, s.target.within
+	fl.mu.Unlock()
+	s.Count()
+}
+
+// upgraded notes how to end an upgraded connection politely, and when it has to
+// end; 0 means never.
+func (fl *flight) upgraded(polite func(), after time.Duration) {
+	fl.last.Store(0) // the tunnel has an idle limit of its own
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.polite = polite
+	if after > 0 {
+		fl.until = time.Now().Add(after)
+	}
 }
 
 // abort ends what the flight waits for. fl.mu is held.

@@ -76,6 +76,8 @@ type Config struct {
 	DialTimeout           time.Duration
 	ResponseHeaderTimeout time.Duration
 	IdleTimeout           time.Duration
+	StreamGrace           time.Duration // of streams whose route or target has gone; negative means no limit
+	StreamTimeout         time.Duration // of upgraded connections
 }
 
 // A Forwarder is a compiled Config: it cannot fail to be used, and may be used

@@ -115,6 +115,9 @@ type Exchange struct {
 	Lives [2]context.Context
 }
 
+// routeLife is the place of the route's in Lives.
+const routeLife = 1
+
 type exchangeKey struct{}
 
 // NewContext returns ctx carrying x.

@@ -17,10 +17,12 @@ var (
 // Replace makes es the endpoints of exchanges to come, once the targets among
 // them that are new have shown that they serve: they answer the health check or,
 // without one, take a connection. Then it waits until those that go have carried
-// what they had begun to its end; their streams end politely. Each wait ends with
+// what they had begun to its end; their streams end politely, or have their
+// StreamGrace and are not waited for. Each wait ends with
 // ctx, or with ReadyTimeout or DrainTimeout. The first one's error is an
 // ErrNotReady, and everything stays as it was; the second one's is an
-// ErrNotDrained, and what is left at the old targets is cut off.
+// ErrNotDrained, and what is left at the old targets is cut off, but for streams
+// in their grace.
 func (f *Forwarder) Replace(ctx context.Context, es []Endpoint) error {
 	wait, cancel := timed(ctx, f.ReadyTimeout, "ReadyTimeout")
 	defer cancel()
@@ -199,8 +201,8 @@ func ready(ctx context.Context, t *Target) error {
 	}
 }
 
-// drained waits until no exchange is left at any of ts, and cuts off what is
-// left when ctx is done.
+// drained waits until no exchange is left at any of ts but streams that stay, and
+// cuts off the others that are left when ctx is done.
 func drained(ctx context.Context, ts []*Target) error {
 	defer func() {
 		for _, t := range ts {
@@ -218,11 +220,14 @@ func drained(ctx context.Context, ts []*Target) error {
 	}
 }
 
-// work counts the exchanges at ts, and how many of them are streams.
+// work counts the exchanges at ts that have to end with them, and how many of
+// those are streams.
 func work(ts []*Target) (left, streams int64) {
 	for _, t := range ts {
-		left += t.InFlight()
-		streams += t.Streams()
+		left += t.InFlight() // first: each stream that stays is one of them
+		staying := t.staying.Load()
+		left -= staying
+		streams += max(t.Streams()-staying, 0)
 	}
 	return left, streams
 }

@@ -19,6 +19,9 @@ func (a *fullExchange) respond(res *http.Response) *Failure {
 	if res != &a.res {
 		a.copyHeader(res)
 	}
+	if res.ContentLength < 0 && res.Body != http.NoBody && eventStream(a.w.Header().Get("Content-Type")) {
+		a.flight.remain(a.attempts.Stay(a.x.Lives[routeLife]))
+	}
 	announced := a.writeHead(res)
 	if fail := a.copyBody(res); fail != nil {
 		return fail

@@ -41,6 +41,7 @@ type Target struct {
 
 	retired  atomic.Bool  // exchanges to come are not for it
 	streams  atomic.Int64 // upgraded connections
+	staying  atomic.Int64 // streams that stay when the target goes: upgraded connections and event streams
 	failures atomic.Uint64
 	latency  latency.Histogram // of answers, from the attempt's start to the head
 }

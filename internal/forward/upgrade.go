@@ -51,23 +51,41 @@ func (a *fullExchange) upgrade(res *http.Response) *Failure {
 		client.Close()
 		upstream.Close()
 	}
-	defer a.attempts.Target.bind(cancel, cut)()
-	if around := a.attempts.Around(); around != nil {
-		defer around.bind(cancel, cut)()
-	}
-	for _, life := range a.x.Lives {
-		if life != nil {
-			defer context.AfterFunc(life, cancel)()
-		}
-	}
+	defer a.bind(cancel, cut)()
 	a.attempts.stream(1)
 	defer a.attempts.stream(-1)
-	a.flight.last.Store(0) // the tunnel has an idle limit of its own
+	a.flight.upgraded(cancel, a.f.StreamTimeout)
 	t := tunnel.Tunnel{Client: tunnel.Side{Conn: client, Buffered: ahead}, Upstream: tunnel.Side{Conn: upstream},
 		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}
 	end := t.Run(ctx)
 	a.x.RequestBytes, a.x.ResponseBytes = end.FromClient, end.FromUpstream
 	return nil
+}
+
+// bind calls end when the upgraded connection is to end politely, and cut when at
+// once. With a grace the sweeper sees to the route and the target. The returned
+// function undoes it.
+func (a *fullExchange) bind(end, cut func()) (unbind func()) {
+	target, lives := &a.attempts.Target.span, a.x.Lives
+	if stay := a.attempts.Stay(lives[routeLife]); stay != nil {
+		a.flight.remain(stay)
+		target, lives[routeLife] = target.within, nil
+	}
+	undo := []func(){target.bind(end, cut)}
+	if around := a.attempts.Around(); around != nil {
+		undo = append(undo, around.bind(end, cut))
+	}
+	for _, life := range lives {
+		if life != nil {
+			stop := context.AfterFunc(life, end)
+			undo = append(undo, func() { stop() })
+		}
+	}
+	return func() {
+		for _, f := range undo {
+			f()
+		}
+	}
 }
 
 // switchClient sends the 101 (or, on an HTTP/2 stream, the 200 of RFC 8441)

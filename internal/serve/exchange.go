@@ -456,7 +456,7 @@ func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
 	case side == forward.SideProxy:
 	case side == forward.SideClient || x.c.left():
 		x.fail.Side, x.rec.Status = forward.SideClient, forward.StatusClientClosed
-	case x.attempts.Target.Killed() || x.c.ended():
+	case x.attempts.Killed() || x.c.ended():
 		x.fail.Side = forward.SideDrain
 	}
 	x.c.cut()

@@ -29,6 +29,9 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	}
 	x.named = forward.AppendNominated(x.named[:0], &x.res)
 	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.attempts.Own(x.scheme), x.connection())
+	if sent == h1.ChunkedBody && f.StreamGrace != 0 && forward.IsEventStream(&x.res) {
+		x.c.remain(x.attempts.Stay(x.hit.Life), f)
+	}
 	keep := x.res.Persistent(method)
 	up.Discard(n)
 

@@ -29,6 +29,7 @@ type watched struct {
 	around  *forward.Forwarder // nil if there is none
 	waiting chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
 	doomed  time.Time          // when life was first seen to have ended
+	stay    *forward.Stay      // of an event stream that outlives its route and its target; nil if it does not
 
 	streaming atomic.Bool // the response has no known end
 }
@@ -100,7 +101,7 @@ type span interface {
 func (c *conn) watch(l pool.Lease, life context.Context, s span, around *forward.Forwarder) {
 	c.mu.Lock()
 	c.busy, c.lease, c.life, c.span, c.around = true, l, life, s, around
-	c.since, c.doomed = c.s.now(), time.Time{}
+	c.since, c.doomed, c.stay = c.s.now(), time.Time{}, nil
 	c.mu.Unlock()
 }
 
@@ -115,8 +116,17 @@ func (c *conn) wait(gone chan<- struct{}, life context.Context, s span, around *
 // unwatch ends watch and wait.
 func (c *conn) unwatch() {
 	c.mu.Lock()
-	c.busy, c.waiting = false, nil
+	c.busy, c.waiting, c.stay = false, nil, nil
 	c.mu.Unlock()
+}
+
+// remain lets the event stream that the exchange has become have the grace of s:
+// the server and f are what it is bound to now.
+func (c *conn) remain(s *forward.Stay, f *forward.Forwarder) {
+	c.mu.Lock()
+	c.stay, c.life, c.span = s, c.s.draining, f
+	c.mu.Unlock()
+	s.Count()
 }
 
 // peekGone reports whether the client has closed its side or reset the
@@ -212,6 +222,9 @@ func (c *conn) inspect(now time.Time) {
 // expired reports whether a response without a known end has gone on for the
 // grace after its server or its route ended. c.mu is held.
 func (c *conn) expired(now time.Time) bool {
+	if c.stay.Over(now) {
+		return true
+	}
 	if !c.streaming.Load() || c.life.Err() == nil && c.s.draining.Err() == nil && !c.span.Ending() && (c.around == nil || !c.around.Ending()) {
 		return false
 	}
