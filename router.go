@@ -496,8 +496,8 @@ type Changes struct {
 	Added, Removed []string // patterns that come, and patterns that go
 
 	// Swapped are patterns whose handlers lead to another one: their upgraded
-	// connections are closed politely. Those of Rewrapped stay: the handler is
-	// another one, but leads to the same.
+	// connections end, as [Router.Replace] says. Those of Rewrapped stay: the
+	// handler is another one, but leads to the same.
 	Swapped, Rewrapped []string
 
 	// Certificates are the hosts and wildcards that come to need a certificate,
