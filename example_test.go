@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -294,4 +295,63 @@ func ExampleBreaker() {
 	// open 3 failures in a row, the last: answered 500
 	// 500
 	// 503
+}
+
+// Why a request goes where it goes, in a test or at a prompt.
+func ExampleRouter_Explain() {
+	app := hostproxy.To("10.0.0.1:4000", "10.0.0.2:4000")
+	app.Policy = hostproxy.FirstAvailable
+	app.Deny = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	var r hostproxy.Router
+	r.Handle("app.example.com", app)
+	r.Handle("*.example.com", hostproxy.To("10.0.0.3:4000"))
+
+	e := r.Explain(httptest.NewRequest("GET", "https://app.example.com/users", nil))
+	fmt.Println(e.Pattern, e.Target)
+	fmt.Println(e)
+	// Output:
+	// app.example.com 10.0.0.1:4000
+	// GET app.example.com/users from 192.0.2.1
+	// answer: that of target 10.0.0.1:4000
+	// route: app.example.com
+	//   app.example.com: serves
+	//   *.example.com: app.example.com goes first: an exact host goes before a wildcard and *
+	// handlers: *hostproxy.Upstream
+	// rules:
+	//   Upstream.Deny passes: the client's address is not on the list
+	// targets: the first in the order of Targets
+	//   10.0.0.1:4000: eligible
+	//   10.0.0.2:4000: eligible
+	// certificate: none: the Router does not listen with TLS
+}
+
+// What is set after the first use is not in force, and Check says so.
+func ExampleRouter_Check() {
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.Handle("example.com", hostproxy.Redirect("www.example.com"))
+	fmt.Println(r.Check())
+	visit(&r, "http://example.com/")
+	r.RateLimit = &hostproxy.RateLimit{Rate: 10}
+	fmt.Println(r.Check())
+	// Output:
+	// <nil>
+	// hostproxy: Router.RateLimit was changed after first use, and is not in force: change it back, and set it before the first use
+}
+
+// New routes are tried before they are in force.
+func ExampleRouter_CheckReplace() {
+	app := hostproxy.To("localhost:4000")
+	var r hostproxy.Router
+	r.Handle("app.example.com", app)
+	r.Handle("old.example.com", app)
+
+	changes, err := r.CheckReplace(map[string]http.Handler{"app.example.com": app, "new.example.com": app})
+	fmt.Println(changes, err)
+	_, err = r.CheckReplace(map[string]http.Handler{"app.example.com:443": app})
+	fmt.Println(err)
+	// Output:
+	// added: new.example.com
+	// removed: old.example.com
+	// certificates: new.example.com <nil>
+	// hostproxy: pattern "app.example.com:443": a pattern has no port: it matches its host on every port
 }

@@ -1,8 +1,10 @@
 package hostproxy
 
 import (
+	"net/http"
 	"slices"
 
+	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
@@ -20,3 +22,7 @@ func Moved(r *Router, f func()) []string {
 	coming, leaving := slices.Collect(routes.Only(t, old)), slices.Collect(routes.Only(old, t))
 	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t, coming, leaving), len(coming))))
 }
+
+// SameHandler reports whether a route with one handler stays as it is when it is
+// given the other.
+func SameHandler(a, b http.Handler) bool { return reach.Same(a, b) }

@@ -98,10 +98,14 @@ func (l *late) change(t *testing.T, name string, v reflect.Value, check func(wan
 	assert.Equal(t, 1, strings.Count(err.Error(), "was changed"), "%v", err)
 	assert.Contains(t, l.log.String(), name, "the log says it")
 	l.log.Reset()
+	assert.ErrorContains(t, l.Check(), want)
+	_, err = l.CheckReplace(l.routes)
+	assert.ErrorContains(t, err, want)
 	check(want)
 	assert.NotContains(t, l.log.String(), "was changed", "once")
 	v.Set(before)
 	require.NoError(t, l.Replace(l.routes), "%s is back", name)
+	require.NoError(t, l.Check())
 }
 
 func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {

@@ -29,6 +29,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -339,22 +340,43 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 		}
 	}
 	seen := make(map[http.Handler]bool) // routes share handlers
+	see := func(pattern string, h http.Handler) bool {
+		c, ok := h.(interface{ late() []string })
+		if !ok || seen[h] {
+			return !ok
+		}
+		seen[h] = true
+		for _, field := range c.late() {
+			report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
+		}
+		return true
+	}
 	var turn yield.Turn
 	for pattern, h := range handlers {
 		turn.Step()
-		reach.Walk(h, func(h http.Handler) bool {
-			c, ok := h.(interface{ late() []string })
-			if !ok || seen[h] {
-				return !ok
-			}
-			seen[h] = true
-			for _, field := range c.late() {
-				report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
-			}
-			return true
-		})
+		reach.Walk(h, func(h http.Handler) bool { return see(pattern, h) })
+		for _, u := range r.met(pattern, h) {
+			see(pattern, u)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// met returns the upstreams to which requests have come through h, if that is the
+// handler of a route of that pattern now: those behind middleware that does not
+// say so are known by nothing else.
+func (r *Router) met(pattern string, h http.Handler) []*Upstream {
+	if _, ok := h.(*Upstream); ok {
+		return nil
+	}
+	p, err := routes.ParsePattern(pattern)
+	if err != nil {
+		return nil
+	}
+	if rt, ok := r.table.Load().Get(p); ok && reach.Same(rt.Value.handler, h) {
+		return rt.Value.behind.All()
+	}
+	return nil
 }
 
 // usable puts the handlers of all routes in force, and returns what is wrong
@@ -707,14 +729,189 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
 }
 
+// Check returns what is wrong with the fields of r and of its handlers, and an
+// error for each that was changed after first use, those of Servers that run r
+// included: nil means that all that is configured is in force, or will be at
+// first use. It puts nothing in force. What is wrong with TLS before r listens,
+// Serve, Listen and TLSConfig say.
+func (r *Router) Check() error {
+	var errs []error
+	if err := r.compiled.Check(r, r.compile); err != nil {
+		errs = append(errs, err)
+	}
+	for _, u := range r.uses.All() { // those behind any middleware too
+		if err := u.check(); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	for pattern, h := range r.All() {
+		if _, ok := h.(*Upstream); ok {
+			continue // which r.uses has
+		}
+		if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
+			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(append(errs, r.late(r.All()))...)
+}
+
+// Explain says what r would do with q now, and why. It counts nothing, takes no
+// token, puts no field in force, begins no order and no background work, and
+// calls no hook of the program. What a handler of the program in front of an
+// Upstream would do with q, it does not know.
+func (r *Router) Explain(q *http.Request) Explanation {
+	e, client, cert := r.explain(q)
+	return Explanation{
+		Method: e.Method, Host: e.Host, Path: e.Path, Client: client,
+		Candidates: each(e.Candidates, publicChoice),
+		Pattern:    e.Pattern, Handlers: e.Handlers,
+		Rules:   each(e.Rules, func(l status.Rule) Rule { return Rule(l) }),
+		Targets: each(e.Targets, publicChoice),
+		Target:  e.Target, Selection: e.Selection, Wait: e.Wait, Status: e.Status, Reason: e.Reason,
+		TLS: e.TLS, Certificate: cert, text: e.Text(),
+	}
+}
+
+// An Explanation is what a Router would do with a request, and why.
+type Explanation struct {
+	Method string     // as the client wrote it
+	Host   string     // in canonical form; as the client wrote it if it has none
+	Path   string     // as it is compared with patterns, escaped
+	Client netip.Addr // address of the client, resolved through TrustedProxies; invalid if unknown
+
+	// Candidates are the routes whose host matches, in the order in which they
+	// are considered. Pattern is that of the route that serves, "" if none does.
+	Candidates []Choice
+	Pattern    string
+
+	// Handlers are the types of the route's handler, of the handler behind it as
+	// its method Unwrap says, and so on.
+	Handlers []string
+
+	// Rules are the settings that may refuse the request or make it wait, in the
+	// order in which they count.
+	Rules []Rule
+
+	// Targets are those of the Upstream. Target is the one that would be chosen,
+	// "" if chance or Pick chooses among the eligible ones, or if there is none.
+	// Selection says how they are chosen.
+	Targets   []Choice
+	Target    string
+	Selection string
+
+	Wait   string // why the request would wait before it is answered; "" if it would not
+	Status int    // of the answer by which the Router or one of its handlers refuses the request; 0 if none does
+	Reason string // of Status
+
+	TLS         string     // what a TLS handshake for Host would get, in words
+	Certificate CertStatus // of the certificate that it would get; zero if none
+
+	text string
+}
+
+// String returns the explanation as lines.
+func (e Explanation) String() string { return e.text }
+
+// A Choice is the pattern of a route that was considered, or a target, and why
+// it is not chosen.
+type Choice struct {
+	Name string // of the target as in records, or the pattern
+	Why  string // "" if the route serves the request, or the target is eligible
+}
+
+func publicChoice(c status.Choice) Choice { return Choice(c) }
+
+// A Rule is a setting that may refuse a request, such as Upstream.Deny, or make
+// it wait, such as Upstream.Pause.
+type Rule struct {
+	Name    string // of the field or method that sets it; Canary in place of Upstream for that of Upstream.Canary
+	Outcome string // RulePasses, RuleWaits, RuleRefuses, or RuleUnknown: it is not looked at now
+	Detail  string
+}
+
+// The outcomes of a Rule.
+const (
+	RulePasses  = "passes"
+	RuleWaits   = "waits"
+	RuleRefuses = "refuses"
+	RuleUnknown = "unknown"
+)
+
+// explain is Explain as the status page shows it.
+func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, CertStatus) {
+	q = q.WithContext(context.Background()) // in which a lane may have left what only one may take
+	x := forward.Begin(q, r.TrustedProxies)
+	e := &status.Explanation{Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath()}
+	if x.Client.IsValid() {
+		e.Client = x.Client.String()
+	}
+	if rules, err := r.compiled.Peek(r, r.compile); err != nil {
+		e.Refuse(http.StatusInternalServerError, err.Error())
+	} else {
+		forward.ExplainLimit(e, "Router.RateLimit", rules.limit, x.Client, x.Start)
+	}
+	host, _, err := hostname.Split(q.Host)
+	if err == nil {
+		e.Host = host
+		for _, c := range r.table.Load().Candidates(host, e.Path) {
+			e.Candidates = append(e.Candidates, status.Choice{Name: c.Pattern.String(), Why: c.Why})
+		}
+	}
+	switch rt, no := r.find(q); {
+	case rt != nil:
+		e.Pattern = rt.Pattern.String()
+		forward.ExplainLoop(e, q, r.name.Text())
+		rt.Value.explain(e, q, x)
+	case no.status == 0:
+		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", r.NotFound))
+	default:
+		e.Refuse(no.status, no.why.Error())
+	}
+	if err != nil {
+		e.TLS = "none: the host is not valid"
+		return e, x.Client, CertStatus{}
+	}
+	return e, x.Client, r.explainTLS(e, host)
+}
+
+// explain adds what the route's handlers would do with q.
+func (rt *route) explain(e *status.Explanation, q *http.Request, x *forward.Exchange) {
+	found := false
+	auths := make(map[*Upstream]bool)
+	reach.Walk(rt.handler, func(h http.Handler) bool {
+		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", h))
+		if a, ok := h.(*ForwardAuth); ok {
+			auths[a.Auth] = true
+		}
+		_, found = h.(*Upstream)
+		if h, ok := h.(interface {
+			explain(*status.Explanation, *http.Request, *forward.Exchange)
+		}); ok {
+			h.explain(e, q, x)
+		}
+		return true
+	})
+	if found {
+		return
+	}
+	met := slices.DeleteFunc(slices.Clone(rt.upstreams()), func(u *Upstream) bool { return auths[u] })
+	if len(met) == 1 { // known from requests alone
+		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", met[0]))
+		met[0].explain(e, q, x)
+	}
+}
+
 // StatusHandler returns a handler that shows what r is doing, as a page or, with
 // the query format=json, as JSON: routes, targets with their health and
 // latency, certificates, and the failures since StatusHandler was called, of
-// which it keeps the latest hundred. Restrict access: it exposes host names
-// and addresses.
+// which it keeps the latest hundred. A form, or the parameters url, method and
+// client, show what [Router.Explain] says of such a request. Restrict access: it
+// exposes host names and addresses.
 func StatusHandler(r *Router) http.Handler {
 	r.failures.CompareAndSwap(nil, new(status.Failures))
-	return status.Handler(r.status)
+	return status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
 }
 
 // status is what the page shows.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -194,6 +195,17 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	b.Next.ServeHTTP(w, q)
 }
 
+func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *forward.Exchange) {
+	switch _, err := b.compiled.Peek(b, b.compile); {
+	case err != nil:
+		e.RefuseBy("BasicAuth", http.StatusInternalServerError, "%v", err)
+	case !guard.Tries(q):
+		e.RefuseBy("BasicAuth", http.StatusUnauthorized, "the request brings no password")
+	default:
+		e.Rule("BasicAuth", status.Unknown, "the request brings a password, which is not checked now")
+	}
+}
+
 // A ForwardAuth asks an authentication server before Next serves a request. The
 // question is a GET with the request's header and without its body; it has
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
@@ -248,6 +260,14 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q = question.Ask(auth, w, q, x); q != nil {
 		a.Next.ServeHTTP(w, q)
 	}
+}
+
+func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *forward.Exchange) {
+	if _, err := a.compiled.Peek(a, a.compile); err != nil {
+		e.RefuseBy("ForwardAuth", http.StatusInternalServerError, "%v", err)
+		return
+	}
+	e.Rule("ForwardAuth", status.Unknown, "the server at %s decides, and is not asked now", cmp.Or(a.Path, "/"))
 }
 
 // checkNext checks the handler behind one of that type.
@@ -432,7 +452,35 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // upgraded connections of other routes are closed politely, immediately or after
 // [Upstream.StreamGrace].
 func (r *Router) Replace(rs map[string]http.Handler) error {
-	list, err := r.parseRoutes(rs, routes.Caller(1))
+	return r.change(rs, func(c *routes.Change[route]) {
+		for o, old := range c.Came() {
+			if old != nil {
+				succeed(o, old)
+			}
+			r.use(o)
+		}
+		r.table.Store(c.To)
+		for o, next := range c.Left() {
+			r.leave(o, next)
+		}
+		r.tell(c.From, c.To, c.Hosts(), len(c.Coming)+len(c.Leaving))
+	})
+}
+
+// CheckReplace returns what [Router.Replace] would change if it were called with
+// rs now, or the error that it would return. It changes nothing.
+func (r *Router) CheckReplace(rs map[string]http.Handler) (s Changes, err error) {
+	err = r.change(rs, func(c *routes.Change[route]) {
+		s.Added, s.Removed, s.Rewrapped, s.Swapped = c.Patterns(alike)
+		s.Certificates = r.orders(c)
+	})
+	return s, err
+}
+
+// change calls do with the change that makes rs the only routes, or returns all
+// that is wrong with them. r.mu is held meanwhile.
+func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route])) error {
+	list, err := r.parseRoutes(rs, routes.Caller(2))
 	if err != nil {
 		return err
 	}
@@ -441,41 +489,37 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	if err := r.late(maps.All(rs)); err != nil {
 		return err
 	}
-	from := r.table.Load()
-	coming := make([]*routes.Route[route], 0, len(list))
-	var leaving []*routes.Route[route]
-	var turn yield.Turn
-	for i, n := range list {
-		turn.Step()
-		o, ok := from.Get(n.Pattern)
-		if ok && reach.Same(o.Value.handler, n.Value.handler) {
-			list[i].Route = o
-			continue
-		}
-		if ok {
-			succeed(n.Route, o)
-		}
-		coming = append(coming, n.Route)
-	}
-	to, err := routes.New(list)
+	c, err := routes.NewChange(r.table.Load(), list, func(old, given *routes.Route[route]) bool {
+		return reach.Same(old.Value.handler, given.Value.handler)
+	})
 	if err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
 	}
-	if from.Len() > len(list)-len(coming) { // more than those that stay
-		leaving = slices.Collect(routes.Only(from, to))
-	}
-	for _, o := range coming {
-		turn.Step()
-		r.use(o)
-	}
-	r.table.Store(to)
-	for _, o := range leaving {
-		turn.Step()
-		next, _ := to.Get(o.Pattern)
-		r.leave(o, next)
-	}
-	r.tell(from, to, routes.Differ(from, to, coming, leaving), len(coming)+len(leaving))
+	do(c)
 	return nil
+}
+
+// Changes are what a change of the routes does. Patterns are in canonical form,
+// and sorted. Routes that stay as they are do not show.
+type Changes struct {
+	Added, Removed []string // patterns that come, and patterns that go
+
+	// Swapped are patterns whose handlers lead to another one: their upgraded
+	// connections end, as [Router.Replace] says. Those of Rewrapped stay: the
+	// handler is another one, but leads to the same.
+	Swapped, Rewrapped []string
+
+	// Certificates are the hosts and wildcards that come to need a certificate,
+	// as far as that is known: it is taken from Storage, or ordered. Those that
+	// TLS.Lazy leaves to the first handshake do not show.
+	Certificates []string
+}
+
+// String returns the changes as lines, "no changes" without any.
+func (c Changes) String() string {
+	lines := status.Titled("added", c.Added) + status.Titled("removed", c.Removed) + status.Titled("swapped", c.Swapped) +
+		status.Titled("rewrapped", c.Rewrapped) + status.Titled("certificates", c.Certificates)
+	return cmp.Or(strings.TrimSuffix(lines, "\n"), "no changes")
 }
 
 // parseRoutes returns new routes, or all that is wrong with them.
@@ -550,9 +594,14 @@ func (r *Router) leave(rt, next *routes.Route[route]) {
 // succeed lets rt go on with the life of old, of the same pattern, if both lead
 // to the same handler.
 func succeed(rt, old *routes.Route[route]) {
-	if reach.Alike(old.Value.handler, rt.Value.handler) {
+	if alike(old, rt) {
 		rt.Value.life.Continue(&old.Value.life)
 	}
+}
+
+// alike reports whether two routes lead to the same handler.
+func alike(old, rt *routes.Route[route]) bool {
+	return reach.Alike(old.Value.handler, rt.Value.handler)
 }
 
 // rest ends what goes on in the background for u, unless it has a route again.
@@ -713,30 +762,56 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
 }
 
-// route finds the route of q, or the handler that refuses it.
+// route finds the route of q, or the handler that serves it without one.
 func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
+	rt, no := r.find(q)
+	switch {
+	case rt != nil:
+		return rt, nil
+	case no.status == 0:
+		return nil, r.NotFound
+	}
+	return nil, forward.Refuse(no.status, no.class)
+}
+
+// A refusal is why a request has no route.
+type refusal struct {
+	status int    // of the answer; 0 leaves it to NotFound
+	class  string // what the client is told
+	why    error
+}
+
+// Why requests have no route.
+var (
+	errConnect     = errors.New("CONNECT is not forwarded")
+	errMisdirected = errors.New("the connection is not for this host: its client authentication (TLS.Host) differs, has changed, or is not known yet")
+	errNoRoute     = errors.New("no route serves the host and path")
+)
+
+// find finds the route of q, or why there is none.
+func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
-		return nil, forward.Refuse(http.StatusNotImplemented, "http_request_denied")
+		return nil, refusal{http.StatusNotImplemented, "http_request_denied", errConnect}
 	}
 	host, _, err := hostname.Split(q.Host)
 	if err != nil {
-		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
+		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	}
 	if q.TLS != nil && !r.certs.Belongs(q.TLS, host) {
-		return nil, forward.Refuse(http.StatusMisdirectedRequest, "http_request_denied")
+		return nil, refusal{http.StatusMisdirectedRequest, "http_request_denied", errMisdirected}
 	}
 	rt, err := r.table.Load().Lookup(host, forward.WirePath(q))
 	switch {
 	case err != nil:
-		return nil, forward.Refuse(http.StatusBadRequest, "http_request_error")
+		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	case rt != nil:
-		return rt, nil
+		return rt, refusal{}
 	case r.NotFound != nil:
-		return nil, r.NotFound
+		return nil, refusal{why: errNoRoute}
 	case q.TLS != nil && !r.knows(host):
-		return nil, forward.Refuse(http.StatusMisdirectedRequest, "destination_not_found")
+		return nil, refusal{http.StatusMisdirectedRequest, "destination_not_found", errNoRoute}
 	}
-	return nil, forward.Refuse(http.StatusNotFound, "destination_not_found")
+	return nil, refusal{http.StatusNotFound, "destination_not_found", errNoRoute}
 }
 
 // knows reports whether any route serves the canonical host.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
@@ -368,6 +370,10 @@ func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	forward.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
 }
 
+func (p *Passthrough) explain(e *status.Explanation, _ *http.Request, _ *forward.Exchange) {
+	e.RefuseBy("Passthrough", http.StatusMisdirectedRequest, "TLS for the host ends at %s: a request that reaches the Router is refused", p.Addr)
+}
+
 // Listen opens a listener whose connections are TLS with the certificates of
 // r's hosts, for a server of your own; connections of Passthrough routes are
 // carried to their targets until r is closed. The server limits the time of the
@@ -488,6 +494,44 @@ func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []stri
 		}
 	}
 	return hosts
+}
+
+// orders returns the host patterns for which a certificate would be loaded or
+// ordered because of c.
+func (r *Router) orders(c *routes.Change[route]) (hosts []string) {
+	m := r.certs.Manager()
+	for host := range c.Hosts() {
+		switch {
+		case endOf(c.From, host) == here || endOf(c.To, host) != here || host == "*":
+		case m != nil && !m.Orders(host), m == nil && r.TLS.Lazy && !strings.HasPrefix(host, "*."):
+		default:
+			hosts = append(hosts, host)
+		}
+	}
+	slices.Sort(hosts)
+	return hosts
+}
+
+// explainTLS adds to e what a handshake for a canonical host would get, and
+// returns the status of the certificate.
+func (r *Router) explainTLS(e *status.Explanation, host string) CertStatus {
+	if t, ok := r.passTarget(host); ok {
+		e.TLS = fmt.Sprintf("none here: TLS for %s ends at %s (Passthrough)", t.Pattern, t.Addr)
+		return CertStatus{}
+	}
+	m := r.certs.Manager()
+	if m == nil {
+		e.TLS = "none: the Router does not listen with TLS"
+		return CertStatus{}
+	}
+	o := m.Outlook(host)
+	e.TLS = o.About
+	s := CertStatus(o.Status)
+	if s.Host != "" {
+		c := r.certificate(s)
+		e.Certificate = &c
+	}
+	return s
 }
 
 func isPassthrough(h http.Handler) bool {

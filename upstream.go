@@ -23,6 +23,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/settings"
+	"github.com/hostproxy/hostproxy/internal/status"
 )
 
 // An Upstream is an http.Handler that forwards requests to one of its
@@ -496,6 +497,19 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 		}
 	}
 	f.Serve(w, q, x)
+}
+
+func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *forward.Exchange) {
+	if u == nil {
+		e.RefuseBy("Upstream", http.StatusInternalServerError, "%v", errNil)
+		return
+	}
+	f, err := u.compiled.Peek(u, u.build)
+	if err != nil {
+		e.RefuseBy("Upstream", http.StatusInternalServerError, "%v", err)
+		return
+	}
+	f.Explain(e, q, x)
 }
 
 // All returns the targets as they are now. It is empty for an Upstream that

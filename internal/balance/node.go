@@ -94,6 +94,9 @@ func (n *Node) set(ready instant, rise time.Duration) {
 // Suspended reports whether the node is out of service at now.
 func (n *Node) Suspended(now time.Time) bool { return !n.inService(at(now)) }
 
+// Full reports whether the node is at its limit.
+func (n *Node) Full() bool { return n.full() }
+
 // full reports whether the node is at its limit.
 func (n *Node) full() bool {
 	limit := n.limit.Load()

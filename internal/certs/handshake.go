@@ -330,6 +330,16 @@ func (m *Manager) successor(h *host) *host {
 // wildcards returns the certificate of the wildcard above a host that has none of its own that is good, nil if there is
 // none, or if the host is to have another issuer.
 func (m *Manager) wildcards(h *host) *tls.Certificate {
+	w := m.spare(h)
+	if w == nil {
+		return nil
+	}
+	w.mark()
+	return w.cert.Load()
+}
+
+// spare returns the wildcard whose certificate wildcards returns, nil if there is none.
+func (m *Manager) spare(h *host) *host {
 	wild := wildcardOf(h.name)
 	if wild == "" {
 		return nil
@@ -340,8 +350,7 @@ func (m *Manager) wildcards(h *host) *tls.Certificate {
 	if w == nil || undecided || !fresh(w.cert.Load()) || m.chainOf(h.name) != m.chainOf(wild) {
 		return nil
 	}
-	w.mark()
-	return w.cert.Load()
+	return w
 }
 
 // uncover returns the host of name, if that may have a certificate of its own in storage, where the wildcard w served it until

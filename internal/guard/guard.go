@@ -77,12 +77,18 @@ func (b *Basic) Challenge() string { return b.challenge }
 // User returns the user whose password q brings. ok is false without one, and if there is more than one field that says so:
 // who reads q next could read the other one. The error is that of q's context.
 func (b *Basic) User(q *http.Request) (name string, ok bool, err error) {
-	name, password, ok := q.BasicAuth()
-	if !ok || len(q.Header["Authorization"]) != 1 {
+	if !Tries(q) {
 		return "", false, nil
 	}
+	name, password, _ := q.BasicAuth()
 	ok, err = b.Knows(q.Context(), name, password)
 	return name, ok, err
+}
+
+// Tries reports whether q brings a password, right or wrong, that User looks at.
+func Tries(q *http.Request) bool {
+	_, _, ok := q.BasicAuth()
+	return ok && len(q.Header["Authorization"]) == 1
 }
 
 // Knows reports whether the password is that of the user. A pair that was right once is recognised without the cost of

@@ -69,22 +69,40 @@ func (m *Monitor) Admit(now time.Time) bool {
 	m.mu.Lock()
 	defer m.tell()
 	defer m.mu.Unlock()
-	if m.breaker == Open && !now.Before(m.until) {
+	if !m.admits(now) {
+		return false
+	}
+	if m.breaker == Open {
 		m.breaker, m.trials = HalfOpen, 0
 		m.note(now, m.why)
 	}
-	switch {
-	case m.breaker == Open:
-		return false
-	case m.breaker == HalfOpen:
+	if m.breaker == HalfOpen {
 		if m.trials >= m.config.Breaker.Trials {
-			if now.Sub(m.triedAt) < m.config.Breaker.For {
-				return false
-			}
 			m.trials = 0
 		}
 		m.trials++
 		m.triedAt = now
+	}
+	return true
+}
+
+// Admits reports whether Admit would return true, and changes nothing.
+func (m *Monitor) Admits(now time.Time) bool {
+	if m == nil || !m.alert.Load() {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.admits(now)
+}
+
+// admits is Admits. m.mu is held.
+func (m *Monitor) admits(now time.Time) bool {
+	switch b := &m.config.Breaker; m.breaker {
+	case Open:
+		return !now.Before(m.until)
+	case HalfOpen:
+		return m.trials < b.Trials || now.Sub(m.triedAt) >= b.For
 	}
 	return true
 }

@@ -26,6 +26,7 @@ var errBad = errors.New("bad")
 // A rig is a monitor with its node, and a clock that stands still unless it is moved.
 type rig struct {
 	*health.Monitor
+	t      testing.TB
 	node   *balance.Node
 	now    time.Time
 	events []health.Status
@@ -35,7 +36,7 @@ func newRig(t testing.TB, c health.Config) *rig {
 	t.Helper()
 	c.Defaults()
 	require.NoError(t, c.Validate())
-	r := &rig{node: new(balance.Node), now: noon}
+	r := &rig{t: t, node: new(balance.Node), now: noon}
 	c.Changed = func(target any, s health.Status) {
 		assert.Equal(t, "target", target)
 		r.events = append(r.events, s)
@@ -50,7 +51,11 @@ func (r *rig) play(story string) (refused int) {
 	for _, c := range story {
 		switch c {
 		case 'f', 's', 'l', 'a':
-			if !r.Admit(r.now) {
+			foreseen, state := r.Admits(r.now), r.Status()
+			assert.Equal(r.t, state, r.Status(), "Admits changes nothing")
+			admitted := r.Admit(r.now)
+			assert.Equal(r.t, admitted, foreseen)
+			if !admitted {
 				refused++
 				continue
 			}

@@ -78,6 +78,21 @@ func (l *Limiter) Allow(client netip.Addr, now time.Time) Decision {
 	return l.decision(ok, owed)
 }
 
+// Peek returns what Allow would decide, and takes no token: Remaining counts the one that Allow would take. It may be
+// called concurrently.
+func (l *Limiter) Peek(client netip.Addr, now time.Time) Decision {
+	k := keyOf(client)
+	at := max(now.Sub(l.start), 0)
+	h := l.hash(k)
+	s := &l.shards[h&uint64(len(l.shards)-1)]
+
+	s.mu.Lock()
+	owed := s.owed(l, k, h, at)
+	s.mu.Unlock()
+
+	return l.decision(owed+l.interval <= l.depth, owed)
+}
+
 // hash spreads keys over shards, by its low bits, and over the sets of a shard, by its high ones.
 func (l *Limiter) hash(k uint64) uint64 {
 	return maphash.Comparable(l.seed, k)

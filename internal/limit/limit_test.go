@@ -52,6 +52,26 @@ func TestAClientGetsItsBurstAndThenItsRate(t *testing.T) {
 	assert.True(t, l.Allow(network(2), start).OK, "another client has another bucket")
 }
 
+func TestPeekSaysWhatAllowWouldAndTakesNothing(t *testing.T) {
+	for _, keys := range []int{8, 64, 0} {
+		l := newLimiter(t, limit.Config{Rate: 2, Burst: 2, MaxKeys: keys})
+		now := time.Now().Add(time.Second)
+		for range 5_000 {
+			client := network(rand.Uint32N(200))
+			now = now.Add(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
+			seen := l.Peek(client, now)
+			require.Equal(t, seen, l.Peek(client, now), "it takes nothing")
+			d := l.Allow(client, now)
+			require.Equal(t, seen.OK, d.OK)
+			if d.OK {
+				require.Equal(t, seen.Remaining, d.Remaining+1)
+			} else {
+				require.Equal(t, seen, d)
+			}
+		}
+	}
+}
+
 func TestATimeBeforeNewCountsAsThatOfNew(t *testing.T) {
 	l := newLimiter(t, limit.Config{Rate: 1, Burst: 2})
 	early := time.Now().Add(-time.Hour)

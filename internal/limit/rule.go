@@ -11,6 +11,7 @@ import (
 type Rule struct {
 	Config
 	allow func(client netip.Addr, now time.Time) Decision
+	peek  func(client netip.Addr, now time.Time) Decision // nil if somebody else decides
 }
 
 // NewRule returns the rule of c with a Limiter of its own.
@@ -19,7 +20,7 @@ func NewRule(c Config) (*Rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Rule{c, l.Allow}, nil
+	return &Rule{c, l.Allow, l.Peek}, nil
 }
 
 // foreignPatience is how long a foreign limiter may think.
@@ -38,7 +39,7 @@ func NewForeignRule(c Config, ask func(context.Context, netip.Addr) (Decision, e
 	if err != nil {
 		return nil, err
 	}
-	return &Rule{c, func(client netip.Addr, now time.Time) Decision {
+	return &Rule{Config: c, allow: func(client netip.Addr, now time.Time) Decision {
 		d, err := consult(ask, client)
 		if err != nil {
 			if once.Allow(netip.Addr{}, now).OK {
@@ -64,6 +65,14 @@ func consult(ask func(context.Context, netip.Addr) (Decision, error), client net
 
 // Allow is [Limiter.Allow], or asks who decides in its place.
 func (r *Rule) Allow(client netip.Addr, now time.Time) Decision { return r.allow(client, now) }
+
+// Peek is [Limiter.Peek]. False means that a foreign limiter decides, which is not asked.
+func (r *Rule) Peek(client netip.Addr, now time.Time) (Decision, bool) {
+	if r.peek == nil {
+		return Decision{}, false
+	}
+	return r.peek(client, now), true
+}
 
 // AppendFields appends the header lines that tell a refused client of d, each
 // with its CRLF.

@@ -38,3 +38,14 @@ func TestAForeignLimiterIsAskedAboutWhoeverCountsAsOneClient(t *testing.T) {
 		})
 	}
 }
+
+func TestAForeignLimiterIsNotPeekedAt(t *testing.T) {
+	r, err := limit.NewForeignRule(limit.Config{Rate: 1}, func(context.Context, netip.Addr) (limit.Decision, error) { panic("asked") }, nil)
+	require.NoError(t, err)
+	_, known := r.Peek(netip.Addr{}, time.Now())
+	assert.False(t, known)
+	r, err = limit.NewRule(limit.Config{Rate: 1})
+	require.NoError(t, err)
+	d, known := r.Peek(netip.Addr{}, time.Now())
+	assert.True(t, known && d.OK)
+}

@@ -62,6 +62,19 @@ func (s *shard) slot(l *Limiter, k, h uint64, at time.Duration) (*set, int) {
 	}
 }
 
+// owed returns what the bucket of key k with hash h owes, without making room for it. The caller holds mu.
+func (s *shard) owed(l *Limiter, k, h uint64, at time.Duration) time.Duration {
+	if s.sets == nil {
+		return 0
+	}
+	t := s.set(h)
+	i := t.slot(k)
+	if t.keys[i] != k && len(s.sets) < l.maxSets {
+		return 0 // there is room for a bucket of its own, which is full
+	}
+	return max(t.full[i], at) - at
+}
+
 // set returns the only set in which a key with hash h may be.
 func (s *shard) set(h uint64) *set {
 	return &s.sets[h>>32&uint64(len(s.sets)-1)]

@@ -62,6 +62,23 @@ func (c *Compiled[T]) prepare(fields any, compile func() (*T, error)) error {
 	return nil
 }
 
+// Peek returns what is in use or, if nothing is, what the fields compile to now,
+// without putting them in force.
+func (c *Compiled[T]) Peek(fields any, compile func() (*T, error)) (*T, error) {
+	if t := c.inUse.Load(); t != nil {
+		return t, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.inUse.Load(); t != nil {
+		return t, nil
+	}
+	if err := c.prepare(fields, compile); err != nil {
+		return nil, err
+	}
+	return c.draft, nil
+}
+
 // InUse returns what is in use, or nil.
 func (c *Compiled[T]) InUse() *T { return c.inUse.Load() }
 

@@ -84,3 +84,22 @@ func TestFirstUsesAtTheSameTimeAreOne(t *testing.T) {
 	assert.Equal(t, 1, d.made)
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = d.twice.Use(d, nil) }))
 }
+
+func TestAPeekPutsNothingInForce(t *testing.T) {
+	d := &doubler{N: -1}
+	peek := func() (*int, error) { return d.twice.Peek(d, d.compile) }
+	_, err := peek()
+	assert.ErrorContains(t, err, "negative")
+	for d.N = range 3 {
+		n, err := peek()
+		require.NoError(t, err)
+		assert.Equal(t, 2*d.N, *n)
+		assert.Nil(t, d.twice.InUse())
+	}
+	n, _ := peek()
+	used, _ := d.twice.Use(d, d.compile)
+	assert.Same(t, n, used, "what was seen is what is used")
+	d.N = 9
+	n, _ = peek()
+	assert.Same(t, n, used)
+}

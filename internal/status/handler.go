@@ -26,19 +26,21 @@ const maxRows = 500
 
 // Handler returns a handler that shows what now returns: as JSON to who asks for format=json or accepts nothing of HTML,
 // else as a page. The parameter q leaves out routes, certificates and failures without that text in their host or
-// pattern. It tells no cache, no frame and no other site.
-func Handler(now func() Page) http.Handler {
+// pattern. With the parameter url, and method and client if they are there, it shows what explain returns for such a
+// request: beside the rest as a page, and alone as JSON. It tells no cache, no frame and no other site.
+func Handler(now func() Page, explain func(*http.Request) *Explanation) http.Handler {
 	sum := sha256.Sum256([]byte(pageCSS))
-	h := &handler{now: now, csp: "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; style-src 'sha256-" +
+	h := &handler{now: now, explain: explain, csp: "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; style-src 'sha256-" +
 		base64.StdEncoding.EncodeToString(sum[:]) + "'"}
 	h.page = template.Must(template.New("page").Funcs(template.FuncMap{"text": Text, "when": when, "ms": milliseconds}).Parse(pageHTML))
 	return h
 }
 
 type handler struct {
-	now  func() Page
-	page *template.Template
-	csp  string
+	now     func() Page
+	explain func(*http.Request) *Explanation
+	page    *template.Template
+	csp     string
 }
 
 // ServeHTTP implements http.Handler.
@@ -48,20 +50,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		http.Error(w, "405 Method Not Allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	filter := q.URL.Query().Get("q")
-	p := h.now()
-	p.keep(filter)
 	var b bytes.Buffer
 	contentType := "text/html; charset=utf-8"
-	var err error
+	write := h.writePage
 	if wantsJSON(q) {
-		contentType = "application/json"
-		e := json.NewEncoder(&b)
-		e.SetIndent("", "  ")
-		err = e.Encode(p)
-	} else {
-		err = h.page.Execute(&b, h.view(&p, filter))
+		contentType, write = "application/json", h.writeJSON
 	}
+	err := write(&b, q)
 	if err != nil {
 		http.Error(w, "500 Internal Server Error", http.StatusInternalServerError)
 		return
@@ -80,6 +75,31 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
+// writePage writes the page that q asks for.
+func (h *handler) writePage(b *bytes.Buffer, q *http.Request) error {
+	filter := q.URL.Query().Get("q")
+	p := h.now()
+	p.keep(filter)
+	v := h.view(&p, filter)
+	v.Question = questionOf(q)
+	if v.Question.URL != "" {
+		v.Answer = h.answer(v.Question).Text
+	}
+	return h.page.Execute(b, v)
+}
+
+// writeJSON is writePage for JSON.
+func (h *handler) writeJSON(b *bytes.Buffer, q *http.Request) error {
+	e := json.NewEncoder(b)
+	e.SetIndent("", "  ")
+	if asked := questionOf(q); asked.URL != "" {
+		return e.Encode(h.answer(asked))
+	}
+	p := h.now()
+	p.keep(q.URL.Query().Get("q"))
+	return e.Encode(p)
+}
+
 func wantsJSON(q *http.Request) bool {
 	if f := q.URL.Query().Get("format"); f != "" {
 		return f == "json"
@@ -93,6 +113,8 @@ type view struct {
 	Page
 	CSS                                            template.CSS
 	Filter                                         string
+	Question                                       question
+	Answer                                         string // "" without a question
 	MoreRoutes, MoreCertificates, Up, Targets, Bad int
 }
 

@@ -62,7 +62,7 @@ func body(t testing.TB, res *http.Response) string {
 }
 
 func handler(name string) http.Handler {
-	return status.Handler(func() status.Page { return page(name) })
+	return status.Handler(func() status.Page { return page(name) }, func(q *http.Request) *status.Explanation { return explanation(name, q) })
 }
 
 func TestWhoAsksHowGetsWhat(t *testing.T) {
@@ -112,7 +112,7 @@ func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
 			{Host: "new.example.com", State: "pending", Waiting: 64, Refused: 7},
 			{Host: "good.example.com", State: "valid", NotAfter: time.Date(2026, 3, 2, 3, 4, 5, 0, time.UTC)},
 		}}
-	})
+	}, nil)
 	b := body(t, get(t, h, "GET", "/", ""))
 	assert.Contains(t, b, "3 failed attempts, next try <span class=\"when\">2026-01-02 03:04:05Z</span>")
 	assert.Contains(t, b, "short a.example.com A a.example.com AAAA; curl")
@@ -169,7 +169,7 @@ func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
 			p.Routes = append(p.Routes, status.Route{Pattern: fmt.Sprintf("h%d.test", i), Handler: "x"})
 		}
 		return p
-	})
+	}, nil)
 	b := body(t, get(t, h, "GET", "/", ""))
 	assert.Less(t, len(b), 200_000)
 	assert.Contains(t, b, "and 9500 more")

@@ -1,0 +1,93 @@
+package certs
+
+import (
+	"fmt"
+	"time"
+)
+
+// An Outlook is what a handshake for a host would get.
+type Outlook struct {
+	Status Status // of the certificate that would be shown or waited for; its Host is "" without one
+	About  string // what would happen, in words
+}
+
+// Outlook returns what a handshake for a canonical host would get now. It waits
+// for nothing, consults no hook, and begins nothing: a route that came a moment
+// ago may not show yet.
+func (m *Manager) Outlook(name string) Outlook {
+	if !m.options.Knows(name) {
+		return Outlook{About: "no certificate: no route serves the host"}
+	}
+	ch, pattern, ok := m.choices.of(name)
+	switch {
+	case !ok:
+		return Outlook{About: fmt.Sprintf("the handshake waits: TLS.Host has not answered for %q yet", pattern)}
+	case ch != nil && ch.none:
+		return Outlook{About: "no certificate: TLS.Host wants none, and handshakes are refused"}
+	}
+	if s, ok := ch.status(name); ok {
+		return Outlook{s, "a certificate of the program, from TLS.Host"}
+	}
+	if s, ok := m.static.Load().status(name); ok {
+		return Outlook{s, "a certificate of the program, from TLS.Files or TLS.Config"}
+	}
+	m.mu.RLock()
+	h := m.find(name)
+	if h == nil {
+		m.mu.RUnlock()
+		return m.outlookOfOther(name)
+	}
+	s := h.status()
+	m.mu.RUnlock()
+	if s.NotAfter.IsZero() || !time.Now().Before(s.NotAfter) {
+		if w := m.spare(h); w != nil {
+			m.mu.RLock()
+			defer m.mu.RUnlock()
+			return Outlook{w.status(), fmt.Sprintf("the certificate of %s, until the host has its own", w.name)}
+		}
+	}
+	return Outlook{m.lobby.count(s), s.describe(name)}
+}
+
+// describe says what a handshake for a host gets from a managed certificate.
+func (s *Status) describe(name string) string {
+	switch {
+	case s.NotAfter.IsZero() && s.Err != nil:
+		return "no certificate: the last attempt failed"
+	case s.NotAfter.IsZero():
+		return "no certificate yet: the handshake waits for it"
+	case !time.Now().Before(s.NotAfter):
+		return "an expired certificate, until a new one is there"
+	case s.Host != name:
+		return "the certificate of " + s.Host
+	}
+	return "a certificate of its own"
+}
+
+// outlookOfOther is Outlook for hosts of routes that have no certificate of their
+// own.
+func (m *Manager) outlookOfOther(name string) Outlook {
+	switch wild := wildcardOf(name); {
+	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.ask(wild).wanted:
+		return Outlook{About: "no certificate yet: the route is new"}
+	case m.mints(name):
+		return Outlook{About: "a certificate that the local CA makes in the handshake"}
+	case m.options.Policy == nil || isIP(name):
+		return Outlook{About: "no certificate: handshakes are refused, since no route names the host and there is no HostPolicy"}
+	}
+	return Outlook{About: "a certificate on demand, if HostPolicy allows it"}
+}
+
+// Orders reports whether a certificate would be loaded or obtained for a host
+// pattern that comes to want one: not if the program brings it, a wildcard's
+// serves, none is possible, or it has to wait for a handshake. It begins nothing,
+// and consults no hook.
+func (m *Manager) Orders(name string) bool {
+	w := m.ask(name)
+	if !w.wanted || w.refusal != nil || w.kind == lazy {
+		return false
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return w.kind != covered || !m.wildReady(name)
+}

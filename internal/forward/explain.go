@@ -1,0 +1,270 @@
+package forward
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/health"
+	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/status"
+)
+
+// An explainer finds out what Forwarders would do with a request. It counts and
+// begins nothing, and calls no hook.
+type explainer struct {
+	*status.Explanation
+	q      *http.Request
+	client netip.Addr
+	now    time.Time
+}
+
+// Explain adds to e what f would do with q, of which x is the exchange, if q
+// came to it now.
+func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *Exchange) {
+	a := &explainer{e, q, x.Client, x.Start}
+	if fail := (&fullExchange{f: f, q: q, x: x}).admit(); fail != nil {
+		e.Refuse(fail.Status, fail.Err.Error())
+	}
+	a.visit(f, "Upstream")
+	if f.Diverts() {
+		to := f.For(x.Client)
+		if to == f {
+			e.Rule("Upstream.Canary", status.Passes, "the client is not of the share that goes to the other upstream")
+		} else {
+			e.Rule("Upstream.Canary", status.Passes, "the client goes to the other upstream")
+			a.visit(to, "Canary")
+			f = to
+		}
+	}
+	a.choose(f)
+}
+
+// ExplainLoop adds to e that q is refused if Via names the Router, by its
+// pseudonym, too often.
+func ExplainLoop(e *status.Explanation, q *http.Request, name string) {
+	if fail := Loop(q.Header["Via"], name); fail != nil {
+		e.Refuse(fail.Status, fail.Err.Error())
+	}
+}
+
+// ExplainLimit adds to e what the limit r, set by the field name, does with a
+// request of the client.
+func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, client netip.Addr, now time.Time) {
+	if r == nil {
+		return
+	}
+	switch d, known := r.Peek(client, now); {
+	case !known:
+		e.Rule(name, status.Unknown, "a Limiter of the program decides, and is not consulted now")
+	case d.OK:
+		e.Rule(name, status.Passes, "requests of the client that would pass now: %d", d.Remaining)
+	default:
+		e.RefuseBy(name, http.StatusTooManyRequests, "the client has made too many requests: the next one passes in %v", d.Retry.Round(time.Millisecond))
+	}
+}
+
+// visit explains what f does before it chooses a target, or another Forwarder.
+// name is what f is called.
+func (a *explainer) visit(f *Forwarder, name string) {
+	if f.inFlight.Load() >= draining {
+		a.RefuseBy(name+".Drain", http.StatusServiceUnavailable, "%v", ErrDraining)
+	}
+	a.guard(&f.Guard, name)
+	if h := f.held.Load(); h != nil {
+		a.hold(f, h, name)
+	}
+	if most := int64(f.MaxInFlight); most > 0 {
+		switch n := f.busy.Load(); {
+		case n < most:
+			a.Rule(name+".MaxInFlight", status.Passes, "%d of %d requests are in flight", n, most)
+		default:
+			a.queue(f, name, fmt.Sprintf("MaxInFlight: %d of %d requests are in flight", n, most))
+		}
+	}
+}
+
+// guard explains the lists and bounds of a Guard.
+func (a *explainer) guard(g *Guard, name string) {
+	client := a.client.Unmap().WithZone("")
+	if len(g.Deny) > 0 {
+		if within(g.Deny, client) {
+			a.RefuseBy(name+".Deny", http.StatusForbidden, "the client's address is on the list")
+		} else {
+			a.Rule(name+".Deny", status.Passes, "the client's address is not on the list")
+		}
+	}
+	if len(g.Allow) > 0 {
+		if within(g.Allow, client) {
+			a.Rule(name+".Allow", status.Passes, "the client's address is on the list")
+		} else {
+			a.RefuseBy(name+".Allow", http.StatusForbidden, "the client's address is not on the list")
+		}
+	}
+	if g.MaxBody > 0 {
+		switch n := a.q.ContentLength; {
+		case n > g.MaxBody:
+			a.RefuseBy(name+".MaxRequestBody", http.StatusRequestEntityTooLarge, "the body has %d bytes, and %d are allowed", n, g.MaxBody)
+		case n < 0:
+			a.Rule(name+".MaxRequestBody", status.Passes, "%d bytes are allowed, and how many come is not known", g.MaxBody)
+		default:
+			a.Rule(name+".MaxRequestBody", status.Passes, "the body has %d bytes, and %d are allowed", n, g.MaxBody)
+		}
+	}
+	ExplainLimit(a.Explanation, name+".RateLimit", g.Limit, a.client, a.now)
+}
+
+// hold explains Pause and Maintain.
+func (a *explainer) hold(f *Forwarder, h *hold, name string) {
+	switch left := h.late.Sub(a.now); {
+	case h.page != nil:
+		a.RefuseBy(name+".Maintain", h.page.Status, "requests are answered with a page until Resume")
+	case left <= 0:
+		a.RefuseBy(name+".Pause", http.StatusServiceUnavailable, "%v", errPaused)
+	case f.waiting.Load() >= maxHeld:
+		a.RefuseBy(name+".Pause", http.StatusServiceUnavailable, "%d requests wait already", maxHeld)
+	default:
+		a.DeferBy(name+".Pause", "requests wait until Resume, for %v at most", left.Round(time.Millisecond))
+	}
+}
+
+// queue explains what becomes of a request for which there is no room, for a
+// reason that begins with the name of a field of f.
+func (a *explainer) queue(f *Forwarder, name, why string) {
+	if n := f.queue.Len(); n < f.queue.Max {
+		a.DeferBy(name+".Queue", "%s: the request waits behind %d others, for %v at most", why, n, f.queue.Wait)
+		return
+	}
+	a.RefuseBy(name+".Queue", http.StatusServiceUnavailable, "%s, and %d requests wait of %d that may", why, f.queue.Len(), f.queue.Max)
+}
+
+// choose explains which targets of f may get the request.
+func (a *explainer) choose(f *Forwarder) {
+	x := fullExchange{f: f, q: a.q}
+	if a.q.Method == http.MethodConnect && x.upgradeProtocol() == "" {
+		a.RefuseBy("Upstream.Upgrades", http.StatusNotImplemented, "the protocol that CONNECT asks for is not on the list")
+	}
+	s := f.set.Load()
+	if len(s.targets) == 0 {
+		a.DeferBy("Upstream.Discover", "no target has been found yet")
+		return
+	}
+	at := len(a.Targets)
+	var out []int // of the targets that cannot be chosen
+	full := 0
+	for i, t := range s.targets {
+		why := s.whyNot(i, a.now)
+		if why != "" {
+			out = append(out, i)
+		}
+		if t.node.Full() && !t.node.Suspended(a.now) && !s.idle(i) {
+			full++
+		}
+		a.Targets = append(a.Targets, status.Choice{Name: t.Name, Why: why})
+	}
+	all := len(out) == len(s.targets) && !f.FailClosed
+	if all {
+		out = a.tryAll(s, at)
+	}
+	switch {
+	case len(out) < len(s.targets):
+		a.prefer(f, s, out, all)
+	case full > 0:
+		a.queue(f, "Upstream", "MaxTargetInFlight: no target has room")
+	default:
+		a.RefuseBy("Upstream.Targets", http.StatusServiceUnavailable, "%v", errNoTarget)
+	}
+}
+
+// whyNot returns why the target at i is not eligible, "" if it is.
+func (s *set) whyNot(i int, now time.Time) string {
+	t := s.targets[i]
+	h := t.Health()
+	switch {
+	case s.idle(i):
+		return "its weight is 0"
+	case t.node.Suspended(now) && h.State == health.Open:
+		return "its breaker is open: " + h.Reason
+	case t.node.Suspended(now):
+		return "it is down: " + h.Reason
+	case t.node.Full():
+		return fmt.Sprintf("it is full: %d requests are in flight", t.InFlight())
+	case !t.monitor.Admits(now):
+		return "its breaker is half-open, and other requests try it: " + h.Reason
+	}
+	return ""
+}
+
+// idle reports whether the target at i gets nothing for its weight.
+func (s *set) idle(i int) bool { return s.weighted && s.endpoints[i].Weight == 0 }
+
+// tryAll makes the targets eligible that are down: none is up, and they are then
+// tried as if all were. It returns the others. The first target is at position
+// at of the explanation.
+func (a *explainer) tryAll(s *set, at int) (out []int) {
+	for i, t := range s.targets {
+		if s.idle(i) || t.node.Full() {
+			out = append(out, i)
+			continue
+		}
+		c := &a.Targets[at+i]
+		a.Rule("Upstream.FailClosed", status.Passes, "%s is tried though %s: no target is up, and FailClosed is false", c.Name, c.Why)
+		c.Why = ""
+	}
+	return out
+}
+
+// prefer says how one of the targets is chosen that are not in out, and which
+// one it is, if that is certain.
+func (a *explainer) prefer(f *Forwarder, s *set, out []int, all bool) {
+	if f.Pick != nil {
+		a.Selection = "Upstream.Pick chooses"
+		return
+	}
+	a.Selection = policyNames[min(f.Policy, balance.Hash)]
+	key := uint64(0)
+	if f.Keyed() {
+		key = f.keyOf(a.q, a.client)
+	}
+	i := -1
+	switch {
+	case all:
+		i = s.choice.ForeseeAny(a.now, key, out)
+	default:
+		if i = a.sticks(f, s); i >= 0 && !slices.Contains(out, i) {
+			a.Selection = "the client's cookie stands for it"
+			break
+		}
+		i = s.choice.Foresee(a.now, key, out)
+	}
+	if i >= 0 {
+		a.Target = s.targets[i].Name
+	}
+}
+
+// sticks returns the position of the target that the request's cookie stands
+// for, or -1.
+func (a *explainer) sticks(f *Forwarder, s *set) int {
+	if !f.Sticks() {
+		return -1
+	}
+	x := Attempts{f: f, set: s}
+	x.preferOf(a.q)
+	if !x.known {
+		return -1
+	}
+	return x.preferred
+}
+
+// policyNames says what each policy does. Read-only.
+var policyNames = [...]string{
+	balance.LessBusy:   "the less busy of two that are drawn at random",
+	balance.RoundRobin: "one after the other",
+	balance.Random:     "one drawn at random",
+	balance.Least:      "the least busy of all",
+	balance.First:      "the first in the order of Targets",
+	balance.Hash:       "by the hash of the request's key",
+}

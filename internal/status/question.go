@@ -1,0 +1,83 @@
+package status
+
+import (
+	"cmp"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// A question is about a request that nobody sends.
+type question struct {
+	Method string
+	URL    string // "" asks nothing
+	Client string // address of who would send it
+}
+
+// maxURL bounds a URL that is asked about, in bytes.
+const maxURL = 8 << 10
+
+// questionOf returns what q asks. A client that is not named is the one that asks.
+func questionOf(q *http.Request) question {
+	v := q.URL.Query()
+	asker, _, err := net.SplitHostPort(q.RemoteAddr)
+	if err != nil {
+		asker = ""
+	}
+	return question{
+		Method: cmp.Or(strings.ToUpper(strings.TrimSpace(v.Get("method"))), http.MethodGet),
+		URL:    strings.TrimSpace(v.Get("url")),
+		Client: cmp.Or(strings.TrimSpace(v.Get("client")), asker),
+	}
+}
+
+// request returns the request that the question is about. A URL without a scheme is one of https.
+func (k question) request() (*http.Request, error) {
+	target := k.URL
+	if len(target) > maxURL {
+		return nil, fmt.Errorf("the URL has %d bytes: %d are allowed", len(target), maxURL)
+	}
+	if !strings.Contains(target, "://") {
+		target = "https://" + target
+	}
+	q, err := http.NewRequest(k.Method, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	switch q.URL.Scheme {
+	case "https":
+		q.TLS = &tls.ConnectionState{ServerName: q.URL.Hostname(), HandshakeComplete: true}
+	case "http":
+	default:
+		return nil, fmt.Errorf("the URL %q has the scheme %q: want http or https", target, q.URL.Scheme)
+	}
+	if k.Client != "" {
+		client, err := netip.ParseAddr(k.Client)
+		if err != nil {
+			return nil, fmt.Errorf("the client %q is no IP address", k.Client)
+		}
+		q.RemoteAddr = netip.AddrPortFrom(client, 0).String()
+	}
+	q.URL.Scheme, q.URL.Host, q.URL.User = "", "", nil // as a server sees it
+	q.URL.Path = cmp.Or(q.URL.Path, "/")
+	q.RequestURI = q.URL.RequestURI()
+	return q, nil
+}
+
+// An answer is the explanation of a request as lines too, or why there is none.
+type answer struct {
+	*Explanation
+	Text string `json:"text"`
+}
+
+func (h *handler) answer(k question) answer {
+	q, err := k.request()
+	if err != nil {
+		return answer{Text: Text(err.Error())}
+	}
+	e := h.explain(q)
+	return answer{e, e.Text()}
+}
