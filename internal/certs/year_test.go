@@ -29,6 +29,7 @@ const (
 	promptStale = 300 * time.Millisecond // for a host whose certificate has expired
 	patience    = 30*time.Second + 100*time.Millisecond
 	maxWaiting  = 64 // handshakes for one host
+	tries       = 10 // of a client that is refused
 	warmUp      = time.Minute
 	chanceFor   = 8 * time.Hour
 	heldFor     = 2 * time.Hour
@@ -101,7 +102,7 @@ func (w *world) live() {
 	w.populate()
 	w.run(func(done chan struct{}) {
 		go w.churn(done)
-		go w.restarts(done)
+		go w.restarts(done, *yearRestart)
 		themes := w.themes()
 		for week := range (w.days + 6) / 7 {
 			end := w.start.Add(time.Duration(min(7*(week+1), w.days)) * 24 * time.Hour)
@@ -215,14 +216,14 @@ func (w *world) pick(ok func(*tenant) bool) *tenant {
 }
 
 // restarts restarts all instances now and then. Close and New, as a deployment.
-func (w *world) restarts(done chan struct{}) {
+func (w *world) restarts(done chan struct{}, every time.Duration) {
 	next := time.After(12 * time.Hour)
 	for {
 		select {
 		case <-done:
 			return
 		case <-next:
-			next = time.After(*yearRestart)
+			next = time.After(every)
 		}
 		w.restart()
 	}

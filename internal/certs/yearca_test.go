@@ -66,7 +66,7 @@ func (l leaf) life() time.Duration { return l.to.Sub(l.from) }
 
 // A cause is why a CA refuses for the number of requests, seen by one client.
 type cause struct {
-	client *instance
+	client string // name of the instance
 	limit  string
 }
 
@@ -182,7 +182,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 			if l.key == "account" {
 				until = until.Add(exaggeration)
 			}
-			c.refuse(cause{client, l.not}, began, until, s)
+			c.refuse(cause{client.name, l.not}, began, until, s)
 			return s, &acme.Problem{
 				Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
 				Detail: fmt.Sprintf("%s, retry after %s: see https://letsencrypt.org/docs/rate-limits/", l.not, until.UTC().Format("2006-01-02 15:04:05 MST")),
@@ -190,7 +190,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 		}
 	}
 	for _, l := range limits {
-		delete(c.refused, cause{client, l.not}) // over, as the client sees
+		delete(c.refused, cause{client.name, l.not}) // over, as the client sees
 	}
 	if !c.exempt || !s.suggested {
 		c.orders.take("account")
@@ -208,13 +208,13 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	again := last != nil && !began.Before(last.at.Add(notice))
 	switch {
 	case strings.HasPrefix(why.limit, "too many failed"):
-		c.world.fail("limit", s.host, "%s meets the limit of failed validations", why.client.name)
+		c.world.fail("limit", s.host, "%s meets the limit of failed validations", why.client)
 	case last == nil || s.due:
 	case again && began.Before(last.until) && began.Before(last.at.Add(pauseClamp)):
 		c.world.fail("limit", s.host, "%s asks again %s after %q, which holds until %s",
-			why.client.name, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
+			why.client, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
 	case !again && last.look && len(c.world.running()) == 1: // another's certificate may have told one that it is over
-		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client.name, why.limit)
+		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client, why.limit)
 	}
 	if last == nil || again {
 		c.refused[why] = &refusal{at: time.Now(), until: until, look: again && !s.due}

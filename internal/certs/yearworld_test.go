@@ -96,7 +96,7 @@ type tenant struct {
 	pending  leaf      // the CA has signed
 	stored   leaf      // and storage has
 	lost     leaf      // storage had, and an instance may have yet
-	storedBy *instance
+	storedBy string    // name of the instance; "" if none is
 	storedAt time.Time
 	asked    time.Time // the CA, last
 	revoked  time.Time // the certificate in use; zero if it is not
@@ -428,13 +428,13 @@ func (w *world) stored(c *modelClient, issuer, host string) {
 		return // renewal information
 	}
 	w.good(s)
-	s.stored, s.storedAt, s.storedBy = s.pending, time.Now(), nil
+	s.stored, s.storedAt, s.storedBy = s.pending, time.Now(), ""
 	if s.revoked.Before(s.stored.from) {
 		s.revoked = time.Time{}
 	}
 	for _, i := range w.instances {
 		if i.storage == c {
-			s.storedBy = i
+			s.storedBy = i.name
 		}
 	}
 }
