@@ -16,7 +16,7 @@ func (h *host) doze() bool {
 		return false
 	}
 	h.motion.then = plan{m.loads, load, time.Unix(h.summary.notAfter, 0)}
-	if h.marks.Or(dozing)&used != 0 { // by a handshake that came just now
+	if h.marks.Or(dozing)&used != 0 || h.kind != onDemand { // by a handshake that came just now, or a route
 		h.marks.And(^uint32(dozing))
 		h.wake()
 	}
@@ -30,6 +30,14 @@ func (h *host) doze() bool {
 		m.reporter.ready(status)
 	}
 	return true
+}
+
+// named ends the doze of a host that a route names now. The manager's lock is held.
+func (h *host) named() {
+	dozed := h.marks.And(^uint32(dozing))&dozing != 0
+	if dozed && (h.motion == nil || !h.motion.undecided) {
+		h.wake()
+	}
 }
 
 // wake has a host looked at that has dozed. The manager's lock is held.

@@ -224,3 +224,22 @@ func TestADamagedCertificateOnDemandIsReplacedOnceAClientAsksAndThePolicyAllowsI
 		assert.Equal(t, 2, ca.count("customer1.example.com"))
 	})
 }
+
+func TestADueHostOnDemandIsRenewedWhenARouteNamesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, ca := new(database), newIssuer(t, "ca", day(6))
+		o := onDatabase(t, d, ca)
+		m, _ := startOnce(t, o, "*")
+		_, err := shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+		time.Sleep(day(4.5))
+		require.NoError(t, m.Close())
+		d.fails(true)
+		m, r := start(t, o, "*")
+		time.Sleep(time.Hour)
+		require.Equal(t, 1, ca.count("customer1.example.com"))
+		r.add("customer1.example.com")
+		time.Sleep(time.Minute)
+		assert.Equal(t, 2, ca.count("customer1.example.com"), "a route needs no policy")
+	})
+}
