@@ -54,6 +54,7 @@ type modelCA struct {
 	asked   atomic.Int64
 	signed  int
 	limited int
+	turned  map[cause]time.Time // when one client's order for a host was refused last
 }
 
 // A leaf is what the model remembers of a certificate.
@@ -93,7 +94,7 @@ func newModelCA(t testing.TB, w *world) *modelCA {
 	return &modelCA{
 		world: w, inter: inter, signer: signer, exempt: true, least: time.Second, most: 3 * time.Second,
 		chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		known: make(map[string]leaf), refused: make(map[cause]*refusal), revoked: make(map[string]time.Time),
+		known: make(map[string]leaf), refused: make(map[cause]*refusal), turned: make(map[cause]time.Time), revoked: make(map[string]time.Time),
 		orders: newWindow(300, 3*time.Hour), domains: newWindow(50, day(7)),
 		sets: newWindow(5, day(7)), failed: newWindow(5, time.Hour),
 	}
@@ -204,6 +205,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 // below their limit altogether.
 func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	c.limited++
+	c.turn(why.client, s)
 	last := c.refused[why]
 	again := last != nil && !began.Before(last.at.Add(notice))
 	switch {
@@ -219,6 +221,16 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	if last == nil || again {
 		c.refused[why] = &refusal{at: time.Now(), until: until, look: again && !s.due}
 	}
+}
+
+// turn notes that the order for a host is refused, and judges a client that comes with it again and again, though there
+// is time.
+func (c *modelCA) turn(client string, s standing) {
+	why := cause{client, s.host}
+	if ago := time.Since(c.turned[why]); ago < turnedFor && s.left > hurryTime {
+		c.world.fail("limit", s.host, "%s asks again %s after it was refused, with %s left", client, ago.Round(time.Second), s.left.Round(time.Hour))
+	}
+	c.turned[why] = time.Now()
 }
 
 func (c *modelCA) sign(s standing, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {

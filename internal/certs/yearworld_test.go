@@ -118,6 +118,7 @@ type standing struct {
 	renewal   bool // it had a certificate for the same names before
 	suggested bool // and the CA has asked to renew it by now
 	due       bool // less than a third of its life is left
+	left      time.Duration
 }
 
 // An instance is a process with a Manager.
@@ -395,7 +396,7 @@ func (w *world) standing(host string) standing {
 	if s == nil || s.stored.to.IsZero() {
 		return st
 	}
-	st.renewal = true
+	st.renewal, st.left = true, time.Until(s.stored.to)
 	st.due = time.Until(s.stored.to) < s.life*36/100 || !s.revoked.IsZero()
 	st.suggested = s.ari && st.due
 	return st
