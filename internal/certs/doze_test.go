@@ -235,7 +235,7 @@ func TestADueHostOnDemandIsRenewedWhenARouteNamesIt(t *testing.T) {
 		time.Sleep(day(4.5))
 		require.NoError(t, m.Close())
 		d.fails(true)
-		m, r := start(t, o, "*")
+		_, r := start(t, o, "*")
 		time.Sleep(time.Hour)
 		require.Equal(t, 1, ca.count("customer1.example.com"))
 		r.add("customer1.example.com")
