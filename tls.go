@@ -105,9 +105,11 @@ type TLS struct {
 	// policy does not know, for instance because its database is down: an
 	// existing certificate is kept, the handshake of a new host fails, and a
 	// warning is logged, once a minute. The policy is consulted again before a
-	// renewal. It may be called concurrently; a call that takes longer than 10 s
-	// counts as an error. Without any wildcard pattern it decides about nothing,
-	// which is logged as a warning. Nil allows none.
+	// renewal, which waits until a client asks for the host: without one the
+	// certificate is kept until it expires. The policy may be called
+	// concurrently; a call that takes longer than 10 s counts as an error.
+	// Without any wildcard pattern it decides about nothing, which is logged as a
+	// warning. Nil allows none.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means

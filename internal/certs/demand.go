@@ -93,7 +93,8 @@ func (d *demands) join(name string) (x *demand, began bool, err error) {
 }
 
 // decide asks the policy, on its own time: the handshake that asked first may leave before the others. An allowed name
-// stays open until its first outcome, so that issuances on demand are bounded too.
+// stays open until its first outcome, so that issuances on demand are bounded too. If the policy does not know, what storage
+// has is served.
 func (d *demands) decide(name string, x *demand) {
 	m := d.manager
 	err := d.policy(m.ctx, name)
@@ -110,10 +111,13 @@ func (d *demands) decide(name string, x *demand) {
 	switch {
 	case err == nil && x.cert != nil:
 	case err == nil:
-		x.host, moved = m.addOnDemand(name)
+		x.host, moved = m.addOnDemand(name, true)
 	case errors.Is(err, ErrNotAllowed):
 		m.log.Debug("on-demand certificate refused", "host", name, "cause", err)
 		d.remember(name, verdict{until: time.Now().Add(cmp.Or(m.options.PolicyTTL, refusedFor))})
+	case d.kept(name):
+		d.failed(name, err)
+		x.host, moved = m.addOnDemand(name, false)
 	default:
 		d.failed(name, err)
 		x.err = err
@@ -217,11 +221,25 @@ func (d *demands) call(ctx context.Context, name string, answer chan<- error) {
 	}()
 }
 
-// addOnDemand adds a host that came with a handshake, and returns it with what is closed at its first outcome.
-func (m *Manager) addOnDemand(name string) (*host, <-chan struct{}) {
+// kept reports whether storage has a good certificate for name: the policy has allowed it to another process.
+func (d *demands) kept(name string) bool {
+	m := d.manager
+	if cert, err := m.choices.demanded(name); cert != nil || err != nil {
+		return false
+	}
+	s, err := findStored(m.ctx, m.storage, m.chainOf(name).authorities, name)
+	return err == nil && fresh(s.cert)
+}
+
+// addOnDemand adds a host that came with a handshake, and returns it with what is closed at its first outcome. vouched says
+// that the policy has allowed it.
+func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if h := m.find(name); h != nil {
+		if h.marks.Or(used|recent)&dozing != 0 {
+			h.wake()
+		}
 		if fresh(h.cert.Load()) || h.motion != nil && h.motion.err != nil {
 			return h, nil // there is no outcome to wait for
 		}
@@ -231,7 +249,7 @@ func (m *Manager) addOnDemand(name string) (*host, <-chan struct{}) {
 		return nil, nil
 	}
 	h := &host{manager: m, name: name, kind: onDemand}
-	h.move().awaited = true
+	h.move().awaited, h.motion.vouched = true, vouched
 	h.marks.Store(used)
 	m.table.add(h)
 	m.below.add(name)

@@ -291,6 +291,7 @@ func (m *Manager) change(h *host, k kind) {
 		m.below.drop(h.name)
 	}
 	h.kind = k
+	h.named()
 }
 
 // wildReady reports whether a wildcard's certificate serves name now. m.mu is held for reading.

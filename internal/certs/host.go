@@ -36,6 +36,7 @@ type host struct {
 const (
 	used   = 1 << iota // by a handshake, since the last attempt to issue
 	recent             // by a handshake, since the memory's hand went by
+	dozing             // due, and the next handshake is to say so; see doze
 )
 
 // A state is one of those that Status names.
@@ -76,6 +77,7 @@ type motion struct {
 	unreadAt  time.Time // when that was known
 	lost      bool      // it is not in storage any more
 
+	vouched   bool // the policy has allowed it just now
 	undecided bool // the program has not said yet how its TLS is done
 	again     bool // the job under way is of no use any more: load after it
 
@@ -195,10 +197,13 @@ func (h *host) settle() {
 	h.manager.settle()
 }
 
-// mark notes that a handshake wants h, and writes only if that is new.
+// mark notes that a handshake wants h, and writes only if that is new. The first one wakes a host that dozes. The manager's
+// lock must not be held.
 func (h *host) mark() {
-	if h.marks.Load() != used|recent {
-		h.marks.Store(used | recent)
+	if h.marks.Load() != used|recent && h.marks.Swap(used|recent)&dozing != 0 {
+		h.manager.mu.Lock()
+		defer h.manager.mu.Unlock()
+		h.wake()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
@@ -29,9 +30,6 @@ const (
 	// unusableReads is how often a certificate in storage is found damaged before it is replaced: certmagic writes its
 	// three files one by one, and another process may be at it.
 	unusableReads = 3
-
-	// idleFor is how long a host that came on demand and has failed is kept though no client asks for it.
-	idleFor = 2 * 24 * time.Hour
 
 	// unknownPause is how long a renewal waits for a policy that does not know.
 	unknownPause = time.Minute
@@ -181,7 +179,7 @@ func (h *host) issue(ctx context.Context) {
 		h.chain().queue.pace.back() // nothing is ordered
 	}
 	switch {
-	case errors.Is(err, errUnasked) && h.idle():
+	case errors.Is(err, errUnasked) && (h.doze() || h.idle()):
 		return
 	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare), errors.Is(err, errUnasked):
 		level := slog.LevelInfo
@@ -223,7 +221,9 @@ func (h *host) unknown() time.Duration {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
 	h.motion.unknown++
-	return min(unknownPause<<min(h.motion.unknown-1, 6), time.Hour)
+	pause := min(unknownPause<<min(h.motion.unknown-1, 6), time.Hour)
+	// A fifth more or less, so that hosts that failed together part.
+	return time.Duration(float64(pause) * (0.8 + 0.4*rand.Float64()))
 }
 
 // order says what h wants of its chain, and forgets that it was used.
@@ -327,13 +327,13 @@ func (h *host) ask(ctx context.Context, s *stored) error {
 // errSpare says that a host needs no certificate of its own.
 var errSpare = errors.New("a wildcard's certificate serves it")
 
-// allowed asks before anything but the first attempt to issue: whether a wildcard's certificate will do by now, whether
-// a handshake has wanted an on-demand host meanwhile, and the policy.
+// allowed asks before an attempt to issue: whether a wildcard's certificate will do by now, and for an on-demand host,
+// unless the policy has allowed it just now, whether a handshake has wanted it meanwhile, and the policy.
 func (h *host) allowed(ctx context.Context) error {
 	m := h.manager
 	m.mu.RLock()
 	spare := h.kind == covered && m.wildReady(h.name)
-	again := h.kind == onDemand && (h.summary != nil || h.motion.attempts > 0)
+	again := h.kind == onDemand && (h.summary != nil || h.motion.attempts > 0 || !h.motion.vouched)
 	m.mu.RUnlock()
 	switch {
 	case spare:
@@ -344,21 +344,6 @@ func (h *host) allowed(ctx context.Context) error {
 		return errUnasked
 	}
 	return m.demands.policy(ctx, h.name)
-}
-
-// idle keeps a host that has failed, and that no client has asked for since: for some days it stays as it is. Forgotten,
-// it would begin anew with the next client, as if nothing had failed.
-func (h *host) idle() bool {
-	m := h.manager
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	o := h.motion
-	if o.err == nil || time.Since(o.looked) > idleFor {
-		return false
-	}
-	o.next = time.Now().Add(backoff(o.attempts, o.err, 0))
-	o.then = plan{h.chain().queue, issue, o.next}
-	return true
 }
 
 func (h *host) loaded() bool {

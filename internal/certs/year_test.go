@@ -29,15 +29,18 @@ const (
 	promptStale = 300 * time.Millisecond // for a host whose certificate has expired
 	patience    = 30*time.Second + 100*time.Millisecond
 	maxWaiting  = 64 // handshakes for one host
+	tries       = 10 // of a client that is one of too many
 	warmUp      = time.Minute
 	chanceFor   = 8 * time.Hour
 	heldFor     = 2 * time.Hour
 	notice      = time.Second // from a refusal until all of a client knows it
-	warnings    = 8           // per host and day, and two more for each start of an instance
-	chatter     = 1_500       // warnings about no host, per day and instance: one a minute
-	workers     = 150         // goroutines of an instance
-	refusals    = 20          // by a storage that is down, per host of the first day and minute
-	racedDays   = 21          // under the race detector
+	turnedFor   = 29 * time.Minute
+	hurryTime   = 4 * time.Hour // left of a certificate that may be ordered more often
+	warnings    = 8             // per host and day, and two more for each start of an instance
+	chatter     = 1_500         // warnings about no host, per day and instance: one a minute
+	workers     = 150           // goroutines of an instance
+	refusals    = 20            // by a storage that is down, per host of the first day and minute
+	racedDays   = 21            // under the race detector
 )
 
 // A year of a few hundred hosts, with everything that goes wrong in one: see
@@ -62,7 +65,9 @@ const (
 //   - limit: after a refusal for the number of requests nothing else that this
 //     limit refuses is asked before the time it says, or 6 hours; renewals that
 //     are due may. Then one order looks whether it is over. A limit is none for
-//     what it is not about. Failed validations stay below theirs altogether.
+//     what it is not about. Failed validations stay below theirs altogether. An
+//     order that was refused for a host with a certificate for 4 hours or more
+//     is not repeated within 29 minutes.
 //   - held: whatever the limits are, a renewal that is due is ordered within 2
 //     hours in which everything worked.
 //   - needless: nothing is ordered while the certificate of a host is good, in
@@ -101,7 +106,7 @@ func (w *world) live() {
 	w.populate()
 	w.run(func(done chan struct{}) {
 		go w.churn(done)
-		go w.restarts(done)
+		go w.restarts(done, *yearRestart)
 		themes := w.themes()
 		for week := range (w.days + 6) / 7 {
 			end := w.start.Add(time.Duration(min(7*(week+1), w.days)) * 24 * time.Hour)
@@ -122,8 +127,9 @@ func (w *world) live() {
 
 // run starts an instance, watches while what happens does, and reports.
 func (w *world) run(happens func(done chan struct{})) {
-	defer debug.SetGCPercent(debug.SetGCPercent(800)) // the heap is small, and garbage plenty
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))   // who has nothing to do beside others need not be woken
+	defer debug.SetGCPercent(debug.SetGCPercent(800))         // the heap is small, and garbage plenty
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(2 << 30)) // unless there are 10,000 hosts
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))           // who has nothing to do beside others need not be woken
 	goroutines := runtime.NumGoroutine()
 	w.launch()
 	done := make(chan struct{})
@@ -215,14 +221,14 @@ func (w *world) pick(ok func(*tenant) bool) *tenant {
 }
 
 // restarts restarts all instances now and then. Close and New, as a deployment.
-func (w *world) restarts(done chan struct{}) {
+func (w *world) restarts(done chan struct{}, every time.Duration) {
 	next := time.After(12 * time.Hour)
 	for {
 		select {
 		case <-done:
 			return
 		case <-next:
-			next = time.After(*yearRestart)
+			next = time.After(every)
 		}
 		w.restart()
 	}

@@ -54,6 +54,7 @@ type modelCA struct {
 	asked   atomic.Int64
 	signed  int
 	limited int
+	turned  map[cause]time.Time // when one client's order for a host was refused last
 }
 
 // A leaf is what the model remembers of a certificate.
@@ -66,7 +67,7 @@ func (l leaf) life() time.Duration { return l.to.Sub(l.from) }
 
 // A cause is why a CA refuses for the number of requests, seen by one client.
 type cause struct {
-	client *instance
+	client string // name of the instance
 	limit  string
 }
 
@@ -93,7 +94,7 @@ func newModelCA(t testing.TB, w *world) *modelCA {
 	return &modelCA{
 		world: w, inter: inter, signer: signer, exempt: true, least: time.Second, most: 3 * time.Second,
 		chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		known: make(map[string]leaf), refused: make(map[cause]*refusal), revoked: make(map[string]time.Time),
+		known: make(map[string]leaf), refused: make(map[cause]*refusal), turned: make(map[cause]time.Time), revoked: make(map[string]time.Time),
 		orders: newWindow(300, 3*time.Hour), domains: newWindow(50, day(7)),
 		sets: newWindow(5, day(7)), failed: newWindow(5, time.Hour),
 	}
@@ -182,7 +183,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 			if l.key == "account" {
 				until = until.Add(exaggeration)
 			}
-			c.refuse(cause{client, l.not}, began, until, s)
+			c.refuse(cause{client.name, l.not}, began, until, s)
 			return s, &acme.Problem{
 				Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
 				Detail: fmt.Sprintf("%s, retry after %s: see https://letsencrypt.org/docs/rate-limits/", l.not, until.UTC().Format("2006-01-02 15:04:05 MST")),
@@ -190,7 +191,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 		}
 	}
 	for _, l := range limits {
-		delete(c.refused, cause{client, l.not}) // over, as the client sees
+		delete(c.refused, cause{client.name, l.not}) // over, as the client sees
 	}
 	if !c.exempt || !s.suggested {
 		c.orders.take("account")
@@ -204,21 +205,32 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 // below their limit altogether.
 func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	c.limited++
+	c.turn(why.client, s)
 	last := c.refused[why]
 	again := last != nil && !began.Before(last.at.Add(notice))
 	switch {
 	case strings.HasPrefix(why.limit, "too many failed"):
-		c.world.fail("limit", s.host, "%s meets the limit of failed validations", why.client.name)
+		c.world.fail("limit", s.host, "%s meets the limit of failed validations", why.client)
 	case last == nil || s.due:
 	case again && began.Before(last.until) && began.Before(last.at.Add(pauseClamp)):
 		c.world.fail("limit", s.host, "%s asks again %s after %q, which holds until %s",
-			why.client.name, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
+			why.client, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
 	case !again && last.look && len(c.world.running()) == 1: // another's certificate may have told one that it is over
-		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client.name, why.limit)
+		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client, why.limit)
 	}
 	if last == nil || again {
 		c.refused[why] = &refusal{at: time.Now(), until: until, look: again && !s.due}
 	}
+}
+
+// turn notes that the order for a host is refused, and judges a client that comes with it again and again, though there
+// is time.
+func (c *modelCA) turn(client string, s standing) {
+	why := cause{client, s.host}
+	if ago := time.Since(c.turned[why]); ago < turnedFor && s.left > hurryTime {
+		c.world.fail("limit", s.host, "%s asks again %s after it was refused, with %s left", client, ago.Round(time.Second), s.left.Round(time.Hour))
+	}
+	c.turned[why] = time.Now()
 }
 
 func (c *modelCA) sign(s standing, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {

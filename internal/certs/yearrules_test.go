@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -111,12 +112,12 @@ func (w *world) look(i *instance, s *tenant) {
 		return
 	}
 	served := i.has(s)
-	found := !s.demand && w.warm(i) && (by == i || at.Before(i.begin) || now.Sub(at) > chanceFor)
+	found := w.warm(i) && (by == i.name || at.Before(i.begin) || !s.demand && now.Sub(at) > chanceFor)
 	switch {
 	case now.Before(served), found && now.Before(stored.to):
 		cert, took, err := i.shake(s.ask)
 		w.judge(i, s, cert, took, err)
-	case found && !covered && !stored.to.IsZero() && now.Sub(stored.to) < day(25):
+	case found && !covered && !s.demand && !stored.to.IsZero() && now.Sub(stored.to) < day(25):
 		cert, took, err := i.shake(s.ask)
 		if i.closing.Load() {
 			return
@@ -182,13 +183,22 @@ func (i *instance) forget(s *tenant) {
 	delete(i.served, s)
 }
 
-// impatient is a client of a host that may have no certificate yet.
+// impatient is a client of a host that may have no certificate yet. Nothing but clients asks for a host on demand, of which
+// all come at once here: one of too many comes again.
 func (w *world) impatient(i *instance, s *tenant) {
 	w.asking.Add(1)
 	defer w.asking.Add(-1)
-	cert, took, _ := i.shake(s.ask)
-	if took > patience {
-		w.fail("wait", s.name, "a handshake waits for %s", took)
+	var cert *tls.Certificate
+	for range tries {
+		var took time.Duration
+		var err error
+		if cert, took, err = i.shake(s.ask); took > patience {
+			w.fail("wait", s.name, "a handshake waits for %s", took)
+		}
+		if err == nil || !strings.Contains(err.Error(), "too many new hosts") || i.closing.Load() {
+			break
+		}
+		w.pass(w.between(time.Minute, 5*time.Minute))
 	}
 	if cert != nil && time.Now().Before(cert.Leaf.NotAfter) && !i.closing.Load() {
 		i.note(s, cert)

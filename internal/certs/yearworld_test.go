@@ -96,7 +96,7 @@ type tenant struct {
 	pending  leaf      // the CA has signed
 	stored   leaf      // and storage has
 	lost     leaf      // storage had, and an instance may have yet
-	storedBy *instance
+	storedBy string    // name of the instance; "" if none is
 	storedAt time.Time
 	asked    time.Time // the CA, last
 	revoked  time.Time // the certificate in use; zero if it is not
@@ -118,6 +118,7 @@ type standing struct {
 	renewal   bool // it had a certificate for the same names before
 	suggested bool // and the CA has asked to renew it by now
 	due       bool // less than a third of its life is left
+	left      time.Duration
 }
 
 // An instance is a process with a Manager.
@@ -395,7 +396,7 @@ func (w *world) standing(host string) standing {
 	if s == nil || s.stored.to.IsZero() {
 		return st
 	}
-	st.renewal = true
+	st.renewal, st.left = true, time.Until(s.stored.to)
 	st.due = time.Until(s.stored.to) < s.life*36/100 || !s.revoked.IsZero()
 	st.suggested = s.ari && st.due
 	return st
@@ -428,13 +429,13 @@ func (w *world) stored(c *modelClient, issuer, host string) {
 		return // renewal information
 	}
 	w.good(s)
-	s.stored, s.storedAt, s.storedBy = s.pending, time.Now(), nil
+	s.stored, s.storedAt, s.storedBy = s.pending, time.Now(), ""
 	if s.revoked.Before(s.stored.from) {
 		s.revoked = time.Time{}
 	}
 	for _, i := range w.instances {
 		if i.storage == c {
-			s.storedBy = i
+			s.storedBy = i.name
 		}
 	}
 }
