@@ -208,8 +208,8 @@ func TestAMaintainedUpstreamAnswersWithItsPage(t *testing.T) {
 		a := c.Do(request("HEAD /", "\r\n"))
 		assert.Equal(t, []string{fmt.Sprint(len(page.Body))}, a.Header["Content-Length"])
 
-		assert.ErrorContains(t, u.Maintain(hostproxy.Page{Status: 304}), "status 304")
-		assert.ErrorContains(t, u.Maintain(hostproxy.Page{ContentType: "a\r\nX: 1"}), "content type")
+		assert.ErrorContains(t, u.Maintain(hostproxy.Page{Status: 304}), "Page.Status is 304")
+		assert.ErrorContains(t, u.Maintain(hostproxy.Page{ContentType: "a\r\nX: 1"}), "Page.ContentType is")
 		require.NoError(t, u.Resume())
 		assert.Equal(t, "good 0", string(c.Do(request("GET /", "\r\n")).Content))
 		assert.Len(t, b.Requests(), before+1)

@@ -75,6 +75,8 @@ var features = map[string]func(*hostproxy.Upstream){
 	"IdleTimeout":           func(u *hostproxy.Upstream) { u.IdleTimeout = time.Second },
 	"ReadyTimeout":          func(u *hostproxy.Upstream) { u.ReadyTimeout = time.Second },
 	"DrainTimeout":          func(u *hostproxy.Upstream) { u.DrainTimeout = time.Second },
+	"StreamGrace":           func(u *hostproxy.Upstream) { u.StreamGrace = time.Second },
+	"StreamTimeout":         func(u *hostproxy.Upstream) { u.StreamTimeout = time.Hour },
 }
 
 // hooks are the fields whose funcs see the types of net/http, and so need the full lane. Read-only.

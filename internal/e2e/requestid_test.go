@@ -428,7 +428,7 @@ func TestTheRequestIDCrossesHTTP2(t *testing.T) {
 
 func TestARequestIDHeaderThatCannotBeIsRefused(t *testing.T) {
 	for name, want := range map[string]string{
-		"X Request": "end-to-end", "Connection": "end-to-end", "Host": "end-to-end",
+		"X Request": "want the name of a header", "Connection": "want the name of a header", "Host": "want the name of a header",
 		"X-Forwarded-For": "has another meaning", "X-Real-Ip": "has another meaning", "Via": "has another meaning",
 		"Authorization": "has another meaning", "Cookie": "has another meaning", "Content-Type": "has another meaning", "If-Match": "has another meaning",
 	} {
