@@ -845,7 +845,7 @@ func choose(host func(string) (HostTLS, error), give *certs.Templates) func(stri
 func (t *TLS) fault(idle bool) error {
 	var errs []error
 	if t.Email != "" && (!strings.Contains(t.Email, "@") || strings.Contains(t.Email, ":")) {
-		errs = append(errs, fmt.Errorf("Email is %q: want an address such as ops@example.com, without a scheme", t.Email))
+		errs = append(errs, fmt.Errorf("field Email is %q: want an address such as ops@example.com, without a scheme", t.Email))
 	}
 	if t.Issuer != nil && (t.CA != "" || t.Email != "") {
 		errs = append(errs, fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email))

@@ -703,10 +703,10 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 		errs = append(errs, errors.New("field Weights has no value above 0: no target would get requests"))
 	}
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
-		errs = append(errs, errors.New("Pick cannot be combined with Policy, Weights or Sticky: it chooses alone"))
+		errs = append(errs, errors.New("field Pick cannot be combined with Policy, Weights or Sticky: it chooses alone"))
 	}
 	if u.Dial != nil && u.Transport != nil {
-		errs = append(errs, errors.New("Dial cannot be combined with Transport, which connects by itself: set only one of them"))
+		errs = append(errs, errors.New("field Dial cannot be combined with Transport, which connects by itself: set only one of them"))
 	}
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
 		errs = append(errs, errors.New("Health.StartDown requires checks: leave Health.Interval 0 or set it above 0"))
@@ -750,7 +750,7 @@ func (u *Upstream) inVain() (errs []error) {
 	}
 	for _, p := range u.Upgrades {
 		if p == "" || p != strings.ToLower(p) || strings.ContainsAny(p, " \t,;") {
-			errs = append(errs, fmt.Errorf("Upgrades has %q: write the protocol's name in lower case, such as websocket", p))
+			errs = append(errs, fmt.Errorf("field Upgrades has %q: write the protocol's name in lower case, such as websocket", p))
 		}
 	}
 	return append(errs, tooShort("Upstream.", u)...)

@@ -125,7 +125,7 @@ func New(c Config) (*Forwarder, error) {
 		errs = append(errs, c.Health.Validate())
 	}
 	if c.Policy > balance.Hash {
-		errs = append(errs, fmt.Errorf("Policy is %d: want one of the constants, LessBusy to ConsistentHash", c.Policy))
+		errs = append(errs, fmt.Errorf("field Policy is %d: want one of the constants, LessBusy to ConsistentHash", c.Policy))
 	}
 	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
 	f.Sticky.compile()
@@ -156,13 +156,13 @@ func (c *Config) checkBounds() error {
 		}
 	}
 	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 {
-		errs = append(errs, errors.New("Queue requires MaxInFlight or MaxTargetInFlight: requests wait only above a limit"))
+		errs = append(errs, errors.New("field Queue requires MaxInFlight or MaxTargetInFlight: requests wait only above a limit"))
 	}
 	if c.Hedge > 0 && c.Retry.Attempts == 1 {
-		errs = append(errs, errors.New("Hedge requires Retry.Attempts of at least 2, or 0 for the default: it is 1"))
+		errs = append(errs, errors.New("field Hedge requires Retry.Attempts of at least 2, or 0 for the default: it is 1"))
 	}
 	if c.Hedge > 0 && c.Sticky != nil {
-		errs = append(errs, errors.New("Hedge cannot be combined with Sticky: a client would leave its target whenever that is slow"))
+		errs = append(errs, errors.New("field Hedge cannot be combined with Sticky: a client would leave its target whenever that is slow"))
 	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
 		errs = append(errs, errors.New("HashBy requires Policy to be ConsistentHash"))
