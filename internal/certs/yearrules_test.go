@@ -67,11 +67,7 @@ func (w *world) warn(i *instance, host, text string) {
 		return
 	}
 	s.say(w, "%s warns: %.200s", i.name, text)
-	allowed := warnings + 2*w.starts
-	if s.demand {
-		allowed += warnings / 2 // its clients come every three hours, to each instance, and may have it begin anew
-	}
-	if s.warned++; s.warned > allowed {
+	if s.warned++; s.warned > warnings+2*w.starts {
 		w.broken("log", host, "%d warnings today, with %d starts", s.warned, w.starts)
 	}
 }
