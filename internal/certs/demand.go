@@ -146,7 +146,7 @@ func (d *demands) failed(name string, err error) {
 		return
 	}
 	d.said = now
-	d.manager.log.Warn("hosts on demand cannot be decided about, those without a certificate are refused", "host", name,
+	d.manager.log.Warn("hosts on demand cannot be decided about, those without a certificate are refused", "for_instance", name,
 		"failures", d.failures, "cause", err)
 	d.failing, d.failures = true, 0
 }
