@@ -35,6 +35,7 @@ type demands struct {
 
 	mu       sync.Mutex
 	open     map[string]*demand
+	calling  map[string]bool // names that the policy is asked about
 	verdicts map[string]verdict
 	failing  bool      // the last decision failed
 	failures int       // since failed was logged
@@ -60,6 +61,7 @@ func newDemands(m *Manager) *demands {
 		manager:  m,
 		calls:    make(chan struct{}, maxOnDemand),
 		open:     make(map[string]*demand),
+		calling:  make(map[string]bool),
 		verdicts: make(map[string]verdict),
 	}
 }
@@ -196,10 +198,20 @@ func (d *demands) forget(name string) {
 // policy asks the program whether name may have a certificate on demand. The hook runs on a goroutine of its own: one
 // that hangs keeps that, and a slot.
 func (d *demands) policy(ctx context.Context, name string) error {
-	select {
-	case d.calls <- struct{}{}:
-	default:
-		return errManyCalls
+	d.mu.Lock()
+	hangs := d.calling[name]
+	if !hangs {
+		select {
+		case d.calls <- struct{}{}:
+			d.calling[name] = true
+		default:
+			d.mu.Unlock()
+			return errManyCalls
+		}
+	}
+	d.mu.Unlock()
+	if hangs { // one that hangs takes no second slot
+		return errNoAnswer
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, policyPatience, errNoAnswer)
 	defer cancel()
@@ -214,7 +226,12 @@ func (d *demands) policy(ctx context.Context, name string) error {
 }
 
 func (d *demands) call(ctx context.Context, name string, answer chan<- error) {
-	defer func() { <-d.calls }()
+	defer func() {
+		d.mu.Lock()
+		delete(d.calling, name)
+		d.mu.Unlock()
+		<-d.calls
+	}()
 	answer <- func() (err error) {
 		defer rescue("HostPolicy", &err)
 		return d.manager.options.Policy(ctx, name)

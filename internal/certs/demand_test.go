@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,6 +148,34 @@ func TestIssuancesOnDemandAreBounded(t *testing.T) {
 		}
 		wg.Wait()
 		assert.LessOrEqual(t, len(m.Statuses()), 64)
+	})
+}
+
+func TestANameForWhichThePolicyHangsTakesOneCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var hanging atomic.Int64
+		release := make(chan struct{})
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Policy = func(_ context.Context, host string) error { // which ignores its context
+			if host == "stuck.example.com" {
+				hanging.Add(1)
+				<-release
+			}
+			return nil
+		}
+		m, _ := start(t, o, "*")
+		for range 80 {
+			_, err := shake(t, m, "stuck.example.com")
+			require.Error(t, err)
+			time.Sleep(20 * time.Second)
+		}
+		assert.Equal(t, int64(1), hanging.Load())
+		_, err := shake(t, m, "a.example.com")
+		assert.NoError(t, err, "another name has its answer")
+		close(release)
+		time.Sleep(20 * time.Second)
+		_, err = shake(t, m, "stuck.example.com")
+		assert.NoError(t, err, "it is asked again when the call has ended")
 	})
 }
 
