@@ -60,7 +60,7 @@ func digest(parts ...string) string {
 type account struct {
 	pace  *pacer // nil means no limit
 	holds *holds
-	met   *ledger // remembers holds; nil if there are none
+	met   *ledger // keeps the limits in storage; nil keeps them in memory only
 
 	users     string // where certmagic keeps accounts of the CA; "" if not ACME
 	folder    string // where this one is kept

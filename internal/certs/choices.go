@@ -299,9 +299,9 @@ func (m *Manager) reissue(name string) {
 	}
 }
 
-// ReloadTLS asks the program again how TLS is done for patterns, or for all if
-// there are none. It does not wait. It returns an error for each pattern that
-// is none, or that no route has.
+// ReloadTLS asks the program again how TLS is done for the given patterns;
+// without arguments, for all. It does not wait for the answers. It returns an
+// error for each argument that is not a pattern, or that has no route.
 func (m *Manager) ReloadTLS(patterns ...string) (strange []error) {
 	if m.choices == nil {
 		return nil

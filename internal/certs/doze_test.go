@@ -217,7 +217,7 @@ func TestADamagedCertificateOnDemandIsReplacedOnceAClientAsksAndThePolicyAllowsI
 		asked := d.total()
 		m, _ = start(t, o, "*")
 		time.Sleep(time.Hour)
-		assert.Equal(t, 1, ca.count("customer1.example.com"), "nobody asks for it")
+		assert.Equal(t, 1, ca.count("customer1.example.com"), "no client has asked for it")
 		_, err = shake(t, m, "customer1.example.com")
 		require.NoError(t, err)
 		assert.Equal(t, asked+1, d.total())

@@ -30,8 +30,8 @@ type history struct {
 
 // A record is the content of a history. The zero value is not stored.
 type record struct {
-	// Failed are the times of failed validations within the last hour, attempts
-	// under way, and those whose end is not known, included.
+	// Failed holds the times of failed validations within the last hour. An
+	// attempt under way counts, and so does one whose result is unknown.
 	Failed []time.Time `json:"failed,omitempty"`
 
 	// Failures counts failed validations in a row, probes included.

@@ -43,7 +43,7 @@ type boundedStorage struct {
 	mu      sync.Mutex
 	held    map[string]int
 	locking int           // calls of the backend's Lock under way
-	quiet   chan struct{} // closed when there are none; nil if nothing waits for that
+	quiet   chan struct{} // closed when locking drops to zero; nil while no goroutine waits for it
 }
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {

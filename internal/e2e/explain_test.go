@@ -30,7 +30,7 @@ type explained struct {
 	routed   chan hostproxy.Exchange // and of what the wire brought to a target: what the front refuses has none
 }
 
-// inProcess is who asks without a wire.
+// inProcess is the client address of requests that are made without a connection.
 const inProcess = "127.0.0.2"
 
 func newExplained(t testing.TB) *explained {
