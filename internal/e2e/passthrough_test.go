@@ -94,7 +94,13 @@ func TestPassthroughConnectionsMayEndByThemselvesWhileTheServerDrains(t *testing
 	c := p.dial(t, run.HTTPS)
 	require.True(t, repeats(c))
 	run.Drain()
-	<-time.After(2 * moment)
+	proxytest.Eventually(t, "the listener to close", func() bool {
+		other, err := net.Dial("tcp", run.HTTPS)
+		if err == nil {
+			other.Close()
+		}
+		return err != nil
+	})
 	assert.True(t, repeats(c), "in the grace")
 	select {
 	case <-run.Done():
