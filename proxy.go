@@ -28,7 +28,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -245,31 +244,10 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	return servers, share, nil
 }
 
-// tooShort returns an error for each duration in the struct that settings points
-// to, and in structs below it, that is above zero and below a microsecond: a unit
-// was forgotten.
-func tooShort(prefix string, settings any) (errs []error) {
-	v := reflect.Indirect(reflect.ValueOf(settings))
-	for i := range v.NumField() {
-		f, name := v.Field(i), prefix+v.Type().Field(i).Name
-		below := reflect.Indirect(f)
-		switch d, ok := time.Duration(0), false; {
-		case !f.CanInterface():
-		case f.Type() == reflect.TypeFor[time.Duration]():
-			if d, ok = f.Interface().(time.Duration); ok && d > 0 && d < time.Microsecond {
-				errs = append(errs, fmt.Errorf("%s is %v: write the unit, as in 5*time.Second", name, d))
-			}
-		case below.Kind() == reflect.Struct && strings.HasPrefix(below.Type().PkgPath(), "github.com/hostproxy/hostproxy"):
-			errs = append(errs, tooShort(name+".", below.Addr().Interface())...)
-		}
-	}
-	return errs
-}
-
 // check returns all that is wrong with the bounds of s and its Router.
 func (s *Server) check() error {
 	errs := []error{s.Router.inForce()}
-	for _, err := range tooShort("Server.", s) {
+	for _, err := range settings.TooShort("Server.", s) {
 		errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 	}
 	if s.MaxHeaderBytes < 0 {

@@ -753,7 +753,7 @@ func (u *Upstream) inVain() (errs []error) {
 			errs = append(errs, fmt.Errorf("field Upgrades has %q: write the protocol's name in lower case, such as websocket", p))
 		}
 	}
-	return append(errs, tooShort("Upstream.", u)...)
+	return append(errs, settings.TooShort("Upstream.", u)...)
 }
 
 // health is what Health, Breaker and SlowStart say to the engine.

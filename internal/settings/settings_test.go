@@ -139,3 +139,22 @@ func BenchmarkChanged(b *testing.B) {
 		taken.Changed(s)
 	}
 }
+
+// timed has durations at two levels.
+type timed struct {
+	Wait  time.Duration
+	Next  *timed
+	quiet time.Duration
+}
+
+func TestADurationWithoutItsUnitIsAnError(t *testing.T) {
+	s := &timed{Wait: 5, quiet: 5, Next: &timed{Wait: time.Microsecond, Next: &timed{Wait: 999}}}
+	var texts []string
+	for _, err := range settings.TooShort("T.", s) {
+		texts = append(texts, err.Error())
+	}
+	assert.Equal(t, []string{
+		"T.Wait is 5ns: write the unit, as in 5*time.Second", "T.Next.Next.Wait is 999ns: write the unit, as in 5*time.Second",
+	}, texts)
+	assert.Empty(t, settings.TooShort("T.", &timed{Wait: -1}))
+}
