@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,59 @@ func TestSomeHostsHaveAnIssuerOfTheirOwn(t *testing.T) {
 			"y.example.com": "ca", "other.internal": "hostproxy-local",
 		}, issuers(m), "a wildcard covers the hosts that want nothing of their own")
 	})
+}
+
+// The hook answers for a wildcard after it has answered for the hosts below it.
+func TestAHostWaitsToBeCoveredUntilTheHookHasAnsweredForItsWildcard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		private, w := newIssuer(t, "private", day(90)), newWishes()
+		w.set("*.corp.internal", certs.Choice{Issuer: private})
+		w.set("a.corp.internal", certs.Choice{Issuer: private})
+		w.failing(func(pattern string) error {
+			if pattern == "*.corp.internal" {
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		})
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Choose = w.choose
+		m, _ := start(t, o, "*.corp.internal", "a.corp.internal")
+		require.NoError(t, m.Await(t.Context()))
+		synctest.Wait()
+		assert.Equal(t, map[string]string{"*.corp.internal": "private"}, issuers(m))
+		assert.Equal(t, []string{"*.corp.internal"}, private.issued())
+	})
+}
+
+func TestAHookThatFailsForAWildcardDoesNotHarmTheHostsBelowIt(t *testing.T) {
+	for what, fail := range map[string]func(context.Context) error{
+		"error": func(context.Context) error { return errors.New("no database") },
+		"hangs": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				private, w := newIssuer(t, "private", day(90)), newWishes()
+				w.set("a.example.com", certs.Choice{Issuer: private})
+				w.failing(func(pattern string) error {
+					if pattern == "*.example.com" {
+						return fail(t.Context())
+					}
+					return nil
+				})
+				o := with(newIssuer(t, "ca", day(90)))
+				o.Choose = w.choose
+				m, _ := start(t, o, "*.example.com", "a.example.com", "b.example.com")
+				time.Sleep(15 * time.Second)
+				by := issuers(m)
+				assert.Equal(t, "private", by["a.example.com"])
+				assert.Equal(t, "ca", by["b.example.com"])
+				for _, host := range []string{"a.example.com", "b.example.com"} {
+					_, err := shake(t, m, host)
+					require.NoError(t, err, host)
+				}
+			})
+		})
+	}
 }
 
 // always is a policy that allows any host.

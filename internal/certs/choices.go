@@ -190,11 +190,18 @@ func (c *choices) issuing(wild string) *choice {
 }
 
 // apart reports whether a host is to have a certificate of its own though the
-// wildcard above it has one: the program says so, or wants another issuer for it.
-// c may be nil.
+// wildcard above it has one: the program says so, wants another issuer for it, or
+// fails to answer for the wildcard. Before its first answer for the wildcard no
+// host is apart: one that orders too early has an order too many. c may be nil.
 func (c *choices) apart(name, wild string) bool {
 	ch, _ := c.exact(name)
-	return ch != nil && (ch.own || ch.chain != nil && c.manager.chainOf(wild) != ch.chain)
+	if ch != nil && ch.own {
+		return true
+	}
+	if _, known := c.exact(wild); !known {
+		return c.failure(wild) != nil
+	}
+	return ch != nil && ch.chain != nil && c.manager.chainOf(wild) != ch.chain
 }
 
 // names returns all patterns and hosts that have been asked about.

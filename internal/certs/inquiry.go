@@ -317,6 +317,9 @@ func (c *choices) apply(o outcome) {
 	switch {
 	case o.err != nil && o.old == nil:
 		m.undecidable(o.name, undecided(o.name, o.err), o.next, o.failures == 1)
+		if o.failures == 1 && m.options.Wants(o.name) {
+			m.follow([]string{o.name}) // hosts below a wildcard wait for it no longer
+		}
 		return
 	case o.err != nil:
 		level := slog.LevelDebug
