@@ -117,7 +117,7 @@ func TestExplainKnowsThatAHalfOpenBreakerIsBeingTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		held := make(chan struct{})
 		u := hostproxy.To("a:1")
-		u.FailClosed, u.Breaker = true, &hostproxy.Breaker{Failures: 1, Statuses: []int{500}, For: time.Minute}
+		u.FailClosed, u.Breaker = true, &hostproxy.Breaker{Failures: 1, Statuses: []int{500}, OpenFor: time.Minute}
 		u.Transport = roundTrip(func(q *http.Request) *http.Response {
 			if q.URL.Path == "/fails" {
 				return &http.Response{StatusCode: 500, Body: http.NoBody}

@@ -140,18 +140,18 @@ func (r *Router) rules() (*rules, error) {
 // Next gets the Authorization header too; to remove it, name it in Remove of the
 // Upstream's RequestHeader.
 type BasicAuth struct {
-	Users map[string]string // bcrypt hashes of the passwords, by the user's name; required
-	Realm string            // shown by the browser when it asks for the password; "" means "restricted"
-	Field string            // request header that carries the user name to Next; a client's own copy is removed, also from trailers; "" means none
-	Next  http.Handler      // required
+	Users      map[string]string // bcrypt hashes of the passwords, by the user's name; required
+	Realm      string            // shown by the browser when it asks for the password; "" means "restricted"
+	UserHeader string            // request header that carries the user name to Next; a client's own copy is removed, also from trailers; "" means none
+	Next       http.Handler      // required
 
 	compiled settings.Compiled[guard.Basic]
 }
 
 func (b *BasicAuth) compile() (*guard.Basic, error) {
 	errs := []error{checkNext("BasicAuth", b.Next)}
-	if b.Field != "" {
-		errs = append(errs, forward.CheckName("BasicAuth.Field", b.Field))
+	if b.UserHeader != "" {
+		errs = append(errs, forward.CheckName("BasicAuth.UserHeader", b.UserHeader))
 	}
 	basic, err := guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted"))
 	if err != nil {
@@ -188,9 +188,9 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if x := forward.FromContext(q.Context()); x != nil {
 		x.User = forward.Bounded(user)
 	}
-	if b.Field != "" {
-		q = forward.Withhold(q, b.Field)
-		q.Header.Set(b.Field, user)
+	if b.UserHeader != "" {
+		q = forward.Withhold(q, b.UserHeader)
+		q.Header.Set(b.UserHeader, user)
 	}
 	b.Next.ServeHTTP(w, q)
 }

@@ -236,32 +236,32 @@ type Endpoint struct {
 	Weight int    // its share; 0 means none, unless all have 0
 }
 
-// DNS returns a Source of all the addresses that the target's name has. Each is
+// DNSSource returns a Source of all the addresses that the target's name has. Each is
 // a target of its own under the same name. The name is looked up every interval,
-// at least every second apart. DNS panics on a bad target, as To does.
-func DNS(target string, interval time.Duration) Source {
+// at least every second apart. It panics on a bad target, as To does.
+func DNSSource(target string, interval time.Duration) Source {
 	u, err := parseTarget(target)
 	if err != nil {
 		panic(err.Error())
 	}
 	if u.Scheme == "unix" {
-		panic(fmt.Sprintf("hostproxy: DNS: target %q has no name to look up: want host:port or a URL with a host", target))
+		panic(fmt.Sprintf("hostproxy: DNSSource: target %q has no name to look up: want host:port or a URL with a host", target))
 	}
 	return publicSource(discover.Hosts(net.DefaultResolver, u, interval))
 }
 
-// SRV returns a Source of the targets that the SRV records of
+// SRVSource returns a Source of the targets that the SRV records of
 // _service._proto.name name, with their weights; those of a higher priority
 // value are left out. scheme is that of the targets: http, https or h2c. They
-// are looked up every interval, at least every second apart. SRV panics on
+// are looked up every interval, at least every second apart. It panics on
 // another scheme.
-func SRV(scheme, service, proto, name string, interval time.Duration) Source {
+func SRVSource(scheme, service, proto, name string, interval time.Duration) Source {
 	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
-		panic(fmt.Sprintf("hostproxy: SRV: scheme %q: want http, https or h2c", scheme))
+		panic(fmt.Sprintf("hostproxy: SRVSource: scheme %q: want http, https or h2c", scheme))
 	}
 	for _, label := range []string{service, proto, name} {
 		if label == "" || strings.HasPrefix(label, "_") {
-			panic(fmt.Sprintf("hostproxy: SRV: %q: write service, protocol and name without the underscore, as in \"http\", \"tcp\", \"example.com\"", label))
+			panic(fmt.Sprintf("hostproxy: SRVSource: %q: write service, protocol and name without the underscore, as in \"http\", \"tcp\", \"example.com\"", label))
 		}
 	}
 	return publicSource(discover.Services(net.DefaultResolver, scheme, service, proto, name, interval))
@@ -346,14 +346,14 @@ type HealthCheck struct {
 // Failures are connections refused or cut off, answers that are not HTTP or come
 // too late, and those of Statuses. A client disconnect is not a failure.
 type Breaker struct {
-	Failures int           // consecutive failures that open it; 0 means 5; negative disables this criterion, Share must then be set
-	Share    float64       // share of failures among the requests of Window that opens it, up to 1; 0 disables this criterion
-	Window   time.Duration // time over which Share counts; 0 means 10 s
-	Least    int           // requests within Window below which Share does not count; 0 means 20
-	Statuses []int         // answers that are failures, such as 502
-	Slow     time.Duration // slower responses are failures; 0 disables this
-	For      time.Duration // how long it stays open at first; 0 means 10 s, 5 minutes is the most
-	Trials   int           // trial exchanges at the same time; 0 means 1
+	Failures     int           // consecutive failures that open it; 0 means 5; negative disables this criterion, FailureRatio must then be set
+	FailureRatio float64       // share of failures among the requests of Window that opens it, up to 1; 0 disables this criterion
+	Window       time.Duration // time over which FailureRatio counts; 0 means 10 s
+	MinRequests  int           // requests within Window below which FailureRatio does not count; 0 means 20
+	Statuses     []int         // answers that are failures, such as 502
+	Slow         time.Duration // slower responses are failures; 0 disables this
+	OpenFor      time.Duration // how long it stays open at first; 0 means 10 s, 5 minutes is the most
+	Trials       int           // trial exchanges at the same time; 0 means 1
 }
 
 // A Health is what is known of a target.
@@ -711,8 +711,8 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
 		errs = append(errs, errors.New("Health.StartDown requires checks: leave Health.Interval 0 or set it above 0"))
 	}
-	if b := u.Breaker; b != nil && b.Failures < 0 && b.Share == 0 {
-		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: Share must then be above 0"))
+	if b := u.Breaker; b != nil && b.Failures < 0 && b.FailureRatio == 0 {
+		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: FailureRatio must then be above 0"))
 	}
 	errs = append(errs, u.inVain()...)
 	rule, err := u.RateLimit.rule(u.logger)
@@ -742,7 +742,7 @@ func (u *Upstream) inVain() (errs []error) {
 		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max"},
 		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: a check without it only connects"},
 		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or GRPC: a check without them only connects"},
-		{b.Share == 0 && (b.Window != 0 || b.Least != 0), "Breaker.Window and Breaker.Least require Breaker.Share"},
+		{b.FailureRatio == 0 && (b.Window != 0 || b.MinRequests != 0), "Breaker.Window and Breaker.MinRequests require Breaker.FailureRatio"},
 	} {
 		if c.broken {
 			errs = append(errs, errors.New(c.rule))
@@ -765,8 +765,8 @@ func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 			StartDown: k.StartDown}
 	}
 	if b := u.Breaker; b != nil {
-		c.Breaker = health.Breaker{Failures: max(cmp.Or(b.Failures, 5), 0), Share: b.Share, Window: b.Window, Least: b.Least,
-			Slow: b.Slow, For: b.For, Trials: b.Trials}
+		c.Breaker = health.Breaker{Failures: max(cmp.Or(b.Failures, 5), 0), FailureRatio: b.FailureRatio, Window: b.Window, MinRequests: b.MinRequests,
+			Slow: b.Slow, OpenFor: b.OpenFor, Trials: b.Trials}
 		failures = b.Statuses
 	}
 	c.Defaults()

@@ -320,11 +320,11 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 			u.Health = &hostproxy.HealthCheck{Path: "/", Header: http.Header{"A b": {"c"}}}
 		},
 		"Breaker.Failures is negative":     func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Failures: -1} },
-		"Breaker.Share":                    func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Share: 1.5} },
+		"Breaker.FailureRatio":             func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{FailureRatio: 1.5} },
 		"Breaker.Window":                   func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Window: -1} },
-		"Breaker.Least":                    func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Least: -1} },
+		"Breaker.MinRequests":              func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{MinRequests: -1} },
 		"Breaker.Slow":                     func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Slow: -1} },
-		"Breaker.For":                      func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{For: -1} },
+		"Breaker.OpenFor":                  func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{OpenFor: -1} },
 		"Breaker.Trials":                   func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Trials: -1} },
 		"Breaker.Statuses":                 func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Statuses: []int{1000}} },
 		"SlowStart is negative":            func(u *hostproxy.Upstream) { u.SlowStart = -1 },
@@ -377,7 +377,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"pattern \"a.test\": nil handler ":          http.HandlerFunc(nil),
 		"BasicAuth: no users":                       &hostproxy.BasicAuth{Next: http.NotFoundHandler()},
 		"BasicAuth.Next: nil handler":               &hostproxy.BasicAuth{},
-		"BasicAuth.Field":                           &hostproxy.BasicAuth{Field: "Host"},
+		"BasicAuth.UserHeader":                      &hostproxy.BasicAuth{UserHeader: "Host"},
 		"BasicAuth: realm":                          &hostproxy.BasicAuth{Realm: "\n"},
 		"BasicAuth.Next is a Passthrough":           &hostproxy.BasicAuth{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
 		"ForwardAuth.Auth: nil handler":             &hostproxy.ForwardAuth{},
@@ -576,10 +576,10 @@ func TestWhatMeansNothingIsSaid(t *testing.T) {
 	assert.ErrorContains(t, u.Canary(nil, 0.5), "share is 0.5 without an upstream")
 	assert.ErrorContains(t, u.Mirror(nil, 0.5), "share is 0.5 without an upstream")
 	assert.NoError(t, u.Canary(nil, 0))
-	assert.PanicsWithValue(t, `hostproxy: DNS: target "unix:/a" has no name to look up: want host:port or a URL with a host`,
-		func() { hostproxy.DNS("unix:/a", time.Second) })
+	assert.PanicsWithValue(t, `hostproxy: DNSSource: target "unix:/a" has no name to look up: want host:port or a URL with a host`,
+		func() { hostproxy.DNSSource("unix:/a", time.Second) })
 	for _, label := range []string{"_http", ""} {
-		assert.Panics(t, func() { hostproxy.SRV("http", label, "tcp", "a.test", time.Second) })
+		assert.Panics(t, func() { hostproxy.SRVSource("http", label, "tcp", "a.test", time.Second) })
 	}
 	for want, s := range map[string]*hostproxy.Server{
 		"Server.IdleTimeout is 5ns":          {Router: new(hostproxy.Router), IdleTimeout: 5},

@@ -49,7 +49,7 @@ func features() []feature {
 			u.Health = &hostproxy.HealthCheck{Path: "/small", Interval: 100 * time.Millisecond}
 		})},
 		{"breaker", "circuit breaker by all that it knows", dearest, set(func(u *hostproxy.Upstream) {
-			u.Breaker = &hostproxy.Breaker{Share: 0.5, Slow: time.Second, Statuses: []int{502}}
+			u.Breaker = &hostproxy.Breaker{FailureRatio: 0.5, Slow: time.Second, Statuses: []int{502}}
 		})},
 		{"retries", "retries by status", dearest, set(func(u *hostproxy.Upstream) { u.Retry.Statuses = []int{502, 503, 504} })},
 		{"hedge", "hedged requests", dearest, set(func(u *hostproxy.Upstream) { u.Hedge = time.Second })},

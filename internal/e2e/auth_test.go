@@ -23,7 +23,7 @@ func TestAPasswordLetsPass(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
 	protect := func(s *site) {
-		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Realm: `the "back" door`, Field: "X-User", Next: s.upstream})
+		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Realm: `the "back" door`, UserHeader: "X-User", Next: s.upstream})
 	}
 	right := credentials("ann", "s3cret")
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {

@@ -62,20 +62,20 @@ func TestANameIsResolvedToItsAddresses(t *testing.T) {
 	b := proxytest.NewBackend(t, says("here"))
 	_, port, err := net.SplitHostPort(b.Addr())
 	require.NoError(t, err)
-	u := &hostproxy.Upstream{Discover: hostproxy.DNS("localhost:"+port, 0)}
+	u := &hostproxy.Upstream{Discover: hostproxy.DNSSource("localhost:"+port, 0)}
 	r := new(hostproxy.Router)
 	require.NoError(t, r.Set("a.test", u))
 	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
 	assert.Equal(t, "here", string(proxytest.Dial(t, s.Plain).Do(request("GET /", "\r\n")).Content))
 	require.NoError(t, u.Drain(t.Context()))
-	assert.Panics(t, func() { hostproxy.DNS("nonsense", 0) })
+	assert.Panics(t, func() { hostproxy.DNSSource("nonsense", 0) })
 }
 
 // A name that does not resolve fails its own requests, in time, and nothing else.
 func TestANameThatDoesNotResolveStopsNothing(t *testing.T) {
 	b := proxytest.NewBackend(t, says("here"))
 	failing := hostproxy.To(b.Addr())
-	failing.Discover = hostproxy.DNS("does-not-exist.invalid:80", 0)
+	failing.Discover = hostproxy.DNSSource("does-not-exist.invalid:80", 0)
 	build := func() *hostproxy.Upstream { return failing }
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, _ <-chan hostproxy.Exchange) {
 		assert.Equal(t, "here", string(c.Do(request("GET /", "\r\n")).Content), "Targets serve until others are found")
@@ -165,7 +165,7 @@ func TestAServiceIsFoundByItsRecords(t *testing.T) {
 	first, second := record(t, "one.app.test.", addrs[0], 10, 3), record(t, "two.app.test.", addrs[1], 10, 1)
 	spare := record(t, "three.app.test.", addrs[2], 20, 100)
 	names.say(spare, second, first)
-	u := &hostproxy.Upstream{Discover: hostproxy.SRV("http", "web", "tcp", "app.test", 0), Policy: hostproxy.RoundRobin, TargetHost: true}
+	u := &hostproxy.Upstream{Discover: hostproxy.SRVSource("http", "web", "tcp", "app.test", 0), Policy: hostproxy.RoundRobin, TargetHost: true}
 	records := make(chan hostproxy.Exchange, 1000)
 	r := &hostproxy.Router{Logger: silent(), Observe: func(x *hostproxy.Exchange) { records <- *x }}
 	r.Handle("a.test", u)
@@ -201,8 +201,8 @@ func TestAServiceIsFoundByItsRecords(t *testing.T) {
 		assert.Equal(t, 2, get(c))
 	}
 	for _, scheme := range []string{"", "unix", "HTTP", "tcp", "ftp"} {
-		assert.PanicsWithValue(t, `hostproxy: SRV: scheme "`+scheme+`": want http, https or h2c`, func() {
-			hostproxy.SRV(scheme, "web", "tcp", "app.test", 0)
+		assert.PanicsWithValue(t, `hostproxy: SRVSource: scheme "`+scheme+`": want http, https or h2c`, func() {
+			hostproxy.SRVSource(scheme, "web", "tcp", "app.test", 0)
 		})
 	}
 }

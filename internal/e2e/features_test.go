@@ -57,7 +57,7 @@ var features = map[string]func(*hostproxy.Upstream){
 	"Health": func(u *hostproxy.Upstream) {
 		u.Health = &hostproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond}
 	},
-	"Breaker":               func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Share: 0.5, Slow: time.Second} },
+	"Breaker":               func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{FailureRatio: 0.5, Slow: time.Second} },
 	"SlowStart":             func(u *hostproxy.Upstream) { u.SlowStart, u.Breaker = time.Second, new(hostproxy.Breaker) },
 	"FailClosed":            func(u *hostproxy.Upstream) { u.FailClosed = true },
 	"TargetChanged":         func(u *hostproxy.Upstream) { u.TargetChanged = func(*hostproxy.Target, hostproxy.Health) {} },

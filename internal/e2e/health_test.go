@@ -121,7 +121,7 @@ func TestABreakerLeavesATargetAloneAndTriesItAgain(t *testing.T) {
 	build := func() *hostproxy.Upstream {
 		u := hostproxy.To(first.Addr(), second.Addr())
 		u.Policy, u.TargetChanged = hostproxy.FirstAvailable, changed.hook
-		u.Breaker = &hostproxy.Breaker{Failures: 3, For: 100 * time.Millisecond}
+		u.Breaker = &hostproxy.Breaker{Failures: 3, OpenFor: 100 * time.Millisecond}
 		return u
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {

@@ -129,7 +129,7 @@ func TestAClientLeavesATargetThatIsDown(t *testing.T) {
 				if by == "checks" {
 					u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: 5 * time.Millisecond, Fall: 1}
 				} else {
-					u.Breaker = &hostproxy.Breaker{Failures: 2, Statuses: []int{503}, For: time.Minute}
+					u.Breaker = &hostproxy.Breaker{Failures: 2, Statuses: []int{503}, OpenFor: time.Minute}
 				}
 				return u
 			}

@@ -87,13 +87,13 @@ func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
 	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\nX-User: ann\r\n\r\n")
 	guards := map[string]func(auth string, next *hostproxy.Upstream) http.Handler{
 		"BasicAuth": func(_ string, next *hostproxy.Upstream) http.Handler {
-			return &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Field: "X-User", Next: next}
+			return &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, UserHeader: "X-User", Next: next}
 		},
 		"ForwardAuth": func(auth string, next *hostproxy.Upstream) http.Handler {
 			return &hostproxy.ForwardAuth{Auth: hostproxy.To(auth), Fields: []string{"X-User"}, Next: next}
 		},
 		"one around the other": func(auth string, next *hostproxy.Upstream) http.Handler {
-			return &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Field: "X-User",
+			return &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, UserHeader: "X-User",
 				Next: &hostproxy.ForwardAuth{Auth: hostproxy.To(auth), Fields: []string{"X-User"}, Next: next}}
 		},
 		"middleware": func(_ string, next *hostproxy.Upstream) http.Handler {
@@ -148,7 +148,7 @@ func TestAHandlerBehindAGuardSeesTheTrailers(t *testing.T) {
 			}
 			w.Header()["Sum"], w.Header()["User"] = q.Trailer["X-Sum"], q.Trailer["X-User"]
 		})
-		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Field: "X-User", Next: handler})
+		s.router.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, UserHeader: "X-User", Next: handler})
 	})
 }
 

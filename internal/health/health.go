@@ -51,20 +51,20 @@ type Check struct {
 
 // A Breaker says what follows from exchanges.
 type Breaker struct {
-	Failures int           // in a row that open it; 0 means that no number does
-	Share    float64       // of failures within Window that opens it; 0 means that no share does
-	Window   time.Duration // with Share
-	Least    int           // exchanges within Window below which Share means nothing
-	Slow     time.Duration // an answer that takes longer counts as a failure; 0 means that none does
-	For      time.Duration // how long it stays open; twice as long each time in a row, up to MaxFor
-	Trials   int           // exchanges at once while it is half-open
+	Failures     int           // in a row that open it; 0 means that no number does
+	FailureRatio float64       // of failures within Window that opens it; 0 means that no share does
+	Window       time.Duration // over which FailureRatio counts
+	MinRequests  int           // exchanges within Window below which FailureRatio does not count
+	Slow         time.Duration // an answer that takes longer counts as a failure; 0 means that none does
+	OpenFor      time.Duration // how long it stays open; twice as long each time in a row, up to MaxFor
+	Trials       int           // exchanges at once while it is half-open
 }
 
 // MaxFor bounds how long a breaker stays open.
 const MaxFor = 5 * time.Minute
 
 // on reports whether exchanges can open the breaker.
-func (b *Breaker) on() bool { return b.Failures > 0 || b.Share > 0 }
+func (b *Breaker) on() bool { return b.Failures > 0 || b.FailureRatio > 0 }
 
 // Validate returns all that is wrong with c as one error that names the fields, or nil.
 func (c *Config) Validate() error {
@@ -84,13 +84,13 @@ func (c *Config) Validate() error {
 		fault(k.Fall < 1, "Health.Fall is %d, want at least 1", k.Fall)
 	}
 	fault(b.Failures < 0, "Breaker.Failures is negative")
-	fault(math.IsNaN(b.Share) || b.Share < 0 || b.Share > 1, "Breaker.Share is %v, want 0 to 1", b.Share)
+	fault(math.IsNaN(b.FailureRatio) || b.FailureRatio < 0 || b.FailureRatio > 1, "Breaker.FailureRatio is %v, want 0 to 1", b.FailureRatio)
 	fault(b.Slow < 0, "Breaker.Slow is negative: want 0 or more")
-	fault(b.Slow > 0 && !b.on(), "Breaker.Slow requires Failures or Share: they say how many open it")
+	fault(b.Slow > 0 && !b.on(), "Breaker.Slow requires Failures or FailureRatio: they say how many open it")
 	if b.on() {
 		fault(b.Window <= 0, "Breaker.Window is %v, want more than 0", b.Window)
-		fault(b.Least < 1, "Breaker.Least is %d, want at least 1", b.Least)
-		fault(b.For <= 0 || b.For > MaxFor, "Breaker.For is %v, want more than 0 and at most %v", b.For, MaxFor)
+		fault(b.MinRequests < 1, "Breaker.MinRequests is %d, want at least 1", b.MinRequests)
+		fault(b.OpenFor <= 0 || b.OpenFor > MaxFor, "Breaker.OpenFor is %v, want more than 0 and at most %v", b.OpenFor, MaxFor)
 		fault(b.Trials < 1, "Breaker.Trials is %d, want at least 1", b.Trials)
 	}
 	return errors.Join(faults...)
@@ -100,6 +100,6 @@ func (c *Config) Validate() error {
 func (c *Config) Defaults() {
 	k, b := &c.Check, &c.Breaker
 	k.Timeout, k.Rise, k.Fall = cmp.Or(k.Timeout, 5*time.Second), cmp.Or(k.Rise, 1), cmp.Or(k.Fall, 3)
-	b.Window, b.Least = cmp.Or(b.Window, 10*time.Second), cmp.Or(b.Least, 20)
-	b.For, b.Trials = cmp.Or(b.For, 10*time.Second), cmp.Or(b.Trials, 1)
+	b.Window, b.MinRequests = cmp.Or(b.Window, 10*time.Second), cmp.Or(b.MinRequests, 20)
+	b.OpenFor, b.Trials = cmp.Or(b.OpenFor, 10*time.Second), cmp.Or(b.Trials, 1)
 }

@@ -13,7 +13,7 @@ import (
 // may be called concurrently.
 //
 // Hot path: while all is well, Admit is one load, and Report of a success one load more, or one addition with
-// Breaker.Share.
+// Breaker.FailureRatio.
 type Monitor struct {
 	config *Config
 	node   *balance.Node
@@ -102,7 +102,7 @@ func (m *Monitor) admits(now time.Time) bool {
 	case Open:
 		return !now.Before(m.until)
 	case HalfOpen:
-		return m.trials < b.Trials || now.Sub(m.triedAt) >= b.For
+		return m.trials < b.Trials || now.Sub(m.triedAt) >= b.OpenFor
 	}
 	return true
 }
@@ -113,7 +113,7 @@ func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 		return
 	}
 	b := &m.config.Breaker
-	if b.Share > 0 {
+	if b.FailureRatio > 0 {
 		m.total.Add(1)
 	}
 	if failure == nil && b.Slow > 0 && latency > b.Slow {
@@ -184,14 +184,14 @@ func (m *Monitor) hasFailed(now time.Time, failure error) {
 		m.open(now, failure.Error())
 	case b.Failures > 0 && streak >= int64(b.Failures):
 		m.open(now, fmt.Sprintf("%d failures in a row, the last: %v", streak, failure))
-	case b.Share > 0 && total >= int64(b.Least) && float64(m.failed) >= b.Share*float64(total):
+	case b.FailureRatio > 0 && total >= int64(b.MinRequests) && float64(m.failed) >= b.FailureRatio*float64(total):
 		m.open(now, fmt.Sprintf("%d failures of %d, the last: %v", m.failed, total, failure))
 	}
 }
 
 // open opens the breaker. m.mu is held.
 func (m *Monitor) open(now time.Time, why string) {
-	d := m.config.Breaker.For << min(m.opened, 10)
+	d := m.config.Breaker.OpenFor << min(m.opened, 10)
 	m.opened++
 	m.breaker, m.why, m.until = Open, why, now.Add(min(d, MaxFor))
 	m.alert.Store(true)

@@ -82,7 +82,7 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 	checks := health.Check{Interval: time.Second, Rise: 2, Fall: 3}
 	late := checks
 	late.StartDown = true
-	breaker := health.Breaker{Failures: 3, For: 5 * time.Second}
+	breaker := health.Breaker{Failures: 3, OpenFor: 5 * time.Second}
 	for _, tt := range []struct {
 		name    string
 		c       health.Config
@@ -116,12 +116,12 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"a trial takes its time", health.Config{Breaker: breaker}, "fff5a4a", health.HalfOpen, true, 1},
 		{"a trial is lost", health.Config{Breaker: breaker}, "fff5a5aa", health.HalfOpen, true, 1},
 		{"the next trial succeeds", health.Config{Breaker: breaker}, "fff5a5ss", health.Up, true, 0},
-		{"as many as are wanted", health.Config{Breaker: health.Breaker{Failures: 1, For: 5 * time.Second, Trials: 2}}, "f5aaaa", health.HalfOpen, true, 2},
+		{"as many as are wanted", health.Config{Breaker: health.Breaker{Failures: 1, OpenFor: 5 * time.Second, Trials: 2}}, "f5aaaa", health.HalfOpen, true, 2},
 
-		{"a share fails", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "sssfff", health.Open, false, 0},
-		{"less than a share", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "ssssfffs", health.Up, true, 0},
-		{"too few to tell", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "fffff", health.Up, true, 0},
-		{"long ago", health.Config{Breaker: health.Breaker{Share: 0.5, Least: 6}}, "sfff92fs", health.Up, true, 0},
+		{"a share fails", health.Config{Breaker: health.Breaker{FailureRatio: 0.5, MinRequests: 6}}, "sssfff", health.Open, false, 0},
+		{"less than a share", health.Config{Breaker: health.Breaker{FailureRatio: 0.5, MinRequests: 6}}, "ssssfffs", health.Up, true, 0},
+		{"too few to tell", health.Config{Breaker: health.Breaker{FailureRatio: 0.5, MinRequests: 6}}, "fffff", health.Up, true, 0},
+		{"long ago", health.Config{Breaker: health.Breaker{FailureRatio: 0.5, MinRequests: 6}}, "sfff92fs", health.Up, true, 0},
 
 		{"checks and exchanges fail", health.Config{Check: checks, Breaker: breaker}, "fffFFF", health.Down, false, 0},
 		{"checks succeed, exchanges do not", health.Config{Check: checks, Breaker: breaker}, "fffFFFSS", health.Open, false, 0},
@@ -146,7 +146,7 @@ func TestSlowAnswersAreFailures(t *testing.T) {
 }
 
 func TestABreakerStaysOpenForFiveMinutesAtMost(t *testing.T) {
-	r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 1, For: time.Minute}})
+	r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 1, OpenFor: time.Minute}})
 	for range 80 {
 		r.Report(r.now, errBad, 0)
 		r.now = r.now.Add(health.MaxFor)
@@ -176,7 +176,7 @@ func TestATargetThatComesBackStartsSlowly(t *testing.T) {
 }
 
 func TestChangesAreToldInOrderWithTheirReasons(t *testing.T) {
-	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 2, For: 5 * time.Second}})
+	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 2, OpenFor: 5 * time.Second}})
 	r.play("ff5s1F1FS")
 	assert.Equal(t, []health.Status{
 		{State: health.Open, Reason: "2 failures in a row, the last: bad", Since: noon},
@@ -208,21 +208,21 @@ func TestATargetNobodyWatchesIsUp(t *testing.T) {
 
 func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 	bad := health.Config{SlowStart: -1, Check: health.Check{Interval: -1, Timeout: -1, Rise: -1, Fall: -1},
-		Breaker: health.Breaker{Failures: 1, Share: 2, Window: -1, Least: -1, Slow: -1, For: time.Hour, Trials: -1}}
+		Breaker: health.Breaker{Failures: 1, FailureRatio: 2, Window: -1, MinRequests: -1, Slow: -1, OpenFor: time.Hour, Trials: -1}}
 	err := bad.Validate()
-	for _, field := range []string{"SlowStart", "Health.Interval", "Health.Timeout", "Health.Rise", "Health.Fall", "Breaker.Share",
-		"Breaker.Window", "Breaker.Least", "Breaker.Slow", "Breaker.For", "Breaker.Trials"} {
+	for _, field := range []string{"SlowStart", "Health.Interval", "Health.Timeout", "Health.Rise", "Health.Fall", "Breaker.FailureRatio",
+		"Breaker.Window", "Breaker.MinRequests", "Breaker.Slow", "Breaker.OpenFor", "Breaker.Trials"} {
 		assert.ErrorContains(t, err, field)
 	}
 	slow := health.Config{Breaker: health.Breaker{Slow: 1}}
-	assert.ErrorContains(t, slow.Validate(), "Breaker.Slow requires Failures or Share")
+	assert.ErrorContains(t, slow.Validate(), "Breaker.Slow requires Failures or FailureRatio")
 	assert.ErrorContains(t, (&health.Config{SlowStart: 1}).Validate(), "SlowStart requires Health or Breaker")
 	assert.NoError(t, new(health.Config).Validate())
 }
 
 // Whatever happens in whatever order from many sides, the node is in service when nothing objects, and nothing is lost.
 func TestManyReportAtOnce(t *testing.T) {
-	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, For: time.Second, Share: 0.9}})
+	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, OpenFor: time.Second, FailureRatio: 0.9}})
 	var all sync.WaitGroup
 	for w := range 8 {
 		all.Go(func() {
@@ -266,7 +266,7 @@ func BenchmarkAllIsWell(b *testing.B) {
 		c    health.Config
 	}{
 		{"streak", health.Config{Breaker: health.Breaker{Failures: 5}}},
-		{"share", health.Config{Breaker: health.Breaker{Failures: 5, Share: 0.5}}},
+		{"share", health.Config{Breaker: health.Breaker{Failures: 5, FailureRatio: 0.5}}},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
 			r := newRig(b, tt.c)

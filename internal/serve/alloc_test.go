@@ -106,7 +106,7 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 			r.RateLimit, u.RateLimit = &hostproxy.RateLimit{Rate: 1e6}, &hostproxy.RateLimit{Rate: 1e6}
 		},
 		"Health, Breaker": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
-			u.Health, u.Breaker = new(hostproxy.HealthCheck), &hostproxy.Breaker{Share: 0.5, Slow: time.Minute}
+			u.Health, u.Breaker = new(hostproxy.HealthCheck), &hostproxy.Breaker{FailureRatio: 0.5, Slow: time.Minute}
 		},
 		"bounds, a queue": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue.Max = 10, 10, 10
