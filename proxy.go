@@ -38,7 +38,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
-	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
@@ -436,41 +435,6 @@ type Exchange struct {
 	Retried []error // an *Error for each attempt before the last one
 }
 
-// A Side is who made an exchange fail.
-type Side string
-
-// The sides of an exchange.
-const (
-	SideClient   Side = "client"   // left, or sent what cannot be forwarded
-	SideUpstream Side = "upstream" // refused, died, timed out or sent garbage
-	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
-	SideDrain    Side = "drain"    // the server, the route or the upstream is going away
-)
-
-// An Error says where forwarding failed.
-type Error struct {
-	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
-	Target string // "" if none was picked
-	Side   Side
-	Err    error
-}
-
-// Error describes the failure in one line.
-func (e *Error) Error() string {
-	if e.Target == "" {
-		return fmt.Sprintf("hostproxy: %s: %v", e.Op, e.Err)
-	}
-	return fmt.Sprintf("hostproxy: %s %s: %v", e.Op, e.Target, e.Err)
-}
-
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
-
-// publicError turns the engine's failure into an *Error.
-func publicError(f *forward.Failure) *Error {
-	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
-}
-
 // publicExchange shows a record as an Exchange.
 func publicExchange(r *forward.Record) *Exchange {
 	if f, ok := r.Err.(*forward.Failure); ok {
@@ -659,52 +623,6 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 		return slog.LevelInfo
 	}
 	return slog.LevelWarn
-}
-
-// A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
-// an IPv6 address, behind TrustedProxies. A request without a token is answered
-// with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
-// regardless of the number of clients.
-type RateLimit struct {
-	Rate  float64 // requests per second; required, may be a fraction
-	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
-
-	// Limiter decides in place of the buckets; nil leaves it to them.
-	Limiter Limiter
-}
-
-// A Limiter decides whether a client may make one more request, for instance by
-// buckets that several machines share. Allow is called concurrently, with an
-// IPv4 address or the first address of an IPv6 client's /64. A client for whom
-// it returns an error or panics is let through, and a warning is logged. Allow
-// must return when ctx is done, which is after a second: the request waits for
-// it.
-type Limiter interface {
-	Allow(ctx context.Context, client netip.Addr) (Quota, error)
-}
-
-// A Quota is what a client may still ask.
-type Quota struct {
-	OK        bool          // this request may be served
-	Remaining int           // requests that would be served at once after it
-	Retry     time.Duration // until there is one more
-	Reset     time.Duration // until there are all
-}
-
-// rule returns the rule of l, nil without one. logger is asked when it is needed.
-func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
-	if l == nil {
-		return nil, nil
-	}
-	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
-	if l.Limiter == nil {
-		return limit.NewRule(c)
-	}
-	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
-		q, err := l.Limiter.Allow(ctx, client)
-		return limit.Decision(q), err
-	}
-	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
 }
 
 // Check returns what is wrong with the fields of r and of its handlers, and an

@@ -2,6 +2,7 @@ package hostproxy
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/forward"
@@ -268,6 +270,52 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *forward
 		return
 	}
 	e.Rule("ForwardAuth", status.Unknown, "the server at %s decides, and is not asked now", cmp.Or(a.Path, "/"))
+}
+
+// A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
+// an IPv6 address, behind TrustedProxies. A request without a token is answered
+// with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
+// regardless of the number of clients.
+type RateLimit struct {
+	Rate  float64 // requests per second; required, may be a fraction
+	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
+
+	// Limiter decides in place of the buckets; nil leaves it to them.
+	Limiter Limiter
+}
+
+// A Limiter decides whether a client may make one more request, for instance by
+// buckets that several machines share. Allow is called concurrently, with an
+// IPv4 address or the first address of an IPv6 client's /64. A client for whom
+// it returns an error or panics is let through, and a warning is logged. Allow
+// must return when ctx is done, which is after a second: the request waits for
+// it.
+type Limiter interface {
+	Allow(ctx context.Context, client netip.Addr) (Quota, error)
+}
+
+// A Quota is what a client may still ask.
+type Quota struct {
+	OK        bool          // this request may be served
+	Remaining int           // requests that would be served at once after it
+	Retry     time.Duration // until there is one more
+	Reset     time.Duration // until there are all
+}
+
+// rule returns the rule of l, nil without one. logger is asked when it is needed.
+func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
+	if l == nil {
+		return nil, nil
+	}
+	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
+	if l.Limiter == nil {
+		return limit.NewRule(c)
+	}
+	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
+		q, err := l.Limiter.Allow(ctx, client)
+		return limit.Decision(q), err
+	}
+	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
 }
 
 // checkNext checks the handler behind one of that type.

@@ -669,6 +669,41 @@ func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
 
+// A Side is who made an exchange fail.
+type Side string
+
+// The sides of an exchange.
+const (
+	SideClient   Side = "client"   // left, or sent what cannot be forwarded
+	SideUpstream Side = "upstream" // refused, died, timed out or sent garbage
+	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
+	SideDrain    Side = "drain"    // the server, the route or the upstream is going away
+)
+
+// An Error says where forwarding failed.
+type Error struct {
+	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
+	Target string // "" if none was picked
+	Side   Side
+	Err    error
+}
+
+// Error describes the failure in one line.
+func (e *Error) Error() string {
+	if e.Target == "" {
+		return fmt.Sprintf("hostproxy: %s: %v", e.Op, e.Err)
+	}
+	return fmt.Sprintf("hostproxy: %s %s: %v", e.Op, e.Target, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// publicError turns the engine's failure into an *Error.
+func publicError(f *forward.Failure) *Error {
+	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
+}
+
 // compile returns what the fields compile to, and puts them in force. The error
 // has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
