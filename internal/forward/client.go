@@ -130,14 +130,6 @@ func (t *try) again(err *AttemptError) bool {
 	return !err.Wrote || idempotent(t.req.Method)
 }
 
-func idempotent(method string) bool {
-	switch method {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
-	}
-	return false
-}
-
 // fail closes the connection and says how far the attempt came.
 func (t *try) fail(op string, err error) *AttemptError {
 	t.stop()

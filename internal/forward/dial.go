@@ -2,6 +2,8 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"time"
@@ -63,4 +65,35 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 	case <-ctx.Done():
 		return got, context.Cause(ctx)
 	}
+}
+
+// containTLS returns a copy of c in which a panic of a hook is its error: some
+// handshakes have a goroutine of their own, where it would be the program's end.
+func containTLS(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	if hook := c.GetClientCertificate; hook != nil {
+		c.GetClientCertificate = func(q *tls.CertificateRequestInfo) (cert *tls.Certificate, err error) {
+			defer Contain("TLS.GetClientCertificate", &err)
+			return hook(q)
+		}
+	}
+	if hook := c.VerifyPeerCertificate; hook != nil {
+		c.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) (err error) {
+			defer Contain("TLS.VerifyPeerCertificate", &err)
+			return hook(raw, chains)
+		}
+	}
+	if hook := c.VerifyConnection; hook != nil {
+		c.VerifyConnection = func(state tls.ConnectionState) (err error) {
+			defer Contain("TLS.VerifyConnection", &err)
+			return hook(state)
+		}
+	}
+	if hook := c.EncryptedClientHelloRejectionVerify; hook != nil {
+		c.EncryptedClientHelloRejectionVerify = func(state tls.ConnectionState) (err error) {
+			defer Contain("TLS.EncryptedClientHelloRejectionVerify", &err)
+			return hook(state)
+		}
+	}
+	return c
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"slices"
@@ -256,80 +255,5 @@ func (f *Forwarder) Leave() {
 
 func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 
-// Serve forwards q and writes the answer to w. It completes x, except for
-// Finish. When the response is cut off it panics with http.ErrAbortHandler,
-// as net/http demands.
-func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
-	a := &fullExchange{f: f, w: w, q: q, x: x}
-	if f.shows() || f.Diverts() {
-		a.introduce()
-	}
-	a.attempts.Take(f)
-	defer a.attempts.End()
-	if fail := a.run(); fail != nil {
-		a.attempts.f.fail(a, fail)
-	}
-}
-
 // ErrDraining is the cause of failures of exchanges that came too late.
 var ErrDraining = errors.New("upstream is draining")
-
-// fail records the failure and answers it, or cuts the client off when the
-// response has begun.
-func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
-	if a.wrote {
-		a.x.Fail(fail)
-		if !a.q.ProtoAtLeast(1, 1) {
-			sever(a.w)
-		}
-		panic(http.ErrAbortHandler)
-	}
-	a.closeAfter()
-	f.refuse(a.w, a.q, a.x, fail)
-}
-
-// sever resets the connection of an HTTP/1.0 client, for whom an end like any
-// other would be that of a body without a length.
-func sever(w http.ResponseWriter) {
-	nc, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	defer func() { nc.Close() }() // under TLS without a goodbye: below it
-	for {
-		switch c := nc.(type) {
-		case interface{ SetLinger(int) error }:
-			_ = c.SetLinger(0)
-			return
-		case interface{ NetConn() net.Conn }:
-			nc = c.NetConn()
-		default:
-			return
-		}
-	}
-}
-
-func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	w := watch(out, x)
-	x.refused = true
-	if fail.Err != nil {
-		x.Fail(fail)
-	}
-	if f.ErrorHandler != nil && fail.Err != nil {
-		f.tell(w, q, x, fail)
-		return
-	}
-	if fail.Status == StatusClientClosed {
-		x.Status = fail.Status
-		panic(http.ErrAbortHandler)
-	}
-	fail.addFields(w.Header())
-	if x.asker != nil {
-		q = x.asker
-	}
-	if fail.Page != nil && !awaitsTrailers(q) {
-		fail.Page.reply(w, q)
-		return
-	}
-	Reply(w, q, fail.Status, fail.Reason)
-}

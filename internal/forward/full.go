@@ -99,12 +99,6 @@ func (a *fullExchange) Place(f *Forwarder) *Failure {
 	return nil
 }
 
-// shows reports whether hooks of f's see the client's request, or one that is made
-// of it.
-func (f *Forwarder) shows() bool {
-	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
-}
-
 // introduce lets those who see the request find the exchange by its context. A
 // question's is found already: it is that of the request which is asked about.
 func (a *fullExchange) introduce() {
@@ -157,14 +151,6 @@ func (a *fullExchange) leaveBody() {
 func (a *fullExchange) closeAfter() {
 	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 {
 		a.w.Header().Set("Connection", "close")
-	}
-}
-
-// CloseUnbounded makes the response to q the connection's last when what follows q may be meant as its body: HTTP/1.0 wants
-// a length of every body, and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for another request.
-func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
-	if q.ProtoMajor == 1 && q.ProtoMinor == 0 && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
-		w.Header().Set("Connection", "close")
 	}
 }
 
@@ -306,12 +292,6 @@ func isGRPC(q *http.Request) bool {
 	return q.ProtoMajor == 2 && strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
 }
 
-// maxInterim bounds the interim responses of one exchange: a hostile target
-// may send 1xx for ever.
-const maxInterim = 32
-
-var errInterim = fmt.Errorf("more than %d interim responses", maxInterim)
-
 // informational relays a 1xx response. The header map is put back as the
 // outer handlers left it.
 func (a *fullExchange) informational(status int, h http.Header) error {
@@ -376,14 +356,6 @@ func (a *fullExchange) classify(err error) *Failure {
 	}
 	return f
 }
-
-// Why flights are cut off.
-var (
-	errClientGone = errors.New("client left")
-	errCut        = errors.New("cut off by a drain")
-	errIdle       = errors.New("no byte moved for too long")
-	errStalled    = errors.New("client takes nothing")
-)
 
 // clientStatus is the answer to a client whose body could not be read.
 func clientStatus(err error) int {

@@ -72,9 +72,6 @@ func (a *Attempts) guard() *Failure {
 	return nil
 }
 
-// ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
-var ErrBodyTooLarge = errors.New("request body too large")
-
 // Limit takes a token of the client's from r, or returns the refusal, which is
 // valid until the next exchange.
 func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {

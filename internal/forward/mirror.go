@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -150,23 +149,6 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 		defer cancel()
 		m.to.Serve(&discard{header: make(http.Header)}, q.WithContext(ctx), c)
 	}()
-}
-
-// copied reports whether a copy of the exchange can be made: it had no upgrade
-// and no body, or one that is kept.
-func (a *fullExchange) copied() (body []byte, ok bool) {
-	if a.q.Header.Get("Upgrade") != "" || a.q.Method == http.MethodConnect || strings.HasPrefix(a.q.Header.Get("Content-Type"), "application/grpc") {
-		return nil, false
-	}
-	if a.body == nil {
-		return nil, true
-	}
-	if !a.body.whole.Load() {
-		return nil, false
-	}
-	a.body.mu.Lock()
-	defer a.body.mu.Unlock()
-	return a.body.kept, !a.body.lost.Load()
 }
 
 // discard is the client of a copy.

@@ -4,8 +4,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
-	"time"
 )
 
 // StatusClientClosed is the status in the record of an exchange whose client
@@ -43,17 +41,6 @@ func exchangeOf(w http.ResponseWriter, q *http.Request) *Exchange {
 	return FromContext(q.Context())
 }
 
-// reply answers q with p. Fields that the handlers around us set stay, except
-// those that describe a body.
-func (p *Page) reply(w http.ResponseWriter, q *http.Request) {
-	h := w.Header()
-	describe(h, p.ContentType, len(p.Body))
-	w.WriteHeader(p.Status)
-	if q.Method != http.MethodHead {
-		w.Write(p.Body)
-	}
-}
-
 // describe makes h that of a body of ours.
 func describe(h http.Header, contentType string, size int) {
 	for _, k := range []string{"Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"} {
@@ -66,22 +53,6 @@ func describe(h http.Header, contentType string, size int) {
 
 // plainText is the type of a Line.
 const plainText = "text/plain; charset=utf-8"
-
-// addFields tells the client what the failure has to say in h.
-func (f *Failure) addFields(h http.Header) {
-	if f.RetryAfter > 0 {
-		h.Set("Retry-After", string(f.appendRetryAfter(nil)))
-	}
-	for line := range strings.Lines(string(f.Fields)) {
-		name, value, _ := strings.Cut(line, ":")
-		h.Set(name, strings.TrimSpace(value))
-	}
-}
-
-// appendRetryAfter appends how many seconds the client is to wait.
-func (f *Failure) appendRetryAfter(dst []byte) []byte {
-	return strconv.AppendInt(dst, int64((f.RetryAfter+time.Second-1)/time.Second), 10)
-}
 
 // Line is the body of a reply.
 func Line(status int, reason string) string {

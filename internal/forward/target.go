@@ -54,19 +54,6 @@ type doer interface {
 	CloseIdleConnections()
 }
 
-// An AttemptError says how far an attempt came before it failed.
-type AttemptError struct {
-	Op    string // "dial", "handshake", "write" or "read"
-	Wrote bool   // something of the request may have reached the target
-	Err   error
-}
-
-// Error returns the operation and the cause.
-func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *AttemptError) Unwrap() error { return e.Err }
-
 func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	u, c := e.URL, &f.Config
 	t := &Target{URL: u, Name: u.String(), key: e.key(), node: new(balance.Node), span: newSpan(&f.span)}

@@ -21,12 +21,3 @@ func (f *Forwarder) Describe(s *status.Route) {
 		s.Error = "no target has been found"
 	}
 }
-
-// Failed is what there is to show of an exchange that failed.
-func (r *Record) Failed() status.Failure {
-	s := status.Failure{Time: r.Start, Host: r.Host, Path: r.Path, Target: r.Target, Status: r.Status, Cause: r.Err.Error()}
-	if f, ok := r.Err.(*Failure); ok {
-		s.Op, s.Side, s.Cause = f.Op, string(f.Side), f.Err.Error()
-	}
-	return s
-}

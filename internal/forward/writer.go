@@ -1,0 +1,76 @@
+package forward
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// Watch returns w noting status and body bytes in x.
+func Watch(w http.ResponseWriter, x *Exchange) http.ResponseWriter { return watch(w, x) }
+
+func watch(w http.ResponseWriter, x *Exchange) *watcher {
+	inner := x.watched
+	x.watched = true
+	return &watcher{ResponseWriter: w, x: x, inner: inner}
+}
+
+// A watcher is a ResponseWriter that notes in the record what the client got. The
+// bytes are those of the first watcher of an exchange, which is the nearest to the
+// client: handlers may change what the others are given.
+type watcher struct {
+	http.ResponseWriter
+	x     *Exchange
+	wrote bool
+	inner bool // there is one nearer to the client
+}
+
+// WriteHeader notes the first final status.
+func (w *watcher) WriteHeader(status int) {
+	if !w.wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.wrote = true
+		w.x.Status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts p.
+func (w *watcher) Write(p []byte) (int, error) {
+	w.implicit()
+	n, err := w.ResponseWriter.Write(p)
+	w.count(int64(n))
+	return n, err
+}
+
+// ReadFrom keeps the inner writer's fast path.
+func (w *watcher) ReadFrom(src io.Reader) (int64, error) {
+	w.implicit()
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.count(n)
+	return n, err
+}
+
+func (w *watcher) count(n int64) {
+	if !w.inner {
+		w.x.ResponseBytes += n
+	}
+}
+
+func (w *watcher) implicit() {
+	if !w.wrote {
+		w.wrote = true
+		w.x.Status = http.StatusOK
+	}
+}
+
+// Flush is for handlers that assert http.Flusher.
+func (w *watcher) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Hijack is for handlers that assert http.Hijacker.
+func (w *watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap lets http.ResponseController find the rest.
+func (w *watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }
