@@ -43,7 +43,7 @@ func NewQuestion(path string, fields []string, user string) (*Question, error) {
 		errs = append(errs, fmt.Errorf("path %q: want one that begins with a slash, such as /verify", path))
 	}
 	for _, k := range fields {
-		errs = append(errs, CheckName("fields", k))
+		errs = append(errs, header.CheckName("fields", k))
 	}
 	if user != "" && !slices.ContainsFunc(fields, func(k string) bool { return strings.EqualFold(k, user) }) {
 		errs = append(errs, fmt.Errorf("user %q: want one of fields", user))

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // replayLimit is how much of a body is kept for another attempt.
@@ -160,7 +162,7 @@ func (b *requestBody) contained(p []byte) (n int, err error) {
 
 // passes reports whether a trailer crosses the proxy.
 func (b *requestBody) passes(name string) bool {
-	return passesTrailer(b.edit, name, b.q.Header["Connection"]...)
+	return header.PassesTrailer(b.edit.drops, name, b.q.Header["Connection"]...)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

@@ -116,7 +116,7 @@ func (h *head) appendFraming(dst []byte) []byte {
 // and a repeated Content-Length counts once.
 func responseHeader(res *h1.Response) http.Header {
 	h := make(http.Header, len(res.Fields))
-	addFields(h, res, func(f *h1.Field) bool { return !equalFold(f.Name, "Transfer-Encoding") })
+	addFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
 	return h
 }
 
@@ -152,9 +152,6 @@ func addFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 		}
 	}
 }
-
-// equalFold compares a name without a copy.
-func equalFold(b []byte, s string) bool { return len(b) == len(s) && strings.EqualFold(string(b), s) }
 
 // announcedTrailers takes the Trailer fields out of h and returns the names they
 // announce, without those that must not come.

@@ -105,7 +105,7 @@ func (a *fullExchange) adopt(try *try, n int) (*http.Response, error) {
 		res.Trailer = announcedTrailers(responseHeader(head))
 	}
 	if len(res.Trailer) == 0 && head.ContentLength >= 0 && !head.Chunked {
-		addFields(h, head, func(f *h1.Field) bool { return equalFold(f.Name, "Content-Length") })
+		addFields(h, head, func(f *h1.Field) bool { return header.EqualFold(f.Name, "Content-Length") })
 	}
 	try.attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
 	return res, nil

@@ -23,7 +23,7 @@ type Edit struct {
 // or routes the message.
 func (e *Edit) check(field string) error {
 	var errs []error
-	name := func(op, k string) { errs = append(errs, CheckName(field+"."+op, k)) }
+	name := func(op, k string) { errs = append(errs, header.CheckName(field+"."+op, k)) }
 	for _, k := range e.Remove {
 		name("Remove", k)
 	}
@@ -38,15 +38,6 @@ func (e *Edit) check(field string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// CheckName returns an error unless k is the name of an end-to-end field, whose value nobody but the handlers around us and
-// the targets has an interest in. The error begins with field.
-func CheckName(field, k string) error {
-	if !header.ValidName(k) || header.Classify(k)&(header.HopByHop|header.Framing|header.Host) != 0 {
-		return fmt.Errorf("%s: %q: want the name of a header, but none that frames or routes a message", field, k)
-	}
-	return nil
 }
 
 // drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.

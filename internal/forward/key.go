@@ -64,9 +64,9 @@ func (f *Forwarder) KeyBytes(req *h1.Request, client netip.Addr) uint64 {
 // value returns what of a field is the key, or nil.
 func (k *HashKey) value(fd *h1.Field) []byte {
 	switch {
-	case k.Header != "" && equalFold(fd.Name, k.Header):
+	case k.Header != "" && header.EqualFold(fd.Name, k.Header):
 		return fd.Value
-	case k.Cookie != "" && equalFold(fd.Name, "Cookie"):
+	case k.Cookie != "" && header.EqualFold(fd.Name, "Cookie"):
 		v, _ := header.Cookie(fd.Value, k.Cookie)
 		return v
 	}

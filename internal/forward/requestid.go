@@ -28,7 +28,7 @@ type Numbering struct {
 // identifier: the proxy itself neither writes nor reads it. The error begins with
 // field.
 func CheckIDName(field, name string) error {
-	if err := CheckName(field, name); err != nil {
+	if err := header.CheckName(field, name); err != nil {
 		return err
 	}
 	if header.ForbiddenTrailer(name) { // exactly the fields with a meaning of their own
@@ -150,7 +150,7 @@ func (s *IDs) Of(fields []h1.Field, name string) string {
 func onlyID(fields []h1.Field, name string) (id []byte) {
 	n := 0
 	for i := range fields {
-		if fd := &fields[i]; equalFold(fd.Name, name) {
+		if fd := &fields[i]; header.EqualFold(fd.Name, name) {
 			n, id = n+1, fd.Value
 		}
 	}

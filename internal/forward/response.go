@@ -192,5 +192,5 @@ func (a *fullExchange) writeTrailers(res *http.Response, announced int) {
 
 // passes reports whether a trailer of the response crosses the proxy.
 func (a *fullExchange) passes(name string) bool {
-	return passesTrailer(&a.f.ResponseHeader, name, a.named...)
+	return header.PassesTrailer(a.f.ResponseHeader.drops, name, a.named...)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // A Stay lets a stream, which is an upgraded connection or an event stream, go on
@@ -72,7 +73,7 @@ func (a *Attempts) Killed() bool {
 // IsEventStream reports whether res is of server-sent events.
 func IsEventStream(res *h1.Response) bool {
 	for _, f := range res.Fields {
-		if equalFold(f.Name, "content-type") {
+		if header.EqualFold(f.Name, "content-type") {
 			return eventStream(string(f.Value))
 		}
 	}

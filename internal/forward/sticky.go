@@ -87,7 +87,7 @@ func (s *set) stick(c *Sticky) {
 func (a *Attempts) PreferBytes(req *h1.Request) {
 	for i := range req.Fields {
 		fd := &req.Fields[i]
-		if !equalFold(fd.Name, "Cookie") {
+		if !header.EqualFold(fd.Name, "Cookie") {
 			continue
 		}
 		if v, ok := header.Cookie(fd.Value, a.f.Sticky.Cookie); ok {

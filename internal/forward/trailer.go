@@ -8,32 +8,6 @@ import (
 // Trailers obey what the fields of a head obey: what is forbidden, what
 // Connection nominates, and what an Edit removes or sets does not pass.
 
-// passesTrailer reports whether a trailer of that name crosses the proxy in a
-// message that is edited by e. named are the values of Connection in its head.
-//
-// Hot path: no allocation.
-func passesTrailer[N, V header.Text](e *Edit, name N, named ...V) bool {
-	if header.ForbiddenTrailer(name) || matches(e.drops, name) {
-		return false
-	}
-	for _, value := range named {
-		if header.Nominated(value, name) {
-			return false
-		}
-	}
-	return true
-}
-
-// matches reports whether a CGI-like target takes name for one of names.
-func matches[N header.Text](names []string, name N) bool {
-	for _, k := range names {
-		if header.SameVariable(k, name) {
-			return true
-		}
-	}
-	return false
-}
-
 // AppendRequestEnd appends the last chunk of a request with the trailers that
 // may pass; hop is as for AppendRequest. The trailers stay as they are: the request
 // may be sent again.
@@ -50,7 +24,7 @@ func (f *Forwarder) AppendResponseEnd(dst []byte, trailers []h1.Field, named []b
 func appendEnd(dst []byte, trailers []h1.Field, e *Edit, named []byte, replaced string) []byte {
 	dst = append(dst, "0\r\n"...)
 	for i := range trailers {
-		if fd := &trailers[i]; passesTrailer(e, fd.Name, named) && !header.SameVariable(fd.Name, replaced) {
+		if fd := &trailers[i]; header.PassesTrailer(e.drops, fd.Name, named) && !header.SameVariable(fd.Name, replaced) {
 			dst = h1.AppendField(dst, fd.Name, fd.Value)
 		}
 	}

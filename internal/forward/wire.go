@@ -102,7 +102,7 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 				continue
 			}
 		}
-		if matches(f.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
+		if header.Matches(f.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
 			continue
 		}
 		dst = appendLine(dst, fd)
@@ -113,7 +113,7 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 // appendNumber appends the line of a request's identifier, if there is one, before
 // e edits the message.
 func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
-	if id.Name == "" || matches(e.drops, id.Name) {
+	if id.Name == "" || header.Matches(e.drops, id.Name) {
 		return dst
 	}
 	return h1.AppendField(dst, id.Name, id.Value)
@@ -180,7 +180,7 @@ func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 		}
 		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
 			name = bytes.Trim(name, " \t")
-			if h1.ValidToken(name) && passesTrailer[[]byte, []byte](&f.ResponseHeader, name) && !(res.Nominates && nominated(res, name)) {
+			if h1.ValidToken(name) && header.PassesTrailer[[]byte, []byte](f.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
 				dst = h1.AppendField(dst, "Trailer", name)
 			}
 		}
@@ -220,7 +220,7 @@ func (f *Forwarder) appendFields(dst []byte, res *h1.Response, replaced string) 
 func (f *Forwarder) passes(res *h1.Response, fd *h1.Field) bool {
 	return header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) == 0 &&
 		!(res.Nominates && nominated(res, fd.Name)) &&
-		!matches(f.ResponseHeader.drops, fd.Name)
+		!header.Matches(f.ResponseHeader.drops, fd.Name)
 }
 
 func nominated(res *h1.Response, name []byte) bool {

@@ -20,7 +20,7 @@ func Withhold(q *http.Request, names ...string) *http.Request {
 	if q.Body == nil || q.Body == http.NoBody || q.ContentLength >= 0 && len(q.Trailer) == 0 {
 		return c
 	}
-	b := &withheldBody{ReadCloser: q.Body, from: q, to: make(http.Header, len(q.Trailer)), edit: Edit{drops: names},
+	b := &withheldBody{ReadCloser: q.Body, from: q, to: make(http.Header, len(q.Trailer)), drops: names,
 		named: slices.Clone(q.Header["Connection"])}
 	for name := range q.Trailer {
 		if b.passes(name) {
@@ -37,7 +37,7 @@ type withheldBody struct {
 	io.ReadCloser
 	from  *http.Request
 	to    http.Header
-	edit  Edit
+	drops []string
 	named []string // values of Connection
 }
 
@@ -54,4 +54,6 @@ func (b *withheldBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *withheldBody) passes(name string) bool { return passesTrailer(&b.edit, name, b.named...) }
+func (b *withheldBody) passes(name string) bool {
+	return header.PassesTrailer(b.drops, name, b.named...)
+}
