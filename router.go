@@ -789,7 +789,7 @@ func (r *Router) admit(x *forward.Exchange) http.Handler {
 	case rules.limit == nil:
 		return nil
 	}
-	return x.Limited(rules.limit)
+	return forward.Limited(x, rules.limit)
 }
 
 // end completes the record and reports it.

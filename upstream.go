@@ -496,7 +496,7 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 			return
 		}
 	}
-	f.Serve(w, q, x)
+	forward.Serve(f, w, q, x)
 }
 
 func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *forward.Exchange) {
@@ -602,7 +602,7 @@ func (u *Upstream) Mirror(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: want 0 to end it", share)
 	}
-	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share) })
+	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share, forward.Serve) })
 }
 
 // beside calls do with what u and other, which may be nil, compile to.

@@ -73,7 +73,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 			x.Status = c.Status
 		}
 	}()
-	f.ask(v, k.about(q.WithContext(ctx), x), c)
+	ask(f, v, k.about(q.WithContext(ctx), x), c)
 	if v.yes == nil {
 		return nil
 	}
@@ -90,7 +90,7 @@ func (k *Question) Ask(f *Forwarder, w http.ResponseWriter, q *http.Request, x *
 
 // ask serves the question. A yes is one however long its body is that nobody
 // reads, but not if it was cut off: then there is no answer.
-func (f *Forwarder) ask(v *verdict, q *http.Request, c *Exchange) {
+func ask(f *Forwarder, v *verdict, q *http.Request, c *Exchange) {
 	defer func() {
 		switch p := recover(); {
 		case p == nil, p == http.ErrAbortHandler && v.err != nil:
@@ -101,7 +101,7 @@ func (f *Forwarder) ask(v *verdict, q *http.Request, c *Exchange) {
 			panic(p)
 		}
 	}()
-	f.Serve(v, q, c)
+	Serve(f, v, q, c)
 }
 
 // about is what is asked about q.

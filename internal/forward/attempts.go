@@ -28,13 +28,14 @@ type Attempts struct {
 	Size   int64      // of the request's body, negative if unknown
 	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
 
+	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
+
 	f     *Forwarder // whose targets are asked
 	set   *set
 	rec   *Record
 	party Party
-	pick  func(left []*Target) (*Target, error) // the user's; nil for the policy
-	tried []int                                 // positions of the targets asked
-	prior []*Target                             // asked before there was a set
+	tried []int    // positions of the targets asked
+	prior []string // keys of the targets that another lane has asked
 
 	charged []*limit.Rule // have taken a token for the exchange
 
@@ -143,10 +144,10 @@ func (a *Attempts) next(now time.Time) *Failure {
 // waited.
 func (a *Attempts) renew() *Failure {
 	if s := a.f.set.Load(); s != a.set {
-		asked := a.triedTargets()
+		asked := a.triedKeys()
 		a.set, a.tried, a.known = s, a.tried[:0], false
-		for _, t := range asked {
-			if i := slices.Index(s.targets, t); i >= 0 {
+		for _, key := range asked {
+			if i := slices.IndexFunc(s.targets, func(t *Target) bool { return t.key == key }); i >= 0 {
 				a.tried = append(a.tried, i)
 			}
 		}
@@ -163,11 +164,20 @@ func (a *Attempts) renew() *Failure {
 	return nil
 }
 
-// triedTargets returns the targets asked.
-func (a *Attempts) triedTargets() []*Target {
+// TakeOver carries x on, which another lane may have begun.
+func (a *Attempts) TakeOver(x *Exchange) { a.charged, a.prior = x.Charged, x.Tried }
+
+// Handover returns what the exchange's other lane has to know. The attempts are
+// to be ended.
+func (a *Attempts) Handover() *Handover {
+	return &Handover{Record: *a.rec, Charged: slices.Clone(a.charged), Tried: a.triedKeys()}
+}
+
+// triedKeys returns the keys of the targets asked.
+func (a *Attempts) triedKeys() []string {
 	all := a.prior
 	for _, i := range a.tried {
-		all = append(all, a.set.targets[i])
+		all = append(all, a.set.targets[i].key)
 	}
 	a.prior = nil
 	return all
@@ -195,7 +205,7 @@ func (a *Attempts) choose(now time.Time) (int, *Failure) {
 
 // chooseOne is choose among the targets of the set.
 func (a *Attempts) chooseOne(now time.Time) (int, error) {
-	if a.pick != nil {
+	if a.Pick != nil {
 		return a.ask(now)
 	}
 	asked := len(a.tried)
@@ -247,7 +257,7 @@ func (a *Attempts) ask(now time.Time) (int, error) {
 			left = append(left, t)
 		}
 	}
-	t, err := a.pick(left)
+	t, err := a.Pick(left)
 	i := slices.Index(a.set.targets, t)
 	a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
 	if i >= 0 && !t.node.TryBegin() {

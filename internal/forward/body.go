@@ -11,9 +11,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// replayLimit is how much of a body is kept for another attempt.
-const replayLimit = 32 << 10
-
 // A requestBody reads the client's body for one attempt after the other, notes
 // whose fault an error was, and hands the trailers on at its end.
 type requestBody struct {
@@ -25,7 +22,7 @@ type requestBody struct {
 	err     atomic.Pointer[error]
 	whole   atomic.Bool // read to its end
 
-	keeps   bool                       // what is read is kept, up to replayLimit
+	keeps   bool                       // what is read is kept, up to ReplayLimit
 	lost    atomic.Bool                // something was read that is not in kept
 	current atomic.Pointer[bodyReader] // nil between attempts
 
@@ -39,7 +36,7 @@ type requestBody struct {
 }
 
 func newRequestBody(q *http.Request, fl *flight, edit *Edit) *requestBody {
-	b := &requestBody{q: q, flight: fl, edit: edit, keeps: idempotent(q.Method) && q.ContentLength <= replayLimit}
+	b := &requestBody{q: q, flight: fl, edit: edit, keeps: Idempotent(q.Method) && q.ContentLength <= ReplayLimit}
 	if q.ContentLength < 0 {
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {
@@ -102,7 +99,7 @@ func (r *bodyReader) Close() error { return nil }
 // keep keeps what r has read. Whoever rewinds while it was read has to find it,
 // however much that is. b.mu is held.
 func (b *requestBody) keep(r *bodyReader, p []byte) {
-	if !b.keeps || len(b.kept)+len(p) > replayLimit {
+	if !b.keeps || len(b.kept)+len(p) > ReplayLimit {
 		b.lost.Store(true)
 		if !b.keeps || b.current.Load() == r {
 			b.keeps, b.kept = false, nil
@@ -180,13 +177,9 @@ func (b *requestBody) detach() {
 	b.over = true
 	b.mu.Unlock()
 	if b.q.ProtoMajor == 1 {
-		_ = b.flight.rc.SetReadDeadline(time.Now().Add(lingerTime))
+		_ = b.flight.rc.SetReadDeadline(time.Now().Add(LingerTime))
 	}
 }
-
-// lingerTime is how long net/http may look for the end of a body that nobody
-// wanted.
-const lingerTime = 500 * time.Millisecond
 
 // failed returns the error that the client's side caused, or nil.
 func (b *requestBody) failed() error {

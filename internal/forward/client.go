@@ -21,12 +21,37 @@ type client struct {
 	stall         time.Duration // how long the target may take no byte of a body; 0 means for ever
 }
 
-func newClient(p *pool.Pool, c *Config) doer {
-	return &client{pool: p, dialTimeout: c.DialTimeout, headerTimeout: c.ResponseHeaderTimeout, stall: c.IdleTimeout}
+// newClient returns a client that connects by p, within dialTimeout, waits for a
+// response head for headerTimeout from the end of the request, and lets the target
+// take no byte of a body for stall. Zero means no limit.
+func newClient(p *pool.Pool, dialTimeout, headerTimeout, stall time.Duration) *client {
+	return &client{pool: p, dialTimeout: dialTimeout, headerTimeout: headerTimeout, stall: stall}
+}
+
+// A Binder is the context of a request that is told of its connection, which costs
+// less than [context.AfterFunc].
+type Binder interface {
+	context.Context
+
+	// Dialed is told how long a connection took to open.
+	Dialed(took time.Duration)
+
+	// Bind makes the end of the context one of the lease. The returned function
+	// undoes it and reports whether it came in time.
+	Bind(l pool.Lease) (unbind func() bool)
 }
 
 // CloseIdleConnections closes the connections that carry no exchange.
 func (c *client) CloseIdleConnections() { c.pool.CloseIdle() }
+
+// Start returns a Try of req whose head the caller writes to Out. req has no body,
+// and ctx ends the Try. Interim responses go to on1xx, 100 included; an error from
+// it ends the Try.
+func (c *client) Start(ctx context.Context, req *http.Request, on1xx func(int, http.Header) error) *Try {
+	t := &Try{c: c, req: req, ctx: ctx, on1xx: on1xx, scratch: scratches.Get().(*scratch)}
+	t.Out = t.Out[:0]
+	return t
+}
 
 // Do performs one attempt, see doer.
 //
@@ -45,24 +70,24 @@ func (c *client) CloseIdleConnections() { c.pool.CloseIdle() }
 // it; and once, after a write, when the request is idempotent, whole and
 // unanswered (RFC 9110, 9.2.2).
 func (c *client) Do(req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
-	t := &try{c: c, req: req, ctx: req.Context(), on1xx: on1xx}
+	t := &Try{c: c, req: req, ctx: req.Context(), on1xx: on1xx}
 	if err := t.prepare(); err != nil {
 		return nil, &AttemptError{Op: "write", Err: err}
 	}
-	defer t.s.free()
-	n, err := t.exchange()
+	defer t.Free()
+	n, err := t.Exchange()
 	switch {
 	case err != nil:
 		return nil, err
-	case t.s.res.Status == http.StatusSwitchingProtocols:
+	case t.Head.Status == http.StatusSwitchingProtocols:
 		return t.switched(n)
 	}
 	return t.final(n), nil
 }
 
-// exchange sends the request over one connection, or another, until it is
+// Exchange sends the request over one connection, or another, until it is
 // answered. It returns the length of the response's head.
-func (t *try) exchange() (int, error) {
+func (t *Try) Exchange() (int, error) {
 	for fresh := false; ; {
 		if err := t.connect(fresh); err != nil {
 			return 0, err
@@ -79,7 +104,7 @@ func (t *try) exchange() (int, error) {
 }
 
 // connect takes a kept connection or opens one.
-func (t *try) connect(fresh bool) error {
+func (t *Try) connect(fresh bool) error {
 	t.conn = nil
 	if !fresh {
 		t.conn = t.c.pool.Take()
@@ -93,8 +118,8 @@ func (t *try) connect(fresh bool) error {
 		}
 		start := time.Now()
 		conn, err := t.c.pool.Open(ctx)
-		if x, ok := t.ctx.(interface{ dialed(time.Duration) }); ok {
-			x.dialed(time.Since(start))
+		if b, ok := t.ctx.(Binder); ok {
+			b.Dialed(time.Since(start))
 		}
 		var handshake *pool.HandshakeError
 		switch {
@@ -106,10 +131,8 @@ func (t *try) connect(fresh bool) error {
 		t.conn = conn
 	}
 	switch ctx := t.ctx.(type) {
-	case interface {
-		bind(pool.Lease) (unbind func() bool)
-	}: // a flight, which costs less than AfterFunc
-		t.stop = ctx.bind(t.conn.Lease())
+	case Binder:
+		t.stop = ctx.Bind(t.conn.Lease())
 	default:
 		t.stop = func() bool { return true }
 		if ctx.Done() != nil {
@@ -120,18 +143,18 @@ func (t *try) connect(fresh bool) error {
 }
 
 // again reports whether the request may be sent once more after err.
-func (t *try) again(err *AttemptError) bool {
+func (t *Try) again(err *AttemptError) bool {
 	switch {
 	case !t.conn.Reused() || t.answered || t.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
 		return false
 	case t.upload != nil && t.upload.started:
 		return false
 	}
-	return !err.Wrote || idempotent(t.req.Method)
+	return !err.Wrote || Idempotent(t.req.Method)
 }
 
-// fail closes the connection and says how far the attempt came.
-func (t *try) fail(op string, err error) *AttemptError {
+// Fail closes the connection and says how far the attempt came.
+func (t *Try) Fail(op string, err error) *AttemptError {
 	t.stop()
 	wrote := t.conn.Wrote()
 	t.conn.Close()

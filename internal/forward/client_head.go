@@ -112,17 +112,17 @@ func (h *head) appendFraming(dst []byte) []byte {
 	return dst
 }
 
-// responseHeader copies the fields into a map. Transfer-Encoding is left out,
+// ResponseHeader copies the fields into a map. Transfer-Encoding is left out,
 // and a repeated Content-Length counts once.
-func responseHeader(res *h1.Response) http.Header {
+func ResponseHeader(res *h1.Response) http.Header {
 	h := make(http.Header, len(res.Fields))
-	addFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
+	AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
 	return h
 }
 
-// addFields adds to h the fields of res that pass: one string for all of them.
+// AddFields adds to h the fields of res that pass: one string for all of them.
 // A repeated Content-Length counts once.
-func addFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
+func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 	size, count := 0, 0
 	for i := range res.Fields {
 		if f := &res.Fields[i]; pass(f) {
@@ -153,9 +153,9 @@ func addFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 	}
 }
 
-// announcedTrailers takes the Trailer fields out of h and returns the names they
+// AnnouncedTrailers takes the Trailer fields out of h and returns the names they
 // announce, without those that must not come.
-func announcedTrailers(h http.Header) http.Header {
+func AnnouncedTrailers(h http.Header) http.Header {
 	lines := h["Trailer"]
 	delete(h, "Trailer")
 	var names http.Header

@@ -21,16 +21,16 @@ import (
 const (
 	maxInlineBody = 16 << 10    // a body in memory up to this size goes out with the head
 	continueWait  = time.Second // how long a target may think about Expect: 100-continue
-	MaxInterimSum = 64 << 10    // bytes of all interim response heads
 )
 
-// A try is a request on its way over one connection, and its response head.
-type try struct {
+// A Try is a request on its way over one connection, and its response head.
+type Try struct {
+	*scratch
+
 	c     *client
 	req   *http.Request
 	ctx   context.Context // ends the try; a flight, or the request's
 	on1xx func(int, http.Header) error
-	s     *scratch
 
 	conn     *pool.Conn
 	stop     func() bool // unbinds conn from the request's context
@@ -41,29 +41,31 @@ type try struct {
 
 // A scratch is memory that is needed only until the response head is read.
 type scratch struct {
-	out []byte
-	res h1.Response
+	Out  []byte      // the request's head, with what of its body goes along
+	Head h1.Response // of the last response, interim ones included
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-func (s *scratch) free() {
-	s.res.Reset()
-	if cap(s.out) <= 2*maxInlineBody {
+// Free gives the memory back. Nothing of the head is valid behind it.
+func (t *Try) Free() {
+	s := t.scratch
+	s.Head.Reset()
+	if cap(s.Out) <= 2*maxInlineBody {
 		scratches.Put(s)
 	}
 }
 
 // prepare checks the request and writes its head, with a small body that is in
 // memory already, into the scratch.
-func (t *try) prepare() error {
+func (t *Try) prepare() error {
 	head, err := requestHead(t.req)
 	if err != nil {
 		return err
 	}
-	t.s = scratches.Get().(*scratch)
-	t.s.out = head.append(t.s.out[:0])
-	t.s.res.MaxHead = pool.BufferSize
+	t.scratch = scratches.Get().(*scratch)
+	t.Out = head.append(t.Out[:0])
+	t.Head.MaxHead = pool.BufferSize
 	if head.framing == h1.NoBody {
 		return nil
 	}
@@ -73,12 +75,12 @@ func (t *try) prepare() error {
 	}
 	defer func() {
 		if err != nil {
-			t.s.free()
+			t.Free()
 		}
 	}()
-	n := len(t.s.out)
-	t.s.out = slices.Grow(t.s.out, int(t.req.ContentLength))[:n+int(t.req.ContentLength)]
-	if _, err = io.ReadFull(t.req.Body, t.s.out[n:]); err != nil {
+	n := len(t.Out)
+	t.Out = slices.Grow(t.Out, int(t.req.ContentLength))[:n+int(t.req.ContentLength)]
+	if _, err = io.ReadFull(t.req.Body, t.Out[n:]); err != nil {
 		return fmt.Errorf("request body: %w", err)
 	}
 	return nil
@@ -86,40 +88,40 @@ func (t *try) prepare() error {
 
 // run sends the request and reads the head of the final response, or of a 101,
 // whose length it returns.
-func (t *try) run() (int, *AttemptError) {
+func (t *Try) run() (int, *AttemptError) {
 	if err := t.send(); err != nil {
 		op := "write"
 		if t.conn.Sent() {
 			op = "read"
 		}
-		return 0, t.fail(op, err)
+		return 0, t.Fail(op, err)
 	}
 	for {
 		n, err := t.head()
 		if err != nil {
-			return 0, t.fail("read", err)
+			return 0, t.Fail("read", err)
 		}
-		if status := t.s.res.Status; status >= 200 || status == http.StatusSwitchingProtocols {
+		if status := t.Head.Status; status >= 200 || status == http.StatusSwitchingProtocols {
 			return n, nil
 		}
 		if err := t.onInterim(n); err != nil {
-			return 0, t.fail("read", err)
+			return 0, t.Fail("read", err)
 		}
 	}
 }
 
 // send writes what is in the scratch. Without an upload it also waits for the
 // first bytes of the response.
-func (t *try) send() error {
+func (t *Try) send() error {
 	now := time.Now()
 	_ = t.conn.SetWriteStall(t.c.stall)
 	t.armHeader(now)
 	if t.upload == nil {
-		err := t.conn.Ask(t.s.out)
+		err := t.conn.Ask(t.Out)
 		t.answered = err == nil
 		return err
 	}
-	if err := t.conn.Send(t.s.out); err != nil {
+	if err := t.conn.Send(t.Out); err != nil {
 		return err
 	}
 	if t.expects() {
@@ -130,7 +132,7 @@ func (t *try) send() error {
 }
 
 // armHeader bounds the wait for the response head from now on.
-func (t *try) armHeader(now time.Time) {
+func (t *Try) armHeader(now time.Time) {
 	var deadline time.Time
 	if t.c.headerTimeout > 0 {
 		deadline = now.Add(t.c.headerTimeout)
@@ -138,14 +140,14 @@ func (t *try) armHeader(now time.Time) {
 	_ = t.conn.SetReadDeadline(deadline)
 }
 
-func (t *try) expects() bool {
+func (t *Try) expects() bool {
 	return strings.EqualFold(t.req.Header.Get("Expect"), "100-continue")
 }
 
 // awaitContinue holds the body back until the target has said something or has
 // thought for long enough (RFC 9110, 10.1.1). What it says is read by head; a
 // final response to a body that was held back leaves it unsent.
-func (t *try) awaitContinue(now time.Time) error {
+func (t *Try) awaitContinue(now time.Time) error {
 	_ = t.conn.SetReadDeadline(now.Add(continueWait))
 	err := t.conn.Fill()
 	t.armHeader(time.Now())
@@ -157,11 +159,11 @@ func (t *try) awaitContinue(now time.Time) error {
 }
 
 // head waits for a response head and parses it. It returns its length.
-func (t *try) head() (int, error) {
+func (t *Try) head() (int, error) {
 	for {
 		if b := t.conn.Buffered(); len(b) > 0 {
 			t.answered = true
-			n, err := t.s.res.Parse(b)
+			n, err := t.Head.Parse(b)
 			if err != h1.ErrMore {
 				return n, protocolError(err)
 			}
@@ -173,7 +175,7 @@ func (t *try) head() (int, error) {
 }
 
 // fill waits for bytes. The header timeout starts when the body has been sent.
-func (t *try) fill() error {
+func (t *Try) fill() error {
 	for {
 		err := t.conn.Fill()
 		if err == nil || t.upload == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -198,11 +200,11 @@ func protocolError(err error) error {
 
 // onInterim passes a 1xx on. Any of them lets a body go that was held back: a
 // target that has begun to work need not be waited for.
-func (t *try) onInterim(n int) error {
+func (t *Try) onInterim(n int) error {
 	if t.interim += n; t.interim > MaxInterimSum {
-		return errInterim
+		return ErrInterim
 	}
-	status, h := t.s.res.Status, responseHeader(&t.s.res)
+	status, h := t.Head.Status, ResponseHeader(&t.Head)
 	t.conn.Discard(n)
 	if t.on1xx != nil {
 		if err := t.on1xx(status, h); err != nil {
@@ -217,29 +219,29 @@ func (t *try) onInterim(n int) error {
 }
 
 // final turns the head of n bytes into the response.
-func (t *try) final(n int) *http.Response {
+func (t *Try) final(n int) *http.Response {
 	res := t.response()
-	if t.s.res.Framing(t.req.Method) == h1.ChunkedBody {
-		res.Trailer = announcedTrailers(res.Header)
+	if t.Head.Framing(t.req.Method) == h1.ChunkedBody {
+		res.Trailer = AnnouncedTrailers(res.Header)
 	}
-	t.attach(res, n)
+	t.Attach(res, n)
 	return res
 }
 
-// attach makes what follows the head of n bytes the body of res.
-func (t *try) attach(res *http.Response, n int) {
+// Attach makes what follows the head of n bytes the body of res.
+func (t *Try) Attach(res *http.Response, n int) {
 	t.conn.Discard(n)
 	_ = t.conn.SetReadDeadline(time.Time{})
-	framing := t.s.res.Framing(t.req.Method)
+	framing := t.Head.Framing(t.req.Method)
 	b := &body{conn: t.conn, stop: t.stop, ctx: t.ctx, upload: t.upload, res: res, framing: framing,
-		left: t.s.res.ContentLength, keep: t.s.res.Persistent(t.req.Method) && !t.req.Close}
+		left: t.Head.ContentLength, keep: t.Head.Persistent(t.req.Method) && !t.req.Close}
 	res.Body = b
 	switch framing {
 	case h1.NoBody:
 		b.finish()
 		res.Body = http.NoBody
 		if t.req.Method == http.MethodHead {
-			res.ContentLength = t.s.res.ContentLength
+			res.ContentLength = t.Head.ContentLength
 		}
 	case h1.SizedBody:
 		res.ContentLength = b.left
@@ -255,21 +257,21 @@ func (t *try) attach(res *http.Response, n int) {
 var chunkedCoding = []string{"chunked"}
 
 // switched turns the connection into the response's body.
-func (t *try) switched(n int) (*http.Response, error) {
+func (t *Try) switched(n int) (*http.Response, error) {
 	if t.upload != nil {
-		return nil, t.fail("read", &ProtocolError{What: "101 before the end of the request"})
+		return nil, t.Fail("read", &ProtocolError{What: "101 before the end of the request"})
 	}
 	res := t.response()
 	t.conn.Discard(n)
 	if !t.stop() {
-		return nil, t.fail("read", pool.ErrAborted)
+		return nil, t.Fail("read", pool.ErrAborted)
 	}
 	res.Body = newSwitchedBody(t.ctx, t.conn)
 	return res, nil
 }
 
-func (t *try) response() *http.Response {
-	head := &t.s.res
+func (t *Try) response() *http.Response {
+	head := &t.Head
 	proto := "HTTP/1.1"
 	if head.Minor == 0 {
 		proto = "HTTP/1.0"
@@ -280,7 +282,7 @@ func (t *try) response() *http.Response {
 		Proto:      proto,
 		ProtoMajor: 1,
 		ProtoMinor: head.Minor,
-		Header:     responseHeader(head),
+		Header:     ResponseHeader(head),
 		Close:      !head.Persistent(t.req.Method),
 		Request:    t.req,
 	}

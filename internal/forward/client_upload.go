@@ -35,7 +35,7 @@ type upload struct {
 	done  chan struct{}
 }
 
-func newUpload(t *try, framing h1.Framing) *upload {
+func newUpload(t *Try, framing h1.Framing) *upload {
 	return &upload{body: t.req.Body, trailer: t.req.Trailer, framing: framing, left: t.req.ContentLength,
 		stall: t.c.stall, done: make(chan struct{})}
 }

@@ -75,13 +75,12 @@ func unchanged(q *http.Request) bool {
 // doShort performs one attempt on the short way. The response that it returns
 // has no Header: the fields are in a.w.Header() already.
 func (a *fullExchange) doShort(c *client, t *Target) (*http.Response, error) {
-	try := new(try)
-	try.c, try.req, try.ctx, try.on1xx, try.s = c, a.q, &a.flight, a.informational, scratches.Get().(*scratch)
-	defer try.s.free()
+	try := c.Start(&a.flight, a.q, a.informational)
+	defer try.Free()
 	d := a.draft()
-	try.s.out = a.f.AppendRequest(try.s.out[:0], &d.req, t, &d.hop, &d.received)
+	try.Out = a.f.AppendRequest(try.Out, &d.req, t, &d.hop, &d.received)
 	d.free()
-	n, err := try.exchange()
+	n, err := try.Exchange()
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +88,10 @@ func (a *fullExchange) doShort(c *client, t *Target) (*http.Response, error) {
 }
 
 // adopt takes the response over whose head of n bytes try has read.
-func (a *fullExchange) adopt(try *try, n int) (*http.Response, error) {
-	head := &try.s.res
+func (a *fullExchange) adopt(try *Try, n int) (*http.Response, error) {
+	head := &try.Head
 	if head.Status == http.StatusSwitchingProtocols {
-		return nil, try.fail("read", errUnasked)
+		return nil, try.Fail("read", errUnasked)
 	}
 	res := &a.res
 	res.StatusCode = head.Status
@@ -100,14 +99,14 @@ func (a *fullExchange) adopt(try *try, n int) (*http.Response, error) {
 		a.named = []string{string(AppendNominated(nil, head))}
 	}
 	h := a.w.Header()
-	addFields(h, head, func(f *h1.Field) bool { return a.f.passes(head, f) })
+	AddFields(h, head, func(f *h1.Field) bool { return a.f.passes(head, f) })
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
-		res.Trailer = announcedTrailers(responseHeader(head))
+		res.Trailer = AnnouncedTrailers(ResponseHeader(head))
 	}
 	if len(res.Trailer) == 0 && head.ContentLength >= 0 && !head.Chunked {
-		addFields(h, head, func(f *h1.Field) bool { return header.EqualFold(f.Name, "Content-Length") })
+		AddFields(h, head, func(f *h1.Field) bool { return header.EqualFold(f.Name, "Content-Length") })
 	}
-	try.attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
+	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
 	return res, nil
 }
 

@@ -31,8 +31,8 @@ type Exchange struct {
 	asker   *http.Request // of a question: the client's request; else nil
 	watched bool          // somebody counts what the client gets
 	refused bool          // no target has answered: the proxy does, or its ErrorHandler
-	charged []*limit.Rule // of an exchange that was handed over, as what follows
-	tried   []*Target
+	Charged []*limit.Rule // of an exchange that was handed over, as what follows
+	Tried   []string      // keys of targets
 
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.

@@ -26,7 +26,7 @@ type explainer struct {
 // came to it now.
 func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *Exchange) {
 	a := &explainer{e, q, x.Client, x.Start}
-	if fail := (&fullExchange{f: f, q: q, x: x}).admit(); fail != nil {
+	if fail := Check(q); fail != nil {
 		e.Refuse(fail.Status, fail.Err.Error())
 	}
 	a.visit(f, "Upstream")
@@ -143,8 +143,7 @@ func (a *explainer) queue(f *Forwarder, name, why string) {
 
 // choose explains which targets of f may get the request.
 func (a *explainer) choose(f *Forwarder) {
-	x := fullExchange{f: f, q: a.q}
-	if a.q.Method == http.MethodConnect && x.upgradeProtocol() == "" {
+	if a.q.Method == http.MethodConnect && f.UpgradeProtocol(a.q) == "" {
 		a.RefuseBy("Upstream.Upgrades", http.StatusNotImplemented, "the protocol that CONNECT asks for is not on the list")
 	}
 	s := f.set.Load()

@@ -6,7 +6,9 @@ import "github.com/hostproxy/hostproxy/internal/pool"
 type Doer = doer
 
 // NewClient returns the built-in HTTP/1.1 client.
-func NewClient(p *pool.Pool, c *Config) Doer { return newClient(p, c) }
+func NewClient(p *pool.Pool, c *Config) Doer {
+	return newClient(p, c.DialTimeout, c.ResponseHeaderTimeout, c.IdleTimeout)
+}
 
 // GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error.
 var GRPCStatus, GRPCMessage = grpcStatus, grpcMessage

@@ -41,11 +41,11 @@ type flight struct {
 	until  time.Time // when an upgraded connection has lived long enough; zero means never
 	polite func()    // ends an upgraded connection politely; nil if it is none
 
-	next, prev *flight // in the Forwarder's list; guarded by its mu
+	swept Swept // of the Forwarder's Sweeper
 }
 
-// inspect cuts fl off if it has become pointless.
-func (fl *flight) inspect(now time.Time) {
+// Inspect cuts fl off if it has become pointless.
+func (fl *flight) Inspect(now time.Time) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	defer fl.contain()
@@ -118,7 +118,7 @@ func (fl *flight) expired(now time.Time) bool {
 	if fl.doomed.IsZero() {
 		fl.doomed = now
 	}
-	return now.Sub(fl.doomed) >= streamGrace
+	return now.Sub(fl.doomed) >= StreamGrace
 }
 
 // ending reports whether one of the flight's lives has ended.
@@ -190,9 +190,9 @@ func (fl *flight) serve(f *Forwarder) {
 	fl.idle = f.IdleTimeout
 }
 
-// bind makes an abort of the flight one of the lease. The returned function
+// Bind makes an abort of the flight one of the lease. The returned function
 // undoes it and reports whether it came in time.
-func (fl *flight) bind(l pool.Lease) (unbind func() bool) {
+func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	fl.lease = l
@@ -202,8 +202,8 @@ func (fl *flight) bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
-// dialed notes how long the exchange has waited for a connection to be opened.
-func (fl *flight) dialed(d time.Duration) { fl.x.Dial += d }
+// Dialed notes how long the exchange has waited for a connection to be opened.
+func (fl *flight) Dialed(d time.Duration) { fl.x.Dial += d }
 
 func (fl *flight) unbind() bool {
 	fl.mu.Lock()

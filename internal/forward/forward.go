@@ -17,6 +17,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/discover"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
@@ -111,10 +112,7 @@ type Forwarder struct {
 	found     chan struct{}           // closed when Discover has found targets
 	foundOnce sync.Once
 
-	mu       sync.Mutex // guards what follows
-	flights  *flight    // exchanges of the full lane
-	sweeper  *time.Timer
-	sweeping bool // sweeper will call sweep
+	Sweeper Sweeper // of the exchanges of the full lane
 }
 
 // New checks c, all faults at once, and compiles it.
@@ -257,3 +255,23 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 
 // ErrDraining is the cause of failures of exchanges that came too late.
 var ErrDraining = errors.New("upstream is draining")
+
+// Shows reports whether hooks of f's see the client's request, or one that is made
+// of it.
+func (f *Forwarder) Shows() bool {
+	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
+}
+
+// UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
+func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
+	asked := header.UpgradeProtocol(q.Header)
+	if p := q.Header.Get(":protocol"); p != "" {
+		asked = p
+	}
+	for _, p := range f.Upgrades {
+		if asked == p {
+			return p
+		}
+	}
+	return ""
+}

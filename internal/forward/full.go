@@ -7,10 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"strings"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
@@ -37,13 +35,13 @@ type fullExchange struct {
 // run carries the exchange out. A failure is returned once; after wrote it
 // means that the client must be cut off.
 func (a *fullExchange) run() *Failure {
-	if fail := a.admit(); fail != nil {
+	if fail := Check(a.q); fail != nil {
 		return fail
 	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
 	fl.span, fl.idle = &a.f.span, a.f.IdleTimeout
-	a.f.takeOff(fl)
+	fl.f.Sweeper.Add(&fl.swept, fl)
 	defer a.end() // one, since several defers take the stack of a literal
 	if fail := a.begin(); fail != nil {
 		return fail
@@ -70,7 +68,8 @@ func (a *fullExchange) run() *Failure {
 // begin begins the first attempt.
 func (a *fullExchange) begin() *Failure {
 	t := &a.attempts
-	t.Client, t.Size, t.charged, t.prior = a.x.Client, a.q.ContentLength, a.x.charged, a.x.tried
+	t.Client, t.Size = a.x.Client, a.q.ContentLength
+	t.TakeOver(a.x)
 	return t.Begin(&a.x.Record, a)
 }
 
@@ -80,15 +79,15 @@ func (a *fullExchange) Place(f *Forwarder) *Failure {
 	if a.f != f { // else an attempt that goes on may look at it
 		a.f = f
 		a.flight.serve(f)
-		if f.shows() {
+		if f.Shows() {
 			a.introduce()
 		}
 	}
-	if a.q.Method == http.MethodConnect && a.upgradeProtocol() == "" {
-		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	if a.q.Method == http.MethodConnect && a.f.UpgradeProtocol(a.q) == "" {
+		return Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
 	if f.Pick != nil {
-		a.attempts.pick = a.pick
+		a.attempts.Pick = a.pick
 	}
 	if f.Keyed() {
 		a.attempts.Key = f.keyOf(a.q, a.x.Client)
@@ -109,7 +108,7 @@ func (a *fullExchange) introduce() {
 
 // Await implements Party.
 func (a *fullExchange) Await(wait func(gone <-chan struct{}) error) error {
-	a.flight.aim(&a.attempts.f.span, a.attempts.Around())
+	a.flight.aim(&a.attempts.Forwarder().span, a.attempts.Around())
 	ctx, cancel := a.flight.cancelable()
 	defer cancel()
 	return wait(ctx.Done())
@@ -123,10 +122,10 @@ func (a *fullExchange) end() {
 	if a.body != nil {
 		a.leaveBody()
 	}
-	a.flight.f.land(&a.flight)
+	a.flight.f.Sweeper.Remove(&a.flight.swept)
 	if a.mirrors {
 		if body, ok := a.copied(); ok {
-			a.f.copyOf(a.q, body, a.x)
+			a.f.Copy(a.q, body, a.x)
 		}
 	}
 }
@@ -134,7 +133,7 @@ func (a *fullExchange) end() {
 func (a *fullExchange) openBody() {
 	a.body = newRequestBody(a.q, &a.flight, &a.f.RequestHeader)
 	a.body.max = a.attempts.MaxBody()
-	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= replayLimit
+	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= ReplayLimit
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
 	_ = a.flight.rc.EnableFullDuplex()
@@ -152,42 +151,6 @@ func (a *fullExchange) closeAfter() {
 	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 {
 		a.w.Header().Set("Connection", "close")
 	}
-}
-
-// admit refuses what must not reach any target.
-func (a *fullExchange) admit() *Failure {
-	q := a.q
-	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" { // else Place sees to it
-		return a.refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
-	}
-	switch { // what the front loop refuses, and net/http does not
-	case !h1.ValidToken(q.Method):
-		return a.refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
-	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
-		return a.refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
-	case q.RequestURI == "*" && q.Method != http.MethodOptions:
-		return a.refusal(http.StatusBadRequest, "http_request_error", "target * with a method other than OPTIONS")
-	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
-		return a.refusal(http.StatusBadRequest, "http_request_error", "path without a slash")
-	case !expectable(q.Header["Expect"]):
-		return a.refusal(http.StatusExpectationFailed, "http_request_denied", "expectation of something else than 100-continue")
-	}
-	return nil
-}
-
-// expectable reports whether lines, the values of Expect, say 100-continue and nothing else (RFC 9110, 10.1.1). What one
-// reader takes for that and another does not, such as "y 100-continue", makes them disagree on whether a body comes.
-func expectable(lines []string) bool {
-	for _, line := range lines {
-		if !strings.EqualFold(line, "100-continue") {
-			return false
-		}
-	}
-	return true
-}
-
-func (a *fullExchange) refusal(status int, reason, why string) *Failure {
-	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
 }
 
 // reach sends the request to targets until one answers. On success the
@@ -208,7 +171,7 @@ func (a *fullExchange) reach() (*http.Response, *Failure) {
 
 // outcome says how an attempt ended.
 func (a *fullExchange) outcome(res *http.Response, err error) Outcome {
-	o := Outcome{Wrote: true, Idempotent: idempotent(a.q.Method), Begun: a.interim > 0}
+	o := Outcome{Wrote: true, Idempotent: Idempotent(a.q.Method), Begun: a.interim > 0}
 	if err == nil {
 		o.Status = res.StatusCode
 		o.Whole = a.attempts.retries(o.Status) && a.rewind()
@@ -236,7 +199,7 @@ func (a *fullExchange) try(t *Target) (*http.Response, error) {
 	if a.hedges() {
 		return a.race()
 	}
-	c := t.speaker(isGRPC(a.q))
+	c := t.Speaker(a.q)
 	own, ok := c.(*client)
 	if !ok {
 		return a.tryForeign(c, t)
@@ -281,22 +244,17 @@ func (a *fullExchange) dialTrace() *httptrace.ClientTrace {
 		GetConn: func(string) { start = time.Now() },
 		GotConn: func(got httptrace.GotConnInfo) {
 			if !got.Reused {
-				a.flight.dialed(time.Since(start))
+				a.flight.Dialed(time.Since(start))
 			}
 		},
 	}
 }
 
-// isGRPC reports whether q can only travel over HTTP/2.
-func isGRPC(q *http.Request) bool {
-	return q.ProtoMajor == 2 && strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
-}
-
 // informational relays a 1xx response. The header map is put back as the
 // outer handlers left it.
 func (a *fullExchange) informational(status int, h http.Header) error {
-	if a.interim++; a.interim > maxInterim {
-		return errInterim
+	if a.interim++; a.interim > MaxInterim {
+		return ErrInterim
 	}
 	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
 		return nil // nobody asked

@@ -91,8 +91,8 @@ func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {
 
 // Limited returns the handler that refuses the exchange's client if it has asked
 // enough, or nil.
-func (x *Exchange) Limited(r *limit.Rule) http.Handler {
-	a := Attempts{Client: x.Client, charged: x.charged}
+func Limited(x *Exchange, r *limit.Rule) http.Handler {
+	a := Attempts{Client: x.Client, charged: x.Charged}
 	fail := a.Limit(r, x.Start)
 	if fail == nil {
 		return nil

@@ -3,7 +3,6 @@ package forward
 import (
 	"context"
 	"net/http"
-	"slices"
 	"sync/atomic"
 
 	"github.com/hostproxy/hostproxy/internal/limit"
@@ -12,22 +11,17 @@ import (
 // A Handover is what the fast lane knows of an exchange that the full lane
 // carries on, as one exchange with one record.
 type Handover struct {
-	rec     Record
-	charged []*limit.Rule // have taken their token
-	tried   []*Target     // have failed
-	taken   atomic.Bool   // by the first request of its connection
-}
+	Record  Record
+	Charged []*limit.Rule // have taken their token
+	Tried   []string      // keys of the targets that have failed
 
-// Handover returns what the exchange's other lane has to know. The attempts are
-// to be ended.
-func (a *Attempts) Handover() *Handover {
-	return &Handover{rec: *a.rec, charged: slices.Clone(a.charged), tried: a.triedTargets()}
+	taken atomic.Bool // by the first request of its connection
 }
 
 // Untried lets the targets that have failed be asked again: it was the lane that
 // they refused.
 func (h *Handover) Untried() {
-	h.tried, h.rec.Attempts, h.rec.Target = nil, 0, ""
+	h.Tried, h.Record.Attempts, h.Record.Target = nil, 0, ""
 }
 
 type handoverKey struct{}
@@ -44,8 +38,8 @@ func (x *Exchange) takeOver(q *http.Request) {
 	if h == nil || h.taken.Swap(true) {
 		return
 	}
-	x.charged, x.tried = h.charged, h.tried
-	x.Start, x.Queue, x.Dial = h.rec.Start, h.rec.Queue, h.rec.Dial
-	x.RequestID = h.rec.RequestID
-	x.Target, x.Attempts, x.Retried = h.rec.Target, h.rec.Attempts, h.rec.Retried
+	x.Charged, x.Tried = h.Charged, h.Tried
+	x.Start, x.Queue, x.Dial = h.Record.Start, h.Record.Queue, h.Record.Dial
+	x.RequestID = h.Record.RequestID
+	x.Target, x.Attempts, x.Retried = h.Record.Target, h.Record.Attempts, h.Record.Retried
 }

@@ -2,8 +2,12 @@ package forward
 
 import "fmt"
 
-// maxInterim bounds the interim responses of one exchange: a hostile target
-// may send 1xx for ever.
-const maxInterim = 32
+// Limits of the interim responses of one exchange: a hostile target may send 1xx
+// for ever.
+const (
+	MaxInterim    = 32
+	MaxInterimSum = 64 << 10 // bytes of their heads
+)
 
-var errInterim = fmt.Errorf("more than %d interim responses", maxInterim)
+// ErrInterim is the failure of a target that sends more of them.
+var ErrInterim = fmt.Errorf("more than %d interim responses", MaxInterim)

@@ -15,11 +15,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
+// ReplayLimit is how much of a body is kept for another attempt.
+const ReplayLimit = 32 << 10
+
+// A ServeFunc lets f forward q, as the handler lane does.
+type ServeFunc func(f *Forwarder, w http.ResponseWriter, q *http.Request, x *Exchange)
+
 // A mirror sends copies of a share of the requests to another Forwarder, whose
 // answers nobody sees.
 type mirror struct {
 	to    *Forwarder
 	share float64
+	serve ServeFunc
 	slots chan struct{} // one for each copy in flight
 
 	mu   sync.Mutex         // guards what follows
@@ -40,8 +47,8 @@ const (
 // Mirror sends copies of that share of the exchanges to the other Forwarder,
 // from the next one on; nil ends it, and the copies in flight. Copies are sent
 // when the exchange is over, if what it had of a body is whole and at most
-// replayLimit.
-func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
+// ReplayLimit. serve carries them.
+func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error {
 	switch {
 	case to == nil:
 		f.mirrored.Swap(nil).leave()
@@ -51,7 +58,7 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
 	case !(share >= 0 && share <= 1): // NaN too
 		return fmt.Errorf("the share of a mirror is %v: want 0 to 1, such as 0.1 for a tenth", share)
 	}
-	m := &mirror{to: to, share: share, slots: make(chan struct{}, maxCopies)}
+	m := &mirror{to: to, share: share, serve: serve, slots: make(chan struct{}, maxCopies)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	f.mirrored.Swap(m).leave()
 	return nil
@@ -118,8 +125,8 @@ func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
 	f.send(x.Numbered(q), bytes.Clone(body), x)
 }
 
-// copyOf sends a copy of q, whose body was body.
-func (f *Forwarder) copyOf(q *http.Request, body []byte, x *Exchange) {
+// Copy sends a copy of q, whose body was body.
+func (f *Forwarder) Copy(q *http.Request, body []byte, x *Exchange) {
 	c := q.Clone(context.Background())
 	f.send(c, body, x)
 }
@@ -147,7 +154,7 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 		defer func() { <-m.slots }()
 		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it
 		defer cancel()
-		m.to.Serve(&discard{header: make(http.Header)}, q.WithContext(ctx), c)
+		m.serve(m.to, &discard{header: make(http.Header)}, q.WithContext(ctx), c)
 	}()
 }
 

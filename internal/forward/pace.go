@@ -18,6 +18,10 @@ const (
 	minBodyGrace = 10 * time.Second
 )
 
+// LingerTime is how long a connection that closes looks for the end of what its
+// client still sends.
+const LingerTime = 500 * time.Millisecond
+
 // ErrSlowBody ends the upload of a client that sends less than it owes.
 var ErrSlowBody = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
 

@@ -87,7 +87,7 @@ func (p *Probe) get(ctx context.Context, f *Forwarder, t *Target) error {
 	if err != nil {
 		return err
 	}
-	res, err := f.do(t, req, relayNothing)
+	res, err := f.Do(t, req, relayNothing)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 
 // hedges reports whether the exchange may get a second attempt beside its first.
 func (a *fullExchange) hedges() bool {
-	return a.f.Hedge > 0 && a.body == nil && (a.q.Method == http.MethodGet || a.q.Method == http.MethodHead) && a.upgradeProtocol() == ""
+	return a.f.Hedge > 0 && a.body == nil && Hedgeable(a.q.Method) && a.f.UpgradeProtocol(a.q) == ""
 }
 
 // A race is between the two attempts of an exchange in the full lane.
@@ -118,7 +118,7 @@ func (r *race) start(t *Target) *rival {
 func (r *race) run(v *rival, t *Target, out *http.Request) {
 	defer close(v.done)
 	defer Contain("ResponseWriter", &v.err)
-	v.res, v.err = r.a.f.do(t, out, func(status int, h http.Header) error {
+	v.res, v.err = r.a.f.Do(t, out, func(status int, h http.Header) error {
 		if !r.wins(v) {
 			return ErrGivenUp
 		}

@@ -39,7 +39,7 @@ func Reason(op string, err error) (status int, class string) {
 		return http.StatusBadGateway, "destination_ip_unroutable"
 	case op == "dial":
 		return http.StatusBadGateway, "destination_unavailable"
-	case errors.As(err, &parse), errors.Is(err, errInterim):
+	case errors.As(err, &parse), errors.Is(err, ErrInterim):
 		return http.StatusBadGateway, "http_protocol_error"
 	}
 	return http.StatusBadGateway, "connection_terminated"

@@ -84,7 +84,7 @@ func (a *fullExchange) outgoingHeader(t *Target) http.Header {
 			h[k] = v[:len(v):len(v)] // an append must not reach the client's slice
 		}
 	}
-	protocol := a.upgradeProtocol()
+	protocol := a.f.UpgradeProtocol(a.q)
 	if t.URL.Scheme == "h2c" { // HTTP/2 has no Upgrade: a server may ignore it (RFC 9110, 7.8)
 		protocol = ""
 	}
@@ -107,20 +107,6 @@ func (a *fullExchange) fill(h *header.Hop) {
 		h.Name = a.f.Name()
 	}
 	h.RFC7239 = a.f.Forwarded
-}
-
-// upgradeProtocol is the protocol that q asks for and that may pass, or "".
-func (a *fullExchange) upgradeProtocol() string {
-	asked := header.UpgradeProtocol(a.q.Header)
-	if p := a.q.Header.Get(":protocol"); p != "" {
-		asked = p
-	}
-	for _, p := range a.f.Upgrades {
-		if asked == p {
-			return p
-		}
-	}
-	return ""
 }
 
 // websocketKey returns a fresh Sec-WebSocket-Key (RFC 6455, 4.1).

@@ -7,24 +7,24 @@ import (
 	"net/http"
 )
 
-// Serve forwards q and writes the answer to w. It completes x, except for
+// Serve lets f forward q, and writes the answer to w. It completes x, except for
 // Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
-func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
+func Serve(f *Forwarder, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	a := &fullExchange{f: f, w: w, q: q, x: x}
-	if f.shows() || f.Diverts() {
+	if f.Shows() || f.Diverts() {
 		a.introduce()
 	}
 	a.attempts.Take(f)
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
-		a.attempts.f.fail(a, fail)
+		a.fail(fail)
 	}
 }
 
 // fail records the failure and answers it, or cuts the client off when the
 // response has begun.
-func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
+func (a *fullExchange) fail(fail *Failure) {
 	if a.wrote {
 		a.x.Fail(fail)
 		if !a.q.ProtoAtLeast(1, 1) {
@@ -33,7 +33,7 @@ func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
 		panic(http.ErrAbortHandler)
 	}
 	a.closeAfter()
-	f.refuse(a.w, a.q, a.x, fail)
+	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
 }
 
 // sever resets the connection of an HTTP/1.0 client, for whom an end like any
@@ -57,14 +57,15 @@ func sever(w http.ResponseWriter) {
 	}
 }
 
-func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
+// refuse answers with the failure.
+func refuse(f *Forwarder, out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
 	w := watch(out, x)
 	x.refused = true
 	if fail.Err != nil {
 		x.Fail(fail)
 	}
 	if f.ErrorHandler != nil && fail.Err != nil {
-		f.tell(w, q, x, fail)
+		tell(f, w, q, x, fail)
 		return
 	}
 	if fail.Status == StatusClientClosed {
@@ -95,7 +96,7 @@ func hookStatus(err error) int {
 // tell lets the user's ErrorHandler answer. What it panics with is answered like
 // the failure of any hook, if the answer has not begun, and becomes the
 // exchange's failure.
-func (f *Forwarder) tell(w *watcher, q *http.Request, x *Exchange, fail *Failure) {
+func tell(f *Forwarder, w *watcher, q *http.Request, x *Exchange, fail *Failure) {
 	var err error
 	func() {
 		defer Contain("ErrorHandler", &err)
@@ -109,10 +110,4 @@ func (f *Forwarder) tell(w *watcher, q *http.Request, x *Exchange, fail *Failure
 		panic(http.ErrAbortHandler)
 	}
 	Reply(w, q, hookStatus(err), "proxy_internal_error")
-}
-
-// shows reports whether hooks of f's see the client's request, or one that is made
-// of it.
-func (f *Forwarder) shows() bool {
-	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
 }

@@ -1,57 +1,75 @@
 package forward
 
-import "time"
-
-// sweepInterval is how often flights are looked at, streamGrace how long a
-// response without a known end may go on after its server, route or upstream
-// began to go.
-const (
-	sweepInterval = 50 * time.Millisecond
-	streamGrace   = 10 * time.Second
+import (
+	"sync"
+	"time"
 )
 
-// takeOff adds fl to the flights, and starts the sweeper if it rests.
-func (f *Forwarder) takeOff(fl *flight) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fl.next = f.flights; fl.next != nil {
-		fl.next.prev = fl
+// Bounds of what a sweep sees to.
+const (
+	SweepInterval = 50 * time.Millisecond // how often what is in flight is looked at
+	StreamGrace   = 10 * time.Second      // how long a response without a known end may go on after its server, route or upstream began to go
+)
+
+// A Sweeper looks at what is in flight every SweepInterval, while anything is. Its
+// zero value is ready for use.
+type Sweeper struct {
+	mu       sync.Mutex
+	first    *Swept
+	timer    *time.Timer
+	sweeping bool // timer will call sweep
+}
+
+// A Swept is an entry of a Sweeper.
+type Swept struct {
+	what       interface{ Inspect(now time.Time) }
+	next, prev *Swept // guarded by the Sweeper's mu
+}
+
+// Add lets the sweeper look at what, by its Inspect, until Remove is called with the
+// same entry.
+func (s *Sweeper) Add(e *Swept, what interface{ Inspect(now time.Time) }) {
+	e.what = what
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.next = s.first; e.next != nil {
+		e.next.prev = e
 	}
-	f.flights = fl
-	if f.sweeping {
+	s.first = e
+	if s.sweeping {
 		return
 	}
-	f.sweeping = true
-	if f.sweeper == nil {
-		f.sweeper = time.AfterFunc(sweepInterval, f.sweep)
+	s.sweeping = true
+	if s.timer == nil {
+		s.timer = time.AfterFunc(SweepInterval, s.sweep)
 	} else {
-		f.sweeper.Reset(sweepInterval)
+		s.timer.Reset(SweepInterval)
 	}
 }
 
-// land removes fl.
-func (f *Forwarder) land(fl *flight) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if fl.prev != nil {
-		fl.prev.next = fl.next
+// Remove ends Add. Nothing looks at the entry when it returns.
+func (s *Sweeper) Remove(e *Swept) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.prev != nil {
+		e.prev.next = e.next
 	} else {
-		f.flights = fl.next
+		s.first = e.next
 	}
-	if fl.next != nil {
-		fl.next.prev = fl.prev
+	if e.next != nil {
+		e.next.prev = e.prev
 	}
 }
 
-// sweep looks at every flight, and runs again while there is one.
-func (f *Forwarder) sweep() {
+// sweep looks at every entry, and runs again while there is one.
+func (s *Sweeper) sweep() {
 	now := time.Now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for fl := f.flights; fl != nil; fl = fl.next {
-		fl.inspect(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := s.first; e != nil; e = e.next {
+		e.what.Inspect(now)
 	}
-	if f.sweeping = f.flights != nil; f.sweeping {
-		f.sweeper.Reset(max(sweepInterval, 100*time.Since(now)))
+	if s.sweeping = s.first != nil; s.sweeping {
+		s.timer.Reset(max(SweepInterval, 100*time.Since(now)))
 	}
 }

@@ -93,7 +93,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 		t.client, t.shares = transport{RoundTripper: newTransport(dial, c, http2Only)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
-		t.client = newClient(t.Pool, c)
+		t.client = newClient(t.Pool, c.DialTimeout, c.ResponseHeaderTimeout, c.IdleTimeout)
 	}
 	if u.Scheme == "https" && c.Transport == nil {
 		t.h2, t.shares = transport{RoundTripper: newTransport(dial, c, http2TLS)}, true
@@ -128,7 +128,7 @@ func (t *Target) retire() {
 	}
 	t.close()
 	if t.shares {
-		time.AfterFunc(sweepInterval, t.closeRest)
+		time.AfterFunc(SweepInterval, t.closeRest)
 	}
 }
 
@@ -139,7 +139,7 @@ func (t *Target) closeRest() {
 	if t.InFlight() == 0 {
 		next = t.close // once more, when it has noticed the end of the last stream
 	}
-	time.AfterFunc(sweepInterval, next)
+	time.AfterFunc(SweepInterval, next)
 }
 
 // close closes the connections that carry no exchange.

@@ -21,7 +21,7 @@ var errUnasked error = &ProtocolError{What: "101 that nobody asked for"}
 // both sides are done. A 101 that nobody asked for is the target's fault.
 func (a *fullExchange) upgrade(res *http.Response) *Failure {
 	upstream, ok := res.Body.(io.ReadWriteCloser)
-	asked, granted := a.upgradeProtocol(), header.UpgradeProtocol(res.Header)
+	asked, granted := a.f.UpgradeProtocol(a.q), header.UpgradeProtocol(res.Header)
 	switch {
 	case asked == "":
 		res.Body.Close()
