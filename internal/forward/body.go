@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // A requestBody reads the client's body for one attempt after the other, notes
@@ -159,7 +157,7 @@ func (b *requestBody) contained(p []byte) (n int, err error) {
 
 // passes reports whether a trailer crosses the proxy.
 func (b *requestBody) passes(name string) bool {
-	return header.PassesTrailer(b.edit.drops, name, b.q.Header["Connection"]...)
+	return b.edit.PassesTrailer(name, b.q.Header["Connection"]...)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

@@ -15,18 +15,19 @@ import (
 // its caller: it writes the request and reads the response itself. Only while a
 // request body is still to be sent, a second goroutine sends it.
 type client struct {
-	pool          *pool.Pool
-	dialTimeout   time.Duration // for dial and handshake; 0 means none
-	headerTimeout time.Duration // from the end of the request to the final response head; 0 means none
-	stall         time.Duration // how long the target may take no byte of a body; 0 means for ever
+	pool     *pool.Pool
+	timeouts Timeouts
 }
 
-// newClient returns a client that connects by p, within dialTimeout, waits for a
-// response head for headerTimeout from the end of the request, and lets the target
-// take no byte of a body for stall. Zero means no limit.
-func newClient(p *pool.Pool, dialTimeout, headerTimeout, stall time.Duration) *client {
-	return &client{pool: p, dialTimeout: dialTimeout, headerTimeout: headerTimeout, stall: stall}
+// Timeouts limit an attempt. Zero means no limit.
+type Timeouts struct {
+	Dial   time.Duration // of a connection, its TLS handshake included
+	Header time.Duration // from the end of the request to the head of the final response
+	Stall  time.Duration // without a byte of the request that the target takes
 }
+
+// newClient returns a client that connects by p.
+func newClient(p *pool.Pool, limits Timeouts) *client { return &client{p, limits} }
 
 // A Binder is the context of a request that is told of its connection, which costs
 // less than [context.AfterFunc].
@@ -53,7 +54,7 @@ func (c *client) Start(ctx context.Context, req *http.Request, on1xx func(int, h
 	return t
 }
 
-// Do performs one attempt, see doer.
+// Do performs one attempt, see Doer.
 //
 // The fields of req.Header are sent as they are, but for Host and the framing,
 // which follow from req.Host, Body, ContentLength and Trailer; an empty
@@ -111,7 +112,7 @@ func (t *Try) connect(fresh bool) error {
 	}
 	if t.conn == nil {
 		ctx := t.ctx
-		if d := t.c.dialTimeout; d > 0 {
+		if d := t.c.timeouts.Dial; d > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, d)
 			defer cancel()

@@ -114,7 +114,7 @@ func (t *Try) run() (int, *AttemptError) {
 // first bytes of the response.
 func (t *Try) send() error {
 	now := time.Now()
-	_ = t.conn.SetWriteStall(t.c.stall)
+	_ = t.conn.SetWriteStall(t.c.timeouts.Stall)
 	t.armHeader(now)
 	if t.upload == nil {
 		err := t.conn.Ask(t.Out)
@@ -134,8 +134,8 @@ func (t *Try) send() error {
 // armHeader bounds the wait for the response head from now on.
 func (t *Try) armHeader(now time.Time) {
 	var deadline time.Time
-	if t.c.headerTimeout > 0 {
-		deadline = now.Add(t.c.headerTimeout)
+	if t.c.timeouts.Header > 0 {
+		deadline = now.Add(t.c.timeouts.Header)
 	}
 	_ = t.conn.SetReadDeadline(deadline)
 }
@@ -182,7 +182,7 @@ func (t *Try) fill() error {
 			return err
 		}
 		from := t.upload.sentSince()
-		if time.Since(from) >= t.c.headerTimeout {
+		if time.Since(from) >= t.c.timeouts.Header {
 			return err
 		}
 		t.armHeader(from)

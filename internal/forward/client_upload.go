@@ -37,7 +37,7 @@ type upload struct {
 
 func newUpload(t *Try, framing h1.Framing) *upload {
 	return &upload{body: t.req.Body, trailer: t.req.Trailer, framing: framing, left: t.req.ContentLength,
-		stall: t.c.stall, done: make(chan struct{})}
+		stall: t.c.timeouts.Stall, done: make(chan struct{})}
 }
 
 // start sends the body on conn.

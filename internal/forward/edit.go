@@ -47,6 +47,12 @@ func (e *Edit) drop(h http.Header) {
 	}
 }
 
+// PassesTrailer reports whether a trailer of that name crosses the proxy in a message
+// that is edited. named are the values of Connection in its head.
+func (e *Edit) PassesTrailer(name string, named ...string) bool {
+	return header.PassesTrailer(e.drops, name, named...)
+}
+
 // apply makes the change in h, without touching the slices it finds there.
 func (e *Edit) apply(h http.Header) {
 	e.drop(h)

@@ -85,3 +85,7 @@ func markFrom(ctx context.Context) (m peek.Mark, ok bool) {
 	}
 	return peek.MarkOf(c)
 }
+
+// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
+// begin.
+const Name = "hostproxy"

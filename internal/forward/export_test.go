@@ -2,13 +2,8 @@ package forward
 
 import "github.com/hostproxy/hostproxy/internal/pool"
 
-// A Doer is what a target is asked through.
-type Doer = doer
-
 // NewClient returns the built-in HTTP/1.1 client.
-func NewClient(p *pool.Pool, c *Config) Doer {
-	return newClient(p, c.DialTimeout, c.ResponseHeaderTimeout, c.IdleTimeout)
-}
+func NewClient(p *pool.Pool, limits Timeouts) Doer { return newClient(p, limits) }
 
 // GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error.
 var GRPCStatus, GRPCMessage = grpcStatus, grpcMessage

@@ -143,7 +143,7 @@ func (fl *flight) remain(s *Stay) {
 		return
 	}
 	fl.mu.Lock()
-	fl.stay, fl.span = s, s.target.within
+	fl.stay, fl.span = s, s.Span()
 	fl.mu.Unlock()
 	s.Count()
 }

@@ -22,10 +22,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
-// begin.
-const Name = "hostproxy"
-
 // A Config says what a Forwarder forwards to and how. Durations of zero mean
 // no bound.
 type Config struct {

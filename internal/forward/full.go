@@ -206,7 +206,7 @@ func (a *fullExchange) try(t *Target) (*http.Response, error) {
 	}
 	res, err := a.tryOwn(own, t)
 	if err != nil && a.f.Refuses(t, err) && (a.body == nil || a.body.rewind()) {
-		return a.tryForeign(t.h2, t)
+		return a.tryForeign(t.Speaker(a.q), t)
 	}
 	return res, err
 }
@@ -224,7 +224,7 @@ func (a *fullExchange) tryOwn(c *client, t *Target) (*http.Response, error) {
 }
 
 // tryForeign performs one attempt by a client that knows nothing of leases.
-func (a *fullExchange) tryForeign(c doer, t *Target) (*http.Response, error) {
+func (a *fullExchange) tryForeign(c Doer, t *Target) (*http.Response, error) {
 	if a.done != nil {
 		a.done()
 	}

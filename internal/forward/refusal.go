@@ -27,7 +27,7 @@ func (f *Forwarder) Refuses(t *Target, err error) bool {
 
 // Speaker returns the client of t for q: of HTTP/1.1, unless q is gRPC or t refuses
 // that.
-func (t *Target) Speaker(q *http.Request) doer {
+func (t *Target) Speaker(q *http.Request) Doer {
 	if t.h2 != nil && (isGRPC(q) || t.refuses.Load()) {
 		return t.h2
 	}

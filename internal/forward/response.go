@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -86,9 +85,6 @@ func (a *fullExchange) writeHead(res *http.Response) (announced int) {
 	a.w.WriteHeader(res.StatusCode)
 	return announced
 }
-
-// copyBuffers holds what bodies are copied through.
-var copyBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // copyBody copies the response body as it comes. It is flushed whenever the
 // target has nothing more to say for now: behind a client that does not tell,
@@ -192,5 +188,5 @@ func (a *fullExchange) writeTrailers(res *http.Response, announced int) {
 
 // passes reports whether a trailer of the response crosses the proxy.
 func (a *fullExchange) passes(name string) bool {
-	return header.PassesTrailer(a.f.ResponseHeader.drops, name, a.named...)
+	return a.f.ResponseHeader.PassesTrailer(name, a.named...)
 }

@@ -59,7 +59,7 @@ func sever(w http.ResponseWriter) {
 
 // refuse answers with the failure.
 func refuse(f *Forwarder, out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	w := watch(out, x)
+	w := Watch(out, x)
 	x.refused = true
 	if fail.Err != nil {
 		x.Fail(fail)

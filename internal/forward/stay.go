@@ -31,6 +31,9 @@ func (a *Attempts) Stay(route context.Context) *Stay {
 	return a.stay
 }
 
+// Span is what the stream ends with, in place of its target's.
+func (s *Stay) Span() *span { return s.target.within }
+
 // Count makes Replace wait for the stream no longer. The end of the exchange
 // undoes it.
 func (s *Stay) Count() {

@@ -32,8 +32,8 @@ type Target struct {
 	cookies [2]string                   // that set it: in plain HTTP, and over TLS
 	probe   func(context.Context) error // whether it serves
 	base    string                      // put before the request's path, without a final slash
-	client  doer                        // for what speaks HTTP/1.1
-	h2      doer                        // for requests that need HTTP/2, such as gRPC; nil without
+	client  Doer                        // for what speaks HTTP/1.1
+	h2      Doer                        // for requests that need HTTP/2, such as gRPC; nil without
 	shares  bool                        // exchanges share connections of ours: HTTP/2
 	refuses atomic.Bool                 // HTTP/1.1, by ALPN: h2 is for all requests
 	node    *balance.Node
@@ -46,10 +46,10 @@ type Target struct {
 	latency  latency.Histogram // of answers, from the attempt's start to the head
 }
 
-// A doer performs one attempt: it sends req and returns the response, whose
+// A Doer performs one attempt: it sends req and returns the response, whose
 // body the caller closes. Interim responses go to on1xx, 100 included; an
 // error from it ends the attempt. A failed attempt's error is an *AttemptError.
-type doer interface {
+type Doer interface {
 	Do(req *http.Request, on1xx func(status int, h http.Header) error) (*http.Response, error)
 	CloseIdleConnections()
 }
@@ -93,7 +93,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 		t.client, t.shares = transport{RoundTripper: newTransport(dial, c, http2Only)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
-		t.client = newClient(t.Pool, c.DialTimeout, c.ResponseHeaderTimeout, c.IdleTimeout)
+		t.client = newClient(t.Pool, Timeouts{Dial: c.DialTimeout, Header: c.ResponseHeaderTimeout, Stall: c.IdleTimeout})
 	}
 	if u.Scheme == "https" && c.Transport == nil {
 		t.h2, t.shares = transport{RoundTripper: newTransport(dial, c, http2TLS)}, true

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A transport lets an http.RoundTripper be a doer.
+// A transport lets an http.RoundTripper be a Doer.
 type transport struct {
 	http.RoundTripper
 	foreign       bool          // the user's: it is bounded from outside
@@ -20,7 +20,7 @@ type transport struct {
 
 var errNoResponse = errors.New("the Transport returned neither an error nor a response with a body")
 
-// Do implements doer. It contains what a user's RoundTripper may do wrong, since
+// Do implements Doer. It contains what a user's RoundTripper may do wrong, since
 // probes and hedges call it on goroutines where a panic ends the program.
 func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
 	defer Contain("Transport", &err)

@@ -71,7 +71,7 @@ func (a *fullExchange) bind(end, cut func()) (unbind func()) {
 	target, lives := &a.attempts.Target.span, a.x.Lives
 	if stay := a.attempts.Stay(lives[routeLife]); stay != nil {
 		a.flight.remain(stay)
-		target, lives[routeLife] = target.within, nil
+		target, lives[routeLife] = stay.Span(), nil
 	}
 	undo := []func(){target.bind(end, cut)}
 	if around := a.attempts.Around(); around != nil {

@@ -8,9 +8,7 @@ import (
 )
 
 // Watch returns w noting status and body bytes in x.
-func Watch(w http.ResponseWriter, x *Exchange) http.ResponseWriter { return watch(w, x) }
-
-func watch(w http.ResponseWriter, x *Exchange) *watcher {
+func Watch(w http.ResponseWriter, x *Exchange) *watcher {
 	inner := x.watched
 	x.watched = true
 	return &watcher{ResponseWriter: w, x: x, inner: inner}
