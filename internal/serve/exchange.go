@@ -20,7 +20,7 @@ import (
 const maxInterim = 32
 
 // exchange forwards the request that head parsed and route routed.
-func (x *exchange) exchange() step {
+func (x *fastExchange) exchange() step {
 	x.begin()
 	next := x.admit()
 	if next == transfer { // the record is not at its end
@@ -36,7 +36,7 @@ func (x *exchange) exchange() step {
 
 // admit forwards the request, unless its client has asked enough, or it is in a
 // loop.
-func (x *exchange) admit() step {
+func (x *fastExchange) admit() step {
 	if rule := x.c.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
 			x.hit.Pattern = "" // whatever its route
@@ -50,7 +50,7 @@ func (x *exchange) admit() step {
 }
 
 // begin resets what the last exchange left.
-func (x *exchange) begin() {
+func (x *fastExchange) begin() {
 	x.start = time.Now()
 	x.fail, x.asked, x.sent, x.rude = nil, false, false, false
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
@@ -70,7 +70,7 @@ func (x *exchange) begin() {
 }
 
 // identify gives the request its identifier.
-func (x *exchange) identify() {
+func (x *fastExchange) identify() {
 	name := x.c.s.Lane.Numbering.Name
 	if name == "" {
 		return
@@ -84,7 +84,7 @@ func (x *exchange) identify() {
 }
 
 // shown is the identifier that the client gets.
-func (x *exchange) shown() header.RequestID {
+func (x *fastExchange) shown() header.RequestID {
 	if x.c.s.Lane.Numbering.Shown {
 		return x.hop.ID
 	}
@@ -99,7 +99,7 @@ func atMost(a, b time.Duration) time.Duration {
 	return a
 }
 
-func (x *exchange) forward() step {
+func (x *fastExchange) forward() step {
 	defer x.attempts.End()
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
@@ -120,7 +120,7 @@ func (x *exchange) forward() step {
 }
 
 // mirror sends a copy of the request, if its body is at hand.
-func (x *exchange) mirror() {
+func (x *fastExchange) mirror() {
 	body, whole := x.upload.all()
 	if !whole {
 		return
@@ -132,7 +132,7 @@ func (x *exchange) mirror() {
 }
 
 // Await implements forward.Party: the sweeper sees the client leave.
-func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
+func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 	gone := make(chan struct{})
 	x.c.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
 	defer x.c.unwatch()
@@ -140,7 +140,7 @@ func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
 }
 
 // Place implements forward.Party.
-func (x *exchange) Place(f *forward.Forwarder) *forward.Failure {
+func (x *fastExchange) Place(f *forward.Forwarder) *forward.Failure {
 	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
 	x.upload.bound(x.attempts.MaxBody())
 	if f.Keyed() {
@@ -154,7 +154,7 @@ func (x *exchange) Place(f *forward.Forwarder) *forward.Failure {
 
 // reach sends the request to targets until one answers, and returns the
 // connection with the length of the response's head.
-func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
+func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
 	for {
 		up, n, err := x.attempt(f)
 		again, fail := x.attempts.Again(x.outcome(f, up, err))
@@ -176,7 +176,7 @@ func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failur
 }
 
 // attempt asks the target and reads the head of its response.
-func (x *exchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
+func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 	up, err := x.ask(f, x.attempts.Target)
 	if err != nil {
 		return nil, 0, err
@@ -191,7 +191,7 @@ func (x *exchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 }
 
 // outcome says how an attempt ended.
-func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
+func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
 	o := forward.Outcome{Wrote: true, Whole: x.upload.whole(), Idempotent: x.idempotent(), Begun: x.sent}
 	if err == nil {
 		o.Status = x.res.Status
@@ -212,7 +212,7 @@ func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forwa
 // kept connection that turns out dead is replaced, which is safe when nothing
 // was written, and for idempotent requests that are whole when nothing was
 // answered (RFC 9110, 9.2.2).
-func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
+func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	if err := x.render(f, t); err != nil {
 		return nil, err
 	}
@@ -258,7 +258,7 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 }
 
 // open dials a new connection to t, and notes how long that took.
-func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
+func (x *fastExchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	start := time.Now()
 	up, err := dial(context.Background(), f, t)
 	x.dial = time.Since(start)
@@ -285,7 +285,7 @@ func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.C
 }
 
 // render makes x.out the request as it goes to t, with what of the body has come.
-func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
+func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 	x.out = f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received)
 	return x.upload.inline()
 }
@@ -293,7 +293,7 @@ func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
 // send writes x.out to up and waits for the first bytes of the answer, on the
 // connection that it returns: up, unless another target was faster. It is nil
 // when two have failed.
-func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
+func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
 	x.c.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
@@ -316,7 +316,7 @@ func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) 
 
 // fill waits for more of the response's head. The timeout for it runs from the
 // end of the upload.
-func (x *exchange) fill(f *forward.Forwarder, up *pool.Conn) error {
+func (x *fastExchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 	for {
 		err := up.Fill()
 		if !isTimeout(err) || !x.upload.running {
@@ -332,7 +332,7 @@ func (x *exchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 }
 
 // idempotent reports whether the request may be carried out twice.
-func (x *exchange) idempotent() bool {
+func (x *fastExchange) idempotent() bool {
 	switch string(x.req.Method) {
 	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
 		return true
@@ -341,7 +341,7 @@ func (x *exchange) idempotent() bool {
 }
 
 // classify turns an attempt's error into the exchange's failure.
-func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
+func (x *fastExchange) classify(f *forward.Forwarder, err error) *forward.Failure {
 	fail := &forward.Failure{Op: "read", Target: x.attempts.Target.Name, Side: forward.SideUpstream, Err: err}
 	var ae *forward.AttemptError
 	if errors.As(err, &ae) {
@@ -387,7 +387,7 @@ func (n *name) of(b []byte) string {
 var errProtocol = errors.New("protocol error")
 
 // client is who the request is from, behind the trusted proxies.
-func (x *exchange) client() netip.Addr {
+func (x *fastExchange) client() netip.Addr {
 	if !x.c.trusted {
 		return x.c.peer.Addr
 	}
@@ -399,7 +399,7 @@ func (x *exchange) client() netip.Addr {
 }
 
 // finish completes the record and shows it when somebody wants to see it.
-func (x *exchange) finish() {
+func (x *fastExchange) finish() {
 	lane := x.c.s.Lane
 	if !lane.Always && x.fail == nil {
 		return
@@ -424,7 +424,7 @@ func (x *exchange) finish() {
 }
 
 // said is the beginning of the first field of that name, nil without one.
-func (x *exchange) said(name string) []byte {
+func (x *fastExchange) said(name string) []byte {
 	for i := range x.req.Fields {
 		if fd := &x.req.Fields[i]; len(fd.Name) == len(name) && strings.EqualFold(view(fd.Name), name) {
 			return forward.Bounded(fd.Value)
@@ -434,7 +434,7 @@ func (x *exchange) said(name string) []byte {
 }
 
 // answer sends the proxy's own reply for fail.
-func (x *exchange) answer(fail *forward.Failure) step {
+func (x *fastExchange) answer(fail *forward.Failure) step {
 	if fail.Err == forward.ErrOtherLane {
 		return x.handOver()
 	}
@@ -449,7 +449,7 @@ func (x *exchange) answer(fail *forward.Failure) step {
 
 // decline sends an answer of the proxy's own and says what becomes of the
 // connection: it closes when the request cannot be read to its end.
-func (x *exchange) decline(fail *forward.Failure) step {
+func (x *fastExchange) decline(fail *forward.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
 	x.rude = !x.upload.settle() || x.rude
@@ -469,7 +469,7 @@ func (x *exchange) decline(fail *forward.Failure) step {
 
 // reply sends a whole answer of the proxy's own. After one that is the last, the
 // connection closes.
-func (x *exchange) reply(fail *forward.Failure) {
+func (x *fastExchange) reply(fail *forward.Failure) {
 	var size int
 	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.shown(), x.connection())
 	_, _ = x.c.stream().Write(x.out)
@@ -478,7 +478,7 @@ func (x *exchange) reply(fail *forward.Failure) {
 
 // abort ends an exchange whose response has begun: the client must see that it
 // is cut off, so there is no close_notify and no last chunk.
-func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
+func (x *fastExchange) abort(up *pool.Conn, side forward.Side, err error) step {
 	up.Close()
 	x.upload.settle()
 	if fault := x.upload.failed(); fault != nil {

@@ -58,7 +58,7 @@ func (h *handover) Addr() net.Addr { return h.addr }
 // handOver makes net/http carry on an exchange that has waited: its targets have
 // become such that only net/http can ask them. Nothing of the request is lost.
 // While the server drains net/http takes nobody any more: then it ends here.
-func (x *exchange) handOver() step {
+func (x *fastExchange) handOver() step {
 	if x.c.s.draining.Err() != nil {
 		x.last = true
 		return x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
@@ -71,7 +71,7 @@ func (x *exchange) handOver() step {
 var errServerDrains = errors.New("the server is draining, and the targets are for the other lane")
 
 // ahead returns what was read of requests that are not served yet.
-func (x *exchange) ahead() []byte {
+func (x *fastExchange) ahead() []byte {
 	if x.known == nil {
 		return slices.Clone(x.in[x.r:x.w])
 	}

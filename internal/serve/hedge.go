@@ -14,12 +14,12 @@ import (
 
 // hedges reports whether the request may go to a second target while the first
 // one thinks.
-func (x *exchange) hedges(f *forward.Forwarder) bool {
+func (x *fastExchange) hedges(f *forward.Forwarder) bool {
 	return f.Hedge > 0 && x.req.Framing() == h1.NoBody && (string(x.req.Method) == "GET" || string(x.req.Method) == "HEAD")
 }
 
 // hedge sends the request to up, and to another target when up takes long.
-func (x *exchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
+func (x *fastExchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	late := time.Now().Add(f.Hedge)
 	if !deadline.IsZero() && !late.Before(deadline) {
 		return up, up.Ask(x.out)
@@ -53,7 +53,7 @@ type rival struct {
 
 // race waits for an answer on up, and lets another target answer too. The
 // connection that it returns has an answer; up is closed if it is not that one.
-func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
+func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	_ = up.SetReadDeadline(deadline)
 	first := x.attempts.Target
 	other, _ := x.attempts.Fork(time.Now()) // no Pick, no error
@@ -89,7 +89,7 @@ func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time)
 }
 
 // await waits for the rival, or gives it up when the client has left.
-func (x *exchange) await(r *rival) {
+func (x *fastExchange) await(r *rival) {
 	x.c.unwatch()
 	if x.c.left() || x.c.ended() || x.attempts.Target.Killed() {
 		r.giveUp()
@@ -106,7 +106,7 @@ func (x *exchange) await(r *rival) {
 }
 
 // loss is why the attempt that did not win failed, nil if it was given up.
-func (x *exchange) loss(f *forward.Forwarder, err error) *forward.Failure {
+func (x *fastExchange) loss(f *forward.Forwarder, err error) *forward.Failure {
 	if errors.Is(err, forward.ErrGivenUp) {
 		return nil
 	}

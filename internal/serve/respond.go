@@ -15,7 +15,7 @@ import (
 
 // respond copies the answer on up, whose head of n bytes has been read, to the
 // client.
-func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
+func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	x.rec.Status = x.res.Status
 	if x.upload.running && !x.upload.nearlySent() {
 		x.last = true // an early answer: the rest of the body is not for us to find the end of
@@ -43,7 +43,7 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 }
 
 // connection is the Connection field of the response.
-func (x *exchange) connection() string {
+func (x *fastExchange) connection() string {
 	if x.last {
 		return "close"
 	}
@@ -51,7 +51,7 @@ func (x *exchange) connection() string {
 }
 
 // conclude decides what becomes of both connections after a whole response.
-func (x *exchange) conclude(up *pool.Conn, keep bool) step {
+func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
 	x.c.unwatch() // before the connection can serve somebody else
 	whole := x.upload.settle()
 	if keep && whole {
@@ -71,7 +71,7 @@ func (x *exchange) conclude(up *pool.Conn, keep bool) step {
 
 // readHead reads the head of the final response, whose length it returns, and
 // relays interim ones before it.
-func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
+func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 	x.res.Reset()
 	x.res.MaxHead = pool.BufferSize
 	for interim, sum := 0, 0; ; {
@@ -112,7 +112,7 @@ func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 
 // copyBody sends x.out, which holds the head, and the body. An error comes
 // with the side that caused it.
-func (x *exchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (forward.Side, error) {
+func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (forward.Side, error) {
 	_ = up.SetReadDeadline(time.Time{})
 	switch framing {
 	case h1.SizedBody:
@@ -126,7 +126,7 @@ func (x *exchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Fram
 }
 
 // flush sends x.out.
-func (x *exchange) flush() error {
+func (x *fastExchange) flush() error {
 	x.sent = true
 	_, err := x.c.stream().Write(x.out)
 	x.out = x.out[:0]
@@ -146,7 +146,7 @@ const tlsPiece = 32 << 10
 const spliceMin = 32 << 10
 
 // copySized copies a body of known length.
-func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
 	left := x.res.ContentLength
 	first := up.Buffered()
 	first = first[:min(int64(len(first)), left)]
@@ -191,7 +191,7 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 
 // blame says whose fault a failed splice is. When it took too long, the target
 // has to have more to say for it to be the client's.
-func (x *exchange) blame(up *pool.Conn, err error) forward.Side {
+func (x *fastExchange) blame(up *pool.Conn, err error) forward.Side {
 	if x.c.left() || x.c.peekGone() {
 		return forward.SideClient
 	}
@@ -205,7 +205,7 @@ func (x *exchange) blame(up *pool.Conn, err error) forward.Side {
 }
 
 // copyChunked copies a chunked body, chunk by chunk as it comes.
-func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
 	x.chunks.Reset()
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
@@ -236,7 +236,7 @@ func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Sid
 }
 
 // copyUntilClose copies a body that ends with its connection, as chunks.
-func (x *exchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
 	for {
@@ -259,7 +259,7 @@ func (x *exchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.
 }
 
 // appendChunk appends data, unless empty, as one chunk to x.out.
-func (x *exchange) appendChunk(data []byte) {
+func (x *fastExchange) appendChunk(data []byte) {
 	if len(data) == 0 {
 		return
 	}
@@ -270,7 +270,7 @@ func (x *exchange) appendChunk(data []byte) {
 }
 
 // idle bounds the next wait for the target's bytes.
-func (x *exchange) idle(f *forward.Forwarder, up *pool.Conn) {
+func (x *fastExchange) idle(f *forward.Forwarder, up *pool.Conn) {
 	if f.IdleTimeout > 0 {
 		_ = up.SetReadDeadline(time.Now().Add(f.IdleTimeout))
 	}

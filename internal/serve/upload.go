@@ -19,7 +19,7 @@ import (
 // by then gets a goroutine, for as long as it streams, so that an early answer
 // is seen.
 type upload struct {
-	x *exchange
+	x *fastExchange
 
 	took    int  // bytes of x.in that belong to the body
 	pending bool // the body goes on behind those
@@ -63,7 +63,7 @@ var uploadBuffers = sync.Pool{New: func() any { return &uploadBuffer{out: make([
 const maxInline = 32 << 10
 
 // reset looks at what of the body is in x.in[x.r:x.w].
-func (u *upload) reset(x *exchange) {
+func (u *upload) reset(x *fastExchange) {
 	u.max = 0 // until it is known who serves the exchange; see bound
 	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent, u.waited = x, 0, false, false, 0, 0, false, 0
 	u.data, u.state, u.over, u.up, u.buf, u.pace = nil, nil, nil, nil, nil, forward.Pace{}
@@ -427,7 +427,7 @@ func (u *upload) halt() {
 }
 
 // takeBack makes what was read behind the body the next request's beginning.
-func (x *exchange) takeBack() {
+func (x *fastExchange) takeBack() {
 	u := &x.upload
 	if len(u.over) > 0 {
 		x.r, x.w = 0, copy(x.in[:], u.over)
