@@ -172,3 +172,6 @@ func (t *Try) Fail(op string, err error) *AttemptError {
 	}
 	return &AttemptError{Op: op, Wrote: wrote, Err: err}
 }
+
+// Renamed is for the move.
+func Renamed(p *pool.Pool, limits Timeouts) *client { return newClient(p, limits) }

@@ -279,7 +279,7 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 	silent := func(bc *proxytest.BackendConn) { bc.Wait(nil) }
 	t.Run("no head in time", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
-		c := forward.NewClient(p, forward.Timeouts{Header: 20 * time.Millisecond})
+		c := forward.Renamed(p, forward.Timeouts{Header: 20 * time.Millisecond})
 		ae := failure(t, c, get(t))
 		assert.ErrorIs(t, ae, os.ErrDeadlineExceeded)
 		assert.Equal(t, "read", ae.Op)
@@ -296,12 +296,12 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 			}
 		}))
 		defer close(stop)
-		c := forward.NewClient(p, forward.Timeouts{Header: 50 * time.Millisecond})
+		c := forward.Renamed(p, forward.Timeouts{Header: 50 * time.Millisecond})
 		assert.ErrorIs(t, failure(t, c, get(t)), os.ErrDeadlineExceeded)
 	})
 	t.Run("the time starts when the request has been sent", func(t *testing.T) {
 		_, p, _ := clientOf(t, proxytest.Reply(plainOK))
-		c := forward.NewClient(p, forward.Timeouts{Header: 250 * time.Millisecond})
+		c := forward.Renamed(p, forward.Timeouts{Header: 250 * time.Millisecond})
 		r, w := io.Pipe()
 		timer := time.AfterFunc(400*time.Millisecond, func() { w.Close() })
 		defer timer.Stop()
@@ -310,12 +310,12 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 	})
 	t.Run("but it does start then", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
-		c := forward.NewClient(p, forward.Timeouts{Header: 30 * time.Millisecond})
+		c := forward.Renamed(p, forward.Timeouts{Header: 30 * time.Millisecond})
 		assert.ErrorIs(t, failure(t, c, request(t, "POST", "/", strings.NewReader("x"), -1)), os.ErrDeadlineExceeded)
 	})
 	t.Run("a target that takes no body", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
-		c := forward.NewClient(p, forward.Timeouts{Stall: 30 * time.Millisecond})
+		c := forward.Renamed(p, forward.Timeouts{Stall: 30 * time.Millisecond})
 		ae := failure(t, c, request(t, "POST", "/", endless{}, -1))
 		assert.ErrorIs(t, ae, os.ErrDeadlineExceeded)
 		assert.Equal(t, "write", ae.Op)
@@ -323,7 +323,7 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 	t.Run("a dial that does not end", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
 		p.TLS = &tls.Config{ServerName: "target.test"}
-		c := forward.NewClient(p, forward.Timeouts{Dial: 20 * time.Millisecond})
+		c := forward.Renamed(p, forward.Timeouts{Dial: 20 * time.Millisecond})
 		ae := failure(t, c, get(t))
 		assert.Equal(t, "handshake", ae.Op)
 		assert.ErrorIs(t, ae, context.DeadlineExceeded)

@@ -38,7 +38,7 @@ func clientOf(t testing.TB, script func(*proxytest.BackendConn)) (forward.Doer, 
 	proxytest.NoLeaks(t)
 	b := proxytest.NewBackend(t, script)
 	p := poolOf(t, "tcp", b.Addr())
-	return forward.NewClient(p, forward.Timeouts{}), p, b
+	return forward.Renamed(p, forward.Timeouts{}), p, b
 }
 
 // request is a request as the full lane makes it: its body is not in memory.
@@ -314,7 +314,7 @@ func TestClientReachesTLSAndUnixTargets(t *testing.T) {
 		t.Cleanup(func() { s.Close() })
 		p := poolOf(t, "tcp", ln.Addr().String())
 		p.TLS = &tls.Config{ServerName: "target.test", RootCAs: roots}
-		c := forward.NewClient(p, forward.Timeouts{})
+		c := forward.Renamed(p, forward.Timeouts{})
 		for range 3 {
 			_, content := do(t, c, request(t, "GET", "/x", nil, 0))
 			assert.Equal(t, "GET /x", content)
@@ -332,12 +332,12 @@ func TestClientReachesTLSAndUnixTargets(t *testing.T) {
 		s := &http.Server{Handler: hello}
 		go s.Serve(ln)
 		t.Cleanup(func() { s.Close() })
-		c := forward.NewClient(poolOf(t, "unix", ln.Addr().String()), forward.Timeouts{})
+		c := forward.Renamed(poolOf(t, "unix", ln.Addr().String()), forward.Timeouts{})
 		_, content := do(t, c, request(t, "PUT", "/x", strings.NewReader("abc"), 3))
 		assert.Equal(t, "PUT /x", content)
 	})
 	t.Run("nobody", func(t *testing.T) {
-		c := forward.NewClient(poolOf(t, "tcp", proxytest.Refused(t)), forward.Timeouts{})
+		c := forward.Renamed(poolOf(t, "tcp", proxytest.Refused(t)), forward.Timeouts{})
 		ae := failure(t, c, get(t))
 		assert.Equal(t, "dial", ae.Op)
 		assert.False(t, ae.Wrote)
@@ -399,7 +399,7 @@ func TestClientBodiesOfAnySizeArriveWhole(t *testing.T) {
 	go s.Serve(ln)
 	t.Cleanup(func() { s.Close() })
 	p := poolOf(t, "tcp", ln.Addr().String())
-	c := forward.NewClient(p, forward.Timeouts{})
+	c := forward.Renamed(p, forward.Timeouts{})
 	for _, size := range []int{0, 1, 16<<10 - 1, 16 << 10, 32<<10 - 12, 32 << 10, 100_000, len(big)} {
 		for _, sized := range []bool{true, false} {
 			length := int64(-1)
@@ -444,7 +444,7 @@ func BenchmarkClient(b *testing.B) {
 		}
 	}
 	b.Run("impl=hostproxy", func(b *testing.B) {
-		c := forward.NewClient(poolOf(b, "tcp", target.Addr()), forward.Timeouts{})
+		c := forward.Renamed(poolOf(b, "tcp", target.Addr()), forward.Timeouts{})
 		exchange(b, func(q *http.Request) (*http.Response, error) { return c.Do(q, nil) })
 	})
 	b.Run("impl=net/http", func(b *testing.B) {

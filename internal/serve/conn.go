@@ -41,7 +41,7 @@ type conn struct {
 	stall    time.Duration // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
-	x         *fastExchange             // what tryRead read into
+	x         *fastExchange         // what tryRead read into
 	first     [1]byte               // what awaitTLS reads into
 	readArmed time.Time             // when the read deadline expires
 	quiet     bool                  // waits on a goroutine of its own; see doze
