@@ -40,8 +40,8 @@ func (e *Edit) check(field string) error {
 	return errors.Join(errs...)
 }
 
-// drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
-func (e *Edit) drop(h http.Header) {
+// Drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
+func (e *Edit) Drop(h http.Header) {
 	for _, k := range e.drops {
 		header.Drop(h, k)
 	}
@@ -53,9 +53,9 @@ func (e *Edit) PassesTrailer(name string, named ...string) bool {
 	return header.PassesTrailer(e.drops, name, named...)
 }
 
-// apply makes the change in h, without touching the slices it finds there.
-func (e *Edit) apply(h http.Header) {
-	e.drop(h)
+// Apply makes the change in h, without touching the slices it finds there.
+func (e *Edit) Apply(h http.Header) {
+	e.Drop(h)
 	for k, v := range e.Set {
 		h[http.CanonicalHeaderKey(k)] = v[:len(v):len(v)]
 	}

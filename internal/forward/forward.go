@@ -17,6 +17,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/discover"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/limit"
@@ -37,7 +38,7 @@ type Config struct {
 	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
-	ErrorHandler   func(http.ResponseWriter, *http.Request, *Failure)
+	ErrorHandler   func(http.ResponseWriter, *http.Request, *exchange.Failure)
 
 	RequestHeader, ResponseHeader Edit
 
@@ -80,14 +81,14 @@ type Config struct {
 // concurrently.
 type Forwarder struct {
 	Config
-	span
+	Span
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
 	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
-	name     Pseudonym // where there is no Router
+	name     exchange.Pseudonym // where there is no Router
 	hstsLine string
 	guarded  bool
 	limited  bool // there may be no room for an exchange
@@ -108,7 +109,7 @@ type Forwarder struct {
 	found     chan struct{}           // closed when Discover has found targets
 	foundOnce sync.Once
 
-	Sweeper Sweeper // of the exchanges of the full lane
+	Sweeper exchange.Sweeper // of the exchanges of the full lane
 }
 
 // New checks c, all faults at once, and compiles it.
@@ -120,7 +121,7 @@ func New(c Config) (*Forwarder, error) {
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("field Policy is %d: want one of the constants, LessBusy to ConsistentHash", c.Policy))
 	}
-	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
+	f := &Forwarder{Config: c, Span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
 	f.Sticky.compile()
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {

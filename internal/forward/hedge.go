@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A hedge is a second attempt beside one that has not been answered for a while:
@@ -39,7 +41,7 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 
 // Join ends the attempt that did not win. lost is how it failed, or nil if it was
 // given up. The other one is the exchange's from now on.
-func (a *Attempts) Join(won *Target, lost *Failure) {
+func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 	loser, since, now := a.fork, a.forked, time.Now()
 	if won == a.fork {
 		loser, since = a.Target, a.Since
@@ -52,8 +54,8 @@ func (a *Attempts) Join(won *Target, lost *Failure) {
 		loser.monitor.Abandon(now, now.Sub(since))
 		// It has not failed: should the winner fail yet, it may be asked again.
 		a.tried = slices.DeleteFunc(a.tried, func(i int) bool { return a.set.targets[i] == loser })
-		lost = &Failure{Op: "read", Side: SideProxy, Err: ErrGivenUp}
-	case lost.Side == SideUpstream:
+		lost = &exchange.Failure{Op: "read", Side: exchange.SideProxy, Err: ErrGivenUp}
+	case lost.Side == exchange.SideUpstream:
 		loser.failures.Add(1)
 		loser.monitor.Report(now, lost.Err, 0)
 	default:

@@ -5,14 +5,15 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // A hold keeps exchanges from the targets, for as long as it is the Forwarder's.
 type hold struct {
-	page *Page         // to answer with; nil means to wait
-	over chan struct{} // closed when waiting has come to its end
-	late time.Time     // when it has for those who wait longest
+	page *exchange.Page // to answer with; nil means to wait
+	over chan struct{}  // closed when waiting has come to its end
+	late time.Time      // when it has for those who wait longest
 }
 
 // Pause makes exchanges to come wait until Resume, for at most d; then they
@@ -23,8 +24,8 @@ func (f *Forwarder) Pause(d time.Duration) {
 
 // Answer makes p the answer to exchanges to come, until Resume. Those that
 // wait are answered with it too.
-func (f *Forwarder) Answer(p *Page) error {
-	if err := p.check(); err != nil {
+func (f *Forwarder) Answer(p *exchange.Page) error {
+	if err := p.Check(); err != nil {
 		return err
 	}
 	f.holdBy(&hold{page: p, over: make(chan struct{})})
@@ -48,14 +49,14 @@ var (
 )
 
 // pass waits until nothing holds exchanges.
-func (a *Attempts) pass() *Failure {
+func (a *Attempts) pass() *exchange.Failure {
 	for {
 		h := a.f.held.Load()
 		switch {
 		case h == nil:
 			return nil
 		case h.page != nil:
-			return &Failure{Op: "pick", Side: SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
+			return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
 				RetryAfter: h.page.RetryAfter, Page: h.page}
 		}
 		if err := a.heldBy(h); err != nil {
@@ -91,8 +92,8 @@ func (h *hold) wait(gone <-chan struct{}) error {
 }
 
 // unserved is the failure of an exchange whose wait ended with err.
-func (a *Attempts) unserved(err error) *Failure {
-	f := &Failure{Op: "pick", Side: SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
+func (a *Attempts) unserved(err error) *exchange.Failure {
+	f := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
 		RetryAfter: time.Second, Err: err}
 	switch {
 	case !errors.Is(err, errGone) && !errors.Is(err, limit.ErrQueueLeft):
@@ -100,9 +101,9 @@ func (a *Attempts) unserved(err error) *Failure {
 			f.Reason = "destination_unavailable"
 		}
 	case a.killed():
-		f.Side, f.Reason, f.Err = SideDrain, "destination_unavailable", errCut
+		f.Side, f.Reason, f.Err = exchange.SideDrain, "destination_unavailable", exchange.ErrCut
 	default:
-		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
+		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	}
 	return f
 }

@@ -73,8 +73,8 @@ func (k *HashKey) value(fd *h1.Field) []byte {
 	return nil
 }
 
-// keyOf is KeyBytes in the full lane.
-func (f *Forwarder) keyOf(q *http.Request, client netip.Addr) uint64 {
+// KeyOf is KeyBytes in the full lane.
+func (f *Forwarder) KeyOf(q *http.Request, client netip.Addr) uint64 {
 	k := &f.HashBy
 	switch {
 	case k.URI:

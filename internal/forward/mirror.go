@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
@@ -19,7 +20,7 @@ import (
 const ReplayLimit = 32 << 10
 
 // A ServeFunc lets f forward q, as the handler lane does.
-type ServeFunc func(f *Forwarder, w http.ResponseWriter, q *http.Request, x *Exchange)
+type ServeFunc func(f *Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange)
 
 // A mirror sends copies of a share of the requests to another Forwarder, whose
 // answers nobody sees.
@@ -108,7 +109,7 @@ func (f *Forwarder) Mirrors() bool {
 
 // CopyBytes sends a copy of req in the fast lane. body is its whole body; x says
 // who it is from.
-func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
+func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *exchange.Exchange) {
 	target := string(req.Target)
 	u, err := url.ParseRequestURI(target)
 	if err != nil {
@@ -126,13 +127,13 @@ func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
 }
 
 // Copy sends a copy of q, whose body was body.
-func (f *Forwarder) Copy(q *http.Request, body []byte, x *Exchange) {
+func (f *Forwarder) Copy(q *http.Request, body []byte, x *exchange.Exchange) {
 	c := q.Clone(context.Background())
 	f.send(c, body, x)
 }
 
 // send lets the mirror serve q, on a goroutine of its own.
-func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
+func (f *Forwarder) send(q *http.Request, body []byte, x *exchange.Exchange) {
 	m := f.mirrored.Load()
 	if m == nil {
 		return
@@ -147,7 +148,7 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 	if len(body) > 0 {
 		q.Body, q.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
-	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, copy: true}
+	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, Mirrored: true}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.RequestID = x.RequestID
 	go func() {

@@ -32,7 +32,7 @@ func (a *Attempts) Stay(route context.Context) *Stay {
 }
 
 // Span is what the stream ends with, in place of its target's.
-func (s *Stay) Span() *span { return s.target.within }
+func (s *Stay) Span() *Span { return s.target.within }
 
 // Count makes Replace wait for the stream no longer. The end of the exchange
 // undoes it.
@@ -77,14 +77,14 @@ func (a *Attempts) Killed() bool {
 func IsEventStream(res *h1.Response) bool {
 	for _, f := range res.Fields {
 		if header.EqualFold(f.Name, "content-type") {
-			return eventStream(string(f.Value))
+			return EventStream(string(f.Value))
 		}
 	}
 	return false
 }
 
-// eventStream reports whether contentType is that of server-sent events.
-func eventStream(contentType string) bool {
+// EventStream reports whether contentType is that of server-sent events.
+func EventStream(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
 }

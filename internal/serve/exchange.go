@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -43,7 +44,7 @@ func (x *fastExchange) admit() step {
 			return x.answer(fail)
 		}
 	}
-	if fail := forward.LoopBytes(&x.req, x.hop.Name); fail != nil {
+	if fail := exchange.LoopBytes(&x.req, x.hop.Name); fail != nil {
 		return x.answer(fail)
 	}
 	return x.forward()
@@ -55,7 +56,7 @@ func (x *fastExchange) begin() {
 	x.fail, x.asked, x.sent, x.rude = nil, false, false, false
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
 	x.dial = 0
-	x.rec = forward.Record{Start: x.start}
+	x.rec = exchange.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.c.renew()
 	x.upload.reset(x)
@@ -125,7 +126,7 @@ func (x *fastExchange) mirror() {
 	if !whole {
 		return
 	}
-	e := forward.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
+	e := exchange.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
 	e.RequestID = x.rec.RequestID
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
 	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
@@ -140,7 +141,7 @@ func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 }
 
 // Place implements forward.Party.
-func (x *fastExchange) Place(f *forward.Forwarder) *forward.Failure {
+func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
 	x.upload.bound(x.attempts.MaxBody())
 	if f.Keyed() {
@@ -154,7 +155,7 @@ func (x *fastExchange) Place(f *forward.Forwarder) *forward.Failure {
 
 // reach sends the request to targets until one answers, and returns the
 // connection with the length of the response's head.
-func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
+func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.Failure) {
 	for {
 		up, n, err := x.attempt(f)
 		again, fail := x.attempts.Again(x.outcome(f, up, err))
@@ -185,7 +186,7 @@ func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 	n, err := x.readHead(f, up)
 	if err != nil {
 		up.Close()
-		return nil, 0, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+		return nil, 0, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 	}
 	return up, n, nil
 }
@@ -200,7 +201,7 @@ func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) f
 	x.c.unwatch()
 	f.Refuses(x.attempts.Target, err) // or it would never be asked where others answer
 	o.Failure = x.classify(f, err)
-	var ae *forward.AttemptError
+	var ae *exchange.AttemptError
 	if errors.As(err, &ae) {
 		o.Wrote = ae.Wrote
 	}
@@ -232,7 +233,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		wrote := up.Wrote()
 		up.Close()
 		if !retry {
-			return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+			return nil, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 		}
 		if wrote {
 			x.upload.halt()
@@ -248,7 +249,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 	}
 	answered, err := x.send(f, t, up)
 	if err != nil && answered != nil {
-		err = &forward.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
+		err = &exchange.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
 		up.Close()
 	}
 	if err != nil {
@@ -279,9 +280,9 @@ func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.C
 	}
 	var handshake *pool.HandshakeError
 	if errors.As(err, &handshake) {
-		return nil, &forward.AttemptError{Op: "handshake", Err: handshake.Err}
+		return nil, &exchange.AttemptError{Op: "handshake", Err: handshake.Err}
 	}
-	return nil, &forward.AttemptError{Op: "dial", Err: err}
+	return nil, &exchange.AttemptError{Op: "dial", Err: err}
 }
 
 // render makes x.out the request as it goes to t, with what of the body has come.
@@ -341,32 +342,32 @@ func (x *fastExchange) idempotent() bool {
 }
 
 // classify turns an attempt's error into the exchange's failure.
-func (x *fastExchange) classify(f *forward.Forwarder, err error) *forward.Failure {
-	fail := &forward.Failure{Op: "read", Target: x.attempts.Target.Name, Side: forward.SideUpstream, Err: err}
-	var ae *forward.AttemptError
+func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failure {
+	fail := &exchange.Failure{Op: "read", Target: x.attempts.Target.Name, Side: exchange.SideUpstream, Err: err}
+	var ae *exchange.AttemptError
 	if errors.As(err, &ae) {
 		fail.Op, fail.Err = ae.Op, ae.Err
 	}
-	var hook *forward.PanicError
+	var hook *exchange.PanicError
 	var protocol *h1.Refusal
 	uploadErr := x.upload.failed()
 	switch {
 	case errors.As(uploadErr, &hook):
-		fail.Side, fail.Err = forward.SideProxy, uploadErr
+		fail.Side, fail.Err = exchange.SideProxy, uploadErr
 		fail.Status, fail.Reason = http.StatusInternalServerError, "proxy_internal_error"
 	case uploadErr != nil:
-		fail.Side, fail.Err = forward.SideClient, uploadErr
+		fail.Side, fail.Err = exchange.SideClient, uploadErr
 		fail.Status, fail.Reason = uploadStatus(uploadErr), "http_request_error"
 	case x.c.left():
-		fail.Side, fail.Status, fail.Reason = forward.SideClient, forward.StatusClientClosed, "connection_terminated"
+		fail.Side, fail.Status, fail.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case x.attempts.Target.Killed() || x.c.ended():
-		fail.Side, fail.Status, fail.Reason = forward.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+		fail.Side, fail.Status, fail.Reason = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
 	case errors.As(fail.Err, &hook):
-		fail.Side, fail.Status, fail.Reason = forward.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
+		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case errors.As(fail.Err, &protocol), errors.Is(fail.Err, errProtocol):
 		fail.Status, fail.Reason = http.StatusBadGateway, "http_protocol_error"
 	default:
-		fail.Status, fail.Reason = forward.Reason(fail.Op, fail.Err)
+		fail.Status, fail.Reason = exchange.Reason(fail.Op, fail.Err)
 	}
 	return fail
 }
@@ -427,21 +428,21 @@ func (x *fastExchange) finish() {
 func (x *fastExchange) said(name string) []byte {
 	for i := range x.req.Fields {
 		if fd := &x.req.Fields[i]; len(fd.Name) == len(name) && strings.EqualFold(view(fd.Name), name) {
-			return forward.Bounded(fd.Value)
+			return exchange.Bounded(fd.Value)
 		}
 	}
 	return nil
 }
 
 // answer sends the proxy's own reply for fail.
-func (x *fastExchange) answer(fail *forward.Failure) step {
+func (x *fastExchange) answer(fail *exchange.Failure) step {
 	if fail.Err == forward.ErrOtherLane {
 		return x.handOver()
 	}
 	if fail.Err != nil {
 		x.fail = fail
 	}
-	if fail.Side == forward.SideClient {
+	if fail.Side == exchange.SideClient {
 		x.rude = true
 	}
 	return x.decline(fail)
@@ -449,17 +450,17 @@ func (x *fastExchange) answer(fail *forward.Failure) step {
 
 // decline sends an answer of the proxy's own and says what becomes of the
 // connection: it closes when the request cannot be read to its end.
-func (x *fastExchange) decline(fail *forward.Failure) step {
+func (x *fastExchange) decline(fail *exchange.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
 	x.rude = !x.upload.settle() || x.rude
 	x.last = x.last || x.rude
-	if status != forward.StatusClientClosed {
+	if status != exchange.StatusClientClosed {
 		x.reply(fail)
 	}
 	x.r += x.upload.took
 	switch {
-	case status == forward.StatusClientClosed, x.last && !x.rude:
+	case status == exchange.StatusClientClosed, x.last && !x.rude:
 		return end
 	case x.rude:
 		return linger
@@ -469,7 +470,7 @@ func (x *fastExchange) decline(fail *forward.Failure) step {
 
 // reply sends a whole answer of the proxy's own. After one that is the last, the
 // connection closes.
-func (x *fastExchange) reply(fail *forward.Failure) {
+func (x *fastExchange) reply(fail *exchange.Failure) {
 	var size int
 	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.shown(), x.connection())
 	_, _ = x.c.stream().Write(x.out)
@@ -478,24 +479,24 @@ func (x *fastExchange) reply(fail *forward.Failure) {
 
 // abort ends an exchange whose response has begun: the client must see that it
 // is cut off, so there is no close_notify and no last chunk.
-func (x *fastExchange) abort(up *pool.Conn, side forward.Side, err error) step {
+func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()
 	if fault := x.upload.failed(); fault != nil {
-		side, err = forward.SideClient, fault
-		var hook *forward.PanicError
+		side, err = exchange.SideClient, fault
+		var hook *exchange.PanicError
 		if errors.As(fault, &hook) {
-			side = forward.SideProxy
+			side = exchange.SideProxy
 		}
 	}
-	x.fail = &forward.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
+	x.fail = &exchange.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
 		Reason: "http_response_incomplete", Err: err}
 	switch {
-	case side == forward.SideProxy:
-	case side == forward.SideClient || x.c.left():
-		x.fail.Side, x.rec.Status = forward.SideClient, forward.StatusClientClosed
+	case side == exchange.SideProxy:
+	case side == exchange.SideClient || x.c.left():
+		x.fail.Side, x.rec.Status = exchange.SideClient, exchange.StatusClientClosed
 	case x.attempts.Killed() || x.c.ended():
-		x.fail.Side = forward.SideDrain
+		x.fail.Side = exchange.SideDrain
 	}
 	x.c.cut()
 	return end

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A handover is the in-memory listener through which net/http gets the
@@ -61,7 +61,7 @@ func (h *handover) Addr() net.Addr { return h.addr }
 func (x *fastExchange) handOver() step {
 	if x.c.s.draining.Err() != nil {
 		x.last = true
-		return x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
+		return x.answer(&exchange.Failure{Op: "pick", Side: exchange.SideDrain, Status: http.StatusServiceUnavailable,
 			Reason: "destination_unavailable", Err: errServerDrains})
 	}
 	x.known = x.attempts.Handover()
@@ -84,12 +84,12 @@ func (x *fastExchange) ahead() []byte {
 type replay struct {
 	net.Conn
 	ahead []byte
-	known *forward.Handover // of the first request; nil if nothing is
+	known *exchange.Handover // of the first request; nil if nothing is
 }
 
 // withKnown is the context of a connection of net/http's.
 func withKnown(ctx context.Context, nc net.Conn) context.Context {
-	if r, ok := nc.(interface{ handover() *forward.Handover }); ok {
+	if r, ok := nc.(interface{ handover() *exchange.Handover }); ok {
 		if h := r.handover(); h != nil {
 			return h.NewContext(ctx)
 		}
@@ -97,7 +97,7 @@ func withKnown(ctx context.Context, nc net.Conn) context.Context {
 	return ctx
 }
 
-func (r *replay) handover() *forward.Handover { return r.known }
+func (r *replay) handover() *exchange.Handover { return r.known }
 
 // Read returns the bytes read ahead first.
 func (r *replay) Read(p []byte) (int, error) {

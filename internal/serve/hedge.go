@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -77,7 +78,7 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	x.await(r)
 	if r.err != nil {
 		x.attempts.Join(first, x.loss(f, r.err))
-		return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+		return nil, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 	}
 	x.c.watch(r.conn.Lease(), x.hit.Life, other, x.attempts.Around())
 	if beaten {
@@ -106,7 +107,7 @@ func (x *fastExchange) await(r *rival) {
 }
 
 // loss is why the attempt that did not win failed, nil if it was given up.
-func (x *fastExchange) loss(f *forward.Forwarder, err error) *forward.Failure {
+func (x *fastExchange) loss(f *forward.Forwarder, err error) *exchange.Failure {
 	if errors.Is(err, forward.ErrGivenUp) {
 		return nil
 	}
@@ -138,7 +139,7 @@ func (r *rival) run() {
 			r.err = forward.ErrGivenUp
 			return
 		case !reused || isTimeout(err):
-			r.err = &forward.AttemptError{Op: "read", Wrote: wrote, Err: err}
+			r.err = &exchange.AttemptError{Op: "read", Wrote: wrote, Err: err}
 			return
 		}
 	}
@@ -147,7 +148,7 @@ func (r *rival) run() {
 // ask sends the request on conn and waits for an answer. A panic in a connection of
 // somebody else's type is its failure.
 func (r *rival) ask(conn *pool.Conn) (err error) {
-	defer forward.Contain("a connection", &err)
+	defer exchange.Contain("a connection", &err)
 	return conn.Ask(r.out)
 }
 

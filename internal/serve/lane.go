@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -34,14 +35,14 @@ type Lane struct {
 	Name    string         // of the router in Via
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
-	Numbering forward.Numbering // of requests
+	Numbering exchange.Numbering // of requests
 
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
 	// End is shown the record of each exchange, if Always, or of each failed
 	// one. The record is valid only during the call.
-	End    func(*forward.Record)
+	End    func(*exchange.Record)
 	Always bool
 }
 
@@ -86,15 +87,15 @@ type fastExchange struct {
 	scheme string // the client's, as far as a trusted peer says it
 	start  time.Time
 	dial   time.Duration // of the attempt
-	rec    forward.Record
+	rec    exchange.Record
 	names  [6]name // of the record: method, host, path, query, user agent, referer
-	ids    forward.IDs
-	fail   *forward.Failure
-	known  *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
-	asked  bool              // something of the request has gone out
-	sent   bool              // the response has begun
-	rude   bool              // the client's own fault: what it still sends is not read
-	last   bool              // the connection closes after the response
+	ids    exchange.IDs
+	fail   *exchange.Failure
+	known  *exchange.Handover // what net/http has to know that carries the exchange on; nil if nothing
+	asked  bool               // something of the request has gone out
+	sent   bool               // the response has begun
+	rude   bool               // the client's own fault: what it still sends is not read
+	last   bool               // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
@@ -108,7 +109,7 @@ const maxKeptOut = 64 << 10
 
 func (x *fastExchange) release() {
 	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
-	x.rec = forward.Record{}
+	x.rec = exchange.Record{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
@@ -293,7 +294,7 @@ func (x *fastExchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		x.last = true
-		x.reply(&forward.Failure{Status: 408, Reason: "http_request_error"})
+		x.reply(&exchange.Failure{Status: 408, Reason: "http_request_error"})
 	}
 	return end
 }
@@ -306,11 +307,11 @@ func (x *fastExchange) refuse(err error) step {
 		status = refusal.Status
 	}
 	x.last = true
-	x.reply(&forward.Failure{Status: status, Reason: "http_request_error"})
+	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
 	if x.c.s.Lane.Always {
-		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
+		x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
 			Peer: x.c.peer.Addr, Status: status,
-			Err: &forward.Failure{Op: "read", Side: forward.SideClient, Err: err}}
+			Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
 		x.rec.Secured(x.c.state)
 		x.c.s.Lane.End(&x.rec)
 	}

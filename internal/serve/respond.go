@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -94,8 +95,8 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 			if interim++; interim > maxInterim {
 				return 0, protocolError("more than %d interim responses", maxInterim)
 			}
-			if sum += n; sum > forward.MaxInterimSum {
-				return 0, protocolError("interim responses of more than %d bytes", forward.MaxInterimSum)
+			if sum += n; sum > exchange.MaxInterimSum {
+				return 0, protocolError("interim responses of more than %d bytes", exchange.MaxInterimSum)
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the full lane's
 				x.out = f.AppendInterim(x.out[:0], &x.res)
@@ -112,7 +113,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 
 // copyBody sends x.out, which holds the head, and the body. An error comes
 // with the side that caused it.
-func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (forward.Side, error) {
+func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (exchange.Side, error) {
 	_ = up.SetReadDeadline(time.Time{})
 	switch framing {
 	case h1.SizedBody:
@@ -122,7 +123,7 @@ func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.
 	case h1.UntilClose:
 		return x.copyUntilClose(f, up)
 	}
-	return forward.SideClient, x.flush()
+	return exchange.SideClient, x.flush()
 }
 
 // flush sends x.out.
@@ -146,7 +147,7 @@ const tlsPiece = 32 << 10
 const spliceMin = 32 << 10
 
 // copySized copies a body of known length.
-func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	left := x.res.ContentLength
 	first := up.Buffered()
 	first = first[:min(int64(len(first)), left)]
@@ -155,7 +156,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.S
 	left -= int64(len(first))
 	x.rec.ResponseBytes = int64(len(first))
 	if err := x.flush(); err != nil {
-		return forward.SideClient, err
+		return exchange.SideClient, err
 	}
 	if left >= spliceMin && x.c.spliced && up.TLS() == nil {
 		n, err := up.SpliceTo(x.c, left, f.IdleTimeout)
@@ -178,12 +179,12 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.S
 		x.idle(f, up)
 		n, err := up.Read(page[:min(size, left)])
 		if n == 0 {
-			return forward.SideUpstream, early(err)
+			return exchange.SideUpstream, early(err)
 		}
 		left -= int64(n)
 		x.rec.ResponseBytes += int64(n)
 		if _, err := x.c.stream().Write(page[:n]); err != nil {
-			return forward.SideClient, err
+			return exchange.SideClient, err
 		}
 	}
 	return "", nil
@@ -191,21 +192,21 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.S
 
 // blame says whose fault a failed splice is. When it took too long, the target
 // has to have more to say for it to be the client's.
-func (x *fastExchange) blame(up *pool.Conn, err error) forward.Side {
+func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 	if x.c.left() || x.c.peekGone() {
-		return forward.SideClient
+		return exchange.SideClient
 	}
 	if isTimeout(err) {
 		_ = up.SetReadDeadline(time.Now().Add(time.Millisecond))
 		if !isTimeout(up.Fill()) {
-			return forward.SideClient
+			return exchange.SideClient
 		}
 	}
-	return forward.SideUpstream
+	return exchange.SideUpstream
 }
 
 // copyChunked copies a chunked body, chunk by chunk as it comes.
-func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.chunks.Reset()
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
@@ -218,11 +219,11 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward
 		}
 		up.Discard(n)
 		if err != nil && !done {
-			return forward.SideUpstream, err
+			return exchange.SideUpstream, err
 		}
 		if len(x.out) > 0 {
 			if err := x.flush(); err != nil {
-				return forward.SideClient, err
+				return exchange.SideClient, err
 			}
 		}
 		if done {
@@ -230,13 +231,13 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward
 		}
 		x.idle(f, up)
 		if err := up.Fill(); err != nil {
-			return forward.SideUpstream, early(err)
+			return exchange.SideUpstream, early(err)
 		}
 	}
 }
 
 // copyUntilClose copies a body that ends with its connection, as chunks.
-func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
 	for {
@@ -244,16 +245,16 @@ func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forw
 		x.appendChunk(data)
 		up.Discard(len(data))
 		if err := x.flush(); err != nil {
-			return forward.SideClient, err
+			return exchange.SideClient, err
 		}
 		x.idle(f, up)
 		err := up.Fill()
 		if err == io.EOF {
 			x.out = f.AppendResponseEnd(x.out, nil, nil)
-			return forward.SideClient, x.flush()
+			return exchange.SideClient, x.flush()
 		}
 		if err != nil {
-			return forward.SideUpstream, err
+			return exchange.SideUpstream, err
 		}
 	}
 }
