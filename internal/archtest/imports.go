@@ -37,7 +37,7 @@ var ignoredNames = regexp.MustCompile(`^(bin|go\.work(\.sum)?|.*\.(test|prof|out
 var direct = []string{
 	"github.com/caddyserver/certmagic", "github.com/mholt/acmez/v3", "github.com/stretchr/testify", "go.uber.org/zap",
 	"golang.org/x/crypto", // bcrypt
-	"golang.org/x/net", "golang.org/x/time",
+	"golang.org/x/net",
 }
 
 // owners lists the foreign packages that only some places may name: a directory, or a file at the top. Read-only.
