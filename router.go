@@ -31,55 +31,62 @@ import (
 )
 
 // A Router maps host patterns to handlers, usually Upstreams. The zero value
-// has no routes and is ready to use. Routes may change at any time, also
-// while requests are served; fields only before first use: a request, or a call
-// of Serve, Listen, Wrap or TLSConfig. One that is changed later is not in force,
-// and an error of Set, Replace, Check and Serve until it is changed back.
+// has no routes and is ready to use. Routes may change at any time, also while
+// requests are served. Fields must be set before the first use: a request, or a
+// call of Serve, Listen, Wrap or TLSConfig. A later change has no effect; Set,
+// Replace, Check and Serve return an error until it is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
-// (*.example.com), or * for any host; with a path (example.com/api/) it
-// matches that prefix on segment borders. An exact host beats a wildcard, a
-// wildcard beats *, and within a host the longer path prefix wins. The order
-// of registration never matters. Hosts are compared in canonical form: lower
+// (*.example.com), or * for any host. A pattern with a path (example.com/api/)
+// matches that path and all paths below it. An exact host beats a wildcard, and
+// a wildcard beats *. Within a host, the longer path prefix wins. The order of
+// registration does not matter. Hosts are compared in canonical form: lower
 // case, no port, no trailing dot, IDNA in ASCII, IPv6 without brackets.
 //
-// A path prefix is compared with the path as the client wrote it, which is also
-// what targets get. Targets differ in how they read a path, so a request is
-// refused with 400 if, on a host with path prefixes, another route would get
-// it once parameters of segments (";x") are dropped, escapes decoded, slashes
-// merged, backslashes taken for slashes or dot segments resolved, in any
-// combination. Not compared are upper and lower case (/Admin is not /admin),
-// dots and spaces at the end of a segment, what follows "%00", and escapes of
-// escapes (%2561): if a target treats these as the same path, protect the whole
-// host and not only a prefix.
+// A path prefix is compared with the path as the client sent it. Targets get the
+// same path, but may read it differently. Therefore a request to a host with
+// path prefixes is refused with 400 if a different reading of its path belongs
+// to another route. A reading is any combination of these steps:
+//
+//   - drop the parameters of segments (";x")
+//   - decode escapes
+//   - merge slashes
+//   - treat backslashes as slashes
+//   - resolve dot segments
+//
+// Other differences are not detected: upper and lower case (/Admin, /admin),
+// dots and spaces at the end of a segment, text after "%00", and escapes of
+// escapes (%2561). If a target ignores any of these, protect the whole host
+// instead of a prefix.
 type Router struct {
-	// NotFound serves hosts without a route; nil answers 404, or 421
-	// Misdirected Request over TLS (RFC 9110, 15.5.20).
+	// NotFound serves requests that match no route. Nil answers 404, or over TLS
+	// 421 Misdirected Request if the host has no route (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
-	// TrustedProxies are the peers whose X-Forwarded-* fields count: for the
-	// client's address, and for whether it came over TLS, which Redirect, HSTS
-	// and Sticky go by. Nil trusts nobody: the peer's address is the client.
+	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. They
+	// tell the client's address, and whether the client used TLS, which matters
+	// for Redirect, HSTS and Sticky. Nil trusts none: the client is the remote
+	// address of the connection.
 	TrustedProxies []netip.Prefix
 
 	// RequestID gives each request an identifier. The zero value disables it.
 	RequestID RequestIDHeader
 
-	// RateLimit bounds the requests of each client. Nil means no bound.
+	// RateLimit limits the requests of each client. Nil means no limit.
 	RateLimit *RateLimit
 
-	// TLS says where certificates come from. The zero value uses ACME
-	// (Let's Encrypt) for public names and LocalCA for internal ones.
+	// TLS sets where certificates come from. The zero value uses ACME
+	// (Let's Encrypt) for public names and a LocalCA for internal ones.
 	TLS TLS
 
-	// Logger gets what operators need to know, of the upstreams of routes too.
+	// Logger receives the log of the Router, and of the Upstreams of its routes.
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	// Observe is called once at the end of every exchange, aborted ones
-	// included, on the exchange's goroutine. The Exchange is valid only
-	// during the call; copy it to keep it. When nil, exchanges that fail by no
-	// fault of the client's are logged as warnings.
+	// Observe is called once at the end of each exchange, aborted ones included,
+	// on the exchange's goroutine. The Exchange is valid only during the call:
+	// copy it to keep it. Nil logs failed exchanges as warnings, except those
+	// that failed on the client's side.
 	Observe func(*Exchange)
 
 	certs certs.Keeper
@@ -89,10 +96,10 @@ type Router struct {
 
 	compiled settings.Compiled[rules]
 	refused  sync.Once                     // logs why there are no rules
-	told     map[lateField]bool            // what the log has said; guarded by mu
+	told     map[lateField]bool            // late fields already logged; guarded by mu
 	running  map[*Server]settings.Snapshot // guarded by mu
 
-	uses  reach.Map[*Upstream]                // whose background work goes on
+	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers
 	table atomic.Pointer[routes.Table[route]] // read without mu
 
@@ -102,7 +109,7 @@ type Router struct {
 
 // rules are what the fields of a Router compile to.
 type rules struct {
-	limit     *limit.Rule // nil means no bound
+	limit     *limit.Rule // nil means no limit
 	numbering forward.Numbering
 }
 
@@ -113,7 +120,7 @@ func (r *Router) compile() (*rules, error) {
 	}
 	for i, p := range r.TrustedProxies {
 		if !p.IsValid() {
-			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is not a prefix: want one such as 10.0.0.0/8, by netip.MustParsePrefix", i))
+			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is %q: want a prefix, such as netip.MustParsePrefix(\"10.0.0.0/8\")", i, p))
 		}
 	}
 	n, err2 := r.RequestID.numbering()
@@ -123,29 +130,37 @@ func (r *Router) compile() (*rules, error) {
 	return &rules{l, n}, nil
 }
 
-// rules returns what the fields compile to, and puts them in force.
+// rules returns what the fields compile to. The first call puts them in force.
 func (r *Router) rules() (*rules, error) {
 	if x := r.compiled.InUse(); x != nil {
 		return x, nil
 	}
 	x, err := r.compiled.Use(r, r.compile)
 	if err != nil {
-		r.refused.Do(func() { r.logger().Error("no requests are served", "cause", err) })
+		r.refused.Do(func() { r.logger().Error("invalid fields of the Router, requests get 500", "cause", err) })
 	}
 	return x, err
 }
 
 // A BasicAuth verifies HTTP Basic credentials (RFC 7617) before Next serves a
-// request. Requests without the password of one of Users get 401. Like an
-// Upstream, it is checked when it becomes a route. Passwords are readable on the
-// way over plain HTTP: use it over TLS. A RateLimit of the Router limits guessing.
-// Next gets the Authorization header too; to remove it, name it in Remove of the
-// Upstream's RequestHeader.
+// request. Requests without valid credentials get 401. The fields are checked
+// when it becomes a route. Use it over TLS: plain HTTP exposes passwords. To slow
+// down guessing, set [Router.RateLimit]. Next gets the Authorization header too;
+// to hide it from targets, name it in [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
-	Users      map[string]string // bcrypt hashes of the passwords, by the user's name; required
-	Realm      string            // shown by the browser when it asks for the password; "" means "restricted"
-	UserHeader string            // request header that carries the user name to Next; a client's own copy is removed, also from trailers; "" means none
-	Next       http.Handler      // required
+	// Users maps user names to bcrypt hashes of their passwords. Required.
+	Users map[string]string
+
+	// Realm is shown by the browser when it asks for a password. "" means
+	// "restricted".
+	Realm string
+
+	// UserHeader is the request header that carries the user name to Next. A
+	// client's own copy is removed, also from trailers. "" means none.
+	UserHeader string
+
+	// Next serves requests with valid credentials. Required.
+	Next http.Handler
 
 	compiled settings.Compiled[guard.Basic]
 }
@@ -171,7 +186,8 @@ func (b *BasicAuth) check() error {
 
 func (b *BasicAuth) late() []string { return b.compiled.Late(b) }
 
-// ServeHTTP serves q if it brings the password of a user.
+// ServeHTTP passes q to Next if it has valid credentials, and answers 401
+// otherwise.
 func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	basic, err := b.compiled.Use(b, b.compile)
 	if err != nil {
@@ -202,25 +218,37 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *forward.E
 	case err != nil:
 		e.RefuseBy("BasicAuth", http.StatusInternalServerError, "%v", err)
 	case !guard.Tries(q):
-		e.RefuseBy("BasicAuth", http.StatusUnauthorized, "the request brings no password")
+		e.RefuseBy("BasicAuth", http.StatusUnauthorized, "the request needs exactly one Authorization header, with Basic credentials")
 	default:
-		e.Rule("BasicAuth", status.Unknown, "the request brings a password, which is not checked now")
+		e.Rule("BasicAuth", status.Unknown, "the request has Basic credentials, which an explanation does not verify")
 	}
 }
 
-// A ForwardAuth asks an authentication server before Next serves a request. The
-// question is a GET with the request's header and without its body; it has
-// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
+// A ForwardAuth asks an authentication server before Next serves a request. It
+// sends a GET with the headers of the request, X-Forwarded-Method,
+// X-Forwarded-Uri and the other forwarding headers, without the body. If a
 // target of Auth answers with 2xx, Next serves the request. Any other response
-// goes to the client, also one that Auth makes itself: 502 if there is no answer,
-// the Page of Maintain, or what its ErrorHandler writes. Like an Upstream, it is
-// checked when it becomes a route.
+// goes to the client. So does a response that Auth makes itself: 502 if no target
+// answers, the Page of [Upstream.Maintain], or the response of its ErrorHandler.
+// The fields are checked when it becomes a route.
 type ForwardAuth struct {
-	Auth   *Upstream    // authentication server; required
-	Path   string       // path and query to ask for, after the path of Auth's target; "" means /
-	Fields []string     // headers copied from the answer to the request; a client's own copies are removed, also from trailers
-	User   string       // the one of Fields that names the user, for Exchange.User; "" means none
-	Next   http.Handler // required
+	// Auth is the authentication server. Required.
+	Auth *Upstream
+
+	// Path is the path and query to request, appended to the path of Auth's
+	// target. "" means /.
+	Path string
+
+	// Fields are headers copied from the answer of Auth to the request. A client's
+	// own copies are removed, also from trailers.
+	Fields []string
+
+	// User is the one of Fields that carries the user name, for Exchange.User. ""
+	// means none.
+	User string
+
+	// Next serves requests that Auth allows. Required.
+	Next http.Handler
 
 	compiled settings.Compiled[forward.Question]
 }
@@ -243,7 +271,8 @@ func (a *ForwardAuth) check() error {
 
 func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }
 
-// ServeHTTP serves q if the other server lets it pass.
+// ServeHTTP passes q to Next if Auth allows it, and otherwise answers with Auth's
+// response.
 func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	question, err := a.compiled.Use(a, a.compile)
 	if err != nil {
@@ -269,40 +298,42 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *forward
 		e.RefuseBy("ForwardAuth", http.StatusInternalServerError, "%v", err)
 		return
 	}
-	e.Rule("ForwardAuth", status.Unknown, "the server at %s decides, and is not asked now", cmp.Or(a.Path, "/"))
+	e.Rule("ForwardAuth", status.Unknown, "the authentication server decides (GET %s); an explanation does not ask it", cmp.Or(a.Path, "/"))
 }
 
-// A RateLimit is a token bucket for each client: an IPv4 address, or the /64 of
-// an IPv6 address, behind TrustedProxies. A request without a token is answered
-// with 429, Retry-After, RateLimit and RateLimit-Policy. Memory is bounded
-// regardless of the number of clients.
+// A RateLimit limits the requests of each client by a token bucket. A client is
+// an IPv4 address or the /64 of an IPv6 address, resolved through
+// [Router.TrustedProxies]. Requests above the limit get 429 with the headers
+// Retry-After, RateLimit and RateLimit-Policy. Memory is bounded regardless of
+// the number of clients.
 type RateLimit struct {
-	Rate  float64 // requests per second; required, may be a fraction
-	Burst int     // requests that a quiet client may make at once; 0 means a second's worth
+	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required
+	Burst int     // requests that a client may make at once after a pause; 0 means a second's worth, at least 1
 
-	// Limiter decides in place of the buckets; nil leaves it to them.
+	// Limiter replaces the built-in buckets. Rate and Burst are then only
+	// announced, in RateLimit-Policy. Nil uses the buckets.
 	Limiter Limiter
 }
 
 // A Limiter decides whether a client may make one more request, for instance by
-// buckets that several machines share. Allow is called concurrently, with an
-// IPv4 address or the first address of an IPv6 client's /64. A client for whom
-// it returns an error or panics is let through, and a warning is logged. Allow
-// must return when ctx is done, which is after a second: the request waits for
-// it.
+// buckets that several machines share. Allow gets an IPv4 address, or the first
+// address of the /64 of an IPv6 client. It may be called concurrently. If it
+// returns an error or panics, the request is allowed, and a warning is logged at
+// most once a second. ctx is done after a second; Allow must then return,
+// because the request waits for it.
 type Limiter interface {
 	Allow(ctx context.Context, client netip.Addr) (Quota, error)
 }
 
-// A Quota is what a client may still ask.
+// A Quota is a Limiter's answer to one request.
 type Quota struct {
-	OK        bool          // this request may be served
-	Remaining int           // requests that would be served at once after it
-	Retry     time.Duration // until there is one more
-	Reset     time.Duration // until there are all
+	OK        bool          // the request is allowed
+	Remaining int           // further requests that are allowed immediately
+	Retry     time.Duration // time until one more request is allowed
+	Reset     time.Duration // time until a full burst is allowed
 }
 
-// rule returns the rule of l, nil without one. logger is asked when it is needed.
+// rule compiles l. It returns nil if l is nil. logger is called only to log.
 func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	if l == nil {
 		return nil, nil
@@ -315,10 +346,10 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 		q, err := l.Limiter.Allow(ctx, client)
 		return limit.Decision(q), err
 	}
-	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, clients are let through", "cause", err) })
+	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, requests are allowed", "cause", err) })
 }
 
-// checkNext checks the handler behind one of that type.
+// checkNext checks the Next of a handler of the type outer.
 func checkNext(outer string, next http.Handler) error {
 	if _, ok := next.(*Passthrough); ok {
 		return fmt.Errorf("%s.Next is a Passthrough, which serves no requests: make it a route of its own", outer)
@@ -326,7 +357,7 @@ func checkNext(outer string, next http.Handler) error {
 	return checkHandler(outer+".Next", next)
 }
 
-// checkHandler checks a handler that is used as name.
+// checkHandler checks a handler. Its error begins with name.
 func checkHandler(name string, h http.Handler) error {
 	if err := fault(h); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
@@ -334,7 +365,7 @@ func checkHandler(name string, h http.Handler) error {
 	return nil
 }
 
-// fault returns what is wrong with a handler, or with one that it leads to.
+// fault returns the error of a handler, or of a handler that it wraps.
 func fault(h http.Handler) (err error) {
 	if f, ok := h.(http.HandlerFunc); h == nil || ok && f == nil {
 		return errNil
@@ -342,7 +373,7 @@ func fault(h http.Handler) (err error) {
 	outer := h
 	reach.Walk(h, func(h http.Handler) bool {
 		if _, ok := h.(*Passthrough); ok && h != outer {
-			err = fmt.Errorf("%T leads to a Passthrough, which serves no requests: make it a route of its own", outer)
+			err = fmt.Errorf("%T wraps a Passthrough, which serves no requests: make it a route of its own", outer)
 			return false
 		}
 		c, ok := h.(interface{ check() error })
@@ -354,10 +385,10 @@ func fault(h http.Handler) (err error) {
 	return err
 }
 
-var errNil = errors.New("nil handler")
+var errNil = errors.New("nil handler: a handler is required")
 
-// unusable answers a request to a handler that is no route and whose fields are
-// wrong: a route is checked before.
+// unusable answers a request to a handler with invalid fields. It is not a
+// route: those are checked before.
 func unusable(w http.ResponseWriter, q *http.Request, err error) {
 	if x := forward.FromContext(q.Context()); x != nil {
 		x.Fail(&forward.Failure{Op: "pick", Side: forward.SideProxy, Err: err})
@@ -378,21 +409,21 @@ type route struct {
 	life    routes.Life // ends when the route leaves the table
 }
 
-// A behind is what a route's handler leads to, as far as its handlers say, and
-// what requests have come to.
+// A behind collects the upstreams behind a route's handler: those found by
+// unwrapping it, and those that its requests have reached.
 type behind struct {
 	router *Router
 	*reach.Route[*Upstream]
 }
 
-// meet notes that the route leads to u.
+// meet notes that u is behind the route.
 func (b *behind) meet(u *Upstream) {
 	if b.Meet(u) {
 		u.logTo(b.router.logger)
 	}
 }
 
-// upstreams returns the upstreams that the route is known to lead to.
+// upstreams returns the known upstreams of the route.
 func (rt *route) upstreams() []*Upstream {
 	if u, ok := rt.handler.(*Upstream); ok {
 		return []*Upstream{u}
@@ -408,8 +439,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics if the pattern is invalid or taken, naming
-// both places; Set is its twin that returns an error.
+// Handle adds a route. It panics if the pattern is invalid or has a route
+// already; the text names both places in the source. [Router.Set] returns an
+// error instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -419,16 +451,16 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old, taken := r.table.Load().Get(p); taken {
-		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) is taken by %q (registered at %s)",
+		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) has a route already: %q (registered at %s); Set replaces a route",
 			pattern, where, old.Pattern, old.Where))
 	}
 	r.swap(nil, r.newRoute(p, h, where))
 }
 
-// Set adds a route, or swaps the handler of an existing one. Requests in
-// flight end on the old handler; upgraded connections of a swapped route are
-// closed politely, immediately or after [Upstream.StreamGrace], unless both
-// handlers lead to the same one, as [Router.Replace] says.
+// Set adds a route, or swaps the handler of an existing one. Requests in flight
+// finish on the old handler. Upgraded connections of a swapped route are closed
+// gracefully, immediately or after [Upstream.StreamGrace]. They stay open if both
+// handlers have the same innermost handler, as in [Router.Replace].
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -451,9 +483,9 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	return nil
 }
 
-// Remove removes a route and reports whether it was there. Requests in flight
-// end normally; the route's upgraded connections are closed politely, immediately
-// or after [Upstream.StreamGrace].
+// Remove removes a route and reports whether it existed. Requests in flight
+// finish. Upgraded connections of the route are closed gracefully, immediately or
+// after [Upstream.StreamGrace].
 func (r *Router) Remove(pattern string) bool {
 	p, err := routes.ParsePattern(pattern)
 	if err != nil {
@@ -468,7 +500,7 @@ func (r *Router) Remove(pattern string) bool {
 	return ok
 }
 
-// swap puts a route in the place of another of the same pattern. Either may be
+// swap replaces the route old by rt, which has the same pattern. Either may be
 // nil. r.mu is held.
 func (r *Router) swap(old, rt *routes.Route[route]) {
 	from := r.table.Load()
@@ -488,17 +520,20 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 	r.tell(from, to, slices.Values([]string{host}), 1)
 }
 
-// Replace makes rs the only routes, all at once, or leaves everything as it
-// was and returns all errors joined.
+// Replace swaps all routes at once for those of rs, or changes nothing and
+// returns all errors joined. It does not wait. [Upstream.Replace] swaps the
+// targets of one Upstream, and waits.
 //
-// A route keeps its upgraded connections if its pattern stays and its handler
-// leads to the same one. A handler leads to the one that its method
-// Unwrap() http.Handler returns, and so on: a new BasicAuth around an Upstream
-// that stays counts for new requests, and closes nothing. Write that method for
-// your own middleware. Handlers that cannot be compared are different; an
-// http.HandlerFunc is the same if it is the same value, not a new closure. The
-// upgraded connections of other routes are closed politely, immediately or after
-// [Upstream.StreamGrace].
+// Requests in flight finish on the old handlers. A route keeps its upgraded
+// connections if its pattern stays and its innermost handler is the same. The
+// upgraded connections of other routes are closed gracefully, immediately or
+// after [Upstream.StreamGrace].
+//
+// The innermost handler is found through the methods Unwrap() http.Handler.
+// BasicAuth and ForwardAuth have this method; add it to your own middleware. So a
+// new BasicAuth around the same Upstream applies to new requests, and closes no
+// connection. Handlers of a type that cannot be compared are always different.
+// An http.HandlerFunc is the same only if it is the same value, not a new closure.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -515,8 +550,8 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	})
 }
 
-// CheckReplace returns what [Router.Replace] would change if it were called with
-// rs now, or the error that it would return. It changes nothing.
+// CheckReplace returns what [Router.Replace] would change now, or the error that
+// it would return. It changes nothing.
 func (r *Router) CheckReplace(rs map[string]http.Handler) (s Changes, err error) {
 	err = r.change(rs, func(c *routes.Change[route]) {
 		s.Added, s.Removed, s.Rewrapped, s.Swapped = c.Patterns(alike)
@@ -526,7 +561,7 @@ func (r *Router) CheckReplace(rs map[string]http.Handler) (s Changes, err error)
 }
 
 // change calls do with the change that makes rs the only routes, or returns all
-// that is wrong with them. r.mu is held meanwhile.
+// errors joined. r.mu is held during the call.
 func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route])) error {
 	list, err := r.parseRoutes(rs, routes.Caller(2))
 	if err != nil {
@@ -547,35 +582,36 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 	return nil
 }
 
-// Changes are what a change of the routes does. Patterns are in canonical form,
-// and sorted. Routes that stay as they are do not show.
+// Changes lists the effects of [Router.Replace]. Patterns are in canonical form,
+// and sorted. Unchanged routes are not listed.
 type Changes struct {
-	Added, Removed []string // patterns that come, and patterns that go
+	Added, Removed []string // new patterns, and patterns that are gone
 
-	// Swapped are patterns whose handlers lead to another one: their upgraded
-	// connections end, as [Router.Replace] says. Those of Rewrapped stay: the
-	// handler is another one, but leads to the same.
+	// Swapped are patterns that get another innermost handler: their upgraded
+	// connections are closed. Rewrapped are patterns that get another handler
+	// around the same innermost one: their upgraded connections stay open. See
+	// [Router.Replace].
 	Swapped, Rewrapped []string
 
-	// Certificates are the hosts and wildcards that come to need a certificate,
-	// as far as that is known: it is taken from Storage, or ordered. Those that
-	// TLS.Lazy leaves to the first handshake do not show.
+	// Certificates are the hosts and wildcards that begin to need a certificate,
+	// as far as this is known in advance. It is loaded from Storage or ordered.
+	// Hosts that [TLS.Lazy] leaves to the first handshake are not listed.
 	Certificates []string
 }
 
-// String returns the changes as lines, "no changes" without any.
+// String returns one line for each kind of change, or "no changes".
 func (c Changes) String() string {
 	lines := status.Titled("added", c.Added) + status.Titled("removed", c.Removed) + status.Titled("swapped", c.Swapped) +
 		status.Titled("rewrapped", c.Rewrapped) + status.Titled("certificates", c.Certificates)
 	return cmp.Or(strings.TrimSuffix(lines, "\n"), "no changes")
 }
 
-// parseRoutes returns new routes, or all that is wrong with them.
+// parseRoutes returns new routes, or all errors joined.
 func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]routes.Given[route], error) {
 	list := make([]routes.Given[route], 0, len(rs))
 	var errs []error
 	var turn yield.Turn
-	good := make(map[*Upstream]bool) // which may have many patterns
+	good := make(map[*Upstream]bool) // checked already: an upstream may have many patterns
 	for pattern, h := range rs {
 		turn.Step()
 		p, err := routes.ParsePattern(pattern)
@@ -597,7 +633,7 @@ func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]
 	return list, errors.Join(errs...)
 }
 
-// use notes that rt is about to be in the table. r.mu is held.
+// use prepares rt for being in the table. r.mu is held.
 func (r *Router) use(rt *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(1)
@@ -618,9 +654,9 @@ func (r *Router) use(rt *routes.Route[route]) {
 	})
 }
 
-// leave ends rt, which is in the table no more, and the background work of
-// upstreams that no route leads to any longer. next is the route that has taken
-// its pattern, nil without one. r.mu is held.
+// leave ends rt, which has left the table, and the background work of upstreams
+// that no route uses any more. next is the route that has its pattern now, or
+// nil. r.mu is held.
 func (r *Router) leave(rt, next *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(-1)
@@ -635,32 +671,32 @@ func (r *Router) leave(rt, next *routes.Route[route]) {
 		idle = []*Upstream{u}
 	}
 	for _, u := range idle {
-		go r.rest(u) // a hook of its own may be who removes it
+		go r.rest(u) // not here: a hook of u may have removed the route
 	}
 }
 
-// succeed lets rt go on with the life of old, of the same pattern, if both lead
-// to the same handler.
+// succeed continues the life of old in rt, which has the same pattern, if both
+// have the same innermost handler.
 func succeed(rt, old *routes.Route[route]) {
 	if alike(old, rt) {
 		rt.Value.life.Continue(&old.Value.life)
 	}
 }
 
-// alike reports whether two routes lead to the same handler.
+// alike reports whether two routes have the same innermost handler.
 func alike(old, rt *routes.Route[route]) bool {
 	return reach.Alike(old.Value.handler, rt.Value.handler)
 }
 
-// rest ends what goes on in the background for u, unless it has a route again.
+// rest ends the background work of u, unless it has a route again.
 func (r *Router) rest(u *Upstream) {
 	if !r.uses.Has(u) {
 		u.closeIdle()
 	}
 }
 
-// All returns the routes as they are now, sorted by pattern. Changes during
-// the iteration do not show.
+// All returns the current routes, sorted by pattern. Later changes do not affect
+// the iteration.
 func (r *Router) All() iter.Seq2[string, http.Handler] {
 	t := r.table.Load()
 	return func(yield func(string, http.Handler) bool) {
@@ -672,17 +708,17 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 	}
 }
 
-// closeIdle closes the kept connections to the targets of all routes, and ends
-// the background work for them.
+// closeIdle closes the idle connections to the targets of all routes, and ends
+// their background work.
 func (r *Router) closeIdle() {
 	for _, u := range r.uses.All() {
 		u.closeIdle()
 	}
 }
 
-// Handler returns who would serve q and the pattern that chose it, without
-// serving. For a host without a route it returns the handler that refuses
-// and the pattern "".
+// Handler returns the handler that would serve q and the pattern of its route,
+// without serving q. If no route matches, it returns NotFound or a handler that
+// refuses the request, and "".
 func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	rt, refusal := r.route(q)
 	if rt == nil {
@@ -691,10 +727,10 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	return rt.Value.handler, rt.Pattern.String()
 }
 
-// ServeHTTP serves q by the route of its host and path. It sets q.Pattern, so
-// that middleware around the Router sees it. CONNECT is refused. A request that
-// has come to the Router more than three times before, by what Via says, is in a
-// loop: 508.
+// ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also
+// for middleware around the Router. CONNECT gets 501, except for a WebSocket over
+// HTTP/2 (RFC 8441). A request that has passed the Router more than three times
+// before, according to its Via header, is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := forward.Begin(q, r.TrustedProxies)
 	x.Name = r.name.Text()
@@ -735,7 +771,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 	rt.Value.handler.ServeHTTP(forward.Watch(w, x), q.WithContext(forward.NewContext(q.Context(), x)))
 }
 
-// identify gives the exchange its identifier, and tells the client.
+// identify gives the exchange its identifier, and sets the response header.
 func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
 	if rules, err := r.rules(); err == nil {
 		x.Identify(q, r, rules.numbering)
@@ -743,7 +779,7 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *forward.Exc
 	}
 }
 
-// admit returns the handler that refuses a client who has asked enough, or nil.
+// admit returns the handler that refuses a client above its rate limit, or nil.
 func (r *Router) admit(x *forward.Exchange) http.Handler {
 	rules, err := r.rules()
 	switch {
@@ -755,13 +791,13 @@ func (r *Router) admit(x *forward.Exchange) http.Handler {
 	return x.Limited(rules.limit)
 }
 
-// end closes the record and shows it.
+// end completes the record and reports it.
 func (r *Router) end(x *forward.Exchange) {
 	x.Finish()
 	r.observe(&x.Record)
 }
 
-// observe shows the record of an exchange of either lane.
+// observe reports the record of an exchange, of either lane.
 func (r *Router) observe(x *forward.Record) {
 	if kept := r.failures.Load(); kept != nil && x.Err != nil {
 		kept.Add(x.Failed())
@@ -776,8 +812,8 @@ func (r *Router) observe(x *forward.Record) {
 	}
 }
 
-// lane is a fast lane that serves no route: it refuses what is forbidden and
-// leaves the rest to net/http.
+// lane returns a fast lane without routes: it refuses forbidden requests and
+// leaves all others to net/http.
 func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	if rules, err := r.rules(); err == nil {
@@ -788,9 +824,9 @@ func (r *Router) lane() *serve.Lane {
 
 func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }
 
-// hit is route for the fast lane: only upstreams, no refusals.
+// hit is route for the fast lane. It finds upstreams only, and refuses nothing.
 //
-// Hot path: no allocation, no locks but that of TLS.Host.
+// Hot path: no allocation, and no lock except that of TLS.Host.
 func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
 	if state != nil && !r.certs.Belongs(state, host) {
 		return serve.Hit{}, false
@@ -805,12 +841,12 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	}
 	f, err := u.compile()
 	if err != nil {
-		return serve.Hit{}, false // which the full lane answers
+		return serve.Hit{}, false // the handler lane answers
 	}
 	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
 }
 
-// route finds the route of q, or the handler that serves it without one.
+// route returns the route of q, or the handler that answers if there is none.
 func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	rt, no := r.find(q)
 	switch {
@@ -824,19 +860,19 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 
 // A refusal is why a request has no route.
 type refusal struct {
-	status int    // of the answer; 0 leaves it to NotFound
-	class  string // what the client is told
+	status int    // of the response; 0 means that NotFound answers
+	class  string // error class in the response
 	why    error
 }
 
 // Why requests have no route.
 var (
-	errConnect     = errors.New("CONNECT is not forwarded")
-	errMisdirected = errors.New("the connection is not for this host: its client authentication (TLS.Host) differs, has changed, or is not known yet")
-	errNoRoute     = errors.New("no route serves the host and path")
+	errConnect     = errors.New("method CONNECT is not supported")
+	errMisdirected = errors.New("the host requires a new connection: its client authentication (TLS.Host) is not that of the connection, has changed, or is not known yet")
+	errNoRoute     = errors.New("no route matches the host and path")
 )
 
-// find finds the route of q, or why there is none.
+// find returns the route of q, or why there is none.
 func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return nil, refusal{http.StatusNotImplemented, "http_request_denied", errConnect}
@@ -873,11 +909,11 @@ func (r *Router) logger() *slog.Logger {
 }
 
 // Redirect returns a handler that redirects every request to host with 308
-// Permanent Redirect, keeping scheme, port, path and query: www to apex, or an
-// old name to a new one. A port in host (example.com:8443) takes the place of
-// the request's; 443 also makes the scheme https, and 80 http. Scheme and port
-// are those that the client used: one of TrustedProxies is believed on them. It
-// panics if host is more or less than a host with an optional port.
+// Permanent Redirect, for instance from www to the apex. Scheme, port, path and
+// query stay the same. A port in host (example.com:8443) replaces that of the
+// request; 443 also sets the scheme to https, and 80 to http. Scheme and port are
+// those that the client used, as [Router.TrustedProxies] report them. It panics
+// if host is not a host with an optional port.
 func Redirect(host string) http.Handler {
 	r, err := forward.NewRedirect(host)
 	if err != nil {
@@ -894,7 +930,8 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	return p, checkRoute(pattern, p, h)
 }
 
-// checkRoute reports why h cannot be the handler of p, which was spelled so.
+// checkRoute returns why h cannot be the handler of p. spelling is the pattern as
+// the program wrote it.
 func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	if fault(h) != nil { // the text is made only then: there may be a million routes
 		return fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", spelling), h))
