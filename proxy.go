@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
@@ -277,12 +278,12 @@ func (s *Server) server(h http.Handler) *serve.Server {
 // ClientAddr and RequestID about.
 func (r *Router) around(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		var n forward.Numbering
+		var n exchange.Numbering
 		if rules, err := r.rules(); err == nil {
 			n = rules.numbering
 		}
-		q = forward.Arrive(q, r, r.TrustedProxies, n)
-		n.Show(w.Header(), forward.ArrivalFrom(q.Context()).RequestID)
+		q = exchange.Arrive(q, r, r.TrustedProxies, n)
+		n.Show(w.Header(), exchange.ArrivalFrom(q.Context()).RequestID)
 		h.ServeHTTP(w, q)
 	})
 }
@@ -436,12 +437,12 @@ type Exchange struct {
 }
 
 // publicExchange shows a record as an Exchange.
-func publicExchange(r *forward.Record) *Exchange {
-	if f, ok := r.Err.(*forward.Failure); ok {
+func publicExchange(r *exchange.Record) *Exchange {
+	if f, ok := r.Err.(*exchange.Failure); ok {
 		r.Err = publicError(f)
 	}
 	for i, err := range r.Retried {
-		if f, ok := err.(*forward.Failure); ok {
+		if f, ok := err.(*exchange.Failure); ok {
 			r.Retried[i] = publicError(f)
 		}
 	}
@@ -464,16 +465,16 @@ type RequestIDHeader struct {
 	Respond bool
 }
 
-func (h RequestIDHeader) numbering() (forward.Numbering, error) {
+func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 	switch {
 	case h.Name != "":
-		if err := forward.CheckIDName("RequestID.Name", h.Name); err != nil {
-			return forward.Numbering{}, fmt.Errorf("hostproxy: %w", err)
+		if err := exchange.CheckIDName("RequestID.Name", h.Name); err != nil {
+			return exchange.Numbering{}, fmt.Errorf("hostproxy: %w", err)
 		}
 	case h.Respond:
-		return forward.Numbering{}, errors.New("hostproxy: RequestID.Respond without RequestID.Name: want the name of the header, such as X-Request-Id")
+		return exchange.Numbering{}, errors.New("hostproxy: RequestID.Respond without RequestID.Name: want the name of the header, such as X-Request-Id")
 	}
-	return forward.Numbering{Name: http.CanonicalHeaderKey(h.Name), Shown: h.Respond}, nil
+	return exchange.Numbering{Name: http.CanonicalHeaderKey(h.Name), Shown: h.Respond}, nil
 }
 
 // ClientAddr returns the client address of q, resolved through TrustedProxies, as
@@ -482,10 +483,10 @@ func (h RequestIDHeader) numbering() (forward.Numbering, error) {
 // Rewrite, for the Request of ModifyResponse, in Pick, Transport and ErrorHandler. Elsewhere it is
 // the address of q.RemoteAddr, invalid if that is none.
 func ClientAddr(q *http.Request) netip.Addr {
-	if x := forward.FromContext(q.Context()); x != nil {
+	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.Client
 	}
-	if a := forward.ArrivalFrom(q.Context()); a != nil {
+	if a := exchange.ArrivalFrom(q.Context()); a != nil {
 		return a.Client
 	}
 	return header.ParsePeer(q.RemoteAddr).Addr
@@ -494,10 +495,10 @@ func ClientAddr(q *http.Request) netip.Addr {
 // RequestID returns the identifier of q, where ClientAddr works. It is "" elsewhere,
 // and if Router.RequestID is not set.
 func RequestID(q *http.Request) string {
-	if x := forward.FromContext(q.Context()); x != nil {
+	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.RequestID
 	}
-	if a := forward.ArrivalFrom(q.Context()); a != nil {
+	if a := exchange.ArrivalFrom(q.Context()); a != nil {
 		return a.RequestID
 	}
 	return ""
@@ -738,7 +739,7 @@ const (
 // explain is Explain as the status page shows it.
 func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, CertStatus) {
 	q = q.WithContext(context.Background()) // in which a lane may have left what only one may take
-	x := forward.Begin(q, r.TrustedProxies)
+	x := exchange.Begin(q, r.TrustedProxies)
 	e := &status.Explanation{Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath()}
 	if x.Client.IsValid() {
 		e.Client = x.Client.String()
@@ -773,7 +774,7 @@ func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, Cert
 }
 
 // explain adds what the route's handlers would do with q.
-func (rt *route) explain(e *status.Explanation, q *http.Request, x *forward.Exchange) {
+func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
 	found := false
 	auths := make(map[*Upstream]bool)
 	reach.Walk(rt.handler, func(h http.Handler) bool {
@@ -783,7 +784,7 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *forward.Exch
 		}
 		_, found = h.(*Upstream)
 		if h, ok := h.(interface {
-			explain(*status.Explanation, *http.Request, *forward.Exchange)
+			explain(*status.Explanation, *http.Request, *exchange.Exchange)
 		}); ok {
 			h.explain(e, q, x)
 		}

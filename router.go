@@ -18,8 +18,11 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/guard"
+	"github.com/hostproxy/hostproxy/internal/handler"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
@@ -91,7 +94,7 @@ type Router struct {
 
 	certs certs.Keeper
 
-	name     forward.Pseudonym
+	name     exchange.Pseudonym
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
 	compiled settings.Compiled[rules]
@@ -110,7 +113,7 @@ type Router struct {
 // rules are what the fields of a Router compile to.
 type rules struct {
 	limit     *limit.Rule // nil means no limit
-	numbering forward.Numbering
+	numbering exchange.Numbering
 }
 
 func (r *Router) compile() (*rules, error) {
@@ -168,7 +171,7 @@ type BasicAuth struct {
 func (b *BasicAuth) compile() (*guard.Basic, error) {
 	errs := []error{checkNext("BasicAuth", b.Next)}
 	if b.UserHeader != "" {
-		errs = append(errs, forward.CheckName("BasicAuth.UserHeader", b.UserHeader))
+		errs = append(errs, header.CheckName("BasicAuth.UserHeader", b.UserHeader))
 	}
 	basic, err := guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted"))
 	if err != nil {
@@ -197,23 +200,23 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	user, ok, err := basic.User(q)
 	switch {
 	case err != nil:
-		forward.Left(q, err)
+		exchange.Left(q, err)
 	case !ok:
 		w.Header().Set("WWW-Authenticate", basic.Challenge())
-		forward.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
+		exchange.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
 		return
 	}
-	if x := forward.FromContext(q.Context()); x != nil {
-		x.User = forward.Bounded(user)
+	if x := exchange.FromContext(q.Context()); x != nil {
+		x.User = exchange.Bounded(user)
 	}
 	if b.UserHeader != "" {
-		q = forward.Withhold(q, b.UserHeader)
+		q = exchange.Withhold(q, b.UserHeader)
 		q.Header.Set(b.UserHeader, user)
 	}
 	b.Next.ServeHTTP(w, q)
 }
 
-func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *forward.Exchange) {
+func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.Exchange) {
 	switch _, err := b.compiled.Peek(b, b.compile); {
 	case err != nil:
 		e.RefuseBy("BasicAuth", http.StatusInternalServerError, "%v", err)
@@ -250,12 +253,12 @@ type ForwardAuth struct {
 	// Next serves requests that Auth allows. Required.
 	Next http.Handler
 
-	compiled settings.Compiled[forward.Question]
+	compiled settings.Compiled[handler.Question]
 }
 
-func (a *ForwardAuth) compile() (*forward.Question, error) {
+func (a *ForwardAuth) compile() (*handler.Question, error) {
 	errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
-	question, err := forward.NewQuestion(cmp.Or(a.Path, "/"), a.Fields, a.User)
+	question, err := handler.NewQuestion(cmp.Or(a.Path, "/"), a.Fields, a.User)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("ForwardAuth: %w", err))
 	}
@@ -284,16 +287,16 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, err)
 		return
 	}
-	x := forward.FromContext(q.Context())
+	x := exchange.FromContext(q.Context())
 	if x == nil {
-		x = forward.Begin(q, nil)
+		x = exchange.Begin(q, nil)
 	}
 	if q = question.Ask(auth, w, q, x); q != nil {
 		a.Next.ServeHTTP(w, q)
 	}
 }
 
-func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *forward.Exchange) {
+func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchange.Exchange) {
 	if _, err := a.compiled.Peek(a, a.compile); err != nil {
 		e.RefuseBy("ForwardAuth", http.StatusInternalServerError, "%v", err)
 		return
@@ -390,10 +393,10 @@ var errNil = errors.New("nil handler: a handler is required")
 // unusable answers a request to a handler with invalid fields. It is not a
 // route: those are checked before.
 func unusable(w http.ResponseWriter, q *http.Request, err error) {
-	if x := forward.FromContext(q.Context()); x != nil {
-		x.Fail(&forward.Failure{Op: "pick", Side: forward.SideProxy, Err: err})
+	if x := exchange.FromContext(q.Context()); x != nil {
+		x.Fail(&exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: err})
 	}
-	forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(w, q)
+	exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(w, q)
 }
 
 // Unwrap returns Next.
@@ -732,27 +735,27 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 // HTTP/2 (RFC 8441). A request that has passed the Router more than three times
 // before, according to its Via header, is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	x := forward.Begin(q, r.TrustedProxies)
+	x := exchange.Begin(q, r.TrustedProxies)
 	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
 	r.identify(w, q, x)
-	forward.CloseUnbounded(w, q)
+	exchange.CloseUnbounded(w, q)
 	r.serve(w, q, x)
 	x.Returned = true
 }
 
-func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if refusal := r.admit(x); refusal != nil {
-		refusal.ServeHTTP(forward.Watch(w, x), q)
+		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
 	rt, refusal := r.route(q)
 	if rt == nil {
 		if r.NotFound != nil { // it may be
 			q = x.Numbered(q)
-			q = q.WithContext(forward.NewContext(q.Context(), x))
+			q = q.WithContext(exchange.NewContext(q.Context(), x))
 		}
-		refusal.ServeHTTP(forward.Watch(w, x), q)
+		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
 	q.Pattern = rt.Pattern.String()
@@ -760,7 +763,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 	q = x.Numbered(q) // after Pattern, which middleware around the Router sees
 	x.Lives[1] = &rt.Value.life
 	if refusal := x.Loops(q); refusal != nil {
-		refusal.ServeHTTP(forward.Watch(w, x), q)
+		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
 	if u, ok := rt.Value.handler.(*Upstream); ok {
@@ -768,11 +771,11 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchan
 		return
 	}
 	x.Owner = rt.Value.behind
-	rt.Value.handler.ServeHTTP(forward.Watch(w, x), q.WithContext(forward.NewContext(q.Context(), x)))
+	rt.Value.handler.ServeHTTP(exchange.Watch(w, x), q.WithContext(exchange.NewContext(q.Context(), x)))
 }
 
 // identify gives the exchange its identifier, and sets the response header.
-func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if rules, err := r.rules(); err == nil {
 		x.Identify(q, r, rules.numbering)
 		rules.numbering.Show(w.Header(), x.RequestID)
@@ -780,25 +783,25 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *forward.Exc
 }
 
 // admit returns the handler that refuses a client above its rate limit, or nil.
-func (r *Router) admit(x *forward.Exchange) http.Handler {
+func (r *Router) admit(x *exchange.Exchange) http.Handler {
 	rules, err := r.rules()
 	switch {
 	case err != nil:
-		return forward.Refuse(http.StatusInternalServerError, "proxy_internal_error")
+		return exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error")
 	case rules.limit == nil:
 		return nil
 	}
-	return x.Limited(rules.limit)
+	return forward.Limited(x, rules.limit)
 }
 
 // end completes the record and reports it.
-func (r *Router) end(x *forward.Exchange) {
+func (r *Router) end(x *exchange.Exchange) {
 	x.Finish()
 	r.observe(&x.Record)
 }
 
 // observe reports the record of an exchange, of either lane.
-func (r *Router) observe(x *forward.Record) {
+func (r *Router) observe(x *exchange.Record) {
 	if kept := r.failures.Load(); kept != nil && x.Err != nil {
 		kept.Add(x.Failed())
 	}
@@ -806,7 +809,7 @@ func (r *Router) observe(x *forward.Record) {
 		r.Observe(publicExchange(x))
 		return
 	}
-	if f, ok := x.Err.(*forward.Failure); ok && f.Side != forward.SideClient {
+	if f, ok := x.Err.(*exchange.Failure); ok && f.Side != exchange.SideClient {
 		r.logger().Warn("exchange failed", "host", x.Host, "path", x.Path, "status", x.Status, "op", f.Op,
 			"target", f.Target, "side", string(f.Side), "cause", f.Err)
 	}
@@ -855,7 +858,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	case no.status == 0:
 		return nil, r.NotFound
 	}
-	return nil, forward.Refuse(no.status, no.class)
+	return nil, exchange.Refuse(no.status, no.class)
 }
 
 // A refusal is why a request has no route.
@@ -884,7 +887,7 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 	if q.TLS != nil && !r.certs.Belongs(q.TLS, host) {
 		return nil, refusal{http.StatusMisdirectedRequest, "http_request_denied", errMisdirected}
 	}
-	rt, err := r.table.Load().Lookup(host, forward.WirePath(q))
+	rt, err := r.table.Load().Lookup(host, exchange.WirePath(q))
 	switch {
 	case err != nil:
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
@@ -915,7 +918,7 @@ func (r *Router) logger() *slog.Logger {
 // those that the client used, as [Router.TrustedProxies] report them. It panics
 // if host is not a host with an optional port.
 func Redirect(host string) http.Handler {
-	r, err := forward.NewRedirect(host)
+	r, err := handler.NewRedirect(host)
 	if err != nil {
 		panic(fmt.Sprintf("hostproxy: %v", err))
 	}

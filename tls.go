@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/routes"
@@ -395,10 +396,10 @@ func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 
 // ServeHTTP answers 421 Misdirected Request.
 func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	forward.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
+	exchange.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
 }
 
-func (p *Passthrough) explain(e *status.Explanation, _ *http.Request, _ *forward.Exchange) {
+func (p *Passthrough) explain(e *status.Explanation, _ *http.Request, _ *exchange.Exchange) {
 	e.RefuseBy("Passthrough", http.StatusMisdirectedRequest, "TLS for the host ends at %s; the Router refuses its HTTP requests", p.Addr)
 }
 
@@ -636,13 +637,13 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 		host, port, err := hostname.Split(q.Host)
 		switch {
 		case err != nil:
-			forward.Reply(w, q, http.StatusBadRequest, "http_request_error")
+			exchange.Reply(w, q, http.StatusBadRequest, "http_request_error")
 			return
 		case q.Method == http.MethodConnect:
-			forward.Reply(w, q, http.StatusNotImplemented, "http_request_denied")
+			exchange.Reply(w, q, http.StatusNotImplemented, "http_request_denied")
 			return
 		case !r.knows(host):
-			forward.Reply(w, q, http.StatusNotFound, "destination_not_found")
+			exchange.Reply(w, q, http.StatusNotFound, "destination_not_found")
 			return
 		}
 		uri := q.URL.RequestURI()

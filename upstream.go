@@ -20,7 +20,9 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/discover"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/handler"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
@@ -471,19 +473,19 @@ func parseTarget(s string) (*url.URL, error) {
 // ServeHTTP forwards q. It sets no limits on who may call it: outside a
 // Router, the peer's address is the client.
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	x := forward.FromContext(q.Context())
+	x := exchange.FromContext(q.Context())
 	if x == nil {
-		x = forward.Begin(q, nil)
-		forward.CloseUnbounded(w, q)
+		x = exchange.Begin(q, nil)
+		exchange.CloseUnbounded(w, q)
 	}
 	u.serve(w, q, x)
 }
 
-func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exchange) {
+func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	f, err := u.compile()
 	if err != nil {
-		x.Fail(&forward.Failure{Op: "pick", Side: forward.SideProxy, Err: err})
-		forward.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(forward.Watch(w, x), q)
+		x.Fail(&exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: err})
+		exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
 	if b, ok := x.Owner.(*behind); ok {
@@ -492,14 +494,14 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *forward.Exch
 	if x.Name == "" { // outside a Router, which has looked
 		x.Name = f.Name()
 		if refusal := x.Loops(q); refusal != nil {
-			refusal.ServeHTTP(forward.Watch(w, x), q)
+			refusal.ServeHTTP(exchange.Watch(w, x), q)
 			return
 		}
 	}
-	f.Serve(w, q, x)
+	handler.Serve(f, w, q, x)
 }
 
-func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *forward.Exchange) {
+func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
 	if u == nil {
 		e.RefuseBy("Upstream", http.StatusInternalServerError, "%v", errNil)
 		return
@@ -602,7 +604,7 @@ func (u *Upstream) Mirror(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: want 0 to end it", share)
 	}
-	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share) })
+	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share, handler.Serve) })
 }
 
 // beside calls do with what u and other, which may be nil, compile to.
@@ -638,7 +640,7 @@ func (u *Upstream) Resume() error {
 // until Resume.
 func (u *Upstream) Maintain(p Page) error {
 	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
-	return u.with(func(f *forward.Forwarder) error { return f.Answer((*forward.Page)(&p)) })
+	return u.with(func(f *forward.Forwarder) error { return f.Answer((*exchange.Page)(&p)) })
 }
 
 // with calls do with what u compiles to.
@@ -700,7 +702,7 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // publicError turns the engine's failure into an *Error.
-func publicError(f *forward.Failure) *Error {
+func publicError(f *exchange.Failure) *Error {
 	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
 }
 
@@ -820,7 +822,7 @@ func (u *Upstream) changed(t any, s health.Status) {
 				u.logger().Error("hook failed", "cause", err)
 			}
 		}()
-		defer forward.Contain("TargetChanged", &err)
+		defer exchange.Contain("TargetChanged", &err)
 		u.TargetChanged(t.(*Target), publicHealth(s))
 		return
 	}
@@ -879,7 +881,7 @@ func (u *Upstream) config() forward.Config {
 		c.Pick = u.pick
 	}
 	if u.ErrorHandler != nil {
-		c.ErrorHandler = func(w http.ResponseWriter, q *http.Request, f *forward.Failure) {
+		c.ErrorHandler = func(w http.ResponseWriter, q *http.Request, f *exchange.Failure) {
 			u.ErrorHandler(w, q, publicError(f))
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
@@ -28,13 +29,14 @@ type Attempts struct {
 	Size   int64      // of the request's body, negative if unknown
 	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
 
+	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
+
 	f     *Forwarder // whose targets are asked
 	set   *set
-	rec   *Record
+	rec   *exchange.Record
 	party Party
-	pick  func(left []*Target) (*Target, error) // the user's; nil for the policy
-	tried []int                                 // positions of the targets asked
-	prior []*Target                             // asked before there was a set
+	tried []int    // positions of the targets asked
+	prior []string // keys of the targets that another lane has asked
 
 	charged []*limit.Rule // have taken a token for the exchange
 
@@ -52,7 +54,7 @@ type Attempts struct {
 	stay     *Stay    // of the stream that the exchange has become; nil if it has not, or has none
 	repeated bool     // f counts the exchange among those that were sent more than once
 
-	refusal Failure // memory of a refusal, and of its header lines
+	refusal exchange.Failure // memory of a refusal, and of its header lines
 	lines   []byte
 }
 
@@ -90,7 +92,7 @@ const freeRepeats = 3
 
 // An Outcome is how an attempt ended: with an answer, or with a failure.
 type Outcome struct {
-	Failure *Failure
+	Failure *exchange.Failure
 	Status  int // of the answer
 
 	Wrote      bool // something of the request may have reached the target
@@ -123,13 +125,13 @@ func (a *Attempts) Reset() {
 }
 
 // next begins an attempt at the next target.
-func (a *Attempts) next(now time.Time) *Failure {
+func (a *Attempts) next(now time.Time) *exchange.Failure {
 	i, fail := a.choose(now)
 	if fail != nil {
 		return fail
 	}
 	if i < 0 {
-		return &Failure{Op: "pick", Side: SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
+		return &exchange.Failure{Op: "pick", Side: exchange.SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 			Err: errNoTarget}
 	}
 	a.tried = append(a.tried, i)
@@ -141,12 +143,12 @@ func (a *Attempts) next(now time.Time) *Failure {
 
 // renew makes the set that of now: it may have changed while the exchange
 // waited.
-func (a *Attempts) renew() *Failure {
+func (a *Attempts) renew() *exchange.Failure {
 	if s := a.f.set.Load(); s != a.set {
-		asked := a.triedTargets()
+		asked := a.triedKeys()
 		a.set, a.tried, a.known = s, a.tried[:0], false
-		for _, t := range asked {
-			if i := slices.Index(s.targets, t); i >= 0 {
+		for _, key := range asked {
+			if i := slices.IndexFunc(s.targets, func(t *Target) bool { return t.key == key }); i >= 0 {
 				a.tried = append(a.tried, i)
 			}
 		}
@@ -156,18 +158,27 @@ func (a *Attempts) renew() *Failure {
 	}
 	switch {
 	case a.Pooled && !(a.f.plain && a.set.fast):
-		return &Failure{Op: "pick", Side: SideProxy, Err: ErrOtherLane}
+		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: ErrOtherLane}
 	case len(a.set.targets) == 0 && !a.searched:
-		return &Failure{Op: "pick", Side: SideProxy, Err: errUnfound}
+		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errUnfound}
 	}
 	return nil
 }
 
-// triedTargets returns the targets asked.
-func (a *Attempts) triedTargets() []*Target {
+// TakeOver carries x on, which another lane may have begun.
+func (a *Attempts) TakeOver(x *exchange.Exchange) { a.charged, a.prior = x.Charged, x.Tried }
+
+// Handover returns what the exchange's other lane has to know. The attempts are
+// to be ended.
+func (a *Attempts) Handover() *exchange.Handover {
+	return &exchange.Handover{Record: *a.rec, Charged: slices.Clone(a.charged), Tried: a.triedKeys()}
+}
+
+// triedKeys returns the keys of the targets asked.
+func (a *Attempts) triedKeys() []string {
 	all := a.prior
 	for _, i := range a.tried {
-		all = append(all, a.set.targets[i])
+		all = append(all, a.set.targets[i].key)
 	}
 	a.prior = nil
 	return all
@@ -176,7 +187,7 @@ func (a *Attempts) triedTargets() []*Target {
 // choose returns the position of the next target, which is counted in, or -1
 // when none is left. One that retired meanwhile may have seen that it was done
 // before it was counted in.
-func (a *Attempts) choose(now time.Time) (int, *Failure) {
+func (a *Attempts) choose(now time.Time) (int, *exchange.Failure) {
 	for {
 		if fail := a.renew(); fail != nil {
 			return -1, fail
@@ -184,7 +195,7 @@ func (a *Attempts) choose(now time.Time) (int, *Failure) {
 		i, err := a.chooseOne(now)
 		switch {
 		case err != nil:
-			return -1, &Failure{Op: "pick", Side: SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
+			return -1, &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusInternalServerError, Reason: "proxy_internal_error", Err: err}
 		case i < 0 || !a.set.targets[i].retired.Load():
 			return i, nil
 		}
@@ -195,7 +206,7 @@ func (a *Attempts) choose(now time.Time) (int, *Failure) {
 
 // chooseOne is choose among the targets of the set.
 func (a *Attempts) chooseOne(now time.Time) (int, error) {
-	if a.pick != nil {
+	if a.Pick != nil {
 		return a.ask(now)
 	}
 	asked := len(a.tried)
@@ -247,7 +258,7 @@ func (a *Attempts) ask(now time.Time) (int, error) {
 			left = append(left, t)
 		}
 	}
-	t, err := a.pick(left)
+	t, err := a.Pick(left)
 	i := slices.Index(a.set.targets, t)
 	a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
 	if i >= 0 && !t.node.TryBegin() {
@@ -274,19 +285,19 @@ func (a *Attempts) eligible(i int) bool {
 // then whatever the ended one still holds is to be thrown away. False means that
 // the exchange ends with the answer or, if that is not nil, with the failure; a
 // target that answered stays counted until End.
-func (a *Attempts) Again(o Outcome) (bool, *Failure) {
+func (a *Attempts) Again(o Outcome) (bool, *exchange.Failure) {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
 	switch {
 	case o.Failure == nil:
 		a.Target.latency.Record(now, a.rec.FirstByte)
-	case o.Failure.Side == SideUpstream:
+	case o.Failure.Side == exchange.SideUpstream:
 		a.Target.failures.Add(1)
 	}
 	if a.Target.monitor != nil {
 		a.report(&o, now)
 	}
-	if o.Failure == nil && !a.retries(o.Status) {
+	if o.Failure == nil && !a.Retries(o.Status) {
 		return false, nil
 	}
 	if !a.may(&o, now) {
@@ -295,7 +306,7 @@ func (a *Attempts) Again(o Outcome) (bool, *Failure) {
 	}
 	ended := a.Target
 	fail := a.next(now)
-	if fail != nil && (fail.Side != SideProxy || len(a.set.targets) == 0) { // no target is left
+	if fail != nil && (fail.Side != exchange.SideProxy || len(a.set.targets) == 0) { // no target is left
 		a.leave(o.Failure != nil)
 		return false, o.Failure
 	}
@@ -317,7 +328,7 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 		m.Report(now, fmt.Errorf("answered %d", o.Status), 0)
 	case o.Failure == nil:
 		m.Report(now, nil, a.rec.FirstByte)
-	case o.Failure.Side == SideUpstream:
+	case o.Failure.Side == exchange.SideUpstream:
 		m.Report(now, o.Failure.Err, 0)
 	default:
 		m.Release()
@@ -335,22 +346,22 @@ func (a *Attempts) leave(over bool) {
 }
 
 // failure is why the attempt at t is not the last one.
-func (o *Outcome) failure(t *Target) *Failure {
+func (o *Outcome) failure(t *Target) *exchange.Failure {
 	if o.Failure != nil {
 		return o.Failure
 	}
-	return &Failure{Op: "read", Target: t.Name, Side: SideUpstream, Status: o.Status, Err: fmt.Errorf("answered %d", o.Status)}
+	return &exchange.Failure{Op: "read", Target: t.Name, Side: exchange.SideUpstream, Status: o.Status, Err: fmt.Errorf("answered %d", o.Status)}
 }
 
-// retries reports whether an answer of that status counts as a failure.
-func (a *Attempts) retries(status int) bool {
+// Retries reports whether an answer of that status counts as a failure.
+func (a *Attempts) Retries(status int) bool {
 	return len(a.f.Retry.Statuses) > 0 && slices.Contains(a.f.Retry.Statuses, status)
 }
 
 // may reports whether another attempt is allowed after one with outcome o.
 func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	r := &a.f.Retry
-	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != SideUpstream || o.Wrote && !o.Idempotent ||
+	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != exchange.SideUpstream || o.Wrote && !o.Idempotent ||
 		a.rec.Attempts >= r.Attempts || a.killed() {
 		return false
 	}

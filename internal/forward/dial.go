@@ -2,9 +2,13 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A DialFunc connects to an address, as [net.Dialer.DialContext] does.
@@ -23,7 +27,7 @@ func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 			defer cancel()
 		}
 		nc, err := attend(ctx, func() (nc net.Conn, err error) {
-			defer Contain("Dial", &err)
+			defer exchange.Contain("Dial", &err)
 			if nc, err = hook(ctx, network, addr); err == nil && nc == nil {
 				err = errNoConn
 			}
@@ -52,7 +56,7 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 		case done <- r:
 		case <-ctx.Done():
 			if r.err == nil {
-				defer Contain("Close", &r.err)
+				defer exchange.Contain("Close", &r.err)
 				late(r.got)
 			}
 		}
@@ -63,4 +67,35 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 	case <-ctx.Done():
 		return got, context.Cause(ctx)
 	}
+}
+
+// containTLS returns a copy of c in which a panic of a hook is its error: some
+// handshakes have a goroutine of their own, where it would be the program's end.
+func containTLS(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	if hook := c.GetClientCertificate; hook != nil {
+		c.GetClientCertificate = func(q *tls.CertificateRequestInfo) (cert *tls.Certificate, err error) {
+			defer exchange.Contain("TLS.GetClientCertificate", &err)
+			return hook(q)
+		}
+	}
+	if hook := c.VerifyPeerCertificate; hook != nil {
+		c.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) (err error) {
+			defer exchange.Contain("TLS.VerifyPeerCertificate", &err)
+			return hook(raw, chains)
+		}
+	}
+	if hook := c.VerifyConnection; hook != nil {
+		c.VerifyConnection = func(state tls.ConnectionState) (err error) {
+			defer exchange.Contain("TLS.VerifyConnection", &err)
+			return hook(state)
+		}
+	}
+	if hook := c.EncryptedClientHelloRejectionVerify; hook != nil {
+		c.EncryptedClientHelloRejectionVerify = func(state tls.ConnectionState) (err error) {
+			defer exchange.Contain("TLS.EncryptedClientHelloRejectionVerify", &err)
+			return hook(state)
+		}
+	}
+	return c
 }

@@ -23,7 +23,7 @@ type Edit struct {
 // or routes the message.
 func (e *Edit) check(field string) error {
 	var errs []error
-	name := func(op, k string) { errs = append(errs, CheckName(field+"."+op, k)) }
+	name := func(op, k string) { errs = append(errs, header.CheckName(field+"."+op, k)) }
 	for _, k := range e.Remove {
 		name("Remove", k)
 	}
@@ -40,25 +40,22 @@ func (e *Edit) check(field string) error {
 	return errors.Join(errs...)
 }
 
-// CheckName returns an error unless k is the name of an end-to-end field, whose value nobody but the handlers around us and
-// the targets has an interest in. The error begins with field.
-func CheckName(field, k string) error {
-	if !header.ValidName(k) || header.Classify(k)&(header.HopByHop|header.Framing|header.Host) != 0 {
-		return fmt.Errorf("%s: %q: want the name of a header, but none that frames or routes a message", field, k)
-	}
-	return nil
-}
-
-// drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
-func (e *Edit) drop(h http.Header) {
+// Drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
+func (e *Edit) Drop(h http.Header) {
 	for _, k := range e.drops {
 		header.Drop(h, k)
 	}
 }
 
-// apply makes the change in h, without touching the slices it finds there.
-func (e *Edit) apply(h http.Header) {
-	e.drop(h)
+// PassesTrailer reports whether a trailer of that name crosses the proxy in a message
+// that is edited. named are the values of Connection in its head.
+func (e *Edit) PassesTrailer(name string, named ...string) bool {
+	return header.PassesTrailer(e.drops, name, named...)
+}
+
+// Apply makes the change in h, without touching the slices it finds there.
+func (e *Edit) Apply(h http.Header) {
+	e.Drop(h)
 	for k, v := range e.Set {
 		h[http.CanonicalHeaderKey(k)] = v[:len(v):len(v)]
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/status"
@@ -24,9 +25,9 @@ type explainer struct {
 
 // Explain adds to e what f would do with q, of which x is the exchange, if q
 // came to it now.
-func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *Exchange) {
+func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
 	a := &explainer{e, q, x.Client, x.Start}
-	if fail := (&fullExchange{f: f, q: q, x: x}).admit(); fail != nil {
+	if fail := exchange.Check(q); fail != nil {
 		e.Refuse(fail.Status, fail.Err.Error())
 	}
 	a.visit(f, "Upstream")
@@ -46,7 +47,7 @@ func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *Exchange)
 // ExplainLoop adds to e that q is refused if Via names the Router, by its
 // pseudonym, too often.
 func ExplainLoop(e *status.Explanation, q *http.Request, name string) {
-	if fail := Loop(q.Header["Via"], name); fail != nil {
+	if fail := exchange.Loop(q.Header["Via"], name); fail != nil {
 		e.Refuse(fail.Status, fail.Err.Error())
 	}
 }
@@ -143,8 +144,7 @@ func (a *explainer) queue(f *Forwarder, name, why string) {
 
 // choose explains which targets of f may get the request.
 func (a *explainer) choose(f *Forwarder) {
-	x := fullExchange{f: f, q: a.q}
-	if a.q.Method == http.MethodConnect && x.upgradeProtocol() == "" {
+	if a.q.Method == http.MethodConnect && f.UpgradeProtocol(a.q) == "" {
 		a.RefuseBy("Upstream.Upgrades", http.StatusNotImplemented, "the protocol that CONNECT asks for is not on the list")
 	}
 	s := f.set.Load()
@@ -227,7 +227,7 @@ func (a *explainer) prefer(f *Forwarder, s *set, out []int, all bool) {
 	a.Selection = policyNames[min(f.Policy, balance.Hash)]
 	key := uint64(0)
 	if f.Keyed() {
-		key = f.keyOf(a.q, a.client)
+		key = f.KeyOf(a.q, a.client)
 	}
 	i := -1
 	switch {
@@ -252,7 +252,7 @@ func (a *explainer) sticks(f *Forwarder, s *set) int {
 		return -1
 	}
 	x := Attempts{f: f, set: s}
-	x.preferOf(a.q)
+	x.PreferOf(a.q)
 	if !x.known {
 		return -1
 	}

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"slices"
@@ -18,13 +17,11 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/discover"
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
-
-// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
-// begin.
-const Name = "hostproxy"
 
 // A Config says what a Forwarder forwards to and how. Durations of zero mean
 // no bound.
@@ -41,7 +38,7 @@ type Config struct {
 	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
-	ErrorHandler   func(http.ResponseWriter, *http.Request, *Failure)
+	ErrorHandler   func(http.ResponseWriter, *http.Request, *exchange.Failure)
 
 	RequestHeader, ResponseHeader Edit
 
@@ -84,14 +81,14 @@ type Config struct {
 // concurrently.
 type Forwarder struct {
 	Config
-	span
+	Span
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
 	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
-	name     Pseudonym // where there is no Router
+	name     exchange.Pseudonym // where there is no Router
 	hstsLine string
 	guarded  bool
 	limited  bool // there may be no room for an exchange
@@ -112,10 +109,7 @@ type Forwarder struct {
 	found     chan struct{}           // closed when Discover has found targets
 	foundOnce sync.Once
 
-	mu       sync.Mutex // guards what follows
-	flights  *flight    // exchanges of the full lane
-	sweeper  *time.Timer
-	sweeping bool // sweeper will call sweep
+	Sweeper exchange.Sweeper // of the exchanges of the full lane
 }
 
 // New checks c, all faults at once, and compiles it.
@@ -127,7 +121,7 @@ func New(c Config) (*Forwarder, error) {
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("field Policy is %d: want one of the constants, LessBusy to ConsistentHash", c.Policy))
 	}
-	f := &Forwarder{Config: c, span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
+	f := &Forwarder{Config: c, Span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
 	f.Sticky.compile()
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -256,80 +250,25 @@ func (f *Forwarder) Leave() {
 
 func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 
-// Serve forwards q and writes the answer to w. It completes x, except for
-// Finish. When the response is cut off it panics with http.ErrAbortHandler,
-// as net/http demands.
-func (f *Forwarder) Serve(w http.ResponseWriter, q *http.Request, x *Exchange) {
-	a := &fullExchange{f: f, w: w, q: q, x: x}
-	if f.shows() || f.Diverts() {
-		a.introduce()
-	}
-	a.attempts.Take(f)
-	defer a.attempts.End()
-	if fail := a.run(); fail != nil {
-		a.attempts.f.fail(a, fail)
-	}
-}
-
 // ErrDraining is the cause of failures of exchanges that came too late.
 var ErrDraining = errors.New("upstream is draining")
 
-// fail records the failure and answers it, or cuts the client off when the
-// response has begun.
-func (f *Forwarder) fail(a *fullExchange, fail *Failure) {
-	if a.wrote {
-		a.x.Fail(fail)
-		if !a.q.ProtoAtLeast(1, 1) {
-			sever(a.w)
-		}
-		panic(http.ErrAbortHandler)
-	}
-	a.closeAfter()
-	f.refuse(a.w, a.q, a.x, fail)
+// Shows reports whether hooks of f's see the client's request, or one that is made
+// of it.
+func (f *Forwarder) Shows() bool {
+	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
 }
 
-// sever resets the connection of an HTTP/1.0 client, for whom an end like any
-// other would be that of a body without a length.
-func sever(w http.ResponseWriter) {
-	nc, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
+// UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
+func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
+	asked := header.UpgradeProtocol(q.Header)
+	if p := q.Header.Get(":protocol"); p != "" {
+		asked = p
 	}
-	defer func() { nc.Close() }() // under TLS without a goodbye: below it
-	for {
-		switch c := nc.(type) {
-		case interface{ SetLinger(int) error }:
-			_ = c.SetLinger(0)
-			return
-		case interface{ NetConn() net.Conn }:
-			nc = c.NetConn()
-		default:
-			return
+	for _, p := range f.Upgrades {
+		if asked == p {
+			return p
 		}
 	}
-}
-
-func (f *Forwarder) refuse(out http.ResponseWriter, q *http.Request, x *Exchange, fail *Failure) {
-	w := watch(out, x)
-	x.refused = true
-	if fail.Err != nil {
-		x.Fail(fail)
-	}
-	if f.ErrorHandler != nil && fail.Err != nil {
-		f.tell(w, q, x, fail)
-		return
-	}
-	if fail.Status == StatusClientClosed {
-		x.Status = fail.Status
-		panic(http.ErrAbortHandler)
-	}
-	fail.addFields(w.Header())
-	if x.asker != nil {
-		q = x.asker
-	}
-	if fail.Page != nil && !awaitsTrailers(q) {
-		fail.Page.reply(w, q)
-		return
-	}
-	Reply(w, q, fail.Status, fail.Reason)
+	return ""
 }

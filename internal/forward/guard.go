@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
@@ -56,14 +57,14 @@ func within(list []netip.Prefix, a netip.Addr) bool {
 
 // guard refuses who must not reach a target. What it returns is valid until the
 // next exchange.
-func (a *Attempts) guard() *Failure {
+func (a *Attempts) guard() *exchange.Failure {
 	g := &a.f.Guard
 	if !g.permits(a.Client) {
 		return a.refuse(http.StatusForbidden, "http_request_denied")
 	}
 	if g.MaxBody > 0 && a.Size > g.MaxBody {
 		fail := a.refuse(http.StatusRequestEntityTooLarge, "http_request_error")
-		fail.Op, fail.Side, fail.Err = "read", SideClient, ErrBodyTooLarge
+		fail.Op, fail.Side, fail.Err = "read", exchange.SideClient, exchange.ErrBodyTooLarge
 		return fail
 	}
 	if g.Limit != nil {
@@ -72,12 +73,9 @@ func (a *Attempts) guard() *Failure {
 	return nil
 }
 
-// ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
-var ErrBodyTooLarge = errors.New("request body too large")
-
 // Limit takes a token of the client's from r, or returns the refusal, which is
 // valid until the next exchange.
-func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {
+func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	if slices.Contains(a.charged, r) {
 		return nil // in another lane
 	}
@@ -94,20 +92,20 @@ func (a *Attempts) Limit(r *limit.Rule, now time.Time) *Failure {
 
 // Limited returns the handler that refuses the exchange's client if it has asked
 // enough, or nil.
-func (x *Exchange) Limited(r *limit.Rule) http.Handler {
-	a := Attempts{Client: x.Client, charged: x.charged}
+func Limited(x *exchange.Exchange, r *limit.Rule) http.Handler {
+	a := Attempts{Client: x.Client, charged: x.Charged}
 	fail := a.Limit(r, x.Start)
 	if fail == nil {
 		return nil
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		fail.addFields(w.Header())
-		Reply(w, q, fail.Status, fail.Reason)
+		fail.AddFields(w.Header())
+		exchange.Reply(w, q, fail.Status, fail.Reason)
 	})
 }
 
 // refuse returns the refusal of a client, which is no failure.
-func (a *Attempts) refuse(status int, reason string) *Failure {
-	a.refusal = Failure{Op: "pick", Side: SideProxy, Status: status, Reason: reason}
+func (a *Attempts) refuse(status int, reason string) *exchange.Failure {
+	a.refusal = exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: status, Reason: reason}
 	return &a.refusal
 }

@@ -1,12 +1,11 @@
 package forward
 
 import (
-	"context"
 	"errors"
-	"net/http"
 	"slices"
-	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A hedge is a second attempt beside one that has not been answered for a while:
@@ -42,7 +41,7 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 
 // Join ends the attempt that did not win. lost is how it failed, or nil if it was
 // given up. The other one is the exchange's from now on.
-func (a *Attempts) Join(won *Target, lost *Failure) {
+func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 	loser, since, now := a.fork, a.forked, time.Now()
 	if won == a.fork {
 		loser, since = a.Target, a.Since
@@ -55,8 +54,8 @@ func (a *Attempts) Join(won *Target, lost *Failure) {
 		loser.monitor.Abandon(now, now.Sub(since))
 		// It has not failed: should the winner fail yet, it may be asked again.
 		a.tried = slices.DeleteFunc(a.tried, func(i int) bool { return a.set.targets[i] == loser })
-		lost = &Failure{Op: "read", Side: SideProxy, Err: ErrGivenUp}
-	case lost.Side == SideUpstream:
+		lost = &exchange.Failure{Op: "read", Side: exchange.SideProxy, Err: ErrGivenUp}
+	case lost.Side == exchange.SideUpstream:
 		loser.failures.Add(1)
 		loser.monitor.Report(now, lost.Err, 0)
 	default:
@@ -66,131 +65,4 @@ func (a *Attempts) Join(won *Target, lost *Failure) {
 	loser.node.End()
 	a.f.queue.Wake()
 	a.rec.Retried = append(a.rec.Retried, lost)
-}
-
-// hedges reports whether the exchange may get a second attempt beside its first.
-func (a *fullExchange) hedges() bool {
-	return a.f.Hedge > 0 && a.body == nil && (a.q.Method == http.MethodGet || a.q.Method == http.MethodHead) && a.upgradeProtocol() == ""
-}
-
-// A race is between the two attempts of an exchange in the full lane.
-type race struct {
-	a      *fullExchange
-	ctx    context.Context
-	winner atomic.Pointer[rival] // the first that heard from its target
-}
-
-// A rival is one of them.
-type rival struct {
-	cancel context.CancelFunc
-	done   chan struct{} // closes when what follows is known
-	res    *http.Response
-	err    error
-}
-
-// race performs an attempt, and another one when it takes long.
-func (a *fullExchange) race() (*http.Response, error) {
-	if a.done != nil {
-		a.done()
-	}
-	r := &race{a: a}
-	r.ctx, a.done = a.flight.cancelable()
-	one := a.attempts.Target
-	first := r.start(one)
-	late := time.NewTimer(a.f.Hedge)
-	defer late.Stop()
-	select {
-	case <-first.done:
-		return first.res, first.err
-	case <-late.C:
-	}
-	var other *Target
-	if r.winner.Load() == nil {
-		var err error
-		if other, err = a.attempts.Fork(time.Now()); err != nil {
-			first.drop()
-			return nil, err
-		}
-	}
-	if other == nil {
-		<-first.done
-		return first.res, first.err
-	}
-	second := r.start(other)
-	select {
-	case <-first.done:
-		r.settle(first, second)
-	case <-second.done:
-		r.settle(second, first)
-	}
-	if second.err == nil {
-		a.attempts.Join(other, a.lost(first.err))
-		return second.res, nil
-	}
-	a.attempts.Join(one, a.lost(second.err))
-	return first.res, first.err
-}
-
-// drop gives an attempt up, whatever it has got.
-func (v *rival) drop() {
-	v.cancel()
-	<-v.done
-	if v.res != nil {
-		v.res.Body.Close()
-	}
-}
-
-// settle waits for the other one, which has nothing to win if the one that is
-// done heard from its target.
-func (r *race) settle(done, other *rival) {
-	if r.winner.Load() == done {
-		other.cancel()
-	}
-	<-other.done
-}
-
-// lost is why an attempt that did not win failed, nil if it was given up.
-func (a *fullExchange) lost(err error) *Failure {
-	if errors.Is(err, ErrGivenUp) || errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return a.classify(err)
-}
-
-// start begins an attempt at t.
-func (r *race) start(t *Target) *rival {
-	v := &rival{done: make(chan struct{})}
-	var ctx context.Context
-	ctx, v.cancel = context.WithCancel(r.ctx)
-	out, err := r.a.outgoing(ctx, t)
-	if err != nil {
-		v.err = err
-		close(v.done)
-		return v
-	}
-	go r.run(v, t, out)
-	return v
-}
-
-// run performs v's attempt. The first thing that it hears decides the race. What
-// a handler around this one put in place of the writer may panic: on this
-// goroutine that would be the program's end.
-func (r *race) run(v *rival, t *Target, out *http.Request) {
-	defer close(v.done)
-	defer Contain("ResponseWriter", &v.err)
-	v.res, v.err = r.a.f.do(t, out, func(status int, h http.Header) error {
-		if !r.wins(v) {
-			return ErrGivenUp
-		}
-		return r.a.informational(status, h)
-	})
-	if v.err == nil && !r.wins(v) {
-		v.res.Body.Close()
-		v.res, v.err = nil, ErrGivenUp
-	}
-}
-
-// wins reports whether v is the first that heard from its target.
-func (r *race) wins(v *rival) bool {
-	return r.winner.CompareAndSwap(nil, v) || r.winner.Load() == v
 }

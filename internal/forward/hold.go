@@ -2,38 +2,18 @@ package forward
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A Page is what clients are shown instead of a target's answer.
-type Page struct {
-	Status      int
-	ContentType string
-	Body        []byte
-	RetryAfter  time.Duration // 0 means that nothing is said of it
-}
-
-func (p *Page) check() error {
-	switch {
-	case p.Status < 200 || p.Status > 599 || p.Status == http.StatusNoContent || p.Status == http.StatusNotModified:
-		return fmt.Errorf("Page.Status is %d: want 200 to 599, except 204 and 304", p.Status)
-	case !header.ValidValue(p.ContentType) || strings.TrimSpace(p.ContentType) != p.ContentType:
-		return fmt.Errorf("Page.ContentType is %q: want a media type such as text/html", p.ContentType)
-	}
-	return nil
-}
-
 // A hold keeps exchanges from the targets, for as long as it is the Forwarder's.
 type hold struct {
-	page *Page         // to answer with; nil means to wait
-	over chan struct{} // closed when waiting has come to its end
-	late time.Time     // when it has for those who wait longest
+	page *exchange.Page // to answer with; nil means to wait
+	over chan struct{}  // closed when waiting has come to its end
+	late time.Time      // when it has for those who wait longest
 }
 
 // Pause makes exchanges to come wait until Resume, for at most d; then they
@@ -44,8 +24,8 @@ func (f *Forwarder) Pause(d time.Duration) {
 
 // Answer makes p the answer to exchanges to come, until Resume. Those that
 // wait are answered with it too.
-func (f *Forwarder) Answer(p *Page) error {
-	if err := p.check(); err != nil {
+func (f *Forwarder) Answer(p *exchange.Page) error {
+	if err := p.Check(); err != nil {
 		return err
 	}
 	f.holdBy(&hold{page: p, over: make(chan struct{})})
@@ -69,14 +49,14 @@ var (
 )
 
 // pass waits until nothing holds exchanges.
-func (a *Attempts) pass() *Failure {
+func (a *Attempts) pass() *exchange.Failure {
 	for {
 		h := a.f.held.Load()
 		switch {
 		case h == nil:
 			return nil
 		case h.page != nil:
-			return &Failure{Op: "pick", Side: SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
+			return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: h.page.Status, Reason: "destination_unavailable",
 				RetryAfter: h.page.RetryAfter, Page: h.page}
 		}
 		if err := a.heldBy(h); err != nil {
@@ -112,8 +92,8 @@ func (h *hold) wait(gone <-chan struct{}) error {
 }
 
 // unserved is the failure of an exchange whose wait ended with err.
-func (a *Attempts) unserved(err error) *Failure {
-	f := &Failure{Op: "pick", Side: SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
+func (a *Attempts) unserved(err error) *exchange.Failure {
+	f := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
 		RetryAfter: time.Second, Err: err}
 	switch {
 	case !errors.Is(err, errGone) && !errors.Is(err, limit.ErrQueueLeft):
@@ -121,9 +101,9 @@ func (a *Attempts) unserved(err error) *Failure {
 			f.Reason = "destination_unavailable"
 		}
 	case a.killed():
-		f.Side, f.Reason, f.Err = SideDrain, "destination_unavailable", errCut
+		f.Side, f.Reason, f.Err = exchange.SideDrain, "destination_unavailable", exchange.ErrCut
 	default:
-		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
+		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	}
 	return f
 }

@@ -64,17 +64,17 @@ func (f *Forwarder) KeyBytes(req *h1.Request, client netip.Addr) uint64 {
 // value returns what of a field is the key, or nil.
 func (k *HashKey) value(fd *h1.Field) []byte {
 	switch {
-	case k.Header != "" && equalFold(fd.Name, k.Header):
+	case k.Header != "" && header.EqualFold(fd.Name, k.Header):
 		return fd.Value
-	case k.Cookie != "" && equalFold(fd.Name, "Cookie"):
+	case k.Cookie != "" && header.EqualFold(fd.Name, "Cookie"):
 		v, _ := header.Cookie(fd.Value, k.Cookie)
 		return v
 	}
 	return nil
 }
 
-// keyOf is KeyBytes in the full lane.
-func (f *Forwarder) keyOf(q *http.Request, client netip.Addr) uint64 {
+// KeyOf is KeyBytes in the full lane.
+func (f *Forwarder) KeyOf(q *http.Request, client netip.Addr) uint64 {
 	k := &f.HashBy
 	switch {
 	case k.URI:

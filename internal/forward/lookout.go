@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/discover"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/health"
 )
 
@@ -126,7 +127,7 @@ func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
 const findPatience = 10 * time.Second
 
 // search waits until there are targets.
-func (a *Attempts) search() *Failure {
+func (a *Attempts) search() *exchange.Failure {
 	h := hold{over: a.f.found, late: time.Now().Add(findPatience)}
 	if err := a.heldBy(&h); err != nil && err != errPaused {
 		return a.unserved(err)

@@ -9,18 +9,25 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
+
+// ReplayLimit is how much of a body is kept for another attempt.
+const ReplayLimit = 32 << 10
+
+// A ServeFunc lets f forward q, as the handler lane does.
+type ServeFunc func(f *Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange)
 
 // A mirror sends copies of a share of the requests to another Forwarder, whose
 // answers nobody sees.
 type mirror struct {
 	to    *Forwarder
 	share float64
+	serve ServeFunc
 	slots chan struct{} // one for each copy in flight
 
 	mu   sync.Mutex         // guards what follows
@@ -41,8 +48,8 @@ const (
 // Mirror sends copies of that share of the exchanges to the other Forwarder,
 // from the next one on; nil ends it, and the copies in flight. Copies are sent
 // when the exchange is over, if what it had of a body is whole and at most
-// replayLimit.
-func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
+// ReplayLimit. serve carries them.
+func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error {
 	switch {
 	case to == nil:
 		f.mirrored.Swap(nil).leave()
@@ -52,7 +59,7 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64) error {
 	case !(share >= 0 && share <= 1): // NaN too
 		return fmt.Errorf("the share of a mirror is %v: want 0 to 1, such as 0.1 for a tenth", share)
 	}
-	m := &mirror{to: to, share: share, slots: make(chan struct{}, maxCopies)}
+	m := &mirror{to: to, share: share, serve: serve, slots: make(chan struct{}, maxCopies)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	f.mirrored.Swap(m).leave()
 	return nil
@@ -102,7 +109,7 @@ func (f *Forwarder) Mirrors() bool {
 
 // CopyBytes sends a copy of req in the fast lane. body is its whole body; x says
 // who it is from.
-func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
+func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *exchange.Exchange) {
 	target := string(req.Target)
 	u, err := url.ParseRequestURI(target)
 	if err != nil {
@@ -119,14 +126,14 @@ func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *Exchange) {
 	f.send(x.Numbered(q), bytes.Clone(body), x)
 }
 
-// copyOf sends a copy of q, whose body was body.
-func (f *Forwarder) copyOf(q *http.Request, body []byte, x *Exchange) {
+// Copy sends a copy of q, whose body was body.
+func (f *Forwarder) Copy(q *http.Request, body []byte, x *exchange.Exchange) {
 	c := q.Clone(context.Background())
 	f.send(c, body, x)
 }
 
 // send lets the mirror serve q, on a goroutine of its own.
-func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
+func (f *Forwarder) send(q *http.Request, body []byte, x *exchange.Exchange) {
 	m := f.mirrored.Load()
 	if m == nil {
 		return
@@ -141,32 +148,15 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *Exchange) {
 	if len(body) > 0 {
 		q.Body, q.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	}
-	c := &Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, copy: true}
+	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, Mirrored: true}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.RequestID = x.RequestID
 	go func() {
 		defer func() { <-m.slots }()
 		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it
 		defer cancel()
-		m.to.Serve(&discard{header: make(http.Header)}, q.WithContext(ctx), c)
+		m.serve(m.to, &discard{header: make(http.Header)}, q.WithContext(ctx), c)
 	}()
-}
-
-// copied reports whether a copy of the exchange can be made: it had no upgrade
-// and no body, or one that is kept.
-func (a *fullExchange) copied() (body []byte, ok bool) {
-	if a.q.Header.Get("Upgrade") != "" || a.q.Method == http.MethodConnect || strings.HasPrefix(a.q.Header.Get("Content-Type"), "application/grpc") {
-		return nil, false
-	}
-	if a.body == nil {
-		return nil, true
-	}
-	if !a.body.whole.Load() {
-		return nil, false
-	}
-	a.body.mu.Lock()
-	defer a.body.mu.Unlock()
-	return a.body.kept, !a.body.lost.Load()
 }
 
 // discard is the client of a copy.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -87,7 +88,7 @@ func (p *Probe) get(ctx context.Context, f *Forwarder, t *Target) error {
 	if err != nil {
 		return err
 	}
-	res, err := f.do(t, req, relayNothing)
+	res, err := f.Do(t, req, relayNothing)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func (p *Probe) request(ctx context.Context, t *Target, method, path string) (*h
 		req.Header[http.CanonicalHeaderKey(k)] = v
 	}
 	if req.Header.Get("User-Agent") == "" {
-		req.Header.Set("User-Agent", Name+"-health")
+		req.Header.Set("User-Agent", exchange.Name+"-health")
 	}
 	if p.Host != "" {
 		req.Host = p.Host

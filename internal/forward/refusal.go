@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 )
 
 // noProtocol is the alert of a server that speaks none of the protocols it was
@@ -24,20 +25,25 @@ func (f *Forwarder) Refuses(t *Target, err error) bool {
 	return true
 }
 
-// speaker returns the client for t, which need not be of HTTP/1.1 if the request
-// is gRPC or t refuses that.
-func (t *Target) speaker(grpc bool) doer {
-	if t.h2 != nil && (grpc || t.refuses.Load()) {
+// Speaker returns the client of t for q: of HTTP/1.1, unless q is gRPC or t refuses
+// that.
+func (t *Target) Speaker(q *http.Request) Doer {
+	if t.h2 != nil && (isGRPC(q) || t.refuses.Load()) {
 		return t.h2
 	}
 	return t.client
 }
 
-// do performs an attempt outside the lanes, of a request without a body.
-func (f *Forwarder) do(t *Target, req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
-	res, err := t.speaker(false).Do(req, on1xx)
+// Do performs an attempt outside the lanes, of a request without a body.
+func (f *Forwarder) Do(t *Target, req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
+	res, err := t.Speaker(req).Do(req, on1xx)
 	if err != nil && !t.refuses.Load() && f.Refuses(t, err) {
 		return t.h2.Do(req, on1xx)
 	}
 	return res, err
+}
+
+// isGRPC reports whether q can only travel over HTTP/2.
+func isGRPC(q *http.Request) bool {
+	return q.ProtoMajor == 2 && strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // The phases in which Replace can fail.
@@ -165,7 +167,7 @@ func all(ctx context.Context, ts []*Target, do func(context.Context, *Target) er
 		go func() {
 			var err error
 			defer func() { errs <- err }()
-			defer Contain("Transport", &err)
+			defer exchange.Contain("Transport", &err)
 			err = do(ctx, t)
 		}()
 	}

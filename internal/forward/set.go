@@ -111,37 +111,37 @@ func (s *set) candidates() []balance.Candidate {
 // changed.
 func (f *Forwarder) Targets() []*Target { return f.set.Load().targets }
 
-// A span is how long something carries exchanges: streams end politely when its
+// A Span is how long something carries exchanges: streams end politely when its
 // life is over, and everything else once it is killed. It knows the one that it
 // lies within, and is not known by it: nothing is left of a target that went.
-type span struct {
-	within *span // nil for the outermost
+type Span struct {
+	within *Span // nil for the outermost
 	life   context.Context
 	drain  context.CancelFunc // ends life
 	kill   context.Context
 	die    context.CancelFunc // ends kill
 }
 
-func newSpan(within *span) span {
-	s := span{within: within}
+func newSpan(within *Span) Span {
+	s := Span{within: within}
 	s.life, s.drain = context.WithCancel(context.Background())
 	s.kill, s.die = context.WithCancel(context.Background())
 	return s
 }
 
 // Ending reports whether streams must end politely.
-func (s *span) Ending() bool { return s.life.Err() != nil || s.within != nil && s.within.Ending() }
+func (s *Span) Ending() bool { return s.life.Err() != nil || s.within != nil && s.within.Ending() }
 
 // Killed reports whether what is in flight must end at once.
-func (s *span) Killed() bool { return s.kill.Err() != nil || s.within != nil && s.within.Killed() }
+func (s *Span) Killed() bool { return s.kill.Err() != nil || s.within != nil && s.within.Killed() }
 
-// bind calls end once the span or one around it ends, and cut once it is killed.
+// Bind calls end once the span or one around it ends, and cut once it is killed.
 // The returned function undoes it.
-func (s *span) bind(end, cut func()) (unbind func()) {
+func (s *Span) Bind(end, cut func()) (unbind func()) {
 	life, kill := context.AfterFunc(s.life, end), context.AfterFunc(s.kill, cut)
 	outer := func() {}
 	if s.within != nil {
-		outer = s.within.bind(end, cut)
+		outer = s.within.Bind(end, cut)
 	}
 	return func() {
 		life()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // A Stay lets a stream, which is an upgraded connection or an event stream, go on
@@ -29,6 +30,9 @@ func (a *Attempts) Stay(route context.Context) *Stay {
 	a.stay = &Stay{route: route, target: a.Target, grace: a.f.StreamGrace}
 	return a.stay
 }
+
+// Span is what the stream ends with, in place of its target's.
+func (s *Stay) Span() *Span { return s.target.within }
 
 // Count makes Replace wait for the stream no longer. The end of the exchange
 // undoes it.
@@ -72,15 +76,15 @@ func (a *Attempts) Killed() bool {
 // IsEventStream reports whether res is of server-sent events.
 func IsEventStream(res *h1.Response) bool {
 	for _, f := range res.Fields {
-		if equalFold(f.Name, "content-type") {
-			return eventStream(string(f.Value))
+		if header.EqualFold(f.Name, "content-type") {
+			return EventStream(string(f.Value))
 		}
 	}
 	return false
 }
 
-// eventStream reports whether contentType is that of server-sent events.
-func eventStream(contentType string) bool {
+// EventStream reports whether contentType is that of server-sent events.
+func EventStream(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
 }

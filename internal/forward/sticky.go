@@ -87,7 +87,7 @@ func (s *set) stick(c *Sticky) {
 func (a *Attempts) PreferBytes(req *h1.Request) {
 	for i := range req.Fields {
 		fd := &req.Fields[i]
-		if !equalFold(fd.Name, "Cookie") {
+		if !header.EqualFold(fd.Name, "Cookie") {
 			continue
 		}
 		if v, ok := header.Cookie(fd.Value, a.f.Sticky.Cookie); ok {
@@ -97,8 +97,8 @@ func (a *Attempts) PreferBytes(req *h1.Request) {
 	}
 }
 
-// preferOf is PreferBytes in the full lane.
-func (a *Attempts) preferOf(q *http.Request) {
+// PreferOf is PreferBytes in the full lane.
+func (a *Attempts) PreferOf(q *http.Request) {
 	for _, line := range q.Header["Cookie"] {
 		if v, ok := header.Cookie(line, a.f.Sticky.Cookie); ok {
 			a.preferred, a.known = a.set.tokens[v]
@@ -133,8 +133,8 @@ func (a *Attempts) Own(scheme string) string {
 	return own + a.cookie(scheme)
 }
 
-// addOwn is Own for the full lane.
-func (a *Attempts) addOwn(h http.Header, scheme string) {
+// AddOwn is Own for the full lane.
+func (a *Attempts) AddOwn(h http.Header, scheme string) {
 	if a.f.HSTS != "" && scheme == "https" {
 		h.Set(hsts, a.f.HSTS)
 	}

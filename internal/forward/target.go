@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/balance"
+	"github.com/hostproxy/hostproxy/internal/client"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/latency"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -26,14 +28,14 @@ type Target struct {
 
 	Face any // what Config.Show made of it
 
-	span                                // within the Forwarder's
+	Span                                // within the Forwarder's
 	key     string                      // of its endpoint
 	token   string                      // of the sticky cookie
 	cookies [2]string                   // that set it: in plain HTTP, and over TLS
 	probe   func(context.Context) error // whether it serves
-	base    string                      // put before the request's path, without a final slash
-	client  doer                        // for what speaks HTTP/1.1
-	h2      doer                        // for requests that need HTTP/2, such as gRPC; nil without
+	Base    string                      // put before the request's path, without a final slash
+	client  Doer                        // for what speaks HTTP/1.1
+	h2      Doer                        // for requests that need HTTP/2, such as gRPC; nil without
 	shares  bool                        // exchanges share connections of ours: HTTP/2
 	refuses atomic.Bool                 // HTTP/1.1, by ALPN: h2 is for all requests
 	node    *balance.Node
@@ -46,32 +48,19 @@ type Target struct {
 	latency  latency.Histogram // of answers, from the attempt's start to the head
 }
 
-// A doer performs one attempt: it sends req and returns the response, whose
+// A Doer performs one attempt: it sends req and returns the response, whose
 // body the caller closes. Interim responses go to on1xx, 100 included; an
 // error from it ends the attempt. A failed attempt's error is an *AttemptError.
-type doer interface {
+type Doer interface {
 	Do(req *http.Request, on1xx func(status int, h http.Header) error) (*http.Response, error)
 	CloseIdleConnections()
 }
 
-// An AttemptError says how far an attempt came before it failed.
-type AttemptError struct {
-	Op    string // "dial", "handshake", "write" or "read"
-	Wrote bool   // something of the request may have reached the target
-	Err   error
-}
-
-// Error returns the operation and the cause.
-func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *AttemptError) Unwrap() error { return e.Err }
-
 func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	u, c := e.URL, &f.Config
-	t := &Target{URL: u, Name: u.String(), key: e.key(), node: new(balance.Node), span: newSpan(&f.span)}
+	t := &Target{URL: u, Name: u.String(), key: e.key(), node: new(balance.Node), Span: newSpan(&f.Span)}
 	if u.Scheme != "unix" {
-		t.base = strings.TrimSuffix(u.EscapedPath(), "/")
+		t.Base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
 	if u.Scheme == "http" {
 		t.Name = u.Host
@@ -106,7 +95,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 		t.client, t.shares = transport{RoundTripper: newTransport(dial, c, http2Only)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
-		t.client = newClient(t.Pool, c)
+		t.client = client.New(t.Pool, client.Timeouts{Dial: c.DialTimeout, Header: c.ResponseHeaderTimeout, Stall: c.IdleTimeout})
 	}
 	if u.Scheme == "https" && c.Transport == nil {
 		t.h2, t.shares = transport{RoundTripper: newTransport(dial, c, http2TLS)}, true
@@ -141,7 +130,7 @@ func (t *Target) retire() {
 	}
 	t.close()
 	if t.shares {
-		time.AfterFunc(sweepInterval, t.closeRest)
+		time.AfterFunc(exchange.SweepInterval, t.closeRest)
 	}
 }
 
@@ -152,7 +141,7 @@ func (t *Target) closeRest() {
 	if t.InFlight() == 0 {
 		next = t.close // once more, when it has noticed the end of the last stream
 	}
-	time.AfterFunc(sweepInterval, next)
+	time.AfterFunc(exchange.SweepInterval, next)
 }
 
 // close closes the connections that carry no exchange.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A timekeeper ends a round trip of somebody else's transport that takes too long
@@ -41,7 +43,7 @@ func (t transport) bounded(req *http.Request) (*http.Response, error) {
 	}
 	k.asking()
 	res, err := attend(ctx, func() (res *http.Response, err error) {
-		defer Contain("Transport", &err)
+		defer exchange.Contain("Transport", &err)
 		return t.RoundTrip(req)
 	}, closeResponse)
 	k.end()

@@ -8,9 +8,11 @@ import (
 	"net/textproto"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A transport lets an http.RoundTripper be a doer.
+// A transport lets an http.RoundTripper be a Doer.
 type transport struct {
 	http.RoundTripper
 	foreign       bool          // the user's: it is bounded from outside
@@ -20,10 +22,10 @@ type transport struct {
 
 var errNoResponse = errors.New("the Transport returned neither an error nor a response with a body")
 
-// Do implements doer. It contains what a user's RoundTripper may do wrong, since
+// Do implements Doer. It contains what a user's RoundTripper may do wrong, since
 // probes and hedges call it on goroutines where a panic ends the program.
 func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
-	defer Contain("Transport", &err)
+	defer exchange.Contain("Transport", &err)
 	var wrote atomic.Bool
 	trace := &httptrace.ClientTrace{
 		WroteHeaders: func() { wrote.Store(true) },
@@ -43,7 +45,7 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 	case err == nil:
 		return res, nil
 	}
-	ae := &AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}
+	ae := &exchange.AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		ae.Op, ae.Wrote = "dial", false

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A Party is the client's side of an exchange, as its lane knows it.
@@ -15,7 +17,7 @@ type Party interface {
 	// Place notes that f serves the exchange, and what it chooses a target by. It
 	// is called before the first attempt, and again when f's targets have changed.
 	// A failure is that of a request that f does not serve.
-	Place(f *Forwarder) *Failure
+	Place(f *Forwarder) *exchange.Failure
 }
 
 // ErrOtherLane is the cause of the failure of an exchange whose targets cannot be
@@ -40,7 +42,7 @@ type visit struct {
 // there has to be one: the targets are those of its end. rec is its record.
 // Where the exchange is diverted to is decided when the first Forwarder lets it
 // through.
-func (a *Attempts) Begin(rec *Record, party Party) *Failure {
+func (a *Attempts) Begin(rec *exchange.Record, party Party) *exchange.Failure {
 	a.rec, a.party = rec, party
 	if !a.enter(a.f) {
 		return a.late()
@@ -63,14 +65,14 @@ func (a *Attempts) enter(f *Forwarder) bool {
 }
 
 // late is the failure of an exchange that comes when a Forwarder drains.
-func (a *Attempts) late() *Failure {
-	return &Failure{Op: "pick", Side: SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
+func (a *Attempts) late() *exchange.Failure {
+	return &exchange.Failure{Op: "pick", Side: exchange.SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 		Err: ErrDraining}
 }
 
 // visit lets the exchange through a.f, and begins its first attempt there unless
 // it is diverted: then a.f is the next to visit.
-func (a *Attempts) visit() *Failure {
+func (a *Attempts) visit() *exchange.Failure {
 	if a.f.watched && a.f.lookout.Load() == nil {
 		a.f.watch()
 	}
@@ -97,7 +99,7 @@ func (a *Attempts) visit() *Failure {
 
 // divert counts the exchange in at whom a.f diverts its client to, and reports
 // whether it does. One that is no canary any more may be draining.
-func (a *Attempts) divert() (moved bool, fail *Failure) {
+func (a *Attempts) divert() (moved bool, fail *exchange.Failure) {
 	for a.stops == 1 {
 		to := a.f.For(a.Client)
 		switch {
@@ -135,8 +137,8 @@ func (a *Attempts) MaxBody() int64 {
 	return least
 }
 
-// stream counts n more upgraded connections.
-func (a *Attempts) stream(n int64) {
+// AddStreams counts n more upgraded connections.
+func (a *Attempts) AddStreams(n int64) {
 	a.Target.streams.Add(n)
 	for i := range a.stops {
 		a.visits[i].f.streams.Add(n)
@@ -151,7 +153,7 @@ func (a *Attempts) killed() bool {
 
 // seize begins the first attempt once there is room for the exchange, at the
 // upstream and at a target.
-func (a *Attempts) seize() *Failure {
+func (a *Attempts) seize() *exchange.Failure {
 	if !a.f.limited || a.f.queue.Len() == 0 || a.f.held.Load() != nil {
 		if fail, done := a.fit(); done {
 			return fail
@@ -161,7 +163,7 @@ func (a *Attempts) seize() *Failure {
 }
 
 // queueUp is seize for those that have to wait.
-func (a *Attempts) queueUp() (fail *Failure) {
+func (a *Attempts) queueUp() (fail *exchange.Failure) {
 	err := a.await(func(gone <-chan struct{}) error {
 		return a.f.queue.Do(gone, func() (done bool) {
 			fail, done = a.fit()
@@ -176,9 +178,9 @@ func (a *Attempts) queueUp() (fail *Failure) {
 
 // fit begins the first attempt, or reports that there is no room now. Whatever
 // else keeps it from beginning is the failure.
-func (a *Attempts) fit() (fail *Failure, done bool) {
+func (a *Attempts) fit() (fail *exchange.Failure, done bool) {
 	if a.f.held.Load() != nil {
-		return &Failure{Op: "pick", Side: SideProxy, Err: errHeld}, true
+		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errHeld}, true
 	}
 	if a.f.limited && !a.gate() {
 		return nil, false

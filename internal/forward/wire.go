@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -80,7 +81,7 @@ func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *h
 func (f *Forwarder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, req.Method...)
 	dst = append(dst, ' ')
-	dst = append(dst, t.base...)
+	dst = append(dst, t.Base...)
 	dst = append(dst, req.Target...)
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
 	if f.TargetHost && t.URL.Host != "" {
@@ -102,7 +103,7 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 				continue
 			}
 		}
-		if matches(f.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
+		if header.Matches(f.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
 			continue
 		}
 		dst = appendLine(dst, fd)
@@ -113,7 +114,7 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 // appendNumber appends the line of a request's identifier, if there is one, before
 // e edits the message.
 func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
-	if id.Name == "" || matches(e.drops, id.Name) {
+	if id.Name == "" || header.Matches(e.drops, id.Name) {
 		return dst
 	}
 	return h1.AppendField(dst, id.Name, id.Value)
@@ -180,7 +181,7 @@ func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 		}
 		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
 			name = bytes.Trim(name, " \t")
-			if h1.ValidToken(name) && passesTrailer[[]byte, []byte](&f.ResponseHeader, name) && !(res.Nominates && nominated(res, name)) {
+			if h1.ValidToken(name) && header.PassesTrailer[[]byte, []byte](f.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
 				dst = h1.AppendField(dst, "Trailer", name)
 			}
 		}
@@ -207,7 +208,7 @@ func appendStatus(dst []byte, res *h1.Response) []byte {
 func (f *Forwarder) appendFields(dst []byte, res *h1.Response, replaced string) (_ []byte, dated bool) {
 	for i := range res.Fields {
 		fd := &res.Fields[i]
-		if !f.passes(res, fd) || header.SameVariable(fd.Name, replaced) {
+		if !f.Passes(res, fd) || header.SameVariable(fd.Name, replaced) {
 			continue
 		}
 		dated = dated || len(fd.Name) == 4 && strings.EqualFold(string(fd.Name), "Date")
@@ -216,11 +217,11 @@ func (f *Forwarder) appendFields(dst []byte, res *h1.Response, replaced string) 
 	return dst, dated
 }
 
-// passes reports whether a response field crosses the proxy.
-func (f *Forwarder) passes(res *h1.Response, fd *h1.Field) bool {
+// Passes reports whether a response field crosses the proxy.
+func (f *Forwarder) Passes(res *h1.Response, fd *h1.Field) bool {
 	return header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) == 0 &&
 		!(res.Nominates && nominated(res, fd.Name)) &&
-		!matches(f.ResponseHeader.drops, fd.Name)
+		!header.Matches(f.ResponseHeader.drops, fd.Name)
 }
 
 func nominated(res *h1.Response, name []byte) bool {
@@ -236,13 +237,13 @@ func nominated(res *h1.Response, name []byte) bool {
 // AppendReply appends the whole answer that the full lane gives to a request of
 // that method which failed with f. id and connection are as for AppendResponse. It
 // returns the size of the body, too.
-func AppendReply(dst []byte, method string, f *Failure, id header.RequestID, connection string) (_ []byte, size int) {
-	status, contentType := f.Status, plainText
+func AppendReply(dst []byte, method string, f *exchange.Failure, id header.RequestID, connection string) (_ []byte, size int) {
+	status, contentType := f.Status, exchange.PlainText
 	var body []byte
 	if f.Page != nil {
 		contentType, body = f.Page.ContentType, f.Page.Body
 	} else {
-		body = []byte(Line(status, f.Reason))
+		body = []byte(exchange.Line(status, f.Reason))
 	}
 	dst = h1.AppendStatusLine(dst, status, http.StatusText(status))
 	dst = append(dst, "Cache-Control: no-store\r\n"...)
@@ -252,10 +253,10 @@ func AppendReply(dst []byte, method string, f *Failure, id header.RequestID, con
 	dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
 	dst = append(dst, "\r\n"...)
 	if f.Page == nil {
-		dst = h1.AppendField(dst, "Proxy-Status", ProxyStatus(f.Reason))
+		dst = h1.AppendField(dst, "Proxy-Status", exchange.ProxyStatus(f.Reason))
 	}
 	if f.RetryAfter > 0 {
-		dst = append(f.appendRetryAfter(append(dst, "Retry-After: "...)), "\r\n"...)
+		dst = append(f.AppendRetryAfter(append(dst, "Retry-After: "...)), "\r\n"...)
 	}
 	dst = append(dst, f.Fields...)
 	if id.Name != "" {

@@ -30,11 +30,11 @@ func ConnectionOptions[T Text](value T) (o Options) {
 		member, rest = nextMember(rest)
 		switch {
 		case len(member) == 0:
-		case equalFold(member, "close"):
+		case EqualFold(member, "close"):
 			o |= OptionClose
-		case equalFold(member, "keep-alive"):
+		case EqualFold(member, "keep-alive"):
 			o |= OptionKeepAlive
-		case equalFold(member, "upgrade"):
+		case EqualFold(member, "upgrade"):
 			o |= OptionUpgrade
 		case nominable(Classify(member)):
 			o |= OptionField
@@ -58,7 +58,7 @@ func Nominated[V, N Text](value V, name N) bool {
 	for rest := value; len(rest) > 0; {
 		var member V
 		member, rest = nextMember(rest)
-		if equalFold(member, name) {
+		if EqualFold(member, name) {
 			return true
 		}
 	}
@@ -69,7 +69,7 @@ func Nominated[V, N Text](value V, name N) bool {
 func AcceptsTrailers[T Text](value T) bool {
 	for rest := value; len(rest) > 0; {
 		var member T
-		if member, rest = nextMember(rest); equalFold(member, "trailers") {
+		if member, rest = nextMember(rest); EqualFold(member, "trailers") {
 			return true
 		}
 	}

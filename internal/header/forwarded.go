@@ -79,7 +79,7 @@ func (r *Received[T]) saidProto() string {
 	if r.protos == 1 {
 		said := trim(r.proto)
 		for _, scheme := range [...]string{"https", "http", "wss", "ws"} {
-			if equalFold(said, scheme) {
+			if EqualFold(said, scheme) {
 				return scheme
 			}
 		}

@@ -5,6 +5,7 @@
 package header
 
 import (
+	"fmt"
 	"net/http"
 
 	"golang.org/x/net/http/httpguts"
@@ -155,13 +156,22 @@ func ForbiddenTrailer[T Text](name T) bool {
 	case Classify(name)&NoTrailer != 0, hasPrefix(name, ifPrefix):
 		return true
 	case hasPrefix(name, contentPrefix):
-		return !equalFold(name, "content-digest")
+		return !EqualFold(name, "content-digest")
 	}
 	return false
 }
 
 // ValidName reports whether name may be written as a field name: a token (RFC 9110, 5.1), not empty.
 func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
+
+// CheckName returns an error unless k is the name of an end-to-end field, whose value nobody but the handlers around us and
+// the targets has an interest in. The error begins with field.
+func CheckName(field, k string) error {
+	if !ValidName(k) || Classify(k)&(HopByHop|Framing|Host) != 0 {
+		return fmt.Errorf("%s: %q: want the name of a header, but none that frames or routes a message", field, k)
+	}
+	return nil
+}
 
 // ValidValue reports whether value may be written as a field value: no control byte but the tab, so no CR, LF or NUL.
 func ValidValue(value string) bool { return httpguts.ValidHeaderFieldValue(value) }
@@ -225,8 +235,8 @@ func aliasOf(c Class) Class {
 	return c & NoTrailer
 }
 
-// equalFold reports whether a and b are the same without regard to ASCII case.
-func equalFold[A, B Text](a A, b B) bool {
+// EqualFold reports whether a and b are the same without regard to ASCII case.
+func EqualFold[A, B Text](a A, b B) bool {
 	if len(a) != len(b) {
 		return false
 	}

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -41,7 +41,7 @@ type conn struct {
 	stall    time.Duration // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
-	x         *exchange             // what tryRead read into
+	x         *fastExchange         // what tryRead read into
 	first     [1]byte               // what awaitTLS reads into
 	readArmed time.Time             // when the read deadline expires
 	quiet     bool                  // waits on a goroutine of its own; see doze
@@ -130,7 +130,7 @@ func (c *conn) scheme() string {
 
 // transfer hands the connection to net/http, which reads ahead first, and goes on
 // with an exchange of which that is known.
-func (c *conn) transfer(ahead []byte, known *forward.Handover) {
+func (c *conn) transfer(ahead []byte, known *exchange.Handover) {
 	c.readArmed, c.stall = time.Time{}, 0
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	r := replay{Conn: c.stream(), ahead: ahead, known: known}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -20,7 +21,7 @@ import (
 const maxInterim = 32
 
 // exchange forwards the request that head parsed and route routed.
-func (x *exchange) exchange() step {
+func (x *fastExchange) exchange() step {
 	x.begin()
 	next := x.admit()
 	if next == transfer { // the record is not at its end
@@ -36,26 +37,26 @@ func (x *exchange) exchange() step {
 
 // admit forwards the request, unless its client has asked enough, or it is in a
 // loop.
-func (x *exchange) admit() step {
+func (x *fastExchange) admit() step {
 	if rule := x.c.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
 			x.hit.Pattern = "" // whatever its route
 			return x.answer(fail)
 		}
 	}
-	if fail := forward.LoopBytes(&x.req, x.hop.Name); fail != nil {
+	if fail := exchange.LoopBytes(&x.req, x.hop.Name); fail != nil {
 		return x.answer(fail)
 	}
 	return x.forward()
 }
 
 // begin resets what the last exchange left.
-func (x *exchange) begin() {
+func (x *fastExchange) begin() {
 	x.start = time.Now()
 	x.fail, x.asked, x.sent, x.rude = nil, false, false, false
 	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
 	x.dial = 0
-	x.rec = forward.Record{Start: x.start}
+	x.rec = exchange.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.c.renew()
 	x.upload.reset(x)
@@ -70,7 +71,7 @@ func (x *exchange) begin() {
 }
 
 // identify gives the request its identifier.
-func (x *exchange) identify() {
+func (x *fastExchange) identify() {
 	name := x.c.s.Lane.Numbering.Name
 	if name == "" {
 		return
@@ -84,7 +85,7 @@ func (x *exchange) identify() {
 }
 
 // shown is the identifier that the client gets.
-func (x *exchange) shown() header.RequestID {
+func (x *fastExchange) shown() header.RequestID {
 	if x.c.s.Lane.Numbering.Shown {
 		return x.hop.ID
 	}
@@ -99,7 +100,7 @@ func atMost(a, b time.Duration) time.Duration {
 	return a
 }
 
-func (x *exchange) forward() step {
+func (x *fastExchange) forward() step {
 	defer x.attempts.End()
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
 		return x.answer(fail)
@@ -120,19 +121,19 @@ func (x *exchange) forward() step {
 }
 
 // mirror sends a copy of the request, if its body is at hand.
-func (x *exchange) mirror() {
+func (x *fastExchange) mirror() {
 	body, whole := x.upload.all()
 	if !whole {
 		return
 	}
-	e := forward.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
+	e := exchange.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
 	e.RequestID = x.rec.RequestID
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
 	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
 }
 
 // Await implements forward.Party: the sweeper sees the client leave.
-func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
+func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 	gone := make(chan struct{})
 	x.c.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
 	defer x.c.unwatch()
@@ -140,7 +141,7 @@ func (x *exchange) Await(wait func(gone <-chan struct{}) error) error {
 }
 
 // Place implements forward.Party.
-func (x *exchange) Place(f *forward.Forwarder) *forward.Failure {
+func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
 	x.upload.bound(x.attempts.MaxBody())
 	if f.Keyed() {
@@ -154,7 +155,7 @@ func (x *exchange) Place(f *forward.Forwarder) *forward.Failure {
 
 // reach sends the request to targets until one answers, and returns the
 // connection with the length of the response's head.
-func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failure) {
+func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.Failure) {
 	for {
 		up, n, err := x.attempt(f)
 		again, fail := x.attempts.Again(x.outcome(f, up, err))
@@ -176,7 +177,7 @@ func (x *exchange) reach(f *forward.Forwarder) (*pool.Conn, int, *forward.Failur
 }
 
 // attempt asks the target and reads the head of its response.
-func (x *exchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
+func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 	up, err := x.ask(f, x.attempts.Target)
 	if err != nil {
 		return nil, 0, err
@@ -185,13 +186,13 @@ func (x *exchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 	n, err := x.readHead(f, up)
 	if err != nil {
 		up.Close()
-		return nil, 0, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+		return nil, 0, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 	}
 	return up, n, nil
 }
 
 // outcome says how an attempt ended.
-func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
+func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
 	o := forward.Outcome{Wrote: true, Whole: x.upload.whole(), Idempotent: x.idempotent(), Begun: x.sent}
 	if err == nil {
 		o.Status = x.res.Status
@@ -200,7 +201,7 @@ func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forwa
 	x.c.unwatch()
 	f.Refuses(x.attempts.Target, err) // or it would never be asked where others answer
 	o.Failure = x.classify(f, err)
-	var ae *forward.AttemptError
+	var ae *exchange.AttemptError
 	if errors.As(err, &ae) {
 		o.Wrote = ae.Wrote
 	}
@@ -212,7 +213,7 @@ func (x *exchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forwa
 // kept connection that turns out dead is replaced, which is safe when nothing
 // was written, and for idempotent requests that are whole when nothing was
 // answered (RFC 9110, 9.2.2).
-func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
+func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	if err := x.render(f, t); err != nil {
 		return nil, err
 	}
@@ -232,7 +233,7 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 		wrote := up.Wrote()
 		up.Close()
 		if !retry {
-			return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+			return nil, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 		}
 		if wrote {
 			x.upload.halt()
@@ -248,7 +249,7 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 	}
 	answered, err := x.send(f, t, up)
 	if err != nil && answered != nil {
-		err = &forward.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
+		err = &exchange.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
 		up.Close()
 	}
 	if err != nil {
@@ -258,7 +259,7 @@ func (x *exchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, err
 }
 
 // open dials a new connection to t, and notes how long that took.
-func (x *exchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
+func (x *fastExchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	start := time.Now()
 	up, err := dial(context.Background(), f, t)
 	x.dial = time.Since(start)
@@ -279,13 +280,13 @@ func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.C
 	}
 	var handshake *pool.HandshakeError
 	if errors.As(err, &handshake) {
-		return nil, &forward.AttemptError{Op: "handshake", Err: handshake.Err}
+		return nil, &exchange.AttemptError{Op: "handshake", Err: handshake.Err}
 	}
-	return nil, &forward.AttemptError{Op: "dial", Err: err}
+	return nil, &exchange.AttemptError{Op: "dial", Err: err}
 }
 
 // render makes x.out the request as it goes to t, with what of the body has come.
-func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
+func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 	x.out = f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received)
 	return x.upload.inline()
 }
@@ -293,7 +294,7 @@ func (x *exchange) render(f *forward.Forwarder, t *forward.Target) error {
 // send writes x.out to up and waits for the first bytes of the answer, on the
 // connection that it returns: up, unless another target was faster. It is nil
 // when two have failed.
-func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
+func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
 	x.c.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
@@ -316,7 +317,7 @@ func (x *exchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) 
 
 // fill waits for more of the response's head. The timeout for it runs from the
 // end of the upload.
-func (x *exchange) fill(f *forward.Forwarder, up *pool.Conn) error {
+func (x *fastExchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 	for {
 		err := up.Fill()
 		if !isTimeout(err) || !x.upload.running {
@@ -332,7 +333,7 @@ func (x *exchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 }
 
 // idempotent reports whether the request may be carried out twice.
-func (x *exchange) idempotent() bool {
+func (x *fastExchange) idempotent() bool {
 	switch string(x.req.Method) {
 	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
 		return true
@@ -341,32 +342,32 @@ func (x *exchange) idempotent() bool {
 }
 
 // classify turns an attempt's error into the exchange's failure.
-func (x *exchange) classify(f *forward.Forwarder, err error) *forward.Failure {
-	fail := &forward.Failure{Op: "read", Target: x.attempts.Target.Name, Side: forward.SideUpstream, Err: err}
-	var ae *forward.AttemptError
+func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failure {
+	fail := &exchange.Failure{Op: "read", Target: x.attempts.Target.Name, Side: exchange.SideUpstream, Err: err}
+	var ae *exchange.AttemptError
 	if errors.As(err, &ae) {
 		fail.Op, fail.Err = ae.Op, ae.Err
 	}
-	var hook *forward.PanicError
+	var hook *exchange.PanicError
 	var protocol *h1.Refusal
 	uploadErr := x.upload.failed()
 	switch {
 	case errors.As(uploadErr, &hook):
-		fail.Side, fail.Err = forward.SideProxy, uploadErr
+		fail.Side, fail.Err = exchange.SideProxy, uploadErr
 		fail.Status, fail.Reason = http.StatusInternalServerError, "proxy_internal_error"
 	case uploadErr != nil:
-		fail.Side, fail.Err = forward.SideClient, uploadErr
+		fail.Side, fail.Err = exchange.SideClient, uploadErr
 		fail.Status, fail.Reason = uploadStatus(uploadErr), "http_request_error"
 	case x.c.left():
-		fail.Side, fail.Status, fail.Reason = forward.SideClient, forward.StatusClientClosed, "connection_terminated"
+		fail.Side, fail.Status, fail.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case x.attempts.Target.Killed() || x.c.ended():
-		fail.Side, fail.Status, fail.Reason = forward.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+		fail.Side, fail.Status, fail.Reason = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
 	case errors.As(fail.Err, &hook):
-		fail.Side, fail.Status, fail.Reason = forward.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
+		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case errors.As(fail.Err, &protocol), errors.Is(fail.Err, errProtocol):
 		fail.Status, fail.Reason = http.StatusBadGateway, "http_protocol_error"
 	default:
-		fail.Status, fail.Reason = forward.Reason(fail.Op, fail.Err)
+		fail.Status, fail.Reason = exchange.Reason(fail.Op, fail.Err)
 	}
 	return fail
 }
@@ -387,7 +388,7 @@ func (n *name) of(b []byte) string {
 var errProtocol = errors.New("protocol error")
 
 // client is who the request is from, behind the trusted proxies.
-func (x *exchange) client() netip.Addr {
+func (x *fastExchange) client() netip.Addr {
 	if !x.c.trusted {
 		return x.c.peer.Addr
 	}
@@ -399,7 +400,7 @@ func (x *exchange) client() netip.Addr {
 }
 
 // finish completes the record and shows it when somebody wants to see it.
-func (x *exchange) finish() {
+func (x *fastExchange) finish() {
 	lane := x.c.s.Lane
 	if !lane.Always && x.fail == nil {
 		return
@@ -424,24 +425,24 @@ func (x *exchange) finish() {
 }
 
 // said is the beginning of the first field of that name, nil without one.
-func (x *exchange) said(name string) []byte {
+func (x *fastExchange) said(name string) []byte {
 	for i := range x.req.Fields {
 		if fd := &x.req.Fields[i]; len(fd.Name) == len(name) && strings.EqualFold(view(fd.Name), name) {
-			return forward.Bounded(fd.Value)
+			return exchange.Bounded(fd.Value)
 		}
 	}
 	return nil
 }
 
 // answer sends the proxy's own reply for fail.
-func (x *exchange) answer(fail *forward.Failure) step {
+func (x *fastExchange) answer(fail *exchange.Failure) step {
 	if fail.Err == forward.ErrOtherLane {
 		return x.handOver()
 	}
 	if fail.Err != nil {
 		x.fail = fail
 	}
-	if fail.Side == forward.SideClient {
+	if fail.Side == exchange.SideClient {
 		x.rude = true
 	}
 	return x.decline(fail)
@@ -449,17 +450,17 @@ func (x *exchange) answer(fail *forward.Failure) step {
 
 // decline sends an answer of the proxy's own and says what becomes of the
 // connection: it closes when the request cannot be read to its end.
-func (x *exchange) decline(fail *forward.Failure) step {
+func (x *fastExchange) decline(fail *exchange.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
 	x.rude = !x.upload.settle() || x.rude
 	x.last = x.last || x.rude
-	if status != forward.StatusClientClosed {
+	if status != exchange.StatusClientClosed {
 		x.reply(fail)
 	}
 	x.r += x.upload.took
 	switch {
-	case status == forward.StatusClientClosed, x.last && !x.rude:
+	case status == exchange.StatusClientClosed, x.last && !x.rude:
 		return end
 	case x.rude:
 		return linger
@@ -469,7 +470,7 @@ func (x *exchange) decline(fail *forward.Failure) step {
 
 // reply sends a whole answer of the proxy's own. After one that is the last, the
 // connection closes.
-func (x *exchange) reply(fail *forward.Failure) {
+func (x *fastExchange) reply(fail *exchange.Failure) {
 	var size int
 	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.shown(), x.connection())
 	_, _ = x.c.stream().Write(x.out)
@@ -478,24 +479,24 @@ func (x *exchange) reply(fail *forward.Failure) {
 
 // abort ends an exchange whose response has begun: the client must see that it
 // is cut off, so there is no close_notify and no last chunk.
-func (x *exchange) abort(up *pool.Conn, side forward.Side, err error) step {
+func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()
 	if fault := x.upload.failed(); fault != nil {
-		side, err = forward.SideClient, fault
-		var hook *forward.PanicError
+		side, err = exchange.SideClient, fault
+		var hook *exchange.PanicError
 		if errors.As(fault, &hook) {
-			side = forward.SideProxy
+			side = exchange.SideProxy
 		}
 	}
-	x.fail = &forward.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
+	x.fail = &exchange.Failure{Op: "copy", Target: x.attempts.Target.Name, Side: side, Status: x.rec.Status,
 		Reason: "http_response_incomplete", Err: err}
 	switch {
-	case side == forward.SideProxy:
-	case side == forward.SideClient || x.c.left():
-		x.fail.Side, x.rec.Status = forward.SideClient, forward.StatusClientClosed
+	case side == exchange.SideProxy:
+	case side == exchange.SideClient || x.c.left():
+		x.fail.Side, x.rec.Status = exchange.SideClient, exchange.StatusClientClosed
 	case x.attempts.Killed() || x.c.ended():
-		x.fail.Side = forward.SideDrain
+		x.fail.Side = exchange.SideDrain
 	}
 	x.c.cut()
 	return end

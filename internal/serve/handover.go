@@ -9,7 +9,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
 // A handover is the in-memory listener through which net/http gets the
@@ -58,10 +58,10 @@ func (h *handover) Addr() net.Addr { return h.addr }
 // handOver makes net/http carry on an exchange that has waited: its targets have
 // become such that only net/http can ask them. Nothing of the request is lost.
 // While the server drains net/http takes nobody any more: then it ends here.
-func (x *exchange) handOver() step {
+func (x *fastExchange) handOver() step {
 	if x.c.s.draining.Err() != nil {
 		x.last = true
-		return x.answer(&forward.Failure{Op: "pick", Side: forward.SideDrain, Status: http.StatusServiceUnavailable,
+		return x.answer(&exchange.Failure{Op: "pick", Side: exchange.SideDrain, Status: http.StatusServiceUnavailable,
 			Reason: "destination_unavailable", Err: errServerDrains})
 	}
 	x.known = x.attempts.Handover()
@@ -71,7 +71,7 @@ func (x *exchange) handOver() step {
 var errServerDrains = errors.New("the server is draining, and the targets are for the other lane")
 
 // ahead returns what was read of requests that are not served yet.
-func (x *exchange) ahead() []byte {
+func (x *fastExchange) ahead() []byte {
 	if x.known == nil {
 		return slices.Clone(x.in[x.r:x.w])
 	}
@@ -84,12 +84,12 @@ func (x *exchange) ahead() []byte {
 type replay struct {
 	net.Conn
 	ahead []byte
-	known *forward.Handover // of the first request; nil if nothing is
+	known *exchange.Handover // of the first request; nil if nothing is
 }
 
 // withKnown is the context of a connection of net/http's.
 func withKnown(ctx context.Context, nc net.Conn) context.Context {
-	if r, ok := nc.(interface{ handover() *forward.Handover }); ok {
+	if r, ok := nc.(interface{ handover() *exchange.Handover }); ok {
 		if h := r.handover(); h != nil {
 			return h.NewContext(ctx)
 		}
@@ -97,7 +97,7 @@ func withKnown(ctx context.Context, nc net.Conn) context.Context {
 	return ctx
 }
 
-func (r *replay) handover() *forward.Handover { return r.known }
+func (r *replay) handover() *exchange.Handover { return r.known }
 
 // Read returns the bytes read ahead first.
 func (r *replay) Read(p []byte) (int, error) {

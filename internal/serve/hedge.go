@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -14,12 +15,12 @@ import (
 
 // hedges reports whether the request may go to a second target while the first
 // one thinks.
-func (x *exchange) hedges(f *forward.Forwarder) bool {
+func (x *fastExchange) hedges(f *forward.Forwarder) bool {
 	return f.Hedge > 0 && x.req.Framing() == h1.NoBody && (string(x.req.Method) == "GET" || string(x.req.Method) == "HEAD")
 }
 
 // hedge sends the request to up, and to another target when up takes long.
-func (x *exchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
+func (x *fastExchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	late := time.Now().Add(f.Hedge)
 	if !deadline.IsZero() && !late.Before(deadline) {
 		return up, up.Ask(x.out)
@@ -53,7 +54,7 @@ type rival struct {
 
 // race waits for an answer on up, and lets another target answer too. The
 // connection that it returns has an answer; up is closed if it is not that one.
-func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
+func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	_ = up.SetReadDeadline(deadline)
 	first := x.attempts.Target
 	other, _ := x.attempts.Fork(time.Now()) // no Pick, no error
@@ -77,7 +78,7 @@ func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time)
 	x.await(r)
 	if r.err != nil {
 		x.attempts.Join(first, x.loss(f, r.err))
-		return nil, &forward.AttemptError{Op: "read", Wrote: true, Err: err}
+		return nil, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 	}
 	x.c.watch(r.conn.Lease(), x.hit.Life, other, x.attempts.Around())
 	if beaten {
@@ -89,7 +90,7 @@ func (x *exchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time)
 }
 
 // await waits for the rival, or gives it up when the client has left.
-func (x *exchange) await(r *rival) {
+func (x *fastExchange) await(r *rival) {
 	x.c.unwatch()
 	if x.c.left() || x.c.ended() || x.attempts.Target.Killed() {
 		r.giveUp()
@@ -106,7 +107,7 @@ func (x *exchange) await(r *rival) {
 }
 
 // loss is why the attempt that did not win failed, nil if it was given up.
-func (x *exchange) loss(f *forward.Forwarder, err error) *forward.Failure {
+func (x *fastExchange) loss(f *forward.Forwarder, err error) *exchange.Failure {
 	if errors.Is(err, forward.ErrGivenUp) {
 		return nil
 	}
@@ -138,7 +139,7 @@ func (r *rival) run() {
 			r.err = forward.ErrGivenUp
 			return
 		case !reused || isTimeout(err):
-			r.err = &forward.AttemptError{Op: "read", Wrote: wrote, Err: err}
+			r.err = &exchange.AttemptError{Op: "read", Wrote: wrote, Err: err}
 			return
 		}
 	}
@@ -147,7 +148,7 @@ func (r *rival) run() {
 // ask sends the request on conn and waits for an answer. A panic in a connection of
 // somebody else's type is its failure.
 func (r *rival) ask(conn *pool.Conn) (err error) {
-	defer forward.Contain("a connection", &err)
+	defer exchange.Contain("a connection", &err)
 	return conn.Ask(r.out)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -34,14 +35,14 @@ type Lane struct {
 	Name    string         // of the router in Via
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
-	Numbering forward.Numbering // of requests
+	Numbering exchange.Numbering // of requests
 
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
 	// End is shown the record of each exchange, if Always, or of each failed
 	// one. The record is valid only during the call.
-	End    func(*forward.Record)
+	End    func(*exchange.Record)
 	Always bool
 }
 
@@ -65,9 +66,9 @@ const (
 // bufferSize is how much of what a client sends can be held.
 const bufferSize = h1.DefaultMaxHead
 
-// An exchange is everything one exchange needs, in one piece that is lent to
+// A fastExchange is everything that one exchange of the fast lane needs, in one piece that is lent to
 // a connection while it is not idle.
-type exchange struct {
+type fastExchange struct {
 	c *conn
 
 	in   [bufferSize]byte
@@ -86,29 +87,29 @@ type exchange struct {
 	scheme string // the client's, as far as a trusted peer says it
 	start  time.Time
 	dial   time.Duration // of the attempt
-	rec    forward.Record
+	rec    exchange.Record
 	names  [6]name // of the record: method, host, path, query, user agent, referer
-	ids    forward.IDs
-	fail   *forward.Failure
-	known  *forward.Handover // what net/http has to know that carries the exchange on; nil if nothing
-	asked  bool              // something of the request has gone out
-	sent   bool              // the response has begun
-	rude   bool              // the client's own fault: what it still sends is not read
-	last   bool              // the connection closes after the response
+	ids    exchange.IDs
+	fail   *exchange.Failure
+	known  *exchange.Handover // what net/http has to know that carries the exchange on; nil if nothing
+	asked  bool               // something of the request has gone out
+	sent   bool               // the response has begun
+	rude   bool               // the client's own fault: what it still sends is not read
+	last   bool               // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
 	chunks   h1.Chunks // of the response
 }
 
-var exchanges = sync.Pool{New: func() any { return &exchange{out: make([]byte, 0, 4<<10)} }}
+var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byte, 0, 4<<10)} }}
 
 // maxKeptOut is the largest output buffer that goes back to the pool.
 const maxKeptOut = 64 << 10
 
-func (x *exchange) release() {
+func (x *fastExchange) release() {
 	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
-	x.rec = forward.Record{}
+	x.rec = exchange.Record{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
@@ -119,7 +120,7 @@ func (x *exchange) release() {
 // run serves requests until the connection ends or net/http takes it.
 func (c *conn) run() {
 	defer c.contain()
-	var x *exchange
+	var x *fastExchange
 	for {
 		if x == nil || x.r == x.w {
 			if x != nil {
@@ -155,14 +156,14 @@ func (c *conn) run() {
 
 // await waits for the first bytes of a request without holding a buffer, and
 // returns them in an exchange; nil when the connection is to end.
-func (c *conn) await() *exchange {
+func (c *conn) await() *fastExchange {
 	if !c.rest() {
 		return nil
 	}
 	if c.opaque {
 		c.bare()
 	}
-	var x *exchange
+	var x *fastExchange
 	if c.tls != nil {
 		x = c.awaitTLS()
 	} else if c.readable != nil {
@@ -171,7 +172,7 @@ func (c *conn) await() *exchange {
 		c.timedOut = isTimeout(err)
 		x, c.x = c.x, nil
 	} else {
-		x = exchanges.Get().(*exchange)
+		x = exchanges.Get().(*fastExchange)
 		n, err := c.Conn.Read(x.in[:])
 		c.timedOut = isTimeout(err)
 		x.r, x.w = 0, n
@@ -189,20 +190,20 @@ func (c *conn) await() *exchange {
 
 // awaitTLS waits for one byte, into the connection itself; the rest of the
 // record is then read without waiting.
-func (c *conn) awaitTLS() *exchange {
+func (c *conn) awaitTLS() *fastExchange {
 	n, err := c.tls.Read(c.first[:])
 	c.timedOut = isTimeout(err)
 	if n == 0 || err != nil {
 		return nil
 	}
-	x := exchanges.Get().(*exchange)
+	x := exchanges.Get().(*fastExchange)
 	x.in[0] = c.first[0]
 	x.r, x.w = 0, 1
 	return x
 }
 
 // more reads more of the client's bytes behind those in the buffer.
-func (x *exchange) more() error {
+func (x *fastExchange) more() error {
 	if x.r > 0 {
 		x.w = copy(x.in[:], x.in[x.r:x.w])
 		x.r = 0
@@ -221,7 +222,7 @@ func (x *exchange) more() error {
 var errBufferFull = errors.New("buffer full")
 
 // serve reads a request head and serves it.
-func (x *exchange) serve() step {
+func (x *fastExchange) serve() step {
 	x.hop.ID = header.RequestID{}
 	n, what := x.head()
 	if what != again {
@@ -236,7 +237,7 @@ func (x *exchange) serve() step {
 
 // head parses the head at the start of the buffer, reading more as needed.
 // again means that it is complete and n bytes long.
-func (x *exchange) head() (n int, next step) {
+func (x *fastExchange) head() (n int, next step) {
 	x.req.MaxHead = x.c.s.MaxHeaderBytes
 	slow := false
 	for {
@@ -289,28 +290,28 @@ func sameAuthority(target, host []byte) bool {
 }
 
 // lateHead answers a head that did not come to its end.
-func (x *exchange) lateHead(err error) step {
+func (x *fastExchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		x.last = true
-		x.reply(&forward.Failure{Status: 408, Reason: "http_request_error"})
+		x.reply(&exchange.Failure{Status: 408, Reason: "http_request_error"})
 	}
 	return end
 }
 
 // refuse answers a head that must not be forwarded by any lane.
-func (x *exchange) refuse(err error) step {
+func (x *fastExchange) refuse(err error) step {
 	status := 400
 	var refusal *h1.Refusal
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
 	x.last = true
-	x.reply(&forward.Failure{Status: status, Reason: "http_request_error"})
+	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
 	if x.c.s.Lane.Always {
-		x.rec = forward.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
+		x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
 			Peer: x.c.peer.Addr, Status: status,
-			Err: &forward.Failure{Op: "read", Side: forward.SideClient, Err: err}}
+			Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
 		x.rec.Secured(x.c.state)
 		x.c.s.Lane.End(&x.rec)
 	}
@@ -318,7 +319,7 @@ func (x *exchange) refuse(err error) step {
 }
 
 // route finds who serves the request; false means the full lane.
-func (x *exchange) route() bool {
+func (x *fastExchange) route() bool {
 	host, ok := hostname.AppendCanonical(x.host[:0], x.req.Host)
 	x.host = host
 	if !ok {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -15,7 +16,7 @@ import (
 
 // respond copies the answer on up, whose head of n bytes has been read, to the
 // client.
-func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
+func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	x.rec.Status = x.res.Status
 	if x.upload.running && !x.upload.nearlySent() {
 		x.last = true // an early answer: the rest of the body is not for us to find the end of
@@ -43,7 +44,7 @@ func (x *exchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 }
 
 // connection is the Connection field of the response.
-func (x *exchange) connection() string {
+func (x *fastExchange) connection() string {
 	if x.last {
 		return "close"
 	}
@@ -51,7 +52,7 @@ func (x *exchange) connection() string {
 }
 
 // conclude decides what becomes of both connections after a whole response.
-func (x *exchange) conclude(up *pool.Conn, keep bool) step {
+func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
 	x.c.unwatch() // before the connection can serve somebody else
 	whole := x.upload.settle()
 	if keep && whole {
@@ -71,7 +72,7 @@ func (x *exchange) conclude(up *pool.Conn, keep bool) step {
 
 // readHead reads the head of the final response, whose length it returns, and
 // relays interim ones before it.
-func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
+func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 	x.res.Reset()
 	x.res.MaxHead = pool.BufferSize
 	for interim, sum := 0, 0; ; {
@@ -94,8 +95,8 @@ func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 			if interim++; interim > maxInterim {
 				return 0, protocolError("more than %d interim responses", maxInterim)
 			}
-			if sum += n; sum > forward.MaxInterimSum {
-				return 0, protocolError("interim responses of more than %d bytes", forward.MaxInterimSum)
+			if sum += n; sum > exchange.MaxInterimSum {
+				return 0, protocolError("interim responses of more than %d bytes", exchange.MaxInterimSum)
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the full lane's
 				x.out = f.AppendInterim(x.out[:0], &x.res)
@@ -112,7 +113,7 @@ func (x *exchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 
 // copyBody sends x.out, which holds the head, and the body. An error comes
 // with the side that caused it.
-func (x *exchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (forward.Side, error) {
+func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (exchange.Side, error) {
 	_ = up.SetReadDeadline(time.Time{})
 	switch framing {
 	case h1.SizedBody:
@@ -122,11 +123,11 @@ func (x *exchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Fram
 	case h1.UntilClose:
 		return x.copyUntilClose(f, up)
 	}
-	return forward.SideClient, x.flush()
+	return exchange.SideClient, x.flush()
 }
 
 // flush sends x.out.
-func (x *exchange) flush() error {
+func (x *fastExchange) flush() error {
 	x.sent = true
 	_, err := x.c.stream().Write(x.out)
 	x.out = x.out[:0]
@@ -146,7 +147,7 @@ const tlsPiece = 32 << 10
 const spliceMin = 32 << 10
 
 // copySized copies a body of known length.
-func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	left := x.res.ContentLength
 	first := up.Buffered()
 	first = first[:min(int64(len(first)), left)]
@@ -155,7 +156,7 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 	left -= int64(len(first))
 	x.rec.ResponseBytes = int64(len(first))
 	if err := x.flush(); err != nil {
-		return forward.SideClient, err
+		return exchange.SideClient, err
 	}
 	if left >= spliceMin && x.c.spliced && up.TLS() == nil {
 		n, err := up.SpliceTo(x.c, left, f.IdleTimeout)
@@ -178,12 +179,12 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 		x.idle(f, up)
 		n, err := up.Read(page[:min(size, left)])
 		if n == 0 {
-			return forward.SideUpstream, early(err)
+			return exchange.SideUpstream, early(err)
 		}
 		left -= int64(n)
 		x.rec.ResponseBytes += int64(n)
 		if _, err := x.c.stream().Write(page[:n]); err != nil {
-			return forward.SideClient, err
+			return exchange.SideClient, err
 		}
 	}
 	return "", nil
@@ -191,21 +192,21 @@ func (x *exchange) copySized(f *forward.Forwarder, up *pool.Conn) (forward.Side,
 
 // blame says whose fault a failed splice is. When it took too long, the target
 // has to have more to say for it to be the client's.
-func (x *exchange) blame(up *pool.Conn, err error) forward.Side {
+func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 	if x.c.left() || x.c.peekGone() {
-		return forward.SideClient
+		return exchange.SideClient
 	}
 	if isTimeout(err) {
 		_ = up.SetReadDeadline(time.Now().Add(time.Millisecond))
 		if !isTimeout(up.Fill()) {
-			return forward.SideClient
+			return exchange.SideClient
 		}
 	}
-	return forward.SideUpstream
+	return exchange.SideUpstream
 }
 
 // copyChunked copies a chunked body, chunk by chunk as it comes.
-func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.chunks.Reset()
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
@@ -218,11 +219,11 @@ func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Sid
 		}
 		up.Discard(n)
 		if err != nil && !done {
-			return forward.SideUpstream, err
+			return exchange.SideUpstream, err
 		}
 		if len(x.out) > 0 {
 			if err := x.flush(); err != nil {
-				return forward.SideClient, err
+				return exchange.SideClient, err
 			}
 		}
 		if done {
@@ -230,13 +231,13 @@ func (x *exchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (forward.Sid
 		}
 		x.idle(f, up)
 		if err := up.Fill(); err != nil {
-			return forward.SideUpstream, early(err)
+			return exchange.SideUpstream, early(err)
 		}
 	}
 }
 
 // copyUntilClose copies a body that ends with its connection, as chunks.
-func (x *exchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.Side, error) {
+func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
 	for {
@@ -244,22 +245,22 @@ func (x *exchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (forward.
 		x.appendChunk(data)
 		up.Discard(len(data))
 		if err := x.flush(); err != nil {
-			return forward.SideClient, err
+			return exchange.SideClient, err
 		}
 		x.idle(f, up)
 		err := up.Fill()
 		if err == io.EOF {
 			x.out = f.AppendResponseEnd(x.out, nil, nil)
-			return forward.SideClient, x.flush()
+			return exchange.SideClient, x.flush()
 		}
 		if err != nil {
-			return forward.SideUpstream, err
+			return exchange.SideUpstream, err
 		}
 	}
 }
 
 // appendChunk appends data, unless empty, as one chunk to x.out.
-func (x *exchange) appendChunk(data []byte) {
+func (x *fastExchange) appendChunk(data []byte) {
 	if len(data) == 0 {
 		return
 	}
@@ -270,7 +271,7 @@ func (x *exchange) appendChunk(data []byte) {
 }
 
 // idle bounds the next wait for the target's bytes.
-func (x *exchange) idle(f *forward.Forwarder, up *pool.Conn) {
+func (x *fastExchange) idle(f *forward.Forwarder, up *pool.Conn) {
 	if f.IdleTimeout > 0 {
 		_ = up.SetReadDeadline(time.Now().Add(f.IdleTimeout))
 	}

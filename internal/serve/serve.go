@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
@@ -103,7 +103,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	if s.MaxHandshakes > 0 {
 		s.handshakes = make(chan struct{}, s.MaxHandshakes)
 	}
-	base := forward.WithDrain(context.Background(), draining)
+	base := exchange.WithDrain(context.Background(), draining)
 	s.http = &http.Server{
 		Handler:           s.Handler,
 		ReadHeaderTimeout: s.ReadHeaderTimeout,
@@ -135,7 +135,7 @@ func withConn(ctx context.Context, nc net.Conn) context.Context {
 			if c.shared {
 				return ctx
 			}
-			return forward.WithConn(ctx, c)
+			return exchange.WithConn(ctx, c)
 		case interface{ NetConn() net.Conn }:
 			below = c.NetConn()
 		default:

@@ -10,7 +10,7 @@ const canTry = true
 // tryRead reads the socket without waiting, into an exchange that it keeps
 // only if there was something; raw.Read calls it until it reports true.
 func (c *conn) tryRead(fd uintptr) bool {
-	x := exchanges.Get().(*exchange)
+	x := exchanges.Get().(*fastExchange)
 	n, err := sysRead(fd, x.in[:])
 	if n > 0 {
 		x.r, x.w = 0, n

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -19,7 +19,7 @@ import (
 // by then gets a goroutine, for as long as it streams, so that an early answer
 // is seen.
 type upload struct {
-	x *exchange
+	x *fastExchange
 
 	took    int  // bytes of x.in that belong to the body
 	pending bool // the body goes on behind those
@@ -47,7 +47,7 @@ type upload struct {
 	max      int64                 // bytes of a body that may come; 0 means no bound
 	stall    time.Duration         // how long the target may take nothing
 	waited   time.Duration         // by run for the client, in all
-	pace     forward.Pace
+	pace     exchange.Pace
 	done     chan struct{}
 }
 
@@ -63,10 +63,10 @@ var uploadBuffers = sync.Pool{New: func() any { return &uploadBuffer{out: make([
 const maxInline = 32 << 10
 
 // reset looks at what of the body is in x.in[x.r:x.w].
-func (u *upload) reset(x *exchange) {
+func (u *upload) reset(x *fastExchange) {
 	u.max = 0 // until it is known who serves the exchange; see bound
 	u.x, u.took, u.pending, u.running, u.left, u.fetched, u.spent, u.waited = x, 0, false, false, 0, 0, false, 0
-	u.data, u.state, u.over, u.up, u.buf, u.pace = nil, nil, nil, nil, nil, forward.Pace{}
+	u.data, u.state, u.over, u.up, u.buf, u.pace = nil, nil, nil, nil, nil, exchange.Pace{}
 	u.stop.Store(false)
 	u.sent.Store(false)
 	u.answered.Store(false)
@@ -98,7 +98,7 @@ func (u *upload) bound(n int64) {
 		return
 	}
 	if u.max = n; int64(len(u.data)) > n {
-		u.state, u.pending = forward.ErrBodyTooLarge, false
+		u.state, u.pending = exchange.ErrBodyTooLarge, false
 	}
 }
 
@@ -230,12 +230,12 @@ func (u *upload) run() {
 // failure of this request: on this goroutine it would be the program's end.
 func (u *upload) stream() (err error) {
 	defer func() {
-		var hook *forward.PanicError
+		var hook *exchange.PanicError
 		if errors.As(err, &hook) {
 			err = &clientError{err}
 		}
 	}()
-	defer forward.Contain("a connection", &err)
+	defer exchange.Contain("a connection", &err)
 	if u.x.req.Chunked {
 		return u.runChunked()
 	}
@@ -265,7 +265,7 @@ func (u *upload) runSized() error {
 			return err
 		}
 		if u.tooSlow() {
-			return &clientError{forward.ErrSlowBody}
+			return &clientError{exchange.ErrSlowBody}
 		}
 	}
 	return nil
@@ -284,7 +284,7 @@ func (u *upload) runChunked() error {
 	for {
 		data, n, err := u.chunks.Decode(in[:w])
 		if total := u.total.Add(int64(len(data))); u.max > 0 && total > u.max {
-			return &clientError{forward.ErrBodyTooLarge}
+			return &clientError{exchange.ErrBodyTooLarge}
 		}
 		b.out = appendData(b.out[:0], data)
 		if err == io.EOF {
@@ -304,7 +304,7 @@ func (u *upload) runChunked() error {
 			return nil
 		}
 		if u.tooSlow() {
-			return &clientError{forward.ErrSlowBody}
+			return &clientError{exchange.ErrSlowBody}
 		}
 		w = copy(in, in[n:w])
 		m, err := u.read(in[w:])
@@ -320,7 +320,7 @@ func (u *upload) runChunked() error {
 func (u *upload) read(p []byte) (int, error) {
 	limit := time.Duration(0)
 	if !u.answered.Load() {
-		limit = atMost(forward.BodyStall, u.stall)
+		limit = atMost(exchange.BodyStall, u.stall)
 	}
 	u.x.c.readBy(limit)
 	if u.stop.Load() { // or else the deadline just armed undoes interrupt
@@ -427,7 +427,7 @@ func (u *upload) halt() {
 }
 
 // takeBack makes what was read behind the body the next request's beginning.
-func (x *exchange) takeBack() {
+func (x *fastExchange) takeBack() {
 	u := &x.upload
 	if len(u.over) > 0 {
 		x.r, x.w = 0, copy(x.in[:], u.over)
@@ -440,16 +440,16 @@ func (x *exchange) takeBack() {
 
 // uploadStatus is the answer to a client whose body failed.
 func uploadStatus(err error) int {
-	var hook *forward.PanicError
+	var hook *exchange.PanicError
 	switch {
 	case errors.As(err, &hook):
 		return http.StatusInternalServerError
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return http.StatusRequestTimeout
-	case errors.Is(err, forward.ErrBodyTooLarge):
+	case errors.Is(err, exchange.ErrBodyTooLarge):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, errLeft):
-		return forward.StatusClientClosed
+		return exchange.StatusClientClosed
 	}
 	return http.StatusBadRequest
 }

@@ -1,0 +1,175 @@
+package client
+
+import (
+	"errors"
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// What a request cannot be sent for: somebody's Rewrite has made it up.
+var (
+	errBadMethod = errors.New("request method is not a token")
+	errBadTarget = errors.New("invalid byte in the request target")
+	errBadHost   = errors.New("invalid byte in the request's host")
+)
+
+// A head is a request that can be written.
+type head struct {
+	req          *http.Request
+	target, host string
+	framing      h1.Framing
+}
+
+// requestHead checks what AppendField and its kin would have to repair.
+func requestHead(req *http.Request) (*head, error) {
+	h := &head{req: req, target: requestTarget(req), host: req.Host}
+	if h.host == "" {
+		h.host = req.URL.Host
+	}
+	switch {
+	case !h1.ValidToken(req.Method):
+		return nil, errBadMethod
+	case !h1.ValidTarget(h.target):
+		return nil, errBadTarget
+	case h.host != "" && !h1.ValidHost(h.host):
+		return nil, errBadHost
+	}
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+	case req.ContentLength > 0:
+		h.framing = h1.SizedBody
+	default:
+		h.framing = h1.ChunkedBody
+	}
+	return h, nil
+}
+
+// requestTarget is in origin-form, or what Opaque says.
+func requestTarget(req *http.Request) string {
+	u := req.URL
+	if u.Opaque == "" {
+		return u.RequestURI()
+	}
+	if u.ForceQuery || u.RawQuery != "" {
+		return u.Opaque + "?" + u.RawQuery
+	}
+	return u.Opaque
+}
+
+func (h *head) append(dst []byte) []byte {
+	dst = h1.AppendRequestLine(dst, h.req.Method, h.target)
+	dst = h1.AppendField(dst, "Host", h.host)
+	for name, values := range h.req.Header {
+		if skipped(name, values) {
+			continue
+		}
+		for _, v := range values {
+			dst = h1.AppendField(dst, name, v)
+		}
+	}
+	if _, ok := h.req.Header["Te"]; ok { // RFC 9110, 10.1.4
+		dst = append(dst, "Connection: TE\r\n"...)
+	}
+	if h.req.Close {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	dst = h.appendFraming(dst)
+	return append(dst, "\r\n"...)
+}
+
+// skipped reports whether a field of the header map is not written from there.
+func skipped(name string, values []string) bool {
+	switch http.CanonicalHeaderKey(name) {
+	case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
+		return true
+	case "User-Agent":
+		return len(values) > 0 && values[0] == ""
+	}
+	return false
+}
+
+func (h *head) appendFraming(dst []byte) []byte {
+	switch h.framing {
+	case h1.SizedBody:
+		return h1.AppendContentLength(dst, h.req.ContentLength)
+	case h1.ChunkedBody:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		for name := range h.req.Trailer {
+			if !header.ForbiddenTrailer(name) {
+				dst = h1.AppendField(dst, "Trailer", name)
+			}
+		}
+		return dst
+	}
+	switch h.req.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch: // RFC 9110, 8.6
+		return h1.AppendContentLength(dst, 0)
+	}
+	return dst
+}
+
+// ResponseHeader copies the fields into a map. Transfer-Encoding is left out,
+// and a repeated Content-Length counts once.
+func ResponseHeader(res *h1.Response) http.Header {
+	h := make(http.Header, len(res.Fields))
+	AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
+	return h
+}
+
+// AddFields adds to h the fields of res that pass: one string for all of them.
+// A repeated Content-Length counts once.
+func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
+	size, count := 0, 0
+	for i := range res.Fields {
+		if f := &res.Fields[i]; pass(f) {
+			size += len(f.Name) + len(f.Value)
+			count++
+		}
+	}
+	var text strings.Builder
+	text.Grow(size)
+	values := make([]string, 0, count)
+	for i := range res.Fields {
+		f := &res.Fields[i]
+		if !pass(f) {
+			continue
+		}
+		start := text.Len()
+		text.Write(f.Name)
+		text.Write(f.Value)
+		line := text.String()[start:]
+		name, value := textproto.CanonicalMIMEHeaderKey(line[:len(f.Name)]), line[len(f.Name):]
+		switch old := h[name]; {
+		case old == nil:
+			values = append(values, value)
+			h[name] = values[len(values)-1 : len(values) : len(values)]
+		case name != "Content-Length":
+			h[name] = append(old[:len(old):len(old)], value)
+		}
+	}
+}
+
+// AnnouncedTrailers takes the Trailer fields out of h and returns the names they
+// announce, without those that must not come.
+func AnnouncedTrailers(h http.Header) http.Header {
+	lines := h["Trailer"]
+	delete(h, "Trailer")
+	var names http.Header
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			name = textproto.TrimString(name)
+			if !h1.ValidToken(name) || header.ForbiddenTrailer(name) {
+				continue
+			}
+			if names == nil {
+				names = make(http.Header)
+			}
+			names[http.CanonicalHeaderKey(name)] = nil
+		}
+	}
+	return names
+}

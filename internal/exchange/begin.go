@@ -1,0 +1,94 @@
+package exchange
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// Begin starts the exchange of q. trusted are the peers whose forwarding
+// fields count.
+func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
+	x := &Exchange{Record: Record{
+		Start:  time.Now(),
+		Proto:  q.Proto,
+		Scheme: "http",
+		Method: q.Method,
+		Host:   q.Host,
+		Path:   WirePath(q),
+		Query:  q.URL.RawQuery,
+	}}
+	x.UserAgent, x.Referer = Bounded(q.Header.Get("User-Agent")), Bounded(q.Header.Get("Referer"))
+	x.Secured(q.TLS)
+	if q.TLS != nil {
+		x.Scheme = "https"
+	}
+	x.Via = header.ParsePeer(q.RemoteAddr)
+	x.Peer = x.Via.Addr
+	x.Trusted = x.Via.TrustedBy(trusted)
+	x.ClientScheme, x.ClientHost = x.Scheme, x.Host
+	if x.Trusted {
+		x.hear(q.Header)
+	}
+	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
+	x.Lives[0] = DrainFrom(q.Context())
+	x.takeOver(q)
+	awaitTrailers(q)
+	return x
+}
+
+// awaitTrailers lets copies of q get the trailers too: net/http gives those that
+// were not announced to this very request, unless there is a map for them.
+func awaitTrailers(q *http.Request) {
+	if q.Trailer == nil && q.ContentLength < 0 {
+		q.Trailer = make(http.Header)
+	}
+}
+
+// hear notes what a trusted peer says of the client's request.
+func (x *Exchange) hear(h http.Header) {
+	var received header.Received[string]
+	for _, said := range h["X-Forwarded-Proto"] {
+		received.Note(header.ForwardedProto, said)
+	}
+	for _, said := range h["X-Forwarded-Host"] {
+		received.Note(header.ForwardedHost, said)
+	}
+	x.ClientScheme, x.ClientHost = received.Scheme(x.Scheme), received.Host(x.Host)
+}
+
+// Finish sets what is known only at the end.
+func (x *Exchange) Finish() {
+	x.Duration = time.Since(x.Start)
+	switch {
+	case x.Status != 0:
+	case x.Returned:
+		x.Status = http.StatusOK // a handler that writes nothing says so
+	default:
+		x.Status = http.StatusInternalServerError
+		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
+	}
+}
+
+// Left ends the exchange of q, whose client left before it was answered, because
+// of err. It panics with http.ErrAbortHandler, as net/http demands.
+func Left(q *http.Request, err error) {
+	if x := FromContext(q.Context()); x != nil {
+		x.Status = StatusClientClosed
+		x.Fail(&Failure{Op: "read", Side: SideClient, Status: StatusClientClosed, Err: err})
+	}
+	panic(http.ErrAbortHandler)
+}
+
+var errPanic = errors.New("a handler panicked")
+
+// CloseUnbounded makes the response to q the connection's last when what follows q may be meant as its body: HTTP/1.0 wants
+// a length of every body, and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for another request.
+func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
+	if q.ProtoMajor == 1 && q.ProtoMinor == 0 && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
+		w.Header().Set("Connection", "close")
+	}
+}

@@ -1,0 +1,46 @@
+package exchange
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// Check returns the failure of a request that must not reach any target, else nil: the front loop refuses it by itself, and
+// net/http does not.
+func Check(q *http.Request) *Failure {
+	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" { // else its Forwarder decides
+		return Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	}
+	switch {
+	case !h1.ValidToken(q.Method):
+		return Refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
+	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
+		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
+	case q.RequestURI == "*" && q.Method != http.MethodOptions:
+		return Refusal(http.StatusBadRequest, "http_request_error", "target * with a method other than OPTIONS")
+	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
+		return Refusal(http.StatusBadRequest, "http_request_error", "path without a slash")
+	case !expectable(q.Header["Expect"]):
+		return Refusal(http.StatusExpectationFailed, "http_request_denied", "expectation of something else than 100-continue")
+	}
+	return nil
+}
+
+// expectable reports whether lines, the values of Expect, say 100-continue and nothing else (RFC 9110, 10.1.1). What one
+// reader takes for that and another does not, such as "y 100-continue", makes them disagree on whether a body comes.
+func expectable(lines []string) bool {
+	for _, line := range lines {
+		if !strings.EqualFold(line, "100-continue") {
+			return false
+		}
+	}
+	return true
+}
+
+// Refusal returns the failure of a request that must not be forwarded.
+func Refusal(status int, reason, why string) *Failure {
+	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
+}

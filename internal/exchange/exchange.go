@@ -1,0 +1,91 @@
+package exchange
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/peek"
+)
+
+// An Exchange is what the full lane knows of a request beyond the
+// http.Request: who sent it, its record, and what its streams are bound to.
+type Exchange struct {
+	Record
+	Via      header.Peer // who sits at the other end of the connection
+	Name     string      // what Via calls the Router; "" stands for the upstream's own name
+	Trusted  bool        // the peer's forwarding fields count
+	Returned bool        // the handler did not panic
+
+	Numbering Numbering // by which RequestID is sent
+
+	Owner any // what the Router knows the route's handler by, if that is not an Upstream
+
+	// ClientScheme and ClientHost are what the client itself used, as far as a
+	// trusted peer says it; else they are Scheme and Host.
+	ClientScheme, ClientHost string
+
+	Mirrored bool          // is a mirror's, and is not copied again
+	Asker    *http.Request // of a question: the client's request; else nil
+	Watched  bool          // somebody counts what the client gets
+	Refused  bool          // no target has answered: the proxy does, or its ErrorHandler
+	Charged  []*limit.Rule // of an exchange that was handed over, as what follows
+	Tried    []string      // keys of targets
+
+	// Lives end the exchange's streams politely when done: the server's,
+	// the route's. Nil entries are ignored.
+	Lives [2]context.Context
+}
+
+// RouteLife is the place of the route's in Lives.
+const RouteLife = 1
+
+type exchangeKey struct{}
+
+// NewContext returns ctx carrying x.
+func NewContext(ctx context.Context, x *Exchange) context.Context {
+	return context.WithValue(ctx, exchangeKey{}, x)
+}
+
+// FromContext returns the exchange that ctx carries, or nil.
+func FromContext(ctx context.Context) *Exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*Exchange)
+	return x
+}
+
+type drainKey struct{}
+
+// WithDrain returns ctx carrying a context that is done when the server
+// behind ctx begins to drain.
+func WithDrain(ctx, drain context.Context) context.Context {
+	return context.WithValue(ctx, drainKey{}, drain)
+}
+
+// DrainFrom returns the context that WithDrain stored in ctx, or nil.
+func DrainFrom(ctx context.Context) context.Context {
+	d, _ := ctx.Value(drainKey{}).(context.Context)
+	return d
+}
+
+type connKey struct{}
+
+// WithConn returns ctx with the client's connection, whose only exchange at a
+// time is that of ctx.
+func WithConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// MarkFrom returns the mark of the connection that WithConn stored in ctx.
+func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
+	c := ctx.Value(connKey{})
+	if c == nil {
+		return m, false
+	}
+	return peek.MarkOf(c)
+}
+
+// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
+// begin.
+const Name = "hostproxy"

@@ -1,0 +1,86 @@
+package exchange
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Side is who made an exchange fail.
+type Side string
+
+// The sides of an exchange.
+const (
+	SideClient   Side = "client"
+	SideUpstream Side = "upstream"
+	SideProxy    Side = "proxy"
+	SideDrain    Side = "drain"
+)
+
+// A Failure is why forwarding failed, with the status that the client gets
+// if its response has not begun.
+type Failure struct {
+	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
+	Target string // "" when none was picked
+	Side   Side
+	Status int
+	Reason string // the class shown to the client: never internals
+	Err    error  // nil when nothing has failed: a refusal by the rules
+
+	RetryAfter time.Duration // told to the client; 0 means nothing is
+	Fields     []byte        // header lines told to the client, each with its CRLF
+	Page       *Page         // the answer, instead of a line with the reason
+}
+
+// Error returns the operation, the target and the cause.
+func (f *Failure) Error() string {
+	if f.Target == "" {
+		return f.Op + ": " + f.Err.Error()
+	}
+	return f.Op + " " + f.Target + ": " + f.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// An AttemptError says how far an attempt came before it failed.
+type AttemptError struct {
+	Op    string // "dial", "handshake", "write" or "read"
+	Wrote bool   // something of the request may have reached the target
+	Err   error
+}
+
+// Error returns the operation and the cause.
+func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *AttemptError) Unwrap() error { return e.Err }
+
+// AddFields tells the client what the failure has to say in h.
+func (f *Failure) AddFields(h http.Header) {
+	if f.RetryAfter > 0 {
+		h.Set("Retry-After", string(f.AppendRetryAfter(nil)))
+	}
+	for line := range strings.Lines(string(f.Fields)) {
+		name, value, _ := strings.Cut(line, ":")
+		h.Set(name, strings.TrimSpace(value))
+	}
+}
+
+// AppendRetryAfter appends how many seconds the client is to wait.
+func (f *Failure) AppendRetryAfter(dst []byte) []byte {
+	return strconv.AppendInt(dst, int64((f.RetryAfter+time.Second-1)/time.Second), 10)
+}
+
+// Why flights are cut off.
+var (
+	ErrClientGone = errors.New("client left")
+	ErrCut        = errors.New("cut off by a drain")
+	ErrIdle       = errors.New("no byte moved for too long")
+	ErrStalled    = errors.New("client takes nothing")
+)
+
+// ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
+var ErrBodyTooLarge = errors.New("request body too large")

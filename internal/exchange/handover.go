@@ -1,0 +1,45 @@
+package exchange
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/hostproxy/hostproxy/internal/limit"
+)
+
+// A Handover is what the fast lane knows of an exchange that the full lane
+// carries on, as one exchange with one record.
+type Handover struct {
+	Record  Record
+	Charged []*limit.Rule // have taken their token
+	Tried   []string      // keys of the targets that have failed
+
+	taken atomic.Bool // by the first request of its connection
+}
+
+// Untried lets the targets that have failed be asked again: it was the lane that
+// they refused.
+func (h *Handover) Untried() {
+	h.Tried, h.Record.Attempts, h.Record.Target = nil, 0, ""
+}
+
+type handoverKey struct{}
+
+// NewContext returns ctx, a connection's, carrying h to its first request.
+func (h *Handover) NewContext(ctx context.Context) context.Context {
+	return context.WithValue(ctx, handoverKey{}, h)
+}
+
+// takeOver makes x the exchange that another lane has handed over with q, if it
+// has.
+func (x *Exchange) takeOver(q *http.Request) {
+	h, _ := q.Context().Value(handoverKey{}).(*Handover)
+	if h == nil || h.taken.Swap(true) {
+		return
+	}
+	x.Charged, x.Tried = h.Charged, h.Tried
+	x.Start, x.Queue, x.Dial = h.Record.Start, h.Record.Queue, h.Record.Dial
+	x.RequestID = h.Record.RequestID
+	x.Target, x.Attempts, x.Retried = h.Record.Target, h.Record.Attempts, h.Record.Retried
+}

@@ -1,0 +1,68 @@
+package exchange
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// maxPasses is how often a request may come to the same Router. More than once
+// is nothing unusual: a service asks another one by the way of the proxy.
+const maxPasses = 3
+
+// A Pseudonym is the name of one Router in Via (RFC 9110, 7.6.3), by which it
+// knows requests that come back to it. The zero value has a name of its own.
+type Pseudonym struct {
+	once sync.Once
+	text string
+}
+
+// Text returns the name.
+func (p *Pseudonym) Text() string {
+	p.once.Do(func() { p.text = Name + "-" + strings.ToLower(rand.Text()[:8]) })
+	return p.text
+}
+
+// Loop returns the failure of a request whose Via lines name the Router more
+// than maxPasses times, else nil.
+func Loop(lines []string, name string) *Failure {
+	n := 0
+	for _, line := range lines {
+		n += header.Passes(line, name)
+	}
+	return looped(n, name)
+}
+
+// LoopBytes is Loop in the fast lane.
+func LoopBytes(req *h1.Request, name string) *Failure {
+	n := 0
+	for i := range req.Fields {
+		if fd := &req.Fields[i]; len(fd.Name) == len("via") && header.Classify(fd.Name)&header.Via != 0 {
+			n += header.Passes(fd.Value, name)
+		}
+	}
+	return looped(n, name)
+}
+
+func looped(n int, name string) *Failure {
+	if n <= maxPasses {
+		return nil
+	}
+	return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusLoopDetected, Reason: "proxy_loop_detected",
+		Err: fmt.Errorf("loop: Via names this proxy, %q, more than %d times: no target may lead back to it", name, maxPasses)}
+}
+
+// Loops returns the handler that refuses q when it is in a loop, or nil.
+func (x *Exchange) Loops(q *http.Request) http.Handler {
+	fail := Loop(q.Header["Via"], x.Name)
+	if fail == nil {
+		return nil
+	}
+	x.Fail(fail)
+	return Refuse(fail.Status, fail.Reason)
+}

@@ -1,0 +1,57 @@
+package exchange
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// What a client owes an HTTP/1.x request that it sends a body with, until the
+// answer begins: something within BodyStall, and once it was waited for longer
+// than minBodyGrace in all, minBodyRate bytes a second of that time, or of the
+// last paceWindow of it. It holds a
+// connection all the while. A stream of HTTP/2 is one of many on its connection,
+// and may be a conversation.
+const (
+	BodyStall    = time.Minute
+	minBodyRate  = 240
+	minBodyGrace = 10 * time.Second
+)
+
+// LingerTime is how long a connection that closes looks for the end of what its
+// client still sends.
+const LingerTime = 500 * time.Millisecond
+
+// ErrSlowBody ends the upload of a client that sends less than it owes.
+var ErrSlowBody = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
+
+// A Pace is how fast a client sends a body, of late: a fast start is forgotten.
+// The zero value is that of a body which has not begun.
+type Pace struct {
+	old, mark mileage // where the window and its second half begin
+}
+
+// A mileage is for how long a client was waited for, and what came until then.
+type mileage struct {
+	waited time.Duration
+	n      int64
+}
+
+// paceWindow is the waiting time over which a Pace is measured, at least its
+// half: longer than BodyStall, after which a fast client may have much to catch
+// up with.
+const paceWindow = 2 * BodyStall
+
+// TooSlow reports whether a client that was waited for so long, and has sent n
+// bytes, both in all, has sent less of late than it owes.
+func (p *Pace) TooSlow(waited time.Duration, n int64) bool {
+	late := waited - p.mark.waited
+	if late <= minBodyGrace {
+		return false
+	}
+	slow := float64(n-p.old.n) < minBodyRate*(waited-p.old.waited).Seconds()
+	if late >= paceWindow/2 {
+		p.old, p.mark = p.mark, mileage{waited, n}
+	}
+	return slow
+}

@@ -1,0 +1,39 @@
+package exchange
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A Page is what clients are shown instead of a target's answer.
+type Page struct {
+	Status      int
+	ContentType string
+	Body        []byte
+	RetryAfter  time.Duration // 0 means that nothing is said of it
+}
+
+func (p *Page) Check() error {
+	switch {
+	case p.Status < 200 || p.Status > 599 || p.Status == http.StatusNoContent || p.Status == http.StatusNotModified:
+		return fmt.Errorf("Page.Status is %d: want 200 to 599, except 204 and 304", p.Status)
+	case !header.ValidValue(p.ContentType) || strings.TrimSpace(p.ContentType) != p.ContentType:
+		return fmt.Errorf("Page.ContentType is %q: want a media type such as text/html", p.ContentType)
+	}
+	return nil
+}
+
+// Reply answers q with p. Fields that the handlers around us set stay, except
+// those that describe a body.
+func (p *Page) Reply(w http.ResponseWriter, q *http.Request) {
+	h := w.Header()
+	describe(h, p.ContentType, len(p.Body))
+	w.WriteHeader(p.Status)
+	if q.Method != http.MethodHead {
+		w.Write(p.Body)
+	}
+}

@@ -1,0 +1,79 @@
+package exchange
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/status"
+)
+
+// A Record says what became of one exchange. The exchange's own goroutine
+// writes it; whoever is shown it after the end may read it.
+// The hostproxy package converts it to its public Exchange, which has the
+// same fields.
+type Record struct {
+	Start time.Time
+
+	Client netip.Addr
+	Peer   netip.Addr
+
+	Proto   string
+	Scheme  string
+	Method  string
+	Host    string
+	Path    string
+	Query   string
+	Pattern string
+
+	UserAgent  string
+	Referer    string
+	User       string
+	RequestID  string
+	TLSVersion uint16
+	ServerName string
+
+	Status        int
+	RequestBytes  int64
+	ResponseBytes int64
+
+	Target    string
+	Attempts  int
+	Queue     time.Duration
+	Dial      time.Duration
+	FirstByte time.Duration
+	Duration  time.Duration
+
+	Err     error
+	Retried []error // *Failure
+}
+
+// Fail notes the first failure of the exchange; later ones are consequences.
+func (r *Record) Fail(f *Failure) {
+	if r.Err == nil {
+		r.Err = f
+	}
+}
+
+// maxText is how much is kept of what a client says of itself.
+const maxText = 1 << 10
+
+// Bounded returns the beginning of a text that a client chose.
+func Bounded[T header.Text](text T) T { return text[:min(len(text), maxText)] }
+
+// Secured notes the TLS of the client's connection; nil means none.
+func (r *Record) Secured(state *tls.ConnectionState) {
+	if state != nil {
+		r.TLSVersion, r.ServerName = state.Version, Bounded(state.ServerName)
+	}
+}
+
+// Failed is what there is to show of an exchange that failed.
+func (r *Record) Failed() status.Failure {
+	s := status.Failure{Time: r.Start, Host: r.Host, Path: r.Path, Target: r.Target, Status: r.Status, Cause: r.Err.Error()}
+	if f, ok := r.Err.(*Failure); ok {
+		s.Op, s.Side, s.Cause = f.Op, string(f.Side), f.Err.Error()
+	}
+	return s
+}

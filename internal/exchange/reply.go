@@ -1,0 +1,69 @@
+package exchange
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+)
+
+// StatusClientClosed is the status in the record of an exchange whose client
+// left before it was answered. It is never sent.
+const StatusClientClosed = 499
+
+// Reply answers q with an error of the proxy's own: the status, a
+// Proxy-Status field (RFC 9209) that names the reason class, and one line of
+// text. Fields that the handlers around us set stay, except those that
+// describe a body. A gRPC client gets what it understands instead, and the
+// record the status.
+func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
+	if AwaitsTrailers(q) {
+		trailersOnly(w, status, reason)
+		if x := exchangeOf(w, q); x != nil {
+			x.Status = status
+		}
+		return
+	}
+	body := Line(status, reason)
+	h := w.Header()
+	describe(h, PlainText, len(body))
+	h.Set("Proxy-Status", ProxyStatus(reason))
+	w.WriteHeader(status)
+	if q.Method != http.MethodHead {
+		io.WriteString(w, body)
+	}
+}
+
+// exchangeOf returns the exchange of q that w answers, nil if there is none.
+func exchangeOf(w http.ResponseWriter, q *http.Request) *Exchange {
+	if w, ok := w.(*Watcher); ok {
+		return w.x
+	}
+	return FromContext(q.Context())
+}
+
+// describe makes h that of a body of ours.
+func describe(h http.Header, contentType string, size int) {
+	for _, k := range []string{"Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"} {
+		h.Del(k)
+	}
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(size))
+	h.Set("Cache-Control", "no-store")
+}
+
+// PlainText is the type of a Line.
+const PlainText = "text/plain; charset=utf-8"
+
+// Line is the body of a reply.
+func Line(status int, reason string) string {
+	return strconv.Itoa(status) + " " + http.StatusText(status) + ": " + reason + "\n"
+}
+
+// ProxyStatus is the value of the Proxy-Status field for an error type of
+// RFC 9209, 2.3.
+func ProxyStatus(reason string) string { return Name + "; error=" + reason }
+
+// Refuse returns a handler that answers every request with Reply.
+func Refuse(status int, reason string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { Reply(w, q, status, reason) })
+}

@@ -1,0 +1,161 @@
+package exchange
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// maxRequestID is the length of the longest identifier that is taken from a
+// trusted peer.
+const maxRequestID = 128
+
+// A Numbering says how requests get identifiers. The zero value disables them.
+type Numbering struct {
+	Name  string // of the header, canonical; "" disables identifiers
+	Shown bool   // clients get the header too
+}
+
+// CheckIDName returns an error unless name is that of a header that can carry an
+// identifier: the proxy itself neither writes nor reads it. The error begins with
+// field.
+func CheckIDName(field, name string) error {
+	if err := header.CheckName(field, name); err != nil {
+		return err
+	}
+	if header.ForbiddenTrailer(name) { // exactly the fields with a meaning of their own
+		return fmt.Errorf("%s: %q has another meaning: want a header such as X-Request-Id", field, name)
+	}
+	return nil
+}
+
+// validID reports whether an identifier may be taken from a trusted peer: it is a
+// token of up to maxRequestID bytes.
+func validID[T header.Text](id T) bool { return len(id) <= maxRequestID && h1.ValidToken(id) }
+
+// appendID appends a new identifier: 128 random bits in hexadecimal. The runtime's
+// generator has a state for each thread, so there is no lock.
+func appendID(dst []byte) []byte {
+	var bits [16]byte
+	binary.BigEndian.PutUint64(bits[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(bits[8:], rand.Uint64())
+	return hex.AppendEncode(dst, bits[:])
+}
+
+// idOf returns the identifier of q: the one that a trusted peer sent, or a new
+// one. It is "" if n disables them.
+func (n *Numbering) idOf(q *http.Request, trusted bool) string {
+	if n.Name == "" {
+		return ""
+	}
+	if said := q.Header[n.Name]; trusted && len(said) == 1 && validID(said[0]) {
+		return said[0]
+	}
+	return string(appendID(make([]byte, 0, 2*16)))
+}
+
+// An Arrival is what is known of a request before its exchange begins, for
+// middleware around the Router.
+type Arrival struct {
+	Client    netip.Addr
+	RequestID string
+
+	router any
+}
+
+type arrivalKey struct{}
+
+// Arrive returns q with its Arrival at the router, which may be any value that is
+// the same for each call. trusted and n are the router's.
+func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *http.Request {
+	peer := header.ParsePeer(q.RemoteAddr)
+	a := &Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
+	a.RequestID = n.idOf(q, peer.TrustedBy(trusted))
+	awaitTrailers(q)
+	return q.WithContext(context.WithValue(q.Context(), arrivalKey{}, a))
+}
+
+// ArrivalFrom returns the Arrival that ctx carries, or nil.
+func ArrivalFrom(ctx context.Context) *Arrival {
+	a, _ := ctx.Value(arrivalKey{}).(*Arrival)
+	return a
+}
+
+// Identify gives x, the exchange of q at the router, its identifier: the one of
+// its Arrival, of a trusted peer, or a new one. x keeps one that it has already.
+func (x *Exchange) Identify(q *http.Request, router any, n Numbering) {
+	x.Numbering = n
+	if n.Name == "" || x.RequestID != "" {
+		return
+	}
+	if a := ArrivalFrom(q.Context()); a != nil && a.router == router && a.RequestID != "" {
+		x.RequestID = a.RequestID
+		return
+	}
+	x.RequestID = n.idOf(q, x.Trusted)
+}
+
+// Numbered returns q with x's identifier in place of what the client sent in that
+// header, in every spelling and in trailers too.
+func (x *Exchange) Numbered(q *http.Request) *http.Request {
+	if x.Numbering.Name == "" {
+		return q
+	}
+	q = Withhold(q, x.Numbering.Name)
+	q.Header[x.Numbering.Name] = []string{x.RequestID}
+	return q
+}
+
+// Show sets the client's header in h to the identifier, in place of a target's
+// own, if n says so.
+func (n *Numbering) Show(h http.Header, id string) {
+	if n.Shown && n.Name != "" && id != "" {
+		header.Drop(h, n.Name)
+		h[n.Name] = []string{id}
+	}
+}
+
+// idsAtOnce is how many identifiers of the usual length share a piece of memory.
+const idsAtOnce = 64
+
+// IDs makes identifiers for the fast lane, one after the other. They never change,
+// and their memory is taken for many at once: whoever keeps one keeps all of them.
+type IDs struct{ room []byte }
+
+// Of returns the identifier of a request: the one in fields, which are those of a
+// trusted peer or nil, or else a new one.
+func (s *IDs) Of(fields []h1.Field, name string) string {
+	if cap(s.room)-len(s.room) < maxRequestID {
+		s.room = make([]byte, 0, idsAtOnce*2*16+maxRequestID)
+	}
+	start := len(s.room)
+	if said := onlyID(fields, name); said != nil {
+		s.room = append(s.room, said...)
+	} else {
+		s.room = appendID(s.room)
+	}
+	id := s.room[start:]
+	return unsafe.String(unsafe.SliceData(id), len(id))
+}
+
+// onlyID returns the valid identifier in fields, nil without one or with several.
+func onlyID(fields []h1.Field, name string) (id []byte) {
+	n := 0
+	for i := range fields {
+		if fd := &fields[i]; header.EqualFold(fd.Name, name) {
+			n, id = n+1, fd.Value
+		}
+	}
+	if n != 1 || !validID(id) {
+		return nil
+	}
+	return id
+}

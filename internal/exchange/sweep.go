@@ -1,0 +1,75 @@
+package exchange
+
+import (
+	"sync"
+	"time"
+)
+
+// Bounds of what a sweep sees to.
+const (
+	SweepInterval = 50 * time.Millisecond // how often what is in flight is looked at
+	StreamGrace   = 10 * time.Second      // how long a response without a known end may go on after its server, route or upstream began to go
+)
+
+// A Sweeper looks at what is in flight every SweepInterval, while anything is. Its
+// zero value is ready for use.
+type Sweeper struct {
+	mu       sync.Mutex
+	first    *Swept
+	timer    *time.Timer
+	sweeping bool // timer will call sweep
+}
+
+// A Swept is an entry of a Sweeper.
+type Swept struct {
+	what       interface{ Inspect(now time.Time) }
+	next, prev *Swept // guarded by the Sweeper's mu
+}
+
+// Add lets the sweeper look at what, by its Inspect, until Remove is called with the
+// same entry.
+func (s *Sweeper) Add(e *Swept, what interface{ Inspect(now time.Time) }) {
+	e.what = what
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.next = s.first; e.next != nil {
+		e.next.prev = e
+	}
+	s.first = e
+	if s.sweeping {
+		return
+	}
+	s.sweeping = true
+	if s.timer == nil {
+		s.timer = time.AfterFunc(SweepInterval, s.sweep)
+	} else {
+		s.timer.Reset(SweepInterval)
+	}
+}
+
+// Remove ends Add. Nothing looks at the entry when it returns.
+func (s *Sweeper) Remove(e *Swept) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		s.first = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	}
+}
+
+// sweep looks at every entry, and runs again while there is one.
+func (s *Sweeper) sweep() {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := s.first; e != nil; e = e.next {
+		e.what.Inspect(now)
+	}
+	if s.sweeping = s.first != nil; s.sweeping {
+		s.timer.Reset(max(SweepInterval, 100*time.Since(now)))
+	}
+}

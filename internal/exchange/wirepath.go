@@ -1,0 +1,36 @@
+package exchange
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// WirePath returns the path of q as the client spelled it, if handlers around us have not changed it since, or as they did:
+// url.URL respells a path that has a byte too many.
+func WirePath(q *http.Request) string {
+	path, _, _ := strings.Cut(q.RequestURI, "?")
+	if !strings.HasPrefix(path, "/") || !spells(path, q.URL) {
+		path = q.URL.RawPath
+	}
+	if h1.ValidTarget(path) && !strings.Contains(path, "?") && spells(path, q.URL) {
+		return path
+	}
+	return q.URL.EscapedPath()
+}
+
+// WireURI is WirePath with the query.
+func WireURI(q *http.Request) string {
+	if q.URL.RawQuery != "" || q.URL.ForceQuery {
+		return WirePath(q) + "?" + q.URL.RawQuery
+	}
+	return WirePath(q)
+}
+
+// spells reports whether the escaped path is a spelling of u's.
+func spells(path string, u *url.URL) bool {
+	unescaped, err := url.PathUnescape(path)
+	return err == nil && unescaped == u.Path
+}

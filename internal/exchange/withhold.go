@@ -1,0 +1,59 @@
+package exchange
+
+import (
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// Withhold returns q as it is to pass to a handler that believes the fields with
+// these names: without the client's own, in any spelling and in trailers too,
+// and without a Connection that could take away what is added then.
+func Withhold(q *http.Request, names ...string) *http.Request {
+	c := q.Clone(q.Context())
+	header.Denominate(c.Header)
+	for _, name := range names {
+		header.Drop(c.Header, name)
+	}
+	if q.Body == nil || q.Body == http.NoBody || q.ContentLength >= 0 && len(q.Trailer) == 0 {
+		return c
+	}
+	b := &withheldBody{ReadCloser: q.Body, from: q, to: make(http.Header, len(q.Trailer)), drops: names,
+		named: slices.Clone(q.Header["Connection"])}
+	for name := range q.Trailer {
+		if b.passes(name) {
+			b.to[name] = nil
+		}
+	}
+	c.Body, c.Trailer = b, b.to
+	return c
+}
+
+// A withheldBody is a body whose trailers come to another request than the one
+// that the server fills in.
+type withheldBody struct {
+	io.ReadCloser
+	from  *http.Request
+	to    http.Header
+	drops []string
+	named []string // values of Connection
+}
+
+// Read implements io.Reader. At the end it hands the trailers on.
+func (b *withheldBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		for name, values := range b.from.Trailer {
+			if b.passes(name) {
+				b.to[name] = values
+			}
+		}
+	}
+	return n, err
+}
+
+func (b *withheldBody) passes(name string) bool {
+	return header.PassesTrailer(b.drops, name, b.named...)
+}

@@ -1,0 +1,74 @@
+package exchange
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// Watch returns w noting status and body bytes in x.
+func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
+	inner := x.Watched
+	x.Watched = true
+	return &Watcher{ResponseWriter: w, x: x, inner: inner}
+}
+
+// A Watcher is a ResponseWriter that notes in the record what the client got. The
+// bytes are those of the first watcher of an exchange, which is the nearest to the
+// client: handlers may change what the others are given.
+type Watcher struct {
+	http.ResponseWriter
+	x     *Exchange
+	Wrote bool
+	inner bool // there is one nearer to the client
+}
+
+// WriteHeader notes the first final status.
+func (w *Watcher) WriteHeader(status int) {
+	if !w.Wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.Wrote = true
+		w.x.Status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts p.
+func (w *Watcher) Write(p []byte) (int, error) {
+	w.implicit()
+	n, err := w.ResponseWriter.Write(p)
+	w.count(int64(n))
+	return n, err
+}
+
+// ReadFrom keeps the inner writer's fast path.
+func (w *Watcher) ReadFrom(src io.Reader) (int64, error) {
+	w.implicit()
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.count(n)
+	return n, err
+}
+
+func (w *Watcher) count(n int64) {
+	if !w.inner {
+		w.x.ResponseBytes += n
+	}
+}
+
+func (w *Watcher) implicit() {
+	if !w.Wrote {
+		w.Wrote = true
+		w.x.Status = http.StatusOK
+	}
+}
+
+// Flush is for handlers that assert http.Flusher.
+func (w *Watcher) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+
+// Hijack is for handlers that assert http.Hijacker.
+func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap lets http.ResponseController find the rest.
+func (w *Watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,144 @@
+package handler
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/client"
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// The short way through the full lane: most requests have no body, and most
+// upstreams no hooks. Then net/http's request is written as it is, by the fast
+// lane's functions, and the response's fields go straight into net/http's map,
+// without an http.Request and an http.Response of our own in between.
+
+// A draft is memory for a request on the short way.
+type draft struct {
+	req      h1.Request
+	hop      header.Hop
+	received header.Received[[]byte]
+}
+
+var drafts = sync.Pool{New: func() any { return new(draft) }}
+
+// short reports whether the short way does for the exchange.
+func (a *roundTrip) short() bool {
+	q := a.q
+	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || !h1.ValidTarget(q.RequestURI) ||
+		!h1.ValidHost(q.Host) || !h1.ValidToken(q.Method) || !unchanged(q) {
+		return false
+	}
+	for name, values := range q.Header {
+		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) {
+			return false
+		}
+		for _, v := range values {
+			if !header.ValidValue(v) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// harmless reports whether a field is a Connection that only says how long the
+// connection is to last.
+func harmless(name string, values []string) bool {
+	if name != "Connection" {
+		return false
+	}
+	for _, v := range values {
+		if header.ConnectionOptions(v)&^(header.OptionClose|header.OptionKeepAlive) != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// unchanged reports whether the request's URL is still what the client wrote:
+// handlers around us may have changed it.
+func unchanged(q *http.Request) bool {
+	u := q.URL
+	rest, ok := strings.CutPrefix(q.RequestURI, u.Path)
+	if ok && u.RawPath == "" && u.Opaque == "" {
+		if rest == "" {
+			return u.RawQuery == "" && !u.ForceQuery
+		}
+		return rest[0] == '?' && rest[1:] == u.RawQuery
+	}
+	return u.RequestURI() == q.RequestURI
+}
+
+// doShort performs one attempt on the short way. The response that it returns
+// has no Header: the fields are in a.w.Header() already.
+func (a *roundTrip) doShort(c *client.Client, t *forward.Target) (*http.Response, error) {
+	try := c.Start(&a.flight, a.q, a.informational)
+	defer try.Free()
+	d := a.draft()
+	try.Out = a.f.AppendRequest(try.Out, &d.req, t, &d.hop, &d.received)
+	d.free()
+	n, err := try.Exchange()
+	if err != nil {
+		return nil, err
+	}
+	return a.adopt(try, n)
+}
+
+// adopt takes the response over whose head of n bytes try has read.
+func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
+	head := &try.Head
+	if head.Status == http.StatusSwitchingProtocols {
+		return nil, try.Fail("read", errUnasked)
+	}
+	res := &a.res
+	res.StatusCode = head.Status
+	if head.Nominates {
+		a.named = []string{string(forward.AppendNominated(nil, head))}
+	}
+	h := a.w.Header()
+	client.AddFields(h, head, func(f *h1.Field) bool { return a.f.Passes(head, f) })
+	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
+		res.Trailer = client.AnnouncedTrailers(client.ResponseHeader(head))
+	}
+	if len(res.Trailer) == 0 && head.ContentLength >= 0 && !head.Chunked {
+		client.AddFields(h, head, func(f *h1.Field) bool { return header.EqualFold(f.Name, "Content-Length") })
+	}
+	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
+	return res, nil
+}
+
+// draft shows the client's request to the fast lane's functions. It returns
+// before they are called, so that its map iterator is not below them on the
+// stack.
+func (a *roundTrip) draft() *draft {
+	d := drafts.Get().(*draft)
+	q, r := a.q, &d.req
+	r.Method, r.Target, r.Host = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host)
+	r.Fields, r.ContentLength = r.Fields[:0], -1
+	for name, values := range q.Header {
+		for _, v := range values {
+			r.Fields = append(r.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
+		}
+	}
+	if _, zero := q.Header["Content-Length"]; zero {
+		r.ContentLength = 0
+	}
+	a.fill(&d.hop)
+	return d
+}
+
+// free gives the draft back, without a pointer to the request.
+func (d *draft) free() {
+	d.received.Reset()
+	clear(d.req.Fields)
+	d.req.Method, d.req.Target, d.req.Host = nil, nil, nil
+	drafts.Put(d)
+}
+
+// bytesOf is s as bytes that nobody may change.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }

@@ -1,0 +1,230 @@
+package handler
+
+import (
+	"context"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/peek"
+	"github.com/hostproxy/hostproxy/internal/pool"
+)
+
+// A flight is an exchange of the full lane as the sweeper sees it, and the
+// context of its attempts: the client's, plus what an upstream connection is
+// bound to. Looking at all flights now and then is cheaper than telling each
+// of everything that could end it.
+type flight struct {
+	context.Context // the client's
+
+	f     *forward.Forwarder // whose flight it is
+	rc    *http.ResponseController
+	x     *exchange.Exchange
+	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
+	begun atomic.Bool  // the response has begun
+	open  atomic.Bool  // it has no known end
+	owes  atomic.Bool  // the client is being read from, and owes haste until begun
+	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
+
+	mu     sync.Mutex         // guards what follows
+	span   *forward.Span      // of the current attempt's target
+	around *forward.Forwarder // that has diverted the exchange; nil if none has
+	idle   time.Duration      // how long no byte may move; 0 means no bound
+	lease  pool.Lease         // the connection of the current attempt
+	cancel context.CancelFunc
+	mark   peek.Mark     // of the client's connection, when it was last looked at
+	cut    error         // why the flight was cut off
+	doomed time.Time     // when a life was first seen to have ended
+	stay   *forward.Stay // of a stream that outlives its route and its target; nil if it does not
+	until  time.Time     // when an upgraded connection has lived long enough; zero means never
+	polite func()        // ends an upgraded connection politely; nil if it is none
+
+	swept exchange.Swept // of the Forwarder's Sweeper
+}
+
+// Inspect cuts fl off if it has become pointless.
+func (fl *flight) Inspect(now time.Time) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	defer fl.contain()
+	last := fl.last.Load()
+	switch {
+	case fl.cut != nil:
+	case fl.Err() != nil:
+		fl.abort(exchange.ErrClientGone)
+	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
+		fl.abort(exchange.ErrCut)
+	case fl.polite != nil && fl.outlived(now):
+		fl.polite()
+	case last == 0:
+	case fl.moved(now.Sub(time.Unix(0, last))):
+		fl.touch()
+	case fl.overdue(now.Sub(time.Unix(0, last))):
+		if fl.slow.Load() {
+			fl.abort(exchange.ErrStalled)
+		} else {
+			fl.abort(exchange.ErrIdle)
+		}
+		_ = fl.rc.SetReadDeadline(now)
+		if fl.begun.Load() { // else there is an answer to write
+			_ = fl.rc.SetWriteDeadline(now)
+		}
+	}
+}
+
+// contain makes a panic the end of the flight: its context and its writer may be
+// somebody's middleware, and on the sweeper's goroutine it would be the program's.
+// fl.mu is held.
+func (fl *flight) contain() {
+	if p := recover(); p != nil && fl.cut == nil {
+		fl.abort(&exchange.PanicError{Hook: "middleware", Value: p, Stack: debug.Stack()})
+	}
+}
+
+// moved reports whether a client that is being written to, and has been for so
+// long, has taken something meanwhile. fl.mu is held.
+func (fl *flight) moved(quiet time.Duration) bool {
+	if !fl.slow.Load() || fl.idle <= 0 || quiet < fl.idle/4 {
+		return false
+	}
+	mark, ok := exchange.MarkFrom(fl.Context)
+	before := fl.mark
+	fl.mark = mark
+	return ok && mark != before
+}
+
+// overdue reports whether no byte may fail to move for that long. fl.mu is held.
+func (fl *flight) overdue(quiet time.Duration) bool {
+	limit := fl.idle
+	if fl.owes.Load() && !fl.begun.Load() && (limit <= 0 || limit > exchange.BodyStall) {
+		limit = exchange.BodyStall
+	}
+	return limit > 0 && quiet > limit
+}
+
+// expired reports whether a stream has outlived its grace. fl.mu is held.
+func (fl *flight) expired(now time.Time) bool {
+	if !fl.open.Load() {
+		return false
+	}
+	if fl.stay.Over(now) {
+		return true
+	}
+	if !fl.ending() {
+		return false
+	}
+	if fl.doomed.IsZero() {
+		fl.doomed = now
+	}
+	return now.Sub(fl.doomed) >= exchange.StreamGrace
+}
+
+// ending reports whether one of the flight's lives has ended.
+func (fl *flight) ending() bool {
+	for i, life := range fl.x.Lives {
+		if life != nil && life.Err() != nil && (fl.stay == nil || i != exchange.RouteLife) {
+			return true
+		}
+	}
+	return fl.span.Ending() || fl.around != nil && fl.around.Ending()
+}
+
+// outlived reports whether an upgraded connection has had its time. fl.mu is held.
+func (fl *flight) outlived(now time.Time) bool {
+	return fl.stay.Over(now) || !fl.until.IsZero() && !now.Before(fl.until)
+}
+
+// remain lets the stream that the exchange has become have the grace of s. Nil
+// gives it none.
+func (fl *flight) remain(s *forward.Stay) {
+	if s == nil {
+		return
+	}
+	fl.mu.Lock()
+	fl.stay, fl.span = s, s.Span()
+	fl.mu.Unlock()
+	s.Count()
+}
+
+// upgraded notes how to end an upgraded connection politely, and when it has to
+// end; 0 means never.
+func (fl *flight) upgraded(polite func(), after time.Duration) {
+	fl.last.Store(0) // the tunnel has an idle limit of its own
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.polite = polite
+	if after > 0 {
+		fl.until = time.Now().Add(after)
+	}
+}
+
+// abort ends what the flight waits for. fl.mu is held.
+func (fl *flight) abort(cause error) {
+	fl.cut = cause
+	fl.lease.Abort()
+	if fl.cancel != nil {
+		fl.cancel()
+	}
+}
+
+// why returns why the flight was cut off, or nil.
+func (fl *flight) why() error {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	return fl.cut
+}
+
+// aim notes what the next attempt or wait is at, and who has diverted it there.
+func (fl *flight) aim(at *forward.Span, around *forward.Forwarder) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.span, fl.around = at, around
+}
+
+// serve notes who serves the exchange.
+func (fl *flight) serve(f *forward.Forwarder) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.idle = f.IdleTimeout
+}
+
+// Bind makes an abort of the flight one of the lease. The returned function
+// undoes it and reports whether it came in time.
+func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.lease = l
+	if fl.cut != nil {
+		l.Abort()
+	}
+	return fl.unbind
+}
+
+// Dialed notes how long the exchange has waited for a connection to be opened.
+func (fl *flight) Dialed(d time.Duration) { fl.x.Dial += d }
+
+func (fl *flight) unbind() bool {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.lease = pool.Lease{}
+	return fl.cut == nil
+}
+
+// cancelable returns a context for clients that know nothing of leases.
+func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(fl.Context)
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.cancel = cancel
+	if fl.cut != nil {
+		cancel()
+	}
+	return ctx, cancel
+}
+
+// touch notes that a byte moved.
+func (fl *flight) touch() { fl.last.Store(time.Now().UnixNano()) }

@@ -1,0 +1,116 @@
+package handler
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+// Serve lets f forward q, and writes the answer to w. It completes x, except for
+// Finish. When the response is cut off it panics with http.ErrAbortHandler,
+// as net/http demands.
+func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
+	a := &roundTrip{f: f, w: w, q: q, x: x}
+	if f.Shows() || f.Diverts() {
+		a.introduce()
+	}
+	a.attempts.Take(f)
+	defer a.attempts.End()
+	if fail := a.run(); fail != nil {
+		a.fail(fail)
+	}
+}
+
+// fail records the failure and answers it, or cuts the client off when the
+// response has begun.
+func (a *roundTrip) fail(fail *exchange.Failure) {
+	if a.wrote {
+		a.x.Fail(fail)
+		if !a.q.ProtoAtLeast(1, 1) {
+			sever(a.w)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	a.closeAfter()
+	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
+}
+
+// sever resets the connection of an HTTP/1.0 client, for whom an end like any
+// other would be that of a body without a length.
+func sever(w http.ResponseWriter) {
+	nc, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { nc.Close() }() // under TLS without a goodbye: below it
+	for {
+		switch c := nc.(type) {
+		case interface{ SetLinger(int) error }:
+			_ = c.SetLinger(0)
+			return
+		case interface{ NetConn() net.Conn }:
+			nc = c.NetConn()
+		default:
+			return
+		}
+	}
+}
+
+// refuse answers with the failure.
+func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
+	w := exchange.Watch(out, x)
+	x.Refused = true
+	if fail.Err != nil {
+		x.Fail(fail)
+	}
+	if f.ErrorHandler != nil && fail.Err != nil {
+		tell(f, w, q, x, fail)
+		return
+	}
+	if fail.Status == exchange.StatusClientClosed {
+		x.Status = fail.Status
+		panic(http.ErrAbortHandler)
+	}
+	fail.AddFields(w.Header())
+	if x.Asker != nil {
+		q = x.Asker
+	}
+	if fail.Page != nil && !exchange.AwaitsTrailers(q) {
+		fail.Page.Reply(w, q)
+		return
+	}
+	exchange.Reply(w, q, fail.Status, fail.Reason)
+}
+
+// hookStatus is what the client is answered when a hook has failed: what it
+// refused is no good answer of the target's, and a panic is a fault of ours.
+func hookStatus(err error) int {
+	var p *exchange.PanicError
+	if errors.As(err, &p) {
+		return http.StatusInternalServerError
+	}
+	return http.StatusBadGateway
+}
+
+// tell lets the user's ErrorHandler answer. What it panics with is answered like
+// the failure of any hook, if the answer has not begun, and becomes the
+// exchange's failure.
+func tell(f *forward.Forwarder, w *exchange.Watcher, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
+	var err error
+	func() {
+		defer exchange.Contain("ErrorHandler", &err)
+		f.ErrorHandler(w, q, fail)
+	}()
+	if err == nil {
+		return
+	}
+	x.Err = &exchange.Failure{Op: fail.Op, Target: fail.Target, Side: exchange.SideProxy, Err: fmt.Errorf("%w, about: %w", err, fail.Err)}
+	if w.Wrote {
+		panic(http.ErrAbortHandler)
+	}
+	exchange.Reply(w, q, hookStatus(err), "proxy_internal_error")
+}

@@ -1,0 +1,139 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+// hedges reports whether the exchange may get a second attempt beside its first.
+func (a *roundTrip) hedges() bool {
+	return a.f.Hedge > 0 && a.body == nil && exchange.Hedgeable(a.q.Method) && a.f.UpgradeProtocol(a.q) == ""
+}
+
+// A race is between the two attempts of an exchange in the full lane.
+type race struct {
+	a      *roundTrip
+	ctx    context.Context
+	winner atomic.Pointer[rival] // the first that heard from its target
+}
+
+// A rival is one of them.
+type rival struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closes when what follows is known
+	res    *http.Response
+	err    error
+}
+
+// race performs an attempt, and another one when it takes long.
+func (a *roundTrip) race() (*http.Response, error) {
+	if a.done != nil {
+		a.done()
+	}
+	r := &race{a: a}
+	r.ctx, a.done = a.flight.cancelable()
+	one := a.attempts.Target
+	first := r.start(one)
+	late := time.NewTimer(a.f.Hedge)
+	defer late.Stop()
+	select {
+	case <-first.done:
+		return first.res, first.err
+	case <-late.C:
+	}
+	var other *forward.Target
+	if r.winner.Load() == nil {
+		var err error
+		if other, err = a.attempts.Fork(time.Now()); err != nil {
+			first.drop()
+			return nil, err
+		}
+	}
+	if other == nil {
+		<-first.done
+		return first.res, first.err
+	}
+	second := r.start(other)
+	select {
+	case <-first.done:
+		r.settle(first, second)
+	case <-second.done:
+		r.settle(second, first)
+	}
+	if second.err == nil {
+		a.attempts.Join(other, a.lost(first.err))
+		return second.res, nil
+	}
+	a.attempts.Join(one, a.lost(second.err))
+	return first.res, first.err
+}
+
+// drop gives an attempt up, whatever it has got.
+func (v *rival) drop() {
+	v.cancel()
+	<-v.done
+	if v.res != nil {
+		v.res.Body.Close()
+	}
+}
+
+// settle waits for the other one, which has nothing to win if the one that is
+// done heard from its target.
+func (r *race) settle(done, other *rival) {
+	if r.winner.Load() == done {
+		other.cancel()
+	}
+	<-other.done
+}
+
+// lost is why an attempt that did not win failed, nil if it was given up.
+func (a *roundTrip) lost(err error) *exchange.Failure {
+	if errors.Is(err, forward.ErrGivenUp) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return a.classify(err)
+}
+
+// start begins an attempt at t.
+func (r *race) start(t *forward.Target) *rival {
+	v := &rival{done: make(chan struct{})}
+	var ctx context.Context
+	ctx, v.cancel = context.WithCancel(r.ctx)
+	out, err := r.a.outgoing(ctx, t)
+	if err != nil {
+		v.err = err
+		close(v.done)
+		return v
+	}
+	go r.run(v, t, out)
+	return v
+}
+
+// run performs v's attempt. The first thing that it hears decides the race. What
+// a handler around this one put in place of the writer may panic: on this
+// goroutine that would be the program's end.
+func (r *race) run(v *rival, t *forward.Target, out *http.Request) {
+	defer close(v.done)
+	defer exchange.Contain("ResponseWriter", &v.err)
+	v.res, v.err = r.a.f.Do(t, out, func(status int, h http.Header) error {
+		if !r.wins(v) {
+			return forward.ErrGivenUp
+		}
+		return r.a.informational(status, h)
+	})
+	if v.err == nil && !r.wins(v) {
+		v.res.Body.Close()
+		v.res, v.err = nil, forward.ErrGivenUp
+	}
+}
+
+// wins reports whether v is the first that heard from its target.
+func (r *race) wins(v *rival) bool {
+	return r.winner.CompareAndSwap(nil, v) || r.winner.Load() == v
+}

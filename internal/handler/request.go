@@ -1,0 +1,144 @@
+package handler
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// outgoing builds the request of one attempt. The client's request is not
+// touched.
+func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Request, error) {
+	q := a.q
+	out := q.WithContext(ctx)
+	out.URL = a.outgoingURL(t)
+	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
+	out.Header = a.outgoingHeader(t)
+	out.Body, out.Trailer = http.NoBody, nil
+	out.TransferEncoding, out.Close, out.RequestURI = nil, false, ""
+	if q.Method == http.MethodConnect { // RFC 8441: an h1 upstream is asked by GET and a key of ours
+		out.Method, out.ContentLength = http.MethodGet, 0
+		out.Header.Set("Sec-Websocket-Key", websocketKey())
+	}
+	if a.f.TargetHost && t.URL.Host != "" {
+		out.Host = t.URL.Host
+	}
+	if a.body != nil && q.Method != http.MethodConnect {
+		out.Body = a.body.reader()
+		out.Trailer = a.body.trailer
+	}
+	if a.f.Rewrite != nil {
+		if err := a.rewrite(out, t); err != nil {
+			return nil, err
+		}
+	}
+	a.f.RequestHeader.Apply(out.Header)
+	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
+	return out, nil
+}
+
+// outgoingURL names the target, with the request's own target behind its base
+// path, byte for byte where no hook needs to read it.
+func (a *roundTrip) outgoingURL(t *forward.Target) *url.URL {
+	out := &url.URL{Scheme: t.URL.Scheme, Host: t.URL.Host}
+	switch out.Scheme {
+	case "unix":
+		out.Scheme, out.Host = "http", a.q.Host
+	case "h2c":
+		out.Scheme = "http"
+	}
+	in := a.q.URL
+	path, base := exchange.WirePath(a.q), t.Base
+	if path == "*" { // asks about the server, which no path is put before
+		base = ""
+	}
+	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
+	if a.f.Rewrite == nil && path != in.EscapedPath() && (t.Pool != nil || !strings.HasPrefix(base+path, "//")) {
+		// The parsed form would spell it differently. Foreign clients take an Opaque that begins with // for an authority.
+		out.Opaque = base + path
+		return out
+	}
+	out.Path, out.RawPath = in.Path, in.RawPath
+	if base != "" {
+		joined := base + in.EscapedPath()
+		if p, err := url.PathUnescape(joined); err == nil {
+			out.Path, out.RawPath = p, joined
+		}
+	}
+	return out
+}
+
+// outgoingHeader copies the fields that cross the proxy to t and adds ours.
+func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
+	q := a.q
+	h := make(http.Header, len(q.Header)+6)
+	for k, v := range q.Header {
+		if !strings.HasPrefix(k, ":") {
+			h[k] = v[:len(v):len(v)] // an append must not reach the client's slice
+		}
+	}
+	protocol := a.f.UpgradeProtocol(a.q)
+	if t.URL.Scheme == "h2c" { // HTTP/2 has no Upgrade: a server may ignore it (RFC 9110, 7.8)
+		protocol = ""
+	}
+	header.RemoveHopByHop(h)
+	if protocol != "" {
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", protocol)
+	}
+	var hop header.Hop
+	a.fill(&hop)
+	header.SetForwarded(h, &hop, q.Host)
+	return h
+}
+
+// fill sets what the target is told of the client.
+func (a *roundTrip) fill(h *header.Hop) {
+	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
+	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), a.x.Name
+	if h.Name == "" {
+		h.Name = a.f.Name()
+	}
+	h.RFC7239 = a.f.Forwarded
+}
+
+// websocketKey returns a fresh Sec-WebSocket-Key (RFC 6455, 4.1).
+func websocketKey() string {
+	var key [16]byte
+	rand.Read(key[:]) // never fails, crypto/rand says
+	return base64.StdEncoding.EncodeToString(key[:])
+}
+
+// rewrite runs the user's hook on a deep copy, so that it cannot reach the
+// client's request. A panic in it is this request's failure.
+func (a *roundTrip) rewrite(out *http.Request, t *forward.Target) (err error) {
+	out.Header = out.Header.Clone()
+	out.URL.RawQuery = cleanQuery(out.URL.RawQuery)
+	defer exchange.Contain("Rewrite", &err)
+	a.f.Rewrite(&httputil.ProxyRequest{In: a.q, Out: out})
+	if out.URL == nil || out.Header == nil {
+		return errRewritten
+	}
+	return nil
+}
+
+var errRewritten = errors.New("no URL or Header left by Rewrite")
+
+// cleanQuery drops what url.ParseQuery cannot read, so that a hook and the
+// target see the same parameters.
+func cleanQuery(raw string) string {
+	v, err := url.ParseQuery(raw)
+	if err != nil {
+		return v.Encode()
+	}
+	return raw
+}

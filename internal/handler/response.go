@@ -1,0 +1,194 @@
+package handler
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// respond copies the target's final response to the client.
+func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
+	defer res.Body.Close()
+	if fail := a.modify(res); fail != nil {
+		return fail
+	}
+	if res != &a.res {
+		a.copyHeader(res)
+	}
+	if res.ContentLength < 0 && res.Body != http.NoBody && forward.EventStream(a.w.Header().Get("Content-Type")) {
+		a.flight.remain(a.attempts.Stay(a.x.Lives[exchange.RouteLife]))
+	}
+	announced := a.writeHead(res)
+	if fail := a.copyBody(res); fail != nil {
+		return fail
+	}
+	a.writeTrailers(res, announced)
+	return nil
+}
+
+// modify runs the user's hook. The response that it refused is closed.
+func (a *roundTrip) modify(res *http.Response) *exchange.Failure {
+	if a.f.ModifyResponse == nil {
+		return nil
+	}
+	var err error
+	func() {
+		defer exchange.Contain("ModifyResponse", &err)
+		err = a.f.ModifyResponse(res)
+	}()
+	if err == nil {
+		return nil
+	}
+	return &exchange.Failure{Op: "read", Target: a.attempts.Target.Name, Side: exchange.SideProxy, Status: hookStatus(err),
+		Reason: "proxy_internal_error", Err: err}
+}
+
+// copyHeader copies the fields that cross the proxy. Fields that outer handlers
+// set stay.
+func (a *roundTrip) copyHeader(res *http.Response) {
+	a.named = res.Header["Connection"]
+	header.CleanResponse(res.Header)
+	h := a.w.Header()
+	for k, v := range res.Header {
+		if k == "Content-Length" && len(res.Trailer) > 0 {
+			continue // trailers need chunks on HTTP/1.1
+		}
+		if old, ok := h[k]; ok {
+			v = append(old[:len(old):len(old)], v...)
+		}
+		h[k] = v
+	}
+}
+
+// writeHead sends the status and the fields, and returns how many trailers it
+// announced.
+func (a *roundTrip) writeHead(res *http.Response) (announced int) {
+	h := a.w.Header()
+	a.x.Numbering.Show(h, a.x.RequestID)
+	a.f.ResponseHeader.Apply(h)
+	a.attempts.AddOwn(h, a.x.ClientScheme)
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // net/http would guess one
+	}
+	for k := range res.Trailer {
+		if a.passes(k) {
+			h.Add("Trailer", k)
+			announced++
+		}
+	}
+	a.closeAfter()
+	a.x.Status = res.StatusCode
+	a.wrote = true
+	a.w.WriteHeader(res.StatusCode)
+	return announced
+}
+
+// copyBody copies the response body as it comes. It is flushed whenever the
+// target has nothing more to say for now: behind a client that does not tell,
+// that is taken to be so all the time for a body of unknown length, an event
+// stream and anything with trailers, and for others when a read was short.
+func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
+	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
+		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
+	a.flight.begun.Store(true)
+	a.flight.open.Store(stream && res.Body != http.NoBody)
+	a.flight.touch()
+	buf := exchange.Buffers.Get().(*[32 << 10]byte)
+	defer exchange.Buffers.Put(buf)
+	for last := len(buf); ; {
+		if left := buffered(res.Body); left == 0 || left < 0 && (stream || last < len(buf)) {
+			a.flight.slow.Store(true)
+			_ = a.flight.rc.Flush() // a write error shows on the next write
+			a.flight.slow.Store(false)
+		}
+		n, err := res.Body.Read(buf[:])
+		last = n
+		if n > 0 {
+			a.flight.touch() // the client has its own time
+			a.flight.slow.Store(true)
+			m, werr := a.w.Write(buf[:n])
+			a.flight.slow.Store(false)
+			if !a.x.Watched { // which counts what the client gets
+				a.x.ResponseBytes += int64(m)
+			}
+			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
+				return a.cut(exchange.SideClient, exchange.StatusClientClosed, werr)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return a.copyFailure(err)
+		}
+		a.flight.touch()
+	}
+}
+
+// copyFailure says whose fault it is that the body ended early.
+func (a *roundTrip) copyFailure(err error) *exchange.Failure {
+	var hook *exchange.PanicError
+	if a.body != nil && errors.As(a.body.failed(), &hook) {
+		return a.cut(exchange.SideProxy, a.x.Status, hook)
+	}
+	switch cut := a.flight.why(); {
+	case errors.As(cut, &hook):
+		return a.cut(exchange.SideProxy, a.x.Status, cut)
+	case cut == exchange.ErrIdle:
+		return a.cut(exchange.SideUpstream, a.x.Status, cut)
+	case cut == exchange.ErrCut:
+		return a.cut(exchange.SideDrain, a.x.Status, cut)
+	case cut == exchange.ErrStalled: // and then took what there was, too late
+		return a.cut(exchange.SideClient, exchange.StatusClientClosed, cut)
+	case a.body != nil && a.body.failed() != nil:
+		return a.cut(exchange.SideClient, exchange.StatusClientClosed, a.body.failed())
+	case a.q.Context().Err() != nil:
+		return a.cut(exchange.SideClient, exchange.StatusClientClosed, err)
+	}
+	return a.cut(exchange.SideUpstream, a.x.Status, err)
+}
+
+// cut is the failure of a response that has begun.
+func (a *roundTrip) cut(side exchange.Side, status int, err error) *exchange.Failure {
+	a.x.Status = status
+	return &exchange.Failure{Op: "copy", Target: a.attempts.Target.Name, Side: side, Status: status,
+		Reason: "http_response_incomplete", Err: err}
+}
+
+// buffered returns how many bytes of body can be read without waiting, or a
+// negative number when the client that made it does not tell.
+func buffered(body io.Reader) int {
+	if b, ok := body.(interface{ Buffered() int }); ok {
+		return b.Buffered()
+	}
+	return -1
+}
+
+// writeTrailers sends the trailers, those that were not announced included.
+func (a *roundTrip) writeTrailers(res *http.Response, announced int) {
+	if len(res.Trailer) == 0 {
+		return
+	}
+	_ = a.flight.rc.Flush() // forces chunks, without which there is no trailer
+	h := a.w.Header()
+	for k, v := range res.Trailer {
+		if !a.passes(k) {
+			continue
+		}
+		delete(h, k) // or net/http sends the head's field of that name again
+		if announced != len(res.Trailer) {
+			k = http.TrailerPrefix + k
+		}
+		h[k] = v
+	}
+}
+
+// passes reports whether a trailer of the response crosses the proxy.
+func (a *roundTrip) passes(name string) bool {
+	return a.f.ResponseHeader.PassesTrailer(name, a.named...)
+}

@@ -1,0 +1,334 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/client"
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A fullExchange is one exchange on its way through the full lane: a try at one
+// target after the other until one answers.
+type roundTrip struct {
+	f *forward.Forwarder // who serves it; see Place
+	w http.ResponseWriter
+	q *http.Request
+	x *exchange.Exchange
+
+	flight   flight
+	attempts forward.Attempts
+	fast     bool               // the short way may do
+	res      http.Response      // on the short way
+	body     *requestBody       // the client's body, nil without
+	done     context.CancelFunc // of a client that knows nothing of leases; nil without
+	wrote    bool               // the response to the client has begun
+	mirrors  bool               // a copy is to be sent
+	interim  int                // interim responses relayed
+	named    []string           // values of the response's Connection, for its trailers
+}
+
+// run carries the exchange out. A failure is returned once; after wrote it
+// means that the client must be cut off.
+func (a *roundTrip) run() *exchange.Failure {
+	if fail := exchange.Check(a.q); fail != nil {
+		return fail
+	}
+	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
+	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
+	fl.span, fl.idle = &a.f.Span, a.f.IdleTimeout
+	fl.f.Sweeper.Add(&fl.swept, fl)
+	defer a.end() // one, since several defers take the stack of a literal
+	if fail := a.begin(); fail != nil {
+		return fail
+	}
+	a.mirrors = !a.x.Mirrored && a.f.Mirrors()
+	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
+		a.openBody()
+	}
+	res, fail := a.reach()
+	if fail != nil {
+		return fail
+	}
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		return a.upgrade(res)
+	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2: // would promise a tunnel (RFC 8441, 5)
+		res.Body.Close()
+		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade, got %d", res.StatusCode)}
+	}
+	return a.respond(res)
+}
+
+// begin begins the first attempt.
+func (a *roundTrip) begin() *exchange.Failure {
+	t := &a.attempts
+	t.Client, t.Size = a.x.Client, a.q.ContentLength
+	t.TakeOver(a.x)
+	return t.Begin(&a.x.Record, a)
+}
+
+// Place implements Party.
+func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
+	a.fast = f.Fast()
+	if a.f != f { // else an attempt that goes on may look at it
+		a.f = f
+		a.flight.serve(f)
+		if f.Shows() {
+			a.introduce()
+		}
+	}
+	if a.q.Method == http.MethodConnect && a.f.UpgradeProtocol(a.q) == "" {
+		return exchange.Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	}
+	if f.Pick != nil {
+		a.attempts.Pick = a.pick
+	}
+	if f.Keyed() {
+		a.attempts.Key = f.KeyOf(a.q, a.x.Client)
+	}
+	if f.Sticks() {
+		a.attempts.PreferOf(a.q)
+	}
+	return nil
+}
+
+// introduce lets those who see the request find the exchange by its context. A
+// question's is found already: it is that of the request which is asked about.
+func (a *roundTrip) introduce() {
+	if a.x.Asker == nil && exchange.FromContext(a.q.Context()) != a.x {
+		a.q = a.q.WithContext(exchange.NewContext(a.q.Context(), a.x))
+	}
+}
+
+// Await implements Party.
+func (a *roundTrip) Await(wait func(gone <-chan struct{}) error) error {
+	a.flight.aim(&a.attempts.Forwarder().Span, a.attempts.Around())
+	ctx, cancel := a.flight.cancelable()
+	defer cancel()
+	return wait(ctx.Done())
+}
+
+// end undoes what run and reach have begun.
+func (a *roundTrip) end() {
+	if a.done != nil {
+		a.done()
+	}
+	if a.body != nil {
+		a.leaveBody()
+	}
+	a.flight.f.Sweeper.Remove(&a.flight.swept)
+	if a.mirrors {
+		if body, ok := a.copied(); ok {
+			a.f.Copy(a.q, body, a.x)
+		}
+	}
+}
+
+func (a *roundTrip) openBody() {
+	a.body = newRequestBody(a.q, &a.flight, &a.f.RequestHeader)
+	a.body.max = a.attempts.MaxBody()
+	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= forward.ReplayLimit
+	// An answer may come before the upload ends; without this net/http reads
+	// the rest first. HTTP/2 is full duplex and says so by an error.
+	_ = a.flight.rc.EnableFullDuplex()
+}
+
+func (a *roundTrip) leaveBody() {
+	a.body.detach()
+	a.x.RequestBytes = a.body.count.Load()
+}
+
+// closeAfter makes the response the connection's last unless the request was
+// read to its end: what remains on the wire must not be taken for another
+// request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.
+func (a *roundTrip) closeAfter() {
+	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 {
+		a.w.Header().Set("Connection", "close")
+	}
+}
+
+// reach sends the request to targets until one answers. On success the
+// answering target is counted in, until end.
+func (a *roundTrip) reach() (*http.Response, *exchange.Failure) {
+	for {
+		a.flight.aim(&a.attempts.Target.Span, a.attempts.Around())
+		res, err := a.try(a.attempts.Target)
+		again, fail := a.attempts.Again(a.outcome(res, err))
+		if err == nil && (again || fail != nil) {
+			res.Body.Close()
+		}
+		if !again {
+			return res, fail
+		}
+	}
+}
+
+// outcome says how an attempt ended.
+func (a *roundTrip) outcome(res *http.Response, err error) forward.Outcome {
+	o := forward.Outcome{Wrote: true, Idempotent: exchange.Idempotent(a.q.Method), Begun: a.interim > 0}
+	if err == nil {
+		o.Status = res.StatusCode
+		o.Whole = a.attempts.Retries(o.Status) && a.rewind()
+		return o
+	}
+	o.Failure, o.Whole = a.classify(err), a.rewind()
+	var ae *exchange.AttemptError
+	if errors.As(err, &ae) {
+		o.Wrote = ae.Wrote
+	}
+	return o
+}
+
+// rewind reports whether the request can be sent again.
+func (a *roundTrip) rewind() bool { return a.body == nil || a.body.rewind() }
+
+// pick asks the user's Pick. A panic in it is this request's failure.
+func (a *roundTrip) pick(left []*forward.Target) (t *forward.Target, err error) {
+	defer exchange.Contain("Pick", &err)
+	return a.f.Pick(a.q, left), nil
+}
+
+// try performs one attempt at t.
+func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
+	if a.hedges() {
+		return a.race()
+	}
+	c := t.Speaker(a.q)
+	own, ok := c.(*client.Client)
+	if !ok {
+		return a.tryForeign(c, t)
+	}
+	res, err := a.tryOwn(own, t)
+	if err != nil && a.f.Refuses(t, err) && (a.body == nil || a.body.rewind()) {
+		return a.tryForeign(t.Speaker(a.q), t)
+	}
+	return res, err
+}
+
+// tryOwn performs one attempt by the built-in HTTP/1.1 client.
+func (a *roundTrip) tryOwn(c *client.Client, t *forward.Target) (*http.Response, error) {
+	if a.short() {
+		return a.doShort(c, t)
+	}
+	out, err := a.outgoing(&a.flight, t)
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(out, a.informational)
+}
+
+// tryForeign performs one attempt by a client that knows nothing of leases.
+func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Response, error) {
+	if a.done != nil {
+		a.done()
+	}
+	var ctx context.Context
+	ctx, a.done = a.flight.cancelable()
+	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace()), t)
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(out, a.informational)
+}
+
+// dialTrace notes how long a foreign client takes to open a connection.
+func (a *roundTrip) dialTrace() *httptrace.ClientTrace {
+	var start time.Time
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { start = time.Now() },
+		GotConn: func(got httptrace.GotConnInfo) {
+			if !got.Reused {
+				a.flight.Dialed(time.Since(start))
+			}
+		},
+	}
+}
+
+// informational relays a 1xx response. The header map is put back as the
+// outer handlers left it.
+func (a *roundTrip) informational(status int, h http.Header) error {
+	if a.interim++; a.interim > exchange.MaxInterim {
+		return exchange.ErrInterim
+	}
+	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
+		return nil // nobody asked
+	}
+	if !a.q.ProtoAtLeast(1, 1) {
+		return nil // nobody would understand (RFC 9110, 15.2)
+	}
+	header.CleanResponse(h)
+	a.f.ResponseHeader.Drop(h)
+	out := a.w.Header()
+	before := out.Clone()
+	clear(out)
+	for k, v := range h {
+		if header.Classify(k)&header.Framing == 0 {
+			out[k] = v
+		}
+	}
+	a.w.WriteHeader(status)
+	clear(out)
+	for k, v := range before {
+		out[k] = v
+	}
+	return nil
+}
+
+// classify turns an attempt's error into the exchange's failure: whose fault,
+// which status, which class for the client to read.
+func (a *roundTrip) classify(err error) *exchange.Failure {
+	f := &exchange.Failure{Op: "read", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
+		Reason: "connection_terminated", Err: err}
+	var ae *exchange.AttemptError
+	if errors.As(err, &ae) {
+		f.Op, f.Err = ae.Op, ae.Err
+	}
+	var hook *exchange.PanicError
+	cut := a.flight.why()
+	switch {
+	case errors.As(cut, &hook):
+		f.Side, f.Status, f.Reason, f.Err = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error", cut
+	case cut == exchange.ErrCut:
+		f.Side, f.Status, f.Reason, f.Err = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable", cut
+	case cut == exchange.ErrIdle:
+		f.Op, f.Err = "read", cut
+		f.Side, f.Status, f.Reason = exchange.SideClient, http.StatusRequestTimeout, "http_request_error"
+	case a.body != nil && errors.As(a.body.failed(), &hook):
+		f.Op, f.Err = "read", a.body.failed()
+		f.Side, f.Status, f.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
+	case a.body != nil && a.body.failed() != nil:
+		f.Op, f.Err = "read", a.body.failed()
+		f.Side, f.Status, f.Reason = exchange.SideClient, clientStatus(f.Err), "http_request_error"
+	case a.q.Context().Err() != nil:
+		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
+	case errors.As(err, &hook), errors.Is(err, errRewritten):
+		f.Side, f.Status, f.Reason = exchange.SideProxy, hookStatus(err), "proxy_internal_error"
+	default:
+		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
+	}
+	return f
+}
+
+// clientStatus is the answer to a client whose body could not be read.
+func clientStatus(err error) int {
+	var tooLarge *http.MaxBytesError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &tooLarge), errors.Is(err, exchange.ErrBodyTooLarge):
+		return http.StatusRequestEntityTooLarge
+	case err == exchange.ErrIdle, errors.As(err, &timeout) && timeout.Timeout():
+		return http.StatusRequestTimeout
+	case errors.Is(err, exchange.ErrClientGone):
+		return exchange.StatusClientClosed
+	}
+	return http.StatusBadRequest
+}

@@ -1,0 +1,167 @@
+package handler
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/tunnel"
+)
+
+// errUnasked is a ProtocolError.
+var errUnasked error = &exchange.ProtocolError{What: "101 that nobody asked for"}
+
+// upgrade answers a 101: it switches both connections and carries bytes until
+// both sides are done. A 101 that nobody asked for is the target's fault.
+func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
+	upstream, ok := res.Body.(io.ReadWriteCloser)
+	asked, granted := a.f.UpgradeProtocol(a.q), header.UpgradeProtocol(res.Header)
+	switch {
+	case asked == "":
+		res.Body.Close()
+		return a.classify(&exchange.AttemptError{Op: "read", Wrote: true, Err: errUnasked})
+	case !ok || granted != asked:
+		res.Body.Close()
+		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade to %q, got %q", asked, granted)}
+	}
+	defer upstream.Close()
+	if fail := a.modify(res); fail != nil {
+		return fail
+	}
+	header.CleanResponse(res.Header)
+	delete(a.w.Header(), a.x.Numbering.Name)
+	a.x.Numbering.Show(res.Header, a.x.RequestID)
+	a.f.ResponseHeader.Apply(res.Header)
+	a.attempts.AddOwn(res.Header, a.x.ClientScheme)
+
+	client, ahead, err := a.switchClient(res, asked)
+	if err != nil {
+		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideClient, Status: exchange.StatusClientClosed,
+			Reason: "http_upgrade_failed", Err: err}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	cut := func() { // unblocks the tunnel whatever it waits for
+		cancel()
+		client.Close()
+		upstream.Close()
+	}
+	defer a.bind(cancel, cut)()
+	a.attempts.AddStreams(1)
+	defer a.attempts.AddStreams(-1)
+	a.flight.upgraded(cancel, a.f.StreamTimeout)
+	t := tunnel.Tunnel{Client: tunnel.Side{Conn: client, Buffered: ahead}, Upstream: tunnel.Side{Conn: upstream},
+		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}
+	end := t.Run(ctx)
+	a.x.RequestBytes, a.x.ResponseBytes = end.FromClient, end.FromUpstream
+	return nil
+}
+
+// bind calls end when the upgraded connection is to end politely, and cut when at
+// once. With a grace the sweeper sees to the route and the target. The returned
+// function undoes it.
+func (a *roundTrip) bind(end, cut func()) (unbind func()) {
+	target, lives := &a.attempts.Target.Span, a.x.Lives
+	if stay := a.attempts.Stay(lives[exchange.RouteLife]); stay != nil {
+		a.flight.remain(stay)
+		target, lives[exchange.RouteLife] = stay.Span(), nil
+	}
+	undo := []func(){target.Bind(end, cut)}
+	if around := a.attempts.Around(); around != nil {
+		undo = append(undo, around.Bind(end, cut))
+	}
+	for _, life := range lives {
+		if life != nil {
+			stop := context.AfterFunc(life, end)
+			undo = append(undo, func() { stop() })
+		}
+	}
+	return func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+}
+
+// switchClient sends the 101 (or, on an HTTP/2 stream, the 200 of RFC 8441)
+// and returns the client's side with the bytes it has sent already.
+func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWriteCloser, []byte, error) {
+	rc := http.NewResponseController(a.w)
+	a.wrote = true
+	if a.q.Method == http.MethodConnect {
+		a.x.Status = http.StatusOK
+		res.Header.Del("Sec-Websocket-Accept") // answers the key we made
+		for k, v := range res.Header {
+			a.w.Header()[k] = v
+		}
+		a.w.WriteHeader(http.StatusOK)
+		return &stream{ReadCloser: a.q.Body, w: a.w, rc: rc}, nil, rc.Flush()
+	}
+	conn, brw, err := rc.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	a.x.Status = http.StatusSwitchingProtocols
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	h := res.Header
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", protocol)
+	for k, v := range a.w.Header() {
+		if _, ours := h[k]; !ours {
+			h[k] = v
+		}
+	}
+	err = writeSwitch(brw.Writer, h)
+	ahead, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, ahead, conn.SetDeadline(time.Time{})
+}
+
+// writeSwitch writes the head of a 101. http.Header.Write takes CR and LF out
+// of values.
+func writeSwitch(w *bufio.Writer, h http.Header) error {
+	_, err := w.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	return errors.Join(err, h.Write(w), second(w.WriteString("\r\n")), w.Flush())
+}
+
+func second(_ int, err error) error { return err }
+
+// A stream is a client on an HTTP/2 stream: what it sends is the request's
+// body, what it gets the response's.
+type stream struct {
+	io.ReadCloser
+	w       io.Writer
+	rc      *http.ResponseController
+	writing atomic.Bool
+}
+
+// Write sends p at once.
+func (s *stream) Write(p []byte) (int, error) {
+	s.writing.Store(true)
+	defer s.writing.Store(false)
+	n, err := s.w.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, s.rc.Flush()
+}
+
+// Close ends a Read and a Write that wait. A stream on which nobody writes ends
+// well, when its handler returns.
+func (s *stream) Close() error {
+	if s.writing.Load() {
+		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
+	}
+	return s.ReadCloser.Close()
+}
