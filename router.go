@@ -151,19 +151,13 @@ func (r *Router) rules() (*rules, error) {
 // down guessing, set [Router.RateLimit]. Next gets the Authorization header too;
 // to hide it from targets, name it in [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
-	// Users maps user names to bcrypt hashes of their passwords. Required.
-	Users map[string]string
-
-	// Realm is shown by the browser when it asks for a password. "" means
-	// "restricted".
-	Realm string
+	Users map[string]string // bcrypt hashes of the passwords, by user name; required
+	Realm string            // shown by the browser when it asks for a password; "" means "restricted"
+	Next  http.Handler      // serves requests with valid credentials; required
 
 	// UserHeader is the request header that carries the user name to Next. A
 	// client's own copy is removed, also from trailers. "" means none.
 	UserHeader string
-
-	// Next serves requests with valid credentials. Required.
-	Next http.Handler
 
 	compiled settings.Compiled[guard.Basic]
 }
@@ -235,23 +229,14 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // answers, the Page of [Upstream.Maintain], or the response of its ErrorHandler.
 // The fields are checked when it becomes a route.
 type ForwardAuth struct {
-	// Auth is the authentication server. Required.
-	Auth *Upstream
+	Auth *Upstream    // authentication server; required
+	Path string       // path and query to request, appended to the path of Auth's target; "" means /
+	User string       // the one of Fields that carries the user name, for Exchange.User; "" means none
+	Next http.Handler // serves requests that Auth allows; required
 
-	// Path is the path and query to request, appended to the path of Auth's
-	// target. "" means /.
-	Path string
-
-	// Fields are headers copied from the answer of Auth to the request. A client's
-	// own copies are removed, also from trailers.
+	// Fields are headers copied from the response of Auth to the request. A
+	// client's own copies are removed, also from trailers. Nil copies none.
 	Fields []string
-
-	// User is the one of Fields that carries the user name, for Exchange.User. ""
-	// means none.
-	User string
-
-	// Next serves requests that Auth allows. Required.
-	Next http.Handler
 
 	compiled settings.Compiled[handler.Question]
 }
