@@ -222,8 +222,8 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 }
 
 // A ForwardAuth asks an authentication server before Next serves a request. It
-// sends a GET with the headers of the request, X-Forwarded-Method,
-// X-Forwarded-Uri and the other forwarding headers, without the body. If a
+// sends a GET without a body, with the headers of the request and with
+// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
 // target of Auth answers with 2xx, Next serves the request. Any other response
 // goes to the client. So does a response that Auth makes itself: 502 if no target
 // answers, the Page of [Upstream.Maintain], or the response of its ErrorHandler.
@@ -427,9 +427,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics if the pattern is invalid or has a route
-// already; the text names both places in the source. [Router.Set] returns an
-// error instead, and replaces an existing route.
+// Handle adds a route. It panics if the pattern is invalid or already has a
+// route, and names the places in the source. [Router.Set] returns an error
+// instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -439,7 +439,7 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old, taken := r.table.Load().Get(p); taken {
-		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) has a route already: %q (registered at %s); Set replaces a route",
+		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) already has a route, %q (registered at %s): use Set to replace it",
 			pattern, where, old.Pattern, old.Where))
 	}
 	r.swap(nil, r.newRoute(p, h, where))
@@ -510,18 +510,19 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 
 // Replace swaps all routes at once for those of rs, or changes nothing and
 // returns all errors joined. It does not wait. [Upstream.Replace] swaps the
-// targets of one Upstream, and waits.
+// targets of one Upstream, and waits for them.
 //
 // Requests in flight finish on the old handlers. A route keeps its upgraded
 // connections if its pattern stays and its innermost handler is the same. The
 // upgraded connections of other routes are closed gracefully, immediately or
 // after [Upstream.StreamGrace].
 //
-// The innermost handler is found through the methods Unwrap() http.Handler.
-// BasicAuth and ForwardAuth have this method; add it to your own middleware. So a
-// new BasicAuth around the same Upstream applies to new requests, and closes no
-// connection. Handlers of a type that cannot be compared are always different.
-// An http.HandlerFunc is the same only if it is the same value, not a new closure.
+// A handler with a method Unwrap() http.Handler wraps the handler that the method
+// returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
+// this method; add it to your own middleware. For example, a new BasicAuth around
+// the same Upstream applies to new requests, and closes no connection. Handlers of
+// a type that cannot be compared are always different. An http.HandlerFunc is the
+// same only if it is the same value, not a new closure.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -573,7 +574,7 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 // Changes lists the effects of [Router.Replace]. Patterns are in canonical form,
 // and sorted. Unchanged routes are not listed.
 type Changes struct {
-	Added, Removed []string // new patterns, and patterns that are gone
+	Added, Removed []string // new patterns, and removed patterns
 
 	// Swapped are patterns that get another innermost handler: their upgraded
 	// connections are closed. Rewrapped are patterns that get another handler
@@ -855,7 +856,7 @@ type refusal struct {
 
 // Why requests have no route.
 var (
-	errConnect     = errors.New("method CONNECT is not supported")
+	errConnect     = errors.New("CONNECT is not forwarded")
 	errMisdirected = errors.New("the host requires a new connection: its client authentication (TLS.Host) is not that of the connection, has changed, or is not known yet")
 	errNoRoute     = errors.New("no route matches the host and path")
 )

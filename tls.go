@@ -73,9 +73,9 @@ type TLS struct {
 	// Passthrough have no effect, and are logged at level Error.
 	//
 	// Until Host has returned, handshakes for the host wait, and requests on other
-	// connections get 421. An error, a panic or a call longer than 10 s leaves a
-	// host its settings; a new host gets the state [CertFailed]. Host is then
-	// called again after seconds, later after minutes. It may be called
+	// connections get 421. If it returns an error, panics or takes longer than 10 s,
+	// the host keeps its settings; a new host gets the state [CertFailed]. Host is
+	// then called again after seconds, later after minutes. It may be called
 	// concurrently for different patterns. It must not wait for the Router.
 	Host func(pattern string) (HostTLS, error)
 
@@ -124,8 +124,8 @@ type TLS struct {
 	HostPolicyTTL time.Duration
 
 	// Lazy obtains the certificate of a host at its first handshake. False obtains
-	// it when the route is added, so that five thousand new hosts place five
-	// thousand orders. Certificates in Storage are served and renewed in both cases.
+	// it when the route is added: five thousand new hosts then place five thousand
+	// orders. Certificates in Storage are served and renewed in both cases.
 	Lazy bool
 
 	// Addresses are the addresses at which CAs reach this machine, for example
@@ -164,9 +164,10 @@ type TLS struct {
 	ShareTickets bool
 
 	// Config is the base of the TLS settings. It is cloned. Fields such as
-	// EncryptedClientHelloKeys work as in any server. For a host of a route,
-	// GetCertificate is called first; if it returns nil, one of Certificates that
-	// has the name is served. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
+	// GetCertificate is called first. If it returns nil, Certificates are served for
+	// the names in them, before managed ones. Nil means TLS 1.2 and up, HTTP/2 and
+	// HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
@@ -209,15 +210,15 @@ type HostTLS struct {
 
 	// ClientAuth requests certificates from the host's clients. Nil requests none,
 	// unless TLS.Config does. Hosts with different settings never share a
-	// connection: a request for such a host gets 421. After a change, a request on a
-	// connection that has not proved what is now required gets 421 too. Upgraded
-	// connections stay.
+	// connection: a request on the connection of another host gets 421. After a
+	// change, a request on a connection that has not proved what is now required
+	// gets 421 too. Upgraded connections stay.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
 	Certificate *tls.Certificate
 
-	// Files hold such a certificate. They are read again within half a minute
+	// Files are the files of such a certificate. They are read within half a minute
 	// after a change. While they cannot be read, the old certificate stays.
 	Files CertFile
 
@@ -230,8 +231,8 @@ type HostTLS struct {
 // a certificate.
 var ErrHostNotAllowed = certs.ErrNotAllowed
 
-// An Issuer adds settings to a certmagic.Issuer, which may be a template. It can
-// be used wherever TLS takes an issuer:
+// An Issuer adds settings that a certmagic.Issuer has no place for. The issuer may
+// be a template. Use it wherever TLS takes an issuer:
 //
 //	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
 type Issuer struct {
@@ -247,9 +248,9 @@ type CertFile struct{ CertFile, KeyFile string }
 // A ClientAuth selects the clients that may use a host (mutual TLS). They prove
 // their identity in every handshake: such hosts issue no session tickets.
 type ClientAuth struct {
-	// CAs and the PEM files CAFiles hold the CAs that sign client certificates.
-	// Files are read again within half a minute after a change. While they cannot
-	// be read, the old CAs stay.
+	// CAs, and those in the PEM files CAFiles, sign the clients' certificates. The
+	// files are read again within half a minute after a change. While they cannot be
+	// read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
 
@@ -295,26 +296,26 @@ type CertStatus struct {
 	Err error
 
 	// NextTry is the time of the next attempt, after a failure or while a CA's limit
-	// applies. Zero means that none is planned; after a failure, that retrying cannot
+	// applies. Zero means that none is planned: after a failure, retrying cannot
 	// succeed without a configuration change.
 	NextTry time.Time
 
 	OnDemand bool // allowed by TLS.HostPolicy
 
 	// Waiting counts the handshakes that wait for the certificate. It is 0 in
-	// TLS.Observe.
+	// reports to TLS.Observe.
 	Waiting int
 
 	// Refused counts the handshakes that were refused because 64 were waiting for
 	// the host, or 1,024 for all hosts. It is 0 a minute or two after the last one,
-	// and in TLS.Observe.
+	// and in reports to TLS.Observe.
 	Refused int
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
 // internal, local, home.arpa, names below these, and private IP addresses. Its
-// root certificate is limited to these names, and a new root also to server
-// certificates. It implements certmagic.Issuer.
+// root certificate is limited to these names and, unless an existing root is
+// broader, to server certificates. It implements certmagic.Issuer.
 //
 // The authority is what Storage holds: two values with the same storage are the
 // same authority. The zero value is the one that a Router with a zero TLS uses.
@@ -576,8 +577,8 @@ func isPassthrough(h http.Handler) bool {
 // [Router.Listen].
 //
 // A Passthrough route is an error unless r already has a Server or a listener from
-// Listen or Wrap, because a Passthrough needs the connection before TLS. If the
-// route is added later, its handshakes fail, which is logged once per route.
+// Listen or Wrap, because a Passthrough needs the connection before decryption. If
+// such a route is added later, its handshakes fail, which is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -724,9 +725,9 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
 // given. It does not wait: hosts keep their settings until Host returns, and if it
-// fails. The refusal of a given host on demand is forgotten, and decided again at
-// its next handshake. A pattern without a route is logged as a warning. ReloadTLS
-// does nothing if TLS.Host is nil, or before the Router listens.
+// fails. A given host on demand that was refused is decided again at its next
+// handshake. A pattern without a route is logged as a warning. ReloadTLS does
+// nothing if TLS.Host is nil, or before the Router listens.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {
