@@ -314,8 +314,8 @@ type CertStatus struct {
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
 // internal, local, home.arpa, names below these, and private IP addresses. Its
-// root certificate is limited to these names and, unless an existing root is
-// broader, to server certificates. It implements certmagic.Issuer.
+// root certificate is limited to these names. A newly created root is also limited
+// to server certificates. It implements certmagic.Issuer.
 //
 // The authority is what Storage holds: two values with the same storage are the
 // same authority. The zero value is the one that a Router with a zero TLS uses.
@@ -689,9 +689,9 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. It forgets the host's
-// backoff and the last decision of HostPolicy. The ten orders in ten seconds and
-// the limits of the CA still apply. It does not wait; [TLS.Observe] reports the
-// result. It returns an error if
+// backoff and the last decision of HostPolicy. The limit of ten orders in
+// ten seconds and the limits of the CA still apply. It does not wait;
+// [TLS.Observe] reports the result. It returns an error if
 //
 //   - the Router does not listen
 //   - the host has no route of its own
