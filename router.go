@@ -36,8 +36,9 @@ import (
 // A Router maps host patterns to handlers, usually Upstreams. The zero value
 // has no routes and is ready to use. Routes may change at any time, also while
 // requests are served. Fields must be set before the first use: a request, or a
-// call of Serve, Listen, Wrap or TLSConfig. A later change has no effect; Set,
-// Replace, Check and Serve return an error until it is undone.
+// call of [Server.Serve], [Router.Listen], [Router.Wrap] or [Router.TLSConfig]. A
+// later change has no effect; [Router.Set], [Router.Replace], [Router.Check] and
+// [Server.Serve] return an error until it is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
 // (*.example.com), or * for any host. A pattern with a path (example.com/api/)
@@ -375,8 +376,8 @@ func fault(h http.Handler) (err error) {
 
 var errNil = errors.New("nil handler: a handler is required")
 
-// unusable answers a request to a handler with invalid fields. It is not a
-// route: those are checked before.
+// unusable answers requests to a handler with invalid fields, used without a
+// route. The fields of a route's handler are checked when the route is added.
 func unusable(w http.ResponseWriter, q *http.Request, err error) {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		x.Fail(&exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: err})
@@ -737,7 +738,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	}
 	rt, refusal := r.route(q)
 	if rt == nil {
-		if r.NotFound != nil { // it may be
+		if r.NotFound != nil { // refusal may be NotFound
 			q = x.Numbered(q)
 			q = q.WithContext(exchange.NewContext(q.Context(), x))
 		}

@@ -106,7 +106,7 @@ type TLS struct {
 	// that has no certificate and that only a wildcard pattern matches. Nil allows
 	// none.
 	//
-	// Return nil to allow the certificate. Return ErrHostNotAllowed to refuse it;
+	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
 	// that is remembered for HostPolicyTTL. Return any other error if the policy
 	// cannot decide, for instance because its database is down: an existing
 	// certificate is then kept, the handshake of a new host fails, and a warning is
@@ -361,8 +361,8 @@ func (c *LocalCA) open() *certs.LocalCA {
 // reached over TLS. An HTTP request that reaches a Passthrough gets 421.
 //
 // It works with a [Server], [Router.Listen] and [Router.Wrap]. Its connections
-// count in Server.MaxConns. When the Server shuts down, they have until
-// Server.DrainTimeout to end by themselves.
+// count in [Server.MaxConns]. When the Server shuts down, they have until
+// [Server.DrainTimeout] to end by themselves.
 type Passthrough struct {
 	// Addr is the target, host:port. It must speak TLS. Required.
 	Addr string
@@ -788,8 +788,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close ends the background work of the Router. Call it in programs that use
-// Listen, Wrap, TLSConfig or r as a handler; the last Server on r to end does the
-// same. Close may be called more than once.
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. The last
+// [Server] on r to end does the same. Close may be called more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its
 // locks. It waits at most 15 s for calls of issuers and storages that ignore their
