@@ -220,7 +220,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	main := s.server(s.Router)
 	if s.Handler == nil {
 		main.Lane.Route = s.Router.hit
-	} else { // middleware needs http.Request: the full lane
+	} else { // middleware needs http.Request: the handler lane
 		main.Handler = s.Router.around(s.Handler)
 	}
 	share := s.Router.certs.Share()

@@ -242,7 +242,7 @@ func TestRateLimitRefusesTheClientThatAsksTooMuch(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	for _, tt := range []struct{ name, request string }{
 		{"fast lane", "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: %s\r\n\r\n"},
-		{"full lane", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: %s\r\n\r\n"},
+		{"handler lane", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: %s\r\n\r\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := hostproxy.Router{

@@ -17,10 +17,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/basicauth"
 	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
-	"github.com/hostproxy/hostproxy/internal/guard"
 	"github.com/hostproxy/hostproxy/internal/handler"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
@@ -160,15 +160,15 @@ type BasicAuth struct {
 	// client's own copy is removed, also from trailers. "" means none.
 	UserHeader string
 
-	compiled settings.Compiled[guard.Basic]
+	compiled settings.Compiled[basicauth.Verifier]
 }
 
-func (b *BasicAuth) compile() (*guard.Basic, error) {
+func (b *BasicAuth) compile() (*basicauth.Verifier, error) {
 	errs := []error{checkNext("BasicAuth", b.Next)}
 	if b.UserHeader != "" {
 		errs = append(errs, header.CheckName("BasicAuth.UserHeader", b.UserHeader))
 	}
-	basic, err := guard.NewBasic(b.Users, cmp.Or(b.Realm, "restricted"))
+	basic, err := basicauth.New(b.Users, cmp.Or(b.Realm, "restricted"))
 	if err != nil {
 		errs = append(errs, fmt.Errorf("BasicAuth: %w", err))
 	}
@@ -215,7 +215,7 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 	switch _, err := b.compiled.Peek(b, b.compile); {
 	case err != nil:
 		e.RefuseBy("BasicAuth", http.StatusInternalServerError, "%v", err)
-	case !guard.Tries(q):
+	case !basicauth.Tries(q):
 		e.RefuseBy("BasicAuth", http.StatusUnauthorized, "the request needs exactly one Authorization header, with Basic credentials")
 	default:
 		e.Rule("BasicAuth", status.Unknown, "the request has Basic credentials, which an explanation does not verify")
@@ -695,14 +695,6 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 				return
 			}
 		}
-	}
-}
-
-// closeIdle closes the idle connections to the targets of all routes, and ends
-// their background work.
-func (r *Router) closeIdle() {
-	for _, u := range r.uses.All() {
-		u.closeIdle()
 	}
 }
 

@@ -920,3 +920,11 @@ func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
 	}
 	return issuer
 }
+
+// closeIdle closes the idle connections to the targets of all routes, and ends
+// their background work.
+func (r *Router) closeIdle() {
+	for _, u := range r.uses.All() {
+		u.closeIdle()
+	}
+}

@@ -1,3 +1,11 @@
+// Package client asks one target over HTTP/1.1: an http.RoundTripper's work, with
+// interim responses, for the handler lane.
+//
+//   - client.go: one request, over a kept connection or a new one
+//   - try.go: one attempt over one connection
+//   - head.go: heads from and to an http.Header
+//   - body.go: the response's body, which owns the connection
+//   - upload.go: the request's body, on a goroutine of its own
 package client
 
 import (

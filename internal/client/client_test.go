@@ -43,7 +43,7 @@ func clientOf(t testing.TB, script func(*proxytest.BackendConn)) (forward.Doer, 
 	return client.New(p, client.Timeouts{}), p, b
 }
 
-// request is a request as the full lane makes it: its body is not in memory.
+// request is a request as the handler lane makes it: its body is not in memory.
 func request(t testing.TB, method, target string, body io.Reader, length int64) *http.Request {
 	u, err := url.Parse("http://target.test" + target)
 	require.NoError(t, err)

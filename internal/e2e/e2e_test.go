@@ -63,8 +63,8 @@ type lane struct {
 var lanes = []lane{
 	{name: "fast lane"},
 	{name: "fast lane over TLS", secure: true},
-	{name: "full lane", handler: true},
-	{name: "full lane over TLS", handler: true, secure: true},
+	{name: "handler lane", handler: true},
+	{name: "handler lane over TLS", handler: true, secure: true},
 	{name: "foreign server", foreign: true},
 }
 

@@ -79,7 +79,7 @@ var features = map[string]func(*hostproxy.Upstream){
 	"StreamTimeout":         func(u *hostproxy.Upstream) { u.StreamTimeout = time.Hour },
 }
 
-// hooks are the fields whose funcs see the types of net/http, and so need the full lane. Read-only.
+// hooks are the fields whose funcs see the types of net/http, and so need the handler lane. Read-only.
 var hooks = map[string]bool{"Pick": true, "Transport": true, "Rewrite": true, "ModifyResponse": true, "ErrorHandler": true}
 
 // someEdit is an edit of either head. Read-only.

@@ -51,7 +51,7 @@ type bubble struct {
 }
 
 // graceLanes are the ways through a bubble. Read-only.
-var graceLanes = []string{"fast lane", "full lane", "foreign server"}
+var graceLanes = []string{"fast lane", "handler lane", "foreign server"}
 
 func overEachBubble(t *testing.T, upstream *hostproxy.Upstream, check func(b *bubble, lane string)) {
 	t.Helper()
@@ -90,7 +90,7 @@ func (b *bubble) serve(ctx context.Context, lane string) {
 		return
 	}
 	s := &hostproxy.Server{Router: &b.router}
-	if lane == "full lane" {
+	if lane == "handler lane" {
 		s.Handler = http.HandlerFunc(b.router.ServeHTTP)
 	}
 	go func() {

@@ -39,7 +39,7 @@ func (v view) addUp(k *track) {
 }
 
 // laneProbe is a field that each compared request has. The fast lane forwards names as they are spelled; net/http, and so
-// the full lane, gives each its canonical spelling. Thus the backend can tell which lane a request took.
+// the handler lane, gives each its canonical spelling. Thus the backend can tell which lane a request took.
 const laneProbe = "x-lAnE"
 
 // readResponses adds the responses to one request, interim ones included, and returns the final one, or nil.

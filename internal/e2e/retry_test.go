@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// inLanes runs a test against an upstream in the fast lane and another one in the full lane.
+// inLanes runs a test against an upstream in the fast lane and another one in the handler lane.
 func inLanes(t *testing.T, upstream func() *hostproxy.Upstream, test func(*testing.T, *proxytest.Client, <-chan hostproxy.Exchange)) {
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {

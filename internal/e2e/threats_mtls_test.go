@@ -88,7 +88,7 @@ func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 			"GET https://" + upper + "./ HTTP/1.1\r\nHost: " + upper + ".\r\n\r\n",
 			"GET https://" + secret + "/ HTTP/1.1\r\nHost: open.localhost\r\n\r\n",
 			"GET https://open.localhost/ HTTP/1.1\r\nHost: " + secret + "\r\n\r\n",
-			"PURGE / HTTP/1.1\r\nHost: " + secret + "\r\n\r\n", // for the full lane
+			"PURGE / HTTP/1.1\r\nHost: " + secret + "\r\n\r\n", // for the handler lane
 			"POST / HTTP/1.1\r\nHost: " + secret + "\r\n" + sized("body"),
 		} {
 			for _, pipelined := range []bool{false, true} {
@@ -136,8 +136,8 @@ func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
 	addr := proxytest.Start(t, &hostproxy.Server{Router: &r}).HTTPS
 	for _, tt := range []struct{ about, front, method, contentType, back string }{
 		{"fast lane", "h1", "GET", "", "HTTP/1.1"},
-		{"full lane", "h1", "PURGE", "", "HTTP/1.1"},
-		{"full lane, HTTP/2", "h2", "GET", "", "HTTP/1.1"},
+		{"handler lane", "h1", "PURGE", "", "HTTP/1.1"},
+		{"handler lane, HTTP/2", "h2", "GET", "", "HTTP/1.1"},
 		{"gRPC", "h2", "POST", "application/grpc", "HTTP/2.0"},
 	} {
 		t.Run(tt.about, func(t *testing.T) {

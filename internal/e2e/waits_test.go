@@ -60,7 +60,7 @@ func TestARequestThatWasPausedGoesToTheTargetsOfItsResume(t *testing.T) {
 	old, other := proxytest.NewBackend(t, says("old")), proxytest.NewBackend(t, says("new"))
 	for _, tt := range []struct{ name, target, want string }{
 		{"HTTP/1.1", other.Addr(), "new"},
-		{"only the full lane can ask", newH2C(t), "HTTP/2.0 hello"},
+		{"only the handler lane can ask", newH2C(t), "HTTP/2.0 hello"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			build, last, arrived := ringing(old.Addr(), func(*hostproxy.Upstream) {})
@@ -131,7 +131,7 @@ func TestARequestThatWasQueuedGoesToTheTargetsOfItsTurn(t *testing.T) {
 	other := proxytest.NewBackend(t, says("new"))
 	for _, tt := range []struct{ name, target, want string }{
 		{"HTTP/1.1", other.Addr(), "new"},
-		{"only the full lane can ask", newH2C(t), "HTTP/2.0 "},
+		{"only the handler lane can ask", newH2C(t), "HTTP/2.0 "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			build, last, arrived := ringing(old.Addr(), func(u *hostproxy.Upstream) {
@@ -217,7 +217,7 @@ func TestARetryGoesToTheTargetsOfItsTime(t *testing.T) {
 	other := proxytest.NewBackend(t, says("new"))
 	for _, tt := range []struct{ name, target, want string }{
 		{"HTTP/1.1", other.Addr(), "new"},
-		{"only the full lane can ask", newH2C(t), "HTTP/2.0 hello, world"},
+		{"only the handler lane can ask", newH2C(t), "HTTP/2.0 hello, world"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			build, last, arrived := ringing(old.Addr(), func(*hostproxy.Upstream) {})

@@ -1,3 +1,16 @@
+// Package exchange is one request and its response, as all of the proxy knows it:
+//
+//   - exchange.go: what is known of the request beyond the http.Request
+//   - record.go, failure.go: what became of it, and whose fault a failure is
+//   - begin.go, writer.go: its beginning and its end at an http.Handler
+//   - check.go, loop.go: what is refused before anything else
+//   - reason.go, reply.go, page.go, grpc.go: what the proxy answers by itself
+//   - requestid.go, withhold.go, wirepath.go: what the next one is told of the request
+//   - handover.go: what one lane tells the other that carries it on
+//   - interim.go, methods.go, pace.go, sweep.go: the limits that both lanes keep
+//   - contain.go: panics of the program's hooks
+//
+// It knows no target and no connection.
 package exchange
 
 import (
@@ -10,7 +23,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// An Exchange is what the full lane knows of a request beyond the
+// An Exchange is what the handler lane knows of a request beyond the
 // http.Request: who sent it, its record, and what its streams are bound to.
 type Exchange struct {
 	Record

@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A Handover is what the fast lane knows of an exchange that the full lane
+// A Handover is what the fast lane knows of an exchange that the handler lane
 // carries on, as one exchange with one record.
 type Handover struct {
 	Record  Record

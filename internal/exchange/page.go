@@ -17,6 +17,7 @@ type Page struct {
 	RetryAfter  time.Duration // 0 means that nothing is said of it
 }
 
+// Check returns an error unless p can be an answer.
 func (p *Page) Check() error {
 	switch {
 	case p.Status < 200 || p.Status > 599 || p.Status == http.StatusNoContent || p.Status == http.StatusNotModified:

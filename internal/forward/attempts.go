@@ -110,7 +110,7 @@ func (a *Attempts) Take(f *Forwarder) {
 // Fast reports whether all targets can be reached from the fast lane now.
 func (f *Forwarder) Fast() bool { return f.plain && f.set.Load().fast && !f.refused.Load() }
 
-// Plain reports whether no hook of f's needs the full lane.
+// Plain reports whether no hook of f's needs the handler lane.
 func (f *Forwarder) Plain() bool { return f.plain }
 
 // Keyed reports whether the exchange needs a Key.

@@ -1,5 +1,17 @@
-// Package forward carries one exchange to one target: request in, response
-// out, failures typed. It owns what crosses the proxy and what does not.
+// Package forward is the engine behind both lanes: whose turn it is, and whether
+// there is room. It moves no byte of a body.
+//
+//   - forward.go: a Forwarder, which is a compiled Config
+//   - admission.go, access.go, pause.go, canary.go: from the route to the first attempt
+//   - attempts.go, hedge.go: from target to target until one answers
+//   - target.go, targets.go, address.go: what a target is, and which there are
+//   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
+//   - headeredit.go, trailer.go, encode.go: which fields cross the proxy, and how the fast lane writes them
+//   - dial.go, transport.go, timekeeper.go, protocol.go: what a target is reached by
+//   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
+//   - stay.go: streams whose route or target has gone
+//   - mirror.go: copies
+//   - describe.go, explain.go: what is shown of all this
 package forward
 
 import (
@@ -109,7 +121,7 @@ type Forwarder struct {
 	found     chan struct{}           // closed when Discover has found targets
 	foundOnce sync.Once
 
-	Sweeper exchange.Sweeper // of the exchanges of the full lane
+	Sweeper exchange.Sweeper // of the exchanges of the handler lane
 }
 
 // New checks c, all faults at once, and compiles it.

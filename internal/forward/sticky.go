@@ -97,7 +97,7 @@ func (a *Attempts) PreferBytes(req *h1.Request) {
 	}
 }
 
-// PreferOf is PreferBytes in the full lane.
+// PreferOf is PreferBytes in the handler lane.
 func (a *Attempts) PreferOf(q *http.Request) {
 	for _, line := range q.Header["Cookie"] {
 		if v, ok := header.Cookie(line, a.f.Sticky.Cookie); ok {
@@ -133,7 +133,7 @@ func (a *Attempts) Own(scheme string) string {
 	return own + a.cookie(scheme)
 }
 
-// AddOwn is Own for the full lane.
+// AddOwn is Own for the handler lane.
 func (a *Attempts) AddOwn(h http.Header, scheme string) {
 	if a.f.HSTS != "" && scheme == "https" {
 		h.Set(hsts, a.f.HSTS)

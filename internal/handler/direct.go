@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// The short way through the full lane: most requests have no body, and most
+// The short way through the handler lane: most requests have no body, and most
 // upstreams no hooks. Then net/http's request is written as it is, by the fast
 // lane's functions, and the response's fields go straight into net/http's map,
 // without an http.Request and an http.Response of our own in between.

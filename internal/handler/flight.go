@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A flight is an exchange of the full lane as the sweeper sees it, and the
+// A flight is an exchange of the handler lane as the sweeper sees it, and the
 // context of its attempts: the client's, plus what an upstream connection is
 // bound to. Looking at all flights now and then is cheaper than telling each
 // of everything that could end it.

@@ -1,3 +1,16 @@
+// Package handler is the handler lane: it carries an exchange between an
+// http.ResponseWriter and the targets of a Forwarder, for requests that come through
+// middleware, over HTTP/2, or with a wish that the fast lane does not know.
+//
+//   - handler.go: the way in, and how failures are answered
+//   - roundtrip.go: from target to target until one answers
+//   - request.go, body.go: what a target is sent
+//   - response.go, upgrade.go: what the client gets
+//   - direct.go: the short way, without an http.Request of its own
+//   - race.go: two attempts at once
+//   - flight.go: what the sweeper sees, and the context of attempts
+//   - copied.go: what a mirror gets
+//   - ask.go, redirect.go: the handlers of ForwardAuth and Redirect
 package handler
 
 import (

@@ -16,7 +16,7 @@ func (a *roundTrip) hedges() bool {
 	return a.f.Hedge > 0 && a.body == nil && exchange.Hedgeable(a.q.Method) && a.f.UpgradeProtocol(a.q) == ""
 }
 
-// A race is between the two attempts of an exchange in the full lane.
+// A race is between the two attempts of an exchange in the handler lane.
 type race struct {
 	a      *roundTrip
 	ctx    context.Context

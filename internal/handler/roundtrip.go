@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A fullExchange is one exchange on its way through the full lane: a try at one
+// A fullExchange is one exchange on its way through the handler lane: a try at one
 // target after the other until one answers.
 type roundTrip struct {
 	f *forward.Forwarder // who serves it; see Place

@@ -74,7 +74,7 @@ func fastLane(t testing.TB, p *header.Hop, host string, lines []string) http.Hea
 	return http.Header(h)
 }
 
-// fullLane is the same in the full lane.
+// fullLane is the same in the handler lane.
 func fullLane(p *header.Hop, host string, lines []string) http.Header {
 	h := fields(lines...)
 	header.RemoveHopByHop(h)
@@ -201,7 +201,7 @@ func TestForwardedFields(t *testing.T) {
 			if test.edit != nil {
 				test.edit(p)
 			}
-			assert.Equal(t, fields(test.want...), fullLane(p, test.host, test.lines), "full lane")
+			assert.Equal(t, fields(test.want...), fullLane(p, test.host, test.lines), "handler lane")
 			assert.Equal(t, fields(test.want...), fastLane(t, p, test.host, test.lines), "fast lane")
 		})
 	}
@@ -291,7 +291,7 @@ func TestAppendForwardedDoesNotAllocate(t *testing.T) {
 	assert.Contains(t, string(buf), "X-Forwarded-For: 2001:db8::7, 10.0.0.1\r\n")
 }
 
-// The full lane shares one string and one slice among our fields: they, and the lists of h, are all it allocates.
+// The handler lane shares one string and one slice among our fields: they, and the lists of h, are all it allocates.
 func TestSetForwardedAllocatesLittle(t *testing.T) {
 	p := hop(t, untrusted, nil)
 	h := http.Header{}

@@ -1,6 +1,6 @@
 // Package header decides which fields cross the proxy, and what it says about itself in fields of its own.
 //
-// One table of names drives both lanes: the full lane's [http.Header] and the fast lane's byte slices.
+// One table of names drives both lanes: the handler lane's [http.Header] and the fast lane's byte slices.
 // Everything here is a pure function; nothing waits and nothing is kept.
 package header
 
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Text is a field name or value: a string in the full lane, a slice of the read buffer in the fast lane.
+// Text is a field name or value: a string in the handler lane, a slice of the read buffer in the fast lane.
 type Text interface{ ~string | ~[]byte }
 
 // Class is what the proxy has to know about a field, by its name alone. Zero means an ordinary field that passes.

@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// maxInterim bounds how many 1xx responses an exchange relays, as in the full
+// maxInterim bounds how many 1xx responses an exchange relays, as in the handler
 // lane.
 const maxInterim = 32
 

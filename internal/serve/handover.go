@@ -13,7 +13,7 @@ import (
 )
 
 // A handover is the in-memory listener through which net/http gets the
-// connections of the full lane.
+// connections of the handler lane.
 type handover struct {
 	addr  net.Addr
 	conns chan net.Conn

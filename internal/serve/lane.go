@@ -29,7 +29,7 @@ import (
 // A Lane is what the fast lane needs to know of the router.
 type Lane struct {
 	// Route finds who serves a canonical host and a path. It reports false
-	// for what the full lane must serve, refusals included.
+	// for what the handler lane must serve, refusals included.
 	Route func(host, path string, state *tls.ConnectionState) (Hit, bool)
 
 	Name    string         // of the router in Via
@@ -318,7 +318,7 @@ func (x *fastExchange) refuse(err error) step {
 	return linger
 }
 
-// route finds who serves the request; false means the full lane.
+// route finds who serves the request; false means the handler lane.
 func (x *fastExchange) route() bool {
 	host, ok := hostname.AppendCanonical(x.host[:0], x.req.Host)
 	x.host = host

@@ -98,7 +98,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 			if sum += n; sum > exchange.MaxInterimSum {
 				return 0, protocolError("interim responses of more than %d bytes", exchange.MaxInterimSum)
 			}
-			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the full lane's
+			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the handler lane's
 				x.out = f.AppendInterim(x.out[:0], &x.res)
 				x.sent = true
 				if _, err := x.c.stream().Write(x.out); err != nil {

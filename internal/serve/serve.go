@@ -20,7 +20,7 @@ import (
 // A Server serves one listener. Durations and limits of zero mean no bound.
 // It serves once.
 type Server struct {
-	Handler http.Handler // the full lane
+	Handler http.Handler // the handler lane
 	TLS     *tls.Config  // nil serves plain HTTP
 	Log     *slog.Logger
 
@@ -126,7 +126,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	return drain
 }
 
-// withConn lets the full lane see whether bytes move on a connection. On one of
+// withConn lets the handler lane see whether bytes move on a connection. On one of
 // HTTP/2 those are of all its streams, which says nothing of any.
 func withConn(ctx context.Context, nc net.Conn) context.Context {
 	for below := nc; ; {

@@ -234,7 +234,7 @@ func nominated(res *h1.Response, name []byte) bool {
 	return false
 }
 
-// AppendReply appends the whole answer that the full lane gives to a request of
+// AppendReply appends the whole answer that the handler lane gives to a request of
 // that method which failed with f. id and connection are as for AppendResponse. It
 // returns the size of the body, too.
 func AppendReply(dst []byte, method string, f *exchange.Failure, id header.RequestID, connection string) (_ []byte, size int) {

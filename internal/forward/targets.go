@@ -41,7 +41,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 			known[t.key] = t
 		}
 	}
-	s := &set{endpoints: es, fast: len(es) > 0} // without targets the full lane waits for some
+	s := &set{endpoints: es, fast: len(es) > 0} // without targets the handler lane waits for some
 	var errs []error
 	seen := make(map[string]int, len(es))
 	for i := range es {

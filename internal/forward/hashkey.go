@@ -73,7 +73,7 @@ func (k *HashKey) value(fd *h1.Field) []byte {
 	return nil
 }
 
-// KeyOf is KeyBytes in the full lane.
+// KeyOf is KeyBytes in the handler lane.
 func (f *Forwarder) KeyOf(q *http.Request, client netip.Addr) uint64 {
 	k := &f.HashBy
 	switch {

@@ -13,7 +13,7 @@ import (
 const noProtocol = tls.AlertError(120)
 
 // Refuses reports whether err means that t, an https target, does not speak
-// HTTP/1.1, and then remembers that: exchanges go to it over HTTP/2 in the full
+// HTTP/1.1, and then remembers that: exchanges go to it over HTTP/2 in the handler
 // lane. Nothing was sent to it.
 func (f *Forwarder) Refuses(t *Target, err error) bool {
 	var remote *net.OpError

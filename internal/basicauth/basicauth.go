@@ -1,5 +1,5 @@
-// Package guard knows who may pass by a password (RFC 7617).
-package guard
+// Package basicauth knows who may pass by a password (RFC 7617).
+package basicauth
 
 import (
 	"context"
@@ -19,9 +19,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Basic checks passwords against bcrypt hashes. It takes as long for a user that does not exist as for a wrong password.
+// A Verifier checks passwords against bcrypt hashes. It takes as long for a user that does not exist as for a wrong password.
 // Its methods may be called concurrently.
-type Basic struct {
+type Verifier struct {
 	hashes map[string][]byte
 	dummy  []byte        // compared for users that do not exist
 	slots  chan struct{} // one for each hash that is computed: a flood must not take all processors
@@ -39,10 +39,10 @@ const (
 	maxPassword = 72 // bytes that bcrypt looks at
 )
 
-// NewBasic returns a Basic of users: names, and bcrypt hashes of their passwords. realm is what they are told to log in to.
+// New returns a Verifier of users: names, and bcrypt hashes of their passwords. realm is what they are told to log in to.
 // The error says all that is wrong.
-func NewBasic(users map[string]string, realm string) (*Basic, error) {
-	b := &Basic{hashes: make(map[string][]byte, len(users)), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+func New(users map[string]string, realm string) (*Verifier, error) {
+	b := &Verifier{hashes: make(map[string][]byte, len(users)), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		key: make([]byte, sha256.Size), known: make(map[[sha256.Size]byte]struct{})}
 	rand.Read(b.key) // never fails
 	b.challenge = `Basic realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(realm) + `", charset="UTF-8"`
@@ -72,11 +72,11 @@ func NewBasic(users map[string]string, realm string) (*Basic, error) {
 }
 
 // Challenge is the value of the WWW-Authenticate field that asks for a password.
-func (b *Basic) Challenge() string { return b.challenge }
+func (b *Verifier) Challenge() string { return b.challenge }
 
 // User returns the user whose password q brings. ok is false without one, and if there is more than one field that says so:
 // who reads q next could read the other one. The error is that of q's context.
-func (b *Basic) User(q *http.Request) (name string, ok bool, err error) {
+func (b *Verifier) User(q *http.Request) (name string, ok bool, err error) {
 	if !Tries(q) {
 		return "", false, nil
 	}
@@ -93,7 +93,7 @@ func Tries(q *http.Request) bool {
 
 // Knows reports whether the password is that of the user. A pair that was right once is recognised without the cost of
 // its hash. It returns ctx's error if ctx is done first.
-func (b *Basic) Knows(ctx context.Context, user, password string) (bool, error) {
+func (b *Verifier) Knows(ctx context.Context, user, password string) (bool, error) {
 	hash, exists := b.hashes[user]
 	if !exists {
 		hash = b.dummy
@@ -118,14 +118,14 @@ func (b *Basic) Knows(ctx context.Context, user, password string) (bool, error) 
 	return right, nil
 }
 
-func (b *Basic) recalls(mac [sha256.Size]byte) bool {
+func (b *Verifier) recalls(mac [sha256.Size]byte) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, ok := b.known[mac]
 	return ok
 }
 
-func (b *Basic) keep(mac [sha256.Size]byte) {
+func (b *Verifier) keep(mac [sha256.Size]byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.known) >= maxKnown {
@@ -135,7 +135,7 @@ func (b *Basic) keep(mac [sha256.Size]byte) {
 }
 
 // mac is a keyed hash of what is right: memory never holds a password.
-func (b *Basic) mac(user, password string) (sum [sha256.Size]byte) {
+func (b *Verifier) mac(user, password string) (sum [sha256.Size]byte) {
 	h := hmac.New(sha256.New, b.key)
 	in := binary.AppendUvarint(nil, uint64(len(user)))
 	h.Write(append(append(in, user...), password...))

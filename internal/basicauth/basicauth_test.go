@@ -1,4 +1,4 @@
-package guard_test
+package basicauth_test
 
 import (
 	"context"
@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/hostproxy/hostproxy/internal/guard"
+	"github.com/hostproxy/hostproxy/internal/basicauth"
 )
 
 func hash(t testing.TB, password string) string {
@@ -22,7 +22,7 @@ func hash(t testing.TB, password string) string {
 
 func TestAPasswordIsThatOfOneUser(t *testing.T) {
 	long := strings.Repeat("x", 72)
-	b, err := guard.NewBasic(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")}, "here")
+	b, err := basicauth.New(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")}, "here")
 	require.NoError(t, err)
 	for range 2 { // what was right once is recognised in another way
 		for _, tt := range []struct {
@@ -54,14 +54,14 @@ func TestUsersThatCannotBe(t *testing.T) {
 		"a cost of billion": {map[string]string{"ann": "$2a$99$" + hash(t, "x")[7:]}, `user "ann": the password must be a bcrypt hash`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := guard.NewBasic(tt.users, "here")
+			_, err := basicauth.New(tt.users, "here")
 			assert.ErrorContains(t, err, tt.want)
 		})
 	}
-	_, err := guard.NewBasic(map[string]string{"ann": "secret", "a:b": hash(t, "x")}, "here")
+	_, err := basicauth.New(map[string]string{"ann": "secret", "a:b": hash(t, "x")}, "here")
 	assert.ErrorContains(t, err, `"ann"`)
 	assert.ErrorContains(t, err, `"a:b"`, "every fault is named")
-	_, err = guard.NewBasic(map[string]string{"ann": hash(t, "x")}, "a\r\nb")
+	_, err = basicauth.New(map[string]string{"ann": hash(t, "x")}, "a\r\nb")
 	assert.ErrorContains(t, err, `realm "a\r\nb"`)
 }
 
@@ -69,7 +69,7 @@ func TestUsersThatCannotBe(t *testing.T) {
 func TestAFloodOfPasswordsWaits(t *testing.T) {
 	dear, err := bcrypt.GenerateFromPassword([]byte("a"), 12)
 	require.NoError(t, err)
-	b, err := guard.NewBasic(map[string]string{"ann": string(dear)}, "here")
+	b, err := basicauth.New(map[string]string{"ann": string(dear)}, "here")
 	require.NoError(t, err)
 	ok, err := b.Knows(t.Context(), "ann", "a")
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestAFloodOfPasswordsWaits(t *testing.T) {
 }
 
 func BenchmarkKnownPassword(b *testing.B) {
-	k, err := guard.NewBasic(map[string]string{"ann": hash(b, "a")}, "here")
+	k, err := basicauth.New(map[string]string{"ann": hash(b, "a")}, "here")
 	require.NoError(b, err)
 	for b.Loop() {
 		_, _ = k.Knows(b.Context(), "ann", "a")
