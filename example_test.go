@@ -312,10 +312,10 @@ func ExampleRouter_Explain() {
 	// Output:
 	// app.example.com 10.0.0.1:4000
 	// GET app.example.com/users from 192.0.2.1
-	// answer: that of target 10.0.0.1:4000
+	// response: from target 10.0.0.1:4000
 	// route: app.example.com
 	//   app.example.com: serves
-	//   *.example.com: app.example.com goes first: an exact host goes before a wildcard and *
+	//   *.example.com: app.example.com wins: an exact host beats a wildcard and *
 	// handlers: *hostproxy.Upstream
 	// rules:
 	//   Upstream.Deny passes: the client's address is not on the list

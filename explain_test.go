@@ -78,9 +78,9 @@ func TestExplainNamesTheRuleThatDecides(t *testing.T) {
 			assert.Contains(t, rule(t, e, tt.rule), tt.want)
 			assert.Equal(t, tt.status, e.Status, "%s", e)
 			if tt.status != 0 {
-				assert.Contains(t, e.String(), fmt.Sprintf("\nanswer: %d, %s", tt.status, e.Reason))
+				assert.Contains(t, e.String(), fmt.Sprintf("\nresponse: %d, %s", tt.status, e.Reason))
 			} else {
-				assert.Contains(t, e.String(), "\nanswer: that of target a:1\n")
+				assert.Contains(t, e.String(), "\nresponse: from target a:1\n")
 			}
 		})
 	}
@@ -150,7 +150,7 @@ func TestExplainSaysThatChanceChooses(t *testing.T) {
 	e := explain(&r, "http://a.test/")
 	assert.Empty(t, e.Target)
 	assert.Equal(t, "the less busy of two that are drawn at random", e.Selection)
-	assert.Contains(t, e.String(), "\nanswer: that of one of 2 targets\n")
+	assert.Contains(t, e.String(), "\nresponse: from one of 2 targets\n")
 }
 
 func TestExplainKnowsWhoComesBackAndWhoIsPlaced(t *testing.T) {
@@ -229,16 +229,16 @@ func TestExplainLooksThroughHandlers(t *testing.T) {
 	e := explain(&r, "http://basic.test/")
 	assert.Equal(t, []string{"*hostproxy.BasicAuth", "*hostproxy.ForwardAuth", "*hostproxy.Upstream"}, e.Handlers)
 	assert.Equal(t, 401, e.Status)
-	assert.Equal(t, "refuses: the request brings no password", rule(t, e, "BasicAuth"))
-	assert.Equal(t, "unknown: the server at /verify decides, and is not asked now", rule(t, e, "ForwardAuth"))
+	assert.Equal(t, "refuses: the request needs exactly one Authorization header, with Basic credentials", rule(t, e, "BasicAuth"))
+	assert.Equal(t, "unknown: the authentication server decides (GET /verify); an explanation does not ask it", rule(t, e, "ForwardAuth"))
 	assert.Equal(t, b.Addr(), e.Target, "if they let it pass")
 	q := httptest.NewRequest("GET", "http://basic.test/", nil)
 	q.SetBasicAuth("ali", "wrong")
-	assert.Equal(t, "unknown: the request brings a password, which is not checked now", rule(t, r.Explain(q), "BasicAuth"))
+	assert.Equal(t, "unknown: the request has Basic credentials, which an explanation does not verify", rule(t, r.Explain(q), "BasicAuth"))
 
 	e = explain(&r, "http://opaque.test/")
 	assert.Equal(t, []string{"http.HandlerFunc"}, e.Handlers)
-	assert.Contains(t, e.String(), "\nanswer: that of http.HandlerFunc\n")
+	assert.Contains(t, e.String(), "\nresponse: from http.HandlerFunc\n")
 	ask(&r, "GET", "http://opaque.test/")
 	e = explain(&r, "http://opaque.test/")
 	assert.Equal(t, []string{"http.HandlerFunc", "*hostproxy.Upstream"}, e.Handlers, "as a request has shown")

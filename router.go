@@ -36,8 +36,9 @@ import (
 // A Router maps host patterns to handlers, usually Upstreams. The zero value
 // has no routes and is ready to use. Routes may change at any time, also while
 // requests are served. Fields must be set before the first use: a request, or a
-// call of Serve, Listen, Wrap or TLSConfig. A later change has no effect; Set,
-// Replace, Check and Serve return an error until it is undone.
+// call of [Server.Serve], [Router.Listen], [Router.Wrap] or [Router.TLSConfig]. A
+// later change has no effect; [Router.Set], [Router.Replace], [Router.Check] and
+// [Server.Serve] return an error until it is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
 // (*.example.com), or * for any host. A pattern with a path (example.com/api/)
@@ -151,19 +152,13 @@ func (r *Router) rules() (*rules, error) {
 // down guessing, set [Router.RateLimit]. Next gets the Authorization header too;
 // to hide it from targets, name it in [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
-	// Users maps user names to bcrypt hashes of their passwords. Required.
-	Users map[string]string
-
-	// Realm is shown by the browser when it asks for a password. "" means
-	// "restricted".
-	Realm string
+	Users map[string]string // bcrypt hashes of the passwords, by user name; required
+	Realm string            // shown by the browser when it asks for a password; "" means "restricted"
+	Next  http.Handler      // serves requests with valid credentials; required
 
 	// UserHeader is the request header that carries the user name to Next. A
 	// client's own copy is removed, also from trailers. "" means none.
 	UserHeader string
-
-	// Next serves requests with valid credentials. Required.
-	Next http.Handler
 
 	compiled settings.Compiled[basicauth.Verifier]
 }
@@ -228,30 +223,21 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 }
 
 // A ForwardAuth asks an authentication server before Next serves a request. It
-// sends a GET with the headers of the request, X-Forwarded-Method,
-// X-Forwarded-Uri and the other forwarding headers, without the body. If a
+// sends a GET without a body, with the headers of the request and with
+// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
 // target of Auth answers with 2xx, Next serves the request. Any other response
 // goes to the client. So does a response that Auth makes itself: 502 if no target
 // answers, the Page of [Upstream.Maintain], or the response of its ErrorHandler.
 // The fields are checked when it becomes a route.
 type ForwardAuth struct {
-	// Auth is the authentication server. Required.
-	Auth *Upstream
+	Auth *Upstream    // authentication server; required
+	Path string       // path and query to request, appended to the path of Auth's target; "" means /
+	User string       // the one of Fields that carries the user name, for Exchange.User; "" means none
+	Next http.Handler // serves requests that Auth allows; required
 
-	// Path is the path and query to request, appended to the path of Auth's
-	// target. "" means /.
-	Path string
-
-	// Fields are headers copied from the answer of Auth to the request. A client's
-	// own copies are removed, also from trailers.
+	// Fields are headers copied from the response of Auth to the request. A
+	// client's own copies are removed, also from trailers. Nil copies none.
 	Fields []string
-
-	// User is the one of Fields that carries the user name, for Exchange.User. ""
-	// means none.
-	User string
-
-	// Next serves requests that Auth allows. Required.
-	Next http.Handler
 
 	compiled settings.Compiled[handler.Question]
 }
@@ -390,8 +376,8 @@ func fault(h http.Handler) (err error) {
 
 var errNil = errors.New("nil handler: a handler is required")
 
-// unusable answers a request to a handler with invalid fields. It is not a
-// route: those are checked before.
+// unusable answers requests to a handler with invalid fields, used without a
+// route. The fields of a route's handler are checked when the route is added.
 func unusable(w http.ResponseWriter, q *http.Request, err error) {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		x.Fail(&exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: err})
@@ -442,9 +428,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics if the pattern is invalid or has a route
-// already; the text names both places in the source. [Router.Set] returns an
-// error instead, and replaces an existing route.
+// Handle adds a route. It panics if the pattern is invalid or already has a
+// route, and names the places in the source. [Router.Set] returns an error
+// instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -454,7 +440,7 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if old, taken := r.table.Load().Get(p); taken {
-		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) has a route already: %q (registered at %s); Set replaces a route",
+		panic(fmt.Sprintf("hostproxy: pattern %q (registered at %s) already has a route, %q (registered at %s): use Set to replace it",
 			pattern, where, old.Pattern, old.Where))
 	}
 	r.swap(nil, r.newRoute(p, h, where))
@@ -525,18 +511,19 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 
 // Replace swaps all routes at once for those of rs, or changes nothing and
 // returns all errors joined. It does not wait. [Upstream.Replace] swaps the
-// targets of one Upstream, and waits.
+// targets of one Upstream, and waits for them.
 //
 // Requests in flight finish on the old handlers. A route keeps its upgraded
 // connections if its pattern stays and its innermost handler is the same. The
 // upgraded connections of other routes are closed gracefully, immediately or
 // after [Upstream.StreamGrace].
 //
-// The innermost handler is found through the methods Unwrap() http.Handler.
-// BasicAuth and ForwardAuth have this method; add it to your own middleware. So a
-// new BasicAuth around the same Upstream applies to new requests, and closes no
-// connection. Handlers of a type that cannot be compared are always different.
-// An http.HandlerFunc is the same only if it is the same value, not a new closure.
+// A handler with a method Unwrap() http.Handler wraps the handler that the method
+// returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
+// this method; add it to your own middleware. For example, a new BasicAuth around
+// the same Upstream applies to new requests, and closes no connection. Handlers of
+// a type that cannot be compared are always different. An http.HandlerFunc is the
+// same only if it is the same value, not a new closure.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -588,7 +575,7 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 // Changes lists the effects of [Router.Replace]. Patterns are in canonical form,
 // and sorted. Unchanged routes are not listed.
 type Changes struct {
-	Added, Removed []string // new patterns, and patterns that are gone
+	Added, Removed []string // new patterns, and removed patterns
 
 	// Swapped are patterns that get another innermost handler: their upgraded
 	// connections are closed. Rewrapped are patterns that get another handler
@@ -743,7 +730,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	}
 	rt, refusal := r.route(q)
 	if rt == nil {
-		if r.NotFound != nil { // it may be
+		if r.NotFound != nil { // refusal may be NotFound
 			q = x.Numbered(q)
 			q = q.WithContext(exchange.NewContext(q.Context(), x))
 		}
@@ -862,7 +849,7 @@ type refusal struct {
 
 // Why requests have no route.
 var (
-	errConnect     = errors.New("method CONNECT is not supported")
+	errConnect     = errors.New("CONNECT is not forwarded")
 	errMisdirected = errors.New("the host requires a new connection: its client authentication (TLS.Host) is not that of the connection, has changed, or is not known yet")
 	errNoRoute     = errors.New("no route matches the host and path")
 )

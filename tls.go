@@ -29,17 +29,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// TLS says where a Router's certificates come from and whom its listeners let
-// in. The zero value obtains them from Let's Encrypt for public names and from
-// a LocalCA for internal ones, and keeps them in files. To use a CA is to agree
-// to its terms of service. Fields may be set until the Router is first used.
+// TLS holds the certificate settings of a Router. The zero value obtains
+// certificates from Let's Encrypt for public names and from a LocalCA for
+// internal names, and keeps them in files. Using a CA means agreeing to its terms
+// of service. Set the fields before the Router is first used.
 //
-// Each host of a route gets a certificate, in the background: nothing waits for
-// a CA but handshakes of a host that has none yet, up to 64 at a time, and those
-// hold up no other host's. Each account, or issuer of another type than ACME,
-// gets ten orders in ten seconds at most: renewals that are due first, then hosts
-// that a handshake waits for. A host that fails is tried again, ever more rarely,
-// and does not keep others from their turn; see [Router.Certificates].
+// Each host of a route gets a certificate in the background. Only handshakes of a
+// host without one wait for the CA, up to 64 at a time. They do not delay other
+// hosts. Each ACME account, and each issuer of another type, gets at most ten
+// orders in ten seconds: due renewals first, then hosts with waiting handshakes. A
+// host that fails is retried with growing pauses, and does not delay others. See
+// [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -47,261 +47,287 @@ type TLS struct {
 	// CA is the URL of an ACME directory. "" means Let's Encrypt.
 	CA string
 
-	// Issuer replaces Email and CA, which must then be "". A *certmagic.ACMEIssuer is a template, a
-	// literal will do: set its fields for external account binding, a profile,
-	// roots of a private CA. Its TestCA is the CA's staging directory, asked after
-	// a failed validation until it succeeds; Let's Encrypt's is known. An Issuer
-	// adds a type of key. Nil means ACME with Email, CA and DNS.
+	// Issuer replaces Email and CA, which must then be "". Nil means ACME with
+	// Email, CA and DNS.
+	//
+	// A *certmagic.ACMEIssuer is a template, for instance a struct literal: set
+	// fields for external account binding, a profile or the roots of a private CA.
+	// Its TestCA is the CA's staging directory, which is used after a failed
+	// validation until one succeeds; that of Let's Encrypt is known. To choose the
+	// type of key, wrap it in an [Issuer].
 	Issuer certmagic.Issuer
 
-	// Fallbacks are asked in order for what Issuer refuses. Templates as there.
-	// Two different CAs must not have the same IssuerKey.
+	// Fallbacks are tried in order when Issuer refuses a certificate. ACME issuers
+	// are templates, as for Issuer. Different CAs must have different IssuerKeys.
 	Fallbacks []certmagic.Issuer
 
-	// Host says how TLS is done for one host pattern of a route, such as
-	// example.com, *.example.com or *. It is consulted once when the pattern gets
-	// its first route, and again by [Router.ReloadTLS]. Each pattern is consulted
-	// about by itself: what Host says of *.example.com does not count for a route
-	// of a.example.com. It does count for a host that comes on demand, which has
-	// no route of its own: Host is consulted with the host, and what it leaves
-	// zero is as for the pattern. It is consulted about the pattern of a
-	// Passthrough too: settings for it, which cannot be in force, are logged at
-	// level Error.
+	// Host returns the settings for one host pattern of a route, such as
+	// example.com, *.example.com or *. Nil means that the other fields apply to
+	// all hosts.
 	//
-	// Until it has answered, handshakes for the host wait, and requests on other
-	// connections get 421. When it returns an error, panics or takes longer than
-	// 10 s, a host that it has answered for keeps its settings. A new host has
-	// the state CertFailed. Both are asked about again, after seconds, later
-	// after minutes. It may be called concurrently, once at a time for one pattern,
-	// and must not wait for the Router. Nil means that the other fields say all.
+	// Host is called when the pattern gets its first route, and again by
+	// [Router.ReloadTLS]. Each pattern has its own settings: those of
+	// *.example.com do not apply to a route for a.example.com. They do apply to a
+	// host on demand, which has no route of its own: Host is called with the host,
+	// and fields that it leaves zero are those of the pattern. Settings for a
+	// Passthrough have no effect, and are logged at level Error.
+	//
+	// Until Host has returned, handshakes for the host wait, and requests on other
+	// connections get 421. If it returns an error, panics or takes longer than 10 s,
+	// the host keeps its settings; a new host gets the state [CertFailed]. Host is
+	// then called again after seconds, later after minutes. It may be called
+	// concurrently for different patterns. It must not wait for the Router.
 	Host func(pattern string) (HostTLS, error)
 
-	// DNS is a provider of github.com/libdns that proves control of names by
-	// DNS records. Then all names of ACME issuers without a DNS01Solver of
-	// their own are proved so, wildcards become possible, and the CA need not
-	// reach the listeners. Nil means HTTP-01 and TLS-ALPN-01.
+	// DNS proves control of names by DNS records, through a provider of
+	// github.com/libdns. It is used by all ACME issuers without a DNS01Solver of
+	// their own. It makes wildcards possible, and the CA need not reach the
+	// listeners. Nil means HTTP-01 and TLS-ALPN-01.
 	DNS certmagic.DNSProvider
 
-	// DisableARI ignores when CAs want certificates renewed (RFC 9773): they are
-	// renewed when two thirds of their life are over. False follows the CA.
+	// DisableARI ignores the renewal times that CAs suggest (RFC 9773), and renews
+	// after two thirds of a certificate's lifetime. False follows the CA.
 	DisableARI bool
 
-	// Internal issues for names no public CA signs: localhost, test, internal,
-	// local and home.arpa with what is below them, and private IP addresses.
-	// Nil means a LocalCA on Storage.
+	// Internal issues certificates for names that no public CA signs: localhost,
+	// test, internal, local, home.arpa, names below these, and private IP
+	// addresses. Nil means a LocalCA on Storage.
 	Internal certmagic.Issuer
 
-	// Storage keeps certificates, keys, accounts and locks. Routers that share
-	// one share them. Certificates that expired 30 days ago and were not
-	// renewed are deleted from it once a day. Nil means files in
-	// $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic; for a process without
-	// a home, in certmagic below the first directory of $STATE_DIRECTORY, which
-	// systemd sets for StateDirectory=.
+	// Storage keeps certificates, keys, accounts and locks. Routers with the same
+	// Storage share them. Once a day, certificates that expired more than 30 days
+	// ago are deleted. Nil means files in $XDG_DATA_HOME/certmagic or
+	// ~/.local/share/certmagic. A process without a home uses certmagic below the
+	// first directory of $STATE_DIRECTORY, which systemd sets for StateDirectory=.
 	Storage certmagic.Storage
 
-	// HostPolicy decides about certificates on demand: a handshake asks for a
-	// public host that only a wildcard pattern matches and that has no
-	// certificate. Return nil to allow issuance, and ErrHostNotAllowed to refuse
-	// it, which is remembered for HostPolicyTTL. Any other error means that the
-	// policy does not know, for instance because its database is down: an
-	// existing certificate is kept, the handshake of a new host fails, and a
-	// warning is logged, once a minute. The policy is consulted again before a
-	// renewal, which waits until a client asks for the host: without one the
-	// certificate is kept until it expires. The policy may be called
-	// concurrently; a call that takes longer than 10 s counts as an error.
-	// Without any wildcard pattern it decides about nothing, which is logged as a
-	// warning. Nil allows none.
+	// HostPolicy decides only about certificates on demand; autocert's decides
+	// about all. A certificate is on demand if a handshake asks for a public host
+	// that has no certificate and that only a wildcard pattern matches. Nil allows
+	// none.
+	//
+	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
+	// that is remembered for HostPolicyTTL. Return any other error if the policy
+	// cannot decide, for instance because its database is down: an existing
+	// certificate is then kept, the handshake of a new host fails, and a warning is
+	// logged once a minute. A call that takes longer than 10 s is such an error.
+	//
+	// HostPolicy is called again before a renewal. The renewal waits until a client
+	// asks for the host; otherwise the certificate is kept until it expires.
+	// HostPolicy may be called concurrently. It has no effect if no route has a
+	// wildcard pattern, which is logged as a warning.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
-	// a minute. Negative remembers no refusal. Other errors are remembered for 5 s
-	// in any case. See [Router.ForgetHostPolicy].
+	// a minute. Negative remembers no refusal. Other errors are always remembered
+	// for 5 s. See [Router.ForgetHostPolicy].
 	HostPolicyTTL time.Duration
 
-	// Lazy obtains the certificate of a route's host at the first handshake that
-	// asks for it, rather than when the route is added: five thousand new hosts
-	// place no five thousand orders. Certificates in Storage are served and
-	// renewed all the same.
+	// Lazy obtains the certificate of a host at its first handshake. False obtains
+	// it when the route is added: five thousand new hosts then place five thousand
+	// orders. Certificates in Storage are served and renewed in both cases.
 	Lazy bool
 
-	// Addresses are the addresses under which CAs reach this machine, for
-	// example those of its load balancer. Before an order at a known public CA,
-	// unless DNS proves control, the host is looked up. If it has no A or AAAA
-	// record, or none with one of Addresses, nothing is ordered, and it is
-	// looked up again after a minute, later after ten.
+	// Addresses are the addresses at which CAs reach this machine, for example
+	// those of its load balancer. The host is looked up before an order at a known
+	// public CA, unless DNS proves control. If it has no A or AAAA record, or none
+	// with one of Addresses, no order is placed. The look-up is repeated after a
+	// minute, later after ten.
 	//
-	// Empty means the addresses of the interfaces if all of them are public;
-	// the order is then placed regardless at the next look-up after a handshake
-	// for the host, or after half an hour. If any interface has a private
-	// address, only missing records count. Records with private addresses, DNS
-	// that fails, and hosts with a valid certificate never delay an order.
+	// Empty means the addresses of the network interfaces, if all of them are
+	// public. The order is then delayed by half an hour at most, or until the next
+	// look-up after a handshake for the host. If any interface has a private
+	// address, only missing records delay an order. Records with private addresses,
+	// DNS failures, and hosts with a valid certificate never delay one.
 	Addresses []netip.Addr
 
-	// DisablePreflight turns off this look-up, for a machine whose DNS is not
-	// that of the Internet.
+	// DisablePreflight disables the look-up before an order (see Addresses), for a
+	// machine whose DNS is not that of the Internet.
 	DisablePreflight bool
 
-	// Files are certificates in files, served before any other for the names
-	// they hold. They are read at start, and again within half a minute when
-	// they change; while they cannot be read, the old ones stay.
+	// Files are certificates in files, served for the names in them instead of
+	// managed ones. They are read at start, and within half a minute after a
+	// change. While they cannot be read, the old ones stay.
 	Files []CertFile
 
-	// DefaultHost is the host whose certificate clients get that do not say
-	// which host they want (no SNI), and whose client authentication they meet.
-	// "" means the IP address they connected to, if it has a route. While no route
-	// serves DefaultHost, such clients are refused, and a warning is logged.
+	// DefaultHost is the host for clients that send no server name (SNI): they get
+	// its certificate and need its client authentication. "" means the IP address
+	// that they connected to, if it has a route. While no route serves DefaultHost,
+	// such clients are refused, and a warning is logged.
 	DefaultHost string
 
-	// ShareTickets keeps the keys of session tickets in Storage, with a new one
-	// every day: a client resumes its session after a restart, and on any
-	// Router with the same storage. It excludes Config.SessionTicketsDisabled and
-	// Config.GetConfigForClient. False keeps them in memory.
+	// ShareTickets keeps the keys of session tickets in Storage, with a new key
+	// every day. Clients can then resume a session after a restart, and on any
+	// Router with the same Storage. It cannot be combined with
+	// Config.SessionTicketsDisabled or Config.GetConfigForClient. False keeps the
+	// keys in memory.
 	ShareTickets bool
 
-	// Config is the base settings, cloned. EncryptedClientHelloKeys and the like
-	// work as in any server. Its Certificates are served first,
-	// for the names they hold; its GetCertificate is asked next. Nil means
-	// TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	// Config is the base of the TLS settings. It is cloned. Fields such as
+	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
+	// GetCertificate is called first. If it returns nil, Certificates are served for
+	// the names in them, before managed ones. Nil means TLS 1.2 and up, HTTP/2 and
+	// HTTP/1.1.
 	Config *tls.Config
 
-	// Hello is shown each ClientHello before a certificate is chosen, for
-	// fingerprints and refusals: an error or a panic ends the handshake, and is
-	// logged at level Debug. It may be called concurrently. Nil looks at none.
+	// Hello is called with each ClientHello before a certificate is chosen, for
+	// instance to take fingerprints or to refuse clients. An error ends the
+	// handshake and is logged at level Debug; a panic also as a warning. Hello may
+	// be called concurrently. Nil disables it.
 	Hello func(*tls.ClientHelloInfo) error
 
-	// Observe is called when a host's certificate becomes ready, is renewed, or
-	// fails, and when a limit of the CA holds its order back: one call at a time,
-	// in order. A panic in it is logged. While a call lasts, up to 10,000 reports
-	// wait; then the oldest are dropped, and a warning is logged. Nil disables the
-	// reports.
+	// Observe is called when the certificate of a host becomes ready, is renewed or
+	// fails, and when a limit of the CA delays its order. Calls come one at a time,
+	// in order. A panic is logged. During a call up to 10,000 reports wait; beyond
+	// that the oldest are dropped, and a warning is logged. Nil disables reports.
 	Observe func(CertStatus)
 }
 
-// A HostTLS says how TLS is done for the host of one pattern. The zero value is
-// what TLS says for all. A setting that excludes another is an error.
+// A HostTLS holds the settings of one host pattern, as [TLS.Host] returns them.
+// The zero value means the settings of TLS. Settings that exclude each other are
+// an error.
 type HostTLS struct {
-	// Issuer replaces TLS.Issuer, Fallbacks and Internal. Templates as there;
-	// several of one CA may differ in anything, and have accounts of their own
-	// where the e-mail, the account key or the external account differs. ACME
-	// templates that are equal in all settings are one issuer; other issuers, and
-	// solvers and functions in templates, are compared by identity, so return the
-	// same ones each time. A change counts at the next renewal, or immediately for
-	// a host without a valid certificate.
+	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil keeps them.
+	// ACME issuers are templates, as for TLS.Issuer. Templates of one CA may differ
+	// in any setting; they use different accounts if the e-mail, the account key or
+	// the external account differs. A change takes effect at the next renewal, or
+	// immediately for a host without a valid certificate.
 	//
-	// Names that no public CA signs, such as nas.lan, fail immediately unless
-	// their issuer is a private one: a *certmagic.ACMEIssuer with a directory
-	// that belongs to no known public CA, or any other type. Names below onion
-	// need an issuer with a method IssuesOnion() bool that returns true.
+	// Return the same issuer each time. ACME templates with equal settings are the
+	// same. Other issuers, and solvers and functions in templates, are compared by
+	// identity.
+	//
+	// Names that no public CA signs, such as nas.lan, fail immediately unless the
+	// issuer is private: a *certmagic.ACMEIssuer whose directory belongs to no
+	// known public CA, or any other type. Names below onion require an issuer with
+	// a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
 
-	// OwnCertificate obtains a certificate of its own for a host below a wildcard
-	// whose certificate would do. A host with another Issuer than the wildcard has
-	// one in any case.
+	// OwnCertificate obtains a separate certificate for a host even if a
+	// wildcard's certificate covers it. A host whose Issuer differs from the
+	// wildcard's always gets one.
 	OwnCertificate bool
 
-	// ClientAuth asks the host's clients for certificates. A connection for hosts
-	// with one setting never serves those with another: 421. After a change,
-	// requests on a connection that has not proved what is asked for now get 421
-	// too; upgraded connections stay. Nil asks for none, unless TLS.Config does.
+	// ClientAuth requests certificates from the host's clients. Nil requests none,
+	// unless TLS.Config does. Hosts with different settings never share a
+	// connection: a request on the connection of another host gets 421. After a
+	// change, a request on a connection that has not proved what is now required
+	// gets 421 too. Upgraded connections stay.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
 	Certificate *tls.Certificate
 
-	// Files hold such a certificate. They are read again within half a minute
-	// when they change; while they cannot be read, the old one stays.
+	// Files are the files of such a certificate. They are read within half a minute
+	// after a change. While they cannot be read, the old certificate stays.
 	Files CertFile
 
-	// NoCertificate refuses handshakes for the host (unrecognized_name), even
-	// where a wildcard's certificate would do.
+	// NoCertificate refuses handshakes for the host (unrecognized_name), even if a
+	// wildcard's certificate covers it.
 	NoCertificate bool
 }
 
-// ErrHostNotAllowed is the error by which a TLS.HostPolicy refuses a certificate
-// to a host, itself or wrapped.
+// ErrHostNotAllowed is returned by a [TLS.HostPolicy], possibly wrapped, to refuse
+// a certificate.
 var ErrHostNotAllowed = certs.ErrNotAllowed
 
-// An Issuer is a certmagic.Issuer, or a template of one, with what certmagic has no
-// place for in an issuer. It can be wherever TLS takes an issuer:
+// An Issuer adds settings that a certmagic.Issuer has no place for. The issuer may
+// be a template. Use it wherever TLS takes an issuer:
 //
 //	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
 type Issuer struct {
 	certmagic.Issuer
 
-	// KeyType is that of the certificates' keys. "" means certmagic.P256.
+	// KeyType is the type of the certificates' keys. "" means certmagic.P256.
 	KeyType certmagic.KeyType
 }
 
 // A CertFile names the PEM files of a certificate chain and its private key.
 type CertFile struct{ CertFile, KeyFile string }
 
-// A ClientAuth says which clients may talk to a host (mutual TLS). They prove
-// it in every handshake: such hosts have no session tickets.
+// A ClientAuth selects the clients that may use a host (mutual TLS). They prove
+// their identity in every handshake: such hosts issue no session tickets.
 type ClientAuth struct {
-	// CAs sign the clients' certificates, with those in CAFiles, PEM files. These
-	// are read again within half a minute when they change; while they cannot be
+	// CAs, and those in the PEM files CAFiles, sign the clients' certificates. The
+	// files are read again within half a minute after a change. While they cannot be
 	// read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
 
-	// Mode is how much is asked. Zero means tls.RequireAndVerifyClientCert.
+	// Mode says what clients must present. Zero means
+	// tls.RequireAndVerifyClientCert.
 	Mode tls.ClientAuthType
 }
 
-// SetClientCert sets Client-Cert and Client-Cert-Chain (RFC 9440) in h from the
-// certificate that the client proved on a connection, and removes what the
-// client wrote there itself. In an Upstream's Rewrite:
+// SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
+// h to the certificate that the client has proved on the connection. The client's
+// own copies of these headers are removed. Call it in [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
-// The states of a certificate. A host begins as CertPending and becomes CertValid
-// or CertFailed, and changes between those. One that failed is CertPending again
-// after RenewCertificate, and when its DNS records have appeared.
+// The states of a certificate. A host begins as CertPending and then changes
+// between CertValid and CertFailed. A failed host becomes CertPending again after
+// [Router.RenewCertificate], and when missing DNS records have appeared.
 const (
-	CertPending = "pending" // none yet; the first attempt is under way or to come
+	CertPending = "pending" // none yet; the first attempt is in progress or scheduled
 	CertValid   = "valid"   // one is served
 	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
-	CertStatic  = "static"  // the program brought it
+	CertStatic  = "static"  // supplied by the program
 )
 
-// A CertStatus is how one host's certificate is doing.
+// A CertStatus is the state of one host's certificate.
 type CertStatus struct {
 	Host   string // a host, or a wildcard
 	State  string // CertPending, CertValid, CertFailed or CertStatic
-	Issuer string // key of who issued the certificate in use; "" if none
+	Issuer string // key of the issuer of the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none
 	NotBefore time.Time // of the certificate in use; zero if none
 	NotAfter  time.Time
-	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
+	RenewAt   time.Time // when the renewal is due; zero if it is not renewed
 
-	Attempts int       // failed since the last success, at an issuer; failures of storage, DNS or HostPolicy do not count
-	Err      error     // of the last attempt, or why there was none; nil if nothing is wrong
-	NextTry  time.Time // after a failure, or while a CA's limit is in force; zero if retrying cannot succeed without a change of the program
-	OnDemand bool      // HostPolicy allowed it
+	// Attempts counts the failures at an issuer since the last success. Failures of
+	// storage, DNS or HostPolicy do not count.
+	Attempts int
 
-	Waiting int // handshakes that wait for the certificate; 0 in Observe
-	Refused int // handshakes refused because 64 were waiting, or 1,024 of all hosts; 0 a minute or two after the last one, and in Observe
+	// Err is the error of the last attempt, or the reason why there was none. Nil
+	// means that nothing is wrong.
+	Err error
+
+	// NextTry is the time of the next attempt, after a failure or while a CA's limit
+	// applies. Zero means that none is planned: after a failure, retrying cannot
+	// succeed without a configuration change.
+	NextTry time.Time
+
+	OnDemand bool // allowed by TLS.HostPolicy
+
+	// Waiting counts the handshakes that wait for the certificate. It is 0 in
+	// reports to TLS.Observe.
+	Waiting int
+
+	// Refused counts the handshakes that were refused because 64 were waiting for
+	// the host, or 1,024 for all hosts. It is 0 a minute or two after the last one,
+	// and in reports to TLS.Observe.
+	Refused int
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
-// internal, local and home.arpa with what is below them, and private IP
-// addresses. Its root certificate is good for no other names, and a new one for
-// servers only, whoever trusts it. It implements certmagic.Issuer.
+// internal, local, home.arpa, names below these, and private IP addresses. Its
+// root certificate is limited to these names. A newly created root is also limited
+// to server certificates. It implements certmagic.Issuer.
 //
-// A LocalCA is its storage: two values over the same storage are the same
-// authority. The zero value is the one that a Router with a zero TLS uses. Its
-// methods may be called concurrently, and create the authority if there is
-// none. Nothing ever puts the root into a trust store; that is the user's to do.
+// The authority is what Storage holds: two values with the same storage are the
+// same authority. The zero value is the one that a Router with a zero TLS uses.
+// The methods may be called concurrently, and create the authority if it does
+// not exist. The root is never installed in a trust store; do that yourself.
 //
-// If the storage of a cluster loses its contents, the members write them back
-// within five minutes. A member that starts in between makes a new root, which
-// clients do not trust: it uses that for ten minutes at most, and then the older
-// root again.
+// If the storage of a cluster loses its contents, the members restore them within
+// five minutes. A member that starts before that makes a new root, which clients
+// do not trust. It returns to the older root within ten minutes.
 type LocalCA struct {
-	// Storage keeps the root and its key. Nil means the files that are the
-	// default of TLS.Storage.
+	// Storage keeps the root and its key. Nil means the default files of
+	// [TLS.Storage].
 	Storage certmagic.Storage
 
 	once sync.Once
@@ -311,8 +337,8 @@ type LocalCA struct {
 // RootPEM returns the root certificate, for trust stores and test clients.
 func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) { return c.open().RootPEM(ctx) }
 
-// RootFile returns the path of the root certificate, for curl --cacert. It
-// fails if Storage does not keep files.
+// RootFile returns the path of the root certificate, for curl --cacert. It returns
+// an error if Storage does not keep files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) { return c.open().RootFile(ctx) }
 
 // IssuerKey implements certmagic.Issuer.
@@ -328,20 +354,21 @@ func (c *LocalCA) open() *certs.LocalCA {
 	return &c.ca
 }
 
-// A Passthrough is a handler for hosts whose TLS ends elsewhere: their
-// connections are carried to Addr as they are, chosen by the server name in the
-// ClientHello, challenges for certificates included. The target has the
-// certificates. Give it the pattern of a host, a wildcard or "*", without a
-// path; other routes of that host are out of reach over TLS. A request that
-// reaches it is answered with 421. It works behind a Server, Router.Listen and
-// Router.Wrap. The connections of a Server count in its MaxConns until they end;
-// when it shuts down, they have until DrainTimeout to end by themselves.
+// A Passthrough is a route that forwards TLS connections to a target without
+// decrypting them. The server name in the ClientHello selects it. The target has
+// the certificates, and answers the CA's TLS challenges for them. The pattern is
+// a host, a wildcard or "*", without a path; other routes of the host cannot be
+// reached over TLS. An HTTP request that reaches a Passthrough gets 421.
+//
+// It works with a [Server], [Router.Listen] and [Router.Wrap]. Its connections
+// count in [Server.MaxConns]. When the Server shuts down, they have until
+// [Server.DrainTimeout] to end by themselves.
 type Passthrough struct {
-	// Addr is the target, host:port. It speaks TLS.
+	// Addr is the target, host:port. It must speak TLS. Required.
 	Addr string
 
-	// ProxyProtocol says to begin each connection with a header of the PROXY
-	// protocol, version 2, which tells the target who the client is.
+	// ProxyProtocol begins each connection to the target with a header of the PROXY
+	// protocol, version 2, which carries the client's address.
 	ProxyProtocol bool
 
 	// Dial connects to the target, as [Upstream.Dial] does. Nil means a
@@ -356,10 +383,10 @@ func (p *Passthrough) check() error {
 	return nil
 }
 
-// checkPattern reports why p cannot be the route of a pattern.
+// checkPattern returns why p cannot be the route of a pattern.
 func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	if pattern.Path() != "" {
-		return fmt.Errorf("hostproxy: pattern %q: a Passthrough does not see paths: give it the host alone, %q", pattern, pattern.Host())
+		return fmt.Errorf("hostproxy: pattern %q: a Passthrough cannot match paths: use the host alone, %q", pattern, pattern.Host())
 	}
 	host, port, err := net.SplitHostPort(p.Addr)
 	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
@@ -368,26 +395,26 @@ func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	return nil
 }
 
-// ServeHTTP implements http.Handler.
+// ServeHTTP answers 421 Misdirected Request.
 func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	exchange.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")
 }
 
 func (p *Passthrough) explain(e *status.Explanation, _ *http.Request, _ *exchange.Exchange) {
-	e.RefuseBy("Passthrough", http.StatusMisdirectedRequest, "TLS for the host ends at %s: a request that reaches the Router is refused", p.Addr)
+	e.RefuseBy("Passthrough", http.StatusMisdirectedRequest, "TLS for the host ends at %s; the Router refuses its HTTP requests", p.Addr)
 }
 
-// Listen opens a listener whose connections are TLS with the certificates of
-// r's hosts, for a server of your own; connections of Passthrough routes are
-// carried to their targets until r is closed. The server limits the time of the
-// handshake; the wait for a certificate ends after 10 s in any case, after 30 s
-// in the handshake that begins an on-demand order. network and address are those
-// of net.Listen.
+// Listen opens a TLS listener with the certificates of r's hosts, for a server of
+// your own. network and address are those of net.Listen. Connections of
+// Passthrough routes are forwarded to their targets until r is closed.
+//
+// Your server must limit the time of the handshake. The wait for a certificate
+// ends after 10 s, or after 30 s in the handshake that begins an on-demand order.
 func (r *Router) Listen(network, address string) (net.Listener, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6", "unix":
 	default:
-		return nil, fmt.Errorf("hostproxy: Listen: network %q carries no TLS connections: want tcp, tcp4, tcp6 or unix", network)
+		return nil, fmt.Errorf("hostproxy: Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
 	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
@@ -401,14 +428,14 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 	return wrapped, nil
 }
 
-// Wrap is Listen on a listener that is open already, for instance an inherited
-// one. Closing the result closes ln; an error leaves it open.
+// Wrap is [Router.Listen] for a listener that is already open, for instance an
+// inherited one. Closing the result closes ln. On an error, ln stays open.
 func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	if ln == nil {
-		return nil, errors.New("hostproxy: Wrap: the listener is nil")
+		return nil, errors.New("hostproxy: Wrap: nil listener: want one from net.Listen")
 	}
 	if doesTLS(ln) {
-		return nil, errors.New("hostproxy: Wrap: the listener does TLS already: want one of net.Listen")
+		return nil, errors.New("hostproxy: Wrap: the listener already uses TLS: want one from net.Listen")
 	}
 	if err := r.inForce(); err != nil {
 		return nil, err
@@ -421,14 +448,14 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
 }
 
-// doesTLS reports whether a listener's connections are TLS already: one by Listen,
-// Wrap or tls.Listen.
+// doesTLS reports whether a listener already uses TLS: one from Listen, Wrap or
+// tls.Listen.
 func doesTLS(ln net.Listener) bool {
 	return reflect.TypeOf(ln) == reflect.TypeOf(tls.NewListener(nil, nil))
 }
 
-// passer carries the connections of Passthrough routes to their targets. The
-// server above it does the TLS of the others.
+// passer forwards the connections of Passthrough routes to their targets. The
+// server above it handles TLS for the others.
 func (r *Router) passer() *certs.Passer { return certs.NewPasser(r.passTarget, r.passes, r.logger()) }
 
 func (r *Router) passTarget(host string) (certs.Target, bool) {
@@ -453,16 +480,16 @@ func (r *Router) passes() bool { return r.passing.Load() > 0 }
 // hosts yields the host patterns of all routes.
 func (r *Router) hosts() iter.Seq[string] { return r.table.Load().Hosts() }
 
-// An end says where the TLS of a host pattern's route ends.
+// An end is the place where TLS ends for a host pattern.
 type end uint8
 
 const (
-	nowhere   end = iota // it has no route
+	nowhere   end = iota // the pattern has no route
 	here                 // in this process
 	elsewhere            // at the target of a Passthrough
 )
 
-// endOf returns where the TLS of a host pattern ends by a table.
+// endOf returns where TLS ends for a host pattern of a table.
 func endOf(t *routes.Table[route], pattern string) end {
 	o, ok := t.Host(pattern)
 	switch {
@@ -474,8 +501,9 @@ func endOf(t *routes.Table[route], pattern string) end {
 	return here
 }
 
-// tell tells the certificates which of some host patterns, whose routes differ
-// between two tables, have their TLS end elsewhere than before. r.mu is held.
+// tell notifies the certificate manager of host patterns whose TLS ends elsewhere
+// after a change of tables. differ yields the patterns with changed routes, about
+// n at most. r.mu is held.
 func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string], n int) {
 	if r.certs.Manager() == nil {
 		return
@@ -485,8 +513,8 @@ func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string], n 
 	}
 }
 
-// moved returns those of some host patterns, about n at most, whose TLS ends
-// elsewhere in one of two tables than in the other.
+// moved returns the host patterns of differ, about n at most, whose TLS ends in
+// different places by two tables.
 func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []string {
 	hosts := make([]string, 0, n)
 	var turn yield.Turn
@@ -499,8 +527,7 @@ func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []stri
 	return hosts
 }
 
-// orders returns the host patterns for which a certificate would be loaded or
-// ordered because of c.
+// orders returns the host patterns for which c would load or order a certificate.
 func (r *Router) orders(c *routes.Change[route]) (hosts []string) {
 	m := r.certs.Manager()
 	for host := range c.Hosts() {
@@ -515,8 +542,8 @@ func (r *Router) orders(c *routes.Change[route]) (hosts []string) {
 	return hosts
 }
 
-// explainTLS adds to e what a handshake for a canonical host would get, and
-// returns the status of the certificate.
+// explainTLS adds to e the result of a handshake for a canonical host, and returns
+// the status of the certificate.
 func (r *Router) explainTLS(e *status.Explanation, host string) CertStatus {
 	if t, ok := r.passTarget(host); ok {
 		e.TLS = fmt.Sprintf("none here: TLS for %s ends at %s (Passthrough)", t.Pattern, t.Addr)
@@ -542,15 +569,16 @@ func isPassthrough(h http.Handler) bool {
 	return ok
 }
 
-// TLSConfig returns the settings for a listener of your own, with the
-// certificates of r's hosts. The error says all that is wrong with r.TLS.
-//
-// A Passthrough needs the connection as it is before TLS. Unless r already has a
-// Server or a listener by Listen or Wrap, a Passthrough route is an error.
-// Handshakes for one that is set later fail, which is logged once a route.
+// TLSConfig returns TLS settings for a listener of your own, with the certificates
+// of r's hosts. The error joins all faults of r.TLS.
 //
 // Certificates are ordered at the first handshake, or two seconds after the call
-// if none comes. The server limits the time of the handshake, as for Listen.
+// if there is none. Your server must limit the time of the handshake, as for
+// [Router.Listen].
+//
+// A Passthrough route is an error unless r already has a Server or a listener from
+// Listen or Wrap, because a Passthrough needs the connection before decryption. If
+// such a route is added later, its handshakes fail, which is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -571,8 +599,7 @@ func (r *Router) TLSConfig() (*tls.Config, error) {
 	}), nil
 }
 
-// firstPassthrough returns the first pattern of a Passthrough, "" if there is
-// none.
+// firstPassthrough returns the first pattern of a Passthrough, or "".
 func (r *Router) firstPassthrough() string {
 	for o := range r.table.Load().All() {
 		if isPassthrough(o.Value.handler) {
@@ -582,9 +609,9 @@ func (r *Router) firstPassthrough() string {
 	return ""
 }
 
-// HTTPHandler returns a handler for port 80: it answers ACME challenges and
-// leaves the rest to fallback. A nil fallback redirects hosts of a route to
-// HTTPS with 308, under their canonical name, and answers 404 to others.
+// HTTPHandler returns a handler for port 80. It answers ACME challenges and passes
+// all other requests to fallback. A nil fallback redirects hosts that have a route
+// to HTTPS with 308, under their canonical name, and answers 404 to others.
 func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
 	r.certs.AnswerHTTP()
 	if fallback == nil {
@@ -593,7 +620,7 @@ func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
 	return r.challenges(fallback)
 }
 
-// challenges answers ACME challenges and leaves the rest to fallback.
+// challenges answers ACME challenges and passes all other requests to fallback.
 func (r *Router) challenges(fallback http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		host, err := hostname.Canonical(q.Host)
@@ -604,8 +631,8 @@ func (r *Router) challenges(fallback http.Handler) http.Handler {
 	})
 }
 
-// redirects redirects hosts of a route to HTTPS. authority says where a host
-// is reached by a client of a plain request that came to port, "" for 80.
+// redirects redirects hosts that have a route to HTTPS. authority returns the
+// HTTPS host and port for a plain request that came to port, "" for 80.
 func (r *Router) redirects(authority func(q *http.Request, host, port string) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		host, port, err := hostname.Split(q.Host)
@@ -629,10 +656,10 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 	})
 }
 
-// Certificates returns how the certificates of r's hosts are doing now, sorted
-// by host: one for each host that has or wants one. There are none while the
-// Router does not listen, and none for hosts for which the local CA makes a
-// certificate in the handshake.
+// Certificates returns the current state of the certificates of r's hosts, sorted
+// by host. There is one status for each host that has or needs a certificate,
+// except hosts for which the local CA makes one in the handshake. There are none
+// while the Router does not listen.
 func (r *Router) Certificates() iter.Seq[CertStatus] {
 	return func(yield func(CertStatus) bool) {
 		m := r.certs.Manager()
@@ -647,9 +674,9 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
-// Certificate returns the status of the certificate that serves a host, which
-// may be a wildcard's, and whether there is one or one is on its way, as in
-// [Router.Certificates]. A pattern such as *.example.com is a host here too.
+// Certificate returns the status of the certificate for a host, which may be that
+// of a wildcard. It reports false if [Router.Certificates] has none. A pattern
+// such as *.example.com counts as a host too.
 func (r *Router) Certificate(host string) (CertStatus, bool) {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -660,21 +687,24 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 	return CertStatus(s), ok
 }
 
-// RenewCertificate orders a new certificate for a host as soon as the pace of its
-// issuer allows, due or not, and forgets its backoff and what HostPolicy said of
-// it: the function to call when DNS has been corrected. It does not wait:
-// [TLS.Observe] tells when it is done. The limits of a CA still count. The error
-// says why nothing can be done: the Router does not listen, no route of its own
-// serves the host, a Passthrough leaves the certificate to its target, the
-// certificate is the program's own, or the local CA makes one in each handshake
-// that needs it.
+// RenewCertificate orders a new certificate for a host now, even if no renewal is
+// due: call it, for instance, after correcting DNS records. It forgets the host's
+// backoff and the last decision of HostPolicy. The limit of ten orders in
+// ten seconds and the limits of the CA still apply. It does not wait;
+// [TLS.Observe] reports the result. It returns an error if
+//
+//   - the Router does not listen
+//   - the host has no route of its own
+//   - the route is a Passthrough: its target has the certificate
+//   - the program supplied the certificate
+//   - the local CA makes the certificate in the handshake
 func (r *Router) RenewCertificate(host string) error {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
 	switch {
 	case err != nil:
 	case m == nil:
-		err = errors.New("the Router does not listen: no certificates")
+		err = errors.New("the Router does not listen: call Serve, Listen, Wrap or TLSConfig first")
 	default:
 		err = m.Renew(name)
 	}
@@ -684,8 +714,8 @@ func (r *Router) RenewCertificate(host string) error {
 	return nil
 }
 
-// ForgetHostPolicy makes the next handshake for a host consult TLS.HostPolicy
-// anew, whatever it has said before.
+// ForgetHostPolicy forgets the last decision of [TLS.HostPolicy] about a host. The
+// next handshake for the host calls it again.
 func (r *Router) ForgetHostPolicy(host string) {
 	m := r.certs.Manager()
 	if name, err := canonicalHost(host); m != nil && err == nil {
@@ -693,12 +723,11 @@ func (r *Router) ForgetHostPolicy(host string) {
 	}
 }
 
-// ReloadTLS consults TLS.Host again for some patterns, or for all if there are
-// none. It does not wait: until the answer comes, and when there is none, the
-// hosts keep their settings. A host on demand that is named and was refused is
-// decided about again at its next handshake. A pattern that no route serves is
-// logged as a warning. Without TLS.Host, or before the Router listens, it does
-// nothing.
+// ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
+// given. It does not wait: hosts keep their settings until Host returns, and if it
+// fails. A given host on demand that was refused is decided again at its next
+// handshake. A pattern without a route is logged as a warning. ReloadTLS does
+// nothing if TLS.Host is nil, or before the Router listens.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {
@@ -719,12 +748,12 @@ func canonicalHost(host string) (string, error) {
 	return name, err
 }
 
-// AwaitCertificates waits until the Router listens and each of the hosts has a
-// certificate; with no hosts, each host of a route that wants one, except those
-// that [TLS.Lazy] keeps until a handshake asks for them. A Lazy host that is named
-// is waited for too, but not ordered: a handshake or [Router.RenewCertificate] does
-// that. When ctx is done, the error says which have none and why. A name that is no
-// host is an error immediately.
+// AwaitCertificates waits until the Router listens and each of the given hosts has
+// a certificate. If none are given, it waits for all hosts that need one, except
+// those that [TLS.Lazy] leaves to their first handshake. It waits for a given Lazy
+// host too, but does not order its certificate: a handshake or
+// [Router.RenewCertificate] does. When ctx is done, the error names the hosts
+// without a certificate and the reasons. An invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
@@ -734,7 +763,7 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	for ; m == nil; m = r.certs.Manager() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("hostproxy: the Router does not listen: no certificates: %w", ctx.Err())
+			return fmt.Errorf("hostproxy: the Router does not listen: call Serve, Listen, Wrap or TLSConfig first: %w", ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -744,8 +773,8 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	return nil
 }
 
-// canonicalHosts returns the canonical forms of hosts and wildcards, or all that is
-// wrong with them.
+// canonicalHosts returns the canonical forms of hosts and wildcards, or all errors
+// joined.
 func canonicalHosts(hosts []string) ([]string, error) {
 	names := make([]string, len(hosts))
 	var errs []error
@@ -758,23 +787,25 @@ func canonicalHosts(hosts []string) ([]string, error) {
 	return names, errors.Join(errs...)
 }
 
-// Close stops the upkeep of certificates, waits for it to end, and frees its
-// locks. Calls of issuers and storages that ignore their context are left behind
-// after 15 seconds at most, and logged as errors. It closes the kept connections to the targets of all routes and ends
-// their background work, which the next request begins anew. It may be called
-// more than once.
+// Close ends the background work of the Router. Call it in programs that use
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. The last
+// [Server] on r to end does the same. Close may be called more than once.
 //
-// Servers on r do that by themselves when the last of them ends, so Close is
-// for programs that use Listen, TLSConfig or r as a handler. It may be called
-// while Servers run: they serve the certificates that are in memory until those
-// expire, and get no new ones. The next Listen, TLSConfig or Serve begins the
-// upkeep anew, for itself.
+// Close stops the renewal of certificates, waits for it to end, and frees its
+// locks. It waits at most 15 s for calls of issuers and storages that ignore their
+// context, and logs these as errors. It also closes the idle connections to the
+// targets of all routes, and ends health checks and discovery until the next
+// request.
+//
+// If Close is called while Servers run, they serve the certificates in memory
+// until these expire, and get no new ones. The next Listen, Wrap, TLSConfig or
+// Serve starts renewal again, for itself.
 func (r *Router) Close() error {
 	r.closeIdle()
 	return closed(r.certs.Close())
 }
 
-// release ends the share of a Server that has ended.
+// release ends a Server's share in the certificates.
 func (r *Router) release(s *certs.Share) error { return closed(s.Release(r.closeIdle)) }
 
 func closed(err error) error {
@@ -784,7 +815,7 @@ func closed(err error) error {
 	return nil
 }
 
-// certOptions translates r.TLS. What is wrong with it certs.New says.
+// certOptions translates r.TLS. certs.New checks it.
 func (r *Router) certOptions() certs.Options {
 	t := &r.TLS
 	give := certs.NewTemplates(t.DNS)
@@ -822,7 +853,7 @@ func (r *Router) certOptions() certs.Options {
 	return o
 }
 
-// choose translates what the program says of a pattern.
+// choose translates TLS.Host.
 func choose(host func(string) (HostTLS, error), give *certs.Templates) func(string) (certs.Choice, error) {
 	return func(pattern string) (certs.Choice, error) {
 		h, err := host(pattern)
@@ -841,24 +872,24 @@ func choose(host func(string) (HostTLS, error), give *certs.Templates) func(stri
 	}
 }
 
-// fault returns what is wrong with settings that package certs does not see. idle
-// means that no issuer has taken the DNS provider.
+// fault checks the settings that package certs does not see. idle means that no
+// issuer uses the DNS provider.
 func (t *TLS) fault(idle bool) error {
 	var errs []error
 	if t.Email != "" && (!strings.Contains(t.Email, "@") || strings.Contains(t.Email, ":")) {
 		errs = append(errs, fmt.Errorf("field Email is %q: want an address such as ops@example.com, without a scheme", t.Email))
 	}
 	if t.Issuer != nil && (t.CA != "" || t.Email != "") {
-		errs = append(errs, fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email))
+		errs = append(errs, fmt.Errorf("CA (%q) and Email (%q) must be empty when Issuer is set: set them in the issuer, or set Issuer to nil", t.CA, t.Email))
 	}
-	if idle && t.Host == nil { // which may return one that takes it
-		errs = append(errs, errors.New("TLS.DNS is for ACME issuers without a DNS01Solver, and Issuer and Fallbacks have none: "+
-			"leave DNS nil, or use such an issuer"))
+	if idle && t.Host == nil { // Host may return an issuer that uses it
+		errs = append(errs, errors.New("TLS.DNS requires an ACME issuer without a DNS01Solver, and Issuer and Fallbacks have none: "+
+			"set DNS to nil, or use such an issuer"))
 	}
 	return errors.Join(errs...)
 }
 
-// issuers returns who issues for public names.
+// issuers returns the issuers for public names, in order.
 func (t *TLS) issuers(give *certs.Templates) []certmagic.Issuer {
 	first := t.Issuer
 	if first == nil {
@@ -871,12 +902,12 @@ func (t *TLS) issuers(give *certs.Templates) []certmagic.Issuer {
 	return all
 }
 
-// plainIssuer returns an issuer as package certs knows it.
+// plainIssuer translates an issuer for package certs.
 func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
 	switch i := issuer.(type) {
 	case *Issuer:
 		if i == nil {
-			return (*certmagic.ACMEIssuer)(nil) // which certs refuses
+			return (*certmagic.ACMEIssuer)(nil) // certs refuses it
 		}
 		return plainIssuer(*i)
 	case Issuer:

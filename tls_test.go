@@ -755,7 +755,7 @@ func TestAPassthroughThatCannotBeIsRefusedWithTheRemedy(t *testing.T) {
 		p       *hostproxy.Passthrough
 		want    string
 	}{
-		{"a.test/api/", &hostproxy.Passthrough{Addr: "localhost:443"}, `give it the host alone, "a.test"`},
+		{"a.test/api/", &hostproxy.Passthrough{Addr: "localhost:443"}, `use the host alone, "a.test"`},
 		{"a.test", &hostproxy.Passthrough{}, "want host:port"},
 		{"a.test", &hostproxy.Passthrough{Addr: "localhost"}, "want host:port"},
 		{"a.test", &hostproxy.Passthrough{Addr: ":443"}, "want host:port"},

@@ -42,7 +42,7 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 	_, err := r.TLSConfig()
 	require.Error(t, err)
 	for _, want := range []string{
-		`Issuer excludes CA ("https://ca.example/dir") and Email ("ops@example.com"): set them in the issuer`,
+		`CA ("https://ca.example/dir") and Email ("ops@example.com") must be empty when Issuer is set: set them in the issuer`,
 		`Fallbacks[0]: another issuer before it has the IssuerKey "corp" too`,
 		`Fallbacks[1]: the issuer is nil`,
 		`Fallbacks[2]: the issuer is nil`,
@@ -89,7 +89,7 @@ func TestADNSProviderThatNoIssuerTakesIsAnError(t *testing.T) {
 				require.NoError(t, r.Close())
 				return
 			}
-			require.ErrorContains(t, err, "TLS.DNS is for ACME issuers without a DNS01Solver")
+			require.ErrorContains(t, err, "TLS.DNS requires an ACME issuer without a DNS01Solver")
 		})
 	}
 }
@@ -117,7 +117,7 @@ func TestAListenerThatDoesTLSIsNotWrappedOnceMore(t *testing.T) {
 	conf, _ := proxytest.TLS(t)
 	for what, ln := range map[string]net.Listener{"Listen": byListen, "Wrap": byWrap, "tls": tls.NewListener(proxytest.Listen(t), conf)} {
 		_, err := r.Wrap(ln)
-		assert.ErrorContains(t, err, "the listener does TLS already: want one of net.Listen", what)
+		assert.ErrorContains(t, err, "the listener already uses TLS: want one from net.Listen", what)
 		err = (&hostproxy.Server{Router: &r}).Serve(t.Context(), ln, nil)
 		assert.ErrorContains(t, err, "Serve does the TLS itself", what)
 		_, err = ln.Accept()

@@ -582,9 +582,9 @@ func TestWhatMeansNothingIsSaid(t *testing.T) {
 		assert.Panics(t, func() { hostproxy.SRVSource("http", label, "tcp", "a.test", time.Second) })
 	}
 	for want, s := range map[string]*hostproxy.Server{
-		"Server.IdleTimeout is 5ns":          {Router: new(hostproxy.Router), IdleTimeout: 5},
-		"Server.Router.TLS.HostPolicyTTL is": {Router: &hostproxy.Router{TLS: hostproxy.TLS{HostPolicyTTL: 1}}},
-		"TrustedProxies[0] is not a prefix":  {Router: &hostproxy.Router{TrustedProxies: make([]netip.Prefix, 1)}},
+		"Server.IdleTimeout is 5ns":               {Router: new(hostproxy.Router), IdleTimeout: 5},
+		"Server.Router.TLS.HostPolicyTTL is":      {Router: &hostproxy.Router{TLS: hostproxy.TLS{HostPolicyTTL: 1}}},
+		"TrustedProxies[0] is \"invalid Prefix\"": {Router: &hostproxy.Router{TrustedProxies: make([]netip.Prefix, 1)}},
 	} {
 		assert.ErrorContains(t, s.Serve(t.Context(), nil, proxytest.Listen(t)), want)
 	}

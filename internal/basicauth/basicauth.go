@@ -48,16 +48,16 @@ func New(users map[string]string, realm string) (*Verifier, error) {
 	b.challenge = `Basic realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(realm) + `", charset="UTF-8"`
 	var errs []error
 	if !header.ValidValue(realm) {
-		errs = append(errs, fmt.Errorf("realm %q: want no control characters", realm))
+		errs = append(errs, fmt.Errorf("realm %q: control characters are not allowed", realm))
 	}
 	dearest := 0
 	for name, hash := range users {
 		if name == "" || strings.Contains(name, ":") || !header.ValidValue(name) {
-			errs = append(errs, fmt.Errorf("user %q: want a name without colons and control characters", name))
+			errs = append(errs, fmt.Errorf("user %q: a name must not be empty or contain colons or control characters", name))
 		}
 		cost, err := bcrypt.Cost([]byte(hash))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("user %q: want a bcrypt hash, such as htpasswd -nB makes: %w", name, err))
+			errs = append(errs, fmt.Errorf("user %q: the password must be a bcrypt hash, as made by htpasswd -nB: %w", name, err))
 			continue
 		}
 		if cost > dearest {
@@ -66,7 +66,7 @@ func New(users map[string]string, realm string) (*Verifier, error) {
 		b.hashes[name] = []byte(hash)
 	}
 	if len(users) == 0 {
-		errs = append(errs, errors.New("no users"))
+		errs = append(errs, errors.New("no users: at least one is required"))
 	}
 	return b, errors.Join(errs...)
 }

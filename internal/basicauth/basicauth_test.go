@@ -49,9 +49,9 @@ func TestUsersThatCannotBe(t *testing.T) {
 		"a colon":           {map[string]string{"a:b": hash(t, "x")}, `"a:b"`},
 		"no name":           {map[string]string{"": hash(t, "x")}, `user ""`},
 		"a line break":      {map[string]string{"a\nb": hash(t, "x")}, `"a\nb"`},
-		"a plain password":  {map[string]string{"ann": "secret"}, `user "ann": want a bcrypt hash`},
-		"half of a hash":    {map[string]string{"ann": hash(t, "x")[:20]}, `user "ann": want a bcrypt hash`},
-		"a cost of billion": {map[string]string{"ann": "$2a$99$" + hash(t, "x")[7:]}, `user "ann": want a bcrypt hash`},
+		"a plain password":  {map[string]string{"ann": "secret"}, `user "ann": the password must be a bcrypt hash`},
+		"half of a hash":    {map[string]string{"ann": hash(t, "x")[:20]}, `user "ann": the password must be a bcrypt hash`},
+		"a cost of billion": {map[string]string{"ann": "$2a$99$" + hash(t, "x")[7:]}, `user "ann": the password must be a bcrypt hash`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := basicauth.New(tt.users, "here")

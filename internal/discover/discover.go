@@ -46,7 +46,7 @@ func Run(ctx context.Context, source Source, apply func([]Endpoint) error, faile
 		es = normal(es)
 		switch {
 		case len(es) == 0:
-			failed(errors.New("no endpoints: those of before stay"))
+			failed(errors.New("no endpoints found; keeping the previous ones"))
 			return
 		case slices.EqualFunc(es, last, same):
 			return
@@ -63,7 +63,7 @@ func Run(ctx context.Context, source Source, apply func([]Endpoint) error, faile
 			return
 		}
 		if err == nil {
-			err = errors.New("the source ended")
+			err = errors.New("the source has returned: it must run until its context is done")
 		}
 		failed(err)
 		sleep(ctx, pause/2+rand.N(pause/2))

@@ -75,7 +75,7 @@ func TestOnlyChangesAreApplied(t *testing.T) {
 			return nil
 		}, time.Second)
 		assert.Equal(t, [][]discover.Endpoint{at("http://a", "http://b"), at("http://b"), {{Target: "http://b", Weight: 2}}}, s.applied)
-		assert.Equal(t, []string{"no endpoints: those of before stay"}, s.failed)
+		assert.Equal(t, []string{"no endpoints found; keeping the previous ones"}, s.failed)
 	})
 }
 
@@ -158,7 +158,7 @@ func TestHostsFollowTheirName(t *testing.T) {
 		assert.Equal(t, [][]discover.Endpoint{of("10.0.0.1", "10.0.0.2"), of("10.0.0.3", "[fd00::1]")}, s.applied)
 		require.Len(t, s.failed, 3)
 		assert.Contains(t, s.failed[0], "no such host")
-		assert.Contains(t, s.failed[1], "no address that can serve")
+		assert.Contains(t, s.failed[1], "no usable address")
 	})
 }
 

@@ -43,7 +43,7 @@ func Hosts(r Resolver, u *url.URL, interval time.Duration) Source {
 			}
 		}
 		if len(es) == 0 {
-			return nil, fmt.Errorf("%s has no address that can serve", u.Hostname())
+			return nil, fmt.Errorf("%q has no usable address: unspecified and multicast addresses are skipped", u.Hostname())
 		}
 		return es, nil
 	})
@@ -59,7 +59,7 @@ func Services(r Resolver, scheme, service, proto, name string, interval time.Dur
 		}
 		records = slices.DeleteFunc(records, func(s *net.SRV) bool { return s.Port == 0 || strings.Trim(s.Target, ".") == "" })
 		if len(records) == 0 {
-			return nil, errors.New("no SRV record names a target")
+			return nil, errors.New("no SRV record has both a target and a port")
 		}
 		first := slices.MinFunc(records, func(a, b *net.SRV) int { return cmp.Compare(a.Priority, b.Priority) }).Priority
 		var es []Endpoint

@@ -75,18 +75,18 @@ func (c *Config) Validate() error {
 		}
 	}
 	k, b := &c.Check, &c.Breaker
-	fault(c.SlowStart < 0, "SlowStart is negative: want 0 or more")
-	fault(c.SlowStart > 0 && k.Interval == 0 && !b.on(), "SlowStart requires Health or Breaker: only they find that a target is back")
+	fault(c.SlowStart < 0, "SlowStart is negative (%v): want 0 or more", c.SlowStart)
+	fault(c.SlowStart > 0 && k.Interval == 0 && !b.on(), "SlowStart requires Health or Breaker, which detect that a target has recovered")
 	if k.Interval != 0 {
-		fault(k.Interval < 0, "Health.Interval is negative")
+		fault(k.Interval < 0, "Health.Interval is %v, want more than 0", k.Interval)
 		fault(k.Timeout <= 0, "Health.Timeout is %v, want more than 0", k.Timeout)
 		fault(k.Rise < 1, "Health.Rise is %d, want at least 1", k.Rise)
 		fault(k.Fall < 1, "Health.Fall is %d, want at least 1", k.Fall)
 	}
-	fault(b.Failures < 0, "Breaker.Failures is negative")
+	fault(b.Failures < 0, "Breaker.Failures is negative (%d): want 0 or more", b.Failures)
 	fault(math.IsNaN(b.FailureRatio) || b.FailureRatio < 0 || b.FailureRatio > 1, "Breaker.FailureRatio is %v, want 0 to 1", b.FailureRatio)
-	fault(b.Slow < 0, "Breaker.Slow is negative: want 0 or more")
-	fault(b.Slow > 0 && !b.on(), "Breaker.Slow requires Failures or FailureRatio: they say how many open it")
+	fault(b.Slow < 0, "Breaker.Slow is negative (%v): want 0 or more", b.Slow)
+	fault(b.Slow > 0 && !b.on(), "Breaker.Slow requires Failures or FailureRatio: slow responses count toward them")
 	if b.on() {
 		fault(b.Window <= 0, "Breaker.Window is %v, want more than 0", b.Window)
 		fault(b.MinRequests < 1, "Breaker.MinRequests is %d, want at least 1", b.MinRequests)

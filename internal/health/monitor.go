@@ -117,7 +117,7 @@ func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 		m.total.Add(1)
 	}
 	if failure == nil && b.Slow > 0 && latency > b.Slow {
-		failure = fmt.Errorf("answered after %v", latency.Round(time.Millisecond))
+		failure = fmt.Errorf("response after %v, slower than %v", latency.Round(time.Millisecond), b.Slow)
 	}
 	if failure == nil && !m.alert.Load() {
 		if m.streak.Load() != 0 {
@@ -149,7 +149,7 @@ func (m *Monitor) Release() {
 // Abandon tells that an exchange was given up, without an answer after latency: what is too slow for the breaker has failed.
 func (m *Monitor) Abandon(now time.Time, latency time.Duration) {
 	if m != nil && m.config.Breaker.Slow > 0 && latency > m.config.Breaker.Slow {
-		m.Report(now, fmt.Errorf("no answer after %v", latency.Round(time.Millisecond)), 0)
+		m.Report(now, fmt.Errorf("no response after %v", latency.Round(time.Millisecond)), 0)
 		return
 	}
 	m.Release()
@@ -185,7 +185,7 @@ func (m *Monitor) hasFailed(now time.Time, failure error) {
 	case b.Failures > 0 && streak >= int64(b.Failures):
 		m.open(now, fmt.Sprintf("%d failures in a row, the last: %v", streak, failure))
 	case b.FailureRatio > 0 && total >= int64(b.MinRequests) && float64(m.failed) >= b.FailureRatio*float64(total):
-		m.open(now, fmt.Sprintf("%d failures of %d, the last: %v", m.failed, total, failure))
+		m.open(now, fmt.Sprintf("%d of %d requests failed, the last: %v", m.failed, total, failure))
 	}
 }
 

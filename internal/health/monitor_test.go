@@ -142,7 +142,7 @@ func TestSlowAnswersAreFailures(t *testing.T) {
 		r.Report(r.now, nil, 1500*time.Millisecond)
 	}
 	assert.Equal(t, health.Open, r.Status().State)
-	assert.Contains(t, r.Status().Reason, "answered after 1.5s")
+	assert.Contains(t, r.Status().Reason, "response after 1.5s, slower than 1s")
 }
 
 func TestABreakerStaysOpenForFiveMinutesAtMost(t *testing.T) {

@@ -41,7 +41,7 @@ func attempt(ctx context.Context, patience time.Duration, probe func(context.Con
 	}()
 	err = probe(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %v", patience)
+		return fmt.Errorf("no response within %v", patience)
 	}
 	return err
 }

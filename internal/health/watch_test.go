@@ -61,7 +61,7 @@ func TestACheckThatHangsHasFailed(t *testing.T) {
 				return ctx.Err()
 			})
 		assert.Equal(t, health.Down, s.State)
-		assert.Equal(t, "no answer within 5s", s.Reason)
+		assert.Equal(t, "no response within 5s", s.Reason)
 		assert.Equal(t, 1, most, "checks do not overlap")
 	})
 }

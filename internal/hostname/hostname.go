@@ -164,7 +164,7 @@ func fault(name string) error {
 	for _, label := range strings.Split(name, ".") {
 		switch {
 		case label == "":
-			return errors.New("a label must not be empty: one dot between two labels, and none in front")
+			return errors.New("a label must not be empty: use one dot between labels, and none in front")
 		case len(label) > maxLabel:
 			return errors.New("a label has at most 63 bytes")
 		case label[0] == '-' || label[len(label)-1] == '-':
@@ -172,7 +172,7 @@ func fault(name string) error {
 		}
 	}
 	if i := strings.IndexFunc(name, func(r rune) bool { return r != '.' && (r >= utf8.RuneSelf || classes[r] == other) }); i >= 0 {
-		return fmt.Errorf("the character %q is not allowed", name[i])
+		return fmt.Errorf("the character %q is not allowed: use letters, digits, hyphens, underscores and dots", name[i])
 	}
 	return errors.New("a name whose last label is a number must be an IPv4 address such as 192.0.2.1")
 }

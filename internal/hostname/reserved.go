@@ -48,13 +48,13 @@ func unsignableName(pattern, host string) string {
 	}
 	for _, name := range reservedNames {
 		if Below(host, name) {
-			return fmt.Sprintf("%q is no domain of the public DNS", "."+name)
+			return fmt.Sprintf("%q is not a domain of the public DNS", "."+name)
 		}
 	}
 	for label := range strings.SplitSeq(host, ".") {
 		// Only xn-- has a meaning so far (RFC 5890, 2.3.1).
 		if len(label) >= 4 && label[2:4] == "--" && !strings.HasPrefix(label, "xn--") {
-			return fmt.Sprintf("the label %q has hyphens in third and fourth place", label)
+			return fmt.Sprintf("the label %q has hyphens in the third and fourth position", label)
 		}
 	}
 	return ""

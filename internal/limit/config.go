@@ -42,19 +42,19 @@ func (c Config) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if strings.ContainsFunc(c.Name, unprintable) {
-		fault("Name is %q, want printable ASCII without quotes and backslashes", c.Name)
+		fault("Name is %q, want printable ASCII without quotes or backslashes", c.Name)
 	}
 	if c.Burst < 0 {
-		fault("Burst is %d, want 0 for a second's worth, or more", c.Burst)
+		fault("Burst is %d, want 0 (a second's worth) or more", c.Burst)
 	}
 	if c.MaxKeys < 0 || c.MaxKeys > maxKeys {
-		fault("MaxKeys is %d, want 0 for the default, or up to %d", c.MaxKeys, maxKeys)
+		fault("MaxKeys is %d, want 0 (the default) to %d", c.MaxKeys, maxKeys)
 	}
 	switch {
 	case !(c.Rate > 0 && c.Rate <= maxRate): // catches NaN
 		fault("Rate is %v, want requests per second, above 0 and up to %d", c.Rate, int(maxRate))
 	case c.Burst >= 0 && float64(c.burst())/c.Rate > maxFill.Seconds():
-		fault("Burst is %d, want one that a Rate of %v fills within %v", c.burst(), c.Rate, maxFill)
+		fault("Burst is %d and Rate is %v, want Burst / Rate, the time to fill a bucket, of at most %v", c.burst(), c.Rate, maxFill)
 	}
 	return errors.Join(faults...)
 }

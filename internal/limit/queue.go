@@ -9,9 +9,9 @@ import (
 
 // Why somebody did not get through a [Queue].
 var (
-	ErrQueueFull    = errors.New("too many wait already")
-	ErrQueueTimeout = errors.New("waited for too long")
-	ErrQueueLeft    = errors.New("left while it waited")
+	ErrQueueFull    = errors.New("queue is full")
+	ErrQueueTimeout = errors.New("waited too long in the queue")
+	ErrQueueLeft    = errors.New("client disconnected while queued")
 )
 
 // A Queue is where those wait, in the order of their arrival, who want something that is used up. The fields must not

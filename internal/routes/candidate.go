@@ -53,11 +53,11 @@ func (c *Candidate[V]) whyNot(chosen *Route[V], path string) string {
 	case !c.Pattern.holds(path):
 		return fmt.Sprintf("the path is not below %s", c.Pattern.Path())
 	case chosen.Pattern.Host() == c.Pattern.Host():
-		return fmt.Sprintf("%s goes first: it has the longer path", chosen.Pattern)
+		return fmt.Sprintf("%s wins: its path is longer", chosen.Pattern)
 	case strings.HasPrefix(chosen.Pattern.Host(), "*."):
-		return fmt.Sprintf("%s goes first: a wildcard goes before *", chosen.Pattern)
+		return fmt.Sprintf("%s wins: a wildcard beats *", chosen.Pattern)
 	}
-	return fmt.Sprintf("%s goes first: an exact host goes before a wildcard and *", chosen.Pattern)
+	return fmt.Sprintf("%s wins: an exact host beats a wildcard and *", chosen.Pattern)
 }
 
 // explainAmbiguous says of each candidate how it stands to a path that is ambiguous.
@@ -67,11 +67,11 @@ func explainAmbiguous[V any](all []Candidate[V], c *candidates[V], path string) 
 	for i := range all {
 		switch a := &all[i]; {
 		case read == "":
-			a.Why = "the path can be read in too many ways"
+			a.Why = "there are too many ways to read the path"
 		case a.Route == written:
-			a.Why = fmt.Sprintf("the path belongs to it as it is written, but a target may read it as %s", read)
+			a.Why = fmt.Sprintf("it matches the path as sent, but a target may read the path as %s", read)
 		case a.Route == other:
-			a.Why = fmt.Sprintf("a target may read the path as %s, which belongs to it, but it is not written so", read)
+			a.Why = fmt.Sprintf("it matches the path that a target may read, %s, but not the path as sent", read)
 		default:
 			a.Why = "the path is ambiguous"
 		}

@@ -22,20 +22,20 @@ func TestCandidatesSayWhyTheyDoNotServe(t *testing.T) {
 	want("a.example.com", "/api/x",
 		[2]string{"a.example.com/api/v2", "the path is not below /api/v2/"},
 		[2]string{"a.example.com/api", ""},
-		[2]string{"a.example.com", "a.example.com/api/ goes first: it has the longer path"},
+		[2]string{"a.example.com", "a.example.com/api/ wins: its path is longer"},
 		[2]string{"*.example.com/x", "the path is not below /x/"},
-		[2]string{"*.example.com", "a.example.com/api/ goes first: an exact host goes before a wildcard and *"},
-		[2]string{"*", "a.example.com/api/ goes first: an exact host goes before a wildcard and *"})
+		[2]string{"*.example.com", "a.example.com/api/ wins: an exact host beats a wildcard and *"},
+		[2]string{"*", "a.example.com/api/ wins: an exact host beats a wildcard and *"})
 	want("b.example.com", "/",
 		[2]string{"*.example.com/x", "the path is not below /x/"},
 		[2]string{"*.example.com", ""},
-		[2]string{"*", "*.example.com goes first: a wildcard goes before *"})
+		[2]string{"*", "*.example.com wins: a wildcard beats *"})
 	want("b.test", "/%79/z",
-		[2]string{"b.test/y", "a target may read the path as /y/z, which belongs to it, but it is not written so"},
-		[2]string{"*", "the path belongs to it as it is written, but a target may read it as /y/z"})
+		[2]string{"b.test/y", "it matches the path that a target may read, /y/z, but not the path as sent"},
+		[2]string{"*", "it matches the path as sent, but a target may read the path as /y/z"})
 	want("b.test", "/;x/y",
-		[2]string{"b.test/y", "a target may read the path as /y, which belongs to it, but it is not written so"},
-		[2]string{"*", "the path belongs to it as it is written, but a target may read it as /y"})
+		[2]string{"b.test/y", "it matches the path that a target may read, /y, but not the path as sent"},
+		[2]string{"*", "it matches the path as sent, but a target may read the path as /y"})
 	assert.Empty(t, newTable(t, "a.test").Candidates("b.test", "/"))
 	assert.Empty(t, (*routes.Table[string])(nil).Candidates("a.test", "/"))
 }

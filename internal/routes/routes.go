@@ -19,7 +19,7 @@ import (
 const maxReading = 512
 
 // ErrAmbiguous means that a path chooses one route as it is written, and another as some target may read it.
-var ErrAmbiguous = errors.New("path is ambiguous: a target may read it as one of another route")
+var ErrAmbiguous = errors.New("path is ambiguous: a target may read it as the path of another route")
 
 // A Route is a pattern and what serves it. A Table keeps it as it is, by its pointer: it must not be changed or copied.
 type Route[V any] struct {

@@ -154,7 +154,7 @@ func TestADurationWithoutItsUnitIsAnError(t *testing.T) {
 		texts = append(texts, err.Error())
 	}
 	assert.Equal(t, []string{
-		"T.Wait is 5ns: write the unit, as in 5*time.Second", "T.Next.Next.Wait is 999ns: write the unit, as in 5*time.Second",
+		"T.Wait is 5ns, below a microsecond: multiply by a unit, as in 5*time.Second", "T.Next.Next.Wait is 999ns, below a microsecond: multiply by a unit, as in 5*time.Second",
 	}, texts)
 	assert.Empty(t, settings.TooShort("T.", &timed{Wait: -1}))
 }

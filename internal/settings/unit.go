@@ -19,7 +19,7 @@ func TooShort(prefix string, fields any) (errs []error) {
 		}
 		if d, ok := f.Interface().(time.Duration); ok {
 			if d > 0 && d < time.Microsecond {
-				errs = append(errs, fmt.Errorf("%s is %v: write the unit, as in 5*time.Second", name, d))
+				errs = append(errs, fmt.Errorf("%s is %v, below a microsecond: multiply by a unit, as in 5*time.Second", name, d))
 			}
 		} else if below := reflect.Indirect(f); below.Kind() == reflect.Struct && below.Type().PkgPath() == home {
 			errs = append(errs, TooShort(name+".", below.Addr().Interface())...)

@@ -96,7 +96,7 @@ func (e *Explanation) Text() string {
 		from = " from " + e.Client
 	}
 	line("%s %s%s%s", e.Method, bracketed(e.Host), e.Path, from)
-	line("answer: %s", e.answer())
+	line("response: %s", e.answer())
 	line("route: %s", cmp.Or(e.Pattern, "none"))
 	lines(e.Candidates, func(c Choice) { line("  %s: %s", c.Name, cmp.Or(c.Why, "serves")) }, line)
 	if len(e.Handlers) > 0 {
@@ -120,7 +120,7 @@ func (e *Explanation) Text() string {
 func (e *Explanation) answer() string {
 	wait := ""
 	if e.Wait != "" {
-		wait = ", after a wait: " + e.Wait
+		wait = ", after waiting: " + e.Wait
 	}
 	eligible := 0
 	for _, t := range e.Targets {
@@ -132,11 +132,11 @@ func (e *Explanation) answer() string {
 	case e.Status != 0:
 		return fmt.Sprintf("%d, %s%s", e.Status, e.Reason, wait)
 	case e.Target != "":
-		return "that of target " + e.Target + wait
+		return "from target " + e.Target + wait
 	case eligible > 0:
-		return fmt.Sprintf("that of one of %d targets%s", eligible, wait)
+		return fmt.Sprintf("from one of %d targets%s", eligible, wait)
 	case len(e.Handlers) > 0:
-		return "that of " + e.Handlers[len(e.Handlers)-1] + wait
+		return "from " + e.Handlers[len(e.Handlers)-1] + wait
 	}
 	return "unknown" + wait
 }

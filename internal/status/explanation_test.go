@@ -41,7 +41,7 @@ func TestTheFormShowsTheExplanation(t *testing.T) {
 	assert.Contains(t, b, `value="https://app.test:8443/a%2Fb?c=d"`)
 	assert.Contains(t, b, "<pre>PUT app.test:8443/a%2Fb from [2001:db8::1]:0\n")
 	for _, line := range []string{
-		"answer: that of target b:1", "route: app.test", "  app.test: serves", "  *: app.test",
+		"response: from target b:1", "route: app.test", "  app.test: serves", "  *: app.test",
 		"handlers: app.test, then *hostproxy.Upstream", "  TLS passes: server name app.test", "targets: one after the other", "  b:1: eligible",
 		"certificate: a certificate of its own: valid, issued by app.test, valid until 2026-03-02 03:04:05Z",
 	} {
@@ -64,10 +64,10 @@ func TestAQuestionThatMakesNoSenseIsAnsweredWithTheRule(t *testing.T) {
 	h := status.Handler(func() status.Page { return status.Page{} }, func(*http.Request) *status.Explanation { panic("explained") })
 	for query, want := range map[string]string{
 		"url=" + url.QueryEscape("ftp://a.test/"):            `the URL "ftp://a.test/" has the scheme "ftp": want http or https`,
-		"url=a.test&client=me":                               `the client "me" is no IP address`,
+		"url=a.test&client=me":                               `the client "me" is not an IP address`,
 		"url=a.test&method=" + url.QueryEscape("G T"):        `invalid method "G T"`,
 		"url=" + url.QueryEscape("http://a.test:x/"):         "invalid port",
-		"url=" + url.QueryEscape(strings.Repeat("a", 10000)): "the URL has 10000 bytes: 8192 are allowed",
+		"url=" + url.QueryEscape(strings.Repeat("a", 10000)): "the URL has 10000 bytes: at most 8192 are allowed",
 	} {
 		var got struct{ Text string }
 		require.NoError(t, json.Unmarshal([]byte(body(t, get(t, h, "GET", "/?format=json&"+query, ""))), &got))
@@ -87,10 +87,10 @@ func TestAnExplanationIsTextAndNothingElse(t *testing.T) {
 		return values.ReplaceAllString(shape(t, b), "{}")
 	}
 	plain := show("app.test", "app.test")
-	for _, s := range []string{"<script>alert(1)</script>", `"><img src=x onerror=alert(1)>`, "a\u202eb", "\x00", "</pre><b>", "\xff", "a\nanswer: 200"} {
+	for _, s := range []string{"<script>alert(1)</script>", `"><img src=x onerror=alert(1)>`, "a\u202eb", "\x00", "</pre><b>", "\xff", "a\nresponse: 200"} {
 		assert.Equal(t, plain, show(s, s), "%q", s)
 		b := body(t, get(t, handler(s), "GET", "/?url=app.test", ""))
-		assert.NotContains(t, b, "\nanswer: 200", "a line of its own")
+		assert.NotContains(t, b, "\nresponse: 200", "a line of its own")
 	}
 }
 
@@ -101,10 +101,10 @@ func TestAnExplanationIsBoundedAsText(t *testing.T) {
 	}
 	assert.Contains(t, e.Text(), "GET [::1]/\n")
 	assert.Contains(t, e.Text(), "\n  t19: its weight is 0\n  and 980 more\n")
-	assert.Contains(t, e.Text(), "\nanswer: unknown\n")
+	assert.Contains(t, e.Text(), "\nresponse: unknown\n")
 	e.DeferBy("Upstream.Pause", "a")
 	e.DeferBy("Upstream.Queue", "b")
 	e.RefuseBy("Upstream.Targets", 503, "no target left")
 	e.Refuse(400, "later")
-	assert.Contains(t, e.Text(), "\nanswer: 503, Upstream.Targets: no target left, after a wait: Upstream.Pause: a\n")
+	assert.Contains(t, e.Text(), "\nresponse: 503, Upstream.Targets: no target left, after waiting: Upstream.Pause: a\n")
 }

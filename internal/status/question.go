@@ -38,7 +38,7 @@ func questionOf(q *http.Request) question {
 func (k question) request() (*http.Request, error) {
 	target := k.URL
 	if len(target) > maxURL {
-		return nil, fmt.Errorf("the URL has %d bytes: %d are allowed", len(target), maxURL)
+		return nil, fmt.Errorf("the URL has %d bytes: at most %d are allowed", len(target), maxURL)
 	}
 	if !strings.Contains(target, "://") {
 		target = "https://" + target
@@ -57,7 +57,7 @@ func (k question) request() (*http.Request, error) {
 	if k.Client != "" {
 		client, err := netip.ParseAddr(k.Client)
 		if err != nil {
-			return nil, fmt.Errorf("the client %q is no IP address", k.Client)
+			return nil, fmt.Errorf("the client %q is not an IP address: want one such as 192.0.2.1", k.Client)
 		}
 		q.RemoteAddr = netip.AddrPortFrom(client, 0).String()
 	}
