@@ -122,7 +122,7 @@ func TestCheckFindsWhatIsNotInForce(t *testing.T) {
 	require.Equal(t, 200, ask(&r, "GET", "http://a.test/").Code)
 
 	u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	const late = `pattern "a.test": Upstream.Deny was changed after first use, and is not in force`
+	const late = `pattern "a.test": Upstream.Deny was changed after first use and has no effect`
 	assert.ErrorContains(t, r.Check(), late, "behind middleware that says nothing of it")
 	same := map[string]http.Handler{"a.test": opaque}
 	_, err := r.CheckReplace(same)

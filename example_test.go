@@ -325,7 +325,7 @@ func ExampleRouter_Explain() {
 	// certificate: none: the Router does not listen with TLS
 }
 
-// What is set after the first use is not in force, and Check says so.
+// A field that is set after first use has no effect, and Check reports it.
 func ExampleRouter_Check() {
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 	r.Handle("example.com", hostproxy.Redirect("www.example.com"))
@@ -335,7 +335,7 @@ func ExampleRouter_Check() {
 	fmt.Println(r.Check())
 	// Output:
 	// <nil>
-	// hostproxy: Router.RateLimit was changed after first use, and is not in force: change it back, and set it before the first use
+	// hostproxy: Router.RateLimit was changed after first use and has no effect: change it back, and set it before the first use
 }
 
 // New routes are tried before they are in force.

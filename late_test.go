@@ -92,7 +92,7 @@ func (l *late) change(t *testing.T, name string, v reflect.Value, check func(wan
 	before.Set(v)
 	v.Set(another(t, v))
 	l.log.Reset()
-	want := name + " was changed after first use, and is not in force"
+	want := name + " was changed after first use and has no effect"
 	err := l.Replace(l.routes)
 	assert.ErrorContains(t, err, want)
 	assert.Equal(t, 1, strings.Count(err.Error(), "was changed"), "%v", err)

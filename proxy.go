@@ -1,5 +1,5 @@
-// Package hostproxy is an embeddable reverse proxy: a Router maps host names
-// to handlers, usually Upstreams, and obtains the certificates for them.
+// Package hostproxy is an embeddable reverse proxy: a [Router] maps host names
+// to handlers, usually an [Upstream], and obtains certificates for them.
 //
 //	var r hostproxy.Router
 //	r.Handle("blog.example.com", hostproxy.To("localhost:4006"))
@@ -8,10 +8,14 @@
 //		log.Fatal(err)
 //	}
 //
-// There is a way down at every step: ListenAndServe; a Server with middleware
-// around the Router; Router.Listen or Router.Wrap below a server of your own;
-// Router.TLSConfig for a listener of your own; the Router alone, as a plain
-// http.Handler.
+// Each of these ways to run a Router gives more control than the one before it,
+// and does less for you:
+//
+//   - [ListenAndServe] does everything.
+//   - [Server] has settings, such as addresses, timeouts and middleware.
+//   - [Router.Listen] and [Router.Wrap] return a listener for a server of your own.
+//   - [Router.TLSConfig] returns the settings for a TLS listener of your own.
+//   - A Router alone is an [http.Handler].
 package hostproxy
 
 import (
@@ -47,71 +51,71 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// ListenAndServe serves r over HTTPS on :443, and ACME challenges and
-// redirects on :80, until ctx is done or the process receives SIGINT or
-// SIGTERM. It then shuts down as [Server.Serve] does, and returns nil if every
-// request could finish. A second signal ends the process immediately. A program
-// that handles signals itself calls [Server.ListenAndServe] instead.
+// ListenAndServe serves r over HTTPS on :443, and ACME challenges and redirects
+// to HTTPS on :80. When ctx is done, or the process receives SIGINT or SIGTERM,
+// it shuts down as [Server.Serve] does and returns nil if every request finished.
+// A second signal ends the process immediately. A program that handles signals
+// itself calls [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
 }
 
-// untilSignal calls serve with a context that SIGINT and SIGTERM end too.
+// untilSignal calls serve with a context that SIGINT and SIGTERM cancel.
 func untilSignal(ctx context.Context, serve func(context.Context) error) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	defer context.AfterFunc(ctx, stop)() // the second signal has its usual effect
+	defer context.AfterFunc(ctx, stop)() // a second signal ends the process
 	return serve(ctx)
 }
 
-// A Server runs a Router. Only the Router field is required. Fields may be
-// set until the first call of a method; a Server serves once.
+// A Server runs a [Router]. Only the Router field is required. Fields may be set
+// until the first call of a method. A Server serves once.
 type Server struct {
 	Router *Router
 
-	// Handler serves the requests of the HTTPS listener; nil means Router.
-	// Set it to put middleware in front.
+	// Handler serves the requests instead of Router; set it to put middleware in
+	// front of Router. Challenges and redirects do not pass it. Nil means Router.
 	Handler http.Handler
 
-	// Addr is the HTTPS address, HTTPAddr the one for challenges and
-	// redirects. "" means ":443" and ":80".
+	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
+	// and redirects. "" means ":443" and ":80".
 	Addr, HTTPAddr string
 
-	// ReadHeaderTimeout bounds a request's head, from its first byte on.
-	// Zero means 10 s, negative no bound.
+	// ReadHeaderTimeout limits how long a client takes to send the head of a
+	// request, from its first byte. Zero means 10 s; negative disables the limit.
 	ReadHeaderTimeout time.Duration
 
-	// IdleTimeout bounds the wait for the next request on a connection.
-	// Zero means 2 minutes, negative no bound.
+	// IdleTimeout limits the wait for the next request on a connection. Zero means
+	// 2 minutes; negative disables the limit.
 	IdleTimeout time.Duration
 
-	// DrainTimeout limits the graceful shutdown; remaining connections, those
-	// that a Passthrough carries included, are then closed. Zero means 30 s,
-	// negative disables the limit.
+	// DrainTimeout limits the graceful shutdown. Remaining connections are then
+	// closed, including those of a [Passthrough]. Zero means 30 s; negative
+	// disables the limit.
 	DrainTimeout time.Duration
 
-	// HandshakeTimeout limits a TLS handshake, the wait for a certificate
-	// included. The handshake that begins an on-demand order has at least 30 s
-	// from its ClientHello. Zero means 10 s, negative disables the limit.
+	// HandshakeTimeout limits a TLS handshake, including the wait for a
+	// certificate. A handshake that starts an on-demand order has at least 30 s
+	// from its ClientHello. Zero means 10 s; negative disables the limit.
 	HandshakeTimeout time.Duration
 
-	// MaxHeaderBytes bounds the head of a request. Zero means 16 KiB, negative
-	// is an error.
+	// MaxHeaderBytes limits the head of a request. Zero means 16 KiB; negative is
+	// an error.
 	MaxHeaderBytes int
 
-	// MaxConns limits the open connections of each listener, those that a
-	// Passthrough carries included; further connections are closed immediately.
-	// Zero means no limit.
+	// MaxConns limits the open connections of each listener, including those of a
+	// [Passthrough]. Further connections are closed immediately. Zero means no
+	// limit; negative is an error.
 	MaxConns int
 
 	// MaxHandshakes limits the TLS handshakes in flight; further ones wait. A
-	// handshake counts from the end of its ClientHello, except while it waits
-	// for a certificate. ACME challenges have places of their own. Zero means
-	// 512, negative disables the limit.
+	// handshake counts from the end of its ClientHello, except while it waits for
+	// a certificate. Handshakes of ACME challenges do not count. Zero means 512;
+	// negative disables the limit.
 	MaxHandshakes int
 }
 
-// ListenAndServe listens on Addr and HTTPAddr and calls Serve.
+// ListenAndServe listens on Addr and HTTPAddr and calls [Server.Serve].
 func (s *Server) ListenAndServe(ctx context.Context) error {
 	https, err := listen(cmp.Or(s.Addr, ":443"))
 	if err != nil {
@@ -125,35 +129,41 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.Serve(ctx, https, plain)
 }
 
-// listen opens a TCP listener, and says what to do when that is not allowed.
+// listen opens a TCP listener. Its error says what to do about a port that is
+// forbidden or taken.
 func listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("hostproxy: listen %s: %w: a port below 1024 needs the capability CAP_NET_BIND_SERVICE "+
-			"(setcap cap_net_bind_service=+ep on the binary, or AmbientCapabilities in the systemd unit), or choose another address", addr, err)
+		return nil, fmt.Errorf("hostproxy: listen %q: %w: a port below 1024 requires the capability CAP_NET_BIND_SERVICE: "+
+			"run setcap cap_net_bind_service=+ep on the binary, set AmbientCapabilities in the systemd unit, or choose another port", addr, err)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("hostproxy: listen %s: %w: stop the other server or choose another address", addr, err)
+		return nil, fmt.Errorf("hostproxy: listen %q: %w: stop the other server or choose another address", addr, err)
 	case err != nil:
-		return nil, fmt.Errorf("hostproxy: listen %s: %w", addr, err)
+		return nil, fmt.Errorf("hostproxy: listen %q: %w", addr, err)
 	}
 	return ln, nil
 }
 
-// Serve serves on listeners that are open already (inherited sockets fit) and
-// closes them. It does the TLS on https itself, so https is a raw listener.
-// plain answers ACME challenges and redirects; with https nil it serves the
-// routes in plain HTTP instead; either may be nil, not both. When ctx is done,
-// Serve stops accepting, lets requests end, closes upgraded connections
-// politely, cuts what is left at DrainTimeout, and returns nil if nothing had
-// to be cut.
+// Serve serves on open listeners, such as inherited sockets, and closes them at
+// the end. Either may be nil, but not both.
 //
-// Connections of a type of your own, such as those of a listener for PROXY
-// protocol, are used by their methods. Those of TCP and unix sockets are also used
-// by their descriptors, which costs less; see [UnbufferedConn].
+//   - https serves the routes over TLS. Serve does the TLS itself, so https must be
+//     a listener without TLS.
+//   - plain answers ACME challenges and redirects to HTTPS. If https is nil, plain
+//     serves the routes over HTTP instead.
 //
-// Several Servers may run one Router, whose certificates, background work and
-// kept connections end with the last of them.
+// When ctx is done, Serve shuts down: it stops accepting connections, lets requests
+// in flight finish, and closes upgraded connections, a WebSocket with status 1001.
+// After DrainTimeout it cuts off what is left. It returns nil if nothing was cut
+// off.
+//
+// Connections may be of any type, such as those of a listener for the PROXY
+// protocol. Of TCP and unix sockets, Serve also uses the file descriptor, which
+// costs less CPU; see [UnbufferedConn].
+//
+// Several Servers may run one Router. When the last of them ends, so do the
+// Router's certificate renewals, background work and idle connections.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	servers, share, err := s.servers(https, plain)
 	if err != nil {
@@ -186,33 +196,34 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	return errors.Join(all, s.Router.ran(s))
 }
 
-// An UnbufferedConn is a connection of a listener's own type, or of
-// [Upstream.Dial], that may be no more than a socket. Without this method all
-// bytes go through its Read and Write.
+// An UnbufferedConn is a connection that lets the proxy use the connection below
+// it, which costs less CPU. It may come from a listener of your own or from Dial of
+// an [Upstream]. Without this method, all bytes go through its Read and Write.
 type UnbufferedConn interface {
 	net.Conn
 
-	// Unbuffered returns the connection below, for instance the *net.TCPConn, when
-	// nothing that was read from it waits to be returned by Read. From then on
-	// the proxy may read and write that one without the methods of this type,
-	// which is what splice and waiting without a buffer need. It returns nil if
-	// they must be called: because something is buffered, and then it is asked
-	// again before the next request; or always, because they count bytes. It must
-	// not wait.
+	// Unbuffered returns the connection below, for instance the *net.TCPConn. From
+	// then on the proxy may read and write that one directly, to splice and to wait
+	// without a buffer.
+	//
+	// It returns nil if Read and Write of this type must be called. One reason is
+	// that Read has yet to return buffered bytes: the proxy calls Unbuffered again
+	// before the next request. Another is that they count bytes: then it always
+	// returns nil. It must not block.
 	Unbuffered() net.Conn
 }
 
-// servers pairs each listener with what serves it. The share of s in the
-// Router's certificates is to be released when all of them have ended.
+// servers returns what serves each listener. The caller releases the share in the
+// Router's certificates when all of them have ended.
 func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, *certs.Share, error) {
 	switch {
 	case s.Router == nil:
 		return nil, nil, errors.New("hostproxy: Server.Router is nil: set it")
 	case https == nil && plain == nil:
-		return nil, nil, errors.New("hostproxy: Serve needs a listener: https, plain or both")
+		return nil, nil, errors.New("hostproxy: Serve has no listener: pass https, plain or both")
 	case https != nil && doesTLS(https):
-		return nil, nil, errors.New("hostproxy: Serve does the TLS itself, and so does a listener by Router.Listen, Router.Wrap or tls.Listen: " +
-			"want one of net.Listen for https")
+		return nil, nil, errors.New("hostproxy: https is a listener that does TLS, as Router.Listen, Router.Wrap and tls.Listen return: " +
+			"Serve does the TLS itself, pass a listener of net.Listen")
 	}
 	if err := s.check(); err != nil {
 		return nil, nil, err
@@ -244,7 +255,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	return servers, share, nil
 }
 
-// check returns all that is wrong with the bounds of s and its Router.
+// check returns the errors in the fields of s, its Router and its handlers, joined.
 func (s *Server) check() error {
 	errs := []error{s.Router.inForce()}
 	for _, err := range settings.TooShort("Server.", s) {
@@ -274,8 +285,8 @@ func (s *Server) server(h http.Handler) *serve.Server {
 	}
 }
 
-// around returns h, which has middleware around r, for requests that it may ask
-// ClientAddr and RequestID about.
+// around returns h, which is middleware around r, so that ClientAddr and RequestID
+// work in it.
 func (r *Router) around(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		var n exchange.Numbering
@@ -288,25 +299,25 @@ func (r *Router) around(h http.Handler) http.Handler {
 	})
 }
 
-// A lateField is a field that was changed when it was in force.
+// A lateField is a field that was changed after first use.
 type lateField struct {
 	owner any
 	field string
 }
 
-// late returns an error that names each field of r, of a Server that runs it, or
-// of a handler in handlers that was changed when it was in force already. Each is
-// logged once. r.mu is held.
+// late returns an error for each field of r, of a Server that runs it, or of a
+// handler in handlers that was changed after first use. Each is logged once. r.mu
+// is held.
 func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
-		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force: change it back, and set it before the first use", prefix, field))
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use and has no effect: change it back, and set it before the first use", prefix, field))
 		if of := (lateField{owner, field}); !r.told[of] {
 			if r.told == nil {
 				r.told = make(map[lateField]bool)
 			}
 			r.told[of] = true
-			r.logger().Error("a field was changed after first use, and is not in force", "field", prefix+field)
+			r.logger().Error("a field was changed after first use and has no effect", "field", prefix+field)
 		}
 	}
 	for _, field := range r.compiled.Late(r) {
@@ -340,9 +351,9 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	return errors.Join(errs...)
 }
 
-// met returns the upstreams to which requests have come through h, if that is the
-// handler of a route of that pattern now: those behind middleware that does not
-// say so are known by nothing else.
+// met returns the upstreams that requests have reached through h, if h is the
+// handler of the current route of that pattern. Upstreams behind middleware without
+// an Unwrap method are known only in this way.
 func (r *Router) met(pattern string, h http.Handler) []*Upstream {
 	if _, ok := h.(*Upstream); ok {
 		return nil
@@ -357,8 +368,8 @@ func (r *Router) met(pattern string, h http.Handler) []*Upstream {
 	return nil
 }
 
-// usable puts the handlers of all routes in force, and returns what is wrong
-// with them or was changed too late.
+// usable puts the fields of all routes' handlers in use. It returns an error for
+// each that is invalid or was changed after first use.
 func (r *Router) usable() error {
 	var errs []error
 	for _, u := range r.uses.All() {
@@ -371,13 +382,13 @@ func (r *Router) usable() error {
 	return errors.Join(append(errs, r.late(r.All()))...)
 }
 
-// inForce puts the fields of r and of its handlers in force.
+// inForce puts the fields of r and of its handlers in use.
 func (r *Router) inForce() error {
 	_, err := r.rules()
 	return errors.Join(err, r.usable())
 }
 
-// run notes that s serves r from now on.
+// run records that s serves r.
 func (r *Router) run(s *Server) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -387,8 +398,8 @@ func (r *Router) run(s *Server) {
 	r.running[s] = settings.Take(s)
 }
 
-// ran is run's counterpart. It returns an error for fields of s that were
-// changed in between.
+// ran undoes run. It returns an error for each field of s or r that was changed
+// meanwhile.
 func (r *Router) ran(s *Server) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -397,11 +408,12 @@ func (r *Router) ran(s *Server) error {
 	return err
 }
 
-// An Exchange is one request and its response, as Observe sees it at the end.
-// UserAgent, Referer, User and ServerName are cut off after 1 KiB. Texts that a
-// client chose may hold any byte: escape them in logs, as the handlers of slog do.
+// An Exchange is the record of one request and its response, for Observe of a
+// [Router]. UserAgent, Referer, User and ServerName are cut off after 1 KiB.
+// Strings from the client may hold any byte: escape them in logs, as the handlers
+// of log/slog do.
 type Exchange struct {
-	Start time.Time // when the head of the request had been read
+	Start time.Time // when the head of the request was complete
 
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 	Peer   netip.Addr // remote address of the connection
@@ -412,31 +424,33 @@ type Exchange struct {
 	Host    string // as the client wrote it
 	Path    string // as the client wrote it, escaped
 	Query   string // as the client wrote it, without the question mark; may hold secrets
-	Pattern string // of the route; "" if none
+	Pattern string // of the route; "" if no route matched
 
 	UserAgent  string // "" if the client sent none
 	Referer    string // "" if the client sent none
-	User       string // who logged in, by BasicAuth or ForwardAuth.User; "" if nobody
-	RequestID  string // by Router.RequestID; "" without
-	TLSVersion uint16 // tls.VersionTLS13; 0 on a plain connection
-	ServerName string // asked for in the TLS handshake; "" if none
+	User       string // user name, by BasicAuth or ForwardAuth.User; "" if none
+	RequestID  string // identifier, by Router.RequestID; "" if that is disabled
+	TLSVersion uint16 // such as tls.VersionTLS13; 0 without TLS
+	ServerName string // server name in the TLS handshake; "" if none
 
-	Status        int   // sent to the client; behind a grpc-status of the proxy's own, its HTTP equivalent; 499 if the client left before
-	RequestBytes  int64 // of the bodies, as forwarded
-	ResponseBytes int64
+	// Status is what the client was sent: 499 if it disconnected before, and the
+	// HTTP equivalent if the proxy answered with a grpc-status.
+	Status        int
+	RequestBytes  int64 // of the request body, as forwarded
+	ResponseBytes int64 // of the response body, as forwarded
 
-	Target    string        // of the last attempt; "" if none was picked
-	Attempts  int           // targets that were sent the request
-	Queue     time.Duration // spent waiting for a target to be free
-	Dial      time.Duration // spent connecting; 0 on a kept connection
-	FirstByte time.Duration // from the attempt's start to the response's head
-	Duration  time.Duration // from Start to the end
+	Target    string        // of the last attempt; "" if none was chosen
+	Attempts  int           // number of targets that were sent the request
+	Queue     time.Duration // time spent waiting: in Queue, for Resume, or for Discover
+	Dial      time.Duration // time spent connecting; 0 on a reused connection
+	FirstByte time.Duration // time from the start of the attempt to the head of the response
+	Duration  time.Duration // time from Start to the end of the response
 
-	Err     error   // an *Error when forwarding failed, else nil
-	Retried []error // an *Error for each attempt before the last one
+	Err     error   // an *Error if forwarding failed, else nil
+	Retried []error // an *Error for each attempt that was retried, or was slower than a Hedge
 }
 
-// publicExchange shows a record as an Exchange.
+// publicExchange converts r to an Exchange, in place.
 func publicExchange(r *exchange.Record) *Exchange {
 	if f, ok := r.Err.(*exchange.Failure); ok {
 		r.Err = publicError(f)
@@ -449,18 +463,23 @@ func publicExchange(r *exchange.Record) *Exchange {
 	return (*Exchange)(r)
 }
 
-// A RequestIDHeader is the request header by which a request is recognized in the
-// logs of all that serve it. Targets and handlers get it with the identifier: the
-// one that a TrustedProxies peer sent, if that is one token of up to 128 bytes, or
-// else a new one of 128 random bits in hexadecimal. Retries and mirrored copies keep
-// it, and so does the question of a ForwardAuth. A client's own copy is removed, in
-// every spelling that a CGI-like target reads as the same, and in trailers too. A
-// route's RequestHeader and ResponseHeader edit the header like any other.
+// A RequestIDHeader is a request header with an identifier, by which a request can
+// be found in the logs of every service that handles it. Handlers and targets get
+// the header.
+//
+// The identifier is that of a peer in TrustedProxies, if it sent a single token of
+// up to 128 bytes. Otherwise it is new: 128 random bits in hexadecimal. Retries,
+// mirrored copies and the request of a [ForwardAuth] keep it.
+//
+// A client's own copy is removed, also from trailers and in every spelling that
+// CGI reads as the same name. RequestHeader and ResponseHeader of an [Upstream]
+// edit the header like any other.
 type RequestIDHeader struct {
-	// Name is that of the header, such as "X-Request-Id". "" disables identifiers.
+	// Name is the name of the header, such as "X-Request-Id". "" disables
+	// identifiers.
 	Name string
 
-	// Respond sends the header to clients too, with every answer, in place of the
+	// Respond sends the header to clients too, in every response, in place of the
 	// target's own.
 	Respond bool
 }
@@ -472,16 +491,21 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 			return exchange.Numbering{}, fmt.Errorf("hostproxy: %w", err)
 		}
 	case h.Respond:
-		return exchange.Numbering{}, errors.New("hostproxy: RequestID.Respond without RequestID.Name: want the name of the header, such as X-Request-Id")
+		return exchange.Numbering{}, errors.New("hostproxy: RequestID.Respond requires RequestID.Name: set it to the name of the header, such as X-Request-Id")
 	}
 	return exchange.Numbering{Name: http.CanonicalHeaderKey(h.Name), Shown: h.Respond}, nil
 }
 
 // ClientAddr returns the client address of q, resolved through TrustedProxies, as
-// Exchange.Client has it. It works in handlers and middleware of routes; in
-// middleware of Server.Handler; and in the hooks of an Upstream: for In and Out of
-// Rewrite, for the Request of ModifyResponse, in Pick, Transport and ErrorHandler. Elsewhere it is
-// the address of q.RemoteAddr, invalid if that is none.
+// in Client of the [Exchange]. It works in
+//
+//   - handlers and middleware of routes
+//   - middleware in Handler of a [Server]
+//   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
+//     and ModifyResponse (Request of the response).
+//
+// Elsewhere it returns the address in q.RemoteAddr, which is invalid if there is
+// none.
 func ClientAddr(q *http.Request) netip.Addr {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.Client
@@ -492,8 +516,8 @@ func ClientAddr(q *http.Request) netip.Addr {
 	return header.ParsePeer(q.RemoteAddr).Addr
 }
 
-// RequestID returns the identifier of q, where ClientAddr works. It is "" elsewhere,
-// and if Router.RequestID is not set.
+// RequestID returns the identifier of q; see [RequestIDHeader]. It works where
+// [ClientAddr] does. Elsewhere, or without RequestID of the [Router], it is "".
 func RequestID(q *http.Request) string {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.RequestID
@@ -504,11 +528,11 @@ func RequestID(q *http.Request) string {
 	return ""
 }
 
-// AccessLog returns an Observe function that writes one line per exchange to
-// l: at level Info, and at Warn when the upstream or the proxy failed. It may
-// be called concurrently. The attributes are fields of the Exchange:
+// AccessLog returns a function for Observe of a [Router] that writes one line per
+// exchange to l, at level Info, or Warn if the upstream or the proxy failed. The
+// function may be called concurrently. The attributes are fields of the [Exchange]:
 //
-//	attribute       field                   left out
+//	attribute       field                   omitted
 //	client          Client
 //	method          Method
 //	scheme          Scheme
@@ -533,13 +557,13 @@ func RequestID(q *http.Request) string {
 //	side            Side of Err             if Err is nil
 //	cause           Err of Err              if Err is nil
 //
-// Host, path and query are cut off after 4 KiB. A query may hold secrets, and so may
-// a referer: to leave them out, have Observe call the function with a copy of the
-// Exchange without them.
+// Method, host, path and query are cut off after 4 KiB. The query and the referer
+// may hold secrets. To omit them, call the function with a copy of the Exchange in
+// which they are "".
 func AccessLog(l *slog.Logger) func(*Exchange) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	h := l.Handler()
-	writesAtOnce := false // other handlers may keep what they are given
+	writesAtOnce := false // other handlers may keep the attributes
 	switch h.(type) {
 	case *slog.JSONHandler, *slog.TextHandler:
 		writesAtOnce = true
@@ -547,8 +571,8 @@ func AccessLog(l *slog.Logger) func(*Exchange) {
 	return func(x *Exchange) {
 		ctx := context.Background()
 		line := lines.Get().(*logLine)
-		// The handler is called by itself: a Logger looks up its caller each
-		// time, which here is always this function.
+		// The handler is called without a Logger, which would look up its caller each
+		// time: that is always this function.
 		if level := line.fill(x); h.Enabled(ctx, level) {
 			r := slog.NewRecord(x.Start.Add(x.Duration), level, "exchange", 0)
 			// A group without a name is written as if it were its members, and
@@ -562,11 +586,11 @@ func AccessLog(l *slog.Logger) func(*Exchange) {
 	}
 }
 
-// A logLine is the memory of a line in the access log.
+// A logLine is the reused memory of one line of the access log.
 type logLine struct {
 	attrs  []slog.Attr
-	client netip.Addr // as text in name: the next line is often the same client's
-	name   string
+	client netip.Addr // the next line is often of the same client
+	name   string     // client as text
 }
 
 func (l *logLine) fill(x *Exchange) slog.Level {
@@ -607,10 +631,10 @@ func (l *logLine) add(key, value string) {
 	}
 }
 
-// logged is as much as a line has room for.
+// logged returns as much of s as a line has room for.
 func logged(s string) string { return s[:min(len(s), 4<<10)] }
 
-// fail adds why the exchange failed, if it did, and returns the line's level.
+// fail adds the error of the exchange, if any, and returns the level of the line.
 func (l *logLine) fail(x *Exchange) slog.Level {
 	if x.Err == nil {
 		return slog.LevelInfo
@@ -626,24 +650,24 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns what is wrong with the fields of r and of its handlers, and an
-// error for each that was changed after first use, those of Servers that run r
-// included: nil means that all that is configured is in force, or will be at
-// first use. It puts nothing in force. What is wrong with TLS before r listens,
-// Serve, Listen and TLSConfig say.
+// Check returns an error for each field of r or its handlers that is invalid, and
+// for each that was changed after first use, including those of Servers that run
+// r. Nil means that every field is in use, or will be from first use on. Check is
+// no use: fields may still be set. Before r listens it does not validate TLS;
+// [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {
 		errs = append(errs, err)
 	}
-	for _, u := range r.uses.All() { // those behind any middleware too
+	for _, u := range r.uses.All() { // also those behind middleware
 		if err := u.check(); err != nil {
 			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 		}
 	}
 	for pattern, h := range r.All() {
 		if _, ok := h.(*Upstream); ok {
-			continue // which r.uses has
+			continue // checked above
 		}
 		if err := checkHandler(fmt.Sprintf("pattern %q", pattern), h); err != nil {
 			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
@@ -654,10 +678,10 @@ func (r *Router) Check() error {
 	return errors.Join(append(errs, r.late(r.All()))...)
 }
 
-// Explain says what r would do with q now, and why. It counts nothing, takes no
-// token, puts no field in force, begins no order and no background work, and
-// calls no hook of the program. What a handler of the program in front of an
-// Upstream would do with q, it does not know.
+// Explain returns what r would do with q now, and why. It has no side effects: it
+// counts nothing, takes no token, calls no hook, and starts no certificate order
+// and no background work. It is no use: fields may still be set. It does not know
+// what handlers of your own, in front of an Upstream, would do with q.
 func (r *Router) Explain(q *http.Request) Explanation {
 	e, client, cert := r.explain(q)
 	return Explanation{
@@ -674,48 +698,47 @@ func (r *Router) Explain(q *http.Request) Explanation {
 // An Explanation is what a Router would do with a request, and why.
 type Explanation struct {
 	Method string     // as the client wrote it
-	Host   string     // in canonical form; as the client wrote it if it has none
-	Path   string     // as it is compared with patterns, escaped
+	Host   string     // in canonical form; as the client wrote it if it is invalid
+	Path   string     // as compared with patterns, escaped
 	Client netip.Addr // address of the client, resolved through TrustedProxies; invalid if unknown
 
-	// Candidates are the routes whose host matches, in the order in which they
-	// are considered. Pattern is that of the route that serves, "" if none does.
+	// Candidates are the routes whose host matches, in the order in which they are
+	// considered. Pattern is the pattern of the route that serves q; "" if none.
 	Candidates []Choice
 	Pattern    string
 
-	// Handlers are the types of the route's handler, of the handler behind it as
-	// its method Unwrap says, and so on.
+	// Handlers are the types of the route's handler, of the handler that its Unwrap
+	// method returns, and so on.
 	Handlers []string
 
 	// Rules are the settings that may refuse the request or make it wait, in the
-	// order in which they count.
+	// order in which they apply.
 	Rules []Rule
 
-	// Targets are those of the Upstream. Target is the one that would be chosen,
-	// "" if chance or Pick chooses among the eligible ones, or if there is none.
-	// Selection says how they are chosen.
+	// Targets are the targets of the Upstream. Target is the one that would be
+	// chosen; "" if there is none, or if it is chosen at random or by Pick.
+	// Selection says in words how it is chosen.
 	Targets   []Choice
 	Target    string
 	Selection string
 
-	Wait   string // why the request would wait before it is answered; "" if it would not
-	Status int    // of the answer by which the Router or one of its handlers refuses the request; 0 if none does
-	Reason string // of Status
+	Wait   string // why the request would wait; "" if it would not
+	Status int    // response status if the Router or one of its handlers refuses the request, else 0
+	Reason string // why it is refused
 
-	TLS         string     // what a TLS handshake for Host would get, in words
-	Certificate CertStatus // of the certificate that it would get; zero if none
+	TLS         string     // result of a TLS handshake for Host, in words
+	Certificate CertStatus // of the certificate in that handshake; zero if none
 
 	text string
 }
 
-// String returns the explanation as lines.
+// String returns the explanation as lines of text.
 func (e Explanation) String() string { return e.text }
 
-// A Choice is the pattern of a route that was considered, or a target, and why
-// it is not chosen.
+// A Choice is a route or a target that was considered, and why it is not chosen.
 type Choice struct {
-	Name string // of the target as in records, or the pattern
-	Why  string // "" if the route serves the request, or the target is eligible
+	Name string // pattern of the route, or name of the target as in Exchange
+	Why  string // "" if the route serves the request, or the target may be chosen
 }
 
 func publicChoice(c status.Choice) Choice { return Choice(c) }
@@ -723,9 +746,9 @@ func publicChoice(c status.Choice) Choice { return Choice(c) }
 // A Rule is a setting that may refuse a request, such as Upstream.Deny, or make
 // it wait, such as Upstream.Pause.
 type Rule struct {
-	Name    string // of the field or method that sets it; Canary in place of Upstream for that of Upstream.Canary
-	Outcome string // RulePasses, RuleWaits, RuleRefuses, or RuleUnknown: it is not looked at now
-	Detail  string
+	Name    string // field or method, such as "Upstream.Deny"; of a canary, "Canary.Deny"
+	Outcome string // one of the constants below
+	Detail  string // the reason, in words
 }
 
 // The outcomes of a Rule.
@@ -733,12 +756,12 @@ const (
 	RulePasses  = "passes"
 	RuleWaits   = "waits"
 	RuleRefuses = "refuses"
-	RuleUnknown = "unknown"
+	RuleUnknown = "unknown" // Explain does not evaluate it
 )
 
-// explain is Explain as the status page shows it.
+// explain returns what Explain does, in the form of the status page.
 func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, CertStatus) {
-	q = q.WithContext(context.Background()) // in which a lane may have left what only one may take
+	q = q.WithContext(context.Background()) // a lane may have left in it what only one exchange may take
 	x := exchange.Begin(q, r.TrustedProxies)
 	e := &status.Explanation{Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath()}
 	if x.Client.IsValid() {
@@ -794,24 +817,23 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 		return
 	}
 	met := slices.DeleteFunc(slices.Clone(rt.upstreams()), func(u *Upstream) bool { return auths[u] })
-	if len(met) == 1 { // known from requests alone
+	if len(met) == 1 { // known only from requests
 		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", met[0]))
 		met[0].explain(e, q, x)
 	}
 }
 
-// StatusHandler returns a handler that shows what r is doing, as a page or, with
-// the query format=json, as JSON: routes, targets with their health and
-// latency, certificates, and the failures since StatusHandler was called, of
-// which it keeps the latest hundred. A form, or the parameters url, method and
-// client, show what [Router.Explain] says of such a request. Restrict access: it
-// exposes host names and addresses.
+// StatusHandler returns a handler that shows the state of r as a page, or as JSON
+// with the query format=json. It shows routes, targets with health and latency,
+// certificates, and the latest 100 failures since StatusHandler was called. A form
+// on the page, or the query parameters url, method and client, show the result of
+// [Router.Explain]. Restrict access: it exposes host names and addresses.
 func StatusHandler(r *Router) http.Handler {
 	r.failures.CompareAndSwap(nil, new(status.Failures))
 	return status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
 }
 
-// status is what the page shows.
+// status returns the contents of the page.
 func (r *Router) status() status.Page {
 	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
 	for o := range r.table.Load().All() {
@@ -831,7 +853,7 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	}
 	zone, wild := strings.CutPrefix(c.Host, "*.")
 	switch {
-	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // nothing that a CA would look at
+	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // a CA would not look at the host
 	case wild || r.TLS.DNS != nil:
 		s.Check = status.RecordsCommand(c.Host)
 	default:
@@ -850,26 +872,26 @@ func describe(o *routes.Route[route]) status.Route {
 	return s
 }
 
-// An HSTS is a Strict-Transport-Security policy (RFC 6797). Clients keep to it
-// for MaxAge, also when a certificate is not valid any more: begin with a short
-// one.
+// An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use only
+// HTTPS. They obey it for MaxAge, even if the certificate is no longer valid: start
+// with a short one.
 type HSTS struct {
 	MaxAge            time.Duration // 0 makes clients forget the policy
-	IncludeSubDomains bool
-	Preload           bool // wants a MaxAge of a year or more and IncludeSubDomains
+	IncludeSubDomains bool          // applies the policy to subdomains too
+	Preload           bool          // allows preload lists in browsers; requires IncludeSubDomains and a MaxAge of a year
 }
 
-// value returns the field's value, or an error that names what is wrong.
+// value returns the value of the header, "" if p is nil.
 func (p *HSTS) value() (string, error) {
 	switch {
 	case p == nil:
 		return "", nil
 	case p.MaxAge > 0 && p.MaxAge < time.Second:
-		return "", fmt.Errorf("HSTS.MaxAge is %v: want whole seconds, such as 300*time.Second", p.MaxAge)
+		return "", fmt.Errorf("HSTS.MaxAge is %v: want a second or more, such as 300*time.Second", p.MaxAge)
 	case p.MaxAge < 0:
-		return "", errors.New("HSTS.MaxAge is negative: want 0 or more")
+		return "", fmt.Errorf("HSTS.MaxAge is %v: want 0 or more", p.MaxAge)
 	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
-		return "", errors.New("HSTS.Preload wants a MaxAge of at least a year, and IncludeSubDomains")
+		return "", fmt.Errorf("HSTS.Preload requires HSTS.IncludeSubDomains, and HSTS.MaxAge of a year (8760h) or more: it is %v", p.MaxAge)
 	}
 	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
 	if p.IncludeSubDomains {

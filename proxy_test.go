@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -343,7 +344,7 @@ func TestClientAddrOutsideARouterIsThePeer(t *testing.T) {
 func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {
 	taken := proxytest.Listen(t).Addr().String()
 	err := (&hostproxy.Server{Router: new(hostproxy.Router), Addr: "127.0.0.1:0", HTTPAddr: taken}).ListenAndServe(t.Context())
-	assert.ErrorContains(t, err, "hostproxy: listen "+taken)
+	assert.ErrorContains(t, err, "hostproxy: listen "+strconv.Quote(taken))
 	assert.ErrorContains(t, err, "stop the other server or choose another address")
 }
 
@@ -357,5 +358,5 @@ func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
 
 func TestServeNeedsARouterAndAListener(t *testing.T) {
 	assert.EqualError(t, (&hostproxy.Server{}).Serve(context.Background(), nil, nil), "hostproxy: Server.Router is nil: set it")
-	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve needs a listener: https, plain or both")
+	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve has no listener: pass https, plain or both")
 }

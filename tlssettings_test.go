@@ -119,7 +119,7 @@ func TestAListenerThatDoesTLSIsNotWrappedOnceMore(t *testing.T) {
 		_, err := r.Wrap(ln)
 		assert.ErrorContains(t, err, "the listener already uses TLS: want one from net.Listen", what)
 		err = (&hostproxy.Server{Router: &r}).Serve(t.Context(), ln, nil)
-		assert.ErrorContains(t, err, "Serve does the TLS itself", what)
+		assert.ErrorContains(t, err, "https is a listener that does TLS", what)
 		_, err = ln.Accept()
 		assert.ErrorIs(t, err, net.ErrClosed, "Serve closes what it is given")
 	}

@@ -28,191 +28,221 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// An Upstream is an http.Handler that forwards requests to one of its
-// targets. It works as a route of a Router and alone, in any http.Server.
-// Only Targets, or Discover, is required. Fields may be set until first use: a
-// request, or a call of a method. [Router.Check] reports one that is set later. A
-// panic in a hook is that request's 500, and its stack is in the record.
+// An Upstream is an [http.Handler] that forwards each request to one of its
+// targets. Use it as a route of a [Router], or alone in any http.Server. Only
+// Targets or Discover is required; [To] and [NewUpstream] set Targets.
+//
+// Fields may be set until first use: a request, or a call of a method.
+// [Router.Check] reports a field that is changed later. If a hook panics, the
+// request fails with 500 and the stack is in Err of the [Exchange].
+//
+// Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
+// request than the other fields: they need the types of net/http.
 type Upstream struct {
-	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
-	// TLS) or unix URLs. An https target is asked over HTTP/1.1, gRPC over HTTP/2;
-	// one that refuses HTTP/1.1 by ALPN is asked over HTTP/2 from then on. A path in the URL is put before the request's.
+	// Addresses: where requests go.
+	//
+	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
+	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
+	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. If it refuses HTTP/1.1 by
+	// ALPN, it gets HTTP/2 from then on.
 	Targets []*url.URL
 
-	// Discover finds the targets in place of Targets, which serve until it has
-	// found some. It runs from the first request for as long as Health checks.
-	// Nil means that Targets are all. See DNS and SRV.
+	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Targets
+	// are used until it has found some. It runs as long as health checks do, see
+	// [HealthCheck]. Nil means that only Targets are used.
 	Discover Source
 
+	// Choosing: which target gets a request.
+	//
 	// Policy is how a target is chosen. The zero value is LessBusy.
 	Policy Policy
 
-	// Weights are the targets' shares, in the order of Targets; nil means the
-	// same for all. A target of weight 0 gets no requests.
+	// Weights are the targets' shares of the requests, in the order of Targets. A
+	// target of weight 0 gets no requests. Nil means equal shares.
 	Weights []int
 
-	// HashBy is what ConsistentHash places a request by.
+	// HashBy is the part of a request by which ConsistentHash chooses. The zero
+	// value is the client address.
 	HashBy HashKey
 
 	// Sticky keeps a client at the target that served it first, by a cookie, as
 	// long as that target is up. Nil disables it.
 	Sticky *Sticky
 
-	// Pick chooses the target of an attempt from those that are left; a nil
-	// result fails the exchange with 503, a panic with 500. Nil leaves the
-	// choice to Policy.
+	// Pick chooses the target of an attempt. It gets the targets that are up and
+	// not tried yet. If it returns nil, the request fails with 503; if it panics,
+	// with 500. Pick cannot be combined with Policy, Weights or Sticky. Nil leaves
+	// the choice to them.
 	Pick func(*http.Request, []*Target) *Target
 
+	// Connecting: how targets are reached.
+	//
 	// Transport replaces the built-in client, for tests or exotic protocols.
-	// DialTimeout bounds it as far as it calls the hooks of net/http/httptrace,
-	// ResponseHeaderTimeout in any case. One that does not heed the context of its
-	// request is abandoned, and a response that comes later closed.
+	// ResponseHeaderTimeout limits it. DialTimeout limits it only if it calls the
+	// hooks of net/http/httptrace. If it ignores the context of its request, it is
+	// abandoned, and a late response is closed. Nil means the built-in client.
 	Transport http.RoundTripper
 
-	// Dial connects to targets: from another source address, over SSH, over a
-	// network of the program's own. network is "tcp" or "unix"; addr is the
-	// target's host:port, with a name as it is, or its path. It is used for
-	// requests, checks and copies, within DialTimeout, and may be called
-	// concurrently. An error means that the target cannot be reached.
-	// Connections of other types than *net.TCPConn, *net.UnixConn and
-	// [UnbufferedConn] carry one request each. It cannot be combined with
-	// Transport. Nil means a net.Dialer.
+	// Dial connects to targets: from another source address, over SSH, or over a
+	// network of the program's own. network is "tcp" or "unix". addr is the
+	// target's host:port, with the host name unresolved, or its socket path.
+	//
+	// Requests, health checks and mirrored copies use it, within DialTimeout. It
+	// may be called concurrently. An error means that the target cannot be
+	// reached. A connection carries only one request unless it is a *net.TCPConn,
+	// *net.UnixConn or [UnbufferedConn]. Dial cannot be combined with Transport.
+	// Nil means a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// TLS is used towards https targets; nil verifies the target's host name
-	// against the system's roots.
+	// TLS configures the connections to https targets. It cannot be combined with
+	// Transport. Nil verifies the target's host name against the system's roots.
 	TLS *tls.Config
 
-	// Rewrite changes the outgoing request after hop-by-hop and forwarding
-	// fields are in place and Out.URL names the target. Query parameters that
-	// cannot be parsed are removed first, so that what Rewrite sees is what
-	// is sent.
+	// Rewriting: what changes on the way.
+	//
+	// Rewrite changes the outgoing request. It runs after hop-by-hop headers are
+	// removed and forwarding headers and Out.URL are set. Query parameters that
+	// cannot be parsed are removed first, so that the target gets only what Rewrite
+	// sees.
 	Rewrite func(*httputil.ProxyRequest)
 
-	// ModifyResponse changes the response before it goes to the client. An
-	// error turns it into a 502.
+	// ModifyResponse changes the response before it goes to the client. If it
+	// returns an error, the client gets 502.
 	ModifyResponse func(*http.Response) error
 
-	// ErrorHandler answers the client when forwarding failed before the
-	// response began; err is an *Error. Nil answers with the status of the
-	// failure, a Proxy-Status field (RFC 9209) and a one-line body; a gRPC
-	// client over HTTP/2 gets 200 with a grpc-status in its place. Over
-	// HTTP/1.x there is no gRPC, whatever the content type says.
+	// ErrorHandler answers the client if forwarding fails before the response
+	// begins. err is an [*Error]. Nil answers with the status of the failure, a
+	// Proxy-Status header (RFC 9209) and a one-line body. A gRPC client then gets
+	// 200 and a grpc-status instead; gRPC is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
 	// RequestHeader and ResponseHeader are fixed edits, applied last.
 	RequestHeader, ResponseHeader HeaderEdit
 
-	// HSTS sets Strict-Transport-Security on responses over TLS, in place of the
-	// target's. Nil leaves it to the target.
+	// HSTS sets Strict-Transport-Security on responses over TLS and replaces the
+	// target's. Nil keeps the target's.
 	HSTS *HSTS
 
-	// TargetHost sends the target's own host in the Host field. By default
-	// the client's goes through unchanged.
+	// TargetHost sends the target's own host in the Host header. By default the
+	// target gets the client's Host unchanged.
 	TargetHost bool
 
-	// Forwarded adds the Forwarded field (RFC 7239) to the X-Forwarded-* ones.
+	// Forwarded sends the Forwarded header (RFC 7239) in addition to the
+	// X-Forwarded-* headers.
 	Forwarded bool
 
 	// Upgrades are the protocols that an Upgrade request may ask for, in lower
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
 
+	// Target health: which targets are up.
+	//
 	// Health checks each target at intervals. Nil disables health checks.
 	Health *HealthCheck
 
-	// Breaker leaves a target alone for a while after exchanges with it
-	// failed; nil never does.
+	// Breaker stops requests to a target for a while after failures. Nil disables
+	// it.
 	Breaker *Breaker
 
-	// SlowStart is the time in which a target that was down grows into its
-	// share again, with Health or Breaker. Zero gives it the whole share at once.
+	// SlowStart is how long a target that was down takes to grow into its full
+	// share again. It requires Health or Breaker. Zero means immediately.
 	SlowStart time.Duration
 
-	// FailClosed answers with 503 when no target is up. By default they are
-	// then tried as if all were: a check that is wrong must not stop a service.
+	// FailClosed answers with 503 when no target is up. By default all targets are
+	// then tried, so that a wrong health check does not stop the service.
 	FailClosed bool
 
-	// TargetChanged is called after each change of a target's health. Calls for one
-	// target come in order; calls for several targets may be concurrent. Nil logs
-	// the changes.
+	// TargetChanged is called after each change of a target's health. Calls for
+	// one target come in order; calls for several targets may be concurrent. Nil
+	// logs the changes.
 	TargetChanged func(*Target, Health)
 
+	// Limits: which requests are refused, and which wait.
+	//
 	// Allow lists the clients that are served; empty means all. Deny lists clients
-	// that are refused, also if Allow has them. Refused clients get 403.
+	// that are refused, even if Allow has them. Refused clients get 403.
 	Allow, Deny []netip.Prefix
 
-	// RateLimit bounds the requests of each client to this upstream, whatever
-	// the Router's own RateLimit says. Nil means no bound.
+	// RateLimit limits the requests of each client to this upstream, in addition
+	// to [Router].RateLimit. Nil means no limit.
 	RateLimit *RateLimit
 
-	// MaxRequestBody bounds the body of a request, in bytes; more is answered
-	// with 413. Zero means no bound.
+	// MaxRequestBody limits the body of a request, in bytes. A larger one gets
+	// 413. Zero means no limit.
 	MaxRequestBody int64
 
-	// MaxInFlight bounds the requests in flight, and MaxTargetInFlight those at
-	// each target. Zero means no bound.
+	// MaxInFlight limits the requests in flight, and MaxTargetInFlight those at
+	// each target. Zero means no limit.
 	MaxInFlight, MaxTargetInFlight int
 
-	// Queue lets requests above these limits wait. Zero refuses them with 503.
+	// Queue lets requests above these two limits wait. The zero value refuses them
+	// with 503.
 	Queue Queue
 
-	// Retry says when a request that failed at one target goes to another.
+	// Retries: when a request goes to a second target.
+	//
+	// Retry decides whether a request that failed at one target goes to another.
 	Retry Retry
 
-	// Hedge is how long a GET or HEAD without a body waits for an answer before
-	// it goes to another target too: the first answer counts, the other request
-	// is given up. It is one of Retry's attempts, and of its budget. Zero means
-	// never.
+	// Hedge sends a GET or HEAD without a body to a second target too if there is
+	// no response after this time. The first response is used, the other request
+	// is canceled. The second request counts in Retry.Attempts and Retry.Budget.
+	// Zero disables it.
 	Hedge time.Duration
 
-	// DialTimeout bounds connecting to a target, TLS included.
-	// Zero means 5 s, negative no bound.
+	// Timeouts: how long each step may take.
+	//
+	// DialTimeout limits connecting to a target, including TLS. Zero means 5 s;
+	// negative disables the limit.
 	DialTimeout time.Duration
 
-	// ResponseHeaderTimeout bounds, in each attempt, the wait for the
-	// response's head after the request is sent. Zero means 60 s, negative no
-	// bound.
+	// ResponseHeaderTimeout limits the wait for the head of the response, in each
+	// attempt, once the request is sent. Zero means 60 s; negative disables the
+	// limit.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a body or an upgraded connection on which no byte moves. One
-	// that moves slowly goes on. A peer that stops within a write has up to twice
-	// as long. Where the proxy does not see the client's connection, that is on
-	// HTTP/2 and below an http.Server of your own, a client has to take each 32
-	// KiB in that time. Zero means 5 minutes, negative no bound. Until the answer begins, the body
-	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
-	// for more than ten seconds at less than 240 bytes a second: 408. The rate
-	// is that of the last two minutes at most, so that a fast start does not
-	// make up for it.
+	// IdleTimeout ends a body or an upgraded connection on which no byte moves. A
+	// slow one goes on. Zero means 5 minutes; negative disables the limit.
+	//
+	// A peer that stops within a write has up to twice as long. Over HTTP/2 and
+	// below an http.Server of your own, the proxy does not see the client's
+	// connection: there, the client must take each 32 KiB within IdleTimeout.
+	//
+	// A separate, fixed limit applies to the body of an HTTP/1.x request until the
+	// response begins. It fails with 408 after a pause of a minute, or below 240
+	// B/s once the proxy has waited for it for 10 s. The rate is measured over the
+	// last two minutes at most, so a fast start does not make up for it.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
-	// swapped, or its target replaced, removed or no longer discovered. Streams
+	// swapped, or its target was replaced, removed or no longer discovered. Streams
 	// are upgraded connections, and responses of type text/event-stream and
-	// unknown length. When it is over, an upgraded connection ends politely, a
-	// WebSocket with 1001, and an event stream is cut off. Zero means immediately,
-	// and 10 s for event streams. Negative means no limit. A route or target that
-	// comes back meanwhile is a new one: the time goes on. Drain and the end of
-	// the Server end streams as if there were no StreamGrace.
+	// unknown length. Zero means immediately for upgraded connections and 10 s for
+	// event streams; negative means no limit.
+	//
+	// After that time an upgraded connection is closed, a WebSocket with status
+	// 1001, and an event stream is cut off. A route or target that comes back meanwhile is a new one and does
+	// not stop the clock. [Upstream.Drain] and the shutdown of the Server ignore
+	// StreamGrace.
 	StreamGrace time.Duration
 
-	// StreamTimeout limits how long an upgraded connection lives; then it ends
-	// politely. Zero and negative mean no limit.
+	// StreamTimeout limits the life of an upgraded connection, which is then
+	// closed as after StreamGrace. Zero and negative mean no limit.
 	StreamTimeout time.Duration
 
-	// ReadyTimeout limits how long Replace waits until new targets serve. Zero
-	// means 30 s, negative leaves the limit to the context.
+	// ReadyTimeout limits how long [Upstream.Replace] waits until the new targets
+	// serve. Zero means 30 s; negative leaves the limit to the context.
 	ReadyTimeout time.Duration
 
-	// DrainTimeout limits how long Replace then waits for requests in flight at
-	// old targets. Zero and negative leave the limit to the context.
+	// DrainTimeout limits how long [Upstream.Replace] then waits for requests in
+	// flight at the old targets. Zero and negative leave the limit to the context.
 	DrainTimeout time.Duration
 
 	compiled settings.Compiled[forward.Forwarder]
-	log      atomic.Pointer[func() *slog.Logger] // of the first Router that routed it
+	log      atomic.Pointer[func() *slog.Logger] // of the first Router with a route to it
 }
 
-// logger is where background work logs.
+// logger returns the logger of background work.
 func (u *Upstream) logger() *slog.Logger {
 	if log := u.log.Load(); log != nil {
 		return (*log)()
@@ -220,27 +250,30 @@ func (u *Upstream) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// logTo makes u log there, unless it has been told before.
+// logTo sets the logger of background work, unless one is set.
 func (u *Upstream) logTo(logger func() *slog.Logger) { u.log.CompareAndSwap(nil, &logger) }
 
-// A Source finds targets: it publishes the whole list whenever that may have
-// changed, until ctx is done. When it returns before, or panics, it is started
-// again after a moment, and what it published last stays, as it does when it
-// publishes nothing: a source that is down must not stop a service. What goes
-// wrong is logged. Targets that go end like those of Remove. Endpoints beyond
-// 4,096 are left out.
+// A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource].
+// It calls publish with the complete list whenever that may have changed, until
+// ctx is done.
+//
+// If it returns early or panics, the error is logged and it is restarted after a
+// pause. The last published targets stay in use meanwhile, and also if it
+// publishes an empty list: a source that is down must not stop a service.
+// Requests at targets that are gone end as after [Upstream.Remove]. Endpoints
+// beyond 4,096 are ignored.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
-// An Endpoint is a target that was found.
+// An Endpoint is a target that a [Source] found.
 type Endpoint struct {
-	Target string // as in To
-	Addr   string // host:port to connect to in place of the target's own; "" means that
-	Weight int    // its share; 0 means none, unless all have 0
+	Target string // in the form that To accepts
+	Addr   string // host:port to connect to; "" means that of Target
+	Weight int    // share of the requests; 0 means none, unless all are 0
 }
 
-// DNSSource returns a Source of all the addresses that the target's name has. Each is
-// a target of its own under the same name. The name is looked up every interval,
-// at least every second apart. It panics on a bad target, as To does.
+// DNSSource returns a [Source] of all IP addresses of the target's host name. Each
+// address becomes a target under that name. The name is looked up every interval,
+// but at most once a second. DNSSource panics on an invalid target, as [To] does.
 func DNSSource(target string, interval time.Duration) Source {
 	u, err := parseTarget(target)
 	if err != nil {
@@ -252,18 +285,19 @@ func DNSSource(target string, interval time.Duration) Source {
 	return publicSource(discover.Hosts(net.DefaultResolver, u, interval))
 }
 
-// SRVSource returns a Source of the targets that the SRV records of
-// _service._proto.name name, with their weights; those of a higher priority
-// value are left out. scheme is that of the targets: http, https or h2c. They
-// are looked up every interval, at least every second apart. It panics on
-// another scheme.
+// SRVSource returns a [Source] of the targets in the SRV records of
+// _service._proto.name, with their weights. It uses only the records of the lowest
+// priority value. scheme is the scheme of the targets: http, https or h2c. The
+// records are looked up every interval, but at most once a second. SRVSource
+// panics on another scheme, and on labels that are empty or begin with an
+// underscore.
 func SRVSource(scheme, service, proto, name string, interval time.Duration) Source {
 	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
 		panic(fmt.Sprintf("hostproxy: SRVSource: scheme %q: want http, https or h2c", scheme))
 	}
 	for _, label := range []string{service, proto, name} {
 		if label == "" || strings.HasPrefix(label, "_") {
-			panic(fmt.Sprintf("hostproxy: SRVSource: %q: write service, protocol and name without the underscore, as in \"http\", \"tcp\", \"example.com\"", label))
+			panic(fmt.Sprintf("hostproxy: SRVSource: %q is empty or begins with an underscore: write service, proto and name as in \"http\", \"tcp\", \"example.com\"", label))
 		}
 	}
 	return publicSource(discover.Services(net.DefaultResolver, scheme, service, proto, name, interval))
@@ -285,7 +319,7 @@ func each[A, B any](as []A, f func(A) B) []B {
 	return bs
 }
 
-// source is Discover as the engine sees it, nil without one.
+// source returns Discover for the engine, or nil without one.
 func (u *Upstream) source() discover.Source {
 	if u.Discover == nil {
 		return nil
@@ -297,100 +331,123 @@ func (u *Upstream) source() discover.Source {
 	}
 }
 
-// A Policy is how an Upstream chooses among its targets. It skips targets that
-// are down, full or already tried. A target of twice the weight gets
-// twice the requests, or with LessBusy and LeastInFlight twice as many at once.
+// A Policy is how an [Upstream] chooses a target. It skips targets that are down,
+// full or already tried. A target of twice the weight gets twice the requests;
+// with LessBusy and LeastInFlight, twice as many at the same time.
 type Policy uint8
 
 // The policies.
 const (
-	LessBusy       Policy = iota // the less busy of two that are drawn at random
-	RoundRobin                   // one after the other
-	Random                       // one drawn at random
-	LeastInFlight                // the least busy of all
-	FirstAvailable               // the first in the order of Targets: the others are its spares
-	ConsistentHash               // the same for the same HashBy, none with more than 1.25 times its share in flight
+	LessBusy       Policy = iota // the less busy of two targets drawn at random
+	RoundRobin                   // one target after the other
+	Random                       // a target drawn at random
+	LeastInFlight                // the target with the fewest requests in flight
+	FirstAvailable               // the first in the order of Targets; the others are spares
+	ConsistentHash               // the same target for the same HashBy, up to 1.25 times its share in flight
 )
 
-// A HashKey says what of a request ConsistentHash places it by: one of the
-// fields, or the client's address. A request without the field or the cookie
-// is placed by the client's address too.
+// A HashKey is the part of a request by which [ConsistentHash] chooses a target.
+// Set one field. The zero value means the client address, which is also used for
+// requests without that header or cookie.
 type HashKey struct {
-	Header string // the first field of that name
-	Cookie string
-	URI    bool // path and query
+	Header string // name of a header, of which the first value counts
+	Cookie string // name of a cookie
+	URI    bool   // path and query
 }
 
-// A HealthCheck asks a target whether it serves: by connecting to it or, with a
-// Path, by a GET, or by the gRPC health protocol. Checks begin with the first
-// request and end with Server.Serve, Router.Close, the last route that leads to
-// the Upstream, or Drain, which is the only one of them for an Upstream inside a
-// handler of your own. Targets of a Replace are asked even without an Interval.
+// A HealthCheck checks whether a target serves. It connects to the target; with
+// Path it also sends a GET, with GRPC it uses the gRPC health protocol.
+//
+// Checks start with the first request. They end with [Server.Serve],
+// [Router.Close], [Upstream.Drain], or the removal of the last route to the
+// Upstream. If the Upstream is inside a handler of your own, only Drain ends them.
+// [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
-	Path     string      // path and query; "" means to connect only
+	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, with Path or GRPC; "" means the target's
 	Header   http.Header // further headers, with Path or GRPC
-	Statuses []int       // of a target that serves, with Path; nil means 200 to 399
-	GRPC     bool        // grpc.health.v1 in place of Path; for https and h2c targets
-	Service  string      // with GRPC; "" means the server as a whole
+	Statuses []int       // response statuses of a target that serves, with Path; nil means 200 to 399
+	GRPC     bool        // uses grpc.health.v1 in place of Path; for https and h2c targets
+	Service  string      // gRPC service to check, with GRPC; "" means the server as a whole
 
-	Interval  time.Duration // time between checks, 10 % more or less; 0 means 10 s, negative disables checks at intervals
-	Timeout   time.Duration // of one check; 0 means 5 s
-	Rise      int           // successes in a row that bring a target back; 0 means 1
-	Fall      int           // failures in a row that take it out; 0 means 3
-	StartDown bool          // a target is down until Rise checks succeeded
+	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables checks at intervals
+	Timeout   time.Duration // limit of one check; 0 means 5 s
+	Rise      int           // consecutive successes that bring a target back; 0 means 1
+	Fall      int           // consecutive failures that take a target out; 0 means 3
+	StartDown bool          // makes a new target down until Rise checks have succeeded
 }
 
-// A Breaker watches the exchanges with each target. After too many failures it
-// opens: the target is left alone. Then it is half-open: Trials exchanges try the
-// target, and it closes when one succeeds, or opens again for twice as long. When
-// they have no answer after For, others may try.
-// Failures are connections refused or cut off, answers that are not HTTP or come
-// too late, and those of Statuses. A client disconnect is not a failure.
+// A Breaker is a circuit breaker: it stops requests to a target that fails too
+// often. It watches each target on its own.
+//
+//   - Too many failures open it: the target gets no requests for OpenFor.
+//   - Then it is half-open: up to Trials requests test the target. If they have no
+//     response after OpenFor, others may test it too.
+//   - A success closes it. A failure opens it again, for twice as long.
+//
+// Failures are connections that are refused or cut off, responses that are not
+// HTTP or come too late, and responses of Statuses. A client disconnect is not a
+// failure.
 type Breaker struct {
-	Failures     int           // consecutive failures that open it; 0 means 5; negative disables this criterion, FailureRatio must then be set
-	FailureRatio float64       // share of failures among the requests of Window that opens it, up to 1; 0 disables this criterion
+	// Failures is how many consecutive failures open it. Zero means 5. Negative
+	// disables this criterion; FailureRatio must then be set.
+	Failures int
+
+	// FailureRatio is the share of failures among the requests of Window that opens
+	// it, up to 1. Zero disables this criterion.
+	FailureRatio float64
 	Window       time.Duration // time over which FailureRatio counts; 0 means 10 s
-	MinRequests  int           // requests within Window below which FailureRatio does not count; 0 means 20
-	Statuses     []int         // answers that are failures, such as 502
-	Slow         time.Duration // slower responses are failures; 0 disables this
-	OpenFor      time.Duration // how long it stays open at first; 0 means 10 s, 5 minutes is the most
-	Trials       int           // trial exchanges at the same time; 0 means 1
+	MinRequests  int           // requests in Window that FailureRatio needs to count; 0 means 20
+
+	Statuses []int         // response statuses that are failures, such as 502
+	Slow     time.Duration // responses slower than this are failures; 0 disables this criterion
+	OpenFor  time.Duration // how long it stays open at first; 0 means 10 s; it never stays open longer than 5 minutes
+	Trials   int           // test requests in flight while it is half-open; 0 means 1
 }
 
-// A Health is what is known of a target.
+// A Health is the state of a target.
 type Health struct {
-	State  string    // "up", "down" by checks, "open" by Breaker, or "half-open"
-	Reason string    // why, or "" when nothing has ever happened
-	Since  time.Time // when the target came to State
+	State  string    // "up"; "down", by Health; "open" or "half-open", by Breaker
+	Reason string    // cause of State; "" if it has never changed
+	Since  time.Time // start of State
 }
 
-// A Queue holds requests above MaxInFlight or MaxTargetInFlight, in the order of
-// their arrival. Requests that find the queue full, or time out in it, get 503 and
-// Retry-After. A request that failed at one target does not wait for another one
-// that is full: the failure is the response.
+// A Queue lets requests above MaxInFlight or MaxTargetInFlight wait, in order of
+// arrival. Requests that find it full, or time out in it, get 503 and Retry-After.
+// Retries do not wait: if a request failed at one target and the others are full,
+// the client gets the failure.
 type Queue struct {
-	Max  int           // requests that may wait; 0 disables the queue
-	Wait time.Duration // longest wait of a request; 0 means 10 s
+	Max  int           // limit of waiting requests; 0 disables the queue
+	Wait time.Duration // limit of a request's wait; 0 means 10 s
 }
 
-// A Sticky is a cookie by which a client comes back to its target. Its value is
-// a keyed hash, which does not reveal the target's address and cannot be forged.
+// A Sticky is a cookie that brings a client back to its target. Its value is a
+// keyed hash: it does not reveal the target's address and cannot be forged.
 type Sticky struct {
-	Cookie string        // its name; "" means hostproxy
-	Key    []byte        // at least 16 bytes, the same in all processes that serve the same clients; nil means a random one
-	MaxAge time.Duration // 0 means until the client's session ends
+	Cookie string        // name of the cookie; "" means hostproxy
+	MaxAge time.Duration // lifetime of the cookie; 0 means the client's session
+
+	// Key is the key of the hash, at least 16 bytes. Processes that serve the same
+	// clients need the same key. Nil means a random one.
+	Key []byte
 }
 
-// A Retry says when a request that failed at one target goes to another one:
-// always if nothing of it was written, else only if its method is idempotent
-// (GET, HEAD, OPTIONS, TRACE, PUT, DELETE) and what was read of its body, at
-// most 32 KiB, is kept; and never once a byte of a response went to the client.
+// A Retry decides whether a request that failed at one target goes to another.
+//
+//   - If nothing of it was written, it is retried.
+//   - If some of it was written, it is retried if its method is idempotent (GET,
+//     HEAD, OPTIONS, TRACE, PUT, DELETE) and all that was read of its body, up to
+//     32 KiB, is kept.
+//   - Once a byte of a response went to the client, it is never retried.
 type Retry struct {
-	Attempts int           // targets tried for one request; 0 means 3, 1 disables retries, at most 10
-	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s, negative disables the limit
-	Statuses []int         // response statuses, such as 503, to retry while another target is left
-	Budget   float64       // limit of retries of requests already sent, as a share of the requests in flight, at least three; 0 means 0.2, negative disables the limit
+	Attempts int           // targets tried for one request, up to 10; 0 means 3; 1 disables retries
+	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
+	Statuses []int         // response statuses to retry, such as 503, while another target is left
+
+	// Budget limits the retries of requests already sent: to this share of the
+	// requests in flight, or to 3 if that is more. Zero means 0.2; negative
+	// disables the limit.
+	Budget float64
 }
 
 func (r *Retry) config() forward.Retry {
@@ -398,11 +455,11 @@ func (r *Retry) config() forward.Retry {
 		Budget: cmp.Or(r.Budget, 0.2)}
 }
 
-// A HeaderEdit is a fixed change to the fields of a message: Remove, then Set,
-// then Add. What is removed or set goes in every spelling that CGI takes for the
-// same, such as X_User for X-User, and from trailers too. Names that frame or
-// route a message (Host, Content-Length, Transfer-Encoding, Connection and the
-// like) are refused.
+// A HeaderEdit is a fixed change to the header of a message: Remove, then Set,
+// then Add. Remove and Set also remove every spelling that CGI reads as the same
+// name, such as X_User for X-User, and the name in trailers. Names that frame or
+// route a message are an error: Host, Content-Length, Transfer-Encoding,
+// Connection and the like.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -421,20 +478,20 @@ type Target struct {
 // String returns the target's address as it appears in records and errors.
 func (t *Target) String() string { return t.t.Name }
 
-// InFlight returns the number of exchanges the target is serving now.
+// InFlight returns the number of requests in flight at the target.
 func (t *Target) InFlight() int64 { return t.t.InFlight() }
 
-// Health returns what is known of the target.
+// Health returns the state of the target.
 func (t *Target) Health() Health { return publicHealth(t.t.Health()) }
 
 func publicHealth(s health.Status) Health { return Health{string(s.State), s.Reason, s.Since} }
 
-// Streams returns how many of them are upgraded connections.
+// Streams returns how many of the requests in flight are upgraded connections.
 func (t *Target) Streams() int64 { return t.t.Streams() }
 
-// To returns an Upstream of the given targets: host:port, http://…, https://…,
-// h2c://… or unix:/path. It panics on a bad target; NewUpstream is its twin
-// that returns an error.
+// To returns an [Upstream] of the given targets: host:port, http://…, https://…,
+// h2c://… or unix:/path. It panics on an invalid target; [NewUpstream] returns an
+// error instead.
 func To(targets ...string) *Upstream {
 	u, err := NewUpstream(targets...)
 	if err != nil {
@@ -443,8 +500,8 @@ func To(targets ...string) *Upstream {
 	return u
 }
 
-// NewUpstream returns an Upstream of targets that come from outside. The
-// error names every bad one and says what was wanted.
+// NewUpstream is [To] for targets that are not literals: it returns an error that
+// names each invalid target and the rule that it breaks.
 func NewUpstream(targets ...string) (*Upstream, error) {
 	u := &Upstream{}
 	var errs []error
@@ -470,8 +527,8 @@ func parseTarget(s string) (*url.URL, error) {
 	return t, nil
 }
 
-// ServeHTTP forwards q. It sets no limits on who may call it: outside a
-// Router, the peer's address is the client.
+// ServeHTTP forwards q to a target. Any handler may call it. Outside a [Router], the
+// client address is the remote address of the connection.
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := exchange.FromContext(q.Context())
 	if x == nil {
@@ -514,8 +571,7 @@ func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *exchange.E
 	f.Explain(e, q, x)
 }
 
-// All returns the targets as they are now. It is empty for an Upstream that
-// cannot be used.
+// All returns the current targets. It is empty if a field of u is invalid.
 func (u *Upstream) All() iter.Seq[*Target] {
 	return func(yield func(*Target) bool) {
 		f, err := u.compile()
@@ -530,48 +586,55 @@ func (u *Upstream) All() iter.Seq[*Target] {
 	}
 }
 
-// Replace makes ts the only targets. It waits until the new ones among them
-// serve, which is when they answer the health check or, without one, take a
-// connection. Then it sends new requests to ts alone, and waits until requests
-// in flight at the old targets have finished. Upgraded connections there close
-// politely; with a StreamGrace, upgraded connections and event streams go on for
-// it, and Replace does not wait for them. Targets that stay are left as they are.
+// Replace swaps the targets for ts: it waits until the new ones are ready, and
+// then until the old ones are drained. Targets that are also in ts keep their
+// connections. ([Router.Replace] swaps routes.)
 //
-// Each wait ends early when ctx is done or its own timeout is over. An
-// ErrNotReady means that nothing has changed; an ErrNotDrained means that ts
-// are in use, and what was left at the old targets has been cut off, except
-// streams that have a StreamGrace.
+//  1. It waits until each new target serves: the target answers the health check
+//     or, without one, accepts a connection.
+//  2. It sends new requests only to ts, and closes upgraded connections to the old
+//     targets, a WebSocket with status 1001.
+//  3. It waits until requests in flight at the old targets have finished.
+//
+// With StreamGrace, upgraded connections and event streams go on for that time,
+// and Replace does not wait for them.
+//
+// The first wait is limited by ReadyTimeout, the last by DrainTimeout, both by
+// ctx. [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts
+// are in use, and requests left at the old targets were cut off, except streams
+// within StreamGrace.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
 
-// The errors of Replace that say how far it came, and wrap the cause.
+// The errors of [Upstream.Replace] say how far it came. They wrap the cause.
 var (
-	ErrNotReady   = forward.ErrNotReady
-	ErrNotDrained = forward.ErrNotDrained
+	ErrNotReady   = forward.ErrNotReady   // a new target does not serve; the old targets stay in use
+	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old ones were cut off
 )
 
-// Ready waits until u has targets and all of them serve: they answer the health
-// check or, without one, take a connection, and none is down. It begins the
-// health checks and the discovery, as the first request does. The error names
-// each target that did not serve when ctx was done, with the reason.
+// Ready waits until u has targets and all of them serve: each answers the health
+// check or, without one, accepts a connection, and none is down. It starts health
+// checks and discovery, as the first request does. When ctx is done, the error
+// names each target that does not serve, with the reason.
 func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Add adds targets, and Remove takes targets out of use, immediately.
-// Requests in flight at a removed target end normally; its upgraded connections
-// close politely, immediately or after StreamGrace.
+// Add adds targets, which get requests immediately. [Upstream.Replace] waits until
+// they serve.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
 
-// Remove is Add's counterpart. The last target cannot be removed.
+// Remove takes targets out of use immediately. Requests in flight there finish;
+// upgraded connections are closed, immediately or after StreamGrace. An address
+// that is no target is an error, and so is removing the last target.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
 
-// change calls do with ts as endpoints.
+// change calls do with ts parsed as endpoints.
 func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.Endpoint) error) error {
 	es, errs := make([]forward.Endpoint, len(ts)), make([]error, len(ts))
 	for i, s := range ts {
@@ -583,31 +646,33 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 	return u.with(func(f *forward.Forwarder) error { return do(f, es) })
 }
 
-// Canary sends a share of the clients, 0 to 1, to another upstream from now on;
-// nil ends it. A client goes the same way each time, and while the share grows,
-// those that went to the canary stay there. The guards, limits and holds of u
-// apply first: Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause,
-// Maintain and Drain. The canary's own fields apply next, and alone in
-// everything else; its own canary is not used.
+// Canary sends a share of the clients, 0 to 1, to another upstream from now on.
+// Nil with a share of 0 ends it. A client goes the same way each time. When the
+// share grows, the clients of the canary stay there.
+//
+// Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain
+// of u apply first, then those of the canary. For everything else only the
+// canary's fields apply. A canary of the canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
-		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: want 0 to end it", share)
+		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: pass an upstream, or 0 to end the canary", share)
 	}
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }
 
 // Mirror sends copies of a share of the requests, 0 to 1, to another upstream
-// from now on; nil ends it. Copies are sent after the client has its response, and
-// responses to them are discarded. Bodies above 32 KiB and upgrades are not
-// copied, nor is anything while 128 copies are in flight.
+// from now on. Nil with a share of 0 ends it. A copy is sent after the client has
+// its response; the response to the copy is discarded. Upgrades and requests with
+// a body above 32 KiB are not copied. While 128 copies are in flight, no others
+// are sent.
 func (u *Upstream) Mirror(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
-		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: want 0 to end it", share)
+		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: pass an upstream, or 0 to end the mirror", share)
 	}
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Mirror(other, share, handler.Serve) })
 }
 
-// beside calls do with what u and other, which may be nil, compile to.
+// beside calls do with the compiled forms of u and other; other may be nil.
 func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) error) error {
 	var o *forward.Forwarder
 	if other != nil {
@@ -620,30 +685,32 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
 }
 
-// Pause makes requests that have not reached a target wait, those in the Queue
-// too, until Resume, or until d after this call. They fail with 503 then, and so
-// does every further request until Resume: a Pause does not end by itself, and
-// with d of 0 or less nothing waits. What is in
-// flight goes on. They go to the targets that there are when they have waited.
-// At most 4,096 requests wait; further ones fail with 503 immediately.
-// A program restarts its only target without an error for anybody in this way.
+// Pause makes requests wait until [Upstream.Resume], for at most d after this call.
+// With it, a program can restart its only target without failed requests. It
+// applies to new requests and to those in Queue; requests in flight at a target go
+// on.
+//
+// After d, the waiting requests fail with 503, and so does every new request until
+// Resume: Pause does not end by itself. With d of 0 or less, requests fail
+// immediately. At most 4,096 requests wait; further ones fail with 503
+// immediately. After Resume, requests go to the targets of that moment.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
 
-// Resume ends Pause and Maintain.
+// Resume ends [Upstream.Pause] and [Upstream.Maintain].
 func (u *Upstream) Resume() error {
 	return u.with(func(f *forward.Forwarder) error { f.Resume(); return nil })
 }
 
-// Maintain answers requests to come, and those that Pause made wait, with p,
-// until Resume.
+// Maintain answers requests with p until [Upstream.Resume]: new requests and those
+// that [Upstream.Pause] made wait. Requests in flight go on.
 func (u *Upstream) Maintain(p Page) error {
 	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
 	return u.with(func(f *forward.Forwarder) error { return f.Answer((*exchange.Page)(&p)) })
 }
 
-// with calls do with what u compiles to.
+// with calls do with the compiled form of u.
 func (u *Upstream) with(do func(*forward.Forwarder) error) error {
 	f, err := u.compile()
 	if err == nil {
@@ -655,39 +722,39 @@ func (u *Upstream) with(do func(*forward.Forwarder) error) error {
 	return nil
 }
 
-// A Page is a response that the proxy makes itself.
+// A Page is a response that the proxy makes itself; see [Upstream.Maintain].
 type Page struct {
-	Status      int    // 0 means 503
-	ContentType string // "" means text/plain in UTF-8
-	Body        []byte
-	RetryAfter  time.Duration // 0 leaves the Retry-After header out
+	Status      int           // 200 to 599, except 204 and 304; 0 means 503
+	ContentType string        // "" means text/plain in UTF-8
+	Body        []byte        // nil means an empty body
+	RetryAfter  time.Duration // Retry-After header; 0 omits it
 }
 
-// Drain refuses new requests with 503, waits for those in flight, and closes
-// upgraded connections politely. When ctx is done first, it cancels what is
-// left; the error wraps ctx's and says how many requests and upgraded
-// connections that were.
+// Drain shuts u down: it refuses new requests with 503, waits for those in flight,
+// and closes upgraded connections, a WebSocket with status 1001. If ctx is done
+// first, Drain cancels what is left. The error then wraps that of ctx, and has the
+// number of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
 
-// A Side is who made an exchange fail.
+// A Side is the part that made an exchange fail.
 type Side string
 
 // The sides of an exchange.
 const (
-	SideClient   Side = "client"   // left, or sent what cannot be forwarded
-	SideUpstream Side = "upstream" // refused, died, timed out or sent garbage
+	SideClient   Side = "client"   // it disconnected, or sent what cannot be forwarded
+	SideUpstream Side = "upstream" // it refused, disconnected, timed out or sent an invalid response
 	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
-	SideDrain    Side = "drain"    // the server, the route or the upstream is going away
+	SideDrain    Side = "drain"    // the server, the route or the upstream is shutting down
 )
 
-// An Error says where forwarding failed.
+// An Error says at which step forwarding failed, and why.
 type Error struct {
-	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
-	Target string // "" if none was picked
-	Side   Side
-	Err    error
+	Op     string // the step: "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
+	Target string // "" if none was chosen
+	Side   Side   // the part that made it fail
+	Err    error  // the cause
 }
 
 // Error describes the failure in one line.
@@ -701,13 +768,13 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// publicError turns the engine's failure into an *Error.
+// publicError converts the engine's failure to an *Error.
 func publicError(f *exchange.Failure) *Error {
 	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
 }
 
-// compile returns what the fields compile to, and puts them in force. The error
-// has no prefix yet.
+// compile returns the compiled form of the fields, which are in use from then on.
+// The error has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
 	if f := u.compiled.InUse(); f != nil {
 		return f, nil
@@ -724,8 +791,7 @@ func (u *Upstream) check() error {
 
 func (u *Upstream) late() []string { return u.compiled.Late(u) }
 
-// closeIdle closes the kept connections to the targets, and ends the background
-// work, if there has been any.
+// closeIdle closes idle connections to the targets and ends background work.
 func (u *Upstream) closeIdle() {
 	if f := u.compiled.InUse(); f != nil {
 		f.CloseIdle()
@@ -737,19 +803,19 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if n := len(u.Weights); n > 0 && n != len(u.Targets) {
 		errs = append(errs, fmt.Errorf("field Weights has %d values for %d Targets: want one for each, in the same order", n, len(u.Targets)))
 	} else if n > 0 && slices.Max(u.Weights) == 0 {
-		errs = append(errs, errors.New("field Weights has no value above 0: no target would get requests"))
+		errs = append(errs, errors.New("field Weights has no value above 0: want one at least"))
 	}
 	if u.Pick != nil && (u.Policy != LessBusy || u.Sticky != nil || u.Weights != nil) {
-		errs = append(errs, errors.New("field Pick cannot be combined with Policy, Weights or Sticky: it chooses alone"))
+		errs = append(errs, errors.New("field Pick cannot be combined with Policy, Weights or Sticky: set either Pick or those"))
 	}
 	if u.Dial != nil && u.Transport != nil {
 		errs = append(errs, errors.New("field Dial cannot be combined with Transport, which connects by itself: set only one of them"))
 	}
 	if u.Health != nil && u.Health.StartDown && u.Health.Interval < 0 {
-		errs = append(errs, errors.New("Health.StartDown requires checks: leave Health.Interval 0 or set it above 0"))
+		errs = append(errs, errors.New("Health.StartDown requires checks, which a negative Health.Interval disables: want 0 (10 s) or more"))
 	}
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.FailureRatio == 0 {
-		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: FailureRatio must then be above 0"))
+		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: set Breaker.FailureRatio above 0"))
 	}
 	errs = append(errs, u.inVain()...)
 	rule, err := u.RateLimit.rule(u.logger)
@@ -767,19 +833,19 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	return f, nil
 }
 
-// inVain returns an error for each setting that could have no effect.
+// inVain returns an error for each setting that would have no effect.
 func (u *Upstream) inVain() (errs []error) {
 	h, b := cmp.Or(u.Health, new(HealthCheck)), cmp.Or(u.Breaker, new(Breaker))
 	for _, c := range []struct {
 		broken bool
 		rule   string
 	}{
-		{u.Transport != nil && u.TLS != nil, "TLS cannot be combined with Transport, which connects by itself: set it there"},
-		{u.Retry.Attempts == 1 && len(u.Retry.Statuses) > 0, "Retry.Statuses requires Retry.Attempts of at least 2"},
-		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max"},
-		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: a check without it only connects"},
-		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or GRPC: a check without them only connects"},
-		{b.FailureRatio == 0 && (b.Window != 0 || b.MinRequests != 0), "Breaker.Window and Breaker.MinRequests require Breaker.FailureRatio"},
+		{u.Transport != nil && u.TLS != nil, "TLS cannot be combined with Transport, which connects by itself: configure TLS there"},
+		{u.Retry.Attempts == 1 && len(u.Retry.Statuses) > 0, "Retry.Statuses requires Retry.Attempts of at least 2, or 0 for the default: it is 1"},
+		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max: set it above 0"},
+		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: without it a check only connects"},
+		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or Health.GRPC: without them a check only connects"},
+		{b.FailureRatio == 0 && (b.Window != 0 || b.MinRequests != 0), "Breaker.Window and Breaker.MinRequests require Breaker.FailureRatio: set it above 0"},
 	} {
 		if c.broken {
 			errs = append(errs, errors.New(c.rule))
@@ -793,7 +859,8 @@ func (u *Upstream) inVain() (errs []error) {
 	return append(errs, settings.TooShort("Upstream.", u)...)
 }
 
-// health is what Health, Breaker and SlowStart say to the engine.
+// health returns Health, Breaker and SlowStart for the engine: a Config, which is
+// nil without them, how to check, and the statuses that are failures.
 func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 	c, p, failures := health.Config{SlowStart: u.SlowStart, Changed: u.changed}, forward.Probe{}, []int(nil)
 	if k := u.Health; k != nil {
@@ -813,7 +880,7 @@ func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 	return &c, p, failures
 }
 
-// changed tells of a target's health.
+// changed reports a target's new health to TargetChanged or the log.
 func (u *Upstream) changed(t any, s health.Status) {
 	if u.TargetChanged != nil {
 		var err error
@@ -830,7 +897,7 @@ func (u *Upstream) changed(t any, s health.Status) {
 	if s.State == health.Up {
 		level = slog.LevelInfo
 	}
-	u.logger().Log(context.Background(), level, "target changed", "target", t.(*Target).String(), "state", string(s.State), "cause", s.Reason)
+	u.logger().Log(context.Background(), level, "target health changed", "target", t.(*Target).String(), "state", string(s.State), "cause", s.Reason)
 }
 
 func (u *Upstream) config() forward.Config {
@@ -844,7 +911,7 @@ func (u *Upstream) config() forward.Config {
 		MaxQueue:              u.Queue.Max,
 		QueueWait:             u.Queue.Wait,
 		Discover:              u.source(),
-		NotFound:              func(err error) { u.logger().Warn("targets not found", "cause", err) },
+		NotFound:              func(err error) { u.logger().Warn("target discovery failed", "cause", err) },
 		Retry:                 u.Retry.config(),
 		Hedge:                 u.Hedge,
 		Transport:             u.Transport,
@@ -888,7 +955,7 @@ func (u *Upstream) config() forward.Config {
 	return c
 }
 
-// pick shows the public form of the targets that are left to the user's Pick.
+// pick calls the user's Pick with the public form of the targets that are left.
 func (u *Upstream) pick(q *http.Request, left []*forward.Target) *forward.Target {
 	t := u.Pick(q, each(left, func(t *forward.Target) *Target { return t.Face.(*Target) }))
 	if t == nil {
@@ -897,5 +964,5 @@ func (u *Upstream) pick(q *http.Request, left []*forward.Target) *forward.Target
 	return t.t
 }
 
-// timeout resolves the house rule: zero is the default, negative is none.
+// timeout returns def if d is zero, and 0 for no limit if d is negative.
 func timeout(d, def time.Duration) time.Duration { return max(cmp.Or(d, def), 0) }

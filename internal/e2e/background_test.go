@@ -152,14 +152,14 @@ func TestTheRoutersLoggerHearsOfItsTargets(t *testing.T) {
 	r.Handle("b.test", &hostproxy.ForwardAuth{Auth: lost, Next: http.NotFoundHandler()})
 	c := proxytest.Dial(t, proxytest.StartPlain(t, &hostproxy.Server{Router: r}).Plain)
 	assert.Equal(t, 502, c.Do(get).StatusCode)
-	proxytest.Eventually(t, "the change", func() bool { return strings.Contains(log.String(), `msg="target changed"`) })
-	line := logLine(log, `msg="target changed"`)
+	proxytest.Eventually(t, "the change", func() bool { return strings.Contains(log.String(), `msg="target health changed"`) })
+	line := logLine(log, `msg="target health changed"`)
 	for _, want := range []string{"level=WARN", "target=" + dead, "state=down", "refused"} {
 		assert.Contains(t, line, want)
 	}
 	assert.Equal(t, 502, c.Do(strings.Replace(get, "a.test", "b.test", 1)).StatusCode)
-	proxytest.Eventually(t, "what was not found", func() bool { return strings.Contains(log.String(), `msg="targets not found"`) })
-	line = logLine(log, `msg="targets not found"`)
+	proxytest.Eventually(t, "what was not found", func() bool { return strings.Contains(log.String(), `msg="target discovery failed"`) })
+	line = logLine(log, `msg="target discovery failed"`)
 	assert.Contains(t, line, "level=WARN")
 	assert.Contains(t, line, `cause="nobody knows"`)
 

@@ -440,7 +440,7 @@ func TestARequestIDHeaderThatCannotBeIsRefused(t *testing.T) {
 	}
 	r := &hostproxy.Router{Logger: silent(), RequestID: hostproxy.RequestIDHeader{Respond: true}, RateLimit: &hostproxy.RateLimit{Rate: -1}}
 	err := (&hostproxy.Server{Router: r}).Serve(t.Context(), nil, proxytest.Listen(t))
-	assert.ErrorContains(t, err, "RequestID.Respond without RequestID.Name")
+	assert.ErrorContains(t, err, "RequestID.Respond requires RequestID.Name")
 	assert.ErrorContains(t, err, "RateLimit", "all faults at once")
 }
 
