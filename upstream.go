@@ -33,8 +33,13 @@ import (
 // panic in a hook is that request's 500, and its stack is in the record.
 type Upstream struct {
 	// Targets are the addresses that serve: http, https, h2c (HTTP/2 without
-	// TLS) or unix URLs. An https target is asked over HTTP/1.1, gRPC over HTTP/2;
-	// one that refuses HTTP/1.1 by ALPN is asked over HTTP/2 from then on. A path in the URL is put before the request's.
+	// TLS) or unix URLs. A path in the URL is put before the request's.
+	//
+	// An https target is asked over HTTP/1.1, and over HTTP/2 for gRPC. A target
+	// that speaks HTTP/2 alone is asked over HTTP/2 for everything. ALPN says so:
+	// the target refuses http/1.1. If it neither refuses nor chooses that, a second
+	// connection, at most every ten minutes, also offers h2. A target that does not
+	// choose h2 either is asked over HTTP/1.1.
 	Targets []*url.URL
 
 	// Discover finds the targets in place of Targets, which serve until it has
