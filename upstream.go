@@ -628,7 +628,9 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // does every further request until Resume: a Pause does not end by itself, and
 // with d of 0 or less nothing waits. What is in
 // flight goes on. They go to the targets that there are when they have waited.
-// At most 4,096 requests wait; further ones fail with 503 immediately.
+// At most 4,096 requests wait; further ones fail with 503 immediately. A client
+// that disconnects meanwhile makes room; below an http.Server of your own, that is
+// seen only if its request has no body.
 // A program restarts its only target without an error for anybody in this way.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })

@@ -27,6 +27,7 @@ type flight struct {
 	open  atomic.Bool  // it has no known end
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
+	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
 
 	mu     sync.Mutex    // guards what follows
 	span   *span         // of the current attempt's target
@@ -106,7 +107,7 @@ func (fl *flight) inspect(now time.Time) {
 	last := fl.last.Load()
 	switch {
 	case fl.cut != nil:
-	case fl.Err() != nil:
+	case fl.Err() != nil, fl.waits.Load() && hungUp(fl.Context):
 		fl.abort(errClientGone)
 	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
 		fl.abort(errCut)

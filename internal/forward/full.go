@@ -49,7 +49,7 @@ func (a *fullExchange) run() *Failure {
 		return fail
 	}
 	a.mirrors = !a.x.copy && a.f.Mirrors()
-	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
+	if a.hasBody() {
 		a.openBody()
 	}
 	res, fail := a.reach()
@@ -118,7 +118,14 @@ func (a *fullExchange) Await(wait func(gone <-chan struct{}) error) error {
 	a.flight.aim(&a.attempts.f.span, a.attempts.Around())
 	ctx, cancel := a.flight.cancelable()
 	defer cancel()
+	a.flight.waits.Store(a.hasBody() && a.body == nil)
+	defer a.flight.waits.Store(false)
 	return wait(ctx.Done())
+}
+
+// hasBody reports whether the client's request has a body.
+func (a *fullExchange) hasBody() bool {
+	return a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0
 }
 
 // end undoes what run and reach have begun.
@@ -367,7 +374,7 @@ func (a *fullExchange) classify(err error) *Failure {
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
 		f.Side, f.Status, f.Reason = SideClient, clientStatus(f.Err), "http_request_error"
-	case a.q.Context().Err() != nil:
+	case cut == errClientGone, a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = SideClient, StatusClientClosed, "connection_terminated"
 	case errors.As(err, &hook), errors.Is(err, errRewritten):
 		f.Side, f.Status, f.Reason = SideProxy, hookStatus(err), "proxy_internal_error"

@@ -185,3 +185,10 @@ func markFrom(ctx context.Context) (m peek.Mark, ok bool) {
 	}
 	return peek.MarkOf(c)
 }
+
+// hungUp reports whether the client of the connection that WithConn stored in ctx
+// has left, even if some of what it sent has not been read.
+func hungUp(ctx context.Context) bool {
+	c, ok := ctx.Value(connKey{}).(interface{ HungUp() bool })
+	return ok && c.HungUp()
+}
