@@ -501,7 +501,7 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	cancel()
 	err := u.Drain(ctx)
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.ErrorContains(t, err, "cut off 1 exchanges, of which 0 streams")
+	assert.ErrorContains(t, err, "cut off 1 exchange: ")
 	assert.Equal(t, 503, <-answered)
 }
 

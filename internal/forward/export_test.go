@@ -10,3 +10,6 @@ func NewClient(p *pool.Pool, c *Config) Doer { return newClient(p, c) }
 
 // GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error.
 var GRPCStatus, GRPCMessage = grpcStatus, grpcMessage
+
+// CutOff is the error of a drain that could not wait any longer.
+var CutOff = cutOff
