@@ -770,6 +770,9 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 		return rt, nil
 	case no.status == 0:
 		return nil, r.NotFound
+	case no.status == http.StatusBadRequest, no.why == errConnect: // what is wrong with it belongs in the record
+		fail := forward.Failure{Op: "read", Side: forward.SideClient, Status: no.status, Reason: no.class, Err: no.why}
+		return nil, fail.Handler()
 	}
 	return nil, forward.Refuse(no.status, no.class)
 }
