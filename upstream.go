@@ -421,7 +421,8 @@ type Target struct {
 	t *forward.Target
 }
 
-// String returns the target's address as it appears in records and errors.
+// String returns the target as it appears in records and errors: host:port, or the
+// URL of one that is not plain http or has a path.
 func (t *Target) String() string { return t.t.Name }
 
 // InFlight returns the number of exchanges the target is serving now.

@@ -594,3 +594,22 @@ func TestWhatMeansNothingIsSaid(t *testing.T) {
 		assert.ErrorContains(t, err, "want an address such as ops@example.com")
 	}
 }
+
+func TestATargetIsNamedSoThatItCanBeTold(t *testing.T) {
+	for target, want := range map[string]string{
+		"localhost:1":           "localhost:1",
+		"http://localhost:1":    "localhost:1",
+		"http://localhost:1/":   "http://localhost:1/",
+		"http://localhost:1/a/": "http://localhost:1/a/",
+		"https://localhost:1/a": "https://localhost:1/a",
+		"unix:/run/a":           "unix:///run/a",
+	} {
+		u := hostproxy.To(target, "localhost:2")
+		names := []string{}
+		for t := range u.All() {
+			names = append(names, t.String())
+		}
+		assert.Equal(t, []string{want, "localhost:2"}, names)
+		assert.NoError(t, u.Remove(names[0]), "the name is one that Remove knows")
+	}
+}
