@@ -836,6 +836,9 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 		return rt, nil
 	case no.status == 0:
 		return nil, r.NotFound
+	case no.status == http.StatusBadRequest, no.why == errConnect: // what is wrong with it belongs in the record
+		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
+		return nil, fail.Handler()
 	}
 	return nil, exchange.Refuse(no.status, no.class)
 }

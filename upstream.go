@@ -43,8 +43,11 @@ type Upstream struct {
 	//
 	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
-	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. If it refuses HTTP/1.1 by
-	// ALPN, it gets HTTP/2 from then on.
+	//
+	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that speaks only
+	// HTTP/2 gets that for everything: it refuses HTTP/1.1 by ALPN, or it chooses h2
+	// on a second connection that offers both. That connection is made at most every
+	// ten minutes, and only if ALPN did not settle the protocol.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Targets
@@ -475,7 +478,8 @@ type Target struct {
 	t *forward.Target
 }
 
-// String returns the target's address as it appears in records and errors.
+// String returns the target as it appears in records and errors: host:port, or the
+// URL of one that is not plain http or has a path.
 func (t *Target) String() string { return t.t.Name }
 
 // InFlight returns the number of requests in flight at the target.
@@ -693,7 +697,9 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // After d, the waiting requests fail with 503, and so does every new request until
 // Resume: Pause does not end by itself. With d of 0 or less, requests fail
 // immediately. At most 4,096 requests wait; further ones fail with 503
-// immediately. After Resume, requests go to the targets of that moment.
+// immediately. A client that disconnects makes room; below an [http.Server] of your
+// own, only if its request has no body. After Resume, requests go to the targets of
+// that moment.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }

@@ -501,7 +501,7 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	cancel()
 	err := u.Drain(ctx)
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.ErrorContains(t, err, "cut off 1 exchanges, of which 0 streams")
+	assert.ErrorContains(t, err, "cut off 1 exchange: ")
 	assert.Equal(t, 503, <-answered)
 }
 
@@ -592,5 +592,24 @@ func TestWhatMeansNothingIsSaid(t *testing.T) {
 		r := hostproxy.Router{TLS: hostproxy.TLS{Email: email, Storage: files(t)}}
 		_, err := r.TLSConfig()
 		assert.ErrorContains(t, err, "want an address such as ops@example.com")
+	}
+}
+
+func TestATargetIsNamedSoThatItCanBeTold(t *testing.T) {
+	for target, want := range map[string]string{
+		"localhost:1":           "localhost:1",
+		"http://localhost:1":    "localhost:1",
+		"http://localhost:1/":   "http://localhost:1/",
+		"http://localhost:1/a/": "http://localhost:1/a/",
+		"https://localhost:1/a": "https://localhost:1/a",
+		"unix:/run/a":           "unix:///run/a",
+	} {
+		u := hostproxy.To(target, "localhost:2")
+		names := []string{}
+		for t := range u.All() {
+			names = append(names, t.String())
+		}
+		assert.Equal(t, []string{want, "localhost:2"}, names)
+		assert.NoError(t, u.Remove(names[0]), "the name is one that Remove knows")
 	}
 }

@@ -133,9 +133,9 @@ func TestADrainWaitsForTheCanaryAndCutsItOff(t *testing.T) {
 			build, last := diverting(t, proxytest.Refused(t), canary.Addr(), func(_, _ *hostproxy.Upstream) {})
 			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 				before := len(canary.Requests())
-				raw, want := get, "cut off 1 exchanges, of which 0 streams"
+				raw, want := get, "cut off 1 exchange: "
 				if kind == "stream" {
-					raw, want = upgrade, "cut off 1 exchanges, of which 1 streams"
+					raw, want = upgrade, "cut off 1 stream: "
 				}
 				c.Send(raw)
 				canary.WaitRequests(before + 1)

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,100 +20,156 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// tlsTarget starts a target over TLS that speaks one version of HTTP, and answers with that and the body.
-func tlsTarget(t *testing.T, s *site, h2 bool) {
-	t.Helper()
-	config, roots := proxytest.TLS(t)
-	if h2 { // crypto/tls alone lets clients in that offer http/1.1 only, and net/http then hangs up
-		picky := config.Clone()
+// A tlsKind is a way in which a target over TLS says what it speaks, and what that is.
+type tlsKind struct {
+	name string
+	h2   bool                // it speaks HTTP/2 alone, else HTTP/1.1 alone
+	tell func(c *tls.Config) // by ALPN
+}
+
+// tlsKinds are those that there are. Read-only.
+var tlsKinds = []tlsKind{
+	{"refuses http/1.1", true, func(c *tls.Config) {
+		picky := c.Clone()
 		picky.NextProtos = []string{"none"}
-		config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c.NextProtos = []string{"h2"}
+		c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			if !slices.Contains(hello.SupportedProtos, "h2") {
 				return picky, nil
 			}
 			return nil, nil
 		}
+	}},
+	// crypto/tls alone lets clients in that offer http/1.1 only, without a word, and net/http then hangs up.
+	{"knows h2 only", true, func(c *tls.Config) { c.NextProtos = []string{"h2"} }},
+	{"chooses http/1.1", false, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
+	{"knows no ALPN", false, func(*tls.Config) {}},
+}
+
+// proto is what the target notes as the protocol of a request.
+func (k *tlsKind) proto() string {
+	if k.h2 {
+		return "HTTP/2.0"
 	}
-	backend := &http.Server{TLSConfig: config, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
-	backend.Protocols.SetHTTP1(!h2)
-	backend.Protocols.SetHTTP2(h2)
+	return "HTTP/1.1"
+}
+
+// tlsTarget starts a target over TLS, which answers with the version of HTTP and the body. It counts the connections.
+func tlsTarget(t *testing.T, s *site, k tlsKind) *atomic.Int64 {
+	t.Helper()
+	conns := new(atomic.Int64)
+	config, roots := proxytest.TLS(t)
+	k.tell(config)
+	backend := &http.Server{Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
+	backend.Protocols.SetHTTP1(!k.h2)
+	backend.Protocols.SetHTTP2(k.h2)
+	backend.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns.Add(1)
+		}
+	}
 	backend.Handler = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		body, _ := io.ReadAll(q.Body)
 		fmt.Fprint(w, q.Proto, " ", string(body))
 	})
 	ln := proxytest.Listen(t)
-	go func() { _ = backend.ServeTLS(ln, "", "") }()
+	go func() { _ = backend.Serve(tls.NewListener(ln, config)) }()
 	t.Cleanup(func() { backend.Close() })
 	s.upstream = hostproxy.To("https://" + ln.Addr().String())
 	s.upstream.TLS = &tls.Config{RootCAs: roots}
+	return conns
 }
 
-// A target that refuses HTTP/1.1 is asked over HTTP/2, the first request included.
+// A target that speaks HTTP/2 alone is asked over HTTP/2, the first request included, however it says so.
 func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
+	for _, kind := range tlsKinds {
+		for what, change := range map[string]func(*hostproxy.Upstream){
+			"": func(*hostproxy.Upstream) {},
+			"checked": func(u *hostproxy.Upstream) {
+				u.Health = &hostproxy.HealthCheck{Path: "/", StartDown: true, Interval: moment}
+			},
+			"hedged": func(u *hostproxy.Upstream) { u.Hedge, u.Retry.Attempts = time.Minute, 2 },
+		} {
+			for _, l := range lanes {
+				t.Run(strings.TrimSpace(l.name+" "+kind.name+" "+what), func(t *testing.T) { asksKind(t, l, kind, change) })
+			}
+		}
+	}
+}
+
+// asksKind sends the same requests to targets of a kind, each once as the first.
+func asksKind(t *testing.T, l lane, kind tlsKind, change func(*hostproxy.Upstream)) {
 	requests := []struct{ raw, want string }{
 		{get, ""},
 		{"POST / HTTP/1.1\r\nHost: a.test\r\n" + sized("hello"), "hello"},
 		{"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("hello", 2), "hello"},
 		{"POST / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 30_000)), strings.Repeat("x", 30_000)},
 	}
-	for _, tt := range []struct {
-		want   string
-		change func(*hostproxy.Upstream)
-	}{
-		{"HTTP/2.0", nil},
-		{"HTTP/2.0", func(u *hostproxy.Upstream) {
-			u.Health = &hostproxy.HealthCheck{Path: "/", StartDown: true, Interval: moment}
-		}},
-		{"HTTP/2.0", func(u *hostproxy.Upstream) { u.Hedge, u.Retry.Attempts = time.Minute, 2 }},
-		{"HTTP/1.1", nil},
-	} {
+	for first := range requests {
+		s := newSite(t, l, nil, func(s *site) {
+			tlsTarget(t, s, kind)
+			change(s.upstream)
+		})
+		c := s.dial(t)
+		if s.upstream.Health != nil {
+			proxytest.Eventually(t, "a check", func() bool {
+				require.NoError(t, c.Conn.Send(get))
+				return c.Response("GET").StatusCode == 200
+			})
+		}
+		for i := range requests {
+			q := requests[(first+i)%len(requests)]
+			require.NoError(t, c.Conn.Send(q.raw))
+			p := c.Response("POST")
+			require.Equal(t, 200, p.StatusCode, "%s", p.Content)
+			assert.Equal(t, kind.proto()+" "+q.want, string(p.Content))
+		}
+	}
+}
+
+// A target that says nothing by ALPN is asked by one more connection what it speaks, once.
+func TestATargetWithoutALPNIsAskedOnceWhatItSpeaks(t *testing.T) {
+	for _, kind := range tlsKinds[2:] {
 		for _, l := range lanes {
-			for first := range requests { // each once as the one that is refused
-				t.Run(l.name+" "+tt.want, func(t *testing.T) {
-					s := newSite(t, l, nil, func(s *site) {
-						tlsTarget(t, s, tt.want == "HTTP/2.0")
-						if tt.change != nil {
-							tt.change(s.upstream)
-						}
-					})
-					c := s.dial(t)
-					if s.upstream.Health != nil {
-						proxytest.Eventually(t, "a check", func() bool {
-							require.NoError(t, c.Conn.Send(get))
-							return c.Response("GET").StatusCode == 200
-						})
-					}
-					for i := range requests {
-						q := requests[(first+i)%len(requests)]
-						require.NoError(t, c.Conn.Send(q.raw))
-						p := c.Response("POST")
-						require.Equal(t, 200, p.StatusCode, "%s", p.Content)
-						assert.Equal(t, tt.want+" "+q.want, string(p.Content))
-					}
-				})
-			}
+			t.Run(l.name+" "+kind.name, func(t *testing.T) {
+				var conns *atomic.Int64
+				s := newSite(t, l, nil, func(s *site) { conns = tlsTarget(t, s, kind) })
+				want := int64(1)
+				if kind.name == "knows no ALPN" {
+					want = 2
+				}
+				c := s.dial(t)
+				for range 3 {
+					require.Equal(t, 200, c.Do(get).StatusCode)
+				}
+				assert.Equal(t, want, conns.Load(), "connections are kept")
+			})
 		}
 	}
 }
 
 // A target that refuses HTTP/1.1 gets its share beside one that does not.
 func TestATargetThatRefusesHTTP1ServesBesideOthers(t *testing.T) {
-	for _, l := range lanes {
-		t.Run(l.name, func(t *testing.T) {
-			s := newSite(t, l, nil, func(s *site) {
-				tlsTarget(t, s, true)
-				only2 := s.upstream.Targets
-				tlsTarget(t, s, false)
-				s.upstream.Targets = append(s.upstream.Targets, only2...)
-				s.upstream.TLS, s.upstream.Policy = &tls.Config{InsecureSkipVerify: true}, hostproxy.RoundRobin
-			})
-			c, seen := s.dial(t), make(map[string]int)
-			for range 12 {
-				p := c.Do(get)
-				require.Equal(t, 200, p.StatusCode)
-				seen[string(p.Content)]++
-			}
-			assert.Len(t, seen, 2, "%v", seen)
-		})
+	for _, only := range tlsKinds[:2] {
+		for _, l := range lanes {
+			t.Run(l.name+" "+only.name, func(t *testing.T) { servesBeside(t, l, only) })
+		}
 	}
+}
+
+func servesBeside(t *testing.T, l lane, only tlsKind) {
+	s := newSite(t, l, nil, func(s *site) {
+		tlsTarget(t, s, only)
+		only2 := s.upstream.Targets
+		tlsTarget(t, s, tlsKinds[2])
+		s.upstream.Targets = append(s.upstream.Targets, only2...)
+		s.upstream.TLS, s.upstream.Policy = &tls.Config{InsecureSkipVerify: true}, hostproxy.RoundRobin
+	})
+	c, seen := s.dial(t), make(map[string]int)
+	for range 12 {
+		p := c.Do(get)
+		require.Equal(t, 200, p.StatusCode)
+		seen[string(p.Content)]++
+	}
+	assert.Len(t, seen, 2, "%v", seen)
 }

@@ -179,3 +179,36 @@ func TestNoRequestForgesALineOfTheAccessLog(t *testing.T) {
 		})
 	}
 }
+
+// A request that no lane forwards since something is wrong with it has a record that says what, as each that failed has.
+func TestARequestThatIsRefusedHasARecordOfTheCause(t *testing.T) {
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		for i, tt := range []struct {
+			line, path, cause string
+			status            int
+		}{
+			{"GET /api/..%2fx HTTP/1.1\r\nHost: a.test", "/api/..%2fx", "path is ambiguous", 400},
+			{"GET /x/../api/ HTTP/1.1\r\nHost: a.test", "/x/../api/", "path is ambiguous", 400},
+			{"GET /x HTTP/1.1\r\nHost: a..test", "", "host", 400},
+			{"CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80", "", "CONNECT", 501},
+		} {
+			c := s.dial(t)
+			c.Send(tt.line + "\r\n\r\n")
+			assert.Equal(t, tt.status, c.Response("GET").StatusCode, tt.line)
+			x := s.record(t, i+1)
+			assert.Equal(t, tt.status, x.Status, tt.line)
+			if tt.path != "" {
+				assert.Equal(t, tt.path, x.Path)
+			}
+			var e *hostproxy.Error
+			require.ErrorAs(t, x.Err, &e, tt.line)
+			assert.Equal(t, hostproxy.SideClient, e.Side)
+			assert.Equal(t, "read", e.Op)
+			assert.Contains(t, strings.ToLower(e.Error()), strings.ToLower(tt.cause))
+			var line strings.Builder
+			hostproxy.AccessLog(slog.New(slog.NewTextHandler(&line, nil)))(&x)
+			assert.Contains(t, line.String(), " cause=", tt.line)
+		}
+		assert.Empty(t, s.backend.Requests())
+	}, func(s *site) { s.router.Handle("a.test/api/", hostproxy.To("localhost:1")) })
+}

@@ -327,3 +327,22 @@ func TestARedirectWithAPort(t *testing.T) {
 		})
 	}
 }
+
+// net/http undoes the escapes of a host in the request line; what comes of it is for no target.
+func TestAHostWithBytesBeyondASCIIIs400(t *testing.T) {
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		s.router.Handle("*", s.upstream)
+		for i, target := range []string{"http://b%C3%BCcher.test/", "http://b%FCcher.test/"} {
+			c := s.dial(t)
+			c.Send("GET " + target + " HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			assert.Equal(t, 400, c.Response("GET").StatusCode, target)
+			x := s.record(t, i+1)
+			assert.Equal(t, 400, x.Status)
+			var e *hostproxy.Error
+			require.ErrorAs(t, x.Err, &e)
+			assert.Equal(t, hostproxy.SideClient, e.Side)
+			assert.Contains(t, e.Error(), "host")
+		}
+		assert.Empty(t, s.backend.Requests())
+	})
+}

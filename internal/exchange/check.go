@@ -19,6 +19,8 @@ func Check(q *http.Request) *Failure {
 		return Refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
 	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
+	case q.Host != "" && !h1.ValidHost(q.Host): // of a URL in the request line, say, whose escapes net/http has undone
+		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the host")
 	case q.RequestURI == "*" && q.Method != http.MethodOptions:
 		return Refusal(http.StatusBadRequest, "http_request_error", "target * with a method other than OPTIONS")
 	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1

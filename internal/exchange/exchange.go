@@ -102,3 +102,10 @@ func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
 // Name is what the proxy calls itself in Proxy-Status, and how its names in Via
 // begin.
 const Name = "hostproxy"
+
+// HungUp reports whether the client of the connection that WithConn stored in ctx
+// has left, even if some of what it sent has not been read.
+func HungUp(ctx context.Context) bool {
+	c, ok := ctx.Value(connKey{}).(interface{ HungUp() bool })
+	return ok && c.HungUp()
+}

@@ -67,3 +67,14 @@ func ProxyStatus(reason string) string { return Name + "; error=" + reason }
 func Refuse(status int, reason string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { Reply(w, q, status, reason) })
 }
+
+// Handler returns a handler that answers every request as f says, and whose
+// record has f.
+func (f *Failure) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if x := exchangeOf(w, q); x != nil {
+			x.Fail(f)
+		}
+		Reply(w, q, f.Status, f.Reason)
+	})
+}

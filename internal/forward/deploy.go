@@ -236,7 +236,24 @@ func work(ts []*Target) (left, streams int64) {
 
 // cutOff is the error of a drain that could not wait any longer.
 func cutOff(left, streams int64, why error) error {
-	return fmt.Errorf("cut off %d exchanges, of which %d streams: %w", left, streams, why)
+	what := counted(left, "exchange")
+	switch {
+	case streams >= left:
+		what = counted(left, "stream")
+	case streams == 1:
+		what += ", 1 of them a stream"
+	case streams > 1:
+		what += fmt.Sprintf(", %d of them streams", streams)
+	}
+	return fmt.Errorf("cut off %s: %w", what, why)
+}
+
+// counted returns n of what the noun says.
+func counted(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // sleep waits for d, or reports that ctx was done first.

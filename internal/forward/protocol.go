@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
 // noProtocol is the alert of a server that speaks none of the protocols it was
@@ -17,7 +19,8 @@ const noProtocol = tls.AlertError(120)
 // lane. Nothing was sent to it.
 func (f *Forwarder) Refuses(t *Target, err error) bool {
 	var remote *net.OpError
-	if t.h2 == nil || !errors.As(err, &remote) || remote.Op != "remote error" || remote.Err.Error() != noProtocol.Error() {
+	alert := errors.As(err, &remote) && remote.Op == "remote error" && remote.Err.Error() == noProtocol.Error()
+	if t.h2 == nil || !alert && !errors.Is(err, pool.ErrHTTP2) {
 		return false
 	}
 	t.refuses.Store(true)

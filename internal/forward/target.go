@@ -21,7 +21,7 @@ import (
 
 // A Target is one address that serves. Its counters may be read at any time.
 type Target struct {
-	Name string   // as it appears in records: host:port, or the URL when it is not plain http
+	Name string   // as it appears in records: host:port, or the URL when it is not plain http or has a path
 	URL  *url.URL // not to be changed
 
 	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil when another one is used
@@ -62,7 +62,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	if u.Scheme != "unix" {
 		t.Base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
-	if u.Scheme == "http" {
+	if u.Scheme == "http" && u.Path == "" {
 		t.Name = u.Host
 	}
 	if e.Addr != "" {

@@ -29,6 +29,7 @@ type flight struct {
 	open  atomic.Bool  // it has no known end
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
+	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
 
 	mu     sync.Mutex         // guards what follows
 	span   *forward.Span      // of the current attempt's target
@@ -54,7 +55,7 @@ func (fl *flight) Inspect(now time.Time) {
 	last := fl.last.Load()
 	switch {
 	case fl.cut != nil:
-	case fl.Err() != nil:
+	case fl.Err() != nil, fl.waits.Load() && exchange.HungUp(fl.Context):
 		fl.abort(exchange.ErrClientGone)
 	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
 		fl.abort(exchange.ErrCut)

@@ -50,7 +50,7 @@ func (a *roundTrip) run() *exchange.Failure {
 		return fail
 	}
 	a.mirrors = !a.x.Mirrored && a.f.Mirrors()
-	if a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0 {
+	if a.hasBody() {
 		a.openBody()
 	}
 	res, fail := a.reach()
@@ -114,7 +114,14 @@ func (a *roundTrip) Await(wait func(gone <-chan struct{}) error) error {
 	a.flight.aim(&a.attempts.Forwarder().Span, a.attempts.Around())
 	ctx, cancel := a.flight.cancelable()
 	defer cancel()
+	a.flight.waits.Store(a.hasBody() && a.body == nil)
+	defer a.flight.waits.Store(false)
 	return wait(ctx.Done())
+}
+
+// hasBody reports whether the client's request has a body.
+func (a *roundTrip) hasBody() bool {
+	return a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0
 }
 
 // end undoes what run and reach have begun.
@@ -308,7 +315,7 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
 		f.Side, f.Status, f.Reason = exchange.SideClient, clientStatus(f.Err), "http_request_error"
-	case a.q.Context().Err() != nil:
+	case cut == exchange.ErrClientGone, a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case errors.As(err, &hook), errors.Is(err, errRewritten):
 		f.Side, f.Status, f.Reason = exchange.SideProxy, hookStatus(err), "proxy_internal_error"

@@ -32,6 +32,9 @@ var (
 	// ErrClosed is returned by Open after Close.
 	ErrClosed = errors.New("pool: closed")
 
+	// ErrHTTP2 says that a target speaks HTTP/2 and not what it was offered.
+	ErrHTTP2 = errors.New("the target speaks HTTP/2 only")
+
 	// ErrAborted is returned by the operations of a Conn whose Lease was aborted.
 	ErrAborted = errors.New("the proxy closed the connection to the target before the exchange was over")
 )
@@ -59,9 +62,10 @@ type Pool struct {
 	mu      sync.Mutex
 	idle    []*Conn // the one kept last at the end
 	timer   *time.Timer
-	armed   bool // timer will call sweep
-	retired bool // nothing is kept any more
-	closed  bool // nor opened
+	armed   bool      // timer will call sweep
+	retired bool      // nothing is kept any more
+	closed  bool      // nor opened
+	asked   time.Time // when inquire found that the target does not know ALPN
 }
 
 func (p *Pool) maxIdle() int               { return cmp.Or(p.MaxIdle, DefaultMaxIdle) }
@@ -88,6 +92,10 @@ func (p *Pool) Take() *Conn {
 // Open dials a new connection, and does the TLS handshake if the target wants
 // one; ctx bounds both. A failed handshake is a *HandshakeError, any other error
 // is Dial's. The caller owns the connection until Put, Close or Detach.
+//
+// A target that chooses none of the protocols of TLS.NextProtos is dialed again,
+// once in a Lifetime, and offered h2 too. If it chooses h2, the error is that of
+// a handshake, with ErrHTTP2.
 func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
 	closed := p.closed
@@ -95,12 +103,21 @@ func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	if closed {
 		return nil, ErrClosed
 	}
+	c, err := p.dial(ctx, p.TLS)
+	if err != nil || !p.unclear(c) {
+		return c, err
+	}
+	c.bye() // first: some targets serve one connection at a time
+	return p.inquire(ctx)
+}
+
+func (p *Pool) dial(ctx context.Context, conf *tls.Config) (*Conn, error) {
 	nc, err := p.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c := newConn(p, nc)
-	if err := c.handshake(ctx, p.TLS); err != nil {
+	if err := c.handshake(ctx, conf); err != nil {
 		nc.Close()
 		return nil, &HandshakeError{err}
 	}

@@ -132,16 +132,23 @@ func (c *conn) remain(s *forward.Stay, f *forward.Forwarder) {
 // peekGone reports whether the client has closed its side or reset the
 // connection, without taking any of its bytes. Under TLS there is an alert
 // before the end of the stream, which cannot be told from the client's data;
-// while that is still wanted, the end has to wait for it.
+// while that is still wanted, the end has to wait for it. But the body of an
+// exchange that waits is not read, maybe for minutes: then the end behind it
+// counts. c.mu is held.
 func (c *conn) peekGone() bool {
 	switch {
+	case c.waiting != nil:
+		return c.HungUp()
 	case c.socket == nil, c.raw == nil && c.unread.Load(): // what is above the socket may hold more
 		return false
 	case c.tls != nil && !c.unread.Load():
-		return peek.HungUp(c.socket)
+		return c.HungUp()
 	}
 	return peek.Gone(c.socket)
 }
+
+// HungUp is [peek.HungUp] of the client's connection.
+func (c *conn) HungUp() bool { return c.socket != nil && peek.HungUp(c.socket) }
 
 // renew forgets what ended the last exchange: that its target was killed says
 // nothing of the next one's.

@@ -1,0 +1,125 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// unread are the ends of requests whose body has not come when they are to wait, or not all of it. Read-only.
+var unread = []struct{ name, rest string }{
+	{"none of a body", "Content-Length: 5\r\n\r\n"},
+	{"more than is buffered", "Content-Length: 200000\r\n\r\n" + string(make([]byte, 100_000))},
+	{"part of a chunked body", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
+	{"100-continue", "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"},
+}
+
+// hangUp ends what c sends, as closing it does. To close it may send a reset, which would be easier to notice.
+func hangUp(t *testing.T, c *proxytest.Client) {
+	t.Helper()
+	nc := c.Conn.Conn
+	if tc, ok := nc.(*tls.Conn); ok {
+		require.NoError(t, tc.CloseWrite())
+		nc = tc.NetConn()
+	}
+	require.NoError(t, nc.(*net.TCPConn).CloseWrite())
+}
+
+// A client that leaves while its request waits is noticed, also behind a body that nobody has read yet.
+func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("no portable way is known to see the end of a stream behind bytes")
+	}
+	hold := func(c *proxytest.BackendConn) {
+		if _, err := c.ReadRequest(); err == nil {
+			c.Wait(nil)
+		}
+	}
+	for name, queued := range map[string]bool{"paused": false, "queued": true} {
+		t.Run(name, func(t *testing.T) {
+			overLanesAtOnce(t, hold, func(t *testing.T, s *site) {
+				if !s.lane.foreign { // there net/http alone knows the connection
+					leavesWaiting(t, s, queued)
+				}
+			}, func(s *site) {
+				s.upstream.MaxInFlight, s.upstream.Queue = 1, hostproxy.Queue{Max: len(unread), Wait: time.Hour}
+				s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: make(doorbell, len(unread)+1)}
+			})
+		})
+	}
+}
+
+func leavesWaiting(t *testing.T, s *site, queued bool) {
+	t.Helper()
+	arrived, before := s.upstream.RateLimit.Limiter.(doorbell), 0
+	if queued {
+		s.dial(t).Send(get)
+		<-arrived
+		s.backend.WaitRequests(1)
+		before = 1
+	} else {
+		require.NoError(t, s.upstream.Pause(time.Hour))
+	}
+	for i, tt := range unread {
+		c := s.dial(t)
+		c.Send(request("POST /", tt.rest))
+		<-arrived
+		hangUp(t, c)
+		x := s.record(t, i+1)
+		assert.Equal(t, 499, x.Status, tt.name)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail, tt.name)
+		assert.Equal(t, hostproxy.SideClient, fail.Side, tt.name)
+	}
+	assert.Len(t, s.backend.Requests(), before, "no target has heard of them")
+}
+
+// Over HTTP/2 too, where others share the connection.
+func TestAStreamWhoseClientLeavesABodyWhileItWaitsIs499(t *testing.T) {
+	for _, l := range lanes {
+		if !l.secure {
+			continue
+		}
+		t.Run(l.name, func(t *testing.T) {
+			arrived := make(doorbell, 1)
+			s := newSite(t, l, good, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
+			client := proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2")
+			require.NoError(t, s.upstream.Pause(time.Hour))
+			body, more := io.Pipe()
+			ctx, leave := context.WithCancel(t.Context())
+			q := newRequest(t, "POST", "/", body).WithContext(ctx)
+			failed := make(chan error, 1)
+			go func() {
+				p, err := client.Do(q)
+				if err == nil {
+					p.Body.Close()
+				}
+				failed <- err
+			}()
+			_, err := more.Write([]byte("hello"))
+			require.NoError(t, err)
+			<-arrived
+			leave()
+			assert.ErrorIs(t, <-failed, context.Canceled)
+			x := s.record(t, 1)
+			assert.Equal(t, 499, x.Status)
+			require.NoError(t, s.upstream.Resume())
+			p, err := client.Do(newRequest(t, "GET", "/", nil))
+			require.NoError(t, err)
+			require.NoError(t, p.Body.Close())
+			assert.Equal(t, 200, p.StatusCode, "the connection goes on")
+			assert.Empty(t, errors.Join(more.Close(), body.Close()))
+		})
+	}
+}

@@ -1,0 +1,26 @@
+package forward_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+func TestAnErrorCountsWhatWasCutOff(t *testing.T) {
+	for _, tt := range []struct {
+		left, streams int64
+		want          string
+	}{
+		{1, 0, "cut off 1 exchange: context canceled"},
+		{2, 0, "cut off 2 exchanges: context canceled"},
+		{1, 1, "cut off 1 stream: context canceled"},
+		{3, 3, "cut off 3 streams: context canceled"},
+		{2, 1, "cut off 2 exchanges, 1 of them a stream: context canceled"},
+		{5, 2, "cut off 5 exchanges, 2 of them streams: context canceled"},
+	} {
+		assert.EqualError(t, forward.CutOff(tt.left, tt.streams, context.Canceled), tt.want)
+	}
+}
