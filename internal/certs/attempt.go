@@ -153,7 +153,7 @@ func (p *placement) begin(ctx context.Context) error {
 		return errElsewhere
 	}
 	if until := p.limited(); !until.IsZero() {
-		return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", p.directory())}
+		return p.usedUp(until)
 	}
 	if !p.begun.IsZero() || !p.remembers() {
 		return nil

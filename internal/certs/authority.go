@@ -32,10 +32,11 @@ var challenges = []string{acme.ChallengeTypeDNS01, acme.ChallengeTypeTLSALPN01, 
 // An order is what a host asks of its chain.
 type order struct {
 	name   string
-	serial *big.Int // of the certificate in use; nil if there is none
-	due    bool     // the certificate in use is to be renewed: no rate limit holds it back
-	force  bool     // renew even if the certificate in use is not due
-	chain  *chain   // that the order is placed with
+	serial *big.Int      // of the certificate in use; nil if there is none
+	due    bool          // the certificate in use is to be renewed: no rate limit holds it back
+	force  bool          // renew even if the certificate in use is not due
+	chain  *chain        // that the order is placed with
+	left   time.Duration // what remains of the certificate in use; 0 if nothing
 }
 
 // An authority is an issuer and what certmagic needs around it.
@@ -156,7 +157,11 @@ func (a *authority) issue(ctx context.Context, o order) error {
 		return nil
 	}
 	if l, ok := readLimit(err, o.name); ok {
-		err = &limitedError{until: time.Now().Add(clampLimit(l.until)), err: err}
+		until := time.Now().Add(clampLimit(l.until))
+		if o.due {
+			until = a.account.holds.refuse(o.name, l.until, o.left)
+		}
+		err = &limitedError{until: until, err: err}
 	}
 	return err
 }
@@ -183,6 +188,9 @@ func (a *authority) busy() []string {
 // enter holds an order back that would meet a rate limit.
 func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if o.due {
+		if until := a.account.holds.resumes(o.name); !until.IsZero() && !o.force {
+			return nil, a.usedUp(until)
+		}
 		return nil, nil
 	}
 	a.account.met.read(ctx, a.account.holds)
@@ -194,7 +202,12 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if until.IsZero() {
 		return entered, nil
 	}
-	return nil, &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
+	return nil, a.usedUp(until)
+}
+
+// usedUp says that a rate limit holds an order back until then.
+func (a *authority) usedUp(until time.Time) error {
+	return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
 }
 
 // sayHasty logs, once, that certificates of the authority cannot be renewed in time.
