@@ -202,7 +202,7 @@ func (h Holds) Enter(name string) (leave func(error)) {
 
 // Admits reports whether a connection may carry requests for a host.
 func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
-	return m.choices.admits(state, host)
+	return m.choices.admits(m.options.Wants, state, host)
 }
 
 // Realms returns how many realms m keeps.
