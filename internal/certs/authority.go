@@ -63,35 +63,59 @@ type variant struct {
 	ip        bool   // the host is an address
 }
 
-// newAuthority checks an issuer. ACME issuers are templates.
-func newAuthority(m *Manager, given certmagic.Issuer) (*authority, error) {
+// A draft is an issuer that the program gave, read and checked. To make one calls a
+// method of the program, which may hang: no lock is held then.
+type draft struct {
+	template certmagic.Issuer
+	identity identity
+	keyType  certmagic.KeyType
+	key      string
+	staging  *draft // of the same CA; nil if there is none
+}
+
+// draftOf checks an issuer. ACME issuers are templates.
+func draftOf(given certmagic.Issuer) (*draft, error) {
 	template, keyType, err := open(given)
 	if err != nil {
 		return nil, err
 	}
-	a := &authority{
-		manager:  m,
+	d := &draft{
 		template: template,
 		identity: identityOf(given, template, keyType),
 		keyType:  keyType,
 		key:      template.IssuerKey(),
-		prefix:   certmagic.StorageKeys.CertsPrefix(template.IssuerKey()),
-		configs:  make(map[variant]*certmagic.Config),
-		orders:   make(map[string]struct{}),
 	}
-	a.account = m.accountOf(a.identity.account, a.key)
 	if t, ok := template.(*certmagic.ACMEIssuer); ok && t.TestCA != "" && t.TestCA != t.CA {
 		test := *t
 		test.CA, test.TestCA = t.TestCA, ""
-		if a.staging, err = newAuthority(m, &test); err != nil {
+		if d.staging, err = draftOf(&test); err != nil {
 			return nil, err
 		}
 	}
-	return a, nil
+	return d, nil
 }
 
-// accountOf returns the account that all authorities with the same ID share. It is
-// called by New.
+// newAuthority makes the authority of a draft. m.chainMu is held, but in New.
+func (m *Manager) newAuthority(d *draft) *authority {
+	a := &authority{
+		manager:  m,
+		template: d.template,
+		identity: d.identity,
+		keyType:  d.keyType,
+		key:      d.key,
+		prefix:   certmagic.StorageKeys.CertsPrefix(d.key),
+		account:  m.accountOf(d.identity.account, d.key),
+		configs:  make(map[variant]*certmagic.Config),
+		orders:   make(map[string]struct{}),
+	}
+	if d.staging != nil {
+		a.staging = m.newAuthority(d.staging)
+	}
+	return a
+}
+
+// accountOf returns the account that all authorities with the same ID share. m.chainMu
+// is held, but in New.
 func (m *Manager) accountOf(id accountID, issuerKey string) *account {
 	if m.accounts == nil {
 		m.accounts = make(map[accountID]*account)
