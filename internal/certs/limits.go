@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	limitedUnknown = time.Hour        // after a rate limit that does not say how long
+	limitedUnknown = time.Hour        // after a rate limit that does not say how long, or says a time that is long over
+	limitedLate    = 5 * time.Minute  // after its time a limit may still be met; later one of the clocks is wrong
 	limitedLast    = 6 * time.Hour    // a CA is asked again after that, whatever it said
 	limitedProbe   = 30 * time.Minute // between two orders of a due renewal that a limit refuses, at least, unless the limit ends sooner
 	heldPause      = time.Minute      // until others are let through, while one tries
@@ -72,8 +73,11 @@ func readLimit(err error, name string) (limit, bool) {
 		return limit{}, false
 	}
 	until, ok := retryAfter(p.Detail)
-	if !ok {
+	switch late := time.Since(until); {
+	case !ok || late > limitedLate:
 		until = time.Now().Add(limitedUnknown)
+	case late >= 0:
+		until = time.Now().Add(heldPause)
 	}
 	return limit{subject: about(p.Detail, name), until: until}, true
 }
