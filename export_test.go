@@ -1,6 +1,7 @@
 package hostproxy
 
 import (
+	"crypto/tls"
 	"net/http"
 	"slices"
 
@@ -26,3 +27,10 @@ func Moved(r *Router, f func()) []string {
 // SameHandler reports whether a route with one handler stays as it is when it is
 // given the other.
 func SameHandler(a, b http.Handler) bool { return reach.Same(a, b) }
+
+// Hit returns the pattern of the route that the fast lane would serve a request
+// by, "" if the other lane is to.
+func Hit(r *Router, host, path string, state *tls.ConnectionState) string {
+	hit, _ := r.hit(host, path, state)
+	return hit.Pattern
+}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -273,4 +274,45 @@ func TestSettingsForAPassthroughAreLoud(t *testing.T) {
 	require.NoError(t, r.Set("pass.localhost", elsewhere))
 	lines(4)
 	assert.NotContains(t, log.String(), "host=here.localhost settings")
+}
+
+// A route comes and goes whose host asks clients for certificates. Requests of a client that has shown none are served by
+// the wildcard's route or refused: whoever is let through by the old routes is not served by the new ones.
+func TestARequestIsAdmittedAndServedByTheSameRoutes(t *testing.T) {
+	_, clients := proxytest.Certificate(t, "client.example")
+	var r hostproxy.Router
+	r.TLS.Storage = files(t)
+	r.TLS.Host = say(map[string]hostproxy.HostTLS{"private.localhost": {ClientAuth: &hostproxy.ClientAuth{CAs: clients}}})
+	open, private := hostproxy.To("127.0.0.1:4000"), hostproxy.To("127.0.0.1:4001")
+	r.Handle("*.localhost", open)
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer r.Close()
+	defer ln.Close()
+	state := &tls.ConnectionState{ServerName: "open.localhost", HandshakeComplete: true}
+	require.Eventually(t, func() bool { return hostproxy.Hit(&r, "open.localhost", "/", state) == "*.localhost" }, 5*time.Second, time.Millisecond)
+
+	done := make(chan struct{})
+	var changes sync.WaitGroup
+	changes.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				_ = r.Set("private.localhost", private)
+				r.Remove("private.localhost")
+			}
+		}
+	})
+	served := make(map[string]int)
+	for range 30_000 {
+		q := &http.Request{Method: "GET", Host: "private.localhost", URL: &url.URL{Path: "/"}, TLS: state}
+		_, pattern := r.Handler(q)
+		served[pattern]++
+		served[hostproxy.Hit(&r, "private.localhost", "/", state)]++
+	}
+	close(done)
+	changes.Wait()
+	assert.Zero(t, served["private.localhost"], served)
 }

@@ -810,10 +810,11 @@ func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return se
 //
 // Hot path: no allocation, and no lock except that of TLS.Host.
 func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
-	if state != nil && !r.certs.Belongs(state, host) {
+	t := r.table.Load() // once: no request is admitted by some routes and served by others
+	if state != nil && !r.belongs(t, state, host) {
 		return serve.Hit{}, false
 	}
-	rt, err := r.table.Load().Lookup(host, path)
+	rt, err := t.Lookup(host, path)
 	if err != nil || rt == nil {
 		return serve.Hit{}, false
 	}
@@ -866,10 +867,11 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 	if err != nil {
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	}
-	if q.TLS != nil && !r.certs.Belongs(q.TLS, host) {
+	t := r.table.Load() // once, as in hit
+	if q.TLS != nil && !r.belongs(t, q.TLS, host) {
 		return nil, refusal{http.StatusMisdirectedRequest, "http_request_denied", errMisdirected}
 	}
-	rt, err := r.table.Load().Lookup(host, exchange.WirePath(q))
+	rt, err := t.Lookup(host, exchange.WirePath(q))
 	switch {
 	case err != nil:
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
@@ -877,10 +879,16 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 		return rt, refusal{}
 	case r.NotFound != nil:
 		return nil, refusal{why: errNoRoute}
-	case q.TLS != nil && !r.knows(host):
+	case q.TLS != nil && !t.Knows(host):
 		return nil, refusal{http.StatusMisdirectedRequest, "destination_not_found", errNoRoute}
 	}
 	return nil, refusal{http.StatusNotFound, "destination_not_found", errNoRoute}
+}
+
+// belongs reports whether a connection may carry requests for a canonical host, by
+// the routes of t.
+func (r *Router) belongs(t *routes.Table[route], state *tls.ConnectionState, host string) bool {
+	return r.certs.Belongs(func(pattern string) bool { return endOf(t, pattern) == here }, state, host)
 }
 
 // knows reports whether any route serves the canonical host.

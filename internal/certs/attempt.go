@@ -38,6 +38,9 @@ func (a *authority) place(ctx context.Context, o order) error {
 	p := &placement{authority: a, order: o, history: a.historyOf(o.name), offered: offered, challenge: offered[0]}
 	if a.remembers() {
 		r := p.history.read(ctx)
+		if r.ahead { // once, or they would be of now for ever
+			p.note(ctx, func(*record) {})
+		}
 		if until := r.spent(); !until.IsZero() {
 			return p.held(until)
 		}
@@ -64,8 +67,7 @@ func (a *authority) place(ctx context.Context, o order) error {
 
 // remembers reports whether attempts can be failed validations.
 func (a *authority) remembers() bool {
-	_, local := a.template.(*LocalCA)
-	return !local
+	return !a.local()
 }
 
 func (p *placement) held(until time.Time) error {
@@ -153,7 +155,7 @@ func (p *placement) begin(ctx context.Context) error {
 		return errElsewhere
 	}
 	if until := p.limited(); !until.IsZero() {
-		return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", p.directory())}
+		return p.usedUp(until)
 	}
 	if !p.begun.IsZero() || !p.remembers() {
 		return nil

@@ -32,10 +32,11 @@ var challenges = []string{acme.ChallengeTypeDNS01, acme.ChallengeTypeTLSALPN01, 
 // An order is what a host asks of its chain.
 type order struct {
 	name   string
-	serial *big.Int // of the certificate in use; nil if there is none
-	due    bool     // the certificate in use is to be renewed: no rate limit holds it back
-	force  bool     // renew even if the certificate in use is not due
-	chain  *chain   // that the order is placed with
+	serial *big.Int      // of the certificate in use; nil if there is none
+	due    bool          // the certificate in use is to be renewed: no rate limit holds it back
+	force  bool          // renew even if the certificate in use is not due
+	chain  *chain        // that the order is placed with
+	left   time.Duration // what remains of the certificate in use; 0 if nothing
 }
 
 // An authority is an issuer and what certmagic needs around it.
@@ -62,35 +63,59 @@ type variant struct {
 	ip        bool   // the host is an address
 }
 
-// newAuthority checks an issuer. ACME issuers are templates.
-func newAuthority(m *Manager, given certmagic.Issuer) (*authority, error) {
+// A draft is an issuer that the program gave, read and checked. To make one calls a
+// method of the program, which may hang: no lock is held then.
+type draft struct {
+	template certmagic.Issuer
+	identity identity
+	keyType  certmagic.KeyType
+	key      string
+	staging  *draft // of the same CA; nil if there is none
+}
+
+// draftOf checks an issuer. ACME issuers are templates.
+func draftOf(given certmagic.Issuer) (*draft, error) {
 	template, keyType, err := open(given)
 	if err != nil {
 		return nil, err
 	}
-	a := &authority{
-		manager:  m,
+	d := &draft{
 		template: template,
 		identity: identityOf(given, template, keyType),
 		keyType:  keyType,
 		key:      template.IssuerKey(),
-		prefix:   certmagic.StorageKeys.CertsPrefix(template.IssuerKey()),
-		configs:  make(map[variant]*certmagic.Config),
-		orders:   make(map[string]struct{}),
 	}
-	a.account = m.accountOf(a.identity.account, a.key)
 	if t, ok := template.(*certmagic.ACMEIssuer); ok && t.TestCA != "" && t.TestCA != t.CA {
 		test := *t
 		test.CA, test.TestCA = t.TestCA, ""
-		if a.staging, err = newAuthority(m, &test); err != nil {
+		if d.staging, err = draftOf(&test); err != nil {
 			return nil, err
 		}
 	}
-	return a, nil
+	return d, nil
 }
 
-// accountOf returns the account that all authorities with the same ID share. It is
-// called by New.
+// newAuthority makes the authority of a draft. m.chainMu is held, but in New.
+func (m *Manager) newAuthority(d *draft) *authority {
+	a := &authority{
+		manager:  m,
+		template: d.template,
+		identity: d.identity,
+		keyType:  d.keyType,
+		key:      d.key,
+		prefix:   certmagic.StorageKeys.CertsPrefix(d.key),
+		account:  m.accountOf(d.identity.account, d.key),
+		configs:  make(map[variant]*certmagic.Config),
+		orders:   make(map[string]struct{}),
+	}
+	if d.staging != nil {
+		a.staging = m.newAuthority(d.staging)
+	}
+	return a
+}
+
+// accountOf returns the account that all authorities with the same ID share. m.chainMu
+// is held, but in New.
 func (m *Manager) accountOf(id accountID, issuerKey string) *account {
 	if m.accounts == nil {
 		m.accounts = make(map[accountID]*account)
@@ -156,7 +181,11 @@ func (a *authority) issue(ctx context.Context, o order) error {
 		return nil
 	}
 	if l, ok := readLimit(err, o.name); ok {
-		err = &limitedError{until: time.Now().Add(clampLimit(l.until)), err: err}
+		until := time.Now().Add(clampLimit(l.until))
+		if o.due {
+			until = a.account.holds.refuse(o.name, l.until, o.left)
+		}
+		err = &limitedError{until: until, err: err}
 	}
 	return err
 }
@@ -183,6 +212,9 @@ func (a *authority) busy() []string {
 // enter holds an order back that would meet a rate limit.
 func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if o.due {
+		if until := a.account.holds.resumes(o.name); !until.IsZero() && !o.force {
+			return nil, a.usedUp(until)
+		}
 		return nil, nil
 	}
 	a.account.met.read(ctx, a.account.holds)
@@ -194,7 +226,12 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if until.IsZero() {
 		return entered, nil
 	}
-	return nil, &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
+	return nil, a.usedUp(until)
+}
+
+// usedUp says that a rate limit holds an order back until then.
+func (a *authority) usedUp(until time.Time) error {
+	return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
 }
 
 // sayHasty logs, once, that certificates of the authority cannot be renewed in time.

@@ -29,12 +29,8 @@ func (e *paceError) Unwrap() error { return e.err }
 // left is what remains of the certificate it has, if any: a host must get its
 // chances before that is over.
 func backoff(n int, err error, left time.Duration) time.Duration {
-	if wait, ok := limitedWait(err); ok {
-		wait += time.Duration(rand.Float64() * float64(min(wait, time.Hour)) / 10)
-		if left > 0 {
-			wait = min(wait, max(left/8, brokenFirst))
-		}
-		return wait
+	if wait, ok := limitedWait(err); ok { // which knows left
+		return wait + time.Duration(rand.Float64()*float64(min(wait, time.Hour))/10)
 	}
 	wait, last := brokenFirst, brokenLast
 	var own *paceError

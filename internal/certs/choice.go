@@ -78,7 +78,8 @@ func (c *Choice) check(pattern string) error {
 }
 
 // compile checks what the program says of a pattern. It may read files.
-func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, error) {
+func (c *choices) compile(pattern string, a answer) (*choice, *pairFile, error) {
+	given := a.given
 	if err := given.check(pattern); err != nil {
 		return nil, nil, err
 	}
@@ -88,10 +89,9 @@ func (c *choices) compile(pattern string, given Choice) (*choice, *pairFile, err
 	ch := &choice{none: given.None, own: given.Own}
 	var file *pairFile
 	var err error
-	var errs []error
-	if given.Issuer != nil {
-		ch.chain, err = c.manager.chainFor(given.Issuer)
-		errs = append(errs, wrap("issuer", err))
+	errs := []error{wrap("issuer", a.fault)}
+	if a.issuer != nil {
+		ch.chain = c.manager.chainFor(a.issuer)
 	}
 	if given.ClientAuth != nil {
 		ch.realm, err = c.realmFor(*given.ClientAuth)

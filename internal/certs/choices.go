@@ -88,33 +88,42 @@ func (c *choices) settled(name string) bool {
 //
 // The routes are asked each time: what is known follows them later, and a request
 // that has a new route by now must not pass by what counted for the old one.
-//
-// Hot path: map look-ups under a read lock; no allocation for hosts of which
-// something is known by name or by their wildcard.
 func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if c == nil {
 		return nil, "", true
 	}
+	return c.under(c.manager.options.Wants, host)
+}
+
+// wants says which host patterns have a route whose TLS ends here, as
+// Options.Wants: by the routes of now, or by those that serve a request.
+type wants func(pattern string) bool
+
+// under is of by the routes that has knows.
+//
+// Hot path: map look-ups under a read lock; no allocation for hosts of which
+// something is known by name or by their wildcard.
+func (c *choices) under(has wants, host string) (ch *choice, pattern string, ok bool) {
 	ch, known := c.exact(host)
-	switch wants := c.manager.options.Wants(host); {
-	case known && ch.demanded != wants:
-		return c.inherit(ch)
-	case wants:
+	switch here := has(host); {
+	case known && ch.demanded != here:
+		return c.inherit(has, ch)
+	case here:
 		return nil, host, false
 	}
-	if ch := c.wildcard(host); ch != nil && c.manager.options.Wants(ch.pattern) {
+	if ch := c.wildcard(host); ch != nil && has(ch.pattern) {
 		return ch, "", true
 	}
-	return c.above(wildcardOf(host))
+	return c.above(has, wildcardOf(host))
 }
 
 // inherit returns a choice, or that of the pattern if the choice is of a host on
 // demand whose pattern brings a certificate, or wants none, by now.
-func (c *choices) inherit(ch *choice) (_ *choice, pattern string, ok bool) {
+func (c *choices) inherit(has wants, ch *choice) (_ *choice, pattern string, ok bool) {
 	if !ch.demanded || ch.cert != nil {
 		return ch, "", true
 	}
-	up, pattern, ok := c.above(ch.wild)
+	up, pattern, ok := c.above(has, ch.wild)
 	if !ok || up.cert != nil || up.none {
 		return up, pattern, ok
 	}
@@ -136,16 +145,16 @@ func (c *choices) heirs(pattern string, ch *choice) []string {
 		if h == nil || !h.demanded || h.chain != nil {
 			return true
 		}
-		up, _, _ := c.above(h.wild)
+		up, _, _ := c.above(m.options.Wants, h.wild)
 		return up != ch
 	})
 }
 
 // above returns what counts for a host without a route of its own: that of the
 // wildcard above it, "" if there can be none, or that of "*".
-func (c *choices) above(wild string) (ch *choice, pattern string, ok bool) {
+func (c *choices) above(has wants, wild string) (ch *choice, pattern string, ok bool) {
 	for _, pattern := range [...]string{wild, "*"} {
-		if pattern != "" && c.manager.options.Wants(pattern) {
+		if pattern != "" && has(pattern) {
 			ch, ok = c.exact(pattern)
 			return ch, pattern, ok
 		}

@@ -202,7 +202,7 @@ func (h Holds) Enter(name string) (leave func(error)) {
 
 // Admits reports whether a connection may carry requests for a host.
 func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
-	return m.choices.admits(state, host)
+	return m.choices.admits(m.options.Wants, state, host)
 }
 
 // Realms returns how many realms m keeps.
@@ -225,3 +225,15 @@ func (m *Manager) Choices() int {
 
 // Deactivated is deactivated.
 func Deactivated(err error) bool { return deactivated(err) }
+
+// SetBack is what happens when the wall clock has been set back.
+func (m *Manager) SetBack(by time.Duration) { m.setBack(by) }
+
+// StepBack is stepBack.
+func StepBack(then, now time.Time) time.Duration { return stepBack(then, now) }
+
+// InTime is inTime.
+func InTime(t time.Time) time.Time { return inTime(t) }
+
+// AtMost is atMost.
+func AtMost(t time.Time, most time.Duration) time.Time { return atMost(t, most) }

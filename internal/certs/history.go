@@ -19,6 +19,7 @@ const (
 	historyTimeout = 2 * time.Second  // of one operation on the history: it delays nothing for long
 	maxRecord      = 4 << 10          // of a record that is read
 	historySkew    = 10 * time.Second // of the processes that share storage
+	historyAhead   = 24 * time.Hour   // what lies so far in the future is nonsense; before, the clock has been set back since
 )
 
 // A history is what storage remembers of a host's attempts at one CA, over
@@ -40,6 +41,8 @@ type record struct {
 	// Worked is the type of challenge that worked last, if it is not the first
 	// choice.
 	Worked string `json:"worked,omitempty"`
+
+	ahead bool // some of Failed came from the future, and count as now
 }
 
 // historyOf returns the history of a host: hostproxy/attempts/<issuer>/<host>.json.
@@ -58,8 +61,13 @@ func (h history) read(ctx context.Context) (r record) {
 	}
 	now := time.Now()
 	r.Failed = slices.DeleteFunc(r.Failed, func(t time.Time) bool {
-		return now.Sub(t) >= failureWindow || t.Sub(now) > historySkew
+		return now.Sub(t) >= failureWindow || t.Sub(now) > historyAhead
 	})
+	for i, t := range r.Failed {
+		if t.Sub(now) > historySkew {
+			r.Failed[i], r.ahead = now.UTC().Round(0), true
+		}
+	}
 	slices.SortFunc(r.Failed, time.Time.Compare)
 	r.Failed = r.Failed[max(0, len(r.Failed)-maxFailures):]
 	r.Failures = min(max(r.Failures, 0), 1<<20)

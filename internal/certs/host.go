@@ -220,7 +220,7 @@ func (h *host) put(q *queue, s step, due time.Time) {
 		h.queue.drop(h)
 	}
 	h.queue = q
-	j := job{due: due.UnixNano(), step: s}
+	j := job{due: inTime(due).UnixNano(), step: s}
 	j.urgency, j.rank = h.urgency(due)
 	if h.summary != nil {
 		j.ends = h.summary.notAfter * int64(time.Second)

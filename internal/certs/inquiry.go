@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"time"
+
+	"github.com/caddyserver/certmagic"
 )
 
 const (
@@ -152,24 +154,25 @@ func (c *choices) work() {
 		if q == nil {
 			return
 		}
-		given, err := c.consult(name)
+		a := c.consult(name)
 		if q.passed {
-			c.inspected(name, q, given, err)
+			c.inspected(name, q, a.given, a.err)
 			continue
 		}
 		var ch *choice
 		var file *pairFile
+		err := a.err
 		if err == nil {
-			ch, file, err = c.compiled(name, given)
+			ch, file, err = c.compiled(name, a)
 		}
 		c.settle(name, q, ch, file, err)
 	}
 }
 
-// compiled is compile, contained: it calls methods of the program's issuers.
-func (c *choices) compiled(name string, given Choice) (ch *choice, file *pairFile, err error) {
+// compiled is compile, contained: it looks into values of the program's types.
+func (c *choices) compiled(name string, a answer) (ch *choice, file *pairFile, err error) {
 	defer rescue("issuer", &err)
-	return c.compile(name, given)
+	return c.compile(name, a)
 }
 
 // take returns the next inquiry; nil ends the worker.
@@ -190,28 +193,30 @@ func (c *choices) take() (string, *inquiry) {
 
 // An answer is what the hook has returned.
 type answer struct {
-	given Choice
-	err   error
+	given  Choice
+	err    error
+	issuer *draft // nil without one
+	fault  error  // what is wrong with the issuer
 }
 
-// consult calls the hook, on a goroutine of its own: one that hangs keeps that,
-// and a slot.
-func (c *choices) consult(name string) (Choice, error) {
+// consult calls the hook and reads its issuer, on a goroutine of its own: one that
+// hangs keeps that, and a slot.
+func (c *choices) consult(name string) answer {
 	timer := time.NewTimer(choiceTime)
 	defer timer.Stop()
 	for {
 		answers, before, err := c.call(name)
 		if err != nil {
-			return Choice{}, err
+			return answer{err: err}
 		}
 		select {
 		case a := <-answers:
-			return a.given, a.err
+			return a
 		case <-before:
 		case <-timer.C:
-			return Choice{}, errNoChoice
+			return answer{err: errNoChoice}
 		case <-c.manager.ctx.Done():
-			return Choice{}, errClosed
+			return answer{err: errClosed}
 		}
 	}
 }
@@ -242,7 +247,16 @@ func (c *choices) answer(name string, answers chan<- answer) {
 		defer rescue("TLS.Host", &a.err)
 		a.given, a.err = c.hook(name)
 	}()
+	if a.err == nil && a.given.Issuer != nil {
+		a.issuer, a.fault = draftContained(a.given.Issuer)
+	}
 	answers <- a
+}
+
+// draftContained is draftOf, contained: it calls a method of the program's issuer.
+func draftContained(given certmagic.Issuer) (d *draft, err error) {
+	defer rescue("issuer", &err)
+	return draftOf(given)
 }
 
 // returned ends a call.

@@ -134,7 +134,7 @@ func (m *Manager) newPublic() error {
 	m.public = &chain{}
 	var errs []error
 	for i, issuer := range m.options.Public {
-		a, err := newAuthority(m, issuer)
+		d, err := draftOf(issuer)
 		if i > 0 || errors.Is(err, errNilIssuer) {
 			err = wrap(publicField(i), err)
 		}
@@ -142,6 +142,7 @@ func (m *Manager) newPublic() error {
 			errs = append(errs, err)
 			continue
 		}
+		a := m.newAuthority(d)
 		if slices.ContainsFunc(m.public.authorities, a.passesFor) {
 			errs = append(errs, fmt.Errorf("%s: another issuer before it has the IssuerKey %q too, by which storage tells certificates apart: "+
 				"let each CA have a key of its own", publicField(i), a.key))
@@ -197,44 +198,39 @@ func (m *Manager) newInternal() error {
 	if m.local != nil {
 		issuer = m.local
 	}
-	a, err := newAuthority(m, Issuer{Issuer: issuer, KeyType: keyType})
+	d, err := draftOf(Issuer{Issuer: issuer, KeyType: keyType})
 	if err != nil {
 		return wrap("Internal", err)
 	}
+	a := m.newAuthority(d)
 	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, a.account.pace)}
 	return nil
 }
 
-// chainOfIssuer returns the chain of an issuer alone. Issuers that are the same
-// in all respects are one.
-func (m *Manager) chainOfIssuer(issuer certmagic.Issuer) (*chain, error) {
+// chainOfIssuer returns the chain of an issuer alone. Issuers that are the same in all
+// respects are one.
+func (m *Manager) chainOfIssuer(d *draft) *chain {
 	m.chainMu.Lock()
 	defer m.chainMu.Unlock()
-	a, err := newAuthority(m, issuer)
-	if err != nil {
-		return nil, err
-	}
-	c := m.single[a.identity]
+	c := m.single[d.identity]
 	if c == nil {
+		a := m.newAuthority(d)
 		c = &chain{authorities: []*authority{a}, queue: newQueue(maxPublicIssues, a.account.pace)}
-		m.single[a.identity] = c
+		m.single[d.identity] = c
 	}
-	return c, nil
+	return c
 }
 
 // chainFor is chainOfIssuer while m runs.
-func (m *Manager) chainFor(issuer certmagic.Issuer) (*chain, error) {
-	c, err := m.chainOfIssuer(issuer)
-	if err != nil {
-		return nil, err
-	}
+func (m *Manager) chainFor(d *draft) *chain {
+	c := m.chainOfIssuer(d)
 	m.begin(c)
 	for _, a := range c.authorities {
 		for _, key := range a.challengeKeys() {
 			m.solver.lookout.learn(key)
 		}
 	}
-	return c, nil
+	return c
 }
 
 // chains yields each chain once.

@@ -123,6 +123,9 @@ func (s *memStorage) Exists(_ context.Context, key string) bool {
 }
 
 func (s *memStorage) List(_ context.Context, prefix string, _ bool) ([]string, error) {
+	if err := s.enter("list", prefix); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var keys []string

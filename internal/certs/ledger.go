@@ -92,7 +92,7 @@ func (e entry) limit() (limit, bool) {
 		return limit{}, false
 	}
 	about := subject{scope(index), e.Name}
-	return limit{subject: about, until: e.Until}, about.valid()
+	return limit{subject: about, until: inTime(e.Until)}, about.valid()
 }
 
 // write adds the limits in force in h to the ledger. It goes on when ctx is done.
@@ -153,7 +153,7 @@ func (h *holds) inForce() []entry {
 	})
 	limits := make([]entry, 0, min(len(all), maxEntries))
 	for _, held := range all[:min(len(all), maxEntries)] {
-		limits = append(limits, entry{scopeNames[held.scope], held.name, held.until.UTC().Round(0)})
+		limits = append(limits, entry{scopeNames[held.scope], held.name, inTime(held.until).UTC().Round(0)})
 	}
 	return limits
 }

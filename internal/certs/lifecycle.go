@@ -117,12 +117,14 @@ func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) boo
 }
 
 // Belongs reports whether a connection may carry requests for a canonical host:
-// what a client proved to one host counts for no other.
+// what a client proved to one host counts for no other. wants says, as
+// Options.Wants, what has a route: by the very routes that serve the request, or
+// it could be admitted by old ones and served by new ones.
 //
 // Hot path: one atomic load, no allocation; a read lock if the program says per
 // host how TLS is done.
-func (k *Keeper) Belongs(state *tls.ConnectionState, host string) bool {
-	return k.choices.Load().admits(state, host)
+func (k *Keeper) Belongs(wants func(pattern string) bool, state *tls.ConnectionState, host string) bool {
+	return k.choices.Load().admits(wants, state, host)
 }
 
 // Authority returns host as the client of a plain request, which came to port,

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -13,8 +14,10 @@ import (
 )
 
 const (
-	limitedUnknown = time.Hour        // after a rate limit that does not say how long
+	limitedUnknown = time.Hour        // after a rate limit that does not say how long, or says a time that is long over
+	limitedLate    = 5 * time.Minute  // after its time a limit may still be met; later one of the clocks is wrong
 	limitedLast    = 6 * time.Hour    // a CA is asked again after that, whatever it said
+	limitedProbe   = 30 * time.Minute // between two orders of a due renewal that a limit refuses, at least, unless the limit ends sooner
 	heldPause      = time.Minute      // until others are let through, while one tries
 	maxHolds       = 10_000           // remembered, per account
 	tryTime        = 2 * maxIssueTime // after which one that tries is forgotten
@@ -70,8 +73,11 @@ func readLimit(err error, name string) (limit, bool) {
 		return limit{}, false
 	}
 	until, ok := retryAfter(p.Detail)
-	if !ok {
+	switch late := time.Since(until); {
+	case !ok || late > limitedLate:
 		until = time.Now().Add(limitedUnknown)
+	case late >= 0:
+		until = time.Now().Add(heldPause)
 	}
 	return limit{subject: about(p.Detail, name), until: until}, true
 }
@@ -149,9 +155,13 @@ func retryAfter(detail string) (time.Time, bool) {
 
 // holds are the limits of an account that are in force. A hold ends with one order
 // that is let through: when the CA takes it, the others follow.
+//
+// Renewals that are due pass by them. One that a limit has refused has its own
+// time for the next order.
 type holds struct {
-	mu sync.Mutex
-	by map[subject]*hold
+	mu  sync.Mutex
+	by  map[subject]*hold
+	due map[string]time.Time // by host
 }
 
 type hold struct {
@@ -160,7 +170,7 @@ type hold struct {
 	tried time.Time // when one was let through; zero if none is under way
 }
 
-func newHolds() *holds { return &holds{by: make(map[subject]*hold)} }
+func newHolds() *holds { return &holds{by: make(map[subject]*hold), due: make(map[string]time.Time)} }
 
 // enter lets an order for name through, or returns until when it is held.
 // registered says that the account exists, which limits of new accounts then do
@@ -249,6 +259,40 @@ func (h *holds) leave(entered []*hold, err error) {
 			held.until = latest(held.until, time.Now().Add(heldPause))
 		}
 	}
+}
+
+// refuse notes that a limit until then has refused the renewal of name, which is
+// due, and returns when the next order may follow. left is what remains of the
+// certificate, 0 if nothing: a limit that outlasts it is probed before, as often as
+// halves of the rest have half an hour.
+func (h *holds) refuse(name string, until time.Time, left time.Duration) time.Time {
+	wait := clampLimit(until)
+	if left > 0 {
+		wait = min(wait, max(left/2, limitedProbe))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if len(h.due) >= maxHolds {
+		maps.DeleteFunc(h.due, func(_ string, next time.Time) bool { return !now.Before(next) })
+	}
+	if len(h.due) < maxHolds {
+		h.due[name] = now.Add(wait)
+	}
+	return now.Add(wait)
+}
+
+// resumes returns when the renewal of name, which is due, may be ordered again;
+// zero if it may now.
+func (h *holds) resumes(name string) time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := h.due[name]
+	if time.Now().Before(next) {
+		return next
+	}
+	delete(h.due, name)
+	return time.Time{}
 }
 
 // set puts a limit in force, for 6 h at most.

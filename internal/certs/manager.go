@@ -133,6 +133,7 @@ func (m *Manager) Start(grace time.Duration) {
 			m.spawn(w.watch)
 		}
 		m.spawn(m.watchCleanup)
+		m.spawn(m.watchClock)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
 		m.spawn(func() { m.looks.loop(m.ctx) })

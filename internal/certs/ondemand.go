@@ -293,7 +293,7 @@ func newMint(ca *LocalCA) *mint {
 func (m *mint) held(host string) *tls.Certificate {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if cert := m.certs[host]; cert != nil && time.Until(cert.Leaf.NotAfter) > leafLifetime/3 {
+	if cert := m.certs[host]; cert != nil && time.Until(cert.Leaf.NotAfter) > leafLifetime/3 && !time.Now().Before(cert.Leaf.NotBefore) {
 		return cert
 	}
 	return nil

@@ -41,6 +41,7 @@ type outage struct {
 	lasts time.Duration // that the last one did
 	said  time.Time     // when the last one was logged
 	after []func()
+	ends  chan struct{} // closed at the end of the next one; nil if nothing waits for it
 }
 
 // watch starts to notice. spawn runs the task that looks, until ctx is done.
@@ -56,6 +57,17 @@ func (s *boundedStorage) onReturn(f func()) {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()
 	s.outage.after = append(s.outage.after, f)
+}
+
+// returning returns what is closed at the end of the next outage, or of the one
+// that is.
+func (s *boundedStorage) returning() <-chan struct{} {
+	s.outage.mu.Lock()
+	defer s.outage.mu.Unlock()
+	if s.outage.ends == nil {
+		s.outage.ends = make(chan struct{})
+	}
+	return s.outage.ends
 }
 
 // outageLasted returns how long the last outage did.
@@ -145,6 +157,10 @@ func (o *outage) end() {
 	loud := o.said.After(o.since)
 	lasted, after := time.Since(o.since), slices.Clone(o.after)
 	o.down, o.write, o.cause, o.ended, o.lasts = false, false, nil, time.Now(), lasted
+	if o.ends != nil {
+		close(o.ends)
+		o.ends = nil
+	}
 	o.mu.Unlock()
 	if loud {
 		o.log.Info("storage works again", "after", lasted.Round(time.Second))

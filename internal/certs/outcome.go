@@ -106,7 +106,10 @@ func (h *host) rested(s *stored) time.Time {
 	if h.summary.ordered == 0 || h.motion.forced {
 		return time.Time{}
 	}
-	return time.Unix(int64(h.summary.ordered), 0).Add(s.rest())
+	if s.premature() { // and so is the time of the order
+		return time.Time{}
+	}
+	return atMost(time.Unix(int64(h.summary.ordered), 0).Add(s.rest()), s.rest())
 }
 
 // fail notes err and plans p as the next try. Without a time of its own p is for when the backoff is over.
@@ -168,6 +171,7 @@ func (h *host) hold(err error, until time.Time) {
 		m.mu.Unlock()
 		return
 	}
+	until = atMost(until, limitedLast) // storage may have said so, by a clock that was wrong
 	o := h.motion
 	began := o.err == nil || o.why != held
 	news := o.told&(1<<held) == 0

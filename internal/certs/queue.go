@@ -88,7 +88,13 @@ func moreWanted(a, b *host) bool {
 func (q *queue) put(h *host, j job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.move(h, j)
+}
+
+// move is put with q.mu held.
+func (q *queue) move(h *host, j job) {
 	q.remove(h)
+	j.index = 0
 	h.job = j
 	if j.due > time.Now().UnixNano() {
 		heap.Push(&q.waiting, h)

@@ -12,16 +12,17 @@ import (
 // admits reports whether a connection may carry requests for a canonical host:
 // it is in the host's realm, and has proved what that asks for now, which may be
 // more than at its handshake. No connection is in the realm of a host of which
-// the program has not said yet what it is. c may be nil.
+// the program has not said yet what it is. The routes are those that has knows.
+// c may be nil.
 //
 // Hot path: without a hook, one comparison; with it, a few look-ups under a read
 // lock. No allocation.
-func (c *choices) admits(state *tls.ConnectionState, host string) bool {
+func (c *choices) admits(has wants, state *tls.ConnectionState, host string) bool {
 	if c == nil {
 		return true
 	}
-	to, ok := c.realm(host)
-	if !ok || !c.within(state.ServerName, host, to) {
+	to, ok := c.realm(has, host)
+	if !ok || !c.within(has, state.ServerName, host, to) {
 		return false
 	}
 	return to == nil || to.loaded.Load().proved(state)
@@ -29,7 +30,7 @@ func (c *choices) admits(state *tls.ConnectionState, host string) bool {
 
 // within reports whether a connection with that SNI, as the client sent it, is
 // in the realm of a canonical host.
-func (c *choices) within(sni, host string, to *realm) bool {
+func (c *choices) within(has wants, sni, host string, to *realm) bool {
 	name := sni
 	switch {
 	case sni == host:
@@ -47,7 +48,7 @@ func (c *choices) within(sni, host string, to *realm) bool {
 			return true
 		}
 	}
-	from, ok := c.realm(name)
+	from, ok := c.realm(has, name)
 	return ok && from == to
 }
 
@@ -60,10 +61,10 @@ func isAddress(host string) bool {
 
 // realm returns the realm of a canonical host, nil for the one that is open to
 // all. False means that it is not known yet.
-func (c *choices) realm(host string) (*realm, bool) {
-	ch, _, ok := c.of(host)
+func (c *choices) realm(has wants, host string) (*realm, bool) {
+	ch, _, ok := c.under(has, host)
 	if ok && ch.realm == nil && ch.demanded {
-		ch, _, ok = c.above(ch.wild)
+		ch, _, ok = c.above(has, ch.wild)
 	}
 	if !ok {
 		return nil, false
@@ -93,7 +94,7 @@ func (rc *realmConfigs) of(host string) (*tls.Config, error) {
 	if rc.choices == nil {
 		return rc.open, nil
 	}
-	to, ok := rc.choices.realm(host)
+	to, ok := rc.choices.realm(rc.choices.manager.options.Wants, host)
 	switch {
 	case !ok:
 		return nil, undecided(host, nil)

@@ -2,41 +2,56 @@ package certs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
+// recallLast is the longest pause between two tries to list what storage has: each that hangs keeps a slot.
+const recallLast = time.Hour
+
 // recall is the task that finds the certificates of an earlier process for hosts that came on demand: they are served,
 // shown and renewed as before, though no route names them.
 func (m *Manager) recall() {
 	for c := range m.chains() {
-		m.recallChain(c)
+		m.recallChain(m.ctx, c)
 	}
 }
 
-func (m *Manager) recallChain(c *chain) {
+func (m *Manager) recallChain(ctx context.Context, c *chain) {
 	for _, a := range c.authorities {
-		if err := m.recallFrom(m.ctx, a); err != nil && m.ctx.Err() == nil {
-			m.log.Debug("certificates in storage are not listed", "issuer", a.key, "cause", err)
+		m.recallFrom(ctx, a)
+	}
+}
+
+// recallFrom is recall for one issuer. It tries until storage lists what it has, and at once when storage returns.
+func (m *Manager) recallFrom(ctx context.Context, a *authority) {
+	for wait := storageFirst; ctx.Err() == nil; wait = min(2*wait, recallLast) {
+		returning := m.storage.returning()
+		keys, err := m.storage.List(ctx, a.prefix, false)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			m.recallKeys(ctx, a.prefix, keys)
+			return
+		}
+		m.log.Debug("certificates in storage are not listed", "issuer", a.key, "cause", err)
+		select {
+		case <-returning:
+		case <-time.After(wait):
+		case <-ctx.Done():
 		}
 	}
 }
 
-func (m *Manager) recallFrom(ctx context.Context, a *authority) error {
-	prefix := a.prefix
-	keys, err := m.storage.List(ctx, prefix, false)
-	if err != nil {
-		return err
-	}
+func (m *Manager) recallKeys(ctx context.Context, prefix string, keys []string) {
 	for len(keys) > 0 && ctx.Err() == nil {
 		n := min(len(keys), batch)
 		m.recallHosts(prefix, keys[:n])
 		keys = keys[n:]
 	}
-	return nil
 }
 
 // recallHosts adds the hosts of some storage keys that a route serves and no route names.

@@ -42,6 +42,48 @@ func TestStoredHostsOnDemandShowAfterARestart(t *testing.T) {
 	})
 }
 
+// Storage may come later than the process: nobody has to ask for a host first that storage has.
+func TestStoredHostsOnDemandShowAfterAStartWithoutStorage(t *testing.T) {
+	for what, c := range map[string]struct {
+		fails  func(verb string) bool
+		notice time.Duration
+	}{
+		"nothing works": {func(string) bool { return true }, time.Minute},
+		"no lists":      {func(verb string) bool { return verb == "list" }, 10 * time.Minute},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				storage := newMemStorage()
+				o := onDemand(t, new(policy), newIssuer(t, "ca", day(90)))
+				o.Storage = storage
+				m, _ := start(t, o, "*")
+				_, err := shake(t, m, "customer1.example.com")
+				require.NoError(t, err)
+				require.NoError(t, m.Close())
+
+				var lists atomic.Int64
+				storage.hook(func(verb, _ string) error {
+					if !c.fails(verb) {
+						return nil
+					}
+					if verb == "list" {
+						lists.Add(1)
+					}
+					return errors.New("the disk is not mounted yet")
+				})
+				m, _ = start(t, o, "*")
+				time.Sleep(10 * time.Minute)
+				require.Empty(t, m.Statuses())
+				assert.Less(t, lists.Load(), int64(30), "it is not asked again and again")
+				storage.hook(func(string, string) error { return nil })
+				time.Sleep(c.notice)
+				require.Len(t, m.Statuses(), 1)
+				assert.Equal(t, certs.Valid, m.Statuses()[0].State)
+			})
+		})
+	}
+}
+
 func TestRenewTriesNowWhateverTheBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))

@@ -17,7 +17,7 @@ func (m *Manager) begin(c *chain) {
 		ctx, c.cancel = context.WithCancel(m.ctx)
 		m.spawn(func() { c.queue.loop(ctx) })
 		if m.open.Load() && m.options.Policy != nil {
-			m.spawn(func() { m.recallChain(c) })
+			m.spawn(func() { m.recallChain(ctx, c) })
 		}
 	})
 }

@@ -44,16 +44,17 @@ type Status struct {
 // sorted by host.
 func (m *Manager) Statuses() []Status {
 	m.sync()
-	static := m.static.Load()
-	var all []Status
+	brought := append(m.static.Load().statuses(), m.choices.statuses()...)
+	m.mu.RLock()
+	all := make([]Status, 0, m.table.len()+len(brought)) // there may be a million
+	m.mu.RUnlock()
 	m.each(func(h *host) { all = append(all, h.status()) })
 	crowds := m.lobby.crowds()
 	for i := range all {
 		c := crowds[all[i].Host]
 		all[i].Waiting, all[i].Refused = c.waiting, c.refused
 	}
-	all = append(all, static.statuses()...)
-	all = append(all, m.choices.statuses()...)
+	all = append(all, brought...)
 	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Host, b.Host) })
 	return slices.CompactFunc(all, func(a, b Status) bool { return a.Host == b.Host })
 }

@@ -210,3 +210,19 @@ func TestALazyHostThatIsNamedIsWaitedForAndNotOrdered(t *testing.T) {
 		require.NoError(t, m.Await(t.Context(), "a.example.com"))
 	})
 }
+
+// The list is allocated once, as long as it will be.
+func TestStatusesDoNotGrowTheirListByCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		allocations := func(hosts int) float64 {
+			o := with(newIssuer(t, "ca", day(90)))
+			o.Lazy = true
+			m, _ := start(t, o, names("h%d.example.com", hosts)...)
+			time.Sleep(time.Minute) // until storage has nothing for any
+			require.Len(t, m.Statuses(), hosts)
+			return testing.AllocsPerRun(10, func() { m.Statuses() })
+		}
+		few := allocations(10)
+		assert.Less(t, allocations(10_000), few+5)
+	})
+}

@@ -232,7 +232,7 @@ func (h *host) order() order {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.marks.And(^uint32(used))
-	o := order{name: h.name, serial: h.summary.number(), force: h.motion.forced}
+	o := order{name: h.name, serial: h.summary.number(), force: h.motion.forced, left: h.left()}
 	o.due = h.summary != nil && time.Now().Unix() >= h.summary.renewAt
 	return o
 }

@@ -202,6 +202,9 @@ func covers(leaf *x509.Certificate, name string) bool {
 // spreads certificates of one day over the next hours.
 func (c *stored) renewAt() time.Time {
 	leaf := c.cert.Leaf
+	if c.premature() {
+		return time.Now()
+	}
 	life, ratio := c.life(), c.ratioAt()
 	spread := time.Second + time.Duration(float64(life)/30*fraction(leaf))
 	at := ratio.Add(spread)

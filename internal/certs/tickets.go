@@ -172,7 +172,12 @@ func (t *tickets) read(ctx context.Context) ([]ticketKey, error) {
 	return keys, nil
 }
 
-func due(keys []ticketKey) bool { return len(keys) == 0 || time.Since(keys[0].Born) >= ticketRotate }
+// due reports whether it is time for a key. One that will be born in the far future is of a clock that was wrong.
+func due(keys []ticketKey) bool {
+	return len(keys) == 0 || keys[0].age() >= ticketRotate || keys[0].age() < -ticketRotate
+}
+
+func (k ticketKey) age() time.Duration { return time.Since(k.Born) }
 
 // rotate puts a new key in front and drops those that are too old.
 func rotate(keys []ticketKey) []ticketKey {
@@ -180,7 +185,7 @@ func rotate(keys []ticketKey) []ticketKey {
 	_, _ = rand.Read(secret) // never fails
 	fresh := []ticketKey{{Born: time.Now().UTC(), Secret: secret}}
 	for _, k := range keys {
-		if time.Since(k.Born) < ticketLife {
+		if k.age() < ticketLife && k.age() >= -ticketRotate {
 			fresh = append(fresh, k)
 		}
 	}
@@ -199,7 +204,7 @@ func (t *tickets) set(keys []ticketKey) {
 func (t *tickets) apply() {
 	var sealing, opening [][32]byte
 	for _, k := range t.keys {
-		if len(sealing) == 0 && (time.Since(k.Born) >= ticketWarmUp || len(t.keys) == 1) {
+		if len(sealing) == 0 && (k.age() >= ticketWarmUp || len(t.keys) == 1) {
 			sealing = append(sealing, [32]byte(k.Secret))
 			continue
 		}

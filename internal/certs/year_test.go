@@ -35,12 +35,11 @@ const (
 	heldFor     = 2 * time.Hour
 	notice      = time.Second // from a refusal until all of a client knows it
 	turnedFor   = 29 * time.Minute
-	hurryTime   = 4 * time.Hour // left of a certificate that may be ordered more often
-	warnings    = 8             // per host and day, and two more for each start of an instance
-	chatter     = 1_500         // warnings about no host, per day and instance: one a minute
-	workers     = 150           // goroutines of an instance
-	refusals    = 20            // by a storage that is down, per host of the first day and minute
-	racedDays   = 21            // under the race detector
+	warnings    = 8     // per host and day, and two more for each start of an instance
+	chatter     = 1_500 // warnings about no host, per day and instance: one a minute
+	workers     = 150   // goroutines of an instance
+	refusals    = 20    // by a storage that is down, per host of the first day and minute
+	racedDays   = 21    // under the race detector
 )
 
 // A year of a few hundred hosts, with everything that goes wrong in one: see
@@ -66,8 +65,8 @@ const (
 //     limit refuses is asked before the time it says, or 6 hours; renewals that
 //     are due may. Then one order looks whether it is over. A limit is none for
 //     what it is not about. Failed validations stay below theirs altogether. An
-//     order that was refused for a host with a certificate for 4 hours or more
-//     is not repeated within 29 minutes.
+//     order that was refused for a host is not repeated within 29 minutes, unless
+//     the limit ends earlier.
 //   - held: whatever the limits are, a renewal that is due is ordered within 2
 //     hours in which everything worked.
 //   - needless: nothing is ordered while the certificate of a host is good, in

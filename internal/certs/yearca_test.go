@@ -54,7 +54,7 @@ type modelCA struct {
 	asked   atomic.Int64
 	signed  int
 	limited int
-	turned  map[cause]time.Time // when one client's order for a host was refused last
+	turned  map[cause]time.Time // until when one client is not to repeat an order that was refused for a host
 }
 
 // A leaf is what the model remembers of a certificate.
@@ -183,6 +183,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 			if l.key == "account" {
 				until = until.Add(exaggeration)
 			}
+			c.turn(client.name, until, s)
 			c.refuse(cause{client.name, l.not}, began, until, s)
 			return s, &acme.Problem{
 				Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
@@ -205,7 +206,6 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 // below their limit altogether.
 func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	c.limited++
-	c.turn(why.client, s)
 	last := c.refused[why]
 	again := last != nil && !began.Before(last.at.Add(notice))
 	switch {
@@ -223,14 +223,16 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	}
 }
 
-// turn notes that the order for a host is refused, and judges a client that comes with it again and again, though there
-// is time.
-func (c *modelCA) turn(client string, s standing) {
-	why := cause{client, s.host}
-	if ago := time.Since(c.turned[why]); ago < turnedFor && s.left > hurryTime {
-		c.world.fail("limit", s.host, "%s asks again %s after it was refused, with %s left", client, ago.Round(time.Second), s.left.Round(time.Hour))
+// turn notes that the order for a host is refused until then, and judges a client that comes with it again and again.
+func (c *modelCA) turn(client string, until time.Time, s standing) {
+	why, now := cause{client, s.host}, time.Now()
+	if last := c.turned[why]; now.Before(last) {
+		c.world.fail("limit", s.host, "%s asks again %s before it should, with %s left", client, last.Sub(now).Round(time.Second), s.left.Round(time.Hour))
 	}
-	c.turned[why] = time.Now()
+	c.turned[why] = now.Add(turnedFor)
+	if until.Before(c.turned[why]) {
+		c.turned[why] = until
+	}
 }
 
 func (c *modelCA) sign(s standing, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {

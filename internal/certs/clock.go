@@ -1,0 +1,100 @@
+package certs
+
+import "time"
+
+// The wall clock of a machine may be wrong, and be set while the process runs. Timers, and pauses between times that
+// time.Now returned, do not notice. These do, and are bounded:
+//
+//   - When jobs are due counts by the wall clock, since most wait for the date of a certificate and machines sleep. After
+//     the clock has been set back, the pauses among them are shortened by as much; see setBack. Set forward, they end early,
+//     once.
+//   - What storage says is believed as far as it can be true: a limit for 6 h, a failed validation for an hour, the key of
+//     tickets for a day. What lies further in the future comes from a clock that was wrong.
+//   - Of a CA whose limits end in the past nobody knows when they end.
+//   - A certificate of the LocalCA that is not valid yet is replaced. The clocks of other CAs are not ours.
+
+// clockLook is the time between two looks at whether the clock has been set back.
+const clockLook = 5 * time.Minute
+
+// clockStep is what the clocks of processes differ by anyway.
+const clockStep = historySkew
+
+// stepBack returns by how much the wall clock has been set back between two times that time.Now returned.
+func stepBack(then, now time.Time) time.Duration {
+	return now.Sub(then) - now.Round(0).Sub(then.Round(0)) // without Round, Sub is about the monotonic clock
+}
+
+// watchClock is the task that notices when the wall clock is set back.
+func (m *Manager) watchClock() {
+	ticker := time.NewTicker(clockLook)
+	defer ticker.Stop()
+	for then := time.Now(); ; {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		if by := stepBack(then, now); by >= clockStep {
+			m.setBack(by)
+		}
+		then = now
+	}
+}
+
+// setBack lets pauses end as if the wall clock had not been set back.
+func (m *Manager) setBack(by time.Duration) {
+	m.log.Info("the clock has been set back", "by", by.Round(time.Second))
+	m.each(func(h *host) { h.setBack(by) })
+}
+
+// setBack is that for one host. The manager's lock is held.
+func (h *host) setBack(by time.Duration) {
+	if o := h.motion; o != nil && !o.next.IsZero() {
+		o.next = inTime(o.next)
+	}
+	switch y := h.summary; {
+	case h.queue == nil:
+	case h.motion == nil && y != nil && y.by.local() && time.Now().Unix() < y.notBefore:
+		h.put(h.manager.loads, load, time.Now())
+	default:
+		h.queue.advance(h, by, y)
+	}
+}
+
+// advance makes the job of h due earlier, unless it waits for a date of its certificate, y. y may be nil.
+func (q *queue) advance(h *host, by time.Duration, y *summary) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	j := h.job
+	if j.index == 0 || j.ripe {
+		return
+	}
+	if at := j.due / int64(time.Second); y != nil && j.step == load && (at == y.renewAt || at == y.notAfter) {
+		return
+	}
+	j.due -= int64(by)
+	q.move(h, j)
+}
+
+// inTime returns t as the wall clock has it now: a time that was reckoned from time.Now before the clock was set has kept
+// what the clock said then.
+func inTime(t time.Time) time.Time {
+	now := time.Now()
+	return now.Add(t.Sub(now))
+}
+
+// atMost is inTime for a time that is no more than a while from now.
+func atMost(t time.Time, most time.Duration) time.Time {
+	now := time.Now()
+	return now.Add(min(t.Sub(now), most))
+}
+
+// premature reports whether the certificate is signed here, by a clock that has been set back since.
+func (c *stored) premature() bool { return c.by.local() && time.Now().Before(c.cert.Leaf.NotBefore) }
+
+// local reports whether the authority is a LocalCA.
+func (a *authority) local() bool {
+	_, local := a.template.(*LocalCA)
+	return local
+}

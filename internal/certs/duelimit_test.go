@@ -1,0 +1,102 @@
+package certs_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/certs"
+)
+
+// No limit holds a renewal that is due. But a CA that has said when its limit ends hears of the renewal a few times until
+// then, however near the certificate's end is, and whatever another CA does.
+func TestADueRenewalMeetsALimitAFewTimes(t *testing.T) {
+	for what, fallback := range map[string]func(*testing.T) []certmagic.Issuer{
+		"at the only CA": func(*testing.T) []certmagic.Issuer { return nil },
+		"before a CA that is down": func(t *testing.T) []certmagic.Issuer {
+			down := newIssuer(t, "down", day(90))
+			down.hook(failing("connection refused"))
+			return []certmagic.Issuer{down}
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := new(attemptLog)
+				limited := false
+				ca := newLimitedCA(t, func(host string) error {
+					if !limited {
+						return nil
+					}
+					log.add()
+					return limitOf(`too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s`,
+						time.Now().Add(144*time.Hour))
+				})
+				ca.life = day(6)
+				m, _ := start(t, certs.Options{Public: append([]certmagic.Issuer{ca}, fallback(t)...)}, "a.example.com")
+				require.NoError(t, m.Await(t.Context(), "a.example.com"))
+				limited = true
+				end := statusOf(m, "a.example.com").NotAfter
+
+				time.Sleep(time.Until(end) - 6*time.Hour)
+				assert.NotZero(t, len(log.times), "it is asked for, and more often than the limit ends")
+				time.Sleep(12 * time.Hour)
+				assert.LessOrEqual(t, log.most(6*time.Hour), 6)
+				assert.LessOrEqual(t, log.most(29*time.Minute), 1)
+				limited = false
+				time.Sleep(7 * time.Hour)
+				assert.Equal(t, certs.Valid, statusOf(m, "a.example.com").State)
+			})
+		})
+	}
+}
+
+// When a limit ends before the certificate does, the renewal comes then: not earlier, and not much later.
+func TestADueRenewalComesWhenItsLimitEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var until time.Time
+		ca := newLimitedCA(t, func(string) error {
+			if time.Now().Before(until) {
+				return limitOf("too many new orders (300) from this account in the last 3h0m0s", until)
+			}
+			return nil
+		})
+		ca.life = day(6)
+		m, _ := start(t, with(ca), "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		due := statusOf(m, "a.example.com").RenewAt
+		until = due.Add(2 * time.Hour)
+		time.Sleep(time.Until(until) - time.Minute)
+		assert.Equal(t, 1, ca.refusals())
+		time.Sleep(8 * time.Minute)
+		assert.Equal(t, 1, ca.refusals())
+		assert.True(t, statusOf(m, "a.example.com").RenewAt.After(due), "it is renewed")
+	})
+}
+
+// The program may want more than the schedule does.
+func TestRenewAsksInSpiteOfARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limited := false
+		ca := newLimitedCA(t, func(string) error {
+			if !limited {
+				return nil
+			}
+			return limitOf("too many new orders (300) from this account in the last 3h0m0s", time.Now().Add(time.Hour))
+		})
+		ca.life = day(6)
+		m, _ := start(t, with(ca), "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		due := statusOf(m, "a.example.com").RenewAt
+		limited = true
+		time.Sleep(time.Until(due) + 5*time.Minute)
+		require.Equal(t, 1, ca.refusals())
+		limited = false
+		require.NoError(t, m.Renew("a.example.com"))
+		synctest.Wait()
+		assert.True(t, statusOf(m, "a.example.com").RenewAt.After(due))
+	})
+}
