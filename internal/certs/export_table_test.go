@@ -28,9 +28,31 @@ func (t *Table) Has(name string) (byString, byBytes bool) {
 func (t *Table) Walk() []string {
 	var names []string
 	for i := range t.len() {
-		if h := t.table.at(i); int(h.at) == i {
+		if h := t.table.at(i); *t.ref(h) == int32(i+1) {
 			names = append(names, h.name)
 		}
 	}
 	return names
+}
+
+// A Queue is a queue of hosts that never starts.
+type Queue struct{ *queue }
+
+// NewQueue returns an empty one.
+func NewQueue() Queue { return Queue{newQueue(1, nil)} }
+
+// Hosts returns new hosts.
+func Hosts(names []string) []*host {
+	all := make([]*host, len(names))
+	for i, name := range names {
+		all[i] = &host{name: name}
+	}
+	return all
+}
+
+// Put puts new hosts into the queue.
+func (q Queue) Put(hosts []*host) {
+	for _, h := range hosts {
+		q.put(h, job{urgency: wanted})
+	}
 }

@@ -19,7 +19,7 @@ type host struct {
 	name    string
 	cert    atomic.Pointer[tls.Certificate] // what handshakes get; nil if not in memory
 	marks   atomic.Uint32                   // what handshakes note: used and recent
-	at      int32                           // in the table's list; under the manager's lock
+	hash    uint32                          // of the name, in the table; under the manager's lock
 
 	// The manager's lock guards the rest, but for job, which its queue's guards.
 	behind  int32 // the place of the next host in its chain, from 1; 0 for none; likewise

@@ -204,21 +204,21 @@ func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 // none waits.
 func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	for range ripening {
-		if len(q.waiting.hosts) == 0 || q.waiting.hosts[0].job.due > now.UnixNano() {
+		if q.waiting.Len() == 0 || q.waiting.first().job.due > now.UnixNano() {
 			break
 		}
 		q.ripen(heap.Pop(&q.waiting).(*host))
 	}
-	if len(q.waiting.hosts) == 0 {
+	if q.waiting.Len() == 0 {
 		return 0, false
 	}
 	// A minute at most: when the machine sleeps, or its clock is set, timers do not notice.
-	return min(max(0, time.Duration(q.waiting.hosts[0].job.due-now.UnixNano())), time.Minute), true
+	return min(max(0, time.Duration(q.waiting.first().job.due-now.UnixNano())), time.Minute), true
 }
 
 // next returns the urgency whose turn it is; false if nothing is due.
 func (q *queue) next() (urgency, bool) {
-	has := func(l urgency) bool { return len(q.ripe[l].hosts) > 0 }
+	has := func(l urgency) bool { return q.ripe[l].Len() > 0 }
 	switch {
 	case has(renewing):
 		return renewing, true
@@ -244,31 +244,34 @@ func (q *queue) run(ctx context.Context, h *host, s step) {
 	q.poke()
 }
 
-// A hostHeap implements heap.Interface.
+// A hostHeap implements heap.Interface. It grows by a page at a time: to copy a million hosts would hold up whatever waits
+// for the queue.
 type hostHeap struct {
-	hosts []*host
+	hosts pages[*host]
 	less  func(a, b *host) bool
 }
 
-func (h *hostHeap) Len() int           { return len(h.hosts) }
-func (h *hostHeap) Less(i, k int) bool { return h.less(h.hosts[i], h.hosts[k]) }
+// first returns the first host of a heap that is not empty.
+func (h *hostHeap) first() *host { return *h.hosts.at(0) }
+
+func (h *hostHeap) Len() int           { return h.hosts.len }
+func (h *hostHeap) Less(i, k int) bool { return h.less(*h.hosts.at(i), *h.hosts.at(k)) }
 
 func (h *hostHeap) Swap(i, k int) {
-	h.hosts[i], h.hosts[k] = h.hosts[k], h.hosts[i]
-	h.hosts[i].job.index, h.hosts[k].job.index = int32(i+1), int32(k+1)
+	a, b := h.hosts.at(i), h.hosts.at(k)
+	*a, *b = *b, *a
+	(*a).job.index, (*b).job.index = int32(i+1), int32(k+1)
 }
 
 func (h *hostHeap) Push(x any) {
 	j := x.(*host)
-	h.hosts = append(h.hosts, j)
-	j.job.index = int32(len(h.hosts))
+	h.hosts.push(j)
+	j.job.index = int32(h.hosts.len)
 }
 
 func (h *hostHeap) Pop() any {
-	last := len(h.hosts) - 1
-	j := h.hosts[last]
-	h.hosts[last] = nil
-	h.hosts = h.hosts[:last]
+	j := *h.hosts.at(h.hosts.len - 1)
+	h.hosts.pop()
 	j.job.index = 0
 	return j
 }

@@ -122,9 +122,9 @@ func (h *holds) none(now time.Time) bool {
 func (q *queue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := q.running + len(q.waiting.hosts)
+	n := q.running + q.waiting.Len()
 	for l := range q.ripe {
-		n += len(q.ripe[l].hosts)
+		n += q.ripe[l].Len()
 	}
 	return n == 0
 }

@@ -35,13 +35,14 @@ func (t *table) get(name string) *host { return lookUp(t, maphash.String(t.seed,
 // getBytes is get for a name in bytes.
 func (t *table) getBytes(name []byte) *host { return lookUp(t, maphash.Bytes(t.seed, name), name) }
 
-func lookUp[K string | []byte](t *table, hash uint64, name K) *host {
+func lookUp[K string | []byte](t *table, full uint64, name K) *host {
 	if t.len() == 0 {
 		return nil
 	}
+	hash := uint32(full)
 	for at := *t.head(hash); at != 0; {
 		h := t.at(int(at - 1))
-		if h.name == string(name) {
+		if h.hash == hash && h.name == string(name) {
 			return h
 		}
 		at = h.behind
@@ -50,41 +51,44 @@ func lookUp[K string | []byte](t *table, hash uint64, name K) *host {
 }
 
 func (t *table) add(h *host) {
-	h.at = int32(t.hosts.len)
+	h.hash = uint32(maphash.String(t.seed, h.name))
 	t.hosts.push(h)
 	t.grow()
-	t.link(h)
+	t.link(h, int32(t.len()))
 }
 
 func (t *table) drop(h *host) {
-	*t.ref(h) = h.behind
-	last := t.at(t.hosts.len - 1)
-	if last != h {
-		*t.ref(last) = h.at + 1
-		*t.hosts.at(int(h.at)) = last
-		last.at = h.at
+	ref := t.ref(h)
+	at := *ref
+	*ref = h.behind
+	if last := t.at(t.len() - 1); last != h {
+		*t.ref(last) = at
+		*t.hosts.at(int(at - 1)) = last
 	}
 	t.hosts.pop()
 }
 
-// link puts h, which is in the list, into its chain.
-func (t *table) link(h *host) {
-	head := t.head(maphash.String(t.seed, h.name))
-	h.behind, *head = *head, h.at+1
+// link puts h, which is in the list at a place, counted from 1, into its chain.
+func (t *table) link(h *host, at int32) {
+	head := t.head(h.hash)
+	h.behind, *head = *head, at
 }
 
 // ref returns what refers to h in its chain.
 func (t *table) ref(h *host) *int32 {
-	ref := t.head(maphash.String(t.seed, h.name))
-	for *ref != h.at+1 {
-		ref = &t.at(int(*ref - 1)).behind
+	ref := t.head(h.hash)
+	for {
+		g := t.at(int(*ref - 1))
+		if g == h {
+			return ref
+		}
+		ref = &g.behind
 	}
-	return ref
 }
 
 // head returns the head of the chain where a hash leads: the chains above the last power of two are those that were split
 // off.
-func (t *table) head(hash uint64) *int32 {
+func (t *table) head(hash uint32) *int32 {
 	n := t.heads.len
 	mask := powerOfTwo(n) - 1
 	i := int(hash) & (mask<<1 | 1)
@@ -108,9 +112,9 @@ func (t *table) grow() {
 	at := *head
 	*head = 0
 	for at != 0 {
-		h := t.at(int(at - 1))
+		h, place := t.at(int(at-1)), at
 		at = h.behind
-		t.link(h)
+		t.link(h, place)
 	}
 }
 

@@ -60,3 +60,18 @@ func TestAHostCostsATableFewBytes(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = table.Has(all[7]) }))
 	runtime.KeepAlive(table)
 }
+
+// A list that is copied as it grows would need some 40 bytes.
+func TestAQueueIsNotCopiedAsItGrows(t *testing.T) {
+	const n = 200_000
+	hosts := certs.Hosts(names("h%d.example.com", n))
+	allocated := func() int {
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return int(s.TotalAlloc)
+	}
+	q := certs.NewQueue()
+	before := allocated()
+	q.Put(hosts)
+	assert.LessOrEqual(t, (allocated()-before)/n, 10, "bytes a host")
+}
