@@ -77,10 +77,10 @@ func TestAStoredCertificateIsServedWhileANewWildcardFails(t *testing.T) {
 		require.NoError(t, m.Await(t.Context()))
 		require.NoError(t, m.Close())
 
-		ca.hook(func(_ context.Context, host string) error {
+		slow := slowly(time.Minute)
+		ca.hook(func(ctx context.Context, host string) error {
 			if host == "*.example.com" {
-				time.Sleep(time.Minute)
-				return errors.New("no such record")
+				return errors.Join(slow(ctx, host), errors.New("no such record"))
 			}
 			return nil
 		})

@@ -57,8 +57,7 @@ func (b *busy) ends(t *testing.T) {
 	proxytest.Eventually(t, "the source's end", func() bool { return b.sources.Load() == 0 })
 	proxytest.Eventually(t, "the checks' end", func() bool {
 		n := b.checks.Load()
-		<-time.After(40 * time.Millisecond) // long between two checks
-		return b.checks.Load() == n
+		return !happens(moment/3, func() bool { return b.checks.Load() != n })
 	})
 }
 

@@ -83,7 +83,7 @@ func TestHandshakesAboveTheBoundWait(t *testing.T) {
 		end     func(stalled net.Conn) // nil waits for the timeout
 	}{
 		{"until one ends", 0, func(stalled net.Conn) { stalled.Close() }},
-		{"until one has had its time", 8 * moment, nil},
+		{"until one has had its time", 3 * patient, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -96,7 +96,7 @@ func TestHandshakesAboveTheBoundWait(t *testing.T) {
 
 			began := time.Now()
 			stalled := k.stall(t)
-			<-time.After(tt.timeout / 2) // the next one has its time too, which is to end later
+			dawdle(tt.timeout / 2) // the next one has its time too, which is to end later
 			answered := make(chan error, 1)
 			c := k.connect(t)
 			go func() {
@@ -108,11 +108,7 @@ func TestHandshakesAboveTheBoundWait(t *testing.T) {
 			_, err = before.ReadResponse("GET")
 			require.NoError(t, err)
 			if tt.end != nil {
-				select {
-				case err := <-answered:
-					require.Fail(t, "it did not wait", "%v", err)
-				case <-time.After(moment):
-				}
+				never(t, "an answer without a wait", func() bool { return len(answered) > 0 })
 				tt.end(stalled)
 			}
 			assert.NoError(t, <-answered)

@@ -139,9 +139,7 @@ func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
 		conns := quiet.Conns()
 		c.Send(request("GET /", "\r\n"))
 		quiet.WaitConns(conns + 1)
-		ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
-		defer cancel()
-		err = u.Replace(ctx, proxytest.NewBackend(t, good).Addr())
+		err = replaceAndCut(t, u, proxytest.NewBackend(t, good).Addr())
 		assert.ErrorContains(t, err, "cut off 1 exchange: ")
 		assert.ErrorIs(t, err, hostproxy.ErrNotDrained)
 		assert.NotErrorIs(t, err, hostproxy.ErrNotReady)
@@ -157,12 +155,18 @@ func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
 	build, last := keeping(b.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		u, before := last(), len(b.Requests())
+		seen := new(hostproxy.Router) // for what its status says
+		seen.Handle("a.test", u)
 		require.NoError(t, u.Pause(time.Minute))
 		c.Send(request("POST /", sized("hello")))
-		time.AfterFunc(moment, func() { _ = u.Resume() })
+		proxytest.Eventually(t, "the request to wait", func() bool { return queued(t, seen) == 1 })
+		waiting := time.Now()
+		dawdle(moment / 3)
+		waited := time.Since(waiting)
+		require.NoError(t, u.Resume())
 		assert.Equal(t, "good 5", string(c.Response("POST").Content))
 		x := <-records
-		assert.GreaterOrEqual(t, x.Queue, 20*time.Millisecond)
+		assert.GreaterOrEqual(t, x.Queue, waited/2)
 		assert.Len(t, b.Requests(), before+1)
 
 		require.NoError(t, u.Pause(20*time.Millisecond))
@@ -288,15 +292,17 @@ func TestEachPhaseOfReplaceHasATimeoutOfItsOwn(t *testing.T) {
 		c.Wait(held)
 	})
 	u := hostproxy.To(old.Addr())
-	u.ReadyTimeout, u.DrainTimeout = 50*time.Millisecond, 50*time.Millisecond
-	r := new(hostproxy.Router)
-	r.Handle("a.test", u)
-	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	u.ReadyTimeout = 50 * time.Millisecond
 	err := u.Replace(t.Context(), proxytest.Refused(t))
 	assert.ErrorIs(t, err, hostproxy.ErrNotReady)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, "ReadyTimeout (50ms)")
 
+	u = hostproxy.To(old.Addr())
+	u.DrainTimeout = 50 * time.Millisecond
+	r := new(hostproxy.Router)
+	r.Handle("a.test", u)
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
 	c := proxytest.Dial(t, s.Plain)
 	c.Send(request("GET /", "\r\n"))
 	old.WaitRequests(1)
@@ -356,11 +362,8 @@ func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
 	nothing := &hostproxy.Upstream{Discover: func(ctx context.Context, _ func([]hostproxy.Endpoint)) error { <-ctx.Done(); return nil }}
 	assert.ErrorContains(t, nothing.Ready(ctx), "no targets were found")
 	dead := proxytest.Refused(t)
-	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	err := hostproxy.To(dead).Ready(ctx)
+	err := untilItSays(t, "connection refused", hostproxy.To(dead).Ready)
 	assert.ErrorContains(t, err, "target "+dead+" does not serve")
-	assert.ErrorContains(t, err, "connection refused")
 	require.NoError(t, nothing.Drain(t.Context()))
 }
 
@@ -381,9 +384,7 @@ func TestAConnectionForgetsThatATargetWasKilled(t *testing.T) {
 		conns := quiet.Conns()
 		c.Send(request("GET /", "\r\n"))
 		quiet.WaitConns(conns + 1)
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		defer cancel()
-		require.ErrorIs(t, u.Replace(ctx, proxytest.NewBackend(t, good).Addr()), context.DeadlineExceeded)
+		require.ErrorIs(t, replaceAndCut(t, u, proxytest.NewBackend(t, good).Addr()), hostproxy.ErrNotDrained)
 		assert.Equal(t, 503, c.Response("GET").StatusCode)
 		assert.Equal(t, 503, (<-records).Status)
 

@@ -246,14 +246,17 @@ func (s *site) observe(x *hostproxy.Exchange) {
 // record waits for the n-th record, counted from 1, and returns it.
 func (s *site) record(t *testing.T, n int) hostproxy.Exchange {
 	t.Helper()
-	proxytest.Eventually(t, "the record of the exchange", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.records) >= n
-	})
+	proxytest.Eventually(t, "the record of the exchange", func() bool { return s.recorded() >= n })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.records[n-1]
+}
+
+// recorded returns how many records there are.
+func (s *site) recorded() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.records)
 }
 
 // lines splits a head into its lines, without the empty one at the end.

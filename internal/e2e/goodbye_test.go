@@ -38,6 +38,10 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	r := &hostproxy.Router{}
 	r.TLS.Config = config
 	u := hostproxy.To(b.Addr())
+	arrived := make(doorbell, 1)
+	u.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived}
+	records := make(chan int, 1)
+	r.Observe = func(x *hostproxy.Exchange) { records <- x.Status }
 	r.Handle("a.test", u)
 	addr := proxytest.Start(t, &hostproxy.Server{Router: r}).HTTPS
 	require.NoError(t, u.Pause(time.Minute))
@@ -62,10 +66,10 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	h.holds = false
 	_, err := h.Write(h.kept.Bytes()[:at])
 	require.NoError(t, err)
-	<-time.After(100 * time.Millisecond) // the head is read with what has come of the body
+	<-arrived // the head is read with what has come of the body
 	_, err = h.Write(h.kept.Bytes()[at:])
 	require.NoError(t, err)
-	<-time.After(300 * time.Millisecond) // the loop looks every 50 ms
+	never(t, "the end of the exchange", func() bool { return len(records) > 0 })
 	require.NoError(t, u.Resume())
 	a, err := c.ReadResponse("PUT")
 	require.NoError(t, err)
@@ -82,7 +86,7 @@ func TestTwoBytesAreNoGoodbye(t *testing.T) {
 				return
 			}
 			if i == 1 {
-				<-time.After(2 * moment)
+				dawdle(2 * moment) // the sweeper looks more than once
 			}
 			if c.Send("HTTP/1.1 200 OK\r\n"+sized(string(q.Content))) != nil {
 				return
@@ -94,7 +98,7 @@ func TestTwoBytesAreNoGoodbye(t *testing.T) {
 		require.NoError(t, s.upstream.Pause(time.Minute))
 		c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n")
 		c.Send("{}")
-		<-time.After(2 * moment) // the sweeper looks more than once
+		never(t, "the end of the exchange", func() bool { return s.recorded() > 0 })
 		require.NoError(t, s.upstream.Resume())
 		p := c.Response("POST")
 		assert.Equal(t, 200, p.StatusCode, "a body that came while the request waited")

@@ -90,7 +90,7 @@ func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
 	proxytest.Eventually(t, "checks", func() bool { return checks() > 2 })
 	require.NoError(t, s.Stop())
 	n := checks() + 1 // one may be on its way to the record
-	assert.Never(t, func() bool { return checks() > n }, 30*time.Millisecond, 10*time.Millisecond)
+	never(t, "a check", func() bool { return checks() > n })
 
 	rec := request("GET /", "\r\n") // it may be used again
 	s = proxytest.StartPlain(t, &hostproxy.Server{Router: r})
@@ -98,13 +98,15 @@ func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
 	proxytest.Eventually(t, "checks", func() bool { return checks() > n })
 	require.NoError(t, u.Drain(t.Context()))
 	n = checks() + 1
-	assert.Never(t, func() bool { return checks() > n }, 30*time.Millisecond, 10*time.Millisecond)
+	never(t, "a check", func() bool { return checks() > n })
 }
 
-func TestABreakerLeavesATargetAloneAndTriesItAgain(t *testing.T) {
-	var ill atomic.Bool
-	var asked atomic.Int64
-	first := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+// failing starts two targets, of which the first drops its connections while ill says so, and a breaker for them. The breaker opens
+// at the third failure.
+func failing(t *testing.T, pause time.Duration) (first string, ill *atomic.Bool, asked *atomic.Int64, changed states, build func() *hostproxy.Upstream) {
+	t.Helper()
+	ill, asked, changed = new(atomic.Bool), new(atomic.Int64), make(states, 100)
+	one := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		for {
 			if q, err := c.ReadRequest(); err != nil || q == nil {
 				return
@@ -116,32 +118,41 @@ func TestABreakerLeavesATargetAloneAndTriesItAgain(t *testing.T) {
 			_ = c.Send("HTTP/1.1 200 OK\r\n" + sized("first"))
 		}
 	})
-	second := proxytest.NewBackend(t, says("second"))
-	changed := make(states, 100)
-	build := func() *hostproxy.Upstream {
-		u := hostproxy.To(first.Addr(), second.Addr())
+	two := proxytest.NewBackend(t, says("second"))
+	return one.Addr(), ill, asked, changed, func() *hostproxy.Upstream {
+		u := hostproxy.To(one.Addr(), two.Addr())
 		u.Policy, u.TargetChanged = hostproxy.FirstAvailable, changed.hook
-		u.Breaker = &hostproxy.Breaker{Failures: 3, OpenFor: 100 * time.Millisecond}
+		u.Breaker = &hostproxy.Breaker{Failures: 3, OpenFor: pause}
 		return u
 	}
-	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
-		ill.Store(true)
-		get := func() string { return string(c.Do(request("GET /", "\r\n")).Content) }
-		for range 3 {
-			assert.Equal(t, "second", get())
-			assert.Equal(t, 2, (<-records).Attempts)
-		}
-		changed.await(t, first.Addr()+" open")
-		before := asked.Load()
-		assert.Equal(t, "second", get())
-		assert.Equal(t, 1, (<-records).Attempts)
-		assert.Equal(t, before, asked.Load())
+}
 
-		ill.Store(false)
-		proxytest.Eventually(t, "the first to serve again", func() bool { return get() == "first" })
-		changed.await(t, first.Addr()+" half-open")
-		changed.await(t, first.Addr()+" up")
-	})
+func TestABreakerLeavesATargetAloneAndTriesItAgain(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"leaves it alone": time.Minute, "tries it again": 20 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			first, ill, asked, changed, build := failing(t, pause)
+			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
+				ill.Store(true)
+				ask := func() string { return string(c.Do(get).Content) }
+				for range 3 {
+					assert.Equal(t, "second", ask())
+					assert.Equal(t, 2, (<-records).Attempts)
+				}
+				changed.await(t, first+" open")
+				if pause == time.Minute {
+					before := asked.Load()
+					assert.Equal(t, "second", ask())
+					assert.Equal(t, 1, (<-records).Attempts)
+					assert.Equal(t, before, asked.Load())
+					return
+				}
+				ill.Store(false)
+				proxytest.Eventually(t, "the first to serve again", func() bool { return ask() == "first" })
+				changed.await(t, first+" half-open")
+				changed.await(t, first+" up")
+			})
+		})
+	}
 }
 
 // A client that leaves is no strike against its target.
@@ -302,11 +313,12 @@ func TestReplaceWaitsUntilTheNewAnswersItsCheck(t *testing.T) {
 	}))
 	u := hostproxy.To(old.Addr())
 	u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: -1}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	assert.ErrorContains(t, u.Replace(ctx, next.Addr()), "the check was answered with 503")
-	time.AfterFunc(50*time.Millisecond, func() { ready.Store(true) })
-	assert.NoError(t, u.Replace(t.Context(), next.Addr()))
+	untilItSays(t, "the check was answered with 503", func(ctx context.Context) error { return u.Replace(ctx, next.Addr()) })
+	replaced := make(chan error, 1)
+	go func() { replaced <- u.Replace(t.Context(), next.Addr()) }()
+	never(t, "a target that is not ready", func() bool { return len(replaced) > 0 })
+	ready.Store(true)
+	assert.NoError(t, <-replaced)
 }
 
 func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {

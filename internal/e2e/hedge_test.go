@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -175,7 +176,7 @@ func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 		}
 		for i, part := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "HTTP/1.1 200 OK\r\nCont", "ent-Length: 4\r\n\r\nsl", "ow"} {
 			_ = c.Send(part)
-			<-time.After([]time.Duration{1100 * time.Millisecond, 40 * time.Millisecond, 40 * time.Millisecond, 0}[i])
+			dawdle([]time.Duration{1100 * time.Millisecond, 40 * time.Millisecond, 40 * time.Millisecond, 0}[i])
 		}
 	}
 	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, good)
@@ -204,7 +205,7 @@ func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
 					if _, err := c.ReadRequest(); err != nil {
 						return
 					}
-					<-time.After(60 * time.Millisecond)
+					dawdle(60 * time.Millisecond)
 					_ = c.Send(ok)
 				}
 			}
@@ -228,7 +229,7 @@ func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 				return
 			}
 			asked <- struct{}{}
-			<-time.After(60 * time.Millisecond)
+			dawdle(60 * time.Millisecond)
 			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
 		}
 	}
@@ -237,12 +238,12 @@ func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 			if _, err := c.ReadRequest(); err != nil || !c.Wait(asked) {
 				return
 			}
-			<-time.After(30 * time.Millisecond) // the other one has failed by then
+			dawdle(30 * time.Millisecond) // the other one has failed by then
 			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
 		}
 	}
 	failsAtOnce := afterRequest(func(*proxytest.BackendConn) { asked <- struct{}{} })
-	failsLate := afterRequest(func(c *proxytest.BackendConn) { asked <- struct{}{}; <-time.After(30 * time.Millisecond) })
+	failsLate := afterRequest(func(c *proxytest.BackendConn) { asked <- struct{}{}; dawdle(30 * time.Millisecond) })
 	for name, tt := range map[string]struct {
 		scripts  []func(*proxytest.BackendConn)
 		want     string
@@ -276,7 +277,7 @@ func answersLateUnasked(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err != nil {
 			return
 		}
-		<-time.After(60 * time.Millisecond)
+		dawdle(60 * time.Millisecond)
 		_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
 	}
 }
@@ -321,13 +322,18 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 
 // A race may be half of a service's requests only if the budget says so.
 func TestRacesAreOnABudget(t *testing.T) {
-	slowly := func(c *proxytest.BackendConn) {
-		if _, err := c.ReadRequest(); err == nil {
-			<-time.After(200 * time.Millisecond)
-			_ = c.Send(ok)
-		}
-	}
-	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, slowly)
+	raced := make(chan struct{}) // closed when the second target has been asked
+	var once sync.Once
+	first := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {
+		<-raced
+		dawdle(200 * time.Millisecond) // for more races, if there may be any
+		_ = c.Send(ok)
+	}))
+	second := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {
+		once.Do(func() { close(raced) })
+		dawdle(200 * time.Millisecond)
+		_ = c.Send(ok)
+	}))
 	u := hedged(first, second)()
 	r := &hostproxy.Router{Observe: func(*hostproxy.Exchange) {}}
 	r.Handle("a.test", u)

@@ -136,13 +136,14 @@ func TestTheTimeoutsBoundATransport(t *testing.T) {
 		"one that leaves its body be": {tripper(deaf), "http_response_timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of the time is spent waiting
 			for _, body := range []string{"", "hello"} {
 				if name == "one that leaves its body be" && body != "" {
 					continue
 				}
 				s := newSite(t, lanes[0], nil, func(s *site) {
 					s.upstream = &hostproxy.Upstream{Targets: hostproxy.To(silent.Addr()).Targets, Transport: tt.transport,
-						DialTimeout: moment, ResponseHeaderTimeout: 2 * moment}
+						DialTimeout: patient, ResponseHeaderTimeout: patient}
 				})
 				c := s.dial(t)
 				require.NoError(t, c.Conn.Send("POST / HTTP/1.1\r\nHost: a.test\r\n"+sized(body)))

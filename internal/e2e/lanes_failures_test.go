@@ -53,7 +53,7 @@ func TestTheLanesFailAlike(t *testing.T) {
 		return struct{ name, raw string }{name, request("POST /p", "Transfer-Encoding: chunked\r\n\r\n"+rest)}
 	}
 	refused := proxytest.Refused(t)
-	impatient := func(u *hostproxy.Upstream) { u.ResponseHeaderTimeout = moment }
+	impatient := func(u *hostproxy.Upstream) { u.ResponseHeaderTimeout = patient }
 	head := "HTTP/1.1 200 OK\r\n"
 	for _, tt := range []struct {
 		shape

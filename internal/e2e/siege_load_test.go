@@ -40,7 +40,7 @@ func TestAHealthyHostUnderSiege(t *testing.T) {
 	measure(t, s, rate, length/4) // warm
 	alone := measure(t, s, rate, length)
 	end := s.crowd(t, hosts, clients)
-	<-time.After(length / 2)
+	dawdle(length / 2)
 	most := 0
 	for st := range s.router.Certificates() {
 		most = max(most, st.Waiting)

@@ -102,7 +102,7 @@ func TestAWaitForACertificateTakesNoHandshakeSlot(t *testing.T) {
 
 func TestAWaitForACertificateEndsWithTheHandshakeTimeout(t *testing.T) {
 	proxytest.NoLeaks(t)
-	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = 2 * moment }, "slow.example.com")
+	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = patient }, "slow.example.com")
 	_, err := tls.DialWithDialer(&net.Dialer{Timeout: proxytest.Patience}, "tcp", s.addr, &tls.Config{ServerName: "slow.example.com"})
 	assert.ErrorContains(t, err, "internal error", "the client is told")
 	assert.Zero(t, s.status("slow.example.com").Waiting)
@@ -142,7 +142,7 @@ func TestAPartOfAHelloTakesNoHandshakeSlot(t *testing.T) {
 		_, err = c.Write(hello[:n])
 		require.NoError(t, err)
 	}
-	<-time.After(moment)
+	dawdle(moment) // those parts are taken for what they are
 	s.healthy(t)
 }
 

@@ -32,11 +32,11 @@ func shattered(hello []byte, n int) (records [][]byte) {
 func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 	target := proxytest.NewBackend(t, proxytest.Reply(ok))
 	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) {
-		s.HandshakeTimeout = moment
+		s.HandshakeTimeout = patient
 		s.Router.Handle("elsewhere.test", &hostproxy.Passthrough{Addr: target.Addr()})
 	}})
-	whole := proxytest.Dial(t, k.addr)
-	whole.Send(string(helloOf(t, &tls.Config{ServerName: "elsewhere.test"})))
+	whole := helloOf(t, &tls.Config{ServerName: "elsewhere.test"})
+	proxytest.Dial(t, k.addr).Send(string(whole))
 	target.WaitConns(1) // or this test shows nothing
 	t.Cleanup(func() { assert.Equal(t, 1, target.Conns(), "connections at the target") })
 	for _, sni := range []string{"elsewhere.test", "a.test"} {

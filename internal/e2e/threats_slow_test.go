@@ -15,9 +15,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// moment is a limit short enough to be waited for.
-const moment = 150 * time.Millisecond
-
 const purge = "PURGE / HTTP/1.1\r\nHost: a.test\r\n\r\n" // a method for net/http
 
 // connect opens a client connection to the track, which ends with the test.
@@ -54,7 +51,7 @@ func drip(t testing.TB, c *proxytest.Conn, s string) {
 // threats.md: slowloris. A head has a time from its first byte on, however steadily it moves.
 func TestSlowlorisIsCutOff(t *testing.T) {
 	endless := "GET / HTTP/1.1\r\nHost: a.test\r\nX: " + strings.Repeat("x", 1000)
-	tune := func(s *hostproxy.Server) { s.ReadHeaderTimeout = moment }
+	tune := func(s *hostproxy.Server) { s.ReadHeaderTimeout = patient }
 	tests := []struct{ about, first, slow string }{
 		{"the first head of a connection", "", endless},
 		{"one byte and nothing else", "", "G"},
@@ -186,16 +183,16 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 		c := s.dial(t)
 		c.Send(upgrade)
 		c.Head()
-		for range 4 { // what moves goes on
+		for range 16 { // what moves goes on
 			c.Send("tick")
 			c.Expect("tick")
-			<-time.After(moment / 2)
+			dawdle(patient / 8)
 		}
 		c.Rest()
 		x := s.record(t, 1)
 		assert.Equal(t, 101, x.Status)
-		assert.GreaterOrEqual(t, x.Duration, 2*moment)
-	}, func(s *site) { s.upstream.IdleTimeout = moment })
+		assert.GreaterOrEqual(t, x.Duration, 2*patient)
+	}, func(s *site) { s.upstream.IdleTimeout = patient })
 }
 
 // The other way round: a target that takes nothing of an upload.

@@ -10,7 +10,8 @@ import (
 )
 
 // HTTPClient returns a client that connects to addr whatever the URL's host is, trusts roots, and follows no redirects.
-// The protocol is "h1", "h2" (over TLS) or "h2c" (prior knowledge). Its connections are closed at the end of the test.
+// The protocol is "h1", "h2" (over TLS) or "h2c" (prior knowledge). Its connections are closed at the end of the test, busy ones too:
+// a server that drains waits for them.
 func HTTPClient(t testing.TB, addr string, roots *x509.CertPool, protocol string) *http.Client {
 	t.Helper()
 	speaks := new(http.Protocols)
@@ -24,9 +25,14 @@ func HTTPClient(t testing.TB, addr string, roots *x509.CertPool, protocol string
 	default:
 		t.Fatalf("proxytest: protocol %q, want h1, h2 or h2c", protocol)
 	}
+	over, end := context.WithCancel(context.Background())
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+			nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+			if err == nil {
+				context.AfterFunc(over, func() { nc.Close() })
+			}
+			return nc, err
 		},
 		TLSClientConfig:       &tls.Config{RootCAs: roots},
 		TLSHandshakeTimeout:   Patience,
@@ -34,7 +40,7 @@ func HTTPClient(t testing.TB, addr string, roots *x509.CertPool, protocol string
 		DisableCompression:    true,
 		Protocols:             speaks,
 	}
-	t.Cleanup(tr.CloseIdleConnections)
+	t.Cleanup(func() { tr.CloseIdleConnections(); end() })
 	return &http.Client{
 		Transport:     tr,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
