@@ -174,7 +174,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 		}
 		return err
 	}
-	s.Router.run(s)
+	s.Router.started(s)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
@@ -193,7 +193,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	if all != nil {
 		all = fmt.Errorf("hostproxy: %w", all)
 	}
-	return errors.Join(all, s.Router.ran(s))
+	return errors.Join(all, s.Router.ended(s))
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the connection below
@@ -344,17 +344,17 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	for pattern, h := range handlers {
 		turn.Step()
 		reach.Walk(h, func(h http.Handler) bool { return see(pattern, h) })
-		for _, u := range r.met(pattern, h) {
+		for _, u := range r.upstreamsReached(pattern, h) {
 			see(pattern, u)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// met returns the upstreams that requests have reached through h, if h is the
+// upstreamsReached returns the upstreams that requests have reached through h, if h is the
 // handler of the current route of that pattern. Upstreams behind middleware without
 // an Unwrap method are known only in this way.
-func (r *Router) met(pattern string, h http.Handler) []*Upstream {
+func (r *Router) upstreamsReached(pattern string, h http.Handler) []*Upstream {
 	if _, ok := h.(*Upstream); ok {
 		return nil
 	}
@@ -388,8 +388,8 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// run records that s serves r.
-func (r *Router) run(s *Server) {
+// started records that s serves r.
+func (r *Router) started(s *Server) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.running == nil {
@@ -398,9 +398,9 @@ func (r *Router) run(s *Server) {
 	r.running[s] = settings.Take(s)
 }
 
-// ran undoes run. It returns an error for each field of s or r that was changed
+// ended undoes run. It returns an error for each field of s or r that was changed
 // meanwhile.
-func (r *Router) ran(s *Server) error {
+func (r *Router) ended(s *Server) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.late(maps.All(map[string]http.Handler(nil)))

@@ -405,8 +405,8 @@ type behind struct {
 	*reach.Route[*Upstream]
 }
 
-// meet notes that u is behind the route.
-func (b *behind) meet(u *Upstream) {
+// add notes that u is behind the route.
+func (b *behind) add(u *Upstream) {
 	if b.Meet(u) {
 		u.logTo(b.router.logger)
 	}
@@ -497,16 +497,16 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 	var host string
 	if rt != nil {
 		to, host = from.With(rt), rt.Pattern.Host()
-		r.use(rt)
+		r.retain(rt)
 	} else {
 		to, _ = from.Without(old.Pattern)
 		host = old.Pattern.Host()
 	}
 	r.table.Store(to)
 	if old != nil {
-		r.leave(old, rt)
+		r.retire(old, rt)
 	}
-	r.tell(from, to, slices.Values([]string{host}), 1)
+	r.reportMoved(from, to, slices.Values([]string{host}), 1)
 }
 
 // Replace swaps all routes at once for those of rs, or changes nothing and
@@ -530,13 +530,13 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 			if old != nil {
 				succeed(o, old)
 			}
-			r.use(o)
+			r.retain(o)
 		}
 		r.table.Store(c.To)
 		for o, next := range c.Left() {
-			r.leave(o, next)
+			r.retire(o, next)
 		}
-		r.tell(c.From, c.To, c.Hosts(), len(c.Coming)+len(c.Leaving))
+		r.reportMoved(c.From, c.To, c.Hosts(), len(c.Coming)+len(c.Leaving))
 	})
 }
 
@@ -623,8 +623,8 @@ func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]
 	return list, errors.Join(errs...)
 }
 
-// use prepares rt for being in the table. r.mu is held.
-func (r *Router) use(rt *routes.Route[route]) {
+// retain prepares rt for being in the table. r.mu is held.
+func (r *Router) retain(rt *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(1)
 	}
@@ -636,18 +636,18 @@ func (r *Router) use(rt *routes.Route[route]) {
 	reach.Walk(rt.Value.handler, func(h http.Handler) bool {
 		switch h := h.(type) {
 		case *Upstream:
-			rt.Value.behind.meet(h)
+			rt.Value.behind.add(h)
 		case *ForwardAuth:
-			rt.Value.behind.meet(h.Auth)
+			rt.Value.behind.add(h.Auth)
 		}
 		return true
 	})
 }
 
-// leave ends rt, which has left the table, and the background work of upstreams
+// retire ends rt, which has left the table, and the background work of upstreams
 // that no route uses any more. next is the route that has its pattern now, or
 // nil. r.mu is held.
-func (r *Router) leave(rt, next *routes.Route[route]) {
+func (r *Router) retire(rt, next *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(-1)
 	}
@@ -661,7 +661,7 @@ func (r *Router) leave(rt, next *routes.Route[route]) {
 		idle = []*Upstream{u}
 	}
 	for _, u := range idle {
-		go r.rest(u) // not here: a hook of u may have removed the route
+		go r.closeUnused(u) // not here: a hook of u may have removed the route
 	}
 }
 
@@ -678,8 +678,8 @@ func alike(old, rt *routes.Route[route]) bool {
 	return reach.Alike(old.Value.handler, rt.Value.handler)
 }
 
-// rest ends the background work of u, unless it has a route again.
-func (r *Router) rest(u *Upstream) {
+// closeUnused ends the background work of u, unless it has a route again.
+func (r *Router) closeUnused(u *Upstream) {
 	if !r.uses.Has(u) {
 		u.closeIdle()
 	}
@@ -724,7 +724,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
-	if refusal := r.admit(x); refusal != nil {
+	if refusal := r.refusalOf(x); refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
@@ -761,8 +761,8 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Ex
 	}
 }
 
-// admit returns the handler that refuses a client above its rate limit, or nil.
-func (r *Router) admit(x *exchange.Exchange) http.Handler {
+// refusalOf returns the handler that refuses a client above its rate limit, or nil.
+func (r *Router) refusalOf(x *exchange.Exchange) http.Handler {
 	rules, err := r.rules()
 	switch {
 	case err != nil:

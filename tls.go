@@ -501,10 +501,10 @@ func endOf(t *routes.Table[route], pattern string) end {
 	return here
 }
 
-// tell notifies the certificate manager of host patterns whose TLS ends elsewhere
+// reportMoved notifies the certificate manager of host patterns whose TLS ends elsewhere
 // after a change of tables. differ yields the patterns with changed routes, about
 // n at most. r.mu is held.
-func (r *Router) tell(from, to *routes.Table[route], differ iter.Seq[string], n int) {
+func (r *Router) reportMoved(from, to *routes.Table[route], differ iter.Seq[string], n int) {
 	if r.certs.Manager() == nil {
 		return
 	}

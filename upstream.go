@@ -550,7 +550,7 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exc
 		return
 	}
 	if b, ok := x.Owner.(*behind); ok {
-		b.meet(u)
+		b.add(u)
 	}
 	if x.Name == "" { // outside a Router, which has looked
 		x.Name = f.Name()

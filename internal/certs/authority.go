@@ -176,7 +176,7 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	}
 	defer a.ordering(o.name)()
 	err = a.place(ctx, o)
-	a.account.holds.leave(entered, err)
+	a.account.holds.release(entered, err)
 	if err == errNotAsked {
 		return nil
 	}

@@ -90,7 +90,7 @@ func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge 
 	if x == nil {
 		return nil
 	}
-	defer l.leave(lane)
+	defer l.release(lane)
 	ctx, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
 	select {
@@ -140,7 +140,7 @@ func (l *lookout) join(lane *lane, name string) *look {
 	return x
 }
 
-func (l *lookout) leave(lane *lane) {
+func (l *lookout) release(lane *lane) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lane.waiting--

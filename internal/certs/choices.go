@@ -76,7 +76,7 @@ func (c *choices) settled(name string) bool {
 	defer c.mu.Unlock()
 	ch := c.known[name]
 	if _, passed := c.passed[name]; passed || ch != nil && ch.demanded {
-		c.leave(name)
+		c.forget(name)
 		return false
 	}
 	return ch != nil
@@ -230,11 +230,11 @@ func (c *choices) drop(name string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.leave(name)
+	c.forget(name)
 }
 
-// leave is drop with c.mu held.
-func (c *choices) leave(name string) {
+// forget is drop with c.mu held.
+func (c *choices) forget(name string) {
 	if q := c.asked[name]; q != nil {
 		q.err = errDropped
 		close(q.done)

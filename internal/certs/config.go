@@ -36,7 +36,7 @@ func (m *Manager) TLSConfig() *tls.Config {
 	if shared {
 		// Servers clone what they are given; this one stays ours to change.
 		rc.open = c.Clone()
-		m.tickets.use(rc.open)
+		m.tickets.applyTo(rc.open)
 	}
 	c.GetConfigForClient = m.greet(m.configForClient(rc))
 	return c

@@ -197,7 +197,7 @@ func (h Holds) Enter(name string) (leave func(error)) {
 	if !until.IsZero() {
 		return nil
 	}
-	return func(err error) { h.h.leave(entered, err) }
+	return func(err error) { h.h.release(entered, err) }
 }
 
 // Admits reports whether a connection may carry requests for a host.

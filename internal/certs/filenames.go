@@ -26,8 +26,8 @@ var shortName = regexp.MustCompile(`^.{150}-[0-9a-f]{16}$`) // read-only
 // long get a digest in place of their end.
 type fileNames struct{ *certmagic.FileStorage }
 
-// fit returns s with room for each host.
-func fit(s certmagic.Storage) certmagic.Storage {
+// withFileNames returns s with room for each host.
+func withFileNames(s certmagic.Storage) certmagic.Storage {
 	if files, ok := s.(*certmagic.FileStorage); ok && files != nil {
 		return fileNames{files}
 	}

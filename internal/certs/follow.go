@@ -90,8 +90,8 @@ func (m *Manager) sync() {
 	m.follow(names)
 }
 
-// glance makes the table follow the routes of one host, ahead of all others that have changed.
-func (m *Manager) glance(name string) {
+// syncHost makes the table follow the routes of one host, ahead of all others that have changed.
+func (m *Manager) syncHost(name string) {
 	if m.changes.empty() && m.syncMu.TryLock() {
 		m.syncMu.Unlock() // nothing is under way either
 		return
@@ -186,11 +186,11 @@ func (m *Manager) decide(name string) want {
 		m.choices.ask(name, false)
 		return want{wanted: true, undecided: true}
 	}
-	return m.ask(name)
+	return m.wantOf(name)
 }
 
-// ask says what a host pattern of a route wants.
-func (m *Manager) ask(name string) want {
+// wantOf says what a host pattern of a route wants.
+func (m *Manager) wantOf(name string) want {
 	zone, wild := strings.CutPrefix(name, "*.")
 	ch, _ := m.choices.exact(name)
 	switch {
@@ -217,7 +217,7 @@ var errWildcard = errors.New("wildcard certificates require a DNS-01 solver: set
 // kindOf returns the kind of a host that a route names.
 func (m *Manager) kindOf(name string) kind {
 	if wild := wildcardOf(name); wild != "" && m.options.Wants(wild) && !m.choices.apart(name, wild) {
-		if w := m.ask(wild); w.wanted && w.refusal == nil {
+		if w := m.wantOf(wild); w.wanted && w.refusal == nil {
 			return covered
 		}
 	}

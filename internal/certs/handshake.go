@@ -114,7 +114,7 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 		return nil, nil
 	}
 	// A route may be so new that the table does not have it.
-	m.glance(name)
+	m.syncHost(name)
 	m.mu.RLock()
 	h := m.find(name)
 	m.mu.RUnlock()
@@ -165,7 +165,7 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 // wait returns the certificate of h, when it is there or at once an expired
 // one, but see prompt.
 func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
-	old, moved, err := m.hurry(h)
+	old, moved, err := m.expedite(h)
 	if err != nil {
 		if next := m.successor(h); next != nil {
 			return m.wait(hello, next)
@@ -193,7 +193,7 @@ func (m *Manager) prompt(h *host) bool { return m.local != nil && h.chain() == m
 // await returns the certificate of h when it is there; see wait.
 func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certificate, error) {
 	for bounded := false; ; {
-		cert, moved, err := m.hurry(h)
+		cert, moved, err := m.expedite(h)
 		if err != nil {
 			if next := m.successor(h); next != nil {
 				h = next
@@ -243,14 +243,14 @@ func (m *Manager) pause(hello *tls.ClientHelloInfo, host string, patience time.D
 	if err != nil {
 		return nil, err
 	}
-	defer m.lobby.leave(w) // also after a panic in an issuer of the program
+	defer m.lobby.release(w) // also after a panic in an issuer of the program
 	p, ok := hello.Conn.(pauser)
 	if !ok {
 		p = foreign{hello}
 	}
 	ctx, end := p.Pause(patience)
 	cert, err := wait(ctx, w)
-	m.lobby.leave(w)
+	m.lobby.release(w)
 	if err = end(err); err != nil {
 		return nil, err
 	}
@@ -272,12 +272,12 @@ func (f foreign) Pause(atLeast time.Duration) (context.Context, func(error) erro
 	}
 }
 
-// hurry returns the certificate of h, expired or not. Unless that is fresh, it
+// expedite returns the certificate of h, expired or not. Unless that is fresh, it
 // makes sure that one comes soon, and returns what is closed at the next outcome;
 // nil if it is no use to wait: after a failure the next try has its time, and
 // handshakes cannot change that, but that they have storage looked at again, once
 // a second.
-func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, err error) {
+func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	cert = h.cert.Load()
@@ -311,7 +311,7 @@ func (m *Manager) hurry(h *host) (cert *tls.Certificate, moved <-chan struct{}, 
 	case first && (h.evicted() || h.summary == nil && (h.kind == lazy || h.kind == covered)):
 		h.fetch()
 	case h.queue != nil:
-		h.queue.hurry(h)
+		h.queue.expedite(h)
 	}
 	return cert, h.outcome(), nil
 }
@@ -330,7 +330,7 @@ func (m *Manager) successor(h *host) *host {
 // wildcards returns the certificate of the wildcard above a host that has none of its own that is good, nil if there is
 // none, or if the host is to have another issuer.
 func (m *Manager) wildcards(h *host) *tls.Certificate {
-	w := m.spare(h)
+	w := m.wildcardFor(h)
 	if w == nil {
 		return nil
 	}
@@ -338,8 +338,8 @@ func (m *Manager) wildcards(h *host) *tls.Certificate {
 	return w.cert.Load()
 }
 
-// spare returns the wildcard whose certificate wildcards returns, nil if there is none.
-func (m *Manager) spare(h *host) *host {
+// wildcardFor returns the wildcard whose certificate wildcards returns, nil if there is none.
+func (m *Manager) wildcardFor(h *host) *host {
 	wild := wildcardOf(h.name)
 	if wild == "" {
 		return nil
@@ -373,7 +373,7 @@ func (m *Manager) uncover(name string, w *host) *host {
 	if !lapsed {
 		return nil
 	}
-	m.glance(name)
+	m.syncHost(name)
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if h := m.find(name); h != w {

@@ -159,8 +159,8 @@ func (h *host) move() *motion {
 	return h.motion
 }
 
-// rest ends the motion if nothing needs it. The manager's lock is held.
-func (h *host) rest() {
+// dropMotion ends the motion if nothing needs it. The manager's lock is held.
+func (h *host) dropMotion() {
 	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && !m.reloading && m.unread == nil && m.spare == nil && !m.lapsed &&
 		(h.state == valid || h.unasked() || m.blank()) {
 		h.motion = nil

@@ -240,8 +240,8 @@ func subjects(name string) []subject {
 // nothing about a limit.
 var errNotAsked = errors.New("another process has the certificate")
 
-// leave ends what enter began, with the error of the order. A hold that has been set anew meanwhile is none of its.
-func (h *holds) leave(entered []*hold, err error) {
+// release ends what enter began, with the error of the order. A hold that has been set anew meanwhile is none of its.
+func (h *holds) release(entered []*hold, err error) {
 	if len(entered) == 0 {
 		return
 	}

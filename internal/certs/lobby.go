@@ -55,7 +55,7 @@ func newLobby(log *slog.Logger) *lobby { return &lobby{log: log, lines: make(map
 // enter adds a waiter for the certificate of host, which leaves after its wait;
 // or returns an error if there is no room.
 func (l *lobby) enter(host string) (*waiter, error) {
-	w, refused := l.admit(host)
+	w, refused := l.acquire(host)
 	if refused != nil {
 		l.warn(refused.host, 1, refused.waiting)
 	}
@@ -65,9 +65,9 @@ func (l *lobby) enter(host string) (*waiter, error) {
 	return w, nil
 }
 
-// admit adds a waiter, nil if there is no room, and returns the refusal that is
+// acquire adds a waiter, nil if there is no room, and returns the refusal that is
 // to be logged, if any: of this handshake or of the one whose place it takes.
-func (l *lobby) admit(host string) (*waiter, *refusal) {
+func (l *lobby) acquire(host string) (*waiter, *refusal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.lines[host]
@@ -108,8 +108,8 @@ func (l *lobby) makeRoom(n *line) *refusal {
 	return l.refuse(longest)
 }
 
-// leave takes w out, if it is still there.
-func (l *lobby) leave(w *waiter) {
+// release takes w out, if it is still there.
+func (l *lobby) release(w *waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := slices.Index(w.line.waiters, w)

@@ -97,7 +97,7 @@ func (o *outage) note(ctx context.Context, verb string, err error) {
 		o.begin(err)
 	}
 	o.mu.Unlock()
-	if begun && !o.spawn(o.look) {
+	if begun && !o.spawn(o.awaitEnd) {
 		o.mu.Lock()
 		o.down = false // the end of all
 		o.mu.Unlock()
@@ -116,8 +116,8 @@ func (o *outage) begin(cause error) {
 	o.down, o.since, o.cause = true, now, cause
 }
 
-// look is the task that waits for the end of an outage.
-func (o *outage) look() {
+// awaitEnd is the task that waits for the end of an outage.
+func (o *outage) awaitEnd() {
 	o.mu.Lock()
 	ticker := time.NewTicker(o.pause)
 	o.mu.Unlock()

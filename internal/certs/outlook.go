@@ -40,7 +40,7 @@ func (m *Manager) Outlook(name string) Outlook {
 	s := h.status()
 	m.mu.RUnlock()
 	if s.NotAfter.IsZero() || !time.Now().Before(s.NotAfter) {
-		if w := m.spare(h); w != nil {
+		if w := m.wildcardFor(h); w != nil {
 			m.mu.RLock()
 			defer m.mu.RUnlock()
 			return Outlook{w.status(), fmt.Sprintf("the certificate of %s, until the host has its own", w.name)}
@@ -68,7 +68,7 @@ func (s *Status) describe(name string) string {
 // own.
 func (m *Manager) outlookOfOther(name string) Outlook {
 	switch wild := wildcardOf(name); {
-	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.ask(wild).wanted:
+	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.wantOf(wild).wanted:
 		return Outlook{About: "no certificate yet: the route is new"}
 	case m.mints(name):
 		return Outlook{About: "a certificate that the local CA makes in the handshake"}
@@ -83,7 +83,7 @@ func (m *Manager) outlookOfOther(name string) Outlook {
 // serves, none is possible, or it has to wait for a handshake. It begins nothing,
 // and consults no hook.
 func (m *Manager) Orders(name string) bool {
-	w := m.ask(name)
+	w := m.wantOf(name)
 	if !w.wanted || w.refusal != nil || w.kind == lazy {
 		return false
 	}

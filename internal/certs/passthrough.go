@@ -216,7 +216,7 @@ func (c *passConn) left() bool {
 
 // take hears the client, and carries its connection if the host is one of those.
 func (p *Passer) take(c *passConn) bool {
-	sni, heard, ok := hear(c.Conn)
+	sni, heard, ok := peekClientHello(c.Conn)
 	c.replay = heard
 	if !ok {
 		return false

@@ -110,8 +110,8 @@ func (q *queue) ripen(h *host) {
 	heap.Push(&q.ripe[h.job.urgency], h)
 }
 
-// hurry moves h to the front of what is wanted, if it is due and in no urgency that goes first anyway.
-func (q *queue) hurry(h *host) {
+// expedite moves h to the front of what is wanted, if it is due and in no urgency that goes first anyway.
+func (q *queue) expedite(h *host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	j := &h.job

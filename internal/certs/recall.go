@@ -78,7 +78,7 @@ func (m *Manager) recallHosts(prefix string, keys []string) {
 
 // Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
 func (m *Manager) Status(host string) (Status, bool) {
-	m.glance(host)
+	m.syncHost(host)
 	ch, _ := m.choices.exact(host)
 	if s, ok := ch.status(host); ok {
 		return s, true
@@ -104,7 +104,7 @@ func (m *Manager) Renew(host string) error {
 	if m.ctx.Err() != nil {
 		return errClosed
 	}
-	m.glance(host)
+	m.syncHost(host)
 	if m.brings(host) {
 		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
 	}

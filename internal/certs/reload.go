@@ -57,7 +57,7 @@ func (h *host) readAgain() {
 		o.unread = err
 	}
 	h.settle()
-	h.rest()
+	h.dropMotion()
 }
 
 // readInUse reads the certificate in use from where it came.

@@ -96,7 +96,7 @@ func (n *notices) later() {
 	}
 	switch {
 	case n.timer == nil:
-		n.timer = time.AfterFunc(noticePause, func() { n.manager.spawn(n.look) })
+		n.timer = time.AfterFunc(noticePause, func() { n.manager.spawn(n.check) })
 	case now.Sub(n.since) < noticeLast:
 		n.timer.Reset(noticePause)
 	}
@@ -111,8 +111,8 @@ func (n *notices) close() {
 	}
 }
 
-// look logs each setting that nothing uses, once until something does.
-func (n *notices) look() {
+// check logs each setting that nothing uses, once until something does.
+func (n *notices) check() {
 	m := n.manager
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -90,7 +90,7 @@ func (h *host) end() {
 	if then.queue != nil {
 		h.put(then.queue, then.step, then.due)
 	}
-	h.rest()
+	h.dropMotion()
 }
 
 // next says what comes after the job under way.
@@ -268,7 +268,7 @@ func (h *host) discard(ctx context.Context) error {
 }
 
 func (h *host) refresh(ctx context.Context) {
-	s := h.glance(ctx)
+	s := h.cached(ctx)
 	if s == nil {
 		var err error
 		if s, err = h.read(ctx); err != nil {
@@ -278,7 +278,7 @@ func (h *host) refresh(ctx context.Context) {
 	}
 	// Another process may have asked already.
 	if s.ari.NeedsRefresh() {
-		if err := h.ask(ctx, s); err != nil {
+		if err := h.fetchRenewalInfo(ctx, s); err != nil {
 			h.manager.log.Debug("no renewal information", "host", h.name, "cause", err)
 			later := time.Now().Add(time.Hour) // the certificate's own dates remain
 			s.ari.RetryAfter = &later
@@ -287,9 +287,9 @@ func (h *host) refresh(ctx context.Context) {
 	h.follow(ctx, s)
 }
 
-// glance returns the certificate in memory with the renewal information in storage, nil unless that belongs to it. It
+// cached returns the certificate in memory with the renewal information in storage, nil unless that belongs to it. It
 // costs a tenth of a read, and there are four a day.
-func (h *host) glance(ctx context.Context) *stored {
+func (h *host) cached(ctx context.Context) *stored {
 	h.manager.mu.RLock()
 	cert, y := h.cert.Load(), h.summary
 	h.manager.mu.RUnlock()
@@ -308,8 +308,8 @@ func (h *host) glance(ctx context.Context) *stored {
 	return &stored{cert: cert, by: y.by, ari: ari}
 }
 
-// ask gets the CA's renewal information for s and stores it.
-func (h *host) ask(ctx context.Context, s *stored) error {
+// fetchRenewalInfo gets the CA's renewal information for s and stores it.
+func (h *host) fetchRenewalInfo(ctx context.Context, s *stored) error {
 	info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
 	if errors.Is(err, acme.ErrUnsupported) { // as after a repair of its metadata
 		return s.writeARI(ctx, h.manager.storage, h.name, acme.RenewalInfo{})
@@ -356,7 +356,7 @@ func (h *host) read(ctx context.Context) (*stored, error) {
 	m, by := h.manager, h.chain().authorities
 	s, err := readStored(ctx, m.storage, by, h.name)
 	if errors.Is(err, fs.ErrNotExist) && h.cert.Load() != nil {
-		m.witnesses[0].look(ctx) // storage may have lost more than this
+		m.witnesses[0].check(ctx) // storage may have lost more than this
 		s, err = readStored(ctx, m.storage, by, h.name)
 	}
 	return s, err

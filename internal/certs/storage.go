@@ -48,7 +48,7 @@ type boundedStorage struct {
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
 	return &boundedStorage{
-		backend: fit(backend),
+		backend: withFileNames(backend),
 		kind:    fmt.Sprintf("%T", backend),
 		limit:   limit,
 		slots:   make(chan struct{}, maxStorageOps),

@@ -45,8 +45,8 @@ type ticketKey struct {
 	Secret []byte    `json:"secret"`
 }
 
-// use makes c take the keys, now and later.
-func (t *tickets) use(c *tls.Config) {
+// applyTo makes c take the keys, now and later.
+func (t *tickets) applyTo(c *tls.Config) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.configs = append(t.configs, c)

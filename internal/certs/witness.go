@@ -50,7 +50,7 @@ func (m *Manager) newWitnesses() {
 func (m *Manager) witness(s *boundedStorage, holds func() int, restore func(context.Context) error) {
 	w := &witness{manager: m, storage: s, holds: holds, restore: restore, slot: make(chan struct{}, 1)}
 	m.witnesses = append(m.witnesses, w)
-	s.onReturn(func() { w.look(m.ctx) })
+	s.onReturn(func() { w.inspect(m.ctx) })
 }
 
 // watch is the task that looks from time to time.
@@ -58,7 +58,7 @@ func (w *witness) watch() {
 	ticker := time.NewTicker(witnessLook)
 	defer ticker.Stop()
 	for {
-		w.look(w.manager.ctx)
+		w.inspect(w.manager.ctx)
 		select {
 		case <-w.manager.ctx.Done():
 			return
@@ -67,9 +67,9 @@ func (w *witness) watch() {
 	}
 }
 
-// look looks at storage once, and returns when what was lost is written back,
+// inspect looks at storage once, and returns when what was lost is written back,
 // as far as this process can. It gives up when ctx is done.
-func (w *witness) look(ctx context.Context) {
+func (w *witness) inspect(ctx context.Context) {
 	select {
 	case w.slot <- struct{}{}:
 		defer func() { <-w.slot }()

@@ -147,7 +147,7 @@ func (b *body) Close() error {
 func (b *body) finish() {
 	b.err = io.EOF
 	unbound := b.stop()
-	if sent := b.upload == nil || b.upload.settle(); sent && unbound && b.keep {
+	if sent := b.upload == nil || b.upload.sentWhole(); sent && unbound && b.keep {
 		b.conn.Put()
 		return
 	}

@@ -51,9 +51,9 @@ func (u *upload) start(conn *pool.Conn) {
 // lastWrite is how long the end of a response waits for that of the request.
 const lastWrite = 100 * time.Millisecond
 
-// settle reports whether the body has been sent whole. It waits a moment for a
+// sentWhole reports whether the body has been sent whole. It waits a moment for a
 // last write that is going on.
-func (u *upload) settle() bool {
+func (u *upload) sentWhole() bool {
 	if !u.started || !u.last.Load() {
 		return false
 	}

@@ -31,7 +31,7 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Trusted = x.Via.TrustedBy(trusted)
 	x.ClientScheme, x.ClientHost = x.Scheme, x.Host
 	if x.Trusted {
-		x.hear(q.Header)
+		x.readForwarded(q.Header)
 	}
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0] = DrainFrom(q.Context())
@@ -48,8 +48,8 @@ func awaitTrailers(q *http.Request) {
 	}
 }
 
-// hear notes what a trusted peer says of the client's request.
-func (x *Exchange) hear(h http.Header) {
+// readForwarded notes what a trusted peer says of the client's request.
+func (x *Exchange) readForwarded(h http.Header) {
 	var received header.Received[string]
 	for _, said := range h["X-Forwarded-Proto"] {
 		received.Note(header.ForwardedProto, said)

@@ -82,12 +82,12 @@ func (a *Attempts) visit() *exchange.Failure {
 		}
 	}
 	for {
-		fail := a.seize()
+		fail := a.acquire()
 		switch {
 		case fail == nil:
 			return nil
 		case fail.Err == errHeld:
-			fail = a.pass()
+			fail = a.waitWhilePaused()
 		case fail.Err == errUnfound:
 			fail = a.search()
 		}
@@ -151,22 +151,22 @@ func (a *Attempts) killed() bool {
 	return a.f.Killed() || around != nil && around.Killed()
 }
 
-// seize begins the first attempt once there is room for the exchange, at the
+// acquire begins the first attempt once there is room for the exchange, at the
 // upstream and at a target.
-func (a *Attempts) seize() *exchange.Failure {
+func (a *Attempts) acquire() *exchange.Failure {
 	if !a.f.limited || a.f.queue.Len() == 0 || a.f.held.Load() != nil {
-		if fail, done := a.fit(); done {
+		if fail, done := a.tryAcquire(); done {
 			return fail
 		}
 	}
 	return a.queueUp()
 }
 
-// queueUp is seize for those that have to wait.
+// queueUp is acquire for an exchange that has to wait.
 func (a *Attempts) queueUp() (fail *exchange.Failure) {
 	err := a.await(func(gone <-chan struct{}) error {
 		return a.f.queue.Do(gone, func() (done bool) {
-			fail, done = a.fit()
+			fail, done = a.tryAcquire()
 			return done
 		})
 	})
@@ -176,9 +176,9 @@ func (a *Attempts) queueUp() (fail *exchange.Failure) {
 	return fail
 }
 
-// fit begins the first attempt, or reports that there is no room now. Whatever
+// tryAcquire begins the first attempt, or reports that there is no room now. Whatever
 // else keeps it from beginning is the failure.
-func (a *Attempts) fit() (fail *exchange.Failure, done bool) {
+func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.held.Load() != nil {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errHeld}, true
 	}
@@ -227,7 +227,7 @@ func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 
 // End counts the exchange out. It may be called when Begin failed, and again.
 func (a *Attempts) End() {
-	a.leave(true)
+	a.release(true)
 	a.refund()
 	for ; a.stops > 0; a.stops-- {
 		v := &a.visits[a.stops-1]

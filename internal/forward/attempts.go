@@ -16,7 +16,7 @@ import (
 
 // Attempts leads an exchange from target to target until one answers. Both
 // lanes have one for each exchange: Take, then Begin, then an attempt at Target
-// as long as Again says so, then End.
+// as long as Next says so, then End.
 //
 // Hot path: without limits and checks, an exchange costs one pick and two
 // counters, and allocates nothing.
@@ -207,7 +207,7 @@ func (a *Attempts) choose(now time.Time) (int, *exchange.Failure) {
 // chooseOne is choose among the targets of the set.
 func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	if a.Pick != nil {
-		return a.ask(now)
+		return a.chooseByPick(now)
 	}
 	asked := len(a.tried)
 	if asked == 0 && a.known {
@@ -220,7 +220,7 @@ func (a *Attempts) chooseOne(now time.Time) (int, error) {
 		if i < 0 {
 			break
 		}
-		if a.set.targets[i].admit(now) {
+		if a.set.targets[i].tryAcquire(now) {
 			a.tried = a.tried[:asked]
 			return i, nil
 		}
@@ -236,9 +236,9 @@ func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	return -1, nil
 }
 
-// admit counts an attempt in, unless t is at its limit or its breaker lets
+// tryAcquire counts an attempt in, unless t is at its limit or its breaker lets
 // nobody through.
-func (t *Target) admit(now time.Time) bool {
+func (t *Target) tryAcquire(now time.Time) bool {
 	if !t.node.TryBegin() {
 		return false
 	}
@@ -249,9 +249,9 @@ func (t *Target) admit(now time.Time) bool {
 	return false
 }
 
-// ask is chooseOne by the user's Pick, which is shown those of the set that are
+// chooseByPick is chooseOne by the user's Pick, which is shown those of the set that are
 // left.
-func (a *Attempts) ask(now time.Time) (int, error) {
+func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	left := make([]*Target, 0, len(a.set.targets))
 	for i, t := range a.set.targets {
 		if a.eligible(i) {
@@ -281,11 +281,20 @@ func (a *Attempts) eligible(i int) bool {
 	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(a.rec.Start, a.Key, nil) < 0
 }
 
-// Again notes how the attempt ended, and begins another one if there may be one:
-// then whatever the ended one still holds is to be thrown away. False means that
-// the exchange ends with the answer or, if that is not nil, with the failure; a
-// target that answered stays counted until End.
-func (a *Attempts) Again(o Outcome) (bool, *exchange.Failure) {
+// A Next is what comes after an attempt.
+type Next uint8
+
+// What may come after an attempt.
+const (
+	NextAnswer  Next = iota // the exchange ends with the answer; its target stays counted until End
+	NextAttempt             // another attempt has begun; what the ended one holds is to be thrown away
+	NextFailure             // the exchange ends with the failure
+	NextLane                // the other lane carries the exchange on; the failure says why
+)
+
+// Next notes how the attempt ended, and begins another one if there may be one. It
+// returns the failure that the exchange ends with, if it does.
+func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
 	switch {
@@ -298,26 +307,37 @@ func (a *Attempts) Again(o Outcome) (bool, *exchange.Failure) {
 		a.report(&o, now)
 	}
 	if o.Failure == nil && !a.Retries(o.Status) {
-		return false, nil
+		return NextAnswer, nil
 	}
 	if !a.may(&o, now) {
-		a.leave(o.Failure != nil)
-		return false, o.Failure
+		return a.last(&o)
 	}
 	ended := a.Target
 	fail := a.next(now)
 	if fail != nil && (fail.Side != exchange.SideProxy || len(a.set.targets) == 0) { // no target is left
-		a.leave(o.Failure != nil)
-		return false, o.Failure
+		return a.last(&o)
 	}
 	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
-	if fail != nil { // Pick has panicked, or the other lane goes on
-		a.leave(true)
-		return false, fail
+	switch {
+	case fail == nil:
+		ended.node.End()
+		a.f.queue.Wake()
+		return NextAttempt, nil
+	case fail.Err == ErrOtherLane:
+		a.release(true)
+		return NextLane, fail
 	}
-	ended.node.End()
-	a.f.queue.Wake()
-	return true, nil
+	a.release(true) // Pick has panicked
+	return NextFailure, fail
+}
+
+// last ends the exchange with the outcome of its last attempt.
+func (a *Attempts) last(o *Outcome) (Next, *exchange.Failure) {
+	a.release(o.Failure != nil)
+	if o.Failure == nil {
+		return NextAnswer, nil
+	}
+	return NextFailure, o.Failure
 }
 
 // report tells the target's monitor how the attempt ended.
@@ -335,8 +355,8 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 	}
 }
 
-// leave counts the attempt out if it is over.
-func (a *Attempts) leave(over bool) {
+// release counts the attempt out if it is over.
+func (a *Attempts) release(over bool) {
 	if over && a.counted {
 		a.counted = false
 		a.stay.uncount() // first: who sees it gone sees the attempt

@@ -22,7 +22,7 @@ type diversion struct {
 func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	switch {
 	case to == nil:
-		f.leave(f.diverted.Swap(nil))
+		f.endDiversion(f.diverted.Swap(nil))
 		return nil
 	case to == f:
 		return errors.New("an upstream cannot be its own canary")
@@ -33,13 +33,13 @@ func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	if share < 1 {
 		below = uint64(share * (1 << 63) * 2)
 	}
-	f.leave(f.diverted.Swap(&diversion{to, below}))
+	f.endDiversion(f.diverted.Swap(&diversion{to, below}))
 	return nil
 }
 
-// leave ends what goes on because of a diversion that is one no more. The share
+// endDiversion ends what a former diversion keeps going. The share
 // of one that stays may only have changed.
-func (f *Forwarder) leave(d *diversion) {
+func (f *Forwarder) endDiversion(d *diversion) {
 	if now := f.diverted.Load(); d != nil && (now == nil || now.to != d.to) {
 		d.to.CloseIdle()
 	}

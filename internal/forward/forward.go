@@ -208,7 +208,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 // Copies in flight are cut off.
 func (f *Forwarder) CloseIdle() {
 	for all, i := []*Forwarder{f}, 0; i < len(all); i++ {
-		for _, other := range all[i].rest() {
+		for _, other := range all[i].closeIdle() {
 			if !slices.Contains(all, other) { // two may mirror each other
 				all = append(all, other)
 			}
@@ -216,8 +216,8 @@ func (f *Forwarder) CloseIdle() {
 	}
 }
 
-// rest is CloseIdle for f alone. It returns whom f diverts to or mirrors to.
-func (f *Forwarder) rest() (others []*Forwarder) {
+// closeIdle is CloseIdle for f alone. It returns whom f diverts to or mirrors to.
+func (f *Forwarder) closeIdle() (others []*Forwarder) {
 	if d := f.diverted.Load(); d != nil {
 		others = append(others, d.to)
 	}

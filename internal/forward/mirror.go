@@ -52,7 +52,7 @@ const (
 func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error {
 	switch {
 	case to == nil:
-		f.mirrored.Swap(nil).leave()
+		f.mirrored.Swap(nil).stopped()
 		return nil
 	case to == f:
 		return errors.New("an upstream cannot mirror itself")
@@ -61,12 +61,12 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error 
 	}
 	m := &mirror{to: to, share: share, serve: serve, slots: make(chan struct{}, maxCopies)}
 	m.ctx, m.stop = context.WithCancel(context.Background())
-	f.mirrored.Swap(m).leave()
+	f.mirrored.Swap(m).stopped()
 	return nil
 }
 
-// leave ends what goes on because of a mirror that is one no more.
-func (m *mirror) leave() {
+// stopped ends what goes on because of a mirror that is one no more.
+func (m *mirror) stopped() {
 	if m != nil {
 		m.end()
 		m.to.CloseIdle()

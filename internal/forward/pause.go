@@ -48,8 +48,8 @@ var (
 	errGone   = errors.New("client left while it waited")
 )
 
-// pass waits until nothing holds exchanges.
-func (a *Attempts) pass() *exchange.Failure {
+// waitWhilePaused waits until nothing holds exchanges.
+func (a *Attempts) waitWhilePaused() *exchange.Failure {
 	for {
 		h := a.f.held.Load()
 		switch {

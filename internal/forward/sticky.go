@@ -114,7 +114,7 @@ func (a *Attempts) back(now time.Time) int {
 		return -1
 	}
 	t := a.set.targets[a.preferred]
-	if t.node.Suspended(now) || !t.admit(now) {
+	if t.node.Suspended(now) || !t.tryAcquire(now) {
 		return -1
 	}
 	return a.preferred

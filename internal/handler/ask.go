@@ -75,7 +75,7 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 			x.Status = c.Status
 		}
 	}()
-	ask(f, v, k.about(q.WithContext(ctx), x), c)
+	serveQuestion(f, v, k.about(q.WithContext(ctx), x), c)
 	if v.yes == nil {
 		return nil
 	}
@@ -90,9 +90,9 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	return q
 }
 
-// ask serves the question. A yes is one however long its body is that nobody
+// serveQuestion serves the question. A yes is one however long its body is that nobody
 // reads, but not if it was cut off: then there is no answer.
-func ask(f *forward.Forwarder, v *verdict, q *http.Request, c *exchange.Exchange) {
+func serveQuestion(f *forward.Forwarder, v *verdict, q *http.Request, c *exchange.Exchange) {
 	defer func() {
 		switch p := recover(); {
 		case p == nil, p == http.ErrAbortHandler && v.err != nil:

@@ -87,7 +87,7 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 	}
 	n, err := b.read(p)
 	if n > 0 {
-		b.keep(r, p[:n])
+		b.retain(r, p[:n])
 		r.at += n
 	}
 	return n, err
@@ -97,9 +97,9 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 // may need it.
 func (r *bodyReader) Close() error { return nil }
 
-// keep keeps what r has read. Whoever rewinds while it was read has to find it,
+// retain keeps what r has read. Whoever rewinds while it was read has to find it,
 // however much that is. b.mu is held.
-func (b *requestBody) keep(r *bodyReader, p []byte) {
+func (b *requestBody) retain(r *bodyReader, p []byte) {
 	if !b.keeps || len(b.kept)+len(p) > forward.ReplayLimit {
 		b.lost.Store(true)
 		if !b.keeps || b.current.Load() == r {

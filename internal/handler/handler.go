@@ -81,7 +81,7 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 		x.Fail(fail)
 	}
 	if f.ErrorHandler != nil && fail.Err != nil {
-		tell(f, w, q, x, fail)
+		serveErrorHandler(f, w, q, x, fail)
 		return
 	}
 	if fail.Status == exchange.StatusClientClosed {
@@ -109,10 +109,10 @@ func hookStatus(err error) int {
 	return http.StatusBadGateway
 }
 
-// tell lets the user's ErrorHandler answer. What it panics with is answered like
+// serveErrorHandler lets the user's ErrorHandler answer. What it panics with is answered like
 // the failure of any hook, if the answer has not begun, and becomes the
 // exchange's failure.
-func tell(f *forward.Forwarder, w *exchange.Watcher, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
+func serveErrorHandler(f *forward.Forwarder, w *exchange.Watcher, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
 	var err error
 	func() {
 		defer exchange.Contain("ErrorHandler", &err)

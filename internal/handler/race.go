@@ -62,9 +62,9 @@ func (a *roundTrip) race() (*http.Response, error) {
 	second := r.start(other)
 	select {
 	case <-first.done:
-		r.settle(first, second)
+		r.awaitOther(first, second)
 	case <-second.done:
-		r.settle(second, first)
+		r.awaitOther(second, first)
 	}
 	if second.err == nil {
 		a.attempts.Join(other, a.lost(first.err))
@@ -83,9 +83,9 @@ func (v *rival) drop() {
 	}
 }
 
-// settle waits for the other one, which has nothing to win if the one that is
+// awaitOther waits for the other one, which has nothing to win if the one that is
 // done heard from its target.
-func (r *race) settle(done, other *rival) {
+func (r *race) awaitOther(done, other *rival) {
 	if r.winner.Load() == done {
 		other.cancel()
 	}

@@ -169,11 +169,11 @@ func (a *roundTrip) reach() (*http.Response, *exchange.Failure) {
 	for {
 		a.flight.aim(&a.attempts.Target.Span, a.attempts.Around())
 		res, err := a.try(a.attempts.Target)
-		again, fail := a.attempts.Again(a.outcome(res, err))
-		if err == nil && (again || fail != nil) {
+		next, fail := a.attempts.Next(a.outcome(res, err))
+		if err == nil && next != forward.NextAnswer {
 			res.Body.Close()
 		}
-		if !again {
+		if next != forward.NextAttempt {
 			return res, fail
 		}
 	}

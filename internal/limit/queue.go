@@ -47,7 +47,7 @@ func (q *Queue) Do(gone <-chan struct{}, try func() bool) error {
 	if !q.join(w) {
 		return ErrQueueFull
 	}
-	defer q.leave(w)
+	defer q.remove(w)
 	late := time.NewTimer(q.Wait)
 	defer late.Stop()
 	for {
@@ -104,8 +104,8 @@ func (q *Queue) join(w *waiter) bool {
 	return true
 }
 
-// leave takes w out of the line. The next one tries in any case: it may be that more than one thing has become free.
-func (q *Queue) leave(w *waiter) {
+// remove takes w out of the line. The next one tries in any case: it may be that more than one thing has become free.
+func (q *Queue) remove(w *waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	first := q.head == w

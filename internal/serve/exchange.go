@@ -158,19 +158,19 @@ func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.Failure) {
 	for {
 		up, n, err := x.attempt(f)
-		again, fail := x.attempts.Again(x.outcome(f, up, err))
-		if !again && fail == nil {
+		next, fail := x.attempts.Next(x.outcome(f, up, err))
+		if next == forward.NextAnswer {
 			return up, n, nil
 		}
 		if up != nil {
 			up.Close()
 		}
-		if !again && fail.Err != forward.ErrOtherLane {
+		if next == forward.NextFailure {
 			return nil, 0, fail
 		}
 		x.c.unwatch()
 		x.upload.halt()
-		if !again {
+		if next == forward.NextLane {
 			return nil, 0, fail
 		}
 	}

@@ -25,8 +25,8 @@ func (b *buffer) room() []byte {
 	return b.small[:]
 }
 
-// fit chooses the size for the next read after one of n bytes, whose bytes are no longer needed.
-func (b *buffer) fit(n int) {
+// resize chooses the size for the next read after one of n bytes, whose bytes are no longer needed.
+func (b *buffer) resize(n int) {
 	switch {
 	case b.large == nil && n == smallSize:
 		b.large = largeBuffers.Get().(*[largeSize]byte)

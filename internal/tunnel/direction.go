@@ -66,7 +66,7 @@ func (d *direction) carry() outcome {
 				return d.refused(err)
 			}
 			d.run.touch()
-			b.fit(n)
+			b.resize(n)
 		}
 		if err != nil {
 			return d.ended(err)
