@@ -73,9 +73,7 @@ func (a *Attempts) late() *exchange.Failure {
 // visit lets the exchange through a.f, and begins its first attempt there unless
 // it is diverted: then a.f is the next to visit.
 func (a *Attempts) visit() *exchange.Failure {
-	if a.f.watched && a.f.lookout.Load() == nil {
-		a.f.watch()
-	}
+	a.f.background.start()
 	if a.f.guarded {
 		if fail := a.guard(); fail != nil {
 			return fail

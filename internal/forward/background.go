@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/discover"
@@ -12,73 +13,92 @@ import (
 	"github.com/hostproxy/hostproxy/internal/health"
 )
 
-// A lookout is what goes on in the background of a Forwarder: checks of its
+// background is what goes on in the background of a Forwarder: checks of its
 // targets, and the search for others. It begins with the first exchange and
 // ends with CloseIdle.
-type lookout struct {
-	ctx  context.Context
-	stop context.CancelFunc
-	work sync.WaitGroup
+type background struct {
+	f *Forwarder
+
+	current   atomic.Pointer[run] // nil while nothing goes on
+	mu        sync.Mutex          // serialises writers of current
+	found     chan struct{}       // closed when Discover has found targets
+	foundOnce sync.Once
 }
 
-// watch begins the lookout, if it has not begun.
-func (f *Forwarder) watch() {
-	f.looking.Lock()
-	defer f.looking.Unlock()
-	if f.lookout.Load() != nil || f.Ending() {
+// A run is one time from the first exchange to CloseIdle.
+type run struct {
+	ctx   context.Context
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+}
+
+// needed reports whether there is something to do.
+func (b *background) needed() bool { return b.f.Discover != nil || b.checks() }
+
+// checks reports whether targets are checked.
+func (b *background) checks() bool { return b.f.Health != nil && b.f.Health.Check.Interval > 0 }
+
+// start begins the work, if it has not begun and there is some.
+func (b *background) start() {
+	if !b.needed() || b.current.Load() != nil {
 		return
 	}
-	l := new(lookout)
-	l.ctx, l.stop = context.WithCancel(context.Background())
-	f.lookout.Store(l)
-	if f.Discover != nil {
-		l.work.Go(func() { f.discover(l.ctx) })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.current.Load() != nil || b.f.Ending() {
+		return
 	}
-	for _, t := range f.Targets() {
-		f.watchTarget(l, t)
+	w := new(run)
+	w.ctx, w.stop = context.WithCancel(context.Background())
+	b.current.Store(w)
+	if b.f.Discover != nil {
+		w.tasks.Go(func() { b.discover(w.ctx) })
+	}
+	for _, t := range b.f.Targets() {
+		b.watchTarget(w, t)
 	}
 }
 
-// watchTarget checks t until it goes, or the lookout ends. f.looking is held.
-func (f *Forwarder) watchTarget(l *lookout, t *Target) {
-	if f.Health == nil || f.Health.Check.Interval <= 0 {
+// watchTarget checks t until it goes, or the work ends. b.mu is held.
+func (b *background) watchTarget(w *run, t *Target) {
+	if !b.checks() {
 		return
 	}
-	ctx, stop := context.WithCancel(l.ctx)
+	ctx, stop := context.WithCancel(w.ctx)
 	bound := context.AfterFunc(t.life, stop)
-	l.work.Go(func() {
+	w.tasks.Go(func() {
 		defer bound()
 		defer stop()
 		health.Watch(ctx, t.monitor, t.probe)
 	})
 }
 
-// watchThese checks targets that came, if others are checked.
-func (f *Forwarder) watchThese(ts []*Target) {
-	f.looking.Lock()
-	defer f.looking.Unlock()
-	if l := f.lookout.Load(); l != nil {
+// watchTargets checks targets that came, if others are checked.
+func (b *background) watchTargets(ts []*Target) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if w := b.current.Load(); w != nil {
 		for _, t := range ts {
-			f.watchTarget(l, t)
+			b.watchTarget(w, t)
 		}
 	}
 }
 
-// stopWatching ends the lookout, and returns when nothing of it goes on. It does
+// stop ends the work, and returns when nothing of it goes on. It does
 // not wait for ever for a source, a hook or a transport that does not heed its
 // context.
-func (f *Forwarder) stopWatching() {
-	f.looking.Lock()
-	l := f.lookout.Swap(nil)
-	f.looking.Unlock()
-	if l == nil {
+func (b *background) stop() {
+	b.mu.Lock()
+	w := b.current.Swap(nil)
+	b.mu.Unlock()
+	if w == nil {
 		return
 	}
-	l.stop()
+	w.stop()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		l.work.Wait()
+		w.tasks.Wait()
 	}()
 	late := time.NewTimer(endPatience)
 	defer late.Stop()
@@ -89,18 +109,18 @@ func (f *Forwarder) stopWatching() {
 }
 
 // discover runs Discover until ctx is done.
-func (f *Forwarder) discover(ctx context.Context) {
-	discover.Run(ctx, f.Discover, func(found []discover.Endpoint) error { return f.find(ctx, found) }, f.notFound)
+func (b *background) discover(ctx context.Context) {
+	discover.Run(ctx, b.f.Discover, func(found []discover.Endpoint) error { return b.find(ctx, found) }, b.notFound)
 }
 
-func (f *Forwarder) notFound(err error) {
-	if f.NotFound != nil {
-		f.NotFound(err)
+func (b *background) notFound(err error) {
+	if b.f.NotFound != nil {
+		b.f.NotFound(err)
 	}
 }
 
 // find makes what was discovered the endpoints. What is no target is left out.
-func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
+func (b *background) find(ctx context.Context, found []discover.Endpoint) error {
 	var es []Endpoint
 	for _, e := range found {
 		u, err := ParseTarget(e.Target)
@@ -108,7 +128,7 @@ func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
 			err = fmt.Errorf("target %s has a negative weight", e.Target)
 		}
 		if err != nil {
-			f.notFound(err)
+			b.notFound(err)
 			continue
 		}
 		es = append(es, Endpoint{URL: u, Addr: e.Addr, Weight: e.Weight})
@@ -116,9 +136,9 @@ func (f *Forwarder) find(ctx context.Context, found []discover.Endpoint) error {
 	if len(es) == 0 {
 		return errors.New("none of the endpoints is a target: those of before stay")
 	}
-	_, err := f.change(ctx, func([]Endpoint) ([]Endpoint, error) { return es, nil }, nil)
+	_, err := b.f.change(ctx, func([]Endpoint) ([]Endpoint, error) { return es, nil }, nil)
 	if err == nil {
-		f.foundOnce.Do(func() { close(f.found) })
+		b.foundOnce.Do(func() { close(b.found) })
 	}
 	return err
 }
@@ -128,7 +148,7 @@ const findPatience = 10 * time.Second
 
 // search waits until there are targets.
 func (a *Attempts) search() *exchange.Failure {
-	h := hold{over: a.f.found, late: time.Now().Add(findPatience)}
+	h := hold{over: a.f.background.found, late: time.Now().Add(findPatience)}
 	if err := a.heldBy(&h); err != nil && err != errPaused {
 		return a.unserved(err)
 	}

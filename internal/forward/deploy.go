@@ -51,9 +51,7 @@ func timed(ctx context.Context, d time.Duration, field string) (context.Context,
 // Ready waits until there are targets and all of them serve: as Replace waits,
 // and until none is down. It begins the checks and the discovery.
 func (f *Forwarder) Ready(ctx context.Context) error {
-	if f.watched {
-		f.watch()
-	}
+	f.background.start()
 	for len(f.Targets()) == 0 {
 		if !sleep(ctx, readyInterval) {
 			return fmt.Errorf("no targets were found: %w", context.Cause(ctx))
@@ -137,7 +135,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 		}
 	}
 	f.set.Store(s)
-	f.watchThese(came)
+	f.background.watchTargets(came)
 	for _, t := range gone {
 		t.retire()
 	}

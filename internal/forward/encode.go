@@ -17,14 +17,9 @@ import (
 //
 // Hot path: no locks, no allocation once the destination has room.
 
-// isPlain reports whether exchanges can do without http.Request and
-// http.Response: no hook wants to see one, and no edit touches what the proxy
-// itself writes.
-func (f *Forwarder) isPlain() bool {
-	c := &f.Config
-	return c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
-		c.RequestHeader.plain() && c.ResponseHeader.plain()
-}
+// An Encoder writes the messages of a Forwarder in bytes: which fields cross the
+// proxy, and what it adds.
+type Encoder struct{ *Config }
 
 // plain reports whether the edit leaves alone what the proxy itself writes.
 func (e *Edit) plain() bool {
@@ -68,23 +63,23 @@ func (e *Edit) compile() {
 // AppendRequest appends the head of req as it goes to t. received is room for
 // what a trusted peer says. Its stages do not call each other: an HTTP/2
 // stream's stack is small, and this is where it is deepest.
-func (f *Forwarder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *header.Hop, received *header.Received[[]byte]) []byte {
-	dst = f.appendStart(dst, req, t)
-	dst = f.appendClients(dst, req, hop, received)
+func (e *Encoder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *header.Hop, received *header.Received[[]byte]) []byte {
+	dst = e.appendStart(dst, req, t)
+	dst = e.appendClients(dst, req, hop, received)
 	dst = header.AppendForwarded(dst, hop, req.Host, received)
-	dst = appendNumber(dst, &hop.ID, &f.RequestHeader)
-	dst = append(dst, f.RequestHeader.lines...)
+	dst = appendNumber(dst, &hop.ID, &e.RequestHeader)
+	dst = append(dst, e.RequestHeader.lines...)
 	return appendFraming(dst, req)
 }
 
 // appendStart appends the request line and Host.
-func (f *Forwarder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
+func (e *Encoder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, req.Method...)
 	dst = append(dst, ' ')
 	dst = append(dst, t.Base...)
 	dst = append(dst, req.Target...)
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
-	if f.TargetHost && t.URL.Host != "" {
+	if e.TargetHost && t.URL.Host != "" {
 		dst = append(dst, t.URL.Host...)
 	} else {
 		dst = append(dst, req.Host...)
@@ -93,7 +88,7 @@ func (f *Forwarder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 }
 
 // appendClients appends the client's fields that cross the proxy.
-func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, received *header.Received[[]byte]) []byte {
+func (e *Encoder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, received *header.Received[[]byte]) []byte {
 	received.Reset()
 	for i := range req.Fields {
 		fd := &req.Fields[i]
@@ -103,7 +98,7 @@ func (f *Forwarder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, 
 				continue
 			}
 		}
-		if header.Matches(f.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
+		if header.Matches(e.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
 			continue
 		}
 		dst = appendLine(dst, fd)
@@ -146,22 +141,22 @@ func appendLine(dst []byte, fd *h1.Field) []byte {
 // client. framing is how the body will be framed for it: sized as res is, or
 // chunked. id takes the place of res's own identifier; own are further lines, see
 // [Attempts.Own]; connection is the value of the Connection field; "" means none.
-func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, id header.RequestID, own, connection string) []byte {
+func (e *Encoder) AppendResponse(dst []byte, res *h1.Response, framing h1.Framing, id header.RequestID, own, connection string) []byte {
 	dst = appendStatus(dst, res)
-	dst, dated := f.appendFields(dst, res, id.Name)
+	dst, dated := e.appendFields(dst, res, id.Name)
 	if !dated {
 		dst = append(dst, "Date: "...)
 		dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
 		dst = append(dst, "\r\n"...)
 	}
-	dst = appendNumber(dst, &id, &f.ResponseHeader)
-	dst = append(dst, f.ResponseHeader.lines...)
+	dst = appendNumber(dst, &id, &e.ResponseHeader)
+	dst = append(dst, e.ResponseHeader.lines...)
 	dst = append(dst, own...)
 	switch {
 	case framing == h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
 		if res.Trailer && res.Chunked {
-			dst = f.appendAnnounced(dst, res)
+			dst = e.appendAnnounced(dst, res)
 		}
 	case res.ContentLength >= 0 && res.Status != http.StatusNoContent && !res.Chunked:
 		dst = h1.AppendContentLength(dst, res.ContentLength)
@@ -173,7 +168,7 @@ func (f *Forwarder) AppendResponse(dst []byte, res *h1.Response, framing h1.Fram
 }
 
 // appendAnnounced appends a Trailer line for each trailer that res announces and that may pass.
-func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
+func (e *Encoder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 	for i := range res.Fields {
 		fd := &res.Fields[i]
 		if len(fd.Name) != len("trailer") || !strings.EqualFold(string(fd.Name), "trailer") {
@@ -181,7 +176,7 @@ func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 		}
 		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
 			name = bytes.Trim(name, " \t")
-			if h1.ValidToken(name) && header.PassesTrailer[[]byte, []byte](f.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
+			if h1.ValidToken(name) && header.PassesTrailer[[]byte, []byte](e.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
 				dst = h1.AppendField(dst, "Trailer", name)
 			}
 		}
@@ -190,9 +185,9 @@ func (f *Forwarder) appendAnnounced(dst []byte, res *h1.Response) []byte {
 }
 
 // AppendInterim appends the head of a 1xx.
-func (f *Forwarder) AppendInterim(dst []byte, res *h1.Response) []byte {
+func (e *Encoder) AppendInterim(dst []byte, res *h1.Response) []byte {
 	dst = appendStatus(dst, res)
-	dst, _ = f.appendFields(dst, res, "")
+	dst, _ = e.appendFields(dst, res, "")
 	return append(dst, "\r\n"...)
 }
 
@@ -205,10 +200,10 @@ func appendStatus(dst []byte, res *h1.Response) []byte {
 
 // appendFields appends the fields of res that cross the proxy, but for the one that
 // is replaced, and reports whether Date was among them.
-func (f *Forwarder) appendFields(dst []byte, res *h1.Response, replaced string) (_ []byte, dated bool) {
+func (e *Encoder) appendFields(dst []byte, res *h1.Response, replaced string) (_ []byte, dated bool) {
 	for i := range res.Fields {
 		fd := &res.Fields[i]
-		if !f.Passes(res, fd) || header.SameVariable(fd.Name, replaced) {
+		if !e.Passes(res, fd) || header.SameVariable(fd.Name, replaced) {
 			continue
 		}
 		dated = dated || len(fd.Name) == 4 && strings.EqualFold(string(fd.Name), "Date")
@@ -218,10 +213,10 @@ func (f *Forwarder) appendFields(dst []byte, res *h1.Response, replaced string) 
 }
 
 // Passes reports whether a response field crosses the proxy.
-func (f *Forwarder) Passes(res *h1.Response, fd *h1.Field) bool {
+func (e *Encoder) Passes(res *h1.Response, fd *h1.Field) bool {
 	return header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) == 0 &&
 		!(res.Nominates && nominated(res, fd.Name)) &&
-		!header.Matches(f.ResponseHeader.drops, fd.Name)
+		!header.Matches(e.ResponseHeader.drops, fd.Name)
 }
 
 func nominated(res *h1.Response, name []byte) bool {

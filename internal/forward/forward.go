@@ -93,6 +93,7 @@ type Config struct {
 // concurrently.
 type Forwarder struct {
 	Config
+	Encoder
 	Span
 	set      atomic.Pointer[set]
 	changing chan struct{} // holds a token while somebody changes set
@@ -106,7 +107,6 @@ type Forwarder struct {
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
 	queue    limit.Queue
-	watched  bool        // there is something to do in the background
 	refused  atomic.Bool // some target does not speak HTTP/1.1
 	plain    bool        // no hook wants to see an http.Request or an http.Response
 
@@ -116,10 +116,7 @@ type Forwarder struct {
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
 
-	lookout   atomic.Pointer[lookout] // nil while nothing goes on in the background
-	looking   sync.Mutex              // serialises writers of lookout
-	found     chan struct{}           // closed when Discover has found targets
-	foundOnce sync.Once
+	background background
 
 	Sweeper exchange.Sweeper // of the exchanges of the handler lane
 }
@@ -133,7 +130,8 @@ func New(c Config) (*Forwarder, error) {
 	if c.Policy > balance.Hash {
 		errs = append(errs, fmt.Errorf("field Policy is %d: want one of the constants, LessBusy to ConsistentHash", c.Policy))
 	}
-	f := &Forwarder{Config: c, Span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), found: make(chan struct{})}
+	f := &Forwarder{Config: c, Span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), background: background{found: make(chan struct{})}}
+	f.Encoder, f.background.f = Encoder{&f.Config}, f
 	f.Sticky.compile()
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -148,7 +146,6 @@ func New(c Config) (*Forwarder, error) {
 	f.ResponseHeader.compile()
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
-	f.watched = c.Discover != nil || c.Health != nil && c.Health.Check.Interval > 0
 	return f, nil
 }
 
@@ -225,7 +222,7 @@ func (f *Forwarder) closeIdle() (others []*Forwarder) {
 		m.end()
 		others = append(others, m.to)
 	}
-	f.stopWatching()
+	f.background.stop()
 	for _, t := range f.Targets() {
 		t.close()
 	}
@@ -283,4 +280,13 @@ func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 		}
 	}
 	return ""
+}
+
+// isPlain reports whether exchanges can do without http.Request and
+// http.Response: no hook wants to see one, and no edit touches what the proxy
+// itself writes.
+func (f *Forwarder) isPlain() bool {
+	c := &f.Config
+	return c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
+		c.RequestHeader.plain() && c.ResponseHeader.plain()
 }

@@ -11,14 +11,14 @@ import (
 // AppendRequestEnd appends the last chunk of a request with the trailers that
 // may pass; hop is as for AppendRequest. The trailers stay as they are: the request
 // may be sent again.
-func (f *Forwarder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
-	return appendEnd(dst, trailers, &f.RequestHeader, nil, hop.ID.Name)
+func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
+	return appendEnd(dst, trailers, &e.RequestHeader, nil, hop.ID.Name)
 }
 
 // AppendResponseEnd appends the last chunk of a response with the trailers that
 // may pass. named is what AppendNominated made of its head.
-func (f *Forwarder) AppendResponseEnd(dst []byte, trailers []h1.Field, named []byte) []byte {
-	return appendEnd(dst, trailers, &f.ResponseHeader, named, "")
+func (e *Encoder) AppendResponseEnd(dst []byte, trailers []h1.Field, named []byte) []byte {
+	return appendEnd(dst, trailers, &e.ResponseHeader, named, "")
 }
 
 func appendEnd(dst []byte, trailers []h1.Field, e *Edit, named []byte, replaced string) []byte {

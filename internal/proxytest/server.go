@@ -59,6 +59,7 @@ func NewTLSServer(t testing.TB, h http.Handler) (s *Server, roots *x509.CertPool
 	s = newServer(t, h)
 	config, roots := TLS(t)
 	s.TLS = config
+	s.TLS.NextProtos = []string{"h2", "http/1.1"} // as an http.Server has it; httptest would leave the latter out
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	return s, roots
