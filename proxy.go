@@ -163,8 +163,8 @@ func listen(addr string) (net.Listener, error) {
 // protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
 // see [UnbufferedConn].
 //
-// Several Servers may run one Router. When the last of them ends, so do the
-// Router's certificate renewals, background work and idle connections.
+// Several Servers may run one Router. The Router's certificate renewals, background
+// work and idle connections end with the last of them.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	servers, share, err := s.servers(https, plain)
 	if err != nil {
@@ -450,7 +450,7 @@ type Exchange struct {
 	Duration  time.Duration // time from Start to the end of the response
 
 	Err     error   // an *Error if forwarding failed, else nil
-	Retried []error // an *Error for each attempt that was retried, or was slower than a Hedge
+	Retried []error // an *Error for each attempt that was retried, or canceled by Hedge
 }
 
 // publicExchange converts r to an Exchange, in place.
@@ -898,7 +898,7 @@ func (p *HSTS) value() (string, error) {
 	case p.MaxAge < 0:
 		return "", fmt.Errorf("HSTS.MaxAge is %v: want 0 or more", p.MaxAge)
 	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
-		return "", fmt.Errorf("HSTS.Preload requires HSTS.IncludeSubDomains, and HSTS.MaxAge of a year (8760h) or more: it is %v", p.MaxAge)
+		return "", fmt.Errorf("HSTS.Preload requires HSTS.IncludeSubDomains and an HSTS.MaxAge of a year (8760h) or more: they are %v and %v", p.IncludeSubDomains, p.MaxAge)
 	}
 	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
 	if p.IncludeSubDomains {

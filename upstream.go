@@ -45,9 +45,10 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that speaks only
-	// HTTP/2 gets that for everything: it refuses HTTP/1.1 by ALPN, or it chooses h2
-	// on a second connection that offers both. That connection is made at most every
-	// ten minutes, and only if ALPN did not settle the protocol.
+	// HTTP/2 gets it for everything. That is known if the target refuses HTTP/1.1 by
+	// ALPN, or chooses h2 on a second connection that offers both. The proxy makes
+	// that connection at most every ten minutes, and only if ALPN did not settle the
+	// protocol.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Targets
@@ -263,8 +264,8 @@ func (u *Upstream) logTo(logger func() *slog.Logger) { u.log.CompareAndSwap(nil,
 // If it returns early or panics, the error is logged and it is restarted after a
 // pause. The last published targets stay in use meanwhile, and also if it
 // publishes an empty list: a source that is down must not stop a service.
-// Requests at targets that are gone end as after [Upstream.Remove]. Endpoints
-// beyond 4,096 are ignored.
+// Targets that are no longer in the list go out of use as by [Upstream.Remove].
+// Endpoints beyond 4,096 are ignored.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // An Endpoint is a target that a [Source] found.
@@ -350,8 +351,8 @@ const (
 )
 
 // A HashKey is the part of a request by which [ConsistentHash] chooses a target.
-// Set at most one field. The zero value means the client address, which is also used for
-// requests without that header or cookie.
+// Set at most one field. The zero value means the client address, which is also
+// used for requests without that header or cookie.
 type HashKey struct {
 	Header string // name of a header, of which the first value counts
 	Cookie string // name of a cookie
@@ -479,8 +480,8 @@ type Target struct {
 	t *forward.Target
 }
 
-// String returns the target as it appears in records and errors: host:port, or the
-// URL of one that is not plain http or has a path.
+// String returns the target as it appears in records and errors: host:port for
+// plain HTTP without a path, else the URL.
 func (t *Target) String() string { return t.t.Name }
 
 // InFlight returns the number of requests in flight at the target.
@@ -739,8 +740,8 @@ type Page struct {
 
 // Drain shuts u down: it refuses new requests with 503, waits for those in flight,
 // and closes upgraded connections, a WebSocket with status 1001. If ctx is done
-// first, Drain cancels what is left. The error then wraps that of ctx, and has the
-// number of requests and upgraded connections.
+// first, Drain cancels what is left. The error then wraps that of ctx, and gives
+// the number of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
