@@ -634,8 +634,8 @@ func (u *Upstream) Add(ts ...string) error {
 }
 
 // Remove takes targets out of use immediately. Requests in flight there finish;
-// upgraded connections are closed, immediately or after StreamGrace. An address
-// that is no target is an error, and so is removing the last target.
+// upgraded connections are closed gracefully, immediately or after StreamGrace. An
+// address that is no target is an error, and so is removing the last target.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
