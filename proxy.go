@@ -51,11 +51,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// ListenAndServe serves r over HTTPS on :443, and ACME challenges and redirects
-// to HTTPS on :80. When ctx is done, or the process receives SIGINT or SIGTERM,
-// it shuts down as [Server.Serve] does and returns nil if every request finished.
-// A second signal ends the process immediately. A program that handles signals
-// itself calls [Server.ListenAndServe] instead.
+// ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges
+// and redirects to HTTPS. When ctx is done, or the process receives SIGINT or
+// SIGTERM, it shuts down as [Server.Serve] does and returns nil if every request
+// finished. A second signal ends the process immediately. A program that handles
+// signals itself calls [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
 }
@@ -74,7 +74,8 @@ type Server struct {
 	Router *Router
 
 	// Handler serves the requests instead of Router; set it to put middleware in
-	// front of Router. Challenges and redirects do not pass it. Nil means Router.
+	// front of Router. It does not get the challenges and redirects of HTTPAddr.
+	// Nil means Router.
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
@@ -159,11 +160,11 @@ func listen(addr string) (net.Listener, error) {
 // off.
 //
 // Connections may be of any type, such as those of a listener for the PROXY
-// protocol. Of TCP and unix sockets, Serve also uses the file descriptor, which
-// costs less CPU; see [UnbufferedConn].
+// protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
+// see [UnbufferedConn].
 //
-// Several Servers may run one Router. When the last of them ends, so do the
-// Router's certificate renewals, background work and idle connections.
+// Several Servers may run one Router. The Router's certificate renewals, background
+// work and idle connections end with the last of them.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	servers, share, err := s.servers(https, plain)
 	if err != nil {
@@ -197,19 +198,20 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the connection below
-// it, which costs less CPU. It may come from a listener of your own or from Dial of
-// an [Upstream]. Without this method, all bytes go through its Read and Write.
+// it, which costs less CPU. It may come from a listener of your own or from
+// [Upstream.Dial]. Other connections are used only by their Read and Write.
 type UnbufferedConn interface {
 	net.Conn
 
 	// Unbuffered returns the connection below, for instance the *net.TCPConn. From
 	// then on the proxy may read and write that one directly, to splice and to wait
-	// without a buffer.
+	// without a buffer. It must not block.
 	//
-	// It returns nil if Read and Write of this type must be called. One reason is
-	// that Read has yet to return buffered bytes: the proxy calls Unbuffered again
-	// before the next request. Another is that they count bytes: then it always
-	// returns nil. It must not block.
+	// It returns nil if Read and Write of this type must be called:
+	//
+	//   - while Read has buffered bytes to return. The proxy calls Unbuffered again
+	//     before the next request.
+	//   - always, for instance if they count bytes.
 	Unbuffered() net.Conn
 }
 
@@ -231,7 +233,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	main := s.server(s.Router)
 	if s.Handler == nil {
 		main.Lane.Route = s.Router.hit
-	} else { // middleware needs http.Request: the handler lane
+	} else { // middleware needs an http.Request: the handler lane
 		main.Handler = s.Router.around(s.Handler)
 	}
 	share := s.Router.certs.Share()
@@ -408,10 +410,10 @@ func (r *Router) ended(s *Server) error {
 	return err
 }
 
-// An Exchange is the record of one request and its response, for Observe of a
-// [Router]. UserAgent, Referer, User and ServerName are cut off after 1 KiB.
-// Strings from the client may hold any byte: escape them in logs, as the handlers
-// of log/slog do.
+// An Exchange is the record of one request and its response, which [Router.Observe]
+// gets. UserAgent, Referer, User and ServerName are cut off after 1 KiB. Strings
+// from the client may hold any byte: escape them in logs, as the handlers of
+// log/slog do.
 type Exchange struct {
 	Start time.Time // when the head of the request was complete
 
@@ -424,7 +426,7 @@ type Exchange struct {
 	Host    string // as the client wrote it
 	Path    string // as the client wrote it, escaped
 	Query   string // as the client wrote it, without the question mark; may hold secrets
-	Pattern string // of the route; "" if no route matched
+	Pattern string // pattern of the route; "" if no route matched
 
 	UserAgent  string // "" if the client sent none
 	Referer    string // "" if the client sent none
@@ -433,21 +435,22 @@ type Exchange struct {
 	TLSVersion uint16 // such as tls.VersionTLS13; 0 without TLS
 	ServerName string // server name in the TLS handshake; "" if none
 
-	// Status is what the client was sent: 499 if it disconnected before, and the
-	// HTTP equivalent if the proxy answered with a grpc-status.
+	// Status is the response status that the client was sent; 499 if the client
+	// disconnected before. If the proxy answered with a grpc-status, Status is the
+	// HTTP status of the same meaning.
 	Status        int
-	RequestBytes  int64 // of the request body, as forwarded
-	ResponseBytes int64 // of the response body, as forwarded
+	RequestBytes  int64 // size of the request body, as forwarded
+	ResponseBytes int64 // size of the response body, as forwarded
 
-	Target    string        // of the last attempt; "" if none was chosen
+	Target    string        // target of the last attempt; "" if none was chosen
 	Attempts  int           // number of targets that were sent the request
 	Queue     time.Duration // time spent waiting: in Queue, for Resume, or for Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
-	FirstByte time.Duration // time from the start of the attempt to the head of the response
+	FirstByte time.Duration // time from the start of the last attempt to the head of the response
 	Duration  time.Duration // time from Start to the end of the response
 
 	Err     error   // an *Error if forwarding failed, else nil
-	Retried []error // an *Error for each attempt that was retried, or was slower than a Hedge
+	Retried []error // an *Error for each attempt that was retried, or canceled by Hedge
 }
 
 // publicExchange converts r to an Exchange, in place.
@@ -463,17 +466,17 @@ func publicExchange(r *exchange.Record) *Exchange {
 	return (*Exchange)(r)
 }
 
-// A RequestIDHeader is a request header with an identifier, by which a request can
-// be found in the logs of every service that handles it. Handlers and targets get
-// the header.
+// A RequestIDHeader is the request header with the identifier of a request, by
+// which it can be found in the logs of every service that handles it. Handlers and
+// targets get the header.
 //
-// The identifier is that of a peer in TrustedProxies, if it sent a single token of
-// up to 128 bytes. Otherwise it is new: 128 random bits in hexadecimal. Retries,
-// mirrored copies and the request of a [ForwardAuth] keep it.
+// If a peer in [Router.TrustedProxies] sends one token of up to 128 bytes, that is
+// the identifier. Otherwise it is new: 128 random bits in hexadecimal. Retries,
+// mirrored copies and the request of a [ForwardAuth] have the same identifier.
 //
-// A client's own copy is removed, also from trailers and in every spelling that
-// CGI reads as the same name. RequestHeader and ResponseHeader of an [Upstream]
-// edit the header like any other.
+// A client's own header is removed, also from trailers and in every spelling that
+// CGI reads as the same name. [Upstream.RequestHeader] and
+// [Upstream.ResponseHeader] edit the header like any other.
 type RequestIDHeader struct {
 	// Name is the name of the header, such as "X-Request-Id". "" disables
 	// identifiers.
@@ -496,13 +499,13 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 	return exchange.Numbering{Name: http.CanonicalHeaderKey(h.Name), Shown: h.Respond}, nil
 }
 
-// ClientAddr returns the client address of q, resolved through TrustedProxies, as
-// in Client of the [Exchange]. It works in
+// ClientAddr returns the client address of q, resolved through
+// [Router.TrustedProxies], as in [Exchange.Client]. It works in:
 //
 //   - handlers and middleware of routes
-//   - middleware in Handler of a [Server]
+//   - middleware in [Server.Handler]
 //   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
-//     and ModifyResponse (Request of the response).
+//     and ModifyResponse (Request of the response)
 //
 // Elsewhere it returns the address in q.RemoteAddr, which is invalid if there is
 // none.
@@ -517,7 +520,7 @@ func ClientAddr(q *http.Request) netip.Addr {
 }
 
 // RequestID returns the identifier of q; see [RequestIDHeader]. It works where
-// [ClientAddr] does. Elsewhere, or without RequestID of the [Router], it is "".
+// [ClientAddr] does. Elsewhere, or without [Router.RequestID], it is "".
 func RequestID(q *http.Request) string {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.RequestID
@@ -528,7 +531,7 @@ func RequestID(q *http.Request) string {
 	return ""
 }
 
-// AccessLog returns a function for Observe of a [Router] that writes one line per
+// AccessLog returns a function for [Router.Observe] that writes one line per
 // exchange to l, at level Info, or Warn if the upstream or the proxy failed. The
 // function may be called concurrently. The attributes are fields of the [Exchange]:
 //
@@ -558,8 +561,8 @@ func RequestID(q *http.Request) string {
 //	cause           Err of Err              if Err is nil
 //
 // Method, host, path and query are cut off after 4 KiB. The query and the referer
-// may hold secrets. To omit them, call the function with a copy of the Exchange in
-// which they are "".
+// may hold secrets. To omit them, call the function with a copy of the Exchange
+// that has "" in Query and Referer.
 func AccessLog(l *slog.Logger) func(*Exchange) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	h := l.Handler()
@@ -651,9 +654,9 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 }
 
 // Check returns an error for each field of r or its handlers that is invalid, and
-// for each that was changed after first use, including those of Servers that run
-// r. Nil means that every field is in use, or will be from first use on. Check is
-// no use: fields may still be set. Before r listens it does not validate TLS;
+// for each that was changed after first use, also of Servers that run r. Nil means
+// that every field has its effect, or will from first use on. Check does not count
+// as first use: fields may still be set. It does not validate [Router.TLS];
 // [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
 func (r *Router) Check() error {
 	var errs []error
@@ -679,9 +682,10 @@ func (r *Router) Check() error {
 }
 
 // Explain returns what r would do with q now, and why. It has no side effects: it
-// counts nothing, takes no token, calls no hook, and starts no certificate order
-// and no background work. It is no use: fields may still be set. It does not know
-// what handlers of your own, in front of an Upstream, would do with q.
+// counts nothing, takes no token of a [RateLimit], calls no hook, and starts no
+// certificate order and no background work. It does not count as first use of a
+// field. It does not know what handlers of your own, in front of an [Upstream],
+// would do with q.
 func (r *Router) Explain(q *http.Request) Explanation {
 	e, client, cert := r.explain(q)
 	return Explanation{
@@ -727,7 +731,7 @@ type Explanation struct {
 	Reason string // why it is refused
 
 	TLS         string     // result of a TLS handshake for Host, in words
-	Certificate CertStatus // of the certificate in that handshake; zero if none
+	Certificate CertStatus // status of the certificate in that handshake; zero if none
 
 	text string
 }
@@ -874,11 +878,14 @@ func describe(o *routes.Route[route]) status.Route {
 
 // An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use only
 // HTTPS. They obey it for MaxAge, even if the certificate is no longer valid: start
-// with a short one.
+// with a short MaxAge.
 type HSTS struct {
 	MaxAge            time.Duration // 0 makes clients forget the policy
 	IncludeSubDomains bool          // applies the policy to subdomains too
-	Preload           bool          // allows preload lists in browsers; requires IncludeSubDomains and a MaxAge of a year
+
+	// Preload allows browsers to preload the policy. It requires IncludeSubDomains
+	// and a MaxAge of a year or more.
+	Preload bool
 }
 
 // value returns the value of the header, "" if p is nil.
@@ -891,7 +898,7 @@ func (p *HSTS) value() (string, error) {
 	case p.MaxAge < 0:
 		return "", fmt.Errorf("HSTS.MaxAge is %v: want 0 or more", p.MaxAge)
 	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
-		return "", fmt.Errorf("HSTS.Preload requires HSTS.IncludeSubDomains, and HSTS.MaxAge of a year (8760h) or more: it is %v", p.MaxAge)
+		return "", fmt.Errorf("HSTS.Preload requires HSTS.IncludeSubDomains and an HSTS.MaxAge of a year (8760h) or more: they are %v and %v", p.IncludeSubDomains, p.MaxAge)
 	}
 	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
 	if p.IncludeSubDomains {

@@ -34,10 +34,10 @@ import (
 //
 // Fields may be set until first use: a request, or a call of a method.
 // [Router.Check] reports a field that is changed later. If a hook panics, the
-// request fails with 500 and the stack is in Err of the [Exchange].
+// request fails with 500 and the stack is in [Exchange.Err].
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
-// request than the other fields: they need the types of net/http.
+// request than other fields: they need the types of net/http.
 type Upstream struct {
 	// Addresses: where requests go.
 	//
@@ -45,9 +45,10 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that speaks only
-	// HTTP/2 gets that for everything: it refuses HTTP/1.1 by ALPN, or it chooses h2
-	// on a second connection that offers both. That connection is made at most every
-	// ten minutes, and only if ALPN did not settle the protocol.
+	// HTTP/2 gets it for everything. That is known if the target refuses HTTP/1.1 by
+	// ALPN, or chooses h2 on a second connection that offers both. The proxy makes
+	// that connection at most every ten minutes, and only if ALPN did not settle the
+	// protocol.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Targets
@@ -65,7 +66,7 @@ type Upstream struct {
 	Weights []int
 
 	// HashBy is the part of a request by which ConsistentHash chooses. The zero
-	// value is the client address.
+	// value means the client address.
 	HashBy HashKey
 
 	// Sticky keeps a client at the target that served it first, by a cookie, as
@@ -119,7 +120,7 @@ type Upstream struct {
 	// 200 and a grpc-status instead; gRPC is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
-	// RequestHeader and ResponseHeader are fixed edits, applied last.
+	// RequestHeader and ResponseHeader are fixed changes to headers, applied last.
 	RequestHeader, ResponseHeader HeaderEdit
 
 	// HSTS sets Strict-Transport-Security on responses over TLS and replaces the
@@ -167,7 +168,7 @@ type Upstream struct {
 	Allow, Deny []netip.Prefix
 
 	// RateLimit limits the requests of each client to this upstream, in addition
-	// to [Router].RateLimit. Nil means no limit.
+	// to [Router.RateLimit]. Nil means no limit.
 	RateLimit *RateLimit
 
 	// MaxRequestBody limits the body of a request, in bytes. A larger one gets
@@ -211,9 +212,9 @@ type Upstream struct {
 	// below an http.Server of your own, the proxy does not see the client's
 	// connection: there, the client must take each 32 KiB within IdleTimeout.
 	//
-	// A separate, fixed limit applies to the body of an HTTP/1.x request until the
-	// response begins. It fails with 408 after a pause of a minute, or below 240
-	// B/s once the proxy has waited for it for 10 s. The rate is measured over the
+	// The body of an HTTP/1.x request also has a fixed limit until the response
+	// begins. The request fails with 408 after a pause of a minute, or below 240
+	// B/s once the proxy has waited for the body for 10 s. The rate is that of the
 	// last two minutes at most, so a fast start does not make up for it.
 	IdleTimeout time.Duration
 
@@ -224,9 +225,9 @@ type Upstream struct {
 	// event streams; negative means no limit.
 	//
 	// After that time an upgraded connection is closed, a WebSocket with status
-	// 1001, and an event stream is cut off. A route or target that comes back meanwhile is a new one and does
-	// not stop the clock. [Upstream.Drain] and the shutdown of the Server ignore
-	// StreamGrace.
+	// 1001, and an event stream is cut off. If the route or target comes back
+	// meanwhile, it counts as a new one: the stream still ends. [Upstream.Drain] and
+	// the shutdown of the Server ignore StreamGrace.
 	StreamGrace time.Duration
 
 	// StreamTimeout limits the life of an upgraded connection, which is then
@@ -263,8 +264,8 @@ func (u *Upstream) logTo(logger func() *slog.Logger) { u.log.CompareAndSwap(nil,
 // If it returns early or panics, the error is logged and it is restarted after a
 // pause. The last published targets stay in use meanwhile, and also if it
 // publishes an empty list: a source that is down must not stop a service.
-// Requests at targets that are gone end as after [Upstream.Remove]. Endpoints
-// beyond 4,096 are ignored.
+// Targets that are no longer in the list go out of use as by [Upstream.Remove].
+// Endpoints beyond 4,096 are ignored.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // An Endpoint is a target that a [Source] found.
@@ -346,12 +347,12 @@ const (
 	Random                       // a target drawn at random
 	LeastInFlight                // the target with the fewest requests in flight
 	FirstAvailable               // the first in the order of Targets; the others are spares
-	ConsistentHash               // the same target for the same HashBy, up to 1.25 times its share in flight
+	ConsistentHash               // one target for each HashBy value, until it has 1.25 times its share in flight
 )
 
 // A HashKey is the part of a request by which [ConsistentHash] chooses a target.
-// Set one field. The zero value means the client address, which is also used for
-// requests without that header or cookie.
+// Set at most one field. The zero value means the client address, which is also
+// used for requests without that header or cookie.
 type HashKey struct {
 	Header string // name of a header, of which the first value counts
 	Cookie string // name of a cookie
@@ -361,10 +362,10 @@ type HashKey struct {
 // A HealthCheck checks whether a target serves. It connects to the target; with
 // Path it also sends a GET, with GRPC it uses the gRPC health protocol.
 //
-// Checks start with the first request. They end with [Server.Serve],
-// [Router.Close], [Upstream.Drain], or the removal of the last route to the
-// Upstream. If the Upstream is inside a handler of your own, only Drain ends them.
-// [Upstream.Replace] checks new targets even if Interval is negative.
+// Checks start with the first request. They end when [Server.Serve] ends, when
+// [Router.Close] or [Upstream.Drain] is called, or when the last route to the
+// Upstream is removed. If the Upstream is inside a handler of your own, only Drain
+// ends them. [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, with Path or GRPC; "" means the target's
@@ -377,20 +378,21 @@ type HealthCheck struct {
 	Timeout   time.Duration // limit of one check; 0 means 5 s
 	Rise      int           // consecutive successes that bring a target back; 0 means 1
 	Fall      int           // consecutive failures that take a target out; 0 means 3
-	StartDown bool          // makes a new target down until Rise checks have succeeded
+	StartDown bool          // makes new targets down until Rise checks have succeeded
 }
 
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
-// often. It watches each target on its own.
+// often. Each target is watched separately.
 //
 //   - Too many failures open it: the target gets no requests for OpenFor.
 //   - Then it is half-open: up to Trials requests test the target. If they have no
 //     response after OpenFor, others may test it too.
-//   - A success closes it. A failure opens it again, for twice as long.
+//   - A success closes it. A failure opens it again, for twice as long, up to 5
+//     minutes.
 //
 // Failures are connections that are refused or cut off, responses that are not
-// HTTP or come too late, and responses of Statuses. A client disconnect is not a
-// failure.
+// HTTP or come too late, and responses with one of Statuses. A client disconnect
+// is not a failure.
 type Breaker struct {
 	// Failures is how many consecutive failures open it. Zero means 5. Negative
 	// disables this criterion; FailureRatio must then be set.
@@ -400,17 +402,17 @@ type Breaker struct {
 	// it, up to 1. Zero disables this criterion.
 	FailureRatio float64
 	Window       time.Duration // time over which FailureRatio counts; 0 means 10 s
-	MinRequests  int           // requests in Window that FailureRatio needs to count; 0 means 20
+	MinRequests  int           // with fewer requests in Window, FailureRatio does not count; 0 means 20
 
 	Statuses []int         // response statuses that are failures, such as 502
 	Slow     time.Duration // responses slower than this are failures; 0 disables this criterion
-	OpenFor  time.Duration // how long it stays open at first; 0 means 10 s; it never stays open longer than 5 minutes
-	Trials   int           // test requests in flight while it is half-open; 0 means 1
+	OpenFor  time.Duration // how long it stays open at first, up to 5 minutes; 0 means 10 s
+	Trials   int           // limit of test requests in flight while it is half-open; 0 means 1
 }
 
 // A Health is the state of a target.
 type Health struct {
-	State  string    // "up"; "down", by Health; "open" or "half-open", by Breaker
+	State  string    // "up"; "down", by health checks; "open" or "half-open", by Breaker
 	Reason string    // cause of State; "" if it has never changed
 	Since  time.Time // start of State
 }
@@ -478,8 +480,8 @@ type Target struct {
 	t *forward.Target
 }
 
-// String returns the target as it appears in records and errors: host:port, or the
-// URL of one that is not plain http or has a path.
+// String returns the target as it appears in records and errors: host:port for
+// plain HTTP without a path, else the URL.
 func (t *Target) String() string { return t.t.Name }
 
 // InFlight returns the number of requests in flight at the target.
@@ -552,7 +554,7 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exc
 	if b, ok := x.Owner.(*behind); ok {
 		b.add(u)
 	}
-	if x.Name == "" { // outside a Router, which has looked
+	if x.Name == "" { // outside a Router, which would have looked for a loop
 		x.Name = f.Name()
 		if refusal := x.Loops(q); refusal != nil {
 			refusal.ServeHTTP(exchange.Watch(w, x), q)
@@ -632,8 +634,8 @@ func (u *Upstream) Add(ts ...string) error {
 }
 
 // Remove takes targets out of use immediately. Requests in flight there finish;
-// upgraded connections are closed, immediately or after StreamGrace. An address
-// that is no target is an error, and so is removing the last target.
+// upgraded connections are closed gracefully, immediately or after StreamGrace. An
+// address that is no target is an error, and so is removing the last target.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
@@ -738,8 +740,8 @@ type Page struct {
 
 // Drain shuts u down: it refuses new requests with 503, waits for those in flight,
 // and closes upgraded connections, a WebSocket with status 1001. If ctx is done
-// first, Drain cancels what is left. The error then wraps that of ctx, and has the
-// number of requests and upgraded connections.
+// first, Drain cancels what is left. The error then wraps that of ctx, and gives
+// the number of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
@@ -750,7 +752,7 @@ type Side string
 // The sides of an exchange.
 const (
 	SideClient   Side = "client"   // it disconnected, or sent what cannot be forwarded
-	SideUpstream Side = "upstream" // it refused, disconnected, timed out or sent an invalid response
+	SideUpstream Side = "upstream" // it was unreachable, disconnected, timed out or sent an invalid response
 	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
 	SideDrain    Side = "drain"    // the server, the route or the upstream is shutting down
 )
