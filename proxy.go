@@ -247,6 +247,9 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 // check returns all that is wrong with the bounds of s and its Router.
 func (s *Server) check() error {
 	errs := []error{s.Router.inForce()}
+	if s.Handler != nil && fault(s.Handler) == errNil {
+		errs = append(errs, fmt.Errorf("hostproxy: Server.Handler: %w", errNil))
+	}
 	for _, err := range settings.TooShort("Server.", s) {
 		errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 	}
@@ -272,20 +275,6 @@ func (s *Server) server(h http.Handler) *serve.Server {
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
 		Lane:              s.Router.lane(),
 	}
-}
-
-// around returns h, which has middleware around r, for requests that it may ask
-// ClientAddr and RequestID about.
-func (r *Router) around(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		var n forward.Numbering
-		if rules, err := r.rules(); err == nil {
-			n = rules.numbering
-		}
-		q = forward.Arrive(q, r, r.TrustedProxies, n)
-		n.Show(w.Header(), forward.ArrivalFrom(q.Context()).RequestID)
-		h.ServeHTTP(w, q)
-	})
 }
 
 // A lateField is a field that was changed when it was in force.
@@ -570,8 +559,11 @@ func RequestID(q *http.Request) string {
 //
 // Host, path and query are cut off after 4 KiB. A query may hold secrets, and so may
 // a referer: to leave them out, have Observe call the function with a copy of the
-// Exchange without them.
+// Exchange without them. It panics if l is nil.
 func AccessLog(l *slog.Logger) func(*Exchange) {
+	if l == nil || l.Handler() == nil {
+		panic("hostproxy: AccessLog: nil Logger: want one, such as slog.Default()")
+	}
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	h := l.Handler()
 	writesAtOnce := false // other handlers may keep what they are given
@@ -886,8 +878,11 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *forward.Exch
 // latency, certificates, and the failures since StatusHandler was called, of
 // which it keeps the latest hundred. A form, or the parameters url, method and
 // client, show what [Router.Explain] says of such a request. Restrict access: it
-// exposes host names and addresses.
+// exposes host names and addresses. It panics if r is nil.
 func StatusHandler(r *Router) http.Handler {
+	if r == nil {
+		panic("hostproxy: StatusHandler: nil Router: want the one that is to be shown")
+	}
 	r.failures.CompareAndSwap(nil, new(status.Failures))
 	return status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
 }

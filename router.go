@@ -114,6 +114,11 @@ func (r *Router) compile() (*rules, error) {
 			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is not a prefix: want one such as 10.0.0.0/8, by netip.MustParsePrefix", i))
 		}
 	}
+	if r.NotFound != nil {
+		if fault := checkHandler("NotFound", r.NotFound); fault != nil {
+			err = errors.Join(err, fmt.Errorf("hostproxy: %w", fault))
+		}
+	}
 	n, err2 := r.RequestID.numbering()
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
@@ -171,6 +176,10 @@ func (b *BasicAuth) late() []string { return b.compiled.Late(b) }
 
 // ServeHTTP serves q if it brings the password of a user.
 func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if b == nil {
+		unusable(w, q, errNil)
+		return
+	}
 	basic, err := b.compiled.Use(b, b.compile)
 	if err != nil {
 		unusable(w, q, err)
@@ -243,6 +252,10 @@ func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }
 
 // ServeHTTP serves q if the other server lets it pass.
 func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if a == nil {
+		unusable(w, q, errNil)
+		return
+	}
 	question, err := a.compiled.Use(a, a.compile)
 	if err != nil {
 		unusable(w, q, err)
@@ -288,11 +301,15 @@ func checkHandler(name string, h http.Handler) error {
 
 // fault returns what is wrong with a handler, or with one that it leads to.
 func fault(h http.Handler) (err error) {
-	if f, ok := h.(http.HandlerFunc); h == nil || ok && f == nil {
+	if h == nil {
 		return errNil
 	}
 	outer := h
 	reach.Walk(h, func(h http.Handler) bool {
+		if reach.IsNil(h) {
+			err = errNil
+			return false
+		}
 		if _, ok := h.(*Passthrough); ok && h != outer {
 			err = fmt.Errorf("%T leads to a Passthrough, which serves no requests: make it a route of its own", outer)
 			return false
@@ -306,7 +323,7 @@ func fault(h http.Handler) (err error) {
 	return err
 }
 
-var errNil = errors.New("nil handler")
+var errNil = errors.New(`nil handler: want one, such as hostproxy.To("localhost:4006")`)
 
 // unusable answers a request to a handler that is no route and whose fields are
 // wrong: a route is checked before.
@@ -643,11 +660,23 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	return rt.Value.handler, rt.Pattern.String()
 }
 
+// check reports why r serves nothing below another handler.
+func (r *Router) check() error {
+	if r == nil {
+		return errNil
+	}
+	return nil
+}
+
 // ServeHTTP serves q by the route of its host and path. It sets q.Pattern, so
 // that middleware around the Router sees it. CONNECT is refused. A request that
 // has come to the Router more than three times before, by what Via says, is in a
 // loop: 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if r == nil {
+		unusable(w, q, errNil)
+		return
+	}
 	x := forward.Begin(q, r.TrustedProxies)
 	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
@@ -693,6 +722,20 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *forward.Exc
 		x.Identify(q, r, rules.numbering)
 		rules.numbering.Show(w.Header(), x.RequestID)
 	}
+}
+
+// around returns h, which has middleware around r, for requests that it may ask
+// ClientAddr and RequestID about.
+func (r *Router) around(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		var n forward.Numbering
+		if rules, err := r.rules(); err == nil {
+			n = rules.numbering
+		}
+		q = forward.Arrive(q, r, r.TrustedProxies, n)
+		n.Show(w.Header(), forward.ArrivalFrom(q.Context()).RequestID)
+		h.ServeHTTP(w, q)
+	})
 }
 
 // admit returns the handler that refuses a client who has asked enough, or nil.

@@ -613,15 +613,17 @@ func (u *Upstream) Mirror(to *Upstream, share float64) error {
 
 // beside calls do with what u and other, which may be nil, compile to.
 func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) error) error {
-	var o *forward.Forwarder
-	if other != nil {
-		var err error
-		if o, err = other.compile(); err != nil {
-			return fmt.Errorf("hostproxy: %w", err)
+	return u.with(func(f *forward.Forwarder) error {
+		if other == nil {
+			return do(f, nil)
+		}
+		o, err := other.compile()
+		if err != nil {
+			return err
 		}
 		other.logTo(u.logger)
-	}
-	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
+		return do(f, o)
+	})
 }
 
 // Pause makes requests that have not reached a target wait, those in the Queue
@@ -680,6 +682,9 @@ func (u *Upstream) Drain(ctx context.Context) error {
 // compile returns what the fields compile to, and puts them in force. The error
 // has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
+	if u == nil {
+		return nil, errNil
+	}
 	if f := u.compiled.InUse(); f != nil {
 		return f, nil
 	}
