@@ -851,7 +851,7 @@ func (t *TLS) fault(idle bool) error {
 		errs = append(errs, fmt.Errorf("Issuer excludes CA (%q) and Email (%q): set them in the issuer, or leave Issuer nil", t.CA, t.Email))
 	}
 	if idle && t.Host == nil { // which may return one that takes it
-		errs = append(errs, errors.New("TLS.DNS is for ACME issuers without a DNS01Solver, and Issuer and Fallbacks have none: "+
+		errs = append(errs, errors.New("field DNS is for ACME issuers without a DNS01Solver, and Issuer and Fallbacks have none: "+
 			"leave DNS nil, or use such an issuer"))
 	}
 	return errors.Join(errs...)
