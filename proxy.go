@@ -289,13 +289,17 @@ type lateField struct {
 func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
-		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force: change it back, and set it before the first use", prefix, field))
+		remedy := "change it back, and set it before the first use"
+		if h, ok := owner.(http.Handler); ok && h != http.Handler(r) {
+			remedy += ", or give Set a new handler that has it"
+		}
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use, and is not in force: %s", prefix, field, remedy))
 		if of := (lateField{owner, field}); !r.told[of] {
 			if r.told == nil {
 				r.told = make(map[lateField]bool)
 			}
 			r.told[of] = true
-			r.logger().Error("a field was changed after first use, and is not in force", "field", prefix+field)
+			r.logger().Error("a field was changed after first use, and is not in force", "field", prefix+field, "remedy", remedy)
 		}
 	}
 	for _, field := range r.compiled.Late(r) {
