@@ -125,21 +125,6 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.Serve(ctx, https, plain)
 }
 
-// listen opens a TCP listener, and says what to do when that is not allowed.
-func listen(addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("hostproxy: listen %s: %w: a port below 1024 needs the capability CAP_NET_BIND_SERVICE "+
-			"(setcap cap_net_bind_service=+ep on the binary, or AmbientCapabilities in the systemd unit), or choose another address", addr, err)
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("hostproxy: listen %s: %w: stop the other server or choose another address", addr, err)
-	case err != nil:
-		return nil, fmt.Errorf("hostproxy: listen %s: %w", addr, err)
-	}
-	return ln, nil
-}
-
 // Serve serves on listeners that are open already (inherited sockets fit) and
 // closes them. It does the TLS on https itself, so https is a raw listener.
 // plain answers ACME challenges and redirects; with https nil it serves the

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -388,6 +389,9 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 	default:
 		return nil, fmt.Errorf("hostproxy: Listen: network %q carries no TLS connections: want tcp, tcp4, tcp6 or unix", network)
 	}
+	if err := checkAddress(address); err != nil && network != "unix" {
+		return nil, err
+	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: %w", err)
@@ -418,6 +422,32 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	}
 	r.carries.Store(true)
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
+}
+
+// listen opens a TCP listener, and says what to do when that is not allowed.
+func listen(addr string) (net.Listener, error) {
+	if err := checkAddress(addr); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("hostproxy: listen %s: %w: a port below 1024 needs the capability CAP_NET_BIND_SERVICE "+
+			"(setcap cap_net_bind_service=+ep on the binary, or AmbientCapabilities in the systemd unit), or choose another address", addr, err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("hostproxy: listen %s: %w: stop the other server or choose another address", addr, err)
+	case err != nil:
+		return nil, fmt.Errorf("hostproxy: listen %s: %w", addr, err)
+	}
+	return ln, nil
+}
+
+// checkAddress returns an error for a port that stands alone.
+func checkAddress(address string) error {
+	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+		return fmt.Errorf("hostproxy: listen %q: an address is host:port, or :port for all addresses: write %q", address, ":"+address)
+	}
+	return nil
 }
 
 // doesTLS reports whether a listener's connections are TLS already: one by Listen,
