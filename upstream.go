@@ -178,15 +178,17 @@ type Upstream struct {
 	// bound.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a body or an upgraded connection on which no byte moves. One
-	// that moves slowly goes on. A peer that stops within a write has up to twice
-	// as long. Where the proxy does not see the client's connection, that is on
-	// HTTP/2 and below an http.Server of your own, a client has to take each 32
-	// KiB in that time. Zero means 5 minutes, negative no bound. Until the answer begins, the body
-	// of an HTTP/1.x request must not rest for a minute, nor make the proxy wait
-	// for more than ten seconds at less than 240 bytes a second: 408. The rate
-	// is that of the last two minutes at most, so that a fast start does not
-	// make up for it.
+	// IdleTimeout ends a body, or an upgraded connection, on which no byte moves for
+	// that long. Zero means 5 minutes, negative no limit.
+	//
+	// One that moves slowly goes on. A peer that stops in the middle of a write is
+	// noticed within twice the time. On HTTP/2, and below an http.Server of your own,
+	// the proxy does not see the client's connection: a client must take each 32 KiB
+	// within the time.
+	//
+	// An upload over HTTP/1.x has further limits until the response begins. It fails
+	// with 408 after a pause of a minute. Once the proxy has waited for it for 10 s, it
+	// also fails below 240 B/s, measured over the last two minutes at most.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
