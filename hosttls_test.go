@@ -163,11 +163,12 @@ func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
 	assert.ErrorContains(t, status.Err, "database is down")
 
 	down.Store(false)
-	r.ReloadTLS("bad.localhost", "typo.localhost", "not a host")
+	r.ReloadTLS("bad.localhost", "typo.localhost", "not a host", "https://a.localhost/")
 	require.NoError(t, r.AwaitCertificates(t.Context()))
 	assert.Contains(t, log.String(), "no route has the host")
 	assert.Contains(t, log.String(), "typo.localhost")
 	assert.Contains(t, log.String(), "not a host")
+	assert.Contains(t, log.String(), "without a scheme or a path")
 }
 
 func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T) {
@@ -178,11 +179,14 @@ func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T)
 	r.TLS.Host = say(map[string]hostproxy.HostTLS{
 		"a.localhost": {ClientAuth: &hostproxy.ClientAuth{CAFiles: []string{"/does/not/exist.pem", empty}}},
 		"b.localhost": {ClientAuth: &hostproxy.ClientAuth{}},
+		"c.localhost": {ClientAuth: &hostproxy.ClientAuth{Mode: 99}},
 	})
 	r.Handle("a.localhost", named("a"))
+	r.Handle("c.localhost", named("c"))
 	r.Handle("b.localhost", named("b"))
 	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
-	for host, want := range map[string][]string{"a.localhost": {"/does/not/exist.pem", empty}, "b.localhost": {"no CA"}} {
+	for host, want := range map[string][]string{"a.localhost": {"/does/not/exist.pem", empty}, "b.localhost": {"no CA"},
+		"c.localhost": {"ClientAuth.Mode is 99: want one of the constants of tls.ClientAuthType"}} {
 		_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: host, InsecureSkipVerify: true})
 		require.Error(t, err, host)
 		var status hostproxy.CertStatus

@@ -97,6 +97,7 @@ func (l *late) change(t *testing.T, name string, v reflect.Value, check func(wan
 	assert.ErrorContains(t, err, want)
 	assert.Equal(t, 1, strings.Count(err.Error(), "was changed"), "%v", err)
 	assert.Contains(t, l.log.String(), name, "the log says it")
+	assert.Contains(t, l.log.String(), `remedy="change it back, and set it before the first use`)
 	l.log.Reset()
 	assert.ErrorContains(t, l.Check(), want)
 	_, err = l.CheckReplace(l.routes)

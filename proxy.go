@@ -130,22 +130,6 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.Serve(ctx, https, plain)
 }
 
-// listen opens a TCP listener. Its error says what to do about a port that is
-// forbidden or taken.
-func listen(addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("hostproxy: listen %q: %w: a port below 1024 requires the capability CAP_NET_BIND_SERVICE: "+
-			"run setcap cap_net_bind_service=+ep on the binary, set AmbientCapabilities in the systemd unit, or choose another port", addr, err)
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("hostproxy: listen %q: %w: stop the other server or choose another address", addr, err)
-	case err != nil:
-		return nil, fmt.Errorf("hostproxy: listen %q: %w", addr, err)
-	}
-	return ln, nil
-}
-
 // Serve serves on open listeners, such as inherited sockets, and closes them at
 // the end. Either may be nil, but not both.
 //
@@ -260,6 +244,9 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 // check returns the errors in the fields of s, its Router and its handlers, joined.
 func (s *Server) check() error {
 	errs := []error{s.Router.inForce()}
+	if s.Handler != nil && fault(s.Handler) == errNil {
+		errs = append(errs, fmt.Errorf("hostproxy: Server.Handler: %w", errNil))
+	}
 	for _, err := range settings.TooShort("Server.", s) {
 		errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 	}
@@ -301,6 +288,62 @@ func (r *Router) around(h http.Handler) http.Handler {
 	})
 }
 
+// lane returns a fast lane without routes: it refuses forbidden requests and
+// leaves all others to net/http.
+func (r *Router) lane() *serve.Lane {
+	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	if rules, err := r.rules(); err == nil {
+		lane.Limit, lane.Numbering = rules.limit, rules.numbering
+	}
+	return lane
+}
+
+func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }
+
+// hit is route for the fast lane. It finds upstreams only, and refuses nothing.
+//
+// Hot path: no allocation, and no lock except that of TLS.Host.
+func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
+	t := r.table.Load() // once: no request is admitted by some routes and served by others
+	if state != nil && !r.belongs(t, state, host) {
+		return serve.Hit{}, false
+	}
+	rt, err := t.Lookup(host, path)
+	if err != nil || rt == nil {
+		return serve.Hit{}, false
+	}
+	u, ok := rt.Value.handler.(*Upstream)
+	if !ok {
+		return serve.Hit{}, false
+	}
+	f, err := u.compile()
+	if err != nil {
+		return serve.Hit{}, false // the handler lane answers
+	}
+	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
+}
+
+// belongs reports whether a connection may carry requests for a canonical host, by
+// the routes of t.
+func (r *Router) belongs(t *routes.Table[route], state *tls.ConnectionState, host string) bool {
+	return r.certs.Belongs(func(pattern string) bool { return endOf(t, pattern) == here }, state, host)
+}
+
+// observe reports the record of an exchange, of either lane.
+func (r *Router) observe(x *exchange.Record) {
+	if kept := r.failures.Load(); kept != nil && x.Err != nil {
+		kept.Add(x.Failed())
+	}
+	if r.Observe != nil {
+		r.Observe(publicExchange(x))
+		return
+	}
+	if f, ok := x.Err.(*exchange.Failure); ok && f.Side != exchange.SideClient {
+		r.logger().Warn("exchange failed", "host", x.Host, "path", x.Path, "status", x.Status, "op", f.Op,
+			"target", f.Target, "side", string(f.Side), "cause", f.Err)
+	}
+}
+
 // A lateField is a field that was changed after first use.
 type lateField struct {
 	owner any
@@ -313,13 +356,17 @@ type lateField struct {
 func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
-		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use and has no effect: change it back, and set it before the first use", prefix, field))
+		remedy := "change it back, and set it before the first use"
+		if h, ok := owner.(http.Handler); ok && h != http.Handler(r) {
+			remedy += ", or give Set a new handler that has it"
+		}
+		errs = append(errs, fmt.Errorf("hostproxy: %s%s was changed after first use and has no effect: %s", prefix, field, remedy))
 		if of := (lateField{owner, field}); !r.told[of] {
 			if r.told == nil {
 				r.told = make(map[lateField]bool)
 			}
 			r.told[of] = true
-			r.logger().Error("a field was changed after first use and has no effect", "field", prefix+field)
+			r.logger().Error("a field was changed after first use and has no effect", "field", prefix+field, "remedy", remedy)
 		}
 	}
 	for _, field := range r.compiled.Late(r) {
@@ -562,8 +609,11 @@ func RequestID(q *http.Request) string {
 //
 // Method, host, path and query are cut off after 4 KiB. The query and the referer
 // may hold secrets. To omit them, call the function with a copy of the Exchange
-// that has "" in Query and Referer.
+// that has "" in Query and Referer. AccessLog panics if l is nil.
 func AccessLog(l *slog.Logger) func(*Exchange) {
+	if l == nil || l.Handler() == nil {
+		panic("hostproxy: AccessLog: nil Logger: want one, such as slog.Default()")
+	}
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	h := l.Handler()
 	writesAtOnce := false // other handlers may keep the attributes
@@ -832,7 +882,11 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 // certificates, and the latest 100 failures since StatusHandler was called. A form
 // on the page, or the query parameters url, method and client, show the result of
 // [Router.Explain]. Restrict access: it exposes host names and addresses.
+// StatusHandler panics if r is nil.
 func StatusHandler(r *Router) http.Handler {
+	if r == nil {
+		panic("hostproxy: StatusHandler: nil Router: want the one that is to be shown")
+	}
 	r.failures.CompareAndSwap(nil, new(status.Failures))
 	return status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
 }

@@ -348,6 +348,15 @@ func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {
 	assert.ErrorContains(t, err, "stop the other server or choose another address")
 }
 
+func TestAPortThatStandsAloneIsAnErrorThatSaysHowToWriteIt(t *testing.T) {
+	const want = `hostproxy: listen "443": an address is host:port, or :port for all addresses: write ":443"`
+	err := (&hostproxy.Server{Router: new(hostproxy.Router), Addr: "443"}).ListenAndServe(t.Context())
+	assert.EqualError(t, err, want)
+	var r hostproxy.Router
+	_, err = r.Listen("tcp", "443")
+	assert.EqualError(t, err, want)
+}
+
 func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
 	r := &hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: -1}}
 	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2}).Serve(t.Context(), nil, proxytest.Listen(t))

@@ -3,7 +3,6 @@ package hostproxy
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
@@ -27,7 +26,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
-	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
@@ -127,6 +125,11 @@ func (r *Router) compile() (*rules, error) {
 			err = errors.Join(err, fmt.Errorf("hostproxy: TrustedProxies[%d] is %q: want a prefix, such as netip.MustParsePrefix(\"10.0.0.0/8\")", i, p))
 		}
 	}
+	if r.NotFound != nil {
+		if fault := checkHandler("NotFound", r.NotFound); fault != nil {
+			err = errors.Join(err, fmt.Errorf("hostproxy: %w", fault))
+		}
+	}
 	n, err2 := r.RequestID.numbering()
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
@@ -187,6 +190,10 @@ func (b *BasicAuth) late() []string { return b.compiled.Late(b) }
 // ServeHTTP passes q to Next if it has valid credentials, and answers 401
 // otherwise.
 func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if b == nil {
+		unusable(w, q, errNil)
+		return
+	}
 	basic, err := b.compiled.Use(b, b.compile)
 	if err != nil {
 		unusable(w, q, err)
@@ -263,6 +270,10 @@ func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }
 // ServeHTTP passes q to Next if Auth allows it, and otherwise answers with Auth's
 // response.
 func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if a == nil {
+		unusable(w, q, errNil)
+		return
+	}
 	question, err := a.compiled.Use(a, a.compile)
 	if err != nil {
 		unusable(w, q, err)
@@ -356,11 +367,15 @@ func checkHandler(name string, h http.Handler) error {
 
 // fault returns the error of a handler, or of a handler that it wraps.
 func fault(h http.Handler) (err error) {
-	if f, ok := h.(http.HandlerFunc); h == nil || ok && f == nil {
+	if h == nil {
 		return errNil
 	}
 	outer := h
 	reach.Walk(h, func(h http.Handler) bool {
+		if reach.IsNil(h) {
+			err = errNil
+			return false
+		}
 		if _, ok := h.(*Passthrough); ok && h != outer {
 			err = fmt.Errorf("%T wraps a Passthrough, which serves no requests: make it a route of its own", outer)
 			return false
@@ -374,7 +389,7 @@ func fault(h http.Handler) (err error) {
 	return err
 }
 
-var errNil = errors.New("nil handler: a handler is required")
+var errNil = errors.New(`nil handler: a handler is required, such as hostproxy.To("localhost:4006")`)
 
 // unusable answers requests to a handler with invalid fields, used without a
 // route. The fields of a route's handler are checked when the route is added.
@@ -709,11 +724,23 @@ func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	return rt.Value.handler, rt.Pattern.String()
 }
 
+// check returns an error if r is nil.
+func (r *Router) check() error {
+	if r == nil {
+		return errNil
+	}
+	return nil
+}
+
 // ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also
 // for middleware around the Router. CONNECT gets 501, except for a WebSocket over
 // HTTP/2 (RFC 8441). A request that has passed the Router more than three times
 // before, according to its Via header, is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if r == nil {
+		unusable(w, q, errNil)
+		return
+	}
 	x := exchange.Begin(q, r.TrustedProxies)
 	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
@@ -779,56 +806,6 @@ func (r *Router) end(x *exchange.Exchange) {
 	r.observe(&x.Record)
 }
 
-// observe reports the record of an exchange, of either lane.
-func (r *Router) observe(x *exchange.Record) {
-	if kept := r.failures.Load(); kept != nil && x.Err != nil {
-		kept.Add(x.Failed())
-	}
-	if r.Observe != nil {
-		r.Observe(publicExchange(x))
-		return
-	}
-	if f, ok := x.Err.(*exchange.Failure); ok && f.Side != exchange.SideClient {
-		r.logger().Warn("exchange failed", "host", x.Host, "path", x.Path, "status", x.Status, "op", f.Op,
-			"target", f.Target, "side", string(f.Side), "cause", f.Err)
-	}
-}
-
-// lane returns a fast lane without routes: it refuses forbidden requests and
-// leaves all others to net/http.
-func (r *Router) lane() *serve.Lane {
-	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
-	if rules, err := r.rules(); err == nil {
-		lane.Limit, lane.Numbering = rules.limit, rules.numbering
-	}
-	return lane
-}
-
-func noRoute(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }
-
-// hit is route for the fast lane. It finds upstreams only, and refuses nothing.
-//
-// Hot path: no allocation, and no lock except that of TLS.Host.
-func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, bool) {
-	t := r.table.Load() // once: no request is admitted by some routes and served by others
-	if state != nil && !r.belongs(t, state, host) {
-		return serve.Hit{}, false
-	}
-	rt, err := t.Lookup(host, path)
-	if err != nil || rt == nil {
-		return serve.Hit{}, false
-	}
-	u, ok := rt.Value.handler.(*Upstream)
-	if !ok {
-		return serve.Hit{}, false
-	}
-	f, err := u.compile()
-	if err != nil {
-		return serve.Hit{}, false // the handler lane answers
-	}
-	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
-}
-
 // route returns the route of q, or the handler that answers if there is none.
 func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 	rt, no := r.find(q)
@@ -883,12 +860,6 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 		return nil, refusal{http.StatusMisdirectedRequest, "destination_not_found", errNoRoute}
 	}
 	return nil, refusal{http.StatusNotFound, "destination_not_found", errNoRoute}
-}
-
-// belongs reports whether a connection may carry requests for a canonical host, by
-// the routes of t.
-func (r *Router) belongs(t *routes.Table[route], state *tls.ConnectionState, host string) bool {
-	return r.certs.Belongs(func(pattern string) bool { return endOf(t, pattern) == here }, state, host)
 }
 
 // knows reports whether any route serves the canonical host.

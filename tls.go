@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -416,6 +417,9 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 	default:
 		return nil, fmt.Errorf("hostproxy: Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
 	}
+	if err := checkAddress(address); err != nil && network != "unix" {
+		return nil, err
+	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: %w", err)
@@ -446,6 +450,33 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	}
 	r.carries.Store(true)
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
+}
+
+// listen opens a TCP listener. Its error says what to do about a port that is
+// forbidden or taken.
+func listen(addr string) (net.Listener, error) {
+	if err := checkAddress(addr); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("hostproxy: listen %q: %w: a port below 1024 requires the capability CAP_NET_BIND_SERVICE: "+
+			"run setcap cap_net_bind_service=+ep on the binary, set AmbientCapabilities in the systemd unit, or choose another port", addr, err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("hostproxy: listen %q: %w: stop the other server or choose another address", addr, err)
+	case err != nil:
+		return nil, fmt.Errorf("hostproxy: listen %q: %w", addr, err)
+	}
+	return ln, nil
+}
+
+// checkAddress returns an error if address is a port alone.
+func checkAddress(address string) error {
+	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+		return fmt.Errorf("hostproxy: listen %q: an address is host:port, or :port for all addresses: write %q", address, ":"+address)
+	}
+	return nil
 }
 
 // doesTLS reports whether a listener already uses TLS: one from Listen, Wrap or
@@ -883,7 +914,7 @@ func (t *TLS) fault(idle bool) error {
 		errs = append(errs, fmt.Errorf("CA (%q) and Email (%q) must be empty when Issuer is set: set them in the issuer, or set Issuer to nil", t.CA, t.Email))
 	}
 	if idle && t.Host == nil { // Host may return an issuer that uses it
-		errs = append(errs, errors.New("TLS.DNS requires an ACME issuer without a DNS01Solver, and Issuer and Fallbacks have none: "+
+		errs = append(errs, errors.New("field DNS requires an ACME issuer without a DNS01Solver, and Issuer and Fallbacks have none: "+
 			"set DNS to nil, or use such an issuer"))
 	}
 	return errors.Join(errs...)

@@ -34,8 +34,8 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 		r.TLS.Issuer}
 	r.TLS.Internal = (*hostproxy.LocalCA)(nil)
 	r.TLS.Files = []hostproxy.CertFile{{}, {CertFile: "a.crt"}}
-	r.TLS.ShareTickets = true
-	r.TLS.Config = &tls.Config{MaxVersion: tls.VersionTLS11, SessionTicketsDisabled: true,
+	r.TLS.ShareTickets, r.TLS.DefaultHost = true, "https://a.example:8443/"
+	r.TLS.Config = &tls.Config{MaxVersion: tls.VersionTLS11, NextProtos: []string{"foo"}, SessionTicketsDisabled: true,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, nil }}
 	r.TLS.Host = say(nil)
 	r.TLS.HostPolicyTTL = 1
@@ -51,6 +51,8 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 		`Files[0]: CertFile is "" and KeyFile is "": set both`,
 		`Files[1]: CertFile is "a.crt" and KeyFile is "": set both`,
 		`Config.MaxVersion is TLS 1.1, below the minimum of TLS 1.2: raise it, or lower MinVersion`,
+		`Config.NextProtos is ["foo"]: want h2, http/1.1 or both among them`,
+		`DefaultHost: host "https://a.example:8443/": a host is a name such as a.example.com, without a scheme or a path`,
 		`ShareTickets and Config.SessionTicketsDisabled exclude each other`,
 		`ShareTickets and Config.GetConfigForClient exclude each other`,
 		`Config.GetConfigForClient and Host exclude each other`,
@@ -58,6 +60,8 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 	} {
 		assert.ErrorContains(t, err, want)
 	}
+	assert.Equal(t, 1, strings.Count(err.Error(), "TLS: "), "one prefix")
+	assert.NotContains(t, err.Error(), "TLS.")
 	assert.NotContains(t, err.Error(), "Fallbacks[4]", "the same issuer twice is no other one")
 	var other hostproxy.Router
 	other.TLS.Storage, other.TLS.Issuer = r.TLS.Storage, (*hostproxy.Issuer)(nil)
@@ -89,7 +93,7 @@ func TestADNSProviderThatNoIssuerTakesIsAnError(t *testing.T) {
 				require.NoError(t, r.Close())
 				return
 			}
-			require.ErrorContains(t, err, "TLS.DNS requires an ACME issuer without a DNS01Solver")
+			require.ErrorContains(t, err, "hostproxy: TLS: field DNS requires an ACME issuer without a DNS01Solver")
 		})
 	}
 }

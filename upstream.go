@@ -680,15 +680,17 @@ func (u *Upstream) Mirror(to *Upstream, share float64) error {
 
 // beside calls do with the compiled forms of u and other; other may be nil.
 func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) error) error {
-	var o *forward.Forwarder
-	if other != nil {
-		var err error
-		if o, err = other.compile(); err != nil {
-			return fmt.Errorf("hostproxy: %w", err)
+	return u.with(func(f *forward.Forwarder) error {
+		if other == nil {
+			return do(f, nil)
+		}
+		o, err := other.compile()
+		if err != nil {
+			return err
 		}
 		other.logTo(u.logger)
-	}
-	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
+		return do(f, o)
+	})
 }
 
 // Pause makes requests wait until [Upstream.Resume], for at most d after this call.
@@ -784,6 +786,9 @@ func publicError(f *exchange.Failure) *Error {
 // compile returns the compiled form of the fields, which are in use from then on.
 // The error has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
+	if u == nil {
+		return nil, errNil
+	}
 	if f := u.compiled.InUse(); f != nil {
 		return f, nil
 	}

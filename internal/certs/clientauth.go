@@ -171,6 +171,9 @@ func (a ClientAuth) load() (*auth, error) {
 		pool = a.CAs.Clone()
 	}
 	var errs []error
+	if a.Mode < tls.NoClientCert || a.Mode > tls.RequireAndVerifyClientCert {
+		errs = append(errs, fmt.Errorf("ClientAuth.Mode is %d: want one of the constants of tls.ClientAuthType", a.Mode))
+	}
 	times := make([]time.Time, len(a.CAFiles))
 	for i, file := range a.CAFiles {
 		times[i] = modified(file)

@@ -18,7 +18,7 @@ func (m *Manager) TLSConfig() *tls.Config {
 	if c.MinVersion == 0 {
 		c.MinVersion = tls.VersionTLS12
 	}
-	if c.NextProtos == nil {
+	if len(c.NextProtos) == 0 {
 		c.NextProtos = []string{"h2", "http/1.1"}
 	}
 	if !slices.Contains(c.NextProtos, acmez.ACMETLS1Protocol) {

@@ -44,11 +44,11 @@ func (m *Manager) checkAddresses() error {
 	var errs []error
 	for i, a := range m.options.Addresses {
 		if !a.IsValid() {
-			errs = append(errs, fmt.Errorf("TLS.Addresses[%d] is the zero netip.Addr, want an address", i))
+			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr, want an address", i))
 		}
 	}
 	if len(m.options.Addresses) > 0 && m.options.DisablePreflight {
-		errs = append(errs, errors.New("TLS.Addresses is for the preflight, which DisablePreflight turns off: set one of them"))
+		errs = append(errs, errors.New("Addresses is for the preflight, which DisablePreflight turns off: set one of them"))
 	}
 	return errors.Join(errs...)
 }

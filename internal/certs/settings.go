@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,9 @@ func checkConfig(base *tls.Config, hooked bool) error {
 	if least := cmp.Or(base.MinVersion, tls.VersionTLS12); base.MaxVersion != 0 && base.MaxVersion < least {
 		errs = append(errs, fmt.Errorf("Config.MaxVersion is %s, below the minimum of %s: raise it, or lower MinVersion",
 			tls.VersionName(base.MaxVersion), tls.VersionName(least)))
+	}
+	if p := base.NextProtos; len(p) > 0 && !slices.Contains(p, "h2") && !slices.Contains(p, "http/1.1") {
+		errs = append(errs, fmt.Errorf("Config.NextProtos is %q: want h2, http/1.1 or both among them, or nil, which means both", p))
 	}
 	return errors.Join(errs...)
 }

@@ -165,7 +165,7 @@ func (m *Manager) readFiles() error {
 	var errs []error
 	for i, p := range m.options.Files {
 		if err := p.check(); err != nil {
-			errs = append(errs, fmt.Errorf("TLS.Files[%d]: %w", i, err))
+			errs = append(errs, fmt.Errorf("Files[%d]: %w", i, err))
 			continue
 		}
 		f, err := readPair(p)

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -103,11 +104,11 @@ func bracketed(host string) string {
 	return host
 }
 
-// otherSchemes are those that people write for what has another one here.
-// Read-only.
-var otherSchemes = map[string]string{
-	"ws": "for WebSocket use http://", "wss": "for WebSocket over TLS use https://",
-	"grpc": "for gRPC use h2c://", "grpcs": "for gRPC over TLS use https://", "h2": "for HTTP/2 over TLS use https://",
+// otherSchemes are those that people write for what has another one here: what
+// that is, and its scheme. Read-only.
+var otherSchemes = map[string][2]string{
+	"ws": {"WebSocket", "http"}, "wss": {"WebSocket over TLS", "https"}, "h2": {"HTTP/2 over TLS", "https"},
+	"grpc": {"gRPC", "h2c"}, "grpcs": {"gRPC over TLS", "https"}, "dns": {"gRPC", "h2c"}, "passthrough": {"gRPC", "h2c"},
 }
 
 // checkTarget returns the rule that a target's URL breaks, or nil.
@@ -132,7 +133,8 @@ func checkTarget(u *url.URL) error {
 		return nil
 	}
 	if use, ok := otherSchemes[u.Scheme]; ok {
-		return fmt.Errorf("the scheme %s is not known: %s", u.Scheme, use)
+		at := cmp.Or(u.Host, strings.Trim(u.Path, "/"), "host:port")
+		return fmt.Errorf("the scheme %s is not known: for %s write %s://%s", u.Scheme, use[0], use[1], at)
 	}
 	return fmt.Errorf("the scheme %q is not known: use http, https, h2c or unix", u.Scheme)
 }

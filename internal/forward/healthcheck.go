@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -62,7 +63,7 @@ func (p *Probe) check() error {
 // checkTarget reports why t cannot be asked as p says.
 func (p *Probe) checkTarget(t *Target) error {
 	if p.GRPC && t.h2 == nil && t.Pool != nil {
-		return errors.New("health by gRPC needs an https or h2c target")
+		return fmt.Errorf("target %s: Health.GRPC requires HTTP/2: write h2c://%s, or https://%[2]s over TLS", t.Name, cmp.Or(t.URL.Host, "host:port"))
 	}
 	return nil
 }

@@ -76,6 +76,8 @@ func splitOther(hostport string) (host, port string, err error) {
 	}
 	host, port, found := strings.Cut(hostport, ":")
 	switch {
+	case strings.Contains(hostport, "/"):
+		return "", "", &refusal{hostport, "a host is a name such as a.example.com, without a scheme or a path"}
 	case !found:
 	case strings.Contains(port, ":"):
 		return "", "", &refusal{hostport, "an IPv6 address needs brackets, as in [::1]; a name has no colon but the one before its port"}

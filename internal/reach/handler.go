@@ -28,6 +28,18 @@ func Walk(h http.Handler, f func(http.Handler) bool) {
 	}
 }
 
+// IsNil reports whether h is a nil of a type of net/http that cannot serve by it.
+// Other types may.
+func IsNil(h http.Handler) bool {
+	switch h := h.(type) {
+	case http.HandlerFunc:
+		return h == nil
+	case *http.ServeMux:
+		return h == nil
+	}
+	return false
+}
+
 // Alike reports whether a and b lead to the same handler in the end.
 func Alike(a, b http.Handler) bool { return Same(last(a), last(b)) }
 
