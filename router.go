@@ -340,7 +340,7 @@ type behind struct {
 // meet notes that the route leads to u.
 func (b *behind) meet(u *Upstream) {
 	if b.Meet(u) {
-		u.logTo(b.router.logger)
+		u.logTo(b.router)
 	}
 }
 
@@ -556,7 +556,7 @@ func (r *Router) use(rt *routes.Route[route]) {
 	}
 	if u, ok := rt.Value.handler.(*Upstream); ok {
 		r.uses.Add(u)
-		u.logTo(r.logger)
+		u.logTo(r)
 		return
 	}
 	reach.Walk(rt.Value.handler, func(h http.Handler) bool {

@@ -218,8 +218,13 @@ func (u *Upstream) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// logTo makes u log there, unless it has been told before.
-func (u *Upstream) logTo(logger func() *slog.Logger) { u.log.CompareAndSwap(nil, &logger) }
+// logTo makes u log where r does, unless it has been told before.
+func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
+	if u.log.Load() == nil { // which allocates nothing: it may have a million routes
+		logger := r.logger
+		u.log.CompareAndSwap(nil, &logger)
+	}
+}
 
 // A Source finds targets: it publishes the whole list whenever that may have
 // changed, until ctx is done. When it returns before, or panics, it is started
@@ -613,7 +618,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 		if o, err = other.compile(); err != nil {
 			return fmt.Errorf("hostproxy: %w", err)
 		}
-		other.logTo(u.logger)
+		other.logTo(u)
 	}
 	return u.with(func(f *forward.Forwarder) error { return do(f, o) })
 }
