@@ -92,6 +92,20 @@ func TestOneChangeCostsWhatItChanges(t *testing.T) {
 	assert.Less(t, bytes, uint64(32<<10))
 }
 
+// What stays is 64 bytes of the route and some 60 of the table.
+func TestReplaceLeavesLittleGarbage(t *testing.T) {
+	const hosts = 100_000
+	rs := tenants(hosts)
+	var r hostproxy.Router
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	require.NoError(t, r.Replace(rs))
+	runtime.ReadMemStats(&after)
+	each := (after.TotalAlloc - before.TotalAlloc) / hosts
+	t.Logf("%d bytes a host", each)
+	assert.Less(t, each, uint64(215))
+}
+
 func BenchmarkSet(b *testing.B) {
 	for _, n := range []int{100, 1_000_000} {
 		var r hostproxy.Router

@@ -423,7 +423,7 @@ type behind struct {
 // add notes that u is behind the route.
 func (b *behind) add(u *Upstream) {
 	if b.Meet(u) {
-		u.logTo(b.router.logger)
+		u.logTo(b.router)
 	}
 }
 
@@ -645,7 +645,7 @@ func (r *Router) retain(rt *routes.Route[route]) {
 	}
 	if u, ok := rt.Value.handler.(*Upstream); ok {
 		r.uses.Add(u)
-		u.logTo(r.logger)
+		u.logTo(r)
 		return
 	}
 	reach.Walk(rt.Value.handler, func(h http.Handler) bool {

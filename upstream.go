@@ -254,8 +254,13 @@ func (u *Upstream) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// logTo sets the logger of background work, unless one is set.
-func (u *Upstream) logTo(logger func() *slog.Logger) { u.log.CompareAndSwap(nil, &logger) }
+// logTo sets the logger of background work to that of r, unless one is set.
+func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
+	if u.log.Load() == nil { // a look costs no allocation: u may have a million routes
+		logger := r.logger
+		u.log.CompareAndSwap(nil, &logger)
+	}
+}
 
 // A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource].
 // It calls publish with the complete list whenever that may have changed, until
@@ -688,7 +693,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 		if err != nil {
 			return err
 		}
-		other.logTo(u.logger)
+		other.logTo(u)
 		return do(f, o)
 	})
 }

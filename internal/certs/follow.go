@@ -144,10 +144,12 @@ func (m *Manager) follow(names []string) {
 func (m *Manager) decideAll(names []string) {
 	m.followMu.Lock() // what is decided is done before anything else is decided
 	defer m.followMu.Unlock()
-	wants := make([]want, len(names))
-	for i, name := range names {
-		wants[i] = m.decide(name)
+	wants := m.wants[:0]
+	for _, name := range names {
+		wants = append(wants, m.decide(name))
 	}
+	defer clear(wants)
+	m.wants = wants
 	var hopeless []Status
 	m.mu.Lock()
 	for i, name := range names {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 var (
@@ -69,6 +70,7 @@ type Manager struct {
 	changes  changes
 	syncMu   sync.Mutex // one sync at a time
 	followMu sync.Mutex // one decision about a name at a time
+	wants    []want     // of the names that are decided about; kept for the next ones; guarded by followMu
 
 	mu        sync.RWMutex
 	table     table
@@ -191,6 +193,6 @@ func (m *Manager) settle() {
 }
 
 func isIP(name string) bool {
-	_, err := netip.ParseAddr(name)
-	return err == nil
+	_, ok := hostname.Addr(name)
+	return ok
 }

@@ -109,6 +109,18 @@ func splitBracketed(hostport string) (host, port string, err error) {
 	return host, rest[1:], nil
 }
 
+// Addr returns the address that a host is, without brackets; false if it is a name. It allocates nothing for names, unlike
+// netip.ParseAddr, whose error is made for each.
+func Addr(host string) (netip.Addr, bool) {
+	if host == "" || !isDigit(host[len(host)-1]) && !strings.Contains(host, ":") {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(host)
+	return a, err == nil
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
 // parseIPv6 returns the canonical form of an IPv6 address. A zone means something to one machine only: it has none.
 func parseIPv6(s string) (string, bool) {
 	a, err := netip.ParseAddr(s)

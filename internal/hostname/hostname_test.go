@@ -1,6 +1,7 @@
 package hostname_test
 
 import (
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -193,6 +194,18 @@ func TestAppendCanonicalKnowsPlainHosts(t *testing.T) {
 	}
 }
 
+func TestAddrReadsWhatNetipReads(t *testing.T) {
+	for _, host := range []string{
+		"192.0.2.1", "192.0.2.256", "1", "::", "::a", "2001:db8::abcd", "fe80::1%eth0", "::ffff:192.0.2.1", "[::1]",
+		"example.com", "example.c0", "a:b", "",
+	} {
+		want, err := netip.ParseAddr(host)
+		got, ok := hostname.Addr(host)
+		assert.Equal(t, err == nil, ok, host)
+		assert.Equal(t, want, got, host)
+	}
+}
+
 func TestHotPathsDoNotAllocate(t *testing.T) {
 	buf := make([]byte, 0, 256)
 	for _, host := range []string{"api.example.com", "api.example.com:8443", "example.com.", "192.0.2.1:80", name253} {
@@ -200,6 +213,9 @@ func TestHotPathsDoNotAllocate(t *testing.T) {
 		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _, _ = hostname.Split(host) }), "Split(%s)", host)
 		upper := []byte(strings.ToUpper(host))
 		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = hostname.AppendCanonical(buf, upper) }), "AppendCanonical(%s)", upper)
+	}
+	for _, host := range []string{"api.example.com", "192.0.2.1", name253} {
+		assert.Zero(t, testing.AllocsPerRun(100, func() { _ = hostname.IsInternal(host) }), "IsInternal(%s)", host)
 	}
 }
 

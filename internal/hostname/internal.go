@@ -28,7 +28,7 @@ var internalPrefixes = []netip.Prefix{
 // test, internal, local, home.arpa and what is below them, and addresses that are private or special.
 // It takes the base of a wildcard as well as a host.
 func IsInternal(host string) bool {
-	if a, err := netip.ParseAddr(host); err == nil {
+	if a, ok := Addr(host); ok {
 		return isInternalAddr(a.Unmap())
 	}
 	return Below(host, internalNames...)

@@ -2,7 +2,6 @@ package hostname
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -25,7 +24,7 @@ var reservedNames = []string{
 // Requirements exclude (4.2.2 and 7.1.2.7.12).
 func Unsignable(pattern string) string {
 	host := strings.TrimPrefix(pattern, "*.")
-	if a, err := netip.ParseAddr(host); err == nil {
+	if a, ok := Addr(host); ok {
 		if isInternalAddr(a.Unmap()) {
 			return "the address is private or reserved"
 		}

@@ -11,6 +11,7 @@ import (
 type Change[V any] struct {
 	From, To        *Table[V]
 	Coming, Leaving []*Route[V] // that only To has, and that only From has
+	taken           []*Route[V] // of From, whose patterns those of Coming take; nil for none, and beyond the end
 }
 
 // NewChange returns the change that makes the given routes, which are new, the only ones. A route of from stays as it is
@@ -20,9 +21,16 @@ func NewChange[V any](from *Table[V], given []Given[V], same func(old, given *Ro
 	var turn yield.Turn
 	for i, n := range given {
 		turn.Step()
-		if o, ok := from.Get(n.Pattern); ok && same(o, n.Route) {
+		o, ok := from.Get(n.Pattern)
+		switch {
+		case ok && same(o, n.Route):
 			given[i].Route = o
 			continue
+		case ok && c.taken == nil:
+			c.taken = make([]*Route[V], 0, len(given))
+		}
+		if ok {
+			c.taken = append(c.taken[:len(c.Coming)], o)
 		}
 		c.Coming = append(c.Coming, n.Route)
 	}
@@ -40,18 +48,29 @@ func NewChange[V any](from *Table[V], given []Given[V], same func(old, given *Ro
 func (c *Change[V]) Hosts() iter.Seq[string] { return Differ(c.From, c.To, c.Coming, c.Leaving) }
 
 // Came yields each route that comes, with the one whose pattern it takes, nil if there is none.
-func (c *Change[V]) Came() iter.Seq2[*Route[V], *Route[V]] { return beside(c.Coming, c.From) }
-
-// Left yields each route that leaves, with the one that takes its pattern, nil if there is none.
-func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] { return beside(c.Leaving, c.To) }
-
-// beside yields each of some routes with that of the same pattern in t.
-func beside[V any](rs []*Route[V], t *Table[V]) iter.Seq2[*Route[V], *Route[V]] {
+func (c *Change[V]) Came() iter.Seq2[*Route[V], *Route[V]] {
 	return func(yields func(*Route[V], *Route[V]) bool) {
 		var turn yield.Turn
-		for _, r := range rs {
+		for i, r := range c.Coming {
 			turn.Step()
-			other, _ := t.Get(r.Pattern)
+			var old *Route[V]
+			if i < len(c.taken) {
+				old = c.taken[i]
+			}
+			if !yields(r, old) {
+				return
+			}
+		}
+	}
+}
+
+// Left yields each route that leaves, with the one that takes its pattern, nil if there is none.
+func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] {
+	return func(yields func(*Route[V], *Route[V]) bool) {
+		var turn yield.Turn
+		for _, r := range c.Leaving {
+			turn.Step()
+			other, _ := c.To.Get(r.Pattern)
 			if !yields(r, other) {
 				return
 			}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
 // Hot path: Lookup and Knows take no lock and allocate nothing, with one route or a million.
@@ -187,28 +189,33 @@ func (t *Table[V]) Hosts() iter.Seq[string] {
 	}
 }
 
-// few is how many routes that changed are sorted by host rather than looking at all hosts.
-const few = 10_000
-
 // Differ yields each host pattern once whose routes differ between two tables, in no order, for the routes that came
 // from one to the other, and those that left. It may yield patterns whose routes are the same.
 func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[string] {
-	if len(coming)+len(leaving) <= few {
-		hosts := make([]string, 0, len(coming)+len(leaving))
-		for _, r := range slices.Concat(coming, leaving) {
-			hosts = append(hosts, r.Pattern.Host())
-		}
-		slices.Sort(hosts)
-		return slices.Values(slices.Compact(hosts))
-	}
-	return func(yield func(string) bool) {
-		for host := range to.Hosts() {
-			if from.site(host) != to.site(host) && !yield(host) {
+	return func(yields func(string) bool) {
+		var turn yield.Turn
+		paths := make(map[string]struct{}) // the hosts of routes with a path, which may have several
+		for _, r := range coming {
+			turn.Step()
+			switch host := r.Pattern.Host(); {
+			case r.Pattern.Path() != "":
+				paths[host] = struct{}{}
+			case !yields(host):
 				return
 			}
 		}
-		for host := range from.Hosts() {
-			if to.site(host).empty() && !yield(host) {
+		for _, r := range leaving {
+			turn.Step()
+			switch host := r.Pattern.Host(); {
+			case r.Pattern.Path() != "":
+				paths[host] = struct{}{}
+			case to.site(host).route == nil && !yields(host): // else the one that came is in coming
+				return
+			}
+		}
+		for host := range paths {
+			turn.Step()
+			if from.site(host).route == to.site(host).route && !yields(host) { // else it was yielded above
 				return
 			}
 		}

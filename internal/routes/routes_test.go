@@ -342,8 +342,8 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 func TestDifferYieldsEachHostThatChangedOnce(t *testing.T) {
 	for _, more := range []int{0, 20_000} { // few changes, and many
 		stays := newRoutes(t, "stays.test", "paths.test/a", "*.stays.test", "*")
-		goes := append(newRoutes(t, "goes.test/a", "goes.test/b", "*.goes.test", "swapped.test"), hostRoutes(t, more, "old-%d.test")...)
-		comes := append(newRoutes(t, "paths.test/b", "paths.test/c", "*/c", "swapped.test"), hostRoutes(t, more, "new-%d.test")...)
+		goes := append(newRoutes(t, "goes.test/a", "goes.test/b", "*.goes.test", "swapped.test", "whole.test", "both.test", "both.test/a"), hostRoutes(t, more, "old-%d.test")...)
+		comes := append(newRoutes(t, "paths.test/b", "paths.test/c", "*/c", "swapped.test", "whole.test/a", "both.test", "both.test/b"), hostRoutes(t, more, "new-%d.test")...)
 		from, err := routes.New(slices.Concat(stays, goes))
 		require.NoError(t, err)
 		to, err := routes.New(slices.Concat(comes, stays))
@@ -351,7 +351,7 @@ func TestDifferYieldsEachHostThatChangedOnce(t *testing.T) {
 		coming, leaving := slices.Collect(routes.Only(to, from)), slices.Collect(routes.Only(from, to))
 		require.Len(t, coming, len(comes))
 		require.Len(t, leaving, len(goes))
-		want := []string{"goes.test", "*.goes.test", "swapped.test", "paths.test", "*"}
+		want := []string{"goes.test", "*.goes.test", "swapped.test", "whole.test", "both.test", "paths.test", "*"}
 		for i := range more {
 			want = append(want, fmt.Sprintf("old-%d.test", i), fmt.Sprintf("new-%d.test", i))
 		}
