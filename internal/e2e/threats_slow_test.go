@@ -199,14 +199,20 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
 	impatient := func(u *hostproxy.Upstream) {
-		u.IdleTimeout, u.ResponseHeaderTimeout = 4*moment, 4*moment
+		u.IdleTimeout, u.ResponseHeaderTimeout = 2*patient, 2*patient
 		u.Targets[0].Host = full.Addr()
 	}
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
-		for _, method := range []string{"POST", "PURGE"} {
-			c := k.connect(t)
-			go func() { _ = c.Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20))) }()
-			p, err := c.ReadResponse(method)
+		methods := []string{"POST", "PURGE"}
+		conns := make([]*proxytest.Conn, len(methods))
+		for i, method := range methods {
+			conns[i] = k.connect(t)
+			go func() {
+				_ = conns[i].Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20)))
+			}()
+		}
+		for i, method := range methods {
+			p, err := conns[i].ReadResponse(method)
 			require.NoError(t, err)
 			assert.Equal(t, 504, p.StatusCode)
 			k.expectFailure(t, hostproxy.SideUpstream, 504)
