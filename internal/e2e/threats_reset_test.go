@@ -62,7 +62,6 @@ func TestStreamsThatAreResetLeaveTheBackend(t *testing.T) {
 		{"trailers without end", post, func(p *h2, stream uint32) error { return p.ask(stream, false, "x-sum", "1") }},
 	} {
 		t.Run(tt.about, func(t *testing.T) {
-			t.Parallel()
 			w := new(crowd)
 			backend := proxytest.NewBackend(t, w.serve)
 			k := newFast(t, shape{secure: true, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})

@@ -42,10 +42,11 @@ func (c *Conn) SetReadDeadline(at time.Time) error {
 	return c.Conn.SetReadDeadline(at)
 }
 
-// begin gives a method its time. Without it a busy machine would make a connection fail for its age.
-func (c *Conn) begin(deadline func(time.Time) error) {
+// begin gives a method its time: a connection does not fail for its age. The time is for both directions, since a TLS handshake
+// that is left to the first read writes too.
+func (c *Conn) begin() {
 	if !c.own.Load() {
-		_ = deadline(time.Now().Add(Patience))
+		_ = c.Conn.SetDeadline(time.Now().Add(Patience))
 	}
 }
 
@@ -66,7 +67,7 @@ type Response struct {
 
 // ReadRequest reads one whole request. At the end of the connection the error is io.EOF.
 func (c *Conn) ReadRequest() (*Request, error) {
-	c.begin(c.Conn.SetReadDeadline)
+	c.begin()
 	q, err := http.ReadRequest(c.r)
 	if err != nil {
 		return nil, err
@@ -77,7 +78,7 @@ func (c *Conn) ReadRequest() (*Request, error) {
 
 // ReadHead reads up to and including the next empty line and returns it as it came.
 func (c *Conn) ReadHead() (string, error) {
-	c.begin(c.Conn.SetReadDeadline)
+	c.begin()
 	var head []byte
 	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
 		line, err := c.r.ReadBytes('\n')
@@ -93,7 +94,7 @@ func (c *Conn) ReadHead() (string, error) {
 // ReadResponse reads one whole response to a request of the given method, a 1xx too.
 // With an error, the Response holds what had come before it, and is nil when not even a head had.
 func (c *Conn) ReadResponse(method string) (*Response, error) {
-	c.begin(c.Conn.SetReadDeadline)
+	c.begin()
 	p, err := http.ReadResponse(c.r, &http.Request{Method: method})
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ func (c *Conn) ReadResponse(method string) (*Response, error) {
 
 // Read reads what is buffered first, then from the connection.
 func (c *Conn) Read(p []byte) (int, error) {
-	c.begin(c.Conn.SetReadDeadline)
+	c.begin()
 	n, err := c.r.Read(p)
 	c.take()
 	return n, err
@@ -112,7 +113,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // ReadString reads exactly n bytes.
 func (c *Conn) ReadString(n int) (string, error) {
-	c.begin(c.Conn.SetReadDeadline)
+	c.begin()
 	p := make([]byte, n)
 	n, err := io.ReadFull(c.r, p)
 	c.take()
@@ -121,7 +122,7 @@ func (c *Conn) ReadString(n int) (string, error) {
 
 // ReadAll reads until the other end closes. A reset counts as an end, a timeout is an error.
 func (c *Conn) ReadAll() (string, error) {
-	c.begin(c.Conn.SetReadDeadline)
+	c.begin()
 	p, err := io.ReadAll(c.r)
 	c.take()
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -132,7 +133,7 @@ func (c *Conn) ReadAll() (string, error) {
 
 // Send writes s as it is.
 func (c *Conn) Send(s string) error {
-	c.begin(c.Conn.SetWriteDeadline)
+	c.begin()
 	_, err := io.WriteString(c.Conn, s)
 	return err
 }
