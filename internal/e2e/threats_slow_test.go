@@ -103,7 +103,7 @@ func (k *track) first(t testing.TB, c *proxytest.Conn, raw string) {
 }
 
 func TestIdleConnectionsAreClosed(t *testing.T) {
-	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = 4 * moment }}, func(t *testing.T, k *track) {
+	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = 2 * patient }}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&say)
 		var conns []*proxytest.Conn
 		for _, raw := range []string{"", get, purge} {
