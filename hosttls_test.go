@@ -64,10 +64,12 @@ func statusOf(c *http.Client, host string) (int, error) {
 }
 
 func TestClientAuthenticationSetAtRunTimeCountsForKeptConnections(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clients := proxytest.Certificate(t, "client.example")
 	for _, lane := range []string{"fast", "handler"} {
 		for _, protocol := range []string{"h1", "h2"} {
 			t.Run(lane+" "+protocol, func(t *testing.T) {
+				t.Parallel()
 				var h hosts
 				var r hostproxy.Router
 				r.TLS.Storage, r.TLS.Host = files(t), h.hook
@@ -105,6 +107,7 @@ func TestClientAuthenticationSetAtRunTimeCountsForKeptConnections(t *testing.T) 
 }
 
 func TestTwoHostsHaveTwoTypesOfKey(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	var h hosts
 	var r hostproxy.Router
 	r.TLS.Storage, r.TLS.Host = files(t), h.hook
@@ -172,6 +175,7 @@ func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
 }
 
 func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
@@ -203,10 +207,12 @@ func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T)
 // A client of an IP address sends no server name: it meets what the program says
 // of that address.
 func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clients := proxytest.Certificate(t, "client.example")
 	for _, lane := range []string{"fast", "handler"} {
 		for _, protocol := range []string{"h1", "h2"} {
 			t.Run(lane+" "+protocol, func(t *testing.T) {
+				t.Parallel()
 				_, others := proxytest.Certificate(t, "other.example")
 				var r hostproxy.Router
 				r.TLS.Storage = files(t)

@@ -3,6 +3,7 @@ package hostproxy_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"log"
 	"net"
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 		visitUntilEOF(what)
 		return
 	}
+	_ = flag.Set("test.parallel", "32") // what is parallel waits; -parallel says otherwise
 	proxytest.Main(m)
 }
 

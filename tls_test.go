@@ -67,6 +67,7 @@ func get(t testing.TB, c *http.Client, url string) (int, string) {
 }
 
 func TestInternalHostsAreServedWithALocalCAWithoutAnySetting(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	var log bytes.Buffer
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -106,6 +107,7 @@ func TestUnknownServerNamesAreRefusedInTheHandshake(t *testing.T) {
 
 // Unknown host over TLS: 421.
 func TestAHostThatIsNoRouteOfTheConnectionIsMisdirected(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.Handle("a.localhost", named("a"))
@@ -436,6 +438,7 @@ func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
 
 // A client that names no host shakes hands as one of the default host, and must not pass as one of all others then.
 func TestWhoNamesNoHostDoesNotSkipClientAuthentication(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	_, clientRoots := proxytest.Certificate(t, "client.example")
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		var reached atomic.Int64
@@ -475,6 +478,7 @@ func TestWhoNamesNoHostDoesNotSkipClientAuthentication(t *testing.T) {
 
 // CVE-2025-68121, and Go 1.26: a session of one host resumes on another.
 func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clientRoots := proxytest.Certificate(t, "client.example")
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)

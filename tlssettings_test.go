@@ -139,6 +139,7 @@ func TestANetworkThatCarriesNoTLSIsRefusedWithTheRemedy(t *testing.T) {
 }
 
 func TestSettingsThatNoRouteUsesAreWarnedAboutUntilOneDoes(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	const homeless, idle = "no route serves TLS.DefaultHost", "TLS.HostPolicy decides about nothing"
 	var log lockedBuffer
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}

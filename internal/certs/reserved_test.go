@@ -96,6 +96,7 @@ func TestALocalCASignsNoMoreThanInternalNames(t *testing.T) {
 		o.Choose = issuedBy(map[string]certmagic.Issuer{"nas.lan": local, "app.test": local, "db.internal": letsEncrypt()})
 		m, _ := start(t, o, "nas.lan", "app.test", "db.internal")
 		require.NoError(t, m.Await(t.Context(), "app.test"))
+		synctest.Wait() // for the others
 		for _, s := range m.Statuses() {
 			if s.Host != "app.test" {
 				assert.Error(t, s.Err, s.Host)

@@ -188,14 +188,14 @@ type chaos struct {
 // Whatever three of four targets do, every request that can be answered is, no answer is another's, nothing is carried out
 // twice that must not be, and nothing is left behind.
 func TestTheServiceSurvivesItsTargets(t *testing.T) {
-	clients, requests, length := chaosClients, 2000, 3*time.Second
+	clients, requests, length := chaosClients, 1200, 2*time.Second
 	if *chaosTime > 0 {
 		clients, requests, length = 8*chaosClients, 10_000, *chaosTime
 	}
 	const few = chaosClients
 	for _, c := range []chaos{
 		{name: "plain", clients: clients, requests: requests, time: length, change: func(*hostproxy.Upstream) {}},
-		{name: "with features", clients: few, requests: 1000, time: 3 * time.Second / 2, moody: true, queues: true, change: func(u *hostproxy.Upstream) {
+		{name: "with features", clients: few, requests: 600, time: time.Second, moody: true, queues: true, change: func(u *hostproxy.Upstream) {
 			u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: 50 * time.Millisecond, Timeout: time.Second}
 			u.Retry.Attempts = 2*chaosTargets - 1 // each that fails may win against one that would not have
 			u.Hedge, u.Retry.Statuses, u.SlowStart = 50*time.Millisecond, []int{503}, 100*time.Millisecond

@@ -116,6 +116,7 @@ func (c *exploding) Read([]byte) (int, error) {
 func TestALateConnectionMayPanicWhenItIsClosed(t *testing.T) {
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
+			t.Parallel() // most of the time is spent waiting
 			closed := make(chan struct{})
 			s := newSite(t, l, nil, func(s *site) {
 				s.upstream.DialTimeout = moment

@@ -176,13 +176,13 @@ func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 		}
 		for i, part := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "HTTP/1.1 200 OK\r\nCont", "ent-Length: 4\r\n\r\nsl", "ow"} {
 			_ = c.Send(part)
-			dawdle([]time.Duration{1100 * time.Millisecond, 40 * time.Millisecond, 40 * time.Millisecond, 0}[i])
+			dawdle([]time.Duration{3100 * time.Millisecond, 40 * time.Millisecond, 40 * time.Millisecond, 0}[i])
 		}
 	}
 	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, good)
 	build := func() *hostproxy.Upstream {
 		u := hedged(first, second)()
-		u.Hedge = time.Second // more than the first bytes take on a busy machine
+		u.Hedge = 3 * time.Second // more than the first bytes take on a busy machine
 		return u
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {

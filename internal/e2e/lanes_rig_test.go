@@ -81,7 +81,7 @@ func (m *mirror) serve(nc net.Conn) {
 	}()
 	c := proxytest.NewConn(nc)
 	for {
-		_ = nc.SetDeadline(time.Now().Add(4 * proxytest.Patience)) // kept connections stay for a whole run
+		_ = c.SetDeadline(time.Now().Add(4 * proxytest.Patience)) // kept connections stay for a whole run
 		q, err := c.ReadRequest()
 		if q == nil || err != nil {
 			return

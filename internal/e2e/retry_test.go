@@ -99,7 +99,7 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 				t.Parallel()
 				patience := proxytest.Patience
 				if f.status == 504 {
-					patience = 4 * moment // to be waited for
+					patience = 2 * patient // to be waited for
 				}
 				second := proxytest.NewBackend(t, good)
 				upstream := func() *hostproxy.Upstream {

@@ -15,8 +15,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
 // siegeTime is how long the healthy host is measured under siege. By default it is short, and proves nothing about latency:
@@ -26,7 +24,7 @@ var siegeTime = flag.Duration("siege", 0, "time of TestAHealthyHostUnderSiege; 0
 
 // A CA that hangs, clients for pending hosts that come again and again, and one healthy host with 200 full handshakes a second.
 func TestAHealthyHostUnderSiege(t *testing.T) {
-	clients, rate, length := 300, 50, 2*time.Second
+	clients, rate, length := 150, 25, 2*time.Second
 	if *siegeTime == 0 {
 		t.Parallel() // most of the time is spent waiting
 	} else {
@@ -116,6 +114,9 @@ func (m *measured) at(q float64) time.Duration {
 	return m.took[int(q*float64(len(m.took)-1))]
 }
 
+// unhindered is more than a handshake takes on a busy machine, and less than one that waits for the others: they have 10 s.
+const unhindered = 9 * time.Second
+
 // measure makes full handshakes with the healthy host at a rate that does not depend on the answers. The time is the
 // client's, from before it connects, in this process.
 func measure(t *testing.T, s *siege, rate int, length time.Duration) *measured {
@@ -130,7 +131,7 @@ func measure(t *testing.T, s *siege, rate int, length time.Duration) *measured {
 		<-ticks.C
 		wg.Go(func() {
 			begin := time.Now()
-			c, err := tls.DialWithDialer(&net.Dialer{Timeout: proxytest.Patience / 3}, "tcp", s.addr, conf)
+			c, err := tls.DialWithDialer(&net.Dialer{Timeout: unhindered}, "tcp", s.addr, conf)
 			took := time.Since(begin)
 			mu.Lock()
 			defer mu.Unlock()

@@ -331,7 +331,6 @@ func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 
 // CVE-2022-27664: a drain ends although a client goes on talking.
 func TestADrainEndsDuringAnHTTP2Flood(t *testing.T) {
-	t.Parallel()
 	k := newFast(t, shape{secure: true})
 	k.records = nil
 	k.mirror.answer.Store(&say)

@@ -103,7 +103,7 @@ func (k *track) first(t testing.TB, c *proxytest.Conn, raw string) {
 }
 
 func TestIdleConnectionsAreClosed(t *testing.T) {
-	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = 4 * moment }}, func(t *testing.T, k *track) {
+	overFronts(t, shape{tune: func(s *hostproxy.Server) { s.IdleTimeout = 2 * patient }}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&say)
 		var conns []*proxytest.Conn
 		for _, raw := range []string{"", get, purge} {
@@ -199,14 +199,21 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
 	impatient := func(u *hostproxy.Upstream) {
-		u.IdleTimeout, u.ResponseHeaderTimeout = 4*moment, 4*moment
+		u.IdleTimeout, u.ResponseHeaderTimeout = patient, patient
 		u.Targets[0].Host = full.Addr()
 	}
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
-		for _, method := range []string{"POST", "PURGE"} {
-			c := k.connect(t)
-			go func() { _ = c.Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20))) }()
-			p, err := c.ReadResponse(method)
+		methods := []string{"POST", "PURGE"}
+		conns := make([]*proxytest.Conn, len(methods))
+		for i, method := range methods {
+			conns[i] = k.connect(t)
+			_ = conns[i].SetDeadline(time.Now().Add(4 * proxytest.Patience)) // so much takes its time on a busy machine
+			go func() {
+				_ = conns[i].Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20)))
+			}()
+		}
+		for i, method := range methods {
+			p, err := conns[i].ReadResponse(method)
 			require.NoError(t, err)
 			assert.Equal(t, 504, p.StatusCode)
 			k.expectFailure(t, hostproxy.SideUpstream, 504)

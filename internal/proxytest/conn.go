@@ -9,13 +9,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
 // A Conn is one end of a TCP or TLS connection that keeps the bytes of what it reads.
-// Its reads and writes fail after [Patience]. One goroutine reads and one writes at a time.
+// Each of its methods that reads or writes fails after [Patience], or at the deadline that the test has set. One goroutine
+// reads and one writes at a time.
 type Conn struct {
 	net.Conn
+	own atomic.Bool // the test has set a deadline
 	r   *bufio.Reader
 	raw *bytes.Buffer // what r took from the connection, the unread part of r's buffer included
 }
@@ -25,6 +28,26 @@ func NewConn(c net.Conn) *Conn {
 	raw := new(bytes.Buffer)
 	_ = c.SetDeadline(time.Now().Add(Patience))
 	return &Conn{Conn: c, r: bufio.NewReader(io.TeeReader(c, raw)), raw: raw}
+}
+
+// SetDeadline sets the deadline of all that follows.
+func (c *Conn) SetDeadline(at time.Time) error {
+	c.own.Store(true)
+	return c.Conn.SetDeadline(at)
+}
+
+// SetReadDeadline is SetDeadline for reads.
+func (c *Conn) SetReadDeadline(at time.Time) error {
+	c.own.Store(true)
+	return c.Conn.SetReadDeadline(at)
+}
+
+// begin gives a method its time: a connection does not fail for its age. The time is for both directions, since a TLS handshake
+// that is left to the first read writes too.
+func (c *Conn) begin() {
+	if !c.own.Load() {
+		_ = c.Conn.SetDeadline(time.Now().Add(Patience))
+	}
 }
 
 // A Request is a request as it came off the wire.
@@ -44,6 +67,7 @@ type Response struct {
 
 // ReadRequest reads one whole request. At the end of the connection the error is io.EOF.
 func (c *Conn) ReadRequest() (*Request, error) {
+	c.begin()
 	q, err := http.ReadRequest(c.r)
 	if err != nil {
 		return nil, err
@@ -54,6 +78,7 @@ func (c *Conn) ReadRequest() (*Request, error) {
 
 // ReadHead reads up to and including the next empty line and returns it as it came.
 func (c *Conn) ReadHead() (string, error) {
+	c.begin()
 	var head []byte
 	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
 		line, err := c.r.ReadBytes('\n')
@@ -69,6 +94,7 @@ func (c *Conn) ReadHead() (string, error) {
 // ReadResponse reads one whole response to a request of the given method, a 1xx too.
 // With an error, the Response holds what had come before it, and is nil when not even a head had.
 func (c *Conn) ReadResponse(method string) (*Response, error) {
+	c.begin()
 	p, err := http.ReadResponse(c.r, &http.Request{Method: method})
 	if err != nil {
 		return nil, err
@@ -79,6 +105,7 @@ func (c *Conn) ReadResponse(method string) (*Response, error) {
 
 // Read reads what is buffered first, then from the connection.
 func (c *Conn) Read(p []byte) (int, error) {
+	c.begin()
 	n, err := c.r.Read(p)
 	c.take()
 	return n, err
@@ -86,14 +113,18 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // ReadString reads exactly n bytes.
 func (c *Conn) ReadString(n int) (string, error) {
+	c.begin()
 	p := make([]byte, n)
-	n, err := io.ReadFull(c, p)
+	n, err := io.ReadFull(c.r, p)
+	c.take()
 	return string(p[:n]), err
 }
 
 // ReadAll reads until the other end closes. A reset counts as an end, a timeout is an error.
 func (c *Conn) ReadAll() (string, error) {
-	p, err := io.ReadAll(c)
+	c.begin()
+	p, err := io.ReadAll(c.r)
+	c.take()
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		err = nil
 	}
@@ -102,6 +133,7 @@ func (c *Conn) ReadAll() (string, error) {
 
 // Send writes s as it is.
 func (c *Conn) Send(s string) error {
+	c.begin()
 	_, err := io.WriteString(c.Conn, s)
 	return err
 }
