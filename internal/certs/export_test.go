@@ -118,7 +118,7 @@ func (m *Manager) Looks() int {
 
 // Preflight makes a preflight of a host.
 func (m *Manager) Preflight(ctx context.Context, host string) error {
-	return m.preflight(ctx, host, m.chainOf(host))
+	return m.scout.check(ctx, host, m.chainOf(host))
 }
 
 // Explain adds to an error of a CA what a preflight of a host has to say.
@@ -131,7 +131,7 @@ func (m *Manager) Preview(host string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := m.table.get(host)
-	h.put(m.looks, preview, time.Now())
+	h.put(m.scout.queue, preview, time.Now())
 }
 
 // Ordered returns how many public orders have started or wait.

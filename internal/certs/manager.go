@@ -48,7 +48,7 @@ type Manager struct {
 	static           atomic.Pointer[static]
 	files            []*pairFile // owned by the task that watches them
 	loads, infos     *queue
-	looks            *queue
+	scout            *scout
 	reloads          chan struct{} // a slot per certificate that is read for handshakes
 	demands          *demands
 	reporter         *reporter
@@ -89,7 +89,6 @@ func New(o Options) (*Manager, error) {
 		zap:     newZap(o.Logger),
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
-		looks:   newQueue(maxPreflights, nil),
 		reloads: make(chan struct{}, maxReloads),
 		changes: changes{wake: make(chan struct{}, 1)},
 		lobby:   newLobby(o.Logger),
@@ -104,12 +103,14 @@ func New(o Options) (*Manager, error) {
 	m.notices = &notices{manager: m}
 	m.tickets = &tickets{manager: m}
 	m.reporter = newReporter(o.Logger, o.Observe)
-	storage, err := orFiles(o.Storage)
+	storage, badStorage := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
 	m.shapes = newShapes(m.storage)
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
-	if err := errors.Join(err, m.checkTLS(), m.checkAddresses(), m.readFiles(), m.newPublic(), m.newInternal()); err != nil {
+	var badAddresses error
+	m.scout, badAddresses = newScout(&m.options)
+	if err := errors.Join(badStorage, m.checkTLS(), badAddresses, m.readFiles(), m.newPublic(), m.newInternal()); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -138,7 +139,7 @@ func (m *Manager) Start(grace time.Duration) {
 		m.spawn(m.watchClock)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
-		m.spawn(func() { m.looks.loop(m.ctx) })
+		m.spawn(func() { m.scout.queue.loop(m.ctx) })
 		for c := range m.chains() {
 			m.begin(c)
 		}

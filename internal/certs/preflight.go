@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -39,24 +40,49 @@ type explainedError struct{ err, why error }
 func (e *explainedError) Error() string { return fmt.Sprintf("%v; also, %v", e.err, e.why) }
 func (e *explainedError) Unwrap() error { return e.err }
 
-// checkAddresses checks the settings of preflights.
-func (m *Manager) checkAddresses() error {
+// A scout makes preflights: it looks a host up in DNS before an order for it, so that no CA is asked that would not reach this
+// machine.
+type scout struct {
+	disabled   bool
+	addresses  []netip.Addr // under which CAs reach this machine; empty means those of its interfaces
+	interfaces func() []netip.Addr
+	resolve    func(ctx context.Context, host string) ([]netip.Addr, error)
+	log        *slog.Logger
+	queue      *queue // of hosts that are about to have a preflight
+}
+
+// newScout checks the settings of preflights.
+func newScout(o *Options) (*scout, error) {
+	s := &scout{
+		disabled:   o.DisablePreflight,
+		addresses:  o.Addresses,
+		interfaces: o.Interfaces,
+		resolve:    o.Resolve,
+		log:        o.Logger,
+		queue:      newQueue(maxPreflights, nil),
+	}
+	if s.interfaces == nil {
+		s.interfaces = interfaces
+	}
+	if s.resolve == nil {
+		s.resolve = resolve
+	}
 	var errs []error
-	for i, a := range m.options.Addresses {
+	for i, a := range s.addresses {
 		if !a.IsValid() {
 			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr, want an address", i))
 		}
 	}
-	if len(m.options.Addresses) > 0 && m.options.DisablePreflight {
+	if len(s.addresses) > 0 && s.disabled {
 		errs = append(errs, errors.New("Addresses is for the preflight, which DisablePreflight turns off: set one of them"))
 	}
-	return errors.Join(errs...)
+	return s, errors.Join(errs...)
 }
 
 // checks reports whether orders of c for name have a preflight: each issuer that is asked is a known public CA, which has to reach
 // the host.
-func (m *Manager) checks(name string, c *chain) bool {
-	if m.options.DisablePreflight || strings.HasPrefix(name, "*") {
+func (s *scout) checks(name string, c *chain) bool {
+	if s.disabled || strings.HasPrefix(name, "*") {
 		return false
 	}
 	asked := 0
@@ -73,30 +99,30 @@ func (m *Manager) checks(name string, c *chain) bool {
 	return asked > 0
 }
 
-// preflight looks name up before an order of c. It returns a *preflightError if no order can succeed, and nil if one may: a resolver
+// check looks name up before an order of c. It returns a *preflightError if no order can succeed, and nil if one may: a resolver
 // that fails says nothing, nor do records with private addresses, which the CA does not see.
-func (m *Manager) preflight(ctx context.Context, name string, c *chain) error {
-	if !m.checks(name, c) {
+func (s *scout) check(ctx context.Context, name string, c *chain) error {
+	if !s.checks(name, c) {
 		return nil
 	}
-	records, err := m.lookUp(ctx, name)
+	records, err := s.lookUp(ctx, name)
 	var no *net.DNSError
 	switch {
 	case errors.As(err, &no) && no.IsNotFound && !no.IsTemporary && !no.IsTimeout, err == nil && len(records) == 0:
 		return &preflightError{sure: true, text: fmt.Sprintf("%s has no A or AAAA record: create one that points at this machine, "+
 			"or set TLS.DisablePreflight if this machine cannot see it", name)}
 	case err != nil:
-		m.log.Debug("preflight says nothing", "host", name, "cause", err)
+		s.log.Debug("preflight says nothing", "host", name, "cause", err)
 		return nil
 	}
-	return m.leadsHere(name, records)
+	return s.leadsHere(name, records)
 }
 
 // leadsHere compares the records of name with the addresses of this machine.
-func (m *Manager) leadsHere(name string, records []netip.Addr) error {
-	here, sure := m.options.Addresses, true
+func (s *scout) leadsHere(name string, records []netip.Addr) error {
+	here, sure := s.addresses, true
 	if len(here) == 0 {
-		here, sure = publicOnly(m.interfaces()), false
+		here, sure = publicOnly(s.interfaces()), false
 	}
 	public := records[:0:0]
 	for _, a := range records {
@@ -136,10 +162,7 @@ func publicOnly(all []netip.Addr) []netip.Addr {
 }
 
 // interfaces returns the addresses of this machine.
-func (m *Manager) interfaces() []netip.Addr {
-	if m.options.Interfaces != nil {
-		return m.options.Interfaces()
-	}
+func interfaces() []netip.Addr {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil
@@ -154,16 +177,18 @@ func (m *Manager) interfaces() []netip.Addr {
 }
 
 // lookUp returns the addresses of name. That of an address is itself.
-func (m *Manager) lookUp(ctx context.Context, name string) (addrs []netip.Addr, err error) {
+func (s *scout) lookUp(ctx context.Context, name string) (addrs []netip.Addr, err error) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{a}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, preflightTime)
 	defer cancel()
 	defer rescue("resolver", &err)
-	if m.options.Resolve != nil {
-		return m.options.Resolve(ctx, name)
-	}
+	return s.resolve(ctx, name)
+}
+
+// resolve looks name up in DNS.
+func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
 	// Strict: no A record and no answer about AAAA are not "no record". The dot at the end keeps the search list away.
 	r := net.Resolver{PreferGo: true, StrictErrors: true}
 	return r.LookupNetIP(ctx, "ip", name+".")
@@ -189,16 +214,16 @@ func (h *host) ordering() (*queue, step) {
 	m.mu.RLock()
 	renewal := h.summary != nil && !h.summary.expired(time.Now())
 	m.mu.RUnlock()
-	if c := h.chain(); renewal || !m.checks(h.name, c) {
+	if c := h.chain(); renewal || !m.scout.checks(h.name, c) {
 		return c.queue, issue
 	}
-	return m.looks, preview
+	return m.scout.queue, preview
 }
 
 // preview makes the preflight of an order.
 func (h *host) preview(ctx context.Context) {
 	m := h.manager
-	err := m.preflight(ctx, h.name, h.chain())
+	err := m.scout.check(ctx, h.name, h.chain())
 	if ctx.Err() != nil || err != nil && h.keptBack(err) {
 		return
 	}
@@ -229,7 +254,7 @@ func (h *host) keptBack(err error) bool {
 		return false
 	}
 	wait := min(preflightFirst<<min(kept, 10), preflightLast)
-	h.fail(err, ofPreflight, plan{m.looks, preview, time.Now().Add(wait)})
+	h.fail(err, ofPreflight, plan{m.scout.queue, preview, time.Now().Add(wait)})
 	return true
 }
 
@@ -242,7 +267,7 @@ func (h *host) nudge() {
 	}
 	if soon := o.looked.Add(preflightNudge); o.next.After(soon) {
 		o.next = soon
-		h.put(h.manager.looks, preview, soon)
+		h.put(h.manager.scout.queue, preview, soon)
 	}
 }
 
@@ -251,7 +276,7 @@ func (h *host) explain(ctx context.Context, err error) error {
 	if _, limited := limitedWait(err); limited || !refused(err) {
 		return err
 	}
-	if why := h.manager.preflight(ctx, h.name, h.chain()); why != nil {
+	if why := h.manager.scout.check(ctx, h.name, h.chain()); why != nil {
 		return &explainedError{err, why}
 	}
 	return err
