@@ -189,3 +189,25 @@ func (e lackError) Error() string {
 func (m *Manager) mints(host string) bool {
 	return m.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
 }
+
+// Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
+func (m *Manager) Status(host string) (Status, bool) {
+	m.syncHost(host)
+	ch, _ := m.choices.exact(host)
+	if s, ok := ch.status(host); ok {
+		return s, true
+	}
+	if s, ok := m.static.Load().status(host); ok {
+		return s, true
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	h := m.find(host)
+	if h == nil {
+		h = m.table.get(host) // a pattern
+	}
+	if h == nil {
+		return Status{}, false
+	}
+	return m.lobby.count(h.status()), true
+}

@@ -1,0 +1,66 @@
+package certs
+
+import (
+	"fmt"
+	"time"
+)
+
+// Renew gets a new certificate for a canonical host or a wildcard now, whether or not the one in use is due, and forgets
+// what failed before: backoff and verdict of the policy. It does not wait. The error says why there is nothing to do.
+func (m *Manager) Renew(host string) error {
+	if m.ctx.Err() != nil {
+		return errClosed
+	}
+	m.syncHost(host)
+	if m.brings(host) {
+		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
+	}
+	m.Forget(host)
+	m.mu.Lock()
+	h := m.find(host)
+	if h != nil {
+		defer m.mu.Unlock()
+		return h.renew()
+	}
+	m.mu.Unlock()
+	switch {
+	case m.passed(host):
+		return errPassed(host)
+	case isPattern(host) || !m.options.Knows(host):
+		return fmt.Errorf("no route serves %q", host)
+	case m.choices.none(host):
+		return fmt.Errorf("TLS.Host wants no certificate for %q: leave HostTLS.NoCertificate false, then call ReloadTLS", host)
+	case m.mints(host):
+		return fmt.Errorf("the local CA makes a certificate for %q at each handshake that needs one", host)
+	case m.options.Policy == nil:
+		return fmt.Errorf("no route names %q, and there is no HostPolicy that could allow a certificate for it", host)
+	}
+	_, _, err := m.demands.join(host)
+	return err
+}
+
+// Forget forgets what the policy said of a canonical host.
+func (m *Manager) Forget(host string) { m.demands.forget(host) }
+
+// renew makes an order the next thing that is done for h. The manager's lock is held.
+func (h *host) renew() error {
+	o := h.move()
+	if o.undecided {
+		h.manager.choices.ask(h.name, true)
+		return nil
+	}
+	if o.why == hopeless && o.err != nil {
+		return o.err
+	}
+	o.forced, o.rushed, o.awaited = h.summary != nil, o.cancel != nil, true
+	o.attempts, o.stalls, o.told = 0, 0, 0
+	h.marks.Store(used | recent)
+	if o.err != nil && h.summary == nil {
+		h.state = pending
+	}
+	o.err, o.next = nil, time.Time{}
+	if o.cancel == nil {
+		h.put(h.chain().queue, issue, time.Now())
+	}
+	return nil
+}
