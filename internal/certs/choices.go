@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 )
 
 // A choices is what the program says of each host pattern that has a route, and
@@ -268,51 +267,6 @@ func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 		return nil, undecided(pattern, nil)
 	}
 	return ch, nil
-}
-
-// undecidable notes that the hook has failed for a host that waits for it.
-func (m *Manager) undecidable(name string, err error, next time.Time, news bool) {
-	m.followMu.Lock() // the host may be about to be in the table
-	defer m.followMu.Unlock()
-	m.mu.Lock()
-	h := m.table.get(name)
-	if h == nil || h.motion == nil || !h.motion.undecided {
-		m.mu.Unlock()
-		if news && name == "*" { // which has no status
-			m.log.Warn("TLS.Host failed", "host", name, "cause", err)
-		}
-		return
-	}
-	h.state = failed
-	o := h.motion
-	o.err, o.why, o.looked, o.next, o.awaited = err, ofChoice, time.Now(), next, false
-	status := h.status()
-	h.settle()
-	m.mu.Unlock()
-	m.reporter.failed(status, ofChoice, news)
-}
-
-// onDemand reports whether a host came on demand.
-func (m *Manager) onDemand(name string) bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	h := m.table.get(name)
-	return h != nil && h.kind == onDemand
-}
-
-// reissue makes a host follow its new issuer.
-func (m *Manager) reissue(name string) {
-	refusal := m.refusal(name)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	h := m.table.get(name)
-	switch {
-	case h == nil || h.motion != nil && h.motion.undecided:
-	case refusal == nil:
-		h.switched()
-	case h.summary == nil:
-		h.hopeless(refusal)
-	}
 }
 
 // ReloadTLS asks the program again how TLS is done for the given patterns;

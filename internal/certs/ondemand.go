@@ -247,29 +247,3 @@ func (d *demands) kept(name string) bool {
 	s, err := findStored(m.ctx, m.storage, m.chainOf(name).authorities, name)
 	return err == nil && fresh(s.cert)
 }
-
-// addOnDemand adds a host that came with a handshake, and returns it with what is closed at its first outcome. vouched says
-// that the policy has allowed it.
-func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if h := m.find(name); h != nil {
-		if h.marks.Or(used|recent)&dozing != 0 {
-			h.wake()
-		}
-		if fresh(h.cert.Load()) || h.motion != nil && h.motion.err != nil {
-			return h, nil // there is no outcome to wait for
-		}
-		return h, h.outcome()
-	}
-	if !m.options.Knows(name) { // its route has gone while the policy thought
-		return nil, nil
-	}
-	h := &host{manager: m, name: name, kind: onDemand}
-	h.move().awaited, h.motion.vouched = true, vouched
-	h.marks.Store(used)
-	m.table.add(h)
-	m.below.add(name)
-	h.put(m.loads, load, time.Now())
-	return h, h.outcome()
-}

@@ -53,39 +53,3 @@ func checkConfig(base *tls.Config, hooked bool) error {
 	}
 	return errors.Join(errs...)
 }
-
-// served reports whether the TLS of a canonical host ends here, by the most
-// specific pattern with a route.
-func (m *Manager) served(host string) bool {
-	for _, pattern := range [...]string{host, wildcardOf(host), "*"} {
-		switch {
-		case pattern == "":
-		case m.options.Wants(pattern):
-			return true
-		case m.passes(pattern):
-			return false
-		}
-	}
-	return false
-}
-
-// passed reports whether the connections of a canonical host, or of a pattern, are
-// carried elsewhere.
-func (m *Manager) passed(host string) bool {
-	for _, pattern := range [...]string{host, wildcardOf(host), "*"} {
-		switch {
-		case pattern == "":
-		case m.options.Wants(pattern):
-			return false
-		case m.passes(pattern):
-			return true
-		}
-	}
-	return false
-}
-
-// passes reports whether the connections of exactly that pattern's route are
-// carried elsewhere.
-func (m *Manager) passes(pattern string) bool {
-	return m.options.Passes != nil && m.options.Passes(pattern)
-}
