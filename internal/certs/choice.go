@@ -352,17 +352,18 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 }
 
 // rereadRealms reads the CA files of client authentication again that have
-// changed.
-func (m *Manager) rereadRealms() {
-	for _, r := range m.choices.allRealms() {
+// changed. c may be nil.
+func (c *choices) rereadRealms() {
+	for _, r := range c.allRealms() {
+		log := c.manager.log
 		changed, err := r.reread()
 		if err != nil {
-			m.log.Log(m.ctx, r.fault.level(err), "CA files for client authentication cannot be read, the old CAs stay", "cause", err)
+			log.Log(c.manager.ctx, r.fault.level(err), "CA files for client authentication cannot be read, the old CAs stay", "cause", err)
 			continue
 		}
 		r.fault.end()
 		if changed {
-			m.log.Info("CA files for client authentication read", "files", r.given.CAFiles)
+			log.Info("CA files for client authentication read", "files", r.given.CAFiles)
 		}
 	}
 }

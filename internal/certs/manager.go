@@ -45,8 +45,7 @@ type Manager struct {
 	single           map[identity]*chain // of one issuer
 	accounts         map[accountID]*account
 	choices          *choices // of the program at run time; nil if it has no say
-	static           atomic.Pointer[static]
-	files            []*pairFile // owned by the task that watches them
+	static           *statics
 	loads, infos     *queue
 	scout            *scout
 	reloads          chan struct{} // a slot per certificate that is read for handshakes
@@ -108,9 +107,10 @@ func New(o Options) (*Manager, error) {
 	m.shapes = newShapes(m.storage)
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
-	var badAddresses error
+	var badAddresses, badFiles error
 	m.scout, badAddresses = newScout(&m.options)
-	if err := errors.Join(badStorage, m.checkTLS(), badAddresses, m.readFiles(), m.newPublic(), m.newInternal()); err != nil {
+	m.static, badFiles = newStatics(&m.options)
+	if err := errors.Join(badStorage, m.checkTLS(), badAddresses, badFiles, m.newPublic(), m.newInternal()); err != nil {
 		m.cancel()
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (m *Manager) Start(grace time.Duration) {
 		for c := range m.chains() {
 			m.begin(c)
 		}
-		if len(m.files) > 0 || m.choices != nil {
+		if len(m.static.files) > 0 || m.choices != nil {
 			m.spawn(m.watchFiles)
 		}
 		if m.options.ShareTickets {

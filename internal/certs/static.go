@@ -1,13 +1,16 @@
 package certs
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -102,18 +105,23 @@ func staticStatus(name string, leaf *x509.Certificate) Status {
 	}
 }
 
-// staticCerts are the certificates in the base settings.
-func (m *Manager) staticCerts() []tls.Certificate {
-	if m.options.Config == nil {
-		return nil
-	}
-	return m.options.Config.Certificates
+// statics are the certificates that the program brought for all hosts: those of its tls.Config, and those in files.
+type statics struct {
+	atomic.Pointer[static] // the table of them all
+
+	base  []tls.Certificate
+	files []*pairFile // owned by the task that calls reread
+	log   *slog.Logger
 }
 
-// readFiles reads all files at start.
-func (m *Manager) readFiles() error {
+// newStatics reads the files.
+func newStatics(o *Options) (*statics, error) {
+	s := &statics{log: o.Logger}
+	if o.Config != nil {
+		s.base = o.Config.Certificates
+	}
 	var errs []error
-	for i, p := range m.options.Files {
+	for i, p := range o.Files {
 		if err := p.check(); err != nil {
 			errs = append(errs, fmt.Errorf("Files[%d]: %w", i, err))
 			continue
@@ -123,11 +131,39 @@ func (m *Manager) readFiles() error {
 			errs = append(errs, err)
 			continue
 		}
-		m.files = append(m.files, f)
+		s.files = append(s.files, f)
 	}
-	t, err := newStatic(m.staticCerts(), m.files)
-	m.static.Store(t)
-	return errors.Join(append(errs, err)...)
+	t, err := newStatic(s.base, s.files)
+	s.Store(t)
+	return s, errors.Join(append(errs, err)...)
+}
+
+// reread reads the files again that have changed, and reports whether the names of the certificates may be others now.
+func (s *statics) reread(ctx context.Context) (changed bool) {
+	fresh := false
+	for i, f := range s.files {
+		if !f.changed() {
+			f.fault.end()
+			continue
+		}
+		next, err := readPair(f.KeyPair)
+		if err != nil {
+			// A certificate and its key may change one after the other: look again.
+			s.log.Log(ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "cause", err)
+			continue
+		}
+		s.log.Info("certificate files read", "file", f.CertFile, "not_after", next.cert.Leaf.NotAfter)
+		s.files[i], fresh = next, true
+	}
+	if !fresh {
+		return false
+	}
+	t, err := newStatic(s.base, s.files)
+	if err != nil {
+		return false
+	}
+	s.Store(t)
+	return true
 }
 
 // watchFiles is the task that reads files again when they have changed.
@@ -139,35 +175,12 @@ func (m *Manager) watchFiles() {
 		case <-m.ctx.Done():
 			return
 		case <-ticker.C:
-			m.rereadFiles()
+			if m.static.reread(m.ctx) {
+				m.Changed()
+			}
 			m.choices.sweep()
-			m.rereadRealms()
+			m.choices.rereadRealms()
 			m.choices.rereadFiles()
 		}
-	}
-}
-
-func (m *Manager) rereadFiles() {
-	fresh := false
-	for i, f := range m.files {
-		if !f.changed() {
-			f.fault.end()
-			continue
-		}
-		next, err := readPair(f.KeyPair)
-		if err != nil {
-			// A certificate and its key may change one after the other: look again.
-			m.log.Log(m.ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "cause", err)
-			continue
-		}
-		m.log.Info("certificate files read", "file", f.CertFile, "not_after", next.cert.Leaf.NotAfter)
-		m.files[i], fresh = next, true
-	}
-	if !fresh {
-		return
-	}
-	if t, err := newStatic(m.staticCerts(), m.files); err == nil {
-		m.static.Store(t)
-		m.Changed() // its names may be others
 	}
 }
