@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
+	"log/slog"
 	"path"
 	"strings"
 	"time"
@@ -24,18 +26,26 @@ const (
 	cleanAfter = 30 * 24 * time.Hour // from a certificate's end to its deletion
 )
 
-// watchCleanup is the task that has storage cleaned once a day.
-func (m *Manager) watchCleanup() {
+// A janitor deletes from storage, once a day, the certificates that no member of a cluster wants any more.
+type janitor struct {
+	storage *boundedStorage
+	chains  func() iter.Seq[*chain]
+	has     func(name string) bool // reports whether a host is in the table
+	log     *slog.Logger
+}
+
+// watch is the task that has storage cleaned, until ctx is done.
+func (j *janitor) watch(ctx context.Context) {
 	timer := time.NewTimer(cleanFirst)
 	defer timer.Stop()
 	for {
 		select {
-		case <-m.ctx.Done():
+		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
-		if err := m.cleanUp(m.ctx); err != nil && m.ctx.Err() == nil {
-			m.log.Debug("storage not cleaned", "cause", err)
+		if err := j.cleanUp(ctx); err != nil && ctx.Err() == nil {
+			j.log.Debug("storage not cleaned", "cause", err)
 		}
 		timer.Reset(cleanLook)
 	}
@@ -45,42 +55,42 @@ func (m *Manager) watchCleanup() {
 // has done so today. As long as any member of a cluster has a route for a host,
 // it renews the certificate; one that has expired and was left for a month is
 // therefore wanted by none, whatever their routes are. It is useless even if
-// that is wrong: the host gets a new one. Only issuers of this Manager are looked
+// that is wrong: the host gets a new one. Only the issuers in chains are looked
 // at, and of their hosts only those that it has no route for.
-func (m *Manager) cleanUp(ctx context.Context) error {
-	if due, err := m.cleanDue(ctx); err != nil || !due {
+func (j *janitor) cleanUp(ctx context.Context) error {
+	if due, err := j.due(ctx); err != nil || !due {
 		return err
 	}
 	patience, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := m.storage.Lock(patience, cleanedLock); err != nil {
+	if err := j.storage.Lock(patience, cleanedLock); err != nil {
 		return err
 	}
-	defer func() { _ = m.storage.Unlock(context.WithoutCancel(ctx), cleanedLock) }()
-	if due, err := m.cleanDue(ctx); err != nil || !due {
+	defer func() { _ = j.storage.Unlock(context.WithoutCancel(ctx), cleanedLock) }()
+	if due, err := j.due(ctx); err != nil || !due {
 		return err
 	}
 	// First, so that a failure waits for tomorrow.
-	if err := m.storage.put(ctx, cleanedKey, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
+	if err := j.storage.put(ctx, cleanedKey, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
 		return err
 	}
 	seen := make(map[string]bool)
 	var errs []error
-	for c := range m.chains() {
+	for c := range j.chains() {
 		for _, a := range c.authorities {
 			if !seen[a.key] {
 				seen[a.key] = true
-				errs = append(errs, a.cleanUp(ctx))
+				errs = append(errs, j.cleanUpAfter(ctx, a))
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// cleanDue reports whether nobody has cleaned for a day. What is no time, or lies
+// due reports whether nobody has cleaned for a day. What is no time, or lies
 // in the future, counts as never.
-func (m *Manager) cleanDue(ctx context.Context) (bool, error) {
-	b, err := m.storage.Load(ctx, cleanedKey)
+func (j *janitor) due(ctx context.Context) (bool, error) {
+	b, err := j.storage.Load(ctx, cleanedKey)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
@@ -89,10 +99,10 @@ func (m *Manager) cleanDue(ctx context.Context) (bool, error) {
 	return err == nil && (bad != nil || age < -cleanEvery || age >= cleanEvery), err
 }
 
-// cleanUp deletes what has expired among a's certificates.
-func (a *authority) cleanUp(ctx context.Context) error {
-	m, prefix := a.manager, a.prefix
-	keys, err := m.storage.List(ctx, prefix, false)
+// cleanUpAfter deletes what has expired among a's certificates.
+func (j *janitor) cleanUpAfter(ctx context.Context, a *authority) error {
+	prefix := a.prefix
+	keys, err := j.storage.List(ctx, prefix, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -107,15 +117,15 @@ func (a *authority) cleanUp(ctx context.Context) error {
 	looked, deleted := 0, 0
 	for folder := range folders {
 		name := hostOf(folder)
-		if folder == "" || certmagic.StorageKeys.Safe(name) != folder || m.has(name) {
+		if folder == "" || certmagic.StorageKeys.Safe(name) != folder || j.has(name) {
 			continue // no host's, so its keys are not what they seem; or one of ours
 		}
 		if looked++; looked%leaseBatch == 0 {
-			if err := m.storage.RenewLockLease(ctx, cleanedLock, leaseTime); err != nil {
+			if err := j.storage.RenewLockLease(ctx, cleanedLock, leaseTime); err != nil {
 				return err
 			}
 		}
-		done, err := a.deleteExpired(ctx, name)
+		done, err := j.deleteExpired(ctx, a, name)
 		if err != nil {
 			return err
 		}
@@ -124,7 +134,7 @@ func (a *authority) cleanUp(ctx context.Context) error {
 		}
 	}
 	if deleted > 0 {
-		m.log.Info("expired certificates deleted from storage", "issuer", a.key, "hosts", deleted)
+		j.log.Info("expired certificates deleted from storage", "issuer", a.key, "hosts", deleted)
 	}
 	return nil
 }
@@ -138,27 +148,20 @@ func hostOf(folder string) string {
 	return folder
 }
 
-// has reports whether a host is in the table.
-func (m *Manager) has(name string) bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.table.get(name) != nil
-}
-
 // deleteExpired deletes what storage has for name, if the certificate expired a
 // month ago and nobody is about to replace it.
-func (a *authority) deleteExpired(ctx context.Context, name string) (bool, error) {
-	if old, err := a.longExpired(ctx, name); err != nil || !old {
+func (j *janitor) deleteExpired(ctx context.Context, a *authority, name string) (bool, error) {
+	if old, err := j.longExpired(ctx, a, name); err != nil || !old {
 		return false, err
 	}
-	s := a.manager.storage
+	s := j.storage
 	patience, cancel := context.WithTimeout(ctx, holdingPatience)
 	defer cancel()
 	if err := s.Lock(patience, issueLock(name)); err != nil {
 		return false, nil // tomorrow
 	}
 	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
-	if old, err := a.longExpired(ctx, name); err != nil || !old {
+	if old, err := j.longExpired(ctx, a, name); err != nil || !old {
 		return false, err
 	}
 	for _, key := range a.belongings(name) {
@@ -169,8 +172,8 @@ func (a *authority) deleteExpired(ctx context.Context, name string) (bool, error
 	return true, nil
 }
 
-func (a *authority) longExpired(ctx context.Context, name string) (bool, error) {
-	text, err := a.manager.storage.Load(ctx, a.siteKey(name, certFile))
+func (j *janitor) longExpired(ctx context.Context, a *authority, name string) (bool, error) {
+	text, err := j.storage.Load(ctx, a.siteKey(name, certFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

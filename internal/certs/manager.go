@@ -135,7 +135,8 @@ func (m *Manager) Start(grace time.Duration) {
 		for _, w := range m.witnesses {
 			m.spawn(w.watch)
 		}
-		m.spawn(m.watchCleanup)
+		cleaner := &janitor{storage: m.storage, chains: m.chains, has: m.has, log: m.log}
+		m.spawn(func() { cleaner.watch(m.ctx) })
 		m.spawn(m.watchClock)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })

@@ -147,6 +147,13 @@ func (m *Manager) names() []string {
 	return names
 }
 
+// has reports whether a host is in the table.
+func (m *Manager) has(name string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.table.get(name) != nil
+}
+
 // powerOfTwo returns the largest power of two that is not above n, which is positive.
 func powerOfTwo(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
