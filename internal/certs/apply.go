@@ -154,6 +154,18 @@ func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}
 	return h, h.outcome()
 }
 
+// addRecalled adds a host that came on demand to an earlier process, unless something serves it.
+func (m *Manager) addRecalled(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.find(name) == nil {
+		h := &host{manager: m, name: name, kind: onDemand}
+		m.table.add(h)
+		m.below.add(name)
+		h.put(m.loads, load, time.Now())
+	}
+}
+
 // onDemand reports whether a host came on demand.
 func (m *Manager) onDemand(name string) bool {
 	m.mu.RLock()

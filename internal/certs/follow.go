@@ -64,7 +64,7 @@ func (m *Manager) watch(grace time.Duration) {
 		m.sync()
 		m.notices.later()
 		if first && m.options.Policy != nil {
-			m.spawn(m.recall)
+			m.spawn(func() { m.recaller.recall(m.ctx, m.chains()) })
 		}
 		first = false
 		select {

@@ -50,6 +50,7 @@ type Manager struct {
 	scout            *scout
 	reloads          chan struct{} // a slot per certificate that is read for handshakes
 	demands          *demands
+	recaller         *recaller
 	reporter         *reporter
 	minted           *mint
 	tickets          *tickets
@@ -105,6 +106,7 @@ func New(o Options) (*Manager, error) {
 	storage, badStorage := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
 	m.shapes = newShapes(m.storage)
+	m.recaller = &recaller{storage: m.storage, choices: m.choices, knows: o.Knows, wants: o.Wants, add: m.addRecalled, log: m.log}
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
 	var badAddresses, badFiles error

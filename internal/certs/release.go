@@ -2,6 +2,7 @@ package certs
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -17,7 +18,7 @@ func (m *Manager) begin(c *chain) {
 		ctx, c.cancel = context.WithCancel(m.ctx)
 		m.spawn(func() { c.queue.loop(ctx) })
 		if m.open.Load() && m.options.Policy != nil {
-			m.spawn(func() { m.recallChain(ctx, c) })
+			m.spawn(func() { m.recaller.recall(ctx, slices.Values([]*chain{c})) })
 		}
 	})
 }
