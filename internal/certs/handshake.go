@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
-	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // Hot path: the gate, one map look-up under a read lock and one atomic load; no
@@ -22,16 +21,6 @@ const (
 	demandPatience = 30 * time.Second       // of the one that began an order on demand
 	localPatience  = 250 * time.Millisecond // for the local CA, with an expired certificate at hand
 )
-
-// A pauser is a connection below TLS whose server bounds its handshakes. It is
-// told when one waits, so that the wait takes nothing from other handshakes.
-type pauser interface {
-	// Pause begins a wait. ctx ends with the time for the handshake, which is at
-	// least atLeast from its ClientHello, or when the client disconnects. end
-	// ends the wait: with nil it returns an error if the handshake cannot go on,
-	// else the error that ends the handshake.
-	Pause(atLeast time.Duration) (ctx context.Context, end func(error) error)
-}
 
 // GetCertificate is for tls.Config. It returns nil and no error, which is the
 // alert unrecognized_name, for what is no host of a route; and an error if the
@@ -82,15 +71,6 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 
 // fresh reports whether cert has not expired; nil is none.
 func fresh(cert *tls.Certificate) bool { return cert != nil && time.Now().Before(cert.Leaf.NotAfter) }
-
-// contextOf returns the context of the handshake; programs that make a hello
-// themselves have none.
-func contextOf(hello *tls.ClientHelloInfo) context.Context {
-	if ctx := hello.Context(); ctx != nil {
-		return ctx
-	}
-	return context.Background()
-}
 
 // nameOf returns the canonical name a client asks for, or ought to have; "" if
 // there is none.
@@ -218,57 +198,6 @@ func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certifica
 		case err != nil:
 			return nil, fmt.Errorf("no certificate for %q yet: %w", h.name, err)
 		}
-	}
-}
-
-// until waits for done, and returns an error if the wait ends before.
-func (m *Manager) until(ctx context.Context, w *waiter, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-w.out:
-		return errManyWaiters
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-m.ctx.Done():
-		return errClosed
-	}
-}
-
-// pause runs wait, for the certificate of host, while the handshake has no
-// part in the server's bounds.
-func (m *Manager) pause(hello *tls.ClientHelloInfo, host string, patience time.Duration,
-	wait func(context.Context, *waiter) (*tls.Certificate, error)) (*tls.Certificate, error) {
-	w, err := m.lobby.enter(host)
-	if err != nil {
-		return nil, err
-	}
-	defer m.lobby.release(w) // also after a panic in an issuer of the program
-	p, ok := hello.Conn.(pauser)
-	if !ok {
-		p = foreign{hello}
-	}
-	ctx, end := p.Pause(patience)
-	cert, err := wait(ctx, w)
-	m.lobby.release(w)
-	if err = end(err); err != nil {
-		return nil, err
-	}
-	return cert, nil
-}
-
-// A foreign is a pauser for the connection of a server that is not ours. The
-// deadlines are that server's.
-type foreign struct{ hello *tls.ClientHelloInfo }
-
-// Pause implements pauser.
-func (f foreign) Pause(atLeast time.Duration) (context.Context, func(error) error) {
-	ctx, stop := context.WithTimeout(contextOf(f.hello), max(waitPatience, atLeast))
-	ctx, cancel := peek.Context(ctx, f.hello.Conn)
-	return ctx, func(err error) error {
-		cancel()
-		stop()
-		return err
 	}
 }
 

@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"slices"
@@ -200,5 +202,41 @@ func (l *lobby) close() {
 		if n.report != nil {
 			n.report.Stop()
 		}
+	}
+}
+
+// pause runs wait, for the certificate of host, while the handshake has no
+// part in the server's bounds.
+func (m *Manager) pause(hello *tls.ClientHelloInfo, host string, patience time.Duration,
+	wait func(context.Context, *waiter) (*tls.Certificate, error)) (*tls.Certificate, error) {
+	w, err := m.lobby.enter(host)
+	if err != nil {
+		return nil, err
+	}
+	defer m.lobby.release(w) // also after a panic in an issuer of the program
+	p, ok := hello.Conn.(pauser)
+	if !ok {
+		p = foreign{hello}
+	}
+	ctx, end := p.Pause(patience)
+	cert, err := wait(ctx, w)
+	m.lobby.release(w)
+	if err = end(err); err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// until waits for done, and returns an error if the wait ends before.
+func (m *Manager) until(ctx context.Context, w *waiter, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-w.out:
+		return errManyWaiters
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-m.ctx.Done():
+		return errClosed
 	}
 }
