@@ -257,7 +257,7 @@ func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 		return ch, nil
 	}
 	m.choices.settled(pattern) // its route may be newer than what is known
-	_, err := m.pause(hello, name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
+	_, err := m.lobby.pause(hello, name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
 		return nil, m.choices.await(ctx, w, pattern)
 	})
 	if err != nil {

@@ -116,7 +116,7 @@ func (m *Manager) mint(hello *tls.ClientHelloInfo, name string) (*tls.Certificat
 	if cert := m.minted.held(name); cert != nil {
 		return cert, nil
 	}
-	return m.pause(hello, "*", 0, func(ctx context.Context, _ *waiter) (*tls.Certificate, error) {
+	return m.lobby.pause(hello, "*", 0, func(ctx context.Context, _ *waiter) (*tls.Certificate, error) {
 		return m.minted.get(ctx, name)
 	})
 }
@@ -131,8 +131,8 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 	if began {
 		patience = demandPatience
 	}
-	return m.pause(hello, name, patience, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
-		if err := m.until(ctx, w, d.done); err != nil {
+	return m.lobby.pause(hello, name, patience, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
+		if err := m.lobby.until(ctx, w, d.done); err != nil {
 			return nil, err
 		}
 		if d.host == nil {
@@ -157,7 +157,7 @@ func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, e
 	if moved == nil || old != nil && !m.prompt(h) {
 		return old, err
 	}
-	cert, err := m.pause(hello, h.name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
+	cert, err := m.lobby.pause(hello, h.name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
 		return m.await(ctx, w, h)
 	})
 	if err == errManyWaiters && old != nil {
@@ -192,7 +192,7 @@ func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certifica
 			defer cancel()
 			bounded = true
 		}
-		switch err := m.until(ctx, w, moved); {
+		switch err := m.lobby.until(ctx, w, moved); {
 		case err != nil && cert != nil:
 			return cert, nil
 		case err != nil:

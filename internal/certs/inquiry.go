@@ -384,7 +384,7 @@ func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 		case done == nil:
 			return nil
 		}
-		if err := c.manager.until(ctx, w, done); err != nil {
+		if err := c.manager.lobby.until(ctx, w, done); err != nil {
 			return undecided(name, err)
 		}
 		if _, known := c.exact(name); known {

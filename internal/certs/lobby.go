@@ -22,6 +22,7 @@ var errManyWaiters = errors.New("too many handshakes wait for certificates")
 // the latest one for the host with the most: no host keeps another's
 // handshakes from waiting.
 type lobby struct {
+	ctx context.Context // ends all waits
 	log *slog.Logger
 
 	mu     sync.Mutex
@@ -52,7 +53,9 @@ type waiter struct {
 	out  chan struct{} // closed when it has to give its place up
 }
 
-func newLobby(log *slog.Logger) *lobby { return &lobby{log: log, lines: make(map[string]*line)} }
+func newLobby(ctx context.Context, log *slog.Logger) *lobby {
+	return &lobby{ctx: ctx, log: log, lines: make(map[string]*line)}
+}
 
 // enter adds a waiter for the certificate of host, which leaves after its wait;
 // or returns an error if there is no room.
@@ -207,20 +210,20 @@ func (l *lobby) close() {
 
 // pause runs wait, for the certificate of host, while the handshake has no
 // part in the server's bounds.
-func (m *Manager) pause(hello *tls.ClientHelloInfo, host string, patience time.Duration,
+func (l *lobby) pause(hello *tls.ClientHelloInfo, host string, patience time.Duration,
 	wait func(context.Context, *waiter) (*tls.Certificate, error)) (*tls.Certificate, error) {
-	w, err := m.lobby.enter(host)
+	w, err := l.enter(host)
 	if err != nil {
 		return nil, err
 	}
-	defer m.lobby.release(w) // also after a panic in an issuer of the program
+	defer l.release(w) // also after a panic in an issuer of the program
 	p, ok := hello.Conn.(pauser)
 	if !ok {
 		p = foreign{hello}
 	}
 	ctx, end := p.Pause(patience)
 	cert, err := wait(ctx, w)
-	m.lobby.release(w)
+	l.release(w)
 	if err = end(err); err != nil {
 		return nil, err
 	}
@@ -228,7 +231,7 @@ func (m *Manager) pause(hello *tls.ClientHelloInfo, host string, patience time.D
 }
 
 // until waits for done, and returns an error if the wait ends before.
-func (m *Manager) until(ctx context.Context, w *waiter, done <-chan struct{}) error {
+func (l *lobby) until(ctx context.Context, w *waiter, done <-chan struct{}) error {
 	select {
 	case <-done:
 		return nil
@@ -236,7 +239,7 @@ func (m *Manager) until(ctx context.Context, w *waiter, done <-chan struct{}) er
 		return errManyWaiters
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-m.ctx.Done():
+	case <-l.ctx.Done():
 		return errClosed
 	}
 }

@@ -91,13 +91,13 @@ func New(o Options) (*Manager, error) {
 		infos:   newQueue(2, nil),
 		reloads: make(chan struct{}, maxReloads),
 		changes: changes{wake: make(chan struct{}, 1)},
-		lobby:   newLobby(o.Logger),
 		table:   newTable(),
 		single:  make(map[identity]*chain),
 		below:   make(zones),
 		memory:  memory{limit: maxLoaded},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.lobby = newLobby(m.ctx, m.log)
 	m.choices = newChoices(m, o.Choose)
 	m.demands = newDemands(m)
 	m.notices = &notices{manager: m}
