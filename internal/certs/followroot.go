@@ -3,8 +3,6 @@ package certs
 import (
 	"bytes"
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 
 	"github.com/caddyserver/certmagic"
@@ -59,47 +57,4 @@ func (c *LocalCA) adopt(found *root, log *slog.Logger) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.root = found
-}
-
-// followRoot makes the local CA follow its storage.
-func (m *Manager) followRoot(ctx context.Context) error {
-	err := m.resigned(func() error { return m.local.follow(ctx, m.log) })
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the witness knows what to do
-	}
-	return err
-}
-
-// writeBackRoot makes the root in memory and the one in storage the same.
-func (m *Manager) writeBackRoot(ctx context.Context) error {
-	return m.resigned(func() error { return m.local.restore(ctx, m.log) })
-}
-
-// resigned calls change, and if the local CA has another root after it, has the
-// certificates replaced that it has signed with the one before.
-func (m *Manager) resigned(change func() error) error {
-	before := m.local.held()
-	err := change()
-	after := m.local.held()
-	if before == nil || after == nil || before.cert.Equal(after.cert) {
-		return err
-	}
-	m.minted.forget()
-	m.each(func(h *host) {
-		if cert := h.cert.Load(); cert != nil && h.chain() == m.internal && bytes.Equal(cert.Leaf.RawIssuer, before.cert.RawSubject) {
-			_ = h.renew() // hosts whose certificates only the program can change keep theirs
-		}
-	})
-	return err
-}
-
-// orphaned reports whether the local CA has signed s with another root than that it
-// has now: the operator has replaced it while no process was there to see it.
-func (m *Manager) orphaned(ctx context.Context, s *stored) bool {
-	if m.local == nil || s.by != m.internal.authorities[0] {
-		return false
-	}
-	now, err := m.local.load(ctx)
-	leaf := s.cert.Leaf
-	return err == nil && !(bytes.Equal(leaf.RawIssuer, now.cert.RawSubject) && bytes.Equal(leaf.AuthorityKeyId, now.cert.SubjectKeyId))
 }
