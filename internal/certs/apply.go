@@ -34,7 +34,7 @@ func (m *Manager) apply(name string, w want) *host {
 	}
 	h = m.add(name, w)
 	if w.refusal == nil && !w.undecided && m.local != nil && h.chain() == m.internal {
-		m.introduce()
+		m.local.introduce()
 	}
 	return h
 }
@@ -51,7 +51,7 @@ func (m *Manager) decideLate(h *host, w want) {
 	}
 	h.put(m.loads, load, time.Now())
 	if m.local != nil && h.chain() == m.internal {
-		m.introduce()
+		m.local.introduce()
 	}
 }
 

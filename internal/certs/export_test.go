@@ -162,7 +162,7 @@ func (m *Manager) Read(ctx context.Context, key string) error {
 }
 
 // RootPEM returns the root that m's local CA signs with.
-func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.RootPEM(ctx) }
+func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.ca.RootPEM(ctx) }
 
 // HoldOrders keeps public orders in their queue.
 func (m *Manager) HoldOrders() {

@@ -102,7 +102,7 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 	case h != nil:
 		return m.wait(hello, h)
 	case m.mints(name):
-		m.introduce()
+		m.local.introduce()
 		return m.mint(hello, name)
 	case m.options.Policy == nil || isIP(name):
 		return nil, nil
@@ -113,11 +113,11 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 // mint returns a certificate that is kept in memory only. Making one may take
 // storage.
 func (m *Manager) mint(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
-	if cert := m.minted.held(name); cert != nil {
+	if cert := m.local.minted.held(name); cert != nil {
 		return cert, nil
 	}
 	return m.lobby.pause(hello, "*", 0, func(ctx context.Context, _ *waiter) (*tls.Certificate, error) {
-		return m.minted.get(ctx, name)
+		return m.local.minted.get(ctx, name)
 	})
 }
 

@@ -184,7 +184,7 @@ func (m *Manager) newInternal() error {
 		issuer, keyType = i.Issuer, i.KeyType
 	}
 	if issuer == nil {
-		m.local = &LocalCA{Storage: m.storage}
+		m.local = newLocalSigner(m, m.storage)
 	} else if ca, ok := issuer.(*LocalCA); ok {
 		storage, err := orFiles(ca.Storage)
 		if err != nil {
@@ -193,10 +193,10 @@ func (m *Manager) newInternal() error {
 		// The same authority, but handshakes do not hang with its storage.
 		bounded := newBoundedStorage(storage, m.storage.limit)
 		bounded.watch(m.ctx, m.spawn, m.log)
-		m.local = &LocalCA{Storage: bounded}
+		m.local = newLocalSigner(m, bounded)
 	}
 	if m.local != nil {
-		issuer = m.local
+		issuer = m.local.ca
 	}
 	d, err := draftOf(Issuer{Issuer: issuer, KeyType: keyType})
 	if err != nil {
@@ -249,10 +249,6 @@ func (m *Manager) refusal(name string) error {
 	}
 	return c.refuses(name)
 }
-
-// mintable reports whether a host can have a certificate that is kept in
-// memory only.
-func (m *Manager) mintable(host string) bool { return m.local != nil && hostname.IsInternal(host) }
 
 // chainOf returns what issues for a host or wildcard.
 func (m *Manager) chainOf(name string) *chain {

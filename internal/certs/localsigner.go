@@ -6,14 +6,51 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
+// A localSigner is the local CA at work in one Manager: it introduces itself to the operator, makes certificates in
+// handshakes, and follows the root in its storage. A nil one is that of a Manager whose program has replaced it.
+type localSigner struct {
+	ca      *LocalCA
+	minted  *mint
+	remedy  string          // what an operator can do if it cannot keep its root
+	ctx     context.Context // ends all
+	spawn   func(task func()) bool
+	renewed func(before *root) // told when it signs with another root than before
+	log     *slog.Logger
+
+	hello  sync.Once   // it introduces itself
+	misfit atomic.Bool // it could not, and has said so
+}
+
+// newLocalSigner makes the local CA of m, whose root is in s.
+func newLocalSigner(m *Manager, s *boundedStorage) *localSigner {
+	ca := &LocalCA{Storage: s}
+	return &localSigner{
+		ca:      ca,
+		minted:  newMint(ca),
+		remedy:  keepRemedy(&m.options),
+		ctx:     m.ctx,
+		spawn:   m.spawn,
+		renewed: m.renewSigned,
+		log:     m.log,
+	}
+}
+
+// mintable reports whether a host can have a certificate that is kept in memory only.
+func (l *localSigner) mintable(host string) bool { return l != nil && hostname.IsInternal(host) }
+
 // keepRemedy is what an operator can do for a local CA that cannot write.
-func (m *Manager) keepRemedy() string {
-	given, field := m.options.Storage, "TLS.Storage"
-	if ca, ok := m.options.Internal.(*LocalCA); ok {
+func keepRemedy(o *Options) string {
+	given, field := o.Storage, "TLS.Storage"
+	if ca, ok := o.Internal.(*LocalCA); ok {
 		given, field = ca.Storage, "LocalCA.Storage"
 	}
 	switch s := given.(type) {
@@ -28,11 +65,11 @@ func (m *Manager) keepRemedy() string {
 
 // introduce tells the operator, once, where the root of the local CA is, or why
 // there is none and what helps.
-func (m *Manager) introduce() {
-	m.hello.Do(func() {
-		m.spawn(func() {
-			if !m.present() && m.ctx.Err() == nil {
-				m.presentLater()
+func (l *localSigner) introduce() {
+	l.hello.Do(func() {
+		l.spawn(func() {
+			if !l.present() && l.ctx.Err() == nil {
+				l.presentLater()
 			}
 		})
 	})
@@ -40,18 +77,18 @@ func (m *Manager) introduce() {
 
 // present logs where the root is. It reports false, having logged the reason,
 // if there is none.
-func (m *Manager) present() bool {
-	path, nowhere := m.local.RootFile(m.ctx)
-	_, err := m.local.RootPEM(m.ctx)
+func (l *localSigner) present() bool {
+	path, nowhere := l.ca.RootFile(l.ctx)
+	_, err := l.ca.RootPEM(l.ctx)
 	switch {
 	case err == nil && nowhere == nil:
-		m.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
+		l.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
 	case err == nil:
-		m.log.Info("a local CA signs internal hosts", "cause", nowhere)
-	case m.ctx.Err() != nil || m.misfit.Swap(true):
+		l.log.Info("a local CA signs internal hosts", "cause", nowhere)
+	case l.ctx.Err() != nil || l.misfit.Swap(true):
 		return false
 	default:
-		m.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", m.keepRemedy())
+		l.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", l.remedy)
 		return false
 	}
 	return true
@@ -59,54 +96,59 @@ func (m *Manager) present() bool {
 
 // presentLater has present called again after each outage of storage, until it
 // succeeds.
-func (m *Manager) presentLater() {
-	s, ok := m.local.Storage.(*boundedStorage)
+func (l *localSigner) presentLater() {
+	s, ok := l.ca.Storage.(*boundedStorage)
 	if !ok {
 		return
 	}
 	done := false // the functions run one after the other
-	s.onReturn(func() { done = done || m.present() })
+	s.onReturn(func() { done = done || l.present() })
 }
 
-// followRoot makes the local CA follow its storage.
-func (m *Manager) followRoot(ctx context.Context) error {
-	err := m.resigned(func() error { return m.local.follow(ctx, m.log) })
+// follow makes the local CA take the root of its storage.
+func (l *localSigner) follow(ctx context.Context) error {
+	err := l.resigned(func() error { return l.ca.follow(ctx, l.log) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // the witness knows what to do
 	}
 	return err
 }
 
-// writeBackRoot makes the root in memory and the one in storage the same.
-func (m *Manager) writeBackRoot(ctx context.Context) error {
-	return m.resigned(func() error { return m.local.restore(ctx, m.log) })
+// writeBack makes the root in memory and the one in storage the same.
+func (l *localSigner) writeBack(ctx context.Context) error {
+	return l.resigned(func() error { return l.ca.restore(ctx, l.log) })
 }
 
 // resigned calls change, and if the local CA has another root after it, has the
 // certificates replaced that it has signed with the one before.
-func (m *Manager) resigned(change func() error) error {
-	before := m.local.held()
+func (l *localSigner) resigned(change func() error) error {
+	before := l.ca.held()
 	err := change()
-	after := m.local.held()
+	after := l.ca.held()
 	if before == nil || after == nil || before.cert.Equal(after.cert) {
 		return err
 	}
-	m.minted.forget()
+	l.minted.forget()
+	l.renewed(before)
+	return err
+}
+
+// renewSigned replaces the certificates that the local CA has signed with the root before.
+func (m *Manager) renewSigned(before *root) {
 	m.each(func(h *host) {
 		if cert := h.cert.Load(); cert != nil && h.chain() == m.internal && bytes.Equal(cert.Leaf.RawIssuer, before.cert.RawSubject) {
 			_ = h.renew() // hosts whose certificates only the program can change keep theirs
 		}
 	})
-	return err
 }
 
 // orphaned reports whether the local CA has signed s with another root than that it
 // has now: the operator has replaced it while no process was there to see it.
-func (m *Manager) orphaned(ctx context.Context, s *stored) bool {
-	if m.local == nil || s.by != m.internal.authorities[0] {
+func (l *localSigner) orphaned(ctx context.Context, s *stored) bool {
+	if l == nil || s.by.template != certmagic.Issuer(l.ca) {
 		return false
 	}
-	now, err := m.local.load(ctx)
+	now, err := l.ca.load(ctx)
 	leaf := s.cert.Leaf
 	return err == nil && !(bytes.Equal(leaf.RawIssuer, now.cert.RawSubject) && bytes.Equal(leaf.AuthorityKeyId, now.cert.SubjectKeyId))
 }

@@ -39,7 +39,7 @@ type Manager struct {
 	open    atomic.Bool // started
 
 	public, internal *chain
-	local            *LocalCA // signs what is kept in memory only; nil if the program replaced it
+	local            *localSigner // nil if the program replaced it
 	solver           *solver
 	chainMu          sync.Mutex
 	single           map[identity]*chain // of one issuer
@@ -52,7 +52,6 @@ type Manager struct {
 	demands          *demands
 	recaller         *recaller
 	reporter         *reporter
-	minted           *mint
 	tickets          *tickets
 	witnesses        []*witness // of the storages
 	lobby            *lobby
@@ -64,8 +63,6 @@ type Manager struct {
 	tasks  sync.WaitGroup
 	start  sync.Once
 	close  sync.Once
-	hello  sync.Once   // the local CA introduces itself
-	misfit atomic.Bool // it could not, and has said so
 
 	changes  changes
 	syncMu   sync.Mutex // one sync at a time
@@ -116,7 +113,6 @@ func New(o Options) (*Manager, error) {
 		m.cancel()
 		return nil, err
 	}
-	m.minted = newMint(m.local)
 	m.newWitnesses() // the first to know of a storage's return: nothing is tried before
 	m.storage.onReturn(m.retryStalled)
 	return m, nil

@@ -12,7 +12,7 @@ import (
 // own: under *.localhost, or under *, which stands for any. They are kept in
 // memory only, a bounded number of them.
 type mint struct {
-	ca *LocalCA // nil mints nothing
+	ca *LocalCA
 
 	mu    sync.Mutex
 	certs map[string]*tls.Certificate

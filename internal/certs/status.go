@@ -187,7 +187,7 @@ func (e lackError) Error() string {
 
 // mints reports whether host gets its certificate in the handshake.
 func (m *Manager) mints(host string) bool {
-	return m.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
+	return m.local.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
 }
 
 // Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.

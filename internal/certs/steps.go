@@ -145,7 +145,7 @@ func (h *host) follow(ctx context.Context, s *stored) {
 	case s.ari.NeedsRefresh():
 		h.install(s)
 		h.next(h.manager.infos, refresh, time.Now())
-	case time.Now().Before(s.renewAt()) && !h.isForced() && !h.manager.orphaned(ctx, s):
+	case time.Now().Before(s.renewAt()) && !h.isForced() && !h.manager.local.orphaned(ctx, s):
 		h.keep(s)
 	default:
 		h.installHeld(s)

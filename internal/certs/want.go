@@ -44,7 +44,7 @@ func (m *Manager) wantOf(name string) want {
 		return want{known: true}
 	case !wild:
 		return want{wanted: true, refusal: m.refusal(name), kind: m.kindOf(name)}
-	case m.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
+	case m.local.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
 		// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
 		return want{known: true}
 	case m.chainOf(name).wildcards(), m.refusal(name) != nil:

@@ -39,11 +39,11 @@ type witness struct {
 // local CA's if that is another.
 func (m *Manager) newWitnesses() {
 	m.witness(m.storage, func() int { return len(m.holdings()) }, m.writeBack)
-	if m.local == nil || m.local.Storage == m.storage {
+	if m.local == nil || m.local.ca.Storage == m.storage {
 		return
 	}
-	if s, ok := m.local.Storage.(*boundedStorage); ok {
-		m.witness(s, m.local.holds, m.writeBackRoot)
+	if s, ok := m.local.ca.Storage.(*boundedStorage); ok {
+		m.witness(s, m.local.ca.holds, m.local.writeBack)
 	}
 }
 
@@ -78,8 +78,8 @@ func (w *witness) inspect(ctx context.Context) {
 	}
 	m := w.manager
 	err := w.check(m.ctx)
-	if err == nil && m.local != nil && m.local.Storage == w.storage {
-		err = m.followRoot(m.ctx)
+	if err == nil && m.local != nil && m.local.ca.Storage == w.storage {
+		err = m.local.follow(m.ctx)
 	}
 	if err != nil && m.ctx.Err() == nil {
 		m.log.Debug("identity of storage not settled", "cause", err)

@@ -42,8 +42,8 @@ func (m *Manager) holdings() []holding {
 // cannot be had again first. Nothing that is there already, and not older, is
 // touched. The lock of the identity is held.
 func (m *Manager) writeBack(ctx context.Context) error {
-	if m.local != nil && m.local.Storage == m.storage {
-		if err := m.writeBackRoot(ctx); err != nil {
+	if m.local != nil && m.local.ca.Storage == m.storage {
+		if err := m.local.writeBack(ctx); err != nil {
 			return err
 		}
 	}
