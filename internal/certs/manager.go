@@ -113,7 +113,9 @@ func New(o Options) (*Manager, error) {
 		m.cancel()
 		return nil, err
 	}
-	m.newWitnesses() // the first to know of a storage's return: nothing is tried before
+	m.witnesses = newWitnesses(m.ctx, &restorer{
+		storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log,
+	}) // the first to know of a storage's return: nothing is tried before
 	m.storage.onReturn(m.retryStalled)
 	return m, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"time"
 )
 
@@ -25,8 +26,10 @@ const (
 // holds. Without it, each host would be ordered anew and each member of a
 // cluster make a root of its own, without a word.
 type witness struct {
-	manager *Manager
+	ctx     context.Context // ends its work
+	log     *slog.Logger
 	storage *boundedStorage
+	local   *localSigner                    // whose root is in storage; nil if none is
 	holds   func() int                      // how many certificates, the root included
 	restore func(ctx context.Context) error // writes them back
 	slot    chan struct{}                   // held by who looks; guards the rest
@@ -37,20 +40,21 @@ type witness struct {
 
 // newWitnesses makes the witness of the Manager's storage, and that of its
 // local CA's if that is another.
-func (m *Manager) newWitnesses() {
-	m.witness(m.storage, func() int { return len(m.holdings()) }, m.writeBack)
-	if m.local == nil || m.local.ca.Storage == m.storage {
-		return
+func newWitnesses(ctx context.Context, r *restorer) []*witness {
+	first := &witness{storage: r.storage, holds: func() int { return len(r.holdings()) }, restore: r.restore}
+	all := []*witness{first}
+	if l := r.local; l != nil && l.ca.Storage == r.storage {
+		first.local = l
+	} else if l != nil {
+		if s, ok := l.ca.Storage.(*boundedStorage); ok {
+			all = append(all, &witness{storage: s, local: l, holds: l.ca.holds, restore: l.writeBack})
+		}
 	}
-	if s, ok := m.local.ca.Storage.(*boundedStorage); ok {
-		m.witness(s, m.local.ca.holds, m.local.writeBack)
+	for _, w := range all {
+		w.ctx, w.log, w.slot = ctx, r.log, make(chan struct{}, 1)
+		w.storage.onReturn(func() { w.inspect(ctx) })
 	}
-}
-
-func (m *Manager) witness(s *boundedStorage, holds func() int, restore func(context.Context) error) {
-	w := &witness{manager: m, storage: s, holds: holds, restore: restore, slot: make(chan struct{}, 1)}
-	m.witnesses = append(m.witnesses, w)
-	s.onReturn(func() { w.inspect(m.ctx) })
+	return all
 }
 
 // watch is the task that looks from time to time.
@@ -58,9 +62,9 @@ func (w *witness) watch() {
 	ticker := time.NewTicker(witnessLook)
 	defer ticker.Stop()
 	for {
-		w.inspect(w.manager.ctx)
+		w.inspect(w.ctx)
 		select {
-		case <-w.manager.ctx.Done():
+		case <-w.ctx.Done():
 			return
 		case <-ticker.C:
 		}
@@ -76,13 +80,12 @@ func (w *witness) inspect(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	m := w.manager
-	err := w.check(m.ctx)
-	if err == nil && m.local != nil && m.local.ca.Storage == w.storage {
-		err = m.local.follow(m.ctx)
+	err := w.check(w.ctx)
+	if err == nil && w.local != nil {
+		err = w.local.follow(w.ctx)
 	}
-	if err != nil && m.ctx.Err() == nil {
-		m.log.Debug("identity of storage not settled", "cause", err)
+	if err != nil && w.ctx.Err() == nil {
+		w.log.Debug("identity of storage not settled", "cause", err)
 	}
 }
 
@@ -143,6 +146,6 @@ func (w *witness) say() {
 		return
 	}
 	w.said = true
-	w.manager.log.Error("storage has lost its contents, or is another one; writing back what this process holds",
+	w.log.Error("storage has lost its contents, or is another one; writing back what this process holds",
 		"storage", w.storage.String(), "certificates", held)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"path"
 	"time"
@@ -38,36 +39,46 @@ func (m *Manager) holdings() []holding {
 	return all
 }
 
-// writeBack writes what this process holds into a storage that lacks it, what
-// cannot be had again first. Nothing that is there already, and not older, is
-// touched. The lock of the identity is held.
-func (m *Manager) writeBack(ctx context.Context) error {
-	if m.local != nil && m.local.ca.Storage == m.storage {
-		if err := m.local.writeBack(ctx); err != nil {
+// A restorer writes what this process holds into the Manager's storage, if that
+// has lost it.
+type restorer struct {
+	storage  *boundedStorage
+	local    *localSigner // nil if there is none
+	shapes   *shapes
+	tickets  *tickets
+	holdings func() []holding // returns the certificates in memory
+	log      *slog.Logger
+}
+
+// restore writes what storage lacks, what cannot be had again first. Nothing that
+// is there already, and not older, is touched. The lock of the identity is held.
+func (r *restorer) restore(ctx context.Context) error {
+	if r.local != nil && r.local.ca.Storage == r.storage {
+		if err := r.local.writeBack(ctx); err != nil {
 			return err
 		}
 	}
-	if err := m.shapes.writeBack(ctx); err != nil {
+	if err := r.shapes.writeBack(ctx); err != nil {
 		return err
 	}
-	if err := m.writeBackCertificates(ctx); err != nil {
+	if err := r.certificates(ctx); err != nil {
 		return err
 	}
-	if err := m.writeBackAccounts(ctx); err != nil {
+	if err := r.accounts(ctx); err != nil {
 		return err
 	}
-	return m.tickets.writeBack(ctx)
+	return r.tickets.writeBack(ctx)
 }
 
-func (m *Manager) writeBackCertificates(ctx context.Context) error {
-	written, all := 0, m.holdings()
+func (r *restorer) certificates(ctx context.Context) error {
+	written, all := 0, r.holdings()
 	for i, c := range all {
 		if i%leaseBatch == 0 {
-			if err := m.storage.RenewLockLease(ctx, identityLock, leaseTime); err != nil {
+			if err := r.storage.RenewLockLease(ctx, identityLock, leaseTime); err != nil {
 				return err
 			}
 		}
-		done, err := c.write(ctx, m.storage)
+		done, err := c.write(ctx, r.storage)
 		if err != nil {
 			return fmt.Errorf("certificate of %q: %w", c.name, err)
 		}
@@ -76,7 +87,7 @@ func (m *Manager) writeBackCertificates(ctx context.Context) error {
 		}
 	}
 	if written > 0 {
-		m.log.Info("certificates written back to storage", "written", written, "held", len(all))
+		r.log.Info("certificates written back to storage", "written", written, "held", len(all))
 	}
 	return nil
 }
@@ -125,13 +136,13 @@ func (c holding) store(ctx context.Context, s *boundedStorage) error {
 	)
 }
 
-// writeBackAccounts stores the ACME accounts that were seen, each unless any
+// accounts stores the ACME accounts that were seen, each unless any
 // part of it is there.
-func (m *Manager) writeBackAccounts(ctx context.Context) error {
-	all := m.storage.accounts.all()
+func (r *restorer) accounts(ctx context.Context) error {
+	all := r.storage.accounts.all()
 	there := make(map[string]bool) // by folder, which is one account
 	for key := range all {
-		_, err := m.storage.Load(ctx, key)
+		_, err := r.storage.Load(ctx, key)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -141,7 +152,7 @@ func (m *Manager) writeBackAccounts(ctx context.Context) error {
 		if there[path.Dir(key)] {
 			continue
 		}
-		if err := m.storage.put(ctx, key, value); err != nil {
+		if err := r.storage.put(ctx, key, value); err != nil {
 			return err
 		}
 	}
