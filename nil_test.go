@@ -16,7 +16,7 @@ import (
 )
 
 // ruleOfNil is what each error about a nil handler says.
-const ruleOfNil = "nil handler: want one"
+const ruleOfNil = "nil handler: a handler is required"
 
 // telling is middleware that says what it wraps.
 type telling struct{ http.Handler }

@@ -45,10 +45,10 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that speaks only
-	// HTTP/2 gets it for everything. That is known if the target refuses HTTP/1.1 by
-	// ALPN, or chooses h2 on a second connection that offers both. The proxy makes
-	// that connection at most every ten minutes, and only if ALPN did not settle the
-	// protocol.
+	// HTTP/2 gets it for everything: it refuses HTTP/1.1 by ALPN, or it chooses no
+	// protocol, closes the connection, and chooses h2 on a second connection that
+	// offers both. The proxy opens that connection at most every ten minutes, and
+	// only if the target chose no protocol.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Targets

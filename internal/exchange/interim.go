@@ -10,4 +10,4 @@ const (
 )
 
 // ErrInterim is the failure of a target that sends more of them.
-var ErrInterim = fmt.Errorf("more than %d interim responses", MaxInterim)
+var ErrInterim = fmt.Errorf("more than %d interim responses, or %d bytes of them", MaxInterim, MaxInterimSum)

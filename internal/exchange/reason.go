@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
 // Reason returns the status and the error type of RFC 9209, 2.3, for an
@@ -18,6 +20,7 @@ func Reason(op string, err error) (status int, class string) {
 	var cert *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	var parse *ProtocolError
+	var refusal *h1.Refusal
 	switch {
 	case errors.As(err, &dns) && dns.IsTimeout:
 		return http.StatusGatewayTimeout, "dns_timeout"
@@ -39,7 +42,7 @@ func Reason(op string, err error) (status int, class string) {
 		return http.StatusBadGateway, "destination_ip_unroutable"
 	case op == "dial":
 		return http.StatusBadGateway, "destination_unavailable"
-	case errors.As(err, &parse), errors.Is(err, ErrInterim):
+	case errors.As(err, &parse), errors.As(err, &refusal), errors.Is(err, ErrInterim):
 		return http.StatusBadGateway, "http_protocol_error"
 	}
 	return http.StatusBadGateway, "connection_terminated"
@@ -56,3 +59,6 @@ type ProtocolError struct{ What string }
 
 // Error says what was wrong.
 func (e *ProtocolError) Error() string { return e.What }
+
+// ErrUnasked is the failure of a target that switches protocols without being asked.
+var ErrUnasked error = &ProtocolError{What: "101 that nobody asked for"}

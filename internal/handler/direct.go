@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/hostproxy/hostproxy/internal/client"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -93,7 +94,7 @@ func (a *roundTrip) doShort(c *client.Client, t *forward.Target) (*http.Response
 func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	head := &try.Head
 	if head.Status == http.StatusSwitchingProtocols {
-		return nil, try.Fail("read", errUnasked)
+		return nil, try.Fail("read", exchange.ErrUnasked)
 	}
 	res := &a.res
 	res.StatusCode = head.Status

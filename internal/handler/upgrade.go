@@ -15,9 +15,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/tunnel"
 )
 
-// errUnasked is a ProtocolError.
-var errUnasked error = &exchange.ProtocolError{What: "101 that nobody asked for"}
-
 // upgrade answers a 101: it switches both connections and carries bytes until
 // both sides are done. A 101 that nobody asked for is the target's fault.
 func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
@@ -26,7 +23,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	switch {
 	case asked == "":
 		res.Body.Close()
-		return a.classify(&exchange.AttemptError{Op: "read", Wrote: true, Err: errUnasked})
+		return a.classify(&exchange.AttemptError{Op: "read", Wrote: true, Err: exchange.ErrUnasked})
 	case !ok || granted != asked:
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,

@@ -2,6 +2,8 @@ package pool
 
 import (
 	"context"
+	"errors"
+	"os"
 	"time"
 )
 
@@ -17,23 +19,41 @@ func (p *Pool) unclear(c *Conn) bool {
 	return p.asked.IsZero() || life > 0 && time.Since(p.asked) >= life
 }
 
-// inquire opens a connection to a target that has chosen none of the protocols of
-// p. Most of those know no ALPN, and are to be taken as they are. But one that
-// knows h2 only may let the client in all the same: crypto/tls does that for
-// clients that offer http/1.1. Such a target chooses h2 when it is offered both.
-func (p *Pool) inquire(ctx context.Context) (*Conn, error) {
+// hangUpTime is how long a target has, besides a multiple of the time that it takes
+// to connect to it, to close a connection whose protocol it does not speak.
+const hangUpTime = 100 * time.Millisecond
+
+// onlyHTTP2 reports whether the target of c, which has chosen none of the protocols
+// of p, speaks HTTP/2 alone. Most such targets know no ALPN, and are to be taken as
+// they are. But crypto/tls lets clients in that offer http/1.1 to a server which
+// names h2 alone: net/http closes their connection then, unless it speaks HTTP/1.1
+// all the same, as it does in httptest. took is how long c has taken to open.
+func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool {
+	patience := hangUpTime + 4*took
+	bounded, cancel := context.WithTimeout(ctx, patience) // some targets serve one connection at a time
+	defer cancel()
 	conf := p.TLS.Clone()
 	conf.NextProtos = append([]string{"h2"}, conf.NextProtos...)
-	c, err := p.dial(ctx, conf)
+	other, err := p.dial(bounded, conf)
 	if err != nil {
-		return nil, err
+		return false
 	}
-	if c.tls.ConnectionState().NegotiatedProtocol == "h2" {
-		c.bye()
-		return nil, &HandshakeError{ErrHTTP2}
+	chosen := other.tls.ConnectionState().NegotiatedProtocol
+	other.bye()
+	if chosen == "h2" && c.hangsUp(patience) {
+		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = time.Now()
-	return c, nil
+	return false
+}
+
+// hangsUp reports whether the target closes c, which nothing was sent on yet, within
+// that time.
+func (c *Conn) hangsUp(patience time.Duration) bool {
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	err := c.Fill()
+	_ = c.SetReadDeadline(time.Time{})
+	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }

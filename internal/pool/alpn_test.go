@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,52 +17,65 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// alpnPool returns a Pool that offers http/1.1 to a target which knows protos, and serves one connection at a time. It counts the
-// connections.
-func alpnPool(t *testing.T, protos ...string) (p *pool.Pool, dials *int) {
+// alpnPool returns a Pool that offers http/1.1 to a target which knows protos. The target serves one connection at a time if so
+// told. It hangs up on clients that choose no protocol if it is picky. alpnPool counts the connections.
+func alpnPool(t *testing.T, k alpnKind) (p *pool.Pool, dials *atomic.Int64) {
 	t.Helper()
 	server, roots := proxytest.TLS(t, "target.test")
-	server.NextProtos = protos
+	server.NextProtos = k.protos
 	ln := proxytest.Listen(t)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var conns sync.WaitGroup
+	conns.Go(func() {
 		for {
 			nc, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			sc := tls.Server(nc, server)
-			if sc.Handshake() == nil {
-				_, _ = sc.Read(make([]byte, 1)) // until the client closes it
+			serve := func() {
+				defer nc.Close()
+				sc := tls.Server(nc, server)
+				if sc.Handshake() == nil && !(k.picky && sc.ConnectionState().NegotiatedProtocol == "") {
+					_, _ = sc.Read(make([]byte, 1)) // until the client closes it
+				}
 			}
-			sc.Close()
+			if k.single {
+				serve()
+			} else {
+				conns.Go(serve)
+			}
 		}
-	}()
-	t.Cleanup(func() { ln.Close(); <-done })
-	p, dials = poolFor(t, ln), new(int)
+	})
+	t.Cleanup(func() { ln.Close(); conns.Wait() })
+	p, dials = poolFor(t, ln), new(atomic.Int64)
 	dial := p.Dial
-	p.Dial = func(ctx context.Context) (net.Conn, error) { *dials++; return dial(ctx) }
+	p.Dial = func(ctx context.Context) (net.Conn, error) { dials.Add(1); return dial(ctx) }
 	p.TLS = &tls.Config{ServerName: "target.test", RootCAs: roots, NextProtos: []string{"http/1.1"}}
 	return p, dials
 }
 
+type alpnKind struct {
+	protos        []string
+	picky, single bool
+}
+
 func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 	for _, tt := range []struct {
-		what   string
-		protos []string
-		life   time.Duration
-		dials  []int // after each Open
-		http2  bool
+		what string
+		alpnKind
+		life  time.Duration
+		dials []int64 // after each Open
+		http2 bool
 	}{
-		{"chooses", []string{"http/1.1", "h2"}, 0, []int{1, 2, 3}, false},
-		{"knows no ALPN", nil, 0, []int{2, 3, 4}, false},
-		{"knows no ALPN, for ever", nil, -1, []int{2, 3, 4}, false},
-		{"knows no ALPN, for a moment", nil, time.Nanosecond, []int{2, 4, 6}, false},
-		{"knows h2 only", []string{"h2"}, 0, []int{2, 4}, true},
+		{"chooses", alpnKind{protos: []string{"http/1.1", "h2"}}, 0, []int64{1, 2, 3}, false},
+		{"knows no ALPN", alpnKind{}, 0, []int64{2, 3, 4}, false},
+		{"knows no ALPN, for ever", alpnKind{}, -1, []int64{2, 3, 4}, false},
+		{"knows no ALPN, for a moment", alpnKind{}, time.Nanosecond, []int64{2, 4, 6}, false},
+		{"knows no ALPN, one connection at a time", alpnKind{single: true}, 0, []int64{2, 4}, false},
+		{"speaks h2 only", alpnKind{protos: []string{"h2"}, picky: true}, 0, []int64{2, 4}, true},
+		{"names h2 only, and speaks both", alpnKind{protos: []string{"h2"}}, 0, []int64{2, 3}, false},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			p, dials := alpnPool(t, tt.protos...)
+			p, dials := alpnPool(t, tt.alpnKind)
 			p.Lifetime = tt.life
 			for _, want := range tt.dials {
 				c, err := p.Open(t.Context())
@@ -70,28 +85,26 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 				var handshake *pool.HandshakeError
 				assert.Equal(t, tt.http2, errors.Is(err, pool.ErrHTTP2) && errors.As(err, &handshake), "%v", err)
 				assert.Equal(t, !tt.http2, err == nil, "%v", err)
-				assert.Equal(t, want, *dials)
+				assert.Equal(t, want, dials.Load())
 			}
 		})
 	}
 }
 
 func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
-	p, dials := alpnPool(t)
+	p, dials := alpnPool(t, alpnKind{})
 	dial, down := p.Dial, errors.New("down")
 	p.Dial = func(ctx context.Context) (net.Conn, error) {
-		if *dials == 1 {
-			*dials++
+		if dials.Load() == 1 {
+			dials.Add(1)
 			return nil, down
 		}
 		return dial(ctx)
 	}
-	_, err := p.Open(t.Context())
-	assert.Equal(t, down, err)
-	for _, want := range []int{4, 5} {
+	for _, want := range []int64{2, 4, 5} {
 		c, err := p.Open(t.Context())
-		require.NoError(t, err)
+		require.NoError(t, err, "the first connection is of use")
 		require.NoError(t, c.Close())
-		assert.Equal(t, want, *dials)
+		assert.Equal(t, want, dials.Load())
 	}
 }

@@ -65,7 +65,7 @@ type Pool struct {
 	armed   bool      // timer will call sweep
 	retired bool      // nothing is kept any more
 	closed  bool      // nor opened
-	asked   time.Time // when inquire found that the target does not know ALPN
+	asked   time.Time // when onlyHTTP2 last found that the target speaks HTTP/1.1
 }
 
 func (p *Pool) maxIdle() int               { return cmp.Or(p.MaxIdle, DefaultMaxIdle) }
@@ -94,8 +94,8 @@ func (p *Pool) Take() *Conn {
 // is Dial's. The caller owns the connection until Put, Close or Detach.
 //
 // A target that chooses none of the protocols of TLS.NextProtos is dialed again,
-// once in a Lifetime, and offered h2 too. If it chooses h2, the error is that of
-// a handshake, with ErrHTTP2.
+// once in a Lifetime, and offered h2 too. If it chooses h2, and closes the first
+// connection, the error is that of a handshake, with ErrHTTP2.
 func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
 	closed := p.closed
@@ -103,12 +103,16 @@ func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	if closed {
 		return nil, ErrClosed
 	}
+	start := time.Now()
 	c, err := p.dial(ctx, p.TLS)
 	if err != nil || !p.unclear(c) {
 		return c, err
 	}
-	c.bye() // first: some targets serve one connection at a time
-	return p.inquire(ctx)
+	if p.onlyHTTP2(ctx, c, time.Since(start)) {
+		c.bye()
+		return nil, &HandshakeError{ErrHTTP2}
+	}
+	return c, nil
 }
 
 func (p *Pool) dial(ctx context.Context, conf *tls.Config) (*Conn, error) {

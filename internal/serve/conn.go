@@ -197,11 +197,8 @@ func (c *conn) forsake() {
 	_ = c.SetLinger(0)
 }
 
-// What lingerClose reads and waits at most.
-const (
-	lingerBytes = 256 << 10
-	lingerTime  = 500 * time.Millisecond
-)
+// lingerBytes is what lingerClose reads at most.
+const lingerBytes = 256 << 10
 
 // lingerClose closes after an answer to a request that was not read to its
 // end. Closing at once would reset the connection, and the client might lose
@@ -224,7 +221,7 @@ func (c *conn) linger(page []byte) {
 		_ = c.tls.CloseWrite()
 	}
 	_ = c.CloseWrite()
-	_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+	_ = c.Conn.SetReadDeadline(time.Now().Add(exchange.LingerTime))
 	for n, total := 0, 0; total < lingerBytes; total += n {
 		var err error
 		if n, err = c.Conn.Read(page); err != nil {

@@ -3,7 +3,6 @@ package serve
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -15,10 +14,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
-
-// maxInterim bounds how many 1xx responses an exchange relays, as in the handler
-// lane.
-const maxInterim = 32
 
 // exchange forwards the request that head parsed and route routed.
 func (x *fastExchange) exchange() step {
@@ -193,7 +188,7 @@ func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 
 // outcome says how an attempt ended.
 func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
-	o := forward.Outcome{Wrote: true, Whole: x.upload.whole(), Idempotent: x.idempotent(), Begun: x.sent}
+	o := forward.Outcome{Wrote: true, Whole: x.upload.whole(), Idempotent: exchange.Idempotent(view(x.req.Method)), Begun: x.sent}
 	if err == nil {
 		o.Status = x.res.Status
 		return o
@@ -229,7 +224,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		if answered == nil { // it was not up's failure alone
 			return nil, err
 		}
-		retry := !up.Wrote() || x.upload.whole() && x.idempotent() && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
+		retry := !up.Wrote() || x.upload.whole() && exchange.Idempotent(view(x.req.Method)) && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
 		wrote := up.Wrote()
 		up.Close()
 		if !retry {
@@ -332,15 +327,6 @@ func (x *fastExchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 	}
 }
 
-// idempotent reports whether the request may be carried out twice.
-func (x *fastExchange) idempotent() bool {
-	switch string(x.req.Method) {
-	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
-		return true
-	}
-	return false
-}
-
 // classify turns an attempt's error into the exchange's failure.
 func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failure {
 	fail := &exchange.Failure{Op: "read", Target: x.attempts.Target.Name, Side: exchange.SideUpstream, Err: err}
@@ -349,7 +335,6 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 		fail.Op, fail.Err = ae.Op, ae.Err
 	}
 	var hook *exchange.PanicError
-	var protocol *h1.Refusal
 	uploadErr := x.upload.failed()
 	switch {
 	case errors.As(uploadErr, &hook):
@@ -364,8 +349,6 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 		fail.Side, fail.Status, fail.Reason = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
 	case errors.As(fail.Err, &hook):
 		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
-	case errors.As(fail.Err, &protocol), errors.Is(fail.Err, errProtocol):
-		fail.Status, fail.Reason = http.StatusBadGateway, "http_protocol_error"
 	default:
 		fail.Status, fail.Reason = exchange.Reason(fail.Op, fail.Err)
 	}
@@ -383,9 +366,6 @@ func (n *name) of(b []byte) string {
 	}
 	return n.last
 }
-
-// errProtocol is wrapped by what a target must not answer.
-var errProtocol = errors.New("protocol error")
 
 // client is who the request is from, behind the trusted proxies.
 func (x *fastExchange) client() netip.Addr {
@@ -500,8 +480,4 @@ func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step 
 	}
 	x.c.cut()
 	return end
-}
-
-func protocolError(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{errProtocol}, args...)...)
 }

@@ -16,7 +16,7 @@ import (
 // hedges reports whether the request may go to a second target while the first
 // one thinks.
 func (x *fastExchange) hedges(f *forward.Forwarder) bool {
-	return f.Hedge > 0 && x.req.Framing() == h1.NoBody && (string(x.req.Method) == "GET" || string(x.req.Method) == "HEAD")
+	return f.Hedge > 0 && x.req.Framing() == h1.NoBody && exchange.Hedgeable(view(x.req.Method))
 }
 
 // hedge sends the request to up, and to another target when up takes long.

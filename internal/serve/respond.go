@@ -81,22 +81,22 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 		case err == h1.ErrMore:
 			if err := x.fill(f, up); err != nil {
 				if errors.Is(err, pool.ErrBufferFull) {
-					err = protocolError("response head too large")
+					err = &exchange.ProtocolError{What: "response head too large"}
 				}
 				return 0, err
 			}
 		case err != nil:
 			return 0, err
 		case x.res.Status == http.StatusSwitchingProtocols:
-			return 0, protocolError("101 that nobody asked for")
+			return 0, exchange.ErrUnasked
 		case x.res.Status >= 200:
 			return n, nil
 		default:
-			if interim++; interim > maxInterim {
-				return 0, protocolError("more than %d interim responses", maxInterim)
+			if interim++; interim > exchange.MaxInterim {
+				return 0, exchange.ErrInterim
 			}
 			if sum += n; sum > exchange.MaxInterimSum {
-				return 0, protocolError("interim responses of more than %d bytes", exchange.MaxInterimSum)
+				return 0, exchange.ErrInterim
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the handler lane's
 				x.out = f.AppendInterim(x.out[:0], &x.res)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -161,18 +162,13 @@ func (c *conn) renew() {
 func (c *conn) left() bool  { return c.gone.Load() }
 func (c *conn) ended() bool { return c.over.Load() }
 
-// The sweeper looks every sweepInterval at exchanges older than that, and ends
-// those whose client left or whose route went streamGrace ago.
-const (
-	sweepInterval = 50 * time.Millisecond
-	streamGrace   = 10 * time.Second
-)
-
-// sweep is the server's sweeper goroutine. It takes at most a hundredth of one
+// sweep is the server's sweeper goroutine: it looks at exchanges older than
+// exchange.SweepInterval, and ends those whose client left or whose route went
+// exchange.StreamGrace ago. It takes at most a hundredth of one
 // processor: after a sweep of many connections it waits longer.
 func (s *Server) sweep(done <-chan struct{}) {
 	defer s.sweeper.Done()
-	timer := time.NewTimer(sweepInterval)
+	timer := time.NewTimer(exchange.SweepInterval)
 	defer timer.Stop()
 	var conns []*conn
 	for {
@@ -188,7 +184,7 @@ func (s *Server) sweep(done <-chan struct{}) {
 			c.inspect(start)
 		}
 		clear(conns)
-		timer.Reset(max(sweepInterval, 100*time.Since(start)))
+		timer.Reset(max(exchange.SweepInterval, 100*time.Since(start)))
 	}
 }
 
@@ -208,7 +204,7 @@ func (s *Server) now() time.Time { return time.Unix(0, s.clock.Load()) }
 func (c *conn) inspect(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.busy || now.Sub(c.since) < sweepInterval {
+	if !c.busy || now.Sub(c.since) < exchange.SweepInterval {
 		return
 	}
 	switch {
@@ -238,5 +234,5 @@ func (c *conn) expired(now time.Time) bool {
 	if c.doomed.IsZero() {
 		c.doomed = now
 	}
-	return now.Sub(c.doomed) >= streamGrace
+	return now.Sub(c.doomed) >= exchange.StreamGrace
 }
