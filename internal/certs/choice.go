@@ -249,15 +249,6 @@ func (h *host) begun() {
 	}
 }
 
-// brings reports whether the program brought the certificate of a canonical host
-// or a wildcard.
-func (m *Manager) brings(host string) bool {
-	if ch, _, _ := m.choices.of(host); ch != nil && ch.cert != nil {
-		return true
-	}
-	return m.static.Load().has(host)
-}
-
 // none reports whether the program wants no certificate for a host. c may be nil.
 func (c *choices) none(host string) bool {
 	ch, _, _ := c.of(host)

@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
-
-	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // An account starts so many orders in so much time: the same rate as certmagic's
@@ -239,24 +237,4 @@ func (m *Manager) chains() iter.Seq[*chain] {
 	all := append([]*chain{m.public, m.internal}, slices.Collect(maps.Values(m.single))...)
 	m.chainMu.Unlock()
 	return slices.Values(all)
-}
-
-// refusal says why nobody can issue for the host or wildcard, or nil.
-func (m *Manager) refusal(name string) error {
-	c := m.chainOf(name)
-	if len(c.authorities) == 0 {
-		return fmt.Errorf("no issuer for public names such as %q", name)
-	}
-	return c.refuses(name)
-}
-
-// chainOf returns what issues for a host or wildcard.
-func (m *Manager) chainOf(name string) *chain {
-	if c := m.choices.chain(name); c != nil {
-		return c
-	}
-	if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
-		return m.internal
-	}
-	return m.public
 }

@@ -185,11 +185,6 @@ func (e lackError) Error() string {
 	return fmt.Sprintf("no certificate for %q: %v", e.host, e.why)
 }
 
-// mints reports whether host gets its certificate in the handshake.
-func (m *Manager) mints(host string) bool {
-	return m.local.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
-}
-
 // Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
 func (m *Manager) Status(host string) (Status, bool) {
 	m.syncHost(host)

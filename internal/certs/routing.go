@@ -2,7 +2,10 @@ package certs
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // A want is what the routes say of a name.
@@ -105,4 +108,38 @@ func (m *Manager) passed(host string) bool {
 // carried elsewhere.
 func (m *Manager) passes(pattern string) bool {
 	return m.options.Passes != nil && m.options.Passes(pattern)
+}
+
+// chainOf returns what issues for a host or wildcard.
+func (m *Manager) chainOf(name string) *chain {
+	if c := m.choices.chain(name); c != nil {
+		return c
+	}
+	if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
+		return m.internal
+	}
+	return m.public
+}
+
+// refusal says why nobody can issue for the host or wildcard, or nil.
+func (m *Manager) refusal(name string) error {
+	c := m.chainOf(name)
+	if len(c.authorities) == 0 {
+		return fmt.Errorf("no issuer for public names such as %q", name)
+	}
+	return c.refuses(name)
+}
+
+// brings reports whether the program brought the certificate of a canonical host
+// or a wildcard.
+func (m *Manager) brings(host string) bool {
+	if ch, _, _ := m.choices.of(host); ch != nil && ch.cert != nil {
+		return true
+	}
+	return m.static.Load().has(host)
+}
+
+// mints reports whether host gets its certificate in the handshake.
+func (m *Manager) mints(host string) bool {
+	return m.local.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
 }
