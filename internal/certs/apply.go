@@ -176,7 +176,7 @@ func (m *Manager) onDemand(name string) bool {
 
 // reissue makes a host follow its new issuer.
 func (m *Manager) reissue(name string) {
-	refusal := m.refusal(name)
+	refusal := m.routing.refusal(name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := m.table.get(name)

@@ -296,7 +296,7 @@ func (c *choices) demanded(name string) (*tls.Certificate, error) {
 		c.drop(name)
 		return nil, fmt.Errorf("TLS.Host wants no certificate: %w", ErrNotAllowed)
 	}
-	if err := c.manager.refusal(name); err != nil {
+	if err := c.manager.routing.refusal(name); err != nil {
 		c.drop(name)
 		return nil, errors.Join(err, ErrNotAllowed)
 	}

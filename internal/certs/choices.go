@@ -209,7 +209,7 @@ func (c *choices) apart(name, wild string) bool {
 	if _, known := c.exact(wild); !known {
 		return c.failure(wild) != nil
 	}
-	return ch != nil && ch.chain != nil && c.manager.chainOf(wild) != ch.chain
+	return ch != nil && ch.chain != nil && c.manager.routing.chainOf(wild) != ch.chain
 }
 
 // names returns all patterns and hosts that have been asked about.

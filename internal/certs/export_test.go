@@ -118,7 +118,7 @@ func (m *Manager) Looks() int {
 
 // Preflight makes a preflight of a host.
 func (m *Manager) Preflight(ctx context.Context, host string) error {
-	return m.scout.check(ctx, host, m.chainOf(host))
+	return m.scout.check(ctx, host, m.routing.chainOf(host))
 }
 
 // Explain adds to an error of a CA what a preflight of a host has to say.

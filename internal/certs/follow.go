@@ -143,7 +143,7 @@ func (m *Manager) decideAll(names []string) {
 	defer m.followMu.Unlock()
 	wants := m.wants[:0]
 	for _, name := range names {
-		wants = append(wants, m.decide(name))
+		wants = append(wants, m.routing.decide(name))
 	}
 	defer clear(wants)
 	m.wants = wants

@@ -101,7 +101,7 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 	switch {
 	case h != nil:
 		return m.wait(hello, h)
-	case m.mints(name):
+	case m.routing.mints(name):
 		m.local.introduce()
 		return m.mint(hello, name)
 	case m.options.Policy == nil || isIP(name):
@@ -276,7 +276,7 @@ func (m *Manager) wildcardFor(h *host) *host {
 	m.mu.RLock()
 	w, undecided := m.table.get(wild), h.motion != nil && h.motion.undecided
 	m.mu.RUnlock()
-	if w == nil || undecided || !fresh(w.cert.Load()) || m.chainOf(h.name) != m.chainOf(wild) {
+	if w == nil || undecided || !fresh(w.cert.Load()) || m.routing.chainOf(h.name) != m.routing.chainOf(wild) {
 		return nil
 	}
 	return w

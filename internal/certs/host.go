@@ -208,7 +208,7 @@ func (h *host) mark() {
 }
 
 // chain returns the chain of issuers for h.
-func (h *host) chain() *chain { return h.manager.chainOf(h.name) }
+func (h *host) chain() *chain { return h.manager.routing.chainOf(h.name) }
 
 // put puts the host's next job into q. A host that has gone gets none: that is the tombstone which keeps a certificate
 // from coming back. The manager's lock is held.

@@ -38,7 +38,7 @@ type inquiry struct {
 // reload asks the hook again about a pattern, and reports whether there is a
 // route of it, or a host on demand, be it one that was refused.
 func (c *choices) reload(name string) bool {
-	if c.manager.passes(name) {
+	if c.manager.routing.passes(name) {
 		c.drop(name)
 		c.inspect(name)
 		return true

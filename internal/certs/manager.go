@@ -45,6 +45,7 @@ type Manager struct {
 	single           map[identity]*chain // of one issuer
 	accounts         map[accountID]*account
 	choices          *choices // of the program at run time; nil if it has no say
+	routing          *routing
 	static           *statics
 	loads, infos     *queue
 	scout            *scout
@@ -113,6 +114,7 @@ func New(o Options) (*Manager, error) {
 		m.cancel()
 		return nil, err
 	}
+	m.routing = &routing{&m.options, m.choices, m.static, m.local, m.public, m.internal}
 	m.witnesses = newWitnesses(m.ctx, &restorer{
 		storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log,
 	}) // the first to know of a storage's return: nothing is tried before

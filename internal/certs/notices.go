@@ -63,7 +63,7 @@ func (n *notices) check() {
 	defer n.mu.Unlock()
 	n.since = time.Time{}
 	if host := m.options.DefaultHost; host != "" {
-		homeless := !m.served(host)
+		homeless := !m.routing.served(host)
 		if homeless && !n.homeless {
 			m.log.Warn("no route serves TLS.DefaultHost, clients without a server name are refused", "host", host,
 				"remedy", "add a route for it, or correct TLS.DefaultHost")

@@ -69,7 +69,7 @@ func newDemands(m *Manager) *demands {
 // join finds or begins the decision about name: nil without an error if it is refused, or if nobody can issue for it. began
 // reports that it begins now.
 func (d *demands) join(name string) (x *demand, began bool, err error) {
-	if d.manager.choices == nil && d.manager.refusal(name) != nil {
+	if d.manager.choices == nil && d.manager.routing.refusal(name) != nil {
 		return nil, false, nil
 	}
 	d.mu.Lock()
@@ -244,6 +244,6 @@ func (d *demands) kept(name string) bool {
 	if cert, err := m.choices.demanded(name); cert != nil || err != nil {
 		return false
 	}
-	s, err := findStored(m.ctx, m.storage, m.chainOf(name).authorities, name)
+	s, err := findStored(m.ctx, m.storage, m.routing.chainOf(name).authorities, name)
 	return err == nil && fresh(s.cert)
 }

@@ -68,9 +68,9 @@ func (s *Status) describe(name string) string {
 // own.
 func (m *Manager) outlookOfOther(name string) Outlook {
 	switch wild := wildcardOf(name); {
-	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.wantOf(wild).wanted:
+	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.routing.wantOf(wild).wanted:
 		return Outlook{About: "no certificate yet: the route is new"}
-	case m.mints(name):
+	case m.routing.mints(name):
 		return Outlook{About: "a certificate that the local CA makes in the handshake"}
 	case m.options.Policy == nil || isIP(name):
 		return Outlook{About: "no certificate: handshakes are refused, since no route names the host and there is no HostPolicy"}
@@ -83,7 +83,7 @@ func (m *Manager) outlookOfOther(name string) Outlook {
 // serves, none is possible, or it has to wait for a handshake. It begins nothing,
 // and consults no hook.
 func (m *Manager) Orders(name string) bool {
-	w := m.wantOf(name)
+	w := m.routing.wantOf(name)
 	if !w.wanted || w.refusal != nil || w.kind == lazy {
 		return false
 	}

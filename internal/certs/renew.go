@@ -12,7 +12,7 @@ func (m *Manager) Renew(host string) error {
 		return errClosed
 	}
 	m.syncHost(host)
-	if m.brings(host) {
+	if m.routing.brings(host) {
 		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
 	}
 	m.Forget(host)
@@ -24,13 +24,13 @@ func (m *Manager) Renew(host string) error {
 	}
 	m.mu.Unlock()
 	switch {
-	case m.passed(host):
+	case m.routing.passed(host):
 		return errPassed(host)
 	case isPattern(host) || !m.options.Knows(host):
 		return fmt.Errorf("no route serves %q", host)
 	case m.choices.none(host):
 		return fmt.Errorf("TLS.Host wants no certificate for %q: leave HostTLS.NoCertificate false, then call ReloadTLS", host)
-	case m.mints(host):
+	case m.routing.mints(host):
 		return fmt.Errorf("the local CA makes a certificate for %q at each handshake that needs one", host)
 	case m.options.Policy == nil:
 		return fmt.Errorf("no route names %q, and there is no HostPolicy that could allow a certificate for it", host)

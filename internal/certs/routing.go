@@ -8,6 +8,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
+// routing says what is wanted of a name now: by the routes, by what the program
+// says per host, and by the certificates that it brought. It keeps nothing.
+type routing struct {
+	options          *Options
+	choices          *choices
+	static           *statics
+	local            *localSigner
+	public, internal *chain
+}
+
 // A want is what the routes say of a name.
 type want struct {
 	wanted  bool
@@ -20,39 +30,39 @@ type want struct {
 }
 
 // decide says what the routes want of a name now.
-func (m *Manager) decide(name string) want {
+func (r *routing) decide(name string) want {
 	switch {
-	case m.options.Wants(name):
-	case m.passes(name):
-		m.choices.inspect(name)
+	case r.options.Wants(name):
+	case r.passes(name):
+		r.choices.inspect(name)
 		return want{}
 	default:
-		return want{known: !isPattern(name) && m.options.Knows(name) && !m.passed(name), left: true}
+		return want{known: !isPattern(name) && r.options.Knows(name) && !r.passed(name), left: true}
 	}
-	if !m.choices.settled(name) {
-		m.choices.ask(name, false)
+	if !r.choices.settled(name) {
+		r.choices.ask(name, false)
 		return want{wanted: true, undecided: true}
 	}
-	return m.wantOf(name)
+	return r.wantOf(name)
 }
 
 // wantOf says what a host pattern of a route wants.
-func (m *Manager) wantOf(name string) want {
+func (r *routing) wantOf(name string) want {
 	zone, wild := strings.CutPrefix(name, "*.")
-	ch, _ := m.choices.exact(name)
+	ch, _ := r.choices.exact(name)
 	switch {
 	case ch != nil && (ch.none || ch.cert != nil):
 		return want{known: true}
-	case name == "*", m.static.Load().has(name):
+	case name == "*", r.static.Load().has(name):
 		return want{known: true}
 	case !wild:
-		return want{wanted: true, refusal: m.refusal(name), kind: m.kindOf(name)}
-	case m.local.mintable(zone) && m.chainOf(name) == m.internal && !strings.Contains(zone, "."):
+		return want{wanted: true, refusal: r.refusal(name), kind: r.kindOf(name)}
+	case r.local.mintable(zone) && r.chainOf(name) == r.internal && !strings.Contains(zone, "."):
 		// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
 		return want{known: true}
-	case m.chainOf(name).wildcards(), m.refusal(name) != nil:
-		return want{wanted: true, refusal: m.refusal(name)}
-	case m.options.Policy == nil:
+	case r.chainOf(name).wildcards(), r.refusal(name) != nil:
+		return want{wanted: true, refusal: r.refusal(name)}
+	case r.options.Policy == nil:
 		return want{wanted: true, refusal: errWildcard}
 	}
 	return want{known: true}
@@ -62,13 +72,13 @@ var errWildcard = errors.New("wildcard certificates require a DNS-01 solver: set
 	"or a HostPolicy that allows a certificate for each of its hosts when a handshake asks for it")
 
 // kindOf returns the kind of a host that a route names.
-func (m *Manager) kindOf(name string) kind {
-	if wild := wildcardOf(name); wild != "" && m.options.Wants(wild) && !m.choices.apart(name, wild) {
-		if w := m.wantOf(wild); w.wanted && w.refusal == nil {
+func (r *routing) kindOf(name string) kind {
+	if wild := wildcardOf(name); wild != "" && r.options.Wants(wild) && !r.choices.apart(name, wild) {
+		if w := r.wantOf(wild); w.wanted && w.refusal == nil {
 			return covered
 		}
 	}
-	if m.options.Lazy {
+	if r.options.Lazy {
 		return lazy
 	}
 	return ofRoute
@@ -76,13 +86,13 @@ func (m *Manager) kindOf(name string) kind {
 
 // served reports whether the TLS of a canonical host ends here, by the most
 // specific pattern with a route.
-func (m *Manager) served(host string) bool {
+func (r *routing) served(host string) bool {
 	for _, pattern := range [...]string{host, wildcardOf(host), "*"} {
 		switch {
 		case pattern == "":
-		case m.options.Wants(pattern):
+		case r.options.Wants(pattern):
 			return true
-		case m.passes(pattern):
+		case r.passes(pattern):
 			return false
 		}
 	}
@@ -91,13 +101,13 @@ func (m *Manager) served(host string) bool {
 
 // passed reports whether the connections of a canonical host, or of a pattern, are
 // carried elsewhere.
-func (m *Manager) passed(host string) bool {
+func (r *routing) passed(host string) bool {
 	for _, pattern := range [...]string{host, wildcardOf(host), "*"} {
 		switch {
 		case pattern == "":
-		case m.options.Wants(pattern):
+		case r.options.Wants(pattern):
 			return false
-		case m.passes(pattern):
+		case r.passes(pattern):
 			return true
 		}
 	}
@@ -106,24 +116,24 @@ func (m *Manager) passed(host string) bool {
 
 // passes reports whether the connections of exactly that pattern's route are
 // carried elsewhere.
-func (m *Manager) passes(pattern string) bool {
-	return m.options.Passes != nil && m.options.Passes(pattern)
+func (r *routing) passes(pattern string) bool {
+	return r.options.Passes != nil && r.options.Passes(pattern)
 }
 
 // chainOf returns what issues for a host or wildcard.
-func (m *Manager) chainOf(name string) *chain {
-	if c := m.choices.chain(name); c != nil {
+func (r *routing) chainOf(name string) *chain {
+	if c := r.choices.chain(name); c != nil {
 		return c
 	}
 	if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
-		return m.internal
+		return r.internal
 	}
-	return m.public
+	return r.public
 }
 
 // refusal says why nobody can issue for the host or wildcard, or nil.
-func (m *Manager) refusal(name string) error {
-	c := m.chainOf(name)
+func (r *routing) refusal(name string) error {
+	c := r.chainOf(name)
 	if len(c.authorities) == 0 {
 		return fmt.Errorf("no issuer for public names such as %q", name)
 	}
@@ -132,14 +142,14 @@ func (m *Manager) refusal(name string) error {
 
 // brings reports whether the program brought the certificate of a canonical host
 // or a wildcard.
-func (m *Manager) brings(host string) bool {
-	if ch, _, _ := m.choices.of(host); ch != nil && ch.cert != nil {
+func (r *routing) brings(host string) bool {
+	if ch, _, _ := r.choices.of(host); ch != nil && ch.cert != nil {
 		return true
 	}
-	return m.static.Load().has(host)
+	return r.static.Load().has(host)
 }
 
 // mints reports whether host gets its certificate in the handshake.
-func (m *Manager) mints(host string) bool {
-	return m.local.mintable(host) && m.chainOf(host) == m.internal && m.options.Knows(host) && !m.passed(host)
+func (r *routing) mints(host string) bool {
+	return r.local.mintable(host) && r.chainOf(host) == r.internal && r.options.Knows(host) && !r.passed(host)
 }

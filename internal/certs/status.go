@@ -133,8 +133,8 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 			switch {
 			case h != nil:
 				err = h.lack(name)
-			case m.brings(name) || m.mints(name):
-			case m.passed(name):
+			case m.routing.brings(name) || m.routing.mints(name):
+			case m.routing.passed(name):
 				err = lackError{name, errPassed(name)}
 			default:
 				err = lackError{name, errors.New("no route asks for it")}
