@@ -2,6 +2,21 @@ package certs
 
 import "time"
 
+// applyAll makes the table do what is wanted of some names.
+func (m *Manager) applyAll(names []string, wants []want) {
+	var hopeless []Status
+	m.mu.Lock()
+	for i, name := range names {
+		if h := m.apply(name, wants[i]); h != nil && wants[i].refusal != nil {
+			hopeless = append(hopeless, h.status())
+		}
+	}
+	m.mu.Unlock()
+	for _, s := range hopeless {
+		m.reporter.hopeless(s)
+	}
+}
+
 // apply makes the table do what is wanted of a name, and returns the host if it is new. m.mu is held.
 func (m *Manager) apply(name string, w want) *host {
 	h := m.table.get(name)
@@ -191,8 +206,8 @@ func (m *Manager) reissue(name string) {
 
 // undecidable notes that the hook has failed for a host that waits for it.
 func (m *Manager) undecidable(name string, err error, next time.Time, news bool) {
-	m.followMu.Lock() // the host may be about to be in the table
-	defer m.followMu.Unlock()
+	m.follower.mu.Lock() // the host may be about to be in the table
+	defer m.follower.mu.Unlock()
 	m.mu.Lock()
 	h := m.table.get(name)
 	if h == nil || h.motion == nil || !h.motion.undecided {

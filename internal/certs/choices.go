@@ -136,10 +136,7 @@ func (c *choices) heirs(pattern string, ch *choice) []string {
 		return nil
 	}
 	m := c.manager
-	m.mu.RLock()
-	below := m.below.names(pattern)
-	m.mu.RUnlock()
-	return slices.DeleteFunc(below, func(name string) bool {
+	return slices.DeleteFunc(m.namesBelow(pattern), func(name string) bool {
 		h, _ := c.exact(name)
 		if h == nil || !h.demanded || h.chain != nil {
 			return true

@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"context"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -46,90 +48,106 @@ func (c *changes) empty() bool {
 	return !c.all && len(c.names) == 0
 }
 
+// A follower makes the table follow the routes: all that have changed, in the
+// order of their changes, and the host of a handshake ahead of them.
+type follower struct {
+	ctx     context.Context // ends its work
+	changes changes
+	hosts   func() iter.Seq[string]            // Options.Hosts
+	decide  func(name string) want             // says what is wanted of a name now
+	apply   func(names []string, wants []want) // makes the table do what is wanted of some names
+	known   func() []string                    // the names in the table
+	below   func(wild string) []string         // the names to be looked at when a wildcard changes; all for "*"
+
+	syncing sync.Mutex // one sync at a time
+	mu      sync.Mutex // one decision about a name at a time
+	wants   []want     // of the names that are decided about; kept for the next ones; guarded by mu
+}
+
+func newFollower(m *Manager) *follower {
+	return &follower{
+		ctx:     m.ctx,
+		changes: changes{wake: make(chan struct{}, 1)},
+		hosts:   m.options.Hosts,
+		decide:  m.routing.decide,
+		apply:   m.applyAll,
+		known:   m.names,
+		below:   m.namesBelow,
+	}
+}
+
 // Changed says that the routes of some host patterns have come, gone or changed; none named means that any may have. It
 // is cheap and does not block: the work is that of the hosts named, whatever the number of all. It keeps the slice.
-func (m *Manager) Changed(hosts ...string) { m.changes.add(hosts) }
+func (m *Manager) Changed(hosts ...string) { m.follower.changes.add(hosts) }
 
-// watch follows the routes.
-func (m *Manager) watch(grace time.Duration) {
+// watch follows the routes from the end of grace on. It calls followed each time that the table has caught up with them.
+func (f *follower) watch(grace time.Duration, followed func()) {
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
-	first := true
 	for {
 		select {
-		case <-m.ctx.Done():
+		case <-f.ctx.Done():
 			return
 		case <-timer.C:
 		}
-		m.sync()
-		m.notices.later()
-		if first && m.options.Policy != nil {
-			m.spawn(func() { m.recaller.recall(m.ctx, m.chains()) })
-		}
-		first = false
+		f.sync()
+		followed()
 		select {
-		case <-m.ctx.Done():
+		case <-f.ctx.Done():
 			return
-		case <-m.changes.wake:
+		case <-f.changes.wake:
 		}
 		timer.Reset(syncPause)
 	}
 }
 
 // sync makes the table follow the routes. When it returns the table shows all that Changed has said before.
-func (m *Manager) sync() {
-	m.syncMu.Lock()
-	defer m.syncMu.Unlock()
-	all, names := m.changes.take()
+func (f *follower) sync() {
+	f.syncing.Lock()
+	defer f.syncing.Unlock()
+	all, names := f.changes.take()
 	if all {
-		m.followAll()
+		f.all()
 	}
-	m.follow(names)
+	f.follow(names)
 }
 
 // syncHost makes the table follow the routes of one host, ahead of all others that have changed.
-func (m *Manager) syncHost(name string) {
-	if m.changes.empty() && m.syncMu.TryLock() {
-		m.syncMu.Unlock() // nothing is under way either
+func (f *follower) syncHost(name string) {
+	if f.changes.empty() && f.syncing.TryLock() {
+		f.syncing.Unlock() // nothing is under way either
 		return
 	}
 	if wild := wildcardOf(name); wild != "" {
-		m.decideAll([]string{wild})
+		f.decideAll([]string{wild})
 	}
-	m.decideAll([]string{name})
+	f.decideAll([]string{name})
 }
 
-// followAll looks at every host of a route, and at every host of the table.
-func (m *Manager) followAll() {
+// all looks at every host of a route, and at every host of the table.
+func (f *follower) all() {
 	names := make([]string, 0, batch)
 	var turn yield.Turn
-	for name := range m.options.Hosts() {
+	for name := range f.hosts() {
 		if names = append(names, name); len(names) == batch {
-			m.decideAll(names)
+			f.decideAll(names)
 			names = names[:0]
 			turn.Check()
 		}
 	}
-	m.decideAll(names)
-	known := m.names()
-	m.mu.RLock()
-	known = append(known, m.below.names("*")...)
-	m.mu.RUnlock()
-	m.follow(known)
+	f.decideAll(names)
+	f.follow(append(f.known(), f.below("*")...))
 }
 
 // follow decides about names, and about those below the wildcards among them.
-func (m *Manager) follow(names []string) {
+func (f *follower) follow(names []string) {
 	var turn yield.Turn
-	for len(names) > 0 && m.ctx.Err() == nil {
+	for len(names) > 0 && f.ctx.Err() == nil {
 		n := min(len(names), batch)
-		m.decideAll(names[:n])
+		f.decideAll(names[:n])
 		for _, name := range names[:n] {
 			if isPattern(name) {
-				m.mu.RLock()
-				below := m.below.names(name)
-				m.mu.RUnlock()
-				m.follow(below) // hosts, which have none below them
+				f.follow(f.below(name)) // hosts, which have none below them
 			}
 		}
 		names = names[n:]
@@ -138,24 +156,14 @@ func (m *Manager) follow(names []string) {
 }
 
 // decideAll decides about a batch of names, and makes the table follow.
-func (m *Manager) decideAll(names []string) {
-	m.followMu.Lock() // what is decided is done before anything else is decided
-	defer m.followMu.Unlock()
-	wants := m.wants[:0]
+func (f *follower) decideAll(names []string) {
+	f.mu.Lock() // what is decided is done before anything else is decided
+	defer f.mu.Unlock()
+	wants := f.wants[:0]
 	for _, name := range names {
-		wants = append(wants, m.routing.decide(name))
+		wants = append(wants, f.decide(name))
 	}
 	defer clear(wants)
-	m.wants = wants
-	var hopeless []Status
-	m.mu.Lock()
-	for i, name := range names {
-		if h := m.apply(name, wants[i]); h != nil && wants[i].refusal != nil {
-			hopeless = append(hopeless, h.status())
-		}
-	}
-	m.mu.Unlock()
-	for _, s := range hopeless {
-		m.reporter.hopeless(s)
-	}
+	f.wants = wants
+	f.apply(names, wants)
 }

@@ -94,7 +94,7 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 		return nil, nil
 	}
 	// A route may be so new that the table does not have it.
-	m.syncHost(name)
+	m.follower.syncHost(name)
 	m.mu.RLock()
 	h := m.find(name)
 	m.mu.RUnlock()
@@ -302,7 +302,7 @@ func (m *Manager) uncover(name string, w *host) *host {
 	if !lapsed {
 		return nil
 	}
-	m.syncHost(name)
+	m.follower.syncHost(name)
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if h := m.find(name); h != w {

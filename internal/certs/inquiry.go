@@ -332,7 +332,7 @@ func (c *choices) apply(o outcome) {
 	case o.err != nil && o.old == nil:
 		m.undecidable(o.name, undecided(o.name, o.err), o.next, o.failures == 1)
 		if o.failures == 1 && m.options.Wants(o.name) {
-			m.follow([]string{o.name}) // hosts below a wildcard wait for it no longer
+			m.follower.follow([]string{o.name}) // hosts below a wildcard wait for it no longer
 		}
 		return
 	case o.err != nil:
@@ -350,7 +350,7 @@ func (c *choices) apply(o outcome) {
 	}
 	switch {
 	case m.options.Wants(o.name):
-		m.follow([]string{o.name})
+		m.follower.follow([]string{o.name})
 	case !o.demanded && !m.onDemand(o.name):
 		c.drop(o.name) // its route went at the moment of the question
 	}

@@ -46,6 +46,7 @@ type Manager struct {
 	accounts         map[accountID]*account
 	choices          *choices // of the program at run time; nil if it has no say
 	routing          *routing
+	follower         *follower
 	static           *statics
 	loads, infos     *queue
 	scout            *scout
@@ -58,17 +59,13 @@ type Manager struct {
 	lobby            *lobby
 	notices          *notices
 
-	ctx    context.Context // ends all
-	cancel context.CancelFunc
-	ending sync.Mutex // no task starts after cancel
-	tasks  sync.WaitGroup
-	start  sync.Once
-	close  sync.Once
-
-	changes  changes
-	syncMu   sync.Mutex // one sync at a time
-	followMu sync.Mutex // one decision about a name at a time
-	wants    []want     // of the names that are decided about; kept for the next ones; guarded by followMu
+	ctx      context.Context // ends all
+	cancel   context.CancelFunc
+	ending   sync.Mutex // no task starts after cancel
+	tasks    sync.WaitGroup
+	start    sync.Once
+	close    sync.Once
+	recalled sync.Once // recall was begun
 
 	mu        sync.RWMutex
 	table     table
@@ -88,7 +85,6 @@ func New(o Options) (*Manager, error) {
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
 		reloads: make(chan struct{}, maxReloads),
-		changes: changes{wake: make(chan struct{}, 1)},
 		table:   newTable(),
 		single:  make(map[identity]*chain),
 		below:   make(zones),
@@ -115,6 +111,7 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	m.routing = &routing{&m.options, m.choices, m.static, m.local, m.public, m.internal}
+	m.follower = newFollower(m)
 	m.witnesses = newWitnesses(m.ctx, &restorer{
 		storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log,
 	}) // the first to know of a storage's return: nothing is tried before
@@ -154,9 +151,17 @@ func (m *Manager) Start(grace time.Duration) {
 		}
 		go m.reporter.loop(m.ctx) // its end is reporter.wait's to wait for: a hook may block it
 		m.Changed()
-		m.spawn(func() { m.watch(grace) })
+		m.spawn(func() { m.follower.watch(grace, m.followed) })
 		m.open.Store(true)
 	})
+}
+
+// followed is called each time that the table has caught up with the routes.
+func (m *Manager) followed() {
+	m.notices.later()
+	if m.options.Policy != nil {
+		m.recalled.Do(func() { m.spawn(func() { m.recaller.recall(m.ctx, m.chains()) }) })
+	}
 }
 
 // spawn runs a task that Close waits for, unless Close has begun.

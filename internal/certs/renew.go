@@ -11,7 +11,7 @@ func (m *Manager) Renew(host string) error {
 	if m.ctx.Err() != nil {
 		return errClosed
 	}
-	m.syncHost(host)
+	m.follower.syncHost(host)
 	if m.routing.brings(host) {
 		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
 	}

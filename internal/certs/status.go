@@ -43,7 +43,7 @@ type Status struct {
 // Statuses returns the status of every host that has or wants a certificate,
 // sorted by host.
 func (m *Manager) Statuses() []Status {
-	m.sync()
+	m.follower.sync()
 	brought := append(m.static.Load().statuses(), m.choices.statuses()...)
 	m.mu.RLock()
 	all := make([]Status, 0, m.table.len()+len(brought)) // there may be a million
@@ -64,7 +64,7 @@ func (m *Manager) Statuses() []Status {
 // have none and why.
 func (m *Manager) Await(ctx context.Context, hosts ...string) error {
 	for {
-		m.sync()
+		m.follower.sync()
 		ready, moved := m.ready(hosts)
 		if ready {
 			return nil
@@ -187,7 +187,7 @@ func (e lackError) Error() string {
 
 // Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
 func (m *Manager) Status(host string) (Status, bool) {
-	m.syncHost(host)
+	m.follower.syncHost(host)
 	ch, _ := m.choices.exact(host)
 	if s, ok := ch.status(host); ok {
 		return s, true

@@ -147,6 +147,13 @@ func (m *Manager) names() []string {
 	return names
 }
 
+// namesBelow returns the names to be looked at again when a wildcard changes, or all of them for "*"; see zones.
+func (m *Manager) namesBelow(wild string) []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.below.names(wild)
+}
+
 // has reports whether a host is in the table.
 func (m *Manager) has(name string) bool {
 	m.mu.RLock()
