@@ -76,7 +76,7 @@ func (p *placement) held(until time.Time) error {
 
 // stored returns the certificate in storage, nil if there is none.
 func (p *placement) stored(ctx context.Context) ([]byte, error) {
-	b, err := p.manager.storage.Load(ctx, p.siteKey(p.order.name, certFile))
+	b, err := p.engine.storage.Load(ctx, p.siteKey(p.order.name, certFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -86,7 +86,7 @@ func (p *placement) stored(ctx context.Context) ([]byte, error) {
 // replaces reports whether certmagic tells the CA which certificate is replaced.
 func (p *placement) replaces() bool {
 	_, isACME := p.template.(*certmagic.ACMEIssuer)
-	return isACME && p.before != nil && !p.manager.options.DisableARI
+	return isACME && p.before != nil && !p.engine.noARI
 }
 
 // run places the order, and once more where that is of use.
@@ -106,7 +106,7 @@ func (p *placement) run(ctx context.Context) error {
 			return t.held
 		case t.lost() && !renounced:
 			renounced, counter = true, 2 // the next account has no certificate to replace
-			if err := p.account.renounce(ctx, p.manager.storage, t, p.manager.log); err != nil {
+			if err := p.account.renounce(ctx, p.engine.storage, t, p.engine.log); err != nil {
 				return fmt.Errorf("%w: %w", errForgotten, err)
 			}
 		case counter == 1 && p.replaces() && refusedReplacing(err):
@@ -114,7 +114,7 @@ func (p *placement) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		p.manager.log.Debug("the order is repeated", "host", p.order.name, "cause", err)
+		p.engine.log.Debug("the order is repeated", "host", p.order.name, "cause", err)
 		if err := p.account.pace.await(ctx); err != nil {
 			return ended(ctx, err)
 		}
@@ -126,11 +126,11 @@ func (p *placement) run(ctx context.Context) error {
 // which is one for all of the process.) Storages with leases renew them only for
 // attempts that are counted.
 func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config, counter int) (err error) {
-	defer t.release(ctx, p.manager.storage)
+	defer t.release(ctx, p.engine.storage)
 	defer func() {
 		if l, ok := readLimit(err, p.order.name); ok {
 			p.account.holds.set(l)
-			p.account.met.write(ctx, p.account.holds, p.manager.log)
+			p.account.met.write(ctx, p.account.holds, p.engine.log)
 		}
 		t.judge(err, p.account)
 	}()
@@ -185,7 +185,7 @@ func (p *placement) limited() time.Time {
 // note changes the history.
 func (p *placement) note(ctx context.Context, f func(*record)) {
 	if err := p.history.change(ctx, f); err != nil {
-		p.manager.log.Debug("attempts are not remembered", "host", p.order.name, "cause", err)
+		p.engine.log.Debug("attempts are not remembered", "host", p.order.name, "cause", err)
 	}
 }
 

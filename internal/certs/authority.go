@@ -36,7 +36,7 @@ type order struct {
 
 // An authority is an issuer and what certmagic needs around it.
 type authority struct {
-	manager  *Manager
+	engine   *engine
 	template certmagic.Issuer
 	identity identity
 	keyType  certmagic.KeyType
@@ -93,7 +93,7 @@ func draftOf(given certmagic.Issuer) (*draft, error) {
 // newAuthority makes the authority of a draft. m.chainMu is held, but in New.
 func (m *Manager) newAuthority(d *draft) *authority {
 	a := &authority{
-		manager:  m,
+		engine:   m.engine,
 		template: d.template,
 		identity: d.identity,
 		keyType:  d.keyType,
@@ -153,7 +153,7 @@ func (a *authority) offered() ([]string, error) {
 	if !t.DisableTLSALPNChallenge {
 		types = append(types, acme.ChallengeTypeTLSALPN01)
 	}
-	if !t.DisableHTTPChallenge && a.manager.http.Load() {
+	if !t.DisableHTTPChallenge && a.engine.http.Load() {
 		types = append(types, acme.ChallengeTypeHTTP01)
 	}
 	if len(types) == 0 {
@@ -215,7 +215,7 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	a.account.met.read(ctx, a.account.holds)
 	registered := a.account.known.Load()
 	if !registered && a.account.holds.counting(addressScope) {
-		registered = a.account.exists(ctx, a.manager.storage)
+		registered = a.account.exists(ctx, a.engine.storage)
 	}
 	entered, until := a.account.holds.enter(o.name, registered)
 	if until.IsZero() {
@@ -232,7 +232,7 @@ func (a *authority) usedUp(until time.Time) error {
 // sayHasty logs, once, that certificates of the authority cannot be renewed in time.
 func (a *authority) sayHasty(name string, s *stored) {
 	a.hasty.Do(func() {
-		a.manager.log.Warn("certificates of an issuer expire too soon to be renewed in time: let them live for a minute at least, and check the clocks",
+		a.engine.log.Warn("certificates of an issuer expire too soon to be renewed in time: let them live for a minute at least, and check the clocks",
 			"issuer", a.key, "host", name, "life", s.life(), "not_after", s.cert.Leaf.NotAfter, "least_time_between_orders", s.rest())
 	})
 }
@@ -269,7 +269,7 @@ func (a *authority) config(v variant) (*certmagic.Config, error) {
 	if cfg := a.configs[v]; cfg != nil {
 		return cfg, nil
 	}
-	cfg := a.manager.newConfig()
+	cfg := a.engine.newConfig()
 	cfg.KeySource = certmagic.StandardKeyGenerator{KeyType: a.keyType}
 	cfg.OnEvent = onEvent
 	t, ok := a.template.(*certmagic.ACMEIssuer)
@@ -277,12 +277,12 @@ func (a *authority) config(v variant) (*certmagic.Config, error) {
 		cfg.Issuers = []certmagic.Issuer{a.template}
 		cfg.DisableStorageCheck = true // worth it before an order at a CA only
 	} else {
-		host, port, err := a.manager.port.open()
+		host, port, err := a.engine.port.open()
 		if err != nil {
 			return nil, fmt.Errorf("loopback port for challenges: %w", err)
 		}
-		cfg.Storage = accountStorage{a.manager.storage, a.account}
-		iss := a.manager.newACME(cfg, t)
+		cfg.Storage = accountStorage{a.engine.storage, a.account}
+		iss := a.engine.newACME(cfg, t)
 		iss.ListenHost, iss.AltHTTPPort, iss.AltTLSALPNPort = host, port, port
 		iss.DisableHTTPChallenge = v.challenge != acme.ChallengeTypeHTTP01
 		iss.DisableTLSALPNChallenge = v.challenge != acme.ChallengeTypeTLSALPN01

@@ -26,15 +26,13 @@ func (m *Manager) Close() error {
 		m.notices.close()
 		m.awaitTasks()
 		m.reporter.wait()
-		m.port.close()
+		m.engine.port.close()
 		for c := range m.chains() {
 			for _, a := range c.authorities {
 				a.closeIdle()
 			}
 		}
-		if m.cache != nil {
-			m.cache.Stop()
-		}
+		m.engine.stop()
 		err = m.leaveStorages()
 	})
 	return err

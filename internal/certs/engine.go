@@ -3,16 +3,50 @@ package certs
 import (
 	"context"
 	"crypto/x509"
+	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 )
+
+// An engine is certmagic as one Manager uses it: where it keeps what it has, and
+// by what challenges are answered.
+type engine struct {
+	storage *boundedStorage
+	shapes  *shapes
+	log     *slog.Logger
+	zap     *zap.Logger
+	noARI   bool             // ignore what CAs say of renewals
+	cache   *certmagic.Cache // always empty; a Config wants one; nil before start
+	port    heldPort
+	http    atomic.Bool // HTTP-01 can be answered
+}
+
+// start is called once, before the first Config is made.
+func (e *engine) start() {
+	e.cache = certmagic.NewCache(certmagic.CacheOptions{
+		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return nil, errUnused },
+		RenewCheckInterval: time.Minute, // also how much earlier than asked certmagic renews
+		OCSPCheckInterval:  24 * time.Hour,
+		Logger:             e.zap,
+	})
+}
+
+// stop ends the maintenance of the cache.
+func (e *engine) stop() {
+	if e.cache != nil {
+		e.cache.Stop()
+	}
+}
 
 // newConfig returns a Config with every field set on purpose: certmagic.New
 // fills those left zero from variables that any package may change.
-func (m *Manager) newConfig() *certmagic.Config {
-	cfg := certmagic.New(m.cache, certmagic.Config{
+func (e *engine) newConfig() *certmagic.Config {
+	cfg := certmagic.New(e.cache, certmagic.Config{
 		RenewalWindowRatio: renewalRatio,
 		OnEvent:            func(context.Context, string, map[string]any) error { return nil },
 		ShouldEmitFunc:     func(string) bool { return false },
@@ -20,21 +54,21 @@ func (m *Manager) newConfig() *certmagic.Config {
 		IssuerPolicy:       certmagic.UseFirstIssuer,
 		KeySource:          certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
 		OCSP:               certmagic.OCSPConfig{DisableStapling: true},
-		Storage:            m.storage,
-		Logger:             m.zap,
+		Storage:            e.storage,
+		Logger:             e.zap,
 	})
 	cfg.OnDemand = nil
 	cfg.MustStaple = false
-	cfg.DisableARI = m.options.DisableARI
+	cfg.DisableARI = e.noARI
 	cfg.LocalCache = nil
 	cfg.DefaultServerName, cfg.FallbackServerName = "", ""
 	return cfg
 }
 
 // newACME binds a template to cfg, field by field for the same reason.
-func (m *Manager) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certmagic.ACMEIssuer {
+func (e *engine) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certmagic.ACMEIssuer {
 	set := *t
-	set.Logger = m.zap
+	set.Logger = e.zap
 	if set.HTTPProxy == nil {
 		set.HTTPProxy = http.ProxyFromEnvironment
 	}

@@ -173,7 +173,7 @@ func (m *Manager) HoldOrders() {
 }
 
 // OffersHTTP reports whether m offers HTTP-01 to CAs.
-func (m *Manager) OffersHTTP() bool { return m.http.Load() }
+func (m *Manager) OffersHTTP() bool { return m.engine.http.Load() }
 
 // SiteKey is siteKey for the first public authority.
 func (m *Manager) SiteKey(name, suffix string) string {

@@ -48,7 +48,7 @@ type record struct {
 // historyOf returns the history of a host: hostproxy/attempts/<issuer>/<host>.json.
 func (a *authority) historyOf(name string) history {
 	key := path.Join("hostproxy", "attempts", certmagic.StorageKeys.Safe(a.key), certmagic.StorageKeys.Safe(name)+".json")
-	return history{storage: a.manager.storage, key: key}
+	return history{storage: a.engine.storage, key: key}
 }
 
 // read returns the record, the zero one if there is none.

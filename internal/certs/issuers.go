@@ -95,7 +95,7 @@ func (c *chain) renewed(ctx context.Context, o order) bool {
 		if leaf == nil || leaf.SerialNumber.Cmp(o.serial) == 0 {
 			continue
 		}
-		now, err := readStored(ctx, a.manager.storage, c.authorities, o.name)
+		now, err := readStored(ctx, a.engine.storage, c.authorities, o.name)
 		return err == nil && now.cert.Leaf.SerialNumber.Cmp(o.serial) != 0 && time.Now().Before(now.renewAt())
 	}
 	return false
@@ -103,7 +103,7 @@ func (c *chain) renewed(ctx context.Context, o order) bool {
 
 // leaf returns the certificate in storage, nil if there is none.
 func (a *authority) leaf(ctx context.Context, name string) *x509.Certificate {
-	b, err := a.manager.storage.Load(ctx, a.siteKey(name, certFile))
+	b, err := a.engine.storage.Load(ctx, a.siteKey(name, certFile))
 	if err != nil {
 		return nil
 	}

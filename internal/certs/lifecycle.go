@@ -105,7 +105,7 @@ func (k *Keeper) answer() {
 	k.ports.mu.Lock()
 	defer k.ports.mu.Unlock()
 	if m := k.manager.Load(); m != nil {
-		m.http.Store(k.ports.hears())
+		m.engine.http.Store(k.ports.hears())
 	}
 }
 

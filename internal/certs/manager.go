@@ -10,9 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/certmagic"
-	"go.uber.org/zap"
-
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
@@ -30,12 +27,9 @@ const syncPause = 50 * time.Millisecond
 type Manager struct {
 	options Options
 	log     *slog.Logger
-	zap     *zap.Logger
 	storage *boundedStorage
 	shapes  *shapes
-	cache   *certmagic.Cache // always empty; a Config wants one
-	port    heldPort
-	http    atomic.Bool // HTTP-01 can be answered
+	engine  *engine
 	open    atomic.Bool // started
 
 	public, internal *chain
@@ -81,7 +75,6 @@ func New(o Options) (*Manager, error) {
 	m := &Manager{
 		options: o,
 		log:     o.Logger,
-		zap:     newZap(o.Logger),
 		loads:   newQueue(maxLoads, nil),
 		infos:   newQueue(2, nil),
 		reloads: make(chan struct{}, maxReloads),
@@ -101,6 +94,7 @@ func New(o Options) (*Manager, error) {
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
 	m.shapes = newShapes(m.storage)
 	m.recaller = &recaller{storage: m.storage, choices: m.choices, knows: o.Knows, wants: o.Wants, add: m.addRecalled, log: m.log}
+	m.engine = &engine{storage: m.storage, shapes: m.shapes, log: m.log, zap: newZap(m.log), noARI: o.DisableARI}
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
 	var badAddresses, badFiles error
@@ -124,12 +118,7 @@ func New(o Options) (*Manager, error) {
 // its host. Later calls do nothing.
 func (m *Manager) Start(grace time.Duration) {
 	m.start.Do(func() {
-		m.cache = certmagic.NewCache(certmagic.CacheOptions{
-			GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return nil, errUnused },
-			RenewCheckInterval: time.Minute, // also how much earlier than asked certmagic renews
-			OCSPCheckInterval:  24 * time.Hour,
-			Logger:             m.zap,
-		})
+		m.engine.start()
 		m.solver = newSolver(m)
 		for _, w := range m.witnesses {
 			m.spawn(w.watch)
@@ -176,7 +165,7 @@ func (m *Manager) spawn(task func()) bool {
 }
 
 // AnswerHTTP says that HTTP-01 challenges reach HTTPChallenge.
-func (m *Manager) AnswerHTTP() { m.http.Store(true) }
+func (m *Manager) AnswerHTTP() { m.engine.http.Store(true) }
 
 // find returns the host whose certificate serves a name, or nil. m.mu is held
 // for reading.

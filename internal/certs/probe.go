@@ -50,7 +50,7 @@ func (p *placement) probe(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return err
 	}
-	p.manager.log.Debug("no answer from the staging directory", "host", p.order.name, "ca", p.staging.directory(), "cause", err)
+	p.engine.log.Debug("no answer from the staging directory", "host", p.order.name, "ca", p.staging.directory(), "cause", err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.silent = time.Now().Add(silentPause)
@@ -71,7 +71,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 	defer cancel()
 	defer rescue("issuer", &err)
 	lock := "hostproxy_probe_" + digest(a.key, name)
-	if err := a.manager.storage.Lock(ctx, lock); err != nil {
+	if err := a.engine.storage.Lock(ctx, lock); err != nil {
 		return ended(ctx, err)
 	}
 	defer a.unlock(ctx, lock)
@@ -85,7 +85,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 		if !t.lost() {
 			break
 		}
-		if err := a.account.renounce(ctx, a.manager.storage, t, a.manager.log); err != nil {
+		if err := a.account.renounce(ctx, a.engine.storage, t, a.engine.log); err != nil {
 			return err
 		}
 	}
@@ -94,7 +94,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 
 // taste is one order of a probe, as in once.
 func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIssuer, csr *x509.CertificateRequest) error {
-	defer t.release(ctx, a.manager.storage)
+	defer t.release(ctx, a.engine.storage)
 	counter := 1
 	_, err := iss.Issue(context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter), csr)
 	t.judge(err, a.account)
@@ -103,8 +103,8 @@ func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIs
 
 // unlock frees a lock, also when ctx is done.
 func (a *authority) unlock(ctx context.Context, lock string) {
-	if err := a.manager.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {
-		a.manager.log.Debug("lock stays", "lock", lock, "cause", err)
+	if err := a.engine.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {
+		a.engine.log.Debug("lock stays", "lock", lock, "cause", err)
 	}
 }
 

@@ -43,7 +43,7 @@ func readStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 		return c, err
 	}
 	if err := c.repair(ctx, s, name); err != nil {
-		c.by.manager.log.Debug("metadata of a certificate not repaired", "host", name, "cause", err)
+		c.by.engine.log.Debug("metadata of a certificate not repaired", "host", name, "cause", err)
 	}
 	return c, nil
 }
@@ -116,13 +116,13 @@ func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string)
 	if !covers(pair.Leaf, name) {
 		return nil, fmt.Errorf("%w: it is not for %q", errUnusable, name)
 	}
-	if err := a.manager.shapes.check(ctx, a, certPEM); err != nil {
+	if err := a.engine.shapes.check(ctx, a, certPEM); err != nil {
 		return nil, err
 	}
 	c := &stored{cert: &pair, by: a}
 	c.ari, err = readARI(meta)
 	c.bare = err != nil
-	if a.manager.options.DisableARI {
+	if a.engine.noARI {
 		c.ari = acme.RenewalInfo{}
 	}
 	return c, nil
