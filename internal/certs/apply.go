@@ -48,7 +48,7 @@ func (m *Manager) apply(name string, w want) *host {
 		}
 	}
 	h = m.add(name, w)
-	if w.refusal == nil && !w.undecided && m.local != nil && h.chain() == m.internal {
+	if w.refusal == nil && !w.undecided && m.local != nil && h.chain() == m.issuers.internal {
 		m.local.introduce()
 	}
 	return h
@@ -65,7 +65,7 @@ func (m *Manager) decideLate(h *host, w want) {
 		return
 	}
 	h.put(m.loads, load, time.Now())
-	if m.local != nil && h.chain() == m.internal {
+	if m.local != nil && h.chain() == m.issuers.internal {
 		m.local.introduce()
 	}
 }

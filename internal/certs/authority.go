@@ -90,39 +90,36 @@ func draftOf(given certmagic.Issuer) (*draft, error) {
 	return d, nil
 }
 
-// newAuthority makes the authority of a draft. m.chainMu is held, but in New.
-func (m *Manager) newAuthority(d *draft) *authority {
+// newAuthority makes the authority of a draft. s.mu is held, but in New.
+func (s *issuers) newAuthority(d *draft) *authority {
 	a := &authority{
-		engine:   m.engine,
+		engine:   s.engine,
 		template: d.template,
 		identity: d.identity,
 		keyType:  d.keyType,
 		key:      d.key,
 		prefix:   certmagic.StorageKeys.CertsPrefix(d.key),
-		account:  m.accountOf(d.identity.account, d.key),
+		account:  s.accountOf(d.identity.account, d.key),
 		configs:  make(map[variant]*certmagic.Config),
 		orders:   make(map[string]struct{}),
 	}
 	if d.staging != nil {
-		a.staging = m.newAuthority(d.staging)
+		a.staging = s.newAuthority(d.staging)
 	}
 	return a
 }
 
-// accountOf returns the account that all authorities with the same ID share. m.chainMu
+// accountOf returns the account that all authorities with the same ID share. s.mu
 // is held, but in New.
-func (m *Manager) accountOf(id accountID, issuerKey string) *account {
-	if m.accounts == nil {
-		m.accounts = make(map[accountID]*account)
-	}
-	if m.accounts[id] == nil {
+func (s *issuers) accountOf(id accountID, issuerKey string) *account {
+	if s.accounts[id] == nil {
 		a := newAccount(id, issuerKey)
 		if _, local := id.issuer.(*LocalCA); !local {
-			a.met = newLedger(m.storage, issuerKey, id.directory, id.email, id.key, id.external)
+			a.met = newLedger(s.engine.storage, issuerKey, id.directory, id.email, id.key, id.external)
 		}
-		m.accounts[id] = a
+		s.accounts[id] = a
 	}
-	return m.accounts[id]
+	return s.accounts[id]
 }
 
 // wildcards reports whether the authority can prove control of a whole zone.

@@ -30,7 +30,7 @@ type solver struct{ lookout *lookout }
 
 func newSolver(m *Manager) *solver {
 	var keys []string
-	for c := range m.chains() {
+	for c := range m.issuers.chains() {
 		for _, a := range c.authorities {
 			for _, key := range a.challengeKeys() {
 				if !slices.Contains(keys, key) {

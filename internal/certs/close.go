@@ -27,7 +27,7 @@ func (m *Manager) Close() error {
 		m.awaitTasks()
 		m.reporter.wait()
 		m.engine.port.close()
-		for c := range m.chains() {
+		for c := range m.issuers.chains() {
 			for _, a := range c.authorities {
 				a.closeIdle()
 			}
@@ -57,7 +57,7 @@ func (m *Manager) awaitTasks() {
 // sayLeft logs, per issuer, the hosts whose work does not end.
 func (m *Manager) sayLeft() {
 	said := false
-	for c := range m.chains() {
+	for c := range m.issuers.chains() {
 		for _, a := range c.authorities {
 			if hosts := a.busy(); len(hosts) > 0 {
 				said = true

@@ -136,7 +136,7 @@ func (m *Manager) Preview(host string) {
 
 // Ordered returns how many public orders have started or wait.
 func (m *Manager) Ordered() int {
-	q := m.public.queue
+	q := m.issuers.public.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := q.turn + q.waiting.Len()
@@ -166,7 +166,7 @@ func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.
 
 // HoldOrders keeps public orders in their queue.
 func (m *Manager) HoldOrders() {
-	q := m.public.queue
+	q := m.issuers.public.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.width = 0
@@ -177,7 +177,7 @@ func (m *Manager) OffersHTTP() bool { return m.engine.http.Load() }
 
 // SiteKey is siteKey for the first public authority.
 func (m *Manager) SiteKey(name, suffix string) string {
-	return m.public.authorities[0].siteKey(name, suffix)
+	return m.issuers.public.authorities[0].siteKey(name, suffix)
 }
 
 // Holds are holds.
@@ -211,9 +211,9 @@ func (m *Manager) Realms() int { return len(m.choices.allRealms()) }
 // Kept returns how many chains and accounts m keeps for issuers that the program
 // wishes.
 func (m *Manager) Kept() (chains, accounts int) {
-	m.chainMu.Lock()
-	defer m.chainMu.Unlock()
-	return len(m.single), len(m.accounts)
+	m.issuers.mu.Lock()
+	defer m.issuers.mu.Unlock()
+	return len(m.issuers.single), len(m.issuers.accounts)
 }
 
 // Choices returns of how many hosts m knows or asks what the program wishes.

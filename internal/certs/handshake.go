@@ -168,7 +168,7 @@ func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, e
 
 // prompt reports whether a new certificate for h takes milliseconds, which is
 // worth a wait even with an expired one at hand.
-func (m *Manager) prompt(h *host) bool { return m.local != nil && h.chain() == m.internal }
+func (m *Manager) prompt(h *host) bool { return m.local != nil && h.chain() == m.issuers.internal }
 
 // await returns the certificate of h when it is there; see wait.
 func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certificate, error) {

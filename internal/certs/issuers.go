@@ -127,11 +127,28 @@ func (c *chain) wildcards() bool {
 	return false
 }
 
+// issuers are the chains of one Manager: for public names, for internal ones, and
+// those that the program wishes for some hosts.
+type issuers struct {
+	engine           *engine
+	public, internal *chain
+
+	mu       sync.Mutex
+	single   map[identity]*chain    // of one issuer
+	accounts map[accountID]*account // that they have
+}
+
+// newIssuers makes the chains for public and for internal names.
+func newIssuers(e *engine, o *Options, local *localSigner) (*issuers, error) {
+	s := &issuers{engine: e, single: make(map[identity]*chain), accounts: make(map[accountID]*account)}
+	return s, errors.Join(s.newPublic(o.Public), s.newInternal(o.Internal, local))
+}
+
 // newPublic makes the chain for public names.
-func (m *Manager) newPublic() error {
-	m.public = &chain{}
+func (s *issuers) newPublic(given []certmagic.Issuer) error {
+	s.public = &chain{}
 	var errs []error
-	for i, issuer := range m.options.Public {
+	for i, issuer := range given {
 		d, err := draftOf(issuer)
 		if i > 0 || errors.Is(err, errNilIssuer) {
 			err = wrap(publicField(i), err)
@@ -140,15 +157,15 @@ func (m *Manager) newPublic() error {
 			errs = append(errs, err)
 			continue
 		}
-		a := m.newAuthority(d)
-		if slices.ContainsFunc(m.public.authorities, a.passesFor) {
+		a := s.newAuthority(d)
+		if slices.ContainsFunc(s.public.authorities, a.passesFor) {
 			errs = append(errs, fmt.Errorf("%s: another issuer before it has the IssuerKey %q too, by which storage tells certificates apart: "+
 				"let each CA have a key of its own", publicField(i), a.key))
 			continue
 		}
-		m.public.authorities = append(m.public.authorities, a)
+		s.public.authorities = append(s.public.authorities, a)
 	}
-	m.public.queue = newQueue(maxPublicIssues, m.public.pace())
+	s.public.queue = newQueue(maxPublicIssues, s.public.pace())
 	return errors.Join(errs...)
 }
 
@@ -175,66 +192,43 @@ func (c *chain) pace() *pacer {
 	return c.authorities[0].account.pace
 }
 
-// newInternal makes the chain for internal names.
-func (m *Manager) newInternal() error {
-	issuer, keyType := m.options.Internal, certmagic.KeyType("")
+// newInternal makes the chain for internal names, of the local CA or of what the
+// program has in its place.
+func (s *issuers) newInternal(issuer certmagic.Issuer, local *localSigner) error {
+	keyType := certmagic.KeyType("")
 	if i, ok := issuer.(Issuer); ok {
 		issuer, keyType = i.Issuer, i.KeyType
 	}
-	if issuer == nil {
-		m.local = newLocalSigner(m, m.storage)
-	} else if ca, ok := issuer.(*LocalCA); ok {
-		storage, err := orFiles(ca.Storage)
-		if err != nil {
-			return err
-		}
-		// The same authority, but handshakes do not hang with its storage.
-		bounded := newBoundedStorage(storage, m.storage.limit)
-		bounded.watch(m.ctx, m.spawn, m.log)
-		m.local = newLocalSigner(m, bounded)
-	}
-	if m.local != nil {
-		issuer = m.local.ca
+	if local != nil {
+		issuer = local.ca
 	}
 	d, err := draftOf(Issuer{Issuer: issuer, KeyType: keyType})
 	if err != nil {
 		return wrap("Internal", err)
 	}
-	a := m.newAuthority(d)
-	m.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, a.account.pace)}
+	a := s.newAuthority(d)
+	s.internal = &chain{authorities: []*authority{a}, queue: newQueue(maxLocalIssues, a.account.pace)}
 	return nil
 }
 
 // chainOfIssuer returns the chain of an issuer alone. Issuers that are the same in all
 // respects are one.
-func (m *Manager) chainOfIssuer(d *draft) *chain {
-	m.chainMu.Lock()
-	defer m.chainMu.Unlock()
-	c := m.single[d.identity]
+func (s *issuers) chainOfIssuer(d *draft) *chain {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.single[d.identity]
 	if c == nil {
-		a := m.newAuthority(d)
+		a := s.newAuthority(d)
 		c = &chain{authorities: []*authority{a}, queue: newQueue(maxPublicIssues, a.account.pace)}
-		m.single[d.identity] = c
-	}
-	return c
-}
-
-// chainFor is chainOfIssuer while m runs.
-func (m *Manager) chainFor(d *draft) *chain {
-	c := m.chainOfIssuer(d)
-	m.begin(c)
-	for _, a := range c.authorities {
-		for _, key := range a.challengeKeys() {
-			m.solver.lookout.learn(key)
-		}
+		s.single[d.identity] = c
 	}
 	return c
 }
 
 // chains yields each chain once.
-func (m *Manager) chains() iter.Seq[*chain] {
-	m.chainMu.Lock()
-	all := append([]*chain{m.public, m.internal}, slices.Collect(maps.Values(m.single))...)
-	m.chainMu.Unlock()
+func (s *issuers) chains() iter.Seq[*chain] {
+	s.mu.Lock()
+	all := append([]*chain{s.public, s.internal}, slices.Collect(maps.Values(s.single))...)
+	s.mu.Unlock()
 	return slices.Values(all)
 }

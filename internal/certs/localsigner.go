@@ -30,8 +30,26 @@ type localSigner struct {
 	misfit atomic.Bool // it could not, and has said so
 }
 
-// newLocalSigner makes the local CA of m, whose root is in s.
-func newLocalSigner(m *Manager, s *boundedStorage) *localSigner {
+// newLocalSigner makes the local CA of m, nil if the program has replaced it.
+func newLocalSigner(m *Manager) (*localSigner, error) {
+	issuer := m.options.Internal
+	if i, ok := issuer.(Issuer); ok {
+		issuer = i.Issuer
+	}
+	s := m.storage
+	if issuer != nil {
+		given, ok := issuer.(*LocalCA)
+		if !ok {
+			return nil, nil
+		}
+		backend, err := orFiles(given.Storage)
+		if err != nil {
+			return nil, err
+		}
+		// The same authority, but handshakes do not hang with its storage.
+		s = newBoundedStorage(backend, m.storage.limit)
+		s.watch(m.ctx, m.spawn, m.log)
+	}
 	ca := &LocalCA{Storage: s}
 	return &localSigner{
 		ca:      ca,
@@ -41,7 +59,7 @@ func newLocalSigner(m *Manager, s *boundedStorage) *localSigner {
 		spawn:   m.spawn,
 		renewed: m.renewSigned,
 		log:     m.log,
-	}
+	}, nil
 }
 
 // mintable reports whether a host can have a certificate that is kept in memory only.
@@ -136,7 +154,7 @@ func (l *localSigner) resigned(change func() error) error {
 // renewSigned replaces the certificates that the local CA has signed with the root before.
 func (m *Manager) renewSigned(before *root) {
 	m.each(func(h *host) {
-		if cert := h.cert.Load(); cert != nil && h.chain() == m.internal && bytes.Equal(cert.Leaf.RawIssuer, before.cert.RawSubject) {
+		if cert := h.cert.Load(); cert != nil && h.chain() == m.issuers.internal && bytes.Equal(cert.Leaf.RawIssuer, before.cert.RawSubject) {
 			_ = h.renew() // hosts whose certificates only the program can change keep theirs
 		}
 	})

@@ -32,26 +32,23 @@ type Manager struct {
 	engine  *engine
 	open    atomic.Bool // started
 
-	public, internal *chain
-	local            *localSigner // nil if the program replaced it
-	solver           *solver
-	chainMu          sync.Mutex
-	single           map[identity]*chain // of one issuer
-	accounts         map[accountID]*account
-	choices          *choices // of the program at run time; nil if it has no say
-	routing          *routing
-	follower         *follower
-	static           *statics
-	loads, infos     *queue
-	scout            *scout
-	reloads          chan struct{} // a slot per certificate that is read for handshakes
-	demands          *demands
-	recaller         *recaller
-	reporter         *reporter
-	tickets          *tickets
-	witnesses        []*witness // of the storages
-	lobby            *lobby
-	notices          *notices
+	issuers      *issuers
+	local        *localSigner // nil if the program replaced it
+	solver       *solver
+	choices      *choices // of the program at run time; nil if it has no say
+	routing      *routing
+	follower     *follower
+	static       *statics
+	loads, infos *queue
+	scout        *scout
+	reloads      chan struct{} // a slot per certificate that is read for handshakes
+	demands      *demands
+	recaller     *recaller
+	reporter     *reporter
+	tickets      *tickets
+	witnesses    []*witness // of the storages
+	lobby        *lobby
+	notices      *notices
 
 	ctx      context.Context // ends all
 	cancel   context.CancelFunc
@@ -79,7 +76,6 @@ func New(o Options) (*Manager, error) {
 		infos:   newQueue(2, nil),
 		reloads: make(chan struct{}, maxReloads),
 		table:   newTable(),
-		single:  make(map[identity]*chain),
 		below:   make(zones),
 		memory:  memory{limit: maxLoaded},
 	}
@@ -97,14 +93,16 @@ func New(o Options) (*Manager, error) {
 	m.engine = &engine{storage: m.storage, shapes: m.shapes, log: m.log, zap: newZap(m.log), noARI: o.DisableARI}
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
-	var badAddresses, badFiles error
+	var badAddresses, badFiles, badLocal, badIssuers error
 	m.scout, badAddresses = newScout(&m.options)
 	m.static, badFiles = newStatics(&m.options)
-	if err := errors.Join(badStorage, m.checkTLS(), badAddresses, badFiles, m.newPublic(), m.newInternal()); err != nil {
+	m.local, badLocal = newLocalSigner(m)
+	m.issuers, badIssuers = newIssuers(m.engine, &m.options, m.local)
+	if err := errors.Join(badStorage, m.checkTLS(), badAddresses, badFiles, badIssuers, badLocal); err != nil {
 		m.cancel()
 		return nil, err
 	}
-	m.routing = &routing{&m.options, m.choices, m.static, m.local, m.public, m.internal}
+	m.routing = &routing{options: &m.options, choices: m.choices, static: m.static, issuers: m.issuers, local: m.local}
 	m.follower = newFollower(m)
 	m.witnesses = newWitnesses(m.ctx, &restorer{
 		storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log,
@@ -123,13 +121,13 @@ func (m *Manager) Start(grace time.Duration) {
 		for _, w := range m.witnesses {
 			m.spawn(w.watch)
 		}
-		cleaner := &janitor{storage: m.storage, chains: m.chains, has: m.has, log: m.log}
+		cleaner := &janitor{storage: m.storage, chains: m.issuers.chains, has: m.has, log: m.log}
 		m.spawn(func() { cleaner.watch(m.ctx) })
 		m.spawn(m.watchClock)
 		m.spawn(func() { m.loads.loop(m.ctx) })
 		m.spawn(func() { m.infos.loop(m.ctx) })
 		m.spawn(func() { m.scout.queue.loop(m.ctx) })
-		for c := range m.chains() {
+		for c := range m.issuers.chains() {
 			m.begin(c)
 		}
 		if len(m.static.files) > 0 || m.choices != nil {
@@ -149,7 +147,7 @@ func (m *Manager) Start(grace time.Duration) {
 func (m *Manager) followed() {
 	m.notices.later()
 	if m.options.Policy != nil {
-		m.recalled.Do(func() { m.spawn(func() { m.recaller.recall(m.ctx, m.chains()) }) })
+		m.recalled.Do(func() { m.spawn(func() { m.recaller.recall(m.ctx, m.issuers.chains()) }) })
 	}
 }
 

@@ -23,6 +23,18 @@ func (m *Manager) begin(c *chain) {
 	})
 }
 
+// chainFor returns the chain of an issuer alone, at work.
+func (m *Manager) chainFor(d *draft) *chain {
+	c := m.issuers.chainOfIssuer(d)
+	m.begin(c)
+	for _, a := range c.authorities {
+		for _, key := range a.challengeKeys() {
+			m.solver.lookout.learn(key)
+		}
+	}
+	return c
+}
+
 // sweep forgets what no host has by the program's wish any more: realms at once,
 // issuers after a while. c may be nil.
 func (c *choices) sweep() {
@@ -32,8 +44,8 @@ func (c *choices) sweep() {
 	m := c.manager
 	c.realmMu.Lock() // no realm and no chain is found or made meanwhile
 	defer c.realmMu.Unlock()
-	m.chainMu.Lock()
-	defer m.chainMu.Unlock()
+	m.issuers.mu.Lock()
+	defer m.issuers.mu.Unlock()
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, q := range c.asked {
@@ -42,7 +54,7 @@ func (c *choices) sweep() {
 		}
 	}
 	c.sweepRealms()
-	m.sweepChains(time.Now())
+	m.issuers.sweep(time.Now())
 }
 
 // sweepRealms forgets realms. c.realmMu and c.mu are held.
@@ -61,10 +73,10 @@ func (c *choices) sweepRealms() {
 	}
 }
 
-// sweepChains releases chains. m.chainMu is held, and that of the choices.
-func (m *Manager) sweepChains(now time.Time) {
+// sweep releases chains. s.mu is held, and that of the choices.
+func (s *issuers) sweep(now time.Time) {
 	released := false
-	for id, c := range m.single {
+	for id, c := range s.single {
 		switch {
 		case c.users > 0 || !c.queue.idle():
 			c.unused = time.Time{}
@@ -72,7 +84,7 @@ func (m *Manager) sweepChains(now time.Time) {
 			c.unused = now
 		case now.Sub(c.unused) >= chainRest:
 			c.cancel()
-			delete(m.single, id)
+			delete(s.single, id)
 			for _, a := range c.authorities {
 				a.closeIdle()
 			}
@@ -80,13 +92,13 @@ func (m *Manager) sweepChains(now time.Time) {
 		}
 	}
 	if released {
-		m.sweepAccounts(now)
+		s.sweepAccounts(now)
 	}
 }
 
 // sweepAccounts forgets the accounts that no authority has, unless a CA has
-// limited them: who comes back is to know. m.chainMu is held.
-func (m *Manager) sweepAccounts(now time.Time) {
+// limited them: who comes back is to know. s.mu is held.
+func (s *issuers) sweepAccounts(now time.Time) {
 	used := make(map[*account]bool)
 	note := func(c *chain) {
 		for _, a := range c.authorities {
@@ -95,14 +107,14 @@ func (m *Manager) sweepAccounts(now time.Time) {
 			}
 		}
 	}
-	note(m.public)
-	note(m.internal)
-	for _, c := range m.single {
+	note(s.public)
+	note(s.internal)
+	for _, c := range s.single {
 		note(c)
 	}
-	for id, a := range m.accounts {
+	for id, a := range s.accounts {
 		if !used[a] && a.holds.none(now) {
-			delete(m.accounts, id)
+			delete(s.accounts, id)
 		}
 	}
 }

@@ -11,11 +11,11 @@ import (
 // routing says what is wanted of a name now: by the routes, by what the program
 // says per host, and by the certificates that it brought. It keeps nothing.
 type routing struct {
-	options          *Options
-	choices          *choices
-	static           *statics
-	local            *localSigner
-	public, internal *chain
+	options *Options
+	choices *choices
+	static  *statics
+	issuers *issuers
+	local   *localSigner // nil if the program has replaced it
 }
 
 // A want is what the routes say of a name.
@@ -57,7 +57,7 @@ func (r *routing) wantOf(name string) want {
 		return want{known: true}
 	case !wild:
 		return want{wanted: true, refusal: r.refusal(name), kind: r.kindOf(name)}
-	case r.local.mintable(zone) && r.chainOf(name) == r.internal && !strings.Contains(zone, "."):
+	case r.local.mintable(zone) && r.chainOf(name) == r.issuers.internal && !strings.Contains(zone, "."):
 		// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
 		return want{known: true}
 	case r.chainOf(name).wildcards(), r.refusal(name) != nil:
@@ -126,9 +126,9 @@ func (r *routing) chainOf(name string) *chain {
 		return c
 	}
 	if hostname.IsInternal(strings.TrimPrefix(name, "*.")) {
-		return r.internal
+		return r.issuers.internal
 	}
-	return r.public
+	return r.issuers.public
 }
 
 // refusal says why nobody can issue for the host or wildcard, or nil.
@@ -151,5 +151,5 @@ func (r *routing) brings(host string) bool {
 
 // mints reports whether host gets its certificate in the handshake.
 func (r *routing) mints(host string) bool {
-	return r.local.mintable(host) && r.chainOf(host) == r.internal && r.options.Knows(host) && !r.passed(host)
+	return r.local.mintable(host) && r.chainOf(host) == r.issuers.internal && r.options.Knows(host) && !r.passed(host)
 }
