@@ -105,13 +105,14 @@ func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	}
 	start := time.Now()
 	c, err := p.dial(ctx, p.TLS)
-	if err != nil || !p.unclear(c) {
+	if err != nil || !c.silent() {
 		return c, err
 	}
-	if p.onlyHTTP2(ctx, c, time.Since(start)) {
+	if p.doubts() && p.onlyHTTP2(ctx, c, time.Since(start)) {
 		c.bye()
 		return nil, &HandshakeError{ErrHTTP2}
 	}
+	c.unsure = true
 	return c, nil
 }
 
