@@ -482,7 +482,7 @@ type Exchange struct {
 	TLSVersion uint16 // such as tls.VersionTLS13; 0 without TLS
 	ServerName string // server name in the TLS handshake; "" if none
 
-	// Status is the response status that the client was sent; 499 if the client
+	// Status is the response status sent to the client; 499 if the client
 	// disconnected before. If the proxy answered with a grpc-status, Status is the
 	// HTTP status of the same meaning.
 	Status        int
@@ -490,7 +490,7 @@ type Exchange struct {
 	ResponseBytes int64 // size of the response body, as forwarded
 
 	Target    string        // target of the last attempt; "" if none was chosen
-	Attempts  int           // number of targets that were sent the request
+	Attempts  int           // number of targets that the request was sent to
 	Queue     time.Duration // time spent waiting: in Queue, for Resume, or for Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response

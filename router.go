@@ -444,9 +444,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics, with the source lines, if the pattern or h is
-// invalid, or if the pattern already has a route. [Router.Set] returns an error
-// instead, and replaces an existing route.
+// Handle adds a route. It panics and names the source lines if the pattern or h
+// is invalid, or if the pattern already has a route. [Router.Set] returns an
+// error instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -538,8 +538,8 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
 // the same Upstream applies to new requests, and closes no connection. Handlers
-// are compared with ==; those of a type without == are always different. Of type
-// http.HandlerFunc, the same value is the same, a new closure is not.
+// are compared with ==; those of a type without == are always different. An
+// http.HandlerFunc equals only itself, not a new closure of the same code.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -595,8 +595,7 @@ type Changes struct {
 
 	// Swapped patterns get another innermost handler: their upgraded connections
 	// are closed. Rewrapped patterns keep the innermost handler and get another one
-	// around it: their upgraded connections stay open. [Router.Replace] explains
-	// the innermost handler.
+	// around it: their upgraded connections stay open. See [Router.Replace].
 	Swapped, Rewrapped []string
 
 	// Certificates are the hosts and wildcards whose certificates will be loaded

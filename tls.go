@@ -53,9 +53,9 @@ type TLS struct {
 	//
 	// A *certmagic.ACMEIssuer is a template: a struct literal is enough. Set its
 	// fields for external account binding, a profile or the roots of a private CA.
-	// TestCA is the CA's staging directory; the one of Let's Encrypt is known. It
-	// is used after a failed validation until a validation succeeds. To choose the
-	// type of key, wrap it in an [Issuer].
+	// TestCA is the CA's staging directory, preset for Let's Encrypt. It is used
+	// after a failed validation until a validation succeeds. To choose the type of
+	// key, wrap it in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order when Issuer refuses a certificate. ACME issuers
@@ -70,7 +70,7 @@ type TLS struct {
 	// [Router.ReloadTLS]. Each pattern has its own settings: those of *.example.com
 	// do not apply to a route for a.example.com. A host on demand has no route of
 	// its own: Host is called with the host, and fields that it leaves zero come
-	// from the settings of the pattern. Settings for a Passthrough have no effect,
+	// from the settings of the wildcard. Settings for a Passthrough have no effect,
 	// and are logged at level Error.
 	//
 	// Until Host has returned, handshakes for the host wait, and requests on other
@@ -114,9 +114,9 @@ type TLS struct {
 	// logged once a minute. A call that takes longer than 10 s is such an error.
 	//
 	// A renewal calls HostPolicy again. If no client has asked for the host since
-	// the last order, the renewal first waits for one, until the certificate
-	// expires. HostPolicy may be called concurrently. It has no effect if no route
-	// has a wildcard pattern, which is logged as a warning.
+	// the last order, the renewal waits until a client does, or until the
+	// certificate expires. HostPolicy may be called concurrently. It has no effect
+	// if no route has a wildcard pattern, which is logged as a warning.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -153,9 +153,9 @@ type TLS struct {
 	Files []CertFile
 
 	// DefaultHost is the host for clients that send no server name (SNI): they get
-	// its certificate and need its client authentication. "" means the IP address
-	// that they connected to, if it has a route. While no route serves DefaultHost,
-	// such clients are refused, and a warning is logged.
+	// its certificate and must pass its client authentication. "" means the IP
+	// address that they connected to, if it has a route. While no route serves
+	// DefaultHost, such clients are refused, and a warning is logged.
 	DefaultHost string
 
 	// ShareTickets keeps the keys of session tickets in Storage, with a new key
@@ -220,9 +220,8 @@ type HostTLS struct {
 	// Certificate is served instead of a managed one. It must cover the pattern.
 	Certificate *tls.Certificate
 
-	// Files are the files of a certificate, instead of Certificate. They are read
-	// again within half a minute after a change. While they cannot be read, the old
-	// certificate stays.
+	// Files are read instead of Certificate, and again within half a minute after a
+	// change. While they cannot be read, the old certificate stays.
 	Files CertFile
 
 	// NoCertificate refuses handshakes for the host (unrecognized_name), even if a
@@ -264,8 +263,9 @@ type ClientAuth struct {
 }
 
 // SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
-// h to the client's verified certificate. The client's own copies are removed,
-// also if no certificate was verified. Call it in [Upstream.Rewrite]:
+// h to the client's verified certificate and its chain. The client's own copies
+// are removed, also if no certificate was verified. Call it in
+// [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
@@ -760,9 +760,10 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
 // given. It does not wait: hosts keep their settings until Host has returned
-// without an error. If a given host on demand was refused, that is forgotten, as
-// by [Router.ForgetHostPolicy]. A pattern without a route is logged as a warning.
-// ReloadTLS does nothing if TLS.Host is nil, or before the Router listens.
+// without an error. It also forgets the refusal of a given host on demand, as
+// [Router.ForgetHostPolicy] does. A pattern without a route is logged as a
+// warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
+// listens.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {

@@ -343,7 +343,7 @@ func (u *Upstream) source() discover.Source {
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
 // full or already tried. A target of twice the weight gets twice the requests.
-// LessBusy and LeastInFlight give it twice the requests in flight instead.
+// With LessBusy and LeastInFlight, it has twice the requests in flight.
 type Policy uint8
 
 // The policies.
@@ -353,7 +353,7 @@ const (
 	Random                       // a target drawn at random
 	LeastInFlight                // the target with the fewest requests in flight
 	FirstAvailable               // the first in the order of Targets; the others are spares
-	ConsistentHash               // one target for each HashBy value; another while that has 1.25 times its share in flight
+	ConsistentHash               // the same target for the same HashBy value, unless it has 1.25 times its share in flight
 )
 
 // A HashKey is the part of a request by which [ConsistentHash] chooses a target.
@@ -447,8 +447,8 @@ type Sticky struct {
 //
 //   - If nothing of it was written, it is retried.
 //   - If some of it was written, it is retried if its method is idempotent (GET,
-//     HEAD, OPTIONS, TRACE, PUT, DELETE) and the proxy still has all of its body
-//     that was read (at most 32 KiB).
+//     HEAD, OPTIONS, TRACE, PUT, DELETE) and the proxy has kept what it read of
+//     the body (at most 32 KiB).
 //   - Once a byte of a response went to the client, it is never retried.
 type Retry struct {
 	Attempts int           // targets tried for one request, up to 10; 0 means 3; 1 disables retries
