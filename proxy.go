@@ -191,11 +191,12 @@ type UnbufferedConn interface {
 	// proxy may then read and write that connection directly: it can use splice(2),
 	// and needs no buffer while it waits. Unbuffered must not block.
 	//
-	// It returns nil if Read and Write of this type must be called:
+	// It returns nil in two cases:
 	//
-	//   - for now, because Read has buffered bytes to return. The proxy calls
-	//     Unbuffered again before the next request.
-	//   - always, for instance because they count bytes.
+	//   - Read has buffered bytes to return. The proxy calls Unbuffered again
+	//     before the next request.
+	//   - Read and Write must always be called, for instance because they count
+	//     bytes.
 	Unbuffered() net.Conn
 }
 

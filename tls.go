@@ -220,8 +220,8 @@ type HostTLS struct {
 	// Certificate is served instead of a managed one. It must cover the pattern.
 	Certificate *tls.Certificate
 
-	// Files are read instead of Certificate, and again within half a minute after a
-	// change. While they cannot be read, the old certificate stays.
+	// Files replaces Certificate. The files are read again within half a minute
+	// after a change. While they cannot be read, the old certificate stays.
 	Files CertFile
 
 	// NoCertificate refuses handshakes for the host (unrecognized_name), even if a

@@ -342,8 +342,8 @@ func (u *Upstream) source() discover.Source {
 }
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried. A target of twice the weight gets twice the requests.
-// With LessBusy and LeastInFlight, it has twice the requests in flight.
+// full or already tried. Weights are shares of all requests. For LessBusy and
+// LeastInFlight they are shares of the requests in flight.
 type Policy uint8
 
 // The policies.
