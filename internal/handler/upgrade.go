@@ -16,7 +16,7 @@ import (
 )
 
 // errUnasked is a ProtocolError.
-var errUnasked error = &exchange.ProtocolError{What: "101 that nobody asked for"}
+var errUnasked error = &exchange.ProtocolError{What: "status 101 without an upgrade request"}
 
 // upgrade answers a 101: it switches both connections and carries bytes until
 // both sides are done. A 101 that nobody asked for is the target's fault.
@@ -30,7 +30,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	case !ok || granted != asked:
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
-			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade to %q, got %q", asked, granted)}
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade to %q requested, but the target switched to %q", asked, granted)}
 	}
 	defer upstream.Close()
 	if fail := a.modify(res); fail != nil {

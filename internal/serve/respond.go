@@ -88,7 +88,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 		case err != nil:
 			return 0, err
 		case x.res.Status == http.StatusSwitchingProtocols:
-			return 0, protocolError("101 that nobody asked for")
+			return 0, protocolError("status 101 without an upgrade request")
 		case x.res.Status >= 200:
 			return n, nil
 		default:

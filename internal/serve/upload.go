@@ -362,7 +362,7 @@ func (u *upload) end() time.Time {
 	return time.Now()
 }
 
-var errLeft = errors.New("client left in the middle of its body")
+var errLeft = errors.New("client disconnected while sending the request body")
 
 var errStopped = errors.New("upload stopped")
 
