@@ -78,10 +78,10 @@ func (f *Failure) AppendRetryAfter(dst []byte) []byte {
 
 // Why flights are cut off.
 var (
-	ErrClientGone = errors.New("client left")
-	ErrCut        = errors.New("cut off by a drain")
-	ErrIdle       = errors.New("no byte moved for too long")
-	ErrStalled    = errors.New("client takes nothing")
+	ErrClientGone = errors.New("client disconnected")
+	ErrCut        = errors.New("ended by a drain")
+	ErrIdle       = errors.New("idle for too long: no bytes were transferred")
+	ErrStalled    = errors.New("client stopped reading the response")
 )
 
 // ErrBodyTooLarge is the cause of failures of exchanges that bring too much.

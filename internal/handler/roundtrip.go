@@ -62,7 +62,7 @@ func (a *roundTrip) run() *exchange.Failure {
 	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2: // would promise a tunnel (RFC 8441, 5)
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
-			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade, got %d", res.StatusCode)}
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade requested, but the target answered with status %d", res.StatusCode)}
 	}
 	return a.respond(res)
 }

@@ -33,10 +33,10 @@ var (
 	ErrClosed = errors.New("pool: closed")
 
 	// ErrHTTP2 says that a target speaks HTTP/2 and not what it was offered.
-	ErrHTTP2 = errors.New("the target speaks HTTP/2 only")
+	ErrHTTP2 = errors.New("the target supports only HTTP/2")
 
 	// ErrAborted is returned by the operations of a Conn whose Lease was aborted.
-	ErrAborted = errors.New("the proxy closed the connection to the target before the exchange was over")
+	ErrAborted = errors.New("the proxy closed the connection to the target during the exchange")
 )
 
 // A HandshakeError is a TLS handshake that failed on an open connection.

@@ -52,7 +52,7 @@ type Server struct {
 const writeStall = time.Minute
 
 // ErrDrainTimeout is returned by Serve when connections had to be cut.
-var ErrDrainTimeout = errors.New("drain timeout: the connections that remained were closed")
+var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were closed")
 
 // Serve accepts connections from ln until ctx is done, then drains: it stops
 // accepting, lets requests end, closes upgraded connections politely, and
