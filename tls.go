@@ -824,9 +824,9 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close ends the background work of the Router. Call it in programs that use
-// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. If only
-// Servers run r, the last one to end does the same. Close may be called more than
-// once.
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. If each
+// user of r is a [Server], the last one to end does the same. Close may be called
+// more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its
 // locks. It waits at most 15 s for calls of issuers and storages that ignore their
