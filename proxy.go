@@ -140,8 +140,8 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //
 // When ctx is done, Serve shuts down: it stops accepting connections, lets requests
 // in flight finish, and closes upgraded connections, a WebSocket with status 1001.
-// After DrainTimeout it cuts off what is left. It returns nil if nothing was cut
-// off.
+// After DrainTimeout it cuts off what is left, and returns an error that says so.
+// It returns nil if nothing was cut off.
 //
 // Connections may be of any type, such as those of a listener for the PROXY
 // protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
@@ -468,7 +468,7 @@ type Exchange struct {
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 	Peer   netip.Addr // remote address of the connection
 
-	Proto   string // "HTTP/1.1"
+	Proto   string // "HTTP/1.1" or "HTTP/2.0"
 	Scheme  string // "http" or "https"
 	Method  string
 	Host    string // as the client wrote it

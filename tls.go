@@ -173,9 +173,10 @@ type TLS struct {
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
-	// instance to take fingerprints or to refuse clients. An error ends the
-	// handshake and is logged at level Debug. A panic counts as an error, and is
-	// also logged as a warning. Hello may be called concurrently. Nil disables it.
+	// instance to take fingerprints or to refuse clients. It does not see those of
+	// ACME challenges. An error ends the handshake and is logged at level Debug. A
+	// panic counts as an error, and is also logged as a warning. Hello may be called
+	// concurrently. Nil disables it.
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when the certificate of a host becomes ready, is renewed or

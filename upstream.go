@@ -33,8 +33,9 @@ import (
 // Targets or Discover is required; [To] and [NewUpstream] set Targets.
 //
 // Fields may be set until first use: a request, or a call of a method.
-// [Router.Check] reports a field that is changed later. If a hook panics, the
-// request fails with 500 and the stack is in [Exchange.Err].
+// [Router.Check] reports a field that is changed later. Hooks may be called
+// concurrently. If a hook panics, the request fails with 500 and the stack is in
+// [Exchange.Err].
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
@@ -189,8 +190,8 @@ type Upstream struct {
 
 	// Hedge sends a GET or HEAD without a body to a second target too if there is
 	// no response after this time. The first response is used, the other request
-	// is canceled. The second request counts in Retry.Attempts and Retry.Budget.
-	// Zero disables it.
+	// is canceled. The second request counts in Retry.Attempts and Retry.Budget; with
+	// Hedge, Retry.Attempts cannot be 1. Zero disables it.
 	Hedge time.Duration
 
 	// Timeouts: how long each step may take.
@@ -343,7 +344,8 @@ func (u *Upstream) source() discover.Source {
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
 // full or already tried. Weights are shares of all requests. For LessBusy and
-// LeastInFlight they are shares of the requests in flight.
+// LeastInFlight they are shares of the requests in flight. FirstAvailable only
+// skips targets with weight 0.
 type Policy uint8
 
 // The policies.
