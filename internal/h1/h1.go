@@ -6,6 +6,12 @@
 // refused, not repaired. What they accept, net/http reads the same.
 //
 // Hot path: no locks, no allocation in the steady state.
+//
+//   - h1.go: limits, and what is refused
+//   - head.go, request.go, response.go: heads
+//   - chunks.go: chunked bodies
+//   - append.go: writing
+//   - ascii.go: classes of bytes
 package h1
 
 import "errors"

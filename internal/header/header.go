@@ -2,6 +2,12 @@
 //
 // One table of names drives both lanes: the handler lane's [http.Header] and the fast lane's byte slices.
 // Everything here is a pure function; nothing waits and nothing is kept.
+//
+//   - header.go: the table of names
+//   - connection.go, trailer.go: hop-by-hop fields and trailers
+//   - forwarded.go: the forwarding family and Via
+//   - peer.go, addr.go: who is a trusted peer, and the client behind it
+//   - cookie.go: one cookie
 package header
 
 import (

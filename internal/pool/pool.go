@@ -5,6 +5,12 @@
 // Hot path: one mutex for a few instructions in Take and Put, no goroutine per
 // connection, no buffer held by an idle or waiting connection, no allocation
 // for an exchange on a kept connection.
+//
+//   - pool.go: idle connections
+//   - conn.go: one connection, lent to one exchange
+//   - wire.go, wire_unix.go, wire_other.go: reads and writes that an abort or a deadline ends
+//   - pipe.go, pipe_linux.go, pipe_other.go: bodies within the kernel
+//   - alpn.go: targets that say nothing of what they speak
 package pool
 
 import (
