@@ -292,7 +292,7 @@ func ExampleBreaker() {
 	// Output:
 	// 500
 	// 500
-	// open 3 failures in a row, the last: answered 500
+	// open 3 failures in a row, the last: answered with status 500
 	// 500
 	// 503
 }
@@ -319,7 +319,7 @@ func ExampleRouter_Explain() {
 	// handlers: *hostproxy.Upstream
 	// rules:
 	//   Upstream.Deny passes: the client's address is not on the list
-	// targets: the first in the order of Targets
+	// targets: the first available one of Targets
 	//   10.0.0.1:4000: eligible
 	//   10.0.0.2:4000: eligible
 	// certificate: none: the Router does not listen with TLS

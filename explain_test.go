@@ -52,16 +52,16 @@ func TestExplainNamesTheRuleThatDecides(t *testing.T) {
 		{"Upstream.Deny", "passes: the client's address is not on the list", 0, func(u *hostproxy.Upstream) { u.Deny = other }},
 		{"Upstream.Allow", "refuses: the client's address is not on the list", 403, func(u *hostproxy.Upstream) { u.Allow = other }},
 		{"Upstream.Allow", "passes: the client's address is on the list", 0, func(u *hostproxy.Upstream) { u.Allow = client }},
-		{"Upstream.MaxRequestBody", "passes: the body has 0 bytes, and 9 are allowed", 0, func(u *hostproxy.Upstream) { u.MaxRequestBody = 9 }},
-		{"Upstream.RateLimit", "passes: requests of the client that would pass now: 3", 0, func(u *hostproxy.Upstream) { u.RateLimit = limit }},
-		{"Upstream.MaxInFlight", "passes: 0 of 2 requests are in flight", 0, func(u *hostproxy.Upstream) { u.MaxInFlight = 2 }},
-		{"Upstream.Maintain", "refuses: requests are answered with a page until Resume", 418, func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{Status: 418}) }},
+		{"Upstream.MaxRequestBody", "passes: the body has 0 bytes; the limit is 9", 0, func(u *hostproxy.Upstream) { u.MaxRequestBody = 9 }},
+		{"Upstream.RateLimit", "passes: requests left for the client: 3", 0, func(u *hostproxy.Upstream) { u.RateLimit = limit }},
+		{"Upstream.MaxInFlight", "passes: requests in flight: 0 of 2", 0, func(u *hostproxy.Upstream) { u.MaxInFlight = 2 }},
+		{"Upstream.Maintain", "refuses: every request gets the page passed to Maintain, until Resume", 418, func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{Status: 418}) }},
 		{"Upstream.Pause", "refuses: paused for too long", 503, func(u *hostproxy.Upstream) { _ = u.Pause(-1) }},
 		{"Upstream.Drain", "refuses: upstream is draining", 503, func(u *hostproxy.Upstream) { _ = u.Drain(context.Background()) }},
-		{"Upstream.Targets", "refuses: no target left", 503, func(u *hostproxy.Upstream) {
+		{"Upstream.Targets", "refuses: no target is available: all are down, full or already tried", 503, func(u *hostproxy.Upstream) {
 			u.FailClosed, u.Health = true, &hostproxy.HealthCheck{StartDown: true}
 		}},
-		{"Upstream.Canary", "passes: the client goes to the other upstream", 403, func(u *hostproxy.Upstream) {
+		{"Upstream.Canary", "passes: the client is in the share of clients that the canary serves", 403, func(u *hostproxy.Upstream) {
 			to := hostproxy.To("c:1")
 			to.Deny = client
 			_ = u.Canary(to, 1)
@@ -102,10 +102,10 @@ func TestExplainSaysWhichTargetsAreEligible(t *testing.T) {
 		assert.Equal(t, turn, served, "whose turn it is")
 	}
 	e := explain(&r, "http://a.test/")
-	assert.Equal(t, []hostproxy.Choice{{Name: up.Addr()}, {Name: broken.Addr(), Why: "its breaker is open: 1 failures in a row, the last: answered 500"},
+	assert.Equal(t, []hostproxy.Choice{{Name: up.Addr()}, {Name: broken.Addr(), Why: "its breaker is open: 1 failure: answered with status 500"},
 		{Name: "spare:1", Why: "its weight is 0"}}, e.Targets)
 	assert.Equal(t, up.Addr(), e.Target)
-	assert.Equal(t, "one after the other", e.Selection)
+	assert.Equal(t, "the next in turn", e.Selection)
 }
 
 // roundTrip is a Transport.
@@ -135,7 +135,7 @@ func TestExplainKnowsThatAHalfOpenBreakerIsBeingTried(t *testing.T) {
 		done := make(chan int)
 		go func() { done <- ask(&r, "GET", "http://a.test/").Code }()
 		synctest.Wait()
-		assert.Contains(t, why(), "its breaker is half-open, and other requests try it: ")
+		assert.Contains(t, why(), "its breaker is half-open, and its trial requests are in flight: ")
 		assert.Equal(t, 503, explain(&r, "http://a.test/").Status)
 		close(held)
 		assert.Equal(t, 200, <-done)
@@ -149,7 +149,7 @@ func TestExplainSaysThatChanceChooses(t *testing.T) {
 	r.Handle("a.test", u)
 	e := explain(&r, "http://a.test/")
 	assert.Empty(t, e.Target)
-	assert.Equal(t, "the less busy of two that are drawn at random", e.Selection)
+	assert.Equal(t, "the less busy of two drawn at random", e.Selection)
 	assert.Contains(t, e.String(), "\nresponse: from one of 2 targets\n")
 }
 
@@ -169,7 +169,7 @@ func TestExplainKnowsWhoComesBackAndWhoIsPlaced(t *testing.T) {
 	q.AddCookie(cookie)
 	e := r.Explain(q)
 	assert.Equal(t, served, e.Target)
-	assert.Equal(t, "the client's cookie stands for it", e.Selection)
+	assert.Equal(t, "the target of the client's Sticky cookie", e.Selection)
 	for _, path := range []string{"/a", "/b", "/c", "/d"} {
 		e := explain(&r, "http://hashed.test"+path)
 		ask(&r, "GET", "http://hashed.test"+path)
@@ -188,12 +188,12 @@ func TestExplainSaysWhatARequestWouldWaitFor(t *testing.T) {
 		want  string
 		fails int
 	}{
-		{"no room at the upstream", func(u *hostproxy.Upstream) { u.MaxInFlight = 1 }, "", "refuses: MaxInFlight: 1 of 1 requests are in flight, and 0 requests wait of 0 that may", 503},
+		{"no room at the upstream", func(u *hostproxy.Upstream) { u.MaxInFlight = 1 }, "", "refuses: MaxInFlight is reached (1 of 1 requests); the queue is full (0 of 0 requests)", 503},
 		{"a place in the queue", func(u *hostproxy.Upstream) {
 			u.MaxInFlight, u.Queue = 1, hostproxy.Queue{Max: 5, Wait: time.Minute}
-		}, "Upstream.Queue: MaxInFlight: 1 of 1 requests are in flight: the request waits behind 0 others, for 1m0s at most",
-			"waits: MaxInFlight: 1 of 1 requests are in flight: the request waits behind 0 others, for 1m0s at most", 0},
-		{"no room at the target", func(u *hostproxy.Upstream) { u.MaxTargetInFlight = 1 }, "", "refuses: MaxTargetInFlight: no target has room, and 0 requests wait of 0 that may", 503},
+		}, "Upstream.Queue: MaxInFlight is reached (1 of 1 requests); the request waits in the queue; requests ahead of it: 0; longest wait: 1m0s",
+			"waits: MaxInFlight is reached (1 of 1 requests); the request waits in the queue; requests ahead of it: 0; longest wait: 1m0s", 0},
+		{"no room at the target", func(u *hostproxy.Upstream) { u.MaxTargetInFlight = 1 }, "", "refuses: MaxTargetInFlight is reached at every available target; the queue is full (0 of 0 requests)", 503},
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			var r hostproxy.Router
@@ -215,7 +215,7 @@ func TestExplainSaysWhatARequestWouldWaitFor(t *testing.T) {
 	require.NoError(t, u.Pause(time.Hour))
 	var r hostproxy.Router
 	r.Handle("a.test", u)
-	assert.Contains(t, explain(&r, "http://a.test/").Wait, "Upstream.Pause: requests wait until Resume, for ")
+	assert.Contains(t, explain(&r, "http://a.test/").Wait, "Upstream.Pause: the request waits for Resume, at most ")
 }
 
 func TestExplainLooksThroughHandlers(t *testing.T) {
@@ -274,16 +274,16 @@ func TestExplainHasNoEffect(t *testing.T) {
 	for range 3 {
 		for _, host := range []string{"a.test", "b.test", "c.test", "d.test"} {
 			e := explain(&r, "https://"+host+"/")
-			assert.Equal(t, "passes: requests of the client that would pass now: 1", rule(t, e, "Router.RateLimit"), "no token is taken")
+			assert.Equal(t, "passes: requests left for the client: 1", rule(t, e, "Router.RateLimit"), "no token is taken")
 		}
 	}
-	assert.Equal(t, "Upstream.Pick chooses", explain(&r, "http://a.test/").Selection)
+	assert.Equal(t, "chosen by Upstream.Pick", explain(&r, "http://a.test/").Selection)
 	assert.Equal(t, []string{"hostproxy_test.never"}, explain(&r, "http://d.test/").Handlers, "NotFound")
 
 	u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} // it has put no field in force
 	assert.Equal(t, 403, explain(&r, "http://a.test/").Status)
 	r.RateLimit = &hostproxy.RateLimit{Rate: 0.1, Burst: 2}
-	assert.Equal(t, "passes: requests of the client that would pass now: 2", rule(t, explain(&r, "http://a.test/"), "Router.RateLimit"))
+	assert.Equal(t, "passes: requests left for the client: 2", rule(t, explain(&r, "http://a.test/"), "Router.RateLimit"))
 	r.RateLimit.Burst = 1
 	require.NoError(t, r.Check())
 	u.Transport, u.Discover, u.Health, u.TargetChanged, r.Observe, u.RateLimit = nil, nil, nil, nil, nil, nil

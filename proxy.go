@@ -15,7 +15,7 @@
 //   - [Server] has settings, such as addresses, timeouts and middleware.
 //   - [Router.Listen] and [Router.Wrap] return a listener for a server of your own.
 //   - [Router.TLSConfig] returns the settings for a TLS listener of your own.
-//   - A Router alone is an [http.Handler].
+//   - A Router is an [http.Handler] for any server.
 package hostproxy
 
 import (
@@ -52,10 +52,10 @@ import (
 )
 
 // ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges
-// and redirects to HTTPS. When ctx is done, or the process receives SIGINT or
-// SIGTERM, it shuts down as [Server.Serve] does and returns nil if every request
-// finished. A second signal ends the process immediately. A program that handles
-// signals itself calls [Server.ListenAndServe] instead.
+// and redirects to HTTPS. It shuts down when ctx is done, or when the process
+// receives SIGINT or SIGTERM. It returns nil if every request finished; see
+// [Server.Serve]. A second signal ends the process immediately. A program that
+// handles signals itself calls [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
 }
@@ -140,8 +140,8 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //
 // When ctx is done, Serve shuts down: it stops accepting connections, lets requests
 // in flight finish, and closes upgraded connections, a WebSocket with status 1001.
-// After DrainTimeout it cuts off what is left. It returns nil if nothing was cut
-// off.
+// After DrainTimeout it cuts off what is left, and returns an error that says so.
+// It returns nil if nothing was cut off.
 //
 // Connections may be of any type, such as those of a listener for the PROXY
 // protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
@@ -187,15 +187,16 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 type UnbufferedConn interface {
 	net.Conn
 
-	// Unbuffered returns the connection below, for instance the *net.TCPConn. From
-	// then on the proxy may read and write that one directly, to splice and to wait
-	// without a buffer. It must not block.
+	// Unbuffered returns the connection below, for instance the *net.TCPConn. The
+	// proxy may then read and write that connection directly: it can use splice(2),
+	// and needs no buffer while it waits. Unbuffered must not block.
 	//
-	// It returns nil if Read and Write of this type must be called:
+	// It returns nil in two cases:
 	//
-	//   - while Read has buffered bytes to return. The proxy calls Unbuffered again
+	//   - Read has buffered bytes to return. The proxy calls Unbuffered again
 	//     before the next request.
-	//   - always, for instance if they count bytes.
+	//   - Read and Write must always be called, for instance because they count
+	//     bytes.
 	Unbuffered() net.Conn
 }
 
@@ -467,7 +468,7 @@ type Exchange struct {
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 	Peer   netip.Addr // remote address of the connection
 
-	Proto   string // "HTTP/1.1"
+	Proto   string // "HTTP/1.1" or "HTTP/2.0"
 	Scheme  string // "http" or "https"
 	Method  string
 	Host    string // as the client wrote it
@@ -482,7 +483,7 @@ type Exchange struct {
 	TLSVersion uint16 // such as tls.VersionTLS13; 0 without TLS
 	ServerName string // server name in the TLS handshake; "" if none
 
-	// Status is the response status that the client was sent; 499 if the client
+	// Status is the response status sent to the client; 499 if the client
 	// disconnected before. If the proxy answered with a grpc-status, Status is the
 	// HTTP status of the same meaning.
 	Status        int
@@ -490,7 +491,7 @@ type Exchange struct {
 	ResponseBytes int64 // size of the response body, as forwarded
 
 	Target    string        // target of the last attempt; "" if none was chosen
-	Attempts  int           // number of targets that were sent the request
+	Attempts  int           // number of targets that the request was sent to
 	Queue     time.Duration // time spent waiting: in Queue, for Resume, or for Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
@@ -513,9 +514,8 @@ func publicExchange(r *exchange.Record) *Exchange {
 	return (*Exchange)(r)
 }
 
-// A RequestIDHeader is the request header with the identifier of a request, by
-// which it can be found in the logs of every service that handles it. Handlers and
-// targets get the header.
+// A RequestIDHeader is a request header that identifies the request in the logs
+// of all services. Handlers and targets get the header.
 //
 // If a peer in [Router.TrustedProxies] sends one token of up to 128 bytes, that is
 // the identifier. Otherwise it is new: 128 random bits in hexadecimal. Retries,
@@ -554,8 +554,8 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 //   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
 //     and ModifyResponse (Request of the response)
 //
-// Elsewhere it returns the address in q.RemoteAddr, which is invalid if there is
-// none.
+// Elsewhere it returns the address in q.RemoteAddr, or the zero netip.Addr if
+// there is none.
 func ClientAddr(q *http.Request) netip.Addr {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.Client
@@ -567,7 +567,8 @@ func ClientAddr(q *http.Request) netip.Addr {
 }
 
 // RequestID returns the identifier of q; see [RequestIDHeader]. It works where
-// [ClientAddr] does. Elsewhere, or without [Router.RequestID], it is "".
+// [ClientAddr] does. Elsewhere, or if [Router.RequestID] is disabled, it returns
+// "".
 func RequestID(q *http.Request) string {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.RequestID
@@ -601,11 +602,11 @@ func RequestID(q *http.Request) string {
 //	user            User                    if ""
 //	user_agent      UserAgent               if ""
 //	referer         Referer                 if ""
-//	tls             TLSVersion, "TLS 1.3"   if 0
+//	tls             TLSVersion as "TLS 1.3" if 0
 //	server_name     ServerName              if ""
-//	op              Op of Err               if Err is nil
-//	side            Side of Err             if Err is nil
-//	cause           Err of Err              if Err is nil
+//	op              Error.Op                if Err is nil
+//	side            Error.Side              if Err is nil
+//	cause           Error.Err               if Err is nil
 //
 // Method, host, path and query are cut off after 4 KiB. The query and the referer
 // may hold secrets. To omit them, call the function with a copy of the Exchange
@@ -703,11 +704,11 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns an error for each field of r or its handlers that is invalid, and
-// for each that was changed after first use, also of Servers that run r. Nil means
-// that every field has its effect, or will from first use on. Check does not count
-// as first use: fields may still be set. It does not validate [Router.TLS];
-// [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
+// Check returns all errors in the fields of r and its handlers, joined. A field
+// that was changed after first use is an error too, also in Servers that run r.
+// Nil means that every field is in effect, or will be from first use on. Check
+// does not count as first use: fields may still be set. It does not validate
+// [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {
@@ -761,8 +762,8 @@ type Explanation struct {
 	Candidates []Choice
 	Pattern    string
 
-	// Handlers are the types of the route's handler, of the handler that its Unwrap
-	// method returns, and so on.
+	// Handlers are the types of the route's handler and of the handlers that it
+	// wraps, outermost first.
 	Handlers []string
 
 	// Rules are the settings that may refuse the request or make it wait, in the
@@ -800,8 +801,8 @@ func publicChoice(c status.Choice) Choice { return Choice(c) }
 // A Rule is a setting that may refuse a request, such as Upstream.Deny, or make
 // it wait, such as Upstream.Pause.
 type Rule struct {
-	Name    string // field or method, such as "Upstream.Deny"; of a canary, "Canary.Deny"
-	Outcome string // one of the constants below
+	Name    string // field or method, such as "Upstream.Deny", or "Canary.Deny" for a canary
+	Outcome string // RulePasses, RuleWaits, RuleRefuses or RuleUnknown
 	Detail  string // the reason, in words
 }
 

@@ -65,10 +65,10 @@ type Router struct {
 	// 421 Misdirected Request if the host has no route (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
-	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. They
-	// tell the client's address, and whether the client used TLS, which matters
-	// for Redirect, HSTS and Sticky. Nil trusts none: the client is the remote
-	// address of the connection.
+	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
+	// headers give the client's address, and whether it used TLS: Redirect, HSTS
+	// and Sticky depend on that. Nil trusts none: the client is the remote address
+	// of the connection.
 	TrustedProxies []netip.Prefix
 
 	// RequestID gives each request an identifier. The zero value disables it.
@@ -150,10 +150,11 @@ func (r *Router) rules() (*rules, error) {
 }
 
 // A BasicAuth verifies HTTP Basic credentials (RFC 7617) before Next serves a
-// request. Requests without valid credentials get 401. The fields are checked
-// when it becomes a route. Use it over TLS: plain HTTP exposes passwords. To slow
-// down guessing, set [Router.RateLimit]. Next gets the Authorization header too;
-// to hide it from targets, name it in [Upstream.RequestHeader].Remove.
+// request. Requests without valid credentials get 401. Invalid fields are an
+// error when the route is added. Use it over TLS: plain HTTP exposes passwords.
+// To slow down guessing, set [Router.RateLimit]. Next gets the Authorization
+// header too; to hide it from targets, name it in
+// [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by user name; required
 	Realm string            // shown by the browser when it asks for a password; "" means "restricted"
@@ -232,14 +233,14 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // A ForwardAuth asks an authentication server before Next serves a request. It
 // sends a GET without a body, with the headers of the request and with
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
-// target of Auth answers with 2xx, Next serves the request. Any other response
-// goes to the client. So does a response that Auth makes itself: 502 if no target
-// answers, the Page of [Upstream.Maintain], or the response of its ErrorHandler.
-// The fields are checked when it becomes a route.
+// target of Auth answers with 2xx, Next serves the request. The client gets any
+// other response. It also gets the responses that Auth makes itself: 502 if no
+// target answers, the Page of [Upstream.Maintain], or the response of its
+// ErrorHandler. Invalid fields are an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
 	Path string       // path and query to request, appended to the path of Auth's target; "" means /
-	User string       // the one of Fields that carries the user name, for Exchange.User; "" means none
+	User string       // header in Fields that carries the user name, for Exchange.User; "" means none
 	Next http.Handler // serves requests that Auth allows; required
 
 	// Fields are headers copied from the response of Auth to the request. A
@@ -308,7 +309,7 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchang
 // the number of clients.
 type RateLimit struct {
 	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required
-	Burst int     // requests that a client may make at once after a pause; 0 means a second's worth, at least 1
+	Burst int     // requests that a client may make at once after a pause; 0 means Rate, rounded up
 
 	// Limiter replaces the built-in buckets. Rate and Burst are then only
 	// announced, in RateLimit-Policy. Nil uses the buckets.
@@ -443,9 +444,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics if the pattern is invalid or already has a
-// route, and names the places in the source. [Router.Set] returns an error
-// instead, and replaces an existing route.
+// Handle adds a route. It panics and names the source lines if the pattern or h
+// is invalid, or if the pattern already has a route. [Router.Set] returns an
+// error instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -536,9 +537,9 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
 // returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
-// the same Upstream applies to new requests, and closes no connection. Handlers of
-// a type that cannot be compared are always different. An http.HandlerFunc is the
-// same only if it is the same value, not a new closure.
+// the same Upstream applies to new requests, and closes no connection. Handlers
+// are compared with ==; those of a type without == are always different. An
+// http.HandlerFunc equals only itself, not a new closure of the same code.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -592,15 +593,14 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 type Changes struct {
 	Added, Removed []string // new patterns, and removed patterns
 
-	// Swapped are patterns that get another innermost handler: their upgraded
-	// connections are closed. Rewrapped are patterns that get another handler
-	// around the same innermost one: their upgraded connections stay open. See
-	// [Router.Replace].
+	// Swapped patterns get another innermost handler: their upgraded connections
+	// are closed. Rewrapped patterns keep the innermost handler and get another one
+	// around it: their upgraded connections stay open. See [Router.Replace].
 	Swapped, Rewrapped []string
 
-	// Certificates are the hosts and wildcards that begin to need a certificate,
-	// as far as this is known in advance. It is loaded from Storage or ordered.
-	// Hosts that [TLS.Lazy] leaves to the first handshake are not listed.
+	// Certificates are the hosts and wildcards whose certificates will be loaded
+	// from Storage or ordered, as far as known. Hosts that [TLS.Lazy] leaves to the
+	// first handshake are not listed.
 	Certificates []string
 }
 
@@ -876,8 +876,8 @@ func (r *Router) logger() *slog.Logger {
 // Permanent Redirect, for instance from www to the apex. Scheme, port, path and
 // query stay the same. A port in host (example.com:8443) replaces that of the
 // request; 443 also sets the scheme to https, and 80 to http. Scheme and port are
-// those that the client used, as [Router.TrustedProxies] report them. It panics
-// if host is not a host with an optional port.
+// resolved through [Router.TrustedProxies]. It panics if host is not a host with
+// an optional port.
 func Redirect(host string) http.Handler {
 	r, err := handler.NewRedirect(host)
 	if err != nil {

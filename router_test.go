@@ -247,7 +247,7 @@ func TestOnlyHostsWhoseTLSEndsElsewhereThanBeforeAreTold(t *testing.T) {
 
 func TestRedirectRefusesWhatItCannotMean(t *testing.T) {
 	for host, why := range map[string]string{
-		"https://example.com": "keeps the request's scheme", "example.com/new": "keeps the request's path", "example.com?a": "keeps the request's path and query",
+		"https://example.com": "keeps the scheme of the request", "example.com/new": "keeps the path and query of the request", "example.com?a": "keeps the path and query of the request",
 		"*.example.com": "one host", "*": "one host", "example.com:": "a port is a number", "::": "", "example.com:https": "a port is a number",
 		"example.com:70000": "a port is a number", "example.com:0": "a port is a number", "": "empty", "me@example.com": "character '@'",
 		"[fe80::1%25eth0]": "without a zone", "fe80::1%eth0": "", "a:1:2": "an IPv6 address needs brackets", "a b": "character",

@@ -36,11 +36,11 @@ import (
 // of service. Set the fields before the Router is first used.
 //
 // Each host of a route gets a certificate in the background. Only handshakes of a
-// host without one wait for the CA, up to 64 at a time. They do not delay other
-// hosts. Each ACME account, and each issuer of another type, gets at most ten
-// orders in ten seconds: due renewals first, then hosts with waiting handshakes. A
-// host that fails is retried with growing pauses, and does not delay others. See
-// [Router.Certificates].
+// host without a certificate wait for the CA, up to 64 per host. They do not
+// delay other hosts. Each ACME account, and each issuer of another type, gets at
+// most ten orders in ten seconds: due renewals first, then hosts with waiting
+// handshakes. A host that fails is retried with growing pauses, and does not
+// delay others. See [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -51,11 +51,11 @@ type TLS struct {
 	// Issuer replaces Email and CA, which must then be "". Nil means ACME with
 	// Email, CA and DNS.
 	//
-	// A *certmagic.ACMEIssuer is a template, for instance a struct literal: set
+	// A *certmagic.ACMEIssuer is a template: a struct literal is enough. Set its
 	// fields for external account binding, a profile or the roots of a private CA.
-	// Its TestCA is the CA's staging directory, which is used after a failed
-	// validation until one succeeds; that of Let's Encrypt is known. To choose the
-	// type of key, wrap it in an [Issuer].
+	// TestCA is the CA's staging directory, preset for Let's Encrypt. It is used
+	// after a failed validation until a validation succeeds. To choose the type of
+	// key, wrap it in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order when Issuer refuses a certificate. ACME issuers
@@ -67,11 +67,11 @@ type TLS struct {
 	// all hosts.
 	//
 	// Host is called when the pattern gets its first route, and again by
-	// [Router.ReloadTLS]. Each pattern has its own settings: those of
-	// *.example.com do not apply to a route for a.example.com. They do apply to a
-	// host on demand, which has no route of its own: Host is called with the host,
-	// and fields that it leaves zero are those of the pattern. Settings for a
-	// Passthrough have no effect, and are logged at level Error.
+	// [Router.ReloadTLS]. Each pattern has its own settings: those of *.example.com
+	// do not apply to a route for a.example.com. A host on demand has no route of
+	// its own: Host is called with the host, and fields that it leaves zero come
+	// from the settings of the wildcard. Settings for a Passthrough have no effect,
+	// and are logged at level Error.
 	//
 	// Until Host has returned, handshakes for the host wait, and requests on other
 	// connections get 421. If it returns an error, panics or takes longer than 10 s,
@@ -104,8 +104,8 @@ type TLS struct {
 
 	// HostPolicy decides only about certificates on demand; autocert's decides
 	// about all. A certificate is on demand if a handshake asks for a public host
-	// that has no certificate and that only a wildcard pattern matches. Nil allows
-	// none.
+	// without a certificate, and only a wildcard pattern matches the host. Nil
+	// allows none.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
 	// that is remembered for HostPolicyTTL. Return any other error if the policy
@@ -113,10 +113,10 @@ type TLS struct {
 	// certificate is then kept, the handshake of a new host fails, and a warning is
 	// logged once a minute. A call that takes longer than 10 s is such an error.
 	//
-	// HostPolicy is called again before a renewal. The renewal waits until a client
-	// asks for the host; otherwise the certificate is kept until it expires.
-	// HostPolicy may be called concurrently. It has no effect if no route has a
-	// wildcard pattern, which is logged as a warning.
+	// A renewal calls HostPolicy again. If no client has asked for the host since
+	// the last order, the renewal waits until a client does, or until the
+	// certificate expires. HostPolicy may be called concurrently. It has no effect
+	// if no route has a wildcard pattern, which is logged as a warning.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -131,15 +131,16 @@ type TLS struct {
 
 	// Addresses are the addresses at which CAs reach this machine, for example
 	// those of its load balancer. The host is looked up before an order at a known
-	// public CA, unless DNS proves control. If it has no A or AAAA record, or none
-	// with one of Addresses, no order is placed. The look-up is repeated after a
-	// minute, later after ten.
+	// public CA, unless DNS proves control. No order is placed unless an A or AAAA
+	// record has one of Addresses. The look-up is repeated after a minute, later
+	// after ten.
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
-	// public. The order is then delayed by half an hour at most, or until the next
-	// look-up after a handshake for the host. If any interface has a private
-	// address, only missing records delay an order. Records with private addresses,
-	// DNS failures, and hosts with a valid certificate never delay one.
+	// public. Records with other addresses then delay an order by half an hour at
+	// most. After a handshake for the host, the delay ends at the next look-up. If
+	// any interface has a private address, only missing records delay an order.
+	// Records with private addresses, DNS failures, and hosts with a valid
+	// certificate never delay one.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
@@ -152,9 +153,9 @@ type TLS struct {
 	Files []CertFile
 
 	// DefaultHost is the host for clients that send no server name (SNI): they get
-	// its certificate and need its client authentication. "" means the IP address
-	// that they connected to, if it has a route. While no route serves DefaultHost,
-	// such clients are refused, and a warning is logged.
+	// its certificate and must pass its client authentication. "" means the IP
+	// address that they connected to, if it has a route. While no route serves
+	// DefaultHost, such clients are refused, and a warning is logged.
 	DefaultHost string
 
 	// ShareTickets keeps the keys of session tickets in Storage, with a new key
@@ -172,9 +173,10 @@ type TLS struct {
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
-	// instance to take fingerprints or to refuse clients. An error ends the
-	// handshake and is logged at level Debug; a panic also as a warning. Hello may
-	// be called concurrently. Nil disables it.
+	// instance to take fingerprints or to refuse clients. It does not see those of
+	// ACME challenges. An error ends the handshake and is logged at level Debug. A
+	// panic counts as an error, and is also logged as a warning. Hello may be called
+	// concurrently. Nil disables it.
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when the certificate of a host becomes ready, is renewed or
@@ -198,10 +200,10 @@ type HostTLS struct {
 	// same. Other issuers, and solvers and functions in templates, are compared by
 	// identity.
 	//
-	// Names that no public CA signs, such as nas.lan, fail immediately unless the
-	// issuer is private: a *certmagic.ACMEIssuer whose directory belongs to no
-	// known public CA, or any other type. Names below onion require an issuer with
-	// a method IssuesOnion() bool that returns true.
+	// Names that no public CA signs, such as nas.lan, require a private issuer, and
+	// fail immediately without one. Every issuer is private except a
+	// *certmagic.ACMEIssuer for a known public CA. Names below onion require an
+	// issuer with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
 
 	// OwnCertificate obtains a separate certificate for a host even if a
@@ -212,14 +214,14 @@ type HostTLS struct {
 	// ClientAuth requests certificates from the host's clients. Nil requests none,
 	// unless TLS.Config does. Hosts with different settings never share a
 	// connection: a request on the connection of another host gets 421. After a
-	// change, a request on a connection that has not proved what is now required
-	// gets 421 too. Upgraded connections stay.
+	// change, requests on connections that do not meet the new settings get 421
+	// too. Upgraded connections stay.
 	ClientAuth *ClientAuth
 
 	// Certificate is served instead of a managed one. It must cover the pattern.
 	Certificate *tls.Certificate
 
-	// Files are the files of such a certificate. They are read within half a minute
+	// Files replaces Certificate. The files are read again within half a minute
 	// after a change. While they cannot be read, the old certificate stays.
 	Files CertFile
 
@@ -246,12 +248,13 @@ type Issuer struct {
 // A CertFile names the PEM files of a certificate chain and its private key.
 type CertFile struct{ CertFile, KeyFile string }
 
-// A ClientAuth selects the clients that may use a host (mutual TLS). They prove
-// their identity in every handshake: such hosts issue no session tickets.
+// A ClientAuth selects the clients that may use a host (mutual TLS). The host
+// issues no session tickets, so that clients prove their identity in every
+// handshake.
 type ClientAuth struct {
-	// CAs, and those in the PEM files CAFiles, sign the clients' certificates. The
-	// files are read again within half a minute after a change. While they cannot be
-	// read, the old CAs stay.
+	// CAs and the PEM files CAFiles hold the CAs that sign the clients'
+	// certificates. The files are read again within half a minute after a change.
+	// While they cannot be read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
 
@@ -261,8 +264,9 @@ type ClientAuth struct {
 }
 
 // SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
-// h to the certificate that the client has proved on the connection. The client's
-// own copies of these headers are removed. Call it in [Upstream.Rewrite]:
+// h to the client's verified certificate and its chain. The client's own copies
+// are removed, also if no certificate was verified. Call it in
+// [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
@@ -292,8 +296,8 @@ type CertStatus struct {
 	// storage, DNS or HostPolicy do not count.
 	Attempts int
 
-	// Err is the error of the last attempt, or the reason why there was none. Nil
-	// means that nothing is wrong.
+	// Err is the error of the last attempt, or the reason why no attempt was made.
+	// Nil means that nothing is wrong.
 	Err error
 
 	// NextTry is the time of the next attempt, after a failure or while a CA's limit
@@ -308,8 +312,8 @@ type CertStatus struct {
 	Waiting int
 
 	// Refused counts the handshakes that were refused because 64 were waiting for
-	// the host, or 1,024 for all hosts. It is 0 a minute or two after the last one,
-	// and in reports to TLS.Observe.
+	// the host, or 1,024 for all hosts. It returns to 0 a minute or two after the
+	// last refusal. It is 0 in reports to TLS.Observe.
 	Refused int
 }
 
@@ -318,10 +322,10 @@ type CertStatus struct {
 // root certificate is limited to these names. A newly created root is also limited
 // to server certificates. It implements certmagic.Issuer.
 //
-// The authority is what Storage holds: two values with the same storage are the
-// same authority. The zero value is the one that a Router with a zero TLS uses.
-// The methods may be called concurrently, and create the authority if it does
-// not exist. The root is never installed in a trust store; do that yourself.
+// Values with the same Storage are the same authority. The zero value is the
+// authority of a Router whose TLS is zero. The methods may be called
+// concurrently, and create the authority if it does not exist. The root is never
+// installed in a trust store; do that yourself.
 //
 // If the storage of a cluster loses its contents, the members restore them within
 // five minutes. A member that starts before that makes a new root, which clients
@@ -362,8 +366,8 @@ func (c *LocalCA) open() *certs.LocalCA {
 // reached over TLS. An HTTP request that reaches a Passthrough gets 421.
 //
 // It works with a [Server], [Router.Listen] and [Router.Wrap]. Its connections
-// count in [Server.MaxConns]. When the Server shuts down, they have until
-// [Server.DrainTimeout] to end by themselves.
+// count in [Server.MaxConns]. When the Server shuts down, they are closed after
+// [Server.DrainTimeout].
 type Passthrough struct {
 	// Addr is the target, host:port. It must speak TLS. Required.
 	Addr string
@@ -640,9 +644,10 @@ func (r *Router) firstPassthrough() string {
 	return ""
 }
 
-// HTTPHandler returns a handler for port 80. It answers ACME challenges and passes
-// all other requests to fallback. A nil fallback redirects hosts that have a route
-// to HTTPS with 308, under their canonical name, and answers 404 to others.
+// HTTPHandler returns a handler for port 80. It answers ACME challenges and
+// passes all other requests to fallback. If fallback is nil, hosts with a route
+// are redirected to HTTPS with 308, under their canonical name; other hosts get
+// 404.
 func (r *Router) HTTPHandler(fallback http.Handler) http.Handler {
 	r.certs.AnswerHTTP()
 	if fallback == nil {
@@ -755,10 +760,11 @@ func (r *Router) ForgetHostPolicy(host string) {
 }
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
-// given. It does not wait: hosts keep their settings until Host returns, and if it
-// fails. A given host on demand that was refused is decided again at its next
-// handshake. A pattern without a route is logged as a warning. ReloadTLS does
-// nothing if TLS.Host is nil, or before the Router listens.
+// given. It does not wait: hosts keep their settings until Host has returned
+// without an error. It also forgets the refusal of a given host on demand, as
+// [Router.ForgetHostPolicy] does. A pattern without a route is logged as a
+// warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
+// listens.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {
@@ -779,12 +785,12 @@ func canonicalHost(host string) (string, error) {
 	return name, err
 }
 
-// AwaitCertificates waits until the Router listens and each of the given hosts has
-// a certificate. If none are given, it waits for all hosts that need one, except
-// those that [TLS.Lazy] leaves to their first handshake. It waits for a given Lazy
-// host too, but does not order its certificate: a handshake or
-// [Router.RenewCertificate] does. When ctx is done, the error names the hosts
-// without a certificate and the reasons. An invalid host is an error immediately.
+// AwaitCertificates waits until the Router listens and each of the given hosts
+// has a certificate. If none are given, it waits for all hosts that need one,
+// except those that [TLS.Lazy] leaves to their first handshake. It waits for such
+// a host if it is given, but only a handshake or [Router.RenewCertificate] orders
+// the certificate. When ctx is done, the error names the hosts without a
+// certificate and the reasons. An invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
@@ -819,8 +825,9 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close ends the background work of the Router. Call it in programs that use
-// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. The last
-// [Server] on r to end does the same. Close may be called more than once.
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. If each
+// user of r is a [Server], the last one to end does the same. Close may be called
+// more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its
 // locks. It waits at most 15 s for calls of issuers and storages that ignore their
@@ -830,7 +837,7 @@ func canonicalHosts(hosts []string) ([]string, error) {
 //
 // If Close is called while Servers run, they serve the certificates in memory
 // until these expire, and get no new ones. The next Listen, Wrap, TLSConfig or
-// Serve starts renewal again, for itself.
+// Serve starts renewal again, but not for these Servers.
 func (r *Router) Close() error {
 	r.closeIdle()
 	return closed(r.certs.Close())

@@ -33,8 +33,9 @@ import (
 // Targets or Discover is required; [To] and [NewUpstream] set Targets.
 //
 // Fields may be set until first use: a request, or a call of a method.
-// [Router.Check] reports a field that is changed later. If a hook panics, the
-// request fails with 500 and the stack is in [Exchange.Err].
+// [Router.Check] reports a field that is changed later. Hooks may be called
+// concurrently. If a hook panics, the request fails with 500 and the stack is in
+// [Exchange.Err].
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
@@ -44,16 +45,15 @@ type Upstream struct {
 	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
-	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that speaks only
-	// HTTP/2 gets it for everything: it refuses HTTP/1.1 by ALPN, or it chooses no
-	// protocol, closes the connection, and chooses h2 on a second connection that
-	// offers both. The proxy opens that connection at most every ten minutes, and
-	// only if the target chose no protocol.
+	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
+	// HTTP/1.1 by ALPN gets only HTTP/2. If a target chooses no protocol by ALPN,
+	// the proxy connects again and offers both, at most every ten minutes. A target
+	// that then chooses h2, and closes the first connection, gets only HTTP/2.
 	Targets []*url.URL
 
-	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Targets
-	// are used until it has found some. It runs as long as health checks do, see
-	// [HealthCheck]. Nil means that only Targets are used.
+	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
+	// finds the first ones, Targets are used. It runs as long as health checks do,
+	// see [HealthCheck]. Nil means that only Targets are used.
 	Discover Source
 
 	// Choosing: which target gets a request.
@@ -190,8 +190,8 @@ type Upstream struct {
 
 	// Hedge sends a GET or HEAD without a body to a second target too if there is
 	// no response after this time. The first response is used, the other request
-	// is canceled. The second request counts in Retry.Attempts and Retry.Budget.
-	// Zero disables it.
+	// is canceled. The second request counts in Retry.Attempts and Retry.Budget; with
+	// Hedge, Retry.Attempts cannot be 1. Zero disables it.
 	Hedge time.Duration
 
 	// Timeouts: how long each step may take.
@@ -205,17 +205,18 @@ type Upstream struct {
 	// limit.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a body or an upgraded connection on which no byte moves. A
-	// slow one goes on. Zero means 5 minutes; negative disables the limit.
+	// IdleTimeout ends a body or an upgraded connection after this time without a
+	// byte. Slow transfers go on. Zero means 5 minutes; negative disables the
+	// limit.
 	//
-	// A peer that stops within a write has up to twice as long. Over HTTP/2 and
-	// below an http.Server of your own, the proxy does not see the client's
-	// connection: there, the client must take each 32 KiB within IdleTimeout.
+	// A peer that stops reading has up to twice as long. Over HTTP/2 and below an
+	// http.Server of your own, the proxy does not see the client's connection:
+	// there, the client must take each 32 KiB within IdleTimeout.
 	//
 	// The body of an HTTP/1.x request also has a fixed limit until the response
 	// begins. The request fails with 408 after a pause of a minute, or below 240
 	// B/s once the proxy has waited for the body for 10 s. The rate is that of the
-	// last two minutes at most, so a fast start does not make up for it.
+	// last two minutes at most: a fast start does not help later.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
@@ -268,9 +269,9 @@ func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
 //
 // If it returns early or panics, the error is logged and it is restarted after a
 // pause. The last published targets stay in use meanwhile, and also if it
-// publishes an empty list: a source that is down must not stop a service.
-// Targets that are no longer in the list go out of use as by [Upstream.Remove].
-// Endpoints beyond 4,096 are ignored.
+// publishes an empty list: a source that is down must not stop a service. Targets
+// that are no longer in the list are removed, as by [Upstream.Remove]. Endpoints
+// beyond 4,096 are ignored.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // An Endpoint is a target that a [Source] found.
@@ -280,9 +281,10 @@ type Endpoint struct {
 	Weight int    // share of the requests; 0 means none, unless all are 0
 }
 
-// DNSSource returns a [Source] of all IP addresses of the target's host name. Each
-// address becomes a target under that name. The name is looked up every interval,
-// but at most once a second. DNSSource panics on an invalid target, as [To] does.
+// DNSSource returns a [Source] of all IP addresses of the target's host name.
+// Each address becomes a target that keeps the host name, for instance for TLS.
+// The name is looked up every interval, but at most once a second. DNSSource
+// panics on an invalid target, as [To] does.
 func DNSSource(target string, interval time.Duration) Source {
 	u, err := parseTarget(target)
 	if err != nil {
@@ -341,8 +343,9 @@ func (u *Upstream) source() discover.Source {
 }
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried. A target of twice the weight gets twice the requests;
-// with LessBusy and LeastInFlight, twice as many at the same time.
+// full or already tried. Weights are shares of all requests. For LessBusy and
+// LeastInFlight they are shares of the requests in flight. FirstAvailable only
+// skips targets with weight 0.
 type Policy uint8
 
 // The policies.
@@ -352,14 +355,14 @@ const (
 	Random                       // a target drawn at random
 	LeastInFlight                // the target with the fewest requests in flight
 	FirstAvailable               // the first in the order of Targets; the others are spares
-	ConsistentHash               // one target for each HashBy value, until it has 1.25 times its share in flight
+	ConsistentHash               // the same target for the same HashBy value, unless it has 1.25 times its share in flight
 )
 
 // A HashKey is the part of a request by which [ConsistentHash] chooses a target.
 // Set at most one field. The zero value means the client address, which is also
 // used for requests without that header or cookie.
 type HashKey struct {
-	Header string // name of a header, of which the first value counts
+	Header string // name of a header; its first value counts
 	Cookie string // name of a cookie
 	URI    bool   // path and query
 }
@@ -375,7 +378,7 @@ type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, with Path or GRPC; "" means the target's
 	Header   http.Header // further headers, with Path or GRPC
-	Statuses []int       // response statuses of a target that serves, with Path; nil means 200 to 399
+	Statuses []int       // response statuses that count as success, with Path; nil means 200 to 399
 	GRPC     bool        // uses grpc.health.v1 in place of Path; for https and h2c targets
 	Service  string      // gRPC service to check, with GRPC; "" means the server as a whole
 
@@ -390,8 +393,8 @@ type HealthCheck struct {
 // often. Each target is watched separately.
 //
 //   - Too many failures open it: the target gets no requests for OpenFor.
-//   - Then it is half-open: up to Trials requests test the target. If they have no
-//     response after OpenFor, others may test it too.
+//   - Then it is half-open: up to Trials requests test the target. If these have
+//     no response after OpenFor, further requests may test it.
 //   - A success closes it. A failure opens it again, for twice as long, up to 5
 //     minutes.
 //
@@ -399,12 +402,12 @@ type HealthCheck struct {
 // HTTP or come too late, and responses with one of Statuses. A client disconnect
 // is not a failure.
 type Breaker struct {
-	// Failures is how many consecutive failures open it. Zero means 5. Negative
-	// disables this criterion; FailureRatio must then be set.
+	// Failures opens the breaker after this many consecutive failures. Zero means
+	// 5. Negative disables this criterion; FailureRatio must then be set.
 	Failures int
 
-	// FailureRatio is the share of failures among the requests of Window that opens
-	// it, up to 1. Zero disables this criterion.
+	// FailureRatio opens the breaker at this share of failed requests in Window, up
+	// to 1. Zero disables this criterion.
 	FailureRatio float64
 	Window       time.Duration // time over which FailureRatio counts; 0 means 10 s
 	MinRequests  int           // with fewer requests in Window, FailureRatio does not count; 0 means 20
@@ -417,7 +420,7 @@ type Breaker struct {
 
 // A Health is the state of a target.
 type Health struct {
-	State  string    // "up"; "down", by health checks; "open" or "half-open", by Breaker
+	State  string    // "up", "down" (health checks), "open" or "half-open" (Breaker)
 	Reason string    // cause of State; "" if it has never changed
 	Since  time.Time // start of State
 }
@@ -446,8 +449,8 @@ type Sticky struct {
 //
 //   - If nothing of it was written, it is retried.
 //   - If some of it was written, it is retried if its method is idempotent (GET,
-//     HEAD, OPTIONS, TRACE, PUT, DELETE) and all that was read of its body, up to
-//     32 KiB, is kept.
+//     HEAD, OPTIONS, TRACE, PUT, DELETE) and the proxy has kept what it read of
+//     the body (at most 32 KiB).
 //   - Once a byte of a response went to the client, it is never retried.
 type Retry struct {
 	Attempts int           // targets tried for one request, up to 10; 0 means 3; 1 disables retries
@@ -466,10 +469,10 @@ func (r *Retry) config() forward.Retry {
 }
 
 // A HeaderEdit is a fixed change to the header of a message: Remove, then Set,
-// then Add. Remove and Set also remove every spelling that CGI reads as the same
-// name, such as X_User for X-User, and the name in trailers. Names that frame or
-// route a message are an error: Host, Content-Length, Transfer-Encoding,
-// Connection and the like.
+// then Add. Remove and Set remove the header in every spelling that CGI reads as
+// the same name, such as X_User for X-User. They also remove it from trailers.
+// Headers that delimit or route a message are an error: Host, Content-Length,
+// Transfer-Encoding, Connection and the like.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -610,15 +613,16 @@ func (u *Upstream) All() iter.Seq[*Target] {
 // With StreamGrace, upgraded connections and event streams go on for that time,
 // and Replace does not wait for them.
 //
-// The first wait is limited by ReadyTimeout, the last by DrainTimeout, both by
-// ctx. [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts
-// are in use, and requests left at the old targets were cut off, except streams
+// ReadyTimeout limits the first wait, and DrainTimeout the last. ctx limits both.
+// [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts are
+// in use, and requests left at the old targets were cut off, except streams
 // within StreamGrace.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
 
-// The errors of [Upstream.Replace] say how far it came. They wrap the cause.
+// The errors of [Upstream.Replace] tell which targets are in use. They wrap the
+// cause.
 var (
 	ErrNotReady   = forward.ErrNotReady   // a new target does not serve; the old targets stay in use
 	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old ones were cut off
@@ -639,8 +643,8 @@ func (u *Upstream) Add(ts ...string) error {
 }
 
 // Remove takes targets out of use immediately. Requests in flight there finish;
-// upgraded connections are closed gracefully, immediately or after StreamGrace. An
-// address that is no target is an error, and so is removing the last target.
+// upgraded connections are closed gracefully, immediately or after StreamGrace.
+// It is an error to remove the last target, or an address that is no target.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
@@ -658,8 +662,8 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 }
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on.
-// Nil with a share of 0 ends it. A client goes the same way each time. When the
-// share grows, the clients of the canary stay there.
+// Nil with a share of 0 ends it. Each client stays at the same upstream. When the
+// share grows, the canary keeps its clients.
 //
 // Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain
 // of u apply first, then those of the canary. For everything else only the
@@ -703,12 +707,12 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // applies to new requests and to those in Queue; requests in flight at a target go
 // on.
 //
-// After d, the waiting requests fail with 503, and so does every new request until
-// Resume: Pause does not end by itself. With d of 0 or less, requests fail
+// After d, the waiting requests fail with 503, and so does every new request
+// until Resume: Pause does not end by itself. With d of 0 or less, requests fail
 // immediately. At most 4,096 requests wait; further ones fail with 503
-// immediately. A client that disconnects makes room; below an [http.Server] of your
-// own, only if its request has no body. After Resume, requests go to the targets of
-// that moment.
+// immediately. A client that disconnects no longer counts. Below an [http.Server]
+// of your own, this is noticed only if its request has no body. After Resume,
+// requests go to the targets of that moment.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }

@@ -41,32 +41,32 @@ func TestTargets(t *testing.T) {
 		"::1:8080":                 "an IPv6 address needs brackets, as in [::1]",
 		"[::1]":                    "the port is missing: write [::1]:80",
 		"a b:80":                   "the character ' ' is not allowed",
-		"a.test:80/api":            "a path needs a scheme in front of the host: write http://a.test:80/api",
+		"a.test:80/api":            "a path requires a scheme: write http://a.test:80/api",
 		"http://":                  "the name is empty",
 		"a.test:80?q":              "a target has no user, query or fragment: write only",
 		"me@a.test:80":             "a target has no user, query or fragment: write only",
-		"http:/a.test:80":          "two slashes follow the colon of a scheme: write http://a.test:80",
+		"http:/a.test:80":          "a scheme ends with a colon and two slashes: write http://a.test:80",
 		"http//a.test:80":          "a scheme ends with a colon and two slashes: write http://a.test:80",
-		"https:a.test:443":         "two slashes follow the colon of a scheme: write https://a.test:443",
-		"h2c:a.test:80":            "two slashes follow the colon of a scheme: write h2c://a.test:80",
-		"a.test:1,b.test:2":        "a target is one address: give each one as an argument of its own",
-		"http://a.test:1, b.test":  "a target is one address: give each one as an argument of its own",
+		"https:a.test:443":         "a scheme ends with a colon and two slashes: write https://a.test:443",
+		"h2c:a.test:80":            "a scheme ends with a colon and two slashes: write h2c://a.test:80",
+		"a.test:1,b.test:2":        "a target is one address: pass each one as a separate argument",
+		"http://a.test:1, b.test":  "a target is one address: pass each one as a separate argument",
 		"http://a.test:80:80":      "invalid port",
 		"http://u:p@a.test":        "no user, query or fragment",
 		"http://a.test?q":          "no user, query or fragment",
 		"http://a.test?":           "no user, query or fragment",
 		"http://a.test#f":          "no user, query or fragment",
 		"http://a.test/%zz":        `invalid URL escape "%zz"`,
-		"h2c://a.test":             "the port is missing: h2c has no default",
-		"ftp://a.test":             `the scheme "ftp" is not known: use http, https, h2c or unix`,
-		"ws://a.test":              "the scheme ws is not known: for WebSocket write http://a.test",
+		"h2c://a.test":             "the port is missing, and h2c has no default",
+		"ftp://a.test":             `the scheme "ftp" is not supported: use http, https, h2c or unix`,
+		"ws://a.test":              "the scheme \"ws\" is not supported: for WebSocket write http://a.test",
 		"wss://a.test":             "for WebSocket over TLS write https://a.test",
-		"grpc://a.test:50051":      "the scheme grpc is not known: for gRPC write h2c://a.test:50051",
+		"grpc://a.test:50051":      "the scheme \"grpc\" is not supported: for gRPC write h2c://a.test:50051",
 		"dns:///a.test:50051":      "for gRPC write h2c://a.test:50051",
-		"unix:relative":            "unix needs an absolute path: write unix:/run/app.sock",
-		"unix:":                    "unix needs an absolute path",
-		"unix://run/app.sock":      "unix needs an absolute path",
-		"unix:/run/app.sock:/api/": "unix takes no path behind the socket's",
+		"unix:relative":            "unix requires an absolute path: write unix:/run/app.sock",
+		"unix:":                    "unix requires an absolute path",
+		"unix://run/app.sock":      "unix requires an absolute path",
+		"unix:/run/app.sock:/api/": "unix takes only the path of the socket",
 	} {
 		_, err := hostproxy.NewUpstream(bad)
 		if assert.ErrorContains(t, err, rule, bad) {
@@ -235,7 +235,7 @@ func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 		"Transport": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { panic("oh") })}, 500, "panic in Transport: oh"},
 		"hedged Transport": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { panic("oh") }), Hedge: time.Second,
 			Retry: hostproxy.Retry{Attempts: 2}}, 500, "panic in Transport: oh"},
-		"no response": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { return nil, nil })}, 502, "neither an error nor a response"},
+		"no response": {&hostproxy.Upstream{Transport: tripper(func(*http.Request) (*http.Response, error) { return nil, nil })}, 502, "Upstream.Transport returned no response with a body and no error"},
 		"an error":    {&hostproxy.Upstream{ModifyResponse: func(*http.Response) error { return errors.New("oh") }}, 502, "oh"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +294,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"target 0: nil URL":                  func(u *hostproxy.Upstream) { u.Targets[0] = nil },
 		"Policy is 77":                       func(u *hostproxy.Upstream) { u.Policy = 77 },
 		"Weights has 1 values for 2 Targets": func(u *hostproxy.Upstream) { u.Weights = []int{1} },
-		"weight -1":                          func(u *hostproxy.Upstream) { u.Weights = []int{1, -1} },
+		"weight is -1":                       func(u *hostproxy.Upstream) { u.Weights = []int{1, -1} },
 		"Weights has no value above 0":       func(u *hostproxy.Upstream) { u.Weights = []int{0, 0} },
 		"HashBy":                             func(u *hostproxy.Upstream) { u.HashBy = hostproxy.HashKey{Header: "X", Cookie: "y"} },
 		"HashBy requires Policy":             func(u *hostproxy.Upstream) { u.HashBy.URI = true },
@@ -318,8 +318,8 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Health.GRPC requires HTTP/2: write h2c://a.test:1, or https://a.test:1 over TLS": func(u *hostproxy.Upstream) {
 			u.Targets[0].Host, u.Health = "a.test:1", &hostproxy.HealthCheck{GRPC: true}
 		},
-		"Health has both a Path and GRPC": func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{GRPC: true, Path: "/"} },
-		"Health.Service":                  func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Service: "a"} },
+		"Health.Path cannot be combined": func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{GRPC: true, Path: "/"} },
+		"Health.Service":                 func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Service: "a"} },
 		"Health.Header": func(u *hostproxy.Upstream) {
 			u.Health = &hostproxy.HealthCheck{Path: "/", Header: http.Header{"A b": {"c"}}}
 		},
@@ -345,7 +345,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Queue.Wait is negative":           func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Wait = 1, -1 },
 		"Hedge requires Retry.Attempts of": func(u *hostproxy.Upstream) { u.Hedge, u.Retry.Attempts = time.Second, 1 },
 		"Hedge cannot be combined":         func(u *hostproxy.Upstream) { u.Hedge, u.Sticky = time.Second, &hostproxy.Sticky{} },
-		"Hedge is negative":                func(u *hostproxy.Upstream) { u.Hedge = -1 },
+		"field Hedge is negative":          func(u *hostproxy.Upstream) { u.Hedge = -1 },
 		"Queue requires MaxInFlight":       func(u *hostproxy.Upstream) { u.Queue.Max = 1 },
 		"Retry.Attempts is -1":             func(u *hostproxy.Upstream) { u.Retry.Attempts = -1 },
 		"Retry.Attempts is 11":             func(u *hostproxy.Upstream) { u.Retry.Attempts = 11 },
@@ -386,8 +386,8 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"BasicAuth.Next is a Passthrough":           &hostproxy.BasicAuth{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
 		"ForwardAuth.Auth: nil handler":             &hostproxy.ForwardAuth{},
 		"ForwardAuth.Next: nil handler":             &hostproxy.ForwardAuth{Next: (*hostproxy.Upstream)(nil)},
-		"ForwardAuth: path \"verify\"":              &hostproxy.ForwardAuth{Path: "verify"},
-		"fields: \"Connection\"":                    &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
+		"ForwardAuth: field Path is \"verify\"":     &hostproxy.ForwardAuth{Path: "verify"},
+		"Fields has \"Connection\"":                 &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
 		"ForwardAuth.Auth: upstream has no targets": &hostproxy.ForwardAuth{Auth: new(hostproxy.Upstream)},
 	} {
 		t.Run(want, func(t *testing.T) {
@@ -505,7 +505,7 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	cancel()
 	err := u.Drain(ctx)
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.ErrorContains(t, err, "cut off 1 exchange: ")
+	assert.ErrorContains(t, err, "cut off 1 request: ")
 	assert.Equal(t, 503, <-answered)
 }
 
@@ -563,13 +563,13 @@ func ExampleTo() {
 func TestErrorsOfAnUpstreamSayHowToKeepTheRule(t *testing.T) {
 	u := hostproxy.To("127.0.0.1:1")
 	for want, err := range map[string]error{
-		"the last target cannot be removed: call Replace":         u.Remove("127.0.0.1:1"),
-		"http://127.0.0.1:2 is not a target of this upstream":     u.Remove("127.0.0.1:2"),
-		"the share of a canary is 10: want 0 to 1":                u.Canary(hostproxy.To("127.0.0.1:2"), 10),
-		"the share of a mirror is -1: want 0 to 1":                u.Mirror(hostproxy.To("127.0.0.1:2"), -1),
-		"Page.Status is 99: want 200 to 599, except 204 and 304":  u.Maintain(hostproxy.Page{Status: 99}),
-		`Page.ContentType is "a\nb": want a media type`:           u.Maintain(hostproxy.Page{ContentType: "a\nb"}),
-		"upstream has no targets: want at least one, or Discover": new(hostproxy.Upstream).Pause(1),
+		"the last target cannot be removed: call Replace":            u.Remove("127.0.0.1:1"),
+		`"http://127.0.0.1:2" is not a target of this upstream`:      u.Remove("127.0.0.1:2"),
+		"the share of a canary is 10: want 0 to 1":                   u.Canary(hostproxy.To("127.0.0.1:2"), 10),
+		"the share of a mirror is -1: want 0 to 1":                   u.Mirror(hostproxy.To("127.0.0.1:2"), -1),
+		"Page.Status is 99: want 200 to 599, except 204 and 304":     u.Maintain(hostproxy.Page{Status: 99}),
+		`Page.ContentType is "a\nb": want a media type`:              u.Maintain(hostproxy.Page{ContentType: "a\nb"}),
+		"upstream has no targets: add at least one, or set Discover": new(hostproxy.Upstream).Pause(1),
 	} {
 		assert.ErrorContains(t, err, "hostproxy: "+want)
 	}

@@ -2,6 +2,11 @@
 //
 // A [Node] holds what is known of one target and lives as long as the target. A [Set] is the immutable list of
 // candidates that one policy chooses from, and is built anew whenever the list changes.
+//
+//   - balance.go, node.go: sets and nodes
+//   - random.go, roundrobin.go, least.go, hash.go: the policies
+//   - foresee.go: what would be chosen, without a choice
+//   - key.go: hashes of keys
 package balance
 
 import (

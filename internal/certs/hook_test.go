@@ -159,8 +159,8 @@ func TestFilesThatHaveGoneAreOneWarningEach(t *testing.T) {
 			"m.example.com": {ClientAuth: &certs.ClientAuth{CAFiles: []string{ca}}},
 		})
 		m, _ := start(t, o, "a.example.com", "m.example.com")
-		time.Sleep(time.Minute)
-		for n := range 2 { // they come back, and go again
+		time.Sleep(time.Minute + time.Second) // between two looks, from here on: none finds a file that is half written
+		for n := range 2 {                    // they come back, and go again
 			for _, file := range []string{pair.CertFile, other.CertFile, ca} {
 				require.NoError(t, os.Remove(file))
 			}

@@ -260,7 +260,7 @@ var chunkedCoding = []string{"chunked"}
 // switched turns the connection into the response's body.
 func (t *Try) switched(n int) (*http.Response, error) {
 	if t.upload != nil {
-		return nil, t.Fail("read", &exchange.ProtocolError{What: "101 before the end of the request"})
+		return nil, t.Fail("read", &exchange.ProtocolError{What: "status 101 before the end of the request"})
 	}
 	res := t.response()
 	t.conn.Discard(n)

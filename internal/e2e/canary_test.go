@@ -133,7 +133,7 @@ func TestADrainWaitsForTheCanaryAndCutsItOff(t *testing.T) {
 			build, last := diverting(t, proxytest.Refused(t), canary.Addr(), func(_, _ *hostproxy.Upstream) {})
 			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 				before := len(canary.Requests())
-				raw, want := get, "cut off 1 exchange: "
+				raw, want := get, "cut off 1 request: "
 				if kind == "stream" {
 					raw, want = upgrade, "cut off 1 stream: "
 				}

@@ -130,7 +130,7 @@ func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
 		defer cancel()
 		dead := proxytest.Refused(t)
 		err := u.Replace(ctx, dead)
-		assert.ErrorContains(t, err, "target "+dead+" does not serve")
+		assert.ErrorContains(t, err, "target "+dead+" is not ready")
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
 		assert.ErrorIs(t, err, hostproxy.ErrNotReady)
 		assert.NotErrorIs(t, err, hostproxy.ErrNotDrained)
@@ -140,7 +140,7 @@ func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
 		c.Send(request("GET /", "\r\n"))
 		quiet.WaitConns(conns + 1)
 		err = replaceAndCut(t, u, proxytest.NewBackend(t, good).Addr())
-		assert.ErrorContains(t, err, "cut off 1 exchange: ")
+		assert.ErrorContains(t, err, "cut off 1 request: ")
 		assert.ErrorIs(t, err, hostproxy.ErrNotDrained)
 		assert.NotErrorIs(t, err, hostproxy.ErrNotReady)
 		assert.Equal(t, 503, c.Response("GET").StatusCode)
@@ -180,7 +180,7 @@ func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
 		c.Close()
 		x = <-records
 		assert.Equal(t, 499, x.Status)
-		assert.ErrorContains(t, x.Err, "client left")
+		assert.ErrorContains(t, x.Err, "client disconnected")
 		require.NoError(t, u.Resume())
 		assert.Len(t, b.Requests(), before+1, "none of them reached the target")
 	})
@@ -363,7 +363,7 @@ func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
 	assert.ErrorContains(t, nothing.Ready(ctx), "no targets were found")
 	dead := proxytest.Refused(t)
 	err := untilItSays(t, "connection refused", hostproxy.To(dead).Ready)
-	assert.ErrorContains(t, err, "target "+dead+" does not serve")
+	assert.ErrorContains(t, err, "target "+dead+" is not ready")
 	require.NoError(t, nothing.Drain(t.Context()))
 }
 

@@ -314,7 +314,7 @@ func TestReplaceWaitsForRequestsBesideStreams(t *testing.T) {
 		b.at(time.Minute)
 		err := b.upstream.Replace(b.t.Context(), "b:80")
 		assert.ErrorIs(b.t, err, hostproxy.ErrNotDrained)
-		assert.ErrorContains(b.t, err, "cut off 1 exchange: ")
+		assert.ErrorContains(b.t, err, "cut off 1 request: ")
 		assert.Contains(b.t, (<-held).got, " 503 ")
 		b.ends("WebSocket", ws, 11*time.Minute)
 		b.ends("event stream", events, 11*time.Minute)

@@ -313,7 +313,7 @@ func TestReplaceWaitsUntilTheNewAnswersItsCheck(t *testing.T) {
 	}))
 	u := hostproxy.To(old.Addr())
 	u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: -1}
-	untilItSays(t, "the check was answered with 503", func(ctx context.Context) error { return u.Replace(ctx, next.Addr()) })
+	untilItSays(t, "the health check was answered with status 503", func(ctx context.Context) error { return u.Replace(ctx, next.Addr()) })
 	replaced := make(chan error, 1)
 	go func() { replaced <- u.Replace(t.Context(), next.Addr()) }()
 	never(t, "a target that is not ready", func() bool { return len(replaced) > 0 })

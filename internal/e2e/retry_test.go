@@ -76,7 +76,7 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 		{"half a head", send("HTTP/1.1 200 OK\r\nX-A: "), true, 502, "EOF"},
 		{"garbage", send("SSH-2.0-OpenSSH_9.2p1\r\n\r\n"), true, 502, ""},
 		{"silence", afterRequest(func(c *proxytest.BackendConn) { c.Wait(nil) }), true, 504, "timeout"},
-		{"a status", send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"), true, 503, "answered 503"},
+		{"a status", send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"), true, 503, "answered with status 503"},
 	}
 	requests := []struct {
 		raw        string

@@ -161,7 +161,7 @@ func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
 				set(u.TLS, always)
 				err := untilItSays(t, "panic in "+hook+": oh", func(ctx context.Context) error { return u.Replace(ctx, target) })
 				assert.ErrorIs(t, err, context.DeadlineExceeded)
-				assert.ErrorContains(t, err, "target "+target+" does not serve")
+				assert.ErrorContains(t, err, "target "+target+" is not ready")
 				for left := range u.All() {
 					assert.Equal(t, from, left.String(), "everything stays as it was")
 				}

@@ -22,11 +22,11 @@ func Check(q *http.Request) *Failure {
 	case q.Host != "" && !h1.ValidHost(q.Host): // of a URL in the request line, say, whose escapes net/http has undone
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the host")
 	case q.RequestURI == "*" && q.Method != http.MethodOptions:
-		return Refusal(http.StatusBadRequest, "http_request_error", "target * with a method other than OPTIONS")
+		return Refusal(http.StatusBadRequest, "http_request_error", "the request target * requires the method OPTIONS")
 	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
-		return Refusal(http.StatusBadRequest, "http_request_error", "path without a slash")
+		return Refusal(http.StatusBadRequest, "http_request_error", "path does not begin with a slash")
 	case !expectable(q.Header["Expect"]):
-		return Refusal(http.StatusExpectationFailed, "http_request_denied", "expectation of something else than 100-continue")
+		return Refusal(http.StatusExpectationFailed, "http_request_denied", "Expect is not 100-continue")
 	}
 	return nil
 }

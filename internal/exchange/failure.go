@@ -2,7 +2,9 @@ package exchange
 
 import (
 	"errors"
+	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -76,11 +78,26 @@ func (f *Failure) AppendRetryAfter(dst []byte) []byte {
 
 // Why flights are cut off.
 var (
-	ErrClientGone = errors.New("client left")
-	ErrCut        = errors.New("cut off by a drain")
-	ErrIdle       = errors.New("no byte moved for too long")
-	ErrStalled    = errors.New("client takes nothing")
+	ErrClientGone = errors.New("client disconnected")
+	ErrCut        = errors.New("ended by a drain")
+	ErrIdle       = errors.New("idle for too long: no bytes were transferred")
+	ErrStalled    = errors.New("client stopped reading the response")
 )
 
 // ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
 var ErrBodyTooLarge = errors.New("request body too large")
+
+// BodyStatus is the answer to a client whose body could not be read, because of err.
+func BodyStatus(err error) int {
+	var tooLarge *http.MaxBytesError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &tooLarge), errors.Is(err, ErrBodyTooLarge):
+		return http.StatusRequestEntityTooLarge
+	case err == ErrIdle, errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return http.StatusRequestTimeout
+	case errors.Is(err, ErrClientGone):
+		return StatusClientClosed
+	}
+	return http.StatusBadRequest
+}

@@ -54,7 +54,7 @@ func looped(n int, name string) *Failure {
 		return nil
 	}
 	return &Failure{Op: "pick", Side: SideProxy, Status: http.StatusLoopDetected, Reason: "proxy_loop_detected",
-		Err: fmt.Errorf("loop: Via names this proxy, %q, more than %d times: no target may lead back to it", name, maxPasses)}
+		Err: fmt.Errorf("loop: Via names this proxy (%q) more than %d times: a target must not lead back to the proxy", name, maxPasses)}
 }
 
 // Loops returns the handler that refuses q when it is in a loop, or nil.

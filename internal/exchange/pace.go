@@ -23,7 +23,7 @@ const (
 const LingerTime = 500 * time.Millisecond
 
 // ErrSlowBody ends the upload of a client that sends less than it owes.
-var ErrSlowBody = fmt.Errorf("body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
+var ErrSlowBody = fmt.Errorf("request body slower than %d bytes per second: %w", minBodyRate, os.ErrDeadlineExceeded)
 
 // A Pace is how fast a client sends a body, of late: a fast start is forgotten.
 // The zero value is that of a body which has not begun.

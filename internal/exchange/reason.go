@@ -61,4 +61,4 @@ type ProtocolError struct{ What string }
 func (e *ProtocolError) Error() string { return e.What }
 
 // ErrUnasked is the failure of a target that switches protocols without being asked.
-var ErrUnasked error = &ProtocolError{What: "101 that nobody asked for"}
+var ErrUnasked error = &ProtocolError{What: "status 101 without an upgrade request"}

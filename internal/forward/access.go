@@ -27,7 +27,7 @@ func (g *Guard) check() error {
 			case !p.IsValid():
 				errs = append(errs, fmt.Errorf("%s[%d] is the zero netip.Prefix or has too many bits: want one such as 10.0.0.0/8", name, i))
 			case p.Addr().Is4In6() || p.Addr().Zone() != "":
-				errs = append(errs, fmt.Errorf("%s[%d] is %s: want a plain IPv4 or IPv6 prefix", name, i, p))
+				errs = append(errs, fmt.Errorf("%s[%d] is %s: want an IPv4 or IPv6 prefix, not IPv4 mapped to IPv6", name, i, p))
 			}
 		}
 	}

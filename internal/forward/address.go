@@ -32,7 +32,7 @@ func parseTarget(s string) (*url.URL, error) {
 	case strings.HasPrefix(s, "unix:") && !strings.HasPrefix(s, "unix://"):
 		return &url.URL{Scheme: "unix", Path: strings.TrimPrefix(s, "unix:")}, nil
 	case isList(s):
-		return nil, errors.New("a target is one address: give each one as an argument of its own")
+		return nil, errors.New("a target is one address: pass each one as a separate argument")
 	case strings.Contains(s, "://"):
 		t, err := url.Parse(s)
 		if err != nil {
@@ -72,18 +72,15 @@ func checkSlashes(s string) error {
 	for _, scheme := range []string{"https", "http", "h2c"} {
 		rest, is := strings.CutPrefix(s, scheme)
 		address := strings.TrimLeft(rest, ":/")
-		switch {
-		case is && strings.HasPrefix(rest, "//"):
+		if is && (strings.HasPrefix(rest, "//") || strings.HasPrefix(rest, ":/") || strings.HasPrefix(rest, ":") && strings.Contains(address, ":")) {
 			return fmt.Errorf("a scheme ends with a colon and two slashes: write %s://%s", scheme, address)
-		case is && (strings.HasPrefix(rest, ":/") || strings.HasPrefix(rest, ":") && strings.Contains(address, ":")):
-			return fmt.Errorf("two slashes follow the colon of a scheme: write %s://%s", scheme, address)
 		}
 	}
 	switch {
 	case strings.ContainsAny(s, "?#@"):
 		return errExtra
 	case strings.Contains(s, "/"):
-		return fmt.Errorf("a path needs a scheme in front of the host: write http://%s", s)
+		return fmt.Errorf("a path requires a scheme: write http://%s", s)
 	}
 	return nil
 }
@@ -114,7 +111,7 @@ var otherSchemes = map[string][2]string{
 // checkTarget returns the rule that a target's URL breaks, or nil.
 func checkTarget(u *url.URL) error {
 	if u == nil {
-		return errors.New("nil URL")
+		return errors.New("nil URL: want one such as http://127.0.0.1:8080")
 	}
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return errExtra
@@ -128,23 +125,23 @@ func checkTarget(u *url.URL) error {
 		case err != nil:
 			return rule(err)
 		case u.Scheme == "h2c" && port == "":
-			return fmt.Errorf("the port is missing: h2c has no default, write h2c://%s:50051 or another port", bracketed(host))
+			return fmt.Errorf("the port is missing, and h2c has no default: write h2c://%s:50051 or another port", bracketed(host))
 		}
 		return nil
 	}
 	if use, ok := otherSchemes[u.Scheme]; ok {
 		at := cmp.Or(u.Host, strings.Trim(u.Path, "/"), "host:port")
-		return fmt.Errorf("the scheme %s is not known: for %s write %s://%s", u.Scheme, use[0], use[1], at)
+		return fmt.Errorf("the scheme %q is not supported: for %s write %s://%s", u.Scheme, use[0], use[1], at)
 	}
-	return fmt.Errorf("the scheme %q is not known: use http, https, h2c or unix", u.Scheme)
+	return fmt.Errorf("the scheme %q is not supported: use http, https, h2c or unix", u.Scheme)
 }
 
 func checkSocket(u *url.URL) error {
 	switch {
 	case u.Host != "" || !path.IsAbs(u.Path):
-		return errors.New("unix needs an absolute path: write unix:/run/app.sock")
+		return errors.New("unix requires an absolute path: write unix:/run/app.sock")
 	case strings.Contains(u.Path, ":/"):
-		return errors.New("unix takes no path behind the socket's: requests keep theirs")
+		return errors.New("unix takes only the path of the socket: remove what follows it")
 	}
 	return nil
 }

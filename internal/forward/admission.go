@@ -23,7 +23,7 @@ type Party interface {
 // ErrOtherLane is the cause of the failure of an exchange whose targets cannot be
 // asked from the fast lane: they have changed while it waited. The other lane
 // carries it on from its [Attempts.Handover].
-var ErrOtherLane = errors.New("the targets are for the other lane")
+var ErrOtherLane = errors.New("the targets require the handler lane")
 
 // What an exchange has to wait for that was about to begin its first attempt.
 var (

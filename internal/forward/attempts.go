@@ -78,7 +78,7 @@ func (r *Retry) check() error {
 		}
 	}
 	if math.IsNaN(r.Budget) || r.Budget > 1 {
-		errs = append(errs, fmt.Errorf("Retry.Budget is %v: want a share up to 1", r.Budget))
+		errs = append(errs, fmt.Errorf("Retry.Budget is %v: want a share of at most 1, such as 0.2", r.Budget))
 	}
 	return errors.Join(errs...)
 }
@@ -267,7 +267,7 @@ func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	return i, err
 }
 
-var errNoTarget = errors.New("no target left")
+var errNoTarget = errors.New("no target is available: all are down, full or already tried")
 
 // eligible reports whether the user's Pick is shown the target at i. It is shown
 // those that are down only if no other is left, and they may be tried.
@@ -345,7 +345,7 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 	m := a.Target.monitor
 	switch {
 	case o.Failure == nil && slices.Contains(a.f.Failures, o.Status):
-		m.Report(now, fmt.Errorf("answered %d", o.Status), 0)
+		m.Report(now, fmt.Errorf("answered with status %d", o.Status), 0)
 	case o.Failure == nil:
 		m.Report(now, nil, a.rec.FirstByte)
 	case o.Failure.Side == exchange.SideUpstream:
@@ -370,7 +370,7 @@ func (o *Outcome) failure(t *Target) *exchange.Failure {
 	if o.Failure != nil {
 		return o.Failure
 	}
-	return &exchange.Failure{Op: "read", Target: t.Name, Side: exchange.SideUpstream, Status: o.Status, Err: fmt.Errorf("answered %d", o.Status)}
+	return &exchange.Failure{Op: "read", Target: t.Name, Side: exchange.SideUpstream, Status: o.Status, Err: fmt.Errorf("answered with status %d", o.Status)}
 }
 
 // Retries reports whether an answer of that status counts as a failure.

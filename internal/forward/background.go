@@ -125,7 +125,7 @@ func (b *background) find(ctx context.Context, found []discover.Endpoint) error 
 	for _, e := range found {
 		u, err := ParseTarget(e.Target)
 		if err == nil && e.Weight < 0 {
-			err = fmt.Errorf("target %s has a negative weight", e.Target)
+			err = fmt.Errorf("target %q: weight is %d: want 0 or more", e.Target, e.Weight)
 		}
 		if err != nil {
 			b.notFound(err)
@@ -134,7 +134,7 @@ func (b *background) find(ctx context.Context, found []discover.Endpoint) error 
 		es = append(es, Endpoint{URL: u, Addr: e.Addr, Weight: e.Weight})
 	}
 	if len(es) == 0 {
-		return errors.New("none of the endpoints is a target: those of before stay")
+		return errors.New("none of the endpoints found is a valid target; keeping the previous ones")
 	}
 	_, err := b.f.change(ctx, func([]Endpoint) ([]Endpoint, error) { return es, nil }, nil)
 	if err == nil {

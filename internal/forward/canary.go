@@ -25,7 +25,7 @@ func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 		f.endDiversion(f.diverted.Swap(nil))
 		return nil
 	case to == f:
-		return errors.New("an upstream cannot be its own canary")
+		return errors.New("an upstream cannot be its own canary: pass another one")
 	case !(share >= 0 && share <= 1): // NaN too
 		return fmt.Errorf("the share of a canary is %v: want 0 to 1, such as 0.1 for a tenth", share)
 	}

@@ -12,8 +12,8 @@ import (
 
 // The phases in which Replace can fail.
 var (
-	ErrNotReady   = errors.New("the new targets are not ready, the old ones stay in use")
-	ErrNotDrained = errors.New("the new targets are in use, the old ones have not finished")
+	ErrNotReady   = errors.New("the new targets are not ready; the old ones stay in use")
+	ErrNotDrained = errors.New("the new targets are in use; requests at the old ones have not finished")
 )
 
 // Replace makes es the endpoints of exchanges to come, once the targets among
@@ -96,7 +96,7 @@ func (f *Forwarder) Remove(es []Endpoint) error {
 		for i := range es {
 			at := slices.IndexFunc(left, func(e Endpoint) bool { return e.key() == es[i].key() })
 			if at < 0 {
-				return nil, fmt.Errorf("%s is not a target of this upstream", es[i].URL)
+				return nil, fmt.Errorf("%q is not a target of this upstream: Upstream.All lists them", es[i].URL)
 			}
 			left = slices.Delete(left, at, at+1)
 		}
@@ -114,7 +114,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 	case f.changing <- struct{}{}:
 		defer func() { <-f.changing }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: another change goes on: %w", ErrNotReady, context.Cause(ctx))
+		return nil, fmt.Errorf("%w: another change is in progress: %w", ErrNotReady, context.Cause(ctx))
 	}
 	old := f.set.Load()
 	es, err := to(old.endpoints)
@@ -196,7 +196,7 @@ func ready(ctx context.Context, t *Target) error {
 			why = err
 		}
 		if !sleep(ctx, readyInterval) {
-			return fmt.Errorf("target %s does not serve: %w: %w", t.Name, context.Cause(ctx), why)
+			return fmt.Errorf("target %s is not ready: %w: %w", t.Name, context.Cause(ctx), why)
 		}
 	}
 }
@@ -234,7 +234,7 @@ func work(ts []*Target) (left, streams int64) {
 
 // cutOff is the error of a drain that could not wait any longer.
 func cutOff(left, streams int64, why error) error {
-	what := counted(left, "exchange")
+	what := counted(left, "request")
 	switch {
 	case streams >= left:
 		what = counted(left, "stream")

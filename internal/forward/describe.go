@@ -18,6 +18,6 @@ func (f *Forwarder) Describe(s *status.Route) {
 			InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]})
 	}
 	if len(targets) == 0 {
-		s.Error = "no target has been found"
+		s.Error = "no target has been found yet"
 	}
 }

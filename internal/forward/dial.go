@@ -14,7 +14,7 @@ import (
 // A DialFunc connects to an address, as [net.Dialer.DialContext] does.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-var errNoConn = errors.New("the Dial hook returned neither an error nor a connection")
+var errNoConn = errors.New("Upstream.Dial returned nil and no error: return a connection or an error")
 
 // Dialer returns what calls the user's hook, within timeout if that is positive.
 // Failures are *net.OpErrors of a dial, and so is a panic. A hook that does not

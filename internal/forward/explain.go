@@ -34,9 +34,9 @@ func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.
 	if f.Diverts() {
 		to := f.For(x.Client)
 		if to == f {
-			e.Rule("Upstream.Canary", status.Passes, "the client is not of the share that goes to the other upstream")
+			e.Rule("Upstream.Canary", status.Passes, "the client is not in the share of clients that the canary serves")
 		} else {
-			e.Rule("Upstream.Canary", status.Passes, "the client goes to the other upstream")
+			e.Rule("Upstream.Canary", status.Passes, "the client is in the share of clients that the canary serves")
 			a.visit(to, "Canary")
 			f = to
 		}
@@ -60,11 +60,11 @@ func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, client neti
 	}
 	switch d, known := r.Peek(client, now); {
 	case !known:
-		e.Rule(name, status.Unknown, "a Limiter of the program decides, and is not consulted now")
+		e.Rule(name, status.Unknown, "a Limiter decides; Explain does not call it")
 	case d.OK:
-		e.Rule(name, status.Passes, "requests of the client that would pass now: %d", d.Remaining)
+		e.Rule(name, status.Passes, "requests left for the client: %d", d.Remaining)
 	default:
-		e.RefuseBy(name, http.StatusTooManyRequests, "the client has made too many requests: the next one passes in %v", d.Retry.Round(time.Millisecond))
+		e.RefuseBy(name, http.StatusTooManyRequests, "the client has made too many requests: the next one is allowed in %v", d.Retry.Round(time.Millisecond))
 	}
 }
 
@@ -81,9 +81,9 @@ func (a *explainer) visit(f *Forwarder, name string) {
 	if most := int64(f.MaxInFlight); most > 0 {
 		switch n := f.busy.Load(); {
 		case n < most:
-			a.Rule(name+".MaxInFlight", status.Passes, "%d of %d requests are in flight", n, most)
+			a.Rule(name+".MaxInFlight", status.Passes, "requests in flight: %d of %d", n, most)
 		default:
-			a.queue(f, name, fmt.Sprintf("MaxInFlight: %d of %d requests are in flight", n, most))
+			a.queue(f, name, fmt.Sprintf("MaxInFlight is reached (%d of %d requests)", n, most))
 		}
 	}
 }
@@ -108,11 +108,11 @@ func (a *explainer) guard(g *Guard, name string) {
 	if g.MaxBody > 0 {
 		switch n := a.q.ContentLength; {
 		case n > g.MaxBody:
-			a.RefuseBy(name+".MaxRequestBody", http.StatusRequestEntityTooLarge, "the body has %d bytes, and %d are allowed", n, g.MaxBody)
+			a.RefuseBy(name+".MaxRequestBody", http.StatusRequestEntityTooLarge, "the body has %d bytes; the limit is %d", n, g.MaxBody)
 		case n < 0:
-			a.Rule(name+".MaxRequestBody", status.Passes, "%d bytes are allowed, and how many come is not known", g.MaxBody)
+			a.Rule(name+".MaxRequestBody", status.Passes, "the length of the body is not known; the limit is %d bytes", g.MaxBody)
 		default:
-			a.Rule(name+".MaxRequestBody", status.Passes, "the body has %d bytes, and %d are allowed", n, g.MaxBody)
+			a.Rule(name+".MaxRequestBody", status.Passes, "the body has %d bytes; the limit is %d", n, g.MaxBody)
 		}
 	}
 	ExplainLimit(a.Explanation, name+".RateLimit", g.Limit, a.client, a.now)
@@ -122,13 +122,13 @@ func (a *explainer) guard(g *Guard, name string) {
 func (a *explainer) hold(f *Forwarder, h *hold, name string) {
 	switch left := h.late.Sub(a.now); {
 	case h.page != nil:
-		a.RefuseBy(name+".Maintain", h.page.Status, "requests are answered with a page until Resume")
+		a.RefuseBy(name+".Maintain", h.page.Status, "every request gets the page passed to Maintain, until Resume")
 	case left <= 0:
 		a.RefuseBy(name+".Pause", http.StatusServiceUnavailable, "%v", errPaused)
 	case f.waiting.Load() >= maxHeld:
-		a.RefuseBy(name+".Pause", http.StatusServiceUnavailable, "%d requests wait already", maxHeld)
+		a.RefuseBy(name+".Pause", http.StatusServiceUnavailable, "the limit of %d waiting requests is reached", maxHeld)
 	default:
-		a.DeferBy(name+".Pause", "requests wait until Resume, for %v at most", left.Round(time.Millisecond))
+		a.DeferBy(name+".Pause", "the request waits for Resume, at most %v", left.Round(time.Millisecond))
 	}
 }
 
@@ -136,16 +136,16 @@ func (a *explainer) hold(f *Forwarder, h *hold, name string) {
 // reason that begins with the name of a field of f.
 func (a *explainer) queue(f *Forwarder, name, why string) {
 	if n := f.queue.Len(); n < f.queue.Max {
-		a.DeferBy(name+".Queue", "%s: the request waits behind %d others, for %v at most", why, n, f.queue.Wait)
+		a.DeferBy(name+".Queue", "%s; the request waits in the queue; requests ahead of it: %d; longest wait: %v", why, n, f.queue.Wait)
 		return
 	}
-	a.RefuseBy(name+".Queue", http.StatusServiceUnavailable, "%s, and %d requests wait of %d that may", why, f.queue.Len(), f.queue.Max)
+	a.RefuseBy(name+".Queue", http.StatusServiceUnavailable, "%s; the queue is full (%d of %d requests)", why, f.queue.Len(), f.queue.Max)
 }
 
 // choose explains which targets of f may get the request.
 func (a *explainer) choose(f *Forwarder) {
 	if a.q.Method == http.MethodConnect && f.UpgradeProtocol(a.q) == "" {
-		a.RefuseBy("Upstream.Upgrades", http.StatusNotImplemented, "the protocol that CONNECT asks for is not on the list")
+		a.RefuseBy("Upstream.Upgrades", http.StatusNotImplemented, "the protocol of the CONNECT request is not on the list")
 	}
 	s := f.set.Load()
 	if len(s.targets) == 0 {
@@ -173,7 +173,7 @@ func (a *explainer) choose(f *Forwarder) {
 	case len(out) < len(s.targets):
 		a.prefer(f, s, out, all)
 	case full > 0:
-		a.queue(f, "Upstream", "MaxTargetInFlight: no target has room")
+		a.queue(f, "Upstream", "MaxTargetInFlight is reached at every available target")
 	default:
 		a.RefuseBy("Upstream.Targets", http.StatusServiceUnavailable, "%v", errNoTarget)
 	}
@@ -191,9 +191,9 @@ func (s *set) whyNot(i int, now time.Time) string {
 	case t.node.Suspended(now):
 		return "it is down: " + h.Reason
 	case t.node.Full():
-		return fmt.Sprintf("it is full: %d requests are in flight", t.InFlight())
+		return fmt.Sprintf("it is full (requests in flight: %d)", t.InFlight())
 	case !t.monitor.Admits(now):
-		return "its breaker is half-open, and other requests try it: " + h.Reason
+		return "its breaker is half-open, and its trial requests are in flight: " + h.Reason
 	}
 	return ""
 }
@@ -211,7 +211,7 @@ func (a *explainer) tryAll(s *set, at int) (out []int) {
 			continue
 		}
 		c := &a.Targets[at+i]
-		a.Rule("Upstream.FailClosed", status.Passes, "%s is tried though %s: no target is up, and FailClosed is false", c.Name, c.Why)
+		a.Rule("Upstream.FailClosed", status.Passes, "no target is up and FailClosed is false, so %s can be chosen although %s", c.Name, c.Why)
 		c.Why = ""
 	}
 	return out
@@ -221,7 +221,7 @@ func (a *explainer) tryAll(s *set, at int) (out []int) {
 // one it is, if that is certain.
 func (a *explainer) prefer(f *Forwarder, s *set, out []int, all bool) {
 	if f.Pick != nil {
-		a.Selection = "Upstream.Pick chooses"
+		a.Selection = "chosen by Upstream.Pick"
 		return
 	}
 	a.Selection = policyNames[min(f.Policy, balance.Hash)]
@@ -235,7 +235,7 @@ func (a *explainer) prefer(f *Forwarder, s *set, out []int, all bool) {
 		i = s.choice.ForeseeAny(a.now, key, out)
 	default:
 		if i = a.sticks(f, s); i >= 0 && !slices.Contains(out, i) {
-			a.Selection = "the client's cookie stands for it"
+			a.Selection = "the target of the client's Sticky cookie"
 			break
 		}
 		i = s.choice.Foresee(a.now, key, out)
@@ -261,10 +261,10 @@ func (a *explainer) sticks(f *Forwarder, s *set) int {
 
 // policyNames says what each policy does. Read-only.
 var policyNames = [...]string{
-	balance.LessBusy:   "the less busy of two that are drawn at random",
-	balance.RoundRobin: "one after the other",
+	balance.LessBusy:   "the less busy of two drawn at random",
+	balance.RoundRobin: "the next in turn",
 	balance.Random:     "one drawn at random",
-	balance.Least:      "the least busy of all",
-	balance.First:      "the first in the order of Targets",
-	balance.Hash:       "by the hash of the request's key",
+	balance.Least:      "the least busy one",
+	balance.First:      "the first available one of Targets",
+	balance.Hash:       "the one for the hash of the request's key",
 }

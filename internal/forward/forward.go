@@ -153,7 +153,7 @@ func New(c Config) (*Forwarder, error) {
 func (c *Config) checkBounds() error {
 	var errs []error
 	for name, n := range map[string]int64{"MaxRequestBody": c.Guard.MaxBody, "MaxInFlight": int64(c.MaxInFlight),
-		"MaxTargetInFlight": int64(c.MaxTargetInFlight), "Queue.Max": int64(c.MaxQueue), "Queue.Wait": int64(c.QueueWait), "Hedge": int64(c.Hedge)} {
+		"MaxTargetInFlight": int64(c.MaxTargetInFlight), "Queue.Max": int64(c.MaxQueue), "Queue.Wait": int64(c.QueueWait), "field Hedge": int64(c.Hedge)} {
 		if n < 0 {
 			errs = append(errs, fmt.Errorf("%s is negative: want 0 or more", name))
 		}
@@ -165,10 +165,10 @@ func (c *Config) checkBounds() error {
 		errs = append(errs, errors.New("field Hedge requires Retry.Attempts of at least 2, or 0 for the default: it is 1"))
 	}
 	if c.Hedge > 0 && c.Sticky != nil {
-		errs = append(errs, errors.New("field Hedge cannot be combined with Sticky: a client would leave its target whenever that is slow"))
+		errs = append(errs, errors.New("field Hedge cannot be combined with Sticky, which keeps a client at one target: set only one of them"))
 	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
-		errs = append(errs, errors.New("HashBy requires Policy to be ConsistentHash"))
+		errs = append(errs, errors.New("HashBy requires Policy ConsistentHash: set both, or leave HashBy empty"))
 	}
 	for _, s := range c.Failures {
 		if s < 200 || s > 599 {

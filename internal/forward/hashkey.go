@@ -30,11 +30,11 @@ func (k *HashKey) check() error {
 	}
 	switch {
 	case n > 1:
-		return errors.New("HashBy has more than one field set: want Header, Cookie or URI")
+		return errors.New("HashBy has more than one field set: set only Header, Cookie or URI")
 	case k.Header != "" && !h1.ValidToken(k.Header):
-		return fmt.Errorf("HashBy.Header is %q: want the name of a header", k.Header)
+		return fmt.Errorf("HashBy.Header is %q: want the name of a header, such as X-User", k.Header)
 	case k.Cookie != "" && !h1.ValidToken(k.Cookie):
-		return fmt.Errorf("HashBy.Cookie is %q: want the name of a cookie", k.Cookie)
+		return fmt.Errorf("HashBy.Cookie is %q: want the name of a cookie, such as session", k.Cookie)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func (e *Edit) check(field string) error {
 			name(op, k)
 			for _, v := range values {
 				if !header.ValidValue(v) {
-					errs = append(errs, fmt.Errorf("%s.%s: %s: invalid value %q", field, op, k, v))
+					errs = append(errs, fmt.Errorf("%s.%s[%q] has the value %q: want one without control characters", field, op, k, v))
 				}
 			}
 		}

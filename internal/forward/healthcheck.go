@@ -31,24 +31,24 @@ type Probe struct {
 func (p *Probe) check() error {
 	var errs []error
 	if p.Path != "" && (!strings.HasPrefix(p.Path, "/") || !h1.ValidTarget(p.Path)) {
-		errs = append(errs, fmt.Errorf("Health.Path is %q, want a path that begins with a slash", p.Path))
+		errs = append(errs, fmt.Errorf("Health.Path is %q: want a path that begins with a slash", p.Path))
 	}
 	if p.Path != "" && p.GRPC {
-		errs = append(errs, errors.New("Health has both a Path and GRPC"))
+		errs = append(errs, errors.New("Health.Path cannot be combined with Health.GRPC: set only one of them"))
 	}
 	if p.Service != "" && !p.GRPC {
-		errs = append(errs, errors.New("Health.Service without GRPC"))
+		errs = append(errs, errors.New("Health.Service requires Health.GRPC: set both or neither"))
 	}
 	if p.Host != "" && !h1.ValidHost(p.Host) {
-		errs = append(errs, fmt.Errorf("Health.Host is %q, want a host", p.Host))
+		errs = append(errs, fmt.Errorf("Health.Host is %q: want a host, such as app.example.com", p.Host))
 	}
 	for k, values := range p.Header {
 		if !h1.ValidToken(k) || header.Classify(k)&(header.HopByHop|header.Framing|header.Host) != 0 {
-			errs = append(errs, fmt.Errorf("Health.Header has %q, which is no field of a check", k))
+			errs = append(errs, fmt.Errorf("Health.Header has %q: want the name of a header, but no framing or hop-by-hop header and not Host: set Health.Host instead", k))
 		}
 		for _, v := range values {
 			if !header.ValidValue(v) {
-				errs = append(errs, fmt.Errorf("Health.Header has a bad value for %s", k))
+				errs = append(errs, fmt.Errorf("Health.Header[%q] has the value %q: want one without control characters", k, v))
 			}
 		}
 	}
@@ -104,7 +104,7 @@ func (p *Probe) judge(status int) error {
 		ok = ok || s == status
 	}
 	if !ok {
-		return fmt.Errorf("the check was answered with %d", status)
+		return fmt.Errorf("the health check was answered with status %d", status)
 	}
 	return nil
 }
@@ -166,10 +166,10 @@ func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
 	}
 	code := res.Trailer.Get("Grpc-Status") + res.Header.Get("Grpc-Status") // one of them, and the header only without a message
 	if res.StatusCode != http.StatusOK || code != "0" {
-		return fmt.Errorf("the check was answered with %d, grpc-status %q", res.StatusCode, code)
+		return fmt.Errorf("the health check was answered with status %d, grpc-status %q", res.StatusCode, code)
 	}
 	if status := servingStatus(body); status != 1 {
-		return fmt.Errorf("the check says that the service does not serve (status %d)", status)
+		return fmt.Errorf("the health check was answered with serving status %d: want 1 (SERVING)", status)
 	}
 	return nil
 }

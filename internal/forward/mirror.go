@@ -55,7 +55,7 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error 
 		f.mirrored.Swap(nil).stopped()
 		return nil
 	case to == f:
-		return errors.New("an upstream cannot mirror itself")
+		return errors.New("an upstream cannot mirror itself: pass another one")
 	case !(share >= 0 && share <= 1): // NaN too
 		return fmt.Errorf("the share of a mirror is %v: want 0 to 1, such as 0.1 for a tenth", share)
 	}

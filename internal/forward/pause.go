@@ -44,8 +44,8 @@ func (f *Forwarder) holdBy(h *hold) {
 
 // Why exchanges that waited did not reach a target.
 var (
-	errPaused = errors.New("paused for too long: no Resume came within the duration given to Pause")
-	errGone   = errors.New("client left while it waited")
+	errPaused = errors.New("paused for too long: Resume was not called within the duration passed to Pause")
+	errGone   = errors.New("client disconnected while the request was paused")
 )
 
 // waitWhilePaused waits until nothing holds exchanges.

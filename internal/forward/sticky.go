@@ -32,10 +32,10 @@ func (s *Sticky) check() error {
 	}
 	var errs []error
 	if !h1.ValidToken(s.Cookie) {
-		errs = append(errs, fmt.Errorf("Sticky.Cookie is %q, want the name of a cookie, without spaces and separators", s.Cookie))
+		errs = append(errs, fmt.Errorf("Sticky.Cookie is %q: want the name of a cookie, without spaces and separators", s.Cookie))
 	}
 	if s.Key != nil && len(s.Key) < minStickyKey {
-		errs = append(errs, fmt.Errorf("Sticky.Key has %d bytes, want at least %d", len(s.Key), minStickyKey))
+		errs = append(errs, fmt.Errorf("Sticky.Key has %d bytes: want at least %d", len(s.Key), minStickyKey))
 	}
 	if s.MaxAge < 0 {
 		errs = append(errs, errors.New("Sticky.MaxAge is negative: want 0 or more"))

@@ -51,7 +51,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 		}
 		key := es[i].key()
 		if first, twice := seen[key]; twice {
-			errs = append(errs, fmt.Errorf("target %d: %s is target %d already", i, es[i].URL, first))
+			errs = append(errs, fmt.Errorf("target %d: %q repeats target %d: list each target once", i, es[i].URL, first))
 			continue
 		}
 		seen[key] = i
@@ -66,7 +66,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 		s.fast = s.fast && t.Pool != nil
 	}
 	if len(es) == 0 && f.Discover == nil {
-		errs = append(errs, errors.New("upstream has no targets: want at least one, or Discover"))
+		errs = append(errs, errors.New("upstream has no targets: add at least one, or set Discover"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -85,11 +85,11 @@ func (e *Endpoint) check() error {
 	}
 	if e.Addr != "" {
 		if _, port, err := net.SplitHostPort(e.Addr); err != nil || port == "" || port == "0" {
-			return fmt.Errorf("%q is no host:port to connect to", e.Addr)
+			return fmt.Errorf("address %q: want host:port, with a port above 0", e.Addr)
 		}
 	}
 	if e.Weight < 0 {
-		return fmt.Errorf("weight %d is negative: want 0 or more", e.Weight)
+		return fmt.Errorf("weight is %d: want 0 or more", e.Weight)
 	}
 	return nil
 }

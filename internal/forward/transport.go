@@ -20,7 +20,7 @@ type transport struct {
 	headerTimeout time.Duration // likewise, from the end of the request to the response
 }
 
-var errNoResponse = errors.New("the Transport returned neither an error nor a response with a body")
+var errNoResponse = errors.New("Upstream.Transport returned no response with a body and no error: return one of them")
 
 // Do implements Doer. It contains what a user's RoundTripper may do wrong, since
 // probes and hedges call it on goroutines where a panic ends the program.

@@ -6,6 +6,12 @@
 // refused, not repaired. What they accept, net/http reads the same.
 //
 // Hot path: no locks, no allocation in the steady state.
+//
+//   - h1.go: limits, and what is refused
+//   - head.go, request.go, response.go: heads
+//   - chunks.go: chunked bodies
+//   - append.go: writing
+//   - ascii.go: classes of bytes
 package h1
 
 import "errors"
@@ -61,18 +67,18 @@ var (
 	errEscape      = &Refusal{400, "invalid percent-encoding in request path"} // RFC 3986, 2.1
 	errStatusLine  = &Refusal{502, "malformed status line"}                    // [4]
 	errBareLF      = &Refusal{400, "line does not end in CRLF"}                // [2.2]
-	errFold        = &Refusal{400, "field line starts with white space"}       // [5.2]
-	errColonSpace  = &Refusal{400, "white space before colon"}                 // [5.1]
-	errName        = &Refusal{400, "field name is not a token"}                // [5]
-	errValue       = &Refusal{400, "control byte in field value"}              // [5], RFC 9110, 5.5
+	errFold        = &Refusal{400, "header line starts with white space"}      // [5.2]
+	errColonSpace  = &Refusal{400, "white space before the colon of a header"} // [5.1]
+	errName        = &Refusal{400, "header name is not a token"}               // [5]
+	errValue       = &Refusal{400, "control character in a header value"}      // [5], RFC 9110, 5.5
 	errHeadSize    = &Refusal{431, "head too large"}                           // RFC 6585, 5
-	errFieldCount  = &Refusal{431, "too many fields"}                          // RFC 6585, 5
-	errNoHost      = &Refusal{400, "no Host"}                                  // [3.2]
+	errFieldCount  = &Refusal{431, "too many headers"}                         // RFC 6585, 5
+	errNoHost      = &Refusal{400, "Host is missing"}                          // [3.2]
 	errHosts       = &Refusal{400, "more than one Host"}                       // [3.2]
 	errHost        = &Refusal{400, "invalid Host"}                             // [3.2]
 	errLength      = &Refusal{400, "invalid Content-Length"}                   // [6.3]
 	errLengths     = &Refusal{400, "more than one Content-Length"}             // [6.3]
-	errCoding      = &Refusal{400, "Transfer-Encoding is not just chunked"}    // [6.1]
+	errCoding      = &Refusal{400, "Transfer-Encoding is not chunked alone"}   // [6.1]
 	errLengthCoded = &Refusal{400, "Content-Length with Transfer-Encoding"}    // [6.1]
 	errCoding10    = &Refusal{400, "Transfer-Encoding on HTTP/1.0"}            // [6.1]
 	errChunkSize   = &Refusal{400, "invalid chunk size"}                       // [7.1]

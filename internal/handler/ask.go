@@ -42,13 +42,13 @@ func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	var errs []error
 	u, err := url.ParseRequestURI(path)
 	if err != nil || !strings.HasPrefix(u.Path, "/") || u.Host != "" {
-		errs = append(errs, fmt.Errorf("path %q: want one that begins with a slash, such as /verify", path))
+		errs = append(errs, fmt.Errorf("field Path is %q: want a path that begins with a slash, such as /verify", path))
 	}
 	for _, k := range fields {
-		errs = append(errs, header.CheckName("fields", k))
+		errs = append(errs, header.CheckName("Fields", k))
 	}
 	if user != "" && !slices.ContainsFunc(fields, func(k string) bool { return strings.EqualFold(k, user) }) {
-		errs = append(errs, fmt.Errorf("user %q: want one of fields", user))
+		errs = append(errs, fmt.Errorf("field User is %q: want one of the headers in Fields", user))
 	}
 	return &Question{u, fields, user}, errors.Join(errs...)
 }
@@ -164,7 +164,7 @@ func (v *verdict) WriteHeader(status int) {
 	v.w.WriteHeader(status)
 }
 
-var errLongVerdict = errors.New("a body that nobody reads")
+var errLongVerdict = errors.New("response of the authentication server is too long")
 
 // Write implements http.ResponseWriter.
 func (v *verdict) Write(p []byte) (int, error) {

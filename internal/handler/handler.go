@@ -121,7 +121,7 @@ func serveErrorHandler(f *forward.Forwarder, w *exchange.Watcher, q *http.Reques
 	if err == nil {
 		return
 	}
-	x.Err = &exchange.Failure{Op: fail.Op, Target: fail.Target, Side: exchange.SideProxy, Err: fmt.Errorf("%w, about: %w", err, fail.Err)}
+	x.Err = &exchange.Failure{Op: fail.Op, Target: fail.Target, Side: exchange.SideProxy, Err: fmt.Errorf("%w, called for: %w", err, fail.Err)}
 	if w.Wrote {
 		panic(http.ErrAbortHandler)
 	}

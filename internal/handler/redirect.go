@@ -31,13 +31,13 @@ func splitRedirect(to string) (host, port string, err error) {
 	rule := ""
 	switch {
 	case strings.Contains(to, "://"):
-		rule = "a redirect keeps the request's scheme: write the host alone"
+		rule = "a redirect keeps the scheme of the request: write only the host"
 	case strings.ContainsAny(to, "/?#"):
-		rule = "a redirect keeps the request's path and query: write the host alone"
+		rule = "a redirect keeps the path and query of the request: write only the host"
 	case strings.Contains(to, "*"):
-		rule = "a redirect leads to one host: \"*\" is for patterns"
+		rule = "a redirect leads to one host: \"*\" is allowed only in patterns"
 	case strings.HasSuffix(to, ":"):
-		rule = "a port is a number from 1 to 65535; leave the colon out to keep the request's"
+		rule = "a port is a number from 1 to 65535: omit the colon to keep the port of the request"
 	}
 	if rule != "" {
 		return "", "", fmt.Errorf("host %q: %s", to, rule)

@@ -131,7 +131,7 @@ func (a *roundTrip) rewrite(out *http.Request, t *forward.Target) (err error) {
 	return nil
 }
 
-var errRewritten = errors.New("no URL or Header left by Rewrite")
+var errRewritten = errors.New("Upstream.Rewrite set URL or Header to nil: keep both")
 
 // cleanQuery drops what url.ParseQuery cannot read, so that a hook and the
 // target see the same parameters.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"time"
@@ -63,7 +62,7 @@ func (a *roundTrip) run() *exchange.Failure {
 	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2: // would promise a tunnel (RFC 8441, 5)
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
-			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade, got %d", res.StatusCode)}
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade requested, but the target answered with status %d", res.StatusCode)}
 	}
 	return a.respond(res)
 }
@@ -314,7 +313,7 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 		f.Side, f.Status, f.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case a.body != nil && a.body.failed() != nil:
 		f.Op, f.Err = "read", a.body.failed()
-		f.Side, f.Status, f.Reason = exchange.SideClient, clientStatus(f.Err), "http_request_error"
+		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.BodyStatus(f.Err), "http_request_error"
 	case cut == exchange.ErrClientGone, a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case errors.As(err, &hook), errors.Is(err, errRewritten):
@@ -323,19 +322,4 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
 	}
 	return f
-}
-
-// clientStatus is the answer to a client whose body could not be read.
-func clientStatus(err error) int {
-	var tooLarge *http.MaxBytesError
-	var timeout net.Error
-	switch {
-	case errors.As(err, &tooLarge), errors.Is(err, exchange.ErrBodyTooLarge):
-		return http.StatusRequestEntityTooLarge
-	case err == exchange.ErrIdle, errors.As(err, &timeout) && timeout.Timeout():
-		return http.StatusRequestTimeout
-	case errors.Is(err, exchange.ErrClientGone):
-		return exchange.StatusClientClosed
-	}
-	return http.StatusBadRequest
 }

@@ -27,7 +27,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	case !ok || granted != asked:
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
-			Reason: "http_upgrade_failed", Err: fmt.Errorf("asked for upgrade to %q, got %q", asked, granted)}
+			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade to %q requested, but the target switched to %q", asked, granted)}
 	}
 	defer upstream.Close()
 	if fail := a.modify(res); fail != nil {

@@ -2,6 +2,12 @@
 //
 // One table of names drives both lanes: the handler lane's [http.Header] and the fast lane's byte slices.
 // Everything here is a pure function; nothing waits and nothing is kept.
+//
+//   - header.go: the table of names
+//   - connection.go, trailer.go: hop-by-hop fields and trailers
+//   - forwarded.go: the forwarding family and Via
+//   - peer.go, addr.go: who is a trusted peer, and the client behind it
+//   - cookie.go: one cookie
 package header
 
 import (
@@ -168,7 +174,7 @@ func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
 // the targets has an interest in. The error begins with field.
 func CheckName(field, k string) error {
 	if !ValidName(k) || Classify(k)&(HopByHop|Framing|Host) != 0 {
-		return fmt.Errorf("%s: %q: want the name of a header, but none that frames or routes a message", field, k)
+		return fmt.Errorf("%s has %q: want the name of a header, but not Host and no framing or hop-by-hop header such as Content-Length or Connection", field, k)
 	}
 	return nil
 }

@@ -2,6 +2,10 @@
 //
 // A [Monitor] is the state machine of one target. It has no clock and no I/O: those who have seen something tell it, and
 // it takes the target's balance.Node out of service and back. [Watch] is the loop that checks a target in the meantime.
+//
+//   - health.go: what is configured
+//   - monitor.go: the state of a target
+//   - watch.go: the loop
 package health
 
 import (

@@ -183,10 +183,18 @@ func (m *Monitor) hasFailed(now time.Time, failure error) {
 	case m.breaker == HalfOpen:
 		m.open(now, failure.Error())
 	case b.Failures > 0 && streak >= int64(b.Failures):
-		m.open(now, fmt.Sprintf("%d failures in a row, the last: %v", streak, failure))
+		m.open(now, inARow(streak, failure))
 	case b.FailureRatio > 0 && total >= int64(b.MinRequests) && float64(m.failed) >= b.FailureRatio*float64(total):
 		m.open(now, fmt.Sprintf("%d of %d requests failed, the last: %v", m.failed, total, failure))
 	}
+}
+
+// inARow says why that many failures, of which failure is the last, open the breaker.
+func inARow(streak int64, failure error) string {
+	if streak == 1 {
+		return fmt.Sprintf("1 failure: %v", failure)
+	}
+	return fmt.Sprintf("%d failures in a row, the last: %v", streak, failure)
 }
 
 // open opens the breaker. m.mu is held.

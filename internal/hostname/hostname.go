@@ -3,6 +3,9 @@
 // A canonical host is a lower case ASCII name without port and trailing dot, with international labels in their
 // xn-- form; or an IPv4 address; or an IPv6 address in the form of net/netip, without brackets and zone.
 // Two hosts are the same iff their canonical forms are equal bytes.
+//
+//   - hostname.go, scan.go: the canonical form
+//   - internal.go, reserved.go: names that no public CA signs
 package hostname
 
 import (

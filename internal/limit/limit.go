@@ -2,6 +2,11 @@
 //
 // Each client has a token bucket: Burst tokens at most, Rate new ones per second, one for each request. A Limiter holds
 // the buckets of a million clients in bounded memory, and whatever hostile clients do, none gets more than its share.
+//
+//   - limit.go, shard.go, key.go: buckets in bounded memory
+//   - config.go, decision.go: what goes in and comes out
+//   - rule.go: a limit, and the limiter of a program
+//   - queue.go: waiting for room
 package limit
 
 import (

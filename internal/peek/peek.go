@@ -1,5 +1,10 @@
 // Package peek notices what the peer of a connection does, without reading from the connection: that it has left, and
 // that it takes bytes.
+//
+//   - peek.go, peek_unix.go, peek_other.go: whether the peer has left
+//   - hungup_linux.go, hungup_nolinux.go: the same with bytes unread
+//   - mark.go, queued_linux.go, queued_other.go: whether bytes move
+//   - socket.go: the socket below a connection
 package peek
 
 import (

@@ -7,41 +7,55 @@ import (
 	"time"
 )
 
-// unclear reports whether it is not known what the target speaks, to which c has
-// been opened: it has chosen none of the protocols that it was offered.
-func (p *Pool) unclear(c *Conn) bool {
-	if c.tls == nil || len(p.TLS.NextProtos) == 0 || c.tls.ConnectionState().NegotiatedProtocol != "" {
-		return false
-	}
+// silent reports whether the target has chosen none of the protocols that it was
+// offered on c.
+func (c *Conn) silent() bool {
+	return c.tls != nil && len(c.pool.TLS.NextProtos) > 0 && c.tls.ConnectionState().NegotiatedProtocol == ""
+}
+
+// doubts reports whether it is to be found out what a silent target speaks.
+func (p *Pool) doubts() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	life := p.lifetime()
 	return p.asked.IsZero() || life > 0 && time.Since(p.asked) >= life
 }
 
-// hangUpTime is how long a target has, besides a multiple of the time that it takes
-// to connect to it, to close a connection whose protocol it does not speak.
-const hangUpTime = 100 * time.Millisecond
+// doubt notes that a silent target has closed a connection without a byte of
+// HTTP/1.1.
+func (p *Pool) doubt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = time.Time{}
+}
 
-// onlyHTTP2 reports whether the target of c, which has chosen none of the protocols
-// of p, speaks HTTP/2 alone. Most such targets know no ALPN, and are to be taken as
-// they are. But crypto/tls lets clients in that offer http/1.1 to a server which
-// names h2 alone: net/http closes their connection then, unless it speaks HTTP/1.1
-// all the same, as it does in httptest. took is how long c has taken to open.
+// How long a silent target has, besides a multiple of the time that it takes to
+// connect to it.
+const (
+	offerTime  = time.Second            // to take a second connection
+	hangUpTime = 250 * time.Millisecond // to close one whose protocol it does not speak
+)
+
+// onlyHTTP2 reports whether the silent target of c speaks HTTP/2 alone. Most such
+// targets know no ALPN, and are to be taken as they are. But crypto/tls lets clients
+// in that offer http/1.1 to a server which names h2 alone: net/http closes their
+// connection then, unless it speaks HTTP/1.1 all the same, as it does in httptest.
+// took is how long c has taken to open.
 func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool {
-	patience := hangUpTime + 4*took
-	bounded, cancel := context.WithTimeout(ctx, patience) // some targets serve one connection at a time
+	bounded, cancel := context.WithTimeout(ctx, offerTime+4*took) // some targets serve one connection at a time
 	defer cancel()
 	conf := p.TLS.Clone()
 	conf.NextProtos = append([]string{"h2"}, conf.NextProtos...)
 	other, err := p.dial(bounded, conf)
-	if err != nil {
-		return false
+	if err != nil && bounded.Err() == nil {
+		return false // and is asked again
 	}
-	chosen := other.tls.ConnectionState().NegotiatedProtocol
-	other.bye()
-	if chosen == "h2" && c.hangsUp(patience) {
-		return true
+	if err == nil {
+		chosen := other.tls.ConnectionState().NegotiatedProtocol
+		other.bye()
+		if chosen == "h2" && c.hangsUp(hangUpTime+4*took) {
+			return true
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

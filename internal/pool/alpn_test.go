@@ -35,7 +35,9 @@ func alpnPool(t *testing.T, k alpnKind) (p *pool.Pool, dials *atomic.Int64) {
 				defer nc.Close()
 				sc := tls.Server(nc, server)
 				if sc.Handshake() == nil && !(k.picky && sc.ConnectionState().NegotiatedProtocol == "") {
-					_, _ = sc.Read(make([]byte, 1)) // until the client closes it
+					if n, _ := sc.Read(make([]byte, 1)); n > 0 && !k.silent {
+						_, _ = sc.Write([]byte("y"))
+					}
 				}
 			}
 			if k.single {
@@ -56,6 +58,7 @@ func alpnPool(t *testing.T, k alpnKind) (p *pool.Pool, dials *atomic.Int64) {
 type alpnKind struct {
 	protos        []string
 	picky, single bool
+	silent        bool // it answers nothing
 }
 
 func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
@@ -70,7 +73,7 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 		{"knows no ALPN", alpnKind{}, 0, []int64{2, 3, 4}, false},
 		{"knows no ALPN, for ever", alpnKind{}, -1, []int64{2, 3, 4}, false},
 		{"knows no ALPN, for a moment", alpnKind{}, time.Nanosecond, []int64{2, 4, 6}, false},
-		{"knows no ALPN, one connection at a time", alpnKind{single: true}, 0, []int64{2, 4}, false},
+		{"knows no ALPN, one connection at a time", alpnKind{single: true}, 0, []int64{2, 3}, false},
 		{"speaks h2 only", alpnKind{protos: []string{"h2"}, picky: true}, 0, []int64{2, 4}, true},
 		{"names h2 only, and speaks both", alpnKind{protos: []string{"h2"}}, 0, []int64{2, 3}, false},
 	} {
@@ -80,6 +83,7 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 			for _, want := range tt.dials {
 				c, err := p.Open(t.Context())
 				if c != nil {
+					require.NoError(t, c.Ask([]byte("x")))
 					require.NoError(t, c.Close())
 				}
 				var handshake *pool.HandshakeError
@@ -104,6 +108,19 @@ func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
 	for _, want := range []int64{2, 4, 5} {
 		c, err := p.Open(t.Context())
 		require.NoError(t, err, "the first connection is of use")
+		require.NoError(t, c.Ask([]byte("x")))
+		require.NoError(t, c.Close())
+		assert.Equal(t, want, dials.Load())
+	}
+}
+
+// It may be one that hangs up late.
+func TestATargetThatAnswersNothingIsOfferedHTTP2Again(t *testing.T) {
+	p, dials := alpnPool(t, alpnKind{silent: true})
+	for _, want := range []int64{2, 4} {
+		c, err := p.Open(t.Context())
+		require.NoError(t, err)
+		require.Error(t, c.Ask([]byte("x")))
 		require.NoError(t, c.Close())
 		assert.Equal(t, want, dials.Load())
 	}

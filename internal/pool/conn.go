@@ -35,6 +35,7 @@ type Conn struct {
 
 	reused   bool
 	unproven bool    // kept, and not yet proven alive
+	unsure   bool    // the target has not said a byte, nor that it speaks HTTP/1.1
 	splices  bool    // the system can splice from it
 	probe    [1]byte // what the proof must leave empty
 
@@ -192,7 +193,7 @@ func (c *Conn) run() error {
 	}
 	c.out = nil
 	if c.n > 0 {
-		c.pending, c.err = c.err, nil
+		c.pending, c.err, c.unsure = c.err, nil, false
 	}
 	if c.err != nil && c.aborted() {
 		return ErrAborted
@@ -323,6 +324,10 @@ func (c *Conn) Put() {
 
 // Close closes the connection at once. It may be called again.
 func (c *Conn) Close() error {
+	if c.unsure {
+		c.unsure = false
+		c.pool.doubt()
+	}
 	c.release()
 	return c.wire.Conn.Close()
 }

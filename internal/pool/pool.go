@@ -5,6 +5,12 @@
 // Hot path: one mutex for a few instructions in Take and Put, no goroutine per
 // connection, no buffer held by an idle or waiting connection, no allocation
 // for an exchange on a kept connection.
+//
+//   - pool.go: idle connections
+//   - conn.go: one connection, lent to one exchange
+//   - wire.go, wire_unix.go, wire_other.go: reads and writes that an abort or a deadline ends
+//   - pipe.go, pipe_linux.go, pipe_other.go: bodies within the kernel
+//   - alpn.go: targets that say nothing of what they speak
 package pool
 
 import (
@@ -33,10 +39,10 @@ var (
 	ErrClosed = errors.New("pool: closed")
 
 	// ErrHTTP2 says that a target speaks HTTP/2 and not what it was offered.
-	ErrHTTP2 = errors.New("the target speaks HTTP/2 only")
+	ErrHTTP2 = errors.New("the target supports only HTTP/2")
 
 	// ErrAborted is returned by the operations of a Conn whose Lease was aborted.
-	ErrAborted = errors.New("the proxy closed the connection to the target before the exchange was over")
+	ErrAborted = errors.New("the proxy closed the connection to the target during the exchange")
 )
 
 // A HandshakeError is a TLS handshake that failed on an open connection.
@@ -105,13 +111,14 @@ func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	}
 	start := time.Now()
 	c, err := p.dial(ctx, p.TLS)
-	if err != nil || !p.unclear(c) {
+	if err != nil || !c.silent() {
 		return c, err
 	}
-	if p.onlyHTTP2(ctx, c, time.Since(start)) {
+	if p.doubts() && p.onlyHTTP2(ctx, c, time.Since(start)) {
 		c.bye()
 		return nil, &HandshakeError{ErrHTTP2}
 	}
+	c.unsure = true
 	return c, nil
 }
 

@@ -2,6 +2,13 @@
 //
 // A Table is immutable: it is built once or changed by making another, which shares what did not change, so that one
 // atomic pointer to it is all that a request needs.
+//
+//   - routes.go, trie.go: a Table, and the look-up of a host
+//   - builder.go, change.go: how one is made
+//   - pattern.go, site.go, path.go: patterns, and the paths below a host
+//   - conflict.go, place.go: what is wrong with a pattern, and where it stands in the program
+//   - candidate.go: why a route was found
+//   - life.go: how long a route lives
 package routes
 
 import (

@@ -342,7 +342,7 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 		fail.Status, fail.Reason = http.StatusInternalServerError, "proxy_internal_error"
 	case uploadErr != nil:
 		fail.Side, fail.Err = exchange.SideClient, uploadErr
-		fail.Status, fail.Reason = uploadStatus(uploadErr), "http_request_error"
+		fail.Status, fail.Reason = exchange.BodyStatus(uploadErr), "http_request_error"
 	case x.c.left():
 		fail.Side, fail.Status, fail.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case x.attempts.Target.Killed() || x.c.ended():

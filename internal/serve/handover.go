@@ -68,7 +68,7 @@ func (x *fastExchange) handOver() step {
 	return transfer
 }
 
-var errServerDrains = errors.New("the server is draining, and the targets are for the other lane")
+var errServerDrains = errors.New("the server is shutting down, and the targets require the handler lane")
 
 // ahead returns what was read of requests that are not served yet.
 func (x *fastExchange) ahead() []byte {

@@ -1,5 +1,14 @@
 // Package serve owns the front connections: accepting, handshakes, the two
 // lanes, limits and drain.
+//
+//   - serve.go: accepting connections, and the drain
+//   - conn.go, watch.go: one connection, and what its sweeper sees
+//   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
+//   - lane.go: the fast lane: a request head, its route
+//   - exchange.go, hedge.go: a request to targets, until one answers
+//   - upload.go, respond.go: bodies
+//   - handover.go: connections and exchanges that the handler lane carries on, through net/http
+//   - sock_unix.go, sendfile.go, errorlog.go: the edges of the system and of net/http
 package serve
 
 import (
@@ -52,7 +61,7 @@ type Server struct {
 const writeStall = time.Minute
 
 // ErrDrainTimeout is returned by Serve when connections had to be cut.
-var ErrDrainTimeout = errors.New("drain timeout: the connections that remained were closed")
+var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were closed")
 
 // Serve accepts connections from ln until ctx is done, then drains: it stops
 // accepting, lets requests end, closes upgraded connections politely, and

@@ -3,8 +3,6 @@ package serve
 import (
 	"errors"
 	"io"
-	"net/http"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -342,7 +340,7 @@ func (u *upload) read(p []byte) (int, error) {
 		return 0, errStopped
 	}
 	if err == io.EOF {
-		err = errLeft
+		err = exchange.ErrClientGone
 	}
 	return 0, &clientError{err}
 }
@@ -361,8 +359,6 @@ func (u *upload) end() time.Time {
 	}
 	return time.Now()
 }
-
-var errLeft = errors.New("client left in the middle of its body")
 
 var errStopped = errors.New("upload stopped")
 
@@ -436,20 +432,4 @@ func (x *fastExchange) takeBack() {
 		uploadBuffers.Put(u.buf)
 		u.buf, u.over = nil, nil
 	}
-}
-
-// uploadStatus is the answer to a client whose body failed.
-func uploadStatus(err error) int {
-	var hook *exchange.PanicError
-	switch {
-	case errors.As(err, &hook):
-		return http.StatusInternalServerError
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return http.StatusRequestTimeout
-	case errors.Is(err, exchange.ErrBodyTooLarge):
-		return http.StatusRequestEntityTooLarge
-	case errors.Is(err, errLeft):
-		return exchange.StatusClientClosed
-	}
-	return http.StatusBadRequest
 }

@@ -1,5 +1,9 @@
 // Package settings notices when exported fields of a struct change after they
 // were put in force.
+//
+//   - settings.go: which fields have changed
+//   - compiled.go: fields in force at first use
+//   - unit.go: durations without their unit
 package settings
 
 import (

@@ -21,7 +21,7 @@ func explanation(name string, q *http.Request) *status.Explanation {
 	e := &status.Explanation{
 		Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath(), Client: q.RemoteAddr, Pattern: name, Handlers: []string{name, "*hostproxy.Upstream"},
 		Candidates: []status.Choice{{Name: name}, {Name: "*", Why: name}},
-		Targets:    []status.Choice{{Name: name, Why: name}, {Name: "b:1"}}, Selection: "one after the other", Target: "b:1",
+		Targets:    []status.Choice{{Name: name, Why: name}, {Name: "b:1"}}, Selection: "the next in turn", Target: "b:1",
 		TLS: "a certificate of its own", Certificate: &status.Certificate{Host: name, State: "valid", Issuer: name, NotAfter: time.Date(2026, 3, 2, 3, 4, 5, 0, time.UTC)},
 	}
 	e.Rule("Upstream.Deny", status.Passes, "the client's address is not on the list of %s", name)
@@ -42,7 +42,7 @@ func TestTheFormShowsTheExplanation(t *testing.T) {
 	assert.Contains(t, b, "<pre>PUT app.test:8443/a%2Fb from [2001:db8::1]:0\n")
 	for _, line := range []string{
 		"response: from target b:1", "route: app.test", "  app.test: serves", "  *: app.test",
-		"handlers: app.test, then *hostproxy.Upstream", "  TLS passes: server name app.test", "targets: one after the other", "  b:1: eligible",
+		"handlers: app.test, then *hostproxy.Upstream", "  TLS passes: server name app.test", "targets: the next in turn", "  b:1: eligible",
 		"certificate: a certificate of its own: valid, issued by app.test, valid until 2026-03-02 03:04:05Z",
 	} {
 		assert.Contains(t, b, "\n"+line+"\n")
@@ -104,7 +104,7 @@ func TestAnExplanationIsBoundedAsText(t *testing.T) {
 	assert.Contains(t, e.Text(), "\nresponse: unknown\n")
 	e.DeferBy("Upstream.Pause", "a")
 	e.DeferBy("Upstream.Queue", "b")
-	e.RefuseBy("Upstream.Targets", 503, "no target left")
+	e.RefuseBy("Upstream.Targets", 503, "no target is available")
 	e.Refuse(400, "later")
-	assert.Contains(t, e.Text(), "\nresponse: 503, Upstream.Targets: no target left, after waiting: Upstream.Pause: a\n")
+	assert.Contains(t, e.Text(), "\nresponse: 503, Upstream.Targets: no target is available, after waiting: Upstream.Pause: a\n")
 }

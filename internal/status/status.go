@@ -1,5 +1,10 @@
 // Package status shows what a proxy is doing: one page of HTML, and the same as JSON. It knows plain data only, and takes
 // every string in it for hostile.
+//
+//   - status.go: the data
+//   - handler.go: as a page, and as JSON
+//   - explanation.go, question.go: what a proxy would do with a request
+//   - command.go: texts of one line
 package status
 
 import (

@@ -1,5 +1,9 @@
 // Package tunnel moves bytes both ways between a client and an upstream after a protocol switch, and ends it well:
 // half-closes pass through, idle tunnels are cut, and a drained WebSocket gets its Close frame between two frames.
+//
+//   - tunnel.go: both directions, and their end
+//   - direction.go, buffer.go: one direction
+//   - frames.go: where a WebSocket frame ends
 package tunnel
 
 import (
