@@ -10,6 +10,32 @@
 // tell apart, and hostproxy/attempts/<issuer>/<host>.json with the failed validations of a host within the last hour and
 // the type of challenge that works. The latter may be deleted when the host has no route any more. hostproxy/limits has the
 // limits of CAs that were met and are in force, per account.
+//
+//   - certs.go, settings.go: what is configured
+//   - manager.go, close.go: a Manager, and its end
+//   - lifecycle.go, share.go, ports.go: a Keeper, which opens and closes Managers as listeners come and go
+//   - follow.go, routing.go, apply.go, zones.go: from changes of routes, by what they want of a name, to the table
+//   - table.go, host.go, memory.go: the hosts, and the certificates in memory
+//   - queue.go, steps.go, outcome.go, doze.go, reload.go, backoff.go, clock.go: what a host does, what came of it, and when
+//     it does what next
+//   - preflight.go, issuers.go, authority.go, attempt.go, probe.go, history.go, release.go: an order, from the look-up of
+//     its host to an answer
+//   - identity.go, templates.go, reserved.go: issuers as the program gives them, and what each signs
+//   - account.go, limits.go, ledger.go, pacer.go: ACME accounts, and the limits that CAs set them
+//   - engine.go, challenge.go, challengelookup.go, challengeport.go: certmagic, and the answers to challenges
+//   - localca.go, followroot.go, localsigner.go, mint.go: the local CA, and its work in a Manager
+//   - static.go, pairfile.go: certificates of the program
+//   - choices.go, choice.go, inquiry.go: what the program says per host
+//   - realm.go, clientauth.go, clientcert.go: client authentication
+//   - config.go, handshake.go, lobby.go, pauser.go: handshakes, and those that wait
+//   - ondemand.go, recall.go: hosts without a route of their own
+//   - passthrough.go, clienthello.go, passerror.go: connections that go elsewhere as they are
+//   - tickets.go: the keys of session tickets
+//   - storage.go, outage.go, filestorage.go, filenames.go, sitekey.go, keepsakes.go: storage
+//   - stored.go, bundle.go, shapes.go, metadata.go: a certificate there, and whether it is damaged
+//   - witness.go, writeback.go, cleanup.go: what storage has lost, and what is of no use there
+//   - status.go, outlook.go, renew.go: what is shown, and what can be asked for
+//   - report.go, notices.go, tally.go, refusal.go, storageerror.go, logbridge.go: what is logged, and errors
 package certs
 
 import (
