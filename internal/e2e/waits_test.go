@@ -395,7 +395,7 @@ func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
 		require.NoError(t, s.upstream.Resume())
 		p, x := c.Response("POST"), s.record(t, 1)
 		assert.Equal(t, p.StatusCode, x.Status)
-		if s.lane.handler {
+		if s.lane.handler || p.StatusCode == 200 { // net/http may stop a moment after the listener
 			assert.Equal(t, "HTTP/2.0 hello", string(p.Content))
 			return
 		}

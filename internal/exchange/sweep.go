@@ -11,6 +11,19 @@ const (
 	StreamGrace   = 10 * time.Second      // how long a response without a known end may go on after its server, route or upstream began to go
 )
 
+// A SweepPace is how often sweeps may come, so that they take a hundredth of one
+// processor at most.
+type SweepPace struct{ last time.Duration }
+
+// Next returns the time until the next sweep, after one that took so long. A sweep
+// may take long because the machine was busy, rather than for what there was to look
+// at: that shows in the one before it.
+func (p *SweepPace) Next(took time.Duration) time.Duration {
+	pause := 100 * min(took, p.last)
+	p.last = took
+	return max(SweepInterval, pause)
+}
+
 // A Sweeper looks at what is in flight every SweepInterval, while anything is. Its
 // zero value is ready for use.
 type Sweeper struct {
@@ -18,6 +31,7 @@ type Sweeper struct {
 	first    *Swept
 	timer    *time.Timer
 	sweeping bool // timer will call sweep
+	pace     SweepPace
 }
 
 // A Swept is an entry of a Sweeper.
@@ -70,6 +84,6 @@ func (s *Sweeper) sweep() {
 		e.what.Inspect(now)
 	}
 	if s.sweeping = s.first != nil; s.sweeping {
-		s.timer.Reset(max(SweepInterval, 100*time.Since(now)))
+		s.timer.Reset(s.pace.Next(time.Since(now)))
 	}
 }

@@ -171,6 +171,7 @@ func (s *Server) sweep(done <-chan struct{}) {
 	timer := time.NewTimer(exchange.SweepInterval)
 	defer timer.Stop()
 	var conns []*conn
+	var pace exchange.SweepPace
 	for {
 		select {
 		case <-done:
@@ -184,7 +185,7 @@ func (s *Server) sweep(done <-chan struct{}) {
 			c.inspect(start)
 		}
 		clear(conns)
-		timer.Reset(max(exchange.SweepInterval, 100*time.Since(start)))
+		timer.Reset(pace.Next(time.Since(start)))
 	}
 }
 
