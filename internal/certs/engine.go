@@ -3,6 +3,7 @@ package certs
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 )
+
+var errUnused = errors.New("certmagic's cache is not used")
 
 // An engine is certmagic as one Manager uses it: where it keeps what it has, and
 // by what challenges are answered.

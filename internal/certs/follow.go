@@ -10,6 +10,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
+// syncPause is the least time between two scans of the routes, so that ten
+// thousand changes in a row cost a few scans.
+const syncPause = 50 * time.Millisecond
+
 // changes are the host patterns whose routes have changed and that the table does not show yet.
 type changes struct {
 	mu    sync.Mutex

@@ -13,14 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-var (
-	errClosed = errors.New("the certificates are closed")
-	errUnused = errors.New("certmagic's cache is not used")
-)
-
-// syncPause is the least time between two scans of the routes, so that ten
-// thousand changes in a row cost a few scans.
-const syncPause = 50 * time.Millisecond
+var errClosed = errors.New("the certificates are closed")
 
 // A Manager keeps the certificates of the hosts of one Router. Its methods may
 // be called concurrently.
@@ -32,23 +25,25 @@ type Manager struct {
 	engine  *engine
 	open    atomic.Bool // started
 
+	choices  *choices // of the program at run time; nil if it has no say
+	static   *statics
+	routing  *routing
+	follower *follower
+	recaller *recaller
+	demands  *demands
+
 	issuers      *issuers
 	local        *localSigner // nil if the program replaced it
 	solver       *solver
-	choices      *choices // of the program at run time; nil if it has no say
-	routing      *routing
-	follower     *follower
-	static       *statics
-	loads, infos *queue
 	scout        *scout
+	loads, infos *queue
 	reloads      chan struct{} // a slot per certificate that is read for handshakes
-	demands      *demands
-	recaller     *recaller
-	reporter     *reporter
-	tickets      *tickets
-	witnesses    []*witness // of the storages
-	lobby        *lobby
-	notices      *notices
+	witnesses    []*witness    // of the storages
+
+	tickets  *tickets
+	lobby    *lobby
+	reporter *reporter
+	notices  *notices
 
 	ctx      context.Context // ends all
 	cancel   context.CancelFunc
@@ -104,9 +99,9 @@ func New(o Options) (*Manager, error) {
 	}
 	m.routing = &routing{options: &m.options, choices: m.choices, static: m.static, issuers: m.issuers, local: m.local}
 	m.follower = newFollower(m)
-	m.witnesses = newWitnesses(m.ctx, &restorer{
-		storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log,
-	}) // the first to know of a storage's return: nothing is tried before
+	// The witnesses are the first to know of a storage's return: nothing is tried before.
+	back := &restorer{storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log}
+	m.witnesses = newWitnesses(m.ctx, back)
 	m.storage.onReturn(m.retryStalled)
 	return m, nil
 }
