@@ -387,7 +387,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"ForwardAuth.Auth: nil handler":             &hostproxy.ForwardAuth{},
 		"ForwardAuth.Next: nil handler":             &hostproxy.ForwardAuth{Next: (*hostproxy.Upstream)(nil)},
 		"ForwardAuth: field Path is \"verify\"":     &hostproxy.ForwardAuth{Path: "verify"},
-		"Fields has \"Connection\"":                 &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
+		"Fields: \"Connection\"":                    &hostproxy.ForwardAuth{Fields: []string{"Connection"}},
 		"ForwardAuth.Auth: upstream has no targets": &hostproxy.ForwardAuth{Auth: new(hostproxy.Upstream)},
 	} {
 		t.Run(want, func(t *testing.T) {

@@ -31,7 +31,7 @@ func TestAnIssuerByTheHookWhoseKeyPanicsFailsItsHostOnly(t *testing.T) {
 		time.Sleep(time.Second)
 		s := status(t, m, "bad.example.com")
 		assert.Equal(t, certs.Failed, s.State)
-		assert.ErrorContains(t, s.Err, "issuer panics: oops")
+		assert.ErrorContains(t, s.Err, "panic in issuer: oops")
 	})
 }
 

@@ -16,9 +16,9 @@ func (m *Manager) keepRemedy() string {
 	case nil:
 		return "set XDG_DATA_HOME to a directory that this process can write to, or " + field
 	case *certmagic.FileStorage:
-		return fmt.Sprintf("let this process write to the directory %q, which is %s", s.Path, field)
+		return fmt.Sprintf("make the directory %q (%s) writable for this process", s.Path, field)
 	default:
-		return fmt.Sprintf("let this process write to %s, a %T", field, s)
+		return fmt.Sprintf("make %s (%T) writable for this process", field, s)
 	}
 }
 
@@ -41,13 +41,13 @@ func (m *Manager) present() bool {
 	_, err := m.local.RootPEM(m.ctx)
 	switch {
 	case err == nil && nowhere == nil:
-		m.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
+		m.log.Info("a local CA signs internal hosts; pass its root to curl --cacert or add it to trust stores", "root", path)
 	case err == nil:
 		m.log.Info("a local CA signs internal hosts", "cause", nowhere)
 	case m.ctx.Err() != nil || m.misfit.Swap(true):
 		return false
 	default:
-		m.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", m.keepRemedy())
+		m.log.Error("the local CA cannot store its root; internal hosts have no certificates", "cause", err, "remedy", m.keepRemedy())
 		return false
 	}
 	return true

@@ -144,8 +144,8 @@ func (m *Manager) newPublic() error {
 		}
 		a := m.newAuthority(d)
 		if slices.ContainsFunc(m.public.authorities, a.passesFor) {
-			errs = append(errs, fmt.Errorf("%s: another issuer before it has the IssuerKey %q too, by which storage tells certificates apart: "+
-				"let each CA have a key of its own", publicField(i), a.key))
+			errs = append(errs, fmt.Errorf("%s: an earlier issuer has the same IssuerKey, %q: "+
+				"each issuer requires a key of its own", publicField(i), a.key))
 			continue
 		}
 		m.public.authorities = append(m.public.authorities, a)

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	errClosed = errors.New("the certificates are closed")
+	errClosed = errors.New("the certificate manager is closed")
 	errUnused = errors.New("certmagic's cache is not used")
 )
 

@@ -44,11 +44,11 @@ func (m *Manager) checkAddresses() error {
 	var errs []error
 	for i, a := range m.options.Addresses {
 		if !a.IsValid() {
-			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr, want an address", i))
+			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr: want an address", i))
 		}
 	}
 	if len(m.options.Addresses) > 0 && m.options.DisablePreflight {
-		errs = append(errs, errors.New("Addresses is for the preflight, which DisablePreflight turns off: set one of them"))
+		errs = append(errs, errors.New("field Addresses requires the preflight, which DisablePreflight disables: set only one of them"))
 	}
 	return errors.Join(errs...)
 }
@@ -86,7 +86,7 @@ func (m *Manager) preflight(ctx context.Context, name string, c *chain) error {
 		return &preflightError{sure: true, text: fmt.Sprintf("%s has no A or AAAA record: create one that points at this machine, "+
 			"or set TLS.DisablePreflight if this machine cannot see it", name)}
 	case err != nil:
-		m.log.Debug("preflight says nothing", "host", name, "cause", err)
+		m.log.Debug("preflight inconclusive", "host", name, "cause", err)
 		return nil
 	}
 	return m.leadsHere(name, records)
@@ -115,7 +115,7 @@ func (m *Manager) leadsHere(name string, records []netip.Addr) error {
 	if !sure {
 		remedy = "correct its A and AAAA records, or set TLS.Addresses if this address leads here"
 	}
-	return &preflightError{sure: sure, text: fmt.Sprintf("%s points at %s, which is no address of this machine: %s", name, shown(public), remedy)}
+	return &preflightError{sure: sure, text: fmt.Sprintf("%s points at %s, not at this machine: %s", name, shown(public), remedy)}
 }
 
 // publicOnly returns the addresses of a machine that has none but public ones. Any other may be behind a translation of addresses: it

@@ -24,14 +24,14 @@ func (m *Manager) checkTLS() error {
 		errs = append(errs, wrap("DefaultHost", err))
 	}
 	if o.Policy == nil && o.PolicyTTL != 0 {
-		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
+		errs = append(errs, errors.New("HostPolicyTTL requires HostPolicy: set both or neither"))
 	}
 	if base := o.Config; base != nil && o.ShareTickets {
 		if base.SessionTicketsDisabled {
-			errs = append(errs, errors.New("ShareTickets and Config.SessionTicketsDisabled exclude each other: set one of them"))
+			errs = append(errs, errors.New("ShareTickets cannot be combined with Config.SessionTicketsDisabled: set only one of them"))
 		}
 		if base.GetConfigForClient != nil {
-			errs = append(errs, errors.New("ShareTickets and Config.GetConfigForClient exclude each other: set one of them, "+
+			errs = append(errs, errors.New("ShareTickets cannot be combined with Config.GetConfigForClient: set only one of them, "+
 				"or call SetSessionTicketKeys on the settings that the function returns"))
 		}
 	}
@@ -46,7 +46,7 @@ func checkConfig(base *tls.Config, hooked bool) error {
 	}
 	var errs []error
 	if base.GetConfigForClient != nil && hooked {
-		errs = append(errs, errors.New("Config.GetConfigForClient and Host exclude each other: use one of them"))
+		errs = append(errs, errors.New("Config.GetConfigForClient cannot be combined with Host: set only one of them"))
 	}
 	if least := cmp.Or(base.MinVersion, tls.VersionTLS12); base.MaxVersion != 0 && base.MaxVersion < least {
 		errs = append(errs, fmt.Errorf("Config.MaxVersion is %s, below the minimum of %s: raise it, or lower MinVersion",
@@ -124,13 +124,13 @@ func (n *notices) check() {
 	if host := m.options.DefaultHost; host != "" {
 		homeless := !m.served(host)
 		if homeless && !n.homeless {
-			m.log.Warn("no route serves TLS.DefaultHost, clients without a server name are refused", "host", host,
+			m.log.Warn("no route serves TLS.DefaultHost; clients without a server name are refused", "host", host,
 				"remedy", "add a route for it, or correct TLS.DefaultHost")
 		}
 		n.homeless = homeless
 	}
 	if m.options.Policy != nil && !n.idle && !n.hasWildcard() {
-		m.log.Warn("TLS.HostPolicy decides about nothing, no route has a wildcard",
+		m.log.Warn("TLS.HostPolicy has no effect: no route has a wildcard",
 			"remedy", "add a route for a wildcard such as *.example.com, or unset TLS.HostPolicy")
 		n.idle = true
 	}
@@ -146,7 +146,7 @@ func (n *notices) refused(name string) {
 	for range n.manager.options.Hosts() {
 		return
 	}
-	n.manager.log.Warn("handshakes are refused, the Router has no routes", "host", name, "remedy", "add one by Handle, Set or Replace")
+	n.manager.log.Warn("handshakes are refused: the Router has no routes", "host", name, "remedy", "add one with Router.Handle, Set or Replace")
 }
 
 // hasWildcard reports whether any pattern is a wildcard. n.mu is held.

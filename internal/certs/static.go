@@ -28,12 +28,12 @@ func newStatic(certs []tls.Certificate, files []*pairFile) (*static, error) {
 	for i := range certs {
 		c := certs[i]
 		if len(c.Certificate) == 0 {
-			errs = append(errs, fmt.Errorf("static certificate %d is empty", i))
+			errs = append(errs, fmt.Errorf("Config.Certificates[%d] is empty: want a chain and a private key", i))
 			continue
 		}
 		leaf, err := x509.ParseCertificate(c.Certificate[0])
 		if err != nil {
-			errs = append(errs, fmt.Errorf("static certificate %d: %w", i, err))
+			errs = append(errs, fmt.Errorf("Config.Certificates[%d]: %w", i, err))
 			continue
 		}
 		c.Leaf = leaf
@@ -207,7 +207,7 @@ func (m *Manager) rereadFiles() {
 		next, err := readPair(f.KeyPair)
 		if err != nil {
 			// A certificate and its key may change one after the other: look again.
-			m.log.Log(m.ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "cause", err)
+			m.log.Log(m.ctx, f.fault.level(err), "certificate files cannot be read; keeping the previous certificate", "cause", err)
 			continue
 		}
 		m.log.Info("certificate files read", "file", f.CertFile, "not_after", next.cert.Leaf.NotAfter)

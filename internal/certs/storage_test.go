@@ -29,7 +29,7 @@ func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
 		for verb, op := range ops {
 			begin := time.Now()
 			err := op()
-			assert.ErrorContains(t, err, "storage: "+verb+` "k": it does not answer in time`)
+			assert.ErrorContains(t, err, "storage: "+verb+` "k": no response in time`)
 			assert.NotErrorIs(t, err, fs.ErrNotExist, "a storage that hangs has not said that there is nothing")
 			assert.Equal(t, 3*time.Second, time.Since(begin))
 		}
