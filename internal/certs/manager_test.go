@@ -465,7 +465,7 @@ func TestAPanicInAnIssuerFailsItsHostOnly(t *testing.T) {
 		m, _ := start(t, with(ca), "bad.example.com", "good.example.com")
 		require.NoError(t, m.Await(t.Context(), "good.example.com"))
 		synctest.Wait()
-		assert.ErrorContains(t, m.Statuses()[0].Err, "panics: oops")
+		assert.ErrorContains(t, m.Statuses()[0].Err, "panic in issuer: oops")
 	})
 }
 

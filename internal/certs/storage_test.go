@@ -135,8 +135,8 @@ func TestAPanicInStorageIsAnError(t *testing.T) {
 	backend.hook(func(string, string) error { panic("oops") })
 	s := certs.Bounded(backend, time.Second)
 	_, err := s.Load(t.Context(), "k")
-	assert.ErrorContains(t, err, "storage panics: oops")
-	assert.ErrorContains(t, s.Lock(t.Context(), "k"), "storage panics: oops")
+	assert.ErrorContains(t, err, "panic in storage: oops")
+	assert.ErrorContains(t, s.Lock(t.Context(), "k"), "panic in storage: oops")
 }
 
 func TestAnErrorOfStorageStaysWhatItIs(t *testing.T) {
