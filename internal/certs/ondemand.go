@@ -21,7 +21,7 @@ const (
 )
 
 var (
-	errManyDemands = errors.New("too many new hosts are being decided at once")
+	errManyDemands = errors.New("too many new hosts are waiting for a decision")
 	errManyCalls   = errors.New("too many calls of HostPolicy have not returned")
 	errNoAnswer    = errors.New("HostPolicy did not return in time")
 	errUnasked     = errors.New("no client has requested it recently")
