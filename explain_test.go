@@ -338,7 +338,7 @@ func TestExplainShowsTheCertificate(t *testing.T) {
 	assert.Contains(t, e.String(), "\ncertificate: a certificate of its own: valid, issued by hostproxy-local, valid until "+leaf.NotAfter.UTC().Format("2006-01-02"))
 	e = explain(&r, "https://own.example.com/")
 	assert.Equal(t, hostproxy.CertStatic, e.Certificate.State)
-	assert.Equal(t, "a certificate of the program, from TLS.Files or TLS.Config", e.TLS)
+	assert.Equal(t, "a certificate from TLS.Files or TLS.Config", e.TLS)
 	e = explain(&r, "https://lazy.example.com/")
 	assert.Equal(t, "no certificate yet: the handshake waits for it", e.TLS)
 	assert.Equal(t, hostproxy.CertPending, e.Certificate.State)

@@ -168,7 +168,7 @@ func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
 	down.Store(false)
 	r.ReloadTLS("bad.localhost", "typo.localhost", "not a host", "https://a.localhost/")
 	require.NoError(t, r.AwaitCertificates(t.Context()))
-	assert.Contains(t, log.String(), "no route has the host")
+	assert.Contains(t, log.String(), "no route serves")
 	assert.Contains(t, log.String(), "typo.localhost")
 	assert.Contains(t, log.String(), "not a host")
 	assert.Contains(t, log.String(), "without a scheme or a path")
@@ -189,7 +189,7 @@ func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T)
 	r.Handle("c.localhost", named("c"))
 	r.Handle("b.localhost", named("b"))
 	s := proxytest.Start(t, &hostproxy.Server{Router: &r})
-	for host, want := range map[string][]string{"a.localhost": {"/does/not/exist.pem", empty}, "b.localhost": {"no CA"},
+	for host, want := range map[string][]string{"a.localhost": {"/does/not/exist.pem", empty}, "b.localhost": {"requires CAs"},
 		"c.localhost": {"ClientAuth.Mode is 99: want one of the constants of tls.ClientAuthType"}} {
 		_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: host, InsecureSkipVerify: true})
 		require.Error(t, err, host)
@@ -251,7 +251,7 @@ func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
 }
 
 func TestSettingsForAPassthroughAreLoud(t *testing.T) {
-	const loud = "TLS.Host has settings for a Passthrough"
+	const loud = "TLS.Host returned settings for a Passthrough"
 	_, clients := proxytest.Certificate(t, "client.example")
 	var log lockedBuffer
 	var h hosts

@@ -253,10 +253,7 @@ type ForwardAuth struct {
 func (a *ForwardAuth) compile() (*handler.Question, error) {
 	errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
 	question, err := handler.NewQuestion(cmp.Or(a.Path, "/"), a.Fields, a.User)
-	if err != nil {
-		errs = append(errs, fmt.Errorf("ForwardAuth: %w", err))
-	}
-	return question, errors.Join(errs...)
+	return question, errors.Join(append(errs, err)...)
 }
 
 func (a *ForwardAuth) check() error {

@@ -598,7 +598,7 @@ func TestAPassthroughThatNoListenerOfOursCarriesIsAnError(t *testing.T) {
 	pass := &hostproxy.Passthrough{Addr: target.Addr()}
 	r.Handle("localhost", pass)
 	_, err := r.TLSConfig()
-	assert.ErrorContains(t, err, `hostproxy: TLSConfig: pattern "localhost": a Passthrough needs the connection before TLS: use a Server, Router.Listen or Router.Wrap`)
+	assert.ErrorContains(t, err, `hostproxy: TLSConfig: pattern "localhost": a Passthrough requires the connection before TLS: use a Server, Router.Listen or Router.Wrap`)
 
 	r.Remove("localhost")
 	conf, err := r.TLSConfig()
@@ -624,7 +624,7 @@ func TestAPassthroughThatNoListenerOfOursCarriesIsAnError(t *testing.T) {
 		_, err = tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "LOCALHOST", InsecureSkipVerify: true})
 		assert.ErrorContains(t, err, "internal error")
 	}
-	assert.Equal(t, 1, strings.Count(log.String(), `pattern \"localhost\": a Passthrough needs the connection before TLS`), log.String())
+	assert.Equal(t, 1, strings.Count(log.String(), `pattern \"localhost\": a Passthrough requires the connection before TLS`), log.String())
 
 	s := proxytest.Start(t, &hostproxy.Server{Router: &r}) // carries it
 	_, body := get(t, proxytest.HTTPClient(t, s.HTTPS, targetRoots, "h1"), "https://localhost/")

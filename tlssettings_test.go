@@ -43,7 +43,7 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 	require.Error(t, err)
 	for _, want := range []string{
 		`CA ("https://ca.example/dir") and Email ("ops@example.com") must be empty when Issuer is set: set them in the issuer`,
-		`Fallbacks[0]: another issuer before it has the IssuerKey "corp" too`,
+		`Fallbacks[0]: an earlier issuer has the same IssuerKey, "corp": each issuer requires a key of its own`,
 		`Fallbacks[1]: the issuer is nil`,
 		`Fallbacks[2]: the issuer is nil`,
 		`Fallbacks[3]: KeyType is "dsa": want certmagic.ED25519, P256, P384, RSA2048, RSA4096 or RSA8192`,
@@ -53,10 +53,10 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 		`Config.MaxVersion is TLS 1.1, below the minimum of TLS 1.2: raise it, or lower MinVersion`,
 		`Config.NextProtos is ["foo"]: want h2, http/1.1 or both among them`,
 		`DefaultHost: host "https://a.example:8443/": a host is a name such as a.example.com, without a scheme or a path`,
-		`ShareTickets and Config.SessionTicketsDisabled exclude each other`,
-		`ShareTickets and Config.GetConfigForClient exclude each other`,
-		`Config.GetConfigForClient and Host exclude each other`,
-		`HostPolicyTTL is set without a HostPolicy`,
+		`ShareTickets cannot be combined with Config.SessionTicketsDisabled`,
+		`ShareTickets cannot be combined with Config.GetConfigForClient`,
+		`Config.GetConfigForClient cannot be combined with Host`,
+		`HostPolicyTTL requires HostPolicy`,
 	} {
 		assert.ErrorContains(t, err, want)
 	}
@@ -140,7 +140,7 @@ func TestANetworkThatCarriesNoTLSIsRefusedWithTheRemedy(t *testing.T) {
 
 func TestSettingsThatNoRouteUsesAreWarnedAboutUntilOneDoes(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
-	const homeless, idle = "no route serves TLS.DefaultHost", "TLS.HostPolicy decides about nothing"
+	const homeless, idle = "no route serves TLS.DefaultHost", "TLS.HostPolicy has no effect"
 	var log lockedBuffer
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	r.TLS.Storage = files(t)
@@ -203,7 +203,7 @@ func TestAHostWithoutACertificateByTLSHostIsNotRenewed(t *testing.T) {
 	require.NoError(t, r.AwaitCertificates(t.Context(), "a.localhost"))
 	proxytest.Eventually(t, "the answer of TLS.Host", func() bool {
 		err := r.RenewCertificate("none.localhost")
-		return err != nil && strings.Contains(err.Error(), `TLS.Host wants no certificate for "none.localhost": leave HostTLS.NoCertificate false`)
+		return err != nil && strings.Contains(err.Error(), `TLS.Host set NoCertificate for "none.localhost": leave it false`)
 	})
 }
 
@@ -227,5 +227,5 @@ func TestHandshakesOfARouterWithoutRoutesAreExplainedOnce(t *testing.T) {
 		_, err = tls.Dial("tcp", srv.Listener.Addr().String(), &tls.Config{ServerName: "a.localhost", InsecureSkipVerify: true})
 		require.ErrorContains(t, err, "unrecognized name")
 	}
-	assert.Equal(t, 1, strings.Count(log.String(), "handshakes are refused, the Router has no routes"), log.String())
+	assert.Equal(t, 1, strings.Count(log.String(), "handshakes are refused: the Router has no routes"), log.String())
 }

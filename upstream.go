@@ -878,7 +878,7 @@ func (u *Upstream) inVain() (errs []error) {
 			errs = append(errs, fmt.Errorf("field Upgrades has %q: write the protocol's name in lower case, such as websocket", p))
 		}
 	}
-	return append(errs, settings.TooShort("Upstream.", u)...)
+	return append(errs, settings.TooShort("", u)...)
 }
 
 // health returns Health, Breaker and SlowStart for the engine: a Config, which is

@@ -81,7 +81,7 @@ func TestADeactivatedAccountIsReplacedOnce(t *testing.T) {
 	assert.Len(t, p.files(t, "/users/"), 2, "a registration and its key")
 	p.stop()
 	assert.Equal(t, 1, strings.Count(log.String(), "level=WARN"), log.String())
-	assert.Contains(t, log.String(), "it has been deactivated there")
+	assert.Contains(t, log.String(), "it was deactivated at the CA")
 	assert.Contains(t, log.String(), "account=https://")
 }
 
@@ -105,7 +105,7 @@ func TestADeactivatedAccountWithAKeyOfTheProgramIsSaidToBeSo(t *testing.T) {
 	for range 2 {
 		require.NoError(t, p.r.RenewCertificate("a.example.com"))
 		proxytest.Eventually(t, "the failure", func() bool { return p.status("a.example.com").Attempts > 0 })
-		require.ErrorContains(t, p.status("a.example.com").Err, "set the AccountKeyPEM of another account")
+		require.ErrorContains(t, p.status("a.example.com").Err, "set AccountKeyPEM to the key of another account")
 	}
 	_, err = p.shake("a.example.com")
 	require.NoError(t, err, "what there is, is served")

@@ -25,7 +25,7 @@ import (
 const registrationLock = "register_acme_account"
 
 // errForgotten ends an attempt whose account the CA does not know.
-var errForgotten = errors.New("the CA does not know the account any more")
+var errForgotten = errors.New("the CA no longer knows the account")
 
 // An accountID tells accounts apart: who has the same one shares its limits and
 // its pace. It is comparable.
@@ -138,7 +138,7 @@ func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt
 	a.known.Store(false)
 	err = s.Delete(ctx, used.regKey)
 	if err = cmp.Or(err, s.Delete(ctx, used.keyKey)); err == nil {
-		log.Warn("an account at a CA is of no use any more; another one is made", "ca", a.directory, "account", used.location(),
+		log.Warn("ACME account is no longer usable; creating a new one", "ca", a.directory, "account", used.location(),
 			"cause", used.why())
 	}
 	return err
@@ -190,9 +190,9 @@ func (t *attempt) judge(err error, a *account) { t.deactivated = !a.own && deact
 // why says what has become of a lost account.
 func (t *attempt) why() string {
 	if t.deactivated {
-		return "it has been deactivated there"
+		return "it was deactivated at the CA"
 	}
-	return "the CA does not know it any more"
+	return "the CA no longer knows it"
 }
 
 // release frees what the attempt has kept.
@@ -323,7 +323,7 @@ func (s accountStorage) Lock(ctx context.Context, name string) error {
 	if until.IsZero() {
 		return nil
 	}
-	t.held = &heldError{until: until, err: errors.New("the CA registers no more accounts from this address for a while")}
+	t.held = &heldError{until: until, err: errors.New("the CA temporarily accepts no more accounts from this address")}
 	return errors.Join(t.held, s.boundedStorage.Unlock(ctx, s.named(name)))
 }
 

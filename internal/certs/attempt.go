@@ -95,7 +95,7 @@ func (p *placement) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, maxIssueTime, errors.New("the CA does not answer in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, maxIssueTime, errors.New("the CA did not respond in time"))
 	defer cancel()
 	counter, renounced := 1, false
 	for {
@@ -114,7 +114,7 @@ func (p *placement) run(ctx context.Context) error {
 		default:
 			return err
 		}
-		p.engine.log.Debug("the order is repeated", "host", p.order.name, "cause", err)
+		p.engine.log.Debug("repeating the order", "host", p.order.name, "cause", err)
 		if err := p.account.pace.await(ctx); err != nil {
 			return ended(ctx, err)
 		}
@@ -185,7 +185,7 @@ func (p *placement) limited() time.Time {
 // note changes the history.
 func (p *placement) note(ctx context.Context, f func(*record)) {
 	if err := p.history.change(ctx, f); err != nil {
-		p.engine.log.Debug("attempts are not remembered", "host", p.order.name, "cause", err)
+		p.engine.log.Debug("attempts not saved", "host", p.order.name, "cause", err)
 	}
 }
 
@@ -215,7 +215,7 @@ func (p *placement) conclude(ctx context.Context, err error) error {
 	useless := p.account.own && deactivated(err)
 	err = explain(err, p.directory(), p.order.name)
 	if useless {
-		err = fmt.Errorf("%w: set the AccountKeyPEM of another account, or none", err)
+		err = fmt.Errorf("%w: set AccountKeyPEM to the key of another account, or leave it empty", err)
 	}
 	switch {
 	case failed && failures > 0 && failures < len(p.offered):
@@ -232,7 +232,7 @@ func (p *placement) verify(ctx context.Context) error {
 		return nil
 	}
 	if now := p.leaf(ctx, p.order.name); now != nil && now.SerialNumber.Cmp(p.order.serial) == 0 {
-		err := fmt.Errorf("issuer %s returned the certificate that is to be replaced", p.key)
+		err := fmt.Errorf("issuer %s returned the current certificate instead of a new one", p.key)
 		return &paceError{first: refusedFirst, last: refusedLast, err: err}
 	}
 	return nil

@@ -67,7 +67,7 @@ func TestARenewalRequiresANewCertificate(t *testing.T) {
 		time.Sleep(day(5))
 		s := m.Statuses()[0]
 		require.Error(t, s.Err)
-		assert.Contains(t, s.Err.Error(), "is to be replaced")
+		assert.Contains(t, s.Err.Error(), "returned the current certificate")
 		assert.Less(t, len(ca.issued()), 50)
 	})
 }

@@ -154,7 +154,7 @@ func (a *authority) offered() ([]string, error) {
 		types = append(types, acme.ChallengeTypeHTTP01)
 	}
 	if len(types) == 0 {
-		return nil, errors.New("no type of challenge is possible: HTTP-01 requires a listener for plain HTTP, or enable TLS-ALPN-01 in the issuer")
+		return nil, errors.New("no challenge type is available: add a listener for plain HTTP (HTTP-01), or enable TLS-ALPN-01 in the issuer")
 	}
 	return types, nil
 }
@@ -223,14 +223,15 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 
 // usedUp says that a rate limit holds an order back until then.
 func (a *authority) usedUp(until time.Time) error {
-	return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is used up", a.directory())}
+	return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is reached", a.directory())}
 }
 
 // sayHasty logs, once, that certificates of the authority cannot be renewed in time.
 func (a *authority) sayHasty(name string, s *stored) {
 	a.hasty.Do(func() {
-		a.engine.log.Warn("certificates of an issuer expire too soon to be renewed in time: let them live for a minute at least, and check the clocks",
-			"issuer", a.key, "host", name, "life", s.life(), "not_after", s.cert.Leaf.NotAfter, "least_time_between_orders", s.rest())
+		a.engine.log.Warn("certificates of an issuer expire too soon to be renewed in time",
+			"remedy", "have the issuer sign for a minute or longer, and check the clocks", "issuer", a.key, "host", name, "life", s.life(),
+			"not_after", s.cert.Leaf.NotAfter, "least_time_between_orders", s.rest())
 	})
 }
 

@@ -43,14 +43,14 @@ func readBundle(text []byte) (*bundle, error) {
 			return nil, err
 		}
 		if b.certs = append(b.certs, cert); len(b.certs) > maxBundle {
-			return nil, fmt.Errorf("more than %d certificates in a chain", maxBundle)
+			return nil, fmt.Errorf("the chain has more than %d certificates", maxBundle)
 		}
 	}
 	if len(b.certs) == 0 {
 		return nil, errors.New("no certificate")
 	}
 	if leaf := b.certs[0]; !leaf.NotBefore.Before(leaf.NotAfter) {
-		return nil, errors.New("the certificate ends before it begins")
+		return nil, errors.New("the certificate's NotAfter is not after its NotBefore")
 	}
 	// pem.Decode steps over what is no whole block. Text before one is allowed (RFC 7468, 2).
 	if blocks != bytes.Count(text, []byte("-----BEGIN ")) || len(bytes.TrimSpace(rest)) > 0 {

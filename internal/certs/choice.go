@@ -60,19 +60,19 @@ func (c *Choice) check(pattern string) error {
 	var errs []error
 	brought := c.Certificate != nil || c.Files != KeyPair{}
 	if c.None && (brought || c.Own || c.Issuer != nil || c.ClientAuth != nil) {
-		errs = append(errs, errors.New("HostTLS.NoCertificate excludes all other settings: set nothing else"))
+		errs = append(errs, errors.New("HostTLS.NoCertificate cannot be combined with other settings: set nothing else"))
 	}
 	if brought && (c.Own || c.Issuer != nil) {
-		errs = append(errs, errors.New("HostTLS.Certificate and Files exclude Issuer and OwnCertificate: set one or the other"))
+		errs = append(errs, errors.New("HostTLS.Certificate and Files cannot be combined with Issuer and OwnCertificate: set only one kind"))
 	}
 	if c.Certificate != nil && c.Files != (KeyPair{}) {
-		errs = append(errs, errors.New("HostTLS.Certificate and Files exclude each other: set one of them"))
+		errs = append(errs, errors.New("HostTLS.Certificate cannot be combined with Files: set only one of them"))
 	}
 	if c.Files != (KeyPair{}) {
 		errs = append(errs, wrap("HostTLS.Files", c.Files.check()))
 	}
 	if c.Own && isPattern(pattern) {
-		errs = append(errs, fmt.Errorf("HostTLS.OwnCertificate is for hosts below a wildcard, and %q is none: leave it false", pattern))
+		errs = append(errs, fmt.Errorf("HostTLS.OwnCertificate is only for single hosts, not for %q: set it to false", pattern))
 	}
 	return errors.Join(errs...)
 }
@@ -179,7 +179,7 @@ func wrap(what string, err error) error {
 // The error says that it does not cover the pattern, or cannot be served.
 func ownCertificate(given *tls.Certificate, pattern string) (*tls.Certificate, error) {
 	if len(given.Certificate) == 0 || given.PrivateKey == nil {
-		return nil, errors.New("the certificate has no chain or no private key")
+		return nil, errors.New("the certificate has no chain or no private key: set both")
 	}
 	cert := *given
 	leaf, err := x509.ParseCertificate(cert.Certificate[0])
@@ -294,7 +294,7 @@ func (c *choices) demanded(name string) (*tls.Certificate, error) {
 		return ch.cert, nil
 	case ch.none:
 		c.drop(name)
-		return nil, fmt.Errorf("TLS.Host wants no certificate: %w", ErrNotAllowed)
+		return nil, fmt.Errorf("TLS.Host set NoCertificate: %w", ErrNotAllowed)
 	}
 	if err := c.manager.routing.refusal(name); err != nil {
 		c.drop(name)
@@ -329,7 +329,7 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 		cert, err = ownCertificate(&next.cert, name)
 	}
 	if err != nil {
-		log.Log(c.manager.ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "host", name, "cause", err)
+		log.Log(c.manager.ctx, f.fault.level(err), "certificate files cannot be read; keeping the previous certificate", "host", name, "cause", err)
 		return
 	}
 	c.mu.Lock()
@@ -349,7 +349,7 @@ func (c *choices) rereadRealms() {
 		log := c.manager.log
 		changed, err := r.reread()
 		if err != nil {
-			log.Log(c.manager.ctx, r.fault.level(err), "CA files for client authentication cannot be read, the old CAs stay", "cause", err)
+			log.Log(c.manager.ctx, r.fault.level(err), "CA files for client authentication cannot be read; keeping the previous CAs", "cause", err)
 			continue
 		}
 		r.fault.end()

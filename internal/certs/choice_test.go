@@ -185,15 +185,15 @@ func TestSettingsOfAHostThatExcludeEachOtherAreErrorsAllAtOnce(t *testing.T) {
 		given   certs.Choice
 		want    []string
 	}{
-		"no certificate and an issuer":      {"a.example.com", certs.Choice{None: true, Issuer: ca}, []string{"NoCertificate excludes all other settings"}},
-		"no certificate and one of its own": {"a.example.com", certs.Choice{None: true, Own: true}, []string{"NoCertificate excludes all other settings"}},
+		"no certificate and an issuer":      {"a.example.com", certs.Choice{None: true, Issuer: ca}, []string{"NoCertificate cannot be combined with other settings"}},
+		"no certificate and one of its own": {"a.example.com", certs.Choice{None: true, Own: true}, []string{"NoCertificate cannot be combined with other settings"}},
 		"a certificate, files and an issuer": {"a.example.com", certs.Choice{Certificate: &cert, Files: files, Issuer: ca},
-			[]string{"Certificate and Files exclude Issuer", "Certificate and Files exclude each other"}},
-		"a certificate and one of its own": {"a.example.com", certs.Choice{Certificate: &cert, Own: true}, []string{"exclude Issuer and OwnCertificate"}},
-		"one of its own for a wildcard":    {"*.example.com", certs.Choice{Own: true}, []string{`OwnCertificate is for hosts below a wildcard, and "*.example.com" is none`}},
+			[]string{"Certificate and Files cannot be combined with Issuer", "Certificate cannot be combined with Files"}},
+		"a certificate and one of its own": {"a.example.com", certs.Choice{Certificate: &cert, Own: true}, []string{"cannot be combined with Issuer and OwnCertificate"}},
+		"one of its own for a wildcard":    {"*.example.com", certs.Choice{Own: true}, []string{`OwnCertificate is only for single hosts, not for "*.example.com"`}},
 		"an issuer that is nil":            {"a.example.com", certs.Choice{Issuer: certs.Issuer{}}, []string{"the issuer is nil"}},
 		"client authentication without CAs, and a bad key type": {"a.example.com",
-			certs.Choice{ClientAuth: &certs.ClientAuth{}, Issuer: certs.Issuer{Issuer: ca, KeyType: "rot13"}}, []string{"no CA", "rot13"}},
+			certs.Choice{ClientAuth: &certs.ClientAuth{}, Issuer: certs.Issuer{Issuer: ca, KeyType: "rot13"}}, []string{"requires CAs", "rot13"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

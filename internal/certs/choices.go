@@ -279,7 +279,7 @@ func (m *Manager) ReloadTLS(patterns ...string) (strange []error) {
 	for _, pattern := range patterns {
 		name, err := canonicalPattern(pattern)
 		if err == nil && !m.choices.reload(name) {
-			err = fmt.Errorf("no route has the host %q", name)
+			err = fmt.Errorf("no route serves %q", name)
 		}
 		if err != nil {
 			strange = append(strange, err)

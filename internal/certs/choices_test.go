@@ -279,7 +279,7 @@ func TestPatternsWithoutARouteAreNamed(t *testing.T) {
 		require.NoError(t, m.Await(t.Context()))
 		strange := m.ReloadTLS("A.example.com", "b.example.com", "a..b")
 		require.Len(t, strange, 2)
-		assert.ErrorContains(t, strange[0], `no route has the host "b.example.com"`)
+		assert.ErrorContains(t, strange[0], `no route serves "b.example.com"`)
 		assert.ErrorContains(t, strange[1], `"a..b"`)
 		time.Sleep(time.Second)
 		assert.Equal(t, 2, w.count("a.example.com"))

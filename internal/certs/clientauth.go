@@ -182,11 +182,11 @@ func (a ClientAuth) load() (*auth, error) {
 		case err != nil:
 			errs = append(errs, err)
 		case !pool.AppendCertsFromPEM(pem):
-			errs = append(errs, fmt.Errorf("no certificate in %q, want PEM", file))
+			errs = append(errs, fmt.Errorf("file %q has no certificate: want PEM", file))
 		}
 	}
 	if a.CAs == nil && a.CAFiles == nil && a.Mode >= tls.VerifyClientCertIfGiven {
-		errs = append(errs, errors.New("no CA that the clients' certificates may come from"))
+		errs = append(errs, fmt.Errorf("ClientAuth.Mode %v requires CAs: set ClientAuth.CAs or CAFiles", a.Mode))
 	}
 	a.CAs = pool
 	return &auth{ClientAuth: a, times: times}, errors.Join(errs...)

@@ -61,13 +61,13 @@ func (m *Manager) sayLeft() {
 		for _, a := range c.authorities {
 			if hosts := a.busy(); len(hosts) > 0 {
 				said = true
-				m.log.Error("issuer ignores the end of its context; its calls are left behind",
+				m.log.Error("issuer did not return after its context was canceled; closing without it",
 					"issuer", a.key, "hosts", len(hosts), "for_instance", hosts[:min(len(hosts), maxLeft)])
 			}
 		}
 	}
 	if !said {
-		m.log.Error("background work of certificates ignores the end of its context; it is left behind")
+		m.log.Error("background work of certificates did not end after its context was canceled; closing without it")
 	}
 }
 
@@ -80,7 +80,7 @@ func (m *Manager) leaveStorages() error {
 	for _, w := range m.witnesses {
 		errs = append(errs, w.storage.unlockAll(ctx))
 		if !w.storage.settle(ctx) {
-			m.log.Error("storage ignores the end of its context; its calls are left behind", "storage", w.storage.String())
+			m.log.Error("storage did not return after its context was canceled; closing without it", "storage", w.storage.String())
 		}
 	}
 	return errors.Join(errs...)

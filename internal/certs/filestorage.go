@@ -25,8 +25,8 @@ func Files() (certmagic.Storage, error) {
 		}
 	}
 	if dir == "" {
-		return nil, errors.New("no place for certificates: set HOME, XDG_DATA_HOME or StateDirectory= in the systemd unit, " +
-			"or give the TLS settings a Storage")
+		return nil, errors.New("no directory for certificates: set HOME, XDG_DATA_HOME or StateDirectory= in the systemd unit, " +
+			"or set TLS.Storage")
 	}
 	return &certmagic.FileStorage{Path: filepath.Join(dir, "certmagic")}, nil
 }

@@ -53,7 +53,7 @@ func (c *LocalCA) follow(ctx context.Context, log *slog.Logger) error {
 
 // adopt signs with another root from now on.
 func (c *LocalCA) adopt(found *root, log *slog.Logger) {
-	log.Error("storage has another root of the local CA: clients have to trust that one", "root", found.cert.Subject.CommonName)
+	log.Error("storage has a different root of the local CA; clients must trust that one", "root", found.cert.Subject.CommonName)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.root = found

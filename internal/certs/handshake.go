@@ -217,7 +217,7 @@ func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{
 		return h.cert.Load(), nil, nil
 	}
 	if h.gone {
-		return nil, nil, fmt.Errorf("the route of %q is gone", h.name)
+		return nil, nil, fmt.Errorf("the route of %q was removed", h.name)
 	}
 	o := h.move()
 	switch {

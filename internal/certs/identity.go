@@ -28,7 +28,7 @@ func (i Issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 	return i.Issuer.Issue(ctx, csr)
 }
 
-var errNilIssuer = errors.New("the issuer is nil: set it, or leave the setting out")
+var errNilIssuer = errors.New("the issuer is nil: set it, or remove the setting")
 
 // An identity is all that an issuer is: what differs in anything is not the same.
 // It is comparable.

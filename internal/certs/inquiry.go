@@ -19,9 +19,9 @@ const (
 )
 
 var (
-	errManyChoices = errors.New("TLS.Host has not answered too many calls")
-	errNoChoice    = errors.New("TLS.Host does not answer in time")
-	errDropped     = errors.New("its route is gone")
+	errManyChoices = errors.New("too many calls of TLS.Host have not returned")
+	errNoChoice    = errors.New("TLS.Host did not return in time")
+	errDropped     = errors.New("its route was removed")
 )
 
 // An inquiry is a question to the hook that has no answer yet.
@@ -123,8 +123,8 @@ func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
 	case err != nil:
 		c.manager.log.Debug("TLS.Host failed for a Passthrough", "host", name, "cause", err)
 	case len(fields) > 0:
-		c.manager.log.Error("TLS.Host has settings for a Passthrough, which are not in force", "host", name, "settings", fields,
-			"remedy", "let TLS.Host return the zero HostTLS for it, and set them at its target")
+		c.manager.log.Error("TLS.Host returned settings for a Passthrough, where they have no effect", "host", name, "settings", fields,
+			"remedy", "return the zero HostTLS for the host, and configure TLS at its target")
 	}
 }
 
@@ -340,7 +340,7 @@ func (c *choices) apply(o outcome) {
 		if o.failures == 1 {
 			level = slog.LevelWarn
 		}
-		m.log.Log(m.ctx, level, "TLS.Host failed, the host keeps its settings", "host", o.name, "cause", o.err)
+		m.log.Log(m.ctx, level, "TLS.Host failed; the host keeps its settings", "host", o.name, "cause", o.err)
 		return
 	case o.old != nil && o.old.chain != o.now.chain:
 		m.reissue(o.name)

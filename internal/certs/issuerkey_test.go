@@ -43,7 +43,7 @@ func TestAnIssuerThatHangsHoldsUpItsHostsOnly(t *testing.T) {
 		require.NoError(t, m.Await(t.Context(), "a.example.com", "b.example.com"))
 		assert.Less(t, time.Since(begin), 30*time.Second)
 		assert.Equal(t, "own", status(t, m, "a.example.com").Issuer)
-		assert.ErrorContains(t, status(t, m, "hangs7.example.com").Err, "TLS.Host does not answer in time")
+		assert.ErrorContains(t, status(t, m, "hangs7.example.com").Err, "TLS.Host did not return in time")
 
 		close(speak)
 		require.NoError(t, m.Await(t.Context()))

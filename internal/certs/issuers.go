@@ -159,8 +159,8 @@ func (s *issuers) newPublic(given []certmagic.Issuer) error {
 		}
 		a := s.newAuthority(d)
 		if slices.ContainsFunc(s.public.authorities, a.passesFor) {
-			errs = append(errs, fmt.Errorf("%s: another issuer before it has the IssuerKey %q too, by which storage tells certificates apart: "+
-				"let each CA have a key of its own", publicField(i), a.key))
+			errs = append(errs, fmt.Errorf("%s: an earlier issuer has the same IssuerKey, %q: "+
+				"each issuer requires a key of its own", publicField(i), a.key))
 			continue
 		}
 		s.public.authorities = append(s.public.authorities, a)

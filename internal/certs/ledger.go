@@ -111,7 +111,7 @@ func (l *ledger) write(ctx context.Context, h *holds, log *slog.Logger) {
 		err = l.storage.Store(ctx, l.key, b)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Debug("limits of a CA are not remembered", "cause", err)
+		log.Debug("limits of a CA not saved", "cause", err)
 	}
 }
 

@@ -267,7 +267,7 @@ func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 		require.Len(t, of, 1)
 		assert.Equal(t, s.NextTry, of[0].NextTry)
 		assert.Equal(t, certs.Pending, of[0].State)
-		const line = `level=INFO msg="certificate has to wait" host=second.crowd.org`
+		const line = `level=INFO msg="certificate delayed" host=second.crowd.org`
 		assert.Equal(t, 1, strings.Count(logs.String(), line), logs.String())
 		assert.Contains(t, logs.String(), "next_try=")
 		time.Sleep(40 * time.Hour)
@@ -291,7 +291,7 @@ func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
 		o.Logger = logs.logger(slog.LevelInfo)
 		start(t, o, names("h%d.example.com", 2000)...)
 		time.Sleep(2 * time.Hour)
-		assert.Contains(t, logs.String(), "certificates of more hosts have to wait")
+		assert.Contains(t, logs.String(), "certificates of more hosts delayed")
 		assert.Less(t, strings.Count(logs.String(), "\n"), 120)
 	})
 }

@@ -14,7 +14,7 @@ import (
 // refused handshakes.
 const refusalPause = time.Minute
 
-var errManyWaiters = errors.New("too many handshakes wait for certificates")
+var errManyWaiters = errors.New("too many handshakes are waiting for certificates")
 
 // A lobby is where handshakes wait for the certificates of their hosts. It has
 // room for a number of them, maxWaiters, and for no more than maxHostWaiters
@@ -167,7 +167,7 @@ func (l *lobby) sum(n *line) {
 }
 
 func (l *lobby) warn(host string, refused, waiting int) {
-	l.log.Warn("handshakes refused: too many already wait for the certificate of this host",
+	l.log.Warn("handshakes refused: too many are waiting for the certificate of this host",
 		"host", host, "refused", refused, "waiting", waiting)
 }
 

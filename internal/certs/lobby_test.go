@@ -122,7 +122,7 @@ func TestWaitersOfAHostAreBoundedAndRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		assert.Zero(t, failed())
 		for range 100 {
 			_, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: "a.example.com"})
-			require.ErrorContains(t, err, "too many handshakes wait")
+			require.ErrorContains(t, err, "too many handshakes are waiting")
 		}
 		s := statusOf(m, "a.example.com")
 		assert.Equal(t, []int{64, 100}, []int{s.Waiting, s.Refused})

@@ -148,7 +148,7 @@ func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
 	}
 	files, ok := s.backend.(interface{ Filename(key string) string })
 	if !ok {
-		return "", fmt.Errorf("local CA: storage %s keeps no files, use the PEM text of the root", s)
+		return "", fmt.Errorf("local CA: storage %s does not keep files: call RootPEM instead", s)
 	}
 	if _, err := c.load(ctx); err != nil {
 		return "", err
@@ -253,7 +253,7 @@ func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	case errors.Is(err, fs.ErrNotExist):
 		found, err = held.storeUnlessThere(ctx, s)
 	case err == nil && held.older(found):
-		log.Error("storage has a younger root of the local CA; the older one, which clients trust, is put back",
+		log.Error("storage has a newer root of the local CA; restoring the older one, which clients trust",
 			"root", held.cert.Subject.CommonName, "younger", found.cert.Subject.CommonName)
 		found, err = held.putBack(ctx, s, found)
 	}
@@ -388,7 +388,7 @@ func (r *root) sign(names []string, ips []net.IP, public any) ([]byte, error) {
 // checkInternal refuses names the root may not sign.
 func checkInternal(names []string, ips []net.IP) error {
 	if n := len(names) + len(ips); n == 0 || n > maxNames {
-		return fmt.Errorf("local CA: %d names in one certificate, want 1 to %d", n, maxNames)
+		return fmt.Errorf("local CA: %d names in one certificate: want 1 to %d", n, maxNames)
 	}
 	const only = "the local CA signs internal names only (localhost, .test, .internal, .local, .home.arpa, private IP addresses)"
 	for _, name := range names {
@@ -399,7 +399,7 @@ func checkInternal(names []string, ips []net.IP) error {
 	nets := internalNets()
 	for _, ip := range ips {
 		if !slices.ContainsFunc(nets, func(n *net.IPNet) bool { return n.Contains(ip) }) {
-			return fmt.Errorf("%q is no private address: %s", ip, only)
+			return fmt.Errorf("%q is not a private address: %s", ip, only)
 		}
 	}
 	return nil

@@ -185,7 +185,7 @@ func TestTheRootFileIsWhereFilesAre(t *testing.T) {
 	assert.True(t, s.Exists(t.Context(), "localca/root.crt"), "it is there by then")
 
 	_, err = (&certs.LocalCA{Storage: newMemStorage()}).RootFile(t.Context())
-	assert.ErrorContains(t, err, "keeps no files")
+	assert.ErrorContains(t, err, "does not keep files")
 }
 
 // inFiles says where its files are, as certmagic.FileStorage does.

@@ -130,7 +130,7 @@ func TestCallersOfTheLocalCALeaveByTheirContext(t *testing.T) {
 			assert.Equal(t, time.Second, <-left)
 		}
 		_, err := ca.RootPEM(context.Background())
-		require.ErrorContains(t, err, "does not answer in time", "and without a context of its own it ends too")
+		require.ErrorContains(t, err, "no response in time", "and without a context of its own it ends too")
 		close(release)
 		time.Sleep(time.Minute)
 		_, err = ca.RootPEM(t.Context())

@@ -75,9 +75,9 @@ func keepRemedy(o *Options) string {
 	case nil:
 		return "set XDG_DATA_HOME to a directory that this process can write to, or " + field
 	case *certmagic.FileStorage:
-		return fmt.Sprintf("let this process write to the directory %q, which is %s", s.Path, field)
+		return fmt.Sprintf("make the directory %q (%s) writable for this process", s.Path, field)
 	default:
-		return fmt.Sprintf("let this process write to %s, a %T", field, s)
+		return fmt.Sprintf("make %s (%T) writable for this process", field, s)
 	}
 }
 
@@ -100,13 +100,13 @@ func (l *localSigner) present() bool {
 	_, err := l.ca.RootPEM(l.ctx)
 	switch {
 	case err == nil && nowhere == nil:
-		l.log.Info("a local CA signs internal hosts, its root is for curl --cacert and trust stores", "root", path)
+		l.log.Info("a local CA signs internal hosts; pass its root to curl --cacert or add it to trust stores", "root", path)
 	case err == nil:
 		l.log.Info("a local CA signs internal hosts", "cause", nowhere)
 	case l.ctx.Err() != nil || l.misfit.Swap(true):
 		return false
 	default:
-		l.log.Error("the local CA cannot keep its root, so internal hosts have no certificates", "cause", err, "remedy", l.remedy)
+		l.log.Error("the local CA cannot store its root; internal hosts have no certificates", "cause", err, "remedy", l.remedy)
 		return false
 	}
 	return true

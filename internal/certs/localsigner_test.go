@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-const cannotKeep = "the local CA cannot keep its root"
+const cannotKeep = "the local CA cannot store its root"
 
 // The first thing a developer meets may be a directory that is not writable.
 func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
@@ -34,7 +34,7 @@ func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
 		lines := logs.String()
 		assert.Equal(t, 1, strings.Count(lines, "level=ERROR"), lines)
 		assert.Equal(t, 1, strings.Count(lines, cannotKeep), lines)
-		assert.Contains(t, lines, "let this process write to TLS.Storage")
+		assert.Contains(t, lines, "make TLS.Storage")
 		assert.NotContains(t, lines, "XDG_DATA_HOME", "which counts for nothing here")
 		assert.Contains(t, lines, errNoDisk.Error())
 		assert.NotContains(t, lines, "a local CA signs")
@@ -57,7 +57,7 @@ func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
 		start(t, certs.Options{Storage: storage, Logger: logs.logger(slog.LevelInfo)}, "app.localhost")
 		time.Sleep(time.Minute)
 		assert.Equal(t, 1, strings.Count(logs.String(), cannotKeep), logs.String())
-		assert.Contains(t, logs.String(), "let this process write to TLS.Storage")
+		assert.Contains(t, logs.String(), "make TLS.Storage")
 	})
 }
 
@@ -72,8 +72,8 @@ func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
 		o    certs.Options
 		want string
 	}{
-		"TLS.Storage":     {certs.Options{Storage: below}, "below\\\", which is TLS.Storage"},
-		"LocalCA.Storage": {certs.Options{Storage: newMemStorage(), Internal: &certs.LocalCA{Storage: below}}, "below\\\", which is LocalCA.Storage"},
+		"TLS.Storage":     {certs.Options{Storage: below}, "below\\\" (TLS.Storage) writable"},
+		"LocalCA.Storage": {certs.Options{Storage: newMemStorage(), Internal: &certs.LocalCA{Storage: below}}, "below\\\" (LocalCA.Storage) writable"},
 		"neither":         {certs.Options{Storage: inHome}, "set XDG_DATA_HOME to a directory that this process can write to, or TLS.Storage"},
 	} {
 		t.Run(name, func(t *testing.T) {

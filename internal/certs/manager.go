@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-var errClosed = errors.New("the certificates are closed")
+var errClosed = errors.New("the certificate manager is closed")
 
 // A Manager keeps the certificates of the hosts of one Router. Its methods may
 // be called concurrently.

@@ -65,13 +65,13 @@ func (n *notices) check() {
 	if host := m.options.DefaultHost; host != "" {
 		homeless := !m.routing.served(host)
 		if homeless && !n.homeless {
-			m.log.Warn("no route serves TLS.DefaultHost, clients without a server name are refused", "host", host,
+			m.log.Warn("no route serves TLS.DefaultHost; clients without a server name are refused", "host", host,
 				"remedy", "add a route for it, or correct TLS.DefaultHost")
 		}
 		n.homeless = homeless
 	}
 	if m.options.Policy != nil && !n.idle && !n.hasWildcard() {
-		m.log.Warn("TLS.HostPolicy decides about nothing, no route has a wildcard",
+		m.log.Warn("TLS.HostPolicy has no effect: no route has a wildcard",
 			"remedy", "add a route for a wildcard such as *.example.com, or unset TLS.HostPolicy")
 		n.idle = true
 	}
@@ -87,7 +87,7 @@ func (n *notices) refused(name string) {
 	for range n.manager.options.Hosts() {
 		return
 	}
-	n.manager.log.Warn("handshakes are refused, the Router has no routes", "host", name, "remedy", "add one by Handle, Set or Replace")
+	n.manager.log.Warn("handshakes are refused: the Router has no routes", "host", name, "remedy", "add one with Router.Handle, Set or Replace")
 }
 
 // hasWildcard reports whether any pattern is a wildcard. n.mu is held.

@@ -21,10 +21,10 @@ const (
 )
 
 var (
-	errManyDemands = errors.New("too many new hosts are asked for at a time")
-	errManyCalls   = errors.New("HostPolicy has not answered too many calls")
-	errNoAnswer    = errors.New("HostPolicy does not answer in time")
-	errUnasked     = errors.New("no client asks for it any more")
+	errManyDemands = errors.New("too many new hosts are waiting for a decision")
+	errManyCalls   = errors.New("too many calls of HostPolicy have not returned")
+	errNoAnswer    = errors.New("HostPolicy did not return in time")
+	errUnasked     = errors.New("no client has requested it recently")
 )
 
 // demands decides about names that come with a handshake: each once at a time, few at a time, and one that was refused
@@ -101,7 +101,7 @@ func (d *demands) decide(name string, x *demand) {
 	m := d.manager
 	err := d.policy(m.ctx, name)
 	if err != nil && !errors.Is(err, ErrNotAllowed) {
-		err = fmt.Errorf("HostPolicy does not know %q: %w", name, err)
+		err = fmt.Errorf("HostPolicy failed for %q: %w", name, err)
 	}
 	if err == nil {
 		x.cert, err = m.choices.demanded(name)
@@ -148,7 +148,7 @@ func (d *demands) failed(name string, err error) {
 		return
 	}
 	d.said = now
-	d.manager.log.Warn("hosts on demand cannot be decided about, those without a certificate are refused", "for_instance", name,
+	d.manager.log.Warn("on-demand decision failed; hosts without a certificate are refused", "for_instance", name,
 		"failures", d.failures, "cause", err)
 	d.failing, d.failures = true, 0
 }
@@ -158,7 +158,7 @@ func (d *demands) works() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.failing {
-		d.manager.log.Info("hosts on demand are decided about again", "failures", d.failures)
+		d.manager.log.Info("on-demand decisions work again", "failures", d.failures)
 		d.failing, d.failures = false, 0
 	}
 }

@@ -147,7 +147,7 @@ func (o *outage) say() {
 	}
 	o.mu.Unlock()
 	if loud {
-		o.log.Warn("storage fails", "cause", cause)
+		o.log.Warn("storage is failing", "cause", cause)
 	}
 }
 
@@ -190,9 +190,9 @@ func (o *outage) call(f func()) {
 	var err error
 	defer func() {
 		if err != nil {
-			o.log.Error("after an outage of storage", "cause", err)
+			o.log.Error("work after a storage outage failed", "cause", err)
 		}
 	}()
-	defer rescue("what follows", &err)
+	defer rescue("work after a storage outage", &err)
 	f()
 }

@@ -79,7 +79,7 @@ func TestTheReturnOfStorageIsNoticedInSeconds(t *testing.T) {
 				synctest.Wait()
 				stacks := make([]byte, 1<<20)
 				assert.NotContains(t, string(stacks[:runtime.Stack(stacks, true)]), "outage).look", "the look-out is for outages only")
-				assert.Equal(t, 1, strings.Count(logs.String(), `msg="storage fails"`), logs.String())
+				assert.Equal(t, 1, strings.Count(logs.String(), `msg="storage is failing"`), logs.String())
 				assert.Equal(t, 1, strings.Count(logs.String(), `msg="storage works again"`), logs.String())
 			})
 		})
@@ -130,7 +130,7 @@ func TestOneBrokenKeyIsNotAnOutageAgainAndAgain(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		assert.LessOrEqual(t, returns.Load(), int64(24*60+10))
-		assert.LessOrEqual(t, strings.Count(logs.String(), "storage fails"), 24*6+1)
+		assert.LessOrEqual(t, strings.Count(logs.String(), "storage is failing"), 24*6+1)
 	})
 }
 

@@ -23,13 +23,13 @@ func (m *Manager) Outlook(name string) Outlook {
 	case !ok:
 		return Outlook{About: fmt.Sprintf("the handshake waits: TLS.Host has not answered for %q yet", pattern)}
 	case ch != nil && ch.none:
-		return Outlook{About: "no certificate: TLS.Host wants none, and handshakes are refused"}
+		return Outlook{About: "no certificate: TLS.Host set NoCertificate; handshakes are refused"}
 	}
 	if s, ok := ch.status(name); ok {
-		return Outlook{s, "a certificate of the program, from TLS.Host"}
+		return Outlook{s, "a certificate from TLS.Host"}
 	}
 	if s, ok := m.static.Load().status(name); ok {
-		return Outlook{s, "a certificate of the program, from TLS.Files or TLS.Config"}
+		return Outlook{s, "a certificate from TLS.Files or TLS.Config"}
 	}
 	m.mu.RLock()
 	h := m.find(name)
@@ -57,7 +57,7 @@ func (s *Status) describe(name string) string {
 	case s.NotAfter.IsZero():
 		return "no certificate yet: the handshake waits for it"
 	case !time.Now().Before(s.NotAfter):
-		return "an expired certificate, until a new one is there"
+		return "an expired certificate, until a new one is ready"
 	case s.Host != name:
 		return "the certificate of " + s.Host
 	}
@@ -73,7 +73,7 @@ func (m *Manager) outlookOfOther(name string) Outlook {
 	case m.routing.mints(name):
 		return Outlook{About: "a certificate that the local CA makes in the handshake"}
 	case m.options.Policy == nil || isIP(name):
-		return Outlook{About: "no certificate: handshakes are refused, since no route names the host and there is no HostPolicy"}
+		return Outlook{About: "no certificate: no route names the host and TLS.HostPolicy is not set; handshakes are refused"}
 	}
 	return Outlook{About: "a certificate on demand, if HostPolicy allows it"}
 }

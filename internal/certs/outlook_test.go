@@ -33,8 +33,8 @@ func TestAnOutlookIsWhatTheHandshakeGets(t *testing.T) {
 		time.Sleep(time.Second)
 		for host, want := range map[string]struct{ shows, state, about string }{
 			"a.example.com":    {"a.example.com", certs.Valid, "a certificate of its own"},
-			"own.example.com":  {"own.example.com", certs.Static, "a certificate of the program, from TLS.Host"},
-			"none.example.com": {"", "", "no certificate: TLS.Host wants none, and handshakes are refused"},
+			"own.example.com":  {"own.example.com", certs.Static, "a certificate from TLS.Host"},
+			"none.example.com": {"", "", "no certificate: TLS.Host set NoCertificate; handshakes are refused"},
 			"bad.example.com":  {"", certs.Failed, "no certificate: the last attempt failed"},
 			"x.w.example.com":  {"*.w.example.com", certs.Valid, "the certificate of *.w.example.com"},
 			"y.w.example.com":  {"*.w.example.com", certs.Valid, "the certificate of *.w.example.com"},

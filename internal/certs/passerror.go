@@ -14,7 +14,7 @@ type PassError struct{ Pattern string }
 
 // Error implements error.
 func (e PassError) Error() string {
-	return fmt.Sprintf("pattern %q: a Passthrough needs the connection before TLS: use a Server, Router.Listen or Router.Wrap in place of TLSConfig", e.Pattern)
+	return fmt.Sprintf("pattern %q: a Passthrough requires the connection before TLS: use a Server, Router.Listen or Router.Wrap instead of TLSConfig", e.Pattern)
 }
 
 // errPassed is why there is no certificate for a host whose TLS ends elsewhere.

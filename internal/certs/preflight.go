@@ -70,11 +70,11 @@ func newScout(o *Options) (*scout, error) {
 	var errs []error
 	for i, a := range s.addresses {
 		if !a.IsValid() {
-			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr, want an address", i))
+			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr: want an address", i))
 		}
 	}
 	if len(s.addresses) > 0 && s.disabled {
-		errs = append(errs, errors.New("Addresses is for the preflight, which DisablePreflight turns off: set one of them"))
+		errs = append(errs, errors.New("field Addresses requires the preflight, which DisablePreflight disables: set only one of them"))
 	}
 	return s, errors.Join(errs...)
 }
@@ -112,7 +112,7 @@ func (s *scout) check(ctx context.Context, name string, c *chain) error {
 		return &preflightError{sure: true, text: fmt.Sprintf("%s has no A or AAAA record: create one that points at this machine, "+
 			"or set TLS.DisablePreflight if this machine cannot see it", name)}
 	case err != nil:
-		s.log.Debug("preflight says nothing", "host", name, "cause", err)
+		s.log.Debug("preflight inconclusive", "host", name, "cause", err)
 		return nil
 	}
 	return s.leadsHere(name, records)
@@ -141,7 +141,7 @@ func (s *scout) leadsHere(name string, records []netip.Addr) error {
 	if !sure {
 		remedy = "correct its A and AAAA records, or set TLS.Addresses if this address leads here"
 	}
-	return &preflightError{sure: sure, text: fmt.Sprintf("%s points at %s, which is no address of this machine: %s", name, shown(public), remedy)}
+	return &preflightError{sure: sure, text: fmt.Sprintf("%s points at %s, not at this machine: %s", name, shown(public), remedy)}
 }
 
 // publicOnly returns the addresses of a machine that has none but public ones. Any other may be behind a translation of addresses: it

@@ -144,7 +144,7 @@ func TestPreflight(t *testing.T) {
 		{what: "no records", records: []string{}, want: "has no A or AAAA record"},
 		{what: "an address of an interface", records: []string{"8.8.0.1"}},
 		{what: "an IPv6 address of an interface", records: []string{"8.8.9.9", "2600::1"}},
-		{what: "addresses of another machine", records: []string{"8.8.9.9", "2600::2"}, want: "points at 8.8.9.9, 2600::2, which is no address of this machine"},
+		{what: "addresses of another machine", records: []string{"8.8.9.9", "2600::2"}, want: "points at 8.8.9.9, 2600::2, not at this machine"},
 		{what: "many of them", records: []string{"8.8.9.1", "8.8.9.2", "8.8.9.3", "8.8.9.4", "8.8.9.5"}, want: "8.8.9.1, 8.8.9.2, 8.8.9.3, 2 more"},
 		{what: "private addresses, as of a hosts file", records: []string{"127.0.1.1", "10.0.0.9"}},
 		{what: "a private and a foreign one", records: []string{"10.0.0.9", "8.8.9.9"}, want: "points at 8.8.9.9"},

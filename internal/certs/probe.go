@@ -38,7 +38,7 @@ func (p *placement) probe(ctx context.Context) error {
 	now := time.Now()
 	if wait := p.staging.account.pace.take(now); wait > 0 {
 		// Not here: a worker is for hosts that can have a certificate.
-		return &heldError{until: now.Add(wait + mrand.N(probePause)), err: errors.New("too many probes of failing hosts are under way")}
+		return &heldError{until: now.Add(wait + mrand.N(probePause)), err: errors.New("too many probes of failing hosts are in progress")}
 	}
 	err := p.staging.try(ctx, p.order.name, p.challenge)
 	switch {
@@ -50,7 +50,7 @@ func (p *placement) probe(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return err
 	}
-	p.engine.log.Debug("no answer from the staging directory", "host", p.order.name, "ca", p.staging.directory(), "cause", err)
+	p.engine.log.Debug("no response from the staging directory", "host", p.order.name, "ca", p.staging.directory(), "cause", err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.silent = time.Now().Add(silentPause)
@@ -67,7 +67,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, probeTime, errors.New("the CA does not answer in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, probeTime, errors.New("the CA did not respond in time"))
 	defer cancel()
 	defer rescue("issuer", &err)
 	lock := "hostproxy_probe_" + digest(a.key, name)
@@ -104,7 +104,7 @@ func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIs
 // unlock frees a lock, also when ctx is done.
 func (a *authority) unlock(ctx context.Context, lock string) {
 	if err := a.engine.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {
-		a.engine.log.Debug("lock stays", "lock", lock, "cause", err)
+		a.engine.log.Debug("lock not released", "lock", lock, "cause", err)
 	}
 }
 

@@ -124,9 +124,9 @@ func TestRenewRenewsWhatIsNotDue(t *testing.T) {
 func TestRenewSaysWhatItCannotDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := start(t, with(newIssuer(t, "ca", day(90))), "a.example.com", "*")
-		require.ErrorContains(t, m.Renew("b.example.com"), "no HostPolicy")
+		require.ErrorContains(t, m.Renew("b.example.com"), "TLS.HostPolicy is not set")
 		require.ErrorContains(t, m.Renew("*.example.com"), `no route serves "*.example.com"`)
-		require.ErrorContains(t, m.Renew("b.localhost"), "at each handshake")
+		require.ErrorContains(t, m.Renew("b.localhost"), "in the handshake")
 		_, ok := m.Status("b.example.com")
 		assert.False(t, ok)
 		require.NoError(t, m.Close())

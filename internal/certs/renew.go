@@ -13,7 +13,7 @@ func (m *Manager) Renew(host string) error {
 	}
 	m.follower.syncHost(host)
 	if m.routing.brings(host) {
-		return fmt.Errorf("the certificate of %q comes from the program: it is not renewed here", host)
+		return fmt.Errorf("the certificate of %q comes from TLS.Files, TLS.Config or TLS.Host: replace it there", host)
 	}
 	m.Forget(host)
 	m.mu.Lock()
@@ -29,11 +29,11 @@ func (m *Manager) Renew(host string) error {
 	case isPattern(host) || !m.options.Knows(host):
 		return fmt.Errorf("no route serves %q", host)
 	case m.choices.none(host):
-		return fmt.Errorf("TLS.Host wants no certificate for %q: leave HostTLS.NoCertificate false, then call ReloadTLS", host)
+		return fmt.Errorf("TLS.Host set NoCertificate for %q: leave it false, then call ReloadTLS", host)
 	case m.routing.mints(host):
-		return fmt.Errorf("the local CA makes a certificate for %q at each handshake that needs one", host)
+		return fmt.Errorf("the local CA makes the certificate of %q in the handshake: there is none to renew", host)
 	case m.options.Policy == nil:
-		return fmt.Errorf("no route names %q, and there is no HostPolicy that could allow a certificate for it", host)
+		return fmt.Errorf("no route names %q, and TLS.HostPolicy is not set: add a route for it, or set TLS.HostPolicy", host)
 	}
 	_, _, err := m.demands.join(host)
 	return err

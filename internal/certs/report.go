@@ -75,7 +75,7 @@ func (r *reporter) held(s Status, news bool) {
 	if news && r.names(&r.waits, s.Host) {
 		level = slog.LevelInfo
 	}
-	r.log.Log(context.Background(), level, "certificate has to wait", "host", s.Host, "next_try", s.NextTry,
+	r.log.Log(context.Background(), level, "certificate delayed", "host", s.Host, "next_try", s.NextTry,
 		at("not_after", s.NotAfter), "cause", s.Err)
 	r.add(s)
 }
@@ -101,7 +101,7 @@ func (r *reporter) summarize() {
 		r.log.Warn("certificates of more hosts failed", "hosts", failed, "for_instance", failures)
 	}
 	if held > 0 {
-		r.log.Info("certificates of more hosts have to wait", "hosts", held, "for_instance", waits)
+		r.log.Info("certificates of more hosts delayed", "hosts", held, "for_instance", waits)
 	}
 }
 
@@ -160,7 +160,7 @@ func (r *reporter) deliver() {
 		r.reports, r.dropped = nil, 0
 		r.mu.Unlock()
 		if dropped > 0 {
-			r.log.Warn("TLS.Observe is too slow, reports were dropped", "reports", dropped)
+			r.log.Warn("TLS.Observe is too slow; reports were dropped", "reports", dropped)
 		}
 		if len(reports) == 0 {
 			return
@@ -175,7 +175,7 @@ func (r *reporter) deliver() {
 func (r *reporter) call(s Status) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.log.Error("TLS.Observe panics", "host", s.Host, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r.log.Error("TLS.Observe panicked", "host", s.Host, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	r.observe(s)
@@ -186,6 +186,6 @@ func (r *reporter) wait() {
 	select {
 	case <-r.done:
 	case <-time.After(reportWait):
-		r.log.Warn("TLS.Observe has not returned, and is left alone")
+		r.log.Warn("TLS.Observe did not return; closing without it")
 	}
 }

@@ -23,7 +23,7 @@ func TestAPanicInObserveIsLoggedAndNothingElse(t *testing.T) {
 		require.NoError(t, m.Await(t.Context()))
 		synctest.Wait()
 		assert.EqualValues(t, 40, calls.Load())
-		assert.Contains(t, log.String(), "TLS.Observe panics")
+		assert.Contains(t, log.String(), "TLS.Observe panicked")
 		assert.Contains(t, log.String(), "oops")
 	})
 }
@@ -41,7 +41,7 @@ func TestAnObserveThatBlocksHoldsUpNoHostAndNotClose(t *testing.T) {
 		begin := time.Now()
 		require.NoError(t, m.Close())
 		assert.LessOrEqual(t, time.Since(begin), 2*time.Second)
-		assert.Contains(t, log.String(), "TLS.Observe has not returned")
+		assert.Contains(t, log.String(), "TLS.Observe did not return")
 	})
 }
 
@@ -62,6 +62,6 @@ func TestReportsThatWaitForASlowObserveAreBounded(t *testing.T) {
 		close(release)
 		synctest.Wait()
 		assert.EqualValues(t, 10_001, calls.Load())
-		assert.Contains(t, log.String(), "TLS.Observe is too slow, reports were dropped")
+		assert.Contains(t, log.String(), "TLS.Observe is too slow; reports were dropped")
 	})
 }

@@ -69,14 +69,14 @@ func (a *authority) refuses(name string) error {
 			return nil
 		}
 		return fmt.Errorf("no public CA signs %q by ACME, and the issuer does not say that it signs names under .onion: "+
-			"use one with a method IssuesOnion that returns true, or serve the host without TLS", name)
+			"use an issuer whose method IssuesOnion returns true, or serve the host without TLS", name)
 	}
 	if !isPublic(a.template) {
 		return nil
 	}
 	if why := hostname.Unsignable(name); why != "" {
 		return fmt.Errorf("no public CA signs %q: %s; use a public name, or one below internal or home.arpa, which the local CA signs, "+
-			"or let TLS.Host say a private CA for it", name, why)
+			"or let TLS.Host return a private CA for it", name, why)
 	}
 	return nil
 }

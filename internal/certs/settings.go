@@ -20,14 +20,14 @@ func (m *Manager) checkTLS() error {
 		errs = append(errs, wrap("DefaultHost", err))
 	}
 	if o.Policy == nil && o.PolicyTTL != 0 {
-		errs = append(errs, errors.New("HostPolicyTTL is set without a HostPolicy: set both or neither"))
+		errs = append(errs, errors.New("HostPolicyTTL requires HostPolicy: set both or neither"))
 	}
 	if base := o.Config; base != nil && o.ShareTickets {
 		if base.SessionTicketsDisabled {
-			errs = append(errs, errors.New("ShareTickets and Config.SessionTicketsDisabled exclude each other: set one of them"))
+			errs = append(errs, errors.New("ShareTickets cannot be combined with Config.SessionTicketsDisabled: set only one of them"))
 		}
 		if base.GetConfigForClient != nil {
-			errs = append(errs, errors.New("ShareTickets and Config.GetConfigForClient exclude each other: set one of them, "+
+			errs = append(errs, errors.New("ShareTickets cannot be combined with Config.GetConfigForClient: set only one of them, "+
 				"or call SetSessionTicketKeys on the settings that the function returns"))
 		}
 	}
@@ -42,7 +42,7 @@ func checkConfig(base *tls.Config, hooked bool) error {
 	}
 	var errs []error
 	if base.GetConfigForClient != nil && hooked {
-		errs = append(errs, errors.New("Config.GetConfigForClient and Host exclude each other: use one of them"))
+		errs = append(errs, errors.New("Config.GetConfigForClient cannot be combined with Host: set only one of them"))
 	}
 	if least := cmp.Or(base.MinVersion, tls.VersionTLS12); base.MaxVersion != 0 && base.MaxVersion < least {
 		errs = append(errs, fmt.Errorf("Config.MaxVersion is %s, below the minimum of %s: raise it, or lower MinVersion",

@@ -13,7 +13,7 @@ import (
 
 func TestSettingsThatNoRouteUsesAreWarnedAboutOncePerChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const homeless, idle = "no route serves TLS.DefaultHost", "TLS.HostPolicy decides about nothing"
+		const homeless, idle = "no route serves TLS.DefaultHost", "TLS.HostPolicy has no effect"
 		var log logBuffer
 		o := with(newIssuer(t, "ca", day(90)))
 		o.Logger, o.Policy, o.DefaultHost = log.logger(slog.LevelWarn), always, "b.example.com"

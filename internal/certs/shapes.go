@@ -93,7 +93,7 @@ func (b *bundle) fits(s shape) error {
 		}
 	}
 	if len(b.certs) < s.Shortest && !b.whole() {
-		return fmt.Errorf("%w: %d certificates in its chain, the issuer sends %d", errUnusable, len(b.certs), s.Shortest)
+		return fmt.Errorf("%w: the length of its chain is %d, the issuer sends %d", errUnusable, len(b.certs), s.Shortest)
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func (f flaw) reason() string {
 	case flawDates:
 		return "the issuing certificate in its chain has expired"
 	}
-	return "there is more than certificates in it, or one is cut off"
+	return "it contains other data, or a certificate is truncated"
 }
 
 // load reads what storage says about an issuer. What is damaged counts as

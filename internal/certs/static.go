@@ -29,12 +29,12 @@ func newStatic(certs []tls.Certificate, files []*pairFile) (*static, error) {
 	for i := range certs {
 		c := certs[i]
 		if len(c.Certificate) == 0 {
-			errs = append(errs, fmt.Errorf("static certificate %d is empty", i))
+			errs = append(errs, fmt.Errorf("Config.Certificates[%d] is empty: want a chain and a private key", i))
 			continue
 		}
 		leaf, err := x509.ParseCertificate(c.Certificate[0])
 		if err != nil {
-			errs = append(errs, fmt.Errorf("static certificate %d: %w", i, err))
+			errs = append(errs, fmt.Errorf("Config.Certificates[%d]: %w", i, err))
 			continue
 		}
 		c.Leaf = leaf
@@ -149,7 +149,7 @@ func (s *statics) reread(ctx context.Context) (changed bool) {
 		next, err := readPair(f.KeyPair)
 		if err != nil {
 			// A certificate and its key may change one after the other: look again.
-			s.log.Log(ctx, f.fault.level(err), "certificate files cannot be read, the old certificate stays", "cause", err)
+			s.log.Log(ctx, f.fault.level(err), "certificate files cannot be read; keeping the previous certificate", "cause", err)
 			continue
 		}
 		s.log.Info("certificate files read", "file", f.CertFile, "not_after", next.cert.Leaf.NotAfter)

@@ -55,7 +55,7 @@ func TestCertificateFilesAreReadAgainWhenTheyChange(t *testing.T) {
 		leaf, err = shake(t, m, "a.example.com")
 		require.NoError(t, err)
 		assert.Equal(t, one.Leaf.SerialNumber, leaf.SerialNumber, "the old one stays")
-		assert.Contains(t, log.String(), "the old certificate stays")
+		assert.Contains(t, log.String(), "keeping the previous certificate")
 
 		write(t, pair, two, 50)
 		time.Sleep(time.Minute)

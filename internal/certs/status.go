@@ -137,7 +137,7 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 			case m.routing.passed(name):
 				err = lackError{name, errPassed(name)}
 			default:
-				err = lackError{name, errors.New("no route asks for it")}
+				err = lackError{name, errors.New("no route requires it")}
 			}
 			if !yield(h, err) {
 				return
@@ -166,7 +166,7 @@ func (h *host) lack(name string) error {
 
 var (
 	errExpired = errors.New("the certificate has expired")
-	errLazy    = errors.New("TLS.Lazy waits for a handshake that asks for it")
+	errLazy    = errors.New("TLS.Lazy waits for the first handshake that needs it")
 )
 
 // A lackError says that a host has no certificate. It becomes text only when

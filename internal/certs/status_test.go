@@ -204,7 +204,7 @@ func TestALazyHostThatIsNamedIsWaitedForAndNotOrdered(t *testing.T) {
 		require.NoError(t, m.Await(t.Context()), "it wants no certificate yet")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		require.ErrorContains(t, m.Await(ctx, "a.example.com"), `no certificate for "a.example.com": TLS.Lazy waits for a handshake`)
+		require.ErrorContains(t, m.Await(ctx, "a.example.com"), `no certificate for "a.example.com": TLS.Lazy waits for the first handshake`)
 		assert.Empty(t, ca.issued())
 		require.NoError(t, m.Renew("a.example.com"))
 		require.NoError(t, m.Await(t.Context(), "a.example.com"))

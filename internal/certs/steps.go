@@ -106,7 +106,7 @@ func (h *host) load(ctx context.Context) {
 	case errors.Is(err, fs.ErrNotExist):
 		h.missing()
 	case errors.Is(err, errUnusable) && h.damaged():
-		h.manager.log.Warn("certificate in storage is damaged, a new one is made", "host", h.name, "cause", err)
+		h.manager.log.Warn("certificate in storage is damaged; obtaining a new one", "host", h.name, "cause", err)
 		h.next(h.chain().queue, replace, time.Now())
 	case errors.Is(err, errUnusable) && !h.loaded():
 		h.next(h.manager.loads, load, time.Now().Add(time.Second))
@@ -186,7 +186,7 @@ func (h *host) issue(ctx context.Context) {
 		if h.kind == onDemand && !h.loaded() { // of which any client can make up as many as the policy allows
 			level = slog.LevelDebug
 		}
-		h.manager.log.Log(ctx, level, "certificate given up", "host", h.name, "cause", err)
+		h.manager.log.Log(ctx, level, "certificate no longer managed", "host", h.name, "cause", err)
 		h.manager.forget(h)
 		return
 	case err != nil:
@@ -257,7 +257,7 @@ func (h *host) collect(ctx context.Context) {
 
 func (h *host) replace(ctx context.Context) {
 	if err := h.discard(ctx); err != nil {
-		h.manager.log.Debug("damaged certificate stays", "host", h.name, "cause", err)
+		h.manager.log.Debug("damaged certificate not deleted", "host", h.name, "cause", err)
 	}
 	h.issue(ctx)
 }
@@ -325,7 +325,7 @@ func (h *host) fetchRenewalInfo(ctx context.Context, s *stored) error {
 }
 
 // errSpare says that a host needs no certificate of its own.
-var errSpare = errors.New("a wildcard's certificate serves it")
+var errSpare = errors.New("a wildcard certificate covers it")
 
 // allowed asks before an attempt to issue: whether a wildcard's certificate will do by now, and for an on-demand host,
 // unless the policy has allowed it just now, whether a handshake has wanted it meanwhile, and the policy.

@@ -22,7 +22,7 @@ const maxStorageOps = 64
 const maxListTime = time.Minute
 
 // errStorageHangs says that an operation took too long.
-var errStorageHangs = errors.New("it does not answer in time")
+var errStorageHangs = errors.New("no response in time")
 
 // A boundedStorage is a certmagic.Storage whose operations end: each in its
 // time, whether or not the backend honours its context, and never more than
@@ -194,7 +194,7 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 	var errs []error
 	for _, name := range names {
 		if err := s.Unlock(ctx, name); err != nil {
-			errs = append(errs, fmt.Errorf("lock %q stays: %w", name, err))
+			errs = append(errs, fmt.Errorf("lock %q not released: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -305,6 +305,6 @@ func run[T any](ctx context.Context, s *boundedStorage, op func(context.Context)
 // the error of the operation it was called for.
 func rescue(what string, err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("%s panics: %v", what, p)
+		*err = fmt.Errorf("panic in %s: %v", what, p)
 	}
 }

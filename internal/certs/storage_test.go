@@ -29,7 +29,7 @@ func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
 		for verb, op := range ops {
 			begin := time.Now()
 			err := op()
-			assert.ErrorContains(t, err, "storage: "+verb+` "k": it does not answer in time`)
+			assert.ErrorContains(t, err, "storage: "+verb+` "k": no response in time`)
 			assert.NotErrorIs(t, err, fs.ErrNotExist, "a storage that hangs has not said that there is nothing")
 			assert.Equal(t, 3*time.Second, time.Since(begin))
 		}
@@ -135,8 +135,8 @@ func TestAPanicInStorageIsAnError(t *testing.T) {
 	backend.hook(func(string, string) error { panic("oops") })
 	s := certs.Bounded(backend, time.Second)
 	_, err := s.Load(t.Context(), "k")
-	assert.ErrorContains(t, err, "storage panics: oops")
-	assert.ErrorContains(t, s.Lock(t.Context(), "k"), "storage panics: oops")
+	assert.ErrorContains(t, err, "panic in storage: oops")
+	assert.ErrorContains(t, s.Lock(t.Context(), "k"), "panic in storage: oops")
 }
 
 func TestAnErrorOfStorageStaysWhatItIs(t *testing.T) {

@@ -114,7 +114,7 @@ func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string)
 		return nil, fmt.Errorf("%w: %w", errUnusable, err)
 	}
 	if !covers(pair.Leaf, name) {
-		return nil, fmt.Errorf("%w: it is not for %q", errUnusable, name)
+		return nil, fmt.Errorf("%w: it does not cover %q", errUnusable, name)
 	}
 	if err := a.engine.shapes.check(ctx, a, certPEM); err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func (t *tickets) watch() {
 	})
 	for {
 		if err := t.refresh(t.manager.ctx); err != nil && t.manager.ctx.Err() == nil {
-			t.manager.log.Warn("session ticket keys are not shared for now", "cause", err)
+			t.manager.log.Warn("session ticket keys cannot be shared", "cause", err)
 		}
 		select {
 		case <-again:

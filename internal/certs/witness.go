@@ -146,6 +146,6 @@ func (w *witness) say() {
 		return
 	}
 	w.said = true
-	w.log.Error("storage has lost its contents, or is another one; writing back what this process holds",
+	w.log.Error("storage lost its contents or was replaced; writing back what is in memory",
 		"storage", w.storage.String(), "certificates", held)
 }

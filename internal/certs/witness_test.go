@@ -66,7 +66,7 @@ func cluster(t testing.TB, o certs.Options, logs *logBuffer) (one, two *certs.Ma
 	return one, two
 }
 
-const lost = "storage has lost its contents"
+const lost = "storage lost its contents"
 
 func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -166,7 +166,7 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 			require.NoError(t, err)
 			assert.NotEqual(t, minted.Issuer.CommonName, leaf.Issuer.CommonName, host)
 		}
-		assert.Contains(t, logs.String(), "is put back")
+		assert.Contains(t, logs.String(), "restoring the older one")
 	})
 }
 

@@ -261,7 +261,7 @@ func (w *world) themes() []theme {
 	add(1, "CA is busy", func() { w.suffers(&w.ca.fault, "ca", "busy", 10*time.Hour) })
 	add(2, "CA is slow", func() { w.suffers(&w.ca.fault, "ca", "slow", day(2)) })
 	add(3, "CA hangs", w.crowd)
-	add(3, "storage fails", func() { w.suffers(&w.storage.fault, "storage", "errors", w.between(time.Minute, 6*time.Hour)) })
+	add(3, "storage is failing", func() { w.suffers(&w.storage.fault, "storage", "errors", w.between(time.Minute, 6*time.Hour)) })
 	add(2, "storage hangs", func() { w.suffers(&w.storage.fault, "storage", "hangs", w.between(time.Minute, 4*time.Hour)) })
 	add(1, "storage is slow", func() { w.suffers(&w.storage.fault, "storage", "slow", 6*time.Hour) })
 	add(3, "start without storage", func() { w.outageAtStart() })

@@ -102,7 +102,7 @@ func TestTheRecordNamesNoUserWhoWasRefused(t *testing.T) {
 	})
 	r := new(hostproxy.Router)
 	err = r.Set("a.test", &hostproxy.ForwardAuth{Auth: hostproxy.To("a:1"), Fields: []string{"X-User"}, User: "X-Users", Next: hostproxy.To("a:1")})
-	assert.ErrorContains(t, err, `ForwardAuth: field User is "X-Users": want one of the headers in Fields`)
+	assert.ErrorContains(t, err, `ForwardAuth.User is "X-Users": want one of the headers in ForwardAuth.Fields`)
 }
 
 func TestTheRecordOfHTTP2SaysTheSame(t *testing.T) {

@@ -32,7 +32,7 @@ func CheckIDName(field, name string) error {
 		return err
 	}
 	if header.ForbiddenTrailer(name) { // exactly the fields with a meaning of their own
-		return fmt.Errorf("%s is %q, which has another meaning: want a header such as X-Request-Id", field, name)
+		return fmt.Errorf("%s: %q has another meaning in HTTP: want a header such as X-Request-Id", field, name)
 	}
 	return nil
 }

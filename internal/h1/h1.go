@@ -43,7 +43,7 @@ type Refusal struct {
 }
 
 // Error returns the reason.
-func (r *Refusal) Error() string { return "h1: " + r.Reason }
+func (r *Refusal) Error() string { return "HTTP/1.1: " + r.Reason }
 
 // Framing says how the end of a body is found.
 type Framing uint8

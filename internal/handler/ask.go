@@ -42,13 +42,13 @@ func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	var errs []error
 	u, err := url.ParseRequestURI(path)
 	if err != nil || !strings.HasPrefix(u.Path, "/") || u.Host != "" {
-		errs = append(errs, fmt.Errorf("field Path is %q: want a path that begins with a slash, such as /verify", path))
+		errs = append(errs, fmt.Errorf("ForwardAuth.Path is %q: want a path that begins with a slash, such as /verify", path))
 	}
 	for _, k := range fields {
-		errs = append(errs, header.CheckName("Fields", k))
+		errs = append(errs, header.CheckName("ForwardAuth.Fields", k))
 	}
 	if user != "" && !slices.ContainsFunc(fields, func(k string) bool { return strings.EqualFold(k, user) }) {
-		errs = append(errs, fmt.Errorf("field User is %q: want one of the headers in Fields", user))
+		errs = append(errs, fmt.Errorf("ForwardAuth.User is %q: want one of the headers in ForwardAuth.Fields", user))
 	}
 	return &Question{u, fields, user}, errors.Join(errs...)
 }

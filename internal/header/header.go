@@ -174,7 +174,7 @@ func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
 // the targets has an interest in. The error begins with field.
 func CheckName(field, k string) error {
 	if !ValidName(k) || Classify(k)&(HopByHop|Framing|Host) != 0 {
-		return fmt.Errorf("%s has %q: want the name of a header, but not Host and no framing or hop-by-hop header such as Content-Length or Connection", field, k)
+		return fmt.Errorf("%s: %q is not allowed: want the name of a header, but not Host and no framing or hop-by-hop header such as Content-Length or Connection", field, k)
 	}
 	return nil
 }

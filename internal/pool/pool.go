@@ -33,10 +33,10 @@ const (
 var (
 	// ErrStale says that a kept connection turned out to be closed, or to hold
 	// bytes nobody asked for. Nothing was written to it: take another.
-	ErrStale = errors.New("pool: connection went stale")
+	ErrStale = errors.New("the idle connection is no longer usable: the target closed it or sent unexpected bytes")
 
 	// ErrClosed is returned by Open after Close.
-	ErrClosed = errors.New("pool: closed")
+	ErrClosed = errors.New("the connections to the target are closed")
 
 	// ErrHTTP2 says that a target speaks HTTP/2 and not what it was offered.
 	ErrHTTP2 = errors.New("the target supports only HTTP/2")
