@@ -46,6 +46,7 @@ var rules = []rule{
 	{"foreign-imports", (*checker).foreignImports},
 	{"kit-in-tests-only", (*checker).kitInTestsOnly},
 	{"package-comment", (*checker).packageComments},
+	{"map-of-files", (*checker).mapOfFiles},
 	{"exported-documented", (*checker).exportedDocumented},
 	{"file-length", (*checker).fileLength},
 	{"function-length", (*checker).functionLength},

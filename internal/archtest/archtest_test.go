@@ -29,6 +29,8 @@ func clean() fstest.MapFS {
 		"proxy.go":                 "// Package hostproxy is a proxy.\npackage hostproxy\n\nimport _ \"github.com/hostproxy/hostproxy/internal/serve\"\n",
 		"internal/serve/serve.go":  "// Package serve serves.\npackage serve\n\nimport _ \"github.com/hostproxy/hostproxy/internal/pool\"\n",
 		"internal/pool/pool.go":    "// Package pool pools.\npackage pool\n\n// Pool is a pool.\ntype Pool int\n\n// New makes one.\nfunc New() {}\n",
+		"internal/peek/peek.go":    "// Package peek peeks: peek.go does, and mark.go marks.\npackage peek\n",
+		"internal/peek/mark.go":    "package peek\n",
 		"internal/bench/go.mod":    "module example.test/bench\n",
 		"internal/bench/main.go":   "// Command bench measures.\npackage main\n",
 		"examples/five/main.go":    "// Command five runs five sites.\npackage main\n\nimport _ \"github.com/hostproxy/hostproxy\"\n",
@@ -109,9 +111,9 @@ func TestEachRuleBites(t *testing.T) {
 		{"a new direct dependency outside a block", "go.mod", "module m\nrequire example.test/m v1.0.0\n", "direct-dependencies"},
 		{"a replaced module", "go.mod", "module m\nreplace golang.org/x/net => ../net\n", "direct-dependencies"},
 
-		{"a folder that is not on the map", guide, "| [serve](serve) | serves |\n| [bench](bench) | measures |\n", "map-of-internal"},
-		{"a folder that is gone", guide, "| [serve](serve) | serves |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool` |\n| [odd](odd) | is odd |\n", "map-of-internal"},
-		{"a name that is gone", guide, "| [serve](serve) | serves |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool`, `Old` |\n", "map-of-internal"},
+		{"a folder that is not on the map", guide, "| [serve](serve) | serves |\n| [peek](peek) | peeks |\n| [bench](bench) | measures |\n", "map-of-internal"},
+		{"a folder that is gone", guide, "| [serve](serve) | serves |\n| [peek](peek) | peeks |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool` |\n| [odd](odd) | is odd |\n", "map-of-internal"},
+		{"a name that is gone", guide, "| [serve](serve) | serves |\n| [peek](peek) | peeks |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool`, `Old` |\n", "map-of-internal"},
 
 		{"an import of the same level", "internal/pool/a.go", "package pool\nimport _ \"" + ours + "/internal/health\"\n", "import-direction"},
 		{"an import of a level above", "internal/pool/a.go", "package pool\nimport _ \"" + ours + "/internal/serve\"\n", "import-direction"},
@@ -131,6 +133,7 @@ func TestEachRuleBites(t *testing.T) {
 		{"a package without a comment", "internal/h1/h1.go", "package h1\n", "package-comment"},
 		{"a second package comment", "internal/pool/a.go", "// Package pool pools again.\npackage pool\n", "package-comment"},
 		{"a package comment in a test", "internal/pool/pool_test.go", "// Package pool_test tests.\npackage pool_test\n", "package-comment"},
+		{"a file that is not on the map of its package", "internal/peek/a.go", "package peek\n", "map-of-files"},
 		{"a folder of tests without a comment", "internal/e2e/e2e_test.go", "package e2e_test\n", "package-comment"},
 
 		{"an undocumented function", "internal/pool/a.go", "package pool\nfunc F() {}\n", "exported-documented"},
@@ -185,7 +188,7 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 	tests := []struct {
 		about, file, text string
 	}{
-		{"a map with names to start from", guide, "# Map\n\n| [serve](serve) | serves |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool`, `New` |\n"},
+		{"a map with names to start from", guide, "# Map\n\n| [serve](serve) | serves |\n| [peek](peek) | peeks |\n| [bench](bench) | measures |\n| [pool](pool) | pools | `Pool`, `New` |\n"},
 		{"tests at the top", "proxy_test.go", "package hostproxy_test\n"},
 		{"what a build leaves behind", "cpu.prof", ""},
 		{"indirect dependencies", "go.mod", "module m\nrequire (\n\texample.test/m v1.0.0 // indirect\n)\n"},

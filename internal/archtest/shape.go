@@ -60,6 +60,28 @@ func (c *checker) packageComment(name string, files []*file) {
 	}
 }
 
+// mapOfFiles wants the comment of a package with more than two files to name each of them, so that a reader knows where to look.
+func (c *checker) mapOfFiles() {
+	for _, files := range c.packages() {
+		home := ""
+		var names []string
+		for _, f := range files {
+			if _, placed := levels[f.dir]; !placed || f.test {
+				continue
+			}
+			names = append(names, path.Base(f.path))
+			if f.ast.Doc != nil {
+				home += f.ast.Doc.Text()
+			}
+		}
+		for _, name := range names {
+			if len(names) > 2 && !regexp.MustCompile(`\b`+regexp.QuoteMeta(name)+`\b`).MatchString(home) {
+				c.reportFile(path.Join(files[0].dir, name), "is not on the map of files, the package's comment")
+			}
+		}
+	}
+}
+
 // hasSource reports whether dir has Go files that are not tests.
 func (c *checker) hasSource(dir string) bool {
 	for _, f := range c.files {

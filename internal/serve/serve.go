@@ -8,7 +8,7 @@
 //   - exchange.go, hedge.go: a request to targets, until one answers
 //   - upload.go, respond.go: bodies
 //   - handover.go: connections and exchanges that the handler lane carries on, through net/http
-//   - sock_unix.go, sendfile.go, errorlog.go: the edges of the system and of net/http
+//   - sock_unix.go, sock_other.go, sendfile.go, errorlog.go: the edges of the system and of net/http
 package serve
 
 import (
