@@ -104,9 +104,11 @@ func (x *fastExchange) forward() step {
 	up, n, fail := x.reach(f)
 	if fail != nil {
 		if !x.asked && x.upload.whole() && f.Refuses(x.attempts.Target, fail.Err) {
-			step := x.handOver() // to HTTP/2
-			x.known.Untried()
-			return step
+			next := x.handOver() // to HTTP/2
+			if next == transfer {
+				x.known.Untried()
+			}
+			return next
 		}
 		return x.answer(fail)
 	}

@@ -1,0 +1,68 @@
+package e2e_test
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A server that shuts down while it finds out that a target speaks HTTP/2 alone answers the request all the same.
+func TestAShutdownDuringTheHandshakeOfAnHTTP2TargetIsAnswered(t *testing.T) {
+	for _, l := range lanes {
+		if l.foreign {
+			continue
+		}
+		t.Run(l.name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			var once sync.Once
+			arrived, answer := make(chan struct{}), make(chan struct{})
+			slow := tlsKinds[0]
+			slow.tell = func(c *tls.Config) {
+				tlsKinds[0].tell(c)
+				picks := c.GetConfigForClient
+				c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+					once.Do(func() { close(arrived); <-answer })
+					return picks(hello)
+				}
+			}
+			s := newSite(t, l, nil, func(s *site) { tlsTarget(t, s, slow) })
+			c := s.dial(t)
+			require.NoError(t, c.Conn.Send(get))
+			<-arrived
+			stopped := make(chan error, 1)
+			go func() { stopped <- s.server.Stop() }()
+			proxytest.Eventually(t, "the end of listening", func() bool { return refusesConns(s.addr) })
+			close(answer)
+			p := c.Response("GET")
+			want := 503
+			if l.handler {
+				want = 200 // it is there already
+			}
+			assert.Equal(t, want, p.StatusCode)
+			require.NoError(t, <-stopped)
+			x := s.record(t, 1)
+			assert.Equal(t, want, x.Status)
+			if want == 503 {
+				var fail *hostproxy.Error
+				require.ErrorAs(t, x.Err, &fail)
+				assert.Equal(t, hostproxy.SideDrain, fail.Side)
+			}
+		})
+	}
+}
+
+// refusesConns reports whether nobody listens at addr any more.
+func refusesConns(addr string) bool {
+	nc, err := net.Dial("tcp", addr)
+	if err == nil {
+		nc.Close()
+	}
+	return err != nil
+}
