@@ -70,7 +70,7 @@ func newScout(o *Options) (*scout, error) {
 	var errs []error
 	for i, a := range s.addresses {
 		if !a.IsValid() {
-			errs = append(errs, fmt.Errorf("Addresses[%d] is the zero netip.Addr: want an address", i))
+			errs = append(errs, fmt.Errorf("field Addresses[%d] is the zero netip.Addr: want an address", i))
 		}
 	}
 	if len(s.addresses) > 0 && s.disabled {

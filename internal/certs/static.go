@@ -123,7 +123,7 @@ func newStatics(o *Options) (*statics, error) {
 	var errs []error
 	for i, p := range o.Files {
 		if err := p.check(); err != nil {
-			errs = append(errs, fmt.Errorf("Files[%d]: %w", i, err))
+			errs = append(errs, fmt.Errorf("field Files[%d]: %w", i, err))
 			continue
 		}
 		f, err := readPair(p)
