@@ -110,6 +110,7 @@ type tenant struct {
 type trouble struct {
 	what     string
 	from, to time.Time
+	backlog  int // renewals that were due at its end
 }
 
 // A standing is what the CA has to know about the host of an order.
@@ -339,7 +340,7 @@ func (w *world) mends(s *tenant) {
 	defer w.mu.Unlock()
 	if s.broken {
 		s.broken = false
-		s.troubles[len(s.troubles)-1].to = time.Now()
+		s.troubles[len(s.troubles)-1].to, s.troubles[len(s.troubles)-1].backlog = time.Now(), w.backlog()
 		s.say(w, "validation works")
 	}
 }
@@ -363,7 +364,7 @@ func (w *world) breaksDown(what, kind string, length time.Duration) (works func(
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.troubles[n].to = time.Now()
+		w.troubles[n].to, w.troubles[n].backlog = time.Now(), w.backlog()
 		w.say("%s: works", what)
 	}
 }
