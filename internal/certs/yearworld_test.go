@@ -215,7 +215,8 @@ func (w *world) quit(i *instance, kill bool) {
 		i.storage.kill()
 	}
 	begin := time.Now()
-	_ = i.manager.Close() // the locks of a killed process and of a storage that is down stay
+	_ = i.manager.Close() // the locks of a killed process and of a storage that is down stay, for lockLease
+	i.storage.kill()      // the end of a process that was not
 	if took := time.Since(begin); took > time.Minute {
 		w.fail("close", "", "%s needs %s to close", i.name, took)
 	}
