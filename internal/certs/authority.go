@@ -43,6 +43,7 @@ type authority struct {
 	key      string // of its place in storage
 	prefix   string // of the keys of certificates there
 	account  *account
+	down     downtime   // of the CA
 	staging  *authority // of the same CA, for probes; nil if there is none
 
 	mu      sync.Mutex
@@ -166,11 +167,24 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	if err != nil {
 		return err
 	}
+	look, err := a.down.enter(o)
+	if err != nil {
+		a.account.holds.release(entered, errNotAsked)
+		return err
+	}
 	defer a.ordering(o.name)()
 	err = a.place(ctx, o)
 	a.account.holds.release(entered, err)
-	if err == errNotAsked {
+	if ctx.Err() != nil { // the host or the process ends, which says nothing about the CA
+		a.down.release(look, errNotAsked)
+	} else if a.down.release(look, err) {
+		a.engine.answers()
+	}
+	switch {
+	case err == errNotAsked:
 		return nil
+	case noAnswer(err):
+		return &downError{err: err}
 	}
 	if l, ok := readLimit(err, o.name); ok {
 		until := time.Now().Add(clampLimit(l.until))

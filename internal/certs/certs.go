@@ -18,7 +18,7 @@
 //   - table.go, host.go, memory.go: the hosts, and the certificates in memory
 //   - queue.go, steps.go, outcome.go, doze.go, reload.go, backoff.go, clock.go: what a host does, what came of it, and when
 //     it does what next
-//   - preflight.go, issuers.go, authority.go, attempt.go, probe.go, history.go, release.go: an order, from the look-up of
+//   - preflight.go, issuers.go, authority.go, attempt.go, probe.go, history.go, downtime.go, release.go: an order, from the look-up of
 //     its host to an answer
 //   - identity.go, templates.go, reserved.go: issuers as the program gives them, and what each signs
 //   - account.go, limits.go, ledger.go, pacer.go: ACME accounts, and the limits that CAs set them

@@ -27,6 +27,7 @@ type engine struct {
 	cache   *certmagic.Cache // always empty; a Config wants one; nil before start
 	port    heldPort
 	http    atomic.Bool // HTTP-01 can be answered
+	answers func()      // called when a CA answers orders again
 }
 
 // start is called once, before the first Config is made.

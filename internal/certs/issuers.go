@@ -46,7 +46,7 @@ func (c *chain) issue(ctx context.Context, o order) error {
 	}
 	var errs []error
 	var first *heldError
-	asked := false
+	asked, down := false, false
 	for i, a := range c.authorities {
 		if i > 0 && a.account != c.authorities[0].account {
 			if err := a.account.pace.await(ctx); err != nil {
@@ -61,12 +61,16 @@ func (c *chain) issue(ctx context.Context, o order) error {
 			return nil
 		}
 		var held *heldError
-		if errors.As(err, &held) {
+		var silent *downError
+		switch {
+		case errors.As(err, &held):
 			if first == nil || held.until.Before(first.until) {
 				first = held
 			}
 			err = &limitedError{until: held.until, err: held.err}
-		} else {
+		case errors.As(err, &silent) && silent.unasked:
+			down = true
+		default:
 			asked = true
 		}
 		if len(c.authorities) > 1 && !strings.Contains(err.Error(), "the CA ") {
@@ -77,8 +81,10 @@ func (c *chain) issue(ctx context.Context, o order) error {
 			break
 		}
 	}
-	if !asked && first != nil {
+	if !asked {
 		c.queue.pace.back()
+	}
+	if !asked && !down && first != nil {
 		return first
 	}
 	return errors.Join(errs...)

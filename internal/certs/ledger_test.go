@@ -40,7 +40,7 @@ func TestALimitIsMetOnceOverRestarts(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				until := time.Now().Add(5 * time.Hour)
+				until := time.Now().Add(150 * time.Minute) // within the time that both count
 				ca := newLimitedCA(t, func(string) error {
 					if time.Now().Before(until) {
 						return limitOf(text, until)

@@ -16,7 +16,7 @@ import (
 const (
 	limitedUnknown = time.Hour        // after a rate limit that does not say how long, or says a time that is long over
 	limitedLate    = 5 * time.Minute  // after its time a limit may still be met; later one of the clocks is wrong
-	limitedLast    = 6 * time.Hour    // a CA is asked again after that, whatever it said
+	limitedLast    = 6 * time.Hour    // a CA is asked again after that, or after the time that its limit counts, whatever it said
 	limitedProbe   = 30 * time.Minute // between two orders of a due renewal that a limit refuses, at least, unless the limit ends sooner
 	heldPause      = time.Minute      // until others are let through, while one tries
 	maxHolds       = 10_000           // remembered, per account
@@ -78,6 +78,9 @@ func readLimit(err error, name string) (limit, bool) {
 		until = time.Now().Add(limitedUnknown)
 	case late >= 0:
 		until = time.Now().Add(heldPause)
+	}
+	if whole, ok := windowOf(p.Detail); ok {
+		until = earliest(until, time.Now().Add(whole))
 	}
 	return limit{subject: about(p.Detail, name), until: until}, true
 }
@@ -151,6 +154,16 @@ func retryAfter(detail string) (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+// windowOf reads out of the text of a rate limit in how much time so many requests
+// are allowed, "too many new orders (300) from this account in the last 3h0m0s":
+// after that time without any the limit is whole again, whatever else the CA says.
+func windowOf(detail string) (time.Duration, bool) {
+	_, rest, _ := strings.Cut(detail, " in the last ")
+	text, _, _ := strings.Cut(rest, ",")
+	whole, err := time.ParseDuration(strings.TrimSpace(text))
+	return whole, err == nil && whole > 0
 }
 
 // holds are the limits of an account that are in force. A hold ends with one order

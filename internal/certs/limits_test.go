@@ -113,7 +113,7 @@ func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
 	})
 }
 
-// A CA that says 144 h is asked again after 6 h, by one order.
+// A CA that says 144 h is asked again after 6 h, or after the 3 h that its limit counts, by one order.
 func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
@@ -134,6 +134,29 @@ func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour) // not the 144 that the CA has said
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
+	})
+}
+
+// 900 new hosts at a CA that allows 300 orders in three hours, and says that its limit lasts for days.
+func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		orders := newWindow(300, 3*time.Hour)
+		ca := newLimitedCA(t, func(string) error { return nil })
+		ca.hook(func(context.Context, string) error {
+			ca.mu.Lock()
+			defer ca.mu.Unlock()
+			if until, full := orders.full("account"); full {
+				ca.refused = append(ca.refused, "")
+				return limitOf("too many new orders (300) from this account in the last 3h0m0s", until.Add(5*24*time.Hour))
+			}
+			orders.take("account")
+			return nil
+		})
+		m, _ := start(t, with(ca), names("h%d.example%[1]d.com", 900)...)
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Hour+30*time.Minute)
+		defer cancel()
+		require.NoError(t, m.Await(ctx))
+		assert.LessOrEqual(t, ca.refusals(), 2*maxUnderWay, "each time, those under way")
 	})
 }
 

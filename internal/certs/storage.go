@@ -42,8 +42,9 @@ type boundedStorage struct {
 
 	mu      sync.Mutex
 	held    map[string]int
-	locking int           // calls of the backend's Lock under way
-	quiet   chan struct{} // closed when locking drops to zero; nil while no goroutine waits for it
+	strays  map[string]bool // locks that could not be freed
+	locking int             // calls of the backend's Lock under way
+	quiet   chan struct{}   // closed when locking drops to zero; nil while no goroutine waits for it
 }
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
@@ -53,6 +54,7 @@ func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedS
 		limit:   limit,
 		slots:   make(chan struct{}, maxStorageOps),
 		held:    make(map[string]int),
+		strays:  make(map[string]bool),
 	}
 }
 
@@ -134,14 +136,32 @@ func (s *boundedStorage) Lock(ctx context.Context, name string) error {
 
 func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error) {
 	defer s.countLocking(-1)
-	err := s.tryLock(ctx, name)
+	err := s.freshLock(ctx, name)
 	select {
 	case got <- err:
 	case <-ctx.Done():
-		if err == nil {
-			_ = s.unlock(context.WithoutCancel(ctx), name)
+		if err == nil && s.unlock(context.WithoutCancel(ctx), name) != nil {
+			s.hold(name, 1)
+			s.setStray(name, true)
 		}
 	}
+}
+
+// freshLock is tryLock, and first frees a lock of that name which could not be freed: it would wait for itself.
+func (s *boundedStorage) freshLock(ctx context.Context, name string) error {
+	stray := s.setStray(name, false)
+	if stray && s.unlock(ctx, name) == nil {
+		stray = false
+		s.hold(name, -1)
+	}
+	err := s.tryLock(ctx, name)
+	switch {
+	case stray && err == nil: // it has expired
+		s.hold(name, -1)
+	case stray:
+		s.setStray(name, true)
+	}
+	return err
 }
 
 func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
@@ -154,13 +174,29 @@ func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
 	return s.backend.Lock(ctx, name)
 }
 
-// Unlock implements certmagic.Storage.
+// Unlock implements certmagic.Storage. A lock that cannot be freed is freed before
+// it is next asked for, or by unlockAll.
 func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
 	err := s.unlock(ctx, name)
 	if err == nil {
 		s.hold(name, -1)
+	} else {
+		s.setStray(name, true)
 	}
 	return err
+}
+
+// setStray notes whether a lock could not be freed, and returns what was noted before.
+func (s *boundedStorage) setStray(name string, is bool) (was bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was = s.strays[name]
+	if is {
+		s.strays[name] = true
+	} else {
+		delete(s.strays, name)
+	}
+	return was
 }
 
 func (s *boundedStorage) unlock(ctx context.Context, name string) error {

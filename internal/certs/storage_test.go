@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -155,4 +156,46 @@ func TestKeysOfCertificatesAreThoseOfCertmagic(t *testing.T) {
 		assert.Equal(t, certmagic.StorageKeys.SitePrivateKey(ca.key, name), m.SiteKey(name, ".key"), name)
 		assert.Equal(t, certmagic.StorageKeys.SiteMeta(ca.key, name), m.SiteKey(name, ".json"), name)
 	}
+}
+
+// An order is under way when storage begins to fail: neither its certificate can be stored nor its lock be freed.
+func TestALockThatCouldNotBeFreedKeepsNoHostFromItsCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := &failingUnlock{memStorage: newMemStorage()}
+		fails := func(down bool) {
+			storage.down.Store(down)
+			storage.hook(func(verb, key string) error {
+				if down {
+					return errors.New("connection refused")
+				}
+				return nil
+			})
+		}
+		ca := newIssuer(t, "ca", day(90))
+		ca.hook(func(context.Context, string) error { fails(true); return nil })
+		o := with(ca)
+		o.Storage = storage
+		m, _ := start(t, o, "a.example.com")
+		time.Sleep(10 * time.Minute)
+		require.Len(t, storage.locked(), 1)
+		ca.unhook()
+		fails(false)
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+		defer cancel()
+		require.NoError(t, m.Await(ctx))
+		assert.Empty(t, storage.locked())
+	})
+}
+
+// A failingUnlock is a storage that frees no locks while it is down.
+type failingUnlock struct {
+	*memStorage
+	down atomic.Bool
+}
+
+func (s *failingUnlock) Unlock(ctx context.Context, name string) error {
+	if s.down.Load() {
+		return errors.New("connection refused")
+	}
+	return s.memStorage.Unlock(ctx, name)
 }

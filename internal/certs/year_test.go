@@ -55,15 +55,18 @@ const (
 //     (but no more than a sixth of the certificate's life) in which its
 //     validation, the CA, the storage and the database of HostPolicy worked:
 //     since its certificate had a third of its life left, or a day and the
-//     time that the limit for the account takes since it came without one.
+//     time that the limit for the account takes since it came without one. What
+//     is due after an outage may take that limit's time too: the account has 300
+//     orders in three hours, whatever a client does.
 //   - handshake: what an instance has served, or found in storage a minute after
 //     both were up, it serves within 10 ms, until it expires or its host goes.
 //     What has expired is served too, within 300 ms, rather than nothing.
 //   - wait: any other handshake ends within 30 s, and no more than 64 wait for
 //     one host.
 //   - limit: after a refusal for the number of requests nothing else that this
-//     limit refuses is asked before the time it says, or 6 hours; renewals that
-//     are due may. Then one order looks whether it is over. A limit is none for
+//     limit refuses is asked before the time it says, or the time that the limit
+//     counts, since it is whole again then, or 6 hours; renewals that are due
+//     may. Then one order looks whether it is over. A limit is none for
 //     what it is not about. Failed validations stay below theirs altogether. An
 //     order that was refused for a host is not repeated within 29 minutes, unless
 //     the limit ends earlier.
@@ -80,7 +83,7 @@ const (
 //   - close: Close ends within a minute.
 //
 // The seed makes the world; what the Manager does in it also depends on chance.
-// Too much for every day, half an hour of CPU for a year:
+// Too much for every day, half an hour of CPU and 2 GB for a year:
 //
 //	go test ./internal/certs -run TestAYearInAMinute -timeout 2h -year.days 364 -year.hosts 10000 -year.restart 24h
 //
@@ -142,8 +145,17 @@ func (w *world) run(happens func(done chan struct{})) {
 	if len(w.failures) > 0 {
 		report = w.t.Errorf
 	}
-	report("seed %d: %d orders, %d certificates, %d requests refused by a limit, %d instances, %d handshakes sampled; broken rules: %v",
-		w.seed, w.ca.asked.Load(), w.ca.signed, w.ca.limited, w.born, w.samples.Load(), w.failures)
+	report("seed %d: %s", w.seed, w.sum())
+}
+
+// sum is what there was so far.
+func (w *world) sum() string {
+	w.ca.mu.Lock()
+	defer w.ca.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return fmt.Sprintf("%d orders, %d certificates, %d requests refused by a limit, %d instances, %d handshakes sampled; broken rules: %v",
+		w.ca.asked.Load(), w.ca.signed, w.ca.limited, w.born, w.samples.Load(), w.failures)
 }
 
 // happens runs a theme, which must be over in its week.
@@ -152,7 +164,7 @@ func (w *world) happens(x theme, end time.Time) {
 	w.say("theme %s", x.name)
 	w.mu.Unlock()
 	if testing.Verbose() {
-		w.t.Logf("%s: theme %s, after %d orders", w.stamp(time.Now()), x.name, w.ca.asked.Load())
+		w.t.Logf("%s: theme %s, after %s", w.stamp(time.Now()), x.name, w.sum())
 	}
 	x.run()
 	if time.Now().After(end) {

@@ -27,7 +27,7 @@ import (
 const pauseClamp = 6 * time.Hour
 
 // exaggeration is how much longer the CA says that the limit of the account
-// holds: such times have been seen.
+// holds: such times have been seen. It says how long the limit counts, too.
 const exaggeration = 5 * 24 * time.Hour
 
 // A modelCA is a public CA in the process: real certificates over one
@@ -180,14 +180,16 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 			continue
 		}
 		if until, full := l.window.full(l.key); full {
+			said := until
 			if l.key == "account" {
-				until = until.Add(exaggeration)
+				said = said.Add(exaggeration)
 			}
+			until = earliest(said, time.Now().Add(l.window.length))
 			c.turn(client.name, until, s)
 			c.refuse(cause{client.name, l.not}, began, until, s)
 			return s, &acme.Problem{
 				Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
-				Detail: fmt.Sprintf("%s, retry after %s: see https://letsencrypt.org/docs/rate-limits/", l.not, until.UTC().Format("2006-01-02 15:04:05 MST")),
+				Detail: fmt.Sprintf("%s, retry after %s: see https://letsencrypt.org/docs/rate-limits/", l.not, said.UTC().Format("2006-01-02 15:04:05 MST")),
 			}
 		}
 	}
@@ -346,6 +348,14 @@ func (w *window) full(key string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return all[len(all)-w.n].Add(w.length + time.Second).Truncate(time.Second), true
+}
+
+// least is how long n requests take at least. A nil window allows any number.
+func (w *window) least(n int) time.Duration {
+	if w == nil {
+		return 0
+	}
+	return time.Duration((n-1)/w.n) * w.length
 }
 
 // pause waits, as time.Sleep does, but no longer than ctx lasts.

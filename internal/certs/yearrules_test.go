@@ -220,7 +220,7 @@ func (w *world) punctual(s *tenant) {
 			continue
 		}
 		w.mu.Lock()
-		if since := latest(latest(s.wanted, status.RenewAt), i.begin.Add(warmUp)); s.asked.Equal(asked) && w.hadChance(s, since, heldFor) {
+		if since := latest(latest(s.wanted, status.RenewAt), i.begin.Add(warmUp)); s.asked.Equal(asked) && w.hadChance(s, since, heldFor, nil) {
 			w.broken("held", s.name, "%s wants to renew it since %s; last order %s", i.name, w.stamp(status.RenewAt), w.stamp(asked))
 		}
 		w.mu.Unlock()
@@ -236,7 +236,7 @@ func (w *world) healthy(s *tenant) {
 	if s.wanted.IsZero() || s.covered != nil {
 		return
 	}
-	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(7) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor) {
+	if !s.revoked.IsZero() && now.Sub(s.revoked) > day(7) && w.hadChance(s, latest(s.revoked.Add(askAgain), s.wanted), chanceFor, nil) {
 		w.broken("revoked", s.name, "it has been since %s", w.stamp(s.revoked))
 	}
 	w.good(s)
@@ -253,18 +253,32 @@ func (w *world) good(s *tenant) {
 	} else if s.excused {
 		return
 	}
-	if w.hadChance(s, since, chance) {
+	if w.hadChance(s, since, chance, w.ca.orders) {
 		w.broken("expired", s.name, "its last certificate was good until %s; wanted since %s", w.stamp(s.stored.to), w.stamp(s.wanted))
 	}
 }
 
+// backlog returns how many renewals are due that count for the limit of the account. w.mu is held.
+func (w *world) backlog() (n int) {
+	for _, s := range w.all {
+		if !s.wanted.IsZero() && s.covered == nil && !s.stored.to.IsZero() && time.Until(s.stored.to) < s.life/3 && !s.ari {
+			n++
+		}
+	}
+	return n
+}
+
 // hadChance reports whether everything that a tenant needs worked for a time in
-// one piece since then. w.mu is held.
-func (w *world) hadChance(s *tenant, since time.Time, chance time.Duration) bool {
+// one piece since then. With a limit, that of the account, it takes longer after
+// a trouble if more renewals are due by then than the limit allows at a time:
+// 1,300 renewals at 300 in 3 hours take 12 hours at least, whatever a client
+// does. w.mu is held.
+func (w *world) hadChance(s *tenant, since time.Time, chance time.Duration, limit *window) bool {
 	now := time.Now()
 	if now.Sub(since) < chance {
 		return false
 	}
+	var catchUp time.Duration
 	all := slices.Clone(s.troubles)
 	for _, x := range w.troubles {
 		if s.demand || x.what != "database" {
@@ -273,15 +287,24 @@ func (w *world) hadChance(s *tenant, since time.Time, chance time.Duration) bool
 	}
 	slices.SortFunc(all, func(a, b trouble) int { return a.from.Compare(b.from) })
 	for _, x := range all {
-		if x.from.Sub(since) >= chance {
+		if x.from.Sub(since) >= chance+catchUp {
 			return true
 		}
 		if x.to.IsZero() {
 			return false
 		}
-		since = latest(since, x.to)
+		if x.to.After(since) {
+			since, catchUp = x.to, limit.least(x.backlog)
+		}
 	}
-	return now.Sub(since) >= chance
+	return now.Sub(since) >= chance+catchUp
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func latest(a, b time.Time) time.Time {

@@ -110,6 +110,7 @@ type tenant struct {
 type trouble struct {
 	what     string
 	from, to time.Time
+	backlog  int // renewals that were due at its end
 }
 
 // A standing is what the CA has to know about the host of an order.
@@ -214,7 +215,8 @@ func (w *world) quit(i *instance, kill bool) {
 		i.storage.kill()
 	}
 	begin := time.Now()
-	_ = i.manager.Close() // the locks of a killed process and of a storage that is down stay
+	_ = i.manager.Close() // the locks of a killed process and of a storage that is down stay, for lockLease
+	i.storage.kill()      // the end of a process that was not
 	if took := time.Since(begin); took > time.Minute {
 		w.fail("close", "", "%s needs %s to close", i.name, took)
 	}
@@ -339,7 +341,7 @@ func (w *world) mends(s *tenant) {
 	defer w.mu.Unlock()
 	if s.broken {
 		s.broken = false
-		s.troubles[len(s.troubles)-1].to = time.Now()
+		s.troubles[len(s.troubles)-1].to, s.troubles[len(s.troubles)-1].backlog = time.Now(), w.backlog()
 		s.say(w, "validation works")
 	}
 }
@@ -363,7 +365,7 @@ func (w *world) breaksDown(what, kind string, length time.Duration) (works func(
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.troubles[n].to = time.Now()
+		w.troubles[n].to, w.troubles[n].backlog = time.Now(), w.backlog()
 		w.say("%s: works", what)
 	}
 }
