@@ -161,7 +161,10 @@ func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}
 		return nil, nil
 	}
 	h := &host{manager: m, name: name, kind: onDemand}
-	h.move().awaited, h.motion.vouched = true, vouched
+	h.move().awaited = true
+	if vouched {
+		h.motion.vouched = time.Now()
+	}
 	h.marks.Store(used)
 	m.table.add(h)
 	m.below.add(name)

@@ -77,9 +77,9 @@ type motion struct {
 	unreadAt  time.Time // when that was known
 	lost      bool      // it is not in storage any more
 
-	vouched   bool // the policy has allowed it just now
-	undecided bool // the program has not said yet how its TLS is done
-	again     bool // the job under way is of no use any more: load after it
+	vouched   time.Time // when the policy has allowed it, if this process asked
+	undecided bool      // the program has not said yet how its TLS is done
+	again     bool      // the job under way is of no use any more: load after it
 
 	unusable int // damaged reads in a row
 	stalls   int // failures of storage in a row

@@ -318,3 +318,38 @@ func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
 		assert.Less(t, strings.Count(logs.String(), "\n"), 120)
 	})
 }
+
+// What the policy said when the host was first asked for counts no longer when a limit ends hours later.
+func TestAHostOnDemandThatALimitHeldIsAskedAboutAgain(t *testing.T) {
+	for what, deny := range map[string]bool{"allowed still": false, "no longer allowed": true} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				free := time.Now().Add(3 * time.Hour)
+				ca := newLimitedCA(t, func(string) error {
+					if time.Now().Before(free) {
+						return limitOf("too many new orders (300) from this account in the last 3h0m0s", free)
+					}
+					return nil
+				})
+				p := new(policy)
+				o := with(ca)
+				o.Policy = p.allow
+				m, _ := start(t, o, "*")
+				for _, host := range []string{"customer0.example.com", "customer1.example.com"} { // the first meets the limit
+					_, err := shake(t, m, host)
+					require.Error(t, err)
+				}
+				p.mu.Lock()
+				p.deny = deny
+				p.mu.Unlock()
+				time.Sleep(5 * time.Hour)
+				if deny {
+					assert.Zero(t, ca.count("customer1.example.com"))
+					assert.Equal(t, 2, p.count("customer1.example.com"))
+					return
+				}
+				assert.Equal(t, 1, ca.count("customer1.example.com"))
+			})
+		})
+	}
+}

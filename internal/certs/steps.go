@@ -31,6 +31,9 @@ const (
 	// three files one by one, and another process may be at it.
 	unusableReads = 3
 
+	// vouchTime is how long the policy's word counts for a first order: a limit may hold that for hours.
+	vouchTime = time.Minute
+
 	// unknownPause is how long a renewal waits for a policy that does not know.
 	unknownPause = time.Minute
 )
@@ -333,14 +336,16 @@ func (h *host) allowed(ctx context.Context) error {
 	m := h.manager
 	m.mu.RLock()
 	spare := h.kind == covered && m.wildReady(h.name)
-	again := h.kind == onDemand && (h.summary != nil || h.motion.attempts > 0 || !h.motion.vouched)
+	first := h.summary == nil && h.motion.attempts == 0 // a client waits for it, or has
+	fresh := first && time.Since(h.motion.vouched) < vouchTime
+	again := h.kind == onDemand && !fresh
 	m.mu.RUnlock()
 	switch {
 	case spare:
 		return errSpare
 	case !again:
 		return nil
-	case h.marks.Load()&used == 0:
+	case h.marks.Load()&used == 0 && (!first || h.motion.vouched.IsZero()):
 		return errUnasked
 	}
 	return m.demands.policy(ctx, h.name)
