@@ -87,7 +87,7 @@ func (a *roundTrip) doShort(c *client.Client, t *forward.Target) (*http.Response
 	if err != nil {
 		return nil, err
 	}
-	return a.adopt(try, n)
+	return a.adopt(&try, n)
 }
 
 // adopt takes the response over whose head of n bytes try has read.
