@@ -73,12 +73,14 @@ func (b *background) watchTarget(w *run, t *Target) {
 	})
 }
 
-// watchTargets checks targets that came, if others are checked.
-func (b *background) watchTargets(ts []*Target) {
+// use makes s the set, and checks the targets that came with it if others are
+// checked. One step: start would check them too.
+func (b *background) use(s *set, came []*Target) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.f.set.Store(s)
 	if w := b.current.Load(); w != nil {
-		for _, t := range ts {
+		for _, t := range came {
 			b.watchTarget(w, t)
 		}
 	}

@@ -134,8 +134,7 @@ func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint,
 			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
 		}
 	}
-	f.set.Store(s)
-	f.background.watchTargets(came)
+	f.background.use(s, came)
 	for _, t := range gone {
 		t.retire()
 	}
