@@ -84,7 +84,7 @@ func New(o Options) (*Manager, error) {
 	storage, badStorage := orFiles(o.Storage)
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
 	m.shapes = newShapes(m.storage)
-	m.recaller = &recaller{storage: m.storage, choices: m.choices, knows: o.Knows, wants: o.Wants, add: m.addRecalled, log: m.log}
+	m.recaller = &recaller{storage: m.storage, choices: m.choices, knows: o.Knows, wants: o.Wants, add: m.addRecalled, spawn: m.spawn, log: m.log}
 	m.engine = &engine{storage: m.storage, shapes: m.shapes, log: m.log, zap: newZap(m.log), noARI: o.DisableARI, answers: m.retryUnanswered}
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
@@ -142,7 +142,7 @@ func (m *Manager) Start(grace time.Duration) {
 func (m *Manager) followed() {
 	m.notices.later()
 	if m.options.Policy != nil {
-		m.recalled.Do(func() { m.spawn(func() { m.recaller.recall(m.ctx, m.issuers.chains()) }) })
+		m.recalled.Do(func() { m.recaller.recall(m.ctx, m.issuers.chains()) })
 	}
 }
 

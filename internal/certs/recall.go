@@ -23,14 +23,16 @@ type recaller struct {
 	knows   func(host string) bool    // Options.Knows
 	wants   func(pattern string) bool // Options.Wants
 	add     func(host string)         // adds a host on demand to the table, unless something serves it
+	spawn   func(task func()) bool    // starts a task of the Manager
 	log     *slog.Logger
 }
 
-// recall looks for the certificates of some issuers until ctx is done, one chain after the other.
+// recall begins to look for the certificates of some issuers until ctx is done, each on its own: one that storage does not
+// list keeps none waiting.
 func (r *recaller) recall(ctx context.Context, chains iter.Seq[*chain]) {
 	for c := range chains {
 		for _, a := range c.authorities {
-			r.from(ctx, a)
+			r.spawn(func() { r.from(ctx, a) })
 		}
 	}
 }

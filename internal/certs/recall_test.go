@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -173,5 +174,34 @@ func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
 		assert.LessOrEqual(t, calls.Load()-before, int64(11), "once a minute")
 		_, err = shake(t, m, "a.example.com")
 		require.NoError(t, err)
+	})
+}
+
+// What storage does not list of one issuer keeps nobody from what it lists of another.
+func TestStoredHostsOfAnIssuerShowThoughThoseOfAnotherAreNotListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemStorage()
+		first, second := newIssuer(t, "first", day(90)), newIssuer(t, "second", day(90))
+		first.hook(failing("it is down"))
+		o := onDemand(t, new(policy), first)
+		o.Public, o.Storage = append(o.Public, second), storage
+		m, _ := start(t, o, "*")
+		_, err := shake(t, m, "customer1.example.com")
+		require.NoError(t, err)
+		require.NoError(t, m.Close())
+
+		var refused atomic.Int64
+		storage.hook(func(verb, key string) error {
+			if verb != "list" || !strings.Contains(key, "first") {
+				return nil
+			}
+			refused.Add(1)
+			return errors.New("permission denied")
+		})
+		m, _ = start(t, o, "*")
+		time.Sleep(time.Minute)
+		require.NotZero(t, refused.Load())
+		require.Len(t, m.Statuses(), 1)
+		assert.Equal(t, certs.Valid, m.Statuses()[0].State)
 	})
 }

@@ -18,7 +18,7 @@ func (m *Manager) begin(c *chain) {
 		ctx, c.cancel = context.WithCancel(m.ctx)
 		m.spawn(func() { c.queue.loop(ctx) })
 		if m.open.Load() && m.options.Policy != nil {
-			m.spawn(func() { m.recaller.recall(ctx, slices.Values([]*chain{c})) })
+			m.recaller.recall(ctx, slices.Values([]*chain{c}))
 		}
 	})
 }
