@@ -85,6 +85,34 @@ func leavesWaiting(t *testing.T, s *site, queued bool) {
 	assert.Len(t, s.backend.Requests(), before, "no target has heard of them")
 }
 
+// A client that resets its connection has left, as one that closes it has: its body is not a bad one.
+func TestAClientThatResetsItsConnectionInABodyIs499(t *testing.T) {
+	hold := func(c *proxytest.BackendConn) { c.Wait(nil) }
+	overLanesAtOnce(t, hold, func(t *testing.T, s *site) {
+		arrived := s.upstream.RateLimit.Limiter.(doorbell)
+		for i, rest := range []string{
+			"Content-Length: 200000\r\n\r\nhello",
+			"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+			"Transfer-Encoding: chunked\r\n\r\n5\r\nhel",
+		} {
+			c := s.dial(t)
+			c.Send(request("POST /", rest))
+			<-arrived
+			nc := c.Conn.Conn
+			if tc, ok := nc.(*tls.Conn); ok {
+				nc = tc.NetConn()
+			}
+			require.NoError(t, nc.(*net.TCPConn).SetLinger(0))
+			require.NoError(t, nc.Close())
+			x := s.record(t, i+1)
+			assert.Equal(t, 499, x.Status, rest)
+			var fail *hostproxy.Error
+			require.ErrorAs(t, x.Err, &fail, rest)
+			assert.Equal(t, hostproxy.SideClient, fail.Side, rest)
+		}
+	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: make(doorbell, 4)} })
+}
+
 // Over HTTP/2 too, where others share the connection.
 func TestAStreamWhoseClientLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	for _, l := range lanes {

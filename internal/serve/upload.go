@@ -339,7 +339,7 @@ func (u *upload) read(p []byte) (int, error) {
 	if u.stop.Load() {
 		return 0, errStopped
 	}
-	if err == io.EOF {
+	if !isTimeout(err) { // the end of what comes, or a reset
 		err = exchange.ErrClientGone
 	}
 	return 0, &clientError{err}
