@@ -765,6 +765,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	x.Pattern = q.Pattern
 	q = x.Numbered(q) // after Pattern, which middleware around the Router sees
 	x.Lives[1] = &rt.Value.life
+	defer r.closeRetired(rt)
 	if refusal := x.Loops(q); refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
@@ -775,6 +776,17 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	}
 	x.Owner = rt.Value.behind
 	rt.Value.handler.ServeHTTP(exchange.Watch(w, x), q.WithContext(exchange.NewContext(q.Context(), x)))
+}
+
+// closeRetired is closeUnused for the upstreams of a route that has gone while it
+// served a request, which may have begun their background work again.
+func (r *Router) closeRetired(rt *routes.Route[route]) {
+	if rt.Value.life.Err() == nil {
+		return
+	}
+	for _, u := range rt.Value.upstreams() {
+		go r.closeUnused(u)
+	}
 }
 
 // identify gives the exchange its identifier, and sets the response header.

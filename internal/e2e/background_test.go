@@ -133,6 +133,43 @@ func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
 	}
 }
 
+// A lock is a handler that holds requests up.
+type lock struct {
+	http.Handler
+	arrived, open chan struct{}
+}
+
+// Unwrap returns the handler behind the lock.
+func (l *lock) Unwrap() http.Handler { return l.Handler }
+
+func (l *lock) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	l.arrived <- struct{}{}
+	<-l.open
+	l.Handler.ServeHTTP(w, q)
+}
+
+// A request may reach its upstream when its route has gone: what it begins ends with it.
+func TestBackgroundWorkOfARequestThatOutlivesItsRouteEnds(t *testing.T) {
+	proxytest.NoLeaks(t)
+	b := newBusy(t)
+	l := &lock{b.Upstream, make(chan struct{}), make(chan struct{}, 1)}
+	r := &hostproxy.Router{Logger: silent()}
+	r.Handle("a.test", l)
+	c := proxytest.Dial(t, proxytest.StartPlain(t, &hostproxy.Server{Router: r}).Plain)
+	c.Send(get)
+	<-l.arrived
+	l.open <- struct{}{}
+	require.Equal(t, 200, c.Response("GET").StatusCode)
+	b.goesOn(t)
+	c.Send(get)
+	<-l.arrived
+	require.True(t, r.Remove("a.test"))
+	b.ends(t)
+	l.open <- struct{}{}
+	assert.Equal(t, 200, c.Response("GET").StatusCode)
+	b.ends(t)
+}
+
 func TestTheRoutersLoggerHearsOfItsTargets(t *testing.T) {
 	log, other := new(logText), new(logText)
 	r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
