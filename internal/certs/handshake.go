@@ -145,6 +145,22 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 // wait returns the certificate of h, when it is there or at once an expired
 // one, but see prompt.
 func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
+	cert, err := m.waitFor(hello, h)
+	if err != nil && isPattern(h.name) && m.gone(h) {
+		// It was there until the program had said how its TLS is done: its hosts come on demand, say.
+		return m.other(hello, m.nameOf(hello))
+	}
+	return cert, err
+}
+
+func (m *Manager) gone(h *host) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return h.gone
+}
+
+// waitFor is wait for h itself, or for what serves its name when it goes.
+func (m *Manager) waitFor(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
 	old, moved, err := m.expedite(h)
 	if err != nil {
 		if next := m.successor(h); next != nil {
