@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -65,12 +66,14 @@ func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
 			require.Contains(t, ws.Head(), " 101 ")
 
 			var p status.Page
-			proxytest.Eventually(t, "the failures", func() bool { // a record is made when the client has its answer
+			proxytest.Eventually(t, "the failures and the stream", func() bool { // they are counted when the client has its answer
 				p = status.Page{}
 				a := dial("status.test").Do("GET /?format=json HTTP/1.1\r\nHost: status.test\r\n\r\n")
 				require.Equal(t, 200, a.StatusCode)
 				require.NoError(t, json.Unmarshal(a.Content, &p))
-				return len(p.Failures) == 3
+				return len(p.Failures) == 3 && slices.ContainsFunc(p.Routes, func(r status.Route) bool {
+					return r.Pattern == "stream.test" && r.Targets[0].Streams == 1
+				})
 			})
 			assert.Equal(t, status.Failure{Time: p.Failures[0].Time, Host: "broken.test", Path: "/p", Target: dead, Status: 502, Op: "dial",
 				Side: "upstream", Cause: p.Failures[0].Cause}, p.Failures[0])
