@@ -20,7 +20,7 @@ import (
 
 // The status of a Router that serves for real shows what its certificates and its targets have done.
 func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
-	for _, lane := range []string{"fast", "full"} {
+	for _, lane := range []string{"fast", "handler"} {
 		t.Run(lane, func(t *testing.T) {
 			r := &hostproxy.Router{Logger: silent()}
 			r.TLS.Storage = &certmagic.FileStorage{Path: t.TempDir()}
@@ -34,7 +34,7 @@ func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
 			r.Handle("stream.test", hostproxy.To(stream.Addr()))
 			r.Handle("status.test", hostproxy.StatusHandler(r))
 			s := &hostproxy.Server{Router: r}
-			if lane == "full" {
+			if lane == "handler" {
 				s.Handler = http.HandlerFunc(r.ServeHTTP)
 			}
 			running := proxytest.Start(t, s)
