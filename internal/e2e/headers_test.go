@@ -95,13 +95,13 @@ func (s *site) scheme() string {
 func TestAnUntrustedClientCannotSpeakAboutItself(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
-		c.Do("GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 6.6.6.6\r\nX-Forwarded-Proto: evil\r\n" +
-			"X-Forwarded-Host: evil\r\nX-Forwarded-Port: 666\r\nX-Forwarded-Prefix: /evil\r\nX-Real-Ip: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n" +
+		c.Do("GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 6.6.6.6\r\nX-Forwarded-Proto: evil1\r\n" +
+			"X-Forwarded-Host: evil1\r\nX-Forwarded-Port: 999\r\nX-Forwarded-Prefix: /evil1\r\nX-Real-Ip: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n" +
 			"X_Forwarded_For: 6.6.6.6\r\nX.Forwarded.For: 6.6.6.6\r\nX_Real_Ip: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\n\r\n")
 		raw := string(s.backend.WaitRequests(1)[0].Raw)
 		assert.NotContains(t, raw, "6.6.6.6")
-		assert.NotContains(t, raw, "evil")
-		assert.NotContains(t, raw, "666")
+		assert.NotContains(t, raw, "evil1")
+		assert.NotContains(t, raw, "999") // digits that the name in Via cannot have
 		assert.Equal(t, []string{ip(c)}, field([]byte(raw), "X-Forwarded-For"))
 		assert.Equal(t, []string{s.scheme()}, field([]byte(raw), "X-Forwarded-Proto"))
 		assert.Equal(t, netip.MustParseAddr(ip(c)), s.record(t, 1).Client)
