@@ -83,9 +83,13 @@ const (
 //   - close: Close ends within a minute.
 //
 // The seed makes the world; what the Manager does in it also depends on chance.
-// Too much for every day, half an hour of CPU and 2 GB for a year:
+// Too much for every day:
 //
 //	go test ./internal/certs -run TestAYearInAMinute -timeout 2h -year.days 364 -year.hosts 10000 -year.restart 24h
+//
+// On 2026-11-29 it broke no rule with seed 1: 169,105 orders, 153,793
+// certificates, 4,873 orders refused by a limit, 629 instances and 40,462,652
+// sampled handshakes, in 21 minutes of CPU and 2.0 GB.
 //
 // With -v it says how far it is. A test that hangs waits for a mutex: that stops
 // the clock of testing/synctest, if who holds the mutex sleeps.
