@@ -140,9 +140,13 @@ func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error
 	select {
 	case got <- err:
 	case <-ctx.Done():
-		if err == nil && s.unlock(context.WithoutCancel(ctx), name) != nil {
+		if err != nil {
+			return
+		}
+		whole := context.WithoutCancel(ctx)
+		if err := s.unlock(whole, name); err != nil {
 			s.hold(name, 1)
-			s.setStray(name, true)
+			s.setStray(name, refusedUnlock(whole, err))
 		}
 	}
 }
@@ -181,9 +185,15 @@ func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
 	if err == nil {
 		s.hold(name, -1)
 	} else {
-		s.setStray(name, true)
+		s.setStray(name, refusedUnlock(ctx, err))
 	}
 	return err
+}
+
+// refusedUnlock reports whether the backend has refused to free a lock, which is held still, then. Of a call that takes too
+// long, or was given up, nothing is known: it may free the lock yet, and what it frees later may be another process's.
+func refusedUnlock(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && !errors.Is(err, errStorageHangs) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // setStray notes whether a lock could not be freed, and returns what was noted before.
