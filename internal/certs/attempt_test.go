@@ -172,3 +172,26 @@ func TestARefusalForADeactivatedAccountIsKnownByItsText(t *testing.T) {
 	assert.False(t, certs.Deactivated(validation), "what the page of a web server says")
 	assert.False(t, certs.Deactivated(nil))
 }
+
+// The other process has written the certificate, and not come to its key yet.
+func TestARenewalThatAnotherProcessIsWritingIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, elsewhere, ca := newMemStorage(), newMemStorage(), newIssuer(t, "ca", day(90))
+		m, _ := start(t, certs.Options{Public: []certmagic.Issuer{ca}, Storage: storage}, "a.example.com")
+		other, _ := start(t, certs.Options{Public: []certmagic.Issuer{ca}, Storage: elsewhere}, "a.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		require.NoError(t, other.Await(t.Context()))
+		put := func(suffix string) {
+			key := m.SiteKey("a.example.com", suffix)
+			require.NoError(t, storage.Store(t.Context(), key, []byte(elsewhere.content(key))))
+		}
+		put(".crt")
+		require.NoError(t, m.Renew("a.example.com"))
+		time.Sleep(1500 * time.Millisecond)
+		put(".key")
+		put(".json")
+		time.Sleep(time.Minute)
+		assert.Len(t, ca.issued(), 2)
+		assert.Equal(t, other.Statuses()[0].Serial, m.Statuses()[0].Serial)
+	})
+}

@@ -101,10 +101,28 @@ func (c *chain) renewed(ctx context.Context, o order) bool {
 		if leaf == nil || leaf.SerialNumber.Cmp(o.serial) == 0 {
 			continue
 		}
-		now, err := readStored(ctx, a.engine.storage, c.authorities, o.name)
+		now, err := c.whole(ctx, a.engine.storage, o.name)
 		return err == nil && now.cert.Leaf.SerialNumber.Cmp(o.serial) != 0 && time.Now().Before(now.renewAt())
 	}
 	return false
+}
+
+// whole reads the certificate of name. One that is not whole may be in the middle of being written by another process: it is
+// read again after a moment.
+func (c *chain) whole(ctx context.Context, storage *boundedStorage, name string) (*stored, error) {
+	for n := 1; ; n++ {
+		now, err := readStored(ctx, storage, c.authorities, name)
+		if !errors.Is(err, errUnusable) || n == unusableReads {
+			return now, err
+		}
+		timer := time.NewTimer(time.Second)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // leaf returns the certificate in storage, nil if there is none.
