@@ -711,8 +711,8 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // until Resume: Pause does not end by itself. With d of 0 or less, requests fail
 // immediately. At most 4,096 requests wait; further ones fail with 503
 // immediately. A client that disconnects no longer counts. Below an [http.Server]
-// of your own, this is noticed only if its request has no body. After Resume,
-// requests go to the targets of that moment.
+// of your own, and on systems other than Linux, this is noticed only if its request
+// has no body. After Resume, requests go to the targets of that moment.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }

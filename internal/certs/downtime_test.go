@@ -20,7 +20,7 @@ import (
 
 const maxUnderWay = 16 // orders of a Manager
 
-// A downCA is an issuer that does not answer for as long as it is down, and counts who asks meanwhile.
+// A downCA is an issuer that does not answer while it is down, and counts the orders that come meanwhile.
 type downCA struct {
 	*fakeIssuer
 	down  atomic.Bool

@@ -213,7 +213,7 @@ func (f *Forwarder) CloseIdle() {
 	}
 }
 
-// closeIdle is CloseIdle for f alone. It returns whom f diverts to or mirrors to.
+// closeIdle is CloseIdle for f alone. It returns the Forwarders that f diverts or mirrors to.
 func (f *Forwarder) closeIdle() (others []*Forwarder) {
 	if d := f.diverted.Load(); d != nil {
 		others = append(others, d.to)

@@ -13,7 +13,7 @@ import (
 type hold struct {
 	page *exchange.Page // to answer with; nil means to wait
 	over chan struct{}  // closed when waiting has come to its end
-	late time.Time      // when it has for those who wait longest
+	late time.Time      // when waiting ends without Resume
 }
 
 // Pause makes exchanges to come wait until Resume, for at most d; then they

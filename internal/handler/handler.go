@@ -52,8 +52,8 @@ func (a *roundTrip) fail(fail *exchange.Failure) {
 	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
 }
 
-// sever resets the connection of an HTTP/1.0 client, for whom an end like any
-// other would be that of a body without a length.
+// sever resets the connection of an HTTP/1.0 client: it would take a normal close
+// for the end of a body without a length.
 func sever(w http.ResponseWriter) {
 	nc, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {

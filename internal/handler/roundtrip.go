@@ -100,8 +100,8 @@ func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	return nil
 }
 
-// introduce lets those who see the request find the exchange by its context. A
-// question's is found already: it is that of the request which is asked about.
+// introduce puts the exchange into the request's context, where hooks find it. The
+// request of a Question has the exchange of the client's request there already.
 func (a *roundTrip) introduce() {
 	if a.x.Asker == nil && exchange.FromContext(a.q.Context()) != a.x {
 		a.q = a.q.WithContext(exchange.NewContext(a.q.Context(), a.x))

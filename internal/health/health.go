@@ -55,8 +55,8 @@ type Check struct {
 
 // A Breaker says what follows from exchanges.
 type Breaker struct {
-	Failures     int           // in a row that open it; 0 means that no number does
-	FailureRatio float64       // of failures within Window that opens it; 0 means that no share does
+	Failures     int           // consecutive ones that open it; 0 disables this criterion
+	FailureRatio float64       // of failures within Window that opens it; 0 disables this criterion
 	Window       time.Duration // over which FailureRatio counts
 	MinRequests  int           // exchanges within Window below which FailureRatio does not count
 	Slow         time.Duration // an answer that takes longer counts as a failure; 0 means that none does
