@@ -25,8 +25,9 @@ func TestTargetsAreFoundWhileRequestsGoOn(t *testing.T) {
 	type list = []hostproxy.Endpoint
 	lists := make(chan list)
 	var running atomic.Int64
+	var seen *hostproxy.Router // shows how many requests wait at the upstream
 	build := func() *hostproxy.Upstream {
-		return &hostproxy.Upstream{Discover: func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+		u := &hostproxy.Upstream{Discover: func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
 			running.Add(1)
 			defer running.Add(-1)
 			for {
@@ -38,10 +39,14 @@ func TestTargetsAreFoundWhileRequestsGoOn(t *testing.T) {
 				}
 			}
 		}}
+		seen = new(hostproxy.Router)
+		seen.Handle("seen.test", u)
+		return u
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		assert.Zero(t, running.Load(), "it does not run before it is needed")
 		c.Send(request("GET /", "\r\n"))
+		proxytest.Eventually(t, "the request to wait", func() bool { return queued(t, seen) == 1 })
 		lists <- list{{Target: "http://nowhere.test:80", Addr: addrs[0]}, {Target: "::nonsense"}}
 		assert.Equal(t, "0", string(c.Response("GET").Content), "the first request waits until there are targets")
 		x := <-records
