@@ -704,8 +704,8 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns all errors in the fields of r and its handlers, joined. A field
-// that was changed after first use is an error too, also in Servers that run r.
+// Check returns all errors in the fields of r and its handlers, joined. Fields
+// changed after first use, in r or in a Server that runs r, are errors too.
 // Nil means that every field is in effect, or will be from first use on. Check
 // does not count as first use: fields may still be set. It does not validate
 // [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.

@@ -535,8 +535,9 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
 // the same Upstream applies to new requests, and closes no connection. Handlers
-// are compared with ==; those of a type without == are always different. An
-// http.HandlerFunc equals only itself, not a new closure of the same code.
+// are compared with ==. Those of a type that cannot be compared always differ, with
+// one exception: an http.HandlerFunc is the same if it is the same func value. A
+// new closure of the same code differs.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {

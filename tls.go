@@ -55,7 +55,7 @@ type TLS struct {
 	// fields for external account binding, a profile or the roots of a private CA.
 	// TestCA is the CA's staging directory, preset for Let's Encrypt. It is used
 	// after a failed validation until a validation succeeds. To choose the type of
-	// key, wrap it in an [Issuer].
+	// key, wrap this issuer in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order when Issuer refuses a certificate. ACME issuers
@@ -73,11 +73,12 @@ type TLS struct {
 	// from the settings of the wildcard. Settings for a Passthrough have no effect,
 	// and are logged at level Error.
 	//
-	// Until Host has returned, handshakes for the host wait, and requests on other
-	// connections get 421. If it returns an error, panics or takes longer than 10 s,
-	// the host keeps its settings; a new host gets the state [CertFailed]. Host is
-	// then called again after seconds, later after minutes. It may be called
-	// concurrently for different patterns. It must not wait for the Router.
+	// Until the function returns, handshakes for the host wait. Requests for the
+	// host on a connection that was opened for another one get 421. If it returns an
+	// error, panics or takes longer than 10 s, the host keeps its settings; a new
+	// host gets the state [CertFailed]. Host is then called again after seconds,
+	// later after minutes. It may be called concurrently for different patterns. It
+	// must not wait for the Router.
 	Host func(pattern string) (HostTLS, error)
 
 	// DNS proves control of names by DNS records, through a provider of
@@ -98,14 +99,15 @@ type TLS struct {
 	// Storage keeps certificates, keys, accounts and locks. Routers with the same
 	// Storage share them. Once a day, certificates that expired more than 30 days
 	// ago are deleted. Nil means files in $XDG_DATA_HOME/certmagic or
-	// ~/.local/share/certmagic. A process without a home uses certmagic below the
-	// first directory of $STATE_DIRECTORY, which systemd sets for StateDirectory=.
+	// ~/.local/share/certmagic. A process without a home uses the subdirectory
+	// certmagic of the first directory of $STATE_DIRECTORY, which systemd sets for
+	// StateDirectory=.
 	Storage certmagic.Storage
 
-	// HostPolicy decides only about certificates on demand; autocert's decides
-	// about all. A certificate is on demand if a handshake asks for a public host
-	// without a certificate, and only a wildcard pattern matches the host. Nil
-	// allows none.
+	// HostPolicy decides about certificates on demand only, unlike the HostPolicy of
+	// autocert, which decides about every certificate. A certificate is on demand if
+	// a handshake asks for a public host without a certificate, and only a wildcard
+	// pattern matches the host. Nil allows none.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
 	// that is remembered for HostPolicyTTL. Return any other error if the policy
@@ -136,9 +138,9 @@ type TLS struct {
 	// after ten.
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
-	// public. Records with other addresses then delay an order by half an hour at
-	// most. After a handshake for the host, the delay ends at the next look-up. If
-	// any interface has a private address, only missing records delay an order.
+	// public. A host whose records have none of these waits for half an hour at
+	// most. The wait ends at the next look-up after a handshake for the host. If any
+	// interface has a private address, only missing records delay an order.
 	// Records with private addresses, DNS failures, and hosts with a valid
 	// certificate never delay one.
 	Addresses []netip.Addr
@@ -167,9 +169,9 @@ type TLS struct {
 
 	// Config is the base of the TLS settings. It is cloned. Fields such as
 	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
-	// GetCertificate is called first. If it returns nil, Certificates are served for
-	// the names in them, before managed ones. Nil means TLS 1.2 and up, HTTP/2 and
-	// HTTP/1.1.
+	// GetCertificate is called first. Next come the Certificates of Config, for the
+	// names in them, and then managed certificates. Nil means TLS 1.2 and up, HTTP/2
+	// and HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
@@ -252,8 +254,8 @@ type CertFile struct{ CertFile, KeyFile string }
 // issues no session tickets, so that clients prove their identity in every
 // handshake.
 type ClientAuth struct {
-	// CAs and the PEM files CAFiles hold the CAs that sign the clients'
-	// certificates. The files are read again within half a minute after a change.
+	// CAs is the pool of CAs that sign client certificates. The PEM files in CAFiles
+	// hold further ones. The files are read again within half a minute after a change.
 	// While they cannot be read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
@@ -301,8 +303,8 @@ type CertStatus struct {
 	Err error
 
 	// NextTry is the time of the next attempt, after a failure or while a CA's limit
-	// applies. Zero means that none is planned: after a failure, retrying cannot
-	// succeed without a configuration change.
+	// applies. Zero means that no attempt is planned. In the state [CertFailed], the
+	// failure is then permanent until the configuration changes.
 	NextTry time.Time
 
 	OnDemand bool // allowed by TLS.HostPolicy
@@ -761,7 +763,7 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
 // given. It does not wait: hosts keep their settings until Host has returned
-// without an error. It also forgets the refusal of a given host on demand, as
+// without an error. It also forgets that TLS.HostPolicy refused a given host, as
 // [Router.ForgetHostPolicy] does. A pattern without a route is logged as a
 // warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
 // listens.
@@ -787,10 +789,11 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts
 // has a certificate. If none are given, it waits for all hosts that need one,
-// except those that [TLS.Lazy] leaves to their first handshake. It waits for such
-// a host if it is given, but only a handshake or [Router.RenewCertificate] orders
-// the certificate. When ctx is done, the error names the hosts without a
-// certificate and the reasons. An invalid host is an error immediately.
+// except those that [TLS.Lazy] leaves to their first handshake. A given host that
+// is lazy is awaited too. AwaitCertificates does not order its certificate: a
+// handshake or [Router.RenewCertificate] must. When ctx is done, the error names
+// the hosts without a certificate and the reasons. An invalid host is an error
+// immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
@@ -825,8 +828,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close ends the background work of the Router. Call it in programs that use
-// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. If each
-// user of r is a [Server], the last one to end does the same. Close may be called
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. If only
+// values of [Server] use r, the last one closes it when it ends. Close may be called
 // more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its

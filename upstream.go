@@ -46,9 +46,10 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
-	// HTTP/1.1 by ALPN gets only HTTP/2. If a target chooses no protocol by ALPN,
-	// the proxy connects again and offers both, at most every ten minutes. A target
-	// that then chooses h2, and closes the first connection, gets only HTTP/2.
+	// HTTP/1.1 by ALPN gets only HTTP/2. If a target negotiates no protocol, the
+	// proxy opens a second connection that offers HTTP/1.1 and h2, at most once in
+	// ten minutes. If the target chooses h2 there and closes the first connection,
+	// it gets only HTTP/2.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -209,14 +210,14 @@ type Upstream struct {
 	// byte. Slow transfers go on. Zero means 5 minutes; negative disables the
 	// limit.
 	//
-	// A peer that stops reading has up to twice as long. Over HTTP/2 and below an
-	// http.Server of your own, the proxy does not see the client's connection:
-	// there, the client must take each 32 KiB within IdleTimeout.
+	// A peer that stops reading is cut off after at most twice this time. With
+	// HTTP/2, or in an http.Server of your own, the proxy cannot see the client's
+	// connection. The client must then read each 32 KiB within IdleTimeout.
 	//
 	// The body of an HTTP/1.x request also has a fixed limit until the response
-	// begins. The request fails with 408 after a pause of a minute, or below 240
-	// B/s once the proxy has waited for the body for 10 s. The rate is that of the
-	// last two minutes at most: a fast start does not help later.
+	// begins. The request fails with 408 if the client sends nothing for a minute.
+	// It also fails below 240 B/s, once the proxy has waited for the body for 10 s
+	// in all. The rate is averaged over at most the last two minutes.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
@@ -344,8 +345,8 @@ func (u *Upstream) source() discover.Source {
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
 // full or already tried. Weights are shares of all requests. For LessBusy and
-// LeastInFlight they are shares of the requests in flight. FirstAvailable only
-// skips targets with weight 0.
+// LeastInFlight they are shares of the requests in flight. FirstAvailable
+// ignores weights, except that it skips targets with weight 0.
 type Policy uint8
 
 // The policies.
@@ -355,7 +356,7 @@ const (
 	Random                       // a target drawn at random
 	LeastInFlight                // the target with the fewest requests in flight
 	FirstAvailable               // the first in the order of Targets; the others are spares
-	ConsistentHash               // the same target for the same HashBy value, unless it has 1.25 times its share in flight
+	ConsistentHash               // the same target for the same HashBy value, up to 1.25 times its share of all requests in flight
 )
 
 // A HashKey is the part of a request by which [ConsistentHash] chooses a target.
@@ -457,9 +458,9 @@ type Retry struct {
 	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
 	Statuses []int         // response statuses to retry, such as 503, while another target is left
 
-	// Budget limits the retries of requests already sent: to this share of the
-	// requests in flight, or to 3 if that is more. Zero means 0.2; negative
-	// disables the limit.
+	// Budget limits the retries of requests that a target may have received. Such
+	// retries are at most this share of the requests in flight; 3 are always
+	// allowed. Zero means 0.2; negative disables the limit.
 	Budget float64
 }
 
@@ -514,8 +515,9 @@ func To(targets ...string) *Upstream {
 	return u
 }
 
-// NewUpstream is [To] for targets that are not literals: it returns an error that
-// names each invalid target and the rule that it breaks.
+// NewUpstream is like [To], but returns an error in place of a panic. Use it for
+// targets from a configuration. The error names each invalid target and the rule
+// that it breaks.
 func NewUpstream(targets ...string) (*Upstream, error) {
 	u := &Upstream{}
 	var errs []error
@@ -710,9 +712,9 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // After d, the waiting requests fail with 503, and so does every new request
 // until Resume: Pause does not end by itself. With d of 0 or less, requests fail
 // immediately. At most 4,096 requests wait; further ones fail with 503
-// immediately. A client that disconnects no longer counts. Below an [http.Server]
-// of your own, and on systems other than Linux, this is noticed only if its request
-// has no body. After Resume, requests go to the targets of that moment.
+// immediately. A client that disconnects no longer counts. In an [http.Server] of
+// your own, or on systems other than Linux, a disconnect is detected only if the
+// request has no body. After Resume, requests go to the targets of that moment.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
