@@ -602,7 +602,7 @@ func RequestID(q *http.Request) string {
 //	user            User                    if ""
 //	user_agent      UserAgent               if ""
 //	referer         Referer                 if ""
-//	tls             TLSVersion as "TLS 1.3" if 0
+//	tls             TLSVersion, as text     if 0
 //	server_name     ServerName              if ""
 //	op              Error.Op                if Err is nil
 //	side            Error.Side              if Err is nil

@@ -116,8 +116,8 @@ type TLS struct {
 	// logged once a minute. A call that takes longer than 10 s is such an error.
 	//
 	// A renewal calls HostPolicy again. If no client has asked for the host since
-	// the last order, the renewal waits until a client does, or until the
-	// certificate expires. HostPolicy may be called concurrently. It has no effect
+	// the last order, the renewal waits for a handshake. If none comes before the
+	// certificate expires, the host is no longer managed. HostPolicy may be called concurrently. It has no effect
 	// if no route has a wildcard pattern, which is logged as a warning.
 	HostPolicy func(ctx context.Context, host string) error
 
@@ -138,9 +138,10 @@ type TLS struct {
 	// after ten.
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
-	// public. A host whose records have none of these waits for half an hour at
-	// most. The wait ends at the next look-up after a handshake for the host. If any
-	// interface has a private address, only missing records delay an order.
+	// public. If no record of a host has one of these, its order is delayed by half
+	// an hour at most. A handshake for the host shows that clients reach this
+	// machine: the next look-up then ends the delay. If any interface has a private
+	// address, only missing records delay an order.
 	// Records with private addresses, DNS failures, and hosts with a valid
 	// certificate never delay one.
 	Addresses []netip.Addr
@@ -266,8 +267,8 @@ type ClientAuth struct {
 }
 
 // SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
-// h to the client's verified certificate and its chain. The client's own copies
-// are removed, also if no certificate was verified. Call it in
+// h to the client's verified certificate and its chain. It always removes
+// these headers as sent by the client, also if no certificate was verified. Call it in
 // [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
@@ -828,8 +829,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close ends the background work of the Router. Call it in programs that use
-// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. If only
-// values of [Server] use r, the last one closes it when it ends. Close may be called
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. A Router
+// that only Servers use needs no call: the last [Server] to end closes it. Close may be called
 // more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its

@@ -346,7 +346,8 @@ func (u *Upstream) source() discover.Source {
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
 // full or already tried. Weights are shares of all requests. For LessBusy and
 // LeastInFlight they are shares of the requests in flight. FirstAvailable
-// ignores weights, except that it skips targets with weight 0.
+// ignores weights, except that it skips targets with weight 0. ConsistentHash also
+// skips a target that has more than 1.25 times its share of the requests in flight.
 type Policy uint8
 
 // The policies.
@@ -356,7 +357,7 @@ const (
 	Random                       // a target drawn at random
 	LeastInFlight                // the target with the fewest requests in flight
 	FirstAvailable               // the first in the order of Targets; the others are spares
-	ConsistentHash               // the same target for the same HashBy value, up to 1.25 times its share of all requests in flight
+	ConsistentHash               // the same target for the same HashBy value
 )
 
 // A HashKey is the part of a request by which [ConsistentHash] chooses a target.
