@@ -830,8 +830,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 
 // Close ends the background work of the Router. Call it in programs that use
 // [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. A Router
-// that only Servers use needs no call: the last [Server] to end closes it. Close may be called
-// more than once.
+// that only Servers use needs no call: the last [Server] to end closes it. Close may
+// be called more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its
 // locks. It waits at most 15 s for calls of issuers and storages that ignore their
