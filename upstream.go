@@ -214,10 +214,11 @@ type Upstream struct {
 	// HTTP/2, or in an http.Server of your own, the proxy cannot see the client's
 	// connection. The client must then read each 32 KiB within IdleTimeout.
 	//
-	// The body of an HTTP/1.x request also has a fixed limit until the response
-	// begins. The request fails with 408 if the client sends nothing for a minute.
-	// It also fails below 240 B/s, once the proxy has waited for the body for 10 s
-	// in all. The rate is averaged over at most the last two minutes.
+	// Until the response begins, two fixed limits also apply to a client that sends
+	// the body of an HTTP/1.x request slowly. The request fails with 408 if the
+	// client sends nothing for a minute. After the proxy has waited a total of 10 s
+	// for the body, it also fails if the client sends less than 240 B/s, averaged
+	// over at most the last two minutes.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
