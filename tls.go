@@ -68,17 +68,18 @@ type TLS struct {
 	//
 	// Host is called when the pattern gets its first route, and again by
 	// [Router.ReloadTLS]. Each pattern has its own settings: those of *.example.com
-	// do not apply to a route for a.example.com. A host on demand has no route of
-	// its own: Host is called with the host, and fields that it leaves zero come
-	// from the settings of the wildcard. Settings for a Passthrough have no effect,
-	// and are logged at level Error.
+	// do not apply to a route for a.example.com. A name with a certificate on demand
+	// has no route of its own. The function is then called with that name in place
+	// of a pattern, and fields that are zero in its result come from the settings of
+	// the wildcard. Settings for a Passthrough have no effect, and are logged at
+	// level Error.
 	//
-	// Until the function returns, handshakes for the host wait. Requests for the
-	// host on a connection that was opened for another one get 421. If it returns an
+	// Until the function has returned for a new host, handshakes for the host wait,
+	// and requests for it on open connections get 421. If the function returns an
 	// error, panics or takes longer than 10 s, the host keeps its settings; a new
-	// host gets the state [CertFailed]. Host is then called again after seconds,
-	// later after minutes. It may be called concurrently for different patterns. It
-	// must not wait for the Router.
+	// host gets the state [CertFailed]. The function is then called again after
+	// seconds, later after minutes. It may be called concurrently for different
+	// patterns. It must not wait for the Router.
 	Host func(pattern string) (HostTLS, error)
 
 	// DNS proves control of names by DNS records, through a provider of
@@ -117,8 +118,9 @@ type TLS struct {
 	//
 	// A renewal calls HostPolicy again. If no client has asked for the host since
 	// the last order, the renewal waits for a handshake. If none comes before the
-	// certificate expires, the host is no longer managed. HostPolicy may be called concurrently. It has no effect
-	// if no route has a wildcard pattern, which is logged as a warning.
+	// certificate expires, the host is no longer managed. HostPolicy may be called
+	// concurrently. It has no effect if no route has a wildcard pattern, which is
+	// logged as a warning.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -132,18 +134,17 @@ type TLS struct {
 	Lazy bool
 
 	// Addresses are the addresses at which CAs reach this machine, for example
-	// those of its load balancer. The host is looked up before an order at a known
-	// public CA, unless DNS proves control. No order is placed unless an A or AAAA
-	// record has one of Addresses. The look-up is repeated after a minute, later
-	// after ten.
+	// those of its load balancer. The A and AAAA records of the host are looked up
+	// before an order at a known public CA, unless a DNS provider (see TLS.DNS)
+	// proves control. No order is placed unless a record has one of Addresses. The
+	// look-up is repeated after a minute, later after ten.
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
-	// public. If no record of a host has one of these, its order is delayed by half
-	// an hour at most. A handshake for the host shows that clients reach this
+	// public. If no record of a host has one of these, its order is delayed by about
+	// 35 minutes at most. A handshake for the host shows that clients reach this
 	// machine: the next look-up then ends the delay. If any interface has a private
-	// address, only missing records delay an order.
-	// Records with private addresses, DNS failures, and hosts with a valid
-	// certificate never delay one.
+	// address, only missing records delay an order. Records with private addresses,
+	// failed look-ups, and hosts with a valid certificate never delay one.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
@@ -170,9 +171,9 @@ type TLS struct {
 
 	// Config is the base of the TLS settings. It is cloned. Fields such as
 	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
-	// GetCertificate is called first. Next come the Certificates of Config, for the
-	// names in them, and then managed certificates. Nil means TLS 1.2 and up, HTTP/2
-	// and HTTP/1.1.
+	// GetCertificate is called first. If it returns nil and no error, the
+	// Certificates of Config are served for the names in them, before managed ones.
+	// Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
@@ -256,7 +257,7 @@ type CertFile struct{ CertFile, KeyFile string }
 // handshake.
 type ClientAuth struct {
 	// CAs is the pool of CAs that sign client certificates. The PEM files in CAFiles
-	// hold further ones. The files are read again within half a minute after a change.
+	// hold further ones. They are read again within half a minute after a change.
 	// While they cannot be read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
@@ -267,8 +268,8 @@ type ClientAuth struct {
 }
 
 // SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
-// h to the client's verified certificate and its chain. It always removes
-// these headers as sent by the client, also if no certificate was verified. Call it in
+// h to the client's verified certificate and its chain. It always removes these
+// headers as sent by the client, also if no certificate was verified. Call it in
 // [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
@@ -304,8 +305,8 @@ type CertStatus struct {
 	Err error
 
 	// NextTry is the time of the next attempt, after a failure or while a CA's limit
-	// applies. Zero means that no attempt is planned. In the state [CertFailed], the
-	// failure is then permanent until the configuration changes.
+	// applies. Zero means that no attempt is planned. In the state [CertFailed], there
+	// are then no more attempts until the configuration changes.
 	NextTry time.Time
 
 	OnDemand bool // allowed by TLS.HostPolicy
@@ -323,7 +324,7 @@ type CertStatus struct {
 // A LocalCA is a certificate authority for internal names: localhost, test,
 // internal, local, home.arpa, names below these, and private IP addresses. Its
 // root certificate is limited to these names. A newly created root is also limited
-// to server certificates. It implements certmagic.Issuer.
+// to server certificates. A LocalCA implements certmagic.Issuer.
 //
 // Values with the same Storage are the same authority. The zero value is the
 // authority of a Router whose TLS is zero. The methods may be called
@@ -830,8 +831,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 
 // Close ends the background work of the Router. Call it in programs that use
 // [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. A Router
-// that only Servers use needs no call: the last [Server] to end closes it. Close may
-// be called more than once.
+// that only Servers use needs no call: the last [Server] to end does the same. Close
+// may be called more than once.
 //
 // Close stops the renewal of certificates, waits for it to end, and frees its
 // locks. It waits at most 15 s for calls of issuers and storages that ignore their

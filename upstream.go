@@ -460,7 +460,7 @@ type Retry struct {
 	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
 	Statuses []int         // response statuses to retry, such as 503, while another target is left
 
-	// Budget limits the retries of requests that a target may have received. Such
+	// Budget limits the retries of requests that possibly reached a target. Such
 	// retries are at most this share of the requests in flight; 3 are always
 	// allowed. Zero means 0.2; negative disables the limit.
 	Budget float64
@@ -714,7 +714,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // After d, the waiting requests fail with 503, and so does every new request
 // until Resume: Pause does not end by itself. With d of 0 or less, requests fail
 // immediately. At most 4,096 requests wait; further ones fail with 503
-// immediately. A client that disconnects no longer counts. In an [http.Server] of
+// immediately. A request whose client disconnects no longer waits. In an [http.Server] of
 // your own, or on systems other than Linux, a disconnect is detected only if the
 // request has no body. After Resume, requests go to the targets of that moment.
 func (u *Upstream) Pause(d time.Duration) error {
