@@ -714,9 +714,10 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // After d, the waiting requests fail with 503, and so does every new request
 // until Resume: Pause does not end by itself. With d of 0 or less, requests fail
 // immediately. At most 4,096 requests wait; further ones fail with 503
-// immediately. A request whose client disconnects no longer waits. In an [http.Server] of
-// your own, or on systems other than Linux, a disconnect is detected only if the
-// request has no body. After Resume, requests go to the targets of that moment.
+// immediately. A request whose client disconnects no longer waits. In an
+// [http.Server] of your own, or on systems other than Linux, a disconnect is
+// detected only if the request has no body. After Resume, requests go to the
+// targets of that moment.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
