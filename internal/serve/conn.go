@@ -2,6 +2,7 @@ package serve
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -42,6 +43,8 @@ type conn struct {
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
 	x         *fastExchange         // what tryRead read into
+	ctx       context.Context       // of requests to handlers; nil until there is one
+	peerText  string                // the peer's address; likewise
 	first     [1]byte               // what awaitTLS reads into
 	readArmed time.Time             // when the read deadline expires
 	quiet     bool                  // waits on a goroutine of its own; see doze
@@ -75,8 +78,8 @@ func (c *conn) serve() {
 	switch {
 	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
 		c.tls.Close()
-	case protocol == "h2" || c.s.Lane == nil:
-		c.shared = protocol == "h2"
+	case protocol == "h2":
+		c.shared = true
 		c.give(c.stream())
 	default:
 		c.enterLane()
@@ -128,19 +131,6 @@ func (c *conn) scheme() string {
 	return "http"
 }
 
-// transfer hands the connection to net/http, which reads ahead first, and goes on
-// with an exchange of which that is known.
-func (c *conn) transfer(ahead []byte, known *exchange.Handover) {
-	c.readArmed, c.stall = time.Time{}, 0
-	_ = c.Conn.SetReadDeadline(time.Time{})
-	r := replay{Conn: c.stream(), ahead: ahead, known: known}
-	if c.tls != nil {
-		c.give(&tlsReplay{r, c, c.tls})
-		return
-	}
-	c.give(&r)
-}
-
 func (c *conn) give(nc net.Conn) {
 	if !c.s.full.give(nc) {
 		c.Close()
@@ -169,7 +159,7 @@ func (c *conn) interrupt() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // shut closes the connection, with a close_notify under TLS.
 func (c *conn) shut() {
-	if c.tls != nil {
+	if c.tls != nil && !c.forsaken.Load() { // or else crypto/tls tries for five seconds to say goodbye
 		c.tls.Close()
 		return
 	}
@@ -328,6 +318,7 @@ func (c *conn) Close() error {
 	err := c.Conn.Close()
 	if c.closed.CompareAndSwap(false, true) {
 		c.s.leave(c)
+		c.leaveHandler()
 	}
 	return err
 }

@@ -19,7 +19,7 @@ import (
 func (x *fastExchange) exchange() step {
 	x.begin()
 	next := x.admit()
-	if next == transfer { // the record is not at its end
+	if next == other { // the record is not at its end
 		return next
 	}
 	if x.asked && x.fail == nil && x.attempts.Forwarder().Mirrors() {
@@ -105,7 +105,7 @@ func (x *fastExchange) forward() step {
 	if fail != nil {
 		if !x.asked && x.upload.whole() && f.Refuses(x.attempts.Target, fail.Err) {
 			next := x.handOver() // to HTTP/2
-			if next == transfer {
+			if next == other {
 				x.known.Untried()
 			}
 			return next

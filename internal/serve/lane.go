@@ -57,10 +57,11 @@ type Hit struct {
 type step uint8
 
 const (
-	again    step = iota // wait for the next request
-	end                  // close
-	linger               // close, after what the client still sends
-	transfer             // net/http goes on, with the bytes read so far
+	again  step = iota // wait for the next request
+	end                // close
+	linger             // close, after what the client still sends
+	other              // the handler lane goes on with the exchange
+	gone               // nothing: a handler has taken the connection over
 )
 
 // bufferSize is how much of what a client sends can be held.
@@ -71,9 +72,12 @@ const bufferSize = h1.DefaultMaxHead
 type fastExchange struct {
 	c *conn
 
-	in   [bufferSize]byte
-	r, w int // in[r:w] is unread
-	size int // of the head before
+	in    [bufferSize]byte
+	r, w  int    // in[r:w] is unread
+	size  int    // of the head before
+	long  []byte // the head before, with what was read behind it, if it is longer than in
+	ahead []byte // of the body, behind what the buffer has; see giveBack
+	odd   bool   // the head says what only the handler lane understands
 
 	out      []byte // the head on its way, with what of the body goes along
 	named    []byte // what the response's Connection names, for its trailers
@@ -91,7 +95,7 @@ type fastExchange struct {
 	names  [6]name // of the record: method, host, path, query, user agent, referer
 	ids    exchange.IDs
 	fail   *exchange.Failure
-	known  *exchange.Handover // what net/http has to know that carries the exchange on; nil if nothing
+	known  *exchange.Handover // what the handler lane has to know that carries the exchange on; nil if nothing
 	asked  bool               // something of the request has gone out
 	sent   bool               // the response has begun
 	rude   bool               // the client's own fault: what it still sends is not read
@@ -108,7 +112,7 @@ var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byt
 const maxKeptOut = 64 << 10
 
 func (x *fastExchange) release() {
-	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
+	x.c, x.hit, x.fail, x.known, x.long = nil, Hit{}, nil, nil, nil
 	x.rec = exchange.Record{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
@@ -117,7 +121,7 @@ func (x *fastExchange) release() {
 	exchanges.Put(x)
 }
 
-// run serves requests until the connection ends or net/http takes it.
+// run serves requests until the connection ends or a handler takes it over.
 func (c *conn) run() {
 	defer c.contain()
 	var x *fastExchange
@@ -145,10 +149,8 @@ func (c *conn) run() {
 			x.release()
 			c.lingerClose()
 			return
-		case transfer:
-			ahead, known := x.ahead(), x.known
+		case gone:
 			x.release()
-			c.transfer(ahead, known)
 			return
 		}
 	}
@@ -228,40 +230,57 @@ func (x *fastExchange) serve() step {
 	if what != again {
 		return what
 	}
-	if !x.route() {
-		return transfer
+	x.behead(n)
+	if !x.odd && x.route() {
+		if next := x.exchange(); next != other {
+			return next
+		}
 	}
-	x.r, x.size = x.r+n, n
-	return x.exchange()
+	return x.adapt()
+}
+
+// behead steps over the head of n bytes.
+func (x *fastExchange) behead(n int) {
+	x.size = n
+	if x.long != nil {
+		x.r, x.w = 0, copy(x.in[:], x.long[n:])
+		return
+	}
+	x.r += n
+}
+
+// headBytes is the head that was parsed last.
+func (x *fastExchange) headBytes() []byte {
+	if x.long != nil {
+		return x.long[:x.size]
+	}
+	return x.in[x.r-x.size : x.r]
 }
 
 // head parses the head at the start of the buffer, reading more as needed.
 // again means that it is complete and n bytes long.
 func (x *fastExchange) head() (n int, next step) {
 	x.req.MaxHead = x.c.s.MaxHeaderBytes
+	x.long = nil
 	slow := false
 	for {
-		n, err := x.req.Parse(x.in[x.r:x.w])
+		n, err := x.req.Parse(x.unparsed())
 		switch err {
 		case nil:
-			if x.req.Nominates {
-				return 0, transfer
-			}
+			x.odd = x.req.Nominates
 			return n, again
 		case h1.ErrUnusual:
-			if x.req.Unusual&h1.UnusualTarget != 0 && !sameAuthority(x.req.Target, x.req.Host) {
-				return 0, x.refuse(errAuthority)
+			x.odd = true
+			if err := unusual(&x.req); err != nil {
+				return 0, x.refuse(err)
 			}
-			return 0, transfer
+			return n, again
 		case h1.ErrMore:
 			if !slow {
 				slow = true
 				x.c.readBy(x.c.s.ReadHeaderTimeout)
 			}
-			if err := x.more(); err == errBufferFull {
-				x.req.Reset()
-				return 0, transfer // net/http reads longer heads, or refuses them
-			} else if err != nil {
+			if err := x.moreHead(); err != nil {
 				x.req.Reset()
 				return 0, x.lateHead(err)
 			}
@@ -271,6 +290,45 @@ func (x *fastExchange) head() (n int, next step) {
 		}
 	}
 }
+
+// unparsed is what has come of the next head.
+func (x *fastExchange) unparsed() []byte {
+	if x.long != nil {
+		return x.long
+	}
+	return x.in[x.r:x.w]
+}
+
+// moreHead reads more of a head, which may be as long as the server's MaxHeaderBytes
+// says. What is read behind it fits the buffer.
+func (x *fastExchange) moreHead() error {
+	if x.long == nil {
+		if err := x.more(); err != errBufferFull {
+			return err
+		}
+		x.long = append(make([]byte, 0, 4*bufferSize), x.in[:]...)
+		x.r, x.w = 0, 0
+	}
+	n, err := x.c.stream().Read(x.in[:])
+	x.long = append(x.long, x.in[:n]...)
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// unusual returns why an unusual head is refused, nil if it is not.
+func unusual(r *h1.Request) error {
+	switch {
+	case r.Unusual&h1.UnusualPreface != 0:
+		return errPreface
+	case r.Unusual&h1.UnusualTarget != 0 && !sameAuthority(r.Target, r.Host):
+		return errAuthority
+	}
+	return nil
+}
+
+var errPreface = &h1.Refusal{Status: 505, Reason: "HTTP/2 without TLS is not supported"}
 
 var errAuthority = &h1.Refusal{Status: 400, Reason: "request target and Host disagree"}
 

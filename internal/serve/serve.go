@@ -4,10 +4,12 @@
 //   - serve.go: accepting connections, and the drain
 //   - conn.go, watch.go: one connection, and what its sweeper sees
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
-//   - lane.go: the fast lane: a request head, its route
-//   - exchange.go, hedge.go: a request to targets, until one answers
+//   - lane.go: requests of HTTP/1.x: a head, its route, its lane
+//   - exchange.go, hedge.go: the fast lane: a request to targets, until one answers
 //   - upload.go, respond.go: bodies
-//   - handover.go: connections and exchanges that the handler lane carries on, through net/http
+//   - front.go, front1.go, source.go: what the server of a request sees of its client; that of HTTP/1.x
+//   - adapter.go, adapter_request.go, adapter_response.go: the handler lane: a front as an http.Handler sees it
+//   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
 //   - sock_unix.go, sock_other.go, sendfile.go, errorlog.go: the edges of the system and of net/http
 package serve
 
@@ -42,7 +44,9 @@ type Server struct {
 	MaxHandshakes     int
 	Lane              *Lane // nil serves everything by Handler
 
-	http       *http.Server
+	http       *http.Server    // of connections of HTTP/2; handlers see it for all
+	base       context.Context // of requests
+	dated      atomic.Pointer[dated]
 	full       *handover
 	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
 	challenges challenges
@@ -73,11 +77,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	fullDone := make(chan error, 1)
 	go s.serveFull(fullDone)
 	swept := make(chan struct{})
-	if s.Lane != nil {
-		s.clock.Store(time.Now().UnixNano())
-		s.sweeper.Add(1)
-		go s.sweep(swept)
-	}
+	s.clock.Store(time.Now().UnixNano())
+	s.sweeper.Add(1)
+	go s.sweep(swept)
 
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
@@ -112,6 +114,9 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	if s.MaxHandshakes > 0 {
 		s.handshakes = make(chan struct{}, s.MaxHandshakes)
 	}
+	if s.Lane == nil {
+		s.Lane = &Lane{Route: noRoute}
+	}
 	base := exchange.WithDrain(context.Background(), draining)
 	s.http = &http.Server{
 		Handler:           s.Handler,
@@ -122,7 +127,6 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     newErrorLog(s.Log),
 		BaseContext:                  func(net.Listener) context.Context { return base },
-		ConnContext:                  func(ctx context.Context, nc net.Conn) context.Context { return withKnown(withConn(ctx, nc), nc) },
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: 250,
 			MaxReadFrameSize:     16 << 10,
@@ -132,26 +136,28 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 			PingTimeout:     15 * time.Second,
 		},
 	}
+	s.base = context.WithValue(base, http.ServerContextKey, s.http)
 	return drain
 }
 
-// withConn lets the handler lane see whether bytes move on a connection. On one of
-// HTTP/2 those are of all its streams, which says nothing of any.
-func withConn(ctx context.Context, nc net.Conn) context.Context {
-	for below := nc; ; {
-		switch c := below.(type) {
-		case *conn:
-			if c.shared {
-				return ctx
-			}
-			return exchange.WithConn(ctx, c)
-		case interface{ NetConn() net.Conn }:
-			below = c.NetConn()
-		default:
-			return ctx
-		}
-	}
+// A dated is the Date field of a second.
+type dated struct {
+	second int64
+	text   string
 }
+
+// date is the Date field of now.
+func (s *Server) date() string {
+	now := time.Now()
+	d := s.dated.Load()
+	if d == nil || d.second != now.Unix() {
+		d = &dated{now.Unix(), now.UTC().Format(http.TimeFormat)}
+		s.dated.Store(d)
+	}
+	return d.text
+}
+
+func noRoute(string, string, *tls.ConnectionState) (Hit, bool) { return Hit{}, false }
 
 func (s *Server) serveFull(done chan<- error) { done <- s.http.Serve(s.full) }
 

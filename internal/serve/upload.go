@@ -182,20 +182,6 @@ func (u *upload) all() (body []byte, whole bool) {
 	return nil, true
 }
 
-// received appends to head, a request's, what was read behind it, as it came. It
-// is all of it if the body is whole.
-func (u *upload) received(head []byte) []byte {
-	x := u.x
-	if x.req.Framing() == h1.ChunkedBody {
-		return append(head, u.raw...)
-	}
-	head = append(head, x.in[x.r:x.w]...)
-	if u.buf != nil {
-		head = append(head, u.buf.in[:u.fetched]...)
-	}
-	return head
-}
-
 // start streams the rest of the body to up, which may take nothing for stall.
 func (u *upload) start(up *pool.Conn, stall time.Duration) {
 	u.spent = !u.keeps()

@@ -19,18 +19,19 @@ type watched struct {
 
 	unread atomic.Bool // some of the request's body is still to be read
 
-	mu      sync.Mutex // guards what follows
-	resting bool       // waits for a request
-	woken   bool       // wake set a read deadline
-	busy    bool       // an exchange waits for its target
-	lease   pool.Lease
-	since   time.Time
-	life    context.Context
-	span    span
-	around  *forward.Forwarder // nil if there is none
-	waiting chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
-	doomed  time.Time          // when life was first seen to have ended
-	stay    *forward.Stay      // of an event stream that outlives its route and its target; nil if it does not
+	mu       sync.Mutex // guards what follows
+	resting  bool       // waits for a request
+	handling *response  // what a handler is writing; nil if none is
+	woken    bool       // wake set a read deadline
+	busy     bool       // an exchange waits for its target
+	lease    pool.Lease
+	since    time.Time
+	life     context.Context
+	span     span
+	around   *forward.Forwarder // nil if there is none
+	waiting  chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
+	doomed   time.Time          // when life was first seen to have ended
+	stay     *forward.Stay      // of an event stream that outlives its route and its target; nil if it does not
 
 	streaming atomic.Bool // the response has no known end
 }
@@ -204,6 +205,10 @@ func (s *Server) now() time.Time { return time.Unix(0, s.clock.Load()) }
 // inspect ends the exchange of c if it has become pointless.
 func (c *conn) inspect(now time.Time) {
 	c.mu.Lock()
+	if c.handling != nil {
+		c.inspectHandler(now)
+		return
+	}
 	defer c.mu.Unlock()
 	if !c.busy || now.Sub(c.since) < exchange.SweepInterval {
 		return

@@ -1,0 +1,290 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+
+	"net/http"
+	"path"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// An adapter serves one request of a front by an http.Handler, on the connection's
+// own goroutine: the handler lane. What a handler may keep, such as the request,
+// its own header map and the response writer, is made anew for each; the rest is
+// lent from a pool.
+//
+// What handlers see is what net/http documents. Where it leaves clients or handlers
+// something else than net/http does:
+//
+//   - HTTP/1.0 gets no interim responses, and its Expect and Upgrade are ignored
+//   - a 304 keeps the Content-Length and Content-Type that the handler gave it
+//   - a body that the handler leaves unread holds no answer up: see source.settle
+//   - control characters in header values become blanks
+//   - Pragma makes no Cache-Control
+//   - a client that has closed its side has a second to get its answer before the
+//     request's context ends
+//   - http.MaxBytesReader does not close the connection by itself
+type adapter struct {
+	c     *conn
+	f     front
+	f1    front1
+	w     *response
+	q     *http.Request
+	texts text
+
+	header http.Header // the handler's; nil until it asks
+	keys   []string    // of header, sorted
+	fields []field     // of the head, as they were at WriteHeader
+	out    head
+	given  given
+
+	headOnly bool  // the request is HEAD
+	wrote    bool  // the final status is known
+	sent     bool  // the head has been given to the front
+	done     bool  // the handler has returned
+	duplex   bool  // see EnableFullDuplex
+	hijacked bool  // the connection is the handler's
+	written  int64 // bytes of the body, as the handler gave them
+	buf      [bufferBefore]byte
+	n        int // bytes of buf that wait
+
+	asking sync.Mutex // guards asks, and is held to write 100 Continue
+	asks   bool       // the first read of the body sends 100 Continue
+}
+
+// bufferBefore is how much of a body is held back until it is known how long it is.
+const bufferBefore = 2 << 10
+
+var adapters = sync.Pool{New: func() any { return new(adapter) }}
+
+// adapt serves the request that head has parsed by the server's Handler.
+func (x *fastExchange) adapt() step {
+	x.attempts.Reset()
+	x.c.stall = 0
+	x.c.renew()
+	a := adapters.Get().(*adapter)
+	if err := a.begin(x); err != nil {
+		a.release()
+		return x.refuse(err)
+	}
+	a.c.handle(a.w)
+	returned := a.call(a.c.s.Handler)
+	a.w.cancel()
+	next := end
+	switch {
+	case a.hijacked:
+		next = gone
+	case returned:
+		next = a.finish()
+	}
+	a.release()
+	return next
+}
+
+// begin makes the request and its response writer.
+func (a *adapter) begin(x *fastExchange) error {
+	a.c, a.f = x.c, &a.f1
+	asks, unknown := expects(&x.req)
+	if unknown {
+		return errExpectation
+	}
+	a.f1.take(x)
+	a.f1.src.asks, a.asks = asks, asks
+	a.headOnly = a.f1.headOnly
+	a.texts.take(x.headBytes())
+	a.w = new(response)
+	a.w.a.Store(a)
+	ctx := a.c.context()
+	if x.known != nil {
+		ctx = x.known.NewContext(ctx)
+		x.known = nil
+	}
+	ctx, a.w.cancel = context.WithCancel(ctx)
+	var err error
+	a.q, err = a.request(ctx, &x.req)
+	return err
+}
+
+// call runs the handler, and reports whether it returned, rather than panicked.
+func (a *adapter) call(h http.Handler) (returned bool) {
+	defer func() {
+		if !returned {
+			a.abandon(recover())
+		}
+	}()
+	h.ServeHTTP(a.w, a.q)
+	return true
+}
+
+// abandon cuts off a response whose handler has panicked, or ended its goroutine.
+func (a *adapter) abandon(p any) {
+	if p != nil && p != http.ErrAbortHandler {
+		a.logf("http: panic serving %v: %v\n%s", a.c.remote(), p, debug.Stack())
+	}
+	a.w.cancel()
+	a.leaveBody()
+	a.c.handle(nil)
+	if !a.hijacked {
+		a.f.cut()
+	}
+}
+
+// finish ends the response of a handler that has returned, and says what becomes of
+// the connection.
+func (a *adapter) finish() step {
+	a.done = true
+	a.stopAsking()
+	if !a.wrote {
+		a.w.WriteHeader(http.StatusOK)
+	}
+	err := a.emit(a.buf[:a.n])
+	short := a.out.length >= 0 && a.written != a.out.length && hasBody(a.out.status) && !a.headOnly
+	if err == nil && !short {
+		err = a.f.end(a.trailers())
+	}
+	if err != nil || short {
+		a.leaveBody()
+		a.c.handle(nil)
+		a.f.cut()
+		return end
+	}
+	whole := a.closeBody()
+	a.c.handle(nil)
+	x := a.f1.x
+	switch {
+	case !whole, x.last && x.r < x.w:
+		return linger
+	case x.last:
+		return end
+	}
+	return again
+}
+
+// release gives the adapter back.
+func (a *adapter) release() {
+	if a.w != nil {
+		a.w.a.Store(nil)
+		if a.w.cancel != nil {
+			a.w.cancel()
+		}
+	}
+	if a.q != nil && a.q.MultipartForm != nil {
+		_ = a.q.MultipartForm.RemoveAll()
+	}
+	if a.f1.x != nil && !a.hijacked {
+		a.f1.release()
+	}
+	clear(a.keys)
+	clear(a.fields)
+	a.f1.x, a.f1.src.x = nil, nil
+	a.c, a.f, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, text{}
+	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
+	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false
+	a.written, a.n = 0, 0
+	adapters.Put(a)
+}
+
+// logf logs what a handler does wrong, as net/http does.
+func (a *adapter) logf(format string, args ...any) {
+	a.c.s.http.ErrorLog.Printf(format, args...)
+}
+
+// caller is the place from which a handler called this package.
+func caller() string {
+	var pcs [16]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs[:])])
+	for {
+		frame, more := frames.Next()
+		if !more || !strings.Contains(frame.Function, "internal/serve.") {
+			return fmt.Sprintf("%s (%s:%d)", frame.Function, path.Base(frame.File), frame.Line)
+		}
+	}
+}
+
+// context is that of all requests of the connection.
+func (c *conn) context() context.Context {
+	if c.ctx == nil {
+		c.ctx = exchange.WithConn(context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr()), c)
+	}
+	return c.ctx
+}
+
+// remote is the peer's address as requests have it.
+func (c *conn) remote() string {
+	if c.peerText == "" {
+		if a := c.RemoteAddr(); a != nil {
+			c.peerText = a.String()
+		}
+	}
+	return c.peerText
+}
+
+// handle lets the sweeper see to the request that w answers; nil ends that.
+func (c *conn) handle(w *response) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.handling = w; w != nil {
+		w.since = c.s.now()
+	}
+}
+
+// goodbyeTime is how long a client that has closed its side can be answered before
+// its request's context ends.
+const goodbyeTime = time.Second
+
+// inspectHandler ends the context of the request that a handler serves if the client
+// has left. c.mu is held, and unlocked.
+func (c *conn) inspectHandler(now time.Time) {
+	w, leaves := c.handling, false
+	switch {
+	case now.Sub(w.since) < exchange.SweepInterval || w.left.Load():
+	case !c.peekGone():
+		w.closed = time.Time{}
+	case w.closed.IsZero():
+		w.closed = now
+	default:
+		leaves = now.Sub(w.closed) >= goodbyeTime
+	}
+	c.mu.Unlock() // what ends with a context may take its time
+	if leaves {
+		w.leave()
+	}
+}
+
+// leaveHandler ends the context of a request whose connection is closed.
+func (c *conn) leaveHandler() {
+	c.mu.Lock()
+	w := c.handling
+	c.mu.Unlock()
+	if w != nil {
+		w.leave()
+	}
+}
+
+// leave ends the handler's context, since the client has left. It may be called
+// concurrently.
+func (w *response) leave() {
+	w.left.Store(true)
+	w.cancel()
+}
+
+// A given is what the handler's header says about framing, and about fields that the
+// server adds if they are missing.
+type given struct {
+	coding   string // Transfer-Encoding
+	kind     bool   // Content-Type
+	encoded  bool   // Content-Encoding
+	date     bool
+	trailers []string // announced
+	trails   bool     // there are trailers, announced or by http.TrailerPrefix
+}
+
+var errTarget = &h1.Refusal{Status: http.StatusBadRequest, Reason: "invalid request target"}

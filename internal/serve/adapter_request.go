@@ -1,0 +1,283 @@
+package serve
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// A text is a copy of a head, for all the strings of a request: those that a handler
+// keeps keep all of it.
+type text struct {
+	base uintptr // where the head was
+	s    string
+}
+
+// take copies a head.
+func (t *text) take(head []byte) {
+	t.base, t.s = uintptr(unsafe.Pointer(unsafe.SliceData(head))), string(head)
+}
+
+// of returns b, which is a part of the head, as a string.
+func (t *text) of(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	i := uintptr(unsafe.Pointer(unsafe.SliceData(b))) - t.base
+	return t.s[i : i+uintptr(len(b))]
+}
+
+// method is b as a string, the usual ones without the head that they came in.
+func (t *text) method(b []byte) string {
+	switch string(b) {
+	case http.MethodGet:
+		return http.MethodGet
+	case http.MethodHead:
+		return http.MethodHead
+	case http.MethodPost:
+		return http.MethodPost
+	}
+	return t.of(b)
+}
+
+// request returns r as handlers want it.
+func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, error) {
+	q := http.Request{Method: a.texts.method(r.Method), RequestURI: a.texts.of(r.Target), Host: a.texts.of(r.Host),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: r.Minor, RemoteAddr: a.c.remote(), TLS: a.c.state, Body: http.NoBody,
+		Close: r.Close || r.Minor == 0 && !r.KeepAlive}
+	if r.Minor == 0 {
+		q.Proto = "HTTP/1.0"
+	}
+	u := &a.w.url
+	if err := parseTarget(u, q.RequestURI, r); err != nil {
+		return nil, err
+	}
+	if q.URL = u; u.Host != "" {
+		q.Host = u.Host
+	}
+	if err := a.fillHeader(&q, r); err != nil {
+		return nil, err
+	}
+	b := &a.w.body
+	switch r.Framing() {
+	case h1.SizedBody:
+		q.ContentLength, q.Body = r.ContentLength, b
+	case h1.ChunkedBody:
+		q.ContentLength, q.Body, q.TransferEncoding = -1, b, []string{"chunked"}
+		if q.Trailer == nil {
+			q.Trailer = make(http.Header) // one for all copies of the request
+		}
+	}
+	b.w, b.trailer = a.w, q.Trailer
+	return q.WithContext(ctx), nil
+}
+
+// parseTarget makes u what target spells.
+func parseTarget(u *url.URL, target string, r *h1.Request) error {
+	if plainPath(r.Path) {
+		u.Path = target[:len(r.Path)]
+		if len(r.Query) > 0 {
+			u.RawQuery = target[len(r.Path)+1:]
+			u.ForceQuery = u.RawQuery == ""
+		}
+		return nil
+	}
+	parsed, err := url.ParseRequestURI(target)
+	if err != nil {
+		return errTarget
+	}
+	*u = *parsed
+	return nil
+}
+
+// plainPath reports whether p is the path of an origin-form target that is its own
+// decoded form.
+func plainPath(p []byte) bool {
+	for _, c := range p {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '/' <= c && c <= '9', strings.IndexByte("-_.~$&+,:;=@", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return len(p) > 0
+}
+
+// fillHeader makes q's Header from the fields, and its Trailer.
+func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
+	h := make(http.Header, len(r.Fields))
+	values := make([]string, len(r.Fields))
+	for i := range r.Fields {
+		f := &r.Fields[i]
+		key, value := http.CanonicalHeaderKey(a.texts.of(f.Name)), a.texts.of(f.Value)
+		switch key {
+		case "Host", "Transfer-Encoding":
+			continue
+		case "Expect", "Upgrade": // RFC 9110, 7.8 and 10.1.1
+			if r.Minor == 0 {
+				continue
+			}
+		case "Trailer":
+			if r.Chunked {
+				if err := announce(q, value); err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		if old, ok := h[key]; ok {
+			h[key] = append(old, value)
+			continue
+		}
+		values[i] = value
+		h[key] = values[i : i+1 : i+1]
+	}
+	q.Header = h
+	return nil
+}
+
+var errTrailer = &h1.Refusal{Status: http.StatusBadRequest, Reason: "invalid Trailer"}
+
+// announce notes the trailers that a Trailer field names.
+func announce(q *http.Request, value string) error {
+	for name := range strings.SplitSeq(value, ",") {
+		name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
+		switch name {
+		case "":
+			continue
+		case "Transfer-Encoding", "Trailer", "Content-Length":
+			return errTrailer
+		}
+		if q.Trailer == nil {
+			q.Trailer = make(http.Header)
+		}
+		q.Trailer[name] = nil
+	}
+	return nil
+}
+
+// A requestBody is the Body of a request: a source as handlers see it, for as long as
+// they may.
+type requestBody struct {
+	w       *response
+	trailer http.Header // gets the trailers at the end
+
+	mu     sync.Mutex // held while somebody reads
+	closed atomic.Bool
+	ended  bool // trailer is filled; guarded by mu
+}
+
+// Read implements io.Reader. The first one asks a client that waits to be asked.
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.w.a.Load()
+	if a == nil || b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	a.ask()
+	n, err := a.f.body().Read(p)
+	switch err {
+	case nil:
+	case io.EOF:
+		b.end(a.f.body())
+	case errStopped:
+		err = http.ErrBodyReadAfterClose
+	default:
+		if _, malformed := err.(*h1.Refusal); !malformed {
+			b.w.leave()
+		}
+	}
+	return n, err
+}
+
+// end hands the trailers over. b.mu is held.
+func (b *requestBody) end(s *source) {
+	if b.ended {
+		return
+	}
+	b.ended = true
+	for _, f := range s.trailers() {
+		key := http.CanonicalHeaderKey(string(f.Name))
+		b.trailer[key] = append(b.trailer[key], string(f.Value))
+	}
+}
+
+// Close implements io.Closer. A Read that waits returns.
+func (b *requestBody) Close() error {
+	b.closed.Store(true)
+	if b.mu.TryLock() {
+		b.mu.Unlock()
+	} else if a := b.w.a.Load(); a != nil {
+		a.f.body().interrupt()
+	}
+	return nil
+}
+
+// ask sends 100 Continue, if the client waits for it.
+func (a *adapter) ask() {
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	if a.asks {
+		a.asked()
+		_ = a.f.interim(http.StatusContinue, nil)
+	}
+}
+
+// asked notes that the client has been sent 100 Continue. a.asking is held.
+func (a *adapter) asked() { a.asks, a.f.body().asks = false, false }
+
+// stopAsking ends that: the answer has begun.
+func (a *adapter) stopAsking() {
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	a.asks = false
+}
+
+// drainBody reads what is left of the body before the response's head goes out, and
+// reports whether that was all of it, or may be later: somebody reads it now.
+func (a *adapter) drainBody() bool {
+	b := &a.w.body
+	if !b.mu.TryLock() {
+		return true
+	}
+	defer b.mu.Unlock()
+	s := a.f.body()
+	if s.stop.Load() {
+		s.resume()
+	}
+	return s.settle(settleSoon)
+}
+
+// closeBody ends all reading of the body, and reads what is left of it. It reports
+// whether the body has been read to its end.
+func (a *adapter) closeBody() bool {
+	a.leaveBody()
+	s := a.f.body()
+	if !s.whole() && !a.f1.x.last {
+		return s.settle(exchange.LingerTime)
+	}
+	return s.whole()
+}
+
+// leaveBody ends all reading of the body.
+func (a *adapter) leaveBody() {
+	b, s := &a.w.body, a.f.body()
+	b.closed.Store(true)
+	if !b.mu.TryLock() {
+		s.interrupt()
+		b.mu.Lock()
+	}
+	defer b.mu.Unlock()
+	if s.stop.Load() || s.bound.Load() {
+		s.resume()
+	}
+}

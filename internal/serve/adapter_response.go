@@ -1,0 +1,418 @@
+package serve
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+// A response is the ResponseWriter of one request, with what else a handler may keep
+// of it. Once the request has been served it does nothing any more.
+type response struct {
+	a      atomic.Pointer[adapter] // nil when the request has been served
+	cancel context.CancelFunc      // of the request's context
+	left   atomic.Bool             // the client left, which ended the context
+	url    url.URL
+	body   requestBody
+
+	since  time.Time // when the handler was called; guarded, as closed, by the conn's mu
+	closed time.Time // when the client was first seen to have closed its side
+}
+
+// serving is the adapter. It panics when the request has been served.
+func (w *response) serving(method string) *adapter {
+	a := w.a.Load()
+	if a == nil {
+		panic("net/http: " + method + " called after ServeHTTP finished")
+	}
+	return a
+}
+
+// Header implements http.ResponseWriter.
+func (w *response) Header() http.Header {
+	a := w.a.Load()
+	if a == nil {
+		return make(http.Header)
+	}
+	if a.header == nil {
+		a.header = make(http.Header)
+	}
+	return a.header
+}
+
+// WriteHeader implements http.ResponseWriter. An interim response goes out at once.
+func (w *response) WriteHeader(status int) {
+	a := w.a.Load()
+	switch {
+	case a == nil:
+		return
+	case a.hijacked:
+		a.logf("http: response.WriteHeader on hijacked connection from %s", caller())
+		return
+	case a.wrote:
+		a.logf("http: superfluous response.WriteHeader call from %s", caller())
+		return
+	case status < 100 || status > 999:
+		panic(fmt.Sprintf("invalid WriteHeader code %v", status))
+	case status < 200 && status != http.StatusSwitchingProtocols:
+		a.interim(status)
+		return
+	}
+	a.stopAsking()
+	a.wrote = true
+	a.out.status = status
+	a.note()
+	a.noteLength()
+}
+
+// interim sends an interim response with the handler's fields.
+func (a *adapter) interim(status int) {
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	if status == http.StatusContinue {
+		a.asked()
+	}
+	a.note()
+	for _, v := range a.out.connection {
+		a.fields = append(a.fields, field{"Connection", v})
+	}
+	a.check(a.f.interim(status, a.fields))
+	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
+}
+
+// note takes down the handler's header as it is now.
+func (a *adapter) note() {
+	a.keys, a.fields = a.keys[:0], a.fields[:0]
+	for k := range a.header {
+		a.keys = append(a.keys, k)
+	}
+	slices.Sort(a.keys)
+	g := &a.given
+	for _, k := range a.keys {
+		values := a.header[k]
+		switch k {
+		case "Connection":
+			a.out.connection = slices.Clone(values)
+			continue
+		case "Content-Length":
+			continue
+		case "Transfer-Encoding":
+			g.coding = a.header.Get(k)
+			continue
+		case "Content-Type":
+			g.kind = true
+		case "Content-Encoding":
+			g.encoded = a.header.Get(k) != ""
+		case "Date":
+			g.date = true
+		case "Trailer":
+			a.declare(values)
+		default:
+			if strings.HasPrefix(k, http.TrailerPrefix) {
+				g.trails = true
+				continue
+			}
+		}
+		for _, v := range values {
+			a.fields = append(a.fields, field{k, v})
+		}
+	}
+}
+
+// noteLength takes down the length that the handler gives its body.
+func (a *adapter) noteLength() {
+	a.out.length = unknownLength
+	v := a.header.Get("Content-Length")
+	if v == "" {
+		return
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	switch {
+	case err != nil || n < 0:
+		a.logf("http: invalid Content-Length of %q", v)
+		a.header.Del("Content-Length")
+	case a.given.coding != "" && a.given.coding != "identity":
+		a.logf("http: WriteHeader called with both Transfer-Encoding of %q and a Content-Length of %d", a.given.coding, n)
+	default:
+		a.out.length = n
+	}
+}
+
+// declare notes the trailers that a Trailer field names.
+func (a *adapter) declare(values []string) {
+	a.given.trails = a.given.trails || len(values) > 0
+	for _, v := range values {
+		for name := range strings.SplitSeq(v, ",") {
+			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
+			if name != "" && mayTrail(name) {
+				a.given.trailers = append(a.given.trailers, name)
+			}
+		}
+	}
+}
+
+// mayTrail reports whether a field may come as a trailer (RFC 9110, 6.5.1).
+func mayTrail(name string) bool {
+	switch name {
+	case "Authorization", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
+		"Expect", "Host", "Keep-Alive", "Max-Forwards", "Pragma", "Proxy-Authenticate", "Proxy-Authorization",
+		"Proxy-Connection", "Range", "Realm", "Te", "Trailer", "Transfer-Encoding", "Www-Authenticate":
+		return false
+	}
+	return !strings.HasPrefix(name, "If-")
+}
+
+// writeHead gives the front the head. first is the beginning of the body: all of it when
+// the handler is done.
+func (a *adapter) writeHead(first []byte) error {
+	a.sent = true
+	h, g := &a.out, &a.given
+	coded := g.coding != ""
+	if a.done && !g.trails && !coded && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
+		h.length = int64(len(first))
+		a.written = h.length
+	}
+	h.unframed = g.coding == "identity"
+	if !hasBody(h.status) && h.status != http.StatusNotModified {
+		h.length = unknownLength
+	}
+	body := a.f.body()
+	if !a.duplex && !a.drainBody() || body.asks && !body.whole() {
+		h.last = true
+	}
+	body.answered.Store(true)
+	if !g.date {
+		a.fields = append(a.fields, field{"Date", a.c.s.date()})
+	}
+	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
+		a.fields = append(a.fields, field{"Content-Type", http.DetectContentType(first)})
+	}
+	h.fields = a.fields
+	return a.check(a.f.head(h))
+}
+
+// check ends the request's context when err says that the client is not there any more.
+func (a *adapter) check(err error) error {
+	if err != nil {
+		a.w.leave()
+	}
+	return err
+}
+
+// Write implements http.ResponseWriter.
+func (w *response) Write(p []byte) (int, error) {
+	a := w.a.Load()
+	switch {
+	case a == nil:
+		return 0, errServed
+	case a.hijacked:
+		if len(p) > 0 {
+			a.logf("http: response.Write on hijacked connection from %s", caller())
+		}
+		return 0, http.ErrHijacked
+	case !a.wrote:
+		w.WriteHeader(http.StatusOK)
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if !hasBody(a.out.status) {
+		return 0, http.ErrBodyNotAllowed
+	}
+	a.written += int64(len(p))
+	if a.out.length >= 0 && a.written > a.out.length {
+		return 0, http.ErrContentLength
+	}
+	return a.put(p)
+}
+
+// WriteString implements io.StringWriter.
+func (w *response) WriteString(s string) (int, error) {
+	return w.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // nobody changes or keeps it
+}
+
+// put gives p to the front, behind what waits, once that is more than fits buf.
+func (a *adapter) put(p []byte) (total int, err error) {
+	if a.sent && a.n == 0 && a.out.length >= 0 { // nothing to gather for
+		return len(p), a.emit(p)
+	}
+	for len(p) > len(a.buf)-a.n {
+		n := len(p)
+		if a.n == 0 {
+			err = a.emit(p)
+		} else {
+			n = copy(a.buf[a.n:], p)
+			a.n = 0
+			err = a.emit(a.buf[:])
+		}
+		if total += n; err != nil {
+			return total, err
+		}
+		p = p[n:]
+	}
+	a.n += copy(a.buf[a.n:], p)
+	return total + len(p), nil
+}
+
+// emit gives the front the next of the body, behind the head.
+func (a *adapter) emit(p []byte) error {
+	if !a.sent {
+		if err := a.writeHead(p); err != nil {
+			return err
+		}
+	}
+	if len(p) == 0 || a.headOnly {
+		return nil
+	}
+	return a.check(a.f.data(p))
+}
+
+// Flush implements http.Flusher.
+func (w *response) Flush() { _ = w.FlushError() }
+
+// FlushError is Flush for http.ResponseController.
+func (w *response) FlushError() error {
+	a := w.a.Load()
+	if a == nil {
+		return errServed
+	}
+	if a.hijacked {
+		return http.ErrHijacked
+	}
+	if !a.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	n := a.n
+	a.n = 0
+	if err := a.emit(a.buf[:n]); err != nil {
+		return err
+	}
+	return a.check(a.f.flush())
+}
+
+// ReadFrom implements io.ReaderFrom. A file goes out by sendfile where that is
+// possible.
+func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
+	page := pages.Get().(*[64 << 10]byte)
+	defer pages.Put(page)
+	buf := page[:32<<10]
+	only := struct{ io.Writer }{w}
+	a := w.a.Load()
+	if a == nil || a.hijacked {
+		return io.CopyBuffer(only, src, buf)
+	}
+	if !a.sent { // a source that fails at once can still be answered by an error
+		const sniffed = 512
+		total, err = io.CopyBuffer(only, io.LimitReader(src, sniffed), buf)
+		if err != nil || total < sniffed {
+			return total, err
+		}
+	}
+	if err := w.FlushError(); err != nil {
+		return total, err
+	}
+	n, done := int64(0), false
+	if hasBody(a.out.status) && !a.headOnly {
+		n, done, err = a.f.readFrom(a.within(src))
+		a.written += n
+		_ = a.check(err)
+	}
+	if !done && err == nil {
+		n, err = io.CopyBuffer(only, src, buf)
+	}
+	return total + n, err
+}
+
+// within is src up to the length that the handler gave its body.
+func (a *adapter) within(src io.Reader) io.Reader {
+	left := a.out.length - a.written
+	if a.out.length < 0 {
+		return src
+	}
+	if l, ok := src.(*io.LimitedReader); ok && l.N <= left {
+		return src
+	}
+	return io.LimitReader(src, left)
+}
+
+// trailers returns those of the response, in order.
+func (a *adapter) trailers() (trailers []field) {
+	if !a.given.trails && len(a.header) == 0 {
+		return nil
+	}
+	for k, values := range a.header {
+		name, marked := strings.CutPrefix(k, http.TrailerPrefix)
+		if !marked && !slices.Contains(a.given.trailers, k) {
+			continue
+		}
+		for _, v := range values {
+			trailers = append(trailers, field{name, v})
+		}
+	}
+	slices.SortStableFunc(trailers, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	return trailers
+}
+
+// SetReadDeadline is for http.ResponseController.
+func (w *response) SetReadDeadline(t time.Time) error {
+	if a := w.a.Load(); a != nil {
+		return a.f.readBy(t)
+	}
+	return errServed
+}
+
+// SetWriteDeadline is for http.ResponseController.
+func (w *response) SetWriteDeadline(t time.Time) error {
+	if a := w.a.Load(); a != nil {
+		return a.f.writeBy(t)
+	}
+	return errServed
+}
+
+// EnableFullDuplex is for http.ResponseController.
+func (w *response) EnableFullDuplex() error {
+	w.serving("EnableFullDuplex").duplex = true
+	return nil
+}
+
+// Hijack implements http.Hijacker.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	a := w.serving("Hijack")
+	if a.hijacked {
+		return nil, nil, http.ErrHijacked
+	}
+	a.stopAsking()
+	if a.wrote {
+		_ = w.FlushError()
+	}
+	a.c.handle(nil)
+	a.leaveBody()
+	a.hijacked = true
+	conn, buf := a.f.hijack()
+	return conn, buf, nil
+}
+
+// CloseNotify implements http.CloseNotifier.
+func (w *response) CloseNotify() <-chan bool {
+	a := w.serving("CloseNotify")
+	left := make(chan bool, 1)
+	context.AfterFunc(a.q.Context(), func() {
+		if w.left.Load() {
+			left <- true
+		}
+	})
+	return left
+}
+
+// errServed is the failure of writes to a request that has been served.
+var errServed = fmt.Errorf("the request has been served: %w", http.ErrHandlerTimeout)

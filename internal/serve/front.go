@@ -1,0 +1,65 @@
+package serve
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"time"
+)
+
+// A front is what the server of one request sees of its client: how a response is
+// spelled and framed is the front's own affair. One goroutine uses it at a time,
+// except for what says otherwise. The first failed write makes all others fail.
+type front interface {
+	// interim sends an interim response at once, unless the client knows none.
+	interim(status int, fields []field) error
+
+	// head begins the final response. It may go out with what follows.
+	head(h *head) error
+
+	// data sends some of the body, maybe with what follows. It keeps nothing of p.
+	data(p []byte) error
+
+	// readFrom sends what comes from r as some of the body, by a short cut of the
+	// system's. done is false, and nothing read, if there is none.
+	readFrom(r io.Reader) (n int64, done bool, err error)
+
+	// flush sends what was held back.
+	flush() error
+
+	// end ends the response. Only some framings carry trailers.
+	end(trailers []field) error
+
+	// cut ends a response that is not whole, in a way that the client notices.
+	cut()
+
+	// body is the request's.
+	body() *source
+
+	// readBy and writeBy bound reads of the body and writes; the zero time ends
+	// the bound. They may be called concurrently.
+	readBy(t time.Time) error
+	writeBy(t time.Time) error
+
+	// hijack gives the connection away, with what was read ahead.
+	hijack() (net.Conn, *bufio.ReadWriter)
+}
+
+// A field is a line of a head or a trailer section.
+type field struct{ name, value string }
+
+// A head is the head of a final response, without what a front says by itself.
+type head struct {
+	status     int
+	fields     []field
+	connection []string // the values of Connection; for HTTP/1.x only
+	length     int64    // of the body; unknownLength if it is not known
+	last       bool     // the connection is not to be used again
+	unframed   bool     // the body is to end with the connection, if it can
+}
+
+// unknownLength is the length of a body that nobody knows yet.
+const unknownLength = -1
+
+// hasBody reports whether a response with that status may have a body (RFC 9110, 6.4.1).
+func hasBody(status int) bool { return status >= 200 && status != 204 && status != 304 }

@@ -1,0 +1,281 @@
+package serve
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// A front1 is the front of HTTP/1.x: it spells heads and frames bodies. What it
+// spells gathers in the exchange's output buffer.
+type front1 struct {
+	x        *fastExchange
+	src      source
+	minor    int  // of the request's version
+	headOnly bool // the request is HEAD
+	leaves   bool // the client wants the connection closed after the response
+	stays    bool // a client of HTTP/1.0 wants it kept
+
+	begun   bool // the final head has been spelled
+	chunked bool
+	open    bool  // the body ends with the connection
+	err     error // of the first write that failed
+
+	bounded atomic.Bool // writeBy has set a deadline
+}
+
+// Sizes of what is gathered.
+const (
+	gatherSize = 4 << 10  // what waits for more, or for a flush
+	attachSize = 16 << 10 // what is copied behind other bytes, to go out with them
+)
+
+// take makes f the front of the request that x has parsed.
+func (f *front1) take(x *fastExchange) {
+	r := &x.req
+	f.x, f.minor, f.headOnly = x, r.Minor, string(r.Method) == http.MethodHead
+	f.leaves, f.stays = r.Minor == 1 && r.Close, r.Minor == 0 && r.Persistent()
+	f.begun, f.chunked, f.open, f.err = false, false, false, nil
+	f.bounded.Store(false)
+	x.out, x.last = x.out[:0], false
+	f.src.take(x)
+}
+
+func (f *front1) body() *source { return &f.src }
+
+// interim implements front. HTTP/1.0 knows no interim responses (RFC 9110, 15.2).
+func (f *front1) interim(status int, fields []field) error {
+	if f.minor == 0 {
+		return nil
+	}
+	x := f.x
+	x.out = f.appendStatus(x.out, status)
+	x.out = appendFields(x.out, fields)
+	x.out = append(x.out, "\r\n"...)
+	return f.flush()
+}
+
+// head implements front.
+func (f *front1) head(h *head) error {
+	x := f.x
+	f.begun = true
+	f.frame(h)
+	x.out = f.appendStatus(x.out, h.status)
+	x.out = appendFields(x.out, h.fields)
+	if h.length >= 0 && (hasBody(h.status) || h.status == http.StatusNotModified) {
+		x.out = h1.AppendContentLength(x.out, h.length)
+	}
+	x.out = f.appendConnection(x.out, h)
+	if f.chunked {
+		x.out = append(x.out, "Transfer-Encoding: chunked\r\n"...)
+	}
+	x.out = append(x.out, "\r\n"...)
+	return f.err
+}
+
+// frame decides how the client finds the end of the body, and what becomes of the
+// connection.
+func (f *front1) frame(h *head) {
+	x := f.x
+	bodiless := f.headOnly || !hasBody(h.status)
+	known := bodiless || h.length >= 0
+	switch {
+	case known:
+	case f.minor == 0, h.unframed:
+		f.open = true
+	default:
+		f.chunked = true
+	}
+	x.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
+		names(h.connection, "close") || x.c.s.draining.Err() != nil
+}
+
+// appendConnection appends the Connection field, if there is one.
+func (f *front1) appendConnection(dst []byte, h *head) []byte {
+	switch {
+	case h.status == http.StatusSwitchingProtocols, names(h.connection, "close"), !f.x.last && len(h.connection) > 0:
+		for _, v := range h.connection {
+			dst = appendField(dst, "Connection", v)
+		}
+	case f.x.last && f.minor == 1:
+		dst = append(dst, "Connection: close\r\n"...)
+	case !f.x.last && f.minor == 0:
+		dst = append(dst, "Connection: keep-alive\r\n"...)
+	}
+	return dst
+}
+
+// names reports whether the values of a Connection field have a member of that name.
+func names(values []string, name string) bool {
+	for _, v := range values {
+		for member := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.Trim(member, " \t"), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// appendStatus appends a status line of the client's version.
+func (f *front1) appendStatus(dst []byte, status int) []byte {
+	start := len(dst)
+	reason := http.StatusText(status)
+	if reason == "" {
+		reason = "status code " + strconv.Itoa(status)
+	}
+	dst = h1.AppendStatusLine(dst, status, reason)
+	if f.minor == 0 {
+		dst[start+len("HTTP/1.")] = '0'
+	}
+	return dst
+}
+
+func appendFields(dst []byte, fields []field) []byte {
+	for i := range fields {
+		dst = appendField(dst, fields[i].name, fields[i].value)
+	}
+	return dst
+}
+
+func appendField(dst []byte, name, value string) []byte {
+	return h1.AppendField(dst, name, strings.Trim(value, " \t\r\n"))
+}
+
+// data implements front.
+func (f *front1) data(p []byte) error {
+	x := f.x
+	if f.err != nil || len(p) == 0 || f.headOnly {
+		return f.err
+	}
+	if f.chunked {
+		x.out = h1.AppendChunkHeader(x.out, len(p))
+	}
+	whole := len(p) <= attachSize
+	if whole {
+		x.out = append(x.out, p...)
+	} else if f.flush() == nil {
+		_, f.err = x.c.stream().Write(p)
+	}
+	if f.chunked {
+		x.out = append(x.out, "\r\n"...)
+	}
+	if whole && len(x.out) >= gatherSize {
+		return f.flush()
+	}
+	return f.err
+}
+
+// readFrom implements front, with the system's sendfile.
+func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
+	if f.x.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
+		return 0, false, f.err
+	}
+	n, err := f.x.c.ReadFrom(r)
+	return n, true, err
+}
+
+// flush implements front.
+func (f *front1) flush() error {
+	x := f.x
+	if f.err == nil && len(x.out) > 0 {
+		_, f.err = x.c.stream().Write(x.out)
+	}
+	x.out = x.out[:0]
+	return f.err
+}
+
+// end implements front.
+func (f *front1) end(trailers []field) error {
+	if x := f.x; f.chunked {
+		x.out = append(x.out, "0\r\n"...)
+		x.out = appendFields(x.out, trailers)
+		x.out = append(x.out, "\r\n"...)
+	}
+	return f.flush()
+}
+
+// cut implements front. A body that ends with the connection would look whole
+// behind an ordinary close.
+func (f *front1) cut() {
+	if f.begun {
+		_ = f.flush()
+	}
+	if f.open || f.err != nil {
+		f.x.c.cut()
+		return
+	}
+	f.x.c.shut()
+}
+
+func (f *front1) readBy(t time.Time) error {
+	f.src.bound.Store(true)
+	return f.x.c.stream().SetReadDeadline(t)
+}
+
+func (f *front1) writeBy(t time.Time) error {
+	f.bounded.Store(true)
+	return f.x.c.stream().SetWriteDeadline(t)
+}
+
+// release undoes writeBy.
+func (f *front1) release() {
+	if f.bounded.Load() {
+		_ = f.x.c.stream().SetWriteDeadline(time.Time{})
+	}
+}
+
+// hijack implements front. The exchange's buffers stay behind.
+func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
+	x, c := f.x, f.x.c
+	ahead := f.src.unread()
+	_ = c.stream().SetDeadline(time.Time{})
+	c.readArmed = time.Time{}
+	var nc net.Conn = c
+	if c.tls != nil {
+		nc = &secured{c.tls, c}
+	}
+	x.r, x.w = 0, 0
+	r := bufio.NewReaderSize(&replay{nc, ahead}, max(gatherSize, len(ahead)))
+	_, _ = r.Peek(len(ahead))
+	return nc, bufio.NewReadWriter(r, bufio.NewWriterSize(nc, gatherSize))
+}
+
+// A replay reads what was read ahead, then from the connection.
+type replay struct {
+	net.Conn
+	ahead []byte
+}
+
+// Read implements io.Reader.
+func (r *replay) Read(p []byte) (int, error) {
+	if len(r.ahead) > 0 {
+		n := copy(p, r.ahead)
+		r.ahead = r.ahead[n:]
+		return n, nil
+	}
+	return r.Conn.Read(p)
+}
+
+// A secured is a TLS connection that a handler has taken over.
+type secured struct {
+	*tls.Conn
+	under *conn
+}
+
+// Close does not say goodbye to a client that takes nothing: crypto/tls would
+// try for five seconds.
+func (s *secured) Close() error {
+	if s.under.forsaken.Load() {
+		return s.under.Close()
+	}
+	return s.Conn.Close()
+}
