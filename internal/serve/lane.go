@@ -70,6 +70,7 @@ const bufferSize = h1.DefaultMaxHead
 // a connection while it is not idle.
 type fastExchange struct {
 	c *conn
+	watched
 
 	in   [bufferSize]byte
 	r, w int // in[r:w] is unread
@@ -108,6 +109,7 @@ var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byt
 const maxKeptOut = 64 << 10
 
 func (x *fastExchange) release() {
+	x.forget()
 	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
 	x.rec = exchange.Record{}
 	x.attempts.Reset()

@@ -31,7 +31,7 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	x.named = forward.AppendNominated(x.named[:0], &x.res)
 	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.shown(), x.attempts.Own(x.scheme), x.connection())
 	if sent == h1.ChunkedBody && f.StreamGrace != 0 && forward.IsEventStream(&x.res) {
-		x.c.remain(x.attempts.Stay(x.hit.Life), f)
+		x.remain(x.attempts.Stay(x.hit.Life), f)
 	}
 	keep := x.res.Persistent(method)
 	up.Discard(n)
@@ -53,7 +53,7 @@ func (x *fastExchange) connection() string {
 
 // conclude decides what becomes of both connections after a whole response.
 func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
-	x.c.unwatch() // before the connection can serve somebody else
+	x.unwatch() // before the connection can serve somebody else
 	whole := x.upload.settle()
 	if keep && whole {
 		up.Put()
@@ -102,7 +102,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 				x.out = f.AppendInterim(x.out[:0], &x.res)
 				x.sent = true
 				if _, err := x.c.stream().Write(x.out); err != nil {
-					x.c.gone.Store(true)
+					x.gone.Store(true)
 					return 0, err
 				}
 			}
@@ -193,7 +193,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 // blame says whose fault a failed splice is. When it took too long, the target
 // has to have more to say for it to be the client's.
 func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
-	if x.c.left() || x.c.peekGone() {
+	if x.left() || x.peekGone() {
 		return exchange.SideClient
 	}
 	if isTimeout(err) {
@@ -208,8 +208,8 @@ func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 // copyChunked copies a chunked body, chunk by chunk as it comes.
 func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.chunks.Reset()
-	x.c.streaming.Store(true)
-	defer x.c.streaming.Store(false)
+	x.streaming.Store(true)
+	defer x.streaming.Store(false)
 	for {
 		data, n, err := x.chunks.Decode(up.Buffered())
 		x.appendChunk(data)
@@ -238,8 +238,8 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchang
 
 // copyUntilClose copies a body that ends with its connection, as chunks.
 func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
-	x.c.streaming.Store(true)
-	defer x.c.streaming.Store(false)
+	x.streaming.Store(true)
+	defer x.streaming.Store(false)
 	for {
 		data := up.Buffered()
 		x.appendChunk(data)
