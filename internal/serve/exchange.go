@@ -453,10 +453,14 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 // reply sends a whole answer of the proxy's own. After one that is the last, the
 // connection closes.
 func (x *fastExchange) reply(fail *exchange.Failure) {
-	var size int
-	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.shown(), x.connection())
+	var body []byte
+	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
+	x.appendHead(fail.Status, h1.SizedBody, int64(len(body)))
+	if view(x.req.Method) != http.MethodHead {
+		x.out = append(x.out, body...)
+		x.rec.ResponseBytes = int64(len(body))
+	}
 	_, _ = x.c.stream().Write(x.out)
-	x.rec.ResponseBytes = int64(size)
 }
 
 // abort ends an exchange whose response has begun: the client must see that it

@@ -76,8 +76,9 @@ type fastExchange struct {
 	r, w int // in[r:w] is unread
 	size int // of the head before
 
-	out      []byte // the head on its way, with what of the body goes along
-	named    []byte // what the response's Connection names, for its trailers
+	out      []byte     // the head on its way, with what of the body goes along
+	fields   []h1.Field // of the response's head or trailer section
+	named    []byte     // what the response's Connection names, for its trailers
 	host     []byte
 	req      h1.Request
 	res      h1.Response
