@@ -140,8 +140,8 @@ type TLS struct {
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
 	// public. If no record of a host has one of these, its order is delayed by about
-	// 35 minutes at most. If a handshake for the host arrives meanwhile, its clients
-	// do reach this machine, and the delay ends at the next look-up. If any
+	// 35 minutes at most. If a handshake for the host arrives meanwhile, clients
+	// evidently reach this machine, and the next look-up ends the delay. If any
 	// interface has a private address, only missing records delay an order. Records
 	// with private addresses, failed look-ups, and hosts with a valid certificate
 	// never delay one.
@@ -281,7 +281,7 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 const (
 	CertPending = "pending" // none yet; the first attempt is in progress or scheduled
 	CertValid   = "valid"   // one is served
-	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
+	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 
@@ -792,9 +792,9 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts
 // has a certificate. If none are given, it waits for all hosts that need one,
-// except those that [TLS.Lazy] leaves to their first handshake. It waits for those
-// only if they are given, and does not order their certificates: a handshake or
-// [Router.RenewCertificate] does. When ctx is done, the error names
+// except those that [TLS.Lazy] leaves to their first handshake. It waits for such
+// a host only if the host is given, and does not order its certificate: a handshake
+// or [Router.RenewCertificate] orders it. When ctx is done, the error names
 // the hosts without a certificate and the reasons. An invalid host is an error
 // immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
