@@ -6,6 +6,7 @@ replace github.com/hostproxy/hostproxy => ../..
 
 require (
 	github.com/coder/websocket v1.8.15
+	github.com/go-chi/chi/v5 v5.5.0
 	github.com/gorilla/websocket v1.5.3
 	github.com/hostproxy/hostproxy v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1

@@ -6,7 +6,6 @@ package neighbours_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -251,14 +250,6 @@ func pattern(n int) []byte {
 		p[i] = byte(i) ^ byte(i>>8)*3 ^ byte(i>>16)*7
 	}
 	return p
-}
-
-// respond returns a handler that answers with status and text; status 0 leaves it to the server.
-func respond(status int, text string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(cmp.Or(status, http.StatusOK))
-		_, _ = io.WriteString(w, text)
-	})
 }
 
 // A lockedBuffer is a bytes.Buffer for several goroutines.
