@@ -247,6 +247,7 @@ func (t *Try) Attach(res *http.Response, n int) {
 	case h1.SizedBody:
 		res.ContentLength = b.left
 	case h1.ChunkedBody:
+		b.chunks.Padded = true
 		res.ContentLength = -1
 		res.TransferEncoding = chunkedCoding
 	default:

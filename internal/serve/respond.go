@@ -208,6 +208,7 @@ func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 // copyChunked copies a chunked body, chunk by chunk as it comes.
 func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.chunks.Reset()
+	x.chunks.Padded = true
 	x.c.streaming.Store(true)
 	defer x.c.streaming.Store(false)
 	for {
