@@ -66,3 +66,56 @@ func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// RFC 9112, 3: what is too long of a head says which part of it has to be shorter.
+func TestATargetThatIsTooLongIs414AndFieldsThatAreAre431(t *testing.T) {
+	long := strings.Repeat("a", 20<<10)
+	for _, tt := range []struct{ raw, status string }{
+		{"GET /" + long + " HTTP/1.1\r\n" + host + "\r\n", "414"},
+		{"GET /?" + long + " HTTP/1.1\r\n" + host + "\r\n", "414"},
+		{"GET / HTTP/1.1\r\n" + host + "X-Long: " + long + "\r\n\r\n", "431"},
+		{"GET /" + long[:12<<10] + " HTTP/1.1\r\n" + host + "X-Long: " + long[:12<<10] + "\r\n\r\n", "431"},
+	} {
+		t.Run(label(tt.raw), func(t *testing.T) {
+			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				_ = c.Conn.Send(tt.raw + smuggled)
+				answer := c.Rest()
+				assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 "+tt.status+" "), "%q", answer)
+				assert.Equal(t, 1, strings.Count(answer, "HTTP/1."), "one answer, then the end: %q", answer)
+				assert.Empty(t, s.backend.Requests())
+			})
+		})
+	}
+}
+
+// RFC 9110, 2.5.
+func TestLaterMinorVersionsAreProcessedAsHTTP11(t *testing.T) {
+	for _, version := range []string{"HTTP/1.2", "HTTP/1.9"} {
+		t.Run(version, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(version+" 200 OK\r\nContent-Length: 2\r\n\r\nok"), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for range 2 {
+					p := c.Do("POST / " + version + "\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello", 2))
+					assert.Equal(t, "ok", string(p.Content))
+					assert.Equal(t, "HTTP/1.1", p.Proto)
+				}
+				for _, q := range s.backend.WaitRequests(2) {
+					assert.Equal(t, "POST / HTTP/1.1", lines(q.Raw)[0])
+					assert.Equal(t, "hello", string(q.Content))
+				}
+				assert.Equal(t, 1, s.backend.Conns(), "both connections are kept")
+			})
+		})
+	}
+	for _, version := range []string{"HTTP/0.9", "HTTP/2.0", "HTTP/2.1", "HTTP/3.0"} {
+		t.Run(version, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				_ = c.Conn.Send("GET / " + version + "\r\n" + host + "\r\n" + smuggled)
+				assert.True(t, strings.HasPrefix(c.Rest(), "HTTP/1.1 505 "))
+				assert.Empty(t, s.backend.Requests())
+			})
+		})
+	}
+}

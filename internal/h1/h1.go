@@ -63,6 +63,7 @@ var (
 	errMethod      = &Refusal{400, "method is not a token"}                    // [3.1]
 	errConnect     = &Refusal{501, "CONNECT is not supported"}                 // [3.2.3]
 	errTarget      = &Refusal{400, "invalid request target"}                   // [3.2]
+	errTargetSize  = &Refusal{414, "request target too long"}                  // [3]
 	errFragment    = &Refusal{400, "fragment in request target"}               // [3.2]
 	errEscape      = &Refusal{400, "invalid percent-encoding in request path"} // RFC 3986, 2.1
 	errStatusLine  = &Refusal{502, "malformed status line"}                    // [4]

@@ -8,7 +8,7 @@ type Head struct {
 	MaxHead int // bytes a head may take; 0 means DefaultMaxHead. Parse never changes it.
 
 	Fields        []Field // all of them, in order; the slice is reused by the next Parse
-	Minor         int     // HTTP/1.Minor: 0 or 1
+	Minor         int     // HTTP/1.Minor: 0, or 1 for any later one
 	ContentLength int64   // -1 if there is none
 	Chunked       bool    // Transfer-Encoding: chunked
 	Close         bool    // Connection names close
@@ -89,15 +89,16 @@ func (h *Head) line(b []byte, i int) ([]byte, int, error) {
 	return b[i : i+j-1], i + j + 1, nil
 }
 
-// version reads "HTTP/1.0" or "HTTP/1.1".
+// version reads "HTTP/1.0" to "HTTP/1.9". A message of a minor version that does
+// not exist yet is processed as one of HTTP/1.1 (RFC 9110, 2.5).
 func (h *Head) version(v []byte) bool {
-	switch string(v) {
-	case "HTTP/1.1":
-		h.Minor = 1
-	case "HTTP/1.0":
-		h.Minor = 0
-	default:
+	const major = "HTTP/1."
+	if len(v) != len(major)+1 || string(v[:len(major)]) != major || v[len(major)]-'0' > 9 {
 		return false
+	}
+	h.Minor = 1
+	if v[len(major)] == '0' {
+		h.Minor = 0
 	}
 	return true
 }

@@ -83,7 +83,10 @@ func (r *Request) requestLine(b []byte) (int, error) {
 		return 0, errStartLine
 	}
 	line, next, err := r.line(b, i)
-	if err != nil {
+	switch {
+	case err == errHeadSize:
+		return 0, errTargetSize
+	case err != nil:
 		return 0, err
 	}
 	sp1, sp2 := bytes.IndexByte(line, ' '), bytes.LastIndexByte(line, ' ')

@@ -182,7 +182,10 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"lower case version", crlf("GET / http/1.1", host), 400},
 		{"version with two digits", crlf("GET / HTTP/1.10", host), 400},
 		{"version with a sign", crlf("GET / HTTP/+1.1", host), 400},
-		{"HTTP/1.2", crlf("GET / HTTP/1.2", host), 505},
+		{"HTTP/3.0", crlf("GET / HTTP/3.0", host), 505},
+		{"HTTP/2.1", crlf("GET / HTTP/2.1", host), 505},
+		{"HTTP/1.", crlf("GET / HTTP/1.", host), 400},
+		{"HTTP/1.x", crlf("GET / HTTP/1.x", host), 400},
 		{"HTTP/2.0", crlf("GET / HTTP/2.0", host), 505},
 		{"HTTP/0.9 spelled out", crlf("GET / HTTP/0.9", host), 505},
 		{"method that is no token", crlf("G(T / HTTP/1.1", host), 400},
@@ -201,6 +204,9 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"space first", " GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400},
 		{"more fields than allowed", crlf(many...), 431},
 		{"a head larger than allowed", crlf("GET / HTTP/1.1", host, "x: "+strings.Repeat("y", h1.DefaultMaxHead)), 431},
+		{"a target of 16 KB", crlf("GET /"+strings.Repeat("y", h1.DefaultMaxHead)+" HTTP/1.1", host), 414},
+		{"a target of 70 KB, as far as a buffer holds it", "GET /" + strings.Repeat("y", h1.DefaultMaxHead), 414},
+		{"a request line that fits, and then nothing", crlf("GET /"+strings.Repeat("y", h1.DefaultMaxHead-len("GET / HTTP/1.1\r\n"))+" HTTP/1.1", host), 431},
 		{"a name of 70 KB (CVE-2021-40346)", crlf("GET / HTTP/1.1", host, strings.Repeat("n", 70<<10)+": y"), 431},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -210,6 +216,25 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 			require.ErrorAs(t, err, &refusal)
 			assert.Equal(t, tt.status, refusal.Status, refusal.Reason)
 		})
+	}
+}
+
+// RFC 9110, 2.5: a recipient processes a later minor version as the latest that it knows.
+func TestLaterMinorVersionsAreReadAsHTTP11(t *testing.T) {
+	for _, version := range []string{"HTTP/1.2", "HTTP/1.9"} {
+		var r h1.Request
+		_, err := r.Parse([]byte(crlf("POST / "+version, "Host: a", "Transfer-Encoding: chunked")))
+		require.NoError(t, err)
+		assert.Equal(t, 1, r.Minor)
+		assert.True(t, r.Persistent())
+		_, err = r.Parse([]byte(crlf("GET / "+version, "x: y")))
+		assert.Equal(t, &h1.Refusal{Status: 400, Reason: "Host is missing"}, err)
+
+		var s h1.Response
+		_, err = s.Parse([]byte(crlf(version+" 200 OK", "Content-Length: 1")))
+		require.NoError(t, err)
+		assert.Equal(t, 1, s.Minor)
+		assert.True(t, s.Persistent("GET"))
 	}
 }
 
@@ -380,7 +405,7 @@ func sameRequest(t *testing.T, r *h1.Request, req *http.Request) {
 	require.Equal(t, req.URL.Path, path)
 	require.Equal(t, req.URL.RawQuery, strings.TrimPrefix(string(r.Query), "?"))
 	require.Equal(t, req.Host, string(r.Host))
-	require.Equal(t, req.ProtoMinor, r.Minor)
+	require.Equal(t, min(req.ProtoMinor, 1), r.Minor)
 	require.Equal(t, req.Close, !r.Persistent())
 	want := max(r.ContentLength, 0)
 	if r.Chunked {
