@@ -18,7 +18,8 @@ import (
 
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
-// Each of these heads has a second request behind it, which must not come through: 400, and the connection is closed.
+// Each of these heads has a second request behind it, which must not come through: 400, or 431 for one too large and 501
+// for a coding that is not known, and the connection is closed.
 func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 	long := strings.Repeat("a", 70<<10)
 	tests := []struct{ about, raw string }{
@@ -34,6 +35,10 @@ func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 		{"an unknown Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n"},
 		{"chunked twice", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"},
 		{"chunked on two lines", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind an unknown coding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind an unknown coding on two lines", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind an unknown coding and with a Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked before an unknown coding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"},
 		{"chunked behind identity", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"},
 		{"a Transfer-Encoding with a vertical tab", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"},
 		{"Transfer-Encoding on HTTP/1.0", "POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
@@ -70,6 +75,8 @@ func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 				switch {
 				case strings.Contains(tt.about, "70 KB"):
 					assert.Contains(t, answer, "HTTP/1.1 431 ")
+				case strings.HasPrefix(tt.about, "chunked behind") && !strings.Contains(tt.about, "Content-Length"):
+					assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 501 "), "%q", answer)
 				default:
 					assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 400 "), "%q", answer)
 				}
