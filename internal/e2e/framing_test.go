@@ -62,7 +62,18 @@ func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 		{"a fragment in the target", "GET /a#b HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a bad escape in the path", "GET /%zz HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a version that is none", "GET / HTTP/1.1x\r\nHost: a.test\r\n\r\n"},
-		{"an absolute target of another host", "GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target and no Host", "GET http://a.test/ HTTP/1.1\r\n\r\n"},
+		{"an absolute target and two Hosts", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target and an empty Host", "GET http://a.test/ HTTP/1.1\r\nHost:\r\n\r\n"},
+		{"an absolute target and a Host that is none", "GET http://a.test/ HTTP/1.1\r\nHost: a/b\r\n\r\n"},
+		{"an absolute target and a Host with two ports", "GET http://a.test/ HTTP/1.1\r\nHost: a.test:1:2\r\n\r\n"},
+		{"an absolute target with userinfo", "GET http://u@a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target of another scheme", "GET ftp://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target without an authority", "GET http:///x HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target without slashes", "GET http:x HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a URL that has no authority", "GET foo:bar HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a mail address", "GET mailto:x@y HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an authority alone", "GET a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a star that is not for OPTIONS", "GET * HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a field name of 70 KB", "GET / HTTP/1.1\r\nHost: a.test\r\n" + long + ": x\r\n\r\n"},
 	}
@@ -175,14 +186,50 @@ func TestTargetsPassByteForByte(t *testing.T) {
 	})
 }
 
+// RFC 9112, 3.2.2: over Host, which the backend gets as the target says it.
 func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
-	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-		p := s.dial(t).Do("GET http://a.test/x?y HTTP/1.1\r\nHost: a.test\r\n\r\n")
-		assert.Equal(t, 200, p.StatusCode)
-		q := s.backend.WaitRequests(1)[0]
-		assert.Equal(t, "GET /x?y HTTP/1.1", lines(q.Raw)[0])
-		assert.Equal(t, []string{"a.test"}, field(q.Raw, "Host"))
-	})
+	for _, tt := range []struct{ target, host, first string }{
+		{"http://a.test/x?y", "a.test", "GET /x?y"},
+		{"HTTP://a.test/x//y%2F?", "b.test", "GET /x//y%2F?"},
+		{"https://a.test:8443?y", "nowhere.test", "GET /?y"},
+		{"http://A.test.", "b.test:80", "GET /"},
+	} {
+		t.Run(tt.target, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for i := range 2 {
+					assert.Equal(t, 200, c.Do("GET "+tt.target+" HTTP/1.1\r\nHost: "+tt.host+"\r\n\r\n").StatusCode)
+					q := s.backend.WaitRequests(i + 1)[i]
+					assert.Equal(t, tt.first+" HTTP/1.1", lines(q.Raw)[0])
+					_, rest, _ := strings.Cut(tt.target, "//")
+					authority := rest[:strings.IndexAny(rest+"/", "/?")]
+					assert.Equal(t, []string{authority}, field(q.Raw, "Host"))
+					assert.Equal(t, []string{authority}, field(q.Raw, "X-Forwarded-Host"))
+					assert.Equal(t, authority, s.record(t, i+1).Host)
+				}
+			})
+		})
+	}
+}
+
+// On a kept connection, too, which net/http may read by then.
+func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
+	for _, target := range []string{"foo:bar", "mailto:x@y", "a.test:80", "http:x", "http:///x", "http://?x", "ftp://a.test/", "http://u@a.test/", "http://a..test/", "http://a.test:1:2/"} {
+		t.Run(target, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				for _, first := range []string{"", get, purge} {
+					n := len(s.backend.Requests())
+					c := s.dial(t)
+					if first != "" {
+						require.Equal(t, 200, c.Do(first).StatusCode)
+						n++
+					}
+					assert.Equal(t, 400, c.Do("GET "+target+" HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
+					assert.Len(t, s.backend.Requests(), n)
+				}
+			})
+		})
+	}
 }
 
 func TestOptionsStarPasses(t *testing.T) {

@@ -3,6 +3,7 @@ package h1_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -107,6 +108,30 @@ func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
 	})
 }
 
+// RFC 9112, 3.2.2: the authority of the target decides, whatever Host says.
+func TestAbsoluteTargetsSayWhoIsAsked(t *testing.T) {
+	for _, tt := range []struct{ target, host, path, query string }{
+		{"http://b", "b", "/", ""},
+		{"HTTPS://B.test:8443/x//y%2f?q=/&r=?", "B.test:8443", "/x//y%2f", "?q=/&r=?"},
+		{"http://b?q", "b", "/", "?q"},
+		{"http://b/?", "b", "/", "?"},
+		{"http://[::1]:80/", "[::1]:80", "/", ""},
+		{"http://b/http://c/", "b", "/http://c/", ""},
+	} {
+		t.Run(tt.target, func(t *testing.T) {
+			for _, rest := range []string{crlf(" HTTP/1.1", "Host: a"), crlf(" HTTP/1.0", "Host: a"), crlf(" HTTP/1.0")} {
+				var r h1.Request
+				_, err := r.Parse([]byte("GET " + tt.target + rest))
+				require.ErrorIs(t, err, h1.ErrUnusual)
+				assert.NotZero(t, r.Unusual&h1.UnusualTarget)
+				assert.Equal(t, []string{tt.target, tt.host, tt.path, tt.query}, []string{string(r.Target), string(r.Host), string(r.Path), string(r.Query)})
+			}
+			_, err := new(h1.Request).Parse([]byte("GET " + tt.target + crlf(" HTTP/1.1")))
+			assert.Equal(t, &h1.Refusal{Status: 400, Reason: "Host is missing"}, err, "it replaces no Host")
+		})
+	}
+}
+
 // Each line of "Framing and desync" in the forwarding contract that a head can
 // break.
 func TestForbiddenRequestsAreRefused(t *testing.T) {
@@ -207,6 +232,23 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"control byte in the target", crlf("GET /a\x01 HTTP/1.1", host), 400},
 		{"asterisk with GET", crlf("GET * HTTP/1.1", host), 400},
 		{"authority-form without CONNECT", crlf("GET a:80 HTTP/1.1", host), 400},
+		{"absolute-form of another scheme", crlf("GET ftp://a/ HTTP/1.1", host), 400},
+		{"absolute-form with a scheme that begins like one", crlf("GET httpx://a/ HTTP/1.1", host), 400},
+		{"absolute-form without a scheme", crlf("GET ://a/ HTTP/1.1", host), 400},
+		{"absolute-form without an authority", crlf("GET http:///x HTTP/1.1", host), 400},
+		{"absolute-form with a query for an authority", crlf("GET http://?x HTTP/1.1", host), 400},
+		{"absolute-form with nothing behind the scheme", crlf("GET http:// HTTP/1.1", host), 400},
+		{"absolute-form without slashes", crlf("GET http:x HTTP/1.1", host), 400},
+		{"absolute-form with userinfo", crlf("GET http://u@a/ HTTP/1.1", host), 400},
+		{"absolute-form with an empty userinfo", crlf("GET http://@a/ HTTP/1.1", host), 400},
+		{"absolute-form with an escape in the authority", crlf("GET http://a%2eb/ HTTP/1.1", host), 400},
+		{"absolute-form with a backslash", crlf(`GET http://a\@b/ HTTP/1.1`, host), 400},
+		{"absolute-form with a bad escape in the path", crlf("GET http://a/%zz HTTP/1.1", host), 400},
+		{"absolute-form with an invalid Host", crlf("GET http://a/ HTTP/1.1", "Host: a/b"), 400},
+		{"absolute-form with two Hosts", crlf("GET http://a/ HTTP/1.1", host, host), 400},
+		{"a URL without authority", crlf("GET foo:bar HTTP/1.1", host), 400},
+		{"a mail address", crlf("GET mailto:x@y HTTP/1.1", host), 400},
+		{"asterisk-form with more", crlf("OPTIONS *x HTTP/1.1", host), 400},
 		{"relative target", crlf("GET a/b HTTP/1.1", host), 400},
 		{"bad escape in the path", crlf("GET /%zz HTTP/1.1", host), 400},
 		{"cut escape at the end of the path", crlf("GET /%4?x HTTP/1.1", host), 400},
@@ -369,6 +411,7 @@ func FuzzRequest(f *testing.F) {
 		plainRequest, crlf("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + "3\r\nabc\r\n0\r\nx: y\r\n\r\n",
 		crlf("POST /?q HTTP/1.1", "Host: a", "Content-Length: 2") + "hiGET / HTTP/1.1\r\n", "\r\n" + crlf("GET / HTTP/1.1", "Host: [::1]:80"),
 		crlf("GET //a%2f;b HTTP/1.1", "Host: a", "connection: close,,x ,keep-alive", "x:\t"), crlf("OPTIONS * HTTP/1.1", "Host: a"),
+		crlf("GET http://b:80/x?y HTTP/1.1", "Host: a"), crlf("GET HTTPS://b HTTP/1.1", "Host: a"), crlf("GET / HTTP/1.7", "Host: a"),
 		crlf("GET / HTTP/1.0"), "PRI * HTTP/2.0\r\n\r\n", crlf("GET / HTTP/1.1", "Host: a", "x: \x80\xff")} {
 		f.Add([]byte(s), uint16(7))
 	}
@@ -376,11 +419,15 @@ func FuzzRequest(f *testing.F) {
 		var whole h1.Request
 		n, err := whole.Parse(b)
 		checkPrefix(t, b[:int(cut)%(len(b)+1)], b, err)
-		if err != nil {
+		absolute := err == h1.ErrUnusual && whole.Unusual == h1.UnusualTarget && whole.Target[0] != '*'
+		if err != nil && !absolute {
 			return
 		}
 		head := bytes.TrimPrefix(b, []byte("\r\n"))
 		req, stdErr := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), 64<<10))
+		if stdErr != nil && absolute {
+			return // an authority that is no host
+		}
 		require.NoError(t, stdErr, "net/http refuses what was accepted")
 		sameRequest(t, &whole, req)
 		sameBody(t, whole.Framing(), whole.ContentLength, b[n:], req.Body)
@@ -413,7 +460,7 @@ func sameRequest(t *testing.T, r *h1.Request, req *http.Request) {
 	require.Equal(t, req.RequestURI, string(r.Target))
 	path, err := url.PathUnescape(string(r.Path))
 	require.NoError(t, err)
-	require.Equal(t, req.URL.Path, path)
+	require.Equal(t, cmp.Or(req.URL.Path, "/"), path)
 	require.Equal(t, req.URL.RawQuery, strings.TrimPrefix(string(r.Query), "?"))
 	require.Equal(t, req.Host, string(r.Host))
 	require.Equal(t, min(req.ProtoMinor, 1), r.Minor)
