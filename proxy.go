@@ -139,7 +139,7 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //     serves the routes over HTTP instead.
 //
 // When ctx is done, Serve shuts down: it stops accepting connections, lets requests
-// in flight finish, and closes upgraded connections, a WebSocket with status 1001.
+// in flight finish, and closes upgraded connections (WebSockets with status 1001).
 // After DrainTimeout it cuts off what is left, and returns an error that says so.
 // It returns nil if nothing was cut off.
 //
@@ -484,15 +484,15 @@ type Exchange struct {
 	ServerName string // server name in the TLS handshake; "" if none
 
 	// Status is the response status sent to the client; 499 if the client
-	// disconnected before. If the proxy answered with a grpc-status, Status is the
-	// HTTP status of the same meaning.
+	// disconnected before the end of the response. If the proxy answered with a
+	// grpc-status, Status is the HTTP status of the same meaning.
 	Status        int
 	RequestBytes  int64 // size of the request body, as forwarded
 	ResponseBytes int64 // size of the response body, as forwarded
 
 	Target    string        // target of the last attempt; "" if none was chosen
 	Attempts  int           // number of targets that the request was sent to
-	Queue     time.Duration // time spent waiting: in Queue, for Resume, or for Discover
+	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, or for the first targets of Upstream.Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
 	Duration  time.Duration // time from Start to the end of the response
@@ -758,7 +758,7 @@ type Explanation struct {
 	Client netip.Addr // address of the client, resolved through TrustedProxies; invalid if unknown
 
 	// Candidates are the routes whose host matches, in the order in which they are
-	// considered. Pattern is the pattern of the route that serves q; "" if none.
+	// considered. Pattern is that of the route that would serve the request; "" if none.
 	Candidates []Choice
 	Pattern    string
 

@@ -48,7 +48,7 @@ import (
 // A path prefix is compared with the path as the client sent it. Targets get the
 // same path, but may read it differently. Therefore a request to a host with
 // path prefixes is refused with 400 if a different reading of its path belongs
-// to another route. A reading is any combination of these steps:
+// to another route. The readings are the results of these steps, in any combination:
 //
 //   - drop the parameters of segments (";x")
 //   - decode escapes
@@ -233,10 +233,10 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // A ForwardAuth asks an authentication server before Next serves a request. It
 // sends a GET without a body, with the headers of the request and with
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
-// target of Auth answers with 2xx, Next serves the request. The client gets any
-// other response. It also gets the responses that Auth makes itself: 502 if no
-// target answers, the Page of [Upstream.Maintain], or the response of its
-// ErrorHandler. Invalid fields are an error when the route is added.
+// target of Auth answers with 2xx, Next serves the request. Every other response
+// goes to the client, also one that Auth makes itself: 502 if no target answers,
+// the Page of [Upstream.Maintain], or the response of its ErrorHandler. Invalid
+// fields are an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
 	Path string       // path and query to request, appended to the path of Auth's target; "" means /
@@ -441,9 +441,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics and names the source lines if the pattern or h
-// is invalid, or if the pattern already has a route. [Router.Set] returns an
-// error instead, and replaces an existing route.
+// Handle adds a route. It panics if the pattern or h is invalid, or if the pattern
+// already has a route. The message names the source lines of the calls to Handle.
+// [Router.Set] returns an error instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -592,8 +592,8 @@ type Changes struct {
 	Added, Removed []string // new patterns, and removed patterns
 
 	// Swapped patterns get another innermost handler: their upgraded connections
-	// are closed. Rewrapped patterns keep the innermost handler and get another one
-	// around it: their upgraded connections stay open. See [Router.Replace].
+	// are closed. Rewrapped patterns keep the innermost handler, but the handlers
+	// around it change: their upgraded connections stay open. See [Router.Replace].
 	Swapped, Rewrapped []string
 
 	// Certificates are the hosts and wildcards whose certificates will be loaded

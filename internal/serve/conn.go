@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -47,7 +48,11 @@ type conn struct {
 	quiet     bool                  // waits on a goroutine of its own; see doze
 	timedOut  bool                  // the last wait ended at its deadline
 
-	watched
+	serving atomic.Pointer[watched] // what the sweeper looks at; nil between requests
+
+	mu      sync.Mutex // guards what follows
+	resting bool       // waits for a request
+	woken   bool       // wake set a read deadline
 }
 
 // contain keeps a panic to the connection that it happened on.

@@ -69,13 +69,15 @@ const bufferSize = h1.DefaultMaxHead
 // a connection while it is not idle.
 type fastExchange struct {
 	c *conn
+	watched
 
 	in   [bufferSize]byte
 	r, w int // in[r:w] is unread
 	size int // of the head before
 
-	out      []byte // the head on its way, with what of the body goes along
-	named    []byte // what the response's Connection names, for its trailers
+	out      []byte     // the head on its way, with what of the body goes along
+	fields   []h1.Field // of the response's head or trailer section
+	named    []byte     // what the response's Connection names, for its trailers
 	host     []byte
 	req      h1.Request
 	res      h1.Response
@@ -107,6 +109,7 @@ var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byt
 const maxKeptOut = 64 << 10
 
 func (x *fastExchange) release() {
+	x.forget()
 	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
 	x.rec = exchange.Record{}
 	x.attempts.Reset()

@@ -2,7 +2,8 @@
 // lanes, limits and drain.
 //
 //   - serve.go: accepting connections, and the drain
-//   - conn.go, watch.go: one connection, and what its sweeper sees
+//   - conn.go, idle.go: one connection, and its wait for a request
+//   - watch.go: what the sweeper sees of an exchange, and ends
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - lane.go: the fast lane: a request head, its route
 //   - exchange.go, hedge.go: a request to targets, until one answers
