@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
+	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -118,4 +119,34 @@ func TestLaterMinorVersionsAreProcessedAsHTTP11(t *testing.T) {
 			})
 		})
 	}
+}
+
+// RFC 9112, 3.2: HTTP/1.0 has no Host. Who is asked then is whoever serves any host.
+func TestHTTP10WithoutHostGoesToTheRouteForAnyHost(t *testing.T) {
+	const bare = "GET /x HTTP/1.0\r\n\r\n"
+	t.Run("without such a route it is refused", func(t *testing.T) {
+		overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+			assert.Equal(t, 400, s.dial(t).Do(bare).StatusCode)
+			assert.Empty(t, s.backend.Requests())
+			assert.Equal(t, 400, s.record(t, 1).Status)
+		})
+	})
+	t.Run("with one it is served", func(t *testing.T) {
+		overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+			others := proxytest.NewBackend(t, proxytest.Reply(ok))
+			s.router.Handle("*", hostproxy.To(others.Addr()))
+			s.router.Handle("*/auth/", withPassword(s.upstream))
+			assert.Equal(t, "ok", string(s.dial(t).Do(bare).Content))
+			raw := others.WaitRequests(1)[0].Raw
+			assert.Equal(t, "GET /x HTTP/1.1", lines(raw)[0])
+			assert.Equal(t, []string{others.Addr()}, field(raw, "Host"))
+			assert.Empty(t, field(raw, "X-Forwarded-Host"))
+			assert.Equal(t, "*", s.record(t, 1).Pattern)
+
+			assert.Equal(t, 401, s.dial(t).Do("GET /auth/ HTTP/1.0\r\n\r\n").StatusCode)
+			assert.Equal(t, 400, s.dial(t).Do("GET /x HTTP/1.1\r\n\r\n").StatusCode, "HTTP/1.1 has a Host")
+			assert.Empty(t, s.backend.Requests())
+			assert.Len(t, others.Requests(), 1)
+		})
+	})
 }
