@@ -1,10 +1,12 @@
 package e2e_test
 
 import (
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -149,4 +151,44 @@ func TestHTTP10WithoutHostGoesToTheRouteForAnyHost(t *testing.T) {
 			assert.Len(t, others.Requests(), 1)
 		})
 	})
+}
+
+// RFC 9110, 7.8 and 10.1.1: a recipient ignores both in a request of HTTP/1.0.
+func TestUpgradeAndExpectOfHTTP10AreIgnored(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		for {
+			q, err := c.ReadRequest()
+			if err != nil || c.Send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\n"+sized(string(q.Content))) != nil {
+				return
+			}
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		for i, fields := range []string{"Connection: Upgrade\r\nUpgrade: websocket\r\n" + token, "Expect: 100-continue\r\n",
+			"Connection: Upgrade, keep-alive\r\nUpgrade: websocket\r\nExpect: 100-continue\r\n" + token} {
+			c := s.dial(t)
+			c.Send("PUT / HTTP/1.0\r\n" + host + fields + sized("hello"))
+			p := c.Response("PUT")
+			assert.Equal(t, 200, p.StatusCode, "no interim response comes first")
+			assert.Equal(t, "hello", string(p.Content))
+			raw := s.backend.WaitRequests(i + 1)[i].Raw
+			for _, name := range []string{"Upgrade", "Connection", "Expect"} {
+				assert.Empty(t, field(raw, name), name)
+			}
+		}
+	})
+}
+
+func TestAnUnknownExpectationOfHTTP10IsIgnored(t *testing.T) {
+	backend := proxytest.NewBackend(t, proxytest.Reply(ok))
+	for proto, status := range map[string]int{"HTTP/1.0": 200, "HTTP/1.1": 417} {
+		q := httptest.NewRequest("GET", "/", nil)
+		q.Proto, q.ProtoMinor = proto, int(proto[len(proto)-1]-'0')
+		q.Header.Set("Expect", "the-unexpected")
+		w := httptest.NewRecorder()
+		hostproxy.To(backend.Addr()).ServeHTTP(w, q)
+		assert.Equal(t, status, w.Code, proto)
+	}
+	require.Len(t, backend.Requests(), 1)
+	assert.Empty(t, field(backend.Requests()[0].Raw, "Expect"))
 }

@@ -27,7 +27,7 @@ func Check(q *http.Request) *Failure {
 		return Refusal(http.StatusBadRequest, "http_request_error", "the request target * requires the method OPTIONS")
 	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
 		return Refusal(http.StatusBadRequest, "http_request_error", "path does not begin with a slash")
-	case !expectable(q.Header["Expect"]):
+	case !IsHTTP10(q) && !expectable(q.Header["Expect"]):
 		return Refusal(http.StatusExpectationFailed, "http_request_denied", "Expect is not 100-continue")
 	}
 	return nil
