@@ -192,3 +192,67 @@ func TestAnUnknownExpectationOfHTTP10IsIgnored(t *testing.T) {
 	require.Len(t, backend.Requests(), 1)
 	assert.Empty(t, field(backend.Requests()[0].Raw, "Expect"))
 }
+
+// RFC 9110, 15.5.22: a 426 has to say which protocol it requires. Other responses, and clients of HTTP/1.0 and HTTP/2, have no Upgrade.
+func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
+	script := func(c *proxytest.BackendConn) {
+		for {
+			q, err := c.ReadRequest()
+			if err != nil || c.Send("HTTP/1.1 "+q.URL.Path[1:]+" Whatever\r\nConnection: Upgrade, X-Hop\r\nUpgrade: TLS/1.3, HTTP/2.0\r\nX-Hop: 1\r\nX-A: 1\r\n"+sized("no")) != nil {
+				return
+			}
+		}
+	}
+	overEachLane(t, script, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for range 2 {
+			for path, want := range map[string][]string{"/426": {"TLS/1.3, HTTP/2.0"}, "/200": nil, "/400": nil} {
+				p := c.Do("GET " + path + " HTTP/1.1\r\n" + host + "\r\n")
+				assert.Equal(t, want, field(p.Raw, "Upgrade"), path)
+				assert.Equal(t, want != nil, strings.Join(field(p.Raw, "Connection"), ",") == "Upgrade", path)
+				assert.Empty(t, field(p.Raw, "X-Hop"))
+				assert.Equal(t, []string{"1"}, field(p.Raw, "X-A"))
+				assert.Equal(t, "no", string(p.Content))
+			}
+		}
+		p := s.dial(t).Do("GET /426 HTTP/1.0\r\n" + host + "\r\n")
+		assert.Equal(t, 426, p.StatusCode)
+		assert.Empty(t, field(p.Raw, "Upgrade"))
+		assert.NotContains(t, field(p.Raw, "Connection"), "Upgrade")
+		if s.lane.secure {
+			p, body := do(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), newRequest(t, "GET", "/426", nil))
+			assert.Equal(t, 2, p.ProtoMajor)
+			assert.Equal(t, 426, p.StatusCode)
+			assert.Equal(t, "no", body)
+			assert.Empty(t, p.Header["Upgrade"])
+		}
+	})
+}
+
+// RFC 9110, 8.6: neither a 1xx nor a 204 has a Content-Length, whatever the target says.
+func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
+	for _, head := range []string{"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n"} {
+		t.Run(head, func(t *testing.T) {
+			script := proxytest.Reply("HTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\n\r\n" + head + "X-A: 1\r\n\r\n")
+			overEachLane(t, script, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for _, start := range []string{"GET / ", "HEAD / ", "PURGE / "} {
+					c.Send(start + "HTTP/1.1\r\n" + host + "\r\n")
+					for _, status := range []int{103, 204} {
+						p := c.Response(strings.Fields(start)[0])
+						assert.Equal(t, status, p.StatusCode)
+						assert.Empty(t, field(p.Raw, "Content-Length"))
+						assert.Empty(t, field(p.Raw, "Transfer-Encoding"))
+					}
+				}
+				if s.lane.secure {
+					p, _ := do(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), newRequest(t, "GET", "/", nil))
+					assert.Equal(t, 2, p.ProtoMajor)
+					assert.Equal(t, 204, p.StatusCode)
+					assert.Equal(t, []string{"1"}, p.Header["X-A"])
+					assert.Empty(t, p.Header["Content-Length"])
+				}
+			})
+		})
+	}
+}

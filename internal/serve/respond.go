@@ -34,6 +34,7 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	if framing == h1.ChunkedBody {
 		x.fields = f.AppendAnnounced(x.fields, &x.res)
 	}
+	x.fields = forward.AppendUpgrade(x.fields, &x.res)
 	length := x.res.ContentLength
 	if x.res.Chunked || x.res.Status == http.StatusNoContent {
 		length = -1 // RFC 9112, 6.2
