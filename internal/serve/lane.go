@@ -101,6 +101,7 @@ type fastExchange struct {
 	attempts forward.Attempts
 	upload   upload
 	chunks   h1.Chunks // of the response
+	first    piece     // of these, what came with the head
 }
 
 var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byte, 0, 4<<10)} }}
@@ -111,7 +112,7 @@ const maxKeptOut = 64 << 10
 func (x *fastExchange) release() {
 	x.forget()
 	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
-	x.rec = exchange.Record{}
+	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
