@@ -39,11 +39,12 @@ import (
 // [Server.Serve] return an error until it is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
-// (*.example.com), or * for any host. A pattern with a path (example.com/api/)
-// matches that path and all paths below it. An exact host beats a wildcard, and
-// a wildcard beats *. Within a host, the longer path prefix wins. The order of
-// registration does not matter. Hosts are compared in canonical form: lower
-// case, no port, no trailing dot, IDNA in ASCII, IPv6 without brackets.
+// (*.example.com), or * for any host and for HTTP/1.0 requests without one. A
+// pattern with a path (example.com/api/) matches that path and all paths below
+// it. An exact host beats a wildcard, and a wildcard beats *. Within a host, the
+// longer path prefix wins. The order of registration does not matter. Hosts are
+// compared in canonical form: lower case, no port, no trailing dot, IDNA in ASCII,
+// IPv6 without brackets.
 //
 // A path prefix is compared with the path as the client sent it. Targets get the
 // same path, but may read it differently. Therefore a request to a host with
@@ -852,19 +853,22 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 		return nil, refusal{http.StatusNotImplemented, "http_request_denied", errConnect}
 	}
 	host, _, err := hostname.Split(q.Host)
-	if err != nil {
+	nameless := q.Host == "" && exchange.IsHTTP10(q) // which only routes for any host serve
+	if err != nil && !nameless {
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	}
 	t := r.table.Load() // once, as in hit
 	if q.TLS != nil && !r.belongs(t, q.TLS, host) {
 		return nil, refusal{http.StatusMisdirectedRequest, "http_request_denied", errMisdirected}
 	}
-	rt, err := t.Lookup(host, exchange.WirePath(q))
+	rt, fault := t.Lookup(host, exchange.WirePath(q))
 	switch {
-	case err != nil:
-		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
+	case fault != nil:
+		return nil, refusal{http.StatusBadRequest, "http_request_error", fault}
 	case rt != nil:
 		return rt, refusal{}
+	case nameless:
+		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	case r.NotFound != nil:
 		return nil, refusal{why: errNoRoute}
 	case q.TLS != nil && !t.Knows(host):

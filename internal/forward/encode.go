@@ -79,7 +79,12 @@ func (e *Encoder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, req.Method...)
 	dst = append(dst, ' ')
 	dst = append(dst, t.Base...)
-	dst = append(dst, req.Target...)
+	if len(req.Path) > 0 && req.Unusual&h1.UnusualTarget != 0 { // absolute-form, whose authority is in Host
+		dst = append(dst, req.Path...)
+		dst = append(dst, req.Query...)
+	} else {
+		dst = append(dst, req.Target...)
+	}
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
 	if e.TargetHost && t.URL.Host != "" {
 		dst = append(dst, t.URL.Host...)

@@ -267,7 +267,11 @@ func (f *Forwarder) Shows() bool {
 }
 
 // UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
+// HTTP/1.0 cannot ask for one (RFC 9110, 7.8).
 func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
+	if exchange.IsHTTP10(q) {
+		return ""
+	}
 	asked := header.UpgradeProtocol(q.Header)
 	if p := q.Header.Get(":protocol"); p != "" {
 		asked = p

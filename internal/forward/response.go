@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 	"unsafe"
 
@@ -24,6 +25,20 @@ func (e *Encoder) AppendFields(dst []h1.Field, res *h1.Response, id header.Reque
 		dst = append(dst, fieldOf(id.Name, id.Value))
 	}
 	return append(dst, e.ResponseHeader.fields...)
+}
+
+// AppendUpgrade appends what a 426 says of the protocols that it requires, which a
+// client of HTTP/1.1 has to get (RFC 9110, 15.5.22).
+func AppendUpgrade(dst []h1.Field, res *h1.Response) []h1.Field {
+	if res.Status != http.StatusUpgradeRequired || !res.Upgrade {
+		return dst
+	}
+	for i := range res.Fields {
+		if fd := &res.Fields[i]; header.EqualFold(fd.Name, "upgrade") {
+			dst = append(dst, *fd)
+		}
+	}
+	return append(dst, fieldOf("Connection", "Upgrade"))
 }
 
 // AppendInterimFields appends the fields of a 1xx to the client.

@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -102,6 +101,7 @@ type fastExchange struct {
 	attempts forward.Attempts
 	upload   upload
 	chunks   h1.Chunks // of the response
+	first    piece     // of these, what came with the head
 }
 
 var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byte, 0, 4<<10)} }}
@@ -112,7 +112,7 @@ const maxKeptOut = 64 << 10
 func (x *fastExchange) release() {
 	x.forget()
 	x.c, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
-	x.rec = exchange.Record{}
+	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
@@ -252,8 +252,8 @@ func (x *fastExchange) head() (n int, next step) {
 			}
 			return n, again
 		case h1.ErrUnusual:
-			if x.req.Unusual&h1.UnusualTarget != 0 && !sameAuthority(x.req.Target, x.req.Host) {
-				return 0, x.refuse(errAuthority)
+			if x.req.Unusual&h1.UnusualTarget != 0 && !hostValid(&x.req) {
+				return 0, x.refuse(errHost)
 			}
 			return 0, transfer
 		case h1.ErrMore:
@@ -275,21 +275,17 @@ func (x *fastExchange) head() (n int, next step) {
 	}
 }
 
-var errAuthority = &h1.Refusal{Status: 400, Reason: "request target and Host disagree"}
+var errHost = &h1.Refusal{Status: 400, Reason: "invalid Host"}
 
-// sameAuthority reports whether an absolute-form target names the host of the
-// Host field (RFC 9112, 3.2.2). "*" names none and agrees with any.
-func sameAuthority(target, host []byte) bool {
-	_, rest, absolute := bytes.Cut(target, []byte("://"))
-	if !absolute {
-		return true
+// hostValid reports whether the Host field names a host. It has to, where the
+// target decides over it, too (RFC 9112, 3.2).
+func hostValid(req *h1.Request) bool {
+	host, ok := req.Value("host")
+	if !ok {
+		return true // of HTTP/1.0
 	}
-	if i := bytes.IndexAny(rest, "/?"); i >= 0 {
-		rest = rest[:i]
-	}
-	a, port, err := hostname.Split(string(rest))
-	b, port2, err2 := hostname.Split(string(host))
-	return err == nil && err2 == nil && a == b && port == port2
+	_, err := hostname.Canonical(string(host))
+	return err == nil
 }
 
 // lateHead answers a head that did not come to its end.

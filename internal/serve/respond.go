@@ -34,6 +34,7 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	if framing == h1.ChunkedBody {
 		x.fields = f.AppendAnnounced(x.fields, &x.res)
 	}
+	x.fields = forward.AppendUpgrade(x.fields, &x.res)
 	length := x.res.ContentLength
 	if x.res.Chunked || x.res.Status == http.StatusNoContent {
 		length = -1 // RFC 9112, 6.2
@@ -128,7 +129,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 		case x.res.Status == http.StatusSwitchingProtocols:
 			return 0, exchange.ErrUnasked
 		case x.res.Status >= 200:
-			return n, nil
+			return n, x.beginBody(up.Buffered()[n:])
 		default:
 			if interim++; interim > exchange.MaxInterim {
 				return 0, exchange.ErrInterim
@@ -244,22 +245,46 @@ func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 	return exchange.SideUpstream
 }
 
+// A piece is what was decoded of a chunked body at once.
+type piece struct {
+	data []byte
+	n    int   // bytes that it took
+	err  error // io.EOF at the end of the body
+}
+
+// beginBody decodes what of a chunked body has come with its head. What is wrong with
+// that can still be answered.
+func (x *fastExchange) beginBody(b []byte) error {
+	if x.res.Framing(view(x.req.Method)) != h1.ChunkedBody {
+		return nil
+	}
+	x.chunks.Reset()
+	x.chunks.Padded = true
+	if x.first = x.decode(b); x.first.err != io.EOF {
+		return x.first.err
+	}
+	return nil
+}
+
+func (x *fastExchange) decode(b []byte) (p piece) {
+	p.data, p.n, p.err = x.chunks.Decode(b)
+	return p
+}
+
 // copyChunked copies a chunked body, chunk by chunk as it comes.
 func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
-	x.chunks.Reset()
 	x.streaming.Store(true)
 	defer x.streaming.Store(false)
-	for {
-		data, n, err := x.chunks.Decode(up.Buffered())
-		x.appendChunk(data)
-		done := err == io.EOF
+	for p := x.first; ; p = x.decode(up.Buffered()) {
+		x.appendChunk(p.data)
+		done := p.err == io.EOF
 		if done {
 			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.named)
 			x.out = h1.AppendLastChunk(x.out, x.fields)
 		}
-		up.Discard(n)
-		if err != nil && !done {
-			return exchange.SideUpstream, err
+		up.Discard(p.n)
+		if p.err != nil && !done {
+			return exchange.SideUpstream, p.err
 		}
 		if len(x.out) > 0 {
 			if err := x.flush(); err != nil {
