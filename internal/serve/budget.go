@@ -18,6 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
@@ -26,8 +27,8 @@ import (
 const refusalPause = time.Minute
 
 // A Budget limits the connections of each client, over all servers that share
-// it, and counts what these refuse. The zero value limits nothing. Its fields
-// are set before the first use. Its methods may be called concurrently.
+// it, and counts what these refuse. Its fields are set before the first use; Log
+// is required. Its methods may be called concurrently.
 //
 // It costs one lock for each connection of a limited client, and one for each
 // refusal; nothing for a request.
@@ -59,7 +60,6 @@ type Cause struct {
 var (
 	causeConns      = Cause{"connections", "MaxConns"}
 	causeClient     = Cause{"connections", "MaxConnsPerClient"}
-	causeDrain      = Cause{"connections", "shutdown"}
 	causeShakes     = Cause{"handshakes", "MaxHandshakes"}
 	causeSlowShake  = Cause{"handshakes", "HandshakeTimeout"}
 	causeFailShake  = Cause{"handshakes", "failed"}
@@ -317,7 +317,7 @@ func (c *conn) countShake(err error) {
 	b := c.s.Budget
 	var late net.Error
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 	case errors.Is(err, errNoSlot):
 		b.refuse(causeShakes, c.s.MaxHandshakes, netip.Addr{})
 	case errors.Is(err, errDraining), c.s.draining.Err() != nil && errors.Is(err, context.Canceled):

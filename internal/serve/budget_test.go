@@ -1,14 +1,14 @@
 package serve_test
 
 import (
-	"bytes"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -163,19 +163,25 @@ func TestARefusedConnectionAllocatesNothing(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { b.Enter(p) }))
 }
 
+// Written are lines of a log.
+type written chan string
+
+func (w written) Write(line []byte) (int, error) {
+	w <- string(line)
+	return len(line), nil
+}
+
 func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		lines := func() []string {
+		written := make(written, 10)
+		lines := func() (all []string) {
 			synctest.Wait()
-			s := strings.TrimSpace(out.String())
-			out.Reset()
-			if s == "" {
-				return nil
+			for len(written) > 0 {
+				all = append(all, <-written)
 			}
-			return strings.Split(s, "\n")
+			return all
 		}
-		b := &serve.Budget{MaxPerClient: 1, Log: slog.New(slog.NewTextHandler(&out, nil))}
+		b := &serve.Budget{MaxPerClient: 1, Log: slog.New(slog.NewTextHandler(written, nil))}
 		_, ok := b.Enter(from("192.0.2.1"))
 		require.True(t, ok)
 		refuse := func(n int) {
@@ -208,6 +214,44 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		require.Len(t, b.Describe().Refused, 1)
 		assert.Equal(t, uint64(11), b.Describe().Refused[0].Count, "all are counted")
 	})
+}
+
+func TestRefusedHandshakesAreCountedByReason(t *testing.T) {
+	for _, tt := range []struct {
+		about string
+		wait  func(pauser) error // of a handshake for wait.test
+		end   func(ln *pipes, roots *x509.CertPool)
+		want  map[string]uint64
+		logs  int
+	}{
+		{"no place in time", func(pauser) error { time.Sleep(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
+			_ = client(ln, roots, "a.test").Handshake()
+		}, map[string]uint64{"handshakes MaxHandshakes": 1}, 1},
+		{"too slow", held(0), func(*pipes, *x509.CertPool) { time.Sleep(time.Minute) }, map[string]uint64{"handshakes HandshakeTimeout": 1}, 0},
+		{"no certificate", func(pauser) error { return errors.New("no certificate") }, func(*pipes, *x509.CertPool) {}, map[string]uint64{"handshakes failed": 1}, 0},
+		{"the server shuts down", held(0), func(ln *pipes, _ *x509.CertPool) { ln.Close() }, map[string]uint64{"handshakes shutdown": 1}, 0},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := make(written, 10)
+				b := &serve.Budget{Log: slog.New(slog.NewTextHandler(log, nil))}
+				defer b.Close()
+				ln, roots := waitingServer(t, &serve.Server{Budget: b, MaxHandshakes: 1, HandshakeTimeout: 10 * time.Second}, tt.wait)
+				done := make(chan error, 1)
+				go func() { done <- client(ln, roots, "wait.test").Handshake() }()
+				synctest.Wait()
+				tt.end(ln, roots)
+				synctest.Wait()
+				got := make(map[string]uint64)
+				for _, x := range b.Describe().Refused {
+					got[x.What+" "+x.Why] = x.Count
+				}
+				assert.Equal(t, tt.want, got)
+				assert.Len(t, log, tt.logs, "only what a larger limit would admit")
+				<-done
+			})
+		})
+	}
 }
 
 func BenchmarkEnterLeave(b *testing.B) {

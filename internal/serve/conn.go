@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -153,7 +152,6 @@ func (c *conn) transfer(ahead []byte, known *exchange.Handover) {
 
 func (c *conn) give(nc net.Conn) {
 	if !c.s.full.give(nc) {
-		c.s.Budget.refuse(causeDrain, 0, netip.Addr{})
 		c.Close()
 	}
 }
