@@ -359,8 +359,9 @@ func TestAPortThatStandsAloneIsAnErrorThatSaysHowToWriteIt(t *testing.T) {
 
 func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
 	r := &hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: -1}}
-	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2}).Serve(t.Context(), nil, proxytest.Listen(t))
-	for _, want := range []string{"hostproxy: Server.MaxHeaderBytes is -1", "hostproxy: Server.MaxConns is -2", "hostproxy: RateLimit: Rate is -1"} {
+	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2, MaxConnsPerClient: -3}).Serve(t.Context(), nil, proxytest.Listen(t))
+	for _, want := range []string{"hostproxy: Server.MaxHeaderBytes is -1", "hostproxy: Server.MaxConns is -2: want 0 or more",
+		"hostproxy: Server.MaxConnsPerClient is -3: want 0 or more", "hostproxy: RateLimit: Rate is -1"} {
 		assert.ErrorContains(t, err, want)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
@@ -102,6 +103,7 @@ type Router struct {
 	refused  sync.Once                     // logs why there are no rules
 	told     map[lateField]bool            // late fields already logged; guarded by mu
 	running  map[*Server]settings.Snapshot // guarded by mu
+	budgets  serve.Budgets                 // of those in running, for the status
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers

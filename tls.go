@@ -728,6 +728,24 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 	return CertStatus(s), ok
 }
 
+// certificate returns what the status page shows of c.
+func (r *Router) certificate(c CertStatus) status.Certificate {
+	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
+		Attempts: c.Attempts, NextTry: c.NextTry, Waiting: c.Waiting, Refused: c.Refused}
+	if c.Err != nil {
+		s.Error = status.Sentence(c.Err.Error())
+	}
+	zone, wild := strings.CutPrefix(c.Host, "*.")
+	switch {
+	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // a CA would not look at the host
+	case wild || r.TLS.DNS != nil:
+		s.Check = status.RecordsCommand(c.Host)
+	default:
+		s.Check = status.ReachCommand(c.Host)
+	}
+	return s
+}
+
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. It forgets the host's
 // backoff and the last decision of HostPolicy. The limit of ten orders in
