@@ -26,6 +26,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
@@ -39,16 +40,17 @@ import (
 // [Server.Serve] return an error until it is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
-// (*.example.com), or * for any host. A pattern with a path (example.com/api/)
-// matches that path and all paths below it. An exact host beats a wildcard, and
-// a wildcard beats *. Within a host, the longer path prefix wins. The order of
-// registration does not matter. Hosts are compared in canonical form: lower
-// case, no port, no trailing dot, IDNA in ASCII, IPv6 without brackets.
+// (*.example.com), or * for any host and for HTTP/1.0 requests without one. A
+// pattern with a path (example.com/api/) matches that path and all paths below
+// it. An exact host beats a wildcard, and a wildcard beats *. Within a host, the
+// longer path prefix wins. The order of registration does not matter. Hosts are
+// compared in canonical form: lower case, no port, no trailing dot, IDNA in ASCII,
+// IPv6 without brackets.
 //
 // A path prefix is compared with the path as the client sent it. Targets get the
 // same path, but may read it differently. Therefore a request to a host with
 // path prefixes is refused with 400 if a different reading of its path belongs
-// to another route. A reading is any combination of these steps:
+// to another route. The readings are the results of these steps, in any combination:
 //
 //   - drop the parameters of segments (";x")
 //   - decode escapes
@@ -61,8 +63,9 @@ import (
 // escapes (%2561). If a target ignores any of these, protect the whole host
 // instead of a prefix.
 type Router struct {
-	// NotFound serves requests that match no route. Nil answers 404, or over TLS
-	// 421 Misdirected Request if the host has no route (RFC 9110, 15.5.20).
+	// NotFound serves requests that match no route. Nil answers 404. If the request
+	// came over TLS and its host has no route at all, nil answers 421 Misdirected
+	// Request (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
@@ -100,6 +103,7 @@ type Router struct {
 	refused  sync.Once                     // logs why there are no rules
 	told     map[lateField]bool            // late fields already logged; guarded by mu
 	running  map[*Server]settings.Snapshot // guarded by mu
+	budgets  serve.Budgets                 // of those in running, for the status
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers
@@ -233,10 +237,10 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // A ForwardAuth asks an authentication server before Next serves a request. It
 // sends a GET without a body, with the headers of the request and with
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
-// target of Auth answers with 2xx, Next serves the request. The client gets any
-// other response. It also gets the responses that Auth makes itself: 502 if no
-// target answers, the Page of [Upstream.Maintain], or the response of its
-// ErrorHandler. Invalid fields are an error when the route is added.
+// target of Auth answers with 2xx, Next serves the request. Every other response
+// goes to the client, including those that Auth itself makes: 502 if no target
+// answers, the Page of [Upstream.Maintain], or the response of Auth's ErrorHandler.
+// Invalid fields are an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
 	Path string       // path and query to request, appended to the path of Auth's target; "" means /
@@ -441,9 +445,9 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics and names the source lines if the pattern or h
-// is invalid, or if the pattern already has a route. [Router.Set] returns an
-// error instead, and replaces an existing route.
+// Handle adds a route. It panics if the pattern or h is invalid, or if the pattern
+// already has a route. The message names the source lines of the calls to Handle.
+// [Router.Set] returns an error instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -592,8 +596,8 @@ type Changes struct {
 	Added, Removed []string // new patterns, and removed patterns
 
 	// Swapped patterns get another innermost handler: their upgraded connections
-	// are closed. Rewrapped patterns keep the innermost handler and get another one
-	// around it: their upgraded connections stay open. See [Router.Replace].
+	// are closed. Rewrapped patterns keep the innermost handler, but the handlers
+	// around it change: their upgraded connections stay open. See [Router.Replace].
 	Swapped, Rewrapped []string
 
 	// Certificates are the hosts and wildcards whose certificates will be loaded
@@ -851,19 +855,22 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 		return nil, refusal{http.StatusNotImplemented, "http_request_denied", errConnect}
 	}
 	host, _, err := hostname.Split(q.Host)
-	if err != nil {
+	nameless := q.Host == "" && exchange.IsHTTP10(q) // which only routes for any host serve
+	if err != nil && !nameless {
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	}
 	t := r.table.Load() // once, as in hit
 	if q.TLS != nil && !r.belongs(t, q.TLS, host) {
 		return nil, refusal{http.StatusMisdirectedRequest, "http_request_denied", errMisdirected}
 	}
-	rt, err := t.Lookup(host, exchange.WirePath(q))
+	rt, fault := t.Lookup(host, exchange.WirePath(q))
 	switch {
-	case err != nil:
-		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
+	case fault != nil:
+		return nil, refusal{http.StatusBadRequest, "http_request_error", fault}
 	case rt != nil:
 		return rt, refusal{}
+	case nameless:
+		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	case r.NotFound != nil:
 		return nil, refusal{why: errNoRoute}
 	case q.TLS != nil && !t.Knows(host):

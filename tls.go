@@ -68,18 +68,17 @@ type TLS struct {
 	//
 	// Host is called when the pattern gets its first route, and again by
 	// [Router.ReloadTLS]. Each pattern has its own settings: those of *.example.com
-	// do not apply to a route for a.example.com. A name with a certificate on demand
-	// has no route of its own. The function is then called with that name in place
-	// of a pattern, and fields that are zero in its result come from the settings of
-	// the wildcard. Settings for a Passthrough have no effect, and are logged at
-	// level Error.
+	// do not apply to a route for a.example.com. For a name with an on-demand
+	// certificate, which has no route of its own, Host is called with the name. Zero
+	// fields of the result are then taken from the settings of the wildcard.
+	// Settings for a Passthrough have no effect, and are logged at level Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
 	// error, panics or takes longer than 10 s, the host keeps its settings; a new
-	// host gets the state [CertFailed]. The function is then called again after
-	// seconds, later after minutes. It may be called concurrently for different
-	// patterns. It must not wait for the Router.
+	// host gets the state [CertFailed]. The call is retried, at first within seconds,
+	// later every few minutes. It may be called concurrently for different patterns.
+	// It must not wait for the Router.
 	Host func(pattern string) (HostTLS, error)
 
 	// DNS proves control of names by DNS records, through a provider of
@@ -141,10 +140,11 @@ type TLS struct {
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
 	// public. If no record of a host has one of these, its order is delayed by about
-	// 35 minutes at most. A handshake for the host shows that clients reach this
-	// machine: the next look-up then ends the delay. If any interface has a private
-	// address, only missing records delay an order. Records with private addresses,
-	// failed look-ups, and hosts with a valid certificate never delay one.
+	// 35 minutes at most. If a handshake for the host arrives meanwhile, clients
+	// evidently reach this machine, and the next look-up ends the delay. If any
+	// interface has a private address, only missing records delay an order. Records
+	// with private addresses, failed look-ups, and hosts with a valid certificate
+	// never delay one.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
@@ -171,8 +171,8 @@ type TLS struct {
 
 	// Config is the base of the TLS settings. It is cloned. Fields such as
 	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
-	// GetCertificate is called first. If it returns nil and no error, the
-	// Certificates of Config are served for the names in them, before managed ones.
+	// GetCertificate is called first. If it returns nil and no error, a certificate
+	// in Certificates that has the name is served. Managed ones come last.
 	// Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
 
@@ -195,10 +195,10 @@ type TLS struct {
 // an error.
 type HostTLS struct {
 	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil keeps them.
-	// ACME issuers are templates, as for TLS.Issuer. Templates of one CA may differ
-	// in any setting; they use different accounts if the e-mail, the account key or
-	// the external account differs. A change takes effect at the next renewal, or
-	// immediately for a host without a valid certificate.
+	// ACME issuers are templates, as for TLS.Issuer. Several templates may name the
+	// same CA with other settings. They use separate accounts if the e-mail, the
+	// account key or the external account differs. A change takes effect at the next
+	// renewal, or immediately for a host without a valid certificate.
 	//
 	// Return the same issuer each time. ACME templates with equal settings are the
 	// same. Other issuers, and solvers and functions in templates, are compared by
@@ -206,8 +206,8 @@ type HostTLS struct {
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
 	// fail immediately without one. Every issuer is private except a
-	// *certmagic.ACMEIssuer for a known public CA. Names below onion require an
-	// issuer with a method IssuesOnion() bool that returns true.
+	// *certmagic.ACMEIssuer for a known public CA. Names that end
+	// in .onion require an issuer with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
 
 	// OwnCertificate obtains a separate certificate for a host even if a
@@ -281,7 +281,7 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 const (
 	CertPending = "pending" // none yet; the first attempt is in progress or scheduled
 	CertValid   = "valid"   // one is served
-	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
+	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 
@@ -305,8 +305,8 @@ type CertStatus struct {
 	Err error
 
 	// NextTry is the time of the next attempt, after a failure or while a CA's limit
-	// applies. Zero means that no attempt is planned. In the state [CertFailed], there
-	// are then no more attempts until the configuration changes.
+	// applies. Zero means that no attempt is planned. If NextTry is zero in the
+	// state [CertFailed], no attempt is made until the configuration changes.
 	NextTry time.Time
 
 	OnDemand bool // allowed by TLS.HostPolicy
@@ -332,8 +332,8 @@ type CertStatus struct {
 // installed in a trust store; do that yourself.
 //
 // If the storage of a cluster loses its contents, the members restore them within
-// five minutes. A member that starts before that makes a new root, which clients
-// do not trust. It returns to the older root within ten minutes.
+// five minutes. A member that starts in between makes a new root, which clients do
+// not trust. It returns to the older root within ten minutes.
 type LocalCA struct {
 	// Storage keeps the root and its key. Nil means the default files of
 	// [TLS.Storage].
@@ -617,7 +617,8 @@ func isPassthrough(h http.Handler) bool {
 //
 // A Passthrough route is an error unless r already has a Server or a listener from
 // Listen or Wrap, because a Passthrough needs the connection before decryption. If
-// such a route is added later, its handshakes fail, which is logged once per route.
+// a Passthrough route is added after the call, its handshakes at this server fail.
+// That is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -727,6 +728,24 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 	return CertStatus(s), ok
 }
 
+// certificate returns what the status page shows of c.
+func (r *Router) certificate(c CertStatus) status.Certificate {
+	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
+		Attempts: c.Attempts, NextTry: c.NextTry, Waiting: c.Waiting, Refused: c.Refused}
+	if c.Err != nil {
+		s.Error = status.Sentence(c.Err.Error())
+	}
+	zone, wild := strings.CutPrefix(c.Host, "*.")
+	switch {
+	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // a CA would not look at the host
+	case wild || r.TLS.DNS != nil:
+		s.Check = status.RecordsCommand(c.Host)
+	default:
+		s.Check = status.ReachCommand(c.Host)
+	}
+	return s
+}
+
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. It forgets the host's
 // backoff and the last decision of HostPolicy. The limit of ten orders in
@@ -765,9 +784,9 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
 // given. It does not wait: hosts keep their settings until Host has returned
-// without an error. It also forgets that TLS.HostPolicy refused a given host, as
-// [Router.ForgetHostPolicy] does. A pattern without a route is logged as a
-// warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
+// without an error. If TLS.HostPolicy refused a name that is among the patterns, the
+// refusal is forgotten, as by [Router.ForgetHostPolicy]. A pattern without a route
+// is logged as a warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
 // listens.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
@@ -791,9 +810,9 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts
 // has a certificate. If none are given, it waits for all hosts that need one,
-// except those that [TLS.Lazy] leaves to their first handshake. A given host that
-// is lazy is awaited too. AwaitCertificates does not order its certificate: a
-// handshake or [Router.RenewCertificate] must. When ctx is done, the error names
+// except those that [TLS.Lazy] leaves to their first handshake. It waits for such
+// a host only if the host is given, and does not order its certificate: a handshake
+// or [Router.RenewCertificate] orders it. When ctx is done, the error names
 // the hosts without a certificate and the reasons. An invalid host is an error
 // immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {

@@ -40,7 +40,7 @@ import (
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
 type Upstream struct {
-	// Addresses: where requests go.
+	// -- Addresses: where requests go --
 	//
 	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
@@ -57,7 +57,7 @@ type Upstream struct {
 	// see [HealthCheck]. Nil means that only Targets are used.
 	Discover Source
 
-	// Choosing: which target gets a request.
+	// -- Choosing: which target gets a request --
 	//
 	// Policy is how a target is chosen. The zero value is LessBusy.
 	Policy Policy
@@ -80,12 +80,13 @@ type Upstream struct {
 	// the choice to them.
 	Pick func(*http.Request, []*Target) *Target
 
-	// Connecting: how targets are reached.
+	// -- Connecting: how targets are reached --
 	//
 	// Transport replaces the built-in client, for tests or exotic protocols.
 	// ResponseHeaderTimeout limits it. DialTimeout limits it only if it calls the
-	// hooks of net/http/httptrace. If it ignores the context of its request, it is
-	// abandoned, and a late response is closed. Nil means the built-in client.
+	// hooks of net/http/httptrace. If it ignores the context of a request, the
+	// proxy stops waiting for it, and closes a late response. Nil means the built-in
+	// client.
 	Transport http.RoundTripper
 
 	// Dial connects to targets: from another source address, over SSH, or over a
@@ -103,7 +104,7 @@ type Upstream struct {
 	// Transport. Nil verifies the target's host name against the system's roots.
 	TLS *tls.Config
 
-	// Rewriting: what changes on the way.
+	// -- Rewriting: what changes on the way --
 	//
 	// Rewrite changes the outgoing request. It runs after hop-by-hop headers are
 	// removed and forwarding headers and Out.URL are set. Query parameters that
@@ -140,9 +141,10 @@ type Upstream struct {
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
 
-	// Target health: which targets are up.
+	// -- Health: which targets are up --
 	//
-	// Health checks each target at intervals. Nil disables health checks.
+	// Health is the check that each target gets at intervals. Nil disables health
+	// checks.
 	Health *HealthCheck
 
 	// Breaker stops requests to a target for a while after failures. Nil disables
@@ -162,7 +164,7 @@ type Upstream struct {
 	// logs the changes.
 	TargetChanged func(*Target, Health)
 
-	// Limits: which requests are refused, and which wait.
+	// -- Limits: which requests are refused, and which wait --
 	//
 	// Allow lists the clients that are served; empty means all. Deny lists clients
 	// that are refused, even if Allow has them. Refused clients get 403.
@@ -184,7 +186,7 @@ type Upstream struct {
 	// with 503.
 	Queue Queue
 
-	// Retries: when a request goes to a second target.
+	// -- Retries: when a request goes to a second target --
 	//
 	// Retry decides whether a request that failed at one target goes to another.
 	Retry Retry
@@ -195,7 +197,7 @@ type Upstream struct {
 	// Hedge, Retry.Attempts cannot be 1. Zero disables it.
 	Hedge time.Duration
 
-	// Timeouts: how long each step may take.
+	// -- Timeouts: how long each step may take --
 	//
 	// DialTimeout limits connecting to a target, including TLS. Zero means 5 s;
 	// negative disables the limit.
@@ -216,19 +218,19 @@ type Upstream struct {
 	//
 	// Until the response begins, two fixed limits also apply to a client that sends
 	// the body of an HTTP/1.x request slowly. The request fails with 408 if the
-	// client sends nothing for a minute. After the proxy has waited a total of 10 s
-	// for the body, it also fails if the client sends less than 240 B/s, averaged
-	// over at most the last two minutes.
+	// client sends nothing for a minute. Once the proxy has waited a total of 10 s
+	// for the body, the request also fails if the client's average rate is below
+	// 240 B/s. The average covers the last two minutes at most.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
 	// swapped, or its target was replaced, removed or no longer discovered. Streams
-	// are upgraded connections, and responses of type text/event-stream and
-	// unknown length. Zero means immediately for upgraded connections and 10 s for
+	// are upgraded connections, and text/event-stream responses without a
+	// Content-Length. Zero means immediately for upgraded connections and 10 s for
 	// event streams; negative means no limit.
 	//
-	// After that time an upgraded connection is closed, a WebSocket with status
-	// 1001, and an event stream is cut off. If the route or target comes back
+	// After that time an upgraded connection is closed (a WebSocket with status
+	// 1001), and an event stream is cut off. If the route or target comes back
 	// meanwhile, it counts as a new one: the stream still ends. [Upstream.Drain] and
 	// the shutdown of the Server ignore StreamGrace.
 	StreamGrace time.Duration
@@ -389,7 +391,7 @@ type HealthCheck struct {
 	Timeout   time.Duration // limit of one check; 0 means 5 s
 	Rise      int           // consecutive successes that bring a target back; 0 means 1
 	Fall      int           // consecutive failures that take a target out; 0 means 3
-	StartDown bool          // makes new targets down until Rise checks have succeeded
+	StartDown bool          // new targets are down until Rise checks in a row have succeeded
 }
 
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
@@ -409,15 +411,15 @@ type Breaker struct {
 	// 5. Negative disables this criterion; FailureRatio must then be set.
 	Failures int
 
-	// FailureRatio opens the breaker at this share of failed requests in Window, up
-	// to 1. Zero disables this criterion.
+	// FailureRatio opens the breaker when this share of the requests in Window has
+	// failed. It is at most 1. Zero disables this criterion.
 	FailureRatio float64
-	Window       time.Duration // time over which FailureRatio counts; 0 means 10 s
-	MinRequests  int           // with fewer requests in Window, FailureRatio does not count; 0 means 20
+	Window       time.Duration // period over which FailureRatio is measured; 0 means 10 s
+	MinRequests  int           // FailureRatio applies from this many requests in Window on; 0 means 20
 
 	Statuses []int         // response statuses that are failures, such as 502
 	Slow     time.Duration // responses slower than this are failures; 0 disables this criterion
-	OpenFor  time.Duration // how long it stays open at first, up to 5 minutes; 0 means 10 s
+	OpenFor  time.Duration // how long it stays open the first time; at most 5 minutes; 0 means 10 s
 	Trials   int           // limit of test requests in flight while it is half-open; 0 means 1
 }
 
@@ -450,7 +452,7 @@ type Sticky struct {
 
 // A Retry decides whether a request that failed at one target goes to another.
 //
-//   - If nothing of it was written, it is retried.
+//   - If no part of the request was written to the target, it is retried.
 //   - If some of it was written, it is retried if its method is idempotent (GET,
 //     HEAD, OPTIONS, TRACE, PUT, DELETE) and the proxy has kept what it read of
 //     the body (at most 32 KiB).
@@ -611,7 +613,7 @@ func (u *Upstream) All() iter.Seq[*Target] {
 //  1. It waits until each new target serves: the target answers the health check
 //     or, without one, accepts a connection.
 //  2. It sends new requests only to ts, and closes upgraded connections to the old
-//     targets, a WebSocket with status 1001.
+//     targets (WebSockets with status 1001).
 //  3. It waits until requests in flight at the old targets have finished.
 //
 // With StreamGrace, upgraded connections and event streams go on for that time,
@@ -716,8 +718,8 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 // immediately. At most 4,096 requests wait; further ones fail with 503
 // immediately. A request whose client disconnects no longer waits. In an
 // [http.Server] of your own, or on systems other than Linux, a disconnect is
-// detected only if the request has no body. After Resume, requests go to the
-// targets of that moment.
+// detected only if the request has no body. After Resume, waiting requests
+// go to the targets that u has then, even if they changed during the pause.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
@@ -727,8 +729,8 @@ func (u *Upstream) Resume() error {
 	return u.with(func(f *forward.Forwarder) error { f.Resume(); return nil })
 }
 
-// Maintain answers requests with p until [Upstream.Resume]: new requests and those
-// that [Upstream.Pause] made wait. Requests in flight go on.
+// Maintain answers requests with p until [Upstream.Resume] is called: new ones, and
+// those that wait because of [Upstream.Pause]. Requests in flight go on.
 func (u *Upstream) Maintain(p Page) error {
 	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
 	return u.with(func(f *forward.Forwarder) error { return f.Answer((*exchange.Page)(&p)) })
@@ -755,7 +757,7 @@ type Page struct {
 }
 
 // Drain shuts u down: it refuses new requests with 503, waits for those in flight,
-// and closes upgraded connections, a WebSocket with status 1001. If ctx is done
+// and closes upgraded connections (WebSockets with status 1001). If ctx is done
 // first, Drain cancels what is left. The error then wraps that of ctx, and gives
 // the number of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {

@@ -26,6 +26,7 @@ type body struct {
 	left    int64     // of a sized body
 	chunks  h1.Chunks // of a chunked one
 	decoded []byte    // of a chunked one: data in the connection's buffer
+	ahead   int       // of a chunked one: bytes that were decoded before it was attached
 	behind  error     // of a chunked one: what comes after decoded
 	err     error     // sticky; set once the connection is gone
 }

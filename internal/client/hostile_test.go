@@ -82,9 +82,16 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 		{"mostly extensions (CVE-2023-39326)", chunked + "1;" + strings.Repeat("x", 4<<10) + "\r\na\r\n0\r\n\r\n", "", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) { bc.Send(tt.raw) }))
+			begun := make(chan struct{})
+			head, body, _ := strings.Cut(tt.raw, "\r\n\r\n")
+			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
+				if bc.Send(head+"\r\n\r\n") == nil && bc.Wait(begun) {
+					bc.Send(body)
+				}
+			}))
 			res, err := c.Do(get(t), nil)
 			require.NoError(t, err)
+			close(begun)
 			content, err := io.ReadAll(res.Body)
 			assert.Equal(t, tt.content, string(content))
 			var protocol *exchange.ProtocolError
@@ -93,6 +100,20 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 			_, again := res.Body.Read(make([]byte, 1))
 			assert.Equal(t, err, again)
 			require.NoError(t, res.Body.Close())
+			assert.Zero(t, p.Idle())
+		})
+	}
+}
+
+// What is wrong with the beginning of a body is the failure of the attempt when it comes with the head.
+func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
+	for _, body := range []string{"z\r\n", "3\r\nabc\r\nz\r\n", "3\nabc\r\n", "0\r\nX : y\r\n\r\n"} {
+		t.Run(body, func(t *testing.T) {
+			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) { bc.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body) }))
+			ae := failure(t, c, get(t))
+			assert.Equal(t, "read", ae.Op)
+			var protocol *exchange.ProtocolError
+			assert.ErrorAs(t, ae, &protocol)
 			assert.Zero(t, p.Idle())
 		})
 	}

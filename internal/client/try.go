@@ -36,6 +36,7 @@ type Try struct {
 	conn     *pool.Conn
 	stop     func() bool // unbinds conn from the request's context
 	upload   *upload     // nil unless the body goes out on a goroutine of its own
+	body     *body       // of the response, once its head is read
 	answered bool        // a response byte has come
 	interim  int         // bytes of interim heads
 }
@@ -102,7 +103,13 @@ func (t *Try) run() (int, *exchange.AttemptError) {
 		if err != nil {
 			return 0, t.Fail("read", err)
 		}
-		if status := t.Head.Status; status >= 200 || status == http.StatusSwitchingProtocols {
+		switch status := t.Head.Status; {
+		case status == http.StatusSwitchingProtocols:
+			return n, nil
+		case status >= 200:
+			if err := t.begin(n); err != nil {
+				return 0, t.Fail("read", err)
+			}
 			return n, nil
 		}
 		if err := t.onInterim(n); err != nil {
@@ -229,15 +236,32 @@ func (t *Try) final(n int) *http.Response {
 	return res
 }
 
+// begin prepares the body behind the head of n bytes. What has come of a chunked one
+// is decoded: what is wrong with that can still be answered.
+func (t *Try) begin(n int) error {
+	b := &body{conn: t.conn, stop: t.stop, ctx: t.ctx, upload: t.upload, framing: t.Head.Framing(t.req.Method),
+		left: t.Head.ContentLength, keep: t.Head.Persistent(t.req.Method) && !t.req.Close}
+	t.body = b
+	if b.framing != h1.ChunkedBody {
+		return nil
+	}
+	b.chunks.Padded = true
+	if b.decoded, b.ahead, b.behind = b.chunks.Decode(t.conn.Buffered()[n:]); b.behind != io.EOF {
+		return protocolError(b.behind)
+	}
+	return nil
+}
+
 // Attach makes what follows the head of n bytes the body of res.
 func (t *Try) Attach(res *http.Response, n int) {
-	t.conn.Discard(n)
+	b := t.body
+	b.res, res.Body = res, b
+	if b.behind == io.EOF {
+		b.trailers()
+	}
+	t.conn.Discard(n + b.ahead)
 	_ = t.conn.SetReadDeadline(time.Time{})
-	framing := t.Head.Framing(t.req.Method)
-	b := &body{conn: t.conn, stop: t.stop, ctx: t.ctx, upload: t.upload, res: res, framing: framing,
-		left: t.Head.ContentLength, keep: t.Head.Persistent(t.req.Method) && !t.req.Close}
-	res.Body = b
-	switch framing {
+	switch b.framing {
 	case h1.NoBody:
 		b.finish()
 		res.Body = http.NoBody

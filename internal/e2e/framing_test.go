@@ -18,7 +18,8 @@ import (
 
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
-// Each of these heads has a second request behind it, which must not come through: 400, and the connection is closed.
+// Each of these heads has a second request behind it, which must not come through: 400, or 431 for one too large and 501
+// for a coding that is not known, and the connection is closed.
 func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 	long := strings.Repeat("a", 70<<10)
 	tests := []struct{ about, raw string }{
@@ -34,6 +35,10 @@ func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 		{"an unknown Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n"},
 		{"chunked twice", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"},
 		{"chunked on two lines", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind an unknown coding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind an unknown coding on two lines", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked behind an unknown coding and with a Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
+		{"chunked before an unknown coding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"},
 		{"chunked behind identity", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"},
 		{"a Transfer-Encoding with a vertical tab", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"},
 		{"Transfer-Encoding on HTTP/1.0", "POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
@@ -57,7 +62,18 @@ func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 		{"a fragment in the target", "GET /a#b HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a bad escape in the path", "GET /%zz HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a version that is none", "GET / HTTP/1.1x\r\nHost: a.test\r\n\r\n"},
-		{"an absolute target of another host", "GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target and no Host", "GET http://a.test/ HTTP/1.1\r\n\r\n"},
+		{"an absolute target and two Hosts", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target and an empty Host", "GET http://a.test/ HTTP/1.1\r\nHost:\r\n\r\n"},
+		{"an absolute target and a Host that is none", "GET http://a.test/ HTTP/1.1\r\nHost: a/b\r\n\r\n"},
+		{"an absolute target and a Host with two ports", "GET http://a.test/ HTTP/1.1\r\nHost: a.test:1:2\r\n\r\n"},
+		{"an absolute target with userinfo", "GET http://u@a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target of another scheme", "GET ftp://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target without an authority", "GET http:///x HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an absolute target without slashes", "GET http:x HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a URL that has no authority", "GET foo:bar HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"a mail address", "GET mailto:x@y HTTP/1.1\r\nHost: a.test\r\n\r\n"},
+		{"an authority alone", "GET a.test:80 HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a star that is not for OPTIONS", "GET * HTTP/1.1\r\nHost: a.test\r\n\r\n"},
 		{"a field name of 70 KB", "GET / HTTP/1.1\r\nHost: a.test\r\n" + long + ": x\r\n\r\n"},
 	}
@@ -70,6 +86,8 @@ func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
 				switch {
 				case strings.Contains(tt.about, "70 KB"):
 					assert.Contains(t, answer, "HTTP/1.1 431 ")
+				case strings.HasPrefix(tt.about, "chunked behind") && !strings.Contains(tt.about, "Content-Length"):
+					assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 501 "), "%q", answer)
 				default:
 					assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 400 "), "%q", answer)
 				}
@@ -168,14 +186,50 @@ func TestTargetsPassByteForByte(t *testing.T) {
 	})
 }
 
+// RFC 9112, 3.2.2: over Host, which the backend gets as the target says it.
 func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
-	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-		p := s.dial(t).Do("GET http://a.test/x?y HTTP/1.1\r\nHost: a.test\r\n\r\n")
-		assert.Equal(t, 200, p.StatusCode)
-		q := s.backend.WaitRequests(1)[0]
-		assert.Equal(t, "GET /x?y HTTP/1.1", lines(q.Raw)[0])
-		assert.Equal(t, []string{"a.test"}, field(q.Raw, "Host"))
-	})
+	for _, tt := range []struct{ target, host, first string }{
+		{"http://a.test/x?y", "a.test", "GET /x?y"},
+		{"HTTP://a.test/x//y%2F?", "b.test", "GET /x//y%2F?"},
+		{"https://a.test:8443?y", "nowhere.test", "GET /?y"},
+		{"http://A.test.", "b.test:80", "GET /"},
+	} {
+		t.Run(tt.target, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for i := range 2 {
+					assert.Equal(t, 200, c.Do("GET "+tt.target+" HTTP/1.1\r\nHost: "+tt.host+"\r\n\r\n").StatusCode)
+					q := s.backend.WaitRequests(i + 1)[i]
+					assert.Equal(t, tt.first+" HTTP/1.1", lines(q.Raw)[0])
+					_, rest, _ := strings.Cut(tt.target, "//")
+					authority := rest[:strings.IndexAny(rest+"/", "/?")]
+					assert.Equal(t, []string{authority}, field(q.Raw, "Host"))
+					assert.Equal(t, []string{authority}, field(q.Raw, "X-Forwarded-Host"))
+					assert.Equal(t, authority, s.record(t, i+1).Host)
+				}
+			})
+		})
+	}
+}
+
+// On a kept connection, too, which net/http may read by then.
+func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
+	for _, target := range []string{"foo:bar", "mailto:x@y", "a.test:80", "http:x", "http:///x", "http://?x", "ftp://a.test/", "http://u@a.test/", "http://a..test/", "http://a.test:1:2/"} {
+		t.Run(target, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				for _, first := range []string{"", get, purge} {
+					n := len(s.backend.Requests())
+					c := s.dial(t)
+					if first != "" {
+						require.Equal(t, 200, c.Do(first).StatusCode)
+						n++
+					}
+					assert.Equal(t, 400, c.Do("GET "+target+" HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
+					assert.Len(t, s.backend.Requests(), n)
+				}
+			})
+		})
+	}
 }
 
 func TestOptionsStarPasses(t *testing.T) {
@@ -292,21 +346,23 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.about, func(t *testing.T) {
+			begun := make(chan struct{})
+			i := strings.Index(tt.head, "part") + len("part")
 			script := func(c *proxytest.BackendConn) {
-				if _, err := c.ReadRequest(); err == nil {
-					_ = c.Send(tt.head)
+				if _, err := c.ReadRequest(); err == nil && c.Send(tt.head[:i]) == nil && c.Wait(begun) {
+					_ = c.Send(tt.head[i:])
 				}
 			}
 			overEachLane(t, script, func(t *testing.T, s *site) {
 				c := s.dial(t)
 				c.Send(get)
-				got, _ := c.ReadAll() // an end or a reset
-				assert.NotContains(t, got, "\r\n0\r\n", "no last chunk")
-				_, body, _ := strings.Cut(got, "\r\n\r\n")
-				assert.Contains(t, []string{"", "part", "4\r\npart\r\n"}, body, "no error text behind a started body")
-				if body == "" {
-					assert.Empty(t, got, "a head without its body would be a clean answer")
+				if strings.Contains(c.Head(), "chunked") {
+					c.Expect("4\r\npart\r\n")
+				} else {
+					c.Expect("part")
 				}
+				begun <- struct{}{}
+				assert.Empty(t, c.Rest(), "no last chunk, and no error text behind a started body")
 				x := s.record(t, 1)
 				var failure *hostproxy.Error
 				require.ErrorAs(t, x.Err, &failure)
@@ -314,6 +370,36 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 				assert.Equal(t, hostproxy.SideUpstream, failure.Side)
 				assert.Equal(t, 200, x.Status)
 			})
+		})
+	}
+}
+
+// What is wrong with a body is known in time when it comes with the head.
+func TestAChunkedBodyThatBeginsMalformedIs502(t *testing.T) {
+	for _, body := range []string{"zz\r\n", "+5\r\nhello\r\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "4\r\npart\r\nzz\r\n", "4\r\npartx\r\n", "0\n\r\n", "0\r\nX : y\r\n\r\n"} {
+		t.Run(label(body), func(t *testing.T) {
+			for _, before := range []string{"", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"} {
+				script := proxytest.Reply(before + "HTTP/1.1 200 OK\r\nX-A: 1\r\nSet-Cookie: a=b\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+				overEachLane(t, script, func(t *testing.T, s *site) {
+					for i, start := range []string{"GET", "POST", "PURGE"} {
+						p := s.dial(t).Do(start + " / HTTP/1.1\r\n" + host + sized("hello"))
+						assert.Equal(t, 502, p.StatusCode)
+						assert.Equal(t, "hostproxy; error=http_protocol_error", p.Header.Get("Proxy-Status"))
+						assert.Empty(t, p.Header["X-A"], "nothing of the target's answer")
+						assert.Empty(t, p.Header["Set-Cookie"])
+						x := s.record(t, i+1)
+						var failure *hostproxy.Error
+						require.ErrorAs(t, x.Err, &failure)
+						assert.Equal(t, "read", failure.Op)
+						assert.Equal(t, hostproxy.SideUpstream, failure.Side)
+						assert.Equal(t, 502, x.Status)
+					}
+					if s.lane.secure {
+						p, _ := do(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), newRequest(t, "GET", "/", nil))
+						assert.Equal(t, 502, p.StatusCode)
+					}
+				})
+			}
 		})
 	}
 }

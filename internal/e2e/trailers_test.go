@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"net/http"
+	"net/http/httputil"
 	"strings"
 	"testing"
 
@@ -55,6 +56,47 @@ func TestTrailersThatConnectionNamesDoNotPass(t *testing.T) {
 		assert.Equal(t, http.Header{"X-Sum": {"8"}}, q.Trailer)
 		assert.NotContains(t, string(q.Raw), "X-Hop")
 	}, func(s *site) { s.router.Handle("b.test", s.upstream) })
+}
+
+// Both ways, however Connection says it and whoever looks on.
+func TestTrailersThatConnectionNamesPassInNoDirection(t *testing.T) {
+	for about, connection := range map[string]string{
+		"on one line": "Connection: x-hop , X-OTHER\r\n", "on several": "connection: keep-alive\r\nConnection:\r\nCONNECTION: , X-Other ,\r\nConnection:\tX-Hop\r\n",
+	} {
+		for name, announced := range map[string]string{"announced": "Trailer: X-Sum, X-Hop\r\nTrailer: x-other\r\n", "not announced": ""} {
+			script := proxytest.Reply("HTTP/1.1 200 OK\r\n" + connection + announced + "Transfer-Encoding: chunked\r\n\r\n" +
+				chunked("ok", 9, "X-Hop: 1", "X-Sum: 7", "x-oTHER: 2"))
+			for look, set := range map[string]setting{
+				"alone":  func(*site) {},
+				"hooked": func(s *site) { s.upstream.Rewrite = func(*httputil.ProxyRequest) {} },
+				"answer hooked": func(s *site) {
+					s.upstream.ModifyResponse = func(*http.Response) error { return nil }
+				},
+			} {
+				t.Run(about+", "+name+", "+look, func(t *testing.T) {
+					overEachLane(t, script, func(t *testing.T, s *site) {
+						c := s.dial(t)
+						for i := range 2 {
+							p := c.Do(post + connection + announced + "\r\n" + chunked("hello", 3, "X-Hop: 1", "X-Sum: 8", "x-other: 2"))
+							assert.Equal(t, "ok", string(p.Content))
+							assert.Equal(t, http.Header{"X-Sum": {"7"}}, p.Trailer)
+							q := s.backend.WaitRequests(i + 1)[i]
+							assert.Equal(t, http.Header{"X-Sum": {"8"}}, q.Trailer)
+							for _, raw := range []string{string(q.Raw), string(p.Raw)} {
+								assert.NotContains(t, strings.ToLower(raw), "x-hop")
+								assert.NotContains(t, strings.ToLower(raw), "x-other")
+							}
+						}
+						if s.lane.secure {
+							p, _ := do(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), newRequest(t, "GET", "/", nil))
+							assert.Equal(t, 2, p.ProtoMajor)
+							assert.Equal(t, http.Header{"X-Sum": {"7"}}, p.Trailer)
+						}
+					}, set, func(s *site) { s.router.Handle("b.test", s.upstream) })
+				})
+			}
+		}
+	}
 }
 
 func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {

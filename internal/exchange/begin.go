@@ -85,10 +85,13 @@ func Left(q *http.Request, err error) {
 
 var errPanic = errors.New("a handler panicked")
 
+// IsHTTP10 reports whether q is of HTTP/1.0, which has no Upgrade, no Expect and no interim responses.
+func IsHTTP10(q *http.Request) bool { return q.ProtoMajor == 1 && q.ProtoMinor == 0 }
+
 // CloseUnbounded makes the response to q the connection's last when what follows q may be meant as its body: HTTP/1.0 wants
 // a length of every body, and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for another request.
 func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
-	if q.ProtoMajor == 1 && q.ProtoMinor == 0 && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
+	if IsHTTP10(q) && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
 		w.Header().Set("Connection", "close")
 	}
 }

@@ -19,16 +19,28 @@ func Check(q *http.Request) *Failure {
 		return Refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
 	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
+	case q.ProtoMajor == 1 && q.RequestURI != "" && !ours(q):
+		return Refusal(http.StatusBadRequest, "http_request_error", "the request target is neither a path nor a URL of http or https")
 	case q.Host != "" && !h1.ValidHost(q.Host): // of a URL in the request line, say, whose escapes net/http has undone
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the host")
 	case q.RequestURI == "*" && q.Method != http.MethodOptions:
 		return Refusal(http.StatusBadRequest, "http_request_error", "the request target * requires the method OPTIONS")
 	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
 		return Refusal(http.StatusBadRequest, "http_request_error", "path does not begin with a slash")
-	case !expectable(q.Header["Expect"]):
+	case !IsHTTP10(q) && !expectable(q.Header["Expect"]):
 		return Refusal(http.StatusExpectationFailed, "http_request_denied", "Expect is not 100-continue")
 	}
 	return nil
+}
+
+// ours reports whether the target of q is a path, "*" or a URL that a proxy may be asked for (RFC 9112, 3.2).
+func ours(q *http.Request) bool {
+	if q.RequestURI[0] == '/' || q.RequestURI == "*" {
+		return true
+	}
+	scheme, rest, ok := strings.Cut(q.RequestURI, "://")
+	authority := rest[:strings.IndexAny(rest+"/", "/?")]
+	return ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) && authority != "" && !strings.ContainsAny(authority, "@%")
 }
 
 // expectable reports whether lines, the values of Expect, say 100-continue and nothing else (RFC 9110, 10.1.1). What one

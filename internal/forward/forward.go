@@ -6,7 +6,7 @@
 //   - attempts.go, hedge.go: from target to target until one answers
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
-//   - headeredit.go, trailer.go, encode.go: which fields cross the proxy, and how the fast lane writes them
+//   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests
 //   - dial.go, transport.go, timekeeper.go, protocol.go: what a target is reached by
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
 //   - stay.go: streams whose route or target has gone
@@ -102,7 +102,6 @@ type Forwarder struct {
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
 	name     exchange.Pseudonym // where there is no Router
-	hstsLine string
 	guarded  bool
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
@@ -139,7 +138,6 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.set.Store(s)
 	if c.HSTS != "" {
-		f.hstsLine = hsts + ": " + c.HSTS + "\r\n"
 		f.ResponseHeader.Remove = append(slices.Clone(f.ResponseHeader.Remove), hsts)
 	}
 	f.RequestHeader.compile()
@@ -269,7 +267,11 @@ func (f *Forwarder) Shows() bool {
 }
 
 // UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
+// HTTP/1.0 cannot ask for one (RFC 9110, 7.8).
 func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
+	if exchange.IsHTTP10(q) {
+		return ""
+	}
 	asked := header.UpgradeProtocol(q.Header)
 	if p := q.Header.Get(":protocol"); p != "" {
 		asked = p

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
@@ -15,8 +16,9 @@ type Edit struct {
 	Remove   []string
 	Set, Add http.Header
 
-	drops []string // compiled for the fast lane; see compile
-	lines []byte
+	drops  []string // compiled for the fast lane; see compile
+	lines  []byte
+	fields []h1.Field
 }
 
 // check reports every name and value that cannot be written, or that frames

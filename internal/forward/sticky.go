@@ -58,16 +58,13 @@ func (s *Sticky) token(key string) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// stickyField begins a line that sets a cookie.
-const stickyField = "Set-Cookie: "
-
-// lines are what a client is told that token stands for its target, as header
-// lines with their CRLF: in plain HTTP, and over TLS.
-func (s *Sticky) lines(token string) (plain, secure string) {
+// fields are what a client is told that token stands for its target: in plain HTTP,
+// and over TLS.
+func (s *Sticky) fields(token string) [2]h1.Field {
 	c := http.Cookie{Name: s.Cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(s.MaxAge / time.Second)}
-	plain = stickyField + c.String() + "\r\n"
+	plain := c.String()
 	c.Secure = true
-	return plain, stickyField + c.String() + "\r\n"
+	return [2]h1.Field{fieldOf("Set-Cookie", plain), fieldOf("Set-Cookie", c.String())}
 }
 
 // stick makes the set know the tokens of its targets. A lookup in the map takes
@@ -123,34 +120,35 @@ func (a *Attempts) back(now time.Time) int {
 // hsts is the field of RFC 6797, which clients heed over TLS only.
 const hsts = "Strict-Transport-Security"
 
-// Own returns the lines that the proxy itself adds to the head of a response,
-// each with its CRLF.
-func (a *Attempts) Own(scheme string) string {
-	own := ""
+// AppendOwn appends the fields that the proxy itself adds to the head of a response.
+func (a *Attempts) AppendOwn(dst []h1.Field, scheme string) []h1.Field {
 	if a.f.HSTS != "" && scheme == "https" {
-		own = a.f.hstsLine
+		dst = append(dst, fieldOf(hsts, a.f.HSTS))
 	}
-	return own + a.cookie(scheme)
+	if c := a.cookie(scheme); c != nil {
+		dst = append(dst, *c)
+	}
+	return dst
 }
 
-// AddOwn is Own for the handler lane.
+// AddOwn is AppendOwn for the handler lane.
 func (a *Attempts) AddOwn(h http.Header, scheme string) {
 	if a.f.HSTS != "" && scheme == "https" {
 		h.Set(hsts, a.f.HSTS)
 	}
-	if c := a.cookie(scheme); c != "" {
-		h.Add("Set-Cookie", c[len(stickyField):len(c)-len("\r\n")])
+	if c := a.cookie(scheme); c != nil {
+		h.Add("Set-Cookie", string(c.Value))
 	}
 }
 
-// cookie is the line by which the client will come back to Target, or "" if it
+// cookie is the field by which the client will come back to Target, or nil if it
 // will anyway.
-func (a *Attempts) cookie(scheme string) string {
+func (a *Attempts) cookie(scheme string) *h1.Field {
 	if a.f.Sticky == nil || a.known && a.set.targets[a.preferred] == a.Target {
-		return ""
+		return nil
 	}
 	if scheme == "https" {
-		return a.Target.cookies[1]
+		return &a.Target.cookies[1]
 	}
-	return a.Target.cookies[0]
+	return &a.Target.cookies[0]
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/client"
 	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/latency"
 	"github.com/hostproxy/hostproxy/internal/pool"
@@ -31,7 +32,7 @@ type Target struct {
 	Span                                // within the Forwarder's
 	key     string                      // of its endpoint
 	token   string                      // of the sticky cookie
-	cookies [2]string                   // that set it: in plain HTTP, and over TLS
+	cookies [2]h1.Field                 // that set it: in plain HTTP, and over TLS
 	probe   func(context.Context) error // whether it serves
 	Base    string                      // put before the request's path, without a final slash
 	client  Doer                        // for what speaks HTTP/1.1
@@ -73,7 +74,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	}
 	if c.Sticky != nil {
 		t.token = c.Sticky.token(t.key)
-		t.cookies[0], t.cookies[1] = c.Sticky.lines(t.token)
+		t.cookies = c.Sticky.fields(t.token)
 	}
 	dial := dialer(e, c)
 	t.node.SetLimit(int64(c.MaxTargetInFlight))

@@ -12,23 +12,24 @@ import (
 // may pass; hop is as for AppendRequest. The trailers stay as they are: the request
 // may be sent again.
 func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
-	return appendEnd(dst, trailers, &e.RequestHeader, nil, hop.ID.Name)
-}
-
-// AppendResponseEnd appends the last chunk of a response with the trailers that
-// may pass. named is what AppendNominated made of its head.
-func (e *Encoder) AppendResponseEnd(dst []byte, trailers []h1.Field, named []byte) []byte {
-	return appendEnd(dst, trailers, &e.ResponseHeader, named, "")
-}
-
-func appendEnd(dst []byte, trailers []h1.Field, e *Edit, named []byte, replaced string) []byte {
 	dst = append(dst, "0\r\n"...)
 	for i := range trailers {
-		if fd := &trailers[i]; header.PassesTrailer(e.drops, fd.Name, named) && !header.SameVariable(fd.Name, replaced) {
+		if fd := &trailers[i]; header.PassesTrailer[[]byte, []byte](e.RequestHeader.drops, fd.Name) && !header.SameVariable(fd.Name, hop.ID.Name) {
 			dst = h1.AppendField(dst, fd.Name, fd.Value)
 		}
 	}
 	return append(dst, "\r\n"...)
+}
+
+// AppendTrailers appends those of a response's trailers that may pass. named is what
+// AppendNominated made of its head.
+func (e *Encoder) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Field {
+	for i := range trailers {
+		if fd := &trailers[i]; header.PassesTrailer(e.ResponseHeader.drops, fd.Name, named) {
+			dst = append(dst, *fd)
+		}
+	}
+	return dst
 }
 
 // AppendNominated appends the values of Connection in res, as one list. The head

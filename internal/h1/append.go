@@ -46,6 +46,17 @@ func AppendField[N, V bytesOrString](dst []byte, name N, value V) []byte {
 	return append(dst, "\r\n"...)
 }
 
+// AppendFields appends the lines of fields that are known to be valid.
+func AppendFields(dst []byte, fields []Field) []byte {
+	for i := range fields {
+		dst = append(dst, fields[i].Name...)
+		dst = append(dst, ": "...)
+		dst = append(dst, fields[i].Value...)
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}
+
 // AppendContentLength appends a Content-Length line.
 func AppendContentLength(dst []byte, n int64) []byte {
 	dst = append(dst, "Content-Length: "...)

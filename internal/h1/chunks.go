@@ -21,6 +21,11 @@ type Chunks struct {
 	// io.EOF: slices into the buffer. The slice is reused after Reset.
 	Trailers []Field
 
+	// Padded allows white space between a size and its CRLF, as some servers write
+	// it. White space before an extension is always allowed (RFC 9112, 7.1.1).
+	// Reset keeps it.
+	Padded bool
+
 	state chunkState
 	left  uint64 // the size read so far; then the bytes of the chunk to come
 	line  int    // bytes of the size line so far
@@ -43,7 +48,7 @@ const (
 )
 
 // Reset prepares c for another body. The memory of Trailers stays.
-func (c *Chunks) Reset() { *c = Chunks{Trailers: c.Trailers[:0]} }
+func (c *Chunks) Reset() { *c = Chunks{Trailers: c.Trailers[:0], Padded: c.Padded} }
 
 // Decode decodes the part b of the body. It consumes n bytes of b, and returns
 // the data among them: one slice of b, moved together in place when b holds
@@ -106,13 +111,12 @@ func (c *Chunks) advance(b byte) error {
 	switch {
 	case c.state == chunkSize || c.state == chunkDigits && class[b]&hexByte != 0:
 		return c.digit(b)
-	case b == '\r':
+	case b == '\r' && (c.state != chunkPadding || c.Padded):
 		c.line--
 		c.state = chunkSizeLF
-	case c.state == chunkDigits && b == ';':
+	case c.state <= chunkPadding && b == ';':
 		c.state = chunkExt
 	case c.state <= chunkPadding:
-		// Some servers pad the size with spaces.
 		c.state = chunkPadding
 		if b != ' ' && b != '\t' {
 			return errChunkSize

@@ -8,16 +8,17 @@ type Head struct {
 	MaxHead int // bytes a head may take; 0 means DefaultMaxHead. Parse never changes it.
 
 	Fields        []Field // all of them, in order; the slice is reused by the next Parse
-	Minor         int     // HTTP/1.Minor: 0 or 1
+	Minor         int     // HTTP/1.Minor: 0, or 1 for any later one
 	ContentLength int64   // -1 if there is none
 	Chunked       bool    // Transfer-Encoding: chunked
 	Close         bool    // Connection names close
 	KeepAlive     bool    // Connection names keep-alive
 	Nominates     bool    // Connection names something else: fields to drop, or upgrade
 
-	digits  int // of the Content-Length
-	codings int // Transfer-Encoding lines seen
-	scanned int // bytes of an incomplete head already searched for its end
+	digits  int  // of the Content-Length
+	codings int  // transfer codings seen
+	garbled bool // Transfer-Encoding is no list that ends in chunked, once
+	scanned int  // bytes of an incomplete head already searched for its end
 }
 
 // Value returns the value of the first field of that name, which must be given
@@ -89,15 +90,16 @@ func (h *Head) line(b []byte, i int) ([]byte, int, error) {
 	return b[i : i+j-1], i + j + 1, nil
 }
 
-// version reads "HTTP/1.0" or "HTTP/1.1".
+// version reads "HTTP/1.0" to "HTTP/1.9". A message of a minor version that does
+// not exist yet is processed as one of HTTP/1.1 (RFC 9110, 2.5).
 func (h *Head) version(v []byte) bool {
-	switch string(v) {
-	case "HTTP/1.1":
-		h.Minor = 1
-	case "HTTP/1.0":
-		h.Minor = 0
-	default:
+	const major = "HTTP/1."
+	if len(v) != len(major)+1 || string(v[:len(major)]) != major || v[len(major)]-'0' > 9 {
 		return false
+	}
+	h.Minor = 1
+	if v[len(major)] == '0' {
+		h.Minor = 0
 	}
 	return true
 }
@@ -144,14 +146,19 @@ func (h *Head) contentLength(v []byte) error {
 	return nil
 }
 
-// transferEncoding takes a Transfer-Encoding line: exactly one, exactly chunked.
-func (h *Head) transferEncoding(v []byte) error {
-	h.codings++
-	if h.codings > 1 || !equalFold(v, "chunked") {
-		return errCoding
+// transferEncoding takes a Transfer-Encoding line. What all of them say is judged
+// by framingFault.
+func (h *Head) transferEncoding(v []byte) {
+	for more := true; more; h.codings++ {
+		coding := v
+		i := bytes.IndexByte(v, ',')
+		if more = i >= 0; more {
+			coding, v = v[:i], v[i+1:]
+		}
+		coding = trim(coding)
+		h.garbled = h.garbled || h.Chunked || !ValidToken(coding)
+		h.Chunked = equalFold(coding, "chunked")
 	}
-	h.Chunked = true
-	return nil
 }
 
 // connection takes a Connection line.
@@ -175,14 +182,18 @@ func (h *Head) connection(v []byte) {
 	}
 }
 
-// framingFault finds the combinations that let two readers disagree on where a
-// message ends (RFC 9112, 6.1 and 11.2).
+// framingFault finds what lets two readers disagree on where a message ends (RFC
+// 9112, 6.1 and 11.2), and codings that are not known.
 func (h *Head) framingFault() error {
 	switch {
 	case h.codings > 0 && h.ContentLength >= 0:
 		return errLengthCoded
 	case h.codings > 0 && h.Minor == 0:
 		return errCoding10
+	case h.codings > 0 && (h.garbled || !h.Chunked):
+		return errCoding
+	case h.codings > 1:
+		return errCodings
 	}
 	return nil
 }

@@ -23,10 +23,12 @@ type Request struct {
 	Head
 	Method  []byte
 	Target  []byte // as sent
-	Path    []byte // of an origin-form target: up to the "?"
-	Query   []byte // of an origin-form target: from the "?" on, which is included; nil if there is none
-	Host    []byte // value of the only Host field; nil on HTTP/1.0 without one
+	Path    []byte // of the target, up to the "?"; nil for *
+	Query   []byte // of the target, from the "?" on, which is included; nil if there is none
+	Host    []byte // asked for: the authority of an absolute-form target, else the value of the only Host field; nil on HTTP/1.0 without either
 	Unusual Unusual
+
+	authority []byte // of an absolute-form target
 }
 
 // Parse reads the request head at the start of b. It returns the length of the
@@ -83,7 +85,10 @@ func (r *Request) requestLine(b []byte) (int, error) {
 		return 0, errStartLine
 	}
 	line, next, err := r.line(b, i)
-	if err != nil {
+	switch {
+	case err == errHeadSize:
+		return 0, errTargetSize
+	case err != nil:
 		return 0, err
 	}
 	sp1, sp2 := bytes.IndexByte(line, ' '), bytes.LastIndexByte(line, ' ')
@@ -143,7 +148,7 @@ func (r *Request) method() error {
 	return nil
 }
 
-// target checks the request target and splits an origin-form one.
+// target checks the request target and splits it.
 func (r *Request) target() error {
 	t := r.Target
 	if !ValidTarget(t) {
@@ -154,17 +159,53 @@ func (r *Request) target() error {
 	}
 	switch {
 	case t[0] == '/':
-		r.Path = t
-		if i := bytes.IndexByte(t, '?'); i >= 0 {
-			r.Path, r.Query = t[:i:i], t[i:]
-		}
-		return escapeFault(r.Path)
-	case string(t) == "*" && string(r.Method) == "OPTIONS", bytes.Contains(t, []byte("://")):
+		return r.origin(t)
+	case string(t) == "*":
 		r.Unusual |= UnusualTarget
+		if string(r.Method) != "OPTIONS" {
+			return errTarget
+		}
 		return nil
 	}
-	return errTarget
+	r.Unusual |= UnusualTarget
+	return r.absolute(t)
 }
+
+// origin splits an origin-form target.
+func (r *Request) origin(t []byte) error {
+	r.Path = t
+	if i := bytes.IndexByte(t, '?'); i >= 0 {
+		r.Path, r.Query = t[:i:i], t[i:]
+	}
+	return escapeFault(r.Path)
+}
+
+// absolute splits an absolute-form target, that of a URL of http or https without
+// userinfo. An empty path means "/" (RFC 9112, 3.2.1).
+func (r *Request) absolute(t []byte) error {
+	scheme, rest, ok := bytes.Cut(t, []byte("://"))
+	if !ok || !equalFold(scheme, "http") && !equalFold(scheme, "https") {
+		return errTarget
+	}
+	end := bytes.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	r.authority = rest[:end:end]
+	if !ValidHost(r.authority) || bytes.IndexByte(r.authority, '%') >= 0 { // some decode a URL's, and others do not
+		return errTarget
+	}
+	if err := r.origin(rest[end:]); err != nil {
+		return err
+	}
+	if len(r.Path) == 0 {
+		r.Path = root
+	}
+	return nil
+}
+
+// root is the path of a URL without one. Read-only.
+var root = []byte("/")
 
 // escapeFault finds a "%" that two hex digits do not follow. Readers disagree
 // on what such a path means, and net/http refuses it.
@@ -216,7 +257,7 @@ func (r *Request) field(line []byte) error {
 		}
 	case len("transfer-encoding"):
 		if equalFold(f.Name, "transfer-encoding") {
-			return r.transferEncoding(f.Value)
+			r.transferEncoding(f.Value)
 		}
 	}
 	return nil
@@ -246,6 +287,9 @@ func (r *Request) conclude() error {
 	}
 	if r.Host == nil && r.Minor == 1 {
 		return errNoHost
+	}
+	if r.authority != nil { // whatever Host says (RFC 9112, 3.2.2)
+		r.Host = r.authority
 	}
 	if r.Unusual != 0 {
 		return ErrUnusual

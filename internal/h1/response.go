@@ -97,7 +97,7 @@ func (r *Response) field(line []byte) error {
 		}
 	case len("transfer-encoding"):
 		if equalFold(f.Name, "transfer-encoding") {
-			return r.transferEncoding(f.Value)
+			r.transferEncoding(f.Value)
 		}
 	}
 	return nil

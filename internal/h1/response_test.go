@@ -89,7 +89,7 @@ func TestForbiddenResponsesAreRefused(t *testing.T) {
 		{"garbage without a line end, at its first byte", "\x00"},
 		{"HTTP/0.9", "<html>"},
 		{"HTTP/2.0", crlf("HTTP/2.0 200 OK")},
-		{"HTTP/1.2", crlf("HTTP/1.2 200 OK")},
+		{"HTTP/1.x", crlf("HTTP/1.x 200 OK")},
 		{"status of two digits", crlf("HTTP/1.1 20 OK")},
 		{"status of four digits", crlf("HTTP/1.1 2000 OK")},
 		{"status with a letter", crlf("HTTP/1.1 2x0 OK")},
@@ -162,7 +162,7 @@ func FuzzResponse(f *testing.F) {
 		}
 		require.NoError(t, stdErr, "net/http refuses what was accepted")
 		require.Equal(t, res.StatusCode, r.Status)
-		require.Equal(t, res.ProtoMinor, r.Minor)
+		require.Equal(t, min(res.ProtoMinor, 1), r.Minor)
 		// net/http takes Close from a 1xx, too, and drops the field it read it from.
 		sameFields(t, r.Fields, res.Header, "Transfer-Encoding", "Content-Length", "Connection", "Trailer")
 		if r.Framing(method) == h1.UntilClose {

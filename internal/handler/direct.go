@@ -106,7 +106,10 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
 		res.Trailer = client.AnnouncedTrailers(client.ResponseHeader(head))
 	}
-	if len(res.Trailer) == 0 && head.ContentLength >= 0 && !head.Chunked {
+	if head.Upgrade {
+		a.requireUpgrade(h, head.Status, client.ResponseHeader(head)["Upgrade"])
+	}
+	if len(res.Trailer) == 0 && head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent {
 		client.AddFields(h, head, func(f *h1.Field) bool { return header.EqualFold(f.Name, "Content-Length") })
 	}
 	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it

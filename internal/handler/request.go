@@ -86,6 +86,9 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 			h[k] = v[:len(v):len(v)] // an append must not reach the client's slice
 		}
 	}
+	if exchange.IsHTTP10(q) {
+		delete(h, "Expect") // means nothing there (RFC 9110, 10.1.1)
+	}
 	protocol := a.f.UpgradeProtocol(a.q)
 	if t.URL.Scheme == "h2c" { // HTTP/2 has no Upgrade: a server may ignore it (RFC 9110, 7.8)
 		protocol = ""

@@ -52,16 +52,26 @@ func (a *roundTrip) modify(res *http.Response) *exchange.Failure {
 // set stay.
 func (a *roundTrip) copyHeader(res *http.Response) {
 	a.named = res.Header["Connection"]
+	required := res.Header["Upgrade"]
 	header.CleanResponse(res.Header)
 	h := a.w.Header()
+	a.requireUpgrade(h, res.StatusCode, required)
 	for k, v := range res.Header {
-		if k == "Content-Length" && len(res.Trailer) > 0 {
-			continue // trailers need chunks on HTTP/1.1
+		if k == "Content-Length" && (len(res.Trailer) > 0 || res.StatusCode == http.StatusNoContent) {
+			continue // trailers need chunks on HTTP/1.1, and a 204 has no length (RFC 9110, 8.6)
 		}
 		if old, ok := h[k]; ok {
 			v = append(old[:len(old):len(old)], v...)
 		}
 		h[k] = v
+	}
+}
+
+// requireUpgrade tells a client of HTTP/1.1 which protocols a 426 requires (RFC
+// 9110, 15.5.22).
+func (a *roundTrip) requireUpgrade(h http.Header, status int, protocols []string) {
+	if status == http.StatusUpgradeRequired && len(protocols) > 0 && a.q.ProtoMajor == 1 && !exchange.IsHTTP10(a.q) {
+		h["Upgrade"], h["Connection"] = protocols, []string{"Upgrade"}
 	}
 }
 

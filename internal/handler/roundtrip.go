@@ -268,7 +268,7 @@ func (a *roundTrip) informational(status int, h http.Header) error {
 	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
 		return nil // nobody asked
 	}
-	if !a.q.ProtoAtLeast(1, 1) {
+	if exchange.IsHTTP10(a.q) {
 		return nil // nobody would understand (RFC 9110, 15.2)
 	}
 	header.CleanResponse(h)

@@ -69,7 +69,7 @@ var adapters = sync.Pool{New: func() any { return new(adapter) }}
 func (x *fastExchange) adapt() step {
 	x.attempts.Reset()
 	x.c.stall = 0
-	x.c.renew()
+	x.renew(x.c)
 	a := adapters.Get().(*adapter)
 	if err := a.begin(x); err != nil {
 		a.release()
@@ -229,42 +229,29 @@ func (c *conn) remote() string {
 
 // handle lets the sweeper see to the request that w answers; nil ends that.
 func (c *conn) handle(w *response) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.handling = w; w != nil {
+	if w != nil {
 		w.since = c.s.now()
 	}
+	c.handling.Store(w)
 }
 
 // goodbyeTime is how long a client that has closed its side can be answered before
 // its request's context ends.
 const goodbyeTime = time.Second
 
-// inspectHandler ends the context of the request that a handler serves if the client
-// has left. c.mu is held, and unlocked.
-func (c *conn) inspectHandler(now time.Time) {
-	w, leaves := c.handling, false
+// inspect ends the handler's context if the client has left. It is the sweeper's.
+func (w *response) inspect(c *conn, now time.Time) {
+	unread := false
+	if x := c.serving.Load(); x != nil {
+		unread = x.unread.Load()
+	}
 	switch {
 	case now.Sub(w.since) < exchange.SweepInterval || w.left.Load():
-	case !c.peekGone():
+	case !c.peekGone(unread):
 		w.closed = time.Time{}
 	case w.closed.IsZero():
 		w.closed = now
-	default:
-		leaves = now.Sub(w.closed) >= goodbyeTime
-	}
-	c.mu.Unlock() // what ends with a context may take its time
-	if leaves {
-		w.leave()
-	}
-}
-
-// leaveHandler ends the context of a request whose connection is closed.
-func (c *conn) leaveHandler() {
-	c.mu.Lock()
-	w := c.handling
-	c.mu.Unlock()
-	if w != nil {
+	case now.Sub(w.closed) >= goodbyeTime:
 		w.leave()
 	}
 }

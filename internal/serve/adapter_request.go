@@ -82,7 +82,7 @@ func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, er
 
 // parseTarget makes u what target spells.
 func parseTarget(u *url.URL, target string, r *h1.Request) error {
-	if plainPath(r.Path) {
+	if r.Unusual&h1.UnusualTarget == 0 && plainPath(r.Path) {
 		u.Path = target[:len(r.Path)]
 		if len(r.Query) > 0 {
 			u.RawQuery = target[len(r.Path)+1:]

@@ -25,8 +25,8 @@ type response struct {
 	url    url.URL
 	body   requestBody
 
-	since  time.Time // when the handler was called; guarded, as closed, by the conn's mu
-	closed time.Time // when the client was first seen to have closed its side
+	since  time.Time // when the handler was called
+	closed time.Time // when the sweeper first saw that the client had closed its side
 }
 
 // serving is the adapter. It panics when the request has been served.

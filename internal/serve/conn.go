@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,11 +36,12 @@ type conn struct {
 	trusted  bool
 	shared   bool // by the streams of HTTP/2; see Write
 	closed   atomic.Bool
-	forsaken atomic.Bool   // see forsake
-	armed    atomic.Int64  // when our write deadline expires, unix nanoseconds
-	bound    atomic.Bool   // the write deadline is somebody else's
-	progress peek.Progress // of writes
-	stall    time.Duration // how long the client may take nothing; 0 means writeStall
+	forsaken atomic.Bool            // see forsake
+	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
+	bound    atomic.Bool            // the write deadline is somebody else's
+	progress peek.Progress          // of writes
+	client   atomic.Pointer[Client] // whose connection it is; nil if that has no limit
+	stall    time.Duration          // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
 	x         *fastExchange         // what tryRead read into
@@ -50,7 +52,12 @@ type conn struct {
 	quiet     bool                  // waits on a goroutine of its own; see doze
 	timedOut  bool                  // the last wait ended at its deadline
 
-	watched
+	serving  atomic.Pointer[watched]  // what the sweeper looks at; nil between requests
+	handling atomic.Pointer[response] // likewise, while a handler serves the request
+
+	mu      sync.Mutex // guards what follows
+	resting bool       // waits for a request
+	woken   bool       // wake set a read deadline
 }
 
 // contain keeps a panic to the connection that it happened on.
@@ -65,6 +72,9 @@ func (c *conn) contain() {
 // the connection.
 func (c *conn) serve() {
 	defer c.contain()
+	if !c.meetLate() {
+		return
+	}
 	if c.s.TLS != nil && !c.shakeHands() {
 		if !c.carried() {
 			c.lingerShort()
@@ -318,7 +328,9 @@ func (c *conn) Close() error {
 	err := c.Conn.Close()
 	if c.closed.CompareAndSwap(false, true) {
 		c.s.leave(c)
-		c.leaveHandler()
+		if w := c.handling.Load(); w != nil {
+			w.leave()
+		}
 	}
 	return err
 }

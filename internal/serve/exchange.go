@@ -53,7 +53,7 @@ func (x *fastExchange) begin() {
 	x.dial = 0
 	x.rec = exchange.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
-	x.c.renew()
+	x.renew(x.c)
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
 	x.hop.Trusted = x.c.trusted
@@ -113,7 +113,7 @@ func (x *fastExchange) forward() step {
 		return x.answer(fail)
 	}
 	next := x.respond(f, up, n)
-	x.c.unwatch()
+	x.unwatch()
 	return next
 }
 
@@ -132,8 +132,8 @@ func (x *fastExchange) mirror() {
 // Await implements forward.Party: the sweeper sees the client leave.
 func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 	gone := make(chan struct{})
-	x.c.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
-	defer x.c.unwatch()
+	x.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
+	defer x.unwatch()
 	return wait(gone)
 }
 
@@ -165,7 +165,7 @@ func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.F
 		if next == forward.NextFailure {
 			return nil, 0, fail
 		}
-		x.c.unwatch()
+		x.unwatch()
 		x.upload.halt()
 		if next == forward.NextLane {
 			return nil, 0, fail
@@ -195,7 +195,7 @@ func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) f
 		o.Status = x.res.Status
 		return o
 	}
-	x.c.unwatch()
+	x.unwatch()
 	f.Refuses(x.attempts.Target, err) // or it would never be asked where others answer
 	o.Failure = x.classify(f, err)
 	var ae *exchange.AttemptError
@@ -292,7 +292,7 @@ func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 // connection that it returns: up, unless another target was faster. It is nil
 // when two have failed.
 func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
-	x.c.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
+	x.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
 	if f.ResponseHeaderTimeout <= 0 {
 		deadline = time.Time{}
@@ -345,9 +345,9 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 	case uploadErr != nil:
 		fail.Side, fail.Err = exchange.SideClient, uploadErr
 		fail.Status, fail.Reason = exchange.BodyStatus(uploadErr), "http_request_error"
-	case x.c.left():
+	case x.left():
 		fail.Side, fail.Status, fail.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
-	case x.attempts.Target.Killed() || x.c.ended():
+	case x.attempts.Target.Killed() || x.ended():
 		fail.Side, fail.Status, fail.Reason = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
 	case errors.As(fail.Err, &hook):
 		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
@@ -453,10 +453,14 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 // reply sends a whole answer of the proxy's own. After one that is the last, the
 // connection closes.
 func (x *fastExchange) reply(fail *exchange.Failure) {
-	var size int
-	x.out, size = forward.AppendReply(x.out[:0], view(x.req.Method), fail, x.shown(), x.connection())
+	var body []byte
+	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
+	x.appendHead(fail.Status, h1.SizedBody, int64(len(body)))
+	if view(x.req.Method) != http.MethodHead {
+		x.out = append(x.out, body...)
+		x.rec.ResponseBytes = int64(len(body))
+	}
 	_, _ = x.c.stream().Write(x.out)
-	x.rec.ResponseBytes = int64(size)
 }
 
 // abort ends an exchange whose response has begun: the client must see that it
@@ -475,9 +479,9 @@ func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step 
 		Reason: "http_response_incomplete", Err: err}
 	switch {
 	case side == exchange.SideProxy:
-	case side == exchange.SideClient || x.c.left():
+	case side == exchange.SideClient || x.left():
 		x.fail.Side, x.rec.Status = exchange.SideClient, exchange.StatusClientClosed
-	case x.attempts.Killed() || x.c.ended():
+	case x.attempts.Killed() || x.ended():
 		x.fail.Side = exchange.SideDrain
 	}
 	x.c.cut()

@@ -80,7 +80,7 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 		x.attempts.Join(first, x.loss(f, r.err))
 		return nil, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
 	}
-	x.c.watch(r.conn.Lease(), x.hit.Life, other, x.attempts.Around())
+	x.watch(r.conn.Lease(), x.hit.Life, other, x.attempts.Around())
 	if beaten {
 		x.attempts.Join(other, nil)
 	} else {
@@ -91,8 +91,8 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 
 // await waits for the rival, or gives it up when the client has left.
 func (x *fastExchange) await(r *rival) {
-	x.c.unwatch()
-	if x.c.left() || x.c.ended() || x.attempts.Target.Killed() {
+	x.unwatch()
+	if x.left() || x.ended() || x.attempts.Target.Killed() {
 		r.giveUp()
 	}
 	_ = x.Await(func(gone <-chan struct{}) error {

@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -71,6 +70,7 @@ const bufferSize = h1.DefaultMaxHead
 // a connection while it is not idle.
 type fastExchange struct {
 	c *conn
+	watched
 
 	in    [bufferSize]byte
 	r, w  int    // in[r:w] is unread
@@ -79,8 +79,9 @@ type fastExchange struct {
 	ahead []byte // of the body, behind what the buffer has; see giveBack
 	odd   bool   // the head says what only the handler lane understands
 
-	out      []byte // the head on its way, with what of the body goes along
-	named    []byte // what the response's Connection names, for its trailers
+	out      []byte     // the head on its way, with what of the body goes along
+	fields   []h1.Field // of the response's head or trailer section
+	named    []byte     // what the response's Connection names, for its trailers
 	host     []byte
 	req      h1.Request
 	res      h1.Response
@@ -104,6 +105,7 @@ type fastExchange struct {
 	attempts forward.Attempts
 	upload   upload
 	chunks   h1.Chunks // of the response
+	first    piece     // of these, what came with the head
 }
 
 var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byte, 0, 4<<10)} }}
@@ -112,8 +114,9 @@ var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byt
 const maxKeptOut = 64 << 10
 
 func (x *fastExchange) release() {
+	x.forget()
 	x.c, x.hit, x.fail, x.known, x.long = nil, Hit{}, nil, nil, nil
-	x.rec = exchange.Record{}
+	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
 		x.out = make([]byte, 0, 4<<10)
@@ -322,40 +325,37 @@ func unusual(r *h1.Request) error {
 	switch {
 	case r.Unusual&h1.UnusualPreface != 0:
 		return errPreface
-	case r.Unusual&h1.UnusualTarget != 0 && !sameAuthority(r.Target, r.Host):
-		return errAuthority
+	case r.Unusual&h1.UnusualTarget != 0 && !hostValid(r):
+		return errHost
 	}
 	return nil
 }
 
 var errPreface = &h1.Refusal{Status: 505, Reason: "HTTP/2 without TLS is not supported"}
 
-var errAuthority = &h1.Refusal{Status: 400, Reason: "request target and Host disagree"}
+var errHost = &h1.Refusal{Status: 400, Reason: "invalid Host"}
 
-// sameAuthority reports whether an absolute-form target names the host of the
-// Host field (RFC 9112, 3.2.2). "*" names none and agrees with any.
-func sameAuthority(target, host []byte) bool {
-	_, rest, absolute := bytes.Cut(target, []byte("://"))
-	if !absolute {
-		return true
+// hostValid reports whether the Host field names a host. It has to, where the
+// target decides over it, too (RFC 9112, 3.2).
+func hostValid(req *h1.Request) bool {
+	host, ok := req.Value("host")
+	if !ok {
+		return true // of HTTP/1.0
 	}
-	if i := bytes.IndexAny(rest, "/?"); i >= 0 {
-		rest = rest[:i]
-	}
-	a, port, err := hostname.Split(string(rest))
-	b, port2, err2 := hostname.Split(string(host))
-	return err == nil && err2 == nil && a == b && port == port2
+	_, err := hostname.Canonical(string(host))
+	return err == nil
 }
 
 // lateHead answers a head that did not come to its end.
 func (x *fastExchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		x.last = true
-		x.reply(&exchange.Failure{Status: 408, Reason: "http_request_error"})
+		x.reject(408, errLateHead)
 	}
 	return end
 }
+
+var errLateHead = errors.New("the head of the request was not complete in time")
 
 // refuse answers a head that must not be forwarded by any lane.
 func (x *fastExchange) refuse(err error) step {
@@ -364,15 +364,7 @@ func (x *fastExchange) refuse(err error) step {
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
-	x.last = true
-	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
-	if x.c.s.Lane.Always {
-		x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
-			Peer: x.c.peer.Addr, Status: status,
-			Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
-		x.rec.Secured(x.c.state)
-		x.c.s.Lane.End(&x.rec)
-	}
+	x.reject(status, err)
 	return linger
 }
 

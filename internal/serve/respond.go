@@ -11,6 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -29,9 +30,18 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 		sent = h1.ChunkedBody
 	}
 	x.named = forward.AppendNominated(x.named[:0], &x.res)
-	x.out = f.AppendResponse(x.out[:0], &x.res, sent, x.shown(), x.attempts.Own(x.scheme), x.connection())
+	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
+	if framing == h1.ChunkedBody {
+		x.fields = f.AppendAnnounced(x.fields, &x.res)
+	}
+	x.fields = forward.AppendUpgrade(x.fields, &x.res)
+	length := x.res.ContentLength
+	if x.res.Chunked || x.res.Status == http.StatusNoContent {
+		length = -1 // RFC 9112, 6.2
+	}
+	x.appendHead(x.res.Status, sent, length)
 	if sent == h1.ChunkedBody && f.StreamGrace != 0 && forward.IsEventStream(&x.res) {
-		x.c.remain(x.attempts.Stay(x.hit.Life), f)
+		x.remain(x.attempts.Stay(x.hit.Life), f)
 	}
 	keep := x.res.Persistent(method)
 	up.Discard(n)
@@ -43,17 +53,46 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	return x.conclude(up, keep)
 }
 
-// connection is the Connection field of the response.
-func (x *fastExchange) connection() string {
-	if x.last {
-		return "close"
+// appendHead makes x.out the head of a final response with x.fields. length is that
+// of its body, for Content-Length; negative means that nothing is said of it.
+func (x *fastExchange) appendHead(status int, framing h1.Framing, length int64) {
+	dst := h1.AppendStatusLine(x.out[:0], status, http.StatusText(status))
+	dst = h1.AppendFields(dst, x.fields)
+	if !dated(x.fields) {
+		dst = append(dst, "Date: "...)
+		dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
+		dst = append(dst, "\r\n"...)
 	}
-	return ""
+	switch {
+	case framing == h1.ChunkedBody:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+	case length >= 0:
+		dst = h1.AppendContentLength(dst, length)
+	}
+	if x.last {
+		dst = append(dst, "Connection: close\r\n"...)
+	}
+	x.out = append(dst, "\r\n"...)
+}
+
+// appendInterim makes x.out the head of a 1xx with x.fields.
+func (x *fastExchange) appendInterim(status int) {
+	x.out = h1.AppendStatusLine(x.out[:0], status, http.StatusText(status))
+	x.out = append(h1.AppendFields(x.out, x.fields), "\r\n"...)
+}
+
+func dated(fields []h1.Field) bool {
+	for i := range fields {
+		if n := fields[i].Name; len(n) == len("date") && header.EqualFold(n, "date") {
+			return true
+		}
+	}
+	return false
 }
 
 // conclude decides what becomes of both connections after a whole response.
 func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
-	x.c.unwatch() // before the connection can serve somebody else
+	x.unwatch() // before the connection can serve somebody else
 	whole := x.upload.settle()
 	if keep && whole {
 		up.Put()
@@ -90,7 +129,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 		case x.res.Status == http.StatusSwitchingProtocols:
 			return 0, exchange.ErrUnasked
 		case x.res.Status >= 200:
-			return n, nil
+			return n, x.beginBody(up.Buffered()[n:])
 		default:
 			if interim++; interim > exchange.MaxInterim {
 				return 0, exchange.ErrInterim
@@ -99,10 +138,11 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 				return 0, exchange.ErrInterim
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the handler lane's
-				x.out = f.AppendInterim(x.out[:0], &x.res)
+				x.fields = f.AppendInterimFields(x.fields[:0], &x.res)
+				x.appendInterim(x.res.Status)
 				x.sent = true
 				if _, err := x.c.stream().Write(x.out); err != nil {
-					x.c.gone.Store(true)
+					x.gone.Store(true)
 					return 0, err
 				}
 			}
@@ -193,7 +233,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 // blame says whose fault a failed splice is. When it took too long, the target
 // has to have more to say for it to be the client's.
 func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
-	if x.c.left() || x.c.peekGone() {
+	if x.left() || x.peekGone() {
 		return exchange.SideClient
 	}
 	if isTimeout(err) {
@@ -205,21 +245,46 @@ func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 	return exchange.SideUpstream
 }
 
+// A piece is what was decoded of a chunked body at once.
+type piece struct {
+	data []byte
+	n    int   // bytes that it took
+	err  error // io.EOF at the end of the body
+}
+
+// beginBody decodes what of a chunked body has come with its head. What is wrong with
+// that can still be answered.
+func (x *fastExchange) beginBody(b []byte) error {
+	if x.res.Framing(view(x.req.Method)) != h1.ChunkedBody {
+		return nil
+	}
+	x.chunks.Reset()
+	x.chunks.Padded = true
+	if x.first = x.decode(b); x.first.err != io.EOF {
+		return x.first.err
+	}
+	return nil
+}
+
+func (x *fastExchange) decode(b []byte) (p piece) {
+	p.data, p.n, p.err = x.chunks.Decode(b)
+	return p
+}
+
 // copyChunked copies a chunked body, chunk by chunk as it comes.
 func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
-	x.chunks.Reset()
-	x.c.streaming.Store(true)
-	defer x.c.streaming.Store(false)
-	for {
-		data, n, err := x.chunks.Decode(up.Buffered())
-		x.appendChunk(data)
-		done := err == io.EOF
+	x.streaming.Store(true)
+	defer x.streaming.Store(false)
+	for p := x.first; ; p = x.decode(up.Buffered()) {
+		x.appendChunk(p.data)
+		done := p.err == io.EOF
 		if done {
-			x.out = f.AppendResponseEnd(x.out, x.chunks.Trailers, x.named)
+			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.named)
+			x.out = h1.AppendLastChunk(x.out, x.fields)
 		}
-		up.Discard(n)
-		if err != nil && !done {
-			return exchange.SideUpstream, err
+		up.Discard(p.n)
+		if p.err != nil && !done {
+			return exchange.SideUpstream, p.err
 		}
 		if len(x.out) > 0 {
 			if err := x.flush(); err != nil {
@@ -238,8 +303,8 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchang
 
 // copyUntilClose copies a body that ends with its connection, as chunks.
 func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
-	x.c.streaming.Store(true)
-	defer x.c.streaming.Store(false)
+	x.streaming.Store(true)
+	defer x.streaming.Store(false)
 	for {
 		data := up.Buffered()
 		x.appendChunk(data)
@@ -250,7 +315,7 @@ func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exch
 		x.idle(f, up)
 		err := up.Fill()
 		if err == io.EOF {
-			x.out = f.AppendResponseEnd(x.out, nil, nil)
+			x.out = h1.AppendLastChunk(x.out, nil)
 			return exchange.SideClient, x.flush()
 		}
 		if err != nil {

@@ -2,7 +2,9 @@
 // lanes, limits and drain.
 //
 //   - serve.go: accepting connections, and the drain
-//   - conn.go, watch.go: one connection, and what its sweeper sees
+//   - conn.go, idle.go: one connection, and its wait for a request
+//   - budget.go: connections per client, and what was refused
+//   - watch.go: what the sweeper sees of an exchange, and ends
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - lane.go: requests of HTTP/1.x: a head, its route, its lane
 //   - exchange.go, hedge.go: the fast lane: a request to targets, until one answers
@@ -20,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,15 +45,17 @@ type Server struct {
 	MaxHeaderBytes    int
 	MaxConns          int
 	MaxHandshakes     int
-	Lane              *Lane // nil serves everything by Handler
+	Lane              *Lane   // nil serves everything by Handler
+	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
 	http       *http.Server    // of connections of HTTP/2; handlers see it for all
 	base       context.Context // of requests
-	dated      atomic.Pointer[dated]
+	stamp      atomic.Pointer[stamp]
 	full       *handover
 	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
 	challenges challenges
 	draining   context.Context
+	addr       net.Addr
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -137,11 +142,12 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		},
 	}
 	s.base = context.WithValue(base, http.ServerContextKey, s.http)
+	s.Budget = s.Budget.join(s, ln.Addr())
 	return drain
 }
 
-// A dated is the Date field of a second.
-type dated struct {
+// A stamp is the Date field of a second.
+type stamp struct {
 	second int64
 	text   string
 }
@@ -149,10 +155,10 @@ type dated struct {
 // date is the Date field of now.
 func (s *Server) date() string {
 	now := time.Now()
-	d := s.dated.Load()
+	d := s.stamp.Load()
 	if d == nil || d.second != now.Unix() {
-		d = &dated{now.Unix(), now.UTC().Format(http.TimeFormat)}
-		s.dated.Store(d)
+		d = &stamp{now.Unix(), now.UTC().Format(http.TimeFormat)}
+		s.stamp.Store(d)
 	}
 	return d.text
 }
@@ -194,13 +200,21 @@ func temporary(err error) bool {
 	return errors.As(err, &t) && t.Temporary()
 }
 
-// admit takes a connection in, or closes it when there are too many.
+// admit takes a connection in, or closes it when there are too many, of all
+// clients or of its own.
 func (s *Server) admit(raw net.Conn) {
 	if s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
+		s.Budget.refuse(causeConns, s.MaxConns, netip.Addr{})
+		raw.Close()
+		return
+	}
+	client, ok := s.Budget.meet(raw)
+	if !ok {
 		raw.Close()
 		return
 	}
 	c := &conn{Conn: raw, s: s, socket: peek.Raw(raw)}
+	c.client.Store(client)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -211,6 +225,7 @@ func (s *Server) admit(raw net.Conn) {
 // leave takes a closed connection out.
 func (s *Server) leave(c *conn) {
 	s.open.Add(-1)
+	s.Budget.Leave(c.client.Swap(nil))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)

@@ -52,8 +52,8 @@ func (s *source) take(x *fastExchange) {
 	case h1.ChunkedBody:
 		s.chunks.Reset()
 	}
-	if pending := s.err == nil; x.c.unread.Load() != pending {
-		x.c.unread.Store(pending)
+	if pending := s.err == nil; x.unread.Load() != pending {
+		x.unread.Store(pending)
 	}
 }
 
@@ -176,7 +176,7 @@ func (s *source) receive(p []byte) (int, error) {
 func (s *source) end(err error) {
 	s.err = err
 	if err == io.EOF {
-		s.x.c.unread.Store(false)
+		s.x.unread.Store(false)
 	}
 }
 

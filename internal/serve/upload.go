@@ -84,8 +84,8 @@ func (u *upload) reset(x *fastExchange) {
 		u.pending = u.state == nil
 		u.total.Store(int64(len(u.data)))
 	}
-	if x.c.unread.Load() != u.pending {
-		x.c.unread.Store(u.pending)
+	if x.unread.Load() != u.pending {
+		x.unread.Store(u.pending)
 	}
 }
 
@@ -140,7 +140,7 @@ func (u *upload) fetch() {
 		u.total.Add(int64(n))
 	}
 	u.pending = u.left > 0
-	u.x.c.unread.Store(u.pending)
+	u.x.unread.Store(u.pending)
 }
 
 func appendData(dst, data []byte) []byte {
@@ -200,7 +200,7 @@ func (u *upload) run() {
 	u.ended.Store(time.Now().UnixNano()) // a failed one too: the target has only so long to say why
 	if err == nil {
 		u.sent.Store(true)
-		u.x.c.unread.Store(false)
+		u.x.unread.Store(false)
 		return
 	}
 	var client *clientError

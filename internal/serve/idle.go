@@ -1,0 +1,81 @@
+package serve
+
+import (
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/peek"
+)
+
+// quietAfter is how long a connection waits for its next request on the
+// goroutine of the last one. Then it goes on on a new goroutine, since an
+// exchange leaves a stack behind that is twice what waiting needs.
+const quietAfter = 250 * time.Millisecond
+
+// doze reports whether the wait that ended without a request is to go on on a
+// new goroutine.
+func (c *conn) doze() bool {
+	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || 0 < c.s.IdleTimeout && c.s.IdleTimeout <= quietAfter {
+		return false
+	}
+	c.quiet = true
+	return true
+}
+
+// rest begins the wait for the next request; false means that the server
+// drains and no request is wanted any more.
+func (c *conn) rest() bool {
+	wait := c.s.IdleTimeout
+	switch {
+	case !c.quiet && (wait <= 0 || wait > quietAfter):
+		wait = quietAfter
+	case c.quiet && wait > 0:
+		wait -= quietAfter
+	}
+	c.timedOut = false
+	c.readBy(wait)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resting = true
+	return c.s.draining.Err() == nil
+}
+
+// unrest ends it.
+func (c *conn) unrest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resting = false
+	if c.woken {
+		c.woken = false
+		c.readArmed = time.Time{}
+		_ = c.Conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// wake ends the wait for a request when the server drains.
+func (c *conn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.resting {
+		c.woken = true
+		c.interrupt()
+	}
+}
+
+// peekGone reports whether the client has closed its side or reset the
+// connection, without taking any of its bytes. Under TLS there is an alert
+// before the end of the stream, which cannot be told from the client's data;
+// while that is still wanted, the end has to wait for it. But the body of an
+// exchange that waits is not read, maybe for minutes, so that it is unread: then
+// the end behind it counts.
+func (c *conn) peekGone(unread bool) bool {
+	switch {
+	case c.socket == nil, c.raw == nil && unread: // what is above the socket may hold more
+		return false
+	case c.tls != nil && !unread:
+		return c.HungUp()
+	}
+	return peek.Gone(c.socket)
+}
+
+// HungUp is [peek.HungUp] of the client's connection.
+func (c *conn) HungUp() bool { return c.socket != nil && peek.HungUp(c.socket) }
