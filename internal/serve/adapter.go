@@ -35,14 +35,14 @@ import (
 type adapter struct {
 	c     *conn
 	f     front
-	f1    front1
+	f1    *front1
 	w     *response
 	q     *http.Request
 	texts text
 
 	header http.Header // the handler's; nil until it asks
 	keys   []string    // of header, sorted
-	fields []field     // of the head, as they were at WriteHeader
+	fields []h1.Field  // of the head, as they were at WriteHeader
 	out    head
 	given  given
 
@@ -91,12 +91,13 @@ func (x *fastExchange) adapt() step {
 
 // begin makes the request and its response writer.
 func (a *adapter) begin(x *fastExchange) error {
-	a.c, a.f = x.c, &a.f1
+	a.c, a.f, a.f1 = x.c, x.front, &x.f1
 	asks, unknown := expects(&x.req)
 	if unknown {
 		return errExpectation
 	}
 	a.f1.take(x)
+	a.f1.src.take(x)
 	a.f1.src.asks, a.asks = asks, asks
 	a.headOnly = a.f1.headOnly
 	a.texts.take(x.headBytes())
@@ -160,9 +161,9 @@ func (a *adapter) finish() step {
 	a.c.handle(nil)
 	x := a.f1.x
 	switch {
-	case !whole, x.last && x.r < x.w:
+	case !whole, a.f1.last && x.r < x.w:
 		return linger
-	case x.last:
+	case a.f1.last:
 		return end
 	}
 	return again
@@ -185,7 +186,7 @@ func (a *adapter) release() {
 	clear(a.keys)
 	clear(a.fields)
 	a.f1.x, a.f1.src.x = nil, nil
-	a.c, a.f, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, text{}
+	a.c, a.f, a.f1, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false
 	a.written, a.n = 0, 0

@@ -262,7 +262,7 @@ func (a *adapter) drainBody() bool {
 func (a *adapter) closeBody() bool {
 	a.leaveBody()
 	s := a.f.body()
-	if !s.whole() && !a.f1.x.last {
+	if !s.whole() && !a.f1.last {
 		return s.settle(exchange.LingerTime)
 	}
 	return s.whole()

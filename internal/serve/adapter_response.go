@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
 // A response is the ResponseWriter of one request, with what else a handler may keep
@@ -84,7 +87,7 @@ func (a *adapter) interim(status int) {
 	}
 	a.note()
 	for _, v := range a.out.connection {
-		a.fields = append(a.fields, field{"Connection", v})
+		a.fields = appendField(a.fields, "Connection", v)
 	}
 	a.check(a.f.interim(status, a.fields))
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
@@ -124,9 +127,27 @@ func (a *adapter) note() {
 			}
 		}
 		for _, v := range values {
-			a.fields = append(a.fields, field{k, v})
+			a.fields = appendField(a.fields, k, v)
 		}
 	}
+}
+
+// appendField appends a field of a handler's, unless its name is no token. Control
+// characters of its value become blanks.
+func appendField(dst []h1.Field, name, value string) []h1.Field {
+	if !h1.ValidToken(name) {
+		return dst
+	}
+	v := bytesOf(strings.Trim(value, " \t\r\n"))
+	if !h1.ValidValue(v) {
+		v = bytes.Clone(v)
+		for i := range v {
+			if !h1.ValidValue(v[i : i+1]) {
+				v[i] = ' '
+			}
+		}
+	}
+	return append(dst, h1.Field{Name: bytesOf(name), Value: v})
 }
 
 // noteLength takes down the length that the handler gives its body.
@@ -191,11 +212,9 @@ func (a *adapter) writeHead(first []byte) error {
 		h.last = true
 	}
 	body.answered.Store(true)
-	if !g.date {
-		a.fields = append(a.fields, field{"Date", a.c.s.date()})
-	}
+	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
-		a.fields = append(a.fields, field{"Content-Type", http.DetectContentType(first)})
+		a.fields = appendField(a.fields, "Content-Type", http.DetectContentType(first))
 	}
 	h.fields = a.fields
 	return a.check(a.f.head(h))
@@ -346,7 +365,7 @@ func (a *adapter) within(src io.Reader) io.Reader {
 }
 
 // trailers returns those of the response, in order.
-func (a *adapter) trailers() (trailers []field) {
+func (a *adapter) trailers() (trailers []h1.Field) {
 	if !a.given.trails && len(a.header) == 0 {
 		return nil
 	}
@@ -356,10 +375,10 @@ func (a *adapter) trailers() (trailers []field) {
 			continue
 		}
 		for _, v := range values {
-			trailers = append(trailers, field{name, v})
+			trailers = appendField(trailers, name, v)
 		}
 	}
-	slices.SortStableFunc(trailers, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	slices.SortStableFunc(trailers, func(a, b h1.Field) int { return bytes.Compare(a.Name, b.Name) })
 	return trailers
 }
 

@@ -71,6 +71,8 @@ const bufferSize = h1.DefaultMaxHead
 type fastExchange struct {
 	c *conn
 	watched
+	front front  // what it sees of its client
+	f1    front1 // likewise, of HTTP/1.x
 
 	in    [bufferSize]byte
 	r, w  int    // in[r:w] is unread
@@ -79,8 +81,9 @@ type fastExchange struct {
 	ahead []byte // of the body, behind what the buffer has; see giveBack
 	odd   bool   // the head says what only the handler lane understands
 
-	out      []byte     // the head on its way, with what of the body goes along
+	out      []byte     // the request on its way, with what of the body goes along
 	fields   []h1.Field // of the response's head or trailer section
+	final    head       // of the response
 	named    []byte     // what the response's Connection names, for its trailers
 	host     []byte
 	req      h1.Request
@@ -100,7 +103,6 @@ type fastExchange struct {
 	asked  bool               // something of the request has gone out
 	sent   bool               // the response has begun
 	rude   bool               // the client's own fault: what it still sends is not read
-	last   bool               // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
@@ -108,7 +110,11 @@ type fastExchange struct {
 	first    piece     // of these, what came with the head
 }
 
-var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byte, 0, 4<<10)} }}
+var exchanges = sync.Pool{New: func() any {
+	x := &fastExchange{out: make([]byte, 0, 2<<10), f1: front1{out: make([]byte, 0, 4<<10)}}
+	x.front = &x.f1
+	return x
+}}
 
 // maxKeptOut is the largest output buffer that goes back to the pool.
 const maxKeptOut = 64 << 10
@@ -119,7 +125,10 @@ func (x *fastExchange) release() {
 	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
-		x.out = make([]byte, 0, 4<<10)
+		x.out = make([]byte, 0, 2<<10)
+	}
+	if cap(x.f1.out) > maxKeptOut {
+		x.f1.out = make([]byte, 0, 4<<10)
 	}
 	exchanges.Put(x)
 }
