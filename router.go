@@ -825,7 +825,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 		return rt, nil
 	case no.status == 0:
 		return nil, r.NotFound
-	case no.status == http.StatusBadRequest, no.why == errConnect: // what is wrong with it belongs in the record
+	case no.status == http.StatusBadRequest, no.why == errConnect, no.why == exchange.ErrTrace: // what is wrong with it belongs in the record
 		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
 		return nil, fail.Handler()
 	}
@@ -850,6 +850,9 @@ var (
 func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
 		return nil, refusal{http.StatusNotImplemented, "http_request_denied", errConnect}
+	}
+	if q.Method == http.MethodTrace {
+		return nil, refusal{http.StatusMethodNotAllowed, "http_request_denied", exchange.ErrTrace}
 	}
 	host, _, err := hostname.Split(q.Host)
 	nameless := q.Host == "" && exchange.IsHTTP10(q) // which only routes for any host serve

@@ -15,6 +15,8 @@ func Check(q *http.Request) *Failure {
 		return Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
 	}
 	switch {
+	case q.Method == http.MethodTrace:
+		return &Failure{Op: "read", Side: SideClient, Status: http.StatusMethodNotAllowed, Reason: "http_request_denied", Err: ErrTrace}
 	case !h1.ValidToken(q.Method):
 		return Refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
 	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
@@ -58,3 +60,6 @@ func expectable(lines []string) bool {
 func Refusal(status int, reason, why string) *Failure {
 	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
 }
+
+// ErrTrace is the failure of a TRACE, which would send credentials back that only servers shall see (RFC 9110, 9.3.8).
+var ErrTrace = errors.New("TRACE is not forwarded")
