@@ -109,6 +109,14 @@ type Server struct {
 	// limit; negative is an error.
 	MaxConns int
 
+	// MaxConnsPerClient limits the open connections of each client address, or of
+	// each /64 of IPv6, on both listeners together, including those of a
+	// [Passthrough]. Further connections are closed immediately. It does not apply
+	// to peers in [Router.TrustedProxies], which hold the connections of many
+	// clients, nor to peers without an address, as on a unix socket. Many users may
+	// share one address behind NAT. Zero means no limit; negative is an error.
+	MaxConnsPerClient int
+
 	// MaxHandshakes limits the TLS handshakes in flight; further ones wait. A
 	// handshake counts from the end of its ClientHello, except while it waits for
 	// a certificate. Handshakes of ACME challenges do not count. Zero means 512;
@@ -150,7 +158,8 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // Several Servers may run one Router. The Router's certificate renewals, background
 // work and idle connections end with the last of them.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
-	servers, share, err := s.servers(https, plain)
+	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
+	servers, share, err := s.servers(https, plain, budget)
 	if err != nil {
 		for _, ln := range []net.Listener{https, plain} {
 			if ln != nil {
@@ -159,7 +168,8 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 		}
 		return err
 	}
-	s.Router.started(s)
+	s.Router.started(s, budget)
+	defer budget.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
@@ -178,7 +188,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	if all != nil {
 		all = fmt.Errorf("hostproxy: %w", all)
 	}
-	return errors.Join(all, s.Router.ended(s))
+	return errors.Join(all, s.Router.ended(s, budget))
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the connection below
@@ -201,8 +211,8 @@ type UnbufferedConn interface {
 }
 
 // servers returns what serves each listener. The caller releases the share in the
-// Router's certificates when all of them have ended.
-func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Server, *certs.Share, error) {
+// Router's certificates when all of them have ended. They share the budget b.
+func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Listener]*serve.Server, *certs.Share, error) {
 	switch {
 	case s.Router == nil:
 		return nil, nil, errors.New("hostproxy: Server.Router is nil: set it")
@@ -215,7 +225,8 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	if err := s.check(); err != nil {
 		return nil, nil, err
 	}
-	main := s.server(s.Router)
+	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
+	main := s.server(s.Router, b)
 	if s.Handler == nil {
 		main.Lane.Route = s.Router.hit
 	} else { // middleware needs an http.Request: the handler lane
@@ -237,7 +248,7 @@ func (s *Server) servers(https, plain net.Listener) (map[net.Listener]*serve.Ser
 	s.Router.carries.Store(true)
 	servers := map[net.Listener]*serve.Server{share.Pass(https, s.Router.passer): main}
 	if plain != nil {
-		servers[plain] = s.server(s.Router.challenges(s.Router.redirects(share.Authority)))
+		servers[plain] = s.server(s.Router.challenges(s.Router.redirects(share.Authority)), b)
 	}
 	return servers, share, nil
 }
@@ -251,16 +262,18 @@ func (s *Server) check() error {
 	for _, err := range settings.TooShort("Server.", s) {
 		errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 	}
-	if s.MaxHeaderBytes < 0 {
-		errs = append(errs, fmt.Errorf("hostproxy: Server.MaxHeaderBytes is %d: want 0 or more", s.MaxHeaderBytes))
-	}
-	if s.MaxConns < 0 {
-		errs = append(errs, fmt.Errorf("hostproxy: Server.MaxConns is %d: want 0 or more", s.MaxConns))
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"MaxHeaderBytes", s.MaxHeaderBytes}, {"MaxConns", s.MaxConns}, {"MaxConnsPerClient", s.MaxConnsPerClient}} {
+		if f.value < 0 {
+			errs = append(errs, fmt.Errorf("hostproxy: Server.%s is %d: want 0 or more", f.name, f.value))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Server) server(h http.Handler) *serve.Server {
+func (s *Server) server(h http.Handler, b *serve.Budget) *serve.Server {
 	return &serve.Server{
 		Handler:           h,
 		Log:               s.Router.logger(),
@@ -272,6 +285,7 @@ func (s *Server) server(h http.Handler) *serve.Server {
 		MaxConns:          s.MaxConns,
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
 		Lane:              s.Router.lane(),
+		Budget:            b,
 	}
 }
 
@@ -438,23 +452,25 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// started records that s serves r.
-func (r *Router) started(s *Server) {
+// started records that s serves r, with the budget b.
+func (r *Router) started(s *Server, b *serve.Budget) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.running == nil {
 		r.running = make(map[*Server]settings.Snapshot)
 	}
 	r.running[s] = settings.Take(s)
+	r.budgets.Add(b)
 }
 
-// ended undoes run. It returns an error for each field of s or r that was changed
+// ended undoes started. It returns an error for each field of s or r that was changed
 // meanwhile.
-func (r *Router) ended(s *Server) error {
+func (r *Router) ended(s *Server, b *serve.Budget) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.late(maps.All(map[string]http.Handler(nil)))
 	delete(r.running, s)
+	r.budgets.Remove(b)
 	return err
 }
 
@@ -879,10 +895,16 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 }
 
 // StatusHandler returns a handler that shows the state of r as a page, or as JSON
-// with the query format=json. It shows routes, targets with health and latency,
-// certificates, and the latest 100 failures since StatusHandler was called. A form
-// on the page, or the query parameters url, method and client, show the result of
-// [Router.Explain]. Restrict access: it exposes host names and addresses.
+// with the query format=json. It shows:
+//
+//   - routes, and targets with health and latency
+//   - certificates
+//   - for each [Server] that runs r, the open connections, and the connections,
+//     handshakes and request heads that it refused, by reason
+//   - the latest 100 failures since StatusHandler was called
+//
+// A form on the page, or the query parameters url, method and client, show the
+// result of [Router.Explain]. Restrict access: it exposes host names and addresses.
 // StatusHandler panics if r is nil.
 func StatusHandler(r *Router) http.Handler {
 	if r == nil {
@@ -894,7 +916,7 @@ func StatusHandler(r *Router) http.Handler {
 
 // status returns the contents of the page.
 func (r *Router) status() status.Page {
-	p := status.Page{Time: time.Now(), Failures: r.failures.Load().Latest()}
+	p := status.Page{Time: time.Now(), Servers: r.budgets.Describe(), Failures: r.failures.Load().Latest()}
 	for o := range r.table.Load().All() {
 		p.Routes = append(p.Routes, describe(o))
 	}
@@ -902,23 +924,6 @@ func (r *Router) status() status.Page {
 		p.Certificates = append(p.Certificates, r.certificate(c))
 	}
 	return p
-}
-
-func (r *Router) certificate(c CertStatus) status.Certificate {
-	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
-		Attempts: c.Attempts, NextTry: c.NextTry, Waiting: c.Waiting, Refused: c.Refused}
-	if c.Err != nil {
-		s.Error = status.Sentence(c.Err.Error())
-	}
-	zone, wild := strings.CutPrefix(c.Host, "*.")
-	switch {
-	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // a CA would not look at the host
-	case wild || r.TLS.DNS != nil:
-		s.Check = status.RecordsCommand(c.Host)
-	default:
-		s.Check = status.ReachCommand(c.Host)
-	}
-	return s
 }
 
 func describe(o *routes.Route[route]) status.Route {

@@ -112,7 +112,7 @@ func TestServerRefusesWhatCouldDesynchronise(t *testing.T) {
 		"Content-Length with Transfer-Encoding": "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"two lengths":                           "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
 		"a signed length":                       "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: +3\r\n\r\nabc",
-		"a coding that is not chunked":          "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+		"a coding that is not chunked":          "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
 		"Transfer-Encoding on HTTP/1.0":         "POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"a bare LF":                             "GET / HTTP/1.1\nHost: a.test\r\n\r\n",
 		"a folded line":                         "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\r\n b\r\n\r\n",
@@ -131,9 +131,14 @@ func TestServerRefusesWhatCouldDesynchronise(t *testing.T) {
 		})
 	}
 	assert.Empty(t, backend.Seen(), "nothing reaches the upstream")
-	c := proxytest.Dial(t, addr)
-	c.Send("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n")
-	assert.Contains(t, c.Rest(), "HTTP/1.1 501 ")
+	for _, raw := range []string{
+		"CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+	} {
+		c := proxytest.Dial(t, addr)
+		c.Send(raw)
+		assert.Contains(t, c.Rest(), "HTTP/1.1 501 ", raw)
+	}
 }
 
 func TestServerHandsUnusualRequestsOn(t *testing.T) {
@@ -359,8 +364,9 @@ func TestAPortThatStandsAloneIsAnErrorThatSaysHowToWriteIt(t *testing.T) {
 
 func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
 	r := &hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: -1}}
-	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2}).Serve(t.Context(), nil, proxytest.Listen(t))
-	for _, want := range []string{"hostproxy: Server.MaxHeaderBytes is -1", "hostproxy: Server.MaxConns is -2", "hostproxy: RateLimit: Rate is -1"} {
+	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2, MaxConnsPerClient: -3}).Serve(t.Context(), nil, proxytest.Listen(t))
+	for _, want := range []string{"hostproxy: Server.MaxHeaderBytes is -1", "hostproxy: Server.MaxConns is -2: want 0 or more",
+		"hostproxy: Server.MaxConnsPerClient is -3: want 0 or more", "hostproxy: RateLimit: Rate is -1"} {
 		assert.ErrorContains(t, err, want)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
@@ -62,8 +63,9 @@ import (
 // escapes (%2561). If a target ignores any of these, protect the whole host
 // instead of a prefix.
 type Router struct {
-	// NotFound serves requests that match no route. Nil answers 404, or over TLS
-	// 421 Misdirected Request if the host has no route (RFC 9110, 15.5.20).
+	// NotFound serves requests that match no route. Nil answers 404. If the request
+	// came over TLS and its host has no route at all, nil answers 421 Misdirected
+	// Request (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
@@ -101,6 +103,7 @@ type Router struct {
 	refused  sync.Once                     // logs why there are no rules
 	told     map[lateField]bool            // late fields already logged; guarded by mu
 	running  map[*Server]settings.Snapshot // guarded by mu
+	budgets  serve.Budgets                 // of those in running, for the status
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers
@@ -235,9 +238,9 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // sends a GET without a body, with the headers of the request and with
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
 // target of Auth answers with 2xx, Next serves the request. Every other response
-// goes to the client, also one that Auth makes itself: 502 if no target answers,
-// the Page of [Upstream.Maintain], or the response of its ErrorHandler. Invalid
-// fields are an error when the route is added.
+// goes to the client, including those that Auth itself makes: 502 if no target
+// answers, the Page of [Upstream.Maintain], or the response of Auth's ErrorHandler.
+// Invalid fields are an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
 	Path string       // path and query to request, appended to the path of Auth's target; "" means /

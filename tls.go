@@ -140,8 +140,8 @@ type TLS struct {
 	//
 	// Empty means the addresses of the network interfaces, if all of them are
 	// public. If no record of a host has one of these, its order is delayed by about
-	// 35 minutes at most. If a handshake for the host arrives meanwhile, its clients
-	// do reach this machine, and the delay ends at the next look-up. If any
+	// 35 minutes at most. If a handshake for the host arrives meanwhile, clients
+	// evidently reach this machine, and the next look-up ends the delay. If any
 	// interface has a private address, only missing records delay an order. Records
 	// with private addresses, failed look-ups, and hosts with a valid certificate
 	// never delay one.
@@ -281,7 +281,7 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 const (
 	CertPending = "pending" // none yet; the first attempt is in progress or scheduled
 	CertValid   = "valid"   // one is served
-	CertFailed  = "failed"  // the last attempt failed; an older one may still be served
+	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 
@@ -731,6 +731,24 @@ func (r *Router) Certificate(host string) (CertStatus, bool) {
 	return CertStatus(s), ok
 }
 
+// certificate returns what the status page shows of c.
+func (r *Router) certificate(c CertStatus) status.Certificate {
+	s := status.Certificate{Host: c.Host, State: c.State, Issuer: c.Issuer, NotAfter: c.NotAfter, Renewal: c.RenewAt,
+		Attempts: c.Attempts, NextTry: c.NextTry, Waiting: c.Waiting, Refused: c.Refused}
+	if c.Err != nil {
+		s.Error = status.Sentence(c.Err.Error())
+	}
+	zone, wild := strings.CutPrefix(c.Host, "*.")
+	switch {
+	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // a CA would not look at the host
+	case wild || r.TLS.DNS != nil:
+		s.Check = status.RecordsCommand(c.Host)
+	default:
+		s.Check = status.ReachCommand(c.Host)
+	}
+	return s
+}
+
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. It forgets the host's
 // backoff and the last decision of HostPolicy. The limit of ten orders in
@@ -795,9 +813,9 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts
 // has a certificate. If none are given, it waits for all hosts that need one,
-// except those that [TLS.Lazy] leaves to their first handshake. It waits for those
-// only if they are given, and does not order their certificates: a handshake or
-// [Router.RenewCertificate] does. When ctx is done, the error names
+// except those that [TLS.Lazy] leaves to their first handshake. It waits for such
+// a host only if the host is given, and does not order its certificate: a handshake
+// or [Router.RenewCertificate] orders it. When ctx is done, the error names
 // the hosts without a certificate and the reasons. An invalid host is an error
 // immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {

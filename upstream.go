@@ -84,8 +84,9 @@ type Upstream struct {
 	//
 	// Transport replaces the built-in client, for tests or exotic protocols.
 	// ResponseHeaderTimeout limits it. DialTimeout limits it only if it calls the
-	// hooks of net/http/httptrace. If it ignores the context of its request, it is
-	// abandoned, and a late response is closed. Nil means the built-in client.
+	// hooks of net/http/httptrace. If it ignores the context of a request, the
+	// proxy stops waiting for it, and closes a late response. Nil means the built-in
+	// client.
 	Transport http.RoundTripper
 
 	// Dial connects to targets: from another source address, over SSH, or over a
@@ -140,9 +141,10 @@ type Upstream struct {
 	// case. Nil means websocket; empty means none.
 	Upgrades []string
 
-	// Target health: which targets are up.
+	// -- Health: which targets are up --
 	//
-	// Health checks each target at intervals. Nil disables health checks.
+	// Health is the check that each target gets at intervals. Nil disables health
+	// checks.
 	Health *HealthCheck
 
 	// Breaker stops requests to a target for a while after failures. Nil disables
@@ -217,8 +219,8 @@ type Upstream struct {
 	// Until the response begins, two fixed limits also apply to a client that sends
 	// the body of an HTTP/1.x request slowly. The request fails with 408 if the
 	// client sends nothing for a minute. Once the proxy has waited a total of 10 s
-	// for the body, the request also fails if the client's rate, averaged over up to
-	// the last two minutes, is below 240 B/s.
+	// for the body, the request also fails if the client's average rate is below
+	// 240 B/s. The average covers the last two minutes at most.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long a stream goes on after its route was removed or
@@ -389,7 +391,7 @@ type HealthCheck struct {
 	Timeout   time.Duration // limit of one check; 0 means 5 s
 	Rise      int           // consecutive successes that bring a target back; 0 means 1
 	Fall      int           // consecutive failures that take a target out; 0 means 3
-	StartDown bool          // makes new targets down until Rise checks have succeeded
+	StartDown bool          // new targets are down until Rise checks in a row have succeeded
 }
 
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
@@ -409,15 +411,15 @@ type Breaker struct {
 	// 5. Negative disables this criterion; FailureRatio must then be set.
 	Failures int
 
-	// FailureRatio opens the breaker at this share of failed requests in Window, up
-	// to 1. Zero disables this criterion.
+	// FailureRatio opens the breaker when this share of the requests in Window has
+	// failed. It is at most 1. Zero disables this criterion.
 	FailureRatio float64
 	Window       time.Duration // period over which FailureRatio is measured; 0 means 10 s
 	MinRequests  int           // FailureRatio applies from this many requests in Window on; 0 means 20
 
 	Statuses []int         // response statuses that are failures, such as 502
 	Slow     time.Duration // responses slower than this are failures; 0 disables this criterion
-	OpenFor  time.Duration // how long it stays open at first, up to 5 minutes; 0 means 10 s
+	OpenFor  time.Duration // how long it stays open the first time; at most 5 minutes; 0 means 10 s
 	Trials   int           // limit of test requests in flight while it is half-open; 0 means 1
 }
 
@@ -727,8 +729,8 @@ func (u *Upstream) Resume() error {
 	return u.with(func(f *forward.Forwarder) error { f.Resume(); return nil })
 }
 
-// Maintain answers new requests with p, and so those that wait because of
-// [Upstream.Pause], until [Upstream.Resume]. Requests in flight go on.
+// Maintain answers requests with p until [Upstream.Resume] is called: new ones, and
+// those that wait because of [Upstream.Pause]. Requests in flight go on.
 func (u *Upstream) Maintain(p Page) error {
 	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
 	return u.with(func(f *forward.Forwarder) error { return f.Answer((*exchange.Page)(&p)) })

@@ -100,6 +100,9 @@ type passConn struct {
 	ended func()             // the server's, which still counts it; nil if not
 }
 
+// Accepted returns the connection as it was accepted.
+func (c *passConn) Accepted() net.Conn { return c.Conn }
+
 // Carried reports whether the connection is carried elsewhere. If so, it stays
 // the server's: Close cuts it, and ended is called, once, when it is over.
 func (c *passConn) Carried(ended func()) bool {

@@ -10,11 +10,11 @@ const (
 	sixTo4 = 0x2002 << 48      // 2002::/16, with the IPv4 address in the next 32 bits (RFC 3056, 2)
 )
 
-// keyOf returns the /64 that a client counts as. For an IPv4 address it is the first one of the same address in 6to4,
+// Key returns the /64 that a client counts as. For an IPv4 address it is the first one of the same address in 6to4,
 // which belongs to the same client if to anybody: so IPv4 and IPv6 share one key space without a collision.
 //
 // NAT64's prefix is looked into because a server with only IPv6 sees all of the IPv4 internet in that one /64.
-func keyOf(client netip.Addr) uint64 {
+func Key(client netip.Addr) uint64 {
 	a := client.As16() // all zeroes for an invalid one, IPv4 mapped
 	prefix, rest := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
 	mapped := prefix == 0 && rest>>32 == 0xffff
@@ -27,7 +27,7 @@ func keyOf(client netip.Addr) uint64 {
 
 // standIn returns the address that stands for all that count as one client: an IPv4 address, or the first of a /64.
 func standIn(client netip.Addr) netip.Addr {
-	k := keyOf(client)
+	k := Key(client)
 	if k>>48 == sixTo4>>48 && k&0xffff == 0 {
 		return netip.AddrFrom4([4]byte{byte(k >> 40), byte(k >> 32), byte(k >> 24), byte(k >> 16)})
 	}

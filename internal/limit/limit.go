@@ -65,7 +65,7 @@ func New(c Config) (*Limiter, error) {
 // itself in its IPv4-mapped, NAT64 (64:ff9b::/96) and 6to4 forms too. All clients without a valid address, as over a
 // Unix socket, are one, together with ::/64: nobody is exempt for having no address.
 func (l *Limiter) Allow(client netip.Addr, now time.Time) Decision {
-	k := keyOf(client)
+	k := Key(client)
 	at := max(now.Sub(l.start), 0)
 	h := l.hash(k)
 	s := &l.shards[h&uint64(len(l.shards)-1)]
@@ -86,7 +86,7 @@ func (l *Limiter) Allow(client netip.Addr, now time.Time) Decision {
 // Peek returns what Allow would decide, and takes no token: Remaining counts the one that Allow would take. It may be
 // called concurrently.
 func (l *Limiter) Peek(client netip.Addr, now time.Time) Decision {
-	k := keyOf(client)
+	k := Key(client)
 	at := max(now.Sub(l.start), 0)
 	h := l.hash(k)
 	s := &l.shards[h&uint64(len(l.shards)-1)]

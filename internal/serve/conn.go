@@ -35,11 +35,12 @@ type conn struct {
 	trusted  bool
 	shared   bool // by the streams of HTTP/2; see Write
 	closed   atomic.Bool
-	forsaken atomic.Bool   // see forsake
-	armed    atomic.Int64  // when our write deadline expires, unix nanoseconds
-	bound    atomic.Bool   // the write deadline is somebody else's
-	progress peek.Progress // of writes
-	stall    time.Duration // how long the client may take nothing; 0 means writeStall
+	forsaken atomic.Bool            // see forsake
+	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
+	bound    atomic.Bool            // the write deadline is somebody else's
+	progress peek.Progress          // of writes
+	client   atomic.Pointer[Client] // whose connection it is; nil if that has no limit
+	stall    time.Duration          // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
 	x         *fastExchange         // what tryRead read into
@@ -67,6 +68,9 @@ func (c *conn) contain() {
 // the connection.
 func (c *conn) serve() {
 	defer c.contain()
+	if !c.meetLate() {
+		return
+	}
 	if c.s.TLS != nil && !c.shakeHands() {
 		if !c.carried() {
 			c.lingerShort()

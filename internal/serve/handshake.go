@@ -53,6 +53,7 @@ func (c *conn) shakeHands() bool {
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks HTTPS\n")
 	}
+	c.countShake(err)
 	c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
 	return false
 }

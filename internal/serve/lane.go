@@ -292,11 +292,12 @@ func hostValid(req *h1.Request) bool {
 func (x *fastExchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		x.last = true
-		x.reply(&exchange.Failure{Status: 408, Reason: "http_request_error"})
+		x.reject(408, errLateHead)
 	}
 	return end
 }
+
+var errLateHead = errors.New("the head of the request was not complete in time")
 
 // refuse answers a head that must not be forwarded by any lane.
 func (x *fastExchange) refuse(err error) step {
@@ -305,15 +306,7 @@ func (x *fastExchange) refuse(err error) step {
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
-	x.last = true
-	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
-	if x.c.s.Lane.Always {
-		x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
-			Peer: x.c.peer.Addr, Status: status,
-			Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
-		x.rec.Secured(x.c.state)
-		x.c.s.Lane.End(&x.rec)
-	}
+	x.reject(status, err)
 	return linger
 }
 

@@ -3,6 +3,7 @@
 //
 //   - serve.go: accepting connections, and the drain
 //   - conn.go, idle.go: one connection, and its wait for a request
+//   - budget.go: connections per client, and what was refused
 //   - watch.go: what the sweeper sees of an exchange, and ends
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - lane.go: the fast lane: a request head, its route
@@ -19,6 +20,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,13 +43,15 @@ type Server struct {
 	MaxHeaderBytes    int
 	MaxConns          int
 	MaxHandshakes     int
-	Lane              *Lane // nil serves everything by Handler
+	Lane              *Lane   // nil serves everything by Handler
+	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
 	http       *http.Server
 	full       *handover
 	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
 	challenges challenges
 	draining   context.Context
+	addr       net.Addr
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -133,6 +137,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 			PingTimeout:     15 * time.Second,
 		},
 	}
+	s.Budget = s.Budget.join(s, ln.Addr())
 	return drain
 }
 
@@ -189,13 +194,21 @@ func temporary(err error) bool {
 	return errors.As(err, &t) && t.Temporary()
 }
 
-// admit takes a connection in, or closes it when there are too many.
+// admit takes a connection in, or closes it when there are too many, of all
+// clients or of its own.
 func (s *Server) admit(raw net.Conn) {
 	if s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
+		s.Budget.refuse(causeConns, s.MaxConns, netip.Addr{})
+		raw.Close()
+		return
+	}
+	client, ok := s.Budget.meet(raw)
+	if !ok {
 		raw.Close()
 		return
 	}
 	c := &conn{Conn: raw, s: s, socket: peek.Raw(raw)}
+	c.client.Store(client)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -206,6 +219,7 @@ func (s *Server) admit(raw net.Conn) {
 // leave takes a closed connection out.
 func (s *Server) leave(c *conn) {
 	s.open.Add(-1)
+	s.Budget.Leave(c.client.Swap(nil))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)

@@ -17,6 +17,7 @@ type Page struct {
 	Time         time.Time     `json:"time"`
 	Routes       []Route       `json:"routes"`
 	Certificates []Certificate `json:"certificates"`
+	Servers      []Server      `json:"servers"`
 	Failures     []Failure     `json:"failures"` // the latest first
 }
 
@@ -59,6 +60,27 @@ type Certificate struct {
 	Check    string    `json:"check,omitempty"`   // a shell command that shows what a CA finds
 	Waiting  int       `json:"waiting,omitempty"` // handshakes that wait for it
 	Refused  int       `json:"refused,omitempty"` // handshakes refused of late, since too many waited
+}
+
+// A Server is what serves clients, and whom it has refused since it started.
+type Server struct {
+	Listeners []Listener `json:"listeners"`
+	Refused   []Refusal  `json:"refused"` // those that there were
+}
+
+// A Listener is where clients connect.
+type Listener struct {
+	Addr string `json:"addr"`
+	TLS  bool   `json:"tls"`
+	Open int64  `json:"open"` // connections
+}
+
+// A Refusal is how often something was refused for one reason.
+type Refusal struct {
+	What   string    `json:"what"` // connections, handshakes or requests
+	Why    string    `json:"why"`  // the setting whose limit was met, the status of the response, or a word
+	Count  uint64    `json:"count"`
+	Latest time.Time `json:"latest"`
 }
 
 // A Failure is an exchange that failed.

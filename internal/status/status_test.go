@@ -41,6 +41,8 @@ func page(name string) status.Page {
 		},
 		Certificates: []status.Certificate{{Host: name, State: "valid", Issuer: name, NotAfter: now, Renewal: now}, {Host: name, State: "failed", Error: name},
 			{Host: name, State: "failed", Error: name, Attempts: 3, NextTry: now, Check: name}},
+		Servers: []status.Server{{Listeners: []status.Listener{{Addr: "[::]:443", TLS: true, Open: 7}, {Addr: "[::]:80"}},
+			Refused: []status.Refusal{{What: "requests", Why: "400", Count: 9, Latest: now}}}},
 		Failures: []status.Failure{{Time: now, Host: name, Path: name, Target: name, Status: 502, Op: "dial", Side: "upstream", Cause: name}},
 	}
 }
@@ -129,6 +131,28 @@ func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
 	assert.Contains(t, j, `"attempts": 3`)
 	assert.Contains(t, j, `"check": "dig +short`)
 	assert.NotContains(t, j, "0001-01-01")
+}
+
+func TestThePageShowsWhatServersRefused(t *testing.T) {
+	h := status.Handler(func() status.Page {
+		return status.Page{Servers: []status.Server{
+			{Listeners: []status.Listener{{Addr: "[::]:443", TLS: true, Open: 12}, {Addr: "[::]:80", Open: 3}}, Refused: []status.Refusal{
+				{What: "connections", Why: "MaxConnsPerClient", Count: 1990, Latest: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
+				{What: "requests", Why: "431", Count: 2, Latest: time.Date(2026, 1, 2, 3, 4, 6, 0, time.UTC)},
+			}},
+			{Listeners: []status.Listener{{Addr: "127.0.0.1:8080"}}},
+		}}
+	}, nil)
+	b := body(t, get(t, h, "GET", "/?q=other", ""))
+	assert.Contains(t, b, `<code>[::]:443</code> <span class="mute">TLS</span></td><td class="n">12</td>`)
+	assert.Contains(t, b, `<code>[::]:80</code></td><td class="n">3</td>`)
+	assert.Contains(t, b, `<td>connections: MaxConnsPerClient</td><td class="n">1990</td><td class="when">2026-01-02 03:04:05Z</td>`)
+	assert.Contains(t, b, `<td>requests: 431</td><td class="n">2</td>`)
+	assert.Equal(t, 1, strings.Count(b, "nothing refused"), "by the other")
+	j := body(t, get(t, h, "GET", "/?format=json", ""))
+	for _, want := range []string{`"addr": "[::]:443"`, `"tls": true`, `"open": 12`, `"what": "connections"`, `"why": "MaxConnsPerClient"`, `"count": 1990`, `"latest": "2026-01-02T03:04:05Z"`} {
+		assert.Contains(t, j, want)
+	}
 }
 
 func TestCommandsAreSafeToPaste(t *testing.T) {

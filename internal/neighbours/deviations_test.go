@@ -1,0 +1,22 @@
+package neighbours_test
+
+// A deviation is what a handler, or its client, can tell about a hostproxy.Server. A test that meets one asserts what happens
+// instead: a deviation that ends fails it, and goes from here.
+type deviation func(place) bool
+
+// deviates reports whether d holds at p.
+func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
+
+// formFilesStay: net/http removes the temporary files of a multipart form that it finds in its own Request. The Router, and the
+// Server for middleware around it, hand on a copy of the Request that has a context of theirs, and the form stays in the copy.
+func formFilesStay(place) bool { return true }
+
+// maxBytesKeepsConnections: http.MaxBytesReader tells the writer that a body is too large, so that the connection closes even if
+// the rest of the body would be short, by a method that is not exported. The writer that a route gets is the Router's own, which
+// counts bytes, and cannot have such a method. A body whose rest is long closes the connection all the same.
+func maxBytesKeepsConnections(p place) bool { return p.server == aRoute && p.protocol != h2 }
+
+// routesHaveTheirWriter: the writer that a route gets always has Flush, Hijack and ReadFrom, and passes them on. Over HTTP/2 its
+// Hijack fails with http.ErrNotSupported. It has no FlushError, so that an http.ResponseController hears of no error of Flush, and
+// neither WriteString and CloseNotify, which have better successors, nor Push.
+func routesHaveTheirWriter(p place) bool { return p.server == aRoute }

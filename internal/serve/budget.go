@@ -1,0 +1,330 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/peek"
+	"github.com/hostproxy/hostproxy/internal/status"
+)
+
+// refusalPause is the least time between two log lines about one cause of
+// refusals.
+const refusalPause = time.Minute
+
+// A Budget limits the connections of each client, over all servers that share
+// it, and counts what these refuse. Its fields are set before the first use; Log
+// is required. Its methods may be called concurrently.
+//
+// It costs one lock for each connection of a limited client, and one for each
+// refusal; nothing for a request.
+type Budget struct {
+	MaxPerClient int            // connections of a client; zero means no limit
+	Trusted      []netip.Prefix // peers without a limit: they hold the connections of many clients
+	Log          *slog.Logger
+
+	mu      sync.Mutex
+	closed  bool
+	servers []*Server
+	clients map[uint64]*Client // by limit.Key; those that have connections
+	refused map[Cause]*tally
+}
+
+// A Client is one that has connections.
+type Client struct {
+	key   uint64
+	conns int // guarded by Budget.mu
+}
+
+// A Cause is what was refused and why. Neither text is a client's.
+type Cause struct {
+	What string // "connections", "handshakes" or "requests"
+	Why  string // the setting whose limit was met, the status of the response, or a word
+}
+
+// The causes; those of requests have the status of the response. Read-only.
+var (
+	causeConns      = Cause{"connections", "MaxConns"}
+	causeClient     = Cause{"connections", "MaxConnsPerClient"}
+	causeShakes     = Cause{"handshakes", "MaxHandshakes"}
+	causeSlowShake  = Cause{"handshakes", "HandshakeTimeout"}
+	causeFailShake  = Cause{"handshakes", "failed"}
+	causeDrainShake = Cause{"handshakes", "shutdown"}
+)
+
+// A tally counts the refusals of one cause.
+type tally struct {
+	count    uint64
+	latest   time.Time
+	unlogged int
+	client   netip.Addr  // of the latest; invalid if not known
+	report   *time.Timer // logs those; nil while there is nothing to log
+}
+
+// Enter takes a place for a connection of p. It returns false if the client has
+// as many as it may have. It returns nil and true if there is no limit for p, which
+// holds for peers without an address. The caller calls Leave with the result when
+// the connection is closed.
+func (b *Budget) Enter(p header.Peer) (*Client, bool) {
+	if b.MaxPerClient == 0 || !p.Addr.IsValid() || p.TrustedBy(b.Trusted) {
+		return nil, true
+	}
+	key := limit.Key(p.Addr)
+	b.mu.Lock()
+	c := b.clients[key]
+	if c == nil {
+		if b.clients == nil {
+			b.clients = make(map[uint64]*Client)
+		}
+		c = &Client{key: key}
+		b.clients[key] = c
+	}
+	ok := c.conns < b.MaxPerClient
+	if ok {
+		c.conns++
+	}
+	b.mu.Unlock()
+	if !ok {
+		b.refuse(causeClient, b.MaxPerClient, p.Addr)
+		return nil, false
+	}
+	return c, true
+}
+
+// Leave gives the place of a connection back; nil has none.
+func (b *Budget) Leave(c *Client) {
+	if c == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c.conns--; c.conns == 0 {
+		delete(b.clients, c.key)
+	}
+}
+
+// meet is Enter for a connection that was accepted, if its address is known at
+// once. For the others meetLate does it.
+func (b *Budget) meet(raw net.Conn) (*Client, bool) {
+	if b.MaxPerClient == 0 || !knowsPeer(raw) {
+		return nil, true
+	}
+	return b.Enter(header.PeerOf(raw.RemoteAddr()))
+}
+
+// knowsPeer reports whether RemoteAddr of c returns at once. That of other types
+// may wait for bytes of the client, such as the header of the PROXY protocol.
+func knowsPeer(c net.Conn) bool {
+	if a, ok := c.(interface{ Accepted() net.Conn }); ok {
+		c = a.Accepted()
+	}
+	switch c.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
+// meetLate is meet for a connection whose address may have to be waited for, on
+// the connection's own goroutine. False means that the connection is closed.
+func (c *conn) meetLate() bool {
+	b := c.s.Budget
+	if b.MaxPerClient == 0 || knowsPeer(c.Conn) {
+		return true
+	}
+	if t := c.s.ReadHeaderTimeout; t > 0 {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(t))
+	}
+	client, ok := b.Enter(header.PeerOf(c.RemoteAddr()))
+	_ = c.Conn.SetReadDeadline(time.Time{})
+	if !ok {
+		c.Close()
+		return false
+	}
+	c.client.Store(client)
+	if c.closed.Load() { // by the drain, which may have seen no client
+		b.Leave(c.client.Swap(nil))
+	}
+	return true
+}
+
+// refuse counts a refusal. If limit is not zero, the refusal is logged: at once, or
+// with others once a minute. client may be invalid.
+func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
+	now := time.Now()
+	b.mu.Lock()
+	t := b.refused[cause]
+	if t == nil {
+		if b.refused == nil {
+			b.refused = make(map[Cause]*tally)
+		}
+		t = new(tally)
+		b.refused[cause] = t
+	}
+	t.count++
+	t.latest, t.client = now, client
+	first := false
+	switch {
+	case limit == 0:
+	case t.report != nil || b.closed:
+		t.unlogged++
+	default:
+		first = true
+		t.report = time.AfterFunc(refusalPause, func() { b.sum(cause, limit, t) })
+	}
+	b.mu.Unlock()
+	if first {
+		b.warn(cause, limit, 1, client)
+	}
+}
+
+// sum logs the refusals since the last line.
+func (b *Budget) sum(cause Cause, limit int, t *tally) {
+	b.mu.Lock()
+	n, client := t.unlogged, t.client
+	t.unlogged = 0
+	switch {
+	case b.closed:
+		n = 0
+	case n > 0:
+		t.report.Reset(refusalPause)
+	default:
+		t.report = nil
+	}
+	b.mu.Unlock()
+	if n > 0 {
+		b.warn(cause, limit, n, client)
+	}
+}
+
+func (b *Budget) warn(cause Cause, limit, n int, client netip.Addr) {
+	attrs := []any{"reason", cause.Why, "limit", limit, "count", n}
+	if client.IsValid() {
+		attrs = append(attrs, "latest_client", client)
+	}
+	if cause == causeClient {
+		attrs = append(attrs, "remedy", "if this address is a proxy of yours, add it to Router.TrustedProxies")
+	}
+	b.Log.Warn(cause.What+" refused", attrs...)
+}
+
+// Close ends the log lines. Refusals are still counted.
+func (b *Budget) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for _, t := range b.refused {
+		if t.report != nil {
+			t.report.Stop()
+		}
+	}
+}
+
+// join makes s one of those that share b; nil is a budget of its own.
+func (b *Budget) join(s *Server, addr net.Addr) *Budget {
+	if b == nil {
+		b = &Budget{Log: s.Log}
+	}
+	s.addr = addr
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.servers = append(b.servers, s)
+	return b
+}
+
+// Describe returns how many connections are open and what was refused, in the
+// order of the causes.
+func (b *Budget) Describe() status.Server {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var d status.Server
+	for _, s := range b.servers {
+		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), TLS: s.TLS != nil, Open: s.open.Load()})
+	}
+	slices.SortFunc(d.Listeners, func(a, b status.Listener) int { return strings.Compare(a.Addr, b.Addr) })
+	for cause, t := range maps.All(b.refused) {
+		d.Refused = append(d.Refused, status.Refusal{What: cause.What, Why: cause.Why, Count: t.count, Latest: t.latest})
+	}
+	slices.SortFunc(d.Refused, func(a, b status.Refusal) int {
+		return strings.Compare(a.What+" "+a.Why, b.What+" "+b.Why)
+	})
+	return d
+}
+
+// Budgets are those of a program's servers that run. The zero value is none. Its
+// methods may be called concurrently.
+type Budgets struct {
+	mu  sync.Mutex
+	all []*Budget // in order of their start
+}
+
+// Add adds b.
+func (l *Budgets) Add(b *Budget) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, b)
+}
+
+// Remove removes b.
+func (l *Budgets) Remove(b *Budget) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = slices.DeleteFunc(l.all, func(other *Budget) bool { return other == b })
+}
+
+// Describe returns what Describe of each returns.
+func (l *Budgets) Describe() []status.Server {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []status.Server
+	for _, b := range l.all {
+		all = append(all, b.Describe())
+	}
+	return all
+}
+
+// reject answers a head that no lane forwards, counts it and reports its record.
+func (x *fastExchange) reject(status int, err error) {
+	x.last = true
+	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
+	x.c.s.Budget.refuse(Cause{"requests", strconv.Itoa(status)}, 0, netip.Addr{})
+	if !x.c.s.Lane.Always {
+		return
+	}
+	x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
+		Peer: x.c.peer.Addr, Status: status,
+		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
+	x.rec.Secured(x.c.state)
+	x.c.s.Lane.End(&x.rec)
+}
+
+// countShake counts a handshake that failed with err, unless the client has left.
+func (c *conn) countShake(err error) {
+	b := c.s.Budget
+	var late net.Error
+	switch {
+	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, errNoSlot):
+		b.refuse(causeShakes, c.s.MaxHandshakes, netip.Addr{})
+	case errors.Is(err, errDraining), c.s.draining.Err() != nil && errors.Is(err, context.Canceled):
+		b.refuse(causeDrainShake, 0, netip.Addr{})
+	case errors.As(err, &late) && late.Timeout():
+		b.refuse(causeSlowShake, 0, netip.Addr{})
+	default:
+		b.refuse(causeFailShake, 0, netip.Addr{})
+	}
+}
