@@ -224,10 +224,10 @@ func TestRefusedHandshakesAreCountedByReason(t *testing.T) {
 		want  map[string]uint64
 		logs  int
 	}{
-		{"no place in time", func(pauser) error { time.Sleep(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
+		{"no place in time", func(pauser) error { <-time.After(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
 			_ = client(ln, roots, "a.test").Handshake()
 		}, map[string]uint64{"handshakes MaxHandshakes": 1}, 1},
-		{"too slow", held(0), func(*pipes, *x509.CertPool) { time.Sleep(time.Minute) }, map[string]uint64{"handshakes HandshakeTimeout": 1}, 0},
+		{"too slow", held(0), func(*pipes, *x509.CertPool) { <-time.After(time.Minute) }, map[string]uint64{"handshakes HandshakeTimeout": 1}, 0},
 		{"no certificate", func(pauser) error { return errors.New("no certificate") }, func(*pipes, *x509.CertPool) {}, map[string]uint64{"handshakes failed": 1}, 0},
 		{"the server shuts down", held(0), func(ln *pipes, _ *x509.CertPool) { ln.Close() }, map[string]uint64{"handshakes shutdown": 1}, 0},
 	} {
