@@ -202,6 +202,12 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		second := lines()
 		require.Len(t, second, 1)
 		assert.Contains(t, second[0], "count=7")
+		refuse(1)
+		assert.Empty(t, lines(), "within the next minute")
+		time.Sleep(time.Minute)
+		third := lines()
+		require.Len(t, third, 1)
+		assert.Contains(t, third[0], "count=1 ")
 		time.Sleep(time.Hour)
 		assert.Empty(t, lines(), "none was refused")
 		refuse(1)
@@ -212,7 +218,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		time.Sleep(time.Hour)
 		assert.Empty(t, lines(), "none after Close")
 		require.Len(t, b.Describe().Refused, 1)
-		assert.Equal(t, uint64(11), b.Describe().Refused[0].Count, "all are counted")
+		assert.Equal(t, uint64(12), b.Describe().Refused[0].Count, "all are counted")
 	})
 }
 
