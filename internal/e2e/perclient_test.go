@@ -448,6 +448,13 @@ func TestAClientThatLeavesInItsHandshakeIsNotRefused(t *testing.T) {
 		c.Close()
 		proxytest.Eventually(t, "the end", func() bool { return open(t, s.router) == 0 })
 	}
+	for range 3 { // in the middle of a ClientHello
+		c := dialFrom(t, "127.0.0.1", s.addr)
+		require.NoError(t, c.Send("\x16\x03\x01\x02"))
+		proxytest.Eventually(t, "the connection", func() bool { return open(t, s.router) == 1 })
+		require.NoError(t, c.Reset())
+		proxytest.Eventually(t, "the end", func() bool { return open(t, s.router) == 0 })
+	}
 	assert.Empty(t, refusals(t, s.router))
 }
 
