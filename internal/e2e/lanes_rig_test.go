@@ -141,6 +141,7 @@ type shape struct {
 	own     bool // httputil cannot do the like
 	tune    func(*hostproxy.Server)
 	limit   *hostproxy.RateLimit
+	routes  func(*hostproxy.Router, *hostproxy.Upstream) // adds the routes; nil means one, for any host, to the upstream
 }
 
 func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
@@ -153,7 +154,11 @@ func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
 	if s.trusted != "" {
 		r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(s.trusted)}
 	}
-	r.Handle("*", u)
+	if s.routes == nil {
+		r.Handle("*", u)
+		return r
+	}
+	s.routes(r, u)
 	return r
 }
 
