@@ -1,0 +1,139 @@
+package e2e_test
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// answerers are places where no body is wanted, whatever a client promises.
+func answerers() []place {
+	to := func(h func(*hostproxy.Router, *hostproxy.Upstream) http.Handler) shape {
+		return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", h(r, u)) }}
+	}
+	changed := func(change func(*hostproxy.Upstream)) shape { return shape{change: change} }
+	no := &hostproxy.RateLimit{Rate: 1, Limiter: limiter(func(context.Context, netip.Addr) (hostproxy.Quota, error) {
+		return hostproxy.Quota{Retry: time.Second}, nil
+	})}
+	redirect := to(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler { return hostproxy.Redirect("b.test") })
+	status := to(func(r *hostproxy.Router, _ *hostproxy.Upstream) http.Handler { return hostproxy.StatusHandler(r) })
+	foreign := to(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) })
+	})
+	elsewhere := shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("b.test", u) }}
+	denied := changed(func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
+	limited := changed(func(u *hostproxy.Upstream) { u.RateLimit = no })
+	down := changed(func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{}) })
+	fast := func(s shape) func(testing.TB) *track { return func(t testing.TB) *track { return newFast(t, s) } }
+	middle := func(s shape) func(testing.TB) *track { return func(t testing.TB) *track { return newMiddle(t, s) } }
+	return []place{
+		{name: "an unknown host", start: fast(elsewhere), usual: 404},
+		{name: "an unknown host behind middleware", start: middle(elsewhere), usual: 404},
+		{name: "a redirect", start: fast(redirect), usual: 308},
+		{name: "a redirect over TLS", start: fast(secured(redirect)), usual: 308},
+		{name: "no password", start: func(t testing.TB) *track { return newFast(t, guarded(t)) }, usual: 401},
+		{name: "a limit of the Router", start: fast(shape{limit: no}), usual: 429},
+		{name: "a limit of the upstream", start: fast(limited), usual: 429},
+		{name: "a limit of the upstream behind middleware", start: middle(limited), usual: 429},
+		{name: "a denied client", start: fast(denied), usual: 403},
+		{name: "maintenance", start: fast(down), usual: 503},
+		{name: "the status page", start: fast(status), usual: 405},
+		{name: "a foreign handler", start: fast(foreign), usual: 418},
+		{name: "the port of challenges", start: challengePort, usual: 308},
+	}
+}
+
+// promises are the ends of heads that announce a body, and the body. Read-only.
+var promises = []struct{ about, head, body string }{
+	{"a body", "Content-Length: 1000\r\n\r\n", strings.Repeat("x", 1000)},
+	{"a chunked body", "Transfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"},
+	{"a large body", "Content-Length: 1000000\r\n\r\n", ""},
+	{"a body that waits to be asked for", "Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n", ""},
+	{"a chunked body that waits to be asked for", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n", ""},
+}
+
+// soon is how long an answer that needs nothing more may take. It is far from the default DrainTimeout, and nobody stops the server.
+const soon = 5 * time.Second
+
+// An answer that does not need the body comes before any of it, and nobody asks for it. When the body does not come, its connection is not
+// held for it.
+func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	for _, p := range answerers() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			k := p.start(t)
+			k.records = nil
+			conns := make([]*proxytest.Conn, len(promises))
+			for i, promise := range promises {
+				conns[i] = k.connect(t)
+				require.NoError(t, conns[i].Send(request("POST /", promise.head)))
+			}
+			for i, promise := range promises {
+				_ = conns[i].SetDeadline(time.Now().Add(soon))
+				a, err := conns[i].ReadResponse("POST")
+				if assert.NoError(t, err, "%s: an answer before the body", promise.about) {
+					assert.Equal(t, p.usual, a.StatusCode, promise.about)
+				} else {
+					conns[i] = nil
+				}
+			}
+			for i, promise := range promises {
+				if conns[i] != nil {
+					_ = conns[i].SetDeadline(time.Now().Add(proxytest.Patience))
+					rest, err := conns[i].ReadAll()
+					assert.NoError(t, err, "%s that does not come: the connection is closed", promise.about)
+					assert.Empty(t, rest, "%s: one answer", promise.about)
+				}
+			}
+			assert.Empty(t, k.mirror.taken())
+		})
+	}
+}
+
+// A short body that comes behind such an answer costs its client nothing: the next request is answered on the same connection.
+func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
+	t.Parallel()
+	for _, p := range answerers() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			k := p.start(t)
+			k.records = nil
+			for _, promise := range promises[:2] {
+				once(t, promise.about+": an answer to the request behind it", func() bool {
+					c := k.connect(t)
+					defer c.Close()
+					_ = c.SetDeadline(time.Now().Add(soon))
+					require.NoError(t, c.Send(request("POST /", promise.head)))
+					a, err := c.ReadResponse("POST")
+					if err != nil || a.Close {
+						return false
+					}
+					_ = c.Send(promise.body + get) // fails when it has been closed
+					_, err = c.ReadResponse("GET")
+					return err == nil
+				})
+			}
+		})
+	}
+}
+
+// once checks that something succeeds in one of a few tries. A busy machine may stop a process for longer than the proxy waits.
+func once(t testing.TB, what string, try func() bool) {
+	t.Helper()
+	for range 4 {
+		if try() {
+			return
+		}
+	}
+	assert.Fail(t, "never succeeds: "+what)
+}
