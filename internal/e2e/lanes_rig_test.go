@@ -30,6 +30,7 @@ type track struct {
 	records chan hostproxy.Exchange // nil where there are none
 	idle    *proxytest.Conn         // of the client; nil if there is none
 	running *proxytest.Running      // nil below a foreign server
+	tally   *tally                  // nil counts nothing
 }
 
 // A mirror is a backend that keeps what it is asked and answers what it is told.
@@ -142,6 +143,7 @@ type shape struct {
 	tune    func(*hostproxy.Server)
 	limit   *hostproxy.RateLimit
 	routes  func(*hostproxy.Router, *hostproxy.Upstream) // adds the routes; nil means one, for any host, to the upstream
+	tally   bool                                         // the bytes that clients send and the server reads are counted
 }
 
 func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
@@ -230,8 +232,13 @@ func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
 	if s.tune != nil {
 		s.tune(server)
 	}
+	var runs proxytest.Runner = server
+	if s.tally {
+		k.tally = new(tally)
+		runs = k.tally.runner(server)
+	}
 	if !s.secure {
-		k.running = proxytest.StartPlain(t, server)
+		k.running = proxytest.StartPlain(t, runs)
 		k.addr = k.running.Plain
 		return
 	}
@@ -239,7 +246,7 @@ func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
 	r.TLS.Config = config
 	r.TLS.Storage = newStorage(t)
 	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
-	k.running = proxytest.Start(t, server)
+	k.running = proxytest.Start(t, runs)
 	k.addr = k.running.HTTPS
 }
 
@@ -322,6 +329,9 @@ func (k *track) dial() (*proxytest.Conn, error) {
 	nc, err := net.DialTimeout("tcp", k.addr, proxytest.Patience)
 	if err != nil {
 		return nil, err
+	}
+	if k.tally != nil {
+		nc = &dialed{nc.(*net.TCPConn), k.tally}
 	}
 	if k.tls != nil {
 		nc = tls.Client(nc, k.tls)

@@ -17,38 +17,30 @@ import (
 
 // answerers are places where no body is wanted, whatever a client promises.
 func answerers() []place {
-	to := func(h func(*hostproxy.Router, *hostproxy.Upstream) http.Handler) shape {
-		return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", h(r, u)) }}
-	}
-	changed := func(change func(*hostproxy.Upstream)) shape { return shape{change: change} }
 	no := &hostproxy.RateLimit{Rate: 1, Limiter: limiter(func(context.Context, netip.Addr) (hostproxy.Quota, error) {
 		return hostproxy.Quota{Retry: time.Second}, nil
 	})}
-	redirect := to(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler { return hostproxy.Redirect("b.test") })
-	status := to(func(r *hostproxy.Router, _ *hostproxy.Upstream) http.Handler { return hostproxy.StatusHandler(r) })
-	foreign := to(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler {
+	status := handling(func(r *hostproxy.Router, _ *hostproxy.Upstream) http.Handler { return hostproxy.StatusHandler(r) })
+	foreign := handling(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) })
 	})
-	elsewhere := shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("b.test", u) }}
-	denied := changed(func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} })
-	limited := changed(func(u *hostproxy.Upstream) { u.RateLimit = no })
-	down := changed(func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{}) })
-	fast := func(s shape) func(testing.TB) *track { return func(t testing.TB) *track { return newFast(t, s) } }
-	middle := func(s shape) func(testing.TB) *track { return func(t testing.TB) *track { return newMiddle(t, s) } }
+	denied := shape{change: func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }}
+	limited := shape{change: func(u *hostproxy.Upstream) { u.RateLimit = no }}
+	down := shape{change: func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{}) }}
 	return []place{
-		{name: "an unknown host", start: fast(elsewhere), usual: 404},
-		{name: "an unknown host behind middleware", start: middle(elsewhere), usual: 404},
-		{name: "a redirect", start: fast(redirect), usual: 308},
-		{name: "a redirect over TLS", start: fast(secured(redirect)), usual: 308},
-		{name: "no password", start: func(t testing.TB) *track { return newFast(t, guarded(t)) }, usual: 401},
-		{name: "a limit of the Router", start: fast(shape{limit: no}), usual: 429},
-		{name: "a limit of the upstream", start: fast(limited), usual: 429},
-		{name: "a limit of the upstream behind middleware", start: middle(limited), usual: 429},
-		{name: "a denied client", start: fast(denied), usual: 403},
-		{name: "maintenance", start: fast(down), usual: 503},
-		{name: "the status page", start: fast(status), usual: 405},
-		{name: "a foreign handler", start: fast(foreign), usual: 418},
-		{name: "the port of challenges", start: challengePort, usual: 308},
+		{name: "an unknown host", front: newFast, shape: elsewhere(), usual: 404},
+		{name: "an unknown host behind middleware", front: newMiddle, shape: elsewhere(), usual: 404},
+		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
+		{name: "a redirect over TLS", front: newFast, shape: secured(redirecting()), usual: 308},
+		{name: "no password", front: newFast, shape: guarded(), usual: 401},
+		{name: "a limit of the Router", front: newFast, shape: shape{limit: no}, usual: 429},
+		{name: "a limit of the upstream", front: newFast, shape: limited, usual: 429},
+		{name: "a limit of the upstream behind middleware", front: newMiddle, shape: limited, usual: 429},
+		{name: "a denied client", front: newFast, shape: denied, usual: 403},
+		{name: "maintenance", front: newFast, shape: down, usual: 503},
+		{name: "the status page", front: newFast, shape: status, usual: 405},
+		{name: "a foreign handler", front: newFast, shape: foreign, usual: 418},
+		{name: "the port of challenges", front: newChallenges, usual: 308},
 	}
 }
 

@@ -3,13 +3,13 @@ package e2e_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/crypto/bcrypt"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -18,29 +18,48 @@ import (
 // A place is somewhere that requests for a.test lead to.
 type place struct {
 	name   string
-	start  func(testing.TB) *track
+	front  func(testing.TB, shape) *track
+	shape  shape
 	fields string // that let a request in
 	usual  int    // status of a request that is not refused
 	reads  bool   // the body is wanted
 	all    bool   // each refusal follows each opening, not one of them
 }
 
-// challengePort leads to the plain listener of a Server that has one for HTTPS too.
-func challengePort(t testing.TB) *track {
+func (p *place) start(t testing.TB) *track {
 	t.Helper()
-	k := newFast(t, shape{secure: true})
+	return p.front(t, p.shape)
+}
+
+// newChallenges leads to the plain listener of a Server that has one for HTTPS too.
+func newChallenges(t testing.TB, s shape) *track {
+	t.Helper()
+	k := newFast(t, secured(s))
 	k.addr, k.tls = k.running.Plain, nil
 	return k
 }
 
-// guarded is the shape of a route behind a password.
-func guarded(t testing.TB) shape {
-	t.Helper()
-	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
-	require.NoError(t, err)
-	return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) {
-		r.Handle("*", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Next: u})
-	}}
+// handling is the shape of a route for any host to what make returns.
+func handling(make func(*hostproxy.Router, *hostproxy.Upstream) http.Handler) shape {
+	return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", make(r, u)) }}
+}
+
+// guarded is the shape of a route behind the password of credentials("ann", "s3cret").
+func guarded() shape {
+	users := map[string]string{"ann": "$2a$04$XJA8TtU92Od1ueJuFz4XxeHjWyuDL7J8.qtbJFtRXvb2UTzDZ2lN2"}
+	return handling(func(_ *hostproxy.Router, u *hostproxy.Upstream) http.Handler {
+		return &hostproxy.BasicAuth{Users: users, Next: u}
+	})
+}
+
+// redirecting is the shape of a route to another host.
+func redirecting() shape {
+	return handling(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler { return hostproxy.Redirect("b.test") })
+}
+
+// elsewhere is the shape of a Router that does not know a.test.
+func elsewhere() shape {
+	return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("b.test", u) }}
 }
 
 // secured is s over TLS.
@@ -49,20 +68,19 @@ func secured(s shape) shape {
 	return s
 }
 
+// places are all kinds of them, by each way that HTTP/1.x comes in.
 func places() []place {
-	redirect := shape{routes: func(r *hostproxy.Router, _ *hostproxy.Upstream) { r.Handle("a.test", hostproxy.Redirect("b.test")) }}
-	elsewhere := shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("b.test", u) }}
 	password := credentials("ann", "s3cret")
 	return []place{
-		{name: "an upstream", start: func(t testing.TB) *track { return newFast(t, shape{}) }, usual: 200, reads: true, all: true},
-		{name: "an upstream over TLS", start: func(t testing.TB) *track { return newFast(t, shape{secure: true}) }, usual: 200, reads: true},
-		{name: "behind middleware", start: func(t testing.TB) *track { return newMiddle(t, shape{}) }, usual: 200, reads: true},
-		{name: "behind middleware over TLS", start: func(t testing.TB) *track { return newMiddle(t, shape{secure: true}) }, usual: 200, reads: true},
-		{name: "behind a password", start: func(t testing.TB) *track { return newFast(t, guarded(t)) }, fields: password, usual: 200, reads: true},
-		{name: "behind a password over TLS", start: func(t testing.TB) *track { return newFast(t, secured(guarded(t))) }, fields: password, usual: 200, reads: true},
-		{name: "a redirect", start: func(t testing.TB) *track { return newFast(t, redirect) }, usual: 308},
-		{name: "an unknown host", start: func(t testing.TB) *track { return newFast(t, elsewhere) }, usual: 404},
-		{name: "the port of challenges", start: challengePort, usual: 308},
+		{name: "an upstream", front: newFast, usual: 200, reads: true, all: true},
+		{name: "an upstream over TLS", front: newFast, shape: shape{secure: true}, usual: 200, reads: true},
+		{name: "behind middleware", front: newMiddle, usual: 200, reads: true},
+		{name: "behind middleware over TLS", front: newMiddle, shape: shape{secure: true}, usual: 200, reads: true},
+		{name: "behind a password", front: newFast, shape: guarded(), fields: password, usual: 200, reads: true},
+		{name: "behind a password over TLS", front: newFast, shape: secured(guarded()), fields: password, usual: 200, reads: true},
+		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
+		{name: "an unknown host", front: newFast, shape: elsewhere(), usual: 404},
+		{name: "the port of challenges", front: newChallenges, usual: 308},
 	}
 }
 
@@ -127,6 +145,18 @@ func (p *place) outcome(t *testing.T, k *track, first []string, raw string) stri
 	require.NoError(t, err)
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
+	p.opens(t, c, first)
+	_ = c.Send(p.with(raw) + p.with(behind)) // fails when the refusal comes first
+	answer, err := c.ReadAll()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the connection stays open behind %s, after %s", short(raw), short(answer))
+	}
+	return statusesOf(answer) + " and the end" + k.heard()
+}
+
+// opens sends the requests in first, each of which is answered.
+func (p *place) opens(t testing.TB, c *proxytest.Conn, first []string) {
+	t.Helper()
 	for _, q := range first {
 		require.NoError(t, c.Send(p.with(q)))
 		a, err := c.ReadResponse("GET")
@@ -134,12 +164,6 @@ func (p *place) outcome(t *testing.T, k *track, first []string, raw string) stri
 		require.Equal(t, p.usual, a.StatusCode, "the answer to %q", q)
 		require.False(t, a.Close, "the connection stays open behind %q", q)
 	}
-	_ = c.Send(p.with(raw) + p.with(behind)) // fails when the refusal comes first
-	answer, err := c.ReadAll()
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("the connection stays open behind %s, after %s", short(raw), short(answer))
-	}
-	return statusesOf(answer) + " and the end" + k.heard()
 }
 
 // with returns raw with the fields that let it in, if there is a place for them.
