@@ -141,7 +141,7 @@ func FuzzTheLanesAreOne(f *testing.F) {
 		}
 		f.Add(seed)
 	}
-	tracks := []*track{newFast(f, shape{}), newFull(f, shape{}), newHooked(f, shape{})}
+	tracks := []*track{newFast(f, shape{}), newAdapter(f, shape{}), newHooked(f, shape{}), newForeign(f, shape{})}
 	for _, k := range tracks {
 		k.records = nil // net/http's own refusals have none
 	}

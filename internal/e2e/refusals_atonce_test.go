@@ -29,13 +29,13 @@ func answerers() []place {
 	down := shape{change: func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{}) }}
 	return []place{
 		{name: "an unknown host", front: newFast, shape: elsewhere(), usual: 404},
-		{name: "an unknown host behind middleware", front: newMiddle, shape: elsewhere(), usual: 404},
+		{name: "an unknown host behind middleware", front: newAdapter, shape: elsewhere(), usual: 404},
 		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
 		{name: "a redirect over TLS", front: newFast, shape: secured(redirecting()), usual: 308},
 		{name: "no password", front: newFast, shape: guarded(), usual: 401},
 		{name: "a limit of the Router", front: newFast, shape: shape{limit: no}, usual: 429},
 		{name: "a limit of the upstream", front: newFast, shape: limited, usual: 429},
-		{name: "a limit of the upstream behind middleware", front: newMiddle, shape: limited, usual: 429},
+		{name: "a limit of the upstream behind middleware", front: newAdapter, shape: limited, usual: 429},
 		{name: "a denied client", front: newFast, shape: denied, usual: 403},
 		{name: "maintenance", front: newFast, shape: down, usual: 503},
 		{name: "the status page", front: newFast, shape: status, usual: 405},

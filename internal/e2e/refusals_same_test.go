@@ -74,8 +74,8 @@ func places() []place {
 	return []place{
 		{name: "an upstream", front: newFast, usual: 200, reads: true, all: true},
 		{name: "an upstream over TLS", front: newFast, shape: shape{secure: true}, usual: 200, reads: true},
-		{name: "behind middleware", front: newMiddle, usual: 200, reads: true},
-		{name: "behind middleware over TLS", front: newMiddle, shape: shape{secure: true}, usual: 200, reads: true},
+		{name: "behind middleware", front: newAdapter, usual: 200, reads: true},
+		{name: "behind middleware over TLS", front: newAdapter, shape: shape{secure: true}, usual: 200, reads: true},
 		{name: "behind a password", front: newFast, shape: guarded(), fields: password, usual: 200, reads: true},
 		{name: "behind a password over TLS", front: newFast, shape: secured(guarded()), fields: password, usual: 200, reads: true},
 		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
