@@ -18,8 +18,8 @@ func WirePath(q *http.Request) string {
 	if h1.ValidTarget(path) && !strings.Contains(path, "?") && spells(path, q.URL) {
 		return path
 	}
-	if path = q.URL.EscapedPath(); path == "" && q.Method == http.MethodOptions && q.URL.Host != "" && q.URL.RawQuery == "" && !q.URL.ForceQuery {
-		return "*" // of a URL that asks about the server (RFC 9112, 3.2.4)
+	if path = q.URL.EscapedPath(); path == "" && q.Method == http.MethodOptions && strings.Contains(q.RequestURI, "://") && q.URL.RawQuery == "" && !q.URL.ForceQuery {
+		return "*" // a URL without a path asks about the server (RFC 9112, 3.2.4)
 	}
 	return path
 }
