@@ -174,6 +174,7 @@ func headCases() (all []exchange) {
 	add("an announced trailer", request("POST /", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked("hello", 2, "X-Sum: 1")))
 	add("HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n")
 	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n")
+	add("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").foreign = true // httputil says so in Via
 	add("an unusual method", request("M-SEARCH /", "\r\n"))
 	add("an absolute target", request("GET http://a.test/x?y", "\r\n"))
 	add("an absolute target of another host", request("GET http://b.test:8080/x?y", "\r\n"))

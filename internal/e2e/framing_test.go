@@ -237,8 +237,14 @@ func TestOptionsStarPasses(t *testing.T) {
 		if s.lane.foreign {
 			return // net/http answers OPTIONS * by itself
 		}
-		assert.Equal(t, 200, s.dial(t).Do("OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
-		assert.Equal(t, "OPTIONS * HTTP/1.1", lines(s.backend.WaitRequests(1)[0].Raw)[0])
+		for i, target := range []string{"*", "http://a.test"} { // the same, says RFC 9112, 3.2.4
+			assert.Equal(t, 200, s.dial(t).Do("OPTIONS "+target+" HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
+			assert.Equal(t, "OPTIONS * HTTP/1.1", lines(s.backend.WaitRequests(i + 1)[i].Raw)[0])
+		}
+		s.dial(t).Do("OPTIONS http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		s.dial(t).Do("OPTIONS http://a.test? HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		assert.Equal(t, "OPTIONS / HTTP/1.1", lines(s.backend.WaitRequests(3)[2].Raw)[0])
+		assert.Equal(t, "OPTIONS /? HTTP/1.1", lines(s.backend.WaitRequests(4)[3].Raw)[0])
 	})
 }
 

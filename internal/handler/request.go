@@ -111,7 +111,7 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 // fill sets what the target is told of the client.
 func (a *roundTrip) fill(h *header.Hop) {
 	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
-	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), a.x.Name
+	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(exchange.Proto(a.q), "HTTP/"), a.x.Name
 	if h.Name == "" {
 		h.Name = a.f.Name()
 	}
