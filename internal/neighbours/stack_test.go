@@ -48,12 +48,12 @@ func TestWebSocketsPassAStackOfMiddleware(t *testing.T) {
 func TestStreamsPassAStackOfMiddleware(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		next := make(chan struct{})
-		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			for i := range 3 {
 				fmt.Fprintf(w, "data: %d\n\n", i)
 				w.(http.Flusher).Flush()
-				<-next
+				hold(q, next)
 			}
 		}))
 		for name, proxy := range through(t, backend.Addr()) {
