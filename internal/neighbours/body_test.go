@@ -28,7 +28,7 @@ func TestContinueIsSentOnTheFirstRead(t *testing.T) {
 				return
 			}
 			close(arrived)
-			<-read
+			hold(q, read)
 			body, err := io.ReadAll(q.Body)
 			assert.NoError(t, err)
 			_, _ = w.Write(body)
