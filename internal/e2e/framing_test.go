@@ -18,68 +18,6 @@ import (
 
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
-// Each of these heads has a second request behind it, which must not come through: 400, and the connection is closed.
-func TestForbiddenHeadsAreRefusedAndTheConnectionClosed(t *testing.T) {
-	long := strings.Repeat("a", 70<<10)
-	tests := []struct{ about, raw string }{
-		{"Content-Length together with Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"two different Content-Lengths", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\nContent-Length: 42\r\n\r\n"},
-		{"a list of Content-Lengths", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0, 42\r\n\r\n"},
-		{"a signed Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: +0\r\n\r\n"},
-		{"a negative Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: -1\r\n\r\n"},
-		{"a Content-Length in hexadecimal", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0x10\r\n\r\n"},
-		{"a Content-Length with a space inside", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1 0\r\n\r\n"},
-		{"a Content-Length that overflows", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 18446744073709551616\r\n\r\n"},
-		{"an empty Content-Length", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length:\r\n\r\n"},
-		{"an unknown Transfer-Encoding", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n"},
-		{"chunked twice", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"},
-		{"chunked on two lines", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"chunked behind identity", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"},
-		{"a Transfer-Encoding with a vertical tab", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"},
-		{"Transfer-Encoding on HTTP/1.0", "POST / HTTP/1.0\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"a bare LF behind the request line", "GET / HTTP/1.1\nHost: a.test\r\n\r\n"},
-		{"a bare LF behind a field", "GET / HTTP/1.1\r\nHost: a.test\nX: y\r\n\r\n"},
-		{"a bare CR in a value", "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\rb\r\n\r\n"},
-		{"a folded line", "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\r\n b\r\n\r\n"},
-		{"a space before the colon", "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length : 5\r\n\r\n"},
-		{"a NUL in a value", "GET / HTTP/1.1\r\nHost: a.test\r\nX: a\x00b\r\n\r\n"},
-		{"a control byte in a name", "GET / HTTP/1.1\r\nHost: a.test\r\nX\x01: a\r\n\r\n"},
-		{"a name that is no token", "GET / HTTP/1.1\r\nHost: a.test\r\nX(y): a\r\n\r\n"},
-		{"an empty name", "GET / HTTP/1.1\r\nHost: a.test\r\n: a\r\n\r\n"},
-		{"a line without a colon", "GET / HTTP/1.1\r\nHost: a.test\r\nnothing\r\n\r\n"},
-		{"a first line that begins with a space", "GET / HTTP/1.1\r\n Host: a.test\r\nHost: a.test\r\n\r\n"},
-		{"no Host", "GET / HTTP/1.1\r\nX: y\r\n\r\n"},
-		{"two Hosts", "GET / HTTP/1.1\r\nHost: a.test\r\nHost: a.test\r\n\r\n"},
-		{"two spaces in the request line", "GET  / HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a tab in the request line", "GET\t/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a target with a space", "GET /a b HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a target with a control byte", "GET /a\x7f HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a fragment in the target", "GET /a#b HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a bad escape in the path", "GET /%zz HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a version that is none", "GET / HTTP/1.1x\r\nHost: a.test\r\n\r\n"},
-		{"an absolute target of another host", "GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a star that is not for OPTIONS", "GET * HTTP/1.1\r\nHost: a.test\r\n\r\n"},
-		{"a field name of 70 KB", "GET / HTTP/1.1\r\nHost: a.test\r\n" + long + ": x\r\n\r\n"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.about, func(t *testing.T) {
-			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-				c := s.dial(t)
-				_ = c.Conn.Send(tt.raw + smuggled) // may fail when the refusal comes first
-				answer := c.Rest()
-				switch {
-				case strings.Contains(tt.about, "70 KB"):
-					assert.Contains(t, answer, "HTTP/1.1 431 ")
-				default:
-					assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 400 "), "%q", answer)
-				}
-				assert.Equal(t, 1, strings.Count(answer, "HTTP/1.1 "), "one answer, then the end: %q", answer)
-				assert.Empty(t, s.backend.Requests())
-			})
-		})
-	}
-}
-
 func TestAClientsFramingErrorInABodyIsItsOwn(t *testing.T) {
 	tests := []struct{ about, body string }{
 		{"a chunk size that is none", "xyz\r\nabc\r\n0\r\n\r\n"},
