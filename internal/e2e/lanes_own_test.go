@@ -66,7 +66,7 @@ func TestTheLanesAnswerAlike(t *testing.T) {
 			fast.records, adapter.records = nil, nil // of refusals there is none below net/http
 			for _, x := range corpus {
 				t.Run(x.name, func(t *testing.T) {
-					compare(t, &x, "fast", fast.ask(t, &x), "adapter", adapter.ask(t, &x), nil, nil)
+					compare(t, &x, "fast", fast.ask(t, &x), "adapter", adapter.ask(t, &x), nil, map[string]int{})
 				})
 			}
 		})

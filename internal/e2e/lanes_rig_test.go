@@ -264,10 +264,10 @@ func newHooked(t testing.TB, s shape) *track {
 	k := newTrack(t, "hooked")
 	change := s.change
 	s.change = func(u *hostproxy.Upstream) {
+		u.ModifyResponse = func(*http.Response) error { return nil }
 		if change != nil {
 			change(u)
 		}
-		u.ModifyResponse = func(*http.Response) error { return nil }
 	}
 	k.start(t, s, &hostproxy.Server{Router: s.router(t, k)})
 	return k

@@ -23,7 +23,6 @@ type place struct {
 	fields string // that let a request in
 	usual  int    // status of a request that is not refused
 	reads  bool   // the body is wanted
-	all    bool   // each refusal follows each opening, not one of them
 }
 
 func (p *place) start(t testing.TB) *track {
@@ -72,7 +71,7 @@ func secured(s shape) shape {
 func places() []place {
 	password := credentials("ann", "s3cret")
 	return []place{
-		{name: "an upstream", front: newFast, usual: 200, reads: true, all: true},
+		{name: "an upstream", front: newFast, usual: 200, reads: true},
 		{name: "an upstream over TLS", front: newFast, shape: shape{secure: true}, usual: 200, reads: true},
 		{name: "behind middleware", front: newAdapter, usual: 200, reads: true},
 		{name: "behind middleware over TLS", front: newAdapter, shape: shape{secure: true}, usual: 200, reads: true},
@@ -106,7 +105,7 @@ const (
 func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 	t.Parallel()
 	corpus := refusals()
-	for _, p := range places() {
+	for n, p := range places() {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			k := p.start(t)
@@ -115,11 +114,8 @@ func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 			for i, x := range corpus {
 				p.refuses(t, k, "as the first request", nil, &x)
 				p.refuses(t, k, "behind four plain requests", []string{opening, opening, opening, opening}, &x)
-				for j, o := range openings {
-					if p.all || i%len(openings) == j {
-						p.refuses(t, k, "behind "+o.about, []string{opening, o.raw, opening, opening}, &x)
-					}
-				}
+				o := openings[(i+n)%len(openings)] // there are more places than openings: each refusal meets each of them
+				p.refuses(t, k, "behind "+o.about, []string{opening, o.raw, opening, opening}, &x)
 			}
 		})
 	}
