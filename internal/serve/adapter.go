@@ -236,10 +236,6 @@ func (c *conn) handle(w *response) {
 	c.handling.Store(w)
 }
 
-// goodbyeTime is how long a client that has closed its side can be answered before
-// its request's context ends.
-const goodbyeTime = time.Second
-
 // inspect ends the handler's context if the client has left. It is the sweeper's.
 func (w *response) inspect(c *conn, now time.Time) {
 	unread := false

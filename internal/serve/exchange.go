@@ -27,6 +27,9 @@ func (x *fastExchange) exchange() step {
 	}
 	x.finish()
 	x.takeBack() // not before: the record is made of what it overwrites
+	if next == drain {
+		return x.drainBody()
+	}
 	return next
 }
 
@@ -435,6 +438,9 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 func (x *fastExchange) decline(fail *exchange.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
+	if x.upload.waits() && !x.rude && status != exchange.StatusClientClosed {
+		return x.declineEarly(fail)
+	}
 	x.rude = !x.upload.settle() || x.rude
 	if status != exchange.StatusClientClosed {
 		x.reply(fail)
@@ -445,6 +451,31 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 		return end
 	case x.rude:
 		return linger
+	}
+	return again
+}
+
+// declineEarly is decline for a request whose body has not been asked for. The
+// answer does not wait for it; the connection is kept if it comes soon behind.
+func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
+	x.upload.giveBack()
+	x.f1.src.take(x)
+	x.rude = !x.f1.src.short()
+	x.reply(fail)
+	if x.rude {
+		return linger
+	}
+	return drain
+}
+
+// drainBody reads what is left of a body behind its answer, and says what becomes of
+// the connection.
+func (x *fastExchange) drainBody() step {
+	switch {
+	case !x.f1.src.settle(exchange.LingerTime), x.f1.last && x.r < x.w:
+		return linger
+	case x.f1.last:
+		return end
 	}
 	return again
 }

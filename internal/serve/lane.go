@@ -59,6 +59,7 @@ const (
 	again  step = iota // wait for the next request
 	end                // close
 	linger             // close, after what the client still sends
+	drain              // wait for the next request, if what is left of the body comes
 	other              // the handler lane goes on with the exchange
 	gone               // nothing: a handler has taken the connection over
 )
@@ -81,15 +82,15 @@ type fastExchange struct {
 	ahead []byte // of the body, behind what the buffer has; see giveBack
 	odd   bool   // the head says what only the handler lane understands
 
-	out      []byte     // the request on its way, with what of the body goes along
-	fields   []h1.Field // of the response's head or trailer section
-	final    head       // of the response
-	named    []byte     // what the response's Connection names, for its trailers
-	host     []byte
-	req      h1.Request
-	res      h1.Response
-	received header.Received[[]byte]
-	hop      header.Hop
+	out       []byte     // the request on its way, with what of the body goes along
+	fields    []h1.Field // of the response's head or trailer section
+	final     head       // of the response
+	nominated []byte     // what the response's Connection names, for its trailers
+	host      []byte
+	req       h1.Request
+	res       h1.Response
+	received  header.Received[[]byte]
+	hop       header.Hop
 
 	hit    Hit
 	scheme string // the client's, as far as a trusted peer says it
@@ -243,12 +244,25 @@ func (x *fastExchange) serve() step {
 		return what
 	}
 	x.behead(n)
+	if !x.named() {
+		return x.refuse(errHost)
+	}
 	if !x.odd && x.route() {
 		if next := x.exchange(); next != other {
 			return next
 		}
 	}
 	return x.adapt()
+}
+
+// named makes x.host the canonical form of the host that the client wants, and
+// reports whether there is one. HTTP/1.0 may do without.
+func (x *fastExchange) named() (ok bool) {
+	if len(x.req.Host) == 0 {
+		return true
+	}
+	x.host, ok = hostname.AppendCanonical(x.host[:0], x.req.Host)
+	return ok
 }
 
 // behead steps over the head of n bytes.
@@ -378,13 +392,8 @@ func (x *fastExchange) refuse(err error) step {
 }
 
 // route finds who serves the request; false means the handler lane.
-func (x *fastExchange) route() bool {
-	host, ok := hostname.AppendCanonical(x.host[:0], x.req.Host)
-	x.host = host
-	if !ok {
-		return false
-	}
-	x.hit, ok = x.c.s.Lane.Route(view(host), view(x.req.Path), x.c.state)
+func (x *fastExchange) route() (ok bool) {
+	x.hit, ok = x.c.s.Lane.Route(view(x.host), view(x.req.Path), x.c.state)
 	if !ok {
 		return false
 	}

@@ -24,7 +24,7 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	}
 	method := view(x.req.Method)
 	framing := x.res.Framing(method)
-	x.named = forward.AppendNominated(x.named[:0], &x.res)
+	x.nominated = forward.AppendNominated(x.nominated[:0], &x.res)
 	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
 	if framing == h1.ChunkedBody {
 		x.fields = f.AppendAnnounced(x.fields, &x.res)
@@ -239,7 +239,7 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchang
 	for p := x.first; ; p = x.decode(up.Buffered()) {
 		x.data(p.data)
 		if p.err == io.EOF {
-			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.named)
+			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.nominated)
 			err := x.front.end(x.fields)
 			up.Discard(p.n) // not before: the trailers are in its buffer
 			return exchange.SideClient, err

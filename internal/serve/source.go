@@ -198,7 +198,7 @@ func (s *source) resume() {
 // patience, and reports whether that was all. It does not wait for a client that
 // waits to be asked, nor for a body that is known to be too long.
 func (s *source) settle(patience time.Duration) bool {
-	if s.err == nil && (s.asks || s.framing == h1.SizedBody && s.left > settleBytes) {
+	if s.err == nil && !s.short() {
 		return false
 	}
 	s.data = nil
@@ -219,6 +219,12 @@ func (s *source) settle(patience time.Duration) bool {
 		s.resume()
 	}
 	return s.whole()
+}
+
+// short reports whether it can be worth while to wait for the rest of the body: it is
+// not known to be too long, and its client does not wait to be asked.
+func (s *source) short() bool {
+	return !s.asks && (s.framing != h1.SizedBody || s.left <= settleBytes)
 }
 
 // unread returns what was read of the body, and behind it, and not used.
