@@ -251,10 +251,18 @@ func (a *adapter) drainBody() bool {
 	}
 	defer b.mu.Unlock()
 	s := a.f.body()
+	if s.framing == h1.NoBody {
+		return true
+	}
 	if s.stop.Load() {
 		s.resume()
 	}
-	return s.settle(settleSoon)
+	whole := s.settle(settleSoon)
+	if whole {
+		b.end(s)
+		b.closed.Store(true)
+	}
+	return whole
 }
 
 // closeBody ends all reading of the body, and reads what is left of it. It reports
