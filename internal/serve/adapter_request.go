@@ -251,11 +251,11 @@ func (a *adapter) drainBody() bool {
 	}
 	defer b.mu.Unlock()
 	s := a.f.body()
-	if s.framing == h1.NoBody {
-		return true
-	}
 	if s.stop.Load() {
 		s.resume()
+	}
+	if s.whole() {
+		return true
 	}
 	whole := s.settle(settleSoon)
 	if whole {

@@ -103,6 +103,7 @@ func (p *play) act(word, of byte) bool {
 		}
 		n, err := io.ReadFull(p.q.Body, make([]byte, size))
 		p.note("read %d %v", n, err)
+		p.shut = p.shut || err != nil // behind the end net/http has several errors
 	case 10:
 		p.copy(struct{ io.Reader }{strings.NewReader(text)})
 	case 11:
