@@ -12,9 +12,9 @@ func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 func formFilesStay(place) bool { return true }
 
 // maxBytesKeepsConnections: http.MaxBytesReader tells the writer that a body is too large, so that the connection closes even if
-// the rest of the body would be short, by a method that is not exported. The writer that a route gets is the Router's own, which
-// counts bytes, and cannot have such a method. A body whose rest is long closes the connection all the same.
-func maxBytesKeepsConnections(p place) bool { return p.server == aRoute && p.protocol != h2 }
+// the rest of the body would be short, by a method that is not exported: no writer but net/http's can have it. A body whose rest
+// is long, or does not come, closes the connection all the same.
+func maxBytesKeepsConnections(p place) bool { return p.protocol != h2 }
 
 // routesHaveTheirWriter: the writer that a route gets always has Flush, Hijack and ReadFrom, and passes them on. Over HTTP/2 its
 // Hijack fails with http.ErrNotSupported. It has no FlushError, so that an http.ResponseController hears of no error of Flush, and

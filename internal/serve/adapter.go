@@ -26,7 +26,12 @@ import (
 //
 //   - HTTP/1.0 gets no interim responses, and its Expect and Upgrade are ignored
 //   - a 304 keeps the Content-Length and Content-Type that the handler gave it
-//   - a body that the handler leaves unread holds no answer up: see source.settle
+//   - a body that the handler leaves unread holds no answer up: see source.settle.
+//     Its Close reads nothing
+//   - a client that was sent 100 Continue keeps its connection when the rest of its
+//     body comes in time
+//   - a body that ends with the connection ends with a reset when it is cut off
+//   - io.ReaderFrom sends no more than the Content-Length
 //   - control characters in header values become blanks
 //   - Pragma makes no Cache-Control
 //   - a client that has closed its side has a second to get its answer before the

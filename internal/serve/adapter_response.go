@@ -208,9 +208,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	if !a.duplex && !a.drainBody() || body.asks && !body.whole() {
-		h.last = true
-	}
+	h.last = body.asks && !body.whole() || !a.duplex && a.f.reuses(h) && !a.shutBody()
 	body.answered.Store(true)
 	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
@@ -342,9 +340,13 @@ func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	}
 	n, done := int64(0), false
 	if hasBody(a.out.status) && !a.headOnly {
-		n, done, err = a.f.readFrom(a.within(src))
+		some, more := a.within(src)
+		n, done, err = a.f.readFrom(some)
 		a.written += n
 		_ = a.check(err)
+		if more && err == nil {
+			err = http.ErrContentLength
+		}
 	}
 	if !done && err == nil {
 		n, err = io.CopyBuffer(only, src, buf)
@@ -352,16 +354,21 @@ func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	return total + n, err
 }
 
-// within is src up to the length that the handler gave its body.
-func (a *adapter) within(src io.Reader) io.Reader {
+// within is src up to the length that the handler gave its body. more reports that
+// src is known to be longer.
+func (a *adapter) within(src io.Reader) (some io.Reader, more bool) {
 	left := a.out.length - a.written
 	if a.out.length < 0 {
-		return src
+		return src, false
 	}
-	if l, ok := src.(*io.LimitedReader); ok && l.N <= left {
-		return src
+	l, ok := src.(*io.LimitedReader)
+	switch {
+	case !ok:
+		return io.LimitReader(src, left), false
+	case l.N > left:
+		return io.LimitReader(l.R, left), true
 	}
-	return io.LimitReader(src, left)
+	return src, false
 }
 
 // trailers returns those of the response, in order.

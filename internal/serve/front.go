@@ -18,6 +18,10 @@ type front interface {
 	// interim sends an interim response at once, unless the client knows none.
 	interim(status int, fields []h1.Field) error
 
+	// reuses reports whether the connection can carry another request behind a
+	// response with that head.
+	reuses(h *head) bool
+
 	// head begins the final response. It may go out with what follows.
 	head(h *head) error
 

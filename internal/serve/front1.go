@@ -83,10 +83,17 @@ func (f *front1) head(h *head) error {
 	return f.err
 }
 
+// reuses implements front.
+func (f *front1) reuses(h *head) bool {
+	f.frame(h)
+	return !f.last
+}
+
 // frame decides how the client finds the end of the body, and what becomes of the
 // connection.
 func (f *front1) frame(h *head) {
 	x := f.x
+	f.open, f.chunked = false, false
 	bodiless := f.headOnly || !hasBody(h.status)
 	known := bodiless || h.length >= 0
 	switch {

@@ -32,11 +32,9 @@ type source struct {
 	answered atomic.Bool // the response has begun: the client owes no haste any more
 }
 
-// Bounds of what is read of a body that nobody wants.
-const (
-	settleBytes = 256 << 10
-	settleSoon  = 50 * time.Millisecond // before an answer that waits for it
-)
+// settleBytes is how much is read of a body that nobody wants, within
+// exchange.LingerTime.
+const settleBytes = 256 << 10
 
 // take makes s the body of the request that x has parsed.
 func (s *source) take(x *fastExchange) {
