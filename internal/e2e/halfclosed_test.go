@@ -54,7 +54,7 @@ func TestAHalfClosedClientIsAnswered(t *testing.T) {
 				if _, err := c.ReadRequest(); err == nil {
 					arrived <- struct{}{}
 					if c.Wait(answer) {
-						_ = c.Send(ok) // fails when it was cancelled
+						_ = c.Send("HTTP/1.1 200 OK\r\nConnection: close\r\n" + sized("ok")) // fails when it was cancelled
 					}
 				}
 			})
