@@ -209,8 +209,7 @@ func (s *stage) handler(file string) http.Handler {
 			script = script[4:]
 		}
 		if p.twoWay { // else net/http reads the rest behind the answer, and the next request at the same time
-			_, err := io.Copy(io.Discard, q.Body)
-			p.note("rest %v", err)
+			_, _ = io.Copy(io.Discard, q.Body)
 		}
 		if !p.shut {
 			p.note("trailer %v", q.Trailer)
