@@ -84,7 +84,7 @@ func (p *play) act(word, of byte) bool {
 		if f.value == "identity" {
 			p.open, p.shut = true, true
 		}
-		if f.name == "Connection" {
+		if f.name == "Connection" || f.name == "Trailer" {
 			p.w.Header().Del(f.name)
 		}
 		if f.name == "Content-Length" || f.name == "Transfer-Encoding" { // one of them, once
