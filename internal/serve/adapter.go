@@ -61,6 +61,8 @@ type adapter struct {
 	buf      [bufferBefore]byte
 	n        int // bytes of buf that wait
 
+	lookout *lookout // nil without one; guarded by the body's mu
+
 	asking sync.Mutex // guards asks, and is held to write 100 Continue
 	asks   bool       // the first read of the body sends 100 Continue
 }
@@ -81,6 +83,7 @@ func (x *fastExchange) adapt() step {
 		return x.refuse(err)
 	}
 	a.c.handle(a.w)
+	a.w.body.lookOut()
 	returned := a.call(a.c.s.Handler)
 	a.w.cancel()
 	next := end

@@ -19,7 +19,7 @@ import (
 )
 
 // The fast lane: one goroutine reads a request, finds its route, asks the
-// target and copies the answer. What is merely unusual goes to net/http, with
+// target and copies the answer. What is merely unusual goes to the handler lane, with
 // its bytes; what is forbidden is refused here.
 //
 // Hot path: no allocation per request; while a connection waits for its next

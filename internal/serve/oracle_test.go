@@ -259,7 +259,11 @@ func stages(t testing.TB) (oracle, adapter *stage) {
 // start serves s on a port of its own, until the end of the test.
 func start(t testing.TB, s *serve.Server) (addr string) {
 	t.Helper()
-	ln := proxytest.Listen(t)
+	return startOn(t, s, proxytest.Listen(t))
+}
+
+func startOn(t testing.TB, s *serve.Server, ln net.Listener) (addr string) {
+	t.Helper()
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
