@@ -828,7 +828,7 @@ func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
 		return rt, nil
 	case no.status == 0:
 		return nil, r.NotFound
-	case no.status == http.StatusBadRequest, no.why == errConnect: // what is wrong with it belongs in the record
+	case no.status == http.StatusBadRequest, no.why == exchange.ErrConnect, no.why == exchange.ErrTrace: // what is wrong with it belongs in the record
 		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
 		return nil, fail.Handler()
 	}
@@ -844,15 +844,14 @@ type refusal struct {
 
 // Why requests have no route.
 var (
-	errConnect     = errors.New("CONNECT is not forwarded")
 	errMisdirected = errors.New("the host requires a new connection: its client authentication (TLS.Host) is not that of the connection, has changed, or is not known yet")
 	errNoRoute     = errors.New("no route matches the host and path")
 )
 
 // find returns the route of q, or why there is none.
 func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
-	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" {
-		return nil, refusal{http.StatusNotImplemented, "http_request_denied", errConnect}
+	if fail := exchange.CheckMethod(q); fail != nil {
+		return nil, refusal{fail.Status, fail.Reason, fail.Err}
 	}
 	host, _, err := hostname.Split(q.Host)
 	nameless := q.Host == "" && exchange.IsHTTP10(q) // which only routes for any host serve

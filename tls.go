@@ -684,6 +684,9 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 		case q.Method == http.MethodConnect:
 			exchange.Reply(w, q, http.StatusNotImplemented, "http_request_denied")
 			return
+		case q.Method == http.MethodTrace:
+			exchange.Reply(w, q, http.StatusMethodNotAllowed, "http_request_denied")
+			return
 		case !r.knows(host):
 			exchange.Reply(w, q, http.StatusNotFound, "destination_not_found")
 			return

@@ -64,6 +64,7 @@ func (b *body) readChunked(p []byte) (int, error) {
 	switch {
 	case len(b.decoded) > 0 || b.behind == nil:
 	case b.behind == io.EOF:
+		b.trailers()
 		b.finish()
 	default:
 		b.fail(protocolError(b.behind))
@@ -77,9 +78,6 @@ func (b *body) decode() bool {
 	if len(b.decoded) == 0 && b.behind == nil {
 		data, n, err := b.chunks.Decode(b.conn.Buffered())
 		b.decoded, b.behind = data, err
-		if err == io.EOF {
-			b.trailers()
-		}
 		b.conn.Discard(n)
 	}
 	return len(b.decoded) > 0 || b.behind != nil

@@ -109,7 +109,9 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
 	for _, body := range []string{"z\r\n", "3\r\nabc\r\nz\r\n", "3\nabc\r\n", "0\r\nX : y\r\n\r\n"} {
 		t.Run(body, func(t *testing.T) {
-			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) { bc.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body) }))
+			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
+				bc.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+			}))
 			ae := failure(t, c, get(t))
 			assert.Equal(t, "read", ae.Op)
 			var protocol *exchange.ProtocolError

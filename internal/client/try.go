@@ -259,9 +259,6 @@ func (t *Try) begin(n int) error {
 func (t *Try) Attach(res *http.Response, n int) {
 	b := t.body
 	b.res, res.Body = res, b
-	if b.behind == io.EOF {
-		b.trailers()
-	}
 	t.conn.Discard(n + b.ahead)
 	_ = t.conn.SetReadDeadline(time.Time{})
 	switch b.framing {

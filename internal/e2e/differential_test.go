@@ -174,6 +174,11 @@ func headCases() (all []exchange) {
 	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n").odd = true
 	add("an unusual method", request("M-SEARCH /", "\r\n")).odd = true
 	add("an absolute target", request("GET http://a.test/x?y", "\r\n")).odd = true
+	add("an absolute target of another host", request("GET http://b.test:8080/x?y", "\r\n")).odd = true
+	get("Max-Forwards", "Max-Forwards: 0\r\n")
+	add("OPTIONS", request("OPTIONS /", "\r\n"))
+	add("OPTIONS that is counted", request("OPTIONS /", "Max-Forwards: 5\r\n\r\n")).odd = true
+	all[len(all)-1].foreign = true // httputil does not count
 	for _, host := range []string{"A.Test", "a.test.", "a.test:80", "A.TEST.:8080", "127.0.0.1", "a_b.test", "a.test:"} {
 		add("Host "+host, "GET / HTTP/1.1\r\nHost: "+host+"\r\n"+laneProbe+": p\r\n\r\n")
 	}
@@ -237,6 +242,9 @@ func answerCases() (all []exchange) {
 	add("a trailer with the name of a field", "HTTP/1.1 200 OK\r\nX-A: 1\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n"+
 		chunked("hello", 4, "X-Sum: 1")).foreign = true // httputil makes a trailer of the field
 	add("chunk extensions and padding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b;c=\"d\"\r\nabc\r\n2  \r\nde\r\n000\r\n\r\n")
+	add("white space in chunk extensions", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3 ;a\r\nabc\r\n2\t; b = \"c\"\r\nde\r\n0 ;d\r\n\r\n").foreign = true // httputil refuses it
+	add("426 and what it requires", "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: HTTP/2.0\r\n"+sized("x")).foreign = true                        // httputil drops it
+	add("HTTP/1.2", "HTTP/1.2 200 OK\r\n"+sized("x"))
 	add("chunks of one byte", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked(strings.Repeat("x", 3000), 1))
 	add("forbidden trailers", "HTTP/1.1 200 OK\r\nTrailer: Content-Length, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+
 		chunked("hello", 5, "Content-Length: 1", "Set-Cookie: a=b", "Transfer-Encoding: chunked", "X-Sum: 1", "Host: b", "Connection: close"))

@@ -131,15 +131,11 @@ func open(t *testing.T, r *hostproxy.Router) (n int64) {
 
 func servers(t *testing.T, r *hostproxy.Router) []status.Server {
 	t.Helper()
-	return pageOf(t, r).Servers
-}
-
-func pageOf(t *testing.T, r *hostproxy.Router) (p status.Page) {
-	t.Helper()
 	w := httptest.NewRecorder()
 	hostproxy.StatusHandler(r).ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
+	var p status.Page
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
-	return p
+	return p.Servers
 }
 
 func TestAClientHasNoMoreConnectionsThanItMay(t *testing.T) {
@@ -445,18 +441,18 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 
 func TestAClientThatLeavesInItsHandshakeIsNotRefused(t *testing.T) {
 	proxytest.NoLeaks(t)
-	s := besiege(t, nil, "pending.test")
+	s := besiege(t, nil, "slow.example.com")
 	for range 3 {
-		waiting := s.hello(t, "pending.test")
-		proxytest.Eventually(t, "the wait", func() bool {
-			for _, c := range pageOf(t, s.router).Certificates {
-				if c.Waiting == 1 {
-					return true
-				}
-			}
-			return false
-		})
-		waiting.Close()
+		c := s.hello(t, "slow.example.com")
+		s.waiting(t, "slow.example.com", 1)
+		c.Close()
+		proxytest.Eventually(t, "the end", func() bool { return open(t, s.router) == 0 })
+	}
+	for range 3 { // in the middle of a ClientHello
+		c := dialFrom(t, "127.0.0.1", s.addr)
+		require.NoError(t, c.Send("\x16\x03\x01\x02"))
+		proxytest.Eventually(t, "the connection", func() bool { return open(t, s.router) == 1 })
+		require.NoError(t, c.Reset())
 		proxytest.Eventually(t, "the end", func() bool { return open(t, s.router) == 0 })
 	}
 	assert.Empty(t, refusals(t, s.router))

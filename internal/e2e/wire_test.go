@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -255,4 +256,100 @@ func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
 			})
 		})
 	}
+}
+
+// RFC 9110, 7.6.2: a chain of proxies can be asked one after the other.
+func TestOptionsGoesOnAsOftenAsMaxForwardsSays(t *testing.T) {
+	for _, tt := range []struct{ about, fields, want string }{
+		{"one", "Max-Forwards: 1\r\n", "0"},
+		{"several", "max-forwards: 10\r\n", "9"},
+		{"the least of two", "Max-Forwards: 7\r\nMax-Forwards: 3\r\n", "2"},
+		{"more than is counted", "Max-Forwards: 99999999999999999999999\r\n", "999999998"},
+		{"no number", "Max-Forwards: -1\r\n", "-1"},
+		{"nothing", "", ""},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for i, target := range []string{"/x", "*"} {
+					assert.Equal(t, 200, c.Do("OPTIONS "+target+" HTTP/1.1\r\n"+host+tt.fields+"\r\n").StatusCode)
+					raw := s.backend.WaitRequests(i + 1)[i].Raw
+					assert.Equal(t, tt.want, strings.Join(field(raw, "Max-Forwards"), ","))
+				}
+				c.Do("GET / HTTP/1.1\r\n" + host + "Max-Forwards: 0\r\n\r\n")
+				assert.Equal(t, []string{"0"}, field(s.backend.WaitRequests(3)[2].Raw, "Max-Forwards"), "it means nothing to other methods")
+			})
+		})
+	}
+}
+
+func TestTheLastOptionsIsAnsweredBehindTheGuards(t *testing.T) {
+	const last = " HTTP/1.1\r\nMax-Forwards: 0\r\n"
+	limited := func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 0.001, Burst: 2} }
+	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		s.router.Handle("b.test", withPassword(s.upstream))
+		denied := hostproxy.To(s.backend.Addr())
+		denied.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		s.router.Handle("c.test", denied)
+
+		c := s.dial(t)
+		for i, target := range []string{"/x", "*"} {
+			p := c.Do("OPTIONS " + target + last + host + "\r\n")
+			assert.Equal(t, 200, p.StatusCode)
+			assert.Equal(t, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", p.Header.Get("Allow"))
+			assert.Empty(t, p.Content)
+			x := s.record(t, i+1)
+			assert.Equal(t, 200, x.Status)
+			assert.NoError(t, x.Err)
+			assert.Zero(t, x.Attempts)
+		}
+		assert.Equal(t, 429, c.Do("OPTIONS /x"+last+host+"\r\n").StatusCode)
+		assert.Equal(t, 401, c.Do("OPTIONS /x"+last+"Host: b.test\r\n\r\n").StatusCode)
+		assert.Equal(t, 403, c.Do("OPTIONS /x"+last+"Host: c.test\r\n\r\n").StatusCode)
+		assert.Empty(t, s.backend.Requests())
+	}, limited)
+}
+
+// The same over HTTP/2.
+func TestOptionsIsCountedOverHTTP2(t *testing.T) {
+	s := newSite(t, lane{secure: true}, proxytest.Reply(ok))
+	client := proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2")
+	for n, want := range map[string]int{"0": 0, "2": 1} {
+		q := newRequest(t, "OPTIONS", "/", nil)
+		q.Header.Set("Max-Forwards", n)
+		p, _ := do(t, client, q)
+		assert.Equal(t, 2, p.ProtoMajor)
+		assert.Equal(t, 200, p.StatusCode)
+		assert.Equal(t, want == 0, p.Header.Get("Allow") != "")
+	}
+	require.Len(t, s.backend.Requests(), 1)
+	assert.Equal(t, []string{"1"}, field(s.backend.Requests()[0].Raw, "Max-Forwards"))
+}
+
+// RFC 9110, 9.3.8: it would show credentials to who must not see them, such as a script in a browser.
+func TestTraceIsNeverForwarded(t *testing.T) {
+	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		s.router.Handle("*/locked/", withPassword(s.upstream))
+		for _, head := range []string{"TRACE / HTTP/1.1\r\n" + host, "TRACE / HTTP/1.1\r\n" + host + "Max-Forwards: 0\r\n", "TRACE /locked/ HTTP/1.1\r\nHost: b.test\r\n", "TRACE / HTTP/1.1\r\nHost: nowhere.test\r\n"} {
+			c := s.dial(t)
+			for range 2 {
+				p := c.Do(head + "\r\n")
+				assert.Equal(t, 405, p.StatusCode)
+				assert.Equal(t, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", p.Header.Get("Allow"))
+			}
+		}
+		assert.Equal(t, 405, s.record(t, 1).Status)
+		assert.ErrorContains(t, s.record(t, 1).Err, "TRACE is not forwarded")
+		if s.lane.secure {
+			p, _ := do(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), newRequest(t, "TRACE", "/", nil))
+			assert.Equal(t, 405, p.StatusCode)
+			assert.NotEmpty(t, p.Header.Get("Allow"))
+		}
+		assert.Empty(t, s.backend.Requests())
+	})
+	backend := proxytest.NewBackend(t, proxytest.Reply(ok))
+	w := httptest.NewRecorder()
+	hostproxy.To(backend.Addr()).ServeHTTP(w, httptest.NewRequest("TRACE", "/", nil))
+	assert.Equal(t, 405, w.Code, "nor by an Upstream alone")
+	assert.Empty(t, backend.Requests())
 }

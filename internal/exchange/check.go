@@ -11,8 +11,8 @@ import (
 // Check returns the failure of a request that must not reach any target, else nil: the front loop refuses it by itself, and
 // net/http does not.
 func Check(q *http.Request) *Failure {
-	if q.Method == http.MethodConnect && q.Header.Get(":protocol") == "" { // else its Forwarder decides
-		return Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	if fail := CheckMethod(q); fail != nil {
+		return fail
 	}
 	switch {
 	case !h1.ValidToken(q.Method):
@@ -57,4 +57,22 @@ func expectable(lines []string) bool {
 // Refusal returns the failure of a request that must not be forwarded.
 func Refusal(status int, reason, why string) *Failure {
 	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
+}
+
+// The causes of what CheckMethod returns.
+var (
+	ErrConnect = errors.New("CONNECT is not forwarded")
+	ErrTrace   = errors.New("TRACE is not forwarded")
+)
+
+// CheckMethod returns the failure of a request whose method is never forwarded, else nil: CONNECT, unless it is one of RFC
+// 8441, for which its Forwarder decides; and TRACE, which would show credentials to scripts (RFC 9110, 9.3.8).
+func CheckMethod(q *http.Request) *Failure {
+	switch {
+	case q.Method == http.MethodConnect && q.Header.Get(":protocol") == "":
+		return &Failure{Op: "read", Side: SideClient, Status: http.StatusNotImplemented, Reason: "http_request_denied", Err: ErrConnect}
+	case q.Method == http.MethodTrace:
+		return &Failure{Op: "read", Side: SideClient, Status: http.StatusMethodNotAllowed, Reason: "http_request_denied", Err: ErrTrace}
+	}
+	return nil
 }

@@ -66,3 +66,30 @@ func (x *Exchange) Loops(q *http.Request) http.Handler {
 	x.Fail(fail)
 	return Refuse(fail.Status, fail.Reason)
 }
+
+// MaxForwards returns how often an OPTIONS may still be forwarded, the least that its Max-Forwards lines say, and whether
+// they say anything (RFC 9110, 7.6.2).
+func MaxForwards(q *http.Request) (n int, ok bool) {
+	if q.Method != http.MethodOptions {
+		return 0, false
+	}
+	for _, line := range q.Header["Max-Forwards"] {
+		if m, valid := parseForwards(line); valid && (!ok || m < n) {
+			n, ok = m, true
+		}
+	}
+	return n, ok
+}
+
+// maxForwards is the largest number that is passed on.
+const maxForwards = 999_999_999
+
+func parseForwards(s string) (n int, ok bool) {
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = min(n*10+int(c-'0'), maxForwards)
+	}
+	return n, s != ""
+}

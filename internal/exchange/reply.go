@@ -10,6 +10,9 @@ import (
 // left before it was answered. It is never sent.
 const StatusClientClosed = 499
 
+// Allow is the value of Allow in responses of the proxy's own: the methods that most targets know.
+const Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
 // Reply answers q with an error of the proxy's own: the status, a
 // Proxy-Status field (RFC 9209) that names the reason class, and one line of
 // text. Fields that the handlers around us set stay, except those that
@@ -27,6 +30,9 @@ func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	h := w.Header()
 	describe(h, PlainText, len(body))
 	h.Set("Proxy-Status", ProxyStatus(reason))
+	if status == http.StatusMethodNotAllowed { // RFC 9110, 15.5.6
+		h.Set("Allow", Allow)
+	}
 	w.WriteHeader(status)
 	if q.Method != http.MethodHead {
 		io.WriteString(w, body)

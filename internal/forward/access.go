@@ -104,6 +104,14 @@ func Limited(x *exchange.Exchange, r *limit.Rule) http.Handler {
 	})
 }
 
+// answerHere returns the answer to an exchange that no target is to see.
+func (a *Attempts) answerHere() *exchange.Failure {
+	fail := a.refuse(http.StatusOK, "")
+	fail.Page = &exchange.Page{Status: fail.Status, ContentType: exchange.PlainText}
+	fail.Fields = append(a.lines[:0], "Allow: "+exchange.Allow+"\r\n"...)
+	return fail
+}
+
 // refuse returns the refusal of a client, which is no failure.
 func (a *Attempts) refuse(status int, reason string) *exchange.Failure {
 	a.refusal = exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: status, Reason: reason}

@@ -79,6 +79,9 @@ func (a *Attempts) visit() *exchange.Failure {
 			return fail
 		}
 	}
+	if a.Here {
+		return a.answerHere()
+	}
 	for {
 		fail := a.acquire()
 		switch {

@@ -27,6 +27,7 @@ type Attempts struct {
 	Key    uint64     // of the exchange, for policies that want one; Place sets it
 	Client netip.Addr // who asks; to be set before Begin, as what follows
 	Size   int64      // of the request's body, negative if unknown
+	Here   bool       // the proxy answers once the guards let the exchange pass: see exchange.MaxForwards
 	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
 
 	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy

@@ -1,4 +1,4 @@
-package forward
+package forward_test
 
 import (
 	"testing"
@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -22,8 +23,8 @@ func TestTargetsAreRelativeToTheUpstream(t *testing.T) {
 			if _, err := req.Parse([]byte(tt.line + " HTTP/1.1\r\nHost: a.test\r\n\r\n")); err != nil {
 				require.ErrorIs(t, err, h1.ErrUnusual)
 			}
-			e := Encoder{&Config{}}
-			out := e.AppendRequest(nil, &req, &Target{Base: "/base"}, &header.Hop{}, new(header.Received[[]byte]))
+			e := forward.Encoder{Config: &forward.Config{}}
+			out := e.AppendRequest(nil, &req, &forward.Target{Base: "/base"}, &header.Hop{}, new(header.Received[[]byte]))
 			assert.Equal(t, tt.want, string(out)[:len(tt.want)])
 		})
 	}

@@ -7,14 +7,15 @@ type Unusual uint16
 
 // The reasons.
 const (
-	UnusualMethod  Unusual = 1 << iota // not GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS
-	UnusualTarget                      // absolute-form, or * (with OPTIONS)
-	UnusualVersion                     // HTTP/1.0
-	UnusualUpgrade                     // an Upgrade field
-	UnusualExpect                      // an Expect field
-	UnusualTrailer                     // a Trailer field
-	UnusualTE                          // a TE field
-	UnusualPreface                     // the beginning of the HTTP/2 preface; nothing else is set, and n is 0
+	UnusualMethod   Unusual = 1 << iota // not GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS
+	UnusualTarget                       // absolute-form, or * (with OPTIONS)
+	UnusualVersion                      // HTTP/1.0
+	UnusualUpgrade                      // an Upgrade field
+	UnusualExpect                       // an Expect field
+	UnusualTrailer                      // a Trailer field
+	UnusualTE                           // a TE field
+	UnusualPreface                      // the beginning of the HTTP/2 preface; nothing else is set, and n is 0
+	UnusualForwards                     // a Max-Forwards field, with OPTIONS
 )
 
 // A Request is a parsed request head. The zero value is ready for use, and a
@@ -247,6 +248,10 @@ func (r *Request) field(line []byte) error {
 	case len("connection"):
 		if equalFold(f.Name, "connection") {
 			r.connection(f.Value)
+		}
+	case len("max-forwards"):
+		if string(r.Method) == "OPTIONS" {
+			r.mark(f.Name, "max-forwards", UnusualForwards)
 		}
 	case len("content-length"):
 		if equalFold(f.Name, "content-length") {

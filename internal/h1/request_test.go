@@ -88,6 +88,7 @@ func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
 		{"Expect", crlf("PUT / HTTP/1.1", "Host: a", "expect: 100-continue", "Content-Length: 1"), h1.UnusualExpect},
 		{"Trailer", crlf("PUT / HTTP/1.1", "Host: a", "TRAILER: x", "Transfer-Encoding: Chunked"), h1.UnusualTrailer},
 		{"TE", crlf("GET / HTTP/1.1", "Host: a", "te: trailers"), h1.UnusualTE},
+		{"Max-Forwards with OPTIONS", crlf("OPTIONS / HTTP/1.1", "Host: a", "max-forwards: 3"), h1.UnusualForwards},
 		{"two reasons", crlf("LOCK / HTTP/1.0", "Upgrade: x"),
 			h1.UnusualMethod | h1.UnusualVersion | h1.UnusualUpgrade},
 	} {

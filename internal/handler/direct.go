@@ -34,6 +34,9 @@ func (a *roundTrip) short() bool {
 		!h1.ValidHost(q.Host) || !h1.ValidToken(q.Method) || !unchanged(q) {
 		return false
 	}
+	if _, counted := exchange.MaxForwards(q); counted {
+		return false
+	}
 	for name, values := range q.Header {
 		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) {
 			return false

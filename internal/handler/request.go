@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
@@ -85,6 +86,9 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 		if !strings.HasPrefix(k, ":") {
 			h[k] = v[:len(v):len(v)] // an append must not reach the client's slice
 		}
+	}
+	if left, ok := exchange.MaxForwards(q); ok {
+		h["Max-Forwards"] = []string{strconv.Itoa(left - 1)}
 	}
 	if exchange.IsHTTP10(q) {
 		delete(h, "Expect") // means nothing there (RFC 9110, 10.1.1)

@@ -71,6 +71,9 @@ func (a *roundTrip) run() *exchange.Failure {
 func (a *roundTrip) begin() *exchange.Failure {
 	t := &a.attempts
 	t.Client, t.Size = a.x.Client, a.q.ContentLength
+	if left, ok := exchange.MaxForwards(a.q); ok {
+		t.Here = left == 0
+	}
 	t.TakeOver(a.x)
 	return t.Begin(&a.x.Record, a)
 }

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
@@ -316,14 +315,16 @@ func (x *fastExchange) reject(status int, err error) {
 func (c *conn) countShake(err error) {
 	b := c.s.Budget
 	var late net.Error
+	var broken *net.OpError // the connection's, and not an alert
 	switch {
-	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 	case errors.Is(err, errNoSlot):
 		b.refuse(causeShakes, c.s.MaxHandshakes, netip.Addr{})
 	case errors.Is(err, errDraining), c.s.draining.Err() != nil && errors.Is(err, context.Canceled):
 		b.refuse(causeDrainShake, 0, netip.Addr{})
 	case errors.As(err, &late) && late.Timeout():
 		b.refuse(causeSlowShake, 0, netip.Addr{})
+	case errors.As(err, &broken) && (broken.Op == "read" || broken.Op == "write"): // reset
 	default:
 		b.refuse(causeFailShake, 0, netip.Addr{})
 	}

@@ -202,6 +202,12 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		second := lines()
 		require.Len(t, second, 1)
 		assert.Contains(t, second[0], "count=7")
+		refuse(1)
+		assert.Empty(t, lines(), "within the next minute")
+		time.Sleep(time.Minute)
+		third := lines()
+		require.Len(t, third, 1)
+		assert.Contains(t, third[0], "count=1 ")
 		time.Sleep(time.Hour)
 		assert.Empty(t, lines(), "none was refused")
 		refuse(1)
@@ -212,7 +218,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 		time.Sleep(time.Hour)
 		assert.Empty(t, lines(), "none after Close")
 		require.Len(t, b.Describe().Refused, 1)
-		assert.Equal(t, uint64(11), b.Describe().Refused[0].Count, "all are counted")
+		assert.Equal(t, uint64(12), b.Describe().Refused[0].Count, "all are counted")
 	})
 }
 
@@ -224,10 +230,10 @@ func TestRefusedHandshakesAreCountedByReason(t *testing.T) {
 		want  map[string]uint64
 		logs  int
 	}{
-		{"no place in time", func(pauser) error { time.Sleep(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
+		{"no place in time", func(pauser) error { <-time.After(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
 			_ = client(ln, roots, "a.test").Handshake()
 		}, map[string]uint64{"handshakes MaxHandshakes": 1}, 1},
-		{"too slow", held(0), func(*pipes, *x509.CertPool) { time.Sleep(time.Minute) }, map[string]uint64{"handshakes HandshakeTimeout": 1}, 0},
+		{"too slow", held(0), func(*pipes, *x509.CertPool) { <-time.After(time.Minute) }, map[string]uint64{"handshakes HandshakeTimeout": 1}, 0},
 		{"no certificate", func(pauser) error { return errors.New("no certificate") }, func(*pipes, *x509.CertPool) {}, map[string]uint64{"handshakes failed": 1}, 0},
 		{"the server shuts down", held(0), func(ln *pipes, _ *x509.CertPool) { ln.Close() }, map[string]uint64{"handshakes shutdown": 1}, 0},
 	} {
