@@ -41,7 +41,7 @@ func (a *roundTrip) run() *exchange.Failure {
 		return fail
 	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
-	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
+	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, *http.NewResponseController(a.w)
 	fl.span, fl.idle = &a.f.Span, a.f.IdleTimeout
 	fl.f.Sweeper.Add(&fl.swept, fl)
 	defer a.end() // one, since several defers take the stack of a literal

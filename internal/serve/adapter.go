@@ -85,7 +85,7 @@ func (x *fastExchange) adapt() step {
 	a.c.handle(a.w)
 	a.w.body.lookOut()
 	returned := a.call(a.c.s.Handler)
-	a.w.cancel()
+	a.w.life.end()
 	next := end
 	switch {
 	case a.hijacked:
@@ -115,9 +115,9 @@ func (a *adapter) begin(x *fastExchange) error {
 		ctx = x.known.NewContext(ctx)
 		x.known = nil
 	}
-	ctx, a.w.cancel = context.WithCancel(ctx)
+	a.w.life.Context = ctx
 	var err error
-	a.q, err = a.request(ctx, &x.req)
+	a.q, err = a.request(&a.w.life, &x.req)
 	return err
 }
 
@@ -137,7 +137,7 @@ func (a *adapter) abandon(p any) {
 	if p != nil && p != http.ErrAbortHandler {
 		a.logf("http: panic serving %v: %v\n%s", a.c.remote(), p, debug.Stack())
 	}
-	a.w.cancel()
+	a.w.life.end()
 	a.leaveBody()
 	a.c.handle(nil)
 	if !a.hijacked {
@@ -180,9 +180,7 @@ func (a *adapter) finish() step {
 func (a *adapter) release() {
 	if a.w != nil {
 		a.w.a.Store(nil)
-		if a.w.cancel != nil {
-			a.w.cancel()
-		}
+		a.w.life.end()
 	}
 	if a.q != nil && a.q.MultipartForm != nil {
 		_ = a.q.MultipartForm.RemoveAll()
@@ -268,7 +266,7 @@ func (w *response) inspect(c *conn, now time.Time) {
 // concurrently.
 func (w *response) leave() {
 	w.left.Store(true)
-	w.cancel()
+	w.life.end()
 }
 
 // A given is what the handler's header says about framing, and about fields that the

@@ -19,11 +19,11 @@ import (
 // A response is the ResponseWriter of one request, with what else a handler may keep
 // of it. Once the request has been served it does nothing any more.
 type response struct {
-	a      atomic.Pointer[adapter] // nil when the request has been served
-	cancel context.CancelFunc      // of the request's context
-	left   atomic.Bool             // the client left, which ended the context
-	url    url.URL
-	body   requestBody
+	a    atomic.Pointer[adapter] // nil when the request has been served
+	life lifetime                // the request's context
+	left atomic.Bool             // the client left, which ended the context
+	url  url.URL
+	body requestBody
 
 	since  time.Time // when the handler was called
 	closed time.Time // when the sweeper first saw that the client had closed its side

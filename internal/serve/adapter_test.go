@@ -499,3 +499,27 @@ func TestTheContextEndsWithAClientThatCannotBePeekedAt(t *testing.T) {
 		})
 	}
 }
+
+func TestContextsBelowARequestsEndWithIt(t *testing.T) {
+	proxytest.NoLeaks(t)
+	type key struct{}
+	below := make(chan context.Context, 1)
+	called := make(chan bool, 3)
+	c := serving(t, func(_ http.ResponseWriter, q *http.Request) {
+		ctx, cancel := context.WithCancel(context.WithValue(q.Context(), key{}, "v"))
+		t.Cleanup(cancel)
+		assert.Equal(t, "v", ctx.Value(key{}))
+		context.AfterFunc(q.Context(), func() { called <- true })
+		assert.True(t, context.AfterFunc(q.Context(), func() { called <- false })(), "it has been prevented")
+		below <- ctx
+	})
+	c.Do(get)
+	ctx := <-below
+	<-ctx.Done()
+	assert.Equal(t, context.Canceled, ctx.Err())
+	assert.True(t, <-called)
+	late := make(chan bool, 1)
+	stop := context.AfterFunc(ctx, func() { late <- true })
+	assert.True(t, <-late)
+	assert.False(t, stop())
+}
