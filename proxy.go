@@ -304,7 +304,7 @@ func (r *Router) around(h http.Handler) http.Handler {
 }
 
 // lane returns a fast lane without routes: it refuses forbidden requests and
-// leaves all others to net/http.
+// leaves all others to its Server's Handler.
 func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	if rules, err := r.rules(); err == nil {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/http"
 
 	"github.com/hostproxy/hostproxy"
 )
 
 // serveHostproxy serves one route for every host: by the library's own server,
-// or by its Router under net/http's.
+// with middleware or without, or by its Router under net/http's.
 func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	certs, err := s.certificates()
 	if err != nil {
@@ -32,6 +33,9 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 		return s.serveHTTP(ctx, l, &r)
 	}
 	front := &hostproxy.Server{Router: &r}
+	if s.as == handlerName {
+		front.Handler = http.HandlerFunc(r.ServeHTTP) // all that middleware has to be for the handler lane
+	}
 	if certs == nil {
 		return front.Serve(ctx, nil, l)
 	}

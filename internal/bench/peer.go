@@ -45,6 +45,7 @@ func allPeers() []*peer {
 		{name: "httputil", command: inTree},
 		{name: pooledName, command: inTree},
 		{name: fullLaneName, command: inTree},
+		{name: handlerName, command: inTree},
 		{name: fastLaneName, command: inTree},
 	}
 }

@@ -77,7 +77,8 @@ const (
 	nginxName    = "nginx"
 	pooledName   = "httputil+pool"
 	fastLaneName = "hostproxy"
-	fullLaneName = "hostproxy full"
+	fullLaneName = "hostproxy full"    // the Router under net/http
+	handlerName  = "hostproxy handler" // middleware around the Router, in a Server
 )
 
 // fast is the pair of bounds that holds for small requests on the fast lane.
@@ -91,6 +92,7 @@ func allRows() []*row {
 		{name: "h1-64", title: "h1 plain, 45 B, 64 connections", kind: requests, proto: h1Plain, path: "/small", conns: 64,
 			targets: append(fast(1.30, 1.00),
 				target{peer: fullLaneName, of: nginxName, must: 2.1, aim: 1.7},
+				target{peer: handlerName, of: nginxName, must: 1.6, aim: 1.3},
 				target{peer: fullLaneName, of: pooledName, must: 0.60})},
 		{name: "h1-8", title: "h1 plain, 45 B, 8 connections", kind: requests, proto: h1Plain, path: "/small", conns: 8, targets: fast(1.30, 1.00)},
 		{name: "h1-256", title: "h1 plain, 45 B, 256 connections", kind: requests, proto: h1Plain, path: "/small", conns: 256, targets: fast(1.30, 1.00)},

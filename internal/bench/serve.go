@@ -62,7 +62,7 @@ func serve(args []string) error {
 		return s.serveHTTP(ctx, l, s.reverseProxy(nil))
 	case pooledName:
 		return s.serveHTTP(ctx, l, s.reverseProxy(newBuffers()))
-	case fullLaneName, fastLaneName:
+	case fullLaneName, handlerName, fastLaneName:
 		return s.serveHostproxy(ctx, l)
 	default:
 		if featureOf(s.as) != nil {

@@ -199,6 +199,9 @@ func (t *Try) fill() error {
 
 // protocolError marks what the target should not have sent.
 func protocolError(err error) error {
+	if err == nil {
+		return nil
+	}
 	var refusal *h1.Refusal
 	if errors.As(err, &refusal) {
 		return &exchange.ProtocolError{What: refusal.Reason}

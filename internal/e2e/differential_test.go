@@ -17,15 +17,13 @@ import (
 // and of the borders of chunks, and has "now" for the time of the answer: none of them means anything (RFC 9112, 7.1). Between the lanes
 // behind our front nothing is allowed. Read-only.
 var classes = []class{
-	{name: "order and case", why: "an http.Header has neither", in: []string{"hooked", "foreign", "httputil"},
+	{name: "order and case", why: "an http.Header has neither: fields that pass a handler are spelled canonically", in: handlers,
 		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},
-	{name: "reason phrase", why: "our front passes the upstream's on, net/http writes the standard one, and nobody reads it (RFC 9112, 4)", in: netHTTP,
-		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " reason") }},
 	{name: "length of nothing", why: "our front keeps what the client said, net/http decides by the method: a request without a body may say so or not", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field content-length") && d.a+d.b == "0" && d.viewA["up body"] == "" && d.viewB["up body"] == ""
 		}},
-	{name: "empty User-Agent", why: "net/http takes one that begins so for none", in: netHTTP,
+	{name: "empty User-Agent", why: "net/http's clients take one that begins so for none, and so does ours behind Rewrite", in: []string{"hooked", "foreign", "httputil"},
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field user-agent") && !d.inB && (d.a == "" || strings.HasPrefix(d.a, " | "))
 		}},
@@ -52,6 +50,9 @@ var classes = []class{
 	{name: "lost trailers", why: "httputil drops trailers of requests that are not announced", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool { return d.is("up trailer ") && !d.inB }},
 }
+
+// handlers are the columns that an http.Handler is in. Read-only.
+var handlers = []string{"adapter", "hooked", "foreign", "httputil"}
 
 // netHTTP are the columns that net/http serves. Read-only.
 var netHTTP = []string{"foreign", "httputil"}

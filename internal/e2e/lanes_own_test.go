@@ -52,8 +52,8 @@ func ownAnswers() (all []exchange) {
 	return all
 }
 
-// Whatever the proxy has to say of its own, it says it alike to those whose requests go to a handler: the status, the reason, each field in
-// its place, and whether the connection goes on. So it does where it refuses.
+// Whatever the proxy has to say of its own, it says it alike to those whose requests go to a handler: the status, the reason, each field,
+// and whether the connection goes on. So it does where it refuses.
 func TestTheLanesAnswerAlike(t *testing.T) {
 	corpus := append(ownCases(), ownAnswers()...)
 	for _, x := range refusals() {
@@ -66,7 +66,7 @@ func TestTheLanesAnswerAlike(t *testing.T) {
 			fast.records, adapter.records = nil, nil // of refusals there is none below net/http
 			for _, x := range corpus {
 				t.Run(x.name, func(t *testing.T) {
-					compare(t, &x, "fast", fast.ask(t, &x), "adapter", adapter.ask(t, &x), nil, map[string]int{})
+					compare(t, &x, "fast", fast.ask(t, &x), "adapter", adapter.ask(t, &x), classes[:1], map[string]int{})
 				})
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
@@ -73,13 +74,36 @@ type Arrival struct {
 
 type arrivalKey struct{}
 
+// A Slot is a place for an Arrival in the context of a request, so that Arrive needs
+// no other request. The zero value is empty.
+type Slot struct{ arrival atomic.Pointer[Arrival] }
+
+type slotKey struct{}
+
+// Value is what a context that has the slot returns for key, nil if that means
+// something else.
+func (s *Slot) Value(key any) any {
+	switch key {
+	case slotKey{}:
+		return s
+	case arrivalKey{}:
+		if a := s.arrival.Load(); a != nil {
+			return a
+		}
+	}
+	return nil
+}
+
 // Arrive returns q with its Arrival at the router, which may be any value that is
-// the same for each call. trusted and n are the router's.
+// the same for each call: q itself if its context has an empty Slot. trusted and n are the router's.
 func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *http.Request {
 	peer := header.ParsePeer(q.RemoteAddr)
 	a := &Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
 	a.RequestID = n.idOf(q, peer.TrustedBy(trusted))
 	awaitTrailers(q)
+	if s, ok := q.Context().Value(slotKey{}).(*Slot); ok && s.arrival.CompareAndSwap(nil, a) {
+		return q
+	}
 	return q.WithContext(context.WithValue(q.Context(), arrivalKey{}, a))
 }
 

@@ -105,15 +105,15 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}
 	h := a.w.Header()
-	client.AddFields(h, head, func(f *h1.Field) bool { return a.f.Passes(head, f) })
+	sized := head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent // and so without trailers
+	client.AddFields(h, head, func(f *h1.Field) bool {
+		return a.f.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
+	})
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
 		res.Trailer = client.AnnouncedTrailers(client.ResponseHeader(head))
 	}
 	if head.Upgrade {
 		a.requireUpgrade(h, head.Status, client.ResponseHeader(head)["Upgrade"])
-	}
-	if len(res.Trailer) == 0 && head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent {
-		client.AddFields(h, head, func(f *h1.Field) bool { return header.EqualFold(f.Name, "Content-Length") })
 	}
 	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
 	return res, nil
@@ -132,7 +132,7 @@ func (a *roundTrip) draft() *draft {
 			r.Fields = append(r.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
 		}
 	}
-	if _, zero := q.Header["Content-Length"]; zero {
+	if measured(q) {
 		r.ContentLength = 0
 	}
 	a.fill(&d.hop)

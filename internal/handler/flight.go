@@ -22,7 +22,7 @@ type flight struct {
 	context.Context // the client's
 
 	f     *forward.Forwarder // whose flight it is
-	rc    *http.ResponseController
+	rc    http.ResponseController
 	x     *exchange.Exchange
 	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
 	begun atomic.Bool  // the response has begun

@@ -41,7 +41,7 @@ func (a *roundTrip) run() *exchange.Failure {
 		return fail
 	}
 	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
-	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, http.NewResponseController(a.w)
+	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, *http.NewResponseController(a.w)
 	fl.span, fl.idle = &a.f.Span, a.f.IdleTimeout
 	fl.f.Sweeper.Add(&fl.swept, fl)
 	defer a.end() // one, since several defers take the stack of a literal
@@ -154,6 +154,12 @@ func (a *roundTrip) openBody() {
 func (a *roundTrip) leaveBody() {
 	a.body.detach()
 	a.x.RequestBytes = a.body.count.Load()
+}
+
+// settles reports whether the connection can be kept behind a refusal: a front of ours
+// reads what is left of a body behind its answer, if that is not too much.
+func (a *roundTrip) settles() bool {
+	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.failed() == nil)
 }
 
 // closeAfter makes the response the connection's last unless the request was

@@ -61,6 +61,8 @@ type adapter struct {
 	buf      [bufferBefore]byte
 	n        int // bytes of buf that wait
 
+	lookout *lookout // nil without one; guarded by the body's mu
+
 	asking sync.Mutex // guards asks, and is held to write 100 Continue
 	asks   bool       // the first read of the body sends 100 Continue
 }
@@ -81,8 +83,9 @@ func (x *fastExchange) adapt() step {
 		return x.refuse(err)
 	}
 	a.c.handle(a.w)
+	a.w.body.lookOut()
 	returned := a.call(a.c.s.Handler)
-	a.w.cancel()
+	a.w.life.end()
 	next := end
 	switch {
 	case a.hijacked:
@@ -113,9 +116,9 @@ func (a *adapter) begin(x *fastExchange) error {
 		ctx = x.known.NewContext(ctx)
 		x.known = nil
 	}
-	ctx, a.w.cancel = context.WithCancel(ctx)
+	a.w.life.Context = ctx
 	var err error
-	a.q, err = a.request(ctx, &x.req)
+	a.q, err = a.request(&a.w.life, &x.req)
 	return err
 }
 
@@ -135,7 +138,7 @@ func (a *adapter) abandon(p any) {
 	if p != nil && p != http.ErrAbortHandler {
 		a.logf("http: panic serving %v: %v\n%s", a.c.remote(), p, debug.Stack())
 	}
-	a.w.cancel()
+	a.w.life.end()
 	a.leaveBody()
 	a.c.handle(nil)
 	if !a.hijacked {
@@ -178,9 +181,7 @@ func (a *adapter) finish() step {
 func (a *adapter) release() {
 	if a.w != nil {
 		a.w.a.Store(nil)
-		if a.w.cancel != nil {
-			a.w.cancel()
-		}
+		a.w.life.end()
 	}
 	if a.q != nil && a.q.MultipartForm != nil {
 		_ = a.q.MultipartForm.RemoveAll()
@@ -262,7 +263,7 @@ func (w *response) inspect(c *conn, now time.Time) {
 // concurrently.
 func (w *response) leave() {
 	w.left.Store(true)
-	w.cancel()
+	w.life.end()
 }
 
 // A given is what the handler's header says about framing, and about fields that the
@@ -271,6 +272,7 @@ type given struct {
 	coding   string // Transfer-Encoding
 	kind     bool   // Content-Type
 	encoded  bool   // Content-Encoding
+	unsized  bool   // see Unsized
 	date     bool
 	trailers []string // announced
 	trails   bool     // there are trailers, announced or by http.TrailerPrefix

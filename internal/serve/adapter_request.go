@@ -205,9 +205,19 @@ func (b *requestBody) end(s *source) {
 		return
 	}
 	b.ended = true
+	b.w.a.Load().lookOut()
 	for _, f := range s.trailers() {
 		key := http.CanonicalHeaderKey(string(f.Name))
 		b.trailer[key] = append(b.trailer[key], string(f.Value))
+	}
+}
+
+// lookOut is for a request without a body.
+func (b *requestBody) lookOut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a := b.w.a.Load(); a.f.body().whole() {
+		a.lookOut()
 	}
 }
 
@@ -258,6 +268,9 @@ func (a *adapter) shutBody() bool {
 	if s.stop.Load() {
 		s.resume()
 	}
+	if b.ended {
+		return true
+	}
 	whole := s.settle(0)
 	if whole {
 		b.end(s)
@@ -286,6 +299,7 @@ func (a *adapter) leaveBody() {
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
+	a.comeBack()
 	if s.stop.Load() || s.bound.Load() {
 		s.resume()
 	}

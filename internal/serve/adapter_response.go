@@ -22,11 +22,11 @@ import (
 // A response is the ResponseWriter of one request, with what else a handler may keep
 // of it. Once the request has been served it does nothing any more.
 type response struct {
-	a      atomic.Pointer[adapter] // nil when the request has been served
-	cancel context.CancelFunc      // of the request's context
-	left   atomic.Bool             // the client left, which ended the context
-	url    url.URL
-	body   requestBody
+	a    atomic.Pointer[adapter] // nil when the request has been served
+	life lifetime                // the request's context
+	left atomic.Bool             // the client left, which ended the context
+	url  url.URL
+	body requestBody
 
 	since  time.Time // when the handler was called
 	closed time.Time // when the sweeper first saw that the client had closed its side
@@ -199,7 +199,7 @@ func (a *adapter) writeHead(first []byte) error {
 	a.sent = true
 	h, g := &a.out, &a.given
 	coded := g.coding != ""
-	if a.done && !g.trails && !coded && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
+	if a.done && !g.trails && !coded && !g.unsized && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
 		h.length = int64(len(first))
 		a.written = h.length
 	}
@@ -296,6 +296,9 @@ func (a *adapter) emit(p []byte) error {
 
 // Flush implements http.Flusher.
 func (w *response) Flush() { _ = w.FlushError() }
+
+// Unsized lets a response whose length the handler does not give have none.
+func (w *response) Unsized() { w.serving("Unsized").given.unsized = true }
 
 // FlushError is Flush for http.ResponseController.
 func (w *response) FlushError() error {

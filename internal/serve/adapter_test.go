@@ -458,3 +458,71 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.b.String()
 }
+
+// An opaque listener's connections show nothing of a socket.
+type opaque struct{ net.Listener }
+
+func (l opaque) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return struct{ net.Conn }{c}, err
+}
+
+func TestTheContextEndsWithAClientThatCannotBePeekedAt(t *testing.T) {
+	proxytest.NoLeaks(t)
+	for name, request := range map[string]string{
+		"no body":             get,
+		"a body that is read": "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nbody",
+	} {
+		t.Run(name, func(t *testing.T) {
+			began, ended := make(chan struct{}, 2), make(chan struct{})
+			s := &serve.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				io.Copy(io.Discard, q.Body)
+				if q.URL.Path == "/next" {
+					io.WriteString(w, "next")
+					return
+				}
+				began <- struct{}{}
+				if q.Header.Get("X-Wait") != "" {
+					<-q.Context().Done()
+					close(ended)
+				}
+			})}
+			c := proxytest.Dial(t, startOn(t, s, opaque{proxytest.Listen(t)}))
+			c.Send(request)
+			<-began
+			c.Response("GET")
+			c.Send(request + "GET /next HTTP/1.1\r\nHost: a.test\r\n\r\n")
+			<-began
+			assert.Empty(t, c.Response("GET").Content)
+			assert.Equal(t, "next", string(c.Response("GET").Content))
+			c.Send(strings.Replace(request, "\r\n\r\n", "\r\nX-Wait: x\r\n\r\n", 1))
+			<-began
+			c.Close()
+			<-ended
+		})
+	}
+}
+
+func TestContextsBelowARequestsEndWithIt(t *testing.T) {
+	proxytest.NoLeaks(t)
+	type key struct{}
+	below := make(chan context.Context, 1)
+	called := make(chan bool, 3)
+	c := serving(t, func(_ http.ResponseWriter, q *http.Request) {
+		ctx, cancel := context.WithCancel(context.WithValue(q.Context(), key{}, "v"))
+		t.Cleanup(cancel)
+		assert.Equal(t, "v", ctx.Value(key{}))
+		context.AfterFunc(q.Context(), func() { called <- true })
+		assert.True(t, context.AfterFunc(q.Context(), func() { called <- false })(), "it has been prevented")
+		below <- ctx
+	})
+	c.Do(get)
+	ctx := <-below
+	<-ctx.Done()
+	assert.Equal(t, context.Canceled, ctx.Err())
+	assert.True(t, <-called)
+	late := make(chan bool, 1)
+	stop := context.AfterFunc(ctx, func() { late <- true })
+	assert.True(t, <-late)
+	assert.False(t, stop())
+}

@@ -19,7 +19,7 @@ import (
 )
 
 // The fast lane: one goroutine reads a request, finds its route, asks the
-// target and copies the answer. What is merely unusual goes to net/http, with
+// target and copies the answer. What is merely unusual goes to the handler lane, with
 // its bytes; what is forbidden is refused here.
 //
 // Hot path: no allocation per request; while a connection waits for its next
@@ -261,8 +261,12 @@ func (x *fastExchange) named() (ok bool) {
 	if len(x.req.Host) == 0 {
 		return true
 	}
-	x.host, ok = hostname.AppendCanonical(x.host[:0], x.req.Host)
-	return ok
+	if x.host, ok = hostname.AppendCanonical(x.host[:0], x.req.Host); ok {
+		return true
+	}
+	host, _, err := hostname.Split(string(x.req.Host)) // the unusual ones
+	x.host = append(x.host[:0], host...)
+	return err == nil
 }
 
 // behead steps over the head of n bytes.

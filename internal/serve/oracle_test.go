@@ -84,7 +84,7 @@ func (p *play) act(word, of byte) bool {
 		if f.value == "identity" {
 			p.open, p.shut = true, true
 		}
-		if f.name == "Connection" {
+		if f.name == "Connection" || f.name == "Trailer" {
 			p.w.Header().Del(f.name)
 		}
 		if f.name == "Content-Length" || f.name == "Transfer-Encoding" { // one of them, once
@@ -209,8 +209,7 @@ func (s *stage) handler(file string) http.Handler {
 			script = script[4:]
 		}
 		if p.twoWay { // else net/http reads the rest behind the answer, and the next request at the same time
-			_, err := io.Copy(io.Discard, q.Body)
-			p.note("rest %v", err)
+			_, _ = io.Copy(io.Discard, q.Body)
 		}
 		if !p.shut {
 			p.note("trailer %v", q.Trailer)
@@ -260,7 +259,11 @@ func stages(t testing.TB) (oracle, adapter *stage) {
 // start serves s on a port of its own, until the end of the test.
 func start(t testing.TB, s *serve.Server) (addr string) {
 	t.Helper()
-	ln := proxytest.Listen(t)
+	return startOn(t, s, proxytest.Listen(t))
+}
+
+func startOn(t testing.TB, s *serve.Server, ln net.Listener) (addr string) {
+	t.Helper()
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}

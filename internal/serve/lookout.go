@@ -1,0 +1,53 @@
+package serve
+
+import "time"
+
+// A lookout waits for the end of a connection at which the sweeper cannot peek, by
+// reading, while a handler serves a request that has been read to its end.
+type lookout struct {
+	done chan struct{} // closed when what follows is known
+	b    [1]byte       // the beginning of another request
+	n    int           // bytes of b
+}
+
+// peeks reports whether the sweeper can see the client leave.
+func (c *conn) peeks() bool { return canTry && c.socket != nil }
+
+// lookOut begins to look out for the end of the connection if the sweeper cannot. The
+// body has been read to its end, and its mu is held.
+func (a *adapter) lookOut() {
+	if a.c.peeks() || a.lookout != nil {
+		return
+	}
+	a.c.readBy(0)
+	a.lookout = &lookout{done: make(chan struct{})}
+	go a.lookout.run(a.c, a.w)
+}
+
+func (l *lookout) run(c *conn, w *response) {
+	n, err := c.stream().Read(l.b[:])
+	if l.n = n; n == 0 && !isTimeout(err) {
+		time.AfterFunc(goodbyeTime, w.leave)
+	}
+	close(l.done)
+}
+
+// comeBack ends lookOut. What was read goes behind what else waits to be parsed. The
+// body's mu is held.
+func (a *adapter) comeBack() {
+	l := a.lookout
+	if l == nil {
+		return
+	}
+	a.lookout = nil
+	s := a.f.body()
+	s.interrupt()
+	<-l.done
+	s.resume()
+	if x := a.f1.x; l.n > 0 {
+		if x.w == len(x.in) {
+			x.r, x.w = 0, copy(x.in[:], x.in[x.r:x.w])
+		}
+		x.w += copy(x.in[x.w:], l.b[:])
+	}
+}
