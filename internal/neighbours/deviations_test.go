@@ -7,9 +7,10 @@ type deviation func(place) bool
 // deviates reports whether d holds at p.
 func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 
-// formFilesStay: net/http removes the temporary files of a multipart form that it finds in its own Request. The Router, and the
-// Server for middleware around it, hand on a copy of the Request that has a context of theirs, and the form stays in the copy.
-func formFilesStay(place) bool { return true }
+// formFilesStay: the server removes the temporary files of a multipart form that it finds in its own Request. The Router, and the
+// Server for middleware around it over HTTP/2, hand on a copy of the Request that has a context of theirs, and the form stays in
+// the copy.
+func formFilesStay(p place) bool { return p.server == aRoute || p.protocol == h2 }
 
 // maxBytesKeepsConnections: http.MaxBytesReader tells the writer that a body is too large, so that the connection closes even if
 // the rest of the body would be short, by a method that is not exported: no writer but net/http's can have it. A body whose rest
