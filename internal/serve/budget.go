@@ -300,7 +300,7 @@ func (l *Budgets) Describe() []status.Server {
 func (x *fastExchange) reject(status int, err error) {
 	x.f1.take(x)
 	x.f1.minor = 1 // it may not be known
-	x.rude = true
+	x.lost = true
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
 	x.c.s.Budget.refuse(Cause{"requests", strconv.Itoa(status)}, 0, netip.Addr{})
 	if !x.c.s.Lane.Always {

@@ -36,7 +36,7 @@ type conn struct {
 	trusted  bool
 	shared   bool // by the streams of HTTP/2; see Write
 	closed   atomic.Bool
-	forsaken atomic.Bool            // see forsake
+	discards atomic.Bool            // see discardOnClose
 	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
 	bound    atomic.Bool            // the write deadline is somebody else's
 	progress peek.Progress          // of writes
@@ -49,15 +49,15 @@ type conn struct {
 	peerText  string                // the peer's address; likewise
 	first     [1]byte               // what awaitTLS reads into
 	readArmed time.Time             // when the read deadline expires
-	quiet     bool                  // waits on a goroutine of its own; see doze
+	quiet     bool                  // waits on a goroutine of its own; see startAfresh
 	timedOut  bool                  // the last wait ended at its deadline
 
 	serving  atomic.Pointer[watched]  // what the sweeper looks at; nil between requests
 	handling atomic.Pointer[response] // likewise, while a handler serves the request
 
-	mu      sync.Mutex // guards what follows
-	resting bool       // waits for a request
-	woken   bool       // wake set a read deadline
+	mu     sync.Mutex // guards what follows
+	idling bool       // waits for a request
+	woken  bool       // wake set a read deadline
 }
 
 // contain keeps a panic to the connection that it happened on.
@@ -169,7 +169,7 @@ func (c *conn) interrupt() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // shut closes the connection, with a close_notify under TLS.
 func (c *conn) shut() {
-	if c.tls != nil && !c.forsaken.Load() { // or else crypto/tls tries for five seconds to say goodbye
+	if c.tls != nil && !c.discards.Load() { // or else crypto/tls tries for five seconds to say goodbye
 		c.tls.Close()
 		return
 	}
@@ -178,7 +178,7 @@ func (c *conn) shut() {
 
 // cut closes the connection so that the client sees that it was cut off.
 func (c *conn) cut() {
-	c.forsake()
+	c.discardOnClose()
 	c.Close()
 }
 
@@ -190,10 +190,10 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// forsake makes Close drop what the client has not taken, which the kernel
+// discardOnClose makes Close drop what the client has not taken, which the kernel
 // would keep for a client that takes nothing.
-func (c *conn) forsake() {
-	c.forsaken.Store(true)
+func (c *conn) discardOnClose() {
+	c.discards.Store(true)
 	_ = c.SetLinger(0)
 }
 
@@ -277,7 +277,7 @@ func (c *conn) goesOn(n int, err error) bool {
 		return false
 	}
 	if c.bound.Load() || !c.progress.Moved(c.socket) {
-		c.forsake()
+		c.discardOnClose()
 		return false
 	}
 	return true

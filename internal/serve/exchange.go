@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// exchange forwards the request that head parsed and route routed.
-func (x *fastExchange) exchange() step {
+// run forwards the request that head parsed and route routed.
+func (x *fastExchange) run() step {
 	x.begin()
 	next := x.admit()
 	if next == other { // the record is not at its end
@@ -51,7 +51,7 @@ func (x *fastExchange) admit() step {
 // begin resets what the last exchange left.
 func (x *fastExchange) begin() {
 	x.start = time.Now()
-	x.fail, x.asked, x.sent, x.rude = nil, false, false, false
+	x.fail, x.asked, x.sent, x.lost = nil, false, false, false
 	x.dial = 0
 	x.rec = exchange.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
@@ -226,7 +226,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		if err == nil {
 			return answered, nil
 		}
-		if answered == nil { // it was not up's failure alone
+		if both := (*bothFailedError)(nil); errors.As(err, &both) {
 			return nil, err
 		}
 		retry := !up.Wrote() || x.upload.whole() && exchange.Idempotent(view(x.req.Method)) && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
@@ -248,14 +248,15 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		return nil, err
 	}
 	answered, err := x.send(f, t, up)
-	if err != nil && answered != nil {
-		err = &exchange.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
-		up.Close()
+	if err == nil {
+		return answered, nil
 	}
-	if err != nil {
+	if both := (*bothFailedError)(nil); errors.As(err, &both) {
 		return nil, err
 	}
-	return answered, nil
+	err = &exchange.AttemptError{Op: "read", Wrote: up.Wrote(), Err: err}
+	up.Close()
+	return nil, err
 }
 
 // open dials a new connection to t, and notes how long that took.
@@ -292,8 +293,8 @@ func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 }
 
 // send writes x.out to up and waits for the first bytes of the answer, on the
-// connection that it returns: up, unless another target was faster. It is nil
-// when two have failed.
+// connection that it returns: up, unless another target was faster. A failure is up's,
+// or a *bothFailedError.
 func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
 	x.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
@@ -428,7 +429,7 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 		x.fail = fail
 	}
 	if fail.Side == exchange.SideClient {
-		x.rude = true
+		x.lost = true
 	}
 	return x.decline(fail)
 }
@@ -438,18 +439,18 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 func (x *fastExchange) decline(fail *exchange.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
-	if x.upload.waits() && !x.rude && status != exchange.StatusClientClosed {
+	if x.upload.waits() && !x.lost && status != exchange.StatusClientClosed {
 		return x.declineEarly(fail)
 	}
-	x.rude = !x.upload.settle() || x.rude
+	x.lost = !x.upload.settle() || x.lost
 	if status != exchange.StatusClientClosed {
 		x.reply(fail)
 	}
 	x.r += x.upload.took
 	switch {
-	case status == exchange.StatusClientClosed, x.f1.last && !x.rude:
+	case status == exchange.StatusClientClosed, x.f1.last && !x.lost:
 		return end
-	case x.rude:
+	case x.lost:
 		return linger
 	}
 	return again
@@ -460,9 +461,9 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
 	x.upload.giveBack()
 	x.f1.src.take(x)
-	x.rude = !x.f1.src.short()
+	x.lost = !x.f1.src.short()
 	x.reply(fail)
-	if x.rude {
+	if x.lost {
 		return linger
 	}
 	return drain
@@ -485,7 +486,7 @@ func (x *fastExchange) drainBody() step {
 func (x *fastExchange) reply(fail *exchange.Failure) {
 	var body []byte
 	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
-	x.final = head{status: fail.Status, fields: x.fields, length: int64(len(body)), last: x.rude}
+	x.final = head{status: fail.Status, fields: x.fields, length: int64(len(body)), last: x.lost}
 	_ = x.front.head(&x.final)
 	if view(x.req.Method) != http.MethodHead {
 		_ = x.front.data(body)

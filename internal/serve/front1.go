@@ -281,7 +281,7 @@ type secured struct {
 // Close does not say goodbye to a client that takes nothing: crypto/tls would
 // try for five seconds.
 func (s *secured) Close() error {
-	if s.under.forsaken.Load() {
+	if s.under.discards.Load() {
 		return s.under.Close()
 	}
 	return s.Conn.Close()

@@ -52,6 +52,16 @@ type rival struct {
 	err  error
 }
 
+// A bothFailedError is the failure of the first of two attempts, when the second has
+// failed too. The connections of both are closed.
+type bothFailedError struct{ first exchange.AttemptError }
+
+// Error implements error.
+func (e *bothFailedError) Error() string { return e.first.Error() }
+
+// Unwrap returns the failure of the first.
+func (e *bothFailedError) Unwrap() error { return &e.first }
+
 // race waits for an answer on up, and lets another target answer too. The
 // connection that it returns has an answer; up is closed if it is not that one.
 func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
@@ -78,7 +88,7 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	x.await(r)
 	if r.err != nil {
 		x.attempts.Join(first, x.loss(f, r.err))
-		return nil, &exchange.AttemptError{Op: "read", Wrote: true, Err: err}
+		return nil, &bothFailedError{exchange.AttemptError{Op: "read", Wrote: true, Err: err}}
 	}
 	x.watch(r.conn.Lease(), x.hit.Life, other, x.attempts.Around())
 	if beaten {

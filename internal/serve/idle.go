@@ -11,9 +11,9 @@ import (
 // exchange leaves a stack behind that is twice what waiting needs.
 const quietAfter = 250 * time.Millisecond
 
-// doze reports whether the wait that ended without a request is to go on on a
+// startAfresh reports whether the wait that ended without a request goes on on a
 // new goroutine.
-func (c *conn) doze() bool {
+func (c *conn) startAfresh() bool {
 	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || 0 < c.s.IdleTimeout && c.s.IdleTimeout <= quietAfter {
 		return false
 	}
@@ -21,9 +21,9 @@ func (c *conn) doze() bool {
 	return true
 }
 
-// rest begins the wait for the next request; false means that the server
+// beginIdle begins the wait for the next request; false means that the server
 // drains and no request is wanted any more.
-func (c *conn) rest() bool {
+func (c *conn) beginIdle() bool {
 	wait := c.s.IdleTimeout
 	switch {
 	case !c.quiet && (wait <= 0 || wait > quietAfter):
@@ -35,15 +35,15 @@ func (c *conn) rest() bool {
 	c.readBy(wait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.resting = true
+	c.idling = true
 	return c.s.draining.Err() == nil
 }
 
-// unrest ends it.
-func (c *conn) unrest() {
+// endIdle ends it.
+func (c *conn) endIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.resting = false
+	c.idling = false
 	if c.woken {
 		c.woken = false
 		c.readArmed = time.Time{}
@@ -55,7 +55,7 @@ func (c *conn) unrest() {
 func (c *conn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.resting {
+	if c.idling {
 		c.woken = true
 		c.interrupt()
 	}

@@ -103,7 +103,7 @@ type fastExchange struct {
 	known  *exchange.Handover // what the handler lane has to know that carries the exchange on; nil if nothing
 	asked  bool               // something of the request has gone out
 	sent   bool               // the response has begun
-	rude   bool               // the client's own fault: what it still sends is not read
+	lost   bool               // where the request ends is not known: the connection closes
 
 	attempts forward.Attempts
 	upload   upload
@@ -144,7 +144,7 @@ func (c *conn) run() {
 				x.release()
 			}
 			if x = c.await(); x == nil {
-				if c.doze() {
+				if c.startAfresh() {
 					go c.run()
 					return
 				}
@@ -172,7 +172,7 @@ func (c *conn) run() {
 // await waits for the first bytes of a request without holding a buffer, and
 // returns them in an exchange; nil when the connection is to end.
 func (c *conn) await() *fastExchange {
-	if !c.rest() {
+	if !c.beginIdle() {
 		return nil
 	}
 	if c.opaque {
@@ -196,7 +196,7 @@ func (c *conn) await() *fastExchange {
 			x = nil
 		}
 	}
-	c.unrest()
+	c.endIdle()
 	if x != nil {
 		x.c, c.quiet = c, false
 	}
@@ -248,7 +248,7 @@ func (x *fastExchange) serve() step {
 		return x.refuse(errHost)
 	}
 	if !x.odd && x.route() {
-		if next := x.exchange(); next != other {
+		if next := x.run(); next != other {
 			return next
 		}
 	}
