@@ -191,7 +191,7 @@ func newFast(t testing.TB, s shape) *track {
 	return k
 }
 
-// newMiddle starts a Server that has net/http serve everything, since there is middleware in front of the Router.
+// newMiddle starts a Server whose handler lane serves everything, since there is middleware in front of the Router.
 func newMiddle(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "behind middleware")
