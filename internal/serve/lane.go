@@ -152,8 +152,7 @@ func (c *conn) run() {
 			x.release()
 			c.lingerClose()
 			return
-		case gone:
-			x.release()
+		case gone: // and x with it
 			return
 		}
 	}
