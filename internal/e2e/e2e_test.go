@@ -55,7 +55,7 @@ type site struct {
 type lane struct {
 	name    string
 	secure  bool // over TLS
-	handler bool // by net/http below the Server
+	handler bool // by the Server's handler lane
 	foreign bool // by net/http alone
 }
 

@@ -132,7 +132,7 @@ func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
 	}
 }
 
-// On a kept connection, too, which net/http may read by then.
+// On a kept connection, too, behind a request of either lane.
 func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
 	for _, target := range []string{"foo:bar", "mailto:x@y", "a.test:80", "http:x", "http:///x", "http://?x", "ftp://a.test/", "http://u@a.test/", "http://a..test/", "http://a.test:1:2/"} {
 		t.Run(target, func(t *testing.T) {

@@ -65,7 +65,7 @@ func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
 		t.Run(tt.about, func(t *testing.T) {
 			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 				c := s.dial(t)
-				for _, first := range []bool{true, false} { // the second goes on where net/http has the connection
+				for _, first := range []bool{true, false} { // the second comes behind a request of its lane
 					n := len(s.backend.Requests())
 					assert.Equal(t, 200, c.Do(request("GET /", tt.fields+"\r\n")).StatusCode)
 					raw := s.backend.WaitRequests(n + 1)[n].Raw

@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Requests for both lanes on one connection, in one piece or byte by byte: wherever net/http takes over, nothing is lost, nothing
+// Requests for both lanes on one connection, in one piece or byte by byte: whichever lane is next, nothing is lost, nothing
 // comes twice, and the answers keep their order.
 func TestNothingIsLostBetweenTheLanes(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {

@@ -1,6 +1,7 @@
 // Package handler is the handler lane: it carries an exchange between an
 // http.ResponseWriter and the targets of a Forwarder, for requests that come through
-// middleware, over HTTP/2, or with a wish that the fast lane does not know.
+// middleware, over HTTP/2, or with a wish that the fast lane does not know. The writer is
+// that of the Server's front, or of any other server.
 //
 //   - handler.go: the way in, and how failures are answered
 //   - roundtrip.go: from target to target until one answers

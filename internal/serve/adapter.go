@@ -99,7 +99,7 @@ func (x *fastExchange) adapt() step {
 
 // begin makes the request and its response writer.
 func (a *adapter) begin(x *fastExchange) error {
-	a.c, a.f, a.f1 = x.c, x.front, &x.f1
+	a.c, a.f, a.f1 = x.c, x.front, x.f1
 	asks, unknown := expects(&x.req)
 	if unknown {
 		return errExpectation
@@ -139,11 +139,12 @@ func (a *adapter) abandon(p any) {
 		a.logf("http: panic serving %v: %v\n%s", a.c.remote(), p, debug.Stack())
 	}
 	a.w.life.end()
+	if a.hijacked {
+		return
+	}
 	a.leaveBody()
 	a.c.handle(nil)
-	if !a.hijacked {
-		a.f.cut()
-	}
+	a.f.cut()
 }
 
 // finish ends the response of a handler that has returned, and says what becomes of
@@ -191,7 +192,7 @@ func (a *adapter) release() {
 	}
 	clear(a.keys)
 	clear(a.fields)
-	a.f1.x, a.f1.src.x = nil, nil
+	a.f1.c, a.f1.x, a.f1.src.x = nil, nil, nil
 	a.c, a.f, a.f1, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false

@@ -526,3 +526,39 @@ func TestContextsBelowARequestsEndWithIt(t *testing.T) {
 	assert.True(t, <-late)
 	assert.False(t, stop())
 }
+
+func TestRefusalsAreTheSameFromTheFirstRequestToTheFifth(t *testing.T) {
+	proxytest.NoLeaks(t)
+	handled := make(chan string, 100)
+	addr := start(t, &serve.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		io.Copy(io.Discard, q.Body)
+		handled <- q.Method
+	})})
+	for raw, want := range map[string]int{
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 400,
+		"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                      400,
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx":                  400,
+		"GET / HTTP/1.1\nHost: a\n\n":                                              400,
+		"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n":                          400,
+		"GET a.test:80 HTTP/1.1\r\nHost: a\r\n\r\n":                                400,
+		"GET mailto:x@y HTTP/1.1\r\nHost: a\r\n\r\n":                               400,
+		"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n":                                400,
+		"GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: a\r\n", 101) + "\r\n": 431,
+		"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n":                                  501,
+		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                         505,
+		"GET / HTTP/1.1\r\n\r\n":                                                   400,
+		"GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n":                         417,
+	} {
+		for _, before := range []int{0, 4} {
+			c := proxytest.Dial(t, addr)
+			for range before {
+				require.Equal(t, 200, c.Do("BREW / HTTP/1.1\r\nHost: a\r\n\r\n").StatusCode)
+				<-handled
+			}
+			c.Send(raw)
+			assert.Equal(t, want, c.Response("GET").StatusCode, raw)
+			assert.Empty(t, c.Rest(), "the connection closes")
+			assert.Empty(t, handled)
+		}
+	}
+}

@@ -141,6 +141,27 @@ func TestTLSAllocatesNothingOfOurs(t *testing.T) {
 	assert.Less(t, newSecureLink(t, r).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 2.05)
 }
 
+// The handler lane makes what handlers may keep: the request, its header and URL, the writer and its header.
+func TestARequestOfTheHandlerLaneAllocatesLittle(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r := new(hostproxy.Router)
+	r.Handle("a.test", hostproxy.To(backend(t, "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 2\r\n\r\nok")))
+	for name, tt := range map[string]struct {
+		handler http.Handler
+		most    float64
+	}{
+		"a handler of somebody's":   {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }), 8.1},
+		"middleware around a route": {http.HandlerFunc(r.ServeHTTP), 17.1},
+	} {
+		server := &hostproxy.Server{Router: r, Handler: tt.handler}
+		c, err := net.Dial("tcp", proxytest.StartPlain(t, server).Plain)
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		l := &link{c, t}
+		assert.Less(t, l.perRequest("GET /p?q HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n"), tt.most, name)
+	}
+}
+
 // A link is a connection to a Server.
 type link struct {
 	net.Conn

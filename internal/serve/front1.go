@@ -18,7 +18,8 @@ import (
 // A front1 is the front of HTTP/1.x: it spells heads and frames bodies. What it
 // spells gathers in out.
 type front1 struct {
-	x        *fastExchange
+	c        *conn
+	x        *fastExchange // nil when the connection has been given away
 	src      source
 	out      []byte
 	last     bool // the connection closes after the response
@@ -44,7 +45,7 @@ const (
 // take makes f the front of the request that x has parsed.
 func (f *front1) take(x *fastExchange) {
 	r := &x.req
-	f.x, f.minor, f.headOnly = x, r.Minor, string(r.Method) == http.MethodHead
+	f.c, f.x, f.minor, f.headOnly = x.c, x, r.Minor, string(r.Method) == http.MethodHead
 	f.leaves, f.stays = r.Minor == 1 && r.Close, r.Minor == 0 && r.Persistent()
 	f.begun, f.chunked, f.open, f.err = false, false, false, nil
 	f.bounded.Store(false)
@@ -225,22 +226,23 @@ func (f *front1) cut() {
 
 func (f *front1) readBy(t time.Time) error {
 	f.src.bound.Store(true)
-	return f.x.c.stream().SetReadDeadline(t)
+	return f.c.stream().SetReadDeadline(t)
 }
 
 func (f *front1) writeBy(t time.Time) error {
 	f.bounded.Store(true)
-	return f.x.c.stream().SetWriteDeadline(t)
+	return f.c.stream().SetWriteDeadline(t)
 }
 
 // release undoes writeBy.
 func (f *front1) release() {
 	if f.bounded.Load() {
-		_ = f.x.c.stream().SetWriteDeadline(time.Time{})
+		_ = f.c.stream().SetWriteDeadline(time.Time{})
 	}
 }
 
-// hijack implements front. The exchange's buffers stay behind.
+// hijack implements front. It gives the exchange back, whose buffers are not needed for
+// as long as the handler has the connection. The handler keeps f.
 func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	x, c := f.x, f.x.c
 	ahead := f.src.unread()
@@ -250,7 +252,9 @@ func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	if c.tls != nil {
 		nc = &secured{c.tls, c}
 	}
-	x.r, x.w = 0, 0
+	f.x, f.src.x, f.out = nil, nil, nil
+	x.renewFront()
+	x.release()
 	r := bufio.NewReaderSize(&replay{nc, ahead}, max(gatherSize, len(ahead)))
 	_, _ = r.Peek(len(ahead))
 	return nc, bufio.NewReadWriter(r, bufio.NewWriterSize(nc, gatherSize))

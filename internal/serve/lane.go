@@ -72,8 +72,8 @@ const bufferSize = h1.DefaultMaxHead
 type fastExchange struct {
 	c *conn
 	watched
-	front front  // what it sees of its client
-	f1    front1 // likewise, of HTTP/1.x
+	front front   // what it sees of its client
+	f1    *front1 // likewise, of HTTP/1.x
 
 	in    [bufferSize]byte
 	r, w  int    // in[r:w] is unread
@@ -112,10 +112,16 @@ type fastExchange struct {
 }
 
 var exchanges = sync.Pool{New: func() any {
-	x := &fastExchange{out: make([]byte, 0, 2<<10), f1: front1{out: make([]byte, 0, 4<<10)}}
-	x.front = &x.f1
+	x := &fastExchange{out: make([]byte, 0, 2<<10)}
+	x.renewFront()
 	return x
 }}
+
+// renewFront gives x a front of its own.
+func (x *fastExchange) renewFront() {
+	x.f1 = &front1{out: make([]byte, 0, 4<<10)}
+	x.front = x.f1
+}
 
 // maxKeptOut is the largest output buffer that goes back to the pool.
 const maxKeptOut = 64 << 10
@@ -162,8 +168,7 @@ func (c *conn) run() {
 			x.release()
 			c.lingerClose()
 			return
-		case gone:
-			x.release()
+		case gone: // and x with it
 			return
 		}
 	}
