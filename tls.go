@@ -141,10 +141,12 @@ type TLS struct {
 	// Empty means the addresses of the network interfaces, if all of them are
 	// public. If no record of a host has one of these, its order is delayed by about
 	// 35 minutes at most. If a handshake for the host arrives meanwhile, clients
-	// evidently reach this machine, and the next look-up ends the delay. If any
-	// interface has a private address, only missing records delay an order. Records
-	// with private addresses, failed look-ups, and hosts with a valid certificate
-	// never delay one.
+	// evidently reach this machine, and the next look-up ends the delay. Empty on a
+	// machine with any private address means that only missing records delay an
+	// order.
+	//
+	// In all cases, an order is not delayed if the records have only private
+	// addresses, if the look-up fails, or if the host has a valid certificate.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
@@ -196,9 +198,9 @@ type TLS struct {
 type HostTLS struct {
 	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil keeps them.
 	// ACME issuers are templates, as for TLS.Issuer. Several templates may name the
-	// same CA with other settings. They use separate accounts if the e-mail, the
-	// account key or the external account differs. A change takes effect at the next
-	// renewal, or immediately for a host without a valid certificate.
+	// same CA and differ in their other settings. They use separate accounts if the
+	// e-mail, the account key or the external account differs. A change takes effect
+	// at the next renewal, or immediately for a host without a valid certificate.
 	//
 	// Return the same issuer each time. ACME templates with equal settings are the
 	// same. Other issuers, and solvers and functions in templates, are compared by
@@ -268,8 +270,8 @@ type ClientAuth struct {
 }
 
 // SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
-// h to the client's verified certificate and its chain. It always removes these
-// headers as sent by the client, also if no certificate was verified. Call it in
+// h to the client's verified certificate and its chain. Headers of these names that
+// the client sent are removed, even if no certificate was verified. Call it in
 // [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
@@ -331,9 +333,9 @@ type CertStatus struct {
 // concurrently, and create the authority if it does not exist. The root is never
 // installed in a trust store; do that yourself.
 //
-// If the storage of a cluster loses its contents, the members restore them within
-// five minutes. A member that starts in between makes a new root, which clients do
-// not trust. It returns to the older root within ten minutes.
+// If several processes share a Storage and it loses its contents, the running ones
+// restore them within five minutes. A process that starts in between makes a new
+// root, which clients do not trust. It returns to the older root within ten minutes.
 type LocalCA struct {
 	// Storage keeps the root and its key. Nil means the default files of
 	// [TLS.Storage].
@@ -611,8 +613,8 @@ func isPassthrough(h http.Handler) bool {
 // TLSConfig returns TLS settings for a listener of your own, with the certificates
 // of r's hosts. The error joins all faults of r.TLS.
 //
-// Certificates are ordered at the first handshake, or two seconds after the call
-// if there is none. Your server must limit the time of the handshake, as for
+// Certificates are ordered at the first handshake, or two seconds after the call,
+// whichever comes first. Your server must limit the time of the handshake, as for
 // [Router.Listen].
 //
 // A Passthrough route is an error unless r already has a Server or a listener from
@@ -787,7 +789,7 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
 // given. It does not wait: hosts keep their settings until Host has returned
-// without an error. If TLS.HostPolicy refused a name that is among the patterns, the
+// without an error. If one of the patterns is a host that TLS.HostPolicy refused, the
 // refusal is forgotten, as by [Router.ForgetHostPolicy]. A pattern without a route
 // is logged as a warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
 // listens.
@@ -813,9 +815,9 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts
 // has a certificate. If none are given, it waits for all hosts that need one,
-// except those that [TLS.Lazy] leaves to their first handshake. It waits for such
-// a host only if the host is given, and does not order its certificate: a handshake
-// or [Router.RenewCertificate] orders it. When ctx is done, the error names
+// except those that [TLS.Lazy] leaves to their first handshake. A host left to
+// its first handshake is waited for only if it is given; its certificate is ordered
+// by that handshake or by [Router.RenewCertificate]. When ctx is done, the error names
 // the hosts without a certificate and the reasons. An invalid host is an error
 // immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {

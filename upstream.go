@@ -347,8 +347,8 @@ func (u *Upstream) source() discover.Source {
 }
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried. Weights are shares of all requests. For LessBusy and
-// LeastInFlight they are shares of the requests in flight. FirstAvailable
+// full or already tried. Weights are shares of the requests in flight for LessBusy and
+// LeastInFlight, and of all requests over time for other policies. FirstAvailable
 // ignores weights, except that it skips targets with weight 0. ConsistentHash also
 // skips a target that has more than 1.25 times its share of the requests in flight.
 type Policy uint8
@@ -415,7 +415,7 @@ type Breaker struct {
 	// failed. It is at most 1. Zero disables this criterion.
 	FailureRatio float64
 	Window       time.Duration // period over which FailureRatio is measured; 0 means 10 s
-	MinRequests  int           // FailureRatio applies from this many requests in Window on; 0 means 20
+	MinRequests  int           // FailureRatio applies once there are this many requests in Window; 0 means 20
 
 	Statuses []int         // response statuses that are failures, such as 502
 	Slow     time.Duration // responses slower than this are failures; 0 disables this criterion
@@ -627,8 +627,8 @@ func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
 
-// The errors of [Upstream.Replace] tell which targets are in use. They wrap the
-// cause.
+// An error of [Upstream.Replace] wraps one of these, and the cause. It tells which
+// targets are in use.
 var (
 	ErrNotReady   = forward.ErrNotReady   // a new target does not serve; the old targets stay in use
 	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old ones were cut off
