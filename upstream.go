@@ -454,7 +454,7 @@ type Sticky struct {
 //
 //   - If no part of the request was written to the target, it is retried.
 //   - If some of it was written, it is retried if its method is idempotent (GET,
-//     HEAD, OPTIONS, TRACE, PUT, DELETE) and the proxy has kept what it read of
+//     HEAD, OPTIONS, PUT, DELETE) and the proxy has kept what it read of
 //     the body (at most 32 KiB).
 //   - Once a byte of a response went to the client, it is never retried.
 type Retry struct {

@@ -105,8 +105,7 @@ func (h *head) appendFraming(dst []byte) []byte {
 		}
 		return dst
 	}
-	switch h.req.Method {
-	case http.MethodPost, http.MethodPut, http.MethodPatch: // RFC 9110, 8.6
+	if said := h.req.Header["Content-Length"]; len(said) == 1 && said[0] == "0" { // RFC 9110, 8.6
 		return h1.AppendContentLength(dst, 0)
 	}
 	return dst

@@ -13,43 +13,49 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// classes are the only ways in which two proxies may differ. What is compared is already free of the order and case of
-// field names, of the order of trailers and of the borders of chunks, and has "now" for the time of the answer: none of them means anything (RFC 9110, 5.3; RFC 9112,
-// 7.1). Read-only.
+// classes are the only ways in which other proxies may differ from our front. What is compared is already free of the order of trailers
+// and of the borders of chunks, and has "now" for the time of the answer: none of them means anything (RFC 9112, 7.1). Between the lanes
+// behind our front nothing is allowed. Read-only.
 var classes = []class{
-	{name: "reason phrase", why: "the fast lane passes the upstream's on, net/http writes the standard one, and nobody reads it (RFC 9112, 4)",
-		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " reason") }},
-	{name: "length of nothing", why: "the fast lane keeps what the client said, net/http decides by the method: a request without a body may say so or not",
+	{name: "order and case", why: "an http.Header has neither: fields that pass a handler are spelled canonically", in: handlers,
+		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},
+	{name: "length of nothing", why: "our front keeps what the client said, net/http decides by the method: a request without a body may say so or not", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field content-length") && d.a+d.b == "0" && d.viewA["up body"] == "" && d.viewB["up body"] == ""
 		}},
-	{name: "empty User-Agent", why: "net/http takes one that begins so for none",
+	{name: "empty User-Agent", why: "net/http's clients take one that begins so for none, and so does ours behind Rewrite", in: []string{"hooked", "foreign", "httputil"},
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field user-agent") && !d.inB && (d.a == "" || strings.HasPrefix(d.a, " | "))
 		}},
-	{name: "answer's framing", why: "net/http gives a short chunked body a length",
+	{name: "answer's framing", why: "net/http gives a short chunked body a length", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field content-length", "down field transfer-encoding") &&
 				d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] == "chunked" && d.viewA["down body"] == d.viewB["down body"]
 		}},
-	{name: "304's description", why: "net/http takes the fields about a body out of a 304; the fast lane passes them on (RFC 9110, 15.4.5)",
+	{name: "304's description", why: "net/http takes the fields about a body out of a 304; our front passes them on (RFC 9110, 15.4.5)", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field content-length", "down field content-type") && d.viewA["down status"] == "304" && !d.inB
 		}},
 
-	{name: "no record", why: "httputil keeps none", httputil: true,
+	{name: "no record", why: "httputil keeps none", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool { return d.is("record ") && !d.inB }},
-	{name: "guessed type", why: "net/http guesses a Content-Type below httputil", httputil: true,
+	{name: "guessed type", why: "net/http guesses a Content-Type below httputil", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool { return d.is("down field content-type") && !d.inA }},
-	{name: "escaped bytes", why: "httputil escapes what RFC 3986 does not let a path hold", httputil: true,
+	{name: "escaped bytes", why: "httputil escapes what RFC 3986 does not let a path hold", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up start") && strings.ContainsAny(d.a, "|\"<>{}\\^`")
 		}},
-	{name: "TE alone", why: "httputil sends TE without the connection option of that name (RFC 9110, 10.1.4)", httputil: true,
+	{name: "TE alone", why: "httputil sends TE without the connection option of that name (RFC 9110, 10.1.4)", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool { return d.is("up field connection") && d.a == "TE" && !d.inB }},
-	{name: "lost trailers", why: "httputil drops trailers of requests that are not announced", httputil: true,
+	{name: "lost trailers", why: "httputil drops trailers of requests that are not announced", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool { return d.is("up trailer ") && !d.inB }},
 }
+
+// handlers are the columns that an http.Handler is in. Read-only.
+var handlers = []string{"adapter", "hooked", "foreign", "httputil"}
+
+// netHTTP are the columns that net/http serves. Read-only.
+var netHTTP = []string{"foreign", "httputil"}
 
 // request is a request of the corpus: start line, Host, the lane probe, fields and what follows them.
 func request(start string, rest string) string {
@@ -88,7 +94,7 @@ func framingCases(methods ...string) (all []exchange) {
 		for _, b := range bodies {
 			for _, a := range answers {
 				all = append(all, exchange{name: method + " with " + b.name + ", answered by " + a.name,
-					raw: request(method+" /p?q=1", b.rest), answer: a.answer, odd: method == "PROPFIND"})
+					raw: request(method+" /p?q=1", b.rest), answer: a.answer})
 			}
 		}
 	}
@@ -102,13 +108,14 @@ func framingCases(methods ...string) (all []exchange) {
 
 // rig is the proxies that a corpus goes through.
 type rig struct {
-	fast, full, hooked *track
-	reference          *track // nil when httputil cannot do the like
+	fast, adapter, hooked *track // behind our front
+	foreign               *track // below an http.Server
+	reference             *track // nil when httputil cannot do the like
 }
 
 func newRig(t testing.TB, s shape) *rig {
 	t.Helper()
-	r := &rig{fast: newFast(t, s), full: newFull(t, s), hooked: newHooked(t, s)}
+	r := &rig{fast: newFast(t, s), adapter: newAdapter(t, s), hooked: newHooked(t, s), foreign: newForeign(t, s)}
 	if !s.own && s.trusted == "" {
 		r.reference = newReference(t, s)
 	}
@@ -119,20 +126,16 @@ func newRig(t testing.TB, s shape) *rig {
 func (r *rig) run(t testing.TB, x *exchange, used map[string]int) {
 	t.Helper()
 	fast := r.fast.ask(t, x)
-	want := map[bool]string{true: "1", false: "0"}[!x.nothing]
-	require.Equal(t, want, fast["up requests"], "%s: what the backend gets; the client gets %s", x.name, short(fast["down status"]+fast["down body"]))
-	if !x.nothing {
-		lane := map[bool]string{true: "", false: "fast"}[x.odd]
-		require.Equal(t, lane, fast["lane"], "%s: the lane it takes", x.name)
+	require.Equal(t, "1", fast["up requests"], "%s: what the backend gets; the client gets %s", x.name, short(fast["down status"]+fast["down body"]))
+	for _, k := range []*track{r.adapter, r.hooked, r.foreign} {
+		compare(t, x, "fast", fast, k.name, k.ask(t, x), classes, used)
 	}
-	compare(t, x, "fast", fast, "full", r.full.ask(t, x), classes, used)
-	compare(t, x, "fast", fast, "hooked", r.hooked.ask(t, x), classes, used)
 	if r.reference != nil && !x.foreign {
 		compare(t, x, "fast", fast, "httputil", r.reference.ask(t, x), classes, used)
 	}
 }
 
-// headCases are odd but legal heads, and a few that both lanes refuse.
+// headCases are odd but legal heads.
 func headCases() (all []exchange) {
 	add := func(name, raw string) *exchange {
 		all = append(all, exchange{name: name, raw: raw, answer: say})
@@ -163,27 +166,28 @@ func headCases() (all []exchange) {
 	get("a condition", "If-None-Match: \"1\"\r\nIf-Modified-Since: Mon, 02 Jan 2006 15:04:05 GMT\r\nRange: bytes=0-1\r\n")
 	get("Via of another proxy", "Via: 1.0 first, 1.1 second\r\nvia: 1.1 third\r\n")
 
-	get("Connection names fields", "Connection: X-Secret, x-other\r\nX-Secret: 1\r\nX-Other: 2\r\nX-Kept: 3\r\n").odd = true
-	get("Connection names fields on several lines", "Connection: close\r\nConnection:\tX-Secret ,\r\nX-Secret: 1\r\n").odd = true
-	get("Connection names ours", "Connection: x-forwarded-for, X-Real-Ip, via, Forwarded, X-Forwarded-Host, host, content-length\r\n").odd = true
-	get("TE", "TE: trailers, gzip\r\n").odd = true
-	get("an upgrade nobody may ask for", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n").odd = true
+	get("Connection names fields", "Connection: X-Secret, x-other\r\nX-Secret: 1\r\nX-Other: 2\r\nX-Kept: 3\r\n")
+	get("Connection names fields on several lines", "Connection: close\r\nConnection:\tX-Secret ,\r\nX-Secret: 1\r\n")
+	get("Connection names ours", "Connection: x-forwarded-for, X-Real-Ip, via, Forwarded, X-Forwarded-Host, host, content-length\r\n")
+	get("TE", "TE: trailers, gzip\r\n")
+	get("an upgrade nobody may ask for", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n")
 	all[len(all)-1].foreign = true // httputil lets it through
-	add("an announced trailer", request("POST /", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked("hello", 2, "X-Sum: 1"))).odd = true
-	add("HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").odd = true
-	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n").odd = true
-	add("an unusual method", request("M-SEARCH /", "\r\n")).odd = true
-	add("an absolute target", request("GET http://a.test/x?y", "\r\n")).odd = true
-	add("an absolute target of another host", request("GET http://b.test:8080/x?y", "\r\n")).odd = true
+	add("an announced trailer", request("POST /", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked("hello", 2, "X-Sum: 1")))
+	add("HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n")
+	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n")
+	add("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").foreign = true // httputil says so in Via
+	add("an unusual method", request("M-SEARCH /", "\r\n"))
+	add("an absolute target", request("GET http://a.test/x?y", "\r\n"))
+	add("an absolute target of another host", request("GET http://b.test:8080/x?y", "\r\n"))
 	get("Max-Forwards", "Max-Forwards: 0\r\n")
 	add("OPTIONS", request("OPTIONS /", "\r\n"))
-	add("OPTIONS that is counted", request("OPTIONS /", "Max-Forwards: 5\r\n\r\n")).odd = true
+	add("OPTIONS that is counted", request("OPTIONS /", "Max-Forwards: 5\r\n\r\n"))
 	all[len(all)-1].foreign = true // httputil does not count
 	for _, host := range []string{"A.Test", "a.test.", "a.test:80", "A.TEST.:8080", "127.0.0.1", "a_b.test", "a.test:"} {
 		add("Host "+host, "GET / HTTP/1.1\r\nHost: "+host+"\r\n"+laneProbe+": p\r\n\r\n")
 	}
 	for _, host := range []string{"[::1]", "[2001:db8::1]:80", "xn--bcher-kva.test"} {
-		add("Host "+host, "GET / HTTP/1.1\r\nHost: "+host+"\r\n"+laneProbe+": p\r\n\r\n").odd = true
+		add("Host "+host, "GET / HTTP/1.1\r\nHost: "+host+"\r\n"+laneProbe+": p\r\n\r\n")
 	}
 	return all
 }
@@ -286,8 +290,8 @@ func claimCases() (all []exchange) {
 	return all
 }
 
-// Each request goes through the fast lane of a Server, through the Router below net/http's own server, and where it is comparable
-// through httputil.ReverseProxy. The backends are asked the same, and the clients are told the same.
+// Each request goes through the fast lane of a Server, through its handlers, through the Router below net/http's own server, and where it
+// is comparable through httputil.ReverseProxy. The backends are asked the same, and the clients are told the same.
 func TestTheLanesAreOne(t *testing.T) {
 	edits := func(u *hostproxy.Upstream) {
 		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},

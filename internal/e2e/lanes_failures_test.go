@@ -27,16 +27,18 @@ func (k *track) try(t testing.TB, x *exchange) view {
 	return v
 }
 
-// failures are the only ways in which two lanes may fail differently. Read-only.
+// failures are the only ways in which a foreign server may fail differently. Read-only.
 var failures = []class{
-	{name: "unread body", why: "net/http closes behind an answer that did not need the body; the fast lane goes on if it has it already",
+	{name: "unread body", why: "net/http closes behind an answer that did not need the body; our front goes on if it has it already", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field connection", "down kept") && d.viewB["down field connection"] == "close" && d.viewB["record request bytes"] == "0"
 		}},
-	{name: "bytes of a bad body", why: "the fast lane sees what is wrong before it sends the rest",
+	{name: "bytes of a bad body", why: "our front sees what is wrong before it sends the rest", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("record request bytes") && d.viewA["record error"] == "read client"
 		}},
+	{name: "order and case", why: "an http.Header has neither: fields that pass a handler are spelled canonically", in: handlers,
+		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},
 }
 
 // Where the proxy itself answers, or cuts the client off, the lanes do so alike, and tell the same of it.
@@ -81,12 +83,13 @@ func TestTheLanesFailAlike(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			fast, full, hooked := newFast(t, tt.shape), newFull(t, tt.shape), newHooked(t, tt.shape)
+			r := &rig{fast: newFast(t, tt.shape), adapter: newAdapter(t, tt.shape), hooked: newHooked(t, tt.shape), foreign: newForeign(t, tt.shape)}
 			for _, q := range tt.requests {
 				x := &exchange{name: q.name, raw: q.raw, answer: tt.answer}
-				v := fast.try(t, x)
-				compare(t, x, "fast", v, "full", full.try(t, x), failures, map[string]int{})
-				compare(t, x, "fast", v, "hooked", hooked.try(t, x), failures, map[string]int{})
+				v := r.fast.try(t, x)
+				for _, k := range []*track{r.adapter, r.hooked, r.foreign} {
+					compare(t, x, "fast", v, k.name, k.try(t, x), failures, map[string]int{})
+				}
 			}
 		})
 	}

@@ -30,6 +30,7 @@ type track struct {
 	records chan hostproxy.Exchange // nil where there are none
 	idle    *proxytest.Conn         // of the client; nil if there is none
 	running *proxytest.Running      // nil below a foreign server
+	tally   *tally                  // nil counts nothing
 }
 
 // A mirror is a backend that keeps what it is asked and answers what it is told.
@@ -141,6 +142,8 @@ type shape struct {
 	own     bool // httputil cannot do the like
 	tune    func(*hostproxy.Server)
 	limit   *hostproxy.RateLimit
+	routes  func(*hostproxy.Router, *hostproxy.Upstream) // adds the routes; nil means one, for any host, to the upstream
+	tally   bool                                         // the bytes that clients send and the server reads are counted
 }
 
 func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
@@ -153,7 +156,11 @@ func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
 	if s.trusted != "" {
 		r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(s.trusted)}
 	}
-	r.Handle("*", u)
+	if s.routes == nil {
+		r.Handle("*", u)
+		return r
+	}
+	s.routes(r, u)
 	return r
 }
 
@@ -191,10 +198,10 @@ func newFast(t testing.TB, s shape) *track {
 	return k
 }
 
-// newMiddle starts a Server whose handler lane serves everything, since there is middleware in front of the Router.
-func newMiddle(t testing.TB, s shape) *track {
+// newAdapter starts a Server whose requests go to an http.Handler, since there is middleware in front of the Router.
+func newAdapter(t testing.TB, s shape) *track {
 	t.Helper()
-	k := newTrack(t, "behind middleware")
+	k := newTrack(t, "adapter")
 	r := s.router(t, k)
 	k.start(t, s, &hostproxy.Server{Router: r, Handler: http.HandlerFunc(r.ServeHTTP)})
 	return k
@@ -209,7 +216,7 @@ func overFronts(t *testing.T, s shape, check func(*testing.T, *track)) {
 	for name, start := range map[string]func(*testing.T) *track{
 		"fast lane":          func(t *testing.T) *track { return newFast(t, s) },
 		"fast lane over TLS": func(t *testing.T) *track { return newFast(t, secure) },
-		"behind middleware":  func(t *testing.T) *track { return newMiddle(t, s) },
+		"behind middleware":  func(t *testing.T) *track { return newAdapter(t, s) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -225,8 +232,13 @@ func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
 	if s.tune != nil {
 		s.tune(server)
 	}
+	var runs proxytest.Runner = server
+	if s.tally {
+		k.tally = new(tally)
+		runs = k.tally.runner(server)
+	}
 	if !s.secure {
-		k.running = proxytest.StartPlain(t, server)
+		k.running = proxytest.StartPlain(t, runs)
 		k.addr = k.running.Plain
 		return
 	}
@@ -234,30 +246,30 @@ func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
 	r.TLS.Config = config
 	r.TLS.Storage = newStorage(t)
 	k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
-	k.running = proxytest.Start(t, server)
+	k.running = proxytest.Start(t, runs)
 	k.addr = k.running.HTTPS
 }
 
-// newFull starts net/http's own server with the Router as its handler.
-func newFull(t testing.TB, s shape) *track {
+// newForeign starts net/http's own server with the Router as its handler.
+func newForeign(t testing.TB, s shape) *track {
 	t.Helper()
-	k := newTrack(t, "full")
+	k := newTrack(t, "foreign")
 	k.serve(t, s.router(t, k), s.secure)
 	return k
 }
 
-// newHooked is newFull with a hook that wants an http.Response and leaves it as it is.
+// newHooked starts a Server with a hook that wants an http.Response and leaves it as it is.
 func newHooked(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "hooked")
 	change := s.change
 	s.change = func(u *hostproxy.Upstream) {
+		u.ModifyResponse = func(*http.Response) error { return nil }
 		if change != nil {
 			change(u)
 		}
-		u.ModifyResponse = func(*http.Response) error { return nil }
 	}
-	k.serve(t, s.router(t, k), s.secure)
+	k.start(t, s, &hostproxy.Server{Router: s.router(t, k)})
 	return k
 }
 
@@ -318,6 +330,9 @@ func (k *track) dial() (*proxytest.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if k.tally != nil {
+		nc = &dialed{nc.(*net.TCPConn), k.tally}
+	}
 	if k.tls != nil {
 		nc = tls.Client(nc, k.tls)
 	}
@@ -329,25 +344,23 @@ type exchange struct {
 	name    string
 	raw     string // one request
 	answer  answer
-	nothing bool // forwarded: it is refused
-	odd     bool // not for the fast lane
 	foreign bool // not to be compared with httputil: it is known to differ, or to be wrong
 }
 
 // ask carries out one exchange and tells what both ends saw of it. Where the client may go on, a second exchange on the
 // same connections shows that both ends agree on where the first one ended, and the connection is kept for the next: nothing of
-// one exchange may show in another. An odd one has a connection of its own, which the fast lane does not get back.
+// one exchange may show in another.
 func (k *track) ask(t testing.TB, x *exchange) view {
 	t.Helper()
 	c := k.idle
-	if k.idle = nil; c == nil || x.odd {
+	if k.idle = nil; c == nil {
 		var err error
 		c, err = k.dial()
 		require.NoError(t, err, k.name)
 	}
 	_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
 	v := k.askOn(t, c, x)
-	if v["down kept"] == "yes" && !x.odd {
+	if v["down kept"] == "yes" {
 		k.idle = c
 	} else {
 		c.Close()

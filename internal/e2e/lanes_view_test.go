@@ -18,7 +18,8 @@ import (
 )
 
 // A view is what both ends saw of an exchange, as facts with names: "up" is what the backend received, "down" what the
-// client got, "record" what Observe was shown. Fields are compared by lower-case name, with their values in order.
+// client got, "record" what Observe was shown. Fields are compared by lower-case name, with their values in order; " names" are those of a
+// head as they are spelled, in order.
 type view map[string]string
 
 // addUp adds what the backend received, its own address left out.
@@ -33,13 +34,9 @@ func (v view) addUp(k *track) {
 	v["up start"] = start
 	v["up body"] = string(q.Content)
 	v.addTrailers("up", q.Trailer)
-	if strings.Contains(string(q.Raw), "\r\n"+laneProbe+": ") {
-		v["lane"] = "fast"
-	}
 }
 
-// laneProbe is a field that each compared request has. The fast lane forwards names as they are spelled; net/http, and so
-// the handler lane, gives each its canonical spelling. Thus the backend can tell which lane a request took.
+// laneProbe is a field that each compared request has, spelled as net/http never does. Behind our front it stays as it is.
 const laneProbe = "x-lAnE"
 
 // readResponses adds the responses to one request, interim ones included, and returns the final one, or nil.
@@ -89,6 +86,7 @@ func (v view) addHead(what string, raw []byte) string {
 		if !ok || strings.ContainsAny(line, "\r\n\x00") {
 			v[what+" head"] = "has the line " + strconv.Quote(line)
 		}
+		v.add(what+" names", name)
 		name, value = strings.ToLower(name), strings.Trim(value, " \t")
 		if name == "trailer" { // names as well
 			value = strings.ToLower(value)
@@ -179,7 +177,7 @@ func (v view) addFacts(x *hostproxy.Exchange) {
 // A class is a way in which two proxies may tell the same thing differently.
 type class struct {
 	name, why string
-	httputil  bool // only between the fast lane and httputil
+	in        []string // columns where it is allowed
 	holds     func(d difference, x *exchange) bool
 }
 
@@ -204,18 +202,18 @@ func compare(t testing.TB, x *exchange, nameA string, a view, nameB string, b vi
 	facts := make(map[string]bool)
 	for _, v := range []view{a, b} {
 		for f := range v {
-			facts[f] = f != "lane"
+			facts[f] = true
 		}
 	}
 	var wrong []string
-	for f, counts := range facts {
+	for f := range facts {
 		d := difference{fact: f, viewA: a, viewB: b}
 		d.a, d.inA = a[f]
 		d.b, d.inB = b[f]
-		if !counts || d.inA == d.inB && d.a == d.b {
+		if d.inA == d.inB && d.a == d.b {
 			continue
 		}
-		c := classify(d, x, allowed, nameB == "httputil")
+		c := classify(d, x, allowed, nameB)
 		if c == "" {
 			wrong = append(wrong, fmt.Sprintf("%s:\n\t%-8s %s\n\t%-8s %s", f, nameA, d.show(d.a, d.inA), nameB, d.show(d.b, d.inB)))
 			continue
@@ -244,9 +242,9 @@ func short(s string) string {
 	return strconv.Quote(s)
 }
 
-func classify(d difference, x *exchange, allowed []class, reference bool) string {
+func classify(d difference, x *exchange, allowed []class, column string) string {
 	for _, c := range allowed {
-		if (reference || !c.httputil) && c.holds(d, x) {
+		if slices.Contains(c.in, column) && c.holds(d, x) {
 			return c.name
 		}
 	}

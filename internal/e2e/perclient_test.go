@@ -106,7 +106,7 @@ func answered(t *testing.T, c *proxytest.Conn) bool {
 }
 
 // refusals returns what a Router's Servers have refused: counts by what and why.
-func refusals(t *testing.T, r *hostproxy.Router) map[string]uint64 {
+func refusalsOf(t *testing.T, r *hostproxy.Router) map[string]uint64 {
 	t.Helper()
 	all := make(map[string]uint64)
 	for _, s := range servers(t, r) {
@@ -151,7 +151,7 @@ func TestAClientHasNoMoreConnectionsThanItMay(t *testing.T) {
 			other := c.dial(t, "127.0.0.2")
 			assert.True(t, answered(t, other), "another client has room")
 			assert.True(t, answered(t, one) && answered(t, two), "the others go on")
-			assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusals(t, c.router))
+			assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusalsOf(t, c.router))
 			assert.Equal(t, int64(3), open(t, c.router))
 			one.Close()
 			proxytest.Eventually(t, "room", func() bool { return answered(t, c.dial(t, "127.0.0.1")) })
@@ -272,7 +272,7 @@ func TestPassthroughConnectionsCountPerClient(t *testing.T) {
 	proxytest.Eventually(t, "the end", func() bool { return open(t, p.router) == 1 })
 	assert.True(t, repeats(p.dial(t, run.HTTPS)) && repeats(two))
 	assert.True(t, p.dial(t, run.HTTPS) == nil)
-	assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusals(t, p.router), "what is carried is no failed handshake")
+	assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusalsOf(t, p.router), "what is carried is no failed handshake")
 }
 
 func TestTrustedProxiesHaveAsManyConnectionsAsTheyLike(t *testing.T) {
@@ -370,7 +370,7 @@ func TestAFloodOfOneClientLeavesTheOthersServed(t *testing.T) {
 	}
 	all.Wait()
 	proxytest.Eventually(t, "the refusals", func() bool {
-		return refusals(t, c.router)["connections MaxConnsPerClient"] == flood-10
+		return refusalsOf(t, c.router)["connections MaxConnsPerClient"] == flood-10
 	})
 	assert.LessOrEqual(t, open(t, c.router), int64(20))
 	assert.True(t, answered(t, c.dial(t, "127.0.0.2")))
@@ -421,7 +421,7 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 		assert.False(t, answered(t, dialFrom(t, "127.0.0.1", run.HTTPS)))
 	}
 	assert.Equal(t, map[string]uint64{"requests 400": 2, "requests 505": 1, "requests 408": 1,
-		"handshakes HandshakeTimeout": 1, "handshakes failed": 1, "connections MaxConns": 3}, refusals(t, r))
+		"handshakes HandshakeTimeout": 1, "handshakes failed": 1, "connections MaxConns": 3}, refusalsOf(t, r))
 	s := servers(t, r)
 	require.Len(t, s, 1)
 	require.Len(t, s[0].Listeners, 2)
@@ -455,7 +455,7 @@ func TestAClientThatLeavesInItsHandshakeIsNotRefused(t *testing.T) {
 		require.NoError(t, c.Reset())
 		proxytest.Eventually(t, "the end", func() bool { return open(t, s.router) == 0 })
 	}
-	assert.Empty(t, refusals(t, s.router))
+	assert.Empty(t, refusalsOf(t, s.router))
 }
 
 func TestServersLeaveTheStatusWhenTheyEnd(t *testing.T) {

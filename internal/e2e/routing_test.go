@@ -72,7 +72,7 @@ func TestTheTargetsOwnHost(t *testing.T) {
 func TestRewriteSeesTheQueryThatIsSent(t *testing.T) {
 	many := strings.Repeat("a=b&", 19_999) + "last=1" // more than net/url counts
 	for _, query := range []string{"a=1;b=2&c=3", "a=1&b=%x&c=3", "a=1;b=2&c=%x", "a=1&c=%x", "c=3", "c=3&c=%3B", "?", many} {
-		for _, start := range []func(testing.TB, shape) *track{newFast, newMiddle, newFull} {
+		for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter, newForeign} {
 			var raw string
 			var parsed url.Values
 			k := start(t, shape{

@@ -123,7 +123,7 @@ func TestAFewKeyUpdatesAreNoThreat(t *testing.T) {
 func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
 	for name, requested := range map[string]byte{"one way": 0, "both ways": 1} {
 		t.Run(name, func(t *testing.T) {
-			for _, start := range []func(testing.TB, shape) *track{newFast, newFull} {
+			for _, start := range []func(testing.TB, shape) *track{newFast, newForeign} {
 				k := start(t, shape{secure: true})
 				raw, w := k.handshake13(t)
 				var flood []byte

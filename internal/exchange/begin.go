@@ -14,7 +14,7 @@ import (
 func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x := &Exchange{Record: Record{
 		Start:  time.Now(),
-		Proto:  q.Proto,
+		Proto:  Proto(q),
 		Scheme: "http",
 		Method: q.Method,
 		Host:   q.Host,
@@ -84,6 +84,14 @@ func Left(q *http.Request, err error) {
 }
 
 var errPanic = errors.New("a handler panicked")
+
+// Proto is the version of HTTP that q is processed as: HTTP/1.1 for a later minor version, too (RFC 9110, 2.5).
+func Proto(q *http.Request) string {
+	if q.ProtoMajor == 1 && q.ProtoMinor > 1 {
+		return "HTTP/1.1"
+	}
+	return q.Proto
+}
 
 // IsHTTP10 reports whether q is of HTTP/1.0, which has no Upgrade, no Expect and no interim responses.
 func IsHTTP10(q *http.Request) bool { return q.ProtoMajor == 1 && q.ProtoMinor == 0 }

@@ -90,6 +90,10 @@ func WithConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
+// HasFront reports whether WithConn stored a connection in ctx: it is one that this
+// proxy reads itself, up to the end of each request's body.
+func HasFront(ctx context.Context) bool { return ctx.Value(connKey{}) != nil }
+
 // MarkFrom returns the mark of the connection that WithConn stored in ctx.
 func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
 	c := ctx.Value(connKey{})

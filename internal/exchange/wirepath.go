@@ -18,7 +18,10 @@ func WirePath(q *http.Request) string {
 	if h1.ValidTarget(path) && !strings.Contains(path, "?") && spells(path, q.URL) {
 		return path
 	}
-	return q.URL.EscapedPath()
+	if path = q.URL.EscapedPath(); path == "" && q.Method == http.MethodOptions && strings.Contains(q.RequestURI, "://") && q.URL.RawQuery == "" && !q.URL.ForceQuery {
+		return "*" // a URL without a path asks about the server (RFC 9112, 3.2.4)
+	}
+	return path
 }
 
 // WireURI is WirePath with the query.

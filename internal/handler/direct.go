@@ -132,7 +132,7 @@ func (a *roundTrip) draft() *draft {
 			r.Fields = append(r.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
 		}
 	}
-	if _, zero := q.Header["Content-Length"]; zero {
+	if measured(q) {
 		r.ContentLength = 0
 	}
 	a.fill(&d.hop)

@@ -49,7 +49,9 @@ func (a *roundTrip) fail(fail *exchange.Failure) {
 		}
 		panic(http.ErrAbortHandler)
 	}
-	a.closeAfter()
+	if !a.settles() {
+		a.closeAfter()
+	}
 	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
 }
 

@@ -33,6 +33,9 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	if a.f.TargetHost && t.URL.Host != "" {
 		out.Host = t.URL.Host
 	}
+	if a.body == nil && measured(q) {
+		out.Header["Content-Length"] = []string{"0"}
+	}
 	if a.body != nil && q.Method != http.MethodConnect {
 		out.Body = a.body.reader()
 		out.Trailer = a.body.trailer
@@ -45,6 +48,16 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	a.f.RequestHeader.Apply(out.Header)
 	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
 	return out, nil
+}
+
+// measured reports whether a target is told that q has no body: if the client says so,
+// or speaks a protocol that has other means to say it, and the method may have one (RFC
+// 9110, 8.6).
+func measured(q *http.Request) bool {
+	if _, said := q.Header["Content-Length"]; said || q.ProtoMajor == 1 {
+		return said
+	}
+	return q.Method == http.MethodPost || q.Method == http.MethodPut || q.Method == http.MethodPatch
 }
 
 // outgoingURL names the target, with the request's own target behind its base
@@ -111,7 +124,7 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 // fill sets what the target is told of the client.
 func (a *roundTrip) fill(h *header.Hop) {
 	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
-	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(a.q.Proto, "HTTP/"), a.x.Name
+	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(exchange.Proto(a.q), "HTTP/"), a.x.Name
 	if h.Name == "" {
 		h.Name = a.f.Name()
 	}

@@ -92,10 +92,29 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 		}
 	}
 	a.closeAfter()
+	if res.ContentLength < 0 && res.Body != http.NoBody {
+		keepUnsized(a.w)
+	}
 	a.x.Status = res.StatusCode
 	a.wrote = true
 	a.w.WriteHeader(res.StatusCode)
 	return announced
+}
+
+// keepUnsized lets a response whose target did not give its length have none, however
+// short it is. Another server may count it.
+func keepUnsized(w http.ResponseWriter) {
+	for {
+		switch inner := w.(type) {
+		case interface{ Unsized() }:
+			inner.Unsized()
+			return
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return
+		}
+	}
 }
 
 // copyBody copies the response body as it comes. It is flushed whenever the

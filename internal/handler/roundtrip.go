@@ -156,6 +156,12 @@ func (a *roundTrip) leaveBody() {
 	a.x.RequestBytes = a.body.count.Load()
 }
 
+// settles reports whether the connection can be kept behind a refusal: a front of ours
+// reads what is left of a body behind its answer, if that is not too much.
+func (a *roundTrip) settles() bool {
+	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.failed() == nil)
+}
+
 // closeAfter makes the response the connection's last unless the request was
 // read to its end: what remains on the wire must not be taken for another
 // request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.

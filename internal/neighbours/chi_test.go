@@ -118,7 +118,7 @@ func TestChiCompressesAndFlushes(t *testing.T) {
 			fmt.Fprint(w, "one")
 			w.(http.Flusher).Flush()
 			if q.URL.Path == "/slow" {
-				<-next
+				hold(q, next)
 			}
 			fmt.Fprint(w, "two")
 		}), chimw.Compress(5))
@@ -151,11 +151,11 @@ func TestChiEndsSlowHandlers(t *testing.T) {
 
 func TestChiThrottles(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
-		arrived, next := make(chan struct{}), make(chan struct{})
-		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived, next := make(chan struct{}, 2), make(chan struct{})
+		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.(http.Flusher).Flush()
 			arrived <- struct{}{}
-			<-next
+			hold(q, next)
 		}), chimw.Throttle(1))
 		first := s.begin("GET", "/", nil)
 		await(t, "the first request", arrived)

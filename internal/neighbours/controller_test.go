@@ -104,7 +104,8 @@ func TestAWriteDeadlineEndsAWriteThatTheClientDoesNotTake(t *testing.T) {
 		failed := make(chan error, 1)
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-			for page := make([]byte, 1<<20); err == nil; {
+			page := make([]byte, 1<<20)
+			for pages := 0; err == nil && pages < 1000; pages++ {
 				_, err = w.Write(page)
 			}
 			failed <- err

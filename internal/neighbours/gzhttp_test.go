@@ -57,10 +57,10 @@ func TestGzhttpCompresses(t *testing.T) {
 func TestGzhttpFlushes(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		next := make(chan struct{})
-		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			_, _ = io.WriteString(w, prose)
 			assert.NoError(t, http.NewResponseController(w).Flush())
-			<-next
+			hold(q, next)
 			_, _ = io.WriteString(w, "the end")
 		}), zip)
 		resp := s.begin("GET", "/", nil, "Accept-Encoding", "gzip")

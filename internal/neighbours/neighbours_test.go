@@ -129,7 +129,7 @@ func (s *site) serveHostproxy(h http.Handler, around []middleware, config *tls.C
 	var r hostproxy.Router
 	r.TLS.Config = config
 	r.Logger = slog.New(slog.NewTextHandler(s.log, nil))
-	srv := &hostproxy.Server{Router: &r}
+	srv := &hostproxy.Server{Router: &r, DrainTimeout: proxytest.Patience}
 	switch {
 	case s.server == aRoute:
 		r.Handle("*", wrapped(h, around))
@@ -231,6 +231,14 @@ func await[T any](t testing.TB, what string, ch <-chan T) T {
 	case <-time.After(proxytest.Patience):
 		t.Fatalf("still waiting for %s after %v", what, proxytest.Patience)
 		panic("unreachable")
+	}
+}
+
+// hold makes a handler wait until the test lets it go on, or has ended.
+func hold(q *http.Request, next <-chan struct{}) {
+	select {
+	case <-next:
+	case <-q.Context().Done():
 	}
 }
 

@@ -93,7 +93,7 @@ func TestOtelhttpKeepsFlusherAndHijacker(t *testing.T) {
 			assert.True(t, hijacks || q.ProtoMajor == 2)
 			fmt.Fprint(w, "one")
 			w.(http.Flusher).Flush()
-			<-next
+			hold(q, next)
 		}), around)
 		resp := s.begin("GET", "/", nil)
 		assert.Equal(t, "one", readString(t, resp.Body, 3), "before the handler goes on")

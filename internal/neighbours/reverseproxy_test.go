@@ -52,13 +52,13 @@ func TestReverseProxyStreamsWhatTheBackendFlushes(t *testing.T) {
 		t.Run(tt.about, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, p place) {
 				next := make(chan struct{})
-				backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 					for name, value := range tt.fields {
 						w.Header().Set(name, value)
 					}
 					_, _ = io.WriteString(w, "one")
 					w.(http.Flusher).Flush()
-					<-next
+					hold(q, next)
 					_, _ = io.WriteString(w, "two")
 				}))
 				proxy := newReverseProxy(t, backend.Addr())

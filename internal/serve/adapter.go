@@ -40,14 +40,14 @@ import (
 type adapter struct {
 	c     *conn
 	f     front
-	f1    front1
+	f1    *front1
 	w     *response
 	q     *http.Request
 	texts text
 
 	header http.Header // the handler's; nil until it asks
 	keys   []string    // of header, sorted
-	fields []field     // of the head, as they were at WriteHeader
+	fields []h1.Field  // of the head, as they were at WriteHeader
 	out    head
 	given  given
 
@@ -99,12 +99,13 @@ func (x *fastExchange) adapt() step {
 
 // begin makes the request and its response writer.
 func (a *adapter) begin(x *fastExchange) error {
-	a.c, a.f = x.c, &a.f1
+	a.c, a.f, a.f1 = x.c, x.front, &x.f1
 	asks, unknown := expects(&x.req)
 	if unknown {
 		return errExpectation
 	}
 	a.f1.take(x)
+	a.f1.src.take(x)
 	a.f1.src.asks, a.asks = asks, asks
 	a.headOnly = a.f1.headOnly
 	a.texts.take(x.headBytes())
@@ -169,9 +170,9 @@ func (a *adapter) finish() step {
 	a.c.handle(nil)
 	x := a.f1.x
 	switch {
-	case !whole, x.last && x.r < x.w:
+	case !whole, a.f1.last && x.r < x.w:
 		return linger
-	case x.last:
+	case a.f1.last:
 		return end
 	}
 	return again
@@ -186,13 +187,15 @@ func (a *adapter) release() {
 	if a.q != nil && a.q.MultipartForm != nil {
 		_ = a.q.MultipartForm.RemoveAll()
 	}
-	if a.f1.x != nil && !a.hijacked {
-		a.f1.release()
+	if f := a.f1; f != nil { // else the connection has been given away
+		if f.x != nil {
+			f.release()
+		}
+		f.x, f.src.x = nil, nil
 	}
 	clear(a.keys)
 	clear(a.fields)
-	a.f1.c, a.f1.x, a.f1.src.x = nil, nil, nil
-	a.c, a.f, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, text{}
+	a.c, a.f, a.f1, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false
 	a.written, a.n = 0, 0
@@ -242,10 +245,6 @@ func (c *conn) handle(w *response) {
 	c.handling.Store(w)
 }
 
-// goodbyeTime is how long a client that has closed its side can be answered before
-// its request's context ends.
-const goodbyeTime = time.Second
-
 // inspect ends the handler's context if the client has left. It is the sweeper's.
 func (w *response) inspect(c *conn, now time.Time) {
 	unread := false
@@ -276,6 +275,7 @@ type given struct {
 	coding   string // Transfer-Encoding
 	kind     bool   // Content-Type
 	encoded  bool   // Content-Encoding
+	unsized  bool   // see Unsized
 	date     bool
 	trailers []string // announced
 	trails   bool     // there are trailers, announced or by http.TrailerPrefix

@@ -252,27 +252,31 @@ func (a *adapter) stopAsking() {
 	a.asks = false
 }
 
-// drainBody reads what is left of the body before the response's head goes out, and
-// reports whether that was all of it, or may be later: somebody reads it now.
-func (a *adapter) drainBody() bool {
+// shutBody ends the handler's reading of a body, since its answer begins, and reports
+// whether the connection can be kept: what has not come of the body by now may come
+// behind the answer. Somebody may be reading it now.
+func (a *adapter) shutBody() bool {
 	b := &a.w.body
 	if !b.mu.TryLock() {
 		return true
 	}
 	defer b.mu.Unlock()
 	s := a.f.body()
+	if s.framing == h1.NoBody {
+		return true
+	}
 	if s.stop.Load() {
 		s.resume()
 	}
-	if b.ended || s.framing == h1.NoBody {
+	if b.ended {
 		return true
 	}
-	whole := s.settle(settleSoon)
+	whole := s.settle(0)
 	if whole {
 		b.end(s)
-		b.closed.Store(true)
 	}
-	return whole
+	b.closed.Store(true)
+	return whole || s.short()
 }
 
 // closeBody ends all reading of the body, and reads what is left of it. It reports
@@ -280,7 +284,7 @@ func (a *adapter) drainBody() bool {
 func (a *adapter) closeBody() bool {
 	a.leaveBody()
 	s := a.f.body()
-	if !s.whole() && !a.f1.x.last {
+	if !s.whole() && !a.f1.last {
 		return s.settle(exchange.LingerTime)
 	}
 	return s.whole()

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
 // A response is the ResponseWriter of one request, with what else a handler may keep
@@ -84,7 +87,7 @@ func (a *adapter) interim(status int) {
 	}
 	a.note()
 	for _, v := range a.out.connection {
-		a.fields = append(a.fields, field{"Connection", v})
+		a.fields = appendField(a.fields, "Connection", v)
 	}
 	a.check(a.f.interim(status, a.fields))
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
@@ -124,9 +127,27 @@ func (a *adapter) note() {
 			}
 		}
 		for _, v := range values {
-			a.fields = append(a.fields, field{k, v})
+			a.fields = appendField(a.fields, k, v)
 		}
 	}
+}
+
+// appendField appends a field of a handler's, unless its name is no token. Control
+// characters of its value become blanks.
+func appendField(dst []h1.Field, name, value string) []h1.Field {
+	if !h1.ValidToken(name) {
+		return dst
+	}
+	v := bytesOf(strings.Trim(value, " \t\r\n"))
+	if !h1.ValidValue(v) {
+		v = bytes.Clone(v)
+		for i := range v {
+			if !h1.ValidValue(v[i : i+1]) {
+				v[i] = ' '
+			}
+		}
+	}
+	return append(dst, h1.Field{Name: bytesOf(name), Value: v})
 }
 
 // noteLength takes down the length that the handler gives its body.
@@ -178,7 +199,7 @@ func (a *adapter) writeHead(first []byte) error {
 	a.sent = true
 	h, g := &a.out, &a.given
 	coded := g.coding != ""
-	if a.done && !g.trails && !coded && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
+	if a.done && !g.trails && !coded && !g.unsized && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
 		h.length = int64(len(first))
 		a.written = h.length
 	}
@@ -187,13 +208,11 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	h.last = body.asks && !body.whole() || !a.duplex && a.f.reuses(h) && !a.drainBody()
+	h.last = body.asks && !body.whole() || !a.duplex && a.f.reuses(h) && !a.shutBody()
 	body.answered.Store(true)
-	if !g.date {
-		a.fields = append(a.fields, field{"Date", a.c.s.date()})
-	}
+	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
-		a.fields = append(a.fields, field{"Content-Type", http.DetectContentType(first)})
+		a.fields = appendField(a.fields, "Content-Type", http.DetectContentType(first))
 	}
 	h.fields = a.fields
 	return a.check(a.f.head(h))
@@ -278,6 +297,9 @@ func (a *adapter) emit(p []byte) error {
 // Flush implements http.Flusher.
 func (w *response) Flush() { _ = w.FlushError() }
 
+// Unsized lets a response whose length the handler does not give have none.
+func (w *response) Unsized() { w.serving("Unsized").given.unsized = true }
+
 // FlushError is Flush for http.ResponseController.
 func (w *response) FlushError() error {
 	a := w.a.Load()
@@ -353,7 +375,7 @@ func (a *adapter) within(src io.Reader) (some io.Reader, more bool) {
 }
 
 // trailers returns those of the response, in order.
-func (a *adapter) trailers() (trailers []field) {
+func (a *adapter) trailers() (trailers []h1.Field) {
 	if !a.given.trails && len(a.header) == 0 {
 		return nil
 	}
@@ -363,27 +385,35 @@ func (a *adapter) trailers() (trailers []field) {
 			continue
 		}
 		for _, v := range values {
-			trailers = append(trailers, field{name, v})
+			trailers = appendField(trailers, name, v)
 		}
 	}
-	slices.SortStableFunc(trailers, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	slices.SortStableFunc(trailers, func(a, b h1.Field) int { return bytes.Compare(a.Name, b.Name) })
 	return trailers
 }
 
 // SetReadDeadline is for http.ResponseController.
 func (w *response) SetReadDeadline(t time.Time) error {
-	if a := w.a.Load(); a != nil {
+	switch a := w.a.Load(); {
+	case a == nil:
+		return errServed
+	case a.hijacked:
+		return a.c.stream().SetReadDeadline(t)
+	default:
 		return a.f.readBy(t)
 	}
-	return errServed
 }
 
 // SetWriteDeadline is for http.ResponseController.
 func (w *response) SetWriteDeadline(t time.Time) error {
-	if a := w.a.Load(); a != nil {
+	switch a := w.a.Load(); {
+	case a == nil:
+		return errServed
+	case a.hijacked:
+		return a.c.stream().SetWriteDeadline(t)
+	default:
 		return a.f.writeBy(t)
 	}
-	return errServed
 }
 
 // EnableFullDuplex is for http.ResponseController.
@@ -406,6 +436,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	a.leaveBody()
 	a.hijacked = true
 	conn, buf := a.f.hijack()
+	a.f, a.f1 = nil, nil
 	return conn, buf, nil
 }
 

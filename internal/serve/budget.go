@@ -298,7 +298,9 @@ func (l *Budgets) Describe() []status.Server {
 
 // reject answers a head that no lane forwards, counts it and reports its record.
 func (x *fastExchange) reject(status int, err error) {
-	x.last = true
+	x.f1.take(x)
+	x.f1.minor = 1 // it may not be known
+	x.rude = true
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
 	x.c.s.Budget.refuse(Cause{"requests", strconv.Itoa(status)}, 0, netip.Addr{})
 	if !x.c.s.Lane.Always {

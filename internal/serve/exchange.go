@@ -27,6 +27,9 @@ func (x *fastExchange) exchange() step {
 	}
 	x.finish()
 	x.takeBack() // not before: the record is made of what it overwrites
+	if next == drain {
+		return x.drainBody()
+	}
 	return next
 }
 
@@ -49,11 +52,11 @@ func (x *fastExchange) admit() step {
 func (x *fastExchange) begin() {
 	x.start = time.Now()
 	x.fail, x.asked, x.sent, x.rude = nil, false, false, false
-	x.last = !x.req.Persistent() || x.c.s.draining.Err() != nil
 	x.dial = 0
 	x.rec = exchange.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.renew(x.c)
+	x.f1.take(x)
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
 	x.hop.Trusted = x.c.trusted
@@ -435,17 +438,44 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 func (x *fastExchange) decline(fail *exchange.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
+	if x.upload.waits() && !x.rude && status != exchange.StatusClientClosed {
+		return x.declineEarly(fail)
+	}
 	x.rude = !x.upload.settle() || x.rude
-	x.last = x.last || x.rude
 	if status != exchange.StatusClientClosed {
 		x.reply(fail)
 	}
 	x.r += x.upload.took
 	switch {
-	case status == exchange.StatusClientClosed, x.last && !x.rude:
+	case status == exchange.StatusClientClosed, x.f1.last && !x.rude:
 		return end
 	case x.rude:
 		return linger
+	}
+	return again
+}
+
+// declineEarly is decline for a request whose body has not been asked for. The
+// answer does not wait for it; the connection is kept if it comes soon behind.
+func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
+	x.upload.giveBack()
+	x.f1.src.take(x)
+	x.rude = !x.f1.src.short()
+	x.reply(fail)
+	if x.rude {
+		return linger
+	}
+	return drain
+}
+
+// drainBody reads what is left of a body behind its answer, and says what becomes of
+// the connection.
+func (x *fastExchange) drainBody() step {
+	switch {
+	case !x.f1.src.settle(exchange.LingerTime), x.f1.last && x.r < x.w:
+		return linger
+	case x.f1.last:
+		return end
 	}
 	return again
 }
@@ -455,12 +485,13 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 func (x *fastExchange) reply(fail *exchange.Failure) {
 	var body []byte
 	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
-	x.appendHead(fail.Status, h1.SizedBody, int64(len(body)))
+	x.final = head{status: fail.Status, fields: x.fields, length: int64(len(body)), last: x.rude}
+	_ = x.front.head(&x.final)
 	if view(x.req.Method) != http.MethodHead {
-		x.out = append(x.out, body...)
+		_ = x.front.data(body)
 		x.rec.ResponseBytes = int64(len(body))
 	}
-	_, _ = x.c.stream().Write(x.out)
+	_ = x.front.end(nil)
 }
 
 // abort ends an exchange whose response has begun: the client must see that it
@@ -484,6 +515,6 @@ func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step 
 	case x.attempts.Killed() || x.ended():
 		x.fail.Side = exchange.SideDrain
 	}
-	x.c.cut()
+	x.front.cut()
 	return end
 }

@@ -5,6 +5,10 @@ import (
 	"io"
 	"net"
 	"time"
+	"unsafe"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // A front is what the server of one request sees of its client: how a response is
@@ -12,7 +16,7 @@ import (
 // except for what says otherwise. The first failed write makes all others fail.
 type front interface {
 	// interim sends an interim response at once, unless the client knows none.
-	interim(status int, fields []field) error
+	interim(status int, fields []h1.Field) error
 
 	// reuses reports whether the connection can carry another request behind a
 	// response with that head.
@@ -32,7 +36,7 @@ type front interface {
 	flush() error
 
 	// end ends the response. Only some framings carry trailers.
-	end(trailers []field) error
+	end(trailers []h1.Field) error
 
 	// cut ends a response that is not whole, in a way that the client notices.
 	cut()
@@ -49,18 +53,30 @@ type front interface {
 	hijack() (net.Conn, *bufio.ReadWriter)
 }
 
-// A field is a line of a head or a trailer section.
-type field struct{ name, value string }
-
-// A head is the head of a final response, without what a front says by itself.
+// A head is the head of a final response, without what a front says by itself. Its
+// fields are valid.
 type head struct {
 	status     int
-	fields     []field
+	fields     []h1.Field
+	undated    bool     // no Date is added to fields
 	connection []string // the values of Connection; for HTTP/1.x only
 	length     int64    // of the body; unknownLength if it is not known
 	last       bool     // the connection is not to be used again
 	unframed   bool     // the body is to end with the connection, if it can
 }
+
+// dated reports whether there is a Date among fields.
+func dated(fields []h1.Field) bool {
+	for i := range fields {
+		if n := fields[i].Name; len(n) == len("date") && header.EqualFold(n, "date") {
+			return true
+		}
+	}
+	return false
+}
+
+// bytesOf is s as bytes that must not be changed.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 // unknownLength is the length of a body that nobody knows yet.
 const unknownLength = -1

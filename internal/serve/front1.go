@@ -12,14 +12,16 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
 // A front1 is the front of HTTP/1.x: it spells heads and frames bodies. What it
-// spells gathers in the exchange's output buffer.
+// spells gathers in out.
 type front1 struct {
-	c        *conn
-	x        *fastExchange // nil when the connection has been given away
+	x        *fastExchange
 	src      source
+	out      []byte
+	last     bool // the connection closes after the response
 	minor    int  // of the request's version
 	headOnly bool // the request is HEAD
 	leaves   bool // the client wants the connection closed after the response
@@ -35,32 +37,29 @@ type front1 struct {
 
 // Sizes of what is gathered.
 const (
-	gatherSize = 4 << 10  // what waits for more, or for a flush
-	attachSize = 16 << 10 // what is copied behind other bytes, to go out with them
+	gatherSize = 16 << 10 // what waits for more, or for a flush
+	directSize = 4 << 10  // what goes out as it is, unless it is behind other bytes
 )
 
 // take makes f the front of the request that x has parsed.
 func (f *front1) take(x *fastExchange) {
 	r := &x.req
-	f.c, f.x, f.minor, f.headOnly = x.c, x, r.Minor, string(r.Method) == http.MethodHead
+	f.x, f.minor, f.headOnly = x, r.Minor, string(r.Method) == http.MethodHead
 	f.leaves, f.stays = r.Minor == 1 && r.Close, r.Minor == 0 && r.Persistent()
 	f.begun, f.chunked, f.open, f.err = false, false, false, nil
 	f.bounded.Store(false)
-	x.out, x.last = x.out[:0], false
-	f.src.take(x)
+	f.last, f.out = false, f.out[:0]
 }
 
 func (f *front1) body() *source { return &f.src }
 
 // interim implements front. HTTP/1.0 knows no interim responses (RFC 9110, 15.2).
-func (f *front1) interim(status int, fields []field) error {
+func (f *front1) interim(status int, fields []h1.Field) error {
 	if f.minor == 0 {
 		return nil
 	}
-	x := f.x
-	x.out = f.appendStatus(x.out, status)
-	x.out = appendFields(x.out, fields)
-	x.out = append(x.out, "\r\n"...)
+	f.out = h1.AppendFields(f.appendStatus(f.out, status), fields)
+	f.out = append(f.out, "\r\n"...)
 	return f.flush()
 }
 
@@ -69,23 +68,25 @@ func (f *front1) head(h *head) error {
 	x := f.x
 	f.begun = true
 	f.frame(h)
-	x.out = f.appendStatus(x.out, h.status)
-	x.out = appendFields(x.out, h.fields)
+	f.out = h1.AppendFields(f.appendStatus(f.out, h.status), h.fields)
+	if !h.undated {
+		f.out = append(append(append(f.out, "Date: "...), x.c.s.date()...), "\r\n"...)
+	}
 	if h.length >= 0 && (hasBody(h.status) || h.status == http.StatusNotModified) {
-		x.out = h1.AppendContentLength(x.out, h.length)
+		f.out = h1.AppendContentLength(f.out, h.length)
 	}
-	x.out = f.appendConnection(x.out, h)
+	f.out = f.appendConnection(f.out, h)
 	if f.chunked {
-		x.out = append(x.out, "Transfer-Encoding: chunked\r\n"...)
+		f.out = append(f.out, "Transfer-Encoding: chunked\r\n"...)
 	}
-	x.out = append(x.out, "\r\n"...)
+	f.out = append(f.out, "\r\n"...)
 	return f.err
 }
 
 // reuses implements front.
 func (f *front1) reuses(h *head) bool {
 	f.frame(h)
-	return !f.x.last
+	return !f.last
 }
 
 // frame decides how the client finds the end of the body, and what becomes of the
@@ -102,20 +103,20 @@ func (f *front1) frame(h *head) {
 	default:
 		f.chunked = true
 	}
-	x.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
+	f.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
 		names(h.connection, "close") || x.c.s.draining.Err() != nil
 }
 
 // appendConnection appends the Connection field, if there is one.
 func (f *front1) appendConnection(dst []byte, h *head) []byte {
 	switch {
-	case h.status == http.StatusSwitchingProtocols, names(h.connection, "close"), !f.x.last && len(h.connection) > 0:
+	case h.status == http.StatusSwitchingProtocols, names(h.connection, "close"), !f.last && len(h.connection) > 0:
 		for _, v := range h.connection {
-			dst = appendField(dst, "Connection", v)
+			dst = h1.AppendField(dst, "Connection", strings.Trim(v, " \t"))
 		}
-	case f.x.last && f.minor == 1:
+	case f.last && f.minor == 1:
 		dst = append(dst, "Connection: close\r\n"...)
-	case !f.x.last && f.minor == 0:
+	case !f.last && f.minor == 0:
 		dst = append(dst, "Connection: keep-alive\r\n"...)
 	}
 	return dst
@@ -147,17 +148,6 @@ func (f *front1) appendStatus(dst []byte, status int) []byte {
 	return dst
 }
 
-func appendFields(dst []byte, fields []field) []byte {
-	for i := range fields {
-		dst = appendField(dst, fields[i].name, fields[i].value)
-	}
-	return dst
-}
-
-func appendField(dst []byte, name, value string) []byte {
-	return h1.AppendField(dst, name, strings.Trim(value, " \t\r\n"))
-}
-
 // data implements front.
 func (f *front1) data(p []byte) error {
 	x := f.x
@@ -165,18 +155,18 @@ func (f *front1) data(p []byte) error {
 		return f.err
 	}
 	if f.chunked {
-		x.out = h1.AppendChunkHeader(x.out, len(p))
+		f.out = h1.AppendChunkHeader(f.out, len(p))
 	}
-	whole := len(p) <= attachSize
+	whole := len(p) < directSize || len(f.out) > 0 && len(p) <= gatherSize
 	if whole {
-		x.out = append(x.out, p...)
+		f.out = append(f.out, p...)
 	} else if f.flush() == nil {
 		_, f.err = x.c.stream().Write(p)
 	}
 	if f.chunked {
-		x.out = append(x.out, "\r\n"...)
+		f.out = append(f.out, "\r\n"...)
 	}
-	if whole && len(x.out) >= gatherSize {
+	if whole && len(f.out) >= gatherSize {
 		return f.flush()
 	}
 	return f.err
@@ -191,22 +181,31 @@ func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
 	return n, true, err
 }
 
+// splices implements splicer.
+func (f *front1) splices(up *pool.Conn) bool {
+	return f.x.c.spliced && up.TLS() == nil && !f.chunked && !f.headOnly
+}
+
+// splice implements splicer.
+func (f *front1) splice(up *pool.Conn, n int64, idle time.Duration) (int64, error) {
+	return up.SpliceTo(f.x.c, n, idle)
+}
+
 // flush implements front.
 func (f *front1) flush() error {
 	x := f.x
-	if f.err == nil && len(x.out) > 0 {
-		_, f.err = x.c.stream().Write(x.out)
+	if f.err == nil && len(f.out) > 0 {
+		_, f.err = x.c.stream().Write(f.out)
 	}
-	x.out = x.out[:0]
+	f.out = f.out[:0]
 	return f.err
 }
 
 // end implements front.
-func (f *front1) end(trailers []field) error {
-	if x := f.x; f.chunked {
-		x.out = append(x.out, "0\r\n"...)
-		x.out = appendFields(x.out, trailers)
-		x.out = append(x.out, "\r\n"...)
+func (f *front1) end(trailers []h1.Field) error {
+	if f.chunked {
+		f.out = h1.AppendFields(append(f.out, "0\r\n"...), trailers)
+		f.out = append(f.out, "\r\n"...)
 	}
 	return f.flush()
 }
@@ -226,23 +225,23 @@ func (f *front1) cut() {
 
 func (f *front1) readBy(t time.Time) error {
 	f.src.bound.Store(true)
-	return f.c.stream().SetReadDeadline(t)
+	return f.x.c.stream().SetReadDeadline(t)
 }
 
 func (f *front1) writeBy(t time.Time) error {
 	f.bounded.Store(true)
-	return f.c.stream().SetWriteDeadline(t)
+	return f.x.c.stream().SetWriteDeadline(t)
 }
 
 // release undoes writeBy.
 func (f *front1) release() {
 	if f.bounded.Load() {
-		_ = f.c.stream().SetWriteDeadline(time.Time{})
+		_ = f.x.c.stream().SetWriteDeadline(time.Time{})
 	}
 }
 
-// hijack implements front. It gives the exchange back, whose buffers nobody needs for
-// as long as the handler has the connection.
+// hijack implements front. It gives the exchange back, and itself with it: nobody needs
+// its buffers for as long as the handler has the connection.
 func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	x, c := f.x, f.x.c
 	ahead := f.src.unread()
@@ -252,7 +251,6 @@ func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	if c.tls != nil {
 		nc = &secured{c.tls, c}
 	}
-	f.x, f.src.x = nil, nil
 	x.release()
 	r := bufio.NewReaderSize(&replay{nc, ahead}, max(gatherSize, len(ahead)))
 	_, _ = r.Peek(len(ahead))

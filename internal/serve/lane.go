@@ -59,6 +59,7 @@ const (
 	again  step = iota // wait for the next request
 	end                // close
 	linger             // close, after what the client still sends
+	drain              // wait for the next request, if what is left of the body comes
 	other              // the handler lane goes on with the exchange
 	gone               // nothing: a handler has taken the connection over
 )
@@ -71,6 +72,8 @@ const bufferSize = h1.DefaultMaxHead
 type fastExchange struct {
 	c *conn
 	watched
+	front front  // what it sees of its client
+	f1    front1 // likewise, of HTTP/1.x
 
 	in    [bufferSize]byte
 	r, w  int    // in[r:w] is unread
@@ -79,14 +82,15 @@ type fastExchange struct {
 	ahead []byte // of the body, behind what the buffer has; see giveBack
 	odd   bool   // the head says what only the handler lane understands
 
-	out      []byte     // the head on its way, with what of the body goes along
-	fields   []h1.Field // of the response's head or trailer section
-	named    []byte     // what the response's Connection names, for its trailers
-	host     []byte
-	req      h1.Request
-	res      h1.Response
-	received header.Received[[]byte]
-	hop      header.Hop
+	out       []byte     // the request on its way, with what of the body goes along
+	fields    []h1.Field // of the response's head or trailer section
+	final     head       // of the response
+	nominated []byte     // what the response's Connection names, for its trailers
+	host      []byte
+	req       h1.Request
+	res       h1.Response
+	received  header.Received[[]byte]
+	hop       header.Hop
 
 	hit    Hit
 	scheme string // the client's, as far as a trusted peer says it
@@ -100,7 +104,6 @@ type fastExchange struct {
 	asked  bool               // something of the request has gone out
 	sent   bool               // the response has begun
 	rude   bool               // the client's own fault: what it still sends is not read
-	last   bool               // the connection closes after the response
 
 	attempts forward.Attempts
 	upload   upload
@@ -108,7 +111,11 @@ type fastExchange struct {
 	first    piece     // of these, what came with the head
 }
 
-var exchanges = sync.Pool{New: func() any { return &fastExchange{out: make([]byte, 0, 4<<10)} }}
+var exchanges = sync.Pool{New: func() any {
+	x := &fastExchange{out: make([]byte, 0, 2<<10), f1: front1{out: make([]byte, 0, 4<<10)}}
+	x.front = &x.f1
+	return x
+}}
 
 // maxKeptOut is the largest output buffer that goes back to the pool.
 const maxKeptOut = 64 << 10
@@ -119,7 +126,10 @@ func (x *fastExchange) release() {
 	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
-		x.out = make([]byte, 0, 4<<10)
+		x.out = make([]byte, 0, 2<<10)
+	}
+	if cap(x.f1.out) > maxKeptOut {
+		x.f1.out = make([]byte, 0, 4<<10)
 	}
 	exchanges.Put(x)
 }
@@ -233,12 +243,29 @@ func (x *fastExchange) serve() step {
 		return what
 	}
 	x.behead(n)
+	if !x.named() {
+		return x.refuse(errHost)
+	}
 	if !x.odd && x.route() {
 		if next := x.exchange(); next != other {
 			return next
 		}
 	}
 	return x.adapt()
+}
+
+// named makes x.host the canonical form of the host that the client wants, and
+// reports whether there is one. HTTP/1.0 may do without.
+func (x *fastExchange) named() (ok bool) {
+	if len(x.req.Host) == 0 {
+		return true
+	}
+	if x.host, ok = hostname.AppendCanonical(x.host[:0], x.req.Host); ok {
+		return true
+	}
+	host, _, err := hostname.Split(string(x.req.Host)) // the unusual ones
+	x.host = append(x.host[:0], host...)
+	return err == nil
 }
 
 // behead steps over the head of n bytes.
@@ -368,13 +395,8 @@ func (x *fastExchange) refuse(err error) step {
 }
 
 // route finds who serves the request; false means the handler lane.
-func (x *fastExchange) route() bool {
-	host, ok := hostname.AppendCanonical(x.host[:0], x.req.Host)
-	x.host = host
-	if !ok {
-		return false
-	}
-	x.hit, ok = x.c.s.Lane.Route(view(host), view(x.req.Path), x.c.state)
+func (x *fastExchange) route() (ok bool) {
+	x.hit, ok = x.c.s.Lane.Route(view(x.host), view(x.req.Path), x.c.state)
 	if !ok {
 		return false
 	}

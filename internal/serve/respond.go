@@ -11,7 +11,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
-	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
@@ -19,28 +18,29 @@ import (
 // client.
 func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	x.rec.Status = x.res.Status
-	if x.upload.running && !x.upload.nearlySent() {
-		x.last = true // an early answer: the rest of the body is not for us to find the end of
+	early := x.upload.running && !x.upload.nearlySent()
+	if early {
 		x.upload.answered.Store(true)
 	}
 	method := view(x.req.Method)
 	framing := x.res.Framing(method)
-	sent := framing
-	if framing == h1.UntilClose {
-		sent = h1.ChunkedBody
-	}
-	x.named = forward.AppendNominated(x.named[:0], &x.res)
+	x.nominated = forward.AppendNominated(x.nominated[:0], &x.res)
 	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
 	if framing == h1.ChunkedBody {
 		x.fields = f.AppendAnnounced(x.fields, &x.res)
 	}
 	x.fields = forward.AppendUpgrade(x.fields, &x.res)
 	length := x.res.ContentLength
-	if x.res.Chunked || x.res.Status == http.StatusNoContent {
-		length = -1 // RFC 9112, 6.2
+	if x.res.Chunked {
+		length = unknownLength
 	}
-	x.appendHead(x.res.Status, sent, length)
-	if sent == h1.ChunkedBody && f.StreamGrace != 0 && forward.IsEventStream(&x.res) {
+	// The rest of an early answer's request is not for us to find the end of.
+	x.final = head{status: x.res.Status, fields: x.fields, undated: dated(x.fields), length: length, last: early}
+	x.sent = true
+	if err := x.front.head(&x.final); err != nil {
+		return x.abort(up, exchange.SideClient, err)
+	}
+	if (framing == h1.ChunkedBody || framing == h1.UntilClose) && f.StreamGrace != 0 && forward.IsEventStream(&x.res) {
 		x.remain(x.attempts.Stay(x.hit.Life), f)
 	}
 	keep := x.res.Persistent(method)
@@ -51,43 +51,6 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 		return x.abort(up, side, err)
 	}
 	return x.conclude(up, keep)
-}
-
-// appendHead makes x.out the head of a final response with x.fields. length is that
-// of its body, for Content-Length; negative means that nothing is said of it.
-func (x *fastExchange) appendHead(status int, framing h1.Framing, length int64) {
-	dst := h1.AppendStatusLine(x.out[:0], status, http.StatusText(status))
-	dst = h1.AppendFields(dst, x.fields)
-	if !dated(x.fields) {
-		dst = append(dst, "Date: "...)
-		dst = time.Now().UTC().AppendFormat(dst, http.TimeFormat)
-		dst = append(dst, "\r\n"...)
-	}
-	switch {
-	case framing == h1.ChunkedBody:
-		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-	case length >= 0:
-		dst = h1.AppendContentLength(dst, length)
-	}
-	if x.last {
-		dst = append(dst, "Connection: close\r\n"...)
-	}
-	x.out = append(dst, "\r\n"...)
-}
-
-// appendInterim makes x.out the head of a 1xx with x.fields.
-func (x *fastExchange) appendInterim(status int) {
-	x.out = h1.AppendStatusLine(x.out[:0], status, http.StatusText(status))
-	x.out = append(h1.AppendFields(x.out, x.fields), "\r\n"...)
-}
-
-func dated(fields []h1.Field) bool {
-	for i := range fields {
-		if n := fields[i].Name; len(n) == len("date") && header.EqualFold(n, "date") {
-			return true
-		}
-	}
-	return false
 }
 
 // conclude decides what becomes of both connections after a whole response.
@@ -101,9 +64,9 @@ func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
 	}
 	x.r += x.upload.took
 	switch {
-	case !whole, x.last && (x.r < x.w || len(x.upload.over) > 0):
+	case !whole, x.f1.last && (x.r < x.w || len(x.upload.over) > 0):
 		return linger
-	case x.last:
+	case x.f1.last:
 		return end
 	}
 	return again
@@ -139,9 +102,8 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 			}
 			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the handler lane's
 				x.fields = f.AppendInterimFields(x.fields[:0], &x.res)
-				x.appendInterim(x.res.Status)
 				x.sent = true
-				if _, err := x.c.stream().Write(x.out); err != nil {
+				if err := x.front.interim(x.res.Status, x.fields); err != nil {
 					x.gone.Store(true)
 					return 0, err
 				}
@@ -151,8 +113,8 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 	}
 }
 
-// copyBody sends x.out, which holds the head, and the body. An error comes
-// with the side that caused it.
+// copyBody sends the body behind the head. An error comes with the side that caused
+// it.
 func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (exchange.Side, error) {
 	_ = up.SetReadDeadline(time.Time{})
 	switch framing {
@@ -163,15 +125,7 @@ func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.
 	case h1.UntilClose:
 		return x.copyUntilClose(f, up)
 	}
-	return exchange.SideClient, x.flush()
-}
-
-// flush sends x.out.
-func (x *fastExchange) flush() error {
-	x.sent = true
-	_, err := x.c.stream().Write(x.out)
-	x.out = x.out[:0]
-	return err
+	return exchange.SideClient, x.front.end(nil)
 }
 
 // pages hold what of a large body is on its way.
@@ -191,15 +145,15 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 	left := x.res.ContentLength
 	first := up.Buffered()
 	first = first[:min(int64(len(first)), left)]
-	x.out = append(x.out, first...)
+	_ = x.front.data(first) // a failure shows at flush
 	up.Discard(len(first))
 	left -= int64(len(first))
 	x.rec.ResponseBytes = int64(len(first))
-	if err := x.flush(); err != nil {
+	if err := x.front.flush(); err != nil {
 		return exchange.SideClient, err
 	}
-	if left >= spliceMin && x.c.spliced && up.TLS() == nil {
-		n, err := up.SpliceTo(x.c, left, f.IdleTimeout)
+	if s, ok := x.front.(splicer); ok && left >= spliceMin && s.splices(up) {
+		n, err := s.splice(up, left, f.IdleTimeout)
 		left -= n
 		x.rec.ResponseBytes += n
 		if err != nil {
@@ -223,11 +177,18 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 		}
 		left -= int64(n)
 		x.rec.ResponseBytes += int64(n)
-		if _, err := x.c.stream().Write(page[:n]); err != nil {
+		_ = x.front.data(page[:n])
+		if err := x.front.flush(); err != nil {
 			return exchange.SideClient, err
 		}
 	}
 	return "", nil
+}
+
+// A splicer is a front that can take a body straight from a target's connection.
+type splicer interface {
+	splices(up *pool.Conn) bool
+	splice(up *pool.Conn, n int64, idle time.Duration) (int64, error)
 }
 
 // blame says whose fault a failed splice is. When it took too long, the target
@@ -276,23 +237,19 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchang
 	x.streaming.Store(true)
 	defer x.streaming.Store(false)
 	for p := x.first; ; p = x.decode(up.Buffered()) {
-		x.appendChunk(p.data)
-		done := p.err == io.EOF
-		if done {
-			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.named)
-			x.out = h1.AppendLastChunk(x.out, x.fields)
+		x.data(p.data)
+		if p.err == io.EOF {
+			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.nominated)
+			err := x.front.end(x.fields)
+			up.Discard(p.n) // not before: the trailers are in its buffer
+			return exchange.SideClient, err
 		}
 		up.Discard(p.n)
-		if p.err != nil && !done {
+		if p.err != nil {
 			return exchange.SideUpstream, p.err
 		}
-		if len(x.out) > 0 {
-			if err := x.flush(); err != nil {
-				return exchange.SideClient, err
-			}
-		}
-		if done {
-			return "", nil
+		if err := x.front.flush(); err != nil {
+			return exchange.SideClient, err
 		}
 		x.idle(f, up)
 		if err := up.Fill(); err != nil {
@@ -307,16 +264,15 @@ func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exch
 	defer x.streaming.Store(false)
 	for {
 		data := up.Buffered()
-		x.appendChunk(data)
+		x.data(data)
 		up.Discard(len(data))
-		if err := x.flush(); err != nil {
+		if err := x.front.flush(); err != nil {
 			return exchange.SideClient, err
 		}
 		x.idle(f, up)
 		err := up.Fill()
 		if err == io.EOF {
-			x.out = h1.AppendLastChunk(x.out, nil)
-			return exchange.SideClient, x.flush()
+			return exchange.SideClient, x.front.end(nil)
 		}
 		if err != nil {
 			return exchange.SideUpstream, err
@@ -324,15 +280,10 @@ func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exch
 	}
 }
 
-// appendChunk appends data, unless empty, as one chunk to x.out.
-func (x *fastExchange) appendChunk(data []byte) {
-	if len(data) == 0 {
-		return
-	}
-	x.rec.ResponseBytes += int64(len(data))
-	x.out = h1.AppendChunkHeader(x.out, len(data))
-	x.out = append(x.out, data...)
-	x.out = append(x.out, "\r\n"...)
+// data sends some of the body. A failure shows at the next flush.
+func (x *fastExchange) data(p []byte) {
+	x.rec.ResponseBytes += int64(len(p))
+	_ = x.front.data(p)
 }
 
 // idle bounds the next wait for the target's bytes.

@@ -32,12 +32,6 @@ type source struct {
 	answered atomic.Bool // the response has begun: the client owes no haste any more
 }
 
-// Bounds of what is read of a body that nobody wants.
-const (
-	settleBytes = 256 << 10
-	settleSoon  = 50 * time.Millisecond // before an answer that waits for it
-)
-
 // take makes s the body of the request that x has parsed.
 func (s *source) take(x *fastExchange) {
 	s.x, s.framing, s.left = x, x.req.Framing(), x.req.ContentLength
@@ -194,11 +188,11 @@ func (s *source) resume() {
 	_ = s.x.c.Conn.SetReadDeadline(time.Time{})
 }
 
-// settle reads what is left of a body that nobody wants, within settleBytes and
+// settle reads what is left of a body that nobody wants, within exchange.SettleBytes and
 // patience, and reports whether that was all. It does not wait for a client that
 // waits to be asked, nor for a body that is known to be too long.
 func (s *source) settle(patience time.Duration) bool {
-	if s.err == nil && (s.asks || s.framing == h1.SizedBody && s.left > settleBytes) {
+	if s.err == nil && !s.short() {
 		return false
 	}
 	s.data = nil
@@ -208,7 +202,7 @@ func (s *source) settle(patience time.Duration) bool {
 	page := pages.Get().(*[64 << 10]byte)
 	defer pages.Put(page)
 	s.until = time.Now().Add(patience)
-	for total := 0; s.err == nil && total <= settleBytes; {
+	for total := 0; s.err == nil && total <= exchange.SettleBytes; {
 		n, err := s.Read(page[:])
 		if total += n; err != nil {
 			break
@@ -219,6 +213,12 @@ func (s *source) settle(patience time.Duration) bool {
 		s.resume()
 	}
 	return s.whole()
+}
+
+// short reports whether it can be worth while to wait for the rest of the body: it is
+// not known to be too long, and its client does not wait to be asked.
+func (s *source) short() bool {
+	return !s.asks && (s.framing != h1.SizedBody || s.left <= exchange.SettleBytes)
 }
 
 // unread returns what was read of the body, and behind it, and not used.

@@ -371,6 +371,9 @@ func (u *upload) failed() error {
 	return nil
 }
 
+// waits reports whether some of the body is to come that has not been asked for.
+func (u *upload) waits() bool { return u.pending && !u.running && !u.spent && u.up == nil }
+
 // settle ends the upload and reports whether the body was read to its end.
 func (u *upload) settle() bool {
 	if u.running {

@@ -29,6 +29,7 @@ type watched struct {
 	span    span
 	around  *forward.Forwarder // nil if there is none
 	waiting chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
+	closed  time.Time          // when the client was first seen to have closed its side
 	doomed  time.Time          // when life was first seen to have ended
 	stay    *forward.Stay      // of an event stream that outlives its route and its target; nil if it does not
 }
@@ -42,7 +43,7 @@ type span interface {
 
 // renew makes w that of a new exchange of c's.
 func (w *watched) renew(c *conn) {
-	w.client = c
+	w.client, w.closed = c, time.Time{}
 	if w.gone.Load() {
 		w.gone.Store(false)
 	}
@@ -163,7 +164,7 @@ func (w *watched) inspect(now time.Time) {
 		return
 	}
 	switch {
-	case w.peekGone():
+	case w.leaves(now):
 		w.gone.Store(true)
 	case w.span.Killed() || w.around != nil && w.around.Killed() || w.expired(now):
 		w.over.Store(true)
@@ -175,6 +176,22 @@ func (w *watched) inspect(now time.Time) {
 		close(w.waiting)
 		w.waiting = nil
 	}
+}
+
+// goodbyeTime is how long a client that has closed its side can still be answered.
+const goodbyeTime = time.Second
+
+// leaves reports whether the client has left. One that has sent its request and
+// closed its side may be waiting for the answer, for goodbyeTime. w.mu is held.
+func (w *watched) leaves(now time.Time) bool {
+	if !w.peekGone() {
+		w.closed = time.Time{}
+		return false
+	}
+	if w.closed.IsZero() {
+		w.closed = now
+	}
+	return w.unread.Load() || now.Sub(w.closed) >= goodbyeTime
 }
 
 // expired reports whether a response without a known end has gone on for the

@@ -1,0 +1,131 @@
+package e2e_test
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// answerers are places where no body is wanted, whatever a client promises.
+func answerers() []place {
+	no := &hostproxy.RateLimit{Rate: 1, Limiter: limiter(func(context.Context, netip.Addr) (hostproxy.Quota, error) {
+		return hostproxy.Quota{Retry: time.Second}, nil
+	})}
+	status := handling(func(r *hostproxy.Router, _ *hostproxy.Upstream) http.Handler { return hostproxy.StatusHandler(r) })
+	foreign := handling(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) })
+	})
+	denied := shape{change: func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }}
+	limited := shape{change: func(u *hostproxy.Upstream) { u.RateLimit = no }}
+	down := shape{change: func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{}) }}
+	return []place{
+		{name: "an unknown host", front: newFast, shape: elsewhere(), usual: 404},
+		{name: "an unknown host behind middleware", front: newAdapter, shape: elsewhere(), usual: 404},
+		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
+		{name: "a redirect over TLS", front: newFast, shape: secured(redirecting()), usual: 308},
+		{name: "no password", front: newFast, shape: guarded(), usual: 401},
+		{name: "a limit of the Router", front: newFast, shape: shape{limit: no}, usual: 429},
+		{name: "a limit of the upstream", front: newFast, shape: limited, usual: 429},
+		{name: "a limit of the upstream behind middleware", front: newAdapter, shape: limited, usual: 429},
+		{name: "a denied client", front: newFast, shape: denied, usual: 403},
+		{name: "maintenance", front: newFast, shape: down, usual: 503},
+		{name: "the status page", front: newFast, shape: status, usual: 405},
+		{name: "a foreign handler", front: newFast, shape: foreign, usual: 418},
+		{name: "the port of challenges", front: newChallenges, usual: 308},
+	}
+}
+
+// promises are the ends of heads that announce a body, and the body. Read-only.
+var promises = []struct{ about, head, body string }{
+	{"a body", "Content-Length: 1000\r\n\r\n", strings.Repeat("x", 1000)},
+	{"a chunked body", "Transfer-Encoding: chunked\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n"},
+	{"a large body", "Content-Length: 1000000\r\n\r\n", ""},
+	{"a body that waits to be asked for", "Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n", ""},
+	{"a chunked body that waits to be asked for", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n", ""},
+}
+
+// soon is how long an answer that needs nothing more may take. It is far from the default DrainTimeout, and nobody stops the server.
+const soon = 5 * time.Second
+
+// An answer that does not need the body comes before any of it, and nobody asks for it. When the body does not come, its connection is not
+// held for it.
+func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	for _, p := range answerers() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			k := p.start(t)
+			k.records = nil
+			conns := make([]*proxytest.Conn, len(promises))
+			for i, promise := range promises {
+				conns[i] = k.connect(t)
+				require.NoError(t, conns[i].Send(request("POST /", promise.head)))
+			}
+			for i, promise := range promises {
+				_ = conns[i].SetDeadline(time.Now().Add(soon))
+				a, err := conns[i].ReadResponse("POST")
+				if assert.NoError(t, err, "%s: an answer before the body", promise.about) {
+					assert.Equal(t, p.usual, a.StatusCode, promise.about)
+				} else {
+					conns[i] = nil
+				}
+			}
+			for i, promise := range promises {
+				if conns[i] != nil {
+					_ = conns[i].SetDeadline(time.Now().Add(proxytest.Patience))
+					rest, err := conns[i].ReadAll()
+					assert.NoError(t, err, "%s that does not come: the connection is closed", promise.about)
+					assert.Empty(t, rest, "%s: one answer", promise.about)
+				}
+			}
+			assert.Empty(t, k.mirror.taken())
+		})
+	}
+}
+
+// A short body that comes behind such an answer costs its client nothing: the next request is answered on the same connection.
+func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
+	t.Parallel()
+	for _, p := range answerers() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			k := p.start(t)
+			k.records = nil
+			for _, promise := range promises[:2] {
+				once(t, promise.about+": an answer to the request behind it", func() bool {
+					c := k.connect(t)
+					defer c.Close()
+					_ = c.SetDeadline(time.Now().Add(soon))
+					require.NoError(t, c.Send(request("POST /", promise.head)))
+					a, err := c.ReadResponse("POST")
+					if err != nil || a.Close {
+						return false
+					}
+					_ = c.Send(promise.body + get) // fails when it has been closed
+					_, err = c.ReadResponse("GET")
+					return err == nil
+				})
+			}
+		})
+	}
+}
+
+// once checks that something succeeds in one of a few tries. A busy machine may stop a process for longer than the proxy waits.
+func once(t testing.TB, what string, try func() bool) {
+	t.Helper()
+	for range 4 {
+		if try() {
+			return
+		}
+	}
+	assert.Fail(t, "never succeeds: "+what)
+}
