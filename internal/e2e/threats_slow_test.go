@@ -72,7 +72,9 @@ func TestSlowlorisIsCutOff(t *testing.T) {
 			rest, err := conns[i].ReadAll()
 			require.NoError(t, err, "%s: the connection is closed", tt.about)
 			assert.NotContains(t, rest, " 200 ", tt.about)
-			assert.True(t, strings.HasPrefix(rest, "HTTP/1.1 408 "), "%s: %q", tt.about, rest)
+			if tt.slow != "PRI *" { // no HTTP/1.x
+				assert.True(t, strings.HasPrefix(rest, "HTTP/1.1 408 "), "%s: %q", tt.about, rest)
+			}
 		}
 		assert.Empty(t, k.mirror.taken(), "nothing of it reaches the backend")
 	})

@@ -39,6 +39,7 @@ type play struct {
 	open   bool // the body may end with the connection
 	shut   bool // the request's body was closed, or may be when the answer begins
 	begun  bool // something was written
+	sized  bool // the body has been given a length
 	twoWay bool // full duplex is enabled
 	notes  []string
 }
@@ -84,6 +85,7 @@ func (p *play) act(word, of byte) bool {
 		if f.value == "identity" {
 			p.open, p.shut = true, true
 		}
+		p.sized = p.sized || f.name == "Content-Length"
 		if f.name == "Connection" || f.name == "Trailer" {
 			p.w.Header().Del(f.name)
 		}
@@ -133,7 +135,7 @@ func (p *play) sendFile(size int64) {
 }
 
 func (p *play) copy(r io.Reader) {
-	if p.w.Header().Get("Content-Length") != "" {
+	if p.sized {
 		return // net/http sends more than that
 	}
 	n, err := io.Copy(p.w, r)
