@@ -62,7 +62,7 @@ func (s *source) trailers() []h1.Field {
 	return s.chunks.Trailers
 }
 
-// Read implements io.Reader. The end of a sized body comes with its last bytes. A
+// Read implements io.Reader. The end comes with the last bytes, if it is known. A
 // connection that ends before is an io.ErrUnexpectedEOF; what is malformed is an
 // *h1.Refusal. After a timeout reading may go on.
 func (s *source) Read(p []byte) (int, error) {
@@ -80,7 +80,9 @@ func (s *source) Read(p []byte) (int, error) {
 		}
 	}
 	n := copy(p, s.data)
-	s.data = s.data[n:]
+	if s.data = s.data[n:]; len(s.data) == 0 && s.err == io.EOF {
+		return n, io.EOF
+	}
 	return n, nil
 }
 
