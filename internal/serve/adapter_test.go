@@ -209,6 +209,7 @@ func TestTheContextEndsWithTheClient(t *testing.T) {
 			ended, began := make(chan error, 1), make(chan struct{})
 			c := serving(t, func(w http.ResponseWriter, q *http.Request) {
 				io.Copy(io.Discard, q.Body)
+				//lint:ignore SA1019 older libraries use it
 				left := w.(http.CloseNotifier).CloseNotify()
 				close(began)
 				<-q.Context().Done()
