@@ -38,6 +38,7 @@ type play struct {
 	file   string
 	open   bool // the body may end with the connection
 	shut   bool // the request's body was closed, or may be when the answer begins
+	read   int64
 	begun  bool // something was written
 	sized  bool // the body has been given a length
 	twoWay bool // full duplex is enabled
@@ -105,7 +106,8 @@ func (p *play) act(word, of byte) bool {
 		}
 		n, err := io.ReadFull(p.q.Body, make([]byte, size))
 		p.note("read %d %v", n, err)
-		p.shut = p.shut || err != nil // behind the end net/http has several errors
+		p.read += int64(n)
+		p.shut = p.shut || err != nil || p.read == p.q.ContentLength // behind the end net/http has several errors
 	case 10:
 		p.copy(struct{ io.Reader }{strings.NewReader(text)})
 	case 11:
