@@ -3,6 +3,7 @@ package serve
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -93,7 +94,9 @@ func (a *adapter) interim(status int) {
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
 }
 
-// note takes down the handler's header as it is now.
+// note takes down the handler's header as it is now. What frames the response or is
+// said of the connection counts however its key is spelled: two of a kind would let
+// clients disagree on where the response ends.
 func (a *adapter) note() {
 	a.keys, a.fields = a.keys[:0], a.fields[:0]
 	for k := range a.header {
@@ -103,19 +106,20 @@ func (a *adapter) note() {
 	g := &a.given
 	for _, k := range a.keys {
 		values := a.header[k]
-		switch k {
+		switch http.CanonicalHeaderKey(k) {
 		case "Connection":
-			a.out.connection = slices.Clone(values)
+			a.out.connection = append(a.out.connection, values...)
 			continue
 		case "Content-Length":
+			g.length = cmp.Or(g.length, first(values))
 			continue
 		case "Transfer-Encoding":
-			g.coding = a.header.Get(k)
+			g.coding = cmp.Or(g.coding, first(values))
 			continue
 		case "Content-Type":
 			g.kind = true
 		case "Content-Encoding":
-			g.encoded = a.header.Get(k) != ""
+			g.encoded = first(values) != ""
 		case "Date":
 			g.date = true
 		case "Trailer":
@@ -130,6 +134,14 @@ func (a *adapter) note() {
 			a.fields = appendField(a.fields, k, v)
 		}
 	}
+}
+
+// first is what Header.Get returns of the values.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // appendField appends a field of a handler's, unless its name is no token. Control
@@ -153,7 +165,7 @@ func appendField(dst []h1.Field, name, value string) []h1.Field {
 // noteLength takes down the length that the handler gives its body.
 func (a *adapter) noteLength() {
 	a.out.length = unknownLength
-	v := a.header.Get("Content-Length")
+	v := a.given.length
 	if v == "" {
 		return
 	}
@@ -381,7 +393,7 @@ func (a *adapter) trailers() (trailers []h1.Field) {
 	}
 	for k, values := range a.header {
 		name, marked := strings.CutPrefix(k, http.TrailerPrefix)
-		if !marked && !slices.Contains(a.given.trailers, k) {
+		if marked && !mayTrail(http.CanonicalHeaderKey(name)) || !marked && !slices.Contains(a.given.trailers, k) {
 			continue
 		}
 		for _, v := range values {
