@@ -33,6 +33,9 @@ import (
 //   - a body that ends with the connection ends with a reset when it is cut off
 //   - io.ReaderFrom sends no more than the Content-Length
 //   - control characters in header values become blanks
+//   - Content-Length, Transfer-Encoding and Connection count however the handler
+//     spells their keys, and what may be no trailer is none with http.TrailerPrefix
+//   - a 101 whose connection the handler does not take over is the last response
 //   - Pragma makes no Cache-Control
 //   - a client that has closed its side has a second to get its answer before the
 //     request's context ends
@@ -188,7 +191,7 @@ func (a *adapter) finish() step {
 // release gives the adapter back.
 func (a *adapter) release() {
 	if a.w != nil {
-		a.w.a.Store(nil)
+		a.w.shut()
 		a.w.life.end()
 	}
 	if a.q != nil && a.q.MultipartForm != nil {
@@ -277,6 +280,7 @@ func (w *response) leave() {
 // A given is what the handler's header says about framing, and about fields that the
 // server adds if they are missing.
 type given struct {
+	length   string // Content-Length
 	coding   string // Transfer-Encoding
 	kind     bool   // Content-Type
 	encoded  bool   // Content-Encoding

@@ -3,6 +3,7 @@ package serve
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -127,7 +128,9 @@ func (a *adapter) interim(status int) {
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
 }
 
-// note takes down the handler's header as it is now.
+// note takes down the handler's header as it is now. What frames the response or is
+// said of the connection counts however its key is spelled: two of a kind would let
+// clients disagree on where the response ends.
 func (a *adapter) note() {
 	a.keys, a.fields = a.keys[:0], a.fields[:0]
 	header := a.w.made()
@@ -138,19 +141,20 @@ func (a *adapter) note() {
 	g := &a.given
 	for _, k := range a.keys {
 		values := header[k]
-		switch k {
+		switch http.CanonicalHeaderKey(k) {
 		case "Connection":
-			a.out.connection = slices.Clone(values)
+			a.out.connection = append(a.out.connection, values...)
 			continue
 		case "Content-Length":
+			g.length = cmp.Or(g.length, first(values))
 			continue
 		case "Transfer-Encoding":
-			g.coding = header.Get(k)
+			g.coding = cmp.Or(g.coding, first(values))
 			continue
 		case "Content-Type":
 			g.kind = true
 		case "Content-Encoding":
-			g.encoded = header.Get(k) != ""
+			g.encoded = first(values) != ""
 		case "Date":
 			g.date = true
 		case "Trailer":
@@ -165,6 +169,14 @@ func (a *adapter) note() {
 			a.fields = appendField(a.fields, k, v)
 		}
 	}
+}
+
+// first is what Header.Get returns of the values.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // appendField appends a field of a handler's, unless its name is no token. Control
@@ -188,7 +200,7 @@ func appendField(dst []h1.Field, name, value string) []h1.Field {
 // noteLength takes down the length that the handler gives its body.
 func (a *adapter) noteLength() {
 	a.out.length = unknownLength
-	v := a.w.made().Get("Content-Length")
+	v := a.given.length
 	if v == "" {
 		return
 	}
@@ -445,7 +457,7 @@ func (a *adapter) trailers() (trailers []h1.Field) {
 	}
 	for k, values := range header {
 		name, marked := strings.CutPrefix(k, http.TrailerPrefix)
-		if !marked && !slices.Contains(a.given.trailers, k) {
+		if marked && !mayTrail(http.CanonicalHeaderKey(name)) || !marked && !slices.Contains(a.given.trailers, k) {
 			continue
 		}
 		for _, v := range values {

@@ -105,7 +105,8 @@ func (f *front1) frame(h *head) {
 		f.chunked = true
 	}
 	f.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
-		names(h.connection, "close") || x.c.s.draining.Err() != nil
+		names(h.connection, "close") || x.c.s.draining.Err() != nil ||
+		h.status == http.StatusSwitchingProtocols // what follows is of the other protocol
 }
 
 // appendConnection appends the Connection field, if there is one.
