@@ -33,6 +33,9 @@ import (
 //   - a body that ends with the connection ends with a reset when it is cut off
 //   - io.ReaderFrom sends no more than the Content-Length
 //   - control characters in header values become blanks
+//   - Content-Length, Transfer-Encoding and Connection count however the handler
+//     spells their keys, and what may be no trailer is none with http.TrailerPrefix
+//   - a 101 whose connection the handler does not take over is the last response
 //   - Pragma makes no Cache-Control
 //   - a client that has closed its side has a second to get its answer before the
 //     request's context ends
@@ -45,9 +48,8 @@ type adapter struct {
 	q     *http.Request
 	texts text
 
-	header http.Header // the handler's; nil until it asks
-	keys   []string    // of header, sorted
-	fields []h1.Field  // of the head, as they were at WriteHeader
+	keys   []string   // of the handler's header, sorted
+	fields []h1.Field // of the head, as they were at WriteHeader
 	out    head
 	given  given
 
@@ -140,8 +142,15 @@ func (a *adapter) abandon(p any) {
 	}
 	a.w.life.end()
 	if a.hijacked {
+		a.w.shut()
 		return
 	}
+	if !a.w.mu.TryLock() { // somebody writes, maybe for long
+		a.c.cut()
+		a.w.mu.Lock()
+	}
+	a.w.mu.Unlock()
+	a.w.shut()
 	a.leaveBody()
 	a.c.handle(nil)
 	a.f.cut()
@@ -150,10 +159,11 @@ func (a *adapter) abandon(p any) {
 // finish ends the response of a handler that has returned, and says what becomes of
 // the connection.
 func (a *adapter) finish() step {
+	a.w.shut()
 	a.done = true
 	a.stopAsking()
 	if !a.wrote {
-		a.w.WriteHeader(http.StatusOK)
+		a.setStatus(http.StatusOK)
 	}
 	err := a.emit(a.buf[:a.n])
 	short := a.out.length >= 0 && a.written != a.out.length && hasBody(a.out.status) && !a.headOnly
@@ -181,7 +191,7 @@ func (a *adapter) finish() step {
 // release gives the adapter back.
 func (a *adapter) release() {
 	if a.w != nil {
-		a.w.a.Store(nil)
+		a.w.shut()
 		a.w.life.end()
 	}
 	if a.q != nil && a.q.MultipartForm != nil {
@@ -193,7 +203,7 @@ func (a *adapter) release() {
 	clear(a.keys)
 	clear(a.fields)
 	a.f1.c, a.f1.x, a.f1.src.x = nil, nil, nil
-	a.c, a.f, a.f1, a.w, a.q, a.header, a.texts = nil, nil, nil, nil, nil, nil, text{}
+	a.c, a.f, a.f1, a.w, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false
 	a.written, a.n = 0, 0
@@ -270,6 +280,7 @@ func (w *response) leave() {
 // A given is what the handler's header says about framing, and about fields that the
 // server adds if they are missing.
 type given struct {
+	length   string // Content-Length
 	coding   string // Transfer-Encoding
 	kind     bool   // Content-Type
 	encoded  bool   // Content-Encoding

@@ -173,6 +173,7 @@ type requestBody struct {
 	mu     sync.Mutex // held while somebody reads
 	closed atomic.Bool
 	ended  bool // trailer is filled; guarded by mu
+	left   bool // nobody reads any more; guarded by the response's gate
 }
 
 // Read implements io.Reader. The first one asks a client that waits to be asked.
@@ -188,7 +189,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	switch err {
 	case nil:
 	case io.EOF:
-		b.end(a.f.body())
+		b.end(a)
 	case errStopped:
 		err = http.ErrBodyReadAfterClose
 	default:
@@ -200,13 +201,13 @@ func (b *requestBody) Read(p []byte) (int, error) {
 }
 
 // end hands the trailers over. b.mu is held.
-func (b *requestBody) end(s *source) {
+func (b *requestBody) end(a *adapter) {
 	if b.ended {
 		return
 	}
 	b.ended = true
-	b.w.a.Load().lookOut()
-	for _, f := range s.trailers() {
+	a.lookOut()
+	for _, f := range a.f.body().trailers() {
 		key := http.CanonicalHeaderKey(string(f.Name))
 		b.trailer[key] = append(b.trailer[key], string(f.Value))
 	}
@@ -226,7 +227,11 @@ func (b *requestBody) Close() error {
 	b.closed.Store(true)
 	if b.mu.TryLock() {
 		b.mu.Unlock()
-	} else if a := b.w.a.Load(); a != nil {
+		return nil
+	}
+	b.w.gate.Lock()
+	defer b.w.gate.Unlock()
+	if a := b.w.a.Load(); a != nil && !b.left {
 		a.f.body().interrupt()
 	}
 	return nil
@@ -273,7 +278,7 @@ func (a *adapter) shutBody() bool {
 	}
 	whole := s.settle(0)
 	if whole {
-		b.end(s)
+		b.end(a)
 	}
 	b.closed.Store(true)
 	return whole || s.short()
@@ -299,6 +304,9 @@ func (a *adapter) leaveBody() {
 		b.mu.Lock()
 	}
 	defer b.mu.Unlock()
+	a.w.gate.Lock()
+	b.left = true
+	a.w.gate.Unlock()
 	a.comeBack()
 	if s.stop.Load() || s.bound.Load() {
 		s.resume()

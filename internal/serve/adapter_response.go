@@ -3,6 +3,7 @@ package serve
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -21,44 +23,77 @@ import (
 
 // A response is the ResponseWriter of one request, with what else a handler may keep
 // of it. Once the request has been served it does nothing any more.
+//
+// What serves the request is lent from pools, and serves another client's next. So
+// it is used under mu, or for what must not wait for a write, under gate.
 type response struct {
-	a    atomic.Pointer[adapter] // nil when the request has been served
+	a    atomic.Pointer[adapter] // nil when the handler has returned; see shut
+	mu   sync.Mutex              // held by who uses a
+	gate sync.Mutex              // held by who does what does not block; guards header's making
 	life lifetime                // the request's context
 	left atomic.Bool             // the client left, which ended the context
 	url  url.URL
 	body requestBody
 
+	header http.Header // the handler's; nil until it asks
+
 	since  time.Time // when the handler was called
 	closed time.Time // when the sweeper first saw that the client had closed its side
 }
 
-// serving is the adapter. It panics when the request has been served.
+// use is the adapter, nil when the request has been served. The caller unlocks w.mu.
+func (w *response) use() *adapter {
+	w.mu.Lock()
+	return w.a.Load()
+}
+
+// serving is use for what panics when the request has been served.
 func (w *response) serving(method string) *adapter {
-	a := w.a.Load()
+	a := w.use()
 	if a == nil {
+		w.mu.Unlock()
 		panic("net/http: " + method + " called after ServeHTTP finished")
 	}
 	return a
 }
 
+// shut ends all use of the adapter by the handler, and by what it has left running.
+func (w *response) shut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gate.Lock()
+	defer w.gate.Unlock()
+	w.a.Store(nil)
+}
+
 // Header implements http.ResponseWriter.
 func (w *response) Header() http.Header {
-	a := w.a.Load()
-	if a == nil {
-		return make(http.Header)
+	w.gate.Lock()
+	defer w.gate.Unlock()
+	if w.header == nil {
+		w.header = make(http.Header)
 	}
-	if a.header == nil {
-		a.header = make(http.Header)
-	}
-	return a.header
+	return w.header
+}
+
+// made is the handler's header, nil if it has not asked for it.
+func (w *response) made() http.Header {
+	w.gate.Lock()
+	defer w.gate.Unlock()
+	return w.header
 }
 
 // WriteHeader implements http.ResponseWriter. An interim response goes out at once.
 func (w *response) WriteHeader(status int) {
-	a := w.a.Load()
+	a := w.use()
+	defer w.mu.Unlock()
+	if a != nil {
+		a.setStatus(status)
+	}
+}
+
+func (a *adapter) setStatus(status int) {
 	switch {
-	case a == nil:
-		return
 	case a.hijacked:
 		a.logf("http: response.WriteHeader on hijacked connection from %s", caller())
 		return
@@ -93,29 +128,33 @@ func (a *adapter) interim(status int) {
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
 }
 
-// note takes down the handler's header as it is now.
+// note takes down the handler's header as it is now. What frames the response or is
+// said of the connection counts however its key is spelled: two of a kind would let
+// clients disagree on where the response ends.
 func (a *adapter) note() {
 	a.keys, a.fields = a.keys[:0], a.fields[:0]
-	for k := range a.header {
+	header := a.w.made()
+	for k := range header {
 		a.keys = append(a.keys, k)
 	}
 	slices.Sort(a.keys)
 	g := &a.given
 	for _, k := range a.keys {
-		values := a.header[k]
-		switch k {
+		values := header[k]
+		switch http.CanonicalHeaderKey(k) {
 		case "Connection":
-			a.out.connection = slices.Clone(values)
+			a.out.connection = append(a.out.connection, values...)
 			continue
 		case "Content-Length":
+			g.length = cmp.Or(g.length, first(values))
 			continue
 		case "Transfer-Encoding":
-			g.coding = a.header.Get(k)
+			g.coding = cmp.Or(g.coding, first(values))
 			continue
 		case "Content-Type":
 			g.kind = true
 		case "Content-Encoding":
-			g.encoded = a.header.Get(k) != ""
+			g.encoded = first(values) != ""
 		case "Date":
 			g.date = true
 		case "Trailer":
@@ -130,6 +169,14 @@ func (a *adapter) note() {
 			a.fields = appendField(a.fields, k, v)
 		}
 	}
+}
+
+// first is what Header.Get returns of the values.
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
 }
 
 // appendField appends a field of a handler's, unless its name is no token. Control
@@ -153,7 +200,7 @@ func appendField(dst []h1.Field, name, value string) []h1.Field {
 // noteLength takes down the length that the handler gives its body.
 func (a *adapter) noteLength() {
 	a.out.length = unknownLength
-	v := a.header.Get("Content-Length")
+	v := a.given.length
 	if v == "" {
 		return
 	}
@@ -161,7 +208,7 @@ func (a *adapter) noteLength() {
 	switch {
 	case err != nil || n < 0:
 		a.logf("http: invalid Content-Length of %q", v)
-		a.header.Del("Content-Length")
+		a.w.made().Del("Content-Length")
 	case a.given.coding != "" && a.given.coding != "identity":
 		a.logf("http: WriteHeader called with both Transfer-Encoding of %q and a Content-Length of %d", a.given.coding, n)
 	default:
@@ -208,7 +255,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	h.last = body.asks && !body.whole() || !a.duplex && a.f.reuses(h) && !a.shutBody()
+	h.last = body.asks && body.x.unread.Load() || !a.duplex && a.f.reuses(h) && !a.shutBody()
 	body.answered.Store(true)
 	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
@@ -228,7 +275,8 @@ func (a *adapter) check(err error) error {
 
 // Write implements http.ResponseWriter.
 func (w *response) Write(p []byte) (int, error) {
-	a := w.a.Load()
+	a := w.use()
+	defer w.mu.Unlock()
 	switch {
 	case a == nil:
 		return 0, errServed
@@ -238,7 +286,7 @@ func (w *response) Write(p []byte) (int, error) {
 		}
 		return 0, http.ErrHijacked
 	case !a.wrote:
-		w.WriteHeader(http.StatusOK)
+		a.setStatus(http.StatusOK)
 	}
 	if len(p) == 0 {
 		return 0, nil
@@ -298,19 +346,28 @@ func (a *adapter) emit(p []byte) error {
 func (w *response) Flush() { _ = w.FlushError() }
 
 // Unsized lets a response whose length the handler does not give have none.
-func (w *response) Unsized() { w.serving("Unsized").given.unsized = true }
+func (w *response) Unsized() {
+	a := w.serving("Unsized")
+	defer w.mu.Unlock()
+	a.given.unsized = true
+}
 
 // FlushError is Flush for http.ResponseController.
 func (w *response) FlushError() error {
-	a := w.a.Load()
+	a := w.use()
+	defer w.mu.Unlock()
 	if a == nil {
 		return errServed
 	}
+	return a.flush()
+}
+
+func (a *adapter) flush() error {
 	if a.hijacked {
 		return http.ErrHijacked
 	}
 	if !a.wrote {
-		w.WriteHeader(http.StatusOK)
+		a.setStatus(http.StatusOK)
 	}
 	n := a.n
 	a.n = 0
@@ -327,61 +384,80 @@ func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	defer pages.Put(page)
 	buf := page[:32<<10]
 	only := struct{ io.Writer }{w}
-	a := w.a.Load()
-	if a == nil || a.hijacked {
-		return io.CopyBuffer(only, src, buf)
-	}
-	if !a.sent { // a source that fails at once can still be answered by an error
+	if w.sniffs() { // a source that fails at once can still be answered by an error
 		const sniffed = 512
 		total, err = io.CopyBuffer(only, io.LimitReader(src, sniffed), buf)
 		if err != nil || total < sniffed {
 			return total, err
 		}
 	}
-	if err := w.FlushError(); err != nil {
+	some, more, err := w.within(src)
+	if err != nil {
 		return total, err
 	}
-	n, done := int64(0), false
-	if hasBody(a.out.status) && !a.headOnly {
-		some, more := a.within(src)
-		n, done, err = a.f.readFrom(some)
-		a.written += n
-		_ = a.check(err)
-		if more && err == nil {
-			err = http.ErrContentLength
-		}
-	}
+	n, done, err := w.sendFile(some)
 	if !done && err == nil {
-		n, err = io.CopyBuffer(only, src, buf)
+		n, err = io.CopyBuffer(only, some, buf)
+	}
+	if more && err == nil {
+		err = http.ErrContentLength
 	}
 	return total + n, err
 }
 
-// within is src up to the length that the handler gave its body. more reports that
-// src is known to be longer.
-func (a *adapter) within(src io.Reader) (some io.Reader, more bool) {
+// sniffs reports whether the head has not gone out.
+func (w *response) sniffs() bool {
+	a := w.use()
+	defer w.mu.Unlock()
+	return a != nil && !a.hijacked && !a.sent
+}
+
+// within is src up to the length that the handler gave its body, behind what it has
+// written. more reports that src is known to be longer.
+func (w *response) within(src io.Reader) (some io.Reader, more bool, err error) {
+	a := w.use()
+	defer w.mu.Unlock()
+	if a == nil || a.hijacked {
+		return src, false, nil
+	}
+	if err := a.flush(); err != nil {
+		return nil, false, err
+	}
 	left := a.out.length - a.written
-	if a.out.length < 0 {
-		return src, false
+	if a.out.length < 0 || a.headOnly || !hasBody(a.out.status) {
+		return src, false, nil
 	}
 	l, ok := src.(*io.LimitedReader)
 	switch {
 	case !ok:
-		return io.LimitReader(src, left), false
+		return io.LimitReader(src, left), false, nil
 	case l.N > left:
-		return io.LimitReader(l.R, left), true
+		return io.LimitReader(l.R, left), true, nil
 	}
-	return src, false
+	return src, false, nil
+}
+
+// sendFile lets the front send src by a short cut. done is false if there is none.
+func (w *response) sendFile(src io.Reader) (n int64, done bool, err error) {
+	a := w.use()
+	defer w.mu.Unlock()
+	if a == nil || a.hijacked || a.headOnly || !hasBody(a.out.status) {
+		return 0, false, nil
+	}
+	n, done, err = a.f.readFrom(src)
+	a.written += n
+	return n, done, a.check(err)
 }
 
 // trailers returns those of the response, in order.
 func (a *adapter) trailers() (trailers []h1.Field) {
-	if !a.given.trails && len(a.header) == 0 {
+	header := a.w.made()
+	if !a.given.trails && len(header) == 0 {
 		return nil
 	}
-	for k, values := range a.header {
+	for k, values := range header {
 		name, marked := strings.CutPrefix(k, http.TrailerPrefix)
-		if !marked && !slices.Contains(a.given.trailers, k) {
+		if marked && !mayTrail(http.CanonicalHeaderKey(name)) || !marked && !slices.Contains(a.given.trailers, k) {
 			continue
 		}
 		for _, v := range values {
@@ -394,6 +470,8 @@ func (a *adapter) trailers() (trailers []h1.Field) {
 
 // SetReadDeadline is for http.ResponseController.
 func (w *response) SetReadDeadline(t time.Time) error {
+	w.gate.Lock()
+	defer w.gate.Unlock()
 	if a := w.a.Load(); a != nil {
 		return a.f.readBy(t)
 	}
@@ -402,6 +480,8 @@ func (w *response) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline is for http.ResponseController.
 func (w *response) SetWriteDeadline(t time.Time) error {
+	w.gate.Lock()
+	defer w.gate.Unlock()
 	if a := w.a.Load(); a != nil {
 		return a.f.writeBy(t)
 	}
@@ -410,19 +490,22 @@ func (w *response) SetWriteDeadline(t time.Time) error {
 
 // EnableFullDuplex is for http.ResponseController.
 func (w *response) EnableFullDuplex() error {
-	w.serving("EnableFullDuplex").duplex = true
+	a := w.serving("EnableFullDuplex")
+	defer w.mu.Unlock()
+	a.duplex = true
 	return nil
 }
 
 // Hijack implements http.Hijacker.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	a := w.serving("Hijack")
+	defer w.mu.Unlock()
 	if a.hijacked {
 		return nil, nil, http.ErrHijacked
 	}
 	a.stopAsking()
 	if a.wrote {
-		_ = w.FlushError()
+		_ = a.flush()
 	}
 	a.c.handle(nil)
 	a.leaveBody()
@@ -433,9 +516,10 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // CloseNotify implements http.CloseNotifier.
 func (w *response) CloseNotify() <-chan bool {
-	a := w.serving("CloseNotify")
+	w.serving("CloseNotify")
+	w.mu.Unlock()
 	left := make(chan bool, 1)
-	context.AfterFunc(a.q.Context(), func() {
+	context.AfterFunc(&w.life, func() {
 		if w.left.Load() {
 			left <- true
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"mime/multipart"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,6 +211,7 @@ func TestTheContextEndsWithTheClient(t *testing.T) {
 			ended, began := make(chan error, 1), make(chan struct{})
 			c := serving(t, func(w http.ResponseWriter, q *http.Request) {
 				io.Copy(io.Discard, q.Body)
+				//lint:ignore SA1019 older libraries use it
 				left := w.(http.CloseNotifier).CloseNotify()
 				close(began)
 				<-q.Context().Done()
@@ -561,4 +564,67 @@ func TestRefusalsAreTheSameFromTheFirstRequestToTheFifth(t *testing.T) {
 			assert.Empty(t, handled)
 		}
 	}
+}
+
+func TestAHandlerFramesItsResponseOnceHoweverItSpellsTheKeys(t *testing.T) {
+	proxytest.NoLeaks(t)
+	for _, tt := range []struct {
+		name string
+		h    http.Header
+		want []string // fields of the head, in any order, but Date
+	}{
+		{"a length", http.Header{"content-length": {"5"}}, []string{"Content-Length: 5"}},
+		{"two lengths", http.Header{"Content-Length": {"5"}, "content-length": {"3"}}, []string{"Content-Length: 5"}},
+		{"a coding", http.Header{"transfer-encoding": {"chunked"}}, []string{"Transfer-Encoding: chunked"}},
+		{"a length and a coding", http.Header{"CONTENT-LENGTH": {"5"}, "transfer-encoding": {"chunked"}}, []string{"Transfer-Encoding: chunked"}},
+		{"the end of the connection", http.Header{"connection": {"close"}, "Content-Length": {"5"}}, []string{"Content-Length: 5", "Connection: close"}},
+		{"a date", http.Header{"date": {"today"}, "Content-Length": {"5"}}, []string{"Content-Length: 5", "date: today"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header()["Content-Type"] = nil
+				maps.Copy(w.Header(), tt.h)
+				io.WriteString(w, "hello")
+			})
+			c.Send(get)
+			var fields []string
+			for _, line := range strings.Split(strings.TrimSpace(c.Head()), "\r\n")[1:] {
+				if !strings.HasPrefix(line, "Date: ") {
+					fields = append(fields, line)
+				}
+			}
+			assert.ElementsMatch(t, tt.want, fields)
+		})
+	}
+}
+
+func TestNothingThatFramesAResponseIsATrailer(t *testing.T) {
+	proxytest.NoLeaks(t)
+	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "hello")
+		_ = http.NewResponseController(w).Flush()
+		for _, name := range []string{"Content-Length", "content-length", "Transfer-Encoding", "X-T"} {
+			w.Header()[http.TrailerPrefix+name] = []string{"1"}
+		}
+	})
+	p := c.Do(get)
+	assert.Equal(t, "hello", string(p.Content))
+	assert.Equal(t, http.Header{"X-T": {"1"}}, p.Trailer)
+}
+
+func TestWhatFollowsA101IsNoRequest(t *testing.T) {
+	proxytest.NoLeaks(t)
+	var served atomic.Int32
+	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
+		served.Add(1)
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "echo")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	})
+	c.Send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n" + get)
+	head := c.Head()
+	assert.Contains(t, head, "HTTP/1.1 101 Switching Protocols\r\n")
+	assert.Contains(t, head, "Connection: Upgrade\r\n")
+	assert.Empty(t, c.Rest())
+	assert.Equal(t, int32(1), served.Load())
 }

@@ -105,7 +105,8 @@ func (f *front1) frame(h *head) {
 		f.chunked = true
 	}
 	f.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
-		names(h.connection, "close") || x.c.s.draining.Err() != nil
+		names(h.connection, "close") || x.c.s.draining.Err() != nil ||
+		h.status == http.StatusSwitchingProtocols // what follows is of the other protocol
 }
 
 // appendConnection appends the Connection field, if there is one.
@@ -173,9 +174,10 @@ func (f *front1) data(p []byte) error {
 	return f.err
 }
 
-// readFrom implements front, with the system's sendfile.
+// readFrom implements front, with the system's sendfile. Other sources may let their
+// reader wait.
 func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
-	if f.x.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
+	if f.x.c.tls != nil || f.chunked || f.headOnly || !f.x.c.sends(r) || f.err != nil || f.flush() != nil {
 		return 0, false, f.err
 	}
 	n, err := f.x.c.ReadFrom(r)

@@ -10,24 +10,29 @@ import (
 // ReadFrom keeps sendfile for handlers that copy a file to their client. Anything
 // else is copied by Write.
 func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
-	l, limited := r.(*io.LimitedReader) // what http.ServeContent makes
-	file, ok := r.(*os.File)
-	left := int64(math.MaxInt64)
-	if limited {
-		file, ok = l.R.(*os.File)
-		left = l.N
-	}
-	tcp, isTCP := c.Conn.(*net.TCPConn)
-	if !ok || !isTCP || !regular(file) {
+	if !c.sends(r) {
 		page := pages.Get().(*[64 << 10]byte)
 		defer pages.Put(page)
 		return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, page[:])
 	}
-	total, err = c.sendFile(tcp, file, left)
-	if limited {
-		l.N -= total
+	to := c.Conn.(*net.TCPConn)
+	l, limited := r.(*io.LimitedReader)
+	if !limited {
+		return c.sendFile(to, r.(*os.File), math.MaxInt64)
 	}
+	total, err = c.sendFile(to, l.R.(*os.File), l.N)
+	l.N -= total
 	return total, err
+}
+
+// sends reports whether r is something for sendfile.
+func (c *conn) sends(r io.Reader) bool {
+	if l, limited := r.(*io.LimitedReader); limited { // what http.ServeContent makes
+		r = l.R
+	}
+	file, ok := r.(*os.File)
+	_, isTCP := c.Conn.(*net.TCPConn)
+	return ok && isTCP && regular(file)
 }
 
 // sendFile sends up to left bytes of file. When a deadline has come in between,

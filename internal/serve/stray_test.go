@@ -1,0 +1,98 @@
+package serve_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// A gate is a reader that has more to say when it is opened.
+type gate struct {
+	first   io.Reader
+	waiting chan struct{}
+	open    chan struct{}
+	more    io.Reader
+}
+
+func (g *gate) Read(p []byte) (int, error) {
+	if n, _ := g.first.Read(p); n > 0 {
+		return n, nil
+	}
+	if g.waiting != nil {
+		close(g.waiting)
+		g.waiting = nil
+		<-g.open
+	}
+	return g.more.Read(p)
+}
+
+func TestACopyThatOutlivesItsHandlerFails(t *testing.T) {
+	proxytest.NoLeaks(t)
+	g := &gate{first: strings.NewReader(strings.Repeat("x", 600)), more: strings.NewReader("late"), waiting: make(chan struct{}), open: make(chan struct{})}
+	waiting, failed := g.waiting, make(chan error, 1)
+	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		go func() {
+			_, err := w.(io.ReaderFrom).ReadFrom(g)
+			failed <- err
+		}()
+		<-waiting
+	})
+	c.Send(get)
+	assert.NotContains(t, c.Rest(), "late")
+	close(g.open)
+	assert.Error(t, <-failed)
+}
+
+func TestWhatAHandlerLeavesRunningReachesNobodyElse(t *testing.T) {
+	proxytest.NoLeaks(t)
+	var left sync.WaitGroup
+	began := make(chan struct{}, 1)
+	h := func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path != "/leaves" {
+			w.Header().Set("X-Mine", "x")
+			io.Copy(w, q.Body)
+			return
+		}
+		for _, late := range []func(){
+			func() { w.Write([]byte("late")) },
+			func() { w.WriteHeader(500) },
+			func() { w.Header() },
+			func() { http.NewResponseController(w).Flush() },
+			func() { http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)) },
+			func() { http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) },
+			func() { q.Body.Read(make([]byte, 1)) },
+			func() { q.Body.Close() },
+			func() { io.Copy(w, strings.NewReader("late")) },
+		} {
+			left.Go(func() {
+				for range 20 {
+					late()
+				}
+			})
+		}
+		began <- struct{}{}
+	}
+	addr := start(t, &serve.Server{Handler: http.HandlerFunc(h)})
+	for range 100 {
+		leaves, other := proxytest.Dial(t, addr), proxytest.Dial(t, addr)
+		leaves.Send("POST /leaves HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nbody")
+		for range 5 {
+			p := other.Do("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nmine")
+			assert.Equal(t, 200, p.StatusCode)
+			assert.Equal(t, "mine", string(p.Content))
+			assert.Equal(t, "x", p.Header.Get("X-Mine"))
+		}
+		<-began
+		left.Wait()
+		leaves.Close()
+	}
+}
