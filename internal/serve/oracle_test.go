@@ -40,6 +40,7 @@ type play struct {
 	shut   bool // the request's body was closed, or may be when the answer begins
 	begun  bool // something was written
 	twoWay bool // full duplex is enabled
+	sized  bool // there was a Content-Length; the head may have it though it has been deleted since
 	notes  []string
 }
 
@@ -91,6 +92,7 @@ func (p *play) act(word, of byte) bool {
 			p.w.Header().Del("Content-Length")
 			p.w.Header().Del("Transfer-Encoding")
 		}
+		p.sized = p.sized || f.name == "Content-Length"
 		p.w.Header().Add(f.name, f.value)
 	case 8:
 		p.w.Header().Del(f.name)
@@ -133,7 +135,7 @@ func (p *play) sendFile(size int64) {
 }
 
 func (p *play) copy(r io.Reader) {
-	if p.w.Header().Get("Content-Length") != "" {
+	if p.sized {
 		return // net/http sends more than that
 	}
 	n, err := io.Copy(p.w, r)
