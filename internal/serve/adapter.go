@@ -132,6 +132,7 @@ func (a *adapter) call(h http.Handler) (returned bool) {
 		}
 	}()
 	h.ServeHTTP(a.w, a.q)
+	a.w.shut()
 	return true
 }
 
@@ -159,7 +160,6 @@ func (a *adapter) abandon(p any) {
 // finish ends the response of a handler that has returned, and says what becomes of
 // the connection.
 func (a *adapter) finish() step {
-	a.w.shut()
 	a.done = true
 	a.stopAsking()
 	if !a.wrote {

@@ -42,6 +42,7 @@ type play struct {
 	begun  bool // something was written
 	sized  bool // the body has been given a length
 	twoWay bool // full duplex is enabled
+	sized  bool // there was a Content-Length; the head may have it though it has been deleted since
 	notes  []string
 }
 
@@ -94,6 +95,7 @@ func (p *play) act(word, of byte) bool {
 			p.w.Header().Del("Content-Length")
 			p.w.Header().Del("Transfer-Encoding")
 		}
+		p.sized = p.sized || f.name == "Content-Length"
 		p.w.Header().Add(f.name, f.value)
 	case 8:
 		p.w.Header().Del(f.name)

@@ -96,3 +96,20 @@ func TestWhatAHandlerLeavesRunningReachesNobodyElse(t *testing.T) {
 		leaves.Close()
 	}
 }
+
+func TestAPanicWaitsForNoClientThatTakesNothing(t *testing.T) {
+	proxytest.NoLeaks(t)
+	failed, blocks := make(chan error, 1), make(chan struct{})
+	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
+		go func() {
+			_, err := w.Write(make([]byte, 256<<20))
+			failed <- err
+		}()
+		<-blocks
+		panic(http.ErrAbortHandler)
+	})
+	c.Send(get)
+	c.Head()
+	close(blocks)
+	assert.Error(t, <-failed)
+}
