@@ -210,7 +210,9 @@ func newIdentifier(t *testing.T) *identifier {
 func TestARequestWithoutHostDoesNotSkipClientAuthentication(t *testing.T) {
 	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
 		return map[string]hostproxy.HostTLS{"*": {ClientAuth: &hostproxy.ClientAuth{CAs: cas}}}
-	}, func(r *hostproxy.Router) { r.Handle("*", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }, "open.localhost")
+	}, func(r *hostproxy.Router) {
+		r.Handle("*", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	}, "open.localhost")
 	for _, raw := range []string{
 		"GET / HTTP/1.0\r\n\r\n",
 		"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
