@@ -125,8 +125,8 @@ type Upstream struct {
 	// RequestHeader and ResponseHeader are fixed changes to headers, applied last.
 	RequestHeader, ResponseHeader HeaderEdit
 
-	// HSTS sets Strict-Transport-Security on responses over TLS and replaces the
-	// target's. Nil keeps the target's.
+	// HSTS sets Strict-Transport-Security on responses over TLS, in place of the
+	// target's and of what ResponseHeader sets. Nil keeps those.
 	HSTS *HSTS
 
 	// TargetHost sends the target's own host in the Host header. By default the

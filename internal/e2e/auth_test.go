@@ -119,6 +119,19 @@ func TestAnotherServerLetsPass(t *testing.T) {
 	})
 }
 
+// What judges by the path must not be told another one than the target gets.
+func TestAnotherServerIsToldThePathThatTheTargetGets(t *testing.T) {
+	overJudges(t, proxytest.Reply(ok), proxytest.Reply(ok), asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
+		for i, tt := range []struct{ target, want string }{
+			{"http://b.test", "/"}, {"http://b.test?x=/y", "/?x=/y"}, {"http://b.test/p?u=http://c.test", "/p?u=http://c.test"}, {"//b.test", "//b.test"},
+		} {
+			require.Equal(t, 200, s.dial(t).Do("GET "+tt.target+" HTTP/1.1\r\nHost: b.test\r\n\r\n").StatusCode, tt.target)
+			assert.Equal(t, []string{tt.want}, field(auth.WaitRequests(i + 1)[i].Raw, "X-Forwarded-Uri"), tt.target)
+			assert.Equal(t, "GET "+tt.want+" HTTP/1.1", lines(s.backend.WaitRequests(i + 1)[i].Raw)[0], tt.target)
+		}
+	})
+}
+
 func TestAnotherServerSaysNo(t *testing.T) {
 	long := strings.Repeat("x", 200_000)
 	for name, tt := range map[string]struct {

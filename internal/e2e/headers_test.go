@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -334,4 +335,28 @@ func TestEditsReachEverySpellingOfAField(t *testing.T) {
 	}, func(s *site) {
 		s.upstream.RequestHeader = hostproxy.HeaderEdit{Set: http.Header{"X-User": {"alice"}}, Remove: []string{"X-Admin"}}
 	})
+}
+
+// RFC 6797, 6.1: clients heed the first of several, which must not depend on the lane.
+func TestAPolicyOfHSTSIsSentOnceWhateverElseSetsIt(t *testing.T) {
+	const name = "Strict-Transport-Security"
+	script := proxytest.Reply("HTTP/1.1 200 OK\r\nstrict-transport-security: t\r\nStrict_Transport_Security: t\r\n" + sized("x"))
+	for _, l := range lanes {
+		t.Run(l.name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			s := newSite(t, l, script, func(s *site) {
+				s.upstream.HSTS = &hostproxy.HSTS{MaxAge: time.Hour}
+				s.upstream.ResponseHeader.Set = http.Header{"strict-transport-security": {"set"}, "X-Set": {"1"}}
+				s.upstream.ResponseHeader.Add = http.Header{name: {"add"}}
+			})
+			a := s.dial(t).Do(get)
+			want := []string{"max-age=3600"}
+			if !l.secure {
+				want = nil
+			}
+			assert.Equal(t, want, a.Header.Values(name))
+			assert.Empty(t, a.Header.Values("Strict_Transport_Security"))
+			assert.Equal(t, "1", a.Header.Get("X-Set"))
+		})
+	}
 }

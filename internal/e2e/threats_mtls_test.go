@@ -204,3 +204,24 @@ func newIdentifier(t *testing.T) *identifier {
 	t.Cleanup(b.Close)
 	return b
 }
+
+// HTTP/1.0 without Host is served by the routes for any host, and a URL in the request line by those for its host: neither is
+// a way around what these ask of clients.
+func TestARequestWithoutHostDoesNotSkipClientAuthentication(t *testing.T) {
+	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
+		return map[string]hostproxy.HostTLS{"*": {ClientAuth: &hostproxy.ClientAuth{CAs: cas}}}
+	}, func(r *hostproxy.Router) {
+		r.Handle("*", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	}, "open.localhost")
+	for _, raw := range []string{
+		"GET / HTTP/1.0\r\n\r\n",
+		"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+		"GET https://any.localhost/ HTTP/1.0\r\n\r\n",
+		"GET https://any.localhost/ HTTP/1.1\r\nHost: open.localhost\r\n\r\n",
+		"GET http://any.localhost:80?q HTTP/1.1\r\nHost: open.localhost\r\n\r\n",
+	} {
+		c := g.dial(t, "open.localhost")
+		assert.Equal(t, 200, c.Do("GET / HTTP/1.1\r\nHost: open.localhost\r\n\r\n").StatusCode, raw)
+		assert.Equal(t, 421, c.Do(raw).StatusCode, raw)
+	}
+}

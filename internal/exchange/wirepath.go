@@ -18,10 +18,21 @@ func WirePath(q *http.Request) string {
 	if h1.ValidTarget(path) && !strings.Contains(path, "?") && spells(path, q.URL) {
 		return path
 	}
-	if path = q.URL.EscapedPath(); path == "" && q.Method == http.MethodOptions && strings.Contains(q.RequestURI, "://") && q.URL.RawQuery == "" && !q.URL.ForceQuery {
-		return "*" // a URL without a path asks about the server (RFC 9112, 3.2.4)
+	path = q.URL.EscapedPath()
+	switch {
+	case path != "" || !pathless(q.RequestURI):
+		return path
+	case q.Method == http.MethodOptions && q.URL.RawQuery == "" && !q.URL.ForceQuery:
+		return "*" // asks about the server (RFC 9112, 3.2.4)
 	}
-	return path
+	return "/" // RFC 9112, 3.2.1: what decides by the path must see what the target gets
+}
+
+// pathless reports whether a request target is a URL without a path.
+func pathless(target string) bool {
+	scheme, rest, ok := strings.Cut(target, "://")
+	authority, _, _ := strings.Cut(rest, "?")
+	return ok && !strings.ContainsAny(scheme, "/?") && !strings.Contains(authority, "/")
 }
 
 // WireURI is WirePath with the query.

@@ -138,7 +138,7 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.set.Store(s)
 	if c.HSTS != "" {
-		f.ResponseHeader.Remove = append(slices.Clone(f.ResponseHeader.Remove), hsts)
+		f.ResponseHeader.yield(hsts)
 	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()

@@ -3,7 +3,9 @@ package forward
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -40,6 +42,15 @@ func (e *Edit) check(field string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// yield makes the edit drop the fields of that name, since somebody else sets them.
+func (e *Edit) yield(name string) {
+	e.Remove = append(slices.Clone(e.Remove), name)
+	same := func(k string, _ []string) bool { return header.SameVariable(k, name) }
+	e.Set, e.Add = maps.Clone(e.Set), maps.Clone(e.Add)
+	maps.DeleteFunc(e.Set, same)
+	maps.DeleteFunc(e.Add, same)
 }
 
 // Drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.

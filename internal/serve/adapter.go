@@ -25,6 +25,8 @@ import (
 // something else than net/http does:
 //
 //   - HTTP/1.0 gets no interim responses, and its Expect and Upgrade are ignored
+//   - HTTP/1.0 keeps no connection behind a request that may have a body and says no
+//     length
 //   - a 304 keeps the Content-Length and Content-Type that the handler gave it
 //   - a body that the handler leaves unread holds no answer up: see source.settle.
 //     Its Close reads nothing

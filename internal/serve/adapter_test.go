@@ -628,3 +628,21 @@ func TestWhatFollowsA101IsNoRequest(t *testing.T) {
 	assert.Empty(t, c.Rest())
 	assert.Equal(t, int32(1), served.Load())
 }
+
+func TestWhatFollowsARequestOfHTTP10WithoutALengthIsNoRequest(t *testing.T) {
+	proxytest.NoLeaks(t)
+	const stays = " / HTTP/1.0\r\nConnection: keep-alive\r\n"
+	for raw, want := range map[string]int32{
+		"POST" + stays + "\r\n": 1, "OPTIONS" + stays + "\r\n": 1, // what follows may be meant as the body
+		"POST" + stays + "Content-Length: 0\r\n\r\n": 2, "GET" + stays + "\r\n": 2,
+	} {
+		t.Run(raw, func(t *testing.T) {
+			var served atomic.Int32
+			c := serving(t, func(http.ResponseWriter, *http.Request) { served.Add(1) })
+			c.Send(raw + "GET / HTTP/1.0\r\n\r\n")
+			assert.Equal(t, 200, c.Response("GET").StatusCode)
+			assert.Equal(t, want == 1, c.Rest() == "")
+			assert.Equal(t, want, served.Load())
+		})
+	}
+}

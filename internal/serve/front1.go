@@ -46,10 +46,16 @@ const (
 func (f *front1) take(x *fastExchange) {
 	r := &x.req
 	f.c, f.x, f.minor, f.headOnly = x.c, x, r.Minor, string(r.Method) == http.MethodHead
-	f.leaves, f.stays = r.Minor == 1 && r.Close, r.Minor == 0 && r.Persistent()
+	f.leaves, f.stays = r.Minor == 1 && r.Close, r.Minor == 0 && r.Persistent() && bounded(r)
 	f.begun, f.chunked, f.open, f.err = false, false, false, nil
 	f.bounded.Store(false)
 	f.last, f.out = false, f.out[:0]
+}
+
+// bounded reports whether it is certain where a request of HTTP/1.0 ends; see
+// exchange.CloseUnbounded.
+func bounded(r *h1.Request) bool {
+	return r.ContentLength >= 0 || string(r.Method) == http.MethodGet || string(r.Method) == http.MethodHead
 }
 
 func (f *front1) body() *source { return &f.src }

@@ -40,7 +40,6 @@ type play struct {
 	shut   bool // the request's body was closed, or may be when the answer begins
 	read   int64
 	begun  bool // something was written
-	sized  bool // the body has been given a length
 	twoWay bool // full duplex is enabled
 	sized  bool // there was a Content-Length; the head may have it though it has been deleted since
 	notes  []string
@@ -87,7 +86,6 @@ func (p *play) act(word, of byte) bool {
 		if f.value == "identity" {
 			p.open, p.shut = true, true
 		}
-		p.sized = p.sized || f.name == "Content-Length"
 		if f.name == "Connection" || f.name == "Trailer" {
 			p.w.Header().Del(f.name)
 		}
