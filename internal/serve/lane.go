@@ -264,6 +264,7 @@ func (x *fastExchange) serve() step {
 // reports whether there is one. HTTP/1.0 may do without.
 func (x *fastExchange) named() (ok bool) {
 	if len(x.req.Host) == 0 {
+		x.host = x.host[:0]
 		return true
 	}
 	if x.host, ok = hostname.AppendCanonical(x.host[:0], x.req.Host); ok {
