@@ -29,7 +29,8 @@ type front interface {
 	data(p []byte) error
 
 	// readFrom sends what comes from r as some of the body, by a short cut of the
-	// system's. done is false, and nothing read, if there is none.
+	// system's. done is false, and nothing read, if there is none, or r is not ready
+	// all the time, as files are.
 	readFrom(r io.Reader) (n int64, done bool, err error)
 
 	// flush sends what was held back.

@@ -183,11 +183,10 @@ func (f *front1) data(p []byte) error {
 // readFrom implements front, with the system's sendfile. Other sources may let their
 // reader wait.
 func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
-	if f.x.c.tls != nil || f.chunked || f.headOnly || !f.x.c.sends(r) || f.err != nil || f.flush() != nil {
+	if f.x.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
 		return 0, false, f.err
 	}
-	n, err := f.x.c.ReadFrom(r)
-	return n, true, err
+	return f.x.c.trySendFile(r)
 }
 
 // splices implements splicer.

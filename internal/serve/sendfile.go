@@ -9,30 +9,30 @@ import (
 
 // ReadFrom keeps sendfile for handlers that copy a file to their client. Anything
 // else is copied by Write.
-func (c *conn) ReadFrom(r io.Reader) (total int64, err error) {
-	if !c.sends(r) {
-		page := pages.Get().(*[64 << 10]byte)
-		defer pages.Put(page)
-		return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, page[:])
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if n, done, err := c.trySendFile(r); done {
+		return n, err
 	}
-	to := c.Conn.(*net.TCPConn)
-	l, limited := r.(*io.LimitedReader)
-	if !limited {
-		return c.sendFile(to, r.(*os.File), math.MaxInt64)
-	}
-	total, err = c.sendFile(to, l.R.(*os.File), l.N)
-	l.N -= total
-	return total, err
+	page := pages.Get().(*[64 << 10]byte)
+	defer pages.Put(page)
+	return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, page[:])
 }
 
-// sends reports whether r is something for sendfile.
-func (c *conn) sends(r io.Reader) bool {
-	if l, limited := r.(*io.LimitedReader); limited { // what http.ServeContent makes
-		r = l.R
+// trySendFile sends r by sendfile. done is false, and nothing read, if r is no file
+// or c takes none.
+func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
+	l := &io.LimitedReader{R: r, N: math.MaxInt64}
+	if limited, ok := r.(*io.LimitedReader); ok { // what http.ServeContent makes
+		l = limited
 	}
-	file, ok := r.(*os.File)
-	_, isTCP := c.Conn.(*net.TCPConn)
-	return ok && isTCP && regular(file)
+	file, ok := l.R.(*os.File)
+	to, isTCP := c.Conn.(*net.TCPConn)
+	if !ok || !isTCP || !regular(file) {
+		return 0, false, nil
+	}
+	n, err = c.sendFile(to, file, l.N)
+	l.N -= n
+	return n, true, err
 }
 
 // sendFile sends up to left bytes of file. When a deadline has come in between,

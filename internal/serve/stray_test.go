@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -112,4 +113,34 @@ func TestAPanicWaitsForNoClientThatTakesNothing(t *testing.T) {
 	c.Head()
 	close(blocks)
 	assert.Error(t, <-failed)
+}
+
+func TestRequestsBehindUnreadBodiesAreWhole(t *testing.T) {
+	proxytest.NoLeaks(t)
+	h := func(w http.ResponseWriter, q *http.Request) {
+		n := int64(0)
+		if q.URL.Path == "/read" {
+			n, _ = io.Copy(io.Discard, q.Body)
+		}
+		fmt.Fprint(w, q.URL.Path, n)
+	}
+	addr := start(t, &serve.Server{Handler: http.HandlerFunc(h), MaxHeaderBytes: 64 << 10})
+	for _, size := range []int{1, 16000, 16<<10 - 1, 16 << 10, 16<<10 + 1, 32 << 10, 70000} {
+		for _, pad := range []int{0, 16<<10 - 100, 16 << 10, 32 << 10} {
+			body := strings.Repeat("b", size)
+			for _, rest := range []string{
+				fmt.Sprintf("Content-Length: %d\r\n\r\n%s", size, body),
+				fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", size, body),
+				fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nX-T: %s\r\n\r\n", size, body, strings.Repeat("t", 3000)),
+			} {
+				rest = " HTTP/1.1\r\nHost: a.test\r\nX-Pad: " + strings.Repeat("p", pad) + "\r\n" + rest
+				c := proxytest.Dial(t, addr)
+				go c.Conn.Send("POST /none" + rest + "POST /read" + rest + "POST /none" + rest + get)
+				for _, want := range []string{"/none0", fmt.Sprint("/read", size), "/none0", "/0"} {
+					assert.Equal(t, want, string(c.Response("GET").Content), "%d bytes behind %d", size, pad)
+				}
+				c.Close()
+			}
+		}
+	}
 }
