@@ -13,10 +13,12 @@ type lookout struct {
 // peeks reports whether the sweeper can see the client leave.
 func (c *conn) peeks() bool { return canTry && c.socket != nil }
 
-// lookOut begins to look out for the end of the connection if the sweeper cannot. The
-// body has been read to its end, and its mu is held.
+// lookOut begins to look out for the end of the connection if the sweeper cannot, and
+// if there is room for a byte of another request. The body has been read to its end,
+// and its mu is held.
 func (a *adapter) lookOut() {
-	if a.c.peeks() || a.lookout != nil {
+	x := a.f1.x
+	if a.c.peeks() || a.lookout != nil || x.r == 0 && x.w == len(x.in) {
 		return
 	}
 	a.c.readBy(0)

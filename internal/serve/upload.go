@@ -380,17 +380,27 @@ func (u *upload) settle() bool {
 		select {
 		case <-u.done:
 		default:
-			if !u.nearlySent() {
-				u.stop.Store(true)
-				u.lease.Abort()
-				u.x.c.interrupt()
+			if u.nearlySent() {
+				<-u.done
+				break
 			}
-			<-u.done
+			u.interrupt() // it may have come to its end by now
 		}
 		u.running = false
 		return u.sent.Load()
 	}
 	return !u.pending && (u.state == nil || u.state == io.EOF)
+}
+
+// interrupt ends the goroutine, and waits for that.
+func (u *upload) interrupt() {
+	c := u.x.c
+	u.stop.Store(true)
+	u.lease.Abort()
+	c.interrupt()
+	<-u.done
+	c.readArmed = time.Time{}
+	_ = c.Conn.SetReadDeadline(time.Time{})
 }
 
 // halt ends the goroutine of an attempt that failed, so that another one can
@@ -399,12 +409,7 @@ func (u *upload) halt() {
 	if !u.running {
 		return
 	}
-	u.stop.Store(true)
-	u.lease.Abort()
-	u.x.c.interrupt()
-	<-u.done
-	u.x.c.readArmed = time.Time{}
-	_ = u.x.c.Conn.SetReadDeadline(time.Time{})
+	u.interrupt()
 	u.stop.Store(false)
 	u.sent.Store(false)
 	u.ended.Store(0)
