@@ -23,14 +23,15 @@ var classes = []class{
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field content-length") && d.a+d.b == "0" && d.viewA["up body"] == "" && d.viewB["up body"] == ""
 		}},
-	{name: "empty User-Agent", why: "net/http's clients take one that begins so for none, and so does ours behind Rewrite", in: []string{"hooked", "foreign", "httputil"},
+	{name: "empty User-Agent", why: "net/http's clients take one that begins so for none, and so does ours for what has an http.Request", in: handlers,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field user-agent") && !d.inB && (d.a == "" || strings.HasPrefix(d.a, " | "))
 		}},
 	{name: "answer's framing", why: "net/http gives a short chunked body a length", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field content-length", "down field transfer-encoding") &&
-				d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] == "chunked" && d.viewA["down body"] == d.viewB["down body"]
+				(d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] == "chunked" || strings.Contains(x.raw, " HTTP/1.0\r\n")) &&
+				d.viewA["down body"] == d.viewB["down body"]
 		}},
 	{name: "304's description", why: "net/http takes the fields about a body out of a 304; our front passes them on (RFC 9110, 15.4.5)", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
