@@ -49,9 +49,7 @@ func (a *roundTrip) fail(fail *exchange.Failure) {
 		}
 		panic(http.ErrAbortHandler)
 	}
-	if !a.settles() {
-		a.closeAfter()
-	}
+	a.closeAfter()
 	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
 }
 

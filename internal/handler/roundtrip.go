@@ -156,8 +156,8 @@ func (a *roundTrip) leaveBody() {
 	a.x.RequestBytes = a.body.count.Load()
 }
 
-// settles reports whether the connection can be kept behind a refusal: a front of ours
-// reads what is left of a body behind its answer, if that is not too much.
+// settles reports whether the connection can be kept behind an answer that has not
+// waited for the body: a front of ours reads the rest, if that is not too much.
 func (a *roundTrip) settles() bool {
 	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.failed() == nil)
 }
@@ -166,7 +166,7 @@ func (a *roundTrip) settles() bool {
 // read to its end: what remains on the wire must not be taken for another
 // request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.
 func (a *roundTrip) closeAfter() {
-	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 {
+	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 && !a.settles() {
 		a.w.Header().Set("Connection", "close")
 	}
 }
