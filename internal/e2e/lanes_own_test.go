@@ -52,8 +52,8 @@ func ownAnswers() (all []exchange) {
 	return all
 }
 
-// Whatever the proxy has to say of its own, it says it alike to those whose requests go to a handler: the status, the reason, each field,
-// and whether the connection goes on. So it does where it refuses.
+// The proxy's own responses, refusals included, are the same on the fast lane and through a handler: status, reason phrase and fields,
+// and whether the connection is kept.
 func TestTheLanesAnswerAlike(t *testing.T) {
 	corpus := append(ownCases(), ownAnswers()...)
 	for _, x := range refusals() {

@@ -56,8 +56,8 @@ var promises = []struct{ about, head, body string }{
 // soon is how long an answer that needs nothing more may take. It is far from the default DrainTimeout, and nobody stops the server.
 const soon = 5 * time.Second
 
-// An answer that does not need the body comes before any of it, and nobody asks for it. When the body does not come, its connection is not
-// held for it.
+// A response that does not depend on the request's body is sent before the body has come, without a 100 Continue. If the body never comes,
+// the connection is closed.
 func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {

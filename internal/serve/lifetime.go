@@ -8,8 +8,8 @@ import (
 )
 
 // A lifetime is the context of a request: that of its connection, until the handler
-// has returned or the client has left. It is a part of the response, so that it costs
-// nothing that nobody asks for.
+// has returned or the client has left. It is a part of the response. Its channel and
+// its functions are allocated only when they are used.
 type lifetime struct {
 	context.Context // the connection's, which never ends
 	arrival         exchange.Slot

@@ -62,7 +62,7 @@ type Certificate struct {
 	Refused  int       `json:"refused,omitempty"` // handshakes refused of late, since too many waited
 }
 
-// A Server is what serves clients, and whom it has refused since it started.
+// A Server shows the listeners of a server, and what it has refused since it started.
 type Server struct {
 	Listeners []Listener `json:"listeners"`
 	Refused   []Refusal  `json:"refused"` // those that there were
