@@ -112,7 +112,7 @@ func hostRefusals() (all []refusal) {
 	add("two Hosts on HTTP/1.0", "GET / HTTP/1.0", host+host)
 	for _, invalid := range []string{
 		"", "u@a.test", "a.test/b", "a test", `"a.test"`, "a.test\xff", "a.test,b.test", "[abcd::1", "a.test:1:2", "..x", ".", "a..test", "a.test:98777", "a.test:x",
-		"[::1%25eth0]", "[a.test]", "xn--a.test-.com", strings.Repeat("a", 10<<10),
+		"[::1%25eth0]", "[a.test]", "::1", "xn--a.test-.com", strings.Repeat("a", 10<<10),
 	} {
 		add("Host "+label(invalid), start, "Host: "+invalid+"\r\n")
 		add("Host "+label(invalid)+" with an absolute target", "GET http://a.test/ HTTP/1.1", "Host: "+invalid+"\r\n")

@@ -375,7 +375,7 @@ func hostValid(req *h1.Request) bool {
 	if !ok {
 		return true // of HTTP/1.0
 	}
-	_, err := hostname.Canonical(string(host))
+	_, _, err := hostname.Split(string(host))
 	return err == nil
 }
 
