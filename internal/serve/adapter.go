@@ -3,7 +3,6 @@ package serve
 import (
 	"context"
 	"fmt"
-
 	"net/http"
 	"path"
 	"runtime"
@@ -261,13 +260,7 @@ func (w *response) inspect(c *conn, now time.Time) {
 	if x := c.serving.Load(); x != nil {
 		unread = x.unread.Load()
 	}
-	switch {
-	case now.Sub(w.since) < exchange.SweepInterval || w.left.Load():
-	case !c.peekGone(unread):
-		w.closed = time.Time{}
-	case w.closed.IsZero():
-		w.closed = now
-	case now.Sub(w.closed) >= goodbyeTime:
+	if now.Sub(w.since) >= exchange.SweepInterval && !w.left.Load() && w.goodbye.over(c.peekGone(unread), now) {
 		w.leave()
 	}
 }

@@ -258,8 +258,8 @@ func (a *adapter) stopAsking() {
 }
 
 // shutBody ends the handler's reading of a body, since its answer begins, and reports
-// whether the connection can be kept: what has not come of the body by now may come
-// behind the answer. Somebody may be reading it now.
+// whether the connection can be kept: what is not in the buffer of the body may be
+// read behind the answer. A handler's goroutine may be reading it now.
 func (a *adapter) shutBody() bool {
 	b := &a.w.body
 	if !b.mu.TryLock() {

@@ -37,8 +37,8 @@ type response struct {
 
 	header http.Header // the handler's; nil until it asks
 
-	since  time.Time // when the handler was called
-	closed time.Time // when the sweeper first saw that the client had closed its side
+	since   time.Time // when the handler was called
+	goodbye goodbye   // the sweeper's
 }
 
 // use is the adapter, nil when the request has been served. The caller unlocks w.mu.

@@ -495,8 +495,8 @@ func (x *fastExchange) reply(fail *exchange.Failure) {
 	_ = x.front.end(nil)
 }
 
-// abort ends an exchange whose response has begun: the client must see that it
-// is cut off, so there is no close_notify and no last chunk.
+// abort ends an exchange whose response has begun. The client sees that it is cut
+// off: less than the Content-Length has come, or no last chunk.
 func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()

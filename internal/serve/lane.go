@@ -18,9 +18,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// The fast lane: one goroutine reads a request, finds its route, asks the
-// target and copies the answer. What is merely unusual goes to the handler lane, with
-// its bytes; what is forbidden is refused here.
+// The fast lane: one goroutine reads a request, finds its route, asks the target and
+// copies the response. An unusual request goes to the handler lane, with its bytes; a
+// forbidden one is refused here.
 //
 // Hot path: no allocation per request; while a connection waits for its next
 // request it holds no buffer.
@@ -67,8 +67,8 @@ const (
 // bufferSize is how much of what a client sends can be held.
 const bufferSize = h1.DefaultMaxHead
 
-// A fastExchange is everything that one exchange of the fast lane needs, in one piece that is lent to
-// a connection while it is not idle.
+// A fastExchange is everything that one exchange of the fast lane needs, in one piece
+// that is lent to a connection while it is not idle.
 type fastExchange struct {
 	c *conn
 	watched

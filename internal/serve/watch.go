@@ -29,9 +29,9 @@ type watched struct {
 	span    span
 	around  *forward.Forwarder // nil if there is none
 	waiting chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
-	closed  time.Time          // when the client was first seen to have closed its side
-	doomed  time.Time          // when life was first seen to have ended
-	stay    *forward.Stay      // of an event stream that outlives its route and its target; nil if it does not
+	goodbye goodbye
+	doomed  time.Time     // when life was first seen to have ended
+	stay    *forward.Stay // of an event stream that outlives its route and its target; nil if it does not
 }
 
 // A span is how long what an exchange is bound to lasts: a target, or its
@@ -43,7 +43,7 @@ type span interface {
 
 // renew makes w that of a new exchange of c's.
 func (w *watched) renew(c *conn) {
-	w.client, w.closed = c, time.Time{}
+	w.client, w.goodbye = c, goodbye{}
 	if w.gone.Load() {
 		w.gone.Store(false)
 	}
@@ -181,17 +181,27 @@ func (w *watched) inspect(now time.Time) {
 // goodbyeTime is how long a client that has closed its side can still be answered.
 const goodbyeTime = time.Second
 
-// leaves reports whether the client has left. One that has sent its request and
-// closed its side may be waiting for the answer, for goodbyeTime. w.mu is held.
+// A goodbye is when a client was first seen to have closed its side; zero if it has
+// not.
+type goodbye struct{ since time.Time }
+
+// over takes note of whether the side is closed now, and reports whether the time for
+// an answer is over.
+func (g *goodbye) over(closed bool, now time.Time) bool {
+	switch {
+	case !closed:
+		g.since = time.Time{}
+	case g.since.IsZero():
+		g.since = now
+	}
+	return closed && now.Sub(g.since) >= goodbyeTime
+}
+
+// leaves reports whether the client has left: its side is closed before its request
+// was complete, or for goodbyeTime. w.mu is held.
 func (w *watched) leaves(now time.Time) bool {
-	if !w.peekGone() {
-		w.closed = time.Time{}
-		return false
-	}
-	if w.closed.IsZero() {
-		w.closed = now
-	}
-	return w.unread.Load() || now.Sub(w.closed) >= goodbyeTime
+	closed := w.peekGone()
+	return w.goodbye.over(closed, now) || closed && w.unread.Load()
 }
 
 // expired reports whether a response without a known end has gone on for the
