@@ -166,7 +166,7 @@ func (a *adapter) finish() step {
 	if !a.wrote {
 		a.setStatus(http.StatusOK)
 	}
-	err := a.emit(a.buf[:a.n])
+	_, err := a.emit(a.buf[:a.n])
 	short := a.out.length >= 0 && a.written != a.out.length && hasBody(a.out.status) && !a.headOnly
 	if err == nil && !short {
 		err = a.f.end(a.trailers())

@@ -309,16 +309,18 @@ func (w *response) WriteString(s string) (int, error) {
 // put gives p to the front, behind what waits, once that is more than fits buf.
 func (a *adapter) put(p []byte) (total int, err error) {
 	if a.sent && a.n == 0 && a.out.length >= 0 { // nothing to gather for
-		return len(p), a.emit(p)
+		return a.emit(p)
 	}
 	for len(p) > len(a.buf)-a.n {
-		n := len(p)
+		n := 0
 		if a.n == 0 {
-			err = a.emit(p)
+			n, err = a.emit(p)
 		} else {
 			n = copy(a.buf[a.n:], p)
 			a.n = 0
-			err = a.emit(a.buf[:])
+			if _, err = a.emit(a.buf[:]); err != nil {
+				n = 0
+			}
 		}
 		if total += n; err != nil {
 			return total, err
@@ -330,16 +332,17 @@ func (a *adapter) put(p []byte) (total int, err error) {
 }
 
 // emit gives the front the next of the body, behind the head.
-func (a *adapter) emit(p []byte) error {
+func (a *adapter) emit(p []byte) (n int, err error) {
 	if !a.sent {
 		if err := a.writeHead(p); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if len(p) == 0 || a.headOnly {
-		return nil
+		return len(p), nil
 	}
-	return a.check(a.f.data(p))
+	n, err = a.f.data(p)
+	return n, a.check(err)
 }
 
 // Flush implements http.Flusher.
@@ -371,7 +374,7 @@ func (a *adapter) flush() error {
 	}
 	n := a.n
 	a.n = 0
-	if err := a.emit(a.buf[:n]); err != nil {
+	if _, err := a.emit(a.buf[:n]); err != nil {
 		return err
 	}
 	return a.check(a.f.flush())

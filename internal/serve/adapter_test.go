@@ -646,3 +646,22 @@ func TestWhatFollowsARequestOfHTTP10WithoutALengthIsNoRequest(t *testing.T) {
 		})
 	}
 }
+
+func TestAWriteThatFailsSaysHowMuchHasBeenTaken(t *testing.T) {
+	proxytest.NoLeaks(t)
+	const size = 64 << 20
+	type result struct {
+		n   int
+		err error
+	}
+	wrote := make(chan result, 1)
+	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		n, err := w.Write(make([]byte, size))
+		wrote <- result{n, err}
+	})
+	c.Send(get) // and reads nothing
+	r := <-wrote
+	require.ErrorIs(t, r.err, os.ErrDeadlineExceeded)
+	assert.Less(t, r.n, size)
+}

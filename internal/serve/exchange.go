@@ -489,7 +489,7 @@ func (x *fastExchange) reply(fail *exchange.Failure) {
 	x.final = head{status: fail.Status, fields: x.fields, length: int64(len(body)), last: x.lost}
 	_ = x.front.head(&x.final)
 	if view(x.req.Method) != http.MethodHead {
-		_ = x.front.data(body)
+		_, _ = x.front.data(body)
 		x.rec.ResponseBytes = int64(len(body))
 	}
 	_ = x.front.end(nil)

@@ -25,8 +25,9 @@ type front interface {
 	// head begins the final response. It may go out with what follows.
 	head(h *head) error
 
-	// data sends some of the body, maybe with what follows. It keeps nothing of p.
-	data(p []byte) error
+	// data sends some of the body, maybe with what follows. It keeps nothing of p. n
+	// is how much of p it has taken.
+	data(p []byte) (n int, err error)
 
 	// readFrom sends what comes from r as some of the body, by a short cut of the
 	// system's. done is false, and nothing read, if there is none, or r is not ready

@@ -157,27 +157,30 @@ func (f *front1) appendStatus(dst []byte, status int) []byte {
 }
 
 // data implements front.
-func (f *front1) data(p []byte) error {
-	x := f.x
-	if f.err != nil || len(p) == 0 || f.headOnly {
-		return f.err
+func (f *front1) data(p []byte) (n int, err error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	if len(p) == 0 || f.headOnly {
+		return len(p), nil
 	}
 	if f.chunked {
 		f.out = h1.AppendChunkHeader(f.out, len(p))
 	}
-	whole := len(p) < directSize || len(f.out) > 0 && len(p) <= gatherSize
-	if whole {
+	gathers := len(p) < directSize || len(f.out) > 0 && len(p) <= gatherSize
+	if gathers {
 		f.out = append(f.out, p...)
+		n = len(p)
 	} else if f.flush() == nil {
-		_, f.err = x.c.stream().Write(p)
+		n, f.err = f.x.c.stream().Write(p)
 	}
 	if f.chunked {
 		f.out = append(f.out, "\r\n"...)
 	}
-	if whole && len(f.out) >= gatherSize {
-		return f.flush()
+	if gathers && len(f.out) >= gatherSize && f.flush() != nil {
+		n = 0
 	}
-	return f.err
+	return n, f.err
 }
 
 // readFrom implements front, with the system's sendfile. Other sources may let their

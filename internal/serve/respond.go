@@ -145,7 +145,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 	left := x.res.ContentLength
 	first := up.Buffered()
 	first = first[:min(int64(len(first)), left)]
-	_ = x.front.data(first) // a failure shows at flush
+	_, _ = x.front.data(first) // a failure shows at flush
 	up.Discard(len(first))
 	left -= int64(len(first))
 	x.rec.ResponseBytes = int64(len(first))
@@ -177,7 +177,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 		}
 		left -= int64(n)
 		x.rec.ResponseBytes += int64(n)
-		_ = x.front.data(page[:n])
+		_, _ = x.front.data(page[:n])
 		if err := x.front.flush(); err != nil {
 			return exchange.SideClient, err
 		}
@@ -283,7 +283,7 @@ func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exch
 // data sends some of the body. A failure shows at the next flush.
 func (x *fastExchange) data(p []byte) {
 	x.rec.ResponseBytes += int64(len(p))
-	_ = x.front.data(p)
+	_, _ = x.front.data(p)
 }
 
 // idle bounds the next wait for the target's bytes.
