@@ -212,3 +212,18 @@ func TestARequestThatIsRefusedHasARecordOfTheCause(t *testing.T) {
 		assert.Empty(t, s.backend.Requests())
 	}, func(s *site) { s.router.Handle("a.test/api/", hostproxy.To("localhost:1")) })
 }
+
+func TestTheRecordOfARefusedHeadSaysWhatWasAsked(t *testing.T) {
+	for name, start := range map[string]func(testing.TB, shape) *track{"fast": newFast, "adapter": newAdapter} {
+		t.Run(name, func(t *testing.T) {
+			k := start(t, shape{})
+			c := k.connect(t)
+			require.NoError(t, c.Send("PUT /p?q HTTP/1.1\r\nHost: ..x\r\n\r\n"))
+			a, err := c.ReadResponse("PUT")
+			require.NoError(t, err)
+			x := <-k.records
+			assert.Equal(t, 400, a.StatusCode)
+			assert.Equal(t, []any{400, "PUT", "..x", "/p", int64(len(a.Content))}, []any{x.Status, x.Method, x.Host, x.Path, x.ResponseBytes})
+		})
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/peek"
@@ -69,6 +70,7 @@ var (
 type tally struct {
 	count    uint64
 	latest   time.Time
+	limit    int // that was met; zero if refusals are not logged
 	unlogged int
 	client   netip.Addr  // of the latest; invalid if not known
 	report   *time.Timer // logs those; nil while there is nothing to log
@@ -175,15 +177,16 @@ func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
 		b.refused[cause] = t
 	}
 	t.count++
-	t.latest, t.client = now, client
+	t.latest, t.client, t.limit = now, client, limit
 	first := false
 	switch {
 	case limit == 0:
-	case t.report != nil || b.closed:
+	case b.closed:
+	case t.report != nil:
 		t.unlogged++
 	default:
 		first = true
-		t.report = time.AfterFunc(refusalPause, func() { b.sum(cause, limit, t) })
+		t.report = time.AfterFunc(refusalPause, func() { b.sum(cause, t) })
 	}
 	b.mu.Unlock()
 	if first {
@@ -192,9 +195,9 @@ func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
 }
 
 // sum logs the refusals since the last line.
-func (b *Budget) sum(cause Cause, limit int, t *tally) {
+func (b *Budget) sum(cause Cause, t *tally) {
 	b.mu.Lock()
-	n, client := t.unlogged, t.client
+	n, limit, client := t.unlogged, t.limit, t.client
 	t.unlogged = 0
 	switch {
 	case b.closed:
@@ -221,15 +224,24 @@ func (b *Budget) warn(cause Cause, limit, n int, client netip.Addr) {
 	b.Log.Warn(cause.What+" refused", attrs...)
 }
 
-// Close ends the log lines. Refusals are still counted.
+// Close logs the refusals since the last lines, and ends them. Refusals are still
+// counted.
 func (b *Budget) Close() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.closed = true
-	for _, t := range b.refused {
+	due := make(map[Cause]tally)
+	for cause, t := range b.refused {
 		if t.report != nil {
 			t.report.Stop()
 		}
+		if t.unlogged > 0 {
+			due[cause] = *t
+			t.unlogged = 0
+		}
+	}
+	b.mu.Unlock()
+	for cause, t := range due {
+		b.warn(cause, t.limit, t.unlogged, t.client)
 	}
 }
 
@@ -296,8 +308,9 @@ func (l *Budgets) Describe() []status.Server {
 	return all
 }
 
-// reject answers a head that no lane forwards, counts it and reports its record.
-func (x *fastExchange) reject(status int, err error) {
+// reject answers a head that no lane forwards, counts it and reports its record. req is
+// what has been parsed of it; nil if that is not known.
+func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 	x.f1.take(x)
 	x.f1.minor = 1 // it may not be known
 	x.lost = true
@@ -307,8 +320,11 @@ func (x *fastExchange) reject(status int, err error) {
 		return
 	}
 	x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
-		Peer: x.c.peer.Addr, Status: status,
+		Peer: x.c.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
 		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
+	if req != nil {
+		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
+	}
 	x.rec.Secured(x.c.state)
 	x.c.s.Lane.End(&x.rec)
 }

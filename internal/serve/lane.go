@@ -383,7 +383,7 @@ func hostValid(req *h1.Request) bool {
 func (x *fastExchange) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		x.reject(408, errLateHead)
+		x.reject(408, errLateHead, nil) // the buffer has moved
 	}
 	return end
 }
@@ -397,7 +397,7 @@ func (x *fastExchange) refuse(err error) step {
 	if errors.As(err, &refusal) {
 		status = refusal.Status
 	}
-	x.reject(status, err)
+	x.reject(status, err, &x.req)
 	return linger
 }
 
