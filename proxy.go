@@ -75,7 +75,9 @@ type Server struct {
 
 	// Handler serves the requests instead of Router; set it to put middleware in
 	// front of Router. It does not get the challenges and redirects of HTTPAddr.
-	// Nil means Router.
+	// A wrapper of the http.ResponseWriter needs a method Unwrap for WebSockets and
+	// for responses that are flushed. Over HTTP/1.x, a request's context ends about
+	// a second after its client has disconnected. Nil means Router.
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
@@ -147,8 +149,9 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //     serves the routes over HTTP instead.
 //
 // When ctx is done, Serve shuts down: it stops accepting connections, lets requests
-// in flight finish, and closes upgraded connections (WebSockets with status 1001).
-// After DrainTimeout it cuts off what is left, and returns an error that says so.
+// in flight finish, and closes connections upgraded by an [Upstream] (WebSockets with
+// status 1001). A connection that your own handler has hijacked is yours to close.
+// After DrainTimeout, Serve cuts off what is left, and returns an error that says so.
 // It returns nil if nothing was cut off.
 //
 // Connections may be of any type, such as those of a listener for the PROXY
@@ -545,8 +548,8 @@ type RequestIDHeader struct {
 	// identifiers.
 	Name string
 
-	// Respond sends the header to clients too, in every response, in place of the
-	// target's own.
+	// Respond sends the header to clients too, in place of the target's own. Interim
+	// responses (1xx) and responses to an invalid request have none.
 	Respond bool
 }
 

@@ -44,8 +44,8 @@ import (
 // pattern with a path (example.com/api/) matches that path and all paths below
 // it. An exact host beats a wildcard, and a wildcard beats *. Within a host, the
 // longer path prefix wins. The order of registration does not matter. Hosts are
-// compared in canonical form: lower case, no port, no trailing dot, IDNA in ASCII,
-// IPv6 without brackets.
+// compared in canonical form: lower case, no port, no trailing dot, IDNA in ASCII.
+// IPv6 addresses have brackets, as in [::1].
 //
 // A path prefix is compared with the path as the client sent it. Targets get the
 // same path, but may read it differently. Therefore a request to a host with
