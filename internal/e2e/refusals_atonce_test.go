@@ -2,6 +2,9 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/tls"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -128,4 +131,75 @@ func once(t testing.TB, what string, try func() bool) {
 		}
 	}
 	assert.Fail(t, "never succeeds: "+what)
+}
+
+// It may come slowly, as long as something comes.
+func TestASlowShortBodyBehindItsAnswerKeepsTheConnection(t *testing.T) {
+	t.Parallel()
+	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
+		k := start(t, shape{change: func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }})
+		k.records = nil
+		once(t, k.name+": an answer to the request behind it", func() bool {
+			c := k.connect(t)
+			defer c.Close()
+			require.NoError(t, c.Send(request("POST /", "Content-Length: 80\r\n\r\n")))
+			if a, err := c.ReadResponse("POST"); err != nil || a.StatusCode != 403 || a.Close {
+				return false
+			}
+			for range 8 { // longer in all than the proxy waits for one piece
+				dawdle(moment / 2)
+				_ = c.Send("0123456789")
+			}
+			_ = c.Send(request("GET /", "\r\n"))
+			_, err := c.ReadResponse("GET")
+			return err == nil
+		})
+	}
+}
+
+// A recorded connection keeps what is read from it.
+type recorded struct {
+	net.Conn
+	bytes []byte
+}
+
+func (h *recorded) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	h.bytes = append(h.bytes, p[:n]...)
+	return n, err
+}
+
+// alerts counts the records of a TLS 1.2 connection that are alerts (RFC 5246, 6.2.1).
+func (h *recorded) alerts() (n int) {
+	for b := h.bytes; len(b) >= 5; b = b[min(len(b), 5+int(b[3])<<8+int(b[4])):] {
+		if b[0] == 21 {
+			n++
+		}
+	}
+	return n
+}
+
+// A response that is cut off is not said to be whole: there is no close_notify, which there is behind a whole one.
+func TestACutResponseEndsWithoutACloseNotify(t *testing.T) {
+	t.Parallel()
+	for what, alerts := range map[string]int{
+		"Content-Length: 100\r\n\r\nhello": 0, "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n": 0, "Content-Length: 5\r\n\r\nhello": 1,
+	} {
+		for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
+			k := start(t, shape{secure: true})
+			k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + what, close: true})
+			nc, err := net.Dial("tcp", k.addr)
+			require.NoError(t, err)
+			defer nc.Close()
+			client := &recorded{Conn: nc}
+			conf := k.tls.Clone()
+			conf.MaxVersion = tls.VersionTLS12
+			c := tls.Client(client, conf)
+			_, err = io.WriteString(c, request("GET /", "Connection: close\r\n\r\n"))
+			require.NoError(t, err)
+			got, _ := io.ReadAll(c)
+			assert.Contains(t, string(got), "hello", "%s: %s", k.name, what)
+			assert.Equal(t, alerts, client.alerts(), "%s: %s", k.name, what)
+		}
+	}
 }

@@ -216,7 +216,12 @@ func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
 				assert.Equal(t, "no", string(p.Content))
 			}
 		}
-		p := s.dial(t).Do("GET /426 HTTP/1.0\r\n" + host + "\r\n")
+		p := s.dial(t).Do("GET /426 HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n")
+		assert.Equal(t, []string{"TLS/1.3, HTTP/2.0"}, field(p.Raw, "Upgrade"))
+		if !s.lane.foreign {
+			assert.Equal(t, []string{"Upgrade", "close"}, field(p.Raw, "Connection"))
+		}
+		p = s.dial(t).Do("GET /426 HTTP/1.0\r\n" + host + "\r\n")
 		assert.Equal(t, 426, p.StatusCode)
 		assert.Empty(t, field(p.Raw, "Upgrade"))
 		assert.NotContains(t, field(p.Raw, "Connection"), "Upgrade")

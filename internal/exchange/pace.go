@@ -22,8 +22,8 @@ const (
 // client still sends.
 const LingerTime = 500 * time.Millisecond
 
-// SettleBytes is how much of a body that nobody wants is read, within LingerTime, so
-// that its connection can be kept.
+// SettleBytes is how much of an unwanted body is read, while something comes within
+// each LingerTime, so that its connection can be kept.
 const SettleBytes = 256 << 10
 
 // ErrSlowBody ends the upload of a client that sends less than it owes.

@@ -50,11 +50,10 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	return out, nil
 }
 
-// measured reports whether a target is told that q has no body: if the client says so,
-// or speaks a protocol that has other means to say it, and the method may have one (RFC
-// 9110, 8.6).
+// measured reports whether a target is told that q has no body: as a client of our own
+// front says it, or else if the method may have one (RFC 9110, 8.6).
 func measured(q *http.Request) bool {
-	if _, said := q.Header["Content-Length"]; said || q.ProtoMajor == 1 {
+	if _, said := q.Header["Content-Length"]; said || exchange.HasFront(q.Context()) {
 		return said
 	}
 	return q.Method == http.MethodPost || q.Method == http.MethodPut || q.Method == http.MethodPatch

@@ -258,8 +258,9 @@ func (a *adapter) stopAsking() {
 }
 
 // shutBody ends the handler's reading of a body, since its answer begins, and reports
-// whether the connection can be kept: what is not in the buffer of the body may be
-// read behind the answer. A handler's goroutine may be reading it now.
+// whether the connection can be kept: the rest of a short body is read behind the
+// answer. A handler may read a long one on, as with net/http. A handler's goroutine
+// may be reading now.
 func (a *adapter) shutBody() bool {
 	b := &a.w.body
 	if !b.mu.TryLock() {
@@ -273,15 +274,18 @@ func (a *adapter) shutBody() bool {
 	if s.stop.Load() {
 		s.resume()
 	}
-	if b.ended {
+	switch {
+	case b.ended:
 		return true
+	case !s.short(): // the handler may read on
+		return false
 	}
 	whole := s.settle(0)
 	if whole {
 		b.end(a)
 	}
 	b.closed.Store(true)
-	return whole || s.short()
+	return true
 }
 
 // closeBody ends all reading of the body, and reads what is left of it. It reports

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
@@ -350,9 +352,10 @@ func (w *response) Flush() { _ = w.FlushError() }
 
 // Unsized lets a response whose length the handler does not give have none.
 func (w *response) Unsized() {
-	a := w.serving("Unsized")
-	defer w.mu.Unlock()
-	a.given.unsized = true
+	if a := w.use(); a != nil {
+		a.given.unsized = true
+	}
+	w.mu.Unlock()
 }
 
 // FlushError is Flush for http.ResponseController.
@@ -383,28 +386,24 @@ func (a *adapter) flush() error {
 // ReadFrom implements io.ReaderFrom. A file goes out by sendfile where that is
 // possible.
 func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
-	page := pages.Get().(*[64 << 10]byte)
-	defer pages.Put(page)
-	buf := page[:32<<10]
+	buf := exchange.Buffers.Get().(*[32 << 10]byte)
+	defer exchange.Buffers.Put(buf)
 	only := struct{ io.Writer }{w}
 	if w.sniffs() { // a source that fails at once can still be answered by an error
 		const sniffed = 512
-		total, err = io.CopyBuffer(only, io.LimitReader(src, sniffed), buf)
+		total, err = io.CopyBuffer(only, io.LimitReader(src, sniffed), buf[:])
 		if err != nil || total < sniffed {
 			return total, err
 		}
 	}
-	some, more, err := w.within(src)
-	if err != nil {
+	if err := w.FlushError(); err != nil {
 		return total, err
 	}
-	n, done, err := w.sendFile(some)
-	if !done && err == nil {
-		n, err = io.CopyBuffer(only, some, buf)
+	n, err := w.sendFile(src)
+	if total += n; err != nil {
+		return total, err
 	}
-	if more && err == nil {
-		err = http.ErrContentLength
-	}
+	n, err = io.CopyBuffer(only, src, buf[:]) // what is no file, or more than the Content-Length
 	return total + n, err
 }
 
@@ -415,41 +414,27 @@ func (w *response) sniffs() bool {
 	return a != nil && !a.hijacked && !a.sent
 }
 
-// within is src up to the length that the handler gave its body, behind what it has
-// written. more reports that src is known to be longer.
-func (w *response) within(src io.Reader) (some io.Reader, more bool, err error) {
-	a := w.use()
-	defer w.mu.Unlock()
-	if a == nil || a.hijacked {
-		return src, false, nil
-	}
-	if err := a.flush(); err != nil {
-		return nil, false, err
-	}
-	left := a.out.length - a.written
-	if a.out.length < 0 || a.headOnly || !hasBody(a.out.status) {
-		return src, false, nil
-	}
-	l, ok := src.(*io.LimitedReader)
-	switch {
-	case !ok:
-		return io.LimitReader(src, left), false, nil
-	case l.N > left:
-		return io.LimitReader(l.R, left), true, nil
-	}
-	return src, false, nil
-}
-
-// sendFile lets the front send src by a short cut. done is false if there is none.
-func (w *response) sendFile(src io.Reader) (n int64, done bool, err error) {
+// sendFile lets the front send src by a short cut, if there is one, up to the length
+// that the handler gave the body.
+func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	a := w.use()
 	defer w.mu.Unlock()
 	if a == nil || a.hijacked || a.headOnly || !hasBody(a.out.status) {
-		return 0, false, nil
+		return 0, nil
 	}
-	n, done, err = a.f.readFrom(src)
-	a.written += n
-	return n, done, a.check(err)
+	some := &io.LimitedReader{R: src, N: math.MaxInt64}
+	limited, ok := src.(*io.LimitedReader)
+	if ok {
+		*some = *limited
+	}
+	if a.out.length >= 0 {
+		some.N = min(some.N, max(a.out.length-a.written, 0))
+	}
+	n, _, err = a.f.readFrom(some)
+	if a.written += n; ok {
+		limited.N -= n
+	}
+	return n, a.check(err)
 }
 
 // trailers returns those of the response, in order.
@@ -493,9 +478,10 @@ func (w *response) SetWriteDeadline(t time.Time) error {
 
 // EnableFullDuplex is for http.ResponseController.
 func (w *response) EnableFullDuplex() error {
-	a := w.serving("EnableFullDuplex")
-	defer w.mu.Unlock()
-	a.duplex = true
+	if a := w.use(); a != nil {
+		a.duplex = true
+	}
+	w.mu.Unlock()
 	return nil
 }
 

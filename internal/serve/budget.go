@@ -262,7 +262,7 @@ func (b *Budget) join(s *Server, addr net.Addr) *Budget {
 func (b *Budget) Describe() status.Server {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var d status.Server
+	d := status.Server{Listeners: []status.Listener{}, Refused: []status.Refusal{}} // not null in JSON
 	for _, s := range b.servers {
 		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), TLS: s.TLS != nil, Open: s.open.Load()})
 	}

@@ -496,7 +496,7 @@ func (x *fastExchange) reply(fail *exchange.Failure) {
 }
 
 // abort ends an exchange whose response has begun. The client sees that it is cut
-// off: less than the Content-Length has come, or no last chunk.
+// off: there is no last chunk, or less than the Content-Length, and no close_notify.
 func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()

@@ -123,6 +123,9 @@ func (f *front1) appendConnection(dst []byte, h *head) []byte {
 			dst = h1.AppendField(dst, "Connection", strings.Trim(v, " \t"))
 		}
 	case f.last && f.minor == 1:
+		if names(h.connection, "upgrade") { // of a 426 (RFC 9110, 7.8)
+			dst = append(dst, "Connection: Upgrade\r\n"...)
+		}
 		dst = append(dst, "Connection: close\r\n"...)
 	case !f.last && f.minor == 0:
 		dst = append(dst, "Connection: keep-alive\r\n"...)
@@ -231,7 +234,7 @@ func (f *front1) cut() {
 		f.x.c.cut()
 		return
 	}
-	f.x.c.shut()
+	f.x.c.Close() // under TLS without a close_notify: the body is not whole
 }
 
 func (f *front1) readBy(t time.Time) error {

@@ -129,6 +129,7 @@ const maxKeptOut = 64 << 10
 func (x *fastExchange) release() {
 	x.forget()
 	x.c, x.hit, x.fail, x.known, x.long = nil, Hit{}, nil, nil, nil
+	x.f1.c, x.f1.x, x.f1.src.x = nil, nil, nil
 	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {

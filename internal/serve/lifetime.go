@@ -8,29 +8,29 @@ import (
 )
 
 // A lifetime is the context of a request: that of its connection, until the handler
-// has returned or the client has left. It is a part of the response. Its channel and
-// its functions are allocated only when they are used.
+// has returned or the client has left. It is a part of the response. What it needs to
+// tell others of its end is allocated when it is asked for.
 type lifetime struct {
 	context.Context // the connection's, which never ends
 	arrival         exchange.Slot
 
-	mu   sync.Mutex
-	done chan struct{} // nil until somebody asks
-	err  error
-	then map[*func()]struct{} // see AfterFunc; nil without any
+	mu     sync.Mutex
+	err    error
+	inner  context.Context // below Context, with the same end; nil until it is asked for
+	cancel context.CancelFunc
 }
 
 // Done implements context.Context.
 func (l *lifetime) Done() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.done == nil {
-		l.done = make(chan struct{})
+	if l.inner == nil {
+		l.inner, l.cancel = context.WithCancel(l.Context)
 		if l.err != nil {
-			close(l.done)
+			l.cancel()
 		}
 	}
-	return l.done
+	return l.inner.Done()
 }
 
 // Err implements context.Context.
@@ -40,35 +40,19 @@ func (l *lifetime) Err() error {
 	return l.err
 }
 
-// Value implements context.Context.
+// Value implements context.Context. Package context asks for the cancelable context
+// above one that it makes: the inner one, so that no goroutine waits for its end.
 func (l *lifetime) Value(key any) any {
 	if v := l.arrival.Value(key); v != nil {
 		return v
 	}
-	return l.Context.Value(key)
-}
-
-// AfterFunc is what package context looks for, so that contexts below this one need no
-// goroutine: f is called, on a goroutine of its own, when the lifetime has ended. stop
-// reports whether it has prevented that.
-func (l *lifetime) AfterFunc(f func()) (stop func() bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err != nil {
-		go f()
-		return func() bool { return false }
+	inner := l.inner
+	l.mu.Unlock()
+	if inner != nil {
+		return inner.Value(key)
 	}
-	if l.then == nil {
-		l.then = make(map[*func()]struct{})
-	}
-	l.then[&f] = struct{}{}
-	return func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		_, waits := l.then[&f]
-		delete(l.then, &f)
-		return waits
-	}
+	return l.Context.Value(key)
 }
 
 // end ends the lifetime. It may be called several times, and concurrently.
@@ -79,11 +63,7 @@ func (l *lifetime) end() {
 		return
 	}
 	l.err = context.Canceled
-	if l.done != nil {
-		close(l.done)
+	if l.cancel != nil {
+		l.cancel()
 	}
-	for f := range l.then {
-		go (*f)()
-	}
-	l.then = nil
 }

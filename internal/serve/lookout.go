@@ -1,10 +1,15 @@
 package serve
 
-import "time"
+import (
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+)
 
 // A lookout waits for the end of a connection at which the sweeper cannot peek, by
 // reading, while a handler serves a request that has been read to its end.
 type lookout struct {
+	over chan struct{} // closed when nobody waits for it any more
 	done chan struct{} // closed when what follows is known
 	b    [1]byte       // the beginning of another request
 	n    int           // bytes of b
@@ -22,16 +27,27 @@ func (a *adapter) lookOut() {
 		return
 	}
 	a.c.readBy(0)
-	a.lookout = &lookout{done: make(chan struct{})}
+	a.lookout = &lookout{over: make(chan struct{}), done: make(chan struct{})}
 	go a.lookout.run(a.c, a.w)
 }
 
 func (l *lookout) run(c *conn, w *response) {
-	n, err := c.stream().Read(l.b[:])
-	if l.n = n; n == 0 && !isTimeout(err) {
-		time.AfterFunc(goodbyeTime, w.leave)
+	defer close(l.done)
+	for {
+		n, err := c.stream().Read(l.b[:])
+		if l.n = n; n > 0 {
+			return
+		}
+		if !isTimeout(err) {
+			time.AfterFunc(goodbyeTime, w.leave)
+			return
+		}
+		select { // a deadline of the handler's has passed: maybe it sets another
+		case <-l.over:
+			return
+		case <-time.After(exchange.SweepInterval):
+		}
 	}
-	close(l.done)
 }
 
 // comeBack ends lookOut. What was read goes behind what else waits to be parsed. The
@@ -43,6 +59,7 @@ func (a *adapter) comeBack() {
 	}
 	a.lookout = nil
 	s := a.f.body()
+	close(l.over)
 	s.interrupt()
 	<-l.done
 	s.resume()

@@ -190,9 +190,13 @@ func (s *source) resume() {
 	_ = s.x.c.Conn.SetReadDeadline(time.Time{})
 }
 
-// settle reads what is left of a body that nobody wants, within exchange.SettleBytes and
-// patience, and reports whether that was all. It does not wait for a client that
-// waits to be asked, nor for a body that is known to be too long.
+// maxSettle is how long settle waits in all.
+const maxSettle = 5 * time.Second
+
+// settle reads what is left of an unwanted body, up to exchange.SettleBytes, while
+// something comes within patience each time. It reports whether that was all. It does
+// not wait for a client that waits to be asked, nor for a body that is known to be too
+// long.
 func (s *source) settle(patience time.Duration) bool {
 	if s.err == nil && !s.short() {
 		return false
@@ -203,8 +207,11 @@ func (s *source) settle(patience time.Duration) bool {
 	}
 	page := pages.Get().(*[64 << 10]byte)
 	defer pages.Put(page)
-	s.until = time.Now().Add(patience)
+	last := time.Now().Add(maxSettle)
 	for total := 0; s.err == nil && total <= exchange.SettleBytes; {
+		if s.until = time.Now().Add(patience); s.until.After(last) {
+			s.until = last
+		}
 		n, err := s.Read(page[:])
 		if total += n; err != nil {
 			break

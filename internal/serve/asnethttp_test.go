@@ -1,0 +1,136 @@
+package serve_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// asNetHTTP runs check against net/http's server and against ours, with the same handler.
+func asNetHTTP(t *testing.T, h http.HandlerFunc, check func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("net/http", func(t *testing.T) {
+		s := httptest.NewServer(h)
+		defer s.Close()
+		check(t, s.URL)
+	})
+	t.Run("ours", func(t *testing.T) { check(t, "http://"+start(t, &serve.Server{Handler: h})) })
+}
+
+func TestALongUploadCanBeReadBehindTheHeadOfItsAnswer(t *testing.T) {
+	const size = 5 << 20
+	upload := bytes.Repeat([]byte("x"), size)
+	post := func(t *testing.T, url string) string {
+		res, err := http.Post(url, "a/b", bytes.NewReader(upload))
+		require.NoError(t, err)
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return string(body)
+	}
+	t.Run("flushed", func(t *testing.T) {
+		asNetHTTP(t, func(w http.ResponseWriter, q *http.Request) {
+			io.WriteString(w, "receiving ")
+			w.(http.Flusher).Flush()
+			n, err := io.Copy(io.Discard, q.Body)
+			fmt.Fprint(w, n, " ", err)
+		}, func(t *testing.T, url string) {
+			assert.Equal(t, fmt.Sprint("receiving ", size, " <nil>"), post(t, url))
+		})
+	})
+	t.Run("echoed", func(t *testing.T) {
+		asNetHTTP(t, func(w http.ResponseWriter, q *http.Request) { io.Copy(w, q.Body) },
+			func(t *testing.T, url string) { assert.Len(t, post(t, url), size) })
+	})
+}
+
+func TestALimitAboveTheLengthIsNoExcess(t *testing.T) {
+	copied := make(chan error, 1)
+	copies := func(have int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			_, err := io.Copy(w, io.LimitReader(strings.NewReader(strings.Repeat("x", have)), 1<<20))
+			copied <- err
+		}
+	}
+	read := func(t *testing.T, url string) error {
+		if res, err := http.Get(url); err == nil {
+			_, _ = io.ReadAll(res.Body)
+			res.Body.Close()
+		}
+		return <-copied
+	}
+	asNetHTTP(t, copies(1000), func(t *testing.T, url string) { assert.NoError(t, read(t, url)) })
+	t.Run("longer", func(t *testing.T) { // net/http sends all of it
+		assert.ErrorIs(t, read(t, "http://"+start(t, &serve.Server{Handler: copies(2000)})), http.ErrContentLength)
+	})
+}
+
+func TestContextsBelowValuesNeedNoGoroutine(t *testing.T) {
+	type key struct{}
+	grown := make(chan int, 1)
+	asNetHTTP(t, func(w http.ResponseWriter, q *http.Request) {
+		ctx := context.WithValue(q.Context(), key{}, 1)
+		before := runtime.NumGoroutine()
+		for range 100 {
+			below, cancel := context.WithCancel(ctx)
+			defer cancel()
+			assert.NoError(t, below.Err())
+		}
+		grown <- runtime.NumGoroutine() - before
+	}, func(t *testing.T, url string) {
+		res, err := http.Get(url)
+		require.NoError(t, err)
+		res.Body.Close()
+		assert.Less(t, <-grown, 50)
+	})
+}
+
+func TestFullDuplexAfterTheRequestIsNothing(t *testing.T) {
+	late := make(chan *http.ResponseController, 1)
+	asNetHTTP(t, func(w http.ResponseWriter, _ *http.Request) { late <- http.NewResponseController(w) }, func(t *testing.T, url string) {
+		res, err := http.Get(url)
+		require.NoError(t, err)
+		_, _ = io.ReadAll(res.Body)
+		res.Body.Close()
+		assert.NotPanics(t, func() { _ = (<-late).EnableFullDuplex() })
+	})
+}
+
+func TestAReadDeadlineDoesNotEndTheLookoutForTheClient(t *testing.T) {
+	proxytest.NoLeaks(t)
+	waits, ended := make(chan struct{}), make(chan error, 1)
+	ln := opaque{proxytest.Listen(t)}
+	startOn(t, &serve.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		rc := http.NewResponseController(w)
+		_ = rc.SetReadDeadline(time.Unix(1, 0))
+		<-time.After(50 * time.Millisecond) // for the lookout to meet it; if it has not, this proves less
+		_ = rc.SetReadDeadline(time.Time{})
+		close(waits)
+		<-q.Context().Done()
+		ended <- q.Context().Err()
+	})}, ln)
+	c := proxytest.Dial(t, ln.Addr().String())
+	c.Send(get)
+	<-waits
+	c.Close()
+	select {
+	case err := <-ended:
+		assert.ErrorIs(t, err, context.Canceled)
+	case <-time.After(proxytest.Patience):
+		t.Error("the context outlives its client")
+	}
+}
