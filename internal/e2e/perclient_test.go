@@ -471,3 +471,15 @@ func TestServersLeaveTheStatusWhenTheyEnd(t *testing.T) {
 	require.Len(t, s, 1)
 	assert.Equal(t, second.Plain, s[0].Listeners[0].Addr)
 }
+
+func TestAStatusWithoutRefusalsHasEmptyLists(t *testing.T) {
+	r := &hostproxy.Router{Logger: silent()}
+	status := func() string {
+		w := httptest.NewRecorder()
+		hostproxy.StatusHandler(r).ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
+		return strings.ReplaceAll(w.Body.String(), " ", "")
+	}
+	assert.Contains(t, status(), `"servers":[]`)
+	proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+	proxytest.Eventually(t, "the server", func() bool { return strings.Contains(status(), `"refused":[]`) })
+}

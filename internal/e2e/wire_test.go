@@ -358,3 +358,10 @@ func TestTraceIsNeverForwarded(t *testing.T) {
 	assert.Equal(t, 405, w.Code, "nor by an Upstream alone")
 	assert.Empty(t, backend.Requests())
 }
+
+// A program that makes a POST without a body has no Content-Length to pass on: the target is told (RFC 9110, 8.6).
+func TestAPostThatAProgramMakesSaysThatItHasNoBody(t *testing.T) {
+	b := proxytest.NewBackend(t, good)
+	hostproxy.To(b.Addr()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "http://a.test/", nil))
+	assert.Equal(t, []string{"0"}, field(b.WaitRequests(1)[0].Raw, "Content-Length"))
+}

@@ -301,7 +301,7 @@ func (l *Budgets) Remove(b *Budget) {
 func (l *Budgets) Describe() []status.Server {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all []status.Server
+	all := []status.Server{} // not null in JSON
 	for _, b := range l.all {
 		all = append(all, b.Describe())
 	}
