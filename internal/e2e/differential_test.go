@@ -86,6 +86,7 @@ func framingCases(methods ...string) (all []exchange) {
 		{"no chunks", answer{raw: head + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"}},
 		{"chunks and trailers", answer{raw: head + "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello", 4, "X-Sum: 1", "X-Sum: 2", "X-Other: 3")}},
 		{"chunks and announced trailers", answer{raw: head + "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("hello", 4, "X-Sum: 1")}},
+		{"chunks and trailers announced twice", answer{raw: head + "Trailer: X-Sum, x-sum\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("hello", 4, "X-Sum: 1")}},
 		{"a body until the end", answer{raw: head + "\r\nhello", close: true}},
 		{"a body and the end", answer{raw: head + "Connection: close\r\n" + sized("hello"), close: true}},
 		{"nothing, 204", answer{raw: "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n"}},

@@ -58,7 +58,7 @@ func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced strin
 }
 
 // AppendAnnounced appends a Trailer field for each trailer that res announces and
-// that may pass.
+// that may pass, once.
 func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 	if !res.Trailer {
 		return dst
@@ -70,12 +70,22 @@ func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 		}
 		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
 			name = bytes.Trim(name, " \t")
-			if h1.ValidToken(name) && header.PassesTrailer[[]byte, []byte](e.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
+			if h1.ValidToken(name) && !announced(dst, name) && header.PassesTrailer[[]byte, []byte](e.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
 				dst = append(dst, h1.Field{Name: bytesOf("Trailer"), Value: name})
 			}
 		}
 	}
 	return dst
+}
+
+// announced reports whether fields have a Trailer field for name.
+func announced(fields []h1.Field, name []byte) bool {
+	for i := range fields {
+		if header.EqualFold(fields[i].Name, "Trailer") && header.EqualFold(fields[i].Value, string(name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Passes reports whether a response field crosses the proxy.
