@@ -16,9 +16,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// ReplayLimit is how much of a body is kept for another attempt.
-const ReplayLimit = 32 << 10
-
 // A ServeFunc lets f forward q, as the handler lane does.
 type ServeFunc func(f *Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange)
 
@@ -48,7 +45,7 @@ const (
 // Mirror sends copies of that share of the exchanges to the other Forwarder,
 // from the next one on; nil ends it, and the copies in flight. Copies are sent
 // when the exchange is over, if what it had of a body is whole and at most
-// ReplayLimit. serve carries them.
+// exchange.ReplayLimit. serve carries them.
 func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error {
 	switch {
 	case to == nil:

@@ -125,6 +125,9 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
 	a.flight.begun.Store(true)
+	if a.body != nil {
+		a.body.Answer()
+	}
 	a.flight.open.Store(stream && res.Body != http.NoBody)
 	a.flight.touch()
 	buf := exchange.Buffers.Get().(*[32 << 10]byte)
@@ -162,7 +165,7 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 // copyFailure says whose fault it is that the body ended early.
 func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 	var hook *exchange.PanicError
-	if a.body != nil && errors.As(a.body.failed(), &hook) {
+	if a.body != nil && errors.As(a.body.Failed(), &hook) {
 		return a.cut(exchange.SideProxy, a.x.Status, hook)
 	}
 	switch cut := a.flight.why(); {
@@ -174,8 +177,8 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 		return a.cut(exchange.SideDrain, a.x.Status, cut)
 	case cut == exchange.ErrStalled: // and then took what there was, too late
 		return a.cut(exchange.SideClient, exchange.StatusClientClosed, cut)
-	case a.body != nil && a.body.failed() != nil:
-		return a.cut(exchange.SideClient, exchange.StatusClientClosed, a.body.failed())
+	case a.body != nil && a.body.Failed() != nil:
+		return a.cut(exchange.SideClient, exchange.StatusClientClosed, a.body.Failed())
 	case a.q.Context().Err() != nil:
 		return a.cut(exchange.SideClient, exchange.StatusClientClosed, err)
 	}

@@ -131,21 +131,22 @@ func (a *roundTrip) end() {
 	if a.done != nil {
 		a.done()
 	}
+	body, copies := a.copied()
 	if a.body != nil {
 		a.leaveBody()
 	}
 	a.flight.f.Sweeper.Remove(&a.flight.swept)
-	if a.mirrors {
-		if body, ok := a.copied(); ok {
-			a.f.Copy(a.q, body, a.x)
-		}
+	if copies {
+		a.f.Copy(a.q, body, a.x)
 	}
 }
 
 func (a *roundTrip) openBody() {
 	a.body = newRequestBody(a.q, &a.flight, &a.f.RequestHeader)
-	a.body.max = a.attempts.MaxBody()
-	a.body.keeps = a.body.keeps || a.mirrors && a.q.ContentLength <= forward.ReplayLimit
+	if a.mirrors {
+		a.body.Keep()
+	}
+	a.body.Bound(a.attempts.MaxBody())
 	// An answer may come before the upload ends; without this net/http reads
 	// the rest first. HTTP/2 is full duplex and says so by an error.
 	_ = a.flight.rc.EnableFullDuplex()
@@ -153,20 +154,20 @@ func (a *roundTrip) openBody() {
 
 func (a *roundTrip) leaveBody() {
 	a.body.detach()
-	a.x.RequestBytes = a.body.count.Load()
+	a.x.RequestBytes = a.body.Count()
 }
 
 // settles reports whether the connection can be kept behind an answer that has not
 // waited for the body: a front of ours reads the rest, if that is not too much.
 func (a *roundTrip) settles() bool {
-	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.failed() == nil)
+	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.Failed() == nil)
 }
 
 // closeAfter makes the response the connection's last unless the request was
 // read to its end: what remains on the wire must not be taken for another
 // request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.
 func (a *roundTrip) closeAfter() {
-	if a.body != nil && !a.body.whole.Load() && a.q.ProtoMajor == 1 && !a.settles() {
+	if a.body != nil && !a.body.Whole() && a.q.ProtoMajor == 1 && !a.settles() {
 		a.w.Header().Set("Connection", "close")
 	}
 }
@@ -204,7 +205,7 @@ func (a *roundTrip) outcome(res *http.Response, err error) forward.Outcome {
 }
 
 // rewind reports whether the request can be sent again.
-func (a *roundTrip) rewind() bool { return a.body == nil || a.body.rewind() }
+func (a *roundTrip) rewind() bool { return a.body == nil || a.body.Rewind() }
 
 // pick asks the user's Pick. A panic in it is this request's failure.
 func (a *roundTrip) pick(left []*forward.Target) (t *forward.Target, err error) {
@@ -223,7 +224,7 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 		return a.tryForeign(c, t)
 	}
 	res, err := a.tryOwn(own, t)
-	if err != nil && a.f.Refuses(t, err) && (a.body == nil || a.body.rewind()) {
+	if err != nil && a.f.Refuses(t, err) && (a.body == nil || a.body.Rewind()) {
 		return a.tryForeign(t.Speaker(a.q), t)
 	}
 	return res, err
@@ -317,11 +318,11 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	case cut == exchange.ErrIdle:
 		f.Op, f.Err = "read", cut
 		f.Side, f.Status, f.Reason = exchange.SideClient, http.StatusRequestTimeout, "http_request_error"
-	case a.body != nil && errors.As(a.body.failed(), &hook):
-		f.Op, f.Err = "read", a.body.failed()
+	case a.body != nil && errors.As(a.body.Failed(), &hook):
+		f.Op, f.Err = "read", a.body.Failed()
 		f.Side, f.Status, f.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
-	case a.body != nil && a.body.failed() != nil:
-		f.Op, f.Err = "read", a.body.failed()
+	case a.body != nil && a.body.Failed() != nil:
+		f.Op, f.Err = "read", a.body.Failed()
 		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.BodyStatus(f.Err), "http_request_error"
 	case cut == exchange.ErrClientGone, a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"

@@ -107,8 +107,6 @@ func (a *adapter) begin(x *fastExchange) error {
 	if unknown {
 		return errExpectation
 	}
-	a.f1.take(x)
-	a.f1.src.take(x)
 	a.f1.src.asks, a.asks = asks, asks
 	a.headOnly = a.f1.headOnly
 	a.texts.take(x.headBytes())
@@ -178,10 +176,10 @@ func (a *adapter) finish() step {
 		return end
 	}
 	whole := a.closeBody()
+	a.f1.src.release()
 	a.c.handle(nil)
-	x := a.f1.x
 	switch {
-	case !whole, a.f1.last && x.r < x.w:
+	case !whole, a.f1.last && a.f1.src.ahead():
 		return linger
 	case a.f1.last:
 		return end

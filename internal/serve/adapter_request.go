@@ -190,8 +190,10 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	case nil:
 	case io.EOF:
 		b.end(a)
-	case errStopped:
-		err = http.ErrBodyReadAfterClose
+	case http.ErrBodyReadAfterClose:
+	case exchange.ErrClientGone:
+		b.w.leave()
+		err = io.ErrUnexpectedEOF
 	default:
 		if _, malformed := err.(*h1.Refusal); !malformed {
 			b.w.leave()
@@ -206,11 +208,13 @@ func (b *requestBody) end(a *adapter) {
 		return
 	}
 	b.ended = true
-	a.lookOut()
-	for _, f := range a.f.body().trailers() {
+	s := a.f.body()
+	for _, f := range s.trailers() {
 		key := http.CanonicalHeaderKey(string(f.Name))
 		b.trailer[key] = append(b.trailer[key], string(f.Value))
 	}
+	s.release()
+	a.lookOut()
 }
 
 // lookOut is for a request without a body.

@@ -26,10 +26,11 @@ func (x *fastExchange) run() step {
 		x.mirror()
 	}
 	x.finish()
-	x.takeBack() // not before: the record is made of what it overwrites
+	x.upload.release()
 	if next == drain {
-		return x.drainBody()
+		next = x.drainBody()
 	}
+	x.f1.src.release() // not before: the record is made of what it overwrites
 	return next
 }
 
@@ -56,7 +57,6 @@ func (x *fastExchange) begin() {
 	x.rec = exchange.Record{Start: x.start}
 	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
 	x.renew(x.c)
-	x.f1.take(x)
 	x.upload.reset(x)
 	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
 	x.hop.Trusted = x.c.trusted
@@ -106,7 +106,7 @@ func (x *fastExchange) forward() step {
 	f := x.attempts.Forwarder()
 	up, n, fail := x.reach(f)
 	if fail != nil {
-		if !x.asked && x.upload.whole() && f.Refuses(x.attempts.Target, fail.Err) {
+		if !x.asked && x.upload.body.Replays() && f.Refuses(x.attempts.Target, fail.Err) {
 			next := x.handOver() // to HTTP/2
 			if next == other {
 				x.known.Untried()
@@ -122,14 +122,13 @@ func (x *fastExchange) forward() step {
 
 // mirror sends a copy of the request, if its body is at hand.
 func (x *fastExchange) mirror() {
-	body, whole := x.upload.all()
-	if !whole {
+	if !x.upload.body.Whole() || !x.upload.body.Replays() {
 		return
 	}
 	e := exchange.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
 	e.RequestID = x.rec.RequestID
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
-	x.attempts.Forwarder().CopyBytes(&x.req, body, &e)
+	x.attempts.Forwarder().CopyBytes(&x.req, x.upload.body.Kept(), &e)
 }
 
 // Await implements forward.Party: the sweeper sees the client leave.
@@ -143,7 +142,7 @@ func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 // Place implements forward.Party.
 func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
-	x.upload.bound(x.attempts.MaxBody())
+	x.upload.body.Bound(x.attempts.MaxBody())
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
 	}
@@ -193,7 +192,7 @@ func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 
 // outcome says how an attempt ended.
 func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
-	o := forward.Outcome{Wrote: true, Whole: x.upload.whole(), Idempotent: exchange.Idempotent(view(x.req.Method)), Begun: x.sent}
+	o := forward.Outcome{Wrote: true, Whole: x.upload.body.Replays(), Idempotent: exchange.Idempotent(view(x.req.Method)), Begun: x.sent}
 	if err == nil {
 		o.Status = x.res.Status
 		return o
@@ -229,7 +228,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		if both := (*bothFailedError)(nil); errors.As(err, &both) {
 			return nil, err
 		}
-		retry := !up.Wrote() || x.upload.whole() && exchange.Idempotent(view(x.req.Method)) && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
+		retry := !up.Wrote() || x.upload.body.Replays() && exchange.Idempotent(view(x.req.Method)) && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
 		wrote := up.Wrote()
 		up.Close()
 		if !retry {
@@ -288,8 +287,9 @@ func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.C
 
 // render makes x.out the request as it goes to t, with what of the body has come.
 func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
-	x.out = f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received)
-	return x.upload.inline()
+	var err error
+	x.out, err = x.upload.appendReady(f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received))
+	return err
 }
 
 // send writes x.out to up and waits for the first bytes of the answer, on the
@@ -304,7 +304,7 @@ func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Co
 	_ = up.SetReadDeadline(deadline)
 	_ = up.SetWriteDeadline(deadline)
 	switch {
-	case x.upload.pending:
+	case x.upload.pending():
 		if err := up.Send(x.out); err != nil {
 			return up, err
 		}
@@ -341,7 +341,7 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 		fail.Op, fail.Err = ae.Op, ae.Err
 	}
 	var hook *exchange.PanicError
-	uploadErr := x.upload.failed()
+	uploadErr := x.upload.body.Failed()
 	switch {
 	case errors.As(uploadErr, &hook):
 		fail.Side, fail.Err = exchange.SideProxy, uploadErr
@@ -402,7 +402,7 @@ func (x *fastExchange) finish() {
 	r.UserAgent, r.Referer = x.names[4].of(x.said("User-Agent")), x.names[5].of(x.said("Referer"))
 	r.Secured(x.c.state)
 	if x.asked {
-		r.RequestBytes = x.upload.total.Load()
+		r.RequestBytes = x.upload.body.Count()
 	}
 	if x.fail != nil {
 		r.Err = x.fail
@@ -446,7 +446,6 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 	if status != exchange.StatusClientClosed {
 		x.reply(fail)
 	}
-	x.r += x.upload.took
 	switch {
 	case status == exchange.StatusClientClosed, x.f1.last && !x.lost:
 		return end
@@ -459,8 +458,6 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 // declineEarly is decline for a request whose body has not been asked for. The
 // answer does not wait for it; the connection is kept if it comes soon behind.
 func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
-	x.upload.giveBack()
-	x.f1.src.take(x)
 	x.lost = !x.f1.src.short()
 	x.reply(fail)
 	if x.lost {
@@ -473,7 +470,7 @@ func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
 // the connection.
 func (x *fastExchange) drainBody() step {
 	switch {
-	case !x.f1.src.settle(exchange.LingerTime), x.f1.last && x.r < x.w:
+	case !x.f1.src.settle(exchange.LingerTime), x.f1.last && x.f1.src.ahead():
 		return linger
 	case x.f1.last:
 		return end
@@ -500,7 +497,7 @@ func (x *fastExchange) reply(fail *exchange.Failure) {
 func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()
-	if fault := x.upload.failed(); fault != nil {
+	if fault := x.upload.body.Failed(); fault != nil {
 		side, err = exchange.SideClient, fault
 		var hook *exchange.PanicError
 		if errors.As(fault, &hook) {

@@ -3,8 +3,6 @@ package serve
 import (
 	"net"
 	"sync"
-
-	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
 // A handover is the in-memory listener through which net/http gets the
@@ -54,19 +52,8 @@ func (h *handover) Addr() net.Addr { return h.addr }
 // have become such that only that lane can ask them. Nothing of the request is lost.
 func (x *fastExchange) handOver() step {
 	x.known = x.attempts.Handover()
-	x.upload.giveBack()
+	x.upload.halt()
+	x.upload.src.giveBack(x.upload.body.Kept())
+	x.upload.release()
 	return other
-}
-
-// giveBack makes what was read of the body that of a source, which begins at x.r.
-func (u *upload) giveBack() {
-	x := u.x
-	if x.req.Framing() == h1.ChunkedBody {
-		copy(x.in[x.r:x.w], u.raw) // in place of what was decoded
-	}
-	if u.buf != nil {
-		x.ahead = append(x.ahead[:0], u.buf.in[:u.fetched]...)
-		uploadBuffers.Put(u.buf)
-		u.buf = nil
-	}
 }

@@ -75,12 +75,12 @@ type fastExchange struct {
 	front front   // what it sees of its client
 	f1    *front1 // likewise, of HTTP/1.x
 
-	in    [bufferSize]byte
-	r, w  int    // in[r:w] is unread
-	size  int    // of the head before
-	long  []byte // the head before, with what was read behind it, if it is longer than in
-	ahead []byte // of the body, behind what the buffer has; see giveBack
-	odd   bool   // the head says what only the handler lane understands
+	in     [bufferSize]byte
+	r, w   int    // in[r:w] is unread
+	headAt int    // where the head before begins
+	size   int    // of it
+	long   []byte // the head before, with what was read behind it, if it is longer than in
+	odd    bool   // the head says what only the handler lane understands
 
 	out       []byte     // the request on its way, with what of the body goes along
 	fields    []h1.Field // of the response's head or trailer section
@@ -250,6 +250,8 @@ func (x *fastExchange) serve() step {
 		return what
 	}
 	x.behead(n)
+	x.f1.take(x)
+	x.f1.src.take(x)
 	if !x.named() {
 		return x.refuse(errHost)
 	}
@@ -278,7 +280,7 @@ func (x *fastExchange) named() (ok bool) {
 
 // behead steps over the head of n bytes.
 func (x *fastExchange) behead(n int) {
-	x.size = n
+	x.headAt, x.size = x.r, n
 	if x.long != nil {
 		x.r, x.w = 0, copy(x.in[:], x.long[n:])
 		return
@@ -291,7 +293,7 @@ func (x *fastExchange) headBytes() []byte {
 	if x.long != nil {
 		return x.long[:x.size]
 	}
-	return x.in[x.r-x.size : x.r]
+	return x.in[x.headAt : x.headAt+x.size]
 }
 
 // head parses the head at the start of the buffer, reading more as needed.

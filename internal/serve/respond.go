@@ -20,7 +20,7 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	x.rec.Status = x.res.Status
 	early := x.upload.running && !x.upload.nearlySent()
 	if early {
-		x.upload.answered.Store(true)
+		x.upload.answer()
 	}
 	method := view(x.req.Method)
 	framing := x.res.Framing(method)
@@ -62,9 +62,8 @@ func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
 	} else {
 		up.Close()
 	}
-	x.r += x.upload.took
 	switch {
-	case !whole, x.f1.last && (x.r < x.w || len(x.upload.over) > 0):
+	case !whole, x.f1.last && x.f1.src.ahead():
 		return linger
 	case x.f1.last:
 		return end

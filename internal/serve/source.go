@@ -3,6 +3,8 @@ package serve
 import (
 	"io"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,9 +13,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A source is the body of a request of HTTP/1.x: what of it has been read already,
-// which is in the exchange's input buffer, and then what the connection brings. It
-// reads nothing behind the body that it does not leave in that buffer.
+// A source is the body of a request of HTTP/1.x, decoded: what of it has been read with
+// the head, which is in the exchange's input buffer, and then what the connection
+// brings. Nothing in the input buffer is overwritten before release. It is what a
+// Body of both lanes is read from.
 //
 // One goroutine reads at a time. Others may call interrupt.
 type source struct {
@@ -21,22 +24,30 @@ type source struct {
 	framing h1.Framing
 	left    int64     // of a sized body: bytes to come
 	chunks  h1.Chunks // of a chunked one
-	data    []byte    // decoded and not read yet; in the input buffer
-	ahead   []byte    // of a sized body, behind what the input buffer has; see received
+	raw     []byte    // of a chunked one: what has come and is not decoded yet
+	page    *[bufferSize]byte
+	data    []byte    // decoded and not read yet; in the input buffer or in page
+	back    []byte    // to be read again, before anything else
 	asks    bool      // the client waits for 100 Continue before it sends the body
 	until   time.Time // when settle loses its patience; zero without it
 	err     error     // what all further reads return; io.EOF is the end of the body
 
-	stop     atomic.Bool // set before the read deadline that wakes the reader
-	bound    atomic.Bool // the read deadline is somebody else's
-	answered atomic.Bool // the response has begun: the client owes no haste any more
+	stall    time.Duration // how long the client may send nothing until the response begins, within exchange.BodyStall; 0 means no other bound
+	stop     atomic.Bool   // set before the read deadline that wakes the reader
+	bound    atomic.Bool   // the read deadline is somebody else's
+	answered atomic.Bool   // the response has begun: the client owes no haste any more
 }
+
+// sourcePages hold what of a chunked body is being decoded. What is behind the body
+// fits the input buffer.
+var sourcePages = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // take makes s the body of the request that x has parsed.
 func (s *source) take(x *fastExchange) {
+	s.dropPage()
 	s.x, s.framing, s.left = x, x.req.Framing(), x.req.ContentLength
-	s.data, s.ahead, s.err, x.ahead = nil, x.ahead, nil, nil
-	s.asks = false
+	s.raw, s.data, s.back, s.err = nil, nil, s.back[:0], nil
+	s.asks, s.stall = false, 0
 	s.stop.Store(false)
 	s.bound.Store(false)
 	s.answered.Store(false)
@@ -45,16 +56,51 @@ func (s *source) take(x *fastExchange) {
 		s.err = io.EOF
 	case h1.ChunkedBody:
 		s.chunks.Reset()
+		s.raw, x.r = x.in[x.r:x.w], x.w
 	}
 	if pending := s.err == nil; x.unread.Load() != pending {
 		x.unread.Store(pending)
 	}
 }
 
+// release gives back what was read behind the body, as the beginning of the next
+// request. The head, and the trailers, are not needed any more.
+func (s *source) release() {
+	x := s.x
+	if s.page == nil {
+		x.r -= len(s.raw) // it is the end of the input buffer's
+	} else {
+		x.r, x.w = 0, copy(x.in[:], s.raw)
+		s.dropPage()
+	}
+	s.raw, s.data = nil, nil
+}
+
+func (s *source) dropPage() {
+	if s.page != nil {
+		sourcePages.Put(s.page)
+		s.page = nil
+	}
+}
+
+// ahead reports whether there are bytes behind those of the body that were read.
+func (s *source) ahead() bool { return s.x.r < s.x.w || len(s.raw) > 0 }
+
+// length is that of the body; unknownLength if it is not known.
+func (s *source) length() int64 {
+	switch s.framing {
+	case h1.NoBody:
+		return 0
+	case h1.SizedBody:
+		return s.x.req.ContentLength
+	}
+	return unknownLength
+}
+
 // whole reports whether the body has been read to its end.
 func (s *source) whole() bool { return s.err == io.EOF }
 
-// trailers are those behind the body, once it is whole; valid until the exchange ends.
+// trailers are those behind the body, once it is whole; valid until release.
 func (s *source) trailers() []h1.Field {
 	if s.framing != h1.ChunkedBody {
 		return nil
@@ -62,78 +108,117 @@ func (s *source) trailers() []h1.Field {
 	return s.chunks.Trailers
 }
 
+// first reads what of the body has come with the head, with the error behind that. It
+// stays as it is until release.
+func (s *source) first() ([]byte, error) {
+	x := s.x
+	switch s.framing {
+	case h1.SizedBody:
+		data := x.in[x.r : x.r+int(min(int64(x.w-x.r), s.left))]
+		x.r += len(data)
+		return data, s.took(len(data))
+	case h1.ChunkedBody:
+		s.decode()
+		data := s.data
+		s.data = nil
+		return data, s.err
+	}
+	return nil, s.err
+}
+
+// giveBack lets the beginning of the body, which has been read, be read again.
+func (s *source) giveBack(data []byte) { s.back = append(s.back[:0], data...) }
+
+// took counts n bytes of a sized body, and returns io.EOF at its end.
+func (s *source) took(n int) error {
+	if s.left -= int64(n); s.left == 0 {
+		s.end(io.EOF)
+		return io.EOF
+	}
+	return nil
+}
+
 // Read implements io.Reader. The end comes with the last bytes, if it is known. A
-// connection that ends before is an io.ErrUnexpectedEOF; what is malformed is an
-// *h1.Refusal. After a timeout reading may go on.
-func (s *source) Read(p []byte) (int, error) {
+// connection that ends before is exchange.ErrClientGone; what is malformed is an
+// *h1.Refusal. After a timeout, or an interrupt, which is
+// http.ErrBodyReadAfterClose, reading may go on.
+func (s *source) Read(p []byte) (n int, err error) {
 	switch {
+	case len(s.back) > 0:
+		n = copy(p, s.back)
+		s.back = s.back[n:]
 	case s.err != nil && len(s.data) == 0:
-		return 0, s.err
 	case len(p) == 0:
 		return 0, nil
 	case s.framing == h1.SizedBody:
 		return s.readSized(p)
-	}
-	for len(s.data) == 0 {
-		if err := s.decode(); err != nil {
-			return 0, err
+	default:
+		for len(s.data) == 0 && s.err == nil {
+			if s.decode(); len(s.data) > 0 || s.err != nil {
+				break
+			}
+			if err := s.fill(); err != nil {
+				return 0, err
+			}
 		}
+		n = copy(p, s.data)
+		s.data = s.data[n:]
 	}
-	n := copy(p, s.data)
-	if s.data = s.data[n:]; len(s.data) == 0 && s.err == io.EOF {
-		return n, io.EOF
+	if len(s.back) == 0 && len(s.data) == 0 && (n == 0 || s.err == io.EOF) {
+		return n, s.err
 	}
 	return n, nil
 }
 
-func (s *source) readSized(p []byte) (n int, err error) {
+func (s *source) readSized(p []byte) (int, error) {
 	p = p[:min(int64(len(p)), s.left)]
-	switch x := s.x; {
-	case x.r < x.w:
-		n = copy(p, x.in[x.r:x.w])
-		x.r += n
-	case len(s.ahead) > 0:
-		n = copy(p, s.ahead)
-		s.ahead = s.ahead[n:]
-	default:
+	n, err := s.readAhead(p), error(nil)
+	if n == 0 {
 		n, err = s.receive(p)
 	}
-	if s.left -= int64(n); s.left == 0 {
-		s.end(io.EOF)
-		return n, io.EOF
+	if n == 0 {
+		return 0, err
 	}
-	if n > 0 {
-		return n, nil
-	}
-	return 0, err
+	return n, s.took(n)
 }
 
-// decode decodes what the input buffer has of a chunked body, after reading more if
-// that is nothing.
-func (s *source) decode() error {
+// readAhead reads some of a sized body from the input buffer.
+func (s *source) readAhead(p []byte) int {
 	x := s.x
-	if s.err != nil {
-		return s.err
-	}
-	data, n, err := s.chunks.Decode(x.in[x.r:x.w])
+	n := copy(p, x.in[x.r:x.w])
 	x.r += n
-	s.data = data
-	switch {
-	case err != nil:
+	return n
+}
+
+// ReadNow is Read of a sized body, as far as that needs no waiting; n is 0 where there
+// is nothing.
+func (s *source) ReadNow(p []byte) (n int, err error) {
+	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
+		return 0, nil
+	}
+	if n = max(0, s.x.c.readNow(p[:s.left])); n == 0 {
+		return 0, nil
+	}
+	return n, s.took(n)
+}
+
+// decode decodes what has come of a chunked body.
+func (s *source) decode() {
+	data, n, err := s.chunks.Decode(s.raw)
+	s.raw, s.data = s.raw[n:], data
+	if err != nil {
 		s.end(err)
-		if len(data) > 0 {
-			return nil
-		}
-		return err
-	case len(data) > 0:
-		return nil
 	}
-	if x.r > 0 {
-		x.r, x.w = 0, copy(x.in[:], x.in[x.r:x.w])
+}
+
+// fill reads more of a chunked body.
+func (s *source) fill() error {
+	if s.page == nil {
+		s.page = sourcePages.Get().(*[bufferSize]byte)
 	}
-	n, err = s.receive(x.in[x.w:]) // there is room: a trailer section is shorter
-	x.w += n
-	if n > 0 {
+	w := copy(s.page[:], s.raw)
+	n, err := s.receive(s.page[w:]) // there is room: a trailer section is shorter
+	if s.raw = s.page[:w+n]; n > 0 {
 		return nil
 	}
 	return err
@@ -141,7 +226,7 @@ func (s *source) decode() error {
 
 // receive reads from the connection.
 func (s *source) receive(p []byte) (int, error) {
-	c := s.x.c
+	c, hurries := s.x.c, false
 	switch {
 	case !s.until.IsZero():
 		s.bound.Store(true)
@@ -150,21 +235,24 @@ func (s *source) receive(p []byte) (int, error) {
 	case s.answered.Load():
 		c.readBy(0)
 	default:
-		c.readBy(exchange.BodyStall)
+		hurries = true
+		c.readBy(atMost(exchange.BodyStall, s.stall))
 	}
 	if s.stop.Load() { // or else the deadline just armed undoes interrupt
-		return 0, errStopped
+		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := c.stream().Read(p)
 	switch {
 	case n > 0:
 		return n, nil
 	case s.stop.Load():
-		return 0, errStopped
+		return 0, http.ErrBodyReadAfterClose
+	case isTimeout(err) && hurries && s.answered.Load():
+		return s.receive(p)
 	case isTimeout(err):
 		return 0, err
 	}
-	s.end(io.ErrUnexpectedEOF)
+	s.end(exchange.ErrClientGone)
 	return 0, s.err
 }
 
@@ -201,7 +289,7 @@ func (s *source) settle(patience time.Duration) bool {
 	if s.err == nil && !s.short() {
 		return false
 	}
-	s.data = nil
+	s.data, s.back = nil, s.back[:0]
 	if s.err != nil {
 		return s.whole()
 	}
@@ -233,7 +321,7 @@ func (s *source) short() bool {
 // unread returns what was read of the body, and behind it, and not used.
 func (s *source) unread() []byte {
 	x := s.x
-	return append(append(append([]byte(nil), s.data...), x.in[x.r:x.w]...), s.ahead...)
+	return slices.Concat(s.back, s.data, s.raw, x.in[x.r:x.w])
 }
 
 // expects reports what becomes of the Expect fields of a request: whether its

@@ -1,0 +1,253 @@
+package exchange_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+)
+
+// open opens the body of a PUT request without a length.
+func open(src io.Reader, first string) *exchange.Body {
+	b := new(exchange.Body)
+	b.Open(src, http.MethodPut, -1)
+	b.Begin([]byte(first), nil)
+	return b
+}
+
+// pass opens a body that is not kept.
+func pass(src io.Reader, first string) *exchange.Body {
+	b := new(exchange.Body)
+	b.Open(src, http.MethodPost, -1)
+	b.Begin([]byte(first), nil)
+	return b
+}
+
+func TestEachAttemptReadsABodyFromItsBeginning(t *testing.T) {
+	b := open(iotest.OneByteReader(strings.NewReader("lo, world")), "hel")
+	a := b.Attempt()
+	_, err := io.ReadFull(&a, make([]byte, 5))
+	require.NoError(t, err)
+
+	require.True(t, b.Rewind(), "what was read is kept")
+	_, err = a.Read(make([]byte, 1))
+	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose, "its turn is over")
+
+	for range 2 {
+		a = b.Attempt()
+		all, err := io.ReadAll(&a)
+		require.NoError(t, err)
+		assert.Equal(t, "hello, world", string(all))
+	}
+	assert.True(t, b.Whole())
+	assert.Equal(t, "hello, world", string(b.Kept()))
+	assert.EqualValues(t, 12, b.Count())
+	assert.NoError(t, b.Failed())
+}
+
+func TestABodyIsKeptUpToTheReplayLimit(t *testing.T) {
+	for _, beyond := range []int{0, 1} {
+		b := open(bytes.NewReader(make([]byte, exchange.ReplayLimit-3+beyond)), "abc")
+		a := b.Attempt()
+		n, err := io.Copy(io.Discard, &a)
+		require.NoError(t, err)
+		assert.EqualValues(t, exchange.ReplayLimit+beyond, n)
+		assert.Equal(t, beyond == 0, b.Replays())
+		assert.Equal(t, beyond == 0, b.Rewind())
+	}
+}
+
+func TestAnAttemptNeverReadsABodyFromItsMiddle(t *testing.T) {
+	b := pass(strings.NewReader("once"), "")
+	a := b.Attempt()
+	_, err := a.Read(make([]byte, 2))
+	require.NoError(t, err)
+	assert.False(t, b.Rewind())
+
+	a = b.Attempt()
+	n, err := a.Read(make([]byte, 2))
+	assert.Zero(t, n)
+	assert.ErrorContains(t, err, "not kept")
+}
+
+func TestWhatAReadGetsAfterItsTurnIsTheNextAttempts(t *testing.T) {
+	for _, first := range []int{0, exchange.ReplayLimit - 1} { // and beyond the limit
+		synctest.Test(t, func(t *testing.T) {
+			client, src := io.Pipe()
+			b := open(client, strings.Repeat("x", first))
+			a := b.Attempt()
+			_, err := io.ReadFull(&a, make([]byte, first))
+			require.NoError(t, err)
+			go func() { _, _ = a.Read(make([]byte, 8)) }()
+			synctest.Wait() // it reads now
+			require.True(t, b.Rewind())
+			_, err = src.Write([]byte("abc"))
+			require.NoError(t, err)
+			src.Close()
+
+			next := b.Attempt()
+			all, err := io.ReadAll(&next)
+			require.NoError(t, err)
+			assert.Equal(t, strings.Repeat("x", first)+"abc", string(all))
+		})
+	}
+}
+
+func TestOnlyBodiesThatCanBeAskedForTwiceAreKept(t *testing.T) {
+	for _, c := range []struct {
+		method string
+		length int64
+		kept   bool
+	}{
+		{http.MethodPost, 4, true},
+		{http.MethodPut, exchange.ReplayLimit, true},
+		{http.MethodPut, exchange.ReplayLimit + 1, false},
+		{http.MethodPut, -1, true},
+		{http.MethodPost, -1, false}, // may be a conversation
+	} {
+		for _, wanted := range []bool{false, true} { // Keep is called
+			b := new(exchange.Body)
+			b.Open(strings.NewReader("body"), c.method, c.length)
+			if wanted {
+				b.Keep()
+			}
+			a := b.Attempt()
+			_, err := io.ReadAll(&a)
+			require.NoError(t, err)
+			assert.Equal(t, c.kept || wanted && c.length < 0, b.Replays(), "%s %d", c.method, c.length)
+		}
+	}
+}
+
+func TestABodyBeyondItsBoundIsTheClientsFailure(t *testing.T) {
+	b := open(strings.NewReader("more"), "abc")
+	b.Bound(6)
+	a := b.Attempt()
+	all, err := io.ReadAll(&a)
+	assert.ErrorIs(t, err, exchange.ErrBodyTooLarge)
+	assert.Equal(t, "abc", string(all))
+	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge)
+	a = b.Attempt()
+	_, err = io.ReadAll(&a)
+	assert.ErrorIs(t, err, exchange.ErrBodyTooLarge, "for the next attempt too")
+
+	b = open(strings.NewReader(""), "abc")
+	b.Bound(2)
+	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge, "what has come already counts")
+	b = open(strings.NewReader(""), "abc")
+	b.Bound(0)
+	assert.NoError(t, b.Failed(), "0 is no bound")
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestASlowBodyIsTheClientsFailureUntilTheResponseBegins(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		let   func(b *exchange.Body)
+		fails bool
+	}{
+		{"waited for", func(*exchange.Body) {}, true},
+		{"answered", (*exchange.Body).Answer, false},
+		{"of HTTP/2", func(b *exchange.Body) { b.Patient = true }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				left := 60
+				b := open(readerFunc(func(p []byte) (int, error) {
+					if left--; left < 0 {
+						return 0, io.EOF
+					}
+					time.Sleep(time.Second)
+					return copy(p, "x"), nil
+				}), "")
+				c.let(b)
+				a := b.Attempt()
+				_, err := io.ReadAll(&a)
+				if !c.fails {
+					assert.NoError(t, err)
+					assert.NoError(t, b.Failed())
+					return
+				}
+				assert.ErrorIs(t, err, exchange.ErrSlowBody)
+				assert.ErrorIs(t, b.Failed(), exchange.ErrSlowBody)
+			})
+		})
+	}
+}
+
+func TestASourceThatPanicsFailsItsRequestAlone(t *testing.T) {
+	b := open(nil, "")
+	a := b.Attempt()
+	_, err := a.Read(make([]byte, 1))
+	var hook *exchange.PanicError
+	require.ErrorAs(t, err, &hook)
+	assert.ErrorAs(t, b.Failed(), &hook)
+}
+
+func TestAnInterruptedReadIsNobodysFailure(t *testing.T) {
+	b := open(io.MultiReader(iotest.ErrReader(http.ErrBodyReadAfterClose)), "")
+	a := b.Attempt()
+	_, err := a.Read(make([]byte, 1))
+	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose)
+	assert.NoError(t, b.Failed())
+}
+
+func TestAClosedBodyIsReadByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, src := io.Pipe()
+		b := open(client, "")
+		a := b.Attempt()
+		woken := errors.New("woken")
+		go func() {
+			_, err := a.Read(make([]byte, 1))
+			assert.ErrorIs(t, err, woken)
+		}()
+		synctest.Wait() // it reads now
+		b.Close(func() bool { return src.CloseWithError(woken) == nil })
+		_, err := a.Read(make([]byte, 1))
+		assert.ErrorIs(t, err, http.ErrBodyReadAfterClose)
+		assert.Nil(t, b.Kept())
+	})
+}
+
+// A prompt source has everything at once, if it is asked without waiting.
+type prompt struct{ io.Reader }
+
+func (p prompt) ReadNow(b []byte) (int, error) {
+	n, err := io.ReadFull(p.Reader, b)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func TestWhatIsReadyGoesBeforeWhatIsRead(t *testing.T) {
+	b := open(prompt{strings.NewReader("def")}, "abc")
+	for range 2 {
+		a := b.Attempt()
+		assert.Equal(t, "abcdef", string(a.Ready()))
+		assert.True(t, b.Whole())
+		_, err := a.Read(make([]byte, 1))
+		assert.Equal(t, io.EOF, err)
+	}
+
+	b = pass(prompt{strings.NewReader("def")}, "abc") // what is not kept is not fetched
+	a := b.Attempt()
+	assert.Equal(t, "abc", string(a.Ready()))
+	rest, err := io.ReadAll(&a)
+	require.NoError(t, err)
+	assert.Equal(t, "def", string(rest))
+}
