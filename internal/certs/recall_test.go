@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -161,6 +162,17 @@ func TestRenewCallsThePolicyForAHostWithoutARouteOfItsOwn(t *testing.T) {
 		assert.Equal(t, 2, p.count("customer1.example.com"))
 		assert.Equal(t, 1, p.count("stranger.example.com"))
 		assert.Equal(t, []string{"customer1.example.com"}, ca.issued())
+	})
+}
+
+func TestRenewSaysThatNobodySignsAHostWithoutARouteOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(policy)
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Public, o.Policy = []certmagic.Issuer{&certmagic.ACMEIssuer{}}, p.allow
+		m, _ := start(t, o, "*")
+		require.ErrorContains(t, m.Renew("customer1.lan"), `no public CA signs "customer1.lan"`)
+		assert.Zero(t, p.count("customer1.lan"))
 	})
 }
 
