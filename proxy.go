@@ -53,9 +53,9 @@ import (
 
 // ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges
 // and redirects to HTTPS. It shuts down when ctx is done, or when the process
-// receives SIGINT or SIGTERM. It returns nil if every request finished; see
-// [Server.Serve]. A second signal ends the process immediately. A program that
-// handles signals itself calls [Server.ListenAndServe] instead.
+// receives SIGINT or SIGTERM, and returns what [Server.Serve] returns. A second
+// signal ends the process immediately. A program that handles signals itself calls
+// [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
 }
@@ -93,8 +93,8 @@ type Server struct {
 	IdleTimeout time.Duration
 
 	// DrainTimeout limits the graceful shutdown. Remaining connections are then
-	// closed, including those of a [Passthrough]. Zero means 30 s; negative
-	// disables the limit.
+	// closed, including those of a [Passthrough], and [Server.Serve] returns an error.
+	// Zero means 30 s; negative disables the limit.
 	DrainTimeout time.Duration
 
 	// HandshakeTimeout limits a TLS handshake, including the wait for a
@@ -150,9 +150,10 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //
 // When ctx is done, Serve shuts down: it stops accepting connections, lets requests
 // in flight finish, and closes connections upgraded by an [Upstream] (WebSockets with
-// status 1001). A connection that your own handler has hijacked is yours to close.
-// After DrainTimeout, Serve cuts off what is left, and returns an error that says so.
-// It returns nil if nothing was cut off.
+// status 1001). An Upstream's responses without a Content-Length, such as event
+// streams, are cut off after 10 s. A connection that your own handler has hijacked is
+// yours to close. Serve returns nil once no connection is left. After DrainTimeout it
+// closes the remaining connections, and returns an error.
 //
 // Connections may be of any type, such as those of a listener for the PROXY
 // protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
@@ -194,15 +195,15 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	return errors.Join(all, s.Router.ended(s, budget))
 }
 
-// An UnbufferedConn is a connection that lets the proxy use the connection below
-// it, which costs less CPU. It may come from a listener of your own or from
+// An UnbufferedConn is a connection that lets the proxy use the underlying
+// connection, which costs less CPU. It may come from a listener of your own or from
 // [Upstream.Dial]. Other connections are used only by their Read and Write.
 type UnbufferedConn interface {
 	net.Conn
 
-	// Unbuffered returns the connection below, for instance the *net.TCPConn. The
-	// proxy may then read and write that connection directly: it can use splice(2),
-	// and needs no buffer while it waits. Unbuffered must not block.
+	// Unbuffered returns the underlying connection, for instance the *net.TCPConn.
+	// The proxy may then read and write that connection directly: it can use
+	// splice(2), and needs no buffer while it waits. Unbuffered must not block.
 	//
 	// It returns nil in two cases:
 	//

@@ -464,9 +464,9 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 }
 
 // Set adds a route, or swaps the handler of an existing one. Requests in flight
-// finish on the old handler. Upgraded connections of a swapped route are closed
-// gracefully, immediately or after [Upstream.StreamGrace]. They stay open if both
-// handlers have the same innermost handler, as in [Router.Replace].
+// finish on the old handler, except that [Upstream.StreamGrace] limits some, as in
+// [Router.Remove]. It limits none if both handlers have the same innermost handler;
+// see [Router.Replace].
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -489,9 +489,10 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	return nil
 }
 
-// Remove removes a route and reports whether it existed. Requests in flight
-// finish. Upgraded connections of the route are closed gracefully, immediately or
-// after [Upstream.StreamGrace].
+// Remove removes a route and reports whether it existed. Requests in flight finish,
+// except that [Upstream.StreamGrace] limits upgraded connections and responses
+// without a Content-Length, such as event streams. By default, upgraded connections
+// are closed immediately, and such responses are cut off after 10 s.
 func (r *Router) Remove(pattern string) bool {
 	p, err := routes.ParsePattern(pattern)
 	if err != nil {
@@ -530,10 +531,9 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // returns all errors joined. It does not wait. [Upstream.Replace] swaps the
 // targets of one Upstream, and waits for them.
 //
-// Requests in flight finish on the old handlers. A route keeps its upgraded
-// connections if its pattern stays and its innermost handler is the same. The
-// upgraded connections of other routes are closed gracefully, immediately or
-// after [Upstream.StreamGrace].
+// Requests in flight finish on the old handlers, except that [Upstream.StreamGrace]
+// limits some, as in [Router.Remove]. A route whose pattern and innermost handler
+// stay the same keeps all, and its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
 // returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have

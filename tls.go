@@ -51,15 +51,17 @@ type TLS struct {
 	// Issuer replaces Email and CA, which must then be "". Nil means ACME with
 	// Email, CA and DNS.
 	//
-	// A *certmagic.ACMEIssuer is a template: a struct literal is enough. Set its
-	// fields for external account binding, a profile or the roots of a private CA.
-	// TestCA is the CA's staging directory, preset for Let's Encrypt. It is used
-	// after a failed validation until a validation succeeds. To choose the type of
-	// key, wrap this issuer in an [Issuer].
+	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy
+	// of it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
+	// account binding, a profile or the roots of a private CA. TestCA is the CA's
+	// staging directory, preset for Let's Encrypt: after a failed validation, further
+	// ones are tried there first, until one succeeds. To choose the type of key, wrap
+	// the issuer in an [Issuer].
 	Issuer certmagic.Issuer
 
-	// Fallbacks are tried in order when Issuer refuses a certificate. ACME issuers
-	// are templates, as for Issuer. Different CAs must have different IssuerKeys.
+	// Fallbacks are tried in order if Issuer fails. ACME issuers can be struct
+	// literals, as for Issuer. Issuers for different CAs must have different
+	// IssuerKeys.
 	Fallbacks []certmagic.Issuer
 
 	// Host returns the settings for one host pattern of a route, such as
@@ -68,10 +70,11 @@ type TLS struct {
 	//
 	// Host is called when the pattern gets its first route, and again by
 	// [Router.ReloadTLS]. Each pattern has its own settings: those of *.example.com
-	// do not apply to a route for a.example.com. For a name with an on-demand
-	// certificate, which has no route of its own, Host is called with the name. Zero
-	// fields of the result are then taken from the settings of the wildcard.
-	// Settings for a Passthrough have no effect, and are logged at level Error.
+	// do not apply to a route for a.example.com. A host with an on-demand certificate
+	// (see HostPolicy) has no route of its own: Host is called with its name, and zero
+	// fields of the result are taken from the settings of the wildcard pattern that
+	// matches it. Settings for a Passthrough have no effect, and are logged at level
+	// Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
@@ -81,10 +84,10 @@ type TLS struct {
 	// It must not wait for the Router.
 	Host func(pattern string) (HostTLS, error)
 
-	// DNS proves control of names by DNS records, through a provider of
+	// DNS proves control of names by DNS records (DNS-01), through a provider of
 	// github.com/libdns. It is used by all ACME issuers without a DNS01Solver of
-	// their own. It makes wildcards possible, and the CA need not reach the
-	// listeners. Nil means HTTP-01 and TLS-ALPN-01.
+	// their own. With it, wildcard certificates are possible, and the CA need not
+	// reach this machine. Nil means HTTP-01 and TLS-ALPN-01.
 	DNS certmagic.DNSProvider
 
 	// DisableARI ignores the renewal times that CAs suggest (RFC 9773), and renews
@@ -93,7 +96,7 @@ type TLS struct {
 
 	// Internal issues certificates for names that no public CA signs: localhost,
 	// test, internal, local, home.arpa, names below these, and private IP
-	// addresses. Nil means a LocalCA on Storage.
+	// addresses. Nil means a LocalCA with Storage.
 	Internal certmagic.Issuer
 
 	// Storage keeps certificates, keys, accounts and locks. Routers with the same
@@ -104,10 +107,11 @@ type TLS struct {
 	// StateDirectory=.
 	Storage certmagic.Storage
 
-	// HostPolicy decides about certificates on demand only, unlike the HostPolicy of
-	// autocert, which decides about every certificate. A certificate is on demand if
-	// a handshake asks for a public host without a certificate, and only a wildcard
-	// pattern matches the host. Nil allows none.
+	// HostPolicy decides only about on-demand certificates, unlike the HostPolicy of
+	// autocert, which decides about every certificate. The first handshake for a
+	// public host name orders an on-demand certificate if only a wildcard pattern,
+	// such as *.example.com or *, matches the name, and no wildcard certificate covers
+	// it. Nil allows none.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
 	// that is remembered for HostPolicyTTL. Return any other error if the policy
@@ -115,11 +119,10 @@ type TLS struct {
 	// certificate is then kept, the handshake of a new host fails, and a warning is
 	// logged once a minute. A call that takes longer than 10 s is such an error.
 	//
-	// A renewal calls HostPolicy again. If no client has asked for the host since
-	// the last order, the renewal waits for a handshake. If none comes before the
-	// certificate expires, the host is no longer managed. HostPolicy may be called
-	// concurrently. It has no effect if no route has a wildcard pattern, which is
-	// logged as a warning.
+	// A renewal calls HostPolicy again. If the host had no handshake since the last
+	// order, the renewal waits for one. If none comes before the certificate expires,
+	// the host is forgotten. HostPolicy may be called concurrently. If no route has a
+	// wildcard pattern, HostPolicy has no effect, and a warning is logged.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -133,29 +136,28 @@ type TLS struct {
 	Lazy bool
 
 	// Addresses are the addresses at which CAs reach this machine, for example
-	// those of its load balancer. The A and AAAA records of the host are looked up
-	// before an order at a known public CA, unless a DNS provider (see TLS.DNS)
-	// proves control. No order is placed unless a record has one of Addresses. The
-	// look-up is repeated after a minute, later after ten.
+	// those of its load balancer. Before an order at a known public CA, the A and
+	// AAAA records of the host are looked up, unless control is proved by DNS (see
+	// TLS.DNS). The order waits if none of the records is one of Addresses, or if
+	// there are no records. The look-up is repeated after a minute, later after ten.
 	//
-	// Empty means the addresses of the network interfaces, if all of them are
-	// public. If no record of a host has one of these, its order is delayed by about
-	// 35 minutes at most. If a handshake for the host arrives meanwhile, clients
-	// evidently reach this machine, and the next look-up ends the delay. Empty on a
-	// machine with any private address means that only missing records delay an
-	// order.
+	// Empty means the addresses of the network interfaces. Clients may use others,
+	// such as those of a load balancer: an order therefore waits for about 35 minutes
+	// at most, and only until a handshake for the host shows that clients reach this
+	// machine. If an interface has a private address, any record will do. A host
+	// without records always waits.
 	//
-	// In all cases, an order is not delayed if the records have only private
-	// addresses, if the look-up fails, or if the host has a valid certificate.
+	// Whether Addresses is empty or not, an order does not wait if all records are
+	// private addresses, if the look-up fails, or if the host has a valid certificate.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
 	// machine whose DNS is not that of the Internet.
 	DisablePreflight bool
 
-	// Files are certificates in files, served for the names in them instead of
-	// managed ones. They are read at start, and within half a minute after a
-	// change. While they cannot be read, the old ones stay.
+	// Files are your own certificates. The Router serves them for the names in them,
+	// and obtains none for these names. They are read at start, and within half a
+	// minute after a change. While they cannot be read, the old ones stay.
 	Files []CertFile
 
 	// DefaultHost is the host for clients that send no server name (SNI): they get
@@ -173,9 +175,9 @@ type TLS struct {
 
 	// Config is the base of the TLS settings. It is cloned. Fields such as
 	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
-	// GetCertificate is called first. If it returns nil and no error, a certificate
-	// in Certificates that has the name is served. Managed ones come last.
-	// Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	// GetCertificate is called first. If it returns nil and no error, the Router
+	// serves a certificate in Certificates that has the name, or else the one that it
+	// obtains. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
@@ -197,19 +199,20 @@ type TLS struct {
 // an error.
 type HostTLS struct {
 	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil keeps them.
-	// ACME issuers are templates, as for TLS.Issuer. Several templates may name the
-	// same CA and differ in their other settings. They use separate accounts if the
-	// e-mail, the account key or the external account differs. A change takes effect
-	// at the next renewal, or immediately for a host without a valid certificate.
+	// ACME issuers can be struct literals, as for TLS.Issuer. Several may use the same
+	// CA with different settings. They use separate accounts if the e-mail, the
+	// account key or the external account differs.
 	//
-	// Return the same issuer each time. ACME templates with equal settings are the
-	// same. Other issuers, and solvers and functions in templates, are compared by
-	// identity.
+	// A change of the issuer takes effect at the next renewal, or immediately for a
+	// host without a valid certificate. ACME issuers are the same if their fields are
+	// equal; DNS01Solver and TrustedRoots are compared with ==. Other issuers, and
+	// ACME issuers that contain functions, are compared with == as a whole.
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
 	// fail immediately without one. Every issuer is private except a
-	// *certmagic.ACMEIssuer for a known public CA. Names that end
-	// in .onion require an issuer with a method IssuesOnion() bool that returns true.
+	// *certmagic.ZeroSSLIssuer, and a *certmagic.ACMEIssuer for a known public CA.
+	// Names that end in .onion require an issuer with a method IssuesOnion() bool that
+	// returns true.
 	Issuer certmagic.Issuer
 
 	// OwnCertificate obtains a separate certificate for a host even if a
@@ -219,16 +222,18 @@ type HostTLS struct {
 
 	// ClientAuth requests certificates from the host's clients. Nil requests none,
 	// unless TLS.Config does. Hosts with different settings never share a
-	// connection: a request on the connection of another host gets 421. After a
+	// connection: a request for one on a connection to the other gets 421. After a
 	// change, requests on connections that do not meet the new settings get 421
-	// too. Upgraded connections stay.
+	// too. Upgraded connections stay open.
 	ClientAuth *ClientAuth
 
-	// Certificate is served instead of a managed one. It must cover the pattern.
+	// Certificate is your own certificate for the pattern, which it must cover. Nil
+	// means that the Router obtains one.
 	Certificate *tls.Certificate
 
-	// Files replaces Certificate. The files are read again within half a minute
-	// after a change. While they cannot be read, the old certificate stays.
+	// Files are the files of your own certificate; set either Certificate or Files.
+	// They are read again within half a minute after a change. While they cannot be
+	// read, the old certificate stays.
 	Files CertFile
 
 	// NoCertificate refuses handshakes for the host (unrecognized_name), even if a
@@ -240,8 +245,9 @@ type HostTLS struct {
 // a certificate.
 var ErrHostNotAllowed = certs.ErrNotAllowed
 
-// An Issuer adds settings that a certmagic.Issuer has no place for. The issuer may
-// be a template. Use it wherever TLS takes an issuer:
+// An Issuer is a certmagic.Issuer and the type of key for its certificates. Use it
+// wherever TLS takes an issuer. An ACME issuer in it can be a struct literal, as for
+// [TLS.Issuer]:
 //
 //	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
 type Issuer struct {
@@ -325,8 +331,14 @@ type CertStatus struct {
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
 // internal, local, home.arpa, names below these, and private IP addresses. Its
-// root certificate is limited to these names. A newly created root is also limited
-// to server certificates. A LocalCA implements certmagic.Issuer.
+// root certificate is limited to these names and to server certificates; a root
+// that is already in Storage is used unchanged. A LocalCA implements
+// certmagic.Issuer.
+//
+// An internal host gets its certificate during the handshake if only the pattern *
+// or a wildcard such as *.localhost or *.test matches it, because clients accept no
+// certificate for *.localhost. Such certificates are kept in memory only, and
+// [Router.Certificates] does not list them.
 //
 // Values with the same Storage are the same authority. The zero value is the
 // authority of a Router whose TLS is zero. The methods may be called
@@ -372,8 +384,8 @@ func (c *LocalCA) open() *certs.LocalCA {
 // reached over TLS. An HTTP request that reaches a Passthrough gets 421.
 //
 // It works with a [Server], [Router.Listen] and [Router.Wrap]. Its connections
-// count in [Server.MaxConns]. When the Server shuts down, they are closed after
-// [Server.DrainTimeout].
+// count in [Server.MaxConns]. They are closed immediately when the route is removed,
+// and after [Server.DrainTimeout] when the Server shuts down.
 type Passthrough struct {
 	// Addr is the target, host:port. It must speak TLS. Required.
 	Addr string
@@ -704,8 +716,9 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 
 // Certificates returns the current state of the certificates of r's hosts, sorted
 // by host. There is one status for each host that has or needs a certificate,
-// except hosts for which the local CA makes one in the handshake. There are none
-// while the Router does not listen.
+// except hosts such as a.localhost for the pattern *.localhost: their certificates
+// are made during the handshake (see [LocalCA]). There are none while the Router
+// does not listen.
 func (r *Router) Certificates() iter.Seq[CertStatus] {
 	return func(yield func(CertStatus) bool) {
 		m := r.certs.Manager()
@@ -720,9 +733,9 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
-// Certificate returns the status of the certificate for a host, which may be that
-// of a wildcard. It reports false if [Router.Certificates] has none. A pattern
-// such as *.example.com counts as a host too.
+// Certificate returns the status of the certificate that serves a host: its own,
+// or that of a wildcard. host may also be a pattern such as *.example.com. It
+// reports false if [Router.Certificates] has no such status.
 func (r *Router) Certificate(host string) (CertStatus, bool) {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -752,16 +765,21 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 }
 
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
-// due: call it, for instance, after correcting DNS records. It forgets the host's
-// backoff and the last decision of HostPolicy. The limit of ten orders in
-// ten seconds and the limits of the CA still apply. It does not wait;
-// [TLS.Observe] reports the result. It returns an error if
+// due: call it, for instance, after correcting DNS records. If only a wildcard
+// pattern matches the host, it renews the wildcard certificate or, if there is none,
+// calls [TLS.HostPolicy], even if that has just refused the host. It resets the
+// host's backoff. The limit of ten orders in ten seconds and the limits of the CA
+// still apply. It does not wait; [TLS.Observe] reports the result. It returns an
+// error if
 //
 //   - the Router does not listen
-//   - the host has no route of its own
+//   - no route serves the host
+//   - only a wildcard pattern matches the host, and there is neither a wildcard
+//     certificate nor a HostPolicy
 //   - the route is a Passthrough: its target has the certificate
-//   - the program supplied the certificate
-//   - the local CA makes the certificate in the handshake
+//   - the program supplied the certificate, or set HostTLS.NoCertificate
+//   - a [LocalCA] makes the certificate during the handshake
+//   - the certificate is impossible until the configuration changes
 func (r *Router) RenewCertificate(host string) error {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -789,10 +807,13 @@ func (r *Router) ForgetHostPolicy(host string) {
 
 // ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
 // given. It does not wait: hosts keep their settings until Host has returned
-// without an error. If one of the patterns is a host that TLS.HostPolicy refused, the
-// refusal is forgotten, as by [Router.ForgetHostPolicy]. A pattern without a route
-// is logged as a warning. ReloadTLS does nothing if TLS.Host is nil, or before the Router
+// without an error. ReloadTLS does nothing if TLS.Host is nil, or before the Router
 // listens.
+//
+// Each pattern is the host pattern of a route, or a host with an on-demand
+// certificate. For a host that [TLS.HostPolicy] has refused, ReloadTLS only forgets
+// the refusal, as [Router.ForgetHostPolicy] does. Any other pattern is logged as a
+// warning.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {

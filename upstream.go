@@ -223,28 +223,30 @@ type Upstream struct {
 	// 240 B/s. The average covers the last two minutes at most.
 	IdleTimeout time.Duration
 
-	// StreamGrace is how long a stream goes on after its route was removed or
-	// swapped, or its target was replaced, removed or no longer discovered. Streams
-	// are upgraded connections, and text/event-stream responses without a
-	// Content-Length. Zero means immediately for upgraded connections and 10 s for
-	// event streams; negative means no limit.
+	// StreamGrace is how long an upgraded connection or an event stream (a
+	// text/event-stream response without a Content-Length) goes on after its route was
+	// removed or swapped, or its target was replaced, removed or no longer discovered.
+	// Zero closes upgraded connections immediately and event streams after 10 s;
+	// negative means no limit. Other responses without a Content-Length always have
+	// 10 s; those with one finish.
 	//
-	// After that time an upgraded connection is closed (a WebSocket with status
-	// 1001), and an event stream is cut off. If the route or target comes back
-	// meanwhile, it counts as a new one: the stream still ends. [Upstream.Drain] and
-	// the shutdown of the Server ignore StreamGrace.
+	// After StreamGrace an upgraded connection is closed (a WebSocket with status
+	// 1001), and an event stream is cut off, even if the route or the target has come
+	// back meanwhile. For [Upstream.Drain] and the shutdown of the Server, StreamGrace
+	// counts as zero.
 	StreamGrace time.Duration
 
-	// StreamTimeout limits the life of an upgraded connection, which is then
-	// closed as after StreamGrace. Zero and negative mean no limit.
+	// StreamTimeout limits the life of an upgraded connection, which is then closed
+	// as after StreamGrace. It does not limit event streams. Zero and negative mean
+	// no limit.
 	StreamTimeout time.Duration
 
 	// ReadyTimeout limits how long [Upstream.Replace] waits until the new targets
 	// serve. Zero means 30 s; negative leaves the limit to the context.
 	ReadyTimeout time.Duration
 
-	// DrainTimeout limits how long [Upstream.Replace] then waits for requests in
-	// flight at the old targets. Zero and negative leave the limit to the context.
+	// DrainTimeout limits how long [Upstream.Replace] waits for requests in flight at
+	// the old targets. Zero and negative leave the limit to the context.
 	DrainTimeout time.Duration
 
 	compiled settings.Compiled[forward.Forwarder]
@@ -347,10 +349,11 @@ func (u *Upstream) source() discover.Source {
 }
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried. Weights are shares of the requests in flight for LessBusy and
-// LeastInFlight, and of all requests over time for other policies. FirstAvailable
-// ignores weights, except that it skips targets with weight 0. ConsistentHash also
-// skips a target that has more than 1.25 times its share of the requests in flight.
+// full or already tried. With LessBusy and LeastInFlight, [Upstream.Weights] are
+// shares of the requests in flight. With RoundRobin, Random and ConsistentHash, they
+// are shares of all requests over time. FirstAvailable ignores them, but skips
+// targets with weight 0. ConsistentHash also skips a target that has more than 1.25
+// times its share of the requests in flight.
 type Policy uint8
 
 // The policies.
@@ -505,7 +508,8 @@ func (t *Target) Health() Health { return publicHealth(t.t.Health()) }
 
 func publicHealth(s health.Status) Health { return Health{string(s.State), s.Reason, s.Since} }
 
-// Streams returns how many of the requests in flight are upgraded connections.
+// Streams returns how many of the requests in flight are upgraded connections. Event
+// streams are not among them.
 func (t *Target) Streams() int64 { return t.t.Streams() }
 
 // To returns an [Upstream] of the given targets: host:port, http://…, https://…,
@@ -614,15 +618,15 @@ func (u *Upstream) All() iter.Seq[*Target] {
 //     or, without one, accepts a connection.
 //  2. It sends new requests only to ts, and closes upgraded connections to the old
 //     targets (WebSockets with status 1001).
-//  3. It waits until requests in flight at the old targets have finished.
+//  3. It waits until requests in flight at the old targets have finished. Responses
+//     without a Content-Length, such as event streams, are cut off after 10 s.
 //
-// With StreamGrace, upgraded connections and event streams go on for that time,
-// and Replace does not wait for them.
+// If StreamGrace is not zero, upgraded connections and event streams go on for that
+// time instead, and Replace does not wait for them.
 //
 // ReadyTimeout limits the first wait, and DrainTimeout the last. ctx limits both.
 // [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts are
-// in use, and requests left at the old targets were cut off, except streams
-// within StreamGrace.
+// in use, and that Replace cut off the requests that it still waited for.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
@@ -648,9 +652,10 @@ func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
 
-// Remove takes targets out of use immediately. Requests in flight there finish;
-// upgraded connections are closed gracefully, immediately or after StreamGrace.
-// It is an error to remove the last target, or an address that is no target.
+// Remove takes targets out of use immediately. Requests in flight there finish,
+// except that StreamGrace limits upgraded connections and responses without a
+// Content-Length. It is an error to remove the last target, or an address that is no
+// target.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
@@ -729,8 +734,9 @@ func (u *Upstream) Resume() error {
 	return u.with(func(f *forward.Forwarder) error { f.Resume(); return nil })
 }
 
-// Maintain answers requests with p until [Upstream.Resume] is called: new ones, and
-// those that wait because of [Upstream.Pause]. Requests in flight go on.
+// Until [Upstream.Resume] is called, Maintain answers with p all new requests, and
+// those that wait in Queue or because of [Upstream.Pause]. Requests in flight at a
+// target go on.
 func (u *Upstream) Maintain(p Page) error {
 	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
 	return u.with(func(f *forward.Forwarder) error { return f.Answer((*exchange.Page)(&p)) })
@@ -757,9 +763,10 @@ type Page struct {
 }
 
 // Drain shuts u down: it refuses new requests with 503, waits for those in flight,
-// and closes upgraded connections (WebSockets with status 1001). If ctx is done
-// first, Drain cancels what is left. The error then wraps that of ctx, and gives
-// the number of requests and upgraded connections.
+// closes upgraded connections (WebSockets with status 1001), and cuts off responses
+// without a Content-Length, such as event streams, after 10 s. If ctx is done first,
+// Drain cancels what is left. The error then wraps that of ctx, and gives the number
+// of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }

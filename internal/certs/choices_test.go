@@ -287,6 +287,21 @@ func TestPatternsWithoutARouteAreNamed(t *testing.T) {
 	})
 }
 
+func TestAHostThatThePolicyRefusedIsNoPatternWithoutARoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWishes()
+		o := onDemand(t, &policy{deny: true}, newIssuer(t, "ca", day(90)))
+		o.Choose = w.choose
+		m, _ := start(t, o, "*")
+		_, err := shake(t, m, "customer1.example.com")
+		require.ErrorContains(t, err, "unrecognized name")
+		assert.Empty(t, m.ReloadTLS("customer1.example.com"), "its refusal is forgotten")
+		assert.Len(t, m.ReloadTLS("customer1.example.com"), 1)
+		time.Sleep(time.Second)
+		assert.Zero(t, w.count("customer1.example.com"))
+	})
+}
+
 // mutual makes a handshake with the settings of m, and returns what the server
 // knows of the client.
 func mutual(t testing.TB, m *certs.Manager, host string, client ...tls.Certificate) (*tls.ConnectionState, error) {

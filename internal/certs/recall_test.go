@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -132,6 +133,46 @@ func TestRenewSaysWhatItCannotDo(t *testing.T) {
 		assert.False(t, ok)
 		require.NoError(t, m.Close())
 		require.ErrorContains(t, m.Renew("a.example.com"), "closed")
+	})
+}
+
+func TestRenewOfAHostBelowAWildcardRenewsTheWildcard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newIssuer(t, "ca", day(90))
+		m, _ := start(t, with(ca), "*.example.com")
+		require.NoError(t, m.Await(t.Context()))
+		require.NoError(t, m.Renew("a.example.com"))
+		synctest.Wait()
+		assert.Equal(t, []string{"*.example.com", "*.example.com"}, ca.issued())
+	})
+}
+
+func TestRenewCallsThePolicyForAHostWithoutARouteOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, ca := &policy{deny: true}, newIssuer(t, "ca", day(90))
+		m, _ := start(t, onDemand(t, p, ca), "*")
+		_, err := shake(t, m, "customer1.example.com")
+		require.ErrorContains(t, err, "unrecognized name")
+		p.mu.Lock()
+		p.deny = false
+		p.mu.Unlock()
+		require.NoError(t, m.Renew("customer1.example.com"), "though it was refused a moment ago")
+		require.NoError(t, m.Renew("stranger.example.com"))
+		synctest.Wait()
+		assert.Equal(t, 2, p.count("customer1.example.com"))
+		assert.Equal(t, 1, p.count("stranger.example.com"))
+		assert.Equal(t, []string{"customer1.example.com"}, ca.issued())
+	})
+}
+
+func TestRenewSaysThatNobodySignsAHostWithoutARouteOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(policy)
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Public, o.Policy = []certmagic.Issuer{&certmagic.ACMEIssuer{}}, p.allow
+		m, _ := start(t, o, "*")
+		require.ErrorContains(t, m.Renew("customer1.lan"), `no public CA signs "customer1.lan"`)
+		assert.Zero(t, p.count("customer1.lan"))
 	})
 }
 

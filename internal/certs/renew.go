@@ -35,6 +35,11 @@ func (m *Manager) Renew(host string) error {
 	case m.options.Policy == nil:
 		return fmt.Errorf("no route names %q, and TLS.HostPolicy is not set: add a route for it, or set TLS.HostPolicy", host)
 	}
+	if m.choices == nil { // else TLS.Host may give it an issuer
+		if err := m.routing.refusal(host); err != nil {
+			return err
+		}
+	}
 	_, _, err := m.demands.join(host)
 	return err
 }

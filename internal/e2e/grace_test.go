@@ -47,6 +47,7 @@ type bubble struct {
 	ln       *pipes
 	cancel   context.CancelFunc // begins the drain
 	done     chan struct{}
+	err      error // of Serve, once done is closed
 	start    time.Time
 }
 
@@ -95,7 +96,7 @@ func (b *bubble) serve(ctx context.Context, lane string) {
 	}
 	go func() {
 		defer close(b.done)
-		_ = s.Serve(ctx, nil, b.ln)
+		b.err = s.Serve(ctx, nil, b.ln)
 	}()
 }
 
@@ -269,6 +270,44 @@ func TestWithoutAGraceUpgradedConnectionsEndAtOnce(t *testing.T) {
 		b.ends("WebSocket", ws, time.Minute)
 		b.ends("event stream", events, 70*time.Second)
 	})
+}
+
+// What has a Content-Length comes to its end. What has none has ten seconds, an event stream or not.
+func TestOnlyResponsesWithoutALengthEndSoonAfterTheirRoute(t *testing.T) {
+	for name, leave := range map[string]func(b *bubble) error{
+		"route removed":   func(b *bubble) error { b.router.Remove("a.test"); return nil },
+		"target replaced": func(b *bubble) error { return b.upstream.Replace(b.t.Context(), "b:80") },
+		"upstream drains": func(b *bubble) error { return b.upstream.Drain(b.t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			overEachBubble(t, &hostproxy.Upstream{}, func(b *bubble, _ string) {
+				events, chunks, held := b.open("a.test", "/events"), b.open("a.test", "/chunks"), b.open("a.test", "/held")
+				b.at(time.Minute)
+				left := make(chan error, 1)
+				go func() { left <- leave(b) }()
+				b.ends("event stream", events, 70*time.Second)
+				b.ends("response", chunks, 70*time.Second)
+				assert.Equal(b.t, "held", bodyOf(<-held))
+				assert.NoError(b.t, <-left)
+			})
+		})
+	}
+}
+
+func TestServeReturnsNilAfterResponsesWithoutALengthWereCutOff(t *testing.T) {
+	for _, path := range []string{"/events", "/chunks"} {
+		overEachBubble(t, &hostproxy.Upstream{}, func(b *bubble, lane string) {
+			if lane == "foreign server" {
+				return // it does not tell of its end
+			}
+			s := b.open("a.test", path)
+			b.at(time.Minute)
+			b.cancel()
+			b.ends("response", s, 70*time.Second)
+			<-b.done
+			assert.NoError(b.t, b.err)
+		})
+	}
 }
 
 // The end of the Upstream or of the Server ends streams in the middle of a grace, and those whose grace has no limit.
