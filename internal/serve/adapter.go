@@ -76,14 +76,14 @@ const bufferBefore = 2 << 10
 var adapters = sync.Pool{New: func() any { return new(adapter) }}
 
 // adapt serves the request that head has parsed by the server's Handler.
-func (x *fastExchange) adapt() step {
-	x.attempts.Reset()
-	x.c.stall = 0
-	x.renew(x.c)
+func (f *front1) adapt() step {
+	f.x.attempts.Reset()
+	f.patience(0)
+	f.x.renew()
 	a := adapters.Get().(*adapter)
-	if err := a.begin(x); err != nil {
+	if err := a.begin(f); err != nil {
 		a.release()
-		return x.refuse(err)
+		return f.refuse(err)
 	}
 	a.c.handle(a.w)
 	a.w.body.lookOut()
@@ -101,15 +101,16 @@ func (x *fastExchange) adapt() step {
 }
 
 // begin makes the request and its response writer.
-func (a *adapter) begin(x *fastExchange) error {
-	a.c, a.f, a.f1 = x.c, x.front, x.f1
+func (a *adapter) begin(f *front1) error {
+	x := f.x
+	a.c, a.f, a.f1 = f.c, f, f
 	asks, unknown := expects(&x.req)
 	if unknown {
 		return errExpectation
 	}
 	a.f1.src.asks, a.asks = asks, asks
 	a.headOnly = a.f1.headOnly
-	a.texts.take(x.headBytes())
+	a.texts.take(f.headBytes())
 	a.w = new(response)
 	a.w.a.Store(a)
 	ctx := a.c.context()
@@ -178,13 +179,7 @@ func (a *adapter) finish() step {
 	whole := a.closeBody()
 	a.f1.src.release()
 	a.c.handle(nil)
-	switch {
-	case !whole, a.f1.last && a.f1.src.ahead():
-		return linger
-	case a.f1.last:
-		return end
-	}
-	return again
+	return a.f.next(whole)
 }
 
 // release gives the adapter back.
@@ -201,7 +196,6 @@ func (a *adapter) release() {
 	}
 	clear(a.keys)
 	clear(a.fields)
-	a.f1.c, a.f1.x, a.f1.src.x = nil, nil, nil
 	a.c, a.f, a.f1, a.w, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false

@@ -257,7 +257,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	h.last = body.asks && body.x.unread.Load() || !a.duplex && a.f.reuses(h) && !a.shutBody()
+	h.last = body.asks && body.f.x.unread.Load() || !a.duplex && a.f.reuses(h) && !a.shutBody()
 	body.answered.Store(true)
 	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {

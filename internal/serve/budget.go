@@ -311,22 +311,20 @@ func (l *Budgets) Describe() []status.Server {
 // reject answers a head that no lane forwards, counts it and reports its record. req is
 // what has been parsed of it; nil if that is not known.
 func (x *fastExchange) reject(status int, err error, req *h1.Request) {
-	x.f1.take(x)
-	x.f1.minor = 1 // it may not be known
 	x.lost = true
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
-	x.c.s.Budget.refuse(Cause{"requests", strconv.Itoa(status)}, 0, netip.Addr{})
-	if !x.c.s.Lane.Always {
+	x.from.s.Budget.refuse(Cause{"requests", strconv.Itoa(status)}, 0, netip.Addr{})
+	if !x.from.s.Lane.Always {
 		return
 	}
-	x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.c.scheme(), Client: x.c.peer.Addr,
-		Peer: x.c.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
+	x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.from.scheme(), Client: x.from.peer.Addr,
+		Peer: x.from.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
 		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
 	if req != nil {
 		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
 	}
-	x.rec.Secured(x.c.state)
-	x.c.s.Lane.End(&x.rec)
+	x.rec.Secured(x.from.state)
+	x.from.s.Lane.End(&x.rec)
 }
 
 // countShake counts a handshake that failed with err, unless the client has left.

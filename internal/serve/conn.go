@@ -24,17 +24,14 @@ import (
 // net/http, so that closing it anywhere takes it out of the server's count.
 type conn struct {
 	net.Conn
-	s        *Server
-	tls      *tls.Conn            // nil on plain connections
-	state    *tls.ConnectionState // likewise
-	shake    *handshake           // nil but in the TLS handshake
-	socket   syscall.RawConn      // what can be peeked at; nil without
-	raw      syscall.RawConn      // the same, if it holds all that is to be read; nil where it cannot be read without waiting
-	spliced  bool                 // what splice can write to
-	opaque   bool                 // a type that may say later that it is no more than its socket
-	peer     header.Peer
-	trusted  bool
-	shared   bool // by the streams of HTTP/2; see Write
+	origin
+	tls      *tls.Conn       // nil on plain connections
+	shake    *handshake      // nil but in the TLS handshake
+	socket   syscall.RawConn // what can be peeked at; nil without
+	raw      syscall.RawConn // the same, if it holds all that is to be read; nil where it cannot be read without waiting
+	spliced  bool            // what splice can write to
+	opaque   bool            // a type that may say later that it is no more than its socket
+	shared   bool            // by the streams of HTTP/2; see Write
 	closed   atomic.Bool
 	discards atomic.Bool            // see discardOnClose
 	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
@@ -44,7 +41,7 @@ type conn struct {
 	stall    time.Duration          // how long the client may take nothing; 0 means writeStall
 
 	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
-	x         *fastExchange         // what tryRead read into
+	front     *front1               // what tryRead read into
 	ctx       context.Context       // of requests to handlers; nil until there is one
 	peerText  string                // the peer's address; likewise
 	first     [1]byte               // what awaitTLS reads into
@@ -134,8 +131,17 @@ func (c *conn) stream() net.Conn {
 	return c
 }
 
-func (c *conn) scheme() string {
-	if c.tls != nil {
+// An origin is where requests come from, and the server that they come to: the same for
+// all of a connection.
+type origin struct {
+	s       *Server
+	peer    header.Peer
+	trusted bool
+	state   *tls.ConnectionState // nil on plain connections
+}
+
+func (o *origin) scheme() string {
+	if o.state != nil {
 		return "https"
 	}
 	return "http"
@@ -204,7 +210,7 @@ const lingerBytes = 256 << 10
 // end. Closing at once would reset the connection, and the client might lose
 // the answer (RFC 9112, 9.6).
 func (c *conn) lingerClose() {
-	page := pages.Get().(*[64 << 10]byte)
+	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
 	c.linger(page[:])
 }

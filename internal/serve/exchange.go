@@ -30,14 +30,14 @@ func (x *fastExchange) run() step {
 	if next == drain {
 		next = x.drainBody()
 	}
-	x.f1.src.release() // not before: the record is made of what it overwrites
+	x.front.body().release() // not before: the record is made of what it overwrites
 	return next
 }
 
 // admit forwards the request, unless its client has asked enough, or it is in a
 // loop.
 func (x *fastExchange) admit() step {
-	if rule := x.c.s.Lane.Limit; rule != nil {
+	if rule := x.from.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
 			x.hit.Pattern = "" // whatever its route
 			return x.answer(fail)
@@ -55,13 +55,13 @@ func (x *fastExchange) begin() {
 	x.fail, x.asked, x.sent, x.lost = nil, false, false, false
 	x.dial = 0
 	x.rec = exchange.Record{Start: x.start}
-	x.c.stall = atMost(writeStall, x.hit.Upstream.IdleTimeout)
-	x.renew(x.c)
+	x.front.patience(atMost(writeStall, x.hit.Upstream.IdleTimeout))
+	x.renew()
 	x.upload.reset(x)
-	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.c.peer, x.c.scheme(), "1.1", x.c.s.Lane.Name
-	x.hop.Trusted = x.c.trusted
+	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.from.peer, x.from.scheme(), "1.1", x.from.s.Lane.Name
+	x.hop.Trusted = x.from.trusted
 	x.hop.Client = x.client()
-	if x.scheme = x.hop.Scheme; x.c.trusted {
+	if x.scheme = x.hop.Scheme; x.from.trusted {
 		x.scheme = x.received.Scheme(x.scheme) // client has noted it
 	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
@@ -70,12 +70,12 @@ func (x *fastExchange) begin() {
 
 // identify gives the request its identifier.
 func (x *fastExchange) identify() {
-	name := x.c.s.Lane.Numbering.Name
+	name := x.from.s.Lane.Numbering.Name
 	if name == "" {
 		return
 	}
 	var fields []h1.Field
-	if x.c.trusted {
+	if x.from.trusted {
 		fields = x.req.Fields
 	}
 	x.rec.RequestID = x.ids.Of(fields, name)
@@ -84,7 +84,7 @@ func (x *fastExchange) identify() {
 
 // shown is the identifier that the client gets.
 func (x *fastExchange) shown() header.RequestID {
-	if x.c.s.Lane.Numbering.Shown {
+	if x.from.s.Lane.Numbering.Shown {
 		return x.hop.ID
 	}
 	return header.RequestID{}
@@ -125,9 +125,9 @@ func (x *fastExchange) mirror() {
 	if !x.upload.body.Whole() || !x.upload.body.Replays() {
 		return
 	}
-	e := exchange.Exchange{Via: x.c.peer, Name: x.hop.Name, Trusted: x.c.trusted, Numbering: x.c.s.Lane.Numbering}
+	e := exchange.Exchange{Via: x.from.peer, Name: x.hop.Name, Trusted: x.from.trusted, Numbering: x.from.s.Lane.Numbering}
 	e.RequestID = x.rec.RequestID
-	e.Client, e.Peer, e.Scheme = x.hop.Client, x.c.peer.Addr, x.c.scheme()
+	e.Client, e.Peer, e.Scheme = x.hop.Client, x.from.peer.Addr, x.from.scheme()
 	x.attempts.Forwarder().CopyBytes(&x.req, x.upload.body.Kept(), &e)
 }
 
@@ -141,7 +141,8 @@ func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 
 // Place implements forward.Party.
 func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
-	x.c.stall, x.hop.RFC7239 = atMost(writeStall, f.IdleTimeout), f.Forwarded
+	x.front.patience(atMost(writeStall, f.IdleTimeout))
+	x.hop.RFC7239 = f.Forwarded
 	x.upload.body.Bound(x.attempts.MaxBody())
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
@@ -375,32 +376,32 @@ func (n *name) of(b []byte) string {
 
 // client is who the request is from, behind the trusted proxies.
 func (x *fastExchange) client() netip.Addr {
-	if !x.c.trusted {
-		return x.c.peer.Addr
+	if !x.from.trusted {
+		return x.from.peer.Addr
 	}
 	x.received.Reset()
 	for i := range x.req.Fields {
 		x.received.Note(header.Classify(x.req.Fields[i].Name), x.req.Fields[i].Value)
 	}
-	return header.ClientIP(x.c.peer, x.c.s.Lane.Trusted, x.received.For)
+	return header.ClientIP(x.from.peer, x.from.s.Lane.Trusted, x.received.For)
 }
 
 // finish completes the record and shows it when somebody wants to see it.
 func (x *fastExchange) finish() {
-	lane := x.c.s.Lane
+	lane := x.from.s.Lane
 	if !lane.Always && x.fail == nil {
 		return
 	}
 	r := &x.rec
 	r.Duration = time.Since(x.start)
-	r.Client, r.Peer = x.hop.Client, x.c.peer.Addr
-	r.Proto, r.Scheme, r.Pattern = "HTTP/1.1", x.c.scheme(), x.hit.Pattern
+	r.Client, r.Peer = x.hop.Client, x.from.peer.Addr
+	r.Proto, r.Scheme, r.Pattern = "HTTP/1.1", x.from.scheme(), x.hit.Pattern
 	r.Method, r.Host, r.Path = x.names[0].of(x.req.Method), x.names[1].of(x.req.Host), x.names[2].of(x.req.Path)
 	if len(x.req.Query) > 0 {
 		r.Query = x.names[3].of(x.req.Query[1:])
 	}
 	r.UserAgent, r.Referer = x.names[4].of(x.said("User-Agent")), x.names[5].of(x.said("Referer"))
-	r.Secured(x.c.state)
+	r.Secured(x.from.state)
 	if x.asked {
 		r.RequestBytes = x.upload.body.Count()
 	}
@@ -446,19 +447,16 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 	if status != exchange.StatusClientClosed {
 		x.reply(fail)
 	}
-	switch {
-	case status == exchange.StatusClientClosed, x.f1.last && !x.lost:
+	if status == exchange.StatusClientClosed {
 		return end
-	case x.lost:
-		return linger
 	}
-	return again
+	return x.front.next(!x.lost)
 }
 
 // declineEarly is decline for a request whose body has not been asked for. The
 // answer does not wait for it; the connection is kept if it comes soon behind.
 func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
-	x.lost = !x.f1.src.short()
+	x.lost = !x.front.body().short()
 	x.reply(fail)
 	if x.lost {
 		return linger
@@ -469,13 +467,7 @@ func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
 // drainBody reads what is left of a body behind its answer, and says what becomes of
 // the connection.
 func (x *fastExchange) drainBody() step {
-	switch {
-	case !x.f1.src.settle(exchange.LingerTime), x.f1.last && x.f1.src.ahead():
-		return linger
-	case x.f1.last:
-		return end
-	}
-	return again
+	return x.front.next(x.front.body().settle(exchange.LingerTime))
 }
 
 // reply sends a whole answer of the proxy's own. After one that is the last, the

@@ -46,6 +46,22 @@ type front interface {
 	// body is the request's.
 	body() *source
 
+	// next says what becomes of the connection behind the response. whole means that
+	// the body has been read to its end.
+	next(whole bool) step
+
+	// patience bounds how long the client may take nothing; 0 means the server's bound.
+	patience(stall time.Duration)
+
+	// piece is how much of a large body to give to data at a time.
+	piece() int
+
+	// closed reports whether the client has closed its side, and hungUp the same for a
+	// request whose body nobody reads. They take none of its bytes, and may be called
+	// concurrently.
+	closed() bool
+	hungUp() bool
+
 	// readBy and writeBy bound reads of the body and writes; the zero time ends
 	// the bound. They may be called concurrently.
 	readBy(t time.Time) error

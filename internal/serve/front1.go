@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,12 +16,21 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A front1 is the front of HTTP/1.x: it spells heads and frames bodies. What it
-// spells gathers in out.
+// A front1 is the front of HTTP/1.x: it reads requests, spells heads and frames bodies.
+// It is lent to a connection while that is not idle, with an exchange. What it spells
+// gathers in out.
 type front1 struct {
-	c        *conn
-	x        *fastExchange // nil when the connection has been given away
-	src      source
+	c *conn
+	x *fastExchange // nil when the connection has been given away
+
+	in      *[bufferSize]byte // likewise
+	r, w    int               // in[r:w] is unread
+	headAt  int               // where the head before begins
+	headLen int
+	long    []byte // the head before, with what was read behind it, if it is longer than in
+	odd     bool   // the head says what only the handler lane understands
+	src     source
+
 	out      []byte
 	last     bool // the connection closes after the response
 	minor    int  // of the request's version
@@ -36,16 +46,43 @@ type front1 struct {
 	bounded atomic.Bool // writeBy has set a deadline
 }
 
+var fronts = sync.Pool{New: func() any {
+	return newFront1(&fastExchange{out: make([]byte, 0, 2<<10)}, new([bufferSize]byte))
+}}
+
+func newFront1(x *fastExchange, in *[bufferSize]byte) *front1 {
+	f := &front1{x: x, in: in, out: make([]byte, 0, 4<<10)}
+	x.front = f
+	return f
+}
+
+// lend makes f the front of c's requests, until giveBack.
+func (f *front1) lend(c *conn) {
+	f.c, f.x.from = c, &c.origin
+	c.serving.Store(&f.x.watched)
+}
+
+// giveBack ends that.
+func (f *front1) giveBack() {
+	f.c.serving.Store(nil)
+	f.x.release()
+	f.c, f.src.f, f.long = nil, nil, nil
+	if cap(f.out) > maxKeptOut {
+		f.out = make([]byte, 0, 4<<10)
+	}
+	fronts.Put(f)
+}
+
 // Sizes of what is gathered.
 const (
 	gatherSize = 16 << 10 // what waits for more, or for a flush
 	directSize = 4 << 10  // what goes out as it is, unless it is behind other bytes
 )
 
-// take makes f the front of the request that x has parsed.
-func (f *front1) take(x *fastExchange) {
-	r := &x.req
-	f.c, f.x, f.minor, f.headOnly = x.c, x, r.Minor, string(r.Method) == http.MethodHead
+// begin makes f the front of the request that it has parsed.
+func (f *front1) begin() {
+	r := &f.x.req
+	f.minor, f.headOnly = r.Minor, string(r.Method) == http.MethodHead
 	f.leaves, f.stays = r.Minor == 1 && r.Close, r.Minor == 0 && r.Persistent() && bounded(r)
 	f.begun, f.chunked, f.open, f.err = false, false, false, nil
 	f.bounded.Store(false)
@@ -60,6 +97,34 @@ func bounded(r *h1.Request) bool {
 
 func (f *front1) body() *source { return &f.src }
 
+// next implements front.
+func (f *front1) next(whole bool) step {
+	switch {
+	case !whole, f.last && f.src.ahead():
+		return linger
+	case f.last:
+		return end
+	}
+	return again
+}
+
+// patience implements front.
+func (f *front1) patience(stall time.Duration) { f.c.stall = stall }
+
+// hungUp implements front.
+func (f *front1) hungUp() bool { return f.c.HungUp() }
+
+// closed implements front.
+func (f *front1) closed() bool { return f.c.peekGone(f.x.unread.Load()) }
+
+// piece implements front.
+func (f *front1) piece() int {
+	if f.c.tls != nil {
+		return tlsPiece
+	}
+	return pageSize
+}
+
 // interim implements front. HTTP/1.0 knows no interim responses (RFC 9110, 15.2).
 func (f *front1) interim(status int, fields []h1.Field) error {
 	if f.minor == 0 {
@@ -72,12 +137,11 @@ func (f *front1) interim(status int, fields []h1.Field) error {
 
 // head implements front.
 func (f *front1) head(h *head) error {
-	x := f.x
 	f.begun = true
 	f.frame(h)
 	f.out = h1.AppendFields(f.appendStatus(f.out, h.status), h.fields)
 	if !h.undated {
-		f.out = append(append(append(f.out, "Date: "...), x.c.s.date()...), "\r\n"...)
+		f.out = append(append(append(f.out, "Date: "...), f.c.s.date()...), "\r\n"...)
 	}
 	if h.length >= 0 && (hasBody(h.status) || h.status == http.StatusNotModified) {
 		f.out = h1.AppendContentLength(f.out, h.length)
@@ -99,7 +163,6 @@ func (f *front1) reuses(h *head) bool {
 // frame decides how the client finds the end of the body, and what becomes of the
 // connection.
 func (f *front1) frame(h *head) {
-	x := f.x
 	f.open, f.chunked = false, false
 	bodiless := f.headOnly || !hasBody(h.status)
 	known := bodiless || h.length >= 0
@@ -111,7 +174,7 @@ func (f *front1) frame(h *head) {
 		f.chunked = true
 	}
 	f.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
-		names(h.connection, "close") || x.c.s.draining.Err() != nil ||
+		names(h.connection, "close") || f.c.s.draining.Err() != nil ||
 		h.status == http.StatusSwitchingProtocols // what follows is of the other protocol
 }
 
@@ -175,7 +238,7 @@ func (f *front1) data(p []byte) (n int, err error) {
 		f.out = append(f.out, p...)
 		n = len(p)
 	} else if f.flush() == nil {
-		n, f.err = f.x.c.stream().Write(p)
+		n, f.err = f.c.stream().Write(p)
 	}
 	if f.chunked {
 		f.out = append(f.out, "\r\n"...)
@@ -189,27 +252,26 @@ func (f *front1) data(p []byte) (n int, err error) {
 // readFrom implements front, with the system's sendfile. Other sources may let their
 // reader wait.
 func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
-	if f.x.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
+	if f.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
 		return 0, false, f.err
 	}
-	return f.x.c.trySendFile(r)
+	return f.c.trySendFile(r)
 }
 
 // splices implements splicer.
 func (f *front1) splices(up *pool.Conn) bool {
-	return f.x.c.spliced && up.TLS() == nil && !f.chunked && !f.headOnly
+	return f.c.spliced && up.TLS() == nil && !f.chunked && !f.headOnly
 }
 
 // splice implements splicer.
 func (f *front1) splice(up *pool.Conn, n int64, idle time.Duration) (int64, error) {
-	return up.SpliceTo(f.x.c, n, idle)
+	return up.SpliceTo(f.c, n, idle)
 }
 
 // flush implements front.
 func (f *front1) flush() error {
-	x := f.x
 	if f.err == nil && len(f.out) > 0 {
-		_, f.err = x.c.stream().Write(f.out)
+		_, f.err = f.c.stream().Write(f.out)
 	}
 	f.out = f.out[:0]
 	return f.err
@@ -231,10 +293,10 @@ func (f *front1) cut() {
 		_ = f.flush()
 	}
 	if f.open || f.err != nil {
-		f.x.c.cut()
+		f.c.cut()
 		return
 	}
-	f.x.c.Close() // under TLS without a close_notify: the body is not whole
+	f.c.Close() // under TLS without a close_notify: the body is not whole
 }
 
 func (f *front1) readBy(t time.Time) error {
@@ -254,10 +316,10 @@ func (f *front1) release() {
 	}
 }
 
-// hijack implements front. It gives the exchange back, whose buffers are not needed for
-// as long as the handler has the connection. The handler keeps f.
+// hijack implements front. It gives the exchange and the input buffer back, which are
+// not needed for as long as the handler has the connection. The handler keeps f.
 func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
-	x, c := f.x, f.x.c
+	c := f.c
 	ahead := f.src.unread()
 	_ = c.stream().SetDeadline(time.Time{})
 	c.readArmed = time.Time{}
@@ -265,9 +327,10 @@ func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	if c.tls != nil {
 		nc = &secured{c.tls, c}
 	}
-	f.x, f.src.x, f.out = nil, nil, nil
-	x.renewFront()
-	x.release()
+	other := newFront1(f.x, f.in)
+	other.c = c
+	other.giveBack()
+	f.x, f.in, f.src.f, f.out = nil, nil, nil, nil
 	r := bufio.NewReaderSize(&replay{nc, ahead}, max(gatherSize, len(ahead)))
 	_, _ = r.Peek(len(ahead))
 	return nc, bufio.NewReadWriter(r, bufio.NewWriterSize(nc, gatherSize))

@@ -22,8 +22,7 @@ func (c *conn) peeks() bool { return canTry && c.socket != nil }
 // if there is room for a byte of another request. The body has been read to its end,
 // and its mu is held.
 func (a *adapter) lookOut() {
-	x := a.f1.x
-	if a.c.peeks() || a.lookout != nil || x.r == 0 && x.w == len(x.in) {
+	if f := a.f1; a.c.peeks() || a.lookout != nil || f.r == 0 && f.w == len(f.in) {
 		return
 	}
 	a.c.readBy(0)
@@ -63,10 +62,10 @@ func (a *adapter) comeBack() {
 	s.interrupt()
 	<-l.done
 	s.resume()
-	if x := a.f1.x; l.n > 0 {
-		if x.w == len(x.in) {
-			x.r, x.w = 0, copy(x.in[:], x.in[x.r:x.w])
+	if f := a.f1; l.n > 0 {
+		if f.w == len(f.in) {
+			f.r, f.w = 0, copy(f.in[:], f.in[f.r:f.w])
 		}
-		x.w += copy(x.in[x.w:], l.b[:])
+		f.w += copy(f.in[f.w:], l.b[:])
 	}
 }

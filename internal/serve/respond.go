@@ -62,13 +62,7 @@ func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
 	} else {
 		up.Close()
 	}
-	switch {
-	case !whole, x.f1.last && x.f1.src.ahead():
-		return linger
-	case x.f1.last:
-		return end
-	}
-	return again
+	return x.front.next(whole)
 }
 
 // readHead reads the head of the final response, whose length it returns, and
@@ -128,7 +122,10 @@ func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.
 }
 
 // pages hold what of a large body is on its way.
-var pages = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+var pages = sync.Pool{New: func() any { return new([pageSize]byte) }}
+
+// pageSize is how much of a large body is read at a time.
+const pageSize = 64 << 10
 
 // tlsPiece is how much of a body is read at a time when it goes out over TLS:
 // two records. It stays in the processor's cache on its way through; collecting
@@ -162,12 +159,9 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 	if left == 0 {
 		return "", nil
 	}
-	page := pages.Get().(*[64 << 10]byte)
+	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
-	size := int64(len(page))
-	if x.c.tls != nil {
-		size = tlsPiece
-	}
+	size := int64(x.front.piece())
 	for left > 0 {
 		x.idle(f, up)
 		n, err := up.Read(page[:min(size, left)])
@@ -193,7 +187,7 @@ type splicer interface {
 // blame says whose fault a failed splice is. When it took too long, the target
 // has to have more to say for it to be the client's.
 func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
-	if x.left() || x.peekGone() {
+	if x.left() || x.closed() {
 		return exchange.SideClient
 	}
 	if isTimeout(err) {

@@ -6,7 +6,8 @@
 //   - budget.go: connections per client, and what was refused
 //   - watch.go: what the sweeper sees of an exchange, and ends
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
-//   - lane.go: requests of HTTP/1.x: a head, its route, its lane
+//   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
+//   - lane.go: the fast lane: what it needs of the router, and an exchange
 //   - exchange.go, hedge.go: the fast lane: a request to targets, until one answers
 //   - upload.go, respond.go: bodies
 //   - front.go, front1.go, source.go: what the server of a request sees of its client; that of HTTP/1.x
@@ -213,7 +214,7 @@ func (s *Server) admit(raw net.Conn) {
 		raw.Close()
 		return
 	}
-	c := &conn{Conn: raw, s: s, socket: peek.Raw(raw)}
+	c := &conn{Conn: raw, origin: origin{s: s}, socket: peek.Raw(raw)}
 	c.client.Store(client)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}

@@ -7,17 +7,17 @@ import "syscall"
 // canTry: sockets are non-blocking and can be read by their number.
 const canTry = true
 
-// tryRead reads the socket without waiting, into an exchange that it keeps
+// tryRead reads the socket without waiting, into a front that it keeps
 // only if there was something; raw.Read calls it until it reports true.
 func (c *conn) tryRead(fd uintptr) bool {
-	x := exchanges.Get().(*fastExchange)
-	n, err := sysRead(fd, x.in[:])
+	f := fronts.Get().(*front1)
+	n, err := sysRead(fd, f.in[:])
 	if n > 0 {
-		x.r, x.w = 0, n
-		c.x = x
+		f.r, f.w = 0, n
+		c.front = f
 		return true
 	}
-	exchanges.Put(x)
+	fronts.Put(f)
 	return err != syscall.EAGAIN
 }
 

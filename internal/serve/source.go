@@ -20,7 +20,7 @@ import (
 //
 // One goroutine reads at a time. Others may call interrupt.
 type source struct {
-	x       *fastExchange
+	f       *front1
 	framing h1.Framing
 	left    int64     // of a sized body: bytes to come
 	chunks  h1.Chunks // of a chunked one
@@ -42,10 +42,11 @@ type source struct {
 // fits the input buffer.
 var sourcePages = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// take makes s the body of the request that x has parsed.
-func (s *source) take(x *fastExchange) {
+// take makes s the body of the request that f has parsed.
+func (s *source) take(f *front1) {
 	s.dropPage()
-	s.x, s.framing, s.left = x, x.req.Framing(), x.req.ContentLength
+	req := &f.x.req
+	s.f, s.framing, s.left = f, req.Framing(), req.ContentLength
 	s.raw, s.data, s.back, s.err = nil, nil, s.back[:0], nil
 	s.asks, s.stall = false, 0
 	s.stop.Store(false)
@@ -56,21 +57,21 @@ func (s *source) take(x *fastExchange) {
 		s.err = io.EOF
 	case h1.ChunkedBody:
 		s.chunks.Reset()
-		s.raw, x.r = x.in[x.r:x.w], x.w
+		s.raw, f.r = f.in[f.r:f.w], f.w
 	}
-	if pending := s.err == nil; x.unread.Load() != pending {
-		x.unread.Store(pending)
+	if pending := s.err == nil; f.x.unread.Load() != pending {
+		f.x.unread.Store(pending)
 	}
 }
 
 // release gives back what was read behind the body, as the beginning of the next
 // request. The head, and the trailers, are not needed any more.
 func (s *source) release() {
-	x := s.x
+	f := s.f
 	if s.page == nil {
-		x.r -= len(s.raw) // it is the end of the input buffer's
+		f.r -= len(s.raw) // it is the end of the input buffer's
 	} else {
-		x.r, x.w = 0, copy(x.in[:], s.raw)
+		f.r, f.w = 0, copy(f.in[:], s.raw)
 		s.dropPage()
 	}
 	s.raw, s.data = nil, nil
@@ -84,7 +85,7 @@ func (s *source) dropPage() {
 }
 
 // ahead reports whether there are bytes behind those of the body that were read.
-func (s *source) ahead() bool { return s.x.r < s.x.w || len(s.raw) > 0 }
+func (s *source) ahead() bool { return s.f.r < s.f.w || len(s.raw) > 0 }
 
 // length is that of the body; unknownLength if it is not known.
 func (s *source) length() int64 {
@@ -92,7 +93,7 @@ func (s *source) length() int64 {
 	case h1.NoBody:
 		return 0
 	case h1.SizedBody:
-		return s.x.req.ContentLength
+		return s.f.x.req.ContentLength
 	}
 	return unknownLength
 }
@@ -111,11 +112,10 @@ func (s *source) trailers() []h1.Field {
 // first reads what of the body has come with the head, with the error behind that. It
 // stays as it is until release.
 func (s *source) first() ([]byte, error) {
-	x := s.x
-	switch s.framing {
+	switch f := s.f; s.framing {
 	case h1.SizedBody:
-		data := x.in[x.r : x.r+int(min(int64(x.w-x.r), s.left))]
-		x.r += len(data)
+		data := f.in[f.r : f.r+int(min(int64(f.w-f.r), s.left))]
+		f.r += len(data)
 		return data, s.took(len(data))
 	case h1.ChunkedBody:
 		s.decode()
@@ -184,9 +184,9 @@ func (s *source) readSized(p []byte) (int, error) {
 
 // readAhead reads some of a sized body from the input buffer.
 func (s *source) readAhead(p []byte) int {
-	x := s.x
-	n := copy(p, x.in[x.r:x.w])
-	x.r += n
+	f := s.f
+	n := copy(p, f.in[f.r:f.w])
+	f.r += n
 	return n
 }
 
@@ -196,7 +196,7 @@ func (s *source) ReadNow(p []byte) (n int, err error) {
 	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
 		return 0, nil
 	}
-	if n = max(0, s.x.c.readNow(p[:s.left])); n == 0 {
+	if n = max(0, s.f.c.readNow(p[:s.left])); n == 0 {
 		return 0, nil
 	}
 	return n, s.took(n)
@@ -226,7 +226,7 @@ func (s *source) fill() error {
 
 // receive reads from the connection.
 func (s *source) receive(p []byte) (int, error) {
-	c, hurries := s.x.c, false
+	c, hurries := s.f.c, false
 	switch {
 	case !s.until.IsZero():
 		s.bound.Store(true)
@@ -260,22 +260,22 @@ func (s *source) receive(p []byte) (int, error) {
 func (s *source) end(err error) {
 	s.err = err
 	if err == io.EOF {
-		s.x.unread.Store(false)
+		s.f.x.unread.Store(false)
 	}
 }
 
 // interrupt wakes the reader, who gets an error, as does everybody until resume.
 func (s *source) interrupt() {
 	s.stop.Store(true)
-	s.x.c.interrupt()
+	s.f.c.interrupt()
 }
 
 // resume ends interrupt, and any bound that was set on reads.
 func (s *source) resume() {
 	s.stop.Store(false)
 	s.bound.Store(false)
-	s.x.c.readArmed = time.Time{}
-	_ = s.x.c.Conn.SetReadDeadline(time.Time{})
+	s.f.c.readArmed = time.Time{}
+	_ = s.f.c.Conn.SetReadDeadline(time.Time{})
 }
 
 // maxSettle is how long settle waits in all.
@@ -293,7 +293,7 @@ func (s *source) settle(patience time.Duration) bool {
 	if s.err != nil {
 		return s.whole()
 	}
-	page := pages.Get().(*[64 << 10]byte)
+	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
 	last := time.Now().Add(maxSettle)
 	for total := 0; s.err == nil && total <= exchange.SettleBytes; {
@@ -320,8 +320,7 @@ func (s *source) short() bool {
 
 // unread returns what was read of the body, and behind it, and not used.
 func (s *source) unread() []byte {
-	x := s.x
-	return slices.Concat(s.back, s.data, s.raw, x.in[x.r:x.w])
+	return slices.Concat(s.back, s.data, s.raw, s.f.in[s.f.r:s.f.w])
 }
 
 // expects reports what becomes of the Expect fields of a request: whether its

@@ -14,7 +14,8 @@ import (
 // watched is the part of an exchange that the sweeper looks at, which ends what
 // has become pointless.
 type watched struct {
-	client *conn
+	from  *origin
+	front front
 
 	gone      atomic.Bool // the client left
 	over      atomic.Bool // the server, the route or the upstream ended the exchange
@@ -41,25 +42,14 @@ type span interface {
 	Ending() bool
 }
 
-// renew makes w that of a new exchange of c's.
-func (w *watched) renew(c *conn) {
-	w.client, w.goodbye = c, goodbye{}
+// renew makes w that of a new exchange.
+func (w *watched) renew() {
+	w.goodbye = goodbye{}
 	if w.gone.Load() {
 		w.gone.Store(false)
 	}
 	if w.over.Load() {
 		w.over.Store(false)
-	}
-	if c.serving.Load() != w {
-		c.serving.Store(w)
-	}
-}
-
-// forget ends what renew has begun.
-func (w *watched) forget() {
-	if w.client != nil {
-		w.client.serving.Store(nil)
-		w.client = nil
 	}
 }
 
@@ -68,7 +58,7 @@ func (w *watched) forget() {
 func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forward.Forwarder) {
 	w.mu.Lock()
 	w.busy, w.lease, w.life, w.span, w.around = true, l, life, s, around
-	w.since, w.doomed, w.stay = w.client.s.now(), time.Time{}, nil
+	w.since, w.doomed, w.stay = w.from.s.now(), time.Time{}, nil
 	w.mu.Unlock()
 }
 
@@ -91,7 +81,7 @@ func (w *watched) unwatch() {
 // the server and f are what it is bound to now.
 func (w *watched) remain(s *forward.Stay, f *forward.Forwarder) {
 	w.mu.Lock()
-	w.stay, w.life, w.span = s, w.client.s.draining, f
+	w.stay, w.life, w.span = s, w.from.s.draining, f
 	w.mu.Unlock()
 	s.Count()
 }
@@ -102,13 +92,13 @@ func (w *watched) left() bool { return w.gone.Load() }
 // ended reports whether the server, the route or the upstream ended the exchange.
 func (w *watched) ended() bool { return w.over.Load() }
 
-// peekGone is [conn.peekGone] for an exchange. w.mu is held, or the exchange has
-// ended.
-func (w *watched) peekGone() bool {
+// closed reports whether the client has closed its side. w.mu is held, or the exchange
+// has ended.
+func (w *watched) closed() bool {
 	if w.waiting != nil {
-		return w.client.HungUp()
+		return w.front.hungUp()
 	}
-	return w.client.peekGone(w.unread.Load())
+	return w.front.closed()
 }
 
 // sweep is the server's sweeper goroutine: it looks at exchanges older than
@@ -200,7 +190,7 @@ func (g *goodbye) over(closed bool, now time.Time) bool {
 // leaves reports whether the client has left: its side is closed before its request
 // was complete, or for goodbyeTime. w.mu is held.
 func (w *watched) leaves(now time.Time) bool {
-	closed := w.peekGone()
+	closed := w.closed()
 	return w.goodbye.over(closed, now) || closed && w.unread.Load()
 }
 
@@ -210,7 +200,7 @@ func (w *watched) expired(now time.Time) bool {
 	if w.stay.Over(now) {
 		return true
 	}
-	if !w.streaming.Load() || w.life.Err() == nil && w.client.s.draining.Err() == nil && !w.span.Ending() && (w.around == nil || !w.around.Ending()) {
+	if !w.streaming.Load() || w.life.Err() == nil && w.from.s.draining.Err() == nil && !w.span.Ending() && (w.around == nil || !w.around.Ending()) {
 		return false
 	}
 	if w.doomed.IsZero() {

@@ -1,0 +1,280 @@
+package serve
+
+import (
+	"errors"
+	"net"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// A step is what a connection does after an exchange.
+type step uint8
+
+const (
+	again  step = iota // wait for the next request
+	end                // close
+	linger             // close, after what the client still sends
+	drain              // wait for the next request, if what is left of the body comes
+	other              // the handler lane goes on with the exchange
+	gone               // nothing: a handler has taken the connection over
+)
+
+// bufferSize is how much of what a client sends can be held.
+const bufferSize = h1.DefaultMaxHead
+
+// run serves requests until the connection ends or a handler takes it over.
+func (c *conn) run() {
+	defer c.contain()
+	var f *front1
+	for {
+		if f == nil || f.r == f.w {
+			if f != nil {
+				f.giveBack()
+			}
+			if f = c.await(); f == nil {
+				if c.startAfresh() {
+					go c.run()
+					return
+				}
+				c.shut()
+				return
+			}
+		}
+		switch f.serve() {
+		case again:
+		case end:
+			f.giveBack()
+			c.shut()
+			return
+		case linger:
+			f.giveBack()
+			c.lingerClose()
+			return
+		case gone: // and f with it
+			return
+		}
+	}
+}
+
+// await waits for the first bytes of a request without holding a buffer, and
+// returns them in a front; nil when the connection is to end.
+func (c *conn) await() *front1 {
+	if !c.beginIdle() {
+		return nil
+	}
+	if c.opaque {
+		c.bare()
+	}
+	var f *front1
+	if c.tls != nil {
+		f = c.awaitTLS()
+	} else if c.readable != nil {
+		c.front = nil
+		err := c.raw.Read(c.readable)
+		c.timedOut = isTimeout(err)
+		f, c.front = c.front, nil
+	} else {
+		f = fronts.Get().(*front1)
+		n, err := c.Conn.Read(f.in[:])
+		c.timedOut = isTimeout(err)
+		f.r, f.w = 0, n
+		if err != nil && n == 0 {
+			fronts.Put(f)
+			f = nil
+		}
+	}
+	c.endIdle()
+	if f != nil {
+		c.quiet = false
+		f.lend(c)
+	}
+	return f
+}
+
+// awaitTLS waits for one byte, into the connection itself; the rest of the
+// record is then read without waiting.
+func (c *conn) awaitTLS() *front1 {
+	n, err := c.tls.Read(c.first[:])
+	c.timedOut = isTimeout(err)
+	if n == 0 || err != nil {
+		return nil
+	}
+	f := fronts.Get().(*front1)
+	f.in[0] = c.first[0]
+	f.r, f.w = 0, 1
+	return f
+}
+
+// more reads more of the client's bytes behind those in the buffer.
+func (f *front1) more() error {
+	if f.r > 0 {
+		f.w = copy(f.in[:], f.in[f.r:f.w])
+		f.r = 0
+	}
+	if f.w == len(f.in) {
+		return errBufferFull
+	}
+	n, err := f.c.stream().Read(f.in[f.w:])
+	f.w += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+var errBufferFull = errors.New("buffer full")
+
+// serve reads a request head and serves it.
+func (f *front1) serve() step {
+	x := f.x
+	x.hop.ID = header.RequestID{}
+	n, what := f.readHead()
+	if what != again {
+		return what
+	}
+	f.behead(n)
+	f.begin()
+	f.src.take(f)
+	if !x.named() {
+		return f.refuse(errHost)
+	}
+	if !f.odd && x.route() {
+		if next := x.run(); next != other {
+			return next
+		}
+	}
+	return f.adapt()
+}
+
+// behead steps over the head of n bytes.
+func (f *front1) behead(n int) {
+	f.headAt, f.headLen = f.r, n
+	if f.long != nil {
+		f.r, f.w = 0, copy(f.in[:], f.long[n:])
+		return
+	}
+	f.r += n
+}
+
+// headBytes is the head that was parsed last.
+func (f *front1) headBytes() []byte {
+	if f.long != nil {
+		return f.long[:f.headLen]
+	}
+	return f.in[f.headAt : f.headAt+f.headLen]
+}
+
+// readHead parses the head at the start of the buffer, reading more as needed.
+// again means that it is complete and n bytes long.
+func (f *front1) readHead() (n int, next step) {
+	req := &f.x.req
+	req.MaxHead = f.c.s.MaxHeaderBytes
+	f.long = nil
+	slow := false
+	for {
+		n, err := req.Parse(f.unparsed())
+		switch err {
+		case nil:
+			f.odd = req.Nominates
+			return n, again
+		case h1.ErrUnusual:
+			f.odd = true
+			if err := unusual(req); err != nil {
+				return 0, f.refuse(err)
+			}
+			return n, again
+		case h1.ErrMore:
+			if !slow {
+				slow = true
+				f.c.readBy(f.c.s.ReadHeaderTimeout)
+			}
+			if err := f.moreHead(); err != nil {
+				req.Reset()
+				return 0, f.lateHead(err)
+			}
+		default:
+			req.Reset()
+			return 0, f.refuse(err)
+		}
+	}
+}
+
+// unparsed is what has come of the next head.
+func (f *front1) unparsed() []byte {
+	if f.long != nil {
+		return f.long
+	}
+	return f.in[f.r:f.w]
+}
+
+// moreHead reads more of a head, which may be as long as the server's MaxHeaderBytes
+// says. What is read behind it fits the buffer.
+func (f *front1) moreHead() error {
+	if f.long == nil {
+		if err := f.more(); err != errBufferFull {
+			return err
+		}
+		f.long = append(make([]byte, 0, 4*bufferSize), f.in[:]...)
+		f.r, f.w = 0, 0
+	}
+	n, err := f.c.stream().Read(f.in[:])
+	f.long = append(f.long, f.in[:n]...)
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// unusual returns why an unusual head is refused, nil if it is not.
+func unusual(r *h1.Request) error {
+	switch {
+	case r.Unusual&h1.UnusualPreface != 0:
+		return errPreface
+	case r.Unusual&h1.UnusualTarget != 0 && !hostValid(r):
+		return errHost
+	}
+	return nil
+}
+
+var errPreface = &h1.Refusal{Status: 505, Reason: "HTTP/2 without TLS is not supported"}
+
+var errHost = &h1.Refusal{Status: 400, Reason: "invalid Host"}
+
+// hostValid reports whether the Host field names a host. It has to, where the
+// target decides over it, too (RFC 9112, 3.2).
+func hostValid(req *h1.Request) bool {
+	host, ok := req.Value("host")
+	if !ok {
+		return true // of HTTP/1.0
+	}
+	_, _, err := hostname.Split(string(host))
+	return err == nil
+}
+
+// lateHead answers a head that did not come to its end.
+func (f *front1) lateHead(err error) step {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		f.begin()
+		f.minor = 1
+		f.x.reject(408, errLateHead, nil) // the buffer has moved
+	}
+	return end
+}
+
+var errLateHead = errors.New("the head of the request was not complete in time")
+
+// refuse answers a head that must not be forwarded by any lane.
+func (f *front1) refuse(err error) step {
+	status := 400
+	var refusal *h1.Refusal
+	if errors.As(err, &refusal) {
+		status = refusal.Status
+	}
+	f.begin()
+	f.minor = 1 // it may not be known
+	f.x.reject(status, err, &f.x.req)
+	return linger
+}
