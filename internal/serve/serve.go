@@ -4,12 +4,12 @@
 //   - serve.go: accepting connections, and the drain
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
-//   - watch.go: what the sweeper sees of an exchange, and ends
+//   - sweeper.go: what the sweeper sees of an exchange, and ends
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
-//   - lane.go: the fast lane: what it needs of the router, and an exchange
-//   - exchange.go, hedge.go: the fast lane: a request to targets, until one answers
-//   - upload.go, respond.go: bodies
+//   - fastlane.go: the fast lane: what it needs of the router, and an exchange
+//   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
+//   - fastlane_upload.go, fastlane_response.go: bodies
 //   - front.go, front1.go, source.go: what the server of a request sees of its client; that of HTTP/1.x
 //   - adapter.go, adapter_request.go, adapter_response.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
