@@ -780,7 +780,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 		return
 	}
 	x.Owner = rt.Value.behind
-	rt.Value.handler.ServeHTTP(exchange.Watch(w, x), q.WithContext(exchange.NewContext(q.Context(), x)))
+	exchange.ServeOwn(rt.Value.handler, w, q.WithContext(exchange.NewContext(q.Context(), x)), x)
 }
 
 // closeRetired is closeUnused for the upstreams of a route that has gone while it

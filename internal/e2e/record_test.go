@@ -2,13 +2,16 @@ package e2e_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -224,6 +227,94 @@ func TestTheRecordOfARefusedHeadSaysWhatWasAsked(t *testing.T) {
 			x := <-k.records
 			assert.Equal(t, 400, a.StatusCode)
 			assert.Equal(t, []any{400, "PUT", "..x", "/p", int64(len(a.Content))}, []any{x.Status, x.Method, x.Host, x.Path, x.ResponseBytes})
+		})
+	}
+}
+
+// A handler of the program's own is told by its request's context that the client has left, and so is the record.
+func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
+	const wrote = "wrote"
+	handlers := map[string]http.HandlerFunc{
+		"waits": func(w http.ResponseWriter, q *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			<-q.Context().Done()
+		},
+		"streams": func(w http.ResponseWriter, q *http.Request) {
+			_, _ = io.WriteString(w, wrote)
+			_ = http.NewResponseController(w).Flush()
+			<-q.Context().Done()
+		},
+		"writes until it fails": func(w http.ResponseWriter, q *http.Request) {
+			_, _ = io.WriteString(w, wrote)
+			_ = http.NewResponseController(w).Flush()
+			for err := error(nil); err == nil; {
+				_, err = w.Write(make([]byte, 64<<10))
+			}
+			<-q.Context().Done()
+		},
+		"has said all": func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(wrote)))
+			_, _ = io.WriteString(w, wrote)
+			_ = http.NewResponseController(w).Flush()
+			<-q.Context().Done()
+		},
+	}
+	for name, h := range handlers {
+		t.Run(name, func(t *testing.T) {
+			overLanesAtOnce(t, good, func(t *testing.T, s *site) {
+				c := s.dial(t)
+				c.Send("GET / HTTP/1.1\r\nHost: own.test\r\n\r\n")
+				_, err := c.ReadHead()
+				require.NoError(t, err)
+				c.Close()
+				x := s.record(t, 1)
+				if name == "has said all" {
+					assert.Equal(t, 200, x.Status)
+					assert.NoError(t, x.Err)
+					return
+				}
+				assert.Equal(t, 499, x.Status)
+				var fault *hostproxy.Error
+				require.ErrorAs(t, x.Err, &fault)
+				assert.Equal(t, hostproxy.SideClient, fault.Side)
+			}, func(s *site) { s.router.Handle("own.test", h) })
+		})
+	}
+}
+
+// A deadline that middleware sets is not taken for a client that leaves.
+func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
+	for name, target := range map[string]http.HandlerFunc{
+		"before the response": func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() },
+		"within it": func(w http.ResponseWriter, q *http.Request) {
+			_, _ = io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+			<-q.Context().Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend := httptest.NewServer(target)
+			defer backend.Close()
+			var records []hostproxy.Exchange
+			router := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) { records = append(records, *x) }}
+			upstream := hostproxy.To(backend.URL)
+			defer func() { _ = upstream.Drain(context.Background()) }()
+			router.Handle("a.test", upstream)
+			func() {
+				defer func() { _ = recover() }() // http.ErrAbortHandler, if the response has begun
+				q := httptest.NewRequest("GET", "http://a.test/", nil)
+				ctx, cancel := context.WithTimeout(q.Context(), 100*time.Millisecond)
+				defer cancel()
+				w := httptest.NewRecorder()
+				router.ServeHTTP(w, q.WithContext(ctx))
+				assert.Equal(t, http.StatusGatewayTimeout, w.Code)
+			}()
+			require.Len(t, records, 1)
+			var fault *hostproxy.Error
+			require.ErrorAs(t, records[0].Err, &fault)
+			assert.Equal(t, hostproxy.SideProxy, fault.Side)
+			assert.ErrorIs(t, fault, context.DeadlineExceeded)
+			assert.NotEqual(t, 499, records[0].Status)
 		})
 	}
 }

@@ -1,7 +1,9 @@
 package exchange
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -83,6 +85,20 @@ var (
 	ErrIdle       = errors.New("idle for too long: no bytes were transferred")
 	ErrStalled    = errors.New("client stopped reading the response")
 )
+
+// ErrDeadline ends exchanges whose context has a deadline, which is not the client's.
+var ErrDeadline = fmt.Errorf("a handler around the Router has set a deadline, which has passed: %w", context.DeadlineExceeded)
+
+// Ended is why the context of a request has ended; nil if it has not.
+func Ended(ctx context.Context) error {
+	switch ctx.Err() {
+	case nil:
+		return nil
+	case context.DeadlineExceeded:
+		return ErrDeadline
+	}
+	return ErrClientGone
+}
 
 // ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
 var ErrBodyTooLarge = errors.New("request body too large")

@@ -5,13 +5,25 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 )
 
 // Watch returns w noting status and body bytes in x.
 func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 	inner := x.Watched
 	x.Watched = true
-	return &Watcher{ResponseWriter: w, x: x, inner: inner}
+	return &Watcher{ResponseWriter: w, x: x, inner: inner, length: -1}
+}
+
+// ServeOwn lets h, a handler of the program's own, serve q. It notes in the record that
+// the client has left before the end of the response.
+func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
+	watcher := Watch(w, x)
+	h.ServeHTTP(watcher, q)
+	if Ended(q.Context()) == ErrClientGone && watcher.n != watcher.length && x.Err == nil {
+		x.Status = StatusClientClosed
+		x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
+	}
 }
 
 // A Watcher is a ResponseWriter that notes in the record what the client got. The
@@ -19,16 +31,17 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 // client: handlers may change what the others are given.
 type Watcher struct {
 	http.ResponseWriter
-	x     *Exchange
-	Wrote bool
-	inner bool // there is one nearer to the client
+	x      *Exchange
+	Wrote  bool
+	inner  bool  // there is one nearer to the client
+	length int64 // of the body, as the head says; -1 if it does not
+	n      int64 // of what was written
 }
 
 // WriteHeader notes the first final status.
 func (w *Watcher) WriteHeader(status int) {
 	if !w.Wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
-		w.Wrote = true
-		w.x.Status = status
+		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -50,6 +63,7 @@ func (w *Watcher) ReadFrom(src io.Reader) (int64, error) {
 }
 
 func (w *Watcher) count(n int64) {
+	w.n += n
 	if !w.inner {
 		w.x.ResponseBytes += n
 	}
@@ -57,8 +71,15 @@ func (w *Watcher) count(n int64) {
 
 func (w *Watcher) implicit() {
 	if !w.Wrote {
-		w.Wrote = true
-		w.x.Status = http.StatusOK
+		w.begin(http.StatusOK)
+	}
+}
+
+// begin notes the head of the final response.
+func (w *Watcher) begin(status int) {
+	w.Wrote, w.x.Status = true, status
+	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
+		w.length = n
 	}
 }
 

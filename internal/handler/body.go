@@ -61,7 +61,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	case b.flight.why() == exchange.ErrIdle: // net/http cancels the context after a read deadline too
 		err = exchange.ErrIdle
 	case b.q.Context().Err() != nil:
-		err = exchange.ErrClientGone
+		err = exchange.Ended(b.q.Context())
 	}
 	return n, err
 }

@@ -55,7 +55,9 @@ func (fl *flight) Inspect(now time.Time) {
 	last := fl.last.Load()
 	switch {
 	case fl.cut != nil:
-	case fl.Err() != nil, fl.waits.Load() && exchange.HungUp(fl.Context):
+	case fl.Err() != nil:
+		fl.abort(exchange.Ended(fl.Context))
+	case fl.waits.Load() && exchange.HungUp(fl.Context):
 		fl.abort(exchange.ErrClientGone)
 	case fl.span.Killed() || fl.around != nil && fl.around.Killed() || fl.expired(now):
 		fl.abort(exchange.ErrCut)

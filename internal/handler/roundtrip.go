@@ -318,6 +318,9 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	case cut == exchange.ErrIdle:
 		f.Op, f.Err = "read", cut
 		f.Side, f.Status, f.Reason = exchange.SideClient, http.StatusRequestTimeout, "http_request_error"
+	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
+		f.Side, f.Err = exchange.SideProxy, exchange.ErrDeadline
+		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
 	case a.body != nil && errors.As(a.body.Failed(), &hook):
 		f.Op, f.Err = "read", a.body.Failed()
 		f.Side, f.Status, f.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
