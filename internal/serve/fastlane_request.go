@@ -429,9 +429,6 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 	if fail.Err != nil {
 		x.fail = fail
 	}
-	if fail.Side == exchange.SideClient {
-		x.lost = true
-	}
 	return x.decline(fail)
 }
 
