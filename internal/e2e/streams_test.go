@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -467,4 +468,29 @@ func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
 			assert.NoError(t, s.upstream.Drain(over), "nothing is left")
 		}
 	})
+}
+
+// A recorder is a ResponseWriter as middleware writes it that does not know of Unwrap.
+type recorder struct{ http.ResponseWriter }
+
+// Middleware that hides the connection makes upgrades impossible. That is no fault of the client's.
+func TestMiddlewareWithoutUnwrapIsBlamedForAnUpgradeThatFails(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		if _, err := c.ReadHead(); err == nil {
+			_ = c.Send(switched)
+		}
+	})
+	records := make(chan hostproxy.Exchange, 1)
+	router := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) { records <- *x }}
+	router.Handle("a.test", hostproxy.To(backend.Addr()))
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { router.ServeHTTP(recorder{w}, q) }))
+	defer front.Close()
+	c := proxytest.Dial(t, front.Listener.Addr().String())
+	assert.Equal(t, 500, c.Do(upgrade).StatusCode)
+	x := <-records
+	assert.Equal(t, 500, x.Status)
+	var fault *hostproxy.Error
+	require.ErrorAs(t, x.Err, &fault)
+	assert.Equal(t, hostproxy.SideProxy, fault.Side)
+	assert.ErrorContains(t, fault, "Unwrap")
 }

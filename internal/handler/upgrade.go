@@ -40,7 +40,11 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	a.attempts.AddOwn(res.Header, a.x.ClientScheme)
 
 	client, ahead, err := a.switchClient(res, asked)
-	if err != nil {
+	switch {
+	case errors.Is(err, http.ErrNotSupported):
+		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideProxy, Status: http.StatusInternalServerError,
+			Reason: "proxy_internal_error", Err: fmt.Errorf("a handler around the Router passes on a ResponseWriter without Hijack: give it an Unwrap method: %w", err)}
+	case err != nil:
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideClient, Status: exchange.StatusClientClosed,
 			Reason: "http_upgrade_failed", Err: err}
 	}
@@ -92,8 +96,8 @@ func (a *roundTrip) bind(end, cut func()) (unbind func()) {
 // and returns the client's side with the bytes it has sent already.
 func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWriteCloser, []byte, error) {
 	rc := http.NewResponseController(a.w)
-	a.wrote = true
 	if a.q.Method == http.MethodConnect {
+		a.wrote = true
 		a.x.Status = http.StatusOK
 		res.Header.Del("Sec-Websocket-Accept") // answers the key we made
 		for k, v := range res.Header {
@@ -106,6 +110,7 @@ func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWr
 	if err != nil {
 		return nil, nil, err
 	}
+	a.wrote = true
 	a.x.Status = http.StatusSwitchingProtocols
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	h := res.Header
