@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"syscall"
 )
 
 // ReadFrom keeps sendfile for handlers that copy a file to their client. Anything
@@ -25,7 +26,7 @@ func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
 	if limited, ok := r.(*io.LimitedReader); ok { // what http.ServeContent makes
 		l = limited
 	}
-	file, ok := l.R.(*os.File)
+	file, ok := l.R.(file)
 	to, isTCP := c.Conn.(*net.TCPConn)
 	if !ok || !isTCP || !regular(file) {
 		return 0, false, nil
@@ -37,7 +38,7 @@ func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
 
 // sendFile sends up to left bytes of file. When a deadline has come in between,
 // it goes on behind what has been sent.
-func (c *conn) sendFile(to *net.TCPConn, file *os.File, left int64) (total int64, err error) {
+func (c *conn) sendFile(to *net.TCPConn, file file, left int64) (total int64, err error) {
 	start, err := file.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return 0, err
@@ -55,8 +56,15 @@ func (c *conn) sendFile(to *net.TCPConn, file *os.File, left int64) (total int64
 	}
 }
 
+// A file is an *os.File, or what io.Copy makes of one for a ReadFrom.
+type file interface {
+	io.ReadSeeker
+	syscall.Conn
+	Stat() (os.FileInfo, error)
+}
+
 // regular reports whether file has a place to go back to.
-func regular(file *os.File) bool {
+func regular(file file) bool {
 	info, err := file.Stat()
 	return err == nil && info.Mode().IsRegular()
 }
