@@ -318,3 +318,41 @@ func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
 		})
 	}
 }
+
+// Middleware that reads or replaces the body without a word about its length spoils the request. The target is not to
+// blame.
+func TestABodyThatMiddlewareHasChangedIsTheProxysFault(t *testing.T) {
+	targets := map[string]func(*testing.T, http.Handler) string{
+		"HTTP/1.1": func(t *testing.T, h http.Handler) string {
+			s := httptest.NewServer(h)
+			t.Cleanup(s.Close)
+			return s.URL
+		},
+		"h2c": func(t *testing.T, h http.Handler) string { return "h2c://" + proxytest.NewH2CServer(t, h).Addr() },
+	}
+	for name, body := range map[string]string{"shorter": "123", "empty": "", "longer": "1234567"} {
+		for protocol, start := range targets {
+			if name == "longer" && protocol == "HTTP/1.1" {
+				continue // no more than the length is read
+			}
+			t.Run(name+" "+protocol, func(t *testing.T) {
+				target := start(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { _, _ = io.Copy(io.Discard, q.Body) }))
+				var records []hostproxy.Exchange
+				router := &hostproxy.Router{Observe: func(x *hostproxy.Exchange) { records = append(records, *x) }}
+				upstream := hostproxy.To(target)
+				defer func() { _ = upstream.Drain(context.Background()) }()
+				router.Handle("a.test", upstream)
+				q := httptest.NewRequest("POST", "http://a.test/", strings.NewReader("12345"))
+				q.Body = io.NopCloser(strings.NewReader(body))
+				w := httptest.NewRecorder()
+				router.ServeHTTP(w, q)
+				assert.Equal(t, 500, w.Code)
+				require.Len(t, records, 1)
+				var fault *hostproxy.Error
+				require.ErrorAs(t, records[0].Err, &fault)
+				assert.Equal(t, hostproxy.SideProxy, fault.Side)
+				assert.ErrorContains(t, fault, "ContentLength")
+			})
+		}
+	}
+}

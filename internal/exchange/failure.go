@@ -89,6 +89,9 @@ var (
 // ErrDeadline ends exchanges whose context has a deadline, which is not the client's.
 var ErrDeadline = fmt.Errorf("a handler around the Router has set a deadline, which has passed: %w", context.DeadlineExceeded)
 
+// ErrSpoiled is the failure of a body that is not as long as its request says.
+var ErrSpoiled = errors.New("a handler around the Router has changed the request's Body, but not its ContentLength")
+
 // Ended is why the context of a request has ended; nil if it has not.
 func Ended(ctx context.Context) error {
 	switch ctx.Err() {

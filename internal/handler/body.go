@@ -51,6 +51,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.flight.last.Store(0) // now the target has its own time
 	}
 	switch {
+	case b.spoiled(n, err):
+		return 0, exchange.ErrSpoiled
 	case err == nil:
 	case errors.Is(err, io.EOF):
 		for k, v := range b.q.Trailer {
@@ -64,6 +66,13 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		err = exchange.Ended(b.q.Context())
 	}
 	return n, err
+}
+
+// spoiled reports whether the body is not as long as the request says, behind a Read
+// that returned n and err.
+func (b *requestBody) spoiled(n int, err error) bool {
+	total, length := b.Count()+int64(n), b.q.ContentLength
+	return length >= 0 && (total > length || total < length && errors.Is(err, io.EOF))
 }
 
 // passes reports whether a trailer crosses the proxy.

@@ -165,8 +165,8 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 // copyFailure says whose fault it is that the body ended early.
 func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 	var hook *exchange.PanicError
-	if a.body != nil && errors.As(a.body.Failed(), &hook) {
-		return a.cut(exchange.SideProxy, a.x.Status, hook)
+	if a.body != nil && (errors.As(a.body.Failed(), &hook) || a.body.Failed() == exchange.ErrSpoiled) {
+		return a.cut(exchange.SideProxy, a.x.Status, a.body.Failed())
 	}
 	switch cut := a.flight.why(); {
 	case errors.As(cut, &hook):

@@ -321,7 +321,7 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
 		f.Side, f.Err = exchange.SideProxy, exchange.ErrDeadline
 		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
-	case a.body != nil && errors.As(a.body.Failed(), &hook):
+	case a.body != nil && (errors.As(a.body.Failed(), &hook) || a.body.Failed() == exchange.ErrSpoiled):
 		f.Op, f.Err = "read", a.body.Failed()
 		f.Side, f.Status, f.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	case a.body != nil && a.body.Failed() != nil:
