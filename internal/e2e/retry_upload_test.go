@@ -1,11 +1,15 @@
 package e2e_test
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -14,18 +18,32 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A noted connection knows how much had been read of it when the last Read began.
+// A noted connection says how much of it has been read, and how much had been when the last Read began. Nobody can peek at it.
 type noted struct {
 	net.Conn
-	n     int64
-	begun *atomic.Int64
+	*noting
 }
 
+type noting struct{ read, begun atomic.Int64 }
+
 func (c *noted) Read(p []byte) (int, error) {
-	c.begun.Store(c.n)
+	c.begun.Store(c.read.Load())
 	n, err := c.Conn.Read(p)
-	c.n += int64(n)
+	c.read.Add(int64(n))
 	return n, err
+}
+
+// noting serves r, by the handler lane alone if so told, and returns a client whose connection is noted.
+func (n *noting) serve(t *testing.T, r *hostproxy.Router, handled bool) *proxytest.Client {
+	t.Helper()
+	s := &hostproxy.Server{Router: r}
+	if handled {
+		s.Handler = http.HandlerFunc(r.ServeHTTP)
+	}
+	site := &site{listen: func(ln net.Listener) net.Listener {
+		return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &noted{c, n} }}
+	}}
+	return proxytest.Dial(t, proxytest.StartPlain(t, site.runner(s)).Plain)
 }
 
 // The next target is chosen while the proxy still reads the body for the last one. What it gets then, maybe more than it would
@@ -45,11 +63,11 @@ func TestTheNextTargetGetsWhatWasReadWhileItWasChosen(t *testing.T) {
 	} {
 		for _, handled := range []bool{false, true} {
 			t.Run(tt.name+map[bool]string{false: ", fast lane", true: ", handler lane"}[handled], func(t *testing.T) {
-				begun, came, more := new(atomic.Int64), make(chan struct{}), make(chan struct{})
+				front, came, more := new(noting), make(chan struct{}), make(chan struct{})
 				busy := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 					_, _ = c.ReadHead()
 					_, _ = c.ReadString(20_000)
-					proxytest.Eventually(t, "the proxy to read on", func() bool { return begun.Load() == int64(len(head+first)) })
+					proxytest.Eventually(t, "the proxy to read on", func() bool { return front.begun.Load() == int64(len(head+first)) })
 					_ = c.Send("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
 					_, _ = c.ReadString(16_000)
 					close(came)
@@ -67,14 +85,7 @@ func TestTheNextTargetGetsWhatWasReadWhileItWasChosen(t *testing.T) {
 				}
 				r := &hostproxy.Router{Logger: silent()}
 				r.Handle("a.test", u)
-				s := &hostproxy.Server{Router: r}
-				if handled {
-					s.Handler = http.HandlerFunc(r.ServeHTTP)
-				}
-				site := &site{listen: func(ln net.Listener) net.Listener {
-					return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &noted{Conn: c, begun: begun} }}
-				}}
-				c := proxytest.Dial(t, proxytest.StartPlain(t, site.runner(s)).Plain)
+				c := front.serve(t, r, handled)
 				c.Send(head + first)
 				<-more
 				c.Send(second)
@@ -84,5 +95,50 @@ func TestTheNextTargetGetsWhatWasReadWhileItWasChosen(t *testing.T) {
 				assert.Equal(t, strings.Repeat("a", 20_000)+strings.Repeat("b", 16_000), string(q.Content))
 			})
 		}
+	}
+}
+
+// A body that the fast lane has read to its end, and that nobody wants in the handler lane, is followed by another request.
+func TestNothingBehindABodyThatWasHandedOverIsLost(t *testing.T) {
+	body := "Transfer-Encoding: chunked\r\n\r\n" + chunked(strings.Repeat("a", 20_000), 20_000)
+	for what, next := range map[string]string{"a GET": get, "a POST": request("POST /", sized("hello"))} {
+		t.Run(what, func(t *testing.T) {
+			front, asked, came := new(noting), make(chan struct{}), make(chan struct{})
+			busy := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy"))
+			u := hostproxy.To(busy.Addr(), "gone.test:1")
+			u.Policy, u.Retry.Statuses = hostproxy.FirstAvailable, []int{503}
+			u.Breaker = &hostproxy.Breaker{Failures: 1, Statuses: []int{503}}
+			var once, added sync.Once
+			u.TargetChanged = func(*hostproxy.Target, hostproxy.Health) {
+				added.Do(func() { assert.NoError(t, u.Add("h2c://gone.test:2")) })
+			}
+			u.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == busy.Addr() {
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				once.Do(func() { close(asked) })
+				<-came
+				return nil, errors.New("nobody is there")
+			}
+			r := &hostproxy.Router{Logger: panicsFail(t)}
+			r.Handle("a.test", u)
+			other := proxytest.NewBackend(t, good)
+			r.Handle("b.test", hostproxy.To(other.Addr()))
+			c := front.serve(t, r, false)
+			c.Send(request("PUT /p", body))
+			<-asked
+			before := front.read.Load()
+			c.Send(strings.Replace(next, "a.test", "b.test", 1))
+			for range 20 { // it is to be read now, or when the answer has gone out
+				if front.read.Load() > before {
+					break
+				}
+				<-time.After(moment / 10)
+			}
+			close(came)
+			require.Equal(t, 502, c.Response("PUT").StatusCode)
+			assert.Equal(t, 200, c.Response("GET").StatusCode)
+			assert.Equal(t, strings.Fields(next)[0], other.Requests()[0].Method)
+		})
 	}
 }
