@@ -159,3 +159,25 @@ type closer struct{ closed *atomic.Bool }
 
 func (c closer) Read([]byte) (int, error) { return 0, io.EOF }
 func (c closer) Close() error             { c.closed.Store(true); return nil }
+
+// The same holds while a handler serves a request, when the connection is read to see whether the client leaves.
+func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
+	for _, raw := range []string{get, request("POST /", sized("hello"))} {
+		t.Run(strings.Fields(raw)[0], func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+			ended := make(chan struct{})
+			r.Handle("a.test", http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+				_, _ = io.Copy(io.Discard, q.Body)
+				<-q.Context().Done()
+				close(ended)
+			}))
+			s := &site{listen: func(ln net.Listener) net.Listener {
+				return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &rigged{Conn: c} }}
+			}}
+			c := proxytest.Dial(t, proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r})).Plain)
+			c.Send(raw)
+			<-ended
+		})
+	}
+}

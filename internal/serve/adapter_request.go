@@ -217,11 +217,12 @@ func (b *requestBody) end(a *adapter) {
 	a.lookOut()
 }
 
-// lookOut is for a request without a body.
+// lookOut is for a request without a body. What is behind a body has its place once that
+// has ended for the handler, though the fast lane may have read it.
 func (b *requestBody) lookOut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a := b.w.a.Load(); a.f.body().whole() {
+	if a := b.w.a.Load(); a.f.body().framing == h1.NoBody {
 		a.lookOut()
 	}
 }

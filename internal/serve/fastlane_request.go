@@ -193,11 +193,13 @@ func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 
 // outcome says how an attempt ended.
 func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
-	o := forward.Outcome{Wrote: true, Whole: x.upload.body.Replays(), Idempotent: exchange.Idempotent(view(x.req.Method)), Begun: x.sent}
+	o := forward.Outcome{Wrote: true, Idempotent: exchange.Idempotent(view(x.req.Method)), Begun: x.sent}
 	if err == nil {
 		o.Status = x.res.Status
+		o.Whole = x.attempts.Retries(o.Status) && x.upload.body.Rewind()
 		return o
 	}
+	o.Whole = x.upload.body.Rewind()
 	x.unwatch()
 	f.Refuses(x.attempts.Target, err) // or it would never be asked where others answer
 	o.Failure = x.classify(f, err)
@@ -229,7 +231,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		if both := (*bothFailedError)(nil); errors.As(err, &both) {
 			return nil, err
 		}
-		retry := !up.Wrote() || x.upload.body.Replays() && exchange.Idempotent(view(x.req.Method)) && !errors.Is(err, pool.ErrAborted) && !isTimeout(err)
+		retry := !up.Wrote() || exchange.Idempotent(view(x.req.Method)) && !errors.Is(err, pool.ErrAborted) && !isTimeout(err) && x.upload.body.Rewind()
 		wrote := up.Wrote()
 		up.Close()
 		if !retry {

@@ -33,8 +33,8 @@ func (a *adapter) lookOut() {
 func (l *lookout) run(c *conn, w *response) {
 	defer close(l.done)
 	for {
-		n, err := c.stream().Read(l.b[:])
-		if l.n = n; n > 0 {
+		err := l.read(c)
+		if l.n > 0 {
 			return
 		}
 		if !isTimeout(err) {
@@ -47,6 +47,14 @@ func (l *lookout) run(c *conn, w *response) {
 		case <-time.After(exchange.SweepInterval):
 		}
 	}
+}
+
+// read reads the byte. A panic in a connection of somebody else's type is the
+// connection's end: on this goroutine it would be the program's.
+func (l *lookout) read(c *conn) (err error) {
+	defer exchange.Contain("a connection", &err)
+	l.n, err = c.stream().Read(l.b[:])
+	return err
 }
 
 // comeBack ends lookOut. What was read goes behind what else waits to be parsed. The
