@@ -9,6 +9,7 @@
 //
 //   - h1.go: limits, and what is refused
 //   - head.go, request.go, response.go: heads
+//   - fill.go: requests that came by another version of HTTP
 //   - chunks.go: chunked bodies
 //   - append.go: writing
 //   - ascii.go: classes of bytes
@@ -77,6 +78,9 @@ var (
 	errNoHost      = &Refusal{400, "Host is missing"}                           // [3.2]
 	errHosts       = &Refusal{400, "more than one Host"}                        // [3.2]
 	errHost        = &Refusal{400, "invalid Host"}                              // [3.2]
+	errHostDiffers = &Refusal{400, "Host is not the authority"}                 // RFC 9113, 8.3.1
+	errProtocol    = &Refusal{400, "protocol is not a token"}                   // RFC 8441, 4
+	errConnectBody = &Refusal{400, "Content-Length with CONNECT"}               // RFC 9110, 9.3.6
 	errLength      = &Refusal{400, "invalid Content-Length"}                    // [6.3]
 	errLengths     = &Refusal{400, "more than one Content-Length"}              // [6.3]
 	errCoding      = &Refusal{400, "Transfer-Encoding does not end in chunked"} // [6.3]

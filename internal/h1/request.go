@@ -16,18 +16,20 @@ const (
 	UnusualTE                           // a TE field
 	UnusualPreface                      // the beginning of the HTTP/2 preface; nothing else is set, and n is 0
 	UnusualForwards                     // a Max-Forwards field, with OPTIONS
+	UnusualConnect                      // an extended CONNECT (RFC 8441); only Fill makes one
 )
 
 // A Request is a parsed request head. The zero value is ready for use, and a
 // Request is meant to be used again for the next one.
 type Request struct {
 	Head
-	Method  []byte
-	Target  []byte // as sent
-	Path    []byte // of the target, up to the "?"; nil for *
-	Query   []byte // of the target, from the "?" on, which is included; nil if there is none
-	Host    []byte // asked for: the authority of an absolute-form target, else the value of the only Host field; nil on HTTP/1.0 without either
-	Unusual Unusual
+	Method   []byte
+	Target   []byte // as sent
+	Path     []byte // of the target, up to the "?"; nil for *
+	Query    []byte // of the target, from the "?" on, which is included; nil if there is none
+	Host     []byte // asked for: the authority of an absolute-form target, else the value of the only Host field; nil on HTTP/1.0 without either
+	Protocol []byte // that an extended CONNECT asks for; nil otherwise
+	Unusual  Unusual
 
 	authority []byte // of an absolute-form target
 }
@@ -67,7 +69,15 @@ func (r *Request) parse(b []byte) (int, error) {
 		if len(line) == 0 {
 			break
 		}
-		if err := r.field(line); err != nil {
+		f, err := parseField(line)
+		if err != nil {
+			return 0, err
+		}
+		if len(r.Fields) == MaxFields {
+			return 0, errFieldCount
+		}
+		r.Fields = append(r.Fields, f)
+		if err := r.note(&f); err != nil {
 			return 0, err
 		}
 	}
@@ -223,16 +233,8 @@ func escapeFault(p []byte) error {
 	}
 }
 
-// field parses one field line and takes note of those that matter here.
-func (r *Request) field(line []byte) error {
-	f, err := parseField(line)
-	if err != nil {
-		return err
-	}
-	if len(r.Fields) == MaxFields {
-		return errFieldCount
-	}
-	r.Fields = append(r.Fields, f)
+// note takes note of a field, if it is one of those that matter here.
+func (r *Request) note(f *Field) error {
 	switch len(f.Name) {
 	case len("te"):
 		r.mark(f.Name, "te", UnusualTE)

@@ -1,0 +1,114 @@
+package h1
+
+// A Start is what stands in place of a request line in other versions of HTTP.
+type Start struct {
+	Method    []byte
+	Target    []byte // in origin-form, or *
+	Authority []byte // nil if only a Host field says who is asked
+	Protocol  []byte // of an extended CONNECT (RFC 8441); nil otherwise
+	Ended     bool   // no body follows
+}
+
+// Fill makes r the request that another version of HTTP has brought as s and fields,
+// under the rules that Parse has for HTTP/1.1, and with its errors. r keeps parts of
+// what it is given; behind a *Refusal it has what could be understood.
+//
+// Besides, a Host that is not the authority is refused. A body without Content-Length
+// is Chunked, as it has to be on its way to a server of HTTP/1.1. An extended CONNECT
+// is UnusualConnect, and has no body but what its Protocol makes of the stream.
+func (r *Request) Fill(s *Start, fields []Field) error {
+	r.Head.Reset()
+	*r = Request{Head: r.Head, Method: s.Method, Target: s.Target, Protocol: s.Protocol}
+	r.Minor = 1
+	err := r.fillStart()
+	for i := 0; i < len(fields) && err == nil; i++ {
+		if err = fields[i].fault(); err == nil {
+			err = r.note(&fields[i])
+		}
+	}
+	r.Fields = append(r.Fields, fields[:min(len(fields), MaxFields)]...)
+	if err == nil && len(fields) > MaxFields {
+		err = errFieldCount
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.fillHost(s.Authority); err != nil {
+		return err
+	}
+	switch {
+	case r.codings > 0:
+		return errCoding
+	case r.Protocol != nil && r.ContentLength >= 0:
+		return errConnectBody
+	}
+	r.Chunked = !s.Ended && r.ContentLength < 0 && r.Protocol == nil
+	return r.conclude()
+}
+
+func (r *Request) fillStart() error {
+	if r.Protocol != nil && string(r.Method) == "CONNECT" {
+		r.Unusual |= UnusualConnect
+		if !ValidToken(r.Protocol) {
+			return errProtocol
+		}
+	} else if err := r.method(); err != nil {
+		return err
+	}
+	if len(r.Target) > 0 && r.Target[0] != '/' && string(r.Target) != "*" {
+		return errTarget
+	}
+	return r.target()
+}
+
+// fillHost takes the authority, which a Host field may repeat.
+func (r *Request) fillHost(authority []byte) error {
+	switch {
+	case authority == nil:
+		return nil
+	case !ValidHost(authority):
+		return errHost
+	case r.Host != nil && !sameFold(r.Host, authority):
+		return errHostDiffers
+	}
+	r.Host = authority
+	return nil
+}
+
+// CheckFields returns why a trailer section with these fields is refused, nil if it is
+// not.
+func CheckFields(fields []Field) error {
+	if len(fields) > MaxFields {
+		return errFieldCount
+	}
+	for i := range fields {
+		if err := fields[i].fault(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fault is what parseField would have found.
+func (f *Field) fault() error {
+	switch {
+	case !ValidToken(f.Name):
+		return errName
+	case !validValue(f.Value):
+		return errValue
+	}
+	return nil
+}
+
+// sameFold reports whether a and b are the same but for case.
+func sameFold(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if lower(a[i]) != lower(b[i]) {
+			return false
+		}
+	}
+	return true
+}
