@@ -818,6 +818,7 @@ func (r *Router) refusalOf(x *exchange.Exchange) http.Handler {
 func (r *Router) end(x *exchange.Exchange) {
 	x.Finish()
 	r.observe(&x.Record)
+	x.Release()
 }
 
 // route returns the route of q, or the handler that answers if there is none.

@@ -31,6 +31,7 @@ type Exchange struct {
 	Name     string      // what Via calls the Router; "" stands for the upstream's own name
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
+	Shared   bool        // something may hold the exchange behind its end; see Release
 
 	Numbering Numbering // by which RequestID is sent
 
@@ -59,6 +60,7 @@ type exchangeKey struct{}
 
 // NewContext returns ctx carrying x.
 func NewContext(ctx context.Context, x *Exchange) context.Context {
+	x.Shared = true
 	return context.WithValue(ctx, exchangeKey{}, x)
 }
 

@@ -10,7 +10,7 @@ import (
 // Watch returns w noting status and body bytes in x.
 func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 	inner := x.Watched
-	x.Watched = true
+	x.Watched, x.Shared = true, true
 	return &Watcher{ResponseWriter: w, x: x, inner: inner}
 }
 

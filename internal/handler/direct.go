@@ -81,7 +81,7 @@ func unchanged(q *http.Request) bool {
 // doShort performs one attempt on the short way. The response that it returns
 // has no Header: the fields are in a.w.Header() already.
 func (a *roundTrip) doShort(c *client.Client, t *forward.Target) (*http.Response, error) {
-	try := c.Start(&a.flight, a.q, a.informational)
+	try := c.Start(&a.flight, a.q, a.relay, &a.room)
 	defer try.Free()
 	d := a.draft()
 	try.Out = a.f.AppendRequest(try.Out, &d.req, t, &d.hop, &d.received)

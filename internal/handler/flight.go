@@ -20,6 +20,7 @@ import (
 // of everything that could end it.
 type flight struct {
 	context.Context // the client's
+	*methods        // of its roundTrip
 
 	f     *forward.Forwarder // whose flight it is
 	rc    http.ResponseController
@@ -36,6 +37,7 @@ type flight struct {
 	around *forward.Forwarder // that has diverted the exchange; nil if none has
 	idle   time.Duration      // how long no byte may move; 0 means no bound
 	lease  pool.Lease         // the connection of the current attempt
+	lent   bool               // somebody else may hold a context that leads to it; the exchange's own
 	cancel context.CancelFunc
 	mark   peek.Mark     // of the client's connection, when it was last looked at
 	cut    error         // why the flight was cut off
@@ -205,10 +207,12 @@ func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
-// Dialed notes how long the exchange has waited for a connection to be opened.
-func (fl *flight) Dialed(d time.Duration) { fl.x.Dial += d }
+// Dialed notes how long the exchange has waited for a connection to be opened. Who
+// opened it may keep the context that it was given.
+func (fl *flight) Dialed(d time.Duration) { fl.x.Dial, fl.lent = fl.x.Dial+d, true }
 
-func (fl *flight) unbind() bool {
+// release ends Bind.
+func (fl *flight) release() bool {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	fl.lease = pool.Lease{}
@@ -217,6 +221,7 @@ func (fl *flight) unbind() bool {
 
 // cancelable returns a context for clients that know nothing of leases.
 func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
+	fl.lent = true
 	ctx, cancel := context.WithCancel(fl.Context)
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
