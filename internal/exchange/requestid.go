@@ -76,7 +76,21 @@ type arrivalKey struct{}
 
 // A Slot is a place for an Arrival in the context of a request, so that Arrive needs
 // no other request. The zero value is empty.
-type Slot struct{ arrival atomic.Pointer[Arrival] }
+type Slot struct {
+	taken   atomic.Bool // by the one that fills it
+	room    Arrival
+	arrival atomic.Pointer[Arrival] // room, once it is filled
+}
+
+// fill makes a the Arrival in s, and reports whether s was empty.
+func (s *Slot) fill(a Arrival) bool {
+	if s.taken.Swap(true) {
+		return false
+	}
+	s.room = a
+	s.arrival.Store(&s.room)
+	return true
+}
 
 type slotKey struct{}
 
@@ -98,13 +112,14 @@ func (s *Slot) Value(key any) any {
 // the same for each call: q itself if its context has an empty Slot. trusted and n are the router's.
 func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *http.Request {
 	peer := header.ParsePeer(q.RemoteAddr)
-	a := &Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
+	a := Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
 	a.RequestID = n.idOf(q, peer.TrustedBy(trusted))
 	awaitTrailers(q)
-	if s, ok := q.Context().Value(slotKey{}).(*Slot); ok && s.arrival.CompareAndSwap(nil, a) {
+	if s, ok := q.Context().Value(slotKey{}).(*Slot); ok && s.fill(a) {
 		return q
 	}
-	return q.WithContext(context.WithValue(q.Context(), arrivalKey{}, a))
+	outer := a // a itself stays off the heap
+	return q.WithContext(context.WithValue(q.Context(), arrivalKey{}, &outer))
 }
 
 // ArrivalFrom returns the Arrival that ctx carries, or nil.

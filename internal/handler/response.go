@@ -126,11 +126,14 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
 	a.flight.begun.Store(true)
 	a.flight.open.Store(stream && res.Body != http.NoBody)
-	a.flight.touch()
 	buf := exchange.Buffers.Get().(*[32 << 10]byte)
 	defer exchange.Buffers.Put(buf)
 	for last := len(buf); ; {
-		if left := buffered(res.Body); left == 0 || left < 0 && (stream || last < len(buf)) {
+		left := buffered(res.Body)
+		if left <= 0 {
+			a.flight.touch() // now the target has its own time
+		}
+		if left == 0 || left < 0 && (stream || last < len(buf)) {
 			a.flight.slow.Store(true)
 			_ = a.flight.rc.Flush() // a write error shows on the next write
 			a.flight.slow.Store(false)
@@ -155,7 +158,6 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 		if err != nil {
 			return a.copyFailure(err)
 		}
-		a.flight.touch()
 	}
 }
 

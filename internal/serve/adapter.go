@@ -66,8 +66,9 @@ type adapter struct {
 
 	lookout *lookout // nil without one; guarded by the body's mu
 
-	asking sync.Mutex // guards asks, and is held to write 100 Continue
-	asks   bool       // the first read of the body sends 100 Continue
+	expects bool       // the request waited for 100 Continue at first; what follows is for those only
+	asking  sync.Mutex // guards asks, and is held to write 100 Continue
+	asks    bool       // the first read of the body sends 100 Continue
 }
 
 // bufferBefore is how much of a body is held back until it is known how long it is.
@@ -86,7 +87,9 @@ func (x *fastExchange) adapt() step {
 		return x.refuse(err)
 	}
 	a.c.handle(a.w)
-	a.w.body.lookOut()
+	if !a.c.peeks() {
+		a.w.body.lookOut()
+	}
 	returned := a.call(a.c.s.Handler)
 	a.w.life.end()
 	next := end
@@ -109,7 +112,7 @@ func (a *adapter) begin(x *fastExchange) error {
 	}
 	a.f1.take(x)
 	a.f1.src.take(x)
-	a.f1.src.asks, a.asks = asks, asks
+	a.f1.src.asks, a.asks, a.expects = asks, asks, asks
 	a.headOnly = a.f1.headOnly
 	a.texts.take(x.headBytes())
 	a.w = new(response)
@@ -191,7 +194,7 @@ func (a *adapter) finish() step {
 
 // release gives the adapter back.
 func (a *adapter) release() {
-	if a.w != nil {
+	if a.w != nil && a.w.a.Load() != nil { // or else the handler has been called
 		a.w.shut()
 		a.w.life.end()
 	}
@@ -206,7 +209,7 @@ func (a *adapter) release() {
 	a.f1.c, a.f1.x, a.f1.src.x = nil, nil, nil
 	a.c, a.f, a.f1, a.w, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
-	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false
+	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks, a.expects = false, false, false, false, false, false, false
 	a.written, a.n = 0, 0
 	adapters.Put(a)
 }
