@@ -301,7 +301,7 @@ func (r *Router) around(h http.Handler) http.Handler {
 			n = rules.numbering
 		}
 		q = exchange.Arrive(q, r, r.TrustedProxies, n)
-		n.Show(w.Header(), exchange.ArrivalFrom(q.Context()).RequestID)
+		n.Tell(w, exchange.ArrivalFrom(q.Context()).RequestID)
 		h.ServeHTTP(w, q)
 	})
 }

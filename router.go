@@ -798,7 +798,7 @@ func (r *Router) closeRetired(rt *routes.Route[route]) {
 func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if rules, err := r.rules(); err == nil {
 		x.Identify(q, r, rules.numbering)
-		rules.numbering.Show(w.Header(), x.RequestID)
+		rules.numbering.Tell(w, x.RequestID)
 	}
 }
 

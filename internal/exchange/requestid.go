@@ -162,6 +162,13 @@ func (n *Numbering) Show(h http.Header, id string) {
 	}
 }
 
+// Tell is Show in the Header of w, which is not asked for without need: see Relayer.
+func (n *Numbering) Tell(w http.ResponseWriter, id string) {
+	if n.Shown {
+		n.Show(w.Header(), id)
+	}
+}
+
 // idsAtOnce is how many identifiers of the usual length share a piece of memory.
 const idsAtOnce = 64
 

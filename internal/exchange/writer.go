@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
 // Watch returns w noting status and body bytes in x.
@@ -31,6 +33,27 @@ func (w *Watcher) WriteHeader(status int) {
 		w.x.Status = status
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// A Relayer is a ResponseWriter that takes the head of a target's response as it came,
+// which costs less than a Header that nobody reads.
+type Relayer interface {
+	// Relay is WriteHeader with these fields, which it copies. length is that of the
+	// body, negative if it is unknown. It reports false, and has done nothing, if the
+	// head is known already or somebody has asked for the Header, so that it may have
+	// other fields or be looked at. Later the Header has these.
+	Relay(status int, fields []h1.Field, length int64) bool
+}
+
+// Relay implements Relayer, if the inner writer does.
+func (w *Watcher) Relay(status int, fields []h1.Field, length int64) bool {
+	inner, ok := w.ResponseWriter.(Relayer)
+	if !ok || !inner.Relay(status, fields, length) {
+		return false
+	}
+	w.Wrote = true
+	w.x.Status = status
+	return true
 }
 
 // Write counts p.

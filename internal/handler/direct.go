@@ -104,8 +104,12 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	if head.Nominates {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}
-	h := a.w.Header()
 	sized := head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent // and so without trailers
+	if a.relayed(head, sized) {
+		try.Attach(res, n)
+		return res, nil
+	}
+	h := a.w.Header()
 	client.AddFields(h, head, func(f *h1.Field) bool {
 		return a.f.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
 	})
@@ -117,6 +121,26 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	}
 	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
 	return res, nil
+}
+
+// relayed reports whether the writer has taken the head as it is. What concerns more
+// than the head, which are trailers and the protocols of a 426, is for the Header.
+func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
+	w, ok := a.w.(exchange.Relayer)
+	if !ok || head.Trailer || head.Upgrade {
+		return false
+	}
+	length := int64(-1)
+	if sized {
+		length = head.ContentLength
+	}
+	a.fields = a.attempts.AppendOwn(a.f.AppendFields(a.fields[:0], head, header.RequestID{}), a.x.ClientScheme)
+	if !w.Relay(head.Status, a.fields, length) {
+		return false
+	}
+	a.wrote, a.x.Status = true, head.Status
+	a.events = forward.IsEventStream(head)
+	return true
 }
 
 // draft shows the client's request to the fast lane's functions. It returns

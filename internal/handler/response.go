@@ -20,10 +20,16 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	if res != &a.res {
 		a.copyHeader(res)
 	}
-	if res.ContentLength < 0 && res.Body != http.NoBody && forward.EventStream(a.w.Header().Get("Content-Type")) {
+	if res.ContentLength < 0 && res.Body != http.NoBody && (a.events || !a.wrote && forward.EventStream(a.w.Header().Get("Content-Type"))) {
 		a.flight.remain(a.attempts.Stay(a.x.Lives[exchange.RouteLife]))
 	}
-	announced := a.writeHead(res)
+	announced := 0
+	if !a.wrote {
+		announced = a.writeHead(res)
+	}
+	if res.ContentLength < 0 && res.Body != http.NoBody {
+		keepUnsized(a.w)
+	}
 	if fail := a.copyBody(res); fail != nil {
 		return fail
 	}
@@ -92,9 +98,6 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 		}
 	}
 	a.closeAfter()
-	if res.ContentLength < 0 && res.Body != http.NoBody {
-		keepUnsized(a.w)
-	}
 	a.x.Status = res.StatusCode
 	a.wrote = true
 	a.w.WriteHeader(res.StatusCode)

@@ -12,6 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/client"
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
@@ -29,6 +30,8 @@ type roundTrip struct {
 	fast     bool               // the short way may do
 	res      http.Response      // on the short way
 	room     client.Room        // likewise
+	fields   []h1.Field         // of a response that is relayed
+	events   bool               // it is an event stream
 	tries    int                // attempts that have begun
 	body     *requestBody       // the client's body, nil without
 	done     context.CancelFunc // of a client that knows nothing of leases; nil without
@@ -63,8 +66,9 @@ func (a *roundTrip) alone() bool {
 
 // release gives a back, with nothing of the exchange.
 func (a *roundTrip) release() {
-	m := a.methods
-	*a = roundTrip{methods: m}
+	m, fields := a.methods, a.fields
+	clear(fields)
+	*a = roundTrip{methods: m, fields: fields[:0]}
 	a.flight.methods = &a.methods
 	roundTrips.Put(a)
 }

@@ -54,6 +54,9 @@ type adapter struct {
 	out    head
 	given  given
 
+	relayed bool   // fields are those of Relay
+	relay   []byte // and their bytes are here
+
 	headOnly bool  // the request is HEAD
 	wrote    bool  // the final status is known
 	sent     bool  // the head has been given to the front
@@ -209,6 +212,7 @@ func (a *adapter) release() {
 	a.f1.c, a.f1.x, a.f1.src.x = nil, nil, nil
 	a.c, a.f, a.f1, a.w, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
+	a.relayed, a.relay = false, a.relay[:0]
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks, a.expects = false, false, false, false, false, false, false
 	a.written, a.n = 0, 0
 	adapters.Put(a)

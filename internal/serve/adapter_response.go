@@ -75,6 +75,9 @@ func (w *response) Header() http.Header {
 	defer w.gate.Unlock()
 	if w.header == nil {
 		w.header = make(http.Header)
+		if a := w.a.Load(); a != nil && a.relayed {
+			a.addTo(w.header)
+		}
 	}
 	return w.header
 }
