@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -74,9 +75,14 @@ type Arrival struct {
 
 type arrivalKey struct{}
 
-// A Slot is a place for an Arrival in the context of a request, so that Arrive needs
-// no other request. The zero value is empty.
+// A Slot is what a server of ours keeps in the context of a request, which answers
+// Value by it. It has a place for an Arrival, so that Arrive needs no other request.
+// The zero value is empty. The exported fields are not to be changed any more.
 type Slot struct {
+	Conn  net.Conn        // the client's, whose only exchange at a time is the request's
+	Drain context.Context // see WithDrain
+	Known *Handover       // from another lane; nil without one
+
 	taken   atomic.Bool // by the one that fills it
 	room    Arrival
 	arrival atomic.Pointer[Arrival] // room, once it is filled
@@ -94,18 +100,22 @@ func (s *Slot) fill(a Arrival) bool {
 
 type slotKey struct{}
 
-// Value is what a context that has the slot returns for key, nil if that means
-// something else.
-func (s *Slot) Value(key any) any {
-	switch key {
-	case slotKey{}:
-		return s
-	case arrivalKey{}:
-		if a := s.arrival.Load(); a != nil {
-			return a
-		}
+// Value is what a context that has the slot returns for key. It reports false if that
+// is not the slot's to answer.
+func (s *Slot) Value(key any) (value any, ok bool) {
+	switch key.(type) {
+	case slotKey:
+		return s, true
+	case arrivalKey:
+		return s.arrival.Load(), true
+	case connKey:
+		return s.Conn, true
+	case drainKey:
+		return s.Drain, true
+	case handoverKey:
+		return s.Known, true
 	}
-	return nil
+	return nil, false
 }
 
 // Arrive returns q with its Arrival at the router, which may be any value that is

@@ -120,14 +120,12 @@ func (a *adapter) begin(x *fastExchange) error {
 	a.texts.take(x.headBytes())
 	a.w = new(response)
 	a.w.a.Store(a)
-	ctx := a.c.context()
-	if x.known != nil {
-		ctx = x.known.NewContext(ctx)
-		x.known = nil
-	}
-	a.w.life.Context = ctx
+	life := &a.w.life
+	life.Context = a.c.context()
+	life.slot.Conn, life.slot.Drain, life.slot.Known = a.c, a.c.s.draining, x.known
+	x.known = nil
 	var err error
-	a.q, err = a.request(&a.w.life, &x.req)
+	a.q, err = a.request(life, &x.req)
 	return err
 }
 
@@ -238,7 +236,7 @@ func caller() string {
 // context is that of all requests of the connection.
 func (c *conn) context() context.Context {
 	if c.ctx == nil {
-		c.ctx = exchange.WithConn(context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr()), c)
+		c.ctx = context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr())
 	}
 	return c.ctx
 }
