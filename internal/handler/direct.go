@@ -18,7 +18,7 @@ import (
 // lane's functions, and the response's fields go straight into net/http's map,
 // without an http.Request and an http.Response of our own in between.
 
-// A draft is memory for a request on the short way.
+// A draft shows a request on the short way to the fast lane's functions.
 type draft struct {
 	req      h1.Request
 	hop      header.Hop
@@ -27,25 +27,39 @@ type draft struct {
 
 var drafts = sync.Pool{New: func() any { return new(draft) }}
 
-// short reports whether the short way does for the exchange.
-func (a *roundTrip) short() bool {
-	q := a.q
-	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || !h1.ValidTarget(q.RequestURI) ||
-		!h1.ValidHost(q.Host) || !h1.ValidToken(q.Method) || !unchanged(q) {
-		return false
+// short returns the request as a draft if the short way does for the exchange, and
+// else nil. Its map iterator is gone when the draft is used: the stack is deepest there.
+func (a *roundTrip) short() *draft {
+	q := a.q // which exchange.Check has found valid
+	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
+		return nil
 	}
 	if _, counted := exchange.MaxForwards(q); counted {
-		return false
+		return nil
 	}
+	d := drafts.Get().(*draft)
 	for name, values := range q.Header {
-		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) {
+		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) || !d.add(name, values) {
+			d.free()
+			return nil
+		}
+	}
+	r := &d.req
+	r.Method, r.Target, r.Host, r.ContentLength = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host), -1
+	if measured(q) {
+		r.ContentLength = 0
+	}
+	a.fill(&d.hop)
+	return d
+}
+
+// add adds fields, or reports that a value is not valid.
+func (d *draft) add(name string, values []string) bool {
+	for _, v := range values {
+		if !header.ValidValue(v) {
 			return false
 		}
-		for _, v := range values {
-			if !header.ValidValue(v) {
-				return false
-			}
-		}
+		d.req.Fields = append(d.req.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
 	}
 	return true
 }
@@ -80,10 +94,9 @@ func unchanged(q *http.Request) bool {
 
 // doShort performs one attempt on the short way. The response that it returns
 // has no Header: the fields are in a.w.Header() already.
-func (a *roundTrip) doShort(c *client.Client, t *forward.Target) (*http.Response, error) {
+func (a *roundTrip) doShort(c *client.Client, t *forward.Target, d *draft) (*http.Response, error) {
 	try := c.Start(&a.flight, a.q, a.relay, &a.room)
 	defer try.Free()
-	d := a.draft()
 	try.Out = a.f.AppendRequest(try.Out, &d.req, t, &d.hop, &d.received)
 	d.free()
 	n, err := try.Exchange()
@@ -143,30 +156,11 @@ func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
 	return true
 }
 
-// draft shows the client's request to the fast lane's functions. It returns
-// before they are called, so that its map iterator is not below them on the
-// stack.
-func (a *roundTrip) draft() *draft {
-	d := drafts.Get().(*draft)
-	q, r := a.q, &d.req
-	r.Method, r.Target, r.Host = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host)
-	r.Fields, r.ContentLength = r.Fields[:0], -1
-	for name, values := range q.Header {
-		for _, v := range values {
-			r.Fields = append(r.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
-		}
-	}
-	if measured(q) {
-		r.ContentLength = 0
-	}
-	a.fill(&d.hop)
-	return d
-}
-
 // free gives the draft back, without a pointer to the request.
 func (d *draft) free() {
 	d.received.Reset()
 	clear(d.req.Fields)
+	d.req.Fields = d.req.Fields[:0]
 	d.req.Method, d.req.Target, d.req.Host = nil, nil, nil
 	drafts.Put(d)
 }

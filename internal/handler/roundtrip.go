@@ -271,8 +271,8 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 
 // tryOwn performs one attempt by the built-in HTTP/1.1 client.
 func (a *roundTrip) tryOwn(c *client.Client, t *forward.Target) (*http.Response, error) {
-	if a.short() {
-		return a.doShort(c, t)
+	if d := a.short(); d != nil {
+		return a.doShort(c, t, d)
 	}
 	out, err := a.outgoing(&a.flight, t)
 	if err != nil {
