@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"maps"
 	"net/http"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -112,5 +113,36 @@ func TestARelayedHeadIsFramedAsItCame(t *testing.T) {
 			c.Send(request)
 			assert.Regexp(t, `^HTTP/1.1 \d+ [A-Za-z ]+\r\nDate: [^\r]+\r\n`+tt.want+`\r\n$`, c.Head())
 		})
+	}
+}
+
+func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
+	var left sync.WaitGroup
+	c := relaying(t, func(next http.Handler, w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/leaves" {
+			for _, late := range []func(){
+				func() { w.Header() },
+				func() { w.Write([]byte("late")) },
+				func() { w.WriteHeader(500) },
+				func() { hostproxy.ClientAddr(q) },
+			} {
+				left.Go(func() {
+					for range 20 {
+						late()
+					}
+				})
+			}
+		}
+		next.ServeHTTP(w, q)
+	})
+	for range 50 {
+		c.Do("GET /leaves HTTP/1.1\r\n" + host + "\r\n")
+		for range 3 {
+			p := c.Do(get)
+			assert.Equal(t, 200, p.StatusCode)
+			assert.Equal(t, "ok", string(p.Content))
+			assert.Equal(t, []string{"1", "2"}, p.Header["X-Two"])
+		}
+		left.Wait()
 	}
 }
