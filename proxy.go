@@ -853,7 +853,7 @@ func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, Cert
 			e.Candidates = append(e.Candidates, status.Choice{Name: c.Pattern.String(), Why: c.Why})
 		}
 	}
-	switch rt, no := r.find(q); {
+	switch rt, no := r.find(q, x.Path); {
 	case rt != nil:
 		e.Pattern = rt.Pattern.String()
 		forward.ExplainLoop(e, q, r.name.Text())

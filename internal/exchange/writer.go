@@ -39,9 +39,9 @@ func (w *Watcher) WriteHeader(status int) {
 // which costs less than a Header that nobody reads.
 type Relayer interface {
 	// Relay is WriteHeader with these fields, which it copies. length is that of the
-	// body, negative if it is unknown. It reports false, and has done nothing, if the
-	// head is known already or somebody has asked for the Header, so that it may have
-	// other fields or be looked at. Later the Header has these.
+	// body, negative if it is unknown. Later the Header has the fields. Relay reports
+	// false, and has done nothing, if the status is known already, or if the Header has
+	// been asked for: it may have fields of its own, or be read later.
 	Relay(status int, fields []h1.Field, length int64) bool
 }
 

@@ -15,8 +15,8 @@ import (
 
 // The short way through the handler lane: most requests have no body, and most
 // upstreams no hooks. Then net/http's request is written as it is, by the fast
-// lane's functions, and the response's fields go straight into net/http's map,
-// without an http.Request and an http.Response of our own in between.
+// lane's functions, without an http.Request of our own in between. The response's
+// fields go to a writer that relays them, or else straight into net/http's map.
 
 // A draft shows a request on the short way to the fast lane's functions.
 type draft struct {
@@ -93,7 +93,7 @@ func unchanged(q *http.Request) bool {
 }
 
 // doShort performs one attempt on the short way. The response that it returns
-// has no Header: the fields are in a.w.Header() already.
+// has no Header: the writer has the fields already.
 func (a *roundTrip) doShort(c *client.Client, t *forward.Target, d *draft) (*http.Response, error) {
 	try := c.Start(&a.flight, a.q, a.relay, &a.room)
 	defer try.Free()

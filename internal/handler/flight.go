@@ -32,12 +32,13 @@ type flight struct {
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
 	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
 
+	lent bool // a hook or a goroutine may hold a context that leads here; used by the exchange's own goroutine
+
 	mu     sync.Mutex         // guards what follows
 	span   *forward.Span      // of the current attempt's target
 	around *forward.Forwarder // that has diverted the exchange; nil if none has
 	idle   time.Duration      // how long no byte may move; 0 means no bound
 	lease  pool.Lease         // the connection of the current attempt
-	lent   bool               // somebody else may hold a context that leads to it; the exchange's own
 	cancel context.CancelFunc
 	mark   peek.Mark     // of the client's connection, when it was last looked at
 	cut    error         // why the flight was cut off
@@ -207,8 +208,8 @@ func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
-// Dialed notes how long the exchange has waited for a connection to be opened. Who
-// opened it may keep the context that it was given.
+// Dialed notes how long the exchange has waited for a connection to be opened. A dial
+// may keep the context that it was given.
 func (fl *flight) Dialed(d time.Duration) { fl.x.Dial, fl.lent = fl.x.Dial+d, true }
 
 // release ends Bind.
