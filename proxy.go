@@ -302,7 +302,7 @@ func (r *Router) around(h http.Handler) http.Handler {
 			n = rules.numbering
 		}
 		q = exchange.Arrive(q, r, r.TrustedProxies, n)
-		n.Show(w.Header(), exchange.ArrivalFrom(q.Context()).RequestID)
+		n.Tell(w, exchange.ArrivalFrom(q.Context()).RequestID)
 		h.ServeHTTP(w, q)
 	})
 }
@@ -854,7 +854,7 @@ func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, Cert
 			e.Candidates = append(e.Candidates, status.Choice{Name: c.Pattern.String(), Why: c.Why})
 		}
 	}
-	switch rt, no := r.find(q); {
+	switch rt, no := r.find(q, x.Path); {
 	case rt != nil:
 		e.Pattern = rt.Pattern.String()
 		forward.ExplainLoop(e, q, r.name.Text())

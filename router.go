@@ -719,7 +719,7 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 // without serving q. If no route matches, it returns NotFound or a handler that
 // refuses the request, and "".
 func (r *Router) Handler(q *http.Request) (http.Handler, string) {
-	rt, refusal := r.route(q)
+	rt, refusal := r.route(q, exchange.WirePath(q))
 	if rt == nil {
 		return refusal, ""
 	}
@@ -757,7 +757,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
-	rt, refusal := r.route(q)
+	rt, refusal := r.route(q, x.Path)
 	if rt == nil {
 		if r.NotFound != nil { // refusal may be NotFound
 			q = x.Numbered(q)
@@ -798,7 +798,7 @@ func (r *Router) closeRetired(rt *routes.Route[route]) {
 func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if rules, err := r.rules(); err == nil {
 		x.Identify(q, r, rules.numbering)
-		rules.numbering.Show(w.Header(), x.RequestID)
+		rules.numbering.Tell(w, x.RequestID)
 	}
 }
 
@@ -818,11 +818,12 @@ func (r *Router) refusalOf(x *exchange.Exchange) http.Handler {
 func (r *Router) end(x *exchange.Exchange) {
 	x.Finish()
 	r.observe(&x.Record)
+	x.Release()
 }
 
-// route returns the route of q, or the handler that answers if there is none.
-func (r *Router) route(q *http.Request) (*routes.Route[route], http.Handler) {
-	rt, no := r.find(q)
+// route returns the route of q, which has that path, or the handler that answers if there is none.
+func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http.Handler) {
+	rt, no := r.find(q, path)
 	switch {
 	case rt != nil:
 		return rt, nil
@@ -848,8 +849,8 @@ var (
 	errNoRoute     = errors.New("no route matches the host and path")
 )
 
-// find returns the route of q, or why there is none.
-func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
+// find returns the route of q, which has that path, or why there is none.
+func (r *Router) find(q *http.Request, path string) (*routes.Route[route], refusal) {
 	if fail := exchange.CheckMethod(q); fail != nil {
 		return nil, refusal{fail.Status, fail.Reason, fail.Err}
 	}
@@ -862,7 +863,7 @@ func (r *Router) find(q *http.Request) (*routes.Route[route], refusal) {
 	if q.TLS != nil && !r.belongs(t, q.TLS, host) {
 		return nil, refusal{http.StatusMisdirectedRequest, "http_request_denied", errMisdirected}
 	}
-	rt, fault := t.Lookup(host, exchange.WirePath(q))
+	rt, fault := t.Lookup(host, path)
 	switch {
 	case fault != nil:
 		return nil, refusal{http.StatusBadRequest, "http_request_error", fault}

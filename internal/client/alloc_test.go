@@ -16,7 +16,7 @@ import (
 func TestAnAttemptStartsWithoutAllocating(t *testing.T) {
 	c := client.New(new(pool.Pool), client.Timeouts{})
 	assert.Zero(t, testing.AllocsPerRun(1000, func() {
-		try := c.Start(t.Context(), nil, nil)
+		try := c.Start(t.Context(), nil, nil, nil)
 		try.Free()
 	}))
 }

@@ -31,6 +31,9 @@ type body struct {
 	err     error     // sticky; set once the connection is gone
 }
 
+// A Room is memory for the body of a response.
+type Room struct{ body body }
+
 // Read implements io.Reader. The last bytes come with io.EOF.
 func (b *body) Read(p []byte) (int, error) {
 	switch {

@@ -56,9 +56,9 @@ func (c *Client) CloseIdleConnections() { c.pool.CloseIdle() }
 
 // Start returns a Try of req whose head the caller writes to Out. req has no body,
 // and ctx ends the Try. Interim responses go to on1xx, 100 included; an error from
-// it ends the Try.
-func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, http.Header) error) Try {
-	t := Try{c: c, req: req, ctx: ctx, on1xx: on1xx, scratch: scratches.Get().(*scratch)}
+// it ends the Try. room is the response's until its body is closed.
+func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, http.Header) error, room *Room) Try {
+	t := Try{c: c, req: req, ctx: ctx, on1xx: on1xx, room: room, scratch: scratches.Get().(*scratch)}
 	t.Out = t.Out[:0]
 	return t
 }

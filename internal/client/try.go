@@ -36,6 +36,7 @@ type Try struct {
 	conn     *pool.Conn
 	stop     func() bool // unbinds conn from the request's context
 	upload   *upload     // nil unless the body goes out on a goroutine of its own
+	room     *Room       // nil means that body is made anew
 	body     *body       // of the response, once its head is read
 	answered bool        // a response byte has come
 	interim  int         // bytes of interim heads
@@ -242,7 +243,11 @@ func (t *Try) final(n int) *http.Response {
 // begin prepares the body behind the head of n bytes. What has come of a chunked one
 // is decoded: what is wrong with that can still be answered.
 func (t *Try) begin(n int) error {
-	b := &body{conn: t.conn, stop: t.stop, ctx: t.ctx, upload: t.upload, framing: t.Head.Framing(t.req.Method),
+	if t.room == nil {
+		t.room = new(Room)
+	}
+	b := &t.room.body
+	*b = body{conn: t.conn, stop: t.stop, ctx: t.ctx, upload: t.upload, framing: t.Head.Framing(t.req.Method),
 		left: t.Head.ContentLength, keep: t.Head.Persistent(t.req.Method) && !t.req.Close}
 	t.body = b
 	if b.framing != h1.ChunkedBody {

@@ -4,23 +4,21 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
+// exchanges holds those that have been released.
+var exchanges = sync.Pool{New: func() any { return new(Exchange) }}
+
 // Begin starts the exchange of q. trusted are the peers whose forwarding
 // fields count.
 func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
-	x := &Exchange{Record: Record{
-		Start:  time.Now(),
-		Proto:  Proto(q),
-		Scheme: "http",
-		Method: q.Method,
-		Host:   q.Host,
-		Path:   WirePath(q),
-		Query:  q.URL.RawQuery,
-	}}
+	x := exchanges.Get().(*Exchange)
+	x.Start, x.Scheme = time.Now(), "http"
+	x.Proto, x.Method, x.Host, x.Path, x.Query = Proto(q), q.Method, q.Host, WirePath(q), q.URL.RawQuery
 	x.UserAgent, x.Referer = Bounded(q.Header.Get("User-Agent")), Bounded(q.Header.Get("Referer"))
 	x.Secured(q.TLS)
 	if q.TLS != nil {
@@ -38,6 +36,15 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.takeOver(q)
 	awaitTrailers(q)
 	return x
+}
+
+// Release gives back the memory of x, which has been finished, unless its handler has
+// panicked or something may hold x.
+func (x *Exchange) Release() {
+	if x.Returned && !x.Shared {
+		*x = Exchange{}
+		exchanges.Put(x)
+	}
 }
 
 // awaitTrailers lets copies of q get the trailers too: net/http gives those that

@@ -16,7 +16,6 @@ package exchange
 
 import (
 	"context"
-	"net"
 	"net/http"
 
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -32,6 +31,7 @@ type Exchange struct {
 	Name     string      // what Via calls the Router; "" stands for the upstream's own name
 	Trusted  bool        // the peer's forwarding fields count
 	Returned bool        // the handler did not panic
+	Shared   bool        // something may hold the exchange behind its end; see Release
 
 	Numbering Numbering // by which RequestID is sent
 
@@ -60,6 +60,7 @@ type exchangeKey struct{}
 
 // NewContext returns ctx carrying x.
 func NewContext(ctx context.Context, x *Exchange) context.Context {
+	x.Shared = true
 	return context.WithValue(ctx, exchangeKey{}, x)
 }
 
@@ -85,17 +86,11 @@ func DrainFrom(ctx context.Context) context.Context {
 
 type connKey struct{}
 
-// WithConn returns ctx with the client's connection, whose only exchange at a
-// time is that of ctx.
-func WithConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
-}
-
-// HasFront reports whether WithConn stored a connection in ctx: it is one that this
+// HasFront reports whether ctx has the connection of a Slot: it is one that this
 // proxy reads itself, up to the end of each request's body.
 func HasFront(ctx context.Context) bool { return ctx.Value(connKey{}) != nil }
 
-// MarkFrom returns the mark of the connection that WithConn stored in ctx.
+// MarkFrom returns the mark of the connection of ctx's Slot.
 func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
 	c := ctx.Value(connKey{})
 	if c == nil {
@@ -108,8 +103,8 @@ func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
 // begin.
 const Name = "hostproxy"
 
-// HungUp reports whether the client of the connection that WithConn stored in ctx
-// has left, even if some of what it sent has not been read.
+// HungUp reports whether the client of the connection of ctx's Slot has left, even
+// if some of what it sent has not been read.
 func HungUp(ctx context.Context) bool {
 	c, ok := ctx.Value(connKey{}).(interface{ HungUp() bool })
 	return ok && c.HungUp()

@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"context"
 	"net/http"
 	"sync/atomic"
 
@@ -15,7 +14,7 @@ type Handover struct {
 	Charged []*limit.Rule // have taken their token
 	Tried   []string      // keys of the targets that have failed
 
-	taken atomic.Bool // by the first request of its connection
+	taken atomic.Bool // by the first exchange of its request
 }
 
 // Untried lets the targets that have failed be asked again: it was the lane that
@@ -25,11 +24,6 @@ func (h *Handover) Untried() {
 }
 
 type handoverKey struct{}
-
-// NewContext returns ctx, a connection's, carrying h to its first request.
-func (h *Handover) NewContext(ctx context.Context) context.Context {
-	return context.WithValue(ctx, handoverKey{}, h)
-}
 
 // takeOver makes x the exchange that another lane has handed over with q, if it
 // has.

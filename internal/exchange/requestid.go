@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -74,37 +75,61 @@ type Arrival struct {
 
 type arrivalKey struct{}
 
-// A Slot is a place for an Arrival in the context of a request, so that Arrive needs
-// no other request. The zero value is empty.
-type Slot struct{ arrival atomic.Pointer[Arrival] }
+// A Slot is what a server of ours keeps in the context of a request, which answers
+// Value by it. It has a place for an Arrival, so that Arrive needs no other request.
+// The zero value is empty. The exported fields are not to be changed any more.
+type Slot struct {
+	Conn  net.Conn        // the client's, whose only exchange at a time is the request's
+	Drain context.Context // see WithDrain
+	Known *Handover       // from another lane; nil without one
+
+	taken   atomic.Bool // by the one that fills it
+	room    Arrival
+	arrival atomic.Pointer[Arrival] // room, once it is filled
+}
+
+// fill makes a the Arrival in s, and reports whether s was empty.
+func (s *Slot) fill(a Arrival) bool {
+	if s.taken.Swap(true) {
+		return false
+	}
+	s.room = a
+	s.arrival.Store(&s.room)
+	return true
+}
 
 type slotKey struct{}
 
-// Value is what a context that has the slot returns for key, nil if that means
-// something else.
-func (s *Slot) Value(key any) any {
-	switch key {
-	case slotKey{}:
-		return s
-	case arrivalKey{}:
-		if a := s.arrival.Load(); a != nil {
-			return a
-		}
+// Value is what a context that has the slot returns for key. It reports false if that
+// is not the slot's to answer.
+func (s *Slot) Value(key any) (value any, ok bool) {
+	switch key.(type) {
+	case slotKey:
+		return s, true
+	case arrivalKey:
+		return s.arrival.Load(), true
+	case connKey:
+		return s.Conn, true
+	case drainKey:
+		return s.Drain, true
+	case handoverKey:
+		return s.Known, true
 	}
-	return nil
+	return nil, false
 }
 
 // Arrive returns q with its Arrival at the router, which may be any value that is
 // the same for each call: q itself if its context has an empty Slot. trusted and n are the router's.
 func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *http.Request {
 	peer := header.ParsePeer(q.RemoteAddr)
-	a := &Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
+	a := Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
 	a.RequestID = n.idOf(q, peer.TrustedBy(trusted))
 	awaitTrailers(q)
-	if s, ok := q.Context().Value(slotKey{}).(*Slot); ok && s.arrival.CompareAndSwap(nil, a) {
+	if s, ok := q.Context().Value(slotKey{}).(*Slot); ok && s.fill(a) {
 		return q
 	}
-	return q.WithContext(context.WithValue(q.Context(), arrivalKey{}, a))
+	outer := a // a itself stays off the heap
+	return q.WithContext(context.WithValue(q.Context(), arrivalKey{}, &outer))
 }
 
 // ArrivalFrom returns the Arrival that ctx carries, or nil.
@@ -144,6 +169,13 @@ func (n *Numbering) Show(h http.Header, id string) {
 	if n.Shown && n.Name != "" && id != "" {
 		header.Drop(h, n.Name)
 		h[n.Name] = []string{id}
+	}
+}
+
+// Tell is Show in the Header of w, which is not asked for without need: see Relayer.
+func (n *Numbering) Tell(w http.ResponseWriter, id string) {
+	if n.Shown {
+		n.Show(w.Header(), id)
 	}
 }
 

@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
 // Watch returns w noting status and body bytes in x.
 func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 	inner := x.Watched
-	x.Watched = true
+	x.Watched, x.Shared = true, true
 	return &Watcher{ResponseWriter: w, x: x, inner: inner, length: -1}
 }
 
@@ -44,6 +46,27 @@ func (w *Watcher) WriteHeader(status int) {
 		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// A Relayer is a ResponseWriter that takes the head of a target's response as it came,
+// which costs less than a Header that nobody reads.
+type Relayer interface {
+	// Relay is WriteHeader with these fields, which it copies. length is that of the
+	// body, negative if it is unknown. Later the Header has the fields. Relay reports
+	// false, and has done nothing, if the status is known already, or if the Header has
+	// been asked for: it may have fields of its own, or be read later.
+	Relay(status int, fields []h1.Field, length int64) bool
+}
+
+// Relay implements Relayer, if the inner writer does.
+func (w *Watcher) Relay(status int, fields []h1.Field, length int64) bool {
+	inner, ok := w.ResponseWriter.(Relayer)
+	if !ok || !inner.Relay(status, fields, length) {
+		return false
+	}
+	w.Wrote = true
+	w.x.Status = status
+	return true
 }
 
 // Write counts p.

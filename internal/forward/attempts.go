@@ -122,6 +122,9 @@ func (f *Forwarder) Sticks() bool { return f.Sticky != nil }
 
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
+	if a.f == nil { // there was none: each begins with Take
+		return
+	}
 	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], lines: a.lines[:0]}
 }
 

@@ -15,10 +15,10 @@ import (
 
 // The short way through the handler lane: most requests have no body, and most
 // upstreams no hooks. Then net/http's request is written as it is, by the fast
-// lane's functions, and the response's fields go straight into net/http's map,
-// without an http.Request and an http.Response of our own in between.
+// lane's functions, without an http.Request of our own in between. The response's
+// fields go to a writer that relays them, or else straight into net/http's map.
 
-// A draft is memory for a request on the short way.
+// A draft shows a request on the short way to the fast lane's functions.
 type draft struct {
 	req      h1.Request
 	hop      header.Hop
@@ -27,25 +27,39 @@ type draft struct {
 
 var drafts = sync.Pool{New: func() any { return new(draft) }}
 
-// short reports whether the short way does for the exchange.
-func (a *roundTrip) short() bool {
-	q := a.q
-	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || !h1.ValidTarget(q.RequestURI) ||
-		!h1.ValidHost(q.Host) || !h1.ValidToken(q.Method) || !unchanged(q) {
-		return false
+// short returns the request as a draft if the short way does for the exchange, and
+// else nil. Its map iterator is gone when the draft is used: the stack is deepest there.
+func (a *roundTrip) short() *draft {
+	q := a.q // which exchange.Check has found valid
+	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
+		return nil
 	}
 	if _, counted := exchange.MaxForwards(q); counted {
-		return false
+		return nil
 	}
+	d := drafts.Get().(*draft)
 	for name, values := range q.Header {
-		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) {
+		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) || !d.add(name, values) {
+			d.free()
+			return nil
+		}
+	}
+	r := &d.req
+	r.Method, r.Target, r.Host, r.ContentLength = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host), -1
+	if measured(q) {
+		r.ContentLength = 0
+	}
+	a.fill(&d.hop)
+	return d
+}
+
+// add adds fields, or reports that a value is not valid.
+func (d *draft) add(name string, values []string) bool {
+	for _, v := range values {
+		if !header.ValidValue(v) {
 			return false
 		}
-		for _, v := range values {
-			if !header.ValidValue(v) {
-				return false
-			}
-		}
+		d.req.Fields = append(d.req.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
 	}
 	return true
 }
@@ -79,11 +93,10 @@ func unchanged(q *http.Request) bool {
 }
 
 // doShort performs one attempt on the short way. The response that it returns
-// has no Header: the fields are in a.w.Header() already.
-func (a *roundTrip) doShort(c *client.Client, t *forward.Target) (*http.Response, error) {
-	try := c.Start(&a.flight, a.q, a.informational)
+// has no Header: the writer has the fields already.
+func (a *roundTrip) doShort(c *client.Client, t *forward.Target, d *draft) (*http.Response, error) {
+	try := c.Start(&a.flight, a.q, a.relay, &a.room)
 	defer try.Free()
-	d := a.draft()
 	try.Out = a.f.AppendRequest(try.Out, &d.req, t, &d.hop, &d.received)
 	d.free()
 	n, err := try.Exchange()
@@ -104,8 +117,12 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	if head.Nominates {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}
-	h := a.w.Header()
 	sized := head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent // and so without trailers
+	if a.relayed(head, sized) {
+		try.Attach(res, n)
+		return res, nil
+	}
+	h := a.w.Header()
 	client.AddFields(h, head, func(f *h1.Field) bool {
 		return a.f.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
 	})
@@ -119,30 +136,31 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	return res, nil
 }
 
-// draft shows the client's request to the fast lane's functions. It returns
-// before they are called, so that its map iterator is not below them on the
-// stack.
-func (a *roundTrip) draft() *draft {
-	d := drafts.Get().(*draft)
-	q, r := a.q, &d.req
-	r.Method, r.Target, r.Host = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host)
-	r.Fields, r.ContentLength = r.Fields[:0], -1
-	for name, values := range q.Header {
-		for _, v := range values {
-			r.Fields = append(r.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
-		}
+// relayed reports whether the writer has taken the head as it is. What concerns more
+// than the head, which are trailers and the protocols of a 426, is for the Header.
+func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
+	w, ok := a.w.(exchange.Relayer)
+	if !ok || head.Trailer || head.Upgrade {
+		return false
 	}
-	if measured(q) {
-		r.ContentLength = 0
+	length := int64(-1)
+	if sized {
+		length = head.ContentLength
 	}
-	a.fill(&d.hop)
-	return d
+	a.fields = a.attempts.AppendOwn(a.f.AppendFields(a.fields[:0], head, header.RequestID{}), a.x.ClientScheme)
+	if !w.Relay(head.Status, a.fields, length) {
+		return false
+	}
+	a.wrote, a.x.Status = true, head.Status
+	a.events = forward.IsEventStream(head)
+	return true
 }
 
 // free gives the draft back, without a pointer to the request.
 func (d *draft) free() {
 	d.received.Reset()
 	clear(d.req.Fields)
+	d.req.Fields = d.req.Fields[:0]
 	d.req.Method, d.req.Target, d.req.Host = nil, nil, nil
 	drafts.Put(d)
 }

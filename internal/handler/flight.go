@@ -20,6 +20,7 @@ import (
 // of everything that could end it.
 type flight struct {
 	context.Context // the client's
+	*methods        // of its roundTrip
 
 	f     *forward.Forwarder // whose flight it is
 	rc    http.ResponseController
@@ -30,6 +31,8 @@ type flight struct {
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
 	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
+
+	lent bool // a hook or a goroutine may hold a context that leads here; used by the exchange's own goroutine
 
 	mu     sync.Mutex         // guards what follows
 	span   *forward.Span      // of the current attempt's target
@@ -207,10 +210,12 @@ func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
-// Dialed notes how long the exchange has waited for a connection to be opened.
-func (fl *flight) Dialed(d time.Duration) { fl.x.Dial += d }
+// Dialed notes how long the exchange has waited for a connection to be opened. A dial
+// may keep the context that it was given.
+func (fl *flight) Dialed(d time.Duration) { fl.x.Dial, fl.lent = fl.x.Dial+d, true }
 
-func (fl *flight) unbind() bool {
+// release ends Bind.
+func (fl *flight) release() bool {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	fl.lease = pool.Lease{}
@@ -219,6 +224,7 @@ func (fl *flight) unbind() bool {
 
 // cancelable returns a context for clients that know nothing of leases.
 func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
+	fl.lent = true
 	ctx, cancel := context.WithCancel(fl.Context)
 	fl.mu.Lock()
 	defer fl.mu.Unlock()

@@ -28,15 +28,27 @@ import (
 // Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
 func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
-	a := &roundTrip{f: f, w: w, q: q, x: x}
+	a := roundTrips.Get().(*roundTrip)
+	a.f, a.w, a.q, a.x = f, w, q, x
 	if f.Shows() || f.Diverts() {
 		a.introduce()
 	}
 	a.attempts.Take(f)
+	if a.carry() {
+		a.release()
+	} else {
+		x.Shared = true
+	}
+}
+
+// carry carries the exchange out, and reports whether it ended alone.
+func (a *roundTrip) carry() (alone bool) {
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
 		a.fail(fail)
+		return false
 	}
+	return a.alone()
 }
 
 // fail records the failure and answers it, or cuts the client off when the

@@ -20,10 +20,16 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	if res != &a.res {
 		a.copyHeader(res)
 	}
-	if res.ContentLength < 0 && res.Body != http.NoBody && forward.EventStream(a.w.Header().Get("Content-Type")) {
+	if res.ContentLength < 0 && res.Body != http.NoBody && (a.events || !a.wrote && forward.EventStream(a.w.Header().Get("Content-Type"))) {
 		a.flight.remain(a.attempts.Stay(a.x.Lives[exchange.RouteLife]))
 	}
-	announced := a.writeHead(res)
+	announced := 0
+	if !a.wrote {
+		announced = a.writeHead(res)
+	}
+	if res.ContentLength < 0 && res.Body != http.NoBody {
+		keepUnsized(a.w)
+	}
 	if fail := a.copyBody(res); fail != nil {
 		return fail
 	}
@@ -92,9 +98,6 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 		}
 	}
 	a.closeAfter()
-	if res.ContentLength < 0 && res.Body != http.NoBody {
-		keepUnsized(a.w)
-	}
 	a.x.Status = res.StatusCode
 	a.wrote = true
 	a.w.WriteHeader(res.StatusCode)
@@ -129,11 +132,14 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 		a.body.Answer()
 	}
 	a.flight.open.Store(stream && res.Body != http.NoBody)
-	a.flight.touch()
 	buf := exchange.Buffers.Get().(*[32 << 10]byte)
 	defer exchange.Buffers.Put(buf)
 	for last := len(buf); ; {
-		if left := buffered(res.Body); left == 0 || left < 0 && (stream || last < len(buf)) {
+		left := buffered(res.Body)
+		if left <= 0 {
+			a.flight.touch() // now the target has its own time
+		}
+		if left == 0 || left < 0 && (stream || last < len(buf)) {
 			a.flight.slow.Store(true)
 			_ = a.flight.rc.Flush() // a write error shows on the next write
 			a.flight.slow.Store(false)
@@ -158,7 +164,6 @@ func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
 		if err != nil {
 			return a.copyFailure(err)
 		}
-		a.flight.touch()
 	}
 }
 

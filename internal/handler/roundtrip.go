@@ -6,17 +6,20 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"sync"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/client"
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A fullExchange is one exchange on its way through the handler lane: a try at one
+// A roundTrip is one exchange on its way through the handler lane: a try at one
 // target after the other until one answers.
 type roundTrip struct {
+	methods
 	f *forward.Forwarder // who serves it; see Place
 	w http.ResponseWriter
 	q *http.Request
@@ -26,12 +29,48 @@ type roundTrip struct {
 	attempts forward.Attempts
 	fast     bool               // the short way may do
 	res      http.Response      // on the short way
+	room     client.Room        // likewise
+	fields   []h1.Field         // of a response that is relayed
+	events   bool               // it is an event stream
+	tries    int                // attempts that have begun
 	body     *requestBody       // the client's body, nil without
 	done     context.CancelFunc // of a client that knows nothing of leases; nil without
 	wrote    bool               // the response to the client has begun
 	mirrors  bool               // a copy is to be sent
 	interim  int                // interim responses relayed
 	named    []string           // values of the response's Connection, for its trailers
+}
+
+// methods are methods of a roundTrip and of its flight as funcs. They are kept, so
+// that an exchange allocates none.
+type methods struct {
+	relay  func(status int, h http.Header) error // informational
+	unbind func() bool
+}
+
+// roundTrips holds those that have ended alone.
+var roundTrips = sync.Pool{New: func() any {
+	a := new(roundTrip)
+	a.methods = methods{a.informational, a.flight.release}
+	a.flight.methods = &a.methods
+	return a
+}}
+
+// alone reports whether nothing else can hold a or a part of it, now that it has
+// ended: one attempt on the short way, over a kept connection, has been answered. A
+// hook, another client, a dial or the sending of a body may still have a context or a
+// request that leads to a.
+func (a *roundTrip) alone() bool {
+	return a.tries == 1 && a.res.StatusCode != 0 && !a.flight.lent && !a.mirrors
+}
+
+// release gives a back, with nothing of the exchange.
+func (a *roundTrip) release() {
+	m, fields := a.methods, a.fields
+	clear(fields)
+	*a = roundTrip{methods: m, fields: fields[:0]}
+	a.flight.methods = &a.methods
+	roundTrips.Put(a)
 }
 
 // run carries the exchange out. A failure is returned once; after wrote it
@@ -215,6 +254,7 @@ func (a *roundTrip) pick(left []*forward.Target) (t *forward.Target, err error) 
 
 // try performs one attempt at t.
 func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
+	a.tries++
 	if a.hedges() {
 		return a.race()
 	}
@@ -232,14 +272,14 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 
 // tryOwn performs one attempt by the built-in HTTP/1.1 client.
 func (a *roundTrip) tryOwn(c *client.Client, t *forward.Target) (*http.Response, error) {
-	if a.short() {
-		return a.doShort(c, t)
+	if d := a.short(); d != nil {
+		return a.doShort(c, t, d)
 	}
 	out, err := a.outgoing(&a.flight, t)
 	if err != nil {
 		return nil, err
 	}
-	return c.Do(out, a.informational)
+	return c.Do(out, a.relay)
 }
 
 // tryForeign performs one attempt by a client that knows nothing of leases.
@@ -253,7 +293,7 @@ func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Respons
 	if err != nil {
 		return nil, err
 	}
-	return c.Do(out, a.informational)
+	return c.Do(out, a.relay)
 }
 
 // dialTrace notes how long a foreign client takes to open a connection.

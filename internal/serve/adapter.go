@@ -54,6 +54,9 @@ type adapter struct {
 	out    head
 	given  given
 
+	relayed bool   // fields are those of Relay
+	relay   []byte // and their bytes are here
+
 	headOnly bool  // the request is HEAD
 	wrote    bool  // the final status is known
 	sent     bool  // the head has been given to the front
@@ -66,8 +69,9 @@ type adapter struct {
 
 	lookout *lookout // nil without one; guarded by the body's mu
 
-	asking sync.Mutex // guards asks, and is held to write 100 Continue
-	asks   bool       // the first read of the body sends 100 Continue
+	expects bool       // the request waited for 100 Continue at first; what follows is for those only
+	asking  sync.Mutex // guards asks, and is held to write 100 Continue
+	asks    bool       // the first read of the body sends 100 Continue
 }
 
 // bufferBefore is how much of a body is held back until it is known how long it is.
@@ -86,7 +90,9 @@ func (f *front1) adapt() step {
 		return f.refuse(err)
 	}
 	a.c.handle(a.w)
-	a.w.body.lookOut()
+	if !a.c.peeks() {
+		a.w.body.lookOut()
+	}
 	returned := a.call(a.c.s.Handler)
 	a.w.life.end()
 	next := end
@@ -108,19 +114,17 @@ func (a *adapter) begin(f *front1) error {
 	if unknown {
 		return errExpectation
 	}
-	a.f1.src.asks, a.asks = asks, asks
+	a.f1.src.asks, a.asks, a.expects = asks, asks, asks
 	a.headOnly = a.f1.headOnly
 	a.texts.take(f.headBytes())
 	a.w = new(response)
 	a.w.a.Store(a)
-	ctx := a.c.context()
-	if x.known != nil {
-		ctx = x.known.NewContext(ctx)
-		x.known = nil
-	}
-	a.w.life.Context = ctx
+	life := &a.w.life
+	life.Context = a.c.context()
+	life.slot.Conn, life.slot.Drain, life.slot.Known = a.c, a.c.s.draining, x.known
+	x.known = nil
 	var err error
-	a.q, err = a.request(&a.w.life, &x.req)
+	a.q, err = a.request(life, &x.req)
 	return err
 }
 
@@ -184,7 +188,7 @@ func (a *adapter) finish() step {
 
 // release gives the adapter back.
 func (a *adapter) release() {
-	if a.w != nil {
+	if a.w != nil && a.w.a.Load() != nil { // or else the handler has been called
 		a.w.shut()
 		a.w.life.end()
 	}
@@ -198,7 +202,8 @@ func (a *adapter) release() {
 	clear(a.fields)
 	a.c, a.f, a.f1, a.w, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
-	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks = false, false, false, false, false, false
+	a.relayed, a.relay = false, a.relay[:0]
+	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks, a.expects = false, false, false, false, false, false, false
 	a.written, a.n = 0, 0
 	adapters.Put(a)
 }
@@ -223,7 +228,7 @@ func caller() string {
 // context is that of all requests of the connection.
 func (c *conn) context() context.Context {
 	if c.ctx == nil {
-		c.ctx = exchange.WithConn(context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr()), c)
+		c.ctx = context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr())
 	}
 	return c.ctx
 }

@@ -48,7 +48,8 @@ func (t *text) method(b []byte) string {
 	return t.of(b)
 }
 
-// request returns r as handlers want it.
+// request returns r as handlers want it. It is a part of the response writer: who keeps
+// one of them mostly keeps the other.
 func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, error) {
 	q := http.Request{Method: a.texts.method(r.Method), RequestURI: a.texts.of(r.Target), Host: a.texts.of(r.Host),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: r.Minor, RemoteAddr: a.c.remote(), TLS: a.c.state, Body: http.NoBody,
@@ -77,7 +78,8 @@ func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, er
 		}
 	}
 	b.w, b.trailer = a.w, q.Trailer
-	return q.WithContext(ctx), nil
+	a.w.q = *q.WithContext(ctx)
+	return &a.w.q, nil
 }
 
 // parseTarget makes u what target spells.
@@ -244,6 +246,9 @@ func (b *requestBody) Close() error {
 
 // ask sends 100 Continue, if the client waits for it.
 func (a *adapter) ask() {
+	if !a.expects {
+		return
+	}
 	a.asking.Lock()
 	defer a.asking.Unlock()
 	if a.asks {
@@ -257,6 +262,9 @@ func (a *adapter) asked() { a.asks, a.f.body().asks = false, false }
 
 // stopAsking ends that: the answer has begun.
 func (a *adapter) stopAsking() {
+	if !a.expects {
+		return
+	}
 	a.asking.Lock()
 	defer a.asking.Unlock()
 	a.asks = false
@@ -304,9 +312,12 @@ func (a *adapter) closeBody() bool {
 	return s.whole()
 }
 
-// leaveBody ends all reading of the body.
+// leaveBody ends all reading of the body. Without one, the handler cannot read.
 func (a *adapter) leaveBody() {
 	b, s := &a.w.body, a.f.body()
+	if s.framing == h1.NoBody && a.lookout == nil && !s.bound.Load() {
+		return
+	}
 	b.closed.Store(true)
 	if !b.mu.TryLock() {
 		s.interrupt()

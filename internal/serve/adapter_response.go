@@ -34,6 +34,7 @@ type response struct {
 	gate sync.Mutex              // held by who does what does not block; guards header's making
 	life lifetime                // the request's context
 	left atomic.Bool             // the client left, which ended the context
+	q    http.Request
 	url  url.URL
 	body requestBody
 
@@ -74,6 +75,9 @@ func (w *response) Header() http.Header {
 	defer w.gate.Unlock()
 	if w.header == nil {
 		w.header = make(http.Header)
+		if a := w.a.Load(); a != nil && a.relayed {
+			a.addTo(w.header)
+		}
 	}
 	return w.header
 }
@@ -257,7 +261,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	h.last = body.asks && body.f.x.unread.Load() || !a.duplex && a.f.reuses(h) && !a.shutBody()
+	h.last = body.asks && body.f.x.unread.Load() || body.framing != h1.NoBody && !a.duplex && a.f.reuses(h) && !a.shutBody()
 	body.answered.Store(true)
 	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
@@ -439,11 +443,10 @@ func (w *response) sendFile(src io.Reader) (n int64, err error) {
 
 // trailers returns those of the response, in order.
 func (a *adapter) trailers() (trailers []h1.Field) {
-	header := a.w.made()
-	if !a.given.trails && len(header) == 0 {
+	if !a.f1.chunked { // no other framing carries them
 		return nil
 	}
-	for k, values := range header {
+	for k, values := range a.w.made() {
 		name, marked := strings.CutPrefix(k, http.TrailerPrefix)
 		if marked && !mayTrail(http.CanonicalHeaderKey(name)) || !marked && !slices.Contains(a.given.trailers, k) {
 			continue

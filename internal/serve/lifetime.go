@@ -12,7 +12,7 @@ import (
 // tell others of its end is allocated when it is asked for.
 type lifetime struct {
 	context.Context // the connection's, which never ends
-	arrival         exchange.Slot
+	slot            exchange.Slot
 
 	mu     sync.Mutex
 	err    error
@@ -43,7 +43,7 @@ func (l *lifetime) Err() error {
 // Value implements context.Context. Package context asks for the cancelable context
 // above one that it makes: the inner one, so that no goroutine waits for its end.
 func (l *lifetime) Value(key any) any {
-	if v := l.arrival.Value(key); v != nil {
+	if v, ok := l.slot.Value(key); ok {
 		return v
 	}
 	l.mu.Lock()

@@ -11,7 +11,7 @@
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
 //   - fastlane_upload.go, fastlane_response.go: bodies
 //   - front.go, front1.go, source.go: what the server of a request sees of its client; that of HTTP/1.x
-//   - adapter.go, adapter_request.go, adapter_response.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
+//   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
 //   - sock_unix.go, sock_other.go, sendfile.go, errorlog.go: the edges of the system and of net/http
 package serve
