@@ -64,8 +64,7 @@ func (w *Watcher) Relay(status int, fields []h1.Field, length int64) bool {
 	if !ok || !inner.Relay(status, fields, length) {
 		return false
 	}
-	w.Wrote = true
-	w.x.Status = status
+	w.Wrote, w.x.Status, w.length = true, status, length
 	return true
 }
 
