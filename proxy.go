@@ -51,10 +51,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges
-// and redirects to HTTPS. It shuts down when ctx is done, or when the process
-// receives SIGINT or SIGTERM, and returns what [Server.Serve] returns. A second
-// signal ends the process immediately. A program that handles signals itself calls
+// ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges and
+// redirects to HTTPS. It shuts down when ctx is done, or when the process receives
+// SIGINT or SIGTERM. It returns what [Server.Serve] returns. A second signal ends
+// the process immediately. A program that handles signals itself calls
 // [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
@@ -73,11 +73,11 @@ func untilSignal(ctx context.Context, serve func(context.Context) error) error {
 type Server struct {
 	Router *Router
 
-	// Handler serves the requests instead of Router; set it to put middleware in
-	// front of Router. It does not get the challenges and redirects of HTTPAddr.
-	// A wrapper of the http.ResponseWriter needs a method Unwrap for WebSockets and
-	// for responses that are flushed. Over HTTP/1.x, a request's context ends about
-	// a second after its client has disconnected. Nil means Router.
+	// Handler serves the requests instead of Router; set it to put middleware in front
+	// of Router. ACME challenges and redirects to HTTPS do not pass through it. A
+	// wrapper of the http.ResponseWriter needs a method Unwrap for WebSockets and for
+	// responses that are flushed. Over HTTP/1.x, a request's context ends about a
+	// second after its client has disconnected. Nil means Router.
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
@@ -92,9 +92,9 @@ type Server struct {
 	// 2 minutes; negative disables the limit.
 	IdleTimeout time.Duration
 
-	// DrainTimeout limits the graceful shutdown. Remaining connections are then
-	// closed, including those of a [Passthrough], and [Server.Serve] returns an error.
-	// Zero means 30 s; negative disables the limit.
+	// DrainTimeout limits the graceful shutdown. After DrainTimeout the remaining
+	// connections are closed, also connections of a [Passthrough], and [Server.Serve]
+	// returns an error. Zero means 30 s; negative disables the limit.
 	DrainTimeout time.Duration
 
 	// HandshakeTimeout limits a TLS handshake, including the wait for a
@@ -106,22 +106,22 @@ type Server struct {
 	// an error.
 	MaxHeaderBytes int
 
-	// MaxConns limits the open connections of each listener, including those of a
-	// [Passthrough]. Further connections are closed immediately. Zero means no
+	// MaxConns limits the open connections of each listener. Connections of a
+	// [Passthrough] count. Further connections are closed immediately. Zero means no
 	// limit; negative is an error.
 	MaxConns int
 
-	// MaxConnsPerClient limits the open connections of each client address, or of
-	// each /64 of IPv6, on both listeners together, including those of a
-	// [Passthrough]. Further connections are closed immediately. It does not apply
-	// to peers in [Router.TrustedProxies], which hold the connections of many
-	// clients, nor to peers without an address, as on a unix socket. Many users may
-	// share one address behind NAT. Zero means no limit; negative is an error.
+	// MaxConnsPerClient limits the open connections of each client (an IPv4 address or
+	// the /64 of an IPv6 address) on both listeners together. Connections of a
+	// [Passthrough] count. Further connections are closed immediately. It does not
+	// apply to peers in [Router.TrustedProxies], because each serves many clients, or
+	// to peers without an address, as on a unix socket. Many users may share one
+	// address behind NAT. Zero means no limit; negative is an error.
 	MaxConnsPerClient int
 
-	// MaxHandshakes limits the TLS handshakes in flight; further ones wait. A
-	// handshake counts from the end of its ClientHello, except while it waits for
-	// a certificate. Handshakes of ACME challenges do not count. Zero means 512;
+	// MaxHandshakes limits the TLS handshakes in flight. Further handshakes wait. A
+	// handshake counts from the end of its ClientHello, except while it waits for a
+	// certificate. Handshakes of ACME challenges do not count. Zero means 512;
 	// negative disables the limit.
 	MaxHandshakes int
 }
@@ -140,8 +140,8 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.Serve(ctx, https, plain)
 }
 
-// Serve serves on open listeners, such as inherited sockets, and closes them at
-// the end. Either may be nil, but not both.
+// Serve serves on open listeners, such as inherited sockets, and closes them at the
+// end. Either listener may be nil, but not both.
 //
 //   - https serves the routes over TLS. Serve does the TLS itself, so https must be
 //     a listener without TLS.
@@ -155,12 +155,12 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // yours to close. Serve returns nil once no connection is left. After DrainTimeout it
 // closes the remaining connections, and returns an error.
 //
-// Connections may be of any type, such as those of a listener for the PROXY
+// Connections may be of any type, such as connections from a listener for the PROXY
 // protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
 // see [UnbufferedConn].
 //
 // Several Servers may run one Router. The Router's certificate renewals, background
-// work and idle connections end with the last of them.
+// work and idle connections end when the last of these Servers ends.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
 	servers, share, err := s.servers(https, plain, budget)
@@ -196,8 +196,9 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the underlying
-// connection, which costs less CPU. It may come from a listener of your own or from
-// [Upstream.Dial]. Other connections are used only by their Read and Write.
+// connection, to save CPU. It may come from a listener of your own or from
+// [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly, and a
+// connection of any other type only through its methods.
 type UnbufferedConn interface {
 	net.Conn
 
@@ -478,10 +479,10 @@ func (r *Router) ended(s *Server, b *serve.Budget) error {
 	return err
 }
 
-// An Exchange is the record of one request and its response, which [Router.Observe]
-// gets. UserAgent, Referer, User and ServerName are cut off after 1 KiB. Strings
-// from the client may hold any byte: escape them in logs, as the handlers of
-// log/slog do.
+// An Exchange is the record of one request and its response. [Router.Observe] gets
+// it. UserAgent, Referer, User and ServerName are cut off after 1 KiB. Strings from
+// the client may hold any byte: escape them in logs, as the handlers of log/slog
+// do.
 type Exchange struct {
 	Start time.Time // when the head of the request was complete
 
@@ -498,8 +499,8 @@ type Exchange struct {
 
 	UserAgent  string // "" if the client sent none
 	Referer    string // "" if the client sent none
-	User       string // user name, by BasicAuth or ForwardAuth.User; "" if none
-	RequestID  string // identifier, by Router.RequestID; "" if that is disabled
+	User       string // user name, from BasicAuth or ForwardAuth.User; "" if none
+	RequestID  string // identifier, see Router.RequestID; "" if disabled
 	TLSVersion uint16 // such as tls.VersionTLS13; 0 without TLS
 	ServerName string // server name in the TLS handshake; "" if none
 
@@ -537,20 +538,21 @@ func publicExchange(r *exchange.Record) *Exchange {
 // A RequestIDHeader is a request header that identifies the request in the logs
 // of all services. Handlers and targets get the header.
 //
-// If a peer in [Router.TrustedProxies] sends one token of up to 128 bytes, that is
-// the identifier. Otherwise it is new: 128 random bits in hexadecimal. Retries,
-// mirrored copies and the request of a [ForwardAuth] have the same identifier.
+// If a peer in [Router.TrustedProxies] sends one token of up to 128 bytes, the
+// token is the identifier. Otherwise the identifier is new: 128 random bits in
+// hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have the
+// same identifier.
 //
 // A client's own header is removed, also from trailers and in every spelling that
 // CGI reads as the same name. [Upstream.RequestHeader] and
-// [Upstream.ResponseHeader] edit the header like any other.
+// [Upstream.ResponseHeader] edit the header like any other header.
 type RequestIDHeader struct {
 	// Name is the name of the header, such as "X-Request-Id". "" disables
 	// identifiers.
 	Name string
 
-	// Respond sends the header to clients too, in place of the target's own. Interim
-	// responses (1xx) and responses to an invalid request have none.
+	// Respond sends the header to clients too, in place of the target's header.
+	// Interim responses (1xx) and responses to an invalid request do not have it.
 	Respond bool
 }
 
@@ -586,9 +588,9 @@ func ClientAddr(q *http.Request) netip.Addr {
 	return header.ParsePeer(q.RemoteAddr).Addr
 }
 
-// RequestID returns the identifier of q; see [RequestIDHeader]. It works where
-// [ClientAddr] does. Elsewhere, or if [Router.RequestID] is disabled, it returns
-// "".
+// RequestID returns the identifier of q; see [RequestIDHeader]. It works in the
+// same places as [ClientAddr]. Elsewhere, or if [Router.RequestID] is disabled, it
+// returns "".
 func RequestID(q *http.Request) string {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.RequestID
@@ -600,8 +602,9 @@ func RequestID(q *http.Request) string {
 }
 
 // AccessLog returns a function for [Router.Observe] that writes one line per
-// exchange to l, at level Info, or Warn if the upstream or the proxy failed. The
-// function may be called concurrently. The attributes are fields of the [Exchange]:
+// exchange to l. The level is Warn if the exchange failed and Error.Side is not
+// SideClient, and otherwise Info. The function may be called concurrently. The
+// attributes are fields of the [Exchange]:
 //
 //	attribute       field                   omitted
 //	client          Client
@@ -724,11 +727,11 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns all errors in the fields of r and its handlers, joined. Fields
-// changed after first use, in r or in a Server that runs r, are errors too.
-// Nil means that every field is in effect, or will be from first use on. Check
-// does not count as first use: fields may still be set. It does not validate
-// [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
+// Check returns all errors in the fields of r and its handlers, joined. A field
+// that was changed after first use is an error too, also in a Server that runs r.
+// Nil means that every field is in effect, or takes effect at first use. Check does
+// not count as first use: fields may still be set. Check does not validate
+// [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] validate it.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {
@@ -775,10 +778,10 @@ type Explanation struct {
 	Method string     // as the client wrote it
 	Host   string     // in canonical form; as the client wrote it if it is invalid
 	Path   string     // as compared with patterns, escaped
-	Client netip.Addr // address of the client, resolved through TrustedProxies; invalid if unknown
+	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 
 	// Candidates are the routes whose host matches, in the order in which they are
-	// considered. Pattern is that of the route that would serve the request; "" if none.
+	// considered. Pattern names the route that would serve the request; "" if none.
 	Candidates []Choice
 	Pattern    string
 
@@ -790,16 +793,16 @@ type Explanation struct {
 	// order in which they apply.
 	Rules []Rule
 
-	// Targets are the targets of the Upstream. Target is the one that would be
-	// chosen; "" if there is none, or if it is chosen at random or by Pick.
-	// Selection says in words how it is chosen.
+	// Targets are the targets of the Upstream. Target is the target that would be
+	// chosen; "" if there is none, or if the choice is random or made by Pick.
+	// Selection describes the choice in words.
 	Targets   []Choice
 	Target    string
 	Selection string
 
 	Wait   string // why the request would wait; "" if it would not
 	Status int    // response status if the Router or one of its handlers refuses the request, else 0
-	Reason string // why it is refused
+	Reason string // why the request is refused
 
 	TLS         string     // result of a TLS handshake for Host, in words
 	Certificate CertStatus // status of the certificate in that handshake; zero if none
@@ -813,7 +816,7 @@ func (e Explanation) String() string { return e.text }
 // A Choice is a route or a target that was considered, and why it is not chosen.
 type Choice struct {
 	Name string // pattern of the route, or name of the target as in Exchange
-	Why  string // "" if the route serves the request, or the target may be chosen
+	Why  string // the reason; "" if the route serves the request, or the target may be chosen
 }
 
 func publicChoice(c status.Choice) Choice { return Choice(c) }
@@ -941,8 +944,8 @@ func describe(o *routes.Route[route]) status.Route {
 }
 
 // An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use only
-// HTTPS. They obey it for MaxAge, even if the certificate is no longer valid: start
-// with a short MaxAge.
+// HTTPS. They obey the policy for MaxAge, even if the certificate is no longer
+// valid: start with a short MaxAge.
 type HSTS struct {
 	MaxAge            time.Duration // 0 makes clients forget the policy
 	IncludeSubDomains bool          // applies the policy to subdomains too

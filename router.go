@@ -32,20 +32,20 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// A Router maps host patterns to handlers, usually Upstreams. The zero value
-// has no routes and is ready to use. Routes may change at any time, also while
-// requests are served. Fields must be set before the first use: a request, or a
-// call of [Server.Serve], [Router.Listen], [Router.Wrap] or [Router.TLSConfig]. A
-// later change has no effect; [Router.Set], [Router.Replace], [Router.Check] and
-// [Server.Serve] return an error until it is undone.
+// A Router maps host patterns to handlers, usually Upstreams. The zero value has no
+// routes and is ready to use. Routes may change at any time, also while requests
+// are served. Fields must be set before the first use: a request, or a call of
+// [Server.Serve], [Router.Listen], [Router.Wrap] or [Router.TLSConfig]. A later
+// change has no effect; [Router.Set], [Router.Replace], [Router.Check] and
+// [Server.Serve] return an error until the change is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
-// (*.example.com), or * for any host and for HTTP/1.0 requests without one. A
-// pattern with a path (example.com/api/) matches that path and all paths below
-// it. An exact host beats a wildcard, and a wildcard beats *. Within a host, the
-// longer path prefix wins. The order of registration does not matter. Hosts are
-// compared in canonical form: lower case, no port, no trailing dot, IDNA in ASCII.
-// IPv6 addresses have brackets, as in [::1].
+// (*.example.com), or * for any host and for HTTP/1.0 requests without a host. A
+// pattern with a path (example.com/api/) matches that path and all paths below it.
+// An exact host beats a wildcard, and a wildcard beats *. Within a host, the longer
+// path prefix wins. The order of registration does not matter. Hosts are compared
+// in canonical form: lower case, no port, no trailing dot, IDNA in ASCII. IPv6
+// addresses have brackets, as in [::1].
 //
 // A path prefix is compared with the path as the client sent it. Targets get the
 // same path, but may read it differently. Therefore a request to a host with
@@ -69,9 +69,9 @@ type Router struct {
 	NotFound http.Handler
 
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
-	// headers give the client's address, and whether it used TLS: Redirect, HSTS
-	// and Sticky depend on that. Nil trusts none: the client is the remote address
-	// of the connection.
+	// headers give the client's address, and whether the client used TLS: Redirect,
+	// HSTS and Sticky use this. Nil trusts no peer: the client address is the remote
+	// address of the connection.
 	TrustedProxies []netip.Prefix
 
 	// RequestID gives each request an identifier. The zero value disables it.
@@ -80,18 +80,18 @@ type Router struct {
 	// RateLimit limits the requests of each client. Nil means no limit.
 	RateLimit *RateLimit
 
-	// TLS sets where certificates come from. The zero value uses ACME
-	// (Let's Encrypt) for public names and a LocalCA for internal ones.
+	// TLS sets where certificates come from. The zero value uses ACME (Let's Encrypt)
+	// for public names and a LocalCA for internal names.
 	TLS TLS
 
 	// Logger receives the log of the Router, and of the Upstreams of its routes.
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	// Observe is called once at the end of each exchange, aborted ones included,
-	// on the exchange's goroutine. The Exchange is valid only during the call:
-	// copy it to keep it. Nil logs failed exchanges as warnings, except those
-	// that failed on the client's side.
+	// Observe is called once at the end of each exchange, even if it is aborted, on
+	// the exchange's goroutine. The Exchange is valid only during the call: copy it to
+	// use it later. Nil logs failed exchanges as warnings, except exchanges that
+	// failed on the client's side.
 	Observe func(*Exchange)
 
 	certs certs.Keeper
@@ -154,11 +154,10 @@ func (r *Router) rules() (*rules, error) {
 }
 
 // A BasicAuth verifies HTTP Basic credentials (RFC 7617) before Next serves a
-// request. Requests without valid credentials get 401. Invalid fields are an
-// error when the route is added. Use it over TLS: plain HTTP exposes passwords.
-// To slow down guessing, set [Router.RateLimit]. Next gets the Authorization
-// header too; to hide it from targets, name it in
-// [Upstream.RequestHeader].Remove.
+// request. Requests without valid credentials get 401. Invalid fields are an error
+// when the route is added. Use TLS: plain HTTP exposes passwords. To slow down
+// guessing, set [Router.RateLimit]. Next gets the Authorization header too; to hide
+// it from targets, name it in [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by user name; required
 	Realm string            // shown by the browser when it asks for a password; "" means "restricted"
@@ -235,10 +234,10 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 }
 
 // A ForwardAuth asks an authentication server before Next serves a request. It
-// sends a GET without a body, with the headers of the request and with
-// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
-// target of Auth answers with 2xx, Next serves the request. Every other response
-// goes to the client, including those that Auth itself makes: 502 if no target
+// sends a GET without a body, but with the headers of the request,
+// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a target
+// of Auth answers with 2xx, Next serves the request. Every other response goes to
+// the client, including the responses that Auth itself makes: 502 if no target
 // answers, the Page of [Upstream.Maintain], or the response of Auth's ErrorHandler.
 // Invalid fields are an error when the route is added.
 type ForwardAuth struct {
@@ -463,10 +462,10 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 	r.swap(nil, r.newRoute(p, h, where))
 }
 
-// Set adds a route, or swaps the handler of an existing one. Requests in flight
-// finish on the old handler, except that [Upstream.StreamGrace] limits some, as in
-// [Router.Remove]. It limits none if both handlers have the same innermost handler;
-// see [Router.Replace].
+// Set adds a route, or swaps the handler of an existing route. Requests in flight
+// finish on the old handler, with the same exceptions as in [Router.Remove]. If
+// both handlers have the same innermost handler, there are no exceptions; see
+// [Router.Replace].
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -490,9 +489,9 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 }
 
 // Remove removes a route and reports whether it existed. Requests in flight finish,
-// except that [Upstream.StreamGrace] limits upgraded connections and responses
-// without a Content-Length, such as event streams. By default, upgraded connections
-// are closed immediately, and such responses are cut off after 10 s.
+// with two exceptions: an [Upstream] closes upgraded connections immediately, and
+// cuts off responses without a Content-Length after 10 s. [Upstream.StreamGrace]
+// changes these times for upgraded connections and event streams.
 func (r *Router) Remove(pattern string) bool {
 	p, err := routes.ParsePattern(pattern)
 	if err != nil {
@@ -527,21 +526,21 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 	r.reportMoved(from, to, slices.Values([]string{host}), 1)
 }
 
-// Replace swaps all routes at once for those of rs, or changes nothing and
-// returns all errors joined. It does not wait. [Upstream.Replace] swaps the
-// targets of one Upstream, and waits for them.
+// Replace swaps all routes at once for the routes in rs. If there are errors, it
+// changes nothing and returns all errors joined. It does not wait.
+// ([Upstream.Replace] swaps the targets of one Upstream, and waits.)
 //
-// Requests in flight finish on the old handlers, except that [Upstream.StreamGrace]
-// limits some, as in [Router.Remove]. A route whose pattern and innermost handler
-// stay the same keeps all, and its upgraded connections stay open.
+// Requests in flight finish on the old handlers, with the same exceptions as in
+// [Router.Remove]. If the pattern and the innermost handler of a route stay the
+// same, there are no exceptions: its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
 // returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
-// the same Upstream applies to new requests, and closes no connection. Handlers
-// are compared with ==. Those of a type that cannot be compared always differ, with
-// one exception: an http.HandlerFunc is the same if it is the same func value. A
-// new closure of the same code differs.
+// the same Upstream applies to new requests, and closes no connection. Handlers are
+// compared with ==. Handlers of a type that == cannot compare always differ, with
+// one exception: the same func value is the same http.HandlerFunc. A new closure of
+// the same code differs.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -595,9 +594,10 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 type Changes struct {
 	Added, Removed []string // new patterns, and removed patterns
 
-	// Swapped patterns get another innermost handler: their upgraded connections
-	// are closed. Rewrapped patterns keep the innermost handler, but the handlers
-	// around it change: their upgraded connections stay open. See [Router.Replace].
+	// Swapped patterns get a different innermost handler: their upgraded connections
+	// are closed after [Upstream.StreamGrace], by default immediately. Rewrapped
+	// patterns keep the innermost handler, but the handlers around it change: their
+	// upgraded connections stay open. See [Router.Replace].
 	Swapped, Rewrapped []string
 
 	// Certificates are the hosts and wildcards whose certificates will be loaded
@@ -716,8 +716,8 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 }
 
 // Handler returns the handler that would serve q and the pattern of its route,
-// without serving q. If no route matches, it returns NotFound or a handler that
-// refuses the request, and "".
+// without serving q. If no route matches, the handler is NotFound or refuses the
+// request, and the pattern is "".
 func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	rt, refusal := r.route(q, exchange.WirePath(q))
 	if rt == nil {
@@ -891,10 +891,10 @@ func (r *Router) logger() *slog.Logger {
 
 // Redirect returns a handler that redirects every request to host with 308
 // Permanent Redirect, for instance from www to the apex. Scheme, port, path and
-// query stay the same. A port in host (example.com:8443) replaces that of the
-// request; 443 also sets the scheme to https, and 80 to http. Scheme and port are
-// resolved through [Router.TrustedProxies]. It panics if host is not a host with
-// an optional port.
+// query stay the same. A port in host (example.com:8443) replaces the port of the
+// request. Port 443 also sets the scheme to https, and port 80 sets it to http.
+// Scheme and port are resolved through [Router.TrustedProxies]. Redirect panics if
+// host is not a host with an optional port.
 func Redirect(host string) http.Handler {
 	r, err := handler.NewRedirect(host)
 	if err != nil {

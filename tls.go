@@ -31,16 +31,16 @@ import (
 )
 
 // TLS holds the certificate settings of a Router. The zero value obtains
-// certificates from Let's Encrypt for public names and from a LocalCA for
-// internal names, and keeps them in files. Using a CA means agreeing to its terms
-// of service. Set the fields before the Router is first used.
+// certificates from Let's Encrypt for public names and from a LocalCA for internal
+// names, and stores them in files. Using a CA means agreeing to its terms of
+// service.
 //
 // Each host of a route gets a certificate in the background. Only handshakes of a
-// host without a certificate wait for the CA, up to 64 per host. They do not
-// delay other hosts. Each ACME account, and each issuer of another type, gets at
-// most ten orders in ten seconds: due renewals first, then hosts with waiting
-// handshakes. A host that fails is retried with growing pauses, and does not
-// delay others. See [Router.Certificates].
+// host without a certificate wait for the CA, up to 64 per host. They do not delay
+// other hosts. Each ACME account, and each issuer of another type, gets at most ten
+// orders in ten seconds: due renewals first, then hosts with waiting handshakes. A
+// host that fails is retried with growing pauses, and does not delay other hosts.
+// See [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -48,15 +48,15 @@ type TLS struct {
 	// CA is the URL of an ACME directory. "" means Let's Encrypt.
 	CA string
 
-	// Issuer replaces Email and CA, which must then be "". Nil means ACME with
-	// Email, CA and DNS.
+	// Issuer replaces Email and CA: both must then be "". Nil means ACME with Email,
+	// CA and DNS.
 	//
-	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy
-	// of it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
-	// account binding, a profile or the roots of a private CA. TestCA is the CA's
-	// staging directory, preset for Let's Encrypt: after a failed validation, further
-	// ones are tried there first, until one succeeds. To choose the type of key, wrap
-	// the issuer in an [Issuer].
+	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy of
+	// it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
+	// account binding, a profile or the roots of a private CA. Its field TestCA is the
+	// CA's staging directory, preset for Let's Encrypt. After a failed validation,
+	// further validations are tried there first, until one succeeds. To choose the
+	// type of key, wrap the issuer in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order if Issuer fails. ACME issuers can be struct
@@ -69,25 +69,26 @@ type TLS struct {
 	// all hosts.
 	//
 	// Host is called when the pattern gets its first route, and again by
-	// [Router.ReloadTLS]. Each pattern has its own settings: those of *.example.com
-	// do not apply to a route for a.example.com. A host with an on-demand certificate
-	// (see HostPolicy) has no route of its own: Host is called with its name, and zero
-	// fields of the result are taken from the settings of the wildcard pattern that
-	// matches it. Settings for a Passthrough have no effect, and are logged at level
-	// Error.
+	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
+	// *.example.com do not apply to a route for a.example.com. A host with an
+	// on-demand certificate (see HostPolicy) has no route of its own: Host is called
+	// with the name of the host. Result fields that are zero are taken from the
+	// settings of the wildcard pattern that matches the name. Settings for a
+	// Passthrough have no effect, and are logged at level Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
-	// error, panics or takes longer than 10 s, the host keeps its settings; a new
-	// host gets the state [CertFailed]. The call is retried, at first within seconds,
-	// later every few minutes. It may be called concurrently for different patterns.
-	// It must not wait for the Router.
+	// error, panics or takes longer than 10 s, the host keeps its settings; a new host
+	// gets the state [CertFailed]. The call is retried, at first within seconds, later
+	// every few minutes. The function may be called concurrently for different
+	// patterns. It must not call a method of the Router that waits, such as
+	// [Router.AwaitCertificates].
 	Host func(pattern string) (HostTLS, error)
 
 	// DNS proves control of names by DNS records (DNS-01), through a provider of
-	// github.com/libdns. It is used by all ACME issuers without a DNS01Solver of
-	// their own. With it, wildcard certificates are possible, and the CA need not
-	// reach this machine. Nil means HTTP-01 and TLS-ALPN-01.
+	// github.com/libdns. All ACME issuers without a DNS01Solver of their own use it.
+	// It makes wildcard certificates possible, and the CA need not reach this machine.
+	// Nil means HTTP-01 and TLS-ALPN-01.
 	DNS certmagic.DNSProvider
 
 	// DisableARI ignores the renewal times that CAs suggest (RFC 9773), and renews
@@ -99,30 +100,31 @@ type TLS struct {
 	// addresses. Nil means a LocalCA with Storage.
 	Internal certmagic.Issuer
 
-	// Storage keeps certificates, keys, accounts and locks. Routers with the same
-	// Storage share them. Once a day, certificates that expired more than 30 days
-	// ago are deleted. Nil means files in $XDG_DATA_HOME/certmagic or
+	// Storage holds certificates, keys, accounts and locks. Routers with the same
+	// Storage share them. Once a day, certificates that expired more than 30 days ago
+	// are deleted. Nil means files in $XDG_DATA_HOME/certmagic or
 	// ~/.local/share/certmagic. A process without a home uses the subdirectory
 	// certmagic of the first directory of $STATE_DIRECTORY, which systemd sets for
 	// StateDirectory=.
 	Storage certmagic.Storage
 
-	// HostPolicy decides only about on-demand certificates, unlike the HostPolicy of
-	// autocert, which decides about every certificate. The first handshake for a
-	// public host name orders an on-demand certificate if only a wildcard pattern,
-	// such as *.example.com or *, matches the name, and no wildcard certificate covers
-	// it. Nil allows none.
+	// HostPolicy decides only about on-demand certificates. (In autocert, it decides
+	// about every certificate.) If only a wildcard pattern, such as *.example.com or
+	// *, matches a public host name, and no wildcard certificate covers the name, the
+	// first handshake for the name orders an on-demand certificate. Nil allows none.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
-	// that is remembered for HostPolicyTTL. Return any other error if the policy
-	// cannot decide, for instance because its database is down: an existing
-	// certificate is then kept, the handshake of a new host fails, and a warning is
-	// logged once a minute. A call that takes longer than 10 s is such an error.
+	// the refusal is remembered for HostPolicyTTL. Return any other error if the
+	// policy cannot decide, for instance because its database is down: an existing
+	// certificate then stays in use, the handshake of a new host fails, and a warning
+	// is logged once a minute. A call that takes longer than 10 s counts as such an
+	// error.
 	//
 	// A renewal calls HostPolicy again. If the host had no handshake since the last
-	// order, the renewal waits for one. If none comes before the certificate expires,
-	// the host is forgotten. HostPolicy may be called concurrently. If no route has a
-	// wildcard pattern, HostPolicy has no effect, and a warning is logged.
+	// order, the renewal waits for a handshake. If no handshake comes before the
+	// certificate expires, the host is forgotten. HostPolicy may be called
+	// concurrently. If no route has a wildcard pattern, HostPolicy has no effect, and
+	// a warning is logged.
 	HostPolicy func(ctx context.Context, host string) error
 
 	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
@@ -135,29 +137,31 @@ type TLS struct {
 	// orders. Certificates in Storage are served and renewed in both cases.
 	Lazy bool
 
-	// Addresses are the addresses at which CAs reach this machine, for example
-	// those of its load balancer. Before an order at a known public CA, the A and
-	// AAAA records of the host are looked up, unless control is proved by DNS (see
-	// TLS.DNS). The order waits if none of the records is one of Addresses, or if
-	// there are no records. The look-up is repeated after a minute, later after ten.
+	// Addresses are the addresses at which CAs reach this machine, for example the
+	// addresses of its load balancer. Before an order at a known public CA, the Router
+	// looks up the A and AAAA records of the host, unless DNS records prove control
+	// (see TLS.DNS). The order waits if none of the records is one of Addresses, or if
+	// there are no records. The look-up is repeated after a minute, later after ten
+	// minutes.
 	//
-	// Empty means the addresses of the network interfaces. Clients may use others,
-	// such as those of a load balancer: an order therefore waits for about 35 minutes
-	// at most, and only until a handshake for the host shows that clients reach this
-	// machine. If an interface has a private address, any record will do. A host
-	// without records always waits.
+	// Empty means the addresses of the network interfaces. If an interface has a
+	// private address, any record will do. Otherwise wrong records delay an order by
+	// about 35 minutes at most. A handshake for the host ends the delay: it shows that
+	// clients reach this machine, for instance through a load balancer. A host without
+	// records waits without such a limit.
 	//
-	// Whether Addresses is empty or not, an order does not wait if all records are
-	// private addresses, if the look-up fails, or if the host has a valid certificate.
+	// An order never waits if the host has a valid certificate, if the look-up fails,
+	// or if all records are private addresses.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
-	// machine whose DNS is not that of the Internet.
+	// machine that does not use the DNS of the Internet.
 	DisablePreflight bool
 
 	// Files are your own certificates. The Router serves them for the names in them,
-	// and obtains none for these names. They are read at start, and within half a
-	// minute after a change. While they cannot be read, the old ones stay.
+	// and obtains no certificates for these names. The files are read at start, and
+	// within half a minute after a change. While a file cannot be read, its old
+	// certificate stays.
 	Files []CertFile
 
 	// DefaultHost is the host for clients that send no server name (SNI): they get
@@ -166,31 +170,30 @@ type TLS struct {
 	// DefaultHost, such clients are refused, and a warning is logged.
 	DefaultHost string
 
-	// ShareTickets keeps the keys of session tickets in Storage, with a new key
-	// every day. Clients can then resume a session after a restart, and on any
-	// Router with the same Storage. It cannot be combined with
-	// Config.SessionTicketsDisabled or Config.GetConfigForClient. False keeps the
-	// keys in memory.
+	// ShareTickets stores the keys of session tickets in Storage, with a new key every
+	// day. Clients can then resume a session after a restart, and on any Router with
+	// the same Storage. It cannot be combined with Config.SessionTicketsDisabled or
+	// Config.GetConfigForClient. False keeps the keys in memory.
 	ShareTickets bool
 
-	// Config is the base of the TLS settings. It is cloned. Fields such as
+	// Config is the base of the TLS settings. The Router uses a copy. Fields such as
 	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
 	// GetCertificate is called first. If it returns nil and no error, the Router
-	// serves a certificate in Certificates that has the name, or else the one that it
-	// obtains. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	// serves a certificate from Certificates that covers the name, or else the
+	// certificate that it obtains. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
-	// instance to take fingerprints or to refuse clients. It does not see those of
-	// ACME challenges. An error ends the handshake and is logged at level Debug. A
-	// panic counts as an error, and is also logged as a warning. Hello may be called
-	// concurrently. Nil disables it.
+	// instance to take fingerprints or to refuse clients. It does not see the
+	// ClientHello of an ACME challenge. An error ends the handshake and is logged at
+	// level Debug. A panic counts as an error, and is also logged as a warning. Hello
+	// may be called concurrently. Nil disables it.
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when the certificate of a host becomes ready, is renewed or
-	// fails, and when a limit of the CA delays its order. Calls come one at a time,
-	// in order. A panic is logged. During a call up to 10,000 reports wait; beyond
-	// that the oldest are dropped, and a warning is logged. Nil disables reports.
+	// fails, and when a limit of the CA delays the order. Calls come one at a time, in
+	// order. A panic is logged. During a call up to 10,000 reports wait. Beyond that,
+	// the oldest reports are dropped, and a warning is logged. Nil disables reports.
 	Observe func(CertStatus)
 }
 
@@ -198,10 +201,10 @@ type TLS struct {
 // The zero value means the settings of TLS. Settings that exclude each other are
 // an error.
 type HostTLS struct {
-	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil keeps them.
-	// ACME issuers can be struct literals, as for TLS.Issuer. Several may use the same
-	// CA with different settings. They use separate accounts if the e-mail, the
-	// account key or the external account differs.
+	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil means that these
+	// apply. ACME issuers can be struct literals, as for TLS.Issuer. Several issuers
+	// may use the same CA with different settings. They use separate accounts if the
+	// e-mail, the account key or the external account differs.
 	//
 	// A change of the issuer takes effect at the next renewal, or immediately for a
 	// host without a valid certificate. ACME issuers are the same if their fields are
@@ -215,29 +218,29 @@ type HostTLS struct {
 	// returns true.
 	Issuer certmagic.Issuer
 
-	// OwnCertificate obtains a separate certificate for a host even if a
-	// wildcard's certificate covers it. A host whose Issuer differs from the
-	// wildcard's always gets one.
+	// OwnCertificate obtains a separate certificate for a host even if a wildcard
+	// certificate covers the host. It is not needed if the host and the wildcard have
+	// different Issuers.
 	OwnCertificate bool
 
 	// ClientAuth requests certificates from the host's clients. Nil requests none,
-	// unless TLS.Config does. Hosts with different settings never share a
-	// connection: a request for one on a connection to the other gets 421. After a
-	// change, requests on connections that do not meet the new settings get 421
-	// too. Upgraded connections stay open.
+	// unless TLS.Config does. Hosts with different settings never share a connection:
+	// a request for one host on a connection to another gets 421. After a change,
+	// requests on connections that do not meet the new settings get 421 too. Upgraded
+	// connections stay open.
 	ClientAuth *ClientAuth
 
-	// Certificate is your own certificate for the pattern, which it must cover. Nil
-	// means that the Router obtains one.
+	// Certificate is your own certificate. It must cover the pattern. Nil means that
+	// the Router obtains a certificate.
 	Certificate *tls.Certificate
 
 	// Files are the files of your own certificate; set either Certificate or Files.
-	// They are read again within half a minute after a change. While they cannot be
-	// read, the old certificate stays.
+	// The files are read again within half a minute after a change. While they cannot
+	// be read, the old certificate stays.
 	Files CertFile
 
 	// NoCertificate refuses handshakes for the host (unrecognized_name), even if a
-	// wildcard's certificate covers it.
+	// wildcard certificate covers the host.
 	NoCertificate bool
 }
 
@@ -265,7 +268,7 @@ type CertFile struct{ CertFile, KeyFile string }
 // handshake.
 type ClientAuth struct {
 	// CAs is the pool of CAs that sign client certificates. The PEM files in CAFiles
-	// hold further ones. They are read again within half a minute after a change.
+	// hold further CAs. The files are read again within half a minute after a change.
 	// While they cannot be read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
@@ -285,10 +288,10 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 
 // The states of a certificate. A host begins as CertPending and then changes
 // between CertValid and CertFailed. A failed host becomes CertPending again after
-// [Router.RenewCertificate], and when missing DNS records have appeared.
+// [Router.RenewCertificate], and when its DNS records have been corrected.
 const (
-	CertPending = "pending" // none yet; the first attempt is in progress or scheduled
-	CertValid   = "valid"   // one is served
+	CertPending = "pending" // no certificate yet; the first attempt is in progress or scheduled
+	CertValid   = "valid"   // a certificate is served
 	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
@@ -297,7 +300,7 @@ const (
 type CertStatus struct {
 	Host   string // a host, or a wildcard
 	State  string // CertPending, CertValid, CertFailed or CertStatic
-	Issuer string // key of the issuer of the certificate in use; "" if none
+	Issuer string // IssuerKey of the issuer that signed the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none
 	NotBefore time.Time // of the certificate in use; zero if none
@@ -330,27 +333,27 @@ type CertStatus struct {
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
-// internal, local, home.arpa, names below these, and private IP addresses. Its
-// root certificate is limited to these names and to server certificates; a root
-// that is already in Storage is used unchanged. A LocalCA implements
-// certmagic.Issuer.
+// internal, local, home.arpa, names below these, and private IP addresses. Its root
+// certificate is limited to these names and to server certificates. A root that is
+// already in Storage is used unchanged. A LocalCA implements certmagic.Issuer.
 //
-// An internal host gets its certificate during the handshake if only the pattern *
-// or a wildcard such as *.localhost or *.test matches it, because clients accept no
-// certificate for *.localhost. Such certificates are kept in memory only, and
-// [Router.Certificates] does not list them.
+// If only the pattern *, or a wildcard such as *.localhost or *.test, matches an
+// internal host, the LocalCA makes a certificate for this one host during the
+// handshake. (Clients do not accept a wildcard certificate for *.localhost.) Such
+// certificates stay in memory only, and [Router.Certificates] does not list them.
 //
 // Values with the same Storage are the same authority. The zero value is the
-// authority of a Router whose TLS is zero. The methods may be called
-// concurrently, and create the authority if it does not exist. The root is never
-// installed in a trust store; do that yourself.
+// authority of a Router whose TLS is zero. The methods may be called concurrently,
+// and create the authority if it does not exist. The root is never installed in a
+// trust store: install it yourself.
 //
-// If several processes share a Storage and it loses its contents, the running ones
-// restore them within five minutes. A process that starts in between makes a new
-// root, which clients do not trust. It returns to the older root within ten minutes.
+// If several processes share a Storage and it loses its contents, the running
+// processes restore the contents within five minutes. A process that starts in
+// between makes a new root, which clients do not trust. The process returns to the
+// older root within ten minutes.
 type LocalCA struct {
-	// Storage keeps the root and its key. Nil means the default files of
-	// [TLS.Storage].
+	// Storage holds the root certificate and its private key. Nil means the default
+	// files of [TLS.Storage].
 	Storage certmagic.Storage
 
 	once sync.Once
@@ -361,7 +364,7 @@ type LocalCA struct {
 func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) { return c.open().RootPEM(ctx) }
 
 // RootFile returns the path of the root certificate, for curl --cacert. It returns
-// an error if Storage does not keep files.
+// an error if Storage does not store files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) { return c.open().RootFile(ctx) }
 
 // IssuerKey implements certmagic.Issuer.
@@ -384,8 +387,8 @@ func (c *LocalCA) open() *certs.LocalCA {
 // reached over TLS. An HTTP request that reaches a Passthrough gets 421.
 //
 // It works with a [Server], [Router.Listen] and [Router.Wrap]. Its connections
-// count in [Server.MaxConns]. They are closed immediately when the route is removed,
-// and after [Server.DrainTimeout] when the Server shuts down.
+// count in [Server.MaxConns]. They are closed immediately when the route is
+// removed, and after [Server.DrainTimeout] when the Server shuts down.
 type Passthrough struct {
 	// Addr is the target, host:port. It must speak TLS. Required.
 	Addr string
@@ -428,8 +431,8 @@ func (p *Passthrough) explain(e *status.Explanation, _ *http.Request, _ *exchang
 }
 
 // Listen opens a TLS listener with the certificates of r's hosts, for a server of
-// your own. network and address are those of net.Listen. Connections of
-// Passthrough routes are forwarded to their targets until r is closed.
+// your own. network and address are as for net.Listen. Connections of Passthrough
+// routes are forwarded to their targets until r is closed.
 //
 // Your server must limit the time of the handshake. The wait for a certificate
 // ends after 10 s, or after 30 s in the handshake that begins an on-demand order.
@@ -455,7 +458,7 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 }
 
 // Wrap is [Router.Listen] for a listener that is already open, for instance an
-// inherited one. Closing the result closes ln. On an error, ln stays open.
+// inherited listener. Closing the result closes ln. On an error, ln stays open.
 func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	if ln == nil {
 		return nil, errors.New("hostproxy: Wrap: nil listener: want one from net.Listen")
@@ -632,7 +635,7 @@ func isPassthrough(h http.Handler) bool {
 // A Passthrough route is an error unless r already has a Server or a listener from
 // Listen or Wrap, because a Passthrough needs the connection before decryption. If
 // a Passthrough route is added after the call, its handshakes at this server fail.
-// That is logged once per route.
+// The failure is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -717,8 +720,8 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 // Certificates returns the current state of the certificates of r's hosts, sorted
 // by host. There is one status for each host that has or needs a certificate,
 // except hosts such as a.localhost for the pattern *.localhost: their certificates
-// are made during the handshake (see [LocalCA]). There are none while the Router
-// does not listen.
+// are made during the handshake (see [LocalCA]). There is no status while the
+// Router does not listen.
 func (r *Router) Certificates() iter.Seq[CertStatus] {
 	return func(yield func(CertStatus) bool) {
 		m := r.certs.Manager()
@@ -733,8 +736,8 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
-// Certificate returns the status of the certificate that serves a host: its own,
-// or that of a wildcard. host may also be a pattern such as *.example.com. It
+// Certificate returns the status of the certificate that serves a host: its own or
+// a wildcard certificate. host may also be a pattern such as *.example.com. It
 // reports false if [Router.Certificates] has no such status.
 func (r *Router) Certificate(host string) (CertStatus, bool) {
 	m := r.certs.Manager()
@@ -766,11 +769,11 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. If only a wildcard
-// pattern matches the host, it renews the wildcard certificate or, if there is none,
-// calls [TLS.HostPolicy], even if that has just refused the host. It resets the
-// host's backoff. The limit of ten orders in ten seconds and the limits of the CA
-// still apply. It does not wait; [TLS.Observe] reports the result. It returns an
-// error if
+// pattern matches the host, it renews the wildcard certificate. If there is no
+// wildcard certificate, it calls [TLS.HostPolicy], even if HostPolicy has just
+// refused the host. It resets the host's backoff. The limit of ten orders in ten
+// seconds and the limits of the CA still apply. It does not wait; [TLS.Observe]
+// reports the result. It returns an error if
 //
 //   - the Router does not listen
 //   - no route serves the host
@@ -797,7 +800,7 @@ func (r *Router) RenewCertificate(host string) error {
 }
 
 // ForgetHostPolicy forgets the last decision of [TLS.HostPolicy] about a host. The
-// next handshake for the host calls it again.
+// next handshake for the host calls HostPolicy again.
 func (r *Router) ForgetHostPolicy(host string) {
 	m := r.certs.Manager()
 	if name, err := canonicalHost(host); m != nil && err == nil {
@@ -805,10 +808,10 @@ func (r *Router) ForgetHostPolicy(host string) {
 	}
 }
 
-// ReloadTLS calls [TLS.Host] again for the given patterns, or for all if none are
-// given. It does not wait: hosts keep their settings until Host has returned
-// without an error. ReloadTLS does nothing if TLS.Host is nil, or before the Router
-// listens.
+// ReloadTLS calls [TLS.Host] again for the given patterns. Without arguments, it
+// does so for all patterns. It does not wait: hosts keep their settings until Host
+// has returned without an error. ReloadTLS does nothing if TLS.Host is nil, or
+// before the Router listens.
 //
 // Each pattern is the host pattern of a route, or a host with an on-demand
 // certificate. For a host that [TLS.HostPolicy] has refused, ReloadTLS only forgets
@@ -834,13 +837,13 @@ func canonicalHost(host string) (string, error) {
 	return name, err
 }
 
-// AwaitCertificates waits until the Router listens and each of the given hosts
-// has a certificate. If none are given, it waits for all hosts that need one,
-// except those that [TLS.Lazy] leaves to their first handshake. A host left to
-// its first handshake is waited for only if it is given; its certificate is ordered
-// by that handshake or by [Router.RenewCertificate]. When ctx is done, the error names
-// the hosts without a certificate and the reasons. An invalid host is an error
-// immediately.
+// AwaitCertificates waits until the Router listens and each of the given hosts has
+// a certificate. If no hosts are given, it waits for all hosts that need a
+// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If
+// such a host is given, AwaitCertificates waits for it, but does not order its
+// certificate: the first handshake or [Router.RenewCertificate] orders it. When ctx
+// is done, the error names the hosts without a certificate and the reasons. An
+// invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
@@ -879,14 +882,14 @@ func canonicalHosts(hosts []string) ([]string, error) {
 // that only Servers use needs no call: the last [Server] to end does the same. Close
 // may be called more than once.
 //
-// Close stops the renewal of certificates, waits for it to end, and frees its
-// locks. It waits at most 15 s for calls of issuers and storages that ignore their
-// context, and logs these as errors. It also closes the idle connections to the
-// targets of all routes, and ends health checks and discovery until the next
-// request.
+// Close stops the renewal of certificates, waits until it has ended, and frees its
+// locks. Close waits at most 15 s for calls of issuers and storages that ignore
+// their context, and logs these calls as errors. It also closes the idle
+// connections to the targets of all routes, and ends health checks and discovery
+// until the next request.
 //
-// If Close is called while Servers run, they serve the certificates in memory
-// until these expire, and get no new ones. The next Listen, Wrap, TLSConfig or
+// If Close is called while Servers run, they serve the certificates in memory until
+// these expire, and get no new certificates. The next Listen, Wrap, TLSConfig or
 // Serve starts renewal again, but not for these Servers.
 func (r *Router) Close() error {
 	r.closeIdle()

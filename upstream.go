@@ -46,15 +46,15 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
-	// HTTP/1.1 by ALPN gets only HTTP/2. If a target negotiates no protocol, the
-	// proxy opens a second connection that offers HTTP/1.1 and h2, at most once in
-	// ten minutes. If the target chooses h2 there and closes the first connection,
-	// it gets only HTTP/2.
+	// HTTP/1.1 by ALPN gets only HTTP/2. If a target negotiates no protocol, the proxy
+	// opens a second connection that offers HTTP/1.1 and h2, at most once in ten
+	// minutes. If the target chooses h2 on the second connection and closes the first
+	// connection, the target gets only HTTP/2.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
-	// finds the first ones, Targets are used. It runs as long as health checks do,
-	// see [HealthCheck]. Nil means that only Targets are used.
+	// finds the first targets, the Upstream uses Targets. Discover starts and ends
+	// when health checks do, see [HealthCheck]. Nil means that only Targets are used.
 	Discover Source
 
 	// -- Choosing: which target gets a request --
@@ -70,23 +70,22 @@ type Upstream struct {
 	// value means the client address.
 	HashBy HashKey
 
-	// Sticky keeps a client at the target that served it first, by a cookie, as
-	// long as that target is up. Nil disables it.
+	// Sticky sends a client to the target that served it first, by a cookie, as long
+	// as that target is up. Nil disables it.
 	Sticky *Sticky
 
-	// Pick chooses the target of an attempt. It gets the targets that are up and
-	// not tried yet. If it returns nil, the request fails with 503; if it panics,
-	// with 500. Pick cannot be combined with Policy, Weights or Sticky. Nil leaves
-	// the choice to them.
+	// Pick chooses the target of an attempt. It gets the targets that are up and not
+	// tried yet. If Pick returns nil, the request fails with 503. Pick cannot be
+	// combined with Policy, Weights or Sticky. Nil leaves the choice to these fields.
 	Pick func(*http.Request, []*Target) *Target
 
 	// -- Connecting: how targets are reached --
 	//
 	// Transport replaces the built-in client, for tests or exotic protocols.
-	// ResponseHeaderTimeout limits it. DialTimeout limits it only if it calls the
-	// hooks of net/http/httptrace. If it ignores the context of a request, the
-	// proxy stops waiting for it, and closes a late response. Nil means the built-in
-	// client.
+	// ResponseHeaderTimeout limits it. DialTimeout limits it only if the Transport
+	// calls the hooks of net/http/httptrace. If the Transport ignores the context of a
+	// request, the proxy stops waiting for it, and closes a late response. Nil means
+	// the built-in client.
 	Transport http.RoundTripper
 
 	// Dial connects to targets: from another source address, over SSH, or over a
@@ -101,32 +100,34 @@ type Upstream struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// TLS configures the connections to https targets. It cannot be combined with
-	// Transport. Nil verifies the target's host name against the system's roots.
+	// Transport. Nil verifies the target's certificate against its host name and the
+	// system's root CAs.
 	TLS *tls.Config
 
 	// -- Rewriting: what changes on the way --
 	//
-	// Rewrite changes the outgoing request. It runs after hop-by-hop headers are
-	// removed and forwarding headers and Out.URL are set. Query parameters that
-	// cannot be parsed are removed first, so that the target gets only what Rewrite
-	// sees.
+	// Rewrite changes the outgoing request. Before the call, the proxy removes
+	// hop-by-hop headers, and sets forwarding headers and Out.URL. It also removes
+	// query parameters that cannot be parsed, so that the target gets only what
+	// Rewrite sees.
 	Rewrite func(*httputil.ProxyRequest)
 
 	// ModifyResponse changes the response before it goes to the client. If it
 	// returns an error, the client gets 502.
 	ModifyResponse func(*http.Response) error
 
-	// ErrorHandler answers the client if forwarding fails before the response
-	// begins. err is an [*Error]. Nil answers with the status of the failure, a
-	// Proxy-Status header (RFC 9209) and a one-line body. A gRPC client then gets
-	// 200 and a grpc-status instead; gRPC is recognized only over HTTP/2.
+	// ErrorHandler answers the client if forwarding fails before the response begins.
+	// err is an [*Error]. Nil answers with the status of the failure, a Proxy-Status
+	// header (RFC 9209) and a one-line body. A nil ErrorHandler answers a gRPC client
+	// with 200 and a grpc-status. gRPC is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
-	// RequestHeader and ResponseHeader are fixed changes to headers, applied last.
+	// RequestHeader and ResponseHeader are fixed changes to headers. RequestHeader is
+	// applied after Rewrite, and ResponseHeader after ModifyResponse.
 	RequestHeader, ResponseHeader HeaderEdit
 
-	// HSTS sets Strict-Transport-Security on responses over TLS, in place of the
-	// target's and of what ResponseHeader sets. Nil keeps those.
+	// HSTS sets Strict-Transport-Security on responses over TLS. It replaces the
+	// header that the target or ResponseHeader sets. Nil leaves the header as it is.
 	HSTS *HSTS
 
 	// TargetHost sends the target's own host in the Host header. By default the
@@ -151,8 +152,8 @@ type Upstream struct {
 	// it.
 	Breaker *Breaker
 
-	// SlowStart is how long a target that was down takes to grow into its full
-	// share again. It requires Health or Breaker. Zero means immediately.
+	// SlowStart is how long a target that was down takes to reach its full share of
+	// requests again. It requires Health or Breaker. Zero means immediately.
 	SlowStart time.Duration
 
 	// FailClosed answers with 503 when no target is up. By default all targets are
@@ -167,23 +168,23 @@ type Upstream struct {
 	// -- Limits: which requests are refused, and which wait --
 	//
 	// Allow lists the clients that are served; empty means all. Deny lists clients
-	// that are refused, even if Allow has them. Refused clients get 403.
+	// that are refused, even if they are in Allow. Refused clients get 403.
 	Allow, Deny []netip.Prefix
 
 	// RateLimit limits the requests of each client to this upstream, in addition
 	// to [Router.RateLimit]. Nil means no limit.
 	RateLimit *RateLimit
 
-	// MaxRequestBody limits the body of a request, in bytes. A larger one gets
-	// 413. Zero means no limit.
+	// MaxRequestBody limits the body of a request, in bytes. A request with a larger
+	// body gets 413. Zero means no limit.
 	MaxRequestBody int64
 
-	// MaxInFlight limits the requests in flight, and MaxTargetInFlight those at
-	// each target. Zero means no limit.
+	// MaxInFlight limits the requests in flight. MaxTargetInFlight limits the requests
+	// in flight at each target. Zero means no limit.
 	MaxInFlight, MaxTargetInFlight int
 
-	// Queue lets requests above these two limits wait. The zero value refuses them
-	// with 503.
+	// Queue lets requests above these two limits wait. The zero value refuses these
+	// requests with 503.
 	Queue Queue
 
 	// -- Retries: when a request goes to a second target --
@@ -191,9 +192,9 @@ type Upstream struct {
 	// Retry decides whether a request that failed at one target goes to another.
 	Retry Retry
 
-	// Hedge sends a GET or HEAD without a body to a second target too if there is
-	// no response after this time. The first response is used, the other request
-	// is canceled. The second request counts in Retry.Attempts and Retry.Budget; with
+	// Hedge sends a GET or HEAD without a body to a second target too if there is no
+	// response after this time. The first response is used, and the other request is
+	// canceled. The second request counts in Retry.Attempts and Retry.Budget; with
 	// Hedge, Retry.Attempts cannot be 1. Zero disables it.
 	Hedge time.Duration
 
@@ -226,9 +227,9 @@ type Upstream struct {
 	// StreamGrace is how long an upgraded connection or an event stream (a
 	// text/event-stream response without a Content-Length) goes on after its route was
 	// removed or swapped, or its target was replaced, removed or no longer discovered.
-	// Zero closes upgraded connections immediately and event streams after 10 s;
-	// negative means no limit. Other responses without a Content-Length always have
-	// 10 s; those with one finish.
+	// Zero closes upgraded connections immediately, and cuts off event streams after
+	// 10 s. Negative means no limit. Other responses without a Content-Length are
+	// always cut off after 10 s. Responses with a Content-Length finish.
 	//
 	// After StreamGrace an upgraded connection is closed (a WebSocket with status
 	// 1001), and an event stream is cut off, even if the route or the target has come
@@ -236,9 +237,9 @@ type Upstream struct {
 	// counts as zero.
 	StreamGrace time.Duration
 
-	// StreamTimeout limits the life of an upgraded connection, which is then closed
-	// as after StreamGrace. It does not limit event streams. Zero and negative mean
-	// no limit.
+	// StreamTimeout limits the life of an upgraded connection, and then closes it as
+	// after StreamGrace. It does not limit event streams. Zero and negative mean no
+	// limit.
 	StreamTimeout time.Duration
 
 	// ReadyTimeout limits how long [Upstream.Replace] waits until the new targets
@@ -269,28 +270,28 @@ func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
 	}
 }
 
-// A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource].
-// It calls publish with the complete list whenever that may have changed, until
+// A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource]. It
+// calls publish with the complete list whenever the list may have changed, until
 // ctx is done.
 //
-// If it returns early or panics, the error is logged and it is restarted after a
-// pause. The last published targets stay in use meanwhile, and also if it
-// publishes an empty list: a source that is down must not stop a service. Targets
-// that are no longer in the list are removed, as by [Upstream.Remove]. Endpoints
-// beyond 4,096 are ignored.
+// If it returns early or panics, the error is logged and the Source is restarted
+// after a pause. The last published targets stay in use meanwhile. They also stay
+// in use if the Source publishes an empty list: a source that is down must not stop
+// a service. Targets that are no longer in the list are removed, as by
+// [Upstream.Remove]. Endpoints beyond 4,096 are ignored.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // An Endpoint is a target that a [Source] found.
 type Endpoint struct {
 	Target string // in the form that To accepts
-	Addr   string // host:port to connect to; "" means that of Target
-	Weight int    // share of the requests; 0 means none, unless all are 0
+	Addr   string // host:port to connect to; "" means the host:port of Target
+	Weight int    // share of the requests; 0 means none; if all are 0, the shares are equal
 }
 
-// DNSSource returns a [Source] of all IP addresses of the target's host name.
-// Each address becomes a target that keeps the host name, for instance for TLS.
-// The name is looked up every interval, but at most once a second. DNSSource
-// panics on an invalid target, as [To] does.
+// DNSSource returns a [Source] of all IP addresses of the target's host name. Each
+// address becomes a target. TLS still uses the host name. The name is looked up
+// every interval, but at most once a second. DNSSource panics on an invalid target,
+// as [To] does.
 func DNSSource(target string, interval time.Duration) Source {
 	u, err := parseTarget(target)
 	if err != nil {
@@ -303,9 +304,9 @@ func DNSSource(target string, interval time.Duration) Source {
 }
 
 // SRVSource returns a [Source] of the targets in the SRV records of
-// _service._proto.name, with their weights. It uses only the records of the lowest
-// priority value. scheme is the scheme of the targets: http, https or h2c. The
-// records are looked up every interval, but at most once a second. SRVSource
+// _service._proto.name, with their weights. It uses only the records with the
+// lowest priority value. scheme is the scheme of the targets: http, https or h2c.
+// The records are looked up every interval, but at most once a second. SRVSource
 // panics on another scheme, and on labels that are empty or begin with an
 // underscore.
 func SRVSource(scheme, service, proto, name string, interval time.Duration) Source {
@@ -350,10 +351,10 @@ func (u *Upstream) source() discover.Source {
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
 // full or already tried. With LessBusy and LeastInFlight, [Upstream.Weights] are
-// shares of the requests in flight. With RoundRobin, Random and ConsistentHash, they
-// are shares of all requests over time. FirstAvailable ignores them, but skips
-// targets with weight 0. ConsistentHash also skips a target that has more than 1.25
-// times its share of the requests in flight.
+// shares of the requests in flight. With RoundRobin, Random and ConsistentHash,
+// Weights are shares of all requests over time. FirstAvailable ignores Weights, but
+// skips targets with weight 0. ConsistentHash also skips a target that has more
+// than 1.25 times its share of the requests in flight.
 type Policy uint8
 
 // The policies.
@@ -362,7 +363,7 @@ const (
 	RoundRobin                   // one target after the other
 	Random                       // a target drawn at random
 	LeastInFlight                // the target with the fewest requests in flight
-	FirstAvailable               // the first in the order of Targets; the others are spares
+	FirstAvailable               // the first in the order of Targets; the other targets are spares
 	ConsistentHash               // the same target for the same HashBy value
 )
 
@@ -375,20 +376,22 @@ type HashKey struct {
 	URI    bool   // path and query
 }
 
-// A HealthCheck checks whether a target serves. It connects to the target; with
-// Path it also sends a GET, with GRPC it uses the gRPC health protocol.
+// A HealthCheck checks whether a target serves. It connects to the target. If Path
+// is set, it also sends a GET. If GRPC is set, it uses the gRPC health protocol.
 //
-// Checks start with the first request. They end when [Server.Serve] ends, when
-// [Router.Close] or [Upstream.Drain] is called, or when the last route to the
-// Upstream is removed. If the Upstream is inside a handler of your own, only Drain
-// ends them. [Upstream.Replace] checks new targets even if Interval is negative.
+// Checks start with the first request, or with [Upstream.Ready]. They end when the
+// last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
+// called, or when the last route to the Upstream is removed. A Router knows an
+// Upstream inside a handler of your own by the handler's method Unwrap, or by the
+// first request to the Upstream. If no Router knows the Upstream, only Drain ends
+// the checks. [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
-	Host     string      // Host header, with Path or GRPC; "" means the target's
-	Header   http.Header // further headers, with Path or GRPC
-	Statuses []int       // response statuses that count as success, with Path; nil means 200 to 399
+	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
+	Header   http.Header // further headers, if Path or GRPC is set
+	Statuses []int       // response statuses that count as success, if Path is set; nil means 200 to 399
 	GRPC     bool        // uses grpc.health.v1 in place of Path; for https and h2c targets
-	Service  string      // gRPC service to check, with GRPC; "" means the server as a whole
+	Service  string      // gRPC service to check, if GRPC is set; "" means the server as a whole
 
 	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables checks at intervals
 	Timeout   time.Duration // limit of one check; 0 means 5 s
@@ -400,11 +403,11 @@ type HealthCheck struct {
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
 // often. Each target is watched separately.
 //
-//   - Too many failures open it: the target gets no requests for OpenFor.
-//   - Then it is half-open: up to Trials requests test the target. If these have
-//     no response after OpenFor, further requests may test it.
-//   - A success closes it. A failure opens it again, for twice as long, up to 5
-//     minutes.
+//   - Too many failures open the breaker: the target gets no requests for OpenFor.
+//   - Then the breaker is half-open: up to Trials requests test the target. If
+//     these have no response after OpenFor, further requests may test the target.
+//   - A success closes the breaker. A failure opens it again, for twice as long, up
+//     to 5 minutes.
 //
 // Failures are connections that are refused or cut off, responses that are not
 // HTTP or come too late, and responses with one of Statuses. A client disconnect
@@ -429,14 +432,14 @@ type Breaker struct {
 // A Health is the state of a target.
 type Health struct {
 	State  string    // "up", "down" (health checks), "open" or "half-open" (Breaker)
-	Reason string    // cause of State; "" if it has never changed
+	Reason string    // cause of State; "" if State has never changed
 	Since  time.Time // start of State
 }
 
 // A Queue lets requests above MaxInFlight or MaxTargetInFlight wait, in order of
-// arrival. Requests that find it full, or time out in it, get 503 and Retry-After.
-// Retries do not wait: if a request failed at one target and the others are full,
-// the client gets the failure.
+// arrival. If the queue is full, or after Wait, a request gets 503 and Retry-After.
+// Retries do not wait: if a request failed at one target and the other targets are
+// full, the client gets the failure.
 type Queue struct {
 	Max  int           // limit of waiting requests; 0 disables the queue
 	Wait time.Duration // limit of a request's wait; 0 means 10 s
@@ -449,24 +452,24 @@ type Sticky struct {
 	MaxAge time.Duration // lifetime of the cookie; 0 means the client's session
 
 	// Key is the key of the hash, at least 16 bytes. Processes that serve the same
-	// clients need the same key. Nil means a random one.
+	// clients need the same key. Nil means a random key.
 	Key []byte
 }
 
 // A Retry decides whether a request that failed at one target goes to another.
 //
-//   - If no part of the request was written to the target, it is retried.
-//   - If some of it was written, it is retried if its method is idempotent (GET,
-//     HEAD, OPTIONS, PUT, DELETE) and the proxy has kept what it read of
-//     the body (at most 32 KiB).
-//   - Once a byte of a response went to the client, it is never retried.
+//   - If no part of the request was written to the target, the request is retried.
+//   - If a part was written, the request is retried only if its method is
+//     idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and the proxy still has the part
+//     of the body that it read (at most 32 KiB).
+//   - Once a byte of a response went to the client, the request is never retried.
 type Retry struct {
 	Attempts int           // targets tried for one request, up to 10; 0 means 3; 1 disables retries
 	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
 	Statuses []int         // response statuses to retry, such as 503, while another target is left
 
 	// Budget limits the retries of requests that possibly reached a target. Such
-	// retries are at most this share of the requests in flight; 3 are always
+	// retries are at most this share of the requests in flight; 3 retries are always
 	// allowed. Zero means 0.2; negative disables the limit.
 	Budget float64
 }
@@ -610,12 +613,11 @@ func (u *Upstream) All() iter.Seq[*Target] {
 	}
 }
 
-// Replace swaps the targets for ts: it waits until the new ones are ready, and
-// then until the old ones are drained. Targets that are also in ts keep their
-// connections. ([Router.Replace] swaps routes.)
+// Replace swaps the targets for ts in three steps. Targets that are also in ts keep
+// their connections. ([Router.Replace] swaps routes.)
 //
-//  1. It waits until each new target serves: the target answers the health check
-//     or, without one, accepts a connection.
+//  1. It waits until each new target answers the health check or, without a health
+//     check, accepts a connection.
 //  2. It sends new requests only to ts, and closes upgraded connections to the old
 //     targets (WebSockets with status 1001).
 //  3. It waits until requests in flight at the old targets have finished. Responses
@@ -624,38 +626,38 @@ func (u *Upstream) All() iter.Seq[*Target] {
 // If StreamGrace is not zero, upgraded connections and event streams go on for that
 // time instead, and Replace does not wait for them.
 //
-// ReadyTimeout limits the first wait, and DrainTimeout the last. ctx limits both.
-// [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts are
-// in use, and that Replace cut off the requests that it still waited for.
+// ReadyTimeout limits the first wait. DrainTimeout limits the last wait. ctx limits
+// both. [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts
+// are in use, and that Replace cut off the requests that it still waited for.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
 
-// An error of [Upstream.Replace] wraps one of these, and the cause. It tells which
-// targets are in use.
+// If [Upstream.Replace] fails while it waits, its error wraps the cause and one of
+// these errors. After any other error the old targets stay in use.
 var (
 	ErrNotReady   = forward.ErrNotReady   // a new target does not serve; the old targets stay in use
-	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old ones were cut off
+	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old targets were cut off
 )
 
-// Ready waits until u has targets and all of them serve: each answers the health
-// check or, without one, accepts a connection, and none is down. It starts health
-// checks and discovery, as the first request does. When ctx is done, the error
-// names each target that does not serve, with the reason.
+// Ready waits until u has targets and all of them serve. A target serves if it is
+// not down and answers the health check or, without a health check, accepts a
+// connection. It starts health checks and discovery, as the first request does.
+// When ctx is done, the error names each target that does not serve, with the
+// reason.
 func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Add adds targets, which get requests immediately. [Upstream.Replace] waits until
-// they serve.
+// Add adds targets, which get requests immediately. Add does not wait until they
+// serve; [Upstream.Replace] does.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
 
-// Remove takes targets out of use immediately. Requests in flight there finish,
-// except that StreamGrace limits upgraded connections and responses without a
-// Content-Length. It is an error to remove the last target, or an address that is no
-// target.
+// Remove takes targets out of use immediately. Requests in flight at these targets
+// finish, with the same exceptions as in [Router.Remove]. It is an error to remove
+// an address that is not a target or, without Discover, the last target.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
@@ -673,11 +675,11 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 }
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on.
-// Nil with a share of 0 ends it. Each client stays at the same upstream. When the
-// share grows, the canary keeps its clients.
+// Canary(nil, 0) ends it. Each client stays at the same upstream. When the share
+// grows, no client leaves the canary.
 //
-// Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain
-// of u apply first, then those of the canary. For everything else only the
+// Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain of
+// u apply first, then these settings of the canary. For everything else only the
 // canary's fields apply. A canary of the canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
@@ -686,11 +688,10 @@ func (u *Upstream) Canary(to *Upstream, share float64) error {
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }
 
-// Mirror sends copies of a share of the requests, 0 to 1, to another upstream
-// from now on. Nil with a share of 0 ends it. A copy is sent after the client has
-// its response; the response to the copy is discarded. Upgrades and requests with
-// a body above 32 KiB are not copied. While 128 copies are in flight, no others
-// are sent.
+// Mirror sends copies of a share of the requests, 0 to 1, to another upstream from
+// now on. Mirror(nil, 0) ends it. A copy is sent after the client has its response;
+// the response to the copy is discarded. Upgrades and requests with a body above 32
+// KiB are not copied. While 128 copies are in flight, no further copies are sent.
 func (u *Upstream) Mirror(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: pass an upstream, or 0 to end the mirror", share)
@@ -714,17 +715,15 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 }
 
 // Pause makes requests wait until [Upstream.Resume], for at most d after this call.
-// With it, a program can restart its only target without failed requests. It
-// applies to new requests and to those in Queue; requests in flight at a target go
-// on.
+// A program can then restart its only target without failed requests. Pause applies
+// to new requests and to requests in Queue. Requests in flight at a target go on.
 //
-// After d, the waiting requests fail with 503, and so does every new request
-// until Resume: Pause does not end by itself. With d of 0 or less, requests fail
-// immediately. At most 4,096 requests wait; further ones fail with 503
-// immediately. A request whose client disconnects no longer waits. In an
-// [http.Server] of your own, or on systems other than Linux, a disconnect is
-// detected only if the request has no body. After Resume, waiting requests
-// go to the targets that u has then, even if they changed during the pause.
+// After d, waiting requests and new requests fail with 503 until Resume: Pause does
+// not end by itself. With d of 0 or less, requests fail immediately. At most 4,096
+// requests wait; further requests fail with 503 immediately. A request whose client
+// disconnects no longer waits. In an [http.Server] of your own, or on systems other
+// than Linux, a disconnect is detected only if the request has no body. After
+// Resume, waiting requests go to the current targets of u.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
@@ -734,9 +733,9 @@ func (u *Upstream) Resume() error {
 	return u.with(func(f *forward.Forwarder) error { f.Resume(); return nil })
 }
 
-// Until [Upstream.Resume] is called, Maintain answers with p all new requests, and
-// those that wait in Queue or because of [Upstream.Pause]. Requests in flight at a
-// target go on.
+// Maintain answers all requests with p until [Upstream.Resume] is called: new
+// requests, and requests that wait in Queue or because of [Upstream.Pause].
+// Requests in flight at a target go on.
 func (u *Upstream) Maintain(p Page) error {
 	p.Status, p.ContentType = cmp.Or(p.Status, http.StatusServiceUnavailable), cmp.Or(p.ContentType, "text/plain; charset=utf-8")
 	return u.with(func(f *forward.Forwarder) error { return f.Answer((*exchange.Page)(&p)) })
@@ -762,11 +761,11 @@ type Page struct {
 	RetryAfter  time.Duration // Retry-After header; 0 omits it
 }
 
-// Drain shuts u down: it refuses new requests with 503, waits for those in flight,
-// closes upgraded connections (WebSockets with status 1001), and cuts off responses
-// without a Content-Length, such as event streams, after 10 s. If ctx is done first,
-// Drain cancels what is left. The error then wraps that of ctx, and gives the number
-// of requests and upgraded connections.
+// Drain shuts u down: it refuses new requests with 503, waits for requests in
+// flight, closes upgraded connections (WebSockets with status 1001), and cuts off
+// responses without a Content-Length, such as event streams, after 10 s. If ctx is
+// done first, Drain cancels the remaining requests. The error then wraps the error
+// of ctx, and gives the number of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
@@ -776,8 +775,8 @@ type Side string
 
 // The sides of an exchange.
 const (
-	SideClient   Side = "client"   // it disconnected, or sent what cannot be forwarded
-	SideUpstream Side = "upstream" // it was unreachable, disconnected, timed out or sent an invalid response
+	SideClient   Side = "client"   // the client disconnected, or sent something that cannot be forwarded
+	SideUpstream Side = "upstream" // the target was unreachable, disconnected, timed out or sent an invalid response
 	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
 	SideDrain    Side = "drain"    // the server, the route or the upstream is shutting down
 )
@@ -786,7 +785,7 @@ const (
 type Error struct {
 	Op     string // the step: "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
 	Target string // "" if none was chosen
-	Side   Side   // the part that made it fail
+	Side   Side   // the part that made the exchange fail
 	Err    error  // the cause
 }
 

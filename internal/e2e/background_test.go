@@ -133,6 +133,32 @@ func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
 	}
 }
 
+// A handler of the program may hide its upstream: the Router learns of it from the first request.
+func TestBackgroundWorkBehindAHandlerOfTheProgramEndsAfterItsFirstRequest(t *testing.T) {
+	proxytest.NoLeaks(t)
+	for name, end := range map[string]func(r *hostproxy.Router, stop func() error) error{
+		"Remove": func(r *hostproxy.Router, _ func() error) error { r.Remove("a.test"); return nil },
+		"Close":  func(r *hostproxy.Router, _ func() error) error { return r.Close() },
+		"Serve":  func(_ *hostproxy.Router, stop func() error) error { return stop() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBusy(t)
+			r := &hostproxy.Router{Logger: silent()}
+			r.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { b.ServeHTTP(w, q) }))
+			running := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
+			require.NoError(t, b.Ready(t.Context()))
+			b.goesOn(t)
+			require.NoError(t, r.Close())
+			b.goesOn(t) // no request has come yet
+
+			require.Equal(t, 200, proxytest.Dial(t, running.Plain).Do(get).StatusCode)
+			require.NoError(t, end(r, running.Stop))
+			b.ends(t)
+		})
+	}
+}
+
 // A lock is a handler that holds requests up.
 type lock struct {
 	http.Handler
