@@ -109,3 +109,13 @@ func HungUp(ctx context.Context) bool {
 	c, ok := ctx.Value(connKey{}).(interface{ HungUp() bool })
 	return ok && c.HungUp()
 }
+
+// ClientLeft reports whether the client of the request with that context has left. A front
+// of ours knows that; behind another server it is what has ended the context, unless that
+// was a deadline.
+func ClientLeft(ctx context.Context) bool {
+	if c, ok := ctx.Value(connKey{}).(interface{ Left() bool }); ok {
+		return c.Left()
+	}
+	return Ended(ctx) == ErrClientGone
+}

@@ -22,7 +22,7 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
 	h.ServeHTTP(watcher, q)
-	if Ended(q.Context()) == ErrClientGone && watcher.n != watcher.length && x.Err == nil {
+	if ClientLeft(q.Context()) && watcher.n != watcher.length && x.Err == nil {
 		x.Status = StatusClientClosed
 		x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
 	}

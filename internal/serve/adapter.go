@@ -251,6 +251,12 @@ func (c *conn) handle(w *response) {
 	c.handling.Store(w)
 }
 
+// Left reports whether the client has left while a handler serves its request.
+func (c *conn) Left() bool {
+	w := c.handling.Load()
+	return w != nil && w.left.Load()
+}
+
 // inspect ends the handler's context if the client has left. It is the sweeper's.
 func (w *response) inspect(c *conn, now time.Time) {
 	unread := false

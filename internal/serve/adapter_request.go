@@ -197,8 +197,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.w.leave()
 		err = io.ErrUnexpectedEOF
 	default:
-		if _, malformed := err.(*h1.Refusal); !malformed {
-			b.w.leave()
+		if _, malformed := err.(*h1.Refusal); !malformed { // a deadline: the client is still there
+			b.w.life.end()
 		}
 	}
 	return n, err

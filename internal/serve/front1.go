@@ -300,6 +300,8 @@ func (f *front1) cut() {
 }
 
 func (f *front1) readBy(t time.Time) error {
+	f.src.arming.Lock() // or else a deadline that is just being armed undoes it
+	defer f.src.arming.Unlock()
 	f.src.bound.Store(true)
 	return f.c.stream().SetReadDeadline(t)
 }

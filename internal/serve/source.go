@@ -32,6 +32,7 @@ type source struct {
 	until   time.Time // when settle loses its patience; zero without it
 	err     error     // what all further reads return; io.EOF is the end of the body
 
+	arming   sync.Mutex    // held by who sets the read deadline
 	stall    time.Duration // how long the client may send nothing until the response begins, within exchange.BodyStall; 0 means no other bound
 	stop     atomic.Bool   // set before the read deadline that wakes the reader
 	bound    atomic.Bool   // the read deadline is somebody else's
@@ -226,18 +227,7 @@ func (s *source) fill() error {
 
 // receive reads from the connection.
 func (s *source) receive(p []byte) (int, error) {
-	c, hurries := s.f.c, false
-	switch {
-	case !s.until.IsZero():
-		s.bound.Store(true)
-		_ = c.Conn.SetReadDeadline(s.until)
-	case s.bound.Load():
-	case s.answered.Load():
-		c.readBy(0)
-	default:
-		hurries = true
-		c.readBy(atMost(exchange.BodyStall, s.stall))
-	}
+	c, hurries := s.f.c, s.arm()
 	if s.stop.Load() { // or else the deadline just armed undoes interrupt
 		return 0, http.ErrBodyReadAfterClose
 	}
@@ -254,6 +244,26 @@ func (s *source) receive(p []byte) (int, error) {
 	}
 	s.end(exchange.ErrClientGone)
 	return 0, s.err
+}
+
+// arm sets the deadline of the next read, unless that is somebody else's, and reports
+// whether it is that of a client that owes haste.
+func (s *source) arm() (hurries bool) {
+	s.arming.Lock()
+	defer s.arming.Unlock()
+	c := s.f.c
+	switch {
+	case !s.until.IsZero():
+		s.bound.Store(true)
+		_ = c.Conn.SetReadDeadline(s.until)
+	case s.bound.Load():
+	case s.answered.Load():
+		c.readBy(0)
+	default:
+		c.readBy(atMost(exchange.BodyStall, s.stall))
+		return true
+	}
+	return false
 }
 
 // end notes how the body ended.

@@ -1,0 +1,49 @@
+package e2e_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// What ends the context of a request is not always that its client has left: the record says what a client got that stays.
+func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
+	slow := func(w http.ResponseWriter, q *http.Request) {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment))
+		if _, err := io.ReadAll(q.Body); err != nil {
+			http.Error(w, "too slow", 408)
+		}
+	}
+	overOurLanes(t, nil, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("POST / HTTP/1.1\r\nHost: b.test\r\nContent-Length: 10\r\n\r\nhello")
+		require.Equal(t, 408, c.Response("POST").StatusCode)
+		x := s.record(t, 1)
+		assert.Equal(t, 408, x.Status)
+		assert.NoError(t, x.Err)
+	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(slow)) })
+}
+
+func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
+	records := make(chan hostproxy.Exchange, 1)
+	r := &hostproxy.Router{Logger: panicsFail(t), Observe: func(x *hostproxy.Exchange) { records <- *x }}
+	r.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", 503) }))
+	mw := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		ctx, cancel := context.WithCancel(q.Context())
+		cancel()
+		r.ServeHTTP(w, q.WithContext(ctx))
+	})
+	c := proxytest.Dial(t, proxytest.StartPlain(t, &hostproxy.Server{Router: r, Handler: mw}).Plain)
+	require.Equal(t, 503, c.Do(get).StatusCode)
+	x := <-records
+	assert.Equal(t, 503, x.Status)
+	assert.NoError(t, x.Err)
+}
