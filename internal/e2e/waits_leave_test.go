@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"testing"
 	"time"
 
@@ -17,8 +16,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
+// An unreadBody is the end of a request whose body waits with it.
+type unreadBody struct{ name, rest string }
+
 // unread are the ends of requests whose body has not come when they are to wait, or not all of it. Read-only.
-var unread = []struct{ name, rest string }{
+var unread = []unreadBody{
 	{"none of a body", "Content-Length: 5\r\n\r\n"},
 	{"more than is buffered", "Content-Length: 200000\r\n\r\n" + string(make([]byte, 100_000))},
 	{"part of a chunked body", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
@@ -39,9 +41,19 @@ func hangUp(t *testing.T, c *proxytest.Client) {
 // A client that leaves while its request waits is noticed, also behind a body that nobody has read yet.
 func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
-	if runtime.GOOS != "linux" {
+	if !seesBehind {
 		t.Skip("no portable way is known to see the end of a stream behind bytes")
 	}
+	whileItWaits(t, func(t *testing.T, s *site, queued bool) {
+		if !s.lane.foreign { // there net/http alone knows the connection
+			leavesWaiting(t, s, queued, unread)
+		}
+	})
+}
+
+// whileItWaits runs check on sites whose requests wait as soon as the target has one, or the upstream is paused.
+func whileItWaits(t *testing.T, check func(t *testing.T, s *site, queued bool)) {
+	t.Helper()
 	hold := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
 			c.Wait(nil)
@@ -49,11 +61,7 @@ func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	}
 	for name, queued := range map[string]bool{"paused": false, "queued": true} {
 		t.Run(name, func(t *testing.T) {
-			overLanesAtOnce(t, hold, func(t *testing.T, s *site) {
-				if !s.lane.foreign { // there net/http alone knows the connection
-					leavesWaiting(t, s, queued)
-				}
-			}, func(s *site) {
+			overLanesAtOnce(t, hold, func(t *testing.T, s *site) { check(t, s, queued) }, func(s *site) {
 				s.upstream.MaxInFlight, s.upstream.Queue = 1, hostproxy.Queue{Max: len(unread), Wait: time.Hour}
 				s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: make(doorbell, len(unread)+1)}
 			})
@@ -61,7 +69,7 @@ func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	}
 }
 
-func leavesWaiting(t *testing.T, s *site, queued bool) {
+func leavesWaiting(t *testing.T, s *site, queued bool, bodies []unreadBody) {
 	t.Helper()
 	arrived, before := s.upstream.RateLimit.Limiter.(doorbell), 0
 	if queued {
@@ -72,7 +80,7 @@ func leavesWaiting(t *testing.T, s *site, queued bool) {
 	} else {
 		require.NoError(t, s.upstream.Pause(time.Hour))
 	}
-	for i, tt := range unread {
+	for i, tt := range bodies {
 		c := s.dial(t)
 		c.Send(request("POST /", tt.rest))
 		<-arrived

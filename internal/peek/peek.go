@@ -12,7 +12,6 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -24,30 +23,39 @@ const interval = 250 * time.Millisecond
 
 // Context returns a context that ends with parent, and soon after the peer of c
 // has closed its side or reset the connection, even if some of what it sent has
-// not been read. Only sockets show that: c is a syscall.Conn, or the context
-// ends with parent alone. Nobody may read from c meanwhile. The caller calls
-// cancel when it waits no longer; no goroutine is kept for the wait.
+// not been read. Only sockets show that, and what has a method HungUp that says so:
+// with any other c the context ends with parent alone. Nobody may read from c
+// meanwhile. The caller calls cancel when it waits no longer; no goroutine is kept
+// for the wait.
 func Context(parent context.Context, c net.Conn) (ctx context.Context, cancel context.CancelFunc) {
 	ctx, end := context.WithCancelCause(parent)
-	sc, ok := c.(syscall.Conn)
-	if !ok {
+	left := hungUpOf(c)
+	if left == nil {
 		return ctx, func() { end(nil) }
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return ctx, func() { end(nil) }
-	}
-	w := &watch{raw: raw, end: end}
+	w := &watch{left: left, end: end}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(interval, w.look)
 	return ctx, w.stop
 }
 
+// hungUpOf returns what says whether the peer of c has left, nil if there is nothing.
+func hungUpOf(c net.Conn) func() bool {
+	if c, ok := c.(interface{ HungUp() bool }); ok {
+		return c.HungUp
+	}
+	raw := Raw(c)
+	if raw == nil {
+		return nil
+	}
+	return func() bool { return HungUp(raw) }
+}
+
 // A watch looks at a connection again and again.
 type watch struct {
-	raw syscall.RawConn
-	end context.CancelCauseFunc
+	left func() bool
+	end  context.CancelCauseFunc
 
 	mu    sync.Mutex
 	timer *time.Timer
@@ -60,7 +68,7 @@ func (w *watch) look() {
 	defer w.mu.Unlock()
 	switch {
 	case w.over:
-	case HungUp(w.raw):
+	case w.left():
 		w.over = true
 		w.end(ErrLeft)
 	default:

@@ -3,7 +3,7 @@ package peek_test
 import (
 	"context"
 	"net"
-	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,79 +17,27 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// pair returns the two ends of a connection.
-func pair(t testing.TB) (client, server *net.TCPConn) {
-	t.Helper()
-	ln := proxytest.Listen(t)
-	c, err := net.Dial("tcp", ln.Addr().String())
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Close() })
-	s, err := ln.Accept()
-	require.NoError(t, err)
-	t.Cleanup(func() { s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
+// A leaver says by itself when its peer has left.
+type leaver struct {
+	net.Conn
+	left atomic.Bool
 }
 
-func TestAContextEndsWhenThePeerLeaves(t *testing.T) {
-	t.Parallel()
-	for what, leave := range map[string]func(c *net.TCPConn){
-		"closes":      func(c *net.TCPConn) { c.Close() },
-		"half-closes": func(c *net.TCPConn) { _ = c.CloseWrite() },
-		"resets":      func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() },
-	} {
-		t.Run(what, func(t *testing.T) {
-			t.Parallel()
-			client, server := pair(t)
-			ctx, cancel := peek.Context(t.Context(), server)
-			defer cancel()
-			select {
-			case <-ctx.Done():
-				assert.Fail(t, "it is there")
-			case <-time.After(600 * time.Millisecond):
-			}
-			leave(client)
-			select {
-			case <-ctx.Done():
-				assert.Equal(t, peek.ErrLeft, context.Cause(ctx))
-			case <-time.After(proxytest.Patience):
-				assert.Fail(t, "it has left")
-			}
-		})
-	}
-}
+func (l *leaver) HungUp() bool { return l.left.Load() }
 
-func TestBytesOfThePeerAreLeftWhereTheyAre(t *testing.T) {
-	client, server := pair(t)
-	_, err := client.Write([]byte("hello"))
-	require.NoError(t, err)
-	raw, err := server.SyscallConn()
-	require.NoError(t, err)
-	proxytest.Eventually(t, "the bytes", func() bool { return !peek.Gone(raw) && !peek.HungUp(raw) })
-	require.NoError(t, client.Close())
-	b := make([]byte, 9)
-	n, err := server.Read(b)
-	require.NoError(t, err)
-	assert.Equal(t, "hello", string(b[:n]))
-	proxytest.Eventually(t, "the end", func() bool { return peek.Gone(raw) && peek.HungUp(raw) })
-}
-
-func TestTheEndIsSeenBehindBytesThatHaveNotBeenRead(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("no portable way is known")
-	}
-	for what, leave := range map[string]func(c *net.TCPConn){
-		"closed": func(c *net.TCPConn) { c.Close() },
-		"reset":  func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() },
-	} {
-		client, server := pair(t)
-		_, err := client.Write([]byte("hello"))
-		require.NoError(t, err)
-		raw, err := server.SyscallConn()
-		require.NoError(t, err)
-		require.False(t, peek.HungUp(raw), what)
-		leave(client)
-		proxytest.Eventually(t, what, func() bool { return peek.HungUp(raw) })
-	}
+func TestAContextEndsWhenAConnectionSaysThatItsPeerHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := new(leaver)
+		ctx, cancel := peek.Context(t.Context(), c)
+		defer cancel()
+		<-time.After(time.Minute)
+		require.NoError(t, ctx.Err())
+		c.left.Store(true)
+		begin := time.Now()
+		<-ctx.Done()
+		assert.Equal(t, peek.ErrLeft, context.Cause(ctx))
+		assert.Less(t, time.Since(begin), time.Second)
+	})
 }
 
 func TestAContextOfWhatIsNoSocketEndsWithItsParent(t *testing.T) {

@@ -28,6 +28,7 @@ var buffers = sync.Pool{New: func() any { return new([BufferSize]byte) }}
 // Lease.Abort may be called by others.
 type Conn struct {
 	wire
+	proof
 	pool  *Pool
 	tls   *tls.Conn // nil without TLS
 	born  time.Time
@@ -56,9 +57,8 @@ type Conn struct {
 func newConn(p *Pool, nc net.Conn) *Conn {
 	c := &Conn{pool: p, born: time.Now()}
 	c.wire.Conn = nc
-	if socket := peek.Socket(nc); socket != nil && canProve {
-		_, tcp := socket.(*net.TCPConn)
-		c.raw, c.splices = peek.Raw(socket), tcp && canSplice
+	if socket := peek.Socket(nc); socket != nil {
+		c.above(socket)
 	}
 	c.step = c.ready
 	c.state.Store(busy)
@@ -75,8 +75,9 @@ func (c *Conn) handshake(ctx context.Context, conf *tls.Config) error {
 	return err
 }
 
-// take makes a kept connection ready for its next exchange. The pool is locked.
+// take makes a connection that is no longer kept ready for its next exchange.
 func (c *Conn) take() {
+	c.unguard()
 	c.reused, c.unproven = true, true
 	c.wrote.Store(false)
 	c.state.Add(busy - idle)
@@ -236,13 +237,6 @@ func (c *Conn) advance() bool {
 	return !c.listen || c.receive()
 }
 
-// quiet reports whether the connection is open and has nothing to read. Under
-// TLS, session tickets and key updates are consumed on the way.
-func (c *Conn) quiet() bool {
-	n, err := c.stream().Read(c.probe[:])
-	return n == 0 && err == errAgain
-}
-
 // receive reads what is there. It returns false to wait for more, holding no
 // buffer in the meantime unless that has unread bytes.
 func (c *Conn) receive() bool {
@@ -259,6 +253,13 @@ func (c *Conn) receive() bool {
 
 // block is the operation on a connection that cannot be asked without waiting.
 func (c *Conn) block() {
+	if c.unproven {
+		c.unproven = false
+		if !c.quiet() {
+			c.err = ErrStale
+			return
+		}
+	}
 	if out := c.out; out != nil {
 		if _, c.err = c.stream().Write(out); c.err != nil {
 			return
@@ -310,7 +311,7 @@ func (c *Conn) release() {
 // the connection. It is closed instead when it was aborted, holds unread bytes,
 // is too old or one too many, or could not be proven alive later.
 func (c *Conn) Put() {
-	ok := c.r == c.w && c.pending == nil && c.raw != nil
+	ok := c.r == c.w && c.pending == nil && c.provable()
 	c.release()
 	s := c.state.Load()
 	if !ok || s&phase != busy || !c.state.CompareAndSwap(s, s+generation+idle-busy) {

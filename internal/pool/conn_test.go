@@ -2,7 +2,6 @@ package pool_test
 
 import (
 	"bytes"
-	"cmp"
 	"io"
 	"net"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/hostproxy/hostproxy/internal/peek"
 	"github.com/hostproxy/hostproxy/internal/pool"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
@@ -85,16 +83,6 @@ func TestATargetMayRefuseAtOnce(t *testing.T) {
 	<-served
 	require.NoError(t, c.Ask([]byte("q")))
 	assert.Contains(t, string(c.Buffered()), "503")
-}
-
-func TestNoBufferIsHeldWhileWaiting(t *testing.T) {
-	ln := proxytest.Listen(t)
-	serve(t, ln, echo)
-	c := open(t, poolFor(t, ln))
-	ask(t, c, "hello")
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
-	require.ErrorIs(t, c.Fill(), os.ErrDeadlineExceeded)
-	assert.False(t, pool.HoldsBuffer(c))
 }
 
 func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
@@ -232,54 +220,6 @@ func TestDetachGivesEverythingAway(t *testing.T) {
 			require.NoError(t, nc.SetReadDeadline(time.Now().Add(time.Millisecond)))
 			_, err = nc.Read(got)
 			assert.ErrorIs(t, err, os.ErrDeadlineExceeded, "its deadlines are the new owner's")
-		})
-	}
-}
-
-// A sink is a TCP connection that takes bytes from pipes.
-type sink struct{ net.Conn }
-
-func (s sink) Pump(p *pool.Pipe) error {
-	return cmp.Or(peek.Raw(s.Conn).Write(p.Out), p.Err())
-}
-
-func TestSpliceMovesBytesBetweenSockets(t *testing.T) {
-	const size = 3 << 20
-	front := proxytest.Listen(t)
-	received := make(chan int64, 4)
-	serve(t, front, func(nc net.Conn) {
-		n, _ := io.Copy(io.Discard, nc)
-		received <- n
-	})
-	for _, nw := range networks(t)[:3] {
-		t.Run(nw.name, func(t *testing.T) {
-			ln := nw.listen(t)
-			serve(t, ln, func(nc net.Conn) {
-				io.ReadFull(nc, make([]byte, 1))
-				nc.Write(make([]byte, size/2))
-				io.ReadFull(nc, make([]byte, 1))
-				nc.Write(make([]byte, size/2))
-			})
-			c := open(t, nw.pool(t, ln))
-			dst, err := net.Dial("tcp", front.Addr().String())
-			require.NoError(t, err)
-			require.NoError(t, c.Send([]byte("q")))
-			_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-			_ = c.SetReadDeadline(time.Now().Add(time.Minute)) // expires early, in the middle
-			timer := time.AfterFunc(20*time.Millisecond, func() { c.Write([]byte("q")) })
-			defer timer.Stop()
-			moved, err := c.SpliceTo(sink{dst}, size, 0)
-			require.NoError(t, err)
-			dst.Close()
-			assert.Equal(t, moved, <-received)
-			if nw.name == "tcp" {
-				assert.EqualValues(t, size, moved)
-				more, err := c.SpliceTo(sink{dst}, 0, 0)
-				assert.NoError(t, err)
-				assert.Zero(t, more)
-			} else {
-				assert.Zero(t, moved, "nothing where it cannot be done")
-			}
 		})
 	}
 }

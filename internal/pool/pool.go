@@ -4,7 +4,8 @@
 //
 // Hot path: one mutex for a few instructions in Take and Put, no goroutine per
 // connection, no buffer held by an idle or waiting connection, no allocation
-// for an exchange on a kept connection.
+// for an exchange on a kept connection. Where sockets cannot be read without
+// waiting, an idle connection has a goroutine; see wire_other.go.
 //
 //   - pool.go: idle connections
 //   - conn.go: one connection, lent to one exchange
@@ -83,14 +84,15 @@ func (p *Pool) lifetime() time.Duration    { return cmp.Or(p.Lifetime, DefaultLi
 // alive, and fails with ErrStale if it is not.
 func (p *Pool) Take() *Conn {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	last := len(p.idle) - 1
 	if last < 0 {
+		p.mu.Unlock()
 		return nil
 	}
 	c := p.idle[last]
 	p.idle[last] = nil
 	p.idle = p.idle[:last]
+	p.mu.Unlock()
 	c.take()
 	return c
 }
@@ -184,6 +186,7 @@ func (p *Pool) put(c *Conn) bool {
 		return false
 	}
 	c.since = now
+	c.guard()
 	p.idle = append(p.idle, c)
 	if !p.armed {
 		p.arm()

@@ -25,6 +25,7 @@ import (
 type conn struct {
 	net.Conn
 	origin
+	lookahead
 	tls      *tls.Conn       // nil on plain connections
 	shake    *handshake      // nil but in the TLS handshake
 	socket   syscall.RawConn // what can be peeked at; nil without

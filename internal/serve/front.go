@@ -58,9 +58,10 @@ type front interface {
 
 	// closed reports whether the client has closed its side, and hungUp the same for a
 	// request whose body nobody reads. They take none of its bytes, and may be called
-	// concurrently.
+	// concurrently. Where the system does not tell, they read ahead until lookBack.
 	closed() bool
 	hungUp() bool
+	lookBack()
 
 	// readBy and writeBy bound reads of the body and writes; the zero time ends
 	// the bound. They may be called concurrently.

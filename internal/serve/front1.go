@@ -112,10 +112,22 @@ func (f *front1) next(whole bool) step {
 func (f *front1) patience(stall time.Duration) { f.c.stall = stall }
 
 // hungUp implements front.
-func (f *front1) hungUp() bool { return f.c.HungUp() }
+func (f *front1) hungUp() bool {
+	f.c.lookAhead()
+	return f.c.HungUp()
+}
 
 // closed implements front.
-func (f *front1) closed() bool { return f.c.peekGone(f.x.unread.Load()) }
+func (f *front1) closed() bool {
+	unread := f.x.unread.Load()
+	if !unread { // or else the upload reads
+		f.c.lookAhead()
+	}
+	return f.c.peekGone(unread)
+}
+
+// lookBack implements front.
+func (f *front1) lookBack() { f.c.lookBack() }
 
 // piece implements front.
 func (f *front1) piece() int {

@@ -140,10 +140,12 @@ func (c *conn) Pause(atLeast time.Duration) (ctx context.Context, end func(error
 	if !h.deadline.IsZero() {
 		ctx, stop = context.WithDeadline(ctx, h.deadline)
 	}
-	ctx, cancel := peek.Context(ctx, c.Conn)
+	c.lookAhead()
+	ctx, cancel := peek.Context(ctx, c)
 	return ctx, func(err error) error {
 		cancel()
 		stop()
+		c.lookBack()
 		return h.resume(err)
 	}
 }

@@ -69,6 +69,8 @@ func (c *conn) wake() {
 // the end behind it counts.
 func (c *conn) peekGone(unread bool) bool {
 	switch {
+	case c.endSeen():
+		return true
 	case c.socket == nil, c.raw == nil && unread: // what is above the socket may hold more
 		return false
 	case c.tls != nil && !unread:
@@ -78,4 +80,4 @@ func (c *conn) peekGone(unread bool) bool {
 }
 
 // HungUp is [peek.HungUp] of the client's connection.
-func (c *conn) HungUp() bool { return c.socket != nil && peek.HungUp(c.socket) }
+func (c *conn) HungUp() bool { return c.endSeen() || c.socket != nil && peek.HungUp(c.socket) }

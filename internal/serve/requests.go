@@ -77,7 +77,7 @@ func (c *conn) await() *front1 {
 		f, c.front = c.front, nil
 	} else {
 		f = fronts.Get().(*front1)
-		n, err := c.Conn.Read(f.in[:])
+		n, err := c.Read(f.in[:])
 		c.timedOut = isTimeout(err)
 		f.r, f.w = 0, n
 		if err != nil && n == 0 {

@@ -13,7 +13,8 @@
 //   - front.go, front1.go, source.go: what the server of a request sees of its client; that of HTTP/1.x
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
-//   - sock_unix.go, sock_other.go, sendfile.go, errorlog.go: the edges of the system and of net/http
+//   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
+//   - sendfile.go, errorlog.go: the edges of the system and of net/http
 package serve
 
 import (

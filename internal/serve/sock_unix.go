@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix && !portable
 
 package serve
 
@@ -43,3 +43,10 @@ func (c *conn) readNow(p []byte) (n int) {
 	})
 	return n
 }
+
+// A lookahead is nothing where the sweeper can peek.
+type lookahead struct{}
+
+func (c *conn) lookAhead()    {}
+func (c *conn) lookBack()     {}
+func (c *conn) endSeen() bool { return false }

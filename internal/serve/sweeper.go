@@ -75,6 +75,9 @@ func (w *watched) unwatch() {
 	w.mu.Lock()
 	w.busy, w.waiting, w.stay = false, nil, nil
 	w.mu.Unlock()
+	if !canTry {
+		w.front.lookBack()
+	}
 }
 
 // remain lets the event stream that the exchange has become have the grace of s:
