@@ -1,0 +1,130 @@
+package h2
+
+import (
+	"slices"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// Limits of the fields of a header block, besides List.MaxSize.
+const (
+	maxPseudo = 5   // pseudo-headers that a request can have
+	maxCrumbs = 200 // cookie fields: browsers keep up to 180 cookies for a host, and may send each by itself
+	hugeness  = 4   // times MaxSize, the most that a header block may decode to
+)
+
+// The answers to a header block that is above a limit. Its connection can go on.
+var (
+	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}   // RFC 6585, 5
+	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"} // RFC 6585, 5
+)
+
+// A List is the fields of a header block, with their text in one piece. The zero value
+// is ready for use, and a List is meant to be used again for the next one.
+type List struct {
+	MaxSize   int  // of names, values and 32 bytes for each field; 0 means h1.DefaultMaxHead
+	EndStream bool // neither a body nor trailers follow
+
+	Scheme []byte // of a request, once Request has been called
+
+	text    []byte
+	spans   []span
+	fields  []h1.Field // what spans stand for
+	size    int        // what MaxSize bounds
+	plain   int        // fields that are no crumbs
+	crumbs  int        // fields of the name cookie
+	refusal error      // fields have been left out
+}
+
+// A span is where the text of a field is: its name, then its value.
+type span struct{ start, name, value int }
+
+// Text returns the text of all fields. Those that List hands out are parts of it.
+func (l *List) Text() []byte { return l.text }
+
+// Fields returns all fields as they were sent, pseudo-headers included. They are valid
+// until the next Decode.
+func (l *List) Fields() []h1.Field {
+	text := l.text
+	fields := slices.Grow(l.fields[:0], len(l.spans))[:len(l.spans)]
+	for i, s := range l.spans {
+		value := s.start + s.name
+		end := value + s.value
+		fields[i].Name, fields[i].Value = text[s.start:value:value], text[value:end:end]
+	}
+	l.fields = fields
+	return fields
+}
+
+// Trim gives the memory of an unusually large header block back. Its fields must not
+// be used any more.
+func (l *List) Trim() {
+	if cap(l.text) > h1.DefaultMaxHead {
+		l.text = nil
+	}
+}
+
+// clear prepares l for another header block.
+func (l *List) clear() {
+	*l = List{MaxSize: l.MaxSize, EndStream: l.EndStream, text: l.text[:0], spans: l.spans[:0], fields: l.fields[:0]}
+}
+
+// note takes the field whose text begins at text[start], and leaves it out if it is
+// beyond a limit. Its error is that of a header block that is not worth decoding.
+func (l *List) note(start, name int) error {
+	n := len(l.text) - start
+	l.size += n + entryCost
+	if string(l.text[start:start+name]) == "cookie" {
+		l.crumbs++
+	} else {
+		l.plain++
+	}
+	most := l.MaxSize
+	if most <= 0 {
+		most = h1.DefaultMaxHead
+	}
+	switch {
+	case l.size > hugeness*most:
+		return errListHuge
+	case l.refusal != nil:
+	case l.size > most:
+		l.refusal = errListSize
+	case l.plain > h1.MaxFields+maxPseudo, l.crumbs > maxCrumbs:
+		l.refusal = errListCount
+	default:
+		l.spans = append(l.spans, span{start, name, n - name})
+		return nil
+	}
+	l.text = l.text[:start]
+	return nil
+}
+
+// joinCrumbs makes one cookie field of several (RFC 9113, 8.2.3), in the place of the first.
+func (l *List) joinCrumbs() {
+	if l.crumbs < 2 {
+		return
+	}
+	l.crumbs = 1
+	start, first, kept := len(l.text), -1, 0
+	for _, s := range l.spans {
+		value := l.text[s.start+s.name : s.start+s.name+s.value]
+		switch {
+		case string(l.text[s.start:s.start+s.name]) != "cookie":
+			l.spans[kept] = s
+			kept++
+			continue
+		case first < 0:
+			first = kept
+			kept++
+			l.text = append(l.text, "cookie"...)
+		default:
+			l.text = append(l.text, "; "...)
+		}
+		l.text = append(l.text, value...)
+	}
+	l.spans = l.spans[:kept]
+	if first >= 0 {
+		name := len("cookie")
+		l.spans[first] = span{start, name, len(l.text) - start - name}
+	}
+}
