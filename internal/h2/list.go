@@ -1,6 +1,10 @@
 package h2
 
-import "github.com/hostproxy/hostproxy/internal/h1"
+import (
+	"slices"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
 
 // Limits of the fields of a header block, besides List.MaxSize.
 const (
@@ -41,13 +45,15 @@ func (l *List) Text() []byte { return l.text }
 // Fields returns all fields as they were sent, pseudo-headers included. They are valid
 // until the next Decode.
 func (l *List) Fields() []h1.Field {
-	l.fields = l.fields[:0]
-	for _, s := range l.spans {
+	text := l.text
+	fields := slices.Grow(l.fields[:0], len(l.spans))[:len(l.spans)]
+	for i, s := range l.spans {
 		value := s.start + s.name
 		end := value + s.value
-		l.fields = append(l.fields, h1.Field{Name: l.text[s.start:value:value], Value: l.text[value:end:end]})
+		fields[i].Name, fields[i].Value = text[s.start:value:value], text[value:end:end]
 	}
-	return l.fields
+	l.fields = fields
+	return fields
 }
 
 // Trim gives the memory of an unusually large header block back. Its fields must not
