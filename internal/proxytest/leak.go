@@ -2,9 +2,12 @@ package proxytest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +24,9 @@ var settled = []string{
 // NoLeaks fails the test when a goroutine started during it is still running at its end, and prints its stack.
 //
 // Call it first: Cleanup runs in reverse order, so that whatever the test opens later is closed before the check.
-// It sees the whole process and so does not fit parallel tests; a [testing/synctest] bubble checks itself.
+// Under [Main] it fits parallel tests: goroutines that another test has started are left to that one, and to the look at the
+// end of the run. It looks at all of them, though, which takes milliseconds beside many tests: once for each is enough.
+// A [testing/synctest] bubble checks itself.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	noLeaks(t, Patience)
@@ -29,13 +34,22 @@ func NoLeaks(t testing.TB) {
 
 func noLeaks(t testing.TB, patience time.Duration) {
 	t.Helper()
+	own(t.Name())
 	before := goroutines()
 	t.Cleanup(func() {
 		t.Helper()
-		if left := leaked(before, patience); len(left) > 0 {
+		if left := leaked(before, t.Name(), patience); len(left) > 0 {
 			t.Errorf("proxytest: %d goroutines outlive the test:\n\n%s", len(left), strings.Join(left, "\n\n"))
 		}
 	})
+}
+
+// ownerLabel names the test in the profiler labels of its goroutines. What a goroutine starts inherits them.
+const ownerLabel = "test"
+
+// own makes owner the one whose goroutines the caller, and those that it starts from now on, are.
+func own(owner string) {
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(ownerLabel, owner)))
 }
 
 // Main runs the tests of a package and exits with their code, or with 1 when they pass but leave goroutines behind:
@@ -43,7 +57,7 @@ func noLeaks(t testing.TB, patience time.Duration) {
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
 //
 // The user's data directory is an empty one meanwhile: no test touches the certificates of the user who runs it, nor those of
-// another package's tests.
+// another package's tests. GODEBUG has one more setting, in the processes that tests start too.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "proxytest")
 	if err == nil {
@@ -53,6 +67,9 @@ func Main(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "proxytest:", err)
 		os.Exit(1)
 	}
+	// Stacks show the labels.
+	_ = os.Setenv("GODEBUG", strings.TrimPrefix(os.Getenv("GODEBUG")+",tracebacklabels=1", ","))
+	own("-") // neither of a test that looks for leaks, nor of none
 	code := runAndLook(m)
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
@@ -63,7 +80,7 @@ func runAndLook(m *testing.M) int {
 	before := goroutines()
 	code := m.Run()
 	if code == 0 {
-		if left := leaked(before, Patience); len(left) > 0 {
+		if left := leaked(before, "", Patience); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "proxytest: %d goroutines outlive the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
 			code = 1
 		}
@@ -71,19 +88,32 @@ func runAndLook(m *testing.M) int {
 	return code
 }
 
-// leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay.
-func leaked(before map[string]string, patience time.Duration) []string {
+// leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay: all, or those of
+// the test owner and its subtests, and those that no goroutine has started but a timer.
+func leaked(before map[string]string, owner string, patience time.Duration) []string {
 	var left []string
 	poll(patience, func() bool {
 		left = left[:0]
 		for id, stack := range goroutines() {
-			if _, old := before[id]; !old {
+			if _, old := before[id]; !old && isOf(owner, stack) {
 				left = append(left, stack)
 			}
 		}
 		return len(left) == 0
 	})
 	return left
+}
+
+// isOf reports whether a goroutine can be one that owner, or a subtest of it, has started. All are of "".
+func isOf(owner, stack string) bool {
+	head, _, _ := strings.Cut(stack, "\n")
+	_, label, labelled := strings.Cut(head, `labels:{"`+ownerLabel+`": `)
+	if owner == "" || !labelled {
+		return true
+	}
+	quoted, _ := strconv.QuotedPrefix(label)
+	name, err := strconv.Unquote(quoted)
+	return err != nil || name == owner || strings.HasPrefix(name, owner+"/")
 }
 
 // goroutines returns the stacks of all goroutines but the caller's and the settled ones, by goroutine number.

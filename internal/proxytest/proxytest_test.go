@@ -57,6 +57,69 @@ func TestNoLeaksWaitsForAGoroutineThatEnds(t *testing.T) {
 	assert.Empty(t, r.errors)
 }
 
+// staying starts a goroutine, by start, that stays until the test ends.
+func staying(t *testing.T, start func(func())) {
+	stop, begun, gone := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	start(func() {
+		defer close(gone)
+		close(begun)
+		<-stop
+	})
+	<-begun
+	t.Cleanup(func() { close(stop); <-gone })
+}
+
+func TestNoLeaksLeavesEachTestItsOwnGoroutines(t *testing.T) {
+	directly := func(f func()) { go f() }
+	for _, tt := range []struct {
+		about string
+		other func(*testing.T) // goes on in another test meanwhile
+		want  int
+	}{
+		{"another test's", func(t *testing.T) { staying(t, directly) }, 0},
+		{"those of another test that looks for leaks too", func(t *testing.T) { proxytest.NoLeaksWithin(&recorder{TB: t}, 0); staying(t, directly) }, 0},
+		{"those that a timer has started", func(t *testing.T) { staying(t, func(f func()) { time.AfterFunc(0, f) }) }, 1},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			begins, stays, looked := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			t.Run("one", func(t *testing.T) {
+				t.Parallel()
+				r := &recorder{TB: t}
+				proxytest.NoLeaksWithin(r, 20*time.Millisecond)
+				close(begins)
+				<-stays
+				r.cleanups[0]()
+				close(looked)
+				assert.Len(t, r.errors, tt.want)
+			})
+			t.Run("other", func(t *testing.T) {
+				t.Parallel()
+				<-begins
+				tt.other(t)
+				close(stays)
+				<-looked
+			})
+		})
+	}
+}
+
+func TestNoLeaksSeesTheGoroutinesOfSubtests(t *testing.T) {
+	r := &recorder{TB: t}
+	proxytest.NoLeaksWithin(r, 20*time.Millisecond)
+	stop, gone := make(chan struct{}), make(chan struct{})
+	t.Run(`a "sub" \ tést`, func(t *testing.T) {
+		proxytest.NoLeaksWithin(&recorder{TB: t}, 0)
+		go func() {
+			defer close(gone)
+			<-stop
+		}()
+	})
+	r.cleanups[0]()
+	close(stop)
+	<-gone
+	assert.Len(t, r.errors, 1)
+}
+
 func TestBackendRecordsEveryByteOfEachRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
