@@ -18,6 +18,7 @@ import (
 )
 
 func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	gone := make(chan struct{}, 1)
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
@@ -25,7 +26,7 @@ func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
 			gone <- struct{}{}
 		}
 	}
-	overEachLane(t, script, func(t *testing.T, s *site) {
+	overLanesAtOnce(t, script, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(get)
 		s.backend.WaitRequests(1)

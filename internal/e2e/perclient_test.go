@@ -160,6 +160,7 @@ func TestAClientHasNoMoreConnectionsThanItMay(t *testing.T) {
 }
 
 func TestThePlaceOfAConnectionIsGivenBackOnce(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	const upgrade = "GET /hijack HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 	for name, end := range map[string]func(t *testing.T, c *proxytest.Conn){
 		"the client closes": func(t *testing.T, c *proxytest.Conn) {
@@ -377,6 +378,7 @@ func TestAFloodOfOneClientLeavesTheOthersServed(t *testing.T) {
 }
 
 func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	config, roots := proxytest.TLS(t, "a.test")
 	var mu sync.Mutex
@@ -391,6 +393,7 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 	r.Handle("a.test", hostproxy.To(target.Addr()))
 	run := proxytest.Start(t, &hostproxy.Server{Router: r, MaxConns: 4, ReadHeaderTimeout: patient, HandshakeTimeout: patient})
 	conf := &tls.Config{RootCAs: roots, ServerName: "a.test"}
+	silentOne := dialFrom(t, "127.0.0.1", run.HTTPS) // has its time while the others have theirs
 	for _, tt := range []struct {
 		head, status string
 	}{
@@ -404,9 +407,8 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 		assert.Contains(t, c.Head(), tt.status)
 		c.Close()
 	}
-	proxytest.Eventually(t, "the ends", func() bool { return open(t, r) == 0 })
-	silentOne := dialFrom(t, "127.0.0.1", run.HTTPS)
 	_, _ = silentOne.ReadAll()
+	proxytest.Eventually(t, "the ends", func() bool { return open(t, r) == 0 })
 	wrong := tls.Client(dialFrom(t, "127.0.0.1", run.HTTPS).Conn, &tls.Config{RootCAs: roots, ServerName: "other.test"})
 	assert.Error(t, wrong.Handshake())
 	left := dialFrom(t, "127.0.0.1", run.HTTPS)
@@ -440,6 +442,7 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 }
 
 func TestAClientThatLeavesInItsHandshakeIsNotRefused(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	s := besiege(t, nil, "slow.example.com")
 	for range 3 {
