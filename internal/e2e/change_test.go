@@ -151,6 +151,7 @@ func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
 }
 
 func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	b := proxytest.NewBackend(t, good)
 	build, last := keeping(b.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -314,6 +315,7 @@ func TestEachPhaseOfReplaceHasATimeoutOfItsOwn(t *testing.T) {
 }
 
 func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	var up atomic.Bool
 	checked := make(chan struct{}, 1)
 	app := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -79,6 +79,7 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 // Two bytes of data are a TLS record of the length of an alert. A client that sends them while its request waits has
 // not left.
 func TestTwoBytesAreNoGoodbye(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	script := func(c *proxytest.BackendConn) {
 		for i := 0; ; i++ {
 			q, err := c.ReadRequest()

@@ -273,6 +273,7 @@ func TestWithoutAGraceUpgradedConnectionsEndAtOnce(t *testing.T) {
 
 // The end of the Upstream or of the Server ends streams in the middle of a grace, and those whose grace has no limit.
 func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, grace := range []time.Duration{time.Hour, -1} {
 		for name, drain := range map[string]func(b *bubble){
 			"the Upstream's": func(b *bubble) { assert.NoError(b.t, b.upstream.Drain(b.t.Context())) },
@@ -390,6 +391,7 @@ func TestStreamsOutliveTargetsThatAreDiscoveredNoMore(t *testing.T) {
 }
 
 func TestAnUpgradedConnectionLivesAsLongAsStreamTimeout(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, grace := range []time.Duration{0, -1, time.Hour} {
 		overEachBubble(t, &hostproxy.Upstream{StreamTimeout: time.Minute, StreamGrace: grace}, func(b *bubble, _ string) {
 			first := b.open("a.test", "/ws")

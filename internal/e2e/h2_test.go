@@ -216,6 +216,7 @@ func TestADrainLetsAnHTTP2StreamEnd(t *testing.T) {
 }
 
 func TestAClientThatLeavesEndsTheUpstreamsRequest(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	started, ended := make(chan struct{}, 1), make(chan struct{}, 1)
 	h := func(_ http.ResponseWriter, q *http.Request) {
 		started <- struct{}{}

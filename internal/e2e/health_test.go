@@ -157,6 +157,7 @@ func TestABreakerLeavesATargetAloneAndTriesItAgain(t *testing.T) {
 
 // A client that leaves is no strike against its target.
 func TestAClientThatLeavesIsNoFailureOfTheTarget(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
 			c.Wait(nil)

@@ -196,6 +196,7 @@ func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 }
 
 func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{request("POST /", sized("hello")), request("POST /", "Content-Length: 0\r\n\r\n"), request("PUT /", sized("hello")),
 		request("DELETE /", "\r\n"), request("GET /", sized("hello"))} {
 		method, _, _ := strings.Cut(raw, " ")
@@ -221,6 +222,7 @@ func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
 
 // Whichever fails, the other one may answer; when both have failed, a third may.
 func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	asked := make(chan struct{}, 9)
 	fails := afterRequest(func(c *proxytest.BackendConn) { c.Wait(asked) }) // once the other one was asked
 	answersLate := func(c *proxytest.BackendConn) {
@@ -283,6 +285,7 @@ func answersLateUnasked(c *proxytest.BackendConn) {
 }
 
 func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	left := make(chan string, 9)
 	one, two := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, thinks(left))

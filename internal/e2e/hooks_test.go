@@ -101,6 +101,7 @@ func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q
 
 // The limits of an Upstream are those of its Transport too, whether that heeds the request's context or not.
 func TestTheTimeoutsBoundATransport(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	release := make(chan struct{})
 	silent := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadRequest(); <-release })
 	t.Cleanup(func() { close(release) })

@@ -43,6 +43,7 @@ var failures = []class{
 
 // Where the proxy itself answers, or cuts the client off, the lanes do so alike, and tell the same of it.
 func TestTheLanesFailAlike(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	requests := []struct{ name, raw string }{
 		{"GET", request("GET /p?q", "\r\n")},
 		{"HEAD", request("HEAD /p", "\r\n")},

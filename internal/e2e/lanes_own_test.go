@@ -55,6 +55,7 @@ func ownAnswers() (all []exchange) {
 // The proxy's own responses, refusals included, are the same on the fast lane and through a handler: status, reason phrase and fields,
 // and whether the connection is kept.
 func TestTheLanesAnswerAlike(t *testing.T) {
+	t.Parallel()
 	corpus := append(ownCases(), ownAnswers()...)
 	for _, x := range refusals() {
 		corpus = append(corpus, exchange{name: x.about, raw: x.raw, answer: say})

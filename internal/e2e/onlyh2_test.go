@@ -82,6 +82,7 @@ func tlsTarget(t *testing.T, s *site, k tlsKind) *atomic.Int64 {
 
 // A target that speaks HTTP/2 alone is asked over HTTP/2, the first request included, however it says so.
 func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, kind := range tlsKinds {
 		for what, change := range map[string]func(*hostproxy.Upstream){
 			"": func(*hostproxy.Upstream) {},

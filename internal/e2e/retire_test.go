@@ -109,6 +109,7 @@ func newLeaving(t *testing.T, kind string) *leaving {
 
 // The connections to a target that is removed are closed: those that are idle at once, the others when they are.
 func TestNoConnectionToARemovedTargetIsKept(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	stays := newLeaving(t, "http")
 	for name, remove := range map[string]func(u *hostproxy.Upstream, target string) error{
 		"Remove":  func(u *hostproxy.Upstream, target string) error { return u.Remove(target) },

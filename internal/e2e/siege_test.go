@@ -109,6 +109,7 @@ func TestAWaitForACertificateEndsWithTheHandshakeTimeout(t *testing.T) {
 }
 
 func TestAWaitForACertificateEndsWhenTheClientDisconnects(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = -1 }, "slow.example.com")
 	for what, leave := range map[string]func(net.Conn){
@@ -124,6 +125,7 @@ func TestAWaitForACertificateEndsWhenTheClientDisconnects(t *testing.T) {
 }
 
 func TestAWaitForACertificateEndsWhenTheServerDrains(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = time.Hour }, "slow.example.com")
 	s.hello(t, "slow.example.com")

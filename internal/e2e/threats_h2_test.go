@@ -228,6 +228,7 @@ func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
 // CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets, or has reset, what it asked for does not make the
 // proxy ask the backend for more at a time than the client may; a header block without end is cut off.
 func TestHTTP2FloodsAreBounded(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		about string
 		once  func(p *h2, stream uint32) error

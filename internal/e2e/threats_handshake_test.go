@@ -30,6 +30,7 @@ func shattered(hello []byte, n int) (records [][]byte) {
 
 // CVE-2026-22045 and slowloris where there are Passthrough routes: looking for the server name takes no longer than a handshake may.
 func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	target := proxytest.NewBackend(t, proxytest.Reply(ok))
 	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) {
 		s.HandshakeTimeout = patient

@@ -41,6 +41,7 @@ func (w *crowd) serve(c *proxytest.BackendConn) {
 // CVE-2023-44487, CVE-2025-8671: however a client brings its streams to an end, so that it may open others, the backend has done
 // with them too. Streams are ended when the backend has them: one that is over sooner never gets there.
 func TestStreamsThatAreResetLeaveTheBackend(t *testing.T) {
+	t.Parallel()
 	const rounds, each = 5, 100
 	get := func(p *h2, stream uint32) error { return p.ask(stream, true, ordinary...) }
 	post := func(p *h2, stream uint32) error {

@@ -151,6 +151,7 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 
 // A target may stop in the middle of its answer: the client is cut off after IdleTimeout, and it is the target's fault.
 func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, head := range []string{"Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"} {
 		t.Run(head, func(t *testing.T) {
 			script := func(c *proxytest.BackendConn) {
@@ -176,6 +177,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 
 // A tunnel on which nothing moves ends after IdleTimeout.
 func TestATunnelWhereNothingMovesEnds(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	overLanesAtOnce(t, echoes, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(upgrade)

@@ -38,6 +38,7 @@ func hangUp(t *testing.T, c *proxytest.Client) {
 
 // A client that leaves while its request waits is noticed, also behind a body that nobody has read yet.
 func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	if runtime.GOOS != "linux" {
 		t.Skip("no portable way is known to see the end of a stream behind bytes")
 	}

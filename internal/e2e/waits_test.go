@@ -350,6 +350,7 @@ func storm(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange,
 
 // All requests wait while targets come and go, and none is lost.
 func TestAStormOfReplacesFailsNoRequestThatWaits(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	targets := [][]string{
 		{proxytest.NewBackend(t, says("a")).Addr()},
 		{newH2C(t)},
