@@ -316,6 +316,7 @@ func TestTheStatusPageExplains(t *testing.T) {
 }
 
 func TestExplainShowsTheCertificate(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	conf, _ := proxytest.TLS(t, "own.example.com")
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler), TLS: hostproxy.TLS{Config: conf, Storage: files(t), Lazy: true, DisablePreflight: true}}
 	r.Handle("own.example.com", says("own"))

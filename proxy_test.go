@@ -228,6 +228,7 @@ func TestAPipelinedRequestBehindAStreamedBodyDoesNotChangeTheRecord(t *testing.T
 }
 
 func TestFastLaneSeesTheClientLeave(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	seen := make(chan hostproxy.Exchange, 1)
 	r := hostproxy.Router{Observe: func(x *hostproxy.Exchange) { seen <- *x }}

@@ -373,6 +373,7 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 
 // CVE-2022-23632, CVE-2022-46153, CVE-2020-9321, CVE-2026-48491, CVE-2026-53622, CVE-2026-27586.
 func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	client, clientRoots := proxytest.Certificate(t, "client.example")
 	pemFile := filepath.Join(t.TempDir(), "clients.pem")
 	require.NoError(t, os.WriteFile(pemFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}), 0o600))
@@ -576,6 +577,7 @@ func TestPassthroughLeavesTheCertificateToTheTarget(t *testing.T) {
 }
 
 func TestPassthroughUnderAServer(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)

@@ -59,6 +59,7 @@ func TestCertificatesOfRemovedHostsAreDeletedAMonthAfterTheirEnd(t *testing.T) {
 
 // Members need not have the same routes.
 func TestCertificatesThatAnotherMemberWantsStay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(6))
 		o := with(ca)

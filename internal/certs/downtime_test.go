@@ -60,6 +60,7 @@ func newOrder(err error) error { return fmt.Errorf("creating new order: %w", err
 // A hundred hosts want a certificate of a CA that is down, and the process is restarted meanwhile: one order at a
 // time looks whether it is back, and then all hosts have their certificates.
 func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
+	t.Parallel()
 	for what, answer := range silences {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -92,6 +93,7 @@ func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 // Not to answer for one host is not to be down: the program may have an issuer that knows some hosts only, the answer to a
 // challenge may be late, and a host may go while its order is under way.
 func TestACAThatFailsForSomeHostsIsNotDown(t *testing.T) {
+	t.Parallel()
 	for what, answer := range map[string]func(ctx context.Context, host string) error{
 		"an issuer of the program": failing("no such tenant"),
 		"its challenge":            failing("solving challenges: context deadline exceeded"),

@@ -67,6 +67,7 @@ func TestAFileNameThatWasTooLongIsNoHost(t *testing.T) {
 }
 
 func TestFilesWithRoomForLongNamesAreAStorage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	storagetest.Run(t, func(*testing.T) certmagic.Storage {
 		return certs.Bounded(&certmagic.FileStorage{Path: dir}, 10*time.Second)

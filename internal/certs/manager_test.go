@@ -3,6 +3,7 @@ package certs_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"runtime"
 	"slices"
@@ -19,7 +20,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestMain(m *testing.M) { proxytest.Main(m) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "32") // some of what is parallel waits; -parallel says otherwise
+	proxytest.Main(m)
+}
 
 func with(i certmagic.Issuer) certs.Options {
 	return certs.Options{Public: []certmagic.Issuer{i}}

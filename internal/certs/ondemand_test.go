@@ -203,6 +203,7 @@ func TestAPolicyThatHangsOrPanicsIsNoAnswer(t *testing.T) {
 }
 
 func TestAnOnDemandCertificateIsRenewedWhileItIsUsedAndAllowed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := new(policy)
 		ca := newIssuer(t, "ca", day(90))

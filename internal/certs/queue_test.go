@@ -65,6 +65,7 @@ func TestRenewalsNearerToExpiryGoFirst(t *testing.T) {
 }
 
 func TestAHostThatFailedIsNotBehindEveryNewOneForEver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		broken := true
@@ -90,6 +91,7 @@ func TestAHostThatFailedIsNotBehindEveryNewOneForEver(t *testing.T) {
 }
 
 func TestDeadDomainsDoNotKeepAHealthyRenewalWaiting(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(1))
 		m, _ := start(t, with(ca), append(names("dead%d.example.com", 90), "good.example.com")...)

@@ -41,6 +41,7 @@ func shakeFor(t *testing.T, m *certs.Manager, host string, d time.Duration) erro
 
 // Renewals come due faster than storage, which is slow, lets them be looked at.
 func TestAHostThatIsNotInMemoryIsServedWhileRenewalsQueueForStorage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		var o certs.Options

@@ -148,6 +148,7 @@ func TestAHandshakeAtStartIsServedByTheWildcardAbove(t *testing.T) {
 
 // Its certificates are for another name.
 func TestClientsDriveNoOrdersAtAnIssuerThatErrs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)

@@ -15,6 +15,7 @@ import (
 
 // A host has a certificate for 90 days of one issuer, and a later one for six of another, and then both fail.
 func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
+	t.Parallel()
 	for what, fails := range map[string]func(context.Context, string) error{
 		"the issuers fail": failing("down"),
 		"the issuers hang": func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() },

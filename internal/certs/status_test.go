@@ -150,6 +150,7 @@ func TestHowLongARefusalIsRememberedCanBeSet(t *testing.T) {
 }
 
 func TestACertificateThatLeftTheMemoryIsServedThoughItsRenewalFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)

@@ -206,6 +206,7 @@ func TestACAThatIssuesShorterChainsThanBeforeIsBelieved(t *testing.T) {
 }
 
 func TestAGoodPairWithoutMetadataIsServedAndItsMetadataRepaired(t *testing.T) {
+	t.Parallel()
 	for name, by := range map[string]func(*memStorage){
 		"missing": func(s *memStorage) { _ = s.Delete(context.Background(), siteMeta) },
 		"damaged": func(s *memStorage) { _ = s.Store(context.Background(), siteMeta, []byte(`{"sans":`)) },

@@ -69,6 +69,7 @@ func cluster(t testing.TB, o certs.Options, logs *logBuffer) (one, two *certs.Ma
 const lost = "storage lost its contents"
 
 func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)

@@ -97,6 +97,9 @@ func (v view) addHead(what string, raw []byte) string {
 		if at, err := http.ParseTime(value); name == "date" && err == nil && time.Since(at) < proxytest.Patience {
 			value = "now"
 		}
+		if name == "retry-after" || name == "ratelimit" { // seconds, of which some have passed
+			value = thousand.ReplaceAllString(value, "${1}1000")
+		}
 		v.add(what+" field "+name, value)
 	}
 	if names, ok := v[what+" field trailer"]; ok { // net/http announces them in the order of a map
@@ -106,6 +109,9 @@ func (v view) addHead(what string, raw []byte) string {
 	}
 	return start
 }
+
+// thousand is the end of a value that counts down from 1000 seconds, as far as it comes within proxytest.Patience.
+var thousand = regexp.MustCompile(`^(|.*;t=)(?:1000|99\d|98[5-9])$`)
 
 // pseudonym is what a Router calls itself in Via.
 var pseudonym = regexp.MustCompile("hostproxy-[a-z2-7]{8}")

@@ -57,7 +57,7 @@ func own(owner string) {
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
 //
 // The user's data directory is an empty one meanwhile: no test touches the certificates of the user who runs it, nor those of
-// another package's tests.
+// another package's tests. GODEBUG has one more setting, in the processes that tests start too.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "proxytest")
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,6 +27,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
+
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "32") // what is parallel waits; -parallel says otherwise
+	proxytest.Main(m)
+}
 
 const get = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
@@ -109,6 +115,7 @@ func TestAnUnreadBodyKeepsItsConnectionIfItComes(t *testing.T) {
 }
 
 func TestABodyThatDoesNotComeHoldsNoAnswerUp(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	for _, tt := range []struct {
 		name, request string
@@ -202,6 +209,7 @@ func TestABodyWithoutALengthIsSeenToBeCutOff(t *testing.T) {
 }
 
 func TestTheContextEndsWithTheClient(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	for name, request := range map[string]string{
 		"no body":             get,
@@ -471,6 +479,7 @@ func (l opaque) Accept() (net.Conn, error) {
 }
 
 func TestTheContextEndsWithAClientThatCannotBePeekedAt(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	for name, request := range map[string]string{
 		"no body":             get,

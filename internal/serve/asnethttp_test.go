@@ -115,6 +115,7 @@ func TestFullDuplexAfterTheRequestIsNothing(t *testing.T) {
 }
 
 func TestAReadDeadlineDoesNotEndTheLookoutForTheClient(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	waits, ended := make(chan struct{}), make(chan error, 1)
 	ln := opaque{proxytest.Listen(t)}

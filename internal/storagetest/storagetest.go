@@ -18,7 +18,7 @@ const (
 	patience = 15 * time.Second
 )
 
-// Run checks the storage that open opens, each property in a subtest.
+// Run checks the storage that open opens, each property in a subtest, all of them in parallel.
 //
 // open is called twice for each and returns handles on one and the same storage, as two processes of a cluster have
 // them; what it opens it closes by Cleanup. The storage may hold other keys and locks: Run works below a directory with
@@ -28,7 +28,10 @@ const (
 func Run(t *testing.T, open func(t *testing.T) certmagic.Storage) {
 	t.Helper()
 	for _, c := range checks {
-		t.Run(c.name, func(t *testing.T) { c.run(newRig(t, open(t), open(t), patience)) })
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.run(newRig(t, open(t), open(t), patience))
+		})
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io/fs"
+	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -22,6 +24,10 @@ import (
 )
 
 // There is no leak check: certmagic.FileStorage looks after a lock's file for up to 5 s after it was freed.
+func TestMain(m *testing.M) {
+	_ = flag.Set("test.parallel", "64") // what is parallel waits; -parallel says otherwise
+	os.Exit(m.Run())
+}
 
 func TestFileStorageHasEveryProperty(t *testing.T) {
 	t.Parallel()
