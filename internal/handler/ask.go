@@ -69,6 +69,9 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	v := &verdict{w: w, h: make(http.Header), x: c}
 	defer func() {
 		if fail, ok := c.Err.(*exchange.Failure); ok && v.yes == nil {
+			if fail.Err == exchange.ErrDeadline && q.Context().Err() == nil { // it was ours
+				fail.Side, fail.Err = exchange.SideUpstream, errLateVerdict
+			}
 			x.Fail(fail)
 		}
 		if c.Refused {
@@ -163,6 +166,8 @@ func (v *verdict) WriteHeader(status int) {
 	}
 	v.w.WriteHeader(status)
 }
+
+var errLateVerdict = fmt.Errorf("the authentication server has not answered within %v: %w", askTimeout, context.DeadlineExceeded)
 
 var errLongVerdict = errors.New("response of the authentication server is too long")
 
