@@ -19,7 +19,7 @@ func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
 	slow := func(w http.ResponseWriter, q *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment))
 		if _, err := io.ReadAll(q.Body); err != nil {
-			http.Error(w, "too slow", 408)
+			http.Error(w, "too slow", http.StatusRequestTimeout)
 		}
 	}
 	overOurLanes(t, nil, func(t *testing.T, s *site) {
@@ -35,7 +35,7 @@ func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
 func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
 	records := make(chan hostproxy.Exchange, 1)
 	r := &hostproxy.Router{Logger: panicsFail(t), Observe: func(x *hostproxy.Exchange) { records <- *x }}
-	r.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", 503) }))
+	r.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "busy", http.StatusServiceUnavailable) }))
 	mw := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		ctx, cancel := context.WithCancel(q.Context())
 		cancel()

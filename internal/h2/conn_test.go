@@ -2,7 +2,6 @@ package h2_test
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/net/http2"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/h2"
@@ -154,7 +152,8 @@ func TestAnotherClientUnderstandsWhatIsBuiltFromThis(t *testing.T) {
 				ended <- c.serve(size)
 				far.Close()
 			}()
-			transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(context.Context, string, string, *tls.Config) (net.Conn, error) { return near, nil }}
+			transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }, Protocols: new(http.Protocols)}
+			transport.Protocols.SetUnencryptedHTTP2(true)
 			for range 3 {
 				askEcho(t, transport)
 			}

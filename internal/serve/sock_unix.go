@@ -47,6 +47,6 @@ func (c *conn) readNow(p []byte) (n int) {
 // A lookahead is nothing where the sweeper can peek.
 type lookahead struct{}
 
-func (c *conn) lookAhead()    {}
-func (c *conn) lookBack()     {}
-func (c *conn) endSeen() bool { return false }
+func (lookahead) lookAhead()    {}
+func (lookahead) lookBack()     {}
+func (lookahead) endSeen() bool { return false }
