@@ -287,10 +287,11 @@ type ClientAuth struct {
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
 // The states of a certificate. A host begins as CertPending and then changes
-// between CertValid and CertFailed. A failed host becomes CertPending again after
-// [Router.RenewCertificate], and when its DNS records have been corrected.
+// between CertValid and CertFailed. A failed host without a certificate becomes
+// CertPending again after [Router.RenewCertificate], and when its DNS records have
+// been corrected.
 const (
-	CertPending = "pending" // no certificate yet; the first attempt is in progress or scheduled
+	CertPending = "pending" // no valid certificate; an attempt is in progress, scheduled or left to a handshake
 	CertValid   = "valid"   // a certificate is served
 	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
