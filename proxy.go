@@ -727,11 +727,11 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns all errors in the fields of r and its handlers, joined. A field
-// that was changed after first use is an error too, also in a Server that runs r.
-// Nil means that every field is in effect, or takes effect at first use. Check does
-// not count as first use: fields may still be set. Check does not validate
-// [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] validate it.
+// Check returns all errors in the fields of r and its handlers, joined. It also
+// reports fields of r, its handlers and the Servers that run r if they changed
+// after first use. Nil means that each field is in effect, or takes effect at first
+// use. Check does not count as first use: fields may still be set. It does not
+// validate [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {
@@ -813,10 +813,10 @@ type Explanation struct {
 // String returns the explanation as lines of text.
 func (e Explanation) String() string { return e.text }
 
-// A Choice is a route or a target that was considered, and why it is not chosen.
+// A Choice is a route or a target that was considered.
 type Choice struct {
 	Name string // pattern of the route, or name of the target as in Exchange
-	Why  string // the reason; "" if the route serves the request, or the target may be chosen
+	Why  string // why it was ruled out; "" if the route serves the request, or the target may be chosen
 }
 
 func publicChoice(c status.Choice) Choice { return Choice(c) }
@@ -906,8 +906,8 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 //
 //   - routes, and targets with health and latency
 //   - certificates
-//   - for each [Server] that runs r, the open connections, and the connections,
-//     handshakes and request heads that it refused, by reason
+//   - for each [Server] that runs r: the number of open connections, and what it
+//     refused (connections, handshakes, request heads), by reason
 //   - the latest 100 failures since StatusHandler was called
 //
 // A form on the page, or the query parameters url, method and client, show the

@@ -234,20 +234,20 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 }
 
 // A ForwardAuth asks an authentication server before Next serves a request. It
-// sends a GET without a body, but with the headers of the request,
+// sends a GET without a body. The GET has the headers of the request, and also
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a target
 // of Auth answers with 2xx, Next serves the request. Every other response goes to
-// the client, including the responses that Auth itself makes: 502 if no target
-// answers, the Page of [Upstream.Maintain], or the response of Auth's ErrorHandler.
-// Invalid fields are an error when the route is added.
+// the client, including Auth's own: 502 if no target answers, the Page of
+// [Upstream.Maintain], or the response of Auth's ErrorHandler. Invalid fields are
+// an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
 	Path string       // path and query to request, appended to the path of Auth's target; "" means /
 	User string       // header in Fields that carries the user name, for Exchange.User; "" means none
 	Next http.Handler // serves requests that Auth allows; required
 
-	// Fields are headers copied from the response of Auth to the request. A
-	// client's own copies are removed, also from trailers. Nil copies none.
+	// Fields names the headers to copy from Auth's response into the request that Next
+	// serves. A client's own copies are removed, also from trailers. Nil copies none.
 	Fields []string
 
 	compiled settings.Compiled[handler.Question]
@@ -538,9 +538,9 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
 // the same Upstream applies to new requests, and closes no connection. Handlers are
-// compared with ==. Handlers of a type that == cannot compare always differ, with
-// one exception: the same func value is the same http.HandlerFunc. A new closure of
-// the same code differs.
+// compared with ==. Handlers of a type that == cannot compare always differ, except
+// that two http.HandlerFuncs are the same if they hold the same func value. A new
+// closure of the same code differs.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {

@@ -95,9 +95,8 @@ type TLS struct {
 	// after two thirds of a certificate's lifetime. False follows the CA.
 	DisableARI bool
 
-	// Internal issues certificates for names that no public CA signs: localhost,
-	// test, internal, local, home.arpa, names below these, and private IP
-	// addresses. Nil means a LocalCA with Storage.
+	// Internal issues certificates for internal names, which [LocalCA] lists. Nil
+	// means a LocalCA with Storage.
 	Internal certmagic.Issuer
 
 	// Storage holds certificates, keys, accounts and locks. Routers with the same
@@ -145,10 +144,10 @@ type TLS struct {
 	// minutes.
 	//
 	// Empty means the addresses of the network interfaces. If an interface has a
-	// private address, any record will do. Otherwise wrong records delay an order by
-	// about 35 minutes at most. A handshake for the host ends the delay: it shows that
-	// clients reach this machine, for instance through a load balancer. A host without
-	// records waits without such a limit.
+	// private address, any record will do. If none has one, wrong records delay an
+	// order by about 35 minutes at most. A handshake for the host ends the delay: it
+	// shows that clients reach this machine. A host without records waits without such
+	// a limit.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -178,9 +177,9 @@ type TLS struct {
 
 	// Config is the base of the TLS settings. The Router uses a copy. Fields such as
 	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
-	// GetCertificate is called first. If it returns nil and no error, the Router
-	// serves a certificate from Certificates that covers the name, or else the
-	// certificate that it obtains. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	// Config.GetCertificate is called first. If it returns nil and no error, the Router
+	// serves a certificate from Config.Certificates that covers the name, or else the
+	// one that the Router obtains. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
@@ -213,9 +212,9 @@ type HostTLS struct {
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
 	// fail immediately without one. Every issuer is private except a
-	// *certmagic.ZeroSSLIssuer, and a *certmagic.ACMEIssuer for a known public CA.
-	// Names that end in .onion require an issuer with a method IssuesOnion() bool that
-	// returns true.
+	// *certmagic.ZeroSSLIssuer, and a *certmagic.ACMEIssuer for a known public CA. A
+	// LocalCA signs internal names only. Names that end in .onion require an issuer
+	// with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
 
 	// OwnCertificate obtains a separate certificate for a host even if a wildcard
@@ -287,10 +286,11 @@ type ClientAuth struct {
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
 // The states of a certificate. A host begins as CertPending and then changes
-// between CertValid and CertFailed. A failed host becomes CertPending again after
-// [Router.RenewCertificate], and when its DNS records have been corrected.
+// between CertValid and CertFailed. A failed host without a certificate becomes
+// CertPending again after [Router.RenewCertificate], and when its DNS records have
+// been corrected.
 const (
-	CertPending = "pending" // no certificate yet; the first attempt is in progress or scheduled
+	CertPending = "pending" // no valid certificate; an attempt is in progress, scheduled or left to a handshake
 	CertValid   = "valid"   // a certificate is served
 	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
@@ -628,9 +628,9 @@ func isPassthrough(h http.Handler) bool {
 // TLSConfig returns TLS settings for a listener of your own, with the certificates
 // of r's hosts. The error joins all faults of r.TLS.
 //
-// Certificates are ordered at the first handshake, or two seconds after the call,
-// whichever comes first. Your server must limit the time of the handshake, as for
-// [Router.Listen].
+// A certificate is ordered at the first handshake for its host, or two seconds
+// after the call, whichever comes first; with [TLS.Lazy], always at the handshake.
+// Your server must limit the time of the handshake, as for [Router.Listen].
 //
 // A Passthrough route is an error unless r already has a Server or a listener from
 // Listen or Wrap, because a Passthrough needs the connection before decryption. If
@@ -769,11 +769,11 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. If only a wildcard
-// pattern matches the host, it renews the wildcard certificate. If there is no
-// wildcard certificate, it calls [TLS.HostPolicy], even if HostPolicy has just
-// refused the host. It resets the host's backoff. The limit of ten orders in ten
-// seconds and the limits of the CA still apply. It does not wait; [TLS.Observe]
-// reports the result. It returns an error if
+// pattern matches the host, it renews the wildcard certificate. If there is none, it
+// calls [TLS.HostPolicy], even if HostPolicy has just refused the host. It resets
+// the host's backoff. The Router's limit of ten orders in ten seconds (see [TLS])
+// and the CA's limits still apply. It does not wait; [TLS.Observe] reports the
+// result. It returns an error if
 //
 //   - the Router does not listen
 //   - no route serves the host

@@ -209,9 +209,9 @@ type Upstream struct {
 	// limit.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout ends a body or an upgraded connection after this time without a
-	// byte. Slow transfers go on. Zero means 5 minutes; negative disables the
-	// limit.
+	// IdleTimeout aborts the transfer of a body, or closes an upgraded connection,
+	// when no byte has moved for this time. Zero means 5 minutes; negative disables
+	// the limit.
 	//
 	// A peer that stops reading is cut off after at most twice this time. With
 	// HTTP/2, or in an http.Server of your own, the proxy cannot see the client's
@@ -228,8 +228,8 @@ type Upstream struct {
 	// text/event-stream response without a Content-Length) goes on after its route was
 	// removed or swapped, or its target was replaced, removed or no longer discovered.
 	// Zero closes upgraded connections immediately, and cuts off event streams after
-	// 10 s. Negative means no limit. Other responses without a Content-Length are
-	// always cut off after 10 s. Responses with a Content-Length finish.
+	// 10 s. Negative means no limit. StreamGrace does not apply to other responses:
+	// without a Content-Length they are cut off after 10 s, with one they finish.
 	//
 	// After StreamGrace an upgraded connection is closed (a WebSocket with status
 	// 1001), and an event stream is cut off, even if the route or the target has come
@@ -237,9 +237,9 @@ type Upstream struct {
 	// counts as zero.
 	StreamGrace time.Duration
 
-	// StreamTimeout limits the life of an upgraded connection, and then closes it as
-	// after StreamGrace. It does not limit event streams. Zero and negative mean no
-	// limit.
+	// StreamTimeout limits the life of an upgraded connection, which is then closed (a
+	// WebSocket with status 1001). It does not limit event streams. Zero and negative
+	// mean no limit.
 	StreamTimeout time.Duration
 
 	// ReadyTimeout limits how long [Upstream.Replace] waits until the new targets
@@ -381,9 +381,9 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
-// called, or when the last route to the Upstream is removed. A Router knows an
-// Upstream inside a handler of your own by the handler's method Unwrap, or by the
-// first request to the Upstream. If no Router knows the Upstream, only Drain ends
+// called, or when the last route to the Upstream is removed. A Router finds an
+// Upstream in a handler of your own through the handler's Unwrap method or, without
+// one, at the Upstream's first request. If no Router has found it, only Drain ends
 // the checks. [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
@@ -642,7 +642,7 @@ var (
 
 // Ready waits until u has targets and all of them serve. A target serves if it is
 // not down and answers the health check or, without a health check, accepts a
-// connection. It starts health checks and discovery, as the first request does.
+// connection. Ready starts health checks and discovery, as the first request does.
 // When ctx is done, the error names each target that does not serve, with the
 // reason.
 func (u *Upstream) Ready(ctx context.Context) error {

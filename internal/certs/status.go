@@ -14,7 +14,7 @@ import (
 // The states of a certificate. A host goes from Pending to Valid or Failed, and
 // between those.
 const (
-	Pending = "pending" // none yet, the first attempt is under way or to come
+	Pending = "pending" // no valid one; an attempt is under way, to come or left to a handshake
 	Valid   = "valid"   // one is served
 	Failed  = "failed"  // the last attempt failed; an older certificate may still be served
 	Static  = "static"  // the program brought it
