@@ -114,9 +114,9 @@ type Server struct {
 	// MaxConnsPerClient limits the open connections of each client (an IPv4 address or
 	// the /64 of an IPv6 address) on both listeners together. Connections of a
 	// [Passthrough] count. Further connections are closed immediately. It does not
-	// apply to peers in [Router.TrustedProxies], because each serves many clients, or
-	// to peers without an address, as on a unix socket. Many users may share one
-	// address behind NAT. Zero means no limit; negative is an error.
+	// apply to peers without an address, as on a unix socket, or to peers in
+	// [Router.TrustedProxies], each of which serves many clients. Many users may share
+	// one address behind NAT. Zero means no limit; negative is an error.
 	MaxConnsPerClient int
 
 	// MaxHandshakes limits the TLS handshakes in flight. Further handshakes wait. A

@@ -60,8 +60,8 @@ import (
 //
 // Other differences are not detected: upper and lower case (/Admin, /admin),
 // dots and spaces at the end of a segment, text after "%00", and escapes of
-// escapes (%2561). If a target ignores any of these, protect the whole host
-// instead of a prefix.
+// escapes (%2561). If a target takes such paths for the same, put access control
+// such as [BasicAuth] on the whole host, not on a path prefix.
 type Router struct {
 	// NotFound serves requests that match no route. Nil answers 404. If the request
 	// came over TLS and its host has no route at all, nil answers 421 Misdirected
@@ -237,9 +237,9 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // sends a GET without a body. The GET has the headers of the request, and also
 // X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a target
 // of Auth answers with 2xx, Next serves the request. Every other response goes to
-// the client, including Auth's own: 502 if no target answers, the Page of
-// [Upstream.Maintain], or the response of Auth's ErrorHandler. Invalid fields are
-// an error when the route is added.
+// the client. That includes responses which no target sent: 502 if no target answers,
+// the Page of [Upstream.Maintain], and what Auth's ErrorHandler writes. Invalid
+// fields are an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
 	Path string       // path and query to request, appended to the path of Auth's target; "" means /
@@ -445,7 +445,7 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 }
 
 // Handle adds a route. It panics if the pattern or h is invalid, or if the pattern
-// already has a route. The message names the source lines of the calls to Handle.
+// already has a route. In that case the message names the source lines of both calls.
 // [Router.Set] returns an error instead, and replaces an existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)

@@ -54,9 +54,9 @@ type TLS struct {
 	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy of
 	// it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
 	// account binding, a profile or the roots of a private CA. Its field TestCA is the
-	// CA's staging directory, preset for Let's Encrypt. After a failed validation,
-	// further validations are tried there first, until one succeeds. To choose the
-	// type of key, wrap the issuer in an [Issuer].
+	// CA's staging directory, preset for Let's Encrypt. After a failed validation, the
+	// Router retries at TestCA. When a validation succeeds there, the order goes to the
+	// CA again. To choose the type of key, wrap the issuer in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order if Issuer fails. ACME issuers can be struct
@@ -72,9 +72,9 @@ type TLS struct {
 	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
 	// *.example.com do not apply to a route for a.example.com. A host with an
 	// on-demand certificate (see HostPolicy) has no route of its own: Host is called
-	// with the name of the host. Result fields that are zero are taken from the
-	// settings of the wildcard pattern that matches the name. Settings for a
-	// Passthrough have no effect, and are logged at level Error.
+	// with the name of the host. Zero fields of the HostTLS that it returns are then
+	// taken from the settings of the wildcard pattern that matches the name. Settings
+	// for a Passthrough have no effect, and are logged at level Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
@@ -95,8 +95,8 @@ type TLS struct {
 	// after two thirds of a certificate's lifetime. False follows the CA.
 	DisableARI bool
 
-	// Internal issues certificates for internal names, which [LocalCA] lists. Nil
-	// means a LocalCA with Storage.
+	// Internal is the issuer for internal names, such as app.localhost; see [LocalCA]
+	// for all of them. Nil means a LocalCA with Storage.
 	Internal certmagic.Issuer
 
 	// Storage holds certificates, keys, accounts and locks. Routers with the same
@@ -144,10 +144,10 @@ type TLS struct {
 	// minutes.
 	//
 	// Empty means the addresses of the network interfaces. If an interface has a
-	// private address, any record will do. If none has one, wrong records delay an
-	// order by about 35 minutes at most. A handshake for the host ends the delay: it
-	// shows that clients reach this machine. A host without records waits without such
-	// a limit.
+	// private address, any record will do. If no interface has one, wrong records delay
+	// an order by at most about 35 minutes. A handshake for the host ends the delay,
+	// because it shows that clients reach this machine. A host without records waits
+	// without such a limit.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -191,8 +191,9 @@ type TLS struct {
 
 	// Observe is called when the certificate of a host becomes ready, is renewed or
 	// fails, and when a limit of the CA delays the order. Calls come one at a time, in
-	// order. A panic is logged. During a call up to 10,000 reports wait. Beyond that,
-	// the oldest reports are dropped, and a warning is logged. Nil disables reports.
+	// order. A panic is logged. While a call runs, up to 10,000 reports wait. Beyond
+	// that, the oldest reports are dropped, and a warning is logged. Nil disables
+	// reports.
 	Observe func(CertStatus)
 }
 
@@ -292,7 +293,7 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 const (
 	CertPending = "pending" // no valid certificate; an attempt is in progress, scheduled or left to a handshake
 	CertValid   = "valid"   // a certificate is served
-	CertFailed  = "failed"  // the last attempt failed; an older certificate may still be served
+	CertFailed  = "failed"  // the last attempt failed, or none can be made; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 
@@ -337,9 +338,9 @@ type CertStatus struct {
 // certificate is limited to these names and to server certificates. A root that is
 // already in Storage is used unchanged. A LocalCA implements certmagic.Issuer.
 //
-// If only the pattern *, or a wildcard such as *.localhost or *.test, matches an
-// internal host, the LocalCA makes a certificate for this one host during the
-// handshake. (Clients do not accept a wildcard certificate for *.localhost.) Such
+// Clients do not accept a wildcard certificate for *.localhost. An internal host
+// without a route of its own, which * or a wildcard such as *.localhost or *.test
+// matches, therefore gets a certificate for this one host during the handshake. Such
 // certificates stay in memory only, and [Router.Certificates] does not list them.
 //
 // Values with the same Storage are the same authority. The zero value is the
@@ -381,7 +382,7 @@ func (c *LocalCA) open() *certs.LocalCA {
 }
 
 // A Passthrough is a route that forwards TLS connections to a target without
-// decrypting them. The server name in the ClientHello selects it. The target has
+// decrypting them. The server name in the ClientHello selects the route. The target has
 // the certificates, and answers the CA's TLS challenges for them. The pattern is
 // a host, a wildcard or "*", without a path; other routes of the host cannot be
 // reached over TLS. An HTTP request that reaches a Passthrough gets 421.
@@ -771,7 +772,7 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 // due: call it, for instance, after correcting DNS records. If only a wildcard
 // pattern matches the host, it renews the wildcard certificate. If there is none, it
 // calls [TLS.HostPolicy], even if HostPolicy has just refused the host. It resets
-// the host's backoff. The Router's limit of ten orders in ten seconds (see [TLS])
+// the host's backoff. The limit of ten orders in ten seconds (see [TLS])
 // and the CA's limits still apply. It does not wait; [TLS.Observe] reports the
 // result. It returns an error if
 //

@@ -46,10 +46,10 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
-	// HTTP/1.1 by ALPN gets only HTTP/2. If a target negotiates no protocol, the proxy
-	// opens a second connection that offers HTTP/1.1 and h2, at most once in ten
-	// minutes. If the target chooses h2 on the second connection and closes the first
-	// connection, the target gets only HTTP/2.
+	// HTTP/1.1 by ALPN gets only HTTP/2. If a target selects no protocol by ALPN, the
+	// proxy opens a second connection, which offers h2 too, at most once in ten minutes.
+	// A target that selects h2 there, and closes the first connection, gets only HTTP/2
+	// from then on.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -75,7 +75,7 @@ type Upstream struct {
 	Sticky *Sticky
 
 	// Pick chooses the target of an attempt. It gets the targets that are up and not
-	// tried yet. If Pick returns nil, the request fails with 503. Pick cannot be
+	// tried yet; for the case that none is up see FailClosed. If Pick returns nil, the request fails with 503. Pick cannot be
 	// combined with Policy, Weights or Sticky. Nil leaves the choice to these fields.
 	Pick func(*http.Request, []*Target) *Target
 
@@ -229,7 +229,7 @@ type Upstream struct {
 	// removed or swapped, or its target was replaced, removed or no longer discovered.
 	// Zero closes upgraded connections immediately, and cuts off event streams after
 	// 10 s. Negative means no limit. StreamGrace does not apply to other responses:
-	// without a Content-Length they are cut off after 10 s, with one they finish.
+	// those with a Content-Length finish, and those without are cut off after 10 s.
 	//
 	// After StreamGrace an upgraded connection is closed (a WebSocket with status
 	// 1001), and an event stream is cut off, even if the route or the target has come
@@ -381,10 +381,11 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
-// called, or when the last route to the Upstream is removed. A Router finds an
-// Upstream in a handler of your own through the handler's Unwrap method or, without
-// one, at the Upstream's first request. If no Router has found it, only Drain ends
-// the checks. [Upstream.Replace] checks new targets even if Interval is negative.
+// called, or when the last route to the Upstream is removed. If a handler of your own
+// calls the Upstream, the Router learns of it through the handler's Unwrap method. If
+// the handler has no Unwrap method, the Router learns of it at the Upstream's first
+// request. If no Router knows the Upstream, only Drain ends the checks.
+// [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
