@@ -25,6 +25,8 @@ func twoServers(t *testing.T) (r *hostproxy.Router, first, second *proxytest.Run
 	first = proxytest.Start(t, &hostproxy.Server{Router: r})
 	second = proxytest.Start(t, &hostproxy.Server{Router: r})
 	require.NoError(t, r.AwaitCertificates(t.Context()))
+	serves(t, r, first, "a.localhost")
+	serves(t, r, second, "a.localhost") // and so Serve has begun
 	return r, first, second
 }
 
