@@ -489,7 +489,7 @@ type Exchange struct {
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 	Peer   netip.Addr // remote address of the connection
 
-	Proto   string // "HTTP/1.1" or "HTTP/2.0"
+	Proto   string // "HTTP/1.0", "HTTP/1.1" or "HTTP/2.0"
 	Scheme  string // "http" or "https"
 	Method  string
 	Host    string // as the client wrote it
@@ -728,8 +728,8 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 }
 
 // Check returns all errors in the fields of r and its handlers, joined. It also
-// reports fields of r, its handlers and the Servers that run r if they changed
-// after first use. Nil means that each field is in effect, or takes effect at first
+// reports each field that was changed after first use, in r, in its handlers and in
+// the Servers that run r. Nil means that each field is in effect, or takes effect at first
 // use. Check does not count as first use: fields may still be set. It does not
 // validate [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
 func (r *Router) Check() error {

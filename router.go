@@ -60,8 +60,8 @@ import (
 //
 // Other differences are not detected: upper and lower case (/Admin, /admin),
 // dots and spaces at the end of a segment, text after "%00", and escapes of
-// escapes (%2561). If a target takes such paths for the same, put access control
-// such as [BasicAuth] on the whole host, not on a path prefix.
+// escapes (%2561). If a target treats such paths as equal, put access control such as
+// [BasicAuth] on the whole host, not on a path prefix.
 type Router struct {
 	// NotFound serves requests that match no route. Nil answers 404. If the request
 	// came over TLS and its host has no route at all, nil answers 421 Misdirected

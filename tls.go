@@ -72,7 +72,7 @@ type TLS struct {
 	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
 	// *.example.com do not apply to a route for a.example.com. A host with an
 	// on-demand certificate (see HostPolicy) has no route of its own: Host is called
-	// with the name of the host. Zero fields of the HostTLS that it returns are then
+	// with the name of the host. A field that is zero in the returned HostTLS is then
 	// taken from the settings of the wildcard pattern that matches the name. Settings
 	// for a Passthrough have no effect, and are logged at level Error.
 	//
@@ -143,11 +143,11 @@ type TLS struct {
 	// there are no records. The look-up is repeated after a minute, later after ten
 	// minutes.
 	//
-	// Empty means the addresses of the network interfaces. If an interface has a
-	// private address, any record will do. If no interface has one, wrong records delay
-	// an order by at most about 35 minutes. A handshake for the host ends the delay,
-	// because it shows that clients reach this machine. A host without records waits
-	// without such a limit.
+	// If Addresses is empty, the addresses of the network interfaces count. If one of
+	// these is private, any record will do. If none of these is private, wrong records
+	// delay an order by at most about 35 minutes. A handshake for the host ends the
+	// delay, because it shows that clients reach this machine. A host without records
+	// waits without such a limit.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -338,10 +338,10 @@ type CertStatus struct {
 // certificate is limited to these names and to server certificates. A root that is
 // already in Storage is used unchanged. A LocalCA implements certmagic.Issuer.
 //
-// Clients do not accept a wildcard certificate for *.localhost. An internal host
-// without a route of its own, which * or a wildcard such as *.localhost or *.test
-// matches, therefore gets a certificate for this one host during the handshake. Such
-// certificates stay in memory only, and [Router.Certificates] does not list them.
+// Clients do not accept a wildcard certificate for *.localhost. Therefore an internal
+// host that is matched only by * or by a wildcard, such as *.localhost or *.test, gets
+// a certificate of its own during the handshake. Such certificates stay in memory only,
+// and [Router.Certificates] does not list them.
 //
 // Values with the same Storage are the same authority. The zero value is the
 // authority of a Router whose TLS is zero. The methods may be called concurrently,
@@ -633,9 +633,9 @@ func isPassthrough(h http.Handler) bool {
 // after the call, whichever comes first; with [TLS.Lazy], always at the handshake.
 // Your server must limit the time of the handshake, as for [Router.Listen].
 //
-// A Passthrough route is an error unless r already has a Server or a listener from
-// Listen or Wrap, because a Passthrough needs the connection before decryption. If
-// a Passthrough route is added after the call, its handshakes at this server fail.
+// A Passthrough needs the connection before decryption. A Passthrough route is
+// therefore an error, unless r already has a Server, or a listener from Listen or Wrap.
+// If a Passthrough route is added after the call, its handshakes at this server fail.
 // The failure is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
@@ -770,10 +770,10 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. If only a wildcard
-// pattern matches the host, it renews the wildcard certificate. If there is none, it
-// calls [TLS.HostPolicy], even if HostPolicy has just refused the host. It resets
-// the host's backoff. The limit of ten orders in ten seconds (see [TLS])
-// and the CA's limits still apply. It does not wait; [TLS.Observe] reports the
+// pattern matches the host, it renews the wildcard certificate. If there is no wildcard
+// certificate, it calls [TLS.HostPolicy], even if HostPolicy has just refused the host.
+// It resets the host's backoff. The limit of ten orders in ten seconds (see [TLS]) and
+// the CA's limits still apply. It does not wait; [TLS.Observe] reports the
 // result. It returns an error if
 //
 //   - the Router does not listen

@@ -47,9 +47,9 @@ type Upstream struct {
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
 	// HTTP/1.1 by ALPN gets only HTTP/2. If a target selects no protocol by ALPN, the
-	// proxy opens a second connection, which offers h2 too, at most once in ten minutes.
-	// A target that selects h2 there, and closes the first connection, gets only HTTP/2
-	// from then on.
+	// proxy tests it, at most once in ten minutes, by a second connection that offers h2
+	// too. A target that selects h2 on the second connection, and closes the one without
+	// a protocol, gets only HTTP/2 from then on.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -75,8 +75,9 @@ type Upstream struct {
 	Sticky *Sticky
 
 	// Pick chooses the target of an attempt. It gets the targets that are up and not
-	// tried yet; for the case that none is up see FailClosed. If Pick returns nil, the request fails with 503. Pick cannot be
-	// combined with Policy, Weights or Sticky. Nil leaves the choice to these fields.
+	// tried yet; if none is up, see FailClosed. If Pick returns nil, the request fails
+	// with 503. Pick cannot be combined with Policy, Weights or Sticky. Nil leaves the
+	// choice to these fields.
 	Pick func(*http.Request, []*Target) *Target
 
 	// -- Connecting: how targets are reached --
@@ -382,9 +383,9 @@ type HashKey struct {
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
 // called, or when the last route to the Upstream is removed. If a handler of your own
-// calls the Upstream, the Router learns of it through the handler's Unwrap method. If
-// the handler has no Unwrap method, the Router learns of it at the Upstream's first
-// request. If no Router knows the Upstream, only Drain ends the checks.
+// calls the Upstream, the Router finds the Upstream through the handler's Unwrap
+// method. If the handler has no Unwrap method, the Router finds it at the Upstream's
+// first request. If no Router knows the Upstream, only Drain ends the checks.
 // [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
