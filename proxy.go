@@ -197,8 +197,8 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 
 // An UnbufferedConn is a connection that lets the proxy use the underlying
 // connection, to save CPU. It may come from a listener of your own or from
-// [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly, and a
-// connection of any other type only through its methods.
+// [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly. It uses
+// a connection of any type besides these three only through its methods.
 type UnbufferedConn interface {
 	net.Conn
 

@@ -144,10 +144,10 @@ type TLS struct {
 	// minutes.
 	//
 	// If Addresses is empty, the addresses of the network interfaces count. If one of
-	// these is private, any record will do. If none of these is private, wrong records
-	// delay an order by at most about 35 minutes. A handshake for the host ends the
-	// delay, because it shows that clients reach this machine. A host without records
-	// waits without such a limit.
+	// these is private, any record will do. If none of these is private, the order waits
+	// for at most about 35 minutes. A handshake for the host ends the wait, because it
+	// shows that clients reach this machine. In both cases, a host without any record
+	// waits until it has one.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -202,7 +202,7 @@ type TLS struct {
 // an error.
 type HostTLS struct {
 	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil means that these
-	// apply. ACME issuers can be struct literals, as for TLS.Issuer. Several issuers
+	// apply. ACME issuers need no certmagic.NewACMEIssuer, see TLS.Issuer. Several issuers
 	// may use the same CA with different settings. They use separate accounts if the
 	// e-mail, the account key or the external account differs.
 	//
@@ -249,8 +249,8 @@ type HostTLS struct {
 var ErrHostNotAllowed = certs.ErrNotAllowed
 
 // An Issuer is a certmagic.Issuer and the type of key for its certificates. Use it
-// wherever TLS takes an issuer. An ACME issuer in it can be a struct literal, as for
-// [TLS.Issuer]:
+// wherever TLS takes an issuer. An ACME issuer in it needs no
+// certmagic.NewACMEIssuer, see [TLS.Issuer]:
 //
 //	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
 type Issuer struct {

@@ -47,9 +47,9 @@ type Upstream struct {
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
 	// HTTP/1.1 by ALPN gets only HTTP/2. If a target selects no protocol by ALPN, the
-	// proxy tests it, at most once in ten minutes, by a second connection that offers h2
-	// too. A target that selects h2 on the second connection, and closes the one without
-	// a protocol, gets only HTTP/2 from then on.
+	// proxy opens a second connection, at most once in ten minutes, and also offers h2
+	// there. If the target selects h2 on this second connection and closes the first
+	// one, it gets only HTTP/2 from then on.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -382,10 +382,10 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
-// called, or when the last route to the Upstream is removed. If a handler of your own
-// calls the Upstream, the Router finds the Upstream through the handler's Unwrap
-// method. If the handler has no Unwrap method, the Router finds it at the Upstream's
-// first request. If no Router knows the Upstream, only Drain ends the checks.
+// called, or when the last route to the Upstream is removed. The Router knows an
+// Upstream behind a handler of your own through the handler's Unwrap method or, without
+// that method, from the Upstream's first request. The checks of an Upstream that no
+// Router knows end only with Drain.
 // [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
