@@ -22,7 +22,8 @@ func (c *conn) startAfresh() bool {
 }
 
 // beginIdle begins the wait for the next request; false means that the server
-// drains and no request is wanted any more.
+// drains and no request is wanted any more. What TLS has read already is one that has
+// begun: it is looked for, without waiting.
 func (c *conn) beginIdle() bool {
 	wait := c.s.IdleTimeout
 	switch {
@@ -36,7 +37,13 @@ func (c *conn) beginIdle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idling = true
-	return c.s.draining.Err() == nil
+	if c.s.draining.Err() == nil {
+		return true
+	}
+	if c.woken = c.tls != nil; c.woken {
+		c.interrupt()
+	}
+	return c.woken
 }
 
 // endIdle ends it.
