@@ -42,12 +42,12 @@ import (
 //     request's context ends
 //   - http.MaxBytesReader does not close the connection by itself
 type adapter struct {
-	c     *conn
-	f     front
-	f1    *front1
-	w     *response
-	q     *http.Request
-	texts text
+	c      *conn
+	f      front
+	w      *response
+	writer http.ResponseWriter // w, as the handler sees it
+	q      *http.Request
+	texts  text
 
 	keys   []string   // of the handler's header, sorted
 	fields []h1.Field // of the head, as they were at WriteHeader
@@ -67,8 +67,6 @@ type adapter struct {
 	buf      [bufferBefore]byte
 	n        int // bytes of buf that wait
 
-	lookout *lookout // nil without one; guarded by the body's mu
-
 	expects bool       // the request waited for 100 Continue at first; what follows is for those only
 	asking  sync.Mutex // guards asks, and is held to write 100 Continue
 	asks    bool       // the first read of the body sends 100 Continue
@@ -79,17 +77,18 @@ const bufferBefore = 2 << 10
 
 var adapters = sync.Pool{New: func() any { return new(adapter) }}
 
-// adapt serves the request that head has parsed by the server's Handler.
-func (f *front1) adapt() step {
-	f.x.attempts.Reset()
-	f.patience(0)
-	f.x.renew()
+// adapt serves the request that has been parsed by the server's Handler. c is the
+// connection that it came by. An error is why it is refused instead.
+func (x *fastExchange) adapt(c *conn) (step, error) {
+	x.attempts.Reset()
+	x.front.patience(0)
+	x.renew()
 	a := adapters.Get().(*adapter)
-	if err := a.begin(f); err != nil {
+	if err := a.begin(x, c); err != nil {
 		a.release()
-		return f.refuse(err)
+		return end, err
 	}
-	a.c.handle(a.w)
+	a.f.handle(a.w)
 	if !a.c.peeks() {
 		a.w.body.lookOut()
 	}
@@ -103,21 +102,29 @@ func (f *front1) adapt() step {
 		next = a.finish()
 	}
 	a.release()
-	return next
+	return next, nil
 }
 
 // begin makes the request and its response writer.
-func (a *adapter) begin(f *front1) error {
-	x := f.x
-	a.c, a.f, a.f1 = f.c, f, f
+func (a *adapter) begin(x *fastExchange, c *conn) error {
+	a.c, a.f = c, x.front
 	asks, unknown := expects(&x.req)
 	if unknown {
 		return errExpectation
 	}
-	a.f1.src.asks, a.asks, a.expects = asks, asks, asks
-	a.headOnly = a.f1.headOnly
-	a.texts.take(f.headBytes())
-	a.w = new(response)
+	a.f.body().expect(asks)
+	a.asks, a.expects = asks, asks
+	a.headOnly = string(x.req.Method) == http.MethodHead
+	a.texts.take(a.f.text())
+	var w http.ResponseWriter
+	if a.f.hijacks() {
+		h := new(hijackable)
+		w, a.w = h, &h.response
+	} else {
+		a.w = new(response)
+		w = a.w
+	}
+	a.writer = w
 	a.w.a.Store(a)
 	life := &a.w.life
 	life.Context = a.c.context()
@@ -135,7 +142,7 @@ func (a *adapter) call(h http.Handler) (returned bool) {
 			a.abandon(recover())
 		}
 	}()
-	h.ServeHTTP(a.w, a.q)
+	h.ServeHTTP(a.writer, a.q)
 	a.w.shut()
 	return true
 }
@@ -151,13 +158,13 @@ func (a *adapter) abandon(p any) {
 		return
 	}
 	if !a.w.mu.TryLock() { // somebody writes, maybe for long
-		a.c.cut()
+		a.f.sever()
 		a.w.mu.Lock()
 	}
 	a.w.mu.Unlock()
 	a.w.shut()
 	a.leaveBody()
-	a.c.handle(nil)
+	a.f.handled()
 	a.f.cut()
 }
 
@@ -176,13 +183,13 @@ func (a *adapter) finish() step {
 	}
 	if err != nil || short {
 		a.leaveBody()
-		a.c.handle(nil)
+		a.f.handled()
 		a.f.cut()
 		return end
 	}
 	whole := a.closeBody()
-	a.f1.src.release()
-	a.c.handle(nil)
+	a.f.body().release()
+	a.f.handled()
 	return a.f.next(whole)
 }
 
@@ -195,12 +202,12 @@ func (a *adapter) release() {
 	if a.q != nil && a.q.MultipartForm != nil {
 		_ = a.q.MultipartForm.RemoveAll()
 	}
-	if a.f1.x != nil && !a.hijacked {
-		a.f1.release()
+	if !a.hijacked {
+		a.f.release()
 	}
 	clear(a.keys)
 	clear(a.fields)
-	a.c, a.f, a.f1, a.w, a.q, a.texts = nil, nil, nil, nil, nil, text{}
+	a.c, a.f, a.w, a.writer, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.relayed, a.relay = false, a.relay[:0]
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks, a.expects = false, false, false, false, false, false, false
@@ -241,14 +248,6 @@ func (c *conn) remote() string {
 		}
 	}
 	return c.peerText
-}
-
-// handle lets the sweeper see to the request that w answers; nil ends that.
-func (c *conn) handle(w *response) {
-	if w != nil {
-		w.since = c.s.now()
-	}
-	c.handling.Store(w)
 }
 
 // Left reports whether the client has left while a handler serves its request.

@@ -54,7 +54,10 @@ func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, er
 	q := http.Request{Method: a.texts.method(r.Method), RequestURI: a.texts.of(r.Target), Host: a.texts.of(r.Host),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: r.Minor, RemoteAddr: a.c.remote(), TLS: a.c.state, Body: http.NoBody,
 		Close: r.Close || r.Minor == 0 && !r.KeepAlive}
-	if r.Minor == 0 {
+	switch {
+	case a.f.major() == 2:
+		q.Proto, q.ProtoMajor, q.ProtoMinor = "HTTP/2.0", 2, 0
+	case r.Minor == 0:
 		q.Proto = "HTTP/1.0"
 	}
 	u := &a.w.url
@@ -216,7 +219,7 @@ func (b *requestBody) end(a *adapter) {
 		b.trailer[key] = append(b.trailer[key], string(f.Value))
 	}
 	s.release()
-	a.lookOut()
+	a.f.lookOut(b.w)
 }
 
 // lookOut is for a request without a body. What is behind a body has its place once that
@@ -224,8 +227,8 @@ func (b *requestBody) end(a *adapter) {
 func (b *requestBody) lookOut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a := b.w.a.Load(); a.f.body().framing == h1.NoBody {
-		a.lookOut()
+	if a := b.w.a.Load(); a.f.body().length() == 0 {
+		a.f.lookOut(b.w)
 	}
 }
 
@@ -258,7 +261,10 @@ func (a *adapter) ask() {
 }
 
 // asked notes that the client has been sent 100 Continue. a.asking is held.
-func (a *adapter) asked() { a.asks, a.f.body().asks = false, false }
+func (a *adapter) asked() {
+	a.asks = false
+	a.f.body().expect(false)
+}
 
 // stopAsking ends that: the answer has begun.
 func (a *adapter) stopAsking() {
@@ -281,10 +287,10 @@ func (a *adapter) shutBody() bool {
 	}
 	defer b.mu.Unlock()
 	s := a.f.body()
-	if s.framing == h1.NoBody {
+	if s.length() == 0 {
 		return true
 	}
-	if s.stop.Load() {
+	if s.stopped() {
 		s.resume()
 	}
 	switch {
@@ -306,7 +312,7 @@ func (a *adapter) shutBody() bool {
 func (a *adapter) closeBody() bool {
 	a.leaveBody()
 	s := a.f.body()
-	if !s.whole() && !a.f1.last {
+	if !s.whole() && a.f.keeps() {
 		return s.settle(exchange.LingerTime)
 	}
 	return s.whole()
@@ -315,7 +321,7 @@ func (a *adapter) closeBody() bool {
 // leaveBody ends all reading of the body. Without one, the handler cannot read.
 func (a *adapter) leaveBody() {
 	b, s := &a.w.body, a.f.body()
-	if s.framing == h1.NoBody && a.lookout == nil && !s.bound.Load() {
+	if s.length() == 0 && !a.f.looksOut() && !s.bounded() {
 		return
 	}
 	b.closed.Store(true)
@@ -327,8 +333,6 @@ func (a *adapter) leaveBody() {
 	a.w.gate.Lock()
 	b.left = true
 	a.w.gate.Unlock()
-	a.comeBack()
-	if s.stop.Load() || s.bound.Load() {
-		s.resume()
-	}
+	a.f.comeBack()
+	s.resume()
 }

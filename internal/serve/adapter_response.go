@@ -261,8 +261,8 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	h.last = body.asks && body.f.x.unread.Load() || body.framing != h1.NoBody && !a.duplex && a.f.reuses(h) && !a.shutBody()
-	body.answered.Store(true)
+	h.last = body.expected() && body.pending() || body.length() != 0 && !a.duplex && a.f.reuses(h) && !a.shutBody()
+	body.answer()
 	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
 		a.fields = appendField(a.fields, "Content-Type", http.DetectContentType(first))
@@ -443,7 +443,7 @@ func (w *response) sendFile(src io.Reader) (n int64, err error) {
 
 // trailers returns those of the response, in order.
 func (a *adapter) trailers() (trailers []h1.Field) {
-	if !a.f1.chunked { // no other framing carries them
+	if !a.f.trails() {
 		return nil
 	}
 	for k, values := range a.w.made() {
@@ -488,8 +488,11 @@ func (w *response) EnableFullDuplex() error {
 	return nil
 }
 
+// A hijackable is a response whose connection its handler can take over.
+type hijackable struct{ response }
+
 // Hijack implements http.Hijacker.
-func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (w *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	a := w.serving("Hijack")
 	defer w.mu.Unlock()
 	if a.hijacked {
@@ -499,7 +502,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if a.wrote {
 		_ = a.flush()
 	}
-	a.c.handle(nil)
+	a.f.handled()
 	a.leaveBody()
 	a.hijacked = true
 	conn, buf := a.f.hijack()

@@ -317,7 +317,7 @@ func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 	if !x.from.s.Lane.Always {
 		return
 	}
-	x.rec = exchange.Record{Start: time.Now(), Proto: "HTTP/1.1", Scheme: x.from.scheme(), Client: x.from.peer.Addr,
+	x.rec = exchange.Record{Start: time.Now(), Proto: x.proto(), Scheme: x.from.scheme(), Client: x.from.peer.Addr,
 		Peer: x.from.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
 		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
 	if req != nil {

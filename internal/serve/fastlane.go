@@ -126,5 +126,13 @@ func (x *fastExchange) route() (ok bool) {
 	return f.Fast()
 }
 
+// proto is the version of HTTP that the request came by, as records have it.
+func (x *fastExchange) proto() string {
+	if x.front.major() == 2 {
+		return "HTTP/2.0"
+	}
+	return "HTTP/1.1"
+}
+
 // view is b as a string, valid as long as b is not changed.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -58,7 +58,7 @@ func (x *fastExchange) begin() {
 	x.front.patience(atMost(writeStall, x.hit.Upstream.IdleTimeout))
 	x.renew()
 	x.upload.reset(x)
-	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.from.peer, x.from.scheme(), "1.1", x.from.s.Lane.Name
+	x.hop.Peer, x.hop.Scheme, x.hop.Version, x.hop.Name = x.from.peer, x.from.scheme(), x.proto()[len("HTTP/"):], x.from.s.Lane.Name
 	x.hop.Trusted = x.from.trusted
 	x.hop.Client = x.client()
 	if x.scheme = x.hop.Scheme; x.from.trusted {
@@ -397,7 +397,7 @@ func (x *fastExchange) finish() {
 	r := &x.rec
 	r.Duration = time.Since(x.start)
 	r.Client, r.Peer = x.hop.Client, x.from.peer.Addr
-	r.Proto, r.Scheme, r.Pattern = "HTTP/1.1", x.from.scheme(), x.hit.Pattern
+	r.Proto, r.Scheme, r.Pattern = x.proto(), x.from.scheme(), x.hit.Pattern
 	r.Method, r.Host, r.Path = x.names[0].of(x.req.Method), x.names[1].of(x.req.Host), x.names[2].of(x.req.Path)
 	if len(x.req.Query) > 0 {
 		r.Query = x.names[3].of(x.req.Query[1:])

@@ -16,7 +16,7 @@ import (
 // streams, so that an early answer is seen.
 type upload struct {
 	x      *fastExchange
-	src    *source
+	src    source
 	body   exchange.Body
 	reader exchange.BodyReader // of the attempt
 
@@ -77,7 +77,8 @@ func (u *upload) pending() bool { return !u.body.Whole() }
 
 // start streams the rest of the body to up, which may take nothing for stall.
 func (u *upload) start(up *pool.Conn, stall time.Duration) {
-	u.up, u.lease, u.running, u.stall, u.src.stall = up, up.Lease(), true, stall, stall
+	u.up, u.lease, u.running, u.stall = up, up.Lease(), true, stall
+	u.src.hurry(stall)
 	if u.buf == nil {
 		u.buf = uploadBuffers.Get().(*uploadBuffer)
 	}
@@ -145,7 +146,7 @@ func (u *upload) piece(n int, last bool) []byte {
 // answer notes that the response has begun.
 func (u *upload) answer() {
 	u.body.Answer()
-	u.src.answered.Store(true)
+	u.src.answer()
 }
 
 // end is when the upload ended, or now if it goes on.

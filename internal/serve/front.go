@@ -37,14 +37,40 @@ type front interface {
 	// flush sends what was held back.
 	flush() error
 
-	// end ends the response. Only some framings carry trailers.
+	// end ends the response, and trails reports whether the one that has begun can carry
+	// trailers.
 	end(trailers []h1.Field) error
+	trails() bool
 
-	// cut ends a response that is not whole, in a way that the client notices.
+	// cut ends a response that is not whole, in a way that the client notices. sever is
+	// for one that somebody else is writing, whose writes then fail. It may be called
+	// concurrently.
 	cut()
+	sever()
 
 	// body is the request's.
-	body() *source
+	body() source
+
+	// text is the head of the request, of which its fields are parts, and major the
+	// version of HTTP that it came by.
+	text() []byte
+	major() int
+
+	// handle lets the sweeper see to the request that a handler answers by w, and handled
+	// ends that.
+	handle(w *response)
+	handled()
+
+	// lookOut begins to look out for the end of the client while a handler serves a
+	// request that has been read to its end, if nobody does otherwise, and comeBack
+	// ends that. looksOut reports whether somebody does.
+	lookOut(w *response)
+	looksOut() bool
+	comeBack()
+
+	// keeps reports whether the connection can carry another request behind the
+	// response that has begun.
+	keeps() bool
 
 	// next says what becomes of the connection behind the response. whole means that
 	// the body has been read to its end.
@@ -68,7 +94,12 @@ type front interface {
 	readBy(t time.Time) error
 	writeBy(t time.Time) error
 
-	// hijack gives the connection away, with what was read ahead.
+	// release undoes writeBy.
+	release()
+
+	// hijacks reports whether hijack gives the connection away, with what was read
+	// ahead.
+	hijacks() bool
 	hijack() (net.Conn, *bufio.ReadWriter)
 }
 

@@ -29,7 +29,8 @@ type front1 struct {
 	headLen int
 	long    []byte // the head before, with what was read behind it, if it is longer than in
 	odd     bool   // the head says what only the handler lane understands
-	src     source
+	src     source1
+	lookout *lookout // nil without one; guarded by the mu of the handler's body
 
 	out      []byte
 	last     bool // the connection closes after the response
@@ -95,7 +96,30 @@ func bounded(r *h1.Request) bool {
 	return r.ContentLength >= 0 || string(r.Method) == http.MethodGet || string(r.Method) == http.MethodHead
 }
 
-func (f *front1) body() *source { return &f.src }
+// text implements front.
+func (f *front1) text() []byte {
+	if f.long != nil {
+		return f.long[:f.headLen]
+	}
+	return f.in[f.headAt : f.headAt+f.headLen]
+}
+
+// major implements front.
+func (f *front1) major() int { return 1 }
+
+// handle implements front.
+func (f *front1) handle(w *response) {
+	w.since = f.c.s.now()
+	f.c.handling.Store(w)
+}
+
+// handled implements front.
+func (f *front1) handled() { f.c.handling.Store(nil) }
+
+func (f *front1) body() source { return &f.src }
+
+// keeps implements front.
+func (f *front1) keeps() bool { return !f.last }
 
 // next implements front.
 func (f *front1) next(whole bool) step {
@@ -289,6 +313,9 @@ func (f *front1) flush() error {
 	return f.err
 }
 
+// trails implements front.
+func (f *front1) trails() bool { return f.chunked }
+
 // end implements front.
 func (f *front1) end(trailers []h1.Field) error {
 	if f.chunked {
@@ -311,6 +338,9 @@ func (f *front1) cut() {
 	f.c.Close() // under TLS without a close_notify: the body is not whole
 }
 
+// sever implements front.
+func (f *front1) sever() { f.c.cut() }
+
 func (f *front1) readBy(t time.Time) error {
 	f.src.arming.Lock() // or else a deadline that is just being armed undoes it
 	defer f.src.arming.Unlock()
@@ -323,12 +353,15 @@ func (f *front1) writeBy(t time.Time) error {
 	return f.c.stream().SetWriteDeadline(t)
 }
 
-// release undoes writeBy.
+// release implements front.
 func (f *front1) release() {
 	if f.bounded.Load() {
 		_ = f.c.stream().SetWriteDeadline(time.Time{})
 	}
 }
+
+// hijacks implements front.
+func (f *front1) hijacks() bool { return true }
 
 // hijack implements front. It gives the exchange and the input buffer back, which are
 // not needed for as long as the handler has the connection. The handler keeps f.

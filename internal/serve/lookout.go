@@ -18,16 +18,15 @@ type lookout struct {
 // peeks reports whether the sweeper can see the client leave.
 func (c *conn) peeks() bool { return canTry && c.socket != nil }
 
-// lookOut begins to look out for the end of the connection if the sweeper cannot, and
-// if there is room for a byte of another request. The body has been read to its end,
-// and its mu is held.
-func (a *adapter) lookOut() {
-	if f := a.f1; a.c.peeks() || a.lookout != nil || f.r == 0 && f.w == len(f.in) {
+// lookOut implements front, if the sweeper cannot see the end of the connection, and if
+// there is room for a byte of another request. The mu of the handler's body is held.
+func (f *front1) lookOut(w *response) {
+	if f.c.peeks() || f.lookout != nil || f.r == 0 && f.w == len(f.in) {
 		return
 	}
-	a.c.readBy(0)
-	a.lookout = &lookout{over: make(chan struct{}), done: make(chan struct{})}
-	go a.lookout.run(a.c, a.w)
+	f.c.readBy(0)
+	f.lookout = &lookout{over: make(chan struct{}), done: make(chan struct{})}
+	go f.lookout.run(f.c, w)
 }
 
 func (l *lookout) run(c *conn, w *response) {
@@ -57,20 +56,22 @@ func (l *lookout) read(c *conn) (err error) {
 	return err
 }
 
-// comeBack ends lookOut. What was read goes behind what else waits to be parsed. The
-// body's mu is held.
-func (a *adapter) comeBack() {
-	l := a.lookout
+// looksOut implements front.
+func (f *front1) looksOut() bool { return f.lookout != nil }
+
+// comeBack implements front. What was read goes behind what else waits to be parsed. The
+// mu of the handler's body is held.
+func (f *front1) comeBack() {
+	l := f.lookout
 	if l == nil {
 		return
 	}
-	a.lookout = nil
-	s := a.f.body()
+	f.lookout = nil
 	close(l.over)
-	s.interrupt()
+	f.src.interrupt()
 	<-l.done
-	s.resume()
-	if f := a.f1; l.n > 0 {
+	f.src.resume()
+	if l.n > 0 {
 		if f.w == len(f.in) {
 			f.r, f.w = 0, copy(f.in[:], f.in[f.r:f.w])
 		}

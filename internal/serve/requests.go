@@ -145,7 +145,11 @@ func (f *front1) serve() step {
 			return next
 		}
 	}
-	return f.adapt()
+	next, err := x.adapt(f.c)
+	if err != nil {
+		return f.refuse(err)
+	}
+	return next
 }
 
 // behead steps over the head of n bytes.
@@ -156,14 +160,6 @@ func (f *front1) behead(n int) {
 		return
 	}
 	f.r += n
-}
-
-// headBytes is the head that was parsed last.
-func (f *front1) headBytes() []byte {
-	if f.long != nil {
-		return f.long[:f.headLen]
-	}
-	return f.in[f.headAt : f.headAt+f.headLen]
 }
 
 // readHead parses the head at the start of the buffer, reading more as needed.

@@ -10,7 +10,8 @@
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
 //   - fastlane_upload.go, fastlane_response.go: bodies
-//   - front.go, front1.go, source.go: what the server of a request sees of its client; that of HTTP/1.x
+//   - front.go, source.go: what the server of a request sees of its client
+//   - front1.go, source1.go: that of HTTP/1.x
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at

@@ -1,0 +1,347 @@
+package serve
+
+import (
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
+)
+
+// A source1 is the source of HTTP/1.x: what of the body has been read with the head,
+// which is in the front's input buffer, and then what the connection brings. Nothing in
+// the input buffer is overwritten before release.
+type source1 struct {
+	f       *front1
+	framing h1.Framing
+	left    int64     // of a sized body: bytes to come
+	chunks  h1.Chunks // of a chunked one
+	raw     []byte    // of a chunked one: what has come and is not decoded yet
+	page    *[bufferSize]byte
+	data    []byte    // decoded and not read yet; in the input buffer or in page
+	back    []byte    // to be read again, before anything else
+	asks    bool      // the client waits for 100 Continue before it sends the body
+	until   time.Time // when settle loses its patience; zero without it
+	err     error     // what all further reads return; io.EOF is the end of the body
+
+	arming   sync.Mutex    // held by who sets the read deadline
+	stall    time.Duration // how long the client may send nothing until the response begins, within exchange.BodyStall; 0 means no other bound
+	stop     atomic.Bool   // set before the read deadline that wakes the reader
+	bound    atomic.Bool   // the read deadline is somebody else's
+	answered atomic.Bool   // the response has begun: the client owes no haste any more
+}
+
+// sourcePages hold what of a chunked body is being decoded. What is behind the body
+// fits the input buffer.
+var sourcePages = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// take makes s the body of the request that f has parsed.
+func (s *source1) take(f *front1) {
+	s.dropPage()
+	req := &f.x.req
+	s.f, s.framing, s.left = f, req.Framing(), req.ContentLength
+	s.raw, s.data, s.back, s.err = nil, nil, s.back[:0], nil
+	s.asks, s.stall = false, 0
+	s.stop.Store(false)
+	s.bound.Store(false)
+	s.answered.Store(false)
+	switch s.framing {
+	case h1.NoBody:
+		s.err = io.EOF
+	case h1.ChunkedBody:
+		s.chunks.Reset()
+		s.raw, f.r = f.in[f.r:f.w], f.w
+	}
+	if pending := s.err == nil; f.x.unread.Load() != pending {
+		f.x.unread.Store(pending)
+	}
+}
+
+// release implements source: what was read behind the body is the beginning of the
+// next request.
+func (s *source1) release() {
+	f := s.f
+	if s.page == nil {
+		f.r -= len(s.raw) // it is the end of the input buffer's
+	} else {
+		f.r, f.w = 0, copy(f.in[:], s.raw)
+		s.dropPage()
+	}
+	s.raw, s.data = nil, nil
+}
+
+func (s *source1) dropPage() {
+	if s.page != nil {
+		sourcePages.Put(s.page)
+		s.page = nil
+	}
+}
+
+// ahead reports whether there are bytes behind those of the body that were read.
+func (s *source1) ahead() bool { return s.f.r < s.f.w || len(s.raw) > 0 }
+
+// length implements source.
+func (s *source1) length() int64 {
+	switch s.framing {
+	case h1.NoBody:
+		return 0
+	case h1.SizedBody:
+		return s.f.x.req.ContentLength
+	}
+	return unknownLength
+}
+
+// whole implements source.
+func (s *source1) whole() bool { return s.err == io.EOF }
+
+// pending implements source.
+func (s *source1) pending() bool { return s.f.x.unread.Load() }
+
+// expect implements source.
+func (s *source1) expect(asks bool) { s.asks = asks }
+
+// expected implements source.
+func (s *source1) expected() bool { return s.asks }
+
+// hurry implements source.
+func (s *source1) hurry(stall time.Duration) { s.stall = stall }
+
+// answer implements source.
+func (s *source1) answer() { s.answered.Store(true) }
+
+// trailers implements source.
+func (s *source1) trailers() []h1.Field {
+	if s.framing != h1.ChunkedBody {
+		return nil
+	}
+	return s.chunks.Trailers
+}
+
+// first implements source.
+func (s *source1) first() ([]byte, error) {
+	switch f := s.f; s.framing {
+	case h1.SizedBody:
+		data := f.in[f.r : f.r+int(min(int64(f.w-f.r), s.left))]
+		f.r += len(data)
+		return data, s.took(len(data))
+	case h1.ChunkedBody:
+		s.decode()
+		data := s.data
+		s.data = nil
+		return data, s.err
+	}
+	return nil, s.err
+}
+
+// giveBack implements source.
+func (s *source1) giveBack(data []byte) { s.back = append(s.back[:0], data...) }
+
+// took counts n bytes of a sized body, and returns io.EOF at its end.
+func (s *source1) took(n int) error {
+	if s.left -= int64(n); s.left == 0 {
+		s.end(io.EOF)
+		return io.EOF
+	}
+	return nil
+}
+
+// Read implements source.
+func (s *source1) Read(p []byte) (n int, err error) {
+	switch {
+	case len(s.back) > 0:
+		n = copy(p, s.back)
+		s.back = s.back[n:]
+	case s.err != nil && len(s.data) == 0:
+	case len(p) == 0:
+		return 0, nil
+	case s.framing == h1.SizedBody:
+		return s.readSized(p)
+	default:
+		for len(s.data) == 0 && s.err == nil {
+			if s.decode(); len(s.data) > 0 || s.err != nil {
+				break
+			}
+			if err := s.fill(); err != nil {
+				return 0, err
+			}
+		}
+		n = copy(p, s.data)
+		s.data = s.data[n:]
+	}
+	if len(s.back) == 0 && len(s.data) == 0 && (n == 0 || s.err == io.EOF) {
+		return n, s.err
+	}
+	return n, nil
+}
+
+func (s *source1) readSized(p []byte) (int, error) {
+	p = p[:min(int64(len(p)), s.left)]
+	n, err := s.readAhead(p), error(nil)
+	if n == 0 {
+		n, err = s.receive(p)
+	}
+	if n == 0 {
+		return 0, err
+	}
+	return n, s.took(n)
+}
+
+// readAhead reads some of a sized body from the input buffer.
+func (s *source1) readAhead(p []byte) int {
+	f := s.f
+	n := copy(p, f.in[f.r:f.w])
+	f.r += n
+	return n
+}
+
+// ReadNow is Read of a sized body, as far as that needs no waiting; n is 0 where there
+// is nothing.
+func (s *source1) ReadNow(p []byte) (n int, err error) {
+	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
+		return 0, nil
+	}
+	if n = max(0, s.f.c.readNow(p[:s.left])); n == 0 {
+		return 0, nil
+	}
+	return n, s.took(n)
+}
+
+// decode decodes what has come of a chunked body.
+func (s *source1) decode() {
+	data, n, err := s.chunks.Decode(s.raw)
+	s.raw, s.data = s.raw[n:], data
+	if err != nil {
+		s.end(err)
+	}
+}
+
+// fill reads more of a chunked body.
+func (s *source1) fill() error {
+	if s.page == nil {
+		s.page = sourcePages.Get().(*[bufferSize]byte)
+	}
+	w := copy(s.page[:], s.raw)
+	n, err := s.receive(s.page[w:]) // there is room: a trailer section is shorter
+	if s.raw = s.page[:w+n]; n > 0 {
+		return nil
+	}
+	return err
+}
+
+// receive reads from the connection.
+func (s *source1) receive(p []byte) (int, error) {
+	c, hurries := s.f.c, s.arm()
+	if s.stop.Load() { // or else the deadline just armed undoes interrupt
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := c.stream().Read(p)
+	switch {
+	case n > 0:
+		return n, nil
+	case s.stop.Load():
+		return 0, http.ErrBodyReadAfterClose
+	case isTimeout(err) && hurries && s.answered.Load():
+		return s.receive(p)
+	case isTimeout(err):
+		return 0, err
+	}
+	s.end(exchange.ErrClientGone)
+	return 0, s.err
+}
+
+// arm sets the deadline of the next read, unless that is somebody else's, and reports
+// whether it is that of a client that owes haste.
+func (s *source1) arm() (hurries bool) {
+	s.arming.Lock()
+	defer s.arming.Unlock()
+	c := s.f.c
+	switch {
+	case !s.until.IsZero():
+		s.bound.Store(true)
+		_ = c.Conn.SetReadDeadline(s.until)
+	case s.bound.Load():
+	case s.answered.Load():
+		c.readBy(0)
+	default:
+		c.readBy(atMost(exchange.BodyStall, s.stall))
+		return true
+	}
+	return false
+}
+
+// end notes how the body ended.
+func (s *source1) end(err error) {
+	s.err = err
+	if err == io.EOF {
+		s.f.x.unread.Store(false)
+	}
+}
+
+// interrupt implements source.
+func (s *source1) interrupt() {
+	s.stop.Store(true)
+	s.f.c.interrupt()
+}
+
+// stopped implements source.
+func (s *source1) stopped() bool { return s.stop.Load() }
+
+// bounded implements source.
+func (s *source1) bounded() bool { return s.bound.Load() }
+
+// resume implements source.
+func (s *source1) resume() {
+	if !s.stop.Load() && !s.bound.Load() {
+		return
+	}
+	s.stop.Store(false)
+	s.bound.Store(false)
+	s.f.c.readArmed = time.Time{}
+	_ = s.f.c.Conn.SetReadDeadline(time.Time{})
+}
+
+// maxSettle is how long settle waits in all.
+const maxSettle = 5 * time.Second
+
+// settle implements source. It reads up to exchange.SettleBytes, while something comes
+// within patience each time. It does not wait for a client that waits to be asked, nor
+// for a body that is known to be too long.
+func (s *source1) settle(patience time.Duration) bool {
+	if s.err == nil && !s.short() {
+		return false
+	}
+	s.data, s.back = nil, s.back[:0]
+	if s.err != nil {
+		return s.whole()
+	}
+	page := pages.Get().(*[pageSize]byte)
+	defer pages.Put(page)
+	last := time.Now().Add(maxSettle)
+	for total := 0; s.err == nil && total <= exchange.SettleBytes; {
+		if s.until = time.Now().Add(patience); s.until.After(last) {
+			s.until = last
+		}
+		n, err := s.Read(page[:])
+		if total += n; err != nil {
+			break
+		}
+	}
+	s.until = time.Time{}
+	s.resume()
+	return s.whole()
+}
+
+// short implements source: the body is not known to be too long, and its client does
+// not wait to be asked.
+func (s *source1) short() bool {
+	return !s.asks && (s.framing != h1.SizedBody || s.left <= exchange.SettleBytes)
+}
+
+// unread returns what was read of the body, and behind it, and not used.
+func (s *source1) unread() []byte {
+	return slices.Concat(s.back, s.data, s.raw, s.f.in[s.f.r:s.f.w])
+}
