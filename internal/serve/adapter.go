@@ -240,6 +240,11 @@ func (c *conn) context() context.Context {
 	return c.ctx
 }
 
+// context2 is that of all requests of a connection of HTTP/2, which has many at a time.
+func (c *conn) context2() context.Context {
+	return context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr())
+}
+
 // remote is the peer's address as requests have it.
 func (c *conn) remote() string {
 	if c.peerText == "" {

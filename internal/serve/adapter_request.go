@@ -67,18 +67,18 @@ func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, er
 	if q.URL = u; u.Host != "" {
 		q.Host = u.Host
 	}
+	b := &a.w.body
+	if n := a.f.body().length(); n != 0 {
+		q.ContentLength, q.Body = n, b
+	}
 	if err := a.fillHeader(&q, r); err != nil {
 		return nil, err
 	}
-	b := &a.w.body
-	switch r.Framing() {
-	case h1.SizedBody:
-		q.ContentLength, q.Body = r.ContentLength, b
-	case h1.ChunkedBody:
-		q.ContentLength, q.Body, q.TransferEncoding = -1, b, []string{"chunked"}
-		if q.Trailer == nil {
-			q.Trailer = make(http.Header) // one for all copies of the request
-		}
+	if r.Framing() == h1.ChunkedBody && q.ProtoMajor == 1 {
+		q.TransferEncoding = []string{"chunked"}
+	}
+	if q.Trailer == nil && trails(&q, r) {
+		q.Trailer = make(http.Header) // one for all copies of the request
 	}
 	b.w, b.trailer = a.w, q.Trailer
 	a.w.q = *q.WithContext(ctx)
@@ -131,7 +131,7 @@ func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 				continue
 			}
 		case "Trailer":
-			if r.Chunked {
+			if trails(q, r) {
 				if err := announce(q, value); err != nil {
 					return err
 				}
@@ -145,8 +145,16 @@ func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 		values[i] = value
 		h[key] = values[i : i+1 : i+1]
 	}
+	if r.Protocol != nil { // where net/http has it
+		h[":protocol"] = []string{a.texts.of(r.Protocol)}
+	}
 	q.Header = h
 	return nil
+}
+
+// trails reports whether trailers can follow the body of q, which came as r.
+func trails(q *http.Request, r *h1.Request) bool {
+	return r.Chunked || q.ProtoMajor == 2 && q.Body != http.NoBody
 }
 
 var errTrailer = &h1.Refusal{Status: http.StatusBadRequest, Reason: "invalid Trailer"}

@@ -256,7 +256,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = int64(len(first))
 		a.written = h.length
 	}
-	h.unframed = g.coding == "identity"
+	h.unframed, h.trails = g.coding == "identity", g.trails
 	if !hasBody(h.status) && h.status != http.StatusNotModified {
 		h.length = unknownLength
 	}

@@ -52,6 +52,7 @@ type conn struct {
 
 	serving  atomic.Pointer[watched]  // what the sweeper looks at; nil between requests
 	handling atomic.Pointer[response] // likewise, while a handler serves the request
+	two      atomic.Pointer[conn2]    // nil on connections of HTTP/1.x
 
 	mu     sync.Mutex // guards what follows
 	idling bool       // waits for a request
@@ -61,9 +62,14 @@ type conn struct {
 // contain keeps a panic to the connection that it happened on.
 func (c *conn) contain() {
 	if p := recover(); p != nil {
-		c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
-		c.Close()
+		c.panicked(p)
 	}
+}
+
+// panicked closes a connection on which p has been recovered.
+func (c *conn) panicked(p any) {
+	c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+	c.Close()
 }
 
 // serve runs on the connection's own goroutine until it is known who serves
@@ -86,6 +92,8 @@ func (c *conn) serve() {
 	switch {
 	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
 		c.tls.Close()
+	case protocol == "h2" && ownHTTP2:
+		c.serve2()
 	case protocol == "h2":
 		c.shared = true
 		c.give(c.stream())
@@ -224,6 +232,12 @@ func (c *conn) lingerShort() {
 }
 
 func (c *conn) linger(page []byte) {
+	c.sayGoodbye(page)
+	c.Close()
+}
+
+// sayGoodbye is linger without the end.
+func (c *conn) sayGoodbye(page []byte) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
 	}
@@ -235,7 +249,6 @@ func (c *conn) linger(page []byte) {
 			break
 		}
 	}
-	c.Close()
 }
 
 // smallWrite is what a write of several streams' answers seldom reaches.

@@ -111,6 +111,7 @@ type head struct {
 	undated    bool     // no Date is added to fields
 	connection []string // the values of Connection; for HTTP/1.x only
 	length     int64    // of the body; unknownLength if it is not known
+	trails     bool     // trailers may follow a body of known length
 	last       bool     // the connection is not to be used again
 	unframed   bool     // the body is to end with the connection, if it can
 }

@@ -60,6 +60,9 @@ func (c *conn) endIdle() {
 
 // wake ends the wait for a request when the server drains.
 func (c *conn) wake() {
+	if h := c.two.Load(); h != nil {
+		h.drain()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.idling {

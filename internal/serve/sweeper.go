@@ -130,6 +130,9 @@ func (s *Server) sweep(done <-chan struct{}) {
 			if w := c.handling.Load(); w != nil {
 				w.inspect(c, start)
 			}
+			if h := c.two.Load(); h != nil {
+				h.inspect(start)
+			}
 		}
 		clear(conns)
 		timer.Reset(pace.Next(time.Since(start)))
@@ -164,11 +167,7 @@ func (w *watched) inspect(now time.Time) {
 	default:
 		return
 	}
-	w.lease.Abort()
-	if w.waiting != nil {
-		close(w.waiting)
-		w.waiting = nil
-	}
+	w.abort()
 }
 
 // goodbyeTime is how long a client that has closed its side can still be answered.
@@ -194,7 +193,25 @@ func (g *goodbye) over(closed bool, now time.Time) bool {
 // was complete, or for goodbyeTime. w.mu is held.
 func (w *watched) leaves(now time.Time) bool {
 	closed := w.closed()
-	return w.goodbye.over(closed, now) || closed && w.unread.Load()
+	return w.goodbye.over(closed, now) || closed && (w.unread.Load() || w.front.major() == 2)
+}
+
+// forsake ends the exchange, since the client has left. It may be called concurrently.
+func (w *watched) forsake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone.Store(true); w.busy {
+		w.abort()
+	}
+}
+
+// abort wakes who waits for the exchange. w.mu is held.
+func (w *watched) abort() {
+	w.lease.Abort()
+	if w.waiting != nil {
+		close(w.waiting)
+		w.waiting = nil
+	}
 }
 
 // expired reports whether a response without a known end has gone on for the

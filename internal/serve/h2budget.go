@@ -1,0 +1,81 @@
+package serve
+
+import (
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h2"
+)
+
+// An expense is what a connection of HTTP/2 has cost beyond what its requests cost. The
+// conn2's mu guards it.
+//
+// Frames that ask for nothing are free as long as there are not many more of them than
+// of requests and of frames that were sent. Each further one costs a token, and so does
+// each stream that is reset, on either side. Tokens come back with time and with answers.
+type expense struct {
+	spent2  float64 // tokens
+	counted time.Time
+	free    int // frames that cost nothing
+	heads   int // bytes of the heads of streams
+}
+
+// What a client has.
+const (
+	mostTokens = 200
+	perSecond  = 10
+	perAnswer  = 0.5
+	mostFree   = 200
+	maxHeads   = 1 << 20
+)
+
+// Causes of what is refused over HTTP/2. Read-only.
+var (
+	causeMalformed = Cause{"requests", "malformed"}
+	causeCalm      = Cause{"connections", "HTTP/2 abuse"}
+)
+
+var (
+	errCalm    = &h2.Fault{Code: h2.EnhanceYourCalm, Reason: "too many frames or resets"}
+	errControl = &h2.Fault{Code: h2.EnhanceYourCalm, Reason: "answers to control frames are not read"}
+)
+
+// begin gives a new connection what it may spend.
+func (e *expense) begin(now time.Time) { e.counted, e.free = now, mostFree }
+
+// allow makes n frames free.
+func (c *conn2) allow(n int) { c.free = min(c.free+n, mostFree) }
+
+// charge counts a frame that asks for nothing. mu is held.
+func (c *conn2) charge() error {
+	switch {
+	case c.queued > mostControl:
+		c.c.s.Budget.refuse(causeCalm, 0, c.c.peer.Addr)
+		return errControl
+	case c.free > 0:
+		c.free--
+		return nil
+	}
+	return c.spend(1)
+}
+
+// spend takes tokens. At three quarters of them the client is told to go, and when they
+// are all spent the connection ends. mu is held.
+func (c *conn2) spend(n float64) error {
+	now := c.c.s.now()
+	if past := now.Sub(c.counted); past > 0 {
+		c.spent2 = max(0, c.spent2-perSecond*past.Seconds())
+		c.counted = now
+	}
+	c.spent2 += n
+	switch {
+	case c.spent2 > mostTokens:
+		c.c.s.Budget.refuse(causeCalm, 0, c.c.peer.Addr)
+		return errCalm
+	case c.spent2 > mostTokens*3/4 && c.stage != drainLast:
+		c.goAwayWith(h2.EnhanceYourCalm, errCalm.Reason)
+	}
+	return nil
+}
+
+// earn gives tokens back for an answer that has ended. mu is held.
+func (c *conn2) earn() { c.spent2 = max(0, c.spent2-perAnswer) }

@@ -1,0 +1,198 @@
+package serve
+
+import (
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/h2"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// headers takes a piece of a header block.
+func (c *conn2) headers(f *h2.Frame) error {
+	if f.Type == h2.Headers && f.Begins {
+		c.ending = f.Flags&h2.FlagEndStream != 0
+	}
+	block, done, err := c.block.Add(f)
+	if err != nil {
+		return err
+	}
+	if !done {
+		if c.owed.IsZero() { // nobody else writes it now
+			c.mu.Lock()
+			c.owed = time.Now()
+			c.mu.Unlock()
+		}
+		return nil
+	}
+	c.mu.Lock()
+	c.owed = time.Time{}
+	st := c.streams[f.Stream]
+	if st != nil && st.gone.Load() {
+		st = nil
+	}
+	c.mu.Unlock()
+	if st != nil { // it may end meanwhile, but its list is its own until the reader sees that
+		return c.trailers(f.Stream, block)
+	}
+	return c.open(f.Stream, block)
+}
+
+// open opens a stream with a request, unless there is a reason against it.
+func (c *conn2) open(id uint32, block []byte) error {
+	c.mu.Lock()
+	err, wanted := c.admits(id)
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if !wanted {
+		return c.ignore(block)
+	}
+	st := streams.Get().(*stream)
+	st.list.MaxSize, st.list.EndStream = c.c.s.MaxHeaderBytes, c.ending
+	if err := c.coding.Decode(&st.list, block); err != nil {
+		streams.Put(st)
+		return err
+	}
+	st.odd, st.refusal = false, nil
+	fault, _ := st.list.Request(&st.x.req), error(nil)
+	switch err := fault.(type) {
+	case nil:
+	case *h2.Fault:
+		streams.Put(st)
+		return c.malformed(id, err)
+	case *h1.Refusal:
+		st.refusal = err
+	default:
+		st.odd = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.allow(2)
+	st.open(c, id, c.ending)
+	c.start(st)
+	return nil
+}
+
+// admits reports whether a stream can be opened. mu is held.
+func (c *conn2) admits(id uint32) (err error, wanted bool) {
+	switch {
+	case id%2 == 0:
+		return errStreamID, false
+	case id <= c.latest:
+		switch {
+		case c.closed.forsaken(id):
+			return nil, false
+		case c.closed.has(id):
+			return errClosed, false
+		}
+		return errStreamID, false
+	case c.stage == drainLast:
+		return nil, false
+	}
+	c.latest = id
+	if c.running-c.answered < maxStreams && c.running < 2*maxStreams && c.heads < maxHeads {
+		return nil, true
+	}
+	c.forget(id, true)
+	c.control(h2.AppendRSTStream(c.out, id, h2.RefusedStream))
+	return c.spend(1), false
+}
+
+// malformed resets a stream whose request cannot be answered.
+func (c *conn2) malformed(id uint32, fault *h2.Fault) error {
+	c.c.s.Budget.refuse(causeMalformed, 0, c.c.peer.Addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(id, true)
+	c.control(h2.AppendRSTStream(c.out, id, fault.Code))
+	return c.spend(1)
+}
+
+// ignore decodes a header block that nobody wants: the ones behind it need that.
+func (c *conn2) ignore(block []byte) error {
+	if c.spare == nil {
+		c.spare = new(h2.List)
+	}
+	c.spare.MaxSize = c.c.s.MaxHeaderBytes
+	defer c.spare.Trim()
+	return c.coding.Decode(c.spare, block)
+}
+
+// trailers takes the trailers of a request.
+func (c *conn2) trailers(id uint32, block []byte) error {
+	list := &h2.List{MaxSize: c.c.s.MaxHeaderBytes}
+	if err := c.coding.Decode(list, block); err != nil {
+		return err
+	}
+	fields, err := list.Trailers()
+	if !c.ending {
+		err = errTrailersGoOn
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := c.streams[id]
+	switch {
+	case st == nil:
+		return nil
+	case st.src.ended:
+		return errClosed
+	case err != nil:
+		st.src.fail(&h1.Refusal{Status: 400, Reason: "invalid trailers"})
+		return c.spend(1)
+	}
+	st.src.finish(fields, nil)
+	return nil
+}
+
+var errTrailersGoOn = &h2.Fault{Code: h2.ProtocolError, Stream: true, Reason: "trailers do not end the stream"}
+
+// isGRPC reports whether a request is gRPC, for which the handler lane is.
+func isGRPC(r *h1.Request) bool {
+	const name, kind = "content-type", "application/grpc"
+	for i := range r.Fields {
+		if f := &r.Fields[i]; len(f.Name) == len(name) && len(f.Value) >= len(kind) && string(f.Name) == name {
+			return header.EqualFold(f.Value[:len(kind)], kind)
+		}
+	}
+	return false
+}
+
+// closedStreams are the streams that have ended last.
+type closedStreams struct {
+	ids [256]uint32 // twice the identifier, plus 1 if we have not waited for the client's end
+	n   int
+}
+
+// forget notes that a stream has ended. early means that the client may not know yet.
+// mu is held.
+func (c *conn2) forget(id uint32, early bool) {
+	if c.closed == nil {
+		c.closed = new(closedStreams)
+	}
+	v := id << 1
+	if early {
+		v |= 1
+	}
+	c.closed.ids[c.closed.n%len(c.closed.ids)] = v
+	c.closed.n++
+}
+
+// has reports whether the stream is among them.
+func (s *closedStreams) has(id uint32) bool { return s.forsaken(id) || s.find(id<<1) }
+
+// forsaken reports whether we have ended the stream before the client did.
+func (s *closedStreams) forsaken(id uint32) bool { return s.find(id<<1 | 1) }
+
+func (s *closedStreams) find(v uint32) bool {
+	if s == nil {
+		return false
+	}
+	for _, other := range s.ids[:min(s.n, len(s.ids))] {
+		if other == v {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,471 @@
+package serve
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/h2"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A stream is a request of HTTP/2 and its response: a front, with an exchange. It is
+// lent to a connection from the request's head to the end of its worker.
+type stream struct {
+	x    *fastExchange
+	list h2.List // of the request's head
+	src  source2
+
+	odd      bool  // the head says what only the handler lane understands
+	refusal  error // why the request is refused; nil if it is not
+	headOnly bool
+	handling *response
+
+	c        *conn2
+	id       uint32
+	gone     atomic.Bool  // the client has reset the stream, or is gone
+	deadline atomic.Int64 // of writes, unix nanoseconds; 0 is none
+	stall    atomic.Int64 // how long the client may take nothing; 0 means writeStall
+
+	// The connection's mu guards what follows.
+	window h2.Window
+	inflow h2.Inflow
+	ended  bool  // our side has ended, by END_STREAM or RST_STREAM
+	reset  bool  // by the latter, on either side
+	broken bool  // what the client sends is malformed
+	whole  bool  // the answer has ended as it should
+	fault  error // of all further writes; nil if there is none
+
+	pend          []byte // of the body, waits for room or for a window
+	sized         bool   // left is known, and ends the body
+	left          int64
+	moved         time.Time     // when some of pend was taken last
+	after, before *stream       // in the ring of those that wait for their turn; nil outside
+	waiting       bool          // for wake
+	wake          chan struct{} // has room for one
+}
+
+var streams = sync.Pool{New: func() any {
+	st := &stream{x: &fastExchange{out: make([]byte, 0, 2<<10)}, wake: make(chan struct{}, 1)}
+	st.src.st, st.src.wake = st, make(chan struct{}, 1)
+	st.x.front = st
+	return st
+}}
+
+// open makes st a stream of c whose request has come; none says that it has no body. The
+// connection's mu is held.
+func (st *stream) open(c *conn2, id uint32, none bool) {
+	st.c, st.id, st.x.from = c, id, &c.c.origin
+	st.gone.Store(false)
+	st.deadline.Store(0)
+	st.window, st.inflow = h2.Window(c.peer.InitialWindow), h2.NewInflow(streamWindow)
+	st.ended, st.reset, st.broken, st.whole, st.fault = false, false, false, false, nil
+	st.sized, st.left = false, 0
+	st.stall.Store(0)
+	st.headOnly = string(st.x.req.Method) == http.MethodHead
+	size := st.x.req.ContentLength
+	if size < 0 {
+		size = unknownLength
+	}
+	st.src.open(size, none)
+	c.heads += len(st.list.Text())
+}
+
+// serve is the exchange. It runs on a worker.
+func (st *stream) serve() {
+	defer st.contain()
+	x := st.x
+	x.hop.ID = header.RequestID{}
+	switch {
+	case st.refusal != nil:
+		st.refuse(st.refusal)
+	case !x.named():
+		st.refuse(errHost)
+	case !st.odd && !isGRPC(&x.req) && x.route() && x.run() != other:
+	default:
+		if _, err := x.adapt(st.c.c); err != nil {
+			st.refuse(err)
+		}
+	}
+	st.finish()
+}
+
+// contain keeps a panic to the connection.
+func (st *stream) contain() {
+	if p := recover(); p != nil {
+		st.c.c.panicked(p)
+		st.finish()
+	}
+}
+
+// refuse answers a request that no lane forwards.
+func (st *stream) refuse(err error) {
+	status := http.StatusBadRequest
+	if refusal, ok := err.(*h1.Refusal); ok {
+		status = refusal.Status
+	}
+	st.x.renew()
+	st.x.reject(status, err, &st.x.req)
+}
+
+// finish ends the stream, whose worker is done with it, and gives it back.
+func (st *stream) finish() {
+	c := st.c
+	c.mu.Lock()
+	switch {
+	case st.reset:
+	case st.broken:
+		st.endBy(h2.ProtocolError)
+	case !st.ended:
+		st.endBy(h2.InternalError)
+	case !st.src.ended: // what is left of the request is not wanted (RFC 9113, 8.1)
+		st.endBy(h2.NoError)
+	}
+	c.dequeue(st)
+	delete(c.streams, st.id)
+	c.forget(st.id, st.reset && !st.gone.Load())
+	if c.running--; st.whole {
+		c.answered--
+		c.earn()
+	}
+	c.heads -= len(st.list.Text())
+	c.credit(st.src.drop())
+	if c.running == 0 {
+		c.quiet = c.c.s.now()
+		c.conclude()
+	}
+	if len(c.out) > 0 {
+		c.write(st)
+	}
+	c.mu.Unlock()
+	st.giveBack()
+}
+
+// giveBack lends st to others.
+func (st *stream) giveBack() {
+	st.x.release()
+	st.list.Trim()
+	if cap(st.src.back) > bufferSize {
+		st.src.back = nil
+	}
+	st.c, st.handling, st.refusal = nil, nil, nil
+	streams.Put(st)
+}
+
+// endAnswer notes that our side has ended as it should. mu is held.
+func (st *stream) endAnswer() {
+	st.ended, st.whole = true, true
+	st.c.answered++
+}
+
+// depart notes that the client has reset the stream, or is gone. mu is held.
+func (st *stream) depart(err error) {
+	if st.gone.Swap(true) {
+		return
+	}
+	st.reset = true
+	if st.fault == nil {
+		st.fault = err
+	}
+	st.src.finish(nil, exchange.ErrClientGone)
+	st.wakeWriter()
+	st.c.room.Broadcast()
+	st.x.forsake()
+	if w := st.handling; w != nil {
+		w.leave()
+	}
+}
+
+// inspect is the sweeper's. mu is held.
+func (st *stream) inspect(now time.Time) {
+	st.x.inspect(now)
+	st.src.inspect(now)
+	if st.fault == nil && (st.stalled(now) || st.expired(now)) {
+		st.fault = errStalled
+		st.wakeWriter()
+	}
+}
+
+// expired reports whether the deadline of writes has come.
+func (st *stream) expired(now time.Time) bool {
+	d := st.deadline.Load()
+	return d != 0 && now.UnixNano() >= d
+}
+
+// wakeWriter wakes who waits to write. mu is held.
+func (st *stream) wakeWriter() {
+	if st.waiting {
+		st.waiting = false
+		st.wake <- struct{}{}
+	}
+}
+
+// waitWriter waits until it may be worth while to write on. mu is held, and released
+// meanwhile.
+func (st *stream) waitWriter() {
+	st.waiting = true
+	st.c.mu.Unlock()
+	<-st.wake
+	st.c.mu.Lock()
+}
+
+// credit lets the client send n bytes again, on the connection and on the stream. mu is
+// held.
+func (st *stream) credit(n int64) {
+	c := st.c
+	c.credit(n)
+	if st.src.ended || n == 0 {
+		return
+	}
+	if f := &st.inflow; st.src.buffered == 0 && f.Open() < f.Size()/2 && f.Size() < mostWindow {
+		f.Widen(uint32(2 * f.Size()))
+		if w := &c.inflow; w.Size() < 4*f.Size() && w.Size() < mostConn {
+			w.Widen(uint32(min(2*w.Size(), mostConn)))
+		}
+	}
+	if by := st.inflow.Return(uint32(n)); by > 0 {
+		c.out = h2.AppendWindowUpdate(c.out, st.id, by)
+		c.hire()
+	}
+}
+
+// credit lets the client send n bytes again on the connection. mu is held.
+func (c *conn2) credit(n int64) {
+	if by := c.inflow.Return(uint32(n)); by > 0 {
+		c.out = h2.AppendWindowUpdate(c.out, 0, by)
+		c.hire()
+	}
+}
+
+// text implements front.
+func (st *stream) text() []byte { return st.list.Text() }
+
+// major implements front.
+func (st *stream) major() int { return 2 }
+
+// handle implements front.
+func (st *stream) handle(w *response) {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	if st.handling = w; st.gone.Load() {
+		w.leave()
+	}
+}
+
+// handled implements front.
+func (st *stream) handled() {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	st.handling = nil
+}
+
+// lookOut implements front: the connection is read all the time.
+func (st *stream) lookOut(*response) {}
+
+// looksOut implements front.
+func (st *stream) looksOut() bool { return false }
+
+// comeBack implements front.
+func (st *stream) comeBack() {}
+
+// lookBack implements front.
+func (st *stream) lookBack() {}
+
+// keeps implements front.
+func (st *stream) keeps() bool { return false }
+
+// reuses implements front: no answer has to wait for the rest of its request.
+func (st *stream) reuses(*head) bool { return false }
+
+// next implements front.
+func (st *stream) next(bool) step { return end }
+
+func (st *stream) body() source { return &st.src }
+
+// patience implements front.
+func (st *stream) patience(stall time.Duration) { st.stall.Store(int64(stall)) }
+
+// piece implements front.
+func (st *stream) piece() int { return tlsPiece }
+
+// closed implements front.
+func (st *stream) closed() bool { return st.gone.Load() }
+
+// hungUp implements front.
+func (st *stream) hungUp() bool { return st.gone.Load() }
+
+// interim implements front.
+func (st *stream) interim(status int, fields []h1.Field) error {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.roomFor(st); err != nil {
+		return err
+	}
+	start := len(c.out)
+	c.out = c.encoder.AppendResponse(h2.OpenHeaders(c.out), status, fields)
+	c.out = h2.CloseHeaders(c.out, start, st.id, 0, h2.DefaultMaxFrame)
+	c.write(st)
+	return c.failed
+}
+
+// head implements front.
+func (st *stream) head(h *head) error {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.roomFor(st); err != nil {
+		return err
+	}
+	start := len(c.out)
+	c.out = c.encoder.AppendResponse(h2.OpenHeaders(c.out), h.status, h.fields)
+	if !h.undated {
+		c.out = h2.AppendDate(c.out, c.c.s.date())
+	}
+	if h.length >= 0 && (hasBody(h.status) || h.status == http.StatusNotModified) {
+		c.out = h2.AppendContentLength(c.out, h.length)
+	}
+	var flags h2.Flags
+	if bodiless := st.headOnly || !hasBody(h.status); bodiless || !h.trails && h.length == 0 {
+		flags = h2.FlagEndStream
+	} else if !h.trails && h.length > 0 {
+		st.sized, st.left = true, h.length
+	}
+	c.out = h2.CloseHeaders(c.out, start, st.id, flags, h2.DefaultMaxFrame)
+	c.allow(2)
+	if flags != 0 {
+		st.endAnswer()
+	}
+	return nil
+}
+
+// data implements front.
+func (st *stream) data(p []byte) (n int, err error) {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(p) == 0 || st.headOnly {
+		return len(p), st.fault
+	}
+	return c.send(st, p)
+}
+
+// readFrom implements front.
+func (st *stream) readFrom(io.Reader) (int64, bool, error) { return 0, false, nil }
+
+// flush implements front.
+func (st *stream) flush() error {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st.fault != nil {
+		return st.fault
+	}
+	c.write(st)
+	return c.failed
+}
+
+// trails implements front.
+func (st *stream) trails() bool {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	return !st.ended
+}
+
+// end implements front.
+func (st *stream) end(trailers []h1.Field) error {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !st.ended {
+		if err := c.roomFor(st); err != nil {
+			return err
+		}
+		start := len(c.out)
+		if len(trailers) > 0 {
+			c.out = c.encoder.AppendTrailers(h2.OpenHeaders(c.out), trailers)
+			c.out = h2.CloseHeaders(c.out, start, st.id, h2.FlagEndStream, h2.DefaultMaxFrame)
+		} else {
+			c.out = h2.AppendHead(c.out, h2.Data, h2.FlagEndStream, st.id, 0)
+		}
+		st.endAnswer()
+	}
+	if st.fault != nil {
+		return st.fault
+	}
+	c.write(st)
+	return c.failed
+}
+
+// cut implements front.
+func (st *stream) cut() {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st.ended || st.gone.Load() {
+		return
+	}
+	code := h2.InternalError
+	switch {
+	case st.broken:
+		code = h2.ProtocolError
+	case st.fault == errStalled:
+		code = h2.Cancel
+	}
+	st.endBy(code)
+	c.write(st)
+}
+
+// endBy resets the stream. mu is held.
+func (st *stream) endBy(code h2.Code) {
+	st.ended, st.reset = true, true
+	st.c.out = h2.AppendRSTStream(st.c.out, st.id, code)
+}
+
+// sever implements front.
+func (st *stream) sever() {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if st.fault == nil {
+		st.fault = http.ErrAbortHandler
+	}
+	st.wakeWriter()
+	c.room.Broadcast()
+}
+
+func (st *stream) readBy(t time.Time) error {
+	st.src.deadline(t)
+	return nil
+}
+
+func (st *stream) writeBy(t time.Time) error {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.IsZero() {
+		st.deadline.Store(0)
+		return nil
+	}
+	st.deadline.Store(max(1, t.UnixNano()))
+	if st.fault == nil && st.expired(time.Now()) {
+		st.fault = errStalled
+		st.wakeWriter()
+	}
+	return nil
+}
+
+// release implements front.
+func (st *stream) release() { st.deadline.Store(0) }
+
+// hijacks implements front.
+func (st *stream) hijacks() bool { return false }
+
+// hijack implements front.
+func (st *stream) hijack() (net.Conn, *bufio.ReadWriter) { return nil, nil }

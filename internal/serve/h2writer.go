@@ -1,0 +1,245 @@
+package serve
+
+import (
+	"cmp"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/h2"
+)
+
+// A writer2 is what a connection of HTTP/2 has to send. The conn2's mu guards it.
+//
+// What is to be sent gathers in out. Who wants it to go out, and finds nobody writing,
+// writes until nothing is left, with the lock released. Bodies that find no room, or no
+// window, wait in their streams, and come into out in turns.
+type writer2 struct {
+	out     []byte // to be written next
+	spent   []byte // the memory of what was written last
+	writing bool
+	failed  error // of the first write that failed
+	queued  int   // bytes of control frames in out
+	room    sync.Cond
+	encoder h2.Encoder
+	peer    h2.Settings
+	window  h2.Window
+	ready   *stream // the first one that waits for its turn, in a ring; nil if there is none
+}
+
+// Bounds of what gathers.
+const (
+	mostOut     = 64 << 10 // beyond that, heads and bodies wait
+	mostControl = 16 << 10
+	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body at a time: with its head the frame fills a record
+	keptOut     = 16 << 10
+)
+
+// control makes out what is appended to it by a control frame. mu is held.
+func (c *conn2) control(out []byte) {
+	c.queued += len(out) - len(c.out)
+	c.out = out
+	c.hire()
+}
+
+// hire lets out be written by somebody who may wait for that. mu is held.
+func (c *conn2) hire() {
+	if !c.writing && c.failed == nil && !c.over {
+		c.writing = true
+		c.workers.Add(1)
+		go c.writeOut()
+	}
+}
+
+func (c *conn2) writeOut() {
+	defer c.workers.Done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pump()
+}
+
+// write writes what is to be sent, unless somebody does. st is the stream that wants
+// it; nil if none does. mu is held, and released meanwhile.
+func (c *conn2) write(st *stream) {
+	if c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil {
+		return
+	}
+	c.writing = true
+	if c.running > 1 && st != nil { // let the others say what they have to
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
+	c.pump()
+}
+
+// pump writes until nothing is left. mu is held, and writing is set.
+func (c *conn2) pump() {
+	for c.failed == nil {
+		c.fill()
+		if len(c.out) == 0 {
+			break
+		}
+		b := c.out
+		c.out, c.spent, c.queued = c.spent[:0], nil, 0
+		c.room.Broadcast()
+		c.mu.Unlock()
+		_, err := c.c.stream().Write(b)
+		c.mu.Lock()
+		if c.spent = b[:0]; cap(b) > 2*mostOut {
+			c.spent = nil
+		}
+		if err != nil {
+			c.breakOff(err)
+		}
+	}
+	c.writing = false
+	c.room.Broadcast()
+}
+
+// breakOff notes that nothing can be sent any more. mu is held.
+func (c *conn2) breakOff(err error) {
+	c.failed = err
+	c.out = nil
+	for _, st := range c.streams {
+		st.wakeWriter()
+	}
+	c.room.Broadcast()
+	c.judge(err)
+}
+
+// fill lets waiting bodies come into out, in turns. mu is held.
+func (c *conn2) fill() {
+	for len(c.out) < mostOut && c.ready != nil && c.window > 0 {
+		st := c.ready
+		c.dequeue(st)
+		c.appendBody(st, min(len(st.pend), grant))
+		if len(st.pend) == 0 {
+			st.wakeWriter()
+		} else {
+			c.unblock(st)
+		}
+	}
+}
+
+// appendBody appends up to n bytes of what a stream has to send, as far as the windows
+// allow. mu is held.
+func (c *conn2) appendBody(st *stream, n int) {
+	n = h2.Take(n, &st.window, &c.window)
+	if n == 0 {
+		return
+	}
+	var flags h2.Flags
+	if st.left -= int64(n); st.left == 0 && st.sized {
+		flags = h2.FlagEndStream
+	}
+	c.out = h2.AppendHead(c.out, h2.Data, flags, st.id, n)
+	c.out = append(c.out, st.pend[:n]...)
+	st.pend = st.pend[n:]
+	st.moved = c.c.s.now()
+	c.allow(2)
+	if flags != 0 {
+		st.endAnswer()
+	}
+}
+
+// unblock lets a stream that has something to send take its turn. mu is held.
+func (c *conn2) unblock(st *stream) {
+	if len(st.pend) == 0 || st.window <= 0 || st.after != nil {
+		return
+	}
+	if c.ready == nil {
+		st.after, st.before = st, st
+		c.ready = st
+	} else {
+		first, last := c.ready, c.ready.before
+		st.after, st.before = first, last
+		first.before, last.after = st, st
+	}
+}
+
+// kick lets bodies go out that a window has been opened for. mu is held.
+func (c *conn2) kick() {
+	if c.ready != nil && c.window > 0 && !c.writing {
+		c.hire()
+	}
+}
+
+// dequeue takes a stream out of the ring, if it is in it. mu is held.
+func (c *conn2) dequeue(st *stream) {
+	if st.after == nil {
+		return
+	}
+	if c.ready == st {
+		c.ready = st.after
+	}
+	if c.ready == st {
+		c.ready = nil
+	}
+	st.before.after, st.after.before = st.after, st.before
+	st.after, st.before = nil, nil
+}
+
+// roomFor waits until a head can be appended. mu is held, and released meanwhile.
+func (c *conn2) roomFor(st *stream) error {
+	for {
+		switch {
+		case c.failed != nil:
+			return c.failed
+		case st.fault != nil:
+			return st.fault
+		case len(c.out) < mostOut:
+			return nil
+		case !c.writing:
+			c.write(nil)
+		default:
+			c.room.Wait()
+		}
+	}
+}
+
+// send appends p to out, as the next of a stream's body, and waits until all of it is
+// there. mu is held, and released meanwhile.
+func (c *conn2) send(st *stream, p []byte) (n int, err error) {
+	if st.ended {
+		return len(p), st.fault
+	}
+	st.pend, st.moved = p, c.c.s.now()
+	for {
+		switch {
+		case c.failed != nil:
+			err = c.failed
+		case st.fault != nil:
+			err = st.fault
+		case len(st.pend) == 0:
+			return len(p), nil
+		case c.ready == nil && c.window > 0 && st.window > 0 && len(c.out) < mostOut:
+			c.appendBody(st, min(len(st.pend), grant))
+			continue
+		default:
+			if c.unblock(st); c.ready != nil && c.window > 0 && !c.writing {
+				c.write(st)
+			} else {
+				st.waitWriter()
+			}
+			continue
+		}
+		n = len(p) - len(st.pend)
+		c.dequeue(st)
+		st.pend = nil
+		return n, err
+	}
+}
+
+// stalled reports whether the client has left no window to a stream that has something
+// to send for longer than it may. mu is held.
+func (st *stream) stalled(now time.Time) bool {
+	if len(st.pend) == 0 || st.window > 0 && st.c.window > 0 {
+		return false
+	}
+	return now.Sub(st.moved) > cmp.Or(time.Duration(st.stall.Load()), writeStall)
+}
+
+// errStalled is the failure of a write that the client has taken nothing of for too long.
+var errStalled = os.ErrDeadlineExceeded
