@@ -124,6 +124,11 @@ type Server struct {
 	// certificate. Handshakes of ACME challenges do not count. Zero means 512;
 	// negative disables the limit.
 	MaxHandshakes int
+
+	// H2C accepts HTTP/2 without TLS where plain serves the routes, from clients that
+	// know that the server speaks it (RFC 9113, 3.3), such as a proxy that forwards
+	// gRPC. False refuses such clients with 505. Upgrade: h2c is never granted.
+	H2C bool
 }
 
 // ListenAndServe listens on Addr and HTTPAddr and calls [Server.Serve].
@@ -239,6 +244,7 @@ func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Li
 	}
 	share := s.Router.certs.Share()
 	if https == nil {
+		main.H2C = s.H2C
 		return map[net.Listener]*serve.Server{plain: main}, share, nil
 	}
 	var plainAddr net.Addr

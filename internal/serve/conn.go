@@ -49,6 +49,7 @@ type conn struct {
 	readArmed time.Time             // when the read deadline expires
 	quiet     bool                  // waits on a goroutine of its own; see startAfresh
 	timedOut  bool                  // the last wait ended at its deadline
+	spoke     bool                  // HTTP/1.x
 
 	serving  atomic.Pointer[watched]  // what the sweeper looks at; nil between requests
 	handling atomic.Pointer[response] // likewise, while a handler serves the request
@@ -93,7 +94,7 @@ func (c *conn) serve() {
 	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
 		c.tls.Close()
 	case protocol == "h2" && ownHTTP2:
-		c.serve2()
+		c.serve2(nil)
 	case protocol == "h2":
 		c.shared = true
 		c.give(c.stream())

@@ -84,8 +84,9 @@ var (
 	errClosed    = &h2.Fault{Code: h2.StreamClosed, Reason: "frame for a stream that has ended"}       // RFC 9113, 5.1
 )
 
-// serve2 serves a connection that speaks HTTP/2, until it ends.
-func (c *conn) serve2() {
+// serve2 serves a connection that speaks HTTP/2, until it ends, on a goroutine of its
+// own. ahead is what has been read of it.
+func (c *conn) serve2(ahead []byte) {
 	c.enterLane()
 	c.remote()
 	c.ctx = c.context2()
@@ -96,6 +97,10 @@ func (c *conn) serve2() {
 	h.room.L = &h.mu
 	h.owed, h.quiet = c.s.now(), c.s.now()
 	h.begin(h.owed)
+	if len(ahead) > 0 {
+		h.in = sourcePages.Get().(*[bufferSize]byte)
+		h.w = copy(h.in[:], ahead)
+	}
 	h.greet()
 	c.two.Store(h)
 	if c.s.draining.Err() != nil {

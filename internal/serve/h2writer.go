@@ -218,7 +218,7 @@ func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 			c.appendBody(st, min(len(st.pend), grant))
 			continue
 		default:
-			if c.unblock(st); c.ready != nil && c.window > 0 && !c.writing {
+			if c.unblock(st); !c.writing && (len(c.out) > 0 || c.ready != nil && c.window > 0) {
 				c.write(st)
 			} else {
 				st.waitWriter()

@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"net"
+	"slices"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -135,6 +136,7 @@ func (f *front1) serve() step {
 		return what
 	}
 	f.behead(n)
+	f.c.spoke = true
 	f.begin()
 	f.src.take(f)
 	if !x.named() {
@@ -176,6 +178,9 @@ func (f *front1) readHead() (n int, next step) {
 			f.odd = req.Nominates
 			return n, again
 		case h1.ErrUnusual:
+			if req.Unusual&h1.UnusualPreface != 0 && f.c.takesH2C() {
+				return 0, f.speak2()
+			}
 			f.odd = true
 			if err := unusual(req); err != nil {
 				return 0, f.refuse(err)
@@ -195,6 +200,19 @@ func (f *front1) readHead() (n int, next step) {
 			return 0, f.refuse(err)
 		}
 	}
+}
+
+// takesH2C reports whether the first bytes of the connection may be the preface of
+// HTTP/2: by prior knowledge alone (RFC 9113, 3.3).
+func (c *conn) takesH2C() bool { return c.s.H2C && c.tls == nil && !c.spoke }
+
+// speak2 hands the connection over to HTTP/2, with what has been read of it.
+func (f *front1) speak2() step {
+	c, ahead := f.c, slices.Clone(f.unparsed())
+	c.readBy(0)
+	f.giveBack()
+	c.serve2(ahead)
+	return gone
 }
 
 // unparsed is what has come of the next head.

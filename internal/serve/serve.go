@@ -48,6 +48,7 @@ type Server struct {
 	MaxHeaderBytes    int
 	MaxConns          int
 	MaxHandshakes     int
+	H2C               bool    // HTTP/2 without TLS, from clients that know that it is spoken
 	Lane              *Lane   // nil serves everything by Handler
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 

@@ -1,0 +1,335 @@
+package serve_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestAStreamIsARequestAndItsResponse(t *testing.T) {
+	proxytest.NoLeaks(t)
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		body, err := io.ReadAll(q.Body)
+		_, hijacks := w.(http.Hijacker)
+		_, pushes := w.(http.Pusher)
+		w.Header().Set("X-Saw", fmt.Sprint(q.Method, " ", q.RequestURI, " ", q.Host, " ", q.Proto, " ", q.ProtoMajor, q.ProtoMinor, " ", q.ContentLength, " ",
+			string(body), " ", err, " ", q.Trailer, " ", q.Header["Cookie"], " ", hijacks, pushes, " ", q.TransferEncoding))
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Set("Trailer", "X-T")
+		io.WriteString(w, "answer")
+		w.Header().Set("X-T", "t")
+		w.Header().Set(http.TrailerPrefix+"X-U", "u")
+	}))
+	p.ask(1, true, of("POST", "/a?b", "cookie", "a=1", "cookie", "b=2")...)
+	require.NoError(t, p.WriteData(1, false, []byte("bo")))
+	require.NoError(t, p.WriteData(1, false, []byte("dy")))
+	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
+	r := p.reply(1)
+	assert.Equal(t, "200", r.status)
+	assert.Contains(t, r.fields, "x-saw: POST /a?b a.test HTTP/2.0 2 0 -1 body <nil> map[X-Sent:[1]] [a=1; b=2] false false []")
+	assert.Equal(t, []string{"103"}, r.interim)
+	assert.Equal(t, "answer", r.body)
+	assert.Equal(t, []string{"x-t: t", "x-u: u"}, r.trailers)
+	assert.False(t, r.reset)
+}
+
+func TestHowAResponseEnds(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		switch q.URL.Path {
+		case "/sized":
+			w.Header().Set("Content-Length", "4")
+			io.WriteString(w, "body")
+		case "/204":
+			w.Header().Set("Content-Length", "4")
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("Content-Length", "4")
+			w.WriteHeader(304)
+		case "/short":
+			w.Header().Set("Content-Length", "4")
+			io.WriteString(w, "bo")
+		case "/panic":
+			panic(http.ErrAbortHandler)
+		case "/both":
+			w.Header().Set("Content-Length", "4")
+			w.Header().Set("Trailer", "X-T")
+			io.WriteString(w, "body")
+			w.Header().Set("X-T", "t")
+		}
+	}))
+	for i, tt := range []struct {
+		method, path, status, length, body string
+		reset                              bool
+		trailers                           []string
+	}{
+		{"GET", "/sized", "200", "4", "body", false, nil},
+		{"HEAD", "/sized", "200", "4", "", false, nil},
+		{"GET", "/204", "204", "", "", false, nil},
+		{"GET", "/304", "304", "4", "", false, nil},
+		{"GET", "/nothing", "200", "0", "", false, nil},
+		{"GET", "/short", "", "", "", true, nil},
+		{"GET", "/panic", "", "", "", true, nil},
+		{"GET", "/both", "200", "4", "body", false, []string{"x-t: t"}},
+	} {
+		stream := uint32(2*i + 1)
+		p.ask(stream, false, of(tt.method, tt.path)...)
+		r := p.reply(stream)
+		assert.Equal(t, tt.reset, r.reset, tt.path)
+		if tt.reset {
+			assert.Equal(t, http2.ErrCodeInternal, r.code, tt.path)
+			continue
+		}
+		assert.Equal(t, tt.status, r.status, tt.path)
+		assert.Equal(t, tt.body, r.body, tt.path)
+		assert.Equal(t, tt.length != "", slices.Contains(r.fields, "content-length: "+tt.length), "%s %v", tt.path, r.fields)
+		assert.Equal(t, tt.trailers, r.trailers, tt.path)
+	}
+}
+
+// RFC 9113, 8.1: the rest of a request that is answered before its end is not wanted.
+func TestAnEarlyAnswerEndsWithoutAnError(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
+	p.ask(1, true, of("POST", "/")...)
+	assert.Equal(t, "403", p.reply(1).status)
+	reset := p.frame("reset", func(s seen) bool { return s.kind == http2.FrameRSTStream })
+	assert.Equal(t, http2.ErrCodeNo, reset.code)
+	require.NoError(t, p.WriteData(1, false, make([]byte, 1000)), "which may be on its way")
+	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
+	p.ask(3, false, of("GET", "/")...)
+	assert.Equal(t, "403", p.reply(3).status, "the connection goes on")
+}
+
+func TestBothSidesOfAStreamSpeakAtOnce(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		buf := make([]byte, 100)
+		for {
+			n, err := q.Body.Read(buf)
+			_, _ = w.Write(buf[:n])
+			_ = http.NewResponseController(w).Flush()
+			if err != nil {
+				return
+			}
+		}
+	}))
+	p.ask(1, true, of("POST", "/")...)
+	said := ""
+	for _, word := range []string{"one", "two", "three"} {
+		said += word
+		require.NoError(t, p.WriteData(1, word == "three", []byte(word)))
+		p.wait(word, func(all []seen, _ bool) bool {
+			got := ""
+			for _, s := range all {
+				got += s.data
+			}
+			return strings.HasSuffix(got, said)
+		})
+	}
+	assert.True(t, p.reply(1).ended)
+}
+
+// What is on its way is never more than the windows allow, and all of it arrives.
+func TestAnAnswerKeepsToTheWindowsOfItsClient(t *testing.T) {
+	const size = 300 << 10
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }),
+		http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+	p.ask(1, false, of("GET", "/")...)
+	received := func() (n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, s := range p.seen {
+			n += len(s.data)
+		}
+		return n
+	}
+	granted := 10
+	grant := func(n uint32) {
+		proxytest.Eventually(t, "the window to be used", func() bool { return received() == granted })
+		require.NoError(t, p.WriteWindowUpdate(1, n))
+		granted += int(n)
+	}
+	grant(1)
+	grant(50_000)
+	proxytest.Eventually(t, "the window to be used", func() bool { return received() == granted })
+	require.NoError(t, p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}), "the window is now below zero")
+	require.NoError(t, p.WriteWindowUpdate(1, 10))
+	require.NoError(t, p.WriteWindowUpdate(1, 5000))
+	granted += 5000
+	proxytest.Eventually(t, "the window to be used", func() bool { return received() == granted })
+	require.NoError(t, p.WriteWindowUpdate(1, size))
+	proxytest.Eventually(t, "the connection's window to be used", func() bool { return received() == 65535 })
+	require.NoError(t, p.WriteWindowUpdate(0, size))
+	r := p.reply(1)
+	assert.True(t, r.ended)
+	assert.Len(t, r.body, size)
+}
+
+// A client may send again what was read, and no more.
+func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
+	read := make(chan int)
+	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
+		for n := range read {
+			_, _ = io.ReadFull(q.Body, make([]byte, n))
+		}
+		_, _ = io.Copy(io.Discard, q.Body)
+	}))
+	p.ask(1, true, of("POST", "/")...)
+	for range 4 {
+		require.NoError(t, p.WriteData(1, false, make([]byte, 16<<10)))
+	}
+	p.WritePing(false, [8]byte{1})
+	p.frame("ping", func(s seen) bool { return s.kind == http2.FramePing })
+	updates := func(all []seen) (n uint32) {
+		for _, s := range all {
+			if s.kind == http2.FrameWindowUpdate && s.stream == 1 {
+				n += s.by
+			}
+		}
+		return n
+	}
+	assert.Zero(t, updates(p.wait("ping", func([]seen, bool) bool { return true })), "nothing was read")
+	read <- 64 << 10
+	read <- 1 // which says that the rest is dealt with
+	close(read)
+	p.wait("window", func(all []seen, _ bool) bool { return updates(all) >= 64<<10 })
+	require.NoError(t, p.WriteData(1, true, make([]byte, 10)))
+	assert.Equal(t, "200", p.reply(1).status)
+}
+
+// RFC 9113, 6.9: more than the window allows ends the connection.
+func TestMoreThanTheWindowAllowsEndsTheConnection(t *testing.T) {
+	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }))
+	p.ask(1, true, of("POST", "/")...)
+	for range 5 {
+		_ = p.WriteData(1, false, make([]byte, 16<<10))
+	}
+	code, _ := p.closed()
+	assert.Equal(t, http2.ErrCodeFlowControl, code)
+}
+
+func TestALargeBodyStarvesNobody(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/large" {
+			w.Write(make([]byte, 8<<20))
+			return
+		}
+		io.WriteString(w, "small")
+	}), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	require.NoError(t, p.WriteWindowUpdate(0, 1<<30))
+	p.ask(1, false, of("GET", "/large")...)
+	p.ask(3, false, of("GET", "/large")...)
+	p.frame("large body", func(s seen) bool { return s.stream == 1 && s.kind == http2.FrameData })
+	p.ask(5, false, of("GET", "/small")...)
+	assert.Equal(t, "small", p.reply(5).body)
+	all := p.wait("ends", func(all []seen, _ bool) bool {
+		ends := 0
+		for _, s := range all {
+			if s.end {
+				ends++
+			}
+		}
+		return ends == 3
+	})
+	order := []uint32{}
+	for _, s := range all {
+		if s.end {
+			order = append(order, s.stream)
+		}
+	}
+	assert.Equal(t, uint32(5), order[0], "the small one ends first")
+	turns := 0
+	for i := 1; i < len(all); i++ {
+		if all[i].kind == http2.FrameData && all[i-1].kind == http2.FrameData && all[i].stream != all[i-1].stream {
+			turns++
+		}
+	}
+	assert.Greater(t, turns, 100, "the large ones take turns")
+}
+
+// CVE-2023-44487: a slot is free when nobody works for its stream any more, whoever has reset it.
+func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
+	proxytest.NoLeaks(t)
+	var running, most atomic.Int64
+	release := make(chan struct{})
+	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
+		for n := running.Add(1); ; {
+			if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
+				break
+			}
+		}
+		<-release // also after the client has left
+		running.Add(-1)
+	}))
+	for stream := uint32(1); stream < 2*340; stream += 2 {
+		p.ask(stream, false, of("GET", "/")...)
+		if stream < 2*30 {
+			require.NoError(t, p.WriteRSTStream(stream, http2.ErrCodeCancel))
+		}
+	}
+	for stream := uint32(2*300 + 1); stream < 2*340; stream += 2 {
+		r := p.reply(stream)
+		assert.Equal(t, http2.ErrCodeRefusedStream, r.code)
+	}
+	close(release)
+	proxytest.Eventually(t, "streams to end", func() bool { return running.Load() == 0 })
+	assert.EqualValues(t, 250, most.Load())
+	p.ask(1001, false, of("GET", "/")...)
+	assert.Equal(t, "200", p.reply(1001).status)
+}
+
+func TestAResetEndsTheRequestsContext(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan error, 1)
+	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
+		close(began)
+		<-q.Context().Done()
+		_, err := q.Body.Read(make([]byte, 1))
+		ended <- err
+	}))
+	p.ask(1, true, of("POST", "/")...)
+	<-began
+	require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
+	assert.Error(t, <-ended)
+}
+
+func TestADrainLetsStreamsEndAndOthersBegin(t *testing.T) {
+	proxytest.NoLeaks(t)
+	release := make(chan struct{})
+	var once sync.Once
+	open := func() { once.Do(func() { close(release) }) }
+	defer open()
+	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		io.WriteString(w, "whole")
+	})
+	p := dialH2(t, addr)
+	p.ask(1, false, of("GET", "/")...)
+	done := drain()
+	first := p.frame("GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway })
+	assert.Equal(t, uint32(1<<31-1), first.last)
+	p.ask(3, false, of("GET", "/")...)
+	ping := p.frame("PING", func(s seen) bool { return s.kind == http2.FramePing })
+	require.NoError(t, p.WritePing(true, [8]byte([]byte(ping.data))))
+	p.frame("the last GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway && s.last == 3 })
+	p.ask(5, false, of("GET", "/")...)
+	open()
+	assert.Equal(t, "whole", p.reply(1).body)
+	assert.Equal(t, "whole", p.reply(3).body, "it was on its way")
+	code, polite := p.closed()
+	assert.True(t, polite)
+	assert.Equal(t, http2.ErrCodeNo, code)
+	p.mu.Lock()
+	assert.False(t, slices.ContainsFunc(p.seen, func(s seen) bool { return s.stream == 5 }), "too late")
+	p.mu.Unlock()
+	p.c.Close()
+	assert.NoError(t, <-done)
+}
