@@ -312,6 +312,7 @@ func TestADrainLetsStreamsEndAndOthersBegin(t *testing.T) {
 		io.WriteString(w, "whole")
 	})
 	p := dialH2(t, addr)
+	p.frame("settings", func(s seen) bool { return s.kind == http2.FrameSettings })
 	p.ask(1, false, of("GET", "/")...)
 	done := drain()
 	first := p.frame("GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway })

@@ -122,7 +122,7 @@ func (c *conn2) greet() {
 	defer c.mu.Unlock()
 	c.out = h2.AppendSettings(c.out, &s)
 	c.out = h2.AppendWindowUpdate(c.out, 0, c.inflow.Settle())
-	c.write(nil)
+	c.hire()
 }
 
 // run is the connection's goroutine.

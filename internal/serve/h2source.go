@@ -54,11 +54,7 @@ var bodyPages = sync.Pool{New: func() any { return new(bodyPage) }}
 // open makes s the body of a request of that size; none is one that has ended. The
 // conn2's mu is held.
 func (s *source2) open(size int64, none bool) {
-	*s = source2{st: s.st, none: none, size: size, wake: s.wake, back: s.back[:0], ended: none}
-	select {
-	case <-s.wake:
-	default:
-	}
+	*s = source2{st: s.st, none: none, size: size, back: s.back[:0], ended: none}
 	if none {
 		s.size, s.err = 0, io.EOF
 	}
@@ -127,7 +123,7 @@ func (s *source2) fail(err *h1.Refusal) {
 func (s *source2) rouse() {
 	if s.waiting {
 		s.waiting = false
-		s.wake <- struct{}{}
+		s.st.reads.Signal()
 	}
 }
 
@@ -208,9 +204,9 @@ func (s *source2) await() error {
 		return os.ErrDeadlineExceeded
 	}
 	s.waiting, s.since = true, c.c.s.now()
-	c.mu.Unlock()
-	<-s.wake
-	c.mu.Lock()
+	for s.waiting {
+		s.st.reads.Wait()
+	}
 	return nil
 }
 

@@ -45,15 +45,14 @@ type stream struct {
 	pend          []byte // of the body, waits for room or for a window
 	sized         bool   // left is known, and ends the body
 	left          int64
-	moved         time.Time     // when some of pend was taken last
-	after, before *stream       // in the ring of those that wait for their turn; nil outside
-	waiting       bool          // for wake
-	wake          chan struct{} // has room for one
+	moved         time.Time // when some of pend was taken last
+	after, before *stream   // in the ring of those that wait for their turn; nil outside
+	reads, writes sync.Cond // who reads the body, and who writes, waits
 }
 
 var streams = sync.Pool{New: func() any {
-	st := &stream{x: &fastExchange{out: make([]byte, 0, 2<<10)}, wake: make(chan struct{}, 1)}
-	st.src.st, st.src.wake = st, make(chan struct{}, 1)
+	st := &stream{x: &fastExchange{out: make([]byte, 0, 2<<10)}}
+	st.src.st = st
 	st.x.front = st
 	return st
 }}
@@ -62,6 +61,7 @@ var streams = sync.Pool{New: func() any {
 // connection's mu is held.
 func (st *stream) open(c *conn2, id uint32, none bool) {
 	st.c, st.id, st.x.from = c, id, &c.c.origin
+	st.reads.L, st.writes.L = &c.mu, &c.mu
 	st.gone.Store(false)
 	st.deadline.Store(0)
 	st.window, st.inflow = h2.Window(c.peer.InitialWindow), h2.NewInflow(streamWindow)
@@ -174,7 +174,7 @@ func (st *stream) depart(err error) {
 		st.fault = err
 	}
 	st.src.finish(nil, exchange.ErrClientGone)
-	st.wakeWriter()
+	st.writes.Signal()
 	st.c.room.Broadcast()
 	st.x.forsake()
 	if w := st.handling; w != nil {
@@ -188,7 +188,7 @@ func (st *stream) inspect(now time.Time) {
 	st.src.inspect(now)
 	if st.fault == nil && (st.stalled(now) || st.expired(now)) {
 		st.fault = errStalled
-		st.wakeWriter()
+		st.writes.Signal()
 	}
 }
 
@@ -196,23 +196,6 @@ func (st *stream) inspect(now time.Time) {
 func (st *stream) expired(now time.Time) bool {
 	d := st.deadline.Load()
 	return d != 0 && now.UnixNano() >= d
-}
-
-// wakeWriter wakes who waits to write. mu is held.
-func (st *stream) wakeWriter() {
-	if st.waiting {
-		st.waiting = false
-		st.wake <- struct{}{}
-	}
-}
-
-// waitWriter waits until it may be worth while to write on. mu is held, and released
-// meanwhile.
-func (st *stream) waitWriter() {
-	st.waiting = true
-	st.c.mu.Unlock()
-	<-st.wake
-	st.c.mu.Lock()
 }
 
 // credit lets the client send n bytes again, on the connection and on the stream. mu is
@@ -436,7 +419,7 @@ func (st *stream) sever() {
 	if st.fault == nil {
 		st.fault = http.ErrAbortHandler
 	}
-	st.wakeWriter()
+	st.writes.Signal()
 	c.room.Broadcast()
 }
 
@@ -456,7 +439,7 @@ func (st *stream) writeBy(t time.Time) error {
 	st.deadline.Store(max(1, t.UnixNano()))
 	if st.fault == nil && st.expired(time.Now()) {
 		st.fault = errStalled
-		st.wakeWriter()
+		st.writes.Signal()
 	}
 	return nil
 }

@@ -103,7 +103,7 @@ func (c *conn2) breakOff(err error) {
 	c.failed = err
 	c.out = nil
 	for _, st := range c.streams {
-		st.wakeWriter()
+		st.writes.Signal()
 	}
 	c.room.Broadcast()
 	c.judge(err)
@@ -116,7 +116,7 @@ func (c *conn2) fill() {
 		c.dequeue(st)
 		c.appendBody(st, min(len(st.pend), grant))
 		if len(st.pend) == 0 {
-			st.wakeWriter()
+			st.writes.Signal()
 		} else {
 			c.unblock(st)
 		}
@@ -221,7 +221,7 @@ func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 			if c.unblock(st); !c.writing && (len(c.out) > 0 || c.ready != nil && c.window > 0) {
 				c.write(st)
 			} else {
-				st.waitWriter()
+				st.writes.Wait()
 			}
 			continue
 		}

@@ -1,0 +1,266 @@
+package serve_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// inBubble runs check with a server in memory, in a bubble.
+func inBubble(t *testing.T, tune func(*serve.Server), check func(t *testing.T, serves func(http.HandlerFunc) (dial func() net.Conn))) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var stop func() error
+		check(t, func(h http.HandlerFunc) (dial func() net.Conn) {
+			dial, stop = dialBubble(t, h, tune)
+			return dial
+		})
+		assert.NoError(t, stop())
+	})
+}
+
+// endsAfter checks that the connection ends after d, or a moment later.
+func endsAfter(t *testing.T, p *peer, d time.Duration) {
+	t.Helper()
+	start := time.Now()
+	<-p.done
+	assert.GreaterOrEqual(t, time.Since(start), d)
+	assert.Less(t, time.Since(start), d+d/4+2*time.Second)
+}
+
+func timeouts(s *serve.Server) { s.ReadHeaderTimeout, s.IdleTimeout = 10*time.Second, 30*time.Second }
+
+func TestAPrefaceThatTricklesEnds(t *testing.T) {
+	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		dial := serves(nil)
+		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // in HTTP/1.x yet, and behind it
+			c := dial()
+			start := time.Now()
+			var trickle sync.WaitGroup
+			trickle.Go(func() {
+				io.WriteString(c, hello)
+				for range 10 {
+					time.Sleep(2 * time.Second)
+					if _, err := c.Write([]byte{0}); err != nil {
+						return
+					}
+				}
+			})
+			_, _ = io.Copy(io.Discard, c)
+			assert.Less(t, time.Since(start), 15*time.Second)
+			c.Close()
+			trickle.Wait()
+		}
+	})
+}
+
+func TestAHeadThatTricklesEndsTheConnection(t *testing.T) {
+	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		dial := serves(nil)
+		p := newPeer(t, dial())
+		p.listen()
+		block := p.fields(of("GET", "/", "x-a", "b")...)
+		var trickle sync.WaitGroup
+		trickle.Go(func() {
+			_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:1]})
+			for i := 1; i < len(block); i++ {
+				time.Sleep(2 * time.Second)
+				if p.WriteContinuation(1, false, block[i:i+1]) != nil {
+					return
+				}
+			}
+		})
+		endsAfter(t, p, 10*time.Second)
+		code, polite := p.closed()
+		assert.True(t, polite)
+		assert.Equal(t, http2.ErrCodeEnhanceYourCalm, code)
+		p.c.Close()
+		trickle.Wait()
+	})
+}
+
+func TestAnIdleConnectionEnds(t *testing.T) {
+	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		dial := serves(func(http.ResponseWriter, *http.Request) {})
+		p := newPeer(t, dial())
+		p.listen()
+		time.Sleep(20 * time.Second)
+		p.ask(1, false, of("GET", "/")...)
+		assert.Equal(t, "200", p.reply(1).status)
+		endsAfter(t, p, 30*time.Second)
+		code, polite := p.closed()
+		assert.True(t, polite)
+		assert.Equal(t, http2.ErrCodeNo, code)
+	})
+}
+
+func TestABodyThatStallsFailsItsReader(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		failed := make(chan error, 1)
+		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+			_, err := io.ReadAll(q.Body)
+			failed <- err
+			w.WriteHeader(http.StatusRequestTimeout)
+		})
+		p := newPeer(t, dial())
+		p.listen()
+		p.ask(1, true, of("POST", "/")...)
+		require.NoError(t, p.WriteData(1, false, []byte("x")))
+		start := time.Now()
+		assert.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
+		assert.InDelta(t, 60, time.Since(start).Seconds(), 5)
+		assert.Equal(t, "408", p.reply(1).status)
+		p.c.Close()
+	})
+}
+
+func TestABodyMayPauseOnceItIsAnswered(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+			_ = http.NewResponseController(w).Flush()
+			_, _ = io.Copy(w, q.Body)
+		})
+		p := newPeer(t, dial())
+		p.listen()
+		p.ask(1, true, of("POST", "/")...)
+		time.Sleep(5 * time.Minute)
+		require.NoError(t, p.WriteData(1, true, []byte("late")))
+		assert.Equal(t, "late", p.reply(1).body)
+		p.c.Close()
+	})
+}
+
+func TestAReadDeadlineOfAHandlersEndsItsRead(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		failed := make(chan error, 2)
+		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+			rc := http.NewResponseController(w)
+			_ = rc.SetReadDeadline(time.Now().Add(3 * time.Second))
+			_, err := q.Body.Read(make([]byte, 1))
+			failed <- err
+			_ = rc.SetReadDeadline(time.Unix(1, 0))
+			_, err = q.Body.Read(make([]byte, 1))
+			failed <- err
+		})
+		p := newPeer(t, dial())
+		p.listen()
+		start := time.Now()
+		p.ask(1, true, of("POST", "/")...)
+		assert.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
+		assert.InDelta(t, 3, time.Since(start).Seconds(), 0.5)
+		assert.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
+		assert.InDelta(t, 3, time.Since(start).Seconds(), 0.5)
+		p.c.Close()
+	})
+}
+
+func TestAWindowThatStaysClosedEndsItsStreamAlone(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		failed := make(chan error, 1)
+		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+			_, err := w.Write(make([]byte, 100<<10))
+			if q.URL.Path == "/stalls" {
+				failed <- err
+			}
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		p.listen()
+		start := time.Now()
+		p.ask(1, false, of("GET", "/stalls")...)
+		p.ask(3, false, of("GET", "/dribbles")...)
+		for range 100 { // one byte a second is progress
+			time.Sleep(time.Second)
+			require.NoError(t, p.WriteWindowUpdate(3, 1))
+			require.NoError(t, p.WriteSettings(), "and does not count for others")
+		}
+		assert.Error(t, <-failed)
+		r := p.reply(1)
+		assert.Equal(t, http2.ErrCodeCancel, r.code)
+		assert.Less(t, time.Since(start), 101*time.Second)
+		require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
+		p.c.Close()
+	})
+}
+
+func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		failed := make(chan error, 1)
+		dial := serves(func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Second))
+			_, err := w.Write(make([]byte, 100<<10))
+			failed <- err
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		p.listen()
+		start := time.Now()
+		p.ask(1, false, of("GET", "/")...)
+		assert.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
+		assert.InDelta(t, 2, time.Since(start).Seconds(), 0.5)
+		p.c.Close()
+	})
+}
+
+func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		failed := make(chan error, 1)
+		dial := serves(func(w http.ResponseWriter, _ *http.Request) {
+			_, err := w.Write(make([]byte, 1<<20))
+			failed <- err
+		})
+		p := newPeer(t, dial())
+		for range 3 { // our settings and what answers the client's
+			_, err := p.ReadFrame()
+			require.NoError(t, err)
+		}
+		p.ask(1, false, of("GET", "/")...)
+		start := time.Now()
+		assert.Error(t, <-failed)
+		assert.InDelta(t, 90, time.Since(start).Seconds(), 35, "a minute behind the last byte that it took")
+		_, _ = io.Copy(io.Discard, p.c)
+	})
+}
+
+func TestADeadClientIsFoundByAPing(t *testing.T) {
+	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+		ended := make(chan error, 1)
+		dial := serves(func(_ http.ResponseWriter, q *http.Request) {
+			<-q.Context().Done()
+			ended <- q.Context().Err()
+		})
+		p := newPeer(t, dial())
+		p.listen()
+		start := time.Now()
+		p.ask(1, false, of("GET", "/")...)
+		for range 3 { // it answers, and lives
+			time.Sleep(40 * time.Second)
+			require.NoError(t, p.WritePing(true, [8]byte{}))
+		}
+		assert.Error(t, <-ended)
+		assert.InDelta(t, 120+45, time.Since(start).Seconds(), 5)
+	})
+}
+
+func TestADrainDoesNotWaitForAPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, stop := dialBubble(t, nil, nil)
+		p := newPeer(t, dial())
+		p.listen()
+		synctest.Wait()
+		start := time.Now()
+		assert.NoError(t, stop())
+		assert.Less(t, time.Since(start), 3*time.Second)
+		_, polite := p.closed()
+		assert.True(t, polite)
+	})
+}
