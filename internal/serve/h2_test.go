@@ -280,6 +280,7 @@ func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
 		r := p.reply(stream)
 		assert.Equal(t, http2.ErrCodeRefusedStream, r.code)
 	}
+	proxytest.Eventually(t, "streams to run", func() bool { return running.Load() == 250 })
 	close(release)
 	proxytest.Eventually(t, "streams to end", func() bool { return running.Load() == 0 })
 	assert.EqualValues(t, 250, most.Load())

@@ -15,8 +15,9 @@ import (
 type expense struct {
 	spent2  float64 // tokens
 	counted time.Time
-	free    int // frames that cost nothing
-	heads   int // bytes of the heads of streams
+	free    int  // frames that cost nothing
+	heads   int  // bytes of the heads of streams
+	calmed  bool // the client has been told to go because of what it has spent
 }
 
 // What a client has.
@@ -31,7 +32,8 @@ const (
 // Causes of what is refused over HTTP/2. Read-only.
 var (
 	causeMalformed = Cause{"requests", "malformed"}
-	causeCalm      = Cause{"connections", "HTTP/2 abuse"}
+	causeCalm      = Cause{"connections", "abuse"}
+	causeLateHead  = Cause{"requests", "408"}
 )
 
 var (
@@ -49,7 +51,6 @@ func (c *conn2) allow(n int) { c.free = min(c.free+n, mostFree) }
 func (c *conn2) charge() error {
 	switch {
 	case c.queued > mostControl:
-		c.c.s.Budget.refuse(causeCalm, 0, c.c.peer.Addr)
 		return errControl
 	case c.free > 0:
 		c.free--
@@ -69,12 +70,22 @@ func (c *conn2) spend(n float64) error {
 	c.spent2 += n
 	switch {
 	case c.spent2 > mostTokens:
-		c.c.s.Budget.refuse(causeCalm, 0, c.c.peer.Addr)
 		return errCalm
 	case c.spent2 > mostTokens*3/4 && c.stage != drainLast:
+		c.calmed = true
 		c.goAwayWith(h2.EnhanceYourCalm, errCalm.Reason)
 	}
 	return nil
+}
+
+// account counts why the connection has ended, if that is the client's fault.
+func (c *conn2) account(fault *h2.Fault) {
+	switch {
+	case fault == errLate2:
+		c.c.s.Budget.refuse(causeLateHead, 0, c.c.peer.Addr)
+	case c.calmed, fault != nil && fault.Code == h2.EnhanceYourCalm:
+		c.c.s.Budget.refuse(causeCalm, 0, c.c.peer.Addr)
+	}
 }
 
 // earn gives tokens back for an answer that has ended. mu is held.

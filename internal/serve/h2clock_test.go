@@ -2,7 +2,6 @@ package serve_test
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -17,19 +16,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// inBubble runs check with a server in memory, in a bubble.
-func inBubble(t *testing.T, tune func(*serve.Server), check func(t *testing.T, serves func(http.HandlerFunc) (dial func() net.Conn))) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		var stop func() error
-		check(t, func(h http.HandlerFunc) (dial func() net.Conn) {
-			dial, stop = dialBubble(t, h, tune)
-			return dial
-		})
-		assert.NoError(t, stop())
-	})
-}
-
 // endsAfter checks that the connection ends after d, or a moment later.
 func endsAfter(t *testing.T, p *peer, d time.Duration) {
 	t.Helper()
@@ -42,8 +28,8 @@ func endsAfter(t *testing.T, p *peer, d time.Duration) {
 func timeouts(s *serve.Server) { s.ReadHeaderTimeout, s.IdleTimeout = 10*time.Second, 30*time.Second }
 
 func TestAPrefaceThatTricklesEnds(t *testing.T) {
-	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
-		dial := serves(nil)
+	synctest.Test(t, func(t *testing.T) {
+		dial, _ := dialBubble(t, timeouts, nil)
 		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // in HTTP/1.x yet, and behind it
 			c := dial()
 			start := time.Now()
@@ -66,8 +52,8 @@ func TestAPrefaceThatTricklesEnds(t *testing.T) {
 }
 
 func TestAHeadThatTricklesEndsTheConnection(t *testing.T) {
-	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
-		dial := serves(nil)
+	synctest.Test(t, func(t *testing.T) {
+		dial, _ := dialBubble(t, timeouts, nil)
 		p := newPeer(t, dial())
 		p.listen()
 		block := p.fields(of("GET", "/", "x-a", "b")...)
@@ -91,8 +77,8 @@ func TestAHeadThatTricklesEndsTheConnection(t *testing.T) {
 }
 
 func TestAnIdleConnectionEnds(t *testing.T) {
-	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
-		dial := serves(func(http.ResponseWriter, *http.Request) {})
+	synctest.Test(t, func(t *testing.T) {
+		dial, _ := dialBubble(t, timeouts, func(http.ResponseWriter, *http.Request) {})
 		p := newPeer(t, dial())
 		p.listen()
 		time.Sleep(20 * time.Second)
@@ -106,9 +92,9 @@ func TestAnIdleConnectionEnds(t *testing.T) {
 }
 
 func TestABodyThatStallsFailsItsReader(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
-		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
 			_, err := io.ReadAll(q.Body)
 			failed <- err
 			w.WriteHeader(http.StatusRequestTimeout)
@@ -126,8 +112,8 @@ func TestABodyThatStallsFailsItsReader(t *testing.T) {
 }
 
 func TestABodyMayPauseOnceItIsAnswered(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
-		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
 			_ = http.NewResponseController(w).Flush()
 			_, _ = io.Copy(w, q.Body)
 		})
@@ -142,9 +128,9 @@ func TestABodyMayPauseOnceItIsAnswered(t *testing.T) {
 }
 
 func TestAReadDeadlineOfAHandlersEndsItsRead(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 2)
-		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
 			rc := http.NewResponseController(w)
 			_ = rc.SetReadDeadline(time.Now().Add(3 * time.Second))
 			_, err := q.Body.Read(make([]byte, 1))
@@ -166,9 +152,9 @@ func TestAReadDeadlineOfAHandlersEndsItsRead(t *testing.T) {
 }
 
 func TestAWindowThatStaysClosedEndsItsStreamAlone(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
-		dial := serves(func(w http.ResponseWriter, q *http.Request) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
 			_, err := w.Write(make([]byte, 100<<10))
 			if q.URL.Path == "/stalls" {
 				failed <- err
@@ -194,9 +180,9 @@ func TestAWindowThatStaysClosedEndsItsStreamAlone(t *testing.T) {
 }
 
 func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
-		dial := serves(func(w http.ResponseWriter, _ *http.Request) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Second))
 			_, err := w.Write(make([]byte, 100<<10))
 			failed <- err
@@ -212,9 +198,9 @@ func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
 }
 
 func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
-		dial := serves(func(w http.ResponseWriter, _ *http.Request) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) {
 			_, err := w.Write(make([]byte, 1<<20))
 			failed <- err
 		})
@@ -232,9 +218,9 @@ func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 }
 
 func TestADeadClientIsFoundByAPing(t *testing.T) {
-	inBubble(t, timeouts, func(t *testing.T, serves func(http.HandlerFunc) func() net.Conn) {
+	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
-		dial := serves(func(_ http.ResponseWriter, q *http.Request) {
+		dial, _ := dialBubble(t, timeouts, func(_ http.ResponseWriter, q *http.Request) {
 			<-q.Context().Done()
 			ended <- q.Context().Err()
 		})

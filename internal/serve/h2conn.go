@@ -28,6 +28,7 @@ type conn2 struct {
 	spare  *h2.List // of header blocks that nobody wants; nil until there is one
 	ending bool     // the header block that comes ends its stream
 	heard  atomic.Int64
+	held   []*stream // that have not been started, since their bodies may come along
 
 	workers sync.WaitGroup
 
@@ -197,6 +198,7 @@ func (c *conn2) unread() []byte {
 
 // more reads more of what the client sends. While nothing comes no buffer is held.
 func (c *conn2) more() error {
+	c.letGo()
 	for {
 		n, err := c.receive()
 		if n > 0 {
@@ -385,7 +387,9 @@ func (c *conn2) end(err error) {
 		code, reason = fault.Code, fault.Reason
 		c.c.s.Log.Debug("HTTP/2 connection ends", "remote", c.c.RemoteAddr(), "cause", err)
 	}
+	c.letGo()
 	c.mu.Lock()
+	c.account(fault)
 	c.over = true
 	polite := fault != nil || err == errIdle2 || err == errServed2
 	if polite && c.stage != drainLast {

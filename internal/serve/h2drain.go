@@ -113,9 +113,6 @@ type worker struct {
 
 // start lets a worker serve st. mu is held.
 func (c *conn2) start(st *stream) {
-	c.running++
-	c.quiet = time.Time{}
-	c.streams[st.id] = st
 	if n := len(c.resting); n > 0 {
 		w := c.resting[n-1]
 		c.resting = c.resting[:n-1]

@@ -41,7 +41,7 @@ func (c *conn2) headers(f *h2.Frame) error {
 // open opens a stream with a request, unless there is a reason against it.
 func (c *conn2) open(id uint32, block []byte) error {
 	c.mu.Lock()
-	err, wanted := c.admits(id)
+	wanted, err := c.admits(id)
 	c.mu.Unlock()
 	if err != nil {
 		return err
@@ -71,33 +71,54 @@ func (c *conn2) open(id uint32, block []byte) error {
 	defer c.mu.Unlock()
 	c.allow(2)
 	st.open(c, id, c.ending)
-	c.start(st)
+	c.running++
+	c.quiet = time.Time{}
+	c.streams[id] = st
+	if c.ending {
+		c.start(st)
+	} else {
+		c.held = append(c.held, st)
+	}
 	return nil
 }
 
+// letGo starts the streams that have waited for the beginning of their bodies.
+func (c *conn2) letGo() {
+	if len(c.held) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, st := range c.held {
+		c.start(st)
+		c.held[i] = nil
+	}
+	c.held = c.held[:0]
+}
+
 // admits reports whether a stream can be opened. mu is held.
-func (c *conn2) admits(id uint32) (err error, wanted bool) {
+func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	switch {
 	case id%2 == 0:
-		return errStreamID, false
+		return false, errStreamID
 	case id <= c.latest:
 		switch {
 		case c.closed.forsaken(id):
-			return nil, false
+			return false, nil
 		case c.closed.has(id):
-			return errClosed, false
+			return false, errClosed
 		}
-		return errStreamID, false
-	case c.stage == drainLast:
-		return nil, false
+		return false, errStreamID
+	case c.stage == drainLast: // it may not know yet
+		return false, c.charge()
 	}
 	c.latest = id
 	if c.running-c.answered < maxStreams && c.running < 2*maxStreams && c.heads < maxHeads {
-		return nil, true
+		return true, nil
 	}
 	c.forget(id, true)
 	c.control(h2.AppendRSTStream(c.out, id, h2.RefusedStream))
-	return c.spend(1), false
+	return false, c.spend(1)
 }
 
 // malformed resets a stream whose request cannot be answered.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -102,10 +103,11 @@ func newPeer(t testing.TB, c net.Conn, settings ...http2.Setting) *peer {
 // listen reads what the server sends.
 func (p *peer) listen() {
 	p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	from := p.Framer
 	go func() {
 		defer close(p.done)
 		for {
-			f, err := p.ReadFrame()
+			f, err := from.ReadFrame()
 			p.mu.Lock()
 			if err != nil {
 				p.ended, p.why = true, err
@@ -251,8 +253,8 @@ func of(method, path string, more ...string) []string {
 	return append([]string{":method", method, ":scheme", "http", ":authority", "a.test", ":path", path}, more...)
 }
 
-// inBubble runs check with a client of a server in memory, whose clock is synctest's.
-func dialBubble(t *testing.T, h http.HandlerFunc, tune func(*serve.Server)) (dial func() net.Conn, stop func() error) {
+// dialBubble starts a server in memory, in a bubble, whose clock is synctest's. It ends with the bubble, or by stop.
+func dialBubble(t *testing.T, tune func(*serve.Server), h http.HandlerFunc) (dial func() net.Conn, stop func() error) {
 	t.Helper()
 	ln := newPipes()
 	s := &serve.Server{Handler: h, H2C: true, Log: slog.New(slog.DiscardHandler)}
@@ -262,10 +264,12 @@ func dialBubble(t *testing.T, h http.HandlerFunc, tune func(*serve.Server)) (dia
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()
-	return ln.dial, func() error {
+	stop = sync.OnceValue(func() error {
 		cancel()
 		return <-done
-	}
+	})
+	t.Cleanup(func() { assert.NoError(t, stop()) })
+	return ln.dial, stop
 }
 
 // startDraining is startH2 with a drain that the test begins, and whose end it waits for.

@@ -33,7 +33,7 @@ const (
 	mostOut     = 64 << 10 // beyond that, heads and bodies wait
 	mostControl = 16 << 10
 	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body at a time: with its head the frame fills a record
-	keptOut     = 16 << 10
+	fairPiece   = 1 << 10                          // of a body, which a client that leaves it small windows may ask for
 )
 
 // control makes out what is appended to it by a control frame. mu is held.
@@ -138,7 +138,9 @@ func (c *conn2) appendBody(st *stream, n int) {
 	c.out = append(c.out, st.pend[:n]...)
 	st.pend = st.pend[n:]
 	st.moved = c.c.s.now()
-	c.allow(2)
+	if n >= fairPiece || len(st.pend) == 0 {
+		c.allow(2)
+	}
 	if flags != 0 {
 		st.endAnswer()
 	}

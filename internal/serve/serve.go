@@ -12,6 +12,9 @@
 //   - fastlane_upload.go, fastlane_response.go: bodies
 //   - front.go, source.go: what the server of a request sees of its client
 //   - front1.go, source1.go: that of HTTP/1.x
+//   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: a connection of HTTP/2: frames, header blocks, what is sent, clocks and workers, what a client may cost
+//   - h2stream.go, h2source.go: that of HTTP/2, a stream
+//   - engine.go, engine_own.go: which of HTTP/2's servers serves
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
