@@ -74,7 +74,7 @@ func (s *site) upload(path string, b bodyFeed) (string, error) {
 }
 
 // A client that sends a body so slowly that it just holds a connection is told so, in every lane alike. One that is
-// slow but moves is not, nor is one that is being answered already, nor a stream of HTTP/2.
+// slow but moves is not, nor is one that is being answered already, nor a stream of gRPC.
 func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))
@@ -115,12 +115,22 @@ func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 		client.Transport.(*http.Transport).ResponseHeaderTimeout = time.Minute
 		uploads.Go(func() {
 			r, w := io.Pipe()
+			defer r.Close()
+			go idle.send(w)
+			res, err := client.Post("https://a.test/", "text/plain", r)
+			if assert.NoError(t, err, "an idle body over HTTP/2") {
+				res.Body.Close()
+				assert.Equal(t, 408, res.StatusCode)
+			}
+		})
+		uploads.Go(func() {
+			r, w := io.Pipe()
 			go func() {
 				chatty.send(w)
 				w.Close()
 			}()
 			res, err := client.Post("https://a.test/", "application/grpc", r)
-			if assert.NoError(t, err, "an HTTP/2 stream") {
+			if assert.NoError(t, err, "a stream of gRPC") {
 				defer res.Body.Close()
 				body, err := io.ReadAll(res.Body)
 				assert.NoError(t, err)

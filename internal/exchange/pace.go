@@ -6,12 +6,10 @@ import (
 	"time"
 )
 
-// What a client owes an HTTP/1.x request that it sends a body with, until the
-// answer begins: something within BodyStall, and once it was waited for longer
+// What a client owes a request that it sends a body with, until the answer begins: something within BodyStall, and once it was waited for longer
 // than minBodyGrace in all, minBodyRate bytes a second of that time, or of the
-// last paceWindow of it. It holds a
-// connection all the while. A stream of HTTP/2 is one of many on its connection,
-// and may be a conversation.
+// last paceWindow of it. It holds a connection or a stream all the while, and a target.
+// gRPC, and what an extended CONNECT asks for, may be a conversation, and owe nothing.
 const (
 	BodyStall    = time.Minute
 	minBodyRate  = 240

@@ -23,7 +23,7 @@ type requestBody struct {
 func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBody {
 	b := &requestBody{q: q, flight: fl, edit: edit}
 	b.Open(b, q.Method, q.ContentLength)
-	b.Patient = q.ProtoMajor != 1
+	b.Patient = exchange.AwaitsTrailers(q) || q.Method == http.MethodConnect
 	if q.ContentLength < 0 {
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {

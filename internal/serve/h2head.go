@@ -55,9 +55,8 @@ func (c *conn2) open(id uint32, block []byte) error {
 		streams.Put(st)
 		return err
 	}
-	st.odd, st.refusal = false, nil
-	fault, _ := st.list.Request(&st.x.req), error(nil)
-	switch err := fault.(type) {
+	st.odd, st.talk, st.refusal = false, false, nil
+	switch err := st.list.Request(&st.x.req).(type) {
 	case nil:
 	case *h2.Fault:
 		streams.Put(st)
@@ -67,6 +66,7 @@ func (c *conn2) open(id uint32, block []byte) error {
 	default:
 		st.odd = true
 	}
+	st.talk = isGRPC(&st.x.req) || st.x.req.Protocol != nil
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.allow(2)
@@ -169,7 +169,7 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 
 var errTrailersGoOn = &h2.Fault{Code: h2.ProtocolError, Stream: true, Reason: "trailers do not end the stream"}
 
-// isGRPC reports whether a request is gRPC, for which the handler lane is.
+// isGRPC reports whether a request is gRPC.
 func isGRPC(r *h1.Request) bool {
 	const name, kind = "content-type", "application/grpc"
 	for i := range r.Fields {

@@ -23,6 +23,7 @@ type stream struct {
 	src  source2
 
 	odd      bool  // the head says what only the handler lane understands
+	talk     bool  // it may be a conversation, for which the handler lane is too
 	refusal  error // why the request is refused; nil if it is not
 	headOnly bool
 	handling *response
@@ -74,6 +75,7 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 		size = unknownLength
 	}
 	st.src.open(size, none)
+	st.src.replied = st.talk // it may pause
 	c.heads += len(st.list.Text())
 }
 
@@ -87,7 +89,7 @@ func (st *stream) serve() {
 		st.refuse(st.refusal)
 	case !x.named():
 		st.refuse(errHost)
-	case !st.odd && !isGRPC(&x.req) && x.route() && x.run() != other:
+	case !st.odd && !st.talk && x.route() && x.run() != other:
 	default:
 		if _, err := x.adapt(st.c.c); err != nil {
 			st.refuse(err)
