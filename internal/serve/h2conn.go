@@ -355,14 +355,14 @@ func (c *conn2) data(f *h2.Frame) error {
 	switch {
 	case st == nil && (f.Stream > c.latest || f.Stream%2 == 0):
 		return errIdleFrame
-	case st == nil || st.gone.Load():
-		if st == nil && !c.closed.forsaken(f.Stream) {
-			return errClosed
-		}
+	case st == nil && c.closed.forsaken(f.Stream): // it was on its way
 		c.credit(int64(f.Counted))
 		return nil
-	case st.src.ended:
+	case st == nil, st.gone.Load(), st.src.ended && !st.broken:
 		return errClosed
+	case st.broken:
+		c.credit(int64(f.Counted))
+		return nil
 	}
 	if err := st.inflow.Receive(f.Counted); err != nil {
 		return err

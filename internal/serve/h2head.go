@@ -28,11 +28,12 @@ func (c *conn2) headers(f *h2.Frame) error {
 	c.mu.Lock()
 	c.owed = time.Time{}
 	st := c.streams[f.Stream]
-	if st != nil && st.gone.Load() {
-		st = nil
-	}
+	gone := st != nil && st.gone.Load()
 	c.mu.Unlock()
-	if st != nil { // it may end meanwhile, but its list is its own until the reader sees that
+	switch {
+	case gone:
+		return errClosed
+	case st != nil:
 		return c.trailers(f.Stream, block)
 	}
 	return c.open(f.Stream, block)
@@ -155,7 +156,7 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 	defer c.mu.Unlock()
 	st := c.streams[id]
 	switch {
-	case st == nil:
+	case st == nil, st.broken:
 		return nil
 	case st.src.ended:
 		return errClosed

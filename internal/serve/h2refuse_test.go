@@ -176,6 +176,11 @@ func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 			whole(p)
 			_ = p.WriteData(1, true, []byte("x"))
 		}},
+		{"a body on a stream that the client has reset", http2.ErrCodeStreamClosed, func(p *peer) {
+			p.ask(1, true, of("POST", "/wait")...)
+			_ = p.WriteRSTStream(1, http2.ErrCodeCancel)
+			_ = p.WriteData(1, true, []byte("x"))
+		}},
 		{"a body behind its end", http2.ErrCodeStreamClosed, func(p *peer) {
 			p.ask(1, false, of("GET", "/wait")...)
 			_ = p.WriteData(1, true, []byte("x"))
