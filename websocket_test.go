@@ -34,10 +34,11 @@ func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
 		return
 	}
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
-		if _, err := c.ReadRequest(); err != nil {
+		q, err := c.ReadRequest()
+		if err != nil {
 			return
 		}
-		c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+		c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
 		got, _ := c.ReadString(5)
 		c.Send("echo " + got)
 		c.ReadAll()
@@ -88,8 +89,8 @@ func TestStreamGraceHoldsForWebSocketsOverHTTP2(t *testing.T) {
 		return
 	}
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
-		if _, err := c.ReadRequest(); err == nil {
-			c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n")
+		if q, err := c.ReadRequest(); err == nil {
+			c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
 			_, _ = c.ReadString(1) // of the Close frame
 		}
 	})

@@ -49,13 +49,14 @@ func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
 	if !withExtendedConnect(t) {
 		return
 	}
-	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n"
 	for _, tt := range []struct{ about, protocol, answer, outcome string }{
 		{"switched", "websocket", switching, "200"},
 		{"answered by 200", "websocket", "HTTP/1.1 200 OK\r\nConnection: close\r\n" + sized("ok"), "502"},
 		{"answered by 204", "websocket", "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", "502"},
 		{"answered by 403", "websocket", "HTTP/1.1 403 No\r\nConnection: close\r\n" + sized(""), "403"},
 		{"switched to something else", "websocket", strings.Replace(switching, "websocket", "tcp", 1), "502"},
+		{"switched without having read the key", "websocket", strings.Replace(switching, "ACCEPT", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", 1), "502"},
 		{"another protocol", "connect-udp", switching, "501"},
 		{"no protocol", "", switching, "501"},
 	} {
@@ -64,7 +65,7 @@ func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
 			done := make(chan struct{})
 			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 				defer close(done)
-				if _, err := c.ReadRequest(); err == nil && c.Send(tt.answer) == nil {
+				if q, err := c.ReadRequest(); err == nil && c.Send(strings.Replace(tt.answer, "ACCEPT", proxytest.Accept(q.Header), 1)) == nil {
 					behind, _ = c.ReadString(len("ping"))
 					_ = c.Send("pong")
 				}

@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"net/http"
@@ -46,6 +47,9 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 		}
 	}
 	a.f.RequestHeader.Apply(out.Header)
+	if q.Method == http.MethodConnect {
+		a.key = out.Header.Get("Sec-Websocket-Key")
+	}
 	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
 	return out, nil
 }
@@ -135,6 +139,16 @@ func websocketKey() string {
 	var key [16]byte
 	rand.Read(key[:]) // never fails, crypto/rand says
 	return base64.StdEncoding.EncodeToString(key[:])
+}
+
+// accepts reports whether a target that has switched to WebSocket has read the key that
+// we sent it, if we did: what answers anything may be no WebSocket server (RFC 6455, 4.1).
+func (a *roundTrip) accepts(h http.Header) bool {
+	if a.key == "" {
+		return true // the client sees to it
+	}
+	sum := sha1.Sum([]byte(a.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return h.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // rewrite runs the user's hook on a deep copy, so that it cannot reach the

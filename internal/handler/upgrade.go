@@ -28,6 +28,10 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade to %q requested, but the target switched to %q", asked, granted)}
+	case asked == "websocket" && !a.accepts(res.Header):
+		res.Body.Close()
+		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
+			Reason: "http_upgrade_failed", Err: errAccept}
 	}
 	defer upstream.Close()
 	if fail := a.modify(res); fail != nil {
@@ -65,6 +69,8 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	a.x.RequestBytes, a.x.ResponseBytes = end.FromClient, end.FromUpstream
 	return nil
 }
+
+var errAccept = errors.New("the target switched to WebSocket, but its Sec-WebSocket-Accept does not answer our key")
 
 // bind calls end when the upgraded connection is to end politely, and cut when at
 // once. With a grace the sweeper sees to the route and the target. The returned

@@ -1,7 +1,10 @@
 package proxytest
 
 import (
+	"crypto/sha1"
+	"encoding/base64"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -171,4 +174,10 @@ func (b *Backend) close() {
 	}
 	b.mu.Unlock()
 	b.wg.Wait()
+}
+
+// Accept is the Sec-WebSocket-Accept with which a WebSocket server answers a request of these fields (RFC 6455, 4.2.2).
+func Accept(h http.Header) string {
+	sum := sha1.Sum([]byte(h.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
