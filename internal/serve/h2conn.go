@@ -402,6 +402,8 @@ func (c *conn2) end(err error) {
 	c.room.Broadcast()
 	if polite {
 		_ = c.c.SetWriteDeadline(time.Now().Add(alertTime))
+		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.Conn.Close() }) // of a type that knows no deadlines
+		defer cut.Stop()
 		c.write(nil)
 		for c.writing {
 			c.room.Wait()
