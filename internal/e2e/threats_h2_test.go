@@ -117,6 +117,20 @@ func (p *h2) outcome(t testing.TB, stream uint32) string {
 	}
 }
 
+// told reports whether the connection has ended, or the server has said that it will.
+func (p *h2) told() bool {
+	for {
+		select {
+		case h, open := <-p.frames:
+			if !open || h.kind == http2.FrameGoAway {
+				return true
+			}
+		default:
+			return false
+		}
+	}
+}
+
 // pour sends frames until the connection breaks, which it reports, or a few thousand, or when they have to end it a flood, have gone out.
 func (p *h2) pour(once func(p *h2, stream uint32) error, ends bool) (cut bool) {
 	var out bytes.Buffer
