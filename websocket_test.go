@@ -7,9 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -21,18 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// net/http offers extended CONNECT (RFC 8441) only to processes that start
-// with this setting, so the test runs in one of its own.
-const extendedConnect = "http2xconnect=1"
-
 func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
-	if !strings.Contains(os.Getenv("GODEBUG"), extendedConnect) { // to which Main adds
-		cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream$", "-test.count=1")
-		cmd.Env = append(os.Environ(), "GODEBUG="+extendedConnect)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, string(out))
-		return
-	}
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		q, err := c.ReadRequest()
 		if err != nil {
@@ -81,13 +67,6 @@ func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
 }
 
 func TestStreamGraceHoldsForWebSocketsOverHTTP2(t *testing.T) {
-	if !strings.Contains(os.Getenv("GODEBUG"), extendedConnect) { // to which Main adds
-		cmd := exec.Command(os.Args[0], "-test.run=^TestStreamGraceHoldsForWebSocketsOverHTTP2$", "-test.count=1")
-		cmd.Env = append(os.Environ(), "GODEBUG="+extendedConnect)
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, string(out))
-		return
-	}
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if q, err := c.ReadRequest(); err == nil {
 			c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")

@@ -3,10 +3,9 @@ package conformance_test
 import (
 	"encoding/xml"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,26 +16,23 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// TestH2Spec holds the Server to plain net/http in the same run: what net/http passes, the Server passes.
+// deviations are the cases in which a connection ends where h2spec waits for the reset of a stream: RFC 9113, 5.4.1, allows that,
+// and a client that makes a server reset streams makes it work for nothing (CVE-2025-8671). Read-only.
+var deviations = []string{
+	"http2/6.9.1: Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream",
+}
+
 func TestH2Spec(t *testing.T) {
 	program := build(t, "github.com/summerwind/h2spec/cmd/h2spec")
-
-	reference := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("ok"))
-	}))
-	reference.EnableHTTP2 = true
-	reference.StartTLS()
-	t.Cleanup(reference.Close)
 	proxy := newFront(t, hostproxy.To(proxytest.NewServer(t, nil).Addr()))
-
-	want := h2spec(t, program, reference.Listener.Addr().String())
 	got := h2spec(t, program, proxy.HTTPS)
-	require.Len(t, got, len(want))
-	require.Greater(t, len(want), 140, "h2spec has about 146 cases")
+	require.Greater(t, len(got), 140, "h2spec has about 146 cases")
 	for name, reason := range got {
-		if want[name] == "" {
-			assert.Empty(t, reason, name)
+		if slices.Contains(deviations, name) {
+			assert.Contains(t, reason, "Connection closed", name)
+			continue
 		}
+		assert.Empty(t, reason, name)
 	}
 }
 
@@ -47,7 +43,7 @@ func h2spec(t *testing.T, program, addr string) map[string]string {
 	require.NoError(t, err)
 	report := filepath.Join(t.TempDir(), "report.xml")
 	// It exits with 1 when a case fails; the report says which.
-	out, _ := command(t, 5*time.Minute, program, "-h", host, "-p", port, "-t", "-k", "-o", "3", "-j", report).CombinedOutput()
+	out, _ := command(t, 5*time.Minute, program, "--strict", "-h", host, "-p", port, "-t", "-k", "-o", "3", "-j", report).CombinedOutput()
 	text, err := os.ReadFile(report)
 	require.NoError(t, err, "%s", out)
 

@@ -1,8 +1,6 @@
 package e2e_test
 
 import (
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -14,23 +12,6 @@ import (
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
-
-// withExtendedConnect runs the test in a process whose net/http allows extended CONNECT (RFC 8441), which it reads from the
-// environment when it starts. It reports whether this is that process.
-func withExtendedConnect(t *testing.T) bool {
-	t.Helper()
-	const setting = "http2xconnect=1"
-	if strings.Contains(os.Getenv("GODEBUG"), setting) {
-		return true
-	}
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.count=1")
-	cmd.Env = append(os.Environ(), "GODEBUG="+setting)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return false
-}
 
 // connectTo opens a stream with a CONNECT; protocol "" makes it a plain one.
 func (p *h2) connectTo(protocol string) error {
@@ -46,9 +27,6 @@ func (p *h2) connectTo(protocol string) error {
 // CVE-2026-71324 and forwarding.md, Framing: CONNECT is refused, plain and extended, but for the protocols that may be upgraded to; and
 // what the upstream has not switched to is not a tunnel (CVE-2024-23326), which 2xx would say it is (RFC 8441, 5).
 func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
-	if !withExtendedConnect(t) {
-		return
-	}
 	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n"
 	for _, tt := range []struct{ about, protocol, answer, outcome string }{
 		{"switched", "websocket", switching, "200"},

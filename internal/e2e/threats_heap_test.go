@@ -170,34 +170,33 @@ func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
 	}
 }
 
-// CVE-2019-9512, -9513, -9515, -9518: a client that says what costs little, and takes no answer, is cut off or costs nothing.
+// CVE-2019-9512, -9513, -9515, -9518: a client that says what costs little, and takes no answer, is cut off.
 func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 	const frames = 200_000
 	for _, tt := range []struct {
-		about    string
-		answered bool // by a frame each
-		once     func(p *h2, i uint32) error
+		about string
+		once  func(p *h2, i uint32) error
 	}{
-		{"pings", true, func(p *h2, i uint32) error { return p.WritePing(false, [8]byte{byte(i)}) }},
-		{"settings", false, func(p *h2, i uint32) error {
+		{"pings", func(p *h2, i uint32) error { return p.WritePing(false, [8]byte{byte(i)}) }},
+		{"settings", func(p *h2, i uint32) error {
 			return p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: i})
 		}},
-		{"priorities", false, func(p *h2, i uint32) error {
+		{"priorities", func(p *h2, i uint32) error {
 			return p.WritePriority(2*i+1, http2.PriorityParam{StreamDep: 2*i + 3})
 		}},
-		{"empty data", false, func(p *h2, i uint32) error {
+		{"empty data", func(p *h2, i uint32) error {
 			if i == 0 {
 				return p.ask(1, false, ":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/")
 			}
 			return p.WriteData(1, false, nil)
 		}},
-		{"data for a stream that is closed", true, func(p *h2, i uint32) error {
+		{"data for a stream that is closed", func(p *h2, i uint32) error {
 			if i == 0 {
 				return p.ask(3, true, ordinary...) // closes 1
 			}
 			return p.WriteData(1, false, nil)
 		}},
-		{"window updates", false, func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
+		{"window updates", func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			k, g := newDammed(t, shape{secure: true})
@@ -206,7 +205,7 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 			var cut bool
 			grown := growth(func() { cut = p.drown(t, k, frames, tt.once) })
 			assert.Less(t, grown, int64(8<<20))
-			assert.Equal(t, tt.answered, cut, "the connection is cut") // net/http keeps 10,000 answers
+			assert.True(t, cut, "the connection is cut")
 			p.c.Close()
 
 			again := newH2(t, k)

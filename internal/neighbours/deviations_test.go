@@ -7,10 +7,12 @@ type deviation func(place) bool
 // deviates reports whether d holds at p.
 func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 
-// formFilesStay: the server removes the temporary files of a multipart form that it finds in its own Request. The Router, and the
-// Server for middleware around it over HTTP/2, hand on a copy of the Request that has a context of theirs, and the form stays in
-// the copy.
-func formFilesStay(p place) bool { return p.server == aRoute || p.protocol == h2 }
+// formFilesStay: the server removes the temporary files of a multipart form that it finds in its own Request. The Router hands on
+// a copy of the Request that has a context of its own, and the form stays in the copy.
+func formFilesStay(p place) bool { return p.server == aRoute }
+
+// nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients have given up, and ours has ReadFrom.
+func nobodyPushes(p place) bool { return p.protocol == h2 }
 
 // maxBytesKeepsConnections: http.MaxBytesReader tells the writer that a body is too large, so that the connection closes even if
 // the rest of the body would be short, by a method that is not exported: no writer but net/http's can have it. A body whose rest

@@ -273,6 +273,9 @@ func TestAWriterOffersWhatOthersLookFor(t *testing.T) {
 		if p.protocol == h2 {
 			want = "CloseNotifier Flusher FlushError Pusher StringWriter"
 		}
+		if p.deviates(nobodyPushes) {
+			want = "CloseNotifier Flusher FlushError ReaderFrom StringWriter"
+		}
 		if p.deviates(routesHaveTheirWriter) {
 			want = "Flusher Hijacker ReaderFrom"
 		}

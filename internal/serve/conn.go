@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -20,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A conn is a front connection. It is the net.Conn below TLS and below
-// net/http, so that closing it anywhere takes it out of the server's count.
+// A conn is a front connection. It is the net.Conn below TLS, and what handlers take
+// over, so that closing it anywhere takes it out of the server's count.
 type conn struct {
 	net.Conn
 	origin
@@ -32,7 +31,6 @@ type conn struct {
 	raw      syscall.RawConn // the same, if it holds all that is to be read; nil where it cannot be read without waiting
 	spliced  bool            // what splice can write to
 	opaque   bool            // a type that may say later that it is no more than its socket
-	shared   bool            // by the streams of HTTP/2; see Write
 	closed   atomic.Bool
 	discards atomic.Bool            // see discardOnClose
 	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
@@ -93,11 +91,8 @@ func (c *conn) serve() {
 	switch {
 	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
 		c.tls.Close()
-	case protocol == "h2" && ownHTTP2:
-		c.serve2(nil)
 	case protocol == "h2":
-		c.shared = true
-		c.give(c.stream())
+		c.serve2(nil)
 	default:
 		c.enterLane()
 		if c.tls == nil {
@@ -155,12 +150,6 @@ func (o *origin) scheme() string {
 		return "https"
 	}
 	return "http"
-}
-
-func (c *conn) give(nc net.Conn) {
-	if !c.s.full.give(nc) {
-		c.Close()
-	}
 }
 
 // readBy bounds the next reads: they fail after d, or up to a quarter later,
@@ -252,19 +241,9 @@ func (c *conn) sayGoodbye(page []byte) {
 	}
 }
 
-// smallWrite is what a write of several streams' answers seldom reaches.
-const smallWrite = 4 << 10
-
 // Write bounds how long a client may take nothing at all (slow read); a slow
 // one that takes something goes on.
-//
-// net/http writes to a connection of HTTP/2 whenever a stream has something to
-// say, and gathers what the others say meanwhile. On a busy machine those are
-// waiting to run; to let them go first makes one write of several small ones.
 func (c *conn) Write(p []byte) (total int, err error) {
-	if c.shared && len(p) < smallWrite {
-		runtime.Gosched()
-	}
 	for {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])

@@ -434,6 +434,16 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 	return x.decline(fail)
 }
 
+// handOver makes the handler lane carry on an exchange that has waited: its targets
+// have become such that only that lane can ask them. Nothing of the request is lost.
+func (x *fastExchange) handOver() step {
+	x.known = x.attempts.Handover()
+	x.upload.halt()
+	x.upload.src.giveBack(x.upload.body.Kept())
+	x.upload.release()
+	return other
+}
+
 // decline sends an answer of the proxy's own and says what becomes of the
 // connection: it closes when the request cannot be read to its end.
 func (x *fastExchange) decline(fail *exchange.Failure) step {

@@ -14,11 +14,9 @@
 //   - front1.go, source1.go: that of HTTP/1.x
 //   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: a connection of HTTP/2: frames, header blocks, what is sent, clocks and workers, what a client may cost
 //   - h2stream.go, h2source.go: that of HTTP/2, a stream
-//   - engine.go, engine_own.go: which of HTTP/2's servers serves
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
-//   - handover.go: connections of HTTP/2, which net/http serves, and exchanges that the handler lane carries on
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
-//   - sendfile.go, errorlog.go: the edges of the system and of net/http
+//   - sendfile.go: files to clients
 package serve
 
 import (
@@ -55,10 +53,9 @@ type Server struct {
 	Lane              *Lane   // nil serves everything by Handler
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
-	http       *http.Server    // of connections of HTTP/2; handlers see it for all
+	http       *http.Server    // as handlers see it; it serves nothing
 	base       context.Context // of requests
 	stamp      atomic.Pointer[stamp]
-	full       *handover
 	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
 	challenges challenges
 	draining   context.Context
@@ -86,8 +83,6 @@ var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were 
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	drain := s.start(ln)
 	defer drain()
-	fullDone := make(chan error, 1)
-	go s.serveFull(fullDone)
 	swept := make(chan struct{})
 	s.clock.Store(time.Now().UnixNano())
 	s.sweeper.Add(1)
@@ -101,8 +96,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if e := s.drain(); err == nil {
 		err = e
 	}
-	s.full.Close()
-	<-fullDone
 	close(swept)
 	s.sweeper.Wait()
 	if w, ok := ln.(settler); ok {
@@ -117,7 +110,6 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	s.draining = draining
 	s.conns = make(map[*conn]struct{})
 	s.gone = make(chan struct{})
-	s.full = newHandover(ln.Addr())
 	if s.TLS != nil {
 		s.TLS = s.TLS.Clone()
 		s.TLS.DynamicRecordSizingDisabled = true // a head and a body of up to 16 KiB are one record, one write
@@ -135,18 +127,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		ReadHeaderTimeout: s.ReadHeaderTimeout,
 		IdleTimeout:       s.IdleTimeout,
 		MaxHeaderBytes:    s.MaxHeaderBytes,
-		// OPTIONS * is the routes' to answer.
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     newErrorLog(s.Log),
-		BaseContext:                  func(net.Listener) context.Context { return base },
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 250,
-			MaxReadFrameSize:     16 << 10,
-			// conn bounds writes that make no progress, at less cost than
-			// WriteByteTimeout.
-			SendPingTimeout: s.IdleTimeout,
-			PingTimeout:     15 * time.Second,
-		},
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
 	s.base = context.WithValue(base, http.ServerContextKey, s.http)
 	s.Budget = s.Budget.join(s, ln.Addr())
@@ -171,8 +152,6 @@ func (s *Server) date() string {
 }
 
 func noRoute(string, string, *tls.ConnectionState) (Hit, bool) { return Hit{}, false }
-
-func (s *Server) serveFull(done chan<- error) { done <- s.http.Serve(s.full) }
 
 // accept serves connections until the listener is closed or broken.
 func (s *Server) accept(ctx context.Context, ln net.Listener) error {
@@ -266,13 +245,11 @@ func (s *Server) drain() error {
 		s.goneOnce()
 	}
 	s.mu.Unlock()
-	_ = s.http.Shutdown(ctx) // does not see hijacked connections; gone does
 	select {
 	case <-s.gone:
 		return nil
 	case <-ctx.Done():
 	}
-	s.http.Close()
 	s.mu.Lock()
 	left := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
