@@ -159,23 +159,43 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 	if left == 0 {
 		return "", nil
 	}
+	return x.copyLarge(f, up, left)
+}
+
+// copyLarge copies what is left of a body of known length.
+func (x *fastExchange) copyLarge(f *forward.Forwarder, up *pool.Conn, left int64) (exchange.Side, error) {
 	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
-	size := int64(x.front.piece())
+	size, room := int64(x.front.piece()), 0
+	inPlace, _ := x.front.(framer)
+	if inPlace != nil {
+		room = inPlace.room()
+	}
 	for left > 0 {
 		x.idle(f, up)
-		n, err := up.Read(page[:min(size, left)])
+		n, err := up.Read(page[room:][:min(size, left)])
 		if n == 0 {
 			return exchange.SideUpstream, early(err)
 		}
 		left -= int64(n)
 		x.rec.ResponseBytes += int64(n)
-		_, _ = x.front.data(page[:n])
-		if err := x.front.flush(); err != nil {
+		if inPlace != nil {
+			err = inPlace.framed(page[:], n)
+		} else if _, err = x.front.data(page[:n]); err == nil {
+			err = x.front.flush()
+		}
+		if err != nil {
 			return exchange.SideClient, err
 		}
 	}
 	return "", nil
+}
+
+// A framer is a front that frames a body in the page that it was read into: framed sends
+// n bytes behind the first room bytes of a page, which it overwrites.
+type framer interface {
+	room() int
+	framed(page []byte, n int) error
 }
 
 // A splicer is a front that can take a body straight from a target's connection.

@@ -277,7 +277,7 @@ func (st *stream) body() source { return &st.src }
 func (st *stream) patience(stall time.Duration) { st.stall.Store(int64(stall)) }
 
 // piece implements front.
-func (st *stream) piece() int { return tlsPiece }
+func (st *stream) piece() int { return 2 * grant }
 
 // closed implements front.
 func (st *stream) closed() bool { return st.gone.Load() }
@@ -339,6 +339,21 @@ func (st *stream) data(p []byte) (n int, err error) {
 		return len(p), st.fault
 	}
 	return c.send(st, p)
+}
+
+// room implements framer.
+func (st *stream) room() int { return h2.HeadSize }
+
+// framed implements framer.
+func (st *stream) framed(page []byte, n int) error {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.sendPage(st, page, n); err != nil {
+		return err
+	}
+	c.write(st)
+	return c.failed
 }
 
 // readFrom implements front.

@@ -33,6 +33,7 @@ const (
 	mostOut     = 64 << 10 // beyond that, heads and bodies wait
 	mostControl = 16 << 10
 	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body at a time: with its head the frame fills a record
+	mostRounds  = 4                                // of writes that a stream makes for all
 	fairPiece   = 1 << 10                          // of a body, which a client that leaves it small windows may ask for
 )
 
@@ -56,7 +57,8 @@ func (c *conn2) writeOut() {
 	defer c.workers.Done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pump()
+	for c.pump() {
+	}
 }
 
 // write writes what is to be sent, unless somebody does. st is the stream that wants
@@ -71,15 +73,22 @@ func (c *conn2) write(st *stream) {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	c.pump()
+	if c.pump() { // whoever has something to say next is not to write for the others all the time
+		c.workers.Add(1)
+		go c.writeOut()
+	}
 }
 
-// pump writes until nothing is left. mu is held, and writing is set.
-func (c *conn2) pump() {
-	for c.failed == nil {
+// pump writes until nothing is left, or for a while, and reports whether something is.
+// mu is held, and writing is set; it stays set if something is left.
+func (c *conn2) pump() (more bool) {
+	for rounds := 0; c.failed == nil; rounds++ {
 		c.fill()
 		if len(c.out) == 0 {
 			break
+		}
+		if rounds == mostRounds {
+			return true
 		}
 		b := c.out
 		c.out, c.spent, c.queued = c.spent[:0], nil, 0
@@ -96,6 +105,7 @@ func (c *conn2) pump() {
 	}
 	c.writing = false
 	c.room.Broadcast()
+	return false
 }
 
 // breakOff notes that nothing can be sent any more. mu is held.
@@ -126,24 +136,29 @@ func (c *conn2) fill() {
 // appendBody appends up to n bytes of what a stream has to send, as far as the windows
 // allow. mu is held.
 func (c *conn2) appendBody(st *stream, n int) {
-	n = h2.Take(n, &st.window, &c.window)
-	if n == 0 {
+	if n = min(n, int(st.window), int(c.window)); n <= 0 {
 		return
 	}
-	var flags h2.Flags
-	if st.left -= int64(n); st.left == 0 && st.sized {
-		flags = h2.FlagEndStream
-	}
-	c.out = h2.AppendHead(c.out, h2.Data, flags, st.id, n)
-	c.out = append(c.out, st.pend[:n]...)
+	p := st.pend[:n]
 	st.pend = st.pend[n:]
+	c.out = h2.AppendHead(c.out, h2.Data, st.spend(n), st.id, n)
+	c.out = append(c.out, p...)
+}
+
+// spend takes n bytes out of both windows, which have them, and returns the flags of
+// their frame. mu is held.
+func (st *stream) spend(n int) h2.Flags {
+	c := st.c
+	h2.Take(n, &st.window, &c.window)
 	st.moved = c.c.s.now()
 	if n >= fairPiece || len(st.pend) == 0 {
 		c.allow(2)
 	}
-	if flags != 0 {
+	if st.left -= int64(n); st.left == 0 && st.sized {
 		st.endAnswer()
+		return h2.FlagEndStream
 	}
+	return 0
 }
 
 // unblock lets a stream that has something to send take its turn. mu is held.
@@ -232,6 +247,36 @@ func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 		st.pend = nil
 		return n, err
 	}
+}
+
+// sendPage is send of page[HeadSize:HeadSize+n], which it writes without a copy where
+// nobody else has something to send: the head of each frame goes into the bytes before
+// it, which have been sent. mu is held, and released meanwhile.
+func (c *conn2) sendPage(st *stream, page []byte, n int) error {
+	for n > 0 {
+		k := min(n, grant)
+		if c.writing || c.ready != nil || c.failed != nil || st.fault != nil || int(c.window) < k || int(st.window) < k {
+			_, err := c.send(st, page[h2.HeadSize:h2.HeadSize+n])
+			return err
+		}
+		if len(c.out) > 0 {
+			c.write(st)
+			continue
+		}
+		h2.PutHead(page, h2.Data, st.spend(k), st.id, k)
+		c.writing = true
+		c.mu.Unlock()
+		_, err := c.c.stream().Write(page[:h2.HeadSize+k])
+		c.mu.Lock()
+		c.writing = false
+		c.room.Broadcast()
+		if err != nil {
+			c.breakOff(err)
+			return err
+		}
+		page, n = page[k:], n-k
+	}
+	return nil
 }
 
 // stalled reports whether the client has left no window to a stream that has something
