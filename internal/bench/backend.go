@@ -28,7 +28,7 @@ const smallBody = "a small body of exactly five and forty bytes."
 
 // files are the large bodies and their sizes.
 func files() map[string]int64 {
-	return map[string]int64{"100k": 100_000, "1m": 1 << 20, "100m": 100 << 20}
+	return map[string]int64{"16k": 16 << 10, "100k": 100_000, "1m": 1 << 20, "100m": 100 << 20}
 }
 
 // startBackend starts a backend on the given CPUs and returns its address.

@@ -28,7 +28,7 @@ func (l *load) tlsConfig() *tls.Config {
 	return &tls.Config{
 		ServerName:         hostName,
 		InsecureSkipVerify: true,
-		NextProtos:         []string{"http/1.1"},
+		NextProtos:         []string{l.proto.name()},
 		CurvePreferences:   []tls.CurveID{tls.X25519},
 	}
 }
@@ -108,6 +108,43 @@ func (c *client) exchange(request []byte) error {
 		return fmt.Errorf("after the last chunk: %q, %v", end, err)
 	}
 	return nil
+}
+
+// streamBytes is all that a client of HTTP/2 sends for one request for l.path: its
+// preface, its settings and a stream whose fields are spelled or in the static table.
+func (l *load) streamBytes() []byte {
+	block := []byte{0x82, 0x87} // GET, https
+	block = append(append(block, 1, byte(len(hostName))), hostName...)
+	block = append(append(block, 4, byte(len(l.path))), l.path...)
+	b := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+	return append(append(b, 0, 0, byte(len(block)), 1, 5, 0, 0, 0, 1), block...)
+}
+
+// exchange2 is exchange of what streamBytes returns, and acknowledges the server's settings.
+func (c *client) exchange2(request []byte) error {
+	if _, err := c.conn.Write(request); err != nil {
+		return err
+	}
+	for {
+		var head [9]byte
+		if _, err := io.ReadFull(c.r, head[:]); err != nil {
+			return err
+		}
+		kind, flags, stream := head[3], head[4], head[8]
+		if _, err := io.CopyN(io.Discard, c.r, int64(head[0])<<16|int64(head[1])<<8|int64(head[2])); err != nil {
+			return err
+		}
+		switch {
+		case kind == 4 && flags == 0:
+			if _, err := c.conn.Write([]byte{0, 0, 0, 4, 1, 0, 0, 0, 0}); err != nil {
+				return err
+			}
+		case stream == 1 && kind <= 1 && flags&1 != 0:
+			return nil
+		case stream == 1 && kind == 3, kind == 7:
+			return fmt.Errorf("frame of type %d", kind)
+		}
+	}
 }
 
 // readHead reads the head of a response; length is -1 for a chunked body.

@@ -223,7 +223,11 @@ func openIdle(ctx context.Context, l *load) (open []*client, err error) {
 			return open, err
 		}
 		open = append(open, c)
-		if err := c.exchange(request); err != nil {
+		ask := c.exchange
+		if l.proto == h2TLS {
+			request, ask = l.streamBytes(), c.exchange2
+		}
+		if err := ask(request); err != nil {
 			return open, err
 		}
 		c.r = nil // only the proxy's memory is of interest

@@ -70,5 +70,5 @@ func TestRowsAreSelectedInOrder(t *testing.T) {
 	for _, r := range rows {
 		names = append(names, r.name)
 	}
-	assert.Equal(t, []string{"h1-8", "idle", "idle-tls"}, names)
+	assert.Equal(t, []string{"h1-8", "idle", "idle-tls", "idle-h2"}, names)
 }

@@ -20,6 +20,14 @@ const (
 // secure reports whether the proxy serves p over TLS.
 func (p protocol) secure() bool { return p != h1Plain }
 
+// name is what p is called in a handshake.
+func (p protocol) name() string {
+	if p == h2TLS {
+		return "h2"
+	}
+	return "http/1.1"
+}
+
 // A kind is what a row measures, and how.
 type kind string
 
@@ -100,13 +108,21 @@ func allRows() []*row {
 		{name: "h1-1000-10ms", title: "h1 plain, 1,000 connections, backend takes 10 ms", kind: requests, proto: h1Plain, backend: goBackend, path: "/slow", conns: 1000},
 		{name: "h1tls-16", title: "h1 TLS, 45 B, 16 connections", kind: requests, proto: h1TLS, path: "/small", conns: 16, targets: fast(1.30, 1.00)},
 		{name: "h2tls-16x4", title: "h2 TLS, 45 B, 16 connections × 4 streams", kind: requests, proto: h2TLS, path: "/small", conns: 16, streams: 4,
-			targets: append(fast(3.0, 1.2), target{peer: fastLaneName, of: pooledName, must: 0.65})},
+			targets: append(fast(1.00, 0.75),
+				target{peer: handlerName, of: nginxName, must: 1.30, aim: 1.05},
+				target{peer: fastLaneName, of: pooledName, must: 0.65})},
+		{name: "h2tls-16x1", title: "h2 TLS, 45 B, 16 connections × 1 stream", kind: requests, proto: h2TLS, path: "/small", conns: 16, streams: 1, targets: fast(1.25, 1.00)},
+		{name: "h2tls-4x32", title: "h2 TLS, 45 B, 4 connections × 32 streams", kind: requests, proto: h2TLS, path: "/small", conns: 4, streams: 32, targets: fast(0.85, 0.60)},
+		{name: "h2tls-1x100", title: "h2 TLS, 45 B, 1 connection × 100 streams", kind: requests, proto: h2TLS, path: "/small", conns: 1, streams: 100, targets: fast(0.85, 0.60)},
+		{name: "h2tls-16k", title: "h2 TLS, 16 KiB body, 16 connections × 4 streams", kind: requests, proto: h2TLS, path: "/16k", size: 16 << 10, conns: 16, streams: 4, targets: fast(0.95, 0.75)},
+		{name: "h2tls-100x10-10ms", title: "h2 TLS, backend takes 10 ms, 100 × 10 streams", kind: requests, proto: h2TLS, backend: goBackend, path: "/slow", conns: 100, streams: 10, targets: fast(1.35, 1.00)},
+		{name: "h2tls-16x4-2cores", title: "h2 TLS, 45 B, 16 × 4, 2 cores, unpinned", kind: requests, proto: h2TLS, path: "/small", conns: 16, streams: 4, cores: 2, targets: fast(1.25, 0.80)},
 		{name: "h1-post-16k", title: "h1 plain, POST 16 KiB, 64 connections", kind: requests, proto: h1Plain, backend: goBackend, method: "POST", path: "/upload", upload: 16 << 10, conns: 64},
 		{name: "h1-chunked-16k", title: "h1 plain, chunked body of 16 KiB, 64 connections", kind: requests, proto: h1Plain, backend: goBackend, path: "/chunked", conns: 64},
 		{name: "h1-100k", title: "h1 plain, 100 KB body, 64 connections", kind: requests, proto: h1Plain, path: "/100k", size: 100_000, conns: 64},
 		{name: "h1-1m", title: "h1 plain, 1 MiB body, 16 connections", kind: requests, proto: h1Plain, path: "/1m", size: 1 << 20, conns: 16, targets: fast(0.65, 0.35)},
 		{name: "h1tls-1m", title: "h1 TLS, 1 MiB body, 16 connections", kind: requests, proto: h1TLS, path: "/1m", size: 1 << 20, conns: 16, targets: fast(1.0, 0.9)},
-		{name: "h2tls-1m", title: "h2 TLS, 1 MiB body, 16 connections", kind: requests, proto: h2TLS, path: "/1m", size: 1 << 20, conns: 16, streams: 1},
+		{name: "h2tls-1m", title: "h2 TLS, 1 MiB body, 16 connections", kind: requests, proto: h2TLS, path: "/1m", size: 1 << 20, conns: 16, streams: 1, targets: fast(0.60, 0.45)},
 		{name: "h1-100m", title: "h1 plain, 100 MiB body, 4 connections", kind: requests, proto: h1Plain, path: "/100m", size: 100 << 20, conns: 4},
 		{name: "websocket", title: "WebSocket echo, 32 B, 64 connections", kind: messages, proto: h1Plain, backend: goBackend, path: "/echo-websocket", conns: 64},
 		{name: "handshake-full", title: "TLS 1.3 handshake and one request, full", kind: handshakes, proto: h1TLS, path: "/small", conns: 8},
@@ -115,6 +131,7 @@ func allRows() []*row {
 		{name: "latency-slow", title: "the same, while 1 % of answers take 10 ms", kind: latency, proto: h1Plain, backend: goBackend, path: "/small", slow: "/slow", conns: 64, targets: fast(1.5, 1.0)},
 		{name: "idle", title: "idle keep-alive connection, plain", kind: idle, proto: h1Plain, path: "/small", conns: 4000, targets: []target{{peer: fastLaneName, must: 6, aim: 3.5}}},
 		{name: "idle-tls", title: "idle keep-alive connection, TLS", kind: idle, proto: h1TLS, path: "/small", conns: 2000, targets: []target{{peer: fastLaneName, must: 18, aim: 12}}},
+		{name: "idle-h2", title: "idle connection, h2 TLS", kind: idle, proto: h2TLS, path: "/small", conns: 2000, streams: 1, targets: []target{{peer: fastLaneName, must: 20, aim: 14}}},
 	}, featureRows()...)
 }
 
