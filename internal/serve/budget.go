@@ -41,6 +41,7 @@ type Budget struct {
 	closed  bool
 	servers []*Server
 	clients map[uint64]*Client // by limit.Key; those that have connections
+	calm    *limit.Limiter     // of what clients spend over HTTP/2; see expense
 	refused map[Cause]*tally
 }
 
@@ -254,6 +255,9 @@ func (b *Budget) join(s *Server, addr net.Addr) *Budget {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.servers = append(b.servers, s)
+	if b.calm == nil {
+		b.calm, _ = limit.New(limit.Config{Rate: clientPerSecond, Burst: clientTokens}) // valid
+	}
 	return b
 }
 

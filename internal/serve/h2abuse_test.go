@@ -173,3 +173,23 @@ func TestOrdinaryClientsPayNothing(t *testing.T) {
 		p.mu.Unlock()
 	}
 }
+
+// Who is cut off and comes back has not got all of it again.
+func TestWhatAClientMayCostIsBoundedOverItsConnections(t *testing.T) {
+	var served atomic.Int64
+	addr := startH2(t, func(_ http.ResponseWriter, q *http.Request) {
+		served.Add(1)
+		<-q.Context().Done()
+	})
+	start := time.Now()
+	for range 30 {
+		p := dialH2(t, addr)
+		p.pour(400, func(p *peer, i int) {
+			p.ask(uint32(2*i+1), false, of("GET", "/")...)
+			_ = p.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+		})
+		p.closed()
+	}
+	back := int64(time.Since(start).Seconds()+1) * 100
+	assert.LessOrEqual(t, served.Load(), 2000+back+30*20, "of 12,000")
+}

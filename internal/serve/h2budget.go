@@ -29,6 +29,13 @@ const (
 	maxHeads   = 1 << 20
 )
 
+// What all connections of a client address have together, unless it is trusted to hold
+// those of many clients.
+const (
+	clientTokens    = 10 * mostTokens
+	clientPerSecond = 10 * perSecond
+)
+
 // Causes of what is refused over HTTP/2. Read-only.
 var (
 	causeMalformed = Cause{"requests", "malformed"}
@@ -69,13 +76,19 @@ func (c *conn2) spend(n float64) error {
 	}
 	c.spent2 += n
 	switch {
-	case c.spent2 > mostTokens:
+	case c.spent2 > mostTokens, !c.affords():
 		return errCalm
 	case c.spent2 > mostTokens*3/4 && c.stage != drainLast:
 		c.calmed = true
 		c.goAwayWith(h2.EnhanceYourCalm, errCalm.Reason)
 	}
 	return nil
+}
+
+// affords takes a token from those of the client's address.
+func (c *conn2) affords() bool {
+	o := &c.c.origin
+	return o.trusted || !o.peer.Addr.IsValid() || c.c.s.Budget.calm.Allow(o.peer.Addr, time.Now()).OK
 }
 
 // account counts why the connection has ended, if that is the client's fault.
