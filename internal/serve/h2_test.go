@@ -343,3 +343,49 @@ func TestADrainLetsStreamsEndAndOthersBegin(t *testing.T) {
 	p.c.Close()
 	assert.NoError(t, <-done)
 }
+
+func TestAnExpectationIsAnsweredWhenTheBodyIsRead(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/read" {
+			_, _ = io.Copy(w, q.Body)
+		}
+	}))
+	p.ask(1, true, of("POST", "/read", "expect", "100-continue")...)
+	p.frame("100", func(s seen) bool { return s.status() == "100" })
+	require.NoError(t, p.WriteData(1, true, []byte("body")))
+	assert.Equal(t, "body", p.reply(1).body)
+	p.ask(3, true, of("POST", "/unread", "expect", "100-continue")...)
+	r := p.reply(3)
+	assert.Empty(t, r.interim)
+	assert.Equal(t, "200", r.status)
+}
+
+// RFC 9113, 6.8: a client that will open no more streams gets its answers, and then the end.
+func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
+	release := make(chan struct{})
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		io.WriteString(w, "whole")
+	}))
+	p.ask(1, false, of("GET", "/")...)
+	require.NoError(t, p.WriteGoAway(0, http2.ErrCodeNo, nil))
+	close(release)
+	assert.Equal(t, "whole", p.reply(1).body)
+	code, polite := p.closed()
+	assert.True(t, polite)
+	assert.Equal(t, http2.ErrCodeNo, code)
+}
+
+// The heads of all streams together have a bound, and a stream beyond it can be asked for again.
+func TestHeadsHaveABoundPerConnection(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	p := dialH2(t, startH2(t, func(http.ResponseWriter, *http.Request) { <-release }))
+	large := strings.Repeat("x", 15<<10)
+	for i := range 80 {
+		p.ask(uint32(2*i+1), false, of("GET", "/", "x-large", large)...)
+	}
+	refused := p.frame("refusal", func(s seen) bool { return s.kind == http2.FrameRSTStream })
+	assert.Equal(t, http2.ErrCodeRefusedStream, refused.code)
+	assert.InDelta(t, 2*(1<<20)/(15<<10), refused.stream, 10)
+}

@@ -277,7 +277,7 @@ func (st *stream) body() source { return &st.src }
 func (st *stream) patience(stall time.Duration) { st.stall.Store(int64(stall)) }
 
 // piece implements front.
-func (st *stream) piece() int { return 2 * grant }
+func (st *stream) piece() int { return 4 * grant }
 
 // closed implements front.
 func (st *stream) closed() bool { return st.gone.Load() }
