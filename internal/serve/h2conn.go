@@ -20,15 +20,16 @@ import (
 type conn2 struct {
 	c *conn
 
-	in     *[bufferSize]byte // nil while there is nothing to hold
-	r, w   int               // in[r:w] is unread
-	frames h2.Parser
-	block  h2.Block
-	coding h2.Decoder
-	spare  *h2.List // of header blocks that nobody wants; nil until there is one
-	ending bool     // the header block that comes ends its stream
-	heard  atomic.Int64
-	held   []*stream // that have not been started, since their bodies may come along
+	in      *[bufferSize]byte // nil while there is nothing to hold
+	r, w    int               // in[r:w] is unread
+	frames  h2.Parser
+	block   h2.Block
+	coding  h2.Decoder
+	spare   *h2.List // of header blocks that nobody wants; nil until there is one
+	ending  bool     // the header block that comes ends its stream
+	opening bool     // the preface has not come
+	heard   atomic.Int64
+	held    []*stream // that have not been started, since their bodies may come along
 
 	workers sync.WaitGroup
 
@@ -37,14 +38,16 @@ type conn2 struct {
 	running  int // streams that have a worker
 	answered int // of these, those whose answer has ended
 	latest   uint32
-	closed   *closedStreams // nil until a stream has ended
-	resting  []*worker      // that have no stream
-	quiet    time.Time      // since when no stream runs; zero if one does
-	owed     time.Time      // since when a preface or a header block is not complete; zero if none is
-	verdict  error          // why the reader is to end; nil if it is not
-	leaves   bool           // the client will open no more streams
-	over     bool           // the reader has ended
-	pinged   time.Time      // when a PING went out that has not been answered; zero if there is none
+	closed   closedStreams
+	resting  []*worker // that have no stream
+	quiet    time.Time // since when no stream runs; zero if one does
+	owed     time.Time // since when a preface or a header block is not complete; zero if none is
+	verdict  error     // why the reader is to end; nil if it is not
+	leaves   bool      // the client will open no more streams
+	rested   bool      // the connection has been made small since a stream ran
+	stale    bool      // the reader is to begin afresh
+	over     bool      // the reader has ended
+	pinged   time.Time // when a PING went out that has not been answered; zero if there is none
 
 	stage drainStage
 	since time.Time // when that began
@@ -91,7 +94,7 @@ func (c *conn) serve2(ahead []byte) {
 	c.enterLane()
 	c.remote()
 	c.ctx = c.context2()
-	h := &conn2{c: c, streams: make(map[uint32]*stream), inflow: h2.NewInflow(connWindow)}
+	h := &conn2{c: c, opening: true, streams: make(map[uint32]*stream), inflow: h2.NewInflow(connWindow)}
 	h.frames.MaxFrame, h.block.MaxSize = h2.DefaultMaxFrame, c.s.MaxHeaderBytes
 	h.peer = h2.DefaultSettings()
 	h.window = h2.InitialWindow
@@ -133,12 +136,25 @@ func (c *conn2) run() {
 		if p := recover(); p != nil {
 			c.c.panicked(p)
 		}
+		if err == errAfresh {
+			go c.run()
+			return
+		}
 		c.end(err)
 	}()
-	for err = c.preface(); err == nil; {
+	if c.opening {
+		err = c.preface()
+	} else {
+		err = c.next()
+	}
+	for err == nil {
 		err = c.next()
 	}
 }
+
+// errAfresh lets the reader of a quiet connection go on on a new goroutine, since the
+// frames before have left a stack behind that is larger than what waiting needs.
+var errAfresh = errors.New("the reader begins afresh")
 
 // preface reads what a client begins with, and its first SETTINGS.
 func (c *conn2) preface() error {
@@ -171,6 +187,7 @@ func (c *conn2) preface() error {
 		c.mu.Lock()
 		c.owed = time.Time{}
 		c.mu.Unlock()
+		c.opening = false
 		c.r += n
 		return c.frame(&c.frames.Frame)
 	}
@@ -210,8 +227,12 @@ func (c *conn2) more() error {
 		}
 		_ = c.c.Conn.SetReadDeadline(time.Time{})
 		c.mu.Lock()
-		verdict := c.verdict
+		verdict, stale := c.verdict, c.stale
+		c.stale = false
 		c.mu.Unlock()
+		if verdict == nil && stale && c.in == nil && !c.opening {
+			verdict = errAfresh
+		}
 		if verdict != nil {
 			return verdict
 		}

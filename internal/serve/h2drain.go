@@ -78,18 +78,26 @@ func (c *conn2) keepTime(now time.Time) {
 	case c.stage == drainAsked && now.Sub(c.since) > drainPatience:
 		c.goAway()
 	case c.running == 0:
-		if since := now.Sub(c.quiet); since > quietAfter {
-			c.dismiss()
-			if !c.writing {
-				c.out, c.spent = nil, nil
-			}
-			if idle > 0 && since > idle {
-				c.judge(errIdle2)
-			}
+		since := now.Sub(c.quiet)
+		if since > quietAfter && !c.rested {
+			c.rest()
+		}
+		if idle > 0 && since > idle {
+			c.judge(errIdle2)
 		}
 	case idle > 0:
 		c.probe(now, idle)
 	}
+}
+
+// rest makes a quiet connection small. mu is held.
+func (c *conn2) rest() {
+	c.rested, c.stale = true, true
+	c.dismiss()
+	if !c.writing {
+		c.out, c.spent = nil, nil
+	}
+	c.c.interrupt()
 }
 
 // probe looks for the end of a client that sends nothing. mu is held.

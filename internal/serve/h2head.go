@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
@@ -73,7 +74,7 @@ func (c *conn2) open(id uint32, block []byte) error {
 	c.allow(2)
 	st.open(c, id, c.ending)
 	c.running++
-	c.quiet = time.Time{}
+	c.quiet, c.rested = time.Time{}, false
 	c.streams[id] = st
 	if c.ending {
 		c.start(st)
@@ -181,23 +182,27 @@ func isGRPC(r *h1.Request) bool {
 	return false
 }
 
-// closedStreams are the streams that have ended last.
+// closedStreams are the streams that have ended last, as far as mostClosed goes.
 type closedStreams struct {
-	ids [256]uint32 // twice the identifier, plus 1 if we have not waited for the client's end
-	n   int
+	ids []uint32 // twice the identifier, plus 1 if we have not waited for the client's end
+	n   int      // that have ended
 }
+
+// mostClosed is more than the streams that can be open.
+const mostClosed = 256
 
 // forget notes that a stream has ended. early means that the client may not know yet.
 // mu is held.
 func (c *conn2) forget(id uint32, early bool) {
-	if c.closed == nil {
-		c.closed = new(closedStreams)
-	}
 	v := id << 1
 	if early {
 		v |= 1
 	}
-	c.closed.ids[c.closed.n%len(c.closed.ids)] = v
+	if s := &c.closed; len(s.ids) < mostClosed {
+		s.ids = append(s.ids, v)
+	} else {
+		s.ids[s.n%mostClosed] = v
+	}
 	c.closed.n++
 }
 
@@ -208,13 +213,5 @@ func (s *closedStreams) has(id uint32) bool { return s.forsaken(id) || s.find(id
 func (s *closedStreams) forsaken(id uint32) bool { return s.find(id<<1 | 1) }
 
 func (s *closedStreams) find(v uint32) bool {
-	if s == nil {
-		return false
-	}
-	for _, other := range s.ids[:min(s.n, len(s.ids))] {
-		if other == v {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.ids, v)
 }
