@@ -80,6 +80,15 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 			}
 			_ = p.WriteData(1, false, nil)
 		}},
+		{"heads for a stream that was reset", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
+			p.ask(1, true, of("POST", "/wait", "connection", "x")...)
+		}},
+		{"data for a stream that was reset", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
+			if i == 0 {
+				p.ask(1, true, of("POST", "/wait", "connection", "x")...)
+			}
+			_ = p.WriteData(1, false, []byte("x"))
+		}},
 		{"continuations", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
 			if i == 0 {
 				_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields(of("GET", "/")...)})

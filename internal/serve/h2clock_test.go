@@ -250,3 +250,22 @@ func TestADrainDoesNotWaitForAPing(t *testing.T) {
 		assert.True(t, polite)
 	})
 }
+
+func TestAConnectionThatEndsIsNotInAHurryWithItsLastAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 40<<10)) })
+		c := dial()
+		p := newPeer(t, c)
+		p.ask(1, false, of("GET", "/")...)
+		require.NoError(t, p.WriteGoAway(0, http2.ErrCodeNo, nil))
+		read, piece := 0, make([]byte, 1<<10)
+		for {
+			time.Sleep(500 * time.Millisecond)
+			n, err := c.Read(piece)
+			if read += n; err != nil {
+				break
+			}
+		}
+		assert.Greater(t, read, 40<<10, "all of it, in twenty seconds")
+	})
+}

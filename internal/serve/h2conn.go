@@ -376,14 +376,14 @@ func (c *conn2) data(f *h2.Frame) error {
 	switch {
 	case st == nil && (f.Stream > c.latest || f.Stream%2 == 0):
 		return errIdleFrame
-	case st == nil && c.closed.forsaken(f.Stream): // it was on its way
+	case st == nil && c.closed.forsaken(f.Stream), st != nil && st.broken && !st.gone.Load(): // it was on its way
 		c.credit(int64(f.Counted))
+		if f.Ends && f.Counted < fairPiece {
+			return c.charge()
+		}
 		return nil
-	case st == nil, st.gone.Load(), st.src.ended && !st.broken:
+	case st == nil, st.gone.Load(), st.src.ended:
 		return errClosed
-	case st.broken:
-		c.credit(int64(f.Counted))
-		return nil
 	}
 	if err := st.inflow.Receive(f.Counted); err != nil {
 		return err
@@ -421,10 +421,12 @@ func (c *conn2) end(err error) {
 	}
 	c.dismiss()
 	c.room.Broadcast()
-	if polite {
+	if fault != nil {
 		_ = c.c.SetWriteDeadline(time.Now().Add(alertTime))
 		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.Conn.Close() }) // of a type that knows no deadlines
 		defer cut.Stop()
+	}
+	if polite { // without a fault, the end of the last answer has all the time it needs
 		c.write(nil)
 		for c.writing {
 			c.room.Wait()

@@ -64,9 +64,14 @@ func (c *conn2) inspect(now time.Time) {
 	for _, st := range c.streams {
 		st.inspect(now)
 	}
-	if !c.over {
-		c.keepTime(now)
+	if c.over {
+		return
 	}
+	if c.writes == c.swept && !c.writing && len(c.out) == 0 {
+		c.out, c.spent = nil, nil // streams may wait for long
+	}
+	c.swept = c.writes
+	c.keepTime(now)
 }
 
 // keepTime ends what takes too long. mu is held.
@@ -94,9 +99,6 @@ func (c *conn2) keepTime(now time.Time) {
 func (c *conn2) rest() {
 	c.rested, c.stale = true, true
 	c.dismiss()
-	if !c.writing {
-		c.out, c.spent = nil, nil
-	}
 	c.c.interrupt()
 }
 

@@ -61,6 +61,7 @@ func (c *conn2) open(id uint32, block []byte) error {
 	switch err := st.list.Request(&st.x.req).(type) {
 	case nil:
 	case *h2.Fault:
+		st.list.Trim()
 		streams.Put(st)
 		return c.malformed(id, err)
 	case *h1.Refusal:
@@ -106,7 +107,7 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	case id <= c.latest:
 		switch {
 		case c.closed.forsaken(id):
-			return false, nil
+			return false, c.charge()
 		case c.closed.has(id):
 			return false, errClosed
 		}
@@ -158,7 +159,7 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 	st := c.streams[id]
 	switch {
 	case st == nil, st.broken:
-		return nil
+		return c.charge()
 	case st.src.ended:
 		return errClosed
 	case err != nil:

@@ -39,7 +39,6 @@ type source2 struct {
 	late    bool // that, or the client's time, has come
 	waiting bool // somebody reads
 	since   time.Time
-	wake    chan struct{} // has room for one
 }
 
 // A bodyPage holds some of a body.

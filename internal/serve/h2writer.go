@@ -19,6 +19,8 @@ type writer2 struct {
 	out     []byte // to be written next
 	spent   []byte // the memory of what was written last
 	writing bool
+	writes  int   // that have been made
+	swept   int   // of these, those that the sweeper has seen
 	failed  error // of the first write that failed
 	queued  int   // bytes of control frames in out
 	room    sync.Cond
@@ -92,6 +94,7 @@ func (c *conn2) pump() (more bool) {
 		}
 		b := c.out
 		c.out, c.spent, c.queued = c.spent[:0], nil, 0
+		c.writes++
 		c.room.Broadcast()
 		c.mu.Unlock()
 		_, err := c.c.stream().Write(b)
