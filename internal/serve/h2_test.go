@@ -3,6 +3,7 @@ package serve_test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -388,4 +389,36 @@ func TestHeadsHaveABoundPerConnection(t *testing.T) {
 	refused := p.frame("refusal", func(s seen) bool { return s.kind == http2.FrameRSTStream })
 	assert.Equal(t, http2.ErrCodeRefusedStream, refused.code)
 	assert.InDelta(t, 2*(1<<20)/(15<<10), refused.stream, 10)
+}
+
+// bytewise is a connection that sends each byte by itself.
+type bytewise struct{ net.Conn }
+
+func (b bytewise) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := b.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+func TestFramesMayComeInPieces(t *testing.T) {
+	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		body, err := io.ReadAll(q.Body)
+		fmt.Fprint(w, string(body), " ", err, " ", q.Trailer.Get("X-T"), " ", q.Header.Get("X-A"))
+	})
+	c, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	p := newPeer(t, bytewise{c}, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}, http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 15})
+	p.listen()
+	block := p.fields(of("POST", "/", "x-a", "b")...)
+	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block[:5], PadLength: 3, Priority: http2.PriorityParam{Weight: 1}}))
+	require.NoError(t, p.WriteContinuation(1, false, block[5:9]))
+	require.NoError(t, p.WriteContinuation(1, true, block[9:]))
+	require.NoError(t, p.WriteDataPadded(1, false, []byte("bo"), make([]byte, 200)))
+	require.NoError(t, p.WritePing(false, [8]byte{1}))
+	require.NoError(t, p.WriteData(1, false, []byte("dy")))
+	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-t", "t"), EndStream: true, EndHeaders: true}))
+	assert.Equal(t, "body <nil> t b", p.reply(1).body)
 }

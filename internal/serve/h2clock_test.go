@@ -1,7 +1,9 @@
 package serve_test
 
 import (
+	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
@@ -267,5 +270,70 @@ func TestAConnectionThatEndsIsNotInAHurryWithItsLastAnswer(t *testing.T) {
 			}
 		}
 		assert.Greater(t, read, 40<<10, "all of it, in twenty seconds")
+	})
+}
+
+// records notes the lengths of the TLS records that are read.
+type records struct {
+	net.Conn
+	mu      sync.Mutex
+	lengths []int
+	left    int // of the record that is being read
+	head    []byte
+}
+
+func (r *records) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for b := p[:n]; len(b) > 0; {
+		if r.left > 0 {
+			k := min(r.left, len(b))
+			r.left -= k
+			b = b[k:]
+			continue
+		}
+		r.head = append(r.head, b[0])
+		if b = b[1:]; len(r.head) == 5 {
+			r.left = int(r.head[3])<<8 | int(r.head[4])
+			r.lengths = append(r.lengths, r.left)
+			r.head = r.head[:0]
+		}
+	}
+	return n, err
+}
+
+// What a record holds can be used when all of it has come, and behind a pause the network takes little at first.
+func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config, roots := proxytest.TLS(t, "a.test")
+		config.NextProtos = []string{"h2"}
+		dial, _ := dialBubble(t, func(s *serve.Server) { s.TLS = config }, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "30000")
+			_, _ = w.Write(make([]byte, 30000))
+		})
+		r := &records{Conn: dial()}
+		p := newPeer(t, tls.Client(r, &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"h2"}}))
+		p.listen()
+		require.NoError(t, p.WriteWindowUpdate(0, 1<<20))
+		lengths := func(stream uint32) []int {
+			synctest.Wait()
+			r.mu.Lock()
+			before := len(r.lengths)
+			r.mu.Unlock()
+			p.ask(stream, false, of("GET", "/")...)
+			assert.Len(t, p.reply(stream).body, 30000)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.lengths[before:]
+		}
+		const more = 22 // of a record of TLS 1.3 than of what it holds
+		lengths(1)
+		first := lengths(3)
+		assert.Equal(t, 16<<10, max(first[0], first[1])-17, "the connection is in use")
+		time.Sleep(2 * time.Second)
+		paused := lengths(5)
+		assert.LessOrEqual(t, max(paused[0], paused[1]), 4<<10+more)
+		assert.Greater(t, paused[2], 8<<10)
 	})
 }

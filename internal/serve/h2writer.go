@@ -21,6 +21,7 @@ type writer2 struct {
 	writing bool
 	writes  int   // that have been made
 	swept   int   // of these, those that the sweeper has seen
+	emitted int64 // when the last was made; who writes guards it
 	failed  error // of the first write that failed
 	queued  int   // bytes of control frames in out
 	room    sync.Cond
@@ -35,6 +36,8 @@ const (
 	mostOut     = 64 << 10 // beyond that, heads and bodies wait
 	mostControl = 16 << 10
 	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body at a time: with its head the frame fills a record
+	firstRecord = 4 << 10                          // of records behind a pause of slowStart
+	slowStart   = time.Second                      // the least after which a sender may begin anew (RFC 5681, 4.1)
 	mostRounds  = 4                                // of writes that a stream makes for all
 	fairPiece   = 1 << 10                          // of a body, which a client that leaves it small windows may ask for
 )
@@ -97,7 +100,7 @@ func (c *conn2) pump() (more bool) {
 		c.writes++
 		c.room.Broadcast()
 		c.mu.Unlock()
-		_, err := c.c.stream().Write(b)
+		err := c.emit(b)
 		c.mu.Lock()
 		if c.spent = b[:0]; cap(b) > 2*mostOut {
 			c.spent = nil
@@ -109,6 +112,25 @@ func (c *conn2) pump() (more bool) {
 	c.writing = false
 	c.room.Broadcast()
 	return false
+}
+
+// emit writes b. After a pause the first records are small: a client can use none before
+// it is whole, and the network takes little at first.
+func (c *conn2) emit(b []byte) error {
+	now := c.c.s.clock.Load()
+	paused := now-c.emitted > int64(slowStart)
+	c.emitted = now
+	for range 2 {
+		if !paused || c.c.tls == nil || len(b) <= firstRecord {
+			break
+		}
+		if _, err := c.c.tls.Write(b[:firstRecord]); err != nil {
+			return err
+		}
+		b = b[firstRecord:]
+	}
+	_, err := c.c.stream().Write(b)
+	return err
 }
 
 // breakOff notes that nothing can be sent any more. mu is held.
@@ -269,7 +291,7 @@ func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 		h2.PutHead(page, h2.Data, st.spend(k), st.id, k)
 		c.writing = true
 		c.mu.Unlock()
-		_, err := c.c.stream().Write(page[:h2.HeadSize+k])
+		err := c.emit(page[:h2.HeadSize+k])
 		c.mu.Lock()
 		c.writing = false
 		c.room.Broadcast()
