@@ -317,7 +317,12 @@ func (l *Budgets) Describe() []status.Server {
 func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 	x.lost = true
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
-	x.from.s.Budget.refuse(Cause{"requests", strconv.Itoa(status)}, 0, netip.Addr{})
+	x.account(Cause{"requests", strconv.Itoa(status)}, status, err, req)
+}
+
+// account counts a head that no lane forwards, and reports its record.
+func (x *fastExchange) account(cause Cause, status int, err error, req *h1.Request) {
+	x.from.s.Budget.refuse(cause, 0, netip.Addr{})
 	if !x.from.s.Lane.Always {
 		return
 	}

@@ -58,13 +58,10 @@ func (c *conn2) open(id uint32, block []byte) error {
 		return err
 	}
 	st.odd, st.talk, st.refusal = false, false, nil
-	switch err := st.list.Request(&st.x.req).(type) {
+	err = st.list.Request(&st.x.req)
+	switch err.(type) {
 	case nil:
-	case *h2.Fault:
-		st.list.Trim()
-		streams.Put(st)
-		return c.malformed(id, err)
-	case *h1.Refusal:
+	case *h2.Fault, *h1.Refusal:
 		st.refusal = err
 	default:
 		st.odd = true
@@ -81,6 +78,9 @@ func (c *conn2) open(id uint32, block []byte) error {
 		c.start(st)
 	} else {
 		c.held = append(c.held, st)
+	}
+	if _, st.broken = err.(*h2.Fault); st.broken {
+		return c.spend(1)
 	}
 	return nil
 }
@@ -122,16 +122,6 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	c.forget(id, true)
 	c.control(h2.AppendRSTStream(c.out, id, h2.RefusedStream))
 	return false, c.spend(1)
-}
-
-// malformed resets a stream whose request cannot be answered.
-func (c *conn2) malformed(id uint32, fault *h2.Fault) error {
-	c.c.s.Budget.refuse(causeMalformed, 0, c.c.peer.Addr)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.forget(id, true)
-	c.control(h2.AppendRSTStream(c.out, id, fault.Code))
-	return c.spend(1)
 }
 
 // ignore decodes a header block that nobody wants: the ones behind it need that.

@@ -1,6 +1,8 @@
 package serve_test
 
 import (
+	"crypto/tls"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
@@ -272,4 +275,20 @@ func TestH2CIsForThoseWhoKnow(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, http2.FrameSettings, f.Header().Type)
 	})
+}
+
+func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
+	records := make(chan exchange.Record, 1)
+	p := dialH2(t, startH2(t, nil, func(s *serve.Server) {
+		s.Lane = &serve.Lane{Always: true, End: func(r *exchange.Record) { records <- *r },
+			Route: func(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }}
+	}))
+	for i, fields := range [][]string{of("GET", "/p", "connection", "x"), of("GET", "/p", "content-length", "x")} { // one is reset, one answered
+		p.ask(uint32(2*i+1), false, fields...)
+		r := <-records
+		var fail *exchange.Failure
+		require.ErrorAs(t, r.Err, &fail)
+		assert.Equal(t, "HTTP/2.0 GET /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Path, " ", r.Status, " ", fail.Side))
+		p.reply(uint32(2*i + 1))
+	}
 }

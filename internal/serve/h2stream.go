@@ -84,7 +84,10 @@ func (st *stream) serve() {
 	defer st.contain()
 	x := st.x
 	x.hop.ID = header.RequestID{}
+	_, malformed := st.refusal.(*h2.Fault)
 	switch {
+	case malformed: // it ends by a reset
+		x.account(causeMalformed, http.StatusBadRequest, st.refusal, &x.req)
 	case st.refusal != nil:
 		st.refuse(st.refusal)
 	case !x.named():
