@@ -280,6 +280,9 @@ func (s *source2) expected() bool { return s.asks }
 
 // hurry implements source.
 func (s *source2) hurry(stall time.Duration) {
+	if s.none {
+		return
+	}
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	s.hurried = stall
@@ -287,6 +290,9 @@ func (s *source2) hurry(stall time.Duration) {
 
 // answer implements source.
 func (s *source2) answer() {
+	if s.none {
+		return
+	}
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	s.replied = true
@@ -294,6 +300,9 @@ func (s *source2) answer() {
 
 // interrupt implements source.
 func (s *source2) interrupt() {
+	if s.none {
+		return
+	}
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	s.stop = true
@@ -302,6 +311,9 @@ func (s *source2) interrupt() {
 
 // stopped implements source.
 func (s *source2) stopped() bool {
+	if s.none {
+		return false
+	}
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	return s.stop
@@ -316,6 +328,9 @@ func (s *source2) bounded() bool {
 
 // resume implements source.
 func (s *source2) resume() {
+	if s.none {
+		return
+	}
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	s.stop, s.bound, s.late, s.until = false, false, false, time.Time{}
