@@ -252,7 +252,7 @@ func (a *adapter) writeHead(first []byte) error {
 	a.sent = true
 	h, g := &a.out, &a.given
 	coded := g.coding != ""
-	if a.done && !g.trails && !coded && !g.unsized && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
+	if a.done && (!g.trails || a.f.major() == 2) && !coded && !g.unsized && hasBody(h.status) && h.length < 0 && (!a.headOnly || len(first) > 0) {
 		h.length = int64(len(first))
 		a.written = h.length
 	}
