@@ -256,7 +256,7 @@ func (c *conn2) receive() (n int, err error) {
 		c.in[0] = c.c.first[0]
 		c.w = 1
 		if c.c.tls == nil {
-			n, err = c.c.Conn.Read(c.in[1:])
+			n, err = c.c.stream().Read(c.in[1:])
 			c.w += max(n, 0)
 			return c.w, nil
 		}

@@ -321,6 +321,9 @@ func (s *source2) stopped() bool {
 
 // bounded implements source.
 func (s *source2) bounded() bool {
+	if s.none {
+		return false
+	}
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	return s.bound
