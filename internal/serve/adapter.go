@@ -41,6 +41,8 @@ import (
 //   - a client that has closed its side has a second to get its answer before the
 //     request's context ends
 //   - http.MaxBytesReader does not close the connection by itself
+//   - over HTTP/2, a request's trailers need no announcement, nobody pushes, and a body
+//     that stalls before its answer begins fails after exchange.BodyStall, but for gRPC
 type adapter struct {
 	c      *conn
 	f      front

@@ -13,7 +13,7 @@ import (
 // of requests and of frames that were sent. Each further one costs a token, and so does
 // each stream that is reset, on either side. Tokens come back with time and with answers.
 type expense struct {
-	spent2  float64 // tokens
+	paid    float64 // tokens
 	counted time.Time
 	free    int  // frames that cost nothing
 	heads   int  // bytes of the heads of streams
@@ -71,14 +71,14 @@ func (c *conn2) charge() error {
 func (c *conn2) spend(n float64) error {
 	now := c.c.s.now()
 	if past := now.Sub(c.counted); past > 0 {
-		c.spent2 = max(0, c.spent2-perSecond*past.Seconds())
+		c.paid = max(0, c.paid-perSecond*past.Seconds())
 		c.counted = now
 	}
-	c.spent2 += n
+	c.paid += n
 	switch {
-	case c.spent2 > mostTokens, !c.affords():
+	case c.paid > mostTokens, !c.affords():
 		return errCalm
-	case c.spent2 > mostTokens*3/4 && c.stage != drainLast:
+	case c.paid > mostTokens*3/4 && c.stage != drainLast:
 		c.calmed = true
 		c.goAwayWith(h2.EnhanceYourCalm, errCalm.Reason)
 	}
@@ -102,4 +102,4 @@ func (c *conn2) account(fault *h2.Fault) {
 }
 
 // earn gives tokens back for an answer that has ended. mu is held.
-func (c *conn2) earn() { c.spent2 = max(0, c.spent2-perAnswer) }
+func (c *conn2) earn() { c.paid = max(0, c.paid-perAnswer) }

@@ -26,7 +26,6 @@ type stream struct {
 	talk     bool  // it may be a conversation, for which the handler lane is too
 	refusal  error // why the request is refused; nil if it is not
 	headOnly bool
-	handling *response
 
 	c        *conn2
 	id       uint32
@@ -35,13 +34,14 @@ type stream struct {
 	stall    atomic.Int64 // how long the client may take nothing; 0 means writeStall
 
 	// The connection's mu guards what follows.
-	window h2.Window
-	inflow h2.Inflow
-	ended  bool  // our side has ended, by END_STREAM or RST_STREAM
-	reset  bool  // by the latter, on either side
-	broken bool  // what the client sends is malformed
-	whole  bool  // the answer has ended as it should
-	fault  error // of all further writes; nil if there is none
+	window   h2.Window
+	inflow   h2.Inflow
+	ended    bool      // our side has ended, by END_STREAM or RST_STREAM
+	reset    bool      // by the latter, on either side
+	broken   bool      // what the client sends is malformed
+	whole    bool      // the answer has ended as it should
+	fault    error     // of all further writes; nil if there is none
+	handling *response // the handler's, for as long as it runs
 
 	pend          []byte // of the body, waits for room or for a window
 	sized         bool   // left is known, and ends the body
