@@ -18,20 +18,16 @@ import (
 // upgrade answers a 101: it switches both connections and carries bytes until
 // both sides are done. A 101 that nobody asked for is the target's fault.
 func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
-	upstream, ok := res.Body.(io.ReadWriteCloser)
-	asked, granted := a.f.UpgradeProtocol(a.q), header.UpgradeProtocol(res.Header)
-	switch {
-	case asked == "":
+	upstream, _ := res.Body.(io.ReadWriteCloser)
+	asked := a.f.UpgradeProtocol(a.q)
+	if asked == "" {
 		res.Body.Close()
 		return a.classify(&exchange.AttemptError{Op: "read", Wrote: true, Err: exchange.ErrUnasked})
-	case !ok || granted != asked:
+	}
+	if err := a.grants(res, asked); err != nil {
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
-			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade to %q requested, but the target switched to %q", asked, granted)}
-	case asked == "websocket" && !a.accepts(res.Header):
-		res.Body.Close()
-		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
-			Reason: "http_upgrade_failed", Err: errAccept}
+			Reason: "http_upgrade_failed", Err: err}
 	}
 	defer upstream.Close()
 	if fail := a.modify(res); fail != nil {
@@ -67,6 +63,20 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 		Idle: a.f.IdleTimeout, WebSocket: asked == "websocket"}
 	end := t.Run(ctx)
 	a.x.RequestBytes, a.x.ResponseBytes = end.FromClient, end.FromUpstream
+	return nil
+}
+
+// grants returns why a 101 does not switch to the protocol that was asked for, nil if it
+// does.
+func (a *roundTrip) grants(res *http.Response, asked string) error {
+	_, ok := res.Body.(io.ReadWriteCloser)
+	granted := header.UpgradeProtocol(res.Header)
+	switch {
+	case !ok || granted != asked:
+		return fmt.Errorf("upgrade to %q requested, but the target switched to %q", asked, granted)
+	case asked == "websocket" && !a.accepts(res.Header):
+		return errAccept
+	}
 	return nil
 }
 

@@ -86,32 +86,7 @@ func (p *peer) move(what, arg byte, latest *uint32, open map[uint32]bool, any fu
 	id, ok := any(arg)
 	switch what %= 12; {
 	case what <= 3:
-		*latest += 2
-		if *latest%2 == 0 {
-			*latest--
-		}
-		path := []string{"/", "/sized", "/204", "/hints", "/flush", "/trailers", "/?a=b", "/%2F"}[arg%8]
-		more := what >= 2
-		method := "POST"
-		if !more {
-			method = []string{"GET", "HEAD", "DELETE"}[arg/8%3]
-		}
-		fields := of(method, path, "cookie", "a=1", "cookie", "b=2", "x-a", strings.Repeat("x", int(arg)))
-		if more { // net/http loses those that are not announced
-			fields = append(fields, "trailer", "x-sum")
-		}
-		block := p.fields(fields...)
-		cut := len(block)
-		if what%2 == 1 { // in two frames
-			cut = int(arg) % len(block)
-		}
-		_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: *latest, BlockFragment: block[:cut], EndStream: !more, EndHeaders: cut == len(block), PadLength: arg % 3})
-		if cut < len(block) {
-			_ = p.WriteContinuation(*latest, true, block[cut:])
-		}
-		if more {
-			open[*latest] = true
-		}
+		p.openOne(what, arg, latest, open)
 	case what == 4 && ok, what == 5 && ok, what == 6 && ok:
 		if *sent += 10 * int(arg); *sent > 30_000 {
 			return
@@ -131,6 +106,36 @@ func (p *peer) move(what, arg byte, latest *uint32, open map[uint32]bool, any fu
 		_ = p.WriteWindowUpdate(id, 1+uint32(arg))
 	case what == 11:
 		_ = p.WritePriority(*latest+2, http2.PriorityParam{Weight: arg})
+	}
+}
+
+// openOne opens the next stream.
+func (p *peer) openOne(what, arg byte, latest *uint32, open map[uint32]bool) {
+	*latest += 2
+	if *latest%2 == 0 {
+		*latest--
+	}
+	path := []string{"/", "/sized", "/204", "/hints", "/flush", "/trailers", "/?a=b", "/%2F"}[arg%8]
+	more := what >= 2
+	method := "POST"
+	if !more {
+		method = []string{"GET", "HEAD", "DELETE"}[arg/8%3]
+	}
+	fields := of(method, path, "cookie", "a=1", "cookie", "b=2", "x-a", strings.Repeat("x", int(arg)))
+	if more { // net/http loses those that are not announced
+		fields = append(fields, "trailer", "x-sum")
+	}
+	block := p.fields(fields...)
+	cut := len(block)
+	if what%2 == 1 { // in two frames
+		cut = int(arg) % len(block)
+	}
+	_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: *latest, BlockFragment: block[:cut], EndStream: !more, EndHeaders: cut == len(block), PadLength: arg % 3})
+	if cut < len(block) {
+		_ = p.WriteContinuation(*latest, true, block[cut:])
+	}
+	if more {
+		open[*latest] = true
 	}
 }
 
