@@ -15,9 +15,10 @@ import (
 type expense struct {
 	paid    float64 // tokens
 	counted time.Time
-	free    int  // frames that cost nothing
-	heads   int  // bytes of the heads of streams
-	calmed  bool // the client has been told to go because of what it has spent
+	free    int   // frames that cost nothing
+	opens   int64 // bytes of DATA that the client may open windows for again, at no cost
+	heads   int   // bytes of the heads of streams
+	calmed  bool  // the client has been told to go because of what it has spent
 }
 
 // What a client has.
@@ -64,6 +65,16 @@ func (c *conn2) charge() error {
 		return nil
 	}
 	return c.spend(1)
+}
+
+// widened counts a WINDOW_UPDATE. Those for what was sent cost nothing, of which there are
+// two: clients read in pieces, also when the answer has ended. mu is held.
+func (c *conn2) widened(by uint32) error {
+	if by >= fairPiece && int64(by) <= c.opens {
+		c.opens -= int64(by)
+		return nil
+	}
+	return c.charge()
 }
 
 // spend takes tokens. At three quarters of them the client is told to go, and when they

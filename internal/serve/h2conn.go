@@ -37,7 +37,8 @@ type conn2 struct {
 	streams  map[uint32]*stream
 	running  int // streams that have a worker
 	answered int // of these, those whose answer has ended
-	latest   uint32
+	latest   uint32 // the last stream that was taken in
+	opened   uint32 // the last one that the client has opened; it may be too late for that
 	closed   closedStreams
 	resting  []*worker // that have no stream
 	quiet    time.Time // since when no stream runs; zero if one does
@@ -227,16 +228,25 @@ func (c *conn2) more() error {
 		}
 		_ = c.c.Conn.SetReadDeadline(time.Time{})
 		c.mu.Lock()
-		verdict, stale := c.verdict, c.stale
+		err, stale := c.final(), c.stale
 		c.stale = false
 		c.mu.Unlock()
-		if verdict == nil && stale && c.in == nil && !c.opening {
-			verdict = errAfresh
+		if err == nil && stale && c.in == nil && !c.opening {
+			err = errAfresh
 		}
-		if verdict != nil {
-			return verdict
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// final is the verdict. One for want of streams does not hold if the client has opened
+// one in the same moment. mu is held.
+func (c *conn2) final() error {
+	if c.running > 0 && (c.verdict == errIdle2 || c.verdict == errServed2) {
+		c.verdict = nil
+	}
+	return c.verdict
 }
 
 func (c *conn2) receive() (n int, err error) {
@@ -346,10 +356,10 @@ func (c *conn2) update(f *h2.Frame) error {
 		}
 		c.unblock(st)
 		c.kick()
-	case f.Stream > c.latest || f.Stream%2 == 0:
+	case !c.known(f.Stream):
 		return errIdleFrame
 	}
-	return c.charge()
+	return c.widened(f.Increment)
 }
 
 // resetBy takes a RST_STREAM. mu is held.
@@ -359,11 +369,14 @@ func (c *conn2) resetBy(f *h2.Frame) error {
 	case st != nil && !st.gone.Load():
 		st.depart(exchange.ErrClientGone)
 		return c.spend(1)
-	case st == nil && (f.Stream > c.latest || f.Stream%2 == 0):
+	case st == nil && !c.known(f.Stream):
 		return errIdleFrame
 	}
 	return c.charge()
 }
+
+// known reports whether the client has opened the stream. mu is held.
+func (c *conn2) known(id uint32) bool { return id%2 == 1 && id <= c.opened }
 
 // data takes a piece of a body.
 func (c *conn2) data(f *h2.Frame) error {
@@ -374,7 +387,7 @@ func (c *conn2) data(f *h2.Frame) error {
 	}
 	st := c.streams[f.Stream]
 	switch {
-	case st == nil && (f.Stream > c.latest || f.Stream%2 == 0):
+	case st == nil && !c.known(f.Stream):
 		return errIdleFrame
 	case st == nil && c.closed.forsaken(f.Stream), st != nil && st.broken && !st.gone.Load(): // it was on its way
 		c.credit(int64(f.Counted))
@@ -382,6 +395,9 @@ func (c *conn2) data(f *h2.Frame) error {
 			return c.charge()
 		}
 		return nil
+	case st == nil && c.closed.lost(f.Stream):
+		c.credit(int64(f.Counted))
+		return c.charge()
 	case st == nil, st.gone.Load(), st.src.ended:
 		return errClosed
 	}

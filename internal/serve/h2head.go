@@ -104,15 +104,20 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	switch {
 	case id%2 == 0:
 		return false, errStreamID
-	case id <= c.latest:
+	case id <= c.opened:
 		switch {
 		case c.closed.forsaken(id):
 			return false, c.charge()
 		case c.closed.has(id):
 			return false, errClosed
+		case c.closed.lost(id):
+			return false, c.charge()
 		}
 		return false, errStreamID
-	case c.stage == drainLast: // it may not know yet
+	}
+	c.opened = id
+	if c.stage == drainLast { // it may not know yet
+		c.forget(id, true)
 		return false, c.charge()
 	}
 	c.latest = id
@@ -202,6 +207,12 @@ func (s *closedStreams) has(id uint32) bool { return s.forsaken(id) || s.find(id
 
 // forsaken reports whether we have ended the stream before the client did.
 func (s *closedStreams) forsaken(id uint32) bool { return s.find(id<<1 | 1) }
+
+// lost reports whether the stream may have ended before those among them: nobody knows
+// any more what the client may send on it.
+func (s *closedStreams) lost(id uint32) bool {
+	return s.n > mostClosed && !s.has(id)
+}
 
 func (s *closedStreams) find(v uint32) bool {
 	return slices.Contains(s.ids, v)

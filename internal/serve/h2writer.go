@@ -175,6 +175,7 @@ func (c *conn2) appendBody(st *stream, n int) {
 func (st *stream) spend(n int) h2.Flags {
 	c := st.c
 	h2.Take(n, &st.window, &c.window)
+	c.opens += 2 * int64(n)
 	st.moved = c.c.s.now()
 	if n >= fairPiece || len(st.pend) == 0 {
 		c.allow(2)
