@@ -81,7 +81,7 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 
 // serve is the exchange. It runs on a worker.
 func (st *stream) serve() {
-	defer st.contain()
+	defer st.conclude()
 	x := st.x
 	x.hop.ID = header.RequestID{}
 	_, malformed := st.refusal.(*h2.Fault)
@@ -98,15 +98,15 @@ func (st *stream) serve() {
 			st.refuse(err)
 		}
 	}
-	st.finish()
 }
 
-// contain keeps a panic to the connection.
-func (st *stream) contain() {
+// conclude ends the stream, and keeps a panic to the connection. A handler may have
+// ended the worker's goroutine, too.
+func (st *stream) conclude() {
 	if p := recover(); p != nil {
 		st.c.c.panicked(p)
-		st.finish()
 	}
+	st.finish()
 }
 
 // refuse answers a request that no lane forwards.
