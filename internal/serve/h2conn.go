@@ -35,8 +35,8 @@ type conn2 struct {
 
 	mu       sync.Mutex // guards what follows, and what streams say of it
 	streams  map[uint32]*stream
-	running  int // streams that have a worker
-	answered int // of these, those whose answer has ended
+	running  int    // streams that have a worker
+	answered int    // of these, those whose answer has ended
 	latest   uint32 // the last stream that was taken in
 	opened   uint32 // the last one that the client has opened; it may be too late for that
 	closed   closedStreams
@@ -438,7 +438,7 @@ func (c *conn2) end(err error) {
 	c.dismiss()
 	c.room.Broadcast()
 	if fault != nil {
-		_ = c.c.SetWriteDeadline(time.Now().Add(alertTime))
+		c.c.hasten()
 		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.Conn.Close() }) // of a type that knows no deadlines
 		defer cut.Stop()
 	}
@@ -450,9 +450,7 @@ func (c *conn2) end(err error) {
 	}
 	c.mu.Unlock()
 	if polite {
-		page := pages.Get().(*[pageSize]byte)
-		c.c.sayGoodbye(page[:])
-		pages.Put(page)
+		c.c.takeLeave()
 	}
 	c.c.Conn.Close()
 	c.workers.Wait()
@@ -462,4 +460,18 @@ func (c *conn2) end(err error) {
 	}
 	c.c.two.Store(nil)
 	c.c.Close()
+}
+
+// hasten gives the client a moment to take what is to be sent.
+func (c *conn) hasten() {
+	defer c.contain()
+	_ = c.SetWriteDeadline(time.Now().Add(alertTime))
+}
+
+// takeLeave is lingerClose without the end.
+func (c *conn) takeLeave() {
+	defer c.contain()
+	page := pages.Get().(*[pageSize]byte)
+	defer pages.Put(page)
+	c.sayGoodbye(page[:])
 }

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"cmp"
+	"net"
 	"os"
 	"runtime"
 	"sync"
@@ -115,8 +116,15 @@ func (c *conn2) pump() (more bool) {
 }
 
 // emit writes b. After a pause the first records are small: a client can use none before
-// it is whole, and the network takes little at first.
-func (c *conn2) emit(b []byte) error {
+// it is whole, and the network takes little at first. A panic in a connection of somebody
+// else's type ends that: here it would be the program's end.
+func (c *conn2) emit(b []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.c.panicked(p)
+			err = net.ErrClosed
+		}
+	}()
 	now := c.c.s.clock.Load()
 	paused := now-c.emitted > int64(slowStart)
 	c.emitted = now
@@ -129,7 +137,7 @@ func (c *conn2) emit(b []byte) error {
 		}
 		b = b[firstRecord:]
 	}
-	_, err := c.c.stream().Write(b)
+	_, err = c.c.stream().Write(b)
 	return err
 }
 
