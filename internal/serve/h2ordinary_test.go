@@ -2,13 +2,21 @@ package serve_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -291,4 +299,198 @@ func TestAConnectionOfATypeThatPanicsEnds(t *testing.T) {
 			assert.NoError(t, <-done)
 		}
 	}
+}
+
+// A drain loses no request: each is answered as a whole, or its client knows that it was not begun, and asks elsewhere.
+func TestADrainLosesNoRequest(t *testing.T) {
+	proxytest.NoLeaks(t)
+	for range 20 {
+		var served atomic.Int64
+		addr, drain := startDraining(t, func(w http.ResponseWriter, q *http.Request) {
+			n, err := io.Copy(io.Discard, q.Body)
+			if err != nil {
+				return
+			}
+			served.Add(1)
+			w.Write(make([]byte, n))
+		})
+		var refused, answered atomic.Int64
+		var work sync.WaitGroup
+		begun := make(chan struct{}, 1<<16)
+		for range 3 {
+			client := goClient(t)
+			for g := range 10 {
+				work.Go(func() {
+					for size := g * 3000; ; size += 100 {
+						begun <- struct{}{}
+						p, err := client.Post("http://"+addr, "text/plain", bytes.NewReader(make([]byte, size)))
+						var dial *net.OpError
+						if errors.As(err, &dial) && dial.Op == "dial" {
+							refused.Add(1)
+							return
+						}
+						if !assert.NoError(t, err) {
+							return
+						}
+						n, err := io.Copy(io.Discard, p.Body)
+						p.Body.Close()
+						if !assert.NoError(t, err) || !assert.EqualValues(t, size, n) {
+							return
+						}
+						answered.Add(1)
+					}
+				})
+			}
+		}
+		for range 200 {
+			<-begun
+		}
+		done := drain()
+		work.Wait()
+		assert.EqualValues(t, 30, refused.Load())
+		assert.Equal(t, served.Load(), answered.Load(), "no request is served twice, or for nobody")
+		assert.NoError(t, <-done)
+	}
+}
+
+// What a handler leaves running reads and writes nothing of another's stream.
+func TestWhatAHandlerLeavesRunningTouchesNoOther(t *testing.T) {
+	proxytest.NoLeaks(t)
+	var left sync.WaitGroup
+	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		stray := q.URL.Path == "/stray"
+		if stray {
+			for range 3 {
+				left.Go(func() {
+					buf := make([]byte, 1000)
+					for range 50 {
+						if n, _ := q.Body.Read(buf); n > 0 && string(buf[:n]) != strings.Repeat("s", n) {
+							t.Error("the stray one reads another's body")
+						}
+						_, _ = io.WriteString(w, "stray")
+						_ = http.NewResponseController(w).Flush()
+						_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+						_ = http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
+						runtime.Gosched()
+					}
+				})
+			}
+			runtime.Gosched()
+			if q.URL.RawQuery == "abort" {
+				panic(http.ErrAbortHandler)
+			}
+			return
+		}
+		body, err := io.ReadAll(q.Body)
+		if err != nil || strings.Trim(string(body), "o") != "" {
+			t.Errorf("another's body: %v %.20q", err, body)
+		}
+		w.Write(body)
+	})
+	var work sync.WaitGroup
+	for range 3 {
+		client := goClient(t)
+		for range 8 {
+			work.Go(func() {
+				for i := range 30 {
+					p, err := client.Post("http://"+addr+"/stray?"+[]string{"", "abort"}[i%2], "", strings.NewReader(strings.Repeat("s", 20_000)))
+					if err == nil {
+						_, _ = io.Copy(io.Discard, p.Body)
+						p.Body.Close()
+					}
+					size := 1000 * (i % 40)
+					p, err = client.Post("http://"+addr+"/", "", strings.NewReader(strings.Repeat("o", size)))
+					if !assert.NoError(t, err) {
+						return
+					}
+					body, err := io.ReadAll(p.Body)
+					p.Body.Close()
+					assert.NoError(t, err)
+					assert.True(t, strings.Repeat("o", size) == string(body))
+				}
+			})
+		}
+	}
+	work.Wait()
+	left.Wait()
+}
+
+// The program's own proxy, limits and panics behave over HTTP/2 as with net/http's server.
+func TestHandlersOfTheProgram(t *testing.T) {
+	proxytest.NoLeaks(t)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Trailer", "X-T")
+		w.WriteHeader(http.StatusEarlyHints)
+		body, _ := io.ReadAll(q.Body)
+		if q.URL.Path == "/proxy/cut" {
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		w.Write(body)
+		w.Header().Set("X-T", "t")
+	}))
+	defer backend.Close()
+	target, _ := url.Parse(backend.URL)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	tooLarge := make(chan error, 1)
+	deadline := make(chan error, 2)
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		switch {
+		case strings.HasPrefix(q.URL.Path, "/proxy"):
+			proxy.ServeHTTP(w, q)
+		case q.URL.Path == "/max":
+			q.Body = http.MaxBytesReader(w, q.Body, 10)
+			_, err := io.ReadAll(q.Body)
+			tooLarge <- err
+			http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+		case q.URL.Path == "/panic":
+			panic("oh")
+		case q.URL.Path == "/late":
+			io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+			panic("oh")
+		case q.URL.Path == "/read":
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second / 10))
+			_, err := io.ReadAll(q.Body)
+			deadline <- err
+			http.Error(w, "late", http.StatusRequestTimeout)
+		case q.URL.Path == "/write":
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Second / 10))
+			_, err := w.Write(make([]byte, 1<<20))
+			deadline <- err
+		}
+	}))
+	p.ask(1, true, of("POST", "/proxy")...)
+	require.NoError(t, p.WriteData(1, true, []byte("text")))
+	r := p.reply(1)
+	assert.Equal(t, []string{"103"}, r.interim)
+	assert.Equal(t, "text", r.body)
+	assert.Equal(t, []string{"x-t: t"}, r.trailers)
+
+	p.ask(3, false, of("GET", "/proxy/cut")...)
+	assert.True(t, p.reply(3).reset, "what was cut off is not whole")
+
+	p.ask(5, true, of("POST", "/max")...)
+	require.NoError(t, p.WriteData(5, false, make([]byte, 100)))
+	assert.Equal(t, "413", p.reply(5).status)
+	var tooLargeErr *http.MaxBytesError
+	assert.ErrorAs(t, <-tooLarge, &tooLargeErr)
+
+	for i, path := range []string{"/panic", "/late"} {
+		stream := uint32(7 + 2*i)
+		p.ask(stream, false, of("GET", path)...)
+		p.frame("reset", func(s seen) bool {
+			return s.stream == stream && s.kind == http2.FrameRSTStream && s.code == http2.ErrCodeInternal
+		})
+		assert.False(t, p.reply(stream).ended)
+	}
+	p.ask(11, true, of("POST", "/read")...)
+	assert.Equal(t, "408", p.reply(11).status)
+	assert.ErrorIs(t, <-deadline, os.ErrDeadlineExceeded)
+	p.ask(13, false, of("GET", "/write")...)
+	assert.True(t, p.reply(13).reset)
+	assert.ErrorIs(t, <-deadline, os.ErrDeadlineExceeded)
 }
