@@ -77,8 +77,9 @@ func (c *conn2) widened(by uint32) error {
 	return c.charge()
 }
 
-// spend takes tokens. At three quarters of them the client is told to go, and when they
-// are all spent the connection ends. mu is held.
+// spend takes tokens. At three quarters of them, or when those of its address are spent,
+// which may be others' doing, the client is told to go; when they are all spent the
+// connection ends. mu is held.
 func (c *conn2) spend(n float64) error {
 	now := c.c.s.now()
 	if past := now.Sub(c.counted); past > 0 {
@@ -86,10 +87,10 @@ func (c *conn2) spend(n float64) error {
 		c.counted = now
 	}
 	c.paid += n
-	switch {
-	case c.paid > mostTokens, !c.affords():
+	switch affords := c.affords(); {
+	case c.paid > mostTokens:
 		return errCalm
-	case c.paid > mostTokens*3/4 && c.stage != drainLast:
+	case (c.paid > mostTokens*3/4 || !affords) && c.stage != drainLast:
 		c.calmed = true
 		c.goAwayWith(h2.EnhanceYourCalm, errCalm.Reason)
 	}

@@ -494,3 +494,33 @@ func TestHandlersOfTheProgram(t *testing.T) {
 	assert.True(t, p.reply(13).reset)
 	assert.ErrorIs(t, <-deadline, os.ErrDeadlineExceeded)
 }
+
+// Who shares an address with a client that costs too much loses no request that is served already.
+func TestTheCostOfANeighbourCutsNothingOff(t *testing.T) {
+	release := make(chan struct{})
+	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		select {
+		case <-q.Context().Done():
+		case <-release:
+			io.WriteString(w, "whole")
+		}
+	})
+	p := dialH2(t, addr)
+	p.ask(1, false, of("GET", "/")...)
+	for range 20 {
+		other := dialH2(t, addr)
+		other.pour(400, func(p *peer, i int) {
+			p.ask(uint32(2*i+1), false, of("GET", "/")...)
+			_ = p.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+		})
+		other.closed()
+	}
+	for stream := uint32(3); stream < 9; stream += 2 {
+		p.ask(stream, false, of("GET", "/")...)
+		require.NoError(t, p.WriteRSTStream(stream, http2.ErrCodeCancel))
+	}
+	goodbye := p.frame("GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway })
+	assert.Equal(t, http2.ErrCodeEnhanceYourCalm, goodbye.code)
+	close(release)
+	assert.Equal(t, "whole", p.reply(1).body)
+}
