@@ -337,3 +337,38 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 		assert.Greater(t, paused[2], 8<<10)
 	})
 }
+
+// While others' bodies that nobody reads fill the connection's window, a client cannot send, and is not late.
+func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/stuck" {
+				<-release
+				return
+			}
+			body, err := io.ReadAll(q.Body)
+			if err != nil {
+				w.WriteHeader(http.StatusRequestTimeout)
+			}
+			w.Write(body)
+		})
+		p := newPeer(t, dial())
+		p.listen()
+		for i := range 16 {
+			p.ask(uint32(2*i+1), true, of("POST", "/stuck")...)
+			for range 4 {
+				require.NoError(t, p.WriteData(uint32(2*i+1), false, make([]byte, 16<<10)))
+			}
+		}
+		p.ask(101, true, of("POST", "/")...)
+		time.Sleep(3 * time.Minute)
+		close(release)
+		p.reply(1)
+		require.NoError(t, p.WriteData(101, true, []byte("text")))
+		r := p.reply(101)
+		assert.Equal(t, "200", r.status)
+		assert.Equal(t, "text", r.body)
+		p.c.Close()
+	})
+}

@@ -218,6 +218,9 @@ func (s *source2) inspect(now time.Time) {
 		if s.until.IsZero() || now.Before(s.until) {
 			return
 		}
+	case s.st.c.inflow.Open() == 0: // others' bodies have filled the connection's window
+		s.since = now
+		return
 	case s.replied || now.Sub(s.since) <= atMost(exchange.BodyStall, s.hurried):
 		return
 	}
