@@ -265,11 +265,7 @@ func (c *conn2) receive() (n int, err error) {
 		c.in = sourcePages.Get().(*[bufferSize]byte)
 		c.in[0] = c.c.first[0]
 		c.w = 1
-		if c.c.tls == nil {
-			n, err = c.c.stream().Read(c.in[1:])
-			c.w += max(n, 0)
-			return c.w, nil
-		}
+		return 1, nil // it may be the last one of a body, with nothing behind it
 	}
 	n, err = c.c.stream().Read(c.in[c.w:])
 	c.w += n
@@ -390,11 +386,7 @@ func (c *conn2) data(f *h2.Frame) error {
 	case st == nil && !c.known(f.Stream):
 		return errIdleFrame
 	case st == nil && c.closed.forsaken(f.Stream), st != nil && st.broken && !st.gone.Load(): // it was on its way
-		c.credit(int64(f.Counted))
-		if f.Ends && f.Counted < fairPiece {
-			return c.charge()
-		}
-		return nil
+		return c.drop(f)
 	case st == nil && c.closed.lost(f.Stream):
 		c.credit(int64(f.Counted))
 		return c.charge()
@@ -412,6 +404,15 @@ func (c *conn2) data(f *h2.Frame) error {
 	st.src.arrive(f.Payload, int64(f.Counted)-int64(len(f.Payload)))
 	if f.EndStream() {
 		st.src.finish(nil, nil)
+	}
+	return nil
+}
+
+// drop takes a piece of a body that nobody wants. mu is held.
+func (c *conn2) drop(f *h2.Frame) error {
+	c.credit(int64(f.Counted))
+	if f.Ends && f.Counted < fairPiece {
+		return c.charge()
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func (st *stream) refuse(err error) {
 	st.x.reject(status, err, &st.x.req)
 }
 
-// finish ends the stream, whose worker is done with it, and gives it back.
+// finish ends the stream, whose worker is done with it.
 func (st *stream) finish() {
 	c := st.c
 	c.mu.Lock()
@@ -149,7 +149,6 @@ func (st *stream) finish() {
 		c.write(st)
 	}
 	c.mu.Unlock()
-	st.giveBack()
 }
 
 // giveBack lends st to others.

@@ -1,0 +1,214 @@
+package serve_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+	"github.com/hostproxy/hostproxy/internal/serve"
+)
+
+// The last byte of a body may be a segment, or a record of TLS, of its own.
+func TestAByteThatComesAloneIsTaken(t *testing.T) {
+	read := make(chan struct{}, 1)
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		_, _ = q.Body.Read(make([]byte, 1))
+		read <- struct{}{}
+		rest, _ := io.ReadAll(q.Body)
+		w.Write(rest)
+	}))
+	p.ask(1, true, of("POST", "/", "content-length", "2")...)
+	var frame bytes.Buffer
+	require.NoError(t, http2.NewFramer(&frame, nil).WriteData(1, true, []byte("ab")))
+	last := frame.Len() - 1
+	_, err := p.c.Write(frame.Bytes()[:last])
+	require.NoError(t, err)
+	<-read
+	_, err = p.c.Write(frame.Bytes()[last:])
+	require.NoError(t, err)
+	assert.Equal(t, "b", p.reply(1).body)
+}
+
+// What a stream may send is what it was given, less what was sent, whichever window was the smaller one.
+func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
+	const window, rounds = 65535, 16
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, rounds/2*window)) }))
+	p.ask(1, false, of("GET", "/")...)
+	p.ask(3, false, of("GET", "/")...)
+	given := map[uint32]int{}
+	for round := range rounds {
+		got := map[uint32]int{}
+		p.wait(fmt.Sprint("whole window in round ", round), func(all []seen, _ bool) bool {
+			clear(got)
+			for _, s := range all {
+				got[s.stream] += len(s.data)
+			}
+			return got[1]+got[3] == (round+1)*window
+		})
+		for _, id := range []uint32{1, 3} {
+			if n := got[id] - given[id]; n > 0 {
+				require.NoError(t, p.WriteWindowUpdate(id, uint32(n)))
+				given[id] = got[id]
+			}
+		}
+		require.NoError(t, p.WriteWindowUpdate(0, window))
+	}
+	for _, id := range []uint32{1, 3} {
+		assert.Len(t, p.reply(id).body, rounds/2*window)
+	}
+}
+
+// RFC 9113, 6.8: frames of streams that were begun before their client knew that the connection ends are ignored.
+func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
+	release := make(chan struct{})
+	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		io.WriteString(w, "whole")
+	})
+	p := dialH2(t, addr)
+	p.ask(1, false, of("GET", "/")...)
+	p.frame("settings", func(s seen) bool { return s.kind == http2.FrameSettings && s.ack })
+	done := drain()
+	ping := p.frame("PING", func(s seen) bool { return s.kind == http2.FramePing })
+	require.NoError(t, p.WritePing(true, [8]byte([]byte(ping.data))))
+	p.frame("the last GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway && s.last == 1 })
+	p.ask(3, true, of("POST", "/")...)
+	require.NoError(t, p.WriteData(3, false, []byte("body")))
+	require.NoError(t, p.WriteWindowUpdate(3, 1))
+	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
+	require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
+	close(release)
+	assert.Equal(t, "whole", p.reply(1).body)
+	code, _ := p.closed()
+	assert.Equal(t, http2.ErrCodeNo, code)
+	p.c.Close()
+	assert.NoError(t, <-done)
+}
+
+// A stream that has said something is not kept from going on by the large body of another one, however slowly its client reads.
+func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, said := make(chan struct{}), 0
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/large" {
+				<-began
+				for page := make([]byte, 64<<10); ; {
+					if _, err := w.Write(page); err != nil {
+						return
+					}
+				}
+			}
+			for range 100 {
+				io.WriteString(w, "said")
+				if http.NewResponseController(w).Flush() != nil {
+					return
+				}
+				if said++; said == 1 {
+					close(began)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+		go func() {
+			_ = p.WriteWindowUpdate(0, 1<<30)
+			p.ask(1, false, of("GET", "/large")...)
+			p.ask(3, false, of("GET", "/said")...)
+		}()
+		for range 2000 { // of 16 KiB
+			_, err := p.ReadFrame()
+			require.NoError(t, err)
+			time.Sleep(time.Millisecond)
+		}
+		assert.Equal(t, 100, said)
+		p.c.Close()
+	})
+}
+
+// Frames for streams that the server has ended before their clients cost what others cost.
+func TestFramesForForsakenStreamsCost(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		once func(p *peer)
+	}{
+		{"empty pieces of a body", func(p *peer) { _ = p.WriteData(1, false, nil) }},
+		{"trailers", func(p *peer) {
+			_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x82}, EndHeaders: true})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+			p.ask(1, true, of("POST", "/")...)
+			p.frame("reset", func(s seen) bool { return s.kind == http2.FrameRSTStream })
+			assert.Less(t, p.pour(200_000, func(p *peer, _ int) { tt.once(p) }), 200_000, "it is cut off")
+			code, polite := p.closed()
+			if polite {
+				assert.Equal(t, http2.ErrCodeEnhanceYourCalm, code)
+			}
+		})
+	}
+}
+
+// A handler that ends its goroutine ends its stream, and no more.
+func TestAHandlerThatEndsItsGoroutineEndsItsStream(t *testing.T) {
+	proxytest.NoLeaks(t)
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/exit" {
+			runtime.Goexit()
+		}
+		io.WriteString(w, "ok")
+	}))
+	for i := range 600 {
+		p.ask(uint32(2*i+1), false, of("GET", "/exit")...)
+		if r := p.reply(uint32(2*i + 1)); !assert.Equal(t, http2.ErrCodeInternal, r.code) {
+			break
+		}
+	}
+	p.ask(2001, false, of("GET", "/")...)
+	assert.Equal(t, "ok", p.reply(2001).body)
+}
+
+// A hookListener accepts connections of a type that panics when it is written to for the second time.
+type hookListener struct{ net.Listener }
+
+func (l hookListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return &hookConn{Conn: c}, err
+}
+
+type hookConn struct {
+	net.Conn
+	writes int
+}
+
+func (c *hookConn) Write(p []byte) (int, error) {
+	if c.writes++; c.writes == 2 {
+		panic("no")
+	}
+	return c.Conn.Write(p)
+}
+
+func TestAPanicInAConnectionEndsThatAlone(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, 1<<20))
+	})}
+	addr := startOn(t, s, hookListener{proxytest.Listen(t)})
+	for range 2 {
+		p := dialH2(t, addr)
+		p.ask(1, false, of("GET", "/")...)
+		p.closed()
+	}
+}
