@@ -119,6 +119,9 @@ func (p *Parser) Parse(b []byte) (n int, err error) {
 	return p.payload(b, fixed, size)
 }
 
+// Between reports whether no frame and no header block is incomplete.
+func (p *Parser) Between() bool { return p.rest+p.pad == 0 && p.block == 0 }
+
 // check judges the head of a frame.
 func (p *Parser) check(size int) error {
 	most := p.MaxFrame

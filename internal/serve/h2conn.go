@@ -102,6 +102,7 @@ func (c *conn) serve2(ahead []byte) {
 	h.room.L = &h.mu
 	h.owed, h.quiet = c.s.now(), c.s.now()
 	h.begin(h.owed)
+	h.heard.Store(c.s.clock.Load())
 	if len(ahead) > 0 {
 		h.in = sourcePages.Get().(*[bufferSize]byte)
 		h.w = copy(h.in[:], ahead)
@@ -233,6 +234,9 @@ func (c *conn2) more() error {
 		c.mu.Unlock()
 		if err == nil && stale && c.in == nil && !c.opening {
 			err = errAfresh
+			if c.frames.Between() {
+				c.block.Release()
+			}
 		}
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,6 +179,38 @@ func TestAHandlerThatEndsItsGoroutineEndsItsStream(t *testing.T) {
 	}
 	p.ask(2001, false, of("GET", "/")...)
 	assert.Equal(t, "ok", p.reply(2001).body)
+}
+
+// RFC 9113, 6.8: the streams that a client opens are none of those that its GOAWAY is about.
+func TestARequestBehindAGoAwayIsServed(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "whole") }))
+	p.pour(1, func(p *peer, i int) {
+		if i == 0 {
+			_ = p.WriteGoAway(0, http2.ErrCodeNo, nil)
+			p.ask(1, false, of("GET", "/")...)
+		}
+	})
+	assert.Equal(t, "whole", p.reply(1).body)
+	code, polite := p.closed()
+	assert.True(t, polite)
+	assert.Equal(t, http2.ErrCodeNo, code)
+}
+
+// CVE-2023-44487: what is reset before it has begun costs no target anything.
+func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
+	var served atomic.Int64
+	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
+		if q.Method == "POST" {
+			served.Add(1)
+		}
+	}))
+	p.pour(20, func(p *peer, i int) {
+		p.ask(uint32(2*i+1), true, of("POST", "/")...)
+		_ = p.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+	})
+	p.ask(101, false, of("GET", "/")...)
+	assert.Equal(t, "200", p.reply(101).status)
+	assert.Zero(t, served.Load())
 }
 
 // A hookListener accepts connections of a type that panics when it is written to for the second time.
