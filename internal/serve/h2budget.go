@@ -53,7 +53,7 @@ var (
 func (e *expense) begin(now time.Time) { e.counted, e.free = now, mostFree }
 
 // allow makes n frames free.
-func (c *conn2) allow(n int) { c.free = min(c.free+n, mostFree) }
+func (c *conn2) allow(n int) { c.free = max(c.free, min(c.free+n, mostFree)) }
 
 // charge counts a frame that asks for nothing. mu is held.
 func (c *conn2) charge() error {

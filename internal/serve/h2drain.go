@@ -38,6 +38,9 @@ func (c *conn2) goAwayWith(code h2.Code, reason string) {
 		return
 	}
 	c.stage = drainLast
+	if code == h2.NoError {
+		c.free += 4 * maxStreams // a client that does not know yet may have so much on its way
+	}
 	c.control(h2.AppendGoAway(c.out, c.latest, code, reason))
 	c.conclude()
 }

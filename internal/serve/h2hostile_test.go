@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -96,6 +97,50 @@ func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeNo, code)
 	p.c.Close()
 	assert.NoError(t, <-done)
+}
+
+// As many streams as there can be may be on their way then, and they do not count against their client.
+func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
+	release := make(chan struct{})
+	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
+		<-release
+		io.WriteString(w, "whole")
+	})
+	p := dialH2(t, addr)
+	p.ask(1, false, of("GET", "/")...)
+	p.frame("settings", func(s seen) bool { return s.kind == http2.FrameSettings && s.ack })
+	done := drain()
+	ping := p.frame("PING", func(s seen) bool { return s.kind == http2.FramePing })
+	require.NoError(t, p.WritePing(true, [8]byte([]byte(ping.data))))
+	p.frame("the last GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway && s.last == 1 })
+	for stream := uint32(3); stream < 2*250; stream += 2 {
+		p.ask(stream, true, of("POST", "/")...)
+		require.NoError(t, p.WriteData(stream, false, []byte("x")))
+		require.NoError(t, p.WriteData(stream, true, nil))
+	}
+	require.NoError(t, p.WritePing(false, [8]byte{1}))
+	p.wait("answer to a PING", func(all []seen, ended bool) bool {
+		return ended || slices.ContainsFunc(all, func(s seen) bool { return s.kind == http2.FramePing && s.ack })
+	})
+	close(release)
+	assert.Equal(t, "whole", p.reply(1).body)
+	p.c.Close()
+	assert.NoError(t, <-done)
+}
+
+// A client that streams small messages to a target that has said no meanwhile has done nothing wrong.
+func TestSmallPiecesBehindAnEarlyAnswerCostNothing(t *testing.T) {
+	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == "POST" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}))
+	p.ask(1, true, of("POST", "/")...)
+	p.frame("reset", func(s seen) bool { return s.kind == http2.FrameRSTStream })
+	p.pour(1000, func(p *peer, _ int) { _ = p.WriteData(1, false, make([]byte, 50)) })
+	require.NoError(t, p.WriteData(1, true, nil))
+	p.ask(3, false, of("GET", "/")...)
+	assert.Equal(t, "200", p.reply(3).status)
 }
 
 // A stream that has said something is not kept from going on by the large body of another one, however slowly its client reads.
