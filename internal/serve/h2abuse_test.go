@@ -149,6 +149,7 @@ func TestTinyWindowsCost(t *testing.T) {
 		assert.Error(t, err)
 	}), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
 	p.ask(1, false, of("GET", "/")...)
+	p.frame("head", func(s seen) bool { return s.kind == http2.FrameHeaders })
 	p.pour(20_000, func(p *peer, _ int) { _ = p.WriteWindowUpdate(1, 1) })
 	code, _ := p.closed()
 	assert.Equal(t, http2.ErrCodeEnhanceYourCalm, code)
