@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -239,23 +238,6 @@ func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	code, polite := p.closed()
 	assert.True(t, polite)
 	assert.Equal(t, http2.ErrCodeNo, code)
-}
-
-// CVE-2023-44487: what is reset before it has begun costs no target anything.
-func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
-	var served atomic.Int64
-	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
-		if q.Method == "POST" {
-			served.Add(1)
-		}
-	}))
-	p.pour(20, func(p *peer, i int) {
-		p.ask(uint32(2*i+1), true, of("POST", "/")...)
-		_ = p.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
-	})
-	p.ask(101, false, of("GET", "/")...)
-	assert.Equal(t, "200", p.reply(101).status)
-	assert.Zero(t, served.Load())
 }
 
 // A hookListener accepts connections of a type that panics when it is written to for the second time.

@@ -88,7 +88,6 @@ func (st *stream) serve() {
 	switch {
 	case malformed: // it ends by a reset
 		x.account(causeMalformed, http.StatusBadRequest, st.refusal, &x.req)
-	case st.gone.Load(): // before it began
 	case st.refusal != nil:
 		st.refuse(st.refusal)
 	case !x.named():
