@@ -412,11 +412,10 @@ func (c *conn2) data(f *h2.Frame) error {
 	return nil
 }
 
-// drop takes a piece of a body that nobody wants. Small ones may be on their way in any
-// number, as those of gRPC are. mu is held.
+// drop takes a piece of a body that nobody wants. mu is held.
 func (c *conn2) drop(f *h2.Frame) error {
 	c.credit(int64(f.Counted))
-	if f.Ends && len(f.Payload) == 0 {
+	if f.Ends && f.Counted < fairPiece {
 		return c.charge()
 	}
 	return nil

@@ -127,21 +127,6 @@ func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-// A client that streams small messages to a target that has said no meanwhile has done nothing wrong.
-func TestSmallPiecesBehindAnEarlyAnswerCostNothing(t *testing.T) {
-	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
-		if q.Method == "POST" {
-			w.WriteHeader(http.StatusForbidden)
-		}
-	}))
-	p.ask(1, true, of("POST", "/")...)
-	p.frame("reset", func(s seen) bool { return s.kind == http2.FrameRSTStream })
-	p.pour(1000, func(p *peer, _ int) { _ = p.WriteData(1, false, make([]byte, 50)) })
-	require.NoError(t, p.WriteData(1, true, nil))
-	p.ask(3, false, of("GET", "/")...)
-	assert.Equal(t, "200", p.reply(3).status)
-}
-
 // A stream that has said something is not kept from going on by the large body of another one, however slowly its client reads.
 func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
