@@ -6,7 +6,7 @@ import (
 )
 
 // batch is how many hosts are looked at, or changed, under the manager's lock at a time: handshakes wait for no more.
-const batch = 32
+const batch = 256
 
 // page is how many elements of a list are allocated at a time.
 const page = 256
