@@ -37,8 +37,7 @@ type conn2 struct {
 	streams  map[uint32]*stream
 	running  int    // streams that have a worker
 	answered int    // of these, those whose answer has ended
-	latest   uint32 // the last stream that was taken in
-	opened   uint32 // the last one that the client has opened; it may be too late for that
+	opened   uint32 // the last stream that the client has opened; it may have been too late for that
 	closed   closedStreams
 	resting  []*worker // that have no stream
 	quiet    time.Time // since when no stream runs; zero if one does
@@ -435,7 +434,7 @@ func (c *conn2) end(err error) {
 	c.over = true
 	polite := fault != nil || err == errIdle2 || err == errServed2
 	if polite && c.stage != drainLast {
-		c.out = h2.AppendGoAway(c.out, c.latest, code, reason)
+		c.out = h2.AppendGoAway(c.out, c.opened, code, reason)
 	}
 	for _, st := range c.streams {
 		st.depart(exchange.ErrClientGone)

@@ -41,7 +41,7 @@ func (c *conn2) goAwayWith(code h2.Code, reason string) {
 	if code == h2.NoError {
 		c.free += 4 * maxStreams // a client that does not know yet may have so much on its way
 	}
-	c.control(h2.AppendGoAway(c.out, c.latest, code, reason))
+	c.control(h2.AppendGoAway(c.out, c.opened, code, reason))
 	c.conclude()
 }
 
@@ -140,7 +140,9 @@ func (c *conn2) start(st *stream) {
 func (w *worker) run(st *stream) {
 	defer w.c.workers.Done()
 	for st != nil {
-		st.serve()
+		if st.serve() { // or else something may still hold it
+			st.giveBack()
+		}
 		st = w.rest()
 	}
 }

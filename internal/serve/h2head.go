@@ -120,7 +120,6 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 		c.forget(id, true)
 		return false, c.charge()
 	}
-	c.latest = id
 	if c.running-c.answered < maxStreams && c.running < 2*maxStreams && c.heads < maxHeads {
 		return true, nil
 	}

@@ -79,9 +79,10 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 	c.heads += len(st.list.Text())
 }
 
-// serve is the exchange. It runs on a worker.
-func (st *stream) serve() {
-	defer st.conclude()
+// serve is the exchange. It runs on a worker. Behind a panic, or a handler that ends its
+// goroutine, it does not return true.
+func (st *stream) serve() (returned bool) {
+	defer st.finish()
 	x := st.x
 	x.hop.ID = header.RequestID{}
 	_, malformed := st.refusal.(*h2.Fault)
@@ -98,15 +99,7 @@ func (st *stream) serve() {
 			st.refuse(err)
 		}
 	}
-}
-
-// conclude ends the stream, and keeps a panic to the connection. A handler may have
-// ended the worker's goroutine, too.
-func (st *stream) conclude() {
-	if p := recover(); p != nil {
-		st.c.c.panicked(p)
-	}
-	st.finish()
+	return true
 }
 
 // refuse answers a request that no lane forwards.
@@ -119,9 +112,12 @@ func (st *stream) refuse(err error) {
 	st.x.reject(status, err, &st.x.req)
 }
 
-// finish ends the stream, whose worker is done with it.
+// finish ends the stream, deferred by serve. A panic is kept to the connection.
 func (st *stream) finish() {
 	c := st.c
+	if p := recover(); p != nil {
+		c.c.panicked(p)
+	}
 	c.mu.Lock()
 	switch {
 	case st.reset:
