@@ -386,14 +386,13 @@ func (c *conn2) data(f *h2.Frame) error {
 	}
 	st := c.streams[f.Stream]
 	switch {
-	case st == nil && !c.known(f.Stream):
-		return errIdleFrame
-	case st == nil && c.closed.forsaken(f.Stream), st != nil && st.broken && !st.gone.Load(): // it was on its way
-		return c.drop(f)
-	case st == nil && c.closed.lost(f.Stream):
-		c.credit(int64(f.Counted))
-		return c.charge()
-	case st == nil, st.gone.Load(), st.src.ended:
+	case st == nil:
+		return c.dropLate(f)
+	case st.gone.Load():
+		return errClosed
+	case st.broken:
+		return c.drop(f, new(int32))
+	case st.src.ended:
 		return errClosed
 	}
 	if err := st.inflow.Receive(f.Counted); err != nil {
@@ -411,10 +410,28 @@ func (c *conn2) data(f *h2.Frame) error {
 	return nil
 }
 
-// drop takes a piece of a body that nobody wants. mu is held.
-func (c *conn2) drop(f *h2.Frame) error {
-	c.credit(int64(f.Counted))
-	if f.Ends && f.Counted < fairPiece {
+// dropLate takes a piece of a body whose stream has ended. mu is held.
+func (c *conn2) dropLate(f *h2.Frame) error {
+	if !c.known(f.Stream) {
+		return errIdleFrame
+	}
+	s := c.closed.find(f.Stream)
+	if s == nil || s.left == sentAll {
+		return errClosed
+	}
+	return c.drop(f, &s.left)
+}
+
+// drop takes a piece of a body that nobody wants. left is how much of it may be on its
+// way, in pieces of any size: small ones beyond that cost. mu is held.
+func (c *conn2) drop(f *h2.Frame, left *int32) error {
+	n := int32(f.Counted)
+	c.credit(int64(n))
+	switch {
+	case 0 < n && n <= *left:
+		*left -= n
+		return nil
+	case f.Ends && n < fairPiece:
 		return c.charge()
 	}
 	return nil

@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
@@ -105,25 +104,23 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	case id%2 == 0:
 		return false, errStreamID
 	case id <= c.opened:
-		switch {
-		case c.closed.forsaken(id):
-			return false, c.charge()
-		case c.closed.has(id):
+		switch s := c.closed.find(id); {
+		case s == nil:
+			return false, errStreamID
+		case s.left == sentAll:
 			return false, errClosed
-		case c.closed.lost(id):
-			return false, c.charge()
 		}
-		return false, errStreamID
+		return false, c.charge()
 	}
 	c.opened = id
 	if c.stage == drainLast { // it may not know yet
-		c.forget(id, true)
+		c.closed.add(closedStream{id, streamWindow})
 		return false, c.charge()
 	}
 	if c.running-c.answered < maxStreams && c.running < 2*maxStreams && c.heads < maxHeads {
 		return true, nil
 	}
-	c.forget(id, true)
+	c.closed.add(closedStream{id, streamWindow})
 	c.control(h2.AppendRSTStream(c.out, id, h2.RefusedStream))
 	return false, c.spend(1)
 }
@@ -177,42 +174,46 @@ func isGRPC(r *h1.Request) bool {
 	return false
 }
 
+// A closedStream is a stream that has ended.
+type closedStream struct {
+	id   uint32
+	left int32 // bytes of its body that may be on their way; sentAll if the client has ended it, too
+}
+
+// sentAll is that nothing of a stream can be on its way.
+const sentAll = -1
+
 // closedStreams are the streams that have ended last, as far as mostClosed goes.
 type closedStreams struct {
-	ids []uint32 // twice the identifier, plus 1 if we have not waited for the client's end
-	n   int      // that have ended
+	last []closedStream
+	n    int // that have ended
+	lost closedStream
 }
 
 // mostClosed is more than the streams that can be open.
 const mostClosed = 256
 
-// forget notes that a stream has ended. early means that the client may not know yet.
-// mu is held.
-func (c *conn2) forget(id uint32, early bool) {
-	v := id << 1
-	if early {
-		v |= 1
-	}
-	if s := &c.closed; len(s.ids) < mostClosed {
-		s.ids = append(s.ids, v)
+// add notes that a stream has ended.
+func (s *closedStreams) add(st closedStream) {
+	if len(s.last) < mostClosed {
+		s.last = append(s.last, st)
 	} else {
-		s.ids[s.n%mostClosed] = v
+		s.last[s.n%mostClosed] = st
 	}
-	c.closed.n++
+	s.n++
 }
 
-// has reports whether the stream is among them.
-func (s *closedStreams) has(id uint32) bool { return s.forsaken(id) || s.find(id<<1) }
-
-// forsaken reports whether we have ended the stream before the client did.
-func (s *closedStreams) forsaken(id uint32) bool { return s.find(id<<1 | 1) }
-
-// lost reports whether the stream may have ended before those among them: nobody knows
-// any more what the client may send on it.
-func (s *closedStreams) lost(id uint32) bool {
-	return s.n > mostClosed && !s.has(id)
-}
-
-func (s *closedStreams) find(v uint32) bool {
-	return slices.Contains(s.ids, v)
+// find returns what is known of a stream that the client may have opened, until the next
+// call; nil if it has not. What ended before those in s may have ended early, too.
+func (s *closedStreams) find(id uint32) *closedStream {
+	for i := range s.last {
+		if s.last[i].id == id {
+			return &s.last[i]
+		}
+	}
+	if s.n <= mostClosed {
+		return nil
+	}
+	s.lost = closedStream{id: id}
+	return &s.lost
 }

@@ -257,3 +257,37 @@ func TestAPanicInAConnectionEndsThatAlone(t *testing.T) {
 		p.closed()
 	}
 }
+
+// A client that streams small messages has as many of them on their way as its window lets it when it learns that it is refused.
+func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		first int // bytes in large pieces, before the small ones
+		small int
+		size  int
+		code  http2.ErrCode
+	}{
+		{"a thousand messages", 0, 1000, 64, http2.ErrCodeNo},
+		{"as many as the window holds", 0, 64 << 10, 1, http2.ErrCodeNo},
+		{"more than the window holds", 64 << 10, 5000, 1, http2.ErrCodeEnhanceYourCalm},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+			p.ask(1, true, of("POST", "/", "content-type", "application/grpc")...)
+			p.frame("reset", func(s seen) bool { return s.kind == http2.FrameRSTStream && s.code == http2.ErrCodeNo })
+			for range tt.first / (16 << 10) {
+				require.NoError(t, p.WriteData(1, false, make([]byte, 16<<10)))
+			}
+			p.pour(tt.small, func(p *peer, _ int) { _ = p.WriteData(1, false, make([]byte, tt.size)) })
+			if tt.code != http2.ErrCodeNo {
+				if code, polite := p.closed(); polite {
+					assert.Equal(t, tt.code, code)
+				}
+				return
+			}
+			require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
+			p.ask(3, false, of("GET", "/")...)
+			assert.Equal(t, "401", p.reply(3).status, "the connection goes on")
+		})
+	}
+}

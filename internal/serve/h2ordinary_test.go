@@ -114,19 +114,25 @@ func TestAStreamThatComesTooLateIsPassedOver(t *testing.T) {
 
 // The body of a request that was answered early may be on its way for long.
 func TestABodyMayComeLongAfterItsAnswer(t *testing.T) {
-	addr := startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
-	p := dialH2(t, addr)
-	p.ask(1, true, of("POST", "/")...)
-	p.reply(1)
-	const others = 600
-	for i := range others {
-		p.ask(uint32(2*i+3), false, of("GET", "/")...)
-		assert.Equal(t, "ok", p.reply(uint32(2*i+3)).body)
+	for name, size := range map[string]int{"with trailers": 10_000, "its trailers alone": 0} {
+		t.Run(name, func(t *testing.T) {
+			addr := startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
+			p := dialH2(t, addr)
+			p.ask(1, true, of("POST", "/")...)
+			p.reply(1)
+			const others = 600
+			for i := range others {
+				p.ask(uint32(2*i+3), false, of("GET", "/")...)
+				assert.Equal(t, "ok", p.reply(uint32(2*i+3)).body)
+			}
+			if size > 0 {
+				require.NoError(t, p.WriteData(1, false, make([]byte, size)))
+			}
+			require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
+			p.ask(2*others+3, false, of("GET", "/", "x-sent", "1")...) // which refers to what the trailers have said
+			assert.Equal(t, "ok", p.reply(2*others+3).body)
+		})
 	}
-	require.NoError(t, p.WriteData(1, false, make([]byte, 10_000)))
-	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
-	p.ask(2*others+3, false, of("GET", "/")...)
-	assert.Equal(t, "ok", p.reply(2*others+3).body)
 }
 
 // runtime.Goexit, which testing's FailNow calls, ends a handler and no more than that.

@@ -130,7 +130,7 @@ func (st *stream) finish() {
 	}
 	c.dequeue(st)
 	delete(c.streams, st.id)
-	c.forget(st.id, st.reset && !st.gone.Load())
+	c.closed.add(closedStream{st.id, st.onItsWay()})
 	if c.running--; st.whole {
 		c.answered--
 		c.earn()
@@ -145,6 +145,18 @@ func (st *stream) finish() {
 		c.write(st)
 	}
 	c.mu.Unlock()
+}
+
+// onItsWay is how much of the body may be on its way behind the end of the stream;
+// nothing if that is malformed, and sentAll if the client has ended it, too. mu is held.
+func (st *stream) onItsWay() int32 {
+	switch {
+	case !st.reset || st.gone.Load():
+		return sentAll
+	case st.broken:
+		return 0
+	}
+	return int32(st.inflow.Open())
 }
 
 // giveBack lends st to others.
