@@ -323,6 +323,11 @@ func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 // account counts a head that no lane forwards, and reports its record.
 func (x *fastExchange) account(cause Cause, status int, err error, req *h1.Request) {
 	x.from.s.Budget.refuse(cause, 0, netip.Addr{})
+	x.report(status, err, req)
+}
+
+// report reports the record of a request that no lane forwards, because of the client.
+func (x *fastExchange) report(status int, err error, req *h1.Request) {
 	if !x.from.s.Lane.Always {
 		return
 	}

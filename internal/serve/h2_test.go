@@ -279,11 +279,15 @@ func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
 		<-release // also after the client has left
 		running.Add(-1)
 	}))
-	for stream := uint32(1); stream < 2*340; stream += 2 {
+	for stream := uint32(1); stream < 2*30; stream += 2 {
 		p.ask(stream, false, of("GET", "/")...)
-		if stream < 2*30 {
-			require.NoError(t, p.WriteRSTStream(stream, http2.ErrCodeCancel))
-		}
+	}
+	proxytest.Eventually(t, "handlers to be called", func() bool { return running.Load() == 30 })
+	for stream := uint32(1); stream < 2*30; stream += 2 {
+		require.NoError(t, p.WriteRSTStream(stream, http2.ErrCodeCancel))
+	}
+	for stream := uint32(2*30 + 1); stream < 2*340; stream += 2 {
+		p.ask(stream, false, of("GET", "/")...)
 	}
 	for stream := uint32(2*300 + 1); stream < 2*340; stream += 2 {
 		r := p.reply(stream)

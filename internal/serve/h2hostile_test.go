@@ -2,6 +2,7 @@ package serve_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
@@ -223,6 +226,34 @@ func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	code, polite := p.closed()
 	assert.True(t, polite)
 	assert.Equal(t, http2.ErrCodeNo, code)
+}
+
+// CVE-2023-44487: what is reset before it has begun costs no target anything. It has a record.
+func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
+	const resets = 20
+	var served atomic.Int64
+	records := make(chan exchange.Record, resets)
+	count := func(host, path string, _ *tls.ConnectionState) (serve.Hit, bool) {
+		if path == "/reset" {
+			served.Add(1)
+		}
+		return serve.Hit{}, false
+	}
+	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { count(q.Host, q.URL.Path, nil) }, func(s *serve.Server) {
+		s.Lane = &serve.Lane{Always: true, Route: count, End: func(r *exchange.Record) { records <- *r }}
+	}))
+	p.pour(resets, func(p *peer, i int) {
+		p.ask(uint32(2*i+1), true, of("POST", "/reset")...)
+		_ = p.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+	})
+	for range resets {
+		r := <-records
+		assert.Equal(t, exchange.StatusClientClosed, r.Status)
+		assert.ErrorIs(t, r.Err, exchange.ErrClientGone)
+	}
+	p.ask(101, false, of("GET", "/")...)
+	assert.Equal(t, "200", p.reply(101).status)
+	assert.Zero(t, served.Load())
 }
 
 // A hookListener accepts connections of a type that panics when it is written to for the second time.

@@ -64,6 +64,7 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 	st.c, st.id, st.x.from = c, id, &c.c.origin
 	st.reads.L, st.writes.L = &c.mu, &c.mu
 	st.gone.Store(false)
+	st.x.gone.Store(false)
 	st.deadline.Store(0)
 	st.window, st.inflow = h2.Window(c.peer.InitialWindow), h2.NewInflow(streamWindow)
 	st.ended, st.reset, st.broken, st.whole, st.fault = false, false, false, false, nil
@@ -89,6 +90,8 @@ func (st *stream) serve() (returned bool) {
 	switch {
 	case malformed: // it ends by a reset
 		x.account(causeMalformed, http.StatusBadRequest, st.refusal, &x.req)
+	case st.gone.Load(): // before it began
+		x.report(exchange.StatusClientClosed, exchange.ErrClientGone, &x.req)
 	case st.refusal != nil:
 		st.refuse(st.refusal)
 	case !x.named():

@@ -42,10 +42,11 @@ type span interface {
 	Ending() bool
 }
 
-// renew makes w that of a new exchange.
+// renew makes w that of a new exchange. A stream is that of one only: if its client has
+// left, that stays so.
 func (w *watched) renew() {
 	w.goodbye = goodbye{}
-	if w.gone.Load() {
+	if w.gone.Load() && w.front.major() == 1 {
 		w.gone.Store(false)
 	}
 	if w.over.Load() {
