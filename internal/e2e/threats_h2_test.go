@@ -378,3 +378,30 @@ func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
 	assert.Equal(t, "body", string(q.Content))
 	assert.Equal(t, "1", q.Trailer.Get("X-Sum"))
 }
+
+// RFC 9110, 6.5: in HTTP/1.1 trailers need chunks, and in HTTP/2 they follow a body of known length, too.
+func TestTrailersThatAreAnnouncedCrossFromHTTP2BehindALength(t *testing.T) {
+	k := newFast(t, shape{secure: true})
+	k.records = nil
+	k.mirror.answer.Store(&say)
+	p := newH2(t, k)
+	p.listen()
+	for i, tt := range []struct {
+		trailer, length string // what the target is told
+		more            []string
+	}{
+		{"1", "", []string{"trailer", "x-sum"}},
+		{"", "4", nil},
+		{"", "4", []string{"trailer", "content-encoding"}}, // which may be none
+	} {
+		stream := uint32(2*i + 1)
+		require.NoError(t, p.ask(stream, false, append([]string{":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/", "content-length", "4"}, tt.more...)...))
+		require.NoError(t, p.WriteData(stream, false, []byte("body")))
+		require.NoError(t, p.ask(stream, true, "x-sum", "1"))
+		require.Equal(t, "200", p.outcome(t, stream))
+		q := k.mirror.taken()[0]
+		assert.Equal(t, "body", string(q.Content))
+		assert.Equal(t, tt.trailer, q.Trailer.Get("X-Sum"))
+		assert.Equal(t, tt.length, q.Header.Get("Content-Length"))
+	}
+}

@@ -39,7 +39,9 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	}
 	if a.body != nil && q.Method != http.MethodConnect {
 		out.Body = a.body.reader()
-		out.Trailer = a.body.trailer
+		if out.Trailer = a.body.trailer; len(out.Trailer) > 0 {
+			out.ContentLength = -1 // over HTTP/1.1 trailers need chunks (RFC 9112, 7.1.2)
+		}
 	}
 	if a.f.Rewrite != nil {
 		if err := a.rewrite(out, t); err != nil {
