@@ -67,8 +67,12 @@ func (c *conn) contain() {
 
 // panicked closes a connection on which p has been recovered.
 func (c *conn) panicked(p any) {
-	c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+	c.logPanic(p)
 	c.Close()
+}
+
+func (c *conn) logPanic(p any) {
+	c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
 }
 
 // serve runs on the connection's own goroutine until it is known who serves
@@ -169,8 +173,12 @@ func (c *conn) readBy(d time.Duration) {
 	}
 }
 
-// interrupt wakes the goroutine that reads a body.
-func (c *conn) interrupt() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) }
+// interrupt wakes the goroutine that reads, mostly from another one, which serves other
+// connections as well. Server.mu must not be held.
+func (c *conn) interrupt() {
+	defer c.contain()
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+}
 
 // shut closes the connection, with a close_notify under TLS.
 func (c *conn) shut() {
@@ -325,7 +333,7 @@ func (c *conn) CloseWrite() error {
 
 // Close closes the connection and takes it out of the server's count, once.
 func (c *conn) Close() error {
-	err := c.Conn.Close()
+	err := c.closeUnder()
 	if c.closed.CompareAndSwap(false, true) {
 		c.s.leave(c)
 		if w := c.handling.Load(); w != nil {
@@ -333,4 +341,16 @@ func (c *conn) Close() error {
 		}
 	}
 	return err
+}
+
+// closeUnder closes Conn. A panic in one of somebody else's type is an error: mostly it
+// is closed by a goroutine that serves other connections as well.
+func (c *conn) closeUnder() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.logPanic(p)
+			err = net.ErrClosed
+		}
+	}()
+	return c.Conn.Close()
 }

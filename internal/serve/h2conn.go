@@ -460,7 +460,7 @@ func (c *conn2) end(err error) {
 	c.room.Broadcast()
 	if fault != nil {
 		c.c.hasten()
-		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.Conn.Close() }) // of a type that knows no deadlines
+		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.closeUnder() }) // of a type that knows no deadlines
 		defer cut.Stop()
 	}
 	if polite { // without a fault, the end of the last answer has all the time it needs
@@ -473,7 +473,7 @@ func (c *conn2) end(err error) {
 	if polite {
 		c.c.takeLeave()
 	}
-	c.c.Conn.Close()
+	c.c.closeUnder()
 	c.workers.Wait()
 	if c.in != nil {
 		sourcePages.Put(c.in)

@@ -237,10 +237,10 @@ func (s *Server) drain() error {
 		ctx, cancel = context.WithTimeout(ctx, s.DrainTimeout)
 		defer cancel()
 	}
-	s.mu.Lock()
-	for c := range s.conns {
+	for _, c := range s.snapshot(nil) {
 		c.wake()
 	}
+	s.mu.Lock()
 	if len(s.conns) == 0 {
 		s.goneOnce()
 	}
@@ -250,13 +250,7 @@ func (s *Server) drain() error {
 		return nil
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	left := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		left = append(left, c)
-	}
-	s.mu.Unlock()
-	for _, c := range left {
+	for _, c := range s.snapshot(nil) {
 		c.Close()
 	}
 	return ErrDrainTimeout

@@ -125,18 +125,24 @@ func (s *Server) sweep(done <-chan struct{}) {
 		s.clock.Store(start.UnixNano())
 		conns = s.snapshot(conns[:0])
 		for _, c := range conns {
-			if w := c.serving.Load(); w != nil {
-				w.inspect(start)
-			}
-			if w := c.handling.Load(); w != nil {
-				w.inspect(c, start)
-			}
-			if h := c.two.Load(); h != nil {
-				h.inspect(start)
-			}
+			c.inspect(start)
 		}
 		clear(conns)
 		timer.Reset(pace.Next(time.Since(start)))
+	}
+}
+
+// inspect is the sweeper's, which a panic on one connection does not end.
+func (c *conn) inspect(now time.Time) {
+	defer c.contain()
+	if w := c.serving.Load(); w != nil {
+		w.inspect(now)
+	}
+	if w := c.handling.Load(); w != nil {
+		w.inspect(c, now)
+	}
+	if h := c.two.Load(); h != nil {
+		h.inspect(now)
 	}
 }
 
