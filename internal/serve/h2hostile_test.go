@@ -2,6 +2,7 @@ package serve_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
@@ -254,6 +256,35 @@ func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
 	p.ask(101, false, of("GET", "/")...)
 	assert.Equal(t, "200", p.reply(101).status)
 	assert.Zero(t, served.Load())
+}
+
+// The same for what is reset while its target is dialed.
+func TestARequestThatIsResetDuringTheDialIsNotSent(t *testing.T) {
+	proxytest.NoLeaks(t)
+	var asked atomic.Int64
+	target := proxytest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	u := hostproxy.To(target.Addr())
+	dialing, release := make(chan struct{}), make(chan struct{})
+	u.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {
+		close(dialing)
+		<-release
+		return net.Dial(network, addr)
+	}
+	records := make(chan hostproxy.Exchange, 1)
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler), Observe: func(x *hostproxy.Exchange) { records <- *x }}
+	r.Handle("a.test", u)
+	p := dialH2(t, proxytest.StartPlain(t, &hostproxy.Server{Router: &r, H2C: true}).Plain)
+	p.ask(1, false, of("GET", "/")...)
+	<-dialing
+	require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
+	require.NoError(t, p.WritePing(false, [8]byte{1}))
+	p.frame("answer to a PING", func(s seen) bool { return s.kind == http2.FramePing && s.ack })
+	close(release)
+	x := <-records
+	assert.Equal(t, 499, x.Status)
+	p.c.Close()
+	target.Close()
+	assert.Zero(t, asked.Load())
 }
 
 // A hookListener accepts connections of a type that panics when it is written to for the second time.

@@ -60,6 +60,9 @@ func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forw
 	w.mu.Lock()
 	w.busy, w.lease, w.life, w.span, w.around = true, l, life, s, around
 	w.since, w.doomed, w.stay = w.from.s.now(), time.Time{}, nil
+	if w.gone.Load() { // while nothing waited
+		w.abort()
+	}
 	w.mu.Unlock()
 }
 
@@ -67,7 +70,9 @@ func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forw
 func (w *watched) wait(gone chan<- struct{}, life context.Context, s span, around *forward.Forwarder) {
 	w.watch(pool.Lease{}, life, s, around)
 	w.mu.Lock()
-	w.waiting = gone
+	if w.waiting = gone; w.gone.Load() {
+		w.abort()
+	}
 	w.mu.Unlock()
 }
 
