@@ -13,50 +13,119 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// An armedConn is of a type that panics in a method once it is armed.
-type armedConn struct {
+// A hostileConn is of a type that panics, at the nth call of a method.
+type hostileConn struct {
 	net.Conn
 	method string
-	armed  atomic.Bool
-	hit    atomic.Bool
+	left   *atomic.Int64
 }
 
-func (c *armedConn) may(method string) {
-	if c.method == method && c.armed.Load() {
-		c.hit.Store(true)
+func (c *hostileConn) may(method string) {
+	if c.method == method && c.left.Add(-1) == 0 {
 		panic("oh")
 	}
 }
 
-func (c *armedConn) SetReadDeadline(t time.Time) error {
+func (c *hostileConn) Read(p []byte) (int, error) {
+	c.may("Read")
+	return c.Conn.Read(p)
+}
+
+func (c *hostileConn) SetReadDeadline(t time.Time) error {
 	c.may("SetReadDeadline")
 	return c.Conn.SetReadDeadline(t)
 }
 
-func (c *armedConn) Close() error {
+func (c *hostileConn) Close() error {
 	err := c.Conn.Close()
 	c.may("Close")
 	return err
 }
 
-type armedListener struct {
-	*pipes
-	method string
-	conns  chan *armedConn
+func (c *hostileConn) Write(p []byte) (int, error) {
+	c.may("Write")
+	return c.Conn.Write(p)
 }
 
-func (l *armedListener) Accept() (net.Conn, error) {
-	c, err := l.pipes.Accept()
+func (c *hostileConn) SetWriteDeadline(t time.Time) error {
+	c.may("SetWriteDeadline")
+	return c.Conn.SetWriteDeadline(t)
+}
+
+type hostileListener struct {
+	net.Listener
+	method string
+	left   *atomic.Int64
+}
+
+func (l *hostileListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	armed := &armedConn{Conn: c, method: l.method}
-	l.conns <- armed
-	return armed, nil
+	return &hostileConn{c, l.method, l.left}, nil
+}
+
+// What panics in a connection of the program's own type ends that connection, and nothing else.
+func TestAConnectionOfATypeThatPanicsEnds(t *testing.T) {
+	for method, calls := range map[string][]int64{"Read": {4, 5, 6}, "Write": {1, 2, 3, 4, 5, 6}, "SetWriteDeadline": {1}} {
+		for _, n := range calls {
+			proxytest.NoLeaks(t)
+			s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				for range 4 {
+					io.WriteString(w, "piece")
+					_ = http.NewResponseController(w).Flush()
+				}
+			})}
+			var left atomic.Int64
+			left.Store(n)
+			ln := proxytest.Listen(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- s.Serve(ctx, &hostileListener{ln, method, &left}) }()
+			c, err := net.Dial("tcp", ln.Addr().String())
+			require.NoError(t, err)
+			p := newPeer(t, c)
+			p.listen()
+			for i := 0; left.Load() > 0; i++ {
+				if p.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: p.fields(of("GET", "/")...), EndStream: true, EndHeaders: true}) != nil {
+					break
+				}
+				p.wait("answer", func(all []seen, ended bool) bool {
+					return ended || len(all) > 0 && all[len(all)-1].end && all[len(all)-1].stream == uint32(2*i+1)
+				})
+			}
+			p.closed()
+			q := dialH2(t, ln.Addr().String())
+			q.ask(1, false, of("GET", "/")...)
+			assert.Equal(t, "200", q.reply(1).status)
+			q.c.Close()
+			cancel()
+			assert.NoError(t, <-done)
+		}
+	}
+}
+
+// A body that goes out without a copy is written elsewhere.
+func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, 1<<20))
+	})}
+	var left atomic.Int64
+	addr := startOn(t, s, &hostileListener{proxytest.Listen(t), "Write", &left})
+	for range 2 {
+		left.Store(2)
+		p := dialH2(t, addr)
+		p.ask(1, false, of("GET", "/")...)
+		p.closed()
+	}
 }
 
 // What the server does with connections on goroutines of its own, which serve all of them, ends none but the one that panics.
@@ -75,7 +144,8 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 			t.Run(tt.name+" "+protocol, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					release := make(chan struct{})
-					ln := &armedListener{pipes: newPipes(), method: tt.method, conns: make(chan *armedConn, 1)}
+					var left atomic.Int64
+					ln := newPipes()
 					s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), DrainTimeout: 10 * time.Second,
 						Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 							if tt.busy {
@@ -84,9 +154,8 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 						})}
 					ctx, cancel := context.WithCancel(t.Context())
 					done := make(chan error, 1)
-					go func() { done <- s.Serve(ctx, ln) }()
+					go func() { done <- s.Serve(ctx, &hostileListener{ln, tt.method, &left}) }()
 					c := ln.dial()
-					armed := <-ln.conns
 					if protocol == "HTTP/2" {
 						p := newPeer(t, c)
 						p.listen()
@@ -97,7 +166,7 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 						require.NoError(t, err)
 					}
 					synctest.Wait()
-					armed.armed.Store(true)
+					left.Store(1)
 					if tt.sweeps {
 						time.Sleep(5 * time.Second)
 					}
@@ -108,7 +177,7 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 					} else {
 						assert.NoError(t, err)
 					}
-					assert.True(t, armed.hit.Load())
+					assert.Less(t, left.Load(), int64(1), "it panics")
 					close(release)
 					c.Close()
 				})

@@ -186,8 +186,8 @@ const sentAll = -1
 // closedStreams are the streams that have ended last, as far as mostClosed goes.
 type closedStreams struct {
 	last []closedStream
-	n    int // that have ended
-	lost closedStream
+	n    int          // that have ended
+	lost closedStream // what find returns for those before
 }
 
 // mostClosed is more than the streams that can be open.

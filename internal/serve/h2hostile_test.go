@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -95,6 +94,8 @@ func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	require.NoError(t, p.WriteWindowUpdate(3, 1))
 	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
 	require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
+	require.NoError(t, p.WritePing(false, [8]byte{1}))
+	p.frame("answer to a PING", func(s seen) bool { return s.kind == http2.FramePing && s.ack })
 	close(release)
 	assert.Equal(t, "whole", p.reply(1).body)
 	code, _ := p.closed()
@@ -196,25 +197,6 @@ func TestFramesForForsakenStreamsCost(t *testing.T) {
 	}
 }
 
-// A handler that ends its goroutine ends its stream, and no more.
-func TestAHandlerThatEndsItsGoroutineEndsItsStream(t *testing.T) {
-	proxytest.NoLeaks(t)
-	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
-		if q.URL.Path == "/exit" {
-			runtime.Goexit()
-		}
-		io.WriteString(w, "ok")
-	}))
-	for i := range 600 {
-		p.ask(uint32(2*i+1), false, of("GET", "/exit")...)
-		if r := p.reply(uint32(2*i + 1)); !assert.Equal(t, http2.ErrCodeInternal, r.code) {
-			break
-		}
-	}
-	p.ask(2001, false, of("GET", "/")...)
-	assert.Equal(t, "ok", p.reply(2001).body)
-}
-
 // RFC 9113, 6.8: the streams that a client opens are none of those that its GOAWAY is about.
 func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "whole") }))
@@ -285,39 +267,6 @@ func TestARequestThatIsResetDuringTheDialIsNotSent(t *testing.T) {
 	p.c.Close()
 	target.Close()
 	assert.Zero(t, asked.Load())
-}
-
-// A hookListener accepts connections of a type that panics when it is written to for the second time.
-type hookListener struct{ net.Listener }
-
-func (l hookListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	return &hookConn{Conn: c}, err
-}
-
-type hookConn struct {
-	net.Conn
-	writes int
-}
-
-func (c *hookConn) Write(p []byte) (int, error) {
-	if c.writes++; c.writes == 2 {
-		panic("no")
-	}
-	return c.Conn.Write(p)
-}
-
-func TestAPanicInAConnectionEndsThatAlone(t *testing.T) {
-	proxytest.NoLeaks(t)
-	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Write(make([]byte, 1<<20))
-	})}
-	addr := startOn(t, s, hookListener{proxytest.Listen(t)})
-	for range 2 {
-		p := dialH2(t, addr)
-		p.ask(1, false, of("GET", "/")...)
-		p.closed()
-	}
 }
 
 // A client that streams small messages has as many of them on their way as its window lets it when it learns that it is refused.
