@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log"
@@ -31,9 +30,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// goClient is x/net's client of HTTP/2 without TLS.
+// goClient is net/http's client of HTTP/2 without TLS.
 func goClient(t testing.TB) *http.Client {
-	transport := &http2.Transport{AllowHTTP: true, DialTLS: func(network, addr string, _ *tls.Config) (net.Conn, error) { return net.Dial(network, addr) }}
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
 }
