@@ -40,7 +40,7 @@ func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
 		{"a target that says 503", func(t *testing.T, u *hostproxy.Upstream, _ *proxytest.Server) {
 			bad := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 				_, _ = io.Copy(io.Discard, q.Body)
-				http.Error(w, "no", 503)
+				http.Error(w, "no", http.StatusServiceUnavailable)
 			}))
 			u.Retry = hostproxy.Retry{Statuses: []int{503}, Budget: -1}
 			require.NoError(t, u.Add(bad.Addr()))

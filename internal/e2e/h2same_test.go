@@ -48,7 +48,7 @@ func TestARequestIsTheSameByEachProtocol(t *testing.T) {
 			w.WriteHeader(103)
 			io.WriteString(w, "answer")
 		case "/redirect":
-			http.Redirect(w, q, "/other", 302)
+			http.Redirect(w, q, "/other", http.StatusFound)
 		default:
 			io.WriteString(w, "answer")
 		}
