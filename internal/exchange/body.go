@@ -44,9 +44,8 @@ type Body struct {
 
 var bodyPages = sync.Pool{New: func() any { return new([ReplayLimit]byte) }}
 
-// Open makes b the body that src brings, of that length, -1 for one that is not known.
-// What streams for long may be a conversation, which nobody asks twice: without a
-// length only the bodies of idempotent requests are kept.
+// Open makes b the body that src brings. length is -1 if it is not known; then the body
+// may be one side of a long conversation, and is kept only for an idempotent method.
 func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.Patient, b.src, b.length, b.max = false, src, length, 0
 	b.whole.Store(false)

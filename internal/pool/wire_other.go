@@ -72,5 +72,5 @@ func (c *Conn) hear() {
 // taken.
 func (c *Conn) quiet() bool { return !c.heard }
 
-// readNow is for callbacks of raw.Read, of which there are none.
+// readNow is not called here: no connection has a raw socket to read from.
 func readNow(uintptr, []byte) (int, error) { return 0, errAgain }
