@@ -49,7 +49,7 @@ func (w *Watcher) WriteHeader(status int) {
 }
 
 // A Relayer is a ResponseWriter that takes the head of a target's response as it came,
-// which costs less than a Header that nobody reads.
+// which costs less than filling a Header that no handler looks at.
 type Relayer interface {
 	// Relay is WriteHeader with these fields, which it copies. length is that of the
 	// body, negative if it is unknown. Later the Header has the fields. Relay reports

@@ -59,7 +59,7 @@ func (c *Conn) unguard() {
 // tickets and key updates are consumed on the way.
 func (c *Conn) hear() {
 	defer func() {
-		if recover() != nil { // in a connection of somebody else's type; here it would be the program's end
+		if recover() != nil { // in a connection type of the embedding program, which would end here
 			c.heard = true
 		}
 		c.done <- struct{}{}
