@@ -47,3 +47,25 @@ func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
 	assert.Equal(t, 503, x.Status)
 	assert.NoError(t, x.Err)
 }
+
+// Handlers such as httputil.ReverseProxy panic with http.ErrAbortHandler when a client does not take its response.
+func TestTheRecordOfAHandlerThatAbortsSaysThatTheClientHasLeft(t *testing.T) {
+	abort := func(w http.ResponseWriter, q *http.Request) {
+		for {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+	}
+	overOurLanes(t, nil, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		c.Head()
+		c.Close()
+		x := s.record(t, 1)
+		assert.Equal(t, 499, x.Status)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail)
+		assert.Equal(t, hostproxy.SideClient, fail.Side)
+	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
+}

@@ -18,14 +18,16 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 }
 
 // ServeOwn lets h, a handler of the program's own, serve q. It notes in the record that
-// the client has left before the end of the response.
+// the client has left before the end of the response, also when h panics for that.
 func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
+	defer func() {
+		if ClientLeft(q.Context()) && watcher.n != watcher.length && x.Err == nil {
+			x.Status = StatusClientClosed
+			x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
+		}
+	}()
 	h.ServeHTTP(watcher, q)
-	if ClientLeft(q.Context()) && watcher.n != watcher.length && x.Err == nil {
-		x.Status = StatusClientClosed
-		x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
-	}
 }
 
 // A Watcher is a ResponseWriter that notes in the record what the client got. The
