@@ -69,3 +69,20 @@ func TestTheRecordOfAHandlerThatAbortsSaysThatTheClientHasLeft(t *testing.T) {
 		assert.Equal(t, hostproxy.SideClient, fail.Side)
 	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
 }
+
+func TestTheRecordOfAHandlerThatAbortsSaysSo(t *testing.T) {
+	abort := func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Length", "10")
+		_, _ = io.WriteString(w, "hello")
+		panic(http.ErrAbortHandler)
+	}
+	overEachLane(t, nil, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		x := s.record(t, 1)
+		assert.Equal(t, 200, x.Status)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail)
+		assert.Equal(t, hostproxy.SideProxy, fail.Side)
+	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
+}
