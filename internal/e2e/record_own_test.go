@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -85,4 +86,31 @@ func TestTheRecordOfAHandlerThatAbortsSaysSo(t *testing.T) {
 		require.ErrorAs(t, x.Err, &fail)
 		assert.Equal(t, hostproxy.SideProxy, fail.Side)
 	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
+}
+
+// RFC 8441: over HTTP/2 the client of a tunnel leaves by ending its stream, as the client of an upgraded connection closes that.
+func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
+	if !withExtendedConnect(t) {
+		return
+	}
+	own := func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", http.HandlerFunc(u.ServeHTTP)) }
+	for about, routes := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){"an Upstream": nil, "a handler around one": own} {
+		t.Run(about, func(t *testing.T) {
+			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+				if _, err := c.ReadRequest(); err == nil {
+					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+					_, _ = c.ReadString(1) // its end
+				}
+			})
+			k := newFast(t, shape{secure: true, routes: routes, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.connectTo("websocket"))
+			require.Equal(t, "200", p.outcome(t, 1))
+			require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
+			x := <-k.records
+			assert.Equal(t, 200, x.Status)
+			assert.NoError(t, x.Err)
+		})
+	}
 }

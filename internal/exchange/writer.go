@@ -22,7 +22,8 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
 	defer func() {
-		if ClientLeft(q.Context()) && watcher.n != watcher.length && x.Err == nil {
+		tunnel := watcher.Wrote && q.Method == http.MethodConnect // which its client ends by leaving
+		if ClientLeft(q.Context()) && watcher.n != watcher.length && !tunnel && x.Err == nil {
 			x.Status = StatusClientClosed
 			x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
 		}
