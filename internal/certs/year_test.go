@@ -439,7 +439,7 @@ func (w *world) wildcard() {
 }
 
 // uncover removes a wildcard. The hosts that it covered have to have their own
-// certificates again.
+// certificates again: that the wildcard's was served for them is forgotten.
 func (w *world) uncover(wildcard *tenant) {
 	w.unwant(wildcard)
 	w.mu.Lock()
@@ -447,6 +447,9 @@ func (w *world) uncover(wildcard *tenant) {
 	for _, s := range w.all {
 		if s.covered == wildcard {
 			s.covered = nil
+			for _, i := range w.instances {
+				i.forget(s)
+			}
 			if !s.wanted.IsZero() {
 				s.wanted = time.Now()
 			}

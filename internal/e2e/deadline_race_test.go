@@ -28,12 +28,7 @@ func (c *arming) SetReadDeadline(at time.Time) error {
 	case time.Until(at) > 50*time.Second:
 		select {
 		case c.began <- struct{}{}:
-			for range 20 {
-				if c.past.Load() {
-					break
-				}
-				<-time.After(moment / 10)
-			}
+			happens(2*moment, c.past.Load)
 		default:
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -46,4 +47,67 @@ func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
 	x := <-records
 	assert.Equal(t, 503, x.Status)
 	assert.NoError(t, x.Err)
+}
+
+// Handlers such as httputil.ReverseProxy panic with http.ErrAbortHandler when a client does not take its response.
+func TestTheRecordOfAHandlerThatAbortsSaysThatTheClientHasLeft(t *testing.T) {
+	abort := func(w http.ResponseWriter, q *http.Request) {
+		for {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+	}
+	overOurLanes(t, nil, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		c.Head()
+		c.Close()
+		x := s.record(t, 1)
+		assert.Equal(t, 499, x.Status)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail)
+		assert.Equal(t, hostproxy.SideClient, fail.Side)
+	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
+}
+
+func TestTheRecordOfAHandlerThatAbortsSaysSo(t *testing.T) {
+	abort := func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Length", "10")
+		_, _ = io.WriteString(w, "hello")
+		panic(http.ErrAbortHandler)
+	}
+	overEachLane(t, nil, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+		x := s.record(t, 1)
+		assert.Equal(t, 200, x.Status)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail)
+		assert.Equal(t, hostproxy.SideProxy, fail.Side)
+	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
+}
+
+// RFC 8441: over HTTP/2 the client of a tunnel leaves by ending its stream, as the client of an upgraded connection closes that.
+func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
+	own := func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", http.HandlerFunc(u.ServeHTTP)) }
+	for about, routes := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){"an Upstream": nil, "a handler around one": own} {
+		t.Run(about, func(t *testing.T) {
+			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+				if _, err := c.ReadRequest(); err == nil {
+					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+					_, _ = c.ReadString(1) // its end
+				}
+			})
+			k := newFast(t, shape{secure: true, routes: routes, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.connectTo("websocket"))
+			require.Equal(t, "200", p.outcome(t, 1))
+			require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
+			x := <-k.records
+			assert.Equal(t, 200, x.Status)
+			assert.NoError(t, x.Err)
+		})
+	}
 }

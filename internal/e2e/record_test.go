@@ -258,17 +258,26 @@ func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-q.Context().Done()
 		},
+		"has answered HEAD": func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(wrote)))
+			_ = http.NewResponseController(w).Flush()
+			<-q.Context().Done()
+		},
 	}
 	for name, h := range handlers {
 		t.Run(name, func(t *testing.T) {
 			overLanesAtOnce(t, good, func(t *testing.T, s *site) {
 				c := s.dial(t)
-				c.Send("GET / HTTP/1.1\r\nHost: own.test\r\n\r\n")
+				method := "GET"
+				if name == "has answered HEAD" {
+					method = "HEAD"
+				}
+				c.Send(method + " / HTTP/1.1\r\nHost: own.test\r\n\r\n")
 				_, err := c.ReadHead()
 				require.NoError(t, err)
 				c.Close()
 				x := s.record(t, 1)
-				if name == "has said all" {
+				if strings.HasPrefix(name, "has ") {
 					assert.Equal(t, 200, x.Status)
 					assert.NoError(t, x.Err)
 					return

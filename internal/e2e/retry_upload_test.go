@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -129,12 +128,7 @@ func TestNothingBehindABodyThatWasHandedOverIsLost(t *testing.T) {
 			<-asked
 			before := front.read.Load()
 			c.Send(strings.Replace(next, "a.test", "b.test", 1))
-			for range 20 { // it is to be read now, or when the answer has gone out
-				if front.read.Load() > before {
-					break
-				}
-				<-time.After(moment / 10)
-			}
+			happens(2*moment, func() bool { return front.read.Load() > before }) // or else when the answer has gone out
 			close(came)
 			require.Equal(t, 502, c.Response("PUT").StatusCode)
 			assert.Equal(t, 200, c.Response("GET").StatusCode)

@@ -76,6 +76,8 @@ func (x *Exchange) Finish() {
 		x.Status = http.StatusOK // a handler that writes nothing says so
 	default:
 		x.Status = http.StatusInternalServerError
+	}
+	if !x.Returned { // Fail keeps what is known better
 		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
 	}
 }

@@ -33,7 +33,7 @@ type Body struct {
 	count    atomic.Int64
 	failure  atomic.Pointer[error]
 
-	mu     sync.Mutex // held while somebody reads; guards what follows
+	mu     sync.Mutex // held during a Read; guards what follows
 	closed bool
 	keeps  bool
 	kept   []byte
@@ -44,9 +44,8 @@ type Body struct {
 
 var bodyPages = sync.Pool{New: func() any { return new([ReplayLimit]byte) }}
 
-// Open makes b the body that src brings, of that length, -1 for one that is not known.
-// What streams for long may be a conversation, which nobody asks twice: without a
-// length only the bodies of idempotent requests are kept.
+// Open makes b the body that src brings. length is -1 if it is not known; then the body
+// may be one side of a long conversation, and is kept only for an idempotent method.
 func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.Patient, b.src, b.length, b.max = false, src, length, 0
 	b.whole.Store(false)
@@ -123,8 +122,8 @@ func (b *Body) Kept() []byte {
 	return b.kept
 }
 
-// Close ends all reading. If somebody reads, wake has to end that; false means that it
-// cannot. It may be nil where no reader is left.
+// Close ends all reading. If a Read is in progress, wake has to end it; wake returns
+// false if it cannot. wake may be nil if no reader is left.
 func (b *Body) Close(wake func() bool) {
 	if !b.mu.TryLock() {
 		if !b.whole.Load() && !wake() {
@@ -236,9 +235,8 @@ func (b *Body) read(p []byte) (int, error) {
 	return n, err
 }
 
-// contained is Read of a source that somebody's middleware may have made. What it
-// panics with is an error: it is read on goroutines where a panic would be the
-// program's end.
+// contained is Read of a source that middleware may have made. A panic in it is an
+// error, because on the goroutines that read a body it would end the program.
 func (b *Body) contained(p []byte) (n int, err error) {
 	defer Contain("a request body", &err)
 	return b.src.Read(p)

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -18,14 +19,23 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 }
 
 // ServeOwn lets h, a handler of the program's own, serve q. It notes in the record that
-// the client has left before the end of the response.
+// the client has left before the end of the response, also when h panics for that.
 func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
+	defer func() {
+		if ClientLeft(q.Context()) && !watcher.complete(q.Method) && x.Err == nil {
+			x.Status = StatusClientClosed
+			x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
+		}
+	}()
 	h.ServeHTTP(watcher, q)
-	if ClientLeft(q.Context()) && watcher.n != watcher.length && x.Err == nil {
-		x.Status = StatusClientClosed
-		x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
-	}
+}
+
+// complete reports whether the client got all that there is of the response to a request
+// with that method. A tunnel is complete, since its client ends it by leaving.
+func (w *Watcher) complete(method string) bool {
+	bodiless := method == http.MethodHead || w.x.Status == http.StatusNoContent || w.x.Status == http.StatusNotModified
+	return w.Wrote && (bodiless || method == http.MethodConnect || w.n == w.length)
 }
 
 // A Watcher is a ResponseWriter that notes in the record what the client got. The
@@ -49,7 +59,7 @@ func (w *Watcher) WriteHeader(status int) {
 }
 
 // A Relayer is a ResponseWriter that takes the head of a target's response as it came,
-// which costs less than a Header that nobody reads.
+// which costs less than filling a Header that no handler looks at.
 type Relayer interface {
 	// Relay is WriteHeader with these fields, which it copies. length is that of the
 	// body, negative if it is unknown. Later the Header has the fields. Relay reports
@@ -106,7 +116,16 @@ func (w *Watcher) begin(status int) {
 }
 
 // Flush is for handlers that assert http.Flusher.
-func (w *Watcher) Flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
+func (w *Watcher) Flush() { _ = w.FlushError() }
+
+// FlushError is for http.ResponseController. The head goes out with it, if it has not.
+func (w *Watcher) FlushError() error {
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if !errors.Is(err, http.ErrNotSupported) {
+		w.implicit()
+	}
+	return err
+}
 
 // Hijack is for handlers that assert http.Hijacker.
 func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {

@@ -262,7 +262,11 @@ func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 			left = append(left, t)
 		}
 	}
-	t, err := a.Pick(left)
+	var t *Target
+	var err error
+	if len(left) > 0 { // a Pick may take the first one
+		t, err = a.Pick(left)
+	}
 	i := slices.Index(a.set.targets, t)
 	a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
 	if i >= 0 && !t.node.TryBegin() {

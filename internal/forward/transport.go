@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,12 +28,9 @@ var errNoResponse = errors.New("Upstream.Transport returned no response with a b
 func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
 	defer exchange.Contain("Transport", &err)
 	var wrote atomic.Bool
-	trace := &httptrace.ClientTrace{
-		WroteHeaders: func() { wrote.Store(true) },
-		Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
-			return on1xx(status, http.Header(h))
-		},
-	}
+	early := earlyResponses{pass: on1xx}
+	defer early.end()
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }, Got1xxResponse: early.got}
 	ctx := httptrace.WithClientTrace(req.Context(), trace)
 	if t.foreign {
 		res, err = t.bounded(req.WithContext(ctx))
@@ -51,6 +49,36 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 		ae.Op, ae.Wrote = "dial", false
 	}
 	return nil, ae
+}
+
+// earlyResponses passes the interim responses of an attempt on. A transport may tell of
+// them on a goroutine of its own, also when it has given the attempt up: then whoever
+// gets them has gone on.
+type earlyResponses struct {
+	mu    sync.Mutex // held while one is passed on
+	pass  func(int, http.Header) error
+	ended bool
+}
+
+// got is httptrace.ClientTrace.Got1xxResponse. A panic of what the response is written
+// to is the attempt's failure.
+func (e *earlyResponses) got(status int, h textproto.MIMEHeader) (err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return errEnded
+	}
+	defer exchange.Contain("ResponseWriter", &err)
+	return e.pass(status, http.Header(h))
+}
+
+var errEnded = errors.New("the attempt has ended")
+
+// end drops those that are still to come. It waits for the one that is passed on.
+func (e *earlyResponses) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ended = true
 }
 
 // CloseIdleConnections passes the call on where it is understood.

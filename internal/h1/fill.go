@@ -4,7 +4,7 @@ package h1
 type Start struct {
 	Method    []byte
 	Target    []byte // in origin-form, or *
-	Authority []byte // nil if only a Host field says who is asked
+	Authority []byte // nil if only a Host field names the host
 	Protocol  []byte // of an extended CONNECT (RFC 8441); nil otherwise
 	Ended     bool   // no body follows
 }

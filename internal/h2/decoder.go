@@ -5,12 +5,12 @@ package h2
 // it is needed.
 type Decoder struct{ table table }
 
-// Decode decodes a header block into l, whose fields of before are gone. All blocks of
+// Decode decodes a header block into l, in place of the fields that l had. All blocks of
 // a connection have to be decoded, in the order in which they came.
 //
 // An error is a *Fault, which ends the connection. A block beyond l's limits is decoded
 // to its end nonetheless, since it changes the table; Request and Trailers then return
-// what is to be answered. One that decodes to much more is a fault.
+// the refusal. A block that decodes to far more than the limits is a fault.
 func (d *Decoder) Decode(l *List, block []byte) (err error) {
 	l.clear()
 	for len(block) > 0 && block[0]&0xe0 == 0x20 {
@@ -60,7 +60,8 @@ func (d *Decoder) field(l *List, b []byte) (rest []byte, err error) {
 	return rest, l.note(start, name)
 }
 
-// literal appends a field whose value is spelled, and whose name may be.
+// literal appends a field that is not indexed as a whole: its value is spelled out, and
+// its name may be.
 func (d *Decoder) literal(l *List, b []byte, prefix uint8) (rest []byte, name int, err error) {
 	if b[0]&(1<<prefix-1) != 0 {
 		b, name, err = d.indexed(l, b, prefix, true)

@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// A requestBody is the client's body, whose source is the request's Body, as somebody's
-// middleware may have made it. It hands the trailers on at its end.
+// A requestBody is the client's body. Its source is the request's Body, which middleware
+// may have replaced. At the end of the body it hands the trailers on.
 type requestBody struct {
 	exchange.Body
 	q       *http.Request

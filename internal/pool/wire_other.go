@@ -59,7 +59,7 @@ func (c *Conn) unguard() {
 // tickets and key updates are consumed on the way.
 func (c *Conn) hear() {
 	defer func() {
-		if recover() != nil { // in a connection of somebody else's type; here it would be the program's end
+		if recover() != nil { // in a connection type of the embedding program, which would end here
 			c.heard = true
 		}
 		c.done <- struct{}{}
@@ -72,5 +72,5 @@ func (c *Conn) hear() {
 // taken.
 func (c *Conn) quiet() bool { return !c.heard }
 
-// readNow is for callbacks of raw.Read, of which there are none.
+// readNow is not called here: no connection has a raw socket to read from.
 func readNow(uintptr, []byte) (int, error) { return 0, errAgain }

@@ -47,7 +47,7 @@ func noLeaks(t testing.TB, patience time.Duration) {
 // ownerLabel names the test in the profiler labels of its goroutines. What a goroutine starts inherits them.
 const ownerLabel = "test"
 
-// own makes owner the one whose goroutines the caller, and those that it starts from now on, are.
+// own labels the calling goroutine, and all that it starts from now on, as owner's.
 func own(owner string) {
 	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(ownerLabel, owner)))
 }

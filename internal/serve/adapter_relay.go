@@ -15,12 +15,12 @@ func (w *response) Relay(status int, fields []h1.Field, length int64) bool {
 	if a == nil || a.hijacked || a.wrote {
 		return false
 	}
+	a.stopAsking() // without the gate: it may have to wait for a write
 	w.gate.Lock()
 	defer w.gate.Unlock()
 	if w.header != nil {
 		return false
 	}
-	a.stopAsking()
 	a.wrote, a.relayed = true, true
 	a.out.status, a.out.length = status, length
 	a.given.kind, a.given.date = true, dated(fields) // a target that tells no type is believed

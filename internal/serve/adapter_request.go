@@ -48,8 +48,8 @@ func (t *text) method(b []byte) string {
 	return t.of(b)
 }
 
-// request returns r as handlers want it. It is a part of the response writer: who keeps
-// one of them mostly keeps the other.
+// request returns r as handlers want it. The http.Request lies in the response writer,
+// because handlers that keep one of them mostly keep both.
 func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, error) {
 	q := http.Request{Method: a.texts.method(r.Method), RequestURI: a.texts.of(r.Target), Host: a.texts.of(r.Host),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: r.Minor, RemoteAddr: a.c.remote(), TLS: a.c.state, Body: http.NoBody,
@@ -186,7 +186,7 @@ type requestBody struct {
 	mu     sync.Mutex // held while somebody reads
 	closed atomic.Bool
 	ended  bool // trailer is filled; guarded by mu
-	left   bool // nobody reads any more; guarded by the response's gate
+	left   bool // reading has ended; guarded by the response's gate
 }
 
 // Read implements io.Reader. The first one asks a client that waits to be asked.

@@ -98,8 +98,8 @@ func (u *upload) run() {
 	}
 }
 
-// stream streams the body. A panic in a connection of somebody else's type is the
-// failure of this request: on this goroutine it would be the program's end.
+// stream streams the body. A panic in a connection type of the embedding program fails
+// this request: on this goroutine it would end the program.
 func (u *upload) stream() (err error) {
 	defer func() {
 		if hook, ok := err.(*exchange.PanicError); ok {

@@ -83,7 +83,7 @@ type front interface {
 	piece() int
 
 	// closed reports whether the client has closed its side, and hungUp the same for a
-	// request whose body nobody reads. They take none of its bytes, and may be called
+	// request whose body is not read. They take none of its bytes, and may be called
 	// concurrently. Where the system does not tell, they read ahead until lookBack.
 	closed() bool
 	hungUp() bool

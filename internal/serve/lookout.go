@@ -9,7 +9,7 @@ import (
 // A lookout waits for the end of a connection at which the sweeper cannot peek, by
 // reading, while a handler serves a request that has been read to its end.
 type lookout struct {
-	over chan struct{} // closed when nobody waits for it any more
+	over chan struct{} // closed when the lookout is not needed any more
 	done chan struct{} // closed when what follows is known
 	b    [1]byte       // the beginning of another request
 	n    int           // bytes of b
@@ -48,8 +48,8 @@ func (l *lookout) run(c *conn, w *response) {
 	}
 }
 
-// read reads the byte. A panic in a connection of somebody else's type is the
-// connection's end: on this goroutine it would be the program's.
+// read reads the byte. A panic in a connection type of the embedding program ends the
+// connection: on this goroutine it would end the program.
 func (l *lookout) read(c *conn) (err error) {
 	defer exchange.Contain("a connection", &err)
 	l.n, err = c.stream().Read(l.b[:])

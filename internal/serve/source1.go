@@ -28,10 +28,10 @@ type source1 struct {
 	until   time.Time // when settle loses its patience; zero without it
 	err     error     // what all further reads return; io.EOF is the end of the body
 
-	arming   sync.Mutex    // held by who sets the read deadline
+	arming   sync.Mutex    // held while the read deadline is set
 	stall    time.Duration // how long the client may send nothing until the response begins, within exchange.BodyStall; 0 means no other bound
 	stop     atomic.Bool   // set before the read deadline that wakes the reader
-	bound    atomic.Bool   // the read deadline is somebody else's
+	bound    atomic.Bool   // a handler has set the read deadline
 	answered atomic.Bool   // the response has begun: the client owes no haste any more
 }
 
@@ -253,8 +253,8 @@ func (s *source1) receive(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// arm sets the deadline of the next read, unless that is somebody else's, and reports
-// whether it is that of a client that owes haste.
+// arm sets the deadline of the next read, unless a handler has set one. It reports
+// whether the deadline is that of a client which owes haste.
 func (s *source1) arm() (hurries bool) {
 	s.arming.Lock()
 	defer s.arming.Unlock()
