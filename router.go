@@ -463,9 +463,9 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 }
 
 // Set adds a route, or swaps the handler of an existing route. Requests in flight
-// finish on the old handler, with the same exceptions as in [Router.Remove]. If
-// both handlers have the same innermost handler, there are no exceptions; see
-// [Router.Replace].
+// finish on the old handler, with the same exceptions as in [Router.Remove]. These
+// exceptions do not apply if both handlers have the same innermost handler, which
+// [Router.Replace] explains.
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -531,11 +531,11 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // ([Upstream.Replace] swaps the targets of one Upstream, and waits.)
 //
 // Requests in flight finish on the old handlers, with the same exceptions as in
-// [Router.Remove]. If the pattern and the innermost handler of a route stay the
-// same, there are no exceptions: its upgraded connections stay open.
+// [Router.Remove]. These exceptions do not apply to a route that keeps its pattern
+// and its innermost handler: its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
-// returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
+// returns. The innermost handler is the one that wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
 // the same Upstream applies to new requests, and closes no connection. Handlers are
 // compared with ==. Handlers of a type that == cannot compare always differ, except

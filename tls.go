@@ -37,7 +37,7 @@ import (
 //
 // Each host of a route gets a certificate in the background. Only handshakes of a
 // host without a certificate wait for the CA, up to 64 per host. They do not delay
-// other hosts. Each ACME account, and each issuer of another type, gets at most ten
+// hosts that have one. Each ACME account, and each issuer of another type, gets at most ten
 // orders in ten seconds: due renewals first, then hosts with waiting handshakes. A
 // host that fails is retried with growing pauses, and does not delay other hosts.
 // See [Router.Certificates].
@@ -72,9 +72,10 @@ type TLS struct {
 	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
 	// *.example.com do not apply to a route for a.example.com. A host with an
 	// on-demand certificate (see HostPolicy) has no route of its own: Host is called
-	// with the name of the host. A field that is zero in the returned HostTLS is then
-	// taken from the settings of the wildcard pattern that matches the name. Settings
-	// for a Passthrough have no effect, and are logged at level Error.
+	// with the name of the host. For these hosts only, a field that is zero in the
+	// returned HostTLS is taken from the settings of the wildcard pattern that matches
+	// the name. Settings for a Passthrough have no effect, and are logged at level
+	// Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
@@ -144,10 +145,10 @@ type TLS struct {
 	// minutes.
 	//
 	// If Addresses is empty, the addresses of the network interfaces count. If one of
-	// these is private, any record will do. If none of these is private, the order waits
-	// for at most about 35 minutes. A handshake for the host ends the wait, because it
-	// shows that clients reach this machine. In both cases, a host without any record
-	// waits until it has one.
+	// these is private, any record will do. If none of these is private, and no record
+	// is one of them, the order waits for at most about 35 minutes. A handshake for the
+	// host ends that wait, because it shows that clients reach this machine. A host
+	// without any A or AAAA record waits until it has one, whatever the addresses are.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -840,9 +841,9 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts has
 // a certificate. If no hosts are given, it waits for all hosts that need a
-// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If
-// such a host is given, AwaitCertificates waits for it, but does not order its
-// certificate: the first handshake or [Router.RenewCertificate] orders it. When ctx
+// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If a
+// host of the latter kind is given, AwaitCertificates waits for it, but does not
+// order its certificate: the first handshake or [Router.RenewCertificate] orders it. When ctx
 // is done, the error names the hosts without a certificate and the reasons. An
 // invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
@@ -883,8 +884,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 // that only Servers use needs no call: the last [Server] to end does the same. Close
 // may be called more than once.
 //
-// Close stops the renewal of certificates, waits until it has ended, and frees its
-// locks. Close waits at most 15 s for calls of issuers and storages that ignore
+// Close stops the renewal of certificates, waits until the renewal has ended, and
+// releases its locks in [TLS].Storage. Close waits at most 15 s for calls of issuers and storages that ignore
 // their context, and logs these calls as errors. It also closes the idle
 // connections to the targets of all routes, and ends health checks and discovery
 // until the next request.

@@ -75,7 +75,7 @@ type Upstream struct {
 	Sticky *Sticky
 
 	// Pick chooses the target of an attempt. It gets the targets that are up and not
-	// tried yet; if none is up, see FailClosed. If Pick returns nil, the request fails
+	// tried yet, full ones too; if none is up, see FailClosed. If Pick returns nil, the request fails
 	// with 503. Pick cannot be combined with Policy, Weights or Sticky. Nil leaves the
 	// choice to these fields.
 	Pick func(*http.Request, []*Target) *Target
@@ -351,11 +351,12 @@ func (u *Upstream) source() discover.Source {
 }
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried. With LessBusy and LeastInFlight, [Upstream.Weights] are
-// shares of the requests in flight. With RoundRobin, Random and ConsistentHash,
-// Weights are shares of all requests over time. FirstAvailable ignores Weights, but
-// skips targets with weight 0. ConsistentHash also skips a target that has more
-// than 1.25 times its share of the requests in flight.
+// full or already tried; if none is up, see [Upstream.FailClosed]. With LessBusy and
+// LeastInFlight, [Upstream.Weights] are shares of the requests in flight. With
+// RoundRobin, Random and ConsistentHash, Weights are shares of all requests over
+// time. FirstAvailable ignores Weights, but skips targets with weight 0.
+// ConsistentHash also skips a target that has more than 1.25 times its share of the
+// requests in flight.
 type Policy uint8
 
 // The policies.
@@ -382,10 +383,11 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
-// called, or when the last route to the Upstream is removed. The Router knows an
-// Upstream behind a handler of your own through the handler's Unwrap method or, without
-// that method, from the Upstream's first request. The checks of an Upstream that no
-// Router knows end only with Drain.
+// called, or when the last route to the Upstream is removed. If an
+// Upstream is behind a handler of your own, the Router finds it by the handler's
+// Unwrap method. If the handler has no such method, the Router finds the Upstream at
+// its first request. The checks of an Upstream that no
+// Router has found end only with Drain.
 // [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
