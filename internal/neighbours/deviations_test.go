@@ -19,7 +19,7 @@ func nobodyPushes(p place) bool { return p.protocol == h2 }
 // is long, or does not come, closes the connection all the same.
 func maxBytesKeepsConnections(p place) bool { return p.protocol != h2 }
 
-// routesHaveTheirWriter: the writer that a route gets always has Flush, Hijack and ReadFrom, and passes them on. Over HTTP/2 its
-// Hijack fails with http.ErrNotSupported. It has no FlushError, so that an http.ResponseController hears of no error of Flush, and
-// neither WriteString and CloseNotify, which have better successors, nor Push.
+// routesHaveTheirWriter: the writer that a route gets always has Flush, FlushError, Hijack and ReadFrom, and passes them on. Over
+// HTTP/2 its Hijack fails with http.ErrNotSupported. It has neither WriteString nor CloseNotify, which have better successors,
+// nor Push.
 func routesHaveTheirWriter(p place) bool { return p.server == aRoute }
