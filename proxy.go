@@ -126,9 +126,10 @@ type Server struct {
 	MaxHandshakes int
 
 	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if that
-	// listener serves the routes. Clients start with HTTP/2 at once, without
-	// negotiation (prior knowledge; RFC 9113, 3.3), as proxies that forward gRPC can.
-	// False refuses such clients with 505. Upgrade: h2c is never granted.
+	// listener serves the routes. Clients must start with HTTP/2 at once, without
+	// negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward gRPC can do
+	// this. False refuses such clients with 505. A client that asks for HTTP/2 by the
+	// header Upgrade: h2c is served over HTTP/1.1.
 	H2C bool
 }
 
@@ -520,7 +521,7 @@ type Exchange struct {
 	ResponseBytes int64 // size of the response body, as forwarded
 
 	Target    string        // target of the last attempt; "" if none was chosen
-	Attempts  int           // number of targets that the request was sent to
+	Attempts  int           // number of targets tried
 	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, or for the first targets of Upstream.Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
@@ -546,8 +547,9 @@ func publicExchange(r *exchange.Record) *Exchange {
 // A RequestIDHeader is a request header that identifies the request in the logs
 // of all services. Handlers and targets get the header.
 //
-// If a peer in [Router.TrustedProxies] sends the header once, and its value is a
-// token (RFC 9110) of up to 128 bytes, that value is the identifier. Otherwise the identifier is new: 128 random bits in
+// The identifier of a request from a peer in [Router.TrustedProxies] is the value of
+// this header, if the request has one such header whose value is a token (RFC 9110)
+// of up to 128 bytes. Otherwise the identifier is new: 128 random bits in
 // hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have the
 // same identifier.
 //
@@ -735,11 +737,12 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns all errors in the fields of r, except TLS, and of its handlers,
-// joined. It also reports each field that was changed after first use, in r, in its
-// handlers and in the Servers that run r. Nil means that each field is in effect, or
-// takes effect at first use. Check does not count as first use: fields may still be
-// set. [Server.Serve], [Router.Listen] and [Router.TLSConfig] validate [Router.TLS].
+// Check validates the fields of r and of its handlers, and returns all errors, joined.
+// It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
+// [Router.TLSConfig] do. Check also reports each field that was changed after first
+// use, in r, in its handlers and in the Servers that run r. Nil means that each field
+// is in effect, or takes effect at first use. Check does not count as first use:
+// fields may still be set.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {

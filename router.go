@@ -69,9 +69,9 @@ type Router struct {
 	NotFound http.Handler
 
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
-	// headers give the client's address, and whether the client used TLS: Redirect,
-	// HSTS and Sticky use this. Nil trusts no peer: the client address is the remote
-	// address of the connection.
+	// headers give the client's address. They also say whether the client used TLS,
+	// which matters to Redirect, HSTS and Sticky. Nil trusts no peer: the client
+	// address is the remote address of the connection.
 	TrustedProxies []netip.Prefix
 
 	// RequestID gives each request an identifier. The zero value disables it.
@@ -532,7 +532,7 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 //
 // Requests in flight finish on the old handlers, with the same exceptions as in
 // [Router.Remove]. These exceptions do not apply to a route that keeps its pattern
-// and its innermost handler: its upgraded connections stay open.
+// and its innermost handler (see below): its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
 // returns. The innermost handler is the one that wraps no other. BasicAuth and ForwardAuth have

@@ -36,11 +36,11 @@ import (
 // service.
 //
 // Each host of a route gets a certificate in the background. Only handshakes of a
-// host without a certificate wait for the CA, up to 64 per host. They do not delay
-// hosts that have one. Each ACME account, and each issuer of another type, gets at most ten
-// orders in ten seconds: due renewals first, then hosts with waiting handshakes. A
-// host that fails is retried with growing pauses, and does not delay other hosts.
-// See [Router.Certificates].
+// host without a certificate wait for the CA, up to 64 per host. These handshakes do
+// not delay hosts that have a certificate. At most ten orders in ten seconds go to
+// each ACME account, and to each issuer that is not an ACME issuer: due renewals
+// first, then hosts with waiting handshakes. A host that fails is retried with
+// growing pauses, and does not delay other hosts. See [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -213,8 +213,8 @@ type HostTLS struct {
 	// ACME issuers that contain functions, are compared with == as a whole.
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
-	// fail immediately without one. Every issuer is private except a
-	// *certmagic.ZeroSSLIssuer, and a *certmagic.ACMEIssuer for a known public CA. A
+	// fail immediately without one. A *certmagic.ZeroSSLIssuer is public, and so is a
+	// *certmagic.ACMEIssuer for a known public CA; every other issuer is private. A
 	// LocalCA signs internal names only. Names that end in .onion require an issuer
 	// with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
@@ -292,9 +292,9 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 // CertPending again after [Router.RenewCertificate], and when its DNS records have
 // been corrected.
 const (
-	CertPending = "pending" // no valid certificate; an attempt is in progress, scheduled or left to a handshake
+	CertPending = "pending" // no valid certificate; the first attempt is in progress, is due soon or is left to a handshake
 	CertValid   = "valid"   // a certificate is served
-	CertFailed  = "failed"  // the last attempt failed, or none can be made; an older certificate may still be served
+	CertFailed  = "failed"  // the last attempt failed, none can be made, or the order waits for DNS records; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 
@@ -839,13 +839,13 @@ func canonicalHost(host string) (string, error) {
 	return name, err
 }
 
-// AwaitCertificates waits until the Router listens and each of the given hosts has
-// a certificate. If no hosts are given, it waits for all hosts that need a
+// AwaitCertificates waits until the Router listens and each of the given hosts has a
+// certificate. If no hosts are given, it waits for all hosts that need a
 // certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If a
-// host of the latter kind is given, AwaitCertificates waits for it, but does not
-// order its certificate: the first handshake or [Router.RenewCertificate] orders it. When ctx
-// is done, the error names the hosts without a certificate and the reasons. An
-// invalid host is an error immediately.
+// host that is left to its first handshake is given, AwaitCertificates waits for it,
+// but does not order its certificate: the first handshake or
+// [Router.RenewCertificate] orders it. When ctx is done, the error names the hosts
+// without a certificate and the reasons. An invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {

@@ -32,10 +32,10 @@ import (
 // targets. Use it as a route of a [Router], or alone in any http.Server. Only
 // Targets or Discover is required; [To] and [NewUpstream] set Targets.
 //
-// Fields may be set until first use: a request, or a call of a method.
-// [Router.Check] reports a field that is changed later. Hooks may be called
-// concurrently. If a hook panics, the request fails with 500 and the stack is in
-// [Exchange.Err].
+// Fields may be set until first use: a request, a call of a method, or the first use
+// of a Router that has a route to the Upstream. [Router.Check] reports a field that
+// is changed later. Hooks may be called concurrently. If a hook panics, the request
+// fails with 500 and the stack is in [Exchange.Err].
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
@@ -397,7 +397,7 @@ type HealthCheck struct {
 	GRPC     bool        // uses grpc.health.v1 in place of Path; for https and h2c targets
 	Service  string      // gRPC service to check, if GRPC is set; "" means the server as a whole
 
-	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables checks at intervals
+	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables periodic checks
 	Timeout   time.Duration // limit of one check; 0 means 5 s
 	Rise      int           // consecutive successes that bring a target back; 0 means 1
 	Fall      int           // consecutive failures that take a target out; 0 means 3
