@@ -547,9 +547,9 @@ func publicExchange(r *exchange.Record) *Exchange {
 // A RequestIDHeader is a request header that identifies the request in the logs
 // of all services. Handlers and targets get the header.
 //
-// The identifier of a request from a peer in [Router.TrustedProxies] is the value of
-// this header, if the request has one such header whose value is a token (RFC 9110)
-// of up to 128 bytes. Otherwise the identifier is new: 128 random bits in
+// If a request comes from a peer in [Router.TrustedProxies] and has exactly one such
+// header, whose value is a token (RFC 9110) of up to 128 bytes, that value is the
+// identifier. Otherwise the identifier is new: 128 random bits in
 // hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have the
 // same identifier.
 //

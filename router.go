@@ -88,10 +88,10 @@ type Router struct {
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	// Observe is called once at the end of each exchange, even if it is aborted, on
-	// the exchange's goroutine. The Exchange is valid only during the call: copy it to
-	// use it later. Nil logs failed exchanges as warnings, except exchanges that
-	// failed on the client's side.
+	// Observe is called once at the end of each exchange, aborted ones included. The
+	// call runs on the goroutine of the exchange. The Exchange is valid only during
+	// the call: copy it to use it later. Nil logs failed exchanges as warnings,
+	// except exchanges that failed on the client's side.
 	Observe func(*Exchange)
 
 	certs certs.Keeper
@@ -889,12 +889,12 @@ func (r *Router) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// Redirect returns a handler that redirects every request to host with 308
-// Permanent Redirect, for instance from www to the apex. Scheme, port, path and
-// query stay the same. A port in host (example.com:8443) replaces the port of the
-// request. Port 443 also sets the scheme to https, and port 80 sets it to http.
-// Scheme and port are resolved through [Router.TrustedProxies]. Redirect panics if
-// host is not a host with an optional port.
+// Redirect returns a handler that redirects every request to host with 308 Permanent
+// Redirect, for instance from www to the apex. Scheme, port, path and query stay the
+// same. A port in host (example.com:8443) replaces the port of the request. Port 443
+// also sets the scheme to https, and port 80 sets it to http. If the peer is in
+// [Router.TrustedProxies], its X-Forwarded-* headers give scheme and port of the
+// request. Redirect panics if host is not a host with an optional port.
 func Redirect(host string) http.Handler {
 	r, err := handler.NewRedirect(host)
 	if err != nil {

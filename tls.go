@@ -110,8 +110,9 @@ type TLS struct {
 
 	// HostPolicy decides only about on-demand certificates. (In autocert, it decides
 	// about every certificate.) If only a wildcard pattern, such as *.example.com or
-	// *, matches a public host name, and no wildcard certificate covers the name, the
-	// first handshake for the name orders an on-demand certificate. Nil allows none.
+	// *, matches a public host name, and no wildcard certificate covers the name,
+	// the first handshake for the name orders an on-demand certificate, if
+	// HostPolicy allows it. A nil HostPolicy allows none.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
 	// the refusal is remembered for HostPolicyTTL. Return any other error if the
@@ -133,8 +134,9 @@ type TLS struct {
 	HostPolicyTTL time.Duration
 
 	// Lazy obtains the certificate of a host at its first handshake. False obtains
-	// it when the route is added: five thousand new hosts then place five thousand
-	// orders. Certificates in Storage are served and renewed in both cases.
+	// it when the route is added, or when the Router begins to listen: five thousand
+	// new hosts then place five thousand orders. Certificates in Storage are served
+	// and renewed in both cases.
 	Lazy bool
 
 	// Addresses are the addresses at which CAs reach this machine, for example the
@@ -144,11 +146,12 @@ type TLS struct {
 	// there are no records. The look-up is repeated after a minute, later after ten
 	// minutes.
 	//
-	// If Addresses is empty, the addresses of the network interfaces count. If one of
-	// these is private, any record will do. If none of these is private, and no record
-	// is one of them, the order waits for at most about 35 minutes. A handshake for the
-	// host ends that wait, because it shows that clients reach this machine. A host
-	// without any A or AAAA record waits until it has one, whatever the addresses are.
+	// If Addresses is empty, the addresses of the network interfaces count. If one
+	// of these is private, any record will do. If all interface addresses are
+	// public, and no record has one of them, the order waits, but for at most about
+	// 35 minutes. A handshake for the host ends that wait, because it shows that
+	// clients reach this machine. A host without any A or AAAA record waits until it
+	// has one, whatever the addresses are.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -351,8 +354,8 @@ type CertStatus struct {
 //
 // If several processes share a Storage and it loses its contents, the running
 // processes restore the contents within five minutes. A process that starts in
-// between makes a new root, which clients do not trust. The process returns to the
-// older root within ten minutes.
+// between makes a new root, which clients do not trust. That process changes to the
+// restored root within ten minutes.
 type LocalCA struct {
 	// Storage holds the root certificate and its private key. Nil means the default
 	// files of [TLS.Storage].
@@ -635,9 +638,9 @@ func isPassthrough(h http.Handler) bool {
 // Your server must limit the time of the handshake, as for [Router.Listen].
 //
 // A Passthrough needs the connection before decryption. A Passthrough route is
-// therefore an error, unless r already has a Server, or a listener from Listen or Wrap.
-// If a Passthrough route is added after the call, its handshakes at this server fail.
-// The failure is logged once per route.
+// therefore an error, unless r already has a Server, or a listener from Listen or
+// Wrap. If a Passthrough route is added after the call, handshakes for it at your
+// server fail. The failure is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -841,11 +844,11 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts has a
 // certificate. If no hosts are given, it waits for all hosts that need a
-// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If a
-// host that is left to its first handshake is given, AwaitCertificates waits for it,
-// but does not order its certificate: the first handshake or
-// [Router.RenewCertificate] orders it. When ctx is done, the error names the hosts
-// without a certificate and the reasons. An invalid host is an error immediately.
+// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If
+// hosts of [TLS.Lazy] are given, AwaitCertificates waits for them, but does not
+// order their certificates: the first handshake or [Router.RenewCertificate] does.
+// When ctx is done, the error names the hosts without a certificate and the reasons.
+// An invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
