@@ -10,8 +10,9 @@ import (
 // it.
 //
 // Frames without use for a request, such as PING, are free while their number stays in
-// proportion to requests and sent DATA. Each further one costs a token, and so does each
-// reset of a stream, by either side. Tokens come back with time and complete responses.
+// proportion to requests and to frames sent. Each further one costs a token, and so does
+// each stream that the client resets, whose head or trailers are malformed, or that
+// exceeds a limit. Tokens come back with time and with complete responses.
 type expense struct {
 	paid    float64 // tokens spent
 	counted time.Time
