@@ -197,8 +197,8 @@ func (s *source1) readAhead(p []byte) int {
 	return n
 }
 
-// ReadNow is Read of the end of a sized body, without waiting; n is 0 if nothing has
-// arrived.
+// ReadNow is Read without waiting, of a sized body whose rest fits p; n is 0 if nothing
+// has arrived.
 func (s *source1) ReadNow(p []byte) (n int, err error) {
 	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
 		return 0, nil
