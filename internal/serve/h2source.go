@@ -37,7 +37,7 @@ type source2 struct {
 	bound   bool // readBy has set until; zero is no deadline then
 	until   time.Time
 	late    bool // the deadline, or the client's time limit, has passed
-	waiting bool // a reader waits, since since
+	waiting bool // a reader waits, from since on
 	since   time.Time
 }
 

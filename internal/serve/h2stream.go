@@ -23,7 +23,7 @@ type stream struct {
 	src  source2
 
 	odd      bool  // only the handler lane can forward the head
-	talk     bool  // gRPC or extended CONNECT: a conversation, for the handler lane
+	talk     bool  // gRPC or extended CONNECT: the body may pause; for the handler lane
 	refusal  error // why the request is refused; nil if it is not
 	headOnly bool
 

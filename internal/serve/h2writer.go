@@ -20,7 +20,7 @@ type writer2 struct {
 	out     []byte // to be written next
 	spent   []byte // memory of the last write, for out
 	writing bool
-	writes  int   // so far
+	writes  int   // number of writes
 	swept   int   // writes at the sweeper's last visit
 	emitted int64 // time of the last write; used by the writing goroutine only
 	failed  error // of the first failed write
@@ -39,11 +39,11 @@ const (
 	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body per turn: with its head the frame fills a TLS record
 	firstRecord = 4 << 10                          // of the first two TLS records after a pause of slowStart
 	slowStart   = time.Second                      // shortest pause after which TCP may fall back to slow start (RFC 5681, 4.1)
-	mostRounds  = 4                                // of writes by one stream's worker, before a new goroutine takes over
+	mostRounds  = 4                                // of writes in a row by a worker, before another goroutine takes over
 	fairPiece   = 1 << 10                          // smaller DATA and WINDOW_UPDATE frames may cost the client; see expense
 )
 
-// control sets out to itself with a control frame appended. mu is held.
+// control takes out with a control frame appended, and gets it written. mu is held.
 func (c *conn2) control(out []byte) {
 	c.queued += len(out) - len(c.out)
 	c.out = out
