@@ -207,7 +207,7 @@ func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
 	assert.Equal(t, "200", p.reply(1).status)
 }
 
-// RFC 9113, 6.9.1: DATA must not exceed the window. The server makes it a connection error.
+// RFC 9113, 6.9.1: DATA beyond the window is a connection error.
 func TestMoreThanTheWindowAllowsEndsTheConnection(t *testing.T) {
 	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }))
 	p.ask(1, true, of("POST", "/")...)

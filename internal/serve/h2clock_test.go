@@ -208,7 +208,7 @@ func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 			failed <- err
 		})
 		p := newPeer(t, dial())
-		for range 3 { // SETTINGS, WINDOW_UPDATE and the acknowledgement of the client's SETTINGS
+		for range 3 { // SETTINGS, WINDOW_UPDATE and SETTINGS with ACK
 			_, err := p.ReadFrame()
 			require.NoError(t, err)
 		}

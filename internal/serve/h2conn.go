@@ -114,7 +114,7 @@ func (c *conn) serve2(ahead []byte) {
 	go h.run() // a handshake leaves a stack four times as large as an idle connection needs
 }
 
-// greet sends our SETTINGS, without waiting for the write.
+// greet sends our SETTINGS, and does not wait for the write.
 func (c *conn2) greet() {
 	s := h2.DefaultSettings()
 	s.MaxStreams, s.InitialWindow, s.Connect, s.NoPriorities = maxStreams, streamWindow, true, true

@@ -117,7 +117,7 @@ func (c *conn2) pump() (more bool) {
 
 // emit writes b. After a pause the first TLS records are small: a client can use only
 // whole records, and TCP sends little at first. A panic in the program's own connection
-// type closes the connection; without recover it would end the program.
+// type ends only that connection.
 func (c *conn2) emit(b []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
