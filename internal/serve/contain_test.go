@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A hostileConn panics at a chosen call of a method: when left gets to 0.
+// A hostileConn panics in method when left gets to 0.
 type hostileConn struct {
 	net.Conn
 	method string
@@ -128,7 +128,7 @@ func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
 	}
 }
 
-// The sweeper and the drain serve all connections on one goroutine. A panic there ends only the connection that panics.
+// A panic in the sweeper or a drain, which serve all connections, ends one connection only.
 func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string

@@ -98,7 +98,7 @@ func TestHowAResponseEnds(t *testing.T) {
 	}
 }
 
-// RFC 9113, 8.1: RST_STREAM with NO_ERROR says that the rest of an answered request is not needed.
+// RFC 9113, 8.1: RST_STREAM with NO_ERROR says that the rest of a request is not needed.
 func TestAnEarlyAnswerEndsWithoutAnError(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
 	p.ask(1, true, of("POST", "/")...)

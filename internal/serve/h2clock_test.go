@@ -338,7 +338,7 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	})
 }
 
-// A client cannot send while unread bodies fill the connection's window. That time does not count against BodyStall.
+// A client cannot send while unread bodies fill the connection's window: BodyStall does not count that time.
 func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
