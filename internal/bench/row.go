@@ -20,7 +20,7 @@ const (
 // secure reports whether the proxy serves p over TLS.
 func (p protocol) secure() bool { return p != h1Plain }
 
-// name is what p is called in a handshake.
+// name returns the ALPN name of p.
 func (p protocol) name() string {
 	if p == h2TLS {
 		return "h2"

@@ -11,7 +11,7 @@ func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 // a copy of the Request that has a context of its own, and the form stays in the copy.
 func formFilesStay(p place) bool { return p.server == aRoute }
 
-// nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients have given up, and ours has ReadFrom.
+// nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients no longer support, and ours has ReadFrom.
 func nobodyPushes(p place) bool { return p.protocol == h2 }
 
 // maxBytesKeepsConnections: http.MaxBytesReader tells the writer that a body is too large, so that the connection closes even if
