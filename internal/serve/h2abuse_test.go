@@ -140,6 +140,33 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	}
 }
 
+// CVE-2025-8671: bodies that are not as long as they say make the server reset streams. Each costs the client a token,
+// though it waits for each reset.
+func TestResetsThatAClientProvokesCost(t *testing.T) {
+	for name, body := range map[string]string{"too long": "xxx", "too short": "x"} {
+		t.Run(name, func(t *testing.T) {
+			p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { _, _ = io.Copy(io.Discard, q.Body) }))
+			resets := 0
+			for id := uint32(1); id < 2*1000; id += 2 {
+				p.ask(id, true, of("POST", "/", "content-length", "2")...)
+				_ = p.WriteData(id, true, []byte(body))
+				ended := false
+				p.wait("reset", func(all []seen, over bool) bool {
+					ended = over
+					return over || slices.ContainsFunc(all, func(s seen) bool { return s.kind == http2.FrameRSTStream && s.stream == id })
+				})
+				if ended {
+					break
+				}
+				resets++
+			}
+			require.Less(t, resets, 500)
+			code, _ := p.closed()
+			assert.Equal(t, http2.ErrCodeEnhanceYourCalm, code)
+		})
+	}
+}
+
 // CVE-2019-9511, 9517, 2016-1546: window updates of single bytes cost tokens.
 func TestTinyWindowsCost(t *testing.T) {
 	ended := make(chan struct{})

@@ -9,10 +9,10 @@ import (
 // An expense limits the frames and resets of an HTTP/2 connection. The conn2's mu guards
 // it.
 //
-// Frames without use for a request, such as PING, are free while their number stays in
-// proportion to requests and to frames sent. Each further one costs a token, and so does
-// each stream that the client resets, whose head or trailers are malformed, or that
-// exceeds a limit. Tokens come back with time and with complete responses.
+// Frames without use for a request, such as PING, are free while their number stays
+// in proportion to requests and to frames sent. Each further one costs a token, and
+// so does each stream that the client resets, that is malformed, or that exceeds a
+// limit. Tokens come back with time and with complete responses.
 type expense struct {
 	paid    float64 // tokens spent
 	counted time.Time

@@ -407,6 +407,9 @@ func (c *conn2) data(f *h2.Frame) error {
 	if f.EndStream() {
 		st.src.finish(nil, nil)
 	}
+	if st.broken { // the client makes the server reset the stream (CVE-2025-8671)
+		return c.spend(1)
+	}
 	return nil
 }
 

@@ -158,7 +158,9 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 		st.src.fail(&h1.Refusal{Status: 400, Reason: "invalid trailers"})
 		return c.spend(1)
 	}
-	st.src.finish(fields, nil)
+	if st.src.finish(fields, nil); st.broken {
+		return c.spend(1)
+	}
 	return nil
 }
 
