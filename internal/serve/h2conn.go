@@ -384,6 +384,7 @@ func (c *conn2) data(f *h2.Frame) error {
 	if err := c.inflow.Receive(f.Counted); err != nil {
 		return err
 	}
+	c.credit(0)
 	st := c.streams[f.Stream]
 	switch {
 	case st == nil:

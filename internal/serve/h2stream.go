@@ -233,9 +233,15 @@ func (st *stream) credit(n int64) {
 	}
 }
 
-// credit gives n bytes back to the connection's flow-control window. mu is held.
+// credit gives n bytes back to the connection's flow-control window. The client is told when
+// half of the window is owed, or more than is left of it: bodies that wait unread must not keep
+// others from being sent. mu is held.
 func (c *conn2) credit(n int64) {
-	if by := c.inflow.Return(uint32(n)); by > 0 {
+	by := c.inflow.Return(uint32(n))
+	if f := &c.inflow; by == 0 && f.Owed() > f.Open() && f.Owed() >= fairPiece {
+		by = f.Settle()
+	}
+	if by > 0 {
 		c.out = h2.AppendWindowUpdate(c.out, 0, by)
 		c.hire()
 	}
