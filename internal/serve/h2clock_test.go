@@ -240,6 +240,40 @@ func TestADeadClientIsFoundByAPing(t *testing.T) {
 	})
 }
 
+// A PING waits behind what a slow client has not read. It is alive as long as it takes something.
+func TestASlowReaderIsNotTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		dial, _ := dialBubble(t, func(s *serve.Server) { s.IdleTimeout = 30 * time.Second }, func(w http.ResponseWriter, _ *http.Request) {
+			_, err := w.Write(make([]byte, size))
+			assert.NoError(t, err)
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = p.WriteWindowUpdate(0, 1<<30)
+			p.ask(1, false, of("GET", "/")...)
+		}()
+		got := 0
+		for got < size {
+			f, err := p.ReadFrame()
+			require.NoError(t, err, "after %d bytes", got)
+			switch f := f.(type) {
+			case *http2.DataFrame:
+				got += len(f.Data())
+				time.Sleep(16 * time.Second)
+			case *http2.PingFrame:
+				if !f.IsAck() {
+					require.NoError(t, p.WritePing(true, f.Data))
+				}
+			}
+		}
+		<-done
+		p.c.Close()
+	})
+}
+
 func TestADrainDoesNotWaitForAPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, stop := dialBubble(t, nil, nil)

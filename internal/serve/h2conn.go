@@ -10,6 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/h2"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // A conn2 is an HTTP/2 connection. Its reader goroutine reads frames and never writes.
@@ -47,7 +48,8 @@ type conn2 struct {
 	rested   bool      // rest has run since the last stream
 	stale    bool      // the reader must return errAfresh
 	over     bool      // the reader has ended
-	pinged   time.Time // when the unanswered PING was sent; zero without one
+	pinged   time.Time // when the unanswered PING was sent, or the client took something since; zero without one
+	taken    peek.Mark // what the client had taken when advances looked last
 
 	stage drainStage
 	since time.Time // start of drainAsked

@@ -114,9 +114,19 @@ func (c *conn2) probe(now time.Time, idle time.Duration) {
 	case c.pinged.IsZero():
 		c.pinged = now
 		c.control(h2.AppendPing(c.out, [8]byte{}))
+	case c.writing || c.advances(): // behind what a slow client has not taken
+		c.pinged = now
 	case now.Sub(c.pinged) > pingPatience:
 		c.judge(errDead2)
 	}
+}
+
+// advances reports whether the client has taken something since it was called last. mu is
+// held.
+func (c *conn2) advances() bool {
+	before := c.taken
+	c.taken = c.c.Mark()
+	return c.taken != before
 }
 
 // A worker serves streams, one after the other.
