@@ -234,19 +234,26 @@ func (c *conn) linger(page []byte) {
 	c.Close()
 }
 
-// sayGoodbye is linger, but does not close the connection.
-func (c *conn) sayGoodbye(page []byte) {
+// sayGoodbye is linger, but does not close the connection. It returns what hearOut returns.
+func (c *conn) sayGoodbye(page []byte) (n int, more bool) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
 	}
 	_ = c.CloseWrite()
+	return c.hearOut(page)
+}
+
+// hearOut reads what the client still sends, for a moment. It returns how much that was, and
+// whether there may be more to hear: the client is there, and has not sent too much.
+func (c *conn) hearOut(page []byte) (total int, more bool) {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(exchange.LingerTime))
-	for n, total := 0, 0; total < lingerBytes; total += n {
-		var err error
-		if n, err = c.Conn.Read(page); err != nil {
-			break
+	for total < lingerBytes {
+		n, err := c.Conn.Read(page)
+		if total += n; err != nil {
+			return total, isTimeout(err)
 		}
 	}
+	return total, false
 }
 
 // Write limits how long a write may make no progress (slow read). A slow client

@@ -72,6 +72,7 @@ const (
 const (
 	drainPatience = time.Second      // for the PING of a drain
 	pingPatience  = 15 * time.Second // for any other
+	leaveStall    = 5 * time.Second  // for the client to take some of the last answers
 )
 
 // Why a reader stops, besides connection errors and failed reads or writes.
@@ -455,6 +456,7 @@ func (c *conn2) end(err error) {
 	c.mu.Lock()
 	c.account(fault)
 	c.over = true
+	calmed := c.calmed
 	polite := fault != nil || err == errIdle2 || err == errServed2
 	if polite && c.stage != drainLast {
 		c.out = h2.AppendGoAway(c.out, c.opened, code, reason)
@@ -477,7 +479,7 @@ func (c *conn2) end(err error) {
 	}
 	c.mu.Unlock()
 	if polite {
-		c.c.takeLeave()
+		c.c.takeLeave(fault == nil && !calmed)
 	}
 	c.c.closeUnder()
 	c.workers.Wait()
@@ -495,10 +497,24 @@ func (c *conn) hasten() {
 	_ = c.SetWriteDeadline(time.Now().Add(alertTime))
 }
 
-// takeLeave is lingerClose, but does not close.
-func (c *conn) takeLeave() {
+// takeLeave is lingerClose, but does not close. What a client sends while it takes its last
+// answers, such as WINDOW_UPDATE, would reset a closed connection: if patient, takeLeave waits
+// for a client that takes some, or seems to.
+func (c *conn) takeLeave(patient bool) {
 	defer c.contain()
 	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
-	c.sayGoodbye(page[:])
+	start := time.Now()
+	n, more := c.sayGoodbye(page[:])
+	for mark, since := c.Mark(), start; more && patient; {
+		now, m := time.Now(), c.Mark()
+		if m != mark {
+			mark, since = m, now
+		}
+		takes, speaks := m.Queued > 0 && now.Sub(since) < leaveStall, n > 0 && now.Sub(start) < writeStall
+		if !takes && !speaks {
+			return
+		}
+		n, more = c.hearOut(page[:])
+	}
 }

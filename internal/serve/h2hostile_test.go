@@ -302,3 +302,26 @@ func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 		})
 	}
 }
+
+// What a client sends while it takes its last answer, such as windows, does not cost it the rest of that.
+func TestTheLastAnswerOfAConnectionIsTakenSlowly(t *testing.T) {
+	const size = 1 << 20
+	c, err := net.Dial("tcp", startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }))
+	require.NoError(t, err)
+	require.NoError(t, c.(*net.TCPConn).SetReadBuffer(32<<10))
+	p := newPeer(t, c, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	require.NoError(t, p.WriteWindowUpdate(0, 1<<30))
+	p.ask(1, false, of("GET", "/")...)
+	require.NoError(t, p.WriteGoAway(0, http2.ErrCodeNo, nil))
+	slow := time.NewTicker(20 * time.Millisecond)
+	defer slow.Stop()
+	for got := 0; got < size; {
+		f, err := p.ReadFrame()
+		require.NoError(t, err, "after %d bytes", got)
+		if data, ok := f.(*http2.DataFrame); ok {
+			got += len(data.Data())
+			require.NoError(t, p.WriteWindowUpdate(0, uint32(len(data.Data()))))
+			<-slow.C
+		}
+	}
+}
