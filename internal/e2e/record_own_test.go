@@ -111,3 +111,37 @@ func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 		})
 	}
 }
+
+// A client of HTTP/2 leaves one stream, and keeps its connection.
+func TestTheRecordOfAHandlerSaysThatTheClientHasResetItsStream(t *testing.T) {
+	called := make(chan struct{}, 1)
+	for about, h := range map[string]http.HandlerFunc{
+		"that aborts": func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					panic(http.ErrAbortHandler)
+				}
+			}
+		},
+		"that returns": func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() },
+	} {
+		t.Run(about, func(t *testing.T) {
+			k := newFast(t, shape{secure: true, routes: func(r *hostproxy.Router, _ *hostproxy.Upstream) {
+				r.Handle("*", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+					called <- struct{}{}
+					h(w, q)
+				}))
+			}})
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.ask(1, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a.test"))
+			<-called
+			require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
+			x := <-k.records
+			assert.Equal(t, 499, x.Status)
+			var fail *hostproxy.Error
+			require.ErrorAs(t, x.Err, &fail)
+			assert.Equal(t, hostproxy.SideClient, fail.Side)
+		})
+	}
+}

@@ -114,8 +114,8 @@ func HungUp(ctx context.Context) bool {
 // of ours knows that; behind another server it is what has ended the context, unless that
 // was a deadline.
 func ClientLeft(ctx context.Context) bool {
-	if c, ok := ctx.Value(connKey{}).(interface{ Left() bool }); ok {
-		return c.Left()
+	if s, ok := ctx.Value(slotKey{}).(*Slot); ok {
+		return s.Left.Load()
 	}
 	return Ended(ctx) == ErrClientGone
 }

@@ -79,7 +79,8 @@ type arrivalKey struct{}
 // Value by it. It has a place for an Arrival, so that Arrive needs no other request.
 // The zero value is empty. The exported fields are not to be changed any more.
 type Slot struct {
-	Conn  net.Conn        // the client's, whose only exchange at a time is the request's
+	Conn  net.Conn        // the client's
+	Left  *atomic.Bool    // set when the client has left the request
 	Drain context.Context // see WithDrain
 	Known *Handover       // from another lane; nil without one
 
