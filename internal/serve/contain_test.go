@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
@@ -124,6 +125,30 @@ func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
 		left.Store(2)
 		p := dialH2(t, addr)
 		p.ask(1, false, of("GET", "/")...)
+		p.closed()
+	}
+}
+
+// A panickedConn is one whose Read panics.
+type panickedConn struct{ net.Conn }
+
+func (c *panickedConn) Read([]byte) (int, error) { panic("oh") }
+
+// What panics while a body is on its way leaves nothing behind that waits for the rest.
+func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
+	proxytest.NoLeaks(t)
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadString(1 << 20) })
+	u := hostproxy.To(backend.Addr())
+	u.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return &panickedConn{c}, err
+	}
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.Handle("a.test", u)
+	addr := proxytest.StartPlain(t, &hostproxy.Server{Router: &r, H2C: true}).Plain
+	for range 200 {
+		p := dialH2(t, addr)
+		p.ask(1, true, of("POST", "/")...)
 		p.closed()
 	}
 }

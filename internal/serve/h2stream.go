@@ -118,10 +118,14 @@ func (st *stream) refuse(err error) {
 // finish ends the stream; serve defers it. After a panic it closes the connection.
 func (st *stream) finish() {
 	c := st.c
-	if p := recover(); p != nil {
+	p := recover()
+	if p != nil {
 		c.c.panicked(p)
 	}
 	c.mu.Lock()
+	if p != nil { // an upload may go on
+		st.src.finish(nil, exchange.ErrClientGone)
+	}
 	switch {
 	case st.reset:
 	case st.broken:
