@@ -200,6 +200,29 @@ func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
 	})
 }
 
+// A handler's deadline holds also while it is the one that writes, for all streams.
+func TestAWriteDeadlineOfAHandlersEndsItsWriteToAClientThatReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := make(chan error, 1)
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Second))
+			_, err := w.Write(make([]byte, 1<<20))
+			failed <- err
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		for range 3 { // our settings and what answers the client's
+			_, err := p.ReadFrame()
+			require.NoError(t, err)
+		}
+		require.NoError(t, p.WriteWindowUpdate(0, 1<<30))
+		p.ask(1, false, of("GET", "/")...)
+		start := time.Now()
+		assert.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
+		assert.InDelta(t, 2, time.Since(start).Seconds(), 0.5)
+		p.c.Close()
+	})
+}
+
 func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)

@@ -208,6 +208,7 @@ func (st *stream) inspect(now time.Time) {
 	if st.fault == nil && (st.stalled(now) || st.expired(now)) {
 		st.fault = errStalled
 		st.writes.Signal()
+		st.c.room.Broadcast()
 	}
 }
 
@@ -480,6 +481,7 @@ func (st *stream) writeBy(t time.Time) error {
 	if st.fault == nil && st.expired(time.Now()) {
 		st.fault = errStalled
 		st.writes.Signal()
+		c.room.Broadcast()
 	}
 	return nil
 }

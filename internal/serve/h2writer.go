@@ -68,9 +68,14 @@ func (c *conn2) writeOut() {
 }
 
 // write writes out and waiting bodies, unless a write is in progress. st is the stream
-// that calls it, or nil. mu is held, and released meanwhile.
+// that calls it, or nil; one with a deadline must not wait for the client, and has it done by
+// writeOut. mu is held, and released meanwhile.
 func (c *conn2) write(st *stream) {
-	if c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil {
+	switch {
+	case c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil:
+		return
+	case st != nil && st.deadline.Load() != 0:
+		c.hire()
 		return
 	}
 	c.writing = true
@@ -244,7 +249,7 @@ func (c *conn2) roomFor(st *stream) error {
 		case len(c.out) < mostOut:
 			return nil
 		case !c.writing:
-			c.write(nil)
+			c.write(st)
 		default:
 			c.room.Wait()
 		}
