@@ -108,6 +108,9 @@ func (a *adapter) setStatus(status int) {
 		return
 	case status < 100 || status > 999:
 		panic(fmt.Sprintf("invalid WriteHeader code %v", status))
+	case status == http.StatusSwitchingProtocols && a.f.major() == 2: // RFC 9113, 8.6
+		a.logf("http: response.WriteHeader(101) over HTTP/2 from %s", caller())
+		return
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		a.interim(status)
 		return

@@ -57,6 +57,8 @@ func TestHowAResponseEnds(t *testing.T) {
 		case "/304":
 			w.Header().Set("Content-Length", "4")
 			w.WriteHeader(304)
+		case "/101": // which HTTP/2 has not (RFC 9113, 8.6)
+			w.WriteHeader(101)
 		case "/short":
 			w.Header().Set("Content-Length", "4")
 			io.WriteString(w, "bo")
@@ -79,6 +81,7 @@ func TestHowAResponseEnds(t *testing.T) {
 		{"GET", "/204", "204", "", "", false, nil},
 		{"GET", "/304", "304", "4", "", false, nil},
 		{"GET", "/nothing", "200", "0", "", false, nil},
+		{"GET", "/101", "200", "0", "", false, nil},
 		{"GET", "/short", "", "", "", true, nil},
 		{"GET", "/panic", "", "", "", true, nil},
 		{"GET", "/both", "200", "4", "body", false, []string{"x-t: t"}},
