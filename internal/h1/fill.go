@@ -27,7 +27,11 @@ func (r *Request) Fill(s *Start, fields []Field) error {
 		}
 	}
 	r.Fields = append(r.Fields, fields[:min(len(fields), MaxFields)]...)
-	if err == nil && len(fields) > MaxFields {
+	n := len(fields)
+	if s.Authority != nil && r.Host == nil { // it is a Host for the target
+		n++
+	}
+	if err == nil && n > MaxFields {
 		err = errFieldCount
 	}
 	if err != nil {

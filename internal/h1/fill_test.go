@@ -63,6 +63,7 @@ func TestAFilledRequestIsRefusedForWhatAParsedOneIs(t *testing.T) {
 		{"two lengths", nil, fieldList("content-length: 1", "content-length: 1"), 400},
 		{"Transfer-Encoding, which only HTTP/1.1 has", nil, fieldList("transfer-encoding: chunked"), 400},
 		{"more fields than allowed", nil, tooMany("x: y"), 431},
+		{"as many fields as allowed, and an authority", nil, tooMany("x: y")[1:], 431},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start()
