@@ -307,7 +307,9 @@ func (k *track) serve(t testing.TB, h http.Handler, secure bool) {
 	t.Helper()
 	ln := proxytest.Listen(t)
 	k.addr = ln.Addr().String()
-	server := &http.Server{Handler: h, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	if secure {
 		config, roots := proxytest.TLS(t, "a.test")
 		k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}

@@ -33,16 +33,21 @@ type heard struct {
 	kind   http2.FrameType
 	stream uint32
 	status string
+	code   http2.ErrCode
 }
 
 // newH2 connects to the track and says hello.
 func newH2(t testing.TB, k *track, settings ...http2.Setting) *h2 {
 	t.Helper()
 	over := *k
-	over.tls = k.tls.Clone()
-	over.tls.NextProtos = []string{"h2"}
+	if k.tls != nil {
+		over.tls = k.tls.Clone()
+		over.tls.NextProtos = []string{"h2"}
+	}
 	p := &h2{c: over.connect(t), frames: make(chan heard, 1<<16), over: t.Context().Done()}
-	require.Equal(t, "h2", p.protocol(t))
+	if k.tls != nil {
+		require.Equal(t, "h2", p.protocol(t))
+	}
 	p.Framer = http2.NewFramer(p.c.Conn, p.c.Conn)
 	p.AllowIllegalWrites = true
 	p.enc = hpack.NewEncoder(&p.block)
@@ -69,8 +74,13 @@ func (p *h2) listen() {
 				return
 			}
 			h := heard{kind: f.Header().Type, stream: f.Header().StreamID}
-			if f, ok := f.(*http2.MetaHeadersFrame); ok {
+			switch f := f.(type) {
+			case *http2.MetaHeadersFrame:
 				h.status = f.PseudoValue("status")
+			case *http2.RSTStreamFrame:
+				h.code = f.ErrCode
+			case *http2.GoAwayFrame:
+				h.code = f.ErrCode
 			}
 			select {
 			case p.frames <- h:

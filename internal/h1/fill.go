@@ -85,9 +85,14 @@ func CheckFields(fields []Field) error {
 	if len(fields) > MaxFields {
 		return errFieldCount
 	}
+	size := len("\r\n")
 	for i := range fields {
-		if err := fields[i].fault(); err != nil {
+		f := &fields[i]
+		if err := f.fault(); err != nil {
 			return err
+		}
+		if size += len(f.Name) + len(": ") + len(f.Value) + len("\r\n"); size > MaxTrailer {
+			return errTrailerSize
 		}
 	}
 	return nil

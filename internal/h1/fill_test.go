@@ -88,7 +88,9 @@ func tooMany(line string) []h1.Field {
 
 func TestATrailerSectionIsChecked(t *testing.T) {
 	assert.NoError(t, h1.CheckFields(fieldList("x: y", "z: ")))
-	for _, fs := range [][]h1.Field{fieldList("x: y", "a b: c"), fieldList("x: \n"), tooMany("x: y")} {
+	most := "x: " + strings.Repeat("y", h1.MaxTrailer-len("x: \r\n\r\n"))
+	assert.NoError(t, h1.CheckFields(fieldList(most)))
+	for _, fs := range [][]h1.Field{fieldList("x: y", "a b: c"), fieldList("x: \n"), tooMany("x: y"), fieldList(most + "y")} {
 		assert.Error(t, h1.CheckFields(fs))
 	}
 }
