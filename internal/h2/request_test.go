@@ -226,6 +226,7 @@ func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
 		{"a line end in a value", []string{get, https, path, authority, "x: a\r\ny: b"}, 400},
 		{"a line end in a crumb", []string{get, https, path, authority, "cookie: a", "cookie: b\nc"}, 400},
 		{"more fields than allowed", many, 431},
+		{"a path of more bytes than allowed", []string{get, https, ":path: /" + strings.Repeat("y", h1.DefaultMaxHead), authority}, 414},
 		{"more bytes than allowed", []string{get, https, path, authority, "x: " + strings.Repeat("y", h1.DefaultMaxHead)}, 431},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
