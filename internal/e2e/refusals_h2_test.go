@@ -69,7 +69,7 @@ func (x *refusal) overHTTP2() (s stream2, ok bool) {
 		return s, false
 	}
 	start := []string{":method", method, ":scheme", "http", ":path", target}
-	if scheme, after, absolute := strings.Cut(target, "://"); absolute && method != "CONNECT" {
+	if scheme, after, absolute := strings.Cut(target, "://"); absolute && target[0] != '/' && method != "CONNECT" {
 		if !slices.Contains(fields, "host") {
 			return s, false // which is how HTTP/2 says it
 		}
