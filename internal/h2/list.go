@@ -15,8 +15,9 @@ const (
 
 // The answers to a header block that is above a limit. Its connection can go on.
 var (
-	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}   // RFC 6585, 5
-	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"} // RFC 6585, 5
+	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}          // RFC 6585, 5
+	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"}        // RFC 6585, 5
+	errPathSize  = &h1.Refusal{Status: 414, Reason: "request target too long"} // RFC 9110, 15.5.15
 )
 
 // A List is the fields of a header block, with their text in one piece. The zero value
@@ -87,6 +88,8 @@ func (l *List) note(start, name int) error {
 	case l.size > hugeness*most:
 		return errListHuge
 	case l.refusal != nil:
+	case l.size > most && string(l.text[start:start+name]) == ":path":
+		l.refusal = errPathSize
 	case l.size > most:
 		l.refusal = errListSize
 	case l.plain > h1.MaxFields+maxPseudo, l.crumbs > maxCrumbs:

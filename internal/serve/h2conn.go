@@ -392,12 +392,10 @@ func (c *conn2) data(f *h2.Frame) error {
 	switch {
 	case st == nil:
 		return c.dropLate(f)
-	case st.gone.Load():
+	case st.gone.Load(), st.src.sent():
 		return errClosed
 	case st.broken:
 		return c.drop(f, new(int32))
-	case st.src.ended:
-		return errClosed
 	}
 	if err := st.inflow.Receive(f.Counted); err != nil {
 		return err

@@ -150,10 +150,12 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 	defer c.mu.Unlock()
 	st := c.streams[id]
 	switch {
-	case st == nil, st.broken:
+	case st == nil:
 		return c.charge()
-	case st.src.ended:
+	case st.src.sent():
 		return errClosed
+	case st.broken:
+		return c.charge()
 	case err != nil:
 		st.src.fail(&h1.Refusal{Status: 400, Reason: "invalid trailers"})
 		return c.spend(1)

@@ -192,6 +192,16 @@ func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 			p.ask(1, false, of("GET", "/wait")...)
 			p.ask(1, false, "x-a", "b")
 		}},
+		{"a body behind the end of a malformed request", http2.ErrCodeStreamClosed, func(p *peer) {
+			p.ask(1, false, of("GET", "/", "X-A", "b")...)
+			p.reply(1)
+			_ = p.WriteData(1, false, []byte("x"))
+		}},
+		{"trailers behind the end of a request that has failed", http2.ErrCodeStreamClosed, func(p *peer) {
+			p.ask(1, false, of("GET", "/abort")...)
+			p.reply(1)
+			p.ask(1, false, "x-a", "b")
+		}},
 		{"a body on a stream that is not open", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteData(1, true, []byte("x")) }},
 		{"a reset of a stream that is not open", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteRSTStream(1, 0) }},
 		{"a window of a stream that is not open", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteWindowUpdate(1, 1) }},
@@ -222,8 +232,11 @@ func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
-				if q.URL.Path == "/wait" {
+				switch q.URL.Path {
+				case "/wait":
 					<-q.Context().Done()
+				case "/abort":
+					panic(http.ErrAbortHandler)
 				}
 			}))
 			tt.send(p)

@@ -119,6 +119,9 @@ func (s *source2) fail(err *h1.Refusal) {
 	s.finish(nil, err)
 }
 
+// sent reports whether the client has ended the body, as it should. mu is held.
+func (s *source2) sent() bool { return s.err == io.EOF }
+
 // rouse wakes the reader. mu is held.
 func (s *source2) rouse() {
 	if s.waiting {

@@ -158,7 +158,7 @@ func (st *stream) finish() {
 // if it is malformed, sentAll if the client has ended its side, too. mu is held.
 func (st *stream) onItsWay() int32 {
 	switch {
-	case !st.reset || st.gone.Load():
+	case st.src.sent(), !st.reset, st.gone.Load():
 		return sentAll
 	case st.broken:
 		return 0
