@@ -130,7 +130,7 @@ func (a *adapter) begin(x *fastExchange, c *conn) error {
 	a.w.a.Store(a)
 	life := &a.w.life
 	life.Context = a.c.context()
-	life.slot.Conn, life.slot.Drain, life.slot.Known = a.c, a.c.s.draining, x.known
+	life.slot.Client, life.slot.Drain, life.slot.Known = a.f.client(a.w), a.c.s.draining, x.known
 	x.known = nil
 	var err error
 	a.q, err = a.request(life, &x.req)

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -60,6 +61,9 @@ type front interface {
 	// ends that.
 	handle(w *response)
 	handled()
+
+	// client is what that request's context knows of the client.
+	client(w *response) exchange.Client
 
 	// lookOut begins to look out for the end of the client while a handler serves a
 	// request that has been read to its end, if nobody does otherwise, and comeBack

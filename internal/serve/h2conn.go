@@ -99,7 +99,7 @@ func (c *conn) serve2(ahead []byte) {
 	h.peer = h2.DefaultSettings()
 	h.window = h2.InitialWindow
 	h.room.L = &h.mu
-	h.owed, h.quiet = c.s.now(), c.s.now()
+	h.owed, h.quiet, h.took = c.s.now(), c.s.now(), c.s.now()
 	h.begin(h.owed)
 	h.heard.Store(c.s.clock.Load())
 	if len(ahead) > 0 {
