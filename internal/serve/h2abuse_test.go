@@ -140,6 +140,41 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	}
 }
 
+// CVE-2025-8671: a client that makes us reset streams that have begun pays for that as for its own resets.
+func TestBodiesThatAreNotOfTheirLengthCost(t *testing.T) {
+	for name, body := range map[string]struct {
+		data string
+		end  bool
+	}{"longer": {"xxx", false}, "shorter": {"x", true}} {
+		t.Run(name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			var served atomic.Int64
+			p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
+				served.Add(1)
+				_, _ = io.Copy(io.Discard, q.Body)
+			}))
+			start := time.Now()
+			for i := uint32(1); ; i += 2 {
+				if p.WriteHeaders(http2.HeadersFrameParam{StreamID: i, BlockFragment: p.fields(of("POST", "/", "content-length", "2")...), EndHeaders: true}) != nil ||
+					p.WriteData(i, body.end, []byte(body.data)) != nil {
+					break
+				}
+				var ended bool
+				p.wait("reset", func(all []seen, over bool) bool {
+					ended = over
+					return over || slices.ContainsFunc(all, func(s seen) bool { return s.kind == http2.FrameGoAway || s.kind == http2.FrameRSTStream && s.stream == i })
+				})
+				if ended {
+					break
+				}
+			}
+			code, _ := p.closed()
+			assert.Equal(t, http2.ErrCodeEnhanceYourCalm, code)
+			assert.LessOrEqual(t, served.Load(), int64(500+10*time.Since(start).Seconds()), "requests")
+		})
+	}
+}
+
 // CVE-2019-9511, 9517, 2016-1546: a client that takes an answer byte by byte pays for that.
 func TestTinyWindowsCost(t *testing.T) {
 	ended := make(chan struct{})

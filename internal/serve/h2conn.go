@@ -407,6 +407,15 @@ func (c *conn2) data(f *h2.Frame) error {
 	if f.EndStream() {
 		st.src.finish(nil, nil)
 	}
+	return c.reproach(st)
+}
+
+// reproach charges the client for a stream that what it has just sent makes us reset: it
+// may have cost a target something (CVE-2025-8671). mu is held.
+func (c *conn2) reproach(st *stream) error {
+	if st.broken {
+		return c.spend(1)
+	}
 	return nil
 }
 

@@ -288,7 +288,7 @@ func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
 		r := <-records
 		var fail *exchange.Failure
 		require.ErrorAs(t, r.Err, &fail)
-		assert.Equal(t, "HTTP/2.0 GET /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Path, " ", r.Status, " ", fail.Side))
+		assert.Equal(t, "HTTP/2.0 GET a.test /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Host, " ", r.Path, " ", r.Status, " ", fail.Side))
 		p.reply(uint32(2*i + 1))
 	}
 }
