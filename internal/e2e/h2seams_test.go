@@ -139,6 +139,27 @@ func TestTheRecordOfAHandlerSaysThatTheClientHasLeftItsStream(t *testing.T) {
 	}
 }
 
+func TestTheRecordOfATunnelOverHTTP2CountsBothWays(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		q, err := c.ReadRequest()
+		if err != nil {
+			return
+		}
+		_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
+		said, _ := c.ReadString(5)
+		_ = c.Send(said + said)
+	})
+	k := newFast(t, shape{secure: true, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})
+	p := newH2(t, k)
+	p.listen()
+	require.NoError(t, p.connectTo("websocket"))
+	require.Equal(t, "200", p.outcome(t, 1))
+	require.NoError(t, p.WriteData(1, true, []byte("hello")))
+	x := <-k.records
+	assert.EqualValues(t, 5, x.RequestBytes)
+	assert.EqualValues(t, 10, x.ResponseBytes)
+}
+
 // Upstream.IdleTimeout bounds how long a client takes nothing, whether it leaves its window closed or its socket unread, and
 // whatever else it does meanwhile.
 func TestAClientThatTakesNothingIsCutOffByTheIdleTimeout(t *testing.T) {
