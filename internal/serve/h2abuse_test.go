@@ -162,7 +162,9 @@ func TestBodiesThatAreNotOfTheirLengthCost(t *testing.T) {
 				var ended bool
 				p.wait("reset", func(all []seen, over bool) bool {
 					ended = over
-					return over || slices.ContainsFunc(all, func(s seen) bool { return s.kind == http2.FrameGoAway || s.kind == http2.FrameRSTStream && s.stream == i })
+					return over || slices.ContainsFunc(all, func(s seen) bool {
+						return s.kind == http2.FrameGoAway || s.kind == http2.FrameRSTStream && s.stream == i
+					})
 				})
 				if ended {
 					break
