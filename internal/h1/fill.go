@@ -35,6 +35,9 @@ func (r *Request) Fill(s *Start, fields []Field) error {
 		err = errFieldCount
 	}
 	if err != nil {
+		if r.Host == nil && ValidHost(s.Authority) { // for the record
+			r.Host = s.Authority
+		}
 		return err
 	}
 	if err := r.fillHost(s.Authority); err != nil {

@@ -194,7 +194,9 @@ func (a *roundTrip) openBody() {
 
 func (a *roundTrip) leaveBody() {
 	a.body.detach()
-	a.x.RequestBytes = a.body.Count()
+	if a.q.Method != http.MethodConnect { // or else the tunnel has counted
+		a.x.RequestBytes = a.body.Count()
+	}
 }
 
 // settles reports whether the connection can be kept behind an answer that has not

@@ -131,7 +131,7 @@ func (a *adapter) begin(x *fastExchange, c *conn) error {
 	a.w.a.Store(a)
 	life := &a.w.life
 	life.Context = a.c.context()
-	life.slot.Conn, life.slot.Left, life.slot.Drain, life.slot.Known = a.c, &a.w.left, a.c.s.draining, x.known
+	life.slot.Client, life.slot.Drain, life.slot.Known = a.f.client(a.w), a.c.s.draining, x.known
 	x.known = nil
 	var err error
 	a.q, err = a.request(life, &x.req)
@@ -256,6 +256,12 @@ func (c *conn) remote() string {
 		}
 	}
 	return c.peerText
+}
+
+// Left implements exchange.Client.
+func (c *conn) Left() bool {
+	w := c.handling.Load()
+	return w != nil && w.left.Load()
 }
 
 // inspect ends the handler's context if the client has left. It is the sweeper's.

@@ -335,6 +335,7 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 		Peer: x.from.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
 		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
 	if req != nil {
+		x.rec.Client = x.client()
 		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
 	}
 	x.rec.Secured(x.from.state)

@@ -149,7 +149,8 @@ func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
 	for range 200 {
 		p := dialH2(t, addr)
 		p.ask(1, true, of("POST", "/")...)
-		p.closed()
+		assert.Equal(t, http2.ErrCodeInternal, p.reply(1).code)
+		p.c.Close()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -60,6 +61,9 @@ type front interface {
 	// that.
 	handle(w *response)
 	handled()
+
+	// client is what the context of that request says of the client.
+	client(w *response) exchange.Client
 
 	// lookOut starts to read ahead, to notice a client that leaves while a handler serves
 	// a request that has been read to its end. It does nothing if the client is watched

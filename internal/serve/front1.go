@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -115,6 +116,9 @@ func (f *front1) handle(w *response) {
 
 // handled implements front.
 func (f *front1) handled() { f.c.handling.Store(nil) }
+
+// client implements front.
+func (f *front1) client(*response) exchange.Client { return f.c }
 
 func (f *front1) body() source { return &f.src }
 

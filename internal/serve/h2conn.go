@@ -102,7 +102,7 @@ func (c *conn) serve2(ahead []byte) {
 	h.peer = h2.DefaultSettings()
 	h.window = h2.InitialWindow
 	h.room.L = &h.mu
-	h.owed, h.quiet = c.s.now(), c.s.now()
+	h.owed, h.quiet, h.took = c.s.now(), c.s.now(), c.s.now()
 	h.begin(h.owed)
 	h.heard.Store(c.s.clock.Load())
 	if len(ahead) > 0 {
@@ -409,7 +409,13 @@ func (c *conn2) data(f *h2.Frame) error {
 	if f.EndStream() {
 		st.src.finish(nil, nil)
 	}
-	if st.broken { // the client makes the server reset the stream (CVE-2025-8671)
+	return c.reproach(st)
+}
+
+// reproach charges the client for a stream that the server resets because of what the
+// client has just sent: it may have cost a target something (CVE-2025-8671). mu is held.
+func (c *conn2) reproach(st *stream) error {
+	if st.broken {
 		return c.spend(1)
 	}
 	return nil

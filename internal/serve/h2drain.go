@@ -64,6 +64,7 @@ func (c *conn2) judge(err error) {
 func (c *conn2) inspect(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.look(now)
 	for _, st := range c.streams {
 		st.inspect(now)
 	}

@@ -78,10 +78,8 @@ func (c *conn2) open(id uint32, block []byte) error {
 	} else {
 		c.held = append(c.held, st)
 	}
-	if _, st.broken = err.(*h2.Fault); st.broken {
-		return c.spend(1)
-	}
-	return nil
+	_, st.broken = err.(*h2.Fault)
+	return c.reproach(st)
 }
 
 // letGo starts the held streams: the input buffer has no more DATA for them.
@@ -158,12 +156,10 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 		return c.charge()
 	case err != nil:
 		st.src.fail(&h1.Refusal{Status: 400, Reason: "invalid trailers"})
-		return c.spend(1)
+	default:
+		st.src.finish(fields, nil)
 	}
-	if st.src.finish(fields, nil); st.broken {
-		return c.spend(1)
-	}
-	return nil
+	return c.reproach(st)
 }
 
 var errTrailersGoOn = &h2.Fault{Code: h2.ProtocolError, Stream: true, Reason: "trailers do not end the stream"}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -293,15 +294,16 @@ func TestH2CIsForThoseWhoKnow(t *testing.T) {
 func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
 	records := make(chan exchange.Record, 1)
 	p := dialH2(t, startH2(t, nil, func(s *serve.Server) {
-		s.Lane = &serve.Lane{Always: true, End: func(r *exchange.Record) { records <- *r },
+		s.Lane = &serve.Lane{Always: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, End: func(r *exchange.Record) { records <- *r },
 			Route: func(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }}
 	}))
-	for i, fields := range [][]string{of("GET", "/p", "connection", "x"), of("GET", "/p", "content-length", "x")} { // one is reset, one answered
+	for i, fields := range [][]string{of("GET", "/p", "x-forwarded-for", "9.9.9.9", "connection", "x"), of("GET", "/p", "x-forwarded-for", "9.9.9.9", "content-length", "x")} { // one is reset, one answered
 		p.ask(uint32(2*i+1), false, fields...)
 		r := <-records
 		var fail *exchange.Failure
 		require.ErrorAs(t, r.Err, &fail)
-		assert.Equal(t, "HTTP/2.0 GET /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Path, " ", r.Status, " ", fail.Side))
+		assert.Equal(t, "HTTP/2.0 GET a.test /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Host, " ", r.Path, " ", r.Status, " ", fail.Side))
+		assert.Equal(t, "9.9.9.9", r.Client.String())
 		p.reply(uint32(2*i + 1))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h2"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // A writer2 holds what an HTTP/2 connection has to send. The conn2's mu guards it.
@@ -20,11 +21,13 @@ type writer2 struct {
 	out     []byte // to be written next
 	spent   []byte // memory of the last write, for out
 	writing bool
-	writes  int   // number of writes
-	swept   int   // writes at the sweeper's last visit
-	emitted int64 // time of the last write; used by the writing goroutine only
-	failed  error // of the first failed write
-	queued  int   // bytes of control frames in out
+	writes  int       // number of writes
+	swept   int       // writes at the sweeper's last visit
+	emitted int64     // time of the last write; used by the writing goroutine only
+	mark    peek.Mark // of the connection, at look's last visit
+	took    time.Time // when the client was last seen to take some of a write, or had taken all
+	failed  error     // of the first failed write
+	queued  int       // bytes of control frames in out
 	room    sync.Cond
 	encoder h2.Encoder
 	peer    h2.Settings
@@ -319,13 +322,44 @@ func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	return nil
 }
 
-// stalled reports whether st has waited for a flow-control window for longer than the
-// client may take. mu is held.
+// stalled reports whether the client has taken nothing of what st has to send for longer
+// than it may. mu is held.
 func (st *stream) stalled(now time.Time) bool {
-	if len(st.pend) == 0 || st.window > 0 && st.c.window > 0 {
-		return false
+	return len(st.pend) > 0 && now.Sub(st.progress()) > st.patient()
+}
+
+// patient is how long the client may take nothing.
+func (st *stream) patient() time.Duration { return cmp.Or(time.Duration(st.stall.Load()), writeStall) }
+
+// progress is when the client has last made room for what the stream has to send. With
+// windows that are open it is the connection that has to take something. mu is held.
+func (st *stream) progress() time.Time {
+	if st.window > 0 && st.c.window > 0 && st.c.took.After(st.moved) {
+		return st.c.took
 	}
-	return now.Sub(st.moved) > cmp.Or(time.Duration(st.stall.Load()), writeStall)
+	return st.moved
+}
+
+// look notes whether the client takes what is written. If it has taken nothing for
+// longer than any of its streams allows, the write fails. mu is held.
+func (c *conn2) look(now time.Time) {
+	if !c.writing {
+		c.took = now
+		return
+	}
+	if mark := c.c.Mark(); mark != c.mark {
+		c.mark, c.took = mark, now
+		return
+	}
+	var patience time.Duration
+	for _, st := range c.streams {
+		if st.fault == nil {
+			patience = max(patience, st.patient())
+		}
+	}
+	if len(c.streams) > 0 && now.Sub(c.took) > patience {
+		_ = c.c.SetWriteDeadline(now)
+	}
 }
 
 // errStalled fails a write that makes no progress for too long, or until its deadline.
