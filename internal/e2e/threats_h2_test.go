@@ -117,7 +117,7 @@ func (p *h2) outcome(t testing.TB, stream uint32) string {
 	}
 }
 
-// told reports whether the connection has ended, or the server has said that it will.
+// told reports whether the connection has ended or the server has sent GOAWAY.
 func (p *h2) told() bool {
 	for {
 		select {
@@ -363,7 +363,7 @@ func TestADrainEndsDuringAnHTTP2Flood(t *testing.T) {
 	<-stopped
 }
 
-// What a client says behind its body gets there, though it has not said that it would.
+// Trailers without a Trailer field reach the target.
 func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.records = nil
@@ -379,7 +379,7 @@ func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
 	assert.Equal(t, "1", q.Trailer.Get("X-Sum"))
 }
 
-// RFC 9110, 6.5: in HTTP/1.1 trailers need chunks, and in HTTP/2 they follow a body of known length, too.
+// RFC 9110, 6.5: trailers need chunks in HTTP/1.1. In HTTP/2 they can also follow a body of known length.
 func TestTrailersThatAreAnnouncedCrossFromHTTP2BehindALength(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.records = nil
@@ -387,12 +387,12 @@ func TestTrailersThatAreAnnouncedCrossFromHTTP2BehindALength(t *testing.T) {
 	p := newH2(t, k)
 	p.listen()
 	for i, tt := range []struct {
-		trailer, length string // what the target is told
+		trailer, length string // that the target gets
 		more            []string
 	}{
 		{"1", "", []string{"trailer", "x-sum"}},
 		{"", "4", nil},
-		{"", "4", []string{"trailer", "content-encoding"}}, // which may be none
+		{"", "4", []string{"trailer", "content-encoding"}}, // not allowed as a trailer
 	} {
 		stream := uint32(2*i + 1)
 		require.NoError(t, p.ask(stream, false, append([]string{":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/", "content-length", "4"}, tt.more...)...))

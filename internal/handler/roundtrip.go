@@ -39,7 +39,7 @@ type roundTrip struct {
 	mirrors  bool               // a copy is to be sent
 	interim  int                // interim responses relayed
 	named    []string           // values of the response's Connection, for its trailers
-	key      string             // the Sec-WebSocket-Key of ours that the target got; "" if it got none
+	key      string             // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
 }
 
 // methods are methods of a roundTrip and of its flight as funcs. They are kept, so

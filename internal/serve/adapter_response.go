@@ -441,7 +441,7 @@ func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	return n, a.check(err)
 }
 
-// trailers returns those of the response, in order.
+// trailers returns the trailers of the response, sorted by name.
 func (a *adapter) trailers() (trailers []h1.Field) {
 	if !a.f.trails() {
 		return nil
@@ -488,7 +488,7 @@ func (w *response) EnableFullDuplex() error {
 	return nil
 }
 
-// A hijackable is a response whose connection its handler can take over.
+// A hijackable is a response of HTTP/1.x: its handler can take the connection over.
 type hijackable struct{ response }
 
 // Hijack implements http.Hijacker.

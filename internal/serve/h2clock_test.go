@@ -33,7 +33,7 @@ func timeouts(s *serve.Server) { s.ReadHeaderTimeout, s.IdleTimeout = 10*time.Se
 func TestAPrefaceThatTricklesEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, timeouts, nil)
-		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // in HTTP/1.x yet, and behind it
+		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // inside the preface, and after it
 			c := dial()
 			start := time.Now()
 			var trickle sync.WaitGroup
@@ -208,7 +208,7 @@ func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 			failed <- err
 		})
 		p := newPeer(t, dial())
-		for range 3 { // our settings and what answers the client's
+		for range 3 { // SETTINGS, WINDOW_UPDATE and SETTINGS with ACK
 			_, err := p.ReadFrame()
 			require.NoError(t, err)
 		}
@@ -231,7 +231,7 @@ func TestADeadClientIsFoundByAPing(t *testing.T) {
 		p.listen()
 		start := time.Now()
 		p.ask(1, false, of("GET", "/")...)
-		for range 3 { // it answers, and lives
+		for range 3 { // it answers PINGs
 			time.Sleep(40 * time.Second)
 			require.NoError(t, p.WritePing(true, [8]byte{}))
 		}
@@ -303,7 +303,7 @@ func (r *records) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// What a record holds can be used when all of it has come, and behind a pause the network takes little at first.
+// A client can use only whole TLS records, and TCP sends little at first after a pause.
 func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config, roots := proxytest.TLS(t, "a.test")
@@ -327,7 +327,7 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 			defer r.mu.Unlock()
 			return r.lengths[before:]
 		}
-		const more = 22 // of a record of TLS 1.3 than of what it holds
+		const more = 22 // bytes that TLS 1.3 adds to a record's content
 		lengths(1)
 		first := lengths(3)
 		assert.Equal(t, 16<<10, max(first[0], first[1])-17, "the connection is in use")
@@ -338,7 +338,7 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	})
 }
 
-// While others' bodies that nobody reads fill the connection's window, a client cannot send, and is not late.
+// A client cannot send while unread bodies fill the connection's window: BodyStall does not count that time.
 func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

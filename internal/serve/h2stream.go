@@ -16,40 +16,40 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A stream is a request of HTTP/2 and its response: a front, with an exchange. It is
-// lent to a connection from the request's head to the end of its worker.
+// A stream is an HTTP/2 request and its response: a front with its exchange. It is lent
+// to a connection from the request's head until serve has returned.
 type stream struct {
 	x    *fastExchange
-	list h2.List // of the request's head
+	list h2.List // the request's fields
 	src  source2
 
-	odd      bool  // the head says what only the handler lane understands
-	talk     bool  // it may be a conversation, for which the handler lane is too
+	odd      bool  // only the handler lane can forward the head
+	talk     bool  // gRPC or extended CONNECT: the body may pause; for the handler lane
 	refusal  error // why the request is refused; nil if it is not
 	headOnly bool
 
 	c        *conn2
 	id       uint32
-	gone     atomic.Bool  // the client has reset the stream, or is gone
-	deadline atomic.Int64 // of writes, unix nanoseconds; 0 is none
-	stall    atomic.Int64 // how long the client may take nothing; 0 means writeStall
+	gone     atomic.Bool  // the client has reset the stream or left
+	deadline atomic.Int64 // of writes, in Unix nanoseconds; 0 means none
+	stall    atomic.Int64 // how long a write may make no progress; 0 means writeStall
 
-	// The connection's mu guards what follows.
+	// The connection's mu guards the fields below.
 	window   h2.Window
 	inflow   h2.Inflow
 	ended    bool      // our side has ended, by END_STREAM or RST_STREAM
-	reset    bool      // by the latter, on either side
-	broken   bool      // what the client sends is malformed
-	whole    bool      // the answer has ended as it should
+	reset    bool      // either side has reset the stream
+	broken   bool      // the request is malformed
+	whole    bool      // the response is complete
 	fault    error     // of all further writes; nil if there is none
-	handling *response // the handler's, for as long as it runs
+	handling *response // of the handler, while it runs
 
-	pend          []byte // of the body, waits for room or for a window
-	sized         bool   // left is known, and ends the body
+	pend          []byte // of the response body: waits for room in out or for a window
+	sized         bool   // the response body ends after left more bytes
 	left          int64
-	moved         time.Time // when some of pend was taken last
-	after, before *stream   // in the ring of those that wait for their turn; nil outside
-	reads, writes sync.Cond // who reads the body, and who writes, waits
+	moved         time.Time // when pend last made progress
+	after, before *stream   // neighbours in the ring of writer2.ready; nil outside it
+	reads, writes sync.Cond // for the body's reader, and for the writer
 }
 
 var streams = sync.Pool{New: func() any {
@@ -59,7 +59,7 @@ var streams = sync.Pool{New: func() any {
 	return st
 }}
 
-// open makes st a stream of c whose request has come; none says that it has no body. The
+// open prepares st for the request in st.x. none means that it has no body. The
 // connection's mu is held.
 func (st *stream) open(c *conn2, id uint32, none bool) {
 	st.c, st.id, st.x.from = c, id, &c.c.origin
@@ -77,21 +77,21 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 		size = unknownLength
 	}
 	st.src.open(size, none)
-	st.src.replied = st.talk // it may pause
+	st.src.replied = st.talk // the client may pause
 	c.heads += len(st.list.Text())
 }
 
-// serve is the exchange. It runs on a worker. Behind a panic, or a handler that ends its
-// goroutine, it does not return true.
+// serve runs the exchange on a worker. It returns false after a panic, and not at all
+// after runtime.Goexit.
 func (st *stream) serve() (returned bool) {
 	defer st.finish()
 	x := st.x
 	x.hop.ID = header.RequestID{}
 	_, malformed := st.refusal.(*h2.Fault)
 	switch {
-	case malformed: // it ends by a reset
+	case malformed: // finish resets the stream
 		x.account(causeMalformed, http.StatusBadRequest, st.refusal, &x.req)
-	case st.gone.Load(): // before it began
+	case st.gone.Load(): // reset before a worker took it
 		x.report(exchange.StatusClientClosed, exchange.ErrClientGone, &x.req)
 	case st.refusal != nil:
 		st.refuse(st.refusal)
@@ -116,7 +116,7 @@ func (st *stream) refuse(err error) {
 	st.x.reject(status, err, &st.x.req)
 }
 
-// finish ends the stream, deferred by serve. A panic is kept to it.
+// finish ends the stream; serve defers it. A panic ends no other stream.
 func (st *stream) finish() {
 	c := st.c
 	if p := recover(); p != nil { // in a hook: the connection goes on
@@ -129,7 +129,7 @@ func (st *stream) finish() {
 		st.endBy(h2.ProtocolError)
 	case !st.ended:
 		st.endBy(h2.InternalError)
-	case !st.src.ended: // what is left of the request is not wanted (RFC 9113, 8.1)
+	case !st.src.ended: // the rest of the request is not needed (RFC 9113, 8.1)
 		st.endBy(h2.NoError)
 	}
 	c.dequeue(st)
@@ -151,8 +151,8 @@ func (st *stream) finish() {
 	c.mu.Unlock()
 }
 
-// onItsWay is how much of the body may be on its way behind the end of the stream;
-// nothing if that is malformed, and sentAll if the client has ended it, too. mu is held.
+// onItsWay returns how many bytes of the body may still arrive after the stream: none
+// if it is malformed, sentAll if the client has ended its side, too. mu is held.
 func (st *stream) onItsWay() int32 {
 	switch {
 	case !st.reset || st.gone.Load():
@@ -163,7 +163,7 @@ func (st *stream) onItsWay() int32 {
 	return int32(st.inflow.Open())
 }
 
-// giveBack lends st to others.
+// giveBack returns st to the pool.
 func (st *stream) giveBack() {
 	st.x.release()
 	st.list.Trim()
@@ -174,13 +174,13 @@ func (st *stream) giveBack() {
 	streams.Put(st)
 }
 
-// endAnswer notes that our side has ended as it should. mu is held.
+// endAnswer notes that the response is complete. mu is held.
 func (st *stream) endAnswer() {
 	st.ended, st.whole = true, true
 	st.c.answered++
 }
 
-// depart notes that the client has reset the stream, or is gone. mu is held.
+// depart ends the exchange: the client has reset the stream or left. mu is held.
 func (st *stream) depart(err error) {
 	if st.gone.Swap(true) {
 		return
@@ -198,7 +198,7 @@ func (st *stream) depart(err error) {
 	}
 }
 
-// inspect is the sweeper's. mu is held.
+// inspect checks time limits, for the sweeper. mu is held.
 func (st *stream) inspect(now time.Time) {
 	st.x.inspect(now)
 	st.src.inspect(now)
@@ -208,14 +208,14 @@ func (st *stream) inspect(now time.Time) {
 	}
 }
 
-// expired reports whether the deadline of writes has come.
+// expired reports whether the write deadline has passed.
 func (st *stream) expired(now time.Time) bool {
 	d := st.deadline.Load()
 	return d != 0 && now.UnixNano() >= d
 }
 
-// credit lets the client send n bytes again, on the connection and on the stream. mu is
-// held.
+// credit gives n bytes back to both flow-control windows. It widens them while the body
+// is read as fast as it comes. mu is held.
 func (st *stream) credit(n int64) {
 	c := st.c
 	c.credit(n)
@@ -234,7 +234,7 @@ func (st *stream) credit(n int64) {
 	}
 }
 
-// credit lets the client send n bytes again on the connection. mu is held.
+// credit gives n bytes back to the connection's flow-control window. mu is held.
 func (c *conn2) credit(n int64) {
 	if by := c.inflow.Return(uint32(n)); by > 0 {
 		c.out = h2.AppendWindowUpdate(c.out, 0, by)
@@ -305,7 +305,7 @@ func (st *stream) lookBack() {}
 // keeps implements front.
 func (st *stream) keeps() bool { return false }
 
-// reuses implements front: no answer has to wait for the rest of its request.
+// reuses implements front: no response has to wait for the rest of its request.
 func (st *stream) reuses(*head) bool { return false }
 
 // next implements front.
@@ -462,7 +462,7 @@ func (st *stream) cut() {
 	c.write(st)
 }
 
-// endBy resets the stream. mu is held.
+// endBy resets the stream with code. mu is held.
 func (st *stream) endBy(code h2.Code) {
 	st.ended, st.reset = true, true
 	st.c.out = h2.AppendRSTStream(st.c.out, st.id, code)
