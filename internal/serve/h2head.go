@@ -78,8 +78,10 @@ func (c *conn2) open(id uint32, block []byte) error {
 	} else {
 		c.held = append(c.held, st)
 	}
-	_, st.broken = err.(*h2.Fault)
-	return c.reproach(st)
+	if _, st.broken = err.(*h2.Fault); st.broken {
+		return c.spend(1)
+	}
+	return nil
 }
 
 // letGo starts the held streams: the input buffer has no more DATA for them.

@@ -24,8 +24,8 @@ type writer2 struct {
 	writes  int       // number of writes
 	swept   int       // writes at the sweeper's last visit
 	emitted int64     // time of the last write; used by the writing goroutine only
-	mark    peek.Mark // of the connection, at look's last visit
-	took    time.Time // when the client was last seen to take some of a write, or had taken all
+	mark    peek.Mark // of the write in progress, at the sweeper's last visit
+	took    time.Time // when the client last took some of a write, or had taken all
 	failed  error     // of the first failed write
 	queued  int       // bytes of control frames in out
 	room    sync.Cond
@@ -322,7 +322,7 @@ func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	return nil
 }
 
-// stalled reports whether the client has taken nothing of what st has to send for longer
+// stalled reports whether the client has taken nothing that st has to send for longer
 // than it may. mu is held.
 func (st *stream) stalled(now time.Time) bool {
 	return len(st.pend) > 0 && now.Sub(st.progress()) > st.patient()
