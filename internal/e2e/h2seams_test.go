@@ -212,3 +212,40 @@ func hooked(u *hostproxy.Upstream) { u.ModifyResponse = func(*http.Response) err
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// The record of a stream whose connection was closed says what its client did.
+func TestTheRecordSaysWhyAConnectionOfHTTP2WasClosed(t *testing.T) {
+	for lane, start := range map[string]func(testing.TB, shape) *track{"fast": newFast, "adapter": newAdapter} {
+		for about, tt := range map[string]struct {
+			does func(p *h2) error
+			why  string
+		}{
+			"abuse":       {func(p *h2) error { return p.WritePing(false, [8]byte{}) }, "HTTP/2: too many frames or resets"},
+			"a violation": {func(p *h2) error { return p.WriteData(99, false, []byte("x")) }, "HTTP/2: frame for a stream that was not opened"},
+		} {
+			t.Run(lane+", "+about, func(t *testing.T) {
+				asked := make(chan struct{}, 1)
+				target := proxytest.NewServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+					asked <- struct{}{}
+					<-q.Context().Done()
+				}))
+				k := start(t, shape{secure: true, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = target.Addr() }})
+				p := newH2(t, k)
+				p.listen()
+				require.NoError(t, p.ask(1, true, ":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"))
+				<-asked
+				for range 5000 {
+					if tt.does(p) != nil {
+						break
+					}
+				}
+				x := <-k.records
+				assert.Equal(t, 499, x.Status)
+				var fail *hostproxy.Error
+				require.ErrorAs(t, x.Err, &fail)
+				assert.Equal(t, hostproxy.SideClient, fail.Side)
+				assert.ErrorContains(t, fail, tt.why)
+			})
+		}
+	}
+}

@@ -32,7 +32,7 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 		x.readForwarded(q.Header)
 	}
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
-	x.Lives[0] = DrainFrom(q.Context())
+	x.Lives[0], x.client = DrainFrom(q.Context()), clientOf(q.Context())
 	x.takeOver(q)
 	awaitTrailers(q)
 	return x
@@ -79,6 +79,9 @@ func (x *Exchange) Finish() {
 	}
 	if !x.Returned { // Fail keeps what is known better
 		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
+	}
+	if f, ok := x.Err.(*Failure); ok && x.client != nil {
+		f.Excuse(x.client.Why())
 	}
 }
 

@@ -51,6 +51,8 @@ type Exchange struct {
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.
 	Lives [2]context.Context
+
+	client Client // nil behind a server that is not ours
 }
 
 // RouteLife is the place of the route's in Lives.
@@ -92,6 +94,9 @@ type Client interface {
 
 	// Mark is how far the client has come in taking the response.
 	Mark() peek.Mark
+
+	// Why is the client's fault for which its connection was closed; nil without one.
+	Why() error
 }
 
 type clientKey struct{}

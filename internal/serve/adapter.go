@@ -264,6 +264,9 @@ func (c *conn) Left() bool {
 	return w != nil && w.left.Load()
 }
 
+// Why implements exchange.Client. HTTP/1.x answers what is wrong.
+func (c *conn) Why() error { return nil }
+
 // inspect ends the handler's context if the client has left. It is the sweeper's.
 func (w *response) inspect(c *conn, now time.Time) {
 	unread := false

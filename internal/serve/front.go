@@ -65,6 +65,9 @@ type front interface {
 	// client is what the context of that request says of the client.
 	client(w *response) exchange.Client
 
+	// why is the Why of that.
+	why() error
+
 	// lookOut starts to read ahead, to notice a client that leaves while a handler serves
 	// a request that has been read to its end. It does nothing if the client is watched
 	// otherwise. comeBack ends it, and looksOut reports whether it runs.

@@ -117,6 +117,9 @@ func (f *front1) handle(w *response) {
 // handled implements front.
 func (f *front1) handled() { f.c.handling.Store(nil) }
 
+// why implements front.
+func (f *front1) why() error { return nil }
+
 // client implements front.
 func (f *front1) client(*response) exchange.Client { return f.c }
 

@@ -48,6 +48,7 @@ type conn2 struct {
 	rested   bool      // rest has run since the last stream
 	stale    bool      // the reader must return errAfresh
 	over     bool      // the reader has ended
+	fault    *h2.Fault // of the client, for which it has; nil without one
 	pinged   time.Time // when the unanswered PING was sent, or the client took something since; zero without one
 	taken    peek.Mark // what the client had taken when advances looked last
 
@@ -459,7 +460,7 @@ func (c *conn2) end(err error) {
 	c.letGo()
 	c.mu.Lock()
 	c.account(fault)
-	c.over = true
+	c.over, c.fault = true, fault
 	calmed := c.calmed
 	polite := fault != nil || err == errIdle2 || err == errServed2
 	if polite && c.stage != drainLast {

@@ -78,10 +78,8 @@ func (c *conn2) open(id uint32, block []byte) error {
 	} else {
 		c.held = append(c.held, st)
 	}
-	if _, st.broken = err.(*h2.Fault); st.broken {
-		return c.spend(1)
-	}
-	return nil
+	_, st.broken = err.(*h2.Fault)
+	return c.reproach(st)
 }
 
 // letGo starts the held streams: the input buffer has no more DATA for them.

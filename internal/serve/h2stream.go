@@ -301,6 +301,26 @@ func (c *client2) Mark() (m peek.Mark) {
 	return m
 }
 
+// Why implements exchange.Client.
+func (c *client2) Why() error {
+	c.gate.Lock()
+	defer c.gate.Unlock()
+	if a := c.a.Load(); a != nil {
+		return a.f.why()
+	}
+	return nil
+}
+
+// why implements front.
+func (st *stream) why() error {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	if st.c.fault == nil {
+		return nil
+	}
+	return st.c.fault
+}
+
 // lookOut implements front: the connection is read all the time.
 func (st *stream) lookOut(*response) {}
 
