@@ -94,8 +94,8 @@ func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 	for about, routes := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){"an Upstream": nil, "a handler around one": own} {
 		t.Run(about, func(t *testing.T) {
 			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
-				if _, err := c.ReadRequest(); err == nil {
-					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+				if q, err := c.ReadRequest(); err == nil {
+					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
 					_, _ = c.ReadString(1) // its end
 				}
 			})
