@@ -190,18 +190,20 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 // moving is a tunnel on which bytes have moved for longer than it may be idle. Where the
 // machine stood still for nearly as long, it is another one: how many there were is told.
 func moving(t *testing.T, s *site) (c *proxytest.Client, tunnels int) {
+	stills := proxytest.WatchStandstills(t)
 	for tunnels = 1; ; tunnels++ {
+		before := stills.Total()
 		c = s.dial(t)
 		c.Send(upgrade)
 		c.Head()
-		for began, moved := time.Now(), time.Now(); ; moved = time.Now() {
-			if moved.Sub(began) > 2*patient {
+		for began := time.Now(); ; {
+			if time.Since(began) > 2*patient {
 				return c, tunnels
 			}
 			dawdle(patient / 8)
 			_ = c.Conn.Send("tick")
 			if _, err := c.ReadString(len("tick")); err != nil {
-				require.Greater(t, time.Since(moved), patient/2, "what moves goes on")
+				require.Greater(t, stills.Total()-before, patient/2, "what moves goes on")
 				break
 			}
 		}
@@ -276,19 +278,20 @@ func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = idle }
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(body)})
+		stills := proxytest.WatchStandstills(t)
 		for { // again where the machine stood still for nearly as long
-			rested, got, err := k.readSlowly(t, len(body))
+			before := stills.Total()
+			got, err := k.readSlowly(t, len(body))
 			if err == nil {
 				return
 			}
-			require.Greater(t, rested, idle/2, "what moves goes on: %v after %d bytes", err, got)
+			require.Greater(t, stills.Total()-before, idle/2, "what moves goes on: %v after %d bytes", err, got)
 		}
 	})
 }
 
-// readSlowly asks for size bytes and reads them piece by piece. It returns how many it got, and how long it was at most from one
-// piece to the next.
-func (k *track) readSlowly(t *testing.T, size int) (rested time.Duration, got int, err error) {
+// readSlowly asks for size bytes and reads them piece by piece. It returns how many it got.
+func (k *track) readSlowly(t *testing.T, size int) (got int, err error) {
 	c := k.connect(t)
 	k.narrow(t, c, 256<<10)
 	require.NoError(t, c.Send(get))
@@ -297,13 +300,13 @@ func (k *track) readSlowly(t *testing.T, size int) (rested time.Duration, got in
 	require.True(t, strings.HasPrefix(head, "HTTP/1.1 200 "))
 	tick := time.NewTicker(moment / 4)
 	defer tick.Stop()
-	for moved := time.Now(); got < size && err == nil; rested, moved = max(rested, time.Since(moved)), time.Now() {
+	for got < size && err == nil {
 		<-tick.C
 		var part string
 		part, err = c.ReadString(min(size/96, size-got))
 		got += len(part)
 	}
-	return rested, got, err
+	return got, err
 }
 
 // expectFailure waits for the record of a failed exchange.
