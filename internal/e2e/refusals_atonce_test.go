@@ -127,7 +127,7 @@ func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
 func once(t testing.TB, what string, try func() bool) {
 	t.Helper()
 	stills := proxytest.WatchStandstills(t)
-	for tries := 0; tries < 4; {
+	for tries, all := 0, 0; tries < 4 && all < 20; all++ {
 		before := stills.Total()
 		if try() {
 			return
