@@ -16,7 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/stretchr/testify/assert"
@@ -87,10 +86,10 @@ func TestClientAuthenticationSetAtRunTimeCountsForKeptConnections(t *testing.T) 
 
 				h.set("admin.localhost", hostproxy.HostTLS{ClientAuth: &hostproxy.ClientAuth{CAs: clients}})
 				r.ReloadTLS("Admin.localhost")
-				require.Eventually(t, func() bool {
+				proxytest.Eventually(t, "a refusal", func() bool {
 					status, err = statusOf(c, "admin.localhost")
 					return err != nil || status != http.StatusOK
-				}, 5*time.Second, 10*time.Millisecond)
+				})
 				if err == nil {
 					assert.Equal(t, http.StatusMisdirectedRequest, status)
 				}
@@ -300,7 +299,7 @@ func TestARequestIsAdmittedAndServedByTheSameRoutes(t *testing.T) {
 	defer r.Close()
 	defer ln.Close()
 	state := &tls.ConnectionState{ServerName: "open.localhost", HandshakeComplete: true}
-	require.Eventually(t, func() bool { return hostproxy.Hit(&r, "open.localhost", "/", state) == "*.localhost" }, 5*time.Second, time.Millisecond)
+	proxytest.Eventually(t, "the listener's routes", func() bool { return hostproxy.Hit(&r, "open.localhost", "/", state) == "*.localhost" })
 
 	done := make(chan struct{})
 	var changes sync.WaitGroup

@@ -137,7 +137,9 @@ func TestUpstreamAnswersFailuresWithTheirClass(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			u := hostproxy.To(tt.target)
-			u.ResponseHeaderTimeout = 50 * time.Millisecond
+			if tt.status == 504 {
+				u.ResponseHeaderTimeout = 50 * time.Millisecond
+			}
 			var got error
 			var r hostproxy.Router
 			r.Observe = func(x *hostproxy.Exchange) { got = x.Err }

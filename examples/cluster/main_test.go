@@ -154,10 +154,11 @@ func TestCertificatesInMemoryOutliveRedis(t *testing.T) {
 	before := n.leaf(t, "app.localhost")
 	redis.stop()
 	n.Router.Handle("new.localhost", http.NotFoundHandler())
+	stills := proxytest.WatchStandstills(t)
 	for range 20 {
-		begin := time.Now()
+		begin, still := time.Now(), stills.Total()
 		assert.Equal(t, before.SerialNumber, n.leaf(t, "app.localhost").SerialNumber)
-		assert.Less(t, time.Since(begin), time.Second)
+		assert.Less(t, time.Since(begin)-(stills.Total()-still), time.Second)
 	}
 	proxytest.Eventually(t, "the new host to fail", func() bool { return n.state("new.localhost") == "failed" })
 	assert.Equal(t, "valid", n.state("app.localhost"))

@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/client"
 	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/pool"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -324,13 +327,18 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 		assert.ErrorIs(t, failure(t, c, get(t)), os.ErrDeadlineExceeded)
 	})
 	t.Run("the time starts when the request has been sent", func(t *testing.T) {
-		_, p, _ := clientOf(t, proxytest.Reply(plainOK))
-		c := client.New(p, client.Timeouts{Header: 250 * time.Millisecond})
-		r, w := io.Pipe()
-		timer := time.AfterFunc(400*time.Millisecond, func() { w.Close() })
-		defer timer.Stop()
-		_, content := do(t, c, request(t, "POST", "/", r, -1))
-		assert.Equal(t, "ok", content)
+		synctest.Test(t, func(t *testing.T) {
+			p := piped(t, func(pc *proxytest.Conn) {
+				if _, err := pc.ReadRequest(); err == nil {
+					_ = pc.Send(plainOK)
+				}
+			})
+			c := client.New(p, client.Timeouts{Header: time.Second})
+			r, w := io.Pipe()
+			time.AfterFunc(2*time.Second, func() { w.Close() })
+			_, content := do(t, c, request(t, "POST", "/", r, -1))
+			assert.Equal(t, "ok", content)
+		})
 	})
 	t.Run("but it does start then", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
@@ -345,14 +353,30 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 		assert.Equal(t, "write", ae.Op)
 	})
 	t.Run("a dial that does not end", func(t *testing.T) {
-		_, p, _ := clientOf(t, silent)
-		p.TLS = &tls.Config{ServerName: "target.test"}
-		c := client.New(p, client.Timeouts{Dial: 20 * time.Millisecond})
-		ae := failure(t, c, get(t))
-		assert.Equal(t, "handshake", ae.Op)
-		assert.ErrorIs(t, ae, context.DeadlineExceeded)
-		assert.False(t, ae.Wrote)
+		synctest.Test(t, func(t *testing.T) {
+			p := piped(t, func(pc *proxytest.Conn) { _, _ = pc.ReadAll() })
+			p.TLS = &tls.Config{ServerName: "target.test"}
+			c := client.New(p, client.Timeouts{Dial: time.Second})
+			ae := failure(t, c, get(t))
+			assert.Equal(t, "handshake", ae.Op)
+			assert.ErrorIs(t, ae, context.DeadlineExceeded)
+			assert.False(t, ae.Wrote)
+		})
 	})
+}
+
+// piped returns a pool of connections in memory to a target that runs script, for use in a bubble of synctest.
+func piped(t testing.TB, script func(*proxytest.Conn)) *pool.Pool {
+	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			script(proxytest.NewConn(far))
+		}()
+		return near, nil
+	}}
+	t.Cleanup(p.Close)
+	return p
 }
 
 // endless is a body without an end.

@@ -219,7 +219,7 @@ func (c *chaos) run(t *testing.T) {
 	}
 	u := hostproxy.To(addrs...)
 	u.Retry = hostproxy.Retry{Attempts: chaosTargets, Budget: -1, Timeout: -1}
-	u.ResponseHeaderTimeout, u.IdleTimeout = chaosPatience, 2*time.Second
+	u.ResponseHeaderTimeout, u.IdleTimeout = chaosPatience, chaosPatience
 	u.Breaker = &hostproxy.Breaker{Failures: 10, OpenFor: 100 * time.Millisecond}
 	u.TargetChanged = func(*hostproxy.Target, hostproxy.Health) {}
 	c.change(u)

@@ -51,14 +51,14 @@ func TestADeadlineThatComesWhileAReadBeginsHolds(t *testing.T) {
 		select {
 		case err := <-read:
 			failed <- err
-		case <-time.After(patient):
+		case <-time.After(proxytest.Patience):
 			failed <- nil
 		}
 	}))
 	s := &site{listen: func(ln net.Listener) net.Listener {
 		return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &arming{Conn: c, began: began} }}
 	}}
-	c := proxytest.Dial(t, proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r, IdleTimeout: time.Second, ReadHeaderTimeout: time.Second})).Plain)
+	c := proxytest.Dial(t, proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r, IdleTimeout: proxytest.Patience, ReadHeaderTimeout: proxytest.Patience})).Plain)
 	c.Send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\n")
 	assert.Error(t, <-failed)
 }

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net/http"
 	"slices"
@@ -42,11 +43,7 @@ func servesGRPC(well *atomic.Bool, protos *[2]atomic.Int64) http.HandlerFunc {
 }
 
 func TestChecksOverTLSVerifyTheTarget(t *testing.T) {
-	var well atomic.Bool
-	var protos [2]atomic.Int64 // checks over HTTP/1 and over HTTP/2
-	b, roots := proxytest.NewTLSServer(t, servesGRPC(&well, &protos))
 	_, foreign := proxytest.TLS(t)
-	name := "https://" + b.Addr()
 	for _, tt := range []struct {
 		name  string
 		check hostproxy.HealthCheck
@@ -56,14 +53,18 @@ func TestChecksOverTLSVerifyTheTarget(t *testing.T) {
 		{"by gRPC", hostproxy.HealthCheck{GRPC: true}, 2},
 	} {
 		tt.check.Interval, tt.check.Fall = 5*time.Millisecond, 1
-		for trust, conf := range map[string]*tls.Config{
-			"trusted":                  {RootCAs: roots},
-			"of another CA":            {RootCAs: foreign},
-			"of another name":          {RootCAs: roots, ServerName: "other.test"},
-			"unknown to the system":    nil,
-			"trusted whatever it says": {InsecureSkipVerify: true},
+		for trust, configure := range map[string]func(roots *x509.CertPool) *tls.Config{
+			"trusted":                  func(roots *x509.CertPool) *tls.Config { return &tls.Config{RootCAs: roots} },
+			"of another CA":            func(*x509.CertPool) *tls.Config { return &tls.Config{RootCAs: foreign} },
+			"of another name":          func(roots *x509.CertPool) *tls.Config { return &tls.Config{RootCAs: roots, ServerName: "other.test"} },
+			"unknown to the system":    func(*x509.CertPool) *tls.Config { return nil },
+			"trusted whatever it says": func(*x509.CertPool) *tls.Config { return &tls.Config{InsecureSkipVerify: true} },
 		} {
 			t.Run(tt.name+", "+trust, func(t *testing.T) {
+				var well atomic.Bool
+				var protos [2]atomic.Int64 // checks over HTTP/1 and over HTTP/2
+				b, roots := proxytest.NewTLSServer(t, servesGRPC(&well, &protos))
+				name, conf := "https://"+b.Addr(), configure(roots)
 				well.Store(true)
 				good := strings.HasPrefix(trust, "trusted")
 				check := tt.check

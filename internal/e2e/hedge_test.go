@@ -314,12 +314,16 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 		return u
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
-		assert.Equal(t, 504, c.Do(request("GET /", "\r\n")).StatusCode)
-		x := <-records
+		var x hostproxy.Exchange
+		for tries := 0; tries < 4 && x.Attempts != 2; tries++ { // where the machine stands still for the time to hedge and all of it
+			assert.Equal(t, 504, c.Do(request("GET /", "\r\n")).StatusCode)
+			x = <-records
+			assert.Error(t, x.Err)
+			for range x.Attempts {
+				<-left
+			}
+		}
 		assert.Equal(t, 2, x.Attempts)
-		assert.Error(t, x.Err)
-		<-left
-		<-left
 	})
 }
 

@@ -143,8 +143,10 @@ func TestTheTimeoutsBoundATransport(t *testing.T) {
 					continue
 				}
 				s := newSite(t, lanes[0], nil, func(s *site) {
-					s.upstream = &hostproxy.Upstream{Targets: hostproxy.To(silent.Addr()).Targets, Transport: tt.transport,
-						DialTimeout: patient, ResponseHeaderTimeout: patient}
+					s.upstream = &hostproxy.Upstream{Targets: hostproxy.To(silent.Addr()).Targets, Transport: tt.transport, ResponseHeaderTimeout: patient}
+					if tt.transport == hangs {
+						s.upstream.DialTimeout = patient
+					}
 				})
 				c := s.dial(t)
 				require.NoError(t, c.Conn.Send("POST / HTTP/1.1\r\nHost: a.test\r\n"+sized(body)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -103,7 +104,14 @@ func TestAWaitForACertificateTakesNoHandshakeSlot(t *testing.T) {
 func TestAWaitForACertificateEndsWithTheHandshakeTimeout(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = patient }, "slow.example.com")
-	_, err := tls.DialWithDialer(&net.Dialer{Timeout: proxytest.Patience}, "tcp", s.addr, &tls.Config{ServerName: "slow.example.com"})
+	stills := proxytest.WatchStandstills(t)
+	err := io.EOF
+	for before := stills.Total(); errors.Is(err, io.EOF); before = stills.Total() { // again if the machine stood still before the wait
+		_, err = tls.DialWithDialer(&net.Dialer{Timeout: proxytest.Patience}, "tcp", s.addr, &tls.Config{ServerName: "slow.example.com"})
+		if stills.Total()-before < patient/2 {
+			break
+		}
+	}
 	assert.ErrorContains(t, err, "internal error", "the client is told")
 	assert.Zero(t, s.status("slow.example.com").Waiting)
 }

@@ -22,16 +22,20 @@ type bodyFeed struct {
 	size, piece int // bytes in all, and every fifth of a second
 }
 
-// send writes the body to w, and returns how long that took, or how long it was until it failed.
+// send writes the body to w, and returns how long that took, or how long it was until it failed. It makes up for the time that the
+// machine stood still.
 func (b bodyFeed) send(w io.Writer) time.Duration {
+	const pace = 200 * time.Millisecond
 	start := time.Now()
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
-	for sent := 0; sent < b.size; sent += b.piece {
+	for sent := 0; sent < b.size; {
 		<-tick.C
-		if _, err := io.WriteString(w, strings.Repeat("x", b.piece)); err != nil {
+		due := min(b.size, b.piece*int(time.Since(start)/pace))
+		if _, err := io.WriteString(w, strings.Repeat("x", due-sent)); err != nil {
 			break
 		}
+		sent = due
 	}
 	return time.Since(start)
 }

@@ -190,18 +190,20 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 // moving is a tunnel on which bytes have moved for longer than it may be idle. Where the
 // machine stood still for nearly as long, it is another one: how many there were is told.
 func moving(t *testing.T, s *site) (c *proxytest.Client, tunnels int) {
+	stills := proxytest.WatchStandstills(t)
 	for tunnels = 1; ; tunnels++ {
+		before := stills.Total()
 		c = s.dial(t)
 		c.Send(upgrade)
 		c.Head()
-		for began, moved := time.Now(), time.Now(); ; moved = time.Now() {
-			if moved.Sub(began) > 2*patient {
+		for began := time.Now(); ; {
+			if time.Since(began) > 2*patient {
 				return c, tunnels
 			}
 			dawdle(patient / 8)
 			_ = c.Conn.Send("tick")
 			if _, err := c.ReadString(len("tick")); err != nil {
-				require.Greater(t, time.Since(moved), patient/2, "what moves goes on")
+				require.Greater(t, stills.Total()-before, patient/2, "what moves goes on")
 				break
 			}
 		}
@@ -271,26 +273,40 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 // is not left to grow: on a busy machine the kernels then stop talking for
 // seconds at a time.
 func TestASlowReaderThatMovesGoesOn(t *testing.T) {
+	const idle = 16 * moment
 	body := strings.Repeat("0123456789abcdef", 1<<18)
-	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 16 * moment }
+	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = idle }
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(body)})
-		c := k.connect(t)
-		k.narrow(t, c, 256<<10)
-		require.NoError(t, c.Send(get))
-		head, err := c.ReadHead()
-		require.NoError(t, err)
-		require.True(t, strings.HasPrefix(head, "HTTP/1.1 200 "))
-		tick := time.NewTicker(moment / 4)
-		defer tick.Stop()
-		got := 0
-		for got < len(body) {
-			<-tick.C
-			part, err := c.ReadString(min(len(body)/96, len(body)-got))
-			require.NoError(t, err, "after %d bytes", got)
-			got += len(part)
+		stills := proxytest.WatchStandstills(t)
+		for { // again where the machine stood still for nearly as long
+			before := stills.Total()
+			got, err := k.readSlowly(t, len(body))
+			if err == nil {
+				return
+			}
+			require.Greater(t, stills.Total()-before, idle/2, "what moves goes on: %v after %d bytes", err, got)
 		}
 	})
+}
+
+// readSlowly asks for size bytes and reads them piece by piece. It returns how many it got.
+func (k *track) readSlowly(t *testing.T, size int) (got int, err error) {
+	c := k.connect(t)
+	k.narrow(t, c, 256<<10)
+	require.NoError(t, c.Send(get))
+	head, err := c.ReadHead()
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(head, "HTTP/1.1 200 "))
+	tick := time.NewTicker(moment / 4)
+	defer tick.Stop()
+	for got < size && err == nil {
+		<-tick.C
+		var part string
+		part, err = c.ReadString(min(size/96, size-got))
+		got += len(part)
+	}
+	return got, err
 }
 
 // expectFailure waits for the record of a failed exchange.

@@ -64,10 +64,15 @@ func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool 
 }
 
 // hangsUp reports whether the target closes c, which nothing was sent on yet, within
-// that time.
+// that time. It waits in parts: a machine that stands still for a while, and then
+// finds a deadline passed, costs one of them.
 func (c *Conn) hangsUp(patience time.Duration) bool {
-	_ = c.SetReadDeadline(time.Now().Add(patience))
-	err := c.Fill()
+	const parts = 8
+	err := os.ErrDeadlineExceeded
+	for i := 0; i < parts && errors.Is(err, os.ErrDeadlineExceeded); i++ {
+		_ = c.SetReadDeadline(time.Now().Add(patience / parts))
+		err = c.Fill()
+	}
 	_ = c.SetReadDeadline(time.Time{})
 	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,6 +113,38 @@ func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
 		require.NoError(t, c.Close())
 		assert.Equal(t, want, dials.Load())
 	}
+}
+
+// still is a connection of a machine that stands still while the first Read with a deadline waits, until that has passed.
+type still struct {
+	net.Conn
+	missed bool
+	until  time.Time
+}
+
+func (s *still) SetReadDeadline(at time.Time) error {
+	s.until = at
+	return s.Conn.SetReadDeadline(at)
+}
+
+func (s *still) Read(p []byte) (int, error) {
+	if s.until.IsZero() || s.missed {
+		return s.Conn.Read(p)
+	}
+	s.missed = true
+	<-time.After(time.Until(s.until))
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestATargetThatHangsUpWhileTheMachineStandsStillSpeaksHTTP2Alone(t *testing.T) {
+	p, _ := alpnPool(t, alpnKind{protos: []string{"h2"}, picky: true})
+	dial := p.Dial
+	p.Dial = func(ctx context.Context) (net.Conn, error) {
+		nc, err := dial(ctx)
+		return &still{Conn: nc}, err
+	}
+	_, err := p.Open(t.Context())
+	assert.ErrorIs(t, err, pool.ErrHTTP2)
 }
 
 // It may be one that hangs up late.

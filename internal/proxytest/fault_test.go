@@ -36,9 +36,20 @@ func TestAFaultDoesWhatItSays(t *testing.T) {
 		require.NoError(t, err)
 		_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		require.NoError(t, err)
-		_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		buf := make([]byte, 100)
-		n, err := io.ReadFull(c, buf)
+		_ = c.SetReadDeadline(time.Now().Add(proxytest.Patience))
+		buf, n := make([]byte, 100), 0
+		if mode == proxytest.Pass || mode == proxytest.Slow {
+			n, err = io.ReadFull(c, buf[:len(want)])
+			require.NoError(t, err)
+		}
+		if mode == proxytest.Hang {
+			proxytest.Eventually(t, "the request to be taken", func() bool { taken, _ := f.Harm(); return taken > failed })
+		}
+		if n > 0 || mode == proxytest.Hang {
+			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // there is nothing to come
+		}
+		rest, err := io.ReadFull(c, buf[n:])
+		n += rest
 		got := string(buf[:n])
 		if got != want {
 			require.Error(t, err, got)

@@ -422,6 +422,7 @@ func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		close(release)
 		p.reply(1)
+		synctest.Wait() // the window is given back behind the answers
 		require.NoError(t, p.WriteData(101, true, []byte("text")))
 		r := p.reply(101)
 		assert.Equal(t, "200", r.status)

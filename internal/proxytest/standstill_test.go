@@ -1,0 +1,32 @@
+package proxytest_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+func TestAMachineThatKeepsTimeNeverStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := proxytest.WatchStandstills(t)
+		time.Sleep(time.Hour)
+		assert.Zero(t, s.Total())
+	})
+}
+
+// A watch that nobody keeps is one of a process that stands still.
+func TestAStandstillIsSeenByWhoeverAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := proxytest.UnkeptStandstills()
+		time.Sleep(time.Second)
+		assert.Equal(t, time.Second, s.Total())
+		time.Sleep(20 * time.Millisecond) // may be the scheduler
+		assert.Equal(t, time.Second, s.Total())
+		time.Sleep(2 * time.Second)
+		assert.Equal(t, 3*time.Second, s.Total())
+	})
+}
