@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -57,7 +59,8 @@ func own(owner string) {
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
 //
 // The user's data directory is an empty one meanwhile: no test touches the certificates of the user who runs it, nor those of
-// another package's tests. GODEBUG has one more setting, in the processes that tests start too.
+// another package's tests. GODEBUG has one more setting, in the processes that tests start too. Garbage is collected less often
+// than usual, unless GOGC is set.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "proxytest")
 	if err == nil {
@@ -69,6 +72,9 @@ func Main(m *testing.M) {
 	}
 	// Stacks show the labels.
 	_ = os.Setenv("GODEBUG", strings.TrimPrefix(os.Getenv("GODEBUG")+",tracebacklabels=1", ","))
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // tests keep little and make plenty of garbage: collections would be an eighth of their work
+	}
 	own("-") // neither of a test that looks for leaks, nor of none
 	code := runAndLook(m)
 	_ = os.RemoveAll(dir)
@@ -116,18 +122,19 @@ func isOf(owner, stack string) bool {
 	return err != nil || name == owner || strings.HasPrefix(name, owner+"/")
 }
 
+// buffers are for the text of all stacks: a test may look for leaks a hundred times.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 1<<20)) }}
+
 // goroutines returns the stacks of all goroutines but the caller's and the settled ones, by goroutine number.
 func goroutines() map[string]string {
-	buf := make([]byte, 1<<20)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	n := runtime.Stack(*buf, true)
+	for n == len(*buf) {
+		*buf = make([]byte, 2*len(*buf))
+		n = runtime.Stack(*buf, true)
 	}
-	stacks := bytes.Split(buf, []byte("\n\n"))
+	stacks := bytes.Split((*buf)[:n], []byte("\n\n"))
 	found := make(map[string]string, len(stacks))
 	for _, raw := range stacks[1:] { // the first is the caller
 		stack := strings.TrimSpace(string(raw))
