@@ -95,13 +95,19 @@ func runAndLook(m *testing.M) int {
 }
 
 // leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay: all, or those of
-// the test owner and its subtests, and those that no goroutine has started but a timer.
+// the test owner and its subtests, and those that no goroutine has started but a timer. Timers of other tests start new ones
+// all the time: of these, only those of the first look count.
 func leaked(before map[string]string, owner string, patience time.Duration) []string {
 	var left []string
+	var first map[string]string
 	poll(patience, func() bool {
+		now := goroutines()
+		if first == nil {
+			first = now
+		}
 		left = left[:0]
-		for id, stack := range goroutines() {
-			if _, old := before[id]; !old && isOf(owner, stack) {
+		for id, stack := range now {
+			if _, old := before[id]; !old && isOf(owner, id, stack, first) {
 				left = append(left, stack)
 			}
 		}
@@ -110,12 +116,17 @@ func leaked(before map[string]string, owner string, patience time.Duration) []st
 	return left
 }
 
-// isOf reports whether a goroutine can be one that owner, or a subtest of it, has started. All are of "".
-func isOf(owner, stack string) bool {
+// isOf reports whether a goroutine can be one that owner, or a subtest of it, has started. All are of "". What only a timer has
+// started can be if it is in first.
+func isOf(owner, id, stack string, first map[string]string) bool {
 	head, _, _ := strings.Cut(stack, "\n")
 	_, label, labelled := strings.Cut(head, `labels:{"`+ownerLabel+`": `)
-	if owner == "" || !labelled {
+	if owner == "" {
 		return true
+	}
+	if !labelled {
+		_, there := first[id]
+		return there
 	}
 	quoted, _ := strconv.QuotedPrefix(label)
 	name, err := strconv.Unquote(quoted)
