@@ -268,7 +268,11 @@ func (c *conn2) receive() (n int, err error) {
 		c.in = sourcePages.Get().(*[bufferSize]byte)
 		c.in[0] = c.c.first[0]
 		c.w = 1
-		return 1, nil // it may be the last one of a body, with nothing behind it
+		if c.frames.Missing() > 1 { // or else it may be the last one of a body, with nothing behind it
+			n, _ = c.c.stream().Read(c.in[1:]) // an error comes again with the next read
+			c.w += n
+		}
+		return c.w, nil
 	}
 	n, err = c.c.stream().Read(c.in[c.w:])
 	c.w += n
