@@ -125,9 +125,11 @@ type Server struct {
 	// negative disables the limit.
 	MaxHandshakes int
 
-	// H2C accepts HTTP/2 without TLS where plain serves the routes, from clients that
-	// know that the server speaks it (RFC 9113, 3.3), such as a proxy that forwards
-	// gRPC. False refuses such clients with 505. Upgrade: h2c is never granted.
+	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if that
+	// listener serves the routes. Clients must start with HTTP/2 at once, without
+	// negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward gRPC can do
+	// this. False refuses such clients with 505. A client that asks for HTTP/2 by the
+	// header Upgrade: h2c is served over HTTP/1.1.
 	H2C bool
 }
 
@@ -202,8 +204,9 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 
 // An UnbufferedConn is a connection that lets the proxy use the underlying
 // connection, to save CPU. It may come from a listener of your own or from
-// [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly. It uses
-// a connection of any type besides these three only through its methods.
+// [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly. A
+// connection that is not a *net.TCPConn, *net.UnixConn or UnbufferedConn is used
+// only through its methods.
 type UnbufferedConn interface {
 	net.Conn
 
@@ -518,7 +521,7 @@ type Exchange struct {
 	ResponseBytes int64 // size of the response body, as forwarded
 
 	Target    string        // target of the last attempt; "" if none was chosen
-	Attempts  int           // number of targets that the request was sent to
+	Attempts  int           // number of targets tried
 	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, or for the first targets of Upstream.Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
@@ -544,8 +547,9 @@ func publicExchange(r *exchange.Record) *Exchange {
 // A RequestIDHeader is a request header that identifies the request in the logs
 // of all services. Handlers and targets get the header.
 //
-// If a peer in [Router.TrustedProxies] sends one token of up to 128 bytes, the
-// token is the identifier. Otherwise the identifier is new: 128 random bits in
+// If a request comes from a peer in [Router.TrustedProxies] and has exactly one such
+// header, whose value is a token (RFC 9110) of up to 128 bytes, that value is the
+// identifier. Otherwise the identifier is new: 128 random bits in
 // hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have the
 // same identifier.
 //
@@ -733,11 +737,12 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check returns all errors in the fields of r and its handlers, joined. It also
-// reports each field that was changed after first use, in r, in its handlers and in
-// the Servers that run r. Nil means that each field is in effect, or takes effect at first
-// use. Check does not count as first use: fields may still be set. It does not
-// validate [Router.TLS]; [Server.Serve], [Router.Listen] and [Router.TLSConfig] do.
+// Check validates the fields of r and of its handlers, and returns all errors, joined.
+// It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
+// [Router.TLSConfig] do. Check also reports each field that was changed after first
+// use, in r, in its handlers and in the Servers that run r. Nil means that each field
+// is in effect, or takes effect at first use. Check does not count as first use:
+// fields may still be set.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {

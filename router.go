@@ -69,9 +69,9 @@ type Router struct {
 	NotFound http.Handler
 
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
-	// headers give the client's address, and whether the client used TLS: Redirect,
-	// HSTS and Sticky use this. Nil trusts no peer: the client address is the remote
-	// address of the connection.
+	// headers give the client's address. They also say whether the client used TLS,
+	// which matters to Redirect, HSTS and Sticky. Nil trusts no peer: the client
+	// address is the remote address of the connection.
 	TrustedProxies []netip.Prefix
 
 	// RequestID gives each request an identifier. The zero value disables it.
@@ -88,10 +88,10 @@ type Router struct {
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	// Observe is called once at the end of each exchange, even if it is aborted, on
-	// the exchange's goroutine. The Exchange is valid only during the call: copy it to
-	// use it later. Nil logs failed exchanges as warnings, except exchanges that
-	// failed on the client's side.
+	// Observe is called once at the end of each exchange, aborted ones included. The
+	// call runs on the goroutine of the exchange. The Exchange is valid only during
+	// the call: copy it to use it later. Nil logs failed exchanges as warnings,
+	// except exchanges that failed on the client's side.
 	Observe func(*Exchange)
 
 	certs certs.Keeper
@@ -463,9 +463,9 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 }
 
 // Set adds a route, or swaps the handler of an existing route. Requests in flight
-// finish on the old handler, with the same exceptions as in [Router.Remove]. If
-// both handlers have the same innermost handler, there are no exceptions; see
-// [Router.Replace].
+// finish on the old handler, with the same exceptions as in [Router.Remove]. These
+// exceptions do not apply if both handlers have the same innermost handler, which
+// [Router.Replace] explains.
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -531,11 +531,11 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // ([Upstream.Replace] swaps the targets of one Upstream, and waits.)
 //
 // Requests in flight finish on the old handlers, with the same exceptions as in
-// [Router.Remove]. If the pattern and the innermost handler of a route stay the
-// same, there are no exceptions: its upgraded connections stay open.
+// [Router.Remove]. These exceptions do not apply to a route that keeps its pattern
+// and its innermost handler (see below): its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
-// returns; the innermost handler wraps no other. BasicAuth and ForwardAuth have
+// returns. The innermost handler is the one that wraps no other. BasicAuth and ForwardAuth have
 // this method; add it to your own middleware. For example, a new BasicAuth around
 // the same Upstream applies to new requests, and closes no connection. Handlers are
 // compared with ==. Handlers of a type that == cannot compare always differ, except
@@ -889,12 +889,12 @@ func (r *Router) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// Redirect returns a handler that redirects every request to host with 308
-// Permanent Redirect, for instance from www to the apex. Scheme, port, path and
-// query stay the same. A port in host (example.com:8443) replaces the port of the
-// request. Port 443 also sets the scheme to https, and port 80 sets it to http.
-// Scheme and port are resolved through [Router.TrustedProxies]. Redirect panics if
-// host is not a host with an optional port.
+// Redirect returns a handler that redirects every request to host with 308 Permanent
+// Redirect, for instance from www to the apex. Scheme, port, path and query stay the
+// same. A port in host (example.com:8443) replaces the port of the request. Port 443
+// also sets the scheme to https, and port 80 sets it to http. If the peer is in
+// [Router.TrustedProxies], its X-Forwarded-* headers give scheme and port of the
+// request. Redirect panics if host is not a host with an optional port.
 func Redirect(host string) http.Handler {
 	r, err := handler.NewRedirect(host)
 	if err != nil {

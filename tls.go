@@ -36,11 +36,11 @@ import (
 // service.
 //
 // Each host of a route gets a certificate in the background. Only handshakes of a
-// host without a certificate wait for the CA, up to 64 per host. They do not delay
-// other hosts. Each ACME account, and each issuer of another type, gets at most ten
-// orders in ten seconds: due renewals first, then hosts with waiting handshakes. A
-// host that fails is retried with growing pauses, and does not delay other hosts.
-// See [Router.Certificates].
+// host without a certificate wait for the CA, up to 64 per host. These handshakes do
+// not delay hosts that have a certificate. At most ten orders in ten seconds go to
+// each ACME account, and to each issuer that is not an ACME issuer: due renewals
+// first, then hosts with waiting handshakes. A host that fails is retried with
+// growing pauses, and does not delay other hosts. See [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -72,9 +72,10 @@ type TLS struct {
 	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
 	// *.example.com do not apply to a route for a.example.com. A host with an
 	// on-demand certificate (see HostPolicy) has no route of its own: Host is called
-	// with the name of the host. A field that is zero in the returned HostTLS is then
-	// taken from the settings of the wildcard pattern that matches the name. Settings
-	// for a Passthrough have no effect, and are logged at level Error.
+	// with the name of the host. For these hosts only, a field that is zero in the
+	// returned HostTLS is taken from the settings of the wildcard pattern that matches
+	// the name. Settings for a Passthrough have no effect, and are logged at level
+	// Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
@@ -109,8 +110,9 @@ type TLS struct {
 
 	// HostPolicy decides only about on-demand certificates. (In autocert, it decides
 	// about every certificate.) If only a wildcard pattern, such as *.example.com or
-	// *, matches a public host name, and no wildcard certificate covers the name, the
-	// first handshake for the name orders an on-demand certificate. Nil allows none.
+	// *, matches a public host name, and no wildcard certificate covers the name,
+	// the first handshake for the name orders an on-demand certificate, if
+	// HostPolicy allows it. A nil HostPolicy allows none.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
 	// the refusal is remembered for HostPolicyTTL. Return any other error if the
@@ -132,8 +134,9 @@ type TLS struct {
 	HostPolicyTTL time.Duration
 
 	// Lazy obtains the certificate of a host at its first handshake. False obtains
-	// it when the route is added: five thousand new hosts then place five thousand
-	// orders. Certificates in Storage are served and renewed in both cases.
+	// it when the route is added, or when the Router begins to listen: five thousand
+	// new hosts then place five thousand orders. Certificates in Storage are served
+	// and renewed in both cases.
 	Lazy bool
 
 	// Addresses are the addresses at which CAs reach this machine, for example the
@@ -143,11 +146,12 @@ type TLS struct {
 	// there are no records. The look-up is repeated after a minute, later after ten
 	// minutes.
 	//
-	// If Addresses is empty, the addresses of the network interfaces count. If one of
-	// these is private, any record will do. If none of these is private, the order waits
-	// for at most about 35 minutes. A handshake for the host ends the wait, because it
-	// shows that clients reach this machine. In both cases, a host without any record
-	// waits until it has one.
+	// If Addresses is empty, the addresses of the network interfaces count. If one
+	// of these is private, any record will do. If all interface addresses are
+	// public, and no record has one of them, the order waits, but for at most about
+	// 35 minutes. A handshake for the host ends that wait, because it shows that
+	// clients reach this machine. A host without any A or AAAA record waits until it
+	// has one, whatever the addresses are.
 	//
 	// An order never waits if the host has a valid certificate, if the look-up fails,
 	// or if all records are private addresses.
@@ -212,8 +216,8 @@ type HostTLS struct {
 	// ACME issuers that contain functions, are compared with == as a whole.
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
-	// fail immediately without one. Every issuer is private except a
-	// *certmagic.ZeroSSLIssuer, and a *certmagic.ACMEIssuer for a known public CA. A
+	// fail immediately without one. A *certmagic.ZeroSSLIssuer is public, and so is a
+	// *certmagic.ACMEIssuer for a known public CA; every other issuer is private. A
 	// LocalCA signs internal names only. Names that end in .onion require an issuer
 	// with a method IssuesOnion() bool that returns true.
 	Issuer certmagic.Issuer
@@ -291,9 +295,9 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 // CertPending again after [Router.RenewCertificate], and when its DNS records have
 // been corrected.
 const (
-	CertPending = "pending" // no valid certificate; an attempt is in progress, scheduled or left to a handshake
+	CertPending = "pending" // no valid certificate; the first attempt is in progress, is due soon or is left to a handshake
 	CertValid   = "valid"   // a certificate is served
-	CertFailed  = "failed"  // the last attempt failed, or none can be made; an older certificate may still be served
+	CertFailed  = "failed"  // the last attempt failed, none can be made, or the order waits for DNS records; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 
@@ -350,8 +354,8 @@ type CertStatus struct {
 //
 // If several processes share a Storage and it loses its contents, the running
 // processes restore the contents within five minutes. A process that starts in
-// between makes a new root, which clients do not trust. The process returns to the
-// older root within ten minutes.
+// between makes a new root, which clients do not trust. That process changes to the
+// restored root within ten minutes.
 type LocalCA struct {
 	// Storage holds the root certificate and its private key. Nil means the default
 	// files of [TLS.Storage].
@@ -634,9 +638,9 @@ func isPassthrough(h http.Handler) bool {
 // Your server must limit the time of the handshake, as for [Router.Listen].
 //
 // A Passthrough needs the connection before decryption. A Passthrough route is
-// therefore an error, unless r already has a Server, or a listener from Listen or Wrap.
-// If a Passthrough route is added after the call, its handshakes at this server fail.
-// The failure is logged once per route.
+// therefore an error, unless r already has a Server, or a listener from Listen or
+// Wrap. If a Passthrough route is added after the call, handshakes for it at your
+// server fail. The failure is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -838,13 +842,13 @@ func canonicalHost(host string) (string, error) {
 	return name, err
 }
 
-// AwaitCertificates waits until the Router listens and each of the given hosts has
-// a certificate. If no hosts are given, it waits for all hosts that need a
+// AwaitCertificates waits until the Router listens and each of the given hosts has a
+// certificate. If no hosts are given, it waits for all hosts that need a
 // certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If
-// such a host is given, AwaitCertificates waits for it, but does not order its
-// certificate: the first handshake or [Router.RenewCertificate] orders it. When ctx
-// is done, the error names the hosts without a certificate and the reasons. An
-// invalid host is an error immediately.
+// hosts of [TLS.Lazy] are given, AwaitCertificates waits for them, but does not
+// order their certificates: the first handshake or [Router.RenewCertificate] does.
+// When ctx is done, the error names the hosts without a certificate and the reasons.
+// An invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
@@ -883,8 +887,8 @@ func canonicalHosts(hosts []string) ([]string, error) {
 // that only Servers use needs no call: the last [Server] to end does the same. Close
 // may be called more than once.
 //
-// Close stops the renewal of certificates, waits until it has ended, and frees its
-// locks. Close waits at most 15 s for calls of issuers and storages that ignore
+// Close stops the renewal of certificates, waits until the renewal has ended, and
+// releases its locks in [TLS].Storage. Close waits at most 15 s for calls of issuers and storages that ignore
 // their context, and logs these calls as errors. It also closes the idle
 // connections to the targets of all routes, and ends health checks and discovery
 // until the next request.

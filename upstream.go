@@ -32,10 +32,10 @@ import (
 // targets. Use it as a route of a [Router], or alone in any http.Server. Only
 // Targets or Discover is required; [To] and [NewUpstream] set Targets.
 //
-// Fields may be set until first use: a request, or a call of a method.
-// [Router.Check] reports a field that is changed later. Hooks may be called
-// concurrently. If a hook panics, the request fails with 500 and the stack is in
-// [Exchange.Err].
+// Fields may be set until first use: a request, a call of a method, or the first use
+// of a Router that has a route to the Upstream. [Router.Check] reports a field that
+// is changed later. Hooks may be called concurrently. If a hook panics, the request
+// fails with 500 and the stack is in [Exchange.Err].
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
@@ -75,18 +75,19 @@ type Upstream struct {
 	Sticky *Sticky
 
 	// Pick chooses the target of an attempt. It gets the targets that are up and not
-	// tried yet; if none is up, see FailClosed. If Pick returns nil, the request fails
-	// with 503. Pick cannot be combined with Policy, Weights or Sticky. Nil leaves the
-	// choice to these fields.
+	// tried yet, including those that have MaxTargetInFlight requests; if none is
+	// up, see FailClosed. If Pick returns nil, the request fails with 503. Pick
+	// cannot be combined with Policy, Weights or Sticky. Nil leaves the choice to
+	// these fields.
 	Pick func(*http.Request, []*Target) *Target
 
 	// -- Connecting: how targets are reached --
 	//
 	// Transport replaces the built-in client, for tests or exotic protocols.
 	// ResponseHeaderTimeout limits it. DialTimeout limits it only if the Transport
-	// calls the hooks of net/http/httptrace. If the Transport ignores the context of a
-	// request, the proxy stops waiting for it, and closes a late response. Nil means
-	// the built-in client.
+	// calls the hooks of net/http/httptrace. If the Transport does not return when
+	// the context of the request is done, the proxy stops waiting for it. If a
+	// response comes later, the proxy closes it. Nil means the built-in client.
 	Transport http.RoundTripper
 
 	// Dial connects to targets: from another source address, over SSH, or over a
@@ -351,11 +352,12 @@ func (u *Upstream) source() discover.Source {
 }
 
 // A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried. With LessBusy and LeastInFlight, [Upstream.Weights] are
-// shares of the requests in flight. With RoundRobin, Random and ConsistentHash,
-// Weights are shares of all requests over time. FirstAvailable ignores Weights, but
-// skips targets with weight 0. ConsistentHash also skips a target that has more
-// than 1.25 times its share of the requests in flight.
+// full or already tried; if none is up, see [Upstream.FailClosed]. With LessBusy and
+// LeastInFlight, [Upstream.Weights] are shares of the requests in flight. With
+// RoundRobin, Random and ConsistentHash, Weights are shares of all requests over
+// time. FirstAvailable ignores Weights, but skips targets with weight 0.
+// ConsistentHash also skips a target that has more than 1.25 times its share of the
+// requests in flight.
 type Policy uint8
 
 // The policies.
@@ -381,11 +383,11 @@ type HashKey struct {
 // is set, it also sends a GET. If GRPC is set, it uses the gRPC health protocol.
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
-// last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is
-// called, or when the last route to the Upstream is removed. The Router knows an
-// Upstream behind a handler of your own through the handler's Unwrap method or, without
-// that method, from the Upstream's first request. The checks of an Upstream that no
-// Router knows end only with Drain.
+// last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
+// or when the last route to the Upstream is removed. To end the checks of an
+// Upstream behind a handler of your own, the Router must know the Upstream: through
+// the handler's Unwrap method or, if there is none, since the Upstream's first
+// request. The checks of an Upstream that no Router knows end only with Drain.
 // [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
@@ -395,7 +397,7 @@ type HealthCheck struct {
 	GRPC     bool        // uses grpc.health.v1 in place of Path; for https and h2c targets
 	Service  string      // gRPC service to check, if GRPC is set; "" means the server as a whole
 
-	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables checks at intervals
+	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables periodic checks
 	Timeout   time.Duration // limit of one check; 0 means 5 s
 	Rise      int           // consecutive successes that bring a target back; 0 means 1
 	Fall      int           // consecutive failures that take a target out; 0 means 3
@@ -481,11 +483,11 @@ func (r *Retry) config() forward.Retry {
 		Budget: cmp.Or(r.Budget, 0.2)}
 }
 
-// A HeaderEdit is a fixed change to the header of a message: Remove, then Set,
-// then Add. Remove and Set remove the header in every spelling that CGI reads as
-// the same name, such as X_User for X-User. They also remove it from trailers.
-// Headers that delimit or route a message are an error: Host, Content-Length,
-// Transfer-Encoding, Connection and the like.
+// A HeaderEdit is a fixed change to the header of a message: Remove, then Set, then
+// Add. Both Remove and Set first delete every spelling of the header that CGI reads
+// as the same name, such as X_User for X-User, also in trailers. Headers that
+// delimit or route a message are an error: Host, Content-Length, Transfer-Encoding,
+// Connection and the like.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -658,8 +660,9 @@ func (u *Upstream) Add(ts ...string) error {
 }
 
 // Remove takes targets out of use immediately. Requests in flight at these targets
-// finish, with the same exceptions as in [Router.Remove]. It is an error to remove
-// an address that is not a target or, without Discover, the last target.
+// finish, with the same exceptions as in [Router.Remove]. Remove returns an error
+// for an address that is not a target. It also returns an error for the last target,
+// unless Discover is set.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }

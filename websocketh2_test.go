@@ -20,8 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A WebSocket over HTTP/2 carries as much as its ends like, both ways at once, also behind a password, and each end notices when
-// the other one leaves.
+// A WebSocket over HTTP/2 carries large data both ways at once, also behind BasicAuth. Each end notices when the other leaves.
 func TestAWebSocketOverHTTP2IsATunnel(t *testing.T) {
 	const size = 6 << 20
 	ends := make(chan error, 1)
@@ -80,7 +79,7 @@ func TestAWebSocketOverHTTP2IsATunnel(t *testing.T) {
 		_, err = io.ReadFull(res.Body, make([]byte, 4))
 		require.NoError(t, err)
 		start := time.Now()
-		res.Body.Close() // which resets the stream
+		res.Body.Close() // resets the stream
 		<-ends
 		assert.Less(t, time.Since(start), 3*time.Second)
 	}

@@ -82,6 +82,7 @@ func backendHandler() http.Handler {
 	mux.HandleFunc("/chunked", serveChunked)
 	mux.HandleFunc("/echo", serveEcho)
 	mux.HandleFunc("/echo-websocket", serveWebSocket)
+	mux.HandleFunc(unaryPath, serveUnary)
 	for name, size := range files() {
 		mux.HandleFunc("/"+name, func(w http.ResponseWriter, q *http.Request) { serveZeroes(w, size) })
 	}
@@ -113,6 +114,22 @@ func serveChunked(w http.ResponseWriter, _ *http.Request) {
 	for range 4 {
 		w.Write(chunk)
 	}
+}
+
+// unaryPath is the method of a gRPC service that answers one message with another.
+const unaryPath = "/bench.Echo/Unary"
+
+// serveUnary answers with the message that it was sent.
+func serveUnary(w http.ResponseWriter, q *http.Request) {
+	message, err := io.ReadAll(q.Body)
+	if err != nil {
+		return
+	}
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	http.NewResponseController(w).Flush() // gRPC says no length
+	w.Write(message)
+	w.Header().Set("Grpc-Status", "0")
 }
 
 func serveZeroes(w http.ResponseWriter, size int64) {
@@ -170,6 +187,12 @@ func serveWebSocket(w http.ResponseWriter, q *http.Request) {
 func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// hostOf returns the host of an address that has a port.
+func hostOf(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	return host
 }
 
 // portOf returns the port of an address that has one.

@@ -20,6 +20,7 @@ const caddyConf = `
 	reverse_proxy {{.Backend}} {
 		header_up X-Real-IP {remote_host}
 		transport http {
+			{{if .H2C}}versions h2c{{end}}
 			compression off
 			keepalive_idle_conns_per_host 2000
 		}
@@ -29,7 +30,10 @@ const caddyConf = `
 
 func caddy(s *site) ([]string, error) {
 	conf := filepath.Join(s.dir, "Caddyfile")
-	v := struct{ Dir, Port, Cert, Key, Backend string }{Dir: s.dir, Port: portOf(s.listen), Backend: s.backend}
+	v := struct {
+		Dir, Port, Cert, Key, Backend string
+		H2C                           bool
+	}{Dir: s.dir, Port: portOf(s.listen), Backend: s.backend, H2C: s.h2c}
 	if s.secure {
 		v.Cert, v.Key = s.keys.cert, s.keys.key
 	}

@@ -23,6 +23,16 @@ func runH2load(ctx context.Context, l *load) (*outcome, error) {
 	}
 	argv := append([]string{"h2load", "-t1", "-c", strconv.Itoa(l.conns), "-m", strconv.Itoa(l.streams), "--npn-list=h2",
 		"--log-file=" + log, "--connect-to=" + l.addr}, span...)
+	for _, f := range l.fields() {
+		argv = append(argv, "-H", f.name+": "+f.value)
+	}
+	if l.upload > 0 {
+		body := filepath.Join(l.dir, "upload")
+		if err := os.WriteFile(body, l.body(), 0o600); err != nil {
+			return nil, err
+		}
+		argv = append(argv, "-d", body)
+	}
 	out, err := command(ctx, l.duration+grace, append(argv, fmt.Sprintf("https://%s:%s%s", hostName, portOf(l.addr), l.path))...)
 	if err != nil {
 		return nil, err

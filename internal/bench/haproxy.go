@@ -23,7 +23,7 @@ frontend front
 	http-request set-header Via "1.1 haproxy"
 	default_backend back
 backend back
-	server target {{.Backend}} pool-max-conn 2000
+	server target {{.Backend}} pool-max-conn 2000{{if .H2C}} proto h2{{end}}
 `
 
 func haproxy(s *site) ([]string, error) {
@@ -35,5 +35,6 @@ func haproxy(s *site) ([]string, error) {
 	return []string{"haproxy", "-db", "-f", conf}, writeConfig(conf, haproxyConf, struct {
 		Cores                 int
 		Listen, Both, Backend string
-	}{s.cores, s.listen, both, s.backend})
+		H2C                   bool
+	}{s.cores, s.listen, both, s.backend, s.h2c})
 }

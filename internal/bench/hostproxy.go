@@ -23,6 +23,9 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 		_, port, _ := net.SplitHostPort(s.backend)
 		u = hostproxy.To(s.backend, net.JoinHostPort("localhost", port))
 	}
+	if s.h2c {
+		u.Targets[0].Scheme = "h2c"
+	}
 	if f := featureOf(s.as); f != nil {
 		if err := f.use(&r, u, s.backend); err != nil {
 			return err

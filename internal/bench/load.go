@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -15,6 +17,7 @@ type load struct {
 	duration time.Duration
 	rate     float64 // requests per second over all connections; 0 is as fast as answers come
 	dir      string  // for scratch files
+	fewer    bool    // see peer
 }
 
 // An outcome is what the load generator saw.
@@ -24,6 +27,27 @@ type outcome struct {
 	elapsed        time.Duration
 	p50, p99, p999 time.Duration
 }
+
+// body is what each request uploads.
+func (r *row) body() []byte {
+	b := bytes.Repeat([]byte("x"), r.upload)
+	if r.grpc { // one message: no compression, and its length
+		b[0] = 0
+		binary.BigEndian.PutUint32(b[1:], uint32(r.upload-5))
+	}
+	return b
+}
+
+// fields are those that each request has of its own.
+func (r *row) fields() []field {
+	if r.grpc {
+		return []field{{"Content-Type", "application/grpc"}, {"TE", "trailers"}}
+	}
+	return nil
+}
+
+// A field is one of a request's.
+type field struct{ name, value string }
 
 // rps is requests per second.
 func (o *outcome) rps() float64 { return o.requests / o.elapsed.Seconds() }

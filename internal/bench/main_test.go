@@ -63,6 +63,14 @@ func TestRowsAreNamedOnceAndComplete(t *testing.T) {
 	}
 }
 
+func TestPeersAreMeasuredOnRowsThatTheyCanServe(t *testing.T) {
+	b := &bench{peers: []*peer{{name: "any"}, {name: "proxy of HTTP/2", h2Only: true}, {name: "without gRPC", h2Only: true, h1Back: true}}}
+	for want, r := range map[int]*row{1: {proto: h1TLS}, 3: {proto: h2TLS}, 2: {proto: h2TLS, grpc: true}} {
+		assert.Len(t, b.peersOf(r), want)
+	}
+	assert.Len(t, b.peers, 3)
+}
+
 func TestRowsAreSelectedInOrder(t *testing.T) {
 	rows, err := selectRows("^idle|h1-8$")
 	require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -141,12 +142,14 @@ func (b *bench) startPeers(ctx context.Context, want answer, result *rowResult) 
 	}
 }
 
-// peersOf returns who is measured on the row.
+// peersOf returns the peers that are measured on the row.
 func (b *bench) peersOf(r *row) []*peer {
 	if r.feature != "" {
 		return featurePeers(r.feature)
 	}
-	return b.peers
+	return slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool {
+		return p.h2Only && r.proto != h2TLS || p.h1Back && r.grpc
+	})
 }
 
 // startTries bounds how often a peer is started: somebody else may be faster to take its port.
@@ -171,7 +174,7 @@ func (b *bench) tryPeer(ctx context.Context, r *row, p *peer, to *running) error
 	proxyCPUs, _ := b.cpus(r)
 	s := &site{
 		dir: filepath.Join(b.dir, r.name, p.name), binary: b.self, listen: addr, secure: r.proto.secure(), keys: b.keys,
-		backend: b.backend(r), cores: len(proxyCPUs), twoTargets: r.feature != "",
+		backend: b.backend(r), h2c: r.grpc, cores: len(proxyCPUs), twoTargets: r.feature != "",
 	}
 	if b.profiles != "" && (strings.HasPrefix(p.name, fastLaneName) || strings.HasPrefix(p.name, withPrefix)) {
 		s.profile = filepath.Join(b.profiles, strings.ReplaceAll(r.name+"-"+p.name, " ", "-")+".prof")
@@ -183,7 +186,7 @@ func (b *bench) tryPeer(ctx context.Context, r *row, p *peer, to *running) error
 	if err != nil {
 		return err
 	}
-	to.load = &load{row: r, addr: addr, duration: b.duration, dir: s.dir}
+	to.load = &load{row: r, addr: addr, duration: b.duration, dir: s.dir, fewer: p.fewer}
 	to.proc, err = startProcess(ctx, p.name, proxyCPUs, addr, argv,
 		fmt.Sprintf("GOMAXPROCS=%d", s.cores), "HOME="+s.dir)
 	return err

@@ -61,7 +61,13 @@ const nginxProxyConf = nginxCommon + `
 		proxy_set_header Via "1.1 nginx";
 		proxy_set_header Connection $connection_upgrade;
 		proxy_set_header Upgrade $http_upgrade;
-		location / { proxy_pass http://target; }
+		grpc_set_header Host $http_host;
+		grpc_set_header X-Forwarded-For $remote_addr;
+		grpc_set_header X-Forwarded-Proto $scheme;
+		grpc_set_header X-Forwarded-Host $http_host;
+		grpc_set_header X-Real-IP $remote_addr;
+		grpc_set_header Via "1.1 nginx";
+		location / { {{if .H2C}}grpc_pass grpc{{else}}proxy_pass http{{end}}://target; }
 	}
 }
 `
@@ -88,10 +94,11 @@ type nginxSettings struct {
 	Dir, Listen, Backend string
 	Cert, Key            string
 	Workers              int
+	H2C                  bool
 }
 
 func nginxProxy(s *site) ([]string, error) {
-	v := nginxSettings{Root: os.Geteuid() == 0, Dir: s.dir, Listen: s.listen, Backend: s.backend, Workers: s.cores}
+	v := nginxSettings{Root: os.Geteuid() == 0, Dir: s.dir, Listen: s.listen, Backend: s.backend, Workers: s.cores, H2C: s.h2c}
 	if s.secure {
 		v.Cert, v.Key = s.keys.cert, s.keys.key
 	}

@@ -16,6 +16,10 @@ type peer struct {
 	binary  string // looked up on PATH; "" is this program
 	install string // how to get the binary
 	version []string
+
+	h2Only bool // measured on rows of HTTP/2 alone
+	fewer  bool // sets neither X-Forwarded-Host nor X-Real-IP, and appends to X-Forwarded-For
+	h1Back bool // speaks HTTP/1.1 alone to the backend
 	// command writes what configuration it needs into s.dir and returns the
 	// command that serves s.listen until it is told to end.
 	command func(s *site) ([]string, error)
@@ -27,6 +31,7 @@ type site struct {
 	binary  string
 	listen  string // address
 	secure  bool   // TLS, with HTTP/2 and HTTP/1.1
+	h2c     bool   // HTTP/2 without TLS to the backend
 	keys    *keyPair
 	backend string // address
 	cores   int
@@ -41,6 +46,8 @@ func allPeers() []*peer {
 	return []*peer{
 		{name: nginxName, binary: "nginx", install: "apt-get install nginx-light", version: []string{"-v"}, command: nginxProxy},
 		{name: "haproxy", binary: "haproxy", install: "apt-get install haproxy", version: []string{"-v"}, command: haproxy},
+		{name: "nghttpx", binary: "nghttpx", install: "apt-get install nghttp2-proxy", version: []string{"--version"}, command: nghttpx, h2Only: true, fewer: true},
+		{name: "h2o", binary: "h2o", install: "apt-get install h2o", version: []string{"-v"}, command: h2o, h2Only: true, fewer: true, h1Back: true},
 		{name: "caddy", binary: "caddy", install: "https://caddyserver.com/download", version: []string{"version"}, command: caddy},
 		{name: "httputil", command: inTree},
 		{name: pooledName, command: inTree},
@@ -101,6 +108,9 @@ func inTree(s *site) ([]string, error) {
 	argv := []string{s.binary, serveCommand, "-as", filepath.Base(s.dir), "-listen", s.listen, "-backend", s.backend}
 	if s.secure {
 		argv = append(argv, "-cert", s.keys.cert, "-key", s.keys.key)
+	}
+	if s.h2c {
+		argv = append(argv, "-h2c")
 	}
 	if s.twoTargets {
 		argv = append(argv, "-two-targets")

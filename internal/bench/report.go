@@ -119,8 +119,8 @@ func (r *report) foreign() string {
 }
 
 const reportIntro = `CPU is user and system time of the whole proxy process (nginx: master and worker) divided by requests answered.
-The proxy has the first core for itself, load generator and backend have the others. All peers set the same forwarding fields,
-keep connections open on both sides and write no log; all TLS is 1.3 with AES-128-GCM and P-256. Before a row is measured, every
+The proxy has the first core for itself, load generator and backend have the others. All peers set the same forwarding fields
+(but nghttpx and h2o, on the rows of HTTP/2, which set neither X-Forwarded-Host nor X-Real-IP), keep connections open on both sides and write no log; all TLS is 1.3 with AES-128-GCM and P-256. Before a row is measured, every
 peer has answered its request with the backend's status, type, length and bytes, and the backend has seen true forwarding fields.
 Peers take turns, nginx first and last; a round in which nginx's two values differ by more than 10 % is thrown away and repeated.
 A figure is the median of the rounds; a ratio is the median of the rounds' ratios.

@@ -20,7 +20,7 @@ const (
 // secure reports whether the proxy serves p over TLS.
 func (p protocol) secure() bool { return p != h1Plain }
 
-// name is what p is called in a handshake.
+// name returns the ALPN name of p.
 func (p protocol) name() string {
 	if p == h2TLS {
 		return "h2"
@@ -49,6 +49,7 @@ type row struct {
 	method  string // "" means GET
 	path    string
 	upload  int   // bytes of request body
+	grpc    bool  // the body is a gRPC message, and the backend speaks HTTP/2 without TLS
 	size    int64 // of a response so large that unfinished ones count, by their bytes; 0 counts whole responses
 	conns   int
 	streams int    // per connection, HTTP/2 only
@@ -117,6 +118,7 @@ func allRows() []*row {
 		{name: "h2tls-16k", title: "h2 TLS, 16 KiB body, 16 connections × 4 streams", kind: requests, proto: h2TLS, path: "/16k", size: 16 << 10, conns: 16, streams: 4, targets: fast(0.95, 0.75)},
 		{name: "h2tls-100x10-10ms", title: "h2 TLS, backend takes 10 ms, 100 × 10 streams", kind: requests, proto: h2TLS, backend: goBackend, path: "/slow", conns: 100, streams: 10, targets: fast(1.35, 1.00)},
 		{name: "h2tls-16x4-2cores", title: "h2 TLS, 45 B, 16 × 4, 2 cores, unpinned", kind: requests, proto: h2TLS, path: "/small", conns: 16, streams: 4, cores: 2, targets: fast(1.25, 0.80)},
+		{name: "h2tls-grpc", title: "gRPC unary, h2 TLS to h2c, 16 × 4 streams", kind: requests, proto: h2TLS, backend: goBackend, method: "POST", path: unaryPath, upload: 45, grpc: true, conns: 16, streams: 4},
 		{name: "h1-post-16k", title: "h1 plain, POST 16 KiB, 64 connections", kind: requests, proto: h1Plain, backend: goBackend, method: "POST", path: "/upload", upload: 16 << 10, conns: 64},
 		{name: "h1-chunked-16k", title: "h1 plain, chunked body of 16 KiB, 64 connections", kind: requests, proto: h1Plain, backend: goBackend, path: "/chunked", conns: 64},
 		{name: "h1-100k", title: "h1 plain, 100 KB body, 64 connections", kind: requests, proto: h1Plain, path: "/100k", size: 100_000, conns: 64},

@@ -28,6 +28,7 @@ type server struct {
 	as, listen, backend, cert, key, profile string
 
 	twoTargets bool // the backend under two names
+	h2c        bool // HTTP/2 without TLS to the backend
 }
 
 // serve runs one in-tree server until SIGTERM.
@@ -40,6 +41,7 @@ func serve(args []string) error {
 	f.StringVar(&s.cert, "cert", "", "certificate file; empty serves plain HTTP")
 	f.StringVar(&s.key, "key", "", "key file")
 	f.BoolVar(&s.twoTargets, "two-targets", false, "use the backend under two names")
+	f.BoolVar(&s.h2c, "h2c", false, "use HTTP/2 without TLS to the backend")
 	f.StringVar(&s.profile, "cpuprofile", "", "file for a CPU profile")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -106,7 +108,11 @@ func (s *server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 	if err != nil {
 		return err
 	}
-	hs := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, IdleTimeout: time.Hour, TLSConfig: &tls.Config{Certificates: certs}}
+	served := new(http.Protocols)
+	served.SetHTTP1(true)
+	served.SetHTTP2(certs != nil)
+	served.SetUnencryptedHTTP2(certs == nil) // for the backend
+	hs := &http.Server{Handler: h, Protocols: served, ReadHeaderTimeout: time.Minute, IdleTimeout: time.Hour, TLSConfig: &tls.Config{Certificates: certs}}
 	defer context.AfterFunc(ctx, func() { hs.Close() })()
 	if certs == nil {
 		err = hs.Serve(l)
@@ -123,6 +129,9 @@ func (s *server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 // with the default of two per host it would measure the dialing.
 func (s *server) reverseProxy(buffers httputil.BufferPool) http.Handler {
 	target := &url.URL{Scheme: "http", Host: s.backend}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(!s.h2c)
+	protocols.SetUnencryptedHTTP2(s.h2c)
 	return &httputil.ReverseProxy{
 		Rewrite: func(q *httputil.ProxyRequest) {
 			q.SetURL(target)
@@ -137,6 +146,7 @@ func (s *server) reverseProxy(buffers httputil.BufferPool) http.Handler {
 			MaxIdleConnsPerHost: 2000,
 			IdleConnTimeout:     time.Hour,
 			DisableCompression:  true,
+			Protocols:           protocols,
 		},
 		BufferPool: buffers,
 	}

@@ -1,5 +1,5 @@
 // Package conformance_test runs suites that others wrote through a real Server: h2spec against its HTTP/2, the gRPC
-// interoperability cases through TLS in front and h2c behind, and curl. It is a module of its own, because the suites
+// interoperability cases through TLS in front and h2c behind, curl, and Chromium. It is a module of its own, because the suites
 // bring hundreds of packages that no user of hostproxy should have to download.
 package conformance_test
 

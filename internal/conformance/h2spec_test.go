@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// deviations are the cases in which a connection ends where h2spec waits for the reset of a stream: RFC 9113, 5.4.1, allows that,
-// and a client that makes a server reset streams makes it work for nothing (CVE-2025-8671). Read-only.
+// deviations are the cases in which h2spec expects a stream error and the server ends the connection. RFC 9113, 5.4.1, allows
+// that, and it stops clients that make the server reset many streams (CVE-2025-8671). Read-only.
 var deviations = []string{
 	"http2/6.9.1: Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream",
 }

@@ -33,6 +33,10 @@ var classes = []class{
 				(d.viewA["down field transfer-encoding"]+d.viewB["down field transfer-encoding"] == "chunked" || strings.Contains(x.raw, " HTTP/1.0\r\n")) &&
 				d.viewA["down body"] == d.viewB["down body"]
 		}},
+	{name: "answer's length", why: "net/http gives a short body a length", in: []string{"foreign over HTTP/2"},
+		holds: func(d difference, x *exchange) bool {
+			return d.is("down field content-length") && !d.inA && d.b == itoa(len(d.viewB["down body"]))
+		}},
 	{name: "304's description", why: "net/http takes the fields about a body out of a 304; our front passes them on (RFC 9110, 15.4.5)", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("down field content-length", "down field content-type") && d.viewA["down status"] == "304" && !d.inB
@@ -48,15 +52,15 @@ var classes = []class{
 		}},
 	{name: "TE alone", why: "httputil sends TE without the connection option of that name (RFC 9110, 10.1.4)", in: []string{"httputil"},
 		holds: func(d difference, x *exchange) bool { return d.is("up field connection") && d.a == "TE" && !d.inB }},
-	{name: "lost trailers", why: "httputil drops trailers of requests that are not announced", in: []string{"httputil"},
+	{name: "lost trailers", why: "httputil, and net/http over HTTP/2, drop trailers of requests that are not announced", in: []string{"httputil", "foreign over HTTP/2"},
 		holds: func(d difference, x *exchange) bool { return d.is("up trailer ") && !d.inB }},
 }
 
 // handlers are the columns that an http.Handler is in. Read-only.
-var handlers = []string{"adapter", "hooked", "foreign", "httputil"}
+var handlers = []string{"adapter", "hooked", "foreign", "httputil", "adapter over HTTP/2", "hooked over HTTP/2", "foreign over HTTP/2"}
 
 // netHTTP are the columns that net/http serves. Read-only.
-var netHTTP = []string{"foreign", "httputil"}
+var netHTTP = []string{"foreign", "httputil", "foreign over HTTP/2"}
 
 // request is a request of the corpus: start line, Host, the lane probe, fields and what follows them.
 func request(start string, rest string) string {
@@ -117,7 +121,11 @@ type rig struct {
 
 func newRig(t testing.TB, s shape) *rig {
 	t.Helper()
+	s.tune = func(s *hostproxy.Server) { s.H2C = true }
 	r := &rig{fast: newFast(t, s), adapter: newAdapter(t, s), hooked: newHooked(t, s), foreign: newForeign(t, s)}
+	for _, k := range []*track{r.fast, r.adapter, r.hooked, r.foreign} {
+		k.begin2(t)
+	}
 	if !s.own && s.trusted == "" {
 		r.reference = newReference(t, s)
 	}
@@ -134,6 +142,15 @@ func (r *rig) run(t testing.TB, x *exchange, used map[string]int) {
 	}
 	if r.reference != nil && !x.foreign {
 		compare(t, x, "fast", fast, "httputil", r.reference.ask(t, x), classes, used)
+	}
+	s, body, ok := x.overHTTP2()
+	if !ok {
+		return
+	}
+	two := r.fast.ask2(t, x, &s, body)
+	compare(t, x, "fast", fast, "fast over HTTP/2", two, protocols, used)
+	for _, k := range []*track{r.adapter, r.hooked, r.foreign} {
+		compare(t, x, "fast over HTTP/2", two, k.name+" over HTTP/2", k.ask2(t, x, &s, body), classes, used)
 	}
 }
 
@@ -293,7 +310,7 @@ func claimCases() (all []exchange) {
 }
 
 // Each request goes through the fast lane of a Server, through its handlers, through the Router below net/http's own server, and where it
-// is comparable through httputil.ReverseProxy. The backends are asked the same, and the clients are told the same.
+// is comparable through httputil.ReverseProxy; then over HTTP/2, where that can say it, through all but the last. The backends are asked the same, and the clients are told the same.
 func TestTheLanesAreOne(t *testing.T) {
 	t.Parallel()
 	edits := func(u *hostproxy.Upstream) {
@@ -324,7 +341,7 @@ func TestTheLanesAreOne(t *testing.T) {
 			}
 		})
 	}
-	for _, c := range classes {
+	for _, c := range slices.Concat(classes, protocols) {
 		assert.NotZero(t, used[c.name], "nothing differs by its %s: the class can go", c.name)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Behind another proxy there is no TLS, and gRPC needs HTTP/2.
+// A proxy in front may forward gRPC, which needs HTTP/2, without TLS.
 func TestH2CServesTheRoutesOfThePlainListener(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -54,7 +54,7 @@ func TestH2CServesTheRoutesOfThePlainListener(t *testing.T) {
 	assert.Equal(t, "HTTP/1.1", old.Proto, "HTTP/1.1 is spoken as before")
 }
 
-// Challenges and redirects are for clients that know nothing yet.
+// The plain listener for challenges and redirects ignores Server.H2C.
 func TestTheListenerOfRedirectsSpeaksNoH2C(t *testing.T) {
 	r := hostproxy.Router{Logger: silent()}
 	r.Handle("a.test", hostproxy.To("127.0.0.1:1"))

@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What an Upstream does for requests of HTTP/1.x it does for many streams of one connection at once: each gets its own answer.
+// The features of an Upstream work for many streams of one connection at once: each gets its own answer.
 func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
 	echo := func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)

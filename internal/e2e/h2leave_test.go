@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A client that resets its stream, or leaves, at whatever moment: the target notices, and the record says so.
+// A client resets its stream or leaves, at any moment: the target notices, and the record says so.
 func TestAClientMayLeaveAtAnyMomentOverHTTP2(t *testing.T) {
 	type moment struct {
 		name, path string
@@ -31,7 +31,7 @@ func TestAClientMayLeaveAtAnyMomentOverHTTP2(t *testing.T) {
 		{"in a sized answer", "/sized", false, "answered"},
 		{"in a chunked answer", "/chunked", false, "answered"},
 		{"in an answer that comes early", "/chunked", true, "answered"},
-		{"in a large answer that nobody reads", "/large", false, "answered"},
+		{"in a large answer that is not read", "/large", false, "answered"},
 	}
 	for _, host := range []string{"fast.test", "odd.test", "h2c.test"} {
 		for _, m := range moments {

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What a target and a record see of a request does not depend on the protocol that it comes by, but for what names that.
+// Target, client and record see the same exchange over HTTP/1.1 and HTTP/2, except for the version.
 func TestARequestIsTheSameByEachProtocol(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var saw *http.Request

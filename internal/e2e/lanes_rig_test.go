@@ -31,6 +31,8 @@ type track struct {
 	idle    *proxytest.Conn         // of the client; nil if there is none
 	running *proxytest.Running      // nil below a foreign server
 	tally   *tally                  // nil counts nothing
+	two     *h2                     // of the client, over HTTP/2; nil if there is none
+	latest  uint32                  // stream of two
 }
 
 // A mirror is a backend that keeps what it is asked and answers what it is told.
@@ -307,10 +309,14 @@ func (k *track) serve(t testing.TB, h http.Handler, secure bool) {
 	t.Helper()
 	ln := proxytest.Listen(t)
 	k.addr = ln.Addr().String()
-	server := &http.Server{Handler: h, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: proxytest.Patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	if secure {
 		config, roots := proxytest.TLS(t, "a.test")
 		k.tls = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
+		config.NextProtos = []string{"h2", "http/1.1"}
+		server.Protocols.SetHTTP2(true)
 		ln = tls.NewListener(ln, config)
 	}
 	done := make(chan struct{})

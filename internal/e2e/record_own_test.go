@@ -95,8 +95,8 @@ func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 	for about, routes := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){"an Upstream": nil, "a handler around one": own} {
 		t.Run(about, func(t *testing.T) {
 			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
-				if _, err := c.ReadRequest(); err == nil {
-					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+				if q, err := c.ReadRequest(); err == nil {
+					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
 					_, _ = c.ReadString(1) // its end
 				}
 			})
@@ -109,6 +109,40 @@ func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 			x := <-k.records
 			assert.Equal(t, 200, x.Status)
 			assert.NoError(t, x.Err)
+		})
+	}
+}
+
+// A client of HTTP/2 leaves one stream, and keeps its connection.
+func TestTheRecordOfAHandlerSaysThatTheClientHasResetItsStream(t *testing.T) {
+	called := make(chan struct{}, 1)
+	for about, h := range map[string]http.HandlerFunc{
+		"that aborts": func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					panic(http.ErrAbortHandler)
+				}
+			}
+		},
+		"that returns": func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() },
+	} {
+		t.Run(about, func(t *testing.T) {
+			k := newFast(t, shape{secure: true, routes: func(r *hostproxy.Router, _ *hostproxy.Upstream) {
+				r.Handle("*", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+					called <- struct{}{}
+					h(w, q)
+				}))
+			}})
+			p := newH2(t, k)
+			p.listen()
+			require.NoError(t, p.ask(1, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a.test"))
+			<-called
+			require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
+			x := <-k.records
+			assert.Equal(t, 499, x.Status)
+			var fail *hostproxy.Error
+			require.ErrorAs(t, x.Err, &fail)
+			assert.Equal(t, hostproxy.SideClient, fail.Side)
 		})
 	}
 }

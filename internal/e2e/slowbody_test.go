@@ -73,8 +73,8 @@ func (s *site) upload(path string, b bodyFeed) (string, error) {
 	return string(all), err
 }
 
-// A client that sends a body so slowly that it just holds a connection is told so, in every lane alike. One that is
-// slow but moves is not, nor is one that is being answered already, nor a stream of gRPC.
+// A client whose body is too slow gets 408, in every lane. A body that is slow but moves is read on, and so is one
+// whose response has begun, or a gRPC stream.
 func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))

@@ -171,7 +171,7 @@ func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
 	}
 }
 
-// CVE-2019-9512, -9513, -9515, -9518: a client that says what costs little, and takes no answer, is cut off.
+// CVE-2019-9512, -9513, -9515, -9518: a client that sends many cheap frames and reads no answer is cut off.
 func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 	const frames = 200_000
 	tests := []struct {

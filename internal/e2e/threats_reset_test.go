@@ -69,7 +69,7 @@ func TestStreamsThatAreResetLeaveTheBackend(t *testing.T) {
 			k.records = nil
 			p := newH2(t, k)
 			p.listen()
-			for round := range rounds { // until the client has cost enough
+			for round := range rounds { // until the server sends GOAWAY
 				_ = p.c.SetDeadline(time.Now().Add(proxytest.Patience)) // for each round
 				first := uint32(2*each*round + 1)
 				for i := range uint32(each) {

@@ -84,37 +84,51 @@ func DrainFrom(ctx context.Context) context.Context {
 	return d
 }
 
-type connKey struct{}
+// A Client is what a front of ours knows of the client of a request. Its methods may be
+// called concurrently, and also when the request has been served.
+type Client interface {
+	Left() bool   // while a handler served the request
+	HungUp() bool // even if some of what it sent has not been read
 
-// HasFront reports whether ctx has the connection of a Slot: it is one that this
+	// Mark is how far the client has come in taking the response.
+	Mark() peek.Mark
+}
+
+type clientKey struct{}
+
+func clientOf(ctx context.Context) Client {
+	c, _ := ctx.Value(clientKey{}).(Client)
+	return c
+}
+
+// HasFront reports whether ctx has the client of a Slot: it is one whose connection this
 // proxy reads itself, up to the end of each request's body.
-func HasFront(ctx context.Context) bool { return ctx.Value(connKey{}) != nil }
+func HasFront(ctx context.Context) bool { return clientOf(ctx) != nil }
 
-// MarkFrom returns the mark of the connection of ctx's Slot.
+// MarkFrom returns the mark of the client of ctx's Slot.
 func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
-	c := ctx.Value(connKey{})
-	if c == nil {
-		return m, false
+	if c := clientOf(ctx); c != nil {
+		return c.Mark(), true
 	}
-	return peek.MarkOf(c)
+	return m, false
 }
 
 // Name is what the proxy calls itself in Proxy-Status, and how its names in Via
 // begin.
 const Name = "hostproxy"
 
-// HungUp reports whether the client of the connection of ctx's Slot has left, even
-// if some of what it sent has not been read.
+// HungUp reports whether the client of ctx's Slot has left, even if some of what it sent
+// has not been read.
 func HungUp(ctx context.Context) bool {
-	c, ok := ctx.Value(connKey{}).(interface{ HungUp() bool })
-	return ok && c.HungUp()
+	c := clientOf(ctx)
+	return c != nil && c.HungUp()
 }
 
 // ClientLeft reports whether the client of the request with that context has left. A front
 // of ours knows that; behind another server it is what has ended the context, unless that
 // was a deadline.
 func ClientLeft(ctx context.Context) bool {
-	if c, ok := ctx.Value(connKey{}).(interface{ Left() bool }); ok {
+	if c := clientOf(ctx); c != nil {
 		return c.Left()
 	}
 	return Ended(ctx) == ErrClientGone

@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// What a client owes a request that it sends a body with, until the answer begins: something within BodyStall, and once it was waited for longer
-// than minBodyGrace in all, minBodyRate bytes a second of that time, or of the
-// last paceWindow of it. It holds a connection or a stream all the while, and a target.
-// gRPC, and what an extended CONNECT asks for, may be a conversation, and owe nothing.
+// Limits of a request body until the response begins. The client may not pause for
+// longer than BodyStall. Once the proxy has waited for it for minBodyGrace in all, it
+// must have sent minBodyRate bytes a second of that time, or of the last paceWindow of
+// it: a slow body occupies a connection or stream, and a target. gRPC and extended
+// CONNECT have no such limits, since both sides may pause.
 const (
 	BodyStall    = time.Minute
 	minBodyRate  = 240

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -79,9 +78,9 @@ type arrivalKey struct{}
 // Value by it. It has a place for an Arrival, so that Arrive needs no other request.
 // The zero value is empty. The exported fields are not to be changed any more.
 type Slot struct {
-	Conn  net.Conn        // the client's, whose only exchange at a time is the request's
-	Drain context.Context // see WithDrain
-	Known *Handover       // from another lane; nil without one
+	Client Client          // the request's
+	Drain  context.Context // see WithDrain
+	Known  *Handover       // from another lane; nil without one
 
 	taken   atomic.Bool // by the one that fills it
 	room    Arrival
@@ -108,8 +107,8 @@ func (s *Slot) Value(key any) (value any, ok bool) {
 		return s, true
 	case arrivalKey:
 		return s.arrival.Load(), true
-	case connKey:
-		return s.Conn, true
+	case clientKey:
+		return s.Client, true
 	case drainKey:
 		return s.Drain, true
 	case handoverKey:

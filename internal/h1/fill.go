@@ -27,10 +27,17 @@ func (r *Request) Fill(s *Start, fields []Field) error {
 		}
 	}
 	r.Fields = append(r.Fields, fields[:min(len(fields), MaxFields)]...)
-	if err == nil && len(fields) > MaxFields {
+	n := len(fields)
+	if s.Authority != nil && r.Host == nil { // it is a Host for the target
+		n++
+	}
+	if err == nil && n > MaxFields {
 		err = errFieldCount
 	}
 	if err != nil {
+		if r.Host == nil && ValidHost(s.Authority) { // for the record
+			r.Host = s.Authority
+		}
 		return err
 	}
 	if err := r.fillHost(s.Authority); err != nil {
@@ -81,9 +88,14 @@ func CheckFields(fields []Field) error {
 	if len(fields) > MaxFields {
 		return errFieldCount
 	}
+	size := len("\r\n")
 	for i := range fields {
-		if err := fields[i].fault(); err != nil {
+		f := &fields[i]
+		if err := f.fault(); err != nil {
 			return err
+		}
+		if size += len(f.Name) + len(": ") + len(f.Value) + len("\r\n"); size > MaxTrailer {
+			return errTrailerSize
 		}
 	}
 	return nil

@@ -63,6 +63,7 @@ func TestAFilledRequestIsRefusedForWhatAParsedOneIs(t *testing.T) {
 		{"two lengths", nil, fieldList("content-length: 1", "content-length: 1"), 400},
 		{"Transfer-Encoding, which only HTTP/1.1 has", nil, fieldList("transfer-encoding: chunked"), 400},
 		{"more fields than allowed", nil, tooMany("x: y"), 431},
+		{"as many fields as allowed, and an authority", nil, tooMany("x: y")[1:], 431},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start()
@@ -87,7 +88,9 @@ func tooMany(line string) []h1.Field {
 
 func TestATrailerSectionIsChecked(t *testing.T) {
 	assert.NoError(t, h1.CheckFields(fieldList("x: y", "z: ")))
-	for _, fs := range [][]h1.Field{fieldList("x: y", "a b: c"), fieldList("x: \n"), tooMany("x: y")} {
+	most := "x: " + strings.Repeat("y", h1.MaxTrailer-len("x: \r\n\r\n"))
+	assert.NoError(t, h1.CheckFields(fieldList(most)))
+	for _, fs := range [][]h1.Field{fieldList("x: y", "a b: c"), fieldList("x: \n"), tooMany("x: y"), fieldList(most + "y")} {
 		assert.Error(t, h1.CheckFields(fs))
 	}
 }

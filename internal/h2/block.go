@@ -2,12 +2,12 @@ package h2
 
 import "github.com/hostproxy/hostproxy/internal/h1"
 
-// fewFrames is how many frames any header block may have. A large one may have as many
-// more as it fills.
+// fewFrames is how many frames any header block may have, besides as many full ones as
+// fit in MaxSize.
 const fewFrames = 8
 
 // A Block gathers the header block of one HEADERS frame and the CONTINUATION frames
-// behind it. The zero value is ready for use. A Block is empty between header blocks.
+// after it. The zero value is ready for use. A Block is empty between header blocks.
 type Block struct {
 	MaxSize int // bytes it may have, as sent; 0 means h1.DefaultMaxHead
 
@@ -15,10 +15,10 @@ type Block struct {
 	frames int
 }
 
-// Add takes a piece of a HEADERS or CONTINUATION frame. It returns the header block
-// when it is complete; that is valid until the next Add, and as long as the buffer is
-// that was parsed. A block that is too large, or has too many frames, is a *Fault: it
-// cannot be decoded, so that the connection cannot go on (CVE-2024-27316).
+// Add takes a piece of a HEADERS or CONTINUATION frame. It returns the header block when
+// it is complete. The block is valid until the next Add, and until the parsed buffer
+// changes. A block that is too large, or has too many frames, is a connection error,
+// since it is not decoded (CVE-2024-27316).
 func (g *Block) Add(f *Frame) (block []byte, done bool, err error) {
 	if f.Begins && f.Type == Headers {
 		g.text, g.frames = g.text[:0], 0
@@ -42,5 +42,5 @@ func (g *Block) Add(f *Frame) (block []byte, done bool, err error) {
 	return g.text, f.EndHeaders(), nil
 }
 
-// Release gives the memory back. The header block must not be used any more.
+// Release frees the memory. The header block must not be used afterwards.
 func (g *Block) Release() { g.text, g.frames = nil, 0 }

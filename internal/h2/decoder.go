@@ -1,16 +1,15 @@
 package h2
 
-// A Decoder decodes the header blocks that come on one connection (RFC 7541). The zero
-// value is ready for use, with a table of TableSize bytes; it takes memory for it as
-// it is needed.
+// A Decoder decodes the header blocks of one connection (RFC 7541). The zero value is
+// ready for use, with a dynamic table of up to TableSize bytes, which grows as needed.
 type Decoder struct{ table table }
 
 // Decode decodes a header block into l, in place of the fields that l had. All blocks of
 // a connection have to be decoded, in the order in which they came.
 //
-// An error is a *Fault, which ends the connection. A block beyond l's limits is decoded
-// to its end nonetheless, since it changes the table; Request and Trailers then return
-// the refusal. A block that decodes to far more than the limits is a fault.
+// An error is a *Fault, a connection error. A block beyond l's limits is still decoded
+// to its end, since it changes the table; Request and Trailers then return the refusal.
+// A block that decodes to far more than the limits is a fault.
 func (d *Decoder) Decode(l *List, block []byte) (err error) {
 	l.clear()
 	for len(block) > 0 && block[0]&0xe0 == 0x20 {
@@ -60,8 +59,7 @@ func (d *Decoder) field(l *List, b []byte) (rest []byte, err error) {
 	return rest, l.note(start, name)
 }
 
-// literal appends a field that is not indexed as a whole: its value is spelled out, and
-// its name may be.
+// literal appends a field with a literal value. Its name is indexed or literal.
 func (d *Decoder) literal(l *List, b []byte, prefix uint8) (rest []byte, name int, err error) {
 	if b[0]&(1<<prefix-1) != 0 {
 		b, name, err = d.indexed(l, b, prefix, true)
@@ -121,8 +119,8 @@ func appendString(l *List, b []byte) (rest []byte, err error) {
 	return b[n:], err
 }
 
-// maxShift bounds the length of an integer: up to four bytes behind the first, as no
-// length and no index of ours needs more.
+// maxShift limits an integer to four bytes after the first: no valid length or index
+// needs more.
 const maxShift = 28
 
 // integer reads the integer at the start of b, which is not empty, and returns what

@@ -12,9 +12,9 @@ type text interface{ ~string | ~[]byte }
 // An Encoder encodes the header blocks that go out on one connection. The zero value
 // is ready for use. Blocks have to be sent in the order in which they were begun.
 //
-// It has no table, which keeps to any SETTINGS_HEADER_TABLE_SIZE of the peer, and uses
-// no Huffman code: neither made a measurable difference, and both cost time. Names of
-// the static table take a byte.
+// It uses no dynamic table, and so is valid for any SETTINGS_HEADER_TABLE_SIZE of the
+// peer, and no Huffman code: both cost time, and neither made a measurable difference.
+// Names of the static table take one byte.
 type Encoder struct{ begun bool }
 
 // AppendResponse begins the header block of a response, with its status and fields that
@@ -30,9 +30,8 @@ func (e *Encoder) AppendTrailers(dst []byte, fields []h1.Field) []byte {
 	return appendFields(e.begin(dst), fields)
 }
 
-// begin begins a header block. The first one of a connection says that the table has
-// no room, and no change of the peer's setting can then require another update (RFC
-// 9113, 4.3.1).
+// begin begins a header block. The first of a connection sets the table size to 0, so
+// that no change of the peer's setting requires another update (RFC 9113, 4.3.1).
 func (e *Encoder) begin(dst []byte) []byte {
 	if e.begun {
 		return dst
@@ -102,7 +101,7 @@ func AppendDate[V text](dst []byte, date V) []byte {
 	return append(appendInteger(dst, 0, 7, len(date)), date...)
 }
 
-// appendInteger appends n behind the bits of first that are above prefix (RFC 7541, 5.1).
+// appendInteger appends n after the bits of first above prefix (RFC 7541, 5.1).
 func appendInteger(dst []byte, first byte, prefix uint8, n int) []byte {
 	mask := 1<<prefix - 1
 	if n < mask {

@@ -2,7 +2,7 @@ package h2
 
 import "encoding/binary"
 
-// A Type says what a frame is for. There may be others.
+// A Type is the type of a frame. Peers may send unknown types.
 type Type uint8
 
 // The types of RFC 9113, section 6, and of RFC 9218, section 7.1.
@@ -50,8 +50,8 @@ type Frame struct {
 	Ends   bool // this is the last piece
 
 	// Payload is a slice of the buffer that was parsed: data, a fragment of a header
-	// block, settings that Settings.Apply takes, what a PING brings, or what a
-	// GOAWAY says to humans. Padding and the fields below are not in it.
+	// block, settings for Settings.Apply, the data of a PING, or the debug data of a
+	// GOAWAY. Padding and the fields below are not in it.
 	Payload []byte
 
 	Counted    uint32 // of DATA: the bytes that flow control counts, padding included
@@ -60,8 +60,8 @@ type Frame struct {
 	LastStream uint32 // of GOAWAY
 }
 
-// EndStream reports whether this is the end of the last frame of a stream, except
-// for the CONTINUATION frames behind HEADERS.
+// EndStream reports whether this is the end of a frame with END_STREAM. CONTINUATION
+// may follow HEADERS.
 func (f *Frame) EndStream() bool {
 	return f.Ends && f.Flags&FlagEndStream != 0 && (f.Type == Data || f.Type == Headers)
 }
@@ -76,26 +76,24 @@ func (f *Frame) Ack() bool {
 	return f.Flags&FlagAck != 0 && (f.Type == SettingsFrame || f.Type == Ping)
 }
 
-// A Parser parses the frames that a peer sends behind its preface. The zero value is
-// ready for use.
+// A Parser parses the frames that follow the preface. The zero value is ready for use.
 type Parser struct {
 	MaxFrame int // bytes a payload may have: our SETTINGS_MAX_FRAME_SIZE; 0 means DefaultMaxFrame
 
 	Frame // the one parsed last
 
 	rest  int    // payload of the frame still to come
-	pad   int    // padding behind it
+	pad   int    // padding after it
 	block uint32 // stream whose header block is not complete; 0 if there is none
 }
 
-// Parse reads the frame at the start of b. It returns its length with nil, or a
-// *Fault. ErrMore asks for the same bytes again with more behind them, n bytes at
-// least; the buffer may have moved. A buffer of 32 bytes is enough.
+// Parse reads the frame, or piece of one, at the start of b and returns its length, or a
+// *Fault. ErrMore asks for the same bytes again followed by more, at least n in all; the
+// buffer may have moved. A buffer of 32 bytes is enough.
 //
-// A frame is judged as soon as it can be, and need not be complete: what is there of
-// its payload is one piece, and the next Parse returns another one. A piece of DATA is
-// as good as a frame of its own. RST_STREAM, PING, WINDOW_UPDATE and PRIORITY are
-// always whole.
+// A frame need not be complete: the part of its payload in b is one piece, and the next
+// Parse returns another. A piece of DATA can be used like a frame. RST_STREAM, PING,
+// WINDOW_UPDATE and PRIORITY are always whole.
 func (p *Parser) Parse(b []byte) (n int, err error) {
 	if p.rest+p.pad > 0 {
 		p.Begins, p.Counted = false, 0
@@ -122,10 +120,10 @@ func (p *Parser) Parse(b []byte) (n int, err error) {
 // Missing returns how many bytes of the frame are still to come, its padding included.
 func (p *Parser) Missing() int { return p.rest + p.pad }
 
-// Between reports whether no frame and no header block is incomplete.
+// Between reports whether the last frame and the last header block are complete.
 func (p *Parser) Between() bool { return p.rest+p.pad == 0 && p.block == 0 }
 
-// check judges the head of a frame.
+// check returns the fault of a frame's head, or nil.
 func (p *Parser) check(size int) error {
 	most := p.MaxFrame
 	if most == 0 {
@@ -154,7 +152,7 @@ func (p *Parser) check(size int) error {
 	return p.checkLength(size)
 }
 
-// checkLength judges the lengths that are given by the type.
+// checkLength checks the length of a type with a fixed one.
 func (p *Parser) checkLength(size int) error {
 	ok := true
 	switch p.Type {
@@ -169,7 +167,7 @@ func (p *Parser) checkLength(size int) error {
 	return nil
 }
 
-// fixed is how much of a payload has to be there to understand the frame.
+// fixed returns how many bytes of the payload are needed to parse the frame.
 func (p *Parser) fixed() int {
 	n := 0
 	switch p.Type {
@@ -190,7 +188,7 @@ func (p *Parser) fixed() int {
 	return n
 }
 
-// payload parses the first fixed bytes of a payload, and goes on with the rest.
+// payload parses the first fixed bytes of a payload, and then the rest by piece.
 func (p *Parser) payload(b []byte, fixed, size int) (int, error) {
 	body := b[HeadSize : HeadSize+fixed]
 	pad := 0
@@ -228,12 +226,12 @@ func (p *Parser) payload(b []byte, fixed, size int) (int, error) {
 	return p.piece(b, HeadSize+fixed, size-fixed-pad, pad)
 }
 
-// dependsOnItself reports what the priority of a stream must not say.
+// dependsOnItself reports whether a stream's priority depends on that stream.
 func (p *Parser) dependsOnItself(priority []byte) bool {
 	return binary.BigEndian.Uint32(priority)&lastStream == p.Stream
 }
 
-// piece takes what b[at:] has of the rest of the payload and of the padding.
+// piece takes the part of the remaining payload and padding that b[at:] has.
 func (p *Parser) piece(b []byte, at, rest, pad int) (int, error) {
 	k := min(rest, len(b)-at)
 	if p.Type == SettingsFrame {
@@ -262,8 +260,8 @@ func (p *Parser) piece(b []byte, at, rest, pad int) (int, error) {
 	return at + k + skip, nil
 }
 
-// followBlock notes which header block is not complete. Frames that are not DATA
-// count for nothing.
+// followBlock notes which header block is not complete. It sets Counted to 0 for all
+// types but DATA.
 func (p *Parser) followBlock() {
 	switch p.Type {
 	case Headers, Continuation:

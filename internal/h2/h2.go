@@ -8,8 +8,8 @@
 // it may send in Windows and what it may get in Inflows, and writes responses with
 // its Encoder.
 //
-// The parsers are strict. A breach is a Fault, which says whether the stream or the
-// connection ends and with which code, or an h1.Refusal, which is an answer.
+// The parsers are strict. Invalid input is a Fault, which is a stream error or a
+// connection error with its code, or an h1.Refusal, which has a status to answer with.
 //
 // Hot path: no locks, no allocation in the steady state.
 //
@@ -29,8 +29,7 @@ import "errors"
 // Preface is what a client sends first (RFC 9113, 3.4).
 const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// ErrMore says that the bytes given so far are the beginning of a frame and nothing
-// is wrong with them yet: call again with more.
+// ErrMore says that the bytes are the valid beginning of a frame: call again with more.
 var ErrMore = errors.New("h2: frame incomplete")
 
 // A Code says why a stream or a connection ends.
@@ -54,22 +53,21 @@ const (
 	HTTP11Required
 )
 
-// A Fault is a breach of the protocol. It ends the connection, or the stream alone.
+// A Fault is a connection error or a stream error (RFC 9113, 5.4).
 type Fault struct {
 	Code   Code
-	Stream bool   // only the stream ends, by RST_STREAM; otherwise the connection, by GOAWAY
+	Stream bool   // a stream error, for RST_STREAM; otherwise a connection error, for GOAWAY
 	Reason string // short and constant: safe for logs and for the peer
 }
 
 // Error returns the reason.
 func (f *Fault) Error() string { return "HTTP/2: " + f.Reason }
 
-// What is a breach, and what it ends. Sections of RFC 9113 in brackets, of RFC 7541
-// where it says HPACK.
+// All faults. Sections of RFC 9113 are in brackets; those of RFC 7541 follow "HPACK".
 //
-// Each fault of a frame ends the connection, also where the RFC asks for the stream
-// alone: it allows that [5.4.1], and a peer that makes us reset streams makes us work
-// for nothing (CVE-2025-8671).
+// Each fault of a frame is a connection error, also where the RFC asks for a stream
+// error. The RFC allows that [5.4.1], and resets that a peer provokes would cost us
+// work (CVE-2025-8671).
 var (
 	errFrameSize    = &Fault{FrameSizeError, false, "frame larger than SETTINGS_MAX_FRAME_SIZE"}        // [4.2]
 	errFrameLength  = &Fault{FrameSizeError, false, "frame of a length that its type does not have"}    // [4.2]

@@ -32,12 +32,12 @@ const (
 
 // A huffmanCode decodes the words of the code.
 type huffmanCode struct {
-	// quick has, for each beginning of quick bits, a byte and the length of its word; a
-	// length of 0 if that is longer.
+	// quick has, for each value of the next quick bits, a byte and the length of its
+	// word, or length 0 if the word is longer.
 	quick [1 << quick]struct{ symbol, length uint8 }
 
-	// For the words of each length: the first one that is longer, in the high bits of
-	// 32; and what to add to a word to find its byte in symbols.
+	// For each length: limit is the first longer word, in the high bits of 32; offset is
+	// what to add to a word to find its byte in symbol.
 	limit  [longest + 1]uint64
 	offset [longest + 1]int
 	symbol [256]uint8 // in the order of their words
@@ -71,7 +71,7 @@ func makeHuffman() *huffmanCode {
 	return &h
 }
 
-// appendHuffman appends what src decodes to.
+// appendHuffman decodes src and appends the result.
 func appendHuffman(dst, src []byte) ([]byte, error) {
 	var acc uint64 // the next bits, left-aligned
 	have := 0      // how many
@@ -100,8 +100,8 @@ func appendHuffman(dst, src []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// long finds a word that is longer than quick at the start of w; the length is 0 if
-// that is none, but the beginning of EOS.
+// long finds the word at the start of w if it is longer than quick. Its length is 0 at
+// the beginning of EOS.
 func (h *huffmanCode) long(w uint32) (symbol uint8, length int) {
 	for n := quick + 1; n <= longest; n++ {
 		if uint64(w) < h.limit[n] {

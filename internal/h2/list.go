@@ -10,13 +10,14 @@ import (
 const (
 	maxPseudo = 5   // pseudo-headers that a request can have
 	maxCrumbs = 200 // cookie fields: browsers keep up to 180 cookies for a host, and may send each by itself
-	hugeness  = 4   // times MaxSize, the most that a header block may decode to
+	hugeness  = 4   // times MaxSize: above that, a header block is a connection error
 )
 
 // The answers to a header block that is above a limit. Its connection can go on.
 var (
-	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}   // RFC 6585, 5
-	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"} // RFC 6585, 5
+	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}          // RFC 6585, 5
+	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"}        // RFC 6585, 5
+	errPathSize  = &h1.Refusal{Status: 414, Reason: "request target too long"} // RFC 9110, 15.5.15
 )
 
 // A List is the fields of a header block, with their text in one piece. The zero value
@@ -29,11 +30,11 @@ type List struct {
 
 	text    []byte
 	spans   []span
-	fields  []h1.Field // what spans stand for
-	size    int        // what MaxSize bounds
-	plain   int        // fields that are no crumbs
+	fields  []h1.Field // made from spans
+	size    int        // limited by MaxSize
+	plain   int        // fields other than cookie
 	crumbs  int        // fields of the name cookie
-	refusal error      // fields have been left out
+	refusal error      // why fields have been left out; nil if none have
 }
 
 // A span is where the text of a field is: its name, then its value.
@@ -56,8 +57,8 @@ func (l *List) Fields() []h1.Field {
 	return fields
 }
 
-// Trim gives the memory of an unusually large header block back. Its fields must not
-// be used any more.
+// Trim frees the memory of an unusually large header block. Its fields must not be used
+// afterwards.
 func (l *List) Trim() {
 	if cap(l.text) > h1.DefaultMaxHead {
 		l.text = nil
@@ -69,8 +70,8 @@ func (l *List) clear() {
 	*l = List{MaxSize: l.MaxSize, EndStream: l.EndStream, text: l.text[:0], spans: l.spans[:0], fields: l.fields[:0]}
 }
 
-// note takes the field whose text begins at text[start], and leaves it out if it is
-// beyond a limit. Its error is that of a header block that is not worth decoding.
+// note takes the field whose text begins at text[start], and leaves it out if it exceeds
+// a limit. It returns an error if the block decodes to far more than the limits.
 func (l *List) note(start, name int) error {
 	n := len(l.text) - start
 	l.size += n + entryCost
@@ -87,6 +88,8 @@ func (l *List) note(start, name int) error {
 	case l.size > hugeness*most:
 		return errListHuge
 	case l.refusal != nil:
+	case l.size > most && string(l.text[start:start+name]) == ":path":
+		l.refusal = errPathSize
 	case l.size > most:
 		l.refusal = errListSize
 	case l.plain > h1.MaxFields+maxPseudo, l.crumbs > maxCrumbs:

@@ -2,15 +2,15 @@ package h2
 
 import "github.com/hostproxy/hostproxy/internal/h1"
 
-// errScheme is the answer to a request for something that is not on the web.
+// errScheme refuses a request for another scheme.
 var errScheme = &h1.Refusal{Status: 400, Reason: "scheme is neither http nor https"}
 
 // Request fills r from the fields of a request (RFC 9113, 8.3.1), once they have been
-// decoded. Everything in r is a part of Text, and cookie fields are one.
+// decoded. Everything in r is a part of Text. Several cookie fields are joined to one.
 //
-// The errors are those of h1.Request.Fill, h1.ErrUnusual among them; an *h1.Refusal
-// for fields beyond the limits; and a *Fault that ends the stream. Behind a refusal r
-// has what could be understood.
+// The errors are those of h1.Request.Fill, including h1.ErrUnusual; an *h1.Refusal for
+// fields beyond the limits; and a *Fault that is a stream error. After a refusal r has
+// the fields that could be parsed.
 func (l *List) Request(r *h1.Request) error {
 	l.joinCrumbs()
 	l.Scheme = nil
@@ -25,7 +25,7 @@ func (l *List) Request(r *h1.Request) error {
 	}
 	err := r.Fill(&s, fields[n:])
 	switch _, refused := err.(*h1.Refusal); {
-	case l.refusal != nil: // what is missing may be what was left out
+	case l.refusal != nil: // a missing pseudo-header may have been left out
 		return l.refusal
 	case fault != nil:
 		return fault
@@ -77,7 +77,7 @@ func (l *List) pseudo(fields []h1.Field, s *h1.Start) (n int, err error) {
 	return n, nil
 }
 
-// complete judges the pseudo-headers of a request as a whole.
+// complete checks that a request has the pseudo-headers that it needs, and no others.
 func (l *List) complete(s *h1.Start) error {
 	connect := string(s.Method) == "CONNECT"
 	switch {
@@ -102,7 +102,7 @@ func (l *List) complete(s *h1.Start) error {
 	return nil
 }
 
-// checkFields judges what HTTP/2 alone asks of fields that are no pseudo-headers.
+// checkFields checks the rules that only HTTP/2 has for fields other than pseudo-headers.
 func checkFields(fields []h1.Field) error {
 	for i := range fields {
 		f := &fields[i]
@@ -124,7 +124,7 @@ func checkName(f *h1.Field) error {
 	}
 	switch len(f.Name) {
 	case 0:
-		return nil // which is no token either
+		return nil // h1 refuses it: not a token
 	case len("te"):
 		if string(f.Name) == "te" && !equalFold(f.Value, "trailers") {
 			return errConnection

@@ -226,6 +226,7 @@ func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
 		{"a line end in a value", []string{get, https, path, authority, "x: a\r\ny: b"}, 400},
 		{"a line end in a crumb", []string{get, https, path, authority, "cookie: a", "cookie: b\nc"}, 400},
 		{"more fields than allowed", many, 431},
+		{"a path of more bytes than allowed", []string{get, https, ":path: /" + strings.Repeat("y", h1.DefaultMaxHead), authority}, 414},
 		{"more bytes than allowed", []string{get, https, path, authority, "x: " + strings.Repeat("y", h1.DefaultMaxHead)}, 431},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -246,7 +247,7 @@ func TestARefusedRequestSaysWhatWasAskedFor(t *testing.T) {
 
 func TestAsManyFieldsAsHTTP11HasAreAllowed(t *testing.T) {
 	fields := []string{get, https, path, authority}
-	for range h1.MaxFields - 1 {
+	for range h1.MaxFields - 2 {
 		fields = append(fields, "x: y")
 	}
 	for range 150 {
@@ -254,7 +255,7 @@ func TestAsManyFieldsAsHTTP11HasAreAllowed(t *testing.T) {
 	}
 	var r h1.Request
 	require.NoError(t, list(t, fields...).Request(&r))
-	assert.Len(t, r.Fields, h1.MaxFields, "150 crumbs are one field")
+	assert.Len(t, r.Fields, h1.MaxFields-1, "150 crumbs are one field, and the authority is another")
 }
 
 func TestTrailersObeyTheRulesOfFields(t *testing.T) {

@@ -18,7 +18,7 @@ const (
 	settingNoPriorities  = 0x9
 )
 
-// Settings are what one side of a connection has declared of itself.
+// Settings are the settings of one side of a connection.
 type Settings struct {
 	TableSize     uint32 // SETTINGS_HEADER_TABLE_SIZE
 	NoPush        bool   // SETTINGS_ENABLE_PUSH is 0
@@ -30,14 +30,14 @@ type Settings struct {
 	NoPriorities  bool   // SETTINGS_NO_RFC7540_PRIORITIES is 1
 }
 
-// DefaultSettings are those of a side that has declared nothing.
+// DefaultSettings returns the settings before the first SETTINGS frame.
 func DefaultSettings() Settings {
 	return Settings{TableSize: TableSize, MaxStreams: math.MaxUint32, InitialWindow: InitialWindow, MaxFrame: DefaultMaxFrame, MaxList: math.MaxUint32}
 }
 
 // Apply takes the settings of a SETTINGS frame, or of a piece of one: the Payload that
-// a Parser has checked. shift is what InitialWindow has grown by, which is for the
-// windows of all streams (RFC 9113, 6.9.2); see Window.Shift.
+// a Parser has checked. shift is the change of InitialWindow: pass it to Window.Shift
+// for each stream (RFC 9113, 6.9.2).
 func (s *Settings) Apply(payload []byte) (shift int64) {
 	before := s.InitialWindow
 	for ; len(payload) >= settingSize; payload = payload[settingSize:] {
@@ -64,7 +64,8 @@ func (s *Settings) Apply(payload []byte) (shift int64) {
 	return int64(s.InitialWindow) - int64(before)
 }
 
-// AppendSettings appends a SETTINGS frame with what differs from DefaultSettings.
+// AppendSettings appends a SETTINGS frame with the values that differ from
+// DefaultSettings.
 func AppendSettings(dst []byte, s *Settings) []byte {
 	start := len(dst)
 	dst = AppendHead(dst, SettingsFrame, 0, 0, 0)
@@ -86,7 +87,7 @@ func AppendSettings(dst []byte, s *Settings) []byte {
 	return dst
 }
 
-// checkSettings judges the settings of a SETTINGS frame. Unknown ones are ignored.
+// checkSettings checks the settings of a SETTINGS frame. It ignores unknown ones.
 func checkSettings(payload []byte) error {
 	for ; len(payload) > 0; payload = payload[settingSize:] {
 		v := binary.BigEndian.Uint32(payload[2:])

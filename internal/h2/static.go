@@ -70,24 +70,24 @@ var statics = [...]static{
 	{"www-authenticate", ""},
 }
 
-// Indexes of the static table that the Encoder uses by themselves.
+// Indexes of the static table that the Encoder uses without a search.
 const (
 	indexStatus        = 8
 	indexContentLength = 28
 	indexDate          = 33
 )
 
-// A nameClass is what an Encoder has to know of a field name: the index of the static
-// table that has it, or one of the marks.
+// A nameClass is what an Encoder needs to know of a field name: its index in the static
+// table, and the marks below.
 type nameClass uint8
 
 const (
 	indexMask  nameClass = 0x3f
-	secret     nameClass = 0x40 // its value is for no table (RFC 7541, 7.1.3)
-	unsendable nameClass = 0x80 // HTTP/2 does not have it (RFC 9113, 8.2.2)
+	secret     nameClass = 0x40 // never indexed (RFC 7541, 7.1.3)
+	unsendable nameClass = 0x80 // not allowed in HTTP/2 (RFC 9113, 8.2.2)
 )
 
-// secrets are the names of fields that an attacker would like to guess. Read-only.
+// secrets are the names of fields whose values an attacker may guess. Read-only.
 var secrets = []string{"authorization", "cookie", "proxy-authorization", "set-cookie"}
 
 // named finds names: open addressing by slotOf, the index of the first entry of the
@@ -127,7 +127,7 @@ func makeNamed() (slots [256]namedSlot) {
 // connectionSpecific are the names of RFC 9113, section 8.2.2. Read-only.
 var connectionSpecific = []string{"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 
-// slotOf is where the search for a name begins, whatever its case.
+// slotOf returns where the search for a name begins, in any case.
 func slotOf[T ~string | ~[]byte](name T) uint8 {
 	n := len(name)
 	return uint8(n)*5 + (name[0]|0x20)*7 + (name[n-1]|0x20)*13 + (name[n/2]|0x20)*29

@@ -1,14 +1,14 @@
 package h2
 
-// TableSize is the SETTINGS_HEADER_TABLE_SIZE that both sides begin with, and the one
-// that a Decoder keeps to. It bounds the sum of names, values and entryCost.
+// TableSize is the default SETTINGS_HEADER_TABLE_SIZE, which a Decoder always uses. It
+// limits the sum of names, values and entryCost.
 const TableSize = 4096
 
 // entryCost is what an entry of a table counts besides its text (RFC 7541, 4.1).
 const entryCost = 32
 
 // A table is the dynamic table of a Decoder (RFC 7541, 2.3.2): a ring of entries, and
-// a ring of their texts, both as large as was needed so far.
+// a ring of their texts. Both grow as needed.
 type table struct {
 	max  int // bytes allowed now, plus unset, so that the zero value is a table of TableSize
 	size int // bytes counted now

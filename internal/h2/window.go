@@ -24,9 +24,9 @@ func (w *Window) Shift(by int64) error {
 	return nil
 }
 
-// Take takes up to n bytes out of the windows of a stream and of its connection, none
-// if one of them is not open, and returns how many. They have to be sent: until then
-// the peer may have made the windows too large for them to be put back.
+// Take takes up to n bytes from the windows of a stream and its connection, and returns
+// how many; 0 if one of them is not open. The caller must send them: they cannot be put
+// back, since the peer may have grown the windows to their limit meanwhile.
 func Take(n int, stream, connection *Window) int {
 	n = max(0, min(n, int(*stream), int(*connection)))
 	*stream -= Window(n)
@@ -36,26 +36,26 @@ func Take(n int, stream, connection *Window) int {
 
 // An Inflow is how many bytes of DATA the peer may send us on a stream or a connection.
 //
-// At any time Open, Owed and what has come but was not passed to Return add up to Size.
+// Size is always the sum of Open, Owed and the bytes received but not passed to Return.
 type Inflow struct {
-	size int64 // the bytes that may be on their way or with us
-	open int64 // what the peer may still send
-	owed int64 // what it may send again, but was not told
+	size int64 // bytes that may be in flight or held by us
+	open int64 // bytes that the peer may still send
+	owed int64 // bytes to be given back by a WINDOW_UPDATE
 }
 
 // NewInflow returns the Inflow of a peer that may send size bytes.
 func NewInflow(size uint32) Inflow { return Inflow{size: int64(size), open: int64(size)} }
 
-// Size is the size of the window.
+// Size returns the size of the window.
 func (f *Inflow) Size() int64 { return f.size }
 
-// Open is what the peer may still send.
+// Open returns how many bytes the peer may still send.
 func (f *Inflow) Open() int64 { return f.open }
 
-// Owed is what the peer may send again but has not been told.
+// Owed returns how many bytes are to be given back by a WINDOW_UPDATE.
 func (f *Inflow) Owed() int64 { return f.owed }
 
-// Receive counts n bytes that have come: Frame.Counted. More than the peer may send
+// Receive counts n bytes that have arrived: Frame.Counted. More than the peer may send
 // is a *Fault.
 func (f *Inflow) Receive(n uint32) error {
 	if int64(n) > f.open {
@@ -65,9 +65,8 @@ func (f *Inflow) Receive(n uint32) error {
 	return nil
 }
 
-// Return gives back n of the bytes that have come, since they are dealt with. It
-// returns the increment of a WINDOW_UPDATE to be sent, 0 as long as less than half of
-// the window is owed.
+// Return gives n received bytes back. It returns the increment of a WINDOW_UPDATE to be
+// sent, or 0 while less than half of the window is owed.
 func (f *Inflow) Return(n uint32) (increment uint32) {
 	f.owed += int64(n)
 	if f.owed < (f.size+1)/2 {
@@ -76,8 +75,8 @@ func (f *Inflow) Return(n uint32) (increment uint32) {
 	return f.Settle()
 }
 
-// Settle returns the increment of a WINDOW_UPDATE for all that is owed, 0 if that is
-// nothing.
+// Settle returns the increment of a WINDOW_UPDATE for all owed bytes; 0 if there are
+// none.
 func (f *Inflow) Settle() (increment uint32) {
 	increment = uint32(f.owed)
 	f.open += f.owed

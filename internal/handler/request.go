@@ -143,11 +143,11 @@ func websocketKey() string {
 	return base64.StdEncoding.EncodeToString(key[:])
 }
 
-// accepts reports whether a target that has switched to WebSocket has read the key that
-// we sent it, if we did: what answers anything may be no WebSocket server (RFC 6455, 4.1).
+// accepts reports whether h has the Sec-WebSocket-Accept that answers our key, if we sent
+// one: otherwise the target may be no WebSocket server (RFC 6455, 4.1).
 func (a *roundTrip) accepts(h http.Header) bool {
 	if a.key == "" {
-		return true // the client sees to it
+		return true // the client checks its own key
 	}
 	sum := sha1.Sum([]byte(a.key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return h.Get("Sec-Websocket-Accept") == base64.StdEncoding.EncodeToString(sum[:])

@@ -39,7 +39,7 @@ type roundTrip struct {
 	mirrors  bool               // a copy is to be sent
 	interim  int                // interim responses relayed
 	named    []string           // values of the response's Connection, for its trailers
-	key      string             // the Sec-WebSocket-Key of ours that the target got; "" if it got none
+	key      string             // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
 }
 
 // methods are methods of a roundTrip and of its flight as funcs. They are kept, so
@@ -194,7 +194,9 @@ func (a *roundTrip) openBody() {
 
 func (a *roundTrip) leaveBody() {
 	a.body.detach()
-	a.x.RequestBytes = a.body.Count()
+	if a.q.Method != http.MethodConnect { // or else the tunnel has counted
+		a.x.RequestBytes = a.body.Count()
+	}
 }
 
 // settles reports whether the connection can be kept behind an answer that has not

@@ -66,8 +66,8 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	return nil
 }
 
-// grants returns why a 101 does not switch to the protocol that was asked for, nil if it
-// does.
+// grants returns nil if a 101 switches to the protocol that was asked for, or an error
+// that says why not.
 func (a *roundTrip) grants(res *http.Response, asked string) error {
 	_, ok := res.Body.(io.ReadWriteCloser)
 	granted := header.UpgradeProtocol(res.Header)

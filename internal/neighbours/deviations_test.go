@@ -11,7 +11,7 @@ func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 // a copy of the Request that has a context of its own, and the form stays in the copy.
 func formFilesStay(p place) bool { return p.server == aRoute }
 
-// nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients have given up, and ours has ReadFrom.
+// nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients no longer support, and ours has ReadFrom.
 func nobodyPushes(p place) bool { return p.protocol == h2 }
 
 // maxBytesKeepsConnections: http.MaxBytesReader tells the writer that a body is too large, so that the connection closes even if
@@ -19,7 +19,7 @@ func nobodyPushes(p place) bool { return p.protocol == h2 }
 // is long, or does not come, closes the connection all the same.
 func maxBytesKeepsConnections(p place) bool { return p.protocol != h2 }
 
-// routesHaveTheirWriter: the writer that a route gets always has Flush, Hijack and ReadFrom, and passes them on. Over HTTP/2 its
-// Hijack fails with http.ErrNotSupported. It has no FlushError, so that an http.ResponseController hears of no error of Flush, and
-// neither WriteString and CloseNotify, which have better successors, nor Push.
+// routesHaveTheirWriter: the writer that a route gets always has Flush, FlushError, Hijack and ReadFrom, and passes them on. Over
+// HTTP/2 its Hijack fails with http.ErrNotSupported. It has neither WriteString nor CloseNotify, which have better successors,
+// nor Push.
 func routesHaveTheirWriter(p place) bool { return p.server == aRoute }

@@ -277,7 +277,7 @@ func TestAWriterOffersWhatOthersLookFor(t *testing.T) {
 			want = "CloseNotifier Flusher FlushError ReaderFrom StringWriter"
 		}
 		if p.deviates(routesHaveTheirWriter) {
-			want = "Flusher Hijacker ReaderFrom"
+			want = "Flusher FlushError Hijacker ReaderFrom"
 		}
 		assert.Equal(t, want, s.get("/").body)
 	})

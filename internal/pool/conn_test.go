@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"os"
@@ -170,6 +171,30 @@ func TestAbortWakesWhoeverWaits(t *testing.T) {
 			assert.Zero(t, p.Idle(), "and it is not kept")
 		})
 	}
+}
+
+// An unwakeable connection panics when it is told to stop waiting.
+type unwakeable struct{ net.Conn }
+
+func (c unwakeable) SetDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		panic("oh")
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+// Who aborts serves others, too.
+func TestAbortOutlivesAConnectionThatPanics(t *testing.T) {
+	ln := proxytest.Listen(t)
+	serve(t, ln, func(nc net.Conn) { io.Copy(io.Discard, nc) })
+	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		return unwakeable{c}, err
+	}}
+	defer p.Close()
+	c := open(t, p)
+	time.AfterFunc(5*time.Millisecond, c.Lease().Abort)
+	assert.ErrorIs(t, c.Ask([]byte("q")), pool.ErrAborted)
 }
 
 func TestALeaseIsForOneUse(t *testing.T) {

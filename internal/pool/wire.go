@@ -181,11 +181,20 @@ func (w *wire) Write(p []byte) (total int, err error) {
 
 func (w *wire) aborted() bool { return w.state.Load()&phase == aborted }
 
-// abort wakes the owner if the use of that generation is still going on.
+// abort wakes the owner if the use of that generation is still going on. A panic in a
+// connection type of the embedding program stays here, because the goroutine serves
+// others, too.
 func (w *wire) abort(gen uint64) {
-	if w.state.CompareAndSwap(gen+busy, gen+aborted) {
-		_ = w.Conn.SetDeadline(longAgo())
+	if !w.state.CompareAndSwap(gen+busy, gen+aborted) {
+		return
 	}
+	defer func() {
+		if recover() != nil {
+			defer func() { _ = recover() }()
+			w.Conn.Close() // which may wake the owner
+		}
+	}()
+	_ = w.Conn.SetDeadline(longAgo())
 }
 
 // detach ends the use: leases lose their hold, deadlines go.

@@ -176,7 +176,7 @@ func (b *Backend) close() {
 	b.wg.Wait()
 }
 
-// Accept is the Sec-WebSocket-Accept with which a WebSocket server answers a request of these fields (RFC 6455, 4.2.2).
+// Accept returns the Sec-WebSocket-Accept for a request with the fields h (RFC 6455, 4.2.2).
 func Accept(h http.Header) string {
 	sum := sha1.Sum([]byte(h.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -41,8 +41,9 @@ import (
 //   - a client that has closed its side has a second to get its answer before the
 //     request's context ends
 //   - http.MaxBytesReader does not close the connection by itself
-//   - over HTTP/2, a request's trailers need no announcement, nobody pushes, and a body
-//     that stalls before its answer begins fails after exchange.BodyStall, but for gRPC
+//   - over HTTP/2, a request's trailers need no announcement, there is no http.Pusher,
+//     and a body that stalls before the response fails after exchange.BodyStall, except
+//     for gRPC and extended CONNECT
 type adapter struct {
 	c      *conn
 	f      front
@@ -79,8 +80,8 @@ const bufferBefore = 2 << 10
 
 var adapters = sync.Pool{New: func() any { return new(adapter) }}
 
-// adapt serves the request that has been parsed by the server's Handler. c is the
-// connection that it came by. An error is why it is refused instead.
+// adapt serves the parsed request, which came by c, with the server's Handler. It calls
+// no handler if it returns an error: the request must be refused.
 func (x *fastExchange) adapt(c *conn) (step, error) {
 	x.attempts.Reset()
 	x.front.patience(0)
@@ -130,7 +131,7 @@ func (a *adapter) begin(x *fastExchange, c *conn) error {
 	a.w.a.Store(a)
 	life := &a.w.life
 	life.Context = a.c.context()
-	life.slot.Conn, life.slot.Drain, life.slot.Known = a.c, a.c.s.draining, x.known
+	life.slot.Client, life.slot.Drain, life.slot.Known = a.f.client(a.w), a.c.s.draining, x.known
 	x.known = nil
 	var err error
 	a.q, err = a.request(life, &x.req)
@@ -159,7 +160,7 @@ func (a *adapter) abandon(p any) {
 		a.w.shut()
 		return
 	}
-	if !a.w.mu.TryLock() { // somebody writes, maybe for long
+	if !a.w.mu.TryLock() { // another goroutine writes, maybe for long
 		a.f.sever()
 		a.w.mu.Lock()
 	}
@@ -242,7 +243,7 @@ func (c *conn) context() context.Context {
 	return c.ctx
 }
 
-// context2 is that of all requests of a connection of HTTP/2, which has many at a time.
+// context2 returns the context of all requests of an HTTP/2 connection.
 func (c *conn) context2() context.Context {
 	return context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr())
 }
@@ -257,7 +258,7 @@ func (c *conn) remote() string {
 	return c.peerText
 }
 
-// Left reports whether the client has left while a handler serves its request.
+// Left implements exchange.Client.
 func (c *conn) Left() bool {
 	w := c.handling.Load()
 	return w != nil && w.left.Load()

@@ -145,14 +145,14 @@ func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 		values[i] = value
 		h[key] = values[i : i+1 : i+1]
 	}
-	if r.Protocol != nil { // where net/http has it
+	if r.Protocol != nil { // as net/http does
 		h[":protocol"] = []string{a.texts.of(r.Protocol)}
 	}
 	q.Header = h
 	return nil
 }
 
-// trails reports whether trailers can follow the body of q, which came as r.
+// trails reports whether trailers can follow the body of q, which was made from r.
 func trails(q *http.Request, r *h1.Request) bool {
 	return r.Chunked || q.ProtoMajor == 2 && q.Body != http.NoBody
 }
@@ -230,8 +230,8 @@ func (b *requestBody) end(a *adapter) {
 	a.f.lookOut(b.w)
 }
 
-// lookOut is for a request without a body. What is behind a body has its place once that
-// has ended for the handler, though the fast lane may have read it.
+// lookOut starts to look out for a request without a body. After a body, end does so:
+// only then is there room for the next byte.
 func (b *requestBody) lookOut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

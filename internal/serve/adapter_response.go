@@ -108,6 +108,9 @@ func (a *adapter) setStatus(status int) {
 		return
 	case status < 100 || status > 999:
 		panic(fmt.Sprintf("invalid WriteHeader code %v", status))
+	case status == http.StatusSwitchingProtocols && a.f.major() == 2: // RFC 9113, 8.6
+		a.logf("http: response.WriteHeader(101) over HTTP/2 from %s", caller())
+		return
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		a.interim(status)
 		return
@@ -441,7 +444,7 @@ func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	return n, a.check(err)
 }
 
-// trailers returns those of the response, in order.
+// trailers returns the trailers of the response, sorted by name.
 func (a *adapter) trailers() (trailers []h1.Field) {
 	if !a.f.trails() {
 		return nil
@@ -488,7 +491,7 @@ func (w *response) EnableFullDuplex() error {
 	return nil
 }
 
-// A hijackable is a response whose connection its handler can take over.
+// A hijackable is a response of HTTP/1.x: its handler can take the connection over.
 type hijackable struct{ response }
 
 // Hijack implements http.Hijacker.

@@ -41,7 +41,7 @@ type Budget struct {
 	closed  bool
 	servers []*Server
 	clients map[uint64]*Client // by limit.Key; those that have connections
-	calm    *limit.Limiter     // of what clients spend over HTTP/2; see expense
+	calm    *limit.Limiter     // of the tokens that clients spend over HTTP/2; see expense
 	refused map[Cause]*tally
 }
 
@@ -320,13 +320,13 @@ func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 	x.account(Cause{"requests", strconv.Itoa(status)}, status, err, req)
 }
 
-// account counts a head that no lane forwards, and reports its record.
+// account counts and reports a request that no lane forwards.
 func (x *fastExchange) account(cause Cause, status int, err error, req *h1.Request) {
 	x.from.s.Budget.refuse(cause, 0, netip.Addr{})
 	x.report(status, err, req)
 }
 
-// report reports the record of a request that no lane forwards, because of the client.
+// report reports the record of a request that no lane forwards, as the client's failure.
 func (x *fastExchange) report(status int, err error, req *h1.Request) {
 	if !x.from.s.Lane.Always {
 		return
@@ -335,6 +335,7 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 		Peer: x.from.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
 		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
 	if req != nil {
+		x.rec.Client = x.client()
 		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
 	}
 	x.rec.Secured(x.from.state)

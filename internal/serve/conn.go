@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A conn is a front connection. It is the net.Conn below TLS, and what handlers take
-// over, so that closing it anywhere takes it out of the server's count.
+// A conn is a front connection. It is the net.Conn below TLS, and the one that handlers
+// take over, so that closing it anywhere takes it out of the server's count.
 type conn struct {
 	net.Conn
 	origin
@@ -47,7 +47,7 @@ type conn struct {
 	readArmed time.Time             // when the read deadline expires
 	quiet     bool                  // waits on a goroutine of its own; see startAfresh
 	timedOut  bool                  // the last wait ended at its deadline
-	spoke     bool                  // HTTP/1.x
+	spoke     bool                  // a request of HTTP/1.x has been parsed
 
 	serving  atomic.Pointer[watched]  // what the sweeper looks at; nil between requests
 	handling atomic.Pointer[response] // likewise, while a handler serves the request
@@ -58,14 +58,14 @@ type conn struct {
 	woken  bool       // wake set a read deadline
 }
 
-// contain keeps a panic to the connection that it happened on.
+// contain recovers a panic and closes the connection; use it with defer.
 func (c *conn) contain() {
 	if p := recover(); p != nil {
 		c.panicked(p)
 	}
 }
 
-// panicked closes a connection on which p has been recovered.
+// panicked logs a panic that was recovered, and closes the connection.
 func (c *conn) panicked(p any) {
 	c.logPanic(p)
 	c.Close()
@@ -173,8 +173,8 @@ func (c *conn) readBy(d time.Duration) {
 	}
 }
 
-// interrupt wakes the goroutine that reads, mostly from another one, which serves other
-// connections as well. Server.mu must not be held.
+// interrupt wakes the goroutine that reads. It contains panics: callers may serve other
+// connections, too. Server.mu must not be held.
 func (c *conn) interrupt() {
 	defer c.contain()
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
@@ -234,23 +234,30 @@ func (c *conn) linger(page []byte) {
 	c.Close()
 }
 
-// sayGoodbye is linger without the end.
-func (c *conn) sayGoodbye(page []byte) {
+// sayGoodbye is linger, but does not close the connection. It returns what hearOut returns.
+func (c *conn) sayGoodbye(page []byte) (n int, more bool) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
 	}
 	_ = c.CloseWrite()
-	_ = c.Conn.SetReadDeadline(time.Now().Add(exchange.LingerTime))
-	for n, total := 0, 0; total < lingerBytes; total += n {
-		var err error
-		if n, err = c.Conn.Read(page); err != nil {
-			break
-		}
-	}
+	return c.hearOut(page)
 }
 
-// Write bounds how long a client may take nothing at all (slow read); a slow
-// one that takes something goes on.
+// hearOut reads what the client still sends, for a moment. It returns how much that was, and
+// whether there may be more to hear: the client is there, and has not sent too much.
+func (c *conn) hearOut(page []byte) (total int, more bool) {
+	_ = c.Conn.SetReadDeadline(time.Now().Add(exchange.LingerTime))
+	for total < lingerBytes {
+		n, err := c.Conn.Read(page)
+		if total += n; err != nil {
+			return total, isTimeout(err)
+		}
+	}
+	return total, false
+}
+
+// Write limits how long a write may make no progress (slow read). A slow client
+// that reads something goes on.
 func (c *conn) Write(p []byte) (total int, err error) {
 	for {
 		c.armWrite()
@@ -343,8 +350,8 @@ func (c *conn) Close() error {
 	return err
 }
 
-// closeUnder closes Conn. A panic in one of somebody else's type is an error: mostly it
-// is closed by a goroutine that serves other connections as well.
+// closeUnder closes Conn. It turns a panic of its type into an error: the caller may
+// serve other connections, too.
 func (c *conn) closeUnder() (err error) {
 	defer func() {
 		if p := recover(); p != nil {

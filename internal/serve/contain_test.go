@@ -15,11 +15,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A hostileConn is of a type that panics, at the nth call of a method.
+// A hostileConn panics in method when left gets to 0.
 type hostileConn struct {
 	net.Conn
 	method string
@@ -72,7 +73,7 @@ func (l *hostileListener) Accept() (net.Conn, error) {
 	return &hostileConn{c, l.method, l.left}, nil
 }
 
-// What panics in a connection of the program's own type ends that connection, and nothing else.
+// A panic in the program's own connection type ends that connection only.
 func TestAConnectionOfATypeThatPanicsEnds(t *testing.T) {
 	for method, calls := range map[string][]int64{"Read": {4, 5, 6}, "Write": {1, 2, 3, 4, 5, 6}, "SetWriteDeadline": {1}} {
 		for _, n := range calls {
@@ -112,7 +113,7 @@ func TestAConnectionOfATypeThatPanicsEnds(t *testing.T) {
 	}
 }
 
-// A body that goes out without a copy is written elsewhere.
+// sendPage writes a large body without a copy: it contains panics by itself.
 func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -128,17 +129,42 @@ func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
 	}
 }
 
-// What the server does with connections on goroutines of its own, which serve all of them, ends none but the one that panics.
+// A panickedConn is one whose Read panics.
+type panickedConn struct{ net.Conn }
+
+func (c *panickedConn) Read([]byte) (int, error) { panic("oh") }
+
+// What panics while a body is on its way leaves nothing behind that waits for the rest.
+func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
+	proxytest.NoLeaks(t)
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadString(1 << 20) })
+	u := hostproxy.To(backend.Addr())
+	u.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return &panickedConn{c}, err
+	}
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+	r.Handle("a.test", u)
+	addr := proxytest.StartPlain(t, &hostproxy.Server{Router: &r, H2C: true}).Plain
+	for range 200 {
+		p := dialH2(t, addr)
+		p.ask(1, true, of("POST", "/")...)
+		assert.Equal(t, http2.ErrCodeInternal, p.reply(1).code)
+		p.c.Close()
+	}
+}
+
+// A panic in the sweeper or a drain, which serve all connections, ends one connection only.
 func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
 		busy         bool // with a request, until the connection ends
-		sweeps       bool // or else it is a drain that comes upon it
+		sweeps       bool // the sweeper meets the panic; otherwise the drain does
 	}{
 		{"in a sweep", "SetReadDeadline", false, true},
 		{"in a drain", "SetReadDeadline", false, false},
-		{"in its end behind a drain", "Close", false, false},
-		{"at the end of a drain's time", "Close", true, false},
+		{"in Close after a drain", "Close", false, false},
+		{"in Close at DrainTimeout", "Close", true, false},
 	} {
 		for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 			t.Run(tt.name+" "+protocol, func(t *testing.T) {

@@ -126,7 +126,7 @@ func (x *fastExchange) route() (ok bool) {
 	return f.Fast()
 }
 
-// proto is the version of HTTP that the request came by, as records have it.
+// proto returns the request's version of HTTP, as records name it.
 func (x *fastExchange) proto() string {
 	if x.front.major() == 2 {
 		return "HTTP/2.0"

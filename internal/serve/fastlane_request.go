@@ -434,8 +434,8 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 	return x.decline(fail)
 }
 
-// handOver makes the handler lane carry on an exchange that has waited: its targets
-// have become such that only that lane can ask them. Nothing of the request is lost.
+// handOver passes an exchange that has waited on to the handler lane: its targets have
+// changed, and only that lane can ask them now. Nothing of the request is lost.
 func (x *fastExchange) handOver() step {
 	x.known = x.attempts.Handover()
 	x.upload.halt()

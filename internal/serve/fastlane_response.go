@@ -162,7 +162,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 	return x.copyLarge(f, up, left)
 }
 
-// copyLarge copies what is left of a body of known length.
+// copyLarge copies the remaining left bytes of a body of known length.
 func (x *fastExchange) copyLarge(f *forward.Forwarder, up *pool.Conn, left int64) (exchange.Side, error) {
 	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
@@ -191,8 +191,8 @@ func (x *fastExchange) copyLarge(f *forward.Forwarder, up *pool.Conn, left int64
 	return "", nil
 }
 
-// A framer is a front that frames a body in the page that it was read into: framed sends
-// n bytes behind the first room bytes of a page, which it overwrites.
+// A framer is a front that frames a body in place. framed sends the n bytes after the
+// first room bytes of page. It overwrites page.
 type framer interface {
 	room() int
 	framed(page []byte, n int) error

@@ -48,9 +48,9 @@ func (u *upload) reset(x *fastExchange) {
 	u.body.Begin(u.src.first())
 }
 
-// appendReady appends to dst, behind the head, what of the body has come. The trailers of
-// a body whose length is known end here: they need chunks (RFC 9112, 7.1.2), and those
-// that were announced take the handler lane.
+// appendReady appends to dst, after the head, the part of the body that has arrived.
+// Trailers of a body of known length are dropped, since they need chunks (RFC 9112,
+// 7.1.2). A request that announces trailers takes the handler lane.
 func (u *upload) appendReady(dst []byte) ([]byte, error) {
 	if err := u.body.Failed(); err != nil {
 		return dst, err

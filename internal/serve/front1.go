@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
@@ -25,12 +26,12 @@ type front1 struct {
 
 	in      *[bufferSize]byte // likewise
 	r, w    int               // in[r:w] is unread
-	headAt  int               // where the head before begins
+	headAt  int               // where the head that was parsed last begins
 	headLen int
-	long    []byte // the head before, with what was read behind it, if it is longer than in
-	odd     bool   // the head says what only the handler lane understands
+	long    []byte // the head that was parsed last, and bytes read after it, if longer than in
+	odd     bool   // only the handler lane can forward the head
 	src     source1
-	lookout *lookout // nil without one; guarded by the mu of the handler's body
+	lookout *lookout // nil if none runs; guarded by the mu of the handler's body
 
 	out      []byte
 	last     bool // the connection closes after the response
@@ -115,6 +116,9 @@ func (f *front1) handle(w *response) {
 
 // handled implements front.
 func (f *front1) handled() { f.c.handling.Store(nil) }
+
+// client implements front.
+func (f *front1) client(*response) exchange.Client { return f.c }
 
 func (f *front1) body() source { return &f.src }
 

@@ -57,6 +57,8 @@ func TestHowAResponseEnds(t *testing.T) {
 		case "/304":
 			w.Header().Set("Content-Length", "4")
 			w.WriteHeader(304)
+		case "/101": // which HTTP/2 has not (RFC 9113, 8.6)
+			w.WriteHeader(101)
 		case "/short":
 			w.Header().Set("Content-Length", "4")
 			io.WriteString(w, "bo")
@@ -79,6 +81,7 @@ func TestHowAResponseEnds(t *testing.T) {
 		{"GET", "/204", "204", "", "", false, nil},
 		{"GET", "/304", "304", "4", "", false, nil},
 		{"GET", "/nothing", "200", "0", "", false, nil},
+		{"GET", "/101", "200", "0", "", false, nil},
 		{"GET", "/short", "", "", "", true, nil},
 		{"GET", "/panic", "", "", "", true, nil},
 		{"GET", "/both", "200", "4", "body", false, []string{"x-t: t"}},
@@ -98,7 +101,7 @@ func TestHowAResponseEnds(t *testing.T) {
 	}
 }
 
-// RFC 9113, 8.1: the rest of a request that is answered before its end is not wanted.
+// RFC 9113, 8.1: RST_STREAM with NO_ERROR says that the rest of a request is not needed.
 func TestAnEarlyAnswerEndsWithoutAnError(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
 	p.ask(1, true, of("POST", "/")...)
@@ -139,7 +142,7 @@ func TestBothSidesOfAStreamSpeakAtOnce(t *testing.T) {
 	assert.True(t, p.reply(1).ended)
 }
 
-// What is on its way is never more than the windows allow, and all of it arrives.
+// A body never exceeds the flow-control windows, and all of it arrives.
 func TestAnAnswerKeepsToTheWindowsOfItsClient(t *testing.T) {
 	const size = 300 << 10
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }),
@@ -175,7 +178,7 @@ func TestAnAnswerKeepsToTheWindowsOfItsClient(t *testing.T) {
 	assert.Len(t, r.body, size)
 }
 
-// A client may send again what was read, and no more.
+// Only bytes that were read go back to the flow-control window.
 func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
 	read := make(chan int)
 	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
@@ -200,14 +203,14 @@ func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
 	}
 	assert.Zero(t, updates(p.wait("ping", func([]seen, bool) bool { return true })), "nothing was read")
 	read <- 64 << 10
-	read <- 1 // which says that the rest is dealt with
+	read <- 1 // the next read gives the bytes before back to the window
 	close(read)
 	p.wait("window", func(all []seen, _ bool) bool { return updates(all) >= 64<<10 })
 	require.NoError(t, p.WriteData(1, true, make([]byte, 10)))
 	assert.Equal(t, "200", p.reply(1).status)
 }
 
-// RFC 9113, 6.9: more than the window allows ends the connection.
+// RFC 9113, 6.9.1: DATA beyond the window is a connection error.
 func TestMoreThanTheWindowAllowsEndsTheConnection(t *testing.T) {
 	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }))
 	p.ask(1, true, of("POST", "/")...)
@@ -265,7 +268,7 @@ func TestALargeBodyStarvesNobody(t *testing.T) {
 	require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
 }
 
-// CVE-2023-44487: a slot is free when nobody works for its stream any more, whoever has reset it.
+// CVE-2023-44487: a stream that was reset counts against the limit until its handler has returned.
 func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var running, most atomic.Int64
@@ -365,7 +368,7 @@ func TestAnExpectationIsAnsweredWhenTheBodyIsRead(t *testing.T) {
 	assert.Equal(t, "200", r.status)
 }
 
-// RFC 9113, 6.8: a client that will open no more streams gets its answers, and then the end.
+// RFC 9113, 6.8: a client that has sent GOAWAY gets its responses; then the connection closes.
 func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
 	release := make(chan struct{})
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -381,7 +384,7 @@ func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeNo, code)
 }
 
-// The heads of all streams together have a bound, and a stream beyond it can be asked for again.
+// The heads of all streams together have a limit. A stream beyond it may be retried (REFUSED_STREAM).
 func TestHeadsHaveABoundPerConnection(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)

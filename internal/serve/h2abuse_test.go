@@ -22,7 +22,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// pour sends what once writes, again and again, until the connection breaks or most have gone out, and returns how many did.
+// pour calls once and sends what it writes, up to most times or until the connection breaks, and returns the number of calls.
 func (p *peer) pour(most int, once func(p *peer, i int)) (sent int) {
 	var out bytes.Buffer
 	to := p.Framer
@@ -42,7 +42,7 @@ func (p *peer) pour(most int, once func(p *peer, i int)) (sent int) {
 	return sent
 }
 
-// What costs the server more than it costs the client is ended, whatever it is: CVE-2019-9512, 9513, 9515, 9518, 2023-44487,
+// Frames that cost the server more than the client end the connection: CVE-2019-9512, 9513, 9515, 9518, 2023-44487,
 // 2023-45288, 2024-27316, 2025-8671.
 func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	for _, tt := range []struct {
@@ -60,20 +60,20 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 			_ = p.WriteData(uint32(2*i+1), false, []byte("x"))
 			_ = p.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
 		}},
-		{"resets that the server makes", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
+		{"resets by the server", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
 			p.ask(uint32(2*i+1), false, of("GET", "/wait", "connection", "x")...)
 		}},
-		{"windows of nothing", 20, http2.ErrCodeProtocol, func(p *peer, i int) {
+		{"window updates of zero", 20, http2.ErrCodeProtocol, func(p *peer, i int) {
 			p.ask(uint32(2*i+1), false, of("GET", "/wait")...)
 			_ = p.WriteWindowUpdate(uint32(2*i+1), 0)
 		}},
 		{"streams beyond the limit", 450, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) { p.ask(uint32(2*i+1), false, of("GET", "/wait")...) }},
 		{"pings", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WritePing(false, [8]byte{}) }},
-		{"pings that nobody has asked for", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WritePing(true, [8]byte{}) }},
+		{"unasked answers to pings", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WritePing(true, [8]byte{}) }},
 		{"settings", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WriteSettings() }},
 		{"priorities", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) { _ = p.WritePriority(uint32(2*i+1), http2.PriorityParam{}) }},
 		{"frames of unknown types", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WriteRawFrame(0xee, 0, 0, nil) }},
-		{"windows", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WriteWindowUpdate(0, 1) }},
+		{"window updates", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, _ int) { _ = p.WriteWindowUpdate(0, 1) }},
 		{"empty pieces of a body", 1, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
 			if i == 0 {
 				p.ask(1, true, of("POST", "/wait")...)
@@ -140,7 +140,34 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	}
 }
 
-// CVE-2019-9511, 9517, 2016-1546: a client that takes an answer byte by byte pays for that.
+// CVE-2025-8671: bodies that are not as long as they say make the server reset streams. Each costs the client a token,
+// though it waits for each reset.
+func TestResetsThatAClientProvokesCost(t *testing.T) {
+	for name, body := range map[string]string{"too long": "xxx", "too short": "x"} {
+		t.Run(name, func(t *testing.T) {
+			p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { _, _ = io.Copy(io.Discard, q.Body) }))
+			resets := 0
+			for id := uint32(1); id < 2*1000; id += 2 {
+				p.ask(id, true, of("POST", "/", "content-length", "2")...)
+				_ = p.WriteData(id, true, []byte(body))
+				ended := false
+				p.wait("reset", func(all []seen, over bool) bool {
+					ended = over
+					return over || slices.ContainsFunc(all, func(s seen) bool { return s.kind == http2.FrameRSTStream && s.stream == id })
+				})
+				if ended {
+					break
+				}
+				resets++
+			}
+			require.Less(t, resets, 500)
+			code, _ := p.closed()
+			assert.Equal(t, http2.ErrCodeEnhanceYourCalm, code)
+		})
+	}
+}
+
+// CVE-2019-9511, 9517, 2016-1546: window updates of single bytes cost tokens.
 func TestTinyWindowsCost(t *testing.T) {
 	ended := make(chan struct{})
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -156,7 +183,7 @@ func TestTinyWindowsCost(t *testing.T) {
 	<-ended
 }
 
-// The answers to PINGs that nobody reads do not gather.
+// Answers to PINGs do not gather in memory if the client reads none.
 func TestAnswersThatNobodyReadsDoNotGather(t *testing.T) {
 	c, err := net.Dial("tcp", startH2(t, nil))
 	require.NoError(t, err)
@@ -168,7 +195,7 @@ func TestAnswersThatNobodyReadsDoNotGather(t *testing.T) {
 	assert.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(8<<20))
 }
 
-// What browsers and gRPC clients do all the time costs nothing.
+// Frames that browsers and gRPC clients often send cost nothing.
 func TestOrdinaryClientsPayNothing(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
 	for i := range 2000 {
@@ -184,7 +211,7 @@ func TestOrdinaryClientsPayNothing(t *testing.T) {
 	}
 }
 
-// Who is cut off and comes back has not got all of it again.
+// A client that was cut off and reconnects does not get all its tokens back.
 func TestWhatAClientMayCostIsBoundedOverItsConnections(t *testing.T) {
 	var served atomic.Int64
 	addr := startH2(t, func(_ http.ResponseWriter, q *http.Request) {

@@ -19,12 +19,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A link2 is a connection of HTTP/2 that sends a request again and again, and allocates nothing.
+// A link2 is an HTTP/2 client connection that repeats a request without allocating.
 type link2 struct {
 	net.Conn
 	t       testing.TB
 	request []byte // frames of a stream
-	heads   []int  // where they begin
+	heads   []int  // offsets of these frames
 	stream  uint32
 	buf     []byte
 	n       int
@@ -57,7 +57,7 @@ func newLink2(t testing.TB, r *hostproxy.Router, body string, pairs ...string) *
 	return l
 }
 
-// do sends a request and waits for the end of its answer.
+// do sends a request and waits for the end of its response.
 func (l *link2) do() {
 	for _, at := range l.heads {
 		binary.BigEndian.PutUint32(l.request[at+5:], l.stream)
@@ -88,7 +88,7 @@ func (l *link2) do() {
 	l.stream += 2
 }
 
-// perRequest returns how often the process allocates per request.
+// perRequest returns the allocations of the process per request.
 func (l *link2) perRequest() float64 {
 	for range 200 {
 		l.do()

@@ -6,22 +6,23 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// An expense is what a connection of HTTP/2 has cost beyond what its requests cost. The
-// conn2's mu guards it.
+// An expense limits the frames and resets of an HTTP/2 connection. The conn2's mu guards
+// it.
 //
-// Frames that ask for nothing are free as long as there are not many more of them than
-// of requests and of frames that were sent. Each further one costs a token, and so does
-// each stream that is reset, on either side. Tokens come back with time and with answers.
+// Frames without use for a request, such as PING, are free while their number stays
+// in proportion to requests and to frames sent. Each further one costs a token, and
+// so does each stream that the client resets, that is malformed, or that exceeds a
+// limit. Tokens come back with time and with complete responses.
 type expense struct {
-	paid    float64 // tokens
+	paid    float64 // tokens spent
 	counted time.Time
-	free    int   // frames that cost nothing
-	opens   int64 // bytes of DATA that the client may open windows for again, at no cost
-	heads   int   // bytes of the heads of streams
-	calmed  bool  // the client has been told to go because of what it has spent
+	free    int   // further frames that cost nothing
+	opens   int64 // bytes that WINDOW_UPDATE frames may give back at no cost
+	heads   int   // bytes of the heads of all streams
+	calmed  bool  // GOAWAY was sent because of the tokens spent
 }
 
-// What a client has.
+// Limits of a connection. perSecond and perAnswer are tokens that come back.
 const (
 	mostTokens = 200
 	perSecond  = 10
@@ -30,14 +31,13 @@ const (
 	maxHeads   = 1 << 20
 )
 
-// What all connections of a client address have together, unless it is trusted to hold
-// those of many clients.
+// Limits of all connections of a client address together. A trusted proxy has none.
 const (
 	clientTokens    = 10 * mostTokens
 	clientPerSecond = 10 * perSecond
 )
 
-// Causes of what is refused over HTTP/2. Read-only.
+// Causes that count refused requests and closed connections. Read-only.
 var (
 	causeMalformed = Cause{"requests", "malformed"}
 	causeCalm      = Cause{"connections", "abuse"}
@@ -49,13 +49,13 @@ var (
 	errControl = &h2.Fault{Code: h2.EnhanceYourCalm, Reason: "answers to control frames are not read"}
 )
 
-// begin gives a new connection what it may spend.
+// begin gives a new connection its tokens and free frames.
 func (e *expense) begin(now time.Time) { e.counted, e.free = now, mostFree }
 
-// allow makes n frames free.
+// allow makes n further frames free, up to mostFree.
 func (c *conn2) allow(n int) { c.free = max(c.free, min(c.free+n, mostFree)) }
 
-// charge counts a frame that asks for nothing. mu is held.
+// charge counts a frame without use for a request. mu is held.
 func (c *conn2) charge() error {
 	switch {
 	case c.queued > mostControl:
@@ -67,8 +67,8 @@ func (c *conn2) charge() error {
 	return c.spend(1)
 }
 
-// widened counts a WINDOW_UPDATE. Those for what was sent cost nothing, of which there are
-// two: clients read in pieces, also when the answer has ended. mu is held.
+// widened counts a WINDOW_UPDATE. It is free if it gives back DATA that was sent, in
+// pieces of at least fairPiece, also after the response has ended. mu is held.
 func (c *conn2) widened(by uint32) error {
 	if by >= fairPiece && int64(by) <= c.opens {
 		c.opens -= int64(by)
@@ -77,9 +77,9 @@ func (c *conn2) widened(by uint32) error {
 	return c.charge()
 }
 
-// spend takes tokens. At three quarters of them, or when those of its address are spent,
-// which may be others' doing, the client is told to go; when they are all spent the
-// connection ends. mu is held.
+// spend takes n tokens. When three quarters of them are spent, or all of the client's
+// address, by other connections too, it sends GOAWAY and lets streams go on. When all
+// of the connection's are spent, it ends the connection. mu is held.
 func (c *conn2) spend(n float64) error {
 	now := c.c.s.now()
 	if past := now.Sub(c.counted); past > 0 {
@@ -97,13 +97,13 @@ func (c *conn2) spend(n float64) error {
 	return nil
 }
 
-// affords takes a token from those of the client's address.
+// affords takes a token of the client's address, and reports whether there was one.
 func (c *conn2) affords() bool {
 	o := &c.c.origin
 	return o.trusted || !o.peer.Addr.IsValid() || c.c.s.Budget.calm.Allow(o.peer.Addr, time.Now()).OK
 }
 
-// account counts why the connection has ended, if that is the client's fault.
+// account counts a connection that has ended through the client's fault.
 func (c *conn2) account(fault *h2.Fault) {
 	switch {
 	case fault == errLate2:
@@ -113,5 +113,5 @@ func (c *conn2) account(fault *h2.Fault) {
 	}
 }
 
-// earn gives tokens back for an answer that has ended. mu is held.
+// earn gives tokens back for a complete response. mu is held.
 func (c *conn2) earn() { c.paid = max(0, c.paid-perAnswer) }

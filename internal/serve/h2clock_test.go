@@ -33,7 +33,7 @@ func timeouts(s *serve.Server) { s.ReadHeaderTimeout, s.IdleTimeout = 10*time.Se
 func TestAPrefaceThatTricklesEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, timeouts, nil)
-		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // in HTTP/1.x yet, and behind it
+		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // inside the preface, and after it
 			c := dial()
 			start := time.Now()
 			var trickle sync.WaitGroup
@@ -200,6 +200,29 @@ func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
 	})
 }
 
+// A handler's deadline holds also while it is the one that writes, for all streams.
+func TestAWriteDeadlineOfAHandlersEndsItsWriteToAClientThatReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := make(chan error, 1)
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * time.Second))
+			_, err := w.Write(make([]byte, 1<<20))
+			failed <- err
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		for range 3 { // our settings and what answers the client's
+			_, err := p.ReadFrame()
+			require.NoError(t, err)
+		}
+		require.NoError(t, p.WriteWindowUpdate(0, 1<<30))
+		p.ask(1, false, of("GET", "/")...)
+		start := time.Now()
+		assert.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
+		assert.InDelta(t, 2, time.Since(start).Seconds(), 0.5)
+		p.c.Close()
+	})
+}
+
 func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
@@ -208,7 +231,7 @@ func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 			failed <- err
 		})
 		p := newPeer(t, dial())
-		for range 3 { // our settings and what answers the client's
+		for range 3 { // SETTINGS, WINDOW_UPDATE and SETTINGS with ACK
 			_, err := p.ReadFrame()
 			require.NoError(t, err)
 		}
@@ -231,12 +254,46 @@ func TestADeadClientIsFoundByAPing(t *testing.T) {
 		p.listen()
 		start := time.Now()
 		p.ask(1, false, of("GET", "/")...)
-		for range 3 { // it answers, and lives
+		for range 3 { // it answers PINGs
 			time.Sleep(40 * time.Second)
 			require.NoError(t, p.WritePing(true, [8]byte{}))
 		}
 		assert.Error(t, <-ended)
 		assert.InDelta(t, 120+45, time.Since(start).Seconds(), 5)
+	})
+}
+
+// A PING waits behind what a slow client has not read. It is alive as long as it takes something.
+func TestASlowReaderIsNotTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		dial, _ := dialBubble(t, func(s *serve.Server) { s.IdleTimeout = 30 * time.Second }, func(w http.ResponseWriter, _ *http.Request) {
+			_, err := w.Write(make([]byte, size))
+			assert.NoError(t, err)
+		})
+		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = p.WriteWindowUpdate(0, 1<<30)
+			p.ask(1, false, of("GET", "/")...)
+		}()
+		got := 0
+		for got < size {
+			f, err := p.ReadFrame()
+			require.NoError(t, err, "after %d bytes", got)
+			switch f := f.(type) {
+			case *http2.DataFrame:
+				got += len(f.Data())
+				time.Sleep(16 * time.Second)
+			case *http2.PingFrame:
+				if !f.IsAck() {
+					require.NoError(t, p.WritePing(true, f.Data))
+				}
+			}
+		}
+		<-done
+		p.c.Close()
 	})
 }
 
@@ -303,7 +360,7 @@ func (r *records) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// What a record holds can be used when all of it has come, and behind a pause the network takes little at first.
+// A client can use only whole TLS records, and TCP sends little at first after a pause.
 func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config, roots := proxytest.TLS(t, "a.test")
@@ -327,7 +384,7 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 			defer r.mu.Unlock()
 			return r.lengths[before:]
 		}
-		const more = 22 // of a record of TLS 1.3 than of what it holds
+		const more = 22 // bytes that TLS 1.3 adds to a record's content
 		lengths(1)
 		first := lengths(3)
 		assert.Equal(t, 16<<10, max(first[0], first[1])-17, "the connection is in use")
@@ -338,7 +395,7 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	})
 }
 
-// While others' bodies that nobody reads fill the connection's window, a client cannot send, and is not late.
+// A client cannot send while unread bodies fill the connection's window: BodyStall does not count that time.
 func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

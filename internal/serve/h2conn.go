@@ -10,69 +10,72 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/h2"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A conn2 is a connection of HTTP/2. Its own goroutine reads frames, and never writes.
-// Each stream that runs has a worker, which does the blocking exchange; whoever has
-// something to send, and finds nobody writing, writes what all have to send.
+// A conn2 is an HTTP/2 connection. Its reader goroutine reads frames and never writes.
+// Each stream has a worker, which runs the blocking exchange. A worker with something
+// to send writes for all streams, unless a write is in progress.
 //
-// Hot path: no allocation per request. The clocks are the sweeper's; see inspect.
+// Hot path: no allocation per request. The sweeper checks all time limits; see inspect.
 type conn2 struct {
 	c *conn
 
-	in      *[bufferSize]byte // nil while there is nothing to hold
+	in      *[bufferSize]byte // nil while it would be empty
 	r, w    int               // in[r:w] is unread
 	frames  h2.Parser
 	block   h2.Block
 	coding  h2.Decoder
-	spare   *h2.List // of header blocks that nobody wants; nil until there is one
-	ending  bool     // the header block that comes ends its stream
-	opening bool     // the preface has not come
+	spare   *h2.List // for header blocks that are dropped; nil until the first
+	ending  bool     // the current header block ends its stream
+	opening bool     // the preface is not complete
 	heard   atomic.Int64
-	held    []*stream // that have not been started, since their bodies may come along
+	held    []*stream // not started yet: DATA may follow in the input buffer
 
 	workers sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows, and what streams say of it
+	mu       sync.Mutex // guards the fields below, and fields of stream
 	streams  map[uint32]*stream
-	running  int    // streams that have a worker
-	answered int    // of these, those whose answer has ended
-	opened   uint32 // the last stream that the client has opened; it may have been too late for that
+	running  int    // streams that have not finished
+	answered int    // of these, those whose response is complete
+	opened   uint32 // the client's highest stream identifier, also if that stream was refused
 	closed   closedStreams
-	resting  []*worker // that have no stream
-	quiet    time.Time // since when no stream runs; zero if one does
-	owed     time.Time // since when a preface or a header block is not complete; zero if none is
-	verdict  error     // why the reader is to end; nil if it is not
-	leaves   bool      // the client will open no more streams
-	rested   bool      // the connection has been made small since a stream ran
-	stale    bool      // the reader is to begin afresh
+	resting  []*worker // without a stream
+	quiet    time.Time // when the last stream finished; zero while one runs
+	owed     time.Time // start of an incomplete preface or header block; zero without one
+	verdict  error     // why the reader must stop; nil if it goes on
+	leaves   bool      // the client has sent GOAWAY
+	rested   bool      // rest has run since the last stream
+	stale    bool      // the reader must return errAfresh
 	over     bool      // the reader has ended
-	pinged   time.Time // when a PING went out that has not been answered; zero if there is none
+	pinged   time.Time // when the unanswered PING was sent, or the client took something since; zero without one
+	taken    peek.Mark // what the client had taken when advances looked last
 
 	stage drainStage
-	since time.Time // when that began
+	since time.Time // start of drainAsked
 
 	writer2
 	inflow h2.Inflow
 	expense
 }
 
-// Sizes of what a client may send.
+// Limits on what a client may send.
 const (
 	maxStreams   = 250
 	streamWindow = 64 << 10
-	mostWindow   = 1 << 20 // of a stream that is emptied at once
+	mostWindow   = 1 << 20 // of a stream whose body is read as fast as it comes
 	connWindow   = 1 << 20
 	mostConn     = 4 << 20 // of a connection with such streams
 )
 
-// Times that a client has.
+// How long a client may take to answer a PING.
 const (
-	drainPatience = time.Second      // to answer the PING of a drain
-	pingPatience  = 15 * time.Second // to answer any other
+	drainPatience = time.Second      // for the PING of a drain
+	pingPatience  = 15 * time.Second // for any other
+	leaveStall    = 5 * time.Second  // for the client to take some of the last answers
 )
 
-// What ends a reader, besides faults and the connection's own errors.
+// Why a reader stops, besides connection errors and failed reads or writes.
 var (
 	errIdle2   = errors.New("no stream for too long")
 	errServed2 = errors.New("the last stream has ended, and no other is to come")
@@ -80,7 +83,7 @@ var (
 	errLate2   = &h2.Fault{Code: h2.EnhanceYourCalm, Reason: "header block not complete in time"}
 )
 
-// More breaches of the protocol: those that need to know streams.
+// Connection errors that depend on the state of streams.
 var (
 	errPreface2  = &h2.Fault{Code: h2.ProtocolError, Reason: "invalid preface"}                        // RFC 9113, 3.4
 	errStreamID  = &h2.Fault{Code: h2.ProtocolError, Reason: "stream identifier not allowed"}          // RFC 9113, 5.1.1
@@ -88,8 +91,8 @@ var (
 	errClosed    = &h2.Fault{Code: h2.StreamClosed, Reason: "frame for a stream that has ended"}       // RFC 9113, 5.1
 )
 
-// serve2 serves a connection that speaks HTTP/2, until it ends, on a goroutine of its
-// own. ahead is what has been read of it.
+// serve2 starts to serve HTTP/2 on a new goroutine, until the connection ends. ahead
+// holds the bytes already read.
 func (c *conn) serve2(ahead []byte) {
 	c.enterLane()
 	c.remote()
@@ -99,7 +102,7 @@ func (c *conn) serve2(ahead []byte) {
 	h.peer = h2.DefaultSettings()
 	h.window = h2.InitialWindow
 	h.room.L = &h.mu
-	h.owed, h.quiet = c.s.now(), c.s.now()
+	h.owed, h.quiet, h.took = c.s.now(), c.s.now(), c.s.now()
 	h.begin(h.owed)
 	h.heard.Store(c.s.clock.Load())
 	if len(ahead) > 0 {
@@ -111,10 +114,10 @@ func (c *conn) serve2(ahead []byte) {
 	if c.s.draining.Err() != nil {
 		h.drain()
 	}
-	go h.run() // the stack of a handshake is four times what an idle connection needs
+	go h.run() // a handshake leaves a stack four times as large as an idle connection needs
 }
 
-// greet sends our settings, which nobody has to wait for.
+// greet sends our SETTINGS, and does not wait for the write.
 func (c *conn2) greet() {
 	s := h2.DefaultSettings()
 	s.MaxStreams, s.InitialWindow, s.Connect, s.NoPriorities = maxStreams, streamWindow, true, true
@@ -130,7 +133,7 @@ func (c *conn2) greet() {
 	c.hire()
 }
 
-// run is the connection's goroutine.
+// run is the reader goroutine.
 func (c *conn2) run() {
 	err := net.ErrClosed
 	defer func() {
@@ -153,11 +156,11 @@ func (c *conn2) run() {
 	}
 }
 
-// errAfresh lets the reader of a quiet connection go on on a new goroutine, since the
-// frames before have left a stack behind that is larger than what waiting needs.
+// errAfresh makes the reader of an idle connection continue on a new goroutine, with a
+// small stack: earlier frames have grown the old one.
 var errAfresh = errors.New("the reader begins afresh")
 
-// preface reads what a client begins with, and its first SETTINGS.
+// preface reads the client's preface and its first SETTINGS (RFC 9113, 3.4).
 func (c *conn2) preface() error {
 	for {
 		n := min(c.w-c.r, len(h2.Preface))
@@ -194,7 +197,7 @@ func (c *conn2) preface() error {
 	}
 }
 
-// next takes the next frame, or piece of one.
+// next handles the next frame or piece of one, or reads more.
 func (c *conn2) next() error {
 	n, err := c.frames.Parse(c.unread())
 	switch {
@@ -214,7 +217,7 @@ func (c *conn2) unread() []byte {
 	return c.in[c.r:c.w]
 }
 
-// more reads more of what the client sends. While nothing comes no buffer is held.
+// more reads from the client. While it waits with nothing unread it holds no buffer.
 func (c *conn2) more() error {
 	c.letGo()
 	for {
@@ -243,8 +246,8 @@ func (c *conn2) more() error {
 	}
 }
 
-// final is the verdict. One for want of streams does not hold if the client has opened
-// one in the same moment. mu is held.
+// final returns the verdict, but drops one for lack of streams if a stream has been
+// opened meanwhile. mu is held.
 func (c *conn2) final() error {
 	if c.running > 0 && (c.verdict == errIdle2 || c.verdict == errServed2) {
 		c.verdict = nil
@@ -268,7 +271,7 @@ func (c *conn2) receive() (n int, err error) {
 		c.in = sourcePages.Get().(*[bufferSize]byte)
 		c.in[0] = c.c.first[0]
 		c.w = 1
-		if c.frames.Missing() > 1 { // or else it may be the last one of a body, with nothing behind it
+		if c.frames.Missing() > 1 { // otherwise the second read could wait: this may be the last byte of a body
 			n, _ = c.c.stream().Read(c.in[1:]) // an error comes again with the next read
 			c.w += n
 		}
@@ -279,7 +282,7 @@ func (c *conn2) receive() (n int, err error) {
 	return n, err
 }
 
-// frame takes a frame, or a piece of one.
+// frame handles a frame, or a piece of one.
 func (c *conn2) frame(f *h2.Frame) error {
 	switch f.Type {
 	case h2.Headers, h2.Continuation:
@@ -310,7 +313,7 @@ func (c *conn2) frame(f *h2.Frame) error {
 	return nil
 }
 
-// settings takes settings of the client's. mu is held.
+// settings handles SETTINGS. mu is held.
 func (c *conn2) settings(f *h2.Frame) error {
 	if f.Ack() {
 		return nil
@@ -331,7 +334,7 @@ func (c *conn2) settings(f *h2.Frame) error {
 	return c.charge()
 }
 
-// ping answers a PING. mu is held.
+// ping handles a PING. mu is held.
 func (c *conn2) ping(f *h2.Frame) error {
 	if f.Ack() {
 		c.pinged = time.Time{}
@@ -344,7 +347,7 @@ func (c *conn2) ping(f *h2.Frame) error {
 	return c.charge()
 }
 
-// update takes a WINDOW_UPDATE. mu is held.
+// update handles a WINDOW_UPDATE. mu is held.
 func (c *conn2) update(f *h2.Frame) error {
 	st := c.streams[f.Stream]
 	switch {
@@ -365,7 +368,7 @@ func (c *conn2) update(f *h2.Frame) error {
 	return c.widened(f.Increment)
 }
 
-// resetBy takes a RST_STREAM. mu is held.
+// resetBy handles a RST_STREAM. mu is held.
 func (c *conn2) resetBy(f *h2.Frame) error {
 	st := c.streams[f.Stream]
 	switch {
@@ -381,23 +384,22 @@ func (c *conn2) resetBy(f *h2.Frame) error {
 // known reports whether the client has opened the stream. mu is held.
 func (c *conn2) known(id uint32) bool { return id%2 == 1 && id <= c.opened }
 
-// data takes a piece of a body.
+// data handles DATA, or a piece of one frame.
 func (c *conn2) data(f *h2.Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.inflow.Receive(f.Counted); err != nil {
 		return err
 	}
+	c.credit(0)
 	st := c.streams[f.Stream]
 	switch {
 	case st == nil:
 		return c.dropLate(f)
-	case st.gone.Load():
+	case st.gone.Load(), st.src.sent():
 		return errClosed
 	case st.broken:
 		return c.drop(f, new(int32))
-	case st.src.ended:
-		return errClosed
 	}
 	if err := st.inflow.Receive(f.Counted); err != nil {
 		return err
@@ -411,10 +413,19 @@ func (c *conn2) data(f *h2.Frame) error {
 	if f.EndStream() {
 		st.src.finish(nil, nil)
 	}
+	return c.reproach(st)
+}
+
+// reproach charges the client for a stream that the server resets because of what the
+// client has just sent: it may have cost a target something (CVE-2025-8671). mu is held.
+func (c *conn2) reproach(st *stream) error {
+	if st.broken {
+		return c.spend(1)
+	}
 	return nil
 }
 
-// dropLate takes a piece of a body whose stream has ended. mu is held.
+// dropLate handles DATA for a stream that has ended. mu is held.
 func (c *conn2) dropLate(f *h2.Frame) error {
 	if !c.known(f.Stream) {
 		return errIdleFrame
@@ -426,8 +437,8 @@ func (c *conn2) dropLate(f *h2.Frame) error {
 	return c.drop(f, &s.left)
 }
 
-// drop takes a piece of a body that nobody wants. left is how much of it may be on its
-// way, in pieces of any size: small ones beyond that cost. mu is held.
+// drop discards DATA that is not read. The first left bytes may have been in flight:
+// they are free. Beyond them, small frames are charged. mu is held.
 func (c *conn2) drop(f *h2.Frame, left *int32) error {
 	n := int32(f.Counted)
 	c.credit(int64(n))
@@ -441,7 +452,7 @@ func (c *conn2) drop(f *h2.Frame, left *int32) error {
 	return nil
 }
 
-// end ends the connection, whose reader has ended because of err.
+// end closes the connection. err is why the reader has stopped.
 func (c *conn2) end(err error) {
 	var fault *h2.Fault
 	code, reason := h2.NoError, ""
@@ -453,6 +464,7 @@ func (c *conn2) end(err error) {
 	c.mu.Lock()
 	c.account(fault)
 	c.over = true
+	calmed := c.calmed
 	polite := fault != nil || err == errIdle2 || err == errServed2
 	if polite && c.stage != drainLast {
 		c.out = h2.AppendGoAway(c.out, c.opened, code, reason)
@@ -464,10 +476,10 @@ func (c *conn2) end(err error) {
 	c.room.Broadcast()
 	if fault != nil {
 		c.c.hasten()
-		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.closeUnder() }) // of a type that knows no deadlines
+		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.closeUnder() }) // for connections that ignore deadlines
 		defer cut.Stop()
 	}
-	if polite { // without a fault, the end of the last answer has all the time it needs
+	if polite { // without a fault the end of the last response has no extra time limit
 		c.write(nil)
 		for c.writing {
 			c.room.Wait()
@@ -475,7 +487,7 @@ func (c *conn2) end(err error) {
 	}
 	c.mu.Unlock()
 	if polite {
-		c.c.takeLeave()
+		c.c.takeLeave(fault == nil && !calmed)
 	}
 	c.c.closeUnder()
 	c.workers.Wait()
@@ -487,16 +499,30 @@ func (c *conn2) end(err error) {
 	c.c.Close()
 }
 
-// hasten gives the client a moment to take what is to be sent.
+// hasten limits the last writes to alertTime.
 func (c *conn) hasten() {
 	defer c.contain()
 	_ = c.SetWriteDeadline(time.Now().Add(alertTime))
 }
 
-// takeLeave is lingerClose without the end.
-func (c *conn) takeLeave() {
+// takeLeave is lingerClose, but does not close. What a client sends while it takes its last
+// answers, such as WINDOW_UPDATE, would reset a closed connection: if patient, takeLeave waits
+// for a client that takes some, or seems to.
+func (c *conn) takeLeave(patient bool) {
 	defer c.contain()
 	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
-	c.sayGoodbye(page[:])
+	start := time.Now()
+	n, more := c.sayGoodbye(page[:])
+	for mark, since := c.Mark(), start; more && patient; {
+		now, m := time.Now(), c.Mark()
+		if m != mark {
+			mark, since = m, now
+		}
+		takes, speaks := m.Queued > 0 && now.Sub(since) < leaveStall, n > 0 && now.Sub(start) < writeStall
+		if !takes && !speaks {
+			return
+		}
+		n, more = c.hearOut(page[:])
+	}
 }

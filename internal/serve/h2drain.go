@@ -6,19 +6,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// A drainStage is how far a connection of HTTP/2 is on its way to its end.
+// A drainStage is a stage of the drain of an HTTP/2 connection (RFC 9113, 6.8).
 type drainStage uint8
 
 const (
 	drainNot   drainStage = iota
-	drainAsked            // the client knows, and may have opened streams before it did
-	drainLast             // it opens none that is served
+	drainAsked            // first GOAWAY sent; new streams are still served
+	drainLast             // last GOAWAY sent; new streams are ignored
 )
 
-// drainPing is what the PING of a drain carries.
+// drainPing is the payload of a drain's PING.
 const drainPing = "draining"
 
-// drain begins the end of the connection: streams go on, and no others are to come.
+// drain starts the drain: it sends the first GOAWAY and a PING. Streams go on.
 func (c *conn2) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -30,7 +30,7 @@ func (c *conn2) drain() {
 	c.control(h2.AppendPing(c.out, [8]byte([]byte(drainPing))))
 }
 
-// goAway says which stream is the last. mu is held.
+// goAway sends the last GOAWAY, which names the last stream. mu is held.
 func (c *conn2) goAway() { c.goAwayWith(h2.NoError, "") }
 
 func (c *conn2) goAwayWith(code h2.Code, reason string) {
@@ -39,20 +39,20 @@ func (c *conn2) goAwayWith(code h2.Code, reason string) {
 	}
 	c.stage = drainLast
 	if code == h2.NoError {
-		c.free += 4 * maxStreams // a client that does not know yet may have so much on its way
+		c.free += 4 * maxStreams // frames that the client may send before it reads the GOAWAY
 	}
 	c.control(h2.AppendGoAway(c.out, c.opened, code, reason))
 	c.conclude()
 }
 
-// conclude ends the reader if nothing is left to serve. mu is held.
+// conclude stops the reader if no stream runs and none can follow. mu is held.
 func (c *conn2) conclude() {
 	if c.running == 0 && (c.stage == drainLast || c.leaves) {
 		c.judge(errServed2)
 	}
 }
 
-// judge ends the reader because of err. mu is held.
+// judge stops the reader because of err. mu is held.
 func (c *conn2) judge(err error) {
 	if c.verdict == nil && !c.over {
 		c.verdict = err
@@ -60,10 +60,11 @@ func (c *conn2) judge(err error) {
 	}
 }
 
-// inspect is the sweeper's: it keeps the time of everything.
+// inspect checks all time limits of the connection, for the sweeper.
 func (c *conn2) inspect(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.look(now)
 	for _, st := range c.streams {
 		st.inspect(now)
 	}
@@ -71,13 +72,13 @@ func (c *conn2) inspect(now time.Time) {
 		return
 	}
 	if c.writes == c.swept && !c.writing && len(c.out) == 0 {
-		c.out, c.spent = nil, nil // streams may wait for long
+		c.out, c.spent = nil, nil // free memory: streams may wait for long
 	}
 	c.swept = c.writes
 	c.keepTime(now)
 }
 
-// keepTime ends what takes too long. mu is held.
+// keepTime checks the time limits apart from those of streams. mu is held.
 func (c *conn2) keepTime(now time.Time) {
 	s := c.c.s
 	switch idle := s.IdleTimeout; {
@@ -98,14 +99,15 @@ func (c *conn2) keepTime(now time.Time) {
 	}
 }
 
-// rest makes a quiet connection small. mu is held.
+// rest frees workers, stack and buffers of an idle connection. mu is held.
 func (c *conn2) rest() {
 	c.rested, c.stale = true, true
 	c.dismiss()
 	c.c.interrupt()
 }
 
-// probe looks for the end of a client that sends nothing. mu is held.
+// probe sends a PING if the client has been silent for idle, and stops the reader if it
+// is not answered. mu is held.
 func (c *conn2) probe(now time.Time, idle time.Duration) {
 	switch {
 	case now.Sub(time.Unix(0, c.heard.Load())) < idle:
@@ -113,9 +115,19 @@ func (c *conn2) probe(now time.Time, idle time.Duration) {
 	case c.pinged.IsZero():
 		c.pinged = now
 		c.control(h2.AppendPing(c.out, [8]byte{}))
+	case c.writing || c.advances(): // behind what a slow client has not taken
+		c.pinged = now
 	case now.Sub(c.pinged) > pingPatience:
 		c.judge(errDead2)
 	}
+}
+
+// advances reports whether the client has taken something since it was called last. mu is
+// held.
+func (c *conn2) advances() bool {
+	before := c.taken
+	c.taken = c.c.Mark()
+	return c.taken != before
 }
 
 // A worker serves streams, one after the other.
@@ -124,7 +136,7 @@ type worker struct {
 	next chan *stream // nil ends the worker
 }
 
-// start lets a worker serve st. mu is held.
+// start gives st to an idle worker, or to a new one. mu is held.
 func (c *conn2) start(st *stream) {
 	if n := len(c.resting); n > 0 {
 		w := c.resting[n-1]
@@ -140,7 +152,7 @@ func (c *conn2) start(st *stream) {
 func (w *worker) run(st *stream) {
 	defer w.c.workers.Done()
 	for st != nil {
-		if st.serve() { // or else something may still hold it
+		if st.serve() { // after a panic something may still use it
 			st.giveBack()
 		}
 		st = w.rest()
@@ -160,7 +172,7 @@ func (w *worker) rest() *stream {
 	return <-w.next
 }
 
-// dismiss ends the workers that have no stream. mu is held.
+// dismiss ends the idle workers. mu is held.
 func (c *conn2) dismiss() {
 	for _, w := range c.resting {
 		w.next <- nil

@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// headers takes a piece of a header block.
+// headers handles a piece of a header block.
 func (c *conn2) headers(f *h2.Frame) error {
 	if f.Type == h2.Headers && f.Begins {
 		c.ending = f.Flags&h2.FlagEndStream != 0
@@ -18,7 +18,7 @@ func (c *conn2) headers(f *h2.Frame) error {
 		return err
 	}
 	if !done {
-		if c.owed.IsZero() { // nobody else writes it now
+		if c.owed.IsZero() { // no lock: only the reader sets it now
 			c.mu.Lock()
 			c.owed = time.Now()
 			c.mu.Unlock()
@@ -39,7 +39,7 @@ func (c *conn2) headers(f *h2.Frame) error {
 	return c.open(f.Stream, block)
 }
 
-// open opens a stream with a request, unless there is a reason against it.
+// open opens a stream for a request, unless admits refuses it.
 func (c *conn2) open(id uint32, block []byte) error {
 	c.mu.Lock()
 	wanted, err := c.admits(id)
@@ -78,13 +78,11 @@ func (c *conn2) open(id uint32, block []byte) error {
 	} else {
 		c.held = append(c.held, st)
 	}
-	if _, st.broken = err.(*h2.Fault); st.broken {
-		return c.spend(1)
-	}
-	return nil
+	_, st.broken = err.(*h2.Fault)
+	return c.reproach(st)
 }
 
-// letGo starts the streams that have waited for the beginning of their bodies.
+// letGo starts the held streams: the input buffer has no more DATA for them.
 func (c *conn2) letGo() {
 	if len(c.held) == 0 {
 		return
@@ -98,7 +96,8 @@ func (c *conn2) letGo() {
 	c.held = c.held[:0]
 }
 
-// admits reports whether a stream can be opened. mu is held.
+// admits reports whether a stream may be opened. It refuses those beyond the limits. An
+// error ends the connection. mu is held.
 func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	switch {
 	case id%2 == 0:
@@ -113,7 +112,7 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 		return false, c.charge()
 	}
 	c.opened = id
-	if c.stage == drainLast { // it may not know yet
+	if c.stage == drainLast { // the client may not have read the GOAWAY yet
 		c.closed.add(closedStream{id, streamWindow})
 		return false, c.charge()
 	}
@@ -125,7 +124,7 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	return false, c.spend(1)
 }
 
-// ignore decodes a header block that nobody wants: the ones behind it need that.
+// ignore decodes a header block and drops it: later blocks depend on its HPACK state.
 func (c *conn2) ignore(block []byte) error {
 	if c.spare == nil {
 		c.spare = new(h2.List)
@@ -135,7 +134,7 @@ func (c *conn2) ignore(block []byte) error {
 	return c.coding.Decode(c.spare, block)
 }
 
-// trailers takes the trailers of a request.
+// trailers ends a request with its trailer section.
 func (c *conn2) trailers(id uint32, block []byte) error {
 	list := &h2.List{MaxSize: c.c.s.MaxHeaderBytes}
 	if err := c.coding.Decode(list, block); err != nil {
@@ -149,16 +148,18 @@ func (c *conn2) trailers(id uint32, block []byte) error {
 	defer c.mu.Unlock()
 	st := c.streams[id]
 	switch {
-	case st == nil, st.broken:
+	case st == nil:
 		return c.charge()
-	case st.src.ended:
+	case st.src.sent():
 		return errClosed
+	case st.broken:
+		return c.charge()
 	case err != nil:
 		st.src.fail(&h1.Refusal{Status: 400, Reason: "invalid trailers"})
-		return c.spend(1)
+	default:
+		st.src.finish(fields, nil)
 	}
-	st.src.finish(fields, nil)
-	return nil
+	return c.reproach(st)
 }
 
 var errTrailersGoOn = &h2.Fault{Code: h2.ProtocolError, Stream: true, Reason: "trailers do not end the stream"}
@@ -177,20 +178,20 @@ func isGRPC(r *h1.Request) bool {
 // A closedStream is a stream that has ended.
 type closedStream struct {
 	id   uint32
-	left int32 // bytes of its body that may be on their way; sentAll if the client has ended it, too
+	left int32 // bytes of its body that may still arrive; sentAll if the client has ended it, too
 }
 
-// sentAll is that nothing of a stream can be on its way.
+// sentAll means that no more DATA of a stream may arrive.
 const sentAll = -1
 
-// closedStreams are the streams that have ended last, as far as mostClosed goes.
+// closedStreams are the last mostClosed streams that have ended.
 type closedStreams struct {
 	last []closedStream
-	n    int          // that have ended
-	lost closedStream // what find returns for those before
+	n    int          // streams that have ended, in all
+	lost closedStream // what find returns for older ones
 }
 
-// mostClosed is more than the streams that can be open.
+// mostClosed is more than maxStreams.
 const mostClosed = 256
 
 // add notes that a stream has ended.
@@ -203,8 +204,8 @@ func (s *closedStreams) add(st closedStream) {
 	s.n++
 }
 
-// find returns what is known of a stream that the client may have opened, until the next
-// call; nil if it has not. What ended before those in s may have ended early, too.
+// find returns a stream that has ended, valid until the next call, or nil. An unknown
+// one may be older than those in s, and may have ended before its body, too.
 func (s *closedStreams) find(id uint32) *closedStream {
 	for i := range s.last {
 		if s.last[i].id == id {

@@ -25,7 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The last byte of a body may be a segment, or a record of TLS, of its own.
+// The last byte of a body may arrive in a TCP segment, or a TLS record, of its own.
 func TestAByteThatComesAloneIsTaken(t *testing.T) {
 	read := make(chan struct{}, 1)
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
@@ -46,7 +46,7 @@ func TestAByteThatComesAloneIsTaken(t *testing.T) {
 	assert.Equal(t, "b", p.reply(1).body)
 }
 
-// What a stream may send is what it was given, less what was sent, whichever window was the smaller one.
+// A stream's window shrinks by what was sent only, also when the connection's window is smaller.
 func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 	const window, rounds = 65535, 16
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, rounds/2*window)) }))
@@ -75,7 +75,7 @@ func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 	}
 }
 
-// RFC 9113, 6.8: frames of streams that were begun before their client knew that the connection ends are ignored.
+// RFC 9113, 6.8: frames of streams that the client opened before it read the last GOAWAY are ignored.
 func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	release := make(chan struct{})
 	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -104,7 +104,7 @@ func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-// As many streams as there can be may be on their way then, and they do not count against their client.
+// After a drain's last GOAWAY, as many streams as are allowed may still arrive. They cost the client nothing.
 func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	release := make(chan struct{})
 	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -133,7 +133,7 @@ func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-// A stream that has said something is not kept from going on by the large body of another one, however slowly its client reads.
+// A worker that writes for all streams goes on with its own stream soon, also while a slow client reads a large body.
 func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, said := make(chan struct{}), 0
@@ -173,7 +173,7 @@ func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	})
 }
 
-// Frames for streams that the server has ended before their clients cost what others cost.
+// Frames for a stream that the server has ended early cost what other frames cost.
 func TestFramesForForsakenStreamsCost(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -197,7 +197,7 @@ func TestFramesForForsakenStreamsCost(t *testing.T) {
 	}
 }
 
-// RFC 9113, 6.8: the streams that a client opens are none of those that its GOAWAY is about.
+// RFC 9113, 6.8: a client's GOAWAY limits the streams that the server opens, not the client's own.
 func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "whole") }))
 	p.pour(1, func(p *peer, i int) {
@@ -212,7 +212,7 @@ func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeNo, code)
 }
 
-// CVE-2023-44487: what is reset before it has begun costs no target anything. It has a record.
+// CVE-2023-44487: a request that is reset before it has begun reaches no target. It has a record.
 func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
 	const resets = 20
 	var served atomic.Int64
@@ -240,7 +240,7 @@ func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
 	assert.Zero(t, served.Load())
 }
 
-// The same for what is reset while its target is dialed.
+// A request that is reset while its target is dialed is not sent.
 func TestARequestThatIsResetDuringTheDialIsNotSent(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var asked atomic.Int64
@@ -269,7 +269,7 @@ func TestARequestThatIsResetDuringTheDialIsNotSent(t *testing.T) {
 	assert.Zero(t, asked.Load())
 }
 
-// A client that streams small messages has as many of them on their way as its window lets it when it learns that it is refused.
+// A client that streams small messages may have a whole window of them in flight when it reads an early response.
 func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -300,5 +300,28 @@ func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 			p.ask(3, false, of("GET", "/")...)
 			assert.Equal(t, "401", p.reply(3).status, "the connection goes on")
 		})
+	}
+}
+
+// What a client sends while it takes its last answer, such as windows, does not cost it the rest of that.
+func TestTheLastAnswerOfAConnectionIsTakenSlowly(t *testing.T) {
+	const size = 1 << 20
+	c, err := net.Dial("tcp", startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }))
+	require.NoError(t, err)
+	require.NoError(t, c.(*net.TCPConn).SetReadBuffer(32<<10))
+	p := newPeer(t, c, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	require.NoError(t, p.WriteWindowUpdate(0, 1<<30))
+	p.ask(1, false, of("GET", "/")...)
+	require.NoError(t, p.WriteGoAway(0, http2.ErrCodeNo, nil))
+	slow := time.NewTicker(20 * time.Millisecond)
+	defer slow.Stop()
+	for got := 0; got < size; {
+		f, err := p.ReadFrame()
+		require.NoError(t, err, "after %d bytes", got)
+		if data, ok := f.(*http2.DataFrame); ok {
+			got += len(data.Data())
+			require.NoError(t, p.WriteWindowUpdate(0, uint32(len(data.Data()))))
+			<-slow.C
+		}
 	}
 }

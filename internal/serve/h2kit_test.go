@@ -23,8 +23,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A peer is a client that speaks HTTP/2 frame by frame and may break every rule. What the server sends is read in the background,
-// unless it is to take nothing.
+// A peer is an HTTP/2 client that sends single frames and may break every rule. After listen, it reads frames in the background.
 type peer struct {
 	*http2.Framer
 	t     testing.TB
@@ -40,7 +39,7 @@ type peer struct {
 	done   chan struct{} // closes when reading has ended
 }
 
-// seen is a frame of the server's.
+// seen is a frame from the server.
 type seen struct {
 	kind   http2.FrameType
 	stream uint32
@@ -57,7 +56,7 @@ func (s seen) String() string {
 	return fmt.Sprint(s.kind, " ", s.stream, " ", s.fields, " ", len(s.data), " ", s.code, " ", s.end)
 }
 
-// status is that of a response head, or "".
+// status returns the status of a response head, or "".
 func (s seen) status() string {
 	for _, f := range s.fields {
 		if v, ok := strings.CutPrefix(f, ":status: "); ok {
@@ -77,7 +76,7 @@ func startH2(t testing.TB, h http.HandlerFunc, tune ...func(*serve.Server)) stri
 	return start(t, s)
 }
 
-// dialH2 connects to the server at addr and says hello.
+// dialH2 connects to the server at addr, and calls newPeer and listen.
 func dialH2(t testing.TB, addr string, settings ...http2.Setting) *peer {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -87,7 +86,7 @@ func dialH2(t testing.TB, addr string, settings ...http2.Setting) *peer {
 	return p
 }
 
-// newPeer says hello on c.
+// newPeer sends the preface and settings on c.
 func newPeer(t testing.TB, c net.Conn, settings ...http2.Setting) *peer {
 	t.Helper()
 	p := &peer{t: t, c: c, Framer: http2.NewFramer(c, c), events: make(chan struct{}, 1), done: make(chan struct{})}
@@ -150,7 +149,7 @@ func see(f http2.Frame) seen {
 	return s
 }
 
-// wait waits until is holds for what has been seen, which it returns; ended means that the connection has.
+// wait waits until is returns true for the frames seen, and returns them. ended means that the connection has ended.
 func (p *peer) wait(what string, is func(all []seen, ended bool) bool) []seen {
 	p.t.Helper()
 	timeout := time.After(4 * proxytest.Patience)
@@ -190,11 +189,11 @@ func (p *peer) closed() (code http2.ErrCode, polite bool) {
 	return code, polite
 }
 
-// A reply is what became of a stream.
+// A reply is the response of a stream, or its reset.
 type reply struct {
 	status   string
 	fields   []string
-	interim  []string // statuses before
+	interim  []string // statuses of interim responses
 	body     string
 	trailers []string
 	reset    bool
@@ -202,7 +201,7 @@ type reply struct {
 	ended    bool // by END_STREAM
 }
 
-// reply waits for the end of a stream's answer.
+// reply waits for the end of a stream's response.
 func (p *peer) reply(stream uint32) (r reply) {
 	p.t.Helper()
 	p.wait(fmt.Sprint("answer on stream ", stream), func(all []seen, ended bool) bool {
@@ -248,12 +247,12 @@ func (p *peer) ask(stream uint32, more bool, pairs ...string) {
 	require.NoError(p.t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: p.fields(pairs...), EndStream: !more, EndHeaders: true}))
 }
 
-// of is the fields of a request.
+// of returns the fields of a request.
 func of(method, path string, more ...string) []string {
 	return append([]string{":method", method, ":scheme", "http", ":authority", "a.test", ":path", path}, more...)
 }
 
-// dialBubble starts a server in memory, in a bubble, whose clock is synctest's. It ends with the bubble, or by stop.
+// dialBubble starts a server of in-memory connections in a synctest bubble. It stops with the bubble, or by stop.
 func dialBubble(t *testing.T, tune func(*serve.Server), h http.HandlerFunc) (dial func() net.Conn, stop func() error) {
 	t.Helper()
 	ln := newPipes()
@@ -272,7 +271,7 @@ func dialBubble(t *testing.T, tune func(*serve.Server), h http.HandlerFunc) (dia
 	return ln.dial, stop
 }
 
-// startDraining is startH2 with a drain that the test begins, and whose end it waits for.
+// startDraining is startH2 with a func that starts a drain. Its channel receives the result of Serve.
 func startDraining(t testing.TB, h http.HandlerFunc) (addr string, drain func() <-chan error) {
 	t.Helper()
 	s := &serve.Server{Handler: h, H2C: true, Log: slog.New(slog.DiscardHandler)}

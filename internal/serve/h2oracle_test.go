@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// startNetHTTP2 starts net/http's server of HTTP/2 without TLS.
+// startNetHTTP2 starts an HTTP/2 server of net/http without TLS.
 func startNetHTTP2(t testing.TB, h http.Handler) string {
 	t.Helper()
 	ln := proxytest.Listen(t)
@@ -34,7 +34,7 @@ func startNetHTTP2(t testing.TB, h http.Handler) string {
 	return ln.Addr().String()
 }
 
-// tell answers with all that it was asked.
+// tell answers with what it sees of the request.
 func tell(w http.ResponseWriter, q *http.Request) {
 	body, err := io.ReadAll(q.Body)
 	w.Header().Set("X-Asked", fmt.Sprint(q.Method, " ", q.RequestURI, " ", q.Host, " ", q.Proto, " ", q.ContentLength, " ", q.Header["Cookie"], " ", q.Header["X-A"]))
@@ -58,7 +58,7 @@ func tell(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprint(w, len(body), " ", err, " ", q.Trailer)
 }
 
-// play plays a script of two bytes a move, which only makes moves that a client may make, and returns what became of each stream.
+// play sends the legal frames of a script, which has two bytes for each, and returns the reply of each stream.
 func (p *peer) play(script []byte) map[uint32]reply {
 	latest, open := uint32(0), map[uint32]bool{}
 	any := func(arg byte) (uint32, bool) {
@@ -122,7 +122,7 @@ func (p *peer) openOne(what, arg byte, latest *uint32, open map[uint32]bool) {
 		method = []string{"GET", "HEAD", "DELETE"}[arg/8%3]
 	}
 	fields := of(method, path, "cookie", "a=1", "cookie", "b=2", "x-a", strings.Repeat("x", int(arg)))
-	if more { // net/http loses those that are not announced
+	if more { // net/http drops trailers that are not announced
 		fields = append(fields, "trailer", "x-sum")
 	}
 	block := p.fields(fields...)
@@ -139,7 +139,7 @@ func (p *peer) openOne(what, arg byte, latest *uint32, open map[uint32]bool) {
 	}
 }
 
-// comparable is r without what may differ.
+// comparable returns r without Date, and with sorted fields.
 func (r reply) comparable() reply {
 	r.fields = slices.DeleteFunc(slices.Clone(r.fields), func(f string) bool { return strings.HasPrefix(f, "date: ") })
 	slices.Sort(r.fields)

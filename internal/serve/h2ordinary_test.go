@@ -30,7 +30,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// goClient is net/http's client of HTTP/2 without TLS.
+// goClient returns an HTTP/2 client of net/http without TLS.
 func goClient(t testing.TB) *http.Client {
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	transport.Protocols.SetUnencryptedHTTP2(true)
@@ -38,7 +38,7 @@ func goClient(t testing.TB) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// A client that reads in small pieces opens its windows for each of them.
+// A client that reads in small pieces sends a WINDOW_UPDATE for each of them.
 func TestAClientMayReadALargeAnswerInSmallPieces(t *testing.T) {
 	const size = 16 << 20
 	addr := startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) })
@@ -91,7 +91,7 @@ func TestAnUploadIsNotReadByteByByte(t *testing.T) {
 	assert.Less(t, reads.Load(), int64(size/400))
 }
 
-// Who flushes writes its own, and not what others have to send for as long as they have it.
+// A worker that flushes stops writing for other streams after some rounds.
 func TestAFlushDoesNotWaitForTheBodiesOfOthers(t *testing.T) {
 	flushed := make(chan struct{})
 	large := make(chan struct{})
@@ -124,7 +124,7 @@ func TestAFlushDoesNotWaitForTheBodiesOfOthers(t *testing.T) {
 	}
 }
 
-// The body of a request that was answered early may be on its way for long.
+// The body of a request that was answered early may arrive much later.
 func TestABodyMayComeLongAfterItsAnswer(t *testing.T) {
 	for name, size := range map[string]int{"with trailers": 10_000, "its trailers alone": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -141,13 +141,13 @@ func TestABodyMayComeLongAfterItsAnswer(t *testing.T) {
 				require.NoError(t, p.WriteData(1, false, make([]byte, size)))
 			}
 			require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
-			p.ask(2*others+3, false, of("GET", "/", "x-sent", "1")...) // which refers to what the trailers have said
+			p.ask(2*others+3, false, of("GET", "/", "x-sent", "1")...) // its HPACK index refers to the trailers
 			assert.Equal(t, "ok", p.reply(2*others+3).body)
 		})
 	}
 }
 
-// runtime.Goexit, which testing's FailNow calls, ends a handler and no more than that.
+// runtime.Goexit, which testing's FailNow calls, ends only the handler.
 func TestAHandlerMayEndItsGoroutine(t *testing.T) {
 	proxytest.NoLeaks(t)
 	addr, drain := startDraining(t, func(_ http.ResponseWriter, q *http.Request) {
@@ -171,7 +171,7 @@ func TestAHandlerMayEndItsGoroutine(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-// A heldConn gives what it has read to its server when that has had enough of waiting for it: the two cross. As TLS does, it reads ahead.
+// A heldConn returns from Read only when the server sets a read deadline, so that data crosses a timeout. Like TLS, it reads ahead.
 type heldConn struct {
 	net.Conn
 	ahead *bufio.Reader
@@ -210,7 +210,7 @@ func (l *heldListener) Accept() (net.Conn, error) {
 	return held, nil
 }
 
-// A request that crosses the end of the idle time is served, or its client is told that it was not.
+// A request that crosses the end of IdleTimeout is served, or GOAWAY says that it was not.
 func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := &heldListener{pipes: newPipes(), conns: make(chan *heldConn, 1)}
@@ -237,7 +237,7 @@ func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
 	})
 }
 
-// A drain loses no request: each is answered as a whole, or its client knows that it was not begun, and asks elsewhere.
+// In a drain each request is answered completely, or the client knows that it was not begun and retries elsewhere.
 func TestADrainLosesNoRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for range 20 {
@@ -261,7 +261,8 @@ func TestADrainLosesNoRequest(t *testing.T) {
 						begun <- struct{}{}
 						p, err := client.Post("http://"+addr, "text/plain", bytes.NewReader(make([]byte, size)))
 						var dial *net.OpError
-						if errors.As(err, &dial) && dial.Op == "dial" {
+						// The listener may close before it has accepted the connection that the client dialled.
+						if errors.As(err, &dial) && dial.Op == "dial" || err != nil && strings.HasSuffix(err.Error(), "client conn could not be established") {
 							refused.Add(1)
 							return
 						}
@@ -284,12 +285,12 @@ func TestADrainLosesNoRequest(t *testing.T) {
 		done := drain()
 		work.Wait()
 		assert.EqualValues(t, 30, refused.Load())
-		assert.Equal(t, served.Load(), answered.Load(), "no request is served twice, or for nobody")
+		assert.Equal(t, served.Load(), answered.Load(), "each served request is answered once")
 		assert.NoError(t, <-done)
 	}
 }
 
-// What a handler leaves running reads and writes nothing of another's stream.
+// Goroutines that a handler leaves running cannot read or write another stream.
 func TestWhatAHandlerLeavesRunningTouchesNoOther(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var left sync.WaitGroup
@@ -431,7 +432,7 @@ func TestHandlersOfTheProgram(t *testing.T) {
 	assert.ErrorIs(t, <-deadline, os.ErrDeadlineExceeded)
 }
 
-// Who shares an address with a client that costs too much loses no request that is served already.
+// A client with the same address as one that spends too many tokens keeps its requests in flight.
 func TestTheCostOfANeighbourCutsNothingOff(t *testing.T) {
 	release := make(chan struct{})
 	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {

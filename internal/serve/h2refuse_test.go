@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// What h1.Request refuses, a stream is refused for, and what RFC 9113, 8.1.1, calls malformed is reset. Nobody sees it.
+// A stream is refused for what h1.Request refuses, and reset if it is malformed (RFC 9113, 8.1.1). No handler sees it.
 func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
 	const reset = "reset"
 	swap := func(name, value string) []string {
@@ -49,7 +50,7 @@ func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
 		{"a length and no body", reset, false, of("POST", "/", "content-length", "7")},
 		{"two hosts", "400", false, of("GET", "/", "host", "a.test", "host", "a.test")},
 		{"a host that is not the authority", "400", false, of("GET", "/", "host", "b.test")},
-		{"a host that is none", "400", false, swap(":authority", "u@a.test")},
+		{"an invalid host", "400", false, swap(":authority", "u@a.test")},
 		{"no host", "400", false, []string{":method", "GET", ":scheme", "http", ":path", "/"}},
 		{"a blank before a value", reset, false, of("GET", "/", "x-a", " b")},
 		{"a blank behind a value", reset, false, of("GET", "/", "x-a", "b\t")},
@@ -62,13 +63,13 @@ func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
 		{"a pseudo-field twice", reset, false, of("GET", "/", ":path", "/b")},
 		{"a pseudo-field behind others", reset, false, of("GET", "/", "x-a", "b", ":scheme", "http")},
 		{"an unknown pseudo-field", reset, false, of("GET", "/", ":x", "b")},
-		{"the protocol of no CONNECT", reset, false, of("GET", "/", ":protocol", "websocket")},
+		{"a protocol without CONNECT", reset, false, of("GET", "/", ":protocol", "websocket")},
 		{"no path", reset, false, of("GET", "/")[:6]},
 		{"an empty path", reset, false, swap(":path", "")},
 		{"a path that is a URL", reset, false, swap(":path", "http://b.test/")},
 		{"a blank in a path", "400", false, swap(":path", "/a b")},
 		{"a fragment", "400", false, swap(":path", "/a#b")},
-		{"a scheme of another world", "400", false, swap(":scheme", "ftp")},
+		{"a scheme other than http and https", "400", false, swap(":scheme", "ftp")},
 		{"a method that is no token", "400", false, swap(":method", "G T")},
 		{"CONNECT to a host", "501", false, []string{":method", "CONNECT", ":authority", "a.test:443"}},
 		{"an unknown expectation", "417", false, of("GET", "/", "expect", "x")},
@@ -155,7 +156,7 @@ func TestTrailersThatAreNoneAreAnError(t *testing.T) {
 	}
 }
 
-// RFC 9113, 5.1 and 6: frames where none may come end the connection.
+// RFC 9113, 5.1 and 6: frames that are not allowed in their place are connection errors.
 func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 	whole := func(p *peer) {
 		p.ask(1, false, of("GET", "/")...)
@@ -184,18 +185,28 @@ func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 			_ = p.WriteRSTStream(1, http2.ErrCodeCancel)
 			_ = p.WriteData(1, true, []byte("x"))
 		}},
-		{"a body behind its end", http2.ErrCodeStreamClosed, func(p *peer) {
+		{"a body after END_STREAM", http2.ErrCodeStreamClosed, func(p *peer) {
 			p.ask(1, false, of("GET", "/wait")...)
 			_ = p.WriteData(1, true, []byte("x"))
 		}},
-		{"trailers behind the end", http2.ErrCodeStreamClosed, func(p *peer) {
+		{"trailers after END_STREAM", http2.ErrCodeStreamClosed, func(p *peer) {
 			p.ask(1, false, of("GET", "/wait")...)
+			p.ask(1, false, "x-a", "b")
+		}},
+		{"a body behind the end of a malformed request", http2.ErrCodeStreamClosed, func(p *peer) {
+			p.ask(1, false, of("GET", "/", "X-A", "b")...)
+			p.reply(1)
+			_ = p.WriteData(1, false, []byte("x"))
+		}},
+		{"trailers behind the end of a request that has failed", http2.ErrCodeStreamClosed, func(p *peer) {
+			p.ask(1, false, of("GET", "/abort")...)
+			p.reply(1)
 			p.ask(1, false, "x-a", "b")
 		}},
 		{"a body on a stream that is not open", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteData(1, true, []byte("x")) }},
 		{"a reset of a stream that is not open", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteRSTStream(1, 0) }},
 		{"a window of a stream that is not open", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteWindowUpdate(1, 1) }},
-		{"no window", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteWindowUpdate(0, 0) }},
+		{"a window update of zero", http2.ErrCodeProtocol, func(p *peer) { _ = p.WriteWindowUpdate(0, 0) }},
 		{"a window beyond the limit", http2.ErrCodeFlowControl, func(p *peer) { _ = p.WriteWindowUpdate(0, 1<<31-1) }},
 		{"a stream's window beyond the limit", http2.ErrCodeFlowControl, func(p *peer) {
 			p.ask(1, false, of("GET", "/wait")...)
@@ -204,7 +215,7 @@ func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 		{"a setting out of range", http2.ErrCodeFlowControl, func(p *peer) {
 			_ = p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 31})
 		}},
-		{"frames of no size", http2.ErrCodeProtocol, func(p *peer) {
+		{"a maximum frame size of zero", http2.ErrCodeProtocol, func(p *peer) {
 			_ = p.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 0})
 		}},
 		{"a frame inside a header block", http2.ErrCodeProtocol, func(p *peer) {
@@ -215,15 +226,18 @@ func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 		{"a push", http2.ErrCodeProtocol, func(p *peer) {
 			_ = p.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, EndHeaders: true})
 		}},
-		{"a header block that is none", http2.ErrCodeCompression, func(p *peer) {
+		{"a header block that HPACK cannot decode", http2.ErrCodeCompression, func(p *peer) {
 			_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, EndHeaders: true})
 		}},
 		{"a frame that is too large", http2.ErrCodeFrameSize, func(p *peer) { _ = p.WriteRawFrame(http2.FrameData, 0, 1, make([]byte, 1<<14+1)) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
-				if q.URL.Path == "/wait" {
+				switch q.URL.Path {
+				case "/wait":
 					<-q.Context().Done()
+				case "/abort":
+					panic(http.ErrAbortHandler)
 				}
 			}))
 			tt.send(p)
@@ -252,7 +266,7 @@ func TestH2CIsForThoseWhoKnow(t *testing.T) {
 	})
 	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, q.Proto) })}
 	addr := start(t, s)
-	t.Run("not behind a request of HTTP/1.1", func(t *testing.T) {
+	t.Run("not after a request of HTTP/1.1", func(t *testing.T) {
 		c := proxytest.Dial(t, addr)
 		c.Send(get)
 		assert.Equal(t, "HTTP/1.1", string(c.Response("GET").Content))
@@ -280,15 +294,16 @@ func TestH2CIsForThoseWhoKnow(t *testing.T) {
 func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
 	records := make(chan exchange.Record, 1)
 	p := dialH2(t, startH2(t, nil, func(s *serve.Server) {
-		s.Lane = &serve.Lane{Always: true, End: func(r *exchange.Record) { records <- *r },
+		s.Lane = &serve.Lane{Always: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, End: func(r *exchange.Record) { records <- *r },
 			Route: func(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }}
 	}))
-	for i, fields := range [][]string{of("GET", "/p", "connection", "x"), of("GET", "/p", "content-length", "x")} { // one is reset, one answered
+	for i, fields := range [][]string{of("GET", "/p", "x-forwarded-for", "9.9.9.9", "connection", "x"), of("GET", "/p", "x-forwarded-for", "9.9.9.9", "content-length", "x")} { // one is reset, one answered
 		p.ask(uint32(2*i+1), false, fields...)
 		r := <-records
 		var fail *exchange.Failure
 		require.ErrorAs(t, r.Err, &fail)
-		assert.Equal(t, "HTTP/2.0 GET /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Path, " ", r.Status, " ", fail.Side))
+		assert.Equal(t, "HTTP/2.0 GET a.test /p 400 client", fmt.Sprint(r.Proto, " ", r.Method, " ", r.Host, " ", r.Path, " ", r.Status, " ", fail.Side))
+		assert.Equal(t, "9.9.9.9", r.Client.String())
 		p.reply(uint32(2*i + 1))
 	}
 }

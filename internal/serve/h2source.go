@@ -11,33 +11,33 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A source2 is the source of a stream: what has come, in pages. The client may send
-// more when the target has taken what was read, that is, when the next is read. The
-// conn2's mu guards it.
+// A source2 is the source of a stream. Pages hold what has arrived. Bytes that were read
+// go back to the flow-control windows at the next read, when the target has taken them.
+// The conn2's mu guards it.
 type source2 struct {
 	st   *stream
 	none bool  // there is no body
 	size int64 // of the body; unknownLength if it is not known
-	sum  int64 // of what has come
+	sum  int64 // bytes that have arrived
 
-	pages, last *bodyPage // what has come and was not read
-	held        *bodyPage // what first has returned
+	pages, last *bodyPage // arrived and not read
+	held        *bodyPage // returned by first
 	buffered    int64     // bytes in pages
-	lent        int64     // bytes that were read, and may not be sent again yet
+	lent        int64     // bytes that were read, and are not back in the windows
 
 	back  []byte     // to be read again, before anything else
-	ended bool       // nothing else is to come
-	err   error      // behind what has come; io.EOF is the end of the body; nil if not ended
+	ended bool       // the body has ended or failed
+	err   error      // after the last byte; io.EOF is the end of the body; nil until ended
 	tail  []h1.Field // trailers
 
 	asks    bool
 	hurried time.Duration
-	replied bool // the client owes no haste any more
+	replied bool // the client may pause
 	stop    bool // see interrupt
-	bound   bool // until is somebody's, and zero none
+	bound   bool // readBy has set until; zero is no deadline then
 	until   time.Time
-	late    bool // that, or the client's time, has come
-	waiting bool // somebody reads
+	late    bool // the deadline, or the client's time limit, has passed
+	waiting bool // a reader waits, from since on
 	since   time.Time
 }
 
@@ -50,7 +50,7 @@ type bodyPage struct {
 
 var bodyPages = sync.Pool{New: func() any { return new(bodyPage) }}
 
-// open makes s the body of a request of that size; none is one that has ended. The
+// open prepares s for a body of that size. none means that the request has no body. The
 // conn2's mu is held.
 func (s *source2) open(size int64, none bool) {
 	*s = source2{st: s.st, none: none, size: size, back: s.back[:0], ended: none}
@@ -60,7 +60,8 @@ func (s *source2) open(size int64, none bool) {
 	s.st.x.unread.Store(!none)
 }
 
-// arrive takes some of the body, which pad more bytes have come with. mu is held.
+// arrive stores the next part of the body, which came with pad bytes of padding. mu is
+// held.
 func (s *source2) arrive(p []byte, pad int64) {
 	if pad > 0 {
 		s.st.credit(pad)
@@ -95,7 +96,7 @@ var (
 	errShorter = &h1.Refusal{Status: http.StatusBadRequest, Reason: "body shorter than Content-Length"}
 )
 
-// finish notes the end of the body, or why it has none. mu is held.
+// finish notes the end of the body, or the error that ended it. mu is held.
 func (s *source2) finish(trailers []h1.Field, err error) {
 	if s.ended {
 		return
@@ -112,11 +113,14 @@ func (s *source2) finish(trailers []h1.Field, err error) {
 	s.rouse()
 }
 
-// fail ends a body that is malformed: its stream ends by a reset. mu is held.
+// fail ends a malformed body. Its stream will be reset. mu is held.
 func (s *source2) fail(err *h1.Refusal) {
 	s.st.broken = true
 	s.finish(nil, err)
 }
+
+// sent reports whether the client has ended the body, as it should. mu is held.
+func (s *source2) sent() bool { return s.err == io.EOF }
 
 // rouse wakes the reader. mu is held.
 func (s *source2) rouse() {
@@ -129,7 +133,7 @@ func (s *source2) rouse() {
 // Read implements source.
 func (s *source2) Read(p []byte) (int, error) { return s.read(p, true) }
 
-// ReadNow is Read, as far as that needs no waiting; n is 0 where there is nothing.
+// ReadNow is Read without waiting; n is 0 if nothing has arrived.
 func (s *source2) ReadNow(p []byte) (n int, err error) { return s.read(p, false) }
 
 func (s *source2) read(p []byte, waits bool) (n int, err error) {
@@ -157,7 +161,7 @@ func (s *source2) read(p []byte, waits bool) (n int, err error) {
 	return n + s.take(p[n:]), s.ending()
 }
 
-// ending is the error that comes with the last bytes.
+// ending returns io.EOF if the last bytes of the body have been read.
 func (s *source2) ending() error {
 	if s.buffered == 0 && len(s.back) == 0 && s.err == io.EOF {
 		return io.EOF
@@ -165,7 +169,7 @@ func (s *source2) ending() error {
 	return nil
 }
 
-// take copies what has come to p. mu is held.
+// take copies what has arrived to p. mu is held.
 func (s *source2) take(p []byte) (n int) {
 	for s.pages != nil && n < len(p) {
 		page := s.pages
@@ -184,7 +188,7 @@ func (s *source2) take(p []byte) (n int) {
 	return n
 }
 
-// settleUp lets the client send again what was read. mu is held.
+// settleUp gives what was read back to the flow-control windows. mu is held.
 func (s *source2) settleUp() {
 	if n := s.lent; n > 0 {
 		s.lent = 0
@@ -209,7 +213,7 @@ func (s *source2) await() error {
 	return nil
 }
 
-// inspect wakes a reader whose time is over. mu is held.
+// inspect wakes a reader that has waited too long. mu is held.
 func (s *source2) inspect(now time.Time) {
 	switch {
 	case !s.waiting:
@@ -218,7 +222,7 @@ func (s *source2) inspect(now time.Time) {
 		if s.until.IsZero() || now.Before(s.until) {
 			return
 		}
-	case s.st.c.inflow.Open() == 0: // others' bodies have filled the connection's window
+	case s.st.c.inflow.Open() == 0: // other bodies have used up the connection's window
 		s.since = now
 		return
 	case s.replied || now.Sub(s.since) <= atMost(exchange.BodyStall, s.hurried):
@@ -342,7 +346,7 @@ func (s *source2) resume() {
 	s.stop, s.bound, s.late, s.until = false, false, false, time.Time{}
 }
 
-// deadline bounds reads.
+// deadline sets the read deadline; zero removes it.
 func (s *source2) deadline(t time.Time) {
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
@@ -352,7 +356,7 @@ func (s *source2) deadline(t time.Time) {
 	}
 }
 
-// short implements source. A stream ends without its body.
+// short implements source. A stream can end before its body.
 func (s *source2) short() bool { return false }
 
 // settle implements source.
@@ -361,8 +365,8 @@ func (s *source2) settle(time.Duration) bool { return s.whole() }
 // release implements source.
 func (s *source2) release() {}
 
-// drop gives back what has come and was not read, and returns what the connection may
-// be sent again. mu is held.
+// drop frees the pages, and returns how many bytes go back to the connection's window.
+// mu is held.
 func (s *source2) drop() (n int64) {
 	n = s.buffered + s.lent
 	s.buffered, s.lent = 0, 0

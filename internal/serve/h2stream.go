@@ -13,42 +13,43 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/h2"
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A stream is a request of HTTP/2 and its response: a front, with an exchange. It is
-// lent to a connection from the request's head to the end of its worker.
+// A stream is an HTTP/2 request and its response: a front with its exchange. It is lent
+// to a connection from the request's head until serve has returned.
 type stream struct {
 	x    *fastExchange
-	list h2.List // of the request's head
+	list h2.List // the request's fields
 	src  source2
 
-	odd      bool  // the head says what only the handler lane understands
-	talk     bool  // it may be a conversation, for which the handler lane is too
+	odd      bool  // only the handler lane can forward the head
+	talk     bool  // gRPC or extended CONNECT: the body may pause; for the handler lane
 	refusal  error // why the request is refused; nil if it is not
 	headOnly bool
 
 	c        *conn2
 	id       uint32
-	gone     atomic.Bool  // the client has reset the stream, or is gone
-	deadline atomic.Int64 // of writes, unix nanoseconds; 0 is none
-	stall    atomic.Int64 // how long the client may take nothing; 0 means writeStall
+	gone     atomic.Bool  // the client has reset the stream or left
+	deadline atomic.Int64 // of writes, in Unix nanoseconds; 0 means none
+	stall    atomic.Int64 // how long a write may make no progress; 0 means writeStall
 
-	// The connection's mu guards what follows.
+	// The connection's mu guards the fields below.
 	window   h2.Window
 	inflow   h2.Inflow
 	ended    bool      // our side has ended, by END_STREAM or RST_STREAM
-	reset    bool      // by the latter, on either side
-	broken   bool      // what the client sends is malformed
-	whole    bool      // the answer has ended as it should
+	reset    bool      // either side has reset the stream
+	broken   bool      // the request is malformed
+	whole    bool      // the response is complete
 	fault    error     // of all further writes; nil if there is none
-	handling *response // the handler's, for as long as it runs
+	handling *response // of the handler, while it runs
 
-	pend          []byte // of the body, waits for room or for a window
-	sized         bool   // left is known, and ends the body
+	pend          []byte // of the response body: waits for room in out or for a window
+	sized         bool   // the response body ends after left more bytes
 	left          int64
-	moved         time.Time // when some of pend was taken last
-	after, before *stream   // in the ring of those that wait for their turn; nil outside
-	reads, writes sync.Cond // who reads the body, and who writes, waits
+	moved         time.Time // when pend last made progress
+	after, before *stream   // neighbours in the ring of writer2.ready; nil outside it
+	reads, writes sync.Cond // for the body's reader, and for the writer
 }
 
 var streams = sync.Pool{New: func() any {
@@ -58,7 +59,7 @@ var streams = sync.Pool{New: func() any {
 	return st
 }}
 
-// open makes st a stream of c whose request has come; none says that it has no body. The
+// open prepares st for the request in st.x. none means that it has no body. The
 // connection's mu is held.
 func (st *stream) open(c *conn2, id uint32, none bool) {
 	st.c, st.id, st.x.from = c, id, &c.c.origin
@@ -76,21 +77,21 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 		size = unknownLength
 	}
 	st.src.open(size, none)
-	st.src.replied = st.talk // it may pause
+	st.src.replied = st.talk // the client may pause
 	c.heads += len(st.list.Text())
 }
 
-// serve is the exchange. It runs on a worker. Behind a panic, or a handler that ends its
-// goroutine, it does not return true.
+// serve runs the exchange on a worker. It returns false after a panic, and not at all
+// after runtime.Goexit.
 func (st *stream) serve() (returned bool) {
 	defer st.finish()
 	x := st.x
 	x.hop.ID = header.RequestID{}
 	_, malformed := st.refusal.(*h2.Fault)
 	switch {
-	case malformed: // it ends by a reset
+	case malformed: // finish resets the stream
 		x.account(causeMalformed, http.StatusBadRequest, st.refusal, &x.req)
-	case st.gone.Load(): // before it began
+	case st.gone.Load(): // reset before a worker took it
 		x.report(exchange.StatusClientClosed, exchange.ErrClientGone, &x.req)
 	case st.refusal != nil:
 		st.refuse(st.refusal)
@@ -115,20 +116,24 @@ func (st *stream) refuse(err error) {
 	st.x.reject(status, err, &st.x.req)
 }
 
-// finish ends the stream, deferred by serve. A panic is kept to the connection.
+// finish ends the stream; serve defers it. A panic, of a hook, ends the stream alone.
 func (st *stream) finish() {
 	c := st.c
-	if p := recover(); p != nil {
-		c.c.panicked(p)
+	p := recover()
+	if p != nil {
+		c.c.logPanic(p)
 	}
 	c.mu.Lock()
+	if p != nil { // an upload may go on
+		st.src.finish(nil, exchange.ErrClientGone)
+	}
 	switch {
 	case st.reset:
 	case st.broken:
 		st.endBy(h2.ProtocolError)
 	case !st.ended:
 		st.endBy(h2.InternalError)
-	case !st.src.ended: // what is left of the request is not wanted (RFC 9113, 8.1)
+	case !st.src.ended: // the rest of the request is not needed (RFC 9113, 8.1)
 		st.endBy(h2.NoError)
 	}
 	c.dequeue(st)
@@ -150,11 +155,11 @@ func (st *stream) finish() {
 	c.mu.Unlock()
 }
 
-// onItsWay is how much of the body may be on its way behind the end of the stream;
-// nothing if that is malformed, and sentAll if the client has ended it, too. mu is held.
+// onItsWay returns how many bytes of the body may still arrive after the stream: none
+// if it is malformed, sentAll if the client has ended its side, too. mu is held.
 func (st *stream) onItsWay() int32 {
 	switch {
-	case !st.reset || st.gone.Load():
+	case st.src.sent(), !st.reset, st.gone.Load():
 		return sentAll
 	case st.broken:
 		return 0
@@ -162,7 +167,7 @@ func (st *stream) onItsWay() int32 {
 	return int32(st.inflow.Open())
 }
 
-// giveBack lends st to others.
+// giveBack returns st to the pool.
 func (st *stream) giveBack() {
 	st.x.release()
 	st.list.Trim()
@@ -173,13 +178,13 @@ func (st *stream) giveBack() {
 	streams.Put(st)
 }
 
-// endAnswer notes that our side has ended as it should. mu is held.
+// endAnswer notes that the response is complete. mu is held.
 func (st *stream) endAnswer() {
 	st.ended, st.whole = true, true
 	st.c.answered++
 }
 
-// depart notes that the client has reset the stream, or is gone. mu is held.
+// depart ends the exchange: the client has reset the stream or left. mu is held.
 func (st *stream) depart(err error) {
 	if st.gone.Swap(true) {
 		return
@@ -197,24 +202,25 @@ func (st *stream) depart(err error) {
 	}
 }
 
-// inspect is the sweeper's. mu is held.
+// inspect checks time limits, for the sweeper. mu is held.
 func (st *stream) inspect(now time.Time) {
 	st.x.inspect(now)
 	st.src.inspect(now)
 	if st.fault == nil && (st.stalled(now) || st.expired(now)) {
 		st.fault = errStalled
 		st.writes.Signal()
+		st.c.room.Broadcast()
 	}
 }
 
-// expired reports whether the deadline of writes has come.
+// expired reports whether the write deadline has passed.
 func (st *stream) expired(now time.Time) bool {
 	d := st.deadline.Load()
 	return d != 0 && now.UnixNano() >= d
 }
 
-// credit lets the client send n bytes again, on the connection and on the stream. mu is
-// held.
+// credit gives n bytes back to both flow-control windows. It widens them while the body
+// is read as fast as it comes. mu is held.
 func (st *stream) credit(n int64) {
 	c := st.c
 	c.credit(n)
@@ -233,9 +239,15 @@ func (st *stream) credit(n int64) {
 	}
 }
 
-// credit lets the client send n bytes again on the connection. mu is held.
+// credit gives n bytes back to the connection's flow-control window. The client is told when
+// half of the window is owed, or more than is left of it: bodies that wait unread must not keep
+// others from being sent. mu is held.
 func (c *conn2) credit(n int64) {
-	if by := c.inflow.Return(uint32(n)); by > 0 {
+	by := c.inflow.Return(uint32(n))
+	if f := &c.inflow; by == 0 && f.Owed() > f.Open() && f.Owed() >= fairPiece {
+		by = f.Settle()
+	}
+	if by > 0 {
 		c.out = h2.AppendWindowUpdate(c.out, 0, by)
 		c.hire()
 	}
@@ -263,6 +275,32 @@ func (st *stream) handled() {
 	st.handling = nil
 }
 
+// client implements front.
+func (st *stream) client(w *response) exchange.Client { return (*client2)(w) }
+
+// A client2 is the client of a stream, for as long as a handler may know it: longer than
+// the stream is lent.
+type client2 response
+
+// Left implements exchange.Client.
+func (c *client2) Left() bool { return c.left.Load() }
+
+// HungUp implements exchange.Client.
+func (c *client2) HungUp() bool { return c.left.Load() }
+
+// Mark implements exchange.Client.
+func (c *client2) Mark() (m peek.Mark) {
+	c.gate.Lock()
+	defer c.gate.Unlock()
+	if a := c.a.Load(); a != nil {
+		st := a.f.(*stream)
+		st.c.mu.Lock()
+		defer st.c.mu.Unlock()
+		m.Written = st.progress().UnixNano()
+	}
+	return m
+}
+
 // lookOut implements front: the connection is read all the time.
 func (st *stream) lookOut(*response) {}
 
@@ -278,7 +316,7 @@ func (st *stream) lookBack() {}
 // keeps implements front.
 func (st *stream) keeps() bool { return false }
 
-// reuses implements front: no answer has to wait for the rest of its request.
+// reuses implements front: no response has to wait for the rest of its request.
 func (st *stream) reuses(*head) bool { return false }
 
 // next implements front.
@@ -435,7 +473,7 @@ func (st *stream) cut() {
 	c.write(st)
 }
 
-// endBy resets the stream. mu is held.
+// endBy resets the stream with code. mu is held.
 func (st *stream) endBy(code h2.Code) {
 	st.ended, st.reset = true, true
 	st.c.out = h2.AppendRSTStream(st.c.out, st.id, code)
@@ -470,6 +508,7 @@ func (st *stream) writeBy(t time.Time) error {
 	if st.fault == nil && st.expired(time.Now()) {
 		st.fault = errStalled
 		st.writes.Signal()
+		c.room.Broadcast()
 	}
 	return nil
 }

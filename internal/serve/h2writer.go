@@ -9,48 +9,51 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/h2"
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A writer2 is what a connection of HTTP/2 has to send. The conn2's mu guards it.
+// A writer2 holds what an HTTP/2 connection has to send. The conn2's mu guards it.
 //
-// What is to be sent gathers in out. Who wants it to go out, and finds nobody writing,
-// writes until nothing is left, with the lock released. Bodies that find no room, or no
-// window, wait in their streams, and come into out in turns.
+// Frames gather in out. One goroutine at a time writes out until it is empty, and
+// releases the lock during each write. A body without room in out, or without a
+// flow-control window, waits in its stream. Waiting bodies are appended in turns.
 type writer2 struct {
 	out     []byte // to be written next
-	spent   []byte // the memory of what was written last
+	spent   []byte // memory of the last write, for out
 	writing bool
-	writes  int   // that have been made
-	swept   int   // of these, those that the sweeper has seen
-	emitted int64 // when the last was made; who writes guards it
-	failed  error // of the first write that failed
-	queued  int   // bytes of control frames in out
+	writes  int       // number of writes
+	swept   int       // writes at the sweeper's last visit
+	emitted int64     // time of the last write; used by the writing goroutine only
+	mark    peek.Mark // of the connection, at look's last visit
+	took    time.Time // when the client was last seen to take some of a write, or had taken all
+	failed  error     // of the first failed write
+	queued  int       // bytes of control frames in out
 	room    sync.Cond
 	encoder h2.Encoder
 	peer    h2.Settings
 	window  h2.Window
-	ready   *stream // the first one that waits for its turn, in a ring; nil if there is none
+	ready   *stream // first in the ring of streams whose bodies wait; nil if it is empty
 }
 
-// Bounds of what gathers.
+// Limits of out and of writes.
 const (
 	mostOut     = 64 << 10 // beyond that, heads and bodies wait
 	mostControl = 16 << 10
-	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body at a time: with its head the frame fills a record
-	firstRecord = 4 << 10                          // of records behind a pause of slowStart
-	slowStart   = time.Second                      // the least after which a sender may begin anew (RFC 5681, 4.1)
-	mostRounds  = 4                                // of writes that a stream makes for all
-	fairPiece   = 1 << 10                          // of a body, which a client that leaves it small windows may ask for
+	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body per turn: with its head the frame fills a TLS record
+	firstRecord = 4 << 10                          // of the first two TLS records after a pause of slowStart
+	slowStart   = time.Second                      // shortest pause after which TCP may fall back to slow start (RFC 5681, 4.1)
+	mostRounds  = 4                                // of writes in a row by a worker, before another goroutine takes over
+	fairPiece   = 1 << 10                          // smaller DATA and WINDOW_UPDATE frames may cost the client; see expense
 )
 
-// control makes out what is appended to it by a control frame. mu is held.
+// control takes out with a control frame appended, and gets it written. mu is held.
 func (c *conn2) control(out []byte) {
 	c.queued += len(out) - len(c.out)
 	c.out = out
 	c.hire()
 }
 
-// hire lets out be written by somebody who may wait for that. mu is held.
+// hire starts a goroutine that writes out, unless a write is in progress. mu is held.
 func (c *conn2) hire() {
 	if !c.writing && c.failed == nil && !c.over {
 		c.writing = true
@@ -67,26 +70,31 @@ func (c *conn2) writeOut() {
 	}
 }
 
-// write writes what is to be sent, unless somebody does. st is the stream that wants
-// it; nil if none does. mu is held, and released meanwhile.
+// write writes out and waiting bodies, unless a write is in progress. st is the stream
+// that calls it, or nil; one with a deadline must not wait for the client, and has it done by
+// writeOut. mu is held, and released meanwhile.
 func (c *conn2) write(st *stream) {
-	if c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil {
+	switch {
+	case c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil:
+		return
+	case st != nil && st.deadline.Load() != 0:
+		c.hire()
 		return
 	}
 	c.writing = true
-	if c.running > 1 && st != nil { // let the others say what they have to
+	if c.running > 1 && st != nil { // let other streams append their frames first
 		c.mu.Unlock()
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	if c.pump() { // whoever has something to say next is not to write for the others all the time
+	if c.pump() { // a worker must not write for the others forever
 		c.workers.Add(1)
 		go c.writeOut()
 	}
 }
 
-// pump writes until nothing is left, or for a while, and reports whether something is.
-// mu is held, and writing is set; it stays set if something is left.
+// pump writes until nothing is left, at most mostRounds times, and reports whether
+// something is left. mu is held and writing is set; writing stays set in that case.
 func (c *conn2) pump() (more bool) {
 	for rounds := 0; c.failed == nil; rounds++ {
 		c.fill()
@@ -115,9 +123,9 @@ func (c *conn2) pump() (more bool) {
 	return false
 }
 
-// emit writes b. After a pause the first records are small: a client can use none before
-// it is whole, and the network takes little at first. A panic in a connection of somebody
-// else's type ends that: here it would be the program's end.
+// emit writes b. After a pause the first TLS records are small: a client can use only
+// whole records, and TCP sends little at first. A panic in the program's own connection
+// type ends only that connection.
 func (c *conn2) emit(b []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -141,7 +149,7 @@ func (c *conn2) emit(b []byte) (err error) {
 	return err
 }
 
-// breakOff notes that nothing can be sent any more. mu is held.
+// breakOff ends all writes with err, and stops the reader. mu is held.
 func (c *conn2) breakOff(err error) {
 	c.failed = err
 	c.out = nil
@@ -152,7 +160,7 @@ func (c *conn2) breakOff(err error) {
 	c.judge(err)
 }
 
-// fill lets waiting bodies come into out, in turns. mu is held.
+// fill appends waiting bodies to out, in turns. mu is held.
 func (c *conn2) fill() {
 	for len(c.out) < mostOut && c.ready != nil && c.window > 0 {
 		st := c.ready
@@ -166,8 +174,8 @@ func (c *conn2) fill() {
 	}
 }
 
-// appendBody appends up to n bytes of what a stream has to send, as far as the windows
-// allow. mu is held.
+// appendBody appends up to n bytes of st.pend to out, as far as both flow-control
+// windows allow. mu is held.
 func (c *conn2) appendBody(st *stream, n int) {
 	if n = min(n, int(st.window), int(c.window)); n <= 0 {
 		return
@@ -178,8 +186,8 @@ func (c *conn2) appendBody(st *stream, n int) {
 	c.out = append(c.out, p...)
 }
 
-// spend takes n bytes out of both windows, which have them, and returns the flags of
-// their frame. mu is held.
+// spend takes n bytes from both flow-control windows, which must have them, and returns
+// the flags of the DATA frame. mu is held.
 func (st *stream) spend(n int) h2.Flags {
 	c := st.c
 	h2.Take(n, &st.window, &c.window)
@@ -195,7 +203,7 @@ func (st *stream) spend(n int) h2.Flags {
 	return 0
 }
 
-// unblock lets a stream that has something to send take its turn. mu is held.
+// unblock adds st to the ring, if it has a body to send and a window. mu is held.
 func (c *conn2) unblock(st *stream) {
 	if len(st.pend) == 0 || st.window <= 0 || st.after != nil {
 		return
@@ -210,14 +218,14 @@ func (c *conn2) unblock(st *stream) {
 	}
 }
 
-// kick lets bodies go out that a window has been opened for. mu is held.
+// kick starts a write if waiting bodies have a window. mu is held.
 func (c *conn2) kick() {
 	if c.ready != nil && c.window > 0 && !c.writing {
 		c.hire()
 	}
 }
 
-// dequeue takes a stream out of the ring, if it is in it. mu is held.
+// dequeue takes a stream out of the ring, if it is there. mu is held.
 func (c *conn2) dequeue(st *stream) {
 	if st.after == nil {
 		return
@@ -232,7 +240,8 @@ func (c *conn2) dequeue(st *stream) {
 	st.after, st.before = nil, nil
 }
 
-// roomFor waits until a head can be appended. mu is held, and released meanwhile.
+// roomFor waits until out has room for a header block. mu is held, and released
+// meanwhile.
 func (c *conn2) roomFor(st *stream) error {
 	for {
 		switch {
@@ -243,15 +252,15 @@ func (c *conn2) roomFor(st *stream) error {
 		case len(c.out) < mostOut:
 			return nil
 		case !c.writing:
-			c.write(nil)
+			c.write(st)
 		default:
 			c.room.Wait()
 		}
 	}
 }
 
-// send appends p to out, as the next of a stream's body, and waits until all of it is
-// there. mu is held, and released meanwhile.
+// send appends p, the next part of a response body, to out, and waits until all of it
+// is there. mu is held, and released meanwhile.
 func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 	if st.ended {
 		return len(p), st.fault
@@ -283,9 +292,9 @@ func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 	}
 }
 
-// sendPage is send of page[HeadSize:HeadSize+n], which it writes without a copy where
-// nobody else has something to send: the head of each frame goes into the bytes before
-// it, which have been sent. mu is held, and released meanwhile.
+// sendPage is send of page[HeadSize:HeadSize+n]. It writes without a copy if nothing
+// else is to be sent: each frame's head overwrites the bytes before it, which are free
+// or sent. mu is held, and released meanwhile.
 func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	for n > 0 {
 		k := min(n, grant)
@@ -313,14 +322,45 @@ func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	return nil
 }
 
-// stalled reports whether the client has left no window to a stream that has something
-// to send for longer than it may. mu is held.
+// stalled reports whether the client has taken nothing of what st has to send for longer
+// than it may. mu is held.
 func (st *stream) stalled(now time.Time) bool {
-	if len(st.pend) == 0 || st.window > 0 && st.c.window > 0 {
-		return false
-	}
-	return now.Sub(st.moved) > cmp.Or(time.Duration(st.stall.Load()), writeStall)
+	return len(st.pend) > 0 && now.Sub(st.progress()) > st.patient()
 }
 
-// errStalled is the failure of a write that the client has taken nothing of for too long.
+// patient is how long the client may take nothing.
+func (st *stream) patient() time.Duration { return cmp.Or(time.Duration(st.stall.Load()), writeStall) }
+
+// progress is when the client has last made room for what the stream has to send. With
+// windows that are open it is the connection that has to take something. mu is held.
+func (st *stream) progress() time.Time {
+	if st.window > 0 && st.c.window > 0 && st.c.took.After(st.moved) {
+		return st.c.took
+	}
+	return st.moved
+}
+
+// look notes whether the client takes what is written. If it has taken nothing for
+// longer than any of its streams allows, the write fails. mu is held.
+func (c *conn2) look(now time.Time) {
+	if !c.writing {
+		c.took = now
+		return
+	}
+	if mark := c.c.Mark(); mark != c.mark {
+		c.mark, c.took = mark, now
+		return
+	}
+	var patience time.Duration
+	for _, st := range c.streams {
+		if st.fault == nil {
+			patience = max(patience, st.patient())
+		}
+	}
+	if len(c.streams) > 0 && now.Sub(c.took) > patience {
+		_ = c.c.SetWriteDeadline(now)
+	}
+}
+
+// errStalled fails a write that makes no progress for too long, or until its deadline.
 var errStalled = os.ErrDeadlineExceeded

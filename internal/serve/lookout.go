@@ -18,8 +18,8 @@ type lookout struct {
 // peeks reports whether the sweeper can see the client leave.
 func (c *conn) peeks() bool { return canTry && c.socket != nil }
 
-// lookOut implements front, if the sweeper cannot see the end of the connection, and if
-// there is room for a byte of another request. The mu of the handler's body is held.
+// lookOut implements front. It needs room for a byte of another request. The mu of the
+// handler's body is held.
 func (f *front1) lookOut(w *response) {
 	if f.c.peeks() || f.lookout != nil || f.r == 0 && f.w == len(f.in) {
 		return
@@ -59,7 +59,7 @@ func (l *lookout) read(c *conn) (err error) {
 // looksOut implements front.
 func (f *front1) looksOut() bool { return f.lookout != nil }
 
-// comeBack implements front. What was read goes behind what else waits to be parsed. The
+// comeBack implements front. It appends the byte that was read to the input buffer. The
 // mu of the handler's body is held.
 func (f *front1) comeBack() {
 	l := f.lookout

@@ -202,11 +202,11 @@ func (f *front1) readHead() (n int, next step) {
 	}
 }
 
-// takesH2C reports whether the first bytes of the connection may be the preface of
-// HTTP/2: by prior knowledge alone (RFC 9113, 3.3).
+// takesH2C reports whether the connection may begin with the preface of HTTP/2, by prior
+// knowledge (RFC 9113, 3.3).
 func (c *conn) takesH2C() bool { return c.s.H2C && c.tls == nil && !c.spoke }
 
-// speak2 hands the connection over to HTTP/2, with what has been read of it.
+// speak2 hands the connection and the bytes already read over to serve2.
 func (f *front1) speak2() step {
 	c, ahead := f.c, slices.Clone(f.unparsed())
 	c.readBy(0)

@@ -10,10 +10,10 @@
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
 //   - fastlane_upload.go, fastlane_response.go: bodies
-//   - front.go, source.go: what the server of a request sees of its client
-//   - front1.go, source1.go: that of HTTP/1.x
-//   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: a connection of HTTP/2: frames, header blocks, what is sent, clocks and workers, what a client may cost
-//   - h2stream.go, h2source.go: that of HTTP/2, a stream
+//   - front.go, source.go: a response and a request body, in any version of HTTP
+//   - front1.go, source1.go: the same in HTTP/1.x
+//   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: an HTTP/2 connection: frames, header blocks, writes, drain and workers, limits of its cost
+//   - h2stream.go, h2source.go: the same in HTTP/2: a stream
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
 //   - sendfile.go: files to clients
@@ -49,7 +49,7 @@ type Server struct {
 	MaxHeaderBytes    int
 	MaxConns          int
 	MaxHandshakes     int
-	H2C               bool    // HTTP/2 without TLS, from clients that know that it is spoken
+	H2C               bool    // accept HTTP/2 without TLS, by prior knowledge
 	Lane              *Lane   // nil serves everything by Handler
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 

@@ -9,25 +9,24 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A source is the body of a request, decoded. It is what a Body of both lanes is read
-// from.
+// A source is the decoded body of a request. The Body of both lanes reads from it.
 //
 // One goroutine reads at a time. Others may call interrupt.
 type source interface {
-	// Read implements io.Reader. The end comes with the last bytes, if it is known. A
-	// client that has left is exchange.ErrClientGone; what is malformed is an
-	// *h1.Refusal. After a timeout, or an interrupt, which is
-	// http.ErrBodyReadAfterClose, reading may go on.
+	// Read implements io.Reader. It returns io.EOF with the last bytes if the end is
+	// known, exchange.ErrClientGone if the client has left, and an *h1.Refusal if the
+	// body is malformed. Reading may go on after a timeout, and after an interrupt and
+	// resume. An interrupted Read returns http.ErrBodyReadAfterClose.
 	io.Reader
 
-	// length is that of the body; unknownLength if it is not known.
+	// length returns the length of the body, or unknownLength.
 	length() int64
 
-	// first reads what of the body has come with the head, with the error behind that.
-	// It stays as it is until release.
+	// first reads the part of the body that came with the head, and the error after it.
+	// The bytes are valid until release.
 	first() ([]byte, error)
 
-	// giveBack lets the beginning of the body, which has been read, be read again.
+	// giveBack makes data, the beginning of the body, be read again.
 	giveBack(data []byte)
 
 	// whole reports whether the body has been read to its end, and pending whether it
@@ -35,41 +34,40 @@ type source interface {
 	whole() bool
 	pending() bool
 
-	// trailers are those behind the body, once it is whole; valid until release.
+	// trailers returns the trailers, once the body is whole; valid until release.
 	trailers() []h1.Field
 
-	// expect says whether the client waits for 100 Continue before it sends the body, and
-	// expected reports that.
+	// expect sets whether the client waits for 100 Continue before it sends the body.
+	// expected reports it.
 	expect(asks bool)
 	expected() bool
 
-	// hurry bounds how long the client may send nothing until the response begins,
-	// within exchange.BodyStall; 0 means no other bound. answer says that it has begun:
-	// the client owes no haste any more.
+	// hurry limits how long the client may send nothing until the response begins. 0
+	// means exchange.BodyStall, which is also the maximum. answer says that the response
+	// has begun: the client may pause.
 	hurry(stall time.Duration)
 	answer()
 
-	// interrupt wakes the reader, who gets an error, as does everybody until resume,
-	// which also ends any bound that was set on reads. stopped reports whether nobody
-	// has resumed since, and bounded whether there is such a bound.
+	// interrupt wakes the reader. Reads fail until resume, which also removes a read
+	// deadline. stopped reports whether interrupt was called since resume, and bounded
+	// whether a read deadline is set.
 	interrupt()
 	stopped() bool
 	bounded() bool
 	resume()
 
-	// short reports whether it can be worth while to wait for what is left of a body
-	// that nobody wants, and settle reads that, if it comes. It reports whether that
-	// was all.
+	// short reports whether the rest of an unread body may be worth reading. settle
+	// discards the rest, waits up to patience for each part of it, and reports whether
+	// the body has been read to its end.
 	short() bool
 	settle(patience time.Duration) bool
 
-	// release ends the use of the body. The head, and the trailers, are not needed any
-	// more.
+	// release ends the use of the body, its head and its trailers.
 	release()
 }
 
-// expects reports what becomes of the Expect fields of a request: whether its
-// client waits for 100 Continue, or wants what nobody knows (RFC 9110, 10.1.1).
+// expects reports whether the client waits for 100 Continue, and whether it expects
+// anything else (RFC 9110, 10.1.1).
 func expects(r *h1.Request) (asks, unknown bool) {
 	if r.Unusual&h1.UnusualExpect == 0 || r.Minor == 0 {
 		return false, false

@@ -12,31 +12,31 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A source1 is the source of HTTP/1.x: what of the body has been read with the head,
-// which is in the front's input buffer, and then what the connection brings. Nothing in
-// the input buffer is overwritten before release.
+// A source1 is the source of HTTP/1.x. It reads first what came with the head, from the
+// front's input buffer, and then from the connection. Nothing in the input buffer is
+// overwritten before release.
 type source1 struct {
 	f       *front1
 	framing h1.Framing
 	left    int64     // of a sized body: bytes to come
 	chunks  h1.Chunks // of a chunked one
-	raw     []byte    // of a chunked one: what has come and is not decoded yet
+	raw     []byte    // of a chunked one: bytes not decoded yet
 	page    *[bufferSize]byte
 	data    []byte    // decoded and not read yet; in the input buffer or in page
 	back    []byte    // to be read again, before anything else
 	asks    bool      // the client waits for 100 Continue before it sends the body
-	until   time.Time // when settle loses its patience; zero without it
+	until   time.Time // read deadline of settle; zero without it
 	err     error     // what all further reads return; io.EOF is the end of the body
 
 	arming   sync.Mutex    // held while the read deadline is set
-	stall    time.Duration // how long the client may send nothing until the response begins, within exchange.BodyStall; 0 means no other bound
+	stall    time.Duration // how long the client may send nothing until the response begins, at most exchange.BodyStall; 0 means that
 	stop     atomic.Bool   // set before the read deadline that wakes the reader
 	bound    atomic.Bool   // a handler has set the read deadline
-	answered atomic.Bool   // the response has begun: the client owes no haste any more
+	answered atomic.Bool   // the response has begun: the client may pause
 }
 
-// sourcePages hold what of a chunked body is being decoded. What is behind the body
-// fits the input buffer.
+// sourcePages hold the part of a chunked body that is being decoded, and the input of
+// HTTP/2. Bytes after a chunked body fit the input buffer.
 var sourcePages = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // take makes s the body of the request that f has parsed.
@@ -61,12 +61,11 @@ func (s *source1) take(f *front1) {
 	}
 }
 
-// release implements source: what was read behind the body is the beginning of the
-// next request.
+// release implements source. Bytes read after the body begin the next request.
 func (s *source1) release() {
 	f := s.f
 	if s.page == nil {
-		f.r -= len(s.raw) // it is the end of the input buffer's
+		f.r -= len(s.raw) // raw is the end of the input buffer
 	} else {
 		f.r, f.w = 0, copy(f.in[:], s.raw)
 		s.dropPage()
@@ -81,7 +80,7 @@ func (s *source1) dropPage() {
 	}
 }
 
-// ahead reports whether there are bytes behind those of the body that were read.
+// ahead reports whether bytes after those of the body have been read.
 func (s *source1) ahead() bool { return s.f.r < s.f.w || len(s.raw) > 0 }
 
 // length implements source.
@@ -198,8 +197,8 @@ func (s *source1) readAhead(p []byte) int {
 	return n
 }
 
-// ReadNow is Read of a sized body, as far as that needs no waiting; n is 0 where there
-// is nothing.
+// ReadNow is Read without waiting, of a sized body whose rest fits p; n is 0 if nothing
+// has arrived.
 func (s *source1) ReadNow(p []byte) (n int, err error) {
 	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
 		return 0, nil
@@ -210,7 +209,7 @@ func (s *source1) ReadNow(p []byte) (n int, err error) {
 	return n, s.took(n)
 }
 
-// decode decodes what has come of a chunked body.
+// decode decodes what has arrived of a chunked body.
 func (s *source1) decode() {
 	data, n, err := s.chunks.Decode(s.raw)
 	s.raw, s.data = s.raw[n:], data
@@ -254,7 +253,7 @@ func (s *source1) receive(p []byte) (int, error) {
 }
 
 // arm sets the deadline of the next read, unless a handler has set one. It reports
-// whether the deadline is that of a client which owes haste.
+// whether answer removes that deadline.
 func (s *source1) arm() (hurries bool) {
 	s.arming.Lock()
 	defer s.arming.Unlock()
@@ -307,9 +306,9 @@ func (s *source1) resume() {
 // maxSettle is how long settle waits in all.
 const maxSettle = 5 * time.Second
 
-// settle implements source. It reads up to exchange.SettleBytes, while something comes
-// within patience each time. It does not wait for a client that waits to be asked, nor
-// for a body that is known to be too long.
+// settle implements source. It reads up to exchange.SettleBytes, and waits up to
+// patience for each read. It does not wait for a client that expects 100 Continue, or
+// for a body that is known to be longer.
 func (s *source1) settle(patience time.Duration) bool {
 	if s.err == nil && !s.short() {
 		return false
@@ -335,13 +334,13 @@ func (s *source1) settle(patience time.Duration) bool {
 	return s.whole()
 }
 
-// short implements source: the body is not known to be too long, and its client does
-// not wait to be asked.
+// short implements source. It is false for a body that is known to be too long, and for
+// a client that waits for 100 Continue.
 func (s *source1) short() bool {
 	return !s.asks && (s.framing != h1.SizedBody || s.left <= exchange.SettleBytes)
 }
 
-// unread returns what was read of the body, and behind it, and not used.
+// unread returns the bytes of the body and after it that were read and not used.
 func (s *source1) unread() []byte {
 	return slices.Concat(s.back, s.data, s.raw, s.f.in[s.f.r:s.f.w])
 }

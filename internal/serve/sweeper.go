@@ -42,8 +42,8 @@ type span interface {
 	Ending() bool
 }
 
-// renew makes w that of a new exchange. A stream is that of one only: if its client has
-// left, that stays so.
+// renew prepares w for a new exchange. A stream has only one: it stays gone if its client
+// has left.
 func (w *watched) renew() {
 	w.goodbye = goodbye{}
 	if w.gone.Load() && w.front.major() == 1 {
@@ -60,7 +60,7 @@ func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forw
 	w.mu.Lock()
 	w.busy, w.lease, w.life, w.span, w.around = true, l, life, s, around
 	w.since, w.doomed, w.stay = w.from.s.now(), time.Time{}, nil
-	if w.gone.Load() { // while nothing waited
+	if w.gone.Load() { // the client left before watch
 		w.abort()
 	}
 	w.mu.Unlock()
@@ -137,7 +137,7 @@ func (s *Server) sweep(done <-chan struct{}) {
 	}
 }
 
-// inspect is the sweeper's, which a panic on one connection does not end.
+// inspect checks the connection, for the sweeper. A panic closes this connection only.
 func (c *conn) inspect(now time.Time) {
 	defer c.contain()
 	if w := c.serving.Load(); w != nil {
@@ -217,7 +217,7 @@ func (w *watched) forsake() {
 	}
 }
 
-// abort wakes who waits for the exchange. w.mu is held.
+// abort wakes the goroutine that waits in the exchange. w.mu is held.
 func (w *watched) abort() {
 	w.lease.Abort()
 	if w.waiting != nil {

@@ -89,6 +89,9 @@ func (d *direction) ended(err error) outcome {
 	if c, ok := d.dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
 		return finished
 	}
+	if d.run.tunnel.WebSocket && d.from == ByUpstream {
+		return broken // a server closes last (RFC 6455, 7.1.1): it does not read on
+	}
 	return lame
 }
 

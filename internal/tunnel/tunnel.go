@@ -70,7 +70,7 @@ type Result struct {
 // Run copies both ways until both directions have ended, one side fails, nothing moves for the idle limit, or ctx is done.
 //
 // The end of one side's stream is passed on as a half-close, and the other direction goes on. Where that is not possible,
-// and where a side takes no more bytes, the other direction gets the grace. When ctx is done, a WebSocket
+// the end of a WebSocket's upstream is the tunnel's; otherwise, and where a side takes no more bytes, the other direction gets the grace. When ctx is done, a WebSocket
 // tunnel sends Close 1001 both ways, each at the next border between two frames, waits for both answers
 // within the grace and closes; any other tunnel closes at once.
 //

@@ -345,6 +345,20 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 	})
 }
 
+// A stream of HTTP/2 cannot be half-closed by a handler: its client is to hear at once that the target is gone.
+func TestTheEndOfAWebSocketsTargetIsTheTunnels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
+		write(t, g.upstream, "\x81\x03bye")
+		expect(t, g.client, "\x81\x03bye")
+		require.NoError(t, g.upstream.Close())
+		begun := time.Now()
+		expectEOF(t, g.client)
+		assert.Equal(t, tunnel.Result{FromUpstream: 5, By: tunnel.ByUpstream}, g.wait(t))
+		assert.Zero(t, time.Since(begun))
+	})
+}
+
 // deaf is a side whose writes fail while its stream goes on.
 type deaf struct{ net.Conn }
 
