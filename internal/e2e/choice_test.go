@@ -260,6 +260,7 @@ func TestAMirrorGetsCopiesAndTouchesNoAnswer(t *testing.T) {
 
 // Two upstreams may mirror each other: a copy is not copied.
 func TestACopyIsNotCopied(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	one, two := proxytest.NewServer(t, nil), proxytest.NewServer(t, nil)
 	inLanes(t, func() *hostproxy.Upstream {
 		u, v := hostproxy.To(one.Addr()), hostproxy.To(two.Addr())

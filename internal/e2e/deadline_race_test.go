@@ -37,6 +37,7 @@ func (c *arming) SetReadDeadline(at time.Time) error {
 
 // The read deadline that a handler sets holds, also where it comes while a Read of the body begins.
 func TestADeadlineThatComesWhileAReadBeginsHolds(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	began := make(chan struct{})
 	r := &hostproxy.Router{Logger: panicsFail(t)}
 	failed := make(chan error, 1)

@@ -114,6 +114,7 @@ func (c *exploding) Read([]byte) (int, error) {
 
 // A connection that comes too late is closed, whatever that does.
 func TestALateConnectionMayPanicWhenItIsClosed(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting

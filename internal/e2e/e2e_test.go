@@ -71,12 +71,12 @@ var lanes = []lane{
 // A setting changes a site before it starts.
 type setting func(*site)
 
-// overEachLane runs check on a fresh site for each lane, whose backend runs script.
+// overEachLane runs check on a fresh site for each lane, whose backend runs script. It looks for leaks once, behind all lanes.
 func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
+	proxytest.NoLeaks(t)
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
-			proxytest.NoLeaks(t)
 			check(t, newSite(t, l, script, settings...))
 		})
 	}

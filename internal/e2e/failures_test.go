@@ -130,6 +130,7 @@ func TestADialErrorMovesOnWithTheWholeBody(t *testing.T) {
 }
 
 func TestASilentUpstreamIs504(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
 			c.Wait(nil)

@@ -97,6 +97,7 @@ func overHTTP2(t *testing.T, set func(*testing.T, *site), check func(*testing.T,
 }
 
 func TestGRPCClientsGetOurErrorsInTrailers(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, tt := range ownErrors {
 		t.Run(tt.name, func(t *testing.T) {
 			overHTTP2(t, tt.set, func(t *testing.T, s *site) {
@@ -122,6 +123,7 @@ func TestGRPCClientsGetOurErrorsInTrailers(t *testing.T) {
 }
 
 func TestOthersGetOurErrorsAsHTTP(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, tt := range ownErrors {
 		t.Run(tt.name, func(t *testing.T) {
 			overHTTP2(t, tt.set, func(t *testing.T, s *site) {

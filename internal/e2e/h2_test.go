@@ -85,6 +85,7 @@ func newRequest(t *testing.T, method, target string, body io.Reader) *http.Reque
 }
 
 func TestTrailersCrossEveryProtocol(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	h := func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Trailer", "X-Announced")
 		body, _ := io.ReadAll(q.Body)

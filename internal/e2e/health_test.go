@@ -70,6 +70,7 @@ func TestATargetWhoseChecksFailGetsNoRequests(t *testing.T) {
 }
 
 func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	b := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {}))
 	checks := func() (n int) {
 		for _, s := range b.Seen() {
@@ -304,6 +305,7 @@ func sendForEver(c *proxytest.BackendConn, first, then string) {
 }
 
 func TestReplaceWaitsUntilTheNewAnswersItsCheck(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	var ready atomic.Bool
 	old := proxytest.NewBackend(t, says("old"))
 	next := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -165,6 +165,7 @@ func (c closer) Close() error             { c.closed.Store(true); return nil }
 
 // The same holds while a handler serves a request, when the connection is read to see whether the client leaves.
 func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{get, request("POST /", sized("hello"))} {
 		t.Run(strings.Fields(raw)[0], func(t *testing.T) {
 			proxytest.NoLeaks(t)

@@ -99,6 +99,7 @@ func TestNewMiddlewareAroundTheSameUpstreamCounts(t *testing.T) {
 }
 
 func TestAnUpstreamBehindMiddlewareIsNotHidden(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for about, around := range map[string]func(http.Handler) http.Handler{
 		"that tells":     func(h http.Handler) http.Handler { return wrapper{h} },
 		"that does not":  hidden,

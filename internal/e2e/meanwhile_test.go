@@ -47,6 +47,7 @@ func overLanesSlowly(t *testing.T, check func(*testing.T, *site, teller)) {
 }
 
 func TestWhatAClientSendsWhileItWaitsIsItsNextRequests(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	overLanesSlowly(t, func(t *testing.T, s *site, tell teller) {
 		c := s.dial(t)
 		c.Send(request("GET /slow", "\r\n"))
@@ -73,6 +74,7 @@ func TestWhatAClientSendsWhileItWaitsIsItsNextRequests(t *testing.T) {
 }
 
 func TestAClientThatLeavesItsNextRequestIs499(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	overLanesSlowly(t, func(t *testing.T, s *site, tell teller) {
 		c := s.dial(t)
 		c.Send(request("GET /slow", "\r\n"))

@@ -17,6 +17,7 @@ import (
 
 // What ends the context of a request is not always that its client has left: the record says what a client got that stays.
 func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	slow := func(w http.ResponseWriter, q *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment))
 		if _, err := io.ReadAll(q.Body); err != nil {

@@ -233,6 +233,7 @@ func TestTheRecordOfARefusedHeadSaysWhatWasAsked(t *testing.T) {
 
 // A handler of the program's own is told by its request's context that the client has left, and so is the record.
 func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	const wrote = "wrote"
 	handlers := map[string]http.HandlerFunc{
 		"waits": func(w http.ResponseWriter, q *http.Request) {
@@ -293,6 +294,7 @@ func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
 
 // A deadline that middleware sets is not taken for a client that leaves.
 func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	for name, target := range map[string]http.HandlerFunc{
 		"before the response": func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() },
 		"within it": func(w http.ResponseWriter, q *http.Request) {

@@ -99,6 +99,7 @@ func TestTheNextTargetGetsWhatWasReadWhileItWasChosen(t *testing.T) {
 
 // A body that the fast lane has read to its end, and that nobody wants in the handler lane, is followed by another request.
 func TestNothingBehindABodyThatWasHandedOverIsLost(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	body := "Transfer-Encoding: chunked\r\n\r\n" + chunked(strings.Repeat("a", 20_000), 20_000)
 	for what, next := range map[string]string{"a GET": get, "a POST": request("POST /", sized("hello"))} {
 		t.Run(what, func(t *testing.T) {

@@ -51,6 +51,7 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 
 // CVE-2023-39326 and its kin: whatever a client or an upstream may repeat has a bound.
 func TestAClientsFloodEnds(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	post := "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct{ about, first, part string }{
 		{"chunk extensions of 900 bytes", post, "1;" + strings.Repeat("e", 900) + "\r\na\r\n"},

@@ -144,6 +144,7 @@ func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
 
 // Checks, and requests that need HTTP/2, have their handshakes on goroutines of net/http's.
 func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	old := proxytest.NewBackend(t, says("old"))
 	for hook, set := range panicking {
 		for name, check := range map[string]hostproxy.HealthCheck{

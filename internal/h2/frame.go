@@ -117,6 +117,9 @@ func (p *Parser) Parse(b []byte) (n int, err error) {
 	return p.payload(b, fixed, size)
 }
 
+// Missing returns how many bytes of the frame are still to come, its padding included.
+func (p *Parser) Missing() int { return p.rest + p.pad }
+
 // Between reports whether the last frame and the last header block are complete.
 func (p *Parser) Between() bool { return p.rest+p.pad == 0 && p.block == 0 }
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -57,7 +59,8 @@ func own(owner string) {
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
 //
 // The user's data directory is an empty one meanwhile: no test touches the certificates of the user who runs it, nor those of
-// another package's tests. GODEBUG has one more setting, in the processes that tests start too.
+// another package's tests. GODEBUG has one more setting, in the processes that tests start too. Garbage is collected less often
+// than usual, unless GOGC is set.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "proxytest")
 	if err == nil {
@@ -69,6 +72,9 @@ func Main(m *testing.M) {
 	}
 	// Stacks show the labels.
 	_ = os.Setenv("GODEBUG", strings.TrimPrefix(os.Getenv("GODEBUG")+",tracebacklabels=1", ","))
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // tests keep little and make plenty of garbage: collections would be an eighth of their work
+	}
 	own("-") // neither of a test that looks for leaks, nor of none
 	code := runAndLook(m)
 	_ = os.RemoveAll(dir)
@@ -89,13 +95,19 @@ func runAndLook(m *testing.M) int {
 }
 
 // leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay: all, or those of
-// the test owner and its subtests, and those that no goroutine has started but a timer.
+// the test owner and its subtests, and those that no goroutine has started but a timer. Timers of other tests start new ones
+// all the time: of these, only those of the first look count.
 func leaked(before map[string]string, owner string, patience time.Duration) []string {
 	var left []string
+	var first map[string]string
 	poll(patience, func() bool {
+		now := goroutines()
+		if first == nil {
+			first = now
+		}
 		left = left[:0]
-		for id, stack := range goroutines() {
-			if _, old := before[id]; !old && isOf(owner, stack) {
+		for id, stack := range now {
+			if _, old := before[id]; !old && isOf(owner, id, stack, first) {
 				left = append(left, stack)
 			}
 		}
@@ -104,30 +116,36 @@ func leaked(before map[string]string, owner string, patience time.Duration) []st
 	return left
 }
 
-// isOf reports whether a goroutine can be one that owner, or a subtest of it, has started. All are of "".
-func isOf(owner, stack string) bool {
+// isOf reports whether a goroutine can be one that owner, or a subtest of it, has started. All are of "". What only a timer has
+// started can be if it is in first.
+func isOf(owner, id, stack string, first map[string]string) bool {
 	head, _, _ := strings.Cut(stack, "\n")
 	_, label, labelled := strings.Cut(head, `labels:{"`+ownerLabel+`": `)
-	if owner == "" || !labelled {
+	if owner == "" {
 		return true
+	}
+	if !labelled {
+		_, there := first[id]
+		return there
 	}
 	quoted, _ := strconv.QuotedPrefix(label)
 	name, err := strconv.Unquote(quoted)
 	return err != nil || name == owner || strings.HasPrefix(name, owner+"/")
 }
 
+// buffers are for the text of all stacks: a test may look for leaks a hundred times.
+var buffers = sync.Pool{New: func() any { return new(make([]byte, 1<<20)) }}
+
 // goroutines returns the stacks of all goroutines but the caller's and the settled ones, by goroutine number.
 func goroutines() map[string]string {
-	buf := make([]byte, 1<<20)
-	for {
-		n := runtime.Stack(buf, true)
-		if n < len(buf) {
-			buf = buf[:n]
-			break
-		}
-		buf = make([]byte, 2*len(buf))
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	n := runtime.Stack(*buf, true)
+	for n == len(*buf) {
+		*buf = make([]byte, 2*len(*buf))
+		n = runtime.Stack(*buf, true)
 	}
-	stacks := bytes.Split(buf, []byte("\n\n"))
+	stacks := bytes.Split((*buf)[:n], []byte("\n\n"))
 	found := make(map[string]string, len(stacks))
 	for _, raw := range stacks[1:] { // the first is the caller
 		stack := strings.TrimSpace(string(raw))

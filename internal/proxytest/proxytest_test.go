@@ -103,6 +103,31 @@ func TestNoLeaksLeavesEachTestItsOwnGoroutines(t *testing.T) {
 	}
 }
 
+func TestNoLeaksDoesNotWaitForWhatTimersStartMeanwhile(t *testing.T) {
+	r := &recorder{TB: t}
+	proxytest.NoLeaksWithin(r, proxytest.Patience)
+	stop, gone := make(chan struct{}), make(chan struct{})
+	var relay func(release func())
+	relay = func(release func()) { // there is always one, and it is another each time
+		release()
+		select {
+		case <-stop:
+			close(gone)
+		default:
+			ctx, next := context.WithCancel(context.Background())
+			time.AfterFunc(0, func() { relay(next) })
+			<-ctx.Done()
+		}
+	}
+	begun := make(chan struct{})
+	time.AfterFunc(0, func() { relay(func() { close(begun) }) })
+	<-begun
+	r.cleanups[0]()
+	close(stop)
+	<-gone
+	assert.Empty(t, r.errors)
+}
+
 func TestNoLeaksSeesTheGoroutinesOfSubtests(t *testing.T) {
 	r := &recorder{TB: t}
 	proxytest.NoLeaksWithin(r, 20*time.Millisecond)

@@ -272,7 +272,11 @@ func (c *conn2) receive() (n int, err error) {
 		c.in = sourcePages.Get().(*[bufferSize]byte)
 		c.in[0] = c.c.first[0]
 		c.w = 1
-		return 1, nil // a second read could wait: this may be the last byte of a body
+		if c.frames.Missing() > 1 { // otherwise the second read could wait: this may be the last byte of a body
+			n, _ = c.c.stream().Read(c.in[1:]) // an error comes again with the next read
+			c.w += n
+		}
+		return c.w, nil
 	}
 	n, err = c.c.stream().Read(c.in[c.w:])
 	c.w += n
