@@ -216,9 +216,9 @@ func (b *Body) read(p []byte) (int, error) {
 	if !b.keeps {
 		b.lost.Store(true)
 	}
-	start := time.Now()
+	start, excused := time.Now(), b.excused()
 	n, err := b.contained(p)
-	b.waited += time.Since(start)
+	b.waited += time.Since(start) - (b.excused() - excused)
 	switch total := b.count.Add(int64(n)); {
 	case b.max > 0 && total > b.max:
 		n, err = 0, ErrBodyTooLarge
@@ -233,6 +233,14 @@ func (b *Body) read(p []byte) (int, error) {
 		b.Fail(err)
 	}
 	return n, err
+}
+
+// excused is how long, in all, the client was not free to send: see Client.
+func (b *Body) excused() time.Duration {
+	if src, ok := b.src.(interface{ Excused() time.Duration }); ok {
+		return src.Excused()
+	}
+	return 0
 }
 
 // contained is Read of a source that middleware may have made. A panic in it is an

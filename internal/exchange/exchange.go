@@ -17,6 +17,7 @@ package exchange
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/limit"
@@ -95,6 +96,10 @@ type Client interface {
 	// Mark is how far the client has come in taking the response.
 	Mark() peek.Mark
 
+	// Excused is how long, in all, the client was not free to send the body of the
+	// request: other bodies had used up its connection's flow-control window.
+	Excused() time.Duration
+
 	// Why is the client's fault for which its connection was closed; nil without one.
 	Why() error
 }
@@ -127,6 +132,14 @@ const Name = "hostproxy"
 func HungUp(ctx context.Context) bool {
 	c := clientOf(ctx)
 	return c != nil && c.HungUp()
+}
+
+// Excused returns the Excused of the client of ctx's Slot.
+func Excused(ctx context.Context) time.Duration {
+	if c := clientOf(ctx); c != nil {
+		return c.Excused()
+	}
+	return 0
 }
 
 // ClientLeft reports whether the client of the request with that context has left. A front

@@ -68,6 +68,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Excused is that of the client, for Body.
+func (b *requestBody) Excused() time.Duration { return exchange.Excused(b.q.Context()) }
+
 // spoiled reports whether the body is not as long as the request says, behind a Read
 // that returned n and err.
 func (b *requestBody) spoiled(n int, err error) bool {

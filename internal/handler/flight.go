@@ -41,6 +41,7 @@ type flight struct {
 	lease  pool.Lease         // the connection of the current attempt
 	cancel context.CancelFunc
 	mark   peek.Mark     // of the client's connection, when it was last looked at
+	excuse time.Duration // the client's Excused, likewise
 	cut    error         // why the flight was cut off
 	doomed time.Time     // when a life was first seen to have ended
 	stay   *forward.Stay // of a stream that outlives its route and its target; nil if it does not
@@ -67,7 +68,7 @@ func (fl *flight) Inspect(now time.Time) {
 	case fl.polite != nil && fl.outlived(now):
 		fl.polite()
 	case last == 0:
-	case fl.moved(now.Sub(time.Unix(0, last))):
+	case fl.moved(now.Sub(time.Unix(0, last))), fl.excused():
 		fl.touch()
 	case fl.overdue(now.Sub(time.Unix(0, last))):
 		if fl.slow.Load() {
@@ -101,6 +102,17 @@ func (fl *flight) moved(quiet time.Duration) bool {
 	before := fl.mark
 	fl.mark = mark
 	return ok && mark != before
+}
+
+// excused reports whether the client, which is to send some of its body, was not free to
+// do so since the last call. fl.mu is held.
+func (fl *flight) excused() bool {
+	if !fl.owes.Load() {
+		return false
+	}
+	before := fl.excuse
+	fl.excuse = exchange.Excused(fl.Context)
+	return fl.excuse != before
 }
 
 // overdue reports whether no byte may fail to move for that long. fl.mu is held.

@@ -264,6 +264,9 @@ func (c *conn) Left() bool {
 	return w != nil && w.left.Load()
 }
 
+// Excused implements exchange.Client. HTTP/1.x has no windows.
+func (c *conn) Excused() time.Duration { return 0 }
+
 // Why implements exchange.Client. HTTP/1.x answers what is wrong.
 func (c *conn) Why() error { return nil }
 

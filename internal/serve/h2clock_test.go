@@ -1,8 +1,11 @@
 package serve_test
 
 import (
+	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http2"
 
+	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
@@ -429,4 +433,64 @@ func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 		assert.Equal(t, "text", r.body)
 		p.c.Close()
 	})
+}
+
+// It is not late for its target either, whichever lane forwards its body.
+func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
+	for _, hooked := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			u := hostproxy.To("10.0.0.1:80")
+			if hooked {
+				u.ModifyResponse = func(*http.Response) error { return nil }
+			}
+			u.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, s := net.Pipe()
+				go func() {
+					r := bufio.NewReader(s)
+					for {
+						q, err := http.ReadRequest(r)
+						if err != nil {
+							return
+						}
+						b, err := io.ReadAll(q.Body)
+						if err != nil {
+							return
+						}
+						io.WriteString(s, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"+string(b))
+					}
+				}()
+				return c, nil
+			}
+			r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+			r.Handle("a.test/up", u)
+			r.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				<-release
+			}))
+			ln := newPipes()
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			s := &hostproxy.Server{Router: &r, H2C: true, IdleTimeout: -1}
+			go func() { done <- s.Serve(ctx, nil, ln) }()
+			p := newPeer(t, ln.dial())
+			p.listen()
+			for i := range 16 {
+				p.ask(uint32(2*i+1), true, of("POST", "/stuck")...)
+				for range 4 {
+					require.NoError(t, p.WriteData(uint32(2*i+1), false, make([]byte, 16<<10)))
+				}
+			}
+			p.ask(101, true, of("POST", "/up")...)
+			time.Sleep(3 * time.Minute)
+			close(release)
+			p.reply(1)
+			require.NoError(t, p.WriteData(101, true, []byte("text")))
+			rep := p.reply(101)
+			assert.Equal(t, "200", rep.status)
+			assert.Equal(t, "text", rep.body)
+			p.c.Close()
+			cancel()
+			<-done
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
@@ -39,6 +40,8 @@ type source2 struct {
 	late    bool // the deadline, or the client's time limit, has passed
 	waiting bool // a reader waits, from since on
 	since   time.Time
+
+	excused atomic.Int64 // how long reads have waited for a client that was not free to send
 }
 
 // A bodyPage holds some of a body.
@@ -223,6 +226,7 @@ func (s *source2) inspect(now time.Time) {
 			return
 		}
 	case s.st.c.inflow.Open() == 0: // other bodies have used up the connection's window
+		s.excused.Add(int64(now.Sub(s.since)))
 		s.since = now
 		return
 	case s.replied || now.Sub(s.since) <= atMost(exchange.BodyStall, s.hurried):
@@ -230,6 +234,11 @@ func (s *source2) inspect(now time.Time) {
 	}
 	s.late = true
 	s.rouse()
+}
+
+// Excused is that of exchange.Client, also while a read waits.
+func (s *source2) Excused() time.Duration {
+	return time.Duration(s.excused.Load())
 }
 
 // length implements source.
@@ -350,7 +359,7 @@ func (s *source2) resume() {
 func (s *source2) deadline(t time.Time) {
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
-	s.bound, s.until = true, t
+	s.bound, s.until, s.late = true, t, false
 	if !t.IsZero() && !t.After(time.Now()) {
 		s.rouse()
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/h2"
 	"github.com/hostproxy/hostproxy/internal/header"
-	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // A stream is an HTTP/2 request and its response: a front with its exchange. It is lent
@@ -273,52 +272,6 @@ func (st *stream) handled() {
 	st.c.mu.Lock()
 	defer st.c.mu.Unlock()
 	st.handling = nil
-}
-
-// client implements front.
-func (st *stream) client(w *response) exchange.Client { return (*client2)(w) }
-
-// A client2 is the client of a stream, for as long as a handler may know it: longer than
-// the stream is lent.
-type client2 response
-
-// Left implements exchange.Client.
-func (c *client2) Left() bool { return c.left.Load() }
-
-// HungUp implements exchange.Client.
-func (c *client2) HungUp() bool { return c.left.Load() }
-
-// Mark implements exchange.Client.
-func (c *client2) Mark() (m peek.Mark) {
-	c.gate.Lock()
-	defer c.gate.Unlock()
-	if a := c.a.Load(); a != nil {
-		st := a.f.(*stream)
-		st.c.mu.Lock()
-		defer st.c.mu.Unlock()
-		m.Written = st.progress().UnixNano()
-	}
-	return m
-}
-
-// Why implements exchange.Client.
-func (c *client2) Why() error {
-	c.gate.Lock()
-	defer c.gate.Unlock()
-	if a := c.a.Load(); a != nil {
-		return a.f.why()
-	}
-	return nil
-}
-
-// why implements front.
-func (st *stream) why() error {
-	st.c.mu.Lock()
-	defer st.c.mu.Unlock()
-	if st.c.fault == nil {
-		return nil
-	}
-	return st.c.fault
 }
 
 // lookOut implements front: the connection is read all the time.
