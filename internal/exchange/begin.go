@@ -81,7 +81,7 @@ func (x *Exchange) Finish() {
 		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
 	}
 	if f, ok := x.Err.(*Failure); ok && x.client != nil {
-		f.Excuse(x.client.Why())
+		f.Because(x.client.Why())
 	}
 }
 

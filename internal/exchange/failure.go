@@ -62,9 +62,9 @@ func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *AttemptError) Unwrap() error { return e.Err }
 
-// Excuse makes why the cause of a failure on the client's side, if there is one: the
+// Because makes why the cause of a failure on the client's side, if there is one: the
 // client's connection was closed because of it.
-func (f *Failure) Excuse(why error) {
+func (f *Failure) Because(why error) {
 	if why != nil && f.Side == SideClient {
 		f.Err = why
 	}

@@ -408,7 +408,7 @@ func (x *fastExchange) finish() {
 		r.RequestBytes = x.upload.body.Count()
 	}
 	if x.fail != nil {
-		x.fail.Excuse(x.front.why())
+		x.fail.Because(x.front.why())
 		r.Err = x.fail
 	}
 	lane.End(r)
