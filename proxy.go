@@ -788,7 +788,7 @@ func (r *Router) Explain(q *http.Request) Explanation {
 type Explanation struct {
 	Method string     // as the client wrote it
 	Host   string     // in canonical form; as the client wrote it if it is invalid
-	Path   string     // as compared with patterns, escaped
+	Path   string     // the path that patterns are matched against, escaped
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 
 	// Candidates are the routes whose host matches, in the order in which they are

@@ -205,10 +205,10 @@ type TLS struct {
 // The zero value means the settings of TLS. Settings that exclude each other are
 // an error.
 type HostTLS struct {
-	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil means that these
-	// apply. ACME issuers need no certmagic.NewACMEIssuer, see TLS.Issuer. Several issuers
-	// may use the same CA with different settings. They use separate accounts if the
-	// e-mail, the account key or the external account differs.
+	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil means that
+	// these apply. ACME issuers can be struct literals, as in TLS.Issuer. Several
+	// issuers may use the same CA with different settings. They use separate
+	// accounts if the e-mail, the account key or the external account differs.
 	//
 	// A change of the issuer takes effect at the next renewal, or immediately for a
 	// host without a valid certificate. ACME issuers are the same if their fields are
@@ -253,8 +253,8 @@ type HostTLS struct {
 var ErrHostNotAllowed = certs.ErrNotAllowed
 
 // An Issuer is a certmagic.Issuer and the type of key for its certificates. Use it
-// wherever TLS takes an issuer. An ACME issuer in it needs no
-// certmagic.NewACMEIssuer, see [TLS.Issuer]:
+// wherever TLS takes an issuer. An ACME issuer in it can be a struct literal; see
+// [TLS.Issuer]. For example:
 //
 //	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
 type Issuer struct {
@@ -290,12 +290,12 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
-// The states of a certificate. A host begins as CertPending and then changes
-// between CertValid and CertFailed. A failed host without a certificate becomes
-// CertPending again after [Router.RenewCertificate], and when its DNS records have
-// been corrected.
+// The states of a certificate. A host whose certificate the Router obtains begins as
+// CertPending and then changes between CertValid and CertFailed. A failed host
+// without a certificate becomes CertPending again after [Router.RenewCertificate],
+// and when its DNS records have been corrected.
 const (
-	CertPending = "pending" // no valid certificate; the first attempt is in progress, is due soon or is left to a handshake
+	CertPending = "pending" // no valid certificate; an attempt is in progress, is due soon or is left to a handshake
 	CertValid   = "valid"   // a certificate is served
 	CertFailed  = "failed"  // the last attempt failed, none can be made, or the order waits for DNS records; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
@@ -320,8 +320,8 @@ type CertStatus struct {
 	// Nil means that nothing is wrong.
 	Err error
 
-	// NextTry is the time of the next attempt, after a failure or while a CA's limit
-	// applies. Zero means that no attempt is planned. If NextTry is zero in the
+	// After a failure, or while a CA's limit applies, NextTry is the time of the next
+	// attempt. Zero means that no attempt is planned. If NextTry is zero in the
 	// state [CertFailed], no attempt is made until the configuration changes.
 	NextTry time.Time
 
@@ -347,10 +347,10 @@ type CertStatus struct {
 // a certificate of its own during the handshake. Such certificates stay in memory only,
 // and [Router.Certificates] does not list them.
 //
-// Values with the same Storage are the same authority. The zero value is the
-// authority of a Router whose TLS is zero. The methods may be called concurrently,
-// and create the authority if it does not exist. The root is never installed in a
-// trust store: install it yourself.
+// Values with the same Storage are the same authority. The zero LocalCA is the
+// authority that a Router uses if its TLS field is not set. The methods may be
+// called concurrently, and create the authority if it does not exist. The root is
+// never installed in a trust store: install it yourself.
 //
 // If several processes share a Storage and it loses its contents, the running
 // processes restore the contents within five minutes. A process that starts in
@@ -844,11 +844,11 @@ func canonicalHost(host string) (string, error) {
 
 // AwaitCertificates waits until the Router listens and each of the given hosts has a
 // certificate. If no hosts are given, it waits for all hosts that need a
-// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If
-// hosts of [TLS.Lazy] are given, AwaitCertificates waits for them, but does not
-// order their certificates: the first handshake or [Router.RenewCertificate] does.
-// When ctx is done, the error names the hosts without a certificate and the reasons.
-// An invalid host is an error immediately.
+// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If such
+// hosts are given explicitly, AwaitCertificates waits for them, but does not order
+// their certificates: the first handshake or [Router.RenewCertificate] does. When
+// ctx is done, the error names the hosts without a certificate and the reasons. An
+// invalid host is an error immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {

@@ -384,10 +384,9 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. To end the checks of an
-// Upstream behind a handler of your own, the Router must know the Upstream: through
-// the handler's Unwrap method or, if there is none, since the Upstream's first
-// request. The checks of an Upstream that no Router knows end only with Drain.
+// or when the last route to the Upstream is removed. Except for Drain, this requires
+// that the Router knows the Upstream. It knows an Upstream that is the handler of a
+// route, that is behind handlers with an Unwrap method, or that has had a request.
 // [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
@@ -484,10 +483,10 @@ func (r *Retry) config() forward.Retry {
 }
 
 // A HeaderEdit is a fixed change to the header of a message: Remove, then Set, then
-// Add. Both Remove and Set first delete every spelling of the header that CGI reads
-// as the same name, such as X_User for X-User, also in trailers. Headers that
-// delimit or route a message are an error: Host, Content-Length, Transfer-Encoding,
-// Connection and the like.
+// Add. Remove deletes every spelling of a header that CGI reads as the same name,
+// such as X_User for X-User, also in trailers. Set does the same before it sets the
+// header. Headers that delimit or route a message are an error: Host,
+// Content-Length, Transfer-Encoding, Connection and the like.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -653,8 +652,8 @@ func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Add adds targets, which get requests immediately. Add does not wait until they
-// serve; [Upstream.Replace] does.
+// Add adds targets, which get requests immediately, unless [HealthCheck].StartDown is
+// set. Add does not wait until they serve; [Upstream.Replace] does.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
