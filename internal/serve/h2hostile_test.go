@@ -75,20 +75,36 @@ func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 	}
 }
 
-// RFC 9113, 6.8: frames of streams that the client opened before it read the last GOAWAY are ignored.
-func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
+// drained returns a client that has read the last GOAWAY of a drain, while its first stream waits for the response. finish lets
+// that be answered, and checks that it is whole and that the connection ends without an error.
+func drained(t *testing.T) (p *peer, finish func()) {
+	t.Helper()
 	release := make(chan struct{})
 	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
 		<-release
 		io.WriteString(w, "whole")
 	})
-	p := dialH2(t, addr)
+	p = dialH2(t, addr)
 	p.ask(1, false, of("GET", "/")...)
 	p.frame("settings", func(s seen) bool { return s.kind == http2.FrameSettings && s.ack })
 	done := drain()
 	ping := p.frame("PING", func(s seen) bool { return s.kind == http2.FramePing })
 	require.NoError(t, p.WritePing(true, [8]byte([]byte(ping.data))))
 	p.frame("the last GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway && s.last == 1 })
+	return p, func() {
+		t.Helper()
+		close(release)
+		assert.Equal(t, "whole", p.reply(1).body)
+		code, _ := p.closed()
+		assert.Equal(t, http2.ErrCodeNo, code)
+		p.c.Close()
+		assert.NoError(t, <-done)
+	}
+}
+
+// RFC 9113, 6.8: frames of streams that the client opened before it read the last GOAWAY are ignored.
+func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
+	p, finish := drained(t)
 	p.ask(3, true, of("POST", "/")...)
 	require.NoError(t, p.WriteData(3, false, []byte("body")))
 	require.NoError(t, p.WriteWindowUpdate(3, 1))
@@ -96,28 +112,12 @@ func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
 	require.NoError(t, p.WritePing(false, [8]byte{1}))
 	p.frame("answer to a PING", func(s seen) bool { return s.kind == http2.FramePing && s.ack })
-	close(release)
-	assert.Equal(t, "whole", p.reply(1).body)
-	code, _ := p.closed()
-	assert.Equal(t, http2.ErrCodeNo, code)
-	p.c.Close()
-	assert.NoError(t, <-done)
+	finish()
 }
 
 // After a drain's last GOAWAY, as many streams as are allowed may still arrive. They cost the client nothing.
 func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
-	release := make(chan struct{})
-	addr, drain := startDraining(t, func(w http.ResponseWriter, _ *http.Request) {
-		<-release
-		io.WriteString(w, "whole")
-	})
-	p := dialH2(t, addr)
-	p.ask(1, false, of("GET", "/")...)
-	p.frame("settings", func(s seen) bool { return s.kind == http2.FrameSettings && s.ack })
-	done := drain()
-	ping := p.frame("PING", func(s seen) bool { return s.kind == http2.FramePing })
-	require.NoError(t, p.WritePing(true, [8]byte([]byte(ping.data))))
-	p.frame("the last GOAWAY", func(s seen) bool { return s.kind == http2.FrameGoAway && s.last == 1 })
+	p, finish := drained(t)
 	for stream := uint32(3); stream < 2*250; stream += 2 {
 		p.ask(stream, true, of("POST", "/")...)
 		require.NoError(t, p.WriteData(stream, false, []byte("x")))
@@ -127,10 +127,7 @@ func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	p.wait("answer to a PING", func(all []seen, ended bool) bool {
 		return ended || slices.ContainsFunc(all, func(s seen) bool { return s.kind == http2.FramePing && s.ack })
 	})
-	close(release)
-	assert.Equal(t, "whole", p.reply(1).body)
-	p.c.Close()
-	assert.NoError(t, <-done)
+	finish()
 }
 
 // A worker that writes for all streams goes on with its own stream soon, also while a slow client reads a large body.
