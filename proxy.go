@@ -737,12 +737,12 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check validates the fields of r and of its handlers, and returns all errors, joined.
-// It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
+// Check validates the fields of r and of its handlers, and returns all errors,
+// joined. It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
 // [Router.TLSConfig] do. Check also reports each field that was changed after first
-// use, in r, in its handlers and in the Servers that run r. Nil means that each field
-// is in effect, or takes effect at first use. Check does not count as first use:
-// fields may still be set.
+// use, in r, in its handlers and in the Servers that run r. Nil means that each of
+// these fields is in effect, or takes effect at first use. Check does not count as
+// first use: fields may still be set.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {

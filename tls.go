@@ -35,12 +35,13 @@ import (
 // names, and stores them in files. Using a CA means agreeing to its terms of
 // service.
 //
-// Each host of a route gets a certificate in the background. Only handshakes of a
-// host without a certificate wait for the CA, up to 64 per host. These handshakes do
-// not delay hosts that have a certificate. At most ten orders in ten seconds go to
-// each ACME account, and to each issuer that is not an ACME issuer: due renewals
-// first, then hosts with waiting handshakes. A host that fails is retried with
-// growing pauses, and does not delay other hosts. See [Router.Certificates].
+// By default each host of a route gets a certificate in the background. Only
+// handshakes of a host without a certificate wait for the CA, up to 64 per host.
+// These handshakes do not delay hosts that have a certificate. Each ACME account,
+// and each other issuer, places at most ten orders in ten seconds. Due renewals go
+// first, then hosts with waiting handshakes, then all others. A host that fails is
+// retried with growing pauses, and does not delay other hosts. See
+// [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -153,8 +154,8 @@ type TLS struct {
 	// clients reach this machine. A host without any A or AAAA record waits until it
 	// has one, whatever the addresses are.
 	//
-	// An order never waits if the host has a valid certificate, if the look-up fails,
-	// or if all records are private addresses.
+	// However, an order never waits if the host has a valid certificate, if the
+	// look-up fails, or if all records are private addresses.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
@@ -211,9 +212,10 @@ type HostTLS struct {
 	// accounts if the e-mail, the account key or the external account differs.
 	//
 	// A change of the issuer takes effect at the next renewal, or immediately for a
-	// host without a valid certificate. ACME issuers are the same if their fields are
-	// equal; DNS01Solver and TrustedRoots are compared with ==. Other issuers, and
-	// ACME issuers that contain functions, are compared with == as a whole.
+	// host without a valid certificate. ACME issuers are the same if their fields
+	// are equal; DNS01Solver and TrustedRoots are compared with ==. ACME issuers
+	// that contain functions, and other issuers, are the same if the two interface
+	// values are equal (==), for instance the same pointer.
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
 	// fail immediately without one. A *certmagic.ZeroSSLIssuer is public, and so is a
@@ -290,10 +292,10 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
-// The states of a certificate. A host whose certificate the Router obtains begins as
-// CertPending and then changes between CertValid and CertFailed. A failed host
-// without a certificate becomes CertPending again after [Router.RenewCertificate],
-// and when its DNS records have been corrected.
+// The states of a certificate. If the Router obtains a host's certificate, the host
+// begins as CertPending and then changes between CertValid and CertFailed. A failed
+// host without a certificate becomes CertPending again after
+// [Router.RenewCertificate], and when its DNS records have been corrected.
 const (
 	CertPending = "pending" // no valid certificate; an attempt is in progress, is due soon or is left to a handshake
 	CertValid   = "valid"   // a certificate is served
@@ -342,10 +344,11 @@ type CertStatus struct {
 // certificate is limited to these names and to server certificates. A root that is
 // already in Storage is used unchanged. A LocalCA implements certmagic.Issuer.
 //
-// Clients do not accept a wildcard certificate for *.localhost. Therefore an internal
-// host that is matched only by * or by a wildcard, such as *.localhost or *.test, gets
-// a certificate of its own during the handshake. Such certificates stay in memory only,
-// and [Router.Certificates] does not list them.
+// Clients do not accept wildcard certificates directly below a top-level name, such
+// as *.localhost or *.test. A LocalCA therefore issues no wildcards: an internal
+// host that is matched only by a wildcard pattern, or by *, gets a certificate of
+// its own during the handshake. Such certificates stay in memory only, and
+// [Router.Certificates] does not list them.
 //
 // Values with the same Storage are the same authority. The zero LocalCA is the
 // authority that a Router uses if its TLS field is not set. The methods may be

@@ -46,10 +46,11 @@ type Upstream struct {
 	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
-	// HTTP/1.1 by ALPN gets only HTTP/2. If a target selects no protocol by ALPN, the
-	// proxy opens a second connection, at most once in ten minutes, and also offers h2
-	// there. If the target selects h2 on this second connection and closes the first
-	// one, it gets only HTTP/2 from then on.
+	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets select no protocol by ALPN and
+	// then close the connection, because they speak only HTTP/2. To detect them, the
+	// proxy opens a second connection, at most once in ten minutes, that offers h2 too.
+	// If the target selects h2 there and has closed the first connection, it gets only
+	// HTTP/2 from then on.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -215,15 +216,16 @@ type Upstream struct {
 	// when no byte has moved for this time. Zero means 5 minutes; negative disables
 	// the limit.
 	//
-	// A peer that stops reading is cut off after at most twice this time. With
-	// HTTP/2, or in an http.Server of your own, the proxy cannot see the client's
-	// connection. The client must then read each 32 KiB within IdleTimeout.
+	// A peer that stops reading is cut off after at most twice this time. In an
+	// http.Server of your own, the proxy cannot see the client's connection. There
+	// the client must read at least 32 KiB per IdleTimeout.
 	//
 	// Until the response begins, two fixed limits also apply to a client that sends
-	// the body of an HTTP/1.x request slowly. The request fails with 408 if the
-	// client sends nothing for a minute. Once the proxy has waited a total of 10 s
-	// for the body, the request also fails if the client's average rate is below
-	// 240 B/s. The average covers the last two minutes at most.
+	// a request body slowly, except for gRPC and WebSockets over HTTP/2. The request
+	// fails with 408 if the client sends nothing for a minute. Once the proxy has
+	// waited a total of 10 s for the body, the request also fails if the client's
+	// average rate is below 240 B/s. The average covers the last two minutes at
+	// most.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long an upgraded connection or an event stream (a
@@ -309,8 +311,8 @@ func DNSSource(target string, interval time.Duration) Source {
 // _service._proto.name, with their weights. It uses only the records with the
 // lowest priority value. scheme is the scheme of the targets: http, https or h2c.
 // The records are looked up every interval, but at most once a second. SRVSource
-// panics on another scheme, and on labels that are empty or begin with an
-// underscore.
+// panics if scheme is none of these, or if service, proto or name is empty or begins
+// with an underscore.
 func SRVSource(scheme, service, proto, name string, interval time.Duration) Source {
 	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
 		panic(fmt.Sprintf("hostproxy: SRVSource: scheme %q: want http, https or h2c", scheme))
@@ -384,10 +386,11 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. Except for Drain, this requires
-// that the Router knows the Upstream. It knows an Upstream that is the handler of a
-// route, that is behind handlers with an Unwrap method, or that has had a request.
-// [Upstream.Replace] checks new targets even if Interval is negative.
+// or when the last route to the Upstream is removed. Drain always ends them. The
+// others end them only if the Router knows the Upstream. It knows the Upstreams that
+// are handlers of its routes, also behind handlers with an Unwrap method, and those
+// that have had a request through it. [Upstream.Replace] checks new targets even if
+// Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
@@ -412,9 +415,9 @@ type HealthCheck struct {
 //   - A success closes the breaker. A failure opens it again, for twice as long, up
 //     to 5 minutes.
 //
-// Failures are connections that are refused or cut off, responses that are not
-// HTTP or come too late, and responses with one of Statuses. A client disconnect
-// is not a failure.
+// These count as failures: a connection that is refused or cut off, a response that
+// is not HTTP or comes too late, and a response with one of Statuses. A client
+// disconnect does not count.
 type Breaker struct {
 	// Failures opens the breaker after this many consecutive failures. Zero means
 	// 5. Negative disables this criterion; FailureRatio must then be set.
@@ -471,9 +474,9 @@ type Retry struct {
 	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
 	Statuses []int         // response statuses to retry, such as 503, while another target is left
 
-	// Budget limits the retries of requests that possibly reached a target. Such
-	// retries are at most this share of the requests in flight; 3 retries are always
-	// allowed. Zero means 0.2; negative disables the limit.
+	// Budget limits the retries of requests that possibly reached a target. The number
+	// of such retries in flight is at most this share of all requests in flight, or 3
+	// if that is more. Zero means 0.2; negative disables the limit.
 	Budget float64
 }
 
@@ -679,8 +682,8 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 }
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on.
-// Canary(nil, 0) ends it. Each client stays at the same upstream. When the share
-// grows, no client leaves the canary.
+// Canary(nil, 0) ends it. While the share stays the same, so does the upstream of
+// each client. When the share grows, no client leaves the canary.
 //
 // Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain of
 // u apply first, then these settings of the canary. For everything else only the
