@@ -39,7 +39,6 @@ var otherwise = []struct{ about, why, want string }{
 	{`CONNECT of "http://a.test/"`, "the same", reset400},
 	{`GET of "http://a.test/aaa`, "70 KB: beyond four times the limit a head is not decoded to its end", calm},
 	{"a name of 70 KB", "the same", calm},
-	{"a head of 20 KB", "nor is one whose frames alone are beyond the limit (CVE-2024-27316)", calm},
 }
 
 // streams2 returns the corpus: the refusals of HTTP/1.1 that can be said in HTTP/2, with the host in Host and in :authority, and those

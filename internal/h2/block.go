@@ -9,7 +9,7 @@ const fewFrames = 8
 // A Block gathers the header block of one HEADERS frame and the CONTINUATION frames
 // after it. The zero value is ready for use. A Block is empty between header blocks.
 type Block struct {
-	MaxSize int // bytes it may have, as sent; 0 means h1.DefaultMaxHead
+	MaxSize int // of a List; 0 means h1.DefaultMaxHead. A block may have hugeness times as many bytes, as sent.
 
 	text   []byte
 	frames int
@@ -17,8 +17,9 @@ type Block struct {
 
 // Add takes a piece of a HEADERS or CONTINUATION frame. It returns the header block when
 // it is complete. The block is valid until the next Add, and until the parsed buffer
-// changes. A block that is too large, or has too many frames, is a connection error,
-// since it is not decoded (CVE-2024-27316).
+// changes. A block that is far larger than its List may be, or has too many frames, is
+// a connection error, since it is not decoded (CVE-2024-27316). One that is a little too
+// large is decoded, so that the client gets a 431, as over HTTP/1.x.
 func (g *Block) Add(f *Frame) (block []byte, done bool, err error) {
 	if f.Begins && f.Type == Headers {
 		g.text, g.frames = g.text[:0], 0
@@ -31,7 +32,7 @@ func (g *Block) Add(f *Frame) (block []byte, done bool, err error) {
 		most = h1.DefaultMaxHead
 	}
 	switch {
-	case len(g.text)+len(f.Payload) > most:
+	case len(g.text)+len(f.Payload) > hugeness*most:
 		return nil, false, errBlockSize
 	case g.frames > fewFrames+most/DefaultMaxFrame:
 		return nil, false, errBlockFrames

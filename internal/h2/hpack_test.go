@@ -250,10 +250,10 @@ func TestBlocksAreGatheredFromAnyPieces(t *testing.T) {
 	b = append(b, frame(h2.Headers, h2.FlagEndHeaders, 3, "next")...)
 	b = append(b, frame(h2.Headers, h2.FlagEndHeaders, 5, "")...)
 	for size := 1; size <= len(b); size++ {
-		assert.Equal(t, []string{"abcdefg", "next", ""}, gather(t, b, size, &h2.Block{MaxSize: 7}))
+		assert.Equal(t, []string{"abcdefg", "next", ""}, gather(t, b, size, &h2.Block{MaxSize: 2}))
 	}
-	big := &h2.Block{MaxSize: 6}
-	assert.Empty(t, gather(t, b, len(b), big), "a byte too much")
+	tight := &h2.Block{MaxSize: 1}
+	assert.Empty(t, gather(t, b, len(b), tight), "more than four times as many bytes")
 }
 
 // gather returns the header blocks in b until one is a fault.
