@@ -125,11 +125,11 @@ type Server struct {
 	// negative disables the limit.
 	MaxHandshakes int
 
-	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if that
-	// listener serves the routes. Clients must start with HTTP/2 at once, without
-	// negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward gRPC can do
-	// this. False refuses such clients with 505. A client that asks for HTTP/2 by the
-	// header Upgrade: h2c is served over HTTP/1.1.
+	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if
+	// that listener serves the routes. Clients must start with HTTP/2 at once,
+	// without negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward
+	// gRPC can do this. False refuses such clients with 505. An upgrade from
+	// HTTP/1.1 to h2c is ignored: the client is served over HTTP/1.1.
 	H2C bool
 }
 
@@ -737,12 +737,12 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check validates the fields of r and of its handlers, and returns all errors,
-// joined. It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
+// Check validates the fields of r and of its handlers, and returns all errors, joined.
+// It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
 // [Router.TLSConfig] do. Check also reports each field that was changed after first
-// use, in r, in its handlers and in the Servers that run r. Nil means that each of
-// these fields is in effect, or takes effect at first use. Check does not count as
-// first use: fields may still be set.
+// use, in r, in its handlers and in the Servers that run r. After a nil error, every
+// field that Check covers is in effect, or will be at first use. Check does not count
+// as first use: fields may still be set.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {

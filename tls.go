@@ -52,12 +52,13 @@ type TLS struct {
 	// Issuer replaces Email and CA: both must then be "". Nil means ACME with Email,
 	// CA and DNS.
 	//
-	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy of
-	// it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
-	// account binding, a profile or the roots of a private CA. Its field TestCA is the
-	// CA's staging directory, preset for Let's Encrypt. After a failed validation, the
-	// Router retries at TestCA. When a validation succeeds there, the order goes to the
-	// CA again. To choose the type of key, wrap the issuer in an [Issuer].
+	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy
+	// of it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
+	// account binding, a profile or the roots of a private CA. The issuer's field
+	// TestCA is the CA's staging directory; for Let's Encrypt it is set by default.
+	// After a failed validation, the Router retries at TestCA. When a validation
+	// succeeds there, the order goes to the CA again. To choose the type of key,
+	// wrap the issuer in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order if Issuer fails. ACME issuers can be struct
@@ -71,12 +72,12 @@ type TLS struct {
 	//
 	// Host is called when the pattern gets its first route, and again by
 	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
-	// *.example.com do not apply to a route for a.example.com. A host with an
-	// on-demand certificate (see HostPolicy) has no route of its own: Host is called
-	// with the name of the host. For these hosts only, a field that is zero in the
-	// returned HostTLS is taken from the settings of the wildcard pattern that matches
-	// the name. Settings for a Passthrough have no effect, and are logged at level
-	// Error.
+	// *.example.com do not apply to a route for a.example.com. For a host with an
+	// on-demand certificate (see HostPolicy), which has no route of its own, the
+	// function is called with the name of the host. For these hosts only, a field
+	// that is zero in the returned HostTLS is taken from the settings of the
+	// wildcard pattern that matches the name. Settings for a Passthrough have no
+	// effect, and are logged at level Error.
 	//
 	// Until the function has returned for a new host, handshakes for the host wait,
 	// and requests for it on open connections get 421. If the function returns an
@@ -292,10 +293,10 @@ type ClientAuth struct {
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
-// The states of a certificate. If the Router obtains a host's certificate, the host
-// begins as CertPending and then changes between CertValid and CertFailed. A failed
-// host without a certificate becomes CertPending again after
-// [Router.RenewCertificate], and when its DNS records have been corrected.
+// The states of a certificate. A host whose certificate is to come from a CA begins
+// as CertPending and then changes between CertValid and CertFailed. A failed host
+// without a certificate becomes CertPending again after [Router.RenewCertificate],
+// and when its DNS records have been corrected.
 const (
 	CertPending = "pending" // no valid certificate; an attempt is in progress, is due soon or is left to a handshake
 	CertValid   = "valid"   // a certificate is served

@@ -48,9 +48,9 @@ type Upstream struct {
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
 	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets select no protocol by ALPN and
 	// then close the connection, because they speak only HTTP/2. To detect them, the
-	// proxy opens a second connection, at most once in ten minutes, that offers h2 too.
-	// If the target selects h2 there and has closed the first connection, it gets only
-	// HTTP/2 from then on.
+	// proxy opens, at most once in ten minutes, a second connection that offers both
+	// h2 and http/1.1. If the target selects h2 there and has closed the first
+	// connection, it gets only HTTP/2 from then on.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -386,10 +386,10 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. Drain always ends them. The
-// others end them only if the Router knows the Upstream. It knows the Upstreams that
-// are handlers of its routes, also behind handlers with an Unwrap method, and those
-// that have had a request through it. [Upstream.Replace] checks new targets even if
+// or when the last route to the Upstream is removed. Drain always ends the checks.
+// The other events end them only for Upstreams that the Router knows: those that are
+// handlers of its routes, also behind handlers with an Unwrap method, and those that
+// have had a request through it. [Upstream.Replace] checks new targets even if
 // Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
@@ -409,7 +409,8 @@ type HealthCheck struct {
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
 // often. Each target is watched separately.
 //
-//   - Too many failures open the breaker: the target gets no requests for OpenFor.
+//   - Too many failures open the breaker: the target gets no requests for OpenFor, unless
+//     no target is left and [Upstream.FailClosed] is false.
 //   - Then the breaker is half-open: up to Trials requests test the target. If
 //     these have no response after OpenFor, further requests may test the target.
 //   - A success closes the breaker. A failure opens it again, for twice as long, up
@@ -486,10 +487,10 @@ func (r *Retry) config() forward.Retry {
 }
 
 // A HeaderEdit is a fixed change to the header of a message: Remove, then Set, then
-// Add. Remove deletes every spelling of a header that CGI reads as the same name,
-// such as X_User for X-User, also in trailers. Set does the same before it sets the
-// header. Headers that delimit or route a message are an error: Host,
-// Content-Length, Transfer-Encoding, Connection and the like.
+// Add. Remove deletes a header and every other spelling that CGI reads as the same
+// name, such as X_User for X-User, from headers and trailers. Set does the same
+// before it sets the header. Headers that delimit or route a message are an error:
+// Host, Content-Length, Transfer-Encoding, Connection and the like.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -682,12 +683,12 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 }
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on.
-// Canary(nil, 0) ends it. While the share stays the same, so does the upstream of
-// each client. When the share grows, no client leaves the canary.
+// Canary(nil, 0) ends it. Each client stays at its upstream while the share does not
+// change. When the share grows, no client leaves the canary.
 //
 // Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain of
-// u apply first, then these settings of the canary. For everything else only the
-// canary's fields apply. A canary of the canary is not used.
+// u apply first, then those of the canary. A request for the canary obeys no other
+// field of u, only the canary's. A canary of the canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: pass an upstream, or 0 to end the canary", share)
@@ -777,7 +778,7 @@ func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
 
-// A Side is the part that made an exchange fail.
+// A Side is the party that made an exchange fail.
 type Side string
 
 // The sides of an exchange.
@@ -792,7 +793,7 @@ const (
 type Error struct {
 	Op     string // the step: "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
 	Target string // "" if none was chosen
-	Side   Side   // the part that made the exchange fail
+	Side   Side   // the party that made the exchange fail
 	Err    error  // the cause
 }
 
