@@ -216,7 +216,7 @@ type UnbufferedConn interface {
 	//
 	// It returns nil in two cases:
 	//
-	//   - Read has buffered bytes to return. The proxy calls Unbuffered again
+	//   - There are buffered bytes that Read is yet to return. The proxy calls Unbuffered again
 	//     before the next request.
 	//   - Read and Write must always be called, for instance because they count
 	//     bytes.
@@ -737,12 +737,12 @@ func (l *logLine) fail(x *Exchange) slog.Level {
 	return slog.LevelWarn
 }
 
-// Check validates the fields of r and of its handlers, and returns all errors, joined.
-// It does not validate [Router.TLS]: [Server.Serve], [Router.Listen] and
-// [Router.TLSConfig] do. Check also reports each field that was changed after first
-// use, in r, in its handlers and in the Servers that run r. After a nil error, every
-// field that Check covers is in effect, or will be at first use. Check does not count
-// as first use: fields may still be set.
+// Check validates the fields of r and of its handlers, and returns all errors,
+// joined. It does not validate [Router.TLS]; that happens in [Server.Serve],
+// [Router.Listen], [Router.Wrap] and [Router.TLSConfig]. Check also reports each
+// field that was changed after first use, in r, in its handlers and in the Servers
+// that run r. After a nil error, every field that Check covers is in effect, or will
+// be at first use. Check does not count as first use: fields may still be set.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {

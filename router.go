@@ -242,7 +242,7 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 // fields are an error when the route is added.
 type ForwardAuth struct {
 	Auth *Upstream    // authentication server; required
-	Path string       // path and query to request, appended to the path of Auth's target; "" means /
+	Path string       // path and query of the request to Auth, appended to the path of Auth's target; "" means /
 	User string       // header in Fields that carries the user name, for Exchange.User; "" means none
 	Next http.Handler // serves requests that Auth allows; required
 
@@ -535,12 +535,12 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // and its innermost handler (see below): its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
-// returns. The innermost handler is the one that wraps no other. BasicAuth and ForwardAuth have
-// this method; add it to your own middleware. For example, a new BasicAuth around
-// the same Upstream applies to new requests, and closes no connection. Handlers are
-// compared with ==. Handlers of a type that == cannot compare always differ, except
-// that two http.HandlerFuncs are the same if they hold the same func value. A new
-// closure of the same code differs.
+// returns. The innermost handler is the one that wraps no other. BasicAuth and
+// ForwardAuth have this method; add it to your own middleware. For example, a new
+// BasicAuth around the same Upstream applies to new requests, and closes no
+// connection. Handlers are compared with ==. Handlers of a type that is not
+// comparable count as different. Only two http.HandlerFuncs are the same if they
+// hold the same func value; a new closure of the same code is a different one.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {

@@ -37,11 +37,11 @@ import (
 //
 // By default each host of a route gets a certificate in the background. Only
 // handshakes of a host without a certificate wait for the CA, up to 64 per host.
-// These handshakes do not delay hosts that have a certificate. Each ACME account,
-// and each other issuer, places at most ten orders in ten seconds. Due renewals go
-// first, then hosts with waiting handshakes, then all others. A host that fails is
-// retried with growing pauses, and does not delay other hosts. See
-// [Router.Certificates].
+// These handshakes do not delay hosts that have a certificate. At most ten orders in
+// ten seconds are placed per ACME account, or per issuer if it is not an ACME
+// issuer. Due renewals go first, then hosts with waiting handshakes, then all
+// others. A host that fails is retried with growing pauses, and does not delay other
+// hosts. See [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -148,15 +148,14 @@ type TLS struct {
 	// there are no records. The look-up is repeated after a minute, later after ten
 	// minutes.
 	//
-	// If Addresses is empty, the addresses of the network interfaces count. If one
-	// of these is private, any record will do. If all interface addresses are
-	// public, and no record has one of them, the order waits, but for at most about
-	// 35 minutes. A handshake for the host ends that wait, because it shows that
-	// clients reach this machine. A host without any A or AAAA record waits until it
-	// has one, whatever the addresses are.
+	// If Addresses is empty, the addresses of the network interfaces take their place.
+	// If one of these is private, the order does not wait once the host has a record.
+	// If all are public, and no record has one of them, the order waits for at most
+	// about 35 minutes; a handshake for the host ends that wait, because it shows that
+	// clients reach this machine.
 	//
-	// However, an order never waits if the host has a valid certificate, if the
-	// look-up fails, or if all records are private addresses.
+	// The order does not wait if the host has a valid certificate, if the look-up gets
+	// no answer, or if all records are private addresses.
 	Addresses []netip.Addr
 
 	// DisablePreflight disables the look-up before an order (see Addresses), for a
@@ -196,7 +195,7 @@ type TLS struct {
 	Hello func(*tls.ClientHelloInfo) error
 
 	// Observe is called when the certificate of a host becomes ready, is renewed or
-	// fails, and when a limit of the CA delays the order. Calls come one at a time, in
+	// fails, and when a limit of the CA delays an order. Calls come one at a time, in
 	// order. A panic is logged. While a call runs, up to 10,000 reports wait. Beyond
 	// that, the oldest reports are dropped, and a warning is logged. Nil disables
 	// reports.
@@ -214,9 +213,9 @@ type HostTLS struct {
 	//
 	// A change of the issuer takes effect at the next renewal, or immediately for a
 	// host without a valid certificate. ACME issuers are the same if their fields
-	// are equal; DNS01Solver and TrustedRoots are compared with ==. ACME issuers
-	// that contain functions, and other issuers, are the same if the two interface
-	// values are equal (==), for instance the same pointer.
+	// are equal; DNS01Solver and TrustedRoots are compared with ==. Issuers of other
+	// types, and ACME issuers with func fields that are set, are the same only if
+	// the interface values are equal (==), for instance the same pointer.
 	//
 	// Names that no public CA signs, such as nas.lan, require a private issuer, and
 	// fail immediately without one. A *certmagic.ZeroSSLIssuer is public, and so is a

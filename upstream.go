@@ -386,11 +386,10 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. Drain always ends the checks.
-// The other events end them only for Upstreams that the Router knows: those that are
-// handlers of its routes, also behind handlers with an Unwrap method, and those that
-// have had a request through it. [Upstream.Replace] checks new targets even if
-// Interval is negative.
+// or when the last route to the Upstream is removed. The Router ends the checks of
+// an Upstream behind a handler of your own only if that handler has an Unwrap
+// method, or after the Upstream's first request. [Upstream.Replace] checks new
+// targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
@@ -409,8 +408,8 @@ type HealthCheck struct {
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
 // often. Each target is watched separately.
 //
-//   - Too many failures open the breaker: the target gets no requests for OpenFor, unless
-//     no target is left and [Upstream.FailClosed] is false.
+//   - Too many failures open the breaker: the target gets no requests for OpenFor. (If
+//     no target is up, [Upstream.FailClosed] says what happens.)
 //   - Then the breaker is half-open: up to Trials requests test the target. If
 //     these have no response after OpenFor, further requests may test the target.
 //   - A success closes the breaker. A failure opens it again, for twice as long, up
@@ -475,9 +474,9 @@ type Retry struct {
 	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
 	Statuses []int         // response statuses to retry, such as 503, while another target is left
 
-	// Budget limits the retries of requests that possibly reached a target. The number
-	// of such retries in flight is at most this share of all requests in flight, or 3
-	// if that is more. Zero means 0.2; negative disables the limit.
+	// Budget limits the retries of requests that possibly reached a target. At most
+	// this share of all requests in flight may be such retries, but 3 are always
+	// allowed. Zero means 0.2; negative disables the limit.
 	Budget float64
 }
 
@@ -643,21 +642,20 @@ func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 // If [Upstream.Replace] fails while it waits, its error wraps the cause and one of
 // these errors. After any other error the old targets stay in use.
 var (
-	ErrNotReady   = forward.ErrNotReady   // a new target does not serve; the old targets stay in use
+	ErrNotReady   = forward.ErrNotReady   // a new target is not ready; the old targets stay in use
 	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old targets were cut off
 )
 
-// Ready waits until u has targets and all of them serve. A target serves if it is
-// not down and answers the health check or, without a health check, accepts a
+// Ready waits until u has targets and all of them are ready. A target is ready if it
+// is not down and answers the health check or, without a health check, accepts a
 // connection. Ready starts health checks and discovery, as the first request does.
-// When ctx is done, the error names each target that does not serve, with the
-// reason.
+// When ctx is done, the error names each target that is not ready, with the reason.
 func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Add adds targets, which get requests immediately, unless [HealthCheck].StartDown is
-// set. Add does not wait until they serve; [Upstream.Replace] does.
+// Add adds targets, which get requests immediately, unless [HealthCheck].StartDown
+// is set. Add does not wait until they are ready; [Upstream.Replace] does.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
@@ -687,8 +685,8 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 // change. When the share grows, no client leaves the canary.
 //
 // Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain of
-// u apply first, then those of the canary. A request for the canary obeys no other
-// field of u, only the canary's. A canary of the canary is not used.
+// u apply first, then those of the canary. Apart from these, only the canary's
+// settings apply to its requests. A canary of the canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: pass an upstream, or 0 to end the canary", share)
