@@ -312,7 +312,6 @@ func claimCases() (all []exchange) {
 // Each request goes through the fast lane of a Server, through its handlers, through the Router below net/http's own server, and where it
 // is comparable through httputil.ReverseProxy; then over HTTP/2, where that can say it, through all but the last. The backends are asked the same, and the clients are told the same.
 func TestTheLanesAreOne(t *testing.T) {
-	t.Parallel()
 	edits := func(u *hostproxy.Upstream) {
 		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},
 			Set: http.Header{"x-set": {"1", "2"}, "X-A": {"ours"}}, Add: http.Header{"Accept": {"ours"}, "X-Added": {"1"}, "User-Agent": {"ours"}}}

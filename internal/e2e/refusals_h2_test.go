@@ -193,7 +193,6 @@ func places2() (all []place) {
 // What must not be sent is refused over HTTP/2 as over HTTP/1.1, and with the same outcome wherever it leads to. No target hears of it,
 // and its connection goes on.
 func TestARefusalIsTheSameOverHTTP2(t *testing.T) {
-	t.Parallel()
 	all := streams2()
 	first := map[string]string{} // what came of each in the first place
 	for _, p := range places2() {
@@ -237,7 +236,6 @@ var lenient = []leniency{
 
 // net/http's server in front of the same Router refuses the same, by a status or a reset, but for what it lets through.
 func TestNetHTTPRefusesTheSameOverHTTP2(t *testing.T) {
-	t.Parallel()
 	p := place{front: newForeign, usual: 200}
 	k := p.start(t)
 	k.records = nil // of what the server itself refuses there are none
@@ -271,6 +269,7 @@ func (p *place) outcomes2(t *testing.T, k *track, all []stream2, tell func(x *st
 			c, stream = newH2(t, k), 1
 			c.listen()
 		}
+		_ = c.c.SetDeadline(time.Now().Add(2 * proxytest.Patience)) // of each, not of all
 		x := &all[i]
 		_ = c.ask(stream, x.trailers == nil, slices.Concat(x.fields, lets)...)
 		if x.trailers != nil {
