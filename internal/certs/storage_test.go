@@ -177,13 +177,14 @@ func TestALockThatCouldNotBeFreedKeepsNoHostFromItsCertificate(t *testing.T) {
 		o.Storage = storage
 		m, _ := start(t, o, "a.example.com")
 		time.Sleep(10 * time.Minute)
-		require.Len(t, storage.locked(), 1)
+		left := storage.locked()
+		require.Len(t, left, 1)
 		ca.unhook()
 		fails(false)
 		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
-		assert.Empty(t, storage.locked())
+		assert.NotContains(t, storage.locked(), left[0])
 	})
 }
 
