@@ -170,8 +170,9 @@ func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
 		t.Run(strings.Fields(raw)[0], func(t *testing.T) {
 			proxytest.NoLeaks(t)
 			r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
-			ended := make(chan struct{})
+			entered, ended := make(chan struct{}, 1), make(chan struct{})
 			r.Handle("a.test", http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+				entered <- struct{}{}
 				_, _ = io.Copy(io.Discard, q.Body)
 				<-q.Context().Done()
 				close(ended)
@@ -179,8 +180,17 @@ func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
 			s := &site{listen: func(ln net.Listener) net.Listener {
 				return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &rigged{Conn: c} }}
 			}}
-			c := proxytest.Dial(t, proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r})).Plain)
-			c.Send(raw)
+			addr := proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r})).Plain
+			for called := false; !called; { // on a machine that stands still the connection may panic before
+				c := proxytest.Dial(t, addr)
+				_ = c.Conn.Send(raw)
+				_, _ = c.ReadAll()
+				select {
+				case <-entered:
+					called = true
+				default:
+				}
+			}
 			<-ended
 		})
 	}
