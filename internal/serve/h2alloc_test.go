@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -93,14 +92,7 @@ func (l *link2) perRequest() float64 {
 	for range 200 {
 		l.do()
 	}
-	const n = 5000
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range n {
-		l.do()
-	}
-	runtime.ReadMemStats(&after)
-	return float64(after.Mallocs-before.Mallocs) / n
+	return perCall(l.do)
 }
 
 func TestAStreamOfTheFastLaneAllocatesNothing(t *testing.T) {
