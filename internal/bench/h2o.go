@@ -10,6 +10,7 @@ import (
 const h2oConf = `
 {{if .Root}}user: root{{end}}
 num-threads: {{.Cores}}
+max-connections: 9000
 listen:
   host: {{.Host}}
   port: {{.Port}}
