@@ -69,7 +69,7 @@ func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
 		{"pauses", func(*testing.T, *hostproxy.Upstream, *proxytest.Server) {}, func(t *testing.T, u *hostproxy.Upstream) {
 			for range 5 {
 				require.NoError(t, u.Pause(time.Minute))
-				<-time.After(5 * time.Millisecond)
+				noneInFlight(t, u) // those that were sent end, and the others wait
 				require.NoError(t, u.Resume())
 			}
 		}},

@@ -238,7 +238,7 @@ var lenient = []leniency{
 func TestNetHTTPRefusesTheSameOverHTTP2(t *testing.T) {
 	p := place{front: newForeign, usual: 200}
 	k := p.start(t)
-	k.records = nil // of what the server itself refuses there are none
+	k.records = nil // net/http's server records no refusals of its own
 	used := map[string]bool{}
 	p.outcomes2(t, k, streams2(), func(x *stream2, got string) {
 		wanted := []string{"reset PROTOCOL_ERROR"}

@@ -37,7 +37,7 @@ type conn2 struct {
 	mu       sync.Mutex // guards the fields below, and fields of stream
 	streams  map[uint32]*stream
 	running  int    // streams that have not finished
-	answered int    // of these, those whose response is complete
+	answered int    // running streams with a complete response
 	opened   uint32 // the client's highest stream identifier, also if that stream was refused
 	closed   closedStreams
 	resting  []*worker // without a stream
