@@ -37,6 +37,17 @@ type heard struct {
 	code   http2.ErrCode
 }
 
+// plainH2 starts a fast lane over TLS whose target answers each request, and a client of it. There are no records.
+func plainH2(t *testing.T) (*track, *h2) {
+	t.Helper()
+	k := newFast(t, shape{secure: true})
+	k.records = nil
+	k.mirror.answer.Store(&say)
+	p := newH2(t, k)
+	p.listen()
+	return k, p
+}
+
 // newH2 connects to the track and says hello.
 func newH2(t testing.TB, k *track, settings ...http2.Setting) *h2 {
 	t.Helper()
@@ -175,11 +186,7 @@ var ordinary = []string{":method", "GET", ":scheme", "https", ":authority", "a.t
 
 // What is well formed passes, and becomes HTTP/1.1. For what is not, see ownRefusals.
 func TestAWellFormedHTTP2RequestBecomesHTTP11(t *testing.T) {
-	k := newFast(t, shape{secure: true})
-	k.records = nil
-	k.mirror.answer.Store(&say)
-	p := newH2(t, k)
-	p.listen()
+	k, p := plainH2(t)
 	require.NoError(t, p.ask(1, true, append(slices.Clone(ordinary), "cookie", "a=1", "cookie", "b=2", "x_forwarded_for", "1.1.1.1", "x-forwarded-for", "1.1.1.1", "te", "trailers", "via", "1.0 x")...))
 	assert.Equal(t, "200", p.outcome(t, 1))
 	raw := k.mirror.taken()[0].Raw
@@ -339,11 +346,7 @@ func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 
 // CVE-2022-27664: a drain ends although a client goes on talking.
 func TestADrainEndsDuringAnHTTP2Flood(t *testing.T) {
-	k := newFast(t, shape{secure: true})
-	k.records = nil
-	k.mirror.answer.Store(&say)
-	p := newH2(t, k)
-	p.listen()
+	k, p := plainH2(t)
 	require.NoError(t, p.ask(1, true, ordinary...))
 	require.Equal(t, "200", p.outcome(t, 1))
 	stopped := make(chan struct{})
@@ -359,11 +362,7 @@ func TestADrainEndsDuringAnHTTP2Flood(t *testing.T) {
 
 // Trailers without a Trailer field reach the target.
 func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
-	k := newFast(t, shape{secure: true})
-	k.records = nil
-	k.mirror.answer.Store(&say)
-	p := newH2(t, k)
-	p.listen()
+	k, p := plainH2(t)
 	require.NoError(t, p.ask(1, false, ":method", "POST", ":scheme", "https", ":authority", "a.test", ":path", "/"))
 	require.NoError(t, p.WriteData(1, false, []byte("body")))
 	require.NoError(t, p.ask(1, true, "x-sum", "1"))
@@ -375,11 +374,7 @@ func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
 
 // RFC 9110, 6.5: trailers need chunks in HTTP/1.1. In HTTP/2 they can also follow a body of known length.
 func TestTrailersThatAreAnnouncedCrossFromHTTP2BehindALength(t *testing.T) {
-	k := newFast(t, shape{secure: true})
-	k.records = nil
-	k.mirror.answer.Store(&say)
-	p := newH2(t, k)
-	p.listen()
+	k, p := plainH2(t)
 	for i, tt := range []struct {
 		trailer, length string // that the target gets
 		more            []string
