@@ -321,6 +321,7 @@ func (r *Router) around(h http.Handler) http.Handler {
 // leaves all others to its Server's Handler.
 func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	lane.Retired = func(rt any) { r.closeRetired(rt.(*routes.Route[route])) }
 	if rules, err := r.rules(); err == nil {
 		lane.Limit, lane.Numbering = rules.limit, rules.numbering
 	}
@@ -349,7 +350,7 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	if err != nil {
 		return serve.Hit{}, false // the handler lane answers
 	}
-	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life}, true
+	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life, Route: rt}, true
 }
 
 // belongs reports whether a connection may carry requests for a canonical host, by

@@ -36,6 +36,9 @@ type Lane struct {
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
+	// Retired is told of an exchange's route that has gone while it was served.
+	Retired func(route any)
+
 	// End is shown the record of each exchange, if Always, or of each failed
 	// one. The record is valid only during the call.
 	End    func(*exchange.Record)
@@ -47,6 +50,7 @@ type Hit struct {
 	Upstream *forward.Forwarder
 	Pattern  string
 	Life     context.Context // the route's
+	Route    any             // for Retired
 }
 
 // A fastExchange is everything that one exchange of the fast lane needs, in one piece

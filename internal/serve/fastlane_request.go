@@ -26,6 +26,9 @@ func (x *fastExchange) run() step {
 		x.mirror()
 	}
 	x.finish()
+	if x.hit.Life.Err() != nil {
+		x.from.s.Lane.Retired(x.hit.Route)
+	}
 	x.upload.release()
 	if next == drain {
 		next = x.drainBody()
