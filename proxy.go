@@ -69,7 +69,8 @@ func untilSignal(ctx context.Context, serve func(context.Context) error) error {
 }
 
 // A Server runs a [Router]. Only the Router field is required. Fields may be set
-// until the first call of a method. A Server serves once.
+// until the first call of a method. One call of [Server.Serve] may be in progress at
+// a time.
 type Server struct {
 	Router *Router
 
@@ -128,8 +129,10 @@ type Server struct {
 	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if
 	// that listener serves the routes. Clients must start with HTTP/2 at once,
 	// without negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward
-	// gRPC can do this. False refuses such clients with 505. An upgrade from
-	// HTTP/1.1 to h2c is ignored: the client is served over HTTP/1.1.
+	// gRPC can do this. False refuses such clients with 505, which is a response of
+	// HTTP/1.1. H2C is an error if https is not nil, since plain then serves no
+	// routes. An upgrade from HTTP/1.1 to h2c is ignored: the client is served over
+	// HTTP/1.1.
 	H2C bool
 }
 
@@ -237,6 +240,12 @@ func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Li
 	}
 	if err := s.check(); err != nil {
 		return nil, nil, err
+	}
+	if s.Router.runs(s) {
+		return nil, nil, errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
+	}
+	if s.H2C && https != nil {
+		return nil, nil, errors.New("hostproxy: Server.H2C is set, but plain serves no routes beside https: pass plain alone, or set H2C to false")
 	}
 	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
 	main := s.server(s.Router, b)
@@ -456,6 +465,16 @@ func (r *Router) usable() error {
 			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 		}
 	}
+	var turn yield.Turn
+	for _, h := range r.All() {
+		turn.Step()
+		reach.Walk(h, func(h http.Handler) bool {
+			if g, ok := h.(interface{ use() error }); ok {
+				errs = append(errs, g.use())
+			}
+			return true
+		})
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return errors.Join(append(errs, r.late(r.All()))...)
@@ -465,6 +484,14 @@ func (r *Router) usable() error {
 func (r *Router) inForce() error {
 	_, err := r.rules()
 	return errors.Join(err, r.usable())
+}
+
+// runs reports whether s serves r.
+func (r *Router) runs(s *Server) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, runs := r.running[s]
+	return runs
 }
 
 // started records that s serves r, with the budget b.

@@ -189,6 +189,15 @@ func (b *BasicAuth) check() error {
 	return b.compiled.Check(b, b.compile)
 }
 
+// use puts the fields in use, if b is valid.
+func (b *BasicAuth) use() error {
+	if b == nil {
+		return nil // which check has reported
+	}
+	_, err := b.compiled.Use(b, b.compile)
+	return err
+}
+
 func (b *BasicAuth) late() []string { return b.compiled.Late(b) }
 
 // ServeHTTP passes q to Next if it has valid credentials, and answers 401
@@ -264,6 +273,15 @@ func (a *ForwardAuth) check() error {
 		return errNil
 	}
 	return a.compiled.Check(a, a.compile)
+}
+
+// use puts the fields in use, if a is valid.
+func (a *ForwardAuth) use() error {
+	if a == nil {
+		return nil // which check has reported
+	}
+	_, err := a.compiled.Use(a, a.compile)
+	return err
 }
 
 func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }

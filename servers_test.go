@@ -94,6 +94,17 @@ func TestAServerThatCannotStartEndsNothing(t *testing.T) {
 	assert.Empty(t, slices.Collect(r.Certificates()))
 }
 
+func TestAServerServesOnceAtATimeAndMayServeAgain(t *testing.T) {
+	s := &hostproxy.Server{Router: new(hostproxy.Router)}
+	run := proxytest.StartPlain(t, s)
+	proxytest.Dial(t, run.Plain).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	assert.ErrorContains(t, s.Serve(t.Context(), nil, proxytest.Listen(t)), "Serve is in progress")
+	require.NoError(t, run.Stop())
+	again := proxytest.StartPlain(t, s)
+	proxytest.Dial(t, again.Plain).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	require.NoError(t, again.Stop())
+}
+
 func TestServersThatComeAndGoAtOnceLeaveNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)

@@ -469,6 +469,11 @@ type Sticky struct {
 //     idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and the proxy still has the part
 //     of the body that it read (at most 32 KiB).
 //   - Once a byte of a response went to the client, the request is never retried.
+//
+// An idle connection may close just when a request is sent on it. If such a reused
+// HTTP/1.1 connection ends without a byte of a response, an idempotent request is sent
+// again to the same target on another connection (RFC 9112, 9.3.1). This belongs to
+// the attempt: Attempts and Budget do not limit it, and it is not in Exchange.Retried.
 type Retry struct {
 	Attempts int           // targets tried for one request, up to 10; 0 means 3; 1 disables retries
 	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit

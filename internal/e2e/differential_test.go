@@ -121,7 +121,8 @@ type rig struct {
 
 func newRig(t testing.TB, s shape) *rig {
 	t.Helper()
-	s.tune = func(s *hostproxy.Server) { s.H2C = true }
+	plain := !s.secure
+	s.tune = func(s *hostproxy.Server) { s.H2C = plain }
 	r := &rig{fast: newFast(t, s), adapter: newAdapter(t, s), hooked: newHooked(t, s), foreign: newForeign(t, s)}
 	for _, k := range []*track{r.fast, r.adapter, r.hooked, r.foreign} {
 		k.begin2(t)

@@ -54,13 +54,16 @@ func TestH2CServesTheRoutesOfThePlainListener(t *testing.T) {
 	assert.Equal(t, "HTTP/1.1", old.Proto, "HTTP/1.1 is spoken as before")
 }
 
-// The plain listener for challenges and redirects ignores Server.H2C.
+// The plain listener for challenges and redirects never accepts it, which Serve says.
 func TestTheListenerOfRedirectsSpeaksNoH2C(t *testing.T) {
 	r := hostproxy.Router{Logger: silent()}
 	r.Handle("a.test", hostproxy.To("127.0.0.1:1"))
 	config, _ := proxytest.TLS(t, "a.test")
 	r.TLS.Config = config
-	c := proxytest.Dial(t, proxytest.Start(t, &hostproxy.Server{Router: &r, H2C: true}).Plain)
+	s := &hostproxy.Server{Router: &r, H2C: true}
+	assert.ErrorContains(t, s.Serve(t.Context(), proxytest.Listen(t), proxytest.Listen(t)), "set H2C to false")
+	s.H2C = false
+	c := proxytest.Dial(t, proxytest.Start(t, s).Plain)
 	c.Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	assert.True(t, strings.HasPrefix(c.Rest(), "HTTP/1.1 505 "))
 }

@@ -183,7 +183,7 @@ func ownRefusals() (all []stream2) {
 func places2() (all []place) {
 	for _, p := range places() {
 		if p.name != "the port of challenges" {
-			p.shape.tune = func(s *hostproxy.Server) { s.H2C = true }
+			p.shape.tune = func(s *hostproxy.Server) { s.H2C = !p.shape.secure }
 			all = append(all, p)
 		}
 	}
