@@ -494,3 +494,33 @@ func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 		})
 	}
 }
+
+// What a client still has to take of its answers is not cut off because the only other
+// stream was reset, and its handler goes on.
+func TestAnAnswerOnItsWayOutlivesAResetOfTheOnlyOtherStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leave := make(chan struct{})
+		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/stays" {
+				<-leave
+				return
+			}
+			_, _ = w.Write(make([]byte, 40<<10))
+		})
+		p := newPeer(t, dial())
+		defer p.c.Close()
+		defer close(leave)
+		for range 3 { // SETTINGS, WINDOW_UPDATE and SETTINGS with ACK
+			_, err := p.ReadFrame()
+			require.NoError(t, err)
+		}
+		require.NoError(t, p.WritePing(false, [8]byte{})) // its answer is being written from now on
+		p.ask(1, false, of("GET", "/")...)
+		p.ask(3, false, of("GET", "/stays")...)
+		synctest.Wait()
+		require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
+		time.Sleep(10 * time.Second)
+		p.listen()
+		assert.Len(t, p.reply(1).body, 40<<10)
+	})
+}

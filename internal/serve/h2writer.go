@@ -341,7 +341,8 @@ func (st *stream) progress() time.Time {
 }
 
 // look notes whether the client takes what is written. If it has taken nothing for
-// longer than any of its streams allows, the write fails. mu is held.
+// longer than any of its streams allows, the write fails. A stream that takes no part any
+// more does not count: what others left to be written has the time of Write. mu is held.
 func (c *conn2) look(now time.Time) {
 	if !c.writing {
 		c.took = now
@@ -357,7 +358,7 @@ func (c *conn2) look(now time.Time) {
 			patience = max(patience, st.patient())
 		}
 	}
-	if len(c.streams) > 0 && now.Sub(c.took) > patience {
+	if patience > 0 && now.Sub(c.took) > patience {
 		_ = c.c.SetWriteDeadline(now)
 	}
 }
