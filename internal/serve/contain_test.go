@@ -211,3 +211,21 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 		}
 	}
 }
+
+// A hook that panics behind an answer that came before the end of its request ends that
+// stream alone: what is still on its way of the body is no fault of the client.
+func TestAHookThatPanicsBehindAnEarlyAnswerEndsItsStreamAlone(t *testing.T) {
+	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+	})
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler), Observe: func(*hostproxy.Exchange) { panic("oh") }}
+	r.Handle("a.test", hostproxy.To(backend.Addr()))
+	p := dialH2(t, proxytest.StartPlain(t, &hostproxy.Server{Router: &r, H2C: true}).Plain)
+	p.ask(1, true, of("POST", "/")...)
+	require.NoError(t, p.WriteData(1, false, []byte("some")))
+	p.frame("answer", func(s seen) bool { return s.stream == 1 && s.end })
+	p.frame("reset", func(s seen) bool { return s.stream == 1 && s.kind == http2.FrameRSTStream })
+	require.NoError(t, p.WriteData(1, true, []byte("more")))
+	p.ask(3, false, of("GET", "/")...)
+	assert.NotEmpty(t, p.reply(3))
+}

@@ -123,9 +123,6 @@ func (st *stream) finish() {
 		c.c.logPanic(p)
 	}
 	c.mu.Lock()
-	if p != nil { // an upload may go on
-		st.src.finish(nil, exchange.ErrClientGone)
-	}
 	switch {
 	case st.reset:
 	case st.broken:
@@ -134,6 +131,9 @@ func (st *stream) finish() {
 		st.endBy(h2.InternalError)
 	case !st.src.ended: // the rest of the request is not needed (RFC 9113, 8.1)
 		st.endBy(h2.NoError)
+	}
+	if p != nil { // an upload may go on
+		st.src.finish(nil, exchange.ErrClientGone)
 	}
 	c.dequeue(st)
 	delete(c.streams, st.id)
