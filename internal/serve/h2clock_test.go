@@ -484,6 +484,7 @@ func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 			time.Sleep(3 * time.Minute)
 			close(release)
 			p.reply(1)
+			synctest.Wait() // the window is given back behind the answers
 			require.NoError(t, p.WriteData(101, true, []byte("text")))
 			rep := p.reply(101)
 			assert.Equal(t, "200", rep.status)

@@ -341,8 +341,8 @@ func (st *stream) progress() time.Time {
 }
 
 // look notes whether the client takes what is written. If it has taken nothing for
-// longer than any of its streams allows, the write fails. A stream that takes no part any
-// more does not count: what others left to be written has the time of Write. mu is held.
+// longer than any of its streams allows, the write fails. A stream that was reset counts
+// only if none runs, and a stream whose own time is up does not count. mu is held.
 func (c *conn2) look(now time.Time) {
 	if !c.writing {
 		c.took = now
@@ -352,13 +352,17 @@ func (c *conn2) look(now time.Time) {
 		c.mark, c.took = mark, now
 		return
 	}
-	var patience time.Duration
+	var patience, reset time.Duration
 	for _, st := range c.streams {
-		if st.fault == nil {
+		switch st.fault {
+		case nil:
 			patience = max(patience, st.patient())
+		case errStalled:
+		default:
+			reset = max(reset, st.patient())
 		}
 	}
-	if patience > 0 && now.Sub(c.took) > patience {
+	if len(c.streams) > 0 && now.Sub(c.took) > cmp.Or(patience, reset) {
 		_ = c.c.SetWriteDeadline(now)
 	}
 }
