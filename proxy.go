@@ -34,7 +34,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -676,93 +675,21 @@ func AccessLog(l *slog.Logger) func(*Exchange) {
 	if l == nil || l.Handler() == nil {
 		panic("hostproxy: AccessLog: nil Logger: want one, such as slog.Default()")
 	}
-	lines := sync.Pool{New: func() any { return new(logLine) }}
-	h := l.Handler()
-	writesAtOnce := false // other handlers may keep the attributes
-	switch h.(type) {
-	case *slog.JSONHandler, *slog.TextHandler:
-		writesAtOnce = true
-	}
-	return func(x *Exchange) {
-		ctx := context.Background()
-		line := lines.Get().(*logLine)
-		// The handler is called without a Logger, which would look up its caller each
-		// time: that is always this function.
-		if level := line.fill(x); h.Enabled(ctx, level) {
-			r := slog.NewRecord(x.Start.Add(x.Duration), level, "exchange", 0)
-			// A group without a name is written as if it were its members, and
-			// costs no allocation.
-			r.AddAttrs(slog.Attr{Value: slog.GroupValue(line.attrs...)})
-			_ = h.Handle(ctx, r)
-		}
-		if writesAtOnce {
-			lines.Put(line)
-		}
-	}
+	write := exchange.LogTo(l.Handler())
+	return func(x *Exchange) { write((*exchange.Record)(x), failureOf(x.Err)) }
 }
 
-// A logLine is the reused memory of one line of the access log.
-type logLine struct {
-	attrs  []slog.Attr
-	client netip.Addr // the next line is often of the same client
-	name   string     // client as text
-}
-
-func (l *logLine) fill(x *Exchange) slog.Level {
-	if l.client != x.Client || l.name == "" {
-		l.client, l.name = x.Client, x.Client.String()
-	}
-	l.attrs = append(l.attrs[:0],
-		slog.String("client", l.name),
-		slog.String("method", logged(x.Method)),
-		slog.String("scheme", x.Scheme),
-		slog.String("host", logged(x.Host)),
-		slog.String("path", logged(x.Path)))
-	l.add("query", logged(x.Query))
-	l.attrs = append(l.attrs,
-		slog.String("proto", x.Proto),
-		slog.Int("status", x.Status),
-		slog.Int64("request_bytes", x.RequestBytes),
-		slog.Int64("response_bytes", x.ResponseBytes),
-		slog.Duration("duration", x.Duration),
-		slog.String("pattern", x.Pattern),
-		slog.String("target", x.Target),
-		slog.Int("attempts", x.Attempts))
-	l.add("request_id", x.RequestID)
-	l.add("user", x.User)
-	l.add("user_agent", x.UserAgent)
-	l.add("referer", x.Referer)
-	if x.TLSVersion != 0 {
-		l.add("tls", tls.VersionName(x.TLSVersion))
-	}
-	l.add("server_name", x.ServerName)
-	return l.fail(x)
-}
-
-// add adds an attribute that is not empty.
-func (l *logLine) add(key, value string) {
-	if value != "" {
-		l.attrs = append(l.attrs, slog.String(key, value))
-	}
-}
-
-// logged returns as much of s as a line has room for.
-func logged(s string) string { return s[:min(len(s), 4<<10)] }
-
-// fail adds the error of the exchange, if any, and returns the level of the line.
-func (l *logLine) fail(x *Exchange) slog.Level {
-	if x.Err == nil {
-		return slog.LevelInfo
+// failureOf returns err, the error of an exchange, in the form of the engine; nil if
+// err is nil.
+func failureOf(err error) *exchange.Failure {
+	if err == nil {
+		return nil
 	}
 	var e *Error
-	if !errors.As(x.Err, &e) {
-		e = &Error{Side: SideProxy, Err: x.Err}
+	if !errors.As(err, &e) {
+		return &exchange.Failure{Side: exchange.SideProxy, Err: err}
 	}
-	l.attrs = append(l.attrs, slog.String("op", e.Op), slog.String("side", string(e.Side)), slog.Any("cause", e.Err))
-	if e.Side == SideClient {
-		return slog.LevelInfo
-	}
-	return slog.LevelWarn
+	return &exchange.Failure{Op: e.Op, Target: e.Target, Side: exchange.Side(e.Side), Err: e.Err}
 }
 
 // Check validates the fields of r and of its handlers, and returns all errors,

@@ -2,6 +2,7 @@
 //
 //   - exchange.go: what is known of the request beyond the http.Request
 //   - record.go, failure.go: what became of it, and whose fault a failure is
+//   - accesslog.go: the record as a line of a log
 //   - begin.go, writer.go: its beginning and its end at an http.Handler
 //   - check.go, loop.go: what is refused before anything else
 //   - reason.go, reply.go, page.go, grpc.go: what the proxy answers by itself
