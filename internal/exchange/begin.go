@@ -81,7 +81,7 @@ func (x *Exchange) Finish() {
 		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
 	}
 	if f, ok := x.Err.(*Failure); ok && x.client != nil {
-		f.Because(x.client.Why())
+		x.Because(f, x.client.Why())
 	}
 }
 

@@ -101,7 +101,8 @@ type Client interface {
 	// request: other bodies had used up its connection's flow-control window.
 	Excused() time.Duration
 
-	// Why is the client's fault for which its connection was closed; nil without one.
+	// Why is the client's fault for which its connection was closed, or ErrCut; nil without
+	// one.
 	Why() error
 }
 

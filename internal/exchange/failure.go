@@ -62,11 +62,23 @@ func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *AttemptError) Unwrap() error { return e.Err }
 
-// Because makes why the cause of a failure on the client's side, if there is one: the
-// client's connection was closed because of it.
-func (f *Failure) Because(why error) {
-	if why != nil && f.Side == SideClient {
-		f.Err = why
+// Because makes why, if it is not nil, the cause of a failure f on the client's side: the
+// client's connection was closed because of it. [ErrCut] is the cause of a drain that was
+// out of time, which is not the client's fault: r then has the status that was sent.
+func (r *Record) Because(f *Failure, why error) {
+	if why == nil || f.Side != SideClient {
+		return
+	}
+	f.Err = why
+	if why != ErrCut {
+		return
+	}
+	f.Side = SideDrain
+	if r.Status == StatusClientClosed {
+		r.Status = f.Status
+	}
+	if r.Status == StatusClientClosed { // none was sent
+		r.Status = http.StatusServiceUnavailable
 	}
 }
 

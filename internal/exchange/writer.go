@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -24,8 +25,8 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 	watcher := Watch(w, x)
 	defer func() {
 		if ClientLeft(q.Context()) && !watcher.complete(q.Method) && x.Err == nil {
+			x.Fail(&Failure{Op: "copy", Side: SideClient, Status: cmp.Or(x.Status, StatusClientClosed), Err: ErrClientGone})
 			x.Status = StatusClientClosed
-			x.Fail(&Failure{Op: "copy", Side: SideClient, Status: StatusClientClosed, Err: ErrClientGone})
 		}
 	}()
 	h.ServeHTTP(watcher, q)

@@ -194,9 +194,10 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 
 // cut is the failure of a response that has begun.
 func (a *roundTrip) cut(side exchange.Side, status int, err error) *exchange.Failure {
-	a.x.Status = status
-	return &exchange.Failure{Op: "copy", Target: a.attempts.Target.Name, Side: side, Status: status,
+	f := &exchange.Failure{Op: "copy", Target: a.attempts.Target.Name, Side: side, Status: a.x.Status,
 		Reason: "http_response_incomplete", Err: err}
+	a.x.Status = status
+	return f
 }
 
 // buffered returns how many bytes of body can be read without waiting, or a

@@ -72,5 +72,13 @@ func (s *Running) Stop() error {
 	}
 }
 
+// StopLate is Stop for a server that cannot end in time. Its error is expected, and does not fail the test.
+func (s *Running) StopLate() error {
+	s.t.Helper()
+	err := s.Stop()
+	s.err = nil
+	return err
+}
+
 // Done is closed when the server has ended.
 func (s *Running) Done() <-chan struct{} { return s.done }

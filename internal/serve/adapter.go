@@ -268,7 +268,12 @@ func (c *conn) Left() bool {
 func (c *conn) Excused() time.Duration { return 0 }
 
 // Why implements exchange.Client. HTTP/1.x answers what is wrong.
-func (c *conn) Why() error { return nil }
+func (c *conn) Why() error {
+	if c.ousted.Load() {
+		return exchange.ErrCut
+	}
+	return nil
+}
 
 // inspect ends the handler's context if the client has left. It is the sweeper's.
 func (w *response) inspect(c *conn, now time.Time) {

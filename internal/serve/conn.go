@@ -32,6 +32,7 @@ type conn struct {
 	spliced  bool            // what splice can write to
 	opaque   bool            // a type that may say later that it is no more than its socket
 	closed   atomic.Bool
+	ousted   atomic.Bool            // closed at DrainTimeout
 	discards atomic.Bool            // see discardOnClose
 	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
 	bound    atomic.Bool            // the write deadline is somebody else's

@@ -358,7 +358,7 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 	case x.left():
 		fail.Side, fail.Status, fail.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case x.attempts.Target.Killed() || x.ended():
-		fail.Side, fail.Status, fail.Reason = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable"
+		fail.Side, fail.Status, fail.Reason, fail.Err = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable", exchange.ErrCut
 	case errors.As(fail.Err, &hook):
 		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	default:
@@ -411,7 +411,7 @@ func (x *fastExchange) finish() {
 		r.RequestBytes = x.upload.body.Count()
 	}
 	if x.fail != nil {
-		x.fail.Because(x.front.why())
+		r.Because(x.fail, x.front.why())
 		r.Err = x.fail
 	}
 	lane.End(r)
@@ -516,7 +516,7 @@ func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step 
 	case side == exchange.SideClient || x.left():
 		x.fail.Side, x.rec.Status = exchange.SideClient, exchange.StatusClientClosed
 	case x.attempts.Killed() || x.ended():
-		x.fail.Side = exchange.SideDrain
+		x.fail.Side, x.fail.Err = exchange.SideDrain, exchange.ErrCut
 	}
 	x.front.cut()
 	return end

@@ -118,7 +118,7 @@ func (f *front1) handle(w *response) {
 func (f *front1) handled() { f.c.handling.Store(nil) }
 
 // why implements front.
-func (f *front1) why() error { return nil }
+func (f *front1) why() error { return f.c.Why() }
 
 // client implements front.
 func (f *front1) client(*response) exchange.Client { return f.c }

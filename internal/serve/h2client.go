@@ -58,7 +58,7 @@ func (st *stream) why() error {
 	st.c.mu.Lock()
 	defer st.c.mu.Unlock()
 	if st.c.fault == nil {
-		return nil
+		return st.c.c.Why()
 	}
 	return st.c.fault
 }

@@ -251,7 +251,7 @@ func (s *Server) drain() error {
 	case <-ctx.Done():
 	}
 	for _, c := range s.snapshot(nil) {
-		c.Close()
+		c.oust()
 	}
 	return ErrDrainTimeout
 }

@@ -49,7 +49,7 @@ func (w *watched) renew() {
 	if w.gone.Load() && w.front.major() == 1 {
 		w.gone.Store(false)
 	}
-	if w.over.Load() {
+	if w.over.Load() && (w.front.major() == 2 || w.front.why() != exchange.ErrCut) {
 		w.over.Store(false)
 	}
 }
@@ -60,7 +60,7 @@ func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forw
 	w.mu.Lock()
 	w.busy, w.lease, w.life, w.span, w.around = true, l, life, s, around
 	w.since, w.doomed, w.stay = w.from.s.now(), time.Time{}, nil
-	if w.gone.Load() { // the client left before watch
+	if w.gone.Load() || w.over.Load() { // before watch
 		w.abort()
 	}
 	w.mu.Unlock()
@@ -70,7 +70,7 @@ func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forw
 func (w *watched) wait(gone chan<- struct{}, life context.Context, s span, around *forward.Forwarder) {
 	w.watch(pool.Lease{}, life, s, around)
 	w.mu.Lock()
-	if w.waiting = gone; w.gone.Load() {
+	if w.waiting = gone; w.gone.Load() || w.over.Load() {
 		w.abort()
 	}
 	w.mu.Unlock()
@@ -213,6 +213,28 @@ func (w *watched) forsake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.gone.Store(true); w.busy {
+		w.abort()
+	}
+}
+
+// oust closes the connection because DrainTimeout has passed, and ends its exchange.
+func (c *conn) oust() {
+	c.ousted.Store(true)
+	c.Close()
+	if w := c.serving.Load(); w != nil {
+		w.cutOff()
+	}
+	if w := c.handling.Load(); w != nil {
+		w.leave()
+	}
+}
+
+// cutOff ends the exchange, since its server is out of time. It may be called
+// concurrently.
+func (w *watched) cutOff() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over.Store(true); w.busy {
 		w.abort()
 	}
 }
