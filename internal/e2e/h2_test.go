@@ -105,6 +105,30 @@ func TestTrailersCrossEveryProtocol(t *testing.T) {
 	})
 }
 
+// HTTP/2 has room for trailers behind a body whose length is known, announced or not.
+func TestTrailersBehindAContentLengthCrossHTTP2(t *testing.T) {
+	target := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Length", "4")
+		if q.URL.Path == "/announced" {
+			w.Header().Set("Trailer", "X-Sum")
+		}
+		_, _ = io.WriteString(w, "text")
+		_ = http.NewResponseController(w).Flush()
+		if q.URL.Path != "/none" {
+			w.Header().Set(http.TrailerPrefix+"X-Sum", "1")
+		}
+	}))
+	client := clientOf(t, "h2", hostproxy.To("h2c://"+target.Addr()))
+	for path, sum := range map[string]string{"/announced": "1", "/unannounced": "1", "/none": ""} {
+		p, got := do(t, client, newRequest(t, "GET", path, nil))
+		assert.Equal(t, "text", got)
+		assert.Equal(t, sum, p.Trailer.Get("X-Sum"), path)
+		if path == "/none" {
+			assert.EqualValues(t, 4, p.ContentLength)
+		}
+	}
+}
+
 func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	h := func(w http.ResponseWriter, q *http.Request) {

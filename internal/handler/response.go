@@ -27,8 +27,12 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	if !a.wrote {
 		announced = a.writeHead(res)
 	}
-	if res.ContentLength < 0 && res.Body != http.NoBody {
-		keepUnsized(a.w)
+	switch {
+	case res.Body == http.NoBody:
+	case res.ContentLength < 0:
+		keepOpen(a.w, ending.Unsized)
+	case res.ProtoMajor == 2: // over HTTP/1.1 a length excludes trailers
+		keepOpen(a.w, ending.Trailing)
 	}
 	if fail := a.copyBody(res); fail != nil {
 		return fail
@@ -104,13 +108,23 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	return announced
 }
 
-// keepUnsized lets a response whose target did not give its length have none, however
-// short it is. Another server may count it.
-func keepUnsized(w http.ResponseWriter) {
+// An ending is a writer that can be told of how a response may end.
+type ending interface {
+	// Unsized lets a response whose target did not give its length have none, however
+	// short it is.
+	Unsized()
+
+	// Trailing says that trailers may follow the body, which has a length.
+	Trailing()
+}
+
+// keepOpen calls how for the ending below w. Another server has none: it may count a
+// short response, and lose trailers that were not announced.
+func keepOpen(w http.ResponseWriter, how func(ending)) {
 	for {
 		switch inner := w.(type) {
-		case interface{ Unsized() }:
-			inner.Unsized()
+		case ending:
+			how(inner)
 			return
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = inner.Unwrap()

@@ -303,7 +303,7 @@ type given struct {
 	unsized  bool   // see Unsized
 	date     bool
 	trailers []string // announced
-	trails   bool     // there are trailers, announced or by http.TrailerPrefix
+	trails   bool     // there may be trailers: announced, by http.TrailerPrefix, or see Trailing
 }
 
 var errTarget = &h1.Refusal{Status: http.StatusBadRequest, Reason: "invalid request target"}

@@ -365,6 +365,15 @@ func (w *response) Unsized() {
 	w.mu.Unlock()
 }
 
+// Trailing says that trailers may follow a body whose length is known, although none
+// are announced. Only HTTP/2 can send them.
+func (w *response) Trailing() {
+	if a := w.use(); a != nil {
+		a.given.trails = true
+	}
+	w.mu.Unlock()
+}
+
 // FlushError is Flush for http.ResponseController.
 func (w *response) FlushError() error {
 	a := w.use()
