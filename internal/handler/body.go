@@ -24,7 +24,7 @@ func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBod
 	b := &requestBody{q: q, flight: fl, edit: edit}
 	b.Open(b, q.Method, q.ContentLength)
 	b.Patient = exchange.AwaitsTrailers(q) || q.Method == http.MethodConnect
-	if q.ContentLength < 0 || len(q.Trailer) > 0 {
+	if q.ContentLength < 0 || q.Trailer != nil { // HTTP/2 may send some behind a length, announced or not
 		b.trailer = make(http.Header, len(q.Trailer))
 		for k := range q.Trailer {
 			if b.passes(k) {

@@ -30,9 +30,9 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	switch {
 	case res.Body == http.NoBody:
 	case res.ContentLength < 0:
-		keepOpen(a.w, ending.Unsized)
-	case res.ProtoMajor == 2: // over HTTP/1.1 a length excludes trailers
-		keepOpen(a.w, ending.Trailing)
+		tellEnding(a.w, ending.Unsized)
+	case res.ProtoMajor == 1: // a length excludes trailers
+		tellEnding(a.w, ending.Untrailed)
 	}
 	if fail := a.copyBody(res); fail != nil {
 		return fail
@@ -67,7 +67,7 @@ func (a *roundTrip) copyHeader(res *http.Response) {
 	h := a.w.Header()
 	a.requireUpgrade(h, res.StatusCode, required)
 	for k, v := range res.Header {
-		if k == "Content-Length" && (len(res.Trailer) > 0 || res.StatusCode == http.StatusNoContent) {
+		if k == "Content-Length" && (len(res.Trailer) > 0 && a.q.ProtoMajor == 1 || res.StatusCode == http.StatusNoContent) {
 			continue // trailers need chunks on HTTP/1.1, and a 204 has no length (RFC 9110, 8.6)
 		}
 		if old, ok := h[k]; ok {
@@ -114,13 +114,13 @@ type ending interface {
 	// short it is.
 	Unsized()
 
-	// Trailing says that trailers may follow the body, which has a length.
-	Trailing()
+	// Untrailed says that no trailers follow the body, which has a length.
+	Untrailed()
 }
 
-// keepOpen calls how for the ending below w. Another server has none: it may count a
-// short response, and lose trailers that were not announced.
-func keepOpen(w http.ResponseWriter, how func(ending)) {
+// tellEnding calls how for the ending below w. Another server has none, and may count a
+// short response.
+func tellEnding(w http.ResponseWriter, how func(ending)) {
 	for {
 		switch inner := w.(type) {
 		case ending:

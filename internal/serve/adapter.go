@@ -296,14 +296,15 @@ func (w *response) leave() {
 // A given is what the handler's header says about framing, and about fields that the
 // server adds if they are missing.
 type given struct {
-	length   string // Content-Length
-	coding   string // Transfer-Encoding
-	kind     bool   // Content-Type
-	encoded  bool   // Content-Encoding
-	unsized  bool   // see Unsized
-	date     bool
-	trailers []string // announced
-	trails   bool     // there may be trailers: announced, by http.TrailerPrefix, or see Trailing
+	length    string // Content-Length
+	coding    string // Transfer-Encoding
+	kind      bool   // Content-Type
+	encoded   bool   // Content-Encoding
+	unsized   bool   // see Unsized
+	date      bool
+	trailers  []string // announced
+	trails    bool     // there are trailers, announced or by http.TrailerPrefix
+	untrailed bool     // see Untrailed
 }
 
 var errTarget = &h1.Refusal{Status: http.StatusBadRequest, Reason: "invalid request target"}

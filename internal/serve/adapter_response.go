@@ -225,30 +225,6 @@ func (a *adapter) noteLength() {
 	}
 }
 
-// declare notes the trailers that a Trailer field names.
-func (a *adapter) declare(values []string) {
-	a.given.trails = a.given.trails || len(values) > 0
-	for _, v := range values {
-		for name := range strings.SplitSeq(v, ",") {
-			name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
-			if name != "" && mayTrail(name) {
-				a.given.trailers = append(a.given.trailers, name)
-			}
-		}
-	}
-}
-
-// mayTrail reports whether a field may come as a trailer (RFC 9110, 6.5.1).
-func mayTrail(name string) bool {
-	switch name {
-	case "Authorization", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
-		"Expect", "Host", "Keep-Alive", "Max-Forwards", "Pragma", "Proxy-Authenticate", "Proxy-Authorization",
-		"Proxy-Connection", "Range", "Realm", "Te", "Trailer", "Transfer-Encoding", "Www-Authenticate":
-		return false
-	}
-	return !strings.HasPrefix(name, "If-")
-}
-
 // writeHead gives the front the head. first is the beginning of the body: all of it when
 // the handler is done.
 func (a *adapter) writeHead(first []byte) error {
@@ -259,7 +235,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = int64(len(first))
 		a.written = h.length
 	}
-	h.unframed, h.trails = g.coding == "identity", g.trails
+	h.unframed, h.trails = g.coding == "identity", g.trails || a.mayTrail()
 	if !hasBody(h.status) && h.status != http.StatusNotModified {
 		h.length = unknownLength
 	}
@@ -365,15 +341,6 @@ func (w *response) Unsized() {
 	w.mu.Unlock()
 }
 
-// Trailing says that trailers may follow a body whose length is known, although none
-// are announced. Only HTTP/2 can send them.
-func (w *response) Trailing() {
-	if a := w.use(); a != nil {
-		a.given.trails = true
-	}
-	w.mu.Unlock()
-}
-
 // FlushError is Flush for http.ResponseController.
 func (w *response) FlushError() error {
 	a := w.use()
@@ -451,24 +418,6 @@ func (w *response) sendFile(src io.Reader) (n int64, err error) {
 		limited.N -= n
 	}
 	return n, a.check(err)
-}
-
-// trailers returns the trailers of the response, sorted by name.
-func (a *adapter) trailers() (trailers []h1.Field) {
-	if !a.f.trails() {
-		return nil
-	}
-	for k, values := range a.w.made() {
-		name, marked := strings.CutPrefix(k, http.TrailerPrefix)
-		if marked && !mayTrail(http.CanonicalHeaderKey(name)) || !marked && !slices.Contains(a.given.trailers, k) {
-			continue
-		}
-		for _, v := range values {
-			trailers = appendField(trailers, name, v)
-		}
-	}
-	slices.SortStableFunc(trailers, func(a, b h1.Field) int { return bytes.Compare(a.Name, b.Name) })
-	return trailers
 }
 
 // SetReadDeadline is for http.ResponseController.

@@ -14,7 +14,7 @@
 //   - front1.go, source1.go: the same in HTTP/1.x
 //   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: an HTTP/2 connection: frames, header blocks, writes, drain and workers, limits of its cost
 //   - h2stream.go, h2source.go, h2client.go: the same in HTTP/2: a stream
-//   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
+//   - adapter.go, adapter_request.go, adapter_response.go, adapter_trailers.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
 //   - sendfile.go: files to clients
 package serve
