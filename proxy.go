@@ -331,7 +331,7 @@ func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	lane.Retired = func(rt any) { r.closeRetired(rt.(*routes.Route[route])) }
 	if rules, err := r.rules(); err == nil {
-		lane.Limit, lane.Numbering = rules.limit, rules.numbering
+		lane.Limit, lane.Numbering, lane.Hooks = rules.limit, rules.numbering, rules.hooks
 	}
 	return lane
 }
@@ -556,6 +556,28 @@ type Exchange struct {
 
 	Err     error   // an *Error if forwarding failed, else nil
 	Retried []error // an *Error for each attempt that was retried, or canceled by Hedge
+
+	// Timeline has an element for each attempt, in the order in which they began. An
+	// attempt that is made again over HTTP/2, because the target refuses HTTP/1.1, has two.
+	Timeline []Attempt
+
+	Value any // for the hooks of the Router: what Router.Begin stores here, Observe finds
+}
+
+// An Attempt is one try to get a response from a target.
+type Attempt = struct {
+	Target string // as in Exchange
+	Retry  bool   // begun after another attempt at this Upstream had failed
+	Hedge  bool   // begun beside another attempt; see Upstream.Hedge
+
+	Start     time.Time     // when its target was chosen
+	Dial      time.Duration // time spent connecting; 0 on a reused connection
+	FirstByte time.Duration // time from Start to the head of the response; 0 if there is none
+	Duration  time.Duration // time from Start to the end of the response, or to the failure
+
+	Status int   // status of the target's response; 0 if there is none
+	Err    error // an *Error if the attempt failed, was retried or was canceled by Hedge, else nil
+	Value  any   // for the hooks of the Router: what Router.BeginAttempt stores here, Observe finds
 }
 
 // publicExchange converts r to an Exchange, in place.
@@ -568,7 +590,80 @@ func publicExchange(r *exchange.Record) *Exchange {
 			r.Retried[i] = publicError(f)
 		}
 	}
+	for i := range r.Timeline {
+		if f, ok := r.Timeline[i].Err.(*exchange.Failure); ok {
+			r.Timeline[i].Err = publicError(f)
+		}
+	}
 	return (*Exchange)(r)
+}
+
+// A Beginning is the start of an exchange, for [Router.Begin], or of an attempt, for
+// [Router.BeginAttempt]. It is valid only during the call.
+type Beginning struct {
+	// Exchange has what is known so far: Start to Query, Peer, and UserAgent to ServerName
+	// except User; in BeginAttempt also Pattern, Target, Attempts and Queue. A hook may set
+	// Exchange.Value, and must not change other fields.
+	Exchange *Exchange
+
+	// Attempt is the attempt that begins; nil in Begin. Its Target, Start, Retry and Hedge are
+	// known. A hook may set Attempt.Value, and must not change other fields.
+	Attempt *Attempt
+
+	b *exchange.Beginning
+}
+
+// Header returns the value of a request header, "" if there is none. Several values are
+// joined by ", ". It returns what the target will get, as far as that is known: the value
+// that a hook has set, or the identifier of [Router.RequestID], or else what the client has
+// sent, which may be forged.
+func (b *Beginning) Header(name string) string { return b.b.Header(name) }
+
+// SetHeader sets a request header for the target. It replaces the client's own copies, in
+// every spelling that CGI reads as the same name, and also in trailers. In Begin it applies
+// to all attempts; handlers and middleware of the route see it too, and mirrored copies and
+// the request of a [ForwardAuth] carry it. In BeginAttempt it applies to this attempt, instead
+// of what Begin has set, and to a mirrored copy if it is the last attempt.
+// [Upstream.RequestHeader] edits the header like any other header.
+//
+// The name must be a token (RFC 9110). It must not be Host, Expect, Via, the name of
+// RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length, Connection
+// or X-Forwarded-For. The value must not have control characters. Otherwise the request fails
+// with 500, as if the hook had panicked.
+func (b *Beginning) SetHeader(name, value string) {
+	b.b.Replace(header.Replacement{Name: name, Value: value})
+}
+
+// RemoveHeader removes a request header of the client, as [Beginning.SetHeader] replaces it.
+// The rules for names are the same.
+func (b *Beginning) RemoveHeader(name string) {
+	b.b.Replace(header.Replacement{Name: name, Gone: true})
+}
+
+// hooks returns what calls the hooks of r; nil if there are none.
+func (r *Router) hooks(n exchange.Numbering) *exchange.Hooks {
+	if r.Begin == nil && r.BeginAttempt == nil && r.Observe == nil {
+		return nil
+	}
+	return &exchange.Hooks{Begin: shown(r.Begin), Attempt: shown(r.BeginAttempt), Number: n.Name,
+		Times:  r.Observe != nil || r.BeginAttempt != nil,
+		Failed: func(err error) { r.logger().Error("hook failed, the request gets 500", "cause", err) }}
+}
+
+// shown returns hook for the engine, nil without one.
+func shown(hook func(*Beginning)) func(*exchange.Beginning) {
+	if hook == nil {
+		return nil
+	}
+	return func(b *exchange.Beginning) {
+		p, ok := b.Face.(*Beginning)
+		if !ok {
+			p = &Beginning{b: b}
+			b.Face = p
+		}
+		p.Exchange, p.Attempt = publicExchange(b.Record), b.Attempt
+		hook(p)
+	}
 }
 
 // A RequestIDHeader is a request header that identifies the request in the logs

@@ -88,6 +88,22 @@ type Router struct {
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
+	// Begin is called once at the start of each exchange that Observe is called for, on the
+	// goroutine of the exchange: before the route is known and before limits apply, except
+	// that a request which cannot be read is refused first. It may set headers for the target
+	// and keep a value for Observe; see [Beginning]. It must not block. If it panics, the
+	// request fails with 500 (one that was refused first keeps its status), and the panic is
+	// logged and in [Exchange.Err]. Nil calls nothing.
+	Begin func(*Beginning)
+
+	// BeginAttempt is like Begin, for the start of each attempt at a target: retries, and
+	// the second attempt of [Upstream.Hedge]. The calls for one exchange come one after the
+	// other, although hedged attempts run at the same time; calls for several exchanges may be
+	// concurrent. Mirrored copies, the request of a [ForwardAuth], and attempts within
+	// a built-in client, which replace a connection that was closed, are not attempts in this
+	// sense. Nil calls nothing.
+	BeginAttempt func(*Beginning)
+
 	// Observe is called once at the end of each exchange, aborted ones included. The
 	// call runs on the goroutine of the exchange. The Exchange is valid only during
 	// the call: copy it to use it later. Nil logs failed exchanges as warnings,
@@ -117,6 +133,7 @@ type Router struct {
 type rules struct {
 	limit     *limit.Rule // nil means no limit
 	numbering exchange.Numbering
+	hooks     *exchange.Hooks // nil without any
 }
 
 func (r *Router) compile() (*rules, error) {
@@ -138,7 +155,7 @@ func (r *Router) compile() (*rules, error) {
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
-	return &rules{l, n}, nil
+	return &rules{l, n, r.hooks(n)}, nil
 }
 
 // rules returns what the fields compile to. The first call puts them in force.
@@ -766,7 +783,11 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	defer r.end(x) // also when a handler panics
 	r.identify(w, q, x)
 	exchange.CloseUnbounded(w, q)
-	r.serve(w, q, x)
+	if fail := r.announce(q, x); fail != nil {
+		fail.Handler().ServeHTTP(exchange.Watch(w, x), q)
+	} else {
+		r.serve(w, q, x)
+	}
 	x.Returned = true
 }
 
@@ -818,6 +839,16 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Ex
 		x.Identify(q, r, rules.numbering)
 		rules.numbering.Tell(w, x.RequestID)
 	}
+}
+
+// announce calls Begin for x, the exchange of q. It returns why the exchange fails, nil if
+// it does not.
+func (r *Router) announce(q *http.Request, x *exchange.Exchange) *exchange.Failure {
+	rules, err := r.rules()
+	if err != nil {
+		return x.Announce(r.hooks(exchange.Numbering{}), q)
+	}
+	return x.Announce(rules.hooks, q)
 }
 
 // refusalOf returns the handler that refuses a client above its rate limit, or nil.

@@ -29,6 +29,7 @@ func TestAWebSocketOverHTTP2IsATunnel(t *testing.T) {
 		if err != nil {
 			return
 		}
+		assert.Equal(t, []string{"exchange", "attempt"}, append(q.Header["X-Trace"], q.Header["X-Span"]...))
 		c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
 		_, err = io.Copy(c.Conn, c.Conn)
 		ends <- err
@@ -37,6 +38,8 @@ func TestAWebSocketOverHTTP2IsATunnel(t *testing.T) {
 	require.NoError(t, err)
 	conf, roots := proxytest.TLS(t, "a.test", "b.test")
 	r := hostproxy.Router{TLS: hostproxy.TLS{Config: conf, Storage: files(t)}}
+	r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Trace", "exchange") }
+	r.BeginAttempt = func(b *hostproxy.Beginning) { b.SetHeader("X-Span", "attempt") }
 	r.Handle("a.test", hostproxy.To(backend.Addr()))
 	r.Handle("b.test", &hostproxy.BasicAuth{Users: map[string]string{"ann": string(hash)}, Next: hostproxy.To(backend.Addr())})
 	s := proxytest.Start(t, &hostproxy.Server{Router: &r})

@@ -75,6 +75,14 @@ func features() []feature {
 		})},
 		{"canary", "canary of all clients", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Canary(other, 1) })},
 		{"mirror", "mirror of one request in a thousand", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Mirror(other, 0.001) })},
+		{"begin", "hooks at the beginning of exchanges and attempts, one header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
+			r.BeginAttempt = func(b *hostproxy.Beginning) {
+				b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+			}
+			r.Observe = func(*hostproxy.Exchange) {}
+			return nil
+		}},
 		{"access-log", "access log, as JSON that is written nowhere", logged, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 			return nil

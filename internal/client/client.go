@@ -38,13 +38,14 @@ type Timeouts struct {
 // New returns a client that connects by p.
 func New(p *pool.Pool, limits Timeouts) *Client { return &Client{p, limits} }
 
+// Dialing is a context of a request that is told how long a connection took to open.
+type Dialing interface{ Dialed(took time.Duration) }
+
 // A Binder is the context of a request that is told of its connection, which costs
 // less than [context.AfterFunc].
 type Binder interface {
 	context.Context
-
-	// Dialed is told how long a connection took to open.
-	Dialed(took time.Duration)
+	Dialing
 
 	// Bind makes the end of the context one of the lease. The returned function
 	// undoes it and reports whether it came in time.
@@ -128,7 +129,7 @@ func (t *Try) connect(fresh bool) error {
 		}
 		start := time.Now()
 		conn, err := t.c.pool.Open(ctx)
-		if b, ok := t.ctx.(Binder); ok {
+		if b, ok := t.ctx.(Dialing); ok {
 			b.Dialed(time.Since(start))
 		}
 		var handshake *pool.HandshakeError

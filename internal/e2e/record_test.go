@@ -31,7 +31,8 @@ func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
 	assert.Positive(t, x.Duration)
 	assert.LessOrEqual(t, x.FirstByte, x.Duration)
 	assert.LessOrEqual(t, x.Dial, x.Duration)
-	x.Start, x.Duration, x.FirstByte, x.Dial = time.Time{}, 0, 0, 0
+	assert.Len(t, x.Timeline, x.Attempts)
+	x.Start, x.Duration, x.FirstByte, x.Dial, x.Timeline = time.Time{}, 0, 0, 0, nil
 	return x
 }
 

@@ -42,7 +42,8 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 // panicked or something may hold x.
 func (x *Exchange) Release() {
 	if x.Returned && !x.Shared {
-		*x = Exchange{}
+		b := x.beginning
+		*x = Exchange{beginning: b}
 		exchanges.Put(x)
 	}
 }
@@ -69,7 +70,6 @@ func (x *Exchange) readForwarded(h http.Header) {
 
 // Finish sets what is known only at the end.
 func (x *Exchange) Finish() {
-	x.Duration = time.Since(x.Start)
 	switch {
 	case x.Status != 0:
 	case x.Returned:
@@ -83,6 +83,7 @@ func (x *Exchange) Finish() {
 	if f, ok := x.Err.(*Failure); ok && x.client != nil {
 		x.Because(f, x.client.Why())
 	}
+	x.Conclude(time.Now())
 }
 
 // Left ends the exchange of q, whose client left before it was answered, because

@@ -11,6 +11,7 @@
 //   - body.go, pace.go: the body on its way to targets, and its rules
 //   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory that both lanes share
 //   - contain.go: panics of the program's hooks
+//   - hooks.go: its hooks at the beginning of exchanges and attempts
 //
 // It knows no target and no connection.
 package exchange
@@ -36,6 +37,11 @@ type Exchange struct {
 	Shared   bool        // something may hold the exchange behind its end; see Release
 
 	Numbering Numbering // by which RequestID is sent
+
+	Hooks     *Hooks               // the Router's; nil has none
+	Set       []header.Replacement // by Begin; Numbered sends them
+	begun     bool                 // Begin has been called, in another lane
+	beginning *Beginning           // nil before it is needed
 
 	Owner any // what the Router knows the route's handler by, if that is not an Upstream
 

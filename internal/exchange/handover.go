@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
@@ -13,6 +14,9 @@ type Handover struct {
 	Record  Record
 	Charged []*limit.Rule // have taken their token
 	Tried   []string      // keys of the targets that have failed
+
+	Begun bool                 // the hook Begin has been called
+	Set   []header.Replacement // by it
 
 	taken atomic.Bool // by the first exchange of its request
 }
@@ -36,4 +40,5 @@ func (x *Exchange) takeOver(q *http.Request) {
 	x.Start, x.Queue, x.Dial = h.Record.Start, h.Record.Queue, h.Record.Dial
 	x.RequestID = h.Record.RequestID
 	x.Target, x.Attempts, x.Retried = h.Record.Target, h.Record.Attempts, h.Record.Retried
+	x.Timeline, x.Value, x.Set, x.begun = h.Record.Timeline, h.Record.Value, h.Set, h.Begun
 }

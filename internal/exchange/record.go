@@ -47,6 +47,41 @@ type Record struct {
 
 	Err     error
 	Retried []error // *Failure
+
+	Timeline []Attempt
+	Value    any
+}
+
+// An Attempt is what became of one attempt. It has no name of its own, so that the
+// hostproxy package can show it in place.
+type Attempt = struct {
+	Target string
+	Retry  bool
+	Hedge  bool
+
+	Start     time.Time
+	Dial      time.Duration
+	FirstByte time.Duration
+	Duration  time.Duration
+
+	Status int
+	Err    error // *Failure
+	Value  any
+}
+
+// Conclude notes that the exchange ends now.
+func (r *Record) Conclude(now time.Time) {
+	r.Duration = now.Sub(r.Start)
+	r.EndAttempts(now)
+}
+
+// EndAttempts notes that the attempts that go on end now, as the exchange does so far.
+func (r *Record) EndAttempts(now time.Time) {
+	for i := range r.Timeline {
+		if a := &r.Timeline[i]; a.Err == nil && a.Duration == 0 {
+			a.Duration, a.Err = now.Sub(a.Start), r.Err
+		}
+	}
 }
 
 // Fail notes the first failure of the exchange; later ones are consequences.

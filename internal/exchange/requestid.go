@@ -151,9 +151,12 @@ func (x *Exchange) Identify(q *http.Request, router any, n Numbering) {
 	x.RequestID = n.idOf(q, x.Trusted)
 }
 
-// Numbered returns q with x's identifier in place of what the client sent in that
-// header, in every spelling and in trailers too.
+// Numbered returns q with x's identifier, and with what the hook Begin has set, in place
+// of what the client sent in those headers, in every spelling and in trailers too.
 func (x *Exchange) Numbered(q *http.Request) *http.Request {
+	if len(x.Set) > 0 {
+		q = Replace(q, x.Set)
+	}
 	if x.Numbering.Name == "" {
 		return q
 	}

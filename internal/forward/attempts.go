@@ -55,6 +55,8 @@ type Attempts struct {
 	stay     *Stay    // of the stream that the exchange has become; nil if it has not, or has none
 	repeated bool     // f counts the exchange among those that were sent more than once
 
+	timeline timeline
+
 	refusal exchange.Failure // memory of a refusal, and of its header lines
 	lines   []byte
 }
@@ -125,7 +127,7 @@ func (a *Attempts) Reset() {
 	if a.f == nil { // there was none: each begins with Take
 		return
 	}
-	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], lines: a.lines[:0]}
+	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], lines: a.lines[:0], timeline: a.timeline.emptied()}
 }
 
 // next begins an attempt at the next target.
@@ -142,6 +144,7 @@ func (a *Attempts) next(now time.Time) *exchange.Failure {
 	a.Target, a.Since, a.counted = a.set.targets[i], now, true
 	a.rec.Target = a.Target.Name
 	a.rec.Attempts++
+	a.timeline.next(a.rec, len(a.tried) > 1, now)
 	return nil
 }
 
@@ -305,6 +308,7 @@ const (
 func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
+	a.timeline.answered(a.rec, &o)
 	switch {
 	case o.Failure == nil:
 		a.Target.latency.Record(now, a.rec.FirstByte)
@@ -320,12 +324,14 @@ func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	if !a.may(&o, now) {
 		return a.last(&o)
 	}
-	ended := a.Target
+	ended, was := a.Target, a.timeline.now
 	fail := a.next(now)
 	if fail != nil && (fail.Side != exchange.SideProxy || len(a.set.targets) == 0) { // no target is left
 		return a.last(&o)
 	}
-	a.rec.Retried = append(a.rec.Retried, o.failure(ended))
+	why := o.failure(ended)
+	a.rec.Retried = append(a.rec.Retried, why)
+	a.timeline.end(a.rec, was, why)
 	switch {
 	case fail == nil:
 		ended.node.End()

@@ -70,6 +70,9 @@ func (e *Encoder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *hea
 	dst = e.appendClients(dst, req, hop, received)
 	dst = header.AppendForwarded(dst, hop, req.Host, received)
 	dst = appendNumber(dst, &hop.ID, &e.RequestHeader)
+	if len(hop.Set) > 0 {
+		dst = appendSet(dst, hop.Set, &e.RequestHeader)
+	}
 	dst = append(dst, e.RequestHeader.lines...)
 	return appendFraming(dst, req)
 }
@@ -105,7 +108,7 @@ func (e *Encoder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, re
 				continue
 			}
 		}
-		if header.Matches(e.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) {
+		if header.Matches(e.RequestHeader.drops, fd.Name) || header.SameVariable(fd.Name, hop.ID.Name) || header.Replaces(hop.Set, fd.Name) {
 			continue
 		}
 		dst = appendLine(dst, fd)
@@ -120,6 +123,16 @@ func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
 		return dst
 	}
 	return h1.AppendField(dst, id.Name, id.Value)
+}
+
+// appendSet appends the lines of the replacements, before e edits the message.
+func appendSet(dst []byte, set []header.Replacement, e *Edit) []byte {
+	for i := range set {
+		if s := &set[i]; !s.Gone && !header.Matches(e.drops, s.Name) {
+			dst = h1.AppendField(dst, s.Name, s.Value)
+		}
+	}
+	return dst
 }
 
 // appendFraming appends how the body is framed, and the end of the head.

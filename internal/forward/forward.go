@@ -3,7 +3,7 @@
 //
 //   - forward.go: a Forwarder, which is a compiled Config
 //   - admission.go, access.go, pause.go, canary.go: from the route to the first attempt
-//   - attempts.go, hedge.go: from target to target until one answers
+//   - attempts.go, hedge.go, timeline.go: from target to target until one answers
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
 //   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests

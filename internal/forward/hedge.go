@@ -36,6 +36,7 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	a.tried = append(a.tried, i)
 	a.fork, a.forked = a.set.targets[i], now
 	a.rec.Attempts++
+	a.timeline.fork(a.rec, a.fork.Name, now)
 	return a.fork, nil
 }
 
@@ -43,7 +44,9 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 // given up. The other one is the exchange's from now on.
 func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 	loser, since, now := a.fork, a.forked, time.Now()
+	lostAt := a.timeline.beside
 	if won == a.fork {
+		lostAt, a.timeline.now = a.timeline.now, lostAt
 		loser, since = a.Target, a.Since
 		a.Target, a.Since = a.fork, a.forked
 		a.rec.Target = won.Name
@@ -62,6 +65,7 @@ func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 		loser.monitor.Release()
 	}
 	lost.Target = loser.Name
+	a.timeline.end(a.rec, lostAt, lost)
 	loser.node.End()
 	a.f.queue.Wake()
 	a.rec.Retried = append(a.rec.Retried, lost)

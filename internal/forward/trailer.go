@@ -14,7 +14,7 @@ import (
 func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
 	dst = append(dst, "0\r\n"...)
 	for i := range trailers {
-		if fd := &trailers[i]; header.PassesTrailer[[]byte, []byte](e.RequestHeader.drops, fd.Name) && !header.SameVariable(fd.Name, hop.ID.Name) {
+		if fd := &trailers[i]; header.PassesTrailer[[]byte, []byte](e.RequestHeader.drops, fd.Name) && !header.SameVariable(fd.Name, hop.ID.Name) && !header.Replaces(hop.Set, fd.Name) {
 			dst = h1.AppendField(dst, fd.Name, fd.Value)
 		}
 	}

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/header"
 )
 
 // A requestBody is the client's body. Its source is the request's Body, which middleware
@@ -18,6 +21,8 @@ type requestBody struct {
 	flight  *flight
 	edit    *forward.Edit // of who serves the request
 	trailer http.Header   // filled at EOF
+
+	replaced atomic.Pointer[[]string] // names that are no trailers: the hook of an attempt has set them
 }
 
 func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBody {
@@ -80,7 +85,27 @@ func (b *requestBody) spoiled(n int, err error) bool {
 
 // passes reports whether a trailer crosses the proxy.
 func (b *requestBody) passes(name string) bool {
+	if names := b.replaced.Load(); names != nil && header.Matches(*names, name) {
+		return false
+	}
 	return b.edit.PassesTrailer(name, b.q.Header["Connection"]...)
+}
+
+// replace keeps back trailers in place of which set was sent with the head.
+func (b *requestBody) replace(set []header.Replacement) {
+	if len(set) == 0 || b.trailer == nil {
+		return
+	}
+	var names []string
+	if old := b.replaced.Load(); old != nil { // an attempt that has ended may still read
+		names = slices.Clone(*old)
+	}
+	for i := range set {
+		if !header.Matches(names, set[i].Name) {
+			names = append(names, set[i].Name)
+		}
+	}
+	b.replaced.Store(&names)
 }
 
 // detach ends all reading, since net/http reads on when the handler returns.

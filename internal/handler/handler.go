@@ -113,10 +113,12 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 }
 
 // hookStatus is what the client is answered when a hook has failed: what it
-// refused is no good answer of the target's, and a panic is a fault of ours.
+// refused is no good answer of the target's, and a panic is a fault of ours, as is a header
+// that it cannot set.
 func hookStatus(err error) int {
 	var p *exchange.PanicError
-	if errors.As(err, &p) {
+	var field *exchange.FieldError
+	if errors.As(err, &p) || errors.As(err, &field) {
 		return http.StatusInternalServerError
 	}
 	return http.StatusBadGateway

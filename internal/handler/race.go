@@ -29,7 +29,17 @@ type rival struct {
 	done   chan struct{} // closes when what follows is known
 	res    *http.Response
 	err    error
+	dialed time.Duration // time spent connecting
 }
+
+// A dialing context notes how long its attempt took to connect.
+type dialing struct {
+	context.Context
+	by *rival
+}
+
+// Dialed implements client.Dialing.
+func (d dialing) Dialed(took time.Duration) { d.by.dialed += took }
 
 // race performs an attempt, and another one when it takes long.
 func (a *roundTrip) race() (*http.Response, error) {
@@ -44,6 +54,7 @@ func (a *roundTrip) race() (*http.Response, error) {
 	defer late.Stop()
 	select {
 	case <-first.done:
+		a.attempts.Dialed(first.dialed)
 		return first.res, first.err
 	case <-late.C:
 	}
@@ -55,8 +66,16 @@ func (a *roundTrip) race() (*http.Response, error) {
 			return nil, err
 		}
 	}
+	if other != nil {
+		if err := a.announce(); err != nil {
+			first.drop()
+			a.attempts.Join(one, a.classify(err))
+			return nil, err
+		}
+	}
 	if other == nil {
 		<-first.done
+		a.attempts.Dialed(first.dialed)
 		return first.res, first.err
 	}
 	second := r.start(other)
@@ -66,6 +85,8 @@ func (a *roundTrip) race() (*http.Response, error) {
 	case <-second.done:
 		r.awaitOther(second, first)
 	}
+	a.attempts.Dialed(first.dialed)
+	a.attempts.ForkDialed(second.dialed)
 	if second.err == nil {
 		a.attempts.Join(other, a.lost(first.err))
 		return second.res, nil
@@ -105,7 +126,7 @@ func (r *race) start(t *forward.Target) *rival {
 	v := &rival{done: make(chan struct{})}
 	var ctx context.Context
 	ctx, v.cancel = context.WithCancel(r.ctx)
-	out, err := r.a.outgoing(ctx, t)
+	out, err := r.a.outgoing(dialing{ctx, v}, t)
 	if err != nil {
 		v.err = err
 		close(v.done)

@@ -123,6 +123,7 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 	var hop header.Hop
 	a.fill(&hop)
 	header.SetForwarded(h, &hop, q.Host)
+	header.Replace(h, a.set)
 	return h
 }
 
@@ -133,7 +134,7 @@ func (a *roundTrip) fill(h *header.Hop) {
 	if h.Name == "" {
 		h.Name = a.f.Name()
 	}
-	h.RFC7239 = a.f.Forwarded
+	h.RFC7239, h.Set = a.f.Forwarded, a.set
 }
 
 // websocketKey returns a fresh Sec-WebSocket-Key (RFC 6455, 4.1).

@@ -27,19 +27,20 @@ type roundTrip struct {
 
 	flight   flight
 	attempts forward.Attempts
-	fast     bool               // the short way may do
-	res      http.Response      // on the short way
-	room     client.Room        // likewise
-	fields   []h1.Field         // of a response that is relayed
-	events   bool               // it is an event stream
-	tries    int                // attempts that have begun
-	body     *requestBody       // the client's body, nil without
-	done     context.CancelFunc // of a client that knows nothing of leases; nil without
-	wrote    bool               // the response to the client has begun
-	mirrors  bool               // a copy is to be sent
-	interim  int                // interim responses relayed
-	named    []string           // values of the response's Connection, for its trailers
-	key      string             // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
+	fast     bool                 // the short way may do
+	res      http.Response        // on the short way
+	room     client.Room          // likewise
+	fields   []h1.Field           // of a response that is relayed
+	events   bool                 // it is an event stream
+	tries    int                  // attempts that have begun
+	body     *requestBody         // the client's body, nil without
+	done     context.CancelFunc   // of a client that knows nothing of leases; nil without
+	wrote    bool                 // the response to the client has begun
+	mirrors  bool                 // a copy is to be sent
+	interim  int                  // interim responses relayed
+	named    []string             // values of the response's Connection, for its trailers
+	set      []header.Replacement // by the hook of the latest attempt
+	key      string               // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
 }
 
 // methods are methods of a roundTrip and of its flight as funcs. They are kept, so
@@ -69,7 +70,8 @@ func (a *roundTrip) alone() bool {
 func (a *roundTrip) release() {
 	m, fields := a.methods, a.fields
 	clear(fields)
-	*a = roundTrip{methods: m, fields: fields[:0]}
+	a.attempts.Reset() // keeps its memory
+	*a = roundTrip{methods: m, fields: fields[:0], attempts: a.attempts}
 	a.flight.methods = &a.methods
 	roundTrips.Put(a)
 }
@@ -111,6 +113,9 @@ func (a *roundTrip) run() *exchange.Failure {
 func (a *roundTrip) begin() *exchange.Failure {
 	t := &a.attempts
 	t.Client, t.Size = a.x.Client, a.q.ContentLength
+	if a.x.Hooks.Timed() {
+		t.Timed()
+	}
 	if left, ok := exchange.MaxForwards(a.q); ok {
 		t.Here = left == 0
 	}
@@ -177,7 +182,11 @@ func (a *roundTrip) end() {
 	}
 	a.flight.f.Sweeper.Remove(&a.flight.swept)
 	if copies {
-		a.f.Copy(a.q, body, a.x)
+		q := a.q
+		if len(a.set) > 0 {
+			q = exchange.Replace(q, a.set)
+		}
+		a.f.Copy(q, body, a.x)
 	}
 }
 
@@ -258,6 +267,9 @@ func (a *roundTrip) pick(left []*forward.Target) (t *forward.Target, err error) 
 // try performs one attempt at t.
 func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 	a.tries++
+	if err := a.announce(); err != nil {
+		return nil, err
+	}
 	if a.hedges() {
 		return a.race()
 	}
@@ -271,6 +283,19 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 		return a.tryForeign(t.Speaker(a.q), t)
 	}
 	return res, err
+}
+
+// announce calls the hook for the attempt that begins. The failure of the hook is that of the
+// attempt.
+func (a *roundTrip) announce() (err error) {
+	if !a.x.Hooks.Tries() {
+		return nil
+	}
+	a.set, err = a.x.AnnounceAttempt(a.q)
+	if a.body != nil {
+		a.body.replace(a.set)
+	}
+	return err
 }
 
 // tryOwn performs one attempt by the built-in HTTP/1.1 client.
@@ -352,6 +377,7 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 		f.Op, f.Err = ae.Op, ae.Err
 	}
 	var hook *exchange.PanicError
+	var field *exchange.FieldError
 	cut := a.flight.why()
 	switch {
 	case errors.As(cut, &hook):
@@ -372,7 +398,7 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.BodyStatus(f.Err), "http_request_error"
 	case cut == exchange.ErrClientGone, a.q.Context().Err() != nil:
 		f.Side, f.Status, f.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
-	case errors.As(err, &hook), errors.Is(err, errRewritten):
+	case errors.As(err, &hook), errors.As(err, &field), errors.Is(err, errRewritten):
 		f.Side, f.Status, f.Reason = exchange.SideProxy, hookStatus(err), "proxy_internal_error"
 	default:
 		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)

@@ -117,6 +117,16 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 			r.RequestID = hostproxy.RequestIDHeader{Name: "X-Request-Id", Respond: true}
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewTextHandler(io.Discard, nil)))
 		},
+		"hooks at the beginning": func(r *hostproxy.Router, _ *hostproxy.Upstream) {
+			r.Begin = func(b *hostproxy.Beginning) {
+				b.Exchange.Value = r
+				b.SetHeader("X-Trace", b.Header("X-Debug"))
+			}
+			r.BeginAttempt = func(b *hostproxy.Beginning) {
+				b.Attempt.Value = r
+				b.SetHeader("X-Span", b.Exchange.Path)
+			}
+		},
 		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}
 		},

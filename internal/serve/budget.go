@@ -328,18 +328,26 @@ func (x *fastExchange) account(cause Cause, status int, err error, req *h1.Reque
 
 // report reports the record of a request that no lane forwards, as the client's failure.
 func (x *fastExchange) report(status int, err error, req *h1.Request) {
-	if !x.from.s.Lane.Always {
+	lane := x.from.s.Lane
+	if !lane.Always && !lane.Hooks.Begins() {
 		return
 	}
 	x.rec = exchange.Record{Start: time.Now(), Proto: x.proto(), Scheme: x.from.scheme(), Client: x.from.peer.Addr,
-		Peer: x.from.peer.Addr, Status: status, ResponseBytes: x.rec.ResponseBytes,
-		Err: &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}}
+		Peer: x.from.peer.Addr, ResponseBytes: x.rec.ResponseBytes}
+	var said exchange.Said = exchange.Fields(nil)
 	if req != nil {
+		said = x
 		x.rec.Client = x.client()
 		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
 	}
 	x.rec.Secured(x.from.state)
-	x.from.s.Lane.End(&x.rec)
+	if lane.Hooks.Begins() {
+		_, _ = x.beginning.Begin(lane.Hooks, &x.rec, said) // the answer is on its way; it is logged
+	}
+	if lane.Always {
+		x.rec.Status, x.rec.Err = status, &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}
+		lane.End(&x.rec)
+	}
 }
 
 // countShake counts a handshake that failed with err, unless the client has left.

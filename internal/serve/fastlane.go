@@ -32,6 +32,7 @@ type Lane struct {
 	Trusted []netip.Prefix // peers whose forwarding fields count
 
 	Numbering exchange.Numbering // of requests
+	Hooks     *exchange.Hooks    // at the beginning of exchanges and attempts; nil has none
 
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
@@ -81,6 +82,9 @@ type fastExchange struct {
 	sent   bool               // the response has begun
 	lost   bool               // where the request ends is not known: the connection closes
 
+	beginning exchange.Beginning
+	set       []header.Replacement // by the hook Begin
+
 	attempts forward.Attempts
 	upload   upload
 	chunks   h1.Chunks // of the response
@@ -92,7 +96,7 @@ const maxKeptOut = 64 << 10
 
 // release forgets whose exchange x was.
 func (x *fastExchange) release() {
-	x.from, x.hit, x.fail, x.known = nil, Hit{}, nil, nil
+	x.from, x.hit, x.fail, x.known, x.set, x.hop.Set = nil, Hit{}, nil, nil, nil, nil
 	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {

@@ -50,6 +50,8 @@ type rival struct {
 	done chan struct{} // closes when what follows is known
 	conn *pool.Conn
 	err  error
+
+	dialed time.Duration // time spent connecting
 }
 
 // A bothFailedError is the failure of the first of two attempts, when the second has
@@ -71,6 +73,9 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	if other == nil {
 		return up, up.Fill()
 	}
+	if err := x.announceAttempt(); err != nil {
+		return nil, x.giveUpBoth(f, up, err)
+	}
 	r := &rival{f: f, target: other, first: up.Lease(), done: make(chan struct{})}
 	r.out = f.AppendRequest(nil, &x.req, other, &x.hop, &x.received)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
@@ -80,12 +85,14 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	if err == nil && r.wins() {
 		r.giveUp()
 		<-r.done
+		x.attempts.ForkDialed(r.dialed)
 		x.attempts.Join(first, nil)
 		return up, nil
 	}
 	beaten := r.won.Load()
 	up.Close()
 	x.await(r)
+	x.attempts.ForkDialed(r.dialed)
 	if r.err != nil {
 		x.attempts.Join(first, x.loss(f, r.err))
 		return nil, &bothFailedError{exchange.AttemptError{Op: "read", Wrote: true, Err: err}}
@@ -97,6 +104,14 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 		x.attempts.Join(other, x.loss(f, err))
 	}
 	return r.conn, nil
+}
+
+// giveUpBoth ends the attempt on up and the one beside it, whose hook has failed with err.
+func (x *fastExchange) giveUpBoth(f *forward.Forwarder, up *pool.Conn, err error) error {
+	up.Close()
+	x.unwatch()
+	x.attempts.Join(x.attempts.Target, x.classify(f, err))
+	return &bothFailedError{exchange.AttemptError{Op: "read", Wrote: true, Err: err}}
 }
 
 // await waits for the rival, or gives it up when the client has left.
@@ -167,7 +182,10 @@ func (r *rival) open() (*pool.Conn, error) {
 	conn := r.target.Pool.Take()
 	if conn == nil {
 		var err error
-		if conn, err = dial(r.ctx, r.f, r.target); err != nil {
+		start := time.Now()
+		conn, err = dial(r.ctx, r.f, r.target)
+		r.dialed = time.Since(start)
+		if err != nil {
 			if r.ctx.Err() != nil {
 				err = forward.ErrGivenUp
 			}

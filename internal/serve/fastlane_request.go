@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,6 +41,11 @@ func (x *fastExchange) run() step {
 // admit forwards the request, unless its client has asked enough, or it is in a
 // loop.
 func (x *fastExchange) admit() step {
+	if x.from.s.Lane.Hooks.Begins() {
+		if fail := x.announce(); fail != nil {
+			return x.answer(fail)
+		}
+	}
 	if rule := x.from.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
 			x.hit.Pattern = "" // whatever its route
@@ -68,6 +74,9 @@ func (x *fastExchange) begin() {
 		x.scheme = x.received.Scheme(x.scheme) // client has noted it
 	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
+	if x.set, x.hop.Set = nil, nil; x.from.s.Lane.Hooks.Timed() {
+		x.attempts.Timed()
+	}
 	x.identify()
 }
 
@@ -129,7 +138,7 @@ func (x *fastExchange) mirror() {
 		return
 	}
 	e := exchange.Exchange{Via: x.from.peer, Name: x.hop.Name, Trusted: x.from.trusted, Numbering: x.from.s.Lane.Numbering}
-	e.RequestID = x.rec.RequestID
+	e.RequestID, e.Set = x.rec.RequestID, x.hop.Set
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.from.peer.Addr, x.from.scheme()
 	x.attempts.Forwarder().CopyBytes(&x.req, x.upload.body.Kept(), &e)
 }
@@ -181,6 +190,9 @@ func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.F
 
 // attempt asks the target and reads the head of its response.
 func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
+	if err := x.announceAttempt(); err != nil {
+		return nil, 0, err
+	}
 	up, err := x.ask(f, x.attempts.Target)
 	if err != nil {
 		return nil, 0, err
@@ -347,6 +359,7 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 		fail.Op, fail.Err = ae.Op, ae.Err
 	}
 	var hook *exchange.PanicError
+	var field *exchange.FieldError
 	uploadErr := x.upload.body.Failed()
 	switch {
 	case errors.As(uploadErr, &hook):
@@ -359,7 +372,7 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 		fail.Side, fail.Status, fail.Reason = exchange.SideClient, exchange.StatusClientClosed, "connection_terminated"
 	case x.attempts.Target.Killed() || x.ended():
 		fail.Side, fail.Status, fail.Reason, fail.Err = exchange.SideDrain, http.StatusServiceUnavailable, "destination_unavailable", exchange.ErrCut
-	case errors.As(fail.Err, &hook):
+	case errors.As(fail.Err, &hook), errors.As(fail.Err, &field):
 		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	default:
 		fail.Status, fail.Reason = exchange.Reason(fail.Op, fail.Err)
@@ -398,15 +411,9 @@ func (x *fastExchange) finish() {
 		return
 	}
 	r := &x.rec
-	r.Duration = time.Since(x.start)
-	r.Client, r.Peer = x.hop.Client, x.from.peer.Addr
-	r.Proto, r.Scheme, r.Pattern = x.proto(), x.from.scheme(), x.hit.Pattern
-	r.Method, r.Host, r.Path = x.names[0].of(x.req.Method), x.names[1].of(x.req.Host), x.names[2].of(x.req.Path)
-	if len(x.req.Query) > 0 {
-		r.Query = x.names[3].of(x.req.Query[1:])
+	if r.Pattern = x.hit.Pattern; r.Proto == "" { // or else a hook has been shown it
+		x.describe(r)
 	}
-	r.UserAgent, r.Referer = x.names[4].of(x.said("User-Agent")), x.names[5].of(x.said("Referer"))
-	r.Secured(x.from.state)
 	if x.asked {
 		r.RequestBytes = x.upload.body.Count()
 	}
@@ -414,7 +421,20 @@ func (x *fastExchange) finish() {
 		r.Because(x.fail, x.front.why())
 		r.Err = x.fail
 	}
+	r.Conclude(time.Now())
 	lane.End(r)
+}
+
+// describe notes in r what is known of the request from the beginning.
+func (x *fastExchange) describe(r *exchange.Record) {
+	r.Client, r.Peer = x.hop.Client, x.from.peer.Addr
+	r.Proto, r.Scheme = x.proto(), x.from.scheme()
+	r.Method, r.Host, r.Path = x.names[0].of(x.req.Method), x.names[1].of(x.req.Host), x.names[2].of(x.req.Path)
+	if len(x.req.Query) > 0 {
+		r.Query = x.names[3].of(x.req.Query[1:])
+	}
+	r.UserAgent, r.Referer = x.names[4].of(x.said("User-Agent")), x.names[5].of(x.said("Referer"))
+	r.Secured(x.from.state)
 }
 
 // said is the beginning of the first field of that name, nil without one.
@@ -442,6 +462,7 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 // changed, and only that lane can ask them now. Nothing of the request is lost.
 func (x *fastExchange) handOver() step {
 	x.known = x.attempts.Handover()
+	x.known.Begun, x.known.Set = x.from.s.Lane.Hooks.Begins(), slices.Clone(x.set)
 	x.upload.halt()
 	x.upload.src.giveBack(x.upload.body.Kept())
 	x.upload.release()
