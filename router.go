@@ -77,7 +77,8 @@ type Router struct {
 	// RequestID gives each request an identifier. The zero value disables it.
 	RequestID RequestIDHeader
 
-	// RateLimit limits the requests of each client. Nil means no limit.
+	// RateLimit limits the requests of each client, or of each [LimitKey]. Nil means no
+	// limit.
 	RateLimit *RateLimit
 
 	// TLS sets where certificates come from. The zero value uses ACME (Let's Encrypt)
@@ -320,18 +321,54 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchang
 	e.Rule("ForwardAuth", status.Unknown, "the authentication server decides (GET %s); an explanation does not ask it", cmp.Or(a.Path, "/"))
 }
 
-// A RateLimit limits the requests of each client by a token bucket. A client is
-// an IPv4 address or the /64 of an IPv6 address, resolved through
-// [Router.TrustedProxies]. Requests above the limit get 429 with the headers
-// Retry-After, RateLimit and RateLimit-Policy. Memory is bounded regardless of
-// the number of clients.
+// A RateLimit limits the requests of each client by a token bucket, the number of
+// its requests in flight, or both. A client is an IPv4 address or the /64 of an IPv6
+// address, resolved through [Router.TrustedProxies]. By counts by something else.
+//
+// Requests above the limit get 429 with Retry-After. If Rate is exceeded, the
+// response has RateLimit and RateLimit-Policy too. Memory is bounded regardless of
+// the number of clients and keys.
 type RateLimit struct {
-	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required
+	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required without MaxInFlight
 	Burst int     // requests that a client may make at once after a pause; 0 means Rate, rounded up
 
+	// MaxInFlight limits the requests of each client that are in flight at the same
+	// time. WebSockets and other streams count until they end. Retries, hedged requests
+	// and mirrored copies do not count in addition. A request ends shortly after the
+	// client has its response, so a client that sends the next request immediately,
+	// on another connection or HTTP/2 stream, may need a limit that is 1 higher. Zero
+	// means no limit.
+	MaxInFlight int
+
+	// By is what requests are counted by. The zero value means the client address.
+	By LimitKey
+
 	// Limiter replaces the built-in buckets. Rate and Burst are then only
-	// announced, in RateLimit-Policy. Nil uses the buckets.
+	// announced, in RateLimit-Policy. MaxInFlight is still counted in this process. With
+	// By, Limiter must be a [KeyLimiter]. Nil uses the buckets.
 	Limiter Limiter
+}
+
+// A LimitKey is the part of a request by which a [RateLimit] counts. Requests with
+// the same value share one limit. Set at most one field. The zero value means the
+// client address, which is also used for requests where the value is missing or empty.
+//
+// Clients choose the values of headers and cookies. A client that invents a new value
+// for each request gets a new limit each time, and so many new values at once slow
+// down other new values. Therefore count by a value only where something verifies it,
+// or add a limit by client: set By in [Upstream.RateLimit] or [Guard], and leave it
+// empty in [Router.RateLimit].
+type LimitKey struct {
+	Header string // name of a header; its first value counts; not Host or a forwarding header such as X-Forwarded-For
+	Cookie string // name of a cookie
+	Host   bool   // host of the request, in canonical form
+
+	// Func returns the value. It gets the request before a target does, and must not
+	// change it or read its body. It may be called concurrently. It must be quick: the
+	// request waits for it. If it panics, the request fails with 500. Func takes
+	// the handler lane, for all routes if it is in [Router.RateLimit], which costs
+	// more CPU than the other fields.
+	Func func(*http.Request) string
 }
 
 // A Limiter decides whether a client may make one more request, for instance by
@@ -342,6 +379,15 @@ type RateLimit struct {
 // because the request waits for it.
 type Limiter interface {
 	Allow(ctx context.Context, client netip.Addr) (Quota, error)
+}
+
+// A KeyLimiter is a [Limiter] that can count by another key than the client. A
+// [RateLimit] with Limiter and By requires one. For AllowKey the same rules apply
+// as for Allow. key is the SHA-256 of the value, in hexadecimal: the value may be
+// long, or a secret. For requests without the value, Allow is called.
+type KeyLimiter interface {
+	Limiter
+	AllowKey(ctx context.Context, key string) (Quota, error)
 }
 
 // A Quota is a Limiter's answer to one request.
@@ -357,15 +403,27 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	if l == nil {
 		return nil, nil
 	}
-	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
+	by, fault := forward.NewBy(limit.By(l.By))
+	s := limit.Spec{Config: limit.Config{Rate: l.Rate, Burst: l.Burst}, By: by, MaxInFlight: l.MaxInFlight}
 	if l.Limiter == nil {
-		return limit.NewRule(c)
+		r, err := limit.NewRule(s)
+		return r, errors.Join(fault, err)
 	}
-	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
-		q, err := l.Limiter.Allow(ctx, client)
-		return limit.Decision(q), err
+	keys, ok := l.Limiter.(KeyLimiter)
+	if !ok && by.Set() {
+		fault = errors.Join(fault, fmt.Errorf("the Limiter %T counts by client only: with By it needs a method AllowKey (see KeyLimiter)", l.Limiter))
 	}
-	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, requests are allowed", "cause", err) })
+	ask := func(ctx context.Context, client netip.Addr, key string) (q limit.Decision, err error) {
+		var quota Quota
+		if key != "" {
+			quota, err = keys.AllowKey(ctx, key)
+		} else {
+			quota, err = l.Limiter.Allow(ctx, client)
+		}
+		return limit.Decision(quota), err
+	}
+	r, err := limit.NewForeignRule(s, ask, func(err error) { logger().Warn("rate limiter failed, requests are allowed", "cause", err) })
+	return r, errors.Join(fault, err)
 }
 
 // checkNext checks the Next of a handler of the type outer.
@@ -771,7 +829,9 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
-	if refusal := r.refusalOf(x); refusal != nil {
+	slots, refusal := r.admit(x, q)
+	defer slots.Free() // also when a handler panics
+	if refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
@@ -820,16 +880,17 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Ex
 	}
 }
 
-// refusalOf returns the handler that refuses a client above its rate limit, or nil.
-func (r *Router) refusalOf(x *exchange.Exchange) http.Handler {
+// admit counts q in by the rate limit, until the slots are freed, or returns the handler
+// that refuses it.
+func (r *Router) admit(x *exchange.Exchange, q *http.Request) (limit.Slots, http.Handler) {
 	rules, err := r.rules()
 	switch {
 	case err != nil:
-		return exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error")
+		return nil, exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error")
 	case rules.limit == nil:
-		return nil
+		return nil, nil
 	}
-	return forward.Limited(x, rules.limit)
+	return forward.Limited(x, q, rules.limit)
 }
 
 // end completes the record and reports it.

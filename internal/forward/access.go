@@ -73,32 +73,45 @@ func (a *Attempts) guard() *exchange.Failure {
 	return nil
 }
 
-// Limit takes a token of the client's from r, or returns the refusal, which is
+// Limit counts the exchange in by r, until Free, or returns the refusal, which is
 // valid until the next exchange.
 func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	if slices.Contains(a.charged, r) {
 		return nil // in another lane
 	}
-	d := r.Allow(a.Client, now)
-	if d.OK {
+	who, fail := a.subject(r)
+	if fail != nil {
+		return fail
+	}
+	v := r.Take(who, now)
+	if v.OK {
 		a.charged = append(a.charged, r)
+		if v.Slot.Held() {
+			a.slots = append(a.slots, v.Slot)
+		}
 		return nil
 	}
-	a.lines = r.AppendFields(a.lines[:0], d)
-	fail := a.refuse(http.StatusTooManyRequests, "http_request_denied")
+	a.lines = r.AppendFields(a.lines[:0], v)
+	fail = a.refuse(http.StatusTooManyRequests, "http_request_denied")
 	fail.Fields = a.lines
 	return fail
 }
 
-// Limited returns the handler that refuses the exchange's client if it has asked
-// enough, or nil.
-func Limited(x *exchange.Exchange, r *limit.Rule) http.Handler {
-	a := Attempts{Client: x.Client, charged: x.Charged}
-	fail := a.Limit(r, x.Start)
-	if fail == nil {
-		return nil
+// Limited returns the handler that refuses q, of which x is the exchange, if there
+// have been enough of its kind, or nil. Then the slots are to be freed at its end.
+func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots, http.Handler) {
+	if r.NeedsRequest() {
+		q = q.WithContext(exchange.NewContext(q.Context(), x)) // the func finds the exchange there
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	a := Attempts{Client: x.Client, Request: Request{HTTP: q}, charged: x.Charged}
+	fail := a.Limit(r, x.Start)
+	switch {
+	case fail == nil:
+		return a.slots, nil
+	case fail.Err != nil:
+		return nil, fail.Handler()
+	}
+	return nil, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		fail.AddFields(w.Header())
 		exchange.Reply(w, q, fail.Status, fail.Reason)
 	})

@@ -11,6 +11,7 @@
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies
+//   - limitkey.go: what a limit counts a request by
 //   - describe.go, explain.go: what is shown of all this
 package forward
 
@@ -263,7 +264,8 @@ var ErrDraining = errors.New("upstream is draining")
 // Shows reports whether hooks of f's see the client's request, or one that is made
 // of it.
 func (f *Forwarder) Shows() bool {
-	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
+	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil ||
+		f.Guard.Limit.NeedsRequest()
 }
 
 // UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
@@ -290,5 +292,5 @@ func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 func (f *Forwarder) isPlain() bool {
 	c := &f.Config
 	return c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
-		c.RequestHeader.plain() && c.ResponseHeader.plain()
+		!c.Guard.Limit.NeedsRequest() && c.RequestHeader.plain() && c.ResponseHeader.plain()
 }

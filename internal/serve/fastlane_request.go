@@ -47,6 +47,7 @@ func (x *fastExchange) admit() step {
 		}
 	}
 	if fail := exchange.LoopBytes(&x.req, x.hop.Name); fail != nil {
+		x.attempts.Free()
 		return x.answer(fail)
 	}
 	return x.forward()
@@ -68,6 +69,7 @@ func (x *fastExchange) begin() {
 		x.scheme = x.received.Scheme(x.scheme) // client has noted it
 	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
+	x.attempts.Request = forward.Request{Raw: &x.req, Host: view(x.host)}
 	x.identify()
 }
 
