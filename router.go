@@ -321,6 +321,92 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchang
 	e.Rule("ForwardAuth", status.Unknown, "the authentication server decides (GET %s); an explanation does not ask it", cmp.Or(a.Path, "/"))
 }
 
+// A Guard decides by the client address and by a rate limit whether Next serves a
+// request. It is for handlers other than an [Upstream], which has the same fields
+// itself and needs less CPU for them. Invalid fields are an error when the route
+// is added.
+type Guard struct {
+	// Allow lists the clients that are served; empty means all. Deny lists clients
+	// that are refused, even if they are in Allow. Refused clients get 403. The client
+	// address is that of [ClientAddr].
+	Allow, Deny []netip.Prefix
+
+	// RateLimit limits the requests that Allow and Deny let pass. A connection that
+	// Next hijacks counts until Next returns. Nil means no limit.
+	RateLimit *RateLimit
+
+	Next http.Handler // serves the requests that pass; required
+
+	compiled settings.Compiled[forward.Guard]
+	router   atomic.Pointer[Router] // the first with a route to it
+}
+
+func (g *Guard) logger() *slog.Logger {
+	if r := g.router.Load(); r != nil {
+		return r.logger()
+	}
+	return slog.Default()
+}
+
+func (g *Guard) compile() (*forward.Guard, error) {
+	rule, err := g.RateLimit.rule(g.logger)
+	if err != nil {
+		err = fmt.Errorf("Guard.RateLimit: %w", err)
+	}
+	guard, err2 := forward.NewGuard("Guard", g.Allow, g.Deny, rule)
+	return guard, errors.Join(checkNext("Guard", g.Next), err, err2)
+}
+
+func (g *Guard) check() error {
+	if g == nil {
+		return errNil
+	}
+	return g.compiled.Check(g, g.compile)
+}
+
+// use puts the fields in use, if g is valid.
+func (g *Guard) use() error {
+	if g == nil {
+		return nil // which check has reported
+	}
+	_, err := g.compiled.Use(g, g.compile)
+	return err
+}
+
+func (g *Guard) late() []string { return g.compiled.Late(g) }
+
+// Unwrap returns Next.
+func (g *Guard) Unwrap() http.Handler { return g.Next }
+
+// ServeHTTP passes q to Next, or refuses it with 403 or 429.
+func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if g == nil {
+		unusable(w, q, errNil)
+		return
+	}
+	guard, err := g.compiled.Use(g, g.compile)
+	if err != nil {
+		unusable(w, q, err)
+		return
+	}
+	slots, refusal := guard.Admit(q, ClientAddr(q))
+	defer slots.Free() // also when Next panics
+	if refusal != nil {
+		refusal.ServeHTTP(w, q)
+		return
+	}
+	g.Next.ServeHTTP(w, q)
+}
+
+func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
+	guard, err := g.compiled.Peek(g, g.compile)
+	if err != nil {
+		e.RefuseBy("Guard", http.StatusInternalServerError, "%v", err)
+		return
+	}
+	guard.Explain(e, "Guard", q, x)
+}
+
 // A RateLimit limits the requests of each client by a token bucket, the number of
 // its requests in flight, or both. A client is an IPv4 address or the /64 of an IPv6
 // address, resolved through [Router.TrustedProxies]. By counts by something else.
@@ -611,8 +697,8 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // and its innermost handler (see below): its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
-// returns. The innermost handler is the one that wraps no other. BasicAuth and
-// ForwardAuth have this method; add it to your own middleware. For example, a new
+// returns. The innermost handler is the one that wraps no other. BasicAuth,
+// ForwardAuth and Guard have this method; add it to your own middleware. For example, a new
 // BasicAuth around the same Upstream applies to new requests, and closes no
 // connection. Handlers are compared with ==. Handlers of a type that is not
 // comparable count as different. Only two http.HandlerFuncs are the same if they
@@ -732,6 +818,8 @@ func (r *Router) retain(rt *routes.Route[route]) {
 			rt.Value.behind.add(h)
 		case *ForwardAuth:
 			rt.Value.behind.add(h.Auth)
+		case *Guard:
+			h.router.CompareAndSwap(nil, r)
 		}
 		return true
 	})

@@ -19,9 +19,10 @@ type Guard struct {
 	MaxBody     int64          // bytes of a request's body; 0 means no bound
 }
 
-func (g *Guard) check() error {
+// check returns the errors in the lists, whose names begin with prefix.
+func (g *Guard) check(prefix string) error {
 	var errs []error
-	for name, list := range map[string][]netip.Prefix{"Allow": g.Allow, "Deny": g.Deny} {
+	for name, list := range map[string][]netip.Prefix{prefix + "Allow": g.Allow, prefix + "Deny": g.Deny} {
 		for i, p := range list {
 			switch {
 			case !p.IsValid():
@@ -103,8 +104,12 @@ func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots,
 	if r.NeedsRequest() {
 		q = q.WithContext(exchange.NewContext(q.Context(), x)) // the func finds the exchange there
 	}
-	a := Attempts{Client: x.Client, Request: Request{HTTP: q}, charged: x.Charged}
-	fail := a.Limit(r, x.Start)
+	return (&Attempts{Client: x.Client, Request: Request{HTTP: q}, charged: x.Charged}).admit(r, x.Start)
+}
+
+// admit is Limited for an exchange with no more than that.
+func (a *Attempts) admit(r *limit.Rule, now time.Time) (limit.Slots, http.Handler) {
+	fail := a.Limit(r, now)
 	switch {
 	case fail == nil:
 		return a.slots, nil

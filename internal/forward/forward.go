@@ -12,6 +12,7 @@
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies
 //   - limitkey.go: what a limit counts a request by
+//   - guard.go: lists and limits in front of any handler
 //   - describe.go, explain.go: what is shown of all this
 package forward
 
@@ -123,7 +124,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}

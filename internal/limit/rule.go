@@ -25,7 +25,7 @@ func (s *Spec) check() error {
 	case s.rated():
 		errs = append(errs, s.Config.Validate())
 	case s.Burst != 0:
-		errs = append(errs, fmt.Errorf("Burst is %d without a Rate, want Rate above 0, or Burst of 0", s.Burst))
+		errs = append(errs, fmt.Errorf("field Burst is %d without Rate, want Rate above 0, or Burst of 0", s.Burst))
 	}
 	if s.MaxInFlight < 0 {
 		errs = append(errs, fmt.Errorf("MaxInFlight is %d, want 0 (no limit) or more", s.MaxInFlight))
