@@ -271,11 +271,15 @@ func TestStreamsAreInFlightByKey(t *testing.T) {
 			require.NoError(t, p.WriteRSTStream(1, http2.ErrCodeCancel))
 			q := httptest.NewRequest("GET", "http://a.test/", nil)
 			q.Header.Set("X-Tenant", "a")
-			proxytest.Eventually(t, "room", func() bool { return strings.Contains(r.Explain(q).String(), "this value of the header X-Tenant: 1 of 2") })
+			proxytest.Eventually(t, "room", func() bool {
+				return strings.Contains(r.Explain(q).String(), "this value of the header X-Tenant: 1 of 2")
+			})
 			ask(11, "x-tenant", "a")
 			proxytest.Eventually(t, "five requests", func() bool { return waiting.Load() == 5 })
 			p.c.Close()
-			proxytest.Eventually(t, "nothing in flight", func() bool { return strings.Contains(r.Explain(q).String(), "this value of the header X-Tenant: 0 of 2") })
+			proxytest.Eventually(t, "nothing in flight", func() bool {
+				return strings.Contains(r.Explain(q).String(), "this value of the header X-Tenant: 0 of 2")
+			})
 		})
 	}
 }

@@ -233,7 +233,9 @@ func (l *keyBook) Allow(_ context.Context, client netip.Addr) (hostproxy.Quota, 
 	return l.take(client.String())
 }
 
-func (l *keyBook) AllowKey(_ context.Context, key string) (hostproxy.Quota, error) { return l.take(key) }
+func (l *keyBook) AllowKey(_ context.Context, key string) (hostproxy.Quota, error) {
+	return l.take(key)
+}
 
 func TestAKeyLimiterIsAskedAboutKeys(t *testing.T) {
 	const abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" // SHA-256 of abc

@@ -29,7 +29,7 @@ type Attempts struct {
 	Size   int64      // of the request's body, negative if unknown
 	Here   bool       // the proxy answers once the guards let the exchange pass: see exchange.MaxForwards
 	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
-	Request Request   // where limits find their keys
+	Asked  Request    // where limits find their keys
 
 	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
 

@@ -25,7 +25,7 @@ func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Han
 	case g.Limit == nil:
 		return nil, nil
 	}
-	return (&Attempts{Client: client, Request: Request{HTTP: q}}).admit(g.Limit, time.Now())
+	return (&Attempts{Client: client, Asked: Request{HTTP: q}}).admit(g.Limit, time.Now())
 }
 
 // Explain adds to e what g, which is called name, would do with q, of which x is the

@@ -118,7 +118,7 @@ func (r *Request) findBytes(by *limit.By) string {
 
 // subject returns what the exchange is counted for by r, or why it fails.
 func (a *Attempts) subject(r *limit.Rule) (limit.Subject, *exchange.Failure) {
-	text, err := a.Request.find(&r.By)
+	text, err := a.Asked.find(&r.By)
 	if err == nil {
 		return limit.Subject{Client: a.Client, Text: text}, nil
 	}
@@ -168,7 +168,7 @@ func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, q *http.Req
 	case d.OK:
 		e.Rule(name, status.Passes, "requests left for %s: %d", what, d.Remaining)
 	default:
-		e.RefuseBy(name, http.StatusTooManyRequests, "%s has made too many requests: the next one is allowed in %v", what, d.Retry.Round(time.Millisecond))
+		e.RefuseBy(name, http.StatusTooManyRequests, "too many requests for %s: the next one is allowed in %v", what, d.Retry.Round(time.Millisecond))
 	}
 }
 
