@@ -331,8 +331,7 @@ type Guard struct {
 	// address is that of [ClientAddr].
 	Allow, Deny []netip.Prefix
 
-	// RateLimit limits the requests that Allow and Deny let pass. A connection that
-	// Next hijacks counts until Next returns. Nil means no limit.
+	// RateLimit limits the requests that Allow and Deny let pass. Nil means no limit.
 	RateLimit *RateLimit
 
 	Next http.Handler // serves the requests that pass; required
@@ -419,11 +418,14 @@ type RateLimit struct {
 	Burst int     // requests that a client may make at once after a pause; 0 means Rate, rounded up
 
 	// MaxInFlight limits the requests of each client that are in flight at the same
-	// time. WebSockets and other streams count until they end. Retries, hedged requests
-	// and mirrored copies do not count in addition. A request ends shortly after the
-	// client has its response, so a client that sends the next request immediately,
-	// on another connection or HTTP/2 stream, may need a limit that is 1 higher. Zero
-	// means no limit.
+	// time. WebSockets and other streams count until they end. A connection that a
+	// handler of your own hijacks counts until the handler returns. Retries and hedged
+	// requests do not count in addition. A mirrored copy counts only at the upstream
+	// that gets it.
+	//
+	// A request ends shortly after the client has its response. If clients send the
+	// next request immediately, on another connection or HTTP/2 stream, set the limit 1
+	// higher. Zero means no limit.
 	MaxInFlight int
 
 	// By is what requests are counted by. The zero value means the client address.
@@ -445,7 +447,11 @@ type RateLimit struct {
 // or add a limit by client: set By in [Upstream.RateLimit] or [Guard], and leave it
 // empty in [Router.RateLimit].
 type LimitKey struct {
-	Header string // name of a header; its first value counts; not Host or a forwarding header such as X-Forwarded-For
+	// Header is the name of a header, whose first value counts. Host and forwarding
+	// headers such as X-Forwarded-For are not allowed. The header of
+	// [Router.RequestID] counts as missing, because its values are all different.
+	Header string
+
 	Cookie string // name of a cookie
 	Host   bool   // host of the request, in canonical form
 

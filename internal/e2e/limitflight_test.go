@@ -283,3 +283,26 @@ func TestStreamsAreInFlightByKey(t *testing.T) {
 		})
 	}
 }
+
+// A WebSocket over HTTP/2 is a request in flight until it ends.
+func TestAWebSocketOverHTTP2IsInFlight(t *testing.T) {
+	backend := proxytest.NewBackend(t, switches)
+	var r *hostproxy.Router
+	k := newFast(t, shape{secure: true, limit: &hostproxy.RateLimit{MaxInFlight: 1}, routes: func(router *hostproxy.Router, u *hostproxy.Upstream) {
+		r = router
+		u.Targets[0].Host = backend.Addr()
+		u.RateLimit = &hostproxy.RateLimit{MaxInFlight: 1}
+		r.Handle("*", u)
+	}})
+	p := newH2(t, k)
+	p.listen()
+	require.NoError(t, p.connectTo("websocket"))
+	require.Equal(t, "200", p.outcome(t, 1))
+	require.NoError(t, p.ask(3, true, ":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"))
+	assert.Equal(t, "429", p.outcome(t, 3))
+	assert.Equal(t, []string{"Router.RateLimit 1 of 1", "Upstream.RateLimit 1 of 1"}, flights(r))
+	require.NoError(t, p.WriteData(1, true, nil))
+	proxytest.Eventually(t, "the end", func() bool {
+		return strings.Join(flights(r), "|") == "Router.RateLimit 0 of 1|Upstream.RateLimit 0 of 1"
+	})
+}

@@ -281,3 +281,33 @@ func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 		s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1e-6, Burst: 1, By: hostproxy.LimitKey{Header: "X-Tenant"}}
 	})
 }
+
+// The header that the proxy itself makes different for each request leaves none unlimited.
+func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
+	l := hostproxy.RateLimit{Rate: 1e-6, Burst: 2, By: hostproxy.LimitKey{Header: "x-request-ID"}}
+	sets := limited(l)
+	sets["Guard"] = func(s *site) {
+		s.router.Handle("a.test/guarded/", &hostproxy.Guard{RateLimit: &l, Next: s.upstream})
+	}
+	for place, set := range sets {
+		t.Run(place, func(t *testing.T) {
+			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+				c := s.dial(t)
+				for n, want := range []int{200, 200, 429, 429} {
+					raw := strings.Replace(keyed{"a.test", "X-Request-Id: " + itoa(n) + "\r\n"}.raw(), "GET /", "GET /guarded/", 1)
+					assert.Equal(t, want, c.Do(raw).StatusCode)
+				}
+			}, set, func(s *site) { s.router.RequestID.Name = "X-Request-Id" })
+		})
+	}
+}
+
+// A client that waits for the end of each response is alone with it, however fast it goes on, on one connection.
+func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for range 300 {
+			require.Equal(t, 200, c.Do(request("POST /", sized("hello"))).StatusCode)
+		}
+	}, alone)
+}

@@ -104,7 +104,7 @@ func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots,
 	if r.NeedsRequest() {
 		q = q.WithContext(exchange.NewContext(q.Context(), x)) // the func finds the exchange there
 	}
-	return (&Attempts{Client: x.Client, Asked: Request{HTTP: q}, charged: x.Charged}).admit(r, x.Start)
+	return (&Attempts{Client: x.Client, Asked: Request{HTTP: q, ID: x.Numbering.Name}, charged: x.Charged}).admit(r, x.Start)
 }
 
 // admit is Limited for an exchange with no more than that.

@@ -25,7 +25,11 @@ func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Han
 	case g.Limit == nil:
 		return nil, nil
 	}
-	return (&Attempts{Client: client, Asked: Request{HTTP: q}}).admit(g.Limit, time.Now())
+	a := Attempts{Client: client, Asked: Request{HTTP: q}}
+	if x := exchange.FromContext(q.Context()); x != nil {
+		a.Asked.ID = x.Numbering.Name
+	}
+	return a.admit(g.Limit, time.Now())
 }
 
 // Explain adds to e what g, which is called name, would do with q, of which x is the

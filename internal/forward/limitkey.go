@@ -46,6 +46,7 @@ type Request struct {
 	HTTP *http.Request // nil in the fast lane
 	Raw  *h1.Request   // nil in the handler lane
 	Host string        // the canonical host of Raw
+	ID   string        // the field in which the proxy numbers requests: no two have the same; "" means none
 }
 
 // find returns what by finds in the request, valid as long as the request's memory; "" is nothing. The error is
@@ -59,7 +60,7 @@ func (r *Request) find(by *limit.By) (string, error) {
 		return call(by.Func, r.HTTP)
 	case by.Host:
 		return r.host(), nil
-	case by.Header == "" && by.Cookie == "":
+	case by.Cookie == "" && (by.Header == "" || by.Header == r.ID):
 		return "", nil
 	case r.HTTP != nil:
 		return findOf(r.HTTP, by), nil

@@ -69,7 +69,7 @@ func (x *fastExchange) begin() {
 		x.scheme = x.received.Scheme(x.scheme) // client has noted it
 	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
-	x.attempts.Asked = forward.Request{Raw: &x.req, Host: view(x.host)}
+	x.attempts.Asked = forward.Request{Raw: &x.req, Host: view(x.host), ID: x.from.s.Lane.Numbering.Name}
 	x.identify()
 }
 
