@@ -197,6 +197,26 @@ func ExampleRateLimit() {
 	// 429 [10]
 }
 
+func ExampleGuard() {
+	r := hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: 10}} // by client
+	r.Handle("files.example.com", &hostproxy.Guard{
+		Deny:      []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
+		RateLimit: &hostproxy.RateLimit{Rate: 0.1, Burst: 1, By: hostproxy.LimitKey{Header: "X-Api-Key"}},
+		Next:      http.NotFoundHandler(), // or http.FileServer
+	})
+	for _, key := range []string{"a", "a", "b"} {
+		q := httptest.NewRequest("GET", "http://files.example.com/", nil)
+		q.Header.Set("X-Api-Key", key)
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, q)
+		fmt.Println(key, w.Code, w.Header()["Retry-After"])
+	}
+	// Output:
+	// a 404 []
+	// a 429 [10]
+	// b 404 []
+}
+
 func ExampleBasicAuth() {
 	addr, stop := greeter("backstage")
 	defer stop()

@@ -54,6 +54,21 @@ func TestExplainNamesTheRuleThatDecides(t *testing.T) {
 		{"Upstream.Allow", "passes: the client's address is on the list", 0, func(u *hostproxy.Upstream) { u.Allow = client }},
 		{"Upstream.MaxRequestBody", "passes: the body has 0 bytes; the limit is 9", 0, func(u *hostproxy.Upstream) { u.MaxRequestBody = 9 }},
 		{"Upstream.RateLimit", "passes: requests left for the client: 3", 0, func(u *hostproxy.Upstream) { u.RateLimit = limit }},
+		{"Upstream.RateLimit", "passes: requests in flight for the client: 0 of 2", 0, func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{MaxInFlight: 2}
+		}},
+		{"Upstream.RateLimit", "passes: requests left for the client (the request has no header X-Tenant): 3", 0, func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 0.1, Burst: 3, MaxInFlight: 2, By: hostproxy.LimitKey{Header: "x-tenant"}}
+		}},
+		{"Upstream.RateLimit", "passes: requests left for the client (the request has no cookie id): 3", 0, func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 0.1, Burst: 3, By: hostproxy.LimitKey{Cookie: "id"}}
+		}},
+		{"Upstream.RateLimit", "passes: requests left for this value of the host: 3", 0, func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 0.1, Burst: 3, By: hostproxy.LimitKey{Host: true}}
+		}},
+		{"Upstream.RateLimit", "unknown: By.Func decides what the request counts for; Explain does not call it", 0, func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1, By: hostproxy.LimitKey{Func: func(*http.Request) string { panic("called") }}}
+		}},
 		{"Upstream.MaxInFlight", "passes: requests in flight: 0 of 2", 0, func(u *hostproxy.Upstream) { u.MaxInFlight = 2 }},
 		{"Upstream.Maintain", "refuses: every request gets the page passed to Maintain, until Resume", 418, func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{Status: 418}) }},
 		{"Upstream.Pause", "refuses: paused for too long", 503, func(u *hostproxy.Upstream) { _ = u.Pause(-1) }},
@@ -84,6 +99,31 @@ func TestExplainNamesTheRuleThatDecides(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestExplainNamesTheRulesOfAGuard(t *testing.T) {
+	client := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	keyed := &hostproxy.RateLimit{Rate: 0.1, Burst: 1, By: hostproxy.LimitKey{Header: "X-Api-Key"}}
+	var r hostproxy.Router
+	r.Handle("a.test", &hostproxy.Guard{Allow: client, RateLimit: keyed, Next: status(204)})
+	r.Handle("b.test", &hostproxy.Guard{Deny: client, Next: hostproxy.To("b:1")})
+	for range 3 {
+		e := explain(&r, "http://a.test/")
+		assert.Equal(t, []string{"*hostproxy.Guard", "http.HandlerFunc"}, e.Handlers)
+		assert.Equal(t, "passes: the client's address is on the list", rule(t, e, "Guard.Allow"))
+		assert.Equal(t, "passes: requests left for the client (the request has no header X-Api-Key): 1", rule(t, e, "Guard.RateLimit"))
+	}
+	q := httptest.NewRequest("GET", "http://a.test/", nil)
+	q.Header.Set("X-Api-Key", "secret")
+	r.ServeHTTP(httptest.NewRecorder(), q)
+	e := r.Explain(q)
+	assert.Equal(t, 429, e.Status)
+	assert.Contains(t, rule(t, e, "Guard.RateLimit"), "refuses: too many requests for this value of the header X-Api-Key: the next one is allowed in ")
+	assert.NotContains(t, e.String(), "secret")
+
+	e = explain(&r, "http://b.test/")
+	assert.Equal(t, 403, e.Status)
+	assert.Equal(t, "refuses: the client's address is on the list", rule(t, e, "Guard.Deny"))
 }
 
 func TestExplainSaysWhichTargetsAreEligible(t *testing.T) {

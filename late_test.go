@@ -113,19 +113,21 @@ func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	log := new(bytes.Buffer)
 	u := hostproxy.To(backend.Addr())
-	forward := &hostproxy.ForwardAuth{Auth: hostproxy.To(backend.Addr()), Next: u}
+	guard := &hostproxy.Guard{Next: u}
+	forward := &hostproxy.ForwardAuth{Auth: hostproxy.To(backend.Addr()), Next: guard}
 	basic := &hostproxy.BasicAuth{Users: map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"}, Next: forward}
 	l := &late{&hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}, nil, log}
 	l.Handle("a.test", basic)
 	l.Handle("b.test", forward)
 	l.Handle("c.test", u)
+	l.Handle("d.test", guard)
 	l.routes = maps.Collect(l.All())
 	addr, stop := serve(t, &hostproxy.Server{Router: l.Router})
 	proxytest.Dial(t, addr).Do("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n") // Serve has begun, and no request has reached a handler
 	stop()
 
 	fields := 0
-	for prefix, settings := range map[string]any{"Router.": l.Router, "Upstream.": u, "BasicAuth.": basic, "ForwardAuth.": forward} {
+	for prefix, settings := range map[string]any{"Router.": l.Router, "Upstream.": u, "BasicAuth.": basic, "ForwardAuth.": forward, "Guard.": guard} {
 		leaves(reflect.ValueOf(settings).Elem(), prefix, func(name string, v reflect.Value) {
 			if name == "Router.Logger" {
 				return // which could not say it

@@ -32,6 +32,7 @@ func TestANilHandlerIsAnErrorOfItsRoute(t *testing.T) {
 		"Router":             (*hostproxy.Router)(nil),
 		"BasicAuth":          (*hostproxy.BasicAuth)(nil),
 		"ForwardAuth":        (*hostproxy.ForwardAuth)(nil),
+		"Guard":              (*hostproxy.Guard)(nil),
 		"Passthrough":        (*hostproxy.Passthrough)(nil),
 		"a wrapped Router":   telling{(*hostproxy.Router)(nil)},
 		"a wrapped ServeMux": telling{(*http.ServeMux)(nil)},
@@ -51,6 +52,7 @@ func TestANilHandlerThatIsAskedAnswers500(t *testing.T) {
 		"Router":      (*hostproxy.Router)(nil),
 		"BasicAuth":   (*hostproxy.BasicAuth)(nil),
 		"ForwardAuth": (*hostproxy.ForwardAuth)(nil),
+		"Guard":       (*hostproxy.Guard)(nil),
 	} {
 		q := httptest.NewRequest("GET", "http://a.test/", nil)
 		w := httptest.NewRecorder()

@@ -248,10 +248,11 @@ func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Li
 	}
 	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
 	main := s.server(s.Router, b)
-	if s.Handler == nil {
-		main.Lane.Route = s.Router.hit
-	} else { // middleware needs an http.Request: the handler lane
+	switch {
+	case s.Handler != nil: // middleware needs an http.Request: the handler lane
 		main.Handler = s.Router.around(s.Handler)
+	case !main.Lane.Limit.NeedsRequest():
+		main.Lane.Route = s.Router.hit
 	}
 	share := s.Router.certs.Share()
 	if https == nil {
@@ -707,6 +708,7 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 //   - middleware in [Server.Handler]
 //   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
 //     and ModifyResponse (Request of the response)
+//   - [LimitKey].Func
 //
 // Elsewhere it returns the address in q.RemoteAddr, or the zero netip.Addr if
 // there is none.
@@ -909,7 +911,7 @@ func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, Cert
 	if rules, err := r.compiled.Peek(r, r.compile); err != nil {
 		e.Refuse(http.StatusInternalServerError, err.Error())
 	} else {
-		forward.ExplainLimit(e, "Router.RateLimit", rules.limit, x.Client, x.Start)
+		forward.ExplainLimit(e, "Router.RateLimit", rules.limit, q, x.Client, x.Start)
 	}
 	host, _, err := hostname.Split(q.Host)
 	if err == nil {

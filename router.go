@@ -77,7 +77,8 @@ type Router struct {
 	// RequestID gives each request an identifier. The zero value disables it.
 	RequestID RequestIDHeader
 
-	// RateLimit limits the requests of each client. Nil means no limit.
+	// RateLimit limits the requests of each client, or of each [LimitKey]. Nil means no
+	// limit.
 	RateLimit *RateLimit
 
 	// TLS sets where certificates come from. The zero value uses ACME (Let's Encrypt)
@@ -337,18 +338,146 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchang
 	e.Rule("ForwardAuth", status.Unknown, "the authentication server decides (GET %s); an explanation does not ask it", cmp.Or(a.Path, "/"))
 }
 
-// A RateLimit limits the requests of each client by a token bucket. A client is
-// an IPv4 address or the /64 of an IPv6 address, resolved through
-// [Router.TrustedProxies]. Requests above the limit get 429 with the headers
-// Retry-After, RateLimit and RateLimit-Policy. Memory is bounded regardless of
-// the number of clients.
+// A Guard decides by the client address and by a rate limit whether Next serves a
+// request. It is for handlers other than an [Upstream], which has the same fields
+// itself and needs less CPU for them. Invalid fields are an error when the route
+// is added.
+type Guard struct {
+	// Allow lists the clients that are served; empty means all. Deny lists clients
+	// that are refused, even if they are in Allow. Refused clients get 403. The client
+	// address is that of [ClientAddr].
+	Allow, Deny []netip.Prefix
+
+	// RateLimit limits the requests that Allow and Deny let pass. Nil means no limit.
+	RateLimit *RateLimit
+
+	Next http.Handler // serves the requests that pass; required
+
+	compiled settings.Compiled[forward.Guard]
+	router   atomic.Pointer[Router] // the first with a route to it
+}
+
+func (g *Guard) logger() *slog.Logger {
+	if r := g.router.Load(); r != nil {
+		return r.logger()
+	}
+	return slog.Default()
+}
+
+func (g *Guard) compile() (*forward.Guard, error) {
+	rule, err := g.RateLimit.rule(g.logger)
+	if err != nil {
+		err = fmt.Errorf("Guard.RateLimit: %w", err)
+	}
+	guard, err2 := forward.NewGuard("Guard", g.Allow, g.Deny, rule)
+	return guard, errors.Join(checkNext("Guard", g.Next), err, err2)
+}
+
+func (g *Guard) check() error {
+	if g == nil {
+		return errNil
+	}
+	return g.compiled.Check(g, g.compile)
+}
+
+// use puts the fields in use, if g is valid.
+func (g *Guard) use() error {
+	if g == nil {
+		return nil // which check has reported
+	}
+	_, err := g.compiled.Use(g, g.compile)
+	return err
+}
+
+func (g *Guard) late() []string { return g.compiled.Late(g) }
+
+// Unwrap returns Next.
+func (g *Guard) Unwrap() http.Handler { return g.Next }
+
+// ServeHTTP passes q to Next, or refuses it with 403 or 429.
+func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if g == nil {
+		unusable(w, q, errNil)
+		return
+	}
+	guard, err := g.compiled.Use(g, g.compile)
+	if err != nil {
+		unusable(w, q, err)
+		return
+	}
+	slots, refusal := guard.Admit(q, ClientAddr(q))
+	defer slots.Free() // also when Next panics
+	if refusal != nil {
+		refusal.ServeHTTP(w, q)
+		return
+	}
+	g.Next.ServeHTTP(w, q)
+}
+
+func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
+	guard, err := g.compiled.Peek(g, g.compile)
+	if err != nil {
+		e.RefuseBy("Guard", http.StatusInternalServerError, "%v", err)
+		return
+	}
+	guard.Explain(e, "Guard", q, x)
+}
+
+// A RateLimit limits the requests of each client by a token bucket, the number of
+// its requests in flight, or both. A client is an IPv4 address or the /64 of an IPv6
+// address, resolved through [Router.TrustedProxies]. By counts by something else.
+//
+// Requests above the limit get 429 with Retry-After. If Rate is exceeded, the
+// response has RateLimit and RateLimit-Policy too. Memory is bounded regardless of
+// the number of clients and keys.
 type RateLimit struct {
-	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required
+	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required without MaxInFlight
 	Burst int     // requests that a client may make at once after a pause; 0 means Rate, rounded up
 
+	// MaxInFlight limits the requests of each client that are in flight at the same
+	// time. WebSockets and other streams count until they end. A connection that a
+	// handler of your own hijacks counts until the handler returns. Retries and hedged
+	// requests do not count in addition. A mirrored copy counts only at the upstream
+	// that gets it.
+	//
+	// A request ends shortly after the client has its response. If clients send the
+	// next request immediately, on another connection or HTTP/2 stream, set the limit 1
+	// higher. Zero means no limit.
+	MaxInFlight int
+
+	// By is what requests are counted by. The zero value means the client address.
+	By LimitKey
+
 	// Limiter replaces the built-in buckets. Rate and Burst are then only
-	// announced, in RateLimit-Policy. Nil uses the buckets.
+	// announced, in RateLimit-Policy. MaxInFlight is still counted in this process. With
+	// By, Limiter must be a [KeyLimiter]. Nil uses the buckets.
 	Limiter Limiter
+}
+
+// A LimitKey is the part of a request by which a [RateLimit] counts. Requests with
+// the same value share one limit. Set at most one field. The zero value means the
+// client address, which is also used for requests where the value is missing or empty.
+//
+// Clients choose the values of headers and cookies. A client that invents a new value
+// for each request gets a new limit each time, and so many new values at once slow
+// down other new values. Therefore count by a value only where something verifies it,
+// or add a limit by client: set By in [Upstream.RateLimit] or [Guard], and leave it
+// empty in [Router.RateLimit].
+type LimitKey struct {
+	// Header is the name of a header, whose first value counts. Host and forwarding
+	// headers such as X-Forwarded-For are not allowed. The header of
+	// [Router.RequestID] counts as missing, because its values are all different.
+	Header string
+
+	Cookie string // name of a cookie
+	Host   bool   // host of the request, in canonical form
+
+	// Func returns the value. It gets the request before a target does, and must not
+	// change it or read its body. It may be called concurrently. It must be quick: the
+	// request waits for it. If it panics, the request fails with 500. Func takes
+	// the handler lane, for all routes if it is in [Router.RateLimit], which costs
+	// more CPU than the other fields.
+	Func func(*http.Request) string
 }
 
 // A Limiter decides whether a client may make one more request, for instance by
@@ -359,6 +488,15 @@ type RateLimit struct {
 // because the request waits for it.
 type Limiter interface {
 	Allow(ctx context.Context, client netip.Addr) (Quota, error)
+}
+
+// A KeyLimiter is a [Limiter] that can count by another key than the client. A
+// [RateLimit] with Limiter and By requires one. For AllowKey the same rules apply
+// as for Allow. key is the SHA-256 of the value, in hexadecimal: the value may be
+// long, or a secret. For requests without the value, Allow is called.
+type KeyLimiter interface {
+	Limiter
+	AllowKey(ctx context.Context, key string) (Quota, error)
 }
 
 // A Quota is a Limiter's answer to one request.
@@ -374,15 +512,27 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	if l == nil {
 		return nil, nil
 	}
-	c := limit.Config{Rate: l.Rate, Burst: l.Burst}
+	by, fault := forward.NewBy(limit.By(l.By))
+	s := limit.Spec{Config: limit.Config{Rate: l.Rate, Burst: l.Burst}, By: by, MaxInFlight: l.MaxInFlight}
 	if l.Limiter == nil {
-		return limit.NewRule(c)
+		r, err := limit.NewRule(s)
+		return r, errors.Join(fault, err)
 	}
-	ask := func(ctx context.Context, client netip.Addr) (limit.Decision, error) {
-		q, err := l.Limiter.Allow(ctx, client)
-		return limit.Decision(q), err
+	keys, ok := l.Limiter.(KeyLimiter)
+	if !ok && by.Set() {
+		fault = errors.Join(fault, fmt.Errorf("the Limiter %T counts by client only: with By it needs a method AllowKey (see KeyLimiter)", l.Limiter))
 	}
-	return limit.NewForeignRule(c, ask, func(err error) { logger().Warn("rate limiter failed, requests are allowed", "cause", err) })
+	ask := func(ctx context.Context, client netip.Addr, key string) (q limit.Decision, err error) {
+		var quota Quota
+		if key != "" {
+			quota, err = keys.AllowKey(ctx, key)
+		} else {
+			quota, err = l.Limiter.Allow(ctx, client)
+		}
+		return limit.Decision(quota), err
+	}
+	r, err := limit.NewForeignRule(s, ask, func(err error) { logger().Warn("rate limiter failed, requests are allowed", "cause", err) })
+	return r, errors.Join(fault, err)
 }
 
 // checkNext checks the Next of a handler of the type outer.
@@ -570,8 +720,8 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 // and its innermost handler (see below): its upgraded connections stay open.
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
-// returns. The innermost handler is the one that wraps no other. BasicAuth and
-// ForwardAuth have this method; add it to your own middleware. For example, a new
+// returns. The innermost handler is the one that wraps no other. BasicAuth,
+// ForwardAuth and Guard have this method; add it to your own middleware. For example, a new
 // BasicAuth around the same Upstream applies to new requests, and closes no
 // connection. Handlers are compared with ==. Handlers of a type that is not
 // comparable count as different. Only two http.HandlerFuncs are the same if they
@@ -691,6 +841,8 @@ func (r *Router) retain(rt *routes.Route[route]) {
 			rt.Value.behind.add(h)
 		case *ForwardAuth:
 			rt.Value.behind.add(h.Auth)
+		case *Guard:
+			h.router.CompareAndSwap(nil, r)
 		}
 		return true
 	})
@@ -792,7 +944,9 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
-	if refusal := r.refusalOf(x); refusal != nil {
+	slots, refusal := r.admit(x, q)
+	defer slots.Free() // also when a handler panics
+	if refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return
 	}
@@ -851,16 +1005,17 @@ func (r *Router) announce(q *http.Request, x *exchange.Exchange) *exchange.Failu
 	return x.Announce(rules.hooks, q)
 }
 
-// refusalOf returns the handler that refuses a client above its rate limit, or nil.
-func (r *Router) refusalOf(x *exchange.Exchange) http.Handler {
+// admit counts q in by the rate limit, until the slots are freed, or returns the handler
+// that refuses it.
+func (r *Router) admit(x *exchange.Exchange, q *http.Request) (limit.Slots, http.Handler) {
 	rules, err := r.rules()
 	switch {
 	case err != nil:
-		return exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error")
+		return nil, exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error")
 	case rules.limit == nil:
-		return nil
+		return nil, nil
 	}
-	return forward.Limited(x, rules.limit)
+	return forward.Limited(x, q, rules.limit)
 }
 
 // end completes the record and reports it.

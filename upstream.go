@@ -174,8 +174,8 @@ type Upstream struct {
 	// that are refused, even if they are in Allow. Refused clients get 403.
 	Allow, Deny []netip.Prefix
 
-	// RateLimit limits the requests of each client to this upstream, in addition
-	// to [Router.RateLimit]. Nil means no limit.
+	// RateLimit limits the requests of each client, or of each [LimitKey], to this
+	// upstream, in addition to [Router.RateLimit]. Nil means no limit.
 	RateLimit *RateLimit
 
 	// MaxRequestBody limits the body of a request, in bytes. A request with a larger

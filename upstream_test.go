@@ -340,6 +340,24 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"Deny[0]":                           func(u *hostproxy.Upstream) { u.Deny = mapped },
 		"RateLimit: Rate":                   func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: -1} },
 		"RateLimit: Burst":                  func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 1, Burst: -1} },
+		"RateLimit: field Burst":            func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{MaxInFlight: 1, Burst: 1} },
+		"RateLimit: MaxInFlight is -1":      func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 1, MaxInFlight: -1} },
+		"RateLimit: Rate is 0":              func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{By: hostproxy.LimitKey{Host: true}} },
+		"RateLimit: field Limiter requires": func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{MaxInFlight: 1, Limiter: never{}} },
+		"needs a method AllowKey": func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: never{}, By: hostproxy.LimitKey{Host: true}}
+		},
+		"RateLimit: field By has more than one": func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1, By: hostproxy.LimitKey{Host: true, Cookie: "a"}}
+		},
+		`By.Header is "host": set By.Host`:  func(u *hostproxy.Upstream) { u.RateLimit = byHeader("host") },
+		`By.Header: "connection"`:           func(u *hostproxy.Upstream) { u.RateLimit = byHeader("connection") },
+		`By.Header: "x y"`:                  func(u *hostproxy.Upstream) { u.RateLimit = byHeader("x y") },
+		`By.Header is "X_Forwarded_For", w`: func(u *hostproxy.Upstream) { u.RateLimit = byHeader("X_Forwarded_For") },
+		`By.Header is "x-real-ip", which a`: func(u *hostproxy.Upstream) { u.RateLimit = byHeader("x-real-ip") },
+		`By.Cookie is "a b"`: func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1, By: hostproxy.LimitKey{Cookie: "a b"}}
+		},
 		"MaxRequestBody is negative":        func(u *hostproxy.Upstream) { u.MaxRequestBody = -1 },
 		"MaxInFlight is negative":           func(u *hostproxy.Upstream) { u.MaxInFlight = -1 },
 		"MaxTargetInFlight is negative":     func(u *hostproxy.Upstream) { u.MaxTargetInFlight = -1 },
@@ -386,6 +404,11 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 		"BasicAuth.UserHeader":                      &hostproxy.BasicAuth{UserHeader: "Host"},
 		"BasicAuth: realm":                          &hostproxy.BasicAuth{Realm: "\n"},
 		"BasicAuth.Next is a Passthrough":           &hostproxy.BasicAuth{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
+		"Guard.Next: nil handler":                   &hostproxy.Guard{},
+		"Guard.Next is a Passthrough":               &hostproxy.Guard{Next: &hostproxy.Passthrough{Addr: "a.test:1"}},
+		"Guard.Deny[0] is the zero netip.Prefix":    &hostproxy.Guard{Deny: prefixes[:1], Next: http.NotFoundHandler()},
+		"Guard.RateLimit: Rate is -1":               &hostproxy.Guard{RateLimit: &hostproxy.RateLimit{Rate: -1}, Next: http.NotFoundHandler()},
+		"Guard.RateLimit: field By has":             &hostproxy.Guard{RateLimit: &hostproxy.RateLimit{Rate: 1, By: hostproxy.LimitKey{Host: true, Header: "A"}}, Next: http.NotFoundHandler()},
 		"ForwardAuth.Auth: nil handler":             &hostproxy.ForwardAuth{},
 		"ForwardAuth.Next: nil handler":             &hostproxy.ForwardAuth{Next: (*hostproxy.Upstream)(nil)},
 		"ForwardAuth.Path is \"verify\"":            &hostproxy.ForwardAuth{Path: "verify"},
@@ -618,4 +641,9 @@ func TestATargetIsNamedSoThatItCanBeTold(t *testing.T) {
 		assert.Equal(t, []string{want, "localhost:2"}, names)
 		assert.NoError(t, u.Remove(names[0]), "the name is one that Remove knows")
 	}
+}
+
+// byHeader is a limit by a header.
+func byHeader(name string) *hostproxy.RateLimit {
+	return &hostproxy.RateLimit{Rate: 1, By: hostproxy.LimitKey{Header: name}}
 }

@@ -57,6 +57,9 @@ func features() []feature {
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue.Max = 1000, 500, 1000
 		})},
 		{"rate-limit", "rate limit", dearest, set(func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 1e6} })},
+		{"keyed-limit", "rate limit and limit of what is in flight, by a header", dearest, set(func(u *hostproxy.Upstream) {
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1e6, MaxInFlight: 1000, By: hostproxy.LimitKey{Header: "User-Agent"}}
+		})},
 		{"lists", "address lists, and a bound of bodies", dearest, set(func(u *hostproxy.Upstream) {
 			u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
 			u.MaxRequestBody = 1 << 20

@@ -19,9 +19,10 @@ type Guard struct {
 	MaxBody     int64          // bytes of a request's body; 0 means no bound
 }
 
-func (g *Guard) check() error {
+// check returns the errors in the lists, whose names begin with prefix.
+func (g *Guard) check(prefix string) error {
 	var errs []error
-	for name, list := range map[string][]netip.Prefix{"Allow": g.Allow, "Deny": g.Deny} {
+	for name, list := range map[string][]netip.Prefix{prefix + "Allow": g.Allow, prefix + "Deny": g.Deny} {
 		for i, p := range list {
 			switch {
 			case !p.IsValid():
@@ -73,32 +74,49 @@ func (a *Attempts) guard() *exchange.Failure {
 	return nil
 }
 
-// Limit takes a token of the client's from r, or returns the refusal, which is
+// Limit counts the exchange in by r, until Free, or returns the refusal, which is
 // valid until the next exchange.
 func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	if slices.Contains(a.charged, r) {
 		return nil // in another lane
 	}
-	d := r.Allow(a.Client, now)
-	if d.OK {
+	who, fail := a.subject(r)
+	if fail != nil {
+		return fail
+	}
+	v := r.Take(who, now)
+	if v.OK {
 		a.charged = append(a.charged, r)
+		if v.Slot.Held() {
+			a.slots = append(a.slots, v.Slot)
+		}
 		return nil
 	}
-	a.lines = r.AppendFields(a.lines[:0], d)
-	fail := a.refuse(http.StatusTooManyRequests, "http_request_denied")
+	a.lines = r.AppendFields(a.lines[:0], v)
+	fail = a.refuse(http.StatusTooManyRequests, "http_request_denied")
 	fail.Fields = a.lines
 	return fail
 }
 
-// Limited returns the handler that refuses the exchange's client if it has asked
-// enough, or nil.
-func Limited(x *exchange.Exchange, r *limit.Rule) http.Handler {
-	a := Attempts{Client: x.Client, charged: x.Charged}
-	fail := a.Limit(r, x.Start)
-	if fail == nil {
-		return nil
+// Limited returns the handler that refuses q, of which x is the exchange, if there
+// have been enough of its kind, or nil. Then the slots are to be freed at its end.
+func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots, http.Handler) {
+	if r.NeedsRequest() {
+		q = q.WithContext(exchange.NewContext(q.Context(), x)) // the func finds the exchange there
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	return (&Attempts{Client: x.Client, Asked: Request{HTTP: q, ID: x.Numbering.Name}, charged: x.Charged}).admit(r, x.Start)
+}
+
+// admit is Limited for an exchange with no more than that.
+func (a *Attempts) admit(r *limit.Rule, now time.Time) (limit.Slots, http.Handler) {
+	fail := a.Limit(r, now)
+	switch {
+	case fail == nil:
+		return a.slots, nil
+	case fail.Err != nil:
+		return nil, fail.Handler()
+	}
+	return nil, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		fail.AddFields(w.Header())
 		exchange.Reply(w, q, fail.Status, fail.Reason)
 	})

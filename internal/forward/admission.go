@@ -230,6 +230,7 @@ func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 func (a *Attempts) End() {
 	a.release(true)
 	a.refund()
+	a.Free()
 	for ; a.stops > 0; a.stops-- {
 		v := &a.visits[a.stops-1]
 		v.ungate()

@@ -29,6 +29,7 @@ type Attempts struct {
 	Size   int64      // of the request's body, negative if unknown
 	Here   bool       // the proxy answers once the guards let the exchange pass: see exchange.MaxForwards
 	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
+	Asked  Request    // where limits find their keys
 
 	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
 
@@ -40,6 +41,8 @@ type Attempts struct {
 	prior []string // keys of the targets that another lane has asked
 
 	charged []*limit.Rule // have taken a token for the exchange
+	slots   limit.Slots   // its places among those in flight
+	kept    limit.Slots   // those that another lane still needs
 
 	fork   *Target   // whom an attempt beside that at Target is at; nil without
 	forked time.Time // when it began
@@ -127,7 +130,8 @@ func (a *Attempts) Reset() {
 	if a.f == nil { // there was none: each begins with Take
 		return
 	}
-	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], lines: a.lines[:0], timeline: a.timeline.emptied()}
+	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], slots: a.slots, kept: a.kept, lines: a.lines[:0],
+		timeline: a.timeline.emptied()}
 }
 
 // next begins an attempt at the next target.
@@ -176,8 +180,9 @@ func (a *Attempts) renew() *exchange.Failure {
 func (a *Attempts) TakeOver(x *exchange.Exchange) { a.charged, a.prior = x.Charged, x.Tried }
 
 // Handover returns what the exchange's other lane has to know. The attempts are
-// to be ended.
+// to be ended. What is Kept is to be freed behind that lane.
 func (a *Attempts) Handover() *exchange.Handover {
+	a.kept, a.slots = a.slots, nil
 	return &exchange.Handover{Record: *a.rec, Charged: slices.Clone(a.charged), Tried: a.triedKeys()}
 }
 

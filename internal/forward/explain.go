@@ -10,7 +10,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/health"
-	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
@@ -49,22 +48,6 @@ func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.
 func ExplainLoop(e *status.Explanation, q *http.Request, name string) {
 	if fail := exchange.Loop(q.Header["Via"], name); fail != nil {
 		e.Refuse(fail.Status, fail.Err.Error())
-	}
-}
-
-// ExplainLimit adds to e what the limit r, set by the field name, does with a
-// request of the client.
-func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, client netip.Addr, now time.Time) {
-	if r == nil {
-		return
-	}
-	switch d, known := r.Peek(client, now); {
-	case !known:
-		e.Rule(name, status.Unknown, "a Limiter decides; Explain does not call it")
-	case d.OK:
-		e.Rule(name, status.Passes, "requests left for the client: %d", d.Remaining)
-	default:
-		e.RefuseBy(name, http.StatusTooManyRequests, "the client has made too many requests: the next one is allowed in %v", d.Retry.Round(time.Millisecond))
 	}
 }
 
@@ -115,7 +98,7 @@ func (a *explainer) guard(g *Guard, name string) {
 			a.Rule(name+".MaxRequestBody", status.Passes, "the body has %d bytes; the limit is %d", n, g.MaxBody)
 		}
 	}
-	ExplainLimit(a.Explanation, name+".RateLimit", g.Limit, a.client, a.now)
+	ExplainLimit(a.Explanation, name+".RateLimit", g.Limit, a.q, a.client, a.now)
 }
 
 // hold explains Pause and Maintain.

@@ -11,6 +11,8 @@
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies
+//   - limitkey.go: what a limit counts a request by
+//   - guard.go: lists and limits in front of any handler
 //   - describe.go, explain.go: what is shown of all this
 package forward
 
@@ -122,7 +124,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}
@@ -263,7 +265,8 @@ var ErrDraining = errors.New("upstream is draining")
 // Shows reports whether hooks of f's see the client's request, or one that is made
 // of it.
 func (f *Forwarder) Shows() bool {
-	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil
+	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil ||
+		f.Guard.Limit.NeedsRequest()
 }
 
 // UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
@@ -290,5 +293,5 @@ func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 func (f *Forwarder) isPlain() bool {
 	c := &f.Config
 	return c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
-		c.RequestHeader.plain() && c.ResponseHeader.plain()
+		!c.Guard.Limit.NeedsRequest() && c.RequestHeader.plain() && c.ResponseHeader.plain()
 }

@@ -138,3 +138,6 @@ func fieldOf(name, value string) h1.Field {
 
 // bytesOf is s as bytes that must not be changed.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
+// viewOf is b as a string, valid as long as b is not changed.
+func viewOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -112,7 +112,7 @@ func (a *roundTrip) run() *exchange.Failure {
 // begin begins the first attempt.
 func (a *roundTrip) begin() *exchange.Failure {
 	t := &a.attempts
-	t.Client, t.Size = a.x.Client, a.q.ContentLength
+	t.Client, t.Size, t.Asked = a.x.Client, a.q.ContentLength, forward.Request{HTTP: a.q, ID: a.x.Numbering.Name}
 	if a.x.Hooks.Timed() {
 		t.Timed()
 	}

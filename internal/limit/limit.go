@@ -6,6 +6,8 @@
 //   - limit.go, shard.go, key.go: buckets in bounded memory
 //   - config.go, decision.go: what goes in and comes out
 //   - rule.go: a limit, and the limiter of a program
+//   - subject.go: what requests are counted by
+//   - inflight.go: how many requests of each are in flight
 //   - queue.go: waiting for room
 package limit
 
@@ -64,8 +66,10 @@ func New(c Config) (*Limiter, error) {
 // One client is an IPv4 address, or the /64 of an IPv6 address, whose holder can use all of it. An IPv4 address counts as
 // itself in its IPv4-mapped, NAT64 (64:ff9b::/96) and 6to4 forms too. All clients without a valid address, as over a
 // Unix socket, are one, together with ::/64: nobody is exempt for having no address.
-func (l *Limiter) Allow(client netip.Addr, now time.Time) Decision {
-	k := Key(client)
+func (l *Limiter) Allow(client netip.Addr, now time.Time) Decision { return l.allow(Key(client), now) }
+
+// allow is Allow for the key k.
+func (l *Limiter) allow(k uint64, now time.Time) Decision {
 	at := max(now.Sub(l.start), 0)
 	h := l.hash(k)
 	s := &l.shards[h&uint64(len(l.shards)-1)]
@@ -85,8 +89,10 @@ func (l *Limiter) Allow(client netip.Addr, now time.Time) Decision {
 
 // Peek returns what Allow would decide, and takes no token: Remaining counts the one that Allow would take. It may be
 // called concurrently.
-func (l *Limiter) Peek(client netip.Addr, now time.Time) Decision {
-	k := Key(client)
+func (l *Limiter) Peek(client netip.Addr, now time.Time) Decision { return l.peek(Key(client), now) }
+
+// peek is Peek for the key k.
+func (l *Limiter) peek(k uint64, now time.Time) Decision {
 	at := max(now.Sub(l.start), 0)
 	h := l.hash(k)
 	s := &l.shards[h&uint64(len(l.shards)-1)]

@@ -27,25 +27,25 @@ func TestAForeignLimiterIsAskedAboutWhoeverCountsAsOneClient(t *testing.T) {
 	} {
 		t.Run(client, func(t *testing.T) {
 			var asked netip.Addr
-			r, err := limit.NewForeignRule(limit.Config{Rate: 1}, func(_ context.Context, a netip.Addr) (limit.Decision, error) {
+			r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}}, func(_ context.Context, a netip.Addr, _ string) (limit.Decision, error) {
 				asked = a
 				return limit.Decision{OK: true}, nil
 			}, func(error) {})
 			require.NoError(t, err)
 			addr, _ := netip.ParseAddr(client)
-			r.Allow(addr, time.Now())
+			r.Take(limit.Subject{Client: addr}, time.Now())
 			assert.Equal(t, want, asked.String())
 		})
 	}
 }
 
 func TestAForeignLimiterIsNotPeekedAt(t *testing.T) {
-	r, err := limit.NewForeignRule(limit.Config{Rate: 1}, func(context.Context, netip.Addr) (limit.Decision, error) { panic("asked") }, nil)
+	r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}}, func(context.Context, netip.Addr, string) (limit.Decision, error) { panic("asked") }, nil)
 	require.NoError(t, err)
-	_, known := r.Peek(netip.Addr{}, time.Now())
+	_, known := r.Peek(limit.Subject{}, time.Now())
 	assert.False(t, known)
-	r, err = limit.NewRule(limit.Config{Rate: 1})
+	r, err = limit.NewRule(limit.Spec{Config: limit.Config{Rate: 1}})
 	require.NoError(t, err)
-	d, known := r.Peek(netip.Addr{}, time.Now())
+	d, known := r.Peek(limit.Subject{}, time.Now())
 	assert.True(t, known && d.OK)
 }

@@ -83,6 +83,7 @@ var adapters = sync.Pool{New: func() any { return new(adapter) }}
 // adapt serves the parsed request, which came by c, with the server's Handler. It calls
 // no handler if it returns an error: the request must be refused.
 func (x *fastExchange) adapt(c *conn) (step, error) {
+	defer x.attempts.Kept().Free() // whatever the handler does with an exchange that was handed over
 	x.attempts.Reset()
 	x.front.patience(0)
 	x.renew()

@@ -107,6 +107,14 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 		"rate limits": func(r *hostproxy.Router, u *hostproxy.Upstream) {
 			r.RateLimit, u.RateLimit = &hostproxy.RateLimit{Rate: 1e6}, &hostproxy.RateLimit{Rate: 1e6}
 		},
+		"rate limits by keys": func(r *hostproxy.Router, u *hostproxy.Upstream) {
+			r.RateLimit = &hostproxy.RateLimit{Rate: 1e6, MaxInFlight: 10, By: hostproxy.LimitKey{Host: true}}
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1e6, MaxInFlight: 10, By: hostproxy.LimitKey{Cookie: "id"}}
+		},
+		"rate limits by headers": func(r *hostproxy.Router, u *hostproxy.Upstream) {
+			r.RateLimit = &hostproxy.RateLimit{MaxInFlight: 10, By: hostproxy.LimitKey{Header: "X-Debug"}}
+			u.RateLimit = &hostproxy.RateLimit{MaxInFlight: 10, By: hostproxy.LimitKey{Header: "X-Missing"}}
+		},
 		"Health, Breaker": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Health, u.Breaker = new(hostproxy.HealthCheck), &hostproxy.Breaker{FailureRatio: 0.5, Slow: time.Minute}
 		},

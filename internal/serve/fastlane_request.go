@@ -53,6 +53,7 @@ func (x *fastExchange) admit() step {
 		}
 	}
 	if fail := exchange.LoopBytes(&x.req, x.hop.Name); fail != nil {
+		x.attempts.Free()
 		return x.answer(fail)
 	}
 	return x.forward()
@@ -74,6 +75,7 @@ func (x *fastExchange) begin() {
 		x.scheme = x.received.Scheme(x.scheme) // client has noted it
 	}
 	x.attempts.Client, x.attempts.Size = x.hop.Client, x.req.ContentLength
+	x.attempts.Asked = forward.Request{Raw: &x.req, Host: view(x.host), ID: x.from.s.Lane.Numbering.Name}
 	if x.set, x.hop.Set = nil, nil; x.from.s.Lane.Hooks.Timed() {
 		x.attempts.Timed()
 	}

@@ -108,6 +108,7 @@ func TestAStreamOfTheFastLaneAllocatesNothing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var r hostproxy.Router
+			r.RateLimit = &hostproxy.RateLimit{Rate: 1e6, MaxInFlight: 10, By: hostproxy.LimitKey{Cookie: "c"}}
 			r.Handle("a.test", hostproxy.To(backend(t, tt.answer)))
 			pairs := append([]string{":method", tt.method, ":scheme", "http", ":authority", "a.test", ":path", "/p?q"}, tt.more...)
 			assert.Less(t, newLink2(t, &r, tt.body, pairs...).perRequest(), 0.05)

@@ -1,0 +1,193 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/h1"
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/status"
+)
+
+// NewBy checks a By, and returns it in its canonical form. Hop-by-hop and framing fields are not in every lane's
+// request, and forwarding fields are whatever the client likes.
+func NewBy(by limit.By) (limit.By, error) {
+	n := 0
+	for _, set := range []bool{by.Header != "", by.Cookie != "", by.Host, by.Func != nil} {
+		if set {
+			n++
+		}
+	}
+	class := header.Classify(by.Header)
+	switch {
+	case n > 1:
+		return by, errors.New("field By has more than one field set: set only Header, Cookie, Host or Func")
+	case by.Header != "" && class&header.Host != 0:
+		return by, fmt.Errorf("By.Header is %q: set By.Host to true, which counts by the canonical host", by.Header)
+	case class&(header.Forwarding|header.Alias) != 0:
+		return by, fmt.Errorf("By.Header is %q, which a client can set to anything: leave By empty to count by the client address, resolved through Router.TrustedProxies", by.Header)
+	case by.Header != "" && header.CheckName("By.Header", by.Header) != nil:
+		return by, header.CheckName("By.Header", by.Header)
+	case by.Cookie != "" && !h1.ValidToken(by.Cookie):
+		return by, fmt.Errorf("By.Cookie is %q: want the name of a cookie, such as session", by.Cookie)
+	}
+	by.Header = http.CanonicalHeaderKey(by.Header)
+	return by, nil
+}
+
+// A Request is where a By looks: in the request as its lane has it.
+type Request struct {
+	HTTP *http.Request // nil in the fast lane
+	Raw  *h1.Request   // nil in the handler lane
+	Host string        // the canonical host of Raw
+	ID   string        // the field in which the proxy numbers requests: no two have the same; "" means none
+}
+
+// find returns what by finds in the request, valid as long as the request's memory; "" is nothing. The error is
+// ErrOtherLane, or that of Func.
+func (r *Request) find(by *limit.By) (string, error) {
+	switch {
+	case by.Func != nil:
+		if r.HTTP == nil {
+			return "", ErrOtherLane
+		}
+		return call(by.Func, r.HTTP)
+	case by.Host:
+		return r.host(), nil
+	case by.Cookie == "" && (by.Header == "" || by.Header == r.ID):
+		return "", nil
+	case r.HTTP != nil:
+		return findOf(r.HTTP, by), nil
+	}
+	return r.findBytes(by), nil
+}
+
+// call asks the user's func. A panic in it is this request's failure.
+func call(f func(*http.Request) string, q *http.Request) (text string, err error) {
+	defer exchange.Contain("RateLimit.By.Func", &err)
+	return f(q), nil
+}
+
+// host returns the canonical host, "" if there is none.
+func (r *Request) host() string {
+	if r.HTTP == nil {
+		return r.Host
+	}
+	host, _, err := hostname.Split(r.HTTP.Host)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// findOf is find in the handler lane.
+func findOf(q *http.Request, by *limit.By) string {
+	if by.Header != "" {
+		if v := q.Header[by.Header]; len(v) > 0 {
+			return v[0]
+		}
+		return ""
+	}
+	for _, line := range q.Header["Cookie"] {
+		if v, ok := header.Cookie(line, by.Cookie); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// findBytes is findOf in the fast lane.
+func (r *Request) findBytes(by *limit.By) string {
+	for i := range r.Raw.Fields {
+		switch fd := &r.Raw.Fields[i]; {
+		case by.Header != "" && header.EqualFold(fd.Name, by.Header):
+			return viewOf(fd.Value)
+		case by.Cookie != "" && header.EqualFold(fd.Name, "Cookie"):
+			if v, ok := header.Cookie(fd.Value, by.Cookie); ok {
+				return viewOf(v)
+			}
+		}
+	}
+	return ""
+}
+
+// subject returns what the exchange is counted for by r, or why it fails.
+func (a *Attempts) subject(r *limit.Rule) (limit.Subject, *exchange.Failure) {
+	text, err := a.Asked.find(&r.By)
+	if err == nil {
+		return limit.Subject{Client: a.Client, Text: text}, nil
+	}
+	fail := a.refuse(http.StatusInternalServerError, "proxy_internal_error")
+	fail.Err = err
+	return limit.Subject{}, fail
+}
+
+// Free gives back the places that the exchange has among those in flight.
+func (a *Attempts) Free() {
+	a.slots.Free()
+	a.slots = a.slots[:0]
+}
+
+// Kept returns the places of an exchange that another lane carries on: Handover has kept them, and the caller is to free
+// them when that lane is done, whatever becomes of the exchange there.
+func (a *Attempts) Kept() limit.Slots {
+	kept := a.kept
+	a.kept = nil
+	return kept
+}
+
+// ExplainLimit adds to e what the limit r, set by the field name, does with the
+// client's request q. It takes no token and no place, and calls no func.
+func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, q *http.Request, client netip.Addr, now time.Time) {
+	if r == nil {
+		return
+	}
+	if r.NeedsRequest() {
+		e.Rule(name, status.Unknown, "By.Func decides what the request counts for; Explain does not call it")
+		return
+	}
+	text, _ := (&Request{HTTP: q}).find(&r.By)
+	who, what := limit.Subject{Client: client, Text: text}, nameOf(&r.By, text)
+	if most := r.MaxInFlight; most > 0 {
+		if n := r.InFlight(who); n >= most {
+			e.RefuseBy(name, http.StatusTooManyRequests, "requests in flight for %s: %d of %d", what, n, most)
+			return
+		} else if r.Rate == 0 {
+			e.Rule(name, status.Passes, "requests in flight for %s: %d of %d", what, n, most)
+			return
+		}
+	}
+	switch d, known := r.Peek(who, now); {
+	case !known:
+		e.Rule(name, status.Unknown, "a Limiter decides; Explain does not call it")
+	case d.OK:
+		e.Rule(name, status.Passes, "requests left for %s: %d", what, d.Remaining)
+	default:
+		e.RefuseBy(name, http.StatusTooManyRequests, "too many requests for %s: the next one is allowed in %v", what, d.Retry.Round(time.Millisecond))
+	}
+}
+
+// nameOf names what a request in which by has found text is counted for, without the text: it may be a secret.
+func nameOf(by *limit.By, text string) string {
+	part := ""
+	switch {
+	case by.Header != "":
+		part = "header " + by.Header
+	case by.Cookie != "":
+		part = "cookie " + by.Cookie
+	case by.Host:
+		part = "host"
+	default:
+		return "the client"
+	}
+	if text == "" {
+		return "the client (the request has no " + part + ")"
+	}
+	return "this value of the " + part
+}

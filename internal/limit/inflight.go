@@ -1,0 +1,104 @@
+package limit
+
+import (
+	"hash/maphash"
+	"sync"
+)
+
+// InFlight counts how many requests of each key are in flight, up to a bound. Its
+// memory is bounded by what is in flight: a key without requests takes none.
+//
+// Hot path: Take and Free each hold one lock of many for one look at a small map.
+type inFlight struct {
+	most   int
+	counts [flightShards]flightShard
+}
+
+const (
+	flightShards = 64   // a power of two
+	keptKeys     = 1024 // a map that has held more is given up once it is empty: maps do not shrink
+)
+
+// A flightShard has the counts of a part of the keys.
+type flightShard struct {
+	mu    sync.Mutex
+	n     map[uint64]int
+	large bool     // n has held more than keptKeys
+	_     [40]byte // to a cache line of its own
+}
+
+func newInFlight(most int) *inFlight { return &inFlight{most: most} }
+
+// shard returns that of a key. Keys of clients differ in any of their bits.
+func (f *inFlight) shard(key uint64) *flightShard {
+	return &f.counts[key*0x9e37_79b9_7f4a_7c15>>58&(flightShards-1)]
+}
+
+// take counts a request in, unless so many are in flight that there is no room.
+func (f *inFlight) take(key uint64) bool {
+	s := f.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.n[key]
+	if n >= f.most {
+		return false
+	}
+	if s.n == nil {
+		s.n = make(map[uint64]int)
+	}
+	s.n[key] = n + 1
+	s.large = s.large || len(s.n) > keptKeys
+	return true
+}
+
+// free counts a request out.
+func (f *inFlight) free(key uint64) {
+	s := f.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.n[key]; n > 1 {
+		s.n[key] = n - 1
+		return
+	}
+	delete(s.n, key)
+	if s.large && len(s.n) == 0 {
+		s.n, s.large = nil, false
+	}
+}
+
+// of returns how many requests of a key are in flight.
+func (f *inFlight) of(key uint64) int {
+	s := f.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n[key]
+}
+
+// A Slot is the place of one request among those in flight. The zero Slot is none.
+type Slot struct {
+	of  *inFlight
+	key uint64
+}
+
+// Held reports whether s is a place at all.
+func (s Slot) Held() bool { return s.of != nil }
+
+// Free gives the place back. It must be called once.
+func (s Slot) Free() {
+	if s.of != nil {
+		s.of.free(s.key)
+	}
+}
+
+// textKey hashes text.
+func textKey(seed maphash.Seed, text string) uint64 { return maphash.String(seed, text) }
+
+// Slots are the places of one exchange, by one rule each.
+type Slots []Slot
+
+// Free gives them back.
+func (s Slots) Free() {
+	for _, slot := range s {
+		slot.Free()
+	}
+}
