@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy"
@@ -31,14 +32,23 @@ const (
 
 // features are measured with two targets, which are one and the same backend.
 func features() []feature {
-	set := func(f func(*hostproxy.Upstream)) func(*hostproxy.Router, *hostproxy.Upstream, string) error {
-		return func(_ *hostproxy.Router, u *hostproxy.Upstream, _ string) error { f(u); return nil }
+	return slices.Concat(choosing(), limiting(), editing(), observing())
+}
+
+// set is the use of a feature that is a field of the upstream.
+func set(f func(*hostproxy.Upstream)) func(*hostproxy.Router, *hostproxy.Upstream, string) error {
+	return func(_ *hostproxy.Router, u *hostproxy.Upstream, _ string) error { f(u); return nil }
+}
+
+// beside is the use of a feature that sends requests to another upstream, too.
+func beside(f func(u, other *hostproxy.Upstream) error) func(*hostproxy.Router, *hostproxy.Upstream, string) error {
+	return func(_ *hostproxy.Router, u *hostproxy.Upstream, backend string) error {
+		return f(u, hostproxy.To(backend))
 	}
-	beside := func(f func(u, other *hostproxy.Upstream) error) func(*hostproxy.Router, *hostproxy.Upstream, string) error {
-		return func(_ *hostproxy.Router, u *hostproxy.Upstream, backend string) error {
-			return f(u, hostproxy.To(backend))
-		}
-	}
+}
+
+// choosing are the features that choose a target.
+func choosing() []feature {
 	return []feature{
 		{"round-robin", "round robin", dearest, set(func(u *hostproxy.Upstream) { u.Policy = hostproxy.RoundRobin })},
 		{"least", "least in flight", dearest, set(func(u *hostproxy.Upstream) { u.Policy = hostproxy.LeastInFlight })},
@@ -53,6 +63,22 @@ func features() []feature {
 		})},
 		{"retries", "retries by status", dearest, set(func(u *hostproxy.Upstream) { u.Retry.Statuses = []int{502, 503, 504} })},
 		{"hedge", "hedged requests", dearest, set(func(u *hostproxy.Upstream) { u.Hedge = time.Second })},
+		{"discovery", "targets from a source", dearest, set(func(u *hostproxy.Upstream) {
+			ts := u.Targets
+			u.Discover = func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+				publish([]hostproxy.Endpoint{{Target: ts[0].String()}, {Target: ts[1].String()}})
+				<-ctx.Done()
+				return nil
+			}
+		})},
+		{"canary", "canary of all clients", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Canary(other, 1) })},
+		{"mirror", "mirror of one request in a thousand", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Mirror(other, 0.001) })},
+	}
+}
+
+// limiting are the features that refuse requests.
+func limiting() []feature {
+	return []feature{
 		{"bounds", "bounds of what is in flight, and a queue", dearest, set(func(u *hostproxy.Upstream) {
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue.Max = 1000, 500, 1000
 		})},
@@ -64,20 +90,22 @@ func features() []feature {
 			u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
 			u.MaxRequestBody = 1 << 20
 		})},
+	}
+}
+
+// editing are the features that change requests.
+func editing() []feature {
+	return []feature{
 		{"headers", "two header edits each way", dearest, set(func(u *hostproxy.Upstream) {
 			u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
 			u.ResponseHeader = u.RequestHeader
 		})},
-		{"discovery", "targets from a source", dearest, set(func(u *hostproxy.Upstream) {
-			ts := u.Targets
-			u.Discover = func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
-				publish([]hostproxy.Endpoint{{Target: ts[0].String()}, {Target: ts[1].String()}})
-				<-ctx.Done()
-				return nil
-			}
-		})},
-		{"canary", "canary of all clients", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Canary(other, 1) })},
-		{"mirror", "mirror of one request in a thousand", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Mirror(other, 0.001) })},
+	}
+}
+
+// observing are the features that call hooks of the program.
+func observing() []feature {
+	return []feature{
 		{"begin", "hooks at the beginning of exchanges and attempts, one header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
 			r.BeginAttempt = func(b *hostproxy.Beginning) {
