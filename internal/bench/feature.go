@@ -83,7 +83,7 @@ func limiting() []feature {
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue.Max = 1000, 500, 1000
 		})},
 		{"rate-limit", "rate limit", dearest, set(func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 1e6} })},
-		{"keyed-limit", "rate limit and limit of what is in flight, by a header", dearest, set(func(u *hostproxy.Upstream) {
+		{"keyed-limit", "rate and in-flight limits by a header", dearest, set(func(u *hostproxy.Upstream) {
 			u.RateLimit = &hostproxy.RateLimit{Rate: 1e6, MaxInFlight: 1000, By: hostproxy.LimitKey{Header: "User-Agent"}}
 		})},
 		{"lists", "address lists, and a bound of bodies", dearest, set(func(u *hostproxy.Upstream) {
@@ -106,7 +106,7 @@ func editing() []feature {
 // observing are the features that call hooks of the program.
 func observing() []feature {
 	return []feature{
-		{"begin", "hooks at the beginning of exchanges and attempts, one header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+		{"begin", "Begin and BeginAttempt, a header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
 			r.BeginAttempt = func(b *hostproxy.Beginning) {
 				b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
