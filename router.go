@@ -440,9 +440,8 @@ type RateLimit struct {
 	// requests do not count in addition. A mirrored copy counts only at the upstream
 	// that gets it.
 	//
-	// A request ends shortly after the client has its response. If clients send the
-	// next request immediately, on another connection or HTTP/2 stream, set the limit 1
-	// higher. Zero means no limit.
+	// A request above the limit waits a few milliseconds before it is refused, because a
+	// request counts until shortly after the client has its response. Zero means no limit.
 	MaxInFlight int
 
 	// By is what requests are counted by. The zero value means the client address.

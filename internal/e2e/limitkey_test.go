@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -51,6 +52,8 @@ func (k keyed) over2(t *testing.T, c *http.Client) int {
 	res, err := c.Do(q)
 	require.NoError(t, err)
 	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	require.NoError(t, err)
 	return res.StatusCode
 }
 
@@ -302,7 +305,7 @@ func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 	}
 }
 
-// A client that waits for the end of each response is alone with it, however fast it goes on, on one connection.
+// A client that waits for the end of each response is alone with it, however fast it goes on.
 func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -310,4 +313,13 @@ func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
 			require.Equal(t, 200, c.Do(request("POST /", sized("hello"))).StatusCode)
 		}
 	}, alone)
+	for _, handler := range []bool{false, true} {
+		t.Run(fmt.Sprint("HTTP/2, handler lane ", handler), func(t *testing.T) {
+			s := newSite(t, lane{secure: true, handler: handler}, proxytest.Reply("HTTP/1.1 200 OK\r\n"+sized(strings.Repeat("x", 5000))), alone)
+			c := proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2")
+			for range 500 {
+				require.Equal(t, 200, keyed{host: "a.test"}.over2(t, c), "on another stream")
+			}
+		})
+	}
 }

@@ -133,12 +133,13 @@ type Verdict struct {
 	Slot Slot // of a request that is let through, to be freed at its end
 }
 
-// Take counts a request of s in: in flight and, if there is room, over time. It may be called concurrently.
+// Take counts a request of s in: in flight and, if there is room, over time. Where there is none, it takes a few
+// milliseconds to say so. It may be called concurrently.
 func (r *Rule) Take(s Subject, now time.Time) Verdict {
 	key := r.key(s)
 	v := Verdict{Decision: Decision{OK: true}}
 	if r.slots != nil {
-		if !r.slots.take(key) {
+		if !r.slots.takeSoon(key) {
 			return Verdict{Full: true}
 		}
 		v.Slot = Slot{r.slots, key}
