@@ -652,6 +652,9 @@ func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]
 			if ok {
 				good[u] = true
 			}
+		} else if err := checkStrip(pattern, p, h); err != nil {
+			errs = append(errs, err)
+			continue
 		}
 		list = append(list, routes.Given[route]{Route: r.newRoute(p, h, where), Spelling: pattern})
 	}
@@ -938,5 +941,24 @@ func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	if pass, ok := h.(*Passthrough); ok {
 		return pass.checkPattern(p)
 	}
-	return nil
+	return checkStrip(spelling, p, h)
+}
+
+// checkStrip returns an error if no path of p has the prefix that the Upstream behind
+// h strips. Handlers of your own may change the path before.
+func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
+	prefix := ""
+	reach.Walk(h, func(h http.Handler) bool {
+		u, last := h.(*Upstream)
+		if last && u != nil {
+			prefix = u.strips()
+		}
+		_, basic := h.(*BasicAuth)
+		_, forwards := h.(*ForwardAuth)
+		return basic || forwards
+	})
+	if prefix == "" || p.MeetsPrefix(prefix) {
+		return nil
+	}
+	return fmt.Errorf("hostproxy: pattern %q: its paths do not begin with the Upstream's StripPrefix, %q: every request would get 404", spelling, prefix)
 }

@@ -43,7 +43,8 @@ type Upstream struct {
 	// -- Addresses: where requests go --
 	//
 	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
-	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
+	// TLS) or unix URLs. A path in the URL is put in front of the request's path; see
+	// also AddPrefix.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
 	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets select no protocol by ALPN and
@@ -109,6 +110,28 @@ type Upstream struct {
 
 	// -- Rewriting: what changes on the way --
 	//
+	// StripPrefix is removed from the start of each request's path, and AddPrefix is
+	// put in its place, behind the path of the target's URL. They are written as the
+	// path of a pattern, such as /api, and begin and end at slashes: with StripPrefix
+	// /api, the paths /api and /api/users become / and /users. "" changes nothing.
+	//
+	// A request whose path is not below StripPrefix gets 404; a [Router] refuses a
+	// pattern that matches no such path. A path that a target may read as one outside
+	// the new prefix gets 400, for instance /api/%2e%2e/admin, and so does a path with
+	// an empty segment behind StripPrefix. OPTIONS * is forwarded unchanged.
+	//
+	// With StripPrefix, the target gets it as X-Forwarded-Prefix, behind the value of a
+	// peer in [Router.TrustedProxies]. The client's own header is removed.
+	//
+	// In responses, Location, Content-Location and the Path of cookies are changed
+	// back, before ModifyResponse. So are URLs with the target's host, which become
+	// paths, and URLs with the host that the client asked for. Other hosts, relative
+	// references, paths outside AddPrefix, and paths that begin with StripPrefix are not
+	// changed: a target that reads X-Forwarded-Prefix writes the latter. Cookies whose
+	// name begins with __Host- keep their Path. Bodies and other headers, such as Link
+	// and Refresh, are not changed.
+	StripPrefix, AddPrefix string
+
 	// Rewrite changes the outgoing request. Before the call, the proxy removes
 	// hop-by-hop headers, and sets forwarding headers and Out.URL. It also removes
 	// query parameters that cannot be parsed, so that the target gets only what
@@ -835,6 +858,14 @@ func (u *Upstream) check() error {
 	return u.compiled.Check(u, u.build)
 }
 
+// strips returns the StripPrefix that is in use, or will be.
+func (u *Upstream) strips() string {
+	if f := u.compiled.InUse(); f != nil {
+		return f.Prefix.Strip
+	}
+	return u.StripPrefix
+}
+
 func (u *Upstream) late() []string { return u.compiled.Late(u) }
 
 // closeIdle closes idle connections to the targets and ends background work.
@@ -967,6 +998,7 @@ func (u *Upstream) config() forward.Config {
 		ModifyResponse:        u.ModifyResponse,
 		RequestHeader:         u.RequestHeader.edit(),
 		ResponseHeader:        u.ResponseHeader.edit(),
+		Prefix:                forward.Prefix{Strip: u.StripPrefix, Add: u.AddPrefix},
 		TargetHost:            u.TargetHost,
 		Forwarded:             u.Forwarded,
 		Upgrades:              u.Upgrades,

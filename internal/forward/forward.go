@@ -6,6 +6,7 @@
 //   - attempts.go, hedge.go: from target to target until one answers
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
+//   - prefix.go, translate.go: how paths differ between clients and targets
 //   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests
 //   - dial.go, transport.go, timekeeper.go, protocol.go: what a target is reached by
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
@@ -76,6 +77,7 @@ type Config struct {
 	// as if all were.
 	FailClosed bool
 
+	Prefix     Prefix
 	TargetHost bool
 	Forwarded  bool
 	Upgrades   []string
@@ -122,7 +124,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds(), c.checkPrefix()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}

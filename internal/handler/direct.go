@@ -114,6 +114,9 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	}
 	res := &a.res
 	res.StatusCode = head.Status
+	if a.f.Translates() {
+		a.paths = a.f.Translate(head, a.attempts.Target, a.paths[:0], a.q.Host, a.x.ClientHost)
+	}
 	if head.Nominates {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}

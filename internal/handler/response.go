@@ -14,6 +14,7 @@ import (
 // respond copies the target's final response to the client.
 func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	defer res.Body.Close()
+	a.translate(res)
 	if fail := a.modify(res); fail != nil {
 		return fail
 	}
@@ -35,6 +36,14 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	}
 	a.writeTrailers(res, announced)
 	return nil
+}
+
+// translate makes the head name paths as the client knows them. On the short way it
+// does so already.
+func (a *roundTrip) translate(res *http.Response) {
+	if a.f.Translates() && res != &a.res {
+		a.f.TranslateHeader(res.Header, a.attempts.Target, a.q.Host, a.x.ClientHost)
+	}
 }
 
 // modify runs the user's hook. The response that it refused is closed.

@@ -31,6 +31,7 @@ type roundTrip struct {
 	res      http.Response      // on the short way
 	room     client.Room        // likewise
 	fields   []h1.Field         // of a response that is relayed
+	paths    []byte             // values of its fields that name some
 	events   bool               // it is an event stream
 	tries    int                // attempts that have begun
 	body     *requestBody       // the client's body, nil without
@@ -67,9 +68,9 @@ func (a *roundTrip) alone() bool {
 
 // release gives a back, with nothing of the exchange.
 func (a *roundTrip) release() {
-	m, fields := a.methods, a.fields
+	m, fields, paths := a.methods, a.fields, a.paths
 	clear(fields)
-	*a = roundTrip{methods: m, fields: fields[:0]}
+	*a = roundTrip{methods: m, fields: fields[:0], paths: paths[:0]}
 	a.flight.methods = &a.methods
 	roundTrips.Put(a)
 }
@@ -130,6 +131,11 @@ func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	}
 	if a.q.Method == http.MethodConnect && a.f.UpgradeProtocol(a.q) == "" {
 		return exchange.Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	}
+	if f.Translates() {
+		if fail := f.Prefix.Admit(exchange.WirePath(a.q)); fail != nil {
+			return fail
+		}
 	}
 	if f.Pick != nil {
 		a.attempts.Pick = a.pick

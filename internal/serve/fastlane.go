@@ -61,6 +61,7 @@ type fastExchange struct {
 	out       []byte     // the request on its way, with what of the body goes along
 	fields    []h1.Field // of the response's head or trailer section
 	final     head       // of the response
+	paths     []byte     // values of the response's fields that name some
 	nominated []byte     // what the response's Connection names, for its trailers
 	host      []byte
 	req       h1.Request

@@ -145,7 +145,10 @@ func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 // Place implements forward.Party.
 func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	x.front.patience(atMost(writeStall, f.IdleTimeout))
-	x.hop.RFC7239 = f.Forwarded
+	x.hop.RFC7239, x.hop.Prefix = f.Forwarded, f.Prefix.Strip
+	if fail := f.Prefix.Admit(view(x.req.Path)); fail != nil {
+		return fail
+	}
 	x.upload.body.Bound(x.attempts.MaxBody())
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
