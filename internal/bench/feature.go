@@ -65,6 +65,7 @@ func features() []feature {
 			u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
 			u.ResponseHeader = u.RequestHeader
 		})},
+		{"stripprefix", "a prefix of the path, stripped", dearest, set(func(u *hostproxy.Upstream) { u.StripPrefix = "/small" })},
 		{"discovery", "targets from a source", dearest, set(func(u *hostproxy.Upstream) {
 			ts := u.Targets
 			u.Discover = func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
