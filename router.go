@@ -774,6 +774,11 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
+	if x.Answer != nil { // of a target that the fast lane has asked
+		q.Pattern = x.Pattern
+		x.Answer.Serve(w, x.Numbered(q), x)
+		return
+	}
 	if refusal := r.refusalOf(x); refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
 		return

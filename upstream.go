@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -24,6 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/handler"
 	"github.com/hostproxy/hostproxy/internal/health"
+	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
@@ -147,6 +149,21 @@ type Upstream struct {
 	// header (RFC 9209) and a one-line body. A nil ErrorHandler answers a gRPC client
 	// with 200 and a grpc-status. gRPC is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
+
+	// Pages are handlers that write the body of responses with these statuses, 400 to
+	// 599, in place of the target's body. They also write the body of the proxy's own
+	// responses, such as 502 for a target that cannot be reached, except where
+	// ErrorHandler or the page of [Upstream.Maintain] does. Retries come first.
+	//
+	// The status stays, whatever the handler passes to WriteHeader. The headers of the
+	// target, cookies included, stay unless the handler changes them, except those that
+	// describe the body: Content-*, ETag, Last-Modified, Accept-Ranges, Digest and
+	// Repr-Digest. The rest of the target's body is not read; its connection is closed
+	// if the body has not arrived with the headers. The handler gets the client's
+	// request without the body and without the headers Range and If-*. gRPC requests
+	// get no pages. If the handler panics, the request fails with 500. Requests with a
+	// body take the handler lane, which costs more CPU. Nil means no pages.
+	Pages map[int]http.Handler
 
 	// RequestHeader and ResponseHeader are fixed changes to headers. RequestHeader is
 	// applied after Rewrite, and ResponseHeader after ModifyResponse.
@@ -894,7 +911,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.FailureRatio == 0 {
 		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: set Breaker.FailureRatio above 0"))
 	}
-	errs = append(errs, u.inVain()...)
+	errs = append(append(errs, u.inVain()...), u.checkPages()...)
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
@@ -908,6 +925,24 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// checkPages returns an error for each of Pages that cannot write a page.
+func (u *Upstream) checkPages() (errs []error) {
+	for _, s := range slices.Sorted(maps.Keys(u.Pages)) {
+		h := u.Pages[s]
+		err := fault(h)
+		reach.Walk(h, func(h http.Handler) bool {
+			if _, ok := h.(*Upstream); ok {
+				err = errors.New("an Upstream is no page: want a handler that writes it")
+			}
+			return err == nil
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("Pages[%d]: %w", s, err))
+		}
+	}
+	return errs
 }
 
 // inVain returns an error for each setting that would have no effect.
@@ -996,6 +1031,7 @@ func (u *Upstream) config() forward.Config {
 		TLS:                   u.TLS,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,
+		Pages:                 maps.Clone(u.Pages),
 		RequestHeader:         u.RequestHeader.edit(),
 		ResponseHeader:        u.ResponseHeader.edit(),
 		Prefix:                forward.Prefix{Strip: u.StripPrefix, Add: u.AddPrefix},

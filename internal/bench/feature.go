@@ -66,6 +66,9 @@ func features() []feature {
 			u.ResponseHeader = u.RequestHeader
 		})},
 		{"stripprefix", "a prefix of the path, stripped", dearest, set(func(u *hostproxy.Upstream) { u.StripPrefix = "/small" })},
+		{"pages", "pages by status, of another one", dearest, set(func(u *hostproxy.Upstream) {
+			u.Pages = map[int]http.Handler{502: http.NotFoundHandler(), 503: http.NotFoundHandler()}
+		})},
 		{"discovery", "targets from a source", dearest, set(func(u *hostproxy.Upstream) {
 			ts := u.Targets
 			u.Discover = func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {

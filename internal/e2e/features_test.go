@@ -48,6 +48,7 @@ var features = map[string]func(*hostproxy.Upstream){
 	"Rewrite":        func(u *hostproxy.Upstream) { u.Rewrite = func(*httputil.ProxyRequest) {} },
 	"ModifyResponse": func(u *hostproxy.Upstream) { u.ModifyResponse = func(*http.Response) error { return nil } },
 	"ErrorHandler":   func(u *hostproxy.Upstream) { u.ErrorHandler = func(http.ResponseWriter, *http.Request, error) {} },
+	"Pages":          func(u *hostproxy.Upstream) { u.Pages = map[int]http.Handler{503: http.NotFoundHandler()} },
 	"RequestHeader":  func(u *hostproxy.Upstream) { u.RequestHeader = someEdit },
 	"ResponseHeader": func(u *hostproxy.Upstream) { u.ResponseHeader = someEdit },
 	"HSTS":           func(u *hostproxy.Upstream) { u.HSTS = new(hostproxy.HSTS) },

@@ -12,6 +12,7 @@
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies
+//   - pages.go: pages of the program
 //   - describe.go, explain.go: what is shown of all this
 package forward
 
@@ -51,6 +52,7 @@ type Config struct {
 	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
+	Pages          map[int]http.Handler // by status, for responses of targets and of our own
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *exchange.Failure)
 
 	RequestHeader, ResponseHeader Edit
@@ -124,7 +126,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds(), c.checkPrefix()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(), c.Probe.check(), c.Sticky.check(), c.checkBounds(), c.checkPrefix(), c.checkPages()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}

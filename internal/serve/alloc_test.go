@@ -117,6 +117,9 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 			r.RequestID = hostproxy.RequestIDHeader{Name: "X-Request-Id", Respond: true}
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewTextHandler(io.Discard, nil)))
 		},
+		"pages": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Pages = map[int]http.Handler{503: http.NotFoundHandler()}
+		},
 		"a prefix that is replaced": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.StripPrefix, u.AddPrefix = "/p", "/v2" },
 		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}

@@ -123,10 +123,14 @@ func (x *fastExchange) route() (ok bool) {
 		return false
 	}
 	f := x.hit.Upstream
+	if f.Pages != nil && x.req.Framing() != h1.NoBody {
+		return false
+	}
 	x.attempts.Take(f)
 	x.attempts.Pooled = true
 	if f.Diverts() {
-		return f.Plain() && f.For(x.client()).Fast()
+		to := f.For(x.client())
+		return f.Plain() && to.Fast() && (to.Pages == nil || x.req.Framing() == h1.NoBody)
 	}
 	return f.Fast()
 }

@@ -104,7 +104,7 @@ func atMost(a, b time.Duration) time.Duration {
 func (x *fastExchange) forward() step {
 	defer x.attempts.End()
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
-		return x.answer(fail)
+		return x.failBy(x.attempts.Forwarder(), fail)
 	}
 	f := x.attempts.Forwarder()
 	up, n, fail := x.reach(f)
@@ -116,7 +116,10 @@ func (x *fastExchange) forward() step {
 			}
 			return next
 		}
-		return x.answer(fail)
+		return x.failBy(f, fail)
+	}
+	if page := x.pageOf(f, x.res.Status); page != nil {
+		return x.respondBy(f, up, n, page)
 	}
 	next := x.respond(f, up, n)
 	x.unwatch()

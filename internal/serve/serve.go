@@ -9,7 +9,7 @@
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
-//   - fastlane_upload.go, fastlane_response.go: bodies
+//   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and pages in place of them
 //   - front.go, source.go: a response and a request body, in any version of HTTP
 //   - front1.go, source1.go: the same in HTTP/1.x
 //   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: an HTTP/2 connection: frames, header blocks, writes, drain and workers, limits of its cost
