@@ -53,7 +53,7 @@ func another(t *testing.T, v reflect.Value) reflect.Value {
 		made.Set(reflect.Append(v, reflect.Zero(typ.Elem())))
 	case reflect.Map:
 		made.Set(reflect.MakeMap(typ))
-		made.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(typ.Elem()))
+		made.SetMapIndex(reflect.Zero(typ.Key()), reflect.Zero(typ.Elem()))
 	case reflect.Interface:
 		require.True(t, reflect.TypeFor[anything]().Implements(typ) || reflect.TypeFor[*anything]().Implements(typ), "%v", typ)
 		made.Set(reflect.ValueOf(new(anything)))

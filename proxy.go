@@ -805,7 +805,11 @@ func (r *Router) Check() error {
 			errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 		}
 	}
-	for pattern, h := range r.All() {
+	for rt := range r.table.Load().All() {
+		pattern, h := rt.Pattern.String(), rt.Value.handler
+		if err := checkStrip(pattern, rt.Pattern, h); err != nil {
+			errs = append(errs, err)
+		}
 		if _, ok := h.(*Upstream); ok {
 			continue // checked above
 		}

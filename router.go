@@ -818,6 +818,9 @@ func (r *Router) parseRoutes(rs map[string]http.Handler, where routes.Place) ([]
 			if ok {
 				good[u] = true
 			}
+		} else if err := checkStrip(pattern, p, h); err != nil {
+			errs = append(errs, err)
+			continue
 		}
 		list = append(list, routes.Given[route]{Route: r.newRoute(p, h, where), Spelling: pattern})
 	}
@@ -943,6 +946,11 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
+	if x.Answer != nil { // of a target that the fast lane has asked
+		q.Pattern = x.Pattern
+		x.Answer.Serve(w, x.Numbered(q), x)
+		return
+	}
 	slots, refusal := r.admit(x, q)
 	defer slots.Free() // also when a handler panics
 	if refusal != nil {
@@ -1123,5 +1131,24 @@ func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	if pass, ok := h.(*Passthrough); ok {
 		return pass.checkPattern(p)
 	}
-	return nil
+	return checkStrip(spelling, p, h)
+}
+
+// checkStrip returns an error if no path of p has the prefix that the Upstream behind
+// h strips. Handlers of your own may change the path before.
+func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
+	prefix := ""
+	reach.Walk(h, func(h http.Handler) bool {
+		u, last := h.(*Upstream)
+		if last && u != nil {
+			prefix = u.strips()
+		}
+		_, basic := h.(*BasicAuth)
+		_, forwards := h.(*ForwardAuth)
+		return basic || forwards
+	})
+	if prefix == "" || p.MeetsPrefix(prefix) {
+		return nil
+	}
+	return fmt.Errorf("hostproxy: pattern %q: its paths do not begin with the Upstream's StripPrefix, %q: every request would get 404", spelling, prefix)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -24,6 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/handler"
 	"github.com/hostproxy/hostproxy/internal/health"
+	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
@@ -43,7 +45,8 @@ type Upstream struct {
 	// -- Addresses: where requests go --
 	//
 	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
-	// TLS) or unix URLs. A path in the URL is put in front of the request's path.
+	// TLS) or unix URLs. A path in the URL is put in front of the request's path; see
+	// also AddPrefix.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
 	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets select no protocol by ALPN and
@@ -109,6 +112,28 @@ type Upstream struct {
 
 	// -- Rewriting: what changes on the way --
 	//
+	// StripPrefix is removed from the start of each request's path, and AddPrefix is
+	// put in its place, behind the path of the target's URL. They are written as the
+	// path of a pattern, such as /api, and begin and end at slashes: with StripPrefix
+	// /api, the paths /api and /api/users become / and /users. "" changes nothing.
+	//
+	// A request whose path is not below StripPrefix gets 404; a [Router] refuses a
+	// pattern that matches no such path. A path that a target may read as one outside
+	// the new prefix gets 400, for instance /api/%2e%2e/admin, and so does a path with
+	// an empty segment behind StripPrefix. OPTIONS * is forwarded unchanged.
+	//
+	// With StripPrefix, the target gets it as X-Forwarded-Prefix, behind the value of a
+	// peer in [Router.TrustedProxies]. The client's own header is removed.
+	//
+	// In responses, Location, Content-Location and the Path of cookies are changed
+	// back, before ModifyResponse. So are URLs with the target's host, which become
+	// paths, and URLs with the host that the client asked for. Other hosts, relative
+	// references, paths outside AddPrefix, and paths that begin with StripPrefix are not
+	// changed: a target that reads X-Forwarded-Prefix writes the latter. Cookies whose
+	// name begins with __Host- keep their Path. Bodies and other headers, such as Link
+	// and Refresh, are not changed.
+	StripPrefix, AddPrefix string
+
 	// Rewrite changes the outgoing request. Before the call, the proxy removes
 	// hop-by-hop headers, and sets forwarding headers and Out.URL. It also removes
 	// query parameters that cannot be parsed, so that the target gets only what
@@ -124,6 +149,21 @@ type Upstream struct {
 	// header (RFC 9209) and a one-line body. A nil ErrorHandler answers a gRPC client
 	// with 200 and a grpc-status. gRPC is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
+
+	// Pages are handlers that write the body of responses with these statuses, 400 to
+	// 599, in place of the target's body. They also write the body of the proxy's own
+	// responses, such as 502 for a target that cannot be reached, except where
+	// ErrorHandler or the page of [Upstream.Maintain] does. Retries come first.
+	//
+	// The status stays, whatever the handler passes to WriteHeader. The headers of the
+	// target, cookies included, stay unless the handler changes them, except those that
+	// describe the body: Content-*, ETag, Last-Modified, Accept-Ranges, Digest and
+	// Repr-Digest. The rest of the target's body is not read; its connection is closed
+	// if the body has not arrived with the headers. The handler gets the client's
+	// request without the body and without the headers Range and If-*. gRPC requests
+	// get no pages. If the handler panics, the request fails with 500. Requests with a
+	// body take the handler lane, which costs more CPU. Nil means no pages.
+	Pages map[int]http.Handler
 
 	// RequestHeader and ResponseHeader are fixed changes to headers. RequestHeader is
 	// applied after Rewrite, and ResponseHeader after ModifyResponse.
@@ -835,6 +875,14 @@ func (u *Upstream) check() error {
 	return u.compiled.Check(u, u.build)
 }
 
+// strips returns the StripPrefix that is in use, or will be.
+func (u *Upstream) strips() string {
+	if f := u.compiled.InUse(); f != nil {
+		return f.Prefix.Strip
+	}
+	return u.StripPrefix
+}
+
 func (u *Upstream) late() []string { return u.compiled.Late(u) }
 
 // closeIdle closes idle connections to the targets and ends background work.
@@ -863,7 +911,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	if b := u.Breaker; b != nil && b.Failures < 0 && b.FailureRatio == 0 {
 		errs = append(errs, errors.New("Breaker.Failures is negative, which disables it: set Breaker.FailureRatio above 0"))
 	}
-	errs = append(errs, u.inVain()...)
+	errs = append(append(errs, u.inVain()...), u.checkPages()...)
 	rule, err := u.RateLimit.rule(u.logger)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("RateLimit: %w", err))
@@ -877,6 +925,24 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// checkPages returns an error for each of Pages that cannot write a page.
+func (u *Upstream) checkPages() (errs []error) {
+	for _, s := range slices.Sorted(maps.Keys(u.Pages)) {
+		h := u.Pages[s]
+		err := fault(h)
+		reach.Walk(h, func(h http.Handler) bool {
+			if _, ok := h.(*Upstream); ok {
+				err = errors.New("an Upstream is no page: want a handler that writes it")
+			}
+			return err == nil
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("Pages[%d]: %w", s, err))
+		}
+	}
+	return errs
 }
 
 // inVain returns an error for each setting that would have no effect.
@@ -965,8 +1031,10 @@ func (u *Upstream) config() forward.Config {
 		TLS:                   u.TLS,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,
+		Pages:                 maps.Clone(u.Pages),
 		RequestHeader:         u.RequestHeader.edit(),
 		ResponseHeader:        u.ResponseHeader.edit(),
+		Prefix:                forward.Prefix{Strip: u.StripPrefix, Add: u.AddPrefix},
 		TargetHost:            u.TargetHost,
 		Forwarded:             u.Forwarded,
 		Upgrades:              u.Upgrades,

@@ -100,6 +100,10 @@ func editing() []feature {
 			u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
 			u.ResponseHeader = u.RequestHeader
 		})},
+		{"stripprefix", "a prefix of the path, stripped", dearest, set(func(u *hostproxy.Upstream) { u.StripPrefix = "/small" })},
+		{"pages", "pages by status, of another one", dearest, set(func(u *hostproxy.Upstream) {
+			u.Pages = map[int]http.Handler{502: http.NotFoundHandler(), 503: http.NotFoundHandler()}
+		})},
 	}
 }
 

@@ -48,9 +48,12 @@ var features = map[string]func(*hostproxy.Upstream){
 	"Rewrite":        func(u *hostproxy.Upstream) { u.Rewrite = func(*httputil.ProxyRequest) {} },
 	"ModifyResponse": func(u *hostproxy.Upstream) { u.ModifyResponse = func(*http.Response) error { return nil } },
 	"ErrorHandler":   func(u *hostproxy.Upstream) { u.ErrorHandler = func(http.ResponseWriter, *http.Request, error) {} },
+	"Pages":          func(u *hostproxy.Upstream) { u.Pages = map[int]http.Handler{503: http.NotFoundHandler()} },
 	"RequestHeader":  func(u *hostproxy.Upstream) { u.RequestHeader = someEdit },
 	"ResponseHeader": func(u *hostproxy.Upstream) { u.ResponseHeader = someEdit },
 	"HSTS":           func(u *hostproxy.Upstream) { u.HSTS = new(hostproxy.HSTS) },
+	"StripPrefix":    func(u *hostproxy.Upstream) { u.StripPrefix = "/p" },
+	"AddPrefix":      func(u *hostproxy.Upstream) { u.AddPrefix = "/v2" },
 	"TargetHost":     func(u *hostproxy.Upstream) { u.TargetHost = true },
 	"Forwarded":      func(u *hostproxy.Upstream) { u.Forwarded = true },
 	"Upgrades":       func(u *hostproxy.Upstream) { u.Upgrades = []string{} },
@@ -132,7 +135,7 @@ func assertLane(t *testing.T, s *site, fast bool) {
 	t.Helper()
 	c := s.dial(t)
 	for range 2 {
-		require.Equal(t, http.StatusOK, c.Do("GET / HTTP/1.1\r\n"+host+laneProbe+": 1\r\n\r\n").StatusCode)
+		require.Equal(t, http.StatusOK, c.Do("GET /p/ HTTP/1.1\r\n"+host+laneProbe+": 1\r\n\r\n").StatusCode)
 	}
 	asked := 0
 	for _, q := range s.backend.Requests() {

@@ -5,7 +5,7 @@
 //   - accesslog.go: the record as a line of a log
 //   - begin.go, writer.go: its beginning and its end at an http.Handler
 //   - check.go, loop.go: what is refused before anything else
-//   - reason.go, reply.go, page.go, grpc.go: what the proxy answers by itself
+//   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers by itself
 //   - requestid.go, withhold.go, wirepath.go: what the next one is told of the request
 //   - handover.go: what one lane tells the other that carries it on
 //   - body.go, pace.go: the body on its way to targets, and its rules
@@ -55,6 +55,8 @@ type Exchange struct {
 	Refused  bool          // no target has answered: the proxy does, or its ErrorHandler
 	Charged  []*limit.Rule // of an exchange that was handed over, as what follows
 	Tried    []string      // keys of targets
+	Answer   *Answer       // that is left to write; nil if there is none
+	Paged    bool          // a page of the program's answers: it gets no page of its own
 
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.

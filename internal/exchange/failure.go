@@ -93,6 +93,13 @@ func (f *Failure) AddFields(h http.Header) {
 	}
 }
 
+// Header is what a page that answers for the failure begins with.
+func (f *Failure) Header() http.Header {
+	h := http.Header{"Cache-Control": {"no-store"}, "Proxy-Status": {ProxyStatus(f.Reason)}}
+	f.AddFields(h)
+	return h
+}
+
 // AppendRetryAfter appends how many seconds the client is to wait.
 func (f *Failure) AppendRetryAfter(dst []byte) []byte {
 	return strconv.AppendInt(dst, int64((f.RetryAfter+time.Second-1)/time.Second), 10)

@@ -14,6 +14,7 @@ type Handover struct {
 	Record  Record
 	Charged []*limit.Rule // have taken their token
 	Tried   []string      // keys of the targets that have failed
+	Answer  *Answer       // that is left to write; nil if targets are to be asked
 
 	Begun bool                 // the hook Begin has been called
 	Set   []header.Replacement // by it
@@ -36,7 +37,8 @@ func (x *Exchange) takeOver(q *http.Request) {
 	if h == nil || h.taken.Swap(true) {
 		return
 	}
-	x.Charged, x.Tried = h.Charged, h.Tried
+	x.Charged, x.Tried, x.Answer = h.Charged, h.Tried, h.Answer
+	x.Pattern, x.FirstByte = h.Record.Pattern, h.Record.FirstByte
 	x.Start, x.Queue, x.Dial = h.Record.Start, h.Record.Queue, h.Record.Dial
 	x.RequestID = h.Record.RequestID
 	x.Target, x.Attempts, x.Retried = h.Record.Target, h.Record.Attempts, h.Record.Retried

@@ -83,10 +83,10 @@ func (e *Encoder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, ' ')
 	dst = append(dst, t.Base...)
 	if len(req.Path) > 0 && req.Unusual&h1.UnusualTarget != 0 { // absolute-form, whose authority is in Host
-		dst = append(dst, req.Path...)
+		dst = e.Prefix.appendInner(dst, req.Path)
 		dst = append(dst, req.Query...)
 	} else {
-		dst = append(dst, req.Target...)
+		dst = e.Prefix.appendInner(dst, req.Target)
 	}
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
 	if e.TargetHost && t.URL.Host != "" {

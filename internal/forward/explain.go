@@ -130,6 +130,9 @@ func (a *explainer) choose(f *Forwarder) {
 	if a.q.Method == http.MethodConnect && f.UpgradeProtocol(a.q) == "" {
 		a.RefuseBy("Upstream.Upgrades", http.StatusNotImplemented, "the protocol of the CONNECT request is not on the list")
 	}
+	if f.Translates() {
+		a.prefix(f)
+	}
 	s := f.set.Load()
 	if len(s.targets) == 0 {
 		a.DeferBy("Upstream.Discover", "no target has been found yet")

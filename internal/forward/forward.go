@@ -6,6 +6,7 @@
 //   - attempts.go, hedge.go, timeline.go: from target to target until one answers
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
+//   - prefix.go, translate.go: how paths differ between clients and targets
 //   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests
 //   - dial.go, transport.go, timekeeper.go, protocol.go: what a target is reached by
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
@@ -13,6 +14,7 @@
 //   - mirror.go: copies
 //   - limitkey.go: what a limit counts a request by
 //   - guard.go: lists and limits in front of any handler
+//   - pages.go: pages of the program
 //   - describe.go, explain.go: what is shown of all this
 package forward
 
@@ -52,6 +54,7 @@ type Config struct {
 	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
+	Pages          map[int]http.Handler // by status, for responses of targets and of our own
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *exchange.Failure)
 
 	RequestHeader, ResponseHeader Edit
@@ -78,6 +81,7 @@ type Config struct {
 	// as if all were.
 	FailClosed bool
 
+	Prefix     Prefix
 	TargetHost bool
 	Forwarded  bool
 	Upgrades   []string
@@ -124,7 +128,7 @@ type Forwarder struct {
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.checkBounds()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.checkBounds(), c.checkPrefix(), c.checkPages()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}

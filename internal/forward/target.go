@@ -34,7 +34,7 @@ type Target struct {
 	token   string                      // of the sticky cookie
 	cookies [2]h1.Field                 // that set it: in plain HTTP, and over TLS
 	probe   func(context.Context) error // whether it serves
-	Base    string                      // put before the request's path, without a final slash
+	Base    string                      // put before the path of a request, Prefix.Add included; without a final slash
 	client  Doer                        // for what speaks HTTP/1.1
 	h2      Doer                        // for requests that need HTTP/2, such as gRPC; nil without
 	shares  bool                        // exchanges share connections of ours: HTTP/2
@@ -63,6 +63,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	if u.Scheme != "unix" {
 		t.Base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
+	t.Base += c.Prefix.Add
 	if u.Scheme == "http" && u.Path == "" {
 		t.Name = u.Host
 	}

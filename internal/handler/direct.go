@@ -31,7 +31,7 @@ var drafts = sync.Pool{New: func() any { return new(draft) }}
 // else nil. Its map iterator is gone when the draft is used: the stack is deepest there.
 func (a *roundTrip) short() *draft {
 	q := a.q // which exchange.Check has found valid
-	if !a.fast || len(a.f.Retry.Statuses) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
+	if !a.fast || len(a.f.Retry.Statuses) > 0 || len(a.f.Pages) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
 		return nil
 	}
 	if _, counted := exchange.MaxForwards(q); counted {
@@ -114,6 +114,9 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	}
 	res := &a.res
 	res.StatusCode = head.Status
+	if a.f.Translates() {
+		a.paths = a.f.Translate(head, a.attempts.Target, a.paths[:0], a.q.Host, a.x.ClientHost)
+	}
 	if head.Nominates {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}

@@ -101,6 +101,10 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 		x.Status = fail.Status
 		panic(http.ErrAbortHandler)
 	}
+	if page := f.Page(fail.Status, q.Header.Get("Content-Type")); page != nil && fail.Page == nil && pageable(x) {
+		servePage(&exchange.Answer{Status: fail.Status, Header: fail.Header(), Page: page, Failure: fail}, w, q, x)
+		return
+	}
 	fail.AddFields(w.Header())
 	if x.Asker != nil {
 		q = x.Asker
@@ -110,6 +114,18 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 		return
 	}
 	exchange.Reply(w, q, fail.Status, fail.Reason)
+}
+
+// pageable reports whether a page of the program can be the answer.
+func pageable(x *exchange.Exchange) bool { return !x.Mirrored && !x.Paged }
+
+// servePage lets a page of the program answer q, or the client's request that q is a
+// question about.
+func servePage(a *exchange.Answer, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
+	if x.Asker != nil {
+		q = x.Asker
+	}
+	a.Serve(w, q, x)
 }
 
 // hookStatus is what the client is answered when a hook has failed: what it

@@ -77,18 +77,21 @@ func (a *roundTrip) outgoingURL(t *forward.Target) *url.URL {
 	}
 	in := a.q.URL
 	path, base := exchange.WirePath(a.q), t.Base
+	inner := a.f.Prefix.Inner(path)
 	if path == "*" { // asks about the server, which no path is put before
 		base = ""
 	}
 	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
-	if a.f.Rewrite == nil && path != in.EscapedPath() && (t.Pool != nil || !strings.HasPrefix(base+path, "//")) {
+	if a.f.Rewrite == nil && path != in.EscapedPath() && (t.Pool != nil || !strings.HasPrefix(base+inner, "//")) {
 		// The parsed form would spell it differently. Foreign clients take an Opaque that begins with // for an authority.
-		out.Opaque = base + path
+		out.Opaque = base + inner
 		return out
 	}
 	out.Path, out.RawPath = in.Path, in.RawPath
-	if base != "" {
-		joined := base + in.EscapedPath()
+	if joined := base + in.EscapedPath(); base != "" || a.f.Translates() {
+		if a.f.Translates() {
+			joined = base + inner
+		}
 		if p, err := url.PathUnescape(joined); err == nil {
 			out.Path, out.RawPath = p, joined
 		}
@@ -134,7 +137,7 @@ func (a *roundTrip) fill(h *header.Hop) {
 	if h.Name == "" {
 		h.Name = a.f.Name()
 	}
-	h.RFC7239, h.Set = a.f.Forwarded, a.set
+	h.RFC7239, h.Prefix, h.Set = a.f.Forwarded, a.f.Prefix.Strip, a.set
 }
 
 // websocketKey returns a fresh Sec-WebSocket-Key (RFC 6455, 4.1).

@@ -3,6 +3,7 @@ package handler
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -14,8 +15,13 @@ import (
 // respond copies the target's final response to the client.
 func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	defer res.Body.Close()
+	a.translate(res)
 	if fail := a.modify(res); fail != nil {
 		return fail
+	}
+	if page := a.f.Page(res.StatusCode, a.q.Header.Get("Content-Type")); page != nil && pageable(a.x) {
+		a.page(res, page)
+		return nil
 	}
 	if res != &a.res {
 		a.copyHeader(res)
@@ -39,6 +45,29 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	}
 	a.writeTrailers(res, announced)
 	return nil
+}
+
+// page lets a page of the program take the place of the response's body, which is read no
+// further.
+func (a *roundTrip) page(res *http.Response, page http.Handler) {
+	res.Body.Close()
+	maps.DeleteFunc(res.Header, func(k string, _ []string) bool { return exchange.DescribesBody(k) })
+	a.copyHeader(res)
+	h := a.w.Header()
+	a.x.Numbering.Show(h, a.x.RequestID)
+	a.f.ResponseHeader.Apply(h)
+	a.attempts.AddOwn(h, a.x.ClientScheme)
+	a.closeAfter()
+	a.wrote = true
+	servePage(&exchange.Answer{Status: res.StatusCode, Page: page}, a.w, a.q, a.x)
+}
+
+// translate makes the head name paths as the client knows them. On the short way it
+// does so already.
+func (a *roundTrip) translate(res *http.Response) {
+	if a.f.Translates() && res != &a.res {
+		a.f.TranslateHeader(res.Header, a.attempts.Target, a.q.Host, a.x.ClientHost)
+	}
 }
 
 // modify runs the user's hook. The response that it refused is closed.

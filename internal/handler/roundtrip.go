@@ -31,6 +31,7 @@ type roundTrip struct {
 	res      http.Response        // on the short way
 	room     client.Room          // likewise
 	fields   []h1.Field           // of a response that is relayed
+	paths    []byte               // values of its fields that name some
 	events   bool                 // it is an event stream
 	tries    int                  // attempts that have begun
 	body     *requestBody         // the client's body, nil without
@@ -39,8 +40,8 @@ type roundTrip struct {
 	mirrors  bool                 // a copy is to be sent
 	interim  int                  // interim responses relayed
 	named    []string             // values of the response's Connection, for its trailers
-	set      []header.Replacement // by the hook of the latest attempt
 	key      string               // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
+	set      []header.Replacement // by the hook of the latest attempt
 }
 
 // methods are methods of a roundTrip and of its flight as funcs. They are kept, so
@@ -68,10 +69,10 @@ func (a *roundTrip) alone() bool {
 
 // release gives a back, with nothing of the exchange.
 func (a *roundTrip) release() {
-	m, fields := a.methods, a.fields
+	m, fields, paths := a.methods, a.fields, a.paths
 	clear(fields)
 	a.attempts.Reset() // keeps its memory
-	*a = roundTrip{methods: m, fields: fields[:0], attempts: a.attempts}
+	*a = roundTrip{methods: m, fields: fields[:0], paths: paths[:0], attempts: a.attempts}
 	a.flight.methods = &a.methods
 	roundTrips.Put(a)
 }
@@ -135,6 +136,11 @@ func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	}
 	if a.q.Method == http.MethodConnect && a.f.UpgradeProtocol(a.q) == "" {
 		return exchange.Refusal(http.StatusNotImplemented, "http_request_denied", "CONNECT is not forwarded")
+	}
+	if f.Translates() {
+		if fail := f.Prefix.Admit(exchange.WirePath(a.q)); fail != nil {
+			return fail
+		}
 	}
 	if f.Pick != nil {
 		a.attempts.Pick = a.pick

@@ -30,6 +30,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 			Reason: "http_upgrade_failed", Err: err}
 	}
 	defer upstream.Close()
+	a.translate(res)
 	if fail := a.modify(res); fail != nil {
 		return fail
 	}

@@ -16,6 +16,7 @@ type Hop struct {
 	Trusted bool       // Peer.TrustedBy: what the peer said is kept
 	RFC7239 bool       // add Forwarded as well
 	ID      RequestID  // takes the place of the peer's own
+	Prefix  string     // of the path, which the upstream does not see; "" if it sees the whole path
 
 	Set []Replacement // likewise
 }
@@ -53,9 +54,10 @@ func Replace(h http.Header, rs []Replacement) {
 type RequestID struct{ Name, Value string }
 
 // Received is what a peer said in its own forwarding fields. The zero value is nothing.
-// For keeps its room across Reset.
+// For and Prefix keep their room across Reset.
 type Received[T Text] struct {
-	For []T // the X-Forwarded-For values, in order
+	For    []T // the X-Forwarded-For values, in order
+	Prefix []T // the X-Forwarded-Prefix values, likewise
 
 	proto, host   T
 	protos, hosts int
@@ -63,7 +65,7 @@ type Received[T Text] struct {
 
 // Note keeps the value of a field of class c if it is one of the forwarding fields that matter.
 //
-// Hot path: no allocation once For has room.
+// Hot path: no allocation once For and Prefix have room.
 func (r *Received[T]) Note(c Class, value T) {
 	switch {
 	case c&ForwardedFor != 0:
@@ -74,13 +76,16 @@ func (r *Received[T]) Note(c Class, value T) {
 	case c&ForwardedHost != 0:
 		r.host = value
 		r.hosts++
+	case c&ForwardedPrefix != 0:
+		r.Prefix = append(r.Prefix, value)
 	}
 }
 
 // Reset forgets everything but the room.
 func (r *Received[T]) Reset() {
 	clear(r.For)
-	*r = Received[T]{For: r.For[:0]}
+	clear(r.Prefix)
+	*r = Received[T]{For: r.For[:0], Prefix: r.Prefix[:0]}
 }
 
 // Scheme returns the client's scheme, "https" or "http", as a trusted peer says it, or else scheme.
@@ -126,7 +131,7 @@ func (p *Hop) Drops(c Class) bool {
 	case c&Forwarding == 0:
 		return false
 	}
-	return !p.Trusted || c&Rewritten != 0
+	return !p.Trusted || c&Rewritten != 0 || c&ForwardedPrefix != 0 && p.Prefix != ""
 }
 
 // SetForwarded makes the forwarding fields of an outgoing request ours. The peer's copies are dropped, aliases and unknown
@@ -134,6 +139,7 @@ func (p *Hop) Drops(c Class) bool {
 //
 //   - X-Forwarded-For: a trusted peer's list, then the peer;
 //   - X-Forwarded-Proto, X-Forwarded-Host: a trusted peer's single valid value, else the hop's scheme and host;
+//   - X-Forwarded-Prefix, with p.Prefix: a trusted peer's list, then that prefix;
 //   - X-Real-Ip: the client;
 //   - Forwarded (RFC 7239), with p.RFC7239: the client with that host and proto, then the peer. An incoming Forwarded is
 //     never believed, so that the two families cannot disagree;
@@ -244,6 +250,7 @@ const (
 	ourFor ourField = iota
 	ourProto
 	ourHost
+	ourPrefix
 	ourRealIP
 	ourForwarded
 	ourVia
@@ -253,7 +260,7 @@ const (
 // ourFields holds the canonical names. Read-only.
 var ourFields = [fieldCount]string{
 	ourFor: "X-Forwarded-For", ourProto: "X-Forwarded-Proto", ourHost: "X-Forwarded-Host",
-	ourRealIP: "X-Real-Ip", ourForwarded: "Forwarded", ourVia: "Via",
+	ourPrefix: "X-Forwarded-Prefix", ourRealIP: "X-Real-Ip", ourForwarded: "Forwarded", ourVia: "Via",
 }
 
 // forwarded holds what decides the values of our fields: the one place for both renderings.
@@ -272,6 +279,8 @@ func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
 		return append(dst, f.proto()...)
 	case ourHost:
 		return append(dst, f.effectiveHost()...)
+	case ourPrefix:
+		return f.appendPrefix(dst)
 	case ourRealIP:
 		return appendAddr(dst, f.hop.Client)
 	case ourForwarded:
@@ -290,14 +299,34 @@ func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
 func (f *forwarded[T]) appendFor(dst []byte) []byte {
 	start := len(dst)
 	if f.hop.Trusted {
-		for _, line := range f.received.For {
-			if line = trim(line); len(line) > 0 && printable(line) {
-				dst = append(appendComma(dst, start), line...)
-			}
-		}
+		dst = appendLines(dst, f.received.For)
 	}
 	if f.hop.Peer.Addr.IsValid() {
 		dst = appendAddr(appendComma(dst, start), f.hop.Peer.Addr)
+	}
+	return dst
+}
+
+// appendPrefix appends the list of a trusted peer on one line, and the prefix that this proxy has removed. An upstream puts
+// them together, from left to right.
+func (f *forwarded[T]) appendPrefix(dst []byte) []byte {
+	if f.hop.Prefix == "" {
+		return dst
+	}
+	start := len(dst)
+	if f.hop.Trusted {
+		dst = appendLines(dst, f.received.Prefix)
+	}
+	return append(appendComma(dst, start), f.hop.Prefix...)
+}
+
+// appendLines appends the values of a field as one list.
+func appendLines[T Text](dst []byte, lines []T) []byte {
+	start := len(dst)
+	for _, line := range lines {
+		if line = trim(line); len(line) > 0 && printable(line) {
+			dst = append(appendComma(dst, start), line...)
+		}
 	}
 	return dst
 }

@@ -191,6 +191,15 @@ func TestForwardedFields(t *testing.T) {
 			want: []string{"Via: 1.0 fred", "Via: 2.0 caddy", "X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
+			name: "a prefix, and none of the client's", peer: untrusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x"}, edit: func(p *header.Hop) { p.Prefix = "/api" },
+			want: []string{"X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: a", "X-Forwarded-Prefix: /api", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
+		},
+		{
+			name: "a prefix behind those of a trusted peer", peer: trusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x, /y", "X-Forwarded-Prefix: /z"},
+			edit: func(p *header.Hop) { p.Prefix = "/api" },
+			want: []string{"X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: a", "X-Forwarded-Prefix: /x, /y, /z, /api", "X-Real-Ip: 10.0.0.1", "Via: 1.1 hostproxy"},
+		},
+		{
 			name: "no name, no Via", peer: untrusted, host: "example.com", edit: func(p *header.Hop) { p.Name = "" },
 			want: []string{"X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 192.0.2.9"},
 		},
@@ -263,13 +272,16 @@ func FuzzForwarded(f *testing.F) {
 		lines := []string{"X-Forwarded-For: " + xff, "X-Forwarded-Proto: " + proto, "X-Forwarded-Host: " + xfh, http.CanonicalHeaderKey(name) + ": " + value, "Connection: " + connection}
 		p := hop(t, remote, fields(lines...)["X-Forwarded-For"])
 		p.RFC7239 = len(value)%2 == 0
+		if len(value)%3 == 0 {
+			p.Prefix = "/api"
+		}
 		full := fullLane(p, host, lines)
 		require.Equal(t, full, fastLane(t, p, host, lines))
 		if p.Trusted {
 			return
 		}
 		bare := fullLane(p, host, nil)
-		for _, ours := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-Ip", "Forwarded"} {
+		for _, ours := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-Ip", "Forwarded", "X-Forwarded-Prefix"} {
 			require.Equal(t, bare[ours], full[ours])
 		}
 	})

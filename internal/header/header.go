@@ -41,6 +41,8 @@ const (
 	ForwardedFor   // X-Forwarded-For
 	ForwardedProto // X-Forwarded-Proto
 	ForwardedHost  // X-Forwarded-Host
+
+	ForwardedPrefix // X-Forwarded-Prefix: written anew for every peer by a Hop with a Prefix
 )
 
 // fields is the table, in lower case. Read-only.
@@ -67,6 +69,7 @@ var fields = [...]struct {
 	{"x-forwarded-for", Forwarding | Rewritten | NoTrailer | ForwardedFor},
 	{"x-forwarded-proto", Forwarding | Rewritten | NoTrailer | ForwardedProto},
 	{"x-forwarded-host", Forwarding | Rewritten | NoTrailer | ForwardedHost},
+	{"x-forwarded-prefix", Forwarding | NoTrailer | ForwardedPrefix},
 	{"x-real-ip", Forwarding | Rewritten | NoTrailer},
 
 	{"host", NoTrailer | Host},

@@ -6,6 +6,7 @@
 //   - routes.go, trie.go: a Table, and the look-up of a host
 //   - builder.go, change.go: how one is made
 //   - pattern.go, site.go, path.go: patterns, and the paths below a host
+//   - prefix.go: prefixes of paths, and what stays below them
 //   - conflict.go, place.go: what is wrong with a pattern, and where it stands in the program
 //   - candidate.go: why a route was found
 //   - life.go: how long a route lives

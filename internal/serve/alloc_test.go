@@ -86,7 +86,7 @@ func TestAFastLaneRequestAllocatesNothing(t *testing.T) {
 
 func TestAFeatureAllocatesNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
-	const answer = "HTTP/1.1 200 OK\r\nServer: x\r\nX-Debug: 1\r\nContent-Length: 2\r\n\r\nok"
+	const answer = "HTTP/1.1 200 OK\r\nServer: x\r\nX-Debug: 1\r\nLocation: /v2/x\r\nContent-Length: 2\r\n\r\nok"
 	targets := []string{backend(t, answer), backend(t, answer)}
 	edit := hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
 	for name, set := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){
@@ -135,6 +135,10 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 				b.SetHeader("X-Span", b.Exchange.Path)
 			}
 		},
+		"pages": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Pages = map[int]http.Handler{503: http.NotFoundHandler()}
+		},
+		"a prefix that is replaced": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.StripPrefix, u.AddPrefix = "/p", "/v2" },
 		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}
 		},
@@ -146,7 +150,7 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 			r.Handle("a.test", u)
 			l := newLink(t, r)
 			fields := "Host: a.test\r\nX-Debug: 1\r\nCookie: id=1; "
-			cookie := l.cookie("GET / HTTP/1.1\r\n" + fields + "\r\n\r\n")
+			cookie := l.cookie("GET /p HTTP/1.1\r\n" + fields + "\r\n\r\n")
 			assert.Equal(t, u.Sticky != nil, cookie != "")
 			assert.Less(t, l.perRequest("GET /p?q HTTP/1.1\r\n"+fields+cookie+"\r\n\r\n"), 0.05)
 		})

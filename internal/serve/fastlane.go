@@ -62,6 +62,7 @@ type fastExchange struct {
 	out       []byte     // the request on its way, with what of the body goes along
 	fields    []h1.Field // of the response's head or trailer section
 	final     head       // of the response
+	paths     []byte     // values of the response's fields that name some
 	nominated []byte     // what the response's Connection names, for its trailers
 	host      []byte
 	req       h1.Request
@@ -126,10 +127,14 @@ func (x *fastExchange) route() (ok bool) {
 		return false
 	}
 	f := x.hit.Upstream
+	if f.Pages != nil && x.req.Framing() != h1.NoBody {
+		return false
+	}
 	x.attempts.Take(f)
 	x.attempts.Pooled = true
 	if f.Diverts() {
-		return f.Plain() && f.For(x.client()).Fast()
+		to := f.For(x.client())
+		return f.Plain() && to.Fast() && (to.Pages == nil || x.req.Framing() == h1.NoBody)
 	}
 	return f.Fast()
 }

@@ -115,7 +115,7 @@ func atMost(a, b time.Duration) time.Duration {
 func (x *fastExchange) forward() step {
 	defer x.attempts.End()
 	if fail := x.attempts.Begin(&x.rec, x); fail != nil {
-		return x.answer(fail)
+		return x.failBy(x.attempts.Forwarder(), fail)
 	}
 	f := x.attempts.Forwarder()
 	up, n, fail := x.reach(f)
@@ -127,7 +127,10 @@ func (x *fastExchange) forward() step {
 			}
 			return next
 		}
-		return x.answer(fail)
+		return x.failBy(f, fail)
+	}
+	if page := x.pageOf(f, x.res.Status); page != nil {
+		return x.respondBy(f, up, n, page)
 	}
 	next := x.respond(f, up, n)
 	x.unwatch()
@@ -156,7 +159,10 @@ func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 // Place implements forward.Party.
 func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	x.front.patience(atMost(writeStall, f.IdleTimeout))
-	x.hop.RFC7239 = f.Forwarded
+	x.hop.RFC7239, x.hop.Prefix = f.Forwarded, f.Prefix.Strip
+	if fail := f.Prefix.Admit(view(x.req.Path)); fail != nil {
+		return fail
+	}
 	x.upload.body.Bound(x.attempts.MaxBody())
 	if f.Keyed() {
 		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)

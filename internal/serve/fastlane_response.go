@@ -25,6 +25,9 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	method := view(x.req.Method)
 	framing := x.res.Framing(method)
 	x.nominated = forward.AppendNominated(x.nominated[:0], &x.res)
+	if f.Translates() {
+		x.translate(f)
+	}
 	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
 	if framing == h1.ChunkedBody {
 		x.fields = f.AppendAnnounced(x.fields, &x.res)
@@ -51,6 +54,16 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 		return x.abort(up, side, err)
 	}
 	return x.conclude(up, keep)
+}
+
+// translate makes the head name paths as the client knows them.
+func (x *fastExchange) translate(f *forward.Forwarder) {
+	host := view(x.req.Host)
+	said := host
+	if x.from.trusted {
+		said = view(x.received.Host(x.req.Host)) // the request's head has noted it
+	}
+	x.paths = f.Translate(&x.res, x.attempts.Target, x.paths[:0], host, said)
 }
 
 // conclude decides what becomes of both connections after a whole response.

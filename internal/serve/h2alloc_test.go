@@ -95,6 +95,16 @@ func (l *link2) perRequest() float64 {
 	return perCall(l.do)
 }
 
+func TestAPrefixAllocatesNothingOnAStream(t *testing.T) {
+	proxytest.NoLeaks(t)
+	u := hostproxy.To(backend(t, "HTTP/1.1 201 Created\r\nLocation: /v2/x\r\nSet-Cookie: a=b; Path=/v2\r\nContent-Length: 2\r\n\r\nok"))
+	u.StripPrefix, u.AddPrefix = "/p", "/v2"
+	var r hostproxy.Router
+	r.Handle("a.test/p", u)
+	l := newLink2(t, &r, "", ":method", "GET", ":scheme", "http", ":authority", "a.test", ":path", "/p/x?q")
+	assert.Less(t, l.perRequest(), 0.05)
+}
+
 func TestAStreamOfTheFastLaneAllocatesNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for _, tt := range []struct {

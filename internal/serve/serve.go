@@ -10,7 +10,7 @@
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
 //   - fastlane_hooks.go: the program's hooks at the beginning of exchanges and attempts
-//   - fastlane_upload.go, fastlane_response.go: bodies
+//   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and pages in place of them
 //   - front.go, source.go: a response and a request body, in any version of HTTP
 //   - front1.go, source1.go: the same in HTTP/1.x
 //   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: an HTTP/2 connection: frames, header blocks, writes, drain and workers, limits of its cost
