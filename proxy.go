@@ -194,8 +194,11 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	for ln, srv := range servers {
 		srv.Handed = handed
 		go func() {
-			defer cancel() // one listener that breaks ends the other
-			errs <- srv.Serve(ctx, ln)
+			err := srv.Serve(ctx, ln)
+			if handed.Err() == nil { // or else each ends with its last connection
+				cancel() // one listener that breaks ends the other
+			}
+			errs <- err
 		}()
 	}
 	var all error

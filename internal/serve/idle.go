@@ -32,8 +32,11 @@ func (c *conn) beginIdle() bool {
 	case c.quiet && wait > 0:
 		wait -= quietAfter
 	}
-	if c.s.retiring.Err() != nil && (wait <= 0 || wait > retiredIdle) {
-		wait = retiredIdle
+	if c.s.retiring.Err() != nil {
+		c.quiet = true // the wait is short and does not go on
+		if wait = c.s.IdleTimeout; wait <= 0 || wait > retiredIdle {
+			wait = retiredIdle
+		}
 	}
 	c.timedOut = false
 	c.readBy(wait)
