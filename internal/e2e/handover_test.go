@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -45,8 +44,12 @@ func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
 			switch q.URL.Path {
 			case "/ws":
 				_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
-				_, _ = io.Copy(c.Conn, c.Conn)
-				return
+				for { // frames of six bytes; a Close would come back as the client's
+					if s, err := c.ReadString(6); err != nil || s[0] == '\x88' || c.Send(s) != nil {
+						_, _ = c.ReadAll()
+						return
+					}
+				}
 			case "/events":
 				_ = c.Send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nbefore")
 				c.Wait(release)
