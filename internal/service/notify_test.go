@@ -80,8 +80,8 @@ func TestNotifyWithoutAServiceManager(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	assert.NoError(t, service.Notify("READY=1"))
 	for name, want := range map[string]string{
-		"relative": "want an absolute path",
-		"vsock:2":  "want an absolute path",
+		"relative":                             "want an absolute path",
+		"vsock:2":                              "want an absolute path",
 		filepath.Join(t.TempDir(), "missing"):  "no such file",
 		"/" + strings.Repeat("too long ", 200): "invalid argument",
 	} {
