@@ -31,6 +31,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
@@ -45,6 +46,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/service"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
@@ -186,11 +188,17 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
+	handed, end := s.Router.turns.Begin(ctx, s, s.Router.logger(), socketsOf(https, plain))
+	defer end()
 	errs := make(chan error, len(servers))
 	for ln, srv := range servers {
+		srv.Handed = handed
 		go func() {
-			defer cancel() // one listener that breaks ends the other
-			errs <- srv.Serve(ctx, ln)
+			err := srv.Serve(ctx, ln)
+			if handed.Err() == nil { // or else each ends with its last connection
+				cancel() // one listener that breaks ends the other
+			}
+			errs <- err
 		}()
 	}
 	var all error
@@ -202,6 +210,134 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 		all = fmt.Errorf("hostproxy: %w", all)
 	}
 	return errors.Join(all, s.Router.ended(s, budget))
+}
+
+// HandOver starts a new process that takes over the listeners of s. It returns nil when
+// the new process serves them. s then stops accepting connections, and [Server.Serve]
+// returns nil when its connections have ended:
+//
+//   - Connections that wait to be accepted are accepted by the new process.
+//   - A connection without an upgrade serves one more request at most. If that does not
+//     come in 5 s, it is closed.
+//   - WebSockets and other upgraded connections, event streams and connections of a
+//     [Passthrough] go on until they end, or until DrainTimeout has passed. WebSockets
+//     are then closed with status 1001. A negative DrainTimeout disables the limit.
+//   - When the ctx of Serve is done, s shuts down as described there.
+//
+// cmd is the new process. It must not be started yet, and its ExtraFiles must be empty. Nil
+// runs the program again, with the same arguments, environment and standard streams. After
+// a nil error, the caller may call cmd.Wait.
+//
+// The new process must call [Inherited] and serve all sockets. A listener from [Sockets]
+// has the same name there. Otherwise, the listeners https and plain of Serve are called
+// "https" and "http". The new process accepts no connection until all sockets are served.
+//
+// HandOver returns an error if the new process exits, or is not ready when ctx is done, or
+// after a minute if ctx has no deadline. The new process is then killed, and s continues
+// to serve. It also returns an error if s is not serving, is shutting down, or has handed
+// over already, if another HandOver is in progress, or if a listener has no method
+// SyscallConn. On Windows it always returns an error.
+//
+// Both processes use [TLS.Storage] at the same time, and answer each other's ACME
+// challenges. The service manager learns that the new process is the main process.
+func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
+	if s.Router == nil {
+		return errors.New("hostproxy: Server.Router is nil: set it")
+	}
+	if err := s.Router.turns.HandOver(ctx, s, cmd); err != nil {
+		return fmt.Errorf("hostproxy: HandOver: %w", err)
+	}
+	return nil
+}
+
+// socketsOf returns the listeners of Serve under the names that they have for HandOver.
+func socketsOf(https, plain net.Listener) (all []service.Socket) {
+	if https != nil {
+		all = append(all, service.SocketOf(https, "https"))
+	}
+	if plain != nil {
+		all = append(all, service.SocketOf(plain, "http"))
+	}
+	return all
+}
+
+// Sockets are the sockets that a process has inherited, from the service manager (socket
+// activation) or from [Server.HandOver]. The zero value has none. Its methods may be
+// called concurrently.
+type Sockets struct{ inherited *service.Sockets }
+
+// Inherited returns the sockets that the process has inherited. It reads the variables
+// LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, see sd_listen_fds(3), and removes them from
+// the environment: call it once, at start. If they are not set, or if LISTEN_PID is
+// another process, it returns empty Sockets. It returns an error if a variable is
+// invalid, or if an inherited file descriptor is not a socket. On Windows it returns an
+// error if the variables are set.
+func Inherited() (*Sockets, error) {
+	all, err := service.Inherit()
+	if err != nil {
+		return nil, fmt.Errorf("hostproxy: Inherited: %w", err)
+	}
+	return &Sockets{all}, nil
+}
+
+// Listener returns the inherited socket with the given name, which is FileDescriptorName
+// in a systemd socket unit. If several sockets have the name, each call returns the next
+// one. It returns an error if none is left, or if the socket is not a listening stream
+// socket.
+//
+// In a process started by [Server.HandOver], Accept waits until all sockets are served. It
+// returns an error if the other process continues to serve instead.
+func (s *Sockets) Listener(name string) (net.Listener, error) {
+	return socket(s.all().Listener(name))
+}
+
+// Listen is like Listener. If no socket with the name is left, it opens one with
+// [net.Listen]. Closing the listener removes the file of a unix socket that Listen has
+// opened; after [Server.HandOver], the new process does this.
+func (s *Sockets) Listen(name, network, address string) (net.Listener, error) {
+	return socket(s.all().Listen(name, network, address))
+}
+
+// Close closes the inherited sockets that Listener and Listen have not returned. If there
+// are any, it returns an error with their names. Call it before [Server.Serve]: clients of
+// a socket that is not served wait forever.
+func (s *Sockets) Close() error {
+	if err := s.all().Close(); err != nil {
+		return fmt.Errorf("hostproxy: %w", err)
+	}
+	return nil
+}
+
+func (s *Sockets) all() *service.Sockets { return cmp.Or(s.inherited, new(service.Sockets)) }
+
+// socket returns what a method of Sockets returns.
+func socket(l *service.Listener, err error) (net.Listener, error) {
+	if err != nil {
+		return nil, fmt.Errorf("hostproxy: %w", err)
+	}
+	return l, nil
+}
+
+// Notify sends state to the service manager, such as "STATUS=loading routes"; see
+// sd_notify(3). Several lines are separated by newlines. RELOADING=1 is sent with
+// MONOTONIC_USEC, as systemd requires. Notify does nothing if NOTIFY_SOCKET is not set. It
+// returns an error if state or NOTIFY_SOCKET is invalid, or if sending fails.
+//
+// These states are sent automatically:
+//
+//   - READY=1 when [Server.Serve] begins, and STOPPING=1 when its ctx is done. If several
+//     Servers run one Router, READY=1 is sent by the first and STOPPING=1 by the last.
+//   - WATCHDOG=1 at intervals of half of WATCHDOG_USEC while Serve is in progress, if
+//     WATCHDOG_PID is this process or not set.
+//   - RELOADING=1 when [Server.HandOver] begins, and MAINPID and READY=1 when it has
+//     succeeded; the old process then sends nothing more. If it fails, READY=1 and STATUS.
+//
+// Errors of these are logged.
+func Notify(state string) error {
+	if err := service.Notify(state); err != nil {
+		return fmt.Errorf("hostproxy: Notify: %w", err)
+	}
+	return nil
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the underlying

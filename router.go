@@ -27,6 +27,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/service"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
@@ -121,6 +122,7 @@ type Router struct {
 	told     map[lateField]bool            // late fields already logged; guarded by mu
 	running  map[*Server]settings.Snapshot // guarded by mu
 	budgets  serve.Budgets                 // of those in running, for the status
+	turns    service.Turns                 // of those in running, to hand over
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers

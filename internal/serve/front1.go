@@ -217,7 +217,7 @@ func (f *front1) frame(h *head) {
 		f.chunked = true
 	}
 	f.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
-		names(h.connection, "close") || f.c.s.draining.Err() != nil ||
+		names(h.connection, "close") || f.c.s.retiring.Err() != nil ||
 		h.status == http.StatusSwitchingProtocols // what follows is of the other protocol
 }
 

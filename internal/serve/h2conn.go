@@ -112,7 +112,7 @@ func (c *conn) serve2(ahead []byte) {
 	}
 	h.greet()
 	c.two.Store(h)
-	if c.s.draining.Err() != nil {
+	if c.s.retiring.Err() != nil {
 		h.drain()
 	}
 	go h.run() // a handshake leaves a stack four times as large as an idle connection needs

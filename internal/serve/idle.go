@@ -32,12 +32,21 @@ func (c *conn) beginIdle() bool {
 	case c.quiet && wait > 0:
 		wait -= quietAfter
 	}
+	if c.s.retiring.Err() != nil {
+		c.quiet = true // the wait is short and does not go on
+		if wait = c.s.IdleTimeout; wait <= 0 || wait > retiredIdle {
+			wait = retiredIdle
+		}
+	}
 	c.timedOut = false
 	c.readBy(wait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idling = true
 	if c.s.draining.Err() == nil {
+		if c.s.retiring.Err() != nil {
+			c.hurry()
+		}
 		return true
 	}
 	if c.woken = c.tls != nil; c.woken {
@@ -58,14 +67,26 @@ func (c *conn) endIdle() {
 	}
 }
 
-// wake ends the wait for a request when the server drains.
+// hurry limits the wait for a request of a server that retires. mu is held.
+func (c *conn) hurry() {
+	defer c.contain() // as interrupt does
+	c.woken = true
+	_ = c.Conn.SetReadDeadline(time.Now().Add(retiredIdle))
+}
+
+// wake ends the wait for a request when the server drains, and limits it when the server
+// retires.
 func (c *conn) wake() {
 	if h := c.two.Load(); h != nil {
 		h.drain()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.idling {
+	switch {
+	case !c.idling:
+	case c.s.draining.Err() == nil:
+		c.hurry()
+	default:
 		c.woken = true
 		c.interrupt()
 	}

@@ -1,7 +1,7 @@
 // Package serve owns the front connections: accepting, handshakes, the two
 // lanes, limits and drain.
 //
-//   - serve.go: accepting connections, and the drain
+//   - serve.go, retire.go: accepting connections, and the drain, also behind a hand-over
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
 //   - sweeper.go: what the sweeper sees of an exchange, and ends
@@ -54,12 +54,16 @@ type Server struct {
 	Lane              *Lane   // nil serves everything by Handler
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
+	// Handed is done when another process serves the listener; nil means never.
+	Handed context.Context
+
 	http       *http.Server    // as handlers see it; it serves nothing
 	base       context.Context // of requests
 	stamp      atomic.Pointer[stamp]
 	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
 	challenges challenges
 	draining   context.Context
+	retiring   context.Context // done when draining is, or before: no new requests on idle connections
 	addr       net.Addr
 
 	mu    sync.Mutex
@@ -80,21 +84,26 @@ var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were 
 // Serve accepts connections from ln until ctx is done, then drains: it stops
 // accepting, lets requests end, closes upgraded connections politely, and
 // cuts what is left at DrainTimeout. It closes ln and returns nil after a
-// clean drain.
+// clean drain. When Handed is done, it stops accepting, too, but what is upgraded
+// or streams goes on until ctx is done or DrainTimeout has passed: see retire.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	drain := s.start(ln)
+	drain, retire := s.start(ln)
 	defer drain()
 	swept := make(chan struct{})
 	s.clock.Store(time.Now().UnixNano())
 	s.sweeper.Add(1)
 	go s.sweep(swept)
 
-	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	accepting, stop := s.accepting(ctx, ln)
 	defer stop()
-	err := s.accept(ctx, ln)
+	err := s.accept(accepting, ln)
 	ln.Close()
+	limit := s.DrainTimeout
+	if err == nil && s.handed() {
+		limit = s.retire(ctx, retire)
+	}
 	drain()
-	if e := s.drain(); err == nil {
+	if e := s.drain(limit); err == nil {
 		err = e
 	}
 	close(swept)
@@ -105,10 +114,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// start prepares the inner state; the returned function begins the drain.
-func (s *Server) start(ln net.Listener) context.CancelFunc {
+// start prepares the inner state; the returned functions begin the drain, and what
+// retire does.
+func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 	draining, drain := context.WithCancel(context.Background())
 	s.draining = draining
+	s.retiring, retire = context.WithCancel(draining)
 	s.conns = make(map[*conn]struct{})
 	s.gone = make(chan struct{})
 	if s.TLS != nil {
@@ -132,7 +143,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 	}
 	s.base = context.WithValue(base, http.ServerContextKey, s.http)
 	s.Budget = s.Budget.join(s, ln.Addr())
-	return drain
+	return drain, retire
 }
 
 // A stamp is the Date field of a second.
@@ -216,7 +227,7 @@ func (s *Server) leave(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	if s.draining.Err() != nil && len(s.conns) == 0 {
+	if s.retiring.Err() != nil && len(s.conns) == 0 {
 		s.goneOnce()
 	}
 }
@@ -230,22 +241,15 @@ func (s *Server) goneOnce() {
 	}
 }
 
-// drain waits for the connections to end, and cuts them at DrainTimeout.
-func (s *Server) drain() error {
+// drain waits for the connections to end, and cuts them at the limit; zero means none.
+func (s *Server) drain(limit time.Duration) error {
 	ctx := context.Background()
-	if s.DrainTimeout > 0 {
+	if limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.DrainTimeout)
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	for _, c := range s.snapshot(nil) {
-		c.wake()
-	}
-	s.mu.Lock()
-	if len(s.conns) == 0 {
-		s.goneOnce()
-	}
-	s.mu.Unlock()
+	s.wakeAll()
 	select {
 	case <-s.gone:
 		return nil

@@ -1,0 +1,61 @@
+// Command service is a proxy as a service of systemd. It takes its sockets from hostproxy-https.socket and
+// hostproxy-http.socket, and opens them itself without these. It says when it is ready, and feeds the watchdog. On SIGHUP
+// it hands over to a new process, of the program that is installed by then: no connection is lost.
+//
+//	go build -o /usr/local/bin/hostproxy ./examples/service
+//	cp examples/service/*.service examples/service/*.socket /etc/systemd/system/
+//	systemctl enable --now hostproxy-https.socket hostproxy-http.socket hostproxy.service
+//
+//	go build -o hostproxy.new ./examples/service && mv hostproxy.new /usr/local/bin/hostproxy
+//	systemctl reload hostproxy
+//
+// hostproxy.service has the routes, as arguments. They are those of the running service until it restarts.
+package main
+
+import (
+	"context"
+	"flag"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+func main() {
+	httpsAddr := flag.String("https", ":443", "`address` for HTTPS, if no socket called https is inherited")
+	httpAddr := flag.String("http", ":80", "`address` for redirects to HTTPS, if no socket called http is inherited")
+	drain := flag.Duration("drain", time.Hour, "how long WebSockets go on in a process that has handed over; negative means without limit")
+	flag.Parse()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	var r hostproxy.Router
+	if err := route(&r, flag.Args()); err != nil {
+		log.Fatal(err)
+	}
+	sockets, err := hostproxy.Inherited()
+	if err != nil {
+		log.Fatal(err)
+	}
+	https, err := sockets.Listen("https", "tcp", *httpsAddr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	http, err := sockets.Listen("http", "tcp", *httpAddr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := sockets.Close(); err != nil {
+		log.Fatal(err)
+	}
+	s := &hostproxy.Server{Router: &r, DrainTimeout: *drain}
+	go handOver(s, hup)
+	if err := s.Serve(ctx, https, http); err != nil {
+		log.Fatal(err)
+	}
+}

@@ -1,0 +1,243 @@
+//go:build unix && !portable
+
+package e2e_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// A generation is a Server that hands over, on a site of one lane, with a target that answers "old".
+type generation struct {
+	*hostproxy.Server
+	addr   string
+	client *tls.Config // nil means plain
+	pair   string      // directory of its certificate
+	stop   context.CancelFunc
+	done   chan error
+}
+
+// oldTarget answers "old", after release for /slow; /ws is an echo, and /events a stream.
+func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
+	return func(c *proxytest.BackendConn) {
+		for {
+			q, err := c.ReadRequest()
+			if err != nil {
+				return
+			}
+			switch q.URL.Path {
+			case "/ws":
+				_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
+				for { // frames of six bytes; a Close would come back as the client's
+					if s, err := c.ReadString(6); err != nil || s[0] == '\x88' || c.Send(s) != nil {
+						_, _ = c.ReadAll()
+						return
+					}
+				}
+			case "/events":
+				_ = c.Send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nbefore")
+				c.Wait(release)
+				_ = c.Send("behind")
+				return
+			case "/slow":
+				c.Wait(release)
+			}
+			_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold")
+		}
+	}
+}
+
+// overGenerations runs check on a generation for each lane of ours.
+func overGenerations(t *testing.T, drain time.Duration, check func(*testing.T, *generation, chan struct{})) {
+	t.Helper()
+	proxytest.NoLeaks(t)
+	for _, l := range lanes {
+		if l.foreign {
+			continue
+		}
+		t.Run(l.name, func(t *testing.T) {
+			release := make(chan struct{})
+			r := &hostproxy.Router{Logger: panicsFail(t)}
+			r.TLS.Storage = newStorage(t)
+			r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(release)).Addr()))
+			g := &generation{Server: &hostproxy.Server{Router: r, DrainTimeout: drain}, done: make(chan error, 1)}
+			if l.handler {
+				g.Handler = http.HandlerFunc(r.ServeHTTP)
+			}
+			var https net.Listener
+			plain := proxytest.Listen(t)
+			g.addr = plain.Addr().String()
+			if l.secure {
+				https = proxytest.Listen(t)
+				g.addr = https.Addr().String()
+				config, roots := proxytest.TLS(t, "a.test")
+				g.client = &tls.Config{RootCAs: roots, ServerName: "a.test", NextProtos: []string{"http/1.1"}}
+				g.pair = writePair(t, config.Certificates[0])
+				r.TLS.Config = config
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			g.stop = stop
+			go func() { g.done <- g.Serve(ctx, https, plain) }()
+			t.Cleanup(stop)
+			check(t, g, release)
+		})
+	}
+}
+
+func writePair(t *testing.T, pair tls.Certificate) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	require.NoError(t, err)
+	for name, b := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, "key.pem": {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(b), 0o600))
+	}
+	return dir
+}
+
+// heir returns a command for a process that takes over, and answers "new".
+func (g *generation) heir(t *testing.T) *exec.Cmd {
+	t.Helper()
+	target := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
+		for {
+			if _, err := c.ReadRequest(); err != nil || c.Send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnew") != nil {
+				return
+			}
+		}
+	})
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), heirEnv+"="+target.Addr(), "HOSTPROXY_TEST_STORAGE="+t.TempDir())
+	if g.pair != "" {
+		cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_PAIR="+g.pair)
+	}
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		in.Close()
+		if cmd.Process != nil {
+			_ = cmd.Wait()
+		}
+	})
+	return cmd
+}
+
+func (g *generation) dial(t *testing.T) *proxytest.Client {
+	t.Helper()
+	if g.client == nil {
+		return proxytest.Dial(t, g.addr)
+	}
+	return proxytest.DialTLS(t, g.addr, g.client)
+}
+
+// webSocket returns one that echoes.
+func (g *generation) webSocket(t *testing.T) *proxytest.Client {
+	t.Helper()
+	c := g.dial(t)
+	c.Send(strings.Replace(upgrade, "GET / ", "GET /ws ", 1))
+	require.Contains(t, c.Head(), "HTTP/1.1 101 ")
+	echo(c)
+	return c
+}
+
+// echo sends a frame and reads it back.
+func echo(c *proxytest.Client) {
+	c.Send("\x81\x80\x00\x00\x00\x00")
+	c.Expect("\x81\x80\x00\x00\x00\x00")
+}
+
+func TestConnectionsOutliveAHandOver(t *testing.T) {
+	overGenerations(t, -1, func(t *testing.T, g *generation, release chan struct{}) {
+		ws, idle, fresh, slow, events := g.webSocket(t), g.dial(t), g.dial(t), g.dial(t), g.dial(t)
+		assert.Equal(t, "old", string(idle.Do(get).Content))
+		slow.Send("GET /slow HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		events.Send("GET /events HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		assert.Contains(t, events.Head(), "text/event-stream")
+
+		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+		assert.Equal(t, "new", string(g.dial(t).Do(get).Content))
+		for _, c := range []*proxytest.Client{idle, fresh} {
+			p := c.Do(get)
+			assert.Equal(t, "old", string(p.Content), "one more request is served")
+			assert.True(t, p.Close, "and no other")
+			assert.Empty(t, c.Rest())
+		}
+		echo(ws)
+		close(release)
+		assert.Equal(t, "old", string(slow.Response("GET").Content))
+		events.Expect("6\r\nbefore\r\n6\r\nbehind\r\n0\r\n\r\n") // streams go on
+		events.Close()
+		echo(ws)
+		assert.Empty(t, g.done)
+		assert.ErrorContains(t, g.HandOver(t.Context(), g.heir(t)), "hostproxy: HandOver: the Server has handed over already")
+		ws.Close()
+		assert.NoError(t, <-g.done, "the old one ends with its last connection")
+		assert.Equal(t, "new", string(g.dial(t).Do(get).Content))
+	})
+}
+
+func TestWebSocketsOfAHandOverEndAtDrainTimeout(t *testing.T) {
+	overGenerations(t, 50*time.Millisecond, func(t *testing.T, g *generation, _ chan struct{}) {
+		ws := g.webSocket(t)
+		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+		ws.Expect("\x88\x02\x03\xe9") // Close, 1001
+		ws.Close()
+		assert.NoError(t, <-g.done)
+	})
+}
+
+func TestAShutdownBehindAHandOver(t *testing.T) {
+	overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
+		ws := g.webSocket(t)
+		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+		echo(ws)
+		g.stop()
+		ws.Expect("\x88\x02\x03\xe9")
+		ws.Close()
+		assert.NoError(t, <-g.done)
+		assert.Equal(t, "new", string(g.dial(t).Do(get).Content))
+	})
+}
+
+func TestAServerGoesOnAfterAHandOverThatFailed(t *testing.T) {
+	overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
+		ws, idle := g.webSocket(t), g.dial(t)
+		cmd := g.heir(t)
+		cmd.Env = append(cmd.Env, heirEnv+"=nothing")
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		assert.ErrorContains(t, g.HandOver(ctx, cmd), "hostproxy: HandOver: the new process was not ready in time, and was killed")
+		missing := g.heir(t)
+		missing.Path = filepath.Join(t.TempDir(), "missing")
+		assert.ErrorIs(t, g.HandOver(t.Context(), missing), os.ErrNotExist)
+		for range 2 {
+			p := idle.Do(get)
+			assert.Equal(t, "old", string(p.Content))
+			assert.False(t, p.Close)
+		}
+		assert.Equal(t, "old", string(g.dial(t).Do(get).Content))
+		echo(ws)
+		g.stop()
+		ws.Close()
+		assert.NoError(t, <-g.done)
+		assert.ErrorContains(t, g.HandOver(t.Context(), g.heir(t)), "hostproxy: HandOver: there is nothing to hand over")
+	})
+}

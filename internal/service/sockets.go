@@ -1,0 +1,186 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// Sockets are those that a process has inherited, or opened in their stead. The zero value
+// is none. Its methods may be called concurrently.
+type Sockets struct {
+	absent string // why there are none; "" if none were promised
+	gate   *gate  // nil if nothing has to be waited for
+
+	mu        sync.Mutex
+	inherited []*inherited
+}
+
+// Listener returns the first socket called name that was not returned yet.
+func (s *Sockets) Listener(name string) (*Listener, error) {
+	ln, err := s.take(name)
+	if ln == nil && err == nil {
+		err = fmt.Errorf("no socket %q was inherited: %s", name, s.others())
+	}
+	return ln, err
+}
+
+// Listen is Listener. If there is no such socket, it opens one.
+func (s *Sockets) Listen(name, network, address string) (*Listener, error) {
+	if name == "" || strings.Contains(name, ":") {
+		return nil, fmt.Errorf("socket name %q: want one or more characters other than a colon", name)
+	}
+	if ln, err := s.take(name); ln != nil || err != nil {
+		return ln, err
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return s.wrap(ln, name, true), nil
+}
+
+// take is Listener, but returns nil if there is none.
+func (s *Sockets) take(name string) (*Listener, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range s.inherited {
+		if k.name != name || k.taken {
+			continue
+		}
+		ln, err := k.listener()
+		if err != nil {
+			return nil, err
+		}
+		k.taken = true
+		l := s.wrap(ln, name, false)
+		l.number = k.fd - firstFD
+		return l, nil
+	}
+	return nil, nil
+}
+
+// wrap makes ln one of s.
+func (s *Sockets) wrap(ln net.Listener, name string, owns bool) *Listener {
+	l := &Listener{Listener: ln, name: name, gate: s.gate, number: -1, closed: make(chan struct{})}
+	l.owns.Store(owns)
+	if s.gate != nil {
+		s.gate.add(l)
+	}
+	return l
+}
+
+// others says what there is, for an error about what there is not.
+func (s *Sockets) others() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch names := s.left(); {
+	case s.absent != "":
+		return s.absent
+	case len(s.inherited) == 0:
+		return envCount + " is not set"
+	case len(names) == 0:
+		return "all sockets are in use"
+	default:
+		return "want " + strings.Join(names, " or ")
+	}
+}
+
+// left returns the names of the sockets that were not returned, quoted. s.mu is held.
+func (s *Sockets) left() (names []string) {
+	for _, k := range s.inherited {
+		if !k.taken {
+			names = append(names, fmt.Sprintf("%q", k.name))
+		}
+	}
+	return names
+}
+
+// Close closes the sockets that were not returned. If there are any, it returns an error
+// that names them.
+func (s *Sockets) Close() error {
+	s.mu.Lock()
+	names := s.left()
+	for _, k := range s.inherited {
+		if !k.taken {
+			k.taken = true
+			_ = os.NewFile(uintptr(k.fd), k.name).Close()
+		}
+	}
+	s.mu.Unlock()
+	if s.gate != nil {
+		s.gate.look()
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("inherited sockets that the program does not use: %s: remove them from the socket unit, or use them", strings.Join(names, ", "))
+}
+
+// rest returns how many were not returned.
+func (s *Sockets) rest() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.left())
+}
+
+// A Listener is one of Sockets.
+type Listener struct {
+	net.Listener
+	name   string
+	number int         // among those inherited; negative if it is not
+	gate   *gate       // nil if nothing has to be waited for
+	owns   atomic.Bool // of a unix socket: Close removes the file
+
+	arrived atomic.Bool // Accept was called
+	once    sync.Once
+	closed  chan struct{}
+}
+
+// Accept implements net.Listener. In a process that takes over from another, it waits
+// until that lets it.
+func (l *Listener) Accept() (net.Conn, error) {
+	if l.gate != nil {
+		if err := l.gate.pass(l); err != nil {
+			return nil, err
+		}
+	}
+	return l.Listener.Accept()
+}
+
+// Close implements net.Listener. The other processes that have the socket keep it.
+func (l *Listener) Close() error {
+	l.once.Do(func() {
+		close(l.closed)
+		if u, ok := l.Listener.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(l.owns.Load())
+		}
+		if l.gate != nil {
+			l.gate.look()
+		}
+	})
+	return l.Listener.Close()
+}
+
+// SyscallConn implements syscall.Conn.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) {
+	if c, ok := l.Listener.(syscall.Conn); ok {
+		return c.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// gone reports whether l is closed.
+func (l *Listener) gone() bool {
+	select {
+	case <-l.closed:
+		return true
+	default:
+		return false
+	}
+}
