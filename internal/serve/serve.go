@@ -5,6 +5,7 @@
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
 //   - sweeper.go: what the sweeper sees of an exchange, and ends
+//   - proxied.go: connections that begin with a header of the PROXY protocol
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
