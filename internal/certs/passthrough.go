@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -284,13 +283,5 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 
 // proxyHeader returns the header of the PROXY protocol, version 2, for the connection of a client.
 func proxyHeader(client net.Conn) []byte {
-	return proxyproto.AppendV2(nil, proxyproto.Of(addrPort(client.RemoteAddr()), addrPort(client.LocalAddr())))
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	return t.AddrPort()
+	return proxyproto.AppendV2(nil, proxyproto.Of(proxyproto.AddrPort(client.RemoteAddr()), proxyproto.AddrPort(client.LocalAddr())))
 }

@@ -50,19 +50,25 @@ func block2(command, family byte, block string) string {
 // A balanced site is behind a load balancer: a.test is reached by the fast lane, b.test, which has a hook, and c.test, which has a
 // handler that tells what it sees, by the handler lane.
 type balanced struct {
-	router      *hostproxy.Router
-	target      *proxytest.Server
-	log         *logText
-	https, addr string
-	roots       *x509.CertPool
-	run         *proxytest.Running
-	seen        chan hostproxy.Exchange
+	router *hostproxy.Router
+	target *proxytest.Server
+	log    *logText
+	addr   string
+	roots  *x509.CertPool
+	run    *proxytest.Running
+	seen   chan hostproxy.Exchange
 }
 
 // newBalanced starts a Server, by TLS if secure, for which change may set fields of a Server with ProxyProtocol.
 func newBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *balanced {
 	t.Helper()
 	proxytest.NoLeaks(t)
+	return startBalanced(t, secure, change)
+}
+
+// startBalanced is newBalanced without a look for leaks.
+func startBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *balanced {
+	t.Helper()
 	b := &balanced{router: new(hostproxy.Router), log: new(logText), seen: make(chan hostproxy.Exchange, 1000)}
 	b.router.Logger = slog.New(slog.NewTextHandler(b.log, nil))
 	b.router.Observe = func(x *hostproxy.Exchange) { b.seen <- *x }
@@ -132,6 +138,14 @@ func (b *balanced) scheme() string {
 		return "https"
 	}
 	return "http"
+}
+
+// inBoth runs check over TLS and in plain.
+func inBoth(t *testing.T, check func(t *testing.T, secure bool)) {
+	t.Helper()
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) { check(t, secure) })
+	}
 }
 
 func TestThePROXYHeaderSaysWhoTheClientIs(t *testing.T) {
@@ -266,8 +280,10 @@ func TestAPROXYHeaderOfAnotherPeerIsGarbage(t *testing.T) {
 	}
 	assert.Equal(t, 200, proxytest.Dial(t, b.addr).Do(get).StatusCode)
 	assert.Equal(t, "127.0.0.1", (<-b.seen).Peer.String())
+}
 
-	b = newBalanced(t, true, func(s *hostproxy.Server) { s.ProxyProtocol.From = noPeers })
+func TestAPROXYHeaderOfAnotherPeerIsNoClientHello(t *testing.T) {
+	b := newBalanced(t, true, func(s *hostproxy.Server) { s.ProxyProtocol.From = noPeers })
 	for _, first := range []string{header1("192.0.2.7:1"), header2("192.0.2.7:1")} {
 		nc, err := net.Dial("tcp", b.addr)
 		require.NoError(t, err)
@@ -283,9 +299,9 @@ type crumbling struct{ *net.TCPConn }
 func (c crumbling) Read(p []byte) (int, error) { return c.TCPConn.Read(p[:min(len(p), 1)]) }
 
 func TestAPROXYHeaderMayComeInPieces(t *testing.T) {
-	for _, secure := range []bool{false, true} {
+	inBoth(t, func(t *testing.T, secure bool) {
+		b := newBalanced(t, secure, nil)
 		for _, first := range []string{header1("192.0.2.7:1"), header2("192.0.2.7:1"), header2("[2001:db8::7]:1")} {
-			b := newBalanced(t, secure, nil)
 			nc := proxytest.Dial(t, b.addr).Conn.Conn
 			for i := range len(first) {
 				_, err := io.WriteString(nc, first[i:i+1])
@@ -297,7 +313,7 @@ func TestAPROXYHeaderMayComeInPieces(t *testing.T) {
 			assert.True(t, answered(t, proxytest.NewConn(nc)))
 			assert.NotEqual(t, "127.0.0.1", (<-b.seen).Client.String())
 		}
-	}
+	})
 }
 
 func TestAPROXYHeaderIsReadOffConnectionsOfOtherTypes(t *testing.T) {
@@ -364,7 +380,7 @@ func TestClientsBehindALoadBalancerHaveTheirOwnBounds(t *testing.T) {
 
 func TestAWaitForAPROXYHeaderIsBounded(t *testing.T) {
 	const late = "connections ProxyProtocol: the PROXY header did not arrive in time"
-	for _, secure := range []bool{false, true} {
+	inBoth(t, func(t *testing.T, secure bool) {
 		b := newBalanced(t, secure, func(s *hostproxy.Server) { s.ProxyProtocol.Timeout, s.MaxConns = 100*time.Millisecond, 1 })
 		quiet := proxytest.Dial(t, b.addr)
 		proxytest.Eventually(t, "the connection", func() bool { return open(t, b.router) == 1 })
@@ -389,7 +405,7 @@ func TestAWaitForAPROXYHeaderIsBounded(t *testing.T) {
 		assert.Equal(t, uint64(2), refusalsOf(t, b.router)[late])
 		proxytest.Eventually(t, "the end", func() bool { return open(t, b.router) == 0 })
 		assert.Equal(t, 1, strings.Count(b.log.String(), "did not arrive in time"))
-	}
+	})
 }
 
 func TestAPeerThatLeavesBeforeItsPROXYHeaderIsNotCounted(t *testing.T) {
@@ -407,7 +423,7 @@ func TestAPeerThatLeavesBeforeItsPROXYHeaderIsNotCounted(t *testing.T) {
 }
 
 func TestADrainEndsTheWaitForAPROXYHeader(t *testing.T) {
-	for _, secure := range []bool{false, true} {
+	inBoth(t, func(t *testing.T, secure bool) {
 		b := newBalanced(t, secure, func(s *hostproxy.Server) { s.ProxyProtocol.Timeout, s.DrainTimeout = -1, -1 })
 		quiet, begun := proxytest.Dial(t, b.addr), proxytest.Dial(t, b.addr)
 		begun.Send("PROXY ")
@@ -417,7 +433,7 @@ func TestADrainEndsTheWaitForAPROXYHeader(t *testing.T) {
 			rest, err := c.ReadAll()
 			assert.True(t, err == nil && rest == "")
 		}
-	}
+	})
 }
 
 func TestAPROXYHeaderOnAUnixSocket(t *testing.T) {

@@ -5,6 +5,7 @@
 //   - proxyproto.go: what a header says, how much of one is missing, and why it is refused
 //   - v1.go: the text header
 //   - v2.go: the binary header
+//   - context.go: the header for a connection that is to be opened
 package proxyproto
 
 import (

@@ -13,6 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // The fast lane: one goroutine reads a request, finds its route, asks the target and
@@ -80,6 +81,8 @@ type fastExchange struct {
 	asked  bool               // something of the request has gone out
 	sent   bool               // the response has begun
 	lost   bool               // where the request ends is not known: the connection closes
+
+	origin proxyproto.Header // that a kept connection must have been opened for, where that matters
 
 	attempts forward.Attempts
 	upload   upload

@@ -10,6 +10,7 @@
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
+//   - fastlane_introduce.go: connections to targets that are told the client by the PROXY protocol
 //   - fastlane_upload.go, fastlane_response.go: bodies
 //   - front.go, source.go: a response and a request body, in any version of HTTP
 //   - front1.go, source1.go: the same in HTTP/1.x
