@@ -75,6 +75,7 @@ func features() []feature {
 		})},
 		{"canary", "canary of all clients", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Canary(other, 1) })},
 		{"mirror", "mirror of one request in a thousand", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Mirror(other, 0.001) })},
+		{proxyProtocol, "the PROXY protocol in front", dearest, set(func(*hostproxy.Upstream) {})}, // see behindBalancer
 		{"access-log", "access log, as JSON that is written nowhere", logged, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 			return nil
