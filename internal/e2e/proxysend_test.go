@@ -361,6 +361,43 @@ func TestRetriesHedgesAndCopiesSendThePROXYProtocol(t *testing.T) {
 	}
 }
 
+func TestACanaryIsToldTheClientByThePROXYProtocol(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			canary := newIntroduced(t, "http")
+			b := startBalanced(t, way.secure, func(s *hostproxy.Server) {
+				for _, h := range s.Router.All() {
+					if u, ok := h.(*hostproxy.Upstream); ok {
+						require.NoError(t, u.Canary(canary.upstream(t, 1), 1))
+					}
+				}
+			})
+			s := &sender{b, canary}
+			for _, host := range []string{"a.test", "b.test"} {
+				_, _, src, _ := s.ask(t, s.client(t, way.protocol, header1("192.0.2.7:4321")), host)
+				assert.Equal(t, "192.0.2.7:4321", src)
+			}
+		})
+	}
+}
+
+func TestAQuestionOfForwardAuthIsToldTheClientByThePROXYProtocol(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			auth, target := newIntroduced(t, "http"), newIntroduced(t, "http")
+			b := startBalanced(t, way.secure, func(s *hostproxy.Server) {
+				require.NoError(t, s.Router.Set("a.test", &hostproxy.ForwardAuth{Auth: auth.upstream(t, 2), Path: "/", Next: target.upstream(t, 2)}))
+			})
+			s := &sender{b, target}
+			_, _, src, _ := s.ask(t, s.client(t, way.protocol, header1("192.0.2.7:4321")), "a.test")
+			assert.Equal(t, "192.0.2.7:4321", src)
+			assert.Equal(t, []proxyproto.Header{fromTo("192.0.2.7:4321")}, auth.all())
+		})
+	}
+}
+
 func TestAWebSocketIsIntroducedByThePROXYProtocol(t *testing.T) {
 	proxytest.NoLeaks(t)
 	ln := proxytest.Listen(t)
@@ -462,4 +499,26 @@ func TestKeptConnectionsOfManyClientsMakeRoomForOthers(t *testing.T) {
 		c.CloseIdleConnections()
 	}
 	assert.Len(t, s.target.all(), clients)
+}
+
+// A reserved connection does not introduce itself: it swallows the header, which is what is written first.
+type reserved struct {
+	net.Conn
+	begun bool
+}
+
+func (c *reserved) Write(p []byte) (int, error) {
+	if !c.begun {
+		c.begun = true
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func dialReserved(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &reserved{Conn: c}, nil
 }

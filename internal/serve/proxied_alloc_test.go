@@ -27,3 +27,14 @@ func TestAFastLaneRequestBehindAPROXYHeaderAllocatesNothing(t *testing.T) {
 	require.NoError(t, err)
 	assert.Less(t, (&link{c, t}).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 0.05)
 }
+
+func TestAFastLaneRequestToATargetThatIsToldTheClientAllocatesNothing(t *testing.T) {
+	proxytest.NoLeaks(t)
+	for version := 1; version <= 2; version++ {
+		u := hostproxy.To(backend(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+		u.ProxyProtocol = version
+		r := new(hostproxy.Router)
+		r.Handle("a.test", u)
+		assert.Less(t, newLink(t, r).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 0.05)
+	}
+}
