@@ -127,6 +127,11 @@ type Server struct {
 	// negative disables the limit.
 	MaxHandshakes int
 
+	// ProxyProtocol reads the header of the PROXY protocol, version 1 or 2, with which
+	// load balancers begin connections to pass on the address of the client. It
+	// applies to both listeners of [Server.Serve]. Nil reads none.
+	ProxyProtocol *ProxyProtocol
+
 	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if
 	// that listener serves the routes. Clients must start with HTTP/2 at once,
 	// without negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward
@@ -166,9 +171,8 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // yours to close. Serve returns nil once no connection is left. After DrainTimeout it
 // closes the remaining connections, and returns an error.
 //
-// Connections may be of any type, such as connections from a listener for the PROXY
-// protocol. For TCP and unix sockets, Serve saves CPU by using the file descriptor;
-// see [UnbufferedConn].
+// Connections may be of any type. For TCP and unix sockets, Serve saves CPU by using
+// the file descriptor; see [UnbufferedConn].
 //
 // Several Servers may run one Router. The Router's certificate renewals, background
 // work and idle connections end when the last of these Servers ends.
@@ -361,6 +365,62 @@ type UnbufferedConn interface {
 	Unbuffered() net.Conn
 }
 
+// A ProxyProtocol says which peers of a [Server] begin their connections with a header
+// of the PROXY protocol. The header comes before everything else, also before TLS.
+//
+// For a connection with a header, the source in the header is the remote address, and
+// the destination is the local address. This applies to all that depends on an address:
+// the client address, X-Forwarded-For, [Router.TrustedProxies], rate limits, Allow and
+// Deny, [Server.MaxConnsPerClient], and the header that a [Passthrough] sends. The
+// connection has no remote address if the header is of the unix family.
+// The connection keeps its own addresses if the header has none: with the command LOCAL,
+// as for health checks of the load balancer, or the family UNKNOWN or UNSPEC.
+//
+// A connection without a valid header is closed, counted, and logged at most once a
+// minute with the reason. A header is invalid if it is for UDP, if it is longer than
+// 107 bytes (version 1) or 4 KiB (version 2), or if it has a wrong CRC32C checksum. Other
+// extensions (TLVs) are ignored. A peer that disconnects before the end of the header is
+// not counted.
+//
+// Until the header is read, a connection counts in [Server.MaxConns], and not yet in
+// MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
+type ProxyProtocol struct {
+	// From are the addresses of the peers, such as load balancers. Each connection of
+	// these peers must begin with a header. On a unix socket, which has no addresses,
+	// that holds if From contains 127.0.0.1 or ::1. Connections of other peers must not
+	// have a header: a plain request then gets 400, and a TLS handshake fails. Required:
+	// the peers can pretend to be any client.
+	From []netip.Prefix
+
+	// Timeout limits the wait for the header, from the start of the connection. Zero
+	// means 5 s; negative disables the limit.
+	Timeout time.Duration
+}
+
+// headers returns p for the engine, nil if p is nil.
+func (p *ProxyProtocol) headers() *serve.ProxyHeaders {
+	if p == nil {
+		return nil
+	}
+	return &serve.ProxyHeaders{From: p.From, Timeout: timeout(p.Timeout, 5*time.Second)}
+}
+
+// check returns the errors in the fields of p, joined.
+func (p *ProxyProtocol) check() (err error) {
+	if p == nil {
+		return nil
+	}
+	if len(p.From) == 0 {
+		err = errors.New("hostproxy: Server.ProxyProtocol.From is empty: want the addresses of your load balancers, such as netip.MustParsePrefix(\"10.0.0.0/8\")")
+	}
+	for i, f := range p.From {
+		if !f.IsValid() || f.Addr().Is4In6() {
+			err = errors.Join(err, fmt.Errorf("hostproxy: Server.ProxyProtocol.From[%d] is %q: want an IPv4 or IPv6 prefix, such as netip.MustParsePrefix(\"10.0.0.0/8\")", i, f))
+		}
+	}
+	return err
+}
+
 // servers returns what serves each listener. The caller releases the share in the
 // Router's certificates when all of them have ended. They share the budget b.
 func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Listener]*serve.Server, *certs.Share, error) {
@@ -383,6 +443,8 @@ func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Li
 		return nil, nil, errors.New("hostproxy: Server.H2C is set, but plain serves no routes beside https: pass plain alone, or set H2C to false")
 	}
 	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
+	headers := s.ProxyProtocol.headers()
+	https, plain = headers.Listener(https), headers.Listener(plain)
 	main := s.server(s.Router, b)
 	switch {
 	case s.Handler != nil: // middleware needs an http.Request: the handler lane
@@ -414,7 +476,7 @@ func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Li
 
 // check returns the errors in the fields of s, its Router and its handlers, joined.
 func (s *Server) check() error {
-	errs := []error{s.Router.inForce()}
+	errs := []error{s.Router.inForce(), s.ProxyProtocol.check()}
 	if s.Handler != nil && fault(s.Handler) == errNil {
 		errs = append(errs, fmt.Errorf("hostproxy: Server.Handler: %w", errNil))
 	}

@@ -105,6 +105,18 @@ type Upstream struct {
 	// Nil means a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// ProxyProtocol is the version, 1 or 2, of the PROXY protocol with which each
+	// connection to a target begins, before TLS. The header carries the client address,
+	// as in [Exchange.Client], and the address that the client connected to. If the
+	// client is behind a peer in [Router.TrustedProxies], its port is 0. Health checks
+	// send LOCAL (version 2) or UNKNOWN (version 1), and so do requests whose client has
+	// no address.
+	//
+	// A connection to a target is used again only for requests with the same header, that
+	// is, for the same connection of the client. Up to 256 idle connections are kept per
+	// target. ProxyProtocol cannot be combined with Transport. Zero sends no header.
+	ProxyProtocol int
+
 	// TLS configures the connections to https targets. It cannot be combined with
 	// Transport. Nil verifies the target's certificate against its host name and the
 	// system's root CAs.
@@ -952,6 +964,7 @@ func (u *Upstream) inVain() (errs []error) {
 		broken bool
 		rule   string
 	}{
+		{u.Transport != nil && u.ProxyProtocol != 0, "ProxyProtocol cannot be combined with Transport, which connects by itself: send the header there"},
 		{u.Transport != nil && u.TLS != nil, "TLS cannot be combined with Transport, which connects by itself: configure TLS there"},
 		{u.Retry.Attempts == 1 && len(u.Retry.Statuses) > 0, "Retry.Statuses requires Retry.Attempts of at least 2, or 0 for the default: it is 1"},
 		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max: set it above 0"},
@@ -1029,6 +1042,7 @@ func (u *Upstream) config() forward.Config {
 		Transport:             u.Transport,
 		Dial:                  u.Dial,
 		TLS:                   u.TLS,
+		ProxyProtocol:         u.ProxyProtocol,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,
 		Pages:                 maps.Clone(u.Pages),

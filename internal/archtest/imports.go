@@ -20,7 +20,7 @@ var levels = map[string]int{
 	"internal/status": 1, "internal/limit": 1, "internal/peek": 1, "internal/yield": 1, "internal/balance": 1, "internal/latency": 1,
 	"internal/h2": 1, "internal/service": 1,
 
-	"internal/h1": 0, "internal/header": 0, "internal/hostname": 0, "internal/settings": 0,
+	"internal/h1": 0, "internal/header": 0, "internal/hostname": 0, "internal/settings": 0, "internal/proxyproto": 0,
 }
 
 // kit lists the packages that only tests may import. Read-only.

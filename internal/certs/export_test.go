@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"strings"
 	"time"
 
@@ -67,9 +66,6 @@ const MaxRefused = maxRefused
 func (m *Manager) Refuse(name string) {
 	m.demands.remember(name, verdict{until: time.Now().Add(refusedFor)})
 }
-
-// ProxyHeader is appendProxyHeader.
-func ProxyHeader(client, here net.Addr) []byte { return appendProxyHeader(nil, client, here) }
 
 // Report reports s to the program.
 func (m *Manager) Report(s Status) { m.reporter.add(s) }

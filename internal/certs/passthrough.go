@@ -5,12 +5,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 	"github.com/hostproxy/hostproxy/internal/tunnel"
 )
 
@@ -261,7 +261,7 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 	upstream, err := connect(dial, "tcp", target.Addr)
 	stop()
 	if err == nil && target.ProxyProtocol {
-		_, err = upstream.Write(appendProxyHeader(nil, client.RemoteAddr(), client.LocalAddr()))
+		_, err = upstream.Write(proxyHeader(client))
 		if err != nil {
 			upstream.Close()
 		}
@@ -281,33 +281,7 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 		"from_client", end.FromClient, "from_upstream", end.FromUpstream, "cause", end.Err)
 }
 
-// appendProxyHeader appends a header of the PROXY protocol, version 2: who the
-// client is and whom it connected to. What is not TCP over IP is "local": the
-// receiver is to look at the connection itself.
-func appendProxyHeader(b []byte, client, here net.Addr) []byte {
-	b = append(b, "\r\n\r\n\x00\r\nQUIT\n"...)
-	src, dst := addrPort(client), addrPort(here)
-	switch {
-	case !src.IsValid() || !dst.IsValid():
-		return append(b, 0x20, 0x00, 0, 0)
-	case src.Addr().Is4() && dst.Addr().Is4():
-		b = append(b, 0x21, 0x11, 0, 12)
-	default:
-		src = netip.AddrPortFrom(netip.AddrFrom16(src.Addr().As16()), src.Port())
-		dst = netip.AddrPortFrom(netip.AddrFrom16(dst.Addr().As16()), dst.Port())
-		b = append(b, 0x21, 0x21, 0, 36)
-	}
-	b = append(b, src.Addr().AsSlice()...)
-	b = append(b, dst.Addr().AsSlice()...)
-	b = append(b, byte(src.Port()>>8), byte(src.Port()))
-	return append(b, byte(dst.Port()>>8), byte(dst.Port()))
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := t.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+// proxyHeader returns the header of the PROXY protocol, version 2, for the connection of a client.
+func proxyHeader(client net.Conn) []byte {
+	return proxyproto.AppendV2(nil, proxyproto.Of(proxyproto.AddrPort(client.RemoteAddr()), proxyproto.AddrPort(client.LocalAddr())))
 }

@@ -219,14 +219,6 @@ func TestThePROXYProtocolSaysWhoTheClientIs(t *testing.T) {
 	assert.Equal(t, want, b, "and then the ClientHello")
 }
 
-func TestPROXYHeaders(t *testing.T) {
-	v4, v6 := &net.TCPAddr{IP: net.IPv4(1, 2, 3, 4), Port: 5}, &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 6}
-	assert.Len(t, certs.ProxyHeader(v4, v4), 28)
-	assert.Len(t, certs.ProxyHeader(v6, v6), 52)
-	assert.Len(t, certs.ProxyHeader(v4, v6), 52, "a mixed pair is written as IPv6")
-	assert.Equal(t, byte(0x20), certs.ProxyHeader(&net.UnixAddr{}, v4)[12], "what is not IP is local")
-}
-
 func TestCarriedConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
 	proxytest.NoLeaks(t)
 	life, retire := context.WithCancel(context.Background())

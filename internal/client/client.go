@@ -18,6 +18,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/pool"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // A Client reaches one target over HTTP/1.1, plain or TLS, on the goroutine of
@@ -118,7 +119,7 @@ func (t *Try) Exchange() (int, error) {
 func (t *Try) connect(fresh bool) error {
 	t.conn = nil
 	if !fresh {
-		t.conn = t.c.pool.Take()
+		t.conn = t.take()
 	}
 	if t.conn == nil {
 		ctx := t.ctx
@@ -151,6 +152,14 @@ func (t *Try) connect(fresh bool) error {
 		}
 	}
 	return nil
+}
+
+// take takes a kept connection, nil if there is none.
+func (t *Try) take() *pool.Conn {
+	if !t.c.pool.Apart {
+		return t.c.pool.Take()
+	}
+	return t.c.pool.TakeFor(proxyproto.FromContext(t.ctx))
 }
 
 // again reports whether the request may be sent once more after err.

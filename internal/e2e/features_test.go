@@ -44,6 +44,7 @@ var features = map[string]func(*hostproxy.Upstream){
 	},
 	"Transport":      func(u *hostproxy.Upstream) { u.Transport = closing{new(http.Transport)} },
 	"Dial":           func(u *hostproxy.Upstream) { u.Dial = new(net.Dialer).DialContext },
+	"ProxyProtocol":  func(u *hostproxy.Upstream) { u.ProxyProtocol, u.Dial = 2, dialReserved },
 	"TLS":            func(u *hostproxy.Upstream) { u.TLS = &tls.Config{MinVersion: tls.VersionTLS13} },
 	"Rewrite":        func(u *hostproxy.Upstream) { u.Rewrite = func(*httputil.ProxyRequest) {} },
 	"ModifyResponse": func(u *hostproxy.Upstream) { u.ModifyResponse = func(*http.Response) error { return nil } },

@@ -18,12 +18,15 @@ package exchange
 
 import (
 	"context"
+	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/limit"
 	"github.com/hostproxy/hostproxy/internal/peek"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // An Exchange is what the handler lane knows of a request beyond the
@@ -58,11 +61,26 @@ type Exchange struct {
 	Answer   *Answer       // that is left to write; nil if there is none
 	Paged    bool          // a page of the program's answers: it gets no page of its own
 
+	// Origin is what the PROXY protocol says of the client's connection. It is
+	// set only if it is needed: nil otherwise.
+	Origin *proxyproto.Header
+
 	// Lives end the exchange's streams politely when done: the server's,
 	// the route's. Nil entries are ignored.
 	Lives [2]context.Context
 
 	client Client // nil behind a server that is not ours
+}
+
+// OriginOf returns the Origin of x, which is that of q unless it is set.
+func (x *Exchange) OriginOf(q *http.Request) *proxyproto.Header {
+	if x.Origin == nil {
+		remote, _ := netip.ParseAddrPort(q.RemoteAddr)
+		here, _ := q.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		h := proxyproto.On(x.Client, remote, proxyproto.AddrPort(here))
+		x.Origin = &h
+	}
+	return x.Origin
 }
 
 // RouteLife is the place of the route's in Lives.

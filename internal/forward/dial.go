@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // A DialFunc connects to an address, as [net.Dialer.DialContext] does.
@@ -39,6 +41,43 @@ func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 		}
 		return nc, err
 	}
+}
+
+// introducing returns dial with the header of the PROXY protocol that the context has.
+func introducing(dial func(context.Context) (net.Conn, error), c *Config) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		if c.DialTimeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, c.DialTimeout)
+			defer cancel()
+		}
+		nc, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := introduce(ctx, nc, c.ProxyProtocol); err != nil {
+			nc.Close()
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
+		}
+		return nc, nil
+	}
+}
+
+// introduce sends the header on nc. A panic in a connection of the user's is its error.
+func introduce(ctx context.Context, nc net.Conn, version int) (err error) {
+	defer exchange.Contain("a connection", &err)
+	stop := context.AfterFunc(ctx, func() {
+		defer exchange.Contain("a connection", new(error))
+		_ = nc.SetWriteDeadline(time.Unix(1, 0))
+	})
+	_, err = nc.Write(proxyproto.Append(nil, version, proxyproto.FromContext(ctx)))
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("sending the PROXY header: %w", err)
+	}
+	return nil
 }
 
 // attend runs f on a goroutine of its own, and returns what that returns, or the

@@ -81,6 +81,8 @@ type Config struct {
 	// as if all were.
 	FailClosed bool
 
+	ProxyProtocol int // version of the header that connections to targets begin with; 0 means none
+
 	Prefix     Prefix
 	TargetHost bool
 	Forwarded  bool
@@ -173,6 +175,9 @@ func (c *Config) checkBounds() error {
 	}
 	if c.HashBy != (HashKey{}) && c.Policy != balance.Hash {
 		errs = append(errs, errors.New("HashBy requires Policy ConsistentHash: set both, or leave HashBy empty"))
+	}
+	if c.ProxyProtocol < 0 || c.ProxyProtocol > 2 {
+		errs = append(errs, fmt.Errorf("field ProxyProtocol is %d: want 1 or 2, the version of the protocol, or 0 for none", c.ProxyProtocol))
 	}
 	for _, s := range c.Failures {
 		if s < 200 || s > 599 {
@@ -271,6 +276,13 @@ var ErrDraining = errors.New("upstream is draining")
 func (f *Forwarder) Shows() bool {
 	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil ||
 		f.Guard.Limit.NeedsRequest()
+}
+
+// Introduces reports whether targets, those of f or of whom f diverts to, are told the client of a connection by the PROXY
+// protocol.
+func (f *Forwarder) Introduces() bool {
+	d := f.diverted.Load()
+	return f.ProxyProtocol != 0 || d != nil && d.to.ProxyProtocol != 0
 }
 
 // UpgradeProtocol returns the protocol that q asks for and that may pass, or "".

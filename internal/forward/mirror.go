@@ -125,6 +125,9 @@ func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *exchange.Exchange
 
 // Copy sends a copy of q, whose body was body.
 func (f *Forwarder) Copy(q *http.Request, body []byte, x *exchange.Exchange) {
+	if m := f.mirrored.Load(); m != nil && m.to.Introduces() {
+		x.OriginOf(q) // the copy knows no connection
+	}
 	c := q.Clone(context.Background())
 	f.send(c, body, x)
 }
@@ -147,7 +150,7 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *exchange.Exchange) {
 	}
 	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: x.Trusted, Mirrored: true}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
-	c.RequestID = x.RequestID
+	c.RequestID, c.Origin = x.RequestID, x.Origin
 	go func() {
 		defer func() { <-m.slots }()
 		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it

@@ -94,13 +94,13 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	case c.Transport != nil:
 		t.client = transport{RoundTripper: c.Transport, foreign: true, dialTimeout: c.DialTimeout, headerTimeout: c.ResponseHeaderTimeout}
 	case u.Scheme == "h2c":
-		t.client, t.shares = transport{RoundTripper: newTransport(dial, c, http2Only)}, true
+		t.client, t.shares = transport{RoundTripper: apart(newTransport(dial, c, http2Only), u, c)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
 		t.client = client.New(t.Pool, client.Timeouts{Dial: c.DialTimeout, Header: c.ResponseHeaderTimeout, Stall: c.IdleTimeout})
 	}
 	if u.Scheme == "https" && c.Transport == nil {
-		t.h2, t.shares = transport{RoundTripper: newTransport(dial, c, http2TLS)}, true
+		t.h2, t.shares = transport{RoundTripper: apart(newTransport(dial, c, http2TLS), u, c)}, true
 	}
 	return t
 }
@@ -176,17 +176,20 @@ func (e *Endpoint) address() (network, addr string) {
 // dialer returns what connects to e. A panic in the user's Dial is its error.
 func dialer(e *Endpoint, c *Config) func(context.Context) (net.Conn, error) {
 	network, addr := e.address()
-	if c.Dial == nil {
-		d := &net.Dialer{Timeout: c.DialTimeout}
-		return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, network, addr) }
+	own := (&net.Dialer{Timeout: c.DialTimeout}).DialContext
+	if c.Dial != nil {
+		own = Dialer(c.Dial, c.DialTimeout)
 	}
-	own := Dialer(c.Dial, c.DialTimeout)
-	return func(ctx context.Context) (net.Conn, error) { return own(ctx, network, addr) }
+	dial := func(ctx context.Context) (net.Conn, error) { return own(ctx, network, addr) }
+	if c.ProxyProtocol != 0 {
+		return introducing(dial, c)
+	}
+	return dial
 }
 
 // newPool returns the pool of the built-in client for u.
 func newPool(u *url.URL, dial func(context.Context) (net.Conn, error), c *Config) *pool.Pool {
-	p := &pool.Pool{Dial: dial}
+	p := &pool.Pool{Dial: dial, Apart: c.ProxyProtocol != 0}
 	if u.Scheme == "https" {
 		p.TLS = containTLS(cmp.Or(c.TLS, &tls.Config{}))
 		p.TLS.ServerName = cmp.Or(p.TLS.ServerName, u.Hostname())

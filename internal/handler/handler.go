@@ -22,6 +22,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // Serve lets f forward q, and writes the answer to w. It completes x, except for
@@ -32,6 +33,9 @@ func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exch
 	a.f, a.w, a.q, a.x = f, w, q, x
 	if f.Shows() || f.Diverts() {
 		a.introduce()
+	}
+	if f.Introduces() {
+		a.q = a.q.WithContext(proxyproto.NewContext(a.q.Context(), x.OriginOf(q)))
 	}
 	a.attempts.Take(f)
 	if a.carry() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/peek"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // BufferSize is how many unread bytes a Conn can hold.
@@ -33,6 +34,8 @@ type Conn struct {
 	tls   *tls.Conn // nil without TLS
 	born  time.Time
 	since time.Time // when it was kept; guarded by the pool
+
+	opener *proxyproto.Header // of the PROXY protocol; nil unless the pool keeps connections apart
 
 	reused   bool
 	unproven bool    // kept, and not yet proven alive

@@ -20,8 +20,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // Defaults of a Pool.
@@ -62,6 +65,10 @@ type Pool struct {
 	Dial func(ctx context.Context) (net.Conn, error) // required; a TCP or unix connection
 	TLS  *tls.Config                                 // nil means no TLS; ServerName must be set, and is never changed
 
+	// Apart keeps the connections of clients apart: one is lent again only for the header of the PROXY protocol that the
+	// context of Open had. Dial sends it.
+	Apart bool
+
 	MaxIdle     int           // connections kept; 0 means DefaultMaxIdle, negative none
 	IdleTimeout time.Duration // unused connections close after it; 0 means DefaultIdleTimeout, negative never
 	Lifetime    time.Duration // older connections are not kept, so that moved names are found again; 0 means DefaultLifetime, negative for ever
@@ -97,6 +104,24 @@ func (p *Pool) Take() *Conn {
 	return c
 }
 
+// TakeFor is Take of a connection that was opened for the same header, if p keeps them apart.
+func (p *Pool) TakeFor(h *proxyproto.Header) *Conn {
+	if !p.Apart {
+		return p.Take()
+	}
+	p.mu.Lock()
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if c := p.idle[i]; *c.opener == *h {
+			p.idle = slices.Delete(p.idle, i, i+1)
+			p.mu.Unlock()
+			c.take()
+			return c
+		}
+	}
+	p.mu.Unlock()
+	return nil
+}
+
 // Open dials a new connection, and does the TLS handshake if the target wants
 // one; ctx bounds both. A failed handshake is a *HandshakeError, any other error
 // is Dial's. The caller owns the connection until Put, Close or Detach.
@@ -130,6 +155,9 @@ func (p *Pool) dial(ctx context.Context, conf *tls.Config) (*Conn, error) {
 		return nil, err
 	}
 	c := newConn(p, nc)
+	if p.Apart {
+		c.opener = proxyproto.FromContext(ctx)
+	}
 	if err := c.handshake(ctx, conf); err != nil {
 		nc.Close()
 		return nil, &HandshakeError{err}
@@ -180,6 +208,9 @@ func (p *Pool) put(c *Conn) bool {
 	if life := p.lifetime(); life > 0 && now.Sub(c.born) >= life {
 		return false
 	}
+	if old := p.evict(); old != nil {
+		defer old.bye()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.retired || len(p.idle) >= p.maxIdle() {
@@ -192,6 +223,21 @@ func (p *Pool) put(c *Conn) bool {
 		p.arm()
 	}
 	return true
+}
+
+// evict makes room among connections that are kept apart, of which the oldest may be that of a client which has left.
+func (p *Pool) evict() *Conn {
+	if !p.Apart {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) == 0 || len(p.idle) < p.maxIdle() {
+		return nil
+	}
+	old := p.idle[0]
+	p.idle = slices.Delete(p.idle, 0, 1)
+	return old
 }
 
 // arm makes sweep run after the shorter of the two limits. p.mu is held.

@@ -54,7 +54,7 @@ type Client struct {
 // A Cause is what was refused and why. Neither text is a client's.
 type Cause struct {
 	What string // "connections", "handshakes" or "requests"
-	Why  string // the setting whose limit was met, the status of the response, or a word
+	Why  string // the setting whose limit was met or with what was wrong, the status of the response, or a word
 }
 
 // The causes; those of requests have the status of the response. Read-only.
@@ -66,6 +66,9 @@ var (
 	causeFailShake  = Cause{"handshakes", "failed"}
 	causeDrainShake = Cause{"handshakes", "shutdown"}
 )
+
+// noLimit is the limit of a refusal that is logged and met none.
+const noLimit = -1
 
 // A tally counts the refusals of one cause.
 type tally struct {
@@ -164,8 +167,8 @@ func (c *conn) meetLate() bool {
 	return true
 }
 
-// refuse counts a refusal. If limit is not zero, the refusal is logged: at once, or
-// with others once a minute. client may be invalid.
+// refuse counts a refusal. If limit is not zero, such as noLimit, the refusal is logged:
+// at once, or with others once a minute. client may be invalid.
 func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
 	now := time.Now()
 	b.mu.Lock()
@@ -215,9 +218,16 @@ func (b *Budget) sum(cause Cause, t *tally) {
 }
 
 func (b *Budget) warn(cause Cause, limit, n int, client netip.Addr) {
-	attrs := []any{"reason", cause.Why, "limit", limit, "count", n}
+	attrs := []any{"reason", cause.Why}
+	if limit > 0 {
+		attrs = append(attrs, "limit", limit)
+	}
+	attrs = append(attrs, "count", n)
 	if client.IsValid() {
 		attrs = append(attrs, "latest_client", client)
+	}
+	if strings.HasPrefix(cause.Why, causeProxy) {
+		attrs = append(attrs, "remedy", "make the peer send the PROXY protocol, or remove it from ProxyProtocol.From")
 	}
 	if cause == causeClient {
 		attrs = append(attrs, "remedy", "if this address is a proxy of yours, add it to Router.TrustedProxies")

@@ -80,7 +80,7 @@ func (c *conn) logPanic(p any) {
 // the connection.
 func (c *conn) serve() {
 	defer c.contain()
-	if !c.meetLate() {
+	if !c.introduced() || !c.meetLate() {
 		return
 	}
 	if c.s.TLS != nil && !c.shakeHands() {

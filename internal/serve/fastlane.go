@@ -13,6 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/limit"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // The fast lane: one goroutine reads a request, finds its route, asks the target and
@@ -83,6 +84,7 @@ type fastExchange struct {
 	sent   bool               // the response has begun
 	lost   bool               // where the request ends is not known: the connection closes
 
+	origin    proxyproto.Header // that a kept connection must have been opened for, where that matters
 	beginning exchange.Beginning
 	set       []header.Replacement // by the hook Begin
 

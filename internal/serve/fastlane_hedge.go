@@ -11,6 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/pool"
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // hedges reports whether the request may go to a second target while the first
@@ -78,7 +79,7 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	}
 	r := &rival{f: f, target: other, first: up.Lease(), done: make(chan struct{})}
 	r.out = f.AppendRequest(nil, &x.req, other, &x.hop, &x.received)
-	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.ctx, r.cancel = context.WithCancel(x.dialing(context.Background(), other))
 	defer r.cancel()
 	go r.run()
 	err := up.Fill()
@@ -179,7 +180,7 @@ func (r *rival) ask(conn *pool.Conn) (err error) {
 
 // open takes a connection or dials one.
 func (r *rival) open() (*pool.Conn, error) {
-	conn := r.target.Pool.Take()
+	conn := r.target.Pool.TakeFor(proxyproto.FromContext(r.ctx))
 	if conn == nil {
 		var err error
 		start := time.Now()

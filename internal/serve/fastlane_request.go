@@ -145,6 +145,8 @@ func (x *fastExchange) mirror() {
 	e := exchange.Exchange{Via: x.from.peer, Name: x.hop.Name, Trusted: x.from.trusted, Numbering: x.from.s.Lane.Numbering}
 	e.RequestID, e.Set = x.rec.RequestID, x.hop.Set
 	e.Client, e.Peer, e.Scheme = x.hop.Client, x.from.peer.Addr, x.from.scheme()
+	h := x.introduction()
+	e.Origin = &h
 	x.attempts.Forwarder().CopyBytes(&x.req, x.upload.body.Kept(), &e)
 }
 
@@ -243,7 +245,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 		return nil, err
 	}
 	for {
-		up := t.Pool.Take()
+		up := x.take(t)
 		if up == nil {
 			break
 		}
@@ -287,7 +289,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 // open dials a new connection to t, and notes how long that took.
 func (x *fastExchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	start := time.Now()
-	up, err := dial(context.Background(), f, t)
+	up, err := dial(x.dialing(context.Background(), t), f, t)
 	x.dial = time.Since(start)
 	x.rec.Dial += x.dial
 	return up, err

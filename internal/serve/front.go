@@ -104,6 +104,9 @@ type front interface {
 	// release removes the deadline of writeBy.
 	release()
 
+	// conn returns the client's connection.
+	conn() *conn
+
 	// hijacks reports whether hijack can give the connection away, with the bytes read
 	// ahead.
 	hijacks() bool

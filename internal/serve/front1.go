@@ -367,6 +367,9 @@ func (f *front1) release() {
 	}
 }
 
+// conn implements front.
+func (f *front1) conn() *conn { return f.c }
+
 // hijacks implements front.
 func (f *front1) hijacks() bool { return true }
 

@@ -489,6 +489,9 @@ func (st *stream) writeBy(t time.Time) error {
 // release implements front.
 func (st *stream) release() { st.deadline.Store(0) }
 
+// conn implements front.
+func (st *stream) conn() *conn { return st.c.c }
+
 // hijacks implements front.
 func (st *stream) hijacks() bool { return false }
 

@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
 // ReadFrom keeps sendfile for handlers that copy a file to their client. Anything
@@ -27,7 +29,7 @@ func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
 		l = limited
 	}
 	file, ok := l.R.(file)
-	to, isTCP := c.Conn.(*net.TCPConn)
+	to, isTCP := peek.Socket(c.Conn).(*net.TCPConn)
 	if !ok || !isTCP || !regular(file) {
 		return 0, false, nil
 	}

@@ -5,10 +5,12 @@
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
 //   - sweeper.go: what the sweeper sees of an exchange, and ends
+//   - proxied.go: connections that begin with a header of the PROXY protocol
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
+//   - fastlane_introduce.go: connections to targets that are told the client by the PROXY protocol
 //   - fastlane_hooks.go: the program's hooks at the beginning of exchanges and attempts
 //   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and pages in place of them
 //   - front.go, source.go: a response and a request body, in any version of HTTP
