@@ -4,6 +4,7 @@
 //   - serve.go: accepting connections, and the drain
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
+//   - bounds.go, places.go: limits that change while servers serve
 //   - sweeper.go: what the sweeper sees of an exchange, and ends
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
@@ -17,6 +18,7 @@
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
 //   - sendfile.go: files to clients
+//   - unixsocket.go: listening on unix sockets
 package serve
 
 import (
@@ -51,12 +53,13 @@ type Server struct {
 	MaxHandshakes     int
 	H2C               bool    // accept HTTP/2 without TLS, by prior knowledge
 	Lane              *Lane   // nil serves everything by Handler
+	Role              string  // of the listener, for the status
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
 	http       *http.Server    // as handlers see it; it serves nothing
 	base       context.Context // of requests
 	stamp      atomic.Pointer[stamp]
-	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
+	bounds     atomic.Pointer[Bounds]
 	challenges challenges
 	draining   context.Context
 	addr       net.Addr
@@ -115,9 +118,6 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		s.TLS.DynamicRecordSizingDisabled = true // a head and a body of up to 16 KiB are one record, one write
 		s.TLS.GetConfigForClient = greet(s.TLS.GetConfigForClient)
 	}
-	if s.MaxHandshakes > 0 {
-		s.handshakes = make(chan struct{}, s.MaxHandshakes)
-	}
 	if s.Lane == nil {
 		s.Lane = &Lane{Route: noRoute}
 	}
@@ -130,6 +130,7 @@ func (s *Server) start(ln net.Listener) context.CancelFunc {
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
 	s.base = context.WithValue(base, http.ServerContextKey, s.http)
+	s.bounds.Store(s.given())
 	s.Budget = s.Budget.join(s, ln.Addr())
 	return drain
 }
@@ -189,8 +190,8 @@ func temporary(err error) bool {
 // admit takes a connection in, or closes it when there are too many, of all
 // clients or of its own.
 func (s *Server) admit(raw net.Conn) {
-	if s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
-		s.Budget.refuse(causeConns, s.MaxConns, netip.Addr{})
+	if most := s.limit().MaxConns; most > 0 && s.open.Load() >= int64(most) {
+		s.Budget.refuse(causeConns, most, netip.Addr{})
 		raw.Close()
 		return
 	}
@@ -232,9 +233,9 @@ func (s *Server) goneOnce() {
 // drain waits for the connections to end, and cuts them at DrainTimeout.
 func (s *Server) drain() error {
 	ctx := context.Background()
-	if s.DrainTimeout > 0 {
+	if d := s.limit().DrainTimeout; d > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.DrainTimeout)
+		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
 	for _, c := range s.snapshot(nil) {
