@@ -24,6 +24,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"maps"
@@ -32,6 +33,8 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -81,8 +84,13 @@ type Server struct {
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
-	// and redirects. "" means ":443" and ":80".
+	// and redirects. "" means ":443" and ":80". They are for [Server.ListenAndServe];
+	// in a call of [Server.Serve] they must be "".
 	Addr, HTTPAddr string
+
+	// Listeners are served beside the listeners of Addr and HTTPAddr, or beside the
+	// arguments of [Server.Serve], which may then be nil.
+	Listeners []Listener
 
 	// ReadHeaderTimeout limits how long a client takes to send the head of a
 	// request, from its first byte. Zero means 10 s; negative disables the limit.
@@ -112,14 +120,15 @@ type Server struct {
 	MaxConns int
 
 	// MaxConnsPerClient limits the open connections of each client (an IPv4 address or
-	// the /64 of an IPv6 address) on both listeners together. Connections of a
+	// the /64 of an IPv6 address) on all listeners together. Connections of a
 	// [Passthrough] count. Further connections are closed immediately. It does not
 	// apply to peers without an address, as on a unix socket, or to peers in
 	// [Router.TrustedProxies], each of which serves many clients. Many users may share
 	// one address behind NAT. Zero means no limit; negative is an error.
 	MaxConnsPerClient int
 
-	// MaxHandshakes limits the TLS handshakes in flight. Further handshakes wait. A
+	// MaxHandshakes limits the TLS handshakes in flight, on all listeners together.
+	// Further handshakes wait. A
 	// handshake counts from the end of its ClientHello, except while it waits for a
 	// certificate. Handshakes of ACME challenges do not count. Zero means 512;
 	// negative disables the limit.
@@ -135,22 +144,71 @@ type Server struct {
 	H2C bool
 }
 
-// ListenAndServe listens on Addr and HTTPAddr and calls [Server.Serve].
+// A Listener is where clients connect to a [Server]. Either Listener or Addr is
+// required, and not both.
+//
+// A client of a unix socket has no address: [ClientAddr] returns the zero netip.Addr,
+// and limits of each client do not apply. Its X-Forwarded-* headers count if 127.0.0.1
+// or ::1 is in [Router.TrustedProxies]; then the limits apply to the address that these
+// headers give.
+type Listener struct {
+	// Listener is an open listener without TLS. Serve closes it at the end, also after
+	// an error.
+	Listener net.Listener
+
+	// Addr is an address to listen on: host:port, :port for all addresses of the
+	// machine, or unix:/path for a unix socket. Serve replaces a socket that no process
+	// listens on any more. It is an error if a process listens on the socket, or if the
+	// path is another kind of file. The socket is removed at the end.
+	Addr string
+
+	// Mode is the file mode of a unix socket in Addr. A process needs the permission to
+	// write to connect. Zero means 0600.
+	Mode fs.FileMode
+
+	// Role is what the listener serves. "" means RoleTLS.
+	Role Role
+
+	// Handler serves the requests of a RoleInternal, which requires it.
+	Handler http.Handler
+
+	// H2C is [Server.H2C] for a RolePlain.
+	H2C bool
+}
+
+// A Role is what a [Listener] serves.
+type Role string
+
+// The roles of a Listener.
+const (
+	// RoleTLS serves the routes over TLS, like the argument https of [Server.Serve].
+	RoleTLS Role = "tls"
+
+	// RolePlain serves the routes over HTTP, without redirects and ACME challenges. Hosts
+	// with a [HostTLS.ClientAuth] are served too, without client certificates.
+	RolePlain Role = "plain"
+
+	// RoleRedirects answers ACME challenges, and redirects to the first listener for TLS
+	// that has a TCP port. It requires a listener for TLS in the same Server.
+	RoleRedirects Role = "redirects"
+
+	// RoleInternal serves [Listener.Handler] for every host over HTTP, such as a
+	// [StatusHandler] on a loopback address. The Router, its limits and its Observe
+	// do not see these requests.
+	RoleInternal Role = "internal"
+)
+
+// ListenAndServe listens on Addr and HTTPAddr, and serves there as [Server.Serve]
+// does.
 func (s *Server) ListenAndServe(ctx context.Context) error {
-	https, err := listen(cmp.Or(s.Addr, ":443"))
-	if err != nil {
-		return err
-	}
-	plain, err := listen(cmp.Or(s.HTTPAddr, ":80"))
-	if err != nil {
-		https.Close()
-		return err
-	}
-	return s.Serve(ctx, https, plain)
+	return s.serve(ctx, []entrance{
+		{Listener: Listener{Addr: cmp.Or(s.Addr, ":443"), Role: RoleTLS}, name: "Server.Addr"},
+		{Listener: Listener{Addr: cmp.Or(s.HTTPAddr, ":80"), Role: RoleRedirects}, name: "Server.HTTPAddr"},
+	})
 }
 
 // Serve serves on open listeners, such as inherited sockets, and closes them at the
-// end. Either listener may be nil, but not both.
+// end. Either listener may be nil; both may be nil if Listeners is set.
 //
 //   - https serves the routes over TLS. Serve does the TLS itself, so https must be
 //     a listener without TLS.
@@ -171,14 +229,34 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // Several Servers may run one Router. The Router's certificate renewals, background
 // work and idle connections end when the last of these Servers ends.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
+	var doors []entrance
+	if https != nil {
+		doors = append(doors, entrance{Listener: Listener{Listener: https, Role: RoleTLS}, name: "https"})
+	}
+	switch {
+	case plain == nil:
+	case https == nil:
+		doors = append(doors, entrance{Listener: Listener{Listener: plain, Role: RolePlain, H2C: s.H2C}, name: "plain"})
+	default:
+		doors = append(doors, entrance{Listener: Listener{Listener: plain, Role: RoleRedirects}, name: "plain"})
+	}
+	return s.serve(ctx, doors)
+}
+
+// serve serves doors and Listeners.
+func (s *Server) serve(ctx context.Context, doors []entrance) error {
 	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
-	servers, share, err := s.servers(https, plain, budget)
+	if s.Router != nil && s.Router.runs(s) {
+		closeAll(doors) // and not Listeners, which that call serves
+		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
+	}
+	for i, l := range s.Listeners {
+		l.Role = cmp.Or(l.Role, RoleTLS)
+		doors = append(doors, entrance{Listener: l, name: fmt.Sprintf("Server.Listeners[%d]", i)})
+	}
+	share, err := s.servers(doors, budget)
 	if err != nil {
-		for _, ln := range []net.Listener{https, plain} {
-			if ln != nil {
-				ln.Close()
-			}
-		}
+		closeAll(doors)
 		return err
 	}
 	s.Router.started(s, budget)
@@ -186,15 +264,15 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
-	errs := make(chan error, len(servers))
-	for ln, srv := range servers {
+	errs := make(chan error, len(doors))
+	for _, d := range doors {
 		go func() {
-			defer cancel() // one listener that breaks ends the other
-			errs <- srv.Serve(ctx, ln)
+			defer cancel() // one listener that breaks ends the others
+			errs <- d.server.Serve(ctx, d.Listener.Listener)
 		}()
 	}
 	var all error
-	for range servers {
+	for range doors {
 		all = errors.Join(all, <-errs)
 	}
 	all = errors.Join(all, s.Router.release(share))
@@ -202,6 +280,22 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 		all = fmt.Errorf("hostproxy: %w", all)
 	}
 	return errors.Join(all, s.Router.ended(s, budget))
+}
+
+// An entrance is a listener of a call of Serve, and what serves it.
+type entrance struct {
+	Listener
+	name   string // of the argument or of the field
+	server *serve.Server
+}
+
+// closeAll closes what is open of doors.
+func closeAll(doors []entrance) {
+	for _, d := range doors {
+		if d.Listener.Listener != nil && !isNil(d.Listener.Listener) {
+			d.Listener.Listener.Close()
+		}
+	}
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the underlying
@@ -225,54 +319,185 @@ type UnbufferedConn interface {
 	Unbuffered() net.Conn
 }
 
-// servers returns what serves each listener. The caller releases the share in the
-// Router's certificates when all of them have ended. They share the budget b.
-func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Listener]*serve.Server, *certs.Share, error) {
+// servers sets what serves each of doors, and opens those that have an address. The
+// caller releases the share in the Router's certificates when all of them have
+// ended. They share the budget b.
+func (s *Server) servers(doors []entrance, b *serve.Budget) (*certs.Share, error) {
+	listens := len(doors) > 0 && doors[0].name == "Server.Addr"
 	switch {
 	case s.Router == nil:
-		return nil, nil, errors.New("hostproxy: Server.Router is nil: set it")
-	case https == nil && plain == nil:
-		return nil, nil, errors.New("hostproxy: Serve has no listener: pass https, plain or both")
-	case https != nil && doesTLS(https):
-		return nil, nil, errors.New("hostproxy: https is a listener that does TLS, as Router.Listen, Router.Wrap and tls.Listen return: " +
-			"Serve does the TLS itself, pass a listener of net.Listen")
+		return nil, errors.New("hostproxy: Server.Router is nil: set it")
+	case len(doors) == 0:
+		return nil, errors.New("hostproxy: Serve has no listener: pass https, plain or both, or set Server.Listeners")
 	}
-	if err := s.check(); err != nil {
-		return nil, nil, err
+	if err := errors.Join(checkEntrances(doors), s.check()); err != nil {
+		return nil, err
 	}
-	if s.Router.runs(s) {
-		return nil, nil, errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
+	if !listens && (s.Addr != "" || s.HTTPAddr != "") {
+		return nil, fmt.Errorf("hostproxy: Server.Addr is %q and Server.HTTPAddr is %q, and Serve listens on neither: call ListenAndServe, or use Server.Listeners", s.Addr, s.HTTPAddr)
 	}
-	if s.H2C && https != nil {
-		return nil, nil, errors.New("hostproxy: Server.H2C is set, but plain serves no routes beside https: pass plain alone, or set H2C to false")
+	if s.H2C && (doors[0].name != "plain" || doors[0].Role != RolePlain) {
+		return nil, errors.New("hostproxy: Server.H2C is set, but plain serves no routes: pass plain without https, or set H2C to false; a RolePlain of Server.Listeners has its own H2C")
+	}
+	for i := range doors {
+		if err := doors[i].open(); err != nil {
+			return nil, err
+		}
 	}
 	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
-	main := s.server(s.Router, b)
-	if s.Handler == nil {
-		main.Lane.Route = s.Router.hit
-	} else { // middleware needs an http.Request: the handler lane
-		main.Handler = s.Router.around(s.Handler)
-	}
 	share := s.Router.certs.Share()
-	if https == nil {
-		main.H2C = s.H2C
-		return map[net.Listener]*serve.Server{plain: main}, share, nil
-	}
-	var plainAddr net.Addr
-	if plain != nil {
-		plainAddr = plain.Addr()
-	}
-	conf, err := share.Listen(https.Addr(), plainAddr, s.Router.certOptions)
+	conf, err := s.certificates(doors, share)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
+		return nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
 	}
-	main.TLS = conf
-	s.Router.carries.Store(true)
-	servers := map[net.Listener]*serve.Server{share.Pass(https, s.Router.passer): main}
-	if plain != nil {
-		servers[plain] = s.server(s.Router.challenges(s.Router.redirects(share.Authority)), b)
+	for i := range doors {
+		s.equip(&doors[i], b, share, conf)
 	}
-	return servers, share, nil
+	return share, nil
+}
+
+// certificates opens the Router's certificates for the listeners of doors that do
+// TLS. It returns nil if there is none.
+func (s *Server) certificates(doors []entrance, share *certs.Share) (*tls.Config, error) {
+	https, plain := firstAddr(doors, RoleTLS), firstAddr(doors, RoleRedirects)
+	if https == nil {
+		return nil, nil
+	}
+	conf, err := share.Listen(https, plain, s.Router.certOptions)
+	if err == nil {
+		s.Router.carries.Store(true)
+	}
+	return conf, err
+}
+
+// firstAddr returns the address of the first listener with that role, preferably of
+// TCP; nil if there is none.
+func firstAddr(doors []entrance, role Role) (first net.Addr) {
+	for _, d := range doors {
+		if d.Role != role {
+			continue
+		}
+		addr := d.Listener.Listener.Addr()
+		if _, ok := addr.(*net.TCPAddr); ok {
+			return addr
+		}
+		if first == nil {
+			first = addr
+		}
+	}
+	return first
+}
+
+// equip sets the server of d. conf is for listeners that do TLS.
+func (s *Server) equip(d *entrance, b *serve.Budget, share *certs.Share, conf *tls.Config) {
+	d.server = s.server(s.Router, b)
+	d.server.Role, d.server.H2C = string(d.Role), d.H2C
+	switch d.Role {
+	case RoleRedirects:
+		d.server.Handler = s.Router.challenges(s.Router.redirects(share.Authority))
+		return
+	case RoleInternal:
+		d.server.Handler = d.Handler
+		d.server.Lane.Limit, d.server.Lane.Numbering, d.server.Lane.Always = nil, exchange.Numbering{}, false
+		return
+	case RoleTLS:
+		d.server.TLS = conf
+		d.Listener.Listener = share.Pass(d.Listener.Listener, s.Router.passer)
+	}
+	if s.Handler == nil {
+		d.server.Lane.Route = s.Router.hit
+	} else { // middleware needs an http.Request: the handler lane
+		d.server.Handler = s.Router.around(s.Handler)
+	}
+}
+
+// open listens on the address of d, if it has no listener.
+func (d *entrance) open() (err error) {
+	if d.Listener.Listener != nil {
+		return nil
+	}
+	path, unix := strings.CutPrefix(d.Addr, "unix:")
+	if !unix {
+		d.Listener.Listener, err = listen(d.Addr)
+		return err
+	}
+	if d.Listener.Listener, err = serve.ListenUnix(path, cmp.Or(d.Mode, 0o600)); err != nil {
+		d.Listener.Listener = nil
+		return fmt.Errorf("hostproxy: listen %q: %w", d.Addr, err)
+	}
+	return nil
+}
+
+// checkEntrances returns the errors in the listeners of a call of Serve, joined.
+func checkEntrances(doors []entrance) error {
+	var errs []error
+	secure := false
+	for i, d := range doors {
+		secure = secure || d.Role == RoleTLS
+		if rule := d.fault(); rule != "" {
+			errs = append(errs, fmt.Errorf("hostproxy: %s %s", d.name, rule))
+		}
+		for _, other := range doors[:i] {
+			if sameListener(d.Listener.Listener, other.Listener.Listener) {
+				errs = append(errs, fmt.Errorf("hostproxy: %s and %s are the same listener: a listener has one role", other.name, d.name))
+			}
+		}
+	}
+	for _, d := range doors {
+		if d.Role == RoleRedirects && !secure {
+			errs = append(errs, fmt.Errorf("hostproxy: %s redirects to HTTPS, and no listener of the Server serves it: "+
+				"add one with RoleTLS, or use RoleInternal with Router.HTTPHandler", d.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fault returns which rule d breaks, "" if none.
+func (d *entrance) fault() string {
+	ln := d.Listener.Listener
+	path, unix := strings.CutPrefix(d.Addr, "unix:")
+	switch {
+	case ln == nil && d.Addr == "":
+		return "has neither Listener nor Addr: set one of them"
+	case ln != nil && d.Addr != "":
+		return fmt.Sprintf("has both Listener and Addr %q: set one of them", d.Addr)
+	case ln != nil && isNil(ln):
+		return fmt.Sprintf("is a nil %T: want an open listener", ln)
+	case unix && !filepath.IsAbs(path):
+		return fmt.Sprintf("has Addr %q: a unix socket needs an absolute path, such as unix:/run/app.sock", d.Addr)
+	case d.Mode != 0 && !unix:
+		return "has a Mode, which is for a unix socket in Addr: leave it 0"
+	case d.Mode&^fs.ModePerm != 0:
+		return fmt.Sprintf("has Mode %v: want permissions alone, such as 0660", d.Mode)
+	case !slices.Contains([]Role{RoleTLS, RolePlain, RoleRedirects, RoleInternal}, d.Role):
+		return fmt.Sprintf("has Role %q: want RoleTLS, RolePlain, RoleRedirects or RoleInternal", string(d.Role))
+	case d.H2C && d.Role != RolePlain:
+		return "has H2C, which is for RolePlain: leave it false"
+	case d.Handler != nil && d.Role != RoleInternal:
+		return "has a Handler, which is for RoleInternal: leave it nil, or use Server.Handler"
+	case d.Role == RoleInternal && d.Handler == nil:
+		return "has no Handler: RoleInternal requires one"
+	case d.Role == RoleTLS && ln != nil && doesTLS(ln):
+		return "is a listener that does TLS, as Router.Listen, Router.Wrap and tls.Listen return: " +
+			"Serve does the TLS itself, pass a listener of net.Listen"
+	}
+	if d.Role == RoleInternal {
+		if err := checkHandler("Handler", d.Handler); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+// sameListener reports whether a and b are one listener; nil is none.
+func sameListener(a, b net.Listener) bool {
+	return a != nil && b != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
+}
+
+// isNil reports whether ln, which is not the nil interface, holds a nil pointer.
+func isNil(ln net.Listener) bool {
+	v := reflect.ValueOf(ln)
+	return v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // check returns the errors in the fields of s, its Router and its handlers, joined.
