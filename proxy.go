@@ -33,8 +33,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -92,6 +90,10 @@ type Server struct {
 	// arguments of [Server.Serve], which may then be nil.
 	Listeners []Listener
 
+	// Companions are servers of your own that run beside the listeners, such as one for
+	// HTTP/3. They serve the routes, through Handler if it is set.
+	Companions []Companion
+
 	// ReadHeaderTimeout limits how long a client takes to send the head of a
 	// request, from its first byte. Zero means 10 s; negative disables the limit.
 	ReadHeaderTimeout time.Duration
@@ -128,8 +130,7 @@ type Server struct {
 	MaxConnsPerClient int
 
 	// MaxHandshakes limits the TLS handshakes in flight, on all listeners together.
-	// Further handshakes wait. A
-	// handshake counts from the end of its ClientHello, except while it waits for a
+	// Further handshakes wait. A handshake counts from the end of its ClientHello, except while it waits for a
 	// certificate. Handshakes of ACME challenges do not count. Zero means 512;
 	// negative disables the limit.
 	MaxHandshakes int
@@ -198,12 +199,42 @@ const (
 	RoleInternal Role = "internal"
 )
 
+// A Companion is a server of your own that runs beside the listeners of a [Server],
+// such as one for HTTP/3. It may have further methods, which the Server calls in this
+// order:
+//
+//   - Listen(*tls.Config) error: opens the companion's socket, before the Server serves.
+//     The settings have the certificates of the Router's hosts, and client
+//     authentication as in [HostTLS.ClientAuth]; the companion sets NextProtos. An error
+//     ends the Server. Handshakes for the host of a [Passthrough] fail.
+//   - AltSvc() string: returns the value of Alt-Svc (RFC 7838), such as
+//     h3=":443"; ma=86400. All responses over TLS have it, except those to which a handler
+//     has added an Alt-Svc, and 421. "" announces nothing.
+//   - Serve.
+//   - Close() error: makes Serve return immediately. It is called after
+//     [Server.DrainTimeout], and if the Server cannot start after Listen.
+//
+// The Router treats a request like any other, by its TLS, RemoteAddr, Proto and
+// ProtoMajor. The limits of connections, heads and handshakes are the companion's own.
+// A CONNECT for a WebSocket over HTTP/3 (RFC 9220) has "websocket" as its Proto, as with
+// quic-go, or as its header ":protocol"; its body and the response are the stream.
+type Companion interface {
+	// Serve serves requests by h until ctx is done. Then it stops accepting requests,
+	// lets those in flight finish, and returns nil. h is valid until Serve returns.
+	//
+	// If Serve returns or panics before ctx is done, this is logged, clients are told
+	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
+	// part of what [Server.Serve] returns. While the Server shuts down, responses have no
+	// Alt-Svc.
+	Serve(ctx context.Context, h http.Handler) error
+}
+
 // ListenAndServe listens on Addr and HTTPAddr, and serves there as [Server.Serve]
 // does.
 func (s *Server) ListenAndServe(ctx context.Context) error {
-	return s.serve(ctx, []entrance{
-		{Listener: Listener{Addr: cmp.Or(s.Addr, ":443"), Role: RoleTLS}, name: "Server.Addr"},
-		{Listener: Listener{Addr: cmp.Or(s.HTTPAddr, ":80"), Role: RoleRedirects}, name: "Server.HTTPAddr"},
+	return s.serve(ctx, serve.Entrances{
+		{Name: "Server.Addr", Addr: cmp.Or(s.Addr, ":443"), Role: serve.RoleTLS},
+		{Name: "Server.HTTPAddr", Addr: cmp.Or(s.HTTPAddr, ":80"), Role: serve.RoleRedirects},
 	})
 }
 
@@ -229,34 +260,34 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // Several Servers may run one Router. The Router's certificate renewals, background
 // work and idle connections end when the last of these Servers ends.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
-	var doors []entrance
+	var doors serve.Entrances
 	if https != nil {
-		doors = append(doors, entrance{Listener: Listener{Listener: https, Role: RoleTLS}, name: "https"})
+		doors = append(doors, &serve.Entrance{Name: "https", Listener: https, Role: serve.RoleTLS})
 	}
 	switch {
 	case plain == nil:
 	case https == nil:
-		doors = append(doors, entrance{Listener: Listener{Listener: plain, Role: RolePlain, H2C: s.H2C}, name: "plain"})
+		doors = append(doors, &serve.Entrance{Name: "plain", Listener: plain, Role: serve.RolePlain, H2C: s.H2C})
 	default:
-		doors = append(doors, entrance{Listener: Listener{Listener: plain, Role: RoleRedirects}, name: "plain"})
+		doors = append(doors, &serve.Entrance{Name: "plain", Listener: plain, Role: serve.RoleRedirects})
 	}
 	return s.serve(ctx, doors)
 }
 
 // serve serves doors and Listeners.
-func (s *Server) serve(ctx context.Context, doors []entrance) error {
-	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
+func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	if s.Router != nil && s.Router.runs(s) {
-		closeAll(doors) // and not Listeners, which that call serves
+		doors.Close() // and not Listeners, which that call serves
 		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
 	}
 	for i, l := range s.Listeners {
-		l.Role = cmp.Or(l.Role, RoleTLS)
-		doors = append(doors, entrance{Listener: l, name: fmt.Sprintf("Server.Listeners[%d]", i)})
+		doors = append(doors, &serve.Entrance{Name: fmt.Sprintf("Server.Listeners[%d]", i), Listener: l.Listener, Addr: l.Addr,
+			Mode: l.Mode, Role: cmp.Or(string(l.Role), serve.RoleTLS), Handler: l.Handler, H2C: l.H2C})
 	}
-	share, err := s.servers(doors, budget)
+	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
+	share, companions, err := s.servers(doors, budget)
 	if err != nil {
-		closeAll(doors)
+		doors.Close()
 		return err
 	}
 	s.Router.started(s, budget)
@@ -264,15 +295,18 @@ func (s *Server) serve(ctx context.Context, doors []entrance) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
-	errs := make(chan error, len(doors))
+	errs := make(chan error, len(doors)+len(companions))
+	for _, c := range companions { // one that ends leaves the others
+		go func() { errs <- c.Serve(ctx) }()
+	}
 	for _, d := range doors {
 		go func() {
 			defer cancel() // one listener that breaks ends the others
-			errs <- d.server.Serve(ctx, d.Listener.Listener)
+			errs <- d.Server.Serve(ctx, d.Listener)
 		}()
 	}
 	var all error
-	for range doors {
+	for range cap(errs) {
 		all = errors.Join(all, <-errs)
 	}
 	all = errors.Join(all, s.Router.release(share))
@@ -280,22 +314,6 @@ func (s *Server) serve(ctx context.Context, doors []entrance) error {
 		all = fmt.Errorf("hostproxy: %w", all)
 	}
 	return errors.Join(all, s.Router.ended(s, budget))
-}
-
-// An entrance is a listener of a call of Serve, and what serves it.
-type entrance struct {
-	Listener
-	name   string // of the argument or of the field
-	server *serve.Server
-}
-
-// closeAll closes what is open of doors.
-func closeAll(doors []entrance) {
-	for _, d := range doors {
-		if d.Listener.Listener != nil && !isNil(d.Listener.Listener) {
-			d.Listener.Listener.Close()
-		}
-	}
 }
 
 // An UnbufferedConn is a connection that lets the proxy use the underlying
@@ -319,186 +337,101 @@ type UnbufferedConn interface {
 	Unbuffered() net.Conn
 }
 
-// servers sets what serves each of doors, and opens those that have an address. The
-// caller releases the share in the Router's certificates when all of them have
-// ended. They share the budget b.
-func (s *Server) servers(doors []entrance, b *serve.Budget) (*certs.Share, error) {
-	listens := len(doors) > 0 && doors[0].name == "Server.Addr"
-	switch {
-	case s.Router == nil:
-		return nil, errors.New("hostproxy: Server.Router is nil: set it")
-	case len(doors) == 0:
-		return nil, errors.New("hostproxy: Serve has no listener: pass https, plain or both, or set Server.Listeners")
+// servers sets what serves each of doors, and opens those that have an address, and the
+// companions. The caller releases the share in the Router's certificates when all of
+// them have ended. They share the budget b.
+func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, []*serve.Companion, error) {
+	besides := each(s.Companions, func(c Companion) serve.Beside { return c })
+	if err := s.checkEntrances(doors, besides); err != nil {
+		return nil, nil, err
 	}
-	if err := errors.Join(checkEntrances(doors), s.check()); err != nil {
-		return nil, err
-	}
-	if !listens && (s.Addr != "" || s.HTTPAddr != "") {
-		return nil, fmt.Errorf("hostproxy: Server.Addr is %q and Server.HTTPAddr is %q, and Serve listens on neither: call ListenAndServe, or use Server.Listeners", s.Addr, s.HTTPAddr)
-	}
-	if s.H2C && (doors[0].name != "plain" || doors[0].Role != RolePlain) {
-		return nil, errors.New("hostproxy: Server.H2C is set, but plain serves no routes: pass plain without https, or set H2C to false; a RolePlain of Server.Listeners has its own H2C")
-	}
-	for i := range doors {
-		if err := doors[i].open(); err != nil {
-			return nil, err
-		}
+	if err := doors.Open(listen); err != nil {
+		return nil, nil, prefixed(err)
 	}
 	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
 	share := s.Router.certs.Share()
-	conf, err := s.certificates(doors, share)
+	var conf *tls.Config
+	if doors.Has(serve.RoleTLS) || slices.ContainsFunc(besides, serve.Listens) {
+		var err error
+		if conf, err = share.Listen(doors.Addr(serve.RoleTLS), doors.Addr(serve.RoleRedirects), s.Router.certOptions); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
+		}
+	}
+	beside := serve.Companions{Handler: s.routes(), Log: b.Log, Budget: b, DrainTimeout: timeout(s.DrainTimeout, 30*time.Second),
+		TLS: func() *tls.Config { return s.Router.refusePassed(conf.Clone()) }, Secure: doors.Has(serve.RoleTLS)}
+	companions, alt, err := beside.Open(besides)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
+		return nil, nil, errors.Join(prefixed(err), s.Router.release(share))
 	}
-	for i := range doors {
-		s.equip(&doors[i], b, share, conf)
-	}
-	return share, nil
-}
-
-// certificates opens the Router's certificates for the listeners of doors that do
-// TLS. It returns nil if there is none.
-func (s *Server) certificates(doors []entrance, share *certs.Share) (*tls.Config, error) {
-	https, plain := firstAddr(doors, RoleTLS), firstAddr(doors, RoleRedirects)
-	if https == nil {
-		return nil, nil
-	}
-	conf, err := share.Listen(https, plain, s.Router.certOptions)
-	if err == nil {
-		s.Router.carries.Store(true)
-	}
-	return conf, err
-}
-
-// firstAddr returns the address of the first listener with that role, preferably of
-// TCP; nil if there is none.
-func firstAddr(doors []entrance, role Role) (first net.Addr) {
 	for _, d := range doors {
-		if d.Role != role {
-			continue
-		}
-		addr := d.Listener.Listener.Addr()
-		if _, ok := addr.(*net.TCPAddr); ok {
-			return addr
-		}
-		if first == nil {
-			first = addr
-		}
+		s.equip(d, b, share, conf)
+		d.Server.AltSvc = alt
 	}
-	return first
+	return share, companions, nil
 }
 
 // equip sets the server of d. conf is for listeners that do TLS.
-func (s *Server) equip(d *entrance, b *serve.Budget, share *certs.Share, conf *tls.Config) {
-	d.server = s.server(s.Router, b)
-	d.server.Role, d.server.H2C = string(d.Role), d.H2C
+func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, conf *tls.Config) {
+	d.Server = s.server(s.routes(), b)
+	d.Server.Role, d.Server.H2C = d.Role, d.H2C
 	switch d.Role {
-	case RoleRedirects:
-		d.server.Handler = s.Router.challenges(s.Router.redirects(share.Authority))
+	case serve.RoleRedirects:
+		d.Server.Handler = s.Router.challenges(s.Router.redirects(share.Authority))
 		return
-	case RoleInternal:
-		d.server.Handler = d.Handler
-		d.server.Lane.Limit, d.server.Lane.Numbering, d.server.Lane.Always = nil, exchange.Numbering{}, false
+	case serve.RoleInternal:
+		d.Server.Handler = d.Handler
+		d.Server.Lane.Limit, d.Server.Lane.Numbering, d.Server.Lane.Always = nil, exchange.Numbering{}, false
 		return
-	case RoleTLS:
-		d.server.TLS = conf
-		d.Listener.Listener = share.Pass(d.Listener.Listener, s.Router.passer)
+	case serve.RoleTLS:
+		d.Server.TLS = conf
+		d.Listener = share.Pass(d.Listener, s.Router.passer)
+		s.Router.carries.Store(true)
 	}
+	if s.Handler == nil { // middleware needs an http.Request: the handler lane
+		d.Server.Lane.Route = s.Router.hit
+	}
+}
+
+// routes returns the handler of the routes.
+func (s *Server) routes() http.Handler {
 	if s.Handler == nil {
-		d.server.Lane.Route = s.Router.hit
-	} else { // middleware needs an http.Request: the handler lane
-		d.server.Handler = s.Router.around(s.Handler)
+		return s.Router
 	}
+	return s.Router.around(s.Handler)
 }
 
-// open listens on the address of d, if it has no listener.
-func (d *entrance) open() (err error) {
-	if d.Listener.Listener != nil {
-		return nil
+// checkEntrances returns the errors in the listeners and the companions of a call of
+// Serve, and in the fields of s, joined.
+func (s *Server) checkEntrances(doors serve.Entrances, besides []serve.Beside) error {
+	switch {
+	case s.Router == nil:
+		return errors.New("hostproxy: Server.Router is nil: set it")
+	case len(doors) == 0:
+		return errors.New("hostproxy: Serve has no listener: pass https, plain or both, or set Server.Listeners")
 	}
-	path, unix := strings.CutPrefix(d.Addr, "unix:")
-	if !unix {
-		d.Listener.Listener, err = listen(d.Addr)
-		return err
-	}
-	if d.Listener.Listener, err = serve.ListenUnix(path, cmp.Or(d.Mode, 0o600)); err != nil {
-		d.Listener.Listener = nil
-		return fmt.Errorf("hostproxy: listen %q: %w", d.Addr, err)
-	}
-	return nil
-}
-
-// checkEntrances returns the errors in the listeners of a call of Serve, joined.
-func checkEntrances(doors []entrance) error {
 	var errs []error
-	secure := false
-	for i, d := range doors {
-		secure = secure || d.Role == RoleTLS
-		if rule := d.fault(); rule != "" {
-			errs = append(errs, fmt.Errorf("hostproxy: %s %s", d.name, rule))
-		}
-		for _, other := range doors[:i] {
-			if sameListener(d.Listener.Listener, other.Listener.Listener) {
-				errs = append(errs, fmt.Errorf("hostproxy: %s and %s are the same listener: a listener has one role", other.name, d.name))
+	for _, err := range append(doors.Faults(), serve.FaultsOf(besides)...) {
+		errs = append(errs, prefixed(err))
+	}
+	for _, d := range doors {
+		if d.Handler != nil {
+			if err := checkHandler(d.Name+".Handler", d.Handler); err != nil {
+				errs = append(errs, prefixed(err))
 			}
 		}
 	}
-	for _, d := range doors {
-		if d.Role == RoleRedirects && !secure {
-			errs = append(errs, fmt.Errorf("hostproxy: %s redirects to HTTPS, and no listener of the Server serves it: "+
-				"add one with RoleTLS, or use RoleInternal with Router.HTTPHandler", d.name))
-		}
+	if first := doors[0]; s.H2C && (first.Name != "plain" || first.Role != serve.RolePlain) {
+		errs = append(errs, errors.New("hostproxy: Server.H2C is set, but plain serves no routes: pass plain without https, or set H2C to false; a RolePlain of Server.Listeners has its own H2C"))
 	}
-	return errors.Join(errs...)
+	if (s.Addr != "" || s.HTTPAddr != "") && doors[0].Name != "Server.Addr" {
+		errs = append(errs, fmt.Errorf("hostproxy: Server.Addr is %q and Server.HTTPAddr is %q, and Serve listens on neither: "+
+			"call ListenAndServe, or use Server.Listeners", s.Addr, s.HTTPAddr))
+	}
+	return errors.Join(append(errs, s.check())...)
 }
 
-// fault returns which rule d breaks, "" if none.
-func (d *entrance) fault() string {
-	ln := d.Listener.Listener
-	path, unix := strings.CutPrefix(d.Addr, "unix:")
-	switch {
-	case ln == nil && d.Addr == "":
-		return "has neither Listener nor Addr: set one of them"
-	case ln != nil && d.Addr != "":
-		return fmt.Sprintf("has both Listener and Addr %q: set one of them", d.Addr)
-	case ln != nil && isNil(ln):
-		return fmt.Sprintf("is a nil %T: want an open listener", ln)
-	case unix && !filepath.IsAbs(path):
-		return fmt.Sprintf("has Addr %q: a unix socket needs an absolute path, such as unix:/run/app.sock", d.Addr)
-	case d.Mode != 0 && !unix:
-		return "has a Mode, which is for a unix socket in Addr: leave it 0"
-	case d.Mode&^fs.ModePerm != 0:
-		return fmt.Sprintf("has Mode %v: want permissions alone, such as 0660", d.Mode)
-	case !slices.Contains([]Role{RoleTLS, RolePlain, RoleRedirects, RoleInternal}, d.Role):
-		return fmt.Sprintf("has Role %q: want RoleTLS, RolePlain, RoleRedirects or RoleInternal", string(d.Role))
-	case d.H2C && d.Role != RolePlain:
-		return "has H2C, which is for RolePlain: leave it false"
-	case d.Handler != nil && d.Role != RoleInternal:
-		return "has a Handler, which is for RoleInternal: leave it nil, or use Server.Handler"
-	case d.Role == RoleInternal && d.Handler == nil:
-		return "has no Handler: RoleInternal requires one"
-	case d.Role == RoleTLS && ln != nil && doesTLS(ln):
-		return "is a listener that does TLS, as Router.Listen, Router.Wrap and tls.Listen return: " +
-			"Serve does the TLS itself, pass a listener of net.Listen"
-	}
-	if d.Role == RoleInternal {
-		if err := checkHandler("Handler", d.Handler); err != nil {
-			return err.Error()
-		}
-	}
-	return ""
-}
-
-// sameListener reports whether a and b are one listener; nil is none.
-func sameListener(a, b net.Listener) bool {
-	return a != nil && b != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
-}
-
-// isNil reports whether ln, which is not the nil interface, holds a nil pointer.
-func isNil(ln net.Listener) bool {
-	v := reflect.ValueOf(ln)
-	return v.Kind() == reflect.Pointer && v.IsNil()
-}
+// prefixed returns err as an error of this package.
+func prefixed(err error) error { return fmt.Errorf("hostproxy: %w", err) }
 
 // check returns the errors in the fields of s, its Router and its handlers, joined.
 func (s *Server) check() error {

@@ -18,7 +18,8 @@
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
 //   - sendfile.go: files to clients
-//   - unixsocket.go: listening on unix sockets
+//   - entrance.go, unixsocket.go: the listeners of servers that serve together; unix sockets
+//   - companion.go, altsvc.go: servers of the program's own beside ours, and what clients are told of them
 package serve
 
 import (
@@ -54,6 +55,7 @@ type Server struct {
 	H2C               bool    // accept HTTP/2 without TLS, by prior knowledge
 	Lane              *Lane   // nil serves everything by Handler
 	Role              string  // of the listener, for the status
+	AltSvc            *AltSvc // of responses over TLS; nil means none
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
 	http       *http.Server    // as handlers see it; it serves nothing

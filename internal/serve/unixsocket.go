@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,16 @@ const maxUnixPath = 103
 // ListenUnix listens on a unix socket whose file has that mode from the start. It
 // replaces the socket of a process that has ended. It returns an error if a process
 // listens there, or if there is another kind of file. Closing the listener removes the
-// file.
+// file. A mode of zero means 0600.
 func ListenUnix(path string, mode fs.FileMode) (net.Listener, error) {
+	ln, err := listenUnix(path, cmp.Or(mode, 0o600))
+	if err != nil {
+		return nil, fmt.Errorf("listen %q: %w", "unix:"+path, err)
+	}
+	return ln, nil
+}
+
+func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	if len(path) > maxUnixPath {
 		return nil, fmt.Errorf("the path of a unix socket has %d bytes: want at most %d", len(path), maxUnixPath)
 	}
