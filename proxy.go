@@ -69,8 +69,8 @@ func untilSignal(ctx context.Context, serve func(context.Context) error) error {
 }
 
 // A Server runs a [Router]. Only the Router field is required. Fields may be set
-// until the first call of a method. One call of [Server.Serve] may be in progress at
-// a time.
+// until the first call of a method; [Server.Reload] changes some of them later. One call
+// of [Server.Serve] may be in progress at a time.
 type Server struct {
 	Router *Router
 
@@ -316,6 +316,105 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	return errors.Join(all, s.Router.ended(s, budget))
 }
 
+// Reload changes timeouts and limits while [Server.Serve] is in progress. change gets a
+// copy of s and sets its fields. It may change those whose names end in Timeout, and
+// those whose names begin with Max. To change another field, start a new Server.
+//
+// All changes take effect, or none: if Reload returns an error, nothing has changed.
+// The new values are validated as in Serve. No open connection is closed.
+//
+//   - MaxConns and MaxConnsPerClient apply to new connections. Connections opened while
+//     MaxConnsPerClient was zero do not count for it.
+//   - MaxHandshakes applies immediately, HandshakeTimeout to handshakes that begin.
+//   - ReadHeaderTimeout and MaxHeaderBytes apply to the next request of a connection.
+//     An HTTP/2 connection keeps MaxHeaderBytes, which its client has been told.
+//   - IdleTimeout applies to the next wait for a request, and over HTTP/2 immediately.
+//   - DrainTimeout applies to a shutdown that begins later.
+//
+// Reload also sets the fields of s, so do not read them during the call. It may be
+// called concurrently; change must not block for long.
+func (s *Server) Reload(change func(*Server)) error {
+	if s.Router == nil || change == nil {
+		return errors.New("hostproxy: Reload: Server.Router and the argument are required: set them")
+	}
+	base, err := s.Router.inUse(s)
+	if err != nil {
+		return err
+	}
+	next := base
+	change(&next)
+	var errs []error
+	for _, field := range settings.Take(&base).Changed(&next) {
+		if !strings.HasSuffix(field, "Timeout") && !strings.HasPrefix(field, "Max") {
+			errs = append(errs, fmt.Errorf("hostproxy: Reload: Server.%s cannot change while Serve is in progress: leave it, or start a new Server", field))
+		}
+	}
+	if err := errors.Join(append(errs, next.checkLimits())...); err != nil {
+		return err
+	}
+	return s.Router.reload(s, &base, &next)
+}
+
+// reloadable returns the fields that Reload may change.
+func (s *Server) reloadable() ([]*time.Duration, []*int) {
+	return []*time.Duration{&s.ReadHeaderTimeout, &s.IdleTimeout, &s.DrainTimeout, &s.HandshakeTimeout},
+		[]*int{&s.MaxHeaderBytes, &s.MaxConns, &s.MaxConnsPerClient, &s.MaxHandshakes}
+}
+
+// adopt sets the fields of s that Reload has changed from base to next.
+func (s *Server) adopt(base, next *Server) {
+	times, counts := s.reloadable()
+	times0, counts0 := base.reloadable()
+	times1, counts1 := next.reloadable()
+	for i := range times {
+		if *times0[i] != *times1[i] {
+			*times[i] = *times1[i]
+		}
+	}
+	for i := range counts {
+		if *counts0[i] != *counts1[i] {
+			*counts[i] = *counts1[i]
+		}
+	}
+}
+
+// A running is a Server that serves a Router.
+type running struct {
+	fields settings.Snapshot // in force
+	now    Server            // the fields that Reload may change
+	budget *serve.Budget
+}
+
+// inUse returns a copy of s with the fields that are in force.
+func (r *Router) inUse(s *Server) (Server, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run, ok := r.running[s]
+	if !ok {
+		return Server{}, errNotServing
+	}
+	return run.now, nil
+}
+
+// reload puts what has changed from base to next in force. What another Reload has changed
+// meanwhile stays.
+func (r *Router) reload(s, base, next *Server) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run, ok := r.running[s]
+	if !ok {
+		return errNotServing
+	}
+	run.now.adopt(base, next)
+	s.adopt(base, next)
+	run.fields = settings.Take(&run.now)
+	r.running[s] = run
+	run.budget.Change(run.now.limits())
+	return nil
+}
+
+var errNotServing = errors.New("hostproxy: Reload: Serve is not in progress: set the fields before it")
+
 // An UnbufferedConn is a connection that lets the proxy use the underlying
 // connection, to save CPU. It may come from a listener of your own or from
 // [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly. A
@@ -357,7 +456,7 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 			return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
 		}
 	}
-	beside := serve.Companions{Handler: s.routes(), Log: b.Log, Budget: b, DrainTimeout: timeout(s.DrainTimeout, 30*time.Second),
+	beside := serve.Companions{Handler: s.routes(), Log: b.Log, Budget: b, DrainTimeout: s.limits().DrainTimeout,
 		TLS: func() *tls.Config { return s.Router.refusePassed(conf.Clone()) }, Secure: doors.Has(serve.RoleTLS)}
 	companions, alt, err := beside.Open(besides)
 	if err != nil {
@@ -439,6 +538,12 @@ func (s *Server) check() error {
 	if s.Handler != nil && fault(s.Handler) == errNil {
 		errs = append(errs, fmt.Errorf("hostproxy: Server.Handler: %w", errNil))
 	}
+	return errors.Join(append(errs, s.checkLimits())...)
+}
+
+// checkLimits returns the errors in the limits of s, joined.
+func (s *Server) checkLimits() error {
+	var errs []error
 	for _, err := range settings.TooShort("Server.", s) {
 		errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 	}
@@ -454,9 +559,25 @@ func (s *Server) check() error {
 }
 
 func (s *Server) server(h http.Handler, b *serve.Budget) *serve.Server {
+	n := s.limits()
 	return &serve.Server{
 		Handler:           h,
 		Log:               s.Router.logger(),
+		ReadHeaderTimeout: n.ReadHeaderTimeout,
+		IdleTimeout:       n.IdleTimeout,
+		HandshakeTimeout:  n.HandshakeTimeout,
+		DrainTimeout:      n.DrainTimeout,
+		MaxHeaderBytes:    n.MaxHeaderBytes,
+		MaxConns:          n.MaxConns,
+		MaxHandshakes:     n.MaxHandshakes,
+		Lane:              s.Router.lane(),
+		Budget:            b,
+	}
+}
+
+// limits returns the limits of s with their defaults.
+func (s *Server) limits() serve.Bounds {
+	return serve.Bounds{
 		ReadHeaderTimeout: timeout(s.ReadHeaderTimeout, 10*time.Second),
 		IdleTimeout:       timeout(s.IdleTimeout, 2*time.Minute),
 		HandshakeTimeout:  timeout(s.HandshakeTimeout, 10*time.Second),
@@ -464,8 +585,7 @@ func (s *Server) server(h http.Handler, b *serve.Budget) *serve.Server {
 		MaxHeaderBytes:    cmp.Or(s.MaxHeaderBytes, 16<<10),
 		MaxConns:          s.MaxConns,
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
-		Lane:              s.Router.lane(),
-		Budget:            b,
+		MaxPerClient:      s.MaxConnsPerClient,
 	}
 }
 
@@ -568,8 +688,8 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	for _, field := range r.compiled.Late(r) {
 		report(r, "Router.", field)
 	}
-	for s, from := range r.running {
-		for _, field := range from.Changed(s) {
+	for s, run := range r.running {
+		for _, field := range run.fields.Changed(s) {
 			report(s, "Server.", field)
 		}
 	}
@@ -656,9 +776,9 @@ func (r *Router) started(s *Server, b *serve.Budget) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.running == nil {
-		r.running = make(map[*Server]settings.Snapshot)
+		r.running = make(map[*Server]running)
 	}
-	r.running[s] = settings.Take(s)
+	r.running[s] = running{settings.Take(s), *s, b}
 	r.budgets.Add(b)
 }
 

@@ -100,10 +100,10 @@ type Router struct {
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
 	compiled settings.Compiled[rules]
-	refused  sync.Once                     // logs why there are no rules
-	told     map[lateField]bool            // late fields already logged; guarded by mu
-	running  map[*Server]settings.Snapshot // guarded by mu
-	budgets  serve.Budgets                 // of those in running, for the status
+	refused  sync.Once           // logs why there are no rules
+	told     map[lateField]bool  // late fields already logged; guarded by mu
+	running  map[*Server]running // guarded by mu
+	budgets  serve.Budgets       // of those in running, for the status
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers
