@@ -332,7 +332,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //   - DrainTimeout applies to a shutdown that begins later.
 //
 // Reload also sets the fields of s, so do not read them during the call. It may be
-// called concurrently; change must not block for long.
+// called concurrently: fields that change leaves alone keep the values of other calls.
 func (s *Server) Reload(change func(*Server)) error {
 	if s.Router == nil || change == nil {
 		return errors.New("hostproxy: Reload: Server.Router and the argument are required: set them")
@@ -803,7 +803,7 @@ type Exchange struct {
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 	Peer   netip.Addr // remote address of the connection
 
-	Proto   string // "HTTP/1.0", "HTTP/1.1" or "HTTP/2.0"
+	Proto   string // "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" or "HTTP/3.0"
 	Scheme  string // "http" or "https"
 	Method  string
 	Host    string // as the client wrote it

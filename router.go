@@ -754,7 +754,7 @@ func (r *Router) check() error {
 
 // ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also
 // for middleware around the Router. CONNECT gets 501, except for a WebSocket over
-// HTTP/2 (RFC 8441). A request that has passed the Router more than three times
+// HTTP/2 (RFC 8441) or HTTP/3 (RFC 9220). A request that has passed the Router more than three times
 // before, according to its Via header, is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if r == nil {
