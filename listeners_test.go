@@ -320,6 +320,24 @@ func TestASecondServeLeavesTheListenersOfTheFirst(t *testing.T) {
 	assert.ErrorIs(t, s.Serve(t.Context(), nil, nil), net.ErrClosed, "a listener of the program is opened once")
 }
 
+func TestOfTwoCallsOfServeAtOnceOneServes(t *testing.T) {
+	proxytest.NoLeaks(t)
+	for range 20 {
+		r, _ := certified(t)
+		ln := proxytest.Listen(t)
+		s := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Listener: ln, Role: hostproxy.RolePlain}, {Addr: "127.0.0.1:0"}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() { errs <- s.Serve(ctx, nil, nil) }()
+		}
+		assert.ErrorContains(t, <-errs, "Serve is in progress")
+		proxytest.Dial(t, ln.Addr().String()).Do("GET /own HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+		cancel()
+		assert.NoError(t, <-errs)
+	}
+}
+
 func TestAListenerThatBreaksEndsTheOthers(t *testing.T) {
 	r, _ := certified(t)
 	a, b := proxytest.Listen(t), proxytest.Listen(t)

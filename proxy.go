@@ -276,7 +276,8 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 
 // serve serves doors and Listeners.
 func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
-	if s.Router != nil && s.Router.runs(s) {
+	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
+	if s.Router != nil && !s.Router.started(s, budget) {
 		doors.Close() // and not Listeners, which that call serves
 		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
 	}
@@ -284,13 +285,12 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 		doors = append(doors, &serve.Entrance{Name: fmt.Sprintf("Server.Listeners[%d]", i), Listener: l.Listener, Addr: l.Addr,
 			Mode: l.Mode, Role: cmp.Or(string(l.Role), serve.RoleTLS), Handler: l.Handler, H2C: l.H2C})
 	}
-	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
 	share, companions, err := s.servers(doors, budget)
 	if err != nil {
 		doors.Close()
+		s.Router.stopped(s, budget)
 		return err
 	}
-	s.Router.started(s, budget)
 	defer budget.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -447,7 +447,6 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 	if err := doors.Open(listen); err != nil {
 		return nil, nil, prefixed(err)
 	}
-	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
 	share := s.Router.certs.Share()
 	var conf *tls.Config
 	if doors.Has(serve.RoleTLS) || slices.ContainsFunc(besides, serve.Listens) {
@@ -763,34 +762,41 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// runs reports whether s serves r.
-func (r *Router) runs(s *Server) bool {
+// started records that s serves r, with the budget b. It returns false if s serves r
+// already.
+func (r *Router) started(s *Server, b *serve.Budget) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, runs := r.running[s]
-	return runs
-}
-
-// started records that s serves r, with the budget b.
-func (r *Router) started(s *Server, b *serve.Budget) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	if _, runs := r.running[s]; runs {
+		return false
+	}
 	if r.running == nil {
 		r.running = make(map[*Server]running)
 	}
 	r.running[s] = running{settings.Take(s), *s, b}
+	b.Trusted, b.Log = r.TrustedProxies, r.logger()
 	r.budgets.Add(b)
+	return true
 }
 
-// ended undoes started. It returns an error for each field of s or r that was changed
-// meanwhile.
-func (r *Router) ended(s *Server, b *serve.Budget) error {
+// stopped undoes started. r may be nil.
+func (r *Router) stopped(s *Server, b *serve.Budget) {
+	if r == nil {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := r.late(maps.All(map[string]http.Handler(nil)))
 	delete(r.running, s)
 	r.budgets.Remove(b)
-	return err
+}
+
+// ended is stopped. It returns an error for each field of s or r that was changed
+// meanwhile.
+func (r *Router) ended(s *Server, b *serve.Budget) error {
+	defer r.stopped(s, b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.late(maps.All(map[string]http.Handler(nil)))
 }
 
 // An Exchange is the record of one request and its response. [Router.Observe] gets
