@@ -24,6 +24,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"maps"
@@ -70,8 +71,8 @@ func untilSignal(ctx context.Context, serve func(context.Context) error) error {
 }
 
 // A Server runs a [Router]. Only the Router field is required. Fields may be set
-// until the first call of a method. One call of [Server.Serve] may be in progress at
-// a time.
+// until the first call of a method; [Server.Reload] changes some of them later. One call
+// of [Server.Serve] may be in progress at a time.
 type Server struct {
 	Router *Router
 
@@ -83,8 +84,17 @@ type Server struct {
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
-	// and redirects. "" means ":443" and ":80".
+	// and redirects. "" means ":443" and ":80". They are for [Server.ListenAndServe];
+	// in a call of [Server.Serve] they must be "".
 	Addr, HTTPAddr string
+
+	// Listeners are served beside the listeners of Addr and HTTPAddr, or beside the
+	// arguments of [Server.Serve], which may then be nil.
+	Listeners []Listener
+
+	// Companions are servers of your own that run beside the listeners, such as one for
+	// HTTP/3. They serve the routes, through Handler if it is set.
+	Companions []Companion
 
 	// ReadHeaderTimeout limits how long a client takes to send the head of a
 	// request, from its first byte. Zero means 10 s; negative disables the limit.
@@ -114,15 +124,15 @@ type Server struct {
 	MaxConns int
 
 	// MaxConnsPerClient limits the open connections of each client (an IPv4 address or
-	// the /64 of an IPv6 address) on both listeners together. Connections of a
+	// the /64 of an IPv6 address) on all listeners together. Connections of a
 	// [Passthrough] count. Further connections are closed immediately. It does not
 	// apply to peers without an address, as on a unix socket, or to peers in
 	// [Router.TrustedProxies], each of which serves many clients. Many users may share
 	// one address behind NAT. Zero means no limit; negative is an error.
 	MaxConnsPerClient int
 
-	// MaxHandshakes limits the TLS handshakes in flight. Further handshakes wait. A
-	// handshake counts from the end of its ClientHello, except while it waits for a
+	// MaxHandshakes limits the TLS handshakes in flight, on all listeners together.
+	// Further handshakes wait. A handshake counts from the end of its ClientHello, except while it waits for a
 	// certificate. Handshakes of ACME challenges do not count. Zero means 512;
 	// negative disables the limit.
 	MaxHandshakes int
@@ -142,22 +152,105 @@ type Server struct {
 	H2C bool
 }
 
-// ListenAndServe listens on Addr and HTTPAddr and calls [Server.Serve].
+// A Listener is where clients connect to a [Server]. Either Listener or Addr is
+// required, and not both.
+//
+// A client of a unix socket has no address: [ClientAddr] returns the zero netip.Addr,
+// and limits of each client do not apply. Its X-Forwarded-* headers count if 127.0.0.1
+// or ::1 is in [Router.TrustedProxies]; then the limits apply to the address that these
+// headers give.
+type Listener struct {
+	// Listener is an open listener without TLS. Serve closes it at the end, also after
+	// an error.
+	Listener net.Listener
+
+	// Addr is an address to listen on: host:port, :port for all addresses of the
+	// machine, or unix:/path for a unix socket. Serve replaces a socket that no process
+	// listens on any more. It is an error if a process listens on the socket, or if the
+	// path is another kind of file. The socket is removed at the end.
+	Addr string
+
+	// Mode is the file mode of a unix socket in Addr. A process needs the permission to
+	// write to connect. Zero means 0600.
+	Mode fs.FileMode
+
+	// Role is what the listener serves. "" means RoleTLS.
+	Role Role
+
+	// Handler serves the requests of a RoleInternal, which requires it.
+	Handler http.Handler
+
+	// H2C is [Server.H2C] for a RolePlain.
+	H2C bool
+
+	// ProxyProtocol is [Server.ProxyProtocol] for this listener. Nil means that of the
+	// Server, and none for a RoleInternal.
+	ProxyProtocol *ProxyProtocol
+}
+
+// A Role is what a [Listener] serves.
+type Role string
+
+// The roles of a Listener.
+const (
+	// RoleTLS serves the routes over TLS, like the argument https of [Server.Serve].
+	RoleTLS Role = "tls"
+
+	// RolePlain serves the routes over HTTP, without redirects and ACME challenges. Hosts
+	// with a [HostTLS.ClientAuth] are served too, without client certificates.
+	RolePlain Role = "plain"
+
+	// RoleRedirects answers ACME challenges, and redirects to the first listener for TLS
+	// that has a TCP port. It requires a listener for TLS in the same Server.
+	RoleRedirects Role = "redirects"
+
+	// RoleInternal serves [Listener.Handler] for every host over HTTP, such as a
+	// [StatusHandler] on a loopback address. The Router, its limits and its Observe
+	// do not see these requests.
+	RoleInternal Role = "internal"
+)
+
+// A Companion is a server of your own that runs beside the listeners of a [Server],
+// such as one for HTTP/3. It may have further methods, which the Server calls in this
+// order:
+//
+//   - Listen(*tls.Config) error: opens the companion's socket, before the Server serves.
+//     The settings have the certificates of the Router's hosts, and client
+//     authentication as in [HostTLS.ClientAuth]; the companion sets NextProtos. An error
+//     ends the Server. Handshakes for the host of a [Passthrough] fail.
+//   - AltSvc() string: returns the value of Alt-Svc (RFC 7838), such as
+//     h3=":443"; ma=86400. All responses over TLS have it, except those to which a handler
+//     has added an Alt-Svc, and 421. "" announces nothing.
+//   - Serve.
+//   - Close() error: makes Serve return immediately. It is called after
+//     [Server.DrainTimeout], and if the Server cannot start after Listen.
+//
+// The Router treats a request like any other, by its TLS, RemoteAddr, Proto and
+// ProtoMajor. The limits of connections, heads and handshakes are the companion's own.
+// A CONNECT for a WebSocket over HTTP/3 (RFC 9220) has "websocket" as its Proto, as with
+// quic-go, or as its header ":protocol"; its body and the response are the stream.
+type Companion interface {
+	// Serve serves requests by h until ctx is done. Then it stops accepting requests,
+	// lets those in flight finish, and returns nil. h is valid until Serve returns.
+	//
+	// If Serve returns or panics before ctx is done, this is logged, clients are told
+	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
+	// part of what [Server.Serve] returns. While the Server shuts down, responses have no
+	// Alt-Svc.
+	Serve(ctx context.Context, h http.Handler) error
+}
+
+// ListenAndServe listens on Addr and HTTPAddr, and serves there as [Server.Serve]
+// does.
 func (s *Server) ListenAndServe(ctx context.Context) error {
-	https, err := listen(cmp.Or(s.Addr, ":443"))
-	if err != nil {
-		return err
-	}
-	plain, err := listen(cmp.Or(s.HTTPAddr, ":80"))
-	if err != nil {
-		https.Close()
-		return err
-	}
-	return s.Serve(ctx, https, plain)
+	return s.serve(ctx, serve.Entrances{
+		{Name: "Server.Addr", Socket: "https", Addr: cmp.Or(s.Addr, ":443"), Role: serve.RoleTLS},
+		{Name: "Server.HTTPAddr", Socket: "http", Addr: cmp.Or(s.HTTPAddr, ":80"), Role: serve.RoleRedirects},
+	})
 }
 
 // Serve serves on open listeners, such as inherited sockets, and closes them at the
-// end. Either listener may be nil, but not both.
+// end. Either listener may be nil; both may be nil if Listeners is set.
 //
 //   - https serves the routes over TLS. Serve does the TLS itself, so https must be
 //     a listener without TLS.
@@ -177,36 +270,62 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // Several Servers may run one Router. The Router's certificate renewals, background
 // work and idle connections end when the last of these Servers ends.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
+	var doors serve.Entrances
+	if https != nil {
+		doors = append(doors, &serve.Entrance{Name: "https", Socket: "https", Listener: https, Role: serve.RoleTLS})
+	}
+	switch {
+	case plain == nil:
+	case https == nil:
+		doors = append(doors, &serve.Entrance{Name: "plain", Socket: "http", Listener: plain, Role: serve.RolePlain, H2C: s.H2C})
+	default:
+		doors = append(doors, &serve.Entrance{Name: "plain", Socket: "http", Listener: plain, Role: serve.RoleRedirects})
+	}
+	return s.serve(ctx, doors)
+}
+
+// serve serves doors and Listeners.
+func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
-	servers, share, err := s.servers(https, plain, budget)
+	if s.Router != nil && !s.Router.started(s, budget) {
+		doors.Close() // and not Listeners, which that call serves
+		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
+	}
+	for i, l := range s.Listeners {
+		doors = append(doors, &serve.Entrance{Name: fmt.Sprintf("Server.Listeners[%d]", i), Socket: fmt.Sprintf("listener%d", i), Listener: l.Listener, Addr: l.Addr,
+			Mode: l.Mode, Role: cmp.Or(string(l.Role), serve.RoleTLS), Handler: l.Handler, H2C: l.H2C, Headers: l.ProxyProtocol.headers()})
+	}
+	share, companions, err := s.servers(doors, budget)
 	if err != nil {
-		for _, ln := range []net.Listener{https, plain} {
-			if ln != nil {
-				ln.Close()
-			}
-		}
+		doors.Close()
+		s.Router.stopped(s, budget)
 		return err
 	}
-	s.Router.started(s, budget)
 	defer budget.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	context.AfterFunc(ctx, share.Deafen)
-	handed, end := s.Router.turns.Begin(ctx, s, s.Router.logger(), socketsOf(https, plain))
+	handed, end := s.Router.turns.Begin(ctx, s, s.Router.logger(), socketsOf(doors))
 	defer end()
-	errs := make(chan error, len(servers))
-	for ln, srv := range servers {
-		srv.Handed = handed
+	beside, leave := context.WithCancel(ctx)
+	defer leave()
+	defer context.AfterFunc(handed, leave)()
+	errs := make(chan error, len(doors)+len(companions))
+	for _, c := range companions { // one that ends leaves the others
+		go func() { errs <- c.Serve(beside) }()
+	}
+	for _, d := range doors {
+		d.Server.Handed = handed
 		go func() {
-			err := srv.Serve(ctx, ln)
+			err := d.Server.Serve(ctx, d.Listener)
 			if handed.Err() == nil { // or else each ends with its last connection
-				cancel() // one listener that breaks ends the other
+				cancel() // one listener that breaks ends the others
 			}
 			errs <- err
 		}()
 	}
 	var all error
-	for range servers {
+	for range cap(errs) {
 		all = errors.Join(all, <-errs)
 	}
 	all = errors.Join(all, s.Router.release(share))
@@ -234,7 +353,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 //
 // The new process must call [Inherited] and serve all sockets. A listener from [Sockets]
 // has the same name there. Otherwise, the listeners https and plain of Serve are called
-// "https" and "http". The new process accepts no connection until all sockets are served.
+// "https" and "http", and those of Listeners "listener0", "listener1" and so on. The new process accepts no connection until all sockets are served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx is done, or
 // after a minute if ctx has no deadline. The new process is then killed, and s continues
@@ -254,13 +373,10 @@ func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	return nil
 }
 
-// socketsOf returns the listeners of Serve under the names that they have for HandOver.
-func socketsOf(https, plain net.Listener) (all []service.Socket) {
-	if https != nil {
-		all = append(all, service.SocketOf(https, "https"))
-	}
-	if plain != nil {
-		all = append(all, service.SocketOf(plain, "http"))
+// socketsOf returns the listeners under the names that they have for HandOver.
+func socketsOf(doors serve.Entrances) (all []service.Socket) {
+	for _, d := range doors {
+		all = append(all, service.SocketOf(d.Opened, d.Socket))
 	}
 	return all
 }
@@ -344,6 +460,105 @@ func Notify(state string) error {
 	return nil
 }
 
+// Reload changes timeouts and limits while [Server.Serve] is in progress. change gets a
+// copy of s and sets its fields. It may change those whose names end in Timeout, and
+// those whose names begin with Max. To change another field, start a new Server.
+//
+// All changes take effect, or none: if Reload returns an error, nothing has changed.
+// The new values are validated as in Serve. No open connection is closed.
+//
+//   - MaxConns and MaxConnsPerClient apply to new connections. Connections opened while
+//     MaxConnsPerClient was zero do not count for it.
+//   - MaxHandshakes applies immediately, HandshakeTimeout to handshakes that begin.
+//   - ReadHeaderTimeout and MaxHeaderBytes apply to the next request of a connection.
+//     An HTTP/2 connection keeps MaxHeaderBytes, which its client has been told.
+//   - IdleTimeout applies to the next wait for a request, and over HTTP/2 immediately.
+//   - DrainTimeout applies to a shutdown that begins later.
+//
+// Reload also sets the fields of s, so do not read them during the call. It may be
+// called concurrently: fields that change leaves alone keep the values of other calls.
+func (s *Server) Reload(change func(*Server)) error {
+	if s.Router == nil || change == nil {
+		return errors.New("hostproxy: Reload: Server.Router and the argument are required: set them")
+	}
+	base, err := s.Router.inUse(s)
+	if err != nil {
+		return err
+	}
+	next := base
+	change(&next)
+	var errs []error
+	for _, field := range settings.Take(&base).Changed(&next) {
+		if !strings.HasSuffix(field, "Timeout") && !strings.HasPrefix(field, "Max") {
+			errs = append(errs, fmt.Errorf("hostproxy: Reload: Server.%s cannot change while Serve is in progress: leave it, or start a new Server", field))
+		}
+	}
+	if err := errors.Join(append(errs, next.checkLimits())...); err != nil {
+		return err
+	}
+	return s.Router.reload(s, &base, &next)
+}
+
+// reloadable returns the fields that Reload may change.
+func (s *Server) reloadable() ([]*time.Duration, []*int) {
+	return []*time.Duration{&s.ReadHeaderTimeout, &s.IdleTimeout, &s.DrainTimeout, &s.HandshakeTimeout},
+		[]*int{&s.MaxHeaderBytes, &s.MaxConns, &s.MaxConnsPerClient, &s.MaxHandshakes}
+}
+
+// adopt sets the fields of s that Reload has changed from base to next.
+func (s *Server) adopt(base, next *Server) {
+	times, counts := s.reloadable()
+	times0, counts0 := base.reloadable()
+	times1, counts1 := next.reloadable()
+	for i := range times {
+		if *times0[i] != *times1[i] {
+			*times[i] = *times1[i]
+		}
+	}
+	for i := range counts {
+		if *counts0[i] != *counts1[i] {
+			*counts[i] = *counts1[i]
+		}
+	}
+}
+
+// A running is a Server that serves a Router.
+type running struct {
+	fields settings.Snapshot // in force
+	now    Server            // the fields that Reload may change
+	budget *serve.Budget
+}
+
+// inUse returns a copy of s with the fields that are in force.
+func (r *Router) inUse(s *Server) (Server, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run, ok := r.running[s]
+	if !ok {
+		return Server{}, errNotServing
+	}
+	return run.now, nil
+}
+
+// reload puts what has changed from base to next in force. What another Reload has changed
+// meanwhile stays.
+func (r *Router) reload(s, base, next *Server) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run, ok := r.running[s]
+	if !ok {
+		return errNotServing
+	}
+	run.now.adopt(base, next)
+	s.adopt(base, next)
+	run.fields = settings.Take(&run.now)
+	r.running[s] = run
+	run.budget.Change(run.now.limits())
+	return nil
+}
+
+var errNotServing = errors.New("hostproxy: Reload: Serve is not in progress: set the fields before it")
+
 // An UnbufferedConn is a connection that lets the proxy use the underlying
 // connection, to save CPU. It may come from a listener of your own or from
 // [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly. A
@@ -405,81 +620,136 @@ func (p *ProxyProtocol) headers() *serve.ProxyHeaders {
 	return &serve.ProxyHeaders{From: p.From, Timeout: timeout(p.Timeout, 5*time.Second)}
 }
 
-// check returns the errors in the fields of p, joined.
-func (p *ProxyProtocol) check() (err error) {
+// check returns the errors in the fields of p, which the field of that name holds, joined.
+func (p *ProxyProtocol) check(name string) (err error) {
 	if p == nil {
 		return nil
 	}
 	if len(p.From) == 0 {
-		err = errors.New("hostproxy: Server.ProxyProtocol.From is empty: want the addresses of your load balancers, such as netip.MustParsePrefix(\"10.0.0.0/8\")")
+		err = fmt.Errorf("hostproxy: %s.From is empty: want the addresses of your load balancers, such as netip.MustParsePrefix(\"10.0.0.0/8\")", name)
 	}
 	for i, f := range p.From {
 		if !f.IsValid() || f.Addr().Is4In6() {
-			err = errors.Join(err, fmt.Errorf("hostproxy: Server.ProxyProtocol.From[%d] is %q: want an IPv4 or IPv6 prefix, such as netip.MustParsePrefix(\"10.0.0.0/8\")", i, f))
+			err = errors.Join(err, fmt.Errorf("hostproxy: %s.From[%d] is %q: want an IPv4 or IPv6 prefix, such as netip.MustParsePrefix(\"10.0.0.0/8\")", name, i, f))
 		}
 	}
 	return err
 }
 
-// servers returns what serves each listener. The caller releases the share in the
-// Router's certificates when all of them have ended. They share the budget b.
-func (s *Server) servers(https, plain net.Listener, b *serve.Budget) (map[net.Listener]*serve.Server, *certs.Share, error) {
-	switch {
-	case s.Router == nil:
-		return nil, nil, errors.New("hostproxy: Server.Router is nil: set it")
-	case https == nil && plain == nil:
-		return nil, nil, errors.New("hostproxy: Serve has no listener: pass https, plain or both")
-	case https != nil && doesTLS(https):
-		return nil, nil, errors.New("hostproxy: https is a listener that does TLS, as Router.Listen, Router.Wrap and tls.Listen return: " +
-			"Serve does the TLS itself, pass a listener of net.Listen")
-	}
-	if err := s.check(); err != nil {
+// servers sets what serves each of doors, and opens those that have an address, and the
+// companions. The caller releases the share in the Router's certificates when all of
+// them have ended. They share the budget b.
+func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, []*serve.Companion, error) {
+	besides := each(s.Companions, func(c Companion) serve.Beside { return c })
+	if err := s.checkEntrances(doors, besides); err != nil {
 		return nil, nil, err
 	}
-	if s.Router.runs(s) {
-		return nil, nil, errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
-	}
-	if s.H2C && https != nil {
-		return nil, nil, errors.New("hostproxy: Server.H2C is set, but plain serves no routes beside https: pass plain alone, or set H2C to false")
-	}
-	b.Trusted, b.Log = s.Router.TrustedProxies, s.Router.logger()
-	headers := s.ProxyProtocol.headers()
-	https, plain = headers.Listener(https), headers.Listener(plain)
-	main := s.server(s.Router, b)
-	switch {
-	case s.Handler != nil: // middleware needs an http.Request: the handler lane
-		main.Handler = s.Router.around(s.Handler)
-	case !main.Lane.Limit.NeedsRequest():
-		main.Lane.Route = s.Router.hit
+	if err := doors.Open(listen); err != nil {
+		return nil, nil, prefixed(err)
 	}
 	share := s.Router.certs.Share()
-	if https == nil {
-		main.H2C = s.H2C
-		return map[net.Listener]*serve.Server{plain: main}, share, nil
+	var conf *tls.Config
+	if doors.Has(serve.RoleTLS) || slices.ContainsFunc(besides, serve.Listens) {
+		var err error
+		if conf, err = share.Listen(doors.Addr(serve.RoleTLS), doors.Addr(serve.RoleRedirects), s.Router.certOptions); err != nil {
+			return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
+		}
 	}
-	var plainAddr net.Addr
-	if plain != nil {
-		plainAddr = plain.Addr()
-	}
-	conf, err := share.Listen(https.Addr(), plainAddr, s.Router.certOptions)
+	beside := serve.Companions{Handler: s.routes(), Log: b.Log, Budget: b, DrainTimeout: s.limits().DrainTimeout,
+		TLS: func() *tls.Config { return s.Router.refusePassed(conf.Clone()) }, Secure: doors.Has(serve.RoleTLS)}
+	companions, alt, err := beside.Open(besides)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
+		return nil, nil, errors.Join(prefixed(err), s.Router.release(share))
 	}
-	main.TLS = conf
-	s.Router.carries.Store(true)
-	servers := map[net.Listener]*serve.Server{share.Pass(https, s.Router.passer): main}
-	if plain != nil {
-		servers[plain] = s.server(s.Router.challenges(s.Router.redirects(share.Authority)), b)
+	for _, d := range doors {
+		s.equip(d, b, share, conf)
+		d.Server.AltSvc = alt
 	}
-	return servers, share, nil
+	return share, companions, nil
 }
+
+// equip sets the server of d. conf is for listeners that do TLS.
+func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, conf *tls.Config) {
+	d.Server = s.server(s.routes(), b)
+	d.Server.Role, d.Server.H2C = d.Role, d.H2C
+	if d.Headers == nil && d.Role != serve.RoleInternal {
+		d.Headers = s.ProxyProtocol.headers()
+	}
+	d.Listener = d.Headers.Listener(d.Listener)
+	switch d.Role {
+	case serve.RoleRedirects:
+		d.Server.Handler = s.Router.challenges(s.Router.redirects(share.Authority))
+		return
+	case serve.RoleInternal:
+		d.Server.Handler = d.Handler
+		d.Server.Lane.Limit, d.Server.Lane.Numbering, d.Server.Lane.Hooks, d.Server.Lane.Always = nil, exchange.Numbering{}, nil, false
+		return
+	case serve.RoleTLS:
+		d.Server.TLS = conf
+		d.Listener = share.Pass(d.Listener, s.Router.passer)
+		s.Router.carries.Store(true)
+	}
+	if s.Handler == nil && !d.Server.Lane.Limit.NeedsRequest() { // middleware needs an http.Request: the handler lane
+		d.Server.Lane.Route = s.Router.hit
+	}
+}
+
+// routes returns the handler of the routes.
+func (s *Server) routes() http.Handler {
+	if s.Handler == nil {
+		return s.Router
+	}
+	return s.Router.around(s.Handler)
+}
+
+// checkEntrances returns the errors in the listeners and the companions of a call of
+// Serve, and in the fields of s, joined.
+func (s *Server) checkEntrances(doors serve.Entrances, besides []serve.Beside) error {
+	switch {
+	case s.Router == nil:
+		return errors.New("hostproxy: Server.Router is nil: set it")
+	case len(doors) == 0:
+		return errors.New("hostproxy: Serve has no listener: pass https, plain or both, or set Server.Listeners")
+	}
+	var errs []error
+	for _, err := range append(doors.Faults(), serve.FaultsOf(besides)...) {
+		errs = append(errs, prefixed(err))
+	}
+	for _, d := range doors {
+		if d.Handler != nil {
+			if err := checkHandler(d.Name+".Handler", d.Handler); err != nil {
+				errs = append(errs, prefixed(err))
+			}
+		}
+	}
+	if first := doors[0]; s.H2C && (first.Name != "plain" || first.Role != serve.RolePlain) {
+		errs = append(errs, errors.New("hostproxy: Server.H2C is set, but plain serves no routes: pass plain without https, or set H2C to false; a RolePlain of Server.Listeners has its own H2C"))
+	}
+	if (s.Addr != "" || s.HTTPAddr != "") && doors[0].Name != "Server.Addr" {
+		errs = append(errs, fmt.Errorf("hostproxy: Server.Addr is %q and Server.HTTPAddr is %q, and Serve listens on neither: "+
+			"call ListenAndServe, or use Server.Listeners", s.Addr, s.HTTPAddr))
+	}
+	return errors.Join(append(errs, s.check())...)
+}
+
+// prefixed returns err as an error of this package.
+func prefixed(err error) error { return fmt.Errorf("hostproxy: %w", err) }
 
 // check returns the errors in the fields of s, its Router and its handlers, joined.
 func (s *Server) check() error {
-	errs := []error{s.Router.inForce(), s.ProxyProtocol.check()}
+	errs := []error{s.Router.inForce(), s.ProxyProtocol.check("Server.ProxyProtocol")}
+	for i, l := range s.Listeners {
+		errs = append(errs, l.ProxyProtocol.check(fmt.Sprintf("Server.Listeners[%d].ProxyProtocol", i)))
+	}
 	if s.Handler != nil && fault(s.Handler) == errNil {
 		errs = append(errs, fmt.Errorf("hostproxy: Server.Handler: %w", errNil))
 	}
+	return errors.Join(append(errs, s.checkLimits())...)
+}
+
+// checkLimits returns the errors in the limits of s, joined.
+func (s *Server) checkLimits() error {
+	var errs []error
 	for _, err := range settings.TooShort("Server.", s) {
 		errs = append(errs, fmt.Errorf("hostproxy: %w", err))
 	}
@@ -495,9 +765,25 @@ func (s *Server) check() error {
 }
 
 func (s *Server) server(h http.Handler, b *serve.Budget) *serve.Server {
+	n := s.limits()
 	return &serve.Server{
 		Handler:           h,
 		Log:               s.Router.logger(),
+		ReadHeaderTimeout: n.ReadHeaderTimeout,
+		IdleTimeout:       n.IdleTimeout,
+		HandshakeTimeout:  n.HandshakeTimeout,
+		DrainTimeout:      n.DrainTimeout,
+		MaxHeaderBytes:    n.MaxHeaderBytes,
+		MaxConns:          n.MaxConns,
+		MaxHandshakes:     n.MaxHandshakes,
+		Lane:              s.Router.lane(),
+		Budget:            b,
+	}
+}
+
+// limits returns the limits of s with their defaults.
+func (s *Server) limits() serve.Bounds {
+	return serve.Bounds{
 		ReadHeaderTimeout: timeout(s.ReadHeaderTimeout, 10*time.Second),
 		IdleTimeout:       timeout(s.IdleTimeout, 2*time.Minute),
 		HandshakeTimeout:  timeout(s.HandshakeTimeout, 10*time.Second),
@@ -505,8 +791,7 @@ func (s *Server) server(h http.Handler, b *serve.Budget) *serve.Server {
 		MaxHeaderBytes:    cmp.Or(s.MaxHeaderBytes, 16<<10),
 		MaxConns:          s.MaxConns,
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),
-		Lane:              s.Router.lane(),
-		Budget:            b,
+		MaxPerClient:      s.MaxConnsPerClient,
 	}
 }
 
@@ -609,8 +894,8 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	for _, field := range r.compiled.Late(r) {
 		report(r, "Router.", field)
 	}
-	for s, from := range r.running {
-		for _, field := range from.Changed(s) {
+	for s, run := range r.running {
+		for _, field := range run.fields.Changed(s) {
 			report(s, "Server.", field)
 		}
 	}
@@ -684,34 +969,41 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// runs reports whether s serves r.
-func (r *Router) runs(s *Server) bool {
+// started records that s serves r, with the budget b. It returns false if s serves r
+// already.
+func (r *Router) started(s *Server, b *serve.Budget) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, runs := r.running[s]
-	return runs
-}
-
-// started records that s serves r, with the budget b.
-func (r *Router) started(s *Server, b *serve.Budget) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.running == nil {
-		r.running = make(map[*Server]settings.Snapshot)
+	if _, runs := r.running[s]; runs {
+		return false
 	}
-	r.running[s] = settings.Take(s)
+	if r.running == nil {
+		r.running = make(map[*Server]running)
+	}
+	r.running[s] = running{settings.Take(s), *s, b}
+	b.Trusted, b.Log = r.TrustedProxies, r.logger()
 	r.budgets.Add(b)
+	return true
 }
 
-// ended undoes started. It returns an error for each field of s or r that was changed
-// meanwhile.
-func (r *Router) ended(s *Server, b *serve.Budget) error {
+// stopped undoes started. r may be nil.
+func (r *Router) stopped(s *Server, b *serve.Budget) {
+	if r == nil {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := r.late(maps.All(map[string]http.Handler(nil)))
 	delete(r.running, s)
 	r.budgets.Remove(b)
-	return err
+}
+
+// ended is stopped. It returns an error for each field of s or r that was changed
+// meanwhile.
+func (r *Router) ended(s *Server, b *serve.Budget) error {
+	defer r.stopped(s, b)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.late(maps.All(map[string]http.Handler(nil)))
 }
 
 // An Exchange is the record of one request and its response. [Router.Observe] gets
@@ -724,7 +1016,7 @@ type Exchange struct {
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 	Peer   netip.Addr // remote address of the connection
 
-	Proto   string // "HTTP/1.0", "HTTP/1.1" or "HTTP/2.0"
+	Proto   string // "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" or "HTTP/3.0"
 	Scheme  string // "http" or "https"
 	Method  string
 	Host    string // as the client wrote it

@@ -374,5 +374,5 @@ func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
 
 func TestServeNeedsARouterAndAListener(t *testing.T) {
 	assert.EqualError(t, (&hostproxy.Server{}).Serve(context.Background(), nil, nil), "hostproxy: Server.Router is nil: set it")
-	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve has no listener: pass https, plain or both")
+	assert.EqualError(t, (&hostproxy.Server{Router: new(hostproxy.Router)}).Serve(context.Background(), nil, nil), "hostproxy: Serve has no listener: pass https, plain or both, or set Server.Listeners")
 }

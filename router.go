@@ -118,11 +118,11 @@ type Router struct {
 	failures atomic.Pointer[status.Failures] // kept once there is a StatusHandler
 
 	compiled settings.Compiled[rules]
-	refused  sync.Once                     // logs why there are no rules
-	told     map[lateField]bool            // late fields already logged; guarded by mu
-	running  map[*Server]settings.Snapshot // guarded by mu
-	budgets  serve.Budgets                 // of those in running, for the status
-	turns    service.Turns                 // of those in running, to hand over
+	refused  sync.Once           // logs why there are no rules
+	told     map[lateField]bool  // late fields already logged; guarded by mu
+	running  map[*Server]running // guarded by mu
+	budgets  serve.Budgets       // of those in running, for the status
+	turns    service.Turns       // of those in running, to hand over
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers
@@ -927,7 +927,7 @@ func (r *Router) check() error {
 
 // ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also
 // for middleware around the Router. CONNECT gets 501, except for a WebSocket over
-// HTTP/2 (RFC 8441). A request that has passed the Router more than three times
+// HTTP/2 (RFC 8441) or HTTP/3 (RFC 9220). A request that has passed the Router more than three times
 // before, according to its Via header, is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if r == nil {

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/routes"
+	"github.com/hostproxy/hostproxy/internal/serve"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
@@ -451,7 +451,7 @@ func (r *Router) Listen(network, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("hostproxy: Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
 	}
 	if err := checkAddress(address); err != nil && network != "unix" {
-		return nil, err
+		return nil, prefixed(err)
 	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
@@ -471,7 +471,7 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	if ln == nil {
 		return nil, errors.New("hostproxy: Wrap: nil listener: want one from net.Listen")
 	}
-	if doesTLS(ln) {
+	if serve.DoesTLS(ln) {
 		return nil, errors.New("hostproxy: Wrap: the listener already uses TLS: want one from net.Listen")
 	}
 	if err := r.inForce(); err != nil {
@@ -494,12 +494,12 @@ func listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("hostproxy: listen %q: %w: a port below 1024 requires the capability CAP_NET_BIND_SERVICE: "+
+		return nil, fmt.Errorf("listen %q: %w: a port below 1024 requires the capability CAP_NET_BIND_SERVICE: "+
 			"run setcap cap_net_bind_service=+ep on the binary, set AmbientCapabilities in the systemd unit, or choose another port", addr, err)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("hostproxy: listen %q: %w: stop the other server or choose another address", addr, err)
+		return nil, fmt.Errorf("listen %q: %w: stop the other server or choose another address", addr, err)
 	case err != nil:
-		return nil, fmt.Errorf("hostproxy: listen %q: %w", addr, err)
+		return nil, fmt.Errorf("listen %q: %w", addr, err)
 	}
 	return ln, nil
 }
@@ -507,15 +507,9 @@ func listen(addr string) (net.Listener, error) {
 // checkAddress returns an error if address is a port alone.
 func checkAddress(address string) error {
 	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
-		return fmt.Errorf("hostproxy: listen %q: an address is host:port, or :port for all addresses: write %q", address, ":"+address)
+		return fmt.Errorf("listen %q: an address is host:port, or :port for all addresses: write %q", address, ":"+address)
 	}
 	return nil
-}
-
-// doesTLS reports whether a listener already uses TLS: one from Listen, Wrap or
-// tls.Listen.
-func doesTLS(ln net.Listener) bool {
-	return reflect.TypeOf(ln) == reflect.TypeOf(tls.NewListener(nil, nil))
 }
 
 // passer forwards the connections of Passthrough routes to their targets. The
@@ -657,11 +651,17 @@ func (r *Router) TLSConfig() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hostproxy: TLS: %w", err)
 	}
+	return r.refusePassed(conf), nil
+}
+
+// refusePassed returns conf for a listener that carries no connections of a
+// Passthrough: their handshakes fail.
+func (r *Router) refusePassed(conf *tls.Config) *tls.Config {
 	return certs.RefusePassed(conf, r.passTarget, func(err certs.PassError) {
 		if !r.carries.Load() {
 			r.logger().Error("handshake refused", "cause", err)
 		}
-	}), nil
+	})
 }
 
 // firstPassthrough returns the first pattern of a Passthrough, or "".

@@ -122,13 +122,37 @@ func observing() []feature {
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 			return nil
 		}},
+		{"alt-svc", "a companion, announced in each response over TLS", dearest, set(func(*hostproxy.Upstream) {})},
+	}
+}
+
+// A companion is announced, and serves nothing.
+type companion struct{}
+
+// Serve implements hostproxy.Companion.
+func (companion) Serve(ctx context.Context, _ http.Handler) error {
+	<-ctx.Done()
+	return nil
+}
+
+// AltSvc says where it would serve.
+func (companion) AltSvc() string { return `h3=":443"; ma=86400` }
+
+// serverFeatures are what the features set of a Server with TLS.
+func serverFeatures() map[string]func(*hostproxy.Server) {
+	return map[string]func(*hostproxy.Server){
+		"alt-svc": func(s *hostproxy.Server) { s.Companions = []hostproxy.Companion{companion{}} },
 	}
 }
 
 // featureRows are the rows of all features.
 func featureRows() (rows []*row) {
 	for _, f := range features() {
-		rows = append(rows, &row{name: "feature-" + f.name, title: "feature: " + f.title, kind: requests, proto: h1Plain, path: "/small",
+		proto := h1Plain
+		if serverFeatures()[f.name] != nil {
+			proto = h1TLS
+		}
+		rows = append(rows, &row{name: "feature-" + f.name, title: "feature: " + f.title, kind: requests, proto: proto, path: "/small",
 			conns: 64, feature: f.name, targets: []target{{peer: withPrefix + f.name, of: fastLaneName, must: f.must}}})
 	}
 	return rows

@@ -45,6 +45,9 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	if certs == nil {
 		return front.Serve(ctx, nil, l)
 	}
+	if f := featureOf(s.as); f != nil && serverFeatures()[f.name] != nil {
+		serverFeatures()[f.name](front)
+	}
 	r.TLS.Config = &tls.Config{Certificates: certs}
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -11,11 +11,11 @@ import (
 // last Share is released, or until Close. The methods may be called
 // concurrently, except Pass and Release.
 type Share struct {
-	keeper *Keeper
-	epoch  int         // guarded by keeper.mu
-	passer *Passer     // nil without Pass
-	once   sync.Once   // for Release
-	ports  *sharePorts // of its listeners
+	keeper  *Keeper
+	epoch   int         // guarded by keeper.mu
+	passers []*Passer   // of its listeners
+	once    sync.Once   // for Release
+	ports   *sharePorts // of its listeners
 }
 
 // Share counts a server in. It opens nothing.
@@ -53,8 +53,9 @@ func (s *Share) Deafen() {
 // Pass returns ln with some hosts' connections carried elsewhere, by the Passer
 // that open makes. Release cuts them.
 func (s *Share) Pass(ln net.Listener, open func() *Passer) net.Listener {
-	s.passer = open()
-	return s.passer.Listener(ln)
+	p := open() // one for each: the server of a listener closes it at its own end
+	s.passers = append(s.passers, p)
+	return p.Listener(ln)
 }
 
 // Authority is Keeper.Authority for requests to the plain listener of s: they
@@ -68,8 +69,8 @@ func (s *Share) Authority(q *http.Request, host, port string) string {
 // Later calls do nothing.
 func (s *Share) Release(last func()) (err error) {
 	s.once.Do(func() {
-		if s.passer != nil {
-			s.passer.Close()
+		for _, p := range s.passers {
+			p.Close()
 		}
 		s.keeper.ports.close(s.ports)
 		s.keeper.answer()

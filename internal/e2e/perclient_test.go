@@ -430,7 +430,9 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 	for _, s := range servers(t, r) {
 		listeners = append(listeners, s.Listeners...)
 	}
-	assert.ElementsMatch(t, []status.Listener{{Addr: run.HTTPS, TLS: true, Open: 4}, {Addr: run.Plain}, {Addr: brisk.HTTPS, TLS: true}, {Addr: brisk.Plain}}, listeners)
+	assert.ElementsMatch(t, []status.Listener{
+		{Addr: run.HTTPS, Role: "tls", TLS: true, Open: 4}, {Addr: run.Plain, Role: "redirects"},
+		{Addr: brisk.HTTPS, Role: "tls", TLS: true}, {Addr: brisk.Plain, Role: "redirects"}}, listeners)
 	mu.Lock()
 	defer mu.Unlock()
 	for _, status := range []int{400, 505, 408} {

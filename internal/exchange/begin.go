@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0], x.client = DrainFrom(q.Context()), clientOf(q.Context())
 	x.takeOver(q)
-	awaitTrailers(q)
+	AwaitTrailers(q)
 	return x
 }
 
@@ -48,9 +49,9 @@ func (x *Exchange) Release() {
 	}
 }
 
-// awaitTrailers lets copies of q get the trailers too: net/http gives those that
+// AwaitTrailers lets copies of q get the trailers too: net/http gives those that
 // were not announced to this very request, unless there is a map for them.
-func awaitTrailers(q *http.Request) {
+func AwaitTrailers(q *http.Request) {
 	if q.Trailer == nil && q.ContentLength < 0 {
 		q.Trailer = make(http.Header)
 	}
@@ -99,9 +100,25 @@ func Left(q *http.Request, err error) {
 var errPanic = errors.New("a handler panicked")
 
 // Proto is the version of HTTP that q is processed as: HTTP/1.1 for a later minor version, too (RFC 9110, 2.5).
+// Of HTTP/3, q.Proto may be the protocol of an extended CONNECT; see Protocol.
 func Proto(q *http.Request) string {
-	if q.ProtoMajor == 1 && q.ProtoMinor > 1 {
+	switch {
+	case q.ProtoMajor == 1 && q.ProtoMinor > 1:
 		return "HTTP/1.1"
+	case q.ProtoMajor == 3:
+		return "HTTP/3.0"
+	}
+	return q.Proto
+}
+
+// Protocol returns the protocol that q asks for if it is an extended CONNECT (RFC 8441 and 9220), else "". Our front and
+// net/http keep it among the fields; quic-go puts it in place of the version.
+func Protocol(q *http.Request) string {
+	if q.Method != http.MethodConnect {
+		return ""
+	}
+	if p := q.Header.Get(":protocol"); p != "" || q.ProtoMajor < 3 || strings.HasPrefix(q.Proto, "HTTP/") {
+		return p
 	}
 	return q.Proto
 }

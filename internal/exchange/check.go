@@ -66,10 +66,10 @@ var (
 )
 
 // CheckMethod returns the failure of a request whose method is never forwarded, else nil: CONNECT, unless it is one of RFC
-// 8441, for which its Forwarder decides; and TRACE, which would show credentials to scripts (RFC 9110, 9.3.8).
+// 8441 or 9220, for which its Forwarder decides; and TRACE, which would show credentials to scripts (RFC 9110, 9.3.8).
 func CheckMethod(q *http.Request) *Failure {
 	switch {
-	case q.Method == http.MethodConnect && q.Header.Get(":protocol") == "":
+	case q.Method == http.MethodConnect && Protocol(q) == "":
 		return &Failure{Op: "read", Side: SideClient, Status: http.StatusNotImplemented, Reason: "http_request_denied", Err: ErrConnect}
 	case q.Method == http.MethodTrace:
 		return &Failure{Op: "read", Side: SideClient, Status: http.StatusMethodNotAllowed, Reason: "http_request_denied", Err: ErrTrace}

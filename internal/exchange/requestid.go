@@ -123,7 +123,7 @@ func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *h
 	peer := header.ParsePeer(q.RemoteAddr)
 	a := Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
 	a.RequestID = n.idOf(q, peer.TrustedBy(trusted))
-	awaitTrailers(q)
+	AwaitTrailers(q)
 	if s, ok := q.Context().Value(slotKey{}).(*Slot); ok && s.fill(a) {
 		return q
 	}

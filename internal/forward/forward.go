@@ -292,7 +292,7 @@ func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 		return ""
 	}
 	asked := header.UpgradeProtocol(q.Header)
-	if p := q.Header.Get(":protocol"); p != "" {
+	if p := exchange.Protocol(q); p != "" {
 		asked = p
 	}
 	for _, p := range f.Upgrades {

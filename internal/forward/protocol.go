@@ -48,5 +48,5 @@ func (f *Forwarder) Do(t *Target, req *http.Request, on1xx func(int, http.Header
 
 // isGRPC reports whether q can only travel over HTTP/2.
 func isGRPC(q *http.Request) bool {
-	return q.ProtoMajor == 2 && strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
+	return q.ProtoMajor >= 2 && strings.HasPrefix(q.Header.Get("Content-Type"), "application/grpc")
 }

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
@@ -43,6 +44,9 @@ type Budget struct {
 	clients map[uint64]*Client // by limit.Key; those that have connections
 	calm    *limit.Limiter     // of the tokens that clients spend over HTTP/2; see expense
 	refused map[Cause]*tally
+
+	changed atomic.Pointer[Bounds] // nil before Change
+	shakes  places                 // for handshakes in flight
 }
 
 // A Client is one that has connections.
@@ -85,7 +89,8 @@ type tally struct {
 // holds for peers without an address. The caller calls Leave with the result when
 // the connection is closed.
 func (b *Budget) Enter(p header.Peer) (*Client, bool) {
-	if b.MaxPerClient == 0 || !p.Addr.IsValid() || p.TrustedBy(b.Trusted) {
+	most := b.perClient()
+	if most == 0 || !p.Addr.IsValid() || p.TrustedBy(b.Trusted) {
 		return nil, true
 	}
 	key := limit.Key(p.Addr)
@@ -98,13 +103,13 @@ func (b *Budget) Enter(p header.Peer) (*Client, bool) {
 		c = &Client{key: key}
 		b.clients[key] = c
 	}
-	ok := c.conns < b.MaxPerClient
+	ok := c.conns < most
 	if ok {
 		c.conns++
 	}
 	b.mu.Unlock()
 	if !ok {
-		b.refuse(causeClient, b.MaxPerClient, p.Addr)
+		b.refuse(causeClient, most, p.Addr)
 		return nil, false
 	}
 	return c, true
@@ -125,7 +130,7 @@ func (b *Budget) Leave(c *Client) {
 // meet is Enter for a connection that was accepted, if its address is known at
 // once. For the others meetLate does it.
 func (b *Budget) meet(raw net.Conn) (*Client, bool) {
-	if b.MaxPerClient == 0 || !knowsPeer(raw) {
+	if b.perClient() == 0 || !knowsPeer(raw) {
 		return nil, true
 	}
 	return b.Enter(header.PeerOf(raw.RemoteAddr()))
@@ -148,10 +153,10 @@ func knowsPeer(c net.Conn) bool {
 // the connection's own goroutine. False means that the connection is closed.
 func (c *conn) meetLate() bool {
 	b := c.s.Budget
-	if b.MaxPerClient == 0 || knowsPeer(c.Conn) {
+	if b.perClient() == 0 || knowsPeer(c.Conn) {
 		return true
 	}
-	if t := c.s.ReadHeaderTimeout; t > 0 {
+	if t := c.s.limit().ReadHeaderTimeout; t > 0 {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(t))
 	}
 	client, ok := b.Enter(header.PeerOf(c.RemoteAddr()))
@@ -265,6 +270,11 @@ func (b *Budget) join(s *Server, addr net.Addr) *Budget {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.servers = append(b.servers, s)
+	if n := b.changed.Load(); n != nil {
+		s.bounds.Store(n)
+	} else if s.TLS != nil {
+		b.shakes.bound(s.MaxHandshakes)
+	}
 	if b.calm == nil {
 		b.calm, _ = limit.New(limit.Config{Rate: clientPerSecond, Burst: clientTokens}) // valid
 	}
@@ -278,7 +288,7 @@ func (b *Budget) Describe() status.Server {
 	defer b.mu.Unlock()
 	d := status.Server{Listeners: []status.Listener{}, Refused: []status.Refusal{}} // not null in JSON
 	for _, s := range b.servers {
-		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), TLS: s.TLS != nil, Open: s.open.Load()})
+		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), Role: s.Role, TLS: s.TLS != nil, Open: s.open.Load()})
 	}
 	slices.SortFunc(d.Listeners, func(a, b status.Listener) int { return strings.Compare(a.Addr, b.Addr) })
 	for cause, t := range maps.All(b.refused) {
@@ -368,7 +378,7 @@ func (c *conn) countShake(err error) {
 	switch {
 	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 	case errors.Is(err, errNoSlot):
-		b.refuse(causeShakes, c.s.MaxHandshakes, netip.Addr{})
+		b.refuse(causeShakes, c.s.limit().MaxHandshakes, netip.Addr{})
 	case errors.Is(err, errDraining), c.s.draining.Err() != nil && errors.Is(err, context.Canceled):
 		b.refuse(causeDrainShake, 0, netip.Addr{})
 	case errors.As(err, &late) && late.Timeout():

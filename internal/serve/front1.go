@@ -186,6 +186,9 @@ func (f *front1) head(h *head) error {
 	if !h.undated {
 		f.out = append(append(append(f.out, "Date: "...), f.c.s.date()...), "\r\n"...)
 	}
+	if v := f.c.altSvc(h); v != "" {
+		f.out = append(append(append(f.out, "Alt-Svc: "...), v...), "\r\n"...)
+	}
 	if h.length >= 0 && (hasBody(h.status) || h.status == http.StatusNotModified) {
 		f.out = h1.AppendContentLength(f.out, h.length)
 	}

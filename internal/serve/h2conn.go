@@ -99,7 +99,7 @@ func (c *conn) serve2(ahead []byte) {
 	c.remote()
 	c.ctx = c.context2()
 	h := &conn2{c: c, opening: true, streams: make(map[uint32]*stream), inflow: h2.NewInflow(connWindow)}
-	h.frames.MaxFrame, h.block.MaxSize = h2.DefaultMaxFrame, c.s.MaxHeaderBytes
+	h.frames.MaxFrame, h.block.MaxSize = h2.DefaultMaxFrame, c.s.limit().MaxHeaderBytes
 	h.peer = h2.DefaultSettings()
 	h.window = h2.InitialWindow
 	h.room.L = &h.mu
@@ -122,7 +122,7 @@ func (c *conn) serve2(ahead []byte) {
 func (c *conn2) greet() {
 	s := h2.DefaultSettings()
 	s.MaxStreams, s.InitialWindow, s.Connect, s.NoPriorities = maxStreams, streamWindow, true, true
-	if s.MaxList = uint32(c.c.s.MaxHeaderBytes); s.MaxList == 0 {
+	if s.MaxList = uint32(c.block.MaxSize); s.MaxList == 0 {
 		s.MaxList = h1.DefaultMaxHead
 	}
 	c.inflow = h2.NewInflow(h2.InitialWindow)

@@ -80,7 +80,7 @@ func (c *conn2) inspect(now time.Time) {
 
 // keepTime checks the time limits apart from those of streams. mu is held.
 func (c *conn2) keepTime(now time.Time) {
-	s := c.c.s
+	s := c.c.s.limit()
 	switch idle := s.IdleTimeout; {
 	case !c.owed.IsZero() && s.ReadHeaderTimeout > 0 && now.Sub(c.owed) > s.ReadHeaderTimeout:
 		c.judge(errLate2)

@@ -51,7 +51,7 @@ func (c *conn2) open(id uint32, block []byte) error {
 		return c.ignore(block)
 	}
 	st := streams.Get().(*stream)
-	st.list.MaxSize, st.list.EndStream = c.c.s.MaxHeaderBytes, c.ending
+	st.list.MaxSize, st.list.EndStream = c.block.MaxSize, c.ending
 	if err := c.coding.Decode(&st.list, block); err != nil {
 		streams.Put(st)
 		return err
@@ -129,14 +129,14 @@ func (c *conn2) ignore(block []byte) error {
 	if c.spare == nil {
 		c.spare = new(h2.List)
 	}
-	c.spare.MaxSize = c.c.s.MaxHeaderBytes
+	c.spare.MaxSize = c.block.MaxSize
 	defer c.spare.Trim()
 	return c.coding.Decode(c.spare, block)
 }
 
 // trailers ends a request with its trailer section.
 func (c *conn2) trailers(id uint32, block []byte) error {
-	list := &h2.List{MaxSize: c.c.s.MaxHeaderBytes}
+	list := &h2.List{MaxSize: c.block.MaxSize}
 	if err := c.coding.Decode(list, block); err != nil {
 		return err
 	}

@@ -337,6 +337,9 @@ func (st *stream) head(h *head) error {
 	if !h.undated {
 		c.out = h2.AppendDate(c.out, c.c.s.date())
 	}
+	if v := c.c.altSvc(h); v != "" {
+		c.out = h2.AppendField(c.out, "alt-svc", v)
+	}
 	if h.length >= 0 && (hasBody(h.status) || h.status == http.StatusNotModified) {
 		c.out = h2.AppendContentLength(c.out, h.length)
 	}

@@ -22,7 +22,7 @@ var (
 const alertTime = time.Second
 
 // A handshake is a TLS handshake in flight. It takes its place among those of
-// Server.MaxHandshakes when the ClientHello has been read, and has none while
+// Bounds.MaxHandshakes when the ClientHello has been read, and has none while
 // it waits for a certificate. It belongs to the connection's goroutine.
 type handshake struct {
 	conn      *conn
@@ -36,7 +36,7 @@ type handshake struct {
 func (c *conn) shakeHands() bool {
 	c.shake = &handshake{conn: c}
 	defer c.endShake() // also after a panic in a hook
-	if t := c.s.HandshakeTimeout; t > 0 {
+	if t := c.s.limit().HandshakeTimeout; t > 0 {
 		// Not a context: one that waits for a certificate may get more time.
 		c.shake.deadline = time.Now().Add(t)
 		_ = c.SetDeadline(c.shake.deadline)
@@ -90,30 +90,15 @@ func (h *handshake) begin(hello *tls.ClientHelloInfo) error {
 // takePlace waits for a place among the handshakes in flight; the challenges
 // have places of their own and do not wait.
 func (h *handshake) takePlace() error {
-	places := h.conn.s.handshakes
-	switch {
-	case h.challenge:
+	if h.challenge {
 		h.leave = h.conn.s.challenges.enter(h.conn)
 		return nil
-	case places == nil:
-		return nil
 	}
-	select {
-	case places <- struct{}{}:
-	default:
-		var late <-chan time.Time
-		if !h.deadline.IsZero() {
-			late = time.After(time.Until(h.deadline))
-		}
-		select {
-		case places <- struct{}{}:
-		case <-late:
-			return errNoSlot
-		case <-h.conn.s.draining.Done():
-			return errDraining
-		}
+	places := &h.conn.s.Budget.shakes
+	if err := places.take(h.deadline, h.conn.s.draining.Done()); err != nil {
+		return err
 	}
-	h.leave = func() { <-places }
+	h.leave = places.leave
 	return nil
 }
 

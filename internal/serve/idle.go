@@ -14,7 +14,10 @@ const quietAfter = 250 * time.Millisecond
 // startAfresh reports whether the wait that ended without a request goes on on a
 // new goroutine.
 func (c *conn) startAfresh() bool {
-	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || 0 < c.s.IdleTimeout && c.s.IdleTimeout <= quietAfter {
+	if c.quiet || !c.timedOut || c.s.draining.Err() != nil {
+		return false
+	}
+	if idle := c.s.limit().IdleTimeout; 0 < idle && idle <= quietAfter {
 		return false
 	}
 	c.quiet = true
@@ -25,12 +28,12 @@ func (c *conn) startAfresh() bool {
 // drains and no request is wanted any more. What TLS has read already is one that has
 // begun: it is looked for, without waiting.
 func (c *conn) beginIdle() bool {
-	wait := c.s.IdleTimeout
+	wait := c.s.limit().IdleTimeout
 	switch {
 	case !c.quiet && (wait <= 0 || wait > quietAfter):
 		wait = quietAfter
 	case c.quiet && wait > 0:
-		wait -= quietAfter
+		wait = max(wait-quietAfter, 1) // it may have become shorter
 	}
 	if c.s.retiring.Err() != nil {
 		c.quiet = true // the wait is short and does not go on

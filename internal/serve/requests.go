@@ -168,7 +168,7 @@ func (f *front1) behead(n int) {
 // again means that it is complete and n bytes long.
 func (f *front1) readHead() (n int, next step) {
 	req := &f.x.req
-	req.MaxHead = f.c.s.MaxHeaderBytes
+	req.MaxHead = f.c.s.limit().MaxHeaderBytes
 	f.long = nil
 	slow := false
 	for {
@@ -189,7 +189,7 @@ func (f *front1) readHead() (n int, next step) {
 		case h1.ErrMore:
 			if !slow {
 				slow = true
-				f.c.readBy(f.c.s.ReadHeaderTimeout)
+				f.c.readBy(f.c.s.limit().ReadHeaderTimeout)
 			}
 			if err := f.moreHead(); err != nil {
 				req.Reset()

@@ -43,8 +43,8 @@ func (s *Server) retire(ctx context.Context, begin context.CancelFunc) time.Dura
 	begin()
 	s.wakeAll()
 	var late <-chan time.Time
-	if s.DrainTimeout > 0 {
-		timer := time.NewTimer(s.DrainTimeout)
+	if d := s.limit().DrainTimeout; d > 0 {
+		timer := time.NewTimer(d)
 		defer timer.Stop()
 		late = timer.C
 	}
@@ -54,7 +54,7 @@ func (s *Server) retire(ctx context.Context, begin context.CancelFunc) time.Dura
 	case <-late:
 		return farewell
 	}
-	return s.DrainTimeout
+	return s.limit().DrainTimeout
 }
 
 // wakeAll tells all connections that the server drains or retires.

@@ -4,6 +4,7 @@
 //   - serve.go, retire.go: accepting connections, and the drain, also behind a hand-over
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
+//   - bounds.go, places.go: limits that change while servers serve
 //   - sweeper.go: what the sweeper sees of an exchange, and ends
 //   - proxied.go: connections that begin with a header of the PROXY protocol
 //   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
@@ -20,6 +21,8 @@
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_trailers.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
 //   - sendfile.go: files to clients
+//   - entrance.go, unixsocket.go: the listeners of servers that serve together; unix sockets
+//   - companion.go, altsvc.go: servers of the program's own beside ours, and what clients are told of them
 package serve
 
 import (
@@ -54,6 +57,8 @@ type Server struct {
 	MaxHandshakes     int
 	H2C               bool    // accept HTTP/2 without TLS, by prior knowledge
 	Lane              *Lane   // nil serves everything by Handler
+	Role              string  // of the listener, for the status
+	AltSvc            *AltSvc // of responses over TLS; nil means none
 	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
 
 	// Handed is done when another process serves the listener; nil means never.
@@ -62,7 +67,7 @@ type Server struct {
 	http       *http.Server    // as handlers see it; it serves nothing
 	base       context.Context // of requests
 	stamp      atomic.Pointer[stamp]
-	handshakes chan struct{} // a place for each handshake in flight; nil means no bound
+	bounds     atomic.Pointer[Bounds]
 	challenges challenges
 	draining   context.Context
 	retiring   context.Context // done when draining is, or before: no new requests on idle connections
@@ -100,7 +105,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	err := s.accept(accepting, ln)
 	ln.Close()
-	limit := s.DrainTimeout
+	limit := s.limit().DrainTimeout
 	if err == nil && s.handed() {
 		limit = s.retire(ctx, retire)
 	}
@@ -129,9 +134,6 @@ func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 		s.TLS.DynamicRecordSizingDisabled = true // a head and a body of up to 16 KiB are one record, one write
 		s.TLS.GetConfigForClient = greet(s.TLS.GetConfigForClient)
 	}
-	if s.MaxHandshakes > 0 {
-		s.handshakes = make(chan struct{}, s.MaxHandshakes)
-	}
 	if s.Lane == nil {
 		s.Lane = &Lane{Route: noRoute}
 	}
@@ -144,6 +146,7 @@ func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelWarn),
 	}
 	s.base = context.WithValue(base, http.ServerContextKey, s.http)
+	s.bounds.Store(s.given())
 	s.Budget = s.Budget.join(s, ln.Addr())
 	return drain, retire
 }
@@ -203,8 +206,8 @@ func temporary(err error) bool {
 // admit takes a connection in, or closes it when there are too many, of all
 // clients or of its own.
 func (s *Server) admit(raw net.Conn) {
-	if s.MaxConns > 0 && s.open.Load() >= int64(s.MaxConns) {
-		s.Budget.refuse(causeConns, s.MaxConns, netip.Addr{})
+	if most := s.limit().MaxConns; most > 0 && s.open.Load() >= int64(most) {
+		s.Budget.refuse(causeConns, most, netip.Addr{})
 		raw.Close()
 		return
 	}

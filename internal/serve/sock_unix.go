@@ -2,7 +2,10 @@
 
 package serve
 
-import "syscall"
+import (
+	"io/fs"
+	"syscall"
+)
 
 // canTry: sockets are non-blocking and can be read by their number.
 const canTry = true
@@ -50,3 +53,7 @@ type lookahead struct{}
 func (lookahead) lookAhead()    {}
 func (lookahead) lookBack()     {}
 func (lookahead) endSeen() bool { return false }
+
+// narrowMode lets bind(2) create the file of a unix socket with no more than that mode,
+// where the system takes it from the socket, as Linux does.
+func narrowMode(fd uintptr, mode fs.FileMode) { _ = syscall.Fchmod(int(fd), uint32(mode)) }

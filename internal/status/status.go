@@ -71,6 +71,7 @@ type Server struct {
 // A Listener is where clients connect.
 type Listener struct {
 	Addr string `json:"addr"`
+	Role string `json:"role,omitempty"` // what it serves
 	TLS  bool   `json:"tls"`
 	Open int64  `json:"open"` // connections
 }

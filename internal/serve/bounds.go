@@ -1,0 +1,41 @@
+package serve
+
+import "time"
+
+// Bounds are the limits of servers that may change while these serve. Zero means no
+// bound.
+type Bounds struct {
+	ReadHeaderTimeout, IdleTimeout, HandshakeTimeout, DrainTimeout time.Duration
+
+	MaxHeaderBytes, MaxConns, MaxHandshakes, MaxPerClient int
+}
+
+// Change puts n in force for all servers that share b, also for those that join it
+// later.
+func (b *Budget) Change(n Bounds) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.changed.Store(&n)
+	b.shakes.bound(n.MaxHandshakes)
+	for _, s := range b.servers {
+		s.bounds.Store(&n)
+	}
+}
+
+// perClient returns how many connections a client may have; zero means no limit.
+func (b *Budget) perClient() int {
+	if n := b.changed.Load(); n != nil {
+		return n.MaxPerClient
+	}
+	return b.MaxPerClient
+}
+
+// limit returns the bounds that are in force.
+//
+// Hot path: one atomic load.
+func (s *Server) limit() *Bounds { return s.bounds.Load() }
+
+// given returns the bounds that the fields of s say.
+func (s *Server) given() *Bounds {
+	return &Bounds{s.ReadHeaderTimeout, s.IdleTimeout, s.HandshakeTimeout, s.DrainTimeout, s.MaxHeaderBytes, s.MaxConns, s.MaxHandshakes, 0}
+}

@@ -1,0 +1,217 @@
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// A Beside is a server of the program's own.
+type Beside interface {
+	Serve(context.Context, http.Handler) error
+}
+
+// A listening is a Beside that opens its socket before it serves.
+type listening interface{ Listen(*tls.Config) error }
+
+// Companions are what companions have in common.
+type Companions struct {
+	Handler      http.Handler
+	Log          *slog.Logger
+	Budget       *Budget            // of the servers beside them
+	DrainTimeout time.Duration      // zero means no bound
+	TLS          func() *tls.Config // for each of those that listen
+	Secure       bool               // a server for TLS is beside them
+}
+
+// Listens reports whether c needs settings for TLS.
+func Listens(c Beside) bool { _, ok := c.(listening); return ok }
+
+// FaultsOf returns why some of all cannot be companions.
+func FaultsOf(all []Beside) (errs []error) {
+	for i, c := range all {
+		if c == nil || isNil(c) {
+			errs = append(errs, fmt.Errorf("Server.Companions[%d] is nil: want a server", i))
+			continue
+		}
+		for j, other := range all[:i] {
+			if same(c, other) {
+				errs = append(errs, fmt.Errorf("Server.Companions[%d] and [%d] are the same: a companion serves once at a time", j, i))
+			}
+		}
+	}
+	return errs
+}
+
+// Open opens all. On an error it closes those that are open. The AltSvc is nil if they
+// announce nothing.
+func (c *Companions) Open(all []Beside) (open []*Companion, alt *AltSvc, err error) {
+	alt = new(AltSvc)
+	for i, one := range all {
+		x, err := c.open(fmt.Sprintf("Server.Companions[%d]", i), one, alt)
+		if x != nil {
+			open = append(open, x)
+		}
+		if err != nil {
+			for _, x := range open {
+				err = errors.Join(err, x.close())
+			}
+			return nil, nil, err
+		}
+	}
+	if alt.value() == "" {
+		alt = nil
+	}
+	return open, alt, nil
+}
+
+// open opens one. The Companion is nil if there is nothing to close.
+func (c *Companions) open(name string, one Beside, alt *AltSvc) (*Companion, error) {
+	x := &Companion{all: c, name: name, run: one.Serve}
+	if one, ok := one.(interface{ Close() error }); ok {
+		x.end = one.Close
+	}
+	if one, ok := one.(listening); ok {
+		if err := contained("Listen", func() error { return one.Listen(c.TLS()) }); err != nil {
+			return nil, x.named(err)
+		}
+	}
+	if one, ok := one.(interface{ AltSvc() string }); ok {
+		return x, x.named(x.announce(alt, one.AltSvc))
+	}
+	return x, nil
+}
+
+// announce adds what value returns to alt.
+func (c *Companion) announce(alt *AltSvc, value func() string) error {
+	var v string
+	if err := contained("AltSvc", func() error { v = value(); return nil }); err != nil {
+		return err
+	}
+	switch {
+	case v == "":
+		return nil
+	case !header.ValidValue(v) || v != strings.TrimSpace(v):
+		return fmt.Errorf("AltSvc returns %q: want a value of Alt-Svc (RFC 7838), such as h3=\":443\"; ma=86400", v)
+	case !c.all.Secure:
+		return fmt.Errorf("AltSvc returns %q, and the Server has no listener for TLS, whose responses would have it: add one, or return \"\"", v)
+	}
+	c.altSvc, c.number = alt, alt.add(v)
+	return nil
+}
+
+// contained calls hook. A panic in it is its error.
+func contained(name string, hook func() error) (err error) {
+	defer exchange.Contain(name, &err)
+	return hook()
+}
+
+// closeTime is how long a companion has to end once it has been told to close.
+const closeTime = time.Second
+
+var errStays = errors.New("drain timeout: the companion does not end: let its Serve return when its context is done, or give it a method Close")
+
+// A Companion is a server of the program's own beside servers of ours, such as one for
+// HTTP/3. It serves once.
+type Companion struct {
+	all    *Companions
+	name   string
+	run    func(context.Context, http.Handler) error // serves until the context is done, and lets requests end
+	end    func() error                              // ends run at once; nil if that cannot be
+	altSvc *AltSvc                                   // nil if it announces nothing
+	number int                                       // in altSvc
+
+	draining context.Context
+	cut      context.Context // ends the requests
+}
+
+// Serve runs the companion until ctx is done, and until it has ended or DrainTimeout is
+// over. If it ends before ctx is done, its Alt-Svc is withdrawn immediately.
+func (c *Companion) Serve(ctx context.Context) error {
+	cut, end := context.WithCancel(context.Background())
+	defer end()
+	c.draining, c.cut = ctx, cut
+	ended := make(chan error, 1)
+	go c.serve(ended)
+	select {
+	case err := <-ended:
+		return c.named(err)
+	case <-ctx.Done():
+	}
+	var late <-chan time.Time
+	if d := c.drainTimeout(); d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case err := <-ended:
+		return c.named(err)
+	case <-late:
+	}
+	end()
+	err := c.close()
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case e := <-ended:
+		return c.named(errors.Join(ErrDrainTimeout, err, e))
+	case <-timer.C:
+		return c.named(errors.Join(errStays, err))
+	}
+}
+
+// named returns err with the companion's name; nil stays.
+func (c *Companion) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", c.name, err)
+}
+
+// serve runs it. A panic is its error.
+func (c *Companion) serve(ended chan<- error) {
+	err := contained("Serve", func() error { return c.run(c.draining, c) })
+	if c.draining.Err() == nil {
+		if c.altSvc != nil {
+			c.altSvc.withdraw(c.number)
+		}
+		c.all.Log.Error("a companion has ended before the shutdown", "companion", c.name, "cause", err)
+	}
+	ended <- err
+}
+
+func (c *Companion) close() error {
+	if c.end == nil {
+		return nil
+	}
+	return contained("Close", c.end)
+}
+
+func (c *Companion) drainTimeout() time.Duration {
+	if n := c.all.Budget.changed.Load(); n != nil {
+		return n.DrainTimeout
+	}
+	return c.all.DrainTimeout
+}
+
+// ServeHTTP serves a request by the Handler of all. Its context ends when the companion is cut off,
+// and tells the Handler of the drain.
+func (c *Companion) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	ctx, cancel := context.WithCancel(exchange.WithDrain(q.Context(), c.draining))
+	defer cancel()
+	defer context.AfterFunc(c.cut, cancel)()
+	if v := c.altSvc.value(); v != "" && c.draining.Err() == nil {
+		w.Header().Set("Alt-Svc", v)
+	}
+	exchange.AwaitTrailers(q)
+	c.all.Handler.ServeHTTP(w, q.WithContext(ctx))
+}

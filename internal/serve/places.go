@@ -1,0 +1,84 @@
+package serve
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// Places bound how many handshakes are in flight at a time. Those that wait get their
+// place in the order in which they came. Methods may be called concurrently.
+type places struct {
+	mu      sync.Mutex
+	most    int // 0 means no bound
+	taken   int
+	waiting []chan struct{} // closed when its place is taken
+}
+
+// bound sets how many there are.
+func (p *places) bound(most int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.most = most
+	p.give()
+}
+
+// take waits for a place until late or until done, and returns errNoSlot or errDraining
+// without one. The zero time means no end.
+func (p *places) take(late time.Time, done <-chan struct{}) error {
+	p.mu.Lock()
+	if p.free() && len(p.waiting) == 0 {
+		p.taken++
+		p.mu.Unlock()
+		return nil
+	}
+	mine := make(chan struct{})
+	p.waiting = append(p.waiting, mine)
+	p.mu.Unlock()
+	var expired <-chan time.Time
+	if !late.IsZero() {
+		timer := time.NewTimer(time.Until(late))
+		defer timer.Stop()
+		expired = timer.C
+	}
+	select {
+	case <-mine:
+		return nil
+	case <-expired:
+		return p.giveUp(mine, errNoSlot)
+	case <-done:
+		return p.giveUp(mine, errDraining)
+	}
+}
+
+// giveUp ends the wait of mine with err, unless it has just got its place.
+func (p *places) giveUp(mine chan struct{}, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.waiting, mine)
+	if i < 0 {
+		return nil
+	}
+	p.waiting = slices.Delete(p.waiting, i, i+1)
+	return err
+}
+
+// leave gives a place back.
+func (p *places) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken--
+	p.give()
+}
+
+// give gives free places to those that wait. p.mu is held.
+func (p *places) give() {
+	for len(p.waiting) > 0 && p.free() {
+		p.taken++
+		close(p.waiting[0])
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+	}
+}
+
+// free reports whether there is a place. p.mu is held.
+func (p *places) free() bool { return p.most == 0 || p.taken < p.most }
