@@ -1027,3 +1027,37 @@ func (r *Router) closeIdle() {
 		u.closeIdle()
 	}
 }
+
+// An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use only
+// HTTPS. They obey the policy for MaxAge, even if the certificate is no longer
+// valid: start with a short MaxAge.
+type HSTS struct {
+	MaxAge            time.Duration // 0 makes clients forget the policy
+	IncludeSubDomains bool          // applies the policy to subdomains too
+
+	// Preload allows browsers to preload the policy. It requires IncludeSubDomains
+	// and a MaxAge of a year or more.
+	Preload bool
+}
+
+// value returns the value of the header, "" if p is nil.
+func (p *HSTS) value() (string, error) {
+	switch {
+	case p == nil:
+		return "", nil
+	case p.MaxAge > 0 && p.MaxAge < time.Second:
+		return "", fmt.Errorf("HSTS.MaxAge is %v: want a second or more, such as 300*time.Second", p.MaxAge)
+	case p.MaxAge < 0:
+		return "", fmt.Errorf("HSTS.MaxAge is %v: want 0 or more", p.MaxAge)
+	case p.Preload && (p.MaxAge < 365*24*time.Hour || !p.IncludeSubDomains):
+		return "", fmt.Errorf("HSTS.Preload requires HSTS.IncludeSubDomains and an HSTS.MaxAge of a year (8760h) or more: they are %v and %v", p.IncludeSubDomains, p.MaxAge)
+	}
+	v := fmt.Sprintf("max-age=%d", int64(p.MaxAge/time.Second))
+	if p.IncludeSubDomains {
+		v += "; includeSubDomains"
+	}
+	if p.Preload {
+		v += "; preload"
+	}
+	return v, nil
+}

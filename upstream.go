@@ -24,6 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
 	"github.com/hostproxy/hostproxy/internal/handler"
+	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/reach"
 	"github.com/hostproxy/hostproxy/internal/settings"
@@ -866,6 +867,225 @@ func (e *Error) Unwrap() error { return e.Err }
 // publicError converts the engine's failure to an *Error.
 func publicError(f *exchange.Failure) *Error {
 	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
+}
+
+// An Exchange is the record of one request and its response. [Router.Observe] gets
+// it. UserAgent, Referer, User and ServerName are cut off after 1 KiB. Strings from
+// the client may hold any byte: escape them in logs, as the handlers of log/slog
+// do.
+type Exchange struct {
+	Start time.Time // when the head of the request was complete
+
+	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
+	Peer   netip.Addr // remote address of the connection
+
+	Proto   string // "HTTP/1.0", "HTTP/1.1", "HTTP/2.0" or "HTTP/3.0"
+	Scheme  string // "http" or "https"
+	Method  string
+	Host    string // as the client wrote it
+	Path    string // as the client wrote it, escaped
+	Query   string // as the client wrote it, without the question mark; may hold secrets
+	Pattern string // pattern of the route; "" if no route matched
+
+	UserAgent  string // "" if the client sent none
+	Referer    string // "" if the client sent none
+	User       string // user name, from BasicAuth or ForwardAuth.User; "" if none
+	RequestID  string // identifier, see Router.RequestID; "" if disabled
+	TLSVersion uint16 // such as tls.VersionTLS13; 0 without TLS
+	ServerName string // server name in the TLS handshake; "" if none
+
+	// Status is the response status sent to the client; 499 if the client
+	// disconnected before the end of the response. If the proxy answered with a
+	// grpc-status, Status is the HTTP status of the same meaning.
+	Status        int
+	RequestBytes  int64 // size of the request body, as forwarded
+	ResponseBytes int64 // size of the response body, as forwarded
+
+	Target    string        // target of the last attempt; "" if none was chosen
+	Attempts  int           // number of targets tried
+	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, or for the first targets of Upstream.Discover
+	Dial      time.Duration // time spent connecting; 0 on a reused connection
+	FirstByte time.Duration // time from the start of the last attempt to the head of the response
+	Duration  time.Duration // time from Start to the end of the response
+
+	Err     error   // an *Error if forwarding failed, else nil
+	Retried []error // an *Error for each attempt that was retried, or canceled by Hedge
+
+	// Timeline has an element for each attempt, in the order in which they began. An
+	// attempt that is made again over HTTP/2, because the target refuses HTTP/1.1, has two.
+	Timeline []Attempt
+
+	Value any // for the hooks of the Router: what Router.Begin stores here, Observe finds
+}
+
+// An Attempt is one try to get a response from a target.
+type Attempt = struct {
+	Target string // as in Exchange
+	Retry  bool   // begun after another attempt at this Upstream had failed
+	Hedge  bool   // begun beside another attempt; see Upstream.Hedge
+
+	Start     time.Time     // when its target was chosen
+	Dial      time.Duration // time spent connecting; 0 on a reused connection
+	FirstByte time.Duration // time from Start to the head of the response; 0 if there is none
+	Duration  time.Duration // time from Start to the end of the response, or to the failure
+
+	Status int   // status of the target's response; 0 if there is none
+	Err    error // an *Error if the attempt failed, was retried or was canceled by Hedge, else nil
+	Value  any   // for the hooks of the Router: what Router.BeginAttempt stores here, Observe finds
+}
+
+// publicExchange converts r to an Exchange, in place.
+func publicExchange(r *exchange.Record) *Exchange {
+	if f, ok := r.Err.(*exchange.Failure); ok {
+		r.Err = publicError(f)
+	}
+	for i, err := range r.Retried {
+		if f, ok := err.(*exchange.Failure); ok {
+			r.Retried[i] = publicError(f)
+		}
+	}
+	for i := range r.Timeline {
+		if f, ok := r.Timeline[i].Err.(*exchange.Failure); ok {
+			r.Timeline[i].Err = publicError(f)
+		}
+	}
+	return (*Exchange)(r)
+}
+
+// A Beginning is the start of an exchange, for [Router.Begin], or of an attempt, for
+// [Router.BeginAttempt]. It is valid only during the call.
+type Beginning struct {
+	// Exchange has what is known so far: Start to Query, Peer, and UserAgent to ServerName
+	// except User; in BeginAttempt also Pattern, Target, Attempts and Queue. A hook may set
+	// Exchange.Value, and must not change other fields.
+	Exchange *Exchange
+
+	// Attempt is the attempt that begins; nil in Begin. Its Target, Start, Retry and Hedge are
+	// known. A hook may set Attempt.Value, and must not change other fields.
+	Attempt *Attempt
+
+	b *exchange.Beginning
+}
+
+// Header returns the value of a request header, "" if there is none. Several values are
+// joined by ", ". It returns what the target will get, as far as that is known: the value
+// that a hook has set, or the identifier of [Router.RequestID], or else what the client has
+// sent, which may be forged.
+func (b *Beginning) Header(name string) string { return b.b.Header(name) }
+
+// SetHeader sets a request header for the target. It replaces the client's own copies, in
+// every spelling that CGI reads as the same name, and also in trailers. In Begin it applies
+// to all attempts; handlers and middleware of the route see it too, and mirrored copies and
+// the request of a [ForwardAuth] carry it. In BeginAttempt it applies to this attempt, instead
+// of what Begin has set, and to a mirrored copy if it is the last attempt.
+// [Upstream.RequestHeader] edits the header like any other header.
+//
+// The name must be a token (RFC 9110). It must not be Host, Expect, Via, the name of
+// RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length, Connection
+// or X-Forwarded-For. The value must not have control characters. Otherwise the request fails
+// with 500, as if the hook had panicked.
+func (b *Beginning) SetHeader(name, value string) {
+	b.b.Replace(header.Replacement{Name: name, Value: value})
+}
+
+// RemoveHeader removes a request header of the client, as [Beginning.SetHeader] replaces it.
+// The rules for names are the same.
+func (b *Beginning) RemoveHeader(name string) {
+	b.b.Replace(header.Replacement{Name: name, Gone: true})
+}
+
+// hooks returns what calls the hooks of r; nil if there are none.
+func (r *Router) hooks(n exchange.Numbering) *exchange.Hooks {
+	if r.Begin == nil && r.BeginAttempt == nil && r.Observe == nil {
+		return nil
+	}
+	return &exchange.Hooks{Begin: shown(r.Begin), Attempt: shown(r.BeginAttempt), Number: n.Name,
+		Times:  r.Observe != nil || r.BeginAttempt != nil,
+		Failed: func(err error) { r.logger().Error("hook failed, the request gets 500", "cause", err) }}
+}
+
+// shown returns hook for the engine, nil without one.
+func shown(hook func(*Beginning)) func(*exchange.Beginning) {
+	if hook == nil {
+		return nil
+	}
+	return func(b *exchange.Beginning) {
+		p, ok := b.Face.(*Beginning)
+		if !ok {
+			p = &Beginning{b: b}
+			b.Face = p
+		}
+		p.Exchange, p.Attempt = publicExchange(b.Record), b.Attempt
+		hook(p)
+	}
+}
+
+// A RequestIDHeader is a request header that identifies the request in the logs
+// of all services. Handlers and targets get the header.
+//
+// If a request comes from a peer in [Router.TrustedProxies] and has exactly one such
+// header, whose value is a token (RFC 9110) of up to 128 bytes, that value is the
+// identifier. Otherwise the identifier is new: 128 random bits in
+// hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have the
+// same identifier.
+//
+// A client's own header is removed, also from trailers and in every spelling that
+// CGI reads as the same name. [Upstream.RequestHeader] and
+// [Upstream.ResponseHeader] edit the header like any other header.
+type RequestIDHeader struct {
+	// Name is the name of the header, such as "X-Request-Id". "" disables
+	// identifiers.
+	Name string
+
+	// Respond sends the header to clients too, in place of the target's header.
+	// Interim responses (1xx) and responses to an invalid request do not have it.
+	Respond bool
+}
+
+func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
+	switch {
+	case h.Name != "":
+		if err := exchange.CheckIDName("RequestID.Name", h.Name); err != nil {
+			return exchange.Numbering{}, fmt.Errorf("hostproxy: %w", err)
+		}
+	case h.Respond:
+		return exchange.Numbering{}, errors.New("hostproxy: RequestID.Respond requires RequestID.Name: set it to the name of the header, such as X-Request-Id")
+	}
+	return exchange.Numbering{Name: http.CanonicalHeaderKey(h.Name), Shown: h.Respond}, nil
+}
+
+// ClientAddr returns the client address of q, resolved through
+// [Router.TrustedProxies], as in [Exchange.Client]. It works in:
+//
+//   - handlers and middleware of routes
+//   - middleware in [Server.Handler]
+//   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
+//     and ModifyResponse (Request of the response)
+//   - [LimitKey].Func
+//
+// Elsewhere it returns the address in q.RemoteAddr, or the zero netip.Addr if
+// there is none.
+func ClientAddr(q *http.Request) netip.Addr {
+	if x := exchange.FromContext(q.Context()); x != nil {
+		return x.Client
+	}
+	if a := exchange.ArrivalFrom(q.Context()); a != nil {
+		return a.Client
+	}
+	return header.ParsePeer(q.RemoteAddr).Addr
+}
+
+// RequestID returns the identifier of q; see [RequestIDHeader]. It works in the
+// same places as [ClientAddr]. Elsewhere, or if [Router.RequestID] is disabled, it
+// returns "".
+func RequestID(q *http.Request) string {
+	if x := exchange.FromContext(q.Context()); x != nil {
+		return x.RequestID
+	}
+	if a := exchange.ArrivalFrom(q.Context()); a != nil {
+		return a.RequestID
+	}
+	return ""
 }
 
 // compile returns the compiled form of the fields, which are in use from then on.

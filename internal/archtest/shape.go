@@ -11,7 +11,7 @@ import (
 // The bounds of the style: about 500 lines a file, 60 a function without a reason, 60 an example.
 const (
 	maxFileLines     = 550
-	maxPublicLines   = 900 // without comments: the four public files have all of the API, and no more rooms
+	maxPublicLines   = 950 // without comments: the four public files have all of the API, and no more rooms
 	maxFunctionLines = 60
 	maxExampleLines  = 60
 )

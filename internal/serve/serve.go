@@ -11,6 +11,7 @@
 //   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
 //   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
+//   - fastlane_record.go: the record of an exchange
 //   - fastlane_introduce.go: connections to targets that are told the client by the PROXY protocol
 //   - fastlane_hooks.go: the program's hooks at the beginning of exchanges and attempts
 //   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and pages in place of them
