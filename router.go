@@ -460,10 +460,10 @@ type RateLimit struct {
 // client address, which is also used for requests where the value is missing or empty.
 //
 // Clients choose the values of headers and cookies. A client that invents a new value
-// for each request gets a new limit each time, and so many new values at once slow
-// down other new values. Therefore count by a value only where something verifies it,
-// or add a limit by client: set By in [Upstream.RateLimit] or [Guard], and leave it
-// empty in [Router.RateLimit].
+// for each request is not limited by it. A flood of invented values can also use up
+// the buckets: requests with other new values then get 429. Count by a value that
+// something in front verifies, or limit each client too: leave By empty in
+// [Router.RateLimit], and set it in [Upstream.RateLimit] or [Guard].
 type LimitKey struct {
 	// Header is the name of a header, whose first value counts. Host and forwarding
 	// headers such as X-Forwarded-For are not allowed. The header of
@@ -473,11 +473,10 @@ type LimitKey struct {
 	Cookie string // name of a cookie
 	Host   bool   // host of the request, in canonical form
 
-	// Func returns the value. It gets the request before a target does, and must not
-	// change it or read its body. It may be called concurrently. It must be quick: the
-	// request waits for it. If it panics, the request fails with 500. Func takes
-	// the handler lane, for all routes if it is in [Router.RateLimit], which costs
-	// more CPU than the other fields.
+	// Func returns the value. It must not change the request or read its body. It may
+	// be called concurrently. The request waits for it, without a time limit. If Func
+	// panics, the request fails with 500. Func costs more CPU than the other fields: it
+	// takes the handler lane, for all routes if it is set in [Router.RateLimit].
 	Func func(*http.Request) string
 }
 

@@ -168,6 +168,17 @@ func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 			c.Conn.Close()
 			landed(t, s)
 		}},
+		{"by the drain of the server", switches, nil, func(t *testing.T, s *site, c *proxytest.Client) {
+			c.Send(upgrade)
+			assert.Contains(t, c.Head(), "101 Switching")
+			airborne(t, s)
+			if s.server == nil {
+				c.Conn.Close()
+			} else {
+				s.server.Drain()
+			}
+			landed(t, s)
+		}},
 		{"by the drain of the upstream", stays, nil, func(t *testing.T, s *site, c *proxytest.Client) {
 			c.Send(get)
 			assert.Contains(t, c.Head(), "200 OK")

@@ -323,3 +323,19 @@ func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
 		})
 	}
 }
+
+func TestAnUpstreamAloneHasAKeyedLimit(t *testing.T) {
+	for name, by := range map[string]hostproxy.LimitKey{"header": {Header: "X-Tenant"}, "func": {Func: tenant}} {
+		t.Run(name, func(t *testing.T) {
+			u := hostproxy.To(proxytest.NewBackend(t, good).Addr())
+			u.RateLimit = &hostproxy.RateLimit{Rate: 1e-6, Burst: 1, MaxInFlight: 1, By: by}
+			c := proxytest.Dial(t, proxytest.NewServer(t, u).Addr())
+			for _, tt := range []struct {
+				tenant string
+				want   int
+			}{{"a", 200}, {"a", 429}, {"b", 200}, {"", 200}, {"", 429}} {
+				assert.Equal(t, tt.want, c.Do(keyed{"a.test", "X-Tenant: " + tt.tenant + "\r\n"}.raw()).StatusCode)
+			}
+		})
+	}
+}
