@@ -248,6 +248,9 @@ type UnbufferedConn interface {
 //
 // Until the header is read, a connection counts in [Server.MaxConns], and not yet in
 // MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
+//
+// [Router.Listen] and [Router.Wrap] read no headers. For Wrap, use a listener whose
+// connections do so themselves.
 type ProxyProtocol struct {
 	// From are the addresses of the peers, such as load balancers. Each connection of
 	// these peers must begin with a header. On a unix socket, which has no addresses,
