@@ -586,9 +586,9 @@ type UnbufferedConn interface {
 // the destination is the local address. This applies to all that depends on an address:
 // the client address, X-Forwarded-For, [Router.TrustedProxies], rate limits, Allow and
 // Deny, [Server.MaxConnsPerClient], and the header that a [Passthrough] sends. The
-// connection has no remote address if the header is of the unix family.
-// The connection keeps its own addresses if the header has none: with the command LOCAL,
-// as for health checks of the load balancer, or the family UNKNOWN or UNSPEC.
+// connection has no remote address if the header is of the unix family. It keeps its own
+// addresses if the header has none: with the command LOCAL, as for health checks of the
+// load balancer, or the family UNKNOWN or UNSPEC.
 //
 // A connection without a valid header is closed, counted, and logged at most once a
 // minute with the reason. A header is invalid if it is for UDP, if it is longer than
@@ -598,12 +598,15 @@ type UnbufferedConn interface {
 //
 // Until the header is read, a connection counts in [Server.MaxConns], and not yet in
 // MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
+//
+// [Router.Listen] and [Router.Wrap] read no headers. For Wrap, use a listener whose
+// connections do so themselves.
 type ProxyProtocol struct {
 	// From are the addresses of the peers, such as load balancers. Each connection of
 	// these peers must begin with a header. On a unix socket, which has no addresses,
 	// that holds if From contains 127.0.0.1 or ::1. Connections of other peers must not
-	// have a header: a plain request then gets 400, and a TLS handshake fails. Required:
-	// the peers can pretend to be any client.
+	// have a header: a plain request then gets 400, and a TLS handshake fails. Required.
+	// These peers can claim any client address.
 	From []netip.Prefix
 
 	// Timeout limits the wait for the header, from the start of the connection. Zero
