@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,8 +262,9 @@ func TestADrainLosesNoRequest(t *testing.T) {
 						begun <- struct{}{}
 						p, err := client.Post("http://"+addr, "text/plain", bytes.NewReader(make([]byte, size)))
 						var dial *net.OpError
-						// The listener may close before it has accepted the connection that the client dialled.
-						if errors.As(err, &dial) && dial.Op == "dial" || err != nil && strings.HasSuffix(err.Error(), "client conn could not be established") {
+						// The listener may close before it has accepted the connection that the client dialled, which
+						// is then reset: what has been served is counted below.
+						if errors.As(err, &dial) && dial.Op == "dial" || errors.Is(err, syscall.ECONNRESET) || err != nil && strings.HasSuffix(err.Error(), "client conn could not be established") {
 							refused.Add(1)
 							return
 						}
