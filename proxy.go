@@ -549,7 +549,7 @@ type Exchange struct {
 
 	Target    string        // target of the last attempt; "" if none was chosen
 	Attempts  int           // number of targets tried
-	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, or for the first targets of Upstream.Discover
+	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, for Upstream.Wake, or for the first targets of Upstream.Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
 	Duration  time.Duration // time from Start to the end of the response
