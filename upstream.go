@@ -700,6 +700,13 @@ func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
+// Asleep tells u that its targets have stopped by themselves, for instance because a process has
+// crashed: the next request calls Wake.Start. Requests in flight go on. Asleep does nothing while
+// the targets are asleep or while Wake.Start or Wake.Stop runs. It returns an error if Wake is nil.
+func (u *Upstream) Asleep() error {
+	return u.with(func(f *forward.Forwarder) error { return f.Asleep() })
+}
+
 // Add adds targets, which get requests immediately, unless [HealthCheck].StartDown
 // is set. Add does not wait until they are ready; [Upstream.Replace] does.
 func (u *Upstream) Add(ts ...string) error {

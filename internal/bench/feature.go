@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy"
@@ -75,14 +76,6 @@ func features() []feature {
 		})},
 		{"canary", "canary of all clients", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Canary(other, 1) })},
 		{"mirror", "mirror of one request in a thousand", dearest, beside(func(u, other *hostproxy.Upstream) error { return u.Mirror(other, 0.001) })},
-		{"begin", "hooks at the beginning of exchanges and attempts, one header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
-			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
-			r.BeginAttempt = func(b *hostproxy.Beginning) {
-				b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-			}
-			r.Observe = func(*hostproxy.Exchange) {}
-			return nil
-		}},
 		{"access-log", "access log, as JSON that is written nowhere", logged, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 			return nil
@@ -92,7 +85,7 @@ func features() []feature {
 
 // featureRows are the rows of all features.
 func featureRows() (rows []*row) {
-	for _, f := range features() {
+	for _, f := range slices.Concat(features(), hookFeatures()) {
 		rows = append(rows, &row{name: "feature-" + f.name, title: "feature: " + f.title, kind: requests, proto: h1Plain, path: "/small",
 			conns: 64, feature: f.name, targets: []target{{peer: withPrefix + f.name, of: fastLaneName, must: f.must}}})
 	}
@@ -107,7 +100,7 @@ func featurePeers(name string) []*peer {
 
 // featureOf returns the feature that a peer of that name has, nil without one.
 func featureOf(peer string) *feature {
-	for _, f := range features() {
+	for _, f := range slices.Concat(features(), hookFeatures()) {
 		if peer == withPrefix+f.name {
 			return &f
 		}

@@ -316,6 +316,9 @@ func (w *waker) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	left := w.IdleAfter
+	if !w.awake() { // of late
+		return
+	}
 	if w.users.Load() == 0 {
 		left = time.Until(time.Unix(0, w.last.Load()).Add(w.IdleAfter))
 	}
@@ -324,6 +327,32 @@ func (w *waker) look() {
 		return
 	}
 	w.begin(true)
+}
+
+// Asleep notes that the targets have stopped by themselves: the next exchange wakes them. What is in
+// flight goes on.
+func (f *Forwarder) Asleep() error {
+	if f.waker == nil {
+		return errors.New("Upstream.Asleep requires Upstream.Wake: set it")
+	}
+	if f.waker.fallAsleep() {
+		f.background.stop()
+	}
+	return nil
+}
+
+// fallAsleep reports whether the targets were awake.
+func (w *waker) fallAsleep() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.awake() {
+		return false
+	}
+	w.users.Add(asleep)
+	if w.idle != nil {
+		w.idle.Stop()
+	}
+	return true
 }
 
 // anyServes reports whether one of the targets serves: it answers the health check, or takes a

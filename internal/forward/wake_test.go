@@ -379,7 +379,9 @@ func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 		assert.Equal(t, "b.test", v.rec.Target, "the targets of now")
 		<-time.NewTimer(time.Minute).C
 		done := make(chan error, 1)
-		go func() { done <- s.f.Replace(t.Context(), []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "c.test"}}}) }()
+		go func() {
+			done <- s.f.Replace(t.Context(), []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "c.test"}}})
+		}()
 		synctest.Wait()
 		v.End()
 		assert.NoError(t, <-done)
@@ -399,4 +401,28 @@ func TestReadyWakesTheTargets(t *testing.T) {
 		assert.ErrorContains(t, s.f.Ready(ctx), "the targets are waking")
 		<-time.NewTimer(5 * time.Minute).C
 	})
+}
+
+// Of targets that have stopped by themselves the next exchange knows, and those in flight count on.
+func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSleeper(t, takes(time.Second), none, nil)
+		require.NoError(t, s.f.Asleep())
+		long, fail := visit(s.f)
+		require.Nil(t, fail)
+		require.NoError(t, s.f.Asleep())
+		assert.Equal(t, "asleep", s.state())
+		<-time.NewTimer(time.Hour).C
+		assert.Zero(t, s.stops.Load(), "nothing is to be stopped")
+		assert.Nil(t, visits(s.f, 10)[9])
+		assert.EqualValues(t, 2, s.starts.Load())
+		<-time.NewTimer(time.Hour).C
+		assert.Zero(t, s.stops.Load(), "one is in flight")
+		long.End()
+		<-time.NewTimer(2 * time.Minute).C
+		assert.EqualValues(t, 1, s.stops.Load())
+	})
+	f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}}, Retry: forward.Retry{Attempts: 1}})
+	require.NoError(t, err)
+	assert.ErrorContains(t, f.Asleep(), "Upstream.Asleep requires Upstream.Wake")
 }

@@ -4,6 +4,7 @@ package serve_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -126,6 +127,9 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 				b.Attempt.Value = r
 				b.SetHeader("X-Span", b.Exchange.Path)
 			}
+		},
+		"Wake": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Wake = &hostproxy.Wake{Start: func(context.Context) error { return nil }, IdleAfter: time.Hour, Stop: func(context.Context) error { return nil }}
 		},
 		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}
