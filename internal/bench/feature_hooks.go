@@ -10,7 +10,7 @@ import (
 // hookFeatures are features that call funcs of the program's.
 func hookFeatures() []feature {
 	return []feature{
-		{"begin", "hooks at the start of exchanges and attempts, one header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+		{"begin", "hooks at the start, a header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
 			r.BeginAttempt = func(b *hostproxy.Beginning) {
 				b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
