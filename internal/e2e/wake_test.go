@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -374,4 +375,56 @@ func TestABadWakeIsRefused(t *testing.T) {
 	u.Queue.Max, u.Wake = 5, &hostproxy.Wake{Start: start}
 	var r hostproxy.Router
 	assert.NoError(t, r.Set("a.test", u))
+}
+
+// Streams of HTTP/2 wait for one Start too, and one that is reset waits no longer.
+func TestStreamsWakeSleepingTargets(t *testing.T) {
+	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
+		n := &nap{start: make(chan error)}
+		var r *hostproxy.Router
+		k := start(t, shape{secure: true, routes: func(router *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Wake = n.wake(time.Hour)
+			r = router
+			r.Handle("*", u)
+		}})
+		k.mirror.answer.Store(&say)
+		p := newH2(t, k)
+		p.listen()
+		for stream := uint32(1); stream < 20; stream += 2 {
+			require.NoError(t, p.ask(stream, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a.test"))
+		}
+		proxytest.Eventually(t, "all to wait", func() bool { return waiting(r) == 10 })
+		require.NoError(t, p.WriteRSTStream(19, http2.ErrCodeCancel))
+		proxytest.Eventually(t, "one to leave", func() bool { return waiting(r) == 9 })
+		n.start <- nil
+		for range 10 {
+			x := <-k.records
+			assert.Contains(t, []int{200, 499}, x.Status)
+			assert.Positive(t, x.Queue)
+		}
+		assert.EqualValues(t, 1, n.starts.Load())
+		assert.Len(t, k.mirror.taken(), 9)
+	}
+}
+
+// Targets that are found only when something has been started are waited for.
+func TestDiscoveryFindsWhatAStartHasStarted(t *testing.T) {
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		started := make(chan struct{}, 9)
+		u := &hostproxy.Upstream{Discover: func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+			select {
+			case <-started:
+				publish([]hostproxy.Endpoint{{Target: s.backend.Addr()}})
+			case <-ctx.Done():
+			}
+			<-ctx.Done()
+			return nil
+		}}
+		u.Wake = &hostproxy.Wake{Start: func(context.Context) error { started <- struct{}{}; return nil }}
+		s.router.Handle("b.test", u)
+		c := s.dial(t)
+		for range 2 {
+			assert.Equal(t, 200, c.Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").StatusCode)
+		}
+	})
 }
