@@ -473,7 +473,8 @@ type Queue struct {
 // logged.
 type Wake struct {
 	// Start starts the targets. It is called once for all requests that wait, also if the
-	// targets run already. ctx is done after Timeout; Start must then return. Required.
+	// targets run already. It may call [Upstream.Replace], for instance if an address is known
+	// only then. ctx is done after Timeout; Start must then return. Required.
 	Start func(ctx context.Context) error
 
 	// Stop stops the targets. It is called once after IdleAfter, and never while a request is

@@ -104,8 +104,7 @@ type Forwarder struct {
 	mirrored atomic.Pointer[mirror]
 	name     exchange.Pseudonym // where there is no Router
 	guarded  bool
-	limited  bool   // there may be no room for an exchange
-	waker    *waker // nil means that the targets never sleep
+	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
 	queue    limit.Queue
 	refused  atomic.Bool // some target does not speak HTTP/1.1
@@ -118,6 +117,7 @@ type Forwarder struct {
 	emptied  sync.Once     // closes idle
 
 	background background
+	waker      *waker // nil means that the targets never sleep
 
 	Sweeper exchange.Sweeper // of the exchanges of the handler lane
 }
@@ -145,7 +145,8 @@ func New(c Config) (*Forwarder, error) {
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
-	f.plain, f.guarded, f.waker = f.isPlain(), f.Guard.guarded(), newWaker(f)
+	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
+	f.waker = newWaker(f)
 	return f, nil
 }
 

@@ -142,6 +142,7 @@ func (w *waker) state() string {
 // Why exchanges that needed sleeping targets did not reach them.
 var (
 	errAsleep   = errors.New("asleep")
+	errExited   = errors.New("the hook has ended its goroutine: want it to return")
 	errWakeLate = errors.New("waking the targets has taken longer than Wake.Timeout")
 	errStopLate = errors.New("the targets are falling asleep, and Wake.Stop has taken longer than Wake.Timeout")
 )
@@ -230,12 +231,15 @@ func (w *waker) run(p *phase) {
 	if p.stops {
 		what, call = "Wake.Stop", w.stop
 	}
-	err := call(ctx)
-	onTime()
-	if err != nil && w.Failed != nil {
-		w.Failed(what, err)
-	}
-	w.end(p, err)
+	err := errExited // until it returns
+	defer func() {
+		onTime()
+		if err != nil && w.Failed != nil {
+			w.Failed(what, err)
+		}
+		w.end(p, err)
+	}()
+	err = call(ctx)
 }
 
 // start wakes the targets, and returns when one of them serves.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -183,6 +184,7 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 		why    string
 	}{
 		"an error": {func(context.Context) error { <-time.NewTimer(time.Second).C; return errors.New("no machine") }, 503, "waking the targets failed: no machine"},
+		"Goexit":   {func(context.Context) error { runtime.Goexit(); return nil }, 503, "has ended its goroutine"},
 		"a panic":  {func(context.Context) error { panic("bug") }, 503, "panic in Wake.Start: bug"},
 		"no time":  {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 504, "longer than Wake.Timeout"},
 	} {
@@ -425,4 +427,25 @@ func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
 	f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}}, Retry: forward.Retry{Attempts: 1}})
 	require.NoError(t, err)
 	assert.ErrorContains(t, f.Asleep(), "Upstream.Asleep requires Upstream.Wake")
+}
+
+// The hooks may change their own upstream: no lock is held while they run.
+func TestHooksOfAWakeMayUseTheirUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *sleeper
+		s = newSleeper(t, func(ctx context.Context) error {
+			return s.f.Replace(ctx, []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "new.test"}}})
+		}, func(context.Context) error {
+			s.f.Pause(time.Minute)
+			s.f.Resume()
+			return s.f.Asleep()
+		}, nil)
+		v, fail := visit(s.f)
+		require.Nil(t, fail)
+		assert.Equal(t, "new.test", v.rec.Target)
+		v.End()
+		<-time.NewTimer(2 * time.Minute).C
+		assert.EqualValues(t, 1, s.stops.Load())
+		assert.Zero(t, s.logged.Load())
+	})
 }

@@ -27,20 +27,21 @@ type roundTrip struct {
 
 	flight   flight
 	attempts forward.Attempts
-	fast     bool                 // the short way may do
-	res      http.Response        // on the short way
-	room     client.Room          // likewise
-	fields   []h1.Field           // of a response that is relayed
-	events   bool                 // it is an event stream
-	tries    int                  // attempts that have begun
-	body     *requestBody         // the client's body, nil without
-	done     context.CancelFunc   // of a client that knows nothing of leases; nil without
-	wrote    bool                 // the response to the client has begun
-	mirrors  bool                 // a copy is to be sent
-	interim  int                  // interim responses relayed
-	named    []string             // values of the response's Connection, for its trailers
-	set      []header.Replacement // by the hook of the latest attempt
-	key      string               // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
+	fast     bool               // the short way may do
+	res      http.Response      // on the short way
+	room     client.Room        // likewise
+	fields   []h1.Field         // of a response that is relayed
+	events   bool               // it is an event stream
+	tries    int                // attempts that have begun
+	body     *requestBody       // the client's body, nil without
+	done     context.CancelFunc // of a client that knows nothing of leases; nil without
+	wrote    bool               // the response to the client has begun
+	mirrors  bool               // a copy is to be sent
+	interim  int                // interim responses relayed
+	named    []string           // values of the response's Connection, for its trailers
+	key      string             // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
+
+	set []header.Replacement // by the hook of the latest attempt
 }
 
 // methods are methods of a roundTrip and of its flight as funcs. They are kept, so
