@@ -513,3 +513,7 @@ func TestAHookThatBlocksHoldsUpItsOwnRequest(t *testing.T) {
 		}
 	}
 }
+
+func TestHooksAtTheBeginningStayOnTheFastLane(t *testing.T) {
+	assertLane(t, newSite(t, lanes[0], proxytest.Reply(ok), traced), true)
+}
