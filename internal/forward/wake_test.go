@@ -17,6 +17,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
@@ -102,7 +103,7 @@ func TestOneStartWakesTheTargetsForAll(t *testing.T) {
 		assert.Equal(t, "asleep", s.state())
 		began := time.Now()
 		go func() {
-			<-time.NewTimer(time.Second).C
+			time.Sleep(time.Second)
 			assert.Equal(t, "waking", s.state())
 		}()
 		for _, fail := range visits(s.f, 1000) {
@@ -117,7 +118,7 @@ func TestOneStartWakesTheTargetsForAll(t *testing.T) {
 			v.End()
 		}
 		assert.EqualValues(t, 1, s.starts.Load())
-		<-time.NewTimer(5 * time.Minute).C // rest
+		time.Sleep(5 * time.Minute) // rest
 		assert.EqualValues(t, 1, s.stops.Load())
 	})
 }
@@ -128,11 +129,11 @@ func TestTargetsFallAsleepOnceNobodyNeedsThem(t *testing.T) {
 		s := newSleeper(t, none, func(context.Context) error { stopped <- time.Now(); return nil }, nil)
 		long, fail := visit(s.f) // a WebSocket, a stream or an upload is no different
 		require.Nil(t, fail)
-		<-time.NewTimer(time.Hour).C
+		time.Sleep(time.Hour)
 		assert.Zero(t, s.stops.Load(), "an exchange is in flight")
 		long.End()
 		for range 5 { // each one begins the minute anew
-			<-time.NewTimer(50 * time.Second).C
+			time.Sleep(50 * time.Second)
 			v, fail := visit(s.f)
 			require.Nil(t, fail)
 			v.End()
@@ -142,7 +143,7 @@ func TestTargetsFallAsleepOnceNobodyNeedsThem(t *testing.T) {
 		assert.Equal(t, time.Minute, (<-stopped).Sub(last))
 		synctest.Wait()
 		assert.Equal(t, "asleep", s.state())
-		<-time.NewTimer(time.Hour).C
+		time.Sleep(time.Hour)
 		assert.EqualValues(t, 1, s.stops.Load(), "once")
 		v, fail := visit(s.f)
 		require.Nil(t, fail)
@@ -165,7 +166,7 @@ func TestARequestDuringStopWaitsAndWakesAgain(t *testing.T) {
 		}
 		s = newSleeper(t, alone(time.Second), alone(10*time.Second), nil)
 		assert.Nil(t, visits(s.f, 1)[0])
-		<-time.NewTimer(time.Minute + 4*time.Second).C
+		time.Sleep(time.Minute + 4*time.Second)
 		assert.Equal(t, "falling asleep", s.state())
 		began := time.Now()
 		for _, fail := range visits(s.f, 10) {
@@ -173,7 +174,7 @@ func TestARequestDuringStopWaitsAndWakesAgain(t *testing.T) {
 		}
 		assert.Equal(t, 7*time.Second, time.Since(began), "the rest of Stop, and a Start")
 		assert.EqualValues(t, 2, s.starts.Load())
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 	})
 }
 
@@ -183,7 +184,7 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 		status int
 		why    string
 	}{
-		"an error": {func(context.Context) error { <-time.NewTimer(time.Second).C; return errors.New("no machine") }, 503, "waking the targets failed: no machine"},
+		"an error": {func(context.Context) error { _ = takes(time.Second)(nil); return errors.New("no machine") }, 503, "waking the targets failed: no machine"},
 		"Goexit":   {func(context.Context) error { runtime.Goexit(); return nil }, 503, "has ended its goroutine"},
 		"a panic":  {func(context.Context) error { panic("bug") }, 503, "panic in Wake.Start: bug"},
 		"no time":  {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 504, "longer than Wake.Timeout"},
@@ -206,7 +207,7 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 					assert.ErrorContains(t, fail.Err, tt.why)
 					assert.EqualValues(t, round+1, s.starts.Load())
 					assert.EqualValues(t, round+1, s.logged.Load())
-					<-time.NewTimer(2 * time.Second).C
+					time.Sleep(2 * time.Second)
 				}
 			})
 		})
@@ -223,7 +224,7 @@ func TestAStartThatHangsHoldsNobody(t *testing.T) {
 			assert.Equal(t, 504, fail.Status)
 		}
 		assert.Equal(t, 30*time.Second, time.Since(began))
-		<-time.NewTimer(10 * time.Minute).C
+		time.Sleep(10 * time.Minute)
 		began = time.Now()
 		for _, fail := range visits(s.f, 100) {
 			require.NotNil(t, fail)
@@ -231,7 +232,7 @@ func TestAStartThatHangsHoldsNobody(t *testing.T) {
 		}
 		assert.Zero(t, time.Since(began), "these do not wait")
 		assert.EqualValues(t, 1, s.starts.Load())
-		<-time.NewTimer(time.Hour).C // it has waked them after all, and they have fallen asleep again
+		time.Sleep(time.Hour) // it has waked them after all, and they have fallen asleep again
 		assert.EqualValues(t, 1, s.stops.Load())
 		assert.Equal(t, "asleep", s.state())
 	})
@@ -241,16 +242,16 @@ func TestAStopThatHangsHoldsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, none, takes(time.Hour), nil)
 		assert.Nil(t, visits(s.f, 1)[0])
-		<-time.NewTimer(time.Minute + time.Second).C
+		time.Sleep(time.Minute + time.Second)
 		began := time.Now()
 		fail := visits(s.f, 1)[0]
 		require.NotNil(t, fail)
 		assert.Equal(t, 504, fail.Status)
 		assert.ErrorContains(t, fail.Err, "Wake.Stop has taken longer")
 		assert.Equal(t, 29*time.Second, time.Since(began))
-		<-time.NewTimer(time.Hour).C
+		time.Sleep(time.Hour)
 		assert.Nil(t, visits(s.f, 1)[0])
-		<-time.NewTimer(2 * time.Hour).C
+		time.Sleep(2 * time.Hour)
 	})
 }
 
@@ -261,7 +262,7 @@ func TestAStopThatPanicsIsContained(t *testing.T) {
 		for round := range int64(2) {
 			assert.Nil(t, visits(s.f, 1)[0])
 			assert.EqualValues(t, round+1, s.starts.Load())
-			<-time.NewTimer(2 * time.Minute).C
+			time.Sleep(2 * time.Minute)
 			assert.EqualValues(t, round+1, s.logged.Load())
 			assert.Equal(t, "asleep", s.state())
 		}
@@ -280,9 +281,9 @@ func TestAClientThatLeavesWaitsNoLonger(t *testing.T) {
 		assert.Equal(t, exchange.StatusClientClosed, fail.Status)
 		assert.Equal(t, exchange.SideClient, fail.Side)
 		assert.Equal(t, time.Second, v.rec.Queue)
-		<-time.NewTimer(10 * time.Second).C // the others find them awake
+		time.Sleep(10 * time.Second) // the others find them awake
 		assert.Equal(t, "", s.state())
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())
 	})
 }
@@ -304,7 +305,7 @@ func TestTheQueueBoundsThoseThatWaitForAStart(t *testing.T) {
 				want = most
 			}
 			assert.Equal(t, 5000-want, refused)
-			<-time.NewTimer(5 * time.Minute).C
+			time.Sleep(5 * time.Minute)
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -314,7 +315,7 @@ func TestTheQueueBoundsThoseThatWaitForAStart(t *testing.T) {
 		require.NotNil(t, fail)
 		assert.ErrorContains(t, fail.Err, "waited too long in the queue")
 		assert.Equal(t, 3*time.Second, time.Since(began))
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 	})
 }
 
@@ -338,7 +339,7 @@ func TestPauseAndMaintainHoldWhileTheTargetsSleep(t *testing.T) {
 		time.AfterFunc(30*time.Second, s.f.Resume)
 		assert.Nil(t, visits(s.f, 1)[0])
 		assert.EqualValues(t, 1, s.starts.Load())
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 	})
 }
 
@@ -350,7 +351,7 @@ func TestADrainWaitsForThoseThatWait(t *testing.T) {
 		})
 		assert.Nil(t, visits(s.f, 1)[0])
 		assert.ErrorIs(t, visits(s.f, 1)[0].Err, forward.ErrDraining)
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load(), "what was started is stopped")
 	})
 	synctest.Test(t, func(t *testing.T) {
@@ -379,7 +380,7 @@ func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 		v, fail := visit(s.f)
 		require.Nil(t, fail)
 		assert.Equal(t, "b.test", v.rec.Target, "the targets of now")
-		<-time.NewTimer(time.Minute).C
+		time.Sleep(time.Minute)
 		done := make(chan error, 1)
 		go func() {
 			done <- s.f.Replace(t.Context(), []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "c.test"}}})
@@ -387,7 +388,7 @@ func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 		synctest.Wait()
 		v.End()
 		assert.NoError(t, <-done)
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())
 	})
 }
@@ -397,11 +398,11 @@ func TestReadyWakesTheTargets(t *testing.T) {
 		s := newSleeper(t, takes(5*time.Second), none, nil)
 		assert.NoError(t, s.f.Ready(t.Context()))
 		assert.EqualValues(t, 1, s.starts.Load())
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		assert.ErrorContains(t, s.f.Ready(ctx), "the targets are waking")
-		<-time.NewTimer(5 * time.Minute).C
+		time.Sleep(5 * time.Minute)
 	})
 }
 
@@ -414,14 +415,14 @@ func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
 		require.Nil(t, fail)
 		require.NoError(t, s.f.Asleep())
 		assert.Equal(t, "asleep", s.state())
-		<-time.NewTimer(time.Hour).C
+		time.Sleep(time.Hour)
 		assert.Zero(t, s.stops.Load(), "nothing is to be stopped")
 		assert.Nil(t, visits(s.f, 10)[9])
 		assert.EqualValues(t, 2, s.starts.Load())
-		<-time.NewTimer(time.Hour).C
+		time.Sleep(time.Hour)
 		assert.Zero(t, s.stops.Load(), "one is in flight")
 		long.End()
-		<-time.NewTimer(2 * time.Minute).C
+		time.Sleep(2 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())
 	})
 	f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}}, Retry: forward.Retry{Attempts: 1}})
@@ -444,8 +445,38 @@ func TestHooksOfAWakeMayUseTheirUpstream(t *testing.T) {
 		require.Nil(t, fail)
 		assert.Equal(t, "new.test", v.rec.Target)
 		v.End()
-		<-time.NewTimer(2 * time.Minute).C
+		time.Sleep(2 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())
 		assert.Zero(t, s.logged.Load())
 	})
+}
+
+// Exchanges come and go while the targets fall asleep all the time: none of them meets one that sleeps.
+func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
+	var awake atomic.Bool
+	s := newSleeper(t, func(context.Context) error {
+		assert.False(t, awake.Swap(true))
+		return nil
+	}, func(context.Context) error {
+		assert.True(t, awake.Swap(false))
+		return nil
+	}, func(c *forward.Config) { c.Wake.IdleAfter, c.MaxInFlight, c.MaxQueue = 50*time.Microsecond, 3, 100 })
+	for round := range 1000 {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				v, fail := visit(s.f)
+				if assert.Nil(t, fail) {
+					assert.True(t, awake.Load())
+				}
+				v.End()
+			})
+		}
+		wg.Wait()
+		if round%100 == 0 {
+			proxytest.Eventually(t, "sleep", func() bool { return s.state() == "asleep" })
+		}
+	}
+	require.NoError(t, s.f.Drain(t.Context()))
+	assert.Greater(t, s.starts.Load(), int64(1))
 }
