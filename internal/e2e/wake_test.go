@@ -428,3 +428,28 @@ func TestDiscoveryFindsWhatAStartHasStarted(t *testing.T) {
 		}
 	})
 }
+
+// A Router that is served again, by one Server after the other or by two at once, has the same targets, awake or not.
+func TestTargetsSleepAndWakeOverSeveralServers(t *testing.T) {
+	overOurLanes(t, good, func(t *testing.T, s *site) {
+		if s.lane.secure {
+			return // start would set up TLS again
+		}
+		n := new(nap)
+		u := hostproxy.To(s.backend.Addr())
+		u.Wake = n.wake(10 * time.Millisecond)
+		u.Health = &hostproxy.HealthCheck{Interval: time.Millisecond}
+		s.router.Handle("b.test", u)
+		for round := range 3 {
+			require.Equal(t, 200, s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n\r\n").StatusCode)
+			if round < 2 {
+				first := s.server
+				s.start(t) // beside the first
+				require.NoError(t, first.Stop())
+			}
+			<-n.stopping
+			assert.EqualValues(t, round+1, n.starts.Load())
+			assert.EqualValues(t, round+1, n.stops.Load())
+		}
+	})
+}
