@@ -1244,7 +1244,7 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 // StatusHandler returns a handler that shows the state of r as a page, or as JSON
 // with the query format=json. It shows:
 //
-//   - routes, and targets with health and latency
+//   - routes, and targets with health and latency; whether the targets are asleep
 //   - certificates
 //   - for each [Server] that runs r: the number of open connections, and what it
 //     refused (connections, handshakes, request heads), by reason

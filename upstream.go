@@ -243,6 +243,10 @@ type Upstream struct {
 	// requests with 503.
 	Queue Queue
 
+	// Wake starts targets that sleep when a request arrives, and stops them when they are
+	// idle. Nil means that the targets never sleep.
+	Wake *Wake
+
 	// -- Retries: when a request goes to a second target --
 	//
 	// Retry decides whether a request that failed at one target goes to another.
@@ -496,12 +500,50 @@ type Health struct {
 }
 
 // A Queue lets requests above MaxInFlight or MaxTargetInFlight wait, in order of
-// arrival. If the queue is full, or after Wait, a request gets 503 and Retry-After.
+// arrival. It also limits the requests that wait for [Wake]. If the queue is full, or after Wait, a request gets 503 and Retry-After.
 // Retries do not wait: if a request failed at one target and the other targets are
 // full, the client gets the failure.
 type Queue struct {
-	Max  int           // limit of waiting requests; 0 disables the queue
+	Max  int           // limit of waiting requests; 0 disables the queue, but not the wait for Wake
 	Wait time.Duration // limit of a request's wait; 0 means 10 s
+}
+
+// A Wake starts the targets of an [Upstream] on demand. The targets count as asleep at first
+// and after IdleAfter. The first request that needs them calls Start; all requests wait until
+// Start has returned nil and one target serves: it answers the health check or, without one,
+// takes a connection. Health checks pause while the targets are asleep. A request that arrives
+// while Stop runs waits until Stop has returned, and Start has then been called again.
+//
+// At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503. A request
+// waits at most Queue.Wait if that is set. If a client disconnects, its request no longer waits,
+// but Start goes on. Requests wait for [Upstream.Resume] before they call Start, and
+// [Upstream.Maintain] answers them. [Upstream.Ready] calls Start too. [Upstream.Replace] does not:
+// new targets must serve by themselves.
+//
+// A request gets 503 with Retry-After if Start fails or panics, and 504 if Start or Stop exceeds
+// Timeout. After a failure Start is not called again for a second. Calls of Start and Stop do not
+// overlap: if one of them runs on after Timeout, requests get 504 until it returns. Failures are
+// logged.
+type Wake struct {
+	// Start starts the targets. It is called once for all requests that wait, also if the
+	// targets run already. It may call [Upstream.Replace], for instance if an address is known
+	// only then. ctx is done after Timeout; Start must then return. Required.
+	Start func(ctx context.Context) error
+
+	// Stop stops the targets. It is called once after IdleAfter, and never while a request is
+	// in flight. Whatever it returns, the targets count as asleep. ctx is done after
+	// Timeout. Stop is called even if the Upstream has no route any more, but not at the end
+	// of a [Server]. Nil means that the targets fall asleep by themselves.
+	Stop func(ctx context.Context) error
+
+	// Timeout limits a call of Start, including the time until a target serves, and a call of
+	// Stop. Zero means 30 s; negative is an error.
+	Timeout time.Duration
+
+	// IdleAfter is how long no request is in flight before Stop is called. WebSockets, streams
+	// and uploads count as requests until their end; health checks do not count. Zero means
+	// that the targets stay awake, and requires that Stop is nil. Negative is an error.
+	IdleAfter time.Duration
 }
 
 // A Sticky is a cookie that brings a client back to its target. Its value is a
@@ -712,6 +754,13 @@ func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
+// Asleep tells u that its targets have stopped by themselves, for instance because a process has
+// crashed: the next request calls Wake.Start. Requests in flight go on. Asleep does nothing while
+// the targets are asleep or while Wake.Start or Wake.Stop runs. It returns an error if Wake is nil.
+func (u *Upstream) Asleep() error {
+	return u.with(func(f *forward.Forwarder) error { return f.Asleep() })
+}
+
 // Add adds targets, which get requests immediately, unless [HealthCheck].StartDown
 // is set. Add does not wait until they are ready; [Upstream.Replace] does.
 func (u *Upstream) Add(ts ...string) error {
@@ -903,7 +952,7 @@ type Exchange struct {
 
 	Target    string        // target of the last attempt; "" if none was chosen
 	Attempts  int           // number of targets tried
-	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, or for the first targets of Upstream.Discover
+	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, for Upstream.Wake, or for the first targets of Upstream.Discover
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
 	Duration  time.Duration // time from Start to the end of the response
@@ -1017,6 +1066,7 @@ func shown(hook func(*Beginning)) func(*exchange.Beginning) {
 		}
 		p.Exchange, p.Attempt = publicExchange(b.Record), b.Attempt
 		hook(p)
+		p.Exchange, p.Attempt = nil, nil
 	}
 }
 
@@ -1255,6 +1305,7 @@ func (u *Upstream) config() forward.Config {
 		MaxTargetInFlight:     u.MaxTargetInFlight,
 		MaxQueue:              u.Queue.Max,
 		QueueWait:             u.Queue.Wait,
+		Wake:                  u.wake(),
 		Discover:              u.source(),
 		NotFound:              func(err error) { u.logger().Warn("target discovery failed", "cause", err) },
 		Retry:                 u.Retry.config(),
@@ -1301,6 +1352,18 @@ func (u *Upstream) config() forward.Config {
 		}
 	}
 	return c
+}
+
+// wake returns Wake for the engine; nil without it.
+func (u *Upstream) wake() *forward.Wake {
+	w := u.Wake
+	if w == nil {
+		return nil
+	}
+	return &forward.Wake{Start: w.Start, Stop: w.Stop, Timeout: cmp.Or(w.Timeout, 30*time.Second), IdleAfter: w.IdleAfter,
+		Failed: func(what string, err error) {
+			u.logger().Error("waking or stopping targets failed", "hook", what, "cause", err)
+		}}
 }
 
 // pick calls the user's Pick with the public form of the targets that are left.

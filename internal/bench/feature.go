@@ -166,7 +166,7 @@ func featurePeers(name string) []*peer {
 
 // featureOf returns the feature that a peer of that name has, nil without one.
 func featureOf(peer string) *feature {
-	for _, f := range features() {
+	for _, f := range slices.Concat(features(), hookFeatures()) {
 		if peer == withPrefix+f.name {
 			return &f
 		}

@@ -461,3 +461,59 @@ func TestStreamsBeginOnTheirOwn(t *testing.T) {
 		}
 	}
 }
+
+// A request that cannot be read has been refused before the hook is called.
+func TestAHookThatPanicsLeavesARefusalAsItIs(t *testing.T) {
+	log := new(logText)
+	overOurLanes(t, good, func(t *testing.T, s *site) {
+		for i := range 2 {
+			assert.Equal(t, 400, s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: x\r\n\r\n").StatusCode)
+			assert.Equal(t, 400, s.record(t, i+1).Status)
+		}
+		assert.Contains(t, log.String(), "panic in Begin: bug")
+	}, func(s *site) {
+		s.router.Logger = slog.New(slog.NewTextHandler(log, nil))
+		s.router.Begin = func(*hostproxy.Beginning) { panic("bug") }
+	})
+}
+
+// A hook that blocks holds up its own request, no other stream of the connection and no other connection.
+func TestAHookThatBlocksHoldsUpItsOwnRequest(t *testing.T) {
+	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
+		for _, where := range []string{"exchange", "attempt"} {
+			free, blocked := make(chan struct{}), make(chan struct{}, 1)
+			blocks := func(at string) func(*hostproxy.Beginning) {
+				return func(b *hostproxy.Beginning) {
+					if at == where && b.Exchange.Path == "/blocks" {
+						blocked <- struct{}{}
+						<-free
+					}
+				}
+			}
+			k := start(t, shape{secure: true, routes: func(r *hostproxy.Router, u *hostproxy.Upstream) {
+				r.Begin, r.BeginAttempt = blocks("exchange"), blocks("attempt")
+				r.Handle("*", u)
+			}})
+			k.mirror.answer.Store(&say)
+			p := newH2(t, k)
+			p.listen()
+			ask := func(stream uint32, path string) {
+				require.NoError(t, p.ask(stream, true, ":method", "GET", ":scheme", "https", ":path", path, ":authority", "a.test"))
+			}
+			ask(1, "/blocks")
+			<-blocked
+			ask(3, "/")
+			assert.Equal(t, "200", p.outcome(t, 3))
+			other := newH2(t, k)
+			other.listen()
+			require.NoError(t, other.ask(1, true, ":method", "GET", ":scheme", "https", ":path", "/", ":authority", "a.test"))
+			assert.Equal(t, "200", other.outcome(t, 1))
+			close(free)
+			assert.Equal(t, "200", p.outcome(t, 1))
+		}
+	}
+}
+
+func TestHooksAtTheBeginningStayOnTheFastLane(t *testing.T) {
+	assertLane(t, newSite(t, lanes[0], proxytest.Reply(ok), traced), true)
+}

@@ -72,6 +72,7 @@ var features = map[string]func(*hostproxy.Upstream){
 	"MaxInFlight":           func(u *hostproxy.Upstream) { u.MaxInFlight = 10 },
 	"MaxTargetInFlight":     func(u *hostproxy.Upstream) { u.MaxTargetInFlight = 10 },
 	"Queue":                 func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Max = 10, 10 },
+	"Wake":                  func(u *hostproxy.Upstream) { u.Wake = new(nap).wake(time.Hour) },
 	"Retry":                 func(u *hostproxy.Upstream) { u.Retry.Statuses = []int{503} },
 	"Hedge":                 func(u *hostproxy.Upstream) { u.Hedge = time.Second },
 	"DialTimeout":           func(u *hostproxy.Upstream) { u.DialTimeout = time.Second },

@@ -126,6 +126,7 @@ func (b *Beginning) Replace(r header.Replacement) {
 		}
 		return
 	}
+	r.Name = http.CanonicalHeaderKey(r.Name)
 	for i := range *b.set {
 		if header.SameVariable((*b.set)[i].Name, r.Name) {
 			(*b.set)[i] = r

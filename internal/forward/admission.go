@@ -36,6 +36,7 @@ var (
 type visit struct {
 	f     *Forwarder
 	gated bool // counted by MaxInFlight too
+	awake bool // counted by f's waker too
 }
 
 // Begin counts the exchange in, and begins its first attempt, after a wait if
@@ -73,7 +74,7 @@ func (a *Attempts) late() *exchange.Failure {
 // visit lets the exchange through a.f, and begins its first attempt there unless
 // it is diverted: then a.f is the next to visit.
 func (a *Attempts) visit() *exchange.Failure {
-	a.f.background.start()
+	a.f.mayStart()
 	if a.f.guarded {
 		if fail := a.guard(); fail != nil {
 			return fail
@@ -91,6 +92,8 @@ func (a *Attempts) visit() *exchange.Failure {
 			fail = a.waitWhilePaused()
 		case fail.Err == errUnfound:
 			fail = a.search()
+		case fail.Err == errAsleep:
+			fail = a.rouse()
 		}
 		if fail != nil {
 			return fail
@@ -189,6 +192,9 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if moved, fail := a.divert(); moved || fail != nil {
 		return fail, true
 	}
+	if a.f.waker != nil && !a.finds() {
+		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errAsleep}, true
+	}
 	if !a.f.limited {
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
 	}
@@ -197,6 +203,17 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	}
 	a.visits[a.stops-1].ungate()
 	return fail, fail.Err != errNoTarget || !a.full
+}
+
+// finds reports whether the exchange finds the targets awake: then they stay awake until End.
+func (a *Attempts) finds() bool {
+	v := &a.visits[a.stops-1]
+	if !v.awake && !a.f.waker.enter() {
+		v.ungate()
+		return false
+	}
+	v.awake = true
+	return true
 }
 
 // gate counts the exchange in at MaxInFlight, or reports that there is no room.
@@ -234,6 +251,10 @@ func (a *Attempts) End() {
 	for ; a.stops > 0; a.stops-- {
 		v := &a.visits[a.stops-1]
 		v.ungate()
+		if v.awake {
+			v.awake = false
+			v.f.waker.leave()
+		}
 		v.f.queue.Wake()
 		v.f.Leave()
 	}

@@ -26,6 +26,7 @@ var (
 // ErrNotDrained, and what is left at the old targets is cut off, but for streams
 // in their grace.
 func (f *Forwarder) Replace(ctx context.Context, es []Endpoint) error {
+	defer f.waker.busy()()
 	wait, cancel := timed(ctx, f.ReadyTimeout, "ReadyTimeout")
 	defer cancel()
 	gone, err := f.change(wait, func([]Endpoint) ([]Endpoint, error) { return es, nil }, ready)
@@ -49,8 +50,14 @@ func timed(ctx context.Context, d time.Duration, field string) (context.Context,
 }
 
 // Ready waits until there are targets and all of them serve: as Replace waits,
-// and until none is down. It begins the checks and the discovery.
+// and until none is down. It wakes targets that sleep, and begins the checks and the
+// discovery.
 func (f *Forwarder) Ready(ctx context.Context) error {
+	f.mayStart()
+	if err := f.waker.wake(ctx); err != nil {
+		return err
+	}
+	defer f.waker.busy()()
 	f.background.start()
 	for len(f.Targets()) == 0 {
 		if !sleep(ctx, readyInterval) {

@@ -1,11 +1,16 @@
 package forward
 
-import "github.com/hostproxy/hostproxy/internal/status"
+import (
+	"cmp"
+
+	"github.com/hostproxy/hostproxy/internal/status"
+)
 
 // Describe adds what f is doing to the route.
 func (f *Forwarder) Describe(s *status.Route) {
 	queued, paused := f.Waiting()
 	s.Queued, s.Paused = s.Queued+queued, s.Paused || paused
+	s.Sleep = cmp.Or(s.Sleep, f.waker.state())
 	targets := f.Targets()
 	for _, t := range targets {
 		health, ms := t.Health(), make([]float64, 3)

@@ -30,6 +30,7 @@ func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.
 		e.Refuse(fail.Status, fail.Err.Error())
 	}
 	a.visit(f, "Upstream")
+	name := "Upstream"
 	if f.Diverts() {
 		to := f.For(x.Client)
 		if to == f {
@@ -37,9 +38,10 @@ func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.
 		} else {
 			e.Rule("Upstream.Canary", status.Passes, "the client is in the share of clients that the canary serves")
 			a.visit(to, "Canary")
-			f = to
+			f, name = to, "Canary"
 		}
 	}
+	a.sleep(f, name)
 	a.choose(f)
 }
 
@@ -112,6 +114,23 @@ func (a *explainer) hold(f *Forwarder, h *hold, name string) {
 		a.RefuseBy(name+".Pause", http.StatusServiceUnavailable, "the limit of %d waiting requests is reached", maxHeld)
 	default:
 		a.DeferBy(name+".Pause", "the request waits for Resume, at most %v", left.Round(time.Millisecond))
+	}
+}
+
+// sleep explains Wake.
+func (a *explainer) sleep(f *Forwarder, name string) {
+	if f.waker == nil {
+		return
+	}
+	switch state, err := f.waker.foresee(a.now); {
+	case state == "":
+		a.Rule(name+".Wake", status.Passes, "the targets are awake")
+	case err != nil:
+		a.RefuseBy(name+".Wake", (&Attempts{f: f}).unawake(err).Status, "%v", err)
+	case f.waiting.Load() >= f.maxAsleep():
+		a.RefuseBy(name+".Wake", http.StatusServiceUnavailable, "the targets are %s, and the limit of %d waiting requests is reached", state, f.maxAsleep())
+	default:
+		a.DeferBy(name+".Wake", "the targets are %s; the request waits until they serve; limit of each call of Start and Stop: %v", state, f.waker.Timeout)
 	}
 }
 

@@ -2,7 +2,7 @@
 // there is room. It moves no byte of a body.
 //
 //   - forward.go: a Forwarder, which is a compiled Config
-//   - admission.go, access.go, pause.go, canary.go: from the route to the first attempt
+//   - admission.go, access.go, pause.go, wake.go, canary.go: from the route to the first attempt
 //   - attempts.go, hedge.go, timeline.go: from target to target until one answers
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
@@ -66,6 +66,7 @@ type Config struct {
 	MaxTargetInFlight int           // attempts at each target; 0 means no bound
 	MaxQueue          int           // exchanges that wait for room
 	QueueWait         time.Duration // 0 means 10 s
+	Wake              *Wake         // nil means that the targets never sleep
 
 	Guard    Guard
 	Health   *health.Config // nil means that targets are always up
@@ -124,13 +125,14 @@ type Forwarder struct {
 	emptied  sync.Once     // closes idle
 
 	background background
+	waker      *waker // nil means that the targets never sleep
 
 	Sweeper exchange.Sweeper // of the exchanges of the handler lane
 }
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.checkBounds(), c.checkPrefix(), c.checkPages()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.Wake.check(), c.checkBounds(), c.checkPrefix(), c.checkPages()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}
@@ -152,6 +154,7 @@ func New(c Config) (*Forwarder, error) {
 	f.ResponseHeader.compile()
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
+	f.waker = newWaker(f)
 	return f, nil
 }
 
@@ -164,8 +167,8 @@ func (c *Config) checkBounds() error {
 			errs = append(errs, fmt.Errorf("%s is negative: want 0 or more", name))
 		}
 	}
-	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 {
-		errs = append(errs, errors.New("field Queue requires MaxInFlight or MaxTargetInFlight: requests wait only above a limit"))
+	if (c.MaxQueue != 0 || c.QueueWait != 0) && c.MaxInFlight == 0 && c.MaxTargetInFlight == 0 && c.Wake == nil {
+		errs = append(errs, errors.New("field Queue requires MaxInFlight, MaxTargetInFlight or Wake: requests wait only above a limit, or for targets that sleep"))
 	}
 	if c.Hedge > 0 && c.Retry.Attempts == 1 {
 		errs = append(errs, errors.New("field Hedge requires Retry.Attempts of at least 2, or 0 for the default: it is 1"))

@@ -40,6 +40,7 @@ func (f *Forwarder) holdBy(h *hold) {
 		close(old.over)
 	}
 	f.queue.Wake()
+	f.waker.poke()
 }
 
 // Why exchanges that waited did not reach a target.

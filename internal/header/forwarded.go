@@ -21,34 +21,6 @@ type Hop struct {
 	Set []Replacement // likewise
 }
 
-// A Replacement is a header that takes the place of the peer's own, in every spelling
-// that CGI reads alike.
-type Replacement struct {
-	Name, Value string
-	Gone        bool // there is no header of that name
-}
-
-// Replaces reports whether one of rs takes the place of a field of that name.
-func Replaces[N Text](rs []Replacement, name N) bool {
-	for i := range rs {
-		if SameVariable(rs[i].Name, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// Replace makes the replacements in h.
-func Replace(h http.Header, rs []Replacement) {
-	for i := range rs {
-		r := &rs[i]
-		Drop(h, r.Name)
-		if !r.Gone {
-			h[http.CanonicalHeaderKey(r.Name)] = []string{r.Value}
-		}
-	}
-}
-
 // A RequestID is a header that carries the identifier of a request. The zero value
 // is none.
 type RequestID struct{ Name, Value string }

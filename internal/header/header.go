@@ -6,6 +6,7 @@
 //   - header.go: the table of names
 //   - connection.go, trailer.go: hop-by-hop fields and trailers
 //   - forwarded.go: the forwarding family and Via
+//   - replace.go: fields in place of the peer's own
 //   - peer.go, addr.go: who is a trusted peer, and the client behind it
 //   - cookie.go: one cookie
 package header

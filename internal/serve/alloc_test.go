@@ -4,6 +4,7 @@ package serve_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -139,6 +140,9 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 			u.Pages = map[int]http.Handler{503: http.NotFoundHandler()}
 		},
 		"a prefix that is replaced": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.StripPrefix, u.AddPrefix = "/p", "/v2" },
+		"Wake": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
+			u.Wake = &hostproxy.Wake{Start: func(context.Context) error { return nil }, IdleAfter: time.Hour, Stop: func(context.Context) error { return nil }}
+		},
 		"Hedge": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Hedge, u.Retry.Statuses = time.Minute, []int{503}
 		},

@@ -28,6 +28,7 @@ type Route struct {
 	InFlight int64    `json:"inFlight"` // exchanges at the targets
 	Queued   int      `json:"queued"`
 	Paused   bool     `json:"paused"`
+	Sleep    string   `json:"sleep,omitempty"` // asleep, waking or falling asleep; "" if the targets are awake
 	Targets  []Target `json:"targets,omitempty"`
 	Error    string   `json:"error,omitempty"`
 }
