@@ -122,7 +122,7 @@ func observing() []feature {
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 			return nil
 		}},
-		{"alt-svc", "a companion, announced in each response over TLS", dearest, set(func(*hostproxy.Upstream) {})},
+		{"alt-svc", "a companion, announced by Alt-Svc", dearest, set(func(*hostproxy.Upstream) {})},
 	}
 }
 
