@@ -225,7 +225,7 @@ type Companion interface {
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
 	// part of what [Server.Serve] returns. While the Server shuts down, responses have no
-	// Alt-Svc.
+	// Alt-Svc, except a companion's own to requests from before.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
