@@ -1156,8 +1156,9 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 //
 //   - routes, and targets with health and latency
 //   - certificates
-//   - for each [Server] that runs r: the number of open connections, and what it
-//     refused (connections, handshakes, request heads), by reason
+//   - for each [Server] that runs r: its listeners with their roles and the number of
+//     open connections, its companions, and what it refused (connections, handshakes,
+//     request heads), by reason
 //   - the latest 100 failures since StatusHandler was called
 //
 // A form on the page, or the query parameters url, method and client, show the
