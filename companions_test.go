@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -199,6 +200,10 @@ func TestAltSvcIsInAllResponsesOverTLS(t *testing.T) {
 			withdrawn(`h3=":8443"`)
 			d.fail <- errors.New("the socket broke")
 			withdrawn("clear")
+			page := ask(hostproxy.StatusHandler(r), "GET", "http://x/?format=json").Body.String()
+			assert.Contains(t, page, `"name": "Server.Companions[1]"`)
+			assert.Contains(t, page, `"error": "the socket broke"`)
+			assert.Contains(t, ask(hostproxy.StatusHandler(r), "GET", "http://x/").Body.String(), "ended: the socket broke")
 			status, _ := get(t, client, "https://a.test/")
 			assert.Equal(t, 200, status, "the listeners serve on")
 			client.CloseIdleConnections()
@@ -467,4 +472,39 @@ func TestClientAuthenticationHoldsForACompanion(t *testing.T) {
 		assert.Equal(t, tt.want, res.StatusCode, "%+v", tt)
 	}
 	require.NoError(t, stop())
+}
+
+func TestAltSvcIsWithdrawnWhileTheServerShutsDown(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r, roots := certified(t)
+	began := make(chan bool)
+	r.Handle("a.test/slow", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		began <- true
+		<-exchange.DrainFrom(q.Context()).Done()
+	}))
+	c, ln := newBeside(t, `h3=":1"`), proxytest.Listen(t)
+	stop := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{c}}, ln, nil)
+	values := make(chan string, 2)
+	ask := func(addr, protocol string) {
+		client := proxytest.HTTPClient(t, addr, roots, protocol)
+		_, value := altSvcOf(t, client, "https://a.test/")
+		assert.Equal(t, `h3=":1"`, value)
+		go func() {
+			res, err := client.Get("https://a.test/slow")
+			if err != nil {
+				values <- err.Error()
+				return
+			}
+			res.Body.Close()
+			values <- res.Header.Get("Alt-Svc")
+		}()
+		<-began
+	}
+	ask(ln.Addr().String(), "h1")
+	ask(ln.Addr().String(), "h2")
+	assert.NoError(t, stop())
+	for range 2 {
+		value := <-values
+		assert.Empty(t, value)
+	}
 }

@@ -235,7 +235,7 @@ type Companion interface {
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
 	// part of what [Server.Serve] returns. While the Server shuts down, responses have no
-	// Alt-Svc.
+	// Alt-Svc, except a companion's own to requests from before.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -1246,8 +1246,9 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 //
 //   - routes, and targets with health and latency; whether the targets are asleep
 //   - certificates
-//   - for each [Server] that runs r: the number of open connections, and what it
-//     refused (connections, handshakes, request heads), by reason
+//   - for each [Server] that runs r: its listeners with their roles and the number of
+//     open connections, its companions, and what it refused (connections, handshakes,
+//     request heads), by reason
 //   - the latest 100 failures since StatusHandler was called
 //
 // A form on the page, or the query parameters url, method and client, show the

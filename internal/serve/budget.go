@@ -41,6 +41,7 @@ type Budget struct {
 	mu      sync.Mutex
 	closed  bool
 	servers []*Server
+	besides []*Companion
 	clients map[uint64]*Client // by limit.Key; those that have connections
 	calm    *limit.Limiter     // of the tokens that clients spend over HTTP/2; see expense
 	refused map[Cause]*tally
@@ -289,6 +290,9 @@ func (b *Budget) Describe() status.Server {
 	d := status.Server{Listeners: []status.Listener{}, Refused: []status.Refusal{}} // not null in JSON
 	for _, s := range b.servers {
 		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), Role: s.Role, TLS: s.TLS != nil, Open: s.open.Load()})
+	}
+	for _, c := range b.besides {
+		d.Companions = append(d.Companions, c.describe())
 	}
 	slices.SortFunc(d.Listeners, func(a, b status.Listener) int { return strings.Compare(a.Addr, b.Addr) })
 	for cause, t := range maps.All(b.refused) {

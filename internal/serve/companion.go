@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/status"
 )
 
 // A Beside is a server of the program's own.
@@ -70,6 +72,9 @@ func (c *Companions) Open(all []Beside) (open []*Companion, alt *AltSvc, err err
 	if alt.value() == "" {
 		alt = nil
 	}
+	c.Budget.mu.Lock()
+	defer c.Budget.mu.Unlock()
+	c.Budget.besides = open
 	return open, alt, nil
 }
 
@@ -104,7 +109,7 @@ func (c *Companion) announce(alt *AltSvc, value func() string) error {
 	case !c.all.Secure:
 		return fmt.Errorf("AltSvc returns %q, and the Server has no listener for TLS, whose responses would have it: add one, or return \"\"", v)
 	}
-	c.altSvc, c.number = alt, alt.add(v)
+	c.altSvc, c.number, c.says = alt, alt.add(v), v
 	return nil
 }
 
@@ -128,6 +133,8 @@ type Companion struct {
 	end    func() error                              // ends run at once; nil if that cannot be
 	altSvc *AltSvc                                   // nil if it announces nothing
 	number int                                       // in altSvc
+	says   string                                    // what it announces
+	ended  atomic.Pointer[string]                    // why it serves no more; nil while it serves
 
 	draining context.Context
 	cut      context.Context // ends the requests
@@ -180,6 +187,11 @@ func (c *Companion) named(err error) error {
 // serve runs it. A panic is its error.
 func (c *Companion) serve(ended chan<- error) {
 	err := contained("Serve", func() error { return c.run(c.draining, c) })
+	why := ""
+	if err != nil {
+		why = status.Sentence(err.Error())
+	}
+	c.ended.Store(&why)
 	if c.draining.Err() == nil {
 		if c.altSvc != nil {
 			c.altSvc.withdraw(c.number)
@@ -187,6 +199,15 @@ func (c *Companion) serve(ended chan<- error) {
 		c.all.Log.Error("a companion has ended before the shutdown", "companion", c.name, "cause", err)
 	}
 	ended <- err
+}
+
+// describe returns how the companion is doing.
+func (c *Companion) describe() status.Companion {
+	d := status.Companion{Name: c.name, AltSvc: c.says}
+	if why := c.ended.Load(); why != nil {
+		d.AltSvc, d.Ended, d.Error = "", true, *why
+	}
+	return d
 }
 
 func (c *Companion) close() error {

@@ -21,4 +21,4 @@ func (p *Places) Take(late time.Time, done <-chan struct{}) error { return p.p.t
 func (p *Places) Leave() { p.p.leave() }
 
 // Waiting returns how many wait.
-func (p *Places) Waiting() int { return len(p.p.waiting) }
+func (p *Places) Waiting() int { return p.p.waiting.Len() }

@@ -1,7 +1,7 @@
 package serve
 
 import (
-	"slices"
+	"container/list"
 	"sync"
 	"time"
 )
@@ -12,7 +12,7 @@ type places struct {
 	mu      sync.Mutex
 	most    int // 0 means no bound
 	taken   int
-	waiting []chan struct{} // closed when its place is taken
+	waiting list.List // of channels, each closed when its place is taken
 }
 
 // bound sets how many there are.
@@ -27,13 +27,13 @@ func (p *places) bound(most int) {
 // without one. The zero time means no end.
 func (p *places) take(late time.Time, done <-chan struct{}) error {
 	p.mu.Lock()
-	if p.free() && len(p.waiting) == 0 {
+	if p.free() && p.waiting.Len() == 0 {
 		p.taken++
 		p.mu.Unlock()
 		return nil
 	}
 	mine := make(chan struct{})
-	p.waiting = append(p.waiting, mine)
+	at := p.waiting.PushBack(mine)
 	p.mu.Unlock()
 	var expired <-chan time.Time
 	if !late.IsZero() {
@@ -45,21 +45,22 @@ func (p *places) take(late time.Time, done <-chan struct{}) error {
 	case <-mine:
 		return nil
 	case <-expired:
-		return p.giveUp(mine, errNoSlot)
+		return p.giveUp(at, errNoSlot)
 	case <-done:
-		return p.giveUp(mine, errDraining)
+		return p.giveUp(at, errDraining)
 	}
 }
 
-// giveUp ends the wait of mine with err, unless it has just got its place.
-func (p *places) giveUp(mine chan struct{}, err error) error {
+// giveUp ends the wait of at with err, unless it has just got its place.
+func (p *places) giveUp(at *list.Element, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := slices.Index(p.waiting, mine)
-	if i < 0 {
+	select {
+	case <-at.Value.(chan struct{}):
 		return nil
+	default:
 	}
-	p.waiting = slices.Delete(p.waiting, i, i+1)
+	p.waiting.Remove(at)
 	return err
 }
 
@@ -73,10 +74,9 @@ func (p *places) leave() {
 
 // give gives free places to those that wait. p.mu is held.
 func (p *places) give() {
-	for len(p.waiting) > 0 && p.free() {
+	for p.waiting.Len() > 0 && p.free() {
 		p.taken++
-		close(p.waiting[0])
-		p.waiting = slices.Delete(p.waiting, 0, 1)
+		close(p.waiting.Remove(p.waiting.Front()).(chan struct{}))
 	}
 }
 

@@ -65,8 +65,17 @@ type Certificate struct {
 
 // A Server shows the listeners of a server, and what it has refused since it started.
 type Server struct {
-	Listeners []Listener `json:"listeners"`
-	Refused   []Refusal  `json:"refused"` // those that there were
+	Listeners  []Listener  `json:"listeners"`
+	Companions []Companion `json:"companions,omitempty"`
+	Refused    []Refusal   `json:"refused"` // those that there were
+}
+
+// A Companion is a server of the program's own beside the listeners.
+type Companion struct {
+	Name   string `json:"name"`
+	AltSvc string `json:"altSvc,omitempty"` // what it announces
+	Ended  bool   `json:"ended"`            // it serves no more
+	Error  string `json:"error,omitempty"`  // why
 }
 
 // A Listener is where clients connect.
