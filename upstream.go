@@ -952,7 +952,7 @@ func (u *Upstream) checkPages() (errs []error) {
 		err := fault(h)
 		reach.Walk(h, func(h http.Handler) bool {
 			if _, ok := h.(*Upstream); ok {
-				err = errors.New("an Upstream is no page: want a handler that writes it")
+				err = errors.New("want a handler that writes the page, not one that leads to an Upstream")
 			}
 			return err == nil
 		})
