@@ -957,7 +957,7 @@ func (u *Upstream) checkPages() (errs []error) {
 			return err == nil
 		})
 		if err != nil {
-			errs = append(errs, fmt.Errorf("Pages[%d]: %w", s, err))
+			errs = append(errs, fmt.Errorf("field Pages[%d]: %w", s, err))
 		}
 	}
 	return errs
