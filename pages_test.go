@@ -20,8 +20,8 @@ func TestBadPagesAreRefused(t *testing.T) {
 		{"field Pages has status 600: want 400 to 599", map[int]http.Handler{600: good}},
 		{"Pages[404]: nil handler", map[int]http.Handler{404: nil}},
 		{"Pages[404]: nil handler", map[int]http.Handler{404: http.HandlerFunc(nil)}},
-		{"Pages[404]: an Upstream is no page", map[int]http.Handler{404: hostproxy.To("a:1")}},
-		{"Pages[404]: an Upstream is no page", map[int]http.Handler{404: &hostproxy.ForwardAuth{Auth: hostproxy.To("a:1"), Path: "/", Next: hostproxy.To("a:1")}}},
+		{"Pages[404]: want a handler that writes the page, not one that leads to an Upstream", map[int]http.Handler{404: hostproxy.To("a:1")}},
+		{"Pages[404]: want a handler that writes the page, not one that leads to an Upstream", map[int]http.Handler{404: &hostproxy.ForwardAuth{Auth: hostproxy.To("a:1"), Path: "/", Next: hostproxy.To("a:1")}}},
 		{"", map[int]http.Handler{}},
 		{"", map[int]http.Handler{400: good, 599: good}},
 	} {

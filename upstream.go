@@ -235,6 +235,24 @@ type Upstream struct {
 	// body gets 413. Zero means no limit.
 	MaxRequestBody int64
 
+	// BufferRequests is how many bytes of a request's body are read before a target is
+	// chosen, for targets that serve one request at a time: a slow upload then occupies
+	// no target. A body that fits gets a Content-Length, and can be sent again by Retry;
+	// of a longer one, the rest is sent as it comes. The limits of slow bodies apply,
+	// see IdleTimeout. Requests that ask for 100 Continue get it from the proxy.
+	//
+	// BufferResponses is how many bytes of a response's body are read ahead of the
+	// client: if the whole rest fits, a slow client does not occupy the target, and the
+	// request no longer counts in MaxTargetInFlight.
+	//
+	// Neither applies to gRPC and upgrades, nor BufferResponses to event streams. All
+	// buffers of an Upstream together use up to 64 MiB, or one buffer if that is more,
+	// besides 32 KiB for each request and each response. A request that finds no room
+	// is forwarded without further buffering. Requests with BufferResponses, and those
+	// with a body and BufferRequests, take the handler lane, which costs more CPU. Zero
+	// means no buffer; the maximum is 1 GiB.
+	BufferRequests, BufferResponses int64
+
 	// MaxInFlight limits the requests in flight. MaxTargetInFlight limits the requests
 	// in flight at each target. Zero means no limit.
 	MaxInFlight, MaxTargetInFlight int
@@ -562,7 +580,7 @@ type Sticky struct {
 //   - If no part of the request was written to the target, the request is retried.
 //   - If a part was written, the request is retried only if its method is
 //     idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and the proxy still has the part
-//     of the body that it read (at most 32 KiB).
+//     of the body that it read (at most 32 KiB, or [Upstream.BufferRequests]).
 //   - Once a byte of a response went to the client, the request is never retried.
 //
 // An idle connection may close just when a request is sent on it. If such a reused
@@ -791,8 +809,8 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 // Canary(nil, 0) ends it. Each client stays at its upstream while the share does not
 // change. When the share grows, no client leaves the canary.
 //
-// Allow, Deny, RateLimit, MaxRequestBody, MaxInFlight, Pause, Maintain and Drain of
-// u apply first, then those of the canary. Apart from these, only the canary's
+// Allow, Deny, RateLimit, MaxRequestBody, BufferRequests, MaxInFlight, Pause, Maintain
+// and Drain of u apply first, then those of the canary. Apart from these, only the canary's
 // settings apply to its requests. A canary of the canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
@@ -1216,12 +1234,12 @@ func (u *Upstream) checkPages() (errs []error) {
 		err := fault(h)
 		reach.Walk(h, func(h http.Handler) bool {
 			if _, ok := h.(*Upstream); ok {
-				err = errors.New("an Upstream is no page: want a handler that writes it")
+				err = errors.New("want a handler that writes the page, not one that leads to an Upstream")
 			}
 			return err == nil
 		})
 		if err != nil {
-			errs = append(errs, fmt.Errorf("Pages[%d]: %w", s, err))
+			errs = append(errs, fmt.Errorf("field Pages[%d]: %w", s, err))
 		}
 	}
 	return errs
@@ -1316,6 +1334,8 @@ func (u *Upstream) config() forward.Config {
 		ProxyProtocol:         u.ProxyProtocol,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,
+		BufferRequests:        u.BufferRequests,
+		BufferResponses:       u.BufferResponses,
 		Pages:                 maps.Clone(u.Pages),
 		RequestHeader:         u.RequestHeader.edit(),
 		ResponseHeader:        u.ResponseHeader.edit(),

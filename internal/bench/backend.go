@@ -76,9 +76,8 @@ func writeFiles(dir string) error {
 // backendHandler is the Go backend.
 func backendHandler() http.Handler {
 	mux := http.NewServeMux()
-	small := func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, smallBody) }
-	mux.HandleFunc("/small", small)
-	mux.HandleFunc("/{$}", small) // what is left of it without a prefix
+	mux.HandleFunc("/small", func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, smallBody) })
+	mux.Handle(stripped+"/", http.StripPrefix(stripped, mux)) // for what does not strip it
 	mux.HandleFunc("/slow", serveSlow)
 	mux.HandleFunc("/upload", serveUpload)
 	mux.HandleFunc("/chunked", serveChunked)

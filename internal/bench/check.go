@@ -66,7 +66,11 @@ func checkAlike(ctx context.Context, l *load, want answer) error {
 func checkForwarded(ctx context.Context, l *load) error {
 	echo := *l.row
 	echo.method, echo.upload, echo.grpc = "", 0, false
-	_, text, err := fetch(ctx, &load{row: &echo, addr: l.addr}, "/echo")
+	path := "/echo"
+	if strings.HasPrefix(echo.path, stripped+"/") {
+		path = stripped + path
+	}
+	_, text, err := fetch(ctx, &load{row: &echo, addr: l.addr}, path)
 	if err != nil {
 		return err
 	}

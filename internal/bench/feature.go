@@ -24,6 +24,10 @@ type feature struct {
 // fast lane without.
 const withPrefix = "with "
 
+// stripped is the prefix of the row that strips one. The backend answers with it and
+// without.
+const stripped = "/p"
+
 // What features may cost.
 const (
 	dearest = 1.05
@@ -100,7 +104,7 @@ func editing() []feature {
 			u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"X-Debug"}, Set: http.Header{"X-Env": {"prod"}}}
 			u.ResponseHeader = u.RequestHeader
 		})},
-		{"stripprefix", "a prefix of the path, stripped", dearest, set(func(u *hostproxy.Upstream) { u.StripPrefix = "/small" })},
+		{"stripprefix", "a prefix of the path, stripped", dearest, set(func(u *hostproxy.Upstream) { u.StripPrefix = stripped })},
 		{"pages", "pages by status, of another one", dearest, set(func(u *hostproxy.Upstream) {
 			u.Pages = map[int]http.Handler{502: http.NotFoundHandler(), 503: http.NotFoundHandler()}
 		})},
@@ -148,11 +152,14 @@ func serverFeatures() map[string]func(*hostproxy.Server) {
 // featureRows are the rows of all features.
 func featureRows() (rows []*row) {
 	for _, f := range features() {
-		proto := h1Plain
+		proto, path, backend := h1Plain, "/small", backendKind(0)
 		if serverFeatures()[f.name] != nil {
 			proto = h1TLS
 		}
-		rows = append(rows, &row{name: "feature-" + f.name, title: "feature: " + f.title, kind: requests, proto: proto, path: "/small",
+		if f.name == "stripprefix" {
+			path, backend = stripped+path, goBackend
+		}
+		rows = append(rows, &row{name: "feature-" + f.name, title: "feature: " + f.title, kind: requests, proto: proto, path: path, backend: backend,
 			conns: 64, feature: f.name, targets: []target{{peer: withPrefix + f.name, of: fastLaneName, must: f.must}}})
 	}
 	return rows

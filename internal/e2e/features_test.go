@@ -69,6 +69,8 @@ var features = map[string]func(*hostproxy.Upstream){
 	"Deny":                  func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
 	"RateLimit":             func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 100} },
 	"MaxRequestBody":        func(u *hostproxy.Upstream) { u.MaxRequestBody = 100 },
+	"BufferRequests":        func(u *hostproxy.Upstream) { u.BufferRequests = 1 << 20 },
+	"BufferResponses":       func(u *hostproxy.Upstream) { u.BufferResponses = 1 << 20 },
 	"MaxInFlight":           func(u *hostproxy.Upstream) { u.MaxInFlight = 10 },
 	"MaxTargetInFlight":     func(u *hostproxy.Upstream) { u.MaxTargetInFlight = 10 },
 	"Queue":                 func(u *hostproxy.Upstream) { u.MaxInFlight, u.Queue.Max = 10, 10 },
@@ -84,8 +86,9 @@ var features = map[string]func(*hostproxy.Upstream){
 	"StreamTimeout":         func(u *hostproxy.Upstream) { u.StreamTimeout = time.Hour },
 }
 
-// hooks are the fields whose funcs see the types of net/http, and so need the handler lane. Read-only.
-var hooks = map[string]bool{"Pick": true, "Transport": true, "Rewrite": true, "ModifyResponse": true, "ErrorHandler": true}
+// hooks are the fields whose funcs see the types of net/http, and so need the handler lane, as does what reads a response
+// ahead. Read-only.
+var hooks = map[string]bool{"BufferResponses": true, "Pick": true, "Transport": true, "Rewrite": true, "ModifyResponse": true, "ErrorHandler": true}
 
 // someEdit is an edit of either head. Read-only.
 var someEdit = hostproxy.HeaderEdit{Set: http.Header{"X-Env": {"prod"}}, Remove: []string{"X-Debug"}}

@@ -36,6 +36,7 @@ type Body struct {
 	mu     sync.Mutex // held during a Read; guards what follows
 	closed bool
 	keeps  bool
+	limit  int // of what is kept
 	kept   []byte
 	page   *[ReplayLimit]byte // what kept is in; nil if that is the source's
 	waited time.Duration      // for the client, in all
@@ -54,7 +55,7 @@ func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.count.Store(0)
 	b.failure.Store(nil)
 	b.closed, b.kept, b.page = false, nil, nil
-	b.keeps = length <= ReplayLimit && (length >= 0 || Idempotent(method))
+	b.limit, b.keeps = ReplayLimit, length <= ReplayLimit && (length >= 0 || Idempotent(method))
 	b.waited, b.pace = 0, Pace{}
 }
 
@@ -256,7 +257,7 @@ func (b *Body) retain(r *BodyReader, p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	if !b.keeps || len(b.kept)+len(p) > ReplayLimit {
+	if !b.keeps || len(b.kept)+len(p) > b.limit {
 		b.lost.Store(true)
 		if !b.keeps || b.turn.Load() == r.turn {
 			b.keeps = false

@@ -251,3 +251,60 @@ func TestWhatIsReadyGoesBeforeWhatIsRead(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "def", string(rest))
 }
+
+func TestABodyIsBufferedAsFarAsThereIsRoom(t *testing.T) {
+	text := strings.Repeat("0123456789", 20_000)
+	for _, tt := range []struct {
+		name    string
+		n, room int
+		kept    int
+		whole   bool
+	}{
+		{"all of it", 1 << 20, 1 << 20, 200_000, true},
+		{"no more than asked for", 100_000, 1 << 20, 100_000, false},
+		{"less than a page", 10, 0, 10, false},
+		{"without memory", 1 << 20, 0, exchange.ReplayLimit, false},
+		{"with some", 1 << 20, 2 * exchange.ReplayLimit, 2 * exchange.ReplayLimit, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b exchange.Body
+			b.Open(strings.NewReader(text), "POST", -1)
+			left := tt.room
+			b.Buffer(tt.n, func(n int) bool {
+				if n > left {
+					return false
+				}
+				left -= n
+				return true
+			})
+			assert.Len(t, b.Kept(), tt.kept)
+			if !tt.whole {
+				assert.False(t, b.Whole())
+			}
+			first := b.Attempt()
+			got, err := io.ReadAll(&first)
+			require.NoError(t, err)
+			assert.Equal(t, text, string(got))
+			assert.True(t, b.Whole())
+			if assert.Equal(t, tt.whole, b.Rewind()) && tt.whole {
+				second := b.Attempt()
+				got, err = io.ReadAll(&second)
+				require.NoError(t, err)
+				assert.Equal(t, text, string(got))
+			}
+			b.Close(nil)
+		})
+	}
+}
+
+func TestABodyThatFailsIsBufferedNoFurther(t *testing.T) {
+	var b exchange.Body
+	b.Open(io.MultiReader(strings.NewReader("some"), iotest.ErrReader(exchange.ErrClientGone)), "POST", 10)
+	b.Buffer(1000, func(int) bool { return true })
+	assert.Equal(t, exchange.ErrClientGone, b.Failed())
+	var c exchange.Body
+	c.Open(strings.NewReader(strings.Repeat("x", 100)), "POST", -1)
+	c.Bound(50)
+	c.Buffer(1000, func(int) bool { return true })
+	assert.Equal(t, exchange.ErrBodyTooLarge, c.Failed())
+}

@@ -8,7 +8,7 @@
 //   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers by itself
 //   - requestid.go, withhold.go, wirepath.go: what the next one is told of the request
 //   - handover.go: what one lane tells the other that carries it on
-//   - body.go, pace.go: the body on its way to targets, and its rules
+//   - body.go, bodybuffer.go, pace.go: the body on its way to targets, and its rules
 //   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory that both lanes share
 //   - contain.go: panics of the program's hooks
 //   - hooks.go: its hooks at the beginning of exchanges and attempts

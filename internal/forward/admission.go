@@ -83,6 +83,11 @@ func (a *Attempts) visit() *exchange.Failure {
 	if a.Here {
 		return a.answerHere()
 	}
+	if a.f.BufferRequests > 0 && a.Prepare != nil && !a.f.maintained() {
+		if fail := a.Prepare(a.f); fail != nil {
+			return fail
+		}
+	}
 	for {
 		fail := a.acquire()
 		switch {

@@ -33,6 +33,10 @@ type Attempts struct {
 
 	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
 
+	// Prepare reads the request's body ahead for a Forwarder with BufferRequests that has
+	// let the exchange pass. Nil if the lane cannot.
+	Prepare func(*Forwarder) *exchange.Failure
+
 	f     *Forwarder // whose targets are asked
 	set   *set
 	rec   *exchange.Record
@@ -382,6 +386,12 @@ func (a *Attempts) release(over bool) {
 		a.stay = nil
 		a.Target.node.End()
 	}
+}
+
+// CountOut counts the attempt out, whose target has done its part, before End.
+func (a *Attempts) CountOut() {
+	a.release(true)
+	a.f.queue.Wake()
 }
 
 // failure is why the attempt at t is not the last one.

@@ -15,6 +15,7 @@
 //   - limitkey.go: what a limit counts a request by
 //   - guard.go: lists and limits in front of any handler
 //   - pages.go: pages of the program
+//   - memory.go: what buffers of bodies may hold
 //   - describe.go, explain.go: what is shown of all this
 package forward
 
@@ -58,6 +59,9 @@ type Config struct {
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *exchange.Failure)
 
 	RequestHeader, ResponseHeader Edit
+
+	BufferRequests  int64 // bytes of a request's body that are read before a target is chosen; 0 means none
+	BufferResponses int64 // bytes of a response's body that are read before the client takes them; 0 means none
 
 	HSTS   string  // value of Strict-Transport-Security, over TLS, in place of the target's; "" leaves that
 	Sticky *Sticky // nil means that clients come back to no target
@@ -127,12 +131,13 @@ type Forwarder struct {
 	background background
 	waker      *waker // nil means that the targets never sleep
 
+	Memory  Memory           // of buffers
 	Sweeper exchange.Sweeper // of the exchanges of the handler lane
 }
 
 // New checks c, all faults at once, and compiles it.
 func New(c Config) (*Forwarder, error) {
-	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.Wake.check(), c.checkBounds(), c.checkPrefix(), c.checkPages()}
+	errs := []error{c.RequestHeader.check("RequestHeader"), c.ResponseHeader.check("ResponseHeader"), c.Retry.check(), c.HashBy.check(), c.Guard.check(""), c.Probe.check(), c.Sticky.check(), c.Wake.check(), c.checkBounds(), c.checkPrefix(), c.checkPages(), c.checkBuffers()}
 	if c.Health != nil {
 		errs = append(errs, c.Health.Validate())
 	}
@@ -141,6 +146,7 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f := &Forwarder{Config: c, Span: newSpan(nil), idle: make(chan struct{}), changing: make(chan struct{}, 1), background: background{found: make(chan struct{})}}
 	f.Encoder, f.background.f = Encoder{&f.Config}, f
+	f.Memory.most = max(bufferMemory, c.BufferRequests, c.BufferResponses)
 	f.Sticky.compile()
 	s, err := f.newSet(c.Targets, nil)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -311,6 +317,6 @@ func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 // itself writes.
 func (f *Forwarder) isPlain() bool {
 	c := &f.Config
-	return c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
+	return c.BufferResponses == 0 && c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&
 		!c.Guard.Limit.NeedsRequest() && c.RequestHeader.plain() && c.ResponseHeader.plain()
 }

@@ -35,6 +35,12 @@ func (f *Forwarder) Answer(p *exchange.Page) error {
 // Resume ends Pause and Answer.
 func (f *Forwarder) Resume() { f.holdBy(nil) }
 
+// maintained reports whether exchanges are answered by a page.
+func (f *Forwarder) maintained() bool {
+	h := f.held.Load()
+	return h != nil && h.page != nil
+}
+
 func (f *Forwarder) holdBy(h *hold) {
 	if old := f.held.Swap(h); old != nil {
 		close(old.over)

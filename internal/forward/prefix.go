@@ -78,7 +78,7 @@ func (p *Prefix) Admit(path string) *exchange.Failure {
 // Inner returns a request's path, with or without its query, without what is stripped.
 // Admit has let it pass.
 func (p *Prefix) Inner(path string) string {
-	if p.Strip == "" || path == "*" {
+	if p.Strip == "" || len(path) < len(p.Strip) { // as * is
 		return path
 	}
 	rest := path[len(p.Strip):]
@@ -90,7 +90,7 @@ func (p *Prefix) Inner(path string) string {
 
 // appendInner is Inner in the fast lane.
 func (p *Prefix) appendInner(dst, path []byte) []byte {
-	if p.Strip == "" {
+	if p.Strip == "" || len(path) < len(p.Strip) {
 		return append(dst, path...)
 	}
 	if path = path[len(p.Strip):]; len(path) == 0 || path[0] != '/' {

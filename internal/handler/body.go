@@ -26,18 +26,28 @@ type requestBody struct {
 }
 
 func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBody {
-	b := &requestBody{q: q, flight: fl, edit: edit}
+	b := &requestBody{q: q, flight: fl}
 	b.Open(b, q.Method, q.ContentLength)
 	b.Patient = exchange.AwaitsTrailers(q) || q.Method == http.MethodConnect
-	if q.ContentLength < 0 || q.Trailer != nil { // HTTP/2 may send some behind a length, announced or not
-		b.trailer = make(http.Header, len(q.Trailer))
-		for k := range q.Trailer {
-			if b.passes(k) {
-				b.trailer[k] = nil
-			}
+	b.setEdit(edit)
+	return b
+}
+
+// setEdit makes edit that of the request: which trailers pass.
+func (b *requestBody) setEdit(edit *forward.Edit) {
+	q := b.q
+	if b.edit = edit; q.ContentLength >= 0 && q.Trailer == nil { // HTTP/2 may send some behind a length, announced or not
+		return
+	}
+	b.trailer = make(http.Header, len(q.Trailer))
+	for k, v := range q.Trailer {
+		if !b.passes(k) {
+			continue
+		}
+		if b.trailer[k] = nil; b.Whole() {
+			b.trailer[k] = v
 		}
 	}
-	return b
 }
 
 // reader returns the body from its beginning, for the next attempt.

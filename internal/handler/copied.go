@@ -17,7 +17,7 @@ func (a *roundTrip) copied() (body []byte, ok bool) {
 	if a.body == nil {
 		return nil, true
 	}
-	if !a.body.Whole() || !a.body.Replays() {
+	if !a.body.Whole() || !a.body.Replays() || a.body.Count() > exchange.ReplayLimit {
 		return nil, false
 	}
 	return slices.Clone(a.body.Kept()), true

@@ -30,6 +30,7 @@ type flight struct {
 	open  atomic.Bool  // it has no known end
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
 	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
+	reads atomic.Bool  // the body is read, and there is no attempt
 	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
 
 	lent bool // a hook or a goroutine may hold a context that leads here; used by the exchange's own goroutine
@@ -183,6 +184,19 @@ func (fl *flight) upgraded(polite func(), after time.Duration) {
 // abort ends what the flight waits for. fl.mu is held.
 func (fl *flight) abort(cause error) {
 	fl.cut = cause
+	fl.lease.Abort()
+	if fl.cancel != nil {
+		fl.cancel()
+	}
+	if fl.reads.Load() {
+		_ = fl.rc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// giveUp ends the attempt, but not the exchange.
+func (fl *flight) giveUp() {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
 	fl.lease.Abort()
 	if fl.cancel != nil {
 		fl.cancel()

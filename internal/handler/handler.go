@@ -9,6 +9,7 @@
 //   - response.go, upgrade.go: what the client gets
 //   - direct.go: the short way, without an http.Request of its own
 //   - race.go: two attempts at once
+//   - buffer.go, ahead.go: bodies that are read ahead
 //   - flight.go: what the sweeper sees, and the context of attempts
 //   - copied.go: what a mirror gets
 //   - ask.go, redirect.go: the handlers of ForwardAuth and Redirect

@@ -41,6 +41,8 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 		out.Body = a.body.reader()
 		if out.Trailer = a.body.trailer; len(out.Trailer) > 0 {
 			out.ContentLength = -1 // over HTTP/1.1 trailers need chunks (RFC 9112, 7.1.2)
+		} else if a.buffered && a.body.Whole() {
+			a.measure(out)
 		}
 	}
 	if a.f.Rewrite != nil {
@@ -54,6 +56,15 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	}
 	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
 	return out, nil
+}
+
+// measure tells the target how long a body is that has been read whole: not every server
+// takes chunks.
+func (a *roundTrip) measure(out *http.Request) {
+	if out.ContentLength = a.body.Count(); out.ContentLength == 0 {
+		out.Body, out.Trailer = http.NoBody, nil
+		out.Header["Content-Length"] = []string{"0"}
+	}
 }
 
 // measured reports whether a target is told that q has no body: as a client of our own
@@ -111,7 +122,7 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 	if left, ok := exchange.MaxForwards(q); ok {
 		h["Max-Forwards"] = []string{strconv.Itoa(left - 1)}
 	}
-	if exchange.IsHTTP10(q) {
+	if exchange.IsHTTP10(q) || a.buffered {
 		delete(h, "Expect") // means nothing there (RFC 9110, 10.1.1)
 	}
 	protocol := a.f.UpgradeProtocol(a.q)

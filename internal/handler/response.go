@@ -40,11 +40,23 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	case res.ProtoMajor == 1: // a length excludes trailers
 		tellEnding(a.w, ending.Untrailed)
 	}
+	if a.absorbs(res) {
+		behind := a.readAhead(res.Body, a.f.BufferResponses)
+		defer behind.Close()
+		res.Body = behind
+	}
 	if fail := a.copyBody(res); fail != nil {
 		return fail
 	}
 	a.writeTrailers(res, announced)
 	return nil
+}
+
+// absorbs reports whether the response is to be read ahead. Of a stream there is nothing to
+// read ahead.
+func (a *roundTrip) absorbs(res *http.Response) bool {
+	return a.f.BufferResponses > 0 && res.Body != http.NoBody && res.ContentLength != 0 && a.q.Method != http.MethodConnect && !a.x.Mirrored &&
+		!forward.EventStream(a.w.Header().Get("Content-Type")) && exchange.TakesPage(a.q.Header.Get("Content-Type"))
 }
 
 // page lets a page of the program take the place of the response's body, which is read no

@@ -37,6 +37,9 @@ type roundTrip struct {
 	body     *requestBody         // the client's body, nil without
 	done     context.CancelFunc   // of a client that knows nothing of leases; nil without
 	wrote    bool                 // the response to the client has begun
+	buffered bool                 // some of body was read before there was a target
+	memory   *forward.Memory      // of what is buffered; nil if nothing is
+	taken    int64                // bytes of it
 	mirrors  bool                 // a copy is to be sent
 	interim  int                  // interim responses relayed
 	named    []string             // values of the response's Connection, for its trailers
@@ -49,12 +52,13 @@ type roundTrip struct {
 type methods struct {
 	relay  func(status int, h http.Header) error // informational
 	unbind func() bool
+	buffer func(*forward.Forwarder) *exchange.Failure // bufferBody
 }
 
 // roundTrips holds those that have ended alone.
 var roundTrips = sync.Pool{New: func() any {
 	a := new(roundTrip)
-	a.methods = methods{a.informational, a.flight.release}
+	a.methods = methods{a.informational, a.flight.release, a.bufferBody}
 	a.flight.methods = &a.methods
 	return a
 }}
@@ -92,8 +96,10 @@ func (a *roundTrip) run() *exchange.Failure {
 		return fail
 	}
 	a.mirrors = !a.x.Mirrored && a.f.Mirrors()
-	if a.hasBody() {
+	if a.body == nil && a.hasBody() {
 		a.openBody()
+	} else if a.body != nil {
+		a.rebindBody()
 	}
 	res, fail := a.reach()
 	if fail != nil {
@@ -121,6 +127,7 @@ func (a *roundTrip) begin() *exchange.Failure {
 		t.Here = left == 0
 	}
 	t.TakeOver(a.x)
+	t.Prepare = a.buffer
 	return t.Begin(&a.x.Record, a)
 }
 
@@ -167,7 +174,7 @@ func (a *roundTrip) Await(wait func(gone <-chan struct{}) error) error {
 	a.flight.aim(&a.attempts.Forwarder().Span, a.attempts.Around())
 	ctx, cancel := a.flight.cancelable()
 	defer cancel()
-	a.flight.waits.Store(a.hasBody() && a.body == nil)
+	a.flight.waits.Store(a.hasBody() && (a.body == nil || !a.body.Whole()))
 	defer a.flight.waits.Store(false)
 	return wait(ctx.Done())
 }
@@ -207,8 +214,21 @@ func (a *roundTrip) openBody() {
 	_ = a.flight.rc.EnableFullDuplex()
 }
 
+// rebindBody makes a body that is open that of the request to a.f, which may not be the one
+// that has opened it.
+func (a *roundTrip) rebindBody() {
+	a.body.setEdit(&a.f.RequestHeader)
+	if a.mirrors {
+		a.body.Keep()
+	}
+	a.body.Bound(a.attempts.MaxBody())
+}
+
 func (a *roundTrip) leaveBody() {
 	a.body.detach()
+	if a.memory != nil {
+		a.memory.Give(a.taken)
+	}
 	if a.q.Method != http.MethodConnect { // or else the tunnel has counted
 		a.x.RequestBytes = a.body.Count()
 	}
@@ -349,7 +369,7 @@ func (a *roundTrip) informational(status int, h http.Header) error {
 	if a.interim++; a.interim > exchange.MaxInterim {
 		return exchange.ErrInterim
 	}
-	if status == http.StatusContinue && (a.body == nil || a.q.Header.Get("Expect") == "") {
+	if status == http.StatusContinue && (a.body == nil || a.buffered || a.q.Header.Get("Expect") == "") {
 		return nil // nobody asked
 	}
 	if exchange.IsHTTP10(a.q) {

@@ -129,14 +129,14 @@ func (x *fastExchange) route() (ok bool) {
 		return false
 	}
 	f := x.hit.Upstream
-	if f.Pages != nil && x.req.Framing() != h1.NoBody {
+	if f.NeedsBody() && x.req.Framing() != h1.NoBody {
 		return false
 	}
 	x.attempts.Take(f)
 	x.attempts.Pooled = true
 	if f.Diverts() {
 		to := f.For(x.client())
-		return f.Plain() && to.Fast() && (to.Pages == nil || x.req.Framing() == h1.NoBody)
+		return f.Plain() && to.Fast() && (!to.NeedsBody() || x.req.Framing() == h1.NoBody)
 	}
 	return f.Fast()
 }

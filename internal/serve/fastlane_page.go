@@ -15,7 +15,7 @@ import (
 
 // pageOf returns the page for a response with that status, nil if there is none.
 func (x *fastExchange) pageOf(f *forward.Forwarder, status int) http.Handler {
-	if len(f.Pages) == 0 {
+	if len(f.Pages) == 0 || x.req.Framing() != h1.NoBody { // one with a body only begins here if f has come meanwhile
 		return nil
 	}
 	return f.Page(status, view(x.said("Content-Type")))

@@ -1,0 +1,174 @@
+package handler
+
+import (
+	"io"
+	"sync"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+// An ahead is the body of a response that is read faster than the client takes it, up to
+// a bound, on a goroutine of its own. It takes the body over; Close waits for the end of
+// that goroutine.
+type ahead struct {
+	body   io.ReadCloser
+	flight *flight
+	memory *forward.Memory
+	most   int    // pages
+	over   func() // called at the end of the body, on the goroutine
+
+	mu      sync.Mutex // guards what follows
+	changed sync.Cond
+	pages   []*aheadPage
+	err     error // behind the pages
+	closed  bool
+
+	done chan struct{}
+}
+
+// An aheadPage holds some of a body: what is between r and w is to be read.
+type aheadPage struct {
+	buf  *[aheadSize]byte
+	r, w int
+	paid bool // the memory counts it
+}
+
+const aheadSize = 32 << 10
+
+// readAhead begins to read body, of which bytes may be held. The first page is free: without
+// one nothing goes on.
+func (a *roundTrip) readAhead(body io.ReadCloser, bytes int64) *ahead {
+	h := &ahead{body: body, flight: &a.flight, memory: &a.f.Memory, most: int((bytes + aheadSize - 1) / aheadSize), over: a.countOut, done: make(chan struct{})}
+	h.changed.L = &h.mu
+	go h.run()
+	return h
+}
+
+// countOut notes that the target has done its part, though the client has not got all of
+// it: the target may go now.
+func (a *roundTrip) countOut() {
+	a.flight.aim(&a.attempts.Forwarder().Span, a.attempts.Around())
+	a.attempts.CountOut()
+}
+
+// run is the goroutine.
+func (h *ahead) run() {
+	defer close(h.done)
+	for {
+		p := h.room()
+		if p == nil {
+			break
+		}
+		n, err := h.read(p)
+		if err == io.EOF {
+			h.body.Close()
+			h.over()
+		}
+		h.add(n, err)
+		if err != nil {
+			break
+		}
+	}
+	h.body.Close()
+}
+
+// read is Read of a body that a Transport of the program may have made.
+func (h *ahead) read(p []byte) (n int, err error) {
+	defer exchange.Contain("a response body", &err)
+	return h.body.Read(p)
+}
+
+// room returns where to read to, once there is room, or nil if the ahead is closed.
+func (h *ahead) room() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for !h.closed {
+		n := len(h.pages)
+		if n > 0 && h.pages[n-1].w < aheadSize {
+			p := h.pages[n-1]
+			return p.buf[p.w:]
+		}
+		if n == 0 || n < h.most && h.memory.Take(aheadSize) {
+			h.pages = append(h.pages, &aheadPage{buf: exchange.Buffers.Get().(*[aheadSize]byte), paid: n > 0})
+			continue
+		}
+		h.changed.Wait()
+	}
+	return nil
+}
+
+// add notes that n bytes were read into the last page, with that error.
+func (h *ahead) add(n int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pages[len(h.pages)-1].w += n
+	h.err = err
+	h.changed.Broadcast()
+}
+
+// Read implements io.Reader.
+func (h *ahead) Read(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.ready() == 0 {
+		if h.err != nil {
+			return 0, h.err
+		}
+		h.changed.Wait()
+	}
+	page := h.pages[0]
+	n := copy(p, page.buf[page.r:page.w])
+	if page.r += n; page.r == aheadSize {
+		h.pages = h.pages[1:]
+		h.free(page)
+		h.changed.Broadcast()
+	}
+	return n, nil
+}
+
+// ready is how much of the first page is to be read. h.mu is held.
+func (h *ahead) ready() int {
+	if len(h.pages) == 0 {
+		return 0
+	}
+	return h.pages[0].w - h.pages[0].r
+}
+
+// Buffered returns how many bytes Read gives without waiting; the end counts as one.
+func (h *ahead) Buffered() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := h.ready(); n > 0 || h.err == nil {
+		return n
+	}
+	return 1
+}
+
+// free gives a page back. h.mu is held.
+func (h *ahead) free(p *aheadPage) {
+	exchange.Buffers.Put(p.buf)
+	if p.paid {
+		h.memory.Give(aheadSize)
+	}
+}
+
+// Close ends the goroutine, and gives the pages back.
+func (h *ahead) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	h.changed.Broadcast()
+	ended := h.err != nil
+	h.mu.Unlock()
+	if !ended {
+		h.flight.giveUp()
+	}
+	<-h.done
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.pages {
+		h.free(p)
+	}
+	h.pages, h.err = nil, io.ErrClosedPipe
+	return nil
+}
