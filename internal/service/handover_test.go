@@ -153,7 +153,7 @@ func TestBadCommandsAreRefused(t *testing.T) {
 func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	var none service.Sockets
-	ln, err := none.Listen("a", "unix", path)
+	ln, err := none.Listen("a", func() (net.Listener, error) { return net.Listen("unix", path) })
 	require.NoError(t, err)
 	turns, _ := begun(t, service.SocketOf(ln, "other"))
 	require.Error(t, turns.HandOver(t.Context(), "server", program(t, "leave")), "the file stays this process's own")
