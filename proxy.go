@@ -218,8 +218,8 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 // returns nil when its connections have ended:
 //
 //   - Connections that wait to be accepted are accepted by the new process.
-//   - A connection without an upgrade serves one more request at most. If that does not
-//     come in 5 s, it is closed.
+//   - Requests in flight finish. An HTTP/1.1 connection that waits for a request serves
+//     one more; it is closed if none comes in 5 s. HTTP/2 connections get GOAWAY.
 //   - WebSockets and other upgraded connections, event streams and connections of a
 //     [Passthrough] go on until they end, or until DrainTimeout has passed. WebSockets
 //     are then closed with status 1001. A negative DrainTimeout disables the limit.
@@ -241,7 +241,7 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 //
 // Both processes use [TLS.Storage] at the same time, and answer each other's ACME
 // challenges. State in memory starts anew in the new process, such as the counters of a
-// [RateLimit]. The service manager learns that the new process is the main process.
+// [RateLimit] and a random [Sticky].Key. The service manager learns that the new process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
 		return errors.New("hostproxy: Server.Router is nil: set it")

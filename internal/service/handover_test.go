@@ -3,6 +3,7 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -89,6 +92,22 @@ func TestAHandOverHasATimeLimit(t *testing.T) {
 	assert.ErrorContains(t, err, "the new process was not ready in time, and was killed")
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.NotNil(t, cmd.ProcessState, "no zombie is left")
+}
+
+func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
+	ln := proxytest.Listen(t)
+	turns, _ := begun(t, service.SocketOf(ln, "a"))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	cmd := exec.Command("/bin/sh", "-c", "sleep 30 & echo $!; exit 3")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	start := time.Now()
+	assert.ErrorContains(t, turns.HandOver(ctx, "server", cmd), "the new process was not ready in time, and was killed")
+	assert.Less(t, time.Since(start), proxytest.Patience)
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) // the sleep
 }
 
 // A process that takes over serves one of two sockets: it is not ready, and accepts nothing.
