@@ -240,7 +240,7 @@ type Companion interface {
 }
 
 // ListenAndServe listens on Addr and HTTPAddr, and serves there as [Server.Serve]
-// does.
+// does. It uses no inherited sockets; see [Inherited].
 func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.serve(ctx, serve.Entrances{
 		{Name: "Server.Addr", Socket: "https", Addr: cmp.Or(s.Addr, ":443"), Role: serve.RoleTLS},
@@ -339,8 +339,8 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // returns nil when its connections have ended:
 //
 //   - Connections that wait to be accepted are accepted by the new process.
-//   - A connection without an upgrade serves one more request at most. If that does not
-//     come in 5 s, it is closed.
+//   - Requests in flight finish. An HTTP/1.1 connection that waits for a request serves
+//     one more; it is closed if none comes in 5 s. HTTP/2 connections get GOAWAY.
 //   - WebSockets and other upgraded connections, event streams and connections of a
 //     [Passthrough] go on until they end, or until DrainTimeout has passed. WebSockets
 //     are then closed with status 1001. A negative DrainTimeout disables the limit.
@@ -361,7 +361,8 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // SyscallConn. On Windows it always returns an error.
 //
 // Both processes use [TLS.Storage] at the same time, and answer each other's ACME
-// challenges. The service manager learns that the new process is the main process.
+// challenges. State in memory starts anew in the new process, such as the counters of a
+// [RateLimit] and a random [Sticky].Key. The service manager learns that the new process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
 		return errors.New("hostproxy: Server.Router is nil: set it")
@@ -410,11 +411,35 @@ func (s *Sockets) Listener(name string) (net.Listener, error) {
 	return socket(s.all().Listener(name))
 }
 
-// Listen is like Listener. If no socket with the name is left, it opens one with
-// [net.Listen]. Closing the listener removes the file of a unix socket that Listen has
-// opened; after [Server.HandOver], the new process does this.
+// Listen is like Listener. If no socket with the name is left, it opens one, as
+// [net.Listen] does; network is tcp, tcp4, tcp6 or unix. Closing the listener removes the
+// file of a unix socket that Listen has opened; after [Server.HandOver], the new process
+// does this.
 func (s *Sockets) Listen(name, network, address string) (net.Listener, error) {
-	return socket(s.all().Listen(name, network, address))
+	var fault error
+	l, err := s.all().Listen(name, func() (ln net.Listener, err error) {
+		ln, err = open(network, address)
+		fault = err
+		return ln, err
+	})
+	if fault != nil {
+		return nil, fault
+	}
+	return socket(l, err)
+}
+
+func open(network, address string) (net.Listener, error) {
+	switch network {
+	case "tcp":
+		return listen(address)
+	case "tcp4", "tcp6", "unix":
+		ln, err := net.Listen(network, address)
+		if err != nil {
+			return nil, fmt.Errorf("hostproxy: %w", err)
+		}
+		return ln, nil
+	}
+	return nil, fmt.Errorf("hostproxy: Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
 }
 
 // Close closes the inherited sockets that Listener and Listen have not returned. If there

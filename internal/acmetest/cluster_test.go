@@ -33,6 +33,7 @@ type nodeConfig struct {
 	Root         []byte
 	HTTPS, Plain string
 	Hosts        []string
+	Heir         string // file for the number of the process that takes over at SIGHUP
 }
 
 func TestMain(m *testing.M) {
@@ -59,15 +60,21 @@ func (c *nodeConfig) serve() error {
 	for _, host := range c.Hosts {
 		r.Handle(host, http.NotFoundHandler())
 	}
-	https, err := net.Listen("tcp", c.HTTPS)
+	sockets, err := hostproxy.Inherited()
 	if err != nil {
 		return err
 	}
-	plain, err := net.Listen("tcp", c.Plain)
+	https, err := sockets.Listen("https", "tcp", c.HTTPS)
 	if err != nil {
 		return err
 	}
-	return (&hostproxy.Server{Router: &r}).Serve(context.Background(), https, plain)
+	plain, err := sockets.Listen("http", "tcp", c.Plain)
+	if err != nil {
+		return err
+	}
+	s := &hostproxy.Server{Router: &r}
+	go c.handOver(s)
+	return s.Serve(context.Background(), https, plain)
 }
 
 // A node is a proxy in a process of its own.

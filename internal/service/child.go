@@ -38,6 +38,9 @@ func (c *child) expect(word string) error {
 // fail ends the child and returns why it has not taken over; err is how the talk ended,
 // and cause is why this process stopped it, if it did.
 func (c *child) fail(err, cause error) error {
+	if c.cmd.WaitDelay == 0 {
+		c.cmd.WaitDelay = exitTime // children of its own may have its output open
+	}
 	exited := make(chan error, 1)
 	go func() { exited <- c.cmd.Wait() }()
 	late := errors.Is(err, os.ErrDeadlineExceeded)

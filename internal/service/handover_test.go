@@ -3,6 +3,7 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -91,6 +94,22 @@ func TestAHandOverHasATimeLimit(t *testing.T) {
 	assert.NotNil(t, cmd.ProcessState, "no zombie is left")
 }
 
+func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
+	ln := proxytest.Listen(t)
+	turns, _ := begun(t, service.SocketOf(ln, "a"))
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	cmd := exec.Command("/bin/sh", "-c", "sleep 30 & echo $!; exit 3")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	start := time.Now()
+	assert.ErrorContains(t, turns.HandOver(ctx, "server", cmd), "the new process was not ready in time, and was killed")
+	assert.Less(t, time.Since(start), proxytest.Patience)
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) // the sleep
+}
+
 // A process that takes over serves one of two sockets: it is not ready, and accepts nothing.
 func TestAProcessAcceptsNothingBeforeItIsReady(t *testing.T) {
 	a, b := proxytest.Listen(t), proxytest.Listen(t)
@@ -153,7 +172,7 @@ func TestBadCommandsAreRefused(t *testing.T) {
 func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	var none service.Sockets
-	ln, err := none.Listen("a", "unix", path)
+	ln, err := none.Listen("a", func() (net.Listener, error) { return net.Listen("unix", path) })
 	require.NoError(t, err)
 	turns, _ := begun(t, service.SocketOf(ln, "other"))
 	require.Error(t, turns.HandOver(t.Context(), "server", program(t, "leave")), "the file stays this process's own")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,8 +65,7 @@ func TestNotifySendsAState(t *testing.T) {
 	require.NoError(t, service.Notify("RELOADING=1"))
 	said, clock, _ := strings.Cut(m.heard(), "\n")
 	assert.Equal(t, "RELOADING=1", said)
-	_, err := os.Stat("/proc/uptime")
-	if err == nil {
+	if runtime.GOOS == "linux" {
 		n, err := strconv.ParseInt(strings.TrimPrefix(clock, "MONOTONIC_USEC="), 10, 64)
 		require.NoError(t, err)
 		assert.Positive(t, n)

@@ -30,15 +30,15 @@ func (s *Sockets) Listener(name string) (*Listener, error) {
 	return ln, err
 }
 
-// Listen is Listener. If there is no such socket, it opens one.
-func (s *Sockets) Listen(name, network, address string) (*Listener, error) {
+// Listen is Listener. If there is no such socket, it calls open.
+func (s *Sockets) Listen(name string, open func() (net.Listener, error)) (*Listener, error) {
 	if name == "" || strings.Contains(name, ":") {
 		return nil, fmt.Errorf("socket name %q: want one or more characters other than a colon", name)
 	}
 	if ln, err := s.take(name); ln != nil || err != nil {
 		return ln, err
 	}
-	ln, err := net.Listen(network, address)
+	ln, err := open()
 	if err != nil {
 		return nil, err
 	}
