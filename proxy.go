@@ -431,7 +431,11 @@ func (s *Sockets) Listen(name, network, address string) (net.Listener, error) {
 func open(network, address string) (net.Listener, error) {
 	switch network {
 	case "tcp":
-		return listen(address)
+		ln, err := listen(address)
+		if err != nil {
+			return nil, prefixed(err)
+		}
+		return ln, nil
 	case "tcp4", "tcp6", "unix":
 		ln, err := net.Listen(network, address)
 		if err != nil {
