@@ -67,6 +67,8 @@ type phase struct {
 	over  chan struct{} // closed at the end, or when the time is up
 	late  bool          // the time is up, and the call still runs
 	err   error         // why those that wait go without; to be read once over is closed
+	waits int64         // exchanges that wait for its end
+	woke  bool          // it has waked the targets, which count those as users
 }
 
 // Sleep states, as they are shown.
@@ -160,7 +162,7 @@ func (e *wakeError) Unwrap() error { return e.err }
 const wakePause = time.Second
 
 // next returns what an exchange that needs the targets has to wait for, and begins it if need be. It
-// returns no phase if they are awake.
+// returns no phase if they are awake; settle must follow if there is one.
 func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -173,7 +175,19 @@ func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	if w.now == nil {
 		w.begin(false)
 	}
+	w.now.waits++
 	return w.now, w.poked, nil
+}
+
+// settle ends the wait of an exchange for p, and reports whether it is counted in since p has waked the
+// targets: they cannot fall asleep again before it comes to them.
+func (w *waker) settle(p *phase) (in bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !p.woke {
+		p.waits--
+	}
+	return p.woke
 }
 
 // refusal is why an exchange does not wait for targets that sleep, nil if it does. w.mu is held.
@@ -206,11 +220,15 @@ func (w *waker) wake(ctx context.Context) error {
 		}
 		select {
 		case <-p.over:
-			if p.err != nil {
-				return p.err
-			}
+			err = p.err
 		case <-ctx.Done():
-			return fmt.Errorf("the targets are %s: %w", w.state(), context.Cause(ctx))
+			err = fmt.Errorf("the targets are %s: %w", w.state(), context.Cause(ctx))
+		}
+		if w.settle(p) {
+			w.leave()
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -303,7 +321,8 @@ func (w *waker) end(p *phase, err error) {
 		}
 	default:
 		w.last.Store(time.Now().UnixNano())
-		w.users.Add(-asleep)
+		p.woke = true
+		w.users.Add(p.waits - asleep)
 		if w.IdleAfter > 0 {
 			w.idle = time.AfterFunc(w.IdleAfter, w.look)
 		}
@@ -406,7 +425,15 @@ func (a *Attempts) rouse() *exchange.Failure {
 			f.background.start()
 			return nil
 		}
-		if err := a.heldUp(p, poked); err != nil {
+		err = a.heldUp(p, poked)
+		if f.waker.settle(p) {
+			a.visits[a.stops-1].awake = true // until End
+			if err == nil {
+				f.background.start()
+				return nil
+			}
+		}
+		if err != nil {
 			return a.unserved(err)
 		}
 		select {

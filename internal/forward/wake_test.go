@@ -60,10 +60,17 @@ type visitor struct {
 	forward.Attempts
 	rec  exchange.Record
 	gone chan struct{}
+	slow time.Duration // how long it takes to notice the end of a wait
 }
 
 // Await implements forward.Party.
-func (v *visitor) Await(wait func(<-chan struct{}) error) error { return wait(v.gone) }
+func (v *visitor) Await(wait func(<-chan struct{}) error) error {
+	err := wait(v.gone)
+	if v.slow > 0 {
+		<-time.NewTimer(v.slow).C
+	}
+	return err
+}
 
 // Place implements forward.Party.
 func (v *visitor) Place(*forward.Forwarder) *exchange.Failure { return nil }
@@ -479,4 +486,27 @@ func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
 	}
 	require.NoError(t, s.f.Drain(t.Context()))
 	assert.Greater(t, s.starts.Load(), int64(1))
+}
+
+// Who has waited for a Start is in flight from its end on, however long it takes to come to the targets.
+func TestTargetsDoNotFallAsleepBeforeThoseThatWakedThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSleeper(t, takes(time.Second), none, nil)
+		v := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}, slow: time.Hour}
+		v.Take(s.f)
+		assert.Nil(t, v.Begin(&v.rec, v))
+		assert.Zero(t, s.stops.Load())
+		time.Sleep(time.Hour)
+		assert.Zero(t, s.stops.Load())
+		v.End()
+		late := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}, slow: time.Minute - time.Second}
+		late.Take(s.f)
+		time.Sleep(time.Minute + time.Second)
+		time.AfterFunc(500*time.Millisecond, func() { close(late.gone) }) // leaves before the end
+		assert.NotNil(t, late.Begin(&late.rec, late))
+		late.End()
+		time.Sleep(2 * time.Minute)
+		assert.EqualValues(t, 2, s.stops.Load())
+		assert.EqualValues(t, 2, s.starts.Load())
+	})
 }
