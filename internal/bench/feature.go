@@ -36,7 +36,7 @@ const (
 
 // features are measured with two targets, which are one and the same backend.
 func features() []feature {
-	return slices.Concat(choosing(), limiting(), editing(), observing())
+	return slices.Concat(choosing(), limiting(), editing(), observing(), hookFeatures())
 }
 
 // set is the use of a feature that is a field of the upstream.
@@ -111,17 +111,9 @@ func editing() []feature {
 	}
 }
 
-// observing are the features that call hooks of the program.
+// observing are the features in front of the lanes, and the access log.
 func observing() []feature {
 	return []feature{
-		{"begin", "Begin and BeginAttempt, a header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
-			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
-			r.BeginAttempt = func(b *hostproxy.Beginning) {
-				b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-			}
-			r.Observe = func(*hostproxy.Exchange) {}
-			return nil
-		}},
 		{"access-log", "access log, as JSON that is written nowhere", logged, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			r.Observe = hostproxy.AccessLog(slog.New(slog.NewJSONHandler(io.Discard, nil)))
 			return nil
@@ -173,7 +165,7 @@ func featurePeers(name string) []*peer {
 
 // featureOf returns the feature that a peer of that name has, nil without one.
 func featureOf(peer string) *feature {
-	for _, f := range slices.Concat(features(), hookFeatures()) {
+	for _, f := range features() {
 		if peer == withPrefix+f.name {
 			return &f
 		}
