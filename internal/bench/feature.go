@@ -119,6 +119,7 @@ func observing() []feature {
 			return nil
 		}},
 		{"alt-svc", "a companion, announced by Alt-Svc", dearest, set(func(*hostproxy.Upstream) {})},
+		{proxyProtocol, "the PROXY protocol in front", dearest, set(func(*hostproxy.Upstream) {})}, // see behindBalancer
 	}
 }
 
