@@ -131,14 +131,15 @@ type Server struct {
 	MaxConnsPerClient int
 
 	// MaxHandshakes limits the TLS handshakes in flight, on all listeners together.
-	// Further handshakes wait. A handshake counts from the end of its ClientHello, except while it waits for a
-	// certificate. Handshakes of ACME challenges do not count. Zero means 512;
-	// negative disables the limit.
+	// Further handshakes wait. A handshake counts from the end of its ClientHello,
+	// except while it waits for a certificate. Handshakes of ACME challenges do not
+	// count. Zero means 512; negative disables the limit.
 	MaxHandshakes int
 
 	// ProxyProtocol reads the header of the PROXY protocol, version 1 or 2, with which
 	// load balancers begin connections to pass on the address of the client. It
-	// applies to both listeners of [Server.Serve]. Nil reads none.
+	// applies to all listeners, except those with a [Listener.ProxyProtocol] of their
+	// own, and those with RoleInternal. Nil reads none.
 	ProxyProtocol *ProxyProtocol
 
 	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if
@@ -350,9 +351,11 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // runs the program again, with the same arguments, environment and standard streams. After
 // a nil error, the caller may call cmd.Wait.
 //
-// The new process must call [Inherited] and serve all sockets. A listener from [Sockets]
-// has the same name there. Otherwise, the listeners https and plain of Serve are called
-// "https" and "http", and those of Listeners "listener0", "listener1" and so on. The new process accepts no connection until all sockets are served.
+// The new process must call [Inherited] and serve all sockets. A listener from
+// [Sockets] has the same name there. Otherwise, the listeners https and plain of
+// Serve are called "https" and "http", and those of Listeners "listener0",
+// "listener1" and so on. The new process accepts no connection until all sockets are
+// served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx is done, or
 // after a minute if ctx has no deadline. The new process is then killed, and s continues
@@ -361,8 +364,9 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // SyscallConn. On Windows it always returns an error.
 //
 // Both processes use [TLS.Storage] at the same time, and answer each other's ACME
-// challenges. State in memory starts anew in the new process, such as the counters of a
-// [RateLimit] and a random [Sticky].Key. The service manager learns that the new process is the main process.
+// challenges. State in memory starts anew in the new process, such as the counters of
+// a [RateLimit] and a random [Sticky].Key. The service manager learns that the new
+// process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
 		return errors.New("hostproxy: Server.Router is nil: set it")

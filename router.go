@@ -90,20 +90,21 @@ type Router struct {
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	// Begin is called once at the start of each exchange that Observe is called for, on the
-	// goroutine of the exchange: before the route is known and before limits apply, except
-	// that a request which cannot be read is refused first. It may set headers for the target
-	// and keep a value for Observe; see [Beginning]. It must not block. If it panics, the
-	// request fails with 500 (one that was refused first keeps its status), and the panic is
-	// logged and in [Exchange.Err]. Nil calls nothing.
+	// Begin is called once at the start of each exchange that Observe is called for,
+	// on the goroutine of the exchange: before the route is known and before limits
+	// apply, except that a request which cannot be read is refused first. It may set
+	// headers for the target and keep a value for Observe; see [Beginning]. It must
+	// not block. If it panics, the request fails with 500 (one that was refused first
+	// keeps its status), and the panic is logged and in [Exchange.Err]. Nil calls
+	// nothing.
 	Begin func(*Beginning)
 
-	// BeginAttempt is like Begin, for the start of each attempt at a target: retries, and
-	// the second attempt of [Upstream.Hedge]. The calls for one exchange come one after the
-	// other, although hedged attempts run at the same time; calls for several exchanges may be
-	// concurrent. Mirrored copies, the request of a [ForwardAuth], and attempts within
-	// a built-in client, which replace a connection that was closed, are not attempts in this
-	// sense. Nil calls nothing.
+	// BeginAttempt is like Begin, for the start of each attempt at a target: retries,
+	// and the second attempt of [Upstream.Hedge]. The calls for one exchange come one
+	// after the other, although hedged attempts run at the same time; calls for
+	// several exchanges may be concurrent. Mirrored copies, the request of a
+	// [ForwardAuth], and attempts within a built-in client, which replace a
+	// connection that was closed, are not attempts in this sense. Nil calls nothing.
 	BeginAttempt func(*Beginning)
 
 	// Observe is called once at the end of each exchange, aborted ones included. The
@@ -924,10 +925,10 @@ func (r *Router) check() error {
 	return nil
 }
 
-// ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also
-// for middleware around the Router. CONNECT gets 501, except for a WebSocket over
-// HTTP/2 (RFC 8441) or HTTP/3 (RFC 9220). A request that has passed the Router more than three times
-// before, according to its Via header, is in a loop and gets 508.
+// ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also for
+// middleware around the Router. CONNECT gets 501, except for a WebSocket over HTTP/2
+// (RFC 8441) or HTTP/3 (RFC 9220). A request that has passed the Router more than
+// three times before, according to its Via header, is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if r == nil {
 		unusable(w, q, errNil)
@@ -1033,7 +1034,8 @@ func (r *Router) end(x *exchange.Exchange) {
 	x.Release()
 }
 
-// route returns the route of q, which has that path, or the handler that answers if there is none.
+// route returns the route of q, which has that path, or the handler that answers if
+// there is none.
 func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http.Handler) {
 	rt, no := r.find(q, path)
 	switch {

@@ -891,10 +891,10 @@ func canonicalHosts(hosts []string) ([]string, error) {
 // may be called more than once.
 //
 // Close stops the renewal of certificates, waits until the renewal has ended, and
-// releases its locks in [TLS].Storage. Close waits at most 15 s for calls of issuers and storages that ignore
-// their context, and logs these calls as errors. It also closes the idle
-// connections to the targets of all routes, and ends health checks and discovery
-// until the next request.
+// releases its locks in [TLS].Storage. Close waits at most 15 s for calls of issuers
+// and storages that ignore their context, and logs these calls as errors. It also
+// closes the idle connections to the targets of all routes, and ends health checks
+// and discovery until the next request.
 //
 // If Close is called while Servers run, they serve the certificates in memory until
 // these expire, and get no new certificates. The next Listen, Wrap, TLSConfig or

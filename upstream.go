@@ -518,49 +518,53 @@ type Health struct {
 }
 
 // A Queue lets requests above MaxInFlight or MaxTargetInFlight wait, in order of
-// arrival. It also limits the requests that wait for [Wake]. If the queue is full, or after Wait, a request gets 503 and Retry-After.
-// Retries do not wait: if a request failed at one target and the other targets are
-// full, the client gets the failure.
+// arrival. It also limits the requests that wait for [Wake]. If the queue is full, or
+// after Wait, a request gets 503 and Retry-After. Retries do not wait: if a request
+// failed at one target and the other targets are full, the client gets the failure.
 type Queue struct {
 	Max  int           // limit of waiting requests; 0 disables the queue, but not the wait for Wake
 	Wait time.Duration // limit of a request's wait; 0 means 10 s
 }
 
-// A Wake starts the targets of an [Upstream] on demand. The targets count as asleep at first
-// and after IdleAfter. The first request that needs them calls Start; all requests wait until
-// Start has returned nil and one target serves: it answers the health check or, without one,
-// takes a connection. Health checks pause while the targets are asleep. A request that arrives
-// while Stop runs waits until Stop has returned, and Start has then been called again.
+// A Wake starts the targets of an [Upstream] on demand. The targets count as asleep
+// at first and after IdleAfter. The first request that needs them calls Start; all
+// requests wait until Start has returned nil and one target serves: it answers the
+// health check or, without one, takes a connection. Health checks pause while the
+// targets are asleep. A request that arrives while Stop runs waits until Stop has
+// returned, and Start has then been called again.
 //
-// At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503. A request
-// waits at most Queue.Wait if that is set. If a client disconnects, its request no longer waits,
-// but Start goes on. Requests wait for [Upstream.Resume] before they call Start, and
-// [Upstream.Maintain] answers them. [Upstream.Ready] calls Start too. [Upstream.Replace] does not:
-// new targets must serve by themselves.
+// At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503.
+// A request waits at most Queue.Wait if that is set. If a client disconnects, its
+// request no longer waits, but Start goes on. Requests wait for [Upstream.Resume]
+// before they call Start, and [Upstream.Maintain] answers them. [Upstream.Ready]
+// calls Start too. [Upstream.Replace] does not: new targets must serve by themselves.
 //
-// A request gets 503 with Retry-After if Start fails or panics, and 504 if Start or Stop exceeds
-// Timeout. After a failure Start is not called again for a second. Calls of Start and Stop do not
-// overlap: if one of them runs on after Timeout, requests get 504 until it returns. Failures are
-// logged.
+// A request gets 503 with Retry-After if Start fails or panics, and 504 if Start or
+// Stop exceeds Timeout. After a failure Start is not called again for a second. Calls
+// of Start and Stop do not overlap: if one of them runs on after Timeout, requests
+// get 504 until it returns. Failures are logged.
 type Wake struct {
-	// Start starts the targets. It is called once for all requests that wait, also if the
-	// targets run already. It may call [Upstream.Replace], for instance if an address is known
-	// only then. ctx is done after Timeout; Start must then return. Required.
+	// Start starts the targets. It is called once for all requests that wait, also if
+	// the targets run already. It may call [Upstream.Replace], for instance if an
+	// address is known only then. ctx is done after Timeout; Start must then return.
+	// Required.
 	Start func(ctx context.Context) error
 
-	// Stop stops the targets. It is called once after IdleAfter, and never while a request is
-	// in flight. Whatever it returns, the targets count as asleep. ctx is done after
-	// Timeout. Stop is called even if the Upstream has no route any more, but not at the end
-	// of a [Server]. Nil means that the targets fall asleep by themselves.
+	// Stop stops the targets. It is called once after IdleAfter, and never while a
+	// request is in flight. Whatever it returns, the targets count as asleep. ctx is
+	// done after Timeout. Stop is called even if the Upstream has no route any more,
+	// but not at the end of a [Server]. Nil means that the targets fall asleep by
+	// themselves.
 	Stop func(ctx context.Context) error
 
-	// Timeout limits a call of Start, including the time until a target serves, and a call of
-	// Stop. Zero means 30 s; negative is an error.
+	// Timeout limits a call of Start, including the time until a target serves, and a
+	// call of Stop. Zero means 30 s; negative is an error.
 	Timeout time.Duration
 
-	// IdleAfter is how long no request is in flight before Stop is called. WebSockets, streams
-	// and uploads count as requests until their end; health checks do not count. Zero means
-	// that the targets stay awake, and requires that Stop is nil. Negative is an error.
+	// IdleAfter is how long no request is in flight before Stop is called.
+	// WebSockets, streams and uploads count as requests until their end; health
+	// checks do not count. Zero means that the targets stay awake, and requires that
+	// Stop is nil. Negative is an error.
 	IdleAfter time.Duration
 }
 
@@ -772,9 +776,10 @@ func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Asleep tells u that its targets have stopped by themselves, for instance because a process has
-// crashed: the next request calls Wake.Start. Requests in flight go on. Asleep does nothing while
-// the targets are asleep or while Wake.Start or Wake.Stop runs. It returns an error if Wake is nil.
+// Asleep tells u that its targets have stopped by themselves, for instance because a
+// process has crashed: the next request calls Wake.Start. Requests in flight go on.
+// Asleep does nothing while the targets are asleep or while Wake.Start or Wake.Stop
+// runs. It returns an error if Wake is nil.
 func (u *Upstream) Asleep() error {
 	return u.with(func(f *forward.Forwarder) error { return f.Asleep() })
 }
@@ -1027,8 +1032,9 @@ type Beginning struct {
 	// Exchange.Value, and must not change other fields.
 	Exchange *Exchange
 
-	// Attempt is the attempt that begins; nil in Begin. Its Target, Start, Retry and Hedge are
-	// known. A hook may set Attempt.Value, and must not change other fields.
+	// Attempt is the attempt that begins; nil in Begin. Its Target, Start, Retry and
+	// Hedge are known. A hook may set Attempt.Value, and must not change other
+	// fields.
 	Attempt *Attempt
 
 	b *exchange.Beginning
@@ -1040,23 +1046,24 @@ type Beginning struct {
 // sent, which may be forged.
 func (b *Beginning) Header(name string) string { return b.b.Header(name) }
 
-// SetHeader sets a request header for the target. It replaces the client's own copies, in
-// every spelling that CGI reads as the same name, and also in trailers. In Begin it applies
-// to all attempts; handlers and middleware of the route see it too, and mirrored copies and
-// the request of a [ForwardAuth] carry it. In BeginAttempt it applies to this attempt, instead
-// of what Begin has set, and to a mirrored copy if it is the last attempt.
-// [Upstream.RequestHeader] edits the header like any other header.
+// SetHeader sets a request header for the target. It replaces the client's own
+// copies, in every spelling that CGI reads as the same name, and also in trailers. In
+// Begin it applies to all attempts; handlers and middleware of the route see it too,
+// and mirrored copies and the request of a [ForwardAuth] carry it. In BeginAttempt it
+// applies to this attempt, instead of what Begin has set, and to a mirrored copy if
+// it is the last attempt. [Upstream.RequestHeader] edits the header like any other
+// header.
 //
 // The name must be a token (RFC 9110). It must not be Host, Expect, Via, the name of
-// RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length, Connection
-// or X-Forwarded-For. The value must not have control characters. Otherwise the request fails
-// with 500, as if the hook had panicked.
+// RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length,
+// Connection or X-Forwarded-For. The value must not have control characters.
+// Otherwise the request fails with 500, as if the hook had panicked.
 func (b *Beginning) SetHeader(name, value string) {
 	b.b.Replace(header.Replacement{Name: name, Value: value})
 }
 
-// RemoveHeader removes a request header of the client, as [Beginning.SetHeader] replaces it.
-// The rules for names are the same.
+// RemoveHeader removes a request header of the client, as [Beginning.SetHeader]
+// replaces it. The rules for names are the same.
 func (b *Beginning) RemoveHeader(name string) {
 	b.b.Replace(header.Replacement{Name: name, Gone: true})
 }
