@@ -390,3 +390,25 @@ func TestAPassthroughOfOneListenerOutlivesTheDrainOfAnother(t *testing.T) {
 	carried.Close()
 	assert.NoError(t, <-done)
 }
+
+// A load balancer may be in front of one listener alone.
+func TestAListenerHasAPROXYProtocolOfItsOwn(t *testing.T) {
+	r, _ := certified(t)
+	own := &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	whole := &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.1/32")}}
+	answers := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "internal") })
+	lns := []net.Listener{proxytest.Listen(t), proxytest.Listen(t), proxytest.Listen(t)}
+	served(t, &hostproxy.Server{Router: r, ProxyProtocol: whole, Listeners: []hostproxy.Listener{
+		{Listener: lns[0], Role: hostproxy.RolePlain},
+		{Listener: lns[1], Role: hostproxy.RoleInternal, Handler: answers},
+		{Listener: lns[2], Role: hostproxy.RoleInternal, Handler: answers, ProxyProtocol: own},
+	}})
+	get := "GET /own HTTP/1.1\r\nHost: a.test\r\n\r\n"
+	header := "PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n"
+	assert.Equal(t, "routes 192.0.2.1", string(proxytest.Dial(t, lns[0].Addr().String()).Do(header+get).Content), "that of the Server")
+	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[1].Addr().String()).Do(get).Content), "none for an internal one")
+	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[2].Addr().String()).Do(header+get).Content), "its own")
+
+	bad := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: "127.0.0.1:0", Role: hostproxy.RolePlain, ProxyProtocol: new(hostproxy.ProxyProtocol)}}}
+	assert.ErrorContains(t, bad.Serve(t.Context(), nil, nil), "hostproxy: Server.Listeners[0].ProxyProtocol.From is empty")
+}

@@ -241,3 +241,44 @@ func TestAServerGoesOnAfterAHandOverThatFailed(t *testing.T) {
 		assert.ErrorContains(t, g.HandOver(t.Context(), g.heir(t)), "hostproxy: HandOver: there is nothing to hand over")
 	})
 }
+
+// A companionUntil is done when it is told to drain.
+type companionUntil struct{ drains chan struct{} }
+
+func (c companionUntil) Serve(ctx context.Context, _ http.Handler) error {
+	<-ctx.Done()
+	close(c.drains)
+	return nil
+}
+
+// A companion drains as soon as another process serves, and Server.Listeners are handed over too.
+func TestListenersAreHandedOverAndCompanionsDrain(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r := &hostproxy.Router{Logger: panicsFail(t)}
+	r.TLS.Storage = newStorage(t)
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(nil)).Addr()))
+	ln, path := proxytest.Listen(t), filepath.Join(t.TempDir(), "socket")
+	companion := companionUntil{make(chan struct{})}
+	g := &generation{addr: ln.Addr().String(), done: make(chan error, 1), Server: &hostproxy.Server{Router: r, DrainTimeout: -1,
+		Companions: []hostproxy.Companion{companion},
+		Listeners:  []hostproxy.Listener{{Listener: ln, Role: hostproxy.RolePlain}}}}
+	internal := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{
+		{Addr: "unix:" + path, Role: hostproxy.RoleInternal, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}}}
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { g.done <- g.Serve(ctx, nil, nil) }()
+	other := make(chan error, 1)
+	go func() { other <- internal.Serve(ctx, nil, nil) }()
+	ws := g.webSocket(t)
+	cmd := g.heir(t)
+	cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_SOCKET=listener0")
+	require.NoError(t, g.HandOver(t.Context(), cmd))
+	<-companion.drains
+	assert.Equal(t, "new", string(g.dial(t).Do(get).Content))
+	echo(ws)
+	ws.Close()
+	assert.NoError(t, <-g.done)
+	assert.FileExists(t, path, "another Server of the Router goes on")
+	stop()
+	assert.NoError(t, <-other)
+	assert.NoFileExists(t, path)
+}
