@@ -411,4 +411,6 @@ func TestAListenerHasAPROXYProtocolOfItsOwn(t *testing.T) {
 
 	bad := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: "127.0.0.1:0", Role: hostproxy.RolePlain, ProxyProtocol: new(hostproxy.ProxyProtocol)}}}
 	assert.ErrorContains(t, bad.Serve(t.Context(), nil, nil), "hostproxy: Server.Listeners[0].ProxyProtocol.From is empty")
+	bad.Listeners[0].ProxyProtocol = &hostproxy.ProxyProtocol{From: own.From, Timeout: 5}
+	assert.ErrorContains(t, bad.Serve(t.Context(), nil, nil), "hostproxy: Server.Listeners[0].ProxyProtocol.Timeout is 5ns, below a microsecond")
 }

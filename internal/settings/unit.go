@@ -11,18 +11,31 @@ import (
 // below a microsecond: its unit was forgotten. prefix comes before their names.
 func TooShort(prefix string, fields any) (errs []error) {
 	v := reflect.ValueOf(fields).Elem()
-	home := v.Type().PkgPath()
 	for i := range v.NumField() {
-		f, name := v.Field(i), prefix+v.Type().Field(i).Name
-		if !f.CanInterface() {
-			continue
+		if f := v.Field(i); f.CanInterface() {
+			errs = append(errs, tooShort(prefix+v.Type().Field(i).Name, f, v.Type().PkgPath())...)
 		}
-		if d, ok := f.Interface().(time.Duration); ok {
-			if d > 0 && d < time.Microsecond {
-				errs = append(errs, fmt.Errorf("%s is %v, below a microsecond: multiply by a unit, as in 5*time.Second", name, d))
-			}
-		} else if below := reflect.Indirect(f); below.Kind() == reflect.Struct && below.Type().PkgPath() == home {
-			errs = append(errs, TooShort(name+".", below.Addr().Interface())...)
+	}
+	return errs
+}
+
+// tooShort is TooShort for the field f of that name in a struct of the package home.
+func tooShort(name string, f reflect.Value, home string) (errs []error) {
+	if d, ok := f.Interface().(time.Duration); ok {
+		if d > 0 && d < time.Microsecond {
+			errs = append(errs, fmt.Errorf("%s is %v, below a microsecond: multiply by a unit, as in 5*time.Second", name, d))
+		}
+		return errs
+	}
+	switch below := reflect.Indirect(f); {
+	case below.Kind() == reflect.Struct && below.Type().PkgPath() == home:
+		return TooShort(name+".", below.Addr().Interface())
+	case below.Kind() == reflect.Slice:
+		if e := below.Type().Elem(); e.Kind() != reflect.Struct || e.PkgPath() != home {
+			return nil
+		}
+		for i := range below.Len() {
+			errs = append(errs, TooShort(fmt.Sprintf("%s[%d].", name, i), below.Index(i).Addr().Interface())...)
 		}
 	}
 	return errs
