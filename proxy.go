@@ -493,8 +493,8 @@ func Notify(state string) error {
 }
 
 // Reload changes timeouts and limits while [Server.Serve] is in progress. change gets a
-// copy of s and sets its fields. It may change those whose names end in Timeout, and
-// those whose names begin with Max. To change another field, start a new Server.
+// copy of s and sets its fields. It may change the fields whose names end in Timeout or
+// begin with Max. To change another field, start a new Server.
 //
 // All changes take effect, or none: if Reload returns an error, nothing has changed.
 // The new values are validated as in Serve. No open connection is closed.

@@ -287,8 +287,8 @@ func (f *Forwarder) Shows() bool {
 		f.Guard.Limit.NeedsRequest()
 }
 
-// Introduces reports whether targets, those of f or of whom f diverts to, are told the client of a connection by the PROXY
-// protocol.
+// Introduces reports whether targets of f, or of the canary that f diverts to, are told the client of a connection by
+// the PROXY protocol.
 func (f *Forwarder) Introduces() bool {
 	d := f.diverted.Load()
 	return f.ProxyProtocol != 0 || d != nil && d.to.ProxyProtocol != 0

@@ -126,7 +126,7 @@ func isWeb(scheme string) bool {
 }
 
 // sameAuthority reports whether a URL's authority is that of a host with or without a port.
-// The default ports are none.
+// A default port counts as no port.
 func sameAuthority(scheme, authority, host string) bool {
 	if header.EqualFold(authority, host) { // most are
 		return true

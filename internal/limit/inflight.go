@@ -60,8 +60,8 @@ const (
 )
 
 // takeSoon is take that waits a little for room. A place is given back when the client
-// has its response already, so who asks again at once may come too early. Over HTTP/2,
-// one in ten would.
+// has its response already, so its next request may come too early. Over HTTP/2, that
+// happened to one in ten.
 func (f *inFlight) takeSoon(key uint64) bool {
 	for pause := firstPause; !f.take(key); pause *= 2 {
 		if pause > lastPause {

@@ -99,7 +99,7 @@ func NewForeignRule(s Spec, ask AskFunc, failed func(error)) (*Rule, error) {
 	return r, nil
 }
 
-// allow consults f; whom it fails for is let through.
+// allow consults f. If f fails, the request is allowed.
 func (f *foreign) allow(s Subject, now time.Time) Decision {
 	d, err := f.consult(s)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 // Sockets are those that a process has inherited, or opened in their stead. The zero value
 // is none. Its methods may be called concurrently.
 type Sockets struct {
-	absent string // why there are none; "" if none were promised
+	absent string // why no sockets were inherited; "" if none were announced
 	gate   *gate  // nil if nothing has to be waited for
 
 	mu        sync.Mutex
