@@ -140,6 +140,31 @@ func TestTrailersBehindAContentLengthCrossHTTP2(t *testing.T) {
 	assert.Equal(t, "1", (<-sent).Get("X-Sent"), "not announced")
 }
 
+// A target of HTTP/2 may answer before the client has sent its body. The client gets the end of the response, for which it may
+// wait before it gives up its upload.
+func TestAnEarlyAnswerOfHTTP2EndsWhileTheUploadPauses(t *testing.T) {
+	t.Parallel() // it waits, if it fails
+	target := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, "early")
+		if q.URL.Path == "/unsized" {
+			_ = http.NewResponseController(w).Flush()
+		}
+	}))
+	for name, u := range map[string]*hostproxy.Upstream{"as it comes": {}, "buffered": {BufferResponses: 1 << 10}} {
+		u.Targets = hostproxy.To("h2c://" + target.Addr()).Targets
+		client := clientOf(t, "h2", u)
+		for _, path := range []string{"/sized", "/unsized"} {
+			read, write := io.Pipe()
+			q := newRequest(t, "POST", path, read)
+			q.Header.Set("Content-Type", "application/grpc") // its body may pause
+			_, body := do(t, client, q)
+			assert.Equal(t, "early", body, name+path)
+			write.Close()
+		}
+	}
+}
+
 func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	h := func(w http.ResponseWriter, q *http.Request) {

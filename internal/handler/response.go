@@ -15,6 +15,7 @@ import (
 // respond copies the target's final response to the client.
 func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	defer res.Body.Close()
+	defer a.stopUpload(res)
 	a.translate(res)
 	if fail := a.modify(res); fail != nil {
 		return fail
@@ -43,6 +44,7 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	if a.absorbs(res) {
 		behind := a.readAhead(res.Body, a.f.BufferResponses)
 		defer behind.Close()
+		defer a.stopUpload(res)
 		res.Body = behind
 	}
 	if fail := a.copyBody(res); fail != nil {
@@ -50,6 +52,14 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	}
 	a.writeTrailers(res, announced)
 	return nil
+}
+
+// stopUpload ends the upload before a response of HTTP/2 is closed. That would wait for the
+// upload, while the client, which may have stopped it, waits for the end of the response.
+func (a *roundTrip) stopUpload(res *http.Response) {
+	if res.ProtoMajor == 2 && a.body != nil && !a.body.Whole() {
+		a.body.detach()
+	}
 }
 
 // absorbs reports whether the response is to be read ahead. Of a stream there is nothing to
