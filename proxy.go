@@ -225,18 +225,21 @@ const (
 //   - Close() error: makes Serve return immediately. It is called after
 //     [Server.DrainTimeout], and if the Server cannot start after Listen.
 //
-// The Router treats a request like any other, by its TLS, RemoteAddr, Proto and
-// ProtoMajor. The limits of connections, heads and handshakes are the companion's own.
-// A CONNECT for a WebSocket over HTTP/3 (RFC 9220) has "websocket" as its Proto, as with
-// quic-go, or as its header ":protocol"; its body and the response are the stream.
+// The companion sets TLS, RemoteAddr, Proto and ProtoMajor of each request, which the
+// Router uses as for any request. The limits of connections, heads and handshakes are
+// the companion's own. For a CONNECT that opens a WebSocket over HTTP/3 (RFC 9220),
+// the companion sets Proto to "websocket", as quic-go does, or the header
+// ":protocol". The bodies of the request and the response are then the two directions
+// of the WebSocket.
 type Companion interface {
 	// Serve serves requests by h until ctx is done. Then it stops accepting requests,
 	// lets those in flight finish, and returns nil. h is valid until Serve returns.
 	//
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
-	// part of what [Server.Serve] returns. While the Server shuts down, responses have no
-	// Alt-Svc, except a companion's own to requests from before.
+	// part of what [Server.Serve] returns. While the Server shuts down, responses
+	// have no Alt-Svc. A companion's responses to requests that arrived before the
+	// shutdown keep theirs.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -482,9 +485,10 @@ func socket(l *service.Listener, err error) (net.Listener, error) {
 //   - WATCHDOG=1 at intervals of half of WATCHDOG_USEC while Serve is in progress, if
 //     WATCHDOG_PID is this process or not set.
 //   - RELOADING=1 when [Server.HandOver] begins, and MAINPID and READY=1 when it has
-//     succeeded; the old process then sends nothing more. If it fails, READY=1 and STATUS.
+//     succeeded; the old process then sends nothing more. If HandOver fails, READY=1
+//     and a STATUS.
 //
-// Errors of these are logged.
+// If sending one of these states fails, the error is logged.
 func Notify(state string) error {
 	if err := service.Notify(state); err != nil {
 		return fmt.Errorf("hostproxy: Notify: %w", err)
@@ -507,8 +511,9 @@ func Notify(state string) error {
 //   - IdleTimeout applies to the next wait for a request, and over HTTP/2 immediately.
 //   - DrainTimeout applies to a shutdown that begins later.
 //
-// Reload also sets the fields of s, so do not read them during the call. It may be
-// called concurrently: fields that change leaves alone keep the values of other calls.
+// Reload also sets the fields of s, so do not read them during the call. Reload may
+// be called concurrently: a field that one call does not change keeps the value that
+// another call has set.
 func (s *Server) Reload(change func(*Server)) error {
 	if s.Router == nil || change == nil {
 		return errors.New("hostproxy: Reload: Server.Router and the argument are required: set them")

@@ -90,21 +90,22 @@ type Router struct {
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	// Begin is called once at the start of each exchange that Observe is called for,
-	// on the goroutine of the exchange: before the route is known and before limits
-	// apply, except that a request which cannot be read is refused first. It may set
-	// headers for the target and keep a value for Observe; see [Beginning]. It must
-	// not block. If it panics, the request fails with 500 (one that was refused first
-	// keeps its status), and the panic is logged and in [Exchange.Err]. Nil calls
-	// nothing.
+	// Begin is called once for each exchange that Observe is called for, on the
+	// goroutine of the exchange. The call comes before the route is known and before
+	// limits apply. A request that cannot be read is refused before the call. Begin
+	// may set headers for the target and keep a value for Observe; see [Beginning].
+	// It must not block. If Begin panics, the request fails with 500 (one that was
+	// refused first keeps its status), and the panic is logged and in [Exchange.Err].
+	// Nil calls nothing.
 	Begin func(*Beginning)
 
-	// BeginAttempt is like Begin, for the start of each attempt at a target: retries,
-	// and the second attempt of [Upstream.Hedge]. The calls for one exchange come one
-	// after the other, although hedged attempts run at the same time; calls for
-	// several exchanges may be concurrent. Mirrored copies, the request of a
-	// [ForwardAuth], and attempts within a built-in client, which replace a
-	// connection that was closed, are not attempts in this sense. Nil calls nothing.
+	// BeginAttempt is like Begin, but is called at the start of each attempt at a
+	// target: the first one, each retry, and the second attempt of [Upstream.Hedge].
+	// The calls for one exchange come one after the other, although hedged attempts
+	// run at the same time; calls for several exchanges may be concurrent. Mirrored
+	// copies, the request of a [ForwardAuth], and attempts within a built-in client,
+	// which replace a connection that was closed, are not attempts in this sense. Nil
+	// calls nothing.
 	BeginAttempt func(*Beginning)
 
 	// Observe is called once at the end of each exchange, aborted ones included. The
@@ -426,9 +427,10 @@ func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exch
 	guard.Explain(e, "Guard", q, x)
 }
 
-// A RateLimit limits the requests of each client by a token bucket, the number of
-// its requests in flight, or both. A client is an IPv4 address or the /64 of an IPv6
-// address, resolved through [Router.TrustedProxies]. By counts by something else.
+// A RateLimit limits the requests of each client by a token bucket, the number of its
+// requests in flight, or both. A client is an IPv4 address or the /64 of an IPv6
+// address, resolved through [Router.TrustedProxies]. To count by something other than
+// the client, set By.
 //
 // Requests above the limit get 429 with Retry-After. If Rate is exceeded, the
 // response has RateLimit and RateLimit-Policy too. Memory is bounded regardless of
@@ -476,8 +478,8 @@ type LimitKey struct {
 
 	// Func returns the value. It must not change the request or read its body. It may
 	// be called concurrently. The request waits for it, without a time limit. If Func
-	// panics, the request fails with 500. Func costs more CPU than the other fields: it
-	// takes the handler lane, for all routes if it is set in [Router.RateLimit].
+	// panics, the request fails with 500. Func costs more CPU than the other fields.
+	// If it is set in [Router.RateLimit], that applies to the requests of all routes.
 	Func func(*http.Request) string
 }
 
@@ -722,11 +724,12 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 //
 // A handler with a method Unwrap() http.Handler wraps the handler that the method
 // returns. The innermost handler is the one that wraps no other. BasicAuth,
-// ForwardAuth and Guard have this method; add it to your own middleware. For example, a new
-// BasicAuth around the same Upstream applies to new requests, and closes no
+// ForwardAuth and Guard have this method; add it to your own middleware. For example,
+// a new BasicAuth around the same Upstream applies to new requests, and closes no
 // connection. Handlers are compared with ==. Handlers of a type that is not
-// comparable count as different. Only two http.HandlerFuncs are the same if they
-// hold the same func value; a new closure of the same code is a different one.
+// comparable count as different. http.HandlerFunc is an exception: two of them are
+// the same if they hold the same func value. A new closure of the same code is a
+// different value.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {

@@ -135,16 +135,17 @@ type Upstream struct {
 	// the new prefix gets 400, for instance /api/%2e%2e/admin, and so does a path with
 	// an empty segment behind StripPrefix. OPTIONS * is forwarded unchanged.
 	//
-	// With StripPrefix, the target gets it as X-Forwarded-Prefix, behind the value of a
-	// peer in [Router.TrustedProxies]. The client's own header is removed.
+	// The target gets StripPrefix as X-Forwarded-Prefix. If a peer in
+	// [Router.TrustedProxies] has sent that header, StripPrefix is appended to its
+	// value. The client's own header is removed.
 	//
 	// In responses, Location, Content-Location and the Path of cookies are changed
 	// back, before ModifyResponse. So are URLs with the target's host, which become
 	// paths, and URLs with the host that the client asked for. Other hosts, relative
-	// references, paths outside AddPrefix, and paths that begin with StripPrefix are not
-	// changed: a target that reads X-Forwarded-Prefix writes the latter. Cookies whose
-	// name begins with __Host- keep their Path. Bodies and other headers, such as Link
-	// and Refresh, are not changed.
+	// references and paths outside AddPrefix are not changed. Paths that begin with
+	// StripPrefix are not changed either: a target that reads X-Forwarded-Prefix has
+	// added it. Cookies whose name begins with __Host- keep their Path. Bodies and
+	// other headers, such as Link and Refresh, are not changed.
 	StripPrefix, AddPrefix string
 
 	// Rewrite changes the outgoing request. Before the call, the proxy removes
@@ -168,14 +169,14 @@ type Upstream struct {
 	// responses, such as 502 for a target that cannot be reached, except where
 	// ErrorHandler or the page of [Upstream.Maintain] does. Retries come first.
 	//
-	// The status stays, whatever the handler passes to WriteHeader. The headers of the
-	// target, cookies included, stay unless the handler changes them, except those that
-	// describe the body: Content-*, ETag, Last-Modified, Accept-Ranges, Digest and
-	// Repr-Digest. The rest of the target's body is not read; its connection is closed
-	// if the body has not arrived with the headers. The handler gets the client's
-	// request without the body and without the headers Range and If-*. gRPC requests
-	// get no pages. If the handler panics, the request fails with 500. Requests with a
-	// body take the handler lane, which costs more CPU. Nil means no pages.
+	// The status stays, whatever the handler passes to WriteHeader. Headers of the
+	// target that describe the body are removed: Content-*, ETag, Last-Modified,
+	// Accept-Ranges, Digest and Repr-Digest. Its other headers, cookies included,
+	// stay unless the handler changes them. The rest of the target's body is not
+	// read; its connection is closed if the body has not arrived with the headers.
+	// The handler gets the client's request without the body and without the headers
+	// Range and If-*. gRPC requests get no pages. If the handler panics, the request
+	// fails with 500. Requests with a body cost more CPU. Nil means no pages.
 	Pages map[int]http.Handler
 
 	// RequestHeader and ResponseHeader are fixed changes to headers. RequestHeader is
@@ -245,12 +246,12 @@ type Upstream struct {
 	// client: if the whole rest fits, a slow client does not occupy the target, and the
 	// request no longer counts in MaxTargetInFlight.
 	//
-	// Neither applies to gRPC and upgrades, nor BufferResponses to event streams. All
-	// buffers of an Upstream together use up to 64 MiB, or one buffer if that is more,
-	// besides 32 KiB for each request and each response. A request that finds no room
-	// is forwarded without further buffering. Requests with BufferResponses, and those
-	// with a body and BufferRequests, take the handler lane, which costs more CPU. Zero
-	// means no buffer; the maximum is 1 GiB.
+	// Neither field applies to gRPC and upgrades. BufferResponses does not apply to
+	// event streams either. All buffers of an Upstream together use at most 64 MiB,
+	// or the size of one buffer if that is larger. In addition, each request and each
+	// response may use 32 KiB. A request that finds no room is forwarded without
+	// further buffering. Requests with BufferResponses, and requests with a body and
+	// BufferRequests, cost more CPU. Zero means no buffer; the maximum is 1 GiB.
 	BufferRequests, BufferResponses int64
 
 	// MaxInFlight limits the requests in flight. MaxTargetInFlight limits the requests
@@ -461,10 +462,10 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. The Router ends the checks of
-// an Upstream behind a handler of your own only if that handler has an Unwrap
-// method, or after the Upstream's first request. [Upstream.Replace] checks new
-// targets even if Interval is negative.
+// or when the last route to the Upstream is removed. The Router can end the checks of
+// an Upstream behind a handler of your own only if it knows the Upstream: because
+// that handler has an Unwrap method, or because the Upstream has served a request.
+// [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
@@ -1027,9 +1028,10 @@ func publicExchange(r *exchange.Record) *Exchange {
 // A Beginning is the start of an exchange, for [Router.Begin], or of an attempt, for
 // [Router.BeginAttempt]. It is valid only during the call.
 type Beginning struct {
-	// Exchange has what is known so far: Start to Query, Peer, and UserAgent to ServerName
-	// except User; in BeginAttempt also Pattern, Target, Attempts and Queue. A hook may set
-	// Exchange.Value, and must not change other fields.
+	// Exchange has the fields that are known so far: those from Start to Query, and
+	// those from UserAgent to ServerName without User. In BeginAttempt it also has
+	// Pattern, Target, Attempts and Queue. A hook may set Exchange.Value, and must
+	// not change other fields.
 	Exchange *Exchange
 
 	// Attempt is the attempt that begins; nil in Begin. Its Target, Start, Retry and
@@ -1050,9 +1052,9 @@ func (b *Beginning) Header(name string) string { return b.b.Header(name) }
 // copies, in every spelling that CGI reads as the same name, and also in trailers. In
 // Begin it applies to all attempts; handlers and middleware of the route see it too,
 // and mirrored copies and the request of a [ForwardAuth] carry it. In BeginAttempt it
-// applies to this attempt, instead of what Begin has set, and to a mirrored copy if
-// it is the last attempt. [Upstream.RequestHeader] edits the header like any other
-// header.
+// applies to this attempt only, and takes precedence over what Begin has set. A
+// mirrored copy carries the headers of the last attempt. [Upstream.RequestHeader]
+// edits the header like any other header.
 //
 // The name must be a token (RFC 9110). It must not be Host, Expect, Via, the name of
 // RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length,
@@ -1062,8 +1064,9 @@ func (b *Beginning) SetHeader(name, value string) {
 	b.b.Replace(header.Replacement{Name: name, Value: value})
 }
 
-// RemoveHeader removes a request header of the client, as [Beginning.SetHeader]
-// replaces it. The rules for names are the same.
+// RemoveHeader removes the client's copies of a request header, as
+// [Beginning.SetHeader] does, and sets no new value. The rules for names are the
+// same.
 func (b *Beginning) RemoveHeader(name string) {
 	b.b.Replace(header.Replacement{Name: name, Gone: true})
 }
