@@ -170,8 +170,8 @@ type Listener struct {
 	// path is another kind of file. The socket is removed at the end.
 	Addr string
 
-	// Mode is the file mode of a unix socket in Addr. A process needs the permission to
-	// write to connect. Zero means 0600.
+	// Mode is the file mode of a unix socket in Addr. To connect, a process needs
+	// write permission on the socket. Zero means 0600.
 	Mode fs.FileMode
 
 	// Role is what the listener serves. "" means RoleTLS.
@@ -180,7 +180,8 @@ type Listener struct {
 	// Handler serves the requests of a RoleInternal, which requires it.
 	Handler http.Handler
 
-	// H2C is [Server.H2C] for a RolePlain.
+	// H2C accepts HTTP/2 without TLS on this listener, as [Server.H2C] does for
+	// plain. It requires RolePlain.
 	H2C bool
 
 	// ProxyProtocol is [Server.ProxyProtocol] for this listener. Nil means that of the
@@ -641,10 +642,10 @@ type UnbufferedConn interface {
 // connections do so themselves.
 type ProxyProtocol struct {
 	// From are the addresses of the peers, such as load balancers. Each connection of
-	// these peers must begin with a header. On a unix socket, which has no addresses,
-	// that holds if From contains 127.0.0.1 or ::1. Connections of other peers must not
-	// have a header: a plain request then gets 400, and a TLS handshake fails. Required.
-	// These peers can claim any client address.
+	// these peers must begin with a header, and the peers can claim any client
+	// address. On a unix socket, which has no addresses, that holds if From contains
+	// 127.0.0.1 or ::1. Connections of other peers must not have a header: a plain
+	// request then gets 400, and a TLS handshake fails. Required.
 	From []netip.Prefix
 
 	// Timeout limits the wait for the header, from the start of the connection. Zero

@@ -92,20 +92,20 @@ type Router struct {
 
 	// Begin is called once for each exchange that Observe is called for, on the
 	// goroutine of the exchange. The call comes before the route is known and before
-	// limits apply. A request that cannot be read is refused before the call. Begin
-	// may set headers for the target and keep a value for Observe; see [Beginning].
-	// It must not block. If Begin panics, the request fails with 500 (one that was
-	// refused first keeps its status), and the panic is logged and in [Exchange.Err].
-	// Nil calls nothing.
+	// limits apply. For a request that cannot be read, Begin is called after the
+	// refusal. Begin may set headers for the target and keep a value for Observe; see
+	// [Beginning]. It must not block. If Begin panics, the request fails with 500, or
+	// keeps its status if it was refused before the call. The panic is logged, and is
+	// in [Exchange.Err]. Nil calls nothing.
 	Begin func(*Beginning)
 
 	// BeginAttempt is like Begin, but is called at the start of each attempt at a
 	// target: the first one, each retry, and the second attempt of [Upstream.Hedge].
 	// The calls for one exchange come one after the other, although hedged attempts
-	// run at the same time; calls for several exchanges may be concurrent. Mirrored
-	// copies, the request of a [ForwardAuth], and attempts within a built-in client,
-	// which replace a connection that was closed, are not attempts in this sense. Nil
-	// calls nothing.
+	// run at the same time; calls for several exchanges may be concurrent.
+	// BeginAttempt is not called for mirrored copies, for the request of a
+	// [ForwardAuth], or for a request that is sent again because a reused connection
+	// was closed. Nil calls nothing.
 	BeginAttempt func(*Beginning)
 
 	// Observe is called once at the end of each exchange, aborted ones included. The

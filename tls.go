@@ -148,11 +148,11 @@ type TLS struct {
 	// there are no records. The look-up is repeated after a minute, later after ten
 	// minutes.
 	//
-	// If Addresses is empty, the addresses of the network interfaces take their place.
-	// If one of these is private, the order does not wait once the host has a record.
-	// If all are public, and no record has one of them, the order waits for at most
-	// about 35 minutes; a handshake for the host ends that wait, because it shows that
-	// clients reach this machine.
+	// If Addresses is empty, the addresses of the network interfaces take their
+	// place. If one of these is private, the order waits only until the host has a
+	// record. If all are public, and no record has one of them, the order waits for
+	// at most about 35 minutes; a handshake for the host ends that wait, because it
+	// shows that clients reach this machine.
 	//
 	// The order does not wait if the host has a valid certificate, if the look-up gets
 	// no answer, or if all records are private addresses.

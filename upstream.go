@@ -130,10 +130,11 @@ type Upstream struct {
 	// path of a pattern, such as /api, and begin and end at slashes: with StripPrefix
 	// /api, the paths /api and /api/users become / and /users. "" changes nothing.
 	//
-	// A request whose path is not below StripPrefix gets 404; a [Router] refuses a
-	// pattern that matches no such path. A path that a target may read as one outside
-	// the new prefix gets 400, for instance /api/%2e%2e/admin, and so does a path with
-	// an empty segment behind StripPrefix. OPTIONS * is forwarded unchanged.
+	// A request whose path is not below StripPrefix gets 404. A [Router] refuses a
+	// pattern if none of the paths it matches is below StripPrefix. A path that a
+	// target may read as one outside the new prefix gets 400, for instance
+	// /api/%2e%2e/admin, and so does a path with an empty segment behind StripPrefix.
+	// OPTIONS * is forwarded unchanged.
 	//
 	// The target gets StripPrefix as X-Forwarded-Prefix. If a peer in
 	// [Router.TrustedProxies] has sent that header, StripPrefix is appended to its
@@ -236,15 +237,16 @@ type Upstream struct {
 	// body gets 413. Zero means no limit.
 	MaxRequestBody int64
 
-	// BufferRequests is how many bytes of a request's body are read before a target is
-	// chosen, for targets that serve one request at a time: a slow upload then occupies
-	// no target. A body that fits gets a Content-Length, and can be sent again by Retry;
-	// of a longer one, the rest is sent as it comes. The limits of slow bodies apply,
-	// see IdleTimeout. Requests that ask for 100 Continue get it from the proxy.
+	// BufferRequests is how many bytes of a request's body are read before a target
+	// is chosen, for targets that serve one request at a time: a slow upload then
+	// occupies no target. A body that fits gets a Content-Length, and can be sent
+	// again by Retry. If a body is longer, the part beyond BufferRequests is sent as
+	// it arrives. The limits of slow bodies apply, see IdleTimeout. Requests that ask
+	// for 100 Continue get it from the proxy.
 	//
 	// BufferResponses is how many bytes of a response's body are read ahead of the
-	// client: if the whole rest fits, a slow client does not occupy the target, and the
-	// request no longer counts in MaxTargetInFlight.
+	// client. If all that the client has yet to receive fits, a slow client does not
+	// occupy the target, and the request no longer counts in MaxTargetInFlight.
 	//
 	// Neither field applies to gRPC and upgrades. BufferResponses does not apply to
 	// event streams either. All buffers of an Upstream together use at most 64 MiB,
@@ -486,8 +488,8 @@ type HealthCheck struct {
 //
 //   - Too many failures open the breaker: the target gets no requests for OpenFor. (If
 //     no target is up, [Upstream.FailClosed] says what happens.)
-//   - Then the breaker is half-open: up to Trials requests test the target. If
-//     these have no response after OpenFor, further requests may test the target.
+//   - Then the breaker is half-open: up to Trials requests test the target. If these
+//     have no response after another OpenFor, further requests may test the target.
 //   - A success closes the breaker. A failure opens it again, for twice as long, up
 //     to 5 minutes.
 //
@@ -531,8 +533,8 @@ type Queue struct {
 // at first and after IdleAfter. The first request that needs them calls Start; all
 // requests wait until Start has returned nil and one target serves: it answers the
 // health check or, without one, takes a connection. Health checks pause while the
-// targets are asleep. A request that arrives while Stop runs waits until Stop has
-// returned, and Start has then been called again.
+// targets are asleep. If a request arrives while Stop runs, it waits until Stop has
+// returned, and then for a new call of Start.
 //
 // At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503.
 // A request waits at most Queue.Wait if that is set. If a client disconnects, its
@@ -545,10 +547,10 @@ type Queue struct {
 // of Start and Stop do not overlap: if one of them runs on after Timeout, requests
 // get 504 until it returns. Failures are logged.
 type Wake struct {
-	// Start starts the targets. It is called once for all requests that wait, also if
-	// the targets run already. It may call [Upstream.Replace], for instance if an
-	// address is known only then. ctx is done after Timeout; Start must then return.
-	// Required.
+	// Start starts the targets. One call serves all waiting requests. It is called
+	// also if the targets run already. It may call [Upstream.Replace], for instance
+	// if an address is known only then. ctx is done after Timeout; Start must then
+	// return. Required.
 	Start func(ctx context.Context) error
 
 	// Stop stops the targets. It is called once after IdleAfter, and never while a
