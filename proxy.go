@@ -180,8 +180,8 @@ type Listener struct {
 	// Handler serves the requests of a RoleInternal, which requires it.
 	Handler http.Handler
 
-	// H2C accepts HTTP/2 without TLS on this listener, as [Server.H2C] does for
-	// plain. It requires RolePlain.
+	// H2C accepts HTTP/2 without TLS on this listener; see [Server.H2C]. It requires
+	// RolePlain.
 	H2C bool
 
 	// ProxyProtocol is [Server.ProxyProtocol] for this listener. Nil means that of the
@@ -239,8 +239,8 @@ type Companion interface {
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
 	// part of what [Server.Serve] returns. While the Server shuts down, responses
-	// have no Alt-Svc. A companion's responses to requests that arrived before the
-	// shutdown keep theirs.
+	// have no Alt-Svc, unless a companion sends them and their requests arrived
+	// before the shutdown.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -413,8 +413,8 @@ func Inherited() (*Sockets, error) {
 // one. It returns an error if none is left, or if the socket is not a listening stream
 // socket.
 //
-// In a process started by [Server.HandOver], Accept waits until all sockets are served. It
-// returns an error if the other process continues to serve instead.
+// In a process started by [Server.HandOver], Accept waits until all sockets are
+// served. Accept returns an error if the old process continues to serve instead.
 func (s *Sockets) Listener(name string) (net.Listener, error) {
 	return socket(s.all().Listener(name))
 }
@@ -487,7 +487,7 @@ func socket(l *service.Listener, err error) (net.Listener, error) {
 //     WATCHDOG_PID is this process or not set.
 //   - RELOADING=1 when [Server.HandOver] begins, and MAINPID and READY=1 when it has
 //     succeeded; the old process then sends nothing more. If HandOver fails, READY=1
-//     and a STATUS.
+//     and a STATUS are sent.
 //
 // If sending one of these states fails, the error is logged.
 func Notify(state string) error {
@@ -508,7 +508,8 @@ func Notify(state string) error {
 //     MaxConnsPerClient was zero do not count for it.
 //   - MaxHandshakes applies immediately, HandshakeTimeout to handshakes that begin.
 //   - ReadHeaderTimeout and MaxHeaderBytes apply to the next request of a connection.
-//     An HTTP/2 connection keeps MaxHeaderBytes, which its client has been told.
+//     An HTTP/2 connection keeps its MaxHeaderBytes, because the client was told the
+//     value.
 //   - IdleTimeout applies to the next wait for a request, and over HTTP/2 immediately.
 //   - DrainTimeout applies to a shutdown that begins later.
 //
@@ -643,9 +644,9 @@ type UnbufferedConn interface {
 type ProxyProtocol struct {
 	// From are the addresses of the peers, such as load balancers. Each connection of
 	// these peers must begin with a header, and the peers can claim any client
-	// address. On a unix socket, which has no addresses, that holds if From contains
-	// 127.0.0.1 or ::1. Connections of other peers must not have a header: a plain
-	// request then gets 400, and a TLS handshake fails. Required.
+	// address. Peers on a unix socket have no addresses: they count as peers in From
+	// if From contains 127.0.0.1 or ::1. Connections of other peers must not have a
+	// header: a plain request then gets 400, and a TLS handshake fails. Required.
 	From []netip.Prefix
 
 	// Timeout limits the wait for the header, from the start of the connection. Zero

@@ -478,8 +478,8 @@ type LimitKey struct {
 
 	// Func returns the value. It must not change the request or read its body. It may
 	// be called concurrently. The request waits for it, without a time limit. If Func
-	// panics, the request fails with 500. Func costs more CPU than the other fields.
-	// If it is set in [Router.RateLimit], that applies to the requests of all routes.
+	// panics, the request fails with 500. Func costs more CPU than the other fields;
+	// in [Router.RateLimit] it does so for the requests of all routes.
 	Func func(*http.Request) string
 }
 

@@ -299,7 +299,7 @@ func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientC
 const (
 	CertPending = "pending" // no valid certificate; an attempt is in progress, is due soon or is left to a handshake
 	CertValid   = "valid"   // a certificate is served
-	CertFailed  = "failed"  // the last attempt failed, none can be made, or the order waits for DNS records; an older certificate may still be served
+	CertFailed  = "failed"  // the last attempt failed, or no attempt can be made, or the order waits for DNS records; an older certificate may still be served
 	CertStatic  = "static"  // supplied by the program
 )
 

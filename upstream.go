@@ -141,12 +141,13 @@ type Upstream struct {
 	// value. The client's own header is removed.
 	//
 	// In responses, Location, Content-Location and the Path of cookies are changed
-	// back, before ModifyResponse. So are URLs with the target's host, which become
-	// paths, and URLs with the host that the client asked for. Other hosts, relative
-	// references and paths outside AddPrefix are not changed. Paths that begin with
-	// StripPrefix are not changed either: a target that reads X-Forwarded-Prefix has
-	// added it. Cookies whose name begins with __Host- keep their Path. Bodies and
-	// other headers, such as Link and Refresh, are not changed.
+	// back, before ModifyResponse. Location and Content-Location may also be URLs: a
+	// URL with the target's host becomes a path, and one with the host that the
+	// client asked for keeps the host. URLs with other hosts, relative references and
+	// paths outside AddPrefix are not changed. Paths that begin with StripPrefix are
+	// not changed either: a target that reads X-Forwarded-Prefix has added it.
+	// Cookies whose name begins with __Host- keep their Path. Bodies and other
+	// headers, such as Link and Refresh, are not changed.
 	StripPrefix, AddPrefix string
 
 	// Rewrite changes the outgoing request. Before the call, the proxy removes
@@ -245,8 +246,9 @@ type Upstream struct {
 	// for 100 Continue get it from the proxy.
 	//
 	// BufferResponses is how many bytes of a response's body are read ahead of the
-	// client. If all that the client has yet to receive fits, a slow client does not
-	// occupy the target, and the request no longer counts in MaxTargetInFlight.
+	// client. Once the rest of the body fits into the buffer, the target is free
+	// however slow the client is, and the request no longer counts in
+	// MaxTargetInFlight.
 	//
 	// Neither field applies to gRPC and upgrades. BufferResponses does not apply to
 	// event streams either. All buffers of an Upstream together use at most 64 MiB,
@@ -986,8 +988,9 @@ type Exchange struct {
 	Err     error   // an *Error if forwarding failed, else nil
 	Retried []error // an *Error for each attempt that was retried, or canceled by Hedge
 
-	// Timeline has an element for each attempt, in the order in which they began. An
-	// attempt that is made again over HTTP/2, because the target refuses HTTP/1.1, has two.
+	// Timeline has an element for each attempt, in the order in which they began. If
+	// an attempt is made again over HTTP/2 because the target refuses HTTP/1.1,
+	// Timeline has two elements for it.
 	Timeline []Attempt
 
 	Value any // for the hooks of the Router: what Router.Begin stores here, Observe finds
