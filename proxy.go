@@ -424,34 +424,17 @@ func (s *Sockets) Listener(name string) (net.Listener, error) {
 // file of a unix socket that Listen has opened; after [Server.HandOver], the new process
 // does this.
 func (s *Sockets) Listen(name, network, address string) (net.Listener, error) {
-	var fault error
-	l, err := s.all().Listen(name, func() (ln net.Listener, err error) {
-		ln, err = open(network, address)
-		fault = err
-		return ln, err
-	})
-	if fault != nil {
-		return nil, fault
-	}
-	return socket(l, err)
+	return socket(s.all().Listen(name, func() (net.Listener, error) { return open(network, address) }))
 }
 
 func open(network, address string) (net.Listener, error) {
 	switch network {
 	case "tcp":
-		ln, err := listen(address)
-		if err != nil {
-			return nil, prefixed(err)
-		}
-		return ln, nil
+		return listen(address)
 	case "tcp4", "tcp6", "unix":
-		ln, err := net.Listen(network, address)
-		if err != nil {
-			return nil, fmt.Errorf("hostproxy: %w", err)
-		}
-		return ln, nil
+		return net.Listen(network, address)
 	}
-	return nil, fmt.Errorf("hostproxy: Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
+	return nil, fmt.Errorf("Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
 }
 
 // Close closes the inherited sockets that Listener and Listen have not returned. If there
@@ -528,7 +511,7 @@ func (s *Server) Reload(change func(*Server)) error {
 	change(&next)
 	var errs []error
 	for _, field := range settings.Take(&base).Changed(&next) {
-		if !strings.HasSuffix(field, "Timeout") && !strings.HasPrefix(field, "Max") {
+		if !reloads(field) {
 			errs = append(errs, fmt.Errorf("hostproxy: Reload: Server.%s cannot change while Serve is in progress: leave it, or start a new Server", field))
 		}
 	}
@@ -536,6 +519,11 @@ func (s *Server) Reload(change func(*Server)) error {
 		return err
 	}
 	return s.Router.reload(s, &base, &next)
+}
+
+// reloads reports whether Reload may change a field of that name.
+func reloads(field string) bool {
+	return strings.HasSuffix(field, "Timeout") || strings.HasPrefix(field, "Max")
 }
 
 // reloadable returns the fields that Reload may change.
@@ -921,6 +909,9 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
 		remedy := "change it back, and set it before the first use"
+		if _, ok := owner.(*Server); ok && reloads(field) {
+			remedy += ", or by Server.Reload"
+		}
 		if h, ok := owner.(http.Handler); ok && h != http.Handler(r) {
 			remedy += ", or give Set a new handler that has it"
 		}

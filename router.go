@@ -64,9 +64,9 @@ import (
 // escapes (%2561). If a target treats such paths as equal, put access control such as
 // [BasicAuth] on the whole host, not on a path prefix.
 type Router struct {
-	// NotFound serves requests that match no route. Nil answers 404. If the request
-	// came over TLS and its host has no route at all, nil answers 421 Misdirected
-	// Request (RFC 9110, 15.5.20).
+	// NotFound serves requests that match no route. It writes the status too, such as
+	// 404. Nil answers 404. If the request came over TLS and its host has no route at
+	// all, nil answers 421 Misdirected Request (RFC 9110, 15.5.20).
 	NotFound http.Handler
 
 	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The

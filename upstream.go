@@ -527,8 +527,8 @@ type Health struct {
 // after Wait, a request gets 503 and Retry-After. Retries do not wait: if a request
 // failed at one target and the other targets are full, the client gets the failure.
 type Queue struct {
-	Max  int           // limit of waiting requests; 0 disables the queue, but not the wait for Wake
-	Wait time.Duration // limit of a request's wait; 0 means 10 s
+	Max  int           // limit of waiting requests; 0 disables the queue, and allows 4,096 requests to wait for Wake
+	Wait time.Duration // limit of a request's wait; 0 means 10 s, and no limit of the wait for Wake
 }
 
 // A Wake starts the targets of an [Upstream] on demand. The targets count as asleep
@@ -540,9 +540,10 @@ type Queue struct {
 //
 // At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503.
 // A request waits at most Queue.Wait if that is set. If a client disconnects, its
-// request no longer waits, but Start goes on. Requests wait for [Upstream.Resume]
-// before they call Start, and [Upstream.Maintain] answers them. [Upstream.Ready]
-// calls Start too. [Upstream.Replace] does not: new targets must serve by themselves.
+// request no longer waits, but Start goes on. If targets stop by themselves while
+// they are awake, call [Upstream.Asleep]. Requests wait for [Upstream.Resume] before
+// they call Start, and [Upstream.Maintain] answers them. [Upstream.Ready] calls Start
+// too. [Upstream.Replace] does not: new targets must serve by themselves.
 //
 // A request gets 503 with Retry-After if Start fails or panics, and 504 if Start or
 // Stop exceeds Timeout. After a failure Start is not called again for a second. Calls
@@ -1270,7 +1271,7 @@ func (u *Upstream) inVain() (errs []error) {
 		{u.Transport != nil && u.ProxyProtocol != 0, "ProxyProtocol cannot be combined with Transport, which connects by itself: send the header there"},
 		{u.Transport != nil && u.TLS != nil, "TLS cannot be combined with Transport, which connects by itself: configure TLS there"},
 		{u.Retry.Attempts == 1 && len(u.Retry.Statuses) > 0, "Retry.Statuses requires Retry.Attempts of at least 2, or 0 for the default: it is 1"},
-		{u.Queue.Wait > 0 && u.Queue.Max == 0, "Queue.Wait requires Queue.Max: set it above 0"},
+		{u.Queue.Wait > 0 && u.Queue.Max == 0 && u.Wake == nil, "Queue.Wait requires Queue.Max or Wake: set Queue.Max above 0"},
 		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: without it a check only connects"},
 		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or Health.GRPC: without them a check only connects"},
 		{b.FailureRatio == 0 && (b.Window != 0 || b.MinRequests != 0), "Breaker.Window and Breaker.MinRequests require Breaker.FailureRatio: set it above 0"},

@@ -52,7 +52,7 @@ func (c Config) Validate() error {
 	}
 	switch {
 	case !(c.Rate > 0 && c.Rate <= maxRate): // catches NaN
-		fault("Rate is %v, want requests per second, above 0 and up to %d", c.Rate, int(maxRate))
+		fault("Rate is %v, want requests per second, above 0 and up to %d, or 0 with MaxInFlight", c.Rate, int(maxRate))
 	case c.Burst >= 0 && float64(c.burst())/c.Rate > maxFill.Seconds():
 		fault("Burst is %d and Rate is %v, want Burst / Rate, the time to fill a bucket, of at most %v", c.burst(), c.Rate, maxFill)
 	}

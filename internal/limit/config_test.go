@@ -45,7 +45,7 @@ func TestAFaultInAConfigNamesTheField(t *testing.T) {
 		config limit.Config
 		want   []string
 	}{
-		{"no rate", limit.Config{}, []string{"Rate is 0, want requests per second, above 0 and up to 1000000"}},
+		{"no rate", limit.Config{}, []string{"Rate is 0, want requests per second, above 0 and up to 1000000, or 0 with MaxInFlight"}},
 		{"a negative rate", limit.Config{Rate: -1}, []string{"Rate is -1,"}},
 		{"a rate that is no number", limit.Config{Rate: math.NaN()}, []string{"Rate is NaN,"}},
 		{"an infinite rate", limit.Config{Rate: math.Inf(1)}, []string{"Rate is +Inf,"}},

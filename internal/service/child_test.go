@@ -85,6 +85,9 @@ func list() {
 		fmt.Println("web", ln.Addr())
 		ln.Close()
 	}
+	if _, err := all.Listen("api", func() (net.Listener, error) { return nil, os.ErrPermission }); err != os.ErrPermission {
+		fmt.Println("api:", err)
+	}
 	for _, v := range os.Environ() {
 		if strings.HasPrefix(v, "LISTEN_") || strings.HasPrefix(v, "HOSTPROXY_HANDOVER") {
 			fmt.Println("left:", v)

@@ -40,9 +40,21 @@ func (s *Sockets) Listen(name string, open func() (net.Listener, error)) (*Liste
 	}
 	ln, err := open()
 	if err != nil {
-		return nil, err
+		return nil, s.hint(name, err)
 	}
 	return s.wrap(ln, name, true), nil
+}
+
+// hint adds to err, of a socket that could not be opened, which inherited sockets are not
+// in use: the address may be that of one with another name.
+func (s *Sockets) hint(name string, err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := s.left()
+	if len(names) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; no socket %q was inherited, but %s", err, name, strings.Join(names, " and "))
 }
 
 // take is Listener, but returns nil if there is none.
