@@ -529,8 +529,9 @@ type Queue struct {
 // A Wake starts the targets of an [Upstream] on demand. The targets count as asleep at first
 // and after IdleAfter. The first request that needs them calls Start; all requests wait until
 // Start has returned nil and one target serves: it answers the health check or, without one,
-// takes a connection. Health checks pause while the targets are asleep. A request that arrives
-// while Stop runs waits until Stop has returned, and Start has then been called again.
+// takes a connection. Health checks pause while the targets are asleep. What they and the
+// [Breaker] have found before Start does not count after it. A request that arrives while Stop
+// runs waits until Stop has returned, and Start has then been called again.
 //
 // At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503. A request
 // waits at most Queue.Wait if that is set. If a client disconnects, its request no longer waits,

@@ -247,6 +247,9 @@ func (w *waker) start(ctx context.Context) (err error) {
 	if err := contained(ctx, "Wake.Start", w.Start); err != nil {
 		return err
 	}
+	for _, t := range w.f.Targets() {
+		t.monitor.Restarted(time.Now()) // nobody checks it before it serves
+	}
 	for {
 		ts := w.f.Targets()
 		if len(ts) == 0 || w.f.anyServes(ctx, ts) {
