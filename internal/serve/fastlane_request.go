@@ -165,10 +165,10 @@ func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	}
 	x.upload.body.Bound(x.attempts.MaxBody())
 	if f.Keyed() {
-		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
+		x.attempts.Key = f.KeyBytes(&x.attempts.Asked, x.hop.Client)
 	}
 	if f.Sticks() {
-		x.attempts.PreferBytes(&x.req)
+		x.attempts.PreferBytes()
 	}
 	return nil
 }
