@@ -284,3 +284,14 @@ func TestACopyForAMirrorGetsNoPage(t *testing.T) {
 		other.WaitRequests(n + 1)
 	})
 }
+
+// 499 is what records say of a client that has left: nobody would read its page.
+func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
+	overEachLane(t, thinks(make(chan string, 99)), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		require.NoError(t, c.Close())
+		assert.Equal(t, 499, s.record(t, 1).Status)
+	}, pages(func(http.ResponseWriter, *http.Request) { t.Error("a page was asked for") }, 499))
+}
