@@ -231,6 +231,7 @@ func TestAHookThatFailsFailsItsRequestAlone(t *testing.T) {
 					assert.Equal(t, hostproxy.SideProxy, e.Side)
 					assert.ErrorContains(t, e, rule)
 					assert.Contains(t, log.String(), strings.ReplaceAll(rule, `"`, `\"`))
+					assert.Equal(t, where == "attempt", x.Pattern == "a.test", "the route is not known before")
 					if where == "attempt" {
 						require.Len(t, x.Timeline, 1)
 						assert.Equal(t, "tried", x.Timeline[0].Value)

@@ -41,6 +41,7 @@ func (x *fastExchange) run() step {
 func (x *fastExchange) admit() step {
 	if x.from.s.Lane.Hooks.Begins() {
 		if fail := x.announce(); fail != nil {
+			x.hit.Pattern = "" // whatever its route
 			return x.answer(fail)
 		}
 	}
