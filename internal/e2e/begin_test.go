@@ -518,3 +518,19 @@ func TestAHookThatBlocksHoldsUpItsOwnRequest(t *testing.T) {
 func TestHooksAtTheBeginningStayOnTheFastLane(t *testing.T) {
 	assertLane(t, newSite(t, lanes[0], proxytest.Reply(ok), traced), true)
 }
+
+func TestHooksReadTheSameHeadersInEachLane(t *testing.T) {
+	raw := "POST / HTTP/1.1\r\nHost: A.test:80\r\nCookie: a=1\r\nCookie: b=2\r\nx-a:\r\nX-A: 2\r\nX_A: 3\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("hello", 2)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		require.Equal(t, 200, s.dial(t).Do(raw).StatusCode)
+		assert.Equal(t, map[string]string{"host": "A.test:80", "cookie": "a=1, b=2", "x-a": ", 2", "X_A": "3", "Transfer-Encoding": "", "Content-Length": "", "X-B": ""}, s.record(t, 1).Value)
+	}, func(s *site) {
+		s.router.Begin = func(b *hostproxy.Beginning) {
+			values := make(map[string]string)
+			for _, name := range []string{"host", "cookie", "x-a", "X_A", "Transfer-Encoding", "Content-Length", "X-B"} {
+				values[name] = b.Header(name)
+			}
+			b.Exchange.Value = values
+		}
+	})
+}
