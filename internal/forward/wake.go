@@ -224,13 +224,13 @@ func (w *waker) begin(stops bool) {
 
 // run carries out a phase.
 func (w *waker) run(p *phase) {
-	ctx, cancel := context.WithTimeout(w.f.kill, w.Timeout)
+	life, what, call := w.f.kill, "Wake.Start", w.start
+	if p.stops { // and whatever runs has to be stopped, behind the Forwarder's end too
+		life, what, call = context.Background(), "Wake.Stop", w.stop
+	}
+	ctx, cancel := context.WithTimeout(life, w.Timeout)
 	defer cancel()
 	onTime := context.AfterFunc(ctx, func() { w.expire(p) })
-	what, call := "Wake.Start", w.start
-	if p.stops {
-		what, call = "Wake.Stop", w.stop
-	}
 	err := errExited // until it returns
 	defer func() {
 		onTime()
