@@ -343,7 +343,7 @@ func (f *Forwarder) Asleep() error {
 		return errors.New("Upstream.Asleep requires Upstream.Wake: set it")
 	}
 	if f.waker.fallAsleep() {
-		f.background.stop()
+		f.background.cancel() // the caller may be a hook that a check has called
 	}
 	return nil
 }

@@ -67,3 +67,34 @@ func TestTargetsThatWereDownAreWaked(t *testing.T) {
 		}
 	}
 }
+
+// A hook that is told that a target is down may say that it sleeps: nothing waits for itself.
+func TestAHookThatIsToldOfATargetMaySayThatItSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := new(process)
+		var s *sleeper
+		var took atomic.Int64
+		h := health.Config{Check: health.Check{Interval: 10 * time.Second}, Changed: func(_ any, now health.Status) {
+			if now.State == health.Down {
+				start := time.Now()
+				assert.NoError(t, s.f.Asleep())
+				took.Store(int64(time.Since(start)))
+			}
+		}}
+		h.Defaults()
+		s = newSleeper(t, func(context.Context) error { p.runs.Store(true); return nil }, none, func(c *forward.Config) {
+			c.Transport, c.Probe, c.Health = p, forward.Probe{Path: "/"}, &h
+		})
+		v, fail := visit(s.f)
+		require.Nil(t, fail)
+		v.End()
+		p.runs.Store(false)
+		time.Sleep(50 * time.Second)
+		assert.Equal(t, "asleep", s.state())
+		assert.Zero(t, took.Load())
+		v, fail = visit(s.f)
+		require.Nil(t, fail)
+		v.End()
+		s.f.CloseIdle()
+	})
+}
