@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -532,5 +533,35 @@ func TestHooksReadTheSameHeadersInEachLane(t *testing.T) {
 			}
 			b.Exchange.Value = values
 		}
+	})
+}
+
+// A handler may ask one upstream after the other, and middleware may take its time: an attempt begins when it does.
+func TestAnAttemptBehindAHandlerBeginsWhenItIsMade(t *testing.T) {
+	second := proxytest.NewBackend(t, good)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		require.Equal(t, 200, s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").StatusCode)
+		x := s.record(t, 1)
+		require.Len(t, x.Timeline, 2)
+		one, two := x.Timeline[0], x.Timeline[1]
+		assert.Equal(t, []string{s.backend.Addr(), second.Addr()}, []string{one.Target, two.Target})
+		between := x.Value.(time.Time)
+		assert.False(t, two.Start.Before(between))
+		assert.False(t, two.Start.Before(one.Start.Add(one.Duration)))
+		assert.Positive(t, one.Duration)
+		assert.False(t, two.Retry)
+	}, func(s *site) {
+		u := hostproxy.To(second.Addr())
+		var between atomic.Value
+		s.router.BeginAttempt = func(b *hostproxy.Beginning) {
+			if v := between.Load(); v != nil {
+				b.Exchange.Value = v
+			}
+		}
+		s.router.Handle("b.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			s.upstream.ServeHTTP(httptest.NewRecorder(), q)
+			between.Store(time.Now())
+			u.ServeHTTP(w, q)
+		}))
 	})
 }
