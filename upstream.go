@@ -1130,6 +1130,7 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 //   - middleware in [Server.Handler]
 //   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
 //     and ModifyResponse (Request of the response)
+//   - [Upstream.Pages]
 //   - [LimitKey].Func
 //
 // Elsewhere it returns the address in q.RemoteAddr, or the zero netip.Addr if
