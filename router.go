@@ -461,6 +461,7 @@ type RateLimit struct {
 // A LimitKey is the part of a request by which a [RateLimit] counts. Requests with
 // the same value share one limit. Set at most one field. The zero value means the
 // client address, which is also used for requests where the value is missing or empty.
+// What [Router.Begin] has set or removed counts, and not what the client has sent.
 //
 // Clients choose the values of headers and cookies. A client that invents a new value
 // for each request is not limited by it. A flood of invented values can also use up

@@ -535,7 +535,8 @@ type Queue struct {
 // at first and after IdleAfter. The first request that needs them calls Start; all
 // requests wait until Start has returned nil and one target serves: it answers the
 // health check or, without one, takes a connection. Health checks pause while the
-// targets are asleep. If a request arrives while Stop runs, it waits until Stop has
+// targets are asleep. What they and the [Breaker] have found before Start does not
+// count after it. If a request arrives while Stop runs, it waits until Stop has
 // returned, and then for a new call of Start.
 //
 // At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503.
@@ -1145,6 +1146,7 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 //   - middleware in [Server.Handler]
 //   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
 //     and ModifyResponse (Request of the response)
+//   - [Upstream.Pages]
 //   - [LimitKey].Func
 //
 // Elsewhere it returns the address in q.RemoteAddr, or the zero netip.Addr if

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -231,6 +232,7 @@ func TestAHookThatFailsFailsItsRequestAlone(t *testing.T) {
 					assert.Equal(t, hostproxy.SideProxy, e.Side)
 					assert.ErrorContains(t, e, rule)
 					assert.Contains(t, log.String(), strings.ReplaceAll(rule, `"`, `\"`))
+					assert.Equal(t, where == "attempt", x.Pattern == "a.test", "the route is not known before")
 					if where == "attempt" {
 						require.Len(t, x.Timeline, 1)
 						assert.Equal(t, "tried", x.Timeline[0].Value)
@@ -516,4 +518,50 @@ func TestAHookThatBlocksHoldsUpItsOwnRequest(t *testing.T) {
 
 func TestHooksAtTheBeginningStayOnTheFastLane(t *testing.T) {
 	assertLane(t, newSite(t, lanes[0], proxytest.Reply(ok), traced), true)
+}
+
+func TestHooksReadTheSameHeadersInEachLane(t *testing.T) {
+	raw := "POST / HTTP/1.1\r\nHost: A.test:80\r\nCookie: a=1\r\nCookie: b=2\r\nx-a:\r\nX-A: 2\r\nX_A: 3\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("hello", 2)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		require.Equal(t, 200, s.dial(t).Do(raw).StatusCode)
+		assert.Equal(t, map[string]string{"host": "A.test:80", "cookie": "a=1, b=2", "x-a": ", 2", "X_A": "3", "Transfer-Encoding": "", "Content-Length": "", "X-B": ""}, s.record(t, 1).Value)
+	}, func(s *site) {
+		s.router.Begin = func(b *hostproxy.Beginning) {
+			values := make(map[string]string)
+			for _, name := range []string{"host", "cookie", "x-a", "X_A", "Transfer-Encoding", "Content-Length", "X-B"} {
+				values[name] = b.Header(name)
+			}
+			b.Exchange.Value = values
+		}
+	})
+}
+
+// A handler may ask one upstream after the other, and middleware may take its time: an attempt begins when it does.
+func TestAnAttemptBehindAHandlerBeginsWhenItIsMade(t *testing.T) {
+	second := proxytest.NewBackend(t, good)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		require.Equal(t, 200, s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").StatusCode)
+		x := s.record(t, 1)
+		require.Len(t, x.Timeline, 2)
+		one, two := x.Timeline[0], x.Timeline[1]
+		assert.Equal(t, []string{s.backend.Addr(), second.Addr()}, []string{one.Target, two.Target})
+		between := x.Value.(time.Time)
+		assert.False(t, two.Start.Before(between))
+		assert.False(t, two.Start.Before(one.Start.Add(one.Duration)))
+		assert.Positive(t, one.Duration)
+		assert.False(t, two.Retry)
+	}, func(s *site) {
+		u := hostproxy.To(second.Addr())
+		var between atomic.Value
+		s.router.BeginAttempt = func(b *hostproxy.Beginning) {
+			if v := between.Load(); v != nil {
+				b.Exchange.Value = v
+			}
+		}
+		s.router.Handle("b.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			s.upstream.ServeHTTP(httptest.NewRecorder(), q)
+			between.Store(time.Now())
+			u.ServeHTTP(w, q)
+		}))
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -282,5 +283,34 @@ func TestACopyForAMirrorGetsNoPage(t *testing.T) {
 		n := len(other.Requests())
 		assert.Equal(t, "page for GET /", string(c.Do(get).Content))
 		other.WaitRequests(n + 1)
+	})
+}
+
+// 499 is what records say of a client that has left: nobody would read its page.
+func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
+	overEachLane(t, thinks(make(chan string, 99)), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		require.NoError(t, c.Close())
+		assert.Equal(t, 499, s.record(t, 1).Status)
+	}, pages(func(http.ResponseWriter, *http.Request) { t.Error("a page was asked for") }, 499))
+}
+
+// Pages show the identifier that logs have, and may know the client: of a target's response, and of one of the proxy.
+func TestAPageKnowsItsExchange(t *testing.T) {
+	overEachLane(t, proxytest.Reply("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for i, raw := range []string{get, "GET / HTTP/1.1\r\nHost: down.test\r\n\r\n", "POST / HTTP/1.1\r\n" + host + sized("hello")} {
+			a := c.Do(strings.Replace(raw, "\r\n\r\n", "\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n", 1))
+			x := s.record(t, i+1)
+			require.NotEmpty(t, x.RequestID)
+			assert.Equal(t, "192.0.2.1 "+x.RequestID, string(a.Content), "%d", a.StatusCode)
+		}
+	}, numbered, pages(func(w http.ResponseWriter, q *http.Request) {
+		fmt.Fprint(w, hostproxy.ClientAddr(q), " ", hostproxy.RequestID(q))
+	}, 404, 502), func(s *site) {
+		s.router.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		s.router.Handle("down.test", replaceTarget(s.upstream, proxytest.Refused(t)))
 	})
 }

@@ -106,8 +106,13 @@ func (b *Beginning) call(name string, hook func(*Beginning), h *Hooks, said Said
 // Header returns the values of a header of the request, joined by commas: as the target
 // gets them, as far as that is known.
 func (b *Beginning) Header(name string) string {
-	if b.num != "" && header.SameVariable(name, b.num) {
+	switch {
+	case b.num != "" && header.SameVariable(name, b.num):
 		return b.Record.RequestID
+	case header.EqualFold(name, "Host"): // not every lane has it among the fields
+		return b.Record.Host
+	case header.EqualFold(name, "Transfer-Encoding"): // likewise, and it is not passed on
+		return ""
 	}
 	for i := range *b.set {
 		if r := &(*b.set)[i]; header.SameVariable(r.Name, name) {

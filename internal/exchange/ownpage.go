@@ -67,7 +67,7 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	var err error
 	func() {
 		defer Contain("Pages", &err)
-		a.Page.ServeHTTP(p, pageRequest(q))
+		a.Page.ServeHTTP(p, pageRequest(q, x))
 	}()
 	if err == nil {
 		p.end()
@@ -83,9 +83,13 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	Reply(w, q, http.StatusInternalServerError, "proxy_internal_error")
 }
 
-// pageRequest is q as a page sees it.
-func pageRequest(q *http.Request) *http.Request {
-	c := q.WithContext(q.Context())
+// pageRequest is q, of which x is the exchange, as a page sees it.
+func pageRequest(q *http.Request, x *Exchange) *http.Request {
+	ctx := q.Context()
+	if FromContext(ctx) == nil {
+		ctx = NewContext(ctx, x)
+	}
+	c := q.WithContext(ctx)
 	c.Header = make(http.Header, len(q.Header))
 	for k, v := range q.Header {
 		if k != "Range" && k != "Expect" && !strings.HasPrefix(k, "If-") && k != "Content-Length" {

@@ -102,9 +102,12 @@ func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 // have been enough of its kind, or nil. Then the slots are to be freed at its end.
 func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots, http.Handler) {
 	if r.NeedsRequest() {
+		if len(x.Set) > 0 {
+			q = exchange.Replace(q, x.Set)
+		}
 		q = q.WithContext(exchange.NewContext(q.Context(), x)) // the func finds the exchange there
 	}
-	return (&Attempts{Client: x.Client, Asked: Request{HTTP: q, ID: x.Numbering.Name}, charged: x.Charged}).admit(r, x.Start)
+	return (&Attempts{Client: x.Client, Asked: Request{HTTP: q, ID: x.Numbering.Name, Set: x.Set}, charged: x.Charged}).admit(r, x.Start)
 }
 
 // admit is Limited for an exchange with no more than that.

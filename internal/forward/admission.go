@@ -200,8 +200,11 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.waker != nil && !a.finds() {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errAsleep}, true
 	}
-	if !a.f.limited {
+	if !a.f.limited && a.Pooled && a.rec.Attempts == 0 { // else there were handlers or other targets before
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
+	}
+	if !a.f.limited {
+		return a.next(time.Now()), true
 	}
 	if fail = a.next(time.Now()); fail == nil {
 		return nil, true

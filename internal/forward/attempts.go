@@ -44,6 +44,8 @@ type Attempts struct {
 	tried []int    // positions of the targets asked
 	prior []string // keys of the targets that another lane has asked
 
+	resumed bool // another lane has asked some
+
 	charged []*limit.Rule // have taken a token for the exchange
 	slots   limit.Slots   // its places among those in flight
 	kept    limit.Slots   // those that another lane still needs
@@ -149,10 +151,11 @@ func (a *Attempts) next(now time.Time) *exchange.Failure {
 			Err: errNoTarget}
 	}
 	a.tried = append(a.tried, i)
+	retry := a.resumed || a.Target != nil // not by tried: what has gone from the set is not there
 	a.Target, a.Since, a.counted = a.set.targets[i], now, true
 	a.rec.Target = a.Target.Name
 	a.rec.Attempts++
-	a.timeline.next(a.rec, len(a.tried) > 1, now)
+	a.timeline.next(a.rec, retry, now)
 	return nil
 }
 
@@ -181,7 +184,9 @@ func (a *Attempts) renew() *exchange.Failure {
 }
 
 // TakeOver carries x on, which another lane may have begun.
-func (a *Attempts) TakeOver(x *exchange.Exchange) { a.charged, a.prior = x.Charged, x.Tried }
+func (a *Attempts) TakeOver(x *exchange.Exchange) {
+	a.charged, a.prior, a.resumed = x.Charged, x.Tried, len(x.Tried) > 0
+}
 
 // Handover returns what the exchange's other lane has to know. The attempts are
 // to be ended. What is Kept is to be freed behind that lane.

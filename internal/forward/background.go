@@ -90,13 +90,10 @@ func (b *background) use(s *set, came []*Target) {
 // not wait for ever for a source, a hook or a transport that does not heed its
 // context.
 func (b *background) stop() {
-	b.mu.Lock()
-	w := b.current.Swap(nil)
-	b.mu.Unlock()
+	w := b.cancel()
 	if w == nil {
 		return
 	}
-	w.stop()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -108,6 +105,18 @@ func (b *background) stop() {
 	case <-ended:
 	case <-late.C:
 	}
+}
+
+// cancel is stop for callers that may be a part of the work: it does not wait. It returns
+// the work that ends, nil if there is none.
+func (b *background) cancel() *run {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.current.Swap(nil)
+	if w != nil {
+		w.stop()
+	}
+	return w
 }
 
 // discover runs Discover until ctx is done.

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -45,17 +46,27 @@ func keyOfClient(client netip.Addr) uint64 {
 	return balance.Key(b[:])
 }
 
-// KeyBytes is the key of req, which is from client, in the fast lane.
-func (f *Forwarder) KeyBytes(req *h1.Request, client netip.Addr) uint64 {
+// KeyBytes is the key of r, which is from client, in the fast lane.
+func (f *Forwarder) KeyBytes(r *Request, client netip.Addr) uint64 {
 	k := &f.HashBy
-	if k.URI {
-		return balance.Key(req.Target)
+	switch {
+	case k.URI:
+		return balance.Key(r.Raw.Target)
+	case k.Header == "" && k.Cookie == "":
+		return keyOfClient(client)
 	}
-	if k.Header != "" || k.Cookie != "" {
-		for i := range req.Fields {
-			if v := k.value(&req.Fields[i]); v != nil {
+	if set, ok := r.replaced(cmp.Or(k.Header, "Cookie")); ok {
+		if set != nil {
+			fd := fieldOf(set.Name, set.Value)
+			if v := k.value(&fd); v != nil {
 				return balance.Key(v)
 			}
+		}
+		return keyOfClient(client)
+	}
+	for i := range r.Raw.Fields {
+		if v := k.value(&r.Raw.Fields[i]); v != nil {
+			return balance.Key(v)
 		}
 	}
 	return keyOfClient(client)

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -47,6 +48,22 @@ type Request struct {
 	Raw  *h1.Request   // nil in the handler lane
 	Host string        // the canonical host of Raw
 	ID   string        // the field in which the proxy numbers requests: no two have the same; "" means none
+
+	Set []header.Replacement // by the hook Begin, and not made in HTTP or Raw
+}
+
+// replaced reports whether the hook has set or removed the header of that name, and
+// returns what it has set; nil if there is none now.
+func (r *Request) replaced(name string) (set *header.Replacement, ok bool) {
+	for i := range r.Set {
+		if s := &r.Set[i]; header.SameVariable(s.Name, name) {
+			if s.Gone || !header.EqualFold(s.Name, name) {
+				return nil, true
+			}
+			return s, true
+		}
+	}
+	return nil, false
 }
 
 // find returns what by finds in the request, valid as long as the request's memory; "" is nothing. The error is
@@ -62,10 +79,26 @@ func (r *Request) find(by *limit.By) (string, error) {
 		return r.host(), nil
 	case by.Cookie == "" && (by.Header == "" || by.Header == r.ID):
 		return "", nil
-	case r.HTTP != nil:
+	}
+	if set, ok := r.replaced(cmp.Or(by.Header, "Cookie")); ok {
+		return findIn(set, by), nil
+	}
+	if r.HTTP != nil {
 		return findOf(r.HTTP, by), nil
 	}
 	return r.findBytes(by), nil
+}
+
+// findIn is find in what a hook has set; nil is nothing.
+func findIn(set *header.Replacement, by *limit.By) string {
+	switch {
+	case set == nil:
+		return ""
+	case by.Header != "":
+		return set.Value
+	}
+	v, _ := header.Cookie(set.Value, by.Cookie)
+	return v
 }
 
 // call asks the user's func. A panic in it is this request's failure.

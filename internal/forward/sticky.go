@@ -80,8 +80,16 @@ func (s *set) stick(c *Sticky) {
 	}
 }
 
-// PreferBytes notes the target that req's cookie stands for, in the fast lane.
-func (a *Attempts) PreferBytes(req *h1.Request) {
+// PreferBytes notes the target that the cookie of a.Asked stands for, in the fast lane.
+func (a *Attempts) PreferBytes() {
+	if set, ok := a.Asked.replaced("Cookie"); ok {
+		if set != nil {
+			v, _ := header.Cookie(set.Value, a.f.Sticky.Cookie)
+			a.preferred, a.known = a.set.tokens[v]
+		}
+		return
+	}
+	req := a.Asked.Raw
 	for i := range req.Fields {
 		fd := &req.Fields[i]
 		if !header.EqualFold(fd.Name, "Cookie") {

@@ -242,13 +242,13 @@ func (w *waker) begin(stops bool) {
 
 // run carries out a phase.
 func (w *waker) run(p *phase) {
-	ctx, cancel := context.WithTimeout(w.f.kill, w.Timeout)
+	life, what, call := w.f.kill, "Wake.Start", w.start
+	if p.stops { // and whatever runs has to be stopped, behind the Forwarder's end too
+		life, what, call = context.Background(), "Wake.Stop", w.stop
+	}
+	ctx, cancel := context.WithTimeout(life, w.Timeout)
 	defer cancel()
 	onTime := context.AfterFunc(ctx, func() { w.expire(p) })
-	what, call := "Wake.Start", w.start
-	if p.stops {
-		what, call = "Wake.Stop", w.stop
-	}
 	err := errExited // until it returns
 	defer func() {
 		onTime()
@@ -264,6 +264,9 @@ func (w *waker) run(p *phase) {
 func (w *waker) start(ctx context.Context) (err error) {
 	if err := contained(ctx, "Wake.Start", w.Start); err != nil {
 		return err
+	}
+	for _, t := range w.f.Targets() {
+		t.monitor.Restarted(time.Now()) // nobody checks it before it serves
 	}
 	for {
 		ts := w.f.Targets()
@@ -359,7 +362,7 @@ func (f *Forwarder) Asleep() error {
 		return errors.New("Upstream.Asleep requires Upstream.Wake: set it")
 	}
 	if f.waker.fallAsleep() {
-		f.background.stop()
+		f.background.cancel() // the caller may be a hook that a check has called
 	}
 	return nil
 }

@@ -240,6 +240,30 @@ func (m *Monitor) Probed(now time.Time, err error) {
 	m.serve(now)
 }
 
+// Restarted tells that the target was started anew: what was known of it counts no longer. With StartDown, checks have to
+// find it up all the same.
+func (m *Monitor) Restarted(now time.Time) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.tell()
+	defer m.mu.Unlock()
+	checked := m.down == "" || m.config.Check.StartDown
+	if checked && m.breaker == Up {
+		return
+	}
+	if !checked {
+		m.down, m.run = "", 0
+	}
+	m.breaker, m.opened, m.trials, m.failed, m.windowAt = Up, 0, 0, 0, now
+	m.streak.Store(0)
+	m.total.Store(0)
+	m.alert.Store(false)
+	m.note(now, "restarted")
+	m.serve(now)
+}
+
 // serve takes the node out of service, or back. m.mu is held.
 func (m *Monitor) serve(now time.Time) {
 	switch {

@@ -46,7 +46,8 @@ func newRig(t testing.TB, c health.Config) *rig {
 }
 
 // play carries out a story: f an exchange that fails, s one that succeeds, l one whose client leaves, a an admission that
-// stays, F and S checks that fail and succeed, and digits move the clock by so many seconds. It returns what was refused.
+// stays, F and S checks that fail and succeed, R a restart, and digits move the clock by so many seconds. It returns what
+// was refused.
 func (r *rig) play(story string) (refused int) {
 	for _, c := range story {
 		switch c {
@@ -71,6 +72,8 @@ func (r *rig) play(story string) (refused int) {
 			r.Probed(r.now, errBad)
 		case 'S':
 			r.Probed(r.now, nil)
+		case 'R':
+			r.Restarted(r.now)
 		default:
 			r.now = r.now.Add(time.Duration(c-'0') * time.Second)
 		}
@@ -126,6 +129,13 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"checks and exchanges fail", health.Config{Check: checks, Breaker: breaker}, "fffFFF", health.Down, false, 0},
 		{"checks succeed, exchanges do not", health.Config{Check: checks, Breaker: breaker}, "fffFFFSS", health.Open, false, 0},
 		{"exchanges succeed, checks do not", health.Config{Check: checks, Breaker: breaker}, "FFFfff5s", health.Down, false, 0},
+
+		{"restarted after checks failed", health.Config{Check: checks}, "FFFR", health.Up, true, 0},
+		{"it fails again", health.Config{Check: checks}, "FFFRFFF", health.Down, false, 0},
+		{"restarted after exchanges failed", health.Config{Breaker: breaker}, "fffRs", health.Up, true, 0},
+		{"restarted during a trial", health.Config{Breaker: breaker}, "fff5aRaaaa", health.Up, true, 0},
+		{"restarted, and not checked yet", health.Config{Check: late, Breaker: breaker}, "fffRS", health.Down, false, 0},
+		{"restarted, and checked", health.Config{Check: late, Breaker: breaker}, "SSfffR", health.Up, true, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, tt.c)
@@ -203,6 +213,7 @@ func TestATargetNobodyWatchesIsUp(t *testing.T) {
 	m.Report(noon, errBad, 0)
 	m.Release()
 	m.Probed(noon, errBad)
+	m.Restarted(noon)
 	assert.Equal(t, health.Status{State: health.Up}, m.Status())
 }
 

@@ -99,15 +99,23 @@ func NewForeignRule(s Spec, ask AskFunc, failed func(error)) (*Rule, error) {
 	return r, nil
 }
 
-// allow consults f. If f fails, the request is allowed.
-func (f *foreign) allow(s Subject, now time.Time) Decision {
+// allow consults f. If f fails, the request is allowed. A limiter that ends its
+// goroutine frees held.
+func (f *foreign) allow(s Subject, now time.Time, held Slot) Decision {
+	returned := false
+	defer func() {
+		if !returned {
+			held.Free()
+		}
+	}()
 	d, err := f.consult(s)
 	if err != nil {
 		if f.once.Allow(netip.Addr{}, now).OK {
 			f.failed(err)
 		}
-		return Decision{OK: true}
+		d = Decision{OK: true}
 	}
+	returned = true
 	return d
 }
 
@@ -148,7 +156,7 @@ func (r *Rule) Take(s Subject, now time.Time) Verdict {
 	case r.own != nil:
 		v.Decision = r.own.allow(key, now)
 	case r.ask != nil:
-		v.Decision = r.ask.allow(s, now)
+		v.Decision = r.ask.allow(s, now, v.Slot)
 	}
 	if !v.OK {
 		v.Slot.Free()

@@ -3,6 +3,8 @@ package limit_test
 import (
 	"context"
 	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,4 +50,16 @@ func TestAForeignLimiterIsNotPeekedAt(t *testing.T) {
 	require.NoError(t, err)
 	d, known := r.Peek(limit.Subject{}, time.Now())
 	assert.True(t, known && d.OK)
+}
+
+func TestALimiterThatEndsItsGoroutineTakesNoPlace(t *testing.T) {
+	r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}, MaxInFlight: 1}, func(context.Context, netip.Addr, string) (limit.Decision, error) {
+		runtime.Goexit()
+		return limit.Decision{}, nil
+	}, nil)
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() { r.Take(limit.Subject{}, time.Now()) })
+	wg.Wait()
+	assert.Zero(t, r.InFlight(limit.Subject{}))
 }

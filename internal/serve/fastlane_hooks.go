@@ -9,7 +9,7 @@ import (
 func (x *fastExchange) announce() (fail *exchange.Failure) {
 	x.describe(&x.rec)
 	x.set, fail = x.beginning.Begin(x.from.s.Lane.Hooks, &x.rec, x)
-	x.hop.Set = x.set
+	x.hop.Set, x.attempts.Asked.Set = x.set, x.set
 	return fail
 }
 

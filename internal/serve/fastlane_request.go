@@ -41,6 +41,7 @@ func (x *fastExchange) run() step {
 func (x *fastExchange) admit() step {
 	if x.from.s.Lane.Hooks.Begins() {
 		if fail := x.announce(); fail != nil {
+			x.hit.Pattern = "" // whatever its route
 			return x.answer(fail)
 		}
 	}
@@ -165,10 +166,10 @@ func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	}
 	x.upload.body.Bound(x.attempts.MaxBody())
 	if f.Keyed() {
-		x.attempts.Key = f.KeyBytes(&x.req, x.hop.Client)
+		x.attempts.Key = f.KeyBytes(&x.attempts.Asked, x.hop.Client)
 	}
 	if f.Sticks() {
-		x.attempts.PreferBytes(&x.req)
+		x.attempts.PreferBytes()
 	}
 	return nil
 }

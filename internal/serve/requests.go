@@ -129,6 +129,32 @@ var errBufferFull = errors.New("buffer full")
 
 // serve reads a request head and serves it.
 func (f *front1) serve() step {
+	if next := f.forward(); next != other {
+		return next
+	}
+	next, err := f.x.adapt(f.c)
+	if err != nil {
+		return f.refuse(err)
+	}
+	return next
+}
+
+// forward reads a request head, and refuses the request or forwards it in the fast lane;
+// other means that it is for the handler lane. After runtime.Goexit in a hook, which
+// testing's FailNow calls, nobody else would close the connection.
+func (f *front1) forward() (next step) {
+	c, returned := f.c, false
+	defer func() {
+		if !returned {
+			c.Close()
+		}
+	}()
+	next = f.tryForward()
+	returned = true
+	return next
+}
+
+func (f *front1) tryForward() step {
 	x := f.x
 	x.hop.ID = header.RequestID{}
 	n, what := f.readHead()
@@ -143,15 +169,9 @@ func (f *front1) serve() step {
 		return f.refuse(errHost)
 	}
 	if !f.odd && x.route() {
-		if next := x.run(); next != other {
-			return next
-		}
+		return x.run()
 	}
-	next, err := x.adapt(f.c)
-	if err != nil {
-		return f.refuse(err)
-	}
-	return next
+	return other
 }
 
 // behead steps over the head of n bytes.
