@@ -396,6 +396,17 @@ func TestCompanionsThatCannotServe(t *testing.T) {
 	assert.ErrorContains(t, err, `AltSvc returns "h3", and the Server has no listener for TLS`)
 }
 
+// A plain companion is one by value. It holds a func, and cannot be compared.
+type plain struct{ h http.Handler }
+
+func (plain) Serve(ctx context.Context, _ http.Handler) error { <-ctx.Done(); return nil }
+
+func TestCompanionsThatCannotBeComparedAreServed(t *testing.T) {
+	r, _ := certified(t)
+	one := plain{http.NotFoundHandler()}
+	assert.NoError(t, running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{one, one}}, proxytest.Listen(t), nil)())
+}
+
 // The Server needs no listener for TLS. The certificates end with it.
 func TestACompanionHasTheCertificates(t *testing.T) {
 	proxytest.NoLeaks(t)
