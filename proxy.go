@@ -285,8 +285,9 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 
 // serve serves doors and Listeners.
 func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
-	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
-	if s.Router != nil && !s.Router.started(s, budget) {
+	budget := new(serve.Budget)
+	began, ok := s.Router.started(s, budget)
+	if !ok {
 		doors.Close() // and not Listeners, which that call serves
 		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
 	}
@@ -294,7 +295,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 		doors = append(doors, &serve.Entrance{Name: fmt.Sprintf("Server.Listeners[%d]", i), Socket: fmt.Sprintf("listener%d", i), Listener: l.Listener, Addr: l.Addr,
 			Mode: l.Mode, Role: cmp.Or(string(l.Role), serve.RoleTLS), Handler: l.Handler, H2C: l.H2C, Headers: l.ProxyProtocol.headers()})
 	}
-	share, companions, err := s.servers(doors, budget)
+	share, companions, err := began.servers(doors, budget)
 	if err != nil {
 		doors.Close()
 		s.Router.stopped(s, budget)
@@ -1000,21 +1001,25 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// started records that s serves r, with the budget b. It returns false if s serves r
-// already.
-func (r *Router) started(s *Server, b *serve.Budget) bool {
+// started records that s serves r, with the budget b. It returns a copy of s, which Reload
+// does not change, and false if s serves r already. r may be nil.
+func (r *Router) started(s *Server, b *serve.Budget) (*Server, bool) {
+	if r == nil {
+		return s, true
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, runs := r.running[s]; runs {
-		return false
+		return nil, false
 	}
 	if r.running == nil {
 		r.running = make(map[*Server]running)
 	}
-	r.running[s] = running{settings.Take(s), *s, b}
-	b.Trusted, b.Log = r.TrustedProxies, r.logger()
+	began := *s
+	r.running[s] = running{settings.Take(s), began, b}
+	b.Trusted, b.Log, b.MaxPerClient = r.TrustedProxies, r.logger(), s.MaxConnsPerClient
 	r.budgets.Add(b)
-	return true
+	return &began, true
 }
 
 // stopped undoes started. r may be nil.

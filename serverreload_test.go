@@ -2,6 +2,7 @@ package hostproxy_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -225,6 +226,36 @@ func TestReloadDoesNotHideFieldsThatWereSetTooLate(t *testing.T) {
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxConns = 100 }))
 	s.Addr = ""
 	assert.NoError(t, r.Check())
+}
+
+// A hasty companion reloads its Server while that starts.
+type hasty struct {
+	s    *hostproxy.Server
+	done sync.WaitGroup
+}
+
+func (c *hasty) Listen(*tls.Config) error {
+	c.done.Go(func() {
+		for i := range 50 {
+			_ = c.s.Reload(func(s *hostproxy.Server) { s.MaxConns = 1000 + i })
+		}
+	})
+	return nil
+}
+
+func (c *hasty) Serve(ctx context.Context, _ http.Handler) error {
+	<-ctx.Done()
+	c.done.Wait()
+	return nil
+}
+
+func TestReloadMayBeCalledWhileServeStarts(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r, _ := certified(t)
+	s := &hostproxy.Server{Router: r}
+	s.Companions = []hostproxy.Companion{&hasty{s: s}}
+	require.NoError(t, proxytest.Start(t, s).Stop())
+	assert.Equal(t, 1049, s.MaxConns)
 }
 
 func TestReloadRequiresAServerThatServes(t *testing.T) {
