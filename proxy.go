@@ -514,7 +514,7 @@ func (s *Server) Reload(change func(*Server)) error {
 	if err != nil {
 		return err
 	}
-	next := base
+	next := base.clone()
 	change(&next)
 	var errs []error
 	for _, field := range settings.Take(&base).Changed(&next) {
@@ -526,6 +526,26 @@ func (s *Server) Reload(change func(*Server)) error {
 		return err
 	}
 	return s.Router.reload(s, &base, &next)
+}
+
+// clone returns a copy of s that shares no memory with it that a change of a field might
+// write to.
+func (s *Server) clone() Server {
+	c := *s
+	c.ProxyProtocol = s.ProxyProtocol.clone()
+	c.Listeners, c.Companions = slices.Clone(s.Listeners), slices.Clone(s.Companions)
+	for i := range c.Listeners {
+		c.Listeners[i].ProxyProtocol = c.Listeners[i].ProxyProtocol.clone()
+	}
+	return c
+}
+
+// clone returns a copy of p, nil if p is nil.
+func (p *ProxyProtocol) clone() *ProxyProtocol {
+	if p == nil {
+		return nil
+	}
+	return &ProxyProtocol{slices.Clone(p.From), p.Timeout}
 }
 
 // reloadable returns the fields that Reload may change.
@@ -1015,7 +1035,7 @@ func (r *Router) started(s *Server, b *serve.Budget) (*Server, bool) {
 	if r.running == nil {
 		r.running = make(map[*Server]running)
 	}
-	began := *s
+	began := s.clone()
 	r.running[s] = running{settings.Take(s), began, b}
 	b.Trusted, b.Log, b.MaxPerClient = r.TrustedProxies, r.logger(), s.MaxConnsPerClient
 	r.budgets.Add(b)

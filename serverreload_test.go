@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -226,6 +227,27 @@ func TestReloadDoesNotHideFieldsThatWereSetTooLate(t *testing.T) {
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxConns = 100 }))
 	s.Addr = ""
 	assert.NoError(t, r.Check())
+}
+
+// That holds for what a field refers to, too.
+func TestReloadRefusesFieldsThatAreChangedInPlace(t *testing.T) {
+	s, _ := reloadable(t, func(s *hostproxy.Server) {
+		s.ProxyProtocol = &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+		s.Listeners = []hostproxy.Listener{{Addr: "127.0.0.1:0", Role: hostproxy.RolePlain, ProxyProtocol: s.ProxyProtocol}}
+	})
+	for want, change := range map[string]func(*hostproxy.Server){
+		"Server.ProxyProtocol cannot change": func(s *hostproxy.Server) { s.ProxyProtocol.Timeout = time.Minute },
+		"Server.ProxyProtocol cannot":        func(s *hostproxy.Server) { s.ProxyProtocol.From[0] = netip.Prefix{} },
+		"Server.Listeners cannot change":     func(s *hostproxy.Server) { s.Listeners[0].H2C = true },
+		"Server.Listeners cannot":            func(s *hostproxy.Server) { s.Listeners[0].ProxyProtocol.Timeout = 1 },
+	} {
+		assert.ErrorContains(t, s.Reload(change), want)
+	}
+	assert.NoError(t, s.Router.Check(), "nothing has changed")
+	s.ProxyProtocol.Timeout = time.Minute
+	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxConns = 100 }))
+	assert.ErrorContains(t, s.Router.Check(), "Server.ProxyProtocol was changed after first use")
+	s.ProxyProtocol.Timeout = 0
 }
 
 // A hasty companion reloads its Server while that starts.
