@@ -187,3 +187,32 @@ func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 	assert.NoFileExists(t, path)
 }
+
+// A shutdown may close the socket of a process that has let the new one accept.
+func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	ln, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer ln.Close()
+	turns, _ := begun(t, service.SocketOf(ln, "a"))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"=ponder")
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	says, out, err := os.Pipe()
+	require.NoError(t, err)
+	defer says.Close()
+	cmd.Stdout = out
+	done := make(chan error, 1)
+	go func() { done <- turns.HandOver(t.Context(), "server", cmd) }()
+	_, err = says.Read(make([]byte, 10))
+	require.NoError(t, err)
+	out.Close()
+	ln.Close()
+	_, err = in.Write([]byte("\n"))
+	require.NoError(t, err)
+	require.NoError(t, <-done)
+	assert.FileExists(t, path, "it is the new process's now")
+	in.Close()
+	require.NoError(t, cmd.Wait())
+}
