@@ -166,7 +166,8 @@ type Listener struct {
 	// Addr is an address to listen on: host:port, :port for all addresses of the
 	// machine, or unix:/path for a unix socket. Serve replaces a socket that no process
 	// listens on any more. It is an error if a process listens on the socket, or if the
-	// path is another kind of file. The socket is removed at the end.
+	// path is another kind of file. The socket is removed at the end, after
+	// [Server.HandOver] by the new process.
 	Addr string
 
 	// Mode is the file mode of a unix socket in Addr. A process needs the permission to
@@ -698,6 +699,12 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 	}
 	if err := doors.Open(listen); err != nil {
 		return nil, nil, prefixed(err)
+	}
+	for _, d := range doors {
+		if strings.HasPrefix(d.Addr, "unix:") {
+			d.Opened = service.Own(d.Opened, d.Socket)
+			d.Listener = d.Opened
+		}
 	}
 	share := s.Router.certs.Share()
 	var conf *tls.Config

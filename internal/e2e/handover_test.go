@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -240,4 +241,45 @@ func TestAServerGoesOnAfterAHandOverThatFailed(t *testing.T) {
 		assert.NoError(t, <-g.done)
 		assert.ErrorContains(t, g.HandOver(t.Context(), g.heir(t)), "hostproxy: HandOver: there is nothing to hand over")
 	})
+}
+
+// A unix socket that the Server has opened goes with the last process that serves it.
+func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r := &hostproxy.Router{Logger: panicsFail(t)}
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(nil)).Addr()))
+	path := filepath.Join(t.TempDir(), "s")
+	g := &generation{Server: &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: "unix:" + path, Role: hostproxy.RolePlain}}}}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(ctx, nil, nil) }()
+	ask := func() string {
+		c := new(http.Transport)
+		defer c.CloseIdleConnections()
+		c.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		p, err := (&http.Client{Transport: c}).Get("http://a.test/")
+		if err != nil {
+			return err.Error()
+		}
+		defer p.Body.Close()
+		text, err := io.ReadAll(p.Body)
+		assert.NoError(t, err)
+		return string(text)
+	}
+	proxytest.Eventually(t, "the socket", func() bool { return ask() == "old" })
+	cmd := g.heir(t)
+	cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_SOCKET=listener0")
+	stdin, in, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stdin = stdin
+	require.NoError(t, g.HandOver(t.Context(), cmd))
+	assert.NoError(t, <-done)
+	assert.Equal(t, "new", ask())
+	stdin.Close()
+	in.Close()
+	require.NoError(t, cmd.Wait())
+	assert.NoFileExists(t, path)
 }

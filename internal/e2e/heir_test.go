@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"io"
@@ -44,7 +45,7 @@ func heir(target string) {
 			log.Fatal(err)
 		}
 	}
-	plain, err := sockets.Listener("http")
+	plain, err := sockets.Listener(cmp.Or(os.Getenv("HOSTPROXY_TEST_SOCKET"), "http"))
 	if err != nil {
 		log.Fatal(err)
 	}
