@@ -216,3 +216,17 @@ func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
 	in.Close()
 	require.NoError(t, cmd.Wait())
 }
+
+func TestAProcessThatRunsThisProgramAgainLeavesNoZombie(t *testing.T) {
+	m := manage(t)
+	t.Setenv(childEnv, "brief")
+	ln := proxytest.Listen(t)
+	turns, _ := begun(t, service.SocketOf(ln, "a"))
+	require.NoError(t, turns.HandOver(t.Context(), "server", nil))
+	m.heard()
+	m.heard()
+	line, _, _ := strings.Cut(m.heard(), "\n")
+	pid, err := strconv.Atoi(strings.TrimPrefix(line, "MAINPID="))
+	require.NoError(t, err)
+	proxytest.Eventually(t, "its end", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+}
