@@ -311,6 +311,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	beside, leave := context.WithCancel(ctx)
 	defer leave()
 	defer context.AfterFunc(handed, leave)()
+	defer context.AfterFunc(handed, s.Router.passOn)()
 	errs := make(chan error, len(doors)+len(companions))
 	for _, c := range companions { // one that ends leaves the others
 		go func() { errs <- c.Serve(beside) }()
@@ -364,7 +365,8 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //
 // Both processes use [TLS.Storage] at the same time, and answer each other's ACME
 // challenges. State in memory starts anew in the new process, such as the counters of a
-// [RateLimit] and a random [Sticky].Key. The service manager learns that the new process is the main process.
+// [RateLimit], a random [Sticky].Key, and whether the targets of a [Wake] sleep: s no longer
+// calls Wake.Stop, and they count as asleep in the new process. The service manager learns that the new process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
 		return errors.New("hostproxy: Server.Router is nil: set it")
@@ -373,6 +375,15 @@ func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 		return fmt.Errorf("hostproxy: HandOver: %w", err)
 	}
 	return nil
+}
+
+// passOn leaves to the process that has taken over when targets sleep.
+func (r *Router) passOn() {
+	for _, u := range r.uses.All() {
+		if f := u.compiled.InUse(); f != nil {
+			f.PassOn()
+		}
+	}
 }
 
 // socketsOf returns the listeners under the names that they have for HandOver.

@@ -283,3 +283,36 @@ func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 	assert.NoFileExists(t, path)
 }
+
+// Targets that a process has waked are the new one's when it has handed over, however idle it is itself.
+func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
+	for _, hand := range []bool{false, true} {
+		proxytest.NoLeaks(t)
+		r := &hostproxy.Router{Logger: panicsFail(t)}
+		ws := proxytest.NewBackend(t, oldTarget(nil)).Addr()
+		r.Handle("a.test", hostproxy.To(ws))
+		u := hostproxy.To(ws)
+		stopped := make(chan struct{}, 1)
+		u.Wake = &hostproxy.Wake{Start: func(context.Context) error { return nil }, IdleAfter: 100 * time.Millisecond,
+			Stop: func(context.Context) error { stopped <- struct{}{}; return nil }}
+		r.Handle("b.test", u)
+		g := &generation{Server: &hostproxy.Server{Router: r, DrainTimeout: -1}, done: make(chan error, 1)}
+		plain := proxytest.Listen(t)
+		g.addr = plain.Addr().String()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { g.done <- g.Serve(ctx, nil, plain) }()
+		c := g.webSocket(t)
+		assert.Equal(t, "old", string(g.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n\r\n").Content))
+		if hand {
+			require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+		}
+		for start := time.Now(); time.Since(start) < 200*time.Millisecond || !hand && len(stopped) == 0; {
+			echo(c)
+		}
+		assert.Equal(t, !hand, len(stopped) == 1, "handed over: %v", hand)
+		c.Close()
+		stop()
+		assert.NoError(t, <-g.done)
+	}
+}
