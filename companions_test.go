@@ -338,6 +338,45 @@ func TestServeDoesNotWaitForACompanionThatDoesNotEnd(t *testing.T) {
 	assert.ErrorContains(t, running(t, s, proxytest.Listen(t), nil)(), "drain timeout: the companion does not end: let its Serve return when its context is done")
 }
 
+// As those of the listeners: they blame the drain, not the client.
+func TestTheRecordOfACompanionsExchangeCutOffBlamesTheDrain(t *testing.T) {
+	began := make(chan bool, 1)
+	answer := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/begun" {
+			w.Header().Set("Content-Length", "10")
+			_, _ = io.WriteString(w, "12345")
+			_ = http.NewResponseController(w).Flush()
+		}
+		began <- true
+		<-q.Context().Done()
+	})
+	target := proxytest.NewServer(t, answer)
+	for path, status := range map[string]int{"/begun": 200, "/silent": 503, "/handler": 503} {
+		r, roots := certified(t)
+		r.Handle("a.test/begun", hostproxy.To(target.Addr()))
+		r.Handle("a.test/silent", hostproxy.To(target.Addr()))
+		r.Handle("a.test/handler", answer)
+		records := make(chan *hostproxy.Exchange, 1)
+		r.Observe = func(x *hostproxy.Exchange) { records <- x }
+		c := newBeside(t, "")
+		stop := running(t, &hostproxy.Server{Router: r, DrainTimeout: 50 * time.Millisecond, Companions: []hostproxy.Companion{c}}, proxytest.Listen(t), nil)
+		client := proxytest.HTTPClient(t, c.ln.Addr().String(), roots, "h2")
+		go func() {
+			if res, err := client.Get("https://a.test" + path); err == nil {
+				_, _ = io.ReadAll(res.Body)
+				res.Body.Close()
+			}
+		}()
+		<-began
+		assert.ErrorContains(t, stop(), "drain timeout")
+		x := <-records
+		assert.Equal(t, status, x.Status, path)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail)
+		assert.Equal(t, hostproxy.SideDrain, fail.Side, path)
+	}
+}
+
 // A loud companion panics.
 type loud struct{ where string }
 

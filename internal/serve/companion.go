@@ -227,7 +227,7 @@ func (c *Companion) drainTimeout() time.Duration {
 // ServeHTTP serves a request by the Handler of all. Its context ends when the companion is cut off,
 // and tells the Handler of the drain.
 func (c *Companion) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	ctx, cancel := context.WithCancel(exchange.WithDrain(q.Context(), c.draining))
+	ctx, cancel := context.WithCancel(exchange.WithCut(exchange.WithDrain(q.Context(), c.draining), c.cut))
 	defer cancel()
 	defer context.AfterFunc(c.cut, cancel)()
 	if v := c.altSvc.value(); v != "" && c.draining.Err() == nil {
