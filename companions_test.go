@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -375,6 +376,19 @@ func TestTheRecordOfACompanionsExchangeCutOffBlamesTheDrain(t *testing.T) {
 		require.ErrorAs(t, x.Err, &fail)
 		assert.Equal(t, hostproxy.SideDrain, fail.Side, path)
 	}
+}
+
+// An exiting companion ends its goroutine.
+type exiting struct{}
+
+func (exiting) Serve(context.Context, http.Handler) error { runtime.Goexit(); return nil }
+
+func TestACompanionThatEndsItsGoroutineHasEnded(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r, _ := certified(t)
+	s := &hostproxy.Server{Router: r, DrainTimeout: -1, Companions: []hostproxy.Companion{exiting{}}}
+	err := running(t, s, proxytest.Listen(t), nil)()
+	assert.EqualError(t, err, "hostproxy: Server.Companions[0]: the companion has ended its goroutine: want Serve to return")
 }
 
 // A loud companion panics.

@@ -184,9 +184,18 @@ func (c *Companion) named(err error) error {
 	return fmt.Errorf("%s: %w", c.name, err)
 }
 
+// errExited is the error of a Serve that does not return.
+var errExited = errors.New("the companion has ended its goroutine: want Serve to return")
+
 // serve runs it. A panic is its error.
 func (c *Companion) serve(ended chan<- error) {
-	err := contained("Serve", func() error { return c.run(c.draining, c) })
+	err := errExited // until it returns
+	defer func() { c.over(err, ended) }()
+	err = contained("Serve", func() error { return c.run(c.draining, c) })
+}
+
+// over notes that it has ended with err.
+func (c *Companion) over(err error, ended chan<- error) {
 	why := ""
 	if err != nil {
 		why = status.Sentence(err.Error())
