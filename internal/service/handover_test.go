@@ -153,6 +153,18 @@ func TestTwoHandOversAtATimeAreRefused(t *testing.T) {
 	assert.ErrorContains(t, turns.HandOver(t.Context(), "server", program(t, "a")), "call it while Serve is in progress")
 }
 
+// A server may begin anew before its last turn has ended altogether.
+func TestTheEndOfATurnLeavesTheNextOne(t *testing.T) {
+	turns := new(service.Turns)
+	sockets := []service.Socket{service.SocketOf(proxytest.Listen(t), "a")}
+	_, end := turns.Begin(t.Context(), "server", discard, sockets)
+	_, next := turns.Begin(t.Context(), "server", discard, sockets)
+	end()
+	missing := exec.Command(filepath.Join(t.TempDir(), "missing"))
+	assert.ErrorIs(t, turns.HandOver(t.Context(), "server", missing), os.ErrNotExist, "it can hand over")
+	next()
+}
+
 func TestBadCommandsAreRefused(t *testing.T) {
 	ln := proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(ln, "a"))

@@ -48,7 +48,9 @@ func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets
 		stop()
 		pass()
 		l.mu.Lock()
-		delete(l.all, server)
+		if l.all[server] == t { // or the next one has begun
+			delete(l.all, server)
+		}
 		l.mu.Unlock()
 		l.notices.end()
 	}
