@@ -213,6 +213,24 @@ func TestAltSvcIsInAllResponsesOverTLS(t *testing.T) {
 	}
 }
 
+func TestA421OfACompanionHasNoAltSvc(t *testing.T) {
+	r, roots := certified(t)
+	c := newBeside(t, `h3=":443"`)
+	stop := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{c}}, proxytest.Listen(t), nil)
+	client := proxytest.HTTPClient(t, c.ln.Addr().String(), roots, "h2")
+	for host, want := range map[string]string{"a.test": c.altSvc, "d.test": ""} {
+		q, err := http.NewRequest("GET", "https://a.test/own", nil)
+		require.NoError(t, err)
+		q.Host = host
+		res, err := client.Do(q)
+		require.NoError(t, err)
+		res.Body.Close()
+		assert.Equal(t, want, res.Header.Get("Alt-Svc"), "%s: %d", host, res.StatusCode)
+	}
+	client.CloseIdleConnections()
+	require.NoError(t, stop())
+}
+
 // A CONNECT of HTTP/3 as quic-go gives it to handlers becomes a WebSocket over HTTP/1.1. The
 // end of the Server is its polite end.
 func TestAWebSocketOverACompanion(t *testing.T) {
