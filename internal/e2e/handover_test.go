@@ -316,3 +316,33 @@ func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
 		assert.NoError(t, <-g.done)
 	}
 }
+
+// Also one that has just served a request, and would wait on another goroutine.
+func TestAnIdleConnectionEndsSoonAfterAHandOver(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
+	r := &hostproxy.Router{Logger: panicsFail(t)}
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(nil)).Addr()))
+	g := &generation{Server: &hostproxy.Server{Router: r}, done: make(chan error, 1)}
+	plain := proxytest.Listen(t)
+	g.addr = plain.Addr().String()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { g.done <- g.Serve(ctx, nil, plain) }()
+	assert.Equal(t, "old", string(g.dial(t).Do(get).Content))
+	handed := make(chan error, 1)
+	cmd := g.heir(t)
+	go func() { handed <- g.HandOver(ctx, cmd) }()
+	var last *proxytest.Client
+	for len(handed) == 0 {
+		c := g.dial(t)
+		if p := c.Do(get); string(p.Content) == "old" && !p.Close {
+			last = c
+		}
+	}
+	require.NoError(t, <-handed)
+	require.NotNil(t, last)
+	start := time.Now()
+	assert.Empty(t, last.Rest())
+	assert.InDelta(t, 5, time.Since(start).Seconds(), 2)
+	assert.NoError(t, <-g.done)
+}
