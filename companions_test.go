@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -212,6 +213,24 @@ func TestAltSvcIsInAllResponsesOverTLS(t *testing.T) {
 	}
 }
 
+func TestA421OfACompanionHasNoAltSvc(t *testing.T) {
+	r, roots := certified(t)
+	c := newBeside(t, `h3=":443"`)
+	stop := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{c}}, proxytest.Listen(t), nil)
+	client := proxytest.HTTPClient(t, c.ln.Addr().String(), roots, "h2")
+	for host, want := range map[string]string{"a.test": c.altSvc, "d.test": ""} {
+		q, err := http.NewRequest("GET", "https://a.test/own", nil)
+		require.NoError(t, err)
+		q.Host = host
+		res, err := client.Do(q)
+		require.NoError(t, err)
+		res.Body.Close()
+		assert.Equal(t, want, res.Header.Get("Alt-Svc"), "%s: %d", host, res.StatusCode)
+	}
+	client.CloseIdleConnections()
+	require.NoError(t, stop())
+}
+
 // A CONNECT of HTTP/3 as quic-go gives it to handlers becomes a WebSocket over HTTP/1.1. The
 // end of the Server is its polite end.
 func TestAWebSocketOverACompanion(t *testing.T) {
@@ -338,6 +357,58 @@ func TestServeDoesNotWaitForACompanionThatDoesNotEnd(t *testing.T) {
 	assert.ErrorContains(t, running(t, s, proxytest.Listen(t), nil)(), "drain timeout: the companion does not end: let its Serve return when its context is done")
 }
 
+// As those of the listeners: they blame the drain, not the client.
+func TestTheRecordOfACompanionsExchangeCutOffBlamesTheDrain(t *testing.T) {
+	began := make(chan bool, 1)
+	answer := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/begun" {
+			w.Header().Set("Content-Length", "10")
+			_, _ = io.WriteString(w, "12345")
+			_ = http.NewResponseController(w).Flush()
+		}
+		began <- true
+		<-q.Context().Done()
+	})
+	target := proxytest.NewServer(t, answer)
+	for path, status := range map[string]int{"/begun": 200, "/silent": 503, "/handler": 503} {
+		r, roots := certified(t)
+		r.Handle("a.test/begun", hostproxy.To(target.Addr()))
+		r.Handle("a.test/silent", hostproxy.To(target.Addr()))
+		r.Handle("a.test/handler", answer)
+		records := make(chan *hostproxy.Exchange, 1)
+		r.Observe = func(x *hostproxy.Exchange) { records <- x }
+		c := newBeside(t, "")
+		stop := running(t, &hostproxy.Server{Router: r, DrainTimeout: 50 * time.Millisecond, Companions: []hostproxy.Companion{c}}, proxytest.Listen(t), nil)
+		client := proxytest.HTTPClient(t, c.ln.Addr().String(), roots, "h2")
+		go func() {
+			if res, err := client.Get("https://a.test" + path); err == nil {
+				_, _ = io.ReadAll(res.Body)
+				res.Body.Close()
+			}
+		}()
+		<-began
+		assert.ErrorContains(t, stop(), "drain timeout")
+		x := <-records
+		assert.Equal(t, status, x.Status, path)
+		var fail *hostproxy.Error
+		require.ErrorAs(t, x.Err, &fail)
+		assert.Equal(t, hostproxy.SideDrain, fail.Side, path)
+	}
+}
+
+// An exiting companion ends its goroutine.
+type exiting struct{}
+
+func (exiting) Serve(context.Context, http.Handler) error { runtime.Goexit(); return nil }
+
+func TestACompanionThatEndsItsGoroutineHasEnded(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r, _ := certified(t)
+	s := &hostproxy.Server{Router: r, DrainTimeout: -1, Companions: []hostproxy.Companion{exiting{}}}
+	err := running(t, s, proxytest.Listen(t), nil)()
+	assert.EqualError(t, err, "hostproxy: Server.Companions[0]: the companion has ended its goroutine: want Serve to return")
+}
+
 // A loud companion panics.
 type loud struct{ where string }
 
@@ -394,6 +465,17 @@ func TestCompanionsThatCannotServe(t *testing.T) {
 	}
 	err := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{newBeside(t, "h3")}}, nil, proxytest.Listen(t))()
 	assert.ErrorContains(t, err, `AltSvc returns "h3", and the Server has no listener for TLS`)
+}
+
+// A plain companion is one by value. It holds a func, and cannot be compared.
+type plain struct{ h http.Handler }
+
+func (plain) Serve(ctx context.Context, _ http.Handler) error { <-ctx.Done(); return nil }
+
+func TestCompanionsThatCannotBeComparedAreServed(t *testing.T) {
+	r, _ := certified(t)
+	one := plain{http.NotFoundHandler()}
+	assert.NoError(t, running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{one, one}}, proxytest.Listen(t), nil)())
 }
 
 // The Server needs no listener for TLS. The certificates end with it.

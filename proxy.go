@@ -167,7 +167,8 @@ type Listener struct {
 	// Addr is an address to listen on: host:port, :port for all addresses of the
 	// machine, or unix:/path for a unix socket. Serve replaces a socket that no process
 	// listens on any more. It is an error if a process listens on the socket, or if the
-	// path is another kind of file. The socket is removed at the end.
+	// path is another kind of file. The socket is removed at the end, after
+	// [Server.HandOver] by the new process.
 	Addr string
 
 	// Mode is the file mode of a unix socket in Addr. To connect, a process needs
@@ -290,8 +291,9 @@ func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 
 // serve serves doors and Listeners.
 func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
-	budget := &serve.Budget{MaxPerClient: s.MaxConnsPerClient}
-	if s.Router != nil && !s.Router.started(s, budget) {
+	budget := new(serve.Budget)
+	began, ok := s.Router.started(s, budget)
+	if !ok {
 		doors.Close() // and not Listeners, which that call serves
 		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
 	}
@@ -299,7 +301,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 		doors = append(doors, &serve.Entrance{Name: fmt.Sprintf("Server.Listeners[%d]", i), Socket: fmt.Sprintf("listener%d", i), Listener: l.Listener, Addr: l.Addr,
 			Mode: l.Mode, Role: cmp.Or(string(l.Role), serve.RoleTLS), Handler: l.Handler, H2C: l.H2C, Headers: l.ProxyProtocol.headers()})
 	}
-	share, companions, err := s.servers(doors, budget)
+	share, companions, err := began.servers(doors, budget)
 	if err != nil {
 		doors.Close()
 		s.Router.stopped(s, budget)
@@ -314,6 +316,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	beside, leave := context.WithCancel(ctx)
 	defer leave()
 	defer context.AfterFunc(handed, leave)()
+	defer context.AfterFunc(handed, s.Router.passOn)()
 	errs := make(chan error, len(doors)+len(companions))
 	for _, c := range companions { // one that ends leaves the others
 		go func() { errs <- c.Serve(beside) }()
@@ -369,7 +372,8 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //
 // Both processes use [TLS.Storage] at the same time, and answer each other's ACME
 // challenges. State in memory starts anew in the new process, such as the counters of
-// a [RateLimit] and a random [Sticky].Key. The service manager learns that the new
+// a [RateLimit] and a random [Sticky].Key. The targets of a [Wake] count as asleep
+// there, and s no longer calls Wake.Stop. The service manager learns that the new
 // process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
@@ -379,6 +383,15 @@ func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 		return fmt.Errorf("hostproxy: HandOver: %w", err)
 	}
 	return nil
+}
+
+// passOn leaves to the process that has taken over when targets sleep.
+func (r *Router) passOn() {
+	for _, u := range r.uses.All() {
+		if f := u.compiled.InUse(); f != nil {
+			f.PassOn()
+		}
+	}
 }
 
 // socketsOf returns the listeners under the names that they have for HandOver.
@@ -507,7 +520,7 @@ func (s *Server) Reload(change func(*Server)) error {
 	if err != nil {
 		return err
 	}
-	next := base
+	next := base.clone()
 	change(&next)
 	var errs []error
 	for _, field := range settings.Take(&base).Changed(&next) {
@@ -524,6 +537,26 @@ func (s *Server) Reload(change func(*Server)) error {
 // reloads reports whether Reload may change a field of that name.
 func reloads(field string) bool {
 	return strings.HasSuffix(field, "Timeout") || strings.HasPrefix(field, "Max")
+}
+
+// clone returns a copy of s that shares no memory with it that a change of a field might
+// write to.
+func (s *Server) clone() Server {
+	c := *s
+	c.ProxyProtocol = s.ProxyProtocol.clone()
+	c.Listeners, c.Companions = slices.Clone(s.Listeners), slices.Clone(s.Companions)
+	for i := range c.Listeners {
+		c.Listeners[i].ProxyProtocol = c.Listeners[i].ProxyProtocol.clone()
+	}
+	return c
+}
+
+// clone returns a copy of p, nil if p is nil.
+func (p *ProxyProtocol) clone() *ProxyProtocol {
+	if p == nil {
+		return nil
+	}
+	return &ProxyProtocol{slices.Clone(p.From), p.Timeout}
 }
 
 // reloadable returns the fields that Reload may change.
@@ -676,6 +709,12 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 	}
 	if err := doors.Open(listen); err != nil {
 		return nil, nil, prefixed(err)
+	}
+	for _, d := range doors {
+		if strings.HasPrefix(d.Addr, "unix:") {
+			d.Opened = service.Own(d.Opened, d.Socket)
+			d.Listener = d.Opened
+		}
 	}
 	share := s.Router.certs.Share()
 	var conf *tls.Config
@@ -1002,21 +1041,25 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// started records that s serves r, with the budget b. It returns false if s serves r
-// already.
-func (r *Router) started(s *Server, b *serve.Budget) bool {
+// started records that s serves r, with the budget b. It returns a copy of s, which Reload
+// does not change, and false if s serves r already. r may be nil.
+func (r *Router) started(s *Server, b *serve.Budget) (*Server, bool) {
+	if r == nil {
+		return s, true
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, runs := r.running[s]; runs {
-		return false
+		return nil, false
 	}
 	if r.running == nil {
 		r.running = make(map[*Server]running)
 	}
-	r.running[s] = running{settings.Take(s), *s, b}
-	b.Trusted, b.Log = r.TrustedProxies, r.logger()
+	began := s.clone()
+	r.running[s] = running{settings.Take(s), began, b}
+	b.Trusted, b.Log, b.MaxPerClient = r.TrustedProxies, r.logger(), s.MaxConnsPerClient
 	r.budgets.Add(b)
-	return true
+	return &began, true
 }
 
 // stopped undoes started. r may be nil.

@@ -2,11 +2,13 @@ package hostproxy_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"strings"
 	"sync"
@@ -225,6 +227,57 @@ func TestReloadDoesNotHideFieldsThatWereSetTooLate(t *testing.T) {
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxConns = 100 }))
 	s.Addr = ""
 	assert.NoError(t, r.Check())
+}
+
+// That holds for what a field refers to, too.
+func TestReloadRefusesFieldsThatAreChangedInPlace(t *testing.T) {
+	s, _ := reloadable(t, func(s *hostproxy.Server) {
+		s.ProxyProtocol = &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
+		s.Listeners = []hostproxy.Listener{{Addr: "127.0.0.1:0", Role: hostproxy.RolePlain, ProxyProtocol: s.ProxyProtocol}}
+	})
+	for want, change := range map[string]func(*hostproxy.Server){
+		"Server.ProxyProtocol cannot change": func(s *hostproxy.Server) { s.ProxyProtocol.Timeout = time.Minute },
+		"Server.ProxyProtocol cannot":        func(s *hostproxy.Server) { s.ProxyProtocol.From[0] = netip.Prefix{} },
+		"Server.Listeners cannot change":     func(s *hostproxy.Server) { s.Listeners[0].H2C = true },
+		"Server.Listeners cannot":            func(s *hostproxy.Server) { s.Listeners[0].ProxyProtocol.Timeout = 1 },
+	} {
+		assert.ErrorContains(t, s.Reload(change), want)
+	}
+	assert.NoError(t, s.Router.Check(), "nothing has changed")
+	s.ProxyProtocol.Timeout = time.Minute
+	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxConns = 100 }))
+	assert.ErrorContains(t, s.Router.Check(), "Server.ProxyProtocol was changed after first use")
+	s.ProxyProtocol.Timeout = 0
+}
+
+// A hasty companion reloads its Server while that starts.
+type hasty struct {
+	s    *hostproxy.Server
+	done sync.WaitGroup
+}
+
+func (c *hasty) Listen(*tls.Config) error {
+	c.done.Go(func() {
+		for i := range 50 {
+			_ = c.s.Reload(func(s *hostproxy.Server) { s.MaxConns = 1000 + i })
+		}
+	})
+	return nil
+}
+
+func (c *hasty) Serve(ctx context.Context, _ http.Handler) error {
+	<-ctx.Done()
+	c.done.Wait()
+	return nil
+}
+
+func TestReloadMayBeCalledWhileServeStarts(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r, _ := certified(t)
+	s := &hostproxy.Server{Router: r}
+	s.Companions = []hostproxy.Companion{&hasty{s: s}}
+	require.NoError(t, proxytest.Start(t, s).Stop())
+	assert.Equal(t, 1049, s.MaxConns)
 }
 
 func TestReloadRequiresAServerThatServes(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -281,4 +282,108 @@ func TestListenersAreHandedOverAndCompanionsDrain(t *testing.T) {
 	stop()
 	assert.NoError(t, <-other)
 	assert.NoFileExists(t, path)
+}
+
+// A unix socket that the Server has opened goes with the last process that serves it.
+func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r := &hostproxy.Router{Logger: panicsFail(t)}
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(nil)).Addr()))
+	path := filepath.Join(t.TempDir(), "s")
+	g := &generation{Server: &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: "unix:" + path, Role: hostproxy.RolePlain}}}}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(ctx, nil, nil) }()
+	ask := func() string {
+		c := new(http.Transport)
+		defer c.CloseIdleConnections()
+		c.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+		p, err := (&http.Client{Transport: c}).Get("http://a.test/")
+		if err != nil {
+			return err.Error()
+		}
+		defer p.Body.Close()
+		text, err := io.ReadAll(p.Body)
+		assert.NoError(t, err)
+		return string(text)
+	}
+	proxytest.Eventually(t, "the socket", func() bool { return ask() == "old" })
+	cmd := g.heir(t)
+	cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_SOCKET=listener0")
+	stdin, in, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stdin = stdin
+	require.NoError(t, g.HandOver(t.Context(), cmd))
+	assert.NoError(t, <-done)
+	assert.Equal(t, "new", ask())
+	stdin.Close()
+	in.Close()
+	require.NoError(t, cmd.Wait())
+	assert.NoFileExists(t, path)
+}
+
+// Targets that a process has waked are the new one's when it has handed over, however idle it is itself.
+func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
+	for _, hand := range []bool{false, true} {
+		proxytest.NoLeaks(t)
+		r := &hostproxy.Router{Logger: panicsFail(t)}
+		ws := proxytest.NewBackend(t, oldTarget(nil)).Addr()
+		r.Handle("a.test", hostproxy.To(ws))
+		u := hostproxy.To(ws)
+		stopped := make(chan struct{}, 1)
+		u.Wake = &hostproxy.Wake{Start: func(context.Context) error { return nil }, IdleAfter: 100 * time.Millisecond,
+			Stop: func(context.Context) error { stopped <- struct{}{}; return nil }}
+		r.Handle("b.test", u)
+		g := &generation{Server: &hostproxy.Server{Router: r, DrainTimeout: -1}, done: make(chan error, 1)}
+		plain := proxytest.Listen(t)
+		g.addr = plain.Addr().String()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { g.done <- g.Serve(ctx, nil, plain) }()
+		c := g.webSocket(t)
+		assert.Equal(t, "old", string(g.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n\r\n").Content))
+		if hand {
+			require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+		}
+		for start := time.Now(); time.Since(start) < 200*time.Millisecond || !hand && len(stopped) == 0; {
+			echo(c)
+		}
+		assert.Equal(t, !hand, len(stopped) == 1, "handed over: %v", hand)
+		c.Close()
+		stop()
+		assert.NoError(t, <-g.done)
+	}
+}
+
+// Also one that has just served a request, and would wait on another goroutine.
+func TestAnIdleConnectionEndsSoonAfterAHandOver(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
+	r := &hostproxy.Router{Logger: panicsFail(t)}
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(nil)).Addr()))
+	g := &generation{Server: &hostproxy.Server{Router: r}, done: make(chan error, 1)}
+	plain := proxytest.Listen(t)
+	g.addr = plain.Addr().String()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { g.done <- g.Serve(ctx, nil, plain) }()
+	assert.Equal(t, "old", string(g.dial(t).Do(get).Content))
+	handed := make(chan error, 1)
+	cmd := g.heir(t)
+	go func() { handed <- g.HandOver(ctx, cmd) }()
+	var last *proxytest.Client
+	for len(handed) == 0 {
+		c := g.dial(t)
+		if p := c.Do(get); string(p.Content) == "old" && !p.Close {
+			last = c
+		}
+	}
+	require.NoError(t, <-handed)
+	require.NotNil(t, last)
+	start := time.Now()
+	assert.Empty(t, last.Rest())
+	assert.InDelta(t, 6, time.Since(start).Seconds(), 4)
+	assert.NoError(t, <-g.done)
 }

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -34,6 +35,9 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	}
 	x.Client = header.ClientIP(x.Via, trusted, q.Header["X-Forwarded-For"])
 	x.Lives[0], x.client = DrainFrom(q.Context()), clientOf(q.Context())
+	if x.client == nil {
+		x.cut, _ = q.Context().Value(cutKey{}).(context.Context)
+	}
 	x.takeOver(q)
 	AwaitTrailers(q)
 	return x
@@ -81,8 +85,8 @@ func (x *Exchange) Finish() {
 	if !x.Returned { // Fail keeps what is known better
 		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
 	}
-	if f, ok := x.Err.(*Failure); ok && x.client != nil {
-		x.Because(f, x.client.Why())
+	if f, ok := x.Err.(*Failure); ok {
+		x.Because(f, x.why())
 	}
 	x.Conclude(time.Now())
 }

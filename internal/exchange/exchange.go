@@ -69,7 +69,8 @@ type Exchange struct {
 	// the route's. Nil entries are ignored.
 	Lives [2]context.Context
 
-	client Client // nil behind a server that is not ours
+	client Client          // nil behind a server that is not ours
+	cut    context.Context // of WithCut; likewise nil before one that is
 }
 
 // OriginOf returns the Origin of x, which is that of q unless it is set.
@@ -112,6 +113,25 @@ func WithDrain(ctx, drain context.Context) context.Context {
 func DrainFrom(ctx context.Context) context.Context {
 	d, _ := ctx.Value(drainKey{}).(context.Context)
 	return d
+}
+
+type cutKey struct{}
+
+// WithCut returns ctx carrying a context that is done when the drain of the server behind
+// ctx, which has no front of ours, is out of time.
+func WithCut(ctx, cut context.Context) context.Context {
+	return context.WithValue(ctx, cutKey{}, cut)
+}
+
+// why is why the client's connection was closed; nil if that is not known.
+func (x *Exchange) why() error {
+	switch {
+	case x.client != nil:
+		return x.client.Why()
+	case x.cut != nil && x.cut.Err() != nil:
+		return ErrCut
+	}
+	return nil
 }
 
 // A Client is what a front of ours knows of the client of a request. Its methods may be

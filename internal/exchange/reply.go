@@ -30,8 +30,11 @@ func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	h := w.Header()
 	describe(h, PlainText, len(body))
 	h.Set("Proxy-Status", ProxyStatus(reason))
-	if status == http.StatusMethodNotAllowed { // RFC 9110, 15.5.6
+	switch status {
+	case http.StatusMethodNotAllowed: // RFC 9110, 15.5.6
 		h.Set("Allow", Allow)
+	case http.StatusMisdirectedRequest: // RFC 7838, 6; a companion has set it
+		h.Del("Alt-Svc")
 	}
 	w.WriteHeader(status)
 	if q.Method != http.MethodHead {

@@ -56,6 +56,7 @@ type waker struct {
 	again  time.Time     // Start is not called before
 	poked  chan struct{} // closed when those that wait have to look again
 	idle   *time.Timer
+	passed bool // another process uses the targets
 }
 
 // asleep is what users has more while the targets sleep.
@@ -326,7 +327,7 @@ func (w *waker) end(p *phase, err error) {
 		w.last.Store(time.Now().UnixNano())
 		p.woke = true
 		w.users.Add(p.waits - asleep)
-		if w.IdleAfter > 0 {
+		if w.IdleAfter > 0 && !w.passed {
 			w.idle = time.AfterFunc(w.IdleAfter, w.look)
 		}
 	}
@@ -342,7 +343,7 @@ func (w *waker) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	left := w.IdleAfter
-	if !w.awake() { // of late
+	if !w.awake() || w.passed { // of late
 		return
 	}
 	if w.users.Load() == 0 {
@@ -353,6 +354,17 @@ func (w *waker) look() {
 		return
 	}
 	w.begin(true)
+}
+
+// PassOn leaves it to another process, which has taken over, to let the targets sleep: that this one
+// does not need them says nothing any more.
+func (f *Forwarder) PassOn() {
+	if f.waker == nil {
+		return
+	}
+	f.waker.mu.Lock()
+	defer f.waker.mu.Unlock()
+	f.waker.passed = true
 }
 
 // Asleep notes that the targets have stopped by themselves: the next exchange wakes them. What is in

@@ -184,9 +184,18 @@ func (c *Companion) named(err error) error {
 	return fmt.Errorf("%s: %w", c.name, err)
 }
 
+// errExited is the error of a Serve that does not return.
+var errExited = errors.New("the companion has ended its goroutine: want Serve to return")
+
 // serve runs it. A panic is its error.
 func (c *Companion) serve(ended chan<- error) {
-	err := contained("Serve", func() error { return c.run(c.draining, c) })
+	err := errExited // until it returns
+	defer func() { c.over(err, ended) }()
+	err = contained("Serve", func() error { return c.run(c.draining, c) })
+}
+
+// over notes that it has ended with err.
+func (c *Companion) over(err error, ended chan<- error) {
 	why := ""
 	if err != nil {
 		why = status.Sentence(err.Error())
@@ -227,7 +236,7 @@ func (c *Companion) drainTimeout() time.Duration {
 // ServeHTTP serves a request by the Handler of all. Its context ends when the companion is cut off,
 // and tells the Handler of the drain.
 func (c *Companion) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	ctx, cancel := context.WithCancel(exchange.WithDrain(q.Context(), c.draining))
+	ctx, cancel := context.WithCancel(exchange.WithCut(exchange.WithDrain(q.Context(), c.draining), c.cut))
 	defer cancel()
 	defer context.AfterFunc(c.cut, cancel)()
 	if v := c.altSvc.value(); v != "" && c.draining.Err() == nil {

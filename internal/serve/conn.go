@@ -57,6 +57,7 @@ type conn struct {
 	mu     sync.Mutex // guards what follows
 	idling bool       // waits for a request
 	woken  bool       // wake set a read deadline
+	leaves int64      // when the wait ends that hurry has limited, unix nanoseconds
 }
 
 // contain recovers a panic and closes the connection; use it with defer.

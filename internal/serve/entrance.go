@@ -150,7 +150,7 @@ func (all Entrances) Close() {
 
 // same reports whether a and b hold one value; nil is none.
 func same(a, b any) bool {
-	return a != nil && b != nil && reflect.TypeOf(a).Comparable() && reflect.TypeOf(b).Comparable() && a == b
+	return a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // isNil reports whether x, which is not the nil interface, holds a nil pointer.

@@ -14,7 +14,7 @@ const quietAfter = 250 * time.Millisecond
 // startAfresh reports whether the wait that ended without a request goes on on a
 // new goroutine.
 func (c *conn) startAfresh() bool {
-	if c.quiet || !c.timedOut || c.s.draining.Err() != nil {
+	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || c.overdue() {
 		return false
 	}
 	if idle := c.s.limit().IdleTimeout; 0 < idle && idle <= quietAfter {
@@ -74,7 +74,16 @@ func (c *conn) endIdle() {
 func (c *conn) hurry() {
 	defer c.contain() // as interrupt does
 	c.woken = true
-	_ = c.Conn.SetReadDeadline(time.Now().Add(retiredIdle))
+	end := time.Now().Add(retiredIdle)
+	c.leaves = end.UnixNano()
+	_ = c.Conn.SetReadDeadline(end)
+}
+
+// overdue reports whether the wait that hurry has limited is over, and not an earlier one.
+func (c *conn) overdue() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.leaves != 0 && time.Now().UnixNano() >= c.leaves
 }
 
 // wake ends the wait for a request when the server drains, and limits it when the server

@@ -46,6 +46,17 @@ func child(what string) {
 		fmt.Fprintln(os.NewFile(4, "say"), "ready")
 		_, _ = bufio.NewReader(os.NewFile(5, "hear")).ReadString('\n')
 		os.Exit(4)
+	case "ponder": // takes over when the test lets it
+		fmt.Fprintln(os.NewFile(4, "say"), "ready")
+		_, _ = bufio.NewReader(os.NewFile(5, "hear")).ReadString('\n')
+		fmt.Println("told")
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+		fmt.Fprintln(os.NewFile(4, "say"), "serving")
+	case "brief": // takes over, and ends
+		fmt.Fprintln(os.NewFile(4, "say"), "ready")
+		_, _ = bufio.NewReader(os.NewFile(5, "hear")).ReadString('\n')
+		fmt.Fprintln(os.NewFile(4, "say"), "serving")
+		return
 	case "half": // serves one of two
 		all, err := service.Inherit()
 		if err == nil {

@@ -48,26 +48,40 @@ func handOver(ctx context.Context, cmd *exec.Cmd, sockets []Socket) error {
 	if err != nil {
 		return c.fail(err, context.Cause(ctx))
 	}
-	owned := ""
-	for i, s := range sockets {
-		if l, ok := s.ln.(*Listener); ok && l.owns.CompareAndSwap(true, false) {
-			defer func() { l.owns.Store(err != nil) }()
-			owned += " " + strconv.Itoa(i)
-		}
-	}
+	owned, keep := giveFiles(sockets)
 	_ = c.hear.SetReadDeadline(time.Now().Add(beginTime))
 	if _, err = fmt.Fprintln(c.say, wordGo+owned); err == nil {
 		err = c.expect(wordServing)
 	}
 	if err != nil {
+		keep()
 		return c.fail(err, nil)
 	}
-	for _, s := range sockets {
-		if u, ok := s.ln.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false)
+	return nil
+}
+
+// giveFiles leaves the files of the unix sockets to the new process, before that is let
+// to accept: a shutdown may close the sockets at any time. It returns the numbers of those
+// that are to be the new process's own, and what undoes it.
+func giveFiles(sockets []Socket) (owned string, keep func()) {
+	var undo []func()
+	for i, s := range sockets {
+		switch l := s.ln.(type) {
+		case *Listener:
+			if l.owns.CompareAndSwap(true, false) {
+				owned += " " + strconv.Itoa(i)
+				undo = append(undo, func() { l.owns.Store(true) })
+			}
+		case *net.UnixListener:
+			l.SetUnlinkOnClose(false)
+			undo = append(undo, func() { l.SetUnlinkOnClose(true) })
 		}
 	}
-	return nil
+	return owned, func() {
+		for _, f := range undo {
+			f()
+		}
+	}
 }
 
 // beginTime is how long a process that was ready has to begin.

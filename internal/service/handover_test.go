@@ -153,6 +153,18 @@ func TestTwoHandOversAtATimeAreRefused(t *testing.T) {
 	assert.ErrorContains(t, turns.HandOver(t.Context(), "server", program(t, "a")), "call it while Serve is in progress")
 }
 
+// A server may begin anew before its last turn has ended altogether.
+func TestTheEndOfATurnLeavesTheNextOne(t *testing.T) {
+	turns := new(service.Turns)
+	sockets := []service.Socket{service.SocketOf(proxytest.Listen(t), "a")}
+	_, end := turns.Begin(t.Context(), "server", discard, sockets)
+	_, next := turns.Begin(t.Context(), "server", discard, sockets)
+	end()
+	missing := exec.Command(filepath.Join(t.TempDir(), "missing"))
+	assert.ErrorIs(t, turns.HandOver(t.Context(), "server", missing), os.ErrNotExist, "it can hand over")
+	next()
+}
+
 func TestBadCommandsAreRefused(t *testing.T) {
 	ln := proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(ln, "a"))
@@ -186,4 +198,47 @@ func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 	in.Close()
 	require.NoError(t, cmd.Wait())
 	assert.NoFileExists(t, path)
+}
+
+// A shutdown may close the socket of a process that has let the new one accept.
+func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	ln, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer ln.Close()
+	turns, _ := begun(t, service.SocketOf(ln, "a"))
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"=ponder")
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	says, out, err := os.Pipe()
+	require.NoError(t, err)
+	defer says.Close()
+	cmd.Stdout = out
+	done := make(chan error, 1)
+	go func() { done <- turns.HandOver(t.Context(), "server", cmd) }()
+	_, err = says.Read(make([]byte, 10))
+	require.NoError(t, err)
+	out.Close()
+	ln.Close()
+	_, err = in.Write([]byte("\n"))
+	require.NoError(t, err)
+	require.NoError(t, <-done)
+	assert.FileExists(t, path, "it is the new process's now")
+	in.Close()
+	require.NoError(t, cmd.Wait())
+}
+
+func TestAProcessThatRunsThisProgramAgainLeavesNoZombie(t *testing.T) {
+	m := manage(t)
+	t.Setenv(childEnv, "brief")
+	ln := proxytest.Listen(t)
+	turns, _ := begun(t, service.SocketOf(ln, "a"))
+	require.NoError(t, turns.HandOver(t.Context(), "server", nil))
+	m.heard()
+	m.heard()
+	line, _, _ := strings.Cut(m.heard(), "\n")
+	pid, err := strconv.Atoi(strings.TrimPrefix(line, "MAINPID="))
+	require.NoError(t, err)
+	proxytest.Eventually(t, "its end", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 }

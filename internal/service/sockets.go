@@ -87,6 +87,10 @@ func (s *Sockets) wrap(ln net.Listener, name string, owns bool) *Listener {
 	return l
 }
 
+// Own returns ln, a unix socket called name, as one of Sockets: the last process that it is
+// handed over to removes its file.
+func Own(ln net.Listener, name string) *Listener { return new(Sockets).wrap(ln, name, true) }
+
 // others says what there is, for an error about what there is not.
 func (s *Sockets) others() string {
 	s.mu.Lock()

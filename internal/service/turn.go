@@ -48,7 +48,9 @@ func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets
 		stop()
 		pass()
 		l.mu.Lock()
-		delete(l.all, server)
+		if l.all[server] == t { // or the next one has begun
+			delete(l.all, server)
+		}
 		l.mu.Unlock()
 		l.notices.end()
 	}
@@ -57,7 +59,8 @@ func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets
 // HandOver hands the sockets of a server over to the process of cmd, or to one that runs
 // this program again if cmd is nil. It tells the service manager.
 func (l *Turns) HandOver(ctx context.Context, server any, cmd *exec.Cmd) error {
-	if cmd == nil {
+	own := cmd == nil
+	if own {
 		cmd = exec.Command(os.Args[0], os.Args[1:]...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
@@ -85,8 +88,15 @@ func (l *Turns) HandOver(ctx context.Context, server any, cmd *exec.Cmd) error {
 		l.notices.keep(err)
 	}
 	t.leave(err)
+	if err == nil && own {
+		go reap(cmd)
+	}
 	return err
 }
+
+// reap waits for a process that nobody else can wait for: this one may outlive it, which
+// would leave a zombie.
+func reap(cmd *exec.Cmd) { _ = cmd.Wait() }
 
 // A turn is a server's time with its sockets.
 type turn struct {
