@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -283,4 +284,21 @@ func TestACopyForAMirrorGetsNoPage(t *testing.T) {
 		assert.Equal(t, "page for GET /", string(c.Do(get).Content))
 		other.WaitRequests(n + 1)
 	})
+}
+
+func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
+	var called atomic.Bool
+	overEachLane(t, afterRequest(func(c *proxytest.BackendConn) { _, _ = c.ReadRequest() }), func(t *testing.T, s *site) {
+		c := s.dial(t)
+		c.Send(get)
+		s.backend.WaitRequests(1)
+		require.NoError(t, c.Close())
+		x := s.record(t, 1)
+		assert.Equal(t, 499, x.Status)
+		assert.Zero(t, x.ResponseBytes)
+		assert.False(t, called.Load())
+	}, pages(func(w http.ResponseWriter, q *http.Request) {
+		called.Store(true)
+		page(w, q)
+	}, 499))
 }

@@ -24,7 +24,7 @@ func (x *fastExchange) pageOf(f *forward.Forwarder, status int) http.Handler {
 // failBy answers for fail, by a page if there is one.
 func (x *fastExchange) failBy(f *forward.Forwarder, fail *exchange.Failure) step {
 	page := x.pageOf(f, fail.Status)
-	if page == nil || fail.Page != nil || fail.Err == forward.ErrOtherLane {
+	if page == nil || fail.Page != nil || fail.Err == forward.ErrOtherLane || fail.Status == exchange.StatusClientClosed {
 		return x.answer(fail)
 	}
 	own := *fail // it may be the exchange's memory
