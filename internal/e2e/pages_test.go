@@ -314,3 +314,12 @@ func TestAPageKnowsItsExchange(t *testing.T) {
 		s.router.Handle("down.test", replaceTarget(s.upstream, proxytest.Refused(t)))
 	})
 }
+
+func TestAPageHasThePathsThatClientsKnow(t *testing.T) {
+	overEachLane(t, proxytest.Reply("HTTP/1.1 401 Unauthorized\r\nLocation: /v2/login\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
+		a := s.dial(t).Do("GET /api/x HTTP/1.1\r\n" + host + "\r\n")
+		assert.Equal(t, "page for GET /api/x", string(a.Content))
+		assert.Equal(t, []string{"/api/login"}, field(a.Raw, "Location"))
+		assert.Equal(t, []string{"a=b; Path=/api"}, field(a.Raw, "Set-Cookie"))
+	}, below("", "/api", "/v2"), pages(page, 401))
+}

@@ -8,7 +8,7 @@
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
 //   - prefix.go, translate.go: how paths differ between clients and targets
 //   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests
-//   - dial.go, transport.go, timekeeper.go, protocol.go: what a target is reached by
+//   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a target is reached by
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies

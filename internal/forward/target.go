@@ -94,13 +94,13 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	case c.Transport != nil:
 		t.client = transport{RoundTripper: c.Transport, foreign: true, dialTimeout: c.DialTimeout, headerTimeout: c.ResponseHeaderTimeout}
 	case u.Scheme == "h2c":
-		t.client, t.shares = transport{RoundTripper: apart(newTransport(dial, c, http2Only), u, c)}, true
+		t.client, t.shares = transport{RoundTripper: apart(func() *http.Transport { return newTransport(dial, c, http2Only) }, c)}, true
 	default:
 		t.Pool = newPool(u, dial, c)
 		t.client = client.New(t.Pool, client.Timeouts{Dial: c.DialTimeout, Header: c.ResponseHeaderTimeout, Stall: c.IdleTimeout})
 	}
 	if u.Scheme == "https" && c.Transport == nil {
-		t.h2, t.shares = transport{RoundTripper: apart(newTransport(dial, c, http2TLS), u, c)}, true
+		t.h2, t.shares = transport{RoundTripper: apart(func() *http.Transport { return newTransport(dial, c, http2TLS) }, c)}, true
 	}
 	return t
 }

@@ -1,21 +1,16 @@
 package forward
 
 import (
-	"cmp"
-	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
-	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
 // A transport lets an http.RoundTripper be a Doer.
@@ -54,38 +49,6 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 		ae.Op, ae.Wrote = "dial", false
 	}
 	return nil, ae
-}
-
-// maxApart is how many idle connections a partition keeps.
-const maxApart = 256
-
-// A partition is an http.Transport that keeps connections for the same header of the PROXY protocol: those of a host, since
-// it takes each header for a host of its own. It always dials the same target.
-type partition struct{ *http.Transport }
-
-// apart returns t, which reaches u, as c wants it.
-func apart(t *http.Transport, u *url.URL, c *Config) http.RoundTripper {
-	if c.ProxyProtocol == 0 {
-		return t
-	}
-	if t.TLSClientConfig == nil {
-		t.TLSClientConfig = new(tls.Config)
-	}
-	t.TLSClientConfig.ServerName = cmp.Or(t.TLSClientConfig.ServerName, u.Hostname())
-	t.MaxIdleConns = maxApart
-	return partition{t}
-}
-
-// RoundTrip implements http.RoundTripper.
-func (p partition) RoundTrip(req *http.Request) (*http.Response, error) {
-	out, u := *req, *req.URL
-	out.URL, out.Host = &u, cmp.Or(req.Host, req.URL.Host)
-	u.Host = hex.EncodeToString(proxyproto.AppendV2(nil, *proxyproto.FromContext(req.Context()))) + ".invalid"
-	res, err := p.Transport.RoundTrip(&out)
-	if res != nil {
-		res.Request = req
-	}
-	return res, err
 }
 
 // earlyResponses passes the interim responses of an attempt on. A transport may tell of

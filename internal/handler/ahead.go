@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"io"
 	"sync"
 
@@ -55,6 +56,7 @@ func (a *roundTrip) countOut() {
 // run is the goroutine.
 func (h *ahead) run() {
 	defer close(h.done)
+	defer h.quit()
 	for {
 		p := h.room()
 		if p == nil {
@@ -62,7 +64,9 @@ func (h *ahead) run() {
 		}
 		n, err := h.read(p)
 		if err == io.EOF {
-			h.body.Close()
+			if fault := h.leave(); fault != nil {
+				err = fault
+			}
 			h.over()
 		}
 		h.add(n, err)
@@ -70,14 +74,34 @@ func (h *ahead) run() {
 			break
 		}
 	}
-	h.body.Close()
+	_ = h.leave()
 }
 
-// read is Read of a body that a Transport of the program may have made.
+// read is Read of a body that a hook of the program may have made.
 func (h *ahead) read(p []byte) (n int, err error) {
 	defer exchange.Contain("a response body", &err)
-	return h.body.Read(p)
+	m, err := h.body.Read(p)
+	return len(p[:m]), err // a panic if it says that it has read more than there is room for
 }
+
+// leave is Close of such a body.
+func (h *ahead) leave() (err error) {
+	defer exchange.Contain("a response body", &err)
+	h.body.Close()
+	return nil
+}
+
+// quit ends what waits for more, also if the body has ended the goroutine.
+func (h *ahead) quit() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil {
+		h.err = errQuit
+	}
+	h.changed.Broadcast()
+}
+
+var errQuit = errors.New("the body of the response has ended the goroutine that reads it")
 
 // room returns where to read to, once there is room, or nil if the ahead is closed.
 func (h *ahead) room() []byte {

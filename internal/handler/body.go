@@ -20,7 +20,8 @@ type requestBody struct {
 	q       *http.Request
 	flight  *flight
 	edit    *forward.Edit // of who serves the request
-	trailer http.Header   // filled at EOF
+	names   []string      // of the trailers that are announced and pass
+	trailer http.Header   // what passes, once the body is whole: its reader writes them
 
 	replaced atomic.Pointer[[]string] // names that are no trailers: the hook of an attempt has set them
 }
@@ -39,21 +40,60 @@ func (b *requestBody) setEdit(edit *forward.Edit) {
 	if b.edit = edit; q.ContentLength >= 0 && q.Trailer == nil { // HTTP/2 may send some behind a length, announced or not
 		return
 	}
-	b.trailer = make(http.Header, len(q.Trailer))
+	b.names, b.trailer = nil, make(http.Header, len(q.Trailer))
 	for k, v := range q.Trailer {
 		if !b.passes(k) {
 			continue
 		}
-		if b.trailer[k] = nil; b.Whole() {
+		if b.names = append(b.names, k); b.Whole() {
 			b.trailer[k] = v
 		}
 	}
 }
 
-// reader returns the body from its beginning, for the next attempt.
-func (b *requestBody) reader() io.ReadCloser {
-	r := b.Attempt()
-	return &r
+// An attemptBody is the body as one attempt reads it. It has trailers of its own, since
+// the last attempt may still read, and get those of the client.
+type attemptBody struct {
+	exchange.BodyReader
+	b       *requestBody
+	trailer http.Header // filled at EOF
+}
+
+// reader returns the body from its beginning, for the next attempt, with its trailers: nil
+// if there can be none.
+func (b *requestBody) reader() (io.ReadCloser, http.Header) {
+	r := &attemptBody{BodyReader: b.Attempt(), b: b}
+	if b.trailer == nil {
+		return r, nil
+	}
+	r.trailer = make(http.Header, len(b.names))
+	for _, k := range b.names {
+		if b.passes(k) {
+			r.trailer[k] = nil
+		}
+	}
+	if b.Whole() {
+		r.fill()
+	}
+	return r, r.trailer
+}
+
+// Read implements io.Reader.
+func (r *attemptBody) Read(p []byte) (int, error) {
+	n, err := r.BodyReader.Read(p)
+	if err == io.EOF && r.trailer != nil {
+		r.fill()
+	}
+	return n, err
+}
+
+// fill notes the trailers of a body that is whole.
+func (r *attemptBody) fill() {
+	for k, v := range r.b.trailer {
+		if r.b.passes(k) {
+			r.trailer[k] = v
+		}
+	}
 }
 
 // Read reads from the client. Body calls it.

@@ -38,8 +38,7 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 		out.Header["Content-Length"] = []string{"0"}
 	}
 	if a.body != nil && q.Method != http.MethodConnect {
-		out.Body = a.body.reader()
-		if out.Trailer = a.body.trailer; len(out.Trailer) > 0 {
+		if out.Body, out.Trailer = a.body.reader(); len(out.Trailer) > 0 {
 			out.ContentLength = -1 // over HTTP/1.1 trailers need chunks (RFC 9112, 7.1.2)
 		} else if a.buffered && a.body.Whole() {
 			a.measure(out)

@@ -41,13 +41,14 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	case res.ProtoMajor == 1: // a length excludes trailers
 		tellEnding(a.w, ending.Untrailed)
 	}
+	stream := streams(res) // before another goroutine reads, which fills Trailer
 	if a.absorbs(res) {
 		behind := a.readAhead(res.Body, a.f.BufferResponses)
 		defer behind.Close()
 		defer a.stopUpload(res)
 		res.Body = behind
 	}
-	if fail := a.copyBody(res); fail != nil {
+	if fail := a.copyBody(res, stream); fail != nil {
 		return fail
 	}
 	a.writeTrailers(res, announced)
@@ -185,13 +186,18 @@ func tellEnding(w http.ResponseWriter, how func(ending)) {
 	}
 }
 
+// streams reports whether the response is a body of unknown length, an event stream or
+// anything with trailers.
+func streams(res *http.Response) bool {
+	return res.ContentLength < 0 || len(res.Trailer) > 0 ||
+		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
+}
+
 // copyBody copies the response body as it comes. It is flushed whenever the
 // target has nothing more to say for now: behind a client that does not tell,
-// that is taken to be so all the time for a body of unknown length, an event
-// stream and anything with trailers, and for others when a read was short.
-func (a *roundTrip) copyBody(res *http.Response) *exchange.Failure {
-	stream := res.ContentLength < 0 || len(res.Trailer) > 0 ||
-		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
+// that is taken to be so all the time for a stream, and for others when a read was
+// short.
+func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure {
 	a.flight.begun.Store(true)
 	if a.body != nil {
 		a.body.Answer()

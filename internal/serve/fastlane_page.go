@@ -35,6 +35,9 @@ func (x *fastExchange) failBy(f *forward.Forwarder, fail *exchange.Failure) step
 // bytes has been read.
 func (x *fastExchange) respondBy(f *forward.Forwarder, up *pool.Conn, n int, page http.Handler) step {
 	forward.Bare(&x.res)
+	if f.Translates() {
+		x.translate(f)
+	}
 	a := &exchange.Answer{Status: x.res.Status, Header: make(http.Header), Page: page}
 	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
 	a.AddFields(forward.AppendUpgrade(x.fields, &x.res))

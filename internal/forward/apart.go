@@ -1,0 +1,114 @@
+package forward
+
+import (
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/hostproxy/hostproxy/internal/proxyproto"
+)
+
+// maxApart is how many idle connections are kept for the headers of the PROXY protocol.
+const maxApart = 256
+
+// A partition keeps the connections of HTTP/2 for each header of the PROXY protocol
+// apart: those for one header are in an http.Transport of their own. A single one that
+// takes each header for a host of its own would not do: what it pushes out of its list of
+// idle connections stays open, and out of use, until IdleConnTimeout.
+type partition struct {
+	transport func() *http.Transport
+
+	mu   sync.Mutex // guards what follows
+	all  map[proxyproto.Header]*share
+	idle []*share // without a request, the one used last at the end
+}
+
+// A share is what a partition has for one header.
+type share struct {
+	*http.Transport
+	header proxyproto.Header
+	busy   int // requests; guarded by the partition
+}
+
+// apart returns what transport makes, as c wants it.
+func apart(transport func() *http.Transport, c *Config) http.RoundTripper {
+	if c.ProxyProtocol == 0 {
+		return transport()
+	}
+	return &partition{transport: transport, all: make(map[proxyproto.Header]*share)}
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *partition) RoundTrip(req *http.Request) (*http.Response, error) {
+	s := p.enter(*proxyproto.FromContext(req.Context()))
+	res, err := s.RoundTrip(req)
+	if err != nil || res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // which takes the connection away
+		p.leave(s)
+		return res, err
+	}
+	res.Body = &shareBody{ReadCloser: res.Body, over: sync.OnceFunc(func() { p.leave(s) })}
+	return res, nil
+}
+
+// enter returns the share for h, which does not become idle until leave.
+func (p *partition) enter(h proxyproto.Header) *share {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.all[h]
+	switch {
+	case s == nil:
+		s = &share{Transport: p.transport(), header: h}
+		p.all[h] = s
+	case s.busy == 0:
+		p.idle = slices.DeleteFunc(p.idle, func(other *share) bool { return other == s })
+	}
+	s.busy++
+	return s
+}
+
+// leave notes the end of a request to s. The share that has been idle for longest makes
+// room for it.
+func (p *partition) leave(s *share) {
+	p.mu.Lock()
+	var old *share
+	if s.busy--; s.busy == 0 {
+		if p.idle = append(p.idle, s); len(p.idle) > maxApart {
+			old, p.idle = p.idle[0], slices.Delete(p.idle, 0, 1)
+			delete(p.all, old.header)
+		}
+	}
+	p.mu.Unlock()
+	if old != nil {
+		old.CloseIdleConnections()
+	}
+}
+
+// CloseIdleConnections closes the connections without a request.
+func (p *partition) CloseIdleConnections() {
+	p.mu.Lock()
+	var all []*share
+	for _, s := range p.all {
+		all = append(all, s)
+	}
+	for _, s := range p.idle {
+		delete(p.all, s.header)
+	}
+	p.idle = nil
+	p.mu.Unlock()
+	for _, s := range all {
+		s.CloseIdleConnections()
+	}
+}
+
+// A shareBody tells a partition when its exchange is over.
+type shareBody struct {
+	io.ReadCloser
+	over func()
+}
+
+// Close implements io.Closer.
+func (b *shareBody) Close() error {
+	defer b.over()
+	return b.ReadCloser.Close()
+}
