@@ -36,6 +36,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -321,8 +322,15 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	for _, c := range companions { // one that ends leaves the others
 		go func() { errs <- c.Serve(beside) }()
 	}
+	left, deaf := atomic.Int64{}, s.Router.deaf(s)
+	left.Store(int64(len(doors)))
 	for _, d := range doors {
 		d.Server.Handed = handed
+		d.Server.Deaf = func() {
+			if left.Add(-1) == 0 {
+				close(deaf)
+			}
+		}
 		go func() {
 			err := d.Server.Serve(ctx, d.Listener)
 			if handed.Err() == nil { // or else each ends with its last connection
@@ -343,7 +351,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 }
 
 // HandOver starts a new process that takes over the listeners of s. It returns nil when
-// the new process serves them. s then stops accepting connections, and [Server.Serve]
+// the new process serves them and s accepts no more connections. [Server.Serve] then
 // returns nil when its connections have ended:
 //
 //   - Connections that wait to be accepted are accepted by the new process.
@@ -379,19 +387,14 @@ func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
 		return errors.New("hostproxy: Server.Router is nil: set it")
 	}
+	deaf := s.Router.deaf(s)
 	if err := s.Router.turns.HandOver(ctx, s, cmd); err != nil {
 		return fmt.Errorf("hostproxy: HandOver: %w", err)
 	}
-	return nil
-}
-
-// passOn leaves to the process that has taken over when targets sleep.
-func (r *Router) passOn() {
-	for _, u := range r.uses.All() {
-		if f := u.compiled.InUse(); f != nil {
-			f.PassOn()
-		}
+	if deaf != nil {
+		<-deaf
 	}
+	return nil
 }
 
 // socketsOf returns the listeners under the names that they have for HandOver.
@@ -551,14 +554,6 @@ func (s *Server) clone() Server {
 	return c
 }
 
-// clone returns a copy of p, nil if p is nil.
-func (p *ProxyProtocol) clone() *ProxyProtocol {
-	if p == nil {
-		return nil
-	}
-	return &ProxyProtocol{slices.Clone(p.From), p.Timeout}
-}
-
 // reloadable returns the fields that Reload may change.
 func (s *Server) reloadable() ([]*time.Duration, []*int) {
 	return []*time.Duration{&s.ReadHeaderTimeout, &s.IdleTimeout, &s.DrainTimeout, &s.HandshakeTimeout},
@@ -587,6 +582,7 @@ type running struct {
 	fields settings.Snapshot // in force
 	now    Server            // the fields that Reload may change
 	budget *serve.Budget
+	deaf   chan struct{} // closed when all its listeners are
 }
 
 // inUse returns a copy of s with the fields that are in force.
@@ -1056,7 +1052,7 @@ func (r *Router) started(s *Server, b *serve.Budget) (*Server, bool) {
 		r.running = make(map[*Server]running)
 	}
 	began := s.clone()
-	r.running[s] = running{settings.Take(s), began, b}
+	r.running[s] = running{settings.Take(s), began, b, make(chan struct{})}
 	b.Trusted, b.Log, b.MaxPerClient = r.TrustedProxies, r.logger(), s.MaxConnsPerClient
 	r.budgets.Add(b)
 	return &began, true

@@ -1159,3 +1159,28 @@ func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
 	}
 	return fmt.Errorf("hostproxy: pattern %q: its paths do not begin with the Upstream's StripPrefix, %q: every request would get 404", spelling, prefix)
 }
+
+// deaf returns what is closed when s, which serves r, accepts no more connections; nil if
+// it does not serve.
+func (r *Router) deaf(s *Server) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[s].deaf
+}
+
+// passOn leaves to the process that has taken over when targets sleep.
+func (r *Router) passOn() {
+	for _, u := range r.uses.All() {
+		if f := u.compiled.InUse(); f != nil {
+			f.PassOn()
+		}
+	}
+}
+
+// clone returns a copy of p, nil if p is nil.
+func (p *ProxyProtocol) clone() *ProxyProtocol {
+	if p == nil {
+		return nil
+	}
+	return &ProxyProtocol{slices.Clone(p.From), p.Timeout}
+}

@@ -387,3 +387,15 @@ func TestAnIdleConnectionEndsSoonAfterAHandOver(t *testing.T) {
 	assert.InDelta(t, 6, time.Since(start).Seconds(), 4)
 	assert.NoError(t, <-g.done)
 }
+
+func TestOnlyTheNewProcessAcceptsOnceHandOverReturns(t *testing.T) {
+	for range 5 {
+		overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
+			w := g.webSocket(t)
+			require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+			assert.Equal(t, "new", string(g.dial(t).Do(get).Content))
+			w.Close()
+			assert.NoError(t, <-g.done)
+		})
+	}
+}

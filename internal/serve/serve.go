@@ -65,6 +65,9 @@ type Server struct {
 	// Handed is done when another process serves the listener; nil means never.
 	Handed context.Context
 
+	// Deaf is called when Serve has closed its listener; nil is nothing.
+	Deaf func()
+
 	http       *http.Server    // as handlers see it; it serves nothing
 	base       context.Context // of requests
 	stamp      atomic.Pointer[stamp]
@@ -106,6 +109,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	err := s.accept(accepting, ln)
 	ln.Close()
+	if s.Deaf != nil {
+		s.Deaf()
+	}
 	limit := s.limit().DrainTimeout
 	if err == nil && s.handed() {
 		limit = s.retire(ctx, retire)
