@@ -122,7 +122,7 @@ func (c *conns) counted(h http.Handler) http.Handler {
 				x.inFlight.Add(-1)
 			}()
 		}
-		h.ServeHTTP(w, q)
+		h.ServeHTTP(w, asNetHTTP(q))
 	})
 }
 

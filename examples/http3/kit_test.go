@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
 
@@ -31,7 +32,7 @@ type site struct {
 }
 
 // newSite returns a site with certificates for hosts, which runs once start is called.
-func newSite(t *testing.T, hosts ...string) *site {
+func newSite(t testing.TB, hosts ...string) *site {
 	t.Helper()
 	s := &site{router: &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}, own: &http3.Server{Addr: "127.0.0.1:0"}}
 	s.router.TLS.Config, s.roots = proxytest.TLS(t, hosts...)
@@ -39,31 +40,43 @@ func newSite(t *testing.T, hosts ...string) *site {
 	return s
 }
 
-func (s *site) start(t *testing.T) *site {
+func (s *site) start(t testing.TB) *site {
 	t.Helper()
 	s.run = proxytest.Start(t, s.server)
+	proxytest.Eventually(t, "the socket is open", func() bool { return s.own.LocalAddr() != nil })
 	return s
 }
 
 // client returns a client that reaches s by the protocol h1, h2 or h3. certs are its own.
-func (s *site) client(t *testing.T, protocol string, certs ...tls.Certificate) *http.Client {
+func (s *site) client(t testing.TB, protocol string, certs ...tls.Certificate) *http.Client {
 	t.Helper()
 	if protocol == "h3" {
 		return h3Client(t, &tls.Config{RootCAs: s.roots, Certificates: certs}, s.own.LocalAddr().String)
 	}
-	c := proxytest.HTTPClient(t, s.run.HTTPS, s.roots, protocol)
-	c.Transport.(*http.Transport).TLSClientConfig.Certificates = certs
-	return c
+	tr := &http.Transport{
+		TLSClientConfig:       &tls.Config{RootCAs: s.roots, Certificates: certs},
+		Protocols:             new(http.Protocols),
+		ExpectContinueTimeout: proxytest.Patience,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", s.run.HTTPS)
+		},
+	}
+	tr.Protocols.SetHTTP1(protocol == "h1")
+	tr.Protocols.SetHTTP2(protocol == "h2")
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, CheckRedirect: noRedirects}
 }
 
+func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // h3Client returns a client that connects to the address that to returns at that time.
-func h3Client(t *testing.T, conf *tls.Config, to func() string) *http.Client {
+func h3Client(t testing.TB, conf *tls.Config, to func() string) *http.Client {
 	t.Helper()
 	tr := &h3.Transport{TLSClientConfig: conf, Dial: func(ctx context.Context, _ string, conf *tls.Config, q *quic.Config) (*quic.Conn, error) {
 		return quic.DialAddr(ctx, to(), conf, q)
 	}}
 	t.Cleanup(func() { tr.Close() })
-	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: tr, CheckRedirect: noRedirects}
 }
 
 // get returns the status, the body and the header of a response.
