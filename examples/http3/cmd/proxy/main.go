@@ -1,4 +1,4 @@
-// Command cmd runs a proxy for one target, over HTTP/1.1, HTTP/2 and HTTP/3.
+// Command proxy runs a proxy for one target, over HTTP/1.1, HTTP/2 and HTTP/3.
 package main
 
 import (
