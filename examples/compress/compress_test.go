@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
@@ -444,6 +445,17 @@ func TestAWebSocketPasses(t *testing.T) {
 		c.Expect("\x82\x84\x00\x00\x00\x00some")
 		c.Close()
 	}
+}
+
+// A WebSocket over HTTP/2 or HTTP/3 is a CONNECT, whose response is the stream.
+func TestAConnectIsNotTouched(t *testing.T) {
+	w := httptest.NewRecorder()
+	h, err := compress.New(http.HandlerFunc(func(got http.ResponseWriter, _ *http.Request) { assert.Same(t, w, got) }), compress.Options{})
+	require.NoError(t, err)
+	q := httptest.NewRequest(http.MethodConnect, "https://a.test/", nil)
+	q.Header.Set("Accept-Encoding", "gzip")
+	h.ServeHTTP(w, q)
+	assert.Empty(t, w.Header())
 }
 
 func TestTheRouterSeesTheUpstreamBehindAHandler(t *testing.T) {
