@@ -48,7 +48,9 @@ func TestAGetMayHaveABody(t *testing.T) {
 			for i := len(texts) - 1; i >= 0; i-- {
 				want = texts[i] + want
 			}
-			send.Close()
+			if len(texts) == 0 { // it ends behind the head of the response
+				send.Close()
+			}
 			got, err := io.ReadAll(res.Body)
 			assert.NoError(t, err)
 			assert.Equal(t, want, string(got), p)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 
 	"github.com/quic-go/quic-go"
@@ -20,7 +21,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestMain(m *testing.M) { proxytest.Main(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(addrEnv); addr != "" {
+		if err := takeOver(addr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	proxytest.Main(m)
+}
 
 // A site is a proxy over all protocols.
 type site struct {
