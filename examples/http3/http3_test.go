@@ -218,7 +218,7 @@ func openWebSocket(t *testing.T, c *http.Client, url string) (*http.Response, *i
 	return res, send
 }
 
-// socketTarget echoes after the upgrade.
+// socketTarget echoes 20 bytes after the upgrade.
 func socketTarget(t *testing.T) string {
 	t.Helper()
 	return proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -232,7 +232,8 @@ func socketTarget(t *testing.T) string {
 		}
 		_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
 		_ = c.SetDeadline(time.Now().Add(time.Minute))
-		_, _ = io.Copy(c.Conn, c.Conn)
+		_, _ = io.CopyN(c.Conn, c.Conn, 20)
+		_, _ = io.Copy(io.Discard, c.Conn)
 	}).Addr()
 }
 
