@@ -1,0 +1,36 @@
+// Command proxy compresses the responses of one target.
+package main
+
+import (
+	"flag"
+	"log"
+	"net/http"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/compress"
+)
+
+func main() {
+	to := flag.String("to", "localhost:4006", "the target")
+	addr := flag.String("addr", "localhost:8080", "address for HTTP")
+	flag.Parse()
+	r, err := router(*to)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.ListenAndServe(*addr, r))
+}
+
+// router returns a Router that serves all hosts by the target, compressed.
+func router(to string) (*hostproxy.Router, error) {
+	u, err := hostproxy.NewUpstream(to)
+	if err != nil {
+		return nil, err
+	}
+	h, err := compress.New(u, compress.Options{})
+	if err != nil {
+		return nil, err
+	}
+	r := new(hostproxy.Router)
+	return r, r.Set("*", h)
+}

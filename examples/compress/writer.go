@@ -1,0 +1,126 @@
+package compress
+
+import (
+	"net/http"
+	"strings"
+)
+
+// An inner is the writer that the handler gets. It decides from the head of the response
+// whether gzhttp may see it.
+type inner struct {
+	http.ResponseWriter                     // gzhttp's
+	to                  http.ResponseWriter // gzhttp's too, or the server's own
+	h                   *Handler
+	q                   *http.Request
+	wrote               bool
+}
+
+// Unwrap lets http.ResponseController find what gzhttp and the server can do.
+func (w *inner) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *inner) WriteHeader(status int) {
+	if w.wrote {
+		return
+	}
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.wrote = true
+	h := w.Header()
+	onlyOnce(h)
+	if w.stays(status, h) {
+		w.to = w.server()
+	} else if !lists(h["Vary"], "Accept-Encoding") && !lists(h["Vary"], "*") { // the handler has replaced it
+		h.Add("Vary", "Accept-Encoding")
+	}
+	if status == http.StatusNotModified {
+		weakenIfAsked(h, w.q.Header)
+	}
+	w.to.WriteHeader(status)
+}
+
+func (w *inner) Write(p []byte) (int, error) {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.to.Write(p)
+}
+
+// Flush implements http.Flusher.
+func (w *inner) Flush() { _ = w.FlushError() }
+
+// FlushError flushes all that was written. The head of a response that may be compressed
+// waits for the first byte of its body.
+func (w *inner) FlushError() error {
+	if !w.wrote {
+		w.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(w.to).Flush()
+}
+
+// stays reports whether the response with that head is never compressed. gzhttp looks at
+// lengths and at the type.
+func (w *inner) stays(status int, h http.Header) bool {
+	switch {
+	case status < 200, status == http.StatusNoContent, status == http.StatusPartialContent, status == http.StatusNotModified:
+		return true
+	case h.Get("Content-Encoding") != "", h.Get("Content-Range") != "":
+		return true
+	}
+	t := h.Get("Content-Type")
+	return isGRPC(h) || hasType(h, "text/event-stream") || noTransform(h) || t != "" && !w.h.compressible(t)
+}
+
+// server returns the server's writer, below gzhttp's.
+func (w *inner) server() http.ResponseWriter {
+	for at := w.ResponseWriter; ; {
+		switch x := at.(type) {
+		case *outer:
+			return x.ResponseWriter
+		case interface{ Unwrap() http.ResponseWriter }:
+			at = x.Unwrap()
+		default:
+			return w.ResponseWriter
+		}
+	}
+}
+
+// An outer is the writer that gzhttp gets. It sees whether the response is compressed.
+type outer struct{ http.ResponseWriter }
+
+// Unwrap lets http.ResponseController find what the server can do.
+func (w *outer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *outer) WriteHeader(status int) {
+	if h := w.Header(); status >= 200 && h.Get("Content-Encoding") != "" { // or inner had passed it by
+		weaken(h)
+		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"} { // of what was
+			h.Del(name)
+		}
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// weaken makes the ETag weak: the bytes are others, what they mean is the same (RFC 9110,
+// 8.8.1).
+func weaken(h http.Header) {
+	if e := h.Get("Etag"); strings.HasPrefix(e, `"`) {
+		h.Set("Etag", "W/"+e)
+	}
+}
+
+// weakenIfAsked makes the ETag of a 304 the weak one that the client has asked about:
+// otherwise a cache does not find its response (RFC 9111, 4.3.4).
+func weakenIfAsked(h, asked http.Header) {
+	if e := h.Get("Etag"); strings.HasPrefix(e, `"`) && lists(asked["If-None-Match"], "W/"+e) {
+		h.Set("Etag", "W/"+e)
+	}
+}
+
+// onlyOnce drops what gzhttp has added to Vary if the handler has said the same.
+func onlyOnce(h http.Header) {
+	if v := h["Vary"]; len(v) > 1 && v[0] == "Accept-Encoding" && lists(v[1:], "Accept-Encoding") {
+		h["Vary"] = v[1:]
+	}
+}

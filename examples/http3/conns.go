@@ -1,0 +1,151 @@
+package http3
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	h3 "github.com/quic-go/quic-go/http3"
+)
+
+const (
+	// manyHandshakes is from how many handshakes in flight clients must show that packets
+	// reach their address, at the cost of a round trip: a sender with a forged address
+	// cannot.
+	manyHandshakes = 128
+
+	// lastWait is how long a connection without requests stays open in a shutdown, for
+	// packets that are lost.
+	lastWait = 2 * time.Second
+)
+
+var errFull = errors.New("too many connections")
+
+// conns are the connections of a session.
+type conns struct {
+	max, perClient int
+
+	mu       sync.Mutex
+	clients  map[netip.Prefix]int // open connections, handshakes included
+	all      int
+	accepted map[*quic.Conn]*conn // those of clients that have finished the handshake
+}
+
+// A conn is a connection that serves requests.
+type conn struct {
+	inFlight atomic.Int64
+	idleAt   atomic.Int64 // when the last request ended, in nanoseconds of Unix time
+}
+
+// connKey is the key of a connection's conn in contexts.
+type connKey struct{}
+
+func newConns(s *Server) *conns {
+	return &conns{max: s.MaxConns, perClient: s.MaxConnsPerClient, clients: map[netip.Prefix]int{}, accepted: map[*quic.Conn]*conn{}}
+}
+
+// client returns what counts as one client.
+func client(a net.Addr) netip.Prefix {
+	u, ok := a.(*net.UDPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	addr := u.AddrPort().Addr().Unmap().WithZone("")
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64
+	}
+	p, _ := addr.Prefix(bits)
+	return p
+}
+
+// doubts reports whether a client must show that its address is its own. Forged addresses
+// thus use up half of a client's connections at most.
+func (c *conns) doubts(a net.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all-len(c.accepted) >= manyHandshakes || c.perClient > 0 && 2*c.clients[client(a)] >= c.perClient
+}
+
+// admit counts a new connection, or refuses it. ctx is done when the connection has ended.
+func (c *conns) admit(ctx context.Context, i *quic.ClientInfo) (context.Context, error) {
+	p := client(i.RemoteAddr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.max > 0 && c.all >= c.max || c.perClient > 0 && c.clients[p] >= c.perClient {
+		return nil, errFull
+	}
+	c.all++
+	c.clients[p]++
+	context.AfterFunc(ctx, func() { c.forget(p) })
+	return ctx, nil
+}
+
+// forget takes back what admit has counted.
+func (c *conns) forget(p netip.Prefix) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all--
+	if c.clients[p]--; c.clients[p] == 0 {
+		delete(c.clients, p)
+	}
+}
+
+// open adds a connection that serves requests.
+func (c *conns) open(ctx context.Context, q *quic.Conn) context.Context {
+	x := new(conn)
+	x.idleAt.Store(time.Now().UnixNano())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.accepted[q] = x
+	context.AfterFunc(q.Context(), func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.accepted, q)
+	})
+	return context.WithValue(ctx, connKey{}, x)
+}
+
+// counted returns h, and counts its requests.
+func (c *conns) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if x, ok := q.Context().Value(connKey{}).(*conn); ok {
+			x.inFlight.Add(1)
+			defer func() {
+				x.idleAt.Store(time.Now().UnixNano())
+				x.inFlight.Add(-1)
+			}()
+		}
+		h.ServeHTTP(w, asNetHTTP(q))
+	})
+}
+
+// closeIdle closes the connections that have had no request for a while. Clients should do
+// so when they get GOAWAY.
+func (c *conns) closeIdle() {
+	now := time.Now().UnixNano()
+	c.closeIf(func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(lastWait) })
+}
+
+// closeAll closes all connections.
+func (c *conns) closeAll() { c.closeIf(func(*conn) bool { return true }) }
+
+func (c *conns) closeIf(which func(*conn) bool) {
+	c.mu.Lock()
+	var close []*quic.Conn
+	for q, x := range c.accepted {
+		if which(x) {
+			close = append(close, q)
+		}
+	}
+	c.mu.Unlock()
+	for _, q := range close {
+		_ = q.CloseWithError(quic.ApplicationErrorCode(h3.ErrCodeNoError), "shutdown")
+	}
+}
