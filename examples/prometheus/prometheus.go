@@ -61,11 +61,11 @@ func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	case o.MaxPairs == 0:
 		o.MaxPairs = defaultPairs
 	case o.MaxPairs < 0 || o.MaxPairs > mostPairs:
-		errs = append(errs, fmt.Errorf("MaxPairs is %d: want 0 to %d", o.MaxPairs, mostPairs))
+		errs = append(errs, fmt.Errorf("%d pairs in MaxPairs: want 0 to %d", o.MaxPairs, mostPairs))
 	}
 	for i := 1; i < len(o.Buckets); i++ {
 		if !(o.Buckets[i-1] < o.Buckets[i]) {
-			errs = append(errs, fmt.Errorf("Buckets has %v before %v: want increasing bounds", o.Buckets[i-1], o.Buckets[i]))
+			errs = append(errs, fmt.Errorf("%v before %v in Buckets: want increasing bounds", o.Buckets[i-1], o.Buckets[i]))
 			break
 		}
 	}

@@ -239,8 +239,8 @@ func TestRefusalsAreCountedOverRestarts(t *testing.T) {
 }
 
 // invented is how many hosts are invented: more than the bounds of everything that is kept. MaxPairs is the largest, and a
-// host that is new after that many has the code path of the millionth. `-invented 1000000` asks with a million.
-var invented = flag.Int("invented", 200_000, "hosts that are invented")
+// host that is new after that many takes the same path as every later one.
+var invented = flag.Int("invented", 1_000_000, "hosts that are invented")
 
 func TestInventedHostsMakeNoSeries(t *testing.T) {
 	var r hostproxy.Router
@@ -374,10 +374,10 @@ func TestCertificatesOnDemandShareALabel(t *testing.T) {
 
 func TestBadOptionsAreErrors(t *testing.T) {
 	for want, o := range map[string]prometheus.Options{
-		"MaxPairs is -1: want 0 to 100000":                 {MaxPairs: -1},
-		"MaxPairs is 1000000: want 0 to 100000":            {MaxPairs: 1_000_000},
-		"Buckets has 2 before 1: want increasing bounds":   {Buckets: []float64{2, 1}},
-		"Buckets has NaN before 1: want increasing bounds": {Buckets: []float64{math.NaN(), 1}},
+		"-1 pairs in MaxPairs: want 0 to 100000":          {MaxPairs: -1},
+		"1000000 pairs in MaxPairs: want 0 to 100000":     {MaxPairs: 1_000_000},
+		"2 before 1 in Buckets: want increasing bounds":   {Buckets: []float64{2, 1}},
+		"NaN before 1 in Buckets: want increasing bounds": {Buckets: []float64{math.NaN(), 1}},
 	} {
 		_, err := prometheus.New(nil, o)
 		assert.ErrorContains(t, err, want)
