@@ -197,6 +197,7 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 		{"certmagic in the check of its storages", "internal/storagetest/storagetest.go", "// Package storagetest checks.\npackage storagetest\nimport _ \"github.com/caddyserver/certmagic\"\n"},
 		{"zap in certs", "internal/certs/certs.go", "// Package certs certifies.\npackage certs\nimport _ \"go.uber.org/zap\"\n"},
 		{"testify and the kit in tests", "internal/pool/pool_test.go", "package pool_test\nimport _ \"github.com/stretchr/testify/require\"\nimport _ \"" + ours + "/internal/proxytest\"\n"},
+		{"an example that uses its own package", "examples/five/cmd/main.go", "// Command cmd runs five.\npackage main\nimport _ \"" + ours + "/examples/five\"\n"},
 		{"other modules below", "internal/bench/a.go", "package main\nimport _ \"go.uber.org/zap\"\nimport _ \"" + ours + "/internal/pool\"\n"},
 		{"a documented folder of tests", "internal/e2e/e2e_test.go", "// Package e2e_test runs it all.\npackage e2e_test\n"},
 		{"a typed error and its methods", "internal/pool/a.go", "package pool\n// T is a T.\ntype T int\nfunc (T) Error() string { return \"\" }\nvar errT error = T(1)\n"},

@@ -130,7 +130,7 @@ func (c *checker) foreignImports() {
 					c.report(spec.Pos(), "only %s may import %s", strings.Join(places, " and "), foreign)
 				}
 			}
-			if to, ours := ourPackage(p); ours && to != "" && f.within("examples") {
+			if to, ours := ourPackage(p); ours && under(to, "internal") && f.within("examples") {
 				c.report(spec.Pos(), "an example shows the public API and imports nothing from internal")
 			}
 		}
