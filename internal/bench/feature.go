@@ -36,7 +36,7 @@ const (
 
 // features are measured with two targets, which are one and the same backend.
 func features() []feature {
-	return slices.Concat(choosing(), limiting(), editing(), observing(), hookFeatures())
+	return slices.Concat(choosing(), limiting(), editing(), observing(), hookFeatures(), metricsFeatures())
 }
 
 // set is the use of a feature that is a field of the upstream.
