@@ -1,0 +1,66 @@
+// Command proxy forwards hosts to targets, in plain HTTP, and writes the spans to standard output:
+//
+//	go run -C examples/otel ./cmd/proxy app.localhost=localhost:4000
+//
+// To send them to a collector, take otlptracehttp.New in place of stdouttrace.New.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
+	"go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/otel"
+)
+
+func main() {
+	addr := flag.String("addr", ":8080", "address to serve on, in plain HTTP")
+	trusted := flag.String("trusted", "127.0.0.0/8", "peers whose traces are continued")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	exporter, err := stdouttrace.New()
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := run(ctx, *addr, *trusted, flag.Args(), exporter); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// run forwards the hosts of args, host=target each, until ctx is done. Then it exports the spans that are left.
+func run(ctx context.Context, addr, trusted string, args []string, exporter trace.SpanExporter) error {
+	peers, err := netip.ParsePrefix(trusted)
+	if err != nil {
+		return err
+	}
+	provider := trace.NewTracerProvider(trace.WithBatcher(exporter))
+	t, err := otel.New(otel.Options{Provider: provider, Trusted: []netip.Prefix{peers}})
+	if err != nil {
+		return err
+	}
+	r := &hostproxy.Router{Begin: t.Begin, BeginAttempt: t.BeginAttempt, Observe: t.Observe}
+	for _, arg := range args {
+		host, target, ok := strings.Cut(arg, "=")
+		u, err := hostproxy.NewUpstream(target)
+		if !ok || err != nil {
+			return fmt.Errorf("argument %q: want host=target, such as app.localhost=localhost:4000 (%v)", arg, err)
+		}
+		if err := r.Set(host, u); err != nil {
+			return err
+		}
+	}
+	s := hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: addr, Role: hostproxy.RolePlain}}}
+	return errors.Join(s.Serve(ctx, nil, nil), provider.Shutdown(context.WithoutCancel(ctx)))
+}
