@@ -3,6 +3,7 @@ package otel_test
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -30,14 +31,15 @@ func FuzzTraceparent(f *testing.F) {
 		f.Add(name, clientParent+"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\ntraceparent: "+clientParent+"\r\n\r\nX", "", false)
 		f.Add(name, strings.Repeat("a=b,", 5000), " "+clientParent+"\t", true)
 	}
-	seen := make(chan [2]http.Header, 100)
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		_, _ = io.Copy(io.Discard, q.Body)
-		seen <- [2]http.Header{q.Header, q.Trailer}
-	}))
-	f.Cleanup(backend.Close)
-	fronts := map[bool][]string{}
+	fronts, targets := map[bool][]string{}, map[bool]chan [2]http.Header{}
 	for _, trusted := range []bool{false, true} {
+		seen := make(chan [2]http.Header, 1000) // of this kind of peer: a request may arrive after its client has gone
+		targets[trusted] = seen
+		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			_, _ = io.Copy(io.Discard, q.Body)
+			seen <- [2]http.Header{q.Header, q.Trailer}
+		}))
+		f.Cleanup(backend.Close)
 		for _, h := range []bool{false, true} {
 			var r hostproxy.Router
 			r.Handle("*", hostproxy.To(backend.Listener.Addr().String()))
@@ -55,11 +57,14 @@ func FuzzTraceparent(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name, one, two string, trusted bool) {
 		for _, front := range fronts[trusted] {
+			reached := 0
 			c := proxytest.Dial(t, front)
 			c.Send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n%s: %s\r\ntraceparent: %s\r\n\r\n", name, one, two))
-			c.Rest() // all have ended
-			for len(seen) > 0 {
+			_ = c.Conn.Conn.(*net.TCPConn).CloseWrite() // or a body that has been announced would be waited for
+			c.Rest()
+			for seen := targets[trusted]; len(seen) > 0; {
 				q := <-seen
+				reached++
 				for key, values := range q[0] {
 					if strings.EqualFold(key, "Traceparent") {
 						assert.Equal(t, "Traceparent", key)
@@ -71,6 +76,9 @@ func FuzzTraceparent(f *testing.F) {
 				if !trusted {
 					assert.NotContains(t, q[0].Get("Traceparent"), clientTrace)
 				}
+			}
+			if name == "Tracestate" && one == clientParent && two == one {
+				assert.Positive(t, reached, "nothing is wrong with this one")
 			}
 		}
 	})
