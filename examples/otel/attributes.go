@@ -52,26 +52,26 @@ func ofMethod(all []attribute.KeyValue, method string) []attribute.KeyValue {
 
 // atStart is what a sampler may look at. The query is left out: it may hold secrets.
 func atStart(x *hostproxy.Exchange) []attribute.KeyValue {
-	all := ofMethod(make([]attribute.KeyValue, 0, 12), x.Method)
-	all = append(all, semconv.URLScheme(x.Scheme), semconv.URLPath(safe(x.Path)), semconv.NetworkProtocolVersion(version(x.Proto)))
+	all := ofMethod(make([]attribute.KeyValue, 0, 8), x.Method)
+	all = append(all, semconv.URLScheme(x.Scheme), semconv.URLPath(safe(x.Path)))
+	if x.UserAgent != "" {
+		all = append(all, semconv.UserAgentOriginal(safe(x.UserAgent)))
+	}
+	return address(all, x.Host)
+}
+
+func atEnd(x *hostproxy.Exchange) []attribute.KeyValue {
+	all := append(make([]attribute.KeyValue, 0, 16), semconv.HTTPResponseStatusCode(x.Status), semconv.NetworkProtocolVersion(version(x.Proto)),
+		semconv.HTTPRequestBodySizeKey.Int64(x.RequestBytes), semconv.HTTPResponseBodySizeKey.Int64(x.ResponseBytes))
 	if x.Client.IsValid() {
 		all = append(all, semconv.ClientAddress(x.Client.String()))
 	}
 	if x.Peer.IsValid() {
 		all = append(all, semconv.NetworkPeerAddress(x.Peer.String()))
 	}
-	if x.UserAgent != "" {
-		all = append(all, semconv.UserAgentOriginal(safe(x.UserAgent)))
-	}
 	if x.TLSVersion != 0 {
 		all = append(all, semconv.TLSProtocolVersion(strings.TrimPrefix(tls.VersionName(x.TLSVersion), "TLS ")))
 	}
-	return address(all, x.Host)
-}
-
-func atEnd(x *hostproxy.Exchange) []attribute.KeyValue {
-	all := append(make([]attribute.KeyValue, 0, 8), semconv.HTTPResponseStatusCode(x.Status),
-		semconv.HTTPRequestBodySizeKey.Int64(x.RequestBytes), semconv.HTTPResponseBodySizeKey.Int64(x.ResponseBytes))
 	if x.Pattern != "" {
 		all = append(all, semconv.HTTPRoute(safe(x.Pattern)))
 	}

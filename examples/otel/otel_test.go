@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -299,4 +300,10 @@ func TestBytesOfAClientAreMadeSafe(t *testing.T) {
 func TestABadPrefixIsAnError(t *testing.T) {
 	_, err := otel.New(otel.Options{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}})
 	assert.EqualError(t, err, "hostproxy: otel: prefix 1 in Trusted is invalid: want one such as 10.0.0.0/8")
+}
+
+func TestTheModuleIsCompleteOutsideTheTree(t *testing.T) {
+	text, err := os.ReadFile("cmd/proxy/main.go")
+	require.NoError(t, err)
+	proxytest.BuildOutside(t, string(text))
 }

@@ -47,10 +47,14 @@ func run(ctx context.Context, addr, trusted string, args []string, exporter trac
 	}
 	provider := trace.NewTracerProvider(trace.WithBatcher(exporter))
 	t, err := otel.New(otel.Options{Provider: provider, Trusted: []netip.Prefix{peers}})
-	if err != nil {
-		return err
+	if err == nil {
+		r := &hostproxy.Router{Begin: t.Begin, BeginAttempt: t.BeginAttempt, Observe: t.Observe}
+		err = serve(ctx, addr, r, args)
 	}
-	r := &hostproxy.Router{Begin: t.Begin, BeginAttempt: t.BeginAttempt, Observe: t.Observe}
+	return errors.Join(err, provider.Shutdown(context.WithoutCancel(ctx)))
+}
+
+func serve(ctx context.Context, addr string, r *hostproxy.Router, args []string) error {
 	for _, arg := range args {
 		host, target, ok := strings.Cut(arg, "=")
 		u, err := hostproxy.NewUpstream(target)
@@ -62,5 +66,5 @@ func run(ctx context.Context, addr, trusted string, args []string, exporter trac
 		}
 	}
 	s := hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: addr, Role: hostproxy.RolePlain}}}
-	return errors.Join(s.Serve(ctx, nil, nil), provider.Shutdown(context.WithoutCancel(ctx)))
+	return s.Serve(ctx, nil, nil)
 }
