@@ -133,11 +133,17 @@ func address(all []attribute.KeyValue, hostport string) []attribute.KeyValue {
 	if hostport == "" {
 		return all
 	}
-	host, port, err := net.SplitHostPort(hostport)
+	host, port, err := hostport, "", error(nil)
+	if strings.Contains(hostport, ":") {
+		host, port, err = net.SplitHostPort(hostport)
+	}
 	if err != nil {
-		host = strings.Trim(hostport, "[]")
+		host, port = strings.Trim(hostport, "[]"), ""
 	}
 	all = append(all, semconv.ServerAddress(safe(host)))
+	if port == "" {
+		return all
+	}
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
 		all = append(all, semconv.ServerPort(int(n)))
 	}

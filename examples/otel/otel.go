@@ -163,7 +163,12 @@ type carrier struct{ b *hostproxy.Beginning }
 func (c carrier) Get(key string) string { return c.b.Header(key) }
 
 // Set implements propagation.TextMapCarrier.
-func (c carrier) Set(key, value string) { c.b.SetHeader(key, value) }
+func (c carrier) Set(key, value string) {
+	if key == "traceparent" {
+		key = traceparent // nothing has to make it canonical
+	}
+	c.b.SetHeader(key, value)
+}
 
 // Keys implements propagation.TextMapCarrier: what propagates by it asks for the keys that it knows.
 func (c carrier) Keys() []string { return nil }

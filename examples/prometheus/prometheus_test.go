@@ -225,6 +225,33 @@ func TestWhatIsGoingOnIsMeasured(t *testing.T) {
 	})
 }
 
+func TestAQueueBeforeThereAreTargetsIsMeasured(t *testing.T) {
+	found := make(chan struct{})
+	backend := proxytest.NewServer(t, nil)
+	app := &hostproxy.Upstream{Discover: func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
+		select {
+		case <-found:
+			publish([]hostproxy.Endpoint{{Target: backend.Addr()}})
+		case <-ctx.Done():
+		}
+		<-ctx.Done()
+		return nil
+	}}
+	var r hostproxy.Router
+	r.Handle("app.localhost", app)
+	registry, _ := measured(t, &r, prometheus.Options{})
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: &r})
+	c, done := proxytest.HTTPClient(t, s.Plain, nil, "h1"), make(chan int)
+	go func() { done <- post(t, c, "GET", "http://app.localhost/", "") }()
+	proxytest.Eventually(t, "it is in flight", func() bool {
+		all := gather(t, registry)
+		_, known := all[`hostproxy_queue_length{pattern="app.localhost"}`]
+		return known && all[`hostproxy_requests_in_flight{}`] == 1
+	})
+	close(found)
+	require.Equal(t, 200, <-done)
+}
+
 func TestRefusalsAreCountedOverRestarts(t *testing.T) {
 	var r hostproxy.Router
 	registry, _ := measured(t, &r, prometheus.Options{})
@@ -470,4 +497,21 @@ func BenchmarkObserve(b *testing.B) {
 			m.Observe(x)
 		}
 	})
+}
+
+func BenchmarkScrape(b *testing.B) {
+	var r hostproxy.Router
+	for i := range 1000 {
+		r.Handle(fmt.Sprintf("h%d.test", i), hostproxy.To("localhost:4000"))
+	}
+	registry, m := measured(b, &r, prometheus.Options{})
+	for i := range 1000 {
+		x := exchange(fmt.Sprintf("h%d.test", i))
+		x.Target = "localhost:4000"
+		m.Observe(x)
+	}
+	for b.Loop() {
+		_, err := registry.Gather()
+		require.NoError(b, err)
+	}
 }

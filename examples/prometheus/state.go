@@ -30,10 +30,7 @@ type state struct {
 }
 
 // A refusal is what was refused by which server, and why.
-type refusal struct {
-	server    int
-	what, why string
-}
+type refusal struct{ server, what, why string }
 
 // A page is the part of hostproxy.StatusHandler's JSON that is read.
 type page struct {
@@ -42,6 +39,7 @@ type page struct {
 		InFlight int64
 		Queued   int
 		Paused   bool
+		Error    string // set if the targets are not known yet
 		Targets  []struct {
 			Name, State       string
 			InFlight, Streams int64
@@ -185,7 +183,10 @@ func (m *Metrics) readRoutes(p *page) {
 		}
 		found = found[len(r.Targets):]
 		if len(r.Targets) == 0 {
-			continue
+			if r.Error == "" {
+				continue // no upstream
+			}
+			pattern = m.pairs.add(pairKey{r.Pattern, ""})[0].pattern
 		}
 		s.routeInFlight.WithLabelValues(pattern).Add(float64(r.InFlight))
 		s.queued.WithLabelValues(pattern).Add(float64(r.Queued))
@@ -199,8 +200,10 @@ func (m *Metrics) readRoutes(p *page) {
 func (m *Metrics) readServers(p *page) {
 	s := &m.state
 	now := map[refusal]uint64{}
-	for i, server := range p.Servers {
+	for _, server := range p.Servers {
+		var name string // what a server is told from another by
 		for _, l := range server.Listeners {
+			name += l.Addr + " "
 			s.connections.WithLabelValues(label(l.Addr), label(l.Role)).Add(float64(l.Open))
 		}
 		for _, c := range server.Companions {
@@ -209,7 +212,7 @@ func (m *Metrics) readServers(p *page) {
 			}
 		}
 		for _, r := range server.Refused {
-			k := refusal{i, r.What, r.Why}
+			k := refusal{name, r.What, r.Why}
 			now[k] = r.Count
 			before := s.refusedBefore[k]
 			if before > r.Count {
