@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
+
+	"go.opentelemetry.io/otel/sdk/trace"
+
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/otel"
 	"github.com/hostproxy/hostproxy/examples/prometheus"
 )
 
@@ -16,5 +21,23 @@ func metricsFeatures() []feature {
 			r.Begin, r.Observe = m.Begin, m.Observe
 			return nil
 		}},
+		{"otel", "spans for OpenTelemetry, one trace in a hundred sampled", logged, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+			provider := trace.NewTracerProvider(trace.WithSampler(trace.TraceIDRatioBased(0.01)), trace.WithBatcher(nowhere{}))
+			t, err := otel.New(otel.Options{Provider: provider})
+			if err != nil {
+				return err
+			}
+			r.Begin, r.BeginAttempt, r.Observe = t.Begin, t.BeginAttempt, t.Observe
+			return nil
+		}},
 	}
 }
+
+// nowhere is where spans go.
+type nowhere struct{}
+
+// ExportSpans implements trace.SpanExporter.
+func (nowhere) ExportSpans(context.Context, []trace.ReadOnlySpan) error { return nil }
+
+// Shutdown implements trace.SpanExporter.
+func (nowhere) Shutdown(context.Context) error { return nil }
