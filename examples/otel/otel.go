@@ -41,6 +41,8 @@ type Tracer struct {
 	tracer  trace.Tracer
 	trusted []netip.Prefix
 	local   bool // peers without an address are trusted
+
+	server, client trace.SpanStartOption // the kinds of spans
 }
 
 // The headers of contexts.
@@ -61,7 +63,8 @@ func New(o Options) (*Tracer, error) {
 	if o.Provider == nil {
 		o.Provider = api.GetTracerProvider()
 	}
-	t := &Tracer{tracer: o.Provider.Tracer("github.com/hostproxy/hostproxy/examples/otel", trace.WithSchemaURL(semconv.SchemaURL))}
+	t := &Tracer{tracer: o.Provider.Tracer("github.com/hostproxy/hostproxy/examples/otel", trace.WithSchemaURL(semconv.SchemaURL)),
+		server: trace.WithSpanKind(trace.SpanKindServer), client: trace.WithSpanKind(trace.SpanKindClient)}
 	for _, p := range o.Trusted {
 		t.trusted = append(t.trusted, p.Masked())
 	}
@@ -72,8 +75,11 @@ func New(o Options) (*Tracer, error) {
 // Begin is for Router.Begin. It starts the span of the exchange, and keeps it in Exchange.Value as a trace.Span. It sets
 // the headers of its context for handlers, mirrored copies and the request of a ForwardAuth.
 func (t *Tracer) Begin(b *hostproxy.Beginning) {
-	ctx := propagation.TraceContext{}.Extract(context.Background(), carrier{b})
-	options := append(make([]trace.SpanStartOption, 0, 5), trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(b.Exchange.Start),
+	ctx := context.Background()
+	if b.Header(traceparent) != "" {
+		ctx = propagation.TraceContext{}.Extract(ctx, carrier{b})
+	}
+	options := append(make([]trace.SpanStartOption, 0, 5), t.server, trace.WithTimestamp(b.Exchange.Start),
 		trace.WithAttributes(atStart(b.Exchange)...))
 	if !t.trusts(b.Exchange.Peer) {
 		if client := trace.SpanContextFromContext(ctx); client.IsValid() {
@@ -90,14 +96,15 @@ func (t *Tracer) Begin(b *hostproxy.Beginning) {
 }
 
 // BeginAttempt is for Router.BeginAttempt. It starts the span of the attempt, and keeps it in Attempt.Value as a
-// trace.Span. It sets the headers of its context for the target.
+// trace.Span. It sets the headers of its context for the target. Attempts of an exchange that is neither sampled nor
+// recorded have no spans: their targets get the context of the exchange.
 func (t *Tracer) BeginAttempt(b *hostproxy.Beginning) {
 	parent, ok := b.Exchange.Value.(trace.Span)
-	if !ok {
-		return // another hook has replaced it: the target gets what Begin has set
+	if !ok || !parent.IsRecording() && !parent.SpanContext().IsSampled() {
+		return // the target gets what Begin has set
 	}
 	ctx := trace.ContextWithSpan(context.Background(), parent)
-	ctx, span := t.tracer.Start(ctx, name(b.Exchange.Method, ""), trace.WithSpanKind(trace.SpanKindClient),
+	ctx, span := t.tracer.Start(ctx, name(b.Exchange.Method, ""), t.client,
 		trace.WithTimestamp(b.Attempt.Start), trace.WithAttributes(ofAttempt(b)...))
 	b.Attempt.Value = span
 	if span.SpanContext().TraceState().Len() == 0 {

@@ -297,6 +297,22 @@ func TestBytesOfAClientAreMadeSafe(t *testing.T) {
 	}
 }
 
+func TestWhatIsNotSampledHasAContextToo(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	var r hostproxy.Router
+	r.Handle("*", hostproxy.To(backend.Addr()))
+	provider := sdk.NewTracerProvider(sdk.WithSampler(sdk.NeverSample()))
+	tracer, err := otel.New(otel.Options{Provider: provider})
+	require.NoError(t, err)
+	r.Begin, r.BeginAttempt, r.Observe = tracer.Begin, tracer.BeginAttempt, tracer.Observe
+	c := proxytest.HTTPClient(t, proxytest.StartPlain(t, &hostproxy.Server{Router: &r}).Plain, nil, "h1")
+	require.Equal(t, 200, get(t, c, "http://app.localhost/", "Traceparent", clientParent, "Traceparent", clientParent))
+	seen := backend.Last(t).Header["Traceparent"]
+	require.Len(t, seen, 1)
+	assert.Regexp(t, `^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`, seen[0])
+	assert.NotContains(t, seen[0], clientTrace)
+}
+
 func TestABadPrefixIsAnError(t *testing.T) {
 	_, err := otel.New(otel.Options{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}})
 	assert.EqualError(t, err, "hostproxy: otel: prefix 1 in Trusted is invalid: want one such as 10.0.0.0/8")

@@ -32,6 +32,7 @@ const stripped = "/p"
 const (
 	dearest = 1.05
 	logged  = 1.25 // a line in a log: log/slog needs nearly all of it to format the line
+	traced  = 1.5  // a span: OpenTelemetry's SDK needs nearly all of it, and garbage collections that others do without
 )
 
 // features are measured with two targets, which are one and the same backend.
