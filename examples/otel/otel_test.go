@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -319,7 +318,23 @@ func TestABadPrefixIsAnError(t *testing.T) {
 }
 
 func TestTheModuleIsCompleteOutsideTheTree(t *testing.T) {
-	text, err := os.ReadFile("cmd/proxy/main.go")
-	require.NoError(t, err)
-	proxytest.BuildOutside(t, string(text))
+	proxytest.BuildOutside(t, `package main
+
+import (
+	"context"
+	"log"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/otel"
+)
+
+func main() {
+	t, err := otel.New(otel.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	r := hostproxy.Router{Begin: t.Begin, BeginAttempt: t.BeginAttempt, Observe: t.Observe}
+	log.Fatal(hostproxy.ListenAndServe(context.Background(), &r))
+}
+`)
 }
