@@ -21,7 +21,7 @@ func metricsFeatures() []feature {
 			r.Begin, r.Observe = m.Begin, m.Observe
 			return nil
 		}},
-		{"otel", "spans for OpenTelemetry, one trace in a hundred sampled", traced, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+		{"otel", "spans, one trace in a hundred sampled", traced, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
 			provider := trace.NewTracerProvider(trace.WithSampler(trace.TraceIDRatioBased(0.01)), trace.WithBatcher(nowhere{}))
 			t, err := otel.New(otel.Options{Provider: provider})
 			if err != nil {
