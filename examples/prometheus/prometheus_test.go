@@ -259,7 +259,9 @@ func TestRefusalsAreCountedOverRestarts(t *testing.T) {
 		s := proxytest.StartPlain(t, &hostproxy.Server{Router: &r})
 		p := proxytest.Dial(t, s.Plain).Do("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
 		require.Equal(t, "400 Bad Request", p.Status)
-		assert.Equal(t, float64(i+1), gather(t, registry)[`hostproxy_refused_total{what="requests",why="400"}`])
+		proxytest.Eventually(t, "it is counted", func() bool {
+			return gather(t, registry)[`hostproxy_refused_total{what="requests",why="400"}`] == float64(i+1)
+		})
 		require.NoError(t, s.Stop())
 		gather(t, registry)
 	}
