@@ -203,13 +203,14 @@ const (
 	// with a [HostTLS.ClientAuth] are served too, without client certificates.
 	RolePlain Role = "plain"
 
-	// RoleRedirects answers ACME challenges, and redirects to the first listener for TLS
-	// that has a TCP port. It requires a listener for TLS in the same Server.
+	// RoleRedirects answers ACME challenges, and redirects to HTTPS. If the Host of a
+	// request has a port, the redirect is to the port of the first listener for TLS
+	// on TCP. It requires a listener for TLS in the same Server.
 	RoleRedirects Role = "redirects"
 
 	// RoleInternal serves [Listener.Handler] for every host over HTTP, such as a
 	// [StatusHandler] on a loopback address. The Router, its limits and its Observe
-	// do not see these requests.
+	// do not see these requests; the limits of the Server apply.
 	RoleInternal Role = "internal"
 )
 
@@ -242,7 +243,8 @@ type Companion interface {
 	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
 	// part of what [Server.Serve] returns. While the Server shuts down, responses
 	// have no Alt-Svc, unless a companion sends them and their requests arrived
-	// before the shutdown.
+	// before the shutdown. After [Server.HandOver], ctx is done too. A companion of
+	// the new process opens its socket and serves before that.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -358,8 +360,9 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //   - Requests in flight finish. An HTTP/1.1 connection that waits for a request serves
 //     one more; it is closed if none comes in 5 s. HTTP/2 connections get GOAWAY.
 //   - WebSockets and other upgraded connections, event streams and connections of a
-//     [Passthrough] go on until they end, or until DrainTimeout has passed. WebSockets
-//     are then closed with status 1001. A negative DrainTimeout disables the limit.
+//     [Passthrough] go on until they end, or until DrainTimeout has passed.
+//     WebSockets are then closed with status 1001, and what is left is closed 6 s
+//     later. A negative DrainTimeout disables the limit.
 //   - When the ctx of Serve is done, s shuts down as described there.
 //
 // cmd is the new process. It must not be started yet, and its ExtraFiles must be empty. Nil
@@ -367,10 +370,11 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // a nil error, the caller may call cmd.Wait.
 //
 // The new process must call [Inherited] and serve all sockets. A listener from
-// [Sockets] has the same name there. Otherwise, the listeners https and plain of
-// Serve are called "https" and "http", and those of Listeners "listener0",
-// "listener1" and so on. The new process accepts no connection until all sockets are
-// served.
+// [Sockets] has the same name there. The listeners https and plain of Serve are
+// called "https" and "http" if they are not from Sockets, and those of Listeners
+// "listener0", "listener1" and so on. Open a socket by [Sockets.Listen] rather than
+// by Addr: the new process could not open the address again. The new process accepts
+// no connection until all sockets are served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx is done, or
 // after a minute if ctx has no deadline. The new process is then killed, and s continues

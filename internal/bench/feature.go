@@ -32,11 +32,12 @@ const stripped = "/p"
 const (
 	dearest = 1.05
 	logged  = 1.25 // a line in a log: log/slog needs nearly all of it to format the line
+	traced  = 1.5  // a span: OpenTelemetry's SDK needs nearly all of it, and garbage collections that others do without
 )
 
 // features are measured with two targets, which are one and the same backend.
 func features() []feature {
-	return slices.Concat(choosing(), limiting(), editing(), observing(), hookFeatures())
+	return slices.Concat(choosing(), limiting(), editing(), observing(), hookFeatures(), metricsFeatures())
 }
 
 // set is the use of a feature that is a field of the upstream.

@@ -10,8 +10,8 @@ import (
 )
 
 // BuildOutside builds a program from the text of its main.go in a module of its own, outside the tree. The module
-// requires this one and the nested one that the test belongs to, as a user's module would: a dependency that the nested
-// module's go.mod does not name fails the test.
+// requires this one and the nested one that the test belongs to, as a user's module would. The test fails if the program
+// needs a module that the nested one's go.mod does not name, or another version of one.
 func BuildOutside(t testing.TB, text string) {
 	t.Helper()
 	const root = "github.com/hostproxy/hostproxy"
@@ -43,4 +43,30 @@ func BuildOutside(t testing.TB, text string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("proxytest: go build outside the tree: %v\n%s", err, out)
 	}
+	named, got := requirements(t, nestedDir), requirements(t, dir)
+	for path, version := range got {
+		if path != root && path != nested && named[path] != version {
+			t.Errorf("proxytest: outside the tree, %s needs %s %s: its go.mod names %q", nested, path, version, named[path])
+		}
+	}
+}
+
+// requirements returns the versions that the go.mod in dir requires, by path.
+func requirements(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+	if err != nil {
+		t.Fatalf("proxytest: %v", err)
+	}
+	all, in := map[string]string{}, false
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) == 2 && words[1] == "(":
+			in = words[0] == "require"
+		case in && len(words) >= 2:
+			all[words[0]] = words[1]
+		}
+	}
+	return all
 }

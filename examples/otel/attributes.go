@@ -1,0 +1,170 @@
+package otel
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// maxText bounds a string in an attribute, in bytes.
+const maxText = 1 << 10
+
+// Attributes of our own: those for which the conventions have no name.
+const (
+	opKey       = attribute.Key("hostproxy.op")   // the step that failed
+	sideKey     = attribute.Key("hostproxy.side") // the party that made it fail
+	targetKey   = attribute.Key("hostproxy.target")
+	attemptsKey = attribute.Key("hostproxy.attempts")
+	queueKey    = attribute.Key("hostproxy.queue") // seconds
+	hedgeKey    = attribute.Key("hostproxy.hedge")
+	requestKey  = attribute.Key("hostproxy.request_id")
+	dialKey     = attribute.Key("hostproxy.dial") // seconds
+)
+
+// methods are those that a span is named after; others are _OTHER. Read-only.
+var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
+
+// name returns the name of a span: the method and the route, as far as they are known.
+func name(method, pattern string) string {
+	if !slices.Contains(methods, method) {
+		method = "HTTP"
+	}
+	if pattern == "" {
+		return method
+	}
+	return method + " " + safe(pattern)
+}
+
+func ofMethod(all []attribute.KeyValue, method string) []attribute.KeyValue {
+	if slices.Contains(methods, method) {
+		return append(all, semconv.HTTPRequestMethodKey.String(method))
+	}
+	return append(all, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(safe(method)))
+}
+
+// atStart is what a sampler may look at. The query is left out: it may hold secrets.
+func atStart(x *hostproxy.Exchange) []attribute.KeyValue {
+	all := ofMethod(make([]attribute.KeyValue, 0, 8), x.Method)
+	all = append(all, semconv.URLScheme(x.Scheme), semconv.URLPath(safe(x.Path)))
+	if x.UserAgent != "" {
+		all = append(all, semconv.UserAgentOriginal(safe(x.UserAgent)))
+	}
+	return address(all, x.Host)
+}
+
+func atEnd(x *hostproxy.Exchange) []attribute.KeyValue {
+	all := append(make([]attribute.KeyValue, 0, 16), semconv.HTTPResponseStatusCode(x.Status), semconv.NetworkProtocolVersion(version(x.Proto)),
+		semconv.HTTPRequestBodySizeKey.Int64(x.RequestBytes), semconv.HTTPResponseBodySizeKey.Int64(x.ResponseBytes))
+	if x.Client.IsValid() {
+		all = append(all, semconv.ClientAddress(x.Client.String()))
+	}
+	if x.Peer.IsValid() {
+		all = append(all, semconv.NetworkPeerAddress(x.Peer.String()))
+	}
+	if x.TLSVersion != 0 {
+		all = append(all, semconv.TLSProtocolVersion(strings.TrimPrefix(tls.VersionName(x.TLSVersion), "TLS ")))
+	}
+	if x.Pattern != "" {
+		all = append(all, semconv.HTTPRoute(safe(x.Pattern)))
+	}
+	if x.Attempts > 0 {
+		all = append(all, attemptsKey.Int(x.Attempts), targetKey.String(safe(x.Target)))
+	}
+	if x.Queue > 0 {
+		all = append(all, queueKey.Float64(x.Queue.Seconds()))
+	}
+	if x.RequestID != "" {
+		all = append(all, requestKey.String(safe(x.RequestID)))
+	}
+	return all
+}
+
+func ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
+	all := ofMethod(make([]attribute.KeyValue, 0, 8), b.Exchange.Method)
+	all = append(all, targetKey.String(safe(b.Attempt.Target)))
+	if n := len(b.Exchange.Timeline) - 1; b.Attempt.Retry && n > 0 {
+		all = append(all, semconv.HTTPRequestResendCount(n))
+	}
+	if b.Attempt.Hedge {
+		all = append(all, hedgeKey.Bool(true))
+	}
+	_, host, found := strings.Cut(b.Attempt.Target, "://")
+	if !found {
+		host = b.Attempt.Target
+	}
+	return address(all, host)
+}
+
+func afterAttempt(a *hostproxy.Attempt) []attribute.KeyValue {
+	var all []attribute.KeyValue
+	if a.Status != 0 {
+		all = append(all, semconv.HTTPResponseStatusCode(a.Status))
+	}
+	if a.Dial > 0 {
+		all = append(all, dialKey.Float64(a.Dial.Seconds()))
+	}
+	return all
+}
+
+// ofError says what failed. byClient reports whether the client made it fail.
+func ofError(err error, isError bool, status int) (all []attribute.KeyValue, byClient bool) {
+	var e *hostproxy.Error
+	switch {
+	case errors.As(err, &e):
+		return []attribute.KeyValue{semconv.ErrorTypeKey.String(safe(e.Op)), opKey.String(safe(e.Op)), sideKey.String(safe(string(e.Side)))}, e.Side == hostproxy.SideClient
+	case err != nil:
+		return []attribute.KeyValue{semconv.ErrorTypeOther}, false
+	case isError:
+		return []attribute.KeyValue{semconv.ErrorTypeKey.String(strconv.Itoa(status))}, false
+	}
+	return nil, false
+}
+
+// address adds a host and its port, if it has one.
+func address(all []attribute.KeyValue, hostport string) []attribute.KeyValue {
+	if hostport == "" {
+		return all
+	}
+	host, port, err := hostport, "", error(nil)
+	if strings.Contains(hostport, ":") {
+		host, port, err = net.SplitHostPort(hostport)
+	}
+	if err != nil {
+		host, port = strings.Trim(hostport, "[]"), ""
+	}
+	all = append(all, semconv.ServerAddress(safe(host)))
+	if port == "" {
+		return all
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		all = append(all, semconv.ServerPort(int(n)))
+	}
+	return all
+}
+
+// version returns the version of HTTP as the conventions write it.
+func version(proto string) string {
+	switch v := strings.TrimPrefix(proto, "HTTP/"); v {
+	case "2.0", "3.0":
+		return v[:1]
+	default:
+		return safe(v)
+	}
+}
+
+// safe returns s as valid UTF-8 of bounded length: exporters lose a batch for bytes that are not.
+func safe(s string) string {
+	cut := ""
+	if len(s) > maxText {
+		s, cut = s[:maxText], "…"
+	}
+	return strings.ToValidUTF8(s, "\uFFFD") + cut
+}

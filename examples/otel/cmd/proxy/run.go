@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/otel"
+)
+
+// run forwards the hosts of args, host=target each, until ctx is done. Then it exports the spans that are left.
+func run(ctx context.Context, addr, trusted string, args []string, exporter trace.SpanExporter) error {
+	peers, err := netip.ParsePrefix(trusted)
+	if err != nil {
+		return err
+	}
+	provider := trace.NewTracerProvider(trace.WithBatcher(exporter))
+	t, err := otel.New(otel.Options{Provider: provider, Trusted: []netip.Prefix{peers}})
+	if err == nil {
+		r := &hostproxy.Router{Begin: t.Begin, BeginAttempt: t.BeginAttempt, Observe: t.Observe}
+		err = serve(ctx, addr, r, args)
+	}
+	return errors.Join(err, provider.Shutdown(context.WithoutCancel(ctx)))
+}
+
+func serve(ctx context.Context, addr string, r *hostproxy.Router, args []string) error {
+	for _, arg := range args {
+		host, target, ok := strings.Cut(arg, "=")
+		u, err := hostproxy.NewUpstream(target)
+		if !ok || err != nil {
+			return fmt.Errorf("argument %q: want host=target, such as app.localhost=localhost:4000 (%v)", arg, err)
+		}
+		if err := r.Set(host, u); err != nil {
+			return err
+		}
+	}
+	s := hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: addr, Role: hostproxy.RolePlain}}}
+	return s.Serve(ctx, nil, nil)
+}

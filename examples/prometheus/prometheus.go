@@ -1,0 +1,121 @@
+// Package prometheus makes metrics of a hostproxy.Router for Prometheus: requests, native histograms of durations,
+// attempts, retries, failures by step and side, targets, queues, certificates, and what the listeners refused.
+//
+// The number of series is bounded. Labels are patterns, targets, classes of status codes, and words from fixed lists,
+// never what a client has sent: no host, path, method, user or address.
+//
+//   - prometheus.go: New, and the hooks of the Router
+//   - exchanges.go: metrics of exchanges and attempts
+//   - pairs.go: one entry for each pattern and target
+//   - state.go: metrics that are read at the time of the scrape
+package prometheus
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	prom "github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// Options are the settings of New. The zero value is ready to use.
+type Options struct {
+	// MaxPairs limits the pairs of a pattern and a target that have series of their own, and the certificates. All
+	// further ones share the series of the pattern "(other)" and of the certificate "(other)": nothing is lost but
+	// the distinction. A pair whose route or target is gone, and that has not been used for ten minutes, makes room
+	// at the next scrape. Zero means 1,000; at most 100,000.
+	MaxPairs int
+
+	// Buckets are upper bounds, in seconds, of classic buckets beside the native histogram, for a Prometheus that
+	// does not scrape native histograms. They must increase. Nil means none.
+	Buckets []float64
+}
+
+// Metrics are the metrics of one Router. They are a prometheus.Collector: register them with a prometheus.Registry.
+// The methods may be called concurrently.
+type Metrics struct {
+	router *hostproxy.Router
+	status http.Handler
+	begun  atomic.Uint64
+	ended  atomic.Uint64
+
+	exchanges exchanges
+	pairs     pairs
+
+	scrape sync.Mutex // serializes scrapes
+	state  state
+}
+
+// New returns metrics of r. Set r.Begin and r.Observe to their methods, or call them from hooks of your own, before r is
+// used. New returns an error for bad options.
+func New(r *hostproxy.Router, o Options) (*Metrics, error) {
+	var errs []error
+	if r == nil {
+		errs = append(errs, errors.New("nil Router: want the one to be measured"))
+	}
+	switch {
+	case o.MaxPairs == 0:
+		o.MaxPairs = defaultPairs
+	case o.MaxPairs < 0 || o.MaxPairs > mostPairs:
+		errs = append(errs, fmt.Errorf("%d pairs in MaxPairs: want 0 to %d", o.MaxPairs, mostPairs))
+	}
+	for i := 1; i < len(o.Buckets); i++ {
+		if !(o.Buckets[i-1] < o.Buckets[i]) {
+			errs = append(errs, fmt.Errorf("%v before %v in Buckets: want increasing bounds", o.Buckets[i-1], o.Buckets[i]))
+			break
+		}
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("hostproxy: prometheus: %w", errors.Join(errs...))
+	}
+	m := &Metrics{router: r, status: hostproxy.StatusHandler(r), exchanges: newExchanges(o.Buckets), state: newState()}
+	m.pairs.init(o.MaxPairs, &m.exchanges)
+	return m, nil
+}
+
+// Begin is for Router.Begin: it counts the exchange as in flight. In a hook of your own call it first, since an exchange
+// whose hook panics ends, too.
+func (m *Metrics) Begin(*hostproxy.Beginning) { m.begun.Add(1) }
+
+// Observe is for Router.Observe: it counts the exchange and its attempts.
+func (m *Metrics) Observe(x *hostproxy.Exchange) {
+	m.ended.Add(1)
+	p := m.pairs.of(pairKey{x.Pattern, x.Target})
+	m.exchanges.observe(p, x)
+	for i := range x.Timeline {
+		a := &x.Timeline[i]
+		at := p
+		if a.Target != x.Target {
+			at = m.pairs.of(pairKey{x.Pattern, a.Target})
+		}
+		m.exchanges.observeAttempt(at, a)
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prom.Desc) {
+	for _, c := range m.collectors() {
+		c.Describe(ch)
+	}
+}
+
+// Collect implements prometheus.Collector. It reads the state of the Router as hostproxy.StatusHandler does.
+func (m *Metrics) Collect(ch chan<- prom.Metric) {
+	m.scrape.Lock()
+	defer m.scrape.Unlock()
+	if err := m.read(); err != nil {
+		ch <- prom.NewInvalidMetric(m.state.inFlightDesc, fmt.Errorf("hostproxy: prometheus: read the status: %w", err))
+		return
+	}
+	for _, c := range m.collectors() {
+		c.Collect(ch)
+	}
+}
+
+func (m *Metrics) collectors() []prom.Collector {
+	return append(m.exchanges.collectors(), m.state.collectors()...)
+}
