@@ -166,10 +166,10 @@ type Listener struct {
 	Listener net.Listener
 
 	// Addr is an address to listen on: host:port, :port for all addresses of the
-	// machine, or unix:/path for a unix socket. Serve replaces a socket that no process
-	// listens on any more. It is an error if a process listens on the socket, or if the
-	// path is another kind of file. The socket is removed at the end, after
-	// [Server.HandOver] by the new process.
+	// machine, or unix:/path for a unix socket. Serve replaces a socket that no
+	// process listens on any more. It is an error if a process listens on the socket,
+	// or if the path is another kind of file. Serve removes the socket at the end;
+	// after [Server.HandOver], the new process removes it.
 	Addr string
 
 	// Mode is the file mode of a unix socket in Addr. To connect, a process needs
@@ -186,8 +186,8 @@ type Listener struct {
 	// RolePlain.
 	H2C bool
 
-	// ProxyProtocol is [Server.ProxyProtocol] for this listener. Nil means that of the
-	// Server, and none for a RoleInternal.
+	// ProxyProtocol replaces [Server.ProxyProtocol] for this listener. Nil means
+	// Server.ProxyProtocol; for a RoleInternal, nil means none.
 	ProxyProtocol *ProxyProtocol
 }
 
@@ -241,10 +241,10 @@ type Companion interface {
 	//
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
-	// part of what [Server.Serve] returns. While the Server shuts down, responses
-	// have no Alt-Svc, unless a companion sends them and their requests arrived
-	// before the shutdown. After [Server.HandOver], ctx is done too. A companion of
-	// the new process opens its socket and serves before that.
+	// part of what [Server.Serve] returns. While the Server shuts down, Alt-Svc is
+	// omitted. Only a companion's responses to requests that arrived before the
+	// shutdown still have it. [Server.HandOver] also ends ctx, but only after the
+	// companion of the new process has opened its socket and serves.
 	Serve(ctx context.Context, h http.Handler) error
 }
 

@@ -127,8 +127,9 @@ type Upstream struct {
 	//
 	// StripPrefix is removed from the start of each request's path, and AddPrefix is
 	// put in its place, behind the path of the target's URL. They are written as the
-	// path of a pattern, such as /api, and begin and end at slashes: with StripPrefix
-	// /api, the paths /api and /api/users become / and /users. "" changes nothing.
+	// path of a pattern, such as /api, and match whole segments: with StripPrefix
+	// /api, the paths /api and /api/users become / and /users, and /apis does not
+	// match. "" changes nothing.
 	//
 	// A request whose path is not below StripPrefix gets 404. A [Router] refuses a
 	// pattern if none of the paths it matches is below StripPrefix. A path that a
@@ -527,24 +528,25 @@ type Health struct {
 // after Wait, a request gets 503 and Retry-After. Retries do not wait: if a request
 // failed at one target and the other targets are full, the client gets the failure.
 type Queue struct {
-	Max  int           // limit of waiting requests; 0 disables the queue, and allows 4,096 requests to wait for Wake
-	Wait time.Duration // limit of a request's wait; 0 means 10 s, and no limit of the wait for Wake
+	Max  int           // limit of waiting requests; 0 disables the queue; for requests that wait for Wake, 0 means 4,096
+	Wait time.Duration // limit of a request's wait; 0 means 10 s; for requests that wait for Wake, 0 means no limit
 }
 
 // A Wake starts the targets of an [Upstream] on demand. The targets count as asleep
 // at first and after IdleAfter. The first request that needs them calls Start; all
 // requests wait until Start has returned nil and one target serves: it answers the
 // health check or, without one, takes a connection. Health checks pause while the
-// targets are asleep. What they and the [Breaker] have found before Start does not
-// count after it. If a request arrives while Stop runs, it waits until Stop has
-// returned, and then for a new call of Start.
+// targets are asleep. Start resets the results of health checks and of the [Breaker].
+// If a request arrives while Stop runs, it waits until Stop has returned, and then
+// for a new call of Start.
 //
 // At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503.
 // A request waits at most Queue.Wait if that is set. If a client disconnects, its
 // request no longer waits, but Start goes on. If targets stop by themselves while
-// they are awake, call [Upstream.Asleep]. Requests wait for [Upstream.Resume] before
-// they call Start, and [Upstream.Maintain] answers them. [Upstream.Ready] calls Start
-// too. [Upstream.Replace] does not: new targets must serve by themselves.
+// they are awake, call [Upstream.Asleep]. During [Upstream.Pause], requests wait for
+// [Upstream.Resume], and only then call Start. During [Upstream.Maintain], requests
+// get its page, and do not call Start. [Upstream.Ready] calls Start too.
+// [Upstream.Replace] does not: new targets must serve by themselves.
 //
 // A request gets 503 with Retry-After if Start fails or panics, and 504 if Start or
 // Stop exceeds Timeout. After a failure Start is not called again for a second. Calls
@@ -995,7 +997,7 @@ type Exchange struct {
 	// Timeline has two elements for it.
 	Timeline []Attempt
 
-	Value any // for the hooks of the Router: what Router.Begin stores here, Observe finds
+	Value any // for the hooks of the Router: set by Router.Begin, read by Router.Observe
 }
 
 // An Attempt is one try to get a response from a target.
@@ -1011,7 +1013,7 @@ type Attempt = struct {
 
 	Status int   // status of the target's response; 0 if there is none
 	Err    error // an *Error if the attempt failed, was retried or was canceled by Hedge, else nil
-	Value  any   // for the hooks of the Router: what Router.BeginAttempt stores here, Observe finds
+	Value  any   // for the hooks of the Router: set by Router.BeginAttempt, read by Router.Observe
 }
 
 // publicExchange converts r to an Exchange, in place.
@@ -1036,7 +1038,7 @@ func publicExchange(r *exchange.Record) *Exchange {
 // [Router.BeginAttempt]. It is valid only during the call.
 type Beginning struct {
 	// Exchange has the fields that are known so far: those from Start to Query, and
-	// those from UserAgent to ServerName without User. In BeginAttempt it also has
+	// those from UserAgent to ServerName, except User. In BeginAttempt it also has
 	// Pattern, Target, Attempts and Queue. A hook may set Exchange.Value, and must
 	// not change other fields.
 	Exchange *Exchange
