@@ -10,12 +10,16 @@ import (
 // hookFeatures are features that call funcs of the program's.
 func hookFeatures() []feature {
 	return []feature{
-		{"begin", "hooks at the start, a header each", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
-			r.Begin = func(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
-			r.BeginAttempt = func(b *hostproxy.Beginning) {
-				b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-			}
-			r.Observe = func(*hostproxy.Exchange) {}
+		{"begin", "Begin, which sets a header", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+			r.Begin = setsIdentifier
+			return nil
+		}},
+		{"begin-attempt", "BeginAttempt, which sets a header", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+			r.BeginAttempt = setsParent
+			return nil
+		}},
+		{"hooks", "Begin, BeginAttempt and Observe", threeHooks, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
+			r.Begin, r.BeginAttempt, r.Observe = setsIdentifier, setsParent, func(*hostproxy.Exchange) {}
 			return nil
 		}},
 		{"wake", "targets that may sleep", dearest, func(_ *hostproxy.Router, u *hostproxy.Upstream, _ string) error {
@@ -23,4 +27,13 @@ func hookFeatures() []feature {
 			return nil
 		}},
 	}
+}
+
+// threeHooks is what an exchange may cost with all three hooks and two headers.
+const threeHooks = 1.10
+
+func setsIdentifier(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }
+
+func setsParent(b *hostproxy.Beginning) {
+	b.SetHeader("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 }
