@@ -1080,7 +1080,7 @@ func (b *Beginning) RemoveHeader(name string) {
 	b.b.Replace(header.Replacement{Name: name, Gone: true})
 }
 
-// hooks returns what calls the hooks of r; nil if there are none.
+// hooks returns the hooks of r for the engine, or nil if r has no hooks.
 func (r *Router) hooks(n exchange.Numbering) *exchange.Hooks {
 	if r.Begin == nil && r.BeginAttempt == nil && r.Observe == nil {
 		return nil
