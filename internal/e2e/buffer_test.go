@@ -235,6 +235,7 @@ func overBuffers(t *testing.T, check func(t *testing.T, s *site, want []byte), s
 }
 
 func TestASlowClientDoesNotOccupyTheTarget(t *testing.T) {
+	t.Parallel()
 	overBuffers(t, func(t *testing.T, s *site, want []byte) {
 		slow := s.dial(t)
 		slow.Send("GET /big HTTP/1.1\r\n" + host + "\r\n")
@@ -253,6 +254,7 @@ func TestASlowClientDoesNotOccupyTheTarget(t *testing.T) {
 }
 
 func TestALongerResponseIsAsFastAsItsClient(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{1, 32 << 10, 1 << 20} {
 		overBuffers(t, func(t *testing.T, s *site, want []byte) {
 			slow := s.dial(t)

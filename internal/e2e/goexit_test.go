@@ -12,6 +12,7 @@ import (
 // A hook that ends its goroutine, as testing's FailNow does, ends its connection: the client does not wait, and neither does
 // the end of the Server.
 func TestAHookThatEndsItsGoroutineEndsItsConnection(t *testing.T) {
+	t.Parallel()
 	for name, set := range map[string]setting{
 		"Begin": func(s *site) { s.router.Begin = func(*hostproxy.Beginning) { runtime.Goexit() } },
 		"BeginAttempt": func(s *site) {

@@ -118,6 +118,7 @@ func behindIt(s *site) string {
 }
 
 func TestAPlaceBehindAGuardIsGivenBackHoweverItsHandlerEnds(t *testing.T) {
+	t.Parallel()
 	single := func() *hostproxy.Guard { return &hostproxy.Guard{RateLimit: &hostproxy.RateLimit{MaxInFlight: 1}} }
 	busy, free := "requests in flight for the client: 1 of 1", "requests in flight for the client: 0 of 1"
 	entered, leave := make(chan struct{}, 1), make(chan struct{}, 1)

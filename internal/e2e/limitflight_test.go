@@ -81,6 +81,7 @@ func silent2(c *proxytest.BackendConn) {
 
 // Whatever becomes of an exchange, it is counted once while it goes on, and not at all when it has ended.
 func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
+	t.Parallel()
 	answered := func(status int, raw string) func(*testing.T, *site, *proxytest.Client) {
 		return func(t *testing.T, s *site, c *proxytest.Client) {
 			for range 3 {

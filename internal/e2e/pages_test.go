@@ -288,6 +288,7 @@ func TestACopyForAMirrorGetsNoPage(t *testing.T) {
 
 // 499 is what records say of a client that has left: nobody would read its page.
 func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
+	t.Parallel()
 	overEachLane(t, thinks(make(chan string, 99)), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(get)

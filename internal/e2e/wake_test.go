@@ -117,6 +117,7 @@ func waiting(r *hostproxy.Router) (n int) {
 
 // What is in flight keeps the targets awake, however long no byte moves: WebSockets, streams, uploads.
 func TestWhatIsInFlightKeepsTheTargetsAwake(t *testing.T) {
+	t.Parallel()
 	const idle = 20 * time.Millisecond
 	script := func(c *proxytest.BackendConn) {
 		for {
@@ -202,6 +203,7 @@ func TestARequestThatArrivesDuringStopIsServed(t *testing.T) {
 }
 
 func TestAFailedStartIsAnsweredWithRetryAfter(t *testing.T) {
+	t.Parallel()
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		starts := map[string]func(context.Context) error{
 			"error.test": func(context.Context) error { return errors.New("no machine") },
@@ -236,6 +238,7 @@ func TestAFailedStartIsAnsweredWithRetryAfter(t *testing.T) {
 }
 
 func TestAClientThatLeavesASleepingTargetIsNoFailure(t *testing.T) {
+	t.Parallel()
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		n := &nap{start: make(chan error)}
 		u := hostproxy.To(s.backend.Addr())
@@ -280,6 +283,7 @@ func TestAServerThatDrainsServesThoseThatWait(t *testing.T) {
 
 // Checks would find down what sleeps. They begin behind Start, except that StartDown needs them.
 func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
+	t.Parallel()
 	for _, startDown := range []bool{false, true} {
 		var asked atomic.Int64
 		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -324,6 +328,7 @@ func TestACanaryIsWakedByItsOwnClients(t *testing.T) {
 }
 
 func TestAnExplanationSaysThatTargetsSleep(t *testing.T) {
+	t.Parallel()
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		n := &nap{start: make(chan error)}
 		u := hostproxy.To(s.backend.Addr())
