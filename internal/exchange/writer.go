@@ -32,6 +32,14 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 	h.ServeHTTP(watcher, q)
 }
 
+// ReturnForm lets the server of q remove the files of the form that a handler has parsed from c,
+// a copy of q. It is called when the handler has returned.
+func ReturnForm(q, c *http.Request) {
+	if c.MultipartForm != nil {
+		q.MultipartForm = c.MultipartForm
+	}
+}
+
 // complete reports whether the client got all that there is of the response to a request
 // with that method. A tunnel is complete, since its client ends it by leaving.
 func (w *Watcher) complete(method string) bool {

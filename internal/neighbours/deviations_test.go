@@ -7,10 +7,6 @@ type deviation func(place) bool
 // deviates reports whether d holds at p.
 func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 
-// formFilesStay: the server removes the temporary files of a multipart form that it finds in its own Request. The Router hands on
-// a copy of the Request that has a context of its own, and the form stays in the copy.
-func formFilesStay(p place) bool { return p.server == aRoute }
-
 // nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients no longer support, and ours has ReadFrom.
 func nobodyPushes(p place) bool { return p.protocol == h2 }
 
