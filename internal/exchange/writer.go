@@ -95,6 +95,14 @@ func (w *Watcher) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteString is for handlers that assert io.StringWriter.
+func (w *Watcher) WriteString(s string) (int, error) {
+	w.implicit()
+	n, err := io.WriteString(w.ResponseWriter, s)
+	w.count(int64(n))
+	return n, err
+}
+
 // ReadFrom keeps the inner writer's fast path.
 func (w *Watcher) ReadFrom(src io.Reader) (int64, error) {
 	w.implicit()
@@ -139,6 +147,21 @@ func (w *Watcher) FlushError() error {
 // Hijack is for handlers that assert http.Hijacker.
 func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// CloseNotify is for handlers that assert http.CloseNotifier. The channel stays empty where the
+// server has none.
+func (w *Watcher) CloseNotify() <-chan bool {
+	for inner := w.ResponseWriter; ; {
+		switch w := inner.(type) {
+		case interface{ CloseNotify() <-chan bool }: // an http.CloseNotifier, which is deprecated
+			return w.CloseNotify()
+		case interface{ Unwrap() http.ResponseWriter }:
+			inner = w.Unwrap()
+		default:
+			return make(chan bool)
+		}
+	}
 }
 
 // Unwrap lets http.ResponseController find the rest.

@@ -15,7 +15,6 @@ func nobodyPushes(p place) bool { return p.protocol == h2 }
 // is long, or does not come, closes the connection all the same.
 func maxBytesKeepsConnections(p place) bool { return p.protocol != h2 }
 
-// routesHaveTheirWriter: the writer that a route gets always has Flush, FlushError, Hijack and ReadFrom, and passes them on. Over
-// HTTP/2 its Hijack fails with http.ErrNotSupported. It has neither WriteString nor CloseNotify, which have better successors,
-// nor Push.
-func routesHaveTheirWriter(p place) bool { return p.server == aRoute }
+// routesHaveTheirWriter: the writer that a route gets always has CloseNotify, Flush, FlushError, Hijack, ReadFrom and WriteString,
+// and passes them on. Over HTTP/2 its Hijack fails with http.ErrNotSupported.
+func routesHaveTheirWriter(p place) bool { return p.server == aRoute && p.protocol == h2 }
