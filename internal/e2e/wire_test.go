@@ -13,25 +13,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// parses reports whether our own parser reads all that clients send on the lane: on the others net/http reads bodies, and
-// what comes behind the first request.
-func (l lane) parses() bool { return !l.handler && !l.foreign }
-
-// overOurParser leaves out the lanes on which net/http reads what clients send.
-func overOurParser(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
-	t.Helper()
-	overEachLane(t, script, func(t *testing.T, s *site) {
-		if s.lane.parses() {
-			check(t, s)
-		}
-	}, settings...)
-}
-
 // RFC 9112, 7.1.1: white space may come before and behind the semicolon and the equals sign of a chunk extension.
 func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 	const chunks = "5 ; a=b\r\nhello\r\n1\t; c = \"d\" ;e\r\n!\r\n0 ;f\r\n\r\n"
 	t.Run("of a request", func(t *testing.T) {
-		overOurParser(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 			for _, step := range []int{len(chunks), 1} {
 				n := len(s.backend.Requests())
 				c := s.dial(t)
@@ -60,7 +46,7 @@ func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 	for _, body := range []string{"5 \r\nhello\r\n0\r\n\r\n", "5 a\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0 \r\n\r\n", "5 \n;a\r\nhello\r\n0\r\n\r\n"} {
 		t.Run(label(body), func(t *testing.T) {
-			overOurParser(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 				c := s.dial(t)
 				_ = c.Conn.Send("POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n" + body + smuggled)
 				answer := c.Rest()
