@@ -151,6 +151,10 @@ func (p *play) end(of byte) bool {
 		if !p.open {
 			panic(http.ErrAbortHandler)
 		}
+	case 3:
+		if !p.open {
+			panic("a fault of the handler")
+		}
 	case 1:
 		if p.begun {
 			return true // net/http forgets what was written
@@ -400,6 +404,9 @@ func FuzzTheAdapterServesWhatNetHTTPServes(f *testing.F) {
 		f.Add(i, []byte{6, 0, 11, 2, 2, 4})
 		f.Add(i, []byte{11, 12, 10, 12})
 		f.Add(i, []byte{9, 12, 2, 9, 15, 0})
+		f.Add(i, []byte{9, 12, 2, 9, 15, 3})
+		f.Add(i, []byte{2, 9, 5, 0, 15, 3})
+		f.Add(i, []byte{15, 3})
 		f.Add(i, []byte{6, 9, 2, 5, 2, 5})
 		f.Add(i, []byte{15, 1})
 		f.Add(i, []byte{0, 5, 2, 2})
