@@ -247,7 +247,9 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		x.User = exchange.Bounded(user)
 	}
 	if b.UserHeader != "" {
+		asked := q
 		q = exchange.Withhold(q, b.UserHeader)
+		defer exchange.ReturnForm(asked, q)
 		q.Header.Set(b.UserHeader, user)
 	}
 	b.Next.ServeHTTP(w, q)
@@ -329,8 +331,9 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if x == nil {
 		x = exchange.Begin(q, nil)
 	}
-	if q = question.Ask(auth, w, q, x); q != nil {
-		a.Next.ServeHTTP(w, q)
+	if passed := question.Ask(auth, w, q, x); passed != nil {
+		defer exchange.ReturnForm(q, passed)
+		a.Next.ServeHTTP(w, passed)
 	}
 }
 
@@ -974,6 +977,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	}
 	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
+	asked := q
 	q = x.Numbered(q) // after Pattern, which middleware around the Router sees
 	x.Lives[1] = &rt.Value.life
 	defer r.closeRetired(rt)
@@ -986,7 +990,9 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 		return
 	}
 	x.Owner = rt.Value.behind
-	exchange.ServeOwn(rt.Value.handler, w, q.WithContext(exchange.NewContext(q.Context(), x)), x)
+	q = q.WithContext(exchange.NewContext(q.Context(), x))
+	defer exchange.ReturnForm(asked, q)
+	exchange.ServeOwn(rt.Value.handler, w, q, x)
 }
 
 // closeRetired is closeUnused for the upstreams of a route that has gone while it

@@ -61,6 +61,7 @@ type lane struct {
 	secure  bool // over TLS
 	handler bool // by the Server's handler lane
 	foreign bool // by net/http alone
+	hooked  bool // the upstream has a hook that wants an http.Response, and leaves it as it is
 }
 
 // lanes are all the ways. Read-only.
@@ -69,6 +70,7 @@ var lanes = []lane{
 	{name: "fast lane over TLS", secure: true},
 	{name: "handler lane", handler: true},
 	{name: "handler lane over TLS", handler: true, secure: true},
+	{name: "behind a hook", hooked: true},
 	{name: "foreign server", foreign: true},
 }
 
@@ -112,6 +114,9 @@ func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings
 	t.Helper()
 	s := &site{router: new(hostproxy.Router), backend: proxytest.NewBackend(t, script), lane: l}
 	s.upstream = hostproxy.To(s.backend.Addr())
+	if l.hooked {
+		s.upstream.ModifyResponse = func(*http.Response) error { return nil }
+	}
 	s.router.Observe = s.observe
 	s.router.Logger = panicsFail(t)
 	for _, set := range settings {

@@ -80,7 +80,10 @@ func (c *rigged) Read(p []byte) (int, error) {
 
 // A listener's own connection that panics within an upload ends that connection, and nothing else.
 func TestAConnectionThatPanicsWithinAnUploadIsItsOwnFailure(t *testing.T) {
-	for _, l := range lanes[:1] { // net/http reads the others' on goroutines of its own
+	for _, l := range lanes {
+		if l.secure || l.foreign { // TLS reads more than once; net/http reads on goroutines of its own
+			continue
+		}
 		for _, framing := range []string{"Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nhe"} {
 			t.Run(l.name+"/"+strings.Fields(framing)[0], func(t *testing.T) {
 				proxytest.NoLeaks(t)

@@ -27,6 +27,7 @@ type track struct {
 	addr    string
 	tls     *tls.Config // of clients; nil means plain
 	mirror  *mirror
+	router  *hostproxy.Router       // nil for httputil
 	records chan hostproxy.Exchange // nil where there are none
 	idle    *proxytest.Conn         // of the client; nil if there is none
 	running *proxytest.Running      // nil below a foreign server
@@ -155,6 +156,7 @@ func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
 		s.change(u)
 	}
 	r := &hostproxy.Router{Logger: silent(), Observe: k.observe, RateLimit: s.limit}
+	k.router = r
 	if s.trusted != "" {
 		r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(s.trusted)}
 	}

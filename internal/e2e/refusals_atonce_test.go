@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,11 @@ func answerers() []place {
 	foreign := handling(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusTeapot) })
 	})
+	asking := handling(func(_ *hostproxy.Router, u *hostproxy.Upstream) http.Handler {
+		no := hostproxy.To("localhost:1")
+		no.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		return &hostproxy.ForwardAuth{Auth: no, Next: u}
+	})
 	denied := shape{change: func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }}
 	limited := shape{change: func(u *hostproxy.Upstream) { u.RateLimit = no }}
 	down := shape{change: func(u *hostproxy.Upstream) { _ = u.Maintain(hostproxy.Page{}) }}
@@ -36,6 +42,7 @@ func answerers() []place {
 		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
 		{name: "a redirect over TLS", front: newFast, shape: secured(redirecting()), usual: 308},
 		{name: "no password", front: newFast, shape: guarded(), usual: 401},
+		{name: "a no of the authentication server", front: newFast, shape: asking, usual: 403},
 		{name: "a limit of the Router", front: newFast, shape: shape{limit: no}, usual: 429},
 		{name: "a limit of the upstream", front: newFast, shape: limited, usual: 429},
 		{name: "a limit of the upstream behind middleware", front: newAdapter, shape: limited, usual: 429},
@@ -119,6 +126,72 @@ func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// Before means at once: no pause of the client's is waited for.
+func TestAnAnswerIsSentWithin100Milliseconds(t *testing.T) {
+	t.Parallel()
+	for _, p := range answerers() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			k := p.start(t)
+			k.records = nil
+			for _, promise := range promises {
+				once(t, promise.about+": an answer within 100 ms", func() bool {
+					c := k.connect(t)
+					defer c.Close()
+					require.NoError(t, c.Send(get)) // the handshake is not counted
+					_, err := c.ReadResponse("GET")
+					require.NoError(t, err)
+					began := time.Now()
+					require.NoError(t, c.Send(request("POST /", promise.head)))
+					a, err := c.ReadResponse("POST")
+					return err == nil && a.StatusCode == p.usual && time.Since(began) <= 100*time.Millisecond
+				})
+			}
+		})
+	}
+}
+
+// A client that goes on and on behind its answer, slowly or fast, does not hold its connection for long.
+func TestALastingBodyBehindItsAnswerEndsItsConnection(t *testing.T) {
+	t.Parallel()
+	const bound = 32 << 20 // what sockets may hold, and more than is read
+	page := strings.Repeat("x", 64<<10)
+	for _, tt := range []struct {
+		name, raw, part string
+		pause           time.Duration
+		status          int
+	}{
+		{"a slow body", request("POST /", "Content-Length: 200000\r\n\r\n"), "x", moment / 2, 403},
+		{"a slow chunked body", request("POST /", "Transfer-Encoding: chunked\r\n\r\n"), "1\r\nx\r\n", moment / 2, 403},
+		{"a fast chunked body", request("POST /", "Transfer-Encoding: chunked\r\n\r\n"), "10000\r\n" + page + "\r\n", 0, 403},
+		{"a fast body", request("POST /", "Content-Length: 9000000000\r\n\r\n"), page, 0, 403},
+		{"slow bytes behind a refusal", "GET / HTTP/1.1\r\nHost : a.test\r\n\r\n", "x", moment / 2, 400},
+		{"fast bytes behind a refusal", "GET / HTTP/1.1\r\nHost : a.test\r\n\r\n", page, 0, 400},
+	} {
+		for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
+			k := start(t, shape{change: func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }})
+			t.Run(tt.name+", "+k.name, func(t *testing.T) {
+				t.Parallel()
+				k.records = nil
+				c := k.connect(t)
+				_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
+				require.NoError(t, c.Send(tt.raw))
+				a, err := c.ReadResponse("POST")
+				require.NoError(t, err)
+				assert.Equal(t, tt.status, a.StatusCode)
+				sent := 0
+				for err == nil && sent < bound {
+					err = c.Send(tt.part)
+					sent += len(tt.part)
+					dawdle(tt.pause)
+				}
+				assert.Error(t, err, "the connection is closed")
+				assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection is closed")
+			})
+		}
 	}
 }
 

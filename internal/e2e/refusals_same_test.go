@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
@@ -75,6 +76,7 @@ func places() []place {
 		{name: "an upstream over TLS", front: newFast, shape: shape{secure: true}, usual: 200, reads: true},
 		{name: "behind middleware", front: newAdapter, usual: 200, reads: true},
 		{name: "behind middleware over TLS", front: newAdapter, shape: shape{secure: true}, usual: 200, reads: true},
+		{name: "behind a hook", front: newHooked, usual: 200, reads: true},
 		{name: "behind a password", front: newFast, shape: guarded(), fields: password, usual: 200, reads: true},
 		{name: "behind a password over TLS", front: newFast, shape: secured(guarded()), fields: password, usual: 200, reads: true},
 		{name: "a redirect", front: newFast, shape: redirecting(), usual: 308},
@@ -101,7 +103,7 @@ const (
 )
 
 // What must not be sent is refused with the same status wherever it leads to and whatever came before it on its connection, which then
-// ends. No target hears of it, and what is behind it is no request.
+// ends. No target hears of it, and what is behind it is no request. The status page counts it, by its status.
 func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 	t.Parallel()
 	corpus := refusals()
@@ -117,8 +119,20 @@ func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 				o := openings[(i+n)%len(openings)] // there are more places than openings: each refusal meets each of them
 				p.refuses(t, k, "behind "+o.about, []string{opening, o.raw, opening, opening}, &x)
 			}
+			assert.Equal(t, countsOf(corpus, 3), refusalsOf(t, k.router))
 		})
 	}
+}
+
+// countsOf returns what the status page says when each refusal of corpus has been sent n times. Faults in a body are those of an exchange.
+func countsOf(corpus []refusal, n uint64) map[string]uint64 {
+	all := make(map[string]uint64)
+	for _, x := range corpus {
+		if !x.body {
+			all["requests "+itoa(x.want)] += n
+		}
+	}
+	return all
 }
 
 // refuses sends x behind the requests in first, and a request behind it.

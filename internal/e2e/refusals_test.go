@@ -15,7 +15,7 @@ type refusal struct {
 
 // refusals returns the whole corpus.
 func refusals() (all []refusal) {
-	for _, part := range [][]refusal{lineRefusals(), targetRefusals(), fieldRefusals(), hostRefusals(), lengthRefusals(), codingRefusals(), chunkRefusals()} {
+	for _, part := range [][]refusal{lineRefusals(), targetRefusals(), fieldRefusals(), hostRefusals(), lengthRefusals(), codingRefusals(), chunkRefusals(), expectRefusals()} {
 		all = append(all, part...)
 	}
 	return all
@@ -184,5 +184,14 @@ func chunkRefusals() (all []refusal) {
 	add("a NUL in a trailer", "0\r\nX: \x00\r\n\r\n", 400)
 	add("101 trailers", "0\r\n"+strings.Repeat("X: y\r\n", h1.MaxFields+1)+"\r\n", 400)
 	add("trailers of 5 KB", "0\r\nX: "+strings.Repeat("y", 5<<10)+"\r\n\r\n", 400)
+	return all
+}
+
+// expectRefusals are expectations that nobody can meet, or that two readers may not agree on (RFC 9110, 10.1.1).
+func expectRefusals() (all []refusal) {
+	for _, v := range []string{"the-unexpected", "y 100-continue", "100-continue, x", "100-continue\r\nExpect: x", ""} {
+		all = append(all, refusal{about: "the expectation " + label(v), want: 417,
+			raw: "POST / HTTP/1.1\r\n" + host + "Expect: " + v + "\r\nContent-Length: 0\r\n\r\n"})
+	}
 	return all
 }

@@ -146,3 +146,20 @@ func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 		left.Wait()
 	}
 }
+
+// The order and case of a target's fields pass middleware that does not look at the Header, as they pass the fast lane. What has to go
+// through an http.Header loses them: requests, interim responses, announced trailers, what a 426 requires, and what hooks or edits change.
+func TestTheOrderAndCaseOfARelayedHeadAreTheTargets(t *testing.T) {
+	fast, adapter := newFast(t, shape{}), newAdapter(t, shape{})
+	const fields = "x-b: 1\r\nETAG: \"1\"\r\nContent-type: text/x\r\nX-a: 2\r\nx-B: 3\r\n"
+	for name, raw := range map[string]string{
+		"a body":  "HTTP/1.1 200 OK\r\n" + fields + sized("hello"),
+		"chunks":  "HTTP/1.1 404 Not Found\r\n" + fields + "Transfer-Encoding: chunked\r\n\r\n" + chunked("hello", 3, "X-Sum: 1"),
+		"no body": "HTTP/1.1 304 Not Modified\r\n" + fields + "\r\n",
+	} {
+		x := exchange{name: name, raw: request("GET /", "\r\n"), answer: answer{raw: raw}}
+		names := fast.ask(t, &x)["down names"]
+		assert.Regexp(t, `^x-b \| ETAG \| Content-type \| X-a \| x-B\b`, names, name)
+		assert.Equal(t, names, adapter.ask(t, &x)["down names"], name)
+	}
+}

@@ -127,7 +127,7 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 		{"a chunked body that stops in a chunk", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe"},
 		{"a chunked body that stops between two chunks", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"},
 		{"trailers that do not come", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n"},
-		{"a body that net/http reads", "PURGE / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhe"},
+		{"a body to an unusual method", "PURGE / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhe"},
 	}
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&say)

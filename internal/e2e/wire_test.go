@@ -1,8 +1,10 @@
 package e2e_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,25 +15,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// parses reports whether our own parser reads all that clients send on the lane: on the others net/http reads bodies, and
-// what comes behind the first request.
-func (l lane) parses() bool { return !l.handler && !l.foreign }
-
-// overOurParser leaves out the lanes on which net/http reads what clients send.
-func overOurParser(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
-	t.Helper()
-	overEachLane(t, script, func(t *testing.T, s *site) {
-		if s.lane.parses() {
-			check(t, s)
-		}
-	}, settings...)
-}
-
 // RFC 9112, 7.1.1: white space may come before and behind the semicolon and the equals sign of a chunk extension.
 func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 	const chunks = "5 ; a=b\r\nhello\r\n1\t; c = \"d\" ;e\r\n!\r\n0 ;f\r\n\r\n"
 	t.Run("of a request", func(t *testing.T) {
-		overOurParser(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 			for _, step := range []int{len(chunks), 1} {
 				n := len(s.backend.Requests())
 				c := s.dial(t)
@@ -60,7 +48,7 @@ func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 	for _, body := range []string{"5 \r\nhello\r\n0\r\n\r\n", "5 a\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0 \r\n\r\n", "5 \n;a\r\nhello\r\n0\r\n\r\n"} {
 		t.Run(label(body), func(t *testing.T) {
-			overOurParser(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 				c := s.dial(t)
 				_ = c.Conn.Send("POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n" + body + smuggled)
 				answer := c.Rest()
@@ -364,4 +352,61 @@ func TestAPostThatAProgramMakesSaysThatItHasNoBody(t *testing.T) {
 	b := proxytest.NewBackend(t, good)
 	hostproxy.To(b.Addr()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "http://a.test/", nil))
 	assert.Equal(t, []string{"0"}, field(b.WaitRequests(1)[0].Raw, "Content-Length"))
+}
+
+// It is refused wherever it leads to, but behind the limit of the Router, which counts all requests.
+func TestTraceIsRefusedByEachHandler(t *testing.T) {
+	t.Parallel()
+	for _, p := range slices.Concat(places(), answerers()) {
+		if p.shape.limit != nil {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			k := p.start(t)
+			k.records = nil
+			c := k.connect(t)
+			for range 2 {
+				require.NoError(t, c.Send(p.with("TRACE / HTTP/1.1\r\n"+host+"\r\n")))
+				a, err := c.ReadResponse("TRACE")
+				require.NoError(t, err)
+				assert.Equal(t, 405, a.StatusCode)
+				assert.Equal(t, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", a.Header.Get("Allow"))
+			}
+			assert.Empty(t, k.mirror.taken())
+		})
+	}
+}
+
+// What a handler of the program says of the length of nothing is not sent, either.
+func TestAHandlersResponsesThatHaveNoBodyHaveNoLength(t *testing.T) {
+	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		s.router.Handle("b.test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for _, status := range []int{102, 103, 204} {
+				w.Header().Set("Content-Length", "3")
+				w.WriteHeader(status)
+			}
+		}))
+		c := s.dial(t)
+		for range 2 {
+			c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
+			for _, status := range []int{102, 103, 204} {
+				p := c.Response("GET")
+				assert.Equal(t, status, p.StatusCode)
+				assert.Empty(t, field(p.Raw, "Content-Length"))
+			}
+		}
+	})
+}
+
+// HTTP/1.0 has no Host, and an absolute target says who is asked.
+func TestAnAbsoluteTargetOfHTTP10NeedsNoHost(t *testing.T) {
+	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
+		for i, fields := range []string{"", "Host: b.test\r\n"} {
+			assert.Equal(t, 200, s.dial(t).Do("GET http://a.test/x HTTP/1.0\r\n"+fields+"\r\n").StatusCode)
+			raw := s.backend.WaitRequests(i + 1)[i].Raw
+			assert.Equal(t, "GET /x HTTP/1.1", lines(raw)[0])
+			assert.Equal(t, []string{"a.test"}, field(raw, "Host"))
+		}
+	})
 }

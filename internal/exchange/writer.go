@@ -32,6 +32,14 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 	h.ServeHTTP(watcher, q)
 }
 
+// ReturnForm lets the server of q remove the files of the form that a handler has parsed from c,
+// a copy of q. It is called when the handler has returned.
+func ReturnForm(q, c *http.Request) {
+	if c.MultipartForm != nil {
+		q.MultipartForm = c.MultipartForm
+	}
+}
+
 // complete reports whether the client got all that there is of the response to a request
 // with that method. A tunnel is complete, since its client ends it by leaving.
 func (w *Watcher) complete(method string) bool {
@@ -87,6 +95,14 @@ func (w *Watcher) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteString is for handlers that assert io.StringWriter.
+func (w *Watcher) WriteString(s string) (int, error) {
+	w.implicit()
+	n, err := io.WriteString(w.ResponseWriter, s)
+	w.count(int64(n))
+	return n, err
+}
+
 // ReadFrom keeps the inner writer's fast path.
 func (w *Watcher) ReadFrom(src io.Reader) (int64, error) {
 	w.implicit()
@@ -131,6 +147,21 @@ func (w *Watcher) FlushError() error {
 // Hijack is for handlers that assert http.Hijacker.
 func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// CloseNotify is for handlers that assert http.CloseNotifier. The channel stays empty where the
+// server has none.
+func (w *Watcher) CloseNotify() <-chan bool {
+	for inner := w.ResponseWriter; ; {
+		switch w := inner.(type) {
+		case interface{ CloseNotify() <-chan bool }: // an http.CloseNotifier, which is deprecated
+			return w.CloseNotify()
+		case interface{ Unwrap() http.ResponseWriter }:
+			inner = w.Unwrap()
+		default:
+			return make(chan bool)
+		}
+	}
 }
 
 // Unwrap lets http.ResponseController find the rest.

@@ -7,10 +7,6 @@ type deviation func(place) bool
 // deviates reports whether d holds at p.
 func (p place) deviates(d deviation) bool { return p.server != netHTTP && d(p) }
 
-// formFilesStay: the server removes the temporary files of a multipart form that it finds in its own Request. The Router hands on
-// a copy of the Request that has a context of its own, and the form stays in the copy.
-func formFilesStay(p place) bool { return p.server == aRoute }
-
 // nobodyPushes: over HTTP/2 the writer of net/http has Push, which clients no longer support, and ours has ReadFrom.
 func nobodyPushes(p place) bool { return p.protocol == h2 }
 
@@ -19,7 +15,6 @@ func nobodyPushes(p place) bool { return p.protocol == h2 }
 // is long, or does not come, closes the connection all the same.
 func maxBytesKeepsConnections(p place) bool { return p.protocol != h2 }
 
-// routesHaveTheirWriter: the writer that a route gets always has Flush, FlushError, Hijack and ReadFrom, and passes them on. Over
-// HTTP/2 its Hijack fails with http.ErrNotSupported. It has neither WriteString nor CloseNotify, which have better successors,
-// nor Push.
-func routesHaveTheirWriter(p place) bool { return p.server == aRoute }
+// routesHaveTheirWriter: the writer that a route gets always has CloseNotify, Flush, FlushError, Hijack, ReadFrom and WriteString,
+// and passes them on. Over HTTP/2 its Hijack fails with http.ErrNotSupported.
+func routesHaveTheirWriter(p place) bool { return p.server == aRoute && p.protocol == h2 }

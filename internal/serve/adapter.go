@@ -29,6 +29,7 @@ import (
 //   - a 304 keeps the Content-Length and Content-Type that the handler gave it
 //   - a body that the handler leaves unread holds no answer up: see source.settle.
 //     Its Close reads nothing
+//   - a body that has been read to its end returns io.EOF also when the answer has begun
 //   - a client that was sent 100 Continue keeps its connection when the rest of its
 //     body comes in time
 //   - a body that ends with the connection ends with a reset when it is cut off

@@ -243,5 +243,7 @@ func (c *Companion) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Alt-Svc", v)
 	}
 	exchange.AwaitTrailers(q)
-	c.all.Handler.ServeHTTP(w, q.WithContext(ctx))
+	passed := q.WithContext(ctx)
+	defer exchange.ReturnForm(q, passed)
+	c.all.Handler.ServeHTTP(w, passed)
 }

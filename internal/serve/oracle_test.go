@@ -98,7 +98,7 @@ func (p *play) act(word, of byte) bool {
 	case 8:
 		p.w.Header().Del(f.name)
 	case 9:
-		if p.shut {
+		if p.shut || p.q.ContentLength < 0 && p.read == chunkedSize { // behind the end net/http has several errors
 			return true
 		}
 		if p.q.Header.Get("Expect") != "" {
@@ -107,7 +107,7 @@ func (p *play) act(word, of byte) bool {
 		n, err := io.ReadFull(p.q.Body, make([]byte, size))
 		p.note("read %d %v", n, err)
 		p.read += int64(n)
-		p.shut = p.shut || err != nil || p.read == p.q.ContentLength // behind the end net/http has several errors
+		p.shut = p.shut || err != nil || p.read == p.q.ContentLength
 	case 10:
 		p.copy(struct{ io.Reader }{strings.NewReader(text)})
 	case 11:
@@ -150,6 +150,10 @@ func (p *play) end(of byte) bool {
 	case 0:
 		if !p.open {
 			panic(http.ErrAbortHandler)
+		}
+	case 3:
+		if !p.open {
+			panic("a fault of the handler")
 		}
 	case 1:
 		if p.begun {
@@ -297,6 +301,9 @@ var requests = []struct{ line, rest string }{
 	{"BREW /pot HTTP/1.1", "Host: a.test\r\nTE: trailers\r\nUpgrade: tea\r\nConnection: upgrade\r\n\r\n"},
 }
 
+// chunkedSize is the size of the chunked body among them.
+const chunkedSize = int64(len("hello world"))
+
 // A view is what a client sees of a response.
 type view struct {
 	Interim []string // heads
@@ -400,12 +407,16 @@ func FuzzTheAdapterServesWhatNetHTTPServes(f *testing.F) {
 		f.Add(i, []byte{6, 0, 11, 2, 2, 4})
 		f.Add(i, []byte{11, 12, 10, 12})
 		f.Add(i, []byte{9, 12, 2, 9, 15, 0})
+		f.Add(i, []byte{9, 12, 2, 9, 15, 3})
+		f.Add(i, []byte{2, 9, 5, 0, 15, 3})
+		f.Add(i, []byte{15, 3})
 		f.Add(i, []byte{6, 9, 2, 5, 2, 5})
 		f.Add(i, []byte{15, 1})
 		f.Add(i, []byte{0, 5, 2, 2})
 		f.Add(i, []byte{12, 0, 2, 9, 9, 1, 13, 0, 9, 1})
 		f.Add(i, []byte{6, 6, 6, 4, 6, 14, 6, 15, 6, 16, 6, 17, 6, 17, 4, 2})
 	}
+	f.Add(5, []byte{9, 1, 9, 2, 11, 5, 9, 1}) // reads behind the end of a chunked body
 	f.Fuzz(func(t *testing.T, request int, script []byte) {
 		if len(script) > 64 || request < 0 {
 			return
