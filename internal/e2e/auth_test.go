@@ -20,6 +20,7 @@ func credentials(user, password string) string {
 }
 
 func TestAPasswordLetsPass(t *testing.T) {
+	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
 	protect := func(s *site) {
@@ -133,6 +134,7 @@ func TestAnotherServerIsToldThePathThatTheTargetGets(t *testing.T) {
 }
 
 func TestAnotherServerSaysNo(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 200_000)
 	for name, tt := range map[string]struct {
 		verdict string
@@ -170,6 +172,7 @@ func TestAnotherServerSaysNo(t *testing.T) {
 
 // A yes is its head: what follows is read as far as it is short, and then left.
 func TestAYesOfAnyLength(t *testing.T) {
+	t.Parallel()
 	for name, verdict := range map[string]string{
 		"short":                  ok,
 		"long":                   "HTTP/1.1 200 OK\r\n" + sized(strings.Repeat("x", 1<<20)),

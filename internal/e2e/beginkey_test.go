@@ -29,6 +29,7 @@ func forgery(i int) string {
 
 // What Begin has set counts, and not what the client says: in the Router and in the Upstream, in each lane.
 func TestALimitCountsByWhatBeginHasSet(t *testing.T) {
+	t.Parallel()
 	for name, by := range map[string]hostproxy.LimitKey{
 		"header set":     {Header: "X-Tenant"},
 		"cookie set":     {Cookie: "s"},
@@ -50,6 +51,7 @@ func TestALimitCountsByWhatBeginHasSet(t *testing.T) {
 
 // So it is with the target that a request is placed at.
 func TestRequestsArePlacedByWhatBeginHasSet(t *testing.T) {
+	t.Parallel()
 	second, third := proxytest.NewBackend(t, good), proxytest.NewBackend(t, good)
 	for name, key := range map[string]hostproxy.HashKey{"header set": {Header: "X-Tenant"}, "cookie set": {Cookie: "s"}, "header removed": {Header: "X-Gone"}} {
 		t.Run(name, func(t *testing.T) {

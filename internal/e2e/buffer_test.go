@@ -301,6 +301,7 @@ func TestATargetThatBreaksOffABufferedResponse(t *testing.T) {
 }
 
 func TestBuffersOverEachProtocol(t *testing.T) {
+	t.Parallel()
 	data := strings.Repeat("0123456789abcdef", 1<<14)
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")

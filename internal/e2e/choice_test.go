@@ -27,6 +27,7 @@ func named(t *testing.T, n int) (addrs []string) {
 }
 
 func TestRequestsAreSharedByPolicyAndWeight(t *testing.T) {
+	t.Parallel()
 	addrs := named(t, 3)
 	const n = 300
 	for _, tt := range []struct {
@@ -164,6 +165,7 @@ func TestTheCookieIsSecureOverTLS(t *testing.T) {
 }
 
 func TestACanaryGetsItsShareOfTheClients(t *testing.T) {
+	t.Parallel()
 	stable, canary := named(t, 1), proxytest.NewBackend(t, says("canary")).Addr()
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {

@@ -216,6 +216,7 @@ func TestHooksThatFail(t *testing.T) {
 }
 
 func TestHostsAreCanonicalOrRefused(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		host   string
 		status int

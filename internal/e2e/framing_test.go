@@ -19,6 +19,7 @@ import (
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
 func TestAClientsFramingErrorInABodyIsItsOwn(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ about, body string }{
 		{"a chunk size that is none", "xyz\r\nabc\r\n0\r\n\r\n"},
 		{"a chunk size with a sign", "+3\r\nabc\r\n0\r\n\r\n"},
@@ -108,6 +109,7 @@ func TestTargetsPassByteForByte(t *testing.T) {
 
 // RFC 9112, 3.2.2: over Host, which the backend gets as the target says it.
 func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ target, host, first string }{
 		{"http://a.test/x?y", "a.test", "GET /x?y"},
 		{"HTTP://a.test/x//y%2F?", "b.test", "GET /x//y%2F?"},
@@ -134,6 +136,7 @@ func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
 
 // On a kept connection, too, behind a request of either lane.
 func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
+	t.Parallel()
 	for _, target := range []string{"foo:bar", "mailto:x@y", "a.test:80", "http:x", "http:///x", "http://?x", "ftp://a.test/", "http://u@a.test/", "http://a..test/", "http://a.test:1:2/"} {
 		t.Run(target, func(t *testing.T) {
 			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
@@ -169,6 +172,7 @@ func TestOptionsStarPasses(t *testing.T) {
 }
 
 func TestResponsesWithoutABodyHaveNone(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ about, method, answer string }{
 		{"HEAD with a Content-Length", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"},
 		{"HEAD with chunked", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"},
@@ -214,6 +218,7 @@ func TestACloseDelimitedResponseIsChunkedAndItsConnectionNotReused(t *testing.T)
 }
 
 func TestUpstreamsThatBreakTheirFramingAre502(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ about, answer string }{
 		{"garbage", "not http at all\r\n\r\n"},
 		{"an invalid Transfer-Encoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"},
@@ -260,6 +265,7 @@ func TestUnsolicitedBytesNeverAnswerAnotherRequest(t *testing.T) {
 }
 
 func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ about, head string }{
 		{"sized", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npart"},
 		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"},
@@ -302,6 +308,7 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 
 // What is wrong with a body is known in time when it comes with the head.
 func TestAChunkedBodyThatBeginsMalformedIs502(t *testing.T) {
+	t.Parallel()
 	for _, body := range []string{"zz\r\n", "+5\r\nhello\r\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "4\r\npart\r\nzz\r\n", "4\r\npartx\r\n", "0\n\r\n", "0\r\nX : y\r\n\r\n"} {
 		t.Run(label(body), func(t *testing.T) {
 			for _, before := range []string{"", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"} {

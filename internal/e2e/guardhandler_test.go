@@ -30,6 +30,7 @@ func guarding(g func() *hostproxy.Guard, next http.Handler) setting {
 const behindGuard = "GET / HTTP/1.1\r\nHost: b.test\r\n"
 
 func TestAGuardLetsInWhomItsListsName(t *testing.T) {
+	t.Parallel()
 	prefix := netip.MustParsePrefix
 	lists := func() *hostproxy.Guard {
 		return &hostproxy.Guard{Allow: []netip.Prefix{prefix("192.0.2.0/24"), prefix("2001:db8::/32")}, Deny: []netip.Prefix{prefix("192.0.2.9/32")}}

@@ -166,6 +166,7 @@ func TestAnEarlyAnswerOfHTTP2EndsWhileTheUploadPauses(t *testing.T) {
 }
 
 func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
+	t.Parallel()
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	h := func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)
@@ -310,6 +311,7 @@ func TestConnectOverHTTP2IsRefused(t *testing.T) {
 }
 
 func TestServerSentEventsCrossEveryProtocol(t *testing.T) {
+	t.Parallel()
 	next := make(chan struct{})
 	h := func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")

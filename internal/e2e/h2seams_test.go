@@ -163,6 +163,7 @@ func TestTheRecordOfATunnelOverHTTP2CountsBothWays(t *testing.T) {
 // Upstream.IdleTimeout bounds how long a client takes nothing, whether it leaves its window closed or its socket unread, and
 // whatever else it does meanwhile.
 func TestAClientThatTakesNothingIsCutOffByTheIdleTimeout(t *testing.T) {
+	t.Parallel()
 	target := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.CopyN(w, zeros{}, 64<<20)
 	}))

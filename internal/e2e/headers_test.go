@@ -57,6 +57,7 @@ func TestConnectionCannotDeleteOurFields(t *testing.T) {
 
 // Neither can it delete what the owner sets.
 func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, fields string }{
 		{"a plain request", "Connection: X-Own, x-forwarded-for, x-forwarded-proto, X-Forwarded-Host, x-real-ip\r\n"},
 		{"with a field of that name", "Connection: x-own, X-Forwarded-For\r\nX-Own: theirs\r\n"},
@@ -110,6 +111,7 @@ func TestAnUntrustedClientCannotSpeakAboutItself(t *testing.T) {
 }
 
 func TestATrustedProxyIsBelieved(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ sent, client string }{
 		{"203.0.113.9", "203.0.113.9"},
 		{"198.51.100.1, 203.0.113.9", "203.0.113.9"},
@@ -134,6 +136,7 @@ func TestATrustedProxyIsBelieved(t *testing.T) {
 
 // The same over HTTP/2, to targets of each kind.
 func TestForwardingFieldsOverHTTP2AreBelievedOfTrustedProxiesOnly(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, trusted, clients, real, proto, host string }{
 		{"trusted", "127.0.0.0/8", "198.51.100.1, 203.0.113.9, 127.0.0.1", "203.0.113.9", "http", "c.test"},
 		{"another is trusted", "192.0.2.0/24", "127.0.0.1", "127.0.0.1", "https", "a.test"},
@@ -242,6 +245,7 @@ func TestEarlyHintsDoNotWipeFieldsOfOuterMiddleware(t *testing.T) {
 
 // CVE-2024-24791 and Expect-based poisoning: an early final answer must leave no connection in between.
 func TestExpectWithAnEarlyAnswerPoisonsNothing(t *testing.T) {
+	t.Parallel()
 	for _, status := range []string{"417 Expectation Failed", "413 Content Too Large", "200 OK"} {
 		t.Run(status, func(t *testing.T) {
 			script := func(c *proxytest.BackendConn) {

@@ -79,6 +79,7 @@ var keyedRequests = []struct { // read-only
 
 // All lanes, and HTTP/2, decide the same on the same requests: as a map of counters would.
 func TestAKeyedLimitDecidesTheSameInEachLane(t *testing.T) {
+	t.Parallel()
 	const burst = 3
 	seed := rand.Uint64()
 	for by, key := range map[hostproxyKey]func(i int) string{
@@ -158,6 +159,7 @@ func tenant(q *http.Request) string {
 }
 
 func TestAKeyFuncDecidesWhatARequestCountsFor(t *testing.T) {
+	t.Parallel()
 	l := hostproxy.RateLimit{Rate: 1e-6, Burst: 1, By: hostproxy.LimitKey{Func: tenant}}
 	for place, set := range limited(l) {
 		t.Run(place, func(t *testing.T) {
@@ -287,6 +289,7 @@ func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 
 // The header that the proxy itself makes different for each request leaves none unlimited.
 func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
+	t.Parallel()
 	l := hostproxy.RateLimit{Rate: 1e-6, Burst: 2, By: hostproxy.LimitKey{Header: "x-request-ID"}}
 	sets := limited(l)
 	sets["Guard"] = func(s *site) {
@@ -307,6 +310,7 @@ func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 
 // A client that waits for the end of each response is alone with it, however fast it goes on.
 func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
+	t.Parallel()
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for range 300 {

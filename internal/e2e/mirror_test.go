@@ -29,6 +29,7 @@ func counts(n *atomic.Int64) func(*proxytest.BackendConn) {
 }
 
 func TestAMirrorGetsItsShareOfTheRequests(t *testing.T) {
+	t.Parallel()
 	var asked, copied atomic.Int64
 	one, two := proxytest.NewBackend(t, counts(&asked)), proxytest.NewBackend(t, counts(&copied))
 	var to *hostproxy.Upstream

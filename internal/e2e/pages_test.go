@@ -38,6 +38,7 @@ const sorry = "HTTP/1.1 503 Service Unavailable\r\nServer: inside\r\nSet-Cookie:
 	"Content-Security-Policy: default-src 'none'\r\nLast-Modified: x\r\nAccept-Ranges: bytes\r\nTrailer: X-Trailer\r\n"
 
 func TestAPageTakesThePlaceOfATargetsBody(t *testing.T) {
+	t.Parallel()
 	for name, body := range map[string]string{
 		"sized": sized("secret"), "chunked": "Transfer-Encoding: chunked\r\n\r\n" + chunked("secret", 3, "X-Trailer: 1"), "none": "Content-Length: 0\r\n\r\n",
 		"large": sized(strings.Repeat("secret", 100_000)), "until the end": "Connection: close\r\n\r\nsecret",
@@ -154,6 +155,7 @@ func TestAnErrorHandlerComesBeforePages(t *testing.T) {
 }
 
 func TestPagesThatFail(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		page   http.HandlerFunc
@@ -226,6 +228,7 @@ func TestRetriesComeBeforePages(t *testing.T) {
 }
 
 func TestPagesOverEachProtocol(t *testing.T) {
+	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Grpc-Status", "5")
 		w.WriteHeader(http.StatusNotFound)

@@ -29,6 +29,7 @@ func below(base, strip, add string) setting {
 }
 
 func TestAPrefixOfThePathIsReplaced(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ base, strip, add, target, want string }{
 		{"", "/api", "", "/api/x?q=/api/", "/x?q=/api/"},
 		{"", "/api", "", "/api", "/"},
@@ -61,6 +62,7 @@ func TestAPrefixOfThePathIsReplaced(t *testing.T) {
 }
 
 func TestWhatIsNotBelowThePrefixReachesNoTarget(t *testing.T) {
+	t.Parallel()
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for target, status := range map[string]int{
 			"/": 404, "/apix": 404, "/API/x": 404, "//api/x": 404, "/%61pi/x": 404, "/api%2Fx": 404, "/x/../api/y": 404, "/api;v=1/x": 404, "/ap": 404,
@@ -96,6 +98,7 @@ func TestOnlyAddPrefixLetsNobodyOut(t *testing.T) {
 }
 
 func TestPathsInResponsesAreThoseOfTheClient(t *testing.T) {
+	t.Parallel()
 	const target = "{target}"
 	for _, tt := range []struct{ base, strip, add, field, want string }{
 		{"", "/api", "", "Location: /x?q=/y#/z", "Location: /api/x?q=/y#/z"},
@@ -195,6 +198,7 @@ func believing(yes bool) setting {
 }
 
 func TestTheTargetIsToldThePrefix(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		strip   string
 		trusted bool
@@ -228,6 +232,7 @@ func TestTheTargetIsToldThePrefix(t *testing.T) {
 }
 
 func TestAPrefixOverEachProtocol(t *testing.T) {
+	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Location", "/v2/there")
 		w.Header().Add("Set-Cookie", "a=b; Path=/v2")

@@ -149,6 +149,7 @@ func inBoth(t *testing.T, check func(t *testing.T, secure bool)) {
 }
 
 func TestThePROXYHeaderSaysWhoTheClientIs(t *testing.T) {
+	t.Parallel()
 	const own = "127.0.0.1"
 	headers := []struct{ name, first, client, local string }{
 		{"version 1", header1("192.0.2.7:4321"), "192.0.2.7", "198.51.100.2:443"},
@@ -379,7 +380,6 @@ func TestClientsBehindALoadBalancerHaveTheirOwnBounds(t *testing.T) {
 }
 
 func TestAWaitForAPROXYHeaderIsBounded(t *testing.T) {
-	t.Parallel()
 	const late = "connections ProxyProtocol: the PROXY header did not arrive in time"
 	inBoth(t, func(t *testing.T, secure bool) {
 		b := newBalanced(t, secure, func(s *hostproxy.Server) { s.ProxyProtocol.Timeout, s.MaxConns = 100*time.Millisecond, 1 })

@@ -211,6 +211,7 @@ func (s *sender) checkReuse(t *testing.T, c *http.Client, host string) {
 }
 
 func TestTargetsAreToldTheClientByThePROXYProtocol(t *testing.T) {
+	t.Parallel()
 	for _, scheme := range []string{"http", "https", "h2c", "unix"} {
 		for _, way := range ways {
 			for version := 1; version <= 2; version++ {

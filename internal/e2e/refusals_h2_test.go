@@ -193,6 +193,7 @@ func places2() (all []place) {
 // What must not be sent is refused over HTTP/2 as over HTTP/1.1, and with the same outcome wherever it leads to. No target hears of it,
 // and its connection goes on.
 func TestARefusalIsTheSameOverHTTP2(t *testing.T) {
+	t.Parallel()
 	all := streams2()
 	first := map[string]string{} // what came of each in the first place
 	for _, p := range places2() {

@@ -202,6 +202,7 @@ func TestAnUpgradeCarriesTheRequestIDOnce(t *testing.T) {
 
 // Each attempt and the question have the same identifier, whichever client forwards them.
 func TestTheRequestIDStaysTheSameOnEveryWay(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"http", "h2c", "unix"} {
 		t.Run(kind, func(t *testing.T) {
 			asked, attempts := make(chan []string, 10), make(chan []string, 10)

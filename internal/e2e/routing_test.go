@@ -19,6 +19,7 @@ import (
 )
 
 func TestATargetsPathComesFirst(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ base, target, want string }{
 		{"/base", "/x", "/base/x"},
 		{"/base/", "/x", "/base/x"},
@@ -245,6 +246,7 @@ func trusting(s *site) {
 
 // What a trusted proxy says of the client decides where a redirect leads, and whether the client is told what holds over TLS only.
 func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name, fields  string
 		trusted       bool
@@ -294,6 +296,7 @@ func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
 }
 
 func TestARedirectWithAPort(t *testing.T) {
+	t.Parallel()
 	for to, want := range map[string][2]string{ // from plain HTTP, and from TLS
 		"c.test:9443":   {"http://c.test:9443", "https://c.test:9443"},
 		"C.test.:9443":  {"http://c.test:9443", "https://c.test:9443"},

@@ -270,6 +270,7 @@ func TestAnUpgradeThatIsRefusedStaysHTTP(t *testing.T) {
 
 // CVE-2022-41721, h2csmuggler: only protocols on the list are asked for.
 func TestOtherUpgradesAreNotAskedFor(t *testing.T) {
+	t.Parallel()
 	for _, ask := range []string{
 		"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
 		"Connection: Upgrade\r\nUpgrade: foo\r\n",

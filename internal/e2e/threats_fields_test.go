@@ -18,6 +18,7 @@ import (
 
 // threats.md, response splitting: an upstream's control bytes make no line of ours.
 func TestAnUpstreamCannotSplitTheResponse(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, answer string }{
 		{"a bare CR in a value", "HTTP/1.1 200 OK\r\nX-A: a\rX-Evil: 1\r\nContent-Length: 2\r\n\r\nok"},
 		{"a bare LF in a value", "HTTP/1.1 200 OK\r\nX-A: a\nX-Evil: 1\r\nContent-Length: 2\r\n\r\nok"},
@@ -49,6 +50,7 @@ func TestAnUpstreamCannotSplitTheResponse(t *testing.T) {
 
 // The same in a trailer comes too late for a 502 when the response has begun: the client is cut off.
 func TestAnUpstreamCannotSplitTrailers(t *testing.T) {
+	t.Parallel()
 	for _, line := range []string{"X-A: a\rX-Evil: 1\r\n", "X-A: a\nX-Evil: 1\r\n", "X-A: \x00\r\n", "X A: 1\r\n", " X-A: 1\r\n"} {
 		begun := make(chan struct{})
 		script := func(c *proxytest.BackendConn) {

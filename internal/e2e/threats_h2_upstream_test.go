@@ -102,6 +102,7 @@ func TestInterimResponsesWithoutEndOverHTTP2AreBounded(t *testing.T) {
 
 // threats.md, response splitting: what HTTP/1.1 would read as lines is no field of HTTP/2 (RFC 9113, 8.2.1).
 func TestAnHTTP2UpstreamCannotSplitTheResponse(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, name, value string }{
 		{"CR LF", "x-a", "a\r\nX-Evil: 1"},
 		{"LF", "x-a", "a\nX-Evil: 1"},

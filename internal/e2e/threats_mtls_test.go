@@ -126,6 +126,7 @@ func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 
 // Connections to one address that were opened with one certificate of ours carry no requests that are to come with another.
 func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
+	t.Parallel()
 	backend := newIdentifier(t)
 	var r hostproxy.Router
 	config, roots := proxytest.TLS(t, "a.test", "b.test")

@@ -18,6 +18,7 @@ import (
 // forwarding.md, Failures: a retry after a write is for idempotent requests only. The backend answers one request of its first
 // connection, then reads another and closes: who can tell whether that one was carried out?
 func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
+	t.Parallel()
 	script := func(c *proxytest.BackendConn) {
 		for i := 0; ; i++ {
 			if _, err := c.ReadRequest(); err != nil || c.Number == 0 && i == 1 || c.Send(ok) != nil {
@@ -85,6 +86,7 @@ func TestAStaleConnectionCostsNoRequest(t *testing.T) {
 // forwarding.md, Framing: a connection is reused only after its request was consumed to the end. The rest of the body
 // holds another request, for a proxy that loses count on either side.
 func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
+	t.Parallel()
 	hidden := strings.Repeat(smuggled, 200_000/len(smuggled))
 	for _, raw := range []string{
 		"POST / HTTP/1.1\r\nHost: a.test\r\n" + sized(hidden),
@@ -124,6 +126,7 @@ func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 
 // What an upstream sends behind an answer that has no body answers nobody else's request.
 func TestBytesBehindABodilessAnswerPoisonNothing(t *testing.T) {
+	t.Parallel()
 	poison := "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
 	for _, tt := range []struct{ about, method, answer string }{
 		{"HEAD", "HEAD", poison},

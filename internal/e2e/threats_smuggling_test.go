@@ -15,6 +15,7 @@ import (
 // Expect desyncs (HTTP/1.1 must die), CVE-2024-24791: the upstream answers at once and for good, and takes whatever comes
 // behind a head for the next request, or for the body. The client sends its body all the same.
 func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
+	t.Parallel()
 	const expect = "Expect: 100-continue\r\n"
 	for _, tt := range []struct{ about, method, fields string }{
 		{"an expectation", "POST", expect},
@@ -87,6 +88,7 @@ func (s *site) sendDespite(t *testing.T, head string, late bool) {
 // RFC 9112, 3.2.2: where a target's authority and Host disagree, the authority counts for everybody: the route, the backend and what the
 // backend is told.
 func TestTheAuthorityIsOneForEverybody(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, first, method string }{
 		{"first", "", "GET"},
 		{"first, for net/http", "", "PURGE"},
@@ -168,6 +170,7 @@ func TestTheAuthorityIsOneForEverybodyOverHTTP2(t *testing.T) {
 // A request of HTTP/1.0 has no body unless it has a length (RFC 9112, 6.3), but not everybody knows (RFC 1945, 8.3): what
 // comes behind the head is nobody's request.
 func TestBytesBehindAnHTTP10HeadAreNoRequest(t *testing.T) {
+	t.Parallel()
 	const kept = "Connection: keep-alive\r\n"
 	for _, tt := range []struct{ about, first, raw string }{
 		{"nothing else", "", "POST / HTTP/1.0\r\n" + host},

@@ -60,6 +60,7 @@ func TestTrailersThatConnectionNamesDoNotPass(t *testing.T) {
 
 // Both ways, however Connection says it and whoever looks on.
 func TestTrailersThatConnectionNamesPassInNoDirection(t *testing.T) {
+	t.Parallel()
 	for about, connection := range map[string]string{
 		"on one line": "Connection: x-hop , X-OTHER\r\n", "on several": "connection: keep-alive\r\nConnection:\r\nCONNECTION: , X-Other ,\r\nConnection:\tX-Hop\r\n",
 	} {
@@ -124,6 +125,7 @@ func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {
 
 // Whoever is identified by a field must not be able to say in a trailer that they are somebody else.
 func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
+	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
 	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\nX-User: ann\r\n\r\n")

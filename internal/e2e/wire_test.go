@@ -83,6 +83,7 @@ func TestATargetThatIsTooLongIs414AndFieldsThatAreAre431(t *testing.T) {
 
 // RFC 9110, 2.5.
 func TestLaterMinorVersionsAreProcessedAsHTTP11(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"HTTP/1.2", "HTTP/1.9"} {
 		t.Run(version, func(t *testing.T) {
 			overEachLane(t, proxytest.Reply(version+" 200 OK\r\nContent-Length: 2\r\n\r\nok"), func(t *testing.T, s *site) {
@@ -225,6 +226,7 @@ func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
 
 // RFC 9110, 8.6: neither a 1xx nor a 204 has a Content-Length, whatever the target says.
 func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
+	t.Parallel()
 	for _, head := range []string{"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n"} {
 		t.Run(head, func(t *testing.T) {
 			script := proxytest.Reply("HTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\n\r\n" + head + "X-A: 1\r\n\r\n")
@@ -253,6 +255,7 @@ func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
 
 // RFC 9110, 7.6.2: a chain of proxies can be asked one after the other.
 func TestOptionsGoesOnAsOftenAsMaxForwardsSays(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ about, fields, want string }{
 		{"one", "Max-Forwards: 1\r\n", "0"},
 		{"several", "max-forwards: 10\r\n", "9"},

@@ -100,7 +100,7 @@ func runAndLook(m *testing.M) int {
 func leaked(before map[string]string, owner string, patience time.Duration) []string {
 	var left []string
 	var first map[string]string
-	poll(patience, func() bool {
+	pollSlower(patience, func() bool {
 		now := goroutines()
 		if first == nil {
 			first = now

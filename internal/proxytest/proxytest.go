@@ -84,3 +84,18 @@ func poll(patience time.Duration, done func() bool) bool {
 	}
 	return true
 }
+
+// pollSlower is poll for what is costly to ask: each pause is twice as long as the one before, up to 100 ms.
+func pollSlower(patience time.Duration, done func() bool) bool {
+	pause := 2 * time.Millisecond
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !done(); <-tick.C {
+		if time.Now().After(end) {
+			return false
+		}
+		pause = min(2*pause, 100*time.Millisecond)
+		tick.Reset(pause)
+	}
+	return true
+}
