@@ -467,6 +467,35 @@ func TestCompanionsThatCannotServe(t *testing.T) {
 	assert.ErrorContains(t, err, `AltSvc returns "h3", and the Server has no listener for TLS`)
 }
 
+// Companions whose methods the Server does not call, though it calls some of these names.
+type (
+	copied  struct{ plain }
+	listens struct{ plain }
+	pointed struct{ plain }
+)
+
+func (copied) Listen(*tls.Dialer) error    { return nil }
+func (listens) Listen(string) error        { return nil }
+func (listens) AltSvc() (string, error)    { return "", nil }
+func (listens) Close()                     {}
+func (*pointed) Listen(*tls.Config) error  { return errors.New("listens") }
+func (*pointed) AltSvc(port string) string { return port }
+
+func TestAMethodOfACompanionThatIsNotCalledIsAnError(t *testing.T) {
+	r, _ := certified(t)
+	for want, cs := range map[string][]hostproxy.Companion{
+		"hostproxy: Server.Companions[0]: its method Listen is func(*tls.Dialer) error: want func(*tls.Config) error, or another name": {copied{}},
+		"hostproxy: Server.Companions[1]: its method Listen is func(string) error: want func(*tls.Config) error, or another name\n" +
+			"its method AltSvc is func() (string, error): want func() string, or another name\n" +
+			"its method Close is func(): want func() error, or another name": {plain{}, &listens{}},
+		"hostproxy: Server.Companions[0]: its method Listen has a pointer receiver: pass a pointer\n" +
+			"its method AltSvc has a pointer receiver: pass a pointer": {pointed{}},
+		"hostproxy: Server.Companions[0]: its method AltSvc is func(string) string: want func() string, or another name": {&pointed{}},
+	} {
+		assert.EqualError(t, running(t, &hostproxy.Server{Router: r, Companions: cs}, proxytest.Listen(t), nil)(), want)
+	}
+}
+
 // A plain companion is one by value. It holds a func, and cannot be compared.
 type plain struct{ h http.Handler }
 

@@ -44,6 +44,9 @@ func FaultsOf(all []Beside) (errs []error) {
 			errs = append(errs, fmt.Errorf("Server.Companions[%d] is nil: want a server", i))
 			continue
 		}
+		if err := methodFaults(c); err != nil {
+			errs = append(errs, fmt.Errorf("Server.Companions[%d]: %w", i, err))
+		}
 		for j, other := range all[:i] {
 			if same(c, other) {
 				errs = append(errs, fmt.Errorf("Server.Companions[%d] and [%d] are the same: a companion serves once at a time", j, i))
