@@ -230,7 +230,7 @@ const (
 //     [Server.DrainTimeout], and if the Server cannot start after Listen.
 //
 // A method of one of these names that is another func, or that only a pointer has, is an
-// error.
+// error, and so is a value that is not one of Alt-Svc.
 //
 // The companion sets TLS, RemoteAddr, Proto and ProtoMajor of each request, which the
 // Router uses as for any request. The limits of connections, heads and handshakes are
