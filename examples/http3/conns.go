@@ -3,9 +3,11 @@ package http3
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,8 +124,30 @@ func (c *conns) counted(h http.Handler) http.Handler {
 				x.inFlight.Add(-1)
 			}()
 		}
-		h.ServeHTTP(w, asNetHTTP(q))
+		apart(h, w, asNetHTTP(q))
 	})
+}
+
+// apart calls h in a goroutine of its own. If a handler ends its goroutine, which is then not
+// quic-go's, its response is cut off, as it is over HTTP/1.1 and HTTP/2. Otherwise its client
+// would wait for ever.
+func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
+	ended := make(chan any, 1)
+	go func() {
+		var how any = http.ErrAbortHandler // unless h returns
+		defer func() {
+			p := recover()
+			if p != nil && p != http.ErrAbortHandler {
+				how = fmt.Sprintf("%v\n\n%s", p, debug.Stack()) // quic-go logs it, with the stack of another goroutine
+			}
+			ended <- how
+		}()
+		h.ServeHTTP(w, q)
+		how = nil
+	}()
+	if p := <-ended; p != nil {
+		panic(p)
+	}
 }
 
 // closeIdle closes the connections that have had no request for a while. Clients should do

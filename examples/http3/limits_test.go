@@ -3,8 +3,10 @@ package http3_test
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -214,5 +216,29 @@ func TestAServerServesAgain(t *testing.T) {
 		require.NoError(t, s.run.Stop())
 		s.server = &hostproxy.Server{Router: s.router, Companions: []hostproxy.Companion{s.own}}
 		s.start(t)
+	}
+}
+
+func TestAHandlerThatEndsItsGoroutineIsCutOffOverAllProtocols(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/begun" {
+			_, _ = io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+		}
+		runtime.Goexit()
+	}))
+	s.router.Handle("a.test/fine", hello("a"))
+	s.start(t)
+	for _, p := range protocols {
+		c := s.client(t, p)
+		for path, cut := range map[string]bool{"/": true, "/begun": true, "/fine": false} {
+			q, err := http.NewRequest("GET", "https://a.test"+path, nil)
+			require.NoError(t, err)
+			got := ask(t, c, q)
+			assert.Equal(t, cut, got.Cut, "%s %s", p, path)
+			assert.NotContains(t, got.Body, "deadline", "%s %s", p, path)
+		}
 	}
 }
