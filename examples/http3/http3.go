@@ -83,12 +83,15 @@ func (s *Server) Listen(conf *tls.Config) error {
 	if err := s.check(conf); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now.serves() {
+		return errors.New("http3: Server is in use: a Server serves once at a time, give each hostproxy.Server one of its own")
+	}
 	n := &session{server: s, tls: h3.ConfigureTLSConfig(conf), conns: newConns(s), cut: make(chan struct{}), ended: make(chan struct{})}
 	if err := n.bind(); err != nil && !(busy(err) && s.BindTimeout > 0) {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.now = n
 	return nil
 }

@@ -162,6 +162,16 @@ func (n *session) close() {
 	n.release()
 }
 
+// serves reports whether n has neither ended nor been closed.
+func (n *session) serves() bool {
+	if n == nil {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.isCut
+}
+
 // release closes what is open. n.mu is held.
 func (n *session) release() {
 	if n.socket != nil {
