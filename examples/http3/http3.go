@@ -171,11 +171,17 @@ func (s *Server) address() string { return cmp.Or(s.Addr, ":443") }
 // config returns the settings of QUIC.
 func (s *Server) config() *quic.Config {
 	return &quic.Config{
-		Allow0RTT:             false,
-		HandshakeIdleTimeout:  cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2, // quic-go allows twice as much in all
-		MaxIdleTimeout:        deadAfter,
-		KeepAlivePeriod:       keepAlive,
-		MaxIncomingStreams:    int64(cmp.Or(s.MaxStreams, 100)),
-		MaxIncomingUniStreams: uniStreams,
+		Allow0RTT:            false,
+		HandshakeIdleTimeout: cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2, // quic-go allows twice as much in all
+		MaxIdleTimeout:       deadAfter,
+		KeepAlivePeriod:      keepAlive,
+		MaxIncomingStreams:   int64(cmp.Or(s.MaxStreams, 100)),
+
+		// Heads count in the window of the connection too: uploads that stall must leave
+		// room for them.
+		InitialStreamReceiveWindow:     64 << 10,
+		MaxStreamReceiveWindow:         1 << 20,
+		InitialConnectionReceiveWindow: 2 << 20,
+		MaxIncomingUniStreams:          uniStreams,
 	}
 }
