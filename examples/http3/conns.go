@@ -25,6 +25,9 @@ const (
 	// lastWait is how long a connection without requests stays open in a shutdown, for
 	// packets that are lost.
 	lastWait = 2 * time.Second
+
+	// shutdown is why connections are closed at the end.
+	shutdown = "shutdown"
 )
 
 var errFull = errors.New("too many connections")
@@ -150,17 +153,18 @@ func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// closeIdle closes the connections that have had no request for a while. Clients should do
-// so when they get GOAWAY.
-func (c *conns) closeIdle() {
+// closeIdle closes the connections that have had no request for so long. The head of a
+// request that is not complete is none. In a shutdown, clients should close them when they
+// get GOAWAY.
+func (c *conns) closeIdle(after time.Duration, why string) {
 	now := time.Now().UnixNano()
-	c.closeIf(func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(lastWait) })
+	c.closeIf(why, func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(after) })
 }
 
 // closeAll closes all connections.
-func (c *conns) closeAll() { c.closeIf(func(*conn) bool { return true }) }
+func (c *conns) closeAll() { c.closeIf(shutdown, func(*conn) bool { return true }) }
 
-func (c *conns) closeIf(which func(*conn) bool) {
+func (c *conns) closeIf(why string, which func(*conn) bool) {
 	c.mu.Lock()
 	var close []*quic.Conn
 	for q, x := range c.accepted {
@@ -170,6 +174,6 @@ func (c *conns) closeIf(which func(*conn) bool) {
 	}
 	c.mu.Unlock()
 	for _, q := range close {
-		_ = q.CloseWithError(quic.ApplicationErrorCode(h3.ErrCodeNoError), "shutdown")
+		_ = q.CloseWithError(quic.ApplicationErrorCode(h3.ErrCodeNoError), why)
 	}
 }

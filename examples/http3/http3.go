@@ -50,9 +50,9 @@ type Server struct {
 	// limit; negative is an error.
 	MaxConns, MaxConnsPerClient int
 
-	// IdleTimeout limits the wait for the next request on a connection. Zero means
-	// 2 minutes; negative disables the limit. A client that has disappeared is noticed
-	// after 30 s.
+	// IdleTimeout limits the wait for the next request on a connection, to the end of
+	// its head. Zero means 2 minutes; negative disables the limit. A client that has
+	// disappeared is noticed after 30 s.
 	IdleTimeout time.Duration
 
 	// HandshakeTimeout limits the handshake, including the wait for a certificate. Zero
@@ -167,6 +167,21 @@ func (s *Server) check(conf *tls.Config) error {
 }
 
 func (s *Server) address() string { return cmp.Or(s.Addr, ":443") }
+
+// idleTimeout returns IdleTimeout with its default; 0 means no limit.
+func (s *Server) idleTimeout() time.Duration {
+	return max(cmp.Or(s.IdleTimeout, 2*time.Minute), 0)
+}
+
+// sweeps returns when to look for idle connections. It is nil if there is no limit.
+func (s *Server) sweeps() (c <-chan time.Time, stop func()) {
+	idle := s.idleTimeout()
+	if idle == 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(max(idle/8, time.Millisecond))
+	return t.C, t.Stop
+}
 
 // config returns the settings of QUIC.
 func (s *Server) config() *quic.Config {

@@ -113,6 +113,45 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 	assert.ErrorContains(t, context.Cause(conn.Context()), "idle timeout")
 }
 
+// A client that begins a request, and keeps quiet, is as idle as one without a request.
+func TestAConnectionWithAPartOfAHeadIsClosed(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", hello("a"))
+	s.own.IdleTimeout = 50 * time.Millisecond
+	s.start(t)
+	conn, err := quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
+	require.NoError(t, err)
+	str, err := conn.OpenStream()
+	require.NoError(t, err)
+	_, err = str.Write([]byte{1, 100, 0}) // HEADERS, 100 bytes long
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), proxytest.Patience)
+	defer cancel()
+	select {
+	case <-conn.Context().Done():
+		assert.ErrorContains(t, context.Cause(conn.Context()), "idle timeout")
+	case <-ctx.Done():
+		t.Error("the connection is open")
+	}
+}
+
+// A request in flight keeps its connection.
+func TestAConnectionWithARequestIsNotIdle(t *testing.T) {
+	s := newSite(t, "a.test")
+	s.own.IdleTimeout = 10 * time.Millisecond
+	s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		select {
+		case <-q.Context().Done():
+		case <-time.NewTimer(100 * time.Millisecond).C:
+			_, _ = io.WriteString(w, "late")
+		}
+	}))
+	s.start(t)
+	_, body, _ := get(t, s.client(t, "h3"), "https://a.test/")
+	assert.Equal(t, "late", body)
+}
+
 // A session is resumed, but its client cannot send requests in 0-RTT.
 func TestThereIsNo0RTT(t *testing.T) {
 	s := newSite(t, "a.test")
