@@ -405,6 +405,18 @@ func TestTheHeadIsThatOfWriteHeader(t *testing.T) {
 	})
 }
 
+func TestATagWithACommaIsKnownAgain(t *testing.T) {
+	c := place{protocol: "h1"}.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Etag", `"a,b"`)
+		http.ServeContent(w, q, "a.txt", time.Time{}, strings.NewReader(prose))
+	}))
+	for tag, want := range map[string]string{`W/"a,b"`: `W/"a,b"`, `"a,b"`: `"a,b"`, `"x", W/"a,b"`: `W/"a,b"`} {
+		res, _ := ask(t, c, "GET", "/", "Accept-Encoding", "gzip", "If-None-Match", tag)
+		assert.Equal(t, 304, res.StatusCode)
+		assert.Equal(t, want, res.Header.Get("Etag"), "the tag that the client knows")
+	}
+}
+
 // What is cut off must not look whole to a client.
 func TestAResponseThatIsCutOffStaysSo(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {

@@ -142,7 +142,8 @@ func weaken(h http.Header) {
 // weakenIfAsked makes the ETag of a 304 the weak one that the client has asked about:
 // otherwise a cache does not find its response (RFC 9111, 4.3.4).
 func weakenIfAsked(h, asked http.Header) {
-	if e := h.Get("Etag"); strings.HasPrefix(e, `"`) && lists(asked["If-None-Match"], "W/"+e) {
+	e := h.Get("Etag")
+	if strings.HasPrefix(e, `"`) && strings.Contains(strings.Join(asked["If-None-Match"], ","), "W/"+e) { // a tag may have a comma
 		h.Set("Etag", "W/"+e)
 	}
 }
