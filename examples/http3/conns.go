@@ -26,6 +26,9 @@ const (
 	// packets that are lost.
 	lastWait = 2 * time.Second
 
+	// maxFields limits the fields in the head of a request, as over HTTP/1.1 and HTTP/2.
+	maxFields = 100
+
 	// shutdown is why connections are closed at the end.
 	shutdown = "shutdown"
 )
@@ -127,8 +130,21 @@ func (c *conns) counted(h http.Handler) http.Handler {
 				x.inFlight.Add(-1)
 			}()
 		}
+		if tooMany(q.Header) {
+			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
+			return
+		}
 		apart(h, w, asNetHTTP(q))
 	})
+}
+
+// tooMany reports whether there are more fields than a hostproxy.Server accepts.
+func tooMany(h http.Header) bool {
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	return n > maxFields
 }
 
 // apart calls h in a goroutine of its own. If a handler ends its goroutine, which is then not

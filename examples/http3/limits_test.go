@@ -39,6 +39,23 @@ func TestALargeHeadIsRefused(t *testing.T) {
 	}
 }
 
+func TestTooManyFieldsAreRefusedOverAllProtocols(t *testing.T) {
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", hello("a"))
+	s.start(t)
+	for _, p := range protocols {
+		c := s.client(t, p)
+		for n, want := range map[int]int{90: 200, 101: 431} {
+			q, err := http.NewRequest("GET", "https://a.test/", nil)
+			require.NoError(t, err)
+			for range n {
+				q.Header.Add("X-Many", "")
+			}
+			assert.Equal(t, want, ask(t, c, q).Status, "%s %d", p, n)
+		}
+	}
+}
+
 func TestStreamsAreLimited(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var now, most atomic.Int64
