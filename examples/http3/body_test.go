@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/http3"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -62,6 +63,12 @@ func TestAGetMayHaveABody(t *testing.T) {
 			res.Body.Close()
 		}
 	}
+}
+
+// A client may send the authority as Host too (RFC 9114, 4.3.1).
+func TestHostIsNoHeader(t *testing.T) {
+	q := &http.Request{Method: "POST", Host: "a.test", ContentLength: 1, Header: http.Header{"Host": {"a.test"}, "X-A": {"1"}}}
+	assert.Equal(t, http.Header{"X-A": {"1"}}, http3.AsNetHTTP(q).Header)
 }
 
 // A target must not take what has come of an upload for the whole.
