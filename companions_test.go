@@ -463,8 +463,90 @@ func TestCompanionsThatCannotServe(t *testing.T) {
 	} {
 		assert.ErrorContains(t, running(t, &hostproxy.Server{Router: r, Companions: cs}, proxytest.Listen(t), nil)(), want)
 	}
-	err := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{newBeside(t, "h3")}}, nil, proxytest.Listen(t))()
-	assert.ErrorContains(t, err, `AltSvc returns "h3", and the Server has no listener for TLS`)
+	err := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{newBeside(t, `h3=":1"`)}}, nil, proxytest.Listen(t))()
+	assert.ErrorContains(t, err, `AltSvc returns "h3=\":1\"", and the Server has no listener for TLS`)
+}
+
+// Companions whose methods the Server does not call, though it calls some of these names.
+type (
+	copied  struct{ plain }
+	listens struct{ plain }
+	pointed struct{ plain }
+)
+
+func (copied) Listen(*tls.Dialer) error    { return nil }
+func (listens) Listen(string) error        { return nil }
+func (listens) AltSvc() (string, error)    { return "", nil }
+func (listens) Close()                     {}
+func (*pointed) Listen(*tls.Config) error  { return errors.New("listens") }
+func (*pointed) AltSvc(port string) string { return port }
+
+func TestAMethodOfACompanionThatIsNotCalledIsAnError(t *testing.T) {
+	r, _ := certified(t)
+	for want, cs := range map[string][]hostproxy.Companion{
+		"hostproxy: Server.Companions[0]: its method Listen is func(*tls.Dialer) error: want func(*tls.Config) error, or another name": {copied{}},
+		"hostproxy: Server.Companions[1]: its method Listen is func(string) error: want func(*tls.Config) error, or another name\n" +
+			"its method AltSvc is func() (string, error): want func() string, or another name\n" +
+			"its method Close is func(): want func() error, or another name": {plain{}, &listens{}},
+		"hostproxy: Server.Companions[0]: its method Listen has a pointer receiver: pass a pointer\n" +
+			"its method AltSvc has a pointer receiver: pass a pointer": {pointed{}},
+		"hostproxy: Server.Companions[0]: its method AltSvc is func(string) string: want func() string, or another name": {&pointed{}},
+	} {
+		assert.EqualError(t, running(t, &hostproxy.Server{Router: r, Companions: cs}, proxytest.Listen(t), nil)(), want)
+	}
+}
+
+func TestAValueThatIsNotOneOfAltSvcIsRefused(t *testing.T) {
+	r, _ := certified(t)
+	for value, want := range map[string]string{
+		`h3=443`:                     `the address "443" is not in quotes`,
+		`h3`:                         `the address "" is not in quotes`,
+		`h3=":443`:                   `the address "\":443" is not in quotes`,
+		`h3=":443" ma=5`:             `is not in quotes`,
+		`h3="443"`:                   `the address "443" is not host:port or :port`,
+		`h3=":0"`:                    `is not host:port or :port`,
+		`h3=":99999"`:                `is not host:port or :port`,
+		`h3="a b:443"`:               `is not host:port or :port`,
+		`h3=":443"; ma`:              `the parameter "ma" has no value`,
+		`h3=":443"; ma=`:             `the parameter "ma=" has no value`,
+		`h3=":443"; ma=1h`:           `ma is "1h", and not a number of seconds`,
+		`h3=":443"; ma=-1`:           `ma is "-1", and not a number of seconds`,
+		`h3=":443"; persist=2`:       `persist is "2", and not 1`,
+		`h3=":443";`:                 `the parameter "" has no name`,
+		`h3=":443",`:                 `an element of the list is empty`,
+		`,h3=":443"`:                 `an element of the list is empty`,
+		`h3=":443"; ma=86400, clear`: `the address "" is not in quotes`,
+		`Clear`:                      `the address "" is not in quotes`,
+		`=":443"`:                    `"" is not a protocol's name in ALPN, such as h3`,
+		`h/3=":443"`:                 `"h/3" is not a protocol's name in ALPN`,
+		`h%33=":443"`:                `"h%33" is not a protocol's name in ALPN`,
+		"h3=\":443\"\r\nX: y":        `a byte in it is not allowed in a header`,
+		` h3=":443"`:                 `it begins or ends with a blank`,
+	} {
+		err := running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{newBeside(t, value)}}, proxytest.Listen(t), nil)()
+		assert.ErrorContains(t, err, "hostproxy: Server.Companions[0]: AltSvc returns ", value)
+		assert.ErrorContains(t, err, want, value)
+	}
+	for _, value := range []string{`h3=":443"`, `h3=":443";ma=5 ; persist=1,h3-29="b.test:443"; x="a,\"; b"`, `w%3Dx=":1"`, `h2="[::1]:8443"; ma="7"`, "clear"} {
+		assert.NoError(t, running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{newBeside(t, value)}}, proxytest.Listen(t), nil)(), value)
+	}
+}
+
+func TestACompanionMayTellClientsToForgetAll(t *testing.T) {
+	for want, values := range map[string][]string{"clear": {"clear", "", "clear"}, `h3=":1", h3=":2"`: {`h3=":1"`, "clear", `h3=":2"`}} {
+		r, roots := certified(t)
+		var cs []hostproxy.Companion
+		for _, v := range values {
+			cs = append(cs, newBeside(t, v))
+		}
+		ln := proxytest.Listen(t)
+		stop := running(t, &hostproxy.Server{Router: r, Companions: cs}, ln, nil)
+		client := proxytest.HTTPClient(t, ln.Addr().String(), roots, "h2")
+		_, value := altSvcOf(t, client, "https://a.test/")
+		assert.Equal(t, want, value)
+		client.CloseIdleConnections()
+		assert.NoError(t, stop())
+	}
 }
 
 // A plain companion is one by value. It holds a func, and cannot be compared.

@@ -229,6 +229,9 @@ const (
 //   - Close() error: makes Serve return immediately. It is called after
 //     [Server.DrainTimeout], and if the Server cannot start after Listen.
 //
+// A method of one of these names that is another func, or that only a pointer has, is an
+// error, and so is a value that is not one of Alt-Svc.
+//
 // The companion sets TLS, RemoteAddr, Proto and ProtoMajor of each request, which the
 // Router uses as for any request. The limits of connections, heads and handshakes are
 // the companion's own. For a CONNECT that opens a WebSocket over HTTP/3 (RFC 9220),

@@ -86,7 +86,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		h.next.ServeHTTP(w, q)
 		return
 	}
-	h.wrapped.ServeHTTP(&outer{w}, q)
+	h.wrapped.ServeHTTP(&outer{ResponseWriter: w}, q)
 }
 
 // Unwrap returns the handler of New. hostproxy.Router finds targets behind it.

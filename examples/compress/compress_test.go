@@ -378,6 +378,45 @@ func TestTrailersAndHintsPass(t *testing.T) {
 	})
 }
 
+// gzhttp keeps the head of a small response until its end.
+func TestTheHeadIsThatOfWriteHeader(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		c := p.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.Header().Set("Trailer", "X-Sum")
+			w.Header().Set("X-Early", "1")
+			size, err := strconv.Atoi(q.URL.RawQuery)
+			assert.NoError(t, err)
+			_, _ = io.WriteString(w, prose[:size])
+			w.Header().Set("X-Sum", "1")
+			w.Header().Set("X-Early", "2")
+			w.Header().Set("X-Late", "1")
+			w.Header().Set(http.TrailerPrefix+"X-Undeclared", "1")
+		}))
+		for _, size := range []string{"10", "10000"} {
+			for _, accept := range []string{"gzip", "zstd", "identity"} {
+				res, _ := ask(t, c, "GET", "/?"+size, "Accept-Encoding", accept)
+				assert.Empty(t, res.Header.Values("X-Sum"), "%s %s", size, accept)
+				assert.Empty(t, res.Header.Values("X-Late"), "%s %s", size, accept)
+				assert.Equal(t, "1", res.Header.Get("X-Early"), "%s %s", size, accept)
+				assert.Equal(t, http.Header{"X-Sum": {"1"}, "X-Undeclared": {"1"}}, res.Trailer, "%s %s", size, accept)
+			}
+		}
+	})
+}
+
+func TestATagWithACommaIsKnownAgain(t *testing.T) {
+	c := place{protocol: "h1"}.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Etag", `"a,b"`)
+		http.ServeContent(w, q, "a.txt", time.Time{}, strings.NewReader(prose))
+	}))
+	for tag, want := range map[string]string{`W/"a,b"`: `W/"a,b"`, `"a,b"`: `"a,b"`, `"x", W/"a,b"`: `W/"a,b"`} {
+		res, _ := ask(t, c, "GET", "/", "Accept-Encoding", "gzip", "If-None-Match", tag)
+		assert.Equal(t, 304, res.StatusCode)
+		assert.Equal(t, want, res.Header.Get("Etag"), "the tag that the client knows")
+	}
+}
+
 // What is cut off must not look whole to a client.
 func TestAResponseThatIsCutOffStaysSo(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {

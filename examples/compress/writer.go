@@ -1,7 +1,9 @@
 package compress
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -30,13 +32,14 @@ func (w *inner) WriteHeader(status int) {
 	h := w.Header()
 	onlyOnce(h)
 	if w.stays(status, h) {
-		w.to = w.server()
+		w.to = w.outer().ResponseWriter
 	} else if !lists(h["Vary"], "Accept-Encoding") && !lists(h["Vary"], "*") { // the handler has replaced it
 		h.Add("Vary", "Accept-Encoding")
 	}
 	if status == http.StatusNotModified {
 		weakenIfAsked(h, w.q.Header)
 	}
+	w.outer().head = h.Clone()
 	w.to.WriteHeader(status)
 }
 
@@ -72,27 +75,33 @@ func (w *inner) stays(status int, h http.Header) bool {
 	return isGRPC(h) || hasType(h, "text/event-stream") || noTransform(h) || t != "" && !w.h.compressible(t)
 }
 
-// server returns the server's writer, below gzhttp's.
-func (w *inner) server() http.ResponseWriter {
+// outer returns the writer below gzhttp's.
+func (w *inner) outer() *outer {
 	for at := w.ResponseWriter; ; {
 		switch x := at.(type) {
 		case *outer:
-			return x.ResponseWriter
+			return x
 		case interface{ Unwrap() http.ResponseWriter }:
 			at = x.Unwrap()
 		default:
-			return w.ResponseWriter
+			return &outer{ResponseWriter: w.ResponseWriter} // never: gzhttp's writers unwrap
 		}
 	}
 }
 
 // An outer is the writer that gzhttp gets. It sees whether the response is compressed.
-type outer struct{ http.ResponseWriter }
+type outer struct {
+	http.ResponseWriter
+	head http.Header // when the handler wrote the head; gzhttp does so later
+}
 
 // Unwrap lets http.ResponseController find what the server can do.
 func (w *outer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *outer) WriteHeader(status int) {
+	if w.head != nil {
+		defer w.putBack(w.late())
+	}
 	if h := w.Header(); status >= 200 && h.Get("Content-Encoding") != "" { // or inner had passed it by
 		weaken(h)
 		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"} { // of what was
@@ -101,6 +110,26 @@ func (w *outer) WriteHeader(status int) {
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
+
+// late takes what the handler has changed behind the head, such as trailers, out of the
+// header, and returns it.
+func (w *outer) late() http.Header {
+	late, h := http.Header{}, w.Header()
+	for name, values := range h {
+		if was, ok := w.head[name]; !slices.Equal(values, was) && !slices.Contains(ofGzhttp, name) {
+			late[name] = values
+			if h[name] = was; !ok {
+				delete(h, name)
+			}
+		}
+	}
+	return late
+}
+
+func (w *outer) putBack(late http.Header) { maps.Copy(w.Header(), late) }
+
+// ofGzhttp are the fields that gzhttp changes behind the head. Read-only.
+var ofGzhttp = []string{"Accept-Ranges", "Content-Encoding", "Content-Length", "Content-Type", "Vary"}
 
 // weaken makes the ETag weak: the bytes are others, what they mean is the same (RFC 9110,
 // 8.8.1).
@@ -113,7 +142,8 @@ func weaken(h http.Header) {
 // weakenIfAsked makes the ETag of a 304 the weak one that the client has asked about:
 // otherwise a cache does not find its response (RFC 9111, 4.3.4).
 func weakenIfAsked(h, asked http.Header) {
-	if e := h.Get("Etag"); strings.HasPrefix(e, `"`) && lists(asked["If-None-Match"], "W/"+e) {
+	e := h.Get("Etag")
+	if strings.HasPrefix(e, `"`) && strings.Contains(strings.Join(asked["If-None-Match"], ","), "W/"+e) { // a tag may have a comma
 		h.Set("Etag", "W/"+e)
 	}
 }

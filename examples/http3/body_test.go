@@ -1,16 +1,22 @@
 package http3_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"testing"
+	"time"
 
+	"github.com/quic-go/quic-go"
+	h3 "github.com/quic-go/quic-go/http3"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/http3"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -59,6 +65,12 @@ func TestAGetMayHaveABody(t *testing.T) {
 	}
 }
 
+// A client may send the authority as Host too (RFC 9114, 4.3.1).
+func TestHostIsNoHeader(t *testing.T) {
+	q := &http.Request{Method: "POST", Host: "a.test", ContentLength: 1, Header: http.Header{"Host": {"a.test"}, "X-A": {"1"}}}
+	assert.Equal(t, http.Header{"X-A": {"1"}}, http3.AsNetHTTP(q).Header)
+}
+
 // A target must not take what has come of an upload for the whole.
 func TestAnUploadThatIsCutOffStaysSo(t *testing.T) {
 	proxytest.NoLeaks(t)
@@ -95,4 +107,32 @@ func TestAnUploadThatIsCutOffStaysSo(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A request may be sent while uploads on its connection wait for a handler.
+func TestUploadsThatStallLeaveRoomForRequests(t *testing.T) {
+	proxytest.NoLeaks(t)
+	goOn := make(chan bool)
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", hello("a"))
+	s.router.Handle("a.test/upload", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-goOn }))
+	s.start(t)
+	conn, err := quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
+	require.NoError(t, err)
+	c := new(h3.Transport).NewClientConn(conn)
+	for range 8 {
+		str, err := c.OpenRequestStream(t.Context())
+		require.NoError(t, err)
+		q, err := http.NewRequest("POST", "https://a.test/upload", nil)
+		require.NoError(t, err)
+		require.NoError(t, str.SendRequestHeader(q))
+		require.NoError(t, str.SetWriteDeadline(time.Now().Add(50*time.Millisecond)))
+		_, err = str.Write(make([]byte, 1<<20))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the window is full")
+	}
+	q, err := http.NewRequest("GET", "https://a.test/", nil)
+	require.NoError(t, err)
+	assert.Equal(t, 200, ask(t, &http.Client{Transport: c}, q).Status)
+	close(goOn)
+	require.NoError(t, conn.CloseWithError(0, ""))
 }

@@ -3,9 +3,11 @@ package http3
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,12 @@ const (
 	// lastWait is how long a connection without requests stays open in a shutdown, for
 	// packets that are lost.
 	lastWait = 2 * time.Second
+
+	// maxFields limits the fields in the head of a request, as over HTTP/1.1 and HTTP/2.
+	maxFields = 100
+
+	// shutdown is why connections are closed at the end.
+	shutdown = "shutdown"
 )
 
 var errFull = errors.New("too many connections")
@@ -122,21 +130,57 @@ func (c *conns) counted(h http.Handler) http.Handler {
 				x.inFlight.Add(-1)
 			}()
 		}
-		h.ServeHTTP(w, asNetHTTP(q))
+		if tooMany(q.Header) {
+			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
+			return
+		}
+		apart(h, w, asNetHTTP(q))
 	})
 }
 
-// closeIdle closes the connections that have had no request for a while. Clients should do
-// so when they get GOAWAY.
-func (c *conns) closeIdle() {
+// tooMany reports whether there are more fields than a hostproxy.Server accepts.
+func tooMany(h http.Header) bool {
+	n := 0
+	for _, values := range h {
+		n += len(values)
+	}
+	return n > maxFields
+}
+
+// apart calls h in a goroutine of its own. If a handler ends its goroutine, which is then not
+// quic-go's, its response is cut off, as it is over HTTP/1.1 and HTTP/2. Otherwise its client
+// would wait for ever.
+func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
+	ended := make(chan any, 1)
+	go func() {
+		var how any = http.ErrAbortHandler // unless h returns
+		defer func() {
+			p := recover()
+			if p != nil && p != http.ErrAbortHandler {
+				how = fmt.Sprintf("%v\n\n%s", p, debug.Stack()) // quic-go logs it, with the stack of another goroutine
+			}
+			ended <- how
+		}()
+		h.ServeHTTP(w, q)
+		how = nil
+	}()
+	if p := <-ended; p != nil {
+		panic(p)
+	}
+}
+
+// closeIdle closes the connections that have had no request for so long. The head of a
+// request that is not complete is none. In a shutdown, clients should close them when they
+// get GOAWAY.
+func (c *conns) closeIdle(after time.Duration, why string) {
 	now := time.Now().UnixNano()
-	c.closeIf(func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(lastWait) })
+	c.closeIf(why, func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(after) })
 }
 
 // closeAll closes all connections.
-func (c *conns) closeAll() { c.closeIf(func(*conn) bool { return true }) }
+func (c *conns) closeAll() { c.closeIf(shutdown, func(*conn) bool { return true }) }
 
-func (c *conns) closeIf(which func(*conn) bool) {
+func (c *conns) closeIf(why string, which func(*conn) bool) {
 	c.mu.Lock()
 	var close []*quic.Conn
 	for q, x := range c.accepted {
@@ -146,6 +190,6 @@ func (c *conns) closeIf(which func(*conn) bool) {
 	}
 	c.mu.Unlock()
 	for _, q := range close {
-		_ = q.CloseWithError(quic.ApplicationErrorCode(h3.ErrCodeNoError), "shutdown")
+		_ = q.CloseWithError(quic.ApplicationErrorCode(h3.ErrCodeNoError), why)
 	}
 }

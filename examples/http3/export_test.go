@@ -1,5 +1,7 @@
 package http3
 
+import "net/http"
+
 // Conns returns how many connections of s serve requests.
 func Conns(s *Server) int {
 	n := s.session()
@@ -7,3 +9,6 @@ func Conns(s *Server) int {
 	defer n.conns.mu.Unlock()
 	return len(n.conns.accepted)
 }
+
+// AsNetHTTP is asNetHTTP.
+func AsNetHTTP(q *http.Request) *http.Request { return asNetHTTP(q) }

@@ -50,9 +50,9 @@ type Server struct {
 	// limit; negative is an error.
 	MaxConns, MaxConnsPerClient int
 
-	// IdleTimeout limits the wait for the next request on a connection. Zero means
-	// 2 minutes; negative disables the limit. A client that has disappeared is noticed
-	// after 30 s.
+	// IdleTimeout limits the wait for the next request on a connection, to the end of
+	// its head. Zero means 2 minutes; negative disables the limit. A client that has
+	// disappeared is noticed after 30 s.
 	IdleTimeout time.Duration
 
 	// HandshakeTimeout limits the handshake, including the wait for a certificate. Zero
@@ -83,12 +83,15 @@ func (s *Server) Listen(conf *tls.Config) error {
 	if err := s.check(conf); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now.serves() {
+		return errors.New("http3: Server is in use: a Server serves once at a time, give each hostproxy.Server one of its own")
+	}
 	n := &session{server: s, tls: h3.ConfigureTLSConfig(conf), conns: newConns(s), cut: make(chan struct{}), ended: make(chan struct{})}
 	if err := n.bind(); err != nil && !(busy(err) && s.BindTimeout > 0) {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.now = n
 	return nil
 }
@@ -165,14 +168,35 @@ func (s *Server) check(conf *tls.Config) error {
 
 func (s *Server) address() string { return cmp.Or(s.Addr, ":443") }
 
+// idleTimeout returns IdleTimeout with its default; 0 means no limit.
+func (s *Server) idleTimeout() time.Duration {
+	return max(cmp.Or(s.IdleTimeout, 2*time.Minute), 0)
+}
+
+// sweeps returns when to look for idle connections. It is nil if there is no limit.
+func (s *Server) sweeps() (c <-chan time.Time, stop func()) {
+	idle := s.idleTimeout()
+	if idle == 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(max(idle/8, time.Millisecond))
+	return t.C, t.Stop
+}
+
 // config returns the settings of QUIC.
 func (s *Server) config() *quic.Config {
 	return &quic.Config{
-		Allow0RTT:             false,
-		HandshakeIdleTimeout:  cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2, // quic-go allows twice as much in all
-		MaxIdleTimeout:        deadAfter,
-		KeepAlivePeriod:       keepAlive,
-		MaxIncomingStreams:    int64(cmp.Or(s.MaxStreams, 100)),
-		MaxIncomingUniStreams: uniStreams,
+		Allow0RTT:            false,
+		HandshakeIdleTimeout: cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2, // quic-go allows twice as much in all
+		MaxIdleTimeout:       deadAfter,
+		KeepAlivePeriod:      keepAlive,
+		MaxIncomingStreams:   int64(cmp.Or(s.MaxStreams, 100)),
+
+		// Heads count in the window of the connection too: uploads that stall must leave
+		// room for them.
+		InitialStreamReceiveWindow:     64 << 10,
+		MaxStreamReceiveWindow:         1 << 20,
+		InitialConnectionReceiveWindow: 2 << 20,
+		MaxIncomingUniStreams:          uniStreams,
 	}
 }

@@ -410,3 +410,23 @@ func TestWhatDoesNotEndIsCutOff(t *testing.T) {
 	assert.ErrorContains(t, s.run.StopLate(), "Server.Companions[0]: drain timeout")
 	<-done // with an error, or with what the handler left
 }
+
+// Otherwise one of the two would close the sockets of the other.
+func TestAServerServesForOneHostproxyServerAtATime(t *testing.T) {
+	proxytest.NoLeaks(t)
+	first, second := newSite(t, "a.test"), newSite(t, "a.test")
+	first.router.Handle("a.test", hello("first"))
+	second.router.Handle("a.test", hello("second"))
+	first.start(t)
+	second.server.Companions = first.server.Companions
+	err := second.server.Serve(t.Context(), proxytest.Listen(t), nil)
+	assert.EqualError(t, err, "hostproxy: Server.Companions[0]: http3: Server is in use: a Server serves once at a time, give each hostproxy.Server one of its own")
+	_, body, _ := get(t, first.client(t, "h3"), "https://a.test/")
+	assert.Equal(t, "first 3", body)
+	require.NoError(t, first.run.Stop())
+	second.own = first.own
+	second.own.Addr = first.own.LocalAddr().String()
+	second.start(t)
+	_, body, _ = get(t, second.client(t, "h3"), "https://a.test/")
+	assert.Equal(t, "second 3", body)
+}

@@ -3,8 +3,10 @@ package http3_test
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -33,6 +35,23 @@ func TestALargeHeadIsRefused(t *testing.T) {
 				q.Header.Set("X-Large", strings.Repeat("x", 20<<10))
 			}
 			assert.Equal(t, want, ask(t, c, q).Status, p)
+		}
+	}
+}
+
+func TestTooManyFieldsAreRefusedOverAllProtocols(t *testing.T) {
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", hello("a"))
+	s.start(t)
+	for _, p := range protocols {
+		c := s.client(t, p)
+		for n, want := range map[int]int{90: 200, 101: 431} {
+			q, err := http.NewRequest("GET", "https://a.test/", nil)
+			require.NoError(t, err)
+			for range n {
+				q.Header.Add("X-Many", "")
+			}
+			assert.Equal(t, want, ask(t, c, q).Status, "%s %d", p, n)
 		}
 	}
 }
@@ -109,6 +128,45 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 	require.NoError(t, err)
 	<-conn.Context().Done()
 	assert.ErrorContains(t, context.Cause(conn.Context()), "idle timeout")
+}
+
+// A client that begins a request, and keeps quiet, is as idle as one without a request.
+func TestAConnectionWithAPartOfAHeadIsClosed(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", hello("a"))
+	s.own.IdleTimeout = 50 * time.Millisecond
+	s.start(t)
+	conn, err := quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
+	require.NoError(t, err)
+	str, err := conn.OpenStream()
+	require.NoError(t, err)
+	_, err = str.Write([]byte{1, 100, 0}) // HEADERS, 100 bytes long
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), proxytest.Patience)
+	defer cancel()
+	select {
+	case <-conn.Context().Done():
+		assert.ErrorContains(t, context.Cause(conn.Context()), "idle timeout")
+	case <-ctx.Done():
+		t.Error("the connection is open")
+	}
+}
+
+// A request in flight keeps its connection.
+func TestAConnectionWithARequestIsNotIdle(t *testing.T) {
+	s := newSite(t, "a.test")
+	s.own.IdleTimeout = 10 * time.Millisecond
+	s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		select {
+		case <-q.Context().Done():
+		case <-time.NewTimer(100 * time.Millisecond).C:
+			_, _ = io.WriteString(w, "late")
+		}
+	}))
+	s.start(t)
+	_, body, _ := get(t, s.client(t, "h3"), "https://a.test/")
+	assert.Equal(t, "late", body)
 }
 
 // A session is resumed, but its client cannot send requests in 0-RTT.
@@ -214,5 +272,29 @@ func TestAServerServesAgain(t *testing.T) {
 		require.NoError(t, s.run.Stop())
 		s.server = &hostproxy.Server{Router: s.router, Companions: []hostproxy.Companion{s.own}}
 		s.start(t)
+	}
+}
+
+func TestAHandlerThatEndsItsGoroutineIsCutOffOverAllProtocols(t *testing.T) {
+	proxytest.NoLeaks(t)
+	s := newSite(t, "a.test")
+	s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/begun" {
+			_, _ = io.WriteString(w, "some")
+			_ = http.NewResponseController(w).Flush()
+		}
+		runtime.Goexit()
+	}))
+	s.router.Handle("a.test/fine", hello("a"))
+	s.start(t)
+	for _, p := range protocols {
+		c := s.client(t, p)
+		for path, cut := range map[string]bool{"/": true, "/begun": true, "/fine": false} {
+			q, err := http.NewRequest("GET", "https://a.test"+path, nil)
+			require.NoError(t, err)
+			got := ask(t, c, q)
+			assert.Equal(t, cut, got.Cut, "%s %s", p, path)
+			assert.NotContains(t, got.Body, "deadline", "%s %s", p, path)
+		}
 	}
 }

@@ -98,21 +98,27 @@ func (n *session) serve(ctx context.Context, h http.Handler) error {
 	server := &h3.Server{
 		Handler:        n.conns.counted(h),
 		MaxHeaderBytes: cmp.Or(n.server.MaxHeaderBytes, defaultHeaderBytes),
-		IdleTimeout:    max(cmp.Or(n.server.IdleTimeout, 2*time.Minute), 0),
+		IdleTimeout:    n.server.idleTimeout(),
 		ConnContext:    n.conns.open,
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.ServeListener(n.listener) }()
-	select {
-	case err := <-ended:
-		go server.Close()
-		return err
-	case <-n.cut:
-		go server.Close()
-		return errClosed
-	case <-ctx.Done():
+	sweep, stop := n.server.sweeps()
+	defer stop()
+	for {
+		select {
+		case <-sweep: // quic-go does not do so while there is a part of a head
+			n.conns.closeIdle(n.server.idleTimeout(), "idle timeout")
+		case err := <-ended:
+			go server.Close()
+			return err
+		case <-n.cut:
+			go server.Close()
+			return errClosed
+		case <-ctx.Done():
+			return n.drain(server, ended)
+		}
 	}
-	return n.drain(server, ended)
 }
 
 // drain lets the requests in flight finish. ended has a value when no connection is accepted
@@ -141,7 +147,7 @@ func (n *session) drain(server *h3.Server, ended <-chan error) error {
 			go server.Close()
 			return nil
 		case <-tick.C:
-			n.conns.closeIdle()
+			n.conns.closeIdle(lastWait, shutdown)
 		}
 	}
 }
@@ -160,6 +166,16 @@ func (n *session) close() {
 	close(n.cut)
 	n.conns.closeAll()
 	n.release()
+}
+
+// serves reports whether n has neither ended nor been closed.
+func (n *session) serves() bool {
+	if n == nil {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.isCut
 }
 
 // release closes what is open. n.mu is held.

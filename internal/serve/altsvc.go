@@ -2,6 +2,7 @@ package serve
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,17 +45,17 @@ func (a *AltSvc) withdraw(number int) {
 func (a *AltSvc) tell() {
 	var values []string
 	for _, v := range a.values {
-		if v != "" {
+		if v != "" && v != forget { // an alternative replaces those before it
 			values = append(values, v)
 		}
 	}
 	value := strings.Join(values, ", ")
 	switch {
 	case value != "":
-	case a.now.Load() == nil:
+	case a.now.Load() == nil && !slices.Contains(a.values, forget):
 		return
 	default:
-		value = "clear"
+		value = forget
 	}
 	a.now.Store(&value)
 }

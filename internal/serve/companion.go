@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
-	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
@@ -43,6 +41,9 @@ func FaultsOf(all []Beside) (errs []error) {
 		if c == nil || isNil(c) {
 			errs = append(errs, fmt.Errorf("Server.Companions[%d] is nil: want a server", i))
 			continue
+		}
+		if err := methodFaults(c); err != nil {
+			errs = append(errs, fmt.Errorf("Server.Companions[%d]: %w", i, err))
 		}
 		for j, other := range all[:i] {
 			if same(c, other) {
@@ -104,8 +105,8 @@ func (c *Companion) announce(alt *AltSvc, value func() string) error {
 	switch {
 	case v == "":
 		return nil
-	case !header.ValidValue(v) || v != strings.TrimSpace(v):
-		return fmt.Errorf("AltSvc returns %q: want a value of Alt-Svc (RFC 7838), such as h3=\":443\"; ma=86400", v)
+	case altSvcFault(v) != nil:
+		return fmt.Errorf("AltSvc returns %q: want a value of Alt-Svc (RFC 7838), such as h3=\":443\"; ma=86400: %w", v, altSvcFault(v))
 	case !c.all.Secure:
 		return fmt.Errorf("AltSvc returns %q, and the Server has no listener for TLS, whose responses would have it: add one, or return \"\"", v)
 	}

@@ -22,3 +22,6 @@ func (p *Places) Leave() { p.p.leave() }
 
 // Waiting returns how many wait.
 func (p *Places) Waiting() int { return p.p.waiting.Len() }
+
+// AltSvcFault is altSvcFault.
+func AltSvcFault(value string) error { return altSvcFault(value) }

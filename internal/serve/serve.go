@@ -23,7 +23,7 @@
 //   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
 //   - sendfile.go: files to clients
 //   - entrance.go, unixsocket.go: the listeners of servers that serve together; unix sockets
-//   - companion.go, altsvc.go: servers of the program's own beside ours, and what clients are told of them
+//   - companion.go, companionmethods.go, altsvc.go, altsvcvalue.go: servers of the program's own beside ours, and what clients are told of them
 package serve
 
 import (
