@@ -3,11 +3,13 @@ package otel_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/codes"
 
 	"github.com/hostproxy/hostproxy"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
@@ -37,6 +39,28 @@ func TestAnAttemptHasTheAddressAndThePortOfItsTarget(t *testing.T) {
 			attempt := attributes(await(t, exporter, 2)[0])
 			assert.Equal(t, want, []any{attempt["server.address"], attempt["server.port"]})
 			assert.Equal(t, want[1] == nil, attempt["network.transport"] == "unix")
+		})
+	}
+}
+
+// The stack of a panic is for the log of the program.
+func TestTheStatusOfASpanHasNoStack(t *testing.T) {
+	for _, lane := range lanes {
+		t.Run(lane.name, func(t *testing.T) {
+			var r hostproxy.Router
+			r.Handle("*", hostproxy.To(proxytest.Refused(t)))
+			exporter := traced(t, &r)
+			attempt := r.BeginAttempt
+			r.BeginAttempt = func(b *hostproxy.Beginning) {
+				attempt(b)
+				panic(fmt.Sprint("as told\n", "goroutine"))
+			}
+			require.Equal(t, 500, get(t, lane.start(t, &r), "https://app.localhost/"))
+			for _, s := range await(t, exporter, 2) {
+				assert.Equal(t, codes.Error, s.Status.Code)
+				assert.Contains(t, s.Status.Description, "panic in BeginAttempt: as told")
+				assert.NotContains(t, s.Status.Description, "goroutine")
+			}
 		})
 	}
 }
