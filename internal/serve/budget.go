@@ -365,12 +365,14 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
 	}
 	x.rec.Secured(x.from.state)
+	if lane.Always {
+		defer func() { // also after runtime.Goexit in the hook
+			x.rec.Status, x.rec.Err = status, &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}
+			lane.End(&x.rec)
+		}()
+	}
 	if lane.Hooks.Begins() {
 		_, _ = x.beginning.Begin(lane.Hooks, &x.rec, said) // the answer is on its way; it is logged
-	}
-	if lane.Always {
-		x.rec.Status, x.rec.Err = status, &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}
-		lane.End(&x.rec)
 	}
 }
 
