@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"runtime"
 	"testing"
@@ -73,3 +74,21 @@ func TestAnExchangeWhoseHookEndsItsGoroutineIsObserved(t *testing.T) {
 type unreadable struct{ net.Conn }
 
 func (unreadable) Read([]byte) (int, error) { panic("as told") }
+
+// The response has been made when Observe is called, and the connection goes on.
+func TestAPanicInObserveLeavesTheResponseAsItIs(t *testing.T) {
+	log := new(logText)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for range 2 {
+			a := c.Do(get)
+			assert.Equal(t, 200, a.StatusCode)
+			assert.Contains(t, string(a.Content), "good")
+		}
+		noneInFlight(t, s.upstream)
+		assert.Contains(t, log.String(), "panic in Observe: bug")
+	}, func(s *site) {
+		s.router.Logger = slog.New(slog.NewTextHandler(log, nil))
+		s.router.Observe = func(*hostproxy.Exchange) { panic("bug") }
+	})
+}
