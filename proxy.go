@@ -929,13 +929,25 @@ func (r *Router) observe(x *exchange.Record) {
 		kept.Add(x.Failed())
 	}
 	if r.Observe != nil {
-		r.Observe(publicExchange(x))
+		r.show(publicExchange(x))
 		return
 	}
 	if f, ok := x.Err.(*exchange.Failure); ok && f.Side != exchange.SideClient {
 		r.logger().Warn("exchange failed", "host", x.Host, "path", x.Path, "status", x.Status, "op", f.Op,
 			"target", f.Target, "side", string(f.Side), "cause", f.Err)
 	}
+}
+
+// show calls Observe, and logs a panic in it: the response has been made, and stays as it is.
+func (r *Router) show(x *Exchange) {
+	var err error
+	defer func() {
+		if err != nil {
+			r.logger().Error("hook failed", "cause", err)
+		}
+	}()
+	defer exchange.Contain("Observe", &err)
+	r.Observe(x)
 }
 
 // A lateField is a field that was changed after first use.

@@ -110,8 +110,9 @@ type Router struct {
 
 	// Observe is called once at the end of each exchange, aborted ones included. The
 	// call runs on the goroutine of the exchange. The Exchange is valid only during
-	// the call: copy it to use it later. Nil logs failed exchanges as warnings,
-	// except exchanges that failed on the client's side.
+	// the call: copy it to use it later. If Observe panics, the response stays as it
+	// is, and the panic is logged. Nil logs failed exchanges as warnings, except
+	// exchanges that failed on the client's side.
 	Observe func(*Exchange)
 
 	certs certs.Keeper

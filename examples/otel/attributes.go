@@ -57,7 +57,7 @@ func atStart(x *hostproxy.Exchange) []attribute.KeyValue {
 	if x.UserAgent != "" {
 		all = append(all, semconv.UserAgentOriginal(safe(x.UserAgent)))
 	}
-	return address(all, x.Host)
+	return address(all, x.Host, 0)
 }
 
 func atEnd(x *hostproxy.Exchange) []attribute.KeyValue {
@@ -96,11 +96,23 @@ func ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
 	if b.Attempt.Hedge {
 		all = append(all, hedgeKey.Bool(true))
 	}
-	_, host, found := strings.Cut(b.Attempt.Target, "://")
+	return ofTarget(all, b.Attempt.Target)
+}
+
+// ofTarget adds the address of a target and its port, which is that of its scheme if it has none.
+func ofTarget(all []attribute.KeyValue, target string) []attribute.KeyValue {
+	scheme, host, found := strings.Cut(target, "://")
 	if !found {
-		host = b.Attempt.Target
+		scheme, host = "http", target
 	}
-	return address(all, host)
+	if scheme == "unix" {
+		return append(all, semconv.NetworkTransportUnix, semconv.ServerAddress(safe(host)))
+	}
+	host, _, _ = strings.Cut(host, "/") // the path behind it
+	if scheme == "https" {
+		return address(all, host, 443)
+	}
+	return address(all, host, 80)
 }
 
 func afterAttempt(a *hostproxy.Attempt) []attribute.KeyValue {
@@ -128,8 +140,8 @@ func ofError(err error, isError bool, status int) (all []attribute.KeyValue, byC
 	return nil, false
 }
 
-// address adds a host and its port, if it has one.
-func address(all []attribute.KeyValue, hostport string) []attribute.KeyValue {
+// address adds a host and its port. Without one, it adds standard unless that is 0.
+func address(all []attribute.KeyValue, hostport string, standard int) []attribute.KeyValue {
 	if hostport == "" {
 		return all
 	}
@@ -141,11 +153,11 @@ func address(all []attribute.KeyValue, hostport string) []attribute.KeyValue {
 		host, port = strings.Trim(hostport, "[]"), ""
 	}
 	all = append(all, semconv.ServerAddress(safe(host)))
-	if port == "" {
-		return all
-	}
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-		all = append(all, semconv.ServerPort(int(n)))
+		return append(all, semconv.ServerPort(int(n)))
+	}
+	if standard != 0 {
+		all = append(all, semconv.ServerPort(standard))
 	}
 	return all
 }

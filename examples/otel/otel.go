@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	api "go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/codes"
@@ -146,7 +147,8 @@ func failed(span trace.Span, err error, status, least int) {
 	span.SetAttributes(said...)
 	switch {
 	case err != nil && !byClient:
-		span.SetStatus(codes.Error, safe(err.Error()))
+		why, _, _ := strings.Cut(err.Error(), "\n") // a stack may follow
+		span.SetStatus(codes.Error, safe(why))
 	case status >= least && !byClient:
 		span.SetStatus(codes.Error, "")
 	}

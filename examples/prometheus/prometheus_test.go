@@ -423,6 +423,19 @@ func TestNamesPassTheLinter(t *testing.T) {
 	assert.Empty(t, problems)
 }
 
+func TestTwoRoutersShareARegistry(t *testing.T) {
+	registry := prom.NewPedanticRegistry()
+	for _, name := range []string{"a", "b"} {
+		m, err := prometheus.New(&hostproxy.Router{}, prometheus.Options{})
+		require.NoError(t, err)
+		labelled := prom.WrapRegistererWith(prom.Labels{"router": name}, registry)
+		require.NoError(t, labelled.Register(m))
+		assert.ErrorAs(t, labelled.Register(m), &prom.AlreadyRegisteredError{}, "twice")
+		fill(m)
+	}
+	assert.Equal(t, 2.0, sum(gather(t, registry), "hostproxy_requests_total"))
+}
+
 // fill makes a series of all metrics of exchanges.
 func fill(m *prometheus.Metrics) {
 	failure := &hostproxy.Error{Op: "dial", Side: hostproxy.SideUpstream, Err: io.EOF}

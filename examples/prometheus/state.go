@@ -30,7 +30,10 @@ type state struct {
 }
 
 // A refusal is what was refused by which server, and why.
-type refusal struct{ server, what, why string }
+type refusal struct {
+	server    int64 // when it started, in nanoseconds: the next one may have the same listeners while this one shuts down
+	what, why string
+}
 
 // A page is the part of hostproxy.StatusHandler's JSON that is read.
 type page struct {
@@ -46,6 +49,7 @@ type page struct {
 		}
 	}
 	Servers []struct {
+		Started   time.Time
 		Listeners []struct {
 			Addr, Role string
 			Open       int64
@@ -201,9 +205,7 @@ func (m *Metrics) readServers(p *page) {
 	s := &m.state
 	now := map[refusal]uint64{}
 	for _, server := range p.Servers {
-		var name string // what a server is told from another by
 		for _, l := range server.Listeners {
-			name += l.Addr + " "
 			s.connections.WithLabelValues(label(l.Addr), label(l.Role)).Add(float64(l.Open))
 		}
 		for _, c := range server.Companions {
@@ -212,13 +214,10 @@ func (m *Metrics) readServers(p *page) {
 			}
 		}
 		for _, r := range server.Refused {
-			k := refusal{name, r.What, r.Why}
-			now[k] = r.Count
+			k := refusal{server.Started.UnixNano(), r.What, r.Why}
 			before := s.refusedBefore[k]
-			if before > r.Count {
-				before = 0
-			}
-			s.refused.WithLabelValues(label(r.What), label(r.Why)).Add(float64(r.Count - before))
+			now[k] = r.Count
+			s.refused.WithLabelValues(label(r.What), label(r.Why)).Add(float64(r.Count - min(before, r.Count)))
 		}
 	}
 	s.refusedBefore = now

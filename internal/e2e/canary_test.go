@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/netip"
 	"testing"
@@ -211,4 +212,20 @@ func TestACanaryThatIsDrainedWhenItIsOverFailsNothing(t *testing.T) {
 			require.NoError(t, to.Drain(t.Context()))
 		})
 	})
+}
+
+func TestTheStatusShowsTheTargetsOfACanary(t *testing.T) {
+	var r hostproxy.Router
+	u, canary := hostproxy.To("stable.test:80"), hostproxy.To("canary.test:80")
+	r.Handle("a.test", u)
+	shown := func() string {
+		w := httptest.NewRecorder()
+		hostproxy.StatusHandler(&r).ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
+		return w.Body.String()
+	}
+	require.NoError(t, u.Canary(canary, 0.1))
+	assert.Contains(t, shown(), "stable.test:80")
+	assert.Contains(t, shown(), "canary.test:80")
+	require.NoError(t, u.Canary(nil, 0))
+	assert.NotContains(t, shown(), "canary.test:80")
 }

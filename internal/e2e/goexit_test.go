@@ -1,9 +1,13 @@
 package e2e_test
 
 import (
+	"context"
+	"log/slog"
+	"net"
 	"runtime"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
@@ -34,4 +38,58 @@ func TestAHookThatEndsItsGoroutineEndsItsConnection(t *testing.T) {
 			}, set)
 		})
 	}
+}
+
+// An exchange that begins also ends for Observe, or what a program counts as in flight would never return to zero.
+func TestAnExchangeWhoseHookEndsItsGoroutineIsObserved(t *testing.T) {
+	for name, set := range map[string]setting{
+		"Begin":        func(s *site) { s.router.Begin = func(*hostproxy.Beginning) { runtime.Goexit() } },
+		"BeginAttempt": func(s *site) { s.router.BeginAttempt = func(*hostproxy.Beginning) { runtime.Goexit() } },
+		"a connection": func(s *site) {
+			s.router.Logger = silent()
+			s.upstream.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				c, err := new(net.Dialer).DialContext(ctx, network, address)
+				return unreadable{c}, err
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			overOurLanes(t, good, func(t *testing.T, s *site) {
+				refused := "GET / HTTP/1.1\r\n" + host + "Content-Length: x\r\n\r\n"
+				for i, raw := range []string{get, "POST / HTTP/1.1\r\n" + host + sized("hello"), refused} {
+					c := s.dial(t)
+					c.Send(raw)
+					_, _ = c.ReadAll()
+					x := s.record(t, i+1)
+					assert.Equal(t, raw == refused, x.Status == 400)
+					assert.Equal(t, raw != refused, x.Status == 500)
+					assert.Error(t, x.Err)
+				}
+				noneInFlight(t, s.upstream)
+			}, set)
+		})
+	}
+}
+
+// An unreadable connection panics when it is read.
+type unreadable struct{ net.Conn }
+
+func (unreadable) Read([]byte) (int, error) { panic("as told") }
+
+// The response has been made when Observe is called, and the connection goes on.
+func TestAPanicInObserveLeavesTheResponseAsItIs(t *testing.T) {
+	log := new(logText)
+	overEachLane(t, good, func(t *testing.T, s *site) {
+		c := s.dial(t)
+		for range 2 {
+			a := c.Do(get)
+			assert.Equal(t, 200, a.StatusCode)
+			assert.Contains(t, string(a.Content), "good")
+		}
+		noneInFlight(t, s.upstream)
+		assert.Contains(t, log.String(), "panic in Observe: bug")
+	}, func(s *site) {
+		s.router.Logger = slog.New(slog.NewTextHandler(log, nil))
+		s.router.Observe = func(*hostproxy.Exchange) { panic("bug") }
+	})
 }

@@ -6,8 +6,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// Describe adds what f is doing to the route.
+// Describe adds what f and its canary are doing to the route.
 func (f *Forwarder) Describe(s *status.Route) {
+	f.describe(s)
+	if d := f.diverted.Load(); d != nil {
+		d.to.describe(s)
+	}
+}
+
+func (f *Forwarder) describe(s *status.Route) {
 	queued, paused := f.Waiting()
 	s.Queued, s.Paused = s.Queued+queued, s.Paused || paused
 	s.Sleep = cmp.Or(s.Sleep, f.waker.state())

@@ -38,6 +38,8 @@ type Budget struct {
 	Trusted      []netip.Prefix // peers without a limit: they hold the connections of many clients
 	Log          *slog.Logger
 
+	started time.Time // set by Budgets.Add
+
 	mu      sync.Mutex
 	closed  bool
 	servers []*Server
@@ -287,7 +289,7 @@ func (b *Budget) join(s *Server, addr net.Addr) *Budget {
 func (b *Budget) Describe() status.Server {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	d := status.Server{Listeners: []status.Listener{}, Refused: []status.Refusal{}} // not null in JSON
+	d := status.Server{Started: b.started, Listeners: []status.Listener{}, Refused: []status.Refusal{}} // not null in JSON
 	for _, s := range b.servers {
 		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), Role: s.Role, TLS: s.TLS != nil, Open: s.open.Load()})
 	}
@@ -315,6 +317,7 @@ type Budgets struct {
 func (l *Budgets) Add(b *Budget) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	b.started = time.Now()
 	l.all = append(l.all, b)
 }
 
@@ -365,12 +368,14 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 		x.rec.Method, x.rec.Host, x.rec.Path = string(req.Method), string(req.Host), string(req.Path)
 	}
 	x.rec.Secured(x.from.state)
+	if lane.Always {
+		defer func() { // also after runtime.Goexit in the hook
+			x.rec.Status, x.rec.Err = status, &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}
+			lane.End(&x.rec)
+		}()
+	}
 	if lane.Hooks.Begins() {
 		_, _ = x.beginning.Begin(lane.Hooks, &x.rec, said) // the answer is on its way; it is logged
-	}
-	if lane.Always {
-		x.rec.Status, x.rec.Err = status, &exchange.Failure{Op: "read", Side: exchange.SideClient, Err: err}
-		lane.End(&x.rec)
 	}
 }
 

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -17,7 +18,7 @@ import (
 // run forwards the request that head parsed and route routed.
 func (x *fastExchange) run() step {
 	x.begin()
-	next := x.admit()
+	next := x.admitted()
 	if next == other { // the record is not at its end
 		return next
 	}
@@ -35,6 +36,24 @@ func (x *fastExchange) run() step {
 	x.front.body().release() // not before: the record is made of what it overwrites
 	return next
 }
+
+// admitted is admit. What does not return is reported too: a panic of the program's own
+// connection type, and runtime.Goexit in a hook.
+func (x *fastExchange) admitted() (next step) {
+	returned := false
+	defer func() {
+		if !returned {
+			x.rec.Status = cmp.Or(x.rec.Status, http.StatusInternalServerError)
+			x.fail = &exchange.Failure{Op: "read", Target: x.rec.Target, Side: exchange.SideProxy, Err: errNoReturn}
+			x.finish()
+		}
+	}()
+	next = x.admit()
+	returned = true
+	return next
+}
+
+var errNoReturn = errors.New("a hook or a connection of the program panicked, or ended its goroutine")
 
 // admit forwards the request, unless its client has asked enough, or it is in a
 // loop.

@@ -65,6 +65,7 @@ type Certificate struct {
 
 // A Server shows the listeners of a server, and what it has refused since it started.
 type Server struct {
+	Started    time.Time   `json:"started"`
 	Listeners  []Listener  `json:"listeners"`
 	Companions []Companion `json:"companions,omitempty"`
 	Refused    []Refusal   `json:"refused"` // those that there were

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -46,6 +47,27 @@ func TestTheProgramExportsItsSpansAtTheEnd(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 	assert.Equal(t, []string{"GET", "GET app.localhost"}, exporter.exported)
+}
+
+// A hanging exporter exports when the channel closes.
+type hanging chan struct{}
+
+func (h hanging) ExportSpans(context.Context, []sdk.ReadOnlySpan) error {
+	<-h
+	return nil
+}
+
+func (hanging) Shutdown(context.Context) error { return nil }
+
+func TestAnExporterThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := make(hanging)
+		p := sdk.NewTracerProvider(sdk.WithBatcher(h))
+		_, span := p.Tracer("").Start(t.Context(), "GET")
+		span.End()
+		assert.ErrorIs(t, shutDown(t.Context(), p), context.DeadlineExceeded)
+		close(h)
+	})
 }
 
 func TestABadArgumentIsAnError(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/sdk/trace"
 
@@ -25,7 +26,14 @@ func run(ctx context.Context, addr, trusted string, args []string, exporter trac
 		r := &hostproxy.Router{Begin: t.Begin, BeginAttempt: t.BeginAttempt, Observe: t.Observe}
 		err = serve(ctx, addr, r, args)
 	}
-	return errors.Join(err, provider.Shutdown(context.WithoutCancel(ctx)))
+	return errors.Join(err, shutDown(ctx, provider))
+}
+
+// shutDown exports what is left, for ten seconds at most: a collector may hang.
+func shutDown(ctx context.Context, p *trace.TracerProvider) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return p.Shutdown(ctx)
 }
 
 func serve(ctx context.Context, addr string, r *hostproxy.Router, args []string) error {
