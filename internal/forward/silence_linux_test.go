@@ -1,6 +1,6 @@
 //go:build linux && !portable
 
-package forward
+package forward_test
 
 import (
 	"net"
@@ -10,7 +10,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/forward"
 )
+
+// userTimeout is TCP_USER_TIMEOUT.
+const userTimeout = 0x12
 
 func TestSilenceOfAPeerIsLimited(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -19,7 +24,7 @@ func TestSilenceOfAPeerIsLimited(t *testing.T) {
 	nc, err := net.Dial("tcp", ln.Addr().String())
 	require.NoError(t, err)
 	defer nc.Close()
-	limitSilence(nc, 45*time.Second)
+	forward.LimitSilence(nc, 45*time.Second)
 	raw, err := nc.(*net.TCPConn).SyscallConn()
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) {
