@@ -280,7 +280,9 @@ func (b *Body) retain(r *BodyReader, p []byte) {
 		}
 		b.lost.Store(false) // not to r, whose turn is over
 	}
-	b.turnPage()
+	if !b.first { // or else the call that p begins may last, and a page is large
+		b.turnPage()
+	}
 	b.kept = append(b.kept, p...)
 }
 

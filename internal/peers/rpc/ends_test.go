@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
+
+	"github.com/hostproxy/hostproxy"
 )
 
 func TestACancelReachesTheTarget(t *testing.T) {
@@ -47,20 +49,36 @@ func TestACancelReachesTheTarget(t *testing.T) {
 
 func TestATargetThatDiesEndsItsCallsAsUnavailable(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
-		c, g := p.through(t)
-		s, err := c.FullDuplexCall(patient(t))
+		g := newTarget(t, p.scheme)
+		failed := make(chan error, 10)
+		c := p.serve(t, only(g.upstream()), func(s *hostproxy.Server) {
+			s.Router.Observe = func(x *hostproxy.Exchange) { failed <- x.Err }
+		}).dial(t, "localhost")
+		talk, err := c.FullDuplexCall(patient(t))
 		require.NoError(t, err)
-		ping(t, s, 10)
+		ping(t, talk, 10)
+		await(t, "the call", g.began)
+		silent, err := c.FullDuplexCall(patient(t)) // neither side has said anything
+		require.NoError(t, err)
+		await(t, "the call", g.began)
 		out, err := c.StreamingOutputCall(patient(t), new(testpb.StreamingOutputCallRequest))
 		require.NoError(t, err)
 		_, err = out.Header()
 		require.NoError(t, err)
+
 		g.Stop()
-		_, err = s.Recv()
-		assert.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
-		_, err = out.Recv()
-		assert.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
-		_, err = c.UnaryCall(patient(t), new(testpb.SimpleRequest))
-		assert.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
+		for name, recv := range map[string]func() error{
+			"both talk":     func() error { _, err := talk.Recv(); return err },
+			"both silent":   func() error { _, err := silent.Recv(); return err },
+			"target talks":  func() error { _, err := out.Recv(); return err },
+			"after the end": func() error { _, err := c.UnaryCall(patient(t), new(testpb.SimpleRequest)); return err },
+		} {
+			err := recv()
+			assert.Equal(t, codes.Unavailable, status.Code(err), "%s: %v", name, err)
+			var fault *hostproxy.Error
+			if assert.ErrorAs(t, await(t, "the record", failed), &fault) {
+				assert.Equal(t, hostproxy.SideUpstream, fault.Side, "%v", fault)
+			}
+		}
 	})
 }

@@ -55,8 +55,10 @@ func refusing(t *testing.T, to string, refuse func(*http2.Framer, uint32)) strin
 				if !frame.IsAck() {
 					_ = f.WriteSettingsAck()
 				}
-			case *http2.HeadersFrame:
-				refuse(f, frame.StreamID)
+			case *http2.DataFrame: // all of the call is on its way, and may be needed again
+				if frame.StreamEnded() {
+					refuse(f, frame.StreamID)
+				}
 			}
 		}
 	}
