@@ -83,7 +83,7 @@ func TestTheAgeOfConnectionsOfTheTargetFailsNoCall(t *testing.T) {
 			s, err := c.FullDuplexCall(patient(t))
 			require.NoError(t, err)
 			calls := newCallers(t, c)
-			calls.await(2000)
+			calls.await(400)
 			ping(t, s, 1000) // on a connection that was told to end long ago
 			require.NoError(t, s.CloseSend())
 			assert.Empty(t, calls.stop())
@@ -100,7 +100,7 @@ func TestAGracefulStopOfOneTargetFailsNoCall(t *testing.T) {
 	calls := newCallers(t, c)
 	calls.await(200)
 	first.GracefulStop()
-	calls.await(500)
+	calls.await(200)
 	assert.Empty(t, calls.stop())
 }
 
