@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -96,18 +95,8 @@ var fewerFields = regexp.MustCompile(`^for=(.*, )?127\.0\.0\.1 proto=https host=
 
 // fetch sends one request in the load's protocol; text is the start of the body.
 func fetch(ctx context.Context, l *load, path string) (a answer, text string, err error) {
-	t := &http.Transport{
-		DisableCompression: true,
-		TLSClientConfig:    l.tlsConfig(),
-		Protocols:          new(http.Protocols),
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, l.addr)
-		},
-	}
-	defer t.CloseIdleConnections()
-	t.TLSClientConfig.NextProtos = nil // the transport's, by its protocols
-	t.Protocols.SetHTTP1(l.proto != h2TLS)
-	t.Protocols.SetHTTP2(l.proto == h2TLS)
+	t, end := l.roundTripper()
+	defer end()
 	scheme := "http"
 	if l.proto.secure() {
 		scheme = "https"

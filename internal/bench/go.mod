@@ -4,14 +4,17 @@ go 1.26.0
 
 replace (
 	github.com/hostproxy/hostproxy => ../..
+	github.com/hostproxy/hostproxy/examples/http3 => ../../examples/http3
 	github.com/hostproxy/hostproxy/examples/otel => ../../examples/otel
 	github.com/hostproxy/hostproxy/examples/prometheus => ../../examples/prometheus
 )
 
 require (
 	github.com/hostproxy/hostproxy v0.0.0
+	github.com/hostproxy/hostproxy/examples/http3 v0.0.0-00010101000000-000000000000
 	github.com/hostproxy/hostproxy/examples/otel v0.0.0-00010101000000-000000000000
 	github.com/hostproxy/hostproxy/examples/prometheus v0.0.0-00010101000000-000000000000
+	github.com/quic-go/quic-go v0.65.0
 	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/otel/sdk v1.47.0
 	golang.org/x/sys v0.48.0
@@ -34,6 +37,7 @@ require (
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
+	github.com/quic-go/qpack v0.6.0 // indirect
 	github.com/zeebo/blake3 v0.2.4 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/otel v1.47.0 // indirect

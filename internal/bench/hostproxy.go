@@ -39,6 +39,9 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	if s.as == handlerName {
 		front.Handler = http.HandlerFunc(r.ServeHTTP) // all that middleware has to be for the handler lane
 	}
+	if s.as == h3Name {
+		front.Companions = []hostproxy.Companion{companionAt(s.listen)}
+	}
 	if s.as == withPrefix+proxyProtocol {
 		l = behindBalancer(front, l)
 	}

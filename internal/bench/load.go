@@ -79,6 +79,8 @@ func (g generators) run(ctx context.Context, l *load) (*outcome, error) {
 	switch {
 	case l.proto == h2TLS:
 		return runH2load(ctx, l)
+	case l.proto == h3QUIC, l.proto == h2Go:
+		return runGo(ctx, l)
 	case l.kind == requests && l.rate == 0 && g.wrk && l.duration >= shortestWrk:
 		return runWrk(ctx, l)
 	default:

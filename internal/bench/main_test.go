@@ -56,7 +56,7 @@ func TestRowsAreNamedOnceAndComplete(t *testing.T) {
 			assert.LessOrEqual(t, len([]rune(r.title)), 52, "%q does not fit into a chart", r.title)
 		}
 		assert.Positive(t, r.conns, r.name)
-		assert.Equal(t, r.proto == h2TLS, r.streams > 0, "%s: streams belong to HTTP/2", r.name)
+		assert.Equal(t, r.proto == h2TLS || r.proto == h3QUIC, r.streams > 0, "%s: streams belong to HTTP/2 and HTTP/3", r.name)
 		for _, target := range r.targets {
 			assert.Less(t, target.aim, target.must, r.name)
 		}
@@ -79,4 +79,8 @@ func TestRowsAreSelectedInOrder(t *testing.T) {
 		names = append(names, r.name)
 	}
 	assert.Equal(t, []string{"h1-8", "idle", "idle-tls", "idle-h2"}, names)
+}
+
+func TestASmokeRunOfHTTP3AnswersRight(t *testing.T) {
+	require.NoError(t, compare([]string{"-quick", "-peers", "^hostproxy", "-rows", "^h3-"}))
 }

@@ -147,9 +147,7 @@ func (b *bench) peersOf(r *row) []*peer {
 	if r.feature != "" {
 		return featurePeers(r.feature)
 	}
-	return slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool {
-		return p.h2Only && r.proto != h2TLS || p.h1Back && r.grpc
-	})
+	return slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool { return !p.takesPart(r) })
 }
 
 // startTries bounds how often a peer is started: somebody else may be faster to take its port.
@@ -186,7 +184,7 @@ func (b *bench) tryPeer(ctx context.Context, r *row, p *peer, to *running) error
 	if err != nil {
 		return err
 	}
-	to.load = &load{row: r, addr: addr, duration: b.duration, dir: s.dir, fewer: p.fewer}
+	to.load = &load{row: r.servedTo(p), addr: addr, duration: b.duration, dir: s.dir, fewer: p.fewer}
 	to.proc, err = startProcess(ctx, p.name, proxyCPUs, addr, argv,
 		fmt.Sprintf("GOMAXPROCS=%d", s.cores), "HOME="+s.dir)
 	return err

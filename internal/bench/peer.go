@@ -54,6 +54,7 @@ func allPeers() []*peer {
 		{name: fullLaneName, command: inTree},
 		{name: handlerName, command: inTree},
 		{name: fastLaneName, command: inTree},
+		{name: h3Name, command: inTree},
 	}
 }
 

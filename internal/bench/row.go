@@ -22,8 +22,11 @@ func (p protocol) secure() bool { return p != h1Plain }
 
 // name returns the ALPN name of p.
 func (p protocol) name() string {
-	if p == h2TLS {
+	switch p {
+	case h2TLS, h2Go:
 		return "h2"
+	case h3QUIC:
+		return "h3"
 	}
 	return "http/1.1"
 }
@@ -52,7 +55,7 @@ type row struct {
 	grpc    bool  // the body is a gRPC message, and the backend speaks HTTP/2 without TLS
 	size    int64 // of a response so large that unfinished ones count, by their bytes; 0 counts whole responses
 	conns   int
-	streams int    // per connection, HTTP/2 only
+	streams int    // per connection, HTTP/2 and HTTP/3 only
 	slow    string // path of every hundredth request of a latency row; not in its percentiles
 	resume  bool   // handshakes resume a session
 	feature string // compares the fast lane with it and without, instead of the peers
@@ -134,7 +137,7 @@ func allRows() []*row {
 		{name: "idle", title: "idle keep-alive connection, plain", kind: idle, proto: h1Plain, path: "/small", conns: 4000, targets: []target{{peer: fastLaneName, must: 6, aim: 3.5}}},
 		{name: "idle-tls", title: "idle keep-alive connection, TLS", kind: idle, proto: h1TLS, path: "/small", conns: 2000, targets: []target{{peer: fastLaneName, must: 18, aim: 12}}},
 		{name: "idle-h2", title: "idle connection, h2 TLS", kind: idle, proto: h2TLS, path: "/small", conns: 2000, streams: 1, targets: []target{{peer: fastLaneName, must: 20, aim: 14}}},
-	}, featureRows()...)
+	}, append(h3Rows(), featureRows()...)...)
 }
 
 // selectRows returns the rows whose name pattern matches, in order.

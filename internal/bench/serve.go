@@ -64,7 +64,7 @@ func serve(args []string) error {
 		return s.serveHTTP(ctx, l, s.reverseProxy(nil))
 	case pooledName:
 		return s.serveHTTP(ctx, l, s.reverseProxy(newBuffers()))
-	case fullLaneName, handlerName, fastLaneName:
+	case fullLaneName, handlerName, fastLaneName, h3Name:
 		return s.serveHostproxy(ctx, l)
 	default:
 		if featureOf(s.as) != nil {

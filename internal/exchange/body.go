@@ -36,7 +36,8 @@ type Body struct {
 	mu     sync.Mutex // held during a Read; guards what follows
 	closed bool
 	keeps  bool
-	limit  int // of what is kept
+	first  bool // keeps no more than the first read has brought
+	limit  int  // of what is kept
 	kept   []byte
 	page   *[ReplayLimit]byte // what kept is in; nil if that is the source's
 	waited time.Duration      // for the client, in all
@@ -55,12 +56,21 @@ func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.count.Store(0)
 	b.failure.Store(nil)
 	b.closed, b.kept, b.page = false, nil, nil
+	b.first = false
 	b.limit, b.keeps = ReplayLimit, length <= ReplayLimit && (length >= 0 || Idempotent(method))
 	b.waited, b.pace = 0, Pace{}
 }
 
 // Keep keeps a body whose length is not known, whatever the method.
-func (b *Body) Keep() { b.keeps = b.keeps || b.length < 0 }
+func (b *Body) Keep() { b.keeps, b.first = b.keeps || b.length < 0, false }
+
+// KeepFirst keeps a body whose length is not known as long as one read has brought all of
+// it: a small message that came at once, and nothing of a stream.
+func (b *Body) KeepFirst() {
+	if b.length < 0 && !b.keeps {
+		b.keeps, b.first = true, true
+	}
+}
 
 // Begin notes what of the body was read from its source already, with that error. first
 // stays as it is until Close.
@@ -214,6 +224,10 @@ var errNotKept = errors.New("the beginning of the body is not kept for another a
 
 // read reads from the source. b.mu is held.
 func (b *Body) read(p []byte) (int, error) {
+	if b.first && b.count.Load() > 0 {
+		b.keeps, b.first = false, false
+		b.drop()
+	}
 	if !b.keeps {
 		b.lost.Store(true)
 	}
@@ -266,7 +280,9 @@ func (b *Body) retain(r *BodyReader, p []byte) {
 		}
 		b.lost.Store(false) // not to r, whose turn is over
 	}
-	b.turnPage()
+	if !b.first { // or else the call that p begins may last, and a page is large
+		b.turnPage()
+	}
 	b.kept = append(b.kept, p...)
 }
 

@@ -308,3 +308,29 @@ func TestABodyThatFailsIsBufferedNoFurther(t *testing.T) {
 	c.Buffer(1000, func(int) bool { return true })
 	assert.Equal(t, exchange.ErrBodyTooLarge, c.Failed())
 }
+
+func TestOfAStreamTheFirstReadIsKeptAtMost(t *testing.T) {
+	whole := new(exchange.Body)
+	whole.Open(iotest.DataErrReader(strings.NewReader("message")), http.MethodPost, -1)
+	whole.KeepFirst()
+	a := whole.Attempt()
+	_, err := a.Read(make([]byte, 100))
+	require.Equal(t, io.EOF, err)
+	require.True(t, whole.Rewind(), "it came at once")
+	a = whole.Attempt()
+	all, err := io.ReadAll(&a)
+	require.NoError(t, err)
+	assert.Equal(t, "message", string(all))
+
+	stream := new(exchange.Body)
+	stream.Open(strings.NewReader("message"), http.MethodPost, -1)
+	stream.KeepFirst()
+	a = stream.Attempt()
+	_, err = a.Read(make([]byte, 3))
+	require.NoError(t, err)
+	assert.True(t, stream.Replays())
+	_, err = a.Read(make([]byte, 1))
+	require.NoError(t, err)
+	assert.False(t, stream.Rewind(), "more may come at any time, and is not kept")
+	assert.Empty(t, stream.Kept())
+}

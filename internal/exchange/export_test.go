@@ -1,4 +1,5 @@
 package exchange
 
-// GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error.
-var GRPCStatus, GRPCMessage = grpcStatus, grpcMessage
+// GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error, and
+// GRPCTimeout reads how long they wait.
+var GRPCStatus, GRPCMessage, GRPCTimeout = grpcStatus, grpcMessage, grpcTimeout

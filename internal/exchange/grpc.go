@@ -1,8 +1,12 @@
 package exchange
 
 import (
+	"errors"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // gRPC clients look for a status in trailers: of an HTTP error they show no more
@@ -17,26 +21,77 @@ import (
 // AwaitsTrailers reports whether q is from a gRPC client, as against gRPC-Web,
 // which is made for those that see no trailers.
 func AwaitsTrailers(q *http.Request) bool {
+	return q.ProtoMajor >= 2 && isGRPC(q.Header.Get("Content-Type"))
+}
+
+func isGRPC(t string) bool {
 	const grpc = "application/grpc"
-	t := q.Header.Get("Content-Type")
-	if q.ProtoMajor < 2 || len(t) < len(grpc) || !strings.EqualFold(t[:len(grpc)], grpc) {
+	if len(t) < len(grpc) || !strings.EqualFold(t[:len(grpc)], grpc) {
 		return false
 	}
 	return len(t) == len(grpc) || strings.IndexByte("+; \t", t[len(grpc)]) >= 0
 }
 
 // trailersOnly answers a gRPC client with an error of the proxy's own.
-func trailersOnly(w http.ResponseWriter, status int, reason string) {
+func trailersOnly(w http.ResponseWriter, q *http.Request, x *Exchange, status int, reason string) {
 	if status < 400 {
 		status = http.StatusServiceUnavailable // a page for browsers, in place of the target
 	}
 	h := w.Header()
 	describe(h, "application/grpc", 0)
 	h.Del("Content-Length")
-	h.Set("Grpc-Status", grpcStatus(status))
+	h.Set("Grpc-Status", grpcCode(q, x, status))
 	h.Set("Grpc-Message", grpcMessage(strings.TrimSuffix(Line(status, reason), "\n")))
 	h.Set("Proxy-Status", ProxyStatus(reason))
 	w.WriteHeader(http.StatusOK)
+}
+
+// EndGRPC ends a response that has begun by trailers with a status for f, and
+// reports whether it has: not if the client is to blame, or waits for something
+// else. Without a status, clients take a stream that is cut off for an internal
+// error, which few of them retry. If a message was cut, they find that themselves.
+func EndGRPC(w http.ResponseWriter, q *http.Request, x *Exchange, f *Failure) bool {
+	h := w.Header()
+	if f.Side == SideClient || !AwaitsTrailers(q) || !isGRPC(h.Get("Content-Type")) || h.Get("Content-Length") != "" {
+		return false
+	}
+	status := http.StatusBadGateway
+	switch {
+	case errors.Is(f.Err, ErrDeadline):
+		status = http.StatusGatewayTimeout
+	case f.Side == SideProxy:
+		status = http.StatusInternalServerError
+	case f.Side == SideDrain:
+		status = http.StatusServiceUnavailable
+	}
+	h.Set(http.TrailerPrefix+"Grpc-Status", grpcCode(q, x, status))
+	h.Set(http.TrailerPrefix+"Grpc-Message", grpcMessage(strings.TrimSuffix(Line(status, f.Reason), "\n")))
+	return true
+}
+
+// grpcCode is grpcStatus for the answer to q. A target ends a call whose deadline
+// has passed, perhaps before the client does: that is no failure of the target.
+func grpcCode(q *http.Request, x *Exchange, status int) string {
+	if status == http.StatusBadGateway && x != nil {
+		if limit, ok := grpcTimeout(q.Header.Get("Grpc-Timeout")); ok && time.Since(x.Start) >= limit {
+			status = http.StatusGatewayTimeout
+		}
+	}
+	return grpcStatus(status)
+}
+
+// grpcTimeout reads the time that a client gives a call: at most eight digits and a
+// unit.
+func grpcTimeout(s string) (time.Duration, bool) {
+	if len(s) < 2 || len(s) > 9 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
+	unit := map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': 1}[s[len(s)-1]]
+	if err != nil || unit == 0 || time.Duration(n) > math.MaxInt64/unit {
+		return 0, false
+	}
+	return time.Duration(n) * unit, true
 }
 
 // grpcStatus is the gRPC status code for an HTTP status of the proxy's own. It is

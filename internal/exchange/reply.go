@@ -20,8 +20,9 @@ const Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 // record the status.
 func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	if AwaitsTrailers(q) {
-		trailersOnly(w, status, reason)
-		if x := exchangeOf(w, q); x != nil {
+		x := exchangeOf(w, q)
+		trailersOnly(w, q, x, status, reason)
+		if x != nil {
 			x.Status = status
 		}
 		return

@@ -3,6 +3,9 @@ package forward
 // CutOff is the error of a drain that could not wait any longer.
 var CutOff = cutOff
 
+// LimitSilence closes a connection whose peer has acknowledged nothing for a while.
+var LimitSilence = limitSilence
+
 // Start begins the background work, as the first exchange does.
 func (f *Forwarder) Start() { f.background.start() }
 

@@ -9,6 +9,7 @@
 //   - prefix.go, translate.go: how paths differ between clients and targets
 //   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests
 //   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a target is reached by
+//   - silence_linux.go, silence_other.go: peers of HTTP/2 that have died
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,12 +26,21 @@ type requestBody struct {
 	trailer http.Header   // what passes, once the body is whole: its reader writes them
 
 	replaced atomic.Pointer[[]string] // names that are no trailers: the hook of an attempt has set them
+
+	reading     atomic.Bool // from the client
+	interrupted atomic.Bool // the attempt has failed, and no other one reads on: its client is not to blame if its context has ended
+	leaving     sync.Mutex  // guards left, and the flight's ResponseController against the end of the exchange
+	left        bool        // the exchange has ended
 }
 
 func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBody {
 	b := &requestBody{q: q, flight: fl}
 	b.Open(b, q.Method, q.ContentLength)
-	b.Patient = exchange.AwaitsTrailers(q) || q.Method == http.MethodConnect
+	grpc := exchange.AwaitsTrailers(q)
+	b.Patient = grpc || q.Method == http.MethodConnect
+	if grpc {
+		b.KeepFirst() // a target that ends a connection refuses what comes on it meanwhile
+	}
 	b.setEdit(edit)
 	return b
 }
@@ -57,6 +68,57 @@ type attemptBody struct {
 	exchange.BodyReader
 	b       *requestBody
 	trailer http.Header // filled at EOF
+}
+
+// A foreignBody is an attemptBody for a client that closes it when the attempt has failed, and then waits for the end of the Read
+// in progress, as net/http's client of HTTP/2 does.
+type foreignBody struct {
+	*attemptBody
+	closed atomic.Bool
+}
+
+// Read implements io.Reader.
+func (r *foreignBody) Read(p []byte) (int, error) {
+	r.b.reading.Store(true) // before the look at closed, as Close does it in the other order
+	defer r.b.reading.Store(false)
+	if r.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return r.attemptBody.Read(p)
+}
+
+// Close implements io.Closer. It ends a Read in progress.
+func (r *foreignBody) Close() error {
+	r.closed.Store(true)
+	if r.b.reading.Load() {
+		r.b.interrupt()
+	}
+	return nil
+}
+
+// again is http.Request.GetBody: it lets a client send the request on another connection if the target has refused it unseen, as
+// with GOAWAY, and all that was read of the body is kept.
+func (r *attemptBody) again() (io.ReadCloser, error) {
+	if r.b.interrupted.Load() || !r.b.Rewind() {
+		return nil, errNotKept
+	}
+	next := &attemptBody{BodyReader: r.b.Attempt(), b: r.b, trailer: r.trailer}
+	return &foreignBody{attemptBody: next}, nil
+}
+
+var errNotKept = errors.New("the target has refused the request, and the beginning of the body is not kept for another connection")
+
+// interrupt ends a Read that waits for the client, unless another attempt may go on with what it reads.
+func (b *requestBody) interrupt() {
+	b.leaving.Lock()
+	defer b.leaving.Unlock()
+	if b.left || b.Whole() || b.Failed() != nil || b.Replays() && exchange.Idempotent(b.q.Method) {
+		return
+	}
+	if b.flight.Err() == nil && b.flight.why() == nil { // or else the exchange has ended for another reason
+		b.interrupted.Store(true)
+	}
+	_ = b.flight.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
 // reader returns the body from its beginning, for the next attempt, with its trailers: nil
@@ -115,6 +177,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 				b.trailer[k] = v
 			}
 		}
+	case b.interrupted.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+		err = http.ErrBodyReadAfterClose
 	case b.flight.why() == exchange.ErrIdle: // net/http cancels the context after a read deadline too
 		err = exchange.ErrIdle
 	case b.q.Context().Err() != nil:
@@ -161,6 +225,9 @@ func (b *requestBody) replace(set []header.Replacement) {
 // detach ends all reading, since net/http reads on when the handler returns.
 // What the client still sends of an unread body gets a moment.
 func (b *requestBody) detach() {
+	b.leaving.Lock()
+	b.left = true
+	b.leaving.Unlock()
 	whole := b.Whole()
 	b.Close(func() bool { return b.flight.rc.SetReadDeadline(time.Unix(1, 0)) == nil }) // it fails where no server reads on
 	if !whole && !b.Patient {

@@ -57,10 +57,13 @@ func (a *roundTrip) carry() (alone bool) {
 }
 
 // fail records the failure and answers it, or cuts the client off when the
-// response has begun.
+// response has begun and cannot end by a status.
 func (a *roundTrip) fail(fail *exchange.Failure) {
 	if a.wrote {
 		a.x.Fail(fail)
+		if exchange.EndGRPC(a.w, a.q, a.x, fail) {
+			return
+		}
 		if !a.q.ProtoAtLeast(1, 1) {
 			sever(a.w)
 		}

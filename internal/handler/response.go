@@ -245,6 +245,7 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 		return a.cut(exchange.SideProxy, a.x.Status, a.body.Failed())
 	}
 	switch cut := a.flight.why(); {
+	case a.interrupted():
 	case errors.As(cut, &hook):
 		return a.cut(exchange.SideProxy, a.x.Status, cut)
 	case cut == exchange.ErrIdle:
@@ -262,6 +263,9 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 	}
 	return a.cut(exchange.SideUpstream, a.x.Status, err)
 }
+
+// interrupted reports whether the attempt has failed before the end of the upload.
+func (a *roundTrip) interrupted() bool { return a.body != nil && a.body.interrupted.Load() }
 
 // cut is the failure of a response that has begun.
 func (a *roundTrip) cut(side exchange.Side, status int, err error) *exchange.Failure {

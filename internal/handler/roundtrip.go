@@ -347,6 +347,9 @@ func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Respons
 	if err != nil {
 		return nil, err
 	}
+	if b, ok := out.Body.(*attemptBody); ok {
+		out.Body, out.GetBody = &foreignBody{attemptBody: b}, b.again
+	}
 	return c.Do(out, a.relay)
 }
 
@@ -406,6 +409,8 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	var field *exchange.FieldError
 	cut := a.flight.why()
 	switch {
+	case a.interrupted():
+		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
 	case errors.As(cut, &hook):
 		f.Side, f.Status, f.Reason, f.Err = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error", cut
 	case cut == exchange.ErrCut:
