@@ -1,5 +1,6 @@
-// Package guard watches new targets of an Upstream, and goes back to the old ones by
-// itself if the new ones fail more often or are slower. It needs at most fifty requests.
+// Package guard watches new targets of an Upstream, and goes back to the old ones
+// by itself if the new ones fail more often or are slower. It needs at most fifty
+// requests.
 //
 //	var m guard.Meter
 //	r := hostproxy.Router{BeginAttempt: m.BeginAttempt, Observe: m.Observe}
@@ -17,7 +18,8 @@ import (
 	"time"
 )
 
-// Limits say when new targets are worse than old ones. The zero value is ready to use.
+// Limits say when new targets are worse than old ones. The zero value is ready to
+// use.
 type Limits struct {
 	// Requests is how many requests are watched at most. Zero means 50.
 	Requests int
@@ -31,15 +33,15 @@ type Limits struct {
 	// targets are as good as the old ones. Zero means 0.001.
 	FalseAlarms float64
 
-	// Slower is how many times slower than the slowest responses of the old targets,
-	// the slowest one in a hundred, a slow response is. Differences below Grace do
-	// not count. Zero means 2, and 50 ms.
+	// Slower is how many times slower than the slowest responses of the old
+	// targets, the slowest one in a hundred, a slow response is. Differences below
+	// Grace do not count. Zero means 2, and 50 ms.
 	Slower float64
 	Grace  time.Duration
 
-	// Slow is the time after which a response is slow if the old targets have served
-	// fewer than 20 requests, so that there is nothing to compare with. Zero means
-	// 10 s.
+	// Slow is the time after which a response is slow if the old targets have
+	// served fewer than 20 requests, so that there is nothing to compare with. Zero
+	// means 10 s.
 	Slow time.Duration
 
 	// For limits the watch: new targets that are not worse by then are kept. Zero
@@ -74,8 +76,8 @@ func (l Limits) check() error {
 	return nil
 }
 
-// A Baseline is what the old targets were like. The zero value means that nothing is
-// known about them.
+// A Baseline is what the old targets were like. The zero value means that nothing
+// is known about them.
 type Baseline struct {
 	Requests int           `json:"requests"` // attempts that were counted
 	Failures int           `json:"failures"` // failed ones among them
@@ -108,8 +110,8 @@ func (b Baseline) hangsAfter(l Limits) time.Duration {
 	return max(slow, time.Duration(float64(b.Whole)*l.slower()))
 }
 
-// failing returns the share of failures to expect. It counts 20 requests more than there
-// were, with one failure: few requests without a failure prove little.
+// failing returns the share of failures to expect. It counts 20 requests more than
+// there were, with one failure: few requests without a failure prove little.
 func (b Baseline) failing() float64 {
 	return max(float64(b.Failures+1)/float64(b.Requests+20), leastShare)
 }

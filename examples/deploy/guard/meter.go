@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Meter remembers the latest attempts of each route. The zero value is ready to use;
-// it must not be copied. Its methods may be called concurrently.
+// A Meter remembers the latest attempts of each route. The zero value is ready to
+// use; it must not be copied. Its methods may be called concurrently.
 type Meter struct {
 	mu     sync.Mutex
 	routes map[string]*history // by pattern
@@ -63,8 +63,8 @@ func (m *Meter) Forget(pattern string) {
 	delete(m.routes, pattern)
 }
 
-// BeginAttempt is for Router.BeginAttempt, or to be called by the program's own one. It
-// uses Attempt.Value while a Watch is in progress.
+// BeginAttempt is for Router.BeginAttempt, or to be called by the program's own
+// one. It uses Attempt.Value while a Watch is in progress.
 func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -77,8 +77,8 @@ func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
 	h.watch.inFlight[x] = true
 }
 
-// streams reports whether the request asks for a WebSocket or an event stream. A hook
-// sees no response before its end.
+// streams reports whether the request asks for a WebSocket or an event stream. A
+// hook sees no response before its end.
 func streams(b *hostproxy.Beginning) bool {
 	return b.Exchange.Method == http.MethodConnect || b.Header("Upgrade") != "" || strings.Contains(b.Header("Accept"), "text/event-stream")
 }
@@ -103,8 +103,9 @@ func (m *Meter) Observe(x *hostproxy.Exchange) {
 	}
 }
 
-// judged makes a sample of an attempt, and reports whether the target is responsible for
-// it. It is not if the client disconnected, or if this proxy ended the attempt.
+// judged makes a sample of an attempt, and reports whether the target is
+// responsible for it. It is not if the client disconnected, or if this proxy ended
+// the attempt.
 func judged(a *hostproxy.Attempt) (s sample, counts bool) {
 	s = sample{target: a.Target, failed: a.Status >= 500, wait: a.FirstByte, whole: a.Duration}
 	if a.FirstByte == 0 {
@@ -151,8 +152,8 @@ func (m *Meter) Baseline(pattern string, targets ...string) Baseline {
 }
 
 // tail returns the p99 of ds, or their maximum if they are fewer than a hundred. A
-// further value exceeds the k-th largest of n values with probability k/(n+1), whatever
-// their distribution is.
+// further value exceeds the k-th largest of n values with probability k/(n+1),
+// whatever their distribution is.
 func tail(ds []time.Duration) (time.Duration, float64) {
 	if len(ds) == 0 {
 		return 0, 1

@@ -53,7 +53,7 @@ func (w *world) RoundTrip(q *http.Request) (*http.Response, error) {
 		<-q.Context().Done()
 		return nil, q.Context().Err()
 	}
-	time.Sleep(pause)
+	rest(pause)
 	if status == 1 {
 		return nil, errors.New("connection reset")
 	}
@@ -66,6 +66,13 @@ func (w *world) count(target string) int64 {
 		return 0
 	}
 	return n.(*atomic.Int64).Load()
+}
+
+// rest waits, in a bubble.
+func rest(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	<-timer.C
 }
 
 func newWorld(t *testing.T) *world {
@@ -96,7 +103,7 @@ func (w *world) asks(n int) {
 			defer cancel()
 			w.router.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "https://"+pattern+"/", nil))
 		})
-		time.Sleep(20 * time.Millisecond)
+		rest(20 * time.Millisecond)
 	}
 	work.Wait()
 }
