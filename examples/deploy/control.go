@@ -86,7 +86,7 @@ func (m *manager) start(q request) (*operation, string, error) {
 	case "stop", "remove":
 		return m.end(q, a)
 	case "rollback":
-		return m.rollback(a)
+		return m.rollback(q, a)
 	}
 	if a.Targets == nil {
 		return nil, "", m.busy(a)

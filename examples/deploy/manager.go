@@ -142,7 +142,7 @@ func build(s settings, targets []string) (*hostproxy.Upstream, error) {
 
 // swapTimeout limits how long targets that were ready a moment ago may take to be
 // so again.
-const swapTimeout = 10 * time.Second
+const swapTimeout = 3 * time.Second
 
 // apply makes the Router do what a says: which handler serves, and what holds
 // requests.

@@ -117,7 +117,7 @@ func cutOff(err error) string {
 // rollback goes back: it cancels a deploy that waits for health, ends a canary, or
 // else begins to use the targets before. If there is nothing to wait for, it
 // returns a text.
-func (m *manager) rollback(a *app) (*operation, string, error) {
+func (m *manager) rollback(q request, a *app) (*operation, string, error) {
 	if op := a.op; op != nil {
 		waits := op.waits()
 		if err := m.interrupt(a, errRolledBack); err != nil {
@@ -134,6 +134,13 @@ func (m *manager) rollback(a *app) (*operation, string, error) {
 	if len(a.Previous) == 0 {
 		return nil, "", fmt.Errorf("%q has no targets to go back to: nothing was deployed before %s", a.name, list(a.Targets))
 	}
-	to := a.Previous
-	return m.begin(a, "a rollback", func(op *operation) (string, error) { return m.swap(op, change{to: to}) }), "", nil
+	q.Targets = a.Previous
+	op := m.begin(a, "a rollback", func(op *operation) (string, error) {
+		if err := m.awaitReady(op, q); err != nil {
+			return "", err
+		}
+		return m.swap(op, change{to: q.Targets})
+	})
+	op.cancels = true
+	return op, "", nil
 }

@@ -95,12 +95,19 @@ func (m *manager) goBack(a *app, g watched, why error) error {
 		return errors.Join(&phaseError{"guard", fmt.Errorf("%w; the canary at %s was ended", why, targets)}, err)
 	}
 	bad := m.of(a).Targets
-	drained, err := m.switchTo(a, g.Back)
-	if err != nil {
+	// The old targets have to show that they serve. Meanwhile requests wait: no
+	// further one goes to the bad targets.
+	if m.of(a).Hold == nil {
+		_ = a.up.Pause(2 * swapTimeout)
+	}
+	_, err := m.switchTo(a, g.Back) // requests at the bad targets end as they may
+	m.mu.Lock()
+	held := a.held()
+	m.mu.Unlock()
+	if err = errors.Join(err, held); err != nil {
 		err = fmt.Errorf("%w; %s stays in use, because going back failed: %w", why, list(bad), err)
 		return errors.Join(&phaseError{"guard", err}, m.with(a, func(s *saved) { s.Guard = nil }))
 	}
-	_ = drained // nobody waits for requests at the bad targets
 	err = m.with(a, func(s *saved) { s.Targets, s.Previous, s.Guard = g.Back, g.Before, nil })
 	return errors.Join(&phaseError{"guard", fmt.Errorf("%w; %s is in use again", why, list(g.Back))}, err)
 }

@@ -17,7 +17,7 @@ import (
 const usage = `usage:
   deploy run [-dir DIR] [-https ADDR] [-http ADDR] [-email ADDR] [-local] [-drain TIME] [-access-log]
   deploy [deploy] APP HOST TARGET...   [-health PATH] [-ready TIME] [-drain TIME] [-grace TIME] [-guard TIME]
-  deploy rollback APP                  back to the targets before; cancels a deploy, or ends a canary
+  deploy rollback APP [-ready TIME]    back to the targets before; cancels a deploy, or ends a canary
   deploy canary APP TARGET...          -share 10% | -header X-Canary=1 | -cookie canary=1  [-ready TIME] [-guard TIME]
   deploy canary APP -share 50%         another share
   deploy canary APP -promote | -end    the canary's targets for all clients, or for none
@@ -158,6 +158,8 @@ func (q *request) flags(fs *flag.FlagSet) func() error {
 		fs.DurationVar(&q.Ready, "ready", 30*time.Second, "")
 		fs.DurationVar(&q.Guard, "guard", 0, "")
 		given = func() (err error) { q.Share, err = parseShare(share); return err }
+	case "rollback":
+		fs.DurationVar(&q.Ready, "ready", 30*time.Second, "")
 	case "pause":
 		fs.DurationVar(&q.For, "for", 30*time.Second, "")
 	case "maintain":
