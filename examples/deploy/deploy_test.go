@@ -19,8 +19,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func contains(text, part string) bool { return strings.Contains(text, part) }
-
 func TestAnAppIsDeployedRolledBackAndRemoved(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,8 +158,7 @@ func (r *running) row() row {
 func (r *running) await(phase string) {
 	r.t.Helper()
 	proxytest.Eventually(r.t, phase, func() bool {
-		got := r.row().InProgress
-		return got != "" && phase != "" && len(got) > 0 && contains(got, "("+phase+")")
+		return strings.Contains(r.row().InProgress, "("+phase+")")
 	})
 }
 
@@ -192,4 +195,30 @@ func newVersion(t *testing.T, name string) *version {
 		}
 	}))
 	return v
+}
+
+// A lockedBuffer is a log that several goroutines write.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// beTheProgram runs the command in the arguments.
+func beTheProgram() {
+	if os.Getenv("LISTEN_PID") == "mine" { // a number that a service manager knows, and a test does not
+		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+	}
+	main()
 }

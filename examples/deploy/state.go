@@ -113,6 +113,7 @@ func (s *state) decode(text []byte) error {
 	if head.Version != stateVersion {
 		return fmt.Errorf("version %d: want %d; another version of deploy has written it", head.Version, stateVersion)
 	}
+	s.Apps = nil
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(s); err != nil {
