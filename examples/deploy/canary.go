@@ -99,7 +99,7 @@ func (m *manager) setCanary(q request, a *app) (*operation, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	next, err := build(a.Settings, c.Targets)
+	next, err := build(a.conf, c.Targets)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (m *manager) runCanary(op *operation, q request, c canary, next *hostproxy.
 	if w != nil {
 		defer w.Stop()
 	}
-	if err := m.beginCanary(a, c, next, q.Guard, b); err != nil {
+	if err := m.beginCanary(a, c, next, q.Guard, b, w); err != nil {
 		return "", err
 	}
 	text := fmt.Sprintf("%s: %s is in use for %s\n", a.name, list(c.Targets), c.clients())
@@ -144,7 +144,7 @@ func (m *manager) runCanary(op *operation, q request, c canary, next *hostproxy.
 }
 
 // beginCanary stores the canary, and sends its clients there.
-func (m *manager) beginCanary(a *app, c canary, next *hostproxy.Upstream, d time.Duration, b guard.Baseline) error {
+func (m *manager) beginCanary(a *app, c canary, next *hostproxy.Upstream, d time.Duration, b guard.Baseline, w *guard.Watch) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	err := m.change(a, func(s *saved) {
@@ -157,7 +157,11 @@ func (m *manager) beginCanary(a *app, c canary, next *hostproxy.Upstream, d time
 		return err
 	}
 	a.next = next
-	return m.apply(a)
+	if err := m.apply(a); err != nil || w == nil {
+		return err
+	}
+	w.OnWorse(a.away(true))
+	return nil
 }
 
 // clients says which clients the canary has.
@@ -177,14 +181,14 @@ func (c *canary) clients() string {
 
 // dropCanary begins to end a canary: its requests finish.
 func (m *manager) dropCanary(a *app) (*operation, error) {
-	targets := a.Canary.Targets
+	targets, kept := a.Canary.Targets, a.inUse()
 	if err := m.change(a, func(s *saved) { s.Canary, s.Guard = nil, nil }); err != nil {
 		return nil, err
 	}
 	drained := m.endCanary(a)
 	return m.begin(a, "the end of a canary", func(op *operation) (string, error) {
 		m.settle(op)
-		return fmt.Sprintf("%s: the canary at %s has ended; %s\n", a.name, list(targets), a.inUse()) + cutOff(<-drained), nil
+		return fmt.Sprintf("%s: the canary at %s has ended; %s\n", a.name, list(targets), kept) + cutOff(<-drained), nil
 	}), nil
 }
 
@@ -206,7 +210,7 @@ func (m *manager) endCanary(a *app) <-chan error {
 		m.log.Error("the end of a canary", "app", a.name, "cause", err)
 	}
 	a.next, a.side = nil, nil
-	limit := a.Settings.Drain
+	limit := a.conf.Drain
 	m.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()

@@ -23,7 +23,7 @@ func (m *manager) deploy(q request) (*operation, error) {
 	if err := m.mayDeploy(a, q, host); err != nil {
 		return nil, err
 	}
-	if _, err := build(a.Settings, q.Targets); err != nil {
+	if _, err := build(a.conf, q.Targets); err != nil {
 		return nil, err
 	}
 	op := m.begin(a, "a deploy", func(op *operation) (string, error) {
@@ -64,10 +64,11 @@ func (m *manager) create(q request, host string) (*operation, error) {
 	if q.Settings != nil {
 		a.Settings = *q.Settings
 	}
-	if err := a.Settings.check(); err != nil {
+	a.conf = a.Settings
+	if err := a.conf.check(); err != nil {
 		return nil, err
 	}
-	up, err := build(a.Settings, q.Targets)
+	up, err := build(a.conf, q.Targets)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func (m *manager) awaitReady(op *operation, q request) error {
 	if err := m.enter(op, "health"); err != nil {
 		return err
 	}
-	probe, err := build(op.app.Settings, q.Targets)
+	probe, err := build(op.app.conf, q.Targets)
 	if err != nil {
 		return err
 	}
@@ -116,17 +117,21 @@ func (m *manager) awaitReady(op *operation, q request) error {
 	defer cancel()
 	defer func() { _ = probe.Drain(ctx) }() // ends its checks
 	if err := probe.Ready(ctx); err != nil {
-		return &phaseError{"health", fmt.Errorf("%w; %s", err, op.app.inUse())}
+		return &phaseError{"health", fmt.Errorf("%w; %s", err, m.inUse(op.app))}
 	}
 	return nil
 }
 
 // inUse says what is in use.
-func (a *app) inUse() string {
-	if a.Targets == nil {
+func (m *manager) inUse(a *app) string {
+	return m.of(a).inUse()
+}
+
+func (s saved) inUse() string {
+	if s.Targets == nil {
 		return "nothing has changed"
 	}
-	return fmt.Sprintf("%s stays in use", list(a.Targets))
+	return fmt.Sprintf("%s stays in use", list(s.Targets))
 }
 
 func list(targets []string) string { return strings.Join(targets, ", ") }

@@ -132,7 +132,7 @@ func TestAClientThatDisconnectsCancelsWhatHasChangedNothing(t *testing.T) {
 	r.await("health")
 	c.Close()
 	proxytest.Eventually(t, "the end of the deploy", func() bool { return r.row().InProgress == "" })
-	assert.Contains(t, r.log.String(), "the client has disconnected")
+	proxytest.Eventually(t, "the log", func() bool { return strings.Contains(r.log.String(), "the client has disconnected") })
 	two.up.Store(true)
 	assert.Equal(t, "one", r.says())
 	r.must("app", "app.localhost", two.Addr())

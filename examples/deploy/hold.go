@@ -85,7 +85,7 @@ func (h *hold) words() string {
 // stop begins to finish the app's requests, and answers further ones with 503.
 func (m *manager) stop(a *app) (*operation, error) {
 	p := page{Status: http.StatusServiceUnavailable, Body: "This site is stopped.\n"}
-	up, err := build(a.Settings, a.Targets)
+	up, err := build(a.conf, a.Targets)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (m *manager) remove(a *app) (*operation, error) {
 
 // ending waits for the requests at old and at the canary.
 func (m *manager) ending(a *app, old *hostproxy.Upstream, canary <-chan error, what, done string, err error) *operation {
-	limit := a.Settings.Drain
+	limit := a.conf.Drain
 	return m.begin(a, what, func(op *operation) (string, error) {
 		m.settle(op)
 		ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -34,6 +34,7 @@ type manager struct {
 type app struct {
 	name string
 	host string // canonical
+	conf settings
 	saved
 	op *operation // in progress; nil without one
 
@@ -75,7 +76,7 @@ func (m *manager) restore(name string, s saved) error {
 	if err := errors.Join(checkName(name), s.check()); err != nil {
 		return err
 	}
-	a := &app{name: name, saved: s}
+	a := &app{name: name, conf: s.Settings, saved: s}
 	if s.Next != nil {
 		m.log.Warn("the proxy ended in the middle of a deploy; the old targets are in use", "app", name, "targets", s.Targets, "not", s.Next)
 		a.Next = nil
@@ -151,7 +152,7 @@ func (m *manager) apply(a *app) error {
 	if c := a.Canary; c != nil && c.selective() {
 		if a.side == nil {
 			var err error
-			if a.side, err = build(a.Settings, a.Targets); err != nil {
+			if a.side, err = build(a.conf, a.Targets); err != nil {
 				return err
 			}
 			if err := a.side.Canary(a.next, 1); err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A unit is the program in processes of its own, with TLS, and a service manager that
-// listens.
+// A unit is the program in processes of its own, with TLS, and a service manager
+// that listens.
 type unit struct {
 	https   string
 	dir     string
@@ -31,7 +31,8 @@ type unit struct {
 	over    chan struct{} // closed when the last process has ended
 }
 
-// activate starts the program as a service manager does, and waits until it is ready.
+// activate starts the program as a service manager does, and waits until it is
+// ready.
 func activate(t *testing.T) *unit {
 	t.Helper()
 	u := &unit{dir: short(t), log: new(lockedBuffer), over: make(chan struct{})}
@@ -151,8 +152,8 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	assert.ErrorContains(t, err, `"app" is paused until `)
 	u.must(t, "resume", "app")
 
-	// A deploy that waits for health is canceled, and a command that comes in between is
-	// sent again.
+	// A deploy that waits for health is canceled, and a command that comes in
+	// between is sent again.
 	two.up.Store(false)
 	waits := make(chan error, 1)
 	go func() {

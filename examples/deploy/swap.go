@@ -22,25 +22,27 @@ type change struct {
 func (m *manager) swap(op *operation, c change) (string, error) {
 	a := op.app
 	if err := m.enter(op, "switch"); err != nil { // from now on, it cannot be canceled
-		return "", fmt.Errorf("%w; %s", err, a.inUse())
+		return "", fmt.Errorf("%w; %s", err, m.inUse(a))
 	}
 	old := m.of(a)
 	if slices.Equal(c.to, old.Targets) {
 		return fmt.Sprintf("%s: %s is in use already\n", a.name, list(c.to)), nil
 	}
 	if err := m.with(a, func(s *saved) { s.Next = c.to }); err != nil {
-		return "", fmt.Errorf("%w; %s", err, a.inUse())
+		return "", fmt.Errorf("%w; %s", err, m.inUse(a))
 	}
 	w, b, err := m.watch(a, c.to, c.guard)
 	if err != nil {
 		return "", err
 	}
 	if w != nil {
+		w.OnWorse(a.away(false))
+		defer m.letGo(a)
 		defer w.Stop()
 	}
 	drained, err := m.switchTo(a, c.to)
 	if err != nil {
-		err = &phaseError{"switch", fmt.Errorf("%w; %s", err, a.inUse())}
+		err = &phaseError{"switch", fmt.Errorf("%w; %s", err, m.inUse(a))}
 		return "", errors.Join(err, m.with(a, func(s *saved) { s.Next = nil }))
 	}
 	if err := m.switched(a, c, old, b); err != nil {

@@ -16,7 +16,7 @@ func (m *manager) watch(a *app, targets []string, d time.Duration) (*guard.Watch
 	if d <= 0 {
 		return nil, guard.Baseline{}, nil
 	}
-	next, err := build(a.Settings, targets)
+	next, err := build(a.conf, targets)
 	if err != nil {
 		return nil, guard.Baseline{}, err
 	}
@@ -25,6 +25,31 @@ func (m *manager) watch(a *app, targets []string, d time.Duration) (*guard.Watch
 	fresh := slices.DeleteFunc(guard.Names(next), func(t string) bool { return slices.Contains(old, t) })
 	w, err := m.meter.Watch(a.host, guard.Limits{For: d}, b, fresh...)
 	return w, b, err
+}
+
+// away returns what keeps requests away from targets that are worse, until goBack
+// has done the rest. Without a canary the requests wait: the old targets have to
+// show first that they serve.
+func (a *app) away(canary bool) func() {
+	up, side := a.up, a.side
+	if !canary {
+		return func() { _ = up.Pause(2 * swapTimeout) }
+	}
+	return func() {
+		_ = up.Canary(nil, 0)
+		if side != nil {
+			_ = side.Canary(nil, 0)
+		}
+	}
+}
+
+// letGo ends the pause of away. What the state says holds again.
+func (m *manager) letGo(a *app) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := a.held(); err != nil {
+		m.log.Error("requests are held", "app", a.name, "cause", err)
+	}
 }
 
 // watchAgain goes on with what the guard watched before a restart, or before a
@@ -47,7 +72,9 @@ func (m *manager) watchAgain() {
 			m.log.Error("the guard cannot go on", "app", a.name, "cause", err)
 			continue
 		}
+		w.OnWorse(a.away(g.Back == nil))
 		op := m.begin(a, "the watch of a deploy", func(op *operation) (string, error) {
+			defer m.letGo(a)
 			defer w.Stop()
 			text, err := m.guard(op, w)
 			if err != nil && !errors.Is(err, errOver) {
@@ -95,16 +122,9 @@ func (m *manager) goBack(a *app, g watched, why error) error {
 		return errors.Join(&phaseError{"guard", fmt.Errorf("%w; the canary at %s was ended", why, targets)}, err)
 	}
 	bad := m.of(a).Targets
-	// The old targets have to show that they serve. Meanwhile requests wait: no
-	// further one goes to the bad targets.
-	if m.of(a).Hold == nil {
-		_ = a.up.Pause(2 * swapTimeout)
-	}
 	_, err := m.switchTo(a, g.Back) // requests at the bad targets end as they may
-	m.mu.Lock()
-	held := a.held()
-	m.mu.Unlock()
-	if err = errors.Join(err, held); err != nil {
+	m.letGo(a)
+	if err != nil {
 		err = fmt.Errorf("%w; %s stays in use, because going back failed: %w", why, list(bad), err)
 		return errors.Join(&phaseError{"guard", err}, m.with(a, func(s *saved) { s.Guard = nil }))
 	}

@@ -21,7 +21,10 @@ import (
 // Limits say when new targets are worse than old ones. The zero value is ready to
 // use.
 type Limits struct {
-	// Requests is how many requests are watched at most. Zero means 50.
+	// Requests is how many requests are enough to keep the new targets. Only
+	// requests that begin a quarter of a second after one another, or more if slow
+	// responses take longer, count for this; failures of all requests count. Zero
+	// means 50.
 	Requests int
 
 	// Worse is the additional share of failed or slow requests that the guard looks

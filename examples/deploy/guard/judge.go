@@ -20,6 +20,11 @@ const (
 type Outcome struct {
 	Failed bool          // there was no response, or its status was 500 or above
 	Wait   time.Duration // time until the response began, or until now if it has not
+
+	// Untimed says that Wait does not count. A Watch sets it if another request
+	// began just before: requests at the same time are slow for the same reason,
+	// such as a garbage collection, and prove no more than one of them.
+	Untimed bool
 }
 
 // A Judge decides from the outcomes of a few requests whether new targets are worse
@@ -43,6 +48,7 @@ type Judge struct {
 	failed   test
 	late     test
 	requests int
+	timed    int // those whose Wait counts
 	verdict  Verdict
 	err      error
 }
@@ -63,10 +69,13 @@ func (j *Judge) Add(o Outcome) Verdict {
 	if j.failed.add(o.Failed) {
 		return j.goBack("failed", j.failed, fmt.Sprintf("%d of %d at the old targets", j.base.Failures, j.base.Requests))
 	}
-	if !o.Failed && j.late.add(o.Wait > j.slow) {
-		return j.goBack(fmt.Sprintf("took longer than %v", j.slow), j.late, j.usual())
+	if !o.Untimed {
+		j.timed++
+		if !o.Failed && j.late.add(o.Wait > j.slow) {
+			return j.goBack(fmt.Sprintf("took longer than %v", j.slow), j.late, j.usual())
+		}
 	}
-	if j.requests >= j.limits.requests() {
+	if j.timed >= j.limits.requests() {
 		j.verdict = Keep
 	}
 	return j.verdict
@@ -126,7 +135,7 @@ func newTest(p0 float64, l Limits) test {
 func (t *test) add(hit bool) bool {
 	t.n++
 	if !hit {
-		t.sum += t.miss
+		t.sum = max(t.sum+t.miss, -t.bound)
 		return false
 	}
 	t.hits++

@@ -41,6 +41,7 @@ type begun struct {
 	watch   *Watch
 	start   time.Time
 	streams bool // it may go on for hours
+	untimed bool // see Outcome
 	counted bool // the Judge has it
 }
 
@@ -73,6 +74,7 @@ func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
 		return
 	}
 	x := &begun{watch: h.watch, start: b.Attempt.Start, streams: streams(b)}
+	x.untimed = x.streams || !h.watch.times(x.start)
 	b.Attempt.Value = x
 	h.watch.inFlight[x] = true
 }

@@ -114,12 +114,9 @@ func (m *Meter) Canary(ctx context.Context, pattern string, u, next *hostproxy.U
 		return err
 	}
 	defer w.Stop()
+	w.OnWorse(func() { _ = u.Canary(nil, 0) })
 	if err := u.Canary(next, share); err != nil {
 		return err
 	}
-	err = w.Wait(ctx)
-	if _, worse := errors.AsType[*WorseError](err); worse {
-		return errors.Join(err, u.Canary(nil, 0))
-	}
-	return err
+	return w.Wait(ctx)
 }

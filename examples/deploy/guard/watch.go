@@ -13,11 +13,14 @@ type Watch struct {
 	pattern string
 	limits  Limits
 	hang    time.Duration
+	space   time.Duration // at least, between the begins of requests that are timed
 	targets map[string]bool
 	decided chan struct{}
 
 	judge    *Judge // what follows is guarded by meter.mu
 	inFlight map[*begun]bool
+	timed    time.Time // when the last request began that is timed
+	onWorse  func()    // nil calls nothing
 }
 
 // How often requests in flight are looked at, and after which time a stream that
@@ -25,6 +28,13 @@ type Watch struct {
 const (
 	lookInterval = 100 * time.Millisecond
 	streamBegins = time.Second
+)
+
+// Limits of Watch.space. With the first, a standstill of half a second is not taken
+// for a slow target; with the second, fifty requests are timed within a minute.
+const (
+	leastSpace = 250 * time.Millisecond
+	mostSpace  = time.Second
 )
 
 // Watch begins to count the attempts at the given new targets of a route, which are
@@ -35,7 +45,8 @@ func (m *Meter) Watch(pattern string, l Limits, b Baseline, targets ...string) (
 	if err := l.check(); err != nil {
 		return nil, err
 	}
-	w := &Watch{meter: m, pattern: pattern, limits: l, hang: b.hangsAfter(l), targets: map[string]bool{},
+	slow, _ := b.slowAfter(l)
+	w := &Watch{meter: m, pattern: pattern, limits: l, hang: b.hangsAfter(l), space: min(max(slow, leastSpace), mostSpace), targets: map[string]bool{},
 		decided: make(chan struct{}), judge: NewJudge(l, b), inFlight: map[*begun]bool{}}
 	for _, t := range targets {
 		w.targets[t] = true
@@ -53,6 +64,16 @@ func (w *Watch) Stop() {
 	if h := w.meter.routes[w.pattern]; h != nil && h.watch == w {
 		h.watch = nil
 	}
+}
+
+// OnWorse lets f be called as soon as the new targets are found to be worse, before
+// Wait returns, to keep further requests away from them. f runs on the goroutine of
+// a request: it must not block, nor call the Meter or the Watch. Call OnWorse
+// before the new targets get requests.
+func (w *Watch) OnWorse(f func()) {
+	w.meter.mu.Lock()
+	defer w.meter.mu.Unlock()
+	w.onWorse = f
 }
 
 // Requests returns how many requests were counted.
@@ -85,6 +106,16 @@ func (w *Watch) Wait(ctx context.Context) error {
 	}
 }
 
+// times reports whether a request that begins then is to be timed. meter.mu is
+// held.
+func (w *Watch) times(begin time.Time) bool {
+	if begin.Sub(w.timed) < w.space {
+		return false
+	}
+	w.timed = begin
+	return true
+}
+
 // look counts requests in flight: those without a response for too long, and
 // streams which have begun.
 func (w *Watch) look(now time.Time) {
@@ -96,10 +127,10 @@ func (w *Watch) look(now time.Time) {
 		case b.counted:
 		case b.streams && age > streamBegins:
 			b.counted = true
-			w.add(Outcome{})
+			w.add(Outcome{Untimed: true})
 		case !b.streams && age > w.hang:
 			b.counted = true
-			w.add(Outcome{Wait: age})
+			w.add(Outcome{Wait: age, Untimed: b.untimed})
 		}
 	}
 }
@@ -116,12 +147,16 @@ func (w *Watch) end(b *begun, s sample, counts bool) {
 	if !counts {
 		s.failed = false
 	}
-	w.add(Outcome{Failed: s.failed, Wait: s.wait})
+	w.add(Outcome{Failed: s.failed, Wait: s.wait, Untimed: b.untimed})
 }
 
 // add asks the Judge. meter.mu is held.
 func (w *Watch) add(o Outcome) {
-	if w.judge.verdict == Undecided && w.judge.Add(o) != Undecided {
-		close(w.decided)
+	if w.judge.verdict != Undecided || w.judge.Add(o) == Undecided {
+		return
 	}
+	if w.judge.verdict == GoBack && w.onWorse != nil {
+		w.onWorse()
+	}
+	close(w.decided)
 }

@@ -108,6 +108,28 @@ func (w *world) asks(n int) {
 	work.Wait()
 }
 
+// stalls makes after stand still for a time, from now on.
+func (w *world) stalls(d time.Duration) {
+	w.pause.Store(int64(d))
+	time.AfterFunc(d, func() { w.pause.Store(int64(10 * time.Millisecond)) })
+}
+
+func TestAStandstillIsNotTakenForASlowTarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.stalls(400 * time.Millisecond)
+		w.asks(200)
+		result := make(chan error, 1)
+		go func() { result <- w.meter.Replace(context.Background(), pattern, w.app, guard.Limits{}, after) }()
+		rest(time.Second)
+		w.stalls(400 * time.Millisecond) // 20 requests take longer than 60 ms
+		w.asks(1000)
+		require.NoError(t, <-result)
+		assert.Equal(t, []string{after}, guard.Names(w.app))
+		require.NoError(t, w.router.Close())
+	})
+}
+
 // replace replaces before by after while clients ask.
 func (w *world) replace(l guard.Limits, requests int) error {
 	w.asks(200)
@@ -130,8 +152,8 @@ func TestReplaceGoesBackIfTheNewTargetIsWorse(t *testing.T) {
 		{"it fails", 500, 10 * time.Millisecond, "3 of 3 requests failed", 4},
 		{"it is not HTTP", 1, 10 * time.Millisecond, "3 of 3 requests failed", 4},
 		{"it says 404, as the old one may have done", 404, 10 * time.Millisecond, "", 500},
-		{"it is slow", 200, time.Second, "requests took longer than 60ms", 54},
-		{"it hangs", 0, 0, "requests took longer than 60ms", 20},
+		{"it is slow", 200, time.Second, "requests took longer than 60ms", 50},
+		{"it hangs", 0, 0, "requests took longer than 60ms", 50},
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
