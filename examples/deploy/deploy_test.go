@@ -47,6 +47,22 @@ func TestAnAppIsDeployedRolledBackAndRemoved(t *testing.T) {
 	assert.ErrorContains(t, err, `there is no app "app"`)
 }
 
+func TestADeployIsWrittenInSeveralWays(t *testing.T) {
+	for _, words := range []string{
+		"app app.localhost a:1 b:2 -health /up", "deploy app app.localhost a:1 b:2 -health=/up", "-health /up deploy app app.localhost a:1 b:2",
+		"deploy --target a:1 --target b:2 --host app.localhost --health /up app", "deploy app -health /up -host app.localhost a:1 b:2",
+		"app app.localhost -target a:1 -health /up -target b:2",
+	} {
+		q, _, err := parse(strings.Fields(words))
+		if strings.HasPrefix(words, "-") {
+			assert.Error(t, err, words)
+			continue
+		}
+		require.NoError(t, err, words)
+		assert.Equal(t, []any{"deploy", "app", "app.localhost", []string{"a:1", "b:2"}, "/up"}, []any{q.Command, q.App, q.Host, q.Targets, q.Settings.Health}, words)
+	}
+}
+
 func TestATargetThatNeverBecomesHealthyChangesNothing(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")

@@ -17,6 +17,7 @@ import (
 const usage = `usage:
   deploy run [-dir DIR] [-https ADDR] [-http ADDR] [-email ADDR] [-local] [-drain TIME] [-access-log]
   deploy [deploy] APP HOST TARGET...   [-health PATH] [-ready TIME] [-drain TIME] [-grace TIME] [-guard TIME]
+  deploy [deploy] APP -host HOST -target TARGET...       the same, as kamal-proxy has it
   deploy rollback APP [-ready TIME]    back to the targets before; cancels a deploy, or ends a canary
   deploy canary APP TARGET...          -share 10% | -header X-Canary=1 | -cookie canary=1  [-ready TIME] [-guard TIME]
   deploy canary APP -share 50%         another share
@@ -135,6 +136,8 @@ func (q *request) flags(fs *flag.FlagSet) func() error {
 	switch q.Command {
 	case "deploy":
 		var s settings
+		fs.StringVar(&q.Host, "host", "", "")
+		fs.Func("target", "", func(text string) error { q.Targets = append(q.Targets, text); return nil })
 		fs.StringVar(&s.Health, "health", "", "")
 		fs.DurationVar(&s.Drain, "drain", 30*time.Second, "")
 		fs.DurationVar(&s.Grace, "grace", 0, "")
@@ -222,10 +225,16 @@ func (q *request) words(words []string) error {
 	least, most := 1, 1
 	switch q.Command {
 	case "deploy":
-		if least, most = 3, 1000; len(words) < least {
+		if most = 1000; len(words) > 1 && q.Host == "" {
+			q.Host = words[1]
+			words = slices.Delete(words, 1, 2)
+		}
+		if len(words) > 1 {
+			q.Targets = append(q.Targets, words[1:]...)
+		}
+		if len(words) == 0 || q.Host == "" || len(q.Targets) == 0 {
 			return errors.New("deploy: want an app, its host and one or more targets, such as: deploy blog blog.example.com localhost:4006")
 		}
-		q.Host, q.Targets = words[1], words[2:]
 	case "canary":
 		if most = 1000; len(words) > 1 {
 			q.Targets = words[1:]
