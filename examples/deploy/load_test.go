@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
@@ -228,6 +229,7 @@ func TestNothingFailsUnderLoad(t *testing.T) {
 	roots := u.roots(t)
 	conf := &tls.Config{RootCAs: roots, ServerName: "app.localhost", NextProtos: []string{"http/1.1"}}
 	l := new(crowd)
+	require.NoError(t, l.asksAnew(u.https, conf)(), "few clients may wait for the first certificate")
 	h2 := proxytest.HTTPClient(t, u.https, roots, "h2")
 	h1 := proxytest.HTTPClient(t, u.https, roots, "h1")
 	l.run(l.asksAnew(u.https, conf))
