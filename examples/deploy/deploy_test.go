@@ -214,6 +214,36 @@ func TestAPauseHasALimit(t *testing.T) {
 	assert.Equal(t, "one", r.says())
 }
 
+func TestStopAnswersRequestsThatWait(t *testing.T) {
+	for _, word := range []string{"stop", "remove"} {
+		r, one := start(t), newVersion(t, "one")
+		r.must("app", "app.localhost", one.Addr())
+		r.must("pause", "app", "-for", "1m")
+		waits := make(chan int, 1)
+		go func() {
+			status, _ := r.get(func(q *http.Request) { q.URL.Path = "/waits" })
+			waits <- status
+		}()
+		r.must(word, "app")
+		assert.Contains(t, []int{503, 404}, <-waits) // 404 if it came after remove
+		assert.Empty(t, one.Seen())
+	}
+}
+
+func TestASecondRollbackIsRefusedWhileOneWaits(t *testing.T) {
+	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
+	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
+	r.must("app", "app.localhost", two.Addr())
+	one.up.Store(false)
+	first := r.begin("rollback", "app")
+	r.await("health")
+	_, err := r.do("rollback", "app")
+	assert.ErrorContains(t, err, "a rollback of \"app\" is in progress")
+	one.up.Store(true)
+	assert.NoError(t, (<-first).err)
+	assert.Equal(t, "one", r.says())
+}
+
 func TestMaintainShowsAPage(t *testing.T) {
 	r, one := start(t), newVersion(t, "one")
 	r.must("app", "app.localhost", one.Addr())

@@ -16,6 +16,7 @@ type operation struct {
 	phase string // guarded by manager.mu
 
 	cancels bool // a rollback, stop or remove may cancel it
+	undoes  bool // it is a rollback, which another one does not cancel
 
 	ctx     context.Context // done when the operation is canceled
 	cancel  context.CancelCauseFunc
@@ -37,7 +38,7 @@ func (m *manager) busy(a *app) error {
 		return nil
 	}
 	remedy := "wait until it has ended"
-	if a.op.cancels {
+	if a.op.cancels && !a.op.undoes {
 		remedy += ", or cancel it by deploy rollback " + a.name
 	}
 	return &busyError{fmt.Sprintf("%s of %q is in progress since %s (%s): %s",

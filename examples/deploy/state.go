@@ -46,10 +46,10 @@ type settings struct {
 
 // A hold keeps requests from the targets.
 type hold struct {
-	Kind  string    `json:"kind"`            // "pause", "maintain" or "stop"
-	Until time.Time `json:"until,omitzero"`  // of a pause
-	Page  *page     `json:"page,omitempty"`  // of maintain and stop
-	Since time.Time `json:"since,omitempty"` // for the list
+	Kind  string    `json:"kind"`           // "pause", "maintain" or "stop"
+	Until time.Time `json:"until,omitzero"` // of a pause
+	Page  *page     `json:"page,omitempty"` // of maintain and stop
+	Since time.Time `json:"since,omitzero"`
 }
 
 type page struct {

@@ -28,9 +28,6 @@ func (m *manager) swap(op *operation, c change) (string, error) {
 	if slices.Equal(c.to, old.Targets) {
 		return fmt.Sprintf("%s: %s is in use already\n", a.name, list(c.to)), nil
 	}
-	if err := m.with(a, func(s *saved) { s.Next = c.to }); err != nil {
-		return "", fmt.Errorf("%w; %s", err, m.inUse(a))
-	}
 	w, b, err := m.watch(a, c.to, c.guard)
 	if err != nil {
 		return "", err
@@ -39,6 +36,9 @@ func (m *manager) swap(op *operation, c change) (string, error) {
 		w.OnWorse(a.away(false))
 		defer m.letGo(a)
 		defer w.Stop()
+	}
+	if err := m.with(a, func(s *saved) { s.Next = c.to }); err != nil {
+		return "", fmt.Errorf("%w; %s", err, m.inUse(a))
 	}
 	drained, err := m.switchTo(a, c.to)
 	if err != nil {
@@ -121,12 +121,18 @@ func cutOff(err error) string {
 // returns a text.
 func (m *manager) rollback(q request, a *app) (*operation, string, error) {
 	if op := a.op; op != nil {
-		waits := op.waits()
+		if op.undoes {
+			return nil, "", m.busy(a)
+		}
+		waits, goesBack := op.waits(), op.phase == "back"
 		if err := m.interrupt(a, errRolledBack); err != nil {
 			return nil, "", err
 		}
-		if waits {
+		switch {
+		case waits:
 			return nil, fmt.Sprintf("%s: %s was canceled; %s\n", a.name, op.what, a.inUse()), nil
+		case goesBack:
+			return nil, fmt.Sprintf("%s: the guard was faster; %s\n", a.name, a.inUse()), nil
 		}
 	}
 	if a.Canary != nil {
@@ -143,6 +149,6 @@ func (m *manager) rollback(q request, a *app) (*operation, string, error) {
 		}
 		return m.swap(op, change{to: q.Targets})
 	})
-	op.cancels = true
+	op.cancels, op.undoes = true, true
 	return op, "", nil
 }

@@ -98,7 +98,7 @@ func (m *manager) guard(op *operation, w *guard.Watch) (string, error) {
 	switch {
 	case worse && m.enter(op, "back") == nil:
 		return "", m.goBack(a, *g, err)
-	case err != nil && errors.Is(err, errOver):
+	case err != nil && errors.Is(context.Cause(op.ctx), errOver):
 		return "", &phaseError{"guard", fmt.Errorf("%w; %s is in use, and is watched again afterwards", errOver, list(m.of(a).Targets))}
 	case err != nil && !worse:
 		err = fmt.Errorf("the watch was %w", context.Cause(op.ctx))

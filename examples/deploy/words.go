@@ -18,7 +18,7 @@ const usage = `usage:
   deploy run [-dir DIR] [-https ADDR] [-http ADDR] [-email ADDR] [-local] [-drain TIME] [-access-log]
   deploy [deploy] APP HOST TARGET...   [-health PATH] [-ready TIME] [-drain TIME] [-grace TIME] [-guard TIME]
   deploy [deploy] APP -host HOST -target TARGET...       the same, as kamal-proxy has it
-  deploy rollback APP [-ready TIME]    back to the targets before; cancels a deploy, or ends a canary
+  deploy rollback APP [-ready TIME]    back to the targets before; cancels a deploy, or ends a canary; twice: forward again
   deploy canary APP TARGET...          -share 10% | -header X-Canary=1 | -cookie canary=1  [-ready TIME] [-guard TIME]
   deploy canary APP -share 50%         another share
   deploy canary APP -promote | -end    the canary's targets for all clients, or for none
