@@ -58,7 +58,7 @@ func TestTheGuardGoesBackByItself(t *testing.T) {
 	assert.Nil(t, r.state().Canary)
 
 	two.sick.Store(false)
-	assert.Contains(t, r.must("app", "app.localhost", two.Addr(), "-guard", "500ms"), " requests, and not worse than before")
+	assert.Contains(t, r.must("app", "app.localhost", two.Addr(), "-guard", "400ms"), " requests, and not worse than before")
 	assert.Equal(t, "two", r.says())
 	assert.Nil(t, r.state().Guard)
 }

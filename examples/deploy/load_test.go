@@ -219,6 +219,31 @@ func (l *crowd) talks(addr string, conf *tls.Config) (ask, end func() error) {
 	}
 }
 
+// round gives one command after the other, with requests in between. pid is the
+// process that serves before; the result serves afterwards.
+func (l *crowd) round(t *testing.T, u *unit, pid int, one, two string) int {
+	t.Helper()
+	paused := false
+	for _, words := range []string{
+		"app app.localhost " + two, "rollback app", "canary app " + two + " -share 50% -header X-Canary=1", "canary app -share 100%",
+		"canary app -end", "restart", "canary app " + two + " -share 30%", "canary app -promote", "pause app", "app app.localhost " + one,
+		"resume app", "app app.localhost " + two + " -guard 400ms", "restart", "rollback app",
+	} {
+		u.must(t, strings.Fields(words)...)
+		switch words {
+		case "restart":
+			pid = u.next(t)
+		case "pause app":
+			paused = true
+		case "resume app":
+			paused = false
+		}
+		before := l.requests.Load()
+		proxytest.Eventually(t, "requests", func() bool { return paused || l.requests.Load() > before+50 })
+	}
+	return pid
+}
+
 // Clients ask over HTTP/1.1 and HTTP/2, on connections that stay and on new ones,
 // and talk on WebSockets, while versions are deployed, tried on a canary, promoted
 // and rolled back, and while the proxy restarts itself. Nothing fails.
@@ -249,32 +274,11 @@ func TestNothingFailsUnderLoad(t *testing.T) {
 		t.Errorf("failed %v after the begin: %v", at.(time.Time).Sub(begin), err)
 		return true
 	})
-	pid := u.first.Process.Pid
 	defer l.work.Wait()
 	defer l.stop.Store(true)
-	more := func() {
-		t.Helper()
-		before := l.requests.Load()
-		proxytest.Eventually(t, "requests", func() bool { return l.requests.Load() > before+50 })
-	}
-	rounds, paused := 0, false
+	pid, rounds := u.first.Process.Pid, 0
 	for ; rounds == 0 || rounds == 1 && time.Since(begin) < 5*time.Second || time.Since(begin) < *loadFor; rounds++ {
-		for _, words := range []string{ // each a command
-			"app app.localhost " + two, "rollback app", "canary app " + two + " -share 50% -header X-Canary=1", "canary app -share 100%",
-			"canary app -end", "restart", "canary app " + two + " -share 30%", "canary app -promote", "pause app", "app app.localhost " + one,
-			"resume app", "app app.localhost " + two + " -guard 1s", "restart", "rollback app",
-		} {
-			u.must(t, strings.Fields(words)...)
-			if words == "restart" {
-				pid = u.next(t)
-			}
-			if words == "pause app" || words == "resume app" {
-				paused = words == "pause app"
-			}
-			if !paused {
-				more()
-			}
-		}
+		pid = l.round(t, u, pid, one, two)
 	}
 	l.stop.Store(true)
 	l.work.Wait()

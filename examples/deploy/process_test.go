@@ -179,19 +179,6 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	assert.Contains(t, u.must(t, "list"), "the page of maintain")
 	u.must(t, "resume", "app")
 
-	// What the guard watches is watched again by the next process.
-	two.up.Store(true)
-	go func() {
-		_, err := client(u.dir, "app", "app.localhost", two.Addr(), "-guard", "1m")
-		waits <- err
-	}()
-	proxytest.Eventually(t, "guard", func() bool { return strings.Contains(u.must(t, "list"), "a deploy (guard)") })
-	u.must(t, "restart")
-	pid = u.next(t)
-	assert.ErrorContains(t, <-waits, two.Addr()+" is in use, and is watched again afterwards")
-	assert.Contains(t, u.must(t, "list"), "the watch of a deploy (guard)")
-	u.must(t, "rollback", "app")
-
 	// The new process has the lock and the socket.
 	assert.ErrorContains(t, serveFor(t, u.dir), "another proxy runs with this directory")
 
@@ -200,9 +187,29 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	require.NoError(t, os.WriteFile(u.program(), []byte("#!/bin/sh\nexit 1\n"), 0o700))
 	_, err = client(u.dir, "restart")
 	assert.ErrorContains(t, err, "the new process has ended before it was ready")
+	two.up.Store(true)
 	u.must(t, "app", "app.localhost", two.Addr())
 	u.end(t, pid)
 	assert.NotContains(t, u.log.String(), "level=ERROR")
+}
+
+func TestTheGuardGoesOnInTheNextProcess(t *testing.T) {
+	u := activate(t)
+	one, two := newVersion(t, "one"), newVersion(t, "two")
+	u.must(t, "app", "app.localhost", one.Addr(), "-health", "/up")
+	deploy := make(chan error, 1)
+	go func() {
+		_, err := client(u.dir, "app", "app.localhost", two.Addr(), "-guard", "1m")
+		deploy <- err
+	}()
+	proxytest.Eventually(t, "guard", func() bool { return strings.Contains(u.must(t, "list"), "a deploy (guard)") })
+	u.must(t, "restart")
+	pid := u.next(t)
+	assert.ErrorContains(t, <-deploy, two.Addr()+" is in use, and is watched again afterwards")
+	assert.Contains(t, u.must(t, "list"), "the watch of a deploy (guard)")
+	u.must(t, "rollback", "app")
+	u.end(t, pid)
+	_ = u.first.Wait()
 }
 
 func TestACrashKeepsWhatWasInUse(t *testing.T) {

@@ -108,8 +108,14 @@ func (m *manager) guard(op *operation, w *guard.Watch) (string, error) {
 	if stored := m.with(a, func(s *saved) { s.Guard = nil }); err != nil || stored != nil {
 		return "", errors.Join(&phaseError{"guard", err}, stored)
 	}
+	if n := w.Requests(); n < enough {
+		return fmt.Sprintf("guard: %d requests, which are too few to be sure; not worse than before so far\n", n), nil
+	}
 	return fmt.Sprintf("guard: %d requests, and not worse than before\n", w.Requests()), nil
 }
+
+// enough is how many requests a guard wants.
+const enough = 50
 
 // goBack undoes the deploy or the canary that the guard has watched.
 func (m *manager) goBack(a *app, g watched, why error) error {
