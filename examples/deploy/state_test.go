@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net"
 	"net/http"
@@ -187,4 +188,23 @@ func TestAProxyHasItsOwnDirectory(t *testing.T) {
 	} {
 		assert.ErrorContains(t, p.run(t.Context(), nil), want)
 	}
+}
+
+// What is accepted is written so that it is read as the same.
+func FuzzStateFile(f *testing.F) {
+	f.Add([]byte(`{"version":1,"apps":{"app":{"host":"app.localhost","targets":["localhost:1"],"settings":{"drain":1000000000}}}}`))
+	f.Add([]byte(`{"version":1,"apps":{"app":{"host":"a","hold":{"kind":"pause","until":"2026-01-01T00:00:00Z","since":"2026-01-01T00:00:00Z"},"guard":{}}}}`))
+	f.Add([]byte(`{"version":1,"apps":{"app":{"canary":{"targets":[],"share":0.5,"header":"X=1"},"settings":null}}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var first, second state
+		if first.decode(text) != nil {
+			return
+		}
+		written, err := json.Marshal(first)
+		require.NoError(t, err)
+		require.NoError(t, second.decode(written))
+		again, err := json.Marshal(second)
+		require.NoError(t, err)
+		assert.Equal(t, string(written), string(again))
+	})
 }
