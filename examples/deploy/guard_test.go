@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,4 +114,43 @@ func TestTheGuardSaysIfItCannotGoBack(t *testing.T) {
 	assert.ErrorContains(t, err, two.Addr()+" stays in use, because going back failed")
 	assert.Equal(t, []string{two.Addr()}, r.state().Targets)
 	assert.Equal(t, []string{one.Addr()}, r.state().Previous)
+}
+
+func TestTheGuardGoesBackAlsoIfThatCannotBeStored(t *testing.T) {
+	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
+	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
+	for _, words := range [][]string{{"app", "app.localhost", two.Addr(), "-guard", "1m"}, {"canary", "app", two.Addr(), "-share", "1", "-guard", "1m"}} {
+		two.sick.Store(false)
+		deploy := r.begin(words...)
+		r.await("guard")
+		two.sick.Store(true)
+		inTheWay := filepath.Join(r.dir, "state.json.new")
+		require.NoError(t, os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700))
+		for range 10 {
+			r.get()
+		}
+		err := (<-deploy).err
+		assert.ErrorContains(t, err, "guard: the new targets are worse")
+		assert.ErrorContains(t, err, "state: the state cannot be stored")
+		assert.Equal(t, "one", r.says())
+		require.NoError(t, os.RemoveAll(inTheWay))
+		r.must("maintain", "app")
+		r.must("resume", "app")
+		s := r.state()
+		assert.Equal(t, []string{one.Addr()}, s.Targets)
+		assert.Nil(t, s.Guard)
+		assert.Nil(t, s.Canary)
+	}
+}
+
+func TestTheEndOfAGuardThatCannotBeStoredIsAnError(t *testing.T) {
+	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
+	r.must("app", "app.localhost", one.Addr())
+	deploy := r.begin("app", "app.localhost", two.Addr(), "-guard", "1s")
+	r.await("guard")
+	inTheWay := filepath.Join(r.dir, "state.json.new")
+	require.NoError(t, os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700))
+	assert.ErrorContains(t, (<-deploy).err, two.Addr()+" is in use, and a restart would watch it again")
+	require.NoError(t, os.RemoveAll(inTheWay))
+	assert.Equal(t, "two", r.says())
 }

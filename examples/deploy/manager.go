@@ -218,6 +218,18 @@ func (m *manager) with(a *app, edit func(*saved)) error {
 	return m.change(a, edit)
 }
 
+// note is with for what has happened already: if it cannot be stored, the next
+// change stores it.
+func (m *manager) note(a *app, edit func(*saved)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := m.change(a, edit)
+	if err != nil {
+		edit(&a.saved)
+	}
+	return err
+}
+
 // check returns an error if the state cannot be that of an app.
 func (s *saved) check() error {
 	errs := []error{s.Settings.check()}

@@ -43,7 +43,7 @@ func (m *manager) swap(op *operation, c change) (string, error) {
 	drained, err := m.switchTo(a, c.to)
 	if err != nil {
 		err = &phaseError{"switch", fmt.Errorf("%w; %s", err, m.inUse(a))}
-		return "", errors.Join(err, m.with(a, func(s *saved) { s.Next = nil }))
+		return "", errors.Join(err, m.note(a, func(s *saved) { s.Next = nil }))
 	}
 	if err := m.switched(a, c, old, b); err != nil {
 		return "", err

@@ -105,8 +105,12 @@ func (m *manager) guard(op *operation, w *guard.Watch) (string, error) {
 	case err != nil:
 		err = fmt.Errorf("%w; %w", err, context.Cause(op.ctx))
 	}
-	if stored := m.with(a, func(s *saved) { s.Guard = nil }); err != nil || stored != nil {
+	stored := m.note(a, func(s *saved) { s.Guard = nil })
+	if err != nil {
 		return "", errors.Join(&phaseError{"guard", err}, stored)
+	}
+	if stored != nil {
+		return "", fmt.Errorf("%w; %s is in use, and a restart would watch it again", stored, list(m.of(a).Targets))
 	}
 	if n := w.Requests(); n < enough {
 		return fmt.Sprintf("guard: %d requests, which are too few to be sure; not worse than before so far\n", n), nil
@@ -120,10 +124,10 @@ const enough = 50
 // goBack undoes the deploy or the canary that the guard has watched.
 func (m *manager) goBack(a *app, g watched, why error) error {
 	if g.Back == nil {
+		targets := list(m.of(a).Canary.Targets)
+		err := m.note(a, func(s *saved) { s.Canary, s.Guard = nil, nil })
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		targets := list(a.Canary.Targets)
-		err := m.change(a, func(s *saved) { s.Canary, s.Guard = nil, nil })
 		m.endCanary(a)
 		return errors.Join(&phaseError{"guard", fmt.Errorf("%w; the canary at %s was ended", why, targets)}, err)
 	}
@@ -132,8 +136,8 @@ func (m *manager) goBack(a *app, g watched, why error) error {
 	m.letGo(a)
 	if err != nil {
 		err = fmt.Errorf("%w; %s stays in use, because going back failed: %w", why, list(bad), err)
-		return errors.Join(&phaseError{"guard", err}, m.with(a, func(s *saved) { s.Guard = nil }))
+		return errors.Join(&phaseError{"guard", err}, m.note(a, func(s *saved) { s.Guard = nil }))
 	}
-	err = m.with(a, func(s *saved) { s.Targets, s.Previous, s.Guard = g.Back, g.Before, nil })
+	err = m.note(a, func(s *saved) { s.Targets, s.Previous, s.Guard = g.Back, g.Before, nil })
 	return errors.Join(&phaseError{"guard", fmt.Errorf("%w; %s is in use again", why, list(g.Back))}, err)
 }
