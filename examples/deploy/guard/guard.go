@@ -1,0 +1,124 @@
+// Package guard watches new targets of an Upstream, and goes back to the old ones
+// by itself if the new ones fail more often or are slower. It needs at most fifty
+// requests.
+//
+//	var m guard.Meter
+//	r := hostproxy.Router{BeginAttempt: m.BeginAttempt, Observe: m.Observe}
+//	r.Handle("blog.example.com", blog)
+//	...
+//	err := m.Replace(ctx, "blog.example.com", blog, guard.Limits{}, "10.0.0.4:4000")
+//
+// The files: guard.go has the settings, judge.go decides, meter.go counts attempts,
+// watch.go brings both together, swap.go has Replace and Canary.
+package guard
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
+
+// Limits say when new targets are worse than old ones. The zero value is ready to
+// use.
+type Limits struct {
+	// Requests is how many requests are enough to keep the new targets. Only
+	// requests that begin a quarter of a second after one another, or more if slow
+	// responses take longer, count for this; failures of all requests count. Zero
+	// means 50.
+	Requests int
+
+	// Worse is the additional share of failed or slow requests that the guard looks
+	// for: with 0.2, new targets that fail in 21 % of the requests, if the old ones
+	// fail in 1 %. Smaller values need more requests. Zero means 0.2.
+	Worse float64
+
+	// FalseAlarms limits the probability that the guard goes back although the new
+	// targets are as good as the old ones. Zero means 0.001.
+	FalseAlarms float64
+
+	// Slower is how many times slower than the slowest responses of the old
+	// targets, the slowest one in a hundred, a slow response is. Differences below
+	// Grace do not count. Zero means 2, and 50 ms.
+	Slower float64
+	Grace  time.Duration
+
+	// Slow is the time after which a response is slow if the old targets have
+	// served fewer than 20 requests, so that there is nothing to compare with. Zero
+	// means 10 s.
+	Slow time.Duration
+
+	// For limits the watch: new targets that are not worse by then are kept. Zero
+	// means 1 minute.
+	For time.Duration
+}
+
+func (l Limits) requests() int        { return cmp.Or(l.Requests, 50) }
+func (l Limits) worse() float64       { return cmp.Or(l.Worse, 0.2) }
+func (l Limits) falseAlarms() float64 { return cmp.Or(l.FalseAlarms, 0.001) }
+func (l Limits) slower() float64      { return cmp.Or(l.Slower, 2) }
+func (l Limits) grace() time.Duration { return cmp.Or(l.Grace, 50*time.Millisecond) }
+func (l Limits) slow() time.Duration  { return cmp.Or(l.Slow, 10*time.Second) }
+func (l Limits) length() time.Duration {
+	return cmp.Or(l.For, time.Minute)
+}
+
+// check returns an error if a limit has no meaning.
+func (l Limits) check() error {
+	switch {
+	case l.requests() < 1:
+		return fmt.Errorf("guard: Limits.Requests is %d: want 1 or more", l.Requests)
+	case !(l.worse() > 0 && l.worse() < 1):
+		return fmt.Errorf("guard: Limits.Worse is %v: want a share between 0 and 1, such as 0.2", l.Worse)
+	case !(l.falseAlarms() > 0 && l.falseAlarms() < 1):
+		return fmt.Errorf("guard: Limits.FalseAlarms is %v: want a probability between 0 and 1, such as 0.001", l.FalseAlarms)
+	case !(l.slower() >= 1):
+		return fmt.Errorf("guard: Limits.Slower is %v: want 1 or more", l.Slower)
+	case l.grace() < 0 || l.slow() < 0 || l.length() < 0:
+		return fmt.Errorf("guard: Limits has a negative duration (Grace %v, Slow %v, For %v): want 0 or more", l.Grace, l.Slow, l.For)
+	}
+	return nil
+}
+
+// A Baseline is what the old targets were like. The zero value means that nothing
+// is known about them.
+type Baseline struct {
+	Requests int           `json:"requests"` // attempts that were counted
+	Failures int           `json:"failures"` // failed ones among them
+	Tail     time.Duration `json:"tail"`     // time to the response that only a share of Beyond exceeds
+	Beyond   float64       `json:"beyond"`   // about 0.01
+	Whole    time.Duration `json:"whole"`    // as Tail, but to the end of the response
+}
+
+// enough is how many requests a Baseline needs to say what is slow.
+const enough = 20
+
+// served returns how many requests had a good response.
+func (b Baseline) served() int { return b.Requests - b.Failures }
+
+// slowAfter returns the time after which a response is slow, and the share of
+// responses of the old targets that may exceed it.
+func (b Baseline) slowAfter(l Limits) (time.Duration, float64) {
+	if b.served() < enough {
+		return l.slow(), 0.05
+	}
+	return max(time.Duration(float64(b.Tail)*l.slower()), b.Tail+l.grace()), max(b.Beyond, leastShare)
+}
+
+// hangsAfter returns the time after which a request without an end is slow.
+func (b Baseline) hangsAfter(l Limits) time.Duration {
+	slow, _ := b.slowAfter(l)
+	if b.served() < enough {
+		return slow
+	}
+	return max(slow, time.Duration(float64(b.Whole)*l.slower()))
+}
+
+// failing returns the share of failures to expect. It counts 20 requests more than
+// there were, with one failure: few requests without a failure prove little.
+func (b Baseline) failing() float64 {
+	return max(float64(b.Failures+1)/float64(b.Requests+20), leastShare)
+}
+
+// leastShare is the least share of failures that counts as usual. Without it, one
+// failure of a target whose predecessor never failed would prove too much.
+const leastShare = 0.01

@@ -1,0 +1,162 @@
+package guard
+
+import (
+	"context"
+	"time"
+)
+
+// A Watch counts the requests at new targets until it can tell whether they are
+// worse. One Watch of a route may be in progress at a time; a new one ends the old
+// one.
+type Watch struct {
+	meter   *Meter
+	pattern string
+	limits  Limits
+	hang    time.Duration
+	space   time.Duration // at least, between the begins of requests that are timed
+	targets map[string]bool
+	decided chan struct{}
+
+	judge    *Judge // what follows is guarded by meter.mu
+	inFlight map[*begun]bool
+	timed    time.Time // when the last request began that is timed
+	onWorse  func()    // nil calls nothing
+}
+
+// How often requests in flight are looked at, and after which time a stream that
+// has not failed has begun.
+const (
+	lookInterval = 100 * time.Millisecond
+	streamBegins = time.Second
+)
+
+// Limits of Watch.space. With the first, a standstill of half a second is not taken
+// for a slow target; with the second, fifty requests are timed within a minute.
+const (
+	leastSpace = 250 * time.Millisecond
+	mostSpace  = time.Second
+)
+
+// Watch begins to count the attempts at the given new targets of a route, which are
+// written as in Exchange.Target. Call it before the new targets get requests, and
+// call Stop at the end. Requests at other targets do not count. It returns an error
+// if a limit is invalid.
+func (m *Meter) Watch(pattern string, l Limits, b Baseline, targets ...string) (*Watch, error) {
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	slow, _ := b.slowAfter(l)
+	w := &Watch{meter: m, pattern: pattern, limits: l, hang: b.hangsAfter(l), space: min(max(slow, leastSpace), mostSpace), targets: map[string]bool{},
+		decided: make(chan struct{}), judge: NewJudge(l, b), inFlight: map[*begun]bool{}}
+	for _, t := range targets {
+		w.targets[t] = true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.history(pattern).watch = w
+	return w, nil
+}
+
+// Stop ends the Watch.
+func (w *Watch) Stop() {
+	w.meter.mu.Lock()
+	defer w.meter.mu.Unlock()
+	if h := w.meter.routes[w.pattern]; h != nil && h.watch == w {
+		h.watch = nil
+	}
+}
+
+// OnWorse lets f be called as soon as the new targets are found to be worse, before
+// Wait returns, to keep further requests away from them. f runs on the goroutine of
+// a request: it must not block, nor call the Meter or the Watch. Call OnWorse
+// before the new targets get requests.
+func (w *Watch) OnWorse(f func()) {
+	w.meter.mu.Lock()
+	defer w.meter.mu.Unlock()
+	w.onWorse = f
+}
+
+// Requests returns how many requests were counted.
+func (w *Watch) Requests() int {
+	w.meter.mu.Lock()
+	defer w.meter.mu.Unlock()
+	return w.judge.Requests()
+}
+
+// Wait waits until the Watch has come to a verdict. It returns a *WorseError if the
+// new targets are worse. It returns nil if they are not, or after Limits.For. If
+// ctx is done first, it returns the cause. Requests that hang are noticed only
+// during the call.
+func (w *Watch) Wait(ctx context.Context) error {
+	end := time.NewTimer(w.limits.length())
+	defer end.Stop()
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.decided:
+			return w.judge.Err() // it changes no more
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-end.C:
+			return nil
+		case now := <-tick.C:
+			w.look(now)
+		}
+	}
+}
+
+// times reports whether a request that begins then is to be timed. meter.mu is
+// held.
+func (w *Watch) times(begin time.Time) bool {
+	if begin.Sub(w.timed) < w.space {
+		return false
+	}
+	w.timed = begin
+	return true
+}
+
+// look counts requests in flight: those without a response for too long, and
+// streams which have begun.
+func (w *Watch) look(now time.Time) {
+	w.meter.mu.Lock()
+	defer w.meter.mu.Unlock()
+	for b := range w.inFlight {
+		age := now.Sub(b.start)
+		switch {
+		case b.counted:
+		case b.streams && age > streamBegins:
+			b.counted = true
+			w.add(Outcome{Untimed: true})
+		case !b.streams && age > w.hang:
+			b.counted = true
+			w.add(Outcome{Wait: age, Untimed: b.untimed})
+		}
+	}
+}
+
+// end counts an attempt that has ended, unless look has done so. The target is not
+// responsible for all ends; but if a client did not wait any longer for a slow
+// response, it was slow all the same. meter.mu is held.
+func (w *Watch) end(b *begun, s sample, counts bool) {
+	delete(w.inFlight, b)
+	slow, _ := w.judge.base.slowAfter(w.limits)
+	if b.counted || !counts && (b.streams || s.wait <= slow) {
+		return
+	}
+	if !counts {
+		s.failed = false
+	}
+	w.add(Outcome{Failed: s.failed, Wait: s.wait, Untimed: b.untimed})
+}
+
+// add asks the Judge. meter.mu is held.
+func (w *Watch) add(o Outcome) {
+	if w.judge.verdict != Undecided || w.judge.Add(o) == Undecided {
+		return
+	}
+	if w.judge.verdict == GoBack && w.onWorse != nil {
+		w.onWorse()
+	}
+	close(w.decided)
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// An operation is a command that takes time. It belongs to the manager, and goes on
+// without the client unless it can still be canceled.
+type operation struct {
+	app   *app
+	what  string
+	began time.Time
+	phase string // guarded by manager.mu
+
+	cancels bool // a rollback, stop or remove may cancel it
+	undoes  bool // it is a rollback, which another one does not cancel
+
+	ctx     context.Context // done when the operation is canceled
+	cancel  context.CancelCauseFunc
+	changed chan struct{} // closed when the operation changes the state no more
+	done    chan struct{} // closed at the end
+
+	text string // the result; valid after done
+	err  error
+}
+
+// A busyError refuses a command because another one is in progress.
+type busyError struct{ text string }
+
+func (e *busyError) Error() string { return e.text }
+
+// busy returns an error if an operation of a is in progress. m.mu is held.
+func (m *manager) busy(a *app) error {
+	if a.op == nil {
+		return nil
+	}
+	remedy := "wait until it has ended"
+	if a.op.cancels && !a.op.undoes {
+		remedy += ", or cancel it by deploy rollback " + a.name
+	}
+	return &busyError{fmt.Sprintf("%s of %q is in progress since %s (%s): %s",
+		a.op.what, a.name, a.op.began.Format(time.TimeOnly), a.op.phase, remedy)}
+}
+
+// begin begins an operation of a, which must not be busy. m.mu is held. do gets the
+// operation, and must call settle before it waits for something that does not
+// matter to other operations.
+func (m *manager) begin(a *app, what string, do func(*operation) (string, error)) *operation {
+	op := &operation{app: a, what: what, began: time.Now(), phase: "check", changed: make(chan struct{}), done: make(chan struct{})}
+	op.ctx, op.cancel = context.WithCancelCause(context.Background())
+	a.op = op
+	m.work.Go(func() {
+		defer close(op.done)
+		defer m.settle(op)
+		defer func() {
+			if p := recover(); p != nil {
+				op.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			}
+		}()
+		op.text, op.err = do(op)
+	})
+	return op
+}
+
+// settle lets other operations of the app begin.
+func (m *manager) settle(op *operation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if op.app.op != op {
+		return
+	}
+	op.app.op = nil
+	if op.app.Targets == nil { // its first deploy has failed, or it was removed
+		delete(m.apps, op.app.name)
+	}
+	op.cancel(nil)
+	close(op.changed)
+}
+
+// enter notes the phase that op is in. It returns an error if op was canceled
+// before.
+func (m *manager) enter(op *operation, phase string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := context.Cause(op.ctx); err != nil {
+		return &phaseError{op.phase, err}
+	}
+	op.phase = phase
+	return nil
+}
+
+// waits reports whether op has changed nothing yet, and can be canceled without a
+// trace. m.mu is held.
+func (op *operation) waits() bool { return op.phase == "check" || op.phase == "health" }
+
+// abandon cancels op if it has changed nothing yet: its client has disconnected.
+func (m *manager) abandon(op *operation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if op.waits() {
+		op.cancel(errHungUp)
+	}
+}
+
+// interrupt cancels the operation of a in progress, if there is one, and waits
+// until it changes nothing any more. It returns an error if the operation cannot be
+// canceled. m.mu is held before and after, and not in between.
+func (m *manager) interrupt(a *app, why error) error {
+	op := a.op
+	if op == nil {
+		return nil
+	}
+	if !op.cancels {
+		return m.busy(a)
+	}
+	op.cancel(why)
+	m.mu.Unlock()
+	<-op.changed
+	m.mu.Lock()
+	return m.busy(a) // another one may have been faster
+}
