@@ -196,6 +196,9 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 		}
 		e := reflect.New(v.Type().Elem()).Elem()
 		d.decode(value, e, path+"["+key.Value+"]", "")
+		if e.Kind() == reflect.Pointer && e.IsNil() { // with a fault
+			e.Set(reflect.New(e.Type().Elem()))
+		}
 		v.SetMapIndex(k, e)
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,13 +154,19 @@ func (p *Proxy) stderr() io.Writer {
 }
 
 // load returns the plan for the file as it is now.
-func (s *serving) load(old *plan) (*plan, error) {
+func (s *serving) load(old *plan) (next *plan, err error) {
+	defer func() {
+		if p := recover(); p != nil { // a mistake here must not end a proxy that serves
+			next, err = nil, Faults{{File: s.p.File, Rule: fmt.Sprintf("the file cannot be judged: %v: report this, and write what changed last in another way", p)}}
+			s.logs.logger.Error("panic", "value", p, "stack", string(debug.Stack()))
+		}
+	}()
 	s.looked = fingerprint{s.p.File: stamp(s.p.File)}
 	f, err := read(s.p.File)
 	if err != nil {
 		return nil, err
 	}
-	next, err := newPlan(f, old, s.named)
+	next, err = newPlan(f, old, s.named)
 	for path, c := range f.read {
 		s.looked[path] = c.info
 	}

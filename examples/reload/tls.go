@@ -18,26 +18,27 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// checkRoutes adds the faults that hostproxy finds in the routes, apart from those in their handlers.
+// checkRoutes adds the faults that hostproxy finds in the patterns and their handlers together.
 func (b *planner) checkRoutes() {
-	if len(b.faults) > 0 {
-		return // the table is not complete
-	}
-	whole, err := new(hostproxy.Router), error(nil)
-	if _, err = whole.CheckReplace(b.routes); err == nil {
+	_, err := new(hostproxy.Router).CheckReplace(b.routes)
+	if len(b.faults) == 0 && err == nil {
 		return
 	}
 	before := len(b.faults)
-	for _, pattern := range slices.Sorted(maps.Keys(b.routes)) {
-		_, err := new(hostproxy.Router).CheckReplace(map[string]http.Handler{pattern: b.routes[pattern]})
+	for _, pattern := range slices.Sorted(maps.Keys(b.Routes)) {
+		h := b.routes[pattern]
+		if h == nil || before > 0 {
+			h = new(page) // its own faults are known
+		}
+		_, err := new(hostproxy.Router).CheckReplace(map[string]http.Handler{pattern: h})
 		b.library(err, *b.Routes[pattern], "routes", pattern)
 	}
-	if len(b.faults) > before {
+	if len(b.faults) > 0 {
 		return
 	}
 	for _, err := range split(err) { // about several: two spellings of a pattern
 		at := []string{"routes"}
-		for pattern := range b.routes {
+		for _, pattern := range slices.Sorted(maps.Keys(b.routes)) {
 			if strings.Contains(err.Error(), strconv.Quote(pattern)) {
 				at = []string{"routes", pattern}
 			}

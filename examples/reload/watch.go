@@ -131,8 +131,8 @@ func (s *serving) watch(ctx context.Context) {
 		defer system.Close()
 		w.system, events, errs = system, system.Events, system.Errors
 	}
-	w.follow()
-	w.look() // what changed before
+	w.polled()
+	w.changed() // it may have, before
 	poll := time.NewTicker(s.p.poll())
 	defer poll.Stop()
 	for {
@@ -150,10 +150,7 @@ func (s *serving) watch(ctx context.Context) {
 			w.waiting = false
 			w.look()
 		case <-poll.C:
-			w.follow()
-			if !w.waiting {
-				w.look()
-			}
+			w.polled()
 		}
 	}
 }
@@ -165,6 +162,17 @@ func (w *watcher) changed() {
 	}
 	if time.Since(w.since) < maxSettle*w.p.settle() {
 		w.settle.Reset(w.p.settle())
+	}
+}
+
+// polled looks at what the system may not have reported.
+func (w *watcher) polled() {
+	w.p.mu.Lock()
+	w.follow()
+	same := w.looked.same()
+	w.p.mu.Unlock()
+	if !w.waiting && !same {
+		w.changed()
 	}
 }
 
