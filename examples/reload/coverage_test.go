@@ -202,7 +202,7 @@ func arrives(t *testing.T, v reflect.Value, path string) {
 }
 
 func newPlanner(t *testing.T) *planner {
-	return &planner{plan: &plan{file: &file{name: filepath.Join(t.TempDir(), "proxy.yaml"), read: map[string]contents{}}}, old: new(plan), used: map[string]bool{}}
+	return &planner{plan: &plan{file: &file{name: filepath.Join(t.TempDir(), "proxy.yaml"), read: map[string]contents{}}}, old: new(plan), encode: newEncoder(), used: map[string]bool{}}
 }
 
 func TestEverySettingOfAnUpstreamArrives(t *testing.T) {

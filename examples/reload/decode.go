@@ -22,9 +22,10 @@ const maxFile = 16 << 20
 type file struct {
 	Config
 	name   string
-	faults Faults              // in single values
-	root   *yaml.Node          // nil if the configuration has no file
-	read   map[string]contents // files that the configuration names, as far as they were read
+	index  map[*yaml.Node]map[string]int // of the keys of nodes that were searched
+	faults Faults                        // in single values
+	root   *yaml.Node                    // nil if the configuration has no file
+	read   map[string]contents           // files that the configuration names, as far as they were read
 }
 
 // Parse returns the configuration in text. name stands in errors, which are Faults: all of them, except that
@@ -42,7 +43,7 @@ func Parse(name string, text []byte) (*Config, error) {
 
 // parse is Parse, but leaves faults in single values to file.faults.
 func parse(name string, text []byte) (*file, error) {
-	d := decoder{file: &file{name: name, read: map[string]contents{}}, fields: map[reflect.Type][]field{}}
+	d := decoder{file: &file{name: name, read: map[string]contents{}, index: map[*yaml.Node]map[string]int{}}, fields: map[reflect.Type][]field{}}
 	if len(text) > maxFile {
 		return nil, Faults{{File: name, Rule: fmt.Sprintf("the file has %d bytes: want at most %d", len(text), maxFile)}}
 	}
@@ -266,7 +267,7 @@ func (f *file) locate(keys ...string) Fault {
 	}
 	at.Line, at.Column = n.Line, n.Column
 	for i, key := range keys {
-		place, value := child(n, key)
+		place, value := f.child(n, key)
 		if place == nil {
 			continue
 		}
@@ -287,17 +288,24 @@ func mapKeys(key string) bool {
 }
 
 // child returns the key and the value of n by key, or an item and itself by number.
-func child(n *yaml.Node, key string) (place, value *yaml.Node) {
+func (f *file) child(n *yaml.Node, key string) (place, value *yaml.Node) {
 	if n.Kind == yaml.SequenceNode {
 		if i, err := strconv.Atoi(key); err == nil && i < len(n.Content) {
 			return n.Content[i], n.Content[i]
 		}
 		return nil, nil
 	}
-	for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			return n.Content[i], n.Content[i+1]
+	if n.Kind != yaml.MappingNode {
+		return nil, nil
+	}
+	if f.index[n] == nil { // a file of another kind has faults in each of ten thousand routes
+		f.index[n] = map[string]int{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			f.index[n][n.Content[i].Value] = i
 		}
+	}
+	if i, ok := f.index[n][key]; ok {
+		return n.Content[i], n.Content[i+1]
 	}
 	return nil, nil
 }

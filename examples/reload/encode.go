@@ -17,15 +17,20 @@ import (
 func (c *Config) String() string { return text(reflect.ValueOf(c).Elem()) }
 
 // text returns the structure v in the form that a decoder reads: the same text for the same settings.
-func text(v reflect.Value) string {
-	e := encoder{fields: map[reflect.Type][]field{}}
-	e.structure(v, "")
-	return e.b.String()
-}
+func text(v reflect.Value) string { return newEncoder().text(v) }
 
+// An encoder writes settings. It may be used again.
 type encoder struct {
 	b      strings.Builder
-	fields map[reflect.Type][]field
+	fields map[reflect.Type][]field // those of types that it has seen
+}
+
+func newEncoder() *encoder { return &encoder{fields: map[reflect.Type][]field{}} }
+
+func (e *encoder) text(v reflect.Value) string {
+	e.b.Reset()
+	e.structure(v, "")
+	return e.b.String()
 }
 
 // structure writes the fields of v that are set, a key in each line.
@@ -37,16 +42,20 @@ func (e *encoder) structure(v reflect.Value, indent string) {
 }
 
 // set returns the fields of v that are set.
-func (e *encoder) set(v reflect.Value) []field {
-	all, ok := e.fields[v.Type()]
+func (e *encoder) set(v reflect.Value) (all []field) {
+	fields, ok := e.fields[v.Type()]
 	if !ok {
-		all = fieldsOf(v.Type())
-		e.fields[v.Type()] = all
+		fields = fieldsOf(v.Type())
+		e.fields[v.Type()] = fields
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(f field) bool {
+	for _, f := range fields {
 		v := v.FieldByIndex(f.index)
-		return v.IsZero() || v.Kind() == reflect.Struct && kindOf(v) == structure && len(e.set(v)) == 0
-	})
+		if v.IsZero() || v.Kind() == reflect.Struct && kindOf(v) == structure && len(e.set(v)) == 0 {
+			continue
+		}
+		all = append(all, f)
+	}
+	return all
 }
 
 // value writes v behind a key or a dash, and ends the line.
@@ -131,11 +140,11 @@ func quote(s string) string {
 	return b.String() + `"`
 }
 
-// A setting is a value of a Config.
+// A setting is one that differs, and how.
 type setting struct{ path, text string }
 
-// settings returns what is set in v, by path.
-func settings(v reflect.Value, path string, tag reflect.StructTag, all map[string]string) {
+// settings adds what is set in v to all, by path.
+func (e *encoder) settings(v reflect.Value, path string, tag reflect.StructTag, all map[string]string) {
 	if v = reflect.Indirect(v); !v.CanAddr() {
 		c := reflect.New(v.Type()).Elem()
 		c.Set(v)
@@ -147,32 +156,31 @@ func settings(v reflect.Value, path string, tag reflect.StructTag, all map[strin
 	case list:
 		var items []string
 		for i := range v.Len() {
-			e := encoder{fields: map[reflect.Type][]field{}}
+			e.b.Reset()
 			e.value(v.Index(i), "  ", tag)
 			items = append(items, strings.Join(strings.Fields(e.b.String()), " "))
 		}
 		all[path] = "[" + strings.Join(items, ", ") + "]"
 	case mapping:
 		for key, value := range v.Seq2() {
-			settings(value, fmt.Sprintf("%s[%v]", path, key), "", all)
+			e.settings(value, fmt.Sprintf("%s[%v]", path, key), "", all)
 		}
 	default:
-		e := encoder{fields: map[reflect.Type][]field{}}
 		set := e.set(v)
 		if len(set) == 0 && path != "" {
 			all[path] = "{}"
 		}
 		for _, f := range set {
-			settings(v.FieldByIndex(f.index), join(path, f.key), f.tag, all)
+			e.settings(v.FieldByIndex(f.index), join(path, f.key), f.tag, all)
 		}
 	}
 }
 
-// changed returns the settings that differ between two structures, as lines "path: old → new", sorted by path.
+// changed returns the settings that differ between two structures of one type, sorted by path.
 func changed(from, to any) []setting {
-	old, next := map[string]string{}, map[string]string{}
-	settings(reflect.ValueOf(from), "", "", old)
-	settings(reflect.ValueOf(to), "", "", next)
+	e, old, next := newEncoder(), map[string]string{}, map[string]string{}
+	e.settings(reflect.ValueOf(from), "", "", old)
+	e.settings(reflect.ValueOf(to), "", "", next)
 	var all []setting
 	for path, text := range next {
 		if was, ok := old[path]; !ok {

@@ -49,6 +49,7 @@ type contents struct {
 type planner struct {
 	*plan
 	old    *plan
+	encode *encoder
 	named  map[string]http.Handler // what Handler may be
 	used   map[string]bool         // names in Config.Upstreams
 	faults Faults
@@ -60,7 +61,7 @@ func newPlan(f *file, old *plan, named map[string]http.Handler) (*plan, error) {
 		plan: &plan{file: f, routes: map[string]http.Handler{},
 			built: map[string]kept{}, leaves: map[string]kept{}, upstreams: map[string]*upstream{},
 			hosts: map[string]*hostTLS{}},
-		old: old, named: named, used: map[string]bool{},
+		old: old, encode: newEncoder(), named: named, used: map[string]bool{},
 	}
 	if old == nil {
 		b.old = new(plan)
@@ -217,7 +218,7 @@ func readFile(path string, most int64) ([]byte, error) {
 
 // key returns a text that is the same for the same settings and the same contents of the files that they name.
 func (b *planner) key(v any) string {
-	s := text(reflect.ValueOf(v).Elem())
+	s := b.encode.text(reflect.ValueOf(v).Elem())
 	eachFile(reflect.ValueOf(v), func(name File) {
 		text, err := b.contents(name)
 		s += fmt.Sprintf("# %s %x %v\n", name, sha256.Sum256(text), err)

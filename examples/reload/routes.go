@@ -150,8 +150,7 @@ func (b *planner) wrap(pattern string, c *Route, h http.Handler) http.Handler {
 
 // check adds the faults of h that hostproxy finds, unless h already has some: those in it would be found twice.
 func (b *planner) check(h http.Handler, v any, at ...string) {
-	before := len(b.faults)
-	if f := b.locate(at...); before > 0 && b.faults[before-1].Line == f.Line {
+	if n := len(b.faults); n > 0 && b.faults[n-1].Line == b.locate(at...).Line {
 		return
 	}
 	_, err := new(hostproxy.Router).CheckReplace(map[string]http.Handler{"*": h})
