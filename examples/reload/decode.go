@@ -196,7 +196,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 			return
 		}
 		e := reflect.New(v.Type().Elem()).Elem()
-		d.decode(value, e, path+"["+key.Value+"]", "")
+		d.decode(value, e, within(path, key.Value), "")
 		if e.Kind() == reflect.Pointer && e.IsNil() { // with a fault
 			e.Set(reflect.New(e.Type().Elem()))
 		}
@@ -245,6 +245,14 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
+// within returns the path of what path has by a key of the file's own.
+func within(path, key string) string {
+	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r == ']' || r == '"' || r > '~' }) || len(key) > 100 {
+		key = quoted(key)
+	}
+	return path + "[" + key + "]"
+}
+
 func kindName(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -273,7 +281,7 @@ func (f *file) locate(keys ...string) Fault {
 		}
 		at.Line, at.Column = place.Line, place.Column
 		if n.Kind == yaml.SequenceNode || i > 0 && mapKeys(keys[i-1]) {
-			at.Path += "[" + key + "]"
+			at.Path = within(at.Path, key)
 		} else {
 			at.Path = join(at.Path, key)
 		}

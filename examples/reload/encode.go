@@ -163,7 +163,7 @@ func (e *encoder) settings(v reflect.Value, path string, tag reflect.StructTag, 
 		all[path] = "[" + strings.Join(items, ", ") + "]"
 	case mapping:
 		for key, value := range v.Seq2() {
-			e.settings(value, fmt.Sprintf("%s[%v]", path, key), "", all)
+			e.settings(value, within(path, fmt.Sprint(key)), "", all)
 		}
 	default:
 		set := e.set(v)

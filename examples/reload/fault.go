@@ -62,10 +62,10 @@ func (f Faults) err() error {
 	return slices.Compact(f)
 }
 
-// quoted returns s as a Go string, cut off after 100 bytes.
+// quoted returns s as a Go string in ASCII, cut off after 100 bytes.
 func quoted(s string) string {
 	if len(s) > 100 {
-		return fmt.Sprintf("%q…", s[:100])
+		return fmt.Sprintf("%+q...", s[:100])
 	}
-	return fmt.Sprintf("%q", s)
+	return fmt.Sprintf("%+q", s)
 }

@@ -69,7 +69,7 @@ func TestEachFaultHasItsPlaceAndItsRule(t *testing.T) {
 		"log: {output: \"a\\0b\"}":                           `want a text without a byte of 0`,
 		"log: {output: \"\xff\"}":                            `not YAML`,
 		"log: " + deep:                                       `not YAML`,
-		"log: {level: " + strings.Repeat("x", 1000) + "}":    strings.Repeat("x", 100) + `"…: want one of`,
+		"log: {level: " + strings.Repeat("x", 1000) + "}":    strings.Repeat("x", 100) + `"...: want one of`,
 	} {
 		_, err := Parse("f", []byte(text))
 		var faults Faults

@@ -117,24 +117,33 @@ func (b *planner) library(err error, v any, keys ...string) {
 		known[f.key] = true
 	}
 	for _, err := range split(err) {
-		at := keys
-		rule := strings.TrimPrefix(err.Error(), "hostproxy: ")
-		rule = strings.TrimPrefix(rule, `pattern "*": `)
-		rule = goName.ReplaceAllStringFunc(rule, func(name string) string {
-			parts := strings.Split(name, ".")
-			for i := range parts {
-				parts[i] = snake(parts[i])
-			}
-			if !known[parts[0]] {
-				return name
-			}
-			if len(at) == len(keys) {
-				at = append(slices.Clone(keys), parts...)
-			}
-			return strings.Join(parts, ".")
-		})
-		b.fault(at, "%s", rule)
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			b.libraryFault(line, known, keys)
+		}
 	}
+}
+
+// libraryFault adds a fault at the first field that the rule names and that is in the file.
+func (b *planner) libraryFault(rule string, known map[string]bool, keys []string) {
+	for _, prefix := range []string{"hostproxy: ", "TLS: ", `pattern "*": `} {
+		rule = strings.TrimPrefix(rule, prefix)
+	}
+	place := b.locate(keys...)
+	at := place
+	place.Rule = goName.ReplaceAllStringFunc(rule, func(name string) string {
+		parts := strings.Split(name, ".")
+		for i := range parts {
+			parts[i] = snake(parts[i])
+		}
+		if !known[parts[0]] {
+			return name
+		}
+		if there := b.locate(append(slices.Clone(keys), parts...)...); place.Path == at.Path && there.Path != at.Path {
+			place.Line, place.Column, place.Path = there.Line, there.Column, there.Path
+		}
+		return strings.Join(parts, ".")
+	})
+	b.faults = append(b.faults, place)
 }
 
 // split returns the errors that are joined in err.

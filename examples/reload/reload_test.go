@@ -443,6 +443,6 @@ func TestASecretThatChangesCountsAtOnceAndAWebSocketStays(t *testing.T) {
 	stays()
 	write(t, r.File, plain+"routes: {app.localhost: %s}", other) // its target has gone
 	require.NoError(t, r.next())
-	c.Rest()
+	require.NoError(t, c.Reset())
 	assert.Equal(t, "200 other", r.get("app.localhost"))
 }

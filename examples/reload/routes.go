@@ -198,6 +198,7 @@ func (b *planner) hostPage(c *Page, at ...string) hostproxy.Page {
 	if c.BodyFile != "" {
 		if c.Body != "" {
 			b.fault(append(at, "body_file"), "the page has body too: want one of body and body_file")
+			return p
 		}
 		p.Body = b.must(c.BodyFile, append(at, "body_file")...)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -51,6 +52,7 @@ func (b *planner) checkRoutes() {
 func (b *planner) checkRouter() {
 	b.tls = b.planTLS()
 	r := b.router()
+	r.Logger = slog.New(slog.DiscardHandler) // the faults are returned too
 	b.library(r.Check(), b.Config)
 	if b.NotFound != nil {
 		b.page(b.NotFound, http.StatusNotFound, "not_found")
@@ -61,10 +63,11 @@ func (b *planner) checkRouter() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	r.TLS.Storage = &certmagic.FileStorage{Path: dir} // nothing is ordered for no routes
-	_, err = r.TLSConfig()
+	t := &hostproxy.Router{TLS: b.tls, Logger: r.Logger}
+	t.TLS.Storage = &certmagic.FileStorage{Path: dir} // nothing is ordered for no routes
+	_, err = t.TLSConfig()
 	b.library(err, b.TLS, "tls")
-	_ = r.Close()
+	_ = t.Close()
 }
 
 // router returns a Router with the settings of the file, without routes and hooks.
@@ -97,7 +100,9 @@ func (b *planner) planTLS() (t hostproxy.TLS) {
 		}
 	}
 	for i, f := range c.Files {
-		t.Files = append(t.Files, b.certFile(f, "tls", "files", strconv.Itoa(i)))
+		if f := b.certFile(f, "tls", "files", strconv.Itoa(i)); f.CertFile != "" && f.KeyFile != "" {
+			t.Files = append(t.Files, f)
+		}
 	}
 	if c.Config != nil {
 		t.Config = b.serverTLS(c.Config)
