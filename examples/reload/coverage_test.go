@@ -266,3 +266,54 @@ func TestEveryConfigPrintsAndParsesToTheSame(t *testing.T) {
 	require.NoError(t, err, "%s", negative)
 	assert.Equal(t, negative, again)
 }
+
+// reference.yaml has each key of a Config, and is read.
+func TestTheReferenceIsComplete(t *testing.T) {
+	text, err := os.ReadFile("reference.yaml")
+	require.NoError(t, err)
+	c, err := Parse("reference.yaml", text)
+	require.NoError(t, err)
+	used := map[reflect.Type]map[string]bool{}
+	note(reflect.ValueOf(c).Elem(), used)
+	defaults := map[string]bool{"Level": true, "Format": true, "Policy": true, "KeyType": true, "Role": true, "MinVersion": true, "Mode": true, "Scheme": true}
+	for s, fields := range used {
+		for i := range s.NumField() {
+			name := s.Field(i).Name
+			assert.True(t, fields[name] || defaults[name] && s.Field(i).Tag.Get("one") != "", "%v.%s is not in reference.yaml", s, name)
+		}
+	}
+	for _, s := range []any{Issuer{}, HostTLS{}, Upstream{}, Route{}, HealthCheck{}, SRVSource{}, ProxyProtocol{}} {
+		assert.Contains(t, used, reflect.TypeOf(s))
+	}
+}
+
+// note notes the fields that are set, by structure.
+func note(v reflect.Value, used map[reflect.Type]map[string]bool) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			note(v.Elem(), used)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			note(v.Index(i), used)
+		}
+	case reflect.Map:
+		for _, e := range v.Seq2() {
+			note(e, used)
+		}
+	case reflect.Struct:
+		if !strings.HasSuffix(v.Type().PkgPath(), "examples/reload") || v.IsZero() {
+			return
+		}
+		if used[v.Type()] == nil {
+			used[v.Type()] = map[string]bool{}
+		}
+		for i := range v.NumField() {
+			if !v.Field(i).IsZero() {
+				used[v.Type()][v.Type().Field(i).Name] = true
+				note(v.Field(i), used)
+			}
+		}
+	}
+}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/hostproxy/hostproxy/examples/reload"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -27,12 +26,4 @@ func rootsOf(t *testing.T, storage string) *x509.CertPool {
 		return err == nil && pool.AppendCertsFromPEM(pem)
 	})
 	return pool
-}
-
-// reference.yaml has each key of a Config, and the proxy takes it.
-func TestTheReferenceIsComplete(t *testing.T) {
-	text, err := os.ReadFile("reference.yaml")
-	require.NoError(t, err)
-	_, err = reload.Parse("reference.yaml", text)
-	require.NoError(t, err)
 }

@@ -112,6 +112,9 @@ var goName = regexp.MustCompile(`[A-Z][A-Za-z0-9]*(\.[A-Z][A-Za-z0-9]*)*`)
 // library adds the faults that hostproxy finds in what was made of the structure v, which the keys lead to. The
 // names of its fields become those of keys.
 func (b *planner) library(err error, v any, keys ...string) {
+	if err == nil {
+		return
+	}
 	known := map[string]bool{}
 	for _, f := range fieldsOf(reflect.TypeOf(v)) {
 		known[f.key] = true

@@ -385,7 +385,7 @@ func TestAFileOfTenMegabytesIsReadAndAnotherOneRefused(t *testing.T) {
 	var text strings.Builder
 	text.WriteString(plain + "routes:\n")
 	for i := 0; text.Len() < 10<<20; i++ {
-		fmt.Fprintf(&text, "  h%d.example.com: {targets: %s, dial_timeout: 5s, retry: {attempts: 2}} # %s\n", i, a, strings.Repeat("comment ", 100))
+		fmt.Fprintf(&text, "  h%d.example.com: {targets: %s, dial_timeout: 5s, retry: {attempts: 2}} # %s\n", i, a, strings.Repeat("comment ", 400))
 	}
 	r := start(t, &reload.Proxy{}, "%s", text.String())
 	begin := time.Now()
