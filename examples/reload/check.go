@@ -2,11 +2,15 @@ package reload
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -144,4 +148,62 @@ func Compare(old, next *Checked) (Difference, error) {
 	}
 	routes, err := r.CheckReplace(again.routes)
 	return compare(old.plan, again, routes), err
+}
+
+// Check writes to w that a file is right, or what changes from another one: old is the name of a file, or the URL of
+// a listener of a running proxy with the handler config. "" compares with nothing. restart means that the running proxy
+// would refuse the file. An error about a file is Faults.
+func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, err error) {
+	next, err := Load(name)
+	if err != nil {
+		return false, err
+	}
+	if old == "" {
+		_, err = fmt.Fprintf(w, "%s is right\n", name)
+		return false, err
+	}
+	was, err := other(ctx, name, old)
+	if err != nil {
+		return false, err
+	}
+	d, err := Compare(was, next)
+	if err != nil {
+		return false, err
+	}
+	_, err = fmt.Fprintln(w, d)
+	return len(d.Restart) > 0 && err == nil, err
+}
+
+// other loads the configuration of a file or a URL. Files that the latter names are those beside the file name.
+func other(ctx context.Context, name, old string) (*Checked, error) {
+	if !strings.HasPrefix(old, "http://") {
+		return Load(old)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, old, nil)
+	if err != nil {
+		return nil, err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	a, err := client.Do(q)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(a.Body, maxFile+1))
+	if err == nil && a.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: want the URL of a listener with the handler config", old, a.Status)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := LoadText(name, text)
+	var faults Faults
+	if errors.As(err, &faults) {
+		for i := range faults {
+			faults[i].File = old // its lines are meant
+		}
+	}
+	return c, err
 }

@@ -1,4 +1,4 @@
-package reload
+package reload_test
 
 import (
 	"crypto/ecdsa"
@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"io/fs"
 	"math/big"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
 // notInTheFile has the fields that a file cannot set, with the reason. Read-only.
@@ -72,16 +72,16 @@ var notInTheFile = map[string]string{
 func TestEverySettingOfHostproxyIsInTheFileOrHasAReasonWhyNot(t *testing.T) {
 	used := map[string]bool{}
 	for _, x := range []struct{ host, ours reflect.Type }{
-		{reflect.TypeFor[hostproxy.Upstream](), reflect.TypeFor[Upstream]()},
-		{reflect.TypeFor[hostproxy.Server](), reflect.TypeFor[Server]()},
-		{reflect.TypeFor[hostproxy.Listener](), reflect.TypeFor[Listener]()},
-		{reflect.TypeFor[hostproxy.Router](), reflect.TypeFor[Config]()},
-		{reflect.TypeFor[hostproxy.TLS](), reflect.TypeFor[TLS]()},
-		{reflect.TypeFor[hostproxy.HostTLS](), reflect.TypeFor[HostTLS]()},
-		{reflect.TypeFor[hostproxy.Passthrough](), reflect.TypeFor[Passthrough]()},
-		{reflect.TypeFor[hostproxy.Guard](), reflect.TypeFor[Guard]()},
-		{reflect.TypeFor[hostproxy.BasicAuth](), reflect.TypeFor[BasicAuth]()},
-		{reflect.TypeFor[hostproxy.ForwardAuth](), reflect.TypeFor[ForwardAuth]()},
+		{reflect.TypeFor[hostproxy.Upstream](), reflect.TypeFor[reload.Upstream]()},
+		{reflect.TypeFor[hostproxy.Server](), reflect.TypeFor[reload.Server]()},
+		{reflect.TypeFor[hostproxy.Listener](), reflect.TypeFor[reload.Listener]()},
+		{reflect.TypeFor[hostproxy.Router](), reflect.TypeFor[reload.Config]()},
+		{reflect.TypeFor[hostproxy.TLS](), reflect.TypeFor[reload.TLS]()},
+		{reflect.TypeFor[hostproxy.HostTLS](), reflect.TypeFor[reload.HostTLS]()},
+		{reflect.TypeFor[hostproxy.Passthrough](), reflect.TypeFor[reload.Passthrough]()},
+		{reflect.TypeFor[hostproxy.Guard](), reflect.TypeFor[reload.Guard]()},
+		{reflect.TypeFor[hostproxy.BasicAuth](), reflect.TypeFor[reload.BasicAuth]()},
+		{reflect.TypeFor[hostproxy.ForwardAuth](), reflect.TypeFor[reload.ForwardAuth]()},
 	} {
 		covered(t, x.host, x.ours, x.host.Name(), used)
 	}
@@ -112,14 +112,14 @@ func covered(t *testing.T, host, own reflect.Type, path string, used map[string]
 		if !assert.True(t, ok, "%s cannot be set in a file: add it, or the reason why not", name) {
 			continue
 		}
-		if below, mine := structOf(f.Type), structOf(c.Type); ours(below) && below.Kind() == reflect.Struct && f.Type.Kind() != reflect.Slice && name != "Router.TLS" && name != "ForwardAuth.Auth" {
+		if below, mine := structOf(f.Type), structOf(c.Type); reload.Ours(below) && below.Kind() == reflect.Struct && f.Type.Kind() != reflect.Slice && name != "Router.TLS" && name != "ForwardAuth.Auth" {
 			covered(t, below, mine, name, used)
 		}
 	}
 }
 
 // pemFile writes a certificate and its key into one file, which also serves as any other secret.
-func pemFile(t *testing.T, hosts ...string) File {
+func pemFile(t *testing.T, hosts ...string) reload.File {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -132,13 +132,13 @@ func pemFile(t *testing.T, hosts ...string) File {
 	name := filepath.Join(t.TempDir(), "pem")
 	all := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: text})...)
 	require.NoError(t, os.WriteFile(name, all, 0o600))
-	return File(name)
+	return reload.File(name)
 }
 
 // complete sets all that v holds. Strings that are one of some words get the last of them.
-func complete(v reflect.Value, file File, tag reflect.StructTag) {
+func complete(v reflect.Value, file reload.File, tag reflect.StructTag) {
 	switch x := v.Addr().Interface().(type) {
-	case *File:
+	case *reload.File:
 		*x = file
 		return
 	case *netip.Prefix:
@@ -195,21 +195,17 @@ func arrives(t *testing.T, v reflect.Value, path string) {
 			continue
 		}
 		assert.False(t, f.IsZero(), "%s does not arrive", name)
-		if below := reflect.Indirect(f); below.Kind() == reflect.Struct && ours(below.Type()) {
+		if below := reflect.Indirect(f); below.Kind() == reflect.Struct && reload.Ours(below.Type()) {
 			arrives(t, below, name)
 		}
 	}
 }
 
-func newPlanner(t *testing.T) *planner {
-	return &planner{plan: &plan{file: &file{name: filepath.Join(t.TempDir(), "proxy.yaml"), read: map[string]contents{}}}, old: new(plan), encode: newEncoder(), used: map[string]bool{}}
-}
-
 func TestEverySettingOfAnUpstreamArrives(t *testing.T) {
-	b, c := newPlanner(t), new(Upstream)
+	c := new(reload.Upstream)
 	complete(reflect.ValueOf(c).Elem(), pemFile(t), "")
 	c.Discover.SRV = nil
-	u := b.fresh(c, "upstreams", "a")
+	u := reload.NewUpstream(c)
 	arrives(t, reflect.ValueOf(u).Elem(), "Upstream")
 	assert.Equal(t, hostproxy.ConsistentHash, u.Policy)
 	assert.NotEmpty(t, u.TLS.RootCAs)
@@ -220,28 +216,26 @@ func TestEverySettingOfAnUpstreamArrives(t *testing.T) {
 }
 
 func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
-	b := newPlanner(t)
-	complete(reflect.ValueOf(&b.Config.Server).Elem(), "", "")
-	complete(reflect.ValueOf(&b.Config.RequestID).Elem(), "", "")
-	complete(reflect.ValueOf(&b.Config.RateLimit).Elem(), "", "")
-	complete(reflect.ValueOf(&b.Config.TrustedProxies).Elem(), "", "")
-	complete(reflect.ValueOf(&b.Config.NotFound).Elem(), "", "")
-	b.Config.NotFound.BodyFile = ""
-	s := &serving{p: new(Proxy), logs: newLogs(t.Output()), named: map[string]http.Handler{}}
-	s.prepare(b.plan)
-	s.router.TLS = hostproxy.TLS{Email: "x"}
-	arrives(t, reflect.ValueOf(s.server).Elem(), "Server")
-	arrives(t, reflect.ValueOf(s.router).Elem().FieldByName("RateLimit").Elem(), "Router.RateLimit")
-	arrives(t, reflect.ValueOf(&s.router.RequestID).Elem(), "RequestID")
-	assert.NotEmpty(t, s.router.TrustedProxies)
-	assert.NotNil(t, s.router.NotFound)
+	c := new(reload.Config)
+	complete(reflect.ValueOf(&c.Server).Elem(), "", "")
+	complete(reflect.ValueOf(&c.RequestID).Elem(), "", "")
+	complete(reflect.ValueOf(&c.RateLimit).Elem(), "", "")
+	complete(reflect.ValueOf(&c.TrustedProxies).Elem(), "", "")
+	complete(reflect.ValueOf(&c.NotFound).Elem(), "", "")
+	c.NotFound.BodyFile = ""
+	s := reload.NewServer(t, c)
+	arrives(t, reflect.ValueOf(s).Elem(), "Server")
+	arrives(t, reflect.ValueOf(s.Router).Elem().FieldByName("RateLimit").Elem(), "Router.RateLimit")
+	arrives(t, reflect.ValueOf(&s.Router.RequestID).Elem(), "RequestID")
+	assert.NotEmpty(t, s.Router.TrustedProxies)
+	assert.NotNil(t, s.Router.NotFound)
 }
 
 func TestEverySettingOfTLSArrives(t *testing.T) {
-	b := newPlanner(t)
-	complete(reflect.ValueOf(&b.Config.TLS).Elem(), pemFile(t, "localhost"), "")
-	b.Config.TLS.Config.CipherSuites = []string{"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}
-	tls := b.planTLS()
+	c := new(reload.Config)
+	complete(reflect.ValueOf(&c.TLS).Elem(), pemFile(t, "localhost"), "")
+	c.TLS.Config.CipherSuites = []string{"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}
+	tls := reload.NewTLS(&c.TLS)
 	tls.HostPolicy = nil
 	for i, v := 0, reflect.ValueOf(&tls).Elem(); i < v.NumField(); i++ {
 		name := v.Type().Field(i).Name
@@ -251,18 +245,18 @@ func TestEverySettingOfTLSArrives(t *testing.T) {
 	}
 	assert.Len(t, tls.Config.CipherSuites, 1)
 	assert.True(t, tls.Config.SessionTicketsDisabled)
-	h := b.host("localhost", b.TLS.Hosts["http://localhost:4000"], "tls", "hosts", "localhost")
+	h := reload.NewHost(c.TLS.Hosts["http://localhost:4000"])
 	arrives(t, reflect.ValueOf(&h).Elem(), "HostTLS")
 }
 
 func TestEveryConfigPrintsAndParsesToTheSame(t *testing.T) {
-	c := new(Config)
+	c := new(reload.Config)
 	complete(reflect.ValueOf(c).Elem(), "a file: with #odd \"name\"\u2028\U0001F600", "")
-	again, err := Parse("proxy.yaml", []byte(c.String()))
+	again, err := reload.Parse("proxy.yaml", []byte(c.String()))
 	require.NoError(t, err, "%s", c)
 	assert.Equal(t, c, again)
-	negative := &Config{Server: Server{IdleTimeout: -1, MaxHandshakes: -1}, Upstreams: map[string]*Upstream{"null": {Retry: Retry{Budget: -1}, StreamGrace: -1, Upgrades: []string{}}}}
-	again, err = Parse("proxy.yaml", []byte(negative.String()))
+	negative := &reload.Config{Server: reload.Server{IdleTimeout: -1, MaxHandshakes: -1}, Upstreams: map[string]*reload.Upstream{"null": {Retry: reload.Retry{Budget: -1}, StreamGrace: -1, Upgrades: []string{}}}}
+	again, err = reload.Parse("proxy.yaml", []byte(negative.String()))
 	require.NoError(t, err, "%s", negative)
 	assert.Equal(t, negative, again)
 }
@@ -271,7 +265,7 @@ func TestEveryConfigPrintsAndParsesToTheSame(t *testing.T) {
 func TestTheReferenceIsComplete(t *testing.T) {
 	text, err := os.ReadFile("reference.yaml")
 	require.NoError(t, err)
-	c, err := Parse("reference.yaml", text)
+	c, err := reload.Parse("reference.yaml", text)
 	require.NoError(t, err)
 	used := map[reflect.Type]map[string]bool{}
 	note(reflect.ValueOf(c).Elem(), used)
@@ -282,7 +276,7 @@ func TestTheReferenceIsComplete(t *testing.T) {
 			assert.True(t, fields[name] || defaults[name] && s.Field(i).Tag.Get("one") != "", "%v.%s is not in reference.yaml", s, name)
 		}
 	}
-	for _, s := range []any{Issuer{}, HostTLS{}, Upstream{}, Route{}, HealthCheck{}, SRVSource{}, ProxyProtocol{}} {
+	for _, s := range []any{reload.Issuer{}, reload.HostTLS{}, reload.Upstream{}, reload.Route{}, reload.HealthCheck{}, reload.SRVSource{}, reload.ProxyProtocol{}} {
 		assert.Contains(t, used, reflect.TypeOf(s))
 	}
 }

@@ -84,10 +84,11 @@ func TestTheConfigInForceCanBeReadAndComparedWith(t *testing.T) {
 			"routes: {app.localhost: %s, own.localhost: {handler: own}, page.localhost: {page: {status: 200, body: hi}}, www.localhost: {redirect: app.localhost}}", a)
 	assert.Equal(t, "200 own", r.get("own.localhost"))
 	assert.Equal(t, "200 hi", r.get("page.localhost"))
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	config := func() string {
-		return get(t, http.DefaultClient, "http://"+r.Addrs()[1].String())
+		return get(t, client, "http://"+r.Addrs()[1].String())
 	}
-	assert.Contains(t, get(t, http.DefaultClient, "http://"+r.Addrs()[2].String()), "app.localhost")
+	assert.Contains(t, get(t, client, "http://"+r.Addrs()[2].String()), "app.localhost")
 	c, err := reload.LoadText(r.File, []byte(strings.TrimPrefix(config(), "200 ")), "own")
 	require.NoError(t, err)
 	assert.Len(t, c.Config().Routes, 4)
@@ -97,7 +98,6 @@ func TestTheConfigInForceCanBeReadAndComparedWith(t *testing.T) {
 	assert.NotContains(t, config(), "\x1b")
 	_, err = reload.LoadText(r.File, []byte(strings.TrimPrefix(config(), "200 ")), "own")
 	require.NoError(t, err)
-	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestHostileNamesAreQuotedInOneLine(t *testing.T) {

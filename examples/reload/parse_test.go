@@ -1,4 +1,4 @@
-package reload
+package reload_test
 
 import (
 	"reflect"
@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
 func TestKeysAreTheNamesOfFields(t *testing.T) {
@@ -17,7 +19,7 @@ func TestKeysAreTheNamesOfFields(t *testing.T) {
 		"HostPolicyTTL": "host_policy_ttl", "RequestID": "request_id", "MACKeyFile": "mac_key_file", "KeyID": "key_id",
 		"DNS": "dns", "TestCA": "test_ca", "Targets": "targets", "SRV": "srv", "IncludeSubDomains": "include_sub_domains",
 	} {
-		assert.Equal(t, want, snake(name))
+		assert.Equal(t, want, reload.Snake(name))
 	}
 }
 
@@ -71,8 +73,8 @@ func TestEachFaultHasItsPlaceAndItsRule(t *testing.T) {
 		"log: " + deep:                                       `not YAML`,
 		"log: {level: " + strings.Repeat("x", 1000) + "}":    strings.Repeat("x", 100) + `"...: want one of`,
 	} {
-		_, err := Parse("f", []byte(text))
-		var faults Faults
+		_, err := reload.Parse("f", []byte(text))
+		var faults reload.Faults
 		if assert.ErrorAs(t, err, &faults, "%.100q", text) {
 			assert.Contains(t, faults.Error(), want, "%.100q", text)
 			assert.Less(t, len(faults.Error()), 3000)
@@ -81,22 +83,22 @@ func TestEachFaultHasItsPlaceAndItsRule(t *testing.T) {
 }
 
 func TestAllFaultsComeAtOnceAndALargeNumberIsCut(t *testing.T) {
-	_, err := Parse("f", []byte("log: {level: loud, format: xml}\nserver: {max_conns: x}\n"))
+	_, err := reload.Parse("f", []byte("log: {level: loud, format: xml}\nserver: {max_conns: x}\n"))
 	assert.Equal(t, "f:1:14: log.level: \"loud\": want one of info, debug, warn, error; f:1:28: log.format: \"xml\": want one of text, json; "+
 		"f:2:21: server.max_conns: \"x\": want a whole number, such as 100, below 2147483648", err.Error())
-	_, err = Parse("f", []byte(strings.Repeat("- x\n", 10)+"a: b"))
+	_, err = reload.Parse("f", []byte(strings.Repeat("- x\n", 10)+"a: b"))
 	assert.Error(t, err)
 	var many strings.Builder
 	for range 1000 {
 		many.WriteString("- {addr: x, Role: y}\n")
 	}
-	_, err = Parse("f", []byte("listeners:\n"+many.String()))
+	_, err = reload.Parse("f", []byte("listeners:\n"+many.String()))
 	assert.Len(t, err, 1000)
 	assert.True(t, strings.HasSuffix(err.Error(), "; and 950 more"))
 }
 
 func TestValuesAreReadAsTheirFieldSays(t *testing.T) {
-	c, err := Parse("f", []byte(`
+	c, err := reload.Parse("f", []byte(`
 log: {output: no, level: info}         # no is a name here, not false
 server: {idle_timeout: 2m, drain_timeout: off, max_header_bytes: 16 KiB, max_handshakes: off, read_header_timeout: 1d}
 trusted_proxies: 10.0.0.1
@@ -107,24 +109,24 @@ routes:
   "*.example.com": {targets: localhost:1, hedge: 0, upgrades: [], stream_grace: 0s, retry: {budget: off}}
 `))
 	require.NoError(t, err)
-	assert.Equal(t, Log{Output: "no"}, c.Log)
-	assert.Equal(t, Server{IdleTimeout: 2 * time.Minute, DrainTimeout: -1, MaxHeaderBytes: 16 << 10, MaxHandshakes: -1, ReadHeaderTimeout: 24 * time.Hour}, c.Server)
+	assert.Equal(t, reload.Log{Output: "no"}, c.Log)
+	assert.Equal(t, reload.Server{IdleTimeout: 2 * time.Minute, DrainTimeout: -1, MaxHeaderBytes: 16 << 10, MaxHandshakes: -1, ReadHeaderTimeout: 24 * time.Hour}, c.Server)
 	assert.Equal(t, "10.0.0.1/32", c.TrustedProxies[0].String())
 	assert.Equal(t, "1e3", c.RequestID.Name)
 	assert.Equal(t, []string{"localhost:1"}, c.Routes["a.example.com"].Inline.Targets)
 	assert.Equal(t, []string{"localhost:1", "localhost:2"}, c.Routes["b.example.com"].Inline.Targets)
-	assert.Equal(t, Upstream{Targets: []string{"localhost:1"}, Upgrades: []string{}, Retry: Retry{Budget: -1}}, c.Routes["*.example.com"].Inline)
+	assert.Equal(t, reload.Upstream{Targets: []string{"localhost:1"}, Upgrades: []string{}, Retry: reload.Retry{Budget: -1}}, c.Routes["*.example.com"].Inline)
 }
 
 func TestJSONIsReadToo(t *testing.T) {
-	c, err := Parse("f", []byte(`{"routes": {"a.example.com": {"targets": ["localhost:1"], "target_host": true}}}`))
+	c, err := reload.Parse("f", []byte(`{"routes": {"a.example.com": {"targets": ["localhost:1"], "target_host": true}}}`))
 	require.NoError(t, err)
 	assert.True(t, c.Routes["a.example.com"].Inline.TargetHost)
 }
 
 // FuzzParse: nothing panics; all faults have a place in the text; and what is read is printed and read again to the same.
 func FuzzParse(f *testing.F) {
-	c := new(Config)
+	c := new(reload.Config)
 	complete(reflect.ValueOf(c).Elem(), "file", "")
 	f.Add(c.String())
 	f.Add("routes: {a.example.com: localhost:1}\nlog: {level: debug}\n")
@@ -135,9 +137,9 @@ func FuzzParse(f *testing.F) {
 		if len(text) > 1<<16 {
 			return
 		}
-		c, err := Parse("f", []byte(text))
+		c, err := reload.Parse("f", []byte(text))
 		if err != nil {
-			var faults Faults
+			var faults reload.Faults
 			require.ErrorAs(t, err, &faults)
 			require.NotEmpty(t, faults)
 			lines := strings.Count(text, "\n") + strings.Count(text, "\r") + strings.Count(text, "\u2028") + strings.Count(text, "\u2029") + strings.Count(text, "\u0085") + 1
@@ -148,11 +150,11 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		again, err := Parse("f", []byte(c.String()))
+		again, err := reload.Parse("f", []byte(c.String()))
 		require.NoError(t, err, "%q printed as\n%s", text, c)
 		require.Equal(t, c, again)
 		require.Equal(t, c.String(), again.String())
-		require.Empty(t, changed(c, again))
-		_, _ = LoadText("f", []byte(text)) // may find faults, and must not panic
+		require.Zero(t, reload.Differ(c, again))
+		_, _ = reload.LoadText("f", []byte(text)) // may find faults, and must not panic
 	})
 }

@@ -12,22 +12,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
-	"time"
 
 	"github.com/hostproxy/hostproxy/examples/reload"
-)
-
-// The exit codes.
-const (
-	ok      = 0
-	failed  = 1 // a file is broken, or the proxy cannot serve
-	usage   = 2
-	restart = 3 // the file is right, and a running proxy would refuse it
 )
 
 func main() {
@@ -37,89 +26,41 @@ func main() {
 	os.Exit(code)
 }
 
+// run returns the exit code: 1 if a file is broken or the proxy cannot serve, 2 for wrong flags, 3 if the file is right
+// and a running proxy would refuse it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	config := flags.String("config", "proxy.yaml", "the configuration file")
-	check := flags.Bool("check", false, "only check the file; exit with 1 if it is broken")
-	against := flags.String("against", "", "with -check: print what changes from this file, or from the `URL` of a listener with the handler config; exit with 3 if it needs a restart")
+	check := flags.Bool("check", false, "only check the file")
+	against := flags.String("against", "", "with -check: print what changes from this file, or from the http `URL` of a listener with the handler config")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		return ok
+		return 0
 	case err != nil:
-		return usage
+		return 2
 	case flags.NArg() > 0 || *against != "" && !*check:
 		fmt.Fprintln(stderr, "proxy: want no arguments, and -against only with -check; see -help")
-		return usage
+		return 2
+	case !*check:
+		return fail(stderr, (&reload.Proxy{File: *config, Stderr: stderr}).Run(ctx))
 	}
-	if *check {
-		return checks(ctx, *config, *against, stdout, stderr)
-	}
-	p := reload.Proxy{File: *config, Stderr: stderr}
-	return fail(stderr, p.Run(ctx))
-}
-
-// checks prints what is wrong with the file, or what changes from another one.
-func checks(ctx context.Context, config, against string, stdout, stderr io.Writer) int {
-	next, err := reload.Load(config)
-	if err != nil {
+	if restart, err := reload.Check(ctx, stdout, *config, *against); !restart {
 		return fail(stderr, err)
 	}
-	if against == "" {
-		fmt.Fprintf(stdout, "%s is right\n", config)
-		return ok
-	}
-	old, err := other(ctx, config, against)
-	if err != nil {
-		return fail(stderr, err)
-	}
-	d, err := reload.Compare(old, next)
-	if err != nil {
-		return fail(stderr, err)
-	}
-	fmt.Fprintln(stdout, d)
-	if len(d.Restart) > 0 {
-		return restart
-	}
-	return ok
+	return 3
 }
 
-// other loads the configuration of a file or a URL. Files that it names are those beside config.
-func other(ctx context.Context, config, name string) (*reload.Checked, error) {
-	if !strings.HasPrefix(name, "http://") {
-		return reload.Load(name)
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, http.MethodGet, name, nil)
-	if err != nil {
-		return nil, err
-	}
-	a, err := http.DefaultClient.Do(q)
-	if err != nil {
-		return nil, err
-	}
-	defer a.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(a.Body, 17<<20))
-	if err == nil && a.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answers %s: want the URL of a listener with the handler config", name, a.Status)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return reload.LoadText(config, text)
-}
-
-// fail prints err, all faults of a file in lines of their own, and returns the exit code.
+// fail prints err, all faults of a file in lines of their own.
 func fail(stderr io.Writer, err error) int {
 	var faults reload.Faults
 	switch {
 	case err == nil:
-		return ok
+		return 0
 	case errors.As(err, &faults):
 		fmt.Fprintf(stderr, "proxy: the configuration is refused:\n%s\n", faults.Lines())
 	default:
 		fmt.Fprintf(stderr, "proxy: %v\n", err)
 	}
-	return failed
+	return 1
 }

@@ -83,7 +83,6 @@ func TestTheDifferenceToAFileOrARunningProxyIsPrinted(t *testing.T) {
 		_, _ = w.Write([]byte("# in force\n" + right))
 	}))
 	defer running.Close()
-	defer http.DefaultClient.CloseIdleConnections()
 	for _, against := range []string{old, running.URL} {
 		out, errs, code := runs(t, "-config", next, "-check", "-against", against)
 		assert.Equal(t, 0, code, errs)

@@ -8,7 +8,7 @@
 // dropping a connection, or none of it, and one log line has all its faults. [Load] and [Compare] do the same
 // without a running proxy.
 //
-// proxy.go runs the proxy, watch.go looks at the files, and check.go compares configurations. config.go and
+// reload.go runs the proxy, watch.go looks at the files, and check.go compares configurations. config.go and
 // upstreamconfig.go define what a file may hold; decode.go, values.go, encode.go and fault.go read and write it.
 // plan.go, routes.go, upstreams.go, tls.go and log.go make hostproxy's types of it.
 package reload
