@@ -84,6 +84,8 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 		"tls: {hosts: {a.test: {client_auth: {}}}}\nroutes: {a.test: \"a:1\"}":                                         "ca_files are required if mode verifies",
 		"tls: {host_policy: [a.test]}\nroutes: {a.test: \"a:1\"}":                                                      "no route has a wildcard",
 		"tls: {host_policy: [\"*\"]}\nroutes: {\"*.test\": \"a:1\"}":                                                   "want a host such as a.example.com",
+		"tls: {host_policy: [A.test]}\nroutes: {\"*.test\": \"a:1\"}":                                                  `"A.test": want the canonical spelling, a.test`,
+		"routes: {a.test: " + up + "request_header: {add: {X-a: 1, x-A: 2}}}}":                                         "is there in another spelling too",
 		"tls: {default_host: \"a b\"}\nroutes: {a.test: \"a:1\"}":                                                      "tls.default_host: ",
 		"tls: {config: {cipher_suites: [TLS_AES_128_GCM_SHA256]}}\nroutes: {a.test: \"a:1\"}":                          "is unknown, or not for TLS 1.2",
 		"listeners: []\nroutes: {a.test: \"a:1\"}":                                                                     "there is no listener",

@@ -2,6 +2,7 @@ package reload
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -80,10 +81,7 @@ func (l *logs) observe(e *hostproxy.Exchange) {
 	a := l.access.Load()
 	if a == nil {
 		var f *hostproxy.Error
-		if err, ok := e.Err.(*hostproxy.Error); ok {
-			f = err
-		}
-		if f == nil || f.Side == hostproxy.SideClient {
+		if e.Err == nil || errors.As(e.Err, &f) && f.Side == hostproxy.SideClient {
 			return
 		}
 		a = &Access{OmitQuery: true, OmitReferer: true}

@@ -22,11 +22,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hostproxy/hostproxy"
@@ -46,7 +48,7 @@ type Proxy struct {
 	Prepare func(*hostproxy.Router, *hostproxy.Server)
 
 	// Reloaded is called after each attempt to put another file in force, with nil or with the error that was
-	// logged. It must not block. Nil calls nothing.
+	// logged. It must not block, and not call a method of the Proxy. Nil calls nothing.
 	Reloaded func(error)
 
 	// Stderr gets the log unless Log.Output names a file. Nil means os.Stderr.
@@ -66,6 +68,7 @@ type serving struct {
 	p      *Proxy
 	logs   *logs
 	named  map[string]http.Handler
+	status http.Handler
 	router *hostproxy.Router
 	server *hostproxy.Server
 	addrs  []net.Addr
@@ -80,6 +83,9 @@ type serving struct {
 // the process receives SIGHUP. If the file is broken at the start, Run returns its Faults. One call of Run may be in
 // progress at a time.
 func (p *Proxy) Run(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // before all else: a signal at the start ends no process
+	defer signal.Stop(hup)
 	s, lns, err := p.start()
 	if err != nil {
 		return err
@@ -94,7 +100,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var work sync.WaitGroup
-	work.Go(func() { s.watch(ctx) })
+	work.Go(func() { s.watch(ctx, hup) })
 	defer work.Wait()
 	defer cancel()
 	return s.server.Serve(ctx, nil, nil)
@@ -123,6 +129,7 @@ func (p *Proxy) start() (*serving, []hostproxy.Listener, error) {
 		err = errors.Join(append([]error{err}, u.apply(nil)...)...)
 	}
 	if err = errors.Join(err, s.router.Replace(next.routes)); err != nil {
+		s.logs.close(p.stderr())
 		return nil, nil, err
 	}
 	lns, err := s.listen(next)
@@ -207,8 +214,7 @@ func (s *serving) prepare(next *plan) {
 	}
 	s.server = &hostproxy.Server{Router: s.router, ProxyProtocol: proxyProtocol(next.Server.ProxyProtocol)}
 	limits(s.server, next)
-	status := hostproxy.StatusHandler(s.router)
-	s.named["status"] = status
+	s.status = hostproxy.StatusHandler(s.router)
 	if s.p.Prepare != nil {
 		s.p.Prepare(s.router, s.server)
 	}
@@ -434,10 +440,8 @@ func (s *serving) report(old, next *plan, err error) {
 	log.Info("configuration in force", "file", s.p.File, "changes", len(d.Settings), "first", d.first(10))
 }
 
-// serveStatus stands for hostproxy.StatusHandler until there is a Router.
-func (s *serving) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "starting", http.StatusServiceUnavailable)
-}
+// serveStatus serves s.status, which is made after the routes that lead to it.
+func (s *serving) serveStatus(w http.ResponseWriter, q *http.Request) { s.status.ServeHTTP(w, q) }
 
 // serveConfig writes the configuration in force.
 func (s *serving) serveConfig(w http.ResponseWriter, _ *http.Request) {

@@ -190,6 +190,8 @@ func (b *planner) checkHosts() {
 		at := []string{"tls", "host_policy", strconv.Itoa(i)}
 		if strings.ContainsAny(strings.TrimPrefix(h, "*."), "*/: ") || !strings.Contains(h, ".") {
 			b.fault(at, "%s: want a host such as a.example.com, or *.example.com for one label", quoted(h))
+		} else if c := canonical(h); c != h {
+			b.fault(at, "%s: want the canonical spelling, %s", quoted(h), c)
 		}
 	}
 	if b.TLS.HostPolicy != nil && !wild {

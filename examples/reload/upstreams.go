@@ -258,16 +258,19 @@ func (b *planner) header(fields map[string][]string, files map[string]File, at .
 		return nil
 	}
 	h := http.Header{}
-	for name, values := range fields {
-		for _, v := range values {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if h.Get(name) != "" {
+			b.fault(at, "header %s is there in another spelling too: keep one of them, with all values", quoted(name))
+		}
+		for _, v := range fields[name] {
 			h.Add(name, v)
 		}
 	}
-	for name, file := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if h.Get(name) != "" {
-			b.fault(append(at, name), "header %s has a value without a file too: keep one of them", quoted(name))
+			b.fault(append(at, name), "header %s has another value too: keep one of them", quoted(name))
 		}
-		h.Add(name, b.secret(file, append(at, name)...))
+		h.Add(name, b.secret(files[name], append(at, name)...))
 	}
 	return h
 }

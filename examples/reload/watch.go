@@ -5,9 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -115,11 +113,8 @@ type watcher struct {
 	since   time.Time // begin of the burst that settle waits for
 }
 
-// watch reloads the file when it has changed, and at SIGHUP, until ctx is done.
-func (s *serving) watch(ctx context.Context) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+// watch reloads the file when it has changed, and at each signal of hup, until ctx is done.
+func (s *serving) watch(ctx context.Context, hup <-chan os.Signal) {
 	w := &watcher{serving: s, watched: map[string]bool{}, settle: time.NewTimer(time.Hour)}
 	defer w.settle.Stop()
 	var events chan fsnotify.Event
