@@ -55,6 +55,10 @@ func TestAnUpstreamThatStaysIsKeptWhenTargetsCanariesAndPagesChange(t *testing.T
 		{"targets: %[1]s, canary: {upstream: next, share: 0.5}", ""},
 		{"targets: %[1]s, mirror: {upstream: next, share: 1}", "200 a"},
 		{"targets: [%[1]s]", "200 a"},
+		{"targets: \"http://%[1]s\"", "200 a"},
+		{"targets: [\"http://%[1]s/path\", \"unix:/no/socket\"]", ""},
+		{"targets: [%[1]s, %[2]s]", ""},
+		{"targets: [%[2]s, %[1]s]", ""},
 	} {
 		write(t, r.File, "%s", plain+fmt.Sprintf("upstreams: {blog: {"+x.blog+", rate_limit: {rate: 100}}, next: {targets: %[2]s}}\nroutes: {app.localhost: {upstream: blog}, next.localhost: {upstream: next}}", a, b))
 		require.NoError(t, r.next(), x.blog)
@@ -62,6 +66,7 @@ func TestAnUpstreamThatStaysIsKeptWhenTargetsCanariesAndPagesChange(t *testing.T
 			assert.Equal(t, x.want, got, x.blog)
 		}
 		assert.Same(t, first, upstream(), x.blog)
+		assert.NotContains(t, r.log.String(), "keeps an old setting")
 	}
 	write(t, r.File, plain+"upstreams: {blog: {targets: %s, rate_limit: {rate: 200}}, next: {targets: %s}}\nroutes: {app.localhost: {upstream: blog}, next.localhost: {upstream: next}}", a, b)
 	require.NoError(t, r.next())

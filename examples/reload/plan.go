@@ -209,16 +209,13 @@ func readFile(path string, most int64) ([]byte, error) {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("%w: create it, or correct the name", err)
 	case err != nil:
-		return nil, err
+		return nil, permitted(err)
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is no regular file: want one", path)
 	}
 	f, err := os.Open(path)
-	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("%w: let the user of this process read it (chmod, chown)", err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, permitted(err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, most+1))
@@ -226,6 +223,14 @@ func readFile(path string, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s has more than %d bytes: want a smaller file", path, most)
 	}
 	return text, err
+}
+
+// permitted returns err, with what to do about it.
+func permitted(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: let the user of this process read it (chmod, chown)", err)
+	}
+	return err
 }
 
 // key returns a text that is the same for the same settings and the same contents of the files that they name.

@@ -45,8 +45,11 @@ func (b *planner) upstream(c *Upstream, at ...string) *upstream {
 	b.check(u.Upstream, *c, at...)
 	same := *c
 	same.Canary, same.Mirror, same.Maintenance = nil, nil, nil
-	if u.targets = liveTargets(c); u.targets != nil {
+	if liveTargets(c) {
 		same.Targets = nil
+		for _, t := range u.Targets { // in one spelling each
+			u.targets = append(u.targets, t.String())
+		}
 	}
 	u.key = b.key(&same)
 	if old := b.old.upstreams[place(at)]; old != nil && old.key == u.key {
@@ -62,12 +65,9 @@ func (b *planner) add(u *upstream, at ...string) *upstream {
 
 func place(at []string) string { return strings.Join(at, "\x00") }
 
-// liveTargets returns the targets of an upstream that keeps its Upstream when they change, else nil.
-func liveTargets(c *Upstream) []string {
-	if len(c.Weights) > 0 || c.Discover != nil || c.Policy == "first_available" {
-		return nil
-	}
-	return c.Targets
+// liveTargets reports whether an upstream keeps its Upstream when its targets change.
+func liveTargets(c *Upstream) bool {
+	return len(c.Weights) == 0 && c.Discover == nil && c.Policy != "first_available"
 }
 
 // reference returns the upstream with a name, or nil with a fault.
