@@ -155,6 +155,12 @@ func (e *encoder) settings(v reflect.Value, path string, tag reflect.StructTag, 
 		all[path] = scalarText(v, tag)
 	case list:
 		var items []string
+		if v.Len() > 0 && kindOf(v.Index(0)) == structure {
+			for i := range v.Len() {
+				e.settings(v.Index(i), fmt.Sprintf("%s[%d]", path, i), tag, all)
+			}
+			return
+		}
 		for i := range v.Len() {
 			e.b.Reset()
 			e.value(v.Index(i), "  ", tag)

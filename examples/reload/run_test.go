@@ -329,7 +329,7 @@ func TestASettingThatCannotChangeWhileTheProxyRunsIsRefusedByName(t *testing.T) 
 		"server:\n  proxy_protocol: {from: 10.0.0.1}\nrequest_id: {name: X-Id}\nroutes: {app.localhost: %s, b.localhost: %[1]s}", a)
 	err := r.next()
 	for _, want := range []string{
-		":1:1: listeners: ", ":2:7: tls.email: (none) -> \"ops@example.com\": this cannot change while the proxy runs: restart it, or change it back",
+		":1:50: listeners[1].addr: (none) -> \":1\": this cannot change", ":2:7: tls.email: (none) -> \"ops@example.com\": this cannot change while the proxy runs: restart it, or change it back",
 		":4:20: server.proxy_protocol.from: (none) -> [10.0.0.1/32]: this cannot change", ":5:14: request_id.name: ",
 	} {
 		assert.ErrorContains(t, err, want)
