@@ -165,8 +165,8 @@ func TestABrokenFileAtTheStartIsRefusedWithAllFaults(t *testing.T) {
 	assert.Contains(t, faults[3].Error(), file+`:4:7: log: key "levl" is unknown: want `)
 }
 
-func TestABrokenFileLaterChangesNothingAndIsLoggedInOneLine(t *testing.T) {
-	a := named(t, "a")
+func TestABrokenFileLaterChangesNothingAndNoRequestFails(t *testing.T) {
+	a, b := named(t, "a"), named(t, "b")
 	r := start(t, &reload.Proxy{}, plain+"routes: {app.localhost: %s}", a)
 	load := new(load)
 	load.run(t, r.addr)
@@ -185,7 +185,9 @@ func TestABrokenFileLaterChangesNothingAndIsLoggedInOneLine(t *testing.T) {
 	}
 	assert.Contains(t, r.get("b.localhost"), "404 ")
 	for i := range 5 { // right and broken ones in turn
-		write(t, r.File, plain+"routes: {app.localhost: %s, n%d.localhost: localhost:1}", a, i)
+		write(t, r.File, plain+"routes: {app.localhost: %s, n%d.localhost: localhost:1}", b, i)
+		require.NoError(t, r.next())
+		write(t, r.File, plain+"routes: {app.localhost: {targets: %s, dial_timeout: %ds}}", a, i+1)
 		require.NoError(t, r.next())
 		write(t, r.File, "routes: [")
 		require.Error(t, r.next())
