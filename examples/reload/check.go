@@ -1,0 +1,209 @@
+package reload
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// A Difference is what changes between two configurations.
+type Difference struct {
+	Routes   hostproxy.Changes // as hostproxy.Router.Replace sees them
+	Settings []string          // all settings that differ, as "path: old -> new"
+	Restart  []string          // those of them that a running proxy refuses
+}
+
+// String returns the difference as lines of text, or "no changes".
+func (d Difference) String() string {
+	if len(d.Settings) == 0 {
+		return "no changes"
+	}
+	var b strings.Builder
+	if routes := d.Routes.String(); routes != "no changes" {
+		b.WriteString(routes + "\n")
+	}
+	for _, line := range d.Settings {
+		if slices.Contains(d.Restart, line) {
+			line += " (needs a restart: a running proxy refuses the file)"
+		}
+		b.WriteString(line + "\n")
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// first returns the first n settings in one line.
+func (d Difference) first(n int) string {
+	text := strings.Join(d.Settings[:min(n, len(d.Settings))], "; ")
+	if len(text) > 1000 {
+		text = text[:1000] + "…"
+	}
+	return text
+}
+
+// restarts reports whether a running proxy cannot change the setting.
+func restarts(path string) bool {
+	for _, prefix := range []string{"routes[", "upstreams[", "log.", "tls.hosts[", "server."} {
+		if strings.HasPrefix(path, prefix) {
+			return strings.HasPrefix(path, "server.proxy_protocol")
+		}
+	}
+	return !slices.Contains([]string{"routes", "upstreams", "log", "tls.hosts", "tls.host_policy"}, path)
+}
+
+// restart returns a fault for each setting that differs from old and cannot change while the proxy runs.
+func (n *plan) restart(old *plan) (faults Faults) {
+	for _, s := range changed(&old.Config, &n.Config) {
+		if restarts(s.path) || s.path == "tls.host_policy" && (old.TLS.HostPolicy == nil) != (n.TLS.HostPolicy == nil) {
+			f := n.locate(strings.FieldsFunc(s.path, func(r rune) bool { return r == '.' || r == '[' || r == ']' })...)
+			f.Path = s.path
+			f.Rule = s.text + ": this cannot change while the proxy runs: restart it, or change it back"
+			faults = append(faults, f)
+		}
+	}
+	return faults
+}
+
+// compare returns the difference between two plans.
+func compare(old, next *plan, routes hostproxy.Changes) Difference {
+	d := Difference{Routes: routes}
+	restart := map[string]bool{}
+	for _, f := range next.restart(old) {
+		restart[f.Path] = true
+	}
+	for _, s := range changed(&old.Config, &next.Config) {
+		line := s.path + ": " + s.text
+		d.Settings = append(d.Settings, line)
+		if restart[s.path] {
+			d.Restart = append(d.Restart, line)
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(next.read)) {
+		if was, ok := old.read[path]; ok && !bytes.Equal(was.text, next.read[path].text) {
+			d.Settings = append(d.Settings, "the contents of "+path)
+		}
+	}
+	return d
+}
+
+// A Checked is a configuration without a fault.
+type Checked struct {
+	plan  *plan
+	named map[string]http.Handler
+}
+
+// Load reads a file and all files that it names, and checks what a proxy would check at its start, except that it
+// opens no listeners, logs or storage. handlers are the keys of Proxy.Handlers. The error is Faults.
+func Load(name string, handlers ...string) (*Checked, error) {
+	f, err := read(name)
+	if err != nil {
+		return nil, err
+	}
+	return check(f, handlers)
+}
+
+// LoadText is like Load for a text that is no file. Names of files in it start at the directory of name.
+func LoadText(name string, text []byte, handlers ...string) (*Checked, error) {
+	f, err := parse(name, text)
+	if err != nil {
+		return nil, err
+	}
+	return check(f, handlers)
+}
+
+func check(f *file, handlers []string) (*Checked, error) {
+	own := map[string]http.Handler{}
+	for _, name := range handlers {
+		own[name] = http.NotFoundHandler()
+	}
+	stand := new(page)
+	named := names(own, stand, stand)
+	p, err := newPlan(f, nil, named)
+	if err != nil {
+		return nil, err
+	}
+	return &Checked{p, named}, nil
+}
+
+// Config returns the configuration.
+func (c *Checked) Config() *Config { return &c.plan.Config }
+
+// Compare returns what changes when next takes the place of old.
+func Compare(old, next *Checked) (Difference, error) {
+	var r hostproxy.Router
+	if err := r.Replace(old.plan.routes); err != nil {
+		return Difference{}, fmt.Errorf("the old configuration: %w", err)
+	}
+	again, err := newPlan(next.plan.file, old.plan, next.named)
+	if err != nil {
+		return Difference{}, err
+	}
+	routes, err := r.CheckReplace(again.routes)
+	return compare(old.plan, again, routes), err
+}
+
+// Check writes to w that a file is right, or what changes from another one: old is the name of a file, or the URL of
+// a listener of a running proxy with the handler config. "" compares with nothing. restart means that the running proxy
+// would refuse the file. An error about a file is Faults.
+func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, err error) {
+	next, err := Load(name)
+	if err != nil {
+		return false, err
+	}
+	if old == "" {
+		_, err = fmt.Fprintf(w, "%s is right\n", name)
+		return false, err
+	}
+	was, err := other(ctx, name, old)
+	if err != nil {
+		return false, err
+	}
+	d, err := Compare(was, next)
+	if err != nil {
+		return false, err
+	}
+	_, err = fmt.Fprintln(w, d)
+	return len(d.Restart) > 0 && err == nil, err
+}
+
+// other loads the configuration of a file or a URL. Files that the latter names are those beside the file name.
+func other(ctx context.Context, name, old string) (*Checked, error) {
+	if !strings.HasPrefix(old, "http://") {
+		return Load(old)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, old, nil)
+	if err != nil {
+		return nil, err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	a, err := client.Do(q)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(a.Body, maxFile+1))
+	if err == nil && a.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: want the URL of a listener with the handler config", old, a.Status)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := LoadText(name, text)
+	var faults Faults
+	if errors.As(err, &faults) {
+		for i := range faults {
+			faults[i].File = old // its lines are meant
+		}
+	}
+	return c, err
+}

@@ -1,0 +1,231 @@
+package reload
+
+import (
+	"io/fs"
+	"net/netip"
+	"time"
+)
+
+// A Config is what a file says. A key of the file is the name of a field in lower case, with
+// underscores: ReadHeaderTimeout is read_header_timeout. Values are read as their field's type says:
+//
+//   - Durations and sizes have a unit: 30s, 5m, 90d, 64KiB, 10MB. 0 needs none.
+//   - A number or duration that can be disabled is "off" then. If 0 would mean the default of
+//     hostproxy, 0 is refused: leave the key out.
+//   - A list of one value may be written as that value.
+//   - A File is the name of a file, relative to the directory of the Config's file.
+//
+// Fields with the name of a field in package hostproxy mean the same, and have the same default.
+type Config struct {
+	Log       Log        // changes at once
+	Server    Server     // timeouts and limits change at once
+	Listeners []Listener // nil means HTTPS on :443, and redirects on :80
+
+	TrustedProxies []netip.Prefix
+	RequestID      RequestID
+	RateLimit      *RateLimit
+	NotFound       *Page // answers requests that match no route
+
+	TLS       TLS
+	Upstreams map[string]*Upstream // upstreams with a name, for Route.Upstream and the like
+	Routes    map[string]*Route    // by pattern; required
+}
+
+// A File is the name of a file. A relative name starts at the directory of the configuration file.
+type File string
+
+// A Size is a number of bytes.
+type Size int64
+
+// Log says what is logged, and where. All of it changes at once.
+type Log struct {
+	Level  string `one:"info debug warn error"` // least level that is logged
+	Format string `one:"text json"`
+
+	// Output is the file that lines are appended to. It is opened again with each reload, so that SIGHUP
+	// follows its rotation. "" means the standard error stream.
+	Output File
+
+	// Access logs each exchange. Nil logs only those that failed, except on the client's side.
+	Access *Access
+}
+
+// Access says what the access log leaves out.
+type Access struct {
+	OmitQuery, OmitReferer bool // both may hold secrets
+}
+
+// Server has the settings of hostproxy.Server.
+type Server struct {
+	ReadHeaderTimeout time.Duration `is:"limit"`
+	IdleTimeout       time.Duration `is:"limit"`
+	DrainTimeout      time.Duration `is:"limit"`
+	HandshakeTimeout  time.Duration `is:"limit"`
+	MaxHeaderBytes    Size          `is:"positive"`
+	MaxConns          int
+	MaxConnsPerClient int
+	MaxHandshakes     int            `is:"limit"`
+	ProxyProtocol     *ProxyProtocol // for all listeners but internal ones; needs a restart
+}
+
+// A Listener is an address to serve at. A change needs a restart.
+type Listener struct {
+	Addr   string      // host:port, :port or unix:/path
+	Socket string      // name of an inherited socket (FileDescriptorName= of systemd), in place of Addr
+	Mode   fs.FileMode // of a unix socket, in octal, such as 0660
+	Role   string      `one:"tls plain redirects internal"`
+
+	// Handler serves RoleInternal: status (hostproxy.StatusHandler), config (the Config in force, and why a
+	// later file was refused), or a name in Proxy.Handlers.
+	Handler       string
+	H2C           bool
+	ProxyProtocol *ProxyProtocol
+}
+
+// ProxyProtocol has the settings of hostproxy.ProxyProtocol.
+type ProxyProtocol struct {
+	From    []netip.Prefix
+	Timeout time.Duration `is:"limit"`
+}
+
+// RequestID has the settings of hostproxy.RequestIDHeader.
+type RequestID struct {
+	Name    string
+	Respond bool
+}
+
+// A RateLimit has the settings of hostproxy.RateLimit.
+type RateLimit struct {
+	Rate        float64
+	Burst       int `is:"positive"`
+	MaxInFlight int
+	By          LimitKey
+}
+
+// A LimitKey has the settings of hostproxy.LimitKey.
+type LimitKey struct {
+	Header string
+	Cookie string
+	Host   bool
+}
+
+// A Page is a fixed response. Set Body or BodyFile, or none.
+type Page struct {
+	Status      int    `is:"positive"` // 0 means 503, and in Config.NotFound 404
+	ContentType string // "" means text/plain in UTF-8
+	Body        string
+	BodyFile    File
+	RetryAfter  time.Duration
+}
+
+// TLS has the settings of hostproxy.TLS. Hosts and HostPolicy change at once; the rest needs a restart.
+type TLS struct {
+	Email            string
+	CA               string
+	Issuer           *Issuer
+	Fallbacks        []Issuer
+	Internal         *Issuer
+	Hosts            map[string]*HostTLS // by host pattern of a route: hostproxy.TLS.Host
+	DisableARI       bool
+	Storage          File          // a directory
+	HostPolicy       []string      // hosts and *.host patterns that get certificates on demand
+	HostPolicyTTL    time.Duration `is:"limit"`
+	Lazy             bool
+	Addresses        []netip.Addr
+	DisablePreflight bool
+	Files            []CertFile
+	DefaultHost      string
+	ShareTickets     bool
+	Config           *ServerTLS
+}
+
+// ServerTLS has settings of tls.Config.
+type ServerTLS struct {
+	MinVersion             string   `one:"1.2 1.3"`
+	CipherSuites           []string // for TLS 1.2, by their names in crypto/tls
+	SessionTicketsDisabled bool
+}
+
+// A CertFile names the PEM files of a certificate chain and its key. They are read again when they change.
+type CertFile struct {
+	CertFile, KeyFile File
+}
+
+// An Issuer is an ACME directory with an account.
+type Issuer struct {
+	CA              string
+	TestCA          string
+	Email           string
+	KeyType         string `one:"p256 p384 rsa2048 rsa4096 ed25519"`
+	Profile         string
+	TrustedRoots    []File // PEM files of the roots of a private CA
+	ExternalAccount *ExternalAccount
+}
+
+// An ExternalAccount binds the ACME account to one at the CA.
+type ExternalAccount struct {
+	KeyID      string
+	MACKeyFile File
+}
+
+// A HostTLS has the settings of hostproxy.HostTLS.
+type HostTLS struct {
+	Issuer         *Issuer
+	OwnCertificate bool
+	ClientAuth     *ClientAuth
+	Files          *CertFile
+	NoCertificate  bool
+}
+
+// A ClientAuth has the settings of hostproxy.ClientAuth.
+type ClientAuth struct {
+	CAFiles []File
+	Mode    string `one:"require_and_verify request require_any verify_if_given"`
+}
+
+// A Route is a pattern's handler. Exactly one of these is required: Targets or Discover of an Upstream of
+// its own, Upstream, Redirect, Passthrough, Page or Handler. A list of targets may stand for the whole.
+//
+// Guard comes first, then BasicAuth, then ForwardAuth, then the handler. The sides of a new Guard or BasicAuth
+// around an upstream that stays close no connection.
+type Route struct {
+	Use string `key:"upstream"` // name in Config.Upstreams
+
+	Inline Upstream `key:",inline"` // settings of an Upstream of its own
+
+	Redirect    string // host to redirect to
+	Passthrough *Passthrough
+	Page        *Page
+	Handler     string // status, config, or a name in Proxy.Handlers
+
+	Guard       *Guard
+	BasicAuth   *BasicAuth
+	ForwardAuth *ForwardAuth
+}
+
+// A Passthrough has the settings of hostproxy.Passthrough.
+type Passthrough struct {
+	Addr          string
+	ProxyProtocol bool
+}
+
+// A Guard has the settings of hostproxy.Guard.
+type Guard struct {
+	Allow, Deny []netip.Prefix
+	RateLimit   *RateLimit
+}
+
+// A BasicAuth has the settings of hostproxy.BasicAuth.
+type BasicAuth struct {
+	UsersFile  File // lines of name:bcrypt, as htpasswd -B writes them; required
+	Realm      string
+	UserHeader string
+}
+
+// A ForwardAuth has the settings of hostproxy.ForwardAuth.
+type ForwardAuth struct {
+	Auth   string // name in Config.Upstreams; required
+	Path   string
+	User   string
+	Fields []string
+}

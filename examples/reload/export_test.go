@@ -1,0 +1,43 @@
+package reload
+
+import (
+	"net/http"
+	"reflect"
+	"testing"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// Snake is snake.
+func Snake(name string) string { return snake(name) }
+
+// Differ returns how many settings differ.
+func Differ(from, to *Config) int { return len(changed(from, to)) }
+
+// Ours is ours.
+func Ours(t reflect.Type) bool { return ours(t) }
+
+func builder(c *Config) *planner {
+	f := &file{Config: *c, name: "proxy.yaml", read: map[string]contents{}}
+	return &planner{plan: &plan{file: f}, old: new(plan), encode: newEncoder(), used: map[string]bool{}}
+}
+
+// NewUpstream returns what a file with c makes, unchecked.
+func NewUpstream(c *Upstream) *hostproxy.Upstream {
+	return builder(new(Config)).fresh(c, "upstreams", "a")
+}
+
+// NewTLS is the same for TLS.
+func NewTLS(c *TLS) hostproxy.TLS { return builder(&Config{TLS: *c}).planTLS() }
+
+// NewHost is the same for the settings of a host.
+func NewHost(c *HostTLS) hostproxy.HostTLS {
+	return builder(new(Config)).host("localhost", c, "tls", "hosts", "localhost")
+}
+
+// NewServer is the same for a Server and its Router.
+func NewServer(t *testing.T, c *Config) *hostproxy.Server {
+	s := &serving{p: new(Proxy), logs: newLogs(t.Output()), named: map[string]http.Handler{}}
+	s.prepare(builder(c).plan)
+	return s.server
+}

@@ -1,0 +1,458 @@
+// Package reload runs a proxy whose routes, upstreams, TLS, listeners and logging come from one YAML file, which
+// is read again when it changes and at SIGHUP:
+//
+//	p := reload.Proxy{File: "proxy.yaml"}
+//	err := p.Run(ctx)
+//
+// [Config] says what a file may hold. A file is checked first. Then the whole of it is put in force, without
+// dropping a connection, or none of it, and one log line has all its faults. [Load] and [Compare] do the same
+// without a running proxy.
+//
+// reload.go runs the proxy, watch.go looks at the files, and check.go compares configurations. config.go and
+// upstreamconfig.go define what a file may hold; decode.go, values.go, encode.go and fault.go read and write it.
+// plan.go, routes.go, upstreams.go, tls.go and log.go make hostproxy's types of it.
+package reload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// A Proxy is a proxy that a file configures. Only File is required. Fields may be set until Run is called.
+type Proxy struct {
+	File string // name of the configuration file
+
+	// Handlers may be named in a route or in a listener of the role internal. The names status and config are
+	// taken.
+	Handlers map[string]http.Handler
+
+	// Prepare may set what a file cannot hold, before the first use: hooks, Router.TLS.DNS, Server.Companions or
+	// Server.Handler. It must leave the fields alone that a file can set, and Router.TLS.Host. To add an Observe,
+	// call the one that is set. Nil does nothing.
+	Prepare func(*hostproxy.Router, *hostproxy.Server)
+
+	// Reloaded is called after each attempt to put another file in force, with nil or with the error that was
+	// logged. It must not block, and not call a method of the Proxy. Nil calls nothing.
+	Reloaded func(error)
+
+	// Stderr gets the log unless Log.Output names a file. Nil means os.Stderr.
+	Stderr io.Writer
+
+	// Settle is how long no file may change before the file is read, so that an unfinished one is not. Zero means
+	// 200 ms. Poll is how often the files are looked at beside what the system reports, for instance on NFS. Zero
+	// means 10 s.
+	Settle, Poll time.Duration
+
+	mu      sync.Mutex // serialises reloads
+	serving *serving   // nil until Run has read the file
+}
+
+// A serving is a Proxy in a call of Run.
+type serving struct {
+	p      *Proxy
+	logs   *logs
+	named  map[string]http.Handler
+	status http.Handler
+	router *hostproxy.Router
+	server *hostproxy.Server
+	addrs  []net.Addr
+
+	now     atomic.Pointer[plan] // in force
+	since   atomic.Pointer[time.Time]
+	refused atomic.Pointer[string] // why the latest file was, and when; nil if it was not
+	looked  fingerprint            // of the files when they were read last; guarded by Proxy.mu
+}
+
+// Run serves until ctx is done, as hostproxy.Server.Serve does. It reads the file again when it changes, and when
+// the process receives SIGHUP. If the file is broken at the start, Run returns its Faults. One call of Run may be in
+// progress at a time.
+func (p *Proxy) Run(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // before all else: a signal at the start ends no process
+	defer signal.Stop(hup)
+	s, lns, err := p.start()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.serving = nil
+		s.logs.close(p.stderr())
+	}()
+	s.server.Listeners = append(s.server.Listeners, lns...)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var work sync.WaitGroup
+	work.Go(func() { s.watch(ctx, hup) })
+	defer work.Wait()
+	defer cancel()
+	return s.server.Serve(ctx, nil, nil)
+}
+
+// start reads the file, opens the listeners and puts all in force.
+func (p *Proxy) start() (*serving, []hostproxy.Listener, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.serving != nil {
+		return nil, nil, errors.New("reload: Run is in progress already: use one Proxy for each call")
+	}
+	s := &serving{p: p, logs: newLogs(p.stderr())}
+	s.named = names(p.Handlers, http.HandlerFunc(s.serveConfig), http.HandlerFunc(s.serveStatus))
+	next, err := s.load(nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, end, err := next.openLog(p.stderr())
+	if err != nil {
+		return nil, nil, next.logFault(err)
+	}
+	s.logs.set(&next.Log, out, end)
+	s.prepare(next)
+	for _, u := range next.upstreams {
+		err = errors.Join(append([]error{err}, u.apply(nil)...)...)
+	}
+	if err = errors.Join(err, s.router.Replace(next.routes)); err != nil {
+		s.logs.close(p.stderr())
+		return nil, nil, err
+	}
+	lns, err := s.listen(next)
+	if err != nil {
+		s.logs.close(p.stderr())
+		return nil, nil, err
+	}
+	s.adopt(next)
+	p.serving = s
+	s.logs.logger.Info("serving", "file", p.File, "addresses", s.addrs)
+	return s, lns, nil
+}
+
+// names returns the handlers that a file may name.
+func names(own map[string]http.Handler, config, status http.Handler) map[string]http.Handler {
+	all := maps.Clone(own)
+	if all == nil {
+		all = map[string]http.Handler{}
+	}
+	all["config"], all["status"] = config, status
+	return all
+}
+
+func (p *Proxy) stderr() io.Writer {
+	if p.Stderr == nil {
+		return os.Stderr
+	}
+	return p.Stderr
+}
+
+// load returns the plan for the file as it is now.
+func (s *serving) load(old *plan) (next *plan, err error) {
+	defer func() {
+		if p := recover(); p != nil { // a mistake here must not end a proxy that serves
+			next, err = nil, Faults{{File: s.p.File, Rule: fmt.Sprintf("the file cannot be judged: %v: report this, and write what changed last in another way", p)}}
+			s.logs.logger.Error("panic", "value", p, "stack", string(debug.Stack()))
+		}
+	}()
+	s.looked = fingerprint{s.p.File: stamp(s.p.File)}
+	f, err := read(s.p.File)
+	if err != nil {
+		return nil, err
+	}
+	next, err = newPlan(f, old, s.named)
+	for path, c := range f.read {
+		s.looked[path] = c.info
+	}
+	return next, err
+}
+
+// read parses a file.
+func read(name string) (*file, error) {
+	text, err := readFile(name, maxFile)
+	if err != nil {
+		return nil, Faults{{File: name, Rule: fmt.Sprintf("the file cannot be read: %v", err)}}
+	}
+	return parse(name, text)
+}
+
+// prepare makes the Router and the Server.
+func (s *serving) prepare(next *plan) {
+	s.router = next.router()
+	s.router.Logger = s.logs.logger
+	s.router.Observe = s.logs.observe
+	s.router.TLS.Host = func(pattern string) (hostproxy.HostTLS, error) {
+		if h := s.now.Load().hosts[pattern]; h != nil {
+			return h.HostTLS, nil
+		}
+		return hostproxy.HostTLS{}, nil
+	}
+	if next.TLS.HostPolicy != nil {
+		s.router.TLS.HostPolicy = func(_ context.Context, host string) error {
+			if s.now.Load().onDemand(host) {
+				return nil
+			}
+			return fmt.Errorf("%w: tls.host_policy does not have %s", hostproxy.ErrHostNotAllowed, host)
+		}
+	}
+	if c := next.NotFound; c != nil {
+		b := planner{plan: next}
+		s.router.NotFound = b.page(c, http.StatusNotFound, "not_found")
+	}
+	s.server = &hostproxy.Server{Router: s.router, ProxyProtocol: proxyProtocol(next.Server.ProxyProtocol)}
+	limits(s.server, next)
+	s.status = hostproxy.StatusHandler(s.router)
+	if s.p.Prepare != nil {
+		s.p.Prepare(s.router, s.server)
+	}
+}
+
+// proxyProtocol returns c for hostproxy.
+func proxyProtocol(c *ProxyProtocol) *hostproxy.ProxyProtocol {
+	if c == nil {
+		return nil
+	}
+	return &hostproxy.ProxyProtocol{From: c.From, Timeout: c.Timeout}
+}
+
+// limits sets the fields of s that can change while it serves.
+func limits(s *hostproxy.Server, from *plan) {
+	d, c := reflect.ValueOf(s).Elem(), reflect.ValueOf(&from.Server).Elem()
+	for i := range c.NumField() {
+		if name := c.Type().Field(i).Name; name != "ProxyProtocol" {
+			d.FieldByName(name).SetInt(c.Field(i).Int())
+		}
+	}
+}
+
+// listen opens the listeners.
+func (s *serving) listen(next *plan) (lns []hostproxy.Listener, err error) {
+	sockets, err := hostproxy.Inherited()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err = errors.Join(err, sockets.Close()); err != nil {
+			for _, l := range lns {
+				if l.Listener != nil {
+					_ = l.Listener.Close()
+				}
+			}
+		}
+	}()
+	for i, c := range next.listeners() {
+		l := hostproxy.Listener{Role: hostproxy.Role(c.Role), H2C: c.H2C, ProxyProtocol: proxyProtocol(c.ProxyProtocol)}
+		if c.Handler != "" {
+			l.Handler = s.named[c.Handler]
+		}
+		switch {
+		case c.Socket != "":
+			l.Listener, err = sockets.Listener(c.Socket)
+		case strings.HasPrefix(c.Addr, "unix:"):
+			l.Addr, l.Mode = c.Addr, c.Mode
+		default:
+			l.Listener, err = listenTCP(c.Addr)
+		}
+		if err != nil {
+			f := next.locate("listeners", fmt.Sprint(i), "addr")
+			f.Rule = err.Error()
+			return lns, Faults{f}
+		}
+		if l.Listener != nil {
+			s.addrs = append(s.addrs, l.Listener.Addr())
+		}
+		lns = append(lns, l)
+	}
+	return lns, nil
+}
+
+// listenTCP opens a TCP listener, and says what to do where that is not allowed.
+func listenTCP(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w: a port below 1024 needs a capability: sudo setcap cap_net_bind_service=+ep on this binary", err)
+	}
+	return ln, err
+}
+
+// Addrs returns the addresses of the TCP listeners and inherited sockets, in the order of the file; nil before
+// they are open.
+func (p *Proxy) Addrs() []net.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.serving == nil {
+		return nil
+	}
+	return p.serving.addrs
+}
+
+// Reload reads the file now and puts it in force, or changes nothing and returns all its Faults. The result is
+// logged. Reload may be called concurrently.
+func (p *Proxy) Reload() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.serving == nil {
+		return errors.New("reload: Reload: no call of Run is in progress")
+	}
+	return p.serving.reload()
+}
+
+// reload is Reload, with the mutex held.
+func (s *serving) reload() error {
+	old := s.now.Load()
+	next, err := s.load(old)
+	if err == nil {
+		err = s.swap(old, next)
+	}
+	s.report(old, next, err)
+	if s.p.Reloaded != nil {
+		s.p.Reloaded(err)
+	}
+	return err
+}
+
+// swap puts next in force, or nothing of it.
+func (s *serving) swap(old, next *plan) error {
+	if err := next.restart(old).err(); err != nil {
+		return err
+	}
+	if _, err := s.router.CheckReplace(next.routes); err != nil {
+		return err
+	}
+	out, end, err := next.openLog(s.p.stderr())
+	if err != nil {
+		return next.logFault(err)
+	}
+	if err := s.limit(old, next); err != nil {
+		end()
+		return err
+	}
+	var errs []error
+	for place, u := range next.upstreams {
+		if was := old.upstreams[place]; was == nil || was.Upstream != u.Upstream {
+			errs = append(errs, u.apply(nil)...)
+		}
+	}
+	s.now.Store(next)
+	if err := errors.Join(append(errs, s.router.Replace(next.routes))...); err != nil {
+		s.now.Store(old)
+		end()
+		return errors.Join(err, s.limit(next, old))
+	}
+	s.logs.set(&next.Log, out, end)
+	s.settle(old, next)
+	s.adopt(next)
+	return nil
+}
+
+// limit changes the limits of the Server from those of old to those of next.
+func (s *serving) limit(old, next *plan) error {
+	if old.Server == next.Server || len(changed(&old.Server, &next.Server)) == 0 {
+		return nil
+	}
+	return s.server.Reload(func(s *hostproxy.Server) { limits(s, next) })
+}
+
+// settle changes what stays in use: targets, canaries and pages of kept upstreams, and hosts' TLS.
+func (s *serving) settle(old, next *plan) {
+	for place, u := range next.upstreams {
+		if was := old.upstreams[place]; was != nil && was.Upstream == u.Upstream {
+			for _, err := range u.apply(was) {
+				s.logs.logger.Error("an upstream keeps an old setting; restart the process to correct this", "upstream", strings.ReplaceAll(place, "\x00", " "), "error", err)
+			}
+		}
+	}
+	var patterns []string
+	for pattern := range merged(old.hosts, next.hosts) {
+		if old.hosts[pattern] != next.hosts[pattern] && next.serves(pattern) {
+			patterns = append(patterns, pattern)
+		}
+	}
+	if len(patterns) > 0 {
+		s.router.ReloadTLS(patterns...)
+	}
+	for _, host := range next.TLS.HostPolicy {
+		if !old.onDemand(host) {
+			s.router.ForgetHostPolicy(host)
+		}
+	}
+}
+
+func merged(a, b map[string]*hostTLS) map[string]*hostTLS {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	return all
+}
+
+// serves reports whether a route has the host pattern, or a certificate on demand may.
+func (n *plan) serves(pattern string) bool {
+	for p := range n.routes {
+		if host, _, _ := strings.Cut(p, "/"); canonical(host) == pattern {
+			return true
+		}
+	}
+	return n.onDemand(pattern)
+}
+
+// adopt notes that next is in force.
+func (s *serving) adopt(next *plan) {
+	s.now.Store(next)
+	now := time.Now()
+	s.since.Store(&now)
+	s.refused.Store(nil)
+}
+
+// logFault returns err about the log's output as a fault.
+func (f *file) logFault(err error) error {
+	at := f.locate("log", "output")
+	at.Rule = err.Error() + ": want a file that this process may write"
+	return Faults{at}
+}
+
+// report logs what came of a reload, in one line.
+func (s *serving) report(old, next *plan, err error) {
+	log := s.logs.logger
+	if err != nil {
+		n := 1
+		var faults Faults
+		if errors.As(err, &faults) {
+			n = len(faults)
+		}
+		text := time.Now().Format(time.RFC3339) + ": " + err.Error()
+		s.refused.Store(&text)
+		log.Error("configuration refused; the old one stays in force", "file", s.p.File, "faults", n, "error", err)
+		return
+	}
+	d := compare(old, next, hostproxy.Changes{})
+	log.Info("configuration in force", "file", s.p.File, "changes", len(d.Settings), "first", d.first(10))
+}
+
+// serveStatus serves s.status, which is made after the routes that lead to it.
+func (s *serving) serveStatus(w http.ResponseWriter, q *http.Request) { s.status.ServeHTTP(w, q) }
+
+// serveConfig writes the configuration in force.
+func (s *serving) serveConfig(w http.ResponseWriter, _ *http.Request) {
+	now := s.now.Load()
+	w.Header().Set("Content-Type", "application/yaml")
+	fmt.Fprintf(w, "# %s, in force since %s\n", comment(s.p.File), s.since.Load().Format(time.RFC3339))
+	if r := s.refused.Load(); r != nil {
+		fmt.Fprintf(w, "# a later file was refused: %s\n", comment(*r))
+	}
+	_, _ = io.WriteString(w, now.String())
+}
+
+// comment returns s as one line of ASCII.
+func comment(s string) string { return strings.Trim(fmt.Sprintf("%+q", s), `"`) }
