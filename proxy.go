@@ -229,8 +229,9 @@ const (
 //   - Close() error: makes Serve return immediately. It is called after
 //     [Server.DrainTimeout], and if the Server cannot start after Listen.
 //
-// A method of one of these names that is another func, or that only a pointer has, is an
-// error, and so is a value that is not one of Alt-Svc.
+// It is an error if a method with one of these names has another signature, or if it
+// has a pointer receiver and the Companion is not a pointer. It is also an error if
+// AltSvc returns an invalid value.
 //
 // The companion sets TLS, RemoteAddr, Proto and ProtoMajor of each request, which the
 // Router uses as for any request. The limits of connections, heads and handshakes are
@@ -243,11 +244,11 @@ type Companion interface {
 	// lets those in flight finish, and returns nil. h is valid until Serve returns.
 	//
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
-	// to forget the companion's Alt-Svc, and the listeners serve on. The error is
-	// part of what [Server.Serve] returns. While the Server shuts down, Alt-Svc is
-	// omitted. Only a companion's responses to requests that arrived before the
-	// shutdown still have it. [Server.HandOver] also ends ctx, but only after the
-	// companion of the new process has opened its socket and serves.
+	// to forget the companion's Alt-Svc, and the listeners continue to serve. The
+	// error is part of what [Server.Serve] returns. While the Server shuts down,
+	// Alt-Svc is omitted. Only a companion's responses to requests that arrived
+	// before the shutdown still have it. [Server.HandOver] also ends ctx, but only
+	// after the companion of the new process has opened its socket and serves.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -374,10 +375,10 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //
 // The new process must call [Inherited] and serve all sockets. A listener from
 // [Sockets] has the same name there. The listeners https and plain of Serve are
-// called "https" and "http" if they are not from Sockets, and those of Listeners
-// "listener0", "listener1" and so on. Open a socket by [Sockets.Listen] rather than
-// by Addr: the new process could not open the address again. The new process accepts
-// no connection until all sockets are served.
+// called "https" and "http" if they are not from Sockets. Those of Listeners are
+// called "listener0", "listener1" and so on. Open a socket by [Sockets.Listen] rather
+// than by Addr: the new process could not open the address again. The new process
+// accepts no connection until all sockets are served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx is done, or
 // after a minute if ctx has no deadline. The new process is then killed, and s continues

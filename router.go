@@ -449,8 +449,9 @@ type RateLimit struct {
 	// requests do not count in addition. A mirrored copy counts only at the upstream
 	// that gets it.
 	//
-	// A request above the limit waits a few milliseconds before it is refused, because a
-	// request counts until shortly after the client has its response. Zero means no limit.
+	// A request still counts for a moment after its client has the response.
+	// Therefore a new request above the limit waits a few milliseconds before it is
+	// refused. Zero means no limit.
 	MaxInFlight int
 
 	// By is what requests are counted by. The zero value means the client address.
@@ -464,8 +465,9 @@ type RateLimit struct {
 
 // A LimitKey is the part of a request by which a [RateLimit] counts. Requests with
 // the same value share one limit. Set at most one field. The zero value means the
-// client address, which is also used for requests where the value is missing or empty.
-// What [Router.Begin] has set or removed counts, and not what the client has sent.
+// client address, which is also used for requests where the value is missing or
+// empty. If [Router.Begin] sets or removes a header, the limit uses the result, not
+// what the client sent.
 //
 // Clients choose the values of headers and cookies. A client that invents a new value
 // for each request is not limited by it. A flood of invented values can also use up
@@ -499,9 +501,10 @@ type Limiter interface {
 }
 
 // A KeyLimiter is a [Limiter] that can count by another key than the client. A
-// [RateLimit] with Limiter and By requires one. For AllowKey the same rules apply
-// as for Allow. key is the SHA-256 of the value, in hexadecimal: the value may be
-// long, or a secret. For requests without the value, Allow is called.
+// [RateLimit] with Limiter and By requires one. For AllowKey the same rules apply as
+// for Allow. key is the SHA-256, in hexadecimal, of the value that RateLimit.By
+// selects, because that value may be long or secret. For a request without such a
+// value, Allow is called instead.
 type KeyLimiter interface {
 	Limiter
 	AllowKey(ctx context.Context, key string) (Quota, error)

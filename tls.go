@@ -149,9 +149,10 @@ type TLS struct {
 	// minutes.
 	//
 	// If Addresses is empty, the addresses of the network interfaces take their
-	// place. If one of these is private, the order waits only until the host has a
-	// record. If all are public, and no record has one of them, the order waits for
-	// at most about 35 minutes; a handshake for the host ends that wait, because it
+	// place. If an interface address is private (the machine may be behind NAT), the
+	// order waits only until the host has a record. If all interface addresses are
+	// public, and none of them is in the records of the host, the order waits for at
+	// most about 35 minutes. A handshake for the host ends that wait, because it
 	// shows that clients reach this machine.
 	//
 	// The order does not wait if the host has a valid certificate, if the look-up gets

@@ -163,9 +163,9 @@ type Upstream struct {
 
 	// ErrorHandler answers the client if forwarding fails before the response begins.
 	// err is an [*Error]. Nil answers with the status of the failure, a Proxy-Status
-	// header (RFC 9209) and a one-line body. A nil ErrorHandler answers a gRPC client
-	// with 200 and a grpc-status, and ends a gRPC response that has begun with a
-	// grpc-status too. gRPC is recognized only over HTTP/2.
+	// header (RFC 9209) and a one-line body. If ErrorHandler is nil, a gRPC client
+	// gets 200 and a grpc-status in the header. If a gRPC response has already begun,
+	// a grpc-status in its trailers ends it. gRPC is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
 	// Pages are handlers that write the body of responses with these statuses, 400 to
