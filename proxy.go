@@ -222,9 +222,9 @@ const (
 //     The settings have the certificates of the Router's hosts, and client
 //     authentication as in [HostTLS.ClientAuth]; the companion sets NextProtos. An error
 //     ends the Server. Handshakes for the host of a [Passthrough] fail.
-//   - AltSvc() string: returns the value of Alt-Svc (RFC 7838), such as
-//     h3=":443"; ma=86400. All responses over TLS have it, except those to which a handler
-//     has added an Alt-Svc, and 421. "" announces nothing.
+//   - AltSvc() string: returns the value of Alt-Svc (RFC 7838), such as h3=":443";
+//     ma=86400. All responses over TLS have it, except those with status 421 and
+//     those to which a handler has added an Alt-Svc. "" announces nothing.
 //   - Serve.
 //   - Close() error: makes Serve return immediately. It is called after
 //     [Server.DrainTimeout], and if the Server cannot start after Listen.
@@ -246,9 +246,9 @@ type Companion interface {
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners continue to serve. The
 	// error is part of what [Server.Serve] returns. While the Server shuts down,
-	// Alt-Svc is omitted. Only a companion's responses to requests that arrived
-	// before the shutdown still have it. [Server.HandOver] also ends ctx, but only
-	// after the companion of the new process has opened its socket and serves.
+	// Alt-Svc is omitted, except from a companion's responses to requests that
+	// arrived before the shutdown. [Server.HandOver] also ends ctx, but only after
+	// the companion of the new process has opened its socket and serves.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -376,9 +376,9 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // The new process must call [Inherited] and serve all sockets. A listener from
 // [Sockets] has the same name there. The listeners https and plain of Serve are
 // called "https" and "http" if they are not from Sockets. Those of Listeners are
-// called "listener0", "listener1" and so on. Open a socket by [Sockets.Listen] rather
-// than by Addr: the new process could not open the address again. The new process
-// accepts no connection until all sockets are served.
+// called "listener0", "listener1" and so on. Open sockets by [Sockets.Listen] rather
+// than by Addr: a new process that uses Addr fails, because the old one still has the
+// address open. The new process accepts no connection until all sockets are served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx is done, or
 // after a minute if ctx has no deadline. The new process is then killed, and s continues

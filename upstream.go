@@ -468,10 +468,10 @@ type HashKey struct {
 //
 // Checks start with the first request, or with [Upstream.Ready]. They end when the
 // last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. The Router can end the checks of
-// an Upstream behind a handler of your own only if it knows the Upstream: because
-// that handler has an Unwrap method, or because the Upstream has served a request.
-// [Upstream.Replace] checks new targets even if Interval is negative.
+// or when the last route to the Upstream is removed. If the Upstream is behind a
+// handler of your own, the Router can end its checks only if that handler has an
+// Unwrap method, or the Upstream has served a request. [Upstream.Replace] checks new
+// targets even if Interval is negative.
 type HealthCheck struct {
 	Path     string      // path and query of the GET; "" sends none
 	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
@@ -563,18 +563,18 @@ type Wake struct {
 	// Stop stops the targets. It is called once after IdleAfter, and never while a
 	// request is in flight. Whatever it returns, the targets count as asleep. ctx is
 	// done after Timeout. Stop is called even if the Upstream has no route any more,
-	// but not at the end of a [Server]. Nil means that the targets fall asleep by
-	// themselves.
+	// but not at the end of a [Server]. Nil is for targets that stop by themselves:
+	// after IdleAfter they count as asleep, and nothing is called.
 	Stop func(ctx context.Context) error
 
 	// Timeout limits a call of Start, including the time until a target serves, and a
 	// call of Stop. Zero means 30 s; negative is an error.
 	Timeout time.Duration
 
-	// IdleAfter is how long no request is in flight before Stop is called.
-	// WebSockets, streams and uploads count as requests until their end; health
-	// checks do not count. Zero means that the targets stay awake, and requires that
-	// Stop is nil. Negative is an error.
+	// When no request has been in flight for IdleAfter, Stop is called and the
+	// targets count as asleep. WebSockets, streams and uploads count as requests
+	// until their end; health checks do not count. Zero means that the targets stay
+	// awake, and requires that Stop is nil. Negative is an error.
 	IdleAfter time.Duration
 }
 
@@ -1059,12 +1059,12 @@ type Beginning struct {
 func (b *Beginning) Header(name string) string { return b.b.Header(name) }
 
 // SetHeader sets a request header for the target. It replaces the client's own
-// copies, in every spelling that CGI reads as the same name, and also in trailers. In
-// Begin it applies to all attempts; handlers and middleware of the route see it too,
-// and mirrored copies and the request of a [ForwardAuth] carry it. In BeginAttempt it
-// applies to this attempt only, and takes precedence over what Begin has set. A
-// mirrored copy carries the headers of the last attempt. [Upstream.RequestHeader]
-// edits the header like any other header.
+// copies, also in trailers, and in spellings that CGI reads as the same name, such as
+// X_User for X-User. In Begin it applies to all attempts; handlers and middleware of
+// the route see it too, and mirrored copies and the request of a [ForwardAuth] carry
+// it. In BeginAttempt it applies to this attempt only, and takes precedence over what
+// Begin has set. A mirrored copy carries the headers of the last attempt.
+// [Upstream.RequestHeader] edits the header like any other header.
 //
 // The name must be a token (RFC 9110). It must not be Host, Expect, Via, the name of
 // RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length,
