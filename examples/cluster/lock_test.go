@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/proxytest"
-	"github.com/hostproxy/hostproxy/internal/storagetest"
+	"github.com/hostproxy/hostproxy/examples/storagetest"
 )
 
 // certificates.md, 17: after kill -9 the lock is taken over in about 10 s.

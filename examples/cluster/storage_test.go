@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/proxytest"
-	"github.com/hostproxy/hostproxy/internal/storagetest"
+	"github.com/hostproxy/hostproxy/examples/storagetest"
 )
 
 func TestRedisIsACertmagicStorage(t *testing.T) {

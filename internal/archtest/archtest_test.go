@@ -194,7 +194,7 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 		{"indirect dependencies", "go.mod", "module m\nrequire (\n\texample.test/m v1.0.0 // indirect\n)\n"},
 		{"an import of the engine by the lane", "internal/serve/a.go", "package serve\nimport _ \"" + ours + "/internal/forward\"\n"},
 		{"certmagic in tls.go", "tls.go", "package hostproxy\nimport _ \"github.com/caddyserver/certmagic\"\n"},
-		{"certmagic in the check of its storages", "internal/storagetest/storagetest.go", "// Package storagetest checks.\npackage storagetest\nimport _ \"github.com/caddyserver/certmagic\"\n"},
+		{"certmagic in the check of its storages", "examples/storagetest/storagetest.go", "// Package storagetest checks.\npackage storagetest\nimport _ \"github.com/caddyserver/certmagic\"\n"},
 		{"zap in certs", "internal/certs/certs.go", "// Package certs certifies.\npackage certs\nimport _ \"go.uber.org/zap\"\n"},
 		{"testify and the kit in tests", "internal/pool/pool_test.go", "package pool_test\nimport _ \"github.com/stretchr/testify/require\"\nimport _ \"" + ours + "/internal/proxytest\"\n"},
 		{"an example that uses its own package", "examples/five/cmd/main.go", "// Command cmd runs five.\npackage main\nimport _ \"" + ours + "/examples/five\"\n"},
