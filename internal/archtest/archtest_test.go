@@ -211,6 +211,7 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 		{"a read-only table that a local name shadows", "internal/pool/a.go", "package pool\nvar v = []int{1} // read-only\nfunc f() { v := 1; v = 2; v++ }\n"},
 		{"a method called init", "internal/pool/a.go", "package pool\ntype t int\nfunc (t) init() {}\n"},
 		{"a bool inside the package", "internal/pool/a.go", "package pool\nfunc f(deep bool) {}\n"},
+		{"a bool that an interface of another package has", "internal/pool/a.go", "package pool\n// T is a T.\ntype T int\n// List lists; it implements storage.Storage.\nfunc (T) List(deep bool) {}\n"},
 		{"a door for tests", "internal/pool/export_test.go", "package pool\n"},
 		{"tests of a command", "internal/bench/main_test.go", "package main\n"},
 		{"a sleep in a bubble", "internal/pool/pool_test.go", "package pool_test\nimport \"time\"\nimport \"testing/synctest\"\nfunc f() { synctest.Test(nil, func() { time.Sleep(1) }) }\n"},
