@@ -127,7 +127,7 @@ for _, key in ipairs(keys) do
 end
 return #keys`)
 
-// Delete implements certmagic.Storage: the key and what is below it, at once.
+// Delete deletes a key and all keys below it, at once; it implements certmagic.Storage.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
@@ -136,7 +136,7 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 	return failure(ctx, "delete", key, err)
 }
 
-// Exists implements certmagic.Storage. A Redis that is away has nothing.
+// Exists reports whether a key exists; it implements certmagic.Storage. It returns false if Redis cannot be reached.
 func (s *Storage) Exists(ctx context.Context, key string) bool {
 	_, err := s.Stat(ctx, key)
 	return err == nil
@@ -164,7 +164,7 @@ func (s *Storage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, erro
 	return certmagic.KeyInfo{Key: key, Modified: time.UnixMicro(at), Size: size.Val(), IsTerminal: true}, err
 }
 
-// List implements certmagic.Storage. A recursive list names files only. Keys that come or go meanwhile may be missed.
+// List lists keys; it implements certmagic.Storage. A recursive list names files only. Keys that come or go meanwhile may be missed.
 func (s *Storage) List(ctx context.Context, dir string, recursive bool) ([]string, error) {
 	var keys []string
 	from, to := below(dir)
