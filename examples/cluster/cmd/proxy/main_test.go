@@ -95,11 +95,17 @@ func (p *process) at(t *testing.T, args ...string) *process {
 	return q
 }
 
+// free returns an address that stays free: no connection of this machine begins there.
+func free(t *testing.T) string {
+	t.Helper()
+	return strings.Replace(proxytest.Free(t), "127.0.0.1", "127.0.0.2", 1)
+}
+
 // join runs the command at free addresses, and waits until it listens.
 func join(t *testing.T, args ...string) *process {
 	t.Helper()
 	for range 5 { // another process may be faster to take a port
-		p := (&process{https: proxytest.Free(t), http: proxytest.Free(t), ready: proxytest.Free(t)}).at(t, args...)
+		p := (&process{https: free(t), http: free(t), ready: free(t)}).at(t, args...)
 		if p.listens(t) {
 			return p
 		}
