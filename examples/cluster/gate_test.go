@@ -56,7 +56,7 @@ func TestAGateOpensAndClosesBeforeTheServer(t *testing.T) {
 func TestAGateStaysClosedUntilStartHasSucceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
-		said := new(log)
+		said := new(logged)
 		g := &cluster.Gate{Logger: said.logger(), Start: func(context.Context) error {
 			switch calls.Add(1) {
 			case 1, 2:

@@ -22,19 +22,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A log is what a logger has written.
-type log struct {
+// A logged is what a logger has written.
+type logged struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (l *log) Write(p []byte) (int, error) {
+func (l *logged) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
 }
 
-func (l *log) String() string {
+func (l *logged) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
@@ -42,7 +42,7 @@ func (l *log) String() string {
 
 func count(text, part string) int { return strings.Count(text, part) }
 
-func (l *log) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // limiter returns a limiter for the Redis at url.
 func limiter(t *testing.T, url string, o cluster.LimiterOptions) *cluster.Limiter {
@@ -181,7 +181,7 @@ func TestWithoutRedisEachProcessCountsAndNobodyWaits(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, said := redistest.Start(t), new(log)
+			s, said := redistest.Start(t), new(logged)
 			const timeout = 100 * time.Millisecond
 			l := limiter(t, s.URL, cluster.LimiterOptions{Rate: 0.01, Burst: 20, Timeout: timeout, Logger: said.logger()})
 			q, err := l.Allow(t.Context(), client)
@@ -233,7 +233,7 @@ func TestManyRequestsAtOnceDoNotAllWaitForARedisThatHangs(t *testing.T) {
 }
 
 func TestTheLimitGoesBackToRedisByItself(t *testing.T) {
-	s, said := redistest.Start(t), new(log)
+	s, said := redistest.Start(t), new(logged)
 	l := limiter(t, s.URL, cluster.LimiterOptions{Rate: 1000, Timeout: 200 * time.Millisecond, Logger: said.logger()})
 	s.Stop()
 	proxytest.Eventually(t, "the breaker opens", func() bool {
