@@ -52,7 +52,7 @@ const (
 )
 
 // Context returns a context for the Server: it is done Delay after ctx, or immediately after ctx if the proxy has not been
-// ready yet. Call it once, immediately before the Server serves.
+// ready yet. Call it once, immediately before the Server serves: a Gate that drains is never ready again.
 func (g *Gate) Context(ctx context.Context) context.Context {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	go g.run(ctx, stop)
@@ -63,13 +63,15 @@ func (g *Gate) Context(ctx context.Context) context.Context {
 func (g *Gate) run(ctx context.Context, stop context.CancelFunc) {
 	defer stop()
 	if !g.started(ctx) { // no load balancer has sent anything
-		g.set(gateDraining, "shutting down before it was ready")
+		g.drain("shutting down before it was ready")
 		return
 	}
-	g.set(gateReady, "ready: the load balancer may send requests")
+	if g.state.CompareAndSwap(gateStarting, gateReady) {
+		g.logger().Info("ready: the load balancer may send requests")
+	}
 	<-ctx.Done()
 	delay := g.delay()
-	g.set(gateDraining, "draining: listeners close after the delay", "delay", delay)
+	g.drain("draining: listeners close after the delay", "delay", delay)
 	if delay > 0 {
 		<-time.NewTimer(delay).C
 	}
@@ -116,8 +118,8 @@ func (g *Gate) start(ctx context.Context) (err error) {
 	return g.Start(ctx)
 }
 
-func (g *Gate) set(state int32, message string, args ...any) {
-	g.state.Store(state)
+func (g *Gate) drain(message string, args ...any) {
+	g.state.Store(gateDraining)
 	g.logger().Info(message, args...)
 }
 

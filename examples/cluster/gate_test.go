@@ -48,6 +48,12 @@ func TestAGateOpensAndClosesBeforeTheServer(t *testing.T) {
 				<-serve.Done()
 				assert.Equal(t, c.want, time.Since(began))
 				assert.Equal(t, draining, state(g))
+				again, cancel := context.WithCancel(t.Context())
+				serve = g.Context(again)
+				synctest.Wait()
+				assert.Equal(t, draining, state(g), "it is never ready again")
+				cancel()
+				<-serve.Done()
 			})
 		})
 	}

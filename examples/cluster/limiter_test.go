@@ -69,6 +69,7 @@ func ask(t *testing.T, addr string) *http.Response {
 var client = netip.MustParseAddr("192.0.2.1") // Read-only.
 
 func TestTwoProxiesShareOneLimit(t *testing.T) {
+	t.Parallel()
 	url := redistest.Start(t).URL
 	o := cluster.LimiterOptions{Rate: 10}
 	proxies := []string{limited(t, limiter(t, url, o)), limited(t, limiter(t, url, o))}
@@ -118,6 +119,7 @@ func TestABucketFillsAtItsRate(t *testing.T) {
 }
 
 func TestEachClientKeyAndLimiterHasABucketOfItsOwn(t *testing.T) {
+	t.Parallel()
 	url := redistest.Start(t).URL
 	one, two := limiter(t, url, cluster.LimiterOptions{Rate: 0.01}), limiter(t, url, cluster.LimiterOptions{Name: "two", Rate: 0.01})
 	other := limiter(t, url, cluster.LimiterOptions{Prefix: "other", Rate: 0.01})
@@ -136,6 +138,7 @@ func TestEachClientKeyAndLimiterHasABucketOfItsOwn(t *testing.T) {
 
 // What another rate, or a clock that was set back, has left behind keeps nobody out for longer than an empty bucket does.
 func TestABucketThatIsFullInAYearCountsAsEmpty(t *testing.T) {
+	t.Parallel()
 	url := redistest.Start(t).URL
 	l := limiter(t, url, cluster.LimiterOptions{Rate: 10, Burst: 2})
 	require.NoError(t, connect(t, url).Set(t.Context(), l.BucketKey(client.String()), time.Now().AddDate(1, 0, 0).UnixMicro(), 0).Err())
@@ -172,6 +175,7 @@ func TestBadLimiterOptionsAreExplained(t *testing.T) {
 
 // A Redis that hangs, is gone or refuses commands costs a few requests a moment, and the limit is kept all the same.
 func TestWithoutRedisEachProcessCountsAndNobodyWaits(t *testing.T) {
+	t.Parallel()
 	for name, harm := range map[string]func(*redistest.Server){
 		"stopped": (*redistest.Server).Stop,
 		"killed":  (*redistest.Server).Kill,
@@ -212,6 +216,7 @@ func TestWithoutRedisEachProcessCountsAndNobodyWaits(t *testing.T) {
 }
 
 func TestManyRequestsAtOnceDoNotAllWaitForARedisThatHangs(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	l := limiter(t, s.URL, cluster.LimiterOptions{Rate: 1000, Timeout: 500 * time.Millisecond})
 	_, err := l.Allow(t.Context(), client)
@@ -233,6 +238,7 @@ func TestManyRequestsAtOnceDoNotAllWaitForARedisThatHangs(t *testing.T) {
 }
 
 func TestTheLimitGoesBackToRedisByItself(t *testing.T) {
+	t.Parallel()
 	s, said := redistest.Start(t), new(logged)
 	l := limiter(t, s.URL, cluster.LimiterOptions{Rate: 1000, Timeout: 200 * time.Millisecond, Logger: said.logger()})
 	s.Stop()
@@ -255,6 +261,7 @@ func TestTheLimitGoesBackToRedisByItself(t *testing.T) {
 
 // A client that leaves while its request waits says nothing about Redis.
 func TestRequestsThatEndDoNotOpenTheBreaker(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	l := limiter(t, s.URL, cluster.LimiterOptions{Rate: 1000})
 	ctx, cancel := context.WithCancel(t.Context())

@@ -92,6 +92,7 @@ func TestALostLockIsNotFreedForTheOneWhoHasIt(t *testing.T) {
 }
 
 func TestAReplyThatIsLostDoesNotLockItsSenderOut(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := open(t, server.URL)
 	for range 2 {
@@ -139,6 +140,7 @@ func TestOneWaiterOfAProcessAsksRedis(t *testing.T) {
 }
 
 func TestAnUnlockThatFailsLetsOthersTry(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := open(t, server.URL)
 	require.NoError(t, s.Lock(t.Context(), "name"))
@@ -149,6 +151,7 @@ func TestAnUnlockThatFailsLetsOthersTry(t *testing.T) {
 }
 
 func TestCloseFreesWhatIsHeld(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	s := open(t, server.URL)
 	for _, name := range []string{"one", "two"} {

@@ -81,6 +81,7 @@ var hosts = []string{"a.localhost", "b.localhost", "c.localhost", "d.localhost",
 
 // certificates.md, 17: instances share certificates and locks through Storage, and place one order.
 func TestTwoRoutersHaveOneCertificate(t *testing.T) {
+	t.Parallel()
 	url := redistest.Start(t).URL
 	one, two := start(t, url, hosts...), start(t, url, hosts...)
 	var wg sync.WaitGroup
@@ -109,6 +110,7 @@ func TestTwoRoutersHaveOneCertificate(t *testing.T) {
 
 // certificates.md, 17: processes solve each other's challenges.
 func TestAChallengeOfAnyProcessIsAnsweredByAll(t *testing.T) {
+	t.Parallel()
 	const token, answer = "token-of-22-characters-", "token-of-22-characters-.thumbprint"
 	server := redistest.Start(t)
 	ca := "https://" + proxytest.Refused(t) + "/directory"
@@ -152,6 +154,7 @@ func TestARouterWaitsForTheLockOfAnother(t *testing.T) {
 }
 
 func TestCertificatesInMemoryOutliveRedis(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	n := start(t, server.URL, "app.localhost")
 	before := n.leaf(t, "app.localhost")

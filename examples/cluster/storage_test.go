@@ -26,6 +26,7 @@ func TestRedisIsACertmagicStorage(t *testing.T) {
 }
 
 func TestStatKnowsSizeAndTime(t *testing.T) {
+	t.Parallel()
 	s := open(t, redistest.Start(t).URL)
 	require.NoError(t, s.Store(t.Context(), "a/b", []byte("12345")))
 	first, err := s.Stat(t.Context(), "a/b")
@@ -40,6 +41,7 @@ func TestStatKnowsSizeAndTime(t *testing.T) {
 }
 
 func TestAListHasAllPages(t *testing.T) {
+	t.Parallel()
 	s := open(t, redistest.Start(t).URL)
 	for _, n := range []int{cluster.PageSize - 1, cluster.PageSize, cluster.PageSize + 1, 2*cluster.PageSize + 1} {
 		dir := fmt.Sprint("d", n)
@@ -55,6 +57,7 @@ func TestAListHasAllPages(t *testing.T) {
 }
 
 func TestAFileMayAlsoBeADirectory(t *testing.T) {
+	t.Parallel()
 	s := open(t, redistest.Start(t).URL)
 	for _, key := range []string{"d/a", "d/a-b", "d/a/x"} {
 		require.NoError(t, s.Store(t.Context(), key, []byte(key)))
@@ -68,6 +71,7 @@ func TestAFileMayAlsoBeADirectory(t *testing.T) {
 }
 
 func TestNothingIsLeftOfWhatIsDeleted(t *testing.T) {
+	t.Parallel()
 	s := open(t, redistest.Start(t).URL)
 	for _, key := range []string{"d/x/1", "d/x/2", "d/y"} {
 		require.NoError(t, s.Store(t.Context(), key, []byte("value")))
@@ -99,6 +103,7 @@ func silent(t *testing.T) string {
 }
 
 func TestARedisThatIsSilentCostsNoMoreThanTheDeadline(t *testing.T) {
+	t.Parallel()
 	s := open(t, silent(t))
 	for name, op := range operations(s) {
 		t.Run(name, func(t *testing.T) {
@@ -128,6 +133,7 @@ func TestARedisThatIsSilentCostsNoMoreThanTheLimit(t *testing.T) {
 }
 
 func TestARedisThatIsAwayIsAnErrorAndNotAMissingKey(t *testing.T) {
+	t.Parallel()
 	s := open(t, "redis://"+proxytest.Refused(t))
 	for name, op := range operations(s) {
 		t.Run(name, func(t *testing.T) {

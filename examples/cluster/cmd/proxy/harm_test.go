@@ -17,7 +17,7 @@ import (
 // Redis hangs, loses everything, and is killed, while two processes count each request there. No request fails, and few wait.
 func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 	redis, backend := redistest.Start(t), proxytest.NewServer(t, echo)
-	args := []string{"-redis", redis.URL, "-tickets", "-rate", "1000000", "-delay", "-1ns", host + "=" + backend.Addr()}
+	args := []string{"-redis", redis.URL, "-tickets", "-rate", "1000000", "-delay", "0", host + "=" + backend.Addr()}
 	one, two := join(t, args...), join(t, args...)
 	pool := roots(t, storage(t, redis.URL))
 	leaf, _ := one.leaf(t, anyone())
@@ -56,7 +56,7 @@ func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 	redis.Kill()
 	more()
 	for _, l := range loads {
-		l.end(t)
+		l.end(t, stills.Total())
 	}
 	t.Logf("%d of %d requests took more than 50 ms", slow.Load(), total(loads))
 	assert.LessOrEqual(t, slow.Load(), int64(36), "three times all that ask at once")
@@ -76,7 +76,7 @@ func TestWhatRedisHasLostIsWrittenBack(t *testing.T) {
 		t.Skip("takes minutes: -long")
 	}
 	redis, backend := redistest.Start(t), proxytest.NewServer(t, echo)
-	args := []string{"-redis", redis.URL, "-delay", "-1ns", host + "=" + backend.Addr()}
+	args := []string{"-redis", redis.URL, "-delay", "0", host + "=" + backend.Addr()}
 	one := join(t, args...)
 	leaf, _ := one.leaf(t, anyone())
 	redis.CLI(t, "flushall")

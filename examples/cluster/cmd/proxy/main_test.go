@@ -193,7 +193,7 @@ func TestProcessesShareCertificatesAndTicketsAndOutliveEachOther(t *testing.T) {
 		"through a directory": {"-dir", dir},
 	} {
 		t.Run(about, func(t *testing.T) {
-			args := append(shared, "-tickets", "-delay", "-1ns", host+"="+backend.Addr())
+			args := append(shared, "-tickets", "-delay", "0", host+"="+backend.Addr())
 			first, second := join(t, args...), join(t, args...)
 			sessions := anyone()
 			sessions.ClientSessionCache = tls.NewLRUClientSessionCache(1)
@@ -224,7 +224,7 @@ func TestProcessesShareCertificatesAndTicketsAndOutliveEachOther(t *testing.T) {
 func TestAProcessStartsWithoutRedisAndIsReadyWhenItComes(t *testing.T) {
 	s, backend := redistest.Start(t), proxytest.NewServer(t, nil)
 	s.Stop()
-	p := join(t, "-redis", s.URL, "-delay", "-1ns", host+"="+backend.Addr())
+	p := join(t, "-redis", s.URL, "-delay", "0", host+"="+backend.Addr())
 	assert.Equal(t, "starting", p.state())
 	assert.Contains(t, p.said(), "redis at "+s.Addr+" does not answer")
 	s.Continue()
@@ -265,6 +265,7 @@ func TestBadArgumentsAreExplained(t *testing.T) {
 		"-trusted 10.0.0.0/8,10 a.test=b:1":   {`"10": want an address with the length of its prefix`},
 		"-burst 3 -trust main.go":             {"no routes", "-burst needs -rate", "-trust needs -ca", "no certificate"},
 		"-delay soon a.test=b:1":              {"-delay"},
+		"-delay -1s a.test=b:1":               {"-delay -1s is negative"},
 	} {
 		_, err := parse(strings.Fields(args), "")
 		for _, want := range wants {
@@ -275,7 +276,7 @@ func TestBadArgumentsAreExplained(t *testing.T) {
 		"-redis http://localhost a.test=b:1":          `scheme "http": want redis://`,
 		"-dir " + t.TempDir() + " a..b=localhost:1":   "a..b",
 		"-rate -1 -redis redis://localhost:1 a.t=b:1": "LimiterOptions.Rate -1",
-		"-redis redis://localhost:1 -delay -1ns -addr 127.0.0.1:99999 -http 127.0.0.1:0 -ready 127.0.0.1:0 a.test=b:1": "99999",
+		"-redis redis://localhost:1 -delay 0 -addr 127.0.0.1:99999 -http 127.0.0.1:0 -ready 127.0.0.1:0 a.test=b:1": "99999",
 	} {
 		s, err := parse(strings.Fields(args), "")
 		require.NoError(t, err, args)

@@ -15,6 +15,9 @@ import (
 // run serves until ctx is done, and Gate.Delay longer.
 func (s *settings) run(ctx context.Context) error {
 	gate := &cluster.Gate{Delay: s.delay}
+	if s.delay == 0 {
+		gate.Delay = -1 // none, where zero means 10 s
+	}
 	r, err := s.router()
 	if err != nil {
 		return err

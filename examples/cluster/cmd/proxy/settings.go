@@ -49,8 +49,8 @@ func parse(args []string, redisURL string) (*settings, error) {
 	f.Func("proxy-protocol", "addresses of load balancers that begin connections with a header of the PROXY protocol: `prefixes`, separated by commas", list(&s.proxyProtocol))
 	f.Float64Var(&s.rate, "rate", 0, "requests per second that a client may make to all proxies together; 0 means no limit")
 	f.IntVar(&s.burst, "burst", 0, "requests that a client may make at once after a pause; 0 means -rate, rounded up")
-	f.DurationVar(&s.delay, "delay", 10*time.Second, "time from SIGTERM, when this proxy is no longer ready, to the end of its listeners; negative means none")
-	f.DurationVar(&s.drain, "drain", 30*time.Second, "limit of the shutdown after that; negative means none")
+	f.DurationVar(&s.delay, "delay", 10*time.Second, "time from SIGTERM, when this proxy is no longer ready, to the end of its listeners; 0 means none")
+	f.DurationVar(&s.drain, "drain", 30*time.Second, "limit of the shutdown after that; 0 means 30s, negative means none")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -105,6 +105,9 @@ func (s *settings) fits(redisURL string) error {
 	}
 	if s.burst != 0 && s.rate == 0 {
 		errs = append(errs, errors.New("-burst needs -rate"))
+	}
+	if s.delay < 0 {
+		errs = append(errs, fmt.Errorf("-delay %v is negative: want a duration, or 0 for none", s.delay))
 	}
 	if s.trust != "" && s.ca == "" {
 		errs = append(errs, errors.New("-trust needs -ca: it is for a CA of your own"))
