@@ -25,16 +25,17 @@ const (
 //
 // Until Context is called, the answer is 503. Fields must be set before.
 type Gate struct {
-	// Delay is the time from the end of the context, when the answer becomes 503, to
-	// the shutdown of the Server. All requests are served meanwhile. It should be longer than
+	// Delay is the time from the end of the context, when the answer becomes 503, to the
+	// shutdown of the Server. All requests are served meanwhile. It should be longer than
 	// the load balancer takes to notice: the interval of its checks times the number of
-	// failures that it waits for, and their timeout. Zero means 10 s; negative means no delay.
+	// failures that it waits for, and their timeout. Zero means 10 s; negative means none.
 	Delay time.Duration
 
 	// Start is called when Context is called. Until it has returned nil, the answer is
-	// 503. After an error, it is called again a second later. Use it to keep a proxy out of service
-	// that cannot have certificates yet; see [Storage.Check]. It is not called later: proxies that
-	// have certificates in memory serve without Redis. Nil means ready immediately.
+	// 503. After an error or a panic, it is called again a second later. Use it to keep a
+	// proxy out of service that cannot have certificates yet; see [Storage.Check]. It is
+	// not called once it has returned nil: proxies that have certificates in memory serve
+	// without Redis. Nil means ready immediately.
 	Start func(ctx context.Context) error
 
 	// Logger is told when the answer changes, and why Start fails. Nil means

@@ -134,7 +134,7 @@ func TestAHostMayBeAddedToOneMemberFirst(t *testing.T) {
 	command(t, "redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", t.TempDir())
 	members := make([]*member, 3)
 	for i := range members {
-		members[i] = &member{proxy: proxy{https: proxytest.Free(t)}, program: program, http: proxytest.Free(t), ready: proxytest.Free(t)}
+		members[i] = &member{proxy: proxy{https: stable(t)}, program: program, http: stable(t), ready: stable(t)}
 	}
 	https, plain, stats := haproxy(t, members)
 	ca := acmetest.New(t, acmetest.Options{TLSPort: portOf(t, https), HTTPPort: portOf(t, plain)})
@@ -168,6 +168,12 @@ func TestAHostMayBeAddedToOneMemberFirst(t *testing.T) {
 	assert.Equal(t, orders+1, ca.Seen("/order-plz"), "one order for the new host")
 	assert.Equal(t, serial, behind.leaf(t, first).SerialNumber)
 	assert.Equal(t, added, behind.leaf(t, second).SerialNumber.String())
+}
+
+// stable returns an address that stays free while nothing listens there: no connection of this machine begins there.
+func stable(t *testing.T) string {
+	t.Helper()
+	return strings.Replace(proxytest.Free(t), "127.0.0.1", "127.0.0.2", 1)
 }
 
 // direct waits for the certificate that one member serves, and returns its serial number. Members want the header of the PROXY
