@@ -6,7 +6,6 @@ replace github.com/hostproxy/hostproxy => ../..
 
 require (
 	github.com/caddyserver/certmagic v0.25.6
-	github.com/go-redis/redis_rate/v10 v10.0.1
 	github.com/hostproxy/hostproxy v0.0.0-00010101000000-000000000000
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/stretchr/testify v1.12.1

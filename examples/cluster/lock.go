@@ -1,11 +1,10 @@
-package main
+package cluster
 
 import (
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -14,8 +13,10 @@ import (
 )
 
 const (
-	lockTTL  = 10 * time.Second       // a lock ends so long after its holder
-	lockPoll = 200 * time.Millisecond // between two looks at a lock that another process holds
+	lockTTL      = 10 * time.Second       // see StorageOptions.LockTTL
+	minLockTTL   = 100 * time.Millisecond // below that, a slow reply ends a lock
+	commandLimit = 3 * time.Second        // see StorageOptions.Timeout
+	lockPoll     = 200 * time.Millisecond // between two looks at a lock that another process holds
 )
 
 // A lock is one that this process holds, or tries to get from the others.
@@ -26,12 +27,13 @@ type lock struct {
 	next        chan struct{} // closed when another may try
 
 	// While the lock is held:
-	stop    context.CancelFunc // ends its renewal; guarded by storage.mu
+	stop    context.CancelFunc // ends its renewal; guarded by Storage.mu
 	stopped chan struct{}      // closed when that has ended
 }
 
-// Lock implements certmagic.Locker. The lock is renewed until Unlock, whatever becomes of ctx.
-func (s *storage) Lock(ctx context.Context, name string) error {
+// Lock waits until the lock is free and takes it; it implements certmagic.Locker. The lock is renewed until Unlock, also
+// after the end of ctx.
+func (s *Storage) Lock(ctx context.Context, name string) error {
 	l, err := s.enter(ctx, name)
 	if err != nil {
 		return failure(ctx, "lock", name, err)
@@ -50,7 +52,7 @@ func (s *storage) Lock(ctx context.Context, name string) error {
 }
 
 // enter waits until nobody else in this process holds the lock or tries to get it.
-func (s *storage) enter(ctx context.Context, name string) (*lock, error) {
+func (s *Storage) enter(ctx context.Context, name string) (*lock, error) {
 	for {
 		s.mu.Lock()
 		other, busy := s.locks[name]
@@ -70,7 +72,7 @@ func (s *storage) enter(ctx context.Context, name string) (*lock, error) {
 }
 
 // leave lets the next one in. It may be called again.
-func (s *storage) leave(l *lock) {
+func (s *Storage) leave(l *lock) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.locks[l.name] == l {
@@ -80,7 +82,7 @@ func (s *storage) leave(l *lock) {
 }
 
 // acquire waits until no other process holds the lock. What a lost reply leaves behind in Redis ends by itself.
-func (s *storage) acquire(ctx context.Context, l *lock) error {
+func (s *Storage) acquire(ctx context.Context, l *lock) error {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
@@ -103,17 +105,17 @@ if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
-// take reports whether the lock is ours for the next ttl.
-func (s *storage) take(ctx context.Context, l *lock) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+// take reports whether the lock is ours for the next LockTTL.
+func (s *Storage) take(ctx context.Context, l *lock) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
-	return takeScript.Run(ctx, s.client, []string{lockPrefix + l.name}, l.token, s.ttl.Milliseconds()).Bool()
+	return takeScript.Run(ctx, s.client, []string{s.key(lockName + l.name)}, l.token, s.options.LockTTL.Milliseconds()).Bool()
 }
 
 // renew keeps the lock until ctx is done. It survives a Redis that is away, unless another process has taken it.
-func (s *storage) renew(ctx context.Context, l *lock) {
+func (s *Storage) renew(ctx context.Context, l *lock) {
 	defer close(l.stopped)
-	tick := time.NewTicker(s.ttl / 3)
+	tick := time.NewTicker(s.options.LockTTL / 3)
 	defer tick.Stop()
 	for {
 		select {
@@ -122,7 +124,7 @@ func (s *storage) renew(ctx context.Context, l *lock) {
 		case <-tick.C:
 		}
 		if ours, err := s.take(ctx, l); err == nil && !ours {
-			slog.Warn("lock lost to another process", "name", l.name)
+			s.logger().Warn("lock lost to another process", "name", l.name)
 			return
 		}
 	}
@@ -133,9 +135,9 @@ var freeScript = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
-// Unlock implements certmagic.Locker. It does nothing to a lock that this process does not hold. After an error, the
-// lock ends by itself.
-func (s *storage) Unlock(ctx context.Context, name string) error {
+// Unlock frees a lock; it implements certmagic.Locker. It does nothing to a lock that this process does not hold. After an
+// error, the lock ends after LockTTL.
+func (s *Storage) Unlock(ctx context.Context, name string) error {
 	s.mu.Lock()
 	l := s.locks[name]
 	held := l != nil && l.stop != nil
@@ -146,14 +148,14 @@ func (s *storage) Unlock(ctx context.Context, name string) error {
 	defer s.leave(l)
 	l.stop()
 	<-l.stopped // or a renewal under way could come after what follows
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
-	err := freeScript.Run(ctx, s.client, []string{lockPrefix + name}, l.token).Err()
+	err := freeScript.Run(ctx, s.client, []string{s.key(lockName + name)}, l.token).Err()
 	return failure(ctx, "unlock", name, err)
 }
 
 // unlockAll frees the locks that are held, for the end.
-func (s *storage) unlockAll() error {
+func (s *Storage) unlockAll() error {
 	s.mu.Lock()
 	names := slices.Sorted(maps.Keys(s.locks))
 	s.mu.Unlock()

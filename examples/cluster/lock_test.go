@@ -1,4 +1,4 @@
-package main
+package cluster_test
 
 import (
 	"context"
@@ -10,15 +10,19 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hostproxy/hostproxy/examples/cluster"
+	"github.com/hostproxy/hostproxy/examples/cluster/internal/redistest"
+	"github.com/hostproxy/hostproxy/examples/storagetest"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
-	"github.com/hostproxy/hostproxy/internal/storagetest"
 )
 
-// certificates.md, 17: after kill -9 the lock is taken over in about 10 s.
+// With the LockTTL of production it takes five times as long.
 func TestALockOfAKilledProcessIsTakenOver(t *testing.T) {
-	storagetest.RunKilled(t, lockTTL+2*lockPoll,
-		func(t *testing.T) string { return startRedis(t).url },
-		func(t *testing.T, url string) certmagic.Storage { return open(t, url) })
+	t.Parallel()
+	const ttl = cluster.LockTTL / 5
+	storagetest.RunKilled(t, ttl+2*cluster.LockPoll,
+		func(t *testing.T) string { return redistest.Start(t).URL },
+		func(t *testing.T, url string) certmagic.Storage { return hasty(t, url, ttl) })
 }
 
 // shortTTL is that of a lock whose end a test waits for.
@@ -26,7 +30,7 @@ const shortTTL = 300 * time.Millisecond
 
 // held checks that the lock that take takes for a is not to be had for b within d. It does so again where a was stopped for so
 // long that its lock may have ended.
-func held(t *testing.T, a, b *storage, d time.Duration, take func()) {
+func held(t *testing.T, a, b *cluster.Storage, d time.Duration, take func()) {
 	t.Helper()
 	stills := proxytest.WatchStandstills(t)
 	for {
@@ -42,8 +46,9 @@ func held(t *testing.T, a, b *storage, d time.Duration, take func()) {
 }
 
 func TestALockIsHeldForLongerThanItsTTL(t *testing.T) {
-	redis := startRedis(t)
-	a, b := hasty(t, redis.url, shortTTL), open(t, redis.url)
+	t.Parallel()
+	server := redistest.Start(t)
+	a, b := hasty(t, server.URL, shortTTL), open(t, server.URL)
 	held(t, a, b, 5*shortTTL, func() { require.NoError(t, a.Lock(t.Context(), "name")) })
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 	require.NoError(t, b.Lock(within(t, proxytest.Patience), "name"))
@@ -51,8 +56,9 @@ func TestALockIsHeldForLongerThanItsTTL(t *testing.T) {
 }
 
 func TestALockOutlivesTheContextItWasTakenWith(t *testing.T) {
-	redis := startRedis(t)
-	a, b := hasty(t, redis.url, shortTTL), open(t, redis.url)
+	t.Parallel()
+	server := redistest.Start(t)
+	a, b := hasty(t, server.URL, shortTTL), open(t, server.URL)
 	held(t, a, b, 3*shortTTL, func() {
 		ctx, cancel := context.WithCancel(t.Context())
 		require.NoError(t, a.Lock(ctx, "name"))
@@ -62,90 +68,95 @@ func TestALockOutlivesTheContextItWasTakenWith(t *testing.T) {
 }
 
 func TestALockIsRenewedWhenRedisHasForgottenIt(t *testing.T) {
-	redis := startRedis(t)
-	a, b := hasty(t, redis.url, shortTTL), open(t, redis.url)
+	t.Parallel()
+	server := redistest.Start(t)
+	a, b := hasty(t, server.URL, shortTTL), open(t, server.URL)
 	held(t, a, b, 3*shortTTL, func() {
 		require.NoError(t, a.Lock(t.Context(), "name"))
-		require.NoError(t, redis.client.FlushAll(t.Context()).Err())
-		proxytest.Eventually(t, "the lock", func() bool { return redis.client.Exists(t.Context(), lockPrefix+"name").Val() == 1 })
+		require.NoError(t, connect(t, server.URL).FlushAll(t.Context()).Err())
+		proxytest.Eventually(t, "the lock", func() bool { return connect(t, server.URL).Exists(t.Context(), a.LockKey("name")).Val() == 1 })
 	})
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 }
 
 // Its holder was stopped for too long, and another process has it now.
 func TestALostLockIsNotFreedForTheOneWhoHasIt(t *testing.T) {
-	redis := startRedis(t)
-	s := hasty(t, redis.url, shortTTL)
+	t.Parallel()
+	server := redistest.Start(t)
+	s := hasty(t, server.URL, shortTTL)
 	require.NoError(t, s.Lock(t.Context(), "name"))
-	require.NoError(t, redis.client.Set(t.Context(), lockPrefix+"name", "another", 0).Err())
-	<-s.locks["name"].stopped // it gives up by itself
+	require.NoError(t, connect(t, server.URL).Set(t.Context(), s.LockKey("name"), "another", 0).Err())
+	<-s.Lost("name") // it gives up by itself
 	require.NoError(t, s.Unlock(t.Context(), "name"))
-	assert.Equal(t, "another", redis.client.Get(t.Context(), lockPrefix+"name").Val())
+	assert.Equal(t, "another", connect(t, server.URL).Get(t.Context(), s.LockKey("name")).Val())
 }
 
 func TestAReplyThatIsLostDoesNotLockItsSenderOut(t *testing.T) {
-	redis := startRedis(t)
-	s := open(t, redis.url)
-	l := &lock{name: "name", token: "ours"}
+	t.Parallel()
+	server := redistest.Start(t)
+	s := open(t, server.URL)
 	for range 2 {
-		ours, err := s.take(t.Context(), l)
+		ours, err := s.Take(t.Context(), "name", "ours")
 		require.NoError(t, err)
 		assert.True(t, ours)
 	}
-	ours, err := s.take(t.Context(), &lock{name: "name", token: "theirs"})
+	ours, err := s.Take(t.Context(), "name", "theirs")
 	require.NoError(t, err)
 	assert.False(t, ours)
-	assert.Equal(t, "ours", redis.client.Get(t.Context(), lockPrefix+"name").Val())
+	assert.Equal(t, "ours", connect(t, server.URL).Get(t.Context(), s.LockKey("name")).Val())
 }
 
 func TestUnlockFreesOnlyWhatIsHeld(t *testing.T) {
-	redis := startRedis(t)
-	a, b := open(t, redis.url), open(t, redis.url)
+	t.Parallel()
+	server := redistest.Start(t)
+	a, b := open(t, server.URL), open(t, server.URL)
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 	require.NoError(t, a.Lock(t.Context(), "name"))
 	require.NoError(t, b.Unlock(t.Context(), "name"))
-	require.ErrorIs(t, b.Lock(within(t, lockPoll), "name"), context.DeadlineExceeded)
+	require.ErrorIs(t, b.Lock(within(t, cluster.LockPoll), "name"), context.DeadlineExceeded)
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 	require.NoError(t, a.Unlock(t.Context(), "name"))
-	require.NoError(t, b.Lock(within(t, lockTTL/2), "name"), "it has not ended by itself")
+	require.NoError(t, b.Lock(within(t, cluster.LockTTL/2), "name"), "it has not ended by itself")
 	require.NoError(t, b.Unlock(t.Context(), "name"))
 }
 
 func TestOneWaiterOfAProcessAsksRedis(t *testing.T) {
-	redis := startRedis(t)
-	s := open(t, redis.url)
-	require.NoError(t, redis.client.Set(t.Context(), lockPrefix+"name", "another", 0).Err())
+	t.Parallel()
+	server := redistest.Start(t)
+	s := open(t, server.URL)
+	require.NoError(t, connect(t, server.URL).Set(t.Context(), s.LockKey("name"), "another", 0).Err())
 	left := make(chan error)
 	for range 50 {
-		go func() { left <- s.Lock(within(t, 3*lockPoll), "name") }()
+		go func() { left <- s.Lock(within(t, 3*cluster.LockPoll), "name") }()
 	}
-	require.NoError(t, redis.client.ConfigResetStat(t.Context()).Err())
+	require.NoError(t, connect(t, server.URL).ConfigResetStat(t.Context()).Err())
 	for range 50 {
 		require.ErrorIs(t, <-left, context.DeadlineExceeded)
 	}
-	stats, err := redis.client.InfoMap(t.Context(), "commandstats").Result()
+	stats, err := connect(t, server.URL).InfoMap(t.Context(), "commandstats").Result()
 	require.NoError(t, err)
 	assert.Regexp(t, `^calls=[1-9],`, stats["Commandstats"]["cmdstat_evalsha"])
-	assert.Empty(t, s.locks)
+	assert.Zero(t, s.Locks())
 }
 
 func TestAnUnlockThatFailsLetsOthersTry(t *testing.T) {
-	redis := startRedis(t)
-	s := open(t, redis.url)
+	t.Parallel()
+	server := redistest.Start(t)
+	s := open(t, server.URL)
 	require.NoError(t, s.Lock(t.Context(), "name"))
-	redis.stop()
+	server.Kill()
 	require.ErrorContains(t, s.Unlock(t.Context(), "name"), `unlock "name"`)
 	require.ErrorContains(t, s.Lock(t.Context(), "name"), "connection refused") // it does not wait for itself
 	require.NoError(t, s.Unlock(t.Context(), "name"))
 }
 
 func TestCloseFreesWhatIsHeld(t *testing.T) {
-	redis := startRedis(t)
-	s, err := openStorage(redis.url)
-	require.NoError(t, err)
+	t.Parallel()
+	server := redistest.Start(t)
+	s := open(t, server.URL)
 	for _, name := range []string{"one", "two"} {
 		require.NoError(t, s.Lock(t.Context(), name))
 	}
 	require.NoError(t, s.Close())
-	assert.Zero(t, redis.client.DBSize(t.Context()).Val())
+	assert.Zero(t, connect(t, server.URL).DBSize(t.Context()).Val())
 }

@@ -1,11 +1,10 @@
-package main
+package cluster_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,17 +13,21 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hostproxy/hostproxy/examples/cluster"
+	"github.com/hostproxy/hostproxy/examples/cluster/internal/redistest"
+	"github.com/hostproxy/hostproxy/examples/storagetest"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
-	"github.com/hostproxy/hostproxy/internal/storagetest"
 )
 
 func TestRedisIsACertmagicStorage(t *testing.T) {
-	url := startRedis(t).url
+	t.Parallel()
+	url := redistest.Start(t).URL
 	storagetest.Run(t, func(t *testing.T) certmagic.Storage { return open(t, url) })
 }
 
 func TestStatKnowsSizeAndTime(t *testing.T) {
-	s := open(t, startRedis(t).url)
+	t.Parallel()
+	s := open(t, redistest.Start(t).URL)
 	require.NoError(t, s.Store(t.Context(), "a/b", []byte("12345")))
 	first, err := s.Stat(t.Context(), "a/b")
 	require.NoError(t, err)
@@ -38,8 +41,9 @@ func TestStatKnowsSizeAndTime(t *testing.T) {
 }
 
 func TestAListHasAllPages(t *testing.T) {
-	s := open(t, startRedis(t).url)
-	for _, n := range []int{pageSize - 1, pageSize, pageSize + 1, 2*pageSize + 1} {
+	t.Parallel()
+	s := open(t, redistest.Start(t).URL)
+	for _, n := range []int{cluster.PageSize - 1, cluster.PageSize, cluster.PageSize + 1, 2*cluster.PageSize + 1} {
 		dir := fmt.Sprint("d", n)
 		for i := range n {
 			require.NoError(t, s.Store(t.Context(), fmt.Sprintf("%s/%d/file", dir, i), nil))
@@ -53,7 +57,8 @@ func TestAListHasAllPages(t *testing.T) {
 }
 
 func TestAFileMayAlsoBeADirectory(t *testing.T) {
-	s := open(t, startRedis(t).url)
+	t.Parallel()
+	s := open(t, redistest.Start(t).URL)
 	for _, key := range []string{"d/a", "d/a-b", "d/a/x"} {
 		require.NoError(t, s.Store(t.Context(), key, []byte(key)))
 	}
@@ -66,21 +71,21 @@ func TestAFileMayAlsoBeADirectory(t *testing.T) {
 }
 
 func TestNothingIsLeftOfWhatIsDeleted(t *testing.T) {
-	redis := startRedis(t)
-	s := open(t, redis.url)
+	t.Parallel()
+	s := open(t, redistest.Start(t).URL)
 	for _, key := range []string{"d/x/1", "d/x/2", "d/y"} {
 		require.NoError(t, s.Store(t.Context(), key, []byte("value")))
 	}
 	require.NoError(t, s.Lock(t.Context(), "name"))
 	require.NoError(t, s.Unlock(t.Context(), "name"))
 	require.NoError(t, s.Delete(t.Context(), "d"))
-	keys, err := redis.client.Keys(t.Context(), "*").Result()
+	keys, err := s.Client().Keys(t.Context(), "*").Result()
 	require.NoError(t, err)
 	assert.Empty(t, keys)
 }
 
 // operations is every one that asks Redis, but for Unlock, which asks only for a lock that is held.
-func operations(s *storage) map[string]func(context.Context) error {
+func operations(s *cluster.Storage) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"store":  func(ctx context.Context) error { return s.Store(ctx, "key", nil) },
 		"load":   func(ctx context.Context) error { _, err := s.Load(ctx, "key"); return err },
@@ -98,6 +103,7 @@ func silent(t *testing.T) string {
 }
 
 func TestARedisThatIsSilentCostsNoMoreThanTheDeadline(t *testing.T) {
+	t.Parallel()
 	s := open(t, silent(t))
 	for name, op := range operations(s) {
 		t.Run(name, func(t *testing.T) {
@@ -112,20 +118,22 @@ func TestARedisThatIsSilentCostsNoMoreThanTheDeadline(t *testing.T) {
 }
 
 func TestARedisThatIsSilentCostsNoMoreThanTheLimit(t *testing.T) {
+	t.Parallel()
 	stills, begin := proxytest.WatchStandstills(t), time.Now()
 	var wg sync.WaitGroup
 	for name, op := range operations(open(t, silent(t))) {
 		wg.Go(func() {
 			assert.ErrorIs(t, op(t.Context()), context.DeadlineExceeded, name)
 			took := time.Since(begin)
-			assert.GreaterOrEqual(t, took, commandLimit-time.Second, name)
-			assert.LessOrEqual(t, took-stills.Total(), commandLimit+time.Second, name)
+			assert.GreaterOrEqual(t, took, cluster.CommandLimit-time.Second, name)
+			assert.LessOrEqual(t, took-stills.Total(), cluster.CommandLimit+time.Second, name)
 		})
 	}
 	wg.Wait()
 }
 
 func TestARedisThatIsAwayIsAnErrorAndNotAMissingKey(t *testing.T) {
+	t.Parallel()
 	s := open(t, "redis://"+proxytest.Refused(t))
 	for name, op := range operations(s) {
 		t.Run(name, func(t *testing.T) {
@@ -133,13 +141,5 @@ func TestARedisThatIsAwayIsAnErrorAndNotAMissingKey(t *testing.T) {
 			require.ErrorContains(t, err, "connection refused")
 			assert.False(t, errors.Is(err, fs.ErrNotExist))
 		})
-	}
-}
-
-func TestABadURLIsRefusedAtStart(t *testing.T) {
-	for _, url := range []string{"", "localhost:6379", "http://localhost", "redis://localhost/zero"} {
-		_, err := openStorage(url)
-		require.Error(t, err, url)
-		assert.True(t, strings.HasPrefix(err.Error(), "redis: "), err)
 	}
 }

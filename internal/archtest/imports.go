@@ -24,7 +24,7 @@ var levels = map[string]int{
 }
 
 // kit lists the packages that only tests may import. Read-only.
-var kit = []string{"internal/proxytest", "internal/archtest", "internal/storagetest"}
+var kit = []string{"internal/proxytest", "internal/archtest", "examples/storagetest"}
 
 // rootNames lists what may be visible at the top. Read-only.
 var rootNames = []string{
@@ -44,7 +44,7 @@ var direct = []string{
 // owners lists the foreign packages that only some places may name: a directory, or a file at the top. Read-only.
 var owners = map[string][]string{
 	// storagetest is a check of certmagic's own Storage interface, for tests.
-	"github.com/caddyserver/certmagic": {"internal/certs", "internal/storagetest", "tls.go"},
+	"github.com/caddyserver/certmagic": {"internal/certs", "examples/storagetest", "tls.go"},
 	"github.com/mholt/acmez":           {"internal/certs", "tls.go"},
 	"go.uber.org/zap":                  {"internal/certs"},
 	"golang.org/x/crypto/bcrypt":       {"internal/basicauth"},

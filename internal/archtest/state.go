@@ -216,9 +216,13 @@ func (c *checker) selectors(f *file, importPath string, found func(*ast.Selector
 	})
 }
 
+// implements matches the comment of a method whose signature an interface of another package has given. Read-only.
+var implements = regexp.MustCompile(`\bimplements [a-z]\w*\.[A-Z]`)
+
 func (c *checker) noBoolParameters() {
 	c.functions(func(f *file, d *ast.FuncDecl) {
-		if f.ast.Name.Name == "main" || !d.Name.IsExported() || !exportedReceiver(d) {
+		given := d.Recv != nil && implements.MatchString(d.Doc.Text())
+		if f.ast.Name.Name == "main" || !d.Name.IsExported() || !exportedReceiver(d) || given {
 			return
 		}
 		for _, p := range d.Type.Params.List {

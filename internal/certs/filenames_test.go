@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
-	"github.com/hostproxy/hostproxy/internal/storagetest"
+	"github.com/hostproxy/hostproxy/examples/storagetest"
 )
 
 // long returns a host of n bytes, the first label apart.

@@ -56,6 +56,7 @@ type conn struct {
 
 	mu     sync.Mutex // guards what follows
 	idling bool       // waits for a request
+	brief  bool       // the wait of idling ends by itself within quietAfter
 	woken  bool       // wake set a read deadline
 	leaves int64      // when the wait ends that hurry has limited, unix nanoseconds
 }

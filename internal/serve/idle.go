@@ -26,7 +26,8 @@ func (c *conn) startAfresh() bool {
 
 // beginIdle begins the wait for the next request; false means that the server
 // drains and no request is wanted any more. What TLS has read already is one that has
-// begun: it is looked for, without waiting.
+// begun: it is looked for, without waiting. A client that has sent its last request less
+// than quietAfter ago may be sending the next one: it is waited for, also in a drain.
 func (c *conn) beginIdle() bool {
 	wait := c.s.limit().IdleTimeout
 	switch {
@@ -35,7 +36,7 @@ func (c *conn) beginIdle() bool {
 	case c.quiet && wait > 0:
 		wait = max(wait-quietAfter, 1) // it may have become shorter
 	}
-	if c.s.retiring.Err() != nil {
+	if c.s.retiring.Err() != nil && c.s.draining.Err() == nil {
 		c.quiet = true // the wait is short and does not go on
 		if wait = c.s.IdleTimeout; wait <= 0 || wait > retiredIdle {
 			wait = retiredIdle
@@ -45,11 +46,14 @@ func (c *conn) beginIdle() bool {
 	c.readBy(wait)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idling = true
+	c.idling, c.brief = true, !c.quiet
 	if c.s.draining.Err() == nil {
 		if c.s.retiring.Err() != nil {
 			c.hurry()
 		}
+		return true
+	}
+	if c.brief { // see wake
 		return true
 	}
 	if c.woken = c.tls != nil; c.woken {
@@ -62,7 +66,7 @@ func (c *conn) beginIdle() bool {
 func (c *conn) endIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idling = false
+	c.idling, c.brief = false, false
 	if c.woken {
 		c.woken = false
 		c.readArmed = time.Time{}
@@ -87,7 +91,9 @@ func (c *conn) overdue() bool {
 }
 
 // wake ends the wait for a request when the server drains, and limits it when the server
-// retires.
+// retires. A wait that ends by itself within quietAfter goes on: closing the connection
+// would cross the request of a busy client, and a client does not send every request
+// again. The response to such a request says that it is the last.
 func (c *conn) wake() {
 	if h := c.two.Load(); h != nil {
 		h.drain()
@@ -98,6 +104,7 @@ func (c *conn) wake() {
 	case !c.idling:
 	case c.s.draining.Err() == nil:
 		c.hurry()
+	case c.brief:
 	default:
 		c.woken = true
 		c.interrupt()

@@ -1,4 +1,4 @@
-package main
+package cluster_test
 
 import (
 	"crypto/tls"
@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/cluster"
+	"github.com/hostproxy/hostproxy/examples/cluster/internal/redistest"
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
@@ -26,7 +28,7 @@ import (
 type node struct {
 	*hostproxy.Router
 	*proxytest.Running
-	storage *storage
+	storage *cluster.Storage
 }
 
 // start runs a proxy of the cluster in the Redis at url, with these hosts, each in front of a backend.
@@ -79,7 +81,8 @@ var hosts = []string{"a.localhost", "b.localhost", "c.localhost", "d.localhost",
 
 // certificates.md, 17: instances share certificates and locks through Storage, and place one order.
 func TestTwoRoutersHaveOneCertificate(t *testing.T) {
-	url := startRedis(t).url
+	t.Parallel()
+	url := redistest.Start(t).URL
 	one, two := start(t, url, hosts...), start(t, url, hosts...)
 	var wg sync.WaitGroup
 	for _, n := range []*node{one, two} {
@@ -107,15 +110,16 @@ func TestTwoRoutersHaveOneCertificate(t *testing.T) {
 
 // certificates.md, 17: processes solve each other's challenges.
 func TestAChallengeOfAnyProcessIsAnsweredByAll(t *testing.T) {
+	t.Parallel()
 	const token, answer = "token-of-22-characters-", "token-of-22-characters-.thumbprint"
-	redis := startRedis(t)
+	server := redistest.Start(t)
 	ca := "https://" + proxytest.Refused(t) + "/directory"
 	r := &hostproxy.Router{
-		TLS:    hostproxy.TLS{Storage: open(t, redis.url), CA: ca},
+		TLS:    hostproxy.TLS{Storage: open(t, server.URL), CA: ca},
 		Logger: slog.New(slog.DiscardHandler), // there is no such CA
 	}
 	r.Handle("app.example.com", http.NotFoundHandler())
-	server := proxytest.Start(t, &hostproxy.Server{Router: r})
+	proxy := proxytest.Start(t, &hostproxy.Server{Router: r})
 
 	// What certmagic in another process stores before it asks the CA to look.
 	key := path.Join("acme", certmagic.StorageKeys.Safe((&certmagic.ACMEIssuer{CA: ca}).IssuerKey()), "challenge_tokens", "app.example.com.json")
@@ -124,9 +128,9 @@ func TestAChallengeOfAnyProcessIsAnsweredByAll(t *testing.T) {
 		"identifier": map[string]string{"type": "dns", "value": "app.example.com"},
 	})
 	require.NoError(t, err)
-	require.NoError(t, open(t, redis.url).Store(t.Context(), key, challenge))
+	require.NoError(t, open(t, server.URL).Store(t.Context(), key, challenge))
 
-	p, err := proxytest.HTTPClient(t, server.Plain, nil, "h1").Get("http://app.example.com/.well-known/acme-challenge/" + token)
+	p, err := proxytest.HTTPClient(t, proxy.Plain, nil, "h1").Get("http://app.example.com/.well-known/acme-challenge/" + token)
 	require.NoError(t, err)
 	defer p.Body.Close()
 	body, err := io.ReadAll(p.Body)
@@ -137,11 +141,12 @@ func TestAChallengeOfAnyProcessIsAnsweredByAll(t *testing.T) {
 
 // A dead process has left its lock behind.
 func TestARouterWaitsForTheLockOfAnother(t *testing.T) {
+	t.Parallel()
 	const held = 3 * time.Second
-	redis := startRedis(t)
+	server := redistest.Start(t)
 	begin := time.Now()
-	require.NoError(t, redis.client.Set(t.Context(), lockPrefix+"issue_cert_app.localhost", "dead", held).Err())
-	n := start(t, redis.url, "app.localhost", "other.localhost")
+	require.NoError(t, connect(t, server.URL).Set(t.Context(), open(t, server.URL).LockKey("issue_cert_app.localhost"), "dead", held).Err())
+	n := start(t, server.URL, "app.localhost", "other.localhost")
 	n.leaf(t, "other.localhost")
 	require.Less(t, time.Since(begin), held, "one host delays another")
 	n.leaf(t, "app.localhost")
@@ -149,10 +154,11 @@ func TestARouterWaitsForTheLockOfAnother(t *testing.T) {
 }
 
 func TestCertificatesInMemoryOutliveRedis(t *testing.T) {
-	redis := startRedis(t)
-	n := start(t, redis.url, "app.localhost")
+	t.Parallel()
+	server := redistest.Start(t)
+	n := start(t, server.URL, "app.localhost")
 	before := n.leaf(t, "app.localhost")
-	redis.stop()
+	server.Kill()
 	n.Router.Handle("new.localhost", http.NotFoundHandler())
 	stills := proxytest.WatchStandstills(t)
 	for range 20 {

@@ -24,11 +24,13 @@ const (
 // locked is the line by which that process says that it does.
 const locked = "storagetest: locked"
 
-// RunKilled checks that a lock is held while its holder lives, and comes free within limit after the holder was killed.
+// RunKilled checks that a lock is held while the process that holds it lives, and that another process gets the lock
+// within limit after that process was killed.
 //
-// The holder is another process: the same test of the same test binary, which goes no further than its first call of
-// RunKilled and waits there for its end. start is called in this process only, and returns where the storage is; open
-// opens it, in both.
+// The process that holds the lock runs the same test of the same test binary. There, the first call of RunKilled takes
+// the lock and does not return. start is called in the first process only, and returns the address of the storage. open
+// opens the storage at that address, in both processes. A test that needs something before, such as a server, starts
+// it in start.
 func RunKilled(t *testing.T, limit time.Duration, start func(t *testing.T) (address string), open func(t *testing.T, address string) certmagic.Storage) {
 	t.Helper()
 	if name := os.Getenv(lockEnv); name != "" {

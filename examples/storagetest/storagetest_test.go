@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/hostproxy/hostproxy/internal/storagetest"
+	"github.com/hostproxy/hostproxy/examples/storagetest"
 )
 
 // There is no leak check: certmagic.FileStorage looks after a lock's file for up to 5 s after it was freed.

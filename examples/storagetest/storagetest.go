@@ -1,5 +1,17 @@
-// Package storagetest checks that a certmagic.Storage does what certmagic and this module rely on: what its interface
-// documents, and where that is silent, what certmagic.FileStorage does. It is imported by tests only.
+// Package storagetest checks a certmagic.Storage of yours: that it does what certmagic and hostproxy rely on. That is what
+// the interface documents and, where the interface is silent, what certmagic.FileStorage does. A test of yours imports it:
+//
+//	func TestStorage(t *testing.T) {
+//		dir := t.TempDir()
+//		storagetest.Run(t, func(*testing.T) certmagic.Storage { return &certmagic.FileStorage{Path: dir} })
+//	}
+//
+// It needs the standard library and certmagic. Its files:
+//
+//   - storagetest.go: Run, and what all checks use
+//   - values.go: the checks of values, keys and lists
+//   - locks.go: the checks of locks
+//   - killed.go: RunKilled, the check of the locks of a process that dies
 package storagetest
 
 import (
@@ -18,14 +30,13 @@ const (
 	patience = 15 * time.Second
 )
 
-// Run checks the storage that open opens, each property in a subtest. Those of locks, which mostly wait, run in
-// parallel.
+// Run checks the storage that open opens, each property in a subtest, in about three seconds.
 //
-// open is called twice for each and returns handles on one and the same storage, as two processes of a cluster have
-// them; what it opens it closes by Cleanup. The storage may hold other keys and locks: Run works below a directory with
-// a name of its own and deletes it.
+// open is called twice for each property. It returns handles on the same storage, as two processes would have them. It
+// may be called concurrently, since the checks of locks run in parallel. What it opens, it closes by t.Cleanup.
 //
-// What happens to the locks of a process that dies is for [RunKilled] to check.
+// The storage may hold other keys and locks: Run works in a directory of its own, whose name is random, and deletes it.
+// Locks of a process that dies are the subject of [RunKilled].
 func Run(t *testing.T, open func(t *testing.T) certmagic.Storage) {
 	t.Helper()
 	for _, c := range checks {

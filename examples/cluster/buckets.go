@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hostproxy/hostproxy"
+)
+
+// maxBuckets limits the buckets of one process, of about 100 bytes each.
+const maxBuckets = 1 << 16
+
+// buckets are token buckets in memory, for the time without Redis. What is kept of each is when it is full again.
+type buckets struct {
+	interval time.Duration // for one token
+	empty    time.Duration // for all tokens
+
+	mu   sync.Mutex
+	full map[string]time.Time
+}
+
+// newBuckets returns buckets that get a token every so many microseconds.
+func newBuckets(interval float64, burst int) *buckets {
+	one := time.Duration(interval * 1000)
+	return &buckets{interval: one, empty: one * time.Duration(burst), full: map[string]time.Time{}}
+}
+
+// take takes a token of the bucket for key.
+func (b *buckets) take(key string, now time.Time) hostproxy.Quota {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	full := b.full[key]
+	if full.Before(now) {
+		full = now
+	}
+	next := full.Add(b.interval)
+	if wait := next.Sub(now) - b.empty; wait > 0 {
+		return hostproxy.Quota{Retry: wait, Reset: full.Sub(now)}
+	}
+	if _, known := b.full[key]; !known && len(b.full) >= maxBuckets {
+		b.makeRoom(now)
+	}
+	b.full[key] = next
+	return hostproxy.Quota{OK: true, Remaining: int((b.empty - next.Sub(now)) / b.interval), Reset: next.Sub(now)}
+}
+
+// makeRoom drops full buckets among some, and any bucket if none of them is full. mu is held.
+func (b *buckets) makeRoom(now time.Time) {
+	const some = 100
+	seen, last := 0, ""
+	for key, full := range b.full {
+		if seen++; seen > some {
+			break
+		}
+		last = key
+		if !full.After(now) {
+			delete(b.full, key)
+		}
+	}
+	delete(b.full, last)
+}

@@ -1,0 +1,159 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	gateDelay = 10 * time.Second // see Gate.Delay
+	gatePause = time.Second      // between two calls of Gate.Start
+)
+
+// A Gate tells a load balancer whether a proxy is ready, and gives the load balancer time to notice when it is not any
+// more. It is an http.Handler for the load balancer's health check, which answers GET and HEAD with 200 "ready", or with
+// 503 "starting" or "draining". Serve it on a listener of its own, with [hostproxy.RoleInternal]:
+//
+//	gate := &cluster.Gate{Delay: 5 * time.Second}
+//	s.Listeners = append(s.Listeners, hostproxy.Listener{Addr: ":9000", Role: hostproxy.RoleInternal, Handler: gate})
+//	err := s.Serve(gate.Context(ctx), nil, nil)
+//
+// Until Context is called, the answer is 503. Fields must be set before.
+type Gate struct {
+	// Delay is the time from the end of the context, when the answer becomes 503, to the
+	// shutdown of the Server. All requests are served meanwhile. It should be longer than
+	// the load balancer takes to notice: the interval of its checks times the number of
+	// failures that it waits for, and their timeout. Zero means 10 s; negative means none.
+	Delay time.Duration
+
+	// Start is called when Context is called. Until it has returned nil, the answer is
+	// 503. After an error or a panic, it is called again a second later. Use it to keep a
+	// proxy out of service that cannot have certificates yet; see [Storage.Check]. It is
+	// not called once it has returned nil: proxies that have certificates in memory serve
+	// without Redis. Nil means ready immediately.
+	Start func(ctx context.Context) error
+
+	// Logger is told when the answer changes, and why Start fails. Nil means
+	// slog.Default().
+	Logger *slog.Logger
+
+	state atomic.Int32
+}
+
+// The states of a Gate.
+const (
+	gateStarting int32 = iota
+	gateReady
+	gateDraining
+)
+
+// Context returns a context for the Server: it is done Delay after ctx, or immediately after ctx if the proxy has not been
+// ready yet. Call it once, immediately before the Server serves: a Gate that drains is never ready again.
+func (g *Gate) Context(ctx context.Context) context.Context {
+	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
+	go g.run(ctx, stop)
+	return serve
+}
+
+// run moves the gate from one state to the next.
+func (g *Gate) run(ctx context.Context, stop context.CancelFunc) {
+	defer stop()
+	if !g.started(ctx) { // no load balancer has sent anything
+		g.drain("shutting down before it was ready")
+		return
+	}
+	if g.state.CompareAndSwap(gateStarting, gateReady) {
+		g.logger().Info("ready: the load balancer may send requests")
+	}
+	<-ctx.Done()
+	delay := g.delay()
+	g.drain("draining: listeners close after the delay", "delay", delay)
+	if delay > 0 {
+		<-time.NewTimer(delay).C
+	}
+}
+
+// started calls Start until it succeeds. It reports false at the end of ctx.
+func (g *Gate) started(ctx context.Context) bool {
+	if g.Start == nil {
+		return true
+	}
+	pause := time.NewTicker(gatePause)
+	defer pause.Stop()
+	said := ""
+	for {
+		result := make(chan error, 1) // Start may ignore ctx
+		go func() { result <- g.start(ctx) }()
+		select {
+		case <-ctx.Done():
+			return false
+		case err := <-result:
+			if err == nil {
+				return true
+			}
+			if text := err.Error(); text != said {
+				said = text
+				g.logger().Warn("not ready yet", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-pause.C:
+		}
+	}
+}
+
+// start calls Start, and turns a panic into an error.
+func (g *Gate) start(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("Gate.Start panics: %v", p)
+		}
+	}()
+	return g.Start(ctx)
+}
+
+func (g *Gate) drain(message string, args ...any) {
+	g.state.Store(gateDraining)
+	g.logger().Info(message, args...)
+}
+
+// ServeHTTP answers a health check of the load balancer.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if q.Method != http.MethodGet && q.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "want GET or HEAD", http.StatusMethodNotAllowed)
+		return
+	}
+	status, text := http.StatusServiceUnavailable, "starting\n"
+	switch g.state.Load() {
+	case gateReady:
+		status, text = http.StatusOK, "ready\n"
+	case gateDraining:
+		text = "draining\n"
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text)
+}
+
+func (g *Gate) delay() time.Duration {
+	if g.Delay == 0 {
+		return gateDelay
+	}
+	return max(g.Delay, 0)
+}
+
+func (g *Gate) logger() *slog.Logger {
+	if g.Logger != nil {
+		return g.Logger
+	}
+	return slog.Default()
+}
