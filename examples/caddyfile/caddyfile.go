@@ -30,6 +30,7 @@
 //   - plan.go: the plan, which both of these read
 //   - build.go: plan to Servers
 //   - gogen.go, golit.go: plan to a Go program
+//   - reload.go: another file for Servers that run
 package caddyfile
 
 import (

@@ -11,7 +11,7 @@ import (
 
 // program returns the text of a program that builds the same Servers.
 func (p *plan) program() []byte {
-	w := &printer{plan: p, uses: map[any]int{}, names: map[any]string{}, imports: map[string]bool{}, count: map[string]int{}}
+	w := newPrinter(p)
 	for _, s := range p.servers {
 		for _, r := range s.routes {
 			w.tally(r.handler)

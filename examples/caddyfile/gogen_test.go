@@ -16,12 +16,11 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// The programs of all samples become packages of one module, so that the compiler runs once. Each gets the
+// The programs of all samples become files of one package, so that the compiler runs once. Each gets the
 // questions of its sample, and must answer as the Servers of this process do.
 func TestProgramsBehaveLikeTheFilesTheyAreMadeFrom(t *testing.T) {
 	addresses := targets(t)
 	dir := t.TempDir()
-	var driver strings.Builder
 	var asked [][]question
 	var want [][]answer
 	var names []string
@@ -42,10 +41,10 @@ func TestProgramsBehaveLikeTheFilesTheyAreMadeFrom(t *testing.T) {
 		for _, srv := range servers {
 			t.Cleanup(func() { srv.Router.Close() })
 		}
-		writePackage(t, dir, len(names), c.Go())
+		writeProgram(t, dir, len(names), c.Go())
 		names, asked, want = append(names, s.name), append(asked, qs), append(want, as)
 	}
-	writeDriver(t, dir, len(names), &driver)
+	writeDriver(t, dir, len(names))
 	questions, err := json.Marshal(asked)
 	require.NoError(t, err)
 	var got [][]answer
@@ -75,29 +74,26 @@ func comparable(a answer) answer {
 	return a
 }
 
-// writePackage writes a program as a package that others can import.
-func writePackage(t *testing.T, dir string, i int, text []byte) {
-	sub := filepath.Join(dir, fmt.Sprintf("p%d", i))
-	require.NoError(t, os.Mkdir(sub, 0o755))
-	text = bytes.Replace(text, []byte("package main"), fmt.Appendf(nil, "package p%d", i), 1)
-	export := "return servers()"
+// writeProgram writes a program as one file of a package with all of them: its funcs get a number.
+func writeProgram(t *testing.T, dir string, i int, text []byte) {
+	renamed := strings.NewReplacer("func main()", fmt.Sprintf("func main%d()", i), "func router()", fmt.Sprintf("func router%d()", i),
+		"func servers()", fmt.Sprintf("func servers%d()", i), ", router())", fmt.Sprintf(", router%d())", i),
+		", servers()...)", fmt.Sprintf(", servers%d()...)", i)).Replace(string(text))
+	call := fmt.Sprintf("return servers%d()", i)
 	if bytes.Contains(text, []byte("func router()")) {
-		export = "return []*hostproxy.Server{{Router: router()}}"
+		call = fmt.Sprintf("return []*hostproxy.Server{{Router: router%d()}}", i)
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(sub, "main.go"), text, 0o600))
-	export = fmt.Sprintf("package p%d\n\nimport \"github.com/hostproxy/hostproxy\"\n\n// Servers is for the driver.\nfunc Servers() []*hostproxy.Server { %s }\n\nvar _ = main\n", i, export)
-	require.NoError(t, os.WriteFile(filepath.Join(sub, "export.go"), []byte(export), 0o600))
+	renamed += fmt.Sprintf("\nfunc all%d() []*hostproxy.Server { %s }\n\nvar _ = main%d\n", i, call, i)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("p%d.go", i)), []byte(renamed), 0o600))
 }
 
-// writeDriver writes the program that asks all packages.
-func writeDriver(t *testing.T, dir string, n int, w *strings.Builder) {
+// writeDriver writes the func main that asks all programs.
+func writeDriver(t *testing.T, dir string, n int) {
+	var w strings.Builder
 	w.WriteString("package main\n\nimport (\n\"encoding/json\"\n\"os\"\n\"github.com/hostproxy/hostproxy\"\n")
-	for i := range n {
-		fmt.Fprintf(w, "\"generated/p%d\"\n", i)
-	}
 	w.WriteString(")\n\nfunc main() {\n\tvar qs [][]question\n\tif err := json.NewDecoder(os.Stdin).Decode(&qs); err != nil {\n\t\tpanic(err)\n\t}\n\tall := [][]*hostproxy.Server{")
 	for i := range n {
-		fmt.Fprintf(w, "p%d.Servers(), ", i)
+		fmt.Fprintf(&w, "all%d(), ", i)
 	}
 	w.WriteString("}\n\tas := make([][]answer, len(qs))\n\tfor i, list := range qs {\n\t\tfor _, q := range list {\n\t\t\tas[i] = append(as[i], ask(all[i], q))\n\t\t}\n\t}\n" +
 		"\tif err := json.NewEncoder(os.Stdout).Encode(as); err != nil {\n\t\tpanic(err)\n\t}\n}\n")

@@ -30,6 +30,10 @@ type printer struct {
 	count   map[string]int
 }
 
+func newPrinter(p *plan) *printer {
+	return &printer{plan: p, uses: map[any]int{}, names: map[any]string{}, imports: map[string]bool{}, count: map[string]int{}}
+}
+
 // identity returns a key for a handler that is a pointer or a list; nil for others.
 func identity(h http.Handler) any {
 	switch v := reflect.ValueOf(h); v.Kind() {
@@ -44,7 +48,10 @@ func identity(h http.Handler) any {
 // children returns the handlers that a handler leads to.
 func (p *printer) children(h http.Handler) (hs []http.Handler) {
 	if c, ok := h.(*compress.Handler); ok {
-		return []http.Handler{p.plan.encoded[c].next}
+		if e, ok := p.plan.encoded[c]; ok {
+			return []http.Handler{e.next}
+		}
+		return nil
 	}
 	v := reflect.Indirect(reflect.ValueOf(h))
 	switch {

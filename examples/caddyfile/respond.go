@@ -49,6 +49,8 @@ func (t *translator) respond(d directive, _ *scope) func(http.Handler) http.Hand
 	args := d.args()
 	r := &site.Respond{}
 	switch {
+	case len(args) == 0:
+		t.fault(d.place, "respond", "want a body, a status, or both")
 	case len(args) > 2:
 		t.fault(args[2].place, "respond", "want a body and a status: %q is too much; write a body with spaces in quotes", args[2].text)
 	case len(args) == 1 && isStatus(args[0]):

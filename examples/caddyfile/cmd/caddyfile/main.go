@@ -1,4 +1,5 @@
-// Command caddyfile serves a Caddyfile, checks it, or prints the Go program that does the same:
+// Command caddyfile serves a Caddyfile, checks it, or prints the Go program that does the same. SIGHUP reads the
+// file again.
 //
 //	go run -C examples/caddyfile ./cmd/caddyfile -config /etc/caddy/Caddyfile
 package main
@@ -9,8 +10,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
@@ -52,9 +55,38 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		_, err = out.Write(c.Go())
 		return err
 	}
-	servers, err := c.Servers()
+	running, err := c.Run()
 	if err != nil {
 		return err
 	}
-	return site.Serve(ctx, servers...)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	done := make(chan struct{})
+	var reloads sync.WaitGroup
+	reloads.Go(func() { reload(running, *config, hup, done) })
+	err = site.Serve(ctx, running.Servers()...)
+	close(done)
+	reloads.Wait()
+	return err
+}
+
+// reload reads the file again at each signal, until done is closed.
+func reload(running *caddyfile.Running, file string, hup <-chan os.Signal, done <-chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		case <-hup:
+		}
+		c, err := caddyfile.Load(file, caddyfile.Options{})
+		if err == nil {
+			err = running.Reload(c)
+		}
+		if err != nil {
+			slog.Error("reload failed; the previous file stays in use", "file", file, "cause", err)
+			continue
+		}
+		slog.Info("reloaded", "file", file)
+	}
 }
