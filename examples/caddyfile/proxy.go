@@ -345,8 +345,8 @@ func (p *proxy) addresses() (scheme string) {
 
 // address reads one target, which may stand for a range of ports.
 func (p *proxy) address(a token) (scheme string, targets []string) {
-	text, has := a.text, false
-	if scheme, text, has = strings.Cut(a.text, "://"); !has {
+	scheme, text, has := strings.Cut(a.text, "://")
+	if !has {
 		scheme, text = "http", a.text
 	}
 	switch {
