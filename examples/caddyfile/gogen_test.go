@@ -142,9 +142,11 @@ func writeModule(t *testing.T, dir string) string {
 
 func TestTheModuleIsCompleteOutsideTheTree(t *testing.T) {
 	dir := t.TempDir()
-	text, err := os.ReadFile("cmd/caddyfile/main.go")
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), text, 0o600))
+	for _, name := range []string{"main.go", "serve.go"} {
+		text, err := os.ReadFile(filepath.Join("cmd/caddyfile", name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
+	}
 	writeModule(t, dir)
 	out, err := command(dir, "go", "build", "-o", "program", ".").CombinedOutput()
 	require.NoError(t, err, "%s", out)

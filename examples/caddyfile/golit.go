@@ -34,13 +34,10 @@ func newPrinter(p *plan) *printer {
 	return &printer{plan: p, uses: map[any]int{}, names: map[any]string{}, imports: map[string]bool{}, count: map[string]int{}}
 }
 
-// identity returns a key for a handler that is a pointer or a list; nil for others.
+// identity returns a key for a handler that is a pointer; nil for others.
 func identity(h http.Handler) any {
-	switch v := reflect.ValueOf(h); v.Kind() {
-	case reflect.Pointer:
+	if v := reflect.ValueOf(h); v.Kind() == reflect.Pointer {
 		return v.Pointer()
-	case reflect.Slice:
-		return [2]uintptr{v.Pointer(), uintptr(v.Len())}
 	}
 	return nil
 }

@@ -120,7 +120,8 @@ func (c *composer) from(i, taken int) http.Handler {
 	e := c.es[i]
 	h := e.wrap(c.from(i+1, taken|c.bit(i)))
 	if e.match != nil {
-		h = append(site.First{{Match: e.match, Next: h}}, cases(c.from(i+1, taken))...)
+		first := append(site.First{{Match: e.match, Next: h}}, cases(c.from(i+1, taken))...)
+		h = &first
 	}
 	c.made[[2]int{i, taken}] = h
 	return h
@@ -137,8 +138,8 @@ func (c *composer) bit(i int) int {
 // cases returns the cases of a handler that only chooses, or one for all requests.
 func cases(h http.Handler) []site.Case {
 	switch h := h.(type) {
-	case site.First:
-		return h
+	case *site.First:
+		return *h
 	case site.Empty:
 		return nil
 	}

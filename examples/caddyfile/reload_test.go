@@ -45,6 +45,19 @@ func TestReloadKeepsTheHandlersOfUnchangedSites(t *testing.T) {
 	assert.Len(t, handlers(r.Servers()), 1)
 }
 
+func TestReloadOfTheSameFileChangesNothing(t *testing.T) {
+	const text = "http://a.example {\n\theader /x X-A b\n\thandle /api/* {\n\t\treverse_proxy localhost:9001\n\t}\n\thandle {\n\t\troot * /srv\n\t\tfile_server\n\t}\n}\n" +
+		"http://b.example {\n\treverse_proxy /a localhost:9001\n\treverse_proxy localhost:9002\n}\nhttp://c.example {\n\tabort\n}\n"
+	r, err := parse(t, text).Run()
+	require.NoError(t, err)
+	t.Cleanup(func() { r.Servers()[0].Router.Close() })
+	before := handlers(r.Servers())
+	require.NoError(t, r.Reload(parse(t, text)))
+	changes, err := r.Servers()[0].Router.CheckReplace(before)
+	require.NoError(t, err)
+	assert.Equal(t, "no changes", changes.String())
+}
+
 func TestReloadRefusesWhatNeedsARestart(t *testing.T) {
 	r, err := parse(t, "http://a.example {\n\trespond old\n}\n").Run()
 	require.NoError(t, err)

@@ -55,6 +55,7 @@ func TestPlaceholdersCannotSplitMessages(t *testing.T) {
 			assert.False(t, strings.HasPrefix(line, "X-Forged"), "%s: %s", path, answer)
 		}
 	}
+	require.NotEmpty(t, backend.Requests())
 	for _, q := range backend.Requests() {
 		assert.Empty(t, q.Header.Get("X-Forged"), "%v", q.Header)
 	}

@@ -83,7 +83,7 @@ type rollingFile struct {
 
 	mu   sync.Mutex
 	file *os.File
-	size int64
+	info os.FileInfo // of file, when it was opened
 }
 
 // open opens the file and creates its directory.
@@ -100,16 +100,21 @@ func (f *rollingFile) open() error {
 		file.Close()
 		return fmt.Errorf("log file: %w", err)
 	}
-	f.file, f.size = file, info.Size()
+	f.file, f.info = file, info
 	return nil
 }
 
-// Write appends a line, to a new file if the old one is full.
+// Write appends a line, to a new file if the old one is full. If another log, or a program such as
+// logrotate, has renamed the file, it is created anew.
 func (f *rollingFile) Write(b []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	limit := cmp.Or(f.roll.Size, 100<<20)
-	if !f.roll.Disabled && f.size > 0 && f.size+int64(len(b)) > limit {
+	info, err := os.Stat(f.name)
+	if f.file != nil && (err != nil || !os.SameFile(info, f.info)) {
+		f.file.Close()
+		f.file = nil
+	}
+	if f.file != nil && !f.roll.Disabled && info.Size() > 0 && info.Size()+int64(len(b)) > cmp.Or(f.roll.Size, 100<<20) {
 		if err := f.rotate(); err != nil {
 			return 0, err
 		}
@@ -119,9 +124,7 @@ func (f *rollingFile) Write(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := f.file.Write(b)
-	f.size += int64(n)
-	return n, err
+	return f.file.Write(b)
 }
 
 // rotate renames the file, removes the oldest ones, and opens a new one.

@@ -25,7 +25,8 @@ import (
 )
 
 // A First serves a request by the first of its cases that matches. If none does, the response is 200
-// without a body, as for a site without a handler.
+// without a body, as for a site without a handler. Use a pointer as the handler of a route: a Router
+// recognizes it then.
 type First []Case
 
 // A Case is a handler and the requests that it serves.
@@ -35,8 +36,8 @@ type Case struct {
 }
 
 // ServeHTTP serves q by the first case that matches.
-func (f First) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	for _, c := range f {
+func (f *First) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	for _, c := range *f {
 		if c.Match == nil {
 			c.Next.ServeHTTP(w, q)
 			return

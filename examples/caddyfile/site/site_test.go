@@ -85,6 +85,11 @@ func TestLogFilesRoll(t *testing.T) {
 		assert.LessOrEqual(t, len(text), 600)
 		assert.NotContains(t, string(text), "/other")
 	}
+	require.NoError(t, os.Rename(filepath.Join(dir, "logs", "access.log"), filepath.Join(dir, "moved")))
+	observe(&hostproxy.Exchange{Pattern: "a.example", Path: "/after"})
+	text, err := os.ReadFile(filepath.Join(dir, "logs", "access.log"))
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "/after", "a file that was moved away is made anew")
 	_, err = site.Observe(&site.AccessLog{Output: filepath.Join(files[0], "below-a-file")})
 	assert.ErrorContains(t, err, "log")
 }
