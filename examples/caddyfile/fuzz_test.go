@@ -16,6 +16,9 @@ func FuzzParse(f *testing.F) {
 	for _, s := range samples(f) {
 		f.Add(s.text)
 	}
+	for _, text := range refusedTexts() {
+		f.Add(text)
+	}
 	f.Add("a.example {\n\trespond <<X\n  a\n X\n}\n")
 	f.Add("(a) {\n\t{args[:]}\n}\na.example {\n\timport a respond \"x y\" 200\n}\n")
 	o := caddyfile.Options{Getenv: environment(strings.Clone),

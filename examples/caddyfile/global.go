@@ -52,9 +52,9 @@ func (t *translator) globalOption(d directive) {
 			g.ca = t.directory(a, "acme_ca")
 		}
 	case "http_port":
-		g.httpPort = min(t.number(d, 1), 65535)
+		g.httpPort = t.portOption(d)
 	case "https_port":
-		g.httpsPort = min(t.number(d, 1), 65535)
+		g.httpsPort = t.portOption(d)
 	case "admin":
 		if v := value(); v != "off" {
 			t.fault(d.place, "admin", "not supported: there is no admin API; write admin off. Router.Set and hostproxy.StatusHandler do its job in the program that -go prints")
@@ -88,6 +88,14 @@ func (t *translator) globalOption(d directive) {
 	default:
 		t.refuseGlobal(d)
 	}
+}
+
+func (t *translator) portOption(d directive) int {
+	n := t.number(d, 1)
+	if n > 65535 {
+		t.fault(d.place, d.name(), "a port is at most 65535")
+	}
+	return n
 }
 
 // refuseGlobal reports a global option that is not supported.
@@ -126,6 +134,7 @@ func (t *translator) storage(d directive) {
 }
 
 func (t *translator) askOption(d directive) {
+	t.only(d)
 	for _, line := range d.block {
 		a, ok := t.one(line)
 		switch {
@@ -156,7 +165,7 @@ func (t *translator) servers(d directive) {
 				t.fault(line.place, "trusted_proxies", "want trusted_proxies static and addresses")
 				continue
 			}
-			t.global.trusted, t.global.hasTrusted = t.ranges(args[1:], "trusted_proxies"), true
+			t.global.trusted, t.global.hasTrusted = t.ranges(line.place, args[1:], "trusted_proxies"), true
 		case "protocols":
 			t.protocols(line)
 		case "timeouts":
@@ -190,6 +199,7 @@ func (t *translator) protocols(d directive) {
 }
 
 func (t *translator) timeouts(d directive) {
+	t.only(d)
 	for _, line := range d.block {
 		switch line.name() {
 		case "read_header":

@@ -29,7 +29,7 @@ func (t *translator) log(d directive, s *siteScope) {
 			}
 		case line.name() == "format" && line.open:
 			t.fault(line.place, "format", "not supported: options of a format; set Router.Observe in the program that -go prints")
-		case line.name() == "level" && len(args) == 1:
+		case line.name() == "level" && len(args) == 1 && !line.open:
 			levels := map[string]slog.Level{"DEBUG": slog.LevelDebug, "INFO": slog.LevelInfo, "WARN": slog.LevelWarn, "ERROR": slog.LevelError}
 			level, ok := levels[strings.ToUpper(args[0].text)]
 			if !ok {

@@ -109,9 +109,9 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 	case "query":
 		t.matchQuery(d, m)
 	case "remote_ip":
-		m.RemoteIPs = append(m.RemoteIPs, t.ranges(t.some(d), name)...)
+		m.RemoteIPs = append(m.RemoteIPs, t.ranges(d.place, t.some(d), name)...)
 	case "client_ip":
-		m.ClientIPs = append(m.ClientIPs, t.ranges(t.some(d), name)...)
+		m.ClientIPs = append(m.ClientIPs, t.ranges(d.place, t.some(d), name)...)
 	case "path_regexp":
 		t.matchPathRE(d, m, set)
 	case "header_regexp":
@@ -133,8 +133,9 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 	}
 }
 
-// some returns the arguments of d, of which there must be one or more.
+// some returns the arguments of d, of which there must be one or more, and no block.
 func (t *translator) some(d directive) []token {
+	t.noBlock(d)
 	if len(d.args()) == 0 {
 		t.fault(d.place, d.name(), "want an argument")
 	}

@@ -39,6 +39,7 @@ type proxy struct {
 	try, every       time.Duration
 	health           map[string]directive // health_ lines, by name
 	passive          map[string]directive // lines of passive checks
+	seen             map[string]bool      // options that may be written once
 	host             bool                 // a line sets the Host header
 	edits            site.Edits           // of requests
 	trust            *proxyTrust
@@ -57,7 +58,7 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 // proxy reads the lines of reverse_proxy, and of forward_auth: own gets lines first, and
 // reports whether one was for it.
 func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
-	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{},
+	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{}, seen: map[string]bool{},
 		trust: &proxyTrust{place: d.place}}
 	p.u, p.h.at, p.h.word = site.To("localhost:80"), d.place, d.name()
 	for _, line := range d.block {
@@ -71,6 +72,7 @@ func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 // line reads one option.
 func (p *proxy) line(d directive) {
 	t := p.t
+	p.once(d)
 	switch name := d.name(); name {
 	case "to":
 		p.targets = append(p.targets, t.some(d)...)
@@ -103,7 +105,7 @@ func (p *proxy) line(d directive) {
 	case "stream_close_delay":
 		p.u.StreamGrace = t.duration(d)
 	case "trusted_proxies":
-		p.trust = &proxyTrust{d.place, t.ranges(t.some(d), name)}
+		p.trust = &proxyTrust{d.place, t.ranges(d.place, t.some(d), name)}
 	case "header_up":
 		p.headerUp(d)
 	case "header_down":
@@ -112,6 +114,17 @@ func (p *proxy) line(d directive) {
 		p.transport(d)
 	default:
 		p.refuse(d)
+	}
+}
+
+// once reports an option that is written twice, and would replace the first one.
+func (p *proxy) once(d directive) {
+	switch name := d.name(); {
+	case name == "to" || name == "header_up" || name == "header_down" || name == "tls_trusted_ca_certs":
+	case p.seen[name]:
+		p.t.fault(d.place, name, "this option is written twice")
+	default:
+		p.seen[name] = true
 	}
 }
 
@@ -167,7 +180,6 @@ func (p *proxy) policy(d directive) {
 	if len(args) == 0 {
 		return
 	}
-	p.t.noBlock(d)
 	rest := args[1:]
 	want := func(n int) bool {
 		return len(rest) == n || p.t.fault(args[0].place, "lb_policy", "%s wants %d arguments, got %d", args[0].text, n, len(rest))

@@ -160,9 +160,14 @@ func (t *translator) uri(d directive, _ *scope) func(http.Handler) http.Handler 
 
 func (t *translator) tryFiles(d directive, _ *scope) func(http.Handler) http.Handler {
 	var files []string
-	for i, a := range t.some(d) {
+	if len(d.args()) == 0 {
+		t.fault(d.place, "try_files", "want files, such as {path} /index.html")
+	}
+	for i, a := range d.args() {
 		f := t.text(a, "try_files")
 		switch code, isCode := strings.CutPrefix(f, "="); {
+		case strings.HasPrefix(f, "@"):
+			t.fault(a.place, "try_files", "not supported: a matcher; write try_files in a handle block with the matcher")
 		case isCode && i < len(d.args())-1:
 			t.fault(a.place, "try_files", "%q must be the last argument", f)
 		case isCode:

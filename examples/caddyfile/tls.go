@@ -36,6 +36,8 @@ func (t *translator) tls(d directive, s *siteScope) {
 		t.fault(args[0].place, "tls", "this is of Caddy 1: write http:// in front of the address")
 	case len(args) == 1:
 		t.fault(args[0].place, "tls", "want internal, an e-mail address, or the files of a certificate and its key, got %q", args[0].text)
+	case len(args) == 2 && args[0].text == "internal":
+		t.fault(args[1].place, "tls", "want internal alone: %q is too much", args[1].text)
 	case len(args) == 2:
 		b.files = hostproxy.CertFile{CertFile: t.literal(args[0], "tls"), KeyFile: t.literal(args[1], "tls")}
 	case len(args) > 2:
@@ -107,7 +109,7 @@ func (t *translator) directory(a token, word string) string {
 }
 
 func (t *translator) issuer(d directive, b *tlsBlock) {
-	switch args := t.some(d); {
+	switch args := d.args(); {
 	case len(args) == 1 && args[0].text == "internal" && !d.open:
 		b.internal = true
 	case len(args) >= 1 && args[0].text == "acme" && len(args) <= 2:
@@ -134,9 +136,10 @@ func (t *translator) issuer(d directive, b *tlsBlock) {
 func (t *translator) clientAuth(d directive, b *tlsBlock) {
 	c := &hostproxy.ClientAuth{Mode: tls.RequireAnyClientCert}
 	mode := false
+	t.only(d)
 	for _, line := range d.block {
 		switch args := line.args(); {
-		case line.name() == "mode" && len(args) == 1:
+		case line.name() == "mode" && len(args) == 1 && !line.open:
 			modes := map[string]tls.ClientAuthType{"request": tls.RequestClientCert, "require": tls.RequireAnyClientCert,
 				"verify_if_given": tls.VerifyClientCertIfGiven, "require_and_verify": tls.RequireAndVerifyClientCert}
 			if c.Mode, mode = modes[args[0].text], true; c.Mode == 0 {

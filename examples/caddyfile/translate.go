@@ -50,6 +50,7 @@ type scope struct {
 type siteScope struct {
 	at    place
 	bind  []string
+	bound bool // by a directive of the site
 	tls   *tlsBlock
 	logs  []*site.AccessLog
 	proxy []*proxyTrust // trusted_proxies of each reverse_proxy
@@ -123,7 +124,7 @@ func (t *translator) route(srv *server, a address, h http.Handler, s *siteScope)
 	t.trust(srv, s.proxy)
 	if srv.tls {
 		t.hostTLS(srv, a, s.tls)
-	} else if s.tls != nil && a.scheme == "http" {
+	} else if s.tls != nil {
 		t.fault(s.tls.place, "tls", "the site has the address %s, which is served without TLS: give it a block of its own", a.text)
 	}
 }
@@ -243,7 +244,10 @@ func (t *translator) inOrder(d directive, sc *scope) func(http.Handler) http.Han
 
 // bind translates the addresses to listen on.
 func (t *translator) bind(d directive, s *siteScope) {
-	s.bind = t.hosts(d)
+	if !s.bound { // in place of default_bind
+		s.bind, s.bound = nil, true
+	}
+	s.bind = append(s.bind, t.hosts(d)...)
 }
 
 // hosts reads addresses to listen on, without ports.

@@ -25,6 +25,7 @@ func (p *proxy) transport(d directive) {
 
 func (p *proxy) transportLine(d directive) {
 	t := p.t
+	p.once(d)
 	switch name := d.name(); name {
 	case "tls":
 		p.secure = t.none(d)
@@ -206,7 +207,7 @@ func (p *proxy) active(uri directive) {
 	if d, ok := p.health["health_fails"]; ok {
 		c.Fall = t.number(d, 1)
 	}
-	if d, ok := p.health["health_headers"]; ok {
+	if d, ok := p.health["health_headers"]; ok && t.only(d) {
 		for _, line := range d.block {
 			if a, ok := t.one(line); ok && strings.EqualFold(line.name(), "Host") {
 				c.Host = t.literal(a, line.name())

@@ -90,6 +90,14 @@ func (t *translator) none(d directive) bool {
 	return t.noBlock(d)
 }
 
+// only reports a fault if d has no block, or arguments in front of it.
+func (t *translator) only(d directive) bool {
+	if len(d.args()) > 0 {
+		return t.fault(d.args()[0].place, d.name(), "want a block alone: %q is too much", d.args()[0].text)
+	}
+	return d.open || t.fault(d.place, d.name(), "want a block")
+}
+
 // noBlock reports a fault if d has a block.
 func (t *translator) noBlock(d directive) bool {
 	if d.open {
@@ -126,7 +134,7 @@ func (t *translator) literal(a token, word string) string {
 var privateRanges = []string{"192.168.0.0/16", "172.16.0.0/12", "10.0.0.0/8", "127.0.0.1/8", "fd00::/8", "::1"}
 
 // ranges reads addresses and ranges of addresses.
-func (t *translator) ranges(args []token, word string) (ps []netip.Prefix) {
+func (t *translator) ranges(at place, args []token, word string) (ps []netip.Prefix) {
 	for _, a := range args {
 		texts := []string{a.text}
 		if a.text == "private_ranges" {
@@ -147,14 +155,14 @@ func (t *translator) ranges(args []token, word string) (ps []netip.Prefix) {
 		}
 	}
 	if len(args) == 0 {
-		t.fault(place{}, word, "want IP addresses or ranges")
+		t.fault(at, word, "want IP addresses or ranges")
 	}
 	return ps
 }
 
 // statuses reads response statuses, such as 404 or 5xx.
 func (t *translator) statuses(d directive) (codes []int) {
-	for _, a := range d.args() {
+	for _, a := range t.some(d) {
 		if class, ok := strings.CutSuffix(strings.ToLower(a.text), "xx"); ok && len(class) == 1 && class[0] >= '1' && class[0] <= '5' {
 			for i := range 100 {
 				codes = append(codes, int(class[0]-'0')*100+i)
