@@ -149,11 +149,12 @@ func echo(w http.ResponseWriter, q *http.Request, name string) {
 
 func TestCaddyfilesOfTheCorpusAreServedOrRefused(t *testing.T) {
 	addresses := targets(t)
-	translated, all := 0, samples(t)
+	translated, refused, all := 0, 0, samples(t)
 	for _, s := range all {
 		t.Run(s.name, func(t *testing.T) {
 			if len(s.faults) > 0 {
 				s.refused(t)
+				refused++
 				return
 			}
 			c, err := caddyfile.Parse("Caddyfile", []byte(addresses(s.text)), caddyfile.Options{Getenv: environment(addresses)})
@@ -172,6 +173,9 @@ func TestCaddyfilesOfTheCorpusAreServedOrRefused(t *testing.T) {
 	assert.GreaterOrEqual(t, len(all), 60)
 	share := fmt.Sprintf("%d of %d", translated, len(all))
 	t.Logf("translated: %s", share)
+	if translated+refused < len(all) {
+		return // some were left out by -run, or failed
+	}
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	assert.Contains(t, string(readme), share, "the share in README.md")

@@ -54,7 +54,7 @@ func (s *Files) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		w.WriteHeader(http.StatusForbidden)
-	case err != nil || info.IsDir() || s.hidden(name):
+	case err != nil || !info.Mode().IsRegular() || s.hidden(name): // opening a pipe would wait for a writer
 		w.WriteHeader(http.StatusNotFound)
 	case s.redirects(w, q, index):
 	default:

@@ -145,7 +145,11 @@ type ToHTTPS struct{ Port int }
 
 // ServeHTTP redirects to HTTPS with 308.
 func (s *ToHTTPS) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	to := "https://" + hostname(q)
+	host := hostname(q)
+	if strings.Contains(host, ":") && host[0] != '[' {
+		host = "[" + host + "]"
+	}
+	to := "https://" + host
 	if s.Port != 0 && s.Port != 443 {
 		to += ":" + strconv.Itoa(s.Port)
 	}

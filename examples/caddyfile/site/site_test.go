@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -122,12 +123,23 @@ func TestFilesStayBelowTheirDirectory(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "www"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret"), []byte("secret"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "www", ".git"), []byte("secret"), 0o600))
+	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "www", "pipe"), 0o600))
 	h := &site.Files{Root: filepath.Join(dir, "www"), Hide: []string{".git"}}
-	for _, path := range []string{"/../secret", "/%2e%2e/secret", "/..%2fsecret", "/x/../../secret", "/.git", "/.GIT/", "//secret", "/a%00b", "/www"} {
+	for _, path := range []string{"/pipe", "/../secret", "/%2e%2e/secret", "/..%2fsecret", "/x/../../secret", "/.git", "/.GIT/", "//secret", "/a%00b", "/www"} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "http://a.example"+path, nil))
 		assert.GreaterOrEqual(t, w.Code, 400, path)
 		assert.NotContains(t, w.Body.String(), "secret", path)
+	}
+}
+
+func TestRedirectsToHTTPSKeepIPv6Addresses(t *testing.T) {
+	for host, want := range map[string]string{"[::1]:8080": "https://[::1]:9443/x?y", "[::1]": "https://[::1]:9443/x?y", "a.example:80": "https://a.example:9443/x?y"} {
+		q := httptest.NewRequest("GET", "http://a.example/x?y", nil)
+		q.Host = host
+		w := httptest.NewRecorder()
+		(&site.ToHTTPS{Port: 9443}).ServeHTTP(w, q)
+		assert.Equal(t, want, w.Header().Get("Location"))
 	}
 }
 
