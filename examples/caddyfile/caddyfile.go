@@ -22,6 +22,7 @@
 //   - match.go: matchers
 //   - respond.go: directives that answer or rewrite
 //   - header.go: directives about headers
+//   - errors.go: failures
 //   - secure.go: access, compression and limits
 //   - proxy.go, transport.go: reverse_proxy and forward_auth
 //   - tls.go: certificates

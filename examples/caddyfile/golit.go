@@ -154,6 +154,9 @@ func (p *printer) settings(u *hostproxy.Upstream, h *hooks) (lines []string) {
 	if h.redial != nil {
 		lines = append(lines, "Dial = "+p.value(reflect.ValueOf(*h.redial))+".Dial")
 	}
+	if h.failed {
+		lines = append(lines, "ErrorHandler = "+p.pkg("site")+".UpstreamFailed")
+	}
 	if h.discover != "" {
 		lines = append(lines, fmt.Sprintf("Discover = %s.DNSSource(%q, %s)", p.pkg("hostproxy"), h.discover, p.value(reflect.ValueOf(h.refresh))))
 	}

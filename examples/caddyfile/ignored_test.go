@@ -31,6 +31,8 @@ func refusedBodies() []string {
 		"tls {\n\tca http://a\n}", "tls {\n\tissuer zerossl\n}", "log name", "log {\n\tlevel INFO {\n\t}\n}", "log {\n\tlevel LOUD\n}", "log {\n\toutput file\n}", "log {\n\toutput file a {\n\t\tmode 600\n\t}\n}",
 		"log {\n\tformat json {\n\t\ttime_format x\n\t}\n}", "@a path /x\n@a path /y", "@a {\n}\nrespond @b x", "@a nothing", "@a", "@a path", "@a remote_ip 1.2.3", "@a header X",
 		"@a query x", "@a path_regexp (", "@a protocol ftp", "@a path /x {\n\ty\n}", "respond {nothing.known}", "respond {>Old}", "handle {\n\ttls internal\n}",
+		"handle_errors", "handle_errors 99 {\n}", "handle_errors {\n}\nhandle_errors {\n}", "respond {err.status_code}", "handle {\n\thandle_errors {\n\t}\n}",
+		"handle_errors {\n\trespond {err.message}\n}", "handle_errors {\n}\nbasic_auth {\n\ta $2a$04$gjjBA5lQVav6DCVGoJKfTexcZM5YY685ArE7fkYCBHoC9XQrJOs.y\n}",
 		"import", "import nothing", "vars a b", "map a b", "templates", "nonsense", "reverse_proxy a:1 }", "respond \"x", "respond <<X\nx",
 	}
 }

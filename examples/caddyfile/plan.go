@@ -31,6 +31,7 @@ type hooks struct {
 	discover string        // target whose host is looked up; "" means none
 	refresh  time.Duration // interval of the look-up
 	rootCAs  []string      // files with the CAs of https targets
+	failed   bool          // failures go to site.UpstreamFailed
 	keys     [2]string     // certificate and key for https targets
 }
 

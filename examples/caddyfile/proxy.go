@@ -52,6 +52,7 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 	if u == nil {
 		return nil
 	}
+	sc.site.uses(u)
 	return in(u)
 }
 
@@ -451,6 +452,7 @@ func (t *translator) forwardAuth(d directive, sc *scope) func(http.Handler) http
 	if u == nil {
 		return nil
 	}
+	sc.site.uses(u)
 	return func(next http.Handler) http.Handler {
 		return &hostproxy.ForwardAuth{Auth: u, Path: path, Fields: fields, Next: next}
 	}

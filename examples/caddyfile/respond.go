@@ -88,11 +88,11 @@ func (t *translator) status0(a token, word string) int {
 	return n
 }
 
-// status translates error: a response without a body, since there are no error handlers.
+// status translates error.
 func (t *translator) status(d directive, _ *scope) func(http.Handler) http.Handler {
 	t.noBlock(d)
 	args := d.args()
-	r := &site.Respond{Status: http.StatusInternalServerError}
+	r := site.Fail{Status: http.StatusInternalServerError}
 	switch {
 	case len(args) == 1 && isStatus(args[0]):
 		r.Status = t.status0(args[0], "error")

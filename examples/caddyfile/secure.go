@@ -9,7 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-func (t *translator) basicAuth(d directive, _ *scope) func(http.Handler) http.Handler {
+func (t *translator) basicAuth(d directive, sc *scope) func(http.Handler) http.Handler {
+	sc.site.auth = true
 	auth := hostproxy.BasicAuth{Users: map[string]string{}}
 	for i, a := range d.args() {
 		switch {

@@ -17,7 +17,8 @@ type translator struct {
 	faults   Faults
 	global   global
 	plan     *plan
-	handlers int // composed so far
+	handlers int  // composed so far
+	inErrors bool // within handle_errors
 }
 
 func newTranslator(o Options) *translator {
@@ -54,6 +55,11 @@ type siteScope struct {
 	tls   *tlsBlock
 	logs  []*site.AccessLog
 	proxy []*proxyTrust // trusted_proxies of each reverse_proxy
+
+	errors    site.First // handle_errors
+	errorsAt  place
+	upstreams []*hostproxy.Upstream
+	auth      bool // there is a basic_auth
 }
 
 // translate makes the plan. If there are faults, it is incomplete.
@@ -80,7 +86,7 @@ func (t *translator) translate(start place, options *section, sites []section) *
 func (t *translator) site(s section) {
 	sc := &scope{site: &siteScope{at: s.place, bind: t.global.bind}, named: map[string]*site.Match{}}
 	entries := t.block(s.block, sc)
-	h := t.compose(grouped(entries), site.Empty{})
+	h := t.withErrors(t.compose(grouped(entries), site.Empty{}), sc.site)
 	var patterns []string
 	for _, n := range s.names {
 		a, ok := t.address(n)
@@ -171,9 +177,13 @@ func (t *translator) directive(d directive, sc *scope) []entry {
 	switch name {
 	case "basicauth":
 		name = "basic_auth"
-	case "tls", "log", "bind":
+	case "tls", "log", "bind", "handle_errors":
 		if sc.nested {
 			t.fault(d.place, name, "this belongs in the block of the site, not in a block within")
+			return nil
+		}
+		if name == "handle_errors" {
+			t.handleErrors(d, sc.site, sc.named)
 			return nil
 		}
 		map[string]func(directive, *siteScope){"tls": t.tls, "log": t.log, "bind": t.bind}[name](d, sc.site)

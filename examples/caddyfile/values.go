@@ -109,7 +109,7 @@ func (t *translator) noBlock(d directive) bool {
 // text returns a value that may have placeholders, all of which must be known.
 func (t *translator) text(a token, word string) string {
 	for _, p := range site.Placeholders(a.text) {
-		if !site.Known(p) {
+		if isErr := strings.HasPrefix(p, "{err.") || strings.HasPrefix(p, "{http.error."); !site.Known(p) || isErr && !t.inErrors {
 			t.fault(a.place, word, "not supported: the placeholder %s; those for the request are, such as {host}, {uri}, {path}, {query}, {method}, {scheme}, {remote_host}, {client_ip} and {header.Name}", p)
 		}
 	}

@@ -2,6 +2,7 @@ package site
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"mime"
 	"net/http"
@@ -39,23 +40,23 @@ type Files struct {
 // ServeHTTP serves the file that q's path names. Directories redirect to their path with a slash at the
 // end, and files to theirs without, unless the path was rewritten.
 func (s *Files) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	if q.Method != http.MethodGet && q.Method != http.MethodHead {
+	if q.Method != http.MethodGet && q.Method != http.MethodHead && stateOf(q).status == 0 {
 		w.Header().Set("Allow", "GET, HEAD")
-		w.WriteHeader(http.StatusMethodNotAllowed)
+		fail(w, q, http.StatusMethodNotAllowed)
 		return
 	}
 	root := directory(s.Root, q)
 	if strings.ContainsRune(q.URL.Path, 0) {
-		w.WriteHeader(http.StatusBadRequest)
+		fail(w, q, http.StatusBadRequest)
 		return
 	}
 	name := filepath.Join(root, filepath.FromSlash(path.Clean("/"+q.URL.Path)))
 	info, index, err := s.find(&name)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		w.WriteHeader(http.StatusForbidden)
+		fail(w, q, http.StatusForbidden)
 	case err != nil || !info.Mode().IsRegular() || s.hidden(name): // opening a pipe would wait for a writer
-		w.WriteHeader(http.StatusNotFound)
+		fail(w, q, http.StatusNotFound)
 	case s.redirects(w, q, index):
 	default:
 		serveFile(w, q, name, info)
@@ -129,7 +130,7 @@ func (s *Files) redirects(w http.ResponseWriter, q *http.Request, index bool) bo
 func serveFile(w http.ResponseWriter, q *http.Request, name string, info fs.FileInfo) {
 	f, err := os.Open(name)
 	if err != nil {
-		w.WriteHeader(http.StatusForbidden)
+		fail(w, q, http.StatusForbidden)
 		return
 	}
 	defer f.Close()
@@ -144,6 +145,14 @@ func serveFile(w http.ResponseWriter, q *http.Request, name string, info fs.File
 		} else {
 			h["Content-Type"] = nil // no guess
 		}
+	}
+	if status := stateOf(q).status; status != 0 { // the page of a failure, as a whole
+		h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+		w.WriteHeader(status)
+		if q.Method != http.MethodHead {
+			_, _ = io.CopyN(w, f, info.Size()) // a client that has gone is no news
+		}
+		return
 	}
 	http.ServeContent(w, q, name, info.ModTime(), f)
 }
@@ -173,7 +182,7 @@ func (s *TryFiles) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	for _, f := range s.Files {
 		if code, ok := strings.CutPrefix(f, "="); ok {
 			status, _ := strconv.Atoi(code)
-			w.WriteHeader(status)
+			fail(w, q, status)
 			return
 		}
 		name, query, hasQuery := strings.Cut(f, "?")

@@ -29,6 +29,7 @@ type Match struct {
 	RemoteIPs []netip.Prefix // remote address of the connection
 	ClientIPs []netip.Prefix // client address, see hostproxy.ClientAddr
 	Protocol  string         // "http" or "https"; "grpc"
+	Statuses  []int          // status of the failure that an Errors handles
 	Not       []*Match       // none may match
 }
 
@@ -49,6 +50,9 @@ type state struct {
 	root     string
 	original *url.URL // before the first rewrite; nil if there was none
 	groups   map[string]string
+	errors   *Errors       // handles failures; nil if nothing does
+	asked    *http.Request // as the client wrote it, for errors
+	status   int           // of the failure that is handled; 0 if none is
 }
 
 type stateKey struct{}
@@ -99,6 +103,7 @@ func (m *Match) all(q *http.Request, groups map[string]string) bool {
 		(m.RemoteIPs == nil || contains(m.RemoteIPs, remoteAddr(q))) &&
 		(m.ClientIPs == nil || contains(m.ClientIPs, hostproxy.ClientAddr(q))) &&
 		(m.Protocol == "" || m.Protocol == protocol(q)) &&
+		(m.Statuses == nil || slices.Contains(m.Statuses, stateOf(q).status)) &&
 		!slices.ContainsFunc(m.Not, func(n *Match) bool { return n.all(q, map[string]string{}) })
 }
 

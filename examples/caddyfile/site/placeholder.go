@@ -168,6 +168,10 @@ func requestValue(name string, q *http.Request) (string, bool) {
 			return a.String(), true
 		}
 		return "", true
+	case "err.status_code", "http.error.status_code":
+		return itoa(stateOf(q).status), true
+	case "err.status_text", "http.error.status_text":
+		return http.StatusText(stateOf(q).status), true
 	case "http.vars.root":
 		return stateOf(q).root, true
 	case "system.hostname":

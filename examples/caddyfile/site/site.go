@@ -7,6 +7,7 @@
 //   - placeholder.go: placeholders such as {host}
 //   - rewrite.go: changes to the path and query of a request
 //   - header.go: changes to headers
+//   - errors.go: what handlers fail with
 //   - files.go: files of a directory
 //   - proxy.go: upstreams with Caddy's defaults, and changes on the way to a target
 //   - log.go: access logs
@@ -17,6 +18,7 @@
 package site
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -57,7 +59,7 @@ func (Empty) ServeHTTP(http.ResponseWriter, *http.Request) {}
 
 // A Respond is a fixed response.
 type Respond struct {
-	Status int    // 0 means 200
+	Status int    // 0 means 200, or the status of the failure that an Errors handles
 	Body   string // may have placeholders
 	Close  bool   // closes the connection afterwards
 }
@@ -80,10 +82,7 @@ func (s *Respond) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 			h.Set("Content-Type", "text/plain; charset=utf-8")
 		}
 	}
-	status := s.Status
-	if status == 0 {
-		status = http.StatusOK
-	}
+	status := cmp.Or(s.Status, stateOf(q).status, http.StatusOK)
 	w.WriteHeader(status)
 	if body != "" && q.Method != http.MethodHead {
 		_, _ = io.WriteString(w, body) // a client that has gone is no news
@@ -129,7 +128,7 @@ type MaxBody struct {
 // ServeHTTP passes q to Next with a body of limited length.
 func (s *MaxBody) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.ContentLength > s.Bytes {
-		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		fail(w, q, http.StatusRequestEntityTooLarge)
 		return
 	}
 	limited := q.WithContext(q.Context())

@@ -115,7 +115,7 @@ func TestTextInBracesIsNotAPlaceholder(t *testing.T) {
 		assert.Equal(t, want, site.Expand(in, q), in)
 	}
 	assert.True(t, site.Known("{http.request.uri.path}"))
-	assert.False(t, site.Known("{err.status_code}"))
+	assert.False(t, site.Known("{err.message}"))
 }
 
 func TestFilesStayBelowTheirDirectory(t *testing.T) {
