@@ -1,6 +1,7 @@
-// Package caddyfile serves the common subset of a Caddyfile by package hostproxy: it translates the file
-// into Routers and Servers, or into a Go program that builds the same ones. What it does not support is an
-// error with file, line and column; nothing is ignored.
+// Package caddyfile serves the common subset of a Caddyfile by package hostproxy: it
+// translates the file into Routers and Servers, or into a Go program that builds the
+// same ones. What it does not support is an error with file, line and column; nothing
+// is ignored.
 //
 //	c, err := caddyfile.Load("Caddyfile", caddyfile.Options{})
 //	if err != nil {
@@ -42,11 +43,17 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// Options are the settings of Load and Parse. The zero value reads files and the environment of the process.
+// Options are the settings of Load and Parse. The zero value reads files and the
+// environment of the process.
 type Options struct {
-	Getenv   func(name string) (string, bool)                // variable of the environment, for {$NAME}; nil means os.LookupEnv
-	ReadFile func(name string) ([]byte, error)               // reads an imported file; nil means os.ReadFile
-	Glob     func(pattern string) (name []string, err error) // lists files for an import; nil means filepath.Glob
+	// Getenv returns a variable of the environment, for {$NAME}. Nil means
+	// os.LookupEnv.
+	Getenv func(name string) (string, bool)
+
+	// ReadFile reads an imported file, and Glob lists files for an import. Nil means
+	// os.ReadFile and filepath.Glob.
+	ReadFile func(name string) ([]byte, error)
+	Glob     func(pattern string) (names []string, err error)
 }
 
 func (o Options) withDefaults() Options {
@@ -75,8 +82,8 @@ func Load(file string, o Options) (*Config, error) {
 	return Parse(file, text, o)
 }
 
-// Parse translates the text of a file; the name is for errors, and its directory for imports. The error is
-// a Faults with all faults of the text.
+// Parse translates the text of a file; the name is for errors, and its directory for
+// imports. The error is a Faults with all faults of the text.
 func Parse(file string, text []byte, o Options) (*Config, error) {
 	t := newTranslator(o.withDefaults())
 	importer := &importer{options: t.options, snippets: map[string][]token{}, fault: t.fault}
@@ -95,8 +102,8 @@ func Parse(file string, text []byte, o Options) (*Config, error) {
 	return &Config{plan}, nil
 }
 
-// Servers returns servers that are ready to serve, for site.Serve. It opens log files. Each call makes new
-// Routers, which share their handlers.
+// Servers returns servers that are ready to serve, for site.Serve. It opens log
+// files. Each call makes new Routers, which share their handlers.
 func (c *Config) Servers() ([]*hostproxy.Server, error) { return c.plan.build() }
 
 // Go returns the text of a program that does the same.

@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-// A printer writes values as Go expressions. Handlers that are used more than once, and Upstreams with
-// settings, become variables.
+// A printer writes values as Go expressions. Handlers that are used more than once,
+// and Upstreams with settings, become variables.
 type printer struct {
 	plan    *plan
 	uses    map[any]int    // how often a handler is used
@@ -131,7 +131,8 @@ func (p *printer) upstream(u *hostproxy.Upstream) string {
 	return text
 }
 
-// settings returns assignments for the fields that differ from those of site.To, and the funcs.
+// settings returns assignments for the fields that differ from those of site.To, and
+// the funcs.
 func (p *printer) settings(u *hostproxy.Upstream, h *hooks) (lines []string) {
 	v, base := reflect.ValueOf(u).Elem(), reflect.ValueOf(site.To(h.targets...)).Elem()
 	for i := range v.NumField() {
@@ -269,7 +270,8 @@ func (p *printer) known(v reflect.Value) (string, bool) {
 	return "", false
 }
 
-// statuses writes lists of statuses, whole classes of which are frequent, and other numbers.
+// statuses writes lists of statuses, whole classes of which are frequent, and other
+// numbers.
 func (p *printer) statuses(codes []int) string {
 	var words, numbers []string
 	for i := 0; i < len(codes); i++ {

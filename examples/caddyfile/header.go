@@ -8,10 +8,12 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// framing are headers that delimit or route a message, which only the proxy may set. Read-only.
+// framing are headers that delimit or route a message, which only the proxy may set.
+// Read-only.
 var framing = []string{"Connection", "Upgrade", "Keep-Alive", "Transfer-Encoding", "Content-Length", "Te", "Trailer", "Proxy-Connection", "Expect"}
 
-// header translates changes to responses. Defaults (?Name) act apart from the other changes.
+// header translates changes to responses. Defaults (?Name) act apart from the other
+// changes.
 func (t *translator) header(d directive, _ *scope) func(http.Handler) http.Handler {
 	h := site.Header{}
 	lines := d.block

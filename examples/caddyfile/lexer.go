@@ -6,13 +6,15 @@ import (
 	"unicode/utf8"
 )
 
-// maxFile limits the size of one file, and maxTokens the tokens of all files and imports.
+// maxFile limits the size of one file, and maxTokens the tokens of all files and
+// imports.
 const (
 	maxFile   = 1 << 20
 	maxTokens = 200_000
 )
 
-// A place is where something stands in a file. Columns are counted in characters, from 1.
+// A place is where something stands in a file. Columns are counted in characters,
+// from 1.
 type place struct {
 	file      string
 	line, col int
@@ -44,8 +46,8 @@ type lexer struct {
 	fault  func(place, string, string, ...any) bool
 }
 
-// lex returns the tokens of a file. Variables such as {$HOST:localhost} are replaced first, as
-// text: one variable may stand for several tokens.
+// lex returns the tokens of a file. Variables such as {$HOST:localhost} are replaced
+// first, as text: one variable may stand for several tokens.
 func lex(file string, text []byte, getenv func(string) (string, bool), fault func(place, string, string, ...any) bool) []token {
 	l := &lexer{file: file, fault: fault}
 	if len(text) > maxFile {
@@ -59,7 +61,8 @@ func lex(file string, text []byte, getenv func(string) (string, bool), fault fun
 	return l.tokens
 }
 
-// chars returns the characters of text without a byte order mark and carriage returns.
+// chars returns the characters of text without a byte order mark and carriage
+// returns.
 func chars(text string) []char {
 	in := make([]char, 0, len(text))
 	line, col := 1, 1
@@ -140,7 +143,8 @@ func (l *lexer) space() {
 	}
 }
 
-// newline reports whether the token at i begins a line: an escaped line end does not count.
+// newline reports whether the token at i begins a line: an escaped line end does not
+// count.
 func (l *lexer) newline(i int) bool {
 	for i--; i >= 0; i-- {
 		switch r := l.in[i].r; {
@@ -186,7 +190,8 @@ func (l *lexer) bare() string {
 	return text(l.in[start:l.at])
 }
 
-// quoted reads to the closing quote. In "…", \" stands for a quote; in `…`, nothing is special.
+// quoted reads to the closing quote. In "…", \" stands for a quote; in `…`, nothing
+// is special.
 func (l *lexer) quoted(at place, quote rune) string {
 	var b strings.Builder
 	for l.at++; l.at < len(l.in); l.at++ {
@@ -220,8 +225,8 @@ func (l *lexer) heredocMark() string {
 	return text(l.in[l.at+2 : i])
 }
 
-// heredoc reads lines to the one that begins with the marker, whose indentation is removed from
-// all of them.
+// heredoc reads lines to the one that begins with the marker, whose indentation is
+// removed from all of them.
 func (l *lexer) heredoc(at place, mark string) string {
 	l.at += 2 + utf8.RuneCountInString(mark) + 1
 	lines := strings.Split(text(l.in[l.at:]), "\n")

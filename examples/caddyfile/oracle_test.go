@@ -49,8 +49,8 @@ func TestCaddyAnswersTheSamplesInTheSameWay(t *testing.T) {
 	}
 }
 
-// startCaddy runs Caddy with a file, whose ports are replaced by free ones. It returns the new address of each
-// port.
+// startCaddy runs Caddy with a file, whose ports are replaced by free ones. It
+// returns the new address of each port.
 func startCaddy(t *testing.T, text string, addresses func(string) string) map[string]string {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "Caddyfile")

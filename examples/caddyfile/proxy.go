@@ -56,8 +56,8 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 	return in(u)
 }
 
-// proxy reads the lines of reverse_proxy, and of forward_auth: own gets lines first, and
-// reports whether one was for it.
+// proxy reads the lines of reverse_proxy, and of forward_auth: own gets lines first,
+// and reports whether one was for it.
 func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{}, seen: map[string]bool{},
 		trust: &proxyTrust{place: d.place}}
@@ -274,8 +274,8 @@ func (p *proxy) headerDown(d directive) {
 	p.t.edit(directive{place: d.args()[0].place, words: d.args()}, &p.h.down.Edits)
 }
 
-// fixed returns edits as a hostproxy.HeaderEdit, if these mean the same there: without
-// placeholders, stars, replacements, and with one kind of change per header.
+// fixed returns edits as a hostproxy.HeaderEdit, if these mean the same there:
+// without placeholders, stars, replacements, and with one kind of change per header.
 func fixed(e site.Edits) (edit hostproxy.HeaderEdit, ok bool) {
 	seen := map[string]bool{}
 	for _, h := range []http.Header{e.Add, e.Set} {
@@ -390,7 +390,8 @@ func (p *proxy) address(a token) (scheme string, targets []string) {
 	return scheme, targets
 }
 
-// ports adds the port that a target implies, and writes a range of ports as single ones.
+// ports adds the port that a target implies, and writes a range of ports as single
+// ones.
 func (p *proxy) ports(a token, text, scheme string) (hosts []string) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {

@@ -32,9 +32,10 @@ func (c *Config) Run() (*Running, error) {
 // Servers returns the Servers, for site.Serve.
 func (r *Running) Servers() []*hostproxy.Server { return r.servers }
 
-// Reload replaces the sites by those of c. Routes that mean the same keep their handlers, and with them
-// their connections. If c changes anything else, the error is ErrRestart. After an error, nothing has
-// changed. It must not be called concurrently.
+// Reload replaces the sites by those of c. Routes that mean the same keep their
+// handlers, and with them their connections. If c changes anything else, the error is
+// ErrRestart. After an error, nothing has changed. It must not be called
+// concurrently.
 func (r *Running) Reload(c *Config) error {
 	if !slices.EqualFunc(r.plan.servers, c.plan.servers, func(a, b *server) bool { return r.plan.settings(a) == c.plan.settings(b) }) {
 		return ErrRestart

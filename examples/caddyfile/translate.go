@@ -32,7 +32,8 @@ func (t *translator) fault(at place, word, format string, args ...any) bool {
 	return false
 }
 
-// broken reports whether quotes or braces are wrong, so that blocks are not what they seem.
+// broken reports whether quotes or braces are wrong, so that blocks are not what they
+// seem.
 func (t *translator) broken() bool {
 	return slices.ContainsFunc(t.faults, func(f Fault) bool {
 		return f.Word == "{" || f.Word == "}" || strings.Contains(f.Text, "is not closed")
@@ -171,7 +172,8 @@ func makers() map[string]maker {
 		"reverse_proxy": (*translator).reverseProxy, "file_server": (*translator).fileServer}
 }
 
-// directive translates one directive: to entries, or to what the site as a whole sets.
+// directive translates one directive: to entries, or to what the site as a whole
+// sets.
 func (t *translator) directive(d directive, sc *scope) []entry {
 	name := d.name()
 	switch name {

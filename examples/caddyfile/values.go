@@ -14,8 +14,8 @@ import (
 // days is a number of days in a duration. Read-only.
 var days = regexp.MustCompile(`(\d+(?:\.\d+)?)d`)
 
-// duration reads a duration, such as 5s, 1m30s or 2d. Bare numbers are not durations, except
-// those that allow says.
+// duration reads a duration, such as 5s, 1m30s or 2d. Bare numbers are not durations,
+// except those that allow says.
 func (t *translator) duration(d directive) time.Duration {
 	a, ok := t.one(d)
 	if !ok {

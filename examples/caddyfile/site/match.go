@@ -13,27 +13,39 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Match selects requests. All fields that are set must match; the zero value matches all requests.
+// A Match selects requests. All fields that are set must match; the zero value
+// matches all requests.
 type Match struct {
-	// Paths match the decoded path, without regard to case, after dot segments and double slashes are
-	// resolved. A star matches any text at the end (/api/*), at the start (*.php) or both; elsewhere it
-	// matches within a segment. One of the paths must match.
+	// Paths match the decoded path, without regard to case, after dot segments and
+	// double slashes are resolved. A star matches any text at the end (/api/*), at
+	// the start (*.php) or both; elsewhere it matches within a segment. One of the
+	// paths must match.
 	Paths []string
 
-	Hosts     []string       // one must match; "*" stands for one label
-	Methods   []string       // one must match
-	Header    http.Header    // of each header one value must match, where a star at either end matches any text; no values means that the header must be missing
-	HeaderRE  []HeaderRE     // all must match
-	PathRE    *RE            // matches the decoded path
-	Query     url.Values     // of each parameter one value must match; "*" matches any; not nil but empty means that there must be no query
+	Hosts   []string // one must match; "*" stands for one label
+	Methods []string // one must match
+
+	// Header has the values of headers. Of each header one value must match, where a
+	// star at either end matches any text. No values mean that the header must be
+	// missing.
+	Header   http.Header
+	HeaderRE []HeaderRE // all must match
+	PathRE   *RE        // matches the decoded path
+
+	// Query has the values of parameters. Of each parameter one value must match;
+	// "*" matches any. A map that is empty, but not nil, means that there must be no
+	// query.
+	Query url.Values
+
 	RemoteIPs []netip.Prefix // remote address of the connection
 	ClientIPs []netip.Prefix // client address, see hostproxy.ClientAddr
-	Protocol  string         // "http" or "https"; "grpc"
+	Protocol  string         // "http", "https" or "grpc"
 	Statuses  []int          // status of the failure that an Errors handles
 	Not       []*Match       // none may match
 }
 
-// An RE is a regular expression, whose groups are the placeholders {re.name.1} and so on.
+// An RE is a regular expression, whose groups are the placeholders {re.name.1} and so
+// on.
 type RE struct {
 	Name string // "" allows {re.1} only
 	Expr *regexp.Regexp
@@ -72,8 +84,8 @@ func with(q *http.Request, change func(*state)) *http.Request {
 	return q.WithContext(context.WithValue(q.Context(), stateKey{}, &s))
 }
 
-// match returns q, or a copy with the groups of regular expressions. It returns nil if q does
-// not match.
+// match returns q, or a copy with the groups of regular expressions. It returns nil
+// if q does not match.
 func (m *Match) match(q *http.Request) *http.Request {
 	groups := map[string]string{}
 	if !m.all(q, groups) {
@@ -126,7 +138,8 @@ func pathMatches(pattern, p string) bool {
 	return ok && err == nil
 }
 
-// cleanPath resolves dot segments, and double slashes if merge. A slash at the end stays.
+// cleanPath resolves dot segments, and double slashes if merge. A slash at the end
+// stays.
 func cleanPath(p string, merge bool) string {
 	if !merge { // a character that no path has keeps the empty segments apart
 		return strings.ReplaceAll(cleanPath(strings.ReplaceAll(p, "//", "/\x00/"), true), "\x00", "")

@@ -95,8 +95,8 @@ func keyed(group, key string, q *http.Request) (string, bool) {
 	return parts[n], true
 }
 
-// urlValue returns the value of a placeholder about the path and query, now or before the
-// first rewrite.
+// urlValue returns the value of a placeholder about the path and query, now or before
+// the first rewrite.
 func urlValue(name string, q *http.Request) (string, bool) {
 	u := q.URL
 	rest, ok := strings.CutPrefix(name, "http.request.uri")
