@@ -1,0 +1,70 @@
+package caddyfile_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/hostproxy/hostproxy/examples/caddyfile"
+)
+
+// refusedBodies are bodies of a site that have one word too much, or one that would
+// have no effect. refusedGlobals are global options, and refusedFiles whole files.
+func refusedBodies() []string {
+	return []string{
+		"root * /srv more", "root /srv {\n}", "respond a 200 b", "respond a {\n\tmore\n}", "redir / /b 301 more", "redir /a /b {\n\tx\n}",
+		"rewrite * /a /b", "uri strip_prefix /a /b", "uri replace a b 1 2", "uri strip_prefix /a {\n}", "try_files @m {path}", "try_files =404 {path}",
+		"try_files {path} {\n\tpolicy smallest_size\n}", "file_server more", "file_server {\n\tindex a {\n\t}\n}", "file_server {\n\tstatus 200\n}",
+		"abort now", "abort {\n}", "error a 404 b", "handle /a /b {\n}", "handle", "handle_path /a* b {\n}", "handle_path {\n}", "route x {\n}",
+		"header X-A b c d", "header X-A b {\n\tX-C d\n}", "header {\n\tX-A b {\n\t}\n}", "header -X-A value", "header X-*-Y a", "header", "header Connection close",
+		"request_header X-A", "request_header X-A b {\n}", "request_header Host a", "encode gzip {\n\tzstd 3\n}", "encode zstd", "encode {\n\tminimum_length x\n}",
+		"basic_auth", "basic_auth argon2id {\n\ta $argon2id$v=19\n}", "basic_auth {\n\ta $2a$04$x y\n}", "request_body {\n}", "request_body 10MB", "request_body {\n\tmax_size 10XB\n}",
+		"forward_auth localhost:1", "forward_auth localhost:1 {\n\turi /a\n\tcopy_headers A>B\n}", "forward_auth localhost:1 {\n\turi /a b\n}",
+		"reverse_proxy", "reverse_proxy {\n\tto\n}", "reverse_proxy a {\n\tto b {\n\t}\n}", "reverse_proxy a:1 {\n\tlb_policy first\n\tlb_policy random\n}",
+		"reverse_proxy a:1 {\n\tlb_policy header X {\n\t\tfallback first\n\t}\n}", "reverse_proxy a:1 {\n\tlb_policy first 2\n}", "reverse_proxy a:1 {\n\thealth_uri /\n\thealth_status\n}",
+		"reverse_proxy a:1 {\n\thealth_uri /\n\thealth_headers x {\n\t}\n}", "reverse_proxy a:1 {\n\tunhealthy_latency 1s\n}", "reverse_proxy a:1 {\n\thealth_timeout 1s\n}",
+		"reverse_proxy a:1 {\n\tfail_duration 1h\n}", "reverse_proxy a:1 {\n\ttransport fastcgi\n}", "reverse_proxy a:1 {\n\ttransport http {\n\t\tversions 3\n\t}\n}",
+		"reverse_proxy a:1 {\n\ttransport http {\n\t\ttls\n\t\ttls\n\t}\n}", "reverse_proxy a:1 {\n\ttransport http {\n\t\ttls_server_name\n\t}\n}",
+		"reverse_proxy a:1 {\n\tdynamic srv x\n}", "reverse_proxy a:99999", "reverse_proxy a:b", "reverse_proxy {\n\tdynamic a x 80 {\n\t\tresolvers 1.1.1.1\n\t}\n}",
+		"reverse_proxy a:1 {\n\tflush_interval x\n}", "reverse_proxy a:1 {\n\theader_up X-A {args[0]}\n}", "reverse_proxy a:1 {\n\ttransport http more {\n\t}\n}",
+		"bind", "bind 127.0.0.1 {\n}", "bind unix//x", "tls internal more {\n}", "tls", "tls off", "tls {\n\tprotocols tls1.3\n}", "tls {\n\tclient_auth x {\n\t}\n}",
+		"tls {\n\tca http://a\n}", "tls {\n\tissuer zerossl\n}", "log name", "log {\n\tlevel INFO {\n\t}\n}", "log {\n\tlevel LOUD\n}", "log {\n\toutput file\n}", "log {\n\toutput file a {\n\t\tmode 600\n\t}\n}",
+		"log {\n\tformat json {\n\t\ttime_format x\n\t}\n}", "@a path /x\n@a path /y", "@a {\n}\nrespond @b x", "@a nothing", "@a", "@a path", "@a remote_ip 1.2.3", "@a header X",
+		"@a query x", "@a path_regexp (", "@a protocol ftp", "@a path /x {\n\ty\n}", "respond {nothing.known}", "respond {>Old}", "handle {\n\ttls internal\n}",
+		"handle_errors", "handle_errors 99 {\n}", "handle_errors {\n}\nhandle_errors {\n}", "respond {err.status_code}", "handle {\n\thandle_errors {\n\t}\n}",
+		"handle_errors {\n\trespond {err.message}\n}", "handle_errors {\n}\nbasic_auth {\n\ta $2a$04$gjjBA5lQVav6DCVGoJKfTexcZM5YY685ArE7fkYCBHoC9XQrJOs.y\n}",
+		"import", "import nothing", "vars a b", "map a b", "templates", "nonsense", "reverse_proxy a:1 }", "respond \"x", "respond <<X\nx",
+	}
+}
+
+func refusedGlobals() []string {
+	return []string{"email", "email a b", "http_port x", "http_port 443", "http_port 70000", "admin on", "debug yes", "auto_https maybe", "grace_period 5", "grace_period 0s",
+		"storage redis", "storage file_system a b", "servers :443 {\n}", "servers {\n\tprotocols h1\n}", "servers {\n\ttimeouts x {\n\t}\n}", "servers {\n\ttimeouts {\n\t\tread_body 1s\n\t}\n}",
+		"servers {\n\ttrusted_proxies cloudflare\n}", "servers {\n\ttrusted_proxies static\n}", "servers {\n\tclient_ip_headers X\n}", "on_demand_tls", "on_demand_tls x {\n}", "email a\nemail b",
+		"acme_ca x", "log {\n}", "local_certs yes", "order a first", "default_bind", "persist_config on", "metrics"}
+}
+
+func refusedFiles() []string {
+	return []string{"", "# nothing\n", "{\n}\n", "a b {\n", "}\n", "{\n}\n{\n}\n", "http://a:443 {\n}\n", "https://a:80 {\n}\n", "a/b {\n}\n", "ws://a {\n}\n", "0.0.0.0:80 {\n}\n", "a_b!c {\n}\n",
+		"{env.X} {\n}\n", "http://a {\n\ttls internal\n}\n", "a.local:80 {\n\ttls internal\n}\n", "a.local {\n}\na.local:443 {\n}\n", ":443 {\n}\n", "https:// {\n\ttls {\n\t\ton_demand\n\t}\n}\n",
+		"(a) {\n}\n(a) {\n}\nb.local {\n}\n", "&(a) {\n}\n", "a.local {\n} b\n", "a.local { respond x\n}\n", "a.local {\n\t{\n\t}\n}\n", "a.local {\n\timport x {\n\t}\n}\n"}
+}
+
+// refusedTexts returns all of them as files.
+func refusedTexts() []string {
+	all := refusedFiles()
+	for _, body := range refusedBodies() {
+		all = append(all, "home.local {\n"+body+"\n}\n")
+	}
+	for _, global := range refusedGlobals() {
+		all = append(all, "{\n"+global+"\n}\nhome.local {\n\trespond x\n}\n")
+	}
+	return all
+}
+
+func TestNothingIsIgnored(t *testing.T) {
+	for _, text := range refusedTexts() {
+		_, err := caddyfile.Parse("Caddyfile", []byte(text), caddyfile.Options{})
+		assert.Error(t, err, "%q", text)
+	}
+}

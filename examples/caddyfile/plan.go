@@ -1,0 +1,85 @@
+package caddyfile
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
+)
+
+// A plan is what a file means. The handlers in it are those that serve; what cannot
+// be read out of a handler, such as a func, is kept beside it for the program.
+type plan struct {
+	servers []*server
+	debug   bool
+	encoded map[http.Handler]encoded
+	hooks   map[*hostproxy.Upstream]*hooks
+}
+
+// hooks are the funcs of an Upstream, as data.
+type hooks struct {
+	at       place // of the directive, whose name is word
+	word     string
+	targets  []string
+	up       *site.HeaderUp
+	down     *site.HeaderDown
+	redial   *site.Redial
+	discover string        // target whose host is looked up; "" means none
+	refresh  time.Duration // interval of the look-up
+	rootCAs  []string      // files with the CAs of https targets
+	failed   bool          // failures go to site.UpstreamFailed
+	keys     [2]string     // certificate and key for https targets
+}
+
+// A server is one port, or one address and port.
+type server struct {
+	host      string // address to listen on; "" means all
+	port      int
+	tls       bool
+	redirects bool // on the standard HTTP port too, by the Server itself
+	routes    []route
+	logs      []*site.AccessLog
+	challenge []*server // the servers whose ACME challenges are answered here
+
+	// Settings of the Router and the Server. Funcs are kept as data.
+	trustedProxies []netip.Prefix
+	trusted        bool          // trustedProxies is settled, maybe as none
+	tlsConf        hostproxy.TLS // without funcs and Storage
+	hosts          map[string]hostproxy.HostTLS
+	storage        string    // directory for certificates; "" means the default
+	ask            *site.Ask // decides about on-demand certificates; nil means none
+	httpAt         int       // port of redirects
+	limits         limits
+}
+
+// limits are the settings of a Server.
+type limits struct {
+	DrainTimeout, ReadHeaderTimeout, IdleTimeout time.Duration
+	MaxHeaderBytes                               int
+}
+
+// addr returns the address to listen on.
+func (s *server) addr(port int) string { return net.JoinHostPort(s.host, strconv.Itoa(port)) }
+
+// listeners returns the listeners of the Server.
+func (s *server) listeners() []hostproxy.Listener {
+	if !s.tls {
+		return []hostproxy.Listener{{Addr: s.addr(s.port), Role: hostproxy.RolePlain}}
+	}
+	ls := []hostproxy.Listener{{Addr: s.addr(s.port)}}
+	if s.redirects {
+		ls = append(ls, hostproxy.Listener{Addr: s.addr(s.httpAt), Role: hostproxy.RoleRedirects})
+	}
+	return ls
+}
+
+// A route is one pattern of a server.
+type route struct {
+	at      place
+	pattern string
+	handler http.Handler
+}
