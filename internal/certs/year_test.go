@@ -46,7 +46,7 @@ const (
 // themes. By default it is a short one, in which each theme comes once; whole
 // ones are a step of .ci/run:
 //
-//	go test ./internal/certs -run TestAYearInAMinute -year.days 364 -year.hosts 500 -year.seeds 3
+//	go test ./internal/certs -run TestAYearInAMinute -year.days 364 -year.hosts 500
 //
 // These are the rules, by the name that a failure shows:
 //
