@@ -246,9 +246,9 @@ type Companion interface {
 	// If Serve returns or panics before ctx is done, this is logged, clients are told
 	// to forget the companion's Alt-Svc, and the listeners continue to serve. The
 	// error is part of what [Server.Serve] returns. While the Server shuts down,
-	// Alt-Svc is omitted, except from a companion's responses to requests that
-	// arrived before the shutdown. [Server.HandOver] also ends ctx, but only after
-	// the companion of the new process has opened its socket and serves.
+	// responses have no Alt-Svc. Only a companion's responses to requests that
+	// arrived before the shutdown still have it. [Server.HandOver] also ends ctx, but
+	// only after the companion of the new process has opened its socket and serves.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
@@ -639,7 +639,7 @@ type UnbufferedConn interface {
 	//
 	//   - There are buffered bytes that Read is yet to return. The proxy calls Unbuffered again
 	//     before the next request.
-	//   - Read and Write must always be called, for instance because they count
+	//   - The proxy must not bypass Read and Write, for instance because they count
 	//     bytes.
 	Unbuffered() net.Conn
 }
@@ -671,7 +671,8 @@ type ProxyProtocol struct {
 	// these peers must begin with a header, and the peers can claim any client
 	// address. Peers on a unix socket have no addresses: they count as peers in From
 	// if From contains 127.0.0.1 or ::1. Connections of other peers must not have a
-	// header: a plain request then gets 400, and a TLS handshake fails. Required.
+	// header. If one has a header, a plain request gets 400, and a TLS handshake
+	// fails. Required.
 	From []netip.Prefix
 
 	// Timeout limits the wait for the header, from the start of the connection. Zero

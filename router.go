@@ -471,9 +471,10 @@ type RateLimit struct {
 //
 // Clients choose the values of headers and cookies. A client that invents a new value
 // for each request is not limited by it. A flood of invented values can also use up
-// the buckets: requests with other new values then get 429. Count by a value that
-// something in front verifies, or limit each client too: leave By empty in
-// [Router.RateLimit], and set it in [Upstream.RateLimit] or [Guard].
+// the buckets: requests with other new values then get 429. Count by a value that a
+// proxy or middleware in front of the Router has verified. Or limit by client address
+// too: set [Router.RateLimit] with an empty By, and set By in [Upstream.RateLimit] or
+// [Guard] only.
 type LimitKey struct {
 	// Header is the name of a header, whose first value counts. Host and forwarding
 	// headers such as X-Forwarded-For are not allowed. The header of

@@ -132,10 +132,10 @@ type Upstream struct {
 	// match. "" changes nothing.
 	//
 	// A request whose path is not below StripPrefix gets 404. A [Router] refuses a
-	// pattern if none of the paths it matches is below StripPrefix. A path that a
-	// target may read as one outside the new prefix gets 400, for instance
-	// /api/%2e%2e/admin, and so does a path with an empty segment behind StripPrefix.
-	// OPTIONS * is forwarded unchanged.
+	// pattern if none of the paths it matches is below StripPrefix. A request gets
+	// 400 if the target may read the changed path as a path outside AddPrefix, for
+	// instance /api/%2e%2e/admin. It also gets 400 if its path has an empty segment
+	// behind StripPrefix. OPTIONS * is forwarded unchanged.
 	//
 	// The target gets StripPrefix as X-Forwarded-Prefix. If a peer in
 	// [Router.TrustedProxies] has sent that header, StripPrefix is appended to its
@@ -170,8 +170,8 @@ type Upstream struct {
 
 	// Pages are handlers that write the body of responses with these statuses, 400 to
 	// 599, in place of the target's body. They also write the body of the proxy's own
-	// responses, such as 502 for a target that cannot be reached, except where
-	// ErrorHandler or the page of [Upstream.Maintain] does. Retries come first.
+	// responses, such as 502 for a target that cannot be reached, unless ErrorHandler
+	// or the page of [Upstream.Maintain] writes it. Retries come first.
 	//
 	// The status stays, whatever the handler passes to WriteHeader. Headers of the
 	// target that describe the body are removed: Content-*, ETag, Last-Modified,
@@ -248,9 +248,8 @@ type Upstream struct {
 	// for 100 Continue get it from the proxy.
 	//
 	// BufferResponses is how many bytes of a response's body are read ahead of the
-	// client. Once the rest of the body fits into the buffer, the target is free
-	// however slow the client is, and the request no longer counts in
-	// MaxTargetInFlight.
+	// client. Once the rest of the body fits into the buffer, even a slow client no
+	// longer occupies the target: the request no longer counts in MaxTargetInFlight.
 	//
 	// Neither field applies to gRPC and upgrades. BufferResponses does not apply to
 	// event streams either. All buffers of an Upstream together use at most 64 MiB,
