@@ -200,6 +200,7 @@ func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			overLanesAtOnce(t, tt.script, func(t *testing.T, s *site) { tt.act(t, s, s.dial(t)) }, alone, func(s *site) {
 				if tt.set != nil {
 					tt.set(t, s)

@@ -268,6 +268,7 @@ func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
 	}
 	for name, h := range handlers {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			overLanesAtOnce(t, good, func(t *testing.T, s *site) {
 				c := s.dial(t)
 				method := "GET"
