@@ -665,7 +665,7 @@ type UnbufferedConn interface {
 // MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
 //
 // [Router.Listen] and [Router.Wrap] read no headers. For Wrap, use a listener whose
-// connections do so themselves.
+// connections read the header themselves.
 type ProxyProtocol struct {
 	// From are the addresses of the peers, such as load balancers. Each connection of
 	// these peers must begin with a header, and the peers can claim any client

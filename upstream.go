@@ -50,11 +50,11 @@ type Upstream struct {
 	// also AddPrefix.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
-	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets select no protocol by ALPN and
-	// then close the connection, because they speak only HTTP/2. To detect them, the
-	// proxy opens, at most once in ten minutes, a second connection that offers both
-	// h2 and http/1.1. If the target selects h2 there and has closed the first
-	// connection, it gets only HTTP/2 from then on.
+	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets that speak only HTTP/2 select
+	// no protocol when they are offered only http/1.1, and close the connection. To
+	// detect them, the proxy opens a second connection that offers h2 too, at most
+	// once in ten minutes. If the target selects h2 on it, and has closed the
+	// connection that offered only http/1.1, it gets only HTTP/2 from then on.
 	Targets []*url.URL
 
 	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
@@ -142,13 +142,14 @@ type Upstream struct {
 	// value. The client's own header is removed.
 	//
 	// In responses, Location, Content-Location and the Path of cookies are changed
-	// back, before ModifyResponse. Location and Content-Location may also be URLs: a
-	// URL with the target's host becomes a path, and one with the host that the
-	// client asked for keeps the host. URLs with other hosts, relative references and
-	// paths outside AddPrefix are not changed. Paths that begin with StripPrefix are
-	// not changed either: a target that reads X-Forwarded-Prefix has added it.
-	// Cookies whose name begins with __Host- keep their Path. Bodies and other
-	// headers, such as Link and Refresh, are not changed.
+	// back, before ModifyResponse. Location and Content-Location may also be URLs. A
+	// URL with the target's host becomes a path. In a URL with the host that the
+	// client asked for, the path is changed and the host stays. URLs with other
+	// hosts, relative references and paths outside AddPrefix are not changed. Paths
+	// that begin with StripPrefix are not changed either: a target that reads
+	// X-Forwarded-Prefix has added it. Cookies whose name begins with __Host- keep
+	// their Path. Bodies and other headers, such as Link and Refresh, are not
+	// changed.
 	StripPrefix, AddPrefix string
 
 	// Rewrite changes the outgoing request. Before the call, the proxy removes
@@ -171,7 +172,8 @@ type Upstream struct {
 	// Pages are handlers that write the body of responses with these statuses, 400 to
 	// 599, in place of the target's body. They also write the body of the proxy's own
 	// responses, such as 502 for a target that cannot be reached, unless ErrorHandler
-	// or the page of [Upstream.Maintain] writes it. Retries come first.
+	// or the page of [Upstream.Maintain] writes it. A response that is retried gets
+	// no page; only the response that the client gets does.
 	//
 	// The status stays, whatever the handler passes to WriteHeader. Headers of the
 	// target that describe the body are removed: Content-*, ETag, Last-Modified,
