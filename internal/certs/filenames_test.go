@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/hostproxy/hostproxy/internal/certs"
 	"github.com/hostproxy/hostproxy/examples/storagetest"
+	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
 // long returns a host of n bytes, the first label apart.
