@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"html/template"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path"
 	"strings"
 	"testing/fstest"
 	"time"
@@ -25,18 +23,6 @@ import (
 
 	"github.com/hostproxy/hostproxy"
 )
-
-// trusting returns a client that trusts root and connects to addr, whatever the host.
-func trusting(root []byte, addr string) *http.Client {
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(root)
-	return &http.Client{Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: pool},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		},
-	}}
-}
 
 // Internal names, such as app.localhost, get certificates from a LocalCA. Browsers and other
 // clients accept them once they trust its root. RootFile says where the root is; the README has
@@ -65,7 +51,14 @@ func Example_trustLocalCA() {
 		fmt.Println(err)
 		return
 	}
-	client := trusting(root, ln.Addr().String())
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(root)
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { // instead of DNS
+			return new(net.Dialer).DialContext(ctx, network, ln.Addr().String())
+		},
+	}}
 	defer client.CloseIdleConnections()
 	res, err := client.Get("https://app.localhost/")
 	if err != nil {
@@ -78,46 +71,6 @@ func Example_trustLocalCA() {
 	// Output:
 	// /localca/root.crt <nil>
 	// trusted
-}
-
-// A noList is a file system whose directories have an index.html or do not exist: http.FileServer
-// would list the others.
-type noList struct{ fs.FS }
-
-func (n noList) Open(name string) (fs.File, error) {
-	f, err := n.FS.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	if s, err := f.Stat(); err == nil && s.IsDir() {
-		if _, err := fs.Stat(n.FS, path.Join(name, "index.html")); err != nil {
-			f.Close()
-			return nil, fs.ErrNotExist
-		}
-	}
-	return f, nil
-}
-
-// A handler of net/http is a route like any other: it gets a certificate, and is in the access
-// log. http.FileServer answers Range and If-Modified-Since, and redirects /docs to /docs/.
-func Example_staticFiles() {
-	files := fstest.MapFS{ // your program: os.DirFS("/srv/www"), or an embed.FS
-		"index.html":      {Data: []byte("home")},
-		"docs/index.html": {Data: []byte("the docs")},
-		"img/logo.svg":    {Data: []byte("<svg/>")},
-	}
-	var r hostproxy.Router
-	r.Handle("www.example.com", http.FileServerFS(noList{files}))
-	for _, p := range []string{"/", "/docs/", "/img/logo.svg", "/img/", "/nothing"} {
-		w := visit(&r, "https://www.example.com"+p)
-		fmt.Println(w.Code, w.Header().Get("Content-Type"), strings.TrimSpace(w.Body.String()))
-	}
-	// Output:
-	// 200 text/html; charset=utf-8 home
-	// 200 text/html; charset=utf-8 the docs
-	// 200 image/svg+xml <svg/>
-	// 404 text/plain; charset=utf-8 404 page not found
-	// 404 text/plain; charset=utf-8 404 page not found
 }
 
 // ResponseHeader sets headers on the responses of an Upstream and replaces what the target sent.
@@ -274,62 +227,4 @@ func Example_streamsAndUploads() {
 	// 3145728
 	// bytes
 	// read
-}
-
-// A proxy is tested in three steps of growing size: its routes by Router.Handler, which needs no
-// port; its behavior by an httptest.Server in place of a target; TLS by a LocalCA in a directory
-// of the test. In a test, use t.TempDir and t.Cleanup.
-func Example_testing() {
-	dir, _ := os.MkdirTemp("", "")
-	defer os.RemoveAll(dir)
-	fake := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		fmt.Fprintln(w, q.Host, q.URL, q.Header.Get("X-Forwarded-Proto"))
-	}))
-	defer fake.Close()
-	newRouter := func(target string) *hostproxy.Router { // your program's own
-		r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
-		api := hostproxy.To(target)
-		api.StripPrefix = "/api"
-		r.Handle("app.test", hostproxy.To(target))
-		r.Handle("app.test/api/", api)
-		return r
-	}
-
-	r := newRouter(fake.URL)
-	fmt.Println("settings:", r.Check())
-	_, pattern := r.Handler(httptest.NewRequest("GET", "https://app.test/api/users", nil))
-	fmt.Println("route:", pattern)
-	fmt.Print("behavior: ", visit(r, "https://app.test/api/users?a=b").Body)
-
-	r = newRouter(fake.URL)
-	r.TLS.Storage = &certmagic.FileStorage{Path: dir}
-	root, err := (&hostproxy.LocalCA{Storage: r.TLS.Storage}).RootPEM(context.Background())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- (&hostproxy.Server{Router: r}).Serve(ctx, ln, nil) }()
-	client := trusting(root, ln.Addr().String())
-	res, err := client.Get("https://app.test/")
-	if err == nil {
-		body, _ := io.ReadAll(res.Body)
-		res.Body.Close()
-		fmt.Print("over TLS: ", string(body))
-	}
-	client.CloseIdleConnections()
-	stop()
-	fmt.Println(err, <-done)
-	// Output:
-	// settings: <nil>
-	// route: app.test/api/
-	// behavior: app.test /users?a=b https
-	// over TLS: app.test / https
-	// <nil> <nil>
 }

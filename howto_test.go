@@ -1,6 +1,7 @@
 package hostproxy_test
 
 import (
+	"go/ast"
 	"go/doc"
 	"go/parser"
 	"go/token"
@@ -22,10 +23,14 @@ func TestEveryHowToIsInTheREADMEAndInThePackageComment(t *testing.T) {
 	table := regexp.MustCompile(`(?m)^\| .* \| (.*) \|$`).FindAllStringSubmatch(section, -1)[1:] // without its head
 	assert.Len(t, table, 12)
 
-	parsed, err := parser.ParseFile(token.NewFileSet(), "example_howto_test.go", nil, parser.ParseComments)
-	require.NoError(t, err)
+	files := []*ast.File{}
+	for _, name := range []string{"example_howto_test.go", "example_staticfiles_test.go", "example_testing_test.go"} {
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		require.NoError(t, err)
+		files = append(files, parsed)
+	}
 	examples := map[string]*doc.Example{}
-	for _, e := range doc.Examples(parsed) {
+	for _, e := range doc.Examples(files...) {
 		examples["Example"+e.Name] = e
 		assert.NotEmpty(t, e.Output, e.Name)
 	}
@@ -36,7 +41,7 @@ func TestEveryHowToIsInTheREADMEAndInThePackageComment(t *testing.T) {
 	for _, row := range table {
 		for _, name := range regexp.MustCompile("`(Example_[^`]+)`").FindAllStringSubmatch(row[1], -1) {
 			e := examples[name[1]]
-			if assert.NotNil(t, e, "%s is not in example_howto_test.go", name[1]) {
+			if assert.NotNil(t, e, "%s is not an Example of these files", name[1]) {
 				suffix := strings.TrimPrefix(name[1], "Example_")
 				assert.Contains(t, comment, "Example ("+strings.ToUpper(suffix[:1])+suffix[1:]+")")
 				delete(examples, name[1])
