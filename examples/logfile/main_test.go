@@ -13,7 +13,11 @@ import (
 	"github.com/DeRuina/timberjack"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
+
+func TestMain(m *testing.M) { proxytest.Main(m) }
 
 // lines returns the hosts in the lines of JSON in a file.
 func lines(t *testing.T, name string) (hosts []string) {
@@ -77,4 +81,10 @@ func TestADiskThatIsFullFailsNoRequest(t *testing.T) {
 func TestATargetThatIsInvalidIsAnError(t *testing.T) {
 	_, err := router(nil, "not a target")
 	assert.ErrorContains(t, err, "not a target")
+}
+
+func TestTheModuleIsCompleteOutsideTheTree(t *testing.T) {
+	text, err := os.ReadFile("main.go")
+	require.NoError(t, err)
+	proxytest.BuildOutside(t, string(text))
 }
