@@ -16,6 +16,27 @@
 //   - [Router.Listen] and [Router.Wrap] return a listener for a server of your own.
 //   - [Router.TLSConfig] returns the settings for a TLS listener of your own.
 //   - A Router is an [http.Handler] for any server.
+//
+// # How to
+//
+// The Examples of the package show how to:
+//
+//   - trust the local CA: Example (TrustLocalCA)
+//   - serve static files for one host: Example (StaticFiles)
+//   - set security headers: Example (SecurityHeaders)
+//   - ask for a password: Example (BasicAuth)
+//   - show error pages of your own: Example (ErrorPages)
+//   - serve streams of language models, and long uploads: Example (StreamsAndUploads)
+//   - test a proxy: Example (Testing)
+//
+// These directories show the rest:
+//
+//   - examples/compress: compress responses
+//   - examples/logfile: log to a file that is rotated
+//   - examples/prometheus: have metrics in Prometheus
+//   - examples/service: run under systemd
+//   - examples/reload: change routes without a restart
+//   - examples/migration: come from nginx, Traefik, Caddy or httputil.ReverseProxy
 package hostproxy
 
 import (

@@ -1,0 +1,138 @@
+package migration_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
+)
+
+// echo answers with what it got.
+func echo(w http.ResponseWriter, q *http.Request) {
+	w.Header()["Server"] = []string{"target"}
+	if q.URL.Path == "/fails" {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	fmt.Fprintf(w, "%s %s %s", q.Host, q.RequestURI, q.Header.Get("X-Forwarded-For"))
+}
+
+// get asks r, as the client 192.0.2.1.
+func get(r http.Handler, url string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	r.ServeHTTP(w, httptest.NewRequest("GET", url, nil))
+	return w
+}
+
+func upstream(t *testing.T, targets ...string) *hostproxy.Upstream {
+	t.Helper()
+	u := hostproxy.To(targets...)
+	t.Cleanup(func() { assert.NoError(t, u.Drain(context.Background())) })
+	return u
+}
+
+func TestHostsAndPathsMatchAsThePagesSay(t *testing.T) {
+	var r hostproxy.Router
+	for _, pattern := range []string{"*.example.com", "app.example.com", "app.example.com/api/", "app.example.com/health/"} {
+		r.Handle(pattern, http.NotFoundHandler())
+	}
+	for _, tt := range []struct{ url, pattern string }{
+		{"http://a.example.com/", "*.example.com"},
+		{"http://a.b.example.com/", ""},
+		{"http://example.com/", ""},
+		{"http://app.example.com/api", "app.example.com/api/"},
+		{"http://app.example.com/api/x", "app.example.com/api/"},
+		{"http://app.example.com/apis", "app.example.com"},
+		{"http://app.example.com/health/x", "app.example.com/health/"},
+	} {
+		_, pattern := r.Handler(httptest.NewRequest("GET", tt.url, nil))
+		assert.Equal(t, tt.pattern, pattern, tt.url)
+	}
+}
+
+func TestRequestsReachTheTargetAsThePagesSay(t *testing.T) {
+	target := proxytest.NewServer(t, http.HandlerFunc(echo)).Addr()
+	plain, named, stripped, moved := upstream(t, target), upstream(t, target), upstream(t, target), upstream(t, target)
+	named.TargetHost = true
+	stripped.StripPrefix = "/api"
+	moved.StripPrefix, moved.AddPrefix = "/api", "/v2"
+	for _, tt := range []struct {
+		name string
+		u    *hostproxy.Upstream
+		path string
+		want string
+	}{
+		{"the client's Host", plain, "/a//b%2Fc", "app.example.com:8080 /a//b%2Fc 192.0.2.1"},
+		{"the target's Host", named, "/", target + " / 192.0.2.1"},
+		{"a path with a slash", stripped, "/api/a%2Fb", "app.example.com:8080 /a%2Fb 192.0.2.1"},
+		{"a path without a slash", stripped, "/api", "app.example.com:8080 / 192.0.2.1"},
+		{"another prefix", moved, "/api/x", "app.example.com:8080 /v2/x 192.0.2.1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := httptest.NewRequest("GET", "http://app.example.com:8080"+tt.path, nil)
+			q.Header.Set("X-Forwarded-For", "203.0.113.9") // dropped: the client is no trusted proxy
+			w := httptest.NewRecorder()
+			tt.u.ServeHTTP(w, q)
+			assert.Equal(t, tt.want, w.Body.String())
+		})
+	}
+	assert.Equal(t, http.StatusBadRequest, get(stripped, "http://app.example.com/api/%2e%2e/admin").Code)
+	assert.Equal(t, http.StatusNotFound, get(stripped, "http://app.example.com/apis").Code)
+}
+
+func TestResponsesAreChangedAsThePagesSay(t *testing.T) {
+	app := upstream(t, proxytest.NewServer(t, http.HandlerFunc(echo)).Addr())
+	app.ResponseHeader.Set = http.Header{"X-Frame-Options": {"DENY"}}
+	app.Pages = map[int]http.Handler{503: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		_, _ = io.WriteString(w, "back soon")
+	})}
+	w := get(app, "http://app.example.com/")
+	assert.Equal(t, []string{"target"}, w.Header()["Server"])
+	w = get(app, "http://app.example.com/fails")
+	assert.Equal(t, http.StatusServiceUnavailable, w.Code)
+	assert.Equal(t, "DENY", w.Header().Get("X-Frame-Options"))
+	assert.Equal(t, "back soon", w.Body.String())
+}
+
+func TestRefusalsHaveTheStatusesThatThePagesName(t *testing.T) {
+	target := proxytest.NewServer(t, http.HandlerFunc(echo)).Addr()
+	limited, closed := upstream(t, target), upstream(t, proxytest.Refused(t))
+	limited.RateLimit = &hostproxy.RateLimit{Rate: 0.01, Burst: 2}
+	var r hostproxy.Router
+	r.Handle("www.example.com", hostproxy.Redirect("example.com"))
+	assert.Equal(t, http.StatusPermanentRedirect, get(&r, "https://www.example.com/a?b=c").Code)
+	assert.Equal(t, http.StatusNotFound, get(&r, "http://unknown.example.com/").Code)
+	assert.Equal(t, http.StatusMisdirectedRequest, get(&r, "https://unknown.example.com/").Code)
+	for _, want := range []int{200, 200, 429} { // limit_req burst=1 nodelay is Burst: 2
+		assert.Equal(t, want, get(limited, "http://app.example.com/").Code)
+	}
+	closed.ResponseHeader.Set = http.Header{"X-Frame-Options": {"DENY"}}
+	w := get(closed, "http://app.example.com/")
+	assert.Equal(t, http.StatusBadGateway, w.Code)
+	assert.Empty(t, w.Header()["X-Frame-Options"], "ResponseHeader is for responses of the target")
+
+	began, end := make(chan struct{}), make(chan struct{})
+	slow := upstream(t, proxytest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(began)
+		<-end
+	})).Addr())
+	slow.MaxTargetInFlight = 1
+	late := upstream(t, proxytest.NewServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() })).Addr())
+	late.ResponseHeaderTimeout = time.Millisecond
+	assert.Equal(t, http.StatusGatewayTimeout, get(late, "http://app.example.com/").Code)
+	done := make(chan int, 1)
+	go func() { done <- get(slow, "http://app.example.com/").Code }()
+	<-began
+	assert.Equal(t, http.StatusServiceUnavailable, get(slow, "http://app.example.com/").Code)
+	close(end)
+	require.Equal(t, http.StatusOK, <-done)
+}
