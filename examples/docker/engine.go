@@ -28,6 +28,7 @@ var errGone = errors.New("no such container")
 // An engine is a daemon that speaks the Docker Engine API: Docker's, Podman's, or a proxy in front of one.
 type engine struct {
 	client   *http.Client
+	name     string        // as it was given
 	base     string        // URL without a path
 	patience time.Duration // limit of one answer, except the events
 }
@@ -39,7 +40,7 @@ func newEngine(host string) (*engine, error) {
 		return nil, fmt.Errorf("daemon %q: %w", host, err)
 	}
 	t := &http.Transport{ResponseHeaderTimeout: 10 * time.Second, IdleConnTimeout: time.Minute}
-	e := &engine{client: &http.Client{Transport: t}, base: "http://docker", patience: 10 * time.Second}
+	e := &engine{client: &http.Client{Transport: t}, name: host, base: "http://docker", patience: 10 * time.Second}
 	switch {
 	case u.Scheme == "unix" && u.Host == "" && filepath.IsAbs(u.Path):
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -30,7 +30,9 @@ func (p *proxy) watch(ctx context.Context, e *engine) {
 		if synced && time.Since(began) > maxPause { // or a daemon that ends the events at once would be asked all the time
 			pause, last = p.pause, ""
 		}
-		if text := err.Error(); text != last {
+		if synced {
+			p.log.Info("the events have ended, connecting again", "cause", err)
+		} else if text := err.Error(); text != last {
 			p.log.Warn("cannot follow the containers; the routes stay as they are, and the daemon is asked again", "cause", err)
 			last = text
 		}
@@ -74,7 +76,7 @@ func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) 
 			return synced, err
 		}
 		if !synced {
-			p.log.Info("following the containers", "daemon", e.base, "routes", len(p.live))
+			p.log.Info("following the containers", "daemon", e.name, "routes", len(p.live))
 		}
 		synced = true
 		next := p.resync

@@ -135,9 +135,13 @@ func TestAWebSocketSurvivesWhatChangesAroundIt(t *testing.T) {
 	const hello = "\x81\x85\x00\x00\x00\x00hello"
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n") == nil {
-			for err == nil { // a frame with a mask in, one without a mask out
-				if _, err = c.ReadString(len(hello)); err == nil {
+			for err == nil {
+				var frame string // with a mask; the answer has none
+				if frame, err = c.ReadString(2); err == nil && frame[0] == 0x81 {
+					_, _ = c.ReadString(len(hello) - 2)
 					err = c.Send("\x81\x05hello")
+				} else {
+					return
 				}
 			}
 		}
@@ -164,6 +168,7 @@ func TestAWebSocketSurvivesWhatChangesAroundIt(t *testing.T) {
 	r.becomes("c.test/", "404 ")
 	echo()
 	d.stop()
+	r.says("the events have ended")
 	r.says("cannot follow the containers")
 	echo()
 	d.set(newBox("d", service(t, "d"), "hostproxy.host=d.test")).start()
