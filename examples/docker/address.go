@@ -76,7 +76,7 @@ func locate(ctx context.Context, e *engine, names []string, network string) (pla
 		}
 		return p, nil
 	}
-	return place{}, fmt.Errorf("the proxy runs in a container, but the daemon knows none of %q: give its name with -self", names)
+	return place{}, fmt.Errorf("the proxy runs in a container, but the daemon knows none of %q: give its name with -self, or write -self host if the daemon runs in the same container", names)
 }
 
 // target returns the URL at which the proxy reaches c.

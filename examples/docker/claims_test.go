@@ -229,5 +229,12 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 	assert.True(t, p.onHost)
 	_, err = locate(t.Context(), e, []string{"nobody"}, "")
 	assert.ErrorContains(t, err, `none of ["nobody"]: give its name with -self`)
+	for self, onHost := range map[string]bool{"host": true, "onhost": true, "self": false} {
+		q := newProxy(slog.New(slog.DiscardHandler), true)
+		q.self = self
+		p, err = q.locate(t.Context(), e)
+		require.NoError(t, err)
+		assert.Equal(t, onHost, p.onHost, self)
+	}
 	assert.NotEmpty(t, selves(), "the name of the machine at least")
 }

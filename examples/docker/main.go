@@ -25,7 +25,7 @@ func main() {
 	http := flag.String("http", ":80", "address for redirects and ACME challenges, or for the routes without -https")
 	host := flag.String("docker", os.Getenv("DOCKER_HOST"), "the daemon: unix:///path or tcp://host:port; empty looks for a socket")
 	p := newProxy(slog.Default(), inContainer())
-	flag.StringVar(&p.self, "self", "", "name or ID of the proxy's own container; empty finds it")
+	flag.StringVar(&p.self, "self", "", "name or ID of the proxy's own container, or host if it runs where the daemon runs; empty finds out")
 	flag.StringVar(&p.router.TLS.Email, "email", "", "contact for the certificate authority")
 	flag.StringVar(&p.network, "network", "", "network to reach containers on, where they have no label hostproxy.network")
 	flag.Func("only", "`hosts` that labels may claim, such as example.com,*.example.com; a wildcard allows itself and each host that it matches", p.allow)

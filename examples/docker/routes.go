@@ -21,7 +21,7 @@ type proxy struct {
 	router  hostproxy.Router
 	log     *slog.Logger
 	inside  bool                    // the proxy runs in a container
-	self    string                  // its own container; "" finds it
+	self    string                  // its own container, or host; "" finds out
 	network string                  // preferred; "" means none
 	only    []string                // hosts that labels may claim; empty means all but wildcards
 	fixed   map[string]http.Handler // routes of the command line

@@ -177,12 +177,13 @@ func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) 
 	return complete, p.apply(routes)
 }
 
+// locate returns where the proxy runs: what -self says, else what the daemon knows.
 func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
-	if p.self != "" {
-		return locate(ctx, e, []string{p.self}, p.network)
-	}
-	if !p.inside {
+	switch {
+	case p.self == "host" || p.self == "" && !p.inside:
 		return hostPlace(p.network), nil
+	case p.self != "":
+		return locate(ctx, e, []string{p.self}, p.network)
 	}
 	return locate(ctx, e, selves(), p.network)
 }
