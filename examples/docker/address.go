@@ -101,7 +101,7 @@ func (p place) target(c *container, w wishes) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return w.scheme + "://" + net.JoinHostPort(host, port), nil
+	return w.settings.scheme + "://" + net.JoinHostPort(host, port), nil
 }
 
 // portOf returns the port of the label, or the only TCP port that c exposes.
@@ -125,10 +125,11 @@ func (w wishes) portOf(c *container) (string, error) {
 	slices.Sort(tcp)
 	switch len(tcp) {
 	case 1:
-		if n, err := strconv.ParseUint(tcp[0], 10, 16); err != nil || n == 0 {
+		n, err := strconv.ParseUint(tcp[0], 10, 16)
+		if err != nil || n == 0 {
 			return "", fmt.Errorf("it exposes %.80q, which is no port: set hostproxy.port", tcp[0])
 		}
-		return tcp[0], nil
+		return fmt.Sprint(n), nil
 	case 0:
 		return "", errors.New("it exposes no TCP port: say with hostproxy.port on which one it listens")
 	}
@@ -149,17 +150,18 @@ func (p place) hostAddr() (string, error) {
 // published returns where port of c is published on the host and, if it is not, the address of c, where that is reachable.
 func (p place) published(c *container, port string) (string, string, error) {
 	for _, b := range c.NetworkSettings.Ports[port+"/tcp"] {
-		if n, err := strconv.ParseUint(b.HostPort, 10, 16); err != nil || n == 0 {
+		n, err := strconv.ParseUint(b.HostPort, 10, 16)
+		if err != nil || n == 0 {
 			continue
 		}
-		ip := net.ParseIP(b.HostIP)
+		ip, at := net.ParseIP(b.HostIP), fmt.Sprint(n)
 		switch {
 		case b.HostIP == "" || ip != nil && ip.To4() != nil && ip.IsUnspecified():
-			return "127.0.0.1", b.HostPort, nil
+			return "127.0.0.1", at, nil
 		case ip != nil && ip.IsUnspecified():
-			return "::1", b.HostPort, nil
+			return "::1", at, nil
 		case ip != nil:
-			return b.HostIP, b.HostPort, nil
+			return ip.String(), at, nil
 		}
 	}
 	rule := fmt.Errorf("port %s is not published, and the proxy runs on the host: publish it (-p 127.0.0.1::%s), or run the proxy in a container", port, port)
@@ -200,8 +202,8 @@ func (p place) shared(c *container, label string) (string, error) {
 		name = names[at]
 	}
 	for _, a := range []string{nets[name].IPAddress, nets[name].GlobalIPv6Address} {
-		if net.ParseIP(a) != nil {
-			return a, nil
+		if ip := net.ParseIP(a); ip != nil {
+			return ip.String(), nil
 		}
 	}
 	return "", fmt.Errorf("it has no address on the network %.100q: publish the port, or put it on another network", name)

@@ -105,8 +105,8 @@ func (c *claim) take(pattern string, routes map[string]*route, owners map[string
 		r = &route{settings: c.settings, first: c}
 		routes[pattern] = r
 	case r.settings != c.settings:
-		return fmt.Errorf("route %q is that of container %q, which is older, and whose labels differ: there hostproxy.health is %q and the stripped path %q, here %q and %q; make them equal",
-			pattern, r.first.Name, r.health, r.strip, c.settings.health, c.settings.strip)
+		return fmt.Errorf("route %q is that of container %q, which is older and says %s, and this one says %s: make the labels equal",
+			pattern, r.first.Name, r.settings, c.settings)
 	}
 	if c.target != "" {
 		r.targets = append(r.targets, c.target)

@@ -16,17 +16,17 @@ func TestWhatLabelsMean(t *testing.T) {
 		labels map[string]string
 		want   wishes
 	}{
-		"a host":         {map[string]string{"hostproxy.host": "a.test"}, wishes{patterns: []string{"a.test"}, scheme: "http"}},
-		"hosts":          {map[string]string{"hostproxy.host": "A.test, b.test.,a.test"}, wishes{patterns: []string{"a.test", "b.test"}, scheme: "http"}},
-		"a host in IDNA": {map[string]string{"hostproxy.host": "bücher.test"}, wishes{patterns: []string{"xn--bcher-kva.test"}, scheme: "http"}},
-		"a path":         {map[string]string{"hostproxy.host": "a.test,b.test", "hostproxy.path": "/api/"}, wishes{patterns: []string{"a.test/api", "b.test/api"}, scheme: "http"}},
+		"a host":         {map[string]string{"hostproxy.host": "a.test"}, wishes{patterns: []string{"a.test"}, settings: settings{scheme: "http"}}},
+		"hosts":          {map[string]string{"hostproxy.host": "A.test, b.test.,a.test"}, wishes{patterns: []string{"a.test", "b.test"}, settings: settings{scheme: "http"}}},
+		"a host in IDNA": {map[string]string{"hostproxy.host": "bücher.test"}, wishes{patterns: []string{"xn--bcher-kva.test"}, settings: settings{scheme: "http"}}},
+		"a path":         {map[string]string{"hostproxy.host": "a.test,b.test", "hostproxy.path": "/api/"}, wishes{patterns: []string{"a.test/api", "b.test/api"}, settings: settings{scheme: "http"}}},
 		"a stripped path": {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/api", "hostproxy.strip": "true"},
-			wishes{patterns: []string{"a.test/api"}, scheme: "http", settings: settings{strip: "/api"}}},
+			wishes{patterns: []string{"a.test/api"}, settings: settings{scheme: "http", strip: "/api"}}},
 		"all": {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": " 80 ", "hostproxy.health": "/up", "hostproxy.scheme": "h2c", "hostproxy.network": "web",
 			"hostproxy.group": "g", project: "shop", "hostproxy.strip": "false", "traefik.enable": "true"},
-			wishes{patterns: []string{"a.test"}, scheme: "h2c", port: 80, network: "web", group: "g", settings: settings{health: "/up"}}},
-		"a project":  {map[string]string{"hostproxy.host": "a.test", project: "shop"}, wishes{patterns: []string{"a.test"}, scheme: "http", group: "shop"}},
-		"a wildcard": {map[string]string{"hostproxy.host": "*.a.test"}, wishes{patterns: []string{"*.a.test"}, scheme: "http"}},
+			wishes{patterns: []string{"a.test"}, port: 80, network: "web", group: "g", settings: settings{scheme: "h2c", health: "/up"}}},
+		"a project":  {map[string]string{"hostproxy.host": "a.test", project: "shop"}, wishes{patterns: []string{"a.test"}, settings: settings{scheme: "http"}, group: "shop"}},
+		"a wildcard": {map[string]string{"hostproxy.host": "*.a.test"}, wishes{patterns: []string{"*.a.test"}, settings: settings{scheme: "http"}}},
 	} {
 		got, err := readLabels(c.labels)
 		require.NoError(t, err, name)
@@ -55,10 +55,11 @@ func TestLabelsThatAreWrongAreAllSaid(t *testing.T) {
 		"a host with a port": {map[string]string{"hostproxy.host": "a.test:8080"}, []string{"a.test:8080"}},
 		"values": {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "0", "hostproxy.path": "api", "hostproxy.strip": "yes", "hostproxy.health": "up", "hostproxy.scheme": "https"},
 			[]string{`hostproxy.port is "0"`, `hostproxy.path is "api"`, `hostproxy.strip is "yes"`, `hostproxy.health is "up"`, `hostproxy.scheme is "https"`}},
-		"strip alone":      {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
-		"a mapping":        {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
-		"a star":           {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
-		"a path with dots": {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/../x"}, []string{"/../x"}},
+		"strip alone":                {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
+		"a mapping":                  {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
+		"a star":                     {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
+		"a path with dots":           {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/../x"}, []string{"/../x"}},
+		"a health path that is none": {map[string]string{"hostproxy.host": "a.test", "hostproxy.health": "/up now\n"}, []string{"Health.Path is"}},
 	} {
 		_, err := readLabels(c.labels)
 		require.Error(t, err, name)
@@ -168,7 +169,9 @@ func TestWhoGetsAHost(t *testing.T) {
 		"the whole of another's path": {boxes: []box{at("00", newBox("b", "10.0.0.2:80", "hostproxy.host=a.test", "hostproxy.path=/x")), a},
 			want: map[string][]string{"a.test/x/": {"http://10.0.0.2:80"}}, refused: `host "a.test" belongs to container "b"`},
 		"settings that differ": {boxes: []box{a, at("02", newBox("b", "10.0.0.2:80", "hostproxy.host=a.test", "hostproxy.health=/up", project+"=p"))},
-			want: map[string][]string{"a.test": {"http://10.0.0.1:80"}}, refused: `route "a.test" is that of container "a", which is older, and whose labels differ: there hostproxy.health is ""`},
+			want: map[string][]string{"a.test": {"http://10.0.0.1:80"}}, refused: `route "a.test" is that of container "a", which is older and says hostproxy.scheme="http" hostproxy.health="" hostproxy.strip=false, and this one says hostproxy.scheme="http" hostproxy.health="/up"`},
+		"schemes that differ": {boxes: []box{a, at("02", newBox("b", "10.0.0.2:80", "hostproxy.host=a.test", "hostproxy.scheme=h2c", project+"=p"))},
+			want: map[string][]string{"a.test": {"http://10.0.0.1:80"}}, refused: `this one says hostproxy.scheme="h2c"`},
 		"as old, the ID decides": {boxes: []box{at("01", newBox("b", "10.0.0.2:80", "hostproxy.host=a.test")), a},
 			want: map[string][]string{"a.test": {"http://10.0.0.1:80"}}, refused: `container "a"`},
 		"fractions of a second": {boxes: []box{at("01.5", newBox("0", "10.0.0.2:80", "hostproxy.host=a.test")), a},

@@ -42,7 +42,7 @@ func newEngine(host string) (*engine, error) {
 	t := &http.Transport{ResponseHeaderTimeout: 10 * time.Second, IdleConnTimeout: time.Minute}
 	e := &engine{client: &http.Client{Transport: t}, name: host, base: "http://docker", patience: 10 * time.Second}
 	switch {
-	case u.Scheme == "unix" && u.Host == "" && filepath.IsAbs(u.Path):
+	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
 		}
@@ -59,6 +59,9 @@ func findSocket() string {
 	places := []string{"/var/run/docker.sock", "/run/podman/podman.sock"}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		places = append(places, filepath.Join(dir, "docker.sock"), filepath.Join(dir, "podman/podman.sock"))
+	}
+	if dir, err := os.UserHomeDir(); err == nil {
+		places = append(places, filepath.Join(dir, ".docker/run/docker.sock")) // Docker Desktop
 	}
 	for _, p := range places {
 		if _, err := os.Stat(p); err == nil {

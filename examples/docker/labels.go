@@ -41,15 +41,19 @@ type wishes struct {
 	patterns []string // canonical
 	settings settings
 	group    string // containers of other groups do not share its hosts
-	scheme   string
 	port     int    // 0 means the only one that the container exposes
 	network  string // "" means the one shared with the proxy
 }
 
 // A settings is what all containers of a route must agree on.
 type settings struct {
+	scheme string // http or h2c
 	health string // path of the health check; "" means none
 	strip  string // prefix that is removed from the path; "" means none
+}
+
+func (s settings) String() string {
+	return fmt.Sprintf("hostproxy.scheme=%q hostproxy.health=%q hostproxy.strip=%t", s.scheme, s.health, s.strip != "")
 }
 
 // upstream returns an Upstream with these settings.
@@ -89,8 +93,8 @@ func readLabels(labels map[string]string) (wishes, error) {
 
 // parseLabels returns what the values of labels ask for. Those that are missing are "".
 func parseLabels(label func(string) string, compose string) (wishes, error) {
-	w := wishes{group: cmp.Or(label("group"), compose), scheme: cmp.Or(label("scheme"), "http"), network: label("network")}
-	w.settings.health = label("health")
+	w := wishes{group: cmp.Or(label("group"), compose), network: label("network")}
+	w.settings = settings{scheme: cmp.Or(label("scheme"), "http"), health: label("health")}
 	var errs []error
 	fault := func(name, rule string) {
 		errs = append(errs, fmt.Errorf("label %s%s is %.100q: %s", prefix, name, label(name), rule))
@@ -111,7 +115,7 @@ func parseLabels(label func(string) string, compose string) (wishes, error) {
 	if h := w.settings.health; h != "" && h[0] != '/' {
 		fault("health", "want a path such as /up")
 	}
-	if w.scheme != "http" && w.scheme != "h2c" {
+	if s := w.settings.scheme; s != "http" && s != "h2c" {
 		fault("scheme", "want http or h2c; a certificate for https cannot be verified by the address of a container")
 	}
 	if s := label("port"); s != "" {
@@ -158,7 +162,7 @@ func patterns(hosts, path string, s settings) (all []string, err error) {
 
 // canonical returns pattern as a Router spells it, if a route with these settings is possible.
 func canonical(pattern string, s settings) (string, error) {
-	u, err := s.upstream("localhost:1")
+	u, err := s.upstream(s.scheme + "://localhost:1")
 	if err != nil {
 		return "", err
 	}

@@ -91,3 +91,12 @@ func TestLoopbackTargets(t *testing.T) {
 		assert.Equal(t, want, loopback(target), target)
 	}
 }
+
+func TestOnlyPrivateAddressesAreThoseOfContainers(t *testing.T) {
+	for target, want := range map[string]bool{
+		"http://172.17.0.2:80": true, "http://[fd00::2]:80": true, "10.0.0.1:1": true,
+		"http://127.0.0.1:80": false, "http://192.0.2.1:80": false, "http://blog:80": false, "unix:/run/x": false,
+	} {
+		assert.Equal(t, want, private(target), target)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -127,13 +128,13 @@ func unready(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "503 Service Unavailable: no container is ready", http.StatusServiceUnavailable)
 }
 
-// apply makes routes and those of the command line the only ones, or returns an error and leaves the table as it is. A
-// route that keeps its settings keeps its Upstream, and targets that it keeps are not touched: their WebSockets go on.
+// apply makes routes and those of the command line the only ones. A route that keeps its settings keeps its Upstream,
+// and targets that it keeps are not touched: their WebSockets go on. A route that is not possible stays as it was, and
+// is in the error.
 func (p *proxy) apply(routes map[string]*route) error {
 	table, next, gone := map[string]http.Handler{}, map[string]*live{}, map[*live][]string{}
-	for pattern, h := range p.fixed {
-		table[pattern] = h
-	}
+	maps.Copy(table, p.fixed)
+	var errs []error
 	for pattern, r := range routes {
 		if len(r.targets) == 0 {
 			table[pattern] = http.HandlerFunc(unready)
@@ -141,17 +142,21 @@ func (p *proxy) apply(routes map[string]*route) error {
 		}
 		l, err := p.grow(p.live[pattern], r)
 		if err != nil {
-			return fmt.Errorf("route %q: %w", pattern, err)
+			errs = append(errs, fmt.Errorf("route %q: %w", pattern, err))
+			if l = p.live[pattern]; l == nil {
+				continue
+			}
+			next[pattern], table[pattern] = l, l.upstream
+			continue
 		}
 		gone[l] = without(l.targets, r.targets)
 		next[pattern], table[pattern] = l, l.upstream
 	}
 	if err := p.router.Replace(table); err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	p.report(routes)
 	p.live = next
-	var errs []error
 	for l, targets := range gone { // after the table: until here both serve
 		if len(targets) > 0 {
 			errs = append(errs, l.upstream.Remove(targets...))

@@ -173,19 +173,28 @@ func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) 
 		fixed[pattern] = true
 	}
 	routes, refused := resolve(claims, fixed, p.only)
-	p.tell(append(refusals, refused...))
-	return complete, p.apply(routes)
+	refusals = append(refusals, refused...)
+	if err := p.apply(routes); err != nil {
+		refusals, complete = append(refusals, refuse("", err)), false
+	}
+	p.tell(refusals)
+	return complete, nil
 }
 
 // locate returns where the proxy runs: what -self says, else what the daemon knows.
 func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
+	names := selves
 	switch {
 	case p.self == "host" || p.self == "" && !p.inside:
 		return hostPlace(p.network), nil
 	case p.self != "":
-		return locate(ctx, e, []string{p.self}, p.network)
+		names = func() []string { return []string{p.self} }
 	}
-	return locate(ctx, e, selves(), p.network)
+	at, err := locate(ctx, e, names(), p.network)
+	if err != nil && p.place.id != "" { // it may be asked for one container in vain, and for others not
+		return p.place, nil
+	}
+	return at, err
 }
 
 // inspect returns what the daemon says of ids, or has said last of those for which it does not answer. A container that

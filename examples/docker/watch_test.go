@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,6 +76,48 @@ func TestOnlyContainersThatAreReadyGetTraffic(t *testing.T) {
 		d.event("health_status: changed", "a", "")
 		r.becomes("a.test/", c.want)
 		t.Log(i, c.path, c.value)
+	}
+}
+
+func TestANewContainerWaitsForItsHealthPath(t *testing.T) {
+	up := make(chan struct{})
+	late := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-up:
+			_, _ = io.WriteString(w, "late")
+		default:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test", "hostproxy.health=/up")).start()
+	r := follow(t, d)
+	r.becomes("a.test/", "200 one")
+	d.set(newBox("b", late.Addr(), "hostproxy.host=a.test", "hostproxy.health=/up"))
+	d.event("start", "b", "")
+	proxytest.Eventually(t, "the new container is checked", func() bool { return len(late.Seen()) > 0 })
+	for range 20 {
+		assert.Equal(t, "200 one /", r.ask("a.test/"))
+	}
+	close(up)
+}
+
+func TestTheProxyServesUntilItIsTold(t *testing.T) {
+	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
+	r := &rig{daemon: d, log: new(logbook), t: t, addr: proxytest.Free(t)}
+	p := newProxy(slog.New(slog.NewTextHandler(r.log, nil)), false)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.serve(ctx, "unix://"+d.socket, "", r.addr) }()
+	r.says("following the containers")
+	r.becomes("a.test/", "200 one")
+	cancel()
+	require.NoError(t, <-done)
+	for _, c := range []struct{ daemon, https, http, says string }{
+		{"ssh://x", "", "127.0.0.1:0", "ssh are not supported"},
+		{"unix:///x", "127.0.0.1:99999", "127.0.0.1:0", "99999"},
+		{"unix:///x", "127.0.0.1:0", "127.0.0.1:99999", "99999"},
+	} {
+		assert.ErrorContains(t, newProxy(slog.Default(), false).serve(t.Context(), c.daemon, c.https, c.http), c.says)
 	}
 }
 
@@ -232,7 +275,7 @@ func TestABurstOfEventsIsOneLookOrTwo(t *testing.T) {
 	d.set(newBox("b", service(t, "two"), "hostproxy.host=b.test"))
 	d.event("start", "b", "")
 	r.becomes("b.test/", "200 two")
-	assert.Less(t, d.listed(), 10)
+	assert.Less(t, d.listed(), 50, "of 5,001 events that matter")
 }
 
 func TestGarbageFromTheSocketChangesNothing(t *testing.T) {
@@ -302,6 +345,21 @@ func TestAContainerThatTheDaemonHangsOnHoldsUpNoOther(t *testing.T) {
 	r.becomes("b.test/", "200 two")
 	assert.Equal(t, "200 one /", r.ask("a.test/"), "it stays as it was")
 	r.says("deadline exceeded")
+}
+
+func TestARouteThatIsNotPossibleStopsNoOther(t *testing.T) {
+	p := newProxy(slog.New(slog.DiscardHandler), false)
+	good := &route{settings: settings{scheme: "http"}, targets: []string{"http://127.0.0.1:1"}}
+	require.NoError(t, p.apply(map[string]*route{"a.test": good}))
+	before := p.live["a.test"].upstream
+	bad := &route{settings: settings{scheme: "http"}, targets: []string{"nonsense"}}
+	err := p.apply(map[string]*route{"a.test": bad, "b.test": good, "c.test": bad})
+	assert.ErrorContains(t, err, `route "a.test"`)
+	assert.ErrorContains(t, err, `route "c.test"`)
+	assert.Same(t, before, p.live["a.test"].upstream)
+	assert.NotNil(t, p.live["b.test"])
+	require.NoError(t, p.apply(map[string]*route{"a.test": good}))
+	assert.Same(t, before, p.live["a.test"].upstream)
 }
 
 func TestADaemonThatHangsIsLeftAfterAWhile(t *testing.T) {
