@@ -241,3 +241,32 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 	}
 	assert.NotEmpty(t, selves(), "the name of the machine at least")
 }
+
+// What labels are accepted for is spelled as the Router spells it, and leads to a route.
+func FuzzLabels(f *testing.F) {
+	f.Add("a.test,*.b.test", "/api", "80", "true", "/up", "host")
+	f.Add("A..test, ,x/y", "api/%2e", "-1", "yes", "up?\n", "hosts")
+	f.Fuzz(func(t *testing.T, host, path, port, strip, health, odd string) {
+		labels := map[string]string{"hostproxy.host": host, "hostproxy." + odd: host}
+		for k, v := range map[string]string{"path": path, "port": port, "strip": strip, "health": health} {
+			if v != "" {
+				labels[prefix+k] = v
+			}
+		}
+		w, err := readLabels(labels)
+		if err != nil {
+			if strings.Contains(refuse("a", err).reason, "\n") {
+				t.Fatalf("a refusal of two lines: %q", err)
+			}
+			return
+		}
+		if len(w.patterns) == 0 {
+			t.Fatalf("%q is accepted for no host", labels)
+		}
+		for _, p := range w.patterns {
+			if again, err := canonical(p, w.settings); err != nil || again != p {
+				t.Fatalf("%q is accepted, and is then %q: %v", p, again, err)
+			}
+		}
+	})
+}

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,6 +155,51 @@ func TestAContainerThatIsToldToStopGetsNoNewRequestAndFinishesTheOldOnes(t *test
 	body, err := io.ReadAll(open.Body)
 	require.NoError(t, err)
 	assert.Equal(t, "begin end", string(body))
+}
+
+func TestARollingUpdateFailsNoRequest(t *testing.T) {
+	start := func(i int) (box, *proxytest.Server) {
+		s := proxytest.NewServer(t, nil)
+		return newBox(fmt.Sprint("v", i), s.Addr(), "hostproxy.host=a.test"), s
+	}
+	old, server := start(0)
+	d := newDaemon(t).set(old).start()
+	r := follow(t, d)
+	r.becomes("a.test/", "200 ok")
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	var answers, failures atomic.Int64
+	for range 2 {
+		client := proxytest.HTTPClient(t, r.addr, nil, "h1")
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				p, err := client.Get("http://a.test/")
+				if err != nil || p.StatusCode != http.StatusOK {
+					failures.Add(1)
+				}
+				if err == nil {
+					_, _ = io.Copy(io.Discard, p.Body)
+					_ = p.Body.Close()
+				}
+				answers.Add(1)
+			}
+		})
+	}
+	for i := range 8 {
+		next, nextServer := start(i + 1)
+		d.set(next)
+		d.event("start", next["Id"].(string), "")
+		proxytest.Eventually(t, "the new version is asked", func() bool { return len(nextServer.Seen()) > 0 })
+		d.event("kill", old["Id"].(string), "15")
+		server.Close() // it is gone before the proxy has read the event
+		d.remove(old["Id"].(string))
+		d.event("die", old["Id"].(string), "")
+		old, server = next, nextServer
+	}
+	cancel()
+	clients.Wait()
+	t.Logf("%d requests", answers.Load())
+	assert.Zero(t, failures.Load())
 }
 
 func TestASignalThatStopsNothingTakesNoTrafficAway(t *testing.T) {
