@@ -72,6 +72,7 @@ func (s settings) upstream(targets ...string) (*hostproxy.Upstream, error) {
 // readLabels returns what labels ask for, or all that is wrong with them.
 func readLabels(labels map[string]string) (wishes, error) {
 	var errs []error
+	values := map[string]string{} // by the name without the prefix
 	for k, v := range labels {
 		name, ours := strings.CutPrefix(k, prefix)
 		switch {
@@ -82,28 +83,35 @@ func readLabels(labels map[string]string) (wishes, error) {
 			errs = append(errs, fmt.Errorf("label %s has %d bytes: at most %d are allowed", k, len(v), maxLabel))
 		case strings.TrimSpace(v) == "":
 			errs = append(errs, fmt.Errorf("label %s is empty: give it a value, or remove it", k))
+		default:
+			values[name] = strings.TrimSpace(v)
 		}
 	}
 	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	if len(errs) > 0 {
-		return wishes{}, errors.Join(errs...)
+	if _, ok := labels[prefix+"host"]; !ok {
+		errs = append(errs, errors.New("label hostproxy.host is missing: want the host names, such as a.example.com,b.example.com"))
 	}
-	return parseLabels(func(name string) string { return strings.TrimSpace(labels[prefix+name]) }, labels[project])
+	w, err := parseLabels(values, labels[project])
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return wishes{}, err
+	}
+	w.patterns, err = patterns(values["host"], values["path"], w.settings)
+	return w, err
 }
 
-// parseLabels returns what the values of labels ask for. Those that are missing are "".
-func parseLabels(label func(string) string, compose string) (wishes, error) {
-	w := wishes{group: cmp.Or(label("group"), compose), network: label("network")}
-	w.settings = settings{scheme: cmp.Or(label("scheme"), "http"), health: label("health")}
+// parseLabels returns what the values of labels ask for, without the patterns.
+func parseLabels(values map[string]string, compose string) (wishes, error) {
+	w := wishes{group: cmp.Or(values["group"], compose), network: values["network"]}
+	w.settings = settings{scheme: cmp.Or(values["scheme"], "http"), health: values["health"]}
 	var errs []error
 	fault := func(name, rule string) {
-		errs = append(errs, fmt.Errorf("label %s%s is %.100q: %s", prefix, name, label(name), rule))
+		errs = append(errs, fmt.Errorf("label %s%s is %.100q: %s", prefix, name, values[name], rule))
 	}
-	path := label("path")
+	path := values["path"]
 	if path != "" && (path[0] != '/' || path == "/") {
 		fault("path", "want a path such as /api, or no such label for all paths")
 	}
-	switch label("strip") {
+	switch values["strip"] {
 	case "", "false":
 	case "true":
 		if w.settings.strip = strings.TrimRight(path, "/"); path == "" {
@@ -118,25 +126,17 @@ func parseLabels(label func(string) string, compose string) (wishes, error) {
 	if s := w.settings.scheme; s != "http" && s != "h2c" {
 		fault("scheme", "want http or h2c; a certificate for https cannot be verified by the address of a container")
 	}
-	if s := label("port"); s != "" {
+	if s := values["port"]; s != "" {
 		var err error
 		if w.port, err = strconv.Atoi(s); err != nil || w.port < 1 || w.port > 65535 {
 			fault("port", "want the container's own port, 1 to 65535")
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return wishes{}, err
-	}
-	var err error
-	w.patterns, err = patterns(label("host"), path, w.settings)
-	return w, err
+	return w, errors.Join(errs...)
 }
 
 // patterns returns the canonical patterns for hosts, a list with commas, and a path.
 func patterns(hosts, path string, s settings) (all []string, err error) {
-	if hosts == "" {
-		return nil, errors.New("label hostproxy.host is missing: want the host names, such as a.example.com,b.example.com")
-	}
 	list := strings.Split(hosts, ",")
 	if len(list) > maxHosts {
 		return nil, fmt.Errorf("label hostproxy.host has %d hosts: at most %d are allowed", len(list), maxHosts)
