@@ -13,29 +13,47 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// observe logs every exchange, and a hint behind those that look for a service in the proxy's own container.
+// observe logs every exchange, and a hint behind those that look for a container at the wrong place.
 func observe(l *slog.Logger, inContainer bool) func(*hostproxy.Exchange) {
 	access := hostproxy.AccessLog(l)
 	return func(x *hostproxy.Exchange) {
 		access(x)
 		var e *hostproxy.Error
-		if inContainer && errors.As(x.Err, &e) && e.Op == "dial" && loopback(e.Target) {
+		if !errors.As(x.Err, &e) || e.Op != "dial" {
+			return
+		}
+		switch refused := errors.Is(x.Err, syscall.ECONNREFUSED); {
+		case inContainer && loopback(e.Target):
 			l.Warn("localhost is this container itself: name the service, or the gateway address of the host", "target", e.Target)
+		case !inContainer && !refused && private(e.Target):
+			l.Warn("no answer from the address of a container: rootless daemons and Docker Desktop reach containers by published ports only; publish it (-p 127.0.0.1::PORT)", "target", e.Target)
 		}
 	}
 }
 
-// loopback reports whether a target, host:port with or without a scheme, is on the machine that asks.
+// private reports whether a target is at a private address, as containers are.
+func private(target string) bool {
+	ip, err := netip.ParseAddr(hostOf(target))
+	return err == nil && ip.IsPrivate()
+}
+
+// loopback reports whether a target is on the machine that asks.
 func loopback(target string) bool {
+	host := hostOf(target)
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// hostOf returns the host of a target, host:port with or without a scheme, and "" for others.
+func hostOf(target string) string {
 	if _, rest, ok := strings.Cut(target, "://"); ok {
 		target = rest
 	}
 	host, _, err := net.SplitHostPort(target)
 	if err != nil {
-		return false
+		return ""
 	}
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
+	return host
 }
 
 // inContainer reports whether the files that Docker and Podman leave in a container are there.

@@ -20,20 +20,21 @@ func TestMain(m *testing.M) { proxytest.Main(m) }
 func ask(t *testing.T, inContainer bool, routes ...string) (status int, body, logged string) {
 	t.Helper()
 	lines := new(bytes.Buffer)
-	r := hostproxy.Router{Observe: observe(slog.New(slog.NewTextHandler(lines, nil)), inContainer)}
+	p := newProxy(slog.New(slog.NewTextHandler(lines, nil)), inContainer)
 	for _, s := range routes {
-		require.NoError(t, add(&r, s))
+		require.NoError(t, p.add(s))
 	}
-	server := proxytest.StartPlain(t, &hostproxy.Server{Router: &r})
+	require.NoError(t, p.apply(nil))
+	server := proxytest.StartPlain(t, &hostproxy.Server{Router: &p.router})
 	client := proxytest.HTTPClient(t, server.Plain, nil, "h1")
-	p, err := client.Get("http://app.localhost/")
+	a, err := client.Get("http://app.localhost/")
 	require.NoError(t, err)
-	text, err := io.ReadAll(p.Body)
+	text, err := io.ReadAll(a.Body)
 	require.NoError(t, err)
-	require.NoError(t, p.Body.Close())
+	require.NoError(t, a.Body.Close())
 	client.CloseIdleConnections()
 	require.NoError(t, server.Stop()) // after which nobody writes to the log
-	return p.StatusCode, string(text), lines.String()
+	return a.StatusCode, string(text), lines.String()
 }
 
 func TestLocalhostInAContainerGivesA502AndAHint(t *testing.T) {
@@ -59,9 +60,27 @@ func TestANameThatIsNotThereStopsNoOtherRoute(t *testing.T) {
 }
 
 func TestBadFlagsAreSaid(t *testing.T) {
-	var r hostproxy.Router
-	assert.ErrorContains(t, add(&r, "app.localhost"), "it is empty")
-	assert.ErrorContains(t, add(&r, "=localhost:1"), `pattern "": a pattern begins with a host`)
+	p := newProxy(slog.Default(), false)
+	require.NoError(t, p.add("App.localhost=localhost:1"))
+	for flag, want := range map[string]string{
+		"app.localhost":               "want host=target",
+		"app.localhost=":              "it is empty",
+		"=localhost:1":                `pattern "": a pattern begins with a host`,
+		"app.localhost.=localhost:2":  `"app.localhost" is given twice`,
+		"b.localhost=localhost:70000": "65535",
+	} {
+		assert.ErrorContains(t, p.add(flag), want, flag)
+	}
+	for flag, want := range map[string]string{"": "a pattern begins with a host", "a..b": "a..b", "a.test/x": "want hosts only"} {
+		assert.ErrorContains(t, p.allow(flag), want, flag)
+	}
+	for host, want := range map[string]string{
+		"": "want unix:///", "/var/run/docker.sock": "want unix:///", "unix://var/run/docker.sock": "want unix:///",
+		"ssh://host": "ssh are not supported", "tcp://host": "want unix:///", "https://host:2376": "TLS",
+	} {
+		_, err := newEngine(host)
+		assert.ErrorContains(t, err, want, host)
+	}
 }
 
 func TestLoopbackTargets(t *testing.T) {
@@ -70,5 +89,14 @@ func TestLoopbackTargets(t *testing.T) {
 		"blog:8000": false, "172.17.0.1:4006": false, "unix:/run/x": false, "": false,
 	} {
 		assert.Equal(t, want, loopback(target), target)
+	}
+}
+
+func TestOnlyPrivateAddressesAreThoseOfContainers(t *testing.T) {
+	for target, want := range map[string]bool{
+		"http://172.17.0.2:80": true, "http://[fd00::2]:80": true, "10.0.0.1:1": true,
+		"http://127.0.0.1:80": false, "http://192.0.2.1:80": false, "http://blog:80": false, "unix:/run/x": false,
+	} {
+		assert.Equal(t, want, private(target), target)
 	}
 }

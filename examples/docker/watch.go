@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	maxPause = 30 * time.Second
+	stopFor  = time.Minute // a container that ignores the signal to stop gets traffic again after this time
+	atOnce   = 8           // containers that are inspected at the same time
+)
+
+// watch keeps the routes those of the containers until ctx is done. While the daemon cannot be asked, they stay.
+func (p *proxy) watch(ctx context.Context, e *engine) {
+	defer e.client.CloseIdleConnections()
+	pause, last := p.pause, ""
+	for {
+		began := time.Now()
+		synced, err := p.follow(ctx, e)
+		if ctx.Err() != nil {
+			return
+		}
+		if synced && time.Since(began) > maxPause { // or a daemon that ends the events at once would be asked all the time
+			pause, last = p.pause, ""
+		}
+		if synced {
+			p.log.Info("the events have ended, connecting again", "cause", err)
+		} else if text := err.Error(); text != last {
+			p.log.Warn("cannot follow the containers; the routes stay as they are, and the daemon is asked again", "cause", err)
+			last = text
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause/2))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// follow connects to the events, then reads all containers, and again whenever events say that something may have
+// changed. It returns when the daemon fails, and whether the routes have been those of the daemon before.
+func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	read, err := e.events(ctx)
+	if err != nil {
+		return false, err
+	}
+	dirty, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		ended <- read(func(ev event) {
+			if !p.note(ev) {
+				return
+			}
+			select {
+			case dirty <- struct{}{}:
+			default: // one more is waiting already
+			}
+		})
+	}()
+	for {
+		complete, err := p.sync(ctx, e)
+		if err != nil {
+			cancel()
+			<-ended
+			return synced, err
+		}
+		if !synced {
+			p.log.Info("following the containers", "daemon", e.name, "routes", len(p.live))
+		}
+		synced = true
+		next := p.resync
+		if !complete {
+			next = min(next, 10*p.pause)
+		}
+		if err := p.await(next, dirty, ended); err != nil {
+			return synced, err
+		}
+	}
+}
+
+// await waits until routes may have changed, at most for d. It gathers the events that come soon after the first. The
+// error is why the events have ended.
+func (p *proxy) await(d time.Duration, dirty <-chan struct{}, ended <-chan error) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case err := <-ended:
+		return err
+	case <-dirty:
+	}
+	timer.Reset(p.gather)
+	select {
+	case <-timer.C:
+	case err := <-ended:
+		return err
+	}
+	select {
+	case <-dirty:
+	default:
+	}
+	return nil
+}
+
+// note remembers which containers are told to stop, and reports whether an event may change routes.
+func (p *proxy) note(ev event) bool {
+	action, _, _ := strings.Cut(ev.Action, ":") // exec_create: command, health_status: healthy
+	switch {
+	case strings.HasPrefix(action, "exec"):
+		return false // health checks are made of them
+	case slices.Contains([]string{"attach", "detach", "commit", "copy", "export", "resize", "top", "archive-path", "extract-to-dir"}, action):
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch signal := ev.Actor.Attributes.Signal; {
+	case action == "kill" && slices.Contains([]string{"2", "3", "9", "15"}, signal):
+		p.stopping[ev.Actor.ID] = time.Now()
+	case action == "start" || action == "restart":
+		delete(p.stopping, ev.Actor.ID)
+	}
+	return true
+}
+
+// stops returns the containers that have been told to stop of late.
+func (p *proxy) stops() map[string]time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.stopping, func(_ string, since time.Time) bool { return time.Since(since) > stopFor })
+	return maps.Clone(p.stopping)
+}
+
+// sync makes the routes those of all containers. complete is false if the daemon did not answer for each of them: those
+// stay as they were.
+func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) {
+	if p.place, err = p.locate(ctx, e); err != nil {
+		return false, err
+	}
+	ids, err := e.list(ctx)
+	if err != nil {
+		return false, err
+	}
+	containers, refusals := p.inspect(ctx, e, ids)
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	complete = len(refusals) == 0
+	stopping := p.stops()
+	var claims []*claim
+	for _, c := range containers {
+		_, stops := stopping[c.ID]
+		l, err := newClaim(c, p.place, stops)
+		if err != nil {
+			refusals = append(refusals, refuse(c.Name, err))
+			continue
+		}
+		claims = append(claims, l)
+	}
+	fixed := map[string]bool{}
+	for pattern := range p.fixed {
+		fixed[pattern] = true
+	}
+	routes, refused := resolve(claims, fixed, p.only)
+	refusals = append(refusals, refused...)
+	if err := p.apply(routes); err != nil {
+		refusals, complete = append(refusals, refuse("", err)), false
+	}
+	p.tell(refusals)
+	return complete, nil
+}
+
+// locate returns where the proxy runs: what -self says, else what the daemon knows.
+func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
+	names := selves
+	switch {
+	case p.self == "host" || p.self == "" && !p.inside:
+		return hostPlace(p.network), nil
+	case p.self != "":
+		names = func() []string { return []string{p.self} }
+	}
+	at, err := locate(ctx, e, names(), p.network)
+	if err != nil && p.place.id != "" { // it may be asked for one container in vain, and for others not
+		return p.place, nil
+	}
+	return at, err
+}
+
+// inspect returns what the daemon says of ids, or has said last of those for which it does not answer. A container that
+// is gone is left out.
+func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
+	answers, errs := make([]*container, len(ids)), make([]error, len(ids))
+	turns := make(chan struct{}, atOnce)
+	var asking sync.WaitGroup
+	for i, id := range ids {
+		turns <- struct{}{}
+		asking.Go(func() {
+			answers[i], errs[i] = e.inspect(ctx, id)
+			<-turns
+		})
+	}
+	asking.Wait()
+	seen := map[string]*container{}
+	for i, id := range ids {
+		c := answers[i]
+		switch {
+		case errors.Is(errs[i], errGone):
+			continue
+		case errs[i] != nil:
+			refusals = append(refusals, refuse(id, errs[i]))
+			if c = p.seen[id]; c == nil {
+				continue
+			}
+		}
+		seen[id] = c
+		all = append(all, c)
+	}
+	p.seen = seen
+	return all, refusals
+}
+
+// tell logs refusals that the log has not said yet.
+func (p *proxy) tell(refusals []refusal) {
+	told := map[refusal]bool{}
+	for _, r := range refusals {
+		if !p.told[r] && !told[r] {
+			p.log.Warn("container refused", "container", r.container, "cause", r.reason)
+		}
+		told[r] = true
+	}
+	p.told = told
+}
