@@ -247,11 +247,14 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		x.User = exchange.Bounded(user)
 	}
+	asked := q
+	q = exchange.Passed(q, exchange.PassCredentials)
 	if b.UserHeader != "" {
-		asked := q
 		q = exchange.Withhold(q, b.UserHeader)
-		defer exchange.ReturnForm(asked, q)
 		q.Header.Set(b.UserHeader, user)
+	}
+	if q != asked {
+		defer exchange.ReturnForm(asked, q)
 	}
 	b.Next.ServeHTTP(w, q)
 }
@@ -333,6 +336,7 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		x = exchange.Begin(q, nil)
 	}
 	if passed := question.Ask(auth, w, q, x); passed != nil {
+		passed = exchange.Passed(passed, exchange.PassCredentials)
 		defer exchange.ReturnForm(q, passed)
 		a.Next.ServeHTTP(w, passed)
 	}
@@ -418,6 +422,11 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if refusal != nil {
 		refusal.ServeHTTP(w, q)
 		return
+	}
+	if len(g.Allow) > 0 {
+		asked := q
+		q = exchange.Passed(q, exchange.PassAddress)
+		defer exchange.ReturnForm(asked, q)
 	}
 	g.Next.ServeHTTP(w, q)
 }
@@ -990,7 +999,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 		u.serve(w, q, x)
 		return
 	}
-	x.Owner = rt.Value.behind
+	x.Owner, x.Passes = rt.Value.behind, exchange.PassesOf(q.Context())
 	q = q.WithContext(exchange.NewContext(q.Context(), x))
 	defer exchange.ReturnForm(asked, q)
 	exchange.ServeOwn(rt.Value.handler, w, q, x)

@@ -1,4 +1,7 @@
 // Package latency counts how long things take, and says what most, nearly all and the slowest of them took of late.
+//
+//   - latency.go: durations, and their quantiles
+//   - recent.go: durations by doublings, and events, in the same windows
 package latency
 
 import (
