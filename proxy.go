@@ -1370,18 +1370,7 @@ func StatusHandler(r *Router) http.Handler {
 	}
 	r.failures.CompareAndSwap(nil, new(status.Failures))
 	page := status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
-	return status.Restrict(page, arrival)
-}
-
-// arrival returns what is known of the way of a request to the status page.
-func arrival(q *http.Request) status.Arrival {
-	p := exchange.PassesOf(q.Context())
-	a := status.Arrival{Authenticated: p&exchange.PassCredentials != 0, Listed: p&exchange.PassAddress != 0}
-	if x := exchange.FromContext(q.Context()); x != nil && x.Pattern != "" {
-		host, _, _ := strings.Cut(x.Pattern, "/")
-		a.Named = host != "*"
-	}
-	return a
+	return status.Restrict(page, exchange.WayOf)
 }
 
 // status returns the contents of the page.
@@ -1398,47 +1387,4 @@ func (r *Router) status() status.Page {
 	}
 	r.describeCertificates(&p, table)
 	return p
-}
-
-// describeCertificates adds the certificates, and the hosts of the table that have none
-// though r listens with TLS.
-func (r *Router) describeCertificates(p *status.Page, table *routes.Table[route]) {
-	told := make(map[string]bool)
-	for c := range r.Certificates() {
-		s := r.certificate(c)
-		if c.NotAfter.IsZero() && c.Err == nil {
-			s.Why = r.outlook(c.Host)
-		}
-		p.Certificates = append(p.Certificates, s)
-		told[c.Host] = true
-	}
-	if r.certs.Manager() == nil {
-		return
-	}
-	for o := range table.All() {
-		host := o.Pattern.Host()
-		if strings.HasPrefix(host, "*") || told[host] {
-			continue
-		}
-		told[host] = true
-		p.Uncertified = append(p.Uncertified, status.Uncertified{Host: host, Why: r.outlook(host)})
-	}
-}
-
-// outlook returns the result of a handshake for a canonical host, in words.
-func (r *Router) outlook(host string) string {
-	var e status.Explanation
-	r.explainTLS(&e, host)
-	return e.TLS
-}
-
-func describe(o *routes.Route[route], shared map[*Upstream]int) status.Route {
-	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
-	for _, u := range o.Value.upstreams() {
-		s.Sharing = max(s.Sharing, shared[u]-1)
-		if f, err := u.compile(); err == nil {
-			f.Describe(&s)
-		}
-	}
-	return s
 }

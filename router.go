@@ -247,16 +247,13 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		x.User = exchange.Bounded(user)
 	}
-	asked := q
-	q = exchange.Passed(q, exchange.PassCredentials)
 	if b.UserHeader != "" {
+		asked := q
 		q = exchange.Withhold(q, b.UserHeader)
+		defer exchange.ReturnForm(asked, q)
 		q.Header.Set(b.UserHeader, user)
 	}
-	if q != asked {
-		defer exchange.ReturnForm(asked, q)
-	}
-	b.Next.ServeHTTP(w, q)
+	exchange.PassTo(b.Next, w, q, exchange.PassCredentials)
 }
 
 func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.Exchange) {
@@ -336,9 +333,8 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		x = exchange.Begin(q, nil)
 	}
 	if passed := question.Ask(auth, w, q, x); passed != nil {
-		passed = exchange.Passed(passed, exchange.PassCredentials)
 		defer exchange.ReturnForm(q, passed)
-		a.Next.ServeHTTP(w, passed)
+		exchange.PassTo(a.Next, w, passed, exchange.PassCredentials)
 	}
 }
 
@@ -423,12 +419,11 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		refusal.ServeHTTP(w, q)
 		return
 	}
+	pass := exchange.Pass(0)
 	if len(g.Allow) > 0 {
-		asked := q
-		q = exchange.Passed(q, exchange.PassAddress)
-		defer exchange.ReturnForm(asked, q)
+		pass = exchange.PassAddress
 	}
-	g.Next.ServeHTTP(w, q)
+	exchange.PassTo(g.Next, w, q, pass)
 }
 
 func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {

@@ -21,8 +21,8 @@ const (
 // chartWidth is the width of a chart in the units of its path.
 const chartWidth = (lastBar - firstBar + 1) * barWidth
 
-// Grid lines are below the bars that begin at 1 ms, 33 ms and 1 s.
-const grid = "M20 0V24M45 0V24M70 0V24"
+// Grid lines are below all bars, and where those of 1 ms, 33 ms and 1 s begin.
+const grid = "M0 23.7H95M20 0V24M45 0V24M70 0V24"
 
 // bars returns the path of a chart of spread, "" if there is nothing to show. Each bar
 // that is not empty is seen.

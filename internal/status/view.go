@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -63,7 +64,7 @@ type targetView struct {
 
 type certificateView struct {
 	Certificate
-	Left int // whole days until NotAfter
+	Left string // whole days until NotAfter; "" without one
 	Soon bool
 }
 
@@ -83,11 +84,22 @@ func newView(p *Page, filter string) *view {
 	var certificates []Certificate
 	certificates, v.MoreCertificates = firstRows(p.Certificates, Certificate.troubled)
 	for _, c := range certificates {
-		left := int(math.Floor(c.NotAfter.Sub(p.Time).Hours() / 24))
-		v.Certificates = append(v.Certificates, certificateView{c, left, !c.NotAfter.IsZero() && (left < soon && c.Renewal.IsZero() || left < 0)})
+		v.Certificates = append(v.Certificates, newCertificateView(c, p.Time))
 	}
 	v.Uncertified, v.MoreUncertified = firstRows(p.Uncertified, func(Uncertified) bool { return false })
 	return v
+}
+
+func newCertificateView(c Certificate, now time.Time) certificateView {
+	if c.NotAfter.IsZero() {
+		return certificateView{Certificate: c}
+	}
+	days := int(math.Floor(c.NotAfter.Sub(now).Hours() / 24))
+	left := strconv.Itoa(days)
+	if days == 0 {
+		left = "<1"
+	}
+	return certificateView{c, left, days < 0 || days < soon && c.Renewal.IsZero()}
 }
 
 // summarize counts all that matches. What several routes share counts once.
