@@ -107,7 +107,7 @@ func TestABrowserShowsTheStatusPage(t *testing.T) {
 // Set KEEP_SCREENSHOTS to a directory to look at the pages.
 func showsOnEachScreen(t *testing.T, b *tab, url string) {
 	for _, scheme := range []string{"light", "dark"} {
-		for _, width := range []int{320, 390, 768, 1280} {
+		for _, width := range []int{320, 390, 1280} {
 			name := fmt.Sprintf("%s-%d", scheme, width)
 			b.open(url+"?url=shop.localhost", scheme, width, 844)
 			var wider int
