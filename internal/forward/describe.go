@@ -2,6 +2,7 @@ package forward
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/latency"
@@ -31,30 +32,29 @@ func (f *Forwarder) describe(s *status.Route) {
 }
 
 func (t *Target) describe() status.Target {
-	health, ms := t.Health(), make([]float64, 3)
-	answers, took := t.Answers(0.5, 0.9, 0.99)
-	for i, d := range took {
+	health, now := t.Health(), time.Now()
+	answers, ms := t.latency.Recent(now, 0.5, 0.9, 0.99), make([]float64, 3)
+	for i, d := range answers.Quantiles {
 		ms[i] = float64(d.Microseconds()) / 1000
 	}
 	s := status.Target{Name: t.Name, State: string(health.State), Reason: health.Reason, Since: health.Since,
-		InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]}
+		InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers.Ever, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]}
 	for _, c := range t.monitor.Changes() {
 		s.Changes = append(s.Changes, status.Change{Time: c.Since, State: string(c.State), Reason: c.Reason})
 	}
-	s.Recent = t.recent(time.Now())
+	s.Recent = t.recent(now, &answers)
 	return s
 }
 
 // recent returns what came of the attempts of the last one to two minutes.
-func (t *Target) recent(now time.Time) status.Recent {
-	spread, answers := t.latency.Spread(now)
+func (t *Target) recent(now time.Time, answers *latency.Recent) status.Recent {
 	failures := t.failures.Recent(now)
 	r := status.Recent{
 		Seconds:  max(min(latency.Span(now), now.Sub(t.born)).Seconds(), 1),
-		Attempts: answers + failures, Errors: failures + t.faults.Recent(now),
+		Attempts: answers.Count + failures, Errors: failures + t.faults.Recent(now),
 	}
-	if answers > 0 {
-		r.Spread = spread[:]
+	if answers.Count > 0 {
+		r.Spread = slices.Clone(answers.Spread[:])
 	}
 	return r
 }

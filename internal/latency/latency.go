@@ -69,12 +69,16 @@ func (h *Histogram) Quantiles(now time.Time, qs ...float64) []time.Duration {
 			total += n
 		}
 	}
+	return quantiles(&counts, total, qs)
+}
+
+func quantiles(counts *[buckets]uint64, total uint64, qs []float64) []time.Duration {
 	all := make([]time.Duration, len(qs))
 	if total == 0 {
 		return all
 	}
 	for i, q := range qs {
-		all[i] = middle(find(&counts, rank(q, total)))
+		all[i] = middle(find(counts, rank(q, total)))
 	}
 	return all
 }

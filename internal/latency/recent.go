@@ -16,17 +16,29 @@ type Spread [Doublings]uint64
 // twice as long for each further one.
 func Limit(i int) time.Duration { return 1 << (unit + steps + i) }
 
-// Spread returns how long the recent durations were, in the time that Span says.
-func (h *Histogram) Spread(now time.Time) (s Spread, total uint64) {
+// A Recent is what a Histogram says of the time of a Span, and the count ever.
+type Recent struct {
+	Ever, Count uint64
+	Spread      Spread
+	Quantiles   []time.Duration // as Histogram.Quantiles returns them
+}
+
+// Recent returns all of that by one look at h.
+func (h *Histogram) Recent(now time.Time, qs ...float64) (r Recent) {
 	h.current(now)
+	r.Ever = h.past.Load()
+	var counts [buckets]uint64
 	for i := range h.windows {
 		for b := range h.windows[i] {
 			n := uint64(h.windows[i][b].Load())
-			s[b>>steps] += n
-			total += n
+			counts[b] += n
+			r.Spread[b>>steps] += n
+			r.Count += n
 		}
 	}
-	return s, total
+	r.Ever += r.Count
+	r.Quantiles = quantiles(&counts, r.Count, qs)
+	return r
 }
 
 // Span returns how long ago the recent durations began at most, seen at now: 64 to

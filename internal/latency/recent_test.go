@@ -18,16 +18,17 @@ func TestASpreadCountsByDoublings(t *testing.T) {
 	for _, d := range []time.Duration{-1, 0, 1023, 1024, 2047, 2048, time.Millisecond, time.Hour} {
 		h.Record(start, d)
 	}
-	s, total := h.Spread(start)
-	assert.EqualValues(t, 8, total)
+	r := h.Recent(start, 0.5, 1)
+	s := r.Spread
+	assert.EqualValues(t, 8, r.Count)
+	assert.Equal(t, h.Quantiles(start, 0.5, 1), r.Quantiles)
 	assert.Equal(t, []uint64{3, 2, 1}, s[:3])
 	assert.EqualValues(t, 1, s[10], "1 ms is below 1.048576 ms, and not below 524.288 µs")
 	assert.EqualValues(t, 1, s[latency.Doublings-1], "the longest")
 	assert.Equal(t, 1024*time.Nanosecond, latency.Limit(0))
 	assert.Equal(t, 1_048_576*time.Nanosecond, latency.Limit(10))
-	s, total = h.Spread(start.Add(128 * time.Second))
-	assert.Zero(t, total, "it forgets")
-	assert.Zero(t, s)
+	r = h.Recent(start.Add(128 * time.Second))
+	assert.Equal(t, latency.Recent{Ever: 8, Quantiles: []time.Duration{}}, r, "it forgets, but for the count")
 }
 
 func TestASpanIsTheWindowBeforeAndWhatHasPassedOfThisOne(t *testing.T) {

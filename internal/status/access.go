@@ -32,15 +32,23 @@ type Arrival struct {
 // network: its own name would have to lead here (DNS rebinding), and that is a public
 // one.
 func Restrict(next http.Handler, arrival func(*http.Request) Arrival) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		why := refusal(q, arrival(q))
-		if why == "" {
-			next.ServeHTTP(w, q)
-			return
-		}
-		secure(w.Header(), "default-src 'none'; frame-ancestors 'none'")
-		http.Error(w, why, http.StatusForbidden)
-	})
+	return &restricted{next, arrival}
+}
+
+type restricted struct {
+	next    http.Handler
+	arrival func(*http.Request) Arrival
+}
+
+// ServeHTTP implements http.Handler.
+func (r *restricted) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	why := refusal(q, r.arrival(q))
+	if why == "" {
+		r.next.ServeHTTP(w, q)
+		return
+	}
+	secure(w.Header(), "default-src 'none'; frame-ancestors 'none'")
+	http.Error(w, why, http.StatusForbidden)
 }
 
 // refusal returns why q is refused, or "".
