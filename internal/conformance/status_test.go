@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,7 +25,7 @@ func watched(t *testing.T) string {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 	}))
-	var r hostproxy.Router
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	r.TLS.CA = "https://127.0.0.1:1/nothing-answers"
 	shop := hostproxy.To(good.Addr(), "127.0.0.1:1")

@@ -123,3 +123,19 @@ func TestCertificatesShowTheDaysThatAreLeftAndWhyThereAreNone(t *testing.T) {
 		assert.Contains(t, b, want)
 	}
 }
+
+func TestTheSameFailuresInARowAreOne(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	of := func(seconds int, host string) status.Failure {
+		return status.Failure{Time: now.Add(time.Duration(-seconds) * time.Second), Host: host, Path: "/", Status: 502, Cause: "refused"}
+	}
+	h := status.Handler(func() status.Page {
+		return status.Page{Time: now, Failures: []status.Failure{of(1, "a.test"), of(2, "a.test"), of(3, "b.test"), of(4, "a.test")}}
+	}, nil)
+	b := body(t, get(t, h, "GET", "/", ""))
+	assert.Equal(t, 2, strings.Count(b, "<code>a.test/</code>"))
+	assert.Equal(t, 1, strings.Count(b, "2 times in a row"))
+	assert.Contains(t, b, ">1 s ago</td>", "the latest of them")
+	assert.NotContains(t, b, ">2 s ago</td>")
+	assert.Equal(t, 4, strings.Count(body(t, get(t, h, "GET", "/?format=json", "")), `"cause": "refused"`))
+}

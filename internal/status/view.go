@@ -30,6 +30,7 @@ type view struct {
 
 	Routes                                        []routeView
 	Certificates                                  []certificateView
+	Failures                                      []failureView
 	MoreRoutes, MoreCertificates, MoreUncertified int
 	All                                           int // routes that match
 
@@ -62,6 +63,12 @@ type targetView struct {
 	Changes []Change // the latest first
 }
 
+// A failureView is a failure, or several of the same kind in a row.
+type failureView struct {
+	Failure
+	Times int
+}
+
 type certificateView struct {
 	Certificate
 	Left string // whole days until NotAfter; "" without one
@@ -73,6 +80,7 @@ func newView(p *Page, filter string) *view {
 	p.keep(filter)
 	v := &view{Page: *p, Filter: filter, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Grid: grid, Width: chartWidth, Height: barHeight, All: len(p.Routes)}
 	v.summarize(p)
+	v.Failures = folded(p.Failures)
 	var routes []Route
 	routes, v.MoreRoutes = firstRows(p.Routes, Route.troubled)
 	room := maxShown
@@ -88,6 +96,23 @@ func newView(p *Page, filter string) *view {
 	}
 	v.Uncertified, v.MoreUncertified = firstRows(p.Uncertified, func(Uncertified) bool { return false })
 	return v
+}
+
+// folded returns each run of the same failures as one, with the time of the latest.
+func folded(all []Failure) []failureView {
+	var views []failureView
+	for _, f := range all {
+		if n := len(views) - 1; n >= 0 {
+			last := views[n].Failure
+			last.Time = f.Time
+			if last == f {
+				views[n].Times++
+				continue
+			}
+		}
+		views = append(views, failureView{f, 1})
+	}
+	return views
 }
 
 func newCertificateView(c Certificate, now time.Time) certificateView {
