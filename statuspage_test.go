@@ -3,6 +3,7 @@ package hostproxy_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net"
@@ -160,4 +161,29 @@ func TestTheStatusHasRatesErrorsAndWhoShares(t *testing.T) {
 		assert.Len(t, recent.Spread, want.spread, route.Pattern)
 		assert.Equal(t, 1.0, recent.Seconds, "%s: the target is younger than a window", route.Pattern)
 	}
+}
+
+func ExampleStatusHandler() {
+	var r hostproxy.Router
+	r.Handle("blog.example.com", hostproxy.To("localhost:4000"))
+	page := hostproxy.StatusHandler(&r)
+
+	// For this machine alone: http://localhost:9000
+	server := &hostproxy.Server{Router: &r, Listeners: []hostproxy.Listener{
+		{Addr: "localhost:9000", Role: hostproxy.RoleInternal, Handler: page},
+	}}
+	_ = server // server.ListenAndServe(ctx)
+
+	// For others, with a password. Without it the route answers 403.
+	r.Handle("bare.example.com", page)
+	r.Handle("status.example.com", &hostproxy.BasicAuth{
+		Users: map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"},
+		Next:  page,
+	})
+	for _, url := range []string{"https://bare.example.com/", "https://status.example.com/"} {
+		fmt.Println(askFrom(&r, "203.0.113.7:5000", url).Code)
+	}
+	// Output:
+	// 403
+	// 401
 }
