@@ -1356,42 +1356,58 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 // StatusHandler returns a handler that shows the state of r as a page, or as JSON
 // with the query format=json. It shows:
 //
-//   - routes, and targets with health and latency; whether the targets are asleep
-//   - certificates
+//   - routes, and targets with their health, its latest changes, and the rate of
+//     requests, share of errors and latency of the last one to two minutes; whether
+//     the targets are asleep
+//   - certificates with the days that are left, and why hosts have none (yet)
 //   - for each [Server] that runs r: its listeners with their roles and the number of
 //     open connections, its companions, and what it refused (connections, handshakes,
 //     request heads), by reason
 //   - the latest 100 failures since StatusHandler was called
 //
 // A form on the page, or the query parameters url, method and client, show the
-// result of [Router.Explain]. Restrict access: it exposes host names and addresses.
-// StatusHandler panics if r is nil.
+// result of [Router.Explain]. The query parameter q shows only hosts, patterns and
+// targets that contain it. The page shows up to 200 routes, those in trouble first;
+// JSON shows all. The page refreshes itself.
+//
+// The state contains host names and addresses. The handler therefore serves clients on
+// this machine only, at a loopback address or a unix socket, and answers 403 to all
+// others, also in a route. The request must not come through another proxy, according
+// to its headers. Its Host must not be a public name: otherwise any web page could read
+// the state through a browser on this machine (DNS rebinding). An IP address, a name
+// without a dot and names such as a.localhost or a.internal are allowed.
+//
+// To serve other clients, put one of these in front of the handler:
+//
+//   - a [BasicAuth] or a [ForwardAuth], for any Host
+//   - client certificates ([HostTLS.ClientAuth]), for any Host
+//   - a [Guard] with Allow; a Host that is a public name then requires a route whose
+//     pattern names it. To rely on authentication of your own, let Allow contain every
+//     address, and put your middleware in front of the Guard.
+//
+// A request that the program makes itself, without a server, is served; that includes
+// requests of [net/http/httptest.NewRequest]. StatusHandler panics if r is nil.
 func StatusHandler(r *Router) http.Handler {
 	if r == nil {
 		panic("hostproxy: StatusHandler: nil Router: want the one that is to be shown")
 	}
 	r.failures.CompareAndSwap(nil, new(status.Failures))
-	return status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
+	page := status.Handler(r.status, func(q *http.Request) *status.Explanation { e, _, _ := r.explain(q); return e })
+	return status.Restrict(page, exchange.WayOf)
 }
 
 // status returns the contents of the page.
 func (r *Router) status() status.Page {
 	p := status.Page{Time: time.Now(), Servers: r.budgets.Describe(), Failures: r.failures.Load().Latest()}
-	for o := range r.table.Load().All() {
-		p.Routes = append(p.Routes, describe(o))
-	}
-	for c := range r.Certificates() {
-		p.Certificates = append(p.Certificates, r.certificate(c))
-	}
-	return p
-}
-
-func describe(o *routes.Route[route]) status.Route {
-	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
-	for _, u := range o.Value.upstreams() {
-		if f, err := u.compile(); err == nil {
-			f.Describe(&s)
+	table, shared := r.table.Load(), make(map[*Upstream]int)
+	for o := range table.All() {
+		for _, u := range o.Value.upstreams() {
+			shared[u]++
 		}
 	}
-	return s
+	for o := range table.All() {
+		p.Routes = append(p.Routes, describe(o, shared))
+	}
+	r.describeCertificates(&p, table)
+	return p
 }

@@ -253,7 +253,7 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		defer exchange.ReturnForm(asked, q)
 		q.Header.Set(b.UserHeader, user)
 	}
-	b.Next.ServeHTTP(w, q)
+	exchange.PassTo(b.Next, w, q, exchange.PassCredentials)
 }
 
 func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.Exchange) {
@@ -334,7 +334,7 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 	if passed := question.Ask(auth, w, q, x); passed != nil {
 		defer exchange.ReturnForm(q, passed)
-		a.Next.ServeHTTP(w, passed)
+		exchange.PassTo(a.Next, w, passed, exchange.PassCredentials)
 	}
 }
 
@@ -419,7 +419,11 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		refusal.ServeHTTP(w, q)
 		return
 	}
-	g.Next.ServeHTTP(w, q)
+	pass := exchange.Pass(0)
+	if len(g.Allow) > 0 {
+		pass = exchange.PassAddress
+	}
+	exchange.PassTo(g.Next, w, q, pass)
 }
 
 func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
@@ -994,7 +998,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 		u.serve(w, q, x)
 		return
 	}
-	x.Owner = rt.Value.behind
+	x.Owner, x.Passes = rt.Value.behind, exchange.PassesOf(q.Context())
 	q = q.WithContext(exchange.NewContext(q.Context(), x))
 	defer exchange.ReturnForm(asked, q)
 	exchange.ServeOwn(rt.Value.handler, w, q, x)

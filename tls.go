@@ -776,6 +776,38 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	return s
 }
 
+// describeCertificates adds the certificates, and the hosts of the table that have none
+// though r listens with TLS.
+func (r *Router) describeCertificates(p *status.Page, table *routes.Table[route]) {
+	told := make(map[string]bool)
+	for c := range r.Certificates() {
+		s := r.certificate(c)
+		if c.NotAfter.IsZero() && c.Err == nil {
+			s.Why = r.outlook(c.Host)
+		}
+		p.Certificates = append(p.Certificates, s)
+		told[c.Host] = true
+	}
+	if r.certs.Manager() == nil {
+		return
+	}
+	for o := range table.All() {
+		host := o.Pattern.Host()
+		if strings.HasPrefix(host, "*") || told[host] {
+			continue
+		}
+		told[host] = true
+		p.Uncertified = append(p.Uncertified, status.Uncertified{Host: host, Why: r.outlook(host)})
+	}
+}
+
+// outlook returns the result of a handshake for a canonical host, in words.
+func (r *Router) outlook(host string) string {
+	var e status.Explanation
+	r.explainTLS(&e, host)
+	return e.TLS
+}
+
 // RenewCertificate orders a new certificate for a host now, even if no renewal is
 // due: call it, for instance, after correcting DNS records. If only a wildcard
 // pattern matches the host, it renews the wildcard certificate. If there is no wildcard

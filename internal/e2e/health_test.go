@@ -360,7 +360,7 @@ func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
 		assert.Contains(t, page, "<code>a.test</code>")
 		assert.Contains(t, page, `<span class="open">open</span>`)
 		assert.Contains(t, page, "connection refused")
-		assert.Contains(t, page, "status.handler")
+		assert.Contains(t, page, "status.restricted")
 		asJSON := string(proxytest.Dial(t, addr).Do(to("status.test", "/?format=json&q=slow")).Content)
 		assert.Regexp(t, `"inFlight": [12],`, asJSON)
 		assert.NotContains(t, asJSON, `"pattern": "a.test"`)

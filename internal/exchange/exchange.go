@@ -3,6 +3,7 @@
 //   - exchange.go: what is known of the request beyond the http.Request
 //   - record.go, failure.go: what became of it, and whose fault a failure is
 //   - accesslog.go: the record as a line of a log
+//   - passed.go: what let it through to a handler of the program
 //   - begin.go, writer.go: its beginning and its end at an http.Handler
 //   - check.go, loop.go: what is refused before anything else
 //   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers by itself
@@ -46,7 +47,8 @@ type Exchange struct {
 	begun     bool                 // Begin has been called, in another lane
 	beginning *Beginning           // nil before it is needed
 
-	Owner any // what the Router knows the route's handler by, if that is not an Upstream
+	Passes Pass // what let it through to the route's handler
+	Owner  any  // what the Router knows the route's handler by, if that is not an Upstream
 
 	// ClientScheme and ClientHost are what the client itself used, as far as a
 	// trusted peer says it; else they are Scheme and Host.

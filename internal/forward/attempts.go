@@ -325,9 +325,9 @@ func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	a.timeline.answered(a.rec, &o)
 	switch {
 	case o.Failure == nil:
-		a.Target.latency.Record(now, a.rec.FirstByte)
+		a.Target.answered(now, a.rec.FirstByte, o.Status)
 	case o.Failure.Side == exchange.SideUpstream:
-		a.Target.failures.Add(1)
+		a.Target.failures.Add(now)
 	}
 	if a.Target.monitor != nil {
 		a.report(&o, now)

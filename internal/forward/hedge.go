@@ -59,7 +59,7 @@ func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 		a.tried = slices.DeleteFunc(a.tried, func(i int) bool { return a.set.targets[i] == loser })
 		lost = &exchange.Failure{Op: "read", Side: exchange.SideProxy, Err: ErrGivenUp}
 	case lost.Side == exchange.SideUpstream:
-		loser.failures.Add(1)
+		loser.failures.Add(now)
 		loser.monitor.Report(now, lost.Err, 0)
 	default:
 		loser.monitor.Release()

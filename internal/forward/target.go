@@ -42,11 +42,13 @@ type Target struct {
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
-	retired  atomic.Bool  // exchanges to come are not for it
-	streams  atomic.Int64 // upgraded connections
-	staying  atomic.Int64 // streams that stay when the target goes: upgraded connections and event streams
-	failures atomic.Uint64
+	retired  atomic.Bool       // exchanges to come are not for it
+	streams  atomic.Int64      // upgraded connections
+	staying  atomic.Int64      // streams that stay when the target goes: upgraded connections and event streams
+	failures latency.Counter   // of attempts, on the target's side
+	faults   latency.Counter   // answers of 500 and above
 	latency  latency.Histogram // of answers, from the attempt's start to the head
+	born     time.Time
 }
 
 // A Doer performs one attempt: it sends req and returns the response, whose
@@ -59,7 +61,7 @@ type Doer interface {
 
 func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	u, c := e.URL, &f.Config
-	t := &Target{URL: u, Name: u.String(), key: e.key(), node: new(balance.Node), Span: newSpan(&f.Span)}
+	t := &Target{URL: u, Name: u.String(), key: e.key(), node: new(balance.Node), Span: newSpan(&f.Span), born: time.Now()}
 	if u.Scheme != "unix" {
 		t.Base = strings.TrimSuffix(u.EscapedPath(), "/")
 	}
@@ -112,7 +114,7 @@ func (t *Target) InFlight() int64 { return t.node.InFlight() }
 func (t *Target) Health() health.Status { return t.monitor.Status() }
 
 // Failures returns how many attempts have failed on the target's side.
-func (t *Target) Failures() uint64 { return t.failures.Load() }
+func (t *Target) Failures() uint64 { return t.failures.Total() }
 
 // Answers returns how many attempts were answered, and how long the heads of
 // the answers took of late, as quantiles.

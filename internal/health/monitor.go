@@ -2,6 +2,8 @@ package health
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +37,7 @@ type Monitor struct {
 	triedAt  time.Time  // when the last of them began
 	failed   int64      // exchanges since windowAt
 	windowAt time.Time
+	past     []Status // the latest changes of the state, the oldest first
 	events   []Status // not yet told
 	telling  bool
 }
@@ -58,6 +61,35 @@ func (m *Monitor) Status() Status {
 		return Status{State: Up}
 	}
 	return *m.status.Load()
+}
+
+// keptChanges is how many changes of its state a Monitor remembers, and keptReason how
+// many bytes of their reasons.
+const (
+	keptChanges = 5
+	keptReason  = 300
+)
+
+// Changes returns the latest changes of the target's state, the oldest first. A nil
+// Monitor has none.
+func (m *Monitor) Changes() []Status {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.past)
+}
+
+// remember keeps a change in place of the oldest. m.mu is held.
+func (m *Monitor) remember(s Status) {
+	if len(m.past) == keptChanges {
+		m.past = slices.Delete(m.past, 0, 1)
+	}
+	if len(s.Reason) > keptReason {
+		s.Reason = strings.ToValidUTF8(s.Reason[:keptReason], "") + "…" // copied: it may be a part of something large
+	}
+	m.past = append(m.past, s)
 }
 
 // Admit reports whether an exchange may go to the target at now. If so, Report or Release must follow. While the breaker
@@ -287,8 +319,11 @@ func (m *Monitor) note(now time.Time, reason string) {
 	old := m.status.Load()
 	if old.State == s.State {
 		s.Since = old.Since
-	} else if m.config.Changed != nil {
-		m.events = append(m.events, s)
+	} else {
+		m.remember(s)
+		if m.config.Changed != nil {
+			m.events = append(m.events, s)
+		}
 	}
 	m.status.Store(&s)
 }

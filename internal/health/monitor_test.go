@@ -3,9 +3,11 @@ package health_test
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -291,4 +293,23 @@ func BenchmarkAllIsWell(b *testing.B) {
 			})
 		})
 	}
+}
+
+func TestTheLatestChangesAreRemembered(t *testing.T) {
+	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Rise: 1, Fall: 1}})
+	assert.Empty(t, r.Changes())
+	assert.Empty(t, (*health.Monitor)(nil).Changes())
+	r.play("F1F1S1")
+	got := r.Changes()
+	require.Len(t, got, 2, "a check that says the same again is no change")
+	assert.Equal(t, []health.State{health.Down, health.Up}, []health.State{got[0].State, got[1].State})
+	assert.Equal(t, "bad", got[0].Reason)
+	assert.Equal(t, noon, got[0].Since)
+	r.Probed(r.now, errors.New(strings.Repeat("é", 10_000)))
+	r.play("S1F1S1F1")
+	got = r.Changes()
+	require.Len(t, got, 5, "the oldest are forgotten")
+	assert.Equal(t, health.Down, got[4].State)
+	assert.Less(t, len(got[0].Reason), 310)
+	assert.True(t, utf8.ValidString(got[0].Reason))
 }

@@ -1,4 +1,7 @@
 // Package latency counts how long things take, and says what most, nearly all and the slowest of them took of late.
+//
+//   - latency.go: durations, and their quantiles
+//   - recent.go: durations by doublings, and events, in the same windows
 package latency
 
 import (
@@ -66,12 +69,16 @@ func (h *Histogram) Quantiles(now time.Time, qs ...float64) []time.Duration {
 			total += n
 		}
 	}
+	return quantiles(&counts, total, qs)
+}
+
+func quantiles(counts *[buckets]uint64, total uint64, qs []float64) []time.Duration {
 	all := make([]time.Duration, len(qs))
 	if total == 0 {
 		return all
 	}
 	for i, q := range qs {
-		all[i] = middle(find(&counts, rank(q, total)))
+		all[i] = middle(find(counts, rank(q, total)))
 	}
 	return all
 }

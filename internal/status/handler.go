@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -21,18 +21,18 @@ var pageHTML string // read-only
 //go:embed page.css
 var pageCSS string // read-only
 
-// maxRows is how many rows of a table the page shows; JSON has all.
-const maxRows = 500
+//go:embed page.js
+var pageJS string // read-only
 
 // Handler returns a handler that shows what now returns: as JSON to who asks for format=json or accepts nothing of HTML,
 // else as a page. The parameter q leaves out routes, certificates and failures without that text in their host or
-// pattern. With the parameter url, and method and client if they are there, it shows what explain returns for such a
+// pattern, and routes without it in a target's name. With the parameter url, and method and client if they are there, it shows what explain returns for such a
 // request: beside the rest as a page, and alone as JSON. It tells no cache, no frame and no other site.
 func Handler(now func() Page, explain func(*http.Request) *Explanation) http.Handler {
-	sum := sha256.Sum256([]byte(pageCSS))
-	h := &handler{now: now, explain: explain, csp: "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; style-src 'sha256-" +
-		base64.StdEncoding.EncodeToString(sum[:]) + "'"}
-	h.page = template.Must(template.New("page").Funcs(template.FuncMap{"text": Text, "when": when, "ms": milliseconds}).Parse(pageHTML))
+	h := &handler{now: now, explain: explain, csp: "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; connect-src 'self'; " +
+		"style-src " + hash(pageCSS) + "; script-src " + hash(pageJS)}
+	h.page = template.Must(template.New("page").Funcs(template.FuncMap{"text": Text, "when": when, "day": day, "ms": milliseconds,
+		"number": number, "rate": rate, "percent": percent}).Parse(pageHTML))
 	return h
 }
 
@@ -64,23 +64,34 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	head := w.Header()
 	head.Set("Content-Type", contentType)
 	head.Set("Content-Length", fmt.Sprint(b.Len()))
-	head.Set("Content-Security-Policy", h.csp)
-	head.Set("Cache-Control", "no-store")
 	head.Set("Vary", "Accept")
-	head.Set("X-Content-Type-Options", "nosniff")
-	head.Set("Referrer-Policy", "no-referrer")
-	head.Set("Cross-Origin-Resource-Policy", "same-origin")
+	secure(head, h.csp)
 	if q.Method == http.MethodGet {
 		_, _ = b.WriteTo(w)
 	}
+}
+
+// secure tells no cache, no frame and no other site.
+func secure(head http.Header, csp string) {
+	for _, f := range [...][2]string{
+		{"Content-Security-Policy", csp}, {"Cache-Control", "no-store"}, {"X-Content-Type-Options", "nosniff"}, {"X-Frame-Options", "DENY"},
+		{"Referrer-Policy", "no-referrer"}, {"Cross-Origin-Resource-Policy", "same-origin"}, {"Cross-Origin-Opener-Policy", "same-origin"},
+	} {
+		head.Set(f[0], f[1])
+	}
+}
+
+// hash allows a text in a Content-Security-Policy.
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
 // writePage writes the page that q asks for.
 func (h *handler) writePage(b *bytes.Buffer, q *http.Request) error {
 	filter := q.URL.Query().Get("q")
 	p := h.now()
-	p.keep(filter)
-	v := h.view(&p, filter)
+	v := newView(&p, filter)
 	v.Question = questionOf(q)
 	if v.Question.URL != "" {
 		v.Answer = h.answer(v.Question).Text
@@ -108,48 +119,16 @@ func wantsJSON(q *http.Request) bool {
 	return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html")
 }
 
-// A view is a Page cut to what fits, and what was left out.
-type view struct {
-	Page
-	CSS                                            template.CSS
-	Filter                                         string
-	Question                                       question
-	Answer                                         string // "" without a question
-	MoreRoutes, MoreCertificates, Up, Targets, Bad int
-}
-
-func (h *handler) view(p *Page, filter string) *view {
-	v := &view{Page: *p, Filter: filter, CSS: template.CSS(pageCSS)}
-	for _, r := range p.Routes {
-		v.Targets += len(r.Targets)
-		for _, t := range r.Targets {
-			if t.State == "up" {
-				v.Up++
-			}
-		}
-	}
-	for _, c := range p.Certificates {
-		if c.State == "failed" {
-			v.Bad++
-		}
-	}
-	v.Routes, v.MoreRoutes = firstRows(p.Routes)
-	v.Certificates, v.MoreCertificates = firstRows(p.Certificates)
-	return v
-}
-
-func firstRows[T any](all []T) (shown []T, more int) {
-	n := min(len(all), maxRows)
-	return all[:n], len(all) - n
-}
-
 // keep leaves out what does not have text.
 func (p *Page) keep(text string) {
 	if text == "" {
 		return
 	}
-	p.Routes = with(p.Routes, func(r Route) bool { return strings.Contains(r.Pattern, text) })
+	p.Routes = with(p.Routes, func(r Route) bool {
+		return strings.Contains(r.Pattern, text) || slices.ContainsFunc(r.Targets, func(t Target) bool { return strings.Contains(t.Name, text) })
+	})
 	p.Certificates = with(p.Certificates, func(c Certificate) bool { return strings.Contains(c.Host, text) })
+	p.Uncertified = with(p.Uncertified, func(c Uncertified) bool { return strings.Contains(c.Host, text) })
 	p.Failures = with(p.Failures, func(f Failure) bool { return strings.Contains(f.Host, text) })
 }
 
@@ -176,18 +155,4 @@ func Text(s string) string {
 		}
 	}
 	return b.String()
-}
-
-func when(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02 15:04:05Z")
-}
-
-func milliseconds(f float64) string {
-	if f == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%.2f", f)
 }

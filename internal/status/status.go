@@ -3,6 +3,8 @@
 //
 //   - status.go: the data
 //   - handler.go: as a page, and as JSON
+//   - view.go, chart.go: what of it the page shows, and how
+//   - access.go: who may see it
 //   - explanation.go, question.go: what a proxy would do with a request
 //   - command.go: texts of one line
 package status
@@ -17,6 +19,7 @@ type Page struct {
 	Time         time.Time     `json:"time"`
 	Routes       []Route       `json:"routes"`
 	Certificates []Certificate `json:"certificates"`
+	Uncertified  []Uncertified `json:"uncertified,omitempty"`
 	Servers      []Server      `json:"servers"`
 	Failures     []Failure     `json:"failures"` // the latest first
 }
@@ -31,6 +34,7 @@ type Route struct {
 	Sleep    string   `json:"sleep,omitempty"` // asleep, waking or falling asleep; "" if the targets are awake
 	Targets  []Target `json:"targets,omitempty"`
 	Error    string   `json:"error,omitempty"`
+	Sharing  int      `json:"sharing,omitempty"` // other routes with the same upstream, whose figures these are too
 }
 
 // A Target is one address that serves.
@@ -46,6 +50,24 @@ type Target struct {
 	P50      float64   `json:"p50"` // milliseconds to the response's head, of the last minute or two
 	P90      float64   `json:"p90"`
 	P99      float64   `json:"p99"`
+	Recent   Recent    `json:"recent"`
+	Changes  []Change  `json:"changes,omitempty"` // of the state, the oldest first
+}
+
+// Recent is what came of the attempts at a target that ended in the last Seconds, which
+// are 64 to 128, or fewer if the target is younger.
+type Recent struct {
+	Seconds  float64  `json:"seconds"`
+	Attempts uint64   `json:"attempts"`
+	Errors   uint64   `json:"errors"`           // failures on the target's side, and answers of 500 and above
+	Spread   []uint64 `json:"spread,omitempty"` // answers by time to the head: those at i below 1.024 µs << i, and not counted before
+}
+
+// A Change is a change of a target's health.
+type Change struct {
+	Time   time.Time `json:"time"`
+	State  string    `json:"state"`
+	Reason string    `json:"reason,omitempty"`
 }
 
 // A Certificate is how a host's certificate is doing.
@@ -56,11 +78,18 @@ type Certificate struct {
 	NotAfter time.Time `json:"notAfter,omitzero"`
 	Renewal  time.Time `json:"renewal,omitzero"`
 	Error    string    `json:"error,omitempty"` // a Sentence
+	Why      string    `json:"why,omitempty"`   // there is none yet, without an Error
 	Attempts int       `json:"attempts,omitempty"`
 	NextTry  time.Time `json:"nextTry,omitzero"`
 	Check    string    `json:"check,omitempty"`   // a shell command that shows what a CA finds
 	Waiting  int       `json:"waiting,omitempty"` // handshakes that wait for it
 	Refused  int       `json:"refused,omitempty"` // handshakes refused of late, since too many waited
+}
+
+// An Uncertified is the host of a route for which there is no Certificate, and why.
+type Uncertified struct {
+	Host string `json:"host"`
+	Why  string `json:"why"`
 }
 
 // A Server shows the listeners of a server, and what it has refused since it started.

@@ -1,0 +1,54 @@
+package exchange
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/status"
+)
+
+// A Pass is what let a request through to a handler of the program.
+type Pass uint8
+
+// The passes.
+const (
+	PassAddress     Pass = 1 << iota // its address is on a list of clients that are served
+	PassCredentials                  // it has shown who it is
+)
+
+type passKey struct{}
+
+// PassTo lets next serve q, which has p besides what it has. Without an exchange, which a
+// Router would have made, next gets a copy of q.
+func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
+	ctx := q.Context()
+	if x := FromContext(ctx); x != nil {
+		x.Passes |= p
+	} else if p != 0 {
+		asked := q
+		q = q.WithContext(context.WithValue(ctx, passKey{}, PassesOf(ctx)|p))
+		defer ReturnForm(asked, q)
+	}
+	next.ServeHTTP(w, q)
+}
+
+// WayOf returns how q came to a handler of the program, as the status page wants it.
+func WayOf(q *http.Request) status.Arrival {
+	ctx := q.Context()
+	p := PassesOf(ctx)
+	a := status.Arrival{Authenticated: p&PassCredentials != 0, Listed: p&PassAddress != 0}
+	if x := FromContext(ctx); x != nil {
+		a.Named = x.Pattern != "" && !strings.HasPrefix(x.Pattern+"/", "*/")
+	}
+	return a
+}
+
+// PassesOf returns the passes of the request with ctx.
+func PassesOf(ctx context.Context) Pass {
+	p, _ := ctx.Value(passKey{}).(Pass)
+	if x := FromContext(ctx); x != nil {
+		p |= x.Passes
+	}
+	return p
+}

@@ -1,0 +1,122 @@
+package status
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+	"github.com/hostproxy/hostproxy/internal/hostname"
+)
+
+// An Arrival is what is known of the way on which a request came.
+type Arrival struct {
+	Authenticated bool // the client has shown credentials
+	Listed        bool // the client's address is on a list of those that are served
+	Named         bool // the route's pattern names the host
+}
+
+// Restrict returns a handler that passes requests to next only if they cannot be those
+// of strangers, and answers 403 otherwise, with the rule and how to keep it. It passes
+// the requests of
+//
+//   - clients that are Authenticated, or have a verified TLS certificate
+//   - clients that are Listed, for a host that is Named or not a public name
+//   - clients on this machine, without a proxy in between, for a host that is not a
+//     public name
+//   - the program itself, without a server
+//
+// A page of the Internet cannot read what is for clients on this machine or in this
+// network: its own name would have to lead here (DNS rebinding), and that is a public
+// one.
+func Restrict(next http.Handler, arrival func(*http.Request) Arrival) http.Handler {
+	return &restricted{next, arrival}
+}
+
+type restricted struct {
+	next    http.Handler
+	arrival func(*http.Request) Arrival
+}
+
+// ServeHTTP implements http.Handler.
+func (r *restricted) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	why := refusal(q, r.arrival(q))
+	if why == "" {
+		r.next.ServeHTTP(w, q)
+		return
+	}
+	secure(w.Header(), "default-src 'none'; frame-ancestors 'none'")
+	http.Error(w, why, http.StatusForbidden)
+}
+
+// refusal returns why q is refused, or "".
+func refusal(q *http.Request, a Arrival) string {
+	switch {
+	case a.Authenticated, q.TLS != nil && len(q.TLS.VerifiedChains) > 0, isOwn(q):
+		return ""
+	case !a.Listed && !isLocal(q):
+		return "403 Forbidden: the status page is served to clients on this machine only.\n\n" +
+			"To open it to others, put a hostproxy.BasicAuth, a ForwardAuth, or a Guard with Allow\n" +
+			"in front of hostproxy.StatusHandler."
+	case !a.Listed && forwarded(q) != "":
+		return fmt.Sprintf("403 Forbidden: the request has the header %s: a proxy on this machine has forwarded it.\n\n"+
+			"To open the status page to the clients of that proxy, put a hostproxy.BasicAuth, a ForwardAuth, or a\n"+
+			"Guard with Allow in front of hostproxy.StatusHandler.", forwarded(q))
+	case !(a.Listed && a.Named) && isPublicName(q.Host):
+		return fmt.Sprintf("403 Forbidden: the host %s is a public name, which may lead a browser here from any page (DNS rebinding).\n\n"+
+			"Ask for localhost, an IP address, or a name without a dot. To serve the status page for this name, put\n"+
+			"a hostproxy.BasicAuth or a ForwardAuth in front of hostproxy.StatusHandler, or a Guard with Allow in a route for the name.",
+			quoted(q.Host))
+	}
+	return ""
+}
+
+// isOwn reports whether the program itself made q: no server did, as it has no client.
+func isOwn(q *http.Request) bool {
+	if q.Context().Value(http.LocalAddrContextKey) != nil {
+		return false
+	}
+	return q.RemoteAddr == "" || strings.HasPrefix(q.RemoteAddr, "192.0.2.") // of httptest; nobody's (RFC 5737)
+}
+
+// isLocal reports whether the client is on this machine: at a loopback address, or at
+// the other end of a unix socket, which has no address.
+func isLocal(q *http.Request) bool {
+	if q.RemoteAddr == "" {
+		_, unix := q.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
+		return unix
+	}
+	p := header.ParsePeer(q.RemoteAddr)
+	return p.Unix || p.Addr.IsLoopback()
+}
+
+// forwarded returns the name of a header by which a proxy says that it forwards q, or "".
+func forwarded(q *http.Request) string {
+	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Cf-Connecting-Ip", "True-Client-Ip", "X-Forwarded-Host", "Via"} {
+		if len(q.Header[name]) > 0 {
+			return name
+		}
+	}
+	return ""
+}
+
+// isPublicName reports whether somebody on the Internet may own the host of a request. A
+// name without a dot, and one for internal use, is nobody's. No host is none.
+func isPublicName(hostport string) bool {
+	if hostport == "" {
+		return false
+	}
+	host, _, err := hostname.Split(hostport)
+	if err != nil {
+		return true
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	return strings.Contains(host, ".") && !hostname.IsInternal(host)
+}
+
+// quoted quotes a name that somebody else chose, of bounded length.
+func quoted(s string) string { return fmt.Sprintf("%q", cut(s)) }
