@@ -2,10 +2,13 @@ package client
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -63,14 +66,12 @@ func requestTarget(req *http.Request) string {
 func (h *head) append(dst []byte) []byte {
 	dst = h1.AppendRequestLine(dst, h.req.Method, h.target)
 	dst = h1.AppendField(dst, "Host", h.host)
-	for name, values := range h.req.Header {
-		if skipped(name, values) {
-			continue
+	order := exchange.OrderFrom(h.req.Context())
+	order.Each(h.req.Header, func(key, name, value string) {
+		if !skipped(key, h.req.Header[key], order) {
+			dst = h1.AppendField(dst, name, value)
 		}
-		for _, v := range values {
-			dst = h1.AppendField(dst, name, v)
-		}
-	}
+	})
 	if _, ok := h.req.Header["Te"]; ok { // RFC 9110, 10.1.4
 		dst = append(dst, "Connection: TE\r\n"...)
 	}
@@ -82,12 +83,12 @@ func (h *head) append(dst []byte) []byte {
 }
 
 // skipped reports whether a field of the header map is not written from there.
-func skipped(name string, values []string) bool {
+func skipped(name string, values []string, order *exchange.Order) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
 		return true
 	case "User-Agent":
-		return len(values) > 0 && values[0] == ""
+		return values[0] == "" && (order == nil || !order.EmptyAgent)
 	}
 	return false
 }
@@ -98,7 +99,7 @@ func (h *head) appendFraming(dst []byte) []byte {
 		return h1.AppendContentLength(dst, h.req.ContentLength)
 	case h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-		for name := range h.req.Trailer {
+		for _, name := range slices.Sorted(maps.Keys(h.req.Trailer)) {
 			if !header.ForbiddenTrailer(name) {
 				dst = h1.AppendField(dst, "Trailer", name)
 			}

@@ -21,6 +21,7 @@ type Edit struct {
 	drops  []string // compiled for the fast lane; see compile
 	lines  []byte
 	fields []h1.Field
+	adds   []string // the names of fields, canonical
 }
 
 // check reports every name and value that cannot be written, or that frames

@@ -30,6 +30,7 @@ type rival struct {
 	res    *http.Response
 	err    error
 	dialed time.Duration // time spent connecting
+	order  exchange.Order
 }
 
 // A dialing context notes how long its attempt took to connect.
@@ -126,7 +127,7 @@ func (r *race) start(t *forward.Target) *rival {
 	v := &rival{done: make(chan struct{})}
 	var ctx context.Context
 	ctx, v.cancel = context.WithCancel(r.ctx)
-	out, err := r.a.outgoing(dialing{ctx, v}, t)
+	out, err := r.a.outgoing(dialing{exchange.WithOrder(ctx, &v.order), v}, t)
 	if err != nil {
 		v.err = err
 		close(v.done)

@@ -1,0 +1,26 @@
+package forward
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
+
+// AppendLast appends the names of what the proxy adds to a request, in the order in which
+// AppendRequest writes it. number is the name of the request's identifier, "" without one.
+func (e *Encoder) AppendLast(dst []string, number string, sets ...[]header.Replacement) []string {
+	dst = header.AppendNames(slices.Grow(dst, 16))
+	if number != "" {
+		dst = append(dst, http.CanonicalHeaderKey(number))
+	}
+	for _, set := range sets {
+		for i := range set {
+			dst = append(dst, http.CanonicalHeaderKey(set[i].Name))
+		}
+	}
+	return append(dst, e.RequestHeader.adds...)
+}
+
+// Drops reports whether the edit removes or sets the field of that name.
+func (e *Edit) Drops(name string) bool { return header.Matches(e.drops, name) }
