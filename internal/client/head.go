@@ -112,17 +112,16 @@ func (h *head) appendFraming(dst []byte) []byte {
 	return dst
 }
 
-// ResponseHeader copies the fields into a map. Transfer-Encoding is left out,
+// ResponseHeader copies the fields into a map, and their names. Transfer-Encoding is left out,
 // and a repeated Content-Length counts once.
-func ResponseHeader(res *h1.Response) http.Header {
+func ResponseHeader(res *h1.Response) (http.Header, exchange.Names) {
 	h := make(http.Header, len(res.Fields))
-	AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
-	return h
+	return h, AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
 }
 
-// AddFields adds to h the fields of res that pass: one string for all of them.
-// A repeated Content-Length counts once.
-func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
+// AddFields adds to h the fields of res that pass: one string for all of them, and one
+// slice, which has the names that it returns, too. A repeated Content-Length counts once.
+func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) exchange.Names {
 	size, count := 0, 0
 	for i := range res.Fields {
 		if f := &res.Fields[i]; pass(f) {
@@ -132,7 +131,8 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 	}
 	var text strings.Builder
 	text.Grow(size)
-	values := make([]string, 0, count)
+	all, n := make([]string, 3*count), 0
+	values, names := all[:0:count], exchange.Names{Spelled: all[count : 2*count : 2*count], Keys: all[2*count:]}
 	for i := range res.Fields {
 		f := &res.Fields[i]
 		if !pass(f) {
@@ -143,6 +143,8 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 		text.Write(f.Value)
 		line := text.String()[start:]
 		name, value := textproto.CanonicalMIMEHeaderKey(line[:len(f.Name)]), line[len(f.Name):]
+		names.Spelled[n], names.Keys[n] = line[:len(f.Name)], name
+		n++
 		switch old := h[name]; {
 		case old == nil:
 			values = append(values, value)
@@ -151,6 +153,7 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 			h[name] = append(old[:len(old):len(old)], value)
 		}
 	}
+	return names
 }
 
 // AnnouncedTrailers takes the Trailer fields out of h and returns the names they

@@ -17,9 +17,11 @@ import (
 // and of the borders of chunks, and has "now" for the time of the answer: none of them means anything (RFC 9112, 7.1). Between the lanes
 // behind our front nothing is allowed. Read-only.
 var classes = []class{
-	{name: "answer's order and case", why: "an http.Header has neither: an answer that is not relayed as it came is spelled canonically", in: handlers,
+	{name: "426's Connection", why: "a handler says Connection in its Header, and the front writes it as it writes its own: behind the other fields", in: handlers,
 		holds: func(d difference, x *exchange) bool {
-			return strings.HasSuffix(d.fact, " names") && d.fact != "up names"
+			const own = "Connection"
+			return d.is("down names") && d.viewA["down status"] == "426" && strings.HasSuffix(d.b, " | "+own) &&
+				strings.Replace(d.a, own+" | ", "", 1)+" | "+own == d.b
 		}},
 	{name: "order and case", why: "an http.Header has neither: fields that pass net/http are spelled canonically", in: netHTTP,
 		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},

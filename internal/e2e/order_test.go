@@ -114,6 +114,68 @@ func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
 	}
 }
 
+// What hooks and middleware do to the Header of an answer is done; what they leave alone has the target's order and spelling, as far as
+// the writer of ours can be found below theirs.
+func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheTarget(t *testing.T) {
+	const sent = "x-b: 1\r\nETAG: \"1\"\r\nX-a: 2\r\nx-B: 3\r\n"
+	const whole = "x-b: 1, ETAG: \"1\", X-a: 2, x-B: 3"
+	modify := func(u *hostproxy.Upstream) {
+		u.ModifyResponse = func(res *http.Response) error {
+			res.Header.Del("Etag")
+			res.Header["X-B"] = []string{"ours", "3", "more"}
+			res.Header.Set("X-New", "1")
+			return nil
+		}
+	}
+	none := func(w http.ResponseWriter) http.ResponseWriter { return w }
+	for _, tt := range []struct {
+		about  string
+		change func(*hostproxy.Upstream)
+		around func(http.ResponseWriter) http.ResponseWriter
+		want   string
+	}{
+		{"nothing", func(*hostproxy.Upstream) {}, none, whole},
+		{"ModifyResponse", modify, none, "x-b: ours, X-a: 2, x-B: 3, X-B: more, X-New: 1"},
+		{"HSTS and an edit", func(u *hostproxy.Upstream) {
+			u.ResponseHeader = hostproxy.HeaderEdit{Remove: []string{"X-B"}, Set: http.Header{"Etag": {"2"}}, Add: http.Header{"B": {"1"}, "X-A": {"3"}}}
+			u.ModifyResponse = func(*http.Response) error { return nil }
+		}, none, "X-a: 2, Etag: 2, B: 1, X-A: 3"},
+		{"a Header that has been asked for", func(*hostproxy.Upstream) {}, func(w http.ResponseWriter) http.ResponseWriter {
+			w.Header().Set("A-First", "1")
+			return w
+		}, whole + ", A-First: 1"},
+		{"a writer that unwraps", func(*hostproxy.Upstream) {}, func(w http.ResponseWriter) http.ResponseWriter { return unwrapping{w} }, whole},
+		{"a writer that does not", func(*hostproxy.Upstream) {}, func(w http.ResponseWriter) http.ResponseWriter { return &statusWriter{ResponseWriter: w} },
+			"Etag: \"1\", X-A: 2, X-B: 1, X-B: 3, X-Seen: 1"},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			proxytest.NoLeaks(t)
+			const early = "HTTP/1.1 103 Early Hints\r\n" + sent + "\r\n"
+			b := proxytest.NewBackend(t, proxytest.Reply(early+"HTTP/1.1 200 OK\r\n"+sent+"Date: x\r\nContent-Length: 2\r\n\r\nok"))
+			u := hostproxy.To(b.Addr())
+			tt.change(u)
+			r := new(hostproxy.Router)
+			r.Handle("a.test", u)
+			s := &hostproxy.Server{Router: r, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { r.ServeHTTP(tt.around(w), q) })}
+			c := proxytest.Dial(t, proxytest.StartPlain(t, s).Plain)
+			for range 3 {
+				c.Send(get)
+				c.Head() // the interim one
+				head := strings.Replace(c.Head(), "Date: x\r\nContent-Length: 2\r\n", "", 1)
+				head = strings.Replace(head, "Content-Length: 2\r\n", "", 1)
+				lines := strings.Split(strings.Trim(strings.Replace(head, "Date: x\r\n", "", 1), "\r\n"), "\r\n")
+				assert.Equal(t, tt.want, strings.Join(lines[1:], ", "))
+				c.Expect("ok")
+			}
+		})
+	}
+}
+
+// An unwrapping is a ResponseWriter of middleware that shows what is below it.
+type unwrapping struct{ http.ResponseWriter }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
 // A nowhere is a ResponseWriter of nobody.
 type nowhere struct{ h http.Header }
 

@@ -22,6 +22,9 @@ type Order struct {
 	// EmptyAgent keeps a User-Agent that begins with an empty value: the client sent it so. For
 	// an http.Request of somebody's, it means that there is none.
 	EmptyAgent bool
+
+	// Answer is set by the client: the names of the latest response, interim ones included.
+	Answer Names
 }
 
 // Each calls do for each field of h in that order, with the key that it has in h. The
@@ -141,4 +144,20 @@ func OrderFrom(ctx context.Context) *Order {
 func (o *Order) Value(key any) (value any, ok bool) {
 	_, ok = key.(orderKey)
 	return o, ok
+}
+
+// Arrange makes o the order of the fields of the next head, interim or final, that the
+// writer below w sends, if that is one of a front of ours.
+func Arrange(w http.ResponseWriter, o Order) {
+	for {
+		switch inner := w.(type) {
+		case interface{ Ordered(o Order) }:
+			inner.Ordered(o)
+			return
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return
+		}
+	}
 }

@@ -24,3 +24,14 @@ func (e *Encoder) AppendLast(dst []string, number string, sets ...[]header.Repla
 
 // Drops reports whether the edit removes or sets the field of that name.
 func (e *Edit) Drops(name string) bool { return header.Matches(e.drops, name) }
+
+// AppendLastOwn appends the names of what the proxy adds to a response, in the order of
+// AppendFields, AppendOwn and AppendAnnounced.
+func (e *Encoder) AppendLastOwn(dst []string, number string) []string {
+	dst = slices.Grow(dst, 8)
+	if number != "" {
+		dst = append(dst, http.CanonicalHeaderKey(number))
+	}
+	dst = append(dst, e.ResponseHeader.adds...)
+	return append(dst, hsts, "Set-Cookie", "Trailer", "Upgrade")
+}

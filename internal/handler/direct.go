@@ -130,14 +130,16 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 		return res, nil
 	}
 	h := a.w.Header()
-	client.AddFields(h, head, func(f *h1.Field) bool {
+	a.flight.order.Answer = client.AddFields(h, head, func(f *h1.Field) bool {
 		return a.f.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
 	})
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
-		res.Trailer = client.AnnouncedTrailers(client.ResponseHeader(head))
+		all, _ := client.ResponseHeader(head)
+		res.Trailer = client.AnnouncedTrailers(all)
 	}
 	if head.Upgrade {
-		a.requireUpgrade(h, head.Status, client.ResponseHeader(head)["Upgrade"])
+		all, _ := client.ResponseHeader(head)
+		a.requireUpgrade(h, head.Status, all["Upgrade"])
 	}
 	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
 	return res, nil

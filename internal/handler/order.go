@@ -28,3 +28,18 @@ func (a *roundTrip) order(h http.Header) exchange.Order {
 		Last: a.f.AppendLast(nil, number, a.x.Set, a.set),
 	}
 }
+
+// answerOrder is that of the fields of the response: as the target sent them, then what
+// the proxy adds, as the fast lane does it.
+func (a *roundTrip) answerOrder() exchange.Order {
+	number := ""
+	if a.x.Numbering.Shown {
+		number = a.x.Numbering.Name
+	}
+	return exchange.Order{
+		Names: a.flight.order.Answer.Without(func(name string) bool {
+			return name == "Trailer" || name == "Upgrade" || number != "" && header.SameVariable(name, number) || a.f.ResponseHeader.Drops(name)
+		}),
+		Last: a.f.AppendLastOwn(nil, number),
+	}
+}

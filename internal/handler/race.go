@@ -56,7 +56,7 @@ func (a *roundTrip) race() (*http.Response, error) {
 	select {
 	case <-first.done:
 		a.attempts.Dialed(first.dialed)
-		return first.res, first.err
+		return first.answer(a)
 	case <-late.C:
 	}
 	var other *forward.Target
@@ -77,7 +77,7 @@ func (a *roundTrip) race() (*http.Response, error) {
 	if other == nil {
 		<-first.done
 		a.attempts.Dialed(first.dialed)
-		return first.res, first.err
+		return first.answer(a)
 	}
 	second := r.start(other)
 	select {
@@ -90,10 +90,16 @@ func (a *roundTrip) race() (*http.Response, error) {
 	a.attempts.ForkDialed(second.dialed)
 	if second.err == nil {
 		a.attempts.Join(other, a.lost(first.err))
-		return second.res, nil
+		return second.answer(a)
 	}
 	a.attempts.Join(one, a.lost(second.err))
-	return first.res, first.err
+	return first.answer(a)
+}
+
+// answer makes what v got that of a.
+func (v *rival) answer(a *roundTrip) (*http.Response, error) {
+	a.flight.order = v.order
+	return v.res, v.err
 }
 
 // drop gives an attempt up, whatever it has got.
@@ -147,7 +153,7 @@ func (r *race) run(v *rival, t *forward.Target, out *http.Request) {
 		if !r.wins(v) {
 			return forward.ErrGivenUp
 		}
-		return r.a.informational(status, h)
+		return r.a.inform(&v.order, status, h)
 	})
 	if v.err == nil && !r.wins(v) {
 		v.res.Body.Close()

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
@@ -147,11 +148,14 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
 	}
-	for k := range res.Trailer {
+	for _, k := range slices.Sorted(maps.Keys(res.Trailer)) {
 		if a.passes(k) {
 			h.Add("Trailer", k)
 			announced++
 		}
+	}
+	if a.flight.order.Answer.Keys != nil {
+		exchange.Arrange(a.w, a.answerOrder())
 	}
 	a.closeAfter()
 	a.x.Status = res.StatusCode
