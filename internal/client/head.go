@@ -99,6 +99,9 @@ func (h *head) appendFraming(dst []byte) []byte {
 		return h1.AppendContentLength(dst, h.req.ContentLength)
 	case h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+		if len(h.req.Trailer) == 0 { // sorting nothing allocates
+			return dst
+		}
 		for _, name := range slices.Sorted(maps.Keys(h.req.Trailer)) {
 			if !header.ForbiddenTrailer(name) {
 				dst = h1.AppendField(dst, "Trailer", name)

@@ -159,6 +159,7 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
+	f.RequestHeader.last, f.ResponseHeader.last = f.lastOf(""), f.lastOwnOf("")
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
 	f.waker = newWaker(f)

@@ -25,7 +25,7 @@ func (a *roundTrip) order(h http.Header) exchange.Order {
 			return c&header.Forwarding != 0 && hop.Drops(c) || number != "" && header.SameVariable(name, number) ||
 				header.Replaces(a.x.Set, name) || header.Replaces(a.set, name) || a.f.RequestHeader.Drops(name)
 		}),
-		Last: a.f.AppendLast(nil, number, a.x.Set, a.set),
+		Last: a.f.LastOf(number, a.x.Set, a.set),
 	}
 }
 
@@ -40,6 +40,6 @@ func (a *roundTrip) answerOrder() exchange.Order {
 		Names: a.flight.order.Answer.Without(func(name string) bool {
 			return name == "Trailer" || name == "Upgrade" || number != "" && header.SameVariable(name, number) || a.f.ResponseHeader.Drops(name)
 		}),
-		Last: a.f.AppendLastOwn(nil, number),
+		Last: a.f.LastOwnOf(number),
 	}
 }
