@@ -69,7 +69,8 @@ func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, h
 //
 // The fields of req.Header are sent as they are, but for Host and the framing,
 // which follow from req.Host, Body, ContentLength and Trailer; an empty
-// User-Agent is left out and none is invented. req.Body is read until the
+// User-Agent is left out, unless the Order says otherwise, and none is invented. They are
+// sent in the [exchange.Order] of the context, or else sorted. req.Body is read until the
 // attempt ends, maybe after Do returned, and is not closed. When
 // req.Context() is done, whatever goes on fails.
 //

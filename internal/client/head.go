@@ -2,10 +2,13 @@ package client
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -63,14 +66,12 @@ func requestTarget(req *http.Request) string {
 func (h *head) append(dst []byte) []byte {
 	dst = h1.AppendRequestLine(dst, h.req.Method, h.target)
 	dst = h1.AppendField(dst, "Host", h.host)
-	for name, values := range h.req.Header {
-		if skipped(name, values) {
-			continue
+	order := exchange.OrderFrom(h.req.Context())
+	order.Each(h.req.Header, func(key, name, value string) {
+		if !skipped(key, h.req.Header[key], order) {
+			dst = h1.AppendField(dst, name, value)
 		}
-		for _, v := range values {
-			dst = h1.AppendField(dst, name, v)
-		}
-	}
+	})
 	if _, ok := h.req.Header["Te"]; ok { // RFC 9110, 10.1.4
 		dst = append(dst, "Connection: TE\r\n"...)
 	}
@@ -82,12 +83,12 @@ func (h *head) append(dst []byte) []byte {
 }
 
 // skipped reports whether a field of the header map is not written from there.
-func skipped(name string, values []string) bool {
+func skipped(name string, values []string, order *exchange.Order) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
 		return true
 	case "User-Agent":
-		return len(values) > 0 && values[0] == ""
+		return values[0] == "" && (order == nil || !order.EmptyAgent)
 	}
 	return false
 }
@@ -98,7 +99,10 @@ func (h *head) appendFraming(dst []byte) []byte {
 		return h1.AppendContentLength(dst, h.req.ContentLength)
 	case h1.ChunkedBody:
 		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-		for name := range h.req.Trailer {
+		if len(h.req.Trailer) == 0 { // sorting nothing allocates
+			return dst
+		}
+		for _, name := range slices.Sorted(maps.Keys(h.req.Trailer)) {
 			if !header.ForbiddenTrailer(name) {
 				dst = h1.AppendField(dst, "Trailer", name)
 			}
@@ -111,17 +115,16 @@ func (h *head) appendFraming(dst []byte) []byte {
 	return dst
 }
 
-// ResponseHeader copies the fields into a map. Transfer-Encoding is left out,
+// ResponseHeader copies the fields into a map, and their names. Transfer-Encoding is left out,
 // and a repeated Content-Length counts once.
-func ResponseHeader(res *h1.Response) http.Header {
+func ResponseHeader(res *h1.Response) (http.Header, exchange.Names) {
 	h := make(http.Header, len(res.Fields))
-	AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
-	return h
+	return h, AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
 }
 
-// AddFields adds to h the fields of res that pass: one string for all of them.
-// A repeated Content-Length counts once.
-func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
+// AddFields adds to h the fields of res that pass: one string for all of them, and one
+// slice, which has the names that it returns, too. A repeated Content-Length counts once.
+func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) exchange.Names {
 	size, count := 0, 0
 	for i := range res.Fields {
 		if f := &res.Fields[i]; pass(f) {
@@ -131,7 +134,8 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 	}
 	var text strings.Builder
 	text.Grow(size)
-	values := make([]string, 0, count)
+	all, n := make([]string, 3*count), 0
+	values, names := all[:0:count], exchange.Names{Spelled: all[count : 2*count : 2*count], Keys: all[2*count:]}
 	for i := range res.Fields {
 		f := &res.Fields[i]
 		if !pass(f) {
@@ -142,6 +146,8 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 		text.Write(f.Value)
 		line := text.String()[start:]
 		name, value := textproto.CanonicalMIMEHeaderKey(line[:len(f.Name)]), line[len(f.Name):]
+		names.Spelled[n], names.Keys[n] = line[:len(f.Name)], name
+		n++
 		switch old := h[name]; {
 		case old == nil:
 			values = append(values, value)
@@ -150,6 +156,7 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) {
 			h[name] = append(old[:len(old):len(old)], value)
 		}
 	}
+	return names
 }
 
 // AnnouncedTrailers takes the Trailer fields out of h and returns the names they

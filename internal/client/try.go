@@ -216,7 +216,7 @@ func (t *Try) onInterim(n int) error {
 	if t.interim += n; t.interim > exchange.MaxInterimSum {
 		return exchange.ErrInterim
 	}
-	status, h := t.Head.Status, ResponseHeader(&t.Head)
+	status, h := t.Head.Status, t.header()
 	t.conn.Discard(n)
 	if t.on1xx != nil {
 		if err := t.on1xx(status, h); err != nil {
@@ -300,6 +300,15 @@ func (t *Try) switched(n int) (*http.Response, error) {
 	return res, nil
 }
 
+// header is that of the latest response. Its names go to the request's Order.
+func (t *Try) header() http.Header {
+	h, names := ResponseHeader(&t.Head)
+	if o := exchange.OrderFrom(t.ctx); o != nil {
+		o.Answer = names
+	}
+	return h
+}
+
 func (t *Try) response() *http.Response {
 	head := &t.Head
 	proto := "HTTP/1.1"
@@ -312,7 +321,7 @@ func (t *Try) response() *http.Response {
 		Proto:      proto,
 		ProtoMajor: 1,
 		ProtoMinor: head.Minor,
-		Header:     ResponseHeader(head),
+		Header:     t.header(),
 		Close:      !head.Persistent(t.req.Method),
 		Request:    t.req,
 	}

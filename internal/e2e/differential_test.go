@@ -17,13 +17,19 @@ import (
 // and of the borders of chunks, and has "now" for the time of the answer: none of them means anything (RFC 9112, 7.1). Between the lanes
 // behind our front nothing is allowed. Read-only.
 var classes = []class{
-	{name: "order and case", why: "an http.Header has neither: fields that pass a handler are spelled canonically", in: handlers,
+	{name: "426's Connection", why: "a handler says Connection in its Header, and the front writes it as it writes its own: behind the other fields", in: handlers,
+		holds: func(d difference, x *exchange) bool {
+			const own = "Connection"
+			return d.is("down names") && d.viewA["down status"] == "426" && strings.HasSuffix(d.b, " | "+own) &&
+				strings.Replace(d.a, own+" | ", "", 1)+" | "+own == d.b
+		}},
+	{name: "order and case", why: "an http.Header has neither: fields that pass net/http are spelled canonically", in: netHTTP,
 		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},
 	{name: "length of nothing", why: "our front keeps what the client said, net/http decides by the method: a request without a body may say so or not", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field content-length") && d.a+d.b == "0" && d.viewA["up body"] == "" && d.viewB["up body"] == ""
 		}},
-	{name: "empty User-Agent", why: "net/http's clients take one that begins so for none, and so does ours for what has an http.Request", in: handlers,
+	{name: "empty User-Agent", why: "net/http's clients take one that begins so for none, and so does ours behind a server of net/http's", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
 			return d.is("up field user-agent") && !d.inB && (d.a == "" || strings.HasPrefix(d.a, " | "))
 		}},

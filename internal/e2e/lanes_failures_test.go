@@ -37,7 +37,7 @@ var failures = []class{
 		holds: func(d difference, x *exchange) bool {
 			return d.is("record request bytes") && d.viewA["record error"] == "read client"
 		}},
-	{name: "order and case", why: "an http.Header has neither: fields that pass a handler are spelled canonically", in: handlers,
+	{name: "order and case", why: "an http.Header has neither: fields that pass net/http are spelled canonically", in: netHTTP,
 		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},
 }
 

@@ -147,8 +147,7 @@ func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 	}
 }
 
-// The order and case of a target's fields pass middleware that does not look at the Header, as they pass the fast lane. What has to go
-// through an http.Header loses them: requests, interim responses, announced trailers, what a 426 requires, and what hooks or edits change.
+// The order and case of a target's fields pass middleware that does not look at the Header, as they pass the fast lane.
 func TestTheOrderAndCaseOfARelayedHeadAreTheTargets(t *testing.T) {
 	fast, adapter := newFast(t, shape{}), newAdapter(t, shape{})
 	const fields = "x-b: 1\r\nETAG: \"1\"\r\nContent-type: text/x\r\nX-a: 2\r\nx-B: 3\r\n"

@@ -8,6 +8,7 @@
 //   - check.go, loop.go: what is refused before anything else
 //   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers by itself
 //   - requestid.go, withhold.go, wirepath.go: what the next one is told of the request
+//   - order.go: in which order and spelling fields are written
 //   - handover.go: what one lane tells the other that carries it on
 //   - body.go, bodybuffer.go, pace.go: the body on its way to targets, and its rules
 //   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory that both lanes share

@@ -93,6 +93,25 @@ func (f *Failure) AddFields(h http.Header) {
 	}
 }
 
+// Tell tells the client so by w, in the fast lane's order and spelling.
+func (f *Failure) Tell(w http.ResponseWriter) {
+	f.AddFields(w.Header())
+	names := replyNames
+	for line := range strings.Lines(string(f.Fields)) {
+		name, _, _ := strings.Cut(line, ":")
+		names.Spelled = append(names.Spelled, name)
+		names.Keys = append(names.Keys, http.CanonicalHeaderKey(name))
+	}
+	Arrange(w, Order{Names: names})
+}
+
+// replyNames are those of the fields that Reply and Tell write. Read-only: their capacity
+// is their length.
+var replyNames = func() Names {
+	names := []string{"Cache-Control", "Content-Type", "Proxy-Status", "Retry-After"}
+	return Names{Spelled: names, Keys: names}
+}()
+
 // Header is what a page that answers for the failure begins with.
 func (f *Failure) Header() http.Header {
 	h := http.Header{"Cache-Control": {"no-store"}, "Proxy-Status": {ProxyStatus(f.Reason)}}

@@ -81,6 +81,7 @@ type Slot struct {
 	Client Client          // the request's
 	Drain  context.Context // see WithDrain
 	Known  *Handover       // from another lane; nil without one
+	Names  Names           // of the fields, as the client sent them
 
 	taken   atomic.Bool // by the one that fills it
 	room    Arrival
@@ -113,6 +114,8 @@ func (s *Slot) Value(key any) (value any, ok bool) {
 		return s.Drain, true
 	case handoverKey:
 		return s.Known, true
+	case namesKey:
+		return &s.Names, true
 	}
 	return nil, false
 }

@@ -120,7 +120,7 @@ func (a *Attempts) admit(r *limit.Rule, now time.Time) (limit.Slots, http.Handle
 		return nil, fail.Handler()
 	}
 	return nil, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		fail.AddFields(w.Header())
+		fail.Tell(w)
 		exchange.Reply(w, q, fail.Status, fail.Reason)
 	})
 }

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -41,21 +42,22 @@ func (e *Edit) names() []string {
 	return all
 }
 
-// compile prepares the edit for the fast lane: the fields that it adds, also as
-// lines, and the names whose fields it drops.
+// compile prepares the edit for the fast lane: the fields that it adds, sorted by name,
+// also as lines, and the names whose fields it drops.
 func (e *Edit) compile() {
 	e.drops = slices.Clone(e.Remove)
-	for k, values := range e.Set {
+	for _, k := range slices.Sorted(maps.Keys(e.Set)) {
 		e.drops = append(e.drops, k)
-		e.compileValues(k, values)
+		e.compileValues(k, e.Set[k])
 	}
-	for k, values := range e.Add {
-		e.compileValues(k, values)
+	for _, k := range slices.Sorted(maps.Keys(e.Add)) {
+		e.compileValues(k, e.Add[k])
 	}
 }
 
 func (e *Edit) compileValues(name string, values []string) {
 	name = http.CanonicalHeaderKey(name)
+	e.adds = append(e.adds, name)
 	for _, v := range values {
 		e.fields = append(e.fields, h1.Field{Name: []byte(name), Value: []byte(v)})
 		e.lines = h1.AppendField(e.lines, name, v)

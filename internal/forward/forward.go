@@ -7,7 +7,7 @@
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
 //   - prefix.go, translate.go: how paths differ between clients and targets
-//   - headeredit.go, trailer.go, encode.go, response.go: which fields cross the proxy, and how the fast lane writes requests
+//   - headeredit.go, trailer.go, encode.go, response.go, order.go: which fields cross the proxy, and how the fast lane writes requests
 //   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a target is reached by
 //   - silence_linux.go, silence_other.go: peers of HTTP/2 that have died
 //   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
@@ -159,6 +159,7 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
+	f.RequestHeader.last, f.ResponseHeader.last = f.lastOf(""), f.lastOwnOf("")
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
 	f.waker = newWaker(f)

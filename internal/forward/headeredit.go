@@ -21,6 +21,8 @@ type Edit struct {
 	drops  []string // compiled for the fast lane; see compile
 	lines  []byte
 	fields []h1.Field
+	adds   []string // the names of fields, canonical
+	last   []string // what LastOf or LastOwnOf returns most of the time
 }
 
 // check reports every name and value that cannot be written, or that frames

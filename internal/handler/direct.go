@@ -2,6 +2,7 @@ package handler
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -29,6 +30,7 @@ var drafts = sync.Pool{New: func() any { return new(draft) }}
 
 // short returns the request as a draft if the short way does for the exchange, and
 // else nil. Its map iterator is gone when the draft is used: the stack is deepest there.
+// The fields have the order and the spelling in which the client sent them.
 func (a *roundTrip) short() *draft {
 	q := a.q // which exchange.Check has found valid
 	if !a.fast || len(a.f.Retry.Statuses) > 0 || len(a.f.Pages) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
@@ -39,29 +41,31 @@ func (a *roundTrip) short() *draft {
 	}
 	d := drafts.Get().(*draft)
 	for name, values := range q.Header {
-		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) || !d.add(name, values) {
+		if header.Classify(name)&(header.Connection|header.TE|header.Expect) != 0 && !harmless(name, values) || !header.ValidName(name) || !valid(values) {
 			d.free()
 			return nil
 		}
 	}
+	o := exchange.Order{Names: exchange.NamesFrom(q.Context())}
+	o.Each(q.Header, func(_, name, value string) {
+		d.req.Fields = append(d.req.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(value)})
+	})
 	r := &d.req
 	r.Method, r.Target, r.Host, r.ContentLength = bytesOf(q.Method), bytesOf(q.RequestURI), bytesOf(q.Host), -1
 	if measured(q) {
 		r.ContentLength = 0
 	}
 	a.fill(&d.hop)
+	d.hop.ID = header.RequestID{}
+	if id := a.x.Numbering.Name; id != "" && slices.Equal(q.Header[id], []string{a.x.RequestID}) {
+		d.hop.ID = header.RequestID{Name: id, Value: a.x.RequestID} // behind the others
+	}
 	return d
 }
 
-// add adds fields, or reports that a value is not valid.
-func (d *draft) add(name string, values []string) bool {
-	for _, v := range values {
-		if !header.ValidValue(v) {
-			return false
-		}
-		d.req.Fields = append(d.req.Fields, h1.Field{Name: bytesOf(name), Value: bytesOf(v)})
-	}
-	return true
+// valid reports whether values can be those of a field.
+func valid(values []string) bool {
+	return !slices.ContainsFunc(values, func(v string) bool { return !header.ValidValue(v) })
 }
 
 // harmless reports whether a field is a Connection that only says how long the
@@ -126,14 +130,16 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 		return res, nil
 	}
 	h := a.w.Header()
-	client.AddFields(h, head, func(f *h1.Field) bool {
+	a.flight.order.Answer = client.AddFields(h, head, func(f *h1.Field) bool {
 		return a.f.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
 	})
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
-		res.Trailer = client.AnnouncedTrailers(client.ResponseHeader(head))
+		all, _ := client.ResponseHeader(head)
+		res.Trailer = client.AnnouncedTrailers(all)
 	}
 	if head.Upgrade {
-		a.requireUpgrade(h, head.Status, client.ResponseHeader(head)["Upgrade"])
+		all, _ := client.ResponseHeader(head)
+		a.requireUpgrade(h, head.Status, all["Upgrade"])
 	}
 	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
 	return res, nil

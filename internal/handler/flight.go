@@ -33,7 +33,8 @@ type flight struct {
 	reads atomic.Bool  // the body is read, and there is no attempt
 	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
 
-	lent bool // a hook or a goroutine may hold a context that leads here; used by the exchange's own goroutine
+	order exchange.Order // of the request of the attempt
+	lent  bool           // a hook or a goroutine may hold a context that leads here; used by the exchange's own goroutine
 
 	mu     sync.Mutex         // guards what follows
 	span   *forward.Span      // of the current attempt's target
@@ -259,6 +260,14 @@ func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
 		cancel()
 	}
 	return ctx, cancel
+}
+
+// Value implements context.Context.
+func (fl *flight) Value(key any) any {
+	if v, ok := fl.order.Value(key); ok {
+		return v
+	}
+	return fl.Context.Value(key)
 }
 
 // touch notes that a byte moved.

@@ -7,6 +7,7 @@
 //   - roundtrip.go: from target to target until one answers
 //   - request.go, body.go: what a target is sent
 //   - response.go, upgrade.go: what the client gets
+//   - order.go: in which order fields are written
 //   - direct.go: the short way, without an http.Request of its own
 //   - race.go: two attempts at once
 //   - buffer.go, ahead.go: bodies that are read ahead
@@ -113,7 +114,7 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 		servePage(&exchange.Answer{Status: fail.Status, Header: fail.Header(), Page: page, Failure: fail}, w, q, x)
 		return
 	}
-	fail.AddFields(w.Header())
+	fail.Tell(w)
 	if x.Asker != nil {
 		q = x.Asker
 	}

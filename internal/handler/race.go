@@ -30,6 +30,7 @@ type rival struct {
 	res    *http.Response
 	err    error
 	dialed time.Duration // time spent connecting
+	order  exchange.Order
 }
 
 // A dialing context notes how long its attempt took to connect.
@@ -55,7 +56,7 @@ func (a *roundTrip) race() (*http.Response, error) {
 	select {
 	case <-first.done:
 		a.attempts.Dialed(first.dialed)
-		return first.res, first.err
+		return first.answer(a)
 	case <-late.C:
 	}
 	var other *forward.Target
@@ -76,7 +77,7 @@ func (a *roundTrip) race() (*http.Response, error) {
 	if other == nil {
 		<-first.done
 		a.attempts.Dialed(first.dialed)
-		return first.res, first.err
+		return first.answer(a)
 	}
 	second := r.start(other)
 	select {
@@ -89,10 +90,16 @@ func (a *roundTrip) race() (*http.Response, error) {
 	a.attempts.ForkDialed(second.dialed)
 	if second.err == nil {
 		a.attempts.Join(other, a.lost(first.err))
-		return second.res, nil
+		return second.answer(a)
 	}
 	a.attempts.Join(one, a.lost(second.err))
-	return first.res, first.err
+	return first.answer(a)
+}
+
+// answer makes what v got that of a.
+func (v *rival) answer(a *roundTrip) (*http.Response, error) {
+	a.flight.order = v.order
+	return v.res, v.err
 }
 
 // drop gives an attempt up, whatever it has got.
@@ -126,7 +133,7 @@ func (r *race) start(t *forward.Target) *rival {
 	v := &rival{done: make(chan struct{})}
 	var ctx context.Context
 	ctx, v.cancel = context.WithCancel(r.ctx)
-	out, err := r.a.outgoing(dialing{ctx, v}, t)
+	out, err := r.a.outgoing(dialing{exchange.WithOrder(ctx, &v.order), v}, t)
 	if err != nil {
 		v.err = err
 		close(v.done)
@@ -146,7 +153,7 @@ func (r *race) run(v *rival, t *forward.Target, out *http.Request) {
 		if !r.wins(v) {
 			return forward.ErrGivenUp
 		}
-		return r.a.informational(status, h)
+		return r.a.inform(&v.order, status, h)
 	})
 	if v.err == nil && !r.wins(v) {
 		v.res.Body.Close()

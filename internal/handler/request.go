@@ -53,6 +53,9 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	if q.Method == http.MethodConnect {
 		a.key = out.Header.Get("Sec-Websocket-Key")
 	}
+	if o := exchange.OrderFrom(ctx); o != nil {
+		*o = a.order(out.Header)
+	}
 	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
 	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
@@ -147,16 +148,27 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
 	}
-	for k := range res.Trailer {
-		if a.passes(k) {
-			h.Add("Trailer", k)
-			announced++
-		}
+	if len(res.Trailer) > 0 { // or else sorting nothing allocates
+		announced = a.announceTrailers(h, res.Trailer)
+	}
+	if a.flight.order.Answer.Keys != nil {
+		exchange.Arrange(a.w, a.answerOrder())
 	}
 	a.closeAfter()
 	a.x.Status = res.StatusCode
 	a.wrote = true
 	a.w.WriteHeader(res.StatusCode)
+	return announced
+}
+
+// announceTrailers adds to h the names of those of the trailers that cross the proxy, sorted.
+func (a *roundTrip) announceTrailers(h, trailers http.Header) (announced int) {
+	for _, k := range slices.Sorted(maps.Keys(trailers)) {
+		if a.passes(k) {
+			h.Add("Trailer", k)
+			announced++
+		}
+	}
 	return announced
 }
 

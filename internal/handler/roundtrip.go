@@ -343,6 +343,7 @@ func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Respons
 	}
 	var ctx context.Context
 	ctx, a.done = a.flight.cancelable()
+	a.flight.order = exchange.Order{} // its answers have none
 	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace()), t)
 	if err != nil {
 		return nil, err
@@ -369,6 +370,11 @@ func (a *roundTrip) dialTrace() *httptrace.ClientTrace {
 // informational relays a 1xx response. The header map is put back as the
 // outer handlers left it.
 func (a *roundTrip) informational(status int, h http.Header) error {
+	return a.inform(&a.flight.order, status, h)
+}
+
+// inform is informational for the attempt with that order.
+func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 	if a.interim++; a.interim > exchange.MaxInterim {
 		return exchange.ErrInterim
 	}
@@ -388,6 +394,7 @@ func (a *roundTrip) informational(status int, h http.Header) error {
 			out[k] = v
 		}
 	}
+	exchange.Arrange(a.w, exchange.Order{Names: o.Answer})
 	a.w.WriteHeader(status)
 	clear(out)
 	for k, v := range before {

@@ -176,6 +176,9 @@ func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) 
 	return dst
 }
 
+// AppendNames appends the names of the fields that [AppendForwarded] may write, in its order.
+func AppendNames(dst []string) []string { return append(dst, ourFields[:]...) }
+
 // Passes returns how many members of a Via value name the proxy (RFC 9110, 7.6.3): protocol, name, and a comment if there is
 // one. It allocates nothing.
 func Passes[T Text](value T, name string) int {

@@ -58,6 +58,8 @@ type adapter struct {
 	out    head
 	given  given
 
+	order exchange.Order // of the next head's fields; see Ordered
+
 	relayed bool   // fields are those of Relay
 	relay   []byte // and their bytes are here
 
@@ -214,7 +216,7 @@ func (a *adapter) release() {
 	clear(a.fields)
 	a.c, a.f, a.w, a.writer, a.q, a.texts = nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
-	a.relayed, a.relay = false, a.relay[:0]
+	a.relayed, a.relay, a.order = false, a.relay[:0], exchange.Order{}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks, a.expects = false, false, false, false, false, false, false
 	a.written, a.n = 0, 0
 	adapters.Put(a)

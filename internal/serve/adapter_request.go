@@ -116,13 +116,19 @@ func plainPath(p []byte) bool {
 	return len(p) > 0
 }
 
-// fillHeader makes q's Header from the fields, and its Trailer.
+// fillHeader makes q's Header from the fields, and its Trailer. It keeps their names as the
+// client sent them, in the memory of the values: handlers may keep either.
 func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 	h := make(http.Header, len(r.Fields))
-	values := make([]string, len(r.Fields))
+	n := len(r.Fields)
+	values := make([]string, 3*n)
+	names := exchange.Names{Spelled: values[n : 2*n : 2*n], Keys: values[2*n:]}
+	a.w.life.slot.Names = names
 	for i := range r.Fields {
 		f := &r.Fields[i]
-		key, value := http.CanonicalHeaderKey(a.texts.of(f.Name)), a.texts.of(f.Value)
+		names.Spelled[i] = a.texts.of(f.Name)
+		key, value := http.CanonicalHeaderKey(names.Spelled[i]), a.texts.of(f.Value)
+		names.Keys[i] = key
 		switch key {
 		case "Host", "Transfer-Encoding":
 			continue

@@ -147,7 +147,7 @@ func (a *adapter) note() {
 		a.keys = append(a.keys, k)
 	}
 	slices.Sort(a.keys)
-	g := &a.given
+	g, ordered := &a.given, a.order.Keys != nil || a.order.Last != nil
 	for _, k := range a.keys {
 		values := header[k]
 		switch http.CanonicalHeaderKey(k) {
@@ -174,10 +174,38 @@ func (a *adapter) note() {
 				continue
 			}
 		}
-		for _, v := range values {
-			a.fields = appendField(a.fields, k, v)
+		if !ordered {
+			for _, v := range values {
+				a.fields = appendField(a.fields, k, v)
+			}
 		}
 	}
+	if ordered {
+		a.order.Each(header, func(key, name, value string) {
+			if !framed(key) {
+				a.fields = appendField(a.fields, name, value)
+			}
+		})
+		a.order = exchange.Order{}
+	}
+}
+
+// framed reports whether a key of a handler's header is not that of a field.
+func framed(key string) bool {
+	switch http.CanonicalHeaderKey(key) {
+	case "Connection", "Content-Length", "Transfer-Encoding":
+		return true
+	}
+	return strings.HasPrefix(key, http.TrailerPrefix)
+}
+
+// Ordered makes o the order of the fields of the next head, interim or final. See
+// exchange.Arrange.
+func (w *response) Ordered(o exchange.Order) {
+	if a := w.use(); a != nil {
+		a.order = o
+	}
+	w.mu.Unlock()
 }
 
 // first is what Header.Get returns of the values.

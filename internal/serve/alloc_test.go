@@ -180,6 +180,10 @@ func TestARequestOfTheHandlerLaneAllocatesLittle(t *testing.T) {
 	}{
 		"a handler of somebody's":   {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }), 8.1},
 		"middleware around a route": {http.HandlerFunc(r.ServeHTTP), 6.1},
+		"middleware that sets a field": {http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("X-A", "1")
+			r.ServeHTTP(w, q)
+		}), 10.1},
 	} {
 		server := &hostproxy.Server{Router: r, Handler: tt.handler}
 		c, err := net.Dial("tcp", proxytest.StartPlain(t, server).Plain)
