@@ -111,6 +111,14 @@ func (c *conn) wake() {
 	}
 }
 
+// waitsBriefly reports whether the connection has no request, and ends within quietAfter if
+// none comes.
+func (c *conn) waitsBriefly() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.idling && c.brief
+}
+
 // peekGone reports whether the client has closed its side or reset the
 // connection, without taking any of its bytes. Under TLS there is an alert
 // before the end of the stream, which cannot be told from the client's data;
