@@ -77,7 +77,7 @@ func (c *conn) endIdle() {
 // hurry limits the wait for a request of a server that retires. mu is held.
 func (c *conn) hurry() {
 	defer c.contain() // as interrupt does
-	c.woken = true
+	c.woken, c.brief = true, false
 	end := time.Now().Add(retiredIdle)
 	c.leaves = end.UnixNano()
 	_ = c.Conn.SetReadDeadline(end)
