@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -81,20 +82,24 @@ func (g *Gate) run(ctx context.Context, stop context.CancelFunc) {
 // started calls Start until it succeeds. It reports false at the end of ctx.
 func (g *Gate) started(ctx context.Context) bool {
 	if g.Start == nil {
-		return true
+		return ctx.Err() == nil
 	}
 	pause := time.NewTicker(gatePause)
 	defer pause.Stop()
 	said := ""
 	for {
 		result := make(chan error, 1) // Start may ignore ctx
-		go func() { result <- g.start(ctx) }()
+		go func() {
+			err := errors.New("Gate.Start has ended its goroutine")
+			defer func() { result <- err }()
+			err = g.start(ctx)
+		}()
 		select {
 		case <-ctx.Done():
 			return false
 		case err := <-result:
 			if err == nil {
-				return true
+				return ctx.Err() == nil
 			}
 			if text := err.Error(); text != said {
 				said = text

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -69,12 +70,14 @@ func TestAGateStaysClosedUntilStartHasSucceeded(t *testing.T) {
 				return errors.New("redis is away")
 			case 3:
 				panic("a bug")
+			case 4:
+				runtime.Goexit()
 			}
 			return nil
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
 		serve := g.Context(ctx)
-		time.Sleep(2500 * time.Millisecond)
+		time.Sleep(3500 * time.Millisecond)
 		assert.Equal(t, starting, state(g))
 		time.Sleep(time.Second)
 		assert.Equal(t, ready, state(g))
@@ -82,7 +85,7 @@ func TestAGateStaysClosedUntilStartHasSucceeded(t *testing.T) {
 		assert.Equal(t, 1, count(said.String(), "a bug"))
 		cancel()
 		<-serve.Done()
-		assert.EqualValues(t, 4, calls.Load())
+		assert.EqualValues(t, 5, calls.Load())
 	})
 }
 
@@ -104,6 +107,23 @@ func TestAGateThatNeverOpenedDoesNotDelayTheEnd(t *testing.T) {
 				assert.Zero(t, time.Since(began))
 				assert.Equal(t, draining, state(g))
 				time.Sleep(time.Hour) // Start ends too
+			})
+		})
+	}
+}
+
+// A signal came before Context.
+func TestAGateWhoseContextIsDoneAtOnceIsNeverReady(t *testing.T) {
+	for about, start := range map[string]func(context.Context) error{"no Start": nil, "Start succeeds": func(context.Context) error { return nil }} {
+		t.Run(about, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				said := new(logged)
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				began := time.Now()
+				<-(&cluster.Gate{Logger: said.logger(), Start: start}).Context(ctx).Done()
+				assert.Zero(t, time.Since(began))
+				assert.NotContains(t, said.String(), "may send requests")
 			})
 		})
 	}

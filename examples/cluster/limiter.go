@@ -75,7 +75,7 @@ func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error
 	if o.Burst < 0 {
 		errs = append(errs, fmt.Errorf("cluster: LimiterOptions.Burst %d is negative: want a number of requests, or 0 for Rate", o.Burst))
 	}
-	if float64(o.Burst)/o.Rate > longestFill.Seconds() {
+	if o.Rate > 0 && max(float64(o.Burst), 1)/o.Rate > longestFill.Seconds() { // a Burst of zero is at least 1
 		errs = append(errs, fmt.Errorf("cluster: LimiterOptions.Burst %d at Rate %v: want a burst that fills in at most a year", o.Burst, o.Rate))
 	}
 	if o.Timeout < 0 {

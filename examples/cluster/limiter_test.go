@@ -161,6 +161,7 @@ func TestBadLimiterOptionsAreExplained(t *testing.T) {
 		"Rate 1.000001e+06":       {Rate: 1000001},
 		"Burst -1":                {Rate: 1, Burst: -1},
 		"in at most a year":       {Rate: 1e-9, Burst: 100},
+		"Burst 0 at Rate 1e-300":  {Rate: 1e-300},
 		"Timeout -1ns":            {Rate: 1, Timeout: -1},
 		`Name "{x}"`:              {Rate: 1, Name: "{x}"},
 		`LimiterOptions.Prefix "`: {Rate: 1, Prefix: "a b"},

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,15 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 		ae.Op, ae.Wrote = "dial", false
 	}
 	return nil, ae
+}
+
+// Unseen reports whether err of net/http's client of HTTP/2 says that the target has refused the request unseen, so that any
+// request may be sent again (RFC 9113, 8.7). The client has no other word for it, and the same one for PROTOCOL_ERROR, with which
+// targets end what they have served. If its text changes, nothing is sent again.
+func Unseen(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "cannot retry err [") &&
+		(strings.Contains(text, "graceful shutdown GOAWAY]") || strings.Contains(text, "REFUSED_STREAM; received from peer]"))
 }
 
 // earlyResponses passes the interim responses of an attempt on. A transport may tell of

@@ -96,18 +96,6 @@ func (r *foreignBody) Close() error {
 	return nil
 }
 
-// again is http.Request.GetBody: it lets a client send the request on another connection if the target has refused it unseen, as
-// with GOAWAY, and all that was read of the body is kept.
-func (r *attemptBody) again() (io.ReadCloser, error) {
-	if r.b.interrupted.Load() || !r.b.Rewind() {
-		return nil, errNotKept
-	}
-	next := &attemptBody{BodyReader: r.b.Attempt(), b: r.b, trailer: r.trailer}
-	return &foreignBody{attemptBody: next}, nil
-}
-
-var errNotKept = errors.New("the target has refused the request, and the beginning of the body is not kept for another connection")
-
 // interrupt ends a Read that waits for the client, unless another attempt may go on with what it reads.
 func (b *requestBody) interrupt() {
 	b.leaving.Lock()

@@ -338,6 +338,20 @@ func (a *roundTrip) tryOwn(c *client.Client, t *forward.Target) (*http.Response,
 
 // tryForeign performs one attempt by a client that knows nothing of leases.
 func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Response, error) {
+	for again := 0; ; again++ {
+		res, err := a.sendForeign(c, t)
+		if err == nil || again == maxUnseen || !forward.Unseen(err) || a.body == nil || a.interrupted() || !a.body.Rewind() {
+			return res, err
+		}
+	}
+}
+
+// maxUnseen is how often one attempt is sent again that its target has refused unseen.
+const maxUnseen = 3
+
+// sendForeign sends the request once. It does not set http.Request.GetBody: clients then send it again by rules of their own,
+// also a POST that its target may have served.
+func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Response, error) {
 	if a.done != nil {
 		a.done()
 	}
@@ -349,7 +363,7 @@ func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Respons
 		return nil, err
 	}
 	if b, ok := out.Body.(*attemptBody); ok {
-		out.Body, out.GetBody = &foreignBody{attemptBody: b}, b.again
+		out.Body = &foreignBody{attemptBody: b}
 	}
 	return c.Do(out, a.relay)
 }

@@ -77,7 +77,7 @@ func (c *conn) endIdle() {
 // hurry limits the wait for a request of a server that retires. mu is held.
 func (c *conn) hurry() {
 	defer c.contain() // as interrupt does
-	c.woken = true
+	c.woken, c.brief = true, false
 	end := time.Now().Add(retiredIdle)
 	c.leaves = end.UnixNano()
 	_ = c.Conn.SetReadDeadline(end)
@@ -109,6 +109,14 @@ func (c *conn) wake() {
 		c.woken = true
 		c.interrupt()
 	}
+}
+
+// waitsBriefly reports whether the connection has no request, and ends within quietAfter if
+// none comes.
+func (c *conn) waitsBriefly() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.idling && c.brief
 }
 
 // peekGone reports whether the client has closed its side or reset the

@@ -253,7 +253,8 @@ func (s *Server) goneOnce() {
 	}
 }
 
-// drain waits for the connections to end, and cuts them at the limit; zero means none.
+// drain waits for the connections to end, and cuts them at the limit; zero means none. That
+// is no error of those that only might have sent another request.
 func (s *Server) drain(limit time.Duration) error {
 	ctx := context.Background()
 	if limit > 0 {
@@ -267,8 +268,12 @@ func (s *Server) drain(limit time.Duration) error {
 		return nil
 	case <-ctx.Done():
 	}
+	var err error
 	for _, c := range s.snapshot(nil) {
+		if !c.waitsBriefly() {
+			err = ErrDrainTimeout
+		}
 		c.oust()
 	}
-	return ErrDrainTimeout
+	return err
 }
