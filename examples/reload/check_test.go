@@ -204,3 +204,14 @@ routes:
 	// proxy.yaml:2:21: routes[app.example.com].targets: target "localhost": the port is missing: write localhost:80 or another port
 	// proxy.yaml:2:55: routes[app.example.com].dial_timeout: "2": want a duration with a unit, such as 500ms, 30s, 5m or 90d
 }
+
+func TestAnUnknownUpstreamNamesOnlySomeOfThoseThereAre(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("upstreams:\n")
+	for i := range 1000 {
+		fmt.Fprintf(&text, "  u%03d: localhost:1\n", i)
+	}
+	_, err := reload.LoadText("f", []byte(text.String()+"routes: {a.localhost: {upstream: x}}\n"))
+	assert.ErrorContains(t, err, `upstream "x" is unknown: want a name in upstreams (u000, u001, `)
+	assert.ErrorContains(t, err, ", u019, and 980 more)")
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -40,12 +41,13 @@ func (l *logs) Write(line []byte) (int, error) {
 	return l.out.Write(line)
 }
 
-// openLog opens the output of c, or returns w.
+// openLog opens the output of c, or returns w. It does not wait: a named pipe without
+// a reader is an error, or a reload would hang there, and with it the end of Run.
 func (f *file) openLog(w io.Writer) (io.Writer, func(), error) {
 	if f.Log.Output == "" {
 		return w, func() {}, nil
 	}
-	out, err := os.OpenFile(f.path(f.Log.Output), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	out, err := os.OpenFile(f.path(f.Log.Output), os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NONBLOCK, 0o640)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,3 +30,12 @@ func TestAFileWithoutPermissionIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, file+": the file cannot be read: ")
 	assert.ErrorContains(t, err, "permission denied: let the user of this process read it (chmod, chown)")
 }
+
+func TestANamedPipeThatNobodyReadsIsNoLog(t *testing.T) {
+	r := start(t, &reload.Proxy{}, plain+"routes: {a.localhost: localhost:1}\n")
+	require.NoError(t, syscall.Mkfifo(filepath.Join(filepath.Dir(r.File), "pipe"), 0o600))
+	write(t, r.File, "%s", plain+"log: {output: pipe}\nroutes: {a.localhost: localhost:1}\n")
+	assert.ErrorContains(t, r.next(), "log.output: open "+filepath.Join(filepath.Dir(r.File), "pipe"))
+	write(t, r.File, "%s", plain+"routes: {a.localhost: localhost:2}\n")
+	assert.NoError(t, r.next())
+}

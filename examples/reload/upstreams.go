@@ -3,6 +3,7 @@ package reload
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"maps"
 	"net/http"
 	"reflect"
@@ -75,7 +76,10 @@ func (b *planner) reference(name string, at ...string) *upstream {
 	b.used[name] = true
 	u := b.upstreams[place([]string{"upstreams", name})]
 	if u == nil {
-		names := slices.Sorted(maps.Keys(b.Upstreams))
+		names := slices.Sorted(maps.Keys(b.Upstreams)) // 10,000 routes with the fault must not name 10,000 each
+		if n := len(names) - 20; n > 0 {
+			names = append(names[:20], fmt.Sprintf("and %d more", n))
+		}
 		b.fault(at, "upstream %s is unknown: want a name in upstreams (%s)", quoted(name), strings.Join(names, ", "))
 	}
 	return u
