@@ -155,8 +155,10 @@ func cleanPath(p string, merge bool) string {
 	return clean
 }
 
-// hostMatches compares label by label.
+// hostMatches compares label by label. A dot at the end means the same host, as it
+// does for the routes of a Router.
 func hostMatches(pattern, host string) bool {
+	pattern, host = strings.TrimSuffix(pattern, "."), strings.TrimSuffix(host, ".")
 	if !strings.Contains(pattern, "*") {
 		return strings.EqualFold(pattern, host)
 	}

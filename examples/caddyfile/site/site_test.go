@@ -176,3 +176,11 @@ func TestAllPathsAreBelowTheSlash(t *testing.T) {
 		assert.True(t, matches(t, &site.Match{PathRE: &site.RE{Expr: regexp.MustCompile("^/")}}, request), target)
 	}
 }
+
+func TestADotAtTheEndMeansTheSameHost(t *testing.T) {
+	for _, pattern := range []string{"admin.example", "*.example", "admin.example."} {
+		for _, host := range []string{"admin.example", "admin.example.", "ADMIN.example.:80"} {
+			assert.True(t, matches(t, &site.Match{Hosts: []string{pattern}}, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n"), "%s %s", pattern, host)
+		}
+	}
+}
