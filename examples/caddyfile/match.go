@@ -102,7 +102,7 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 		}
 	case "method":
 		for _, a := range t.some(d) {
-			m.Methods = append(m.Methods, t.literal(a, name))
+			m.Methods = append(m.Methods, strings.ToUpper(t.literal(a, name)))
 		}
 	case "header":
 		t.matchHeader(d, m)
