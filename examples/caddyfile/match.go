@@ -118,6 +118,9 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 		t.matchHeaderRE(d, m, set)
 	case "protocol":
 		if a, ok := t.one(d); ok {
+			if m.Protocol != "" {
+				t.fault(d.place, name, "only one protocol is possible in a matcher")
+			}
 			if m.Protocol = strings.ToLower(a.text); !slices.Contains([]string{"http", "https", "grpc"}, m.Protocol) {
 				t.fault(a.place, name, "not supported: %q; want http, https or grpc", a.text)
 			}
