@@ -209,11 +209,11 @@ func (t *translator) hostTLS(srv *server, a address, b *tlsBlock) {
 		t.onDemand(srv, a, b)
 	case a.host == "":
 		t.fault(a.place, a.text, "without a host there is no certificate: write the host, http:// in front, tls with the files of a certificate, or tls with on_demand")
-	case b.internal || t.global.localCerts:
+	case (b.internal || t.global.localCerts) && b.ca == "":
 		if !internal(a.host) {
 			t.fault(b.place, "tls", "not supported: internal for %s; the local CA signs only localhost, .localhost, .test, .internal, .local, .home.arpa and private IP addresses. Set HostTLS.Issuer to a CA of your own in the program that -go prints", a.host)
 		}
-	case !internal(a.host) && (b.ca != "" && b.ca != t.global.ca || b.email != "" && b.email != t.global.email):
+	case b.ca != "" && (internal(a.host) || b.ca != t.global.ca) || !internal(a.host) && b.email != "" && b.email != t.global.email:
 		h.Issuer = &certmagic.ACMEIssuer{CA: first(b.ca, t.global.ca, certmagic.LetsEncryptProductionCA), Email: first(b.email, t.global.email)}
 	}
 	if h != (hostproxy.HostTLS{}) {
@@ -231,6 +231,8 @@ func (t *translator) onDemand(srv *server, a address, b *tlsBlock) {
 		t.fault(b.place, "on_demand", "not supported for the host %s, whose certificate is ordered at start: delete on_demand, or set Router.TLS.Lazy in the program that -go prints", a.host)
 	case t.global.ask == nil:
 		t.fault(b.place, "on_demand", "who may have a certificate? Write the global option on_demand_tls with ask and a URL")
+	case b.ca != "" && b.ca != t.global.ca || b.email != "" && b.email != t.global.email:
+		t.fault(b.place, "on_demand", "not supported beside a CA or an e-mail address of the site's own: write them as the global options acme_ca and email")
 	default:
 		srv.ask = t.global.ask
 	}
