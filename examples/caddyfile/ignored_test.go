@@ -29,7 +29,7 @@ func refusedBodies() []string {
 		"reverse_proxy a:1 {\n\tflush_interval x\n}", "reverse_proxy a:1 {\n\theader_up X-A {args[0]}\n}", "reverse_proxy a:1 {\n\ttransport http more {\n\t}\n}",
 		"bind", "bind 127.0.0.1 {\n}", "bind unix//x", "tls internal more {\n}", "tls", "tls off", "tls {\n\tprotocols tls1.3\n}", "tls {\n\tclient_auth x {\n\t}\n}",
 		"tls {\n\tca http://a\n}", "tls {\n\tissuer zerossl\n}", "log name", "log {\n\tlevel INFO {\n\t}\n}", "log {\n\tlevel LOUD\n}", "log {\n\toutput file\n}", "log {\n\toutput file a {\n\t\tmode 600\n\t}\n}",
-		"log {\n\tformat json {\n\t\ttime_format x\n\t}\n}", "@a path /x\n@a path /y", "@a {\n}\nrespond @b x", "@a nothing", "@a", "@a path", "@a remote_ip 1.2.3", "@a header X",
+		"log {\n\tformat json {\n\t\ttime_format x\n\t}\n}", "@a path /x\n@a path /y", "@a {\n}\nrespond @b x", "@a nothing", "@a", "@a path", "@a remote_ip 1.2.3", "@a host b\u00fc.example", "@a host a.example:80", "@a host http://a.example", "@a header X",
 		"@a query x", "@a path_regexp (", "@a protocol ftp", "@a path /x {\n\ty\n}", "respond {nothing.known}", "respond {>Old}", "handle {\n\ttls internal\n}",
 		"handle_errors", "handle_errors 99 {\n}", "handle_errors {\n}\nhandle_errors {\n}", "respond {err.status_code}", "handle {\n\thandle_errors {\n\t}\n}",
 		"handle_errors {\n\trespond {err.message}\n}", "handle_errors {\n}\nbasic_auth {\n\ta $2a$04$gjjBA5lQVav6DCVGoJKfTexcZM5YY685ArE7fkYCBHoC9XQrJOs.y\n}",
@@ -56,6 +56,7 @@ func refusedFiles() []string {
 	return []string{"", "# nothing\n", "{\n}\n", "a b {\n", "}\n", "{\n}\n{\n}\n", "http://a:443 {\n}\n", "https://a:80 {\n}\n", "a/b {\n}\n", "ws://a {\n}\n", "0.0.0.0:80 {\n}\n", "a_b!c {\n}\n",
 		"{env.X} {\n}\n", "http://a {\n\ttls internal\n}\n", "a.local:80 {\n\ttls internal\n}\n", "a.local {\n}\na.local:443 {\n}\n", ":443 {\n}\n", "https:// {\n\ttls {\n\t\ton_demand\n\t}\n}\n",
 		"{\n\ton_demand_tls {\n\t\task http://a\n\t}\n}\nhttps:// {\n\ttls internal {\n\t\ton_demand\n\t}\n}\n",
+		"a.local {\n}\na.local. {\n}\n", "b\u00fc.example {\n}\nxn--b-eha.example {\n}\n", "a.local {\n}\nhttp://a.local. {\n}\n",
 		"(a) {\n}\n(a) {\n}\nb.local {\n}\n", "&(a) {\n}\n", "a.local {\n} b\n", "a.local { respond x\n}\n", "a.local {\n\t{\n\t}\n}\n", "a.local {\n\timport x {\n\t}\n}\n"}
 }
 
