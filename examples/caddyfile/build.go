@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -86,6 +87,21 @@ func (t *translator) check(p *plan) {
 			if err := r.Set(route.pattern, route.handler); err != nil {
 				t.fault(route.at, route.pattern, "%s", plain(err))
 			}
+		}
+		t.spellings(r, s)
+	}
+}
+
+// spellings reports addresses that are the same for a Router, such as a.example and
+// a.example. with a dot, of which the last would count.
+func (t *translator) spellings(r *hostproxy.Router, s *server) {
+	known := maps.Collect(r.All())
+	if len(t.faults) > 0 || len(known) == len(s.routes) {
+		return
+	}
+	for _, route := range s.routes {
+		if _, ok := known[route.pattern]; !ok {
+			t.fault(route.at, route.pattern, "another site has this address in another spelling: each site needs an address of its own, written in the same way")
 		}
 	}
 }

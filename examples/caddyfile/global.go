@@ -26,12 +26,8 @@ type global struct {
 // readGlobal reads the global options. Ports come first, since addresses depend on
 // them.
 func (t *translator) readGlobal(s *section) {
-	seen := map[string]bool{}
+	t.once(s.block)
 	for _, d := range s.block {
-		if seen[d.name()] && d.name() != "servers" {
-			t.fault(d.place, d.name(), "this option is written twice")
-		}
-		seen[d.name()] = true
 		t.globalOption(d)
 	}
 	if t.global.httpPort == t.global.httpsPort {
@@ -136,6 +132,7 @@ func (t *translator) storage(d directive) {
 
 func (t *translator) askOption(d directive) {
 	t.only(d)
+	t.once(d.block)
 	for _, line := range d.block {
 		a, ok := t.one(line)
 		switch {
@@ -158,6 +155,7 @@ func (t *translator) servers(d directive) {
 	if len(d.args()) > 0 {
 		t.fault(d.args()[0].place, "servers", "not supported: options for one listener; they apply to all")
 	}
+	t.once(d.block)
 	for _, line := range d.block {
 		switch line.name() {
 		case "trusted_proxies":
@@ -201,6 +199,7 @@ func (t *translator) protocols(d directive) {
 
 func (t *translator) timeouts(d directive) {
 	t.only(d)
+	t.once(d.block)
 	for _, line := range d.block {
 		switch line.name() {
 		case "read_header":

@@ -160,3 +160,10 @@ func command(dir, name string, args ...string) *exec.Cmd {
 	c.Env = append(os.Environ(), "GOFLAGS=-mod=readonly -buildvcs=false", "GOWORK=off")
 	return c
 }
+
+func TestACAOfTheSiteIsForInternalNamesToo(t *testing.T) {
+	for _, global := range []string{"", "{\n\tlocal_certs\n}\n", "{\n\tacme_ca https://ca.internal/acme\n}\n"} {
+		out := string(parse(t, global+"nas.internal {\n\ttls {\n\t\tca https://ca.internal/acme\n\t}\n\trespond x\n}\n").Go())
+		assert.Contains(t, out, `"nas.internal": {Issuer: &certmagic.ACMEIssuer{CA: "https://ca.internal/acme"`, global)
+	}
+}

@@ -14,6 +14,7 @@ func (t *translator) log(d directive, s *siteScope) {
 	if len(d.args()) > 0 {
 		t.fault(d.args()[0].place, "log", "not supported: the name of a logger")
 	}
+	t.once(d.block)
 	for _, line := range d.block {
 		args := line.args()
 		switch {
@@ -51,6 +52,7 @@ func (t *translator) output(d directive, l *site.AccessLog) {
 		l.Output = name
 	case name == "file" && len(args) == 2:
 		l.Output = t.literal(args[1], "output")
+		t.once(d.block)
 		for _, line := range d.block {
 			t.roll(line, &l.Roll)
 		}

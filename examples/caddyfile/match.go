@@ -98,11 +98,11 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 		}
 	case "host":
 		for _, a := range t.some(d) {
-			m.Hosts = append(m.Hosts, strings.ToLower(t.literal(a, name)))
+			m.Hosts = append(m.Hosts, t.matchHost(a))
 		}
 	case "method":
 		for _, a := range t.some(d) {
-			m.Methods = append(m.Methods, t.literal(a, name))
+			m.Methods = append(m.Methods, strings.ToUpper(t.literal(a, name)))
 		}
 	case "header":
 		t.matchHeader(d, m)
@@ -118,6 +118,9 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 		t.matchHeaderRE(d, m, set)
 	case "protocol":
 		if a, ok := t.one(d); ok {
+			if m.Protocol != "" {
+				t.fault(d.place, name, "only one protocol is possible in a matcher")
+			}
 			if m.Protocol = strings.ToLower(a.text); !slices.Contains([]string{"http", "https", "grpc"}, m.Protocol) {
 				t.fault(a.place, name, "not supported: %q; want http, https or grpc", a.text)
 			}
@@ -131,6 +134,18 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 	default:
 		t.fault(d.place, name, "this is not a matcher: want path, path_regexp, host, method, header, header_regexp, query, remote_ip, client_ip, protocol or not")
 	}
+}
+
+// matchHost reads the host of a matcher, as it is in requests.
+func (t *translator) matchHost(a token) string {
+	host := strings.ToLower(t.literal(a, "host"))
+	switch {
+	case strings.ContainsFunc(host, func(r rune) bool { return r > 127 }):
+		t.fault(a.place, "host", "not supported: %q; requests have the ASCII form of a host, which begins with xn--: write that", a.text)
+	case strings.ContainsAny(host, "/") || strings.Count(host, ":") == 1:
+		t.fault(a.place, "host", "%q never matches: want a host alone, without scheme, port and path", a.text)
+	}
+	return host
 }
 
 // some returns the arguments of d, of which there must be one or more, and no block.

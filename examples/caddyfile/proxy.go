@@ -63,6 +63,7 @@ func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 		trust: &proxyTrust{place: d.place}}
 	p.u, p.h.at, p.h.word = site.To("localhost:80"), d.place, d.name()
 	for _, line := range d.block {
+		p.once(line)
 		if own == nil || !own(line) {
 			p.line(line)
 		}
@@ -73,7 +74,6 @@ func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 // line reads one option.
 func (p *proxy) line(d directive) {
 	t := p.t
-	p.once(d)
 	switch name := d.name(); name {
 	case "to":
 		p.targets = append(p.targets, t.some(d)...)
@@ -121,7 +121,7 @@ func (p *proxy) line(d directive) {
 // once reports an option that is written twice, and would replace the first one.
 func (p *proxy) once(d directive) {
 	switch name := d.name(); {
-	case name == "to" || name == "header_up" || name == "header_down" || name == "tls_trusted_ca_certs":
+	case name == "to" || name == "copy_headers" || name == "header_up" || name == "header_down" || name == "tls_trusted_ca_certs":
 	case p.seen[name]:
 		p.t.fault(d.place, name, "this option is written twice")
 	default:
@@ -166,6 +166,7 @@ func (p *proxy) dynamicLine(d directive) {
 	}
 	p.dynamic, p.h.refresh = net.JoinHostPort(p.t.literal(args[1], "dynamic"), args[2].text), time.Minute
 	p.targets = append(p.targets, token{place: args[1].place, text: p.dynamic})
+	p.t.once(d.block)
 	for _, line := range d.block {
 		if line.name() != "refresh" {
 			p.t.fault(line.place, line.name(), "not supported: of the options of dynamic a, refresh is")
@@ -243,6 +244,9 @@ func (p *proxy) headerUp(d directive) {
 	if len(a) != 2 {
 		p.t.fault(a[0].place, "header_up", "want one value for Host")
 		return
+	}
+	if p.host {
+		p.t.fault(a[0].place, "header_up", "Host is set twice")
 	}
 	p.host = true
 	switch a[1].text {

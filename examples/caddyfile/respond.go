@@ -206,6 +206,7 @@ func (t *translator) fileServer(d directive, sc *scope) func(http.Handler) http.
 		}
 		t.fault(a.place, "file_server", "want a matcher and options in a block: %q is too much", a.text)
 	}
+	t.once(d.block, "index", "hide")
 	for _, line := range d.block {
 		switch line.name() {
 		case "root":

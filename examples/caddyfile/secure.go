@@ -48,6 +48,7 @@ func (t *translator) requestBody(d directive, _ *scope) func(http.Handler) http.
 		t.fault(a.place, "request_body", "want options in a block, such as max_size 10MB: %q is too much", a.text)
 	}
 	limit := int64(0)
+	t.once(d.block)
 	for _, line := range d.block {
 		if line.name() != "max_size" {
 			t.fault(line.place, line.name(), "not supported: of the options of request_body, max_size is")
@@ -67,6 +68,7 @@ func (t *translator) requestBody(d directive, _ *scope) func(http.Handler) http.
 func (t *translator) encode(d directive, _ *scope) func(http.Handler) http.Handler {
 	o := compress.Options{MinSize: 512}
 	formats := map[string]bool{}
+	t.once(d.block)
 	for _, a := range d.args() {
 		t.format(a, formats)
 	}
@@ -102,6 +104,9 @@ func (t *translator) format(a token, formats map[string]bool) {
 	if a.text != "gzip" && a.text != "zstd" {
 		t.fault(a.place, "encode", "not supported: the encoding %q; want gzip, zstd or both", a.text)
 		return
+	}
+	if formats[a.text] {
+		t.fault(a.place, "encode", "%s is written twice", a.text)
 	}
 	formats[a.text] = true
 }

@@ -18,19 +18,21 @@ type tlsBlock struct {
 	files     hostproxy.CertFile
 	internal  bool
 	onDemand  bool
+	seen      map[string]bool // settings that may be written once
 	client    *hostproxy.ClientAuth
 }
 
 // tls reads the directive tls.
 func (t *translator) tls(d directive, s *siteScope) {
 	if s.tls == nil {
-		s.tls = &tlsBlock{place: d.place}
+		s.tls = &tlsBlock{place: d.place, seen: map[string]bool{}}
 	}
 	b := s.tls
 	switch args := d.args(); {
 	case len(args) == 1 && args[0].text == "internal":
-		b.internal = true
+		b.internal = b.once(t, args[0].place, "internal")
 	case len(args) == 1 && strings.Contains(args[0].text, "@"):
+		b.once(t, args[0].place, "email")
 		b.email = t.literal(args[0], "tls")
 	case len(args) == 1 && args[0].text == "off":
 		t.fault(args[0].place, "tls", "this is of Caddy 1: write http:// in front of the address")
@@ -39,6 +41,7 @@ func (t *translator) tls(d directive, s *siteScope) {
 	case len(args) == 2 && args[0].text == "internal":
 		t.fault(args[1].place, "tls", "want internal alone: %q is too much", args[1].text)
 	case len(args) == 2:
+		b.once(t, args[0].place, "files")
 		b.files = hostproxy.CertFile{CertFile: t.literal(args[0], "tls"), KeyFile: t.literal(args[1], "tls")}
 	case len(args) > 2:
 		t.fault(args[2].place, "tls", "want internal, an e-mail address, or two files: %q is too much", args[2].text)
@@ -46,8 +49,25 @@ func (t *translator) tls(d directive, s *siteScope) {
 		t.fault(d.place, "tls", "want internal, an e-mail address, two files, or a block")
 	}
 	for _, line := range d.block {
+		b.once(t, line.place, line.name())
 		t.tlsLine(line, b)
 	}
+}
+
+// once reports a setting that is written twice, by the same name or another one, and
+// one that would have no effect beside another. It returns true.
+func (b *tlsBlock) once(t *translator, at place, name string) bool {
+	if b.seen[name] {
+		t.fault(at, name, "this is written twice: only one of the two could count")
+	}
+	b.seen[name] = true
+	for _, pair := range [][2]string{{"files", "internal"}, {"files", "email"}, {"files", "ca"}, {"files", "issuer"}, {"files", "on_demand"},
+		{"internal", "email"}, {"internal", "ca"}, {"internal", "on_demand"}} {
+		if (name == pair[0] || name == pair[1]) && b.seen[pair[0]] && b.seen[pair[1]] {
+			t.fault(at, name, "not supported: %s beside %s in one site; delete one of them", pair[1], pair[0])
+		}
+	}
+	return true
 }
 
 // tlsLine reads one option.
@@ -111,17 +131,20 @@ func (t *translator) directory(a token, word string) string {
 func (t *translator) issuer(d directive, b *tlsBlock) {
 	switch args := d.args(); {
 	case len(args) == 1 && args[0].text == "internal" && !d.open:
-		b.internal = true
+		b.internal = b.once(t, d.place, "internal")
 	case len(args) >= 1 && args[0].text == "acme" && len(args) <= 2:
 		if len(args) == 2 {
+			b.once(t, args[1].place, "ca")
 			b.ca = t.directory(args[1], "issuer")
 		}
 		for _, line := range d.block {
 			switch a, ok := t.one(line); {
 			case !ok:
 			case line.name() == "dir":
+				b.once(t, line.place, "ca")
 				b.ca = t.directory(a, "dir")
 			case line.name() == "email":
+				b.once(t, line.place, "email")
 				b.email = t.literal(a, "email")
 			default:
 				t.fault(line.place, line.name(), "not supported: of the options of issuer acme, dir and email are; set Router.TLS.Issuer in the program that -go prints")
@@ -137,6 +160,7 @@ func (t *translator) clientAuth(d directive, b *tlsBlock) {
 	c := &hostproxy.ClientAuth{Mode: tls.RequireAnyClientCert}
 	mode := false
 	t.only(d)
+	t.once(d.block, "trusted_ca_cert_file", "trust_pool")
 	for _, line := range d.block {
 		switch args := line.args(); {
 		case line.name() == "mode" && len(args) == 1 && !line.open:
@@ -185,11 +209,11 @@ func (t *translator) hostTLS(srv *server, a address, b *tlsBlock) {
 		t.onDemand(srv, a, b)
 	case a.host == "":
 		t.fault(a.place, a.text, "without a host there is no certificate: write the host, http:// in front, tls with the files of a certificate, or tls with on_demand")
-	case b.internal || t.global.localCerts:
+	case (b.internal || t.global.localCerts) && b.ca == "":
 		if !internal(a.host) {
 			t.fault(b.place, "tls", "not supported: internal for %s; the local CA signs only localhost, .localhost, .test, .internal, .local, .home.arpa and private IP addresses. Set HostTLS.Issuer to a CA of your own in the program that -go prints", a.host)
 		}
-	case !internal(a.host) && (b.ca != "" && b.ca != t.global.ca || b.email != "" && b.email != t.global.email):
+	case b.ca != "" && (internal(a.host) || b.ca != t.global.ca) || !internal(a.host) && b.email != "" && b.email != t.global.email:
 		h.Issuer = &certmagic.ACMEIssuer{CA: first(b.ca, t.global.ca, certmagic.LetsEncryptProductionCA), Email: first(b.email, t.global.email)}
 	}
 	if h != (hostproxy.HostTLS{}) {
@@ -207,6 +231,8 @@ func (t *translator) onDemand(srv *server, a address, b *tlsBlock) {
 		t.fault(b.place, "on_demand", "not supported for the host %s, whose certificate is ordered at start: delete on_demand, or set Router.TLS.Lazy in the program that -go prints", a.host)
 	case t.global.ask == nil:
 		t.fault(b.place, "on_demand", "who may have a certificate? Write the global option on_demand_tls with ask and a URL")
+	case b.ca != "" && b.ca != t.global.ca || b.email != "" && b.email != t.global.email:
+		t.fault(b.place, "on_demand", "not supported beside a CA or an e-mail address of the site's own: write them as the global options acme_ca and email")
 	default:
 		srv.ask = t.global.ask
 	}

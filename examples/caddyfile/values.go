@@ -90,6 +90,18 @@ func (t *translator) none(d directive) bool {
 	return t.noBlock(d)
 }
 
+// once reports options of a block that are written twice, of which only the last
+// would count. Those in repeat may be.
+func (t *translator) once(block []directive, repeat ...string) {
+	seen := map[string]bool{}
+	for _, d := range block {
+		if seen[d.name()] && !slices.Contains(repeat, d.name()) {
+			t.fault(d.place, d.name(), "this option is written twice")
+		}
+		seen[d.name()] = true
+	}
+}
+
 // only reports a fault if d has no block, or arguments in front of it.
 func (t *translator) only(d directive) bool {
 	if len(d.args()) > 0 {

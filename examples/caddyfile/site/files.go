@@ -197,9 +197,9 @@ func (s *TryFiles) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		}
 		name, query, hasQuery := strings.Cut(f, "?")
 		p := path.Clean("/" + Expand(name, q))
-		wantDir := strings.HasSuffix(Expand(name, q), "/")
+		wantDir := strings.HasSuffix(name, "/")
 		info, err := os.Stat(filepath.Join(root, filepath.FromSlash(p)))
-		if err != nil || strings.ContainsRune(p, 0) || info.IsDir() != wantDir {
+		if err != nil || strings.ContainsRune(p, 0) || info.IsDir() != wantDir || !wantDir && strings.HasSuffix(Expand(name, q), "/") {
 			continue
 		}
 		if wantDir && p != "/" {

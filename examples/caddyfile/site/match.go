@@ -139,8 +139,12 @@ func pathMatches(pattern, p string) bool {
 }
 
 // cleanPath resolves dot segments, and double slashes if merge. A slash at the end
-// stays.
+// stays. The path begins with a slash, also that of GET http://host, which has none,
+// and of OPTIONS *: otherwise /* would not be for these.
 func cleanPath(p string, merge bool) string {
+	if !strings.HasPrefix(p, "/") {
+		p = "/" + p
+	}
 	if !merge { // a character that no path has keeps the empty segments apart
 		return strings.ReplaceAll(cleanPath(strings.ReplaceAll(p, "//", "/\x00/"), true), "\x00", "")
 	}
@@ -151,8 +155,10 @@ func cleanPath(p string, merge bool) string {
 	return clean
 }
 
-// hostMatches compares label by label.
+// hostMatches compares label by label. A dot at the end means the same host, as it
+// does for the routes of a Router.
 func hostMatches(pattern, host string) bool {
+	pattern, host = strings.TrimSuffix(pattern, "."), strings.TrimSuffix(host, ".")
 	if !strings.Contains(pattern, "*") {
 		return strings.EqualFold(pattern, host)
 	}

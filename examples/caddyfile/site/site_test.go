@@ -1,12 +1,14 @@
 package site_test
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -156,4 +158,29 @@ func TestDeferredHeadersReachStreamsThatFlush(t *testing.T) {
 	assert.True(t, w.Flushed)
 	assert.Equal(t, "GET", w.Header().Get("X-Late"))
 	assert.Empty(t, w.Header().Get("X-Inner-Thing"))
+}
+
+// matches reports whether a request on a connection, as it is written there, matches.
+func matches(t *testing.T, m *site.Match, request string) bool {
+	q, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
+	require.NoError(t, err)
+	w := httptest.NewRecorder()
+	(&site.First{{Match: m, Next: &site.Respond{Status: http.StatusTeapot}}}).ServeHTTP(w, q)
+	return w.Code == http.StatusTeapot
+}
+
+func TestAllPathsAreBelowTheSlash(t *testing.T) {
+	for _, target := range []string{"GET http://a.example", "GET http://a.example?x", "OPTIONS *", "GET /", "GET //x"} {
+		request := target + " HTTP/1.1\r\nHost: a.example\r\n\r\n"
+		assert.True(t, matches(t, &site.Match{Paths: []string{"/*"}}, request), target)
+		assert.True(t, matches(t, &site.Match{PathRE: &site.RE{Expr: regexp.MustCompile("^/")}}, request), target)
+	}
+}
+
+func TestADotAtTheEndMeansTheSameHost(t *testing.T) {
+	for _, pattern := range []string{"admin.example", "*.example", "admin.example."} {
+		for _, host := range []string{"admin.example", "admin.example.", "ADMIN.example.:80"} {
+			assert.True(t, matches(t, &site.Match{Hosts: []string{pattern}}, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n"), "%s %s", pattern, host)
+		}
+	}
 }
