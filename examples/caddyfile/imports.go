@@ -12,7 +12,10 @@ import (
 type importer struct {
 	options  Options
 	snippets map[string][]token
-	count    int
+	count    int  // of words
+	bytes    int  // in words, and in files that are imported
+	full     bool // nothing more is read
+	deep     bool // said once
 	fault    func(place, string, string, ...any) bool
 }
 
@@ -26,6 +29,9 @@ func (m *importer) expand(in []token, depth int) (out []token) {
 	level := 0
 	for i := 0; i < len(in); i++ {
 		t := in[i]
+		if !m.take(t) {
+			return out
+		}
 		switch {
 		case level == 0 && t.first && isSnippet(t) && i+1 < len(in) && in[i+1].opens():
 			i = m.define(in, i)
@@ -33,6 +39,9 @@ func (m *importer) expand(in []token, depth int) (out []token) {
 		case t.first && t.text == "import" && !t.quoted:
 			end := i + 1
 			for end < len(in) && !in[end].first && !in[end].closes() {
+				if !m.take(in[end]) {
+					return out
+				}
 				end++
 			}
 			out = append(out, m.include(in[i], in[i+1:end], depth)...)
@@ -43,15 +52,23 @@ func (m *importer) expand(in []token, depth int) (out []token) {
 		case t.closes():
 			level--
 		}
-		if m.count++; m.count > maxTokens {
-			if m.count == maxTokens+1 {
-				m.fault(t.place, t.text, "the file and its imports have more than %d words", maxTokens)
-			}
-			return out
-		}
 		out = append(out, t)
 	}
 	return out
+}
+
+// take counts a word, and reports whether there is room for it. Words that are
+// replaced count too: a snippet that imports itself twice has no other end.
+func (m *importer) take(t token) bool {
+	if m.full {
+		return false
+	}
+	m.count++
+	m.bytes += len(t.text)
+	if m.full = m.count > maxTokens || m.bytes > maxBytes; m.full {
+		m.fault(t.place, "import", "the file and its imports have more than %d words or %d bytes", maxTokens, maxBytes)
+	}
+	return !m.full
 }
 
 func isSnippet(t token) bool {
@@ -87,7 +104,10 @@ func (m *importer) include(at token, args []token, depth int) []token {
 	case len(args) == 0:
 		m.fault(at.place, "import", "want the name of a snippet, a file or a pattern of files")
 		return nil
+	case depth >= maxDepth && m.deep:
+		return nil
 	case depth >= maxDepth:
+		m.deep = true
 		m.fault(at.place, "import", "imports are nested more than %d deep: %q may import itself", maxDepth, args[0].text)
 		return nil
 	}
@@ -104,6 +124,10 @@ func (m *importer) include(at token, args []token, depth int) []token {
 		if err != nil {
 			m.fault(args[0].place, "import", "there is no snippet (%s), and the file cannot be read: %v", args[0].text, err)
 			continue
+		}
+		if m.bytes += len(text); m.full || m.bytes > maxBytes {
+			m.take(at)
+			return out
 		}
 		tokens := lex(file, text, m.options.Getenv, m.fault)
 		out = append(out, m.expand(m.fill(tokens, args[1:]), depth+1)...)

@@ -6,11 +6,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxFile limits the size of one file, and maxTokens the tokens of all files and
+// maxFile limits the size of one file, and the others the words of all files and
 // imports.
 const (
 	maxFile   = 1 << 20
 	maxTokens = 200_000
+	maxBytes  = 16 << 20
 )
 
 // A place is where something stands in a file. Columns are counted in characters,

@@ -212,6 +212,7 @@ func TestAnUnknownUpstreamNamesOnlySomeOfThoseThereAre(t *testing.T) {
 		fmt.Fprintf(&text, "  u%03d: localhost:1\n", i)
 	}
 	_, err := reload.LoadText("f", []byte(text.String()+"routes: {a.localhost: {upstream: x}}\n"))
-	assert.ErrorContains(t, err, `upstream "x" is unknown: want a name in upstreams (u000, u001, `)
-	assert.ErrorContains(t, err, ", u019, and 980 more)")
+	said := fmt.Sprint(err.(reload.Faults).Lines())
+	assert.Contains(t, said, `upstream "x" is unknown: want a name in upstreams (u000, u001, `)
+	assert.Contains(t, said, ", u019, and 980 more)")
 }
