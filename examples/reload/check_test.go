@@ -35,6 +35,8 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 		"routes: {a.test: {hedge: 1s}}": "routes[a.test]: no targets: want targets",
 		"routes: {a.test: {redirect: b.test, targets: \"a:1\"}}":                                                       "the route has redirect and settings of an upstream of its own: want one of these",
 		"routes: {a.test: {redirect: \"b/c\"}}":                                                                        "routes[a.test].redirect: ",
+		"routes: {a.test: {targets: \"a:1\", allow: []}}":                                                              "routes[a.test].allow: the list is empty, which allows every address",
+		"routes: {a.test: {targets: \"a:1\", guard: {allow: []}}}":                                                     "routes[a.test].guard.allow: the list is empty, which allows every address",
 		"routes: {a.test: {upstream: b}}":                                                                              "upstream \"b\" is unknown: want a name in upstreams",
 		"routes: {a.test: {handler: b}}":                                                                               "handler \"b\" is unknown: want one of config, own, status",
 		"upstreams: {b: \"a:1\"}\nroutes: {a.test: \"a:1\"}":                                                           "1:13: upstreams[b]: no route uses it",
@@ -207,12 +209,11 @@ routes:
 
 func TestAnUnknownUpstreamNamesOnlySomeOfThoseThereAre(t *testing.T) {
 	var text strings.Builder
-	text.WriteString("upstreams:\n")
+	text.WriteString("routes: {a.localhost: {upstream: x}}\nupstreams:\n")
 	for i := range 1000 {
 		fmt.Fprintf(&text, "  u%03d: localhost:1\n", i)
 	}
-	_, err := reload.LoadText("f", []byte(text.String()+"routes: {a.localhost: {upstream: x}}\n"))
-	said := fmt.Sprint(err.(reload.Faults).Lines())
-	assert.Contains(t, said, `upstream "x" is unknown: want a name in upstreams (u000, u001, `)
-	assert.Contains(t, said, ", u019, and 980 more)")
+	_, err := reload.LoadText("f", []byte(text.String()))
+	assert.ErrorContains(t, err, `upstream "x" is unknown: want a name in upstreams (u000, u001, `)
+	assert.ErrorContains(t, err, ", u019, and 980 more)")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strconv"
@@ -142,6 +143,7 @@ func (b *planner) wrap(pattern string, c *Route, h http.Handler) http.Handler {
 		if g.Allow == nil && g.Deny == nil && g.RateLimit == nil {
 			b.fault(append(at, "guard"), "the guard lets every request pass: set allow, deny or rate_limit, or remove it")
 		}
+		b.allowed(g.Allow, append(at, "guard", "allow")...)
 		b.check(guard, *g, append(at, "guard")...)
 		h = guard
 	}
@@ -225,5 +227,12 @@ func (p *page) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	w.WriteHeader(p.Status)
 	if q.Method != http.MethodHead {
 		_, _ = w.Write(p.Body)
+	}
+}
+
+// allowed refuses a list that looks as if it let nobody pass, and lets everybody.
+func (b *planner) allowed(list []netip.Prefix, at ...string) {
+	if list != nil && len(list) == 0 {
+		b.fault(at, "the list is empty, which allows every address: name those that may pass, or remove it")
 	}
 }

@@ -117,6 +117,7 @@ func (b *planner) fresh(c *Upstream, at ...string) *hostproxy.Upstream {
 	fill(reflect.ValueOf(u), reflect.ValueOf(c))
 	u.Policy = hostproxy.Policy(max(slices.Index(policies(), c.Policy), 0))
 	u.RateLimit = rateLimit(c.RateLimit)
+	b.allowed(c.Allow, append(slices.Clone(at), "allow")...)
 	b.targets(u, c, at...)
 	if c.Sticky != nil && c.Sticky.KeyFile != "" {
 		u.Sticky.Key = []byte(b.secret(c.Sticky.KeyFile, append(at, "sticky", "key_file")...))
