@@ -1,4 +1,4 @@
-// Package migration_test checks the pages for those who come from another proxy: every line of
+// Package migration_test checks the pages about other proxies: every line of
 // Go in them compiles, and its settings are valid.
 //
 //   - migration_test.go compiles and runs the pages

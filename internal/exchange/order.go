@@ -118,7 +118,7 @@ func (n Names) Without(drop func(name string) bool) Names {
 type namesKey struct{}
 
 // NamesFrom returns the names of the fields that the client of ctx's Slot sent. Behind a
-// server that is not ours there are none.
+// foreign server it returns no names.
 func NamesFrom(ctx context.Context) Names {
 	if n, ok := ctx.Value(namesKey{}).(*Names); ok {
 		return *n
