@@ -17,14 +17,27 @@ type program struct {
 	mu      sync.Mutex // guards what follows
 	process *exec.Cmd
 	done    chan struct{} // closed when process has ended; nil if there is none
+	told    bool          // to end
 }
 
-// start starts the program, unless it runs.
-func (p *program) start(context.Context) error {
+// start starts the program, unless it runs. It waits for one that is about to end.
+func (p *program) start(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.done != nil {
-		return nil
+	for p.done != nil {
+		if !p.told {
+			return nil
+		}
+		done := p.done
+		p.mu.Unlock()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+		p.mu.Lock()
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s does not end: %w", p.args[0], ctx.Err())
+		}
 	}
 	cmd := exec.Command(p.args[0], p.args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -40,13 +53,11 @@ func (p *program) start(context.Context) error {
 func (p *program) wait(cmd *exec.Cmd, done chan struct{}) {
 	err := cmd.Wait()
 	p.mu.Lock()
-	own := p.done == done
-	if own {
-		p.done = nil
-	}
+	told := p.told
+	p.done, p.told = nil, false
 	p.mu.Unlock()
 	close(done)
-	if own {
+	if !told {
 		log.Printf("%s has ended by itself: %v", p.args[0], err)
 		if err := p.ended(); err != nil {
 			log.Print(err)
@@ -54,11 +65,12 @@ func (p *program) wait(cmd *exec.Cmd, done chan struct{}) {
 	}
 }
 
-// stop stops the program: politely, and by force when ctx is done.
+// stop stops the program: politely, and by force when ctx is done. It returns when the
+// program has ended, also if another call has told it to.
 func (p *program) stop(ctx context.Context) error {
 	p.mu.Lock()
 	cmd, done := p.process, p.done
-	p.done = nil
+	p.told = done != nil
 	p.mu.Unlock()
 	if done == nil {
 		return nil
