@@ -53,7 +53,7 @@ func (f Faults) lines() []string {
 	return all
 }
 
-// err returns f, sorted and each fault once, or nil if there are none.
+// err returns the faults, sorted and without repetitions; nil if f is empty.
 func (f Faults) err() error {
 	if len(f) == 0 {
 		return nil

@@ -48,7 +48,7 @@ type Judge struct {
 	failed   test
 	late     test
 	requests int
-	timed    int // those whose Wait counts
+	timed    int // with a Wait that counts
 	verdict  Verdict
 	err      error
 }
