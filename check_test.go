@@ -101,7 +101,8 @@ func TestCheckReplaceReturnsTheErrorsOfReplace(t *testing.T) {
 	}
 }
 
-// withoutPlaces returns an error without what differs between two calls: lines of the program, and the order of a map.
+// withoutPlaces returns an error without what differs between two calls: lines
+// of the program, and the order of a map.
 func withoutPlaces(err error) []string {
 	words := slices.DeleteFunc(strings.Fields(err.Error()), func(s string) bool { return strings.Contains(s, ".go:") })
 	slices.Sort(words)

@@ -22,7 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A beside is a companion: net/http's server over TLS in place of one for HTTP/3.
+// A beside is a companion: net/http's server over TLS in place of one for
+// HTTP/3.
 type beside struct {
 	ln     net.Listener
 	altSvc string
@@ -231,8 +232,8 @@ func TestA421OfACompanionHasNoAltSvc(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// A CONNECT of HTTP/3 as quic-go gives it to handlers becomes a WebSocket over HTTP/1.1. The
-// end of the Server is its polite end.
+// A CONNECT of HTTP/3 as quic-go gives it to handlers becomes a WebSocket over
+// HTTP/1.1. The end of the Server is its polite end.
 func TestAWebSocketOverACompanion(t *testing.T) {
 	proxytest.NoLeaks(t)
 	asked := make(chan string, 1)
@@ -467,7 +468,8 @@ func TestCompanionsThatCannotServe(t *testing.T) {
 	assert.ErrorContains(t, err, `AltSvc returns "h3=\":1\"", and the Server has no listener for TLS`)
 }
 
-// Companions whose methods the Server does not call, though it calls some of these names.
+// Companions whose methods the Server does not call, though it calls some of
+// these names.
 type (
 	copied  struct{ plain }
 	listens struct{ plain }
@@ -592,7 +594,8 @@ func TestLimitsOfClientsHoldForACompanion(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// What a client proved to one host counts for no other, whoever serves the connection.
+// What a client proved to one host counts for no other, whoever serves the
+// connection.
 func TestClientAuthenticationHoldsForACompanion(t *testing.T) {
 	client, clients := proxytest.Certificate(t, "client.example")
 	r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}

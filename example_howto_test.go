@@ -24,9 +24,10 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// Internal names, such as app.localhost, get certificates from a LocalCA. Browsers and other
-// clients accept them once they trust its root. RootFile says where the root is; the README has
-// the commands for each operating system. Go clients take RootPEM.
+// Internal names, such as app.localhost, get certificates from a LocalCA.
+// Browsers and other clients accept them once they trust its root. RootFile
+// says where the root is; the README has the commands for each operating
+// system. Go clients take RootPEM.
 func Example_trustLocalCA() {
 	dir, _ := os.MkdirTemp("", "") // your program: nothing, or r.TLS.Storage as it is
 	defer os.RemoveAll(dir)
@@ -55,7 +56,8 @@ func Example_trustLocalCA() {
 	roots.AppendCertsFromPEM(root)
 	client := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots},
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { // instead of DNS
+		// instead of DNS
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, ln.Addr().String())
 		},
 	}}
@@ -73,9 +75,9 @@ func Example_trustLocalCA() {
 	// trusted
 }
 
-// ResponseHeader sets headers on the responses of an Upstream and replaces what the target sent.
-// HSTS is sent over TLS only. Start with a short MaxAge: browsers keep it. Handlers that are no
-// Upstream get headers by middleware.
+// ResponseHeader sets headers on the responses of an Upstream and replaces what
+// the target sent. HSTS is sent over TLS only. Start with a short MaxAge:
+// browsers keep it. Handlers that are no Upstream get headers by middleware.
 func Example_securityHeaders() {
 	headers := http.Header{
 		"Content-Security-Policy": {"default-src 'self'"},
@@ -107,10 +109,11 @@ func Example_securityHeaders() {
 	// https://www.example.com/: DENY nosniff ""
 }
 
-// Make the hash once, by this or by "htpasswd -nB ali", and keep it instead of the password. The
-// target gets the name in X-User, and not the password.
+// Make the hash once, by this or by "htpasswd -nB ali", and keep it instead of
+// the password. The target gets the name in X-User, and not the password.
 func Example_basicAuth() {
-	hash, err := bcrypt.GenerateFromPassword([]byte("open sesame"), bcrypt.MinCost) // your program: bcrypt.DefaultCost or more
+	// your program: bcrypt.DefaultCost or more
+	hash, err := bcrypt.GenerateFromPassword([]byte("open sesame"), bcrypt.MinCost)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -138,9 +141,10 @@ func Example_basicAuth() {
 	// 200 ali ""
 }
 
-// Pages take the place of the bodies of errors: those of the target, and the proxy's own, such as
-// 502 for a target that cannot be reached. The status stays. NotFound serves hosts and paths
-// without a route; there the handler writes the status.
+// Pages take the place of the bodies of errors: those of the target, and the
+// proxy's own, such as 502 for a target that cannot be reached. The status
+// stays. NotFound serves hosts and paths without a route; there the handler
+// writes the status.
 func Example_errorPages() {
 	page := template.Must(template.New("").Parse("<h1>{{.Title}}</h1> request {{.ID}}\n"))
 	write := func(title string) http.Handler {
@@ -176,22 +180,24 @@ func Example_errorPages() {
 	// 404 no such host
 }
 
-// Responses are passed on as they come, with no buffer to switch off. A stream or an upload may
-// take hours as long as bytes move. These limits can cut it off:
+// Responses are passed on as they come, with no buffer to switch off. A stream
+// or an upload may take hours as long as bytes move. These limits can cut it
+// off:
 //
-//   - Upstream.ResponseHeaderTimeout, 60 s: the wait for the head of the response, once the
-//     request is sent. A model that thinks for minutes before its first byte needs more.
-//   - Upstream.IdleTimeout, 5 minutes: a pause in a body. Raise it, or let the target send a
-//     comment line of an event stream now and then.
-//   - Uploads get 408 after a minute without a byte, and below 240 B/s once waited for 10 s,
-//     until the response begins. These two are fixed.
+//   - Upstream.ResponseHeaderTimeout, 60 s: the wait for the head of the
+//     response, once the request is sent. A model that thinks for minutes
+//     before its first byte needs more.
+//   - Upstream.IdleTimeout, 5 minutes: a pause in a body. Raise it, or let the
+//     target send a comment line of an event stream now and then.
+//   - Uploads get 408 after a minute without a byte, and below 240 B/s once
+//     waited for 10 s, until the response begins. These two are fixed.
 //   - Upstream.MaxRequestBody: no limit unless you set one.
-//   - A deploy or a shutdown cuts event streams off after 10 s. Upstream.StreamGrace lets them
-//     go on for longer when a target or a route is replaced; Server.HandOver lets them go on
-//     until Server.DrainTimeout.
+//   - A deploy or a shutdown cuts event streams off after 10 s.
+//     Upstream.StreamGrace lets them go on for longer when a target or a route
+//     is replaced; Server.HandOver lets them go on until Server.DrainTimeout.
 //
-// A Server has no limit for a whole request. In an http.Server of your own, set no ReadTimeout
-// and no WriteTimeout: these do limit it.
+// A Server has no limit for a whole request. In an http.Server of your own, set
+// no ReadTimeout and no WriteTimeout: these do limit it.
 func Example_streamsAndUploads() {
 	next := make(chan bool) // the client has read a token
 	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

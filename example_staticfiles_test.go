@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A noList is a file system whose directories have an index.html or do not exist: http.FileServer
-// would list the others.
+// A noList is a file system whose directories have an index.html or do not
+// exist: http.FileServer would list the others.
 type noList struct{ fs.FS }
 
 func (n noList) Open(name string) (fs.File, error) {
@@ -30,8 +30,9 @@ func (n noList) Open(name string) (fs.File, error) {
 	return f, nil
 }
 
-// A handler of net/http is a route like any other: it gets a certificate, and is in the access
-// log. http.FileServer answers Range and If-Modified-Since, and redirects /docs to /docs/.
+// A handler of net/http is a route like any other: it gets a certificate, and
+// is in the access log. http.FileServer answers Range and If-Modified-Since,
+// and redirects /docs to /docs/.
 func Example_staticFiles() {
 	files := fstest.MapFS{ // your program: os.DirFS("/srv/www"), or an embed.FS
 		"index.html":      {Data: []byte("home")},

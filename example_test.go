@@ -260,7 +260,8 @@ func ExampleForwardAuth() {
 	// 302 https://login.example.com/
 }
 
-// A deploy: the new target gets requests when it serves, the old one ends those that it has.
+// A deploy: the new target gets requests when it serves, the old one ends those
+// that it has.
 func ExampleUpstream_Replace() {
 	blue, stopBlue := greeter("blue")
 	green, stopGreen := greeter("green")

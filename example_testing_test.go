@@ -27,7 +27,8 @@ func newRouter(target string) *hostproxy.Router {
 	return r
 }
 
-// trusting returns a client that trusts root and connects to addr, whatever the host.
+// trusting returns a client that trusts root and connects to addr, whatever the
+// host.
 func trusting(root []byte, addr string) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(root)
@@ -39,9 +40,10 @@ func trusting(root []byte, addr string) *http.Client {
 	}}
 }
 
-// A proxy is tested in three steps of growing size: its routes by Router.Handler, which needs no
-// port; its behavior by an httptest.Server in place of a target; TLS by a LocalCA in a directory
-// of the test. In a test, use t.TempDir and t.Cleanup.
+// A proxy is tested in three steps of growing size: its routes by
+// Router.Handler, which needs no port; its behavior by an httptest.Server in
+// place of a target; TLS by a LocalCA in a directory of the test. In a test,
+// use t.TempDir and t.Cleanup.
 func Example_testing() {
 	fake := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		fmt.Fprintln(w, q.Host, q.URL, q.Header.Get("X-Forwarded-Proto"))

@@ -24,8 +24,8 @@ func Moved(r *Router, f func()) []string {
 	return slices.Sorted(slices.Values(moved(old, t, routes.Differ(old, t, coming, leaving), len(coming))))
 }
 
-// SameHandler reports whether a route with one handler stays as it is when it is
-// given the other.
+// SameHandler reports whether a route with one handler stays as it is when it
+// is given the other.
 func SameHandler(a, b http.Handler) bool { return reach.Same(a, b) }
 
 // Hit returns the pattern of the route that the fast lane would serve a request

@@ -203,8 +203,8 @@ func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T)
 	}
 }
 
-// A client of an IP address sends no server name: it meets what the program says
-// of that address.
+// A client of an IP address sends no server name: it meets what the program
+// says of that address.
 func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clients := proxytest.Certificate(t, "client.example")
@@ -285,8 +285,9 @@ func TestSettingsForAPassthroughAreLoud(t *testing.T) {
 	assert.NotContains(t, log.String(), "host=here.localhost settings")
 }
 
-// A route comes and goes whose host asks clients for certificates. Requests of a client that has shown none are served by
-// the wildcard's route or refused: whoever is let through by the old routes is not served by the new ones.
+// A route comes and goes whose host asks clients for certificates. Requests of
+// a client that has shown none are served by the wildcard's route or refused:
+// whoever is let through by the old routes is not served by the new ones.
 func TestARequestIsAdmittedAndServedByTheSameRoutes(t *testing.T) {
 	_, clients := proxytest.Certificate(t, "client.example")
 	var r hostproxy.Router

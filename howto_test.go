@@ -20,7 +20,8 @@ func TestEveryHowToIsInTheREADMEAndInThePackageComment(t *testing.T) {
 	_, section, ok := strings.Cut(string(readme), "\n## How to\n")
 	require.True(t, ok)
 	section, _, _ = strings.Cut(section, "\n### ")
-	table := regexp.MustCompile(`(?m)^\| .* \| (.*) \|$`).FindAllStringSubmatch(section, -1)[1:] // without its head
+	// without its head
+	table := regexp.MustCompile(`(?m)^\| .* \| (.*) \|$`).FindAllStringSubmatch(section, -1)[1:]
 	assert.Len(t, table, 12)
 
 	files := []*ast.File{}

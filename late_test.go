@@ -123,7 +123,8 @@ func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
 	l.Handle("d.test", guard)
 	l.routes = maps.Collect(l.All())
 	addr, stop := serve(t, &hostproxy.Server{Router: l.Router})
-	proxytest.Dial(t, addr).Do("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n") // Serve has begun, and no request has reached a handler
+	// Serve has begun, and no request has reached a handler
+	proxytest.Dial(t, addr).Do("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n")
 	stop()
 
 	fields := 0

@@ -43,8 +43,8 @@ func served(t *testing.T, s *hostproxy.Server) (stop func() error) {
 	return stop
 }
 
-// certified returns a Router that has a certificate for a.test, and its root. The host
-// has a route on the fast lane, and one on the handler lane.
+// certified returns a Router that has a certificate for a.test, and its root.
+// The host has a route on the fast lane, and one on the handler lane.
 func certified(t *testing.T) (*hostproxy.Router, *x509.CertPool) {
 	t.Helper()
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -264,7 +264,8 @@ func TestClientsOfAUnixSocketHaveNoAddress(t *testing.T) {
 			served(t, &hostproxy.Server{Router: r, MaxConnsPerClient: 1, Listeners: []hostproxy.Listener{{Addr: "unix:" + path, Role: hostproxy.RolePlain}}})
 			socket(t, path)
 			for i, at := range []string{"/", "/own"} {
-				client := unixClient(t, path) // each has a connection of its own, which is not limited
+				// each has a connection of its own, which is not limited
+				client := unixClient(t, path)
 				q, err := http.NewRequest("GET", "http://a.test"+at, nil)
 				require.NoError(t, err)
 				q.Header.Set("X-Forwarded-For", "192.0.2.1")
@@ -351,7 +352,8 @@ func TestAListenerThatBreaksEndsTheOthers(t *testing.T) {
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
-// The listener that has nothing to wait for must not end what the other carries.
+// The listener that has nothing to wait for must not end what the other
+// carries.
 func TestAPassthroughOfOneListenerOutlivesTheDrainOfAnother(t *testing.T) {
 	r, _ := certified(t)
 	target := proxytest.Listen(t)

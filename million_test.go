@@ -81,9 +81,11 @@ func runPhase(name string, f func()) phase {
 
 func (p phase) took() time.Duration { return p.end.Sub(p.begin) }
 
-// What Replace costs with certificates, and what it and ten Set a second do to handshakes. With -million it is measured
-// with so many hosts, and held to its figures; else with a fiftieth of them, and to nothing but success. For
-// comparison, handshakes are made beside a goroutine that burns a core, and beside one that copies the map of the call.
+// What Replace costs with certificates, and what it and ten Set a second do to
+// handshakes. With -million it is measured with so many hosts, and held to its
+// figures; else with a fiftieth of them, and to nothing but success. For
+// comparison, handshakes are made beside a goroutine that burns a core, and
+// beside one that copies the map of the call.
 func TestHandshakesWhileAMillionHostsCome(t *testing.T) {
 	hosts, patience, every := 20_000, 10, 50*time.Millisecond
 	if *million {
@@ -129,8 +131,8 @@ func TestHandshakesWhileAMillionHostsCome(t *testing.T) {
 	}
 }
 
-// show logs how long handshakes took in each phase, and returns the p99 of the first one, and the worst of those after the
-// first three.
+// show logs how long handshakes took in each phase, and returns the p99 of the
+// first one, and the worst of those after the first three.
 func show(t *testing.T, v *visitors, phases ...phase) (calm, worst time.Duration) {
 	for i, p := range phases {
 		took := v.during(p.begin, p.end)
@@ -146,8 +148,8 @@ func show(t *testing.T, v *visitors, phases ...phase) (calm, worst time.Duration
 	return calm, worst
 }
 
-// healthy makes r serve healthy.localhost, whose certificate is there, while all others wait for theirs in vain. It
-// returns the address.
+// healthy makes r serve healthy.localhost, whose certificate is there, while
+// all others wait for theirs in vain. It returns the address.
 func healthy(t *testing.T, r *hostproxy.Router) string {
 	t.Helper()
 	r.TLS.Storage, r.TLS.Issuer, r.TLS.Internal = new(emptyStorage), silentCA{}, &hostproxy.LocalCA{Storage: files(t)}

@@ -45,7 +45,8 @@ func TestANilHandlerIsAnErrorOfItsRoute(t *testing.T) {
 	}
 }
 
-// Handlers that no route checks answer, where the program has wrapped them without telling.
+// Handlers that no route checks answer, where the program has wrapped them
+// without telling.
 func TestANilHandlerThatIsAskedAnswers500(t *testing.T) {
 	for name, h := range map[string]http.Handler{
 		"Upstream":    (*hostproxy.Upstream)(nil),

@@ -13,7 +13,8 @@
 //
 //   - [ListenAndServe] does everything.
 //   - [Server] has settings, such as addresses, timeouts and middleware.
-//   - [Router.Listen] and [Router.Wrap] return a listener for a server of your own.
+//   - [Router.Listen] and [Router.Wrap] return a listener for a server of your
+//     own.
 //   - [Router.TLSConfig] returns the settings for a TLS listener of your own.
 //   - A Router is an [http.Handler] for any server.
 //
@@ -26,7 +27,8 @@
 //   - set security headers: Example (SecurityHeaders)
 //   - ask for a password: Example (BasicAuth)
 //   - show error pages of your own: Example (ErrorPages)
-//   - serve streams of language models, and long uploads: Example (StreamsAndUploads)
+//   - serve streams of language models, and long uploads: Example
+//     (StreamsAndUploads)
 //   - test a proxy: Example (Testing)
 //
 // These directories show the rest:
@@ -36,7 +38,8 @@
 //   - examples/prometheus: have metrics in Prometheus
 //   - examples/service: run under systemd
 //   - examples/reload: change routes without a restart
-//   - examples/migration: come from nginx, Traefik, Caddy or httputil.ReverseProxy
+//   - examples/migration: come from nginx, Traefik, Caddy or
+//     httputil.ReverseProxy
 package hostproxy
 
 import (
@@ -74,11 +77,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges and
-// redirects to HTTPS. It shuts down when ctx is done, or when the process receives
-// SIGINT or SIGTERM. It returns what [Server.Serve] returns. A second signal ends
-// the process immediately. A program that handles signals itself calls
-// [Server.ListenAndServe] instead.
+// ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges
+// and redirects to HTTPS. It shuts down when ctx is done, or when the process
+// receives SIGINT or SIGTERM. It returns what [Server.Serve] returns. A second
+// signal ends the process immediately. A program that handles signals itself
+// calls [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
 }
@@ -91,43 +94,46 @@ func untilSignal(ctx context.Context, serve func(context.Context) error) error {
 	return serve(ctx)
 }
 
-// A Server runs a [Router]. Only the Router field is required. Fields may be set
-// until the first call of a method; [Server.Reload] changes some of them later. One call
-// of [Server.Serve] may be in progress at a time.
+// A Server runs a [Router]. Only the Router field is required. Fields may be
+// set until the first call of a method; [Server.Reload] changes some of them
+// later. One call of [Server.Serve] may be in progress at a time.
 type Server struct {
 	Router *Router
 
-	// Handler serves the requests instead of Router; set it to put middleware in front
-	// of Router. ACME challenges and redirects to HTTPS do not pass through it. A
-	// wrapper of the http.ResponseWriter needs a method Unwrap for WebSockets and for
-	// responses that are flushed. Over HTTP/1.x, a request's context ends about a
-	// second after its client has disconnected. Nil means Router.
+	// Handler serves the requests instead of Router; set it to put middleware
+	// in front of Router. ACME challenges and redirects to HTTPS do not pass
+	// through it. A wrapper of the http.ResponseWriter needs a method Unwrap
+	// for WebSockets and for responses that are flushed. Over HTTP/1.x, a
+	// request's context ends about a second after its client has disconnected.
+	// Nil means Router.
 	Handler http.Handler
 
-	// Addr is the address for HTTPS. HTTPAddr is the address for ACME challenges
-	// and redirects. "" means ":443" and ":80". They are for [Server.ListenAndServe];
-	// in a call of [Server.Serve] they must be "".
+	// Addr is the address for HTTPS. HTTPAddr is the address for ACME
+	// challenges and redirects. "" means ":443" and ":80". They are for
+	// [Server.ListenAndServe]; in a call of [Server.Serve] they must be "".
 	Addr, HTTPAddr string
 
-	// Listeners are served beside the listeners of Addr and HTTPAddr, or beside the
-	// arguments of [Server.Serve], which may then be nil.
+	// Listeners are served beside the listeners of Addr and HTTPAddr, or beside
+	// the arguments of [Server.Serve], which may then be nil.
 	Listeners []Listener
 
-	// Companions are servers of your own that run beside the listeners, such as one for
-	// HTTP/3. They serve the routes, through Handler if it is set.
+	// Companions are servers of your own that run beside the listeners, such as
+	// one for HTTP/3. They serve the routes, through Handler if it is set.
 	Companions []Companion
 
 	// ReadHeaderTimeout limits how long a client takes to send the head of a
-	// request, from its first byte. Zero means 10 s; negative disables the limit.
+	// request, from its first byte. Zero means 10 s; negative disables the
+	// limit.
 	ReadHeaderTimeout time.Duration
 
-	// IdleTimeout limits the wait for the next request on a connection. Zero means
-	// 2 minutes; negative disables the limit.
+	// IdleTimeout limits the wait for the next request on a connection. Zero
+	// means 2 minutes; negative disables the limit.
 	IdleTimeout time.Duration
 
-	// DrainTimeout limits the graceful shutdown. After DrainTimeout the remaining
-	// connections are closed, also connections of a [Passthrough], and [Server.Serve]
-	// returns an error. Zero means 30 s; negative disables the limit.
+	// DrainTimeout limits the graceful shutdown. After DrainTimeout the
+	// remaining connections are closed, also connections of a [Passthrough],
+	// and [Server.Serve] returns an error. Zero means 30 s; negative disables
+	// the limit.
 	DrainTimeout time.Duration
 
 	// HandshakeTimeout limits a TLS handshake, including the wait for a
@@ -135,66 +141,68 @@ type Server struct {
 	// from its ClientHello. Zero means 10 s; negative disables the limit.
 	HandshakeTimeout time.Duration
 
-	// MaxHeaderBytes limits the head of a request. Zero means 16 KiB; negative is
-	// an error.
+	// MaxHeaderBytes limits the head of a request. Zero means 16 KiB; negative
+	// is an error.
 	MaxHeaderBytes int
 
 	// MaxConns limits the open connections of each listener. Connections of a
-	// [Passthrough] count. Further connections are closed immediately. Zero means no
-	// limit; negative is an error.
+	// [Passthrough] count. Further connections are closed immediately. Zero
+	// means no limit; negative is an error.
 	MaxConns int
 
-	// MaxConnsPerClient limits the open connections of each client (an IPv4 address or
-	// the /64 of an IPv6 address) on all listeners together. Connections of a
-	// [Passthrough] count. Further connections are closed immediately. It does not
-	// apply to peers without an address, as on a unix socket, or to peers in
-	// [Router.TrustedProxies], each of which serves many clients. Many users may share
-	// one address behind NAT. Zero means no limit; negative is an error.
+	// MaxConnsPerClient limits the open connections of each client (an IPv4
+	// address or the /64 of an IPv6 address) on all listeners together.
+	// Connections of a [Passthrough] count. Further connections are closed
+	// immediately. It does not apply to peers without an address, as on a unix
+	// socket, or to peers in [Router.TrustedProxies], each of which serves many
+	// clients. Many users may share one address behind NAT. Zero means no
+	// limit; negative is an error.
 	MaxConnsPerClient int
 
-	// MaxHandshakes limits the TLS handshakes in flight, on all listeners together.
-	// Further handshakes wait. A handshake counts from the end of its ClientHello,
-	// except while it waits for a certificate. Handshakes of ACME challenges do not
-	// count. Zero means 512; negative disables the limit.
+	// MaxHandshakes limits the TLS handshakes in flight, on all listeners
+	// together. Further handshakes wait. A handshake counts from the end of its
+	// ClientHello, except while it waits for a certificate. Handshakes of ACME
+	// challenges do not count. Zero means 512; negative disables the limit.
 	MaxHandshakes int
 
-	// ProxyProtocol reads the header of the PROXY protocol, version 1 or 2, with which
-	// load balancers begin connections to pass on the address of the client. It
-	// applies to all listeners, except those with a [Listener.ProxyProtocol] of their
-	// own, and those with RoleInternal. Nil reads none.
+	// ProxyProtocol reads the header of the PROXY protocol, version 1 or 2,
+	// with which load balancers begin connections to pass on the address of the
+	// client. It applies to all listeners, except those with a
+	// [Listener.ProxyProtocol] of their own, and those with RoleInternal. Nil
+	// reads none.
 	ProxyProtocol *ProxyProtocol
 
-	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve], if
-	// that listener serves the routes. Clients must start with HTTP/2 at once,
-	// without negotiation (prior knowledge; RFC 9113, 3.3). Proxies that forward
-	// gRPC can do this. False refuses such clients with 505, which is a response of
-	// HTTP/1.1. H2C is an error if https is not nil, since plain then serves no
-	// routes. An upgrade from HTTP/1.1 to h2c is ignored: the client is served over
-	// HTTP/1.1.
+	// H2C accepts HTTP/2 without TLS on the plain listener of [Server.Serve],
+	// if that listener serves the routes. Clients must start with HTTP/2 at
+	// once, without negotiation (prior knowledge; RFC 9113, 3.3). Proxies that
+	// forward gRPC can do this. False refuses such clients with 505, which is a
+	// response of HTTP/1.1. H2C is an error if https is not nil, since plain
+	// then serves no routes. An upgrade from HTTP/1.1 to h2c is ignored: the
+	// client is served over HTTP/1.1.
 	H2C bool
 }
 
 // A Listener is where clients connect to a [Server]. Either Listener or Addr is
 // required, and not both.
 //
-// A client of a unix socket has no address: [ClientAddr] returns the zero netip.Addr,
-// and limits of each client do not apply. Its X-Forwarded-* headers count if 127.0.0.1
-// or ::1 is in [Router.TrustedProxies]; then the limits apply to the address that these
-// headers give.
+// A client of a unix socket has no address: [ClientAddr] returns the zero
+// netip.Addr, and limits of each client do not apply. Its X-Forwarded-* headers
+// count if 127.0.0.1 or ::1 is in [Router.TrustedProxies]; then the limits
+// apply to the address that these headers give.
 type Listener struct {
-	// Listener is an open listener without TLS. Serve closes it at the end, also after
-	// an error.
+	// Listener is an open listener without TLS. Serve closes it at the end,
+	// also after an error.
 	Listener net.Listener
 
-	// Addr is an address to listen on: host:port, :port for all addresses of the
-	// machine, or unix:/path for a unix socket. Serve replaces a socket that no
-	// process listens on any more. It is an error if a process listens on the socket,
-	// or if the path is another kind of file. Serve removes the socket at the end;
-	// after [Server.HandOver], the new process removes it.
+	// Addr is an address to listen on: host:port, :port for all addresses of
+	// the machine, or unix:/path for a unix socket. Serve replaces a socket
+	// that no process listens on any more. It is an error if a process listens
+	// on the socket, or if the path is another kind of file. Serve removes the
+	// socket at the end; after [Server.HandOver], the new process removes it.
 	Addr string
 
-	// Mode is the file mode of a unix socket in Addr. To connect, a process needs
-	// write permission on the socket. Zero means 0600.
+	// Mode is the file mode of a unix socket in Addr. To connect, a process
+	// needs write permission on the socket. Zero means 0600.
 	Mode fs.FileMode
 
 	// Role is what the listener serves. "" means RoleTLS.
@@ -203,12 +211,12 @@ type Listener struct {
 	// Handler serves the requests of a RoleInternal, which requires it.
 	Handler http.Handler
 
-	// H2C accepts HTTP/2 without TLS on this listener; see [Server.H2C]. It requires
-	// RolePlain.
+	// H2C accepts HTTP/2 without TLS on this listener; see [Server.H2C]. It
+	// requires RolePlain.
 	H2C bool
 
-	// ProxyProtocol replaces [Server.ProxyProtocol] for this listener. Nil means
-	// Server.ProxyProtocol; for a RoleInternal, nil means none.
+	// ProxyProtocol replaces [Server.ProxyProtocol] for this listener. Nil
+	// means Server.ProxyProtocol; for a RoleInternal, nil means none.
 	ProxyProtocol *ProxyProtocol
 }
 
@@ -217,64 +225,71 @@ type Role string
 
 // The roles of a Listener.
 const (
-	// RoleTLS serves the routes over TLS, like the argument https of [Server.Serve].
+	// RoleTLS serves the routes over TLS, like the argument https of
+	// [Server.Serve].
 	RoleTLS Role = "tls"
 
-	// RolePlain serves the routes over HTTP, without redirects and ACME challenges. Hosts
-	// with a [HostTLS.ClientAuth] are served too, without client certificates.
+	// RolePlain serves the routes over HTTP, without redirects and ACME
+	// challenges. Hosts with a [HostTLS.ClientAuth] are served too, without
+	// client certificates.
 	RolePlain Role = "plain"
 
-	// RoleRedirects answers ACME challenges, and redirects to HTTPS. If the Host of a
-	// request has a port, the redirect is to the port of the first listener for TLS
-	// on TCP. It requires a listener for TLS in the same Server.
+	// RoleRedirects answers ACME challenges, and redirects to HTTPS. If the
+	// Host of a request has a port, the redirect is to the port of the first
+	// listener for TLS on TCP. It requires a listener for TLS in the same
+	// Server.
 	RoleRedirects Role = "redirects"
 
-	// RoleInternal serves [Listener.Handler] for every host over HTTP, such as a
-	// [StatusHandler] on a loopback address. The Router, its limits and its Observe
-	// do not see these requests; the limits of the Server apply.
+	// RoleInternal serves [Listener.Handler] for every host over HTTP, such as
+	// a [StatusHandler] on a loopback address. The Router, its limits and its
+	// Observe do not see these requests; the limits of the Server apply.
 	RoleInternal Role = "internal"
 )
 
-// A Companion is a server of your own that runs beside the listeners of a [Server],
-// such as one for HTTP/3. It may have further methods, which the Server calls in this
-// order:
+// A Companion is a server of your own that runs beside the listeners of a
+// [Server], such as one for HTTP/3. It may have further methods, which the
+// Server calls in this order:
 //
-//   - Listen(*tls.Config) error: opens the companion's socket, before the Server serves.
-//     The settings have the certificates of the Router's hosts, and client
-//     authentication as in [HostTLS.ClientAuth]; the companion sets NextProtos. An error
-//     ends the Server. Handshakes for the host of a [Passthrough] fail.
-//   - AltSvc() string: returns the value of Alt-Svc (RFC 7838), such as h3=":443";
-//     ma=86400. All responses over TLS have it, except those with status 421 and
-//     those to which a handler has added an Alt-Svc. "" announces nothing.
+//   - Listen(*tls.Config) error: opens the companion's socket, before the
+//     Server serves. The settings have the certificates of the Router's hosts,
+//     and client authentication as in [HostTLS.ClientAuth]; the companion sets
+//     NextProtos. An error ends the Server. Handshakes for the host of a
+//     [Passthrough] fail.
+//   - AltSvc() string: returns the value of Alt-Svc (RFC 7838), such as
+//     h3=":443"; ma=86400. All responses over TLS have it, except those with
+//     status 421 and those to which a handler has added an Alt-Svc. ""
+//     announces nothing.
 //   - Serve.
 //   - Close() error: makes Serve return immediately. It is called after
 //     [Server.DrainTimeout], and if the Server cannot start after Listen.
 //
-// It is an error if a method with one of these names has another signature, or if it
-// has a pointer receiver and the Companion is not a pointer. It is also an error if
-// AltSvc returns an invalid value.
+// It is an error if a method with one of these names has another signature, or
+// if it has a pointer receiver and the Companion is not a pointer. It is also
+// an error if AltSvc returns an invalid value.
 //
-// The companion sets TLS, RemoteAddr, Proto and ProtoMajor of each request, which the
-// Router uses as for any request. The limits of connections, heads and handshakes are
-// the companion's own. For a CONNECT that opens a WebSocket over HTTP/3 (RFC 9220),
-// the companion sets Proto to "websocket", as quic-go does, or the header
-// ":protocol". The bodies of the request and the response are then the two directions
-// of the WebSocket.
+// The companion sets TLS, RemoteAddr, Proto and ProtoMajor of each request,
+// which the Router uses as for any request. The limits of connections, heads
+// and handshakes are the companion's own. For a CONNECT that opens a WebSocket
+// over HTTP/3 (RFC 9220), the companion sets Proto to "websocket", as quic-go
+// does, or the header ":protocol". The bodies of the request and the response
+// are then the two directions of the WebSocket.
 type Companion interface {
-	// Serve serves requests by h until ctx is done. Then it stops accepting requests,
-	// lets those in flight finish, and returns nil. h is valid until Serve returns.
+	// Serve serves requests by h until ctx is done. Then it stops accepting
+	// requests, lets those in flight finish, and returns nil. h is valid until
+	// Serve returns.
 	//
-	// If Serve returns or panics before ctx is done, this is logged, clients are told
-	// to forget the companion's Alt-Svc, and the listeners continue to serve. The
-	// error is part of what [Server.Serve] returns. While the Server shuts down,
-	// responses have no Alt-Svc. Only a companion's responses to requests that
-	// arrived before the shutdown still have it. [Server.HandOver] also ends ctx, but
-	// only after the companion of the new process has opened its socket and serves.
+	// If Serve returns or panics before ctx is done, this is logged, clients
+	// are told to forget the companion's Alt-Svc, and the listeners continue to
+	// serve. The error is part of what [Server.Serve] returns. While the Server
+	// shuts down, responses have no Alt-Svc. Only a companion's responses to
+	// requests that arrived before the shutdown still have it.
+	// [Server.HandOver] also ends ctx, but only after the companion of the new
+	// process has opened its socket and serves.
 	Serve(ctx context.Context, h http.Handler) error
 }
 
-// ListenAndServe listens on Addr and HTTPAddr, and serves there as [Server.Serve]
-// does. It uses no inherited sockets; see [Inherited].
+// ListenAndServe listens on Addr and HTTPAddr, and serves there as
+// [Server.Serve] does. It uses no inherited sockets; see [Inherited].
 func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.serve(ctx, serve.Entrances{
 		{Name: "Server.Addr", Socket: "https", Addr: cmp.Or(s.Addr, ":443"), Role: serve.RoleTLS},
@@ -282,26 +297,27 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 	})
 }
 
-// Serve serves on open listeners, such as inherited sockets, and closes them at the
-// end. Either listener may be nil; both may be nil if Listeners is set.
+// Serve serves on open listeners, such as inherited sockets, and closes them at
+// the end. Either listener may be nil; both may be nil if Listeners is set.
 //
-//   - https serves the routes over TLS. Serve does the TLS itself, so https must be
-//     a listener without TLS.
-//   - plain answers ACME challenges and redirects to HTTPS. If https is nil, plain
-//     serves the routes over HTTP instead.
+//   - https serves the routes over TLS. Serve does the TLS itself, so https
+//     must be a listener without TLS.
+//   - plain answers ACME challenges and redirects to HTTPS. If https is nil,
+//     plain serves the routes over HTTP instead.
 //
-// When ctx is done, Serve shuts down: it stops accepting connections, lets requests
-// in flight finish, and closes connections upgraded by an [Upstream] (WebSockets with
-// status 1001). An Upstream's responses without a Content-Length, such as event
-// streams, are cut off after 10 s. A connection that your own handler has hijacked is
-// yours to close. Serve returns nil once no connection is left. After DrainTimeout it
-// closes the remaining connections, and returns an error.
+// When ctx is done, Serve shuts down: it stops accepting connections, lets
+// requests in flight finish, and closes connections upgraded by an [Upstream]
+// (WebSockets with status 1001). An Upstream's responses without a
+// Content-Length, such as event streams, are cut off after 10 s. A connection
+// that your own handler has hijacked is yours to close. Serve returns nil once
+// no connection is left. After DrainTimeout it closes the remaining
+// connections, and returns an error.
 //
-// Connections may be of any type. For TCP and unix sockets, Serve saves CPU by using
-// the file descriptor; see [UnbufferedConn].
+// Connections may be of any type. For TCP and unix sockets, Serve saves CPU by
+// using the file descriptor; see [UnbufferedConn].
 //
-// Several Servers may run one Router. The Router's certificate renewals, background
-// work and idle connections end when the last of these Servers ends.
+// Several Servers may run one Router. The Router's certificate renewals,
+// background work and idle connections end when the last of these Servers ends.
 func (s *Server) Serve(ctx context.Context, https, plain net.Listener) error {
 	var doors serve.Entrances
 	if https != nil {
@@ -377,41 +393,44 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	return errors.Join(all, s.Router.ended(s, budget))
 }
 
-// HandOver starts a new process that takes over the listeners of s. It returns nil when
-// the new process serves them and s accepts no more connections. [Server.Serve] then
-// returns nil when its connections have ended:
+// HandOver starts a new process that takes over the listeners of s. It returns
+// nil when the new process serves them and s accepts no more connections.
+// [Server.Serve] then returns nil when its connections have ended:
 //
 //   - Connections that wait to be accepted are accepted by the new process.
-//   - Requests in flight finish. An HTTP/1.1 connection that waits for a request serves
-//     one more; it is closed if none comes in 5 s. HTTP/2 connections get GOAWAY.
-//   - WebSockets and other upgraded connections, event streams and connections of a
-//     [Passthrough] go on until they end, or until DrainTimeout has passed.
-//     WebSockets are then closed with status 1001, and what is left is closed 6 s
-//     later. A negative DrainTimeout disables the limit.
+//   - Requests in flight finish. An HTTP/1.1 connection that waits for a
+//     request serves one more; it is closed if none comes in 5 s. HTTP/2
+//     connections get GOAWAY.
+//   - WebSockets and other upgraded connections, event streams and connections
+//     of a [Passthrough] go on until they end, or until DrainTimeout has
+//     passed. WebSockets are then closed with status 1001, and what is left is
+//     closed 6 s later. A negative DrainTimeout disables the limit.
 //   - When the ctx of Serve is done, s shuts down as described there.
 //
-// cmd is the new process. It must not be started yet, and its ExtraFiles must be empty. Nil
-// runs the program again, with the same arguments, environment and standard streams. After
-// a nil error, the caller may call cmd.Wait.
+// cmd is the new process. It must not be started yet, and its ExtraFiles must
+// be empty. Nil runs the program again, with the same arguments, environment
+// and standard streams. After a nil error, the caller may call cmd.Wait.
 //
 // The new process must call [Inherited] and serve all sockets. A listener from
 // [Sockets] has the same name there. The listeners https and plain of Serve are
-// called "https" and "http" if they are not from Sockets. Those of Listeners are
-// called "listener0", "listener1" and so on. Open sockets by [Sockets.Listen] rather
-// than by Addr: a new process that uses Addr fails, because the old one still has the
-// address open. The new process accepts no connection until all sockets are served.
+// called "https" and "http" if they are not from Sockets. Those of Listeners
+// are called "listener0", "listener1" and so on. Open sockets by
+// [Sockets.Listen] rather than by Addr: a new process that uses Addr fails,
+// because the old one still has the address open. The new process accepts no
+// connection until all sockets are served.
 //
-// HandOver returns an error if the new process exits, or is not ready when ctx is done, or
-// after a minute if ctx has no deadline. The new process is then killed, and s continues
-// to serve. It also returns an error if s is not serving, is shutting down, or has handed
-// over already, if another HandOver is in progress, or if a listener has no method
-// SyscallConn. On Windows it always returns an error.
+// HandOver returns an error if the new process exits, or is not ready when ctx
+// is done, or after a minute if ctx has no deadline. The new process is then
+// killed, and s continues to serve. It also returns an error if s is not
+// serving, is shutting down, or has handed over already, if another HandOver is
+// in progress, or if a listener has no method SyscallConn. On Windows it always
+// returns an error.
 //
-// Both processes use [TLS.Storage] at the same time, and answer each other's ACME
-// challenges. State in memory starts anew in the new process, such as the counters of
-// a [RateLimit] and a random [Sticky].Key. The targets of a [Wake] count as asleep
-// there, and s no longer calls Wake.Stop. The service manager learns that the new
-// process is the main process.
+// Both processes use [TLS.Storage] at the same time, and answer each other's
+// ACME challenges. State in memory starts anew in the new process, such as the
+// counters of a [RateLimit] and a random [Sticky].Key. The targets of a [Wake]
+// count as asleep there, and s no longer calls Wake.Stop. The service manager
+// learns that the new process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {
 	if s.Router == nil {
 		return errors.New("hostproxy: Server.Router is nil: set it")
@@ -434,17 +453,17 @@ func socketsOf(doors serve.Entrances) (all []service.Socket) {
 	return all
 }
 
-// Sockets are the sockets that a process has inherited, from the service manager (socket
-// activation) or from [Server.HandOver]. The zero value has none. Its methods may be
-// called concurrently.
+// Sockets are the sockets that a process has inherited, from the service
+// manager (socket activation) or from [Server.HandOver]. The zero value has
+// none. Its methods may be called concurrently.
 type Sockets struct{ inherited *service.Sockets }
 
-// Inherited returns the sockets that the process has inherited. It reads the variables
-// LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, see sd_listen_fds(3), and removes them from
-// the environment: call it once, at start. If they are not set, or if LISTEN_PID is
-// another process, it returns empty Sockets. It returns an error if a variable is
-// invalid, or if an inherited file descriptor is not a socket. On Windows it returns an
-// error if the variables are set.
+// Inherited returns the sockets that the process has inherited. It reads the
+// variables LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, see sd_listen_fds(3),
+// and removes them from the environment: call it once, at start. If they are
+// not set, or if LISTEN_PID is another process, it returns empty Sockets. It
+// returns an error if a variable is invalid, or if an inherited file descriptor
+// is not a socket. On Windows it returns an error if the variables are set.
 func Inherited() (*Sockets, error) {
 	all, err := service.Inherit()
 	if err != nil {
@@ -453,21 +472,22 @@ func Inherited() (*Sockets, error) {
 	return &Sockets{all}, nil
 }
 
-// Listener returns the inherited socket with the given name, which is FileDescriptorName
-// in a systemd socket unit. If several sockets have the name, each call returns the next
-// one. It returns an error if none is left, or if the socket is not a listening stream
-// socket.
+// Listener returns the inherited socket with the given name, which is
+// FileDescriptorName in a systemd socket unit. If several sockets have the
+// name, each call returns the next one. It returns an error if none is left, or
+// if the socket is not a listening stream socket.
 //
 // In a process started by [Server.HandOver], Accept waits until all sockets are
-// served. Accept returns an error if the old process continues to serve instead.
+// served. Accept returns an error if the old process continues to serve
+// instead.
 func (s *Sockets) Listener(name string) (net.Listener, error) {
 	return socket(s.all().Listener(name))
 }
 
 // Listen is like Listener. If no socket with the name is left, it opens one, as
-// [net.Listen] does; network is tcp, tcp4, tcp6 or unix. Closing the listener removes the
-// file of a unix socket that Listen has opened; after [Server.HandOver], the new process
-// does this.
+// [net.Listen] does; network is tcp, tcp4, tcp6 or unix. Closing the listener
+// removes the file of a unix socket that Listen has opened; after
+// [Server.HandOver], the new process does this.
 func (s *Sockets) Listen(name, network, address string) (net.Listener, error) {
 	return socket(s.all().Listen(name, func() (net.Listener, error) { return open(network, address) }))
 }
@@ -482,9 +502,9 @@ func open(network, address string) (net.Listener, error) {
 	return nil, fmt.Errorf("Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
 }
 
-// Close closes the inherited sockets that Listener and Listen have not returned. If there
-// are any, it returns an error with their names. Call it before [Server.Serve]: clients of
-// a socket that is not served wait forever.
+// Close closes the inherited sockets that Listener and Listen have not
+// returned. If there are any, it returns an error with their names. Call it
+// before [Server.Serve]: clients of a socket that is not served wait forever.
 func (s *Sockets) Close() error {
 	if err := s.all().Close(); err != nil {
 		return fmt.Errorf("hostproxy: %w", err)
@@ -502,20 +522,22 @@ func socket(l *service.Listener, err error) (net.Listener, error) {
 	return l, nil
 }
 
-// Notify sends state to the service manager, such as "STATUS=loading routes"; see
-// sd_notify(3). Several lines are separated by newlines. RELOADING=1 is sent with
-// MONOTONIC_USEC, as systemd requires. Notify does nothing if NOTIFY_SOCKET is not set. It
-// returns an error if state or NOTIFY_SOCKET is invalid, or if sending fails.
+// Notify sends state to the service manager, such as "STATUS=loading routes";
+// see sd_notify(3). Several lines are separated by newlines. RELOADING=1 is
+// sent with MONOTONIC_USEC, as systemd requires. Notify does nothing if
+// NOTIFY_SOCKET is not set. It returns an error if state or NOTIFY_SOCKET is
+// invalid, or if sending fails.
 //
 // These states are sent automatically:
 //
-//   - READY=1 when [Server.Serve] begins, and STOPPING=1 when its ctx is done. If several
-//     Servers run one Router, READY=1 is sent by the first and STOPPING=1 by the last.
-//   - WATCHDOG=1 at intervals of half of WATCHDOG_USEC while Serve is in progress, if
-//     WATCHDOG_PID is this process or not set.
-//   - RELOADING=1 when [Server.HandOver] begins, and MAINPID and READY=1 when it has
-//     succeeded; the old process then sends nothing more. If HandOver fails, READY=1
-//     and a STATUS are sent.
+//   - READY=1 when [Server.Serve] begins, and STOPPING=1 when its ctx is done.
+//     If several Servers run one Router, READY=1 is sent by the first and
+//     STOPPING=1 by the last.
+//   - WATCHDOG=1 at intervals of half of WATCHDOG_USEC while Serve is in
+//     progress, if WATCHDOG_PID is this process or not set.
+//   - RELOADING=1 when [Server.HandOver] begins, and MAINPID and READY=1 when
+//     it has succeeded; the old process then sends nothing more. If HandOver
+//     fails, READY=1 and a STATUS are sent.
 //
 // If sending one of these states fails, the error is logged.
 func Notify(state string) error {
@@ -525,25 +547,29 @@ func Notify(state string) error {
 	return nil
 }
 
-// Reload changes timeouts and limits while [Server.Serve] is in progress. change gets a
-// copy of s and sets its fields. It may change the fields whose names end in Timeout or
-// begin with Max. To change another field, start a new Server.
+// Reload changes timeouts and limits while [Server.Serve] is in progress.
+// change gets a copy of s and sets its fields. It may change the fields whose
+// names end in Timeout or begin with Max. To change another field, start a new
+// Server.
 //
-// All changes take effect, or none: if Reload returns an error, nothing has changed.
-// The new values are validated as in Serve. No open connection is closed.
+// All changes take effect, or none: if Reload returns an error, nothing has
+// changed. The new values are validated as in Serve. No open connection is
+// closed.
 //
-//   - MaxConns and MaxConnsPerClient apply to new connections. Connections opened while
-//     MaxConnsPerClient was zero do not count for it.
-//   - MaxHandshakes applies immediately, HandshakeTimeout to handshakes that begin.
-//   - ReadHeaderTimeout and MaxHeaderBytes apply to the next request of a connection.
-//     An HTTP/2 connection keeps its MaxHeaderBytes, because the client was told the
-//     value.
-//   - IdleTimeout applies to the next wait for a request, and over HTTP/2 immediately.
+//   - MaxConns and MaxConnsPerClient apply to new connections. Connections
+//     opened while MaxConnsPerClient was zero do not count for it.
+//   - MaxHandshakes applies immediately, HandshakeTimeout to handshakes that
+//     begin.
+//   - ReadHeaderTimeout and MaxHeaderBytes apply to the next request of a
+//     connection. An HTTP/2 connection keeps its MaxHeaderBytes, because the
+//     client was told the value.
+//   - IdleTimeout applies to the next wait for a request, and over HTTP/2
+//     immediately.
 //   - DrainTimeout applies to a shutdown that begins later.
 //
-// Reload also sets the fields of s, so do not read them during the call. Reload may
-// be called concurrently: a field that one call does not change keeps the value that
-// another call has set.
+// Reload also sets the fields of s, so do not read them during the call. Reload
+// may be called concurrently: a field that one call does not change keeps the
+// value that another call has set.
 func (s *Server) Reload(change func(*Server)) error {
 	if s.Router == nil || change == nil {
 		return errors.New("hostproxy: Reload: Server.Router and the argument are required: set them")
@@ -571,8 +597,8 @@ func reloads(field string) bool {
 	return strings.HasSuffix(field, "Timeout") || strings.HasPrefix(field, "Max")
 }
 
-// clone returns a copy of s that shares no memory with it that a change of a field might
-// write to.
+// clone returns a copy of s that shares no memory with it that a change of a
+// field might write to.
 func (s *Server) clone() Server {
 	c := *s
 	c.ProxyProtocol = s.ProxyProtocol.clone()
@@ -625,8 +651,8 @@ func (r *Router) inUse(s *Server) (Server, error) {
 	return run.now, nil
 }
 
-// reload puts what has changed from base to next in force. What another Reload has changed
-// meanwhile stays.
+// reload puts what has changed from base to next in force. What another Reload
+// has changed meanwhile stays.
 func (r *Router) reload(s, base, next *Server) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -647,57 +673,60 @@ var errNotServing = errors.New("hostproxy: Reload: Serve is not in progress: set
 // An UnbufferedConn is a connection that lets the proxy use the underlying
 // connection, to save CPU. It may come from a listener of your own or from
 // [Upstream.Dial]. The proxy uses a *net.TCPConn or *net.UnixConn directly. A
-// connection that is not a *net.TCPConn, *net.UnixConn or UnbufferedConn is used
-// only through its methods.
+// connection that is not a *net.TCPConn, *net.UnixConn or UnbufferedConn is
+// used only through its methods.
 type UnbufferedConn interface {
 	net.Conn
 
-	// Unbuffered returns the underlying connection, for instance the *net.TCPConn.
-	// The proxy may then read and write that connection directly: it can use
-	// splice(2), and needs no buffer while it waits. Unbuffered must not block.
+	// Unbuffered returns the underlying connection, for instance the
+	// *net.TCPConn. The proxy may then read and write that connection directly:
+	// it can use splice(2), and needs no buffer while it waits. Unbuffered must
+	// not block.
 	//
 	// It returns nil in two cases:
 	//
-	//   - There are buffered bytes that Read is yet to return. The proxy calls Unbuffered again
-	//     before the next request.
-	//   - The proxy must not bypass Read and Write, for instance because they count
-	//     bytes.
+	//   - There are buffered bytes that Read is yet to return. The proxy calls
+	//     Unbuffered again before the next request.
+	//   - The proxy must not bypass Read and Write, for instance because they
+	//     count bytes.
 	Unbuffered() net.Conn
 }
 
-// A ProxyProtocol says which peers of a [Server] begin their connections with a header
-// of the PROXY protocol. The header comes before everything else, also before TLS.
+// A ProxyProtocol says which peers of a [Server] begin their connections with a
+// header of the PROXY protocol. The header comes before everything else, also
+// before TLS.
 //
-// For a connection with a header, the source in the header is the remote address, and
-// the destination is the local address. This applies to all that depends on an address:
-// the client address, X-Forwarded-For, [Router.TrustedProxies], rate limits, Allow and
-// Deny, [Server.MaxConnsPerClient], and the header that a [Passthrough] sends. The
-// connection has no remote address if the header is of the unix family. It keeps its own
-// addresses if the header has none: with the command LOCAL, as for health checks of the
-// load balancer, or the family UNKNOWN or UNSPEC.
+// For a connection with a header, the source in the header is the remote
+// address, and the destination is the local address. This applies to all that
+// depends on an address: the client address, X-Forwarded-For,
+// [Router.TrustedProxies], rate limits, Allow and Deny,
+// [Server.MaxConnsPerClient], and the header that a [Passthrough] sends. The
+// connection has no remote address if the header is of the unix family. It
+// keeps its own addresses if the header has none: with the command LOCAL, as
+// for health checks of the load balancer, or the family UNKNOWN or UNSPEC.
 //
-// A connection without a valid header is closed, counted, and logged at most once a
-// minute with the reason. A header is invalid if it is for UDP, if it is longer than
-// 107 bytes (version 1) or 4 KiB (version 2), or if it has a wrong CRC32C checksum. Other
-// extensions (TLVs) are ignored. A peer that disconnects before the end of the header is
-// not counted.
+// A connection without a valid header is closed, counted, and logged at most
+// once a minute with the reason. A header is invalid if it is for UDP, if it is
+// longer than 107 bytes (version 1) or 4 KiB (version 2), or if it has a wrong
+// CRC32C checksum. Other extensions (TLVs) are ignored. A peer that disconnects
+// before the end of the header is not counted.
 //
-// Until the header is read, a connection counts in [Server.MaxConns], and not yet in
-// MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
+// Until the header is read, a connection counts in [Server.MaxConns], and not
+// yet in MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
 //
-// [Router.Listen] and [Router.Wrap] read no headers. For Wrap, use a listener whose
-// connections read the header themselves.
+// [Router.Listen] and [Router.Wrap] read no headers. For Wrap, use a listener
+// whose connections read the header themselves.
 type ProxyProtocol struct {
-	// From are the addresses of the peers, such as load balancers. Each connection of
-	// these peers must begin with a header, and the peers can claim any client
-	// address. Peers on a unix socket have no addresses: they count as peers in From
-	// if From contains 127.0.0.1 or ::1. Connections of other peers must not have a
-	// header. If one has a header, a plain request gets 400, and a TLS handshake
-	// fails. Required.
+	// From are the addresses of the peers, such as load balancers. Each
+	// connection of these peers must begin with a header, and the peers can
+	// claim any client address. Peers on a unix socket have no addresses: they
+	// count as peers in From if From contains 127.0.0.1 or ::1. Connections of
+	// other peers must not have a header. If one has a header, a plain request
+	// gets 400, and a TLS handshake fails. Required.
 	From []netip.Prefix
 
-	// Timeout limits the wait for the header, from the start of the connection. Zero
-	// means 5 s; negative disables the limit.
+	// Timeout limits the wait for the header, from the start of the connection.
+	// Zero means 5 s; negative disables the limit.
 	Timeout time.Duration
 }
 
@@ -709,7 +738,8 @@ func (p *ProxyProtocol) headers() *serve.ProxyHeaders {
 	return &serve.ProxyHeaders{From: p.From, Timeout: timeout(p.Timeout, 5*time.Second)}
 }
 
-// check returns the errors in the fields of p, which the field of that name holds, joined.
+// check returns the errors in the fields of p, which the field of that name
+// holds, joined.
 func (p *ProxyProtocol) check(name string) (err error) {
 	if p == nil {
 		return nil
@@ -725,9 +755,9 @@ func (p *ProxyProtocol) check(name string) (err error) {
 	return err
 }
 
-// servers sets what serves each of doors, and opens those that have an address, and the
-// companions. The caller releases the share in the Router's certificates when all of
-// them have ended. They share the budget b.
+// servers sets what serves each of doors, and opens those that have an address,
+// and the companions. The caller releases the share in the Router's
+// certificates when all of them have ended. They share the budget b.
 func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, []*serve.Companion, error) {
 	besides := each(s.Companions, func(c Companion) serve.Beside { return c })
 	if err := s.checkEntrances(doors, besides); err != nil {
@@ -784,7 +814,8 @@ func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, c
 		d.Listener = share.Pass(d.Listener, s.Router.passer)
 		s.Router.carries.Store(true)
 	}
-	if s.Handler == nil && !d.Server.Lane.Limit.NeedsRequest() { // middleware needs an http.Request: the handler lane
+	// middleware needs an http.Request: the handler lane
+	if s.Handler == nil && !d.Server.Lane.Limit.NeedsRequest() {
 		d.Server.Lane.Route = s.Router.hit
 	}
 }
@@ -797,8 +828,8 @@ func (s *Server) routes() http.Handler {
 	return s.Router.around(s.Handler)
 }
 
-// checkEntrances returns the errors in the listeners and the companions of a call of
-// Serve, and in the fields of s, joined.
+// checkEntrances returns the errors in the listeners and the companions of a
+// call of Serve, and in the fields of s, joined.
 func (s *Server) checkEntrances(doors serve.Entrances, besides []serve.Beside) error {
 	switch {
 	case s.Router == nil:
@@ -830,7 +861,8 @@ func (s *Server) checkEntrances(doors serve.Entrances, besides []serve.Beside) e
 // prefixed returns err as an error of this package.
 func prefixed(err error) error { return fmt.Errorf("hostproxy: %w", err) }
 
-// check returns the errors in the fields of s, its Router and its handlers, joined.
+// check returns the errors in the fields of s, its Router and its handlers,
+// joined.
 func (s *Server) check() error {
 	errs := []error{s.Router.inForce(), s.ProxyProtocol.check("Server.ProxyProtocol")}
 	for i, l := range s.Listeners {
@@ -890,8 +922,8 @@ func (s *Server) limits() serve.Bounds {
 	}
 }
 
-// around returns h, which is middleware around r, so that ClientAddr and RequestID
-// work in it.
+// around returns h, which is middleware around r, so that ClientAddr and
+// RequestID work in it.
 func (r *Router) around(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		var n exchange.Numbering
@@ -940,8 +972,8 @@ func (r *Router) hit(host, path string, state *tls.ConnectionState) (serve.Hit, 
 	return serve.Hit{Upstream: f, Pattern: rt.Pattern.String(), Life: &rt.Value.life, Route: rt}, true
 }
 
-// belongs reports whether a connection may carry requests for a canonical host, by
-// the routes of t.
+// belongs reports whether a connection may carry requests for a canonical host,
+// by the routes of t.
 func (r *Router) belongs(t *routes.Table[route], state *tls.ConnectionState, host string) bool {
 	return r.certs.Belongs(func(pattern string) bool { return endOf(t, pattern) == here }, state, host)
 }
@@ -961,7 +993,8 @@ func (r *Router) observe(x *exchange.Record) {
 	}
 }
 
-// show calls Observe, and logs a panic in it: the response has been made, and stays as it is.
+// show calls Observe, and logs a panic in it: the response has been made, and
+// stays as it is.
 func (r *Router) show(x *Exchange) {
 	var err error
 	defer func() {
@@ -980,8 +1013,8 @@ type lateField struct {
 }
 
 // late returns an error for each field of r, of a Server that runs it, or of a
-// handler in handlers that was changed after first use. Each is logged once. r.mu
-// is held.
+// handler in handlers that was changed after first use. Each is logged once.
+// r.mu is held.
 func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	var errs []error
 	report := func(owner any, prefix, field string) {
@@ -1032,9 +1065,9 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 	return errors.Join(errs...)
 }
 
-// upstreamsReached returns the upstreams that requests have reached through h, if h is the
-// handler of the current route of that pattern. Upstreams behind middleware without
-// an Unwrap method are known only in this way.
+// upstreamsReached returns the upstreams that requests have reached through h,
+// if h is the handler of the current route of that pattern. Upstreams behind
+// middleware without an Unwrap method are known only in this way.
 func (r *Router) upstreamsReached(pattern string, h http.Handler) []*Upstream {
 	if _, ok := h.(*Upstream); ok {
 		return nil
@@ -1049,8 +1082,8 @@ func (r *Router) upstreamsReached(pattern string, h http.Handler) []*Upstream {
 	return nil
 }
 
-// usable puts the fields of all routes' handlers in use. It returns an error for
-// each that is invalid or was changed after first use.
+// usable puts the fields of all routes' handlers in use. It returns an error
+// for each that is invalid or was changed after first use.
 func (r *Router) usable() error {
 	var errs []error
 	for _, u := range r.uses.All() {
@@ -1079,8 +1112,8 @@ func (r *Router) inForce() error {
 	return errors.Join(err, r.usable())
 }
 
-// started records that s serves r, with the budget b. It returns a copy of s, which Reload
-// does not change, and false if s serves r already. r may be nil.
+// started records that s serves r, with the budget b. It returns a copy of s,
+// which Reload does not change, and false if s serves r already. r may be nil.
 func (r *Router) started(s *Server, b *serve.Budget) (*Server, bool) {
 	if r == nil {
 		return s, true
@@ -1111,8 +1144,8 @@ func (r *Router) stopped(s *Server, b *serve.Budget) {
 	r.budgets.Remove(b)
 }
 
-// ended is stopped. It returns an error for each field of s or r that was changed
-// meanwhile.
+// ended is stopped. It returns an error for each field of s or r that was
+// changed meanwhile.
 func (r *Router) ended(s *Server, b *serve.Budget) error {
 	defer r.stopped(s, b)
 	r.mu.Lock()
@@ -1150,9 +1183,9 @@ func (r *Router) ended(s *Server, b *serve.Budget) error {
 //	side            Error.Side              if Err is nil
 //	cause           Error.Err               if Err is nil
 //
-// Method, host, path and query are cut off after 4 KiB. The query and the referer
-// may hold secrets. To omit them, call the function with a copy of the Exchange
-// that has "" in Query and Referer. AccessLog panics if l is nil.
+// Method, host, path and query are cut off after 4 KiB. The query and the
+// referer may hold secrets. To omit them, call the function with a copy of the
+// Exchange that has "" in Query and Referer. AccessLog panics if l is nil.
 func AccessLog(l *slog.Logger) func(*Exchange) {
 	if l == nil || l.Handler() == nil {
 		panic("hostproxy: AccessLog: nil Logger: want one, such as slog.Default()")
@@ -1161,8 +1194,8 @@ func AccessLog(l *slog.Logger) func(*Exchange) {
 	return func(x *Exchange) { write((*exchange.Record)(x), failureOf(x.Err)) }
 }
 
-// failureOf returns err, the error of an exchange, in the form of the engine; nil if
-// err is nil.
+// failureOf returns err, the error of an exchange, in the form of the engine;
+// nil if err is nil.
 func failureOf(err error) *exchange.Failure {
 	if err == nil {
 		return nil
@@ -1176,10 +1209,11 @@ func failureOf(err error) *exchange.Failure {
 
 // Check validates the fields of r and of its handlers, and returns all errors,
 // joined. It does not validate [Router.TLS]; that happens in [Server.Serve],
-// [Router.Listen], [Router.Wrap] and [Router.TLSConfig]. Check also reports each
-// field that was changed after first use, in r, in its handlers and in the Servers
-// that run r. After a nil error, every field that Check covers is in effect, or will
-// be at first use. Check does not count as first use: fields may still be set.
+// [Router.Listen], [Router.Wrap] and [Router.TLSConfig]. Check also reports
+// each field that was changed after first use, in r, in its handlers and in the
+// Servers that run r. After a nil error, every field that Check covers is in
+// effect, or will be at first use. Check does not count as first use: fields
+// may still be set.
 func (r *Router) Check() error {
 	var errs []error
 	if err := r.compiled.Check(r, r.compile); err != nil {
@@ -1207,11 +1241,11 @@ func (r *Router) Check() error {
 	return errors.Join(append(errs, r.late(r.All()))...)
 }
 
-// Explain returns what r would do with q now, and why. It has no side effects: it
-// counts nothing, takes no token of a [RateLimit], calls no hook, and starts no
-// certificate order and no background work. It does not count as first use of a
-// field. It does not know what handlers of your own, in front of an [Upstream],
-// would do with q.
+// Explain returns what r would do with q now, and why. It has no side effects:
+// it counts nothing, takes no token of a [RateLimit], calls no hook, and starts
+// no certificate order and no background work. It does not count as first use
+// of a field. It does not know what handlers of your own, in front of an
+// [Upstream], would do with q.
 func (r *Router) Explain(q *http.Request) Explanation {
 	e, client, cert := r.explain(q)
 	return Explanation{
@@ -1232,8 +1266,9 @@ type Explanation struct {
 	Path   string     // the path that patterns are matched against, escaped
 	Client netip.Addr // client address, resolved through TrustedProxies; invalid if unknown
 
-	// Candidates are the routes whose host matches, in the order in which they are
-	// considered. Pattern names the route that would serve the request; "" if none.
+	// Candidates are the routes whose host matches, in the order in which they
+	// are considered. Pattern names the route that would serve the request; ""
+	// if none.
 	Candidates []Choice
 	Pattern    string
 
@@ -1241,19 +1276,21 @@ type Explanation struct {
 	// wraps, outermost first.
 	Handlers []string
 
-	// Rules are the settings that may refuse the request or make it wait, in the
-	// order in which they apply.
+	// Rules are the settings that may refuse the request or make it wait, in
+	// the order in which they apply.
 	Rules []Rule
 
-	// Targets are the targets of the Upstream. Target is the target that would be
-	// chosen; "" if there is none, or if the choice is random or made by Pick.
-	// Selection describes the choice in words.
+	// Targets are the targets of the Upstream. Target is the target that would
+	// be chosen; "" if there is none, or if the choice is random or made by
+	// Pick. Selection describes the choice in words.
 	Targets   []Choice
 	Target    string
 	Selection string
 
-	Wait   string // why the request would wait; "" if it would not
-	Status int    // response status if the Router or one of its handlers refuses the request, else 0
+	Wait string // why the request would wait; "" if it would not
+	// response status if the Router or one of its handlers refuses the request,
+	// else 0
+	Status int
 	Reason string // why the request is refused
 
 	TLS         string     // result of a TLS handshake for Host, in words
@@ -1268,7 +1305,9 @@ func (e Explanation) String() string { return e.text }
 // A Choice is a route or a target that was considered.
 type Choice struct {
 	Name string // pattern of the route, or name of the target as in Exchange
-	Why  string // why it was ruled out; "" if the route serves the request, or the target may be chosen
+	// why it was ruled out; "" if the route serves the request, or the target
+	// may be chosen
+	Why string
 }
 
 func publicChoice(c status.Choice) Choice { return Choice(c) }
@@ -1291,7 +1330,8 @@ const (
 
 // explain returns what Explain does, in the form of the status page.
 func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, CertStatus) {
-	q = q.WithContext(context.Background()) // a lane may have left in it what only one exchange may take
+	// a lane may have left in it what only one exchange may take
+	q = q.WithContext(context.Background())
 	x := exchange.Begin(q, r.TrustedProxies)
 	e := &status.Explanation{Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath()}
 	if x.Client.IsValid() {
@@ -1353,40 +1393,42 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 	}
 }
 
-// StatusHandler returns a handler that shows the state of r as a page, or as JSON
-// with the query format=json. It shows:
+// StatusHandler returns a handler that shows the state of r as a page, or as
+// JSON with the query format=json. It shows:
 //
-//   - routes, and targets with their health, its latest changes, and the rate of
-//     requests, share of errors and latency of the last one to two minutes; whether
-//     the targets are asleep
+//   - routes, and targets with their health, its latest changes, and the rate
+//     of requests, share of errors and latency of the last one to two minutes;
+//     whether the targets are asleep
 //   - certificates with the days that are left, and why hosts have none (yet)
-//   - for each [Server] that runs r: its listeners with their roles and the number of
-//     open connections, its companions, and what it refused (connections, handshakes,
-//     request heads), by reason
+//   - for each [Server] that runs r: its listeners with their roles and the
+//     number of open connections, its companions, and what it refused
+//     (connections, handshakes, request heads), by reason
 //   - the latest 100 failures since StatusHandler was called
 //
 // A form on the page, or the query parameters url, method and client, show the
-// result of [Router.Explain]. The query parameter q shows only hosts, patterns and
-// targets that contain it. The page shows up to 200 routes, those in trouble first;
-// JSON shows all. The page refreshes itself.
+// result of [Router.Explain]. The query parameter q shows only hosts, patterns
+// and targets that contain it. The page shows up to 200 routes, those in
+// trouble first; JSON shows all. The page refreshes itself.
 //
-// The state contains host names and addresses. The handler therefore serves clients on
-// this machine only, at a loopback address or a unix socket, and answers 403 to all
-// others, also in a route. The request must not come through another proxy, according
-// to its headers. Its Host must not be a public name: otherwise any web page could read
-// the state through a browser on this machine (DNS rebinding). An IP address, a name
-// without a dot and names such as a.localhost or a.internal are allowed.
+// The state contains host names and addresses. The handler therefore serves
+// clients on this machine only, at a loopback address or a unix socket, and
+// answers 403 to all others, also in a route. The request must not come through
+// another proxy, according to its headers. Its Host must not be a public name:
+// otherwise any web page could read the state through a browser on this machine
+// (DNS rebinding). An IP address, a name without a dot and names such as
+// a.localhost or a.internal are allowed.
 //
 // To serve other clients, put one of these in front of the handler:
 //
 //   - a [BasicAuth] or a [ForwardAuth], for any Host
 //   - client certificates ([HostTLS.ClientAuth]), for any Host
-//   - a [Guard] with Allow; a Host that is a public name then requires a route whose
-//     pattern names it. To rely on authentication of your own, let Allow contain every
-//     address, and put your middleware in front of the Guard.
+//   - a [Guard] with Allow; a Host that is a public name then requires a route
+//     whose pattern names it. To rely on authentication of your own, let Allow
+//     contain every address, and put your middleware in front of the Guard.
 //
-// A request that the program makes itself, without a server, is served; that includes
-// requests of [net/http/httptest.NewRequest]. StatusHandler panics if r is nil.
+// A request that the program makes itself, without a server, is served; that
+// includes requests of [net/http/httptest.NewRequest]. StatusHandler panics if
+// r is nil.
 func StatusHandler(r *Router) http.Handler {
 	if r == nil {
 		panic("hostproxy: StatusHandler: nil Router: want the one that is to be shown")

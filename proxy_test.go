@@ -303,7 +303,8 @@ func TestAccessLogWritesOneLinePerExchange(t *testing.T) {
 	assert.Contains(t, lines[2], "attempts=2")
 }
 
-// Whatever is in an Exchange makes one line, without a byte that a terminal obeys.
+// Whatever is in an Exchange makes one line, without a byte that a terminal
+// obeys.
 func TestNoTextForgesALineOfTheAccessLog(t *testing.T) {
 	const hostile = "a\r\nlevel=ERROR msg=x\x00\x1b[2J\xff\xfe\u2028\" =\\"
 	x := hostproxy.Exchange{Method: hostile, Scheme: hostile, Host: hostile, Path: hostile, Query: hostile, Proto: hostile, Pattern: hostile,

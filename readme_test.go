@@ -39,7 +39,8 @@ var (
 
 var declared = regexp.MustCompile(`(?m)^((?:\w+, )*\w+) := `)
 
-// readmeFiles returns the Go of README.md as programs that compile if it is right: each whole one, and one of all the other blocks.
+// readmeFiles returns the Go of README.md as programs that compile if it is
+// right: each whole one, and one of all the other blocks.
 func readmeFiles(t *testing.T) (files []string, blocks int) {
 	t.Helper()
 	text, err := os.ReadFile("README.md")

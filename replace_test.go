@@ -55,7 +55,8 @@ func TestWhatARouteCosts(t *testing.T) {
 	runtime.KeepAlive(&r)
 }
 
-// A stopwatch counts only a little of the time between two looks at it: on a machine that stands still it does too.
+// A stopwatch counts only a little of the time between two looks at it: on a
+// machine that stands still it does too.
 type stopwatch struct {
 	last time.Time
 	ran  time.Duration
@@ -67,7 +68,8 @@ func (w *stopwatch) look() {
 	w.last = now
 }
 
-// On one processor: what else there is to do gets its turn far more often than beside a loop that has to be interrupted.
+// On one processor: what else there is to do gets its turn far more often than
+// beside a loop that has to be interrupted.
 func TestReplaceLetsOthersRun(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	rs := tenants(20_000)

@@ -33,25 +33,26 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// A Router maps host patterns to handlers, usually Upstreams. The zero value has no
-// routes and is ready to use. Routes may change at any time, also while requests
-// are served. Fields must be set before the first use: a request, or a call of
-// [Server.Serve], [Router.Listen], [Router.Wrap] or [Router.TLSConfig]. A later
-// change has no effect; [Router.Set], [Router.Replace], [Router.Check] and
-// [Server.Serve] return an error until the change is undone.
+// A Router maps host patterns to handlers, usually Upstreams. The zero value
+// has no routes and is ready to use. Routes may change at any time, also while
+// requests are served. Fields must be set before the first use: a request, or a
+// call of [Server.Serve], [Router.Listen], [Router.Wrap] or [Router.TLSConfig].
+// A later change has no effect; [Router.Set], [Router.Replace], [Router.Check]
+// and [Server.Serve] return an error until the change is undone.
 //
 // A pattern is a host (api.example.com), a wildcard for exactly one label
-// (*.example.com), or * for any host and for HTTP/1.0 requests without a host. A
-// pattern with a path (example.com/api/) matches that path and all paths below it.
-// An exact host beats a wildcard, and a wildcard beats *. Within a host, the longer
-// path prefix wins. The order of registration does not matter. Hosts are compared
-// in canonical form: lower case, no port, no trailing dot, IDNA in ASCII. IPv6
-// addresses have brackets, as in [::1].
+// (*.example.com), or * for any host and for HTTP/1.0 requests without a host.
+// A pattern with a path (example.com/api/) matches that path and all paths
+// below it. An exact host beats a wildcard, and a wildcard beats *. Within a
+// host, the longer path prefix wins. The order of registration does not matter.
+// Hosts are compared in canonical form: lower case, no port, no trailing dot,
+// IDNA in ASCII. IPv6 addresses have brackets, as in [::1].
 //
-// A path prefix is compared with the path as the client sent it. Targets get the
-// same path, but may read it differently. Therefore a request to a host with
-// path prefixes is refused with 400 if a different reading of its path belongs
-// to another route. The readings are the results of these steps, in any combination:
+// A path prefix is compared with the path as the client sent it. Targets get
+// the same path, but may read it differently. Therefore a request to a host
+// with path prefixes is refused with 400 if a different reading of its path
+// belongs to another route. The readings are the results of these steps, in any
+// combination:
 //
 //   - drop the parameters of segments (";x")
 //   - decode escapes
@@ -61,58 +62,59 @@ import (
 //
 // Other differences are not detected: upper and lower case (/Admin, /admin),
 // dots and spaces at the end of a segment, text after "%00", and escapes of
-// escapes (%2561). If a target treats such paths as equal, put access control such as
-// [BasicAuth] on the whole host, not on a path prefix.
+// escapes (%2561). If a target treats such paths as equal, put access control
+// such as [BasicAuth] on the whole host, not on a path prefix.
 type Router struct {
-	// NotFound serves requests that match no route. It writes the status too, such as
-	// 404. Nil answers 404. If the request came over TLS and its host has no route at
-	// all, nil answers 421 Misdirected Request (RFC 9110, 15.5.20).
+	// NotFound serves requests that match no route. It writes the status too,
+	// such as 404. Nil answers 404. If the request came over TLS and its host
+	// has no route at all, nil answers 421 Misdirected Request (RFC 9110,
+	// 15.5.20).
 	NotFound http.Handler
 
-	// TrustedProxies are the peers whose X-Forwarded-* headers are believed. The
-	// headers give the client's address. They also say whether the client used TLS,
-	// which matters to Redirect, HSTS and Sticky. Nil trusts no peer: the client
-	// address is the remote address of the connection.
+	// TrustedProxies are the peers whose X-Forwarded-* headers are believed.
+	// The headers give the client's address. They also say whether the client
+	// used TLS, which matters to Redirect, HSTS and Sticky. Nil trusts no peer:
+	// the client address is the remote address of the connection.
 	TrustedProxies []netip.Prefix
 
 	// RequestID gives each request an identifier. The zero value disables it.
 	RequestID RequestIDHeader
 
-	// RateLimit limits the requests of each client, or of each [LimitKey]. Nil means no
-	// limit.
+	// RateLimit limits the requests of each client, or of each [LimitKey]. Nil
+	// means no limit.
 	RateLimit *RateLimit
 
-	// TLS sets where certificates come from. The zero value uses ACME (Let's Encrypt)
-	// for public names and a LocalCA for internal names.
+	// TLS sets where certificates come from. The zero value uses ACME (Let's
+	// Encrypt) for public names and a LocalCA for internal names.
 	TLS TLS
 
-	// Logger receives the log of the Router, and of the Upstreams of its routes.
-	// Nil means slog.Default().
+	// Logger receives the log of the Router, and of the Upstreams of its
+	// routes. Nil means slog.Default().
 	Logger *slog.Logger
 
 	// Begin is called once for each exchange that Observe is called for, on the
-	// goroutine of the exchange. The call comes before the route is known and before
-	// limits apply. For a request that cannot be read, Begin is called after the
-	// refusal. Begin may set headers for the target and keep a value for Observe; see
-	// [Beginning]. It must not block. If Begin panics, the request fails with 500, or
-	// keeps its status if it was refused before the call. The panic is logged, and is
-	// in [Exchange.Err]. Nil calls nothing.
+	// goroutine of the exchange. The call comes before the route is known and
+	// before limits apply. For a request that cannot be read, Begin is called
+	// after the refusal. Begin may set headers for the target and keep a value
+	// for Observe; see [Beginning]. It must not block. If Begin panics, the
+	// request fails with 500, or keeps its status if it was refused before the
+	// call. The panic is logged, and is in [Exchange.Err]. Nil calls nothing.
 	Begin func(*Beginning)
 
-	// BeginAttempt is like Begin, but is called at the start of each attempt at a
-	// target: the first one, each retry, and the second attempt of [Upstream.Hedge].
-	// The calls for one exchange come one after the other, although hedged attempts
-	// run at the same time; calls for several exchanges may be concurrent.
-	// BeginAttempt is not called for mirrored copies, for the request of a
-	// [ForwardAuth], or for a request that is sent again because a reused connection
-	// was closed. Nil calls nothing.
+	// BeginAttempt is like Begin, but is called at the start of each attempt at
+	// a target: the first one, each retry, and the second attempt of
+	// [Upstream.Hedge]. The calls for one exchange come one after the other,
+	// although hedged attempts run at the same time; calls for several
+	// exchanges may be concurrent. BeginAttempt is not called for mirrored
+	// copies, for the request of a [ForwardAuth], or for a request that is sent
+	// again because a reused connection was closed. Nil calls nothing.
 	BeginAttempt func(*Beginning)
 
-	// Observe is called once at the end of each exchange, aborted ones included. The
-	// call runs on the goroutine of the exchange. The Exchange is valid only during
-	// the call: copy it to use it later. If Observe panics, the response stays as it
-	// is, and the panic is logged. Nil logs failed exchanges as warnings, except
-	// exchanges that failed on the client's side.
+	// Observe is called once at the end of each exchange, aborted ones
+	// included. The call runs on the goroutine of the exchange. The Exchange is
+	// valid only during the call: copy it to use it later. If Observe panics,
+	// the response stays as it is, and the panic is logged. Nil logs failed
+	// exchanges as warnings, except exchanges that failed on the client's side.
 	Observe func(*Exchange)
 
 	certs certs.Keeper
@@ -177,14 +179,15 @@ func (r *Router) rules() (*rules, error) {
 }
 
 // A BasicAuth verifies HTTP Basic credentials (RFC 7617) before Next serves a
-// request. Requests without valid credentials get 401. Invalid fields are an error
-// when the route is added. Use TLS: plain HTTP exposes passwords. To slow down
-// guessing, set [Router.RateLimit]. Next gets the Authorization header too; to hide
-// it from targets, name it in [Upstream.RequestHeader].Remove.
+// request. Requests without valid credentials get 401. Invalid fields are an
+// error when the route is added. Use TLS: plain HTTP exposes passwords. To slow
+// down guessing, set [Router.RateLimit]. Next gets the Authorization header
+// too; to hide it from targets, name it in [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
 	Users map[string]string // bcrypt hashes of the passwords, by user name; required
-	Realm string            // shown by the browser when it asks for a password; "" means "restricted"
-	Next  http.Handler      // serves requests with valid credentials; required
+	// shown by the browser when it asks for a password; "" means "restricted"
+	Realm string
+	Next  http.Handler // serves requests with valid credentials; required
 
 	// UserHeader is the request header that carries the user name to Next. A
 	// client's own copy is removed, also from trailers. "" means none.
@@ -269,19 +272,24 @@ func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.
 
 // A ForwardAuth asks an authentication server before Next serves a request. It
 // sends a GET without a body. The GET has the headers of the request, and also
-// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a target
-// of Auth answers with 2xx, Next serves the request. Every other response goes to
-// the client. That includes responses which no target sent: 502 if no target answers,
-// the Page of [Upstream.Maintain], and what Auth's ErrorHandler writes. Invalid
-// fields are an error when the route is added.
+// X-Forwarded-Method, X-Forwarded-Uri and the other forwarding headers. If a
+// target of Auth answers with 2xx, Next serves the request. Every other
+// response goes to the client. That includes responses which no target sent:
+// 502 if no target answers, the Page of [Upstream.Maintain], and what Auth's
+// ErrorHandler writes. Invalid fields are an error when the route is added.
 type ForwardAuth struct {
-	Auth *Upstream    // authentication server; required
-	Path string       // path and query of the request to Auth, appended to the path of Auth's target; "" means /
-	User string       // header in Fields that carries the user name, for Exchange.User; "" means none
+	Auth *Upstream // authentication server; required
+	// path and query of the request to Auth, appended to the path of Auth's
+	// target; "" means /
+	Path string
+	// header in Fields that carries the user name, for Exchange.User; "" means
+	// none
+	User string
 	Next http.Handler // serves requests that Auth allows; required
 
-	// Fields names the headers to copy from Auth's response into the request that Next
-	// serves. A client's own copies are removed, also from trailers. Nil copies none.
+	// Fields names the headers to copy from Auth's response into the request
+	// that Next serves. A client's own copies are removed, also from trailers.
+	// Nil copies none.
 	Fields []string
 
 	compiled settings.Compiled[handler.Question]
@@ -311,8 +319,8 @@ func (a *ForwardAuth) use() error {
 
 func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }
 
-// ServeHTTP passes q to Next if Auth allows it, and otherwise answers with Auth's
-// response.
+// ServeHTTP passes q to Next if Auth allows it, and otherwise answers with
+// Auth's response.
 func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if a == nil {
 		unusable(w, q, errNil)
@@ -346,17 +354,18 @@ func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchang
 	e.Rule("ForwardAuth", status.Unknown, "the authentication server decides (GET %s); an explanation does not ask it", cmp.Or(a.Path, "/"))
 }
 
-// A Guard decides by the client address and by a rate limit whether Next serves a
-// request. It is for handlers other than an [Upstream], which has the same fields
-// itself and needs less CPU for them. Invalid fields are an error when the route
-// is added.
+// A Guard decides by the client address and by a rate limit whether Next serves
+// a request. It is for handlers other than an [Upstream], which has the same
+// fields itself and needs less CPU for them. Invalid fields are an error when
+// the route is added.
 type Guard struct {
-	// Allow lists the clients that are served; empty means all. Deny lists clients
-	// that are refused, even if they are in Allow. Refused clients get 403. The client
-	// address is that of [ClientAddr].
+	// Allow lists the clients that are served; empty means all. Deny lists
+	// clients that are refused, even if they are in Allow. Refused clients get
+	// 403. The client address is that of [ClientAddr].
 	Allow, Deny []netip.Prefix
 
-	// RateLimit limits the requests that Allow and Deny let pass. Nil means no limit.
+	// RateLimit limits the requests that Allow and Deny let pass. Nil means no
+	// limit.
 	RateLimit *RateLimit
 
 	Next http.Handler // serves the requests that pass; required
@@ -435,81 +444,86 @@ func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exch
 	guard.Explain(e, "Guard", q, x)
 }
 
-// A RateLimit limits the requests of each client by a token bucket, the number of its
-// requests in flight, or both. A client is an IPv4 address or the /64 of an IPv6
-// address, resolved through [Router.TrustedProxies]. To count by something other than
-// the client, set By.
+// A RateLimit limits the requests of each client by a token bucket, the number
+// of its requests in flight, or both. A client is an IPv4 address or the /64 of
+// an IPv6 address, resolved through [Router.TrustedProxies]. To count by
+// something other than the client, set By.
 //
 // Requests above the limit get 429 with Retry-After. If Rate is exceeded, the
-// response has RateLimit and RateLimit-Policy too. Memory is bounded regardless of
-// the number of clients and keys.
+// response has RateLimit and RateLimit-Policy too. Memory is bounded regardless
+// of the number of clients and keys.
 type RateLimit struct {
-	Rate  float64 // requests per second, above 0 and at most 1,000,000; may be a fraction; required without MaxInFlight
-	Burst int     // requests that a client may make at once after a pause; 0 means Rate, rounded up
+	// requests per second, above 0 and at most 1,000,000; may be a fraction;
+	// required without MaxInFlight
+	Rate  float64
+	Burst int // requests that a client may make at once after a pause; 0 means Rate, rounded up
 
-	// MaxInFlight limits the requests of each client that are in flight at the same
-	// time. WebSockets and other streams count until they end. A connection that a
-	// handler of your own hijacks counts until the handler returns. Retries and hedged
-	// requests do not count in addition. A mirrored copy counts only at the upstream
-	// that gets it.
+	// MaxInFlight limits the requests of each client that are in flight at the
+	// same time. WebSockets and other streams count until they end. A
+	// connection that a handler of your own hijacks counts until the handler
+	// returns. Retries and hedged requests do not count in addition. A mirrored
+	// copy counts only at the upstream that gets it.
 	//
 	// A request still counts for a moment after its client has the response.
-	// Therefore a new request above the limit waits a few milliseconds before it is
-	// refused. Zero means no limit.
+	// Therefore a new request above the limit waits a few milliseconds before
+	// it is refused. Zero means no limit.
 	MaxInFlight int
 
-	// By is what requests are counted by. The zero value means the client address.
+	// By is what requests are counted by. The zero value means the client
+	// address.
 	By LimitKey
 
 	// Limiter replaces the built-in buckets. Rate and Burst are then only
-	// announced, in RateLimit-Policy. MaxInFlight is still counted in this process. With
-	// By, Limiter must be a [KeyLimiter]. Nil uses the buckets.
+	// announced, in RateLimit-Policy. MaxInFlight is still counted in this
+	// process. With By, Limiter must be a [KeyLimiter]. Nil uses the buckets.
 	Limiter Limiter
 }
 
-// A LimitKey is the part of a request by which a [RateLimit] counts. Requests with
-// the same value share one limit. Set at most one field. The zero value means the
-// client address, which is also used for requests where the value is missing or
-// empty. If [Router.Begin] sets or removes a header, the limit uses the result, not
-// what the client sent.
+// A LimitKey is the part of a request by which a [RateLimit] counts. Requests
+// with the same value share one limit. Set at most one field. The zero value
+// means the client address, which is also used for requests where the value is
+// missing or empty. If [Router.Begin] sets or removes a header, the limit uses
+// the result, not what the client sent.
 //
-// Clients choose the values of headers and cookies. A client that invents a new value
-// for each request is not limited by it. A flood of invented values can also use up
-// the buckets: requests with other new values then get 429. Count by a value that a
-// proxy or middleware in front of the Router has verified. Or limit by client address
-// too: set [Router.RateLimit] with an empty By, and set By in [Upstream.RateLimit] or
-// [Guard] only.
+// Clients choose the values of headers and cookies. A client that invents a new
+// value for each request is not limited by it. A flood of invented values can
+// also use up the buckets: requests with other new values then get 429. Count
+// by a value that a proxy or middleware in front of the Router has verified. Or
+// limit by client address too: set [Router.RateLimit] with an empty By, and set
+// By in [Upstream.RateLimit] or [Guard] only.
 type LimitKey struct {
-	// Header is the name of a header, whose first value counts. Host and forwarding
-	// headers such as X-Forwarded-For are not allowed. The header of
-	// [Router.RequestID] counts as missing, because its values are all different.
+	// Header is the name of a header, whose first value counts. Host and
+	// forwarding headers such as X-Forwarded-For are not allowed. The header of
+	// [Router.RequestID] counts as missing, because its values are all
+	// different.
 	Header string
 
 	Cookie string // name of a cookie
 	Host   bool   // host of the request, in canonical form
 
-	// Func returns the value. It must not change the request or read its body. It may
-	// be called concurrently. The request waits for it, without a time limit. If Func
-	// panics, the request fails with 500. Func costs more CPU than the other fields;
-	// in [Router.RateLimit] it does so for the requests of all routes.
+	// Func returns the value. It must not change the request or read its body.
+	// It may be called concurrently. The request waits for it, without a time
+	// limit. If Func panics, the request fails with 500. Func costs more CPU
+	// than the other fields; in [Router.RateLimit] it does so for the requests
+	// of all routes.
 	Func func(*http.Request) string
 }
 
 // A Limiter decides whether a client may make one more request, for instance by
 // buckets that several machines share. Allow gets an IPv4 address, or the first
 // address of the /64 of an IPv6 client. It may be called concurrently. If it
-// returns an error or panics, the request is allowed, and a warning is logged at
-// most once a second. ctx is done after a second; Allow must then return,
+// returns an error or panics, the request is allowed, and a warning is logged
+// at most once a second. ctx is done after a second; Allow must then return,
 // because the request waits for it.
 type Limiter interface {
 	Allow(ctx context.Context, client netip.Addr) (Quota, error)
 }
 
 // A KeyLimiter is a [Limiter] that can count by another key than the client. A
-// [RateLimit] with Limiter and By requires one. For AllowKey the same rules apply as
-// for Allow. key is the SHA-256, in hexadecimal, of the value that RateLimit.By
-// selects, because that value may be long or secret. For a request without such a
-// value, Allow is called instead.
+// [RateLimit] with Limiter and By requires one. For AllowKey the same rules
+// apply as for Allow. key is the SHA-256, in hexadecimal, of the value that
+// RateLimit.By selects, because that value may be long or secret. For a request
+// without such a value, Allow is called instead.
 type KeyLimiter interface {
 	Limiter
 	AllowKey(ctx context.Context, key string) (Quota, error)
@@ -645,9 +659,10 @@ func (r *Router) newRoute(p routes.Pattern, h http.Handler, where routes.Place) 
 	return rt
 }
 
-// Handle adds a route. It panics if the pattern or h is invalid, or if the pattern
-// already has a route. In that case the message names the source lines of both calls.
-// [Router.Set] returns an error instead, and replaces an existing route.
+// Handle adds a route. It panics if the pattern or h is invalid, or if the
+// pattern already has a route. In that case the message names the source lines
+// of both calls. [Router.Set] returns an error instead, and replaces an
+// existing route.
 func (r *Router) Handle(pattern string, h http.Handler) {
 	where := routes.Caller(1)
 	p, err := parseRoute(pattern, h)
@@ -663,10 +678,10 @@ func (r *Router) Handle(pattern string, h http.Handler) {
 	r.swap(nil, r.newRoute(p, h, where))
 }
 
-// Set adds a route, or swaps the handler of an existing route. Requests in flight
-// finish on the old handler, with the same exceptions as in [Router.Remove]. These
-// exceptions do not apply if both handlers have the same innermost handler, which
-// [Router.Replace] explains.
+// Set adds a route, or swaps the handler of an existing route. Requests in
+// flight finish on the old handler, with the same exceptions as in
+// [Router.Remove]. These exceptions do not apply if both handlers have the same
+// innermost handler, which [Router.Replace] explains.
 func (r *Router) Set(pattern string, h http.Handler) error {
 	p, err := parseRoute(pattern, h)
 	if err != nil {
@@ -689,10 +704,11 @@ func (r *Router) Set(pattern string, h http.Handler) error {
 	return nil
 }
 
-// Remove removes a route and reports whether it existed. Requests in flight finish,
-// with two exceptions: an [Upstream] closes upgraded connections immediately, and
-// cuts off responses without a Content-Length after 10 s. [Upstream.StreamGrace]
-// changes these times for upgraded connections and event streams.
+// Remove removes a route and reports whether it existed. Requests in flight
+// finish, with two exceptions: an [Upstream] closes upgraded connections
+// immediately, and cuts off responses without a Content-Length after 10 s.
+// [Upstream.StreamGrace] changes these times for upgraded connections and event
+// streams.
 func (r *Router) Remove(pattern string) bool {
 	p, err := routes.ParsePattern(pattern)
 	if err != nil {
@@ -727,22 +743,23 @@ func (r *Router) swap(old, rt *routes.Route[route]) {
 	r.reportMoved(from, to, slices.Values([]string{host}), 1)
 }
 
-// Replace swaps all routes at once for the routes in rs. If there are errors, it
-// changes nothing and returns all errors joined. It does not wait.
+// Replace swaps all routes at once for the routes in rs. If there are errors,
+// it changes nothing and returns all errors joined. It does not wait.
 // ([Upstream.Replace] swaps the targets of one Upstream, and waits.)
 //
 // Requests in flight finish on the old handlers, with the same exceptions as in
-// [Router.Remove]. These exceptions do not apply to a route that keeps its pattern
-// and its innermost handler (see below): its upgraded connections stay open.
+// [Router.Remove]. These exceptions do not apply to a route that keeps its
+// pattern and its innermost handler (see below): its upgraded connections stay
+// open.
 //
-// A handler with a method Unwrap() http.Handler wraps the handler that the method
-// returns. The innermost handler is the one that wraps no other. BasicAuth,
-// ForwardAuth and Guard have this method; add it to your own middleware. For example,
-// a new BasicAuth around the same Upstream applies to new requests, and closes no
-// connection. Handlers are compared with ==. Handlers of a type that is not
-// comparable count as different. http.HandlerFunc is an exception: two of them are
-// the same if they hold the same func value. A new closure of the same code is a
-// different value.
+// A handler with a method Unwrap() http.Handler wraps the handler that the
+// method returns. The innermost handler is the one that wraps no other.
+// BasicAuth, ForwardAuth and Guard have this method; add it to your own
+// middleware. For example, a new BasicAuth around the same Upstream applies to
+// new requests, and closes no connection. Handlers are compared with ==.
+// Handlers of a type that is not comparable count as different.
+// http.HandlerFunc is an exception: two of them are the same if they hold the
+// same func value. A new closure of the same code is a different value.
 func (r *Router) Replace(rs map[string]http.Handler) error {
 	return r.change(rs, func(c *routes.Change[route]) {
 		for o, old := range c.Came() {
@@ -759,8 +776,8 @@ func (r *Router) Replace(rs map[string]http.Handler) error {
 	})
 }
 
-// CheckReplace returns what [Router.Replace] would change now, or the error that
-// it would return. It changes nothing.
+// CheckReplace returns what [Router.Replace] would change now, or the error
+// that it would return. It changes nothing.
 func (r *Router) CheckReplace(rs map[string]http.Handler) (s Changes, err error) {
 	err = r.change(rs, func(c *routes.Change[route]) {
 		s.Added, s.Removed, s.Rewrapped, s.Swapped = c.Patterns(alike)
@@ -791,20 +808,21 @@ func (r *Router) change(rs map[string]http.Handler, do func(*routes.Change[route
 	return nil
 }
 
-// Changes lists the effects of [Router.Replace]. Patterns are in canonical form,
-// and sorted. Unchanged routes are not listed.
+// Changes lists the effects of [Router.Replace]. Patterns are in canonical
+// form, and sorted. Unchanged routes are not listed.
 type Changes struct {
 	Added, Removed []string // new patterns, and removed patterns
 
-	// Swapped patterns get a different innermost handler: their upgraded connections
-	// are closed after [Upstream.StreamGrace], by default immediately. Rewrapped
-	// patterns keep the innermost handler, but the handlers around it change: their
-	// upgraded connections stay open. See [Router.Replace].
+	// Swapped patterns get a different innermost handler: their upgraded
+	// connections are closed after [Upstream.StreamGrace], by default
+	// immediately. Rewrapped patterns keep the innermost handler, but the
+	// handlers around it change: their upgraded connections stay open. See
+	// [Router.Replace].
 	Swapped, Rewrapped []string
 
-	// Certificates are the hosts and wildcards whose certificates will be loaded
-	// from Storage or ordered, as far as known. Hosts that [TLS.Lazy] leaves to the
-	// first handshake are not listed.
+	// Certificates are the hosts and wildcards whose certificates will be
+	// loaded from Storage or ordered, as far as known. Hosts that [TLS.Lazy]
+	// leaves to the first handshake are not listed.
 	Certificates []string
 }
 
@@ -868,9 +886,9 @@ func (r *Router) retain(rt *routes.Route[route]) {
 	})
 }
 
-// retire ends rt, which has left the table, and the background work of upstreams
-// that no route uses any more. next is the route that has its pattern now, or
-// nil. r.mu is held.
+// retire ends rt, which has left the table, and the background work of
+// upstreams that no route uses any more. next is the route that has its pattern
+// now, or nil. r.mu is held.
 func (r *Router) retire(rt, next *routes.Route[route]) {
 	if isPassthrough(rt.Value.handler) {
 		r.passing.Add(-1)
@@ -909,8 +927,8 @@ func (r *Router) closeUnused(u *Upstream) {
 	}
 }
 
-// All returns the current routes, sorted by pattern. Later changes do not affect
-// the iteration.
+// All returns the current routes, sorted by pattern. Later changes do not
+// affect the iteration.
 func (r *Router) All() iter.Seq2[string, http.Handler] {
 	t := r.table.Load()
 	return func(yield func(string, http.Handler) bool) {
@@ -923,8 +941,8 @@ func (r *Router) All() iter.Seq2[string, http.Handler] {
 }
 
 // Handler returns the handler that would serve q and the pattern of its route,
-// without serving q. If no route matches, the handler is NotFound or refuses the
-// request, and the pattern is "".
+// without serving q. If no route matches, the handler is NotFound or refuses
+// the request, and the pattern is "".
 func (r *Router) Handler(q *http.Request) (http.Handler, string) {
 	rt, refusal := r.route(q, exchange.WirePath(q))
 	if rt == nil {
@@ -941,10 +959,11 @@ func (r *Router) check() error {
 	return nil
 }
 
-// ServeHTTP serves q by the route for its host and path. It sets q.Pattern, also for
-// middleware around the Router. CONNECT gets 501, except for a WebSocket over HTTP/2
-// (RFC 8441) or HTTP/3 (RFC 9220). A request that has passed the Router more than
-// three times before, according to its Via header, is in a loop and gets 508.
+// ServeHTTP serves q by the route for its host and path. It sets q.Pattern,
+// also for middleware around the Router. CONNECT gets 501, except for a
+// WebSocket over HTTP/2 (RFC 8441) or HTTP/3 (RFC 9220). A request that has
+// passed the Router more than three times before, according to its Via header,
+// is in a loop and gets 508.
 func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if r == nil {
 		unusable(w, q, errNil)
@@ -1004,8 +1023,8 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	exchange.ServeOwn(rt.Value.handler, w, q, x)
 }
 
-// closeRetired is closeUnused for the upstreams of a route that has gone while it
-// served a request, which may have begun their background work again.
+// closeRetired is closeUnused for the upstreams of a route that has gone while
+// it served a request, which may have begun their background work again.
 func (r *Router) closeRetired(rt *routes.Route[route]) {
 	if rt.Value.life.Err() == nil {
 		return
@@ -1023,8 +1042,8 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Ex
 	}
 }
 
-// announce calls Begin for x, the exchange of q. It returns why the exchange fails, nil if
-// it does not.
+// announce calls Begin for x, the exchange of q. It returns why the exchange
+// fails, nil if it does not.
 func (r *Router) announce(q *http.Request, x *exchange.Exchange) *exchange.Failure {
 	rules, err := r.rules()
 	if err != nil {
@@ -1033,8 +1052,8 @@ func (r *Router) announce(q *http.Request, x *exchange.Exchange) *exchange.Failu
 	return x.Announce(rules.hooks, q)
 }
 
-// admit counts q in by the rate limit, until the slots are freed, or returns the handler
-// that refuses it.
+// admit counts q in by the rate limit, until the slots are freed, or returns
+// the handler that refuses it.
 func (r *Router) admit(x *exchange.Exchange, q *http.Request) (limit.Slots, http.Handler) {
 	rules, err := r.rules()
 	switch {
@@ -1053,8 +1072,8 @@ func (r *Router) end(x *exchange.Exchange) {
 	x.Release()
 }
 
-// route returns the route of q, which has that path, or the handler that answers if
-// there is none.
+// route returns the route of q, which has that path, or the handler that
+// answers if there is none.
 func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http.Handler) {
 	rt, no := r.find(q, path)
 	switch {
@@ -1062,7 +1081,8 @@ func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http
 		return rt, nil
 	case no.status == 0:
 		return nil, r.NotFound
-	case no.status == http.StatusBadRequest, no.why == exchange.ErrConnect, no.why == exchange.ErrTrace: // what is wrong with it belongs in the record
+	case no.status == http.StatusBadRequest, no.why == exchange.ErrConnect, no.why == exchange.ErrTrace:
+		// what is wrong with it belongs in the record
 		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
 		return nil, fail.Handler()
 	}
@@ -1122,12 +1142,13 @@ func (r *Router) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// Redirect returns a handler that redirects every request to host with 308 Permanent
-// Redirect, for instance from www to the apex. Scheme, port, path and query stay the
-// same. A port in host (example.com:8443) replaces the port of the request. Port 443
-// also sets the scheme to https, and port 80 sets it to http. If the peer is in
-// [Router.TrustedProxies], its X-Forwarded-* headers give scheme and port of the
-// request. Redirect panics if host is not a host with an optional port.
+// Redirect returns a handler that redirects every request to host with 308
+// Permanent Redirect, for instance from www to the apex. Scheme, port, path and
+// query stay the same. A port in host (example.com:8443) replaces the port of
+// the request. Port 443 also sets the scheme to https, and port 80 sets it to
+// http. If the peer is in [Router.TrustedProxies], its X-Forwarded-* headers
+// give scheme and port of the request. Redirect panics if host is not a host
+// with an optional port.
 func Redirect(host string) http.Handler {
 	r, err := handler.NewRedirect(host)
 	if err != nil {
@@ -1144,8 +1165,8 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 	return p, checkRoute(pattern, p, h)
 }
 
-// checkRoute returns why h cannot be the handler of p. spelling is the pattern as
-// the program wrote it.
+// checkRoute returns why h cannot be the handler of p. spelling is the pattern
+// as the program wrote it.
 func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	if fault(h) != nil { // the text is made only then: there may be a million routes
 		return fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", spelling), h))
@@ -1156,8 +1177,8 @@ func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	return checkStrip(spelling, p, h)
 }
 
-// checkStrip returns an error if no path of p has the prefix that the Upstream behind
-// h strips. Handlers of your own may change the path before.
+// checkStrip returns an error if no path of p has the prefix that the Upstream
+// behind h strips. Handlers of your own may change the path before.
 func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
 	prefix := ""
 	reach.Walk(h, func(h http.Handler) bool {
@@ -1175,8 +1196,8 @@ func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
 	return fmt.Errorf("hostproxy: pattern %q: its paths do not begin with the Upstream's StripPrefix, %q: every request would get 404", spelling, prefix)
 }
 
-// deaf returns what is closed when s, which serves r, accepts no more connections; nil if
-// it does not serve.
+// deaf returns what is closed when s, which serves r, accepts no more
+// connections; nil if it does not serve.
 func (r *Router) deaf(s *Server) chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -37,8 +37,8 @@ func reloadable(t *testing.T, set func(*hostproxy.Server)) (*hostproxy.Server, *
 
 const ask1 = "GET /own HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
-// admitted returns a connection on which a request has been answered; false if it was
-// closed.
+// admitted returns a connection on which a request has been answered; false if
+// it was closed.
 func admitted(t *testing.T, addr string) (*proxytest.Client, bool) {
 	t.Helper()
 	c := proxytest.Dial(t, addr)

@@ -21,7 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in a process that is the README's program, but for its port: its value is the target.
+// programEnv is set in a process that is the README's program, but for its
+// port: its value is the target.
 const programEnv = "HOSTPROXY_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -104,7 +105,8 @@ func TestASecondSignalEndsTheProgramImmediately(t *testing.T) {
 	<-arrived
 	ended := make(chan error, 1)
 	go func() { ended <- p.Wait() }()
-	proxytest.Eventually(t, "the process to end", func() bool { // the first is handled at some time after it was sent
+	// the first is handled at some time after it was sent
+	proxytest.Eventually(t, "the process to end", func() bool {
 		_ = p.Process.Signal(syscall.SIGTERM)
 		return len(ended) > 0
 	})

@@ -24,7 +24,8 @@ import (
 // everybody is what opens a Guard's Allow to all.
 var everybody = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// askFrom asks h as a server would that a client at remote has connected to, with the password.
+// askFrom asks h as a server would that a client at remote has connected to,
+// with the password.
 func askFrom(h http.Handler, remote, url string) *httptest.ResponseRecorder {
 	q := httptest.NewRequest("GET", url, nil)
 	q = q.WithContext(context.WithValue(q.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
@@ -82,7 +83,8 @@ func TestTheStatusPageIsNotForThePublicUnlessTold(t *testing.T) {
 	}
 }
 
-// inner returns a Router whose route for status.example.com is the bare status page of r.
+// inner returns a Router whose route for status.example.com is the bare status
+// page of r.
 func inner(r *hostproxy.Router) *hostproxy.Router {
 	var in hostproxy.Router
 	in.Handle("status.example.com", hostproxy.StatusHandler(r))
@@ -100,7 +102,8 @@ func TestARefusedVisitorIsToldHowToOpenTheStatusPage(t *testing.T) {
 	assert.Equal(t, 403, askFrom(hostproxy.StatusHandler(&r), "127.0.0.1:5000", "http://rebound.example.com:9000/").Code)
 }
 
-// The pass of a Guard outside a Router is in a copy of the request: the files of a form that was parsed from it go all the same.
+// The pass of a Guard outside a Router is in a copy of the request: the files
+// of a form that was parsed from it go all the same.
 func TestAGuardOutsideARouterLeavesNoFormBehind(t *testing.T) {
 	var parsed *multipart.Form
 	g := &hostproxy.Guard{Allow: everybody, Next: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {

@@ -31,17 +31,17 @@ import (
 )
 
 // TLS holds the certificate settings of a Router. The zero value obtains
-// certificates from Let's Encrypt for public names and from a LocalCA for internal
-// names, and stores them in files. Using a CA means agreeing to its terms of
-// service.
+// certificates from Let's Encrypt for public names and from a LocalCA for
+// internal names, and stores them in files. Using a CA means agreeing to its
+// terms of service.
 //
 // By default each host of a route gets a certificate in the background. Only
-// handshakes of a host without a certificate wait for the CA, up to 64 per host.
-// These handshakes do not delay hosts that have a certificate. At most ten orders in
-// ten seconds are placed per ACME account, or per issuer if it is not an ACME
-// issuer. Due renewals go first, then hosts with waiting handshakes, then all
-// others. A host that fails is retried with growing pauses, and does not delay other
-// hosts. See [Router.Certificates].
+// handshakes of a host without a certificate wait for the CA, up to 64 per
+// host. These handshakes do not delay hosts that have a certificate. At most
+// ten orders in ten seconds are placed per ACME account, or per issuer if it is
+// not an ACME issuer. Due renewals go first, then hosts with waiting
+// handshakes, then all others. A host that fails is retried with growing
+// pauses, and does not delay other hosts. See [Router.Certificates].
 type TLS struct {
 	// Email is the contact of the ACME account. "" means none.
 	Email string
@@ -49,16 +49,16 @@ type TLS struct {
 	// CA is the URL of an ACME directory. "" means Let's Encrypt.
 	CA string
 
-	// Issuer replaces Email and CA: both must then be "". Nil means ACME with Email,
-	// CA and DNS.
+	// Issuer replaces Email and CA: both must then be "". Nil means ACME with
+	// Email, CA and DNS.
 	//
-	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a copy
-	// of it, so certmagic.NewACMEIssuer is not needed. Set its fields for external
-	// account binding, a profile or the roots of a private CA. The issuer's field
-	// TestCA is the CA's staging directory; for Let's Encrypt it is set by default.
-	// After a failed validation, the Router retries at TestCA. When a validation
-	// succeeds there, the order goes to the CA again. To choose the type of key,
-	// wrap the issuer in an [Issuer].
+	// A *certmagic.ACMEIssuer can be a struct literal: the Router completes a
+	// copy of it, so certmagic.NewACMEIssuer is not needed. Set its fields for
+	// external account binding, a profile or the roots of a private CA. The
+	// issuer's field TestCA is the CA's staging directory; for Let's Encrypt it
+	// is set by default. After a failed validation, the Router retries at
+	// TestCA. When a validation succeeds there, the order goes to the CA again.
+	// To choose the type of key, wrap the issuer in an [Issuer].
 	Issuer certmagic.Issuer
 
 	// Fallbacks are tried in order if Issuer fails. ACME issuers can be struct
@@ -72,192 +72,199 @@ type TLS struct {
 	//
 	// Host is called when the pattern gets its first route, and again by
 	// [Router.ReloadTLS]. Each pattern has its own settings: the settings of
-	// *.example.com do not apply to a route for a.example.com. For a host with an
-	// on-demand certificate (see HostPolicy), which has no route of its own, the
-	// function is called with the name of the host. For these hosts only, a field
-	// that is zero in the returned HostTLS is taken from the settings of the
-	// wildcard pattern that matches the name. Settings for a Passthrough have no
-	// effect, and are logged at level Error.
+	// *.example.com do not apply to a route for a.example.com. For a host with
+	// an on-demand certificate (see HostPolicy), which has no route of its own,
+	// the function is called with the name of the host. For these hosts only, a
+	// field that is zero in the returned HostTLS is taken from the settings of
+	// the wildcard pattern that matches the name. Settings for a Passthrough
+	// have no effect, and are logged at level Error.
 	//
-	// Until the function has returned for a new host, handshakes for the host wait,
-	// and requests for it on open connections get 421. If the function returns an
-	// error, panics or takes longer than 10 s, the host keeps its settings; a new host
-	// gets the state [CertFailed]. The call is retried, at first within seconds, later
-	// every few minutes. The function may be called concurrently for different
-	// patterns. It must not call a method of the Router that waits, such as
-	// [Router.AwaitCertificates].
+	// Until the function has returned for a new host, handshakes for the host
+	// wait, and requests for it on open connections get 421. If the function
+	// returns an error, panics or takes longer than 10 s, the host keeps its
+	// settings; a new host gets the state [CertFailed]. The call is retried, at
+	// first within seconds, later every few minutes. The function may be called
+	// concurrently for different patterns. It must not call a method of the
+	// Router that waits, such as [Router.AwaitCertificates].
 	Host func(pattern string) (HostTLS, error)
 
-	// DNS proves control of names by DNS records (DNS-01), through a provider of
-	// github.com/libdns. All ACME issuers without a DNS01Solver of their own use it.
-	// It makes wildcard certificates possible, and the CA need not reach this machine.
-	// Nil means HTTP-01 and TLS-ALPN-01.
+	// DNS proves control of names by DNS records (DNS-01), through a provider
+	// of github.com/libdns. All ACME issuers without a DNS01Solver of their own
+	// use it. It makes wildcard certificates possible, and the CA need not
+	// reach this machine. Nil means HTTP-01 and TLS-ALPN-01.
 	DNS certmagic.DNSProvider
 
-	// DisableARI ignores the renewal times that CAs suggest (RFC 9773), and renews
-	// after two thirds of a certificate's lifetime. False follows the CA.
+	// DisableARI ignores the renewal times that CAs suggest (RFC 9773), and
+	// renews after two thirds of a certificate's lifetime. False follows the
+	// CA.
 	DisableARI bool
 
-	// Internal is the issuer for internal names, such as app.localhost; see [LocalCA]
-	// for all of them. Nil means a LocalCA with Storage.
+	// Internal is the issuer for internal names, such as app.localhost; see
+	// [LocalCA] for all of them. Nil means a LocalCA with Storage.
 	Internal certmagic.Issuer
 
-	// Storage holds certificates, keys, accounts and locks. Routers with the same
-	// Storage share them. Once a day, certificates that expired more than 30 days ago
-	// are deleted. Nil means files in $XDG_DATA_HOME/certmagic or
+	// Storage holds certificates, keys, accounts and locks. Routers with the
+	// same Storage share them. Once a day, certificates that expired more than
+	// 30 days ago are deleted. Nil means files in $XDG_DATA_HOME/certmagic or
 	// ~/.local/share/certmagic. A process without a home uses the subdirectory
-	// certmagic of the first directory of $STATE_DIRECTORY, which systemd sets for
-	// StateDirectory=.
+	// certmagic of the first directory of $STATE_DIRECTORY, which systemd sets
+	// for StateDirectory=.
 	Storage certmagic.Storage
 
-	// HostPolicy decides only about on-demand certificates. (In autocert, it decides
-	// about every certificate.) If only a wildcard pattern, such as *.example.com or
-	// *, matches a public host name, and no wildcard certificate covers the name,
-	// the first handshake for the name orders an on-demand certificate, if
-	// HostPolicy allows it. A nil HostPolicy allows none.
+	// HostPolicy decides only about on-demand certificates. (In autocert, it
+	// decides about every certificate.) If only a wildcard pattern, such as
+	// *.example.com or *, matches a public host name, and no wildcard
+	// certificate covers the name, the first handshake for the name orders an
+	// on-demand certificate, if HostPolicy allows it. A nil HostPolicy allows
+	// none.
 	//
-	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse it;
-	// the refusal is remembered for HostPolicyTTL. Return any other error if the
-	// policy cannot decide, for instance because its database is down: an existing
-	// certificate then stays in use, the handshake of a new host fails, and a warning
-	// is logged once a minute. A call that takes longer than 10 s counts as such an
-	// error.
+	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse
+	// it; the refusal is remembered for HostPolicyTTL. Return any other error
+	// if the policy cannot decide, for instance because its database is down:
+	// an existing certificate then stays in use, the handshake of a new host
+	// fails, and a warning is logged once a minute. A call that takes longer
+	// than 10 s counts as such an error.
 	//
-	// A renewal calls HostPolicy again. If the host had no handshake since the last
-	// order, the renewal waits for a handshake. If no handshake comes before the
-	// certificate expires, the host is forgotten. HostPolicy may be called
-	// concurrently. If no route has a wildcard pattern, HostPolicy has no effect, and
-	// a warning is logged.
+	// A renewal calls HostPolicy again. If the host had no handshake since the
+	// last order, the renewal waits for a handshake. If no handshake comes
+	// before the certificate expires, the host is forgotten. HostPolicy may be
+	// called concurrently. If no route has a wildcard pattern, HostPolicy has
+	// no effect, and a warning is logged.
 	HostPolicy func(ctx context.Context, host string) error
 
-	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero means
-	// a minute. Negative remembers no refusal. Other errors are always remembered
-	// for 5 s. See [Router.ForgetHostPolicy].
+	// HostPolicyTTL is how long a refusal of HostPolicy is remembered. Zero
+	// means a minute. Negative remembers no refusal. Other errors are always
+	// remembered for 5 s. See [Router.ForgetHostPolicy].
 	HostPolicyTTL time.Duration
 
-	// Lazy obtains the certificate of a host at its first handshake. False obtains
-	// it when the route is added, or when the Router begins to listen: five thousand
-	// new hosts then place five thousand orders. Certificates in Storage are served
-	// and renewed in both cases.
+	// Lazy obtains the certificate of a host at its first handshake. False
+	// obtains it when the route is added, or when the Router begins to listen:
+	// five thousand new hosts then place five thousand orders. Certificates in
+	// Storage are served and renewed in both cases.
 	Lazy bool
 
-	// Addresses are the addresses at which CAs reach this machine, for example the
-	// addresses of its load balancer. Before an order at a known public CA, the Router
-	// looks up the A and AAAA records of the host, unless DNS records prove control
-	// (see TLS.DNS). The order waits if none of the records is one of Addresses, or if
-	// there are no records. The look-up is repeated after a minute, later after ten
-	// minutes.
+	// Addresses are the addresses at which CAs reach this machine, for example
+	// the addresses of its load balancer. Before an order at a known public CA,
+	// the Router looks up the A and AAAA records of the host, unless DNS
+	// records prove control (see TLS.DNS). The order waits if none of the
+	// records is one of Addresses, or if there are no records. The look-up is
+	// repeated after a minute, later after ten minutes.
 	//
 	// If Addresses is empty, the addresses of the network interfaces take their
-	// place. If an interface address is private (the machine may be behind NAT), the
-	// order waits only until the host has a record. If all interface addresses are
-	// public, and none of them is in the records of the host, the order waits for at
-	// most about 35 minutes. A handshake for the host ends that wait, because it
-	// shows that clients reach this machine.
+	// place. If an interface address is private (the machine may be behind
+	// NAT), the order waits only until the host has a record. If all interface
+	// addresses are public, and none of them is in the records of the host, the
+	// order waits for at most about 35 minutes. A handshake for the host ends
+	// that wait, because it shows that clients reach this machine.
 	//
-	// The order does not wait if the host has a valid certificate, if the look-up gets
-	// no answer, or if all records are private addresses.
+	// The order does not wait if the host has a valid certificate, if the
+	// look-up gets no answer, or if all records are private addresses.
 	Addresses []netip.Addr
 
-	// DisablePreflight disables the look-up before an order (see Addresses), for a
-	// machine that does not use the DNS of the Internet.
+	// DisablePreflight disables the look-up before an order (see Addresses),
+	// for a machine that does not use the DNS of the Internet.
 	DisablePreflight bool
 
-	// Files are your own certificates. The Router serves them for the names in them,
-	// and obtains no certificates for these names. The files are read at start, and
-	// within half a minute after a change. While a file cannot be read, its old
-	// certificate stays.
+	// Files are your own certificates. The Router serves them for the names in
+	// them, and obtains no certificates for these names. The files are read at
+	// start, and within half a minute after a change. While a file cannot be
+	// read, its old certificate stays.
 	Files []CertFile
 
-	// DefaultHost is the host for clients that send no server name (SNI): they get
-	// its certificate and must pass its client authentication. "" means the IP
-	// address that they connected to, if it has a route. While no route serves
-	// DefaultHost, such clients are refused, and a warning is logged.
+	// DefaultHost is the host for clients that send no server name (SNI): they
+	// get its certificate and must pass its client authentication. "" means the
+	// IP address that they connected to, if it has a route. While no route
+	// serves DefaultHost, such clients are refused, and a warning is logged.
 	DefaultHost string
 
-	// ShareTickets stores the keys of session tickets in Storage, with a new key every
-	// day. Clients can then resume a session after a restart, and on any Router with
-	// the same Storage. It cannot be combined with Config.SessionTicketsDisabled or
-	// Config.GetConfigForClient. False keeps the keys in memory.
+	// ShareTickets stores the keys of session tickets in Storage, with a new
+	// key every day. Clients can then resume a session after a restart, and on
+	// any Router with the same Storage. It cannot be combined with
+	// Config.SessionTicketsDisabled or Config.GetConfigForClient. False keeps
+	// the keys in memory.
 	ShareTickets bool
 
-	// Config is the base of the TLS settings. The Router uses a copy. Fields such as
-	// EncryptedClientHelloKeys work as in any server. For a host that has a route,
-	// Config.GetCertificate is called first. If it returns nil and no error, the Router
-	// serves a certificate from Config.Certificates that covers the name, or else the
-	// one that the Router obtains. Nil means TLS 1.2 and up, HTTP/2 and HTTP/1.1.
+	// Config is the base of the TLS settings. The Router uses a copy. Fields
+	// such as EncryptedClientHelloKeys work as in any server. For a host that
+	// has a route, Config.GetCertificate is called first. If it returns nil and
+	// no error, the Router serves a certificate from Config.Certificates that
+	// covers the name, or else the one that the Router obtains. Nil means TLS
+	// 1.2 and up, HTTP/2 and HTTP/1.1.
 	Config *tls.Config
 
 	// Hello is called with each ClientHello before a certificate is chosen, for
 	// instance to take fingerprints or to refuse clients. It does not see the
-	// ClientHello of an ACME challenge. An error ends the handshake and is logged at
-	// level Debug. A panic counts as an error, and is also logged as a warning. Hello
-	// may be called concurrently. Nil disables it.
+	// ClientHello of an ACME challenge. An error ends the handshake and is
+	// logged at level Debug. A panic counts as an error, and is also logged as
+	// a warning. Hello may be called concurrently. Nil disables it.
 	Hello func(*tls.ClientHelloInfo) error
 
-	// Observe is called when the certificate of a host becomes ready, is renewed or
-	// fails, and when a limit of the CA delays an order. Calls come one at a time, in
-	// order. A panic is logged. While a call runs, up to 10,000 reports wait. Beyond
-	// that, the oldest reports are dropped, and a warning is logged. Nil disables
-	// reports.
+	// Observe is called when the certificate of a host becomes ready, is
+	// renewed or fails, and when a limit of the CA delays an order. Calls come
+	// one at a time, in order. A panic is logged. While a call runs, up to
+	// 10,000 reports wait. Beyond that, the oldest reports are dropped, and a
+	// warning is logged. Nil disables reports.
 	Observe func(CertStatus)
 }
 
 // A HostTLS holds the settings of one host pattern, as [TLS.Host] returns them.
-// The zero value means the settings of TLS. Settings that exclude each other are
-// an error.
+// The zero value means the settings of TLS. Settings that exclude each other
+// are an error.
 type HostTLS struct {
-	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil means that
-	// these apply. ACME issuers can be struct literals, as in TLS.Issuer. Several
-	// issuers may use the same CA with different settings. They use separate
-	// accounts if the e-mail, the account key or the external account differs.
+	// Issuer replaces TLS.Issuer, TLS.Fallbacks and TLS.Internal. Nil means
+	// that these apply. ACME issuers can be struct literals, as in TLS.Issuer.
+	// Several issuers may use the same CA with different settings. They use
+	// separate accounts if the e-mail, the account key or the external account
+	// differs.
 	//
-	// A change of the issuer takes effect at the next renewal, or immediately for a
-	// host without a valid certificate. ACME issuers are the same if their fields
-	// are equal; DNS01Solver and TrustedRoots are compared with ==. Issuers of other
-	// types, and ACME issuers with func fields that are set, are the same only if
-	// the interface values are equal (==), for instance the same pointer.
+	// A change of the issuer takes effect at the next renewal, or immediately
+	// for a host without a valid certificate. ACME issuers are the same if
+	// their fields are equal; DNS01Solver and TrustedRoots are compared with
+	// ==. Issuers of other types, and ACME issuers with func fields that are
+	// set, are the same only if the interface values are equal (==), for
+	// instance the same pointer.
 	//
-	// Names that no public CA signs, such as nas.lan, require a private issuer, and
-	// fail immediately without one. A *certmagic.ZeroSSLIssuer is public, and so is a
-	// *certmagic.ACMEIssuer for a known public CA; every other issuer is private. A
-	// LocalCA signs internal names only. Names that end in .onion require an issuer
-	// with a method IssuesOnion() bool that returns true.
+	// Names that no public CA signs, such as nas.lan, require a private issuer,
+	// and fail immediately without one. A *certmagic.ZeroSSLIssuer is public,
+	// and so is a *certmagic.ACMEIssuer for a known public CA; every other
+	// issuer is private. A LocalCA signs internal names only. Names that end in
+	// .onion require an issuer with a method IssuesOnion() bool that returns
+	// true.
 	Issuer certmagic.Issuer
 
-	// OwnCertificate obtains a separate certificate for a host even if a wildcard
-	// certificate covers the host. It is not needed if the host and the wildcard have
-	// different Issuers.
+	// OwnCertificate obtains a separate certificate for a host even if a
+	// wildcard certificate covers the host. It is not needed if the host and
+	// the wildcard have different Issuers.
 	OwnCertificate bool
 
-	// ClientAuth requests certificates from the host's clients. Nil requests none,
-	// unless TLS.Config does. Hosts with different settings never share a connection:
-	// a request for one host on a connection to another gets 421. After a change,
-	// requests on connections that do not meet the new settings get 421 too. Upgraded
-	// connections stay open.
+	// ClientAuth requests certificates from the host's clients. Nil requests
+	// none, unless TLS.Config does. Hosts with different settings never share a
+	// connection: a request for one host on a connection to another gets 421.
+	// After a change, requests on connections that do not meet the new settings
+	// get 421 too. Upgraded connections stay open.
 	ClientAuth *ClientAuth
 
-	// Certificate is your own certificate. It must cover the pattern. Nil means that
-	// the Router obtains a certificate.
+	// Certificate is your own certificate. It must cover the pattern. Nil means
+	// that the Router obtains a certificate.
 	Certificate *tls.Certificate
 
-	// Files are the files of your own certificate; set either Certificate or Files.
-	// The files are read again within half a minute after a change. While they cannot
-	// be read, the old certificate stays.
+	// Files are the files of your own certificate; set either Certificate or
+	// Files. The files are read again within half a minute after a change.
+	// While they cannot be read, the old certificate stays.
 	Files CertFile
 
-	// NoCertificate refuses handshakes for the host (unrecognized_name), even if a
-	// wildcard certificate covers the host.
+	// NoCertificate refuses handshakes for the host (unrecognized_name), even
+	// if a wildcard certificate covers the host.
 	NoCertificate bool
 }
 
-// ErrHostNotAllowed is returned by a [TLS.HostPolicy], possibly wrapped, to refuse
-// a certificate.
+// ErrHostNotAllowed is returned by a [TLS.HostPolicy], possibly wrapped, to
+// refuse a certificate.
 var ErrHostNotAllowed = certs.ErrNotAllowed
 
-// An Issuer is a certmagic.Issuer and the type of key for its certificates. Use it
-// wherever TLS takes an issuer. An ACME issuer in it can be a struct literal; see
-// [TLS.Issuer]. For example:
+// An Issuer is a certmagic.Issuer and the type of key for its certificates. Use
+// it wherever TLS takes an issuer. An ACME issuer in it can be a struct
+// literal; see [TLS.Issuer]. For example:
 //
 //	hostproxy.Issuer{Issuer: &certmagic.ACMEIssuer{CA: url}, KeyType: certmagic.RSA2048}
 type Issuer struct {
@@ -274,9 +281,9 @@ type CertFile struct{ CertFile, KeyFile string }
 // issues no session tickets, so that clients prove their identity in every
 // handshake.
 type ClientAuth struct {
-	// CAs is the pool of CAs that sign client certificates. The PEM files in CAFiles
-	// hold further CAs. The files are read again within half a minute after a change.
-	// While they cannot be read, the old CAs stay.
+	// CAs is the pool of CAs that sign client certificates. The PEM files in
+	// CAFiles hold further CAs. The files are read again within half a minute
+	// after a change. While they cannot be read, the old CAs stay.
 	CAs     *x509.CertPool
 	CAFiles []string
 
@@ -285,23 +292,27 @@ type ClientAuth struct {
 	Mode tls.ClientAuthType
 }
 
-// SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440) in
-// h to the client's verified certificate and its chain. Headers of these names that
-// the client sent are removed, even if no certificate was verified. Call it in
-// [Upstream.Rewrite]:
+// SetClientCert sets the headers Client-Cert and Client-Cert-Chain (RFC 9440)
+// in h to the client's verified certificate and its chain. Headers of these
+// names that the client sent are removed, even if no certificate was verified.
+// Call it in [Upstream.Rewrite]:
 //
 //	hostproxy.SetClientCert(p.Out.Header, p.In.TLS)
 func SetClientCert(h http.Header, state *tls.ConnectionState) { certs.SetClientCert(h, state) }
 
-// The states of a certificate. A host whose certificate is to come from a CA begins
-// as CertPending and then changes between CertValid and CertFailed. A failed host
-// without a certificate becomes CertPending again after [Router.RenewCertificate],
-// and when its DNS records have been corrected.
+// The states of a certificate. A host whose certificate is to come from a CA
+// begins as CertPending and then changes between CertValid and CertFailed. A
+// failed host without a certificate becomes CertPending again after
+// [Router.RenewCertificate], and when its DNS records have been corrected.
 const (
-	CertPending = "pending" // no valid certificate; an attempt is in progress, is due soon or is left to a handshake
-	CertValid   = "valid"   // a certificate is served
-	CertFailed  = "failed"  // the last attempt failed, or no attempt can be made, or the order waits for DNS records; an older certificate may still be served
-	CertStatic  = "static"  // supplied by the program
+	// no valid certificate; an attempt is in progress, is due soon or is left
+	// to a handshake
+	CertPending = "pending"
+	CertValid   = "valid" // a certificate is served
+	// the last attempt failed, or no attempt can be made, or the order waits
+	// for DNS records; an older certificate may still be served
+	CertFailed = "failed"
+	CertStatic = "static" // supplied by the program
 )
 
 // A CertStatus is the state of one host's certificate.
@@ -315,17 +326,18 @@ type CertStatus struct {
 	NotAfter  time.Time
 	RenewAt   time.Time // when the renewal is due; zero if it is not renewed
 
-	// Attempts counts the failures at an issuer since the last success. Failures of
-	// storage, DNS or HostPolicy do not count.
+	// Attempts counts the failures at an issuer since the last success.
+	// Failures of storage, DNS or HostPolicy do not count.
 	Attempts int
 
-	// Err is the error of the last attempt, or the reason why no attempt was made.
-	// Nil means that nothing is wrong.
+	// Err is the error of the last attempt, or the reason why no attempt was
+	// made. Nil means that nothing is wrong.
 	Err error
 
-	// After a failure, or while a CA's limit applies, NextTry is the time of the next
-	// attempt. Zero means that no attempt is planned. If NextTry is zero in the
-	// state [CertFailed], no attempt is made until the configuration changes.
+	// After a failure, or while a CA's limit applies, NextTry is the time of
+	// the next attempt. Zero means that no attempt is planned. If NextTry is
+	// zero in the state [CertFailed], no attempt is made until the
+	// configuration changes.
 	NextTry time.Time
 
 	OnDemand bool // allowed by TLS.HostPolicy
@@ -334,35 +346,36 @@ type CertStatus struct {
 	// reports to TLS.Observe.
 	Waiting int
 
-	// Refused counts the handshakes that were refused because 64 were waiting for
-	// the host, or 1,024 for all hosts. It returns to 0 a minute or two after the
-	// last refusal. It is 0 in reports to TLS.Observe.
+	// Refused counts the handshakes that were refused because 64 were waiting
+	// for the host, or 1,024 for all hosts. It returns to 0 a minute or two
+	// after the last refusal. It is 0 in reports to TLS.Observe.
 	Refused int
 }
 
 // A LocalCA is a certificate authority for internal names: localhost, test,
-// internal, local, home.arpa, names below these, and private IP addresses. Its root
-// certificate is limited to these names and to server certificates. A root that is
-// already in Storage is used unchanged. A LocalCA implements certmagic.Issuer.
+// internal, local, home.arpa, names below these, and private IP addresses. Its
+// root certificate is limited to these names and to server certificates. A root
+// that is already in Storage is used unchanged. A LocalCA implements
+// certmagic.Issuer.
 //
-// Clients do not accept wildcard certificates directly below a top-level name, such
-// as *.localhost or *.test. A LocalCA therefore issues no wildcards: an internal
-// host that is matched only by a wildcard pattern, or by *, gets a certificate of
-// its own during the handshake. Such certificates stay in memory only, and
-// [Router.Certificates] does not list them.
+// Clients do not accept wildcard certificates directly below a top-level name,
+// such as *.localhost or *.test. A LocalCA therefore issues no wildcards: an
+// internal host that is matched only by a wildcard pattern, or by *, gets a
+// certificate of its own during the handshake. Such certificates stay in memory
+// only, and [Router.Certificates] does not list them.
 //
 // Values with the same Storage are the same authority. The zero LocalCA is the
 // authority that a Router uses if its TLS field is not set. The methods may be
-// called concurrently, and create the authority if it does not exist. The root is
-// never installed in a trust store: install it yourself.
+// called concurrently, and create the authority if it does not exist. The root
+// is never installed in a trust store: install it yourself.
 //
 // If several processes share a Storage and it loses its contents, the running
 // processes restore the contents within five minutes. A process that starts in
-// between makes a new root, which clients do not trust. That process changes to the
-// restored root within ten minutes.
+// between makes a new root, which clients do not trust. That process changes to
+// the restored root within ten minutes.
 type LocalCA struct {
-	// Storage holds the root certificate and its private key. Nil means the default
-	// files of [TLS.Storage].
+	// Storage holds the root certificate and its private key. Nil means the
+	// default files of [TLS.Storage].
 	Storage certmagic.Storage
 
 	once sync.Once
@@ -372,8 +385,8 @@ type LocalCA struct {
 // RootPEM returns the root certificate, for trust stores and test clients.
 func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) { return c.open().RootPEM(ctx) }
 
-// RootFile returns the path of the root certificate, for curl --cacert. It returns
-// an error if Storage does not store files.
+// RootFile returns the path of the root certificate, for curl --cacert. It
+// returns an error if Storage does not store files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) { return c.open().RootFile(ctx) }
 
 // IssuerKey implements certmagic.Issuer.
@@ -390,10 +403,11 @@ func (c *LocalCA) open() *certs.LocalCA {
 }
 
 // A Passthrough is a route that forwards TLS connections to a target without
-// decrypting them. The server name in the ClientHello selects the route. The target has
-// the certificates, and answers the CA's TLS challenges for them. The pattern is
-// a host, a wildcard or "*", without a path; other routes of the host cannot be
-// reached over TLS. An HTTP request that reaches a Passthrough gets 421.
+// decrypting them. The server name in the ClientHello selects the route. The
+// target has the certificates, and answers the CA's TLS challenges for them.
+// The pattern is a host, a wildcard or "*", without a path; other routes of the
+// host cannot be reached over TLS. An HTTP request that reaches a Passthrough
+// gets 421.
 //
 // It works with a [Server], [Router.Listen] and [Router.Wrap]. Its connections
 // count in [Server.MaxConns]. They are closed immediately when the route is
@@ -402,8 +416,8 @@ type Passthrough struct {
 	// Addr is the target, host:port. It must speak TLS. Required.
 	Addr string
 
-	// ProxyProtocol begins each connection to the target with a header of the PROXY
-	// protocol, version 2, which carries the client's address.
+	// ProxyProtocol begins each connection to the target with a header of the
+	// PROXY protocol, version 2, which carries the client's address.
 	ProxyProtocol bool
 
 	// Dial connects to the target, as [Upstream.Dial] does. Nil means a
@@ -439,12 +453,13 @@ func (p *Passthrough) explain(e *status.Explanation, _ *http.Request, _ *exchang
 	e.RefuseBy("Passthrough", http.StatusMisdirectedRequest, "TLS for the host ends at %s; the Router refuses its HTTP requests", p.Addr)
 }
 
-// Listen opens a TLS listener with the certificates of r's hosts, for a server of
-// your own. network and address are as for net.Listen. Connections of Passthrough
-// routes are forwarded to their targets until r is closed.
+// Listen opens a TLS listener with the certificates of r's hosts, for a server
+// of your own. network and address are as for net.Listen. Connections of
+// Passthrough routes are forwarded to their targets until r is closed.
 //
 // Your server must limit the time of the handshake. The wait for a certificate
-// ends after 10 s, or after 30 s in the handshake that begins an on-demand order.
+// ends after 10 s, or after 30 s in the handshake that begins an on-demand
+// order.
 func (r *Router) Listen(network, address string) (net.Listener, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6", "unix":
@@ -560,9 +575,9 @@ func endOf(t *routes.Table[route], pattern string) end {
 	return here
 }
 
-// reportMoved notifies the certificate manager of host patterns whose TLS ends elsewhere
-// after a change of tables. differ yields the patterns with changed routes, about
-// n at most. r.mu is held.
+// reportMoved notifies the certificate manager of host patterns whose TLS ends
+// elsewhere after a change of tables. differ yields the patterns with changed
+// routes, about n at most. r.mu is held.
 func (r *Router) reportMoved(from, to *routes.Table[route], differ iter.Seq[string], n int) {
 	if r.certs.Manager() == nil {
 		return
@@ -586,7 +601,8 @@ func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []stri
 	return hosts
 }
 
-// orders returns the host patterns for which c would load or order a certificate.
+// orders returns the host patterns for which c would load or order a
+// certificate.
 func (r *Router) orders(c *routes.Change[route]) (hosts []string) {
 	m := r.certs.Manager()
 	for host := range c.Hosts() {
@@ -601,8 +617,8 @@ func (r *Router) orders(c *routes.Change[route]) (hosts []string) {
 	return hosts
 }
 
-// explainTLS adds to e the result of a handshake for a canonical host, and returns
-// the status of the certificate.
+// explainTLS adds to e the result of a handshake for a canonical host, and
+// returns the status of the certificate.
 func (r *Router) explainTLS(e *status.Explanation, host string) CertStatus {
 	if t, ok := r.passTarget(host); ok {
 		e.TLS = fmt.Sprintf("none here: TLS for %s ends at %s (Passthrough)", t.Pattern, t.Addr)
@@ -628,17 +644,18 @@ func isPassthrough(h http.Handler) bool {
 	return ok
 }
 
-// TLSConfig returns TLS settings for a listener of your own, with the certificates
-// of r's hosts. The error joins all faults of r.TLS.
+// TLSConfig returns TLS settings for a listener of your own, with the
+// certificates of r's hosts. The error joins all faults of r.TLS.
 //
 // A certificate is ordered at the first handshake for its host, or two seconds
-// after the call, whichever comes first; with [TLS.Lazy], always at the handshake.
-// Your server must limit the time of the handshake, as for [Router.Listen].
+// after the call, whichever comes first; with [TLS.Lazy], always at the
+// handshake. Your server must limit the time of the handshake, as for
+// [Router.Listen].
 //
 // A Passthrough needs the connection before decryption. A Passthrough route is
-// therefore an error, unless r already has a Server, or a listener from Listen or
-// Wrap. If a Passthrough route is added after the call, handshakes for it at your
-// server fail. The failure is logged once per route.
+// therefore an error, unless r already has a Server, or a listener from Listen
+// or Wrap. If a Passthrough route is added after the call, handshakes for it at
+// your server fail. The failure is logged once per route.
 func (r *Router) TLSConfig() (*tls.Config, error) {
 	if !r.carries.Load() {
 		if pattern := r.firstPassthrough(); pattern != "" {
@@ -726,11 +743,11 @@ func (r *Router) redirects(authority func(q *http.Request, host, port string) st
 	})
 }
 
-// Certificates returns the current state of the certificates of r's hosts, sorted
-// by host. There is one status for each host that has or needs a certificate,
-// except hosts such as a.localhost for the pattern *.localhost: their certificates
-// are made during the handshake (see [LocalCA]). There is no status while the
-// Router does not listen.
+// Certificates returns the current state of the certificates of r's hosts,
+// sorted by host. There is one status for each host that has or needs a
+// certificate, except hosts such as a.localhost for the pattern *.localhost:
+// their certificates are made during the handshake (see [LocalCA]). There is no
+// status while the Router does not listen.
 func (r *Router) Certificates() iter.Seq[CertStatus] {
 	return func(yield func(CertStatus) bool) {
 		m := r.certs.Manager()
@@ -745,9 +762,9 @@ func (r *Router) Certificates() iter.Seq[CertStatus] {
 	}
 }
 
-// Certificate returns the status of the certificate that serves a host: its own or
-// a wildcard certificate. host may also be a pattern such as *.example.com. It
-// reports false if [Router.Certificates] has no such status.
+// Certificate returns the status of the certificate that serves a host: its own
+// or a wildcard certificate. host may also be a pattern such as *.example.com.
+// It reports false if [Router.Certificates] has no such status.
 func (r *Router) Certificate(host string) (CertStatus, bool) {
 	m := r.certs.Manager()
 	name, err := canonicalHost(host)
@@ -767,7 +784,8 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	}
 	zone, wild := strings.CutPrefix(c.Host, "*.")
 	switch {
-	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone): // a CA would not look at the host
+	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone):
+		// a CA would not look at the host
 	case wild || r.TLS.DNS != nil:
 		s.Check = status.RecordsCommand(c.Host)
 	default:
@@ -776,8 +794,8 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	return s
 }
 
-// describeCertificates adds the certificates, and the hosts of the table that have none
-// though r listens with TLS.
+// describeCertificates adds the certificates, and the hosts of the table that
+// have none though r listens with TLS.
 func (r *Router) describeCertificates(p *status.Page, table *routes.Table[route]) {
 	told := make(map[string]bool)
 	for c := range r.Certificates() {
@@ -808,13 +826,13 @@ func (r *Router) outlook(host string) string {
 	return e.TLS
 }
 
-// RenewCertificate orders a new certificate for a host now, even if no renewal is
-// due: call it, for instance, after correcting DNS records. If only a wildcard
-// pattern matches the host, it renews the wildcard certificate. If there is no wildcard
-// certificate, it calls [TLS.HostPolicy], even if HostPolicy has just refused the host.
-// It resets the host's backoff. The limit of ten orders in ten seconds (see [TLS]) and
-// the CA's limits still apply. It does not wait; [TLS.Observe] reports the
-// result. It returns an error if
+// RenewCertificate orders a new certificate for a host now, even if no renewal
+// is due: call it, for instance, after correcting DNS records. If only a
+// wildcard pattern matches the host, it renews the wildcard certificate. If
+// there is no wildcard certificate, it calls [TLS.HostPolicy], even if
+// HostPolicy has just refused the host. It resets the host's backoff. The limit
+// of ten orders in ten seconds (see [TLS]) and the CA's limits still apply. It
+// does not wait; [TLS.Observe] reports the result. It returns an error if
 //
 //   - the Router does not listen
 //   - no route serves the host
@@ -840,8 +858,8 @@ func (r *Router) RenewCertificate(host string) error {
 	return nil
 }
 
-// ForgetHostPolicy forgets the last decision of [TLS.HostPolicy] about a host. The
-// next handshake for the host calls HostPolicy again.
+// ForgetHostPolicy forgets the last decision of [TLS.HostPolicy] about a host.
+// The next handshake for the host calls HostPolicy again.
 func (r *Router) ForgetHostPolicy(host string) {
 	m := r.certs.Manager()
 	if name, err := canonicalHost(host); m != nil && err == nil {
@@ -849,15 +867,15 @@ func (r *Router) ForgetHostPolicy(host string) {
 	}
 }
 
-// ReloadTLS calls [TLS.Host] again for the given patterns. Without arguments, it
-// does so for all patterns. It does not wait: hosts keep their settings until Host
-// has returned without an error. ReloadTLS does nothing if TLS.Host is nil, or
-// before the Router listens.
+// ReloadTLS calls [TLS.Host] again for the given patterns. Without arguments,
+// it does so for all patterns. It does not wait: hosts keep their settings
+// until Host has returned without an error. ReloadTLS does nothing if TLS.Host
+// is nil, or before the Router listens.
 //
 // Each pattern is the host pattern of a route, or a host with an on-demand
-// certificate. For a host that [TLS.HostPolicy] has refused, ReloadTLS only forgets
-// the refusal, as [Router.ForgetHostPolicy] does. Any other pattern is logged as a
-// warning.
+// certificate. For a host that [TLS.HostPolicy] has refused, ReloadTLS only
+// forgets the refusal, as [Router.ForgetHostPolicy] does. Any other pattern is
+// logged as a warning.
 func (r *Router) ReloadTLS(patterns ...string) {
 	m := r.certs.Manager()
 	if m == nil {
@@ -878,13 +896,14 @@ func canonicalHost(host string) (string, error) {
 	return name, err
 }
 
-// AwaitCertificates waits until the Router listens and each of the given hosts has a
-// certificate. If no hosts are given, it waits for all hosts that need a
-// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If such
-// hosts are given explicitly, AwaitCertificates waits for them, but does not order
-// their certificates: the first handshake or [Router.RenewCertificate] does. When
-// ctx is done, the error names the hosts without a certificate and the reasons. An
-// invalid host is an error immediately.
+// AwaitCertificates waits until the Router listens and each of the given hosts
+// has a certificate. If no hosts are given, it waits for all hosts that need a
+// certificate, except hosts that [TLS.Lazy] leaves to their first handshake. If
+// such hosts are given explicitly, AwaitCertificates waits for them, but does
+// not order their certificates: the first handshake or
+// [Router.RenewCertificate] does. When ctx is done, the error names the hosts
+// without a certificate and the reasons. An invalid host is an error
+// immediately.
 func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	names, err := canonicalHosts(hosts)
 	if err != nil {
@@ -904,8 +923,8 @@ func (r *Router) AwaitCertificates(ctx context.Context, hosts ...string) error {
 	return nil
 }
 
-// canonicalHosts returns the canonical forms of hosts and wildcards, or all errors
-// joined.
+// canonicalHosts returns the canonical forms of hosts and wildcards, or all
+// errors joined.
 func canonicalHosts(hosts []string) ([]string, error) {
 	names := make([]string, len(hosts))
 	var errs []error
@@ -919,19 +938,19 @@ func canonicalHosts(hosts []string) ([]string, error) {
 }
 
 // Close ends the background work of the Router. Call it in programs that use
-// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. A Router
-// that only Servers use needs no call: the last [Server] to end does the same. Close
-// may be called more than once.
+// [Router.Listen], [Router.Wrap], [Router.TLSConfig] or r as a handler. A
+// Router that only Servers use needs no call: the last [Server] to end does the
+// same. Close may be called more than once.
 //
-// Close stops the renewal of certificates, waits until the renewal has ended, and
-// releases its locks in [TLS].Storage. Close waits at most 15 s for calls of issuers
-// and storages that ignore their context, and logs these calls as errors. It also
-// closes the idle connections to the targets of all routes, and ends health checks
-// and discovery until the next request.
+// Close stops the renewal of certificates, waits until the renewal has ended,
+// and releases its locks in [TLS].Storage. Close waits at most 15 s for calls
+// of issuers and storages that ignore their context, and logs these calls as
+// errors. It also closes the idle connections to the targets of all routes, and
+// ends health checks and discovery until the next request.
 //
-// If Close is called while Servers run, they serve the certificates in memory until
-// these expire, and get no new certificates. The next Listen, Wrap, TLSConfig or
-// Serve starts renewal again, but not for these Servers.
+// If Close is called while Servers run, they serve the certificates in memory
+// until these expire, and get no new certificates. The next Listen, Wrap,
+// TLSConfig or Serve starts renewal again, but not for these Servers.
 func (r *Router) Close() error {
 	r.closeIdle()
 	return closed(r.certs.Close())
@@ -1061,15 +1080,15 @@ func (r *Router) closeIdle() {
 	}
 }
 
-// An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use only
-// HTTPS. They obey the policy for MaxAge, even if the certificate is no longer
-// valid: start with a short MaxAge.
+// An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use
+// only HTTPS. They obey the policy for MaxAge, even if the certificate is no
+// longer valid: start with a short MaxAge.
 type HSTS struct {
 	MaxAge            time.Duration // 0 makes clients forget the policy
 	IncludeSubDomains bool          // applies the policy to subdomains too
 
-	// Preload allows browsers to preload the policy. It requires IncludeSubDomains
-	// and a MaxAge of a year or more.
+	// Preload allows browsers to preload the policy. It requires
+	// IncludeSubDomains and a MaxAge of a year or more.
 	Preload bool
 }
 

@@ -93,7 +93,8 @@ func TestInternalHostsAreServedWithALocalCAWithoutAnySetting(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(log.String(), root), "the path of the root is logged once")
 }
 
-// CVE-2022-27664 and friends begin with hosts nobody knows: they get no further than the handshake.
+// CVE-2022-27664 and friends begin with hosts nobody knows: they get no further
+// than the handshake.
 func TestUnknownServerNamesAreRefusedInTheHandshake(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -308,7 +309,8 @@ func TestCertificatesFollowTheRoutesAtRunTime(t *testing.T) {
 	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "b.localhost", InsecureSkipVerify: true})
 	require.ErrorContains(t, err, "unrecognized name")
 	require.Len(t, slices.Collect(r.Certificates()), 1)
-	assert.EventuallyWithT(t, func(t *assert.CollectT) { // the hook is told from a goroutine of its own
+	// the hook is told from a goroutine of its own
+	assert.EventuallyWithT(t, func(t *assert.CollectT) {
 		mu.Lock()
 		defer mu.Unlock()
 		assert.Equal(t, []string{"a.localhost valid", "b.localhost valid"}, seen)
@@ -371,7 +373,8 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 	}
 }
 
-// CVE-2022-23632, CVE-2022-46153, CVE-2020-9321, CVE-2026-48491, CVE-2026-53622, CVE-2026-27586.
+// CVE-2022-23632, CVE-2022-46153, CVE-2020-9321, CVE-2026-48491,
+// CVE-2026-53622, CVE-2026-27586.
 func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	client, clientRoots := proxytest.Certificate(t, "client.example")
@@ -437,7 +440,8 @@ func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
 	}
 }
 
-// A client that names no host shakes hands as one of the default host, and must not pass as one of all others then.
+// A client that names no host shakes hands as one of the default host, and must
+// not pass as one of all others then.
 func TestWhoNamesNoHostDoesNotSkipClientAuthentication(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	_, clientRoots := proxytest.Certificate(t, "client.example")
@@ -498,7 +502,8 @@ func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testi
 			return false, err
 		}
 		defer c.Close()
-		// In TLS 1.3 the answer to the client's certificate, and the ticket, come with the first read.
+		// In TLS 1.3 the answer to the client's certificate, and the ticket,
+		// come with the first read.
 		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", sni)
 		_, err = io.ReadAll(c)
 		return c.ConnectionState().DidResume, err
@@ -852,7 +857,8 @@ func TestTheHelloHookSeesAndRefuses(t *testing.T) {
 	}
 }
 
-// A client that hides the host it wants by ECH reaches it, and the outer name is no route.
+// A client that hides the host it wants by ECH reaches it, and the outer name
+// is no route.
 func TestKeysForEncryptedClientHellosPassThrough(t *testing.T) {
 	conf, roots := proxytest.TLS(t, "hidden.test", "public.test")
 	key, err := ecdh.X25519().GenerateKey(rand.Reader)
@@ -875,7 +881,8 @@ func TestKeysForEncryptedClientHellosPassThrough(t *testing.T) {
 	assert.Contains(t, string(answer), "hidden HTTP/1.1")
 }
 
-// echConfig is an ECHConfig (draft-ietf-tls-esni, 4) with X25519, HKDF-SHA256 and AES-128-GCM.
+// echConfig is an ECHConfig (draft-ietf-tls-esni, 4) with X25519, HKDF-SHA256
+// and AES-128-GCM.
 func echConfig(id byte, public []byte, name string) []byte {
 	body := []byte{id, 0x00, 0x20}
 	body = append(binary.BigEndian.AppendUint16(body, uint16(len(public))), public...)

@@ -207,7 +207,8 @@ func TestAHostWithoutACertificateByTLSHostIsNotRenewed(t *testing.T) {
 	})
 }
 
-// crypto/tls calls it "no certificates configured" in the log of an http.Server.
+// crypto/tls calls it "no certificates configured" in the log of an
+// http.Server.
 func TestHandshakesOfARouterWithoutRoutesAreExplainedOnce(t *testing.T) {
 	var log lockedBuffer
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}

@@ -36,31 +36,33 @@ import (
 // targets. Use it as a route of a [Router], or alone in any http.Server. Only
 // Targets or Discover is required; [To] and [NewUpstream] set Targets.
 //
-// Fields may be set until first use: a request, a call of a method, or the first use
-// of a Router that has a route to the Upstream. [Router.Check] reports a field that
-// is changed later. Hooks may be called concurrently. If a hook panics, the request
-// fails with 500 and the stack is in [Exchange.Err].
+// Fields may be set until first use: a request, a call of a method, or the
+// first use of a Router that has a route to the Upstream. [Router.Check]
+// reports a field that is changed later. Hooks may be called concurrently. If a
+// hook panics, the request fails with 500 and the stack is in [Exchange.Err].
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
 type Upstream struct {
 	// -- Addresses: where requests go --
 	//
-	// Targets are the addresses of the service: http, https, h2c (HTTP/2 without
-	// TLS) or unix URLs. A path in the URL is put in front of the request's path; see
-	// also AddPrefix.
+	// Targets are the addresses of the service: http, https, h2c (HTTP/2
+	// without TLS) or unix URLs. A path in the URL is put in front of the
+	// request's path; see also AddPrefix.
 	//
 	// An https target gets HTTP/1.1, and HTTP/2 for gRPC. A target that refuses
-	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets that speak only HTTP/2 select
-	// no protocol when they are offered only http/1.1, and close the connection. To
-	// detect them, the proxy opens a second connection that offers h2 too, at most
-	// once in ten minutes. If the target selects h2 on it, and has closed the
-	// connection that offered only http/1.1, it gets only HTTP/2 from then on.
+	// HTTP/1.1 by ALPN gets only HTTP/2. Some targets that speak only HTTP/2
+	// select no protocol when they are offered only http/1.1, and close the
+	// connection. To detect them, the proxy opens a second connection that
+	// offers h2 too, at most once in ten minutes. If the target selects h2 on
+	// it, and has closed the connection that offered only http/1.1, it gets
+	// only HTTP/2 from then on.
 	Targets []*url.URL
 
-	// Discover finds targets at run time, see [DNSSource] and [SRVSource]. Until it
-	// finds the first targets, the Upstream uses Targets. Discover starts and ends
-	// when health checks do, see [HealthCheck]. Nil means that only Targets are used.
+	// Discover finds targets at run time, see [DNSSource] and [SRVSource].
+	// Until it finds the first targets, the Upstream uses Targets. Discover
+	// starts and ends when health checks do, see [HealthCheck]. Nil means that
+	// only Targets are used.
 	Discover Source
 
 	// -- Choosing: which target gets a request --
@@ -68,130 +70,138 @@ type Upstream struct {
 	// Policy is how a target is chosen. The zero value is LessBusy.
 	Policy Policy
 
-	// Weights are the targets' shares of the requests, in the order of Targets. A
-	// target of weight 0 gets no requests. Nil means equal shares.
+	// Weights are the targets' shares of the requests, in the order of Targets.
+	// A target of weight 0 gets no requests. Nil means equal shares.
 	Weights []int
 
 	// HashBy is the part of a request by which ConsistentHash chooses. The zero
 	// value means the client address.
 	HashBy HashKey
 
-	// Sticky sends a client to the target that served it first, by a cookie, as long
-	// as that target is up. Nil disables it.
+	// Sticky sends a client to the target that served it first, by a cookie, as
+	// long as that target is up. Nil disables it.
 	Sticky *Sticky
 
-	// Pick chooses the target of an attempt. It gets the targets that are up and not
-	// tried yet, including those that have MaxTargetInFlight requests; if none is
-	// up, see FailClosed. If Pick returns nil, the request fails with 503. Pick
-	// cannot be combined with Policy, Weights or Sticky. Nil leaves the choice to
-	// these fields.
+	// Pick chooses the target of an attempt. It gets the targets that are up
+	// and not tried yet, including those that have MaxTargetInFlight requests;
+	// if none is up, see FailClosed. If Pick returns nil, the request fails
+	// with 503. Pick cannot be combined with Policy, Weights or Sticky. Nil
+	// leaves the choice to these fields.
 	Pick func(*http.Request, []*Target) *Target
 
 	// -- Connecting: how targets are reached --
 	//
 	// Transport replaces the built-in client, for tests or exotic protocols.
-	// ResponseHeaderTimeout limits it. DialTimeout limits it only if the Transport
-	// calls the hooks of net/http/httptrace. If the Transport does not return when
-	// the context of the request is done, the proxy stops waiting for it. If a
-	// response comes later, the proxy closes it. Nil means the built-in client.
+	// ResponseHeaderTimeout limits it. DialTimeout limits it only if the
+	// Transport calls the hooks of net/http/httptrace. If the Transport does
+	// not return when the context of the request is done, the proxy stops
+	// waiting for it. If a response comes later, the proxy closes it. Nil means
+	// the built-in client.
 	Transport http.RoundTripper
 
-	// Dial connects to targets: from another source address, over SSH, or over a
-	// network of the program's own. network is "tcp" or "unix". addr is the
+	// Dial connects to targets: from another source address, over SSH, or over
+	// a network of the program's own. network is "tcp" or "unix". addr is the
 	// target's host:port, with the host name unresolved, or its socket path.
 	//
-	// Requests, health checks and mirrored copies use it, within DialTimeout. It
-	// may be called concurrently. An error means that the target cannot be
-	// reached. A connection carries only one request unless it is a *net.TCPConn,
-	// *net.UnixConn or [UnbufferedConn]. Dial cannot be combined with Transport.
-	// Nil means a net.Dialer.
+	// Requests, health checks and mirrored copies use it, within DialTimeout.
+	// It may be called concurrently. An error means that the target cannot be
+	// reached. A connection carries only one request unless it is a
+	// *net.TCPConn, *net.UnixConn or [UnbufferedConn]. Dial cannot be combined
+	// with Transport. Nil means a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// ProxyProtocol is the version, 1 or 2, of the PROXY protocol with which each
-	// connection to a target begins, before TLS. The header carries the client address,
-	// as in [Exchange.Client], and the address that the client connected to. If the
-	// client is behind a peer in [Router.TrustedProxies], its port is 0. Health checks
-	// send LOCAL (version 2) or UNKNOWN (version 1), and so do requests whose client has
-	// no address.
+	// ProxyProtocol is the version, 1 or 2, of the PROXY protocol with which
+	// each connection to a target begins, before TLS. The header carries the
+	// client address, as in [Exchange.Client], and the address that the client
+	// connected to. If the client is behind a peer in [Router.TrustedProxies],
+	// its port is 0. Health checks send LOCAL (version 2) or UNKNOWN (version
+	// 1), and so do requests whose client has no address.
 	//
-	// A connection to a target is used again only for requests with the same header, that
-	// is, for the same connection of the client. Up to 256 idle connections are kept per
-	// target. ProxyProtocol cannot be combined with Transport. Zero sends no header.
+	// A connection to a target is used again only for requests with the same
+	// header, that is, for the same connection of the client. Up to 256 idle
+	// connections are kept per target. ProxyProtocol cannot be combined with
+	// Transport. Zero sends no header.
 	ProxyProtocol int
 
-	// TLS configures the connections to https targets. It cannot be combined with
-	// Transport. Nil verifies the target's certificate against its host name and the
-	// system's root CAs.
+	// TLS configures the connections to https targets. It cannot be combined
+	// with Transport. Nil verifies the target's certificate against its host
+	// name and the system's root CAs.
 	TLS *tls.Config
 
 	// -- Rewriting: what changes on the way --
 	//
-	// StripPrefix is removed from the start of each request's path, and AddPrefix is
-	// put in its place, behind the path of the target's URL. They are written as the
-	// path of a pattern, such as /api, and match whole segments: with StripPrefix
-	// /api, the paths /api and /api/users become / and /users, and /apis does not
-	// match. "" changes nothing.
+	// StripPrefix is removed from the start of each request's path, and
+	// AddPrefix is put in its place, behind the path of the target's URL. They
+	// are written as the path of a pattern, such as /api, and match whole
+	// segments: with StripPrefix /api, the paths /api and /api/users become /
+	// and /users, and /apis does not match. "" changes nothing.
 	//
-	// A request whose path is not below StripPrefix gets 404. A [Router] refuses a
-	// pattern if none of the paths it matches is below StripPrefix. A request gets
-	// 400 if the target may read the changed path as a path outside AddPrefix, for
-	// instance /api/%2e%2e/admin. It also gets 400 if its path has an empty segment
-	// behind StripPrefix. OPTIONS * is forwarded unchanged.
+	// A request whose path is not below StripPrefix gets 404. A [Router]
+	// refuses a pattern if none of the paths it matches is below StripPrefix. A
+	// request gets 400 if the target may read the changed path as a path
+	// outside AddPrefix, for instance /api/%2e%2e/admin. It also gets 400 if
+	// its path has an empty segment behind StripPrefix. OPTIONS * is forwarded
+	// unchanged.
 	//
 	// The target gets StripPrefix as X-Forwarded-Prefix. If a peer in
-	// [Router.TrustedProxies] has sent that header, StripPrefix is appended to its
-	// value. The client's own header is removed.
+	// [Router.TrustedProxies] has sent that header, StripPrefix is appended to
+	// its value. The client's own header is removed.
 	//
-	// In responses, Location, Content-Location and the Path of cookies are changed
-	// back, before ModifyResponse. Location and Content-Location may also be URLs. A
-	// URL with the target's host becomes a path. In a URL with the host that the
-	// client asked for, the path is changed and the host stays. URLs with other
-	// hosts, relative references and paths outside AddPrefix are not changed. Paths
-	// that begin with StripPrefix are not changed either: a target that reads
-	// X-Forwarded-Prefix has added it. Cookies whose name begins with __Host- keep
-	// their Path. Bodies and other headers, such as Link and Refresh, are not
-	// changed.
+	// In responses, Location, Content-Location and the Path of cookies are
+	// changed back, before ModifyResponse. Location and Content-Location may
+	// also be URLs. A URL with the target's host becomes a path. In a URL with
+	// the host that the client asked for, the path is changed and the host
+	// stays. URLs with other hosts, relative references and paths outside
+	// AddPrefix are not changed. Paths that begin with StripPrefix are not
+	// changed either: a target that reads X-Forwarded-Prefix has added it.
+	// Cookies whose name begins with __Host- keep their Path. Bodies and other
+	// headers, such as Link and Refresh, are not changed.
 	StripPrefix, AddPrefix string
 
 	// Rewrite changes the outgoing request. Before the call, the proxy removes
-	// hop-by-hop headers, and sets forwarding headers and Out.URL. It also removes
-	// query parameters that cannot be parsed, so that the target gets only what
-	// Rewrite sees.
+	// hop-by-hop headers, and sets forwarding headers and Out.URL. It also
+	// removes query parameters that cannot be parsed, so that the target gets
+	// only what Rewrite sees.
 	Rewrite func(*httputil.ProxyRequest)
 
 	// ModifyResponse changes the response before it goes to the client. If it
 	// returns an error, the client gets 502.
 	ModifyResponse func(*http.Response) error
 
-	// ErrorHandler answers the client if forwarding fails before the response begins.
-	// err is an [*Error]. Nil answers with the status of the failure, a Proxy-Status
-	// header (RFC 9209) and a one-line body. If ErrorHandler is nil, a gRPC client
-	// gets 200 and a grpc-status in the header. If a gRPC response has already begun,
-	// a grpc-status in its trailers ends it. gRPC is recognized only over HTTP/2.
+	// ErrorHandler answers the client if forwarding fails before the response
+	// begins. err is an [*Error]. Nil answers with the status of the failure, a
+	// Proxy-Status header (RFC 9209) and a one-line body. If ErrorHandler is
+	// nil, a gRPC client gets 200 and a grpc-status in the header. If a gRPC
+	// response has already begun, a grpc-status in its trailers ends it. gRPC
+	// is recognized only over HTTP/2.
 	ErrorHandler func(w http.ResponseWriter, q *http.Request, err error)
 
-	// Pages are handlers that write the body of responses with these statuses, 400 to
-	// 599, in place of the target's body. They also write the body of the proxy's own
-	// responses, such as 502 for a target that cannot be reached, unless ErrorHandler
-	// or the page of [Upstream.Maintain] writes it. A response that is retried gets
-	// no page; only the response that the client gets does.
+	// Pages are handlers that write the body of responses with these statuses,
+	// 400 to 599, in place of the target's body. They also write the body of
+	// the proxy's own responses, such as 502 for a target that cannot be
+	// reached, unless ErrorHandler or the page of [Upstream.Maintain] writes
+	// it. A response that is retried gets no page; only the response that the
+	// client gets does.
 	//
-	// The status stays, whatever the handler passes to WriteHeader. Headers of the
-	// target that describe the body are removed: Content-*, ETag, Last-Modified,
-	// Accept-Ranges, Digest and Repr-Digest. Its other headers, cookies included,
-	// stay unless the handler changes them. The rest of the target's body is not
-	// read; its connection is closed if the body has not arrived with the headers.
-	// The handler gets the client's request without the body and without the headers
-	// Range and If-*. gRPC requests get no pages. If the handler panics, the request
-	// fails with 500. Requests with a body cost more CPU. Nil means no pages.
+	// The status stays, whatever the handler passes to WriteHeader. Headers of
+	// the target that describe the body are removed: Content-*, ETag,
+	// Last-Modified, Accept-Ranges, Digest and Repr-Digest. Its other headers,
+	// cookies included, stay unless the handler changes them. The rest of the
+	// target's body is not read; its connection is closed if the body has not
+	// arrived with the headers. The handler gets the client's request without
+	// the body and without the headers Range and If-*. gRPC requests get no
+	// pages. If the handler panics, the request fails with 500. Requests with a
+	// body cost more CPU. Nil means no pages.
 	Pages map[int]http.Handler
 
-	// RequestHeader and ResponseHeader are fixed changes to headers. RequestHeader is
-	// applied after Rewrite, and ResponseHeader after ModifyResponse.
+	// RequestHeader and ResponseHeader are fixed changes to headers.
+	// RequestHeader is applied after Rewrite, and ResponseHeader after
+	// ModifyResponse.
 	RequestHeader, ResponseHeader HeaderEdit
 
-	// HSTS sets Strict-Transport-Security on responses over TLS. It replaces the
-	// header that the target or ResponseHeader sets. Nil leaves the header as it is.
+	// HSTS sets Strict-Transport-Security on responses over TLS. It replaces
+	// the header that the target or ResponseHeader sets. Nil leaves the header
+	// as it is.
 	HSTS *HSTS
 
 	// TargetHost sends the target's own host in the Host header. By default the
@@ -208,81 +218,87 @@ type Upstream struct {
 
 	// -- Health: which targets are up --
 	//
-	// Health is the check that each target gets at intervals. Nil disables health
-	// checks.
+	// Health is the check that each target gets at intervals. Nil disables
+	// health checks.
 	Health *HealthCheck
 
-	// Breaker stops requests to a target for a while after failures. Nil disables
-	// it.
+	// Breaker stops requests to a target for a while after failures. Nil
+	// disables it.
 	Breaker *Breaker
 
-	// SlowStart is how long a target that was down takes to reach its full share of
-	// requests again. It requires Health or Breaker. Zero means immediately.
+	// SlowStart is how long a target that was down takes to reach its full
+	// share of requests again. It requires Health or Breaker. Zero means
+	// immediately.
 	SlowStart time.Duration
 
-	// FailClosed answers with 503 when no target is up. By default all targets are
-	// then tried, so that a wrong health check does not stop the service.
+	// FailClosed answers with 503 when no target is up. By default all targets
+	// are then tried, so that a wrong health check does not stop the service.
 	FailClosed bool
 
 	// TargetChanged is called after each change of a target's health. Calls for
-	// one target come in order; calls for several targets may be concurrent. Nil
-	// logs the changes.
+	// one target come in order; calls for several targets may be concurrent.
+	// Nil logs the changes.
 	TargetChanged func(*Target, Health)
 
 	// -- Limits: which requests are refused, and which wait --
 	//
-	// Allow lists the clients that are served; empty means all. Deny lists clients
-	// that are refused, even if they are in Allow. Refused clients get 403.
+	// Allow lists the clients that are served; empty means all. Deny lists
+	// clients that are refused, even if they are in Allow. Refused clients get
+	// 403.
 	Allow, Deny []netip.Prefix
 
-	// RateLimit limits the requests of each client, or of each [LimitKey], to this
-	// upstream, in addition to [Router.RateLimit]. Nil means no limit.
+	// RateLimit limits the requests of each client, or of each [LimitKey], to
+	// this upstream, in addition to [Router.RateLimit]. Nil means no limit.
 	RateLimit *RateLimit
 
-	// MaxRequestBody limits the body of a request, in bytes. A request with a larger
-	// body gets 413. Zero means no limit.
+	// MaxRequestBody limits the body of a request, in bytes. A request with a
+	// larger body gets 413. Zero means no limit.
 	MaxRequestBody int64
 
-	// BufferRequests is how many bytes of a request's body are read before a target
-	// is chosen, for targets that serve one request at a time: a slow upload then
-	// occupies no target. A body that fits gets a Content-Length, and can be sent
-	// again by Retry. If a body is longer, the part beyond BufferRequests is sent as
-	// it arrives. The limits of slow bodies apply, see IdleTimeout. Requests that ask
-	// for 100 Continue get it from the proxy.
+	// BufferRequests is how many bytes of a request's body are read before a
+	// target is chosen, for targets that serve one request at a time: a slow
+	// upload then occupies no target. A body that fits gets a Content-Length,
+	// and can be sent again by Retry. If a body is longer, the part beyond
+	// BufferRequests is sent as it arrives. The limits of slow bodies apply,
+	// see IdleTimeout. Requests that ask for 100 Continue get it from the
+	// proxy.
 	//
-	// BufferResponses is how many bytes of a response's body are read ahead of the
-	// client. Once the rest of the body fits into the buffer, even a slow client no
-	// longer occupies the target: the request no longer counts in MaxTargetInFlight.
+	// BufferResponses is how many bytes of a response's body are read ahead of
+	// the client. Once the rest of the body fits into the buffer, even a slow
+	// client no longer occupies the target: the request no longer counts in
+	// MaxTargetInFlight.
 	//
-	// Neither field applies to gRPC and upgrades. BufferResponses does not apply to
-	// event streams either. All buffers of an Upstream together use at most 64 MiB,
-	// or the size of one buffer if that is larger. In addition, each request and each
-	// response may use 32 KiB. A request that finds no room is forwarded without
-	// further buffering. Requests with BufferResponses, and requests with a body and
-	// BufferRequests, cost more CPU. Zero means no buffer; the maximum is 1 GiB.
+	// Neither field applies to gRPC and upgrades. BufferResponses does not
+	// apply to event streams either. All buffers of an Upstream together use at
+	// most 64 MiB, or the size of one buffer if that is larger. In addition,
+	// each request and each response may use 32 KiB. A request that finds no
+	// room is forwarded without further buffering. Requests with
+	// BufferResponses, and requests with a body and BufferRequests, cost more
+	// CPU. Zero means no buffer; the maximum is 1 GiB.
 	BufferRequests, BufferResponses int64
 
-	// MaxInFlight limits the requests in flight. MaxTargetInFlight limits the requests
-	// in flight at each target. Zero means no limit.
+	// MaxInFlight limits the requests in flight. MaxTargetInFlight limits the
+	// requests in flight at each target. Zero means no limit.
 	MaxInFlight, MaxTargetInFlight int
 
-	// Queue lets requests above these two limits wait. The zero value refuses these
-	// requests with 503.
+	// Queue lets requests above these two limits wait. The zero value refuses
+	// these requests with 503.
 	Queue Queue
 
-	// Wake starts targets that sleep when a request arrives, and stops them when they are
-	// idle. Nil means that the targets never sleep.
+	// Wake starts targets that sleep when a request arrives, and stops them
+	// when they are idle. Nil means that the targets never sleep.
 	Wake *Wake
 
 	// -- Retries: when a request goes to a second target --
 	//
-	// Retry decides whether a request that failed at one target goes to another.
+	// Retry decides whether a request that failed at one target goes to
+	// another.
 	Retry Retry
 
-	// Hedge sends a GET or HEAD without a body to a second target too if there is no
-	// response after this time. The first response is used, and the other request is
-	// canceled. The second request counts in Retry.Attempts and Retry.Budget; with
-	// Hedge, Retry.Attempts cannot be 1. Zero disables it.
+	// Hedge sends a GET or HEAD without a body to a second target too if there
+	// is no response after this time. The first response is used, and the other
+	// request is canceled. The second request counts in Retry.Attempts and
+	// Retry.Budget; with Hedge, Retry.Attempts cannot be 1. Zero disables it.
 	Hedge time.Duration
 
 	// -- Timeouts: how long each step may take --
@@ -291,51 +307,53 @@ type Upstream struct {
 	// negative disables the limit.
 	DialTimeout time.Duration
 
-	// ResponseHeaderTimeout limits the wait for the head of the response, in each
-	// attempt, once the request is sent. Zero means 60 s; negative disables the
-	// limit.
+	// ResponseHeaderTimeout limits the wait for the head of the response, in
+	// each attempt, once the request is sent. Zero means 60 s; negative
+	// disables the limit.
 	ResponseHeaderTimeout time.Duration
 
-	// IdleTimeout aborts the transfer of a body, or closes an upgraded connection,
-	// when no byte has moved for this time. Zero means 5 minutes; negative disables
-	// the limit.
+	// IdleTimeout aborts the transfer of a body, or closes an upgraded
+	// connection, when no byte has moved for this time. Zero means 5 minutes;
+	// negative disables the limit.
 	//
 	// A peer that stops reading is cut off after at most twice this time. In an
-	// http.Server of your own, the proxy cannot see the client's connection. There
-	// the client must read at least 32 KiB per IdleTimeout.
+	// http.Server of your own, the proxy cannot see the client's connection.
+	// There the client must read at least 32 KiB per IdleTimeout.
 	//
-	// Until the response begins, two fixed limits also apply to a client that sends
-	// a request body slowly, except for gRPC and WebSockets over HTTP/2. The request
-	// fails with 408 if the client sends nothing for a minute. Once the proxy has
-	// waited a total of 10 s for the body, the request also fails if the client's
-	// average rate is below 240 B/s. The average covers the last two minutes at
-	// most.
+	// Until the response begins, two fixed limits also apply to a client that
+	// sends a request body slowly, except for gRPC and WebSockets over HTTP/2.
+	// The request fails with 408 if the client sends nothing for a minute. Once
+	// the proxy has waited a total of 10 s for the body, the request also fails
+	// if the client's average rate is below 240 B/s. The average covers the
+	// last two minutes at most.
 	IdleTimeout time.Duration
 
 	// StreamGrace is how long an upgraded connection or an event stream (a
-	// text/event-stream response without a Content-Length) goes on after its route was
-	// removed or swapped, or its target was replaced, removed or no longer discovered.
-	// Zero closes upgraded connections immediately, and cuts off event streams after
-	// 10 s. Negative means no limit. StreamGrace does not apply to other responses:
-	// those with a Content-Length finish, and those without are cut off after 10 s.
+	// text/event-stream response without a Content-Length) goes on after its
+	// route was removed or swapped, or its target was replaced, removed or no
+	// longer discovered. Zero closes upgraded connections immediately, and cuts
+	// off event streams after 10 s. Negative means no limit. StreamGrace does
+	// not apply to other responses: those with a Content-Length finish, and
+	// those without are cut off after 10 s.
 	//
-	// After StreamGrace an upgraded connection is closed (a WebSocket with status
-	// 1001), and an event stream is cut off, even if the route or the target has come
-	// back meanwhile. For [Upstream.Drain] and the shutdown of the Server, StreamGrace
-	// counts as zero.
+	// After StreamGrace an upgraded connection is closed (a WebSocket with
+	// status 1001), and an event stream is cut off, even if the route or the
+	// target has come back meanwhile. For [Upstream.Drain] and the shutdown of
+	// the Server, StreamGrace counts as zero.
 	StreamGrace time.Duration
 
-	// StreamTimeout limits the life of an upgraded connection, which is then closed (a
-	// WebSocket with status 1001). It does not limit event streams. Zero and negative
-	// mean no limit.
+	// StreamTimeout limits the life of an upgraded connection, which is then
+	// closed (a WebSocket with status 1001). It does not limit event streams.
+	// Zero and negative mean no limit.
 	StreamTimeout time.Duration
 
-	// ReadyTimeout limits how long [Upstream.Replace] waits until the new targets
-	// serve. Zero means 30 s; negative leaves the limit to the context.
+	// ReadyTimeout limits how long [Upstream.Replace] waits until the new
+	// targets serve. Zero means 30 s; negative leaves the limit to the context.
 	ReadyTimeout time.Duration
 
-	// DrainTimeout limits how long [Upstream.Replace] waits for requests in flight at
-	// the old targets. Zero and negative leave the limit to the context.
+	// DrainTimeout limits how long [Upstream.Replace] waits for requests in
+	// flight at the old targets. Zero and negative leave the limit to the
+	// context.
 	DrainTimeout time.Duration
 
 	compiled settings.Compiled[forward.Forwarder]
@@ -358,15 +376,15 @@ func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
 	}
 }
 
-// A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource]. It
-// calls publish with the complete list whenever the list may have changed, until
-// ctx is done.
+// A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource].
+// It calls publish with the complete list whenever the list may have changed,
+// until ctx is done.
 //
-// If it returns early or panics, the error is logged and the Source is restarted
-// after a pause. The last published targets stay in use meanwhile. They also stay
-// in use if the Source publishes an empty list: a source that is down must not stop
-// a service. Targets that are no longer in the list are removed, as by
-// [Upstream.Remove]. Endpoints beyond 4,096 are ignored.
+// If it returns early or panics, the error is logged and the Source is
+// restarted after a pause. The last published targets stay in use meanwhile.
+// They also stay in use if the Source publishes an empty list: a source that is
+// down must not stop a service. Targets that are no longer in the list are
+// removed, as by [Upstream.Remove]. Endpoints beyond 4,096 are ignored.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // An Endpoint is a target that a [Source] found.
@@ -376,10 +394,10 @@ type Endpoint struct {
 	Weight int    // share of the requests; 0 means none; if all are 0, the shares are equal
 }
 
-// DNSSource returns a [Source] of all IP addresses of the target's host name. Each
-// address becomes a target. TLS still uses the host name. The name is looked up
-// every interval, but at most once a second. DNSSource panics on an invalid target,
-// as [To] does.
+// DNSSource returns a [Source] of all IP addresses of the target's host name.
+// Each address becomes a target. TLS still uses the host name. The name is
+// looked up every interval, but at most once a second. DNSSource panics on an
+// invalid target, as [To] does.
 func DNSSource(target string, interval time.Duration) Source {
 	u, err := parseTarget(target)
 	if err != nil {
@@ -393,10 +411,10 @@ func DNSSource(target string, interval time.Duration) Source {
 
 // SRVSource returns a [Source] of the targets in the SRV records of
 // _service._proto.name, with their weights. It uses only the records with the
-// lowest priority value. scheme is the scheme of the targets: http, https or h2c.
-// The records are looked up every interval, but at most once a second. SRVSource
-// panics if scheme is none of these, or if service, proto or name is empty or begins
-// with an underscore.
+// lowest priority value. scheme is the scheme of the targets: http, https or
+// h2c. The records are looked up every interval, but at most once a second.
+// SRVSource panics if scheme is none of these, or if service, proto or name is
+// empty or begins with an underscore.
 func SRVSource(scheme, service, proto, name string, interval time.Duration) Source {
 	if !slices.Contains([]string{"http", "https", "h2c"}, scheme) {
 		panic(fmt.Sprintf("hostproxy: SRVSource: scheme %q: want http, https or h2c", scheme))
@@ -437,13 +455,13 @@ func (u *Upstream) source() discover.Source {
 	}
 }
 
-// A Policy is how an [Upstream] chooses a target. It skips targets that are down,
-// full or already tried; if none is up, see [Upstream.FailClosed]. With LessBusy and
-// LeastInFlight, [Upstream.Weights] are shares of the requests in flight. With
-// RoundRobin, Random and ConsistentHash, Weights are shares of all requests over
-// time. FirstAvailable ignores Weights, but skips targets with weight 0.
-// ConsistentHash also skips a target that has more than 1.25 times its share of the
-// requests in flight.
+// A Policy is how an [Upstream] chooses a target. It skips targets that are
+// down, full or already tried; if none is up, see [Upstream.FailClosed]. With
+// LessBusy and LeastInFlight, [Upstream.Weights] are shares of the requests in
+// flight. With RoundRobin, Random and ConsistentHash, Weights are shares of all
+// requests over time. FirstAvailable ignores Weights, but skips targets with
+// weight 0. ConsistentHash also skips a target that has more than 1.25 times
+// its share of the requests in flight.
 type Policy uint8
 
 // The policies.
@@ -456,33 +474,38 @@ const (
 	ConsistentHash               // the same target for the same HashBy value
 )
 
-// A HashKey is the part of a request by which [ConsistentHash] chooses a target.
-// Set at most one field. The zero value means the client address, which is also
-// used for requests without that header or cookie.
+// A HashKey is the part of a request by which [ConsistentHash] chooses a
+// target. Set at most one field. The zero value means the client address, which
+// is also used for requests without that header or cookie.
 type HashKey struct {
 	Header string // name of a header; its first value counts
 	Cookie string // name of a cookie
 	URI    bool   // path and query
 }
 
-// A HealthCheck checks whether a target serves. It connects to the target. If Path
-// is set, it also sends a GET. If GRPC is set, it uses the gRPC health protocol.
+// A HealthCheck checks whether a target serves. It connects to the target. If
+// Path is set, it also sends a GET. If GRPC is set, it uses the gRPC health
+// protocol.
 //
-// Checks start with the first request, or with [Upstream.Ready]. They end when the
-// last Server of the Router ends, when [Router.Close] or [Upstream.Drain] is called,
-// or when the last route to the Upstream is removed. If the Upstream is behind a
-// handler of your own, the Router can end its checks only if that handler has an
-// Unwrap method, or the Upstream has served a request. [Upstream.Replace] checks new
-// targets even if Interval is negative.
+// Checks start with the first request, or with [Upstream.Ready]. They end when
+// the last Server of the Router ends, when [Router.Close] or [Upstream.Drain]
+// is called, or when the last route to the Upstream is removed. If the Upstream
+// is behind a handler of your own, the Router can end its checks only if that
+// handler has an Unwrap method, or the Upstream has served a request.
+// [Upstream.Replace] checks new targets even if Interval is negative.
 type HealthCheck struct {
-	Path     string      // path and query of the GET; "" sends none
-	Host     string      // Host header, if Path or GRPC is set; "" means the target's host
-	Header   http.Header // further headers, if Path or GRPC is set
-	Statuses []int       // response statuses that count as success, if Path is set; nil means 200 to 399
-	GRPC     bool        // uses grpc.health.v1 in place of Path; for https and h2c targets
-	Service  string      // gRPC service to check, if GRPC is set; "" means the server as a whole
+	Path   string      // path and query of the GET; "" sends none
+	Host   string      // Host header, if Path or GRPC is set; "" means the target's host
+	Header http.Header // further headers, if Path or GRPC is set
+	// response statuses that count as success, if Path is set; nil means 200 to
+	// 399
+	Statuses []int
+	GRPC     bool   // uses grpc.health.v1 in place of Path; for https and h2c targets
+	Service  string // gRPC service to check, if GRPC is set; "" means the server as a whole
 
-	Interval  time.Duration // time between checks, ±10 %; 0 means 10 s; negative disables periodic checks
+	// time between checks, ±10 %; 0 means 10 s; negative disables periodic
+	// checks
+	Interval  time.Duration
 	Timeout   time.Duration // limit of one check; 0 means 5 s
 	Rise      int           // consecutive successes that bring a target back; 0 means 1
 	Fall      int           // consecutive failures that take a target out; 0 means 3
@@ -492,26 +515,29 @@ type HealthCheck struct {
 // A Breaker is a circuit breaker: it stops requests to a target that fails too
 // often. Each target is watched separately.
 //
-//   - Too many failures open the breaker: the target gets no requests for OpenFor. (If
-//     no target is up, [Upstream.FailClosed] says what happens.)
-//   - Then the breaker is half-open: up to Trials requests test the target. If these
-//     have no response after another OpenFor, further requests may test the target.
-//   - A success closes the breaker. A failure opens it again, for twice as long, up
-//     to 5 minutes.
+//   - Too many failures open the breaker: the target gets no requests for
+//     OpenFor. (If no target is up, [Upstream.FailClosed] says what happens.)
+//   - Then the breaker is half-open: up to Trials requests test the target. If
+//     these have no response after another OpenFor, further requests may test
+//     the target.
+//   - A success closes the breaker. A failure opens it again, for twice as
+//     long, up to 5 minutes.
 //
-// These count as failures: a connection that is refused or cut off, a response that
-// is not HTTP or comes too late, and a response with one of Statuses. A client
-// disconnect does not count.
+// These count as failures: a connection that is refused or cut off, a response
+// that is not HTTP or comes too late, and a response with one of Statuses. A
+// client disconnect does not count.
 type Breaker struct {
-	// Failures opens the breaker after this many consecutive failures. Zero means
-	// 5. Negative disables this criterion; FailureRatio must then be set.
+	// Failures opens the breaker after this many consecutive failures. Zero
+	// means 5. Negative disables this criterion; FailureRatio must then be set.
 	Failures int
 
-	// FailureRatio opens the breaker when this share of the requests in Window has
-	// failed. It is at most 1. Zero disables this criterion.
+	// FailureRatio opens the breaker when this share of the requests in Window
+	// has failed. It is at most 1. Zero disables this criterion.
 	FailureRatio float64
 	Window       time.Duration // period over which FailureRatio is measured; 0 means 10 s
-	MinRequests  int           // FailureRatio applies once there are this many requests in Window; 0 means 20
+	// FailureRatio applies once there are this many requests in Window; 0 means
+	// 20
+	MinRequests int
 
 	Statuses []int         // response statuses that are failures, such as 502
 	Slow     time.Duration // responses slower than this are failures; 0 disables this criterion
@@ -526,57 +552,64 @@ type Health struct {
 	Since  time.Time // start of State
 }
 
-// A Queue lets requests above MaxInFlight or MaxTargetInFlight wait, in order of
-// arrival. It also limits the requests that wait for [Wake]. If the queue is full, or
-// after Wait, a request gets 503 and Retry-After. Retries do not wait: if a request
-// failed at one target and the other targets are full, the client gets the failure.
+// A Queue lets requests above MaxInFlight or MaxTargetInFlight wait, in order
+// of arrival. It also limits the requests that wait for [Wake]. If the queue is
+// full, or after Wait, a request gets 503 and Retry-After. Retries do not wait:
+// if a request failed at one target and the other targets are full, the client
+// gets the failure.
 type Queue struct {
-	Max  int           // limit of waiting requests; 0 disables the queue; for requests that wait for Wake, 0 means 4,096
-	Wait time.Duration // limit of a request's wait; 0 means 10 s; for requests that wait for Wake, 0 means no limit
+	// limit of waiting requests; 0 disables the queue; for requests that wait
+	// for Wake, 0 means 4,096
+	Max int
+	// limit of a request's wait; 0 means 10 s; for requests that wait for Wake,
+	// 0 means no limit
+	Wait time.Duration
 }
 
-// A Wake starts the targets of an [Upstream] on demand. The targets count as asleep
-// at first and after IdleAfter. The first request that needs them calls Start; all
-// requests wait until Start has returned nil and one target serves: it answers the
-// health check or, without one, takes a connection. Health checks pause while the
-// targets are asleep. Start resets the results of health checks and of the [Breaker].
-// If a request arrives while Stop runs, it waits until Stop has returned, and then
-// for a new call of Start.
+// A Wake starts the targets of an [Upstream] on demand. The targets count as
+// asleep at first and after IdleAfter. The first request that needs them calls
+// Start; all requests wait until Start has returned nil and one target serves:
+// it answers the health check or, without one, takes a connection. Health
+// checks pause while the targets are asleep. Start resets the results of health
+// checks and of the [Breaker]. If a request arrives while Stop runs, it waits
+// until Stop has returned, and then for a new call of Start.
 //
-// At most Queue.Max requests wait, or 4,096 if it is zero; further requests get 503.
-// A request waits at most Queue.Wait if that is set. If a client disconnects, its
-// request no longer waits, but Start goes on. If targets stop by themselves while
-// they are awake, call [Upstream.Asleep]. During [Upstream.Pause], requests wait for
-// [Upstream.Resume], and only then call Start. During [Upstream.Maintain], requests
-// get its page, and do not call Start. [Upstream.Ready] calls Start too.
-// [Upstream.Replace] does not: new targets must serve by themselves.
+// At most Queue.Max requests wait, or 4,096 if it is zero; further requests get
+// 503. A request waits at most Queue.Wait if that is set. If a client
+// disconnects, its request no longer waits, but Start goes on. If targets stop
+// by themselves while they are awake, call [Upstream.Asleep]. During
+// [Upstream.Pause], requests wait for [Upstream.Resume], and only then call
+// Start. During [Upstream.Maintain], requests get its page, and do not call
+// Start. [Upstream.Ready] calls Start too. [Upstream.Replace] does not: new
+// targets must serve by themselves.
 //
-// A request gets 503 with Retry-After if Start fails or panics, and 504 if Start or
-// Stop exceeds Timeout. After a failure Start is not called again for a second. Calls
-// of Start and Stop do not overlap: if one of them runs on after Timeout, requests
-// get 504 until it returns. Failures are logged.
+// A request gets 503 with Retry-After if Start fails or panics, and 504 if
+// Start or Stop exceeds Timeout. After a failure Start is not called again for
+// a second. Calls of Start and Stop do not overlap: if one of them runs on
+// after Timeout, requests get 504 until it returns. Failures are logged.
 type Wake struct {
-	// Start starts the targets. One call serves all waiting requests. It is called
-	// also if the targets run already. It may call [Upstream.Replace], for instance
-	// if an address is known only then. ctx is done after Timeout; Start must then
-	// return. Required.
+	// Start starts the targets. One call serves all waiting requests. It is
+	// called also if the targets run already. It may call [Upstream.Replace],
+	// for instance if an address is known only then. ctx is done after Timeout;
+	// Start must then return. Required.
 	Start func(ctx context.Context) error
 
-	// Stop stops the targets. It is called once after IdleAfter, and never while a
-	// request is in flight. Whatever it returns, the targets count as asleep. ctx is
-	// done after Timeout. Stop is called even if the Upstream has no route any more,
-	// but not at the end of a [Server]. Nil is for targets that stop by themselves:
-	// after IdleAfter they count as asleep, and nothing is called.
+	// Stop stops the targets. It is called once after IdleAfter, and never
+	// while a request is in flight. Whatever it returns, the targets count as
+	// asleep. ctx is done after Timeout. Stop is called even if the Upstream
+	// has no route any more, but not at the end of a [Server]. Nil is for
+	// targets that stop by themselves: after IdleAfter they count as asleep,
+	// and nothing is called.
 	Stop func(ctx context.Context) error
 
-	// Timeout limits a call of Start, including the time until a target serves, and a
-	// call of Stop. Zero means 30 s; negative is an error.
+	// Timeout limits a call of Start, including the time until a target serves,
+	// and a call of Stop. Zero means 30 s; negative is an error.
 	Timeout time.Duration
 
 	// When no request has been in flight for IdleAfter, Stop is called and the
-	// targets count as asleep. WebSockets, streams and uploads count as requests
-	// until their end; health checks do not count. Zero means that the targets stay
-	// awake, and requires that Stop is nil. Negative is an error.
+	// targets count as asleep. WebSockets, streams and uploads count as
+	// requests until their end; health checks do not count. Zero means that the
+	// targets stay awake, and requires that Stop is nil. Negative is an error.
 	IdleAfter time.Duration
 }
 
@@ -586,31 +619,37 @@ type Sticky struct {
 	Cookie string        // name of the cookie; "" means hostproxy
 	MaxAge time.Duration // lifetime of the cookie; 0 means the client's session
 
-	// Key is the key of the hash, at least 16 bytes. Processes that serve the same
-	// clients need the same key. Nil means a random key.
+	// Key is the key of the hash, at least 16 bytes. Processes that serve the
+	// same clients need the same key. Nil means a random key.
 	Key []byte
 }
 
 // A Retry decides whether a request that failed at one target goes to another.
 //
-//   - If no part of the request was written to the target, the request is retried.
+//   - If no part of the request was written to the target, the request is
+//     retried.
 //   - If a part was written, the request is retried only if its method is
-//     idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and the proxy still has the part
-//     of the body that it read (at most 32 KiB, or [Upstream.BufferRequests]).
-//   - Once a byte of a response went to the client, the request is never retried.
+//     idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and the proxy still has the
+//     part of the body that it read (at most 32 KiB, or
+//     [Upstream.BufferRequests]).
+//   - Once a byte of a response went to the client, the request is never
+//     retried.
 //
-// An idle connection may close just when a request is sent on it. If such a reused
-// HTTP/1.1 connection ends without a byte of a response, an idempotent request is sent
-// again to the same target on another connection (RFC 9112, 9.3.1). This belongs to
-// the attempt: Attempts and Budget do not limit it, and it is not in Exchange.Retried.
+// An idle connection may close just when a request is sent on it. If such a
+// reused HTTP/1.1 connection ends without a byte of a response, an idempotent
+// request is sent again to the same target on another connection (RFC 9112,
+// 9.3.1). This belongs to the attempt: Attempts and Budget do not limit it, and
+// it is not in Exchange.Retried.
 type Retry struct {
-	Attempts int           // targets tried for one request, up to 10; 0 means 3; 1 disables retries
-	Timeout  time.Duration // no further attempt starts after this time; 0 means 10 s; negative disables the limit
-	Statuses []int         // response statuses to retry, such as 503, while another target is left
+	Attempts int // targets tried for one request, up to 10; 0 means 3; 1 disables retries
+	// no further attempt starts after this time; 0 means 10 s; negative
+	// disables the limit
+	Timeout  time.Duration
+	Statuses []int // response statuses to retry, such as 503, while another target is left
 
-	// Budget limits the retries of requests that possibly reached a target. At most
-	// this share of all requests in flight may be such retries, but 3 are always
-	// allowed. Zero means 0.2; negative disables the limit.
+	// Budget limits the retries of requests that possibly reached a target. At
+	// most this share of all requests in flight may be such retries, but 3 are
+	// always allowed. Zero means 0.2; negative disables the limit.
 	Budget float64
 }
 
@@ -619,11 +658,12 @@ func (r *Retry) config() forward.Retry {
 		Budget: cmp.Or(r.Budget, 0.2)}
 }
 
-// A HeaderEdit is a fixed change to the header of a message: Remove, then Set, then
-// Add. Remove deletes a header and every other spelling that CGI reads as the same
-// name, such as X_User for X-User, from headers and trailers. Set does the same
-// before it sets the header. Headers that delimit or route a message are an error:
-// Host, Content-Length, Transfer-Encoding, Connection and the like.
+// A HeaderEdit is a fixed change to the header of a message: Remove, then Set,
+// then Add. Remove deletes a header and every other spelling that CGI reads as
+// the same name, such as X_User for X-User, from headers and trailers. Set does
+// the same before it sets the header. Headers that delimit or route a message
+// are an error: Host, Content-Length, Transfer-Encoding, Connection and the
+// like.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -651,13 +691,13 @@ func (t *Target) Health() Health { return publicHealth(t.t.Health()) }
 
 func publicHealth(s health.Status) Health { return Health{string(s.State), s.Reason, s.Since} }
 
-// Streams returns how many of the requests in flight are upgraded connections. Event
-// streams are not among them.
+// Streams returns how many of the requests in flight are upgraded connections.
+// Event streams are not among them.
 func (t *Target) Streams() int64 { return t.t.Streams() }
 
-// To returns an [Upstream] of the given targets: host:port, http://…, https://…,
-// h2c://… or unix:/path. It panics on an invalid target; [NewUpstream] returns an
-// error instead.
+// To returns an [Upstream] of the given targets: host:port, http://…,
+// https://…, h2c://… or unix:/path. It panics on an invalid target;
+// [NewUpstream] returns an error instead.
 func To(targets ...string) *Upstream {
 	u, err := NewUpstream(targets...)
 	if err != nil {
@@ -666,9 +706,9 @@ func To(targets ...string) *Upstream {
 	return u
 }
 
-// NewUpstream is like [To], but returns an error in place of a panic. Use it for
-// targets from a configuration. The error names each invalid target and the rule
-// that it breaks.
+// NewUpstream is like [To], but returns an error in place of a panic. Use it
+// for targets from a configuration. The error names each invalid target and the
+// rule that it breaks.
 func NewUpstream(targets ...string) (*Upstream, error) {
 	u := &Upstream{}
 	var errs []error
@@ -694,8 +734,8 @@ func parseTarget(s string) (*url.URL, error) {
 	return t, nil
 }
 
-// ServeHTTP forwards q to a target. Any handler may call it. Outside a [Router], the
-// client address is the remote address of the connection.
+// ServeHTTP forwards q to a target. Any handler may call it. Outside a
+// [Router], the client address is the remote address of the connection.
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := exchange.FromContext(q.Context())
 	if x == nil {
@@ -738,8 +778,8 @@ func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *exchange.E
 	f.Explain(e, q, x)
 }
 
-// describe returns what the status page shows of a route. shared counts the routes of
-// each Upstream.
+// describe returns what the status page shows of a route. shared counts the
+// routes of each Upstream.
 func describe(o *routes.Route[route], shared map[*Upstream]int) status.Route {
 	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
 	for _, u := range o.Value.upstreams() {
@@ -766,59 +806,64 @@ func (u *Upstream) All() iter.Seq[*Target] {
 	}
 }
 
-// Replace swaps the targets for ts in three steps. Targets that are also in ts keep
-// their connections. ([Router.Replace] swaps routes.)
+// Replace swaps the targets for ts in three steps. Targets that are also in ts
+// keep their connections. ([Router.Replace] swaps routes.)
 //
-//  1. It waits until each new target answers the health check or, without a health
-//     check, accepts a connection.
-//  2. It sends new requests only to ts, and closes upgraded connections to the old
-//     targets (WebSockets with status 1001).
-//  3. It waits until requests in flight at the old targets have finished. Responses
-//     without a Content-Length, such as event streams, are cut off after 10 s.
+//  1. It waits until each new target answers the health check or, without a
+//     health check, accepts a connection.
+//  2. It sends new requests only to ts, and closes upgraded connections to the
+//     old targets (WebSockets with status 1001).
+//  3. It waits until requests in flight at the old targets have finished.
+//     Responses without a Content-Length, such as event streams, are cut off
+//     after 10 s.
 //
-// If StreamGrace is not zero, upgraded connections and event streams go on for that
-// time instead, and Replace does not wait for them.
+// If StreamGrace is not zero, upgraded connections and event streams go on for
+// that time instead, and Replace does not wait for them.
 //
-// ReadyTimeout limits the first wait. DrainTimeout limits the last wait. ctx limits
-// both. [ErrNotReady] means that nothing has changed. [ErrNotDrained] means that ts
-// are in use, and that Replace cut off the requests that it still waited for.
+// ReadyTimeout limits the first wait. DrainTimeout limits the last wait. ctx
+// limits both. [ErrNotReady] means that nothing has changed. [ErrNotDrained]
+// means that ts are in use, and that Replace cut off the requests that it still
+// waited for.
 func (u *Upstream) Replace(ctx context.Context, ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Replace(ctx, es) })
 }
 
-// If [Upstream.Replace] fails while it waits, its error wraps the cause and one of
-// these errors. After any other error the old targets stay in use.
+// If [Upstream.Replace] fails while it waits, its error wraps the cause and one
+// of these errors. After any other error the old targets stay in use.
 var (
-	ErrNotReady   = forward.ErrNotReady   // a new target is not ready; the old targets stay in use
-	ErrNotDrained = forward.ErrNotDrained // the new targets are in use; requests at old targets were cut off
+	ErrNotReady = forward.ErrNotReady // a new target is not ready; the old targets stay in use
+	// the new targets are in use; requests at old targets were cut off
+	ErrNotDrained = forward.ErrNotDrained
 )
 
-// Ready waits until u has targets and all of them are ready. A target is ready if it
-// is not down and answers the health check or, without a health check, accepts a
-// connection. Ready starts health checks and discovery, as the first request does.
-// When ctx is done, the error names each target that is not ready, with the reason.
+// Ready waits until u has targets and all of them are ready. A target is ready
+// if it is not down and answers the health check or, without a health check,
+// accepts a connection. Ready starts health checks and discovery, as the first
+// request does. When ctx is done, the error names each target that is not
+// ready, with the reason.
 func (u *Upstream) Ready(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Ready(ctx) })
 }
 
-// Asleep tells u that its targets have stopped by themselves, for instance because a
-// process has crashed: the next request calls Wake.Start. Requests in flight go on.
-// Asleep does nothing while the targets are asleep or while Wake.Start or Wake.Stop
-// runs. It returns an error if Wake is nil.
+// Asleep tells u that its targets have stopped by themselves, for instance
+// because a process has crashed: the next request calls Wake.Start. Requests in
+// flight go on. Asleep does nothing while the targets are asleep or while
+// Wake.Start or Wake.Stop runs. It returns an error if Wake is nil.
 func (u *Upstream) Asleep() error {
 	return u.with(func(f *forward.Forwarder) error { return f.Asleep() })
 }
 
-// Add adds targets, which get requests immediately, unless [HealthCheck].StartDown
-// is set. Add does not wait until they are ready; [Upstream.Replace] does.
+// Add adds targets, which get requests immediately, unless
+// [HealthCheck].StartDown is set. Add does not wait until they are ready;
+// [Upstream.Replace] does.
 func (u *Upstream) Add(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Add(es) })
 }
 
-// Remove takes targets out of use immediately. Requests in flight at these targets
-// finish, with the same exceptions as in [Router.Remove]. Remove returns an error
-// for an address that is not a target. It also returns an error for the last target,
-// unless Discover is set.
+// Remove takes targets out of use immediately. Requests in flight at these
+// targets finish, with the same exceptions as in [Router.Remove]. Remove
+// returns an error for an address that is not a target. It also returns an
+// error for the last target, unless Discover is set.
 func (u *Upstream) Remove(ts ...string) error {
 	return u.change(ts, func(f *forward.Forwarder, es []forward.Endpoint) error { return f.Remove(es) })
 }
@@ -836,12 +881,13 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 }
 
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on.
-// Canary(nil, 0) ends it. Each client stays at its upstream while the share does not
-// change. When the share grows, no client leaves the canary.
+// Canary(nil, 0) ends it. Each client stays at its upstream while the share
+// does not change. When the share grows, no client leaves the canary.
 //
-// Allow, Deny, RateLimit, MaxRequestBody, BufferRequests, MaxInFlight, Pause, Maintain
-// and Drain of u apply first, then those of the canary. Apart from these, only the canary's
-// settings apply to its requests. A canary of the canary is not used.
+// Allow, Deny, RateLimit, MaxRequestBody, BufferRequests, MaxInFlight, Pause,
+// Maintain and Drain of u apply first, then those of the canary. Apart from
+// these, only the canary's settings apply to its requests. A canary of the
+// canary is not used.
 func (u *Upstream) Canary(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Canary: share is %v without an upstream: pass an upstream, or 0 to end the canary", share)
@@ -849,10 +895,11 @@ func (u *Upstream) Canary(to *Upstream, share float64) error {
 	return u.beside(to, func(f, other *forward.Forwarder) error { return f.Divert(other, share) })
 }
 
-// Mirror sends copies of a share of the requests, 0 to 1, to another upstream from
-// now on. Mirror(nil, 0) ends it. A copy is sent after the client has its response;
-// the response to the copy is discarded. Upgrades and requests with a body above 32
-// KiB are not copied. While 128 copies are in flight, no further copies are sent.
+// Mirror sends copies of a share of the requests, 0 to 1, to another upstream
+// from now on. Mirror(nil, 0) ends it. A copy is sent after the client has its
+// response; the response to the copy is discarded. Upgrades and requests with a
+// body above 32 KiB are not copied. While 128 copies are in flight, no further
+// copies are sent.
 func (u *Upstream) Mirror(to *Upstream, share float64) error {
 	if to == nil && share != 0 {
 		return fmt.Errorf("hostproxy: Mirror: share is %v without an upstream: pass an upstream, or 0 to end the mirror", share)
@@ -875,16 +922,18 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 	})
 }
 
-// Pause makes requests wait until [Upstream.Resume], for at most d after this call.
-// A program can then restart its only target without failed requests. Pause applies
-// to new requests and to requests in Queue. Requests in flight at a target go on.
+// Pause makes requests wait until [Upstream.Resume], for at most d after this
+// call. A program can then restart its only target without failed requests.
+// Pause applies to new requests and to requests in Queue. Requests in flight at
+// a target go on.
 //
-// After d, waiting requests and new requests fail with 503 until Resume: Pause does
-// not end by itself. With d of 0 or less, requests fail immediately. At most 4,096
-// requests wait; further requests fail with 503 immediately. A request whose client
-// disconnects no longer waits. In an [http.Server] of your own, or on systems other
-// than Linux, a disconnect is detected only if the request has no body. After
-// Resume, waiting requests go to the current targets of u.
+// After d, waiting requests and new requests fail with 503 until Resume: Pause
+// does not end by itself. With d of 0 or less, requests fail immediately. At
+// most 4,096 requests wait; further requests fail with 503 immediately. A
+// request whose client disconnects no longer waits. In an [http.Server] of your
+// own, or on systems other than Linux, a disconnect is detected only if the
+// request has no body. After Resume, waiting requests go to the current targets
+// of u.
 func (u *Upstream) Pause(d time.Duration) error {
 	return u.with(func(f *forward.Forwarder) error { f.Pause(d); return nil })
 }
@@ -923,10 +972,10 @@ type Page struct {
 }
 
 // Drain shuts u down: it refuses new requests with 503, waits for requests in
-// flight, closes upgraded connections (WebSockets with status 1001), and cuts off
-// responses without a Content-Length, such as event streams, after 10 s. If ctx is
-// done first, Drain cancels the remaining requests. The error then wraps the error
-// of ctx, and gives the number of requests and upgraded connections.
+// flight, closes upgraded connections (WebSockets with status 1001), and cuts
+// off responses without a Content-Length, such as event streams, after 10 s. If
+// ctx is done first, Drain cancels the remaining requests. The error then wraps
+// the error of ctx, and gives the number of requests and upgraded connections.
 func (u *Upstream) Drain(ctx context.Context) error {
 	return u.with(func(f *forward.Forwarder) error { return f.Drain(ctx) })
 }
@@ -936,10 +985,13 @@ type Side string
 
 // The sides of an exchange.
 const (
-	SideClient   Side = "client"   // the client disconnected, or sent something that cannot be forwarded
-	SideUpstream Side = "upstream" // the target was unreachable, disconnected, timed out or sent an invalid response
-	SideProxy    Side = "proxy"    // a limit, a hook or a setting of this program
-	SideDrain    Side = "drain"    // the server, the route or the upstream is shutting down
+	// the client disconnected, or sent something that cannot be forwarded
+	SideClient Side = "client"
+	// the target was unreachable, disconnected, timed out or sent an invalid
+	// response
+	SideUpstream Side = "upstream"
+	SideProxy    Side = "proxy" // a limit, a hook or a setting of this program
+	SideDrain    Side = "drain" // the server, the route or the upstream is shutting down
 )
 
 // An Error says at which step forwarding failed, and why.
@@ -966,10 +1018,10 @@ func publicError(f *exchange.Failure) *Error {
 	return &Error{Op: f.Op, Target: f.Target, Side: Side(f.Side), Err: f.Err}
 }
 
-// An Exchange is the record of one request and its response. [Router.Observe] gets
-// it. UserAgent, Referer, User and ServerName are cut off after 1 KiB. Strings from
-// the client may hold any byte: escape them in logs, as the handlers of log/slog
-// do.
+// An Exchange is the record of one request and its response. [Router.Observe]
+// gets it. UserAgent, Referer, User and ServerName are cut off after 1 KiB.
+// Strings from the client may hold any byte: escape them in logs, as the
+// handlers of log/slog do.
 type Exchange struct {
 	Start time.Time // when the head of the request was complete
 
@@ -998,9 +1050,11 @@ type Exchange struct {
 	RequestBytes  int64 // size of the request body, as forwarded
 	ResponseBytes int64 // size of the response body, as forwarded
 
-	Target    string        // target of the last attempt; "" if none was chosen
-	Attempts  int           // number of targets tried
-	Queue     time.Duration // time spent waiting: in Upstream.Queue, for Upstream.Resume, for Upstream.Wake, or for the first targets of Upstream.Discover
+	Target   string // target of the last attempt; "" if none was chosen
+	Attempts int    // number of targets tried
+	// time spent waiting: in Upstream.Queue, for Upstream.Resume, for
+	// Upstream.Wake, or for the first targets of Upstream.Discover
+	Queue     time.Duration
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from the start of the last attempt to the head of the response
 	Duration  time.Duration // time from Start to the end of the response
@@ -1008,9 +1062,9 @@ type Exchange struct {
 	Err     error   // an *Error if forwarding failed, else nil
 	Retried []error // an *Error for each attempt that was retried, or canceled by Hedge
 
-	// Timeline has an element for each attempt, in the order in which they began. If
-	// an attempt is made again over HTTP/2 because the target refuses HTTP/1.1,
-	// Timeline has two elements for it.
+	// Timeline has an element for each attempt, in the order in which they
+	// began. If an attempt is made again over HTTP/2 because the target refuses
+	// HTTP/1.1, Timeline has two elements for it.
 	Timeline []Attempt
 
 	Value any // for the hooks of the Router: set by Router.Begin, read by Router.Observe
@@ -1050,48 +1104,50 @@ func publicExchange(r *exchange.Record) *Exchange {
 	return (*Exchange)(r)
 }
 
-// A Beginning is the start of an exchange, for [Router.Begin], or of an attempt, for
-// [Router.BeginAttempt]. It is valid only during the call.
+// A Beginning is the start of an exchange, for [Router.Begin], or of an
+// attempt, for [Router.BeginAttempt]. It is valid only during the call.
 type Beginning struct {
-	// Exchange has the fields that are known so far: those from Start to Query, and
-	// those from UserAgent to ServerName, except User. In BeginAttempt it also has
-	// Pattern, Target, Attempts and Queue. A hook may set Exchange.Value, and must
-	// not change other fields.
+	// Exchange has the fields that are known so far: those from Start to Query,
+	// and those from UserAgent to ServerName, except User. In BeginAttempt it
+	// also has Pattern, Target, Attempts and Queue. A hook may set
+	// Exchange.Value, and must not change other fields.
 	Exchange *Exchange
 
-	// Attempt is the attempt that begins; nil in Begin. Its Target, Start, Retry and
-	// Hedge are known. A hook may set Attempt.Value, and must not change other
-	// fields.
+	// Attempt is the attempt that begins; nil in Begin. Its Target, Start,
+	// Retry and Hedge are known. A hook may set Attempt.Value, and must not
+	// change other fields.
 	Attempt *Attempt
 
 	b *exchange.Beginning
 }
 
-// Header returns the value of a request header, "" if there is none. Several values are
-// joined by ", ". It returns what the target will get, as far as that is known: the value
-// that a hook has set, or the identifier of [Router.RequestID], or else what the client has
-// sent, which may be forged.
+// Header returns the value of a request header, "" if there is none. Several
+// values are joined by ", ". It returns what the target will get, as far as
+// that is known: the value that a hook has set, or the identifier of
+// [Router.RequestID], or else what the client has sent, which may be forged.
 func (b *Beginning) Header(name string) string { return b.b.Header(name) }
 
 // SetHeader sets a request header for the target. It replaces the client's own
-// copies, also in trailers, and in spellings that CGI reads as the same name, such as
-// X_User for X-User. In Begin it applies to all attempts; handlers and middleware of
-// the route see it too, and mirrored copies and the request of a [ForwardAuth] carry
-// it. In BeginAttempt it applies to this attempt only, and takes precedence over what
-// Begin has set. A mirrored copy carries the headers of the last attempt.
-// [Upstream.RequestHeader] edits the header like any other header.
+// copies, also in trailers, and in spellings that CGI reads as the same name,
+// such as X_User for X-User. In Begin it applies to all attempts; handlers and
+// middleware of the route see it too, and mirrored copies and the request of a
+// [ForwardAuth] carry it. In BeginAttempt it applies to this attempt only, and
+// takes precedence over what Begin has set. A mirrored copy carries the headers
+// of the last attempt. [Upstream.RequestHeader] edits the header like any other
+// header.
 //
-// The name must be a token (RFC 9110). It must not be Host, Expect, Via, the name of
-// RequestID, or a framing, hop-by-hop or forwarding header such as Content-Length,
-// Connection or X-Forwarded-For. The value must not have control characters.
-// Otherwise the request fails with 500, as if the hook had panicked.
+// The name must be a token (RFC 9110). It must not be Host, Expect, Via, the
+// name of RequestID, or a framing, hop-by-hop or forwarding header such as
+// Content-Length, Connection or X-Forwarded-For. The value must not have
+// control characters. Otherwise the request fails with 500, as if the hook had
+// panicked.
 func (b *Beginning) SetHeader(name, value string) {
 	b.b.Replace(header.Replacement{Name: name, Value: value})
 }
 
 // RemoveHeader removes the client's copies of a request header, as
-// [Beginning.SetHeader] does, and sets no new value. The rules for names are the
-// same.
+// [Beginning.SetHeader] does, and sets no new value. The rules for names are
+// the same.
 func (b *Beginning) RemoveHeader(name string) {
 	b.b.Replace(header.Replacement{Name: name, Gone: true})
 }
@@ -1126,14 +1182,14 @@ func shown(hook func(*Beginning)) func(*exchange.Beginning) {
 // A RequestIDHeader is a request header that identifies the request in the logs
 // of all services. Handlers and targets get the header.
 //
-// If a request comes from a peer in [Router.TrustedProxies] and has exactly one such
-// header, whose value is a token (RFC 9110) of up to 128 bytes, that value is the
-// identifier. Otherwise the identifier is new: 128 random bits in
-// hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have the
-// same identifier.
+// If a request comes from a peer in [Router.TrustedProxies] and has exactly one
+// such header, whose value is a token (RFC 9110) of up to 128 bytes, that value
+// is the identifier. Otherwise the identifier is new: 128 random bits in
+// hexadecimal. Retries, mirrored copies and the request of a [ForwardAuth] have
+// the same identifier.
 //
-// A client's own header is removed, also from trailers and in every spelling that
-// CGI reads as the same name. [Upstream.RequestHeader] and
+// A client's own header is removed, also from trailers and in every spelling
+// that CGI reads as the same name. [Upstream.RequestHeader] and
 // [Upstream.ResponseHeader] edit the header like any other header.
 type RequestIDHeader struct {
 	// Name is the name of the header, such as "X-Request-Id". "" disables
@@ -1141,7 +1197,8 @@ type RequestIDHeader struct {
 	Name string
 
 	// Respond sends the header to clients too, in place of the target's header.
-	// Interim responses (1xx) and responses to an invalid request do not have it.
+	// Interim responses (1xx) and responses to an invalid request do not have
+	// it.
 	Respond bool
 }
 
@@ -1162,8 +1219,8 @@ func (h RequestIDHeader) numbering() (exchange.Numbering, error) {
 //
 //   - handlers and middleware of routes
 //   - middleware in [Server.Handler]
-//   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and Out)
-//     and ModifyResponse (Request of the response)
+//   - hooks of an [Upstream]: Pick, Transport, ErrorHandler, Rewrite (In and
+//     Out) and ModifyResponse (Request of the response)
 //   - [Upstream.Pages]
 //   - [LimitKey].Func
 //
@@ -1180,8 +1237,8 @@ func ClientAddr(q *http.Request) netip.Addr {
 }
 
 // RequestID returns the identifier of q; see [RequestIDHeader]. It works in the
-// same places as [ClientAddr]. Elsewhere, or if [Router.RequestID] is disabled, it
-// returns "".
+// same places as [ClientAddr]. Elsewhere, or if [Router.RequestID] is disabled,
+// it returns "".
 func RequestID(q *http.Request) string {
 	if x := exchange.FromContext(q.Context()); x != nil {
 		return x.RequestID
@@ -1192,8 +1249,8 @@ func RequestID(q *http.Request) string {
 	return ""
 }
 
-// compile returns the compiled form of the fields, which are in use from then on.
-// The error has no prefix yet.
+// compile returns the compiled form of the fields, which are in use from then
+// on. The error has no prefix yet.
 func (u *Upstream) compile() (*forward.Forwarder, error) {
 	if u == nil {
 		return nil, errNil
@@ -1308,8 +1365,8 @@ func (u *Upstream) inVain() (errs []error) {
 	return append(errs, settings.TooShort("", u)...)
 }
 
-// health returns Health, Breaker and SlowStart for the engine: a Config, which is
-// nil without them, how to check, and the statuses that are failures.
+// health returns Health, Breaker and SlowStart for the engine: a Config, which
+// is nil without them, how to check, and the statuses that are failures.
 func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 	c, p, failures := health.Config{SlowStart: u.SlowStart, Changed: u.changed}, forward.Probe{}, []int(nil)
 	if k := u.Health; k != nil {

@@ -286,7 +286,8 @@ func TestHeaderEditsAreChecked(t *testing.T) {
 	assert.ErrorContains(t, err, `"a\r\nb"`)
 }
 
-// What cannot be is an error that names the field, when the route is added, and the routes stay as they were.
+// What cannot be is an error that names the field, when the route is added, and
+// the routes stay as they were.
 func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 	prefixes := []netip.Prefix{{}}
 	mapped := []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}
@@ -534,7 +535,8 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	assert.Equal(t, 503, <-answered)
 }
 
-// Under a server of somebody else's, Close ends what a Router's upstreams do in the background.
+// Under a server of somebody else's, Close ends what a Router's upstreams do in
+// the background.
 func TestCloseEndsWhatGoesOnInTheBackground(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewServer(t, nil)

@@ -20,21 +20,24 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// visitEnv is set in a process that is nothing but visitors: its value is the address, and the time from one handshake to
-// the next.
+// visitEnv is set in a process that is nothing but visitors: its value is the
+// address, and the time from one handshake to the next.
 const visitEnv = "HOSTPROXY_TEST_VISIT"
 
 const maxUnderWay = 16
 
-// An arrival is a full handshake, timed from the moment it was planned for: what delays the visitors counts too.
+// An arrival is a full handshake, timed from the moment it was planned for:
+// what delays the visitors counts too.
 type arrival struct {
 	Planned time.Time
 	Took    time.Duration
 	Err     string
 }
 
-// Visitors make full handshakes of healthy.localhost from a process of their own, each at its time whether or not those
-// before have ended: a slow one hides no other. No more than maxUnderWay are under way; for others the clock runs too.
+// Visitors make full handshakes of healthy.localhost from a process of their
+// own, each at its time whether or not those before have ended: a slow one
+// hides no other. No more than maxUnderWay are under way; for others the clock
+// runs too.
 type visitors struct {
 	t     *testing.T
 	leave io.Closer
@@ -99,7 +102,8 @@ func (v *visitors) end() {
 	<-v.gone
 }
 
-// during returns how long the handshakes took that were planned for a time from begin until end, sorted.
+// during returns how long the handshakes took that were planned for a time from
+// begin until end, sorted.
 func (v *visitors) during(begin, end time.Time) []time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()

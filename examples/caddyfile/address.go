@@ -69,8 +69,8 @@ func (t *translator) port(a *address, port string) bool {
 	return true
 }
 
-// secure reports whether the address is served over TLS. A site with a tls directive
-// is, also without a host.
+// secure reports whether the address is served over TLS. A site with a tls
+// directive is, also without a host.
 func (t *translator) secure(a address, hasTLS bool) bool {
 	if a.scheme == "http" || a.port == t.global.httpPort {
 		return false

@@ -22,7 +22,8 @@ func doubled(levels int, first, line string) string {
 	return b.String()
 }
 
-// A few lines of snippets, or a file that imports itself, can mean more than there is memory for.
+// A few lines of snippets, or a file that imports itself, can mean more than
+// there is memory for.
 func TestImportsThatGrowWithoutBoundAreOneFault(t *testing.T) {
 	for name, text := range map[string]string{
 		"a snippet that imports itself twice": "(a) {\n\timport a\n\timport a\n}\na.local {\n\timport a\n}\n",

@@ -70,7 +70,8 @@ func (p *plan) router(s *server) (*hostproxy.Router, error) {
 	return r, errors.Join(errs...)
 }
 
-// check reports what the package says of routes and settings, as faults of the file.
+// check reports what the package says of routes and settings, as faults of the
+// file.
 func (t *translator) check(p *plan) {
 	for u, h := range p.hooks {
 		var r hostproxy.Router
@@ -92,8 +93,8 @@ func (t *translator) check(p *plan) {
 	}
 }
 
-// spellings reports addresses that are the same for a Router, such as a.example and
-// a.example. with a dot, of which the last would count.
+// spellings reports addresses that are the same for a Router, such as a.example
+// and a.example. with a dot, of which the last would count.
 func (t *translator) spellings(r *hostproxy.Router, s *server) {
 	known := maps.Collect(r.All())
 	if len(t.faults) > 0 || len(known) == len(s.routes) {

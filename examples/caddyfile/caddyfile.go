@@ -1,7 +1,7 @@
-// Package caddyfile serves the common subset of a Caddyfile by package hostproxy: it
-// translates the file into Routers and Servers, or into a Go program that builds the
-// same ones. What it does not support is an error with file, line and column; nothing
-// is ignored.
+// Package caddyfile serves the common subset of a Caddyfile by package
+// hostproxy: it translates the file into Routers and Servers, or into a Go
+// program that builds the same ones. What it does not support is an error with
+// file, line and column; nothing is ignored.
 //
 //	c, err := caddyfile.Load("Caddyfile", caddyfile.Options{})
 //	if err != nil {
@@ -43,15 +43,15 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// Options are the settings of Load and Parse. The zero value reads files and the
-// environment of the process.
+// Options are the settings of Load and Parse. The zero value reads files and
+// the environment of the process.
 type Options struct {
 	// Getenv returns a variable of the environment, for {$NAME}. Nil means
 	// os.LookupEnv.
 	Getenv func(name string) (string, bool)
 
-	// ReadFile reads an imported file, and Glob lists files for an import. Nil means
-	// os.ReadFile and filepath.Glob.
+	// ReadFile reads an imported file, and Glob lists files for an import. Nil
+	// means os.ReadFile and filepath.Glob.
 	ReadFile func(name string) ([]byte, error)
 	Glob     func(pattern string) (names []string, err error)
 }
@@ -72,7 +72,8 @@ func (o Options) withDefaults() Options {
 // A Config is a Caddyfile that was translated.
 type Config struct{ plan *plan }
 
-// Load reads and translates a file. The error is a Faults if the file can be read.
+// Load reads and translates a file. The error is a Faults if the file can be
+// read.
 func Load(file string, o Options) (*Config, error) {
 	o = o.withDefaults()
 	text, err := o.ReadFile(file)
@@ -82,8 +83,8 @@ func Load(file string, o Options) (*Config, error) {
 	return Parse(file, text, o)
 }
 
-// Parse translates the text of a file; the name is for errors, and its directory for
-// imports. The error is a Faults with all faults of the text.
+// Parse translates the text of a file; the name is for errors, and its
+// directory for imports. The error is a Faults with all faults of the text.
 func Parse(file string, text []byte, o Options) (*Config, error) {
 	t := newTranslator(o.withDefaults())
 	importer := &importer{options: t.options, snippets: map[string][]token{}, fault: t.fault}

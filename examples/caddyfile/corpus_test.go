@@ -32,7 +32,8 @@ type exchange struct {
 	body   []string    // parts
 }
 
-// samples reads the corpus: a Caddyfile, a line with ----, and lines that begin with
+// samples reads the corpus: a Caddyfile, a line with ----, and lines that begin
+// with
 //
 //	!  a fault
 //	>  a request, then its headers, and its body behind an empty one
@@ -104,9 +105,9 @@ func (e exchange) verify(t testing.TB, a answer) {
 	}
 }
 
-// targets starts the services that the samples call localhost:9001 to localhost:9003,
-// and returns a func that puts their addresses into a text. Nothing listens on
-// localhost:9009.
+// targets starts the services that the samples call localhost:9001 to
+// localhost:9003, and returns a func that puts their addresses into a text.
+// Nothing listens on localhost:9009.
 func targets(t testing.TB) func(string) string {
 	var pairs []string
 	for i, name := range []string{"one", "two", "three"} {
@@ -120,8 +121,8 @@ func targets(t testing.TB) func(string) string {
 	return strings.NewReplacer(pairs...).Replace
 }
 
-// echo answers with the request. The parameter code is the status, and h a header of
-// the response.
+// echo answers with the request. The parameter code is the status, and h a
+// header of the response.
 func echo(w http.ResponseWriter, q *http.Request, name string) {
 	for _, h := range q.URL.Query()["h"] {
 		field, value, _ := strings.Cut(h, "=")

@@ -7,8 +7,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// handleErrors reads the directive handle_errors: what a site does with failures, all
-// or those of some statuses.
+// handleErrors reads the directive handle_errors: what a site does with
+// failures, all or those of some statuses.
 func (t *translator) handleErrors(d directive, s *siteScope, named map[string]*site.Match) {
 	if !d.open {
 		t.fault(d.place, "handle_errors", "want a block")

@@ -11,8 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// What is accepted builds, and its program is Go. What is refused has faults with
-// places in the file.
+// What is accepted builds, and its program is Go. What is refused has faults
+// with places in the file.
 func FuzzParse(f *testing.F) {
 	for _, s := range samples(f) {
 		f.Add(s.text)

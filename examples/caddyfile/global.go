@@ -23,8 +23,8 @@ type global struct {
 	limits              limits
 }
 
-// readGlobal reads the global options. Ports come first, since addresses depend on
-// them.
+// readGlobal reads the global options. Ports come first, since addresses depend
+// on them.
 func (t *translator) readGlobal(s *section) {
 	t.once(s.block)
 	for _, d := range s.block {
@@ -212,8 +212,8 @@ func (t *translator) timeouts(d directive) {
 	}
 }
 
-// trust sets the trusted proxies of a server: what the reverse_proxies of its sites
-// say must be the same.
+// trust sets the trusted proxies of a server: what the reverse_proxies of its
+// sites say must be the same.
 func (t *translator) trust(srv *server, proxies []*proxyTrust) {
 	for _, p := range proxies {
 		want := t.global.trusted
@@ -289,8 +289,8 @@ func (t *translator) finish() {
 	}
 }
 
-// redirects adds routes that send the hosts of a server to HTTPS, except those that
-// have a site without TLS.
+// redirects adds routes that send the hosts of a server to HTTPS, except those
+// that have a site without TLS.
 func (t *translator) redirects(from, to *server) {
 	port := from.port
 	if port == t.global.httpsPort {

@@ -16,9 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// The programs of all samples become files of one package, so that the compiler runs
-// once. Each gets the questions of its sample, and must answer as the Servers of this
-// process do.
+// The programs of all samples become files of one package, so that the compiler
+// runs once. Each gets the questions of its sample, and must answer as the
+// Servers of this process do.
 func TestProgramsBehaveLikeTheFilesTheyAreMadeFrom(t *testing.T) {
 	addresses := targets(t)
 	dir := t.TempDir()
@@ -76,8 +76,8 @@ func comparable(a answer) answer {
 	return a
 }
 
-// writeProgram writes a program as one file of a package with all of them: its funcs
-// get a number.
+// writeProgram writes a program as one file of a package with all of them: its
+// funcs get a number.
 func writeProgram(t *testing.T, dir string, i int, text []byte) {
 	renamed := strings.NewReplacer("func main()", fmt.Sprintf("func main%d()", i), "func router()", fmt.Sprintf("func router%d()", i),
 		"func servers()", fmt.Sprintf("func servers%d()", i), ", router())", fmt.Sprintf(", router%d())", i),
@@ -123,8 +123,8 @@ func runModule(t *testing.T, dir string, stdin []byte) []byte {
 	return out
 }
 
-// writeModule writes go.mod and go.sum of a module outside the tree, which requires
-// what this one does, and returns the directory of this one.
+// writeModule writes go.mod and go.sum of a module outside the tree, which
+// requires what this one does, and returns the directory of this one.
 func writeModule(t *testing.T, dir string) string {
 	mod, err := os.ReadFile("go.mod")
 	require.NoError(t, err)

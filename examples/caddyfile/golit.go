@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-// A printer writes values as Go expressions. Handlers that are used more than once,
-// and Upstreams with settings, become variables.
+// A printer writes values as Go expressions. Handlers that are used more than
+// once, and Upstreams with settings, become variables.
 type printer struct {
 	plan    *plan
 	uses    map[any]int    // how often a handler is used
@@ -113,7 +113,8 @@ func (p *printer) declare(key any, kind, text string) string {
 	return name
 }
 
-// upstream returns the expression for an Upstream: a variable if it has settings.
+// upstream returns the expression for an Upstream: a variable if it has
+// settings.
 func (p *printer) upstream(u *hostproxy.Upstream) string {
 	h := p.plan.hooks[u]
 	var quoted []string
@@ -131,8 +132,8 @@ func (p *printer) upstream(u *hostproxy.Upstream) string {
 	return text
 }
 
-// settings returns assignments for the fields that differ from those of site.To, and
-// the funcs.
+// settings returns assignments for the fields that differ from those of
+// site.To, and the funcs.
 func (p *printer) settings(u *hostproxy.Upstream, h *hooks) (lines []string) {
 	v, base := reflect.ValueOf(u).Elem(), reflect.ValueOf(site.To(h.targets...)).Elem()
 	for i := range v.NumField() {
@@ -270,8 +271,8 @@ func (p *printer) known(v reflect.Value) (string, bool) {
 	return "", false
 }
 
-// statuses writes lists of statuses, whole classes of which are frequent, and other
-// numbers.
+// statuses writes lists of statuses, whole classes of which are frequent, and
+// other numbers.
 func (p *printer) statuses(codes []int) string {
 	var words, numbers []string
 	for i := 0; i < len(codes); i++ {

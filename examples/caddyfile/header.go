@@ -8,12 +8,12 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// framing are headers that delimit or route a message, which only the proxy may set.
-// Read-only.
+// framing are headers that delimit or route a message, which only the proxy may
+// set. Read-only.
 var framing = []string{"Connection", "Upgrade", "Keep-Alive", "Transfer-Encoding", "Content-Length", "Te", "Trailer", "Proxy-Connection", "Expect"}
 
-// header translates changes to responses. Defaults (?Name) act apart from the other
-// changes.
+// header translates changes to responses. Defaults (?Name) act apart from the
+// other changes.
 func (t *translator) header(d directive, _ *scope) func(http.Handler) http.Handler {
 	h := site.Header{}
 	lines := d.block
@@ -90,7 +90,8 @@ func (t *translator) field(d directive, name string) string {
 	return http.CanonicalHeaderKey(name)
 }
 
-// edit adds one change: Name value, +Name value, -Name, or Name regexp replacement.
+// edit adds one change: Name value, +Name value, -Name, or Name regexp
+// replacement.
 func (t *translator) edit(d directive, e *site.Edits) {
 	name, args := d.name(), d.args()
 	f := t.field(d, strings.TrimLeft(name, "+-"))

@@ -8,8 +8,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// refusedBodies are bodies of a site that have one word too much, or one that would
-// have no effect. refusedGlobals are global options, and refusedFiles whole files.
+// refusedBodies are bodies of a site that have one word too much, or one that
+// would have no effect. refusedGlobals are global options, and refusedFiles
+// whole files.
 func refusedBodies() []string {
 	return []string{
 		"root * /srv more", "root /srv {\n}", "respond a 200 b", "respond a {\n\tmore\n}", "redir / /b 301 more", "redir /a /b {\n\tx\n}",

@@ -135,7 +135,8 @@ func (m *importer) include(at token, args []token, depth int) []token {
 	return out
 }
 
-// files returns the files that a pattern names, relative to the file with the import.
+// files returns the files that a pattern names, relative to the file with the
+// import.
 func (m *importer) files(at token, pattern string) []string {
 	if !filepath.IsAbs(pattern) {
 		pattern = filepath.Join(filepath.Dir(at.file), pattern)
@@ -153,7 +154,8 @@ func (m *importer) files(at token, pattern string) []string {
 	return names
 }
 
-// argument is {args[0]}, {args[1:]}, {args[:]} or the older {args.0}. Read-only.
+// argument is {args[0]}, {args[1:]}, {args[:]} or the older {args.0}.
+// Read-only.
 var argument = regexp.MustCompile(`\{args(?:\[(\d*)(:?)(\d*)\]|\.(\d+|\*))\}`)
 
 // fill replaces the arguments in the tokens of a snippet or file.

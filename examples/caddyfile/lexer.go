@@ -6,16 +6,16 @@ import (
 	"unicode/utf8"
 )
 
-// maxFile limits the size of one file, and the others the words of all files and
-// imports.
+// maxFile limits the size of one file, and the others the words of all files
+// and imports.
 const (
 	maxFile   = 1 << 20
 	maxTokens = 200_000
 	maxBytes  = 16 << 20
 )
 
-// A place is where something stands in a file. Columns are counted in characters,
-// from 1.
+// A place is where something stands in a file. Columns are counted in
+// characters, from 1.
 type place struct {
 	file      string
 	line, col int
@@ -47,8 +47,8 @@ type lexer struct {
 	fault  func(place, string, string, ...any) bool
 }
 
-// lex returns the tokens of a file. Variables such as {$HOST:localhost} are replaced
-// first, as text: one variable may stand for several tokens.
+// lex returns the tokens of a file. Variables such as {$HOST:localhost} are
+// replaced first, as text: one variable may stand for several tokens.
 func lex(file string, text []byte, getenv func(string) (string, bool), fault func(place, string, string, ...any) bool) []token {
 	l := &lexer{file: file, fault: fault}
 	if len(text) > maxFile {
@@ -144,8 +144,8 @@ func (l *lexer) space() {
 	}
 }
 
-// newline reports whether the token at i begins a line: an escaped line end does not
-// count.
+// newline reports whether the token at i begins a line: an escaped line end
+// does not count.
 func (l *lexer) newline(i int) bool {
 	for i--; i >= 0; i-- {
 		switch r := l.in[i].r; {
@@ -191,8 +191,8 @@ func (l *lexer) bare() string {
 	return text(l.in[start:l.at])
 }
 
-// quoted reads to the closing quote. In "…", \" stands for a quote; in `…`, nothing
-// is special.
+// quoted reads to the closing quote. In "…", \" stands for a quote; in `…`,
+// nothing is special.
 func (l *lexer) quoted(at place, quote rune) string {
 	var b strings.Builder
 	for l.at++; l.at < len(l.in); l.at++ {
@@ -211,7 +211,8 @@ func (l *lexer) quoted(at place, quote rune) string {
 	return b.String()
 }
 
-// heredocMark returns the marker of the heredoc that begins here, "" if none does.
+// heredocMark returns the marker of the heredoc that begins here, "" if none
+// does.
 func (l *lexer) heredocMark() string {
 	i := l.at + 2
 	if i >= len(l.in) || l.in[l.at+1].r != '<' {
@@ -226,8 +227,8 @@ func (l *lexer) heredocMark() string {
 	return text(l.in[l.at+2 : i])
 }
 
-// heredoc reads lines to the one that begins with the marker, whose indentation is
-// removed from all of them.
+// heredoc reads lines to the one that begins with the marker, whose indentation
+// is removed from all of them.
 func (l *lexer) heredoc(at place, mark string) string {
 	l.at += 2 + utf8.RuneCountInString(mark) + 1
 	lines := strings.Split(text(l.in[l.at:]), "\n")

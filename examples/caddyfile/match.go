@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// matcher takes the matcher out of the arguments of d: *, a path, or the name of one.
-// It returns nil if d is for all requests.
+// matcher takes the matcher out of the arguments of d: *, a path, or the name
+// of one. It returns nil if d is for all requests.
 func (t *translator) matcher(d *directive, sc *scope) (*site.Match, bool) {
 	name := d.name()
 	if name == "try_files" || len(d.args()) == 0 {
@@ -148,7 +148,8 @@ func (t *translator) matchHost(a token) string {
 	return host
 }
 
-// some returns the arguments of d, of which there must be one or more, and no block.
+// some returns the arguments of d, of which there must be one or more, and no
+// block.
 func (t *translator) some(d directive) []token {
 	t.noBlock(d)
 	if len(d.args()) == 0 {
@@ -226,8 +227,8 @@ func (t *translator) matchHeaderRE(d directive, m *site.Match, set string) {
 	m.HeaderRE = append(m.HeaderRE, h)
 }
 
-// not translates a matcher that must not match: one on the line, or all of a block
-// together.
+// not translates a matcher that must not match: one on the line, or all of a
+// block together.
 func (t *translator) not(d directive, m *site.Match, set string) {
 	inner := &site.Match{}
 	switch {
@@ -243,8 +244,8 @@ func (t *translator) not(d directive, m *site.Match, set string) {
 	m.Not = append(m.Not, inner)
 }
 
-// unsupported are directives of Caddy that are refused, with what to do instead.
-// Read-only.
+// unsupported are directives of Caddy that are refused, with what to do
+// instead. Read-only.
 func unsupported() map[string]string {
 	return maps.Clone(map[string]string{
 		"acme_server": "this proxy is no CA for others",

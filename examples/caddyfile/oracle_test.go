@@ -22,9 +22,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-var caddyBinary = flag.String("caddy", "", "path of a caddy binary: the samples are put to it too") // Read-only.
+// Read-only.
+var caddyBinary = flag.String("caddy", "", "path of a caddy binary: the samples are put to it too")
 
-// differs are the samples that Caddy cannot be asked, with the reason. Read-only.
+// differs are the samples that Caddy cannot be asked, with the reason.
+// Read-only.
 var differs = map[string]string{"61-other-ports": "a redirect names the port, which is another one here"}
 
 // The corpus says what Caddy does: go test -run Caddy -caddy /usr/bin/caddy.
@@ -140,7 +142,8 @@ func replacePorts(t *testing.T, config map[string]any) map[string]string {
 		}
 	}
 	apps["tls"] = map[string]any{"automation": automation}
-	if https := "127.0.0.1:" + string(app["https_port"].(json.RawMessage)); open[https] { // redirects
+	// redirects
+	if https := "127.0.0.1:" + string(app["https_port"].(json.RawMessage)); open[https] {
 		open["127.0.0.1:"+string(app["http_port"].(json.RawMessage))] = true
 	}
 	maps.DeleteFunc(ports, func(_, addr string) bool { return !open[addr] })

@@ -9,13 +9,13 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// order is the order in which directives of a block act, whatever the order in the
-// file. Read-only.
+// order is the order in which directives of a block act, whatever the order in
+// the file. Read-only.
 var order = []string{"root", "header", "request_body", "redir", "rewrite", "uri", "try_files", "basic_auth", "forward_auth",
 	"request_header", "encode", "handle", "route", "abort", "error", "respond", "reverse_proxy", "file_server"}
 
-// exclusive are the directives of which only the first that matches acts, in one
-// block. Read-only.
+// exclusive are the directives of which only the first that matches acts, in
+// one block. Read-only.
 var exclusive = []string{"root", "rewrite", "handle"}
 
 // An entry is a directive of a block that handles requests.
@@ -27,7 +27,8 @@ type entry struct {
 	wrap func(next http.Handler) http.Handler
 }
 
-// path returns the path of an entry that matches by one path alone, "" otherwise.
+// path returns the path of an entry that matches by one path alone, ""
+// otherwise.
 func (e entry) path() string {
 	if e.match == nil || len(e.match.Paths) != 1 {
 		return ""
@@ -62,9 +63,9 @@ func one(b bool) int {
 	return 0
 }
 
-// grouped marks the entries that exclude each other, and joins neighbours with the
-// same matcher: what the first of them changes in the request does not matter for the
-// others.
+// grouped marks the entries that exclude each other, and joins neighbours with
+// the same matcher: what the first of them changes in the request does not
+// matter for the others.
 func grouped(es []entry) (out []entry) {
 	count := map[string]int{}
 	for _, e := range es {
@@ -88,15 +89,15 @@ func grouped(es []entry) (out []entry) {
 // maxHandlers limits the handlers that one file is composed to.
 const maxHandlers = 20_000
 
-// compose returns one handler for entries, in their order, and for what comes behind
-// them.
+// compose returns one handler for entries, in their order, and for what comes
+// behind them.
 func (t *translator) compose(es []entry, next http.Handler) http.Handler {
 	c := &composer{t: t, es: es, next: next, made: map[[2]int]http.Handler{}}
 	return c.from(0, 0)
 }
 
-// A composer keeps the handlers that it has made, so that the same one serves in
-// several places.
+// A composer keeps the handlers that it has made, so that the same one serves
+// in several places.
 type composer struct {
 	t    *translator
 	es   []entry
@@ -132,8 +133,8 @@ func (c *composer) from(i, taken int) http.Handler {
 	return h
 }
 
-// bit returns the bit of an entry's group, 0 for none. There are at most three groups
-// in a block.
+// bit returns the bit of an entry's group, 0 for none. There are at most three
+// groups in a block.
 func (c *composer) bit(i int) int {
 	if c.es[i].group == 0 {
 		return 0
@@ -141,7 +142,8 @@ func (c *composer) bit(i int) int {
 	return 1 << slices.Index(exclusive, c.es[i].name)
 }
 
-// cases returns the cases of a handler that only chooses, or one for all requests.
+// cases returns the cases of a handler that only chooses, or one for all
+// requests.
 func cases(h http.Handler) []site.Case {
 	switch h := h.(type) {
 	case *site.First:

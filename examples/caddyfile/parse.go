@@ -18,8 +18,8 @@ type directive struct {
 func (d directive) name() string  { return d.words[0].text }
 func (d directive) args() []token { return d.words[1:] }
 
-// A section is a block at the top of a file: the global options, or a site with its
-// addresses.
+// A section is a block at the top of a file: the global options, or a site with
+// its addresses.
 type section struct {
 	place
 	names []token // addresses; empty for the global options
@@ -68,8 +68,8 @@ func (p *parser) sections() (global *section, sites []section) {
 	return global, sites
 }
 
-// names reads the addresses of a site and reports whether a block follows. A comma at
-// the end of a line continues it.
+// names reads the addresses of a site and reports whether a block follows. A
+// comma at the end of a line continues it.
 func (p *parser) names(s *section) bool {
 	for comma := true; p.at < len(p.tokens); p.at++ {
 		t := p.tokens[p.at]

@@ -11,8 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// A plan is what a file means. The handlers in it are those that serve; what cannot
-// be read out of a handler, such as a func, is kept beside it for the program.
+// A plan is what a file means. The handlers in it are those that serve; what
+// cannot be read out of a handler, such as a func, is kept beside it for the
+// program.
 type plan struct {
 	servers []*server
 	debug   bool

@@ -56,8 +56,8 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 	return in(u)
 }
 
-// proxy reads the lines of reverse_proxy, and of forward_auth: own gets lines first,
-// and reports whether one was for it.
+// proxy reads the lines of reverse_proxy, and of forward_auth: own gets lines
+// first, and reports whether one was for it.
 func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{}, seen: map[string]bool{},
 		trust: &proxyTrust{place: d.place}}
@@ -118,7 +118,8 @@ func (p *proxy) line(d directive) {
 	}
 }
 
-// once reports an option that is written twice, and would replace the first one.
+// once reports an option that is written twice, and would replace the first
+// one.
 func (p *proxy) once(d directive) {
 	switch name := d.name(); {
 	case name == "to" || name == "copy_headers" || name == "header_up" || name == "header_down" || name == "tls_trusted_ca_certs":
@@ -252,7 +253,8 @@ func (p *proxy) headerUp(d directive) {
 	switch a[1].text {
 	case "{upstream_hostport}", "{http.reverse_proxy.upstream.hostport}":
 		p.u.TargetHost = true
-	case "{host}", "{hostport}", "{http.request.host}", "{http.request.hostport}": // as it is anyway
+	case "{host}", "{hostport}", "{http.request.host}", "{http.request.hostport}":
+		// as it is anyway
 	default:
 		p.up().Host = p.t.text(a[1], "header_up")
 	}
@@ -279,7 +281,8 @@ func (p *proxy) headerDown(d directive) {
 }
 
 // fixed returns edits as a hostproxy.HeaderEdit, if these mean the same there:
-// without placeholders, stars, replacements, and with one kind of change per header.
+// without placeholders, stars, replacements, and with one kind of change per
+// header.
 func fixed(e site.Edits) (edit hostproxy.HeaderEdit, ok bool) {
 	seen := map[string]bool{}
 	for _, h := range []http.Header{e.Add, e.Set} {
@@ -394,8 +397,8 @@ func (p *proxy) address(a token) (scheme string, targets []string) {
 	return scheme, targets
 }
 
-// ports adds the port that a target implies, and writes a range of ports as single
-// ones.
+// ports adds the port that a target implies, and writes a range of ports as
+// single ones.
 func (p *proxy) ports(a token, text, scheme string) (hosts []string) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {

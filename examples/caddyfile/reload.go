@@ -11,7 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-// ErrRestart is the error of Running.Reload for a file that changes more than sites.
+// ErrRestart is the error of Running.Reload for a file that changes more than
+// sites.
 var ErrRestart = errors.New("caddyfile: ports, global options, tls or log have changed: restart to use the new file")
 
 // A Running is a Config whose Servers run.
@@ -20,7 +21,8 @@ type Running struct {
 	servers []*hostproxy.Server
 }
 
-// Run makes the Servers of c, as Config.Servers does, so that they can be reloaded.
+// Run makes the Servers of c, as Config.Servers does, so that they can be
+// reloaded.
 func (c *Config) Run() (*Running, error) {
 	servers, err := c.plan.build()
 	if err != nil {
@@ -33,9 +35,9 @@ func (c *Config) Run() (*Running, error) {
 func (r *Running) Servers() []*hostproxy.Server { return r.servers }
 
 // Reload replaces the sites by those of c. Routes that mean the same keep their
-// handlers, and with them their connections. If c changes anything else, the error is
-// ErrRestart. After an error, nothing has changed. It must not be called
-// concurrently.
+// handlers, and with them their connections. If c changes anything else, the
+// error is ErrRestart. After an error, nothing has changed. It must not be
+// called concurrently.
 func (r *Running) Reload(c *Config) error {
 	if !slices.EqualFunc(r.plan.servers, c.plan.servers, func(a, b *server) bool { return r.plan.settings(a) == c.plan.settings(b) }) {
 		return ErrRestart

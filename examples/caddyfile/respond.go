@@ -8,7 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// in returns a maker's result for a handler that answers, whatever is behind it.
+// in returns a maker's result for a handler that answers, whatever is behind
+// it.
 func in(h http.Handler) func(http.Handler) http.Handler {
 	return func(http.Handler) http.Handler { return h }
 }

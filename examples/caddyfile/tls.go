@@ -54,8 +54,8 @@ func (t *translator) tls(d directive, s *siteScope) {
 	}
 }
 
-// once reports a setting that is written twice, by the same name or another one, and
-// one that would have no effect beside another. It returns true.
+// once reports a setting that is written twice, by the same name or another
+// one, and one that would have no effect beside another. It returns true.
 func (b *tlsBlock) once(t *translator, at place, name string) bool {
 	if b.seen[name] {
 		t.fault(at, name, "this is written twice: only one of the two could count")

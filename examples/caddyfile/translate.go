@@ -32,15 +32,16 @@ func (t *translator) fault(at place, word, format string, args ...any) bool {
 	return false
 }
 
-// broken reports whether quotes or braces are wrong, so that blocks are not what they
-// seem.
+// broken reports whether quotes or braces are wrong, so that blocks are not
+// what they seem.
 func (t *translator) broken() bool {
 	return slices.ContainsFunc(t.faults, func(f Fault) bool {
 		return f.Word == "{" || f.Word == "}" || strings.Contains(f.Text, "is not closed")
 	})
 }
 
-// A scope is the block whose directives are translated: a site, or a block in it.
+// A scope is the block whose directives are translated: a site, or a block in
+// it.
 type scope struct {
 	site    *siteScope
 	named   map[string]*site.Match // named matchers of this block and those around it
@@ -172,8 +173,8 @@ func makers() map[string]maker {
 		"reverse_proxy": (*translator).reverseProxy, "file_server": (*translator).fileServer}
 }
 
-// directive translates one directive: to entries, or to what the site as a whole
-// sets.
+// directive translates one directive: to entries, or to what the site as a
+// whole sets.
 func (t *translator) directive(d directive, sc *scope) []entry {
 	name := d.name()
 	switch name {

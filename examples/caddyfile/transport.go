@@ -64,8 +64,8 @@ func (p *proxy) transportLine(d directive) {
 	}
 }
 
-// versions reads the versions of HTTP. Targets over TLS get HTTP/1.1, and HTTP/2
-// where they need it.
+// versions reads the versions of HTTP. Targets over TLS get HTTP/1.1, and
+// HTTP/2 where they need it.
 func (p *proxy) versions(d directive) {
 	var vs []string
 	for _, a := range p.t.some(d) {
@@ -126,8 +126,8 @@ func (p *proxy) refuseTransport(d directive) {
 	p.t.fault(d.place, name, "not supported: %s", hint)
 }
 
-// tls sets the TLS settings for the targets. Files are read, so that a wrong one is a
-// fault of the file.
+// tls sets the TLS settings for the targets. Files are read, so that a wrong
+// one is a fault of the file.
 func (p *proxy) tls() {
 	if p.insecure || p.serverName != "" || p.h.rootCAs != nil || p.h.keys[0] != "" {
 		p.u.TLS = &tls.Config{InsecureSkipVerify: p.insecure, ServerName: p.serverName}

@@ -14,8 +14,8 @@ import (
 // days is a number of days in a duration. Read-only.
 var days = regexp.MustCompile(`(\d+(?:\.\d+)?)d`)
 
-// duration reads a duration, such as 5s, 1m30s or 2d. Bare numbers are not durations,
-// except those that allow says.
+// duration reads a duration, such as 5s, 1m30s or 2d. Bare numbers are not
+// durations, except those that allow says.
 func (t *translator) duration(d directive) time.Duration {
 	a, ok := t.one(d)
 	if !ok {
@@ -90,8 +90,8 @@ func (t *translator) none(d directive) bool {
 	return t.noBlock(d)
 }
 
-// once reports options of a block that are written twice, of which only the last
-// would count. Those in repeat may be.
+// once reports options of a block that are written twice, of which only the
+// last would count. Those in repeat may be.
 func (t *translator) once(block []directive, repeat ...string) {
 	seen := map[string]bool{}
 	for _, d := range block {

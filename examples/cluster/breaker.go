@@ -28,20 +28,24 @@ const (
 	closed
 )
 
-// A breaker decides whether requests ask Redis. It is closed at first, and opened by maxFailures in a row. Then one probe is
-// let through every openFor, and the first that succeeds closes it.
+// A breaker decides whether requests ask Redis. It is closed at first, and
+// opened by maxFailures in a row. Then one probe is let through every openFor,
+// and the first that succeeds closes it.
 type breaker struct {
 	grace time.Duration // while an answer is overdue by that, nothing else waits
 
-	mu       sync.Mutex
-	asked    time.Time // when the first question since the last answer was asked; zero if nothing is asked
-	waiting  int       // questions without an answer
+	mu sync.Mutex
+	// when the first question since the last answer was asked; zero if nothing
+	// is asked
+	asked    time.Time
+	waiting  int // questions without an answer
 	failures int
 	open     bool
 	retry    time.Time // when to probe, while open
 }
 
-// ask decides about a request. After askRedis and askLater, left or answered must be called.
+// ask decides about a request. After askRedis and askLater, left or answered
+// must be called.
 func (b *breaker) ask(now time.Time) asking {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -10,7 +10,8 @@ import (
 // maxBuckets limits the buckets of one process, of about 100 bytes each.
 const maxBuckets = 1 << 16
 
-// buckets are token buckets in memory, for the time without Redis. What is kept of each is when it is full again.
+// buckets are token buckets in memory, for the time without Redis. What is kept
+// of each is when it is full again.
 type buckets struct {
 	interval time.Duration // for one token
 	empty    time.Duration // for all tokens
@@ -44,7 +45,8 @@ func (b *buckets) take(key string, now time.Time) hostproxy.Quota {
 	return hostproxy.Quota{OK: true, Remaining: int((b.empty - next.Sub(now)) / b.interval), Reset: next.Sub(now)}
 }
 
-// makeRoom drops full buckets among some, and any bucket if none of them is full. mu is held.
+// makeRoom drops full buckets among some, and any bucket if none of them is
+// full. mu is held.
 func (b *buckets) makeRoom(now time.Time) {
 	const some = 100
 	seen, last := 0, ""

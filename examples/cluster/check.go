@@ -16,15 +16,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Check asks Redis whether it suits a cluster of proxies. Call it at the start. Each error and each warning is one sentence
-// that names the server, what is wrong, and how to mend it. All are returned, the errors joined.
+// Check asks Redis whether it suits a cluster of proxies. Call it at the start.
+// Each error and each warning is one sentence that names the server, what is
+// wrong, and how to mend it. All are returned, the errors joined.
 //
-// An error that wraps [ErrUnreachable] may pass by itself: Redis is away, is starting, or has no master at the moment. Any
-// other error stays until somebody changes something: a password, a permission, TLS, the kind of server (a replica, a
-// Sentinel, a node of a Redis Cluster), its version, or a maxmemory-policy that evicts keys without an expiry, such as
-// allkeys-lru, together with maxmemory. Certificates would then disappear all at once.
+// An error that wraps [ErrUnreachable] may pass by itself: Redis is away, is
+// starting, or has no master at the moment. Any other error stays until
+// somebody changes something: a password, a permission, TLS, the kind of server
+// (a replica, a Sentinel, a node of a Redis Cluster), its version, or a
+// maxmemory-policy that evicts keys without an expiry, such as allkeys-lru,
+// together with maxmemory. Certificates would then disappear all at once.
 //
-// Warnings are about what may cost something later: nothing is persisted, locks may be evicted, or Redis does not say.
+// Warnings are about what may cost something later: nothing is persisted, locks
+// may be evicted, or Redis does not say.
 func (s *Storage) Check(ctx context.Context) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*s.options.Timeout)
 	defer cancel()
@@ -33,7 +37,8 @@ func (s *Storage) Check(ctx context.Context) (warnings []string, err error) {
 	look := func(ctx context.Context, c *redis.Client) error {
 		i := &inspection{ctx: ctx, storage: s, client: c, addr: c.Options().Addr}
 		i.name = "redis at " + i.addr
-		if _, _, err := net.SplitHostPort(i.addr); err != nil { // go-redis does not say which one that is
+		// go-redis does not say which one that is
+		if _, _, err := net.SplitHostPort(i.addr); err != nil {
 			i.name = "the Redis that the Sentinels name"
 		}
 		err := i.look()
@@ -56,14 +61,16 @@ func (s *Storage) Check(ctx context.Context) (warnings []string, err error) {
 	return sorted(warnings), s.explain(ctx, "redis", s.rehearse(ctx))
 }
 
-// sorted returns sentences in an order that does not depend on which server was faster, each once.
+// sorted returns sentences in an order that does not depend on which server was
+// faster, each once.
 func sorted(sentences []string) []string {
 	slices.Sort(sentences)
 	return slices.Compact(sentences)
 }
 
-// rehearse does what the cluster does later: it writes, reads and deletes a key, takes and frees a lock, and takes a token.
-// So it finds permissions that are missing. Several processes may do so at once.
+// rehearse does what the cluster does later: it writes, reads and deletes a
+// key, takes and frees a lock, and takes a token. So it finds permissions that
+// are missing. Several processes may do so at once.
 func (s *Storage) rehearse(ctx context.Context) error {
 	const key = "hostproxy-check"
 	err := s.Store(ctx, key, []byte("check"))
@@ -123,7 +130,8 @@ func (i *inspection) look() error {
 	return errors.Join(i.version(), i.eviction())
 }
 
-// ping wants an answer. A Redis without TLS takes a handshake for a line that has not ended, and says nothing.
+// ping wants an answer. A Redis without TLS takes a handshake for a line that
+// has not ended, and says nothing.
 func (i *inspection) ping() error {
 	ctx, cancel := context.WithTimeout(i.ctx, i.storage.options.Timeout)
 	defer cancel()
@@ -157,7 +165,8 @@ func (i *inspection) fault(format string, args ...any) error {
 	return fmt.Errorf("cluster: %s %s", i.name, fmt.Sprintf(format, args...))
 }
 
-// kind wants a server that takes writes, and that is what the client takes it for.
+// kind wants a server that takes writes, and that is what the client takes it
+// for.
 func (i *inspection) kind() error {
 	_, isCluster := i.storage.client.(*redis.ClusterClient)
 	switch {
@@ -180,7 +189,8 @@ func (i *inspection) version() error {
 	return nil
 }
 
-// eviction looks at what Redis does when its memory is full. All certificates are in few keys, without an expiry.
+// eviction looks at what Redis does when its memory is full. All certificates
+// are in few keys, without an expiry.
 func (i *inspection) eviction() error {
 	policy, limit := i.info["maxmemory_policy"], i.info["maxmemory"]
 	bytes, err := strconv.ParseInt(limit, 10, 64)

@@ -1,5 +1,6 @@
-// Package cluster is what several proxies need to work as one: certificates, locks, ACME challenges, session tickets and
-// rate limits in Redis, and an answer for the load balancer in front.
+// Package cluster is what several proxies need to work as one: certificates,
+// locks, ACME challenges, session tickets and rate limits in Redis, and an
+// answer for the load balancer in front.
 //
 //	client, err := cluster.Connect("rediss://user:password@redis.internal:6379")
 //	storage, err := cluster.NewStorage(client, cluster.StorageOptions{})
@@ -11,7 +12,8 @@
 //   - cluster.go: Connect, and what clients have in common
 //   - storage.go, lock.go: Storage, a certmagic.Storage
 //   - check.go, fault.go: Storage.Check, a look at Redis at the start
-//   - limiter.go, breaker.go, buckets.go: Limiter, a hostproxy.Limiter, and what it does without Redis
+//   - limiter.go, breaker.go, buckets.go: Limiter, a hostproxy.Limiter, and
+//     what it does without Redis
 //   - gate.go: Gate, which tells a load balancer whether the proxy is ready
 package cluster
 
@@ -34,8 +36,9 @@ import (
 // defaultPrefix begins the keys of a cluster in Redis.
 const defaultPrefix = "hostproxy"
 
-// Connect returns a client for the Redis at a URL; see [ParseURL]. It does not connect yet: a Redis that is away is an
-// error of each operation, and of [Storage.Check].
+// Connect returns a client for the Redis at a URL; see [ParseURL]. It does not
+// connect yet: a Redis that is away is an error of each operation, and of
+// [Storage.Check].
 func Connect(rawURL string) (redis.UniversalClient, error) {
 	o, err := ParseURL(rawURL)
 	if err != nil {
@@ -44,20 +47,24 @@ func Connect(rawURL string) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(o), nil
 }
 
-// ParseURL returns the options of a client for the Redis at a URL, for [redis.NewUniversalClient]. These are the forms:
+// ParseURL returns the options of a client for the Redis at a URL, for
+// [redis.NewUniversalClient]. These are the forms:
 //
 //	redis://host:6379/0                               one Redis, database 0
 //	rediss://user:password@host:6379                  over TLS, with a password
 //	redis://host:26379?master_name=m&addr=host2:26379 Sentinels, and the name of the master that they watch
 //	redis://host:6379?cluster=true&addr=host2:6379    a Redis Cluster
 //
-// addr is a further address, and may be repeated. ca_file is a file in PEM with the CAs that Redis's certificate may
-// come from; without it, they are those of the system. User and password in front of the host are those of Redis.
-// sentinel_username and sentinel_password are those of the Sentinels. Anything else in a URL is an error. All errors of a URL are
-// returned, joined; they do not contain the password.
+// addr is a further address, and may be repeated. ca_file is a file in PEM with
+// the CAs that Redis's certificate may come from; without it, they are those of
+// the system. User and password in front of the host are those of Redis.
+// sentinel_username and sentinel_password are those of the Sentinels. Anything
+// else in a URL is an error. All errors of a URL are returned, joined; they do
+// not contain the password.
 //
-// The options are those that this package needs: deadlines of contexts are kept, and a command is sent again at most once.
-// To set more, change the options.
+// The options are those that this package needs: deadlines of contexts are
+// kept, and a command is sent again at most once. To set more, change the
+// options.
 func ParseURL(rawURL string) (*redis.UniversalOptions, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -183,7 +190,8 @@ func (p *urlParser) mode() {
 func (p *urlParser) tls() {
 	file := p.one("ca_file")
 	if p.u.Scheme == "rediss" {
-		p.o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12} // the server name is that of each address
+		// the server name is that of each address
+		p.o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	if file != "" {
 		p.roots(file)

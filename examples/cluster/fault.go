@@ -14,13 +14,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrUnreachable is wrapped by errors of [Storage.Check] that may pass by themselves: no server has answered, or it says
-// that it cannot serve yet.
+// ErrUnreachable is wrapped by errors of [Storage.Check] that may pass by
+// themselves: no server has answered, or it says that it cannot serve yet.
 var ErrUnreachable = errors.New("cluster: redis cannot be reached")
 
 const noTLS = "does not speak TLS: use redis:// in place of rediss://, or enable TLS in Redis"
 
-// replies explains error replies of Redis and of Sentinels, by how they begin or what they contain. Read-only.
+// replies explains error replies of Redis and of Sentinels, by how they begin
+// or what they contain. Read-only.
 var replies = []struct{ has, explanation string }{
 	{"WRONGPASS", "refuses the user name or the password: correct them in the URL, redis://user:password@host"},
 	{"NOAUTH", "requires a password: put it into the URL, redis://:password@host or redis://user:password@host"},
@@ -67,7 +68,8 @@ func (s *Storage) explain(ctx context.Context, at string, err error) error {
 	return fmt.Errorf("cluster: %s refuses a command: see what it says (%w)", at, err)
 }
 
-// sentence says what is wrong and how to mend it; "" if that is not known, or nothing is to be mended here.
+// sentence says what is wrong and how to mend it; "" if that is not known, or
+// nothing is to be mended here.
 func sentence(err error, prefix string) string {
 	var notTLS tls.RecordHeaderError
 	var authority x509.UnknownAuthorityError

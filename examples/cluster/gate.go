@@ -16,9 +16,11 @@ const (
 	gatePause = time.Second      // between two calls of Gate.Start
 )
 
-// A Gate tells a load balancer whether a proxy is ready, and gives the load balancer time to notice when it is not any
-// more. It is an http.Handler for the load balancer's health check, which answers GET and HEAD with 200 "ready", or with
-// 503 "starting" or "draining". Serve it on a listener of its own, with [hostproxy.RoleInternal]:
+// A Gate tells a load balancer whether a proxy is ready, and gives the load
+// balancer time to notice when it is not any more. It is an http.Handler for
+// the load balancer's health check, which answers GET and HEAD with 200
+// "ready", or with 503 "starting" or "draining". Serve it on a listener of its
+// own, with [hostproxy.RoleInternal]:
 //
 //	gate := &cluster.Gate{Delay: 5 * time.Second}
 //	s.Listeners = append(s.Listeners, hostproxy.Listener{Addr: ":9000", Role: hostproxy.RoleInternal, Handler: gate})
@@ -26,17 +28,19 @@ const (
 //
 // Until Context is called, the answer is 503. Fields must be set before.
 type Gate struct {
-	// Delay is the time from the end of the context, when the answer becomes 503, to the
-	// shutdown of the Server. All requests are served meanwhile. It should be longer than
-	// the load balancer takes to notice: the interval of its checks times the number of
-	// failures that it waits for, and their timeout. Zero means 10 s; negative means none.
+	// Delay is the time from the end of the context, when the answer becomes
+	// 503, to the shutdown of the Server. All requests are served meanwhile. It
+	// should be longer than the load balancer takes to notice: the interval of
+	// its checks times the number of failures that it waits for, and their
+	// timeout. Zero means 10 s; negative means none.
 	Delay time.Duration
 
-	// Start is called when Context is called. Until it has returned nil, the answer is
-	// 503. After an error or a panic, it is called again a second later. Use it to keep a
-	// proxy out of service that cannot have certificates yet; see [Storage.Check]. It is
-	// not called once it has returned nil: proxies that have certificates in memory serve
-	// without Redis. Nil means ready immediately.
+	// Start is called when Context is called. Until it has returned nil, the
+	// answer is 503. After an error or a panic, it is called again a second
+	// later. Use it to keep a proxy out of service that cannot have
+	// certificates yet; see [Storage.Check]. It is not called once it has
+	// returned nil: proxies that have certificates in memory serve without
+	// Redis. Nil means ready immediately.
 	Start func(ctx context.Context) error
 
 	// Logger is told when the answer changes, and why Start fails. Nil means
@@ -53,8 +57,10 @@ const (
 	gateDraining
 )
 
-// Context returns a context for the Server: it is done Delay after ctx, or immediately after ctx if the proxy has not been
-// ready yet. Call it once, immediately before the Server serves: a Gate that drains is never ready again.
+// Context returns a context for the Server: it is done Delay after ctx, or
+// immediately after ctx if the proxy has not been ready yet. Call it once,
+// immediately before the Server serves: a Gate that drains is never ready
+// again.
 func (g *Gate) Context(ctx context.Context) context.Context {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	go g.run(ctx, stop)

@@ -23,7 +23,8 @@ func connect(t *testing.T, url string) redis.UniversalClient {
 	return c
 }
 
-// open opens the storage at url until the test ends, as a process of its own would.
+// open opens the storage at url until the test ends, as a process of its own
+// would.
 func open(t *testing.T, url string) *cluster.Storage {
 	return openWith(t, url, cluster.StorageOptions{})
 }

@@ -23,38 +23,42 @@ const (
 
 // LimiterOptions are the settings of a [Limiter].
 type LimiterOptions struct {
-	// Name tells Limiters of one cluster apart. Limiters with the same Name share their
-	// buckets, and should have the same Rate and Burst. "" is a name too.
+	// Name tells Limiters of one cluster apart. Limiters with the same Name
+	// share their buckets, and should have the same Rate and Burst. "" is a
+	// name too.
 	Name string
 
-	// Rate is how many requests per second a client may make to all proxies together:
-	// above 0 and at most 1,000,000. It may be a fraction. Required.
+	// Rate is how many requests per second a client may make to all proxies
+	// together: above 0 and at most 1,000,000. It may be a fraction. Required.
 	Rate float64
 
-	// Burst is how many requests a client may make at once after a pause. Zero means
-	// Rate, rounded up; negative is an error.
+	// Burst is how many requests a client may make at once after a pause. Zero
+	// means Rate, rounded up; negative is an error.
 	Burst int
 
-	// Prefix begins the names of all keys in Redis, as in StorageOptions. "" means
-	// hostproxy.
+	// Prefix begins the names of all keys in Redis, as in StorageOptions. ""
+	// means hostproxy.
 	Prefix string
 
-	// Timeout limits the wait for Redis of each request. Zero means 50 ms; negative is an
-	// error.
+	// Timeout limits the wait for Redis of each request. Zero means 50 ms;
+	// negative is an error.
 	Timeout time.Duration
 
-	// Logger is told when the Limiter stops using Redis, and when it uses Redis again.
-	// Nil means slog.Default().
+	// Logger is told when the Limiter stops using Redis, and when it uses Redis
+	// again. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// A Limiter counts the requests of each client to all proxies in one token bucket in Redis. It is a
-// [hostproxy.KeyLimiter]. Its methods may be called concurrently.
+// A Limiter counts the requests of each client to all proxies in one token
+// bucket in Redis. It is a [hostproxy.KeyLimiter]. Its methods may be called
+// concurrently.
 //
-// While Redis fails or does not answer in time, the buckets are in the memory of each process: a client may then make
-// Rate requests per second to each proxy. Requests do not wait meanwhile: after three failures in a row Redis is not asked
-// by requests, but tried beside them, at most once a second. While a reply is overdue by a fifth of Timeout, further
-// requests do not wait for theirs.
+// While Redis fails or does not answer in time, the buckets are in the memory
+// of each process: a client may then make Rate requests per second to each
+// proxy. Requests do not wait meanwhile: after three failures in a row Redis is
+// not asked by requests, but tried beside them, at most once a second. While a
+// reply is overdue by a fifth of Timeout, further requests do not wait for
+// theirs.
 type Limiter struct {
 	client   redis.UniversalClient
 	options  LimiterOptions // complete
@@ -63,8 +67,9 @@ type Limiter struct {
 	local    *buckets
 }
 
-// NewLimiter returns a Limiter that uses a client, which must keep the deadlines of contexts (ContextTimeoutEnabled), as
-// those of [Connect] do. It does not connect.
+// NewLimiter returns a Limiter that uses a client, which must keep the
+// deadlines of contexts (ContextTimeoutEnabled), as those of [Connect] do. It
+// does not connect.
 func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error) {
 	prefix, err := validName("LimiterOptions.Prefix", o.Prefix, defaultPrefix)
 	_, err2 := validName("LimiterOptions.Name", o.Name, "")
@@ -75,7 +80,8 @@ func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error
 	if o.Burst < 0 {
 		errs = append(errs, fmt.Errorf("cluster: LimiterOptions.Burst %d is negative: want a number of requests, or 0 for Rate", o.Burst))
 	}
-	if o.Rate > 0 && max(float64(o.Burst), 1)/o.Rate > longestFill.Seconds() { // a Burst of zero is at least 1
+	// a Burst of zero is at least 1
+	if o.Rate > 0 && max(float64(o.Burst), 1)/o.Rate > longestFill.Seconds() {
 		errs = append(errs, fmt.Errorf("cluster: LimiterOptions.Burst %d at Rate %v: want a burst that fills in at most a year", o.Burst, o.Rate))
 	}
 	if o.Timeout < 0 {
@@ -91,17 +97,20 @@ func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error
 	return l, nil
 }
 
-// RateLimit returns settings with this Limiter, which announce its Rate and Burst.
+// RateLimit returns settings with this Limiter, which announce its Rate and
+// Burst.
 func (l *Limiter) RateLimit() *hostproxy.RateLimit {
 	return &hostproxy.RateLimit{Rate: l.options.Rate, Burst: l.options.Burst, Limiter: l}
 }
 
-// Allow counts a request of a client. It does not return an error: without Redis it counts in this process.
+// Allow counts a request of a client. It does not return an error: without
+// Redis it counts in this process.
 func (l *Limiter) Allow(ctx context.Context, client netip.Addr) (hostproxy.Quota, error) {
 	return l.AllowKey(ctx, client.String())
 }
 
-// AllowKey counts a request by another key, for [hostproxy.RateLimit].By. It does not return an error either.
+// AllowKey counts a request by another key, for [hostproxy.RateLimit].By. It
+// does not return an error either.
 func (l *Limiter) AllowKey(ctx context.Context, key string) (hostproxy.Quota, error) {
 	now := time.Now()
 	switch l.breaker.ask(now) {
@@ -115,9 +124,11 @@ func (l *Limiter) AllowKey(ctx context.Context, key string) (hostproxy.Quota, er
 	return l.local.take(key, now), nil
 }
 
-// bucketScript takes a token of a bucket. What is kept is the time at which the bucket is full again, by Redis's clock. A time
-// beyond that of an empty bucket, as after a change of the clock or of the rate, counts as that of an empty one. The reply is
-// whether there was a token, how many are left, and microseconds until the next token and until it is full. Read-only.
+// bucketScript takes a token of a bucket. What is kept is the time at which the
+// bucket is full again, by Redis's clock. A time beyond that of an empty
+// bucket, as after a change of the clock or of the rate, counts as that of an
+// empty one. The reply is whether there was a token, how many are left, and
+// microseconds until the next token and until it is full. Read-only.
 var bucketScript = redis.NewScript(`
 local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -138,7 +149,8 @@ func (l *Limiter) inRedis(ctx context.Context, key string) (hostproxy.Quota, err
 	if err == nil && len(reply) != 4 {
 		err = fmt.Errorf("the reply has %d numbers, want 4", len(reply))
 	}
-	if err != nil && errors.Is(ctx.Err(), context.Canceled) { // the request has ended, which says nothing about Redis
+	// the request has ended, which says nothing about Redis
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		l.breaker.left()
 		return hostproxy.Quota{}, err
 	}
@@ -149,7 +161,8 @@ func (l *Limiter) inRedis(ctx context.Context, key string) (hostproxy.Quota, err
 	return hostproxy.Quota{OK: reply[0] == 1, Remaining: int(reply[1]), Retry: micros(reply[2]), Reset: micros(reply[3])}, nil
 }
 
-// key returns the name of a bucket in Redis. Each is in a slot of its own, so that a Redis Cluster shares the work.
+// key returns the name of a bucket in Redis. Each is in a slot of its own, so
+// that a Redis Cluster shares the work.
 func (l *Limiter) key(client string) string {
 	if strings.ContainsAny(client, "{}") { // from a caller that is not hostproxy
 		client = fmt.Sprintf("%x", client)
@@ -157,7 +170,8 @@ func (l *Limiter) key(client string) string {
 	return l.options.Prefix + ":limit:" + l.options.Name + ":{" + client + "}"
 }
 
-// probe asks Redis in place of a request. It takes a token of a bucket that no client has.
+// probe asks Redis in place of a request. It takes a token of a bucket that no
+// client has.
 func (l *Limiter) probe() {
 	_, _ = l.inRedis(context.Background(), "probe") // the breaker knows
 }

@@ -136,7 +136,8 @@ func TestEachClientKeyAndLimiterHasABucketOfItsOwn(t *testing.T) {
 	assert.EqualValues(t, 15, connect(t, url).DBSize(t.Context()).Val())
 }
 
-// What another rate, or a clock that was set back, has left behind keeps nobody out for longer than an empty bucket does.
+// What another rate, or a clock that was set back, has left behind keeps nobody
+// out for longer than an empty bucket does.
 func TestABucketThatIsFullInAYearCountsAsEmpty(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL
@@ -174,7 +175,8 @@ func TestBadLimiterOptionsAreExplained(t *testing.T) {
 	assert.ErrorContains(t, err, "Rate -1", "all errors at once")
 }
 
-// A Redis that hangs, is gone or refuses commands costs a few requests a moment, and the limit is kept all the same.
+// A Redis that hangs, is gone or refuses commands costs a few requests a
+// moment, and the limit is kept all the same.
 func TestWithoutRedisEachProcessCountsAndNobodyWaits(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(*redistest.Server){
@@ -229,7 +231,9 @@ func TestManyRequestsAtOnceDoNotAllWaitForARedisThatHangs(t *testing.T) {
 		defer close(wait)
 		_, _ = l.Allow(context.Background(), client)
 	}()
-	for l.LocalBuckets() == 0 { // until one does not wait: within a fifth of the timeout, and those before are few
+	// until one does not wait: within a fifth of the timeout, and those before
+	// are few
+	for l.LocalBuckets() == 0 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		_, _ = l.Allow(ctx, client)
 		cancel()

@@ -21,7 +21,8 @@ const (
 
 // A lock is one that this process holds, or tries to get from the others.
 //
-// One at a time tries, for each name: so Unlock knows whose lock it frees, and Redis hears from one waiter, not from all.
+// One at a time tries, for each name: so Unlock knows whose lock it frees, and
+// Redis hears from one waiter, not from all.
 type lock struct {
 	name, token string
 	next        chan struct{} // closed when another may try
@@ -31,8 +32,9 @@ type lock struct {
 	stopped chan struct{}      // closed when that has ended
 }
 
-// Lock waits until the lock is free and takes it; it implements certmagic.Locker. The lock is renewed until Unlock, also
-// after the end of ctx.
+// Lock waits until the lock is free and takes it; it implements
+// certmagic.Locker. The lock is renewed until Unlock, also after the end of
+// ctx.
 func (s *Storage) Lock(ctx context.Context, name string) error {
 	l, err := s.enter(ctx, name)
 	if err != nil {
@@ -51,7 +53,8 @@ func (s *Storage) Lock(ctx context.Context, name string) error {
 	return nil
 }
 
-// enter waits until nobody else in this process holds the lock or tries to get it.
+// enter waits until nobody else in this process holds the lock or tries to get
+// it.
 func (s *Storage) enter(ctx context.Context, name string) (*lock, error) {
 	for {
 		s.mu.Lock()
@@ -81,7 +84,8 @@ func (s *Storage) leave(l *lock) {
 	}
 }
 
-// acquire waits until no other process holds the lock. What a lost reply leaves behind in Redis ends by itself.
+// acquire waits until no other process holds the lock. What a lost reply leaves
+// behind in Redis ends by itself.
 func (s *Storage) acquire(ctx context.Context, l *lock) error {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
@@ -98,8 +102,9 @@ func (s *Storage) acquire(ctx context.Context, l *lock) error {
 	}
 }
 
-// takeScript takes a lock that is free or already has our token: it may be sent again when a reply is lost, and renews
-// the lock of a Redis that has forgotten it. Read-only.
+// takeScript takes a lock that is free or already has our token: it may be sent
+// again when a reply is lost, and renews the lock of a Redis that has forgotten
+// it. Read-only.
 var takeScript = redis.NewScript(`
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -112,7 +117,8 @@ func (s *Storage) take(ctx context.Context, l *lock) (bool, error) {
 	return takeScript.Run(ctx, s.client, []string{s.key(lockName + l.name)}, l.token, s.options.LockTTL.Milliseconds()).Bool()
 }
 
-// renew keeps the lock until ctx is done. It survives a Redis that is away, unless another process has taken it.
+// renew keeps the lock until ctx is done. It survives a Redis that is away,
+// unless another process has taken it.
 func (s *Storage) renew(ctx context.Context, l *lock) {
 	defer close(l.stopped)
 	tick := time.NewTicker(s.options.LockTTL / 3)
@@ -135,8 +141,9 @@ var freeScript = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
-// Unlock frees a lock; it implements certmagic.Locker. It does nothing to a lock that this process does not hold. After an
-// error, the lock ends after LockTTL.
+// Unlock frees a lock; it implements certmagic.Locker. It does nothing to a
+// lock that this process does not hold. After an error, the lock ends after
+// LockTTL.
 func (s *Storage) Unlock(ctx context.Context, name string) error {
 	s.mu.Lock()
 	l := s.locks[name]

@@ -28,8 +28,9 @@ func TestALockOfAKilledProcessIsTakenOver(t *testing.T) {
 // shortTTL is that of a lock whose end a test waits for.
 const shortTTL = 300 * time.Millisecond
 
-// held checks that the lock that take takes for a is not to be had for b within d. It does so again where a was stopped for so
-// long that its lock may have ended.
+// held checks that the lock that take takes for a is not to be had for b within
+// d. It does so again where a was stopped for so long that its lock may have
+// ended.
 func held(t *testing.T, a, b *cluster.Storage, d time.Duration, take func()) {
 	t.Helper()
 	stills := proxytest.WatchStandstills(t)
@@ -146,7 +147,8 @@ func TestAnUnlockThatFailsLetsOthersTry(t *testing.T) {
 	require.NoError(t, s.Lock(t.Context(), "name"))
 	server.Kill()
 	require.ErrorContains(t, s.Unlock(t.Context(), "name"), `unlock "name"`)
-	require.ErrorContains(t, s.Lock(t.Context(), "name"), "connection refused") // it does not wait for itself
+	// it does not wait for itself
+	require.ErrorContains(t, s.Lock(t.Context(), "name"), "connection refused")
 	require.NoError(t, s.Unlock(t.Context(), "name"))
 }
 

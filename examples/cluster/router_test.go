@@ -31,7 +31,8 @@ type node struct {
 	storage *cluster.Storage
 }
 
-// start runs a proxy of the cluster in the Redis at url, with these hosts, each in front of a backend.
+// start runs a proxy of the cluster in the Redis at url, with these hosts, each
+// in front of a backend.
 func start(t *testing.T, url string, hosts ...string) *node {
 	t.Helper()
 	s := open(t, url)
@@ -51,10 +52,12 @@ func (n *node) root(t *testing.T) []byte {
 	return pem
 }
 
-// leaf returns the certificate that the node serves for host. The handshake waits for it if there is none yet.
+// leaf returns the certificate that the node serves for host. The handshake
+// waits for it if there is none yet.
 func (n *node) leaf(t *testing.T, host string) *x509.Certificate {
 	t.Helper()
-	d := tls.Dialer{Config: &tls.Config{ServerName: host, InsecureSkipVerify: true}} // for verify to look at
+	// for verify to look at
+	d := tls.Dialer{Config: &tls.Config{ServerName: host, InsecureSkipVerify: true}}
 	c, err := d.DialContext(within(t, proxytest.Patience), "tcp", n.HTTPS)
 	require.NoError(t, err)
 	defer c.Close()
@@ -79,7 +82,8 @@ func roots(t *testing.T, pem []byte) *x509.CertPool {
 // hosts are internal ones, for which a LocalCA issues. Read-only.
 var hosts = []string{"a.localhost", "b.localhost", "c.localhost", "d.localhost", "e.localhost", "f.localhost", "g.test", "h.test"}
 
-// certificates.md, 17: instances share certificates and locks through Storage, and place one order.
+// certificates.md, 17: instances share certificates and locks through Storage,
+// and place one order.
 func TestTwoRoutersHaveOneCertificate(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL

@@ -16,40 +16,45 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What follows the prefix in the names of keys. The braces around the prefix keep all of it in one slot of a Redis
-// Cluster, as scripts need it.
+// What follows the prefix in the names of keys. The braces around the prefix
+// keep all of it in one slot of a Redis Cluster, as scripts need it.
 const (
-	valuesName = ":values"   // hash: key to value
-	timesName  = ":modified" // hash: key to the time of its last Store, in microseconds of Redis's clock
-	indexName  = ":index"    // sorted set: all keys, in the order of their bytes
-	lockName   = ":lock:"    // and the lock's name: the token of its holder
+	valuesName = ":values" // hash: key to value
+	// hash: key to the time of its last Store, in microseconds of Redis's clock
+	timesName = ":modified"
+	indexName = ":index" // sorted set: all keys, in the order of their bytes
+	lockName  = ":lock:" // and the lock's name: the token of its holder
 )
 
 const pageSize = 1000 // keys that one command of List returns
 
-// StorageOptions are the settings of a [Storage]. The zero value is ready to use.
+// StorageOptions are the settings of a [Storage]. The zero value is ready to
+// use.
 type StorageOptions struct {
-	// Prefix begins the names of all keys in Redis. Proxies with the same Prefix in the
-	// same database are one cluster. "" means hostproxy.
+	// Prefix begins the names of all keys in Redis. Proxies with the same
+	// Prefix in the same database are one cluster. "" means hostproxy.
 	Prefix string
 
-	// LockTTL is how long a lock outlives the process that holds it. A process renews
-	// its locks three times as often. Zero means 10 s; less than 100 ms is an error.
+	// LockTTL is how long a lock outlives the process that holds it. A process
+	// renews its locks three times as often. Zero means 10 s; less than 100 ms
+	// is an error.
 	LockTTL time.Duration
 
-	// Timeout limits each command to Redis, within the context of the call. Zero means
-	// 3 s; negative is an error.
+	// Timeout limits each command to Redis, within the context of the call.
+	// Zero means 3 s; negative is an error.
 	Timeout time.Duration
 
 	// Logger gets a warning when a lock is lost. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// A Storage is a certmagic.Storage in Redis, for [hostproxy.TLS].Storage. Its methods may be called concurrently. Each
-// returns within Timeout and by the deadline of its context, except Lock, which waits as long as its context allows.
-// List takes one Timeout for each thousand keys.
+// A Storage is a certmagic.Storage in Redis, for [hostproxy.TLS].Storage. Its
+// methods may be called concurrently. Each returns within Timeout and by the
+// deadline of its context, except Lock, which waits as long as its context
+// allows. List takes one Timeout for each thousand keys.
 //
-// If Redis cannot be reached, each method returns an error; Exists returns false.
+// If Redis cannot be reached, each method returns an error; Exists returns
+// false.
 type Storage struct {
 	client  redis.UniversalClient
 	options StorageOptions // complete
@@ -59,8 +64,10 @@ type Storage struct {
 	locks map[string]*lock // by name: those that this process holds or tries to get
 }
 
-// NewStorage returns a Storage that uses a client. It does not connect. The client must keep the deadlines of contexts
-// (ContextTimeoutEnabled), as those of [Connect] do. It may be shared with Limiters, and is not closed by Storage.
+// NewStorage returns a Storage that uses a client. It does not connect. The
+// client must keep the deadlines of contexts (ContextTimeoutEnabled), as those
+// of [Connect] do. It may be shared with Limiters, and is not closed by
+// Storage.
 func NewStorage(client redis.UniversalClient, o StorageOptions) (*Storage, error) {
 	prefix, err := validName("StorageOptions.Prefix", o.Prefix, defaultPrefix)
 	errs := []error{usable(client), err}
@@ -93,7 +100,8 @@ func (s *Storage) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// storeScript sets a value. Its time is by the one clock that all processes have in common. Read-only.
+// storeScript sets a value. Its time is by the one clock that all processes
+// have in common. Read-only.
 var storeScript = redis.NewScript(`
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
@@ -127,7 +135,8 @@ for _, key in ipairs(keys) do
 end
 return #keys`)
 
-// Delete deletes a key and all keys below it, at once; it implements certmagic.Storage.
+// Delete deletes a key and all keys below it, at once; it implements
+// certmagic.Storage.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
@@ -136,7 +145,8 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 	return failure(ctx, "delete", key, err)
 }
 
-// Exists reports whether a key exists; it implements certmagic.Storage. It returns false if Redis cannot be reached.
+// Exists reports whether a key exists; it implements certmagic.Storage. It
+// returns false if Redis cannot be reached.
 func (s *Storage) Exists(ctx context.Context, key string) bool {
 	_, err := s.Stat(ctx, key)
 	return err == nil
@@ -164,7 +174,8 @@ func (s *Storage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, erro
 	return certmagic.KeyInfo{Key: key, Modified: time.UnixMicro(at), Size: size.Val(), IsTerminal: true}, err
 }
 
-// List lists keys; it implements certmagic.Storage. A recursive list names files only. Keys that come or go meanwhile may be missed.
+// List lists keys; it implements certmagic.Storage. A recursive list names
+// files only. Keys that come or go meanwhile may be missed.
 func (s *Storage) List(ctx context.Context, dir string, recursive bool) ([]string, error) {
 	var keys []string
 	from, to := below(dir)
@@ -214,7 +225,8 @@ func child(dir, key string) string {
 	return dir + name
 }
 
-// failure says what failed. It is fs.ErrNotExist for a nil reply, and the end of ctx for what that has led to.
+// failure says what failed. It is fs.ErrNotExist for a nil reply, and the end
+// of ctx for what that has led to.
 func failure(ctx context.Context, verb, key string, err error) error {
 	deadline, ok := ctx.Deadline()
 	switch {

@@ -84,7 +84,8 @@ func TestNothingIsLeftOfWhatIsDeleted(t *testing.T) {
 	assert.Empty(t, keys)
 }
 
-// operations is every one that asks Redis, but for Unlock, which asks only for a lock that is held.
+// operations is every one that asks Redis, but for Unlock, which asks only for
+// a lock that is held.
 func operations(s *cluster.Storage) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"store":  func(ctx context.Context) error { return s.Store(ctx, "key", nil) },

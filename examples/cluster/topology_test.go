@@ -49,7 +49,8 @@ func TestARedisClusterSharesTheWorkOfALimiter(t *testing.T) {
 	assert.True(t, q.OK)
 }
 
-// A failover takes what the replica has. What was stored last may be lost with a master; nothing else is.
+// A failover takes what the replica has. What was stored last may be lost with
+// a master; nothing else is.
 func TestSentinelsNameANewMaster(t *testing.T) {
 	t.Parallel()
 	w := redistest.StartWatched(t)

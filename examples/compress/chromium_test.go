@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// browserPage fetches a long text, and takes three events; each but the first is
-// sent once the page has seen the one before.
+// browserPage fetches a long text, and takes three events; each but the first
+// is sent once the page has seen the one before.
 const browserPage = `<!doctype html><title>compressed</title><script>
 const seen = {text: "", smaller: false, events: []};
 async function text() {
@@ -89,7 +89,8 @@ func TestABrowserReadsCompressedTextAndEventsAsTheyCome(t *testing.T) {
 	require.NoError(t, err)
 	profile, err := os.MkdirTemp("", "browser")
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(profile) }) // what the browser's helpers still write must not fail the test
+	// what the browser's helpers still write must not fail the test
+	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	browser := exec.Command(chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--user-data-dir="+profile, "--ignore-certificate-errors", "--host-resolver-rules=MAP a.test 127.0.0.1", "https://a.test:"+port+"/")
 	require.NoError(t, browser.Start())

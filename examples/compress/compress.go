@@ -1,5 +1,6 @@
-// Package compress compresses responses with zstd or gzip, by gzhttp of klauspost/compress. It
-// is middleware around one route, or around all as hostproxy.Server.Handler:
+// Package compress compresses responses with zstd or gzip, by gzhttp of
+// klauspost/compress. It is middleware around one route, or around all as
+// hostproxy.Server.Handler:
 //
 //	h, err := compress.New(hostproxy.To("localhost:4006"), compress.Options{})
 //	r.Handle("blog.example.com", h)
@@ -17,22 +18,24 @@ import (
 
 // Options are the settings of New. The zero value has defaults.
 type Options struct {
-	// MinSize is the size in bytes from which responses are compressed. A response of
-	// unknown length that is flushed before is compressed too. Zero means 1024; negative
-	// is an error.
+	// MinSize is the size in bytes from which responses are compressed. A
+	// response of unknown length that is flushed before is compressed too. Zero
+	// means 1024; negative is an error.
 	MinSize int
 
-	// Compressible reports whether responses with a Content-Type are worth it. Event
-	// streams and gRPC are never compressed. Nil means texts, JSON, JavaScript, XML, SVG,
-	// WebAssembly and uncompressed fonts and images. It may be called concurrently.
+	// Compressible reports whether responses with a Content-Type are worth it.
+	// Event streams and gRPC are never compressed. Nil means texts, JSON,
+	// JavaScript, XML, SVG, WebAssembly and uncompressed fonts and images. It
+	// may be called concurrently.
 	Compressible func(contentType string) bool
 
 	// GzipOnly disables zstd, which is preferred to gzip otherwise.
 	GzipOnly bool
 
-	// Jitter adds up to this many bytes to the size of each response, by its contents, so
-	// that the size tells less of them; see the README about BREACH. Responses then wait
-	// for 64 KiB, their end, or a flush. Zero adds none; negative is an error.
+	// Jitter adds up to this many bytes to the size of each response, by its
+	// contents, so that the size tells less of them; see the README about
+	// BREACH. Responses then wait for 64 KiB, their end, or a flush. Zero adds
+	// none; negative is an error.
 	Jitter int
 }
 
@@ -43,16 +46,17 @@ type Handler struct {
 	wrapped      http.Handler
 }
 
-// New returns a handler that serves by next, and compresses its responses if the client
-// accepts it. These stay as they are:
+// New returns a handler that serves by next, and compresses its responses if
+// the client accepts it. These stay as they are:
 //
 //   - event streams, gRPC, WebSockets and other upgraded connections
-//   - responses below Options.MinSize, and those that are not Options.Compressible
-//   - responses with a Content-Encoding, a part of a resource (206), or "Cache-Control:
-//     no-transform" in the request or the response
+//   - responses below Options.MinSize, and those that are not
+//     Options.Compressible
+//   - responses with a Content-Encoding, a part of a resource (206), or
+//     "Cache-Control: no-transform" in the request or the response
 //
-// A compressed response has Vary: Accept-Encoding, a weak ETag, and no digests and no
-// Accept-Ranges. All errors in o are returned, joined.
+// A compressed response has Vary: Accept-Encoding, a weak ETag, and no digests
+// and no Accept-Ranges. All errors in o are returned, joined.
 func New(next http.Handler, o Options) (*Handler, error) {
 	var errs []error
 	if next == nil {
@@ -118,8 +122,8 @@ func hasType(h http.Header, prefix string) bool {
 	return len(t) >= len(prefix) && strings.EqualFold(t[:len(prefix)], prefix)
 }
 
-// noTransform reports whether nothing between client and origin may change the content (RFC
-// 9111, 5.2.1.6 and 5.2.2.6).
+// noTransform reports whether nothing between client and origin may change the
+// content (RFC 9111, 5.2.1.6 and 5.2.2.6).
 func noTransform(h http.Header) bool { return lists(h["Cache-Control"], "no-transform") }
 
 // lists reports whether a word is in lists with commas.

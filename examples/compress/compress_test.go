@@ -295,7 +295,8 @@ func TestAnEventStreamIsNotTouched(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 			}
 		}))
-		res := begin(t, c, "GET", "/", "Accept-Encoding", "gzip", "Accept", "text/event-stream") // the head is there before any event
+		// the head is there before any event
+		res := begin(t, c, "GET", "/", "Accept-Encoding", "gzip", "Accept", "text/event-stream")
 		defer res.Body.Close()
 		assert.Empty(t, res.Header.Get("Content-Encoding"))
 		for range 3 {
@@ -533,7 +534,8 @@ func TestOptionsThatCannotBe(t *testing.T) {
 	}
 }
 
-// .ci/run installs curl. Without it, the Go clients of the other tests have to do.
+// .ci/run installs curl. Without it, the Go clients of the other tests have to
+// do.
 func TestCurlReadsIt(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {

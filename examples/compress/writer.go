@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// An inner is the writer that the handler gets. It decides from the head of the response
-// whether gzhttp may see it.
+// An inner is the writer that the handler gets. It decides from the head of the
+// response whether gzhttp may see it.
 type inner struct {
 	http.ResponseWriter                     // gzhttp's
 	to                  http.ResponseWriter // gzhttp's too, or the server's own
@@ -33,7 +33,8 @@ func (w *inner) WriteHeader(status int) {
 	onlyOnce(h)
 	if w.stays(status, h) {
 		w.to = w.outer().ResponseWriter
-	} else if !lists(h["Vary"], "Accept-Encoding") && !lists(h["Vary"], "*") { // the handler has replaced it
+	} else if !lists(h["Vary"], "Accept-Encoding") && !lists(h["Vary"], "*") {
+		// the handler has replaced it
 		h.Add("Vary", "Accept-Encoding")
 	}
 	if status == http.StatusNotModified {
@@ -53,8 +54,8 @@ func (w *inner) Write(p []byte) (int, error) {
 // Flush implements http.Flusher.
 func (w *inner) Flush() { _ = w.FlushError() }
 
-// FlushError flushes all that was written. The head of a response that may be compressed
-// waits for the first byte of its body.
+// FlushError flushes all that was written. The head of a response that may be
+// compressed waits for the first byte of its body.
 func (w *inner) FlushError() error {
 	if !w.wrote {
 		w.WriteHeader(http.StatusOK)
@@ -62,8 +63,8 @@ func (w *inner) FlushError() error {
 	return http.NewResponseController(w.to).Flush()
 }
 
-// stays reports whether the response with that head is never compressed. gzhttp looks at
-// lengths and at the type.
+// stays reports whether the response with that head is never compressed. gzhttp
+// looks at lengths and at the type.
 func (w *inner) stays(status int, h http.Header) bool {
 	switch {
 	case status < 200, status == http.StatusNoContent, status == http.StatusPartialContent, status == http.StatusNotModified:
@@ -89,7 +90,8 @@ func (w *inner) outer() *outer {
 	}
 }
 
-// An outer is the writer that gzhttp gets. It sees whether the response is compressed.
+// An outer is the writer that gzhttp gets. It sees whether the response is
+// compressed.
 type outer struct {
 	http.ResponseWriter
 	head http.Header // when the handler wrote the head; gzhttp does so later
@@ -102,17 +104,19 @@ func (w *outer) WriteHeader(status int) {
 	if w.head != nil {
 		defer w.putBack(w.late())
 	}
-	if h := w.Header(); status >= 200 && h.Get("Content-Encoding") != "" { // or inner had passed it by
+	// or inner had passed it by
+	if h := w.Header(); status >= 200 && h.Get("Content-Encoding") != "" {
 		weaken(h)
-		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"} { // of what was
+		// of what was
+		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"} {
 			h.Del(name)
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// late takes what the handler has changed behind the head, such as trailers, out of the
-// header, and returns it.
+// late takes what the handler has changed behind the head, such as trailers,
+// out of the header, and returns it.
 func (w *outer) late() http.Header {
 	late, h := http.Header{}, w.Header()
 	for name, values := range h {
@@ -131,24 +135,26 @@ func (w *outer) putBack(late http.Header) { maps.Copy(w.Header(), late) }
 // ofGzhttp are the fields that gzhttp changes behind the head. Read-only.
 var ofGzhttp = []string{"Accept-Ranges", "Content-Encoding", "Content-Length", "Content-Type", "Vary"}
 
-// weaken makes the ETag weak: the bytes are others, what they mean is the same (RFC 9110,
-// 8.8.1).
+// weaken makes the ETag weak: the bytes are others, what they mean is the same
+// (RFC 9110, 8.8.1).
 func weaken(h http.Header) {
 	if e := h.Get("Etag"); strings.HasPrefix(e, `"`) {
 		h.Set("Etag", "W/"+e)
 	}
 }
 
-// weakenIfAsked makes the ETag of a 304 the weak one that the client has asked about:
-// otherwise a cache does not find its response (RFC 9111, 4.3.4).
+// weakenIfAsked makes the ETag of a 304 the weak one that the client has asked
+// about: otherwise a cache does not find its response (RFC 9111, 4.3.4).
 func weakenIfAsked(h, asked http.Header) {
 	e := h.Get("Etag")
-	if strings.HasPrefix(e, `"`) && strings.Contains(strings.Join(asked["If-None-Match"], ","), "W/"+e) { // a tag may have a comma
+	// a tag may have a comma
+	if strings.HasPrefix(e, `"`) && strings.Contains(strings.Join(asked["If-None-Match"], ","), "W/"+e) {
 		h.Set("Etag", "W/"+e)
 	}
 }
 
-// onlyOnce drops what gzhttp has added to Vary if the handler has said the same.
+// onlyOnce drops what gzhttp has added to Vary if the handler has said the
+// same.
 func onlyOnce(h http.Header) {
 	if v := h["Vary"]; len(v) > 1 && v[0] == "Accept-Encoding" && lists(v[1:], "Accept-Encoding") {
 		h["Vary"] = v[1:]

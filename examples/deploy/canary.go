@@ -14,8 +14,9 @@ import (
 )
 
 // A split sends the requests that have the header or the cookie of a canary to
-// side, which diverts them to the canary, and the others to up. It goes around side
-// so that no request fails when the canary ends: the library then keeps it at side.
+// side, which diverts them to the canary, and the others to up. It goes around
+// side so that no request fails when the canary ends: the library then keeps it
+// at side.
 type split struct {
 	canary   canary
 	side, up *hostproxy.Upstream
@@ -192,8 +193,8 @@ func (m *manager) dropCanary(a *app) (*operation, error) {
 	}), nil
 }
 
-// endCanary sends no more requests to the canary. The result gets the end of its
-// requests. m.mu is held.
+// endCanary sends no more requests to the canary. The result gets the end of
+// its requests. m.mu is held.
 func (m *manager) endCanary(a *app) <-chan error {
 	drained := make(chan error, 1)
 	next := a.next

@@ -46,7 +46,8 @@ func (m *manager) carryOut(q *http.Request, command request) (string, error) {
 	if op == nil {
 		return text, err
 	}
-	// The body was read: from now on, the context ends when the client disconnects.
+	// The body was read: from now on, the context ends when the client
+	// disconnects.
 	_, _ = io.Copy(io.Discard, q.Body)
 	select {
 	case <-op.done:

@@ -100,7 +100,8 @@ func (m *manager) add(a *app, up *hostproxy.Upstream, targets []string) (string,
 	return fmt.Sprintf("%s: %s is in use for %s\n", a.name, list(targets), a.Host), nil
 }
 
-// awaitReady waits until the targets of q serve. Until then, op can be canceled.
+// awaitReady waits until the targets of q serve. Until then, op can be
+// canceled.
 func (m *manager) awaitReady(op *operation, q request) error {
 	if err := m.enter(op, "health"); err != nil {
 		return err

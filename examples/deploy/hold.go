@@ -98,7 +98,8 @@ func (m *manager) stop(a *app) (*operation, error) {
 	canary := m.endCanary(a)
 	old := a.up
 	a.up = up
-	err = errors.Join(m.apply(a), old.Maintain(hostproxy.Page{Body: []byte(p.Body)})) // for requests that wait
+	// for requests that wait
+	err = errors.Join(m.apply(a), old.Maintain(hostproxy.Page{Body: []byte(p.Body)}))
 	return m.ending(a, old, canary, "stop", "is stopped", err), nil
 }
 
@@ -110,7 +111,8 @@ func (m *manager) remove(a *app) (*operation, error) {
 	canary := m.endCanary(a)
 	m.router.Remove(a.host)
 	m.meter.Forget(a.host)
-	err := a.up.Maintain(hostproxy.Page{Body: []byte("This site was removed.\n")}) // for requests that wait
+	// for requests that wait
+	err := a.up.Maintain(hostproxy.Page{Body: []byte("This site was removed.\n")})
 	return m.ending(a, a.up, canary, "remove", "was removed", err), nil
 }
 

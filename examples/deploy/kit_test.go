@@ -217,7 +217,8 @@ func (b *lockedBuffer) String() string {
 
 // beTheProgram runs the command in the arguments.
 func beTheProgram() {
-	if os.Getenv("LISTEN_PID") == "mine" { // a number that a service manager knows, and a test does not
+	// a number that a service manager knows, and a test does not
+	if os.Getenv("LISTEN_PID") == "mine" {
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 	}
 	main()

@@ -184,8 +184,8 @@ func (w *webSocket) echo() error {
 	return nil
 }
 
-// talks returns what echoes on a WebSocket, and opens it again when the server goes
-// away.
+// talks returns what echoes on a WebSocket, and opens it again when the server
+// goes away.
 func (l *crowd) talks(addr string, conf *tls.Config) (ask, end func() error) {
 	var w *webSocket
 	pause := time.NewTimer(0)
@@ -244,9 +244,9 @@ func (l *crowd) round(t *testing.T, u *unit, pid int, one, two string) int {
 	return pid
 }
 
-// Clients ask over HTTP/1.1 and HTTP/2, on connections that stay and on new ones,
-// and talk on WebSockets, while versions are deployed, tried on a canary, promoted
-// and rolled back, and while the proxy restarts itself. Nothing fails.
+// Clients ask over HTTP/1.1 and HTTP/2, on connections that stay and on new
+// ones, and talk on WebSockets, while versions are deployed, tried on a canary,
+// promoted and rolled back, and while the proxy restarts itself. Nothing fails.
 func TestNothingFailsUnderLoad(t *testing.T) {
 	u := activate(t)
 	one, two := newEcho(t, "one").Addr(), newEcho(t, "two").Addr()

@@ -4,7 +4,8 @@ package main
 
 import "os"
 
-// lock opens the lock file: the control socket alone refuses a second process here.
+// lock opens the lock file: the control socket alone refuses a second process
+// here.
 func lock(path string, _ bool) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 }

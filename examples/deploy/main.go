@@ -8,8 +8,8 @@
 //	deploy -h                                              all commands
 //
 // The commands talk to the proxy over a unix socket in its directory. What they
-// have changed is kept in state.json there. On SIGHUP, and by "deploy restart", the
-// proxy hands over to a new process of itself.
+// have changed is kept in state.json there. On SIGHUP, and by "deploy restart",
+// the proxy hands over to a new process of itself.
 package main
 
 import (

@@ -40,7 +40,9 @@ type app struct {
 
 	up   *hostproxy.Upstream // nil until the first deploy is done
 	next *hostproxy.Upstream // of the canary; nil without one
-	side *hostproxy.Upstream // sends requests with the canary's header or cookie to next; nil without one
+	// sends requests with the canary's header or cookie to next; nil without
+	// one
+	side *hostproxy.Upstream
 }
 
 // Why operations end before they are done.
@@ -141,8 +143,8 @@ func build(s settings, targets []string) (*hostproxy.Upstream, error) {
 	return u, r.Check()
 }
 
-// swapTimeout limits how long targets that were ready a moment ago may take to be
-// so again.
+// swapTimeout limits how long targets that were ready a moment ago may take to
+// be so again.
 const swapTimeout = 3 * time.Second
 
 // apply makes the Router do what a says: which handler serves, and what holds
@@ -190,8 +192,8 @@ func (a *app) held() error {
 	return errors.Join(errs...)
 }
 
-// change stores what edit makes of a's state. If that fails, nothing has changed.
-// m.mu is held. An app without targets is not stored.
+// change stores what edit makes of a's state. If that fails, nothing has
+// changed. m.mu is held. An app without targets is not stored.
 func (m *manager) change(a *app, edit func(*saved)) error {
 	next := a.saved
 	edit(&next)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// An operation is a command that takes time. It belongs to the manager, and goes on
-// without the client unless it can still be canceled.
+// An operation is a command that takes time. It belongs to the manager, and
+// goes on without the client unless it can still be canceled.
 type operation struct {
 	app   *app
 	what  string
@@ -45,9 +45,9 @@ func (m *manager) busy(a *app) error {
 		a.op.what, a.name, a.op.began.Format(time.TimeOnly), a.op.phase, remedy)}
 }
 
-// begin begins an operation of a, which must not be busy. m.mu is held. do gets the
-// operation, and must call settle before it waits for something that does not
-// matter to other operations.
+// begin begins an operation of a, which must not be busy. m.mu is held. do gets
+// the operation, and must call settle before it waits for something that does
+// not matter to other operations.
 func (m *manager) begin(a *app, what string, do func(*operation) (string, error)) *operation {
 	op := &operation{app: a, what: what, began: time.Now(), phase: "check", changed: make(chan struct{}), done: make(chan struct{})}
 	op.ctx, op.cancel = context.WithCancelCause(context.Background())
@@ -92,11 +92,12 @@ func (m *manager) enter(op *operation, phase string) error {
 	return nil
 }
 
-// waits reports whether op has changed nothing yet, and can be canceled without a
-// trace. m.mu is held.
+// waits reports whether op has changed nothing yet, and can be canceled without
+// a trace. m.mu is held.
 func (op *operation) waits() bool { return op.phase == "check" || op.phase == "health" }
 
-// abandon cancels op if it has changed nothing yet: its client has disconnected.
+// abandon cancels op if it has changed nothing yet: its client has
+// disconnected.
 func (m *manager) abandon(op *operation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -106,8 +107,8 @@ func (m *manager) abandon(op *operation) {
 }
 
 // interrupt cancels the operation of a in progress, if there is one, and waits
-// until it changes nothing any more. It returns an error if the operation cannot be
-// canceled. m.mu is held before and after, and not in between.
+// until it changes nothing any more. It returns an error if the operation
+// cannot be canceled. m.mu is held before and after, and not in between.
 func (m *manager) interrupt(a *app, why error) error {
 	op := a.op
 	if op == nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A unit is the program in processes of its own, with TLS, and a service manager
-// that listens.
+// A unit is the program in processes of its own, with TLS, and a service
+// manager that listens.
 type unit struct {
 	https   string
 	dir     string

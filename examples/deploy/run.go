@@ -154,7 +154,8 @@ func (p *proxy) openDir() error {
 	return nil
 }
 
-// control returns the control socket, and whether another process has passed it on.
+// control returns the control socket, and whether another process has passed it
+// on.
 func (p *proxy) control(sockets *hostproxy.Sockets) (hostproxy.Listener, bool) {
 	if ln, err := sockets.Listener("listener0"); err == nil { // the name that HandOver gives it
 		return hostproxy.Listener{Listener: ln, Role: hostproxy.RoleInternal}, true

@@ -24,8 +24,8 @@ type state struct {
 	Apps    map[string]saved `json:"apps"`
 }
 
-// saved is what is kept of an app over a restart. Values in it are never changed,
-// only replaced.
+// saved is what is kept of an app over a restart. Values in it are never
+// changed, only replaced.
 type saved struct {
 	Host     string   `json:"host"`
 	Targets  []string `json:"targets"`            // in use
@@ -67,8 +67,8 @@ type canary struct {
 	Cookie  string   `json:"cookie,omitempty"`
 }
 
-// watched says that the guard has not come to a verdict about the targets in use,
-// or about the canary.
+// watched says that the guard has not come to a verdict about the targets in
+// use, or about the canary.
 type watched struct {
 	Until    time.Time      `json:"until"`
 	Baseline guard.Baseline `json:"baseline"`
@@ -125,8 +125,8 @@ func (s *state) decode(text []byte) error {
 	return nil
 }
 
-// broken is the error of a state file that cannot be used. It keeps a copy: whoever
-// repairs the file may need it.
+// broken is the error of a state file that cannot be used. It keeps a copy:
+// whoever repairs the file may need it.
 func broken(path string, text []byte, why error) error {
 	err := fmt.Errorf("state file %q cannot be used: %w: repair it, or move it away to begin without apps", path, why)
 	aside := fmt.Sprintf("%s.broken-%x", path, sha256.Sum256(text))[:len(path)+len(".broken-")+12]
@@ -136,7 +136,8 @@ func broken(path string, text []byte, why error) error {
 	return fmt.Errorf("%w; a copy is in %q", err, aside)
 }
 
-// store replaces the state file: after a crash there is the old one or the new one.
+// store replaces the state file: after a crash there is the old one or the new
+// one.
 func store(path string, s state) error {
 	text, err := json.MarshalIndent(s, "", "\t")
 	if err != nil {

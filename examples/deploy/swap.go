@@ -78,8 +78,8 @@ func (m *manager) switchTo(a *app, targets []string) (<-chan error, error) {
 	return result, nil
 }
 
-// switched stores that c is done. If that fails, it goes back to the old targets:
-// what is in use must be what a restart finds.
+// switched stores that c is done. If that fails, it goes back to the old
+// targets: what is in use must be what a restart finds.
 func (m *manager) switched(a *app, c change, old saved, b guard.Baseline) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,8 +116,8 @@ func cutOff(err error) string {
 	return fmt.Sprintf("warning: drain: %v\n", err)
 }
 
-// rollback goes back: it cancels a deploy that waits for health, ends a canary, or
-// else begins to use the targets before. If there is nothing to wait for, it
+// rollback goes back: it cancels a deploy that waits for health, ends a canary,
+// or else begins to use the targets before. If there is nothing to wait for, it
 // returns a text.
 func (m *manager) rollback(q request, a *app) (*operation, string, error) {
 	if op := a.op; op != nil {

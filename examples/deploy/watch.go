@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// watch begins to watch those of the targets that the app does not use yet, for d.
-// It returns nil if d is zero.
+// watch begins to watch those of the targets that the app does not use yet, for
+// d. It returns nil if d is zero.
 func (m *manager) watch(a *app, targets []string, d time.Duration) (*guard.Watch, guard.Baseline, error) {
 	if d <= 0 {
 		return nil, guard.Baseline{}, nil
@@ -27,9 +27,9 @@ func (m *manager) watch(a *app, targets []string, d time.Duration) (*guard.Watch
 	return w, b, err
 }
 
-// away returns what keeps requests away from targets that are worse, until goBack
-// has done the rest. Without a canary the requests wait: the old targets have to
-// show first that they serve.
+// away returns what keeps requests away from targets that are worse, until
+// goBack has done the rest. Without a canary the requests wait: the old targets
+// have to show first that they serve.
 func (a *app) away(canary bool) func() {
 	up, side := a.up, a.side
 	if !canary {

@@ -70,7 +70,8 @@ type request struct {
 	JSON bool `json:"json,omitempty"`
 }
 
-// commands are the words that begin a command. No app has such a name. Read-only.
+// commands are the words that begin a command. No app has such a name.
+// Read-only.
 var commands = []string{"run", "deploy", "rollback", "canary", "pause", "maintain", "stop", "resume", "remove", "list", "restart", "help"}
 
 // appName is what an app may be called.
@@ -129,8 +130,8 @@ func defaultDir() string {
 	return filepath.Join(home, ".local", "share", "hostproxy-deploy")
 }
 
-// flags defines the flags of the command. The result reads those that need a second
-// look.
+// flags defines the flags of the command. The result reads those that need a
+// second look.
 func (q *request) flags(fs *flag.FlagSet) func() error {
 	given := func() error { return nil }
 	switch q.Command {

@@ -27,7 +27,8 @@ type place struct {
 // mounted finds the ID of a container in the list of its mounts. Read-only.
 var mounted = regexp.MustCompile(`/containers/([0-9a-f]{64})/`)
 
-// selves returns the names by which the daemon may know the proxy's own container.
+// selves returns the names by which the daemon may know the proxy's own
+// container.
 func selves() (names []string) {
 	if name, err := os.Hostname(); err == nil && name != "" {
 		names = append(names, name)
@@ -136,7 +137,8 @@ func (w wishes) portOf(c *container) (string, error) {
 	return "", fmt.Errorf("it exposes the ports %.200s: say with hostproxy.port which one is meant", strings.Join(tcp, ", "))
 }
 
-// hostAddr returns the address of the host, for containers that use its network.
+// hostAddr returns the address of the host, for containers that use its
+// network.
 func (p place) hostAddr() (string, error) {
 	switch {
 	case p.onHost:
@@ -147,7 +149,8 @@ func (p place) hostAddr() (string, error) {
 	return "", errors.New("it uses the host's network, and none of the proxy's networks has a gateway to the host: put both on one network")
 }
 
-// published returns where port of c is published on the host and, if it is not, the address of c, where that is reachable.
+// published returns where port of c is published on the host and, if it is not,
+// the address of c, where that is reachable.
 func (p place) published(c *container, port string) (string, string, error) {
 	for _, b := range c.NetworkSettings.Ports[port+"/tcp"] {
 		n, err := strconv.ParseUint(b.HostPort, 10, 16)
@@ -175,7 +178,8 @@ func (p place) published(c *container, port string) (string, string, error) {
 	return host, port, nil
 }
 
-// shared returns the address of c on the network called label, else on that of -network, else on the first that both are on.
+// shared returns the address of c on the network called label, else on that of
+// -network, else on the first that both are on.
 func (p place) shared(c *container, label string) (string, error) {
 	nets := c.NetworkSettings.Networks
 	names := slices.Sorted(maps.Keys(nets))

@@ -16,7 +16,8 @@ type claim struct {
 	target string // URL; "" while it gets no traffic
 }
 
-// newClaim returns what c asks for from a proxy in p, or all that is wrong with it.
+// newClaim returns what c asks for from a proxy in p, or all that is wrong with
+// it.
 func newClaim(c *container, p place, stopping bool) (*claim, error) {
 	w, err := readLabels(c.Config.Labels)
 	if err != nil {
@@ -33,7 +34,8 @@ func newClaim(c *container, p place, stopping bool) (*claim, error) {
 	return l, err
 }
 
-// ready reports whether c may get traffic: it runs, and its health check, if it has one, has succeeded.
+// ready reports whether c may get traffic: it runs, and its health check, if it
+// has one, has succeeded.
 func (c *container) ready() bool {
 	h := c.State.Health
 	return c.State.Status == "running" && (h == nil || h.Status != "starting" && h.Status != "unhealthy")
@@ -49,15 +51,18 @@ type route struct {
 // A refusal says what is wrong with a container, and who it is.
 type refusal struct{ container, reason string }
 
-// refuse returns the refusal of a container for err, on one line and not too long.
+// refuse returns the refusal of a container for err, on one line and not too
+// long.
 func refuse(name string, err error) refusal {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	return refusal{name, fmt.Sprintf("%.1500s", text)}
 }
 
-// resolve returns the routes of claims. The host of a pattern belongs to the group of the oldest container that claims
-// it. Others are refused there, and so is a container whose settings are not those of the oldest for the same pattern.
-// fixed are patterns that no container gets; only, unless it is empty, are the hosts that containers may claim.
+// resolve returns the routes of claims. The host of a pattern belongs to the
+// group of the oldest container that claims it. Others are refused there, and
+// so is a container whose settings are not those of the oldest for the same
+// pattern. fixed are patterns that no container gets; only, unless it is empty,
+// are the hosts that containers may claim.
 func resolve(claims []*claim, fixed map[string]bool, only []string) (map[string]*route, []refusal) {
 	slices.SortFunc(claims, func(a, b *claim) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))

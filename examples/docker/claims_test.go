@@ -244,7 +244,8 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 	assert.NotEmpty(t, selves(), "the name of the machine at least")
 }
 
-// What labels are accepted for is spelled as the Router spells it, and leads to a route.
+// What labels are accepted for is spelled as the Router spells it, and leads to
+// a route.
 func FuzzLabels(f *testing.F) {
 	f.Add("a.test,*.b.test", "/api", "80", "true", "/up", "host")
 	f.Add("A..test, ,x/y", "api/%2e", "-1", "yes", "up?\n", "hosts")

@@ -23,7 +23,8 @@ import (
 // A box is a container of the fake daemon, in the words of its inspect.
 type box map[string]any
 
-// newBox returns a running container on the network web that listens at addr, 127.0.0.1:port.
+// newBox returns a running container on the network web that listens at addr,
+// 127.0.0.1:port.
 func newBox(id, addr string, labels ...string) box {
 	host, port, _ := strings.Cut(addr, ":")
 	all := map[string]string{"hostproxy.port": port}

@@ -25,7 +25,8 @@ const (
 // errGone is the error for a container that the daemon does not know.
 var errGone = errors.New("no such container")
 
-// An engine is a daemon that speaks the Docker Engine API: Docker's, Podman's, or a proxy in front of one.
+// An engine is a daemon that speaks the Docker Engine API: Docker's, Podman's,
+// or a proxy in front of one.
 type engine struct {
 	client   *http.Client
 	name     string        // as it was given
@@ -33,7 +34,8 @@ type engine struct {
 	patience time.Duration // limit of one answer, except the events
 }
 
-// newEngine returns the engine at host, unix:///path or tcp://host:port. It does not connect.
+// newEngine returns the engine at host, unix:///path or tcp://host:port. It
+// does not connect.
 func newEngine(host string) (*engine, error) {
 	u, err := url.Parse(host)
 	if err != nil {
@@ -54,7 +56,8 @@ func newEngine(host string) (*engine, error) {
 	return e, nil
 }
 
-// findSocket returns the first socket that exists where Docker and Podman put theirs, and Docker's if there is none yet.
+// findSocket returns the first socket that exists where Docker and Podman put
+// theirs, and Docker's if there is none yet.
 func findSocket() string {
 	places := []string{"/var/run/docker.sock", "/run/podman/podman.sock"}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
@@ -175,8 +178,8 @@ type event struct {
 	}
 }
 
-// events connects to the stream of events. The function that it returns reads them, calls seen for each, and returns
-// why the stream has ended.
+// events connects to the stream of events. The function that it returns reads
+// them, calls seen for each, and returns why the stream has ended.
 func (e *engine) events(ctx context.Context) (read func(seen func(event)) error, err error) {
 	filter := url.QueryEscape(`{"type":["container","network"]}`)
 	body, err := e.open(ctx, "/events?filters="+filter)

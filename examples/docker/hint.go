@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// observe logs every exchange, and a hint behind those that look for a container at the wrong place.
+// observe logs every exchange, and a hint behind those that look for a
+// container at the wrong place.
 func observe(l *slog.Logger, inContainer bool) func(*hostproxy.Exchange) {
 	access := hostproxy.AccessLog(l)
 	return func(x *hostproxy.Exchange) {
@@ -44,7 +45,8 @@ func loopback(target string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// hostOf returns the host of a target, host:port with or without a scheme, and "" for others.
+// hostOf returns the host of a target, host:port with or without a scheme, and
+// "" for others.
 func hostOf(target string) string {
 	if _, rest, ok := strings.Cut(target, "://"); ok {
 		target = rest
@@ -56,7 +58,8 @@ func hostOf(target string) string {
 	return host
 }
 
-// inContainer reports whether the files that Docker and Podman leave in a container are there.
+// inContainer reports whether the files that Docker and Podman leave in a
+// container are there.
 func inContainer() bool {
 	for _, name := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := os.Stat(name); err == nil {

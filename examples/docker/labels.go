@@ -135,7 +135,8 @@ func parseLabels(values map[string]string, compose string) (wishes, error) {
 	return w, errors.Join(errs...)
 }
 
-// patterns returns the canonical patterns for hosts, a list with commas, and a path.
+// patterns returns the canonical patterns for hosts, a list with commas, and a
+// path.
 func patterns(hosts, path string, s settings) (all []string, err error) {
 	list := strings.Split(hosts, ",")
 	if len(list) > maxHosts {
@@ -160,7 +161,8 @@ func patterns(hosts, path string, s settings) (all []string, err error) {
 	return all, errors.Join(errs...)
 }
 
-// canonical returns pattern as a Router spells it, if a route with these settings is possible.
+// canonical returns pattern as a Router spells it, if a route with these
+// settings is possible.
 func canonical(pattern string, s settings) (string, error) {
 	u, err := s.upstream(s.scheme + "://localhost:1")
 	if err != nil {

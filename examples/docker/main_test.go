@@ -16,7 +16,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// ask sends one request for app.localhost through a proxy with the given routes; it returns the answer and the log.
+// ask sends one request for app.localhost through a proxy with the given
+// routes; it returns the answer and the log.
 func ask(t *testing.T, inContainer bool, routes ...string) (status int, body, logged string) {
 	t.Helper()
 	lines := new(bytes.Buffer)

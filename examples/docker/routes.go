@@ -128,9 +128,10 @@ func unready(w http.ResponseWriter, _ *http.Request) {
 	http.Error(w, "503 Service Unavailable: no container is ready", http.StatusServiceUnavailable)
 }
 
-// apply makes routes and those of the command line the only ones. A route that keeps its settings keeps its Upstream,
-// and targets that it keeps are not touched: their WebSockets go on. A route that is not possible stays as it was, and
-// is in the error.
+// apply makes routes and those of the command line the only ones. A route that
+// keeps its settings keeps its Upstream, and targets that it keeps are not
+// touched: their WebSockets go on. A route that is not possible stays as it
+// was, and is in the error.
 func (p *proxy) apply(routes map[string]*route) error {
 	table, next, gone := map[string]http.Handler{}, map[string]*live{}, map[*live][]string{}
 	maps.Copy(table, p.fixed)

@@ -13,11 +13,14 @@ import (
 
 const (
 	maxPause = 30 * time.Second
-	stopFor  = time.Minute // a container that ignores the signal to stop gets traffic again after this time
-	atOnce   = 8           // containers that are inspected at the same time
+	// a container that ignores the signal to stop gets traffic again after this
+	// time
+	stopFor = time.Minute
+	atOnce  = 8 // containers that are inspected at the same time
 )
 
-// watch keeps the routes those of the containers until ctx is done. While the daemon cannot be asked, they stay.
+// watch keeps the routes those of the containers until ctx is done. While the
+// daemon cannot be asked, they stay.
 func (p *proxy) watch(ctx context.Context, e *engine) {
 	defer e.client.CloseIdleConnections()
 	pause, last := p.pause, ""
@@ -27,7 +30,8 @@ func (p *proxy) watch(ctx context.Context, e *engine) {
 		if ctx.Err() != nil {
 			return
 		}
-		if synced && time.Since(began) > maxPause { // or a daemon that ends the events at once would be asked all the time
+		// or a daemon that ends the events at once would be asked all the time
+		if synced && time.Since(began) > maxPause {
 			pause, last = p.pause, ""
 		}
 		if synced {
@@ -47,8 +51,9 @@ func (p *proxy) watch(ctx context.Context, e *engine) {
 	}
 }
 
-// follow connects to the events, then reads all containers, and again whenever events say that something may have
-// changed. It returns when the daemon fails, and whether the routes have been those of the daemon before.
+// follow connects to the events, then reads all containers, and again whenever
+// events say that something may have changed. It returns when the daemon fails,
+// and whether the routes have been those of the daemon before.
 func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -89,8 +94,9 @@ func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) 
 	}
 }
 
-// await waits until routes may have changed, at most for d. It gathers the events that come soon after the first. The
-// error is why the events have ended.
+// await waits until routes may have changed, at most for d. It gathers the
+// events that come soon after the first. The error is why the events have
+// ended.
 func (p *proxy) await(d time.Duration, dirty <-chan struct{}, ended <-chan error) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -114,7 +120,8 @@ func (p *proxy) await(d time.Duration, dirty <-chan struct{}, ended <-chan error
 	return nil
 }
 
-// note remembers which containers are told to stop, and reports whether an event may change routes.
+// note remembers which containers are told to stop, and reports whether an
+// event may change routes.
 func (p *proxy) note(ev event) bool {
 	action, _, _ := strings.Cut(ev.Action, ":") // exec_create: command, health_status: healthy
 	switch {
@@ -142,8 +149,8 @@ func (p *proxy) stops() map[string]time.Time {
 	return maps.Clone(p.stopping)
 }
 
-// sync makes the routes those of all containers. complete is false if the daemon did not answer for each of them: those
-// stay as they were.
+// sync makes the routes those of all containers. complete is false if the
+// daemon did not answer for each of them: those stay as they were.
 func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) {
 	if p.place, err = p.locate(ctx, e); err != nil {
 		return false, err
@@ -181,7 +188,8 @@ func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) 
 	return complete, nil
 }
 
-// locate returns where the proxy runs: what -self says, else what the daemon knows.
+// locate returns where the proxy runs: what -self says, else what the daemon
+// knows.
 func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
 	names := selves
 	switch {
@@ -191,14 +199,15 @@ func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
 		names = func() []string { return []string{p.self} }
 	}
 	at, err := locate(ctx, e, names(), p.network)
-	if err != nil && p.place.id != "" { // it may be asked for one container in vain, and for others not
+	// it may be asked for one container in vain, and for others not
+	if err != nil && p.place.id != "" {
 		return p.place, nil
 	}
 	return at, err
 }
 
-// inspect returns what the daemon says of ids, or has said last of those for which it does not answer. A container that
-// is gone is left out.
+// inspect returns what the daemon says of ids, or has said last of those for
+// which it does not answer. A container that is gone is left out.
 func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
 	answers, errs := make([]*container, len(ids)), make([]error, len(ids))
 	turns := make(chan struct{}, atOnce)

@@ -1,11 +1,13 @@
-// Command embed puts a Router into a server that was there before it: the program keeps its own pages and its own
-// http.Server, and hands one host and one path to services of their own.
+// Command embed puts a Router into a server that was there before it: the
+// program keeps its own pages and its own http.Server, and hands one host and
+// one path to services of their own.
 //
 //	go run ./examples/embed -api localhost:4000 -docs localhost:4002
 //	curl http://localhost:8080/ http://localhost:8080/docs/ http://api.localhost:8080/
 //
-// The Router stands in front of the program's ServeMux and not behind it: a ServeMux redirects paths such as /a//b,
-// which an upstream may want to see as they are.
+// The Router stands in front of the program's ServeMux and not behind it: a
+// ServeMux redirects paths such as /a//b, which an upstream may want to see as
+// they are.
 package main
 
 import (
@@ -39,7 +41,8 @@ func pages() *http.ServeMux {
 	return mux
 }
 
-// handler sends one host and one path of any host elsewhere, and leaves the rest to own.
+// handler sends one host and one path of any host elsewhere, and leaves the
+// rest to own.
 func handler(own http.Handler, api, docs string) (http.Handler, error) {
 	apiUpstream, err := hostproxy.NewUpstream(api)
 	if err != nil {

@@ -1,6 +1,7 @@
-// Command fivesites serves five services behind one address: HTTPS with certificates of a local authority, HTTP/2, and
-// redirects from plain HTTP. It starts five small services itself and prints how to ask them; with -upstream it serves
-// yours instead.
+// Command fivesites serves five services behind one address: HTTPS with
+// certificates of a local authority, HTTP/2, and redirects from plain HTTP. It
+// starts five small services itself and prints how to ask them; with -upstream
+// it serves yours instead.
 //
 //	go run ./examples/fivesites
 //	go run ./examples/fivesites -upstream blog.localhost=localhost:4006 -upstream api.localhost=localhost:4000

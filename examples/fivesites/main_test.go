@@ -29,7 +29,8 @@ type started struct {
 	stop  func() error
 }
 
-// start runs the example on free ports and reads what it prints. Its files are in a folder of the test.
+// start runs the example on free ports and reads what it prints. Its files are
+// in a folder of the test.
 func start(t *testing.T, upstreams ...pair) *started {
 	t.Helper()
 	t.Setenv("XDG_DATA_HOME", t.TempDir())

@@ -32,7 +32,8 @@ func (p *pairs) Set(s string) error {
 	return nil
 }
 
-// startSites starts a service for each host, on a free port. The caller calls stop at the end.
+// startSites starts a service for each host, on a free port. The caller calls
+// stop at the end.
 func startSites(hosts ...string) (sites pairs, stop func(), err error) {
 	servers := make([]*http.Server, 0, len(hosts))
 	stop = func() {

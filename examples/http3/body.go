@@ -7,16 +7,18 @@ import (
 	"time"
 )
 
-// endWait limits the wait for the end of a request without a length that should have no
-// body. The end is nearly always in the packet of the head, or in the next one.
+// endWait limits the wait for the end of a request without a length that should
+// have no body. The end is nearly always in the packet of the head, or in the
+// next one.
 const endWait = 50 * time.Millisecond
 
 // asNetHTTP returns q as a server of net/http would hand it on:
 //
-//   - Copies of the request get the trailers at the end of the body. quic-go sets the field
-//     Trailer anew, which copies do not see.
-//   - A request without a body has the length 0. To quic-go it is unknown, because the end
-//     of a stream comes after the head. Targets would get a GET with a chunked body.
+//   - Copies of the request get the trailers at the end of the body. quic-go
+//     sets the field Trailer anew, which copies do not see.
+//   - A request without a body has the length 0. To quic-go it is unknown,
+//     because the end of a stream comes after the head. Targets would get a GET
+//     with a chunked body.
 //   - Host is the field Host alone, and no header beside it.
 func asNetHTTP(q *http.Request) *http.Request {
 	delete(q.Header, "Host") // equal to the authority, or quic-go would have refused q
@@ -35,8 +37,8 @@ func asNetHTTP(q *http.Request) *http.Request {
 	return c
 }
 
-// mayLackBody reports whether requests of a method have no body, as a rule. The others
-// say so by a Content-Length of 0 (RFC 9110, 8.6).
+// mayLackBody reports whether requests of a method have no body, as a rule. The
+// others say so by a Content-Length of 0 (RFC 9110, 8.6).
 func mayLackBody(method string) bool {
 	return method != http.MethodPost && method != http.MethodPut && method != http.MethodPatch
 }
@@ -47,7 +49,9 @@ type body struct {
 	q       *http.Request // quic-go's
 	trailer http.Header   // of the request that the handler gets
 
-	looked chan struct{} // closed when the first byte, or an error, is there; nil if that is of no interest
+	// closed when the first byte, or an error, is there; nil if that is of no
+	// interest
+	looked chan struct{}
 	first  [1]byte
 	n      int
 	err    error

@@ -39,7 +39,8 @@ func ask(t *testing.T, c *http.Client, q *http.Request) (r result) {
 	ctx, cancel := context.WithTimeout(t.Context(), proxytest.Patience)
 	defer cancel()
 	q = q.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
-		if code != http.StatusContinue { // whether it is sent is up to the client's and the server's timing
+		// whether it is sent is up to the client's and the server's timing
+		if code != http.StatusContinue {
 			r.Interim = append(r.Interim, code)
 		}
 		return nil
@@ -116,7 +117,8 @@ func target(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// A shape is one request and what must be seen of the response, whatever the protocol.
+// A shape is one request and what must be seen of the response, whatever the
+// protocol.
 type shape struct {
 	name   string
 	method string // "" means GET
@@ -132,7 +134,9 @@ type shape struct {
 
 func shapes() []shape {
 	large := strings.Repeat("x", 1<<20)
-	refused := strings.Repeat("x", 128<<10) // over HTTP/1.1, some of it must be read for the answer to get through: 256 KiB at most
+	// over HTTP/1.1, some of it must be read for the answer to get through: 256
+	// KiB at most
+	refused := strings.Repeat("x", 128<<10)
 	all := []shape{
 		{name: "get", url: "/?a=b;c", want: 200, text: `GET a.test /?a=b;c body="" for=["127.0.0.1"] proto=["https"] host=["a.test"]`},
 		{name: "forged X-Forwarded-For", url: "/", header: http.Header{"X-Forwarded-For": {"203.0.113.9"}}, want: 200, text: `for=["127.0.0.1"]`},

@@ -17,16 +17,17 @@ import (
 )
 
 const (
-	// manyHandshakes is from how many handshakes in flight clients must show that packets
-	// reach their address, at the cost of a round trip: a sender with a forged address
-	// cannot.
+	// manyHandshakes is from how many handshakes in flight clients must show
+	// that packets reach their address, at the cost of a round trip: a sender
+	// with a forged address cannot.
 	manyHandshakes = 128
 
-	// lastWait is how long a connection without requests stays open in a shutdown, for
-	// packets that are lost.
+	// lastWait is how long a connection without requests stays open in a
+	// shutdown, for packets that are lost.
 	lastWait = 2 * time.Second
 
-	// maxFields limits the fields in the head of a request, as over HTTP/1.1 and HTTP/2.
+	// maxFields limits the fields in the head of a request, as over HTTP/1.1
+	// and HTTP/2.
 	maxFields = 100
 
 	// shutdown is why connections are closed at the end.
@@ -73,15 +74,16 @@ func client(a net.Addr) netip.Prefix {
 	return p
 }
 
-// doubts reports whether a client must show that its address is its own. Forged addresses
-// thus use up half of a client's connections at most.
+// doubts reports whether a client must show that its address is its own. Forged
+// addresses thus use up half of a client's connections at most.
 func (c *conns) doubts(a net.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.all-len(c.accepted) >= manyHandshakes || c.perClient > 0 && 2*c.clients[client(a)] >= c.perClient
 }
 
-// admit counts a new connection, or refuses it. ctx is done when the connection has ended.
+// admit counts a new connection, or refuses it. ctx is done when the connection
+// has ended.
 func (c *conns) admit(ctx context.Context, i *quic.ClientInfo) (context.Context, error) {
 	p := client(i.RemoteAddr)
 	c.mu.Lock()
@@ -138,7 +140,8 @@ func (c *conns) counted(h http.Handler) http.Handler {
 	})
 }
 
-// tooMany reports whether there are more fields than a hostproxy.Server accepts.
+// tooMany reports whether there are more fields than a hostproxy.Server
+// accepts.
 func tooMany(h http.Header) bool {
 	n := 0
 	for _, values := range h {
@@ -147,9 +150,9 @@ func tooMany(h http.Header) bool {
 	return n > maxFields
 }
 
-// apart calls h in a goroutine of its own. If a handler ends its goroutine, which is then not
-// quic-go's, its response is cut off, as it is over HTTP/1.1 and HTTP/2. Otherwise its client
-// would wait for ever.
+// apart calls h in a goroutine of its own. If a handler ends its goroutine,
+// which is then not quic-go's, its response is cut off, as it is over HTTP/1.1
+// and HTTP/2. Otherwise its client would wait for ever.
 func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
 	ended := make(chan any, 1)
 	go func() {
@@ -157,7 +160,8 @@ func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {
-				how = fmt.Sprintf("%v\n\n%s", p, debug.Stack()) // quic-go logs it, with the stack of another goroutine
+				// quic-go logs it, with the stack of another goroutine
+				how = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
 			}
 			ended <- how
 		}()
@@ -169,9 +173,9 @@ func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// closeIdle closes the connections that have had no request for so long. The head of a
-// request that is not complete is none. In a shutdown, clients should close them when they
-// get GOAWAY.
+// closeIdle closes the connections that have had no request for so long. The
+// head of a request that is not complete is none. In a shutdown, clients should
+// close them when they get GOAWAY.
 func (c *conns) closeIdle(after time.Duration, why string) {
 	now := time.Now().UnixNano()
 	c.closeIf(why, func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(after) })

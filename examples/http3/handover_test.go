@@ -22,10 +22,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Set in a process that takes over: the UDP address, and the folder of the certificate.
+// Set in a process that takes over: the UDP address, and the folder of the
+// certificate.
 const addrEnv, filesEnv = "HTTP3_TEST_ADDR", "HTTP3_TEST_FILES"
 
-// takeOver is the new process of TestAHandOver. It ends with its standard input.
+// takeOver is the new process of TestAHandOver. It ends with its standard
+// input.
 func takeOver(addr string) error {
 	sockets, err := hostproxy.Inherited()
 	if err != nil {
@@ -49,7 +51,8 @@ func takeOver(addr string) error {
 	return s.Serve(ctx, https, nil)
 }
 
-// Requests are asked over HTTP/3 and HTTP/2, as browsers do, while a new process takes over.
+// Requests are asked over HTTP/3 and HTTP/2, as browsers do, while a new
+// process takes over.
 func TestAHandOver(t *testing.T) {
 	cert, roots := proxytest.Certificate(t, "a.test")
 	dir := t.TempDir()

@@ -1,10 +1,10 @@
-// Package http3 serves the routes of a hostproxy.Router over HTTP/3, by quic-go. A Server is a
-// companion of a hostproxy.Server:
+// Package http3 serves the routes of a hostproxy.Router over HTTP/3, by
+// quic-go. A Server is a companion of a hostproxy.Server:
 //
 //	s := &hostproxy.Server{Router: &r, Companions: []hostproxy.Companion{&http3.Server{}}}
 //
-// It has the certificates, the routes and the limits of the Router. 0-RTT is off, because its
-// requests can be replayed.
+// It has the certificates, the routes and the limits of the Router. 0-RTT is
+// off, because its requests can be replayed.
 package http3
 
 import (
@@ -22,47 +22,49 @@ import (
 	h3 "github.com/quic-go/quic-go/http3"
 )
 
-// A Server is a hostproxy.Companion for HTTP/3. The zero value listens on :443. Fields must be
-// set before the hostproxy.Server serves. It serves once at a time, and may serve again.
+// A Server is a hostproxy.Companion for HTTP/3. The zero value listens on :443.
+// Fields must be set before the hostproxy.Server serves. It serves once at a
+// time, and may serve again.
 type Server struct {
 	// Addr is the UDP address. "" means ":443".
 	Addr string
 
-	// AltSvcPort is the port that clients are told to use (Alt-Svc), if it is not the
-	// port of Addr. Zero means the port of Addr.
+	// AltSvcPort is the port that clients are told to use (Alt-Svc), if it is
+	// not the port of Addr. Zero means the port of Addr.
 	AltSvcPort int
 
-	// AltSvcAge is how long clients remember that there is HTTP/3. Zero means a day.
-	// Negative announces nothing.
+	// AltSvcAge is how long clients remember that there is HTTP/3. Zero means a
+	// day. Negative announces nothing.
 	AltSvcAge time.Duration
 
-	// MaxStreams limits the requests in flight of each connection. Zero means 100;
-	// negative is an error.
+	// MaxStreams limits the requests in flight of each connection. Zero means
+	// 100; negative is an error.
 	MaxStreams int
 
-	// MaxHeaderBytes limits the head of a request. Further bytes get 431. Zero means
-	// 16 KiB, as for hostproxy.Server; negative is an error.
+	// MaxHeaderBytes limits the head of a request. Further bytes get 431. Zero
+	// means 16 KiB, as for hostproxy.Server; negative is an error.
 	MaxHeaderBytes int
 
-	// MaxConns limits the open connections. MaxConnsPerClient limits those of each client
-	// (an IPv4 address or the /64 of an IPv6 address); they do not count in the field of
-	// hostproxy.Server with this name. Further connections are refused. Zero means no
-	// limit; negative is an error.
+	// MaxConns limits the open connections. MaxConnsPerClient limits those of
+	// each client (an IPv4 address or the /64 of an IPv6 address); they do not
+	// count in the field of hostproxy.Server with this name. Further
+	// connections are refused. Zero means no limit; negative is an error.
 	MaxConns, MaxConnsPerClient int
 
-	// IdleTimeout limits the wait for the next request on a connection, to the end of
-	// its head. Zero means 2 minutes; negative disables the limit. A client that has
-	// disappeared is noticed after 30 s.
+	// IdleTimeout limits the wait for the next request on a connection, to the
+	// end of its head. Zero means 2 minutes; negative disables the limit. A
+	// client that has disappeared is noticed after 30 s.
 	IdleTimeout time.Duration
 
-	// HandshakeTimeout limits the handshake, including the wait for a certificate. Zero
-	// means 10 s; negative is an error.
+	// HandshakeTimeout limits the handshake, including the wait for a
+	// certificate. Zero means 10 s; negative is an error.
 	HandshakeTimeout time.Duration
 
-	// BindTimeout limits the wait for Addr while another process has it. Set it, to a
-	// little more than DrainTimeout, in programs that use hostproxy.Server.HandOver: the
-	// old process keeps the UDP socket until its connections have ended, and clients use
-	// HTTP/2 meanwhile. Zero means that Listen fails at once.
+	// BindTimeout limits the wait for Addr while another process has it. Set
+	// it, to a little more than DrainTimeout, in programs that use
+	// hostproxy.Server.HandOver: the old process keeps the UDP socket until its
+	// connections have ended, and clients use HTTP/2 meanwhile. Zero means that
+	// Listen fails at once.
 	BindTimeout time.Duration
 
 	mu  sync.Mutex
@@ -77,8 +79,8 @@ const (
 	keepAlive          = 15 * time.Second // so that a silent WebSocket stays open
 )
 
-// Listen checks the settings and opens the socket. It implements an optional method of
-// hostproxy.Companion.
+// Listen checks the settings and opens the socket. It implements an optional
+// method of hostproxy.Companion.
 func (s *Server) Listen(conf *tls.Config) error {
 	if err := s.check(conf); err != nil {
 		return err
@@ -109,9 +111,10 @@ func (s *Server) AltSvc() string {
 	return fmt.Sprintf(`h3=":%d"; ma=%d`, port, int(cmp.Or(s.AltSvcAge, 24*time.Hour)/time.Second))
 }
 
-// Serve serves requests by h until ctx is done. Then clients get GOAWAY: they finish their
-// requests here and send further ones elsewhere. A connection without requests is closed
-// after two seconds. It implements hostproxy.Companion.
+// Serve serves requests by h until ctx is done. Then clients get GOAWAY: they
+// finish their requests here and send further ones elsewhere. A connection
+// without requests is closed after two seconds. It implements
+// hostproxy.Companion.
 func (s *Server) Serve(ctx context.Context, h http.Handler) error {
 	n := s.session()
 	if n == nil {
@@ -120,8 +123,8 @@ func (s *Server) Serve(ctx context.Context, h http.Handler) error {
 	return n.serve(ctx, h)
 }
 
-// Close closes the socket and all connections immediately. It implements an optional method
-// of hostproxy.Companion.
+// Close closes the socket and all connections immediately. It implements an
+// optional method of hostproxy.Companion.
 func (s *Server) Close() error {
 	s.session().close()
 	return nil
@@ -173,7 +176,8 @@ func (s *Server) idleTimeout() time.Duration {
 	return max(cmp.Or(s.IdleTimeout, 2*time.Minute), 0)
 }
 
-// sweeps returns when to look for idle connections. It is nil if there is no limit.
+// sweeps returns when to look for idle connections. It is nil if there is no
+// limit.
 func (s *Server) sweeps() (c <-chan time.Time, stop func()) {
 	idle := s.idleTimeout()
 	if idle == 0 {
@@ -186,14 +190,15 @@ func (s *Server) sweeps() (c <-chan time.Time, stop func()) {
 // config returns the settings of QUIC.
 func (s *Server) config() *quic.Config {
 	return &quic.Config{
-		Allow0RTT:            false,
-		HandshakeIdleTimeout: cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2, // quic-go allows twice as much in all
+		Allow0RTT: false,
+		// quic-go allows twice as much in all
+		HandshakeIdleTimeout: cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2,
 		MaxIdleTimeout:       deadAfter,
 		KeepAlivePeriod:      keepAlive,
 		MaxIncomingStreams:   int64(cmp.Or(s.MaxStreams, 100)),
 
-		// Heads count in the window of the connection too: uploads that stall must leave
-		// room for them.
+		// Heads count in the window of the connection too: uploads that stall
+		// must leave room for them.
 		InitialStreamReceiveWindow:     64 << 10,
 		MaxStreamReceiveWindow:         1 << 20,
 		InitialConnectionReceiveWindow: 2 << 20,

@@ -26,7 +26,8 @@ func TestALargeHeadIsRefused(t *testing.T) {
 	s := newSite(t, "a.test")
 	s.router.Handle("a.test", hello("a"))
 	s.start(t)
-	for _, p := range []string{"h1", "h3"} { // a client of HTTP/2 is told the limit, and sends nothing
+	// a client of HTTP/2 is told the limit, and sends nothing
+	for _, p := range []string{"h1", "h3"} {
 		c := s.client(t, p)
 		for _, want := range []int{200, 431, 200} {
 			q, err := http.NewRequest("GET", "https://a.test/", nil)
@@ -130,7 +131,8 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 	assert.ErrorContains(t, context.Cause(conn.Context()), "idle timeout")
 }
 
-// A client that begins a request, and keeps quiet, is as idle as one without a request.
+// A client that begins a request, and keeps quiet, is as idle as one without a
+// request.
 func TestAConnectionWithAPartOfAHeadIsClosed(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := newSite(t, "a.test")
@@ -220,8 +222,8 @@ func TestSettingsThatCannotBe(t *testing.T) {
 	assert.NoError(t, new(http3.Server).Close())
 }
 
-// As in a hand-over: the new process has the listeners, and the old one still has the UDP
-// socket until its connections have ended.
+// As in a hand-over: the new process has the listeners, and the old one still
+// has the UDP socket until its connections have ended.
 func TestTheSocketOfTheOldProcessIsTakenOverLater(t *testing.T) {
 	proxytest.NoLeaks(t)
 	old, next := newSite(t, "a.test"), newSite(t, "a.test")

@@ -16,7 +16,8 @@ import (
 	h3 "github.com/quic-go/quic-go/http3"
 )
 
-// A session is one run of a Server, from Listen to the end of Serve or to Close.
+// A session is one run of a Server, from Listen to the end of Serve or to
+// Close.
 type session struct {
 	server *Server
 	tls    *tls.Config
@@ -121,11 +122,12 @@ func (n *session) serve(ctx context.Context, h http.Handler) error {
 	}
 }
 
-// drain lets the requests in flight finish. ended has a value when no connection is accepted
-// any more.
+// drain lets the requests in flight finish. ended has a value when no
+// connection is accepted any more.
 func (n *session) drain(server *h3.Server, ended <-chan error) error {
-	// Connections that are ready are still served. New ones are refused by a second listener,
-	// so that their clients need not wait: without one, quic-go ignores their packets.
+	// Connections that are ready are still served. New ones are refused by a
+	// second listener, so that their clients need not wait: without one,
+	// quic-go ignores their packets.
 	_ = n.listener.Close()
 	refuse := &quic.Config{GetConfigForClient: func(*quic.ClientInfo) (*quic.Config, error) { return nil, errClosed }}
 	if second, err := n.transport.Listen(n.tls, refuse); err == nil {

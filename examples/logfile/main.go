@@ -1,11 +1,11 @@
-// Command logfile writes the access log to a file that it rotates by itself, with timberjack, a
-// fork of lumberjack.
+// Command logfile writes the access log to a file that it rotates by itself,
+// with timberjack, a fork of lumberjack.
 //
 //	go run -C examples/logfile . -file /tmp/access.log -target localhost:3000
 //
-// Any io.Writer can take the place of the file. Only one process may write to it. A program that
-// uses Server.HandOver runs twice for a while: let it write to its standard output instead, which
-// a service manager can keep in files.
+// Any io.Writer can take the place of the file. Only one process may write to
+// it. A program that uses Server.HandOver runs twice for a while: let it write
+// to its standard output instead, which a service manager can keep in files.
 package main
 
 import (

@@ -16,7 +16,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// start runs the example in front of a backend that says ok, and returns a client, its log, and what stops it.
+// start runs the example in front of a backend that says ok, and returns a
+// client, its log, and what stops it.
 func start(t *testing.T) (*http.Client, *bytes.Buffer, func() error) {
 	t.Helper()
 	lines := new(bytes.Buffer)

@@ -78,7 +78,8 @@ func TestRequestsReachTheTargetAsThePagesSay(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			q := httptest.NewRequest("GET", "http://app.example.com:8080"+tt.path, nil)
-			q.Header.Set("X-Forwarded-For", "203.0.113.9") // dropped: the client is no trusted proxy
+			// dropped: the client is no trusted proxy
+			q.Header.Set("X-Forwarded-For", "203.0.113.9")
 			w := httptest.NewRecorder()
 			tt.u.ServeHTTP(w, q)
 			assert.Equal(t, tt.want, w.Body.String())

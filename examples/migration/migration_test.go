@@ -117,7 +117,8 @@ func row%d() (fault error) {
 }
 `
 
-// rowsProgram is a program that runs each row, and prints what Router.Check says.
+// rowsProgram is a program that runs each row, and prints what Router.Check
+// says.
 func rowsProgram(t *testing.T, rows []snippet) string {
 	t.Helper()
 	var funcs, calls strings.Builder
@@ -149,7 +150,8 @@ func write(t *testing.T, name, text string) {
 	require.NoError(t, os.WriteFile(name, []byte(text), 0o600))
 }
 
-// goTool runs the go command in this module, with a file that is not in its tree.
+// goTool runs the go command in this module, with a file that is not in its
+// tree.
 func goTool(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("go", args...).CombinedOutput()

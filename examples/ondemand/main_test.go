@@ -17,7 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in the process that is the program: its value is where to listen.
+// programEnv is set in the process that is the program: its value is where to
+// listen.
 const programEnv = "ONDEMAND_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -57,7 +58,8 @@ func ask(t *testing.T, url string) int {
 	return n
 }
 
-// runs reports whether there is a process of that number, which is not a zombie.
+// runs reports whether there is a process of that number, which is not a
+// zombie.
 func runs(pid int) bool {
 	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
 	return err == nil

@@ -20,7 +20,8 @@ type program struct {
 	told    bool          // to end
 }
 
-// start starts the program, unless it runs. It waits for one that is about to end.
+// start starts the program, unless it runs. It waits for one that is about to
+// end.
 func (p *program) start(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,8 +66,8 @@ func (p *program) wait(cmd *exec.Cmd, done chan struct{}) {
 	}
 }
 
-// stop stops the program: politely, and by force when ctx is done. It returns when the
-// program has ended, also if another call has told it to.
+// stop stops the program: politely, and by force when ctx is done. It returns
+// when the program has ended, also if another call has told it to.
 func (p *program) stop(ctx context.Context) error {
 	p.mu.Lock()
 	cmd, done := p.process, p.done

@@ -32,7 +32,8 @@ const (
 // methods are those that a span is named after; others are _OTHER. Read-only.
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
 
-// name returns the name of a span: the method and the route, as far as they are known.
+// name returns the name of a span: the method and the route, as far as they are
+// known.
 func name(method, pattern string) string {
 	if !slices.Contains(methods, method) {
 		method = "HTTP"
@@ -50,7 +51,8 @@ func ofMethod(all []attribute.KeyValue, method string) []attribute.KeyValue {
 	return append(all, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(safe(method)))
 }
 
-// atStart is what a sampler may look at. The query is left out: it may hold secrets.
+// atStart is what a sampler may look at. The query is left out: it may hold
+// secrets.
 func atStart(x *hostproxy.Exchange) []attribute.KeyValue {
 	all := ofMethod(make([]attribute.KeyValue, 0, 8), x.Method)
 	all = append(all, semconv.URLScheme(x.Scheme), semconv.URLPath(safe(x.Path)))
@@ -99,7 +101,8 @@ func ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
 	return ofTarget(all, b.Attempt.Target)
 }
 
-// ofTarget adds the address of a target and its port, which is that of its scheme if it has none.
+// ofTarget adds the address of a target and its port, which is that of its
+// scheme if it has none.
 func ofTarget(all []attribute.KeyValue, target string) []attribute.KeyValue {
 	scheme, host, found := strings.Cut(target, "://")
 	if !found {
@@ -140,7 +143,8 @@ func ofError(err error, isError bool, status int) (all []attribute.KeyValue, byC
 	return nil, false
 }
 
-// address adds a host and its port. Without one, it adds standard unless that is 0.
+// address adds a host and its port. Without one, it adds standard unless that
+// is 0.
 func address(all []attribute.KeyValue, hostport string, standard int) []attribute.KeyValue {
 	if hostport == "" {
 		return all
@@ -172,7 +176,8 @@ func version(proto string) string {
 	}
 }
 
-// safe returns s as valid UTF-8 of bounded length: exporters lose a batch for bytes that are not.
+// safe returns s as valid UTF-8 of bounded length: exporters lose a batch for
+// bytes that are not.
 func safe(s string) string {
 	cut := ""
 	if len(s) > maxText {

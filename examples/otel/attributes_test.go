@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An attempt is a request of a client: server.address and server.port are required of it.
+// An attempt is a request of a client: server.address and server.port are
+// required of it.
 func TestAnAttemptHasTheAddressAndThePortOfItsTarget(t *testing.T) {
 	for target, want := range map[string][]any{
 		"localhost:1":                 {"localhost", int64(1)},

@@ -12,7 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/otel"
 )
 
-// BenchmarkExchange compares an exchange in process, which an own handler answers, without spans and with.
+// BenchmarkExchange compares an exchange in process, which an own handler
+// answers, without spans and with.
 func BenchmarkExchange(b *testing.B) {
 	for name, sampler := range map[string]sdk.Sampler{"spans=none": nil, "spans=unsampled": sdk.NeverSample(), "spans=sampled": sdk.AlwaysSample()} {
 		b.Run(name, func(b *testing.B) {

@@ -19,8 +19,9 @@ import (
 // valid is a traceparent of version 00.
 var valid = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]$`)
 
-// FuzzTraceparent checks that each request that reaches a target has exactly one traceparent, a valid one, whatever else
-// the client sends; in the fast lane and in the handler lane; and that only a trusted peer's trace goes on.
+// FuzzTraceparent checks that each request that reaches a target has exactly
+// one traceparent, a valid one, whatever else the client sends; in the fast
+// lane and in the handler lane; and that only a trusted peer's trace goes on.
 func FuzzTraceparent(f *testing.F) {
 	for _, name := range []string{"Traceparent", "traceparent", "TRACEPARENT", "trace-parent", "trace_parent", "Tracestate", "X\r\ntraceparent", "Connection: traceparent\r\nTraceparent", "traceparent "} {
 		f.Add(name, clientParent, clientParent, false)
@@ -34,7 +35,8 @@ func FuzzTraceparent(f *testing.F) {
 	}
 	fronts, targets := map[bool][]string{}, map[bool]chan [2]http.Header{}
 	for _, trusted := range []bool{false, true} {
-		seen := make(chan [2]http.Header, 1000) // of this kind of peer: a request may arrive after its client has gone
+		// of this kind of peer: a request may arrive after its client has gone
+		seen := make(chan [2]http.Header, 1000)
 		targets[trusted] = seen
 		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			_, _ = io.Copy(io.Discard, q.Body)
@@ -61,7 +63,8 @@ func FuzzTraceparent(f *testing.F) {
 			reached := 0
 			c := proxytest.Dial(t, front)
 			c.Send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n%s: %s\r\ntraceparent: %s\r\n\r\n", name, one, two))
-			_ = c.Conn.Conn.(*net.TCPConn).CloseWrite() // or a body that has been announced would be waited for
+			// or a body that has been announced would be waited for
+			_ = c.Conn.Conn.(*net.TCPConn).CloseWrite()
 			assert.NotContains(t, c.Rest(), "HTTP/1.1 500", "what a client sends fails no hook")
 			for seen := targets[trusted]; len(seen) > 0; {
 				q := <-seen

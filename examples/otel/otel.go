@@ -1,7 +1,8 @@
-// Package otel makes spans for OpenTelemetry of a hostproxy.Router's exchanges: one of kind server for each exchange, and
-// one of kind client for each attempt at a target, with the attributes of the semantic conventions for HTTP. Each target
-// gets the context of its own attempt in exactly one traceparent header (W3C Trace Context), regardless of what the client
-// has sent.
+// Package otel makes spans for OpenTelemetry of a hostproxy.Router's exchanges:
+// one of kind server for each exchange, and one of kind client for each attempt
+// at a target, with the attributes of the semantic conventions for HTTP. Each
+// target gets the context of its own attempt in exactly one traceparent header
+// (W3C Trace Context), regardless of what the client has sent.
 //
 //   - otel.go: New, and the hooks of the Router
 //   - attributes.go: what spans say of exchanges and attempts
@@ -25,15 +26,18 @@ import (
 
 // Options are the settings of New. The zero value is ready to use.
 type Options struct {
-	// Provider makes the spans. Nil means otel.GetTracerProvider. With a provider that makes no spans, targets get
-	// the context of a trusted peer, and else no traceparent.
+	// Provider makes the spans. Nil means otel.GetTracerProvider. With a
+	// provider that makes no spans, targets get the context of a trusted peer,
+	// and else no traceparent.
 	Provider trace.TracerProvider
 
-	// Trusted are the peers whose traces are continued: an exchange is part of the trace in its traceparent and
-	// tracestate, which is also asked whether to sample it, and the target gets the peer's baggage. It is often the
-	// same as Router.TrustedProxies. Peers on a unix socket are trusted if 127.0.0.1 or ::1 is. An exchange of
-	// another peer begins a trace, which has a link to the client's context, and its baggage is removed. Nil trusts
-	// no peer.
+	// Trusted are the peers whose traces are continued: an exchange is part of
+	// the trace in its traceparent and tracestate, which is also asked whether
+	// to sample it, and the target gets the peer's baggage. It is often the
+	// same as Router.TrustedProxies. Peers on a unix socket are trusted if
+	// 127.0.0.1 or ::1 is. An exchange of another peer begins a trace, which
+	// has a link to the client's context, and its baggage is removed. Nil
+	// trusts no peer.
 	Trusted []netip.Prefix
 }
 
@@ -53,8 +57,9 @@ const (
 	baggage     = "Baggage"
 )
 
-// New returns a Tracer. Set the hooks of a Router to its methods, or call them from hooks of your own, before the Router
-// is used. New returns an error for an invalid prefix.
+// New returns a Tracer. Set the hooks of a Router to its methods, or call them
+// from hooks of your own, before the Router is used. New returns an error for
+// an invalid prefix.
 func New(o Options) (*Tracer, error) {
 	for i, p := range o.Trusted {
 		if !p.IsValid() {
@@ -73,8 +78,9 @@ func New(o Options) (*Tracer, error) {
 	return t, nil
 }
 
-// Begin is for Router.Begin. It starts the span of the exchange, and keeps it in Exchange.Value as a trace.Span. It sets
-// the headers of its context for handlers, mirrored copies and the request of a ForwardAuth.
+// Begin is for Router.Begin. It starts the span of the exchange, and keeps it
+// in Exchange.Value as a trace.Span. It sets the headers of its context for
+// handlers, mirrored copies and the request of a ForwardAuth.
 func (t *Tracer) Begin(b *hostproxy.Beginning) {
 	ctx := context.Background()
 	if b.Header(traceparent) != "" {
@@ -96,8 +102,9 @@ func (t *Tracer) Begin(b *hostproxy.Beginning) {
 	propagation.TraceContext{}.Inject(ctx, carrier{b})
 }
 
-// BeginAttempt is for Router.BeginAttempt. It starts the span of the attempt, and keeps it in Attempt.Value as a
-// trace.Span. It sets the headers of its context for the target. Attempts of an exchange that is neither sampled nor
+// BeginAttempt is for Router.BeginAttempt. It starts the span of the attempt,
+// and keeps it in Attempt.Value as a trace.Span. It sets the headers of its
+// context for the target. Attempts of an exchange that is neither sampled nor
 // recorded have no spans: their targets get the context of the exchange.
 func (t *Tracer) BeginAttempt(b *hostproxy.Beginning) {
 	parent, ok := b.Exchange.Value.(trace.Span)
@@ -114,7 +121,8 @@ func (t *Tracer) BeginAttempt(b *hostproxy.Beginning) {
 	propagation.TraceContext{}.Inject(ctx, carrier{b})
 }
 
-// Observe is for Router.Observe. It ends the spans of the exchange and its attempts.
+// Observe is for Router.Observe. It ends the spans of the exchange and its
+// attempts.
 func (t *Tracer) Observe(x *hostproxy.Exchange) {
 	for i := range x.Timeline {
 		a := &x.Timeline[i]
@@ -140,8 +148,8 @@ func (t *Tracer) Observe(x *hostproxy.Exchange) {
 	span.End(trace.WithTimestamp(x.Start.Add(x.Duration)))
 }
 
-// failed sets the status of a span, and what it says of a failure. Responses with that status and above are errors. A
-// client that disconnects is none.
+// failed sets the status of a span, and what it says of a failure. Responses
+// with that status and above are errors. A client that disconnects is none.
 func failed(span trace.Span, err error, status, least int) {
 	said, byClient := ofError(err, status >= least, status)
 	span.SetAttributes(said...)
@@ -179,5 +187,6 @@ func (c carrier) Set(key, value string) {
 	c.b.SetHeader(key, value)
 }
 
-// Keys implements propagation.TextMapCarrier: what propagates by it asks for the keys that it knows.
+// Keys implements propagation.TextMapCarrier: what propagates by it asks for
+// the keys that it knows.
 func (c carrier) Keys() []string { return nil }

@@ -67,7 +67,8 @@ func attributes(s tracetest.SpanStub) map[string]any {
 	return all
 }
 
-// lanes are the ways by which a request reaches a Router, and its version of HTTP. Read-only.
+// lanes are the ways by which a request reaches a Router, and its version of
+// HTTP. Read-only.
 var lanes = []struct {
 	name, version string
 	start         func(t *testing.T, r *hostproxy.Router) *http.Client

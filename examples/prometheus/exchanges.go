@@ -63,7 +63,8 @@ func (e *exchanges) collectors() []prom.Collector {
 	return []prom.Collector{e.requests, e.durations, e.received, e.sent, e.errors, e.queued, e.attempts, e.retries, e.hedges, e.attemptErrors, e.firstBytes, e.dials}
 }
 
-// observe counts an exchange. Hot path: no lock and, once the series exist, no allocation, unless it failed or waited.
+// observe counts an exchange. Hot path: no lock and, once the series exist, no
+// allocation, unless it failed or waited.
 func (e *exchanges) observe(p *pair, x *hostproxy.Exchange) {
 	code, proto := codeOf(x.Status), protocolOf(x.Proto)
 	p.requests[code][proto].get(func() prom.Counter {
@@ -111,7 +112,8 @@ func (e *exchanges) observeAttempt(p *pair, a *hostproxy.Attempt) {
 	}
 }
 
-// forget drops the series of p; those of its pattern only if lone: no other pair has that pattern.
+// forget drops the series of p; those of its pattern only if lone: no other
+// pair has that pattern.
 func (e *exchanges) forget(p *pair, lone bool) {
 	labels := prom.Labels{"pattern": p.pattern, "target": p.target}
 	for _, v := range []*prom.CounterVec{e.requests, e.errors, e.attempts, e.retries, e.hedges, e.attemptErrors} {

@@ -23,17 +23,22 @@ const (
 	other = "(other)" // shared by all that have no series of their own
 )
 
-// idle is how long a pair without a route and a target is kept after its last use.
+// idle is how long a pair without a route and a target is kept after its last
+// use.
 const idle = 10 * time.Minute
 
-// A pairKey is a pattern and a target, as the Router names them. The target is "" for responses of the proxy itself.
+// A pairKey is a pattern and a target, as the Router names them. The target is
+// "" for responses of the proxy itself.
 type pairKey struct{ pattern, target string }
 
-// A pair has the series of a pattern and a target, made when they are first used.
+// A pair has the series of a pattern and a target, made when they are first
+// used.
 type pair struct {
 	pattern, target string // labels
 	used            atomic.Bool
-	seen            time.Time // of the last scrape that found it used, or in use; guarded by Metrics.scrape
+	// of the last scrape that found it used, or in use; guarded by
+	// Metrics.scrape
+	seen time.Time
 
 	requests   [codes][protocols]lazy[prom.Counter]
 	durations  [codes]lazy[prom.Observer]
@@ -55,7 +60,8 @@ func (l *lazy[T]) get(make func() T) T {
 	return t
 }
 
-// pairs are all pairs, a bounded number. They are copied on write: Observe reads them without a lock.
+// pairs are all pairs, a bounded number. They are copied on write: Observe
+// reads them without a lock.
 type pairs struct {
 	exchanges *exchanges
 	max       int
@@ -72,8 +78,8 @@ func (p *pairs) init(limit int, e *exchanges) {
 	p.all.Store(&map[pairKey]*pair{})
 }
 
-// of returns the pair of a key, or the one that is shared. Hot path: no lock and no allocation for a pair that exists, or
-// when all pairs are taken.
+// of returns the pair of a key, or the one that is shared. Hot path: no lock
+// and no allocation for a pair that exists, or when all pairs are taken.
 func (p *pairs) of(k pairKey) *pair {
 	found := (*p.all.Load())[k]
 	if found == nil {
@@ -119,7 +125,8 @@ func (p *pairs) add(keys ...pairKey) []*pair {
 	return found
 }
 
-// keep drops the pairs that are not current and have not been used for long, and their series. It is called by scrapes.
+// keep drops the pairs that are not current and have not been used for long,
+// and their series. It is called by scrapes.
 func (p *pairs) keep(current map[pairKey]bool, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

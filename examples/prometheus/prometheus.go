@@ -1,8 +1,10 @@
-// Package prometheus makes metrics of a hostproxy.Router for Prometheus: requests, native histograms of durations,
-// attempts, retries, failures by step and side, targets, queues, certificates, and what the listeners refused.
+// Package prometheus makes metrics of a hostproxy.Router for Prometheus:
+// requests, native histograms of durations, attempts, retries, failures by step
+// and side, targets, queues, certificates, and what the listeners refused.
 //
-// The number of series is bounded. Labels are patterns, targets, classes of status codes, and words from fixed lists,
-// never what a client has sent: no host, path, method, user or address.
+// The number of series is bounded. Labels are patterns, targets, classes of
+// status codes, and words from fixed lists, never what a client has sent: no
+// host, path, method, user or address.
 //
 //   - prometheus.go: New, and the hooks of the Router
 //   - exchanges.go: metrics of exchanges and attempts
@@ -24,19 +26,23 @@ import (
 
 // Options are the settings of New. The zero value is ready to use.
 type Options struct {
-	// MaxPairs limits the pairs of a pattern and a target that have series of their own, and the certificates. All
-	// further ones share the series of the pattern "(other)" and of the certificate "(other)": nothing is lost but
-	// the distinction. A pair whose route or target is gone, and that has not been used for ten minutes, makes room
-	// at the next scrape. Zero means 1,000; at most 100,000.
+	// MaxPairs limits the pairs of a pattern and a target that have series of
+	// their own, and the certificates. All further ones share the series of the
+	// pattern "(other)" and of the certificate "(other)": nothing is lost but
+	// the distinction. A pair whose route or target is gone, and that has not
+	// been used for ten minutes, makes room at the next scrape. Zero means
+	// 1,000; at most 100,000.
 	MaxPairs int
 
-	// Buckets are upper bounds, in seconds, of classic buckets beside the native histogram, for a Prometheus that
-	// does not scrape native histograms. They must increase. Nil means none.
+	// Buckets are upper bounds, in seconds, of classic buckets beside the
+	// native histogram, for a Prometheus that does not scrape native
+	// histograms. They must increase. Nil means none.
 	Buckets []float64
 }
 
-// Metrics are the metrics of one Router. They are a prometheus.Collector: register them with a prometheus.Registry.
-// The methods may be called concurrently.
+// Metrics are the metrics of one Router. They are a prometheus.Collector:
+// register them with a prometheus.Registry. The methods may be called
+// concurrently.
 type Metrics struct {
 	router *hostproxy.Router
 	status http.Handler
@@ -50,8 +56,9 @@ type Metrics struct {
 	state  state
 }
 
-// New returns metrics of r. Set r.Begin and r.Observe to their methods, or call them from hooks of your own, before r is
-// used. New returns an error for bad options.
+// New returns metrics of r. Set r.Begin and r.Observe to their methods, or call
+// them from hooks of your own, before r is used. New returns an error for bad
+// options.
 func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	var errs []error
 	if r == nil {
@@ -77,8 +84,8 @@ func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	return m, nil
 }
 
-// Begin is for Router.Begin: it counts the exchange as in flight. In a hook of your own call it first, since an exchange
-// whose hook panics ends, too.
+// Begin is for Router.Begin: it counts the exchange as in flight. In a hook of
+// your own call it first, since an exchange whose hook panics ends, too.
 func (m *Metrics) Begin(*hostproxy.Beginning) { m.begun.Add(1) }
 
 // Observe is for Router.Observe: it counts the exchange and its attempts.
@@ -103,7 +110,8 @@ func (m *Metrics) Describe(ch chan<- *prom.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. It reads the state of the Router as hostproxy.StatusHandler does.
+// Collect implements prometheus.Collector. It reads the state of the Router as
+// hostproxy.StatusHandler does.
 func (m *Metrics) Collect(ch chan<- prom.Metric) {
 	m.scrape.Lock()
 	defer m.scrape.Unlock()

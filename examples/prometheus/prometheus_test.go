@@ -46,7 +46,8 @@ func measured(t testing.TB, r *hostproxy.Router, o prometheus.Options) (*prom.Re
 	return registry, m
 }
 
-// gather returns all series, by name and labels: the value, or the count of a histogram.
+// gather returns all series, by name and labels: the value, or the count of a
+// histogram.
 func gather(t testing.TB, g prom.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := g.Gather()
@@ -267,8 +268,9 @@ func TestRefusalsAreCountedOverRestarts(t *testing.T) {
 	}
 }
 
-// invented is how many hosts are invented: more than the bounds of everything that is kept. MaxPairs is the largest, and a
-// host that is new after that many takes the same path as every later one.
+// invented is how many hosts are invented: more than the bounds of everything
+// that is kept. MaxPairs is the largest, and a host that is new after that many
+// takes the same path as every later one.
 var invented = flag.Int("invented", 1_000_000, "hosts that are invented")
 
 func TestInventedHostsMakeNoSeries(t *testing.T) {

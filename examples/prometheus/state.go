@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// state are the metrics that are read at the time of the scrape. Metrics.scrape guards it.
+// state are the metrics that are read at the time of the scrape. Metrics.scrape
+// guards it.
 type state struct {
 	inFlightDesc *prom.Desc
 	inFlight     prom.Gauge
@@ -31,7 +32,9 @@ type state struct {
 
 // A refusal is what was refused by which server, and why.
 type refusal struct {
-	server    int64 // when it started, in nanoseconds: the next one may have the same listeners while this one shuts down
+	// when it started, in nanoseconds: the next one may have the same listeners
+	// while this one shuts down
+	server    int64
 	what, why string
 }
 
@@ -155,7 +158,8 @@ func (w *response) WriteHeader(status int) { w.status = status }
 // Write implements http.ResponseWriter.
 func (w *response) Write(b []byte) (int, error) { return w.body.Write(b) }
 
-// readRoutes makes room among the pairs, and sets what is known of routes and targets.
+// readRoutes makes room among the pairs, and sets what is known of routes and
+// targets.
 func (m *Metrics) readRoutes(p *page) {
 	current := map[pairKey]bool{}
 	var keys []pairKey
@@ -200,7 +204,8 @@ func (m *Metrics) readRoutes(p *page) {
 	}
 }
 
-// readServers sets what is known of listeners. A counter goes on when a server is replaced by the next.
+// readServers sets what is known of listeners. A counter goes on when a server
+// is replaced by the next.
 func (m *Metrics) readServers(p *page) {
 	s := &m.state
 	now := map[refusal]uint64{}
@@ -223,8 +228,10 @@ func (m *Metrics) readServers(p *page) {
 	s.refusedBefore = now
 }
 
-// readCertificates sets what is known of certificates. Those on demand have the names of hosts that clients chose: they
-// share one label, and so do those above limit. The earliest expiry and renewal of those that share one are shown.
+// readCertificates sets what is known of certificates. Those on demand have the
+// names of hosts that clients chose: they share one label, and so do those
+// above limit. The earliest expiry and renewal of those that share one are
+// shown.
 func (s *state) readCertificates(all []hostproxy.CertStatus, limit int) {
 	slices.SortFunc(all, func(a, b hostproxy.CertStatus) int { return strings.Compare(a.Host, b.Host) })
 	expiry, renewal := map[string]time.Time{}, map[string]time.Time{}

@@ -59,7 +59,8 @@ func restarts(path string) bool {
 	return !slices.Contains([]string{"routes", "upstreams", "log", "tls.hosts", "tls.host_policy"}, path)
 }
 
-// restart returns a fault for each setting that differs from old and cannot change while the proxy runs.
+// restart returns a fault for each setting that differs from old and cannot
+// change while the proxy runs.
 func (n *plan) restart(old *plan) (faults Faults) {
 	for _, s := range changed(&old.Config, &n.Config) {
 		if restarts(s.path) || s.path == "tls.host_policy" && (old.TLS.HostPolicy == nil) != (n.TLS.HostPolicy == nil) {
@@ -100,8 +101,9 @@ type Checked struct {
 	named map[string]http.Handler
 }
 
-// Load reads a file and all files that it names, and checks what a proxy would check at its start, except that it
-// opens no listeners, logs or storage. handlers are the keys of Proxy.Handlers. The error is Faults.
+// Load reads a file and all files that it names, and checks what a proxy would
+// check at its start, except that it opens no listeners, logs or storage.
+// handlers are the keys of Proxy.Handlers. The error is Faults.
 func Load(name string, handlers ...string) (*Checked, error) {
 	f, err := read(name)
 	if err != nil {
@@ -110,7 +112,8 @@ func Load(name string, handlers ...string) (*Checked, error) {
 	return check(f, handlers)
 }
 
-// LoadText is like Load for a text that is no file. Names of files in it start at the directory of name.
+// LoadText is like Load for a text that is no file. Names of files in it start
+// at the directory of name.
 func LoadText(name string, text []byte, handlers ...string) (*Checked, error) {
 	f, err := parse(name, text)
 	if err != nil {
@@ -150,9 +153,10 @@ func Compare(old, next *Checked) (Difference, error) {
 	return compare(old.plan, again, routes), err
 }
 
-// Check writes to w that a file is right, or what changes from another one: old is the name of a file, or the URL of
-// a listener of a running proxy with the handler config. "" compares with nothing. restart means that the running proxy
-// would refuse the file. An error about a file is Faults.
+// Check writes to w that a file is right, or what changes from another one: old
+// is the name of a file, or the URL of a listener of a running proxy with the
+// handler config. "" compares with nothing. restart means that the running
+// proxy would refuse the file. An error about a file is Faults.
 func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, err error) {
 	next, err := Load(name)
 	if err != nil {
@@ -174,7 +178,8 @@ func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, er
 	return len(d.Restart) > 0 && err == nil, err
 }
 
-// other loads the configuration of a file or a URL. Files that the latter names are those beside the file name.
+// other loads the configuration of a file or a URL. Files that the latter names
+// are those beside the file name.
 func other(ctx context.Context, name, old string) (*Checked, error) {
 	if !strings.HasPrefix(old, "http://") {
 		return Load(old)

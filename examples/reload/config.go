@@ -6,16 +6,19 @@ import (
 	"time"
 )
 
-// A Config is what a file says. A key of the file is the name of a field in lower case, with
-// underscores: ReadHeaderTimeout is read_header_timeout. Values are read as their field's type says:
+// A Config is what a file says. A key of the file is the name of a field in
+// lower case, with underscores: ReadHeaderTimeout is read_header_timeout.
+// Values are read as their field's type says:
 //
 //   - Durations and sizes have a unit: 30s, 5m, 90d, 64KiB, 10MB. 0 needs none.
-//   - A number or duration that can be disabled is "off" then. If 0 would mean the default of
-//     hostproxy, 0 is refused: leave the key out.
+//   - A number or duration that can be disabled is "off" then. If 0 would mean
+//     the default of hostproxy, 0 is refused: leave the key out.
 //   - A list of one value may be written as that value.
-//   - A File is the name of a file, relative to the directory of the Config's file.
+//   - A File is the name of a file, relative to the directory of the Config's
+//     file.
 //
-// Fields with the name of a field in package hostproxy mean the same, and have the same default.
+// Fields with the name of a field in package hostproxy mean the same, and have
+// the same default.
 type Config struct {
 	Log       Log        // changes at once
 	Server    Server     // timeouts and limits change at once
@@ -31,7 +34,8 @@ type Config struct {
 	Routes    map[string]*Route    // by pattern; required
 }
 
-// A File is the name of a file. A relative name starts at the directory of the configuration file.
+// A File is the name of a file. A relative name starts at the directory of the
+// configuration file.
 type File string
 
 // A Size is a number of bytes.
@@ -42,11 +46,13 @@ type Log struct {
 	Level  string `one:"info debug warn error"` // least level that is logged
 	Format string `one:"text json"`
 
-	// Output is the file that lines are appended to. It is opened again with each reload, so that SIGHUP
-	// follows its rotation. "" means the standard error stream.
+	// Output is the file that lines are appended to. It is opened again with
+	// each reload, so that SIGHUP follows its rotation. "" means the standard
+	// error stream.
 	Output File
 
-	// Access logs each exchange. Nil logs only those that failed, except on the client's side.
+	// Access logs each exchange. Nil logs only those that failed, except on the
+	// client's side.
 	Access *Access
 }
 
@@ -70,13 +76,16 @@ type Server struct {
 
 // A Listener is an address to serve at. A change needs a restart.
 type Listener struct {
-	Addr   string      // host:port, :port or unix:/path
-	Socket string      // name of an inherited socket (FileDescriptorName= of systemd), in place of Addr
+	Addr string // host:port, :port or unix:/path
+	// name of an inherited socket (FileDescriptorName= of systemd), in place of
+	// Addr
+	Socket string
 	Mode   fs.FileMode // of a unix socket, in octal, such as 0660
 	Role   string      `one:"tls plain redirects internal"`
 
-	// Handler serves RoleInternal: status (hostproxy.StatusHandler), config (the Config in force, and why a
-	// later file was refused), or a name in Proxy.Handlers.
+	// Handler serves RoleInternal: status (hostproxy.StatusHandler), config
+	// (the Config in force, and why a later file was refused), or a name in
+	// Proxy.Handlers.
 	Handler       string
 	H2C           bool
 	ProxyProtocol *ProxyProtocol
@@ -118,7 +127,8 @@ type Page struct {
 	RetryAfter  time.Duration
 }
 
-// TLS has the settings of hostproxy.TLS. Hosts and HostPolicy change at once; the rest needs a restart.
+// TLS has the settings of hostproxy.TLS. Hosts and HostPolicy change at once;
+// the rest needs a restart.
 type TLS struct {
 	Email            string
 	CA               string
@@ -146,7 +156,8 @@ type ServerTLS struct {
 	SessionTicketsDisabled bool
 }
 
-// A CertFile names the PEM files of a certificate chain and its key. They are read again when they change.
+// A CertFile names the PEM files of a certificate chain and its key. They are
+// read again when they change.
 type CertFile struct {
 	CertFile, KeyFile File
 }
@@ -183,11 +194,13 @@ type ClientAuth struct {
 	Mode    string `one:"require_and_verify request require_any verify_if_given"`
 }
 
-// A Route is a pattern's handler. Exactly one of these is required: Targets or Discover of an Upstream of
-// its own, Upstream, Redirect, Passthrough, Page or Handler. A list of targets may stand for the whole.
+// A Route is a pattern's handler. Exactly one of these is required: Targets or
+// Discover of an Upstream of its own, Upstream, Redirect, Passthrough, Page or
+// Handler. A list of targets may stand for the whole.
 //
-// Guard comes first, then BasicAuth, then ForwardAuth, then the handler. The sides of a new Guard or BasicAuth
-// around an upstream that stays close no connection.
+// Guard comes first, then BasicAuth, then ForwardAuth, then the handler. The
+// sides of a new Guard or BasicAuth around an upstream that stays close no
+// connection.
 type Route struct {
 	Use string `key:"upstream"` // name in Config.Upstreams
 

@@ -24,7 +24,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
-// notInTheFile has the fields that a file cannot set, with the reason. Read-only.
+// notInTheFile has the fields that a file cannot set, with the reason.
+// Read-only.
 var notInTheFile = map[string]string{
 	"Upstream.Pick":              "a func: Policy chooses",
 	"Upstream.Transport":         "an interface of the program",
@@ -68,7 +69,8 @@ var notInTheFile = map[string]string{
 	"Upstream.Sticky.Key":        "KeyFile: the key is a secret",
 }
 
-// Each exported field of hostproxy's settings can be set in a file, or there is a reason why not.
+// Each exported field of hostproxy's settings can be set in a file, or there is
+// a reason why not.
 func TestEverySettingOfHostproxyIsInTheFileOrHasAReasonWhyNot(t *testing.T) {
 	used := map[string]bool{}
 	for _, x := range []struct{ host, ours reflect.Type }{
@@ -118,7 +120,8 @@ func covered(t *testing.T, host, own reflect.Type, path string, used map[string]
 	}
 }
 
-// pemFile writes a certificate and its key into one file, which also serves as any other secret.
+// pemFile writes a certificate and its key into one file, which also serves as
+// any other secret.
 func pemFile(t *testing.T, hosts ...string) reload.File {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -135,7 +138,8 @@ func pemFile(t *testing.T, hosts ...string) reload.File {
 	return reload.File(name)
 }
 
-// complete sets all that v holds. Strings that are one of some words get the last of them.
+// complete sets all that v holds. Strings that are one of some words get the
+// last of them.
 func complete(v reflect.Value, file reload.File, tag reflect.StructTag) {
 	switch x := v.Addr().Interface().(type) {
 	case *reload.File:
@@ -186,7 +190,8 @@ func complete(v reflect.Value, file reload.File, tag reflect.StructTag) {
 	}
 }
 
-// arrives demands that each field of v is set, and those of hostproxy's structures in it, unless it has a reason.
+// arrives demands that each field of v is set, and those of hostproxy's
+// structures in it, unless it has a reason.
 func arrives(t *testing.T, v reflect.Value, path string) {
 	t.Helper()
 	for i := range v.NumField() {

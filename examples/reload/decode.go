@@ -25,11 +25,13 @@ type file struct {
 	index  map[*yaml.Node]map[string]int // of the keys of nodes that were searched
 	faults Faults                        // in single values
 	root   *yaml.Node                    // nil if the configuration has no file
-	read   map[string]contents           // files that the configuration names, as far as they were read
+	// files that the configuration names, as far as they were read
+	read map[string]contents
 }
 
-// Parse returns the configuration in text. name stands in errors, which are Faults: all of them, except that
-// text which is not YAML has one. Parse reads no files; see Load.
+// Parse returns the configuration in text. name stands in errors, which are
+// Faults: all of them, except that text which is not YAML has one. Parse reads
+// no files; see Load.
 func Parse(name string, text []byte) (*Config, error) {
 	f, err := parse(name, text)
 	if err == nil {
@@ -95,7 +97,8 @@ func (d *decoder) fault(n *yaml.Node, path, rule string, args ...any) {
 	d.faults = append(d.faults, Fault{d.name, n.Line, n.Column, path, fmt.Sprintf(rule, args...)})
 }
 
-// decode sets v to the value of n. path leads to it, and is is the tag of the field that it is in.
+// decode sets v to the value of n. path leads to it, and is is the tag of the
+// field that it is in.
 func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
@@ -126,7 +129,8 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 	}
 }
 
-// targetsOf returns the field of v that targets alone stand for, or the zero Value.
+// targetsOf returns the field of v that targets alone stand for, or the zero
+// Value.
 func targetsOf(v reflect.Value) reflect.Value {
 	switch x := v.Addr().Interface().(type) {
 	case *Upstream:
@@ -265,8 +269,9 @@ func kindName(n *yaml.Node) string {
 	return quoted(n.Value)
 }
 
-// locate returns the place of the deepest node that the keys lead to, and its path. A key that is not there is
-// skipped; the place of a value is that of its key.
+// locate returns the place of the deepest node that the keys lead to, and its
+// path. A key that is not there is skipped; the place of a value is that of its
+// key.
 func (f *file) locate(keys ...string) Fault {
 	at := Fault{File: f.name}
 	n := f.root
@@ -295,7 +300,8 @@ func mapKeys(key string) bool {
 	return slices.Contains([]string{"routes", "upstreams", "hosts", "pages", "set_files", "header_files"}, key)
 }
 
-// child returns the key and the value of n by key, or an item and itself by number.
+// child returns the key and the value of n by key, or an item and itself by
+// number.
 func (f *file) child(n *yaml.Node, key string) (place, value *yaml.Node) {
 	if n.Kind == yaml.SequenceNode {
 		if i, err := strconv.Atoi(key); err == nil && i < len(n.Content) {

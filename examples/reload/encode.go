@@ -13,10 +13,12 @@ import (
 	"time"
 )
 
-// String returns c as the text of a file, without comments. Parse reads it as c again.
+// String returns c as the text of a file, without comments. Parse reads it as c
+// again.
 func (c *Config) String() string { return text(reflect.ValueOf(c).Elem()) }
 
-// text returns the structure v in the form that a decoder reads: the same text for the same settings.
+// text returns the structure v in the form that a decoder reads: the same text
+// for the same settings.
 func text(v reflect.Value) string { return newEncoder().text(v) }
 
 // An encoder writes settings. It may be used again.
@@ -118,7 +120,8 @@ func scalarText(v reflect.Value, tag reflect.StructTag) string {
 // bare is what needs no quotes. Read-only.
 var bare = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9./_+-]*(:[0-9]+)?$`)
 
-// quote returns s as YAML reads it: bare if that is safe, else in double quotes, in ASCII.
+// quote returns s as YAML reads it: bare if that is safe, else in double
+// quotes, in ASCII.
 func quote(s string) string {
 	if bare.MatchString(s) && !strings.EqualFold(s, "null") {
 		return s
@@ -182,7 +185,8 @@ func (e *encoder) settings(v reflect.Value, path string, tag reflect.StructTag, 
 	}
 }
 
-// changed returns the settings that differ between two structures of one type, sorted by path.
+// changed returns the settings that differ between two structures of one type,
+// sorted by path.
 func changed(from, to any) []setting {
 	e, old, next := newEncoder(), map[string]string{}, map[string]string{}
 	e.settings(reflect.ValueOf(from), "", "", old)

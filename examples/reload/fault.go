@@ -33,7 +33,8 @@ func (f Fault) Error() string {
 // Faults are all faults of a file, in the order of its lines.
 type Faults []Fault
 
-// maxFaults is how many faults Error lists: a large file that is of another kind has one in each line.
+// maxFaults is how many faults Error lists: a large file that is of another
+// kind has one in each line.
 const maxFaults = 50
 
 // Error returns the faults in one line, the first 50 of them.

@@ -31,7 +31,8 @@ func TestSIGHUPReadsTheFileAgain(t *testing.T) {
 	assert.Equal(t, "200 a", r.get("app.localhost"))
 }
 
-// The Upstream of a route that stays is the same: so are its connections, health and counters.
+// The Upstream of a route that stays is the same: so are its connections,
+// health and counters.
 func TestAnUpstreamThatStaysIsKeptWhenTargetsCanariesAndPagesChange(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	var router *hostproxy.Router
@@ -110,7 +111,8 @@ func TestHostileNamesAreQuotedInOneLine(t *testing.T) {
 	assert.Less(t, len(log), 4000)
 }
 
-// Hosts' TLS changes at once: a certificate of one's own, client certificates, none at all.
+// Hosts' TLS changes at once: a certificate of one's own, client certificates,
+// none at all.
 func TestTLSOfHostsChangesAtOnce(t *testing.T) {
 	a := named(t, "a")
 	dir := t.TempDir()

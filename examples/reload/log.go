@@ -41,8 +41,9 @@ func (l *logs) Write(line []byte) (int, error) {
 	return l.out.Write(line)
 }
 
-// openLog opens the output of c, or returns w. It does not wait: a named pipe without
-// a reader is an error, or a reload would hang there, and with it the end of Run.
+// openLog opens the output of c, or returns w. It does not wait: a named pipe
+// without a reader is an error, or a reload would hang there, and with it the
+// end of Run.
 func (f *file) openLog(w io.Writer) (io.Writer, func(), error) {
 	if f.Log.Output == "" {
 		return w, func() {}, nil

@@ -124,7 +124,8 @@ func TestJSONIsReadToo(t *testing.T) {
 	assert.True(t, c.Routes["a.example.com"].Inline.TargetHost)
 }
 
-// FuzzParse: nothing panics; all faults have a place in the text; and what is read is printed and read again to the same.
+// FuzzParse: nothing panics; all faults have a place in the text; and what is
+// read is printed and read again to the same.
 func FuzzParse(f *testing.F) {
 	c := new(reload.Config)
 	complete(reflect.ValueOf(c).Elem(), "file", "")

@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// maxSecret is the size of the largest file that a configuration names and that is read here.
+// maxSecret is the size of the largest file that a configuration names and that
+// is read here.
 const maxSecret = 1 << 20
 
 // A plan is what a file asks for, ready to be put in force.
@@ -32,7 +33,8 @@ type plan struct {
 	tls       hostproxy.TLS           // without hooks
 }
 
-// A kept is the handler of a route, which stays if its settings and its innermost handler do.
+// A kept is the handler of a route, which stays if its settings and its
+// innermost handler do.
 type kept struct {
 	key          string
 	outer, inner http.Handler
@@ -45,7 +47,8 @@ type contents struct {
 	info fs.FileInfo // before it was read; nil if there was none
 }
 
-// A planner makes a plan. It keeps what it can of the old one, which may be nil.
+// A planner makes a plan. It keeps what it can of the old one, which may be
+// nil.
 type planner struct {
 	*plan
 	old    *plan
@@ -91,8 +94,8 @@ func newPlan(f *file, old *plan, named map[string]http.Handler) (*plan, error) {
 	return b.plan, nil
 }
 
-// all returns the faults of the plan and those in single values. What has a value that could not be read is not
-// judged beside that.
+// all returns the faults of the plan and those in single values. What has a
+// value that could not be read is not judged beside that.
 func (b *planner) all() Faults {
 	var unread []string // sorted: a file of another kind has a fault in each of 500,000 routes
 	for _, f := range b.file.faults {
@@ -115,8 +118,9 @@ func (b *planner) fault(keys []string, rule string, args ...any) {
 // goName is a field, as errors of hostproxy name it. Read-only.
 var goName = regexp.MustCompile(`[A-Z][A-Za-z0-9]*(\.[A-Z][A-Za-z0-9]*)*`)
 
-// library adds the faults that hostproxy finds in what was made of the structure v, which the keys lead to. The
-// names of its fields become those of keys.
+// library adds the faults that hostproxy finds in what was made of the
+// structure v, which the keys lead to. The names of its fields become those of
+// keys.
 func (b *planner) library(err error, v any, keys ...string) {
 	if err == nil {
 		return
@@ -132,7 +136,8 @@ func (b *planner) library(err error, v any, keys ...string) {
 	}
 }
 
-// libraryFault adds a fault at the first field that the rule names and that is in the file.
+// libraryFault adds a fault at the first field that the rule names and that is
+// in the file.
 func (b *planner) libraryFault(rule string, known map[string]bool, keys []string) {
 	for _, prefix := range []string{"hostproxy: ", "TLS: ", `pattern "*": `} {
 		rule = strings.TrimPrefix(rule, prefix)
@@ -170,7 +175,8 @@ func split(err error) (all []error) {
 	return all
 }
 
-// path returns the name of a file of the configuration, which starts at its directory.
+// path returns the name of a file of the configuration, which starts at its
+// directory.
 func (f *file) path(name File) string {
 	if name == "" || filepath.IsAbs(string(name)) {
 		return string(name)
@@ -190,7 +196,8 @@ func (b *planner) contents(name File) ([]byte, error) {
 	return c.text, c.err
 }
 
-// secret is contents, without spaces and line ends around it. It adds a fault if there is nothing.
+// secret is contents, without spaces and line ends around it. It adds a fault
+// if there is nothing.
 func (b *planner) secret(name File, keys ...string) string {
 	text := strings.TrimSpace(string(b.must(name, keys...)))
 	if text == "" && len(b.read[b.path(name)].text) > 0 {
@@ -239,7 +246,8 @@ func permitted(err error) error {
 	return err
 }
 
-// key returns a text that is the same for the same settings and the same contents of the files that they name.
+// key returns a text that is the same for the same settings and the same
+// contents of the files that they name.
 func (b *planner) key(v any) string {
 	s := b.encode.text(reflect.ValueOf(v).Elem())
 	eachFile(reflect.ValueOf(v), func(name File) {
@@ -249,7 +257,8 @@ func (b *planner) key(v any) string {
 	return s
 }
 
-// eachFile calls do for the names of files in v, in an order that stays the same.
+// eachFile calls do for the names of files in v, in an order that stays the
+// same.
 func eachFile(v reflect.Value, do func(File)) {
 	switch v.Kind() {
 	case reflect.Pointer:

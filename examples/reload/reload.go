@@ -1,16 +1,19 @@
-// Package reload runs a proxy whose routes, upstreams, TLS, listeners and logging come from one YAML file, which
-// is read again when it changes and at SIGHUP:
+// Package reload runs a proxy whose routes, upstreams, TLS, listeners and
+// logging come from one YAML file, which is read again when it changes and at
+// SIGHUP:
 //
 //	p := reload.Proxy{File: "proxy.yaml"}
 //	err := p.Run(ctx)
 //
-// [Config] says what a file may hold. A file is checked first. Then the whole of it is put in force, without
-// dropping a connection, or none of it, and one log line has all its faults. [Load] and [Compare] do the same
-// without a running proxy.
+// [Config] says what a file may hold. A file is checked first. Then the whole
+// of it is put in force, without dropping a connection, or none of it, and one
+// log line has all its faults. [Load] and [Compare] do the same without a
+// running proxy.
 //
-// reload.go runs the proxy, watch.go looks at the files, and check.go compares configurations. config.go and
-// upstreamconfig.go define what a file may hold; decode.go, values.go, encode.go and fault.go read and write it.
-// plan.go, routes.go, upstreams.go, tls.go and log.go make hostproxy's types of it.
+// reload.go runs the proxy, watch.go looks at the files, and check.go compares
+// configurations. config.go and upstreamconfig.go define what a file may hold;
+// decode.go, values.go, encode.go and fault.go read and write it. plan.go,
+// routes.go, upstreams.go, tls.go and log.go make hostproxy's types of it.
 package reload
 
 import (
@@ -34,29 +37,33 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Proxy is a proxy that a file configures. Only File is required. Fields may be set until Run is called.
+// A Proxy is a proxy that a file configures. Only File is required. Fields may
+// be set until Run is called.
 type Proxy struct {
 	File string // name of the configuration file
 
-	// Handlers may be named in a route or in a listener of the role internal. The names status and config are
-	// taken.
+	// Handlers may be named in a route or in a listener of the role internal.
+	// The names status and config are taken.
 	Handlers map[string]http.Handler
 
-	// Prepare may set what a file cannot hold, before the first use: hooks, Router.TLS.DNS, Server.Companions or
-	// Server.Handler. It must leave the fields alone that a file can set, and Router.TLS.Host. To add an Observe,
+	// Prepare may set what a file cannot hold, before the first use: hooks,
+	// Router.TLS.DNS, Server.Companions or Server.Handler. It must leave the
+	// fields alone that a file can set, and Router.TLS.Host. To add an Observe,
 	// call the one that is set. Nil does nothing.
 	Prepare func(*hostproxy.Router, *hostproxy.Server)
 
-	// Reloaded is called after each attempt to put another file in force, with nil or with the error that was
-	// logged. It must not block, and not call a method of the Proxy. Nil calls nothing.
+	// Reloaded is called after each attempt to put another file in force, with
+	// nil or with the error that was logged. It must not block, and not call a
+	// method of the Proxy. Nil calls nothing.
 	Reloaded func(error)
 
 	// Stderr gets the log unless Log.Output names a file. Nil means os.Stderr.
 	Stderr io.Writer
 
-	// Settle is how long no file may change before the file is read, so that an unfinished one is not. Zero means
-	// 200 ms. Poll is how often the files are looked at beside what the system reports, for instance on NFS. Zero
-	// means 10 s.
+	// Settle is how long no file may change before the file is read, so that an
+	// unfinished one is not. Zero means 200 ms. Poll is how often the files are
+	// looked at beside what the system reports, for instance on NFS. Zero means
+	// 10 s.
 	Settle, Poll time.Duration
 
 	mu      sync.Mutex // serialises reloads
@@ -79,8 +86,9 @@ type serving struct {
 	looked  fingerprint            // of the files when they were read last; guarded by Proxy.mu
 }
 
-// Run serves until ctx is done, as hostproxy.Server.Serve does. It reads the file again when it changes, and when
-// the process receives SIGHUP. If the file is broken at the start, Run returns its Faults. One call of Run may be in
+// Run serves until ctx is done, as hostproxy.Server.Serve does. It reads the
+// file again when it changes, and when the process receives SIGHUP. If the file
+// is broken at the start, Run returns its Faults. One call of Run may be in
 // progress at a time.
 func (p *Proxy) Run(ctx context.Context) error {
 	hup := make(chan os.Signal, 1)
@@ -279,7 +287,8 @@ func (s *serving) listen(next *plan) (lns []hostproxy.Listener, err error) {
 	return lns, nil
 }
 
-// listenTCP opens a TCP listener, and says what to do where that is not allowed.
+// listenTCP opens a TCP listener, and says what to do where that is not
+// allowed.
 func listenTCP(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if errors.Is(err, os.ErrPermission) {
@@ -288,8 +297,8 @@ func listenTCP(addr string) (net.Listener, error) {
 	return ln, err
 }
 
-// Addrs returns the addresses of the TCP listeners and inherited sockets, in the order of the file; nil before
-// they are open.
+// Addrs returns the addresses of the TCP listeners and inherited sockets, in
+// the order of the file; nil before they are open.
 func (p *Proxy) Addrs() []net.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -299,8 +308,9 @@ func (p *Proxy) Addrs() []net.Addr {
 	return p.serving.addrs
 }
 
-// Reload reads the file now and puts it in force, or changes nothing and returns all its Faults. The result is
-// logged. Reload may be called concurrently.
+// Reload reads the file now and puts it in force, or changes nothing and
+// returns all its Faults. The result is logged. Reload may be called
+// concurrently.
 func (p *Proxy) Reload() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -366,7 +376,8 @@ func (s *serving) limit(old, next *plan) error {
 	return s.server.Reload(func(s *hostproxy.Server) { limits(s, next) })
 }
 
-// settle changes what stays in use: targets, canaries and pages of kept upstreams, and hosts' TLS.
+// settle changes what stays in use: targets, canaries and pages of kept
+// upstreams, and hosts' TLS.
 func (s *serving) settle(old, next *plan) {
 	for place, u := range next.upstreams {
 		if was := old.upstreams[place]; was != nil && was.Upstream == u.Upstream {
@@ -397,7 +408,8 @@ func merged(a, b map[string]*hostTLS) map[string]*hostTLS {
 	return all
 }
 
-// serves reports whether a route has the host pattern, or a certificate on demand may.
+// serves reports whether a route has the host pattern, or a certificate on
+// demand may.
 func (n *plan) serves(pattern string) bool {
 	for p := range n.routes {
 		if host, _, _ := strings.Cut(p, "/"); canonical(host) == pattern {

@@ -150,7 +150,8 @@ func (b *planner) wrap(pattern string, c *Route, h http.Handler) http.Handler {
 	return h
 }
 
-// check adds the faults of h that hostproxy finds, unless h already has some: those in it would be found twice.
+// check adds the faults of h that hostproxy finds, unless h already has some:
+// those in it would be found twice.
 func (b *planner) check(h http.Handler, v any, at ...string) {
 	if n := len(b.faults); n > 0 && b.faults[n-1].Line == b.locate(at...).Line {
 		return
@@ -230,7 +231,8 @@ func (p *page) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// allowed refuses a list that looks as if it let nobody pass, and lets everybody.
+// allowed refuses a list that looks as if it let nobody pass, and lets
+// everybody.
 func (b *planner) allowed(list []netip.Prefix, at ...string) {
 	if list != nil && len(list) == 0 {
 		b.fault(at, "the list is empty, which allows every address: name those that may pass, or remove it")

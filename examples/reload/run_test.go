@@ -263,7 +263,8 @@ func TestADirectoryThatIsDeletedAndComesBackIsWatchedAgain(t *testing.T) {
 	assert.Equal(t, "200 b", r.get("app.localhost"))
 }
 
-// Kubernetes swaps the link ..data to another directory, and the file is a link through it.
+// Kubernetes swaps the link ..data to another directory, and the file is a link
+// through it.
 func TestASwappedLinkOfAConfigMapIsNoticed(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	dir := t.TempDir()

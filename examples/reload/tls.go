@@ -19,7 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// checkRoutes adds the faults that hostproxy finds in the patterns and their handlers together.
+// checkRoutes adds the faults that hostproxy finds in the patterns and their
+// handlers together.
 func (b *planner) checkRoutes() {
 	_, err := new(hostproxy.Router).CheckReplace(b.routes)
 	if len(b.faults) == 0 && err == nil {
@@ -70,7 +71,8 @@ func (b *planner) checkRouter() {
 	_ = t.Close()
 }
 
-// router returns a Router with the settings of the file, without routes and hooks.
+// router returns a Router with the settings of the file, without routes and
+// hooks.
 func (b *plan) router() *hostproxy.Router {
 	return &hostproxy.Router{
 		TrustedProxies: b.TrustedProxies,
@@ -205,7 +207,8 @@ func (f *file) onDemand(host string) bool {
 	return slices.Contains(f.TLS.HostPolicy, host) || slices.Contains(f.TLS.HostPolicy, "*."+parent)
 }
 
-// canonical returns a host pattern as a Router has it, or what it was given if it is invalid.
+// canonical returns a host pattern as a Router has it, or what it was given if
+// it is invalid.
 func canonical(host string) string {
 	var r hostproxy.Router
 	if err := r.Set(host, new(page)); err != nil {
@@ -217,7 +220,8 @@ func canonical(host string) string {
 	return host
 }
 
-// A hostTLS is the settings of a host, and a text that is the same for the same settings.
+// A hostTLS is the settings of a host, and a text that is the same for the same
+// settings.
 type hostTLS struct {
 	hostproxy.HostTLS
 	key string
@@ -331,7 +335,8 @@ func (b *planner) proxyProtocol(p *ProxyProtocol, at ...string) {
 	}
 }
 
-// sameAddr reports whether an earlier listener has the address or the socket of listener i.
+// sameAddr reports whether an earlier listener has the address or the socket of
+// listener i.
 func (b *planner) sameAddr(i int) bool {
 	l := b.Listeners[i]
 	return slices.ContainsFunc(b.Listeners[:i], func(o Listener) bool {

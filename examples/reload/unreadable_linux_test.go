@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
-// Also where the tests run as root, which may read all: the thread then looks at files as another user.
+// Also where the tests run as root, which may read all: the thread then looks
+// at files as another user.
 func TestAFileWithoutPermissionIsRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "proxy.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("routes: {a.localhost: localhost:1}"), 0))

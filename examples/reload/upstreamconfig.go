@@ -5,11 +5,13 @@ import (
 	"time"
 )
 
-// An Upstream has the settings of hostproxy.Upstream. A list of targets may stand for the whole.
+// An Upstream has the settings of hostproxy.Upstream. A list of targets may
+// stand for the whole.
 //
-// An Upstream whose settings stay the same is kept in a reload, with its connections, health and counters.
-// Targets, Canary, Mirror and Maintenance change without that; Targets not together with Weights, Discover
-// or the policy first_available.
+// An Upstream whose settings stay the same is kept in a reload, with its
+// connections, health and counters. Targets, Canary, Mirror and Maintenance
+// change without that; Targets not together with Weights, Discover or the
+// policy first_available.
 type Upstream struct {
 	Targets  []string
 	Discover *Discover
@@ -57,7 +59,8 @@ type Upstream struct {
 	Maintenance    *Page  // answers all requests while it is there: hostproxy.Upstream.Maintain
 }
 
-// A Share is a share of the clients or requests, above 0 and at most 1, for another upstream.
+// A Share is a share of the clients or requests, above 0 and at most 1, for
+// another upstream.
 type Share struct {
 	Upstream string // name in Config.Upstreams
 	Share    float64
@@ -105,7 +108,8 @@ type ClientTLS struct {
 	InsecureSkipVerify bool   // accepts any certificate, also an attacker's
 }
 
-// A HeaderEdit has the settings of hostproxy.HeaderEdit. SetFiles is Set with values from files.
+// A HeaderEdit has the settings of hostproxy.HeaderEdit. SetFiles is Set with
+// values from files.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add map[string][]string
@@ -119,7 +123,8 @@ type HSTS struct {
 	Preload           bool
 }
 
-// A HealthCheck has the settings of hostproxy.HealthCheck. HeaderFiles is Header with values from files.
+// A HealthCheck has the settings of hostproxy.HealthCheck. HeaderFiles is
+// Header with values from files.
 type HealthCheck struct {
 	Path        string
 	Host        string

@@ -66,7 +66,8 @@ func (b *planner) add(u *upstream, at ...string) *upstream {
 
 func place(at []string) string { return strings.Join(at, "\x00") }
 
-// liveTargets reports whether an upstream keeps its Upstream when its targets change.
+// liveTargets reports whether an upstream keeps its Upstream when its targets
+// change.
 func liveTargets(c *Upstream) bool {
 	return len(c.Weights) == 0 && c.Discover == nil && c.Policy != "first_available"
 }
@@ -76,7 +77,8 @@ func (b *planner) reference(name string, at ...string) *upstream {
 	b.used[name] = true
 	u := b.upstreams[place([]string{"upstreams", name})]
 	if u == nil {
-		names := slices.Sorted(maps.Keys(b.Upstreams)) // 10,000 routes with the fault must not name 10,000 each
+		// 10,000 routes with the fault must not name 10,000 each
+		names := slices.Sorted(maps.Keys(b.Upstreams))
 		if n := len(names) - 20; n > 0 {
 			names = append(names[:20], fmt.Sprintf("and %d more", n))
 		}
@@ -290,8 +292,9 @@ func rateLimit(c *RateLimit) *hostproxy.RateLimit {
 	return l
 }
 
-// fill sets the fields of the structure that dst points to, to those of src with the same name and kind. Other
-// fields, such as those that name files, are left to the caller.
+// fill sets the fields of the structure that dst points to, to those of src
+// with the same name and kind. Other fields, such as those that name files, are
+// left to the caller.
 func fill(dst, src reflect.Value) {
 	d, s := reflect.Indirect(dst), reflect.Indirect(src)
 	for i := range s.NumField() {
@@ -319,7 +322,8 @@ func assign(d, s reflect.Value) {
 // ours reports whether t is a structure of hostproxy.
 func ours(t reflect.Type) bool { return t.PkgPath() == reflect.TypeFor[hostproxy.Upstream]().PkgPath() }
 
-// apply puts the settings in force that a kept Upstream can change. old is how it was before, nil if it is new.
+// apply puts the settings in force that a kept Upstream can change. old is how
+// it was before, nil if it is new.
 func (u *upstream) apply(old *upstream) (errs []error) {
 	if old != nil && old.Upstream != u.Upstream {
 		old = nil
@@ -356,7 +360,8 @@ func swap(old, next *share, do func(*hostproxy.Upstream, float64) error) error {
 	return do(next.to, next.share)
 }
 
-// difference returns the targets that are only in next, and those that are only in old.
+// difference returns the targets that are only in next, and those that are only
+// in old.
 func difference(old, next []string) (add, gone []string) {
 	for _, t := range next {
 		if !slices.Contains(old, t) {

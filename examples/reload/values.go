@@ -20,7 +20,8 @@ type field struct {
 	tag   reflect.StructTag
 }
 
-// fieldsOf returns the fields of t in their order. Those of an inline structure are t's own.
+// fieldsOf returns the fields of t in their order. Those of an inline structure
+// are t's own.
 func fieldsOf(t reflect.Type) (all []field) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -39,7 +40,8 @@ func fieldsOf(t reflect.Type) (all []field) {
 	return all
 }
 
-// snake returns the key of a field by its name: MaxConnsPerClient is max_conns_per_client, CAFiles is ca_files.
+// snake returns the key of a field by its name: MaxConnsPerClient is
+// max_conns_per_client, CAFiles is ca_files.
 func snake(name string) string {
 	var b strings.Builder
 	rs := []rune(name)
@@ -110,8 +112,8 @@ func readScalar(s string, v reflect.Value, tag reflect.StructTag) (rule string) 
 	return readNumber(s, v, tag.Get("is"))
 }
 
-// readString sets v to s, which must be one of the words, if there are any. The first word is the default, and
-// sets "".
+// readString sets v to s, which must be one of the words, if there are any. The
+// first word is the default, and sets "".
 func readString(s string, v reflect.Value, words string) string {
 	one := strings.Fields(words)
 	for i, w := range one {
@@ -147,7 +149,8 @@ func prefix(s string) (netip.Prefix, string) {
 	return netip.PrefixFrom(a, a.BitLen()), ""
 }
 
-// readNumber sets v to a number, a duration or a size. is says which values make sense:
+// readNumber sets v to a number, a duration or a size. is says which values
+// make sense:
 //
 //	""        0 and up; 0 means none
 //	positive  above 0

@@ -42,9 +42,9 @@ func (f fingerprint) same() bool {
 	return true
 }
 
-// dirs returns the directories in which a change can change the files: those of the files, and those of each
-// symbolic link on the way to them. Editors and Kubernetes replace a file or a link, which the file itself does
-// not tell.
+// dirs returns the directories in which a change can change the files: those of
+// the files, and those of each symbolic link on the way to them. Editors and
+// Kubernetes replace a file or a link, which the file itself does not tell.
 func (f fingerprint) dirs() map[string]bool {
 	all := map[string]bool{}
 	for path := range f {
@@ -55,7 +55,8 @@ func (f fingerprint) dirs() map[string]bool {
 	return all
 }
 
-// chain adds the directories on the way to an absolute path that matter. It follows at most n links.
+// chain adds the directories on the way to an absolute path that matter. It
+// follows at most n links.
 func chain(path string, all map[string]bool, n int) {
 	dir := string(filepath.Separator)
 	if v := filepath.VolumeName(path); v != "" {
@@ -113,7 +114,8 @@ type watcher struct {
 	since   time.Time // begin of the burst that settle waits for
 }
 
-// watch reloads the file when it has changed, and at each signal of hup, until ctx is done.
+// watch reloads the file when it has changed, and at each signal of hup, until
+// ctx is done.
 func (s *serving) watch(ctx context.Context, hup <-chan os.Signal) {
 	w := &watcher{serving: s, watched: map[string]bool{}, settle: time.NewTimer(time.Hour)}
 	defer w.settle.Stop()
@@ -181,7 +183,8 @@ func (w *watcher) look() {
 	}
 }
 
-// signaled reloads the file whether it has changed or not, and tells the service manager.
+// signaled reloads the file whether it has changed or not, and tells the
+// service manager.
 func (w *watcher) signaled() {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
@@ -196,7 +199,8 @@ func (w *watcher) signaled() {
 	w.follow()
 }
 
-// follow watches the directories that matter now. One that cannot be watched is left to the poll.
+// follow watches the directories that matter now. One that cannot be watched is
+// left to the poll.
 func (w *watcher) follow() {
 	if w.system == nil {
 		return

@@ -30,7 +30,8 @@ var (
 // frame is an empty WebSocket frame of a client.
 const frame = "\x81\x80\x00\x00\x00\x00"
 
-// echo answers requests with the length of their body, and echoes what comes on WebSockets.
+// echo answers requests with the length of their body, and echoes what comes on
+// WebSockets.
 func echo(t *testing.T) *proxytest.Server {
 	return proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.Header.Get("Upgrade") == "" {
@@ -90,14 +91,16 @@ func asks(c *http.Client, body func() io.Reader) func() error {
 	}
 }
 
-// once returns a body that cannot be sent a second time, so that net/http does not try.
+// once returns a body that cannot be sent a second time, so that net/http does
+// not try.
 func once() io.Reader { return io.MultiReader(again()) }
 
-// again returns a body that can be: over HTTP/2, net/http fails with others also if it has not sent the request yet when it
-// hears of a GOAWAY.
+// again returns a body that can be: over HTTP/2, net/http fails with others
+// also if it has not sent the request yet when it hears of a GOAWAY.
 func again() io.Reader { return strings.NewReader("0123456789") }
 
-// asksAnew returns what makes a connection for each request. It sends the request at some time after.
+// asksAnew returns what makes a connection for each request. It sends the
+// request at some time after.
 func asksAnew(addr string, conf *tls.Config) func() error {
 	pause := time.NewTimer(0)
 	return func() error {
@@ -182,8 +185,9 @@ func many(t *testing.T, n int, do func(i int) error) {
 	}
 }
 
-// Processes take over from each other while clients ask over HTTP/1.1 and HTTP/2, on connections that stay and on new ones,
-// and WebSockets are open at each. Nothing fails, and each process ends when its last WebSocket does.
+// Processes take over from each other while clients ask over HTTP/1.1 and
+// HTTP/2, on connections that stay and on new ones, and WebSockets are open at
+// each. Nothing fails, and each process ends when its last WebSocket does.
 func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 	u := activate(t, echo(t).Addr())
 	roots := u.roots(t)

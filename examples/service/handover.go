@@ -31,7 +31,8 @@ func route(r *hostproxy.Router, words []string) error {
 	return nil
 }
 
-// handOver hands s over at each signal, until that has succeeded. Serve then returns when the connections have ended.
+// handOver hands s over at each signal, until that has succeeded. Serve then
+// returns when the connections have ended.
 func handOver(s *hostproxy.Server, hup <-chan os.Signal) {
 	for range hup {
 		err := s.HandOver(context.Background(), nil)

@@ -29,7 +29,8 @@ const programEnv = "HOSTPROXY_TEST_SERVICE"
 
 func TestMain(m *testing.M) {
 	if _, ok := os.LookupEnv(programEnv); ok {
-		if os.Getenv("LISTEN_PID") == "mine" { // a number that a service manager knows, and a test does not
+		// a number that a service manager knows, and a test does not
+		if os.Getenv("LISTEN_PID") == "mine" {
 			os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 		}
 		main()
@@ -38,7 +39,8 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// A unit is the program with two sockets, and a service manager that listens. It serves app.localhost.
+// A unit is the program with two sockets, and a service manager that listens.
+// It serves app.localhost.
 type unit struct {
 	https, plain string
 	data         string // directory of its files
@@ -65,7 +67,8 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// activate starts the program as a service manager does, with a route to target, and waits until it is ready.
+// activate starts the program as a service manager does, with a route to
+// target, and waits until it is ready.
 func activate(t *testing.T, target string, args ...string) *unit {
 	t.Helper()
 	u := &unit{data: t.TempDir(), log: new(lockedBuffer), over: make(chan struct{})}

@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// mostExposed is the exposure level that systemd-analyze security may find, times ten: 2 of 10.
+// mostExposed is the exposure level that systemd-analyze security may find,
+// times ten: 2 of 10.
 const mostExposed = "20"
 
 // units returns copies of the unit files, with a program that exists.
@@ -32,7 +33,8 @@ func units(t *testing.T) (service string, all []string) {
 	return all[0], all
 }
 
-// analyze runs systemd-analyze, which must find nothing, and returns what it prints.
+// analyze runs systemd-analyze, which must find nothing, and returns what it
+// prints.
 func analyze(t *testing.T, args ...string) string {
 	t.Helper()
 	tool, err := exec.LookPath("systemd-analyze")
@@ -78,7 +80,8 @@ func TestTheServiceTakesSocketsOfSystemd(t *testing.T) {
 		}
 	})
 	proxytest.Eventually(t, "the sockets", func() bool { return strings.Count(log.String(), "Listening on") == 2 })
-	p := proxytest.Dial(t, plain).Do("GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n") // it starts then
+	// it starts then
+	p := proxytest.Dial(t, plain).Do("GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n")
 	assert.Equal(t, 308, p.StatusCode, "%s", log)
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	ended = true

@@ -24,13 +24,15 @@ const (
 // locked is the line by which that process says that it does.
 const locked = "storagetest: locked"
 
-// RunKilled checks that a lock is held while the process that holds it lives, and that another process gets the lock
-// within limit after that process was killed.
+// RunKilled checks that a lock is held while the process that holds it lives,
+// and that another process gets the lock within limit after that process was
+// killed.
 //
-// The process that holds the lock runs the same test of the same test binary. There, the first call of RunKilled takes
-// the lock and does not return. start is called in the first process only, and returns the address of the storage. open
-// opens the storage at that address, in both processes. A test that needs something before, such as a server, starts
-// it in start.
+// The process that holds the lock runs the same test of the same test binary.
+// There, the first call of RunKilled takes the lock and does not return. start
+// is called in the first process only, and returns the address of the storage.
+// open opens the storage at that address, in both processes. A test that needs
+// something before, such as a server, starts it in start.
 func RunKilled(t *testing.T, limit time.Duration, start func(t *testing.T) (address string), open func(t *testing.T, address string) certmagic.Storage) {
 	t.Helper()
 	if name := os.Getenv(lockEnv); name != "" {
@@ -40,7 +42,8 @@ func RunKilled(t *testing.T, limit time.Duration, start func(t *testing.T) (addr
 	killed(t, limit, address, open(t, address))
 }
 
-// hold locks name, says so, and waits until this process is killed or has no parent any more.
+// hold locks name, says so, and waits until this process is killed or has no
+// parent any more.
 func hold(t *testing.T, s certmagic.Storage, name string) {
 	t.Helper()
 	if err := s.Lock(t.Context(), name); err != nil {
@@ -70,7 +73,8 @@ func killed(t testing.TB, limit time.Duration, address string, s certmagic.Stora
 	}
 }
 
-// holder starts this test in another process, waits until it holds the lock, and returns what kills it with SIGKILL.
+// holder starts this test in another process, waits until it holds the lock,
+// and returns what kills it with SIGKILL.
 func holder(t testing.TB, address, name string) (kill func()) {
 	t.Helper()
 	levels := strings.Split(t.Name(), "/")

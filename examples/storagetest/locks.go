@@ -10,7 +10,8 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// lock takes a lock that is free or about to be, or fails. It is freed at the end of the check if it is still held.
+// lock takes a lock that is free or about to be, or fails. It is freed at the
+// end of the check if it is still held.
 func (r *rig) lock(s certmagic.Storage, name string) (unlock func()) {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), r.patience)
@@ -19,7 +20,8 @@ func (r *rig) lock(s certmagic.Storage, name string) (unlock func()) {
 		r.Fatalf("Lock(%q), which nobody holds: %v", name, err)
 	}
 	free := sync.OnceValue(func() error { return s.Unlock(context.WithoutCancel(ctx), name) })
-	r.Cleanup(func() { _ = free() }) // the check itself has looked at the error, if it came that far
+	// the check itself has looked at the error, if it came that far
+	r.Cleanup(func() { _ = free() })
 	return func() {
 		r.Helper()
 		if err := free(); err != nil {
@@ -156,7 +158,8 @@ func (r *rig) turns() {
 	wg.Wait()
 }
 
-// tryLock looks at storages that offer TryLock only: certmagic uses it where it is.
+// tryLock looks at storages that offer TryLock only: certmagic uses it where it
+// is.
 func (r *rig) tryLock() {
 	s, ok := r.b.(certmagic.TryLocker)
 	if !ok {

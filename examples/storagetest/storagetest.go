@@ -1,5 +1,7 @@
-// Package storagetest checks a certmagic.Storage of yours: that it does what certmagic and hostproxy rely on. That is what
-// the interface documents and, where the interface is silent, what certmagic.FileStorage does. A test of yours imports it:
+// Package storagetest checks a certmagic.Storage of yours: that it does what
+// certmagic and hostproxy rely on. That is what the interface documents and,
+// where the interface is silent, what certmagic.FileStorage does. A test of
+// yours imports it:
 //
 //	func TestStorage(t *testing.T) {
 //		dir := t.TempDir()
@@ -30,13 +32,17 @@ const (
 	patience = 15 * time.Second
 )
 
-// Run checks the storage that open opens, each property in a subtest, in about three seconds.
+// Run checks the storage that open opens, each property in a subtest, in about
+// three seconds.
 //
-// open is called twice for each property. It returns handles on the same storage, as two processes would have them. It
-// may be called concurrently, since the checks of locks run in parallel. What it opens, it closes by t.Cleanup.
+// open is called twice for each property. It returns handles on the same
+// storage, as two processes would have them. It may be called concurrently,
+// since the checks of locks run in parallel. What it opens, it closes by
+// t.Cleanup.
 //
-// The storage may hold other keys and locks: Run works in a directory of its own, whose name is random, and deletes it.
-// Locks of a process that dies are the subject of [RunKilled].
+// The storage may hold other keys and locks: Run works in a directory of its
+// own, whose name is random, and deletes it. Locks of a process that dies are
+// the subject of [RunKilled].
 func Run(t *testing.T, open func(t *testing.T) certmagic.Storage) {
 	t.Helper()
 	for _, c := range checks {
@@ -75,7 +81,8 @@ var checks = []struct {
 	{"an attempt at a lock does not wait", (*rig).tryLock, true},
 }
 
-// A rig is what one check works with: two handles on one storage, and a directory of its own.
+// A rig is what one check works with: two handles on one storage, and a
+// directory of its own.
 type rig struct {
 	testing.TB
 	a, b     certmagic.Storage

@@ -23,7 +23,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/storagetest"
 )
 
-// There is no leak check: certmagic.FileStorage looks after a lock's file for up to 5 s after it was freed.
+// There is no leak check: certmagic.FileStorage looks after a lock's file for
+// up to 5 s after it was freed.
 func TestMain(m *testing.M) {
 	_ = flag.Set("test.parallel", "64") // what is parallel waits; -parallel says otherwise
 	os.Exit(m.Run())
@@ -39,7 +40,8 @@ func TestAKilledHolderIsMissed(t *testing.T) {
 	t.Parallel()
 	start := func(t *testing.T) string { return t.TempDir() }
 	open := func(_ *testing.T, dir string) certmagic.Storage { return &certmagic.FileStorage{Path: dir} }
-	storagetest.RunKilled(t, 15*time.Second, start, open) // FileStorage waits for 10 s, and up to 1 s more
+	// FileStorage waits for 10 s, and up to 1 s more
+	storagetest.RunKilled(t, 15*time.Second, start, open)
 
 	dir := start(t)
 	problems := record(t, func(t testing.TB) { storagetest.Killed(t, time.Millisecond, dir, open(nil, dir)) })

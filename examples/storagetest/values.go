@@ -101,7 +101,8 @@ func (r *rig) deletes() {
 	r.holds(r.key("d/one"), "again")
 }
 
-// The neighbours of directory d/x begin with its name, and sort before and after what is below it.
+// The neighbours of directory d/x begin with its name, and sort before and
+// after what is below it.
 func (r *rig) neighbours() []string {
 	return []string{r.key("d/x-1"), r.key("d/x.1"), r.key("d/x0"), r.key("d/xx"), r.key("d/y/x")}
 }
@@ -180,7 +181,8 @@ func (r *rig) lists(dir string, want ...string) {
 	}
 }
 
-// listsBelow lets a recursive list name the directories too, as that of certmagic.FileStorage does.
+// listsBelow lets a recursive list name the directories too, as that of
+// certmagic.FileStorage does.
 func (r *rig) listsBelow() {
 	files := r.tree()
 	keys, err := r.b.List(r.Context(), r.key("d/x"), true)
@@ -229,7 +231,8 @@ func (r *rig) certmagicKeys() {
 	r.lists(site, site+"/wildcard_.example.com.crt", site+"/wildcard_.example.com.key")
 }
 
-// concurrent has workers replace one value, each with one of its own kind, and keep a key for itself.
+// concurrent has workers replace one value, each with one of its own kind, and
+// keep a key for itself.
 func (r *rig) concurrent() {
 	var wg sync.WaitGroup
 	r.store(r.a, r.key("shared"), kind(0))
@@ -247,7 +250,8 @@ func (r *rig) concurrent() {
 	wg.Wait()
 }
 
-// kind returns the value that worker i stores, which no part of another makes up.
+// kind returns the value that worker i stores, which no part of another makes
+// up.
 func kind(i int) string { return strings.Repeat(string(rune('a'+i)), 1+5000*i) }
 
 func (r *rig) round(s certmagic.Storage, i int) error {

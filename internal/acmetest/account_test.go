@@ -29,7 +29,8 @@ func client(ca *acmetest.CA) *acme.Client {
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.HTTPS}, DisableKeepAlives: true}}}
 }
 
-// deactivate deactivates an account, as an operator does with a client of their own.
+// deactivate deactivates an account, as an operator does with a client of their
+// own.
 func deactivate(t testing.TB, ca *acmetest.CA, account acme.Account) {
 	t.Helper()
 	account.Status = "deactivated"
@@ -54,7 +55,8 @@ func (p *proxy) account(t testing.TB) (account acme.Account) {
 	return account
 }
 
-// An account may be deactivated by mistake, or because its key was lost. No host may expire for that.
+// An account may be deactivated by mistake, or because its key was lost. No
+// host may expire for that.
 func TestADeactivatedAccountIsReplacedOnce(t *testing.T) {
 	var log logged
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com"}

@@ -1,6 +1,7 @@
-// Package acmetest runs Pebble, the ACME test server of Let's Encrypt, in the test process: real orders and real
-// challenges against real listeners, without a network. It is a module of its own, so that Pebble (MPL-2.0) and what
-// it needs stay out of everybody else's.
+// Package acmetest runs Pebble, the ACME test server of Let's Encrypt, in the
+// test process: real orders and real challenges against real listeners, without
+// a network. It is a module of its own, so that Pebble (MPL-2.0) and what it
+// needs stay out of everybody else's.
 package acmetest
 
 import (
@@ -92,8 +93,8 @@ func New(t testing.TB, o Options) *CA {
 	return c
 }
 
-// Forget makes the CA lose its accounts, orders and certificates, as after a new
-// installation at the same URL. It keeps its DNS, and has one more root.
+// Forget makes the CA lose its accounts, orders and certificates, as after a
+// new installation at the same URL. It keeps its DNS, and has one more root.
 func (c *CA) Forget(t testing.TB) {
 	t.Helper()
 	c.begin(t)

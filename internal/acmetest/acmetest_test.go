@@ -73,8 +73,8 @@ func (p *proxy) serve(t testing.TB, https, plain net.Listener) {
 	t.Cleanup(p.stop)
 }
 
-// restart serves again after stop, where the CA looks, as another process would:
-// by a Router of its own, with the settings that p.r has by now.
+// restart serves again after stop, where the CA looks, as another process
+// would: by a Router of its own, with the settings that p.r has by now.
 func (p *proxy) restart(t testing.TB) {
 	t.Helper()
 	r := &hostproxy.Router{Logger: p.r.Logger, TLS: p.r.TLS}
@@ -302,8 +302,9 @@ func TestRestartWithKeptStorageIssuesNothingAnew(t *testing.T) {
 	assert.Equal(t, orders, p.ca.Seen("/order-plz"))
 }
 
-// Point 1: certmagic takes what is left zero from variables that any package may change, and an issuer without an
-// e-mail adopts the first one that the process has used.
+// Point 1: certmagic takes what is left zero from variables that any package
+// may change, and an issuer without an e-mail adopts the first one that the
+// process has used.
 func TestGlobalsOfCertmagicAndOtherIssuersDoNotReachUs(t *testing.T) {
 	defaults := certmagic.DefaultACME
 	storage := certmagic.Default.Storage
@@ -347,7 +348,8 @@ func contacts(t testing.TB, p *proxy) []string {
 	return nil
 }
 
-// RFC 9773: a CA that wants a certificate renewed, because it will revoke it, say, is heard.
+// RFC 9773: a CA that wants a certificate renewed, because it will revoke it,
+// say, is heard.
 func TestRenewalInformationIsFollowed(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
@@ -356,7 +358,8 @@ func TestRenewalInformationIsFollowed(t *testing.T) {
 	assert.True(t, p.status("a.example.com").RenewAt.After(time.Now().Add(50*24*time.Hour)))
 	p.ca.SuggestRenewal(t, leaf, time.Now().Add(-time.Hour), time.Now().Add(-time.Minute))
 
-	// It is asked for again when its time has come; a restart finds that it has.
+	// It is asked for again when its time has come; a restart finds that it
+	// has.
 	p.stop()
 	p.expireRenewalInfo(t)
 	p.restart(t)

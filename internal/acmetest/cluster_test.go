@@ -139,7 +139,8 @@ func locks(t testing.TB, storage string) (names []string) {
 	return names
 }
 
-// pair is a CA that looks for answers at the second of two proxies, and the configurations of both.
+// pair is a CA that looks for answers at the second of two proxies, and the
+// configurations of both.
 func pair(t *testing.T, host string, set ...func(*acmetest.Options)) (ca *acmetest.CA, first, second nodeConfig) {
 	t.Helper()
 	free := func() (addr string, port int) {
@@ -160,7 +161,8 @@ func pair(t *testing.T, host string, set ...func(*acmetest.Options)) (ca *acmete
 	return acmetest.New(t, o), first, second
 }
 
-// certificates.md, 17: the proxies of one storage place one order, and each answers for the others.
+// certificates.md, 17: the proxies of one storage place one order, and each
+// answers for the others.
 func TestOneOrderAndAnyProxyAnswersForIt(t *testing.T) {
 	const host = "a.example.com"
 	ca, here, there := pair(t, host)
@@ -176,7 +178,8 @@ func TestOneOrderAndAnyProxyAnswersForIt(t *testing.T) {
 	assert.Equal(t, 1, ca.Seen("/finalize-order"))
 }
 
-// A member of a cluster that has not heard of a new host yet answers for the one that has.
+// A member of a cluster that has not heard of a new host yet answers for the
+// one that has.
 func TestAProxyWithoutTheRouteAnswersForOneThatHasIt(t *testing.T) {
 	const host = "a.example.com"
 	for name, tt := range map[string]struct{ https, plain bool }{"HTTP-01": {plain: true}, "TLS-ALPN-01": {https: true}} {
@@ -197,7 +200,8 @@ func TestAProxyWithoutTheRouteAnswersForOneThatHasIt(t *testing.T) {
 	}
 }
 
-// The process that obtains a certificate may die at any point: another one goes on.
+// The process that obtains a certificate may die at any point: another one goes
+// on.
 func TestAProxyThatIsKilledInTheMiddleOfAnOrderLosesNothing(t *testing.T) {
 	for name, tt := range map[string]struct {
 		part  string

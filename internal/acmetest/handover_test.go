@@ -38,8 +38,9 @@ func (c *nodeConfig) handOver(s *hostproxy.Server) {
 	}
 }
 
-// An order goes on while its process hands over: the new process answers the challenge, and the handshake that waits for the
-// certificate in the old one gets it.
+// An order goes on while its process hands over: the new process answers the
+// challenge, and the handshake that waits for the certificate in the old one
+// gets it.
 func TestAnOrderGoesOnOverAHandOver(t *testing.T) {
 	const host = "a.example.com"
 	ca, _, c := pair(t, host)

@@ -23,7 +23,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// command runs a program that ends with the test. What it says is logged if the test fails.
+// command runs a program that ends with the test. What it says is logged if the
+// test fails.
 func command(t *testing.T, path string, args ...string) (cmd *exec.Cmd, ended chan struct{}) {
 	t.Helper()
 	said := new(bytes.Buffer)
@@ -123,8 +124,9 @@ func used(t *testing.T, stats string, members []*member) {
 	})
 }
 
-// A host is added to one of three proxies behind a load balancer, which sends the CA's questions to all of them: the others
-// answer for it, and later serve its certificate, which was ordered once.
+// A host is added to one of three proxies behind a load balancer, which sends
+// the CA's questions to all of them: the others answer for it, and later serve
+// its certificate, which was ordered once.
 func TestAHostMayBeAddedToOneMemberFirst(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "proxy")
 	out, err := exec.Command("go", "build", "-C", "../../examples/cluster", "-o", program, "./cmd/proxy").CombinedOutput()
@@ -170,14 +172,16 @@ func TestAHostMayBeAddedToOneMemberFirst(t *testing.T) {
 	assert.Equal(t, added, behind.leaf(t, second).SerialNumber.String())
 }
 
-// stable returns an address that stays free while nothing listens there: no connection of this machine begins there.
+// stable returns an address that stays free while nothing listens there: no
+// connection of this machine begins there.
 func stable(t *testing.T) string {
 	t.Helper()
 	return strings.Replace(proxytest.Free(t), "127.0.0.1", "127.0.0.2", 1)
 }
 
-// direct waits for the certificate that one member serves, and returns its serial number. Members want the header of the PROXY
-// protocol from this machine, as HAProxy sends it.
+// direct waits for the certificate that one member serves, and returns its
+// serial number. Members want the header of the PROXY protocol from this
+// machine, as HAProxy sends it.
 func direct(t *testing.T, m *member, host string) (serial string) {
 	t.Helper()
 	proxytest.Eventually(t, "the member has the certificate", func() bool {

@@ -77,8 +77,8 @@ func (p *proxy) renewed(t testing.TB, host string, old *x509.Certificate) (leaf 
 	return leaf
 }
 
-// TLS.Email may be set after the first run. The account is another one then, and a CA refuses an order that replaces
-// the certificate of the first one.
+// TLS.Email may be set after the first run. The account is another one then,
+// and a CA refuses an order that replaces the certificate of the first one.
 func TestAnEmailSetAfterTheFirstRunRenews(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
@@ -175,7 +175,8 @@ func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 	assert.Len(t, p.files(t, "hostmaster"), 4, "two registrations and their keys")
 }
 
-// A certificate that another template of the same CA issues is not one of the first's.
+// A certificate that another template of the same CA issues is not one of the
+// first's.
 func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 0}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 		byDNS := ca.Issuer()
@@ -198,8 +199,9 @@ func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 	assert.Equal(t, 1, p.ca.Seen("/sign-me-up"), "it is one account")
 }
 
-// One attempt is one order and one failed validation, whatever the CA offers. No port answers: after that failure the ACME
-// client would try the next type of challenge, if it had another.
+// One attempt is one order and one failed validation, whatever the CA offers.
+// No port answers: after that failure the ACME client would try the next type
+// of challenge, if it had another.
 func TestOneAttemptIsOneFailedValidation(t *testing.T) {
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 1}, nil, "a.example.com")
 	proxytest.Eventually(t, "the first failure", func() bool { return p.status("a.example.com").Attempts == 1 })
@@ -211,8 +213,8 @@ func TestOneAttemptIsOneFailedValidation(t *testing.T) {
 	assert.NotContains(t, p.status("a.example.com").Err.Error(), "\n")
 }
 
-// runUnseen starts a proxy for a host that neither its CA nor the staging directory of that can reach, and waits for the
-// first failure.
+// runUnseen starts a proxy for a host that neither its CA nor the staging
+// directory of that can reach, and waits for the first failure.
 func runUnseen(t *testing.T, host string) (p *proxy, staging *acmetest.CA) {
 	t.Helper()
 	p = run(t, acmetest.Options{}, func(r *hostproxy.Router, ca *acmetest.CA, o acmetest.Options) {
@@ -232,7 +234,8 @@ func runUnseen(t *testing.T, host string) (p *proxy, staging *acmetest.CA) {
 	return p, staging
 }
 
-// After a failed validation the staging directory is asked, until it has validated the host.
+// After a failed validation the staging directory is asked, until it has
+// validated the host.
 func TestRetriesGoToTheStagingDirectory(t *testing.T) {
 	const host = "a.example.com"
 	p, staging := runUnseen(t, host)
@@ -290,7 +293,8 @@ func TestAnAttemptAfterAFailedValidationTakesAnotherChallenge(t *testing.T) {
 	}
 }
 
-// An address has made too many accounts: one host finds out. It concerns nobody who has one.
+// An address has made too many accounts: one host finds out. It concerns nobody
+// who has one.
 func TestALimitOfRegistrationsIsMetOnce(t *testing.T) {
 	limit := acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
 		Detail: "too many new registrations (10) from this IP address in the last 3h0m0s, retry after " +
@@ -364,7 +368,8 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-// The clients of a new host fill no room that the CA needs when it comes to the same listener for the answer to its challenge.
+// The clients of a new host fill no room that the CA needs when it comes to the
+// same listener for the answer to its challenge.
 func TestAChallengeIsAnsweredAmongHundredsOfClientsOfANewHost(t *testing.T) {
 	const clients, host = 600, "a.example.com"
 	var release func()

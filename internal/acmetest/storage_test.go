@@ -31,7 +31,8 @@ func (p *proxy) rewrite(t testing.TB, suffix string, by func([]byte) []byte) {
 	require.NotZero(t, n)
 }
 
-// certificates.md, 27: a chain whose intermediate is gone is ordered anew, once.
+// certificates.md, 27: a chain whose intermediate is gone is ordered anew,
+// once.
 func TestAChainThatIsCutOffIsOrderedAnew(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)

@@ -1,8 +1,10 @@
-// Package archtest is the part of the house style that a machine can check, as a test over the whole repository:
-// who may import whom, what must be documented, how long things may grow, and what must not exist at all.
-// It is imported by tests only.
+// Package archtest is the part of the house style that a machine can check, as
+// a test over the whole repository: who may import whom, what must be
+// documented, how long things may grow, and what must not exist at all. It is
+// imported by tests only.
 //
-// A rule reads syntax, not types. It names the file and line, and says what is wanted instead.
+// A rule reads syntax, not types. It names the file and line, and says what is
+// wanted instead.
 package archtest
 
 import (
@@ -37,7 +39,8 @@ type rule struct {
 	check func(*checker)
 }
 
-// rules is every rule, in the order of their explanation in the style. Read-only.
+// rules is every rule, in the order of their explanation in the style.
+// Read-only.
 var rules = []rule{
 	{"root-files", (*checker).rootFiles},
 	{"direct-dependencies", (*checker).directDependencies},
@@ -51,6 +54,7 @@ var rules = []rule{
 	{"file-length", (*checker).fileLength},
 	{"function-length", (*checker).functionLength},
 	{"example-length", (*checker).exampleLength},
+	{"comment-width", (*checker).commentWidth},
 	{"no-init", (*checker).noInit},
 	{"no-mutable-globals", (*checker).noMutableGlobals},
 	{"no-foreign-globals", (*checker).noForeignGlobals},
@@ -59,7 +63,8 @@ var rules = []rule{
 	{"no-sleep-in-tests", (*checker).noSleepInTests},
 }
 
-// Check reads the repository in fsys and returns every problem, sorted by place. The error is about reading or parsing.
+// Check reads the repository in fsys and returns every problem, sorted by
+// place. The error is about reading or parsing.
 func Check(fsys fs.FS) ([]Problem, error) {
 	t, err := load(fsys)
 	if err != nil {
@@ -103,7 +108,8 @@ func (c *checker) source(f func(*file)) {
 	}
 }
 
-// functions calls f for each function and method declared in files that are not tests.
+// functions calls f for each function and method declared in files that are not
+// tests.
 func (c *checker) functions(f func(*file, *ast.FuncDecl)) {
 	c.source(func(g *file) {
 		for _, d := range g.ast.Decls {
@@ -114,7 +120,8 @@ func (c *checker) functions(f func(*file, *ast.FuncDecl)) {
 	})
 }
 
-// declarations calls f for each declaration that is no function, in files that are not tests.
+// declarations calls f for each declaration that is no function, in files that
+// are not tests.
 func (c *checker) declarations(f func(*file, *ast.GenDecl)) {
 	c.source(func(g *file) {
 		for _, d := range g.ast.Decls {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -22,7 +23,8 @@ func TestTheRepositoryKeepsTheHouseStyle(t *testing.T) {
 	}
 }
 
-// clean is a repository without a problem, to which each case of a test adds one file.
+// clean is a repository without a problem, to which each case of a test adds
+// one file.
 func clean() fstest.MapFS {
 	return files(map[string]string{
 		"go.mod":                   "module github.com/hostproxy/hostproxy\n\ngo 1.26.0\n\nrequire golang.org/x/net v0.59.0\n",
@@ -148,6 +150,11 @@ func TestEachRuleBites(t *testing.T) {
 		{"a function of 61 lines", "internal/pool/a.go", long("// f is f.", 61), "function-length"},
 		{"an example of 61 lines", "examples/five/main.go", "// Command five has a comment.\npackage main\n" + lined(60), "example-length"},
 
+		{"a comment of 81 columns", "internal/pool/a.go", "package pool\n\n// " + strings.Repeat("x", 78) + "\n", "comment-width"},
+		{"a comment that its tab makes too wide", "internal/pool/a_test.go", "package pool_test\nfunc f() {\n\t// " + strings.Repeat("x", 74) + "\n}\n", "comment-width"},
+		{"a list's item of 81 columns", "internal/pool/a.go", "package pool\n\n//   - " + strings.Repeat("x", 74) + "\n", "comment-width"},
+		{"a comment behind code", "internal/pool/a.go", "package pool\n\nconst " + strings.Repeat("c", 70) + " = 1 // " + strings.Repeat("x", 17) + "\n", "comment-width"},
+
 		{"an init function", "internal/pool/a.go", "package pool\nfunc init() {}\n", "no-init"},
 
 		{"a variable without a comment", "internal/pool/a.go", "package pool\nvar v = 1\n", "no-mutable-globals"},
@@ -209,6 +216,11 @@ func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
 		{"a function of 60 lines", "internal/pool/a.go", long("// f is f.", 60)},
 		{"sentinels, pools, expressions and assertions", "internal/pool/a.go", "package pool\nvar ErrX = errors.New(\"x\") // ErrX is.\nvar bufs = sync.Pool{New: f}\nvar r = regexp.MustCompile(``)\nvar _ I = (*T)(nil)\n"},
 		{"a read-only table that a local name shadows", "internal/pool/a.go", "package pool\nvar v = []int{1} // read-only\nfunc f() { v := 1; v = 2; v++ }\n"},
+		{"an example of 60 lines and a comment", "examples/five/main.go", "// Command five has a comment.\npackage main\n// x\n" + lined(59)},
+		{"a comment of 80 columns", "internal/pool/a.go", "package pool\n\n// " + strings.Repeat("x", 77) + "\n"},
+		{"a comment of 100 columns behind code", "internal/pool/a.go", "package pool\n\nconst " + strings.Repeat("c", 70) + " = 1 // " + strings.Repeat("x", 16) + "\n"},
+		{"a wide command, link and directive", "internal/pool/a.go", "package pool\n\n//\tgo " + strings.Repeat("x", 80) + "\n//\n// [a]: https://" + strings.Repeat("x", 80) + "\n\n//go:generate " + strings.Repeat("x", 80) + "\n"},
+		{"a wide output of an example", "internal/pool/a_test.go", "package pool_test\nfunc f() {\n\t// Output:\n\t// " + strings.Repeat("x", 80) + "\n}\n"},
 		{"a method called init", "internal/pool/a.go", "package pool\ntype t int\nfunc (t) init() {}\n"},
 		{"a bool inside the package", "internal/pool/a.go", "package pool\nfunc f(deep bool) {}\n"},
 		{"a bool that an interface of another package has", "internal/pool/a.go", "package pool\n// T is a T.\ntype T int\n// List lists; it implements storage.Storage.\nfunc (T) List(deep bool) {}\n"},

@@ -7,14 +7,15 @@ import (
 	"strings"
 )
 
-// guideRow matches a row about a folder, guideName a name that it tells the reader to start from. Read-only.
+// guideRow matches a row about a folder, guideName a name that it tells the
+// reader to start from. Read-only.
 var (
 	guideRow  = regexp.MustCompile(`^\| \[(\w+)\]\(\w+\) \|(.*)\|$`)
 	guideName = regexp.MustCompile("`([A-Z]\\w*)`")
 )
 
-// mapOfInternal wants a row in the map for each folder of internal, a folder for each row, and the names that a row
-// tells the reader to start from.
+// mapOfInternal wants a row in the map for each folder of internal, a folder
+// for each row, and the names that a row tells the reader to start from.
 func (c *checker) mapOfInternal() {
 	folders := map[string]bool{}
 	for _, f := range c.files {
@@ -47,7 +48,8 @@ func (c *checker) mapOfInternal() {
 	}
 }
 
-// declares reports whether the package in dir declares a function or type of that name.
+// declares reports whether the package in dir declares a function or type of
+// that name.
 func (c *checker) declares(dir, name string) bool {
 	found := false
 	c.functions(func(f *file, d *ast.FuncDecl) {

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// levels places each package of the root module. Imports go to a lower level only. Read-only.
+// levels places each package of the root module. Imports go to a lower level
+// only. Read-only.
 var levels = map[string]int{
 	"": 6,
 
@@ -31,17 +32,20 @@ var rootNames = []string{
 	"proxy.go", "router.go", "upstream.go", "tls.go", "examples", "internal", "testdata", "go.mod", "go.sum", "LICENSE", "README.md",
 }
 
-// ignoredNames matches what a build or an editor leaves at the top and git ignores. Read-only.
+// ignoredNames matches what a build or an editor leaves at the top and git
+// ignores. Read-only.
 var ignoredNames = regexp.MustCompile(`^(bin|go\.work(\.sum)?|.*\.(test|prof|out))$`)
 
-// direct lists the modules that the root module may require by itself. Read-only.
+// direct lists the modules that the root module may require by itself.
+// Read-only.
 var direct = []string{
 	"github.com/caddyserver/certmagic", "github.com/mholt/acmez/v3", "github.com/stretchr/testify", "go.uber.org/zap",
 	"golang.org/x/crypto", // bcrypt
 	"golang.org/x/net",
 }
 
-// owners lists the foreign packages that only some places may name: a directory, or a file at the top. Read-only.
+// owners lists the foreign packages that only some places may name: a
+// directory, or a file at the top. Read-only.
 var owners = map[string][]string{
 	// storagetest is a check of certmagic's own Storage interface, for tests.
 	"github.com/caddyserver/certmagic": {"internal/certs", "examples/storagetest", "tls.go"},
@@ -147,7 +151,8 @@ func (c *checker) kitInTestsOnly() {
 	})
 }
 
-// ourPackage returns the directory of a package of this repository, "" for the root's.
+// ourPackage returns the directory of a package of this repository, "" for the
+// root's.
 func ourPackage(importPath string) (dir string, ours bool) {
 	rest, ours := strings.CutPrefix(importPath, ModulePath)
 	if ours && (rest == "" || rest[0] == '/') {

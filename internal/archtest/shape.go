@@ -8,10 +8,13 @@ import (
 	"strings"
 )
 
-// The bounds of the style: about 500 lines a file, 60 a function without a reason, 60 an example.
+// The bounds of the style: about 500 lines a file, 60 a function without a
+// reason, 60 an example.
 const (
-	maxFileLines     = 550
-	maxPublicLines   = 950 // without comments: the four public files have all of the API, and no more rooms
+	maxFileLines = 550
+	// without comments: the four public files have all of the API, and no more
+	// rooms
+	maxPublicLines   = 950
 	maxFunctionLines = 60
 	maxExampleLines  = 60
 )
@@ -60,7 +63,8 @@ func (c *checker) packageComment(name string, files []*file) {
 	}
 }
 
-// mapOfFiles wants the comment of a package with more than two files to name each of them, so that a reader knows where to look.
+// mapOfFiles wants the comment of a package with more than two files to name
+// each of them, so that a reader knows where to look.
 func (c *checker) mapOfFiles() {
 	for _, files := range c.packages() {
 		home := ""
@@ -128,8 +132,9 @@ func (c *checker) declDocumented(f *file, d *ast.GenDecl) {
 	}
 }
 
-// fieldsDocumented wants a comment at each exported field of a public struct, one for a block of lines without a gap,
-// or its name in the struct's own comment, about.
+// fieldsDocumented wants a comment at each exported field of a public struct,
+// one for a block of lines without a gap, or its name in the struct's own
+// comment, about.
 func (c *checker) fieldsDocumented(f *file, s *ast.TypeSpec, about string) {
 	st, ok := s.Type.(*ast.StructType)
 	if !ok || f.dir != "." {
@@ -164,7 +169,8 @@ func names(text string, name *ast.Ident) bool {
 	return regexp.MustCompile(`\b` + name.Name + `\b`).MatchString(text)
 }
 
-// exportedReceiver reports whether d is a function, or a method of an exported type.
+// exportedReceiver reports whether d is a function, or a method of an exported
+// type.
 func exportedReceiver(d *ast.FuncDecl) bool {
 	if d.Recv == nil {
 		return true
@@ -192,18 +198,13 @@ func receiverType(d *ast.FuncDecl) *ast.Ident {
 	}
 }
 
-// fileLength bounds files. The public ones are a given number, and more than half of what they say is contracts: there
-// the lines of comments do not count.
+// fileLength bounds files. The public ones are a given number, and more than
+// half of what they say is contracts: there the lines of comments do not count.
 func (c *checker) fileLength() {
 	c.source(func(f *file) {
-		lines, most := f.lines, maxFileLines
+		lines, most := len(f.lines), maxFileLines
 		if path.Dir(f.path) == "." {
-			most = maxPublicLines
-			for _, g := range f.ast.Comments {
-				if start := c.fset.Position(g.Pos()); start.Column <= 2 { // not behind code
-					lines -= c.fset.Position(g.End()).Line - start.Line + 1
-				}
-			}
+			lines, most = lines-c.commentLines(f, 1), maxPublicLines
 		}
 		if lines > most {
 			c.reportFile(f.path, "has %d lines, above %d: split it by noun", lines, most)
@@ -222,9 +223,10 @@ func (c *checker) functionLength() {
 
 func (c *checker) exampleLength() {
 	c.source(func(f *file) {
-		lines := f.lines - c.fset.Position(f.ast.Package).Line + 1
+		start := c.fset.Position(f.ast.Package).Line
+		lines := len(f.lines) - start + 1 - c.commentLines(f, start)
 		if f.within("examples") && path.Base(f.path) == "main.go" && lines > maxExampleLines {
-			c.reportFile(f.path, "has %d lines below its comment, above %d: an example fits a screen", lines, maxExampleLines)
+			c.reportFile(f.path, "has %d lines without comments, above %d: an example fits a screen", lines, maxExampleLines)
 		}
 	})
 }

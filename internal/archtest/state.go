@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// foreignGlobals matches, by import path, the names that are or change another package's global state. Read-only.
+// foreignGlobals matches, by import path, the names that are or change another
+// package's global state. Read-only.
 var foreignGlobals = map[string]*regexp.Regexp{
 	"net/http":                         regexp.MustCompile(`^(Default(Transport|Client|ServeMux)|Handle|HandleFunc|Get|Post|PostForm|Head)$`),
 	"log/slog":                         regexp.MustCompile(`^SetDefault$`),
@@ -17,7 +18,8 @@ var foreignGlobals = map[string]*regexp.Regexp{
 	"github.com/caddyserver/certmagic": regexp.MustCompile(`^(Default.*|NewDefault|HTTPS|TLS|Listen|Manage(Sync|Async))$`),
 }
 
-// locks matches types whose package-level values are state by their nature. Read-only.
+// locks matches types whose package-level values are state by their nature.
+// Read-only.
 var locks = regexp.MustCompile(`^(atomic\..*|sync\.(Mutex|RWMutex|Map|Once|WaitGroup|Cond))$`)
 
 // sentinel matches the names of error values. Read-only.
@@ -31,8 +33,9 @@ func (c *checker) noInit() {
 	})
 }
 
-// noMutableGlobals lets a package-level variable be an error sentinel, a compiled expression, a pool,
-// or a table that its comment calls read-only and that nothing in the package assigns to.
+// noMutableGlobals lets a package-level variable be an error sentinel, a
+// compiled expression, a pool, or a table that its comment calls read-only and
+// that nothing in the package assigns to.
 func (c *checker) noMutableGlobals() {
 	written := map[string]bool{} // "dir name" of package-level variables that are assigned
 	c.source(func(f *file) { f.assignments(func(name string) { written[f.dir+" "+name] = true }) })
@@ -62,7 +65,8 @@ func (c *checker) global(f *file, d *ast.GenDecl, s *ast.ValueSpec, written map[
 	}
 }
 
-// typeOf returns what a variable is declared or initialised as, such as sync.Pool or errors.New; "" for anything odd.
+// typeOf returns what a variable is declared or initialised as, such as
+// sync.Pool or errors.New; "" for anything odd.
 func typeOf(s *ast.ValueSpec) string {
 	expr := s.Type
 	if expr == nil && len(s.Values) > 0 {
@@ -95,8 +99,9 @@ func typeOf(s *ast.ValueSpec) string {
 	}
 }
 
-// assignments calls found with the name of each package-level variable that a statement of the file assigns to,
-// as a whole or in part. A name that is declared anywhere in the same function counts as the function's own.
+// assignments calls found with the name of each package-level variable that a
+// statement of the file assigns to, as a whole or in part. A name that is
+// declared anywhere in the same function counts as the function's own.
 func (f *file) assignments(found func(name string)) {
 	for _, d := range f.ast.Decls {
 		own := localNames(d)
@@ -132,7 +137,8 @@ func assigned(n ast.Node) []ast.Expr {
 	return nil
 }
 
-// localNames returns the names that a function declares: receiver, parameters, results and variables.
+// localNames returns the names that a function declares: receiver, parameters,
+// results and variables.
 func localNames(d ast.Decl) map[string]bool {
 	own := map[string]bool{}
 	add := func(exprs ...ast.Expr) {
@@ -200,7 +206,8 @@ func (c *checker) noForeignGlobals() {
 	})
 }
 
-// selectors calls found for each name that a file takes from the package at importPath.
+// selectors calls found for each name that a file takes from the package at
+// importPath.
 func (c *checker) selectors(f *file, importPath string, found func(*ast.SelectorExpr)) {
 	local := f.named(importPath)
 	if local == "" {
@@ -216,7 +223,8 @@ func (c *checker) selectors(f *file, importPath string, found func(*ast.Selector
 	})
 }
 
-// implements matches the comment of a method whose signature an interface of another package has given. Read-only.
+// implements matches the comment of a method whose signature an interface of
+// another package has given. Read-only.
 var implements = regexp.MustCompile(`\bimplements [a-z]\w*\.[A-Z]`)
 
 func (c *checker) noBoolParameters() {
@@ -233,7 +241,8 @@ func (c *checker) noBoolParameters() {
 	})
 }
 
-// testsFromOutside wants tests in package foo_test. What they need from inside goes into export_test.go.
+// testsFromOutside wants tests in package foo_test. What they need from inside
+// goes into export_test.go.
 func (c *checker) testsFromOutside() {
 	for _, f := range c.files {
 		name := f.ast.Name.Name

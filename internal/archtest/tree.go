@@ -29,7 +29,7 @@ type file struct {
 	dir    string // its directory, "." at the top
 	module string // the directory of its go.mod
 	test   bool   // *_test.go
-	lines  int
+	lines  []string
 	ast    *ast.File
 }
 
@@ -47,7 +47,8 @@ func load(fsys fs.FS) (*tree, error) {
 	return t, err
 }
 
-// add takes one entry of the walk into the tree. Hidden entries and testdata are skipped, as the go command does.
+// add takes one entry of the walk into the tree. Hidden entries and testdata
+// are skipped, as the go command does.
 func (t *tree) add(fsys fs.FS, p string, d fs.DirEntry) error {
 	name := d.Name()
 	if p != "." && strings.HasPrefix(name, ".") || d.IsDir() && name == "testdata" {
@@ -80,7 +81,7 @@ func (t *tree) add(fsys fs.FS, p string, d fs.DirEntry) error {
 	}
 	t.files = append(t.files, &file{
 		path: p, dir: path.Dir(p), test: strings.HasSuffix(p, "_test.go"),
-		lines: strings.Count(string(text), "\n"), ast: parsed,
+		lines: strings.Split(strings.TrimSuffix(string(text), "\n"), "\n"), ast: parsed,
 	})
 	return nil
 }
@@ -96,7 +97,8 @@ func (t *tree) moduleOf(dir string) string {
 	return dir
 }
 
-// nested reports whether f belongs to a module below the root's, which has dependencies and a layout of its own.
+// nested reports whether f belongs to a module below the root's, which has
+// dependencies and a layout of its own.
 func (f *file) nested() bool { return f.module != "." }
 
 // within reports whether f is in directory dir or below it.
@@ -113,7 +115,8 @@ func (f *file) imports() map[string]*ast.ImportSpec {
 	return all
 }
 
-// named returns the name by which f refers to the package at importPath, or "" when it does not import it.
+// named returns the name by which f refers to the package at importPath, or ""
+// when it does not import it.
 func (f *file) named(importPath string) string {
 	s, ok := f.imports()[importPath]
 	switch {
@@ -125,7 +128,8 @@ func (f *file) named(importPath string) string {
 	return path.Base(importPath)
 }
 
-// packages groups the files by directory and package name, test packages apart, each group sorted by path.
+// packages groups the files by directory and package name, test packages apart,
+// each group sorted by path.
 func (t *tree) packages() map[string][]*file {
 	all := map[string][]*file{}
 	for _, f := range t.files {
@@ -135,7 +139,8 @@ func (t *tree) packages() map[string][]*file {
 	return all
 }
 
-// under reports whether importPath is one of the packages in dirs, or below one.
+// under reports whether importPath is one of the packages in dirs, or below
+// one.
 func under(importPath string, dirs ...string) bool {
 	return slices.ContainsFunc(dirs, func(d string) bool {
 		return importPath == d || strings.HasPrefix(importPath, d+"/")

@@ -1,7 +1,8 @@
 // Package balance chooses a target from counters.
 //
-// A [Node] holds what is known of one target and lives as long as the target. A [Set] is the immutable list of
-// candidates that one policy chooses from, and is built anew whenever the list changes.
+// A [Node] holds what is known of one target and lives as long as the target. A
+// [Set] is the immutable list of candidates that one policy chooses from, and
+// is built anew whenever the list changes.
 //
 //   - balance.go, node.go: sets and nodes
 //   - random.go, roundrobin.go, least.go, hash.go: the policies
@@ -15,54 +16,68 @@ import (
 	"time"
 )
 
-// A Policy says which of the eligible candidates an exchange goes to. An unknown policy is LessBusy.
+// A Policy says which of the eligible candidates an exchange goes to. An
+// unknown policy is LessBusy.
 //
-// What a candidate with twice the weight gets is twice the exchanges, or under LessBusy and Least twice the exchanges
-// at once. While a node rises after [Node.Resume], its weight counts only in part.
+// What a candidate with twice the weight gets is twice the exchanges, or under
+// LessBusy and Least twice the exchanges at once. While a node rises after
+// [Node.Resume], its weight counts only in part.
 type Policy uint8
 
 const (
-	// LessBusy draws two at random in proportion to weight and takes the less loaded one: fewer exchanges in flight for
-	// its weight. Two instead of all keeps those who see the same old counters from all running to the same target.
+	// LessBusy draws two at random in proportion to weight and takes the less
+	// loaded one: fewer exchanges in flight for its weight. Two instead of all
+	// keeps those who see the same old counters from all running to the same
+	// target.
 	LessBusy Policy = iota
 
-	// RoundRobin lets candidates take turns. Turns of the same candidate are spread out: over a cycle each has its exact
-	// share, and in any run of turns less than two more or less. Turns of those that are not eligible are left out.
+	// RoundRobin lets candidates take turns. Turns of the same candidate are
+	// spread out: over a cycle each has its exact share, and in any run of
+	// turns less than two more or less. Turns of those that are not eligible
+	// are left out.
 	RoundRobin
 
 	// Random draws one at random in proportion to weight.
 	Random
 
-	// Least takes the least loaded of all. Ties are broken by a fair draw. It reads the counters of all candidates.
+	// Least takes the least loaded of all. Ties are broken by a fair draw. It
+	// reads the counters of all candidates.
 	Least
 
-	// First takes the first eligible one in the order of the list, whatever its weight: the others are its spares.
-	// There is no slow start: a spare that takes over takes all.
+	// First takes the first eligible one in the order of the list, whatever its
+	// weight: the others are its spares. There is no slow start: a spare that
+	// takes over takes all.
 	First
 
-	// Hash takes the same candidate for the same key, in every process that has candidates of the same names and
-	// weights, in whatever order. A change of the list moves only the keys that have to move: 1/n of them for one of n.
+	// Hash takes the same candidate for the same key, in every process that has
+	// candidates of the same names and weights, in whatever order. A change of
+	// the list moves only the keys that have to move: 1/n of them for one of n.
 	//
-	// No candidate is given more than 1.25 times its share of what is in flight, rounded up: a key beyond it goes to the
-	// next candidate on the key's way, as it does while its own is not eligible. While a node rises that bound rises
-	// with it, and so its keys come back as far as they fit.
+	// No candidate is given more than 1.25 times its share of what is in
+	// flight, rounded up: a key beyond it goes to the next candidate on the
+	// key's way, as it does while its own is not eligible. While a node rises
+	// that bound rises with it, and so its keys come back as far as they fit.
 	Hash
 )
 
 // A Candidate is a node in a set.
 type Candidate struct {
-	// Node is what is known of the target. Nil means a target that is always in service and always idle.
+	// Node is what is known of the target. Nil means a target that is always in
+	// service and always idle.
 	Node *Node
 
-	// Name is what Hash places the candidate by. Names are distinct, and the same in every process.
+	// Name is what Hash places the candidate by. Names are distinct, and the
+	// same in every process.
 	Name string
 
-	// Weight is the candidate's share relative to the others'. Zero or less means no new exchanges. Only proportions
-	// count, and they may be rounded when some weights are over 10,000 times others.
+	// Weight is the candidate's share relative to the others'. Zero or less
+	// means no new exchanges. Only proportions count, and they may be rounded
+	// when some weights are over 10,000 times others.
 	Weight int
 }
 
-// A Set is an immutable list of candidates, with what its policy precomputes. All methods may be called concurrently.
+// A Set is an immutable list of candidates, with what its policy precomputes.
+// All methods may be called concurrently.
 //
 // Hot path: picks take no lock and allocate nothing.
 type Set struct {
@@ -91,15 +106,17 @@ type entry struct {
 	index  int    // in the list that the set was made of
 }
 
-// Bounds that make loads fit in 64 bits: count times cost, with what breaks ties or times whole.
+// Bounds that make loads fit in 64 bits: count times cost, with what breaks
+// ties or times whole.
 const (
 	maxCost   = 1 << 20
 	maxWeight = 1 << 14
 	maxSum    = 1 << 24 // of weights
 )
 
-// NewSet returns the set of cs under p. It keeps the nodes, but not cs. RoundRobin and Hash compute their tables here,
-// which takes up to a few milliseconds.
+// NewSet returns the set of cs under p. It keeps the nodes, but not cs.
+// RoundRobin and Hash compute their tables here, which takes up to a few
+// milliseconds.
 func NewSet(p Policy, cs []Candidate) *Set {
 	s := &Set{policy: p, size: len(cs)}
 	names := make([]string, 0, len(cs))
@@ -131,8 +148,9 @@ func NewSet(p Policy, cs []Candidate) *Set {
 	return s
 }
 
-// scaleWeights makes the weights as small as they can be in the same proportions, and smaller if they do not fit. It
-// fills in what follows from them.
+// scaleWeights makes the weights as small as they can be in the same
+// proportions, and smaller if they do not fit. It fills in what follows from
+// them.
 func (s *Set) scaleWeights() {
 	var common, largest uint64
 	for _, e := range s.live {
@@ -173,17 +191,18 @@ func (s *Set) weights() []uint64 {
 // Len returns the number of candidates, those without weight included.
 func (s *Set) Len() int { return s.size }
 
-// Pick returns the index of the candidate for an exchange, or -1 when none is eligible: in service at now, below its
-// limit, of a weight above 0, and not in tried. The key is used by Hash alone, see [Key].
+// Pick returns the index of the candidate for an exchange, or -1 when none is
+// eligible: in service at now, below its limit, of a weight above 0, and not in
+// tried. The key is used by Hash alone, see [Key].
 //
-// Pick counts nothing in: that is for the caller, with [Node.Begin], and until then others may pick the same candidate
-// beyond its limit.
+// Pick counts nothing in: that is for the caller, with [Node.Begin], and until
+// then others may pick the same candidate beyond its limit.
 func (s *Set) Pick(now time.Time, key uint64, tried []int) int {
 	return s.pick(at(now), key, tried)
 }
 
-// PickAny is Pick that takes suspended candidates too, with their whole weight: for when all are down, and trying is
-// better than refusing.
+// PickAny is Pick that takes suspended candidates too, with their whole weight:
+// for when all are down, and trying is better than refusing.
 func (s *Set) PickAny(_ time.Time, key uint64, tried []int) int {
 	return s.pick(never, key, tried) // by then everybody is back
 }
@@ -212,7 +231,8 @@ func (s *Set) pick(now instant, key uint64, tried []int) int {
 	return s.live[i].index
 }
 
-// Saturated reports whether there is a candidate that only its limit keeps from being picked: waiting may help.
+// Saturated reports whether there is a candidate that only its limit keeps from
+// being picked: waiting may help.
 func (s *Set) Saturated(now time.Time, tried []int) bool {
 	t := at(now)
 	for i := range s.live {
@@ -224,8 +244,9 @@ func (s *Set) Saturated(now time.Time, tried []int) bool {
 	return false
 }
 
-// Serves reports whether there is a candidate in service that is not in tried, at its limit or not. A pick that found none can
-// only have been kept from it by its limit, even if there is room by now.
+// Serves reports whether there is a candidate in service that is not in tried,
+// at its limit or not. A pick that found none can only have been kept from it
+// by its limit, even if there is room by now.
 func (s *Set) Serves(now time.Time, tried []int) bool {
 	t := at(now)
 	for i := range s.live {
@@ -236,7 +257,8 @@ func (s *Set) Serves(now time.Time, tried []int) bool {
 	return false
 }
 
-// eligible returns the weight of e, in parts of a [whole], that counts at now: 0 when e cannot be picked.
+// eligible returns the weight of e, in parts of a [whole], that counts at now:
+// 0 when e cannot be picked.
 func (e *entry) eligible(now instant, tried []int) uint64 {
 	if e.node.full() || len(tried) > 0 && e.in(tried) {
 		return 0

@@ -25,8 +25,8 @@ var states = []struct {
 	}},
 }
 
-// pace is the time from pick to pick: a million a second is more than a machine serves, and what has to be looked at anew
-// after a while is paid for.
+// pace is the time from pick to pick: a million a second is more than a machine
+// serves, and what has to be looked at anew after a while is paid for.
 const pace = time.Microsecond
 
 func BenchmarkPick(b *testing.B) {

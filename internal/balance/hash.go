@@ -8,18 +8,20 @@ import (
 	"time"
 )
 
-// slots is how many places keys fall into. It never depends on the candidates: that would move keys. A candidate's
-// share strays from its weight by about the square root of its slots, 5 % with one of a hundred.
+// slots is how many places keys fall into. It never depends on the candidates:
+// that would move keys. A candidate's share strays from its weight by about the
+// square root of its slots, 5 % with one of a hundred.
 const (
 	slotBits = 15
 	slots    = 1 << slotBits
 )
 
-// walk bounds how many slots are looked at before the candidates are tried in turn. It is only reached when about 1 %
-// or less, by weight, are eligible.
+// walk bounds how many slots are looked at before the candidates are tried in
+// turn. It is only reached when about 1 % or less, by weight, are eligible.
 const walk = 256
 
-// placed takes the candidate of the key's slot, or else that of the next slot, and so on.
+// placed takes the candidate of the key's slot, or else that of the next slot,
+// and so on.
 func (s *Set) placed(now instant, key uint64, tried []int) int {
 	var all load
 	spare := -1 // the first that is eligible but has its share
@@ -58,7 +60,8 @@ func (s *Set) placed(now instant, key uint64, tried []int) int {
 	return -1
 }
 
-// A load is the sum of what candidates in service have in flight, and of their weights.
+// A load is the sum of what candidates in service have in flight, and of their
+// weights.
 type load struct{ inFlight, weight uint64 }
 
 func (s *Set) load(now instant) load {
@@ -74,14 +77,16 @@ func (s *Set) load(now instant) load {
 	return all
 }
 
-// leaves reports whether a candidate with n in flight and weight w, in parts of a whole, may have one more: whether
-// n+1 is no more than 5/4 of its share of all, that one included, rounded up.
+// leaves reports whether a candidate with n in flight and weight w, in parts of
+// a whole, may have one more: whether n+1 is no more than 5/4 of its share of
+// all, that one included, rounded up.
 func (l load) leaves(n, w uint64) bool {
 	return 4*n*l.weight*whole < 5*(l.inFlight+1)*w
 }
 
-// A bound is the last load as a number per weight, so that not every pick has to read every counter. For a moment it is
-// good enough to say that a candidate may have one more; that it may not is only said after a new look at all.
+// A bound is the last load as a number per weight, so that not every pick has
+// to read every counter. For a moment it is good enough to say that a candidate
+// may have one more; that it may not is only said after a new look at all.
 type bound struct {
 	asOf atomic.Uint64
 	each atomic.Uint64 // in parts of 1<<boundBits
@@ -103,12 +108,16 @@ func (b *bound) leaves(n, w uint64, now instant) bool {
 	return now-instant(b.asOf.Load()) < moment && now < never && n<<boundBits*whole < b.each.Load()*w
 }
 
-// newSlots gives each slot to a candidate, by a race: each candidate throws darts at the slots, as many per unit of
-// time as its weight, and has those that it hits first. Where its darts fall, and when, follows from its name alone.
+// newSlots gives each slot to a candidate, by a race: each candidate throws
+// darts at the slots, as many per unit of time as its weight, and has those
+// that it hits first. Where its darts fall, and when, follows from its name
+// alone.
 //
-// So candidates have slots in proportion to weight, however large the weights are; one more candidate takes its share
-// from the others and changes nothing between those; and one less gives back exactly what it had. A ring with a number
-// of points per unit of weight has the first and last property only as long as that number never changes.
+// So candidates have slots in proportion to weight, however large the weights
+// are; one more candidate takes its share from the others and changes nothing
+// between those; and one less gives back exactly what it had. A ring with a
+// number of points per unit of weight has the first and last property only as
+// long as that number never changes.
 func newSlots(names []string, weights []uint64) *[slots]uint16 {
 	var sum uint64
 	racers := make([]racer, 0, len(names))
@@ -156,7 +165,8 @@ type racer struct {
 // stepBits makes the time per dart, a fraction, an integer.
 const stepBits = 40
 
-// dart returns which slot the next dart hits, and when: at any time within its step.
+// dart returns which slot the next dart hits, and when: at any time within its
+// step.
 func (r *racer) dart() (slot, at uint64) {
 	h := mix(r.seed + r.darts*golden)
 	return h >> (64 - slotBits), r.darts*r.step + (h&0xffff)*r.step>>16

@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// slotSigma is the standard deviation of the share p of slots: of 2^15, a candidate has each with chance p.
+// slotSigma is the standard deviation of the share p of slots: of 2^15, a
+// candidate has each with chance p.
 func slotSigma(p float64) float64 { return math.Sqrt(p * (1 - p) / (1 << 15)) }
 
 // places returns the names of the candidates of many keys.
@@ -32,8 +33,8 @@ func places(t *testing.T, cs []balance.Candidate) []string {
 	return names
 }
 
-// moved returns the share of keys that went from one name to another, and fails if one moved in a way that is not
-// allowed.
+// moved returns the share of keys that went from one name to another, and fails
+// if one moved in a way that is not allowed.
 func moved(t *testing.T, before, after []string, allowed func(from, to string) bool) float64 {
 	t.Helper()
 	n := 0
@@ -128,7 +129,9 @@ func TestKeysOfACandidateThatIsDownGoToAllOthers(t *testing.T) {
 	}
 	require.Len(t, counts, 9)
 	for name, n := range counts {
-		assert.InEpsilon(t, total/9, n, 0.35, name) // of 3277 slots 364 to each: 5 sigma are 26 %, and some are side by side
+		// of 3277 slots 364 to each: 5 sigma are 26 %, and some are side by
+		// side
+		assert.InEpsilon(t, total/9, n, 0.35, name)
 	}
 	cs[4].Node.Resume(noon, 0)
 	assert.Equal(t, before, places(t, cs), "and back")
@@ -214,7 +217,9 @@ func TestTheBoundGrowsInASlowStart(t *testing.T) {
 	cs[owner].Node.Resume(noon, 10*time.Second)
 	for _, tt := range []struct {
 		after time.Duration
-		want  int // the most that is no more than 0.125 times the share of itself and 180, rounded up
+		// the most that is no more than 0.125 times the share of itself and
+		// 180, rounded up
+		want int
 	}{{0, 3}, {5 * time.Second, 14}, {10 * time.Second, 26}} {
 		now := noon.Add(tt.after)
 		for s.Pick(now, hot, nil) == owner {

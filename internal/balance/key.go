@@ -11,8 +11,9 @@ const (
 	silver = 0x6a09e667f3bcc909 // 2^64 divided by the silver ratio
 )
 
-// Key returns the key of b for [Hash]: the same in every process and release. It is quick and spreads well, but anybody
-// can compute it: whoever chooses b chooses the candidate, up to the bound on its load.
+// Key returns the key of b for [Hash]: the same in every process and release.
+// It is quick and spreads well, but anybody can compute it: whoever chooses b
+// chooses the candidate, up to the bound on its load.
 func Key(b []byte) uint64 {
 	h := uint64(len(b)) * silver
 	for ; len(b) >= 8; b = b[8:] {

@@ -81,8 +81,9 @@ func tally(t *testing.T, s *balance.Set, n int, tried ...int) []int {
 	return counts
 }
 
-// assertShares checks that counts are what chance makes of the given shares, by Pearson's test at 5 sigma: chance alone
-// fails it once in millions of runs. The bound is the approximation of Wilson and Hilferty.
+// assertShares checks that counts are what chance makes of the given shares, by
+// Pearson's test at 5 sigma: chance alone fails it once in millions of runs.
+// The bound is the approximation of Wilson and Hilferty.
 func assertShares(t *testing.T, shares []float64, counts []int) {
 	t.Helper()
 	var sum float64

@@ -31,8 +31,9 @@ func (s *Set) least(now instant, tried []int) int {
 	return s.lowestEligible(r, now, tried)
 }
 
-// lowest returns who has the lowest load of all that are not closed, eligible or not. It has no jumps that are hard to
-// predict, and reads only what it must: that makes it much faster than lowestEligible.
+// lowest returns who has the lowest load of all that are not closed, eligible
+// or not. It has no jumps that are hard to predict, and reads only what it
+// must: that makes it much faster than lowestEligible.
 func (s *Set) lowest(r uint64) int {
 	low, next := uint64(math.MaxUint64), 0
 	nodes := s.nodes
@@ -62,8 +63,8 @@ func (s *Set) lowestEligible(r uint64, now instant, tried []int) int {
 	return lowest
 }
 
-// rankBits is how much of a load is left for what breaks ties: the product of a random number, the same for all in one
-// pick, and one of each candidate's own.
+// rankBits is how much of a load is left for what breaks ties: the product of a
+// random number, the same for all in one pick, and one of each candidate's own.
 const rankBits = 17
 
 // newScan lays out what lowest reads.

@@ -2,8 +2,8 @@ package balance
 
 import "math/rand/v2"
 
-// draws bounds the cheap draws of one candidate. With most candidates eligible the first one or two succeed; after that
-// a pass over all of them decides.
+// draws bounds the cheap draws of one candidate. With most candidates eligible
+// the first one or two succeed; after that a pass over all of them decides.
 const draws = 6
 
 // lessBusy takes the less loaded of two.
@@ -22,8 +22,8 @@ func (s *Set) lessBusy(now instant, tried []int) int {
 	return j
 }
 
-// draw returns the position of an eligible candidate other than except, each with a chance in proportion to its weight,
-// or -1 if there is none.
+// draw returns the position of an eligible candidate other than except, each
+// with a chance in proportion to its weight, or -1 if there is none.
 func (s *Set) draw(now instant, tried []int, except int) int {
 	for range draws {
 		if i := s.column(rand.Uint64()); i != except && s.takes(i, now, tried) {
@@ -33,7 +33,8 @@ func (s *Set) draw(now instant, tried []int, except int) int {
 	return s.drawOfFew(now, tried, except)
 }
 
-// takes reports whether the candidate at i takes what it drew. One that is rising takes a part, at random.
+// takes reports whether the candidate at i takes what it drew. One that is
+// rising takes a part, at random.
 func (s *Set) takes(i int, now instant, tried []int) bool {
 	n := s.live[i].node
 	if n.full() || len(tried) > 0 && s.live[i].in(tried) {
@@ -43,8 +44,9 @@ func (s *Set) takes(i int, now instant, tried []int) bool {
 	return share == whole || share > rand.Uint64N(whole)
 }
 
-// drawOfFew is draw for when few are eligible. Stepping on to the next one would favour those behind a gap, so that one
-// target that is down doubled its neighbour's share.
+// drawOfFew is draw for when few are eligible. Stepping on to the next one
+// would favour those behind a gap, so that one target that is down doubled its
+// neighbour's share.
 func (s *Set) drawOfFew(now instant, tried []int, except int) int {
 	var sum uint64
 	last := -1
@@ -70,8 +72,9 @@ func (s *Set) drawOfFew(now instant, tried []int, except int) int {
 	return last // also when others have become eligible or ceased to be in between
 }
 
-// A column of the alias method (Walker 1977, Vose 1991): all columns are drawn alike; of a column the part below cut
-// belongs to the candidate at its position, the rest to other.
+// A column of the alias method (Walker 1977, Vose 1991): all columns are drawn
+// alike; of a column the part below cut belongs to the candidate at its
+// position, the rest to other.
 type column struct {
 	cut   uint32
 	other int32
@@ -89,8 +92,8 @@ func (s *Set) column(r uint64) int {
 	return i
 }
 
-// newColumns fills each column up to the height of the average weight: what a light candidate leaves empty is filled by
-// a heavy one.
+// newColumns fills each column up to the height of the average weight: what a
+// light candidate leaves empty is filled by a heavy one.
 func newColumns(weights []uint64) []column {
 	n := uint64(len(weights))
 	columns := make([]column, n)

@@ -10,15 +10,16 @@ const maxCycle = 1 << 14
 
 // next takes the candidate whose turn it is.
 //
-// One counter for all is what makes cycles exact. It costs no more than the two that the exchange writes anyway, and
-// has its cache line to itself.
+// One counter for all is what makes cycles exact. It costs no more than the two
+// that the exchange writes anyway, and has its cache line to itself.
 func (s *Set) next(now instant, tried []int) int {
 	n := uint64(len(s.turns))
 	if i := int(s.turns[(s.turn.Add(1)-1)%n]); s.takes(i, now, tried) {
 		return i
 	}
-	// Turns left out are taken off the counter together with the one that is used, so that the turn after a gap is used
-	// once, like any other. The look ahead is bounded, for cycles that belong to one candidate nearly whole.
+	// Turns left out are taken off the counter together with the one that is
+	// used, so that the turn after a gap is used once, like any other. The look
+	// ahead is bounded, for cycles that belong to one candidate nearly whole.
 	look := min(n, 2*uint64(len(s.live))+draws)
 	for {
 		turn := s.turn.Load()
@@ -38,25 +39,29 @@ func (s *Set) next(now instant, tried []int) int {
 	}
 }
 
-// newTurns computes the cycle, and begins at a random place in it: sets of the same list, here and in other processes,
-// do not all begin with the same candidate.
+// newTurns computes the cycle, and begins at a random place in it: sets of the
+// same list, here and in other processes, do not all begin with the same
+// candidate.
 func (s *Set) newTurns() {
 	s.turns = newTurns(s.weights())
 	s.turn.Store(rand.Uint64N(uint64(len(s.turns))))
 }
 
-// newTurns returns a cycle in which candidate i has weights[i] turns (in proportion, if those were too many), such that
-// of any first t turns each candidate has had less than one more or less than its share.
+// newTurns returns a cycle in which candidate i has weights[i] turns (in
+// proportion, if those were too many), such that of any first t turns each
+// candidate has had less than one more or less than its share.
 //
-// That is the chairman assignment problem, and this is its solution (Tijdeman 1980): a turn goes to the candidate whose
-// next turn is due first, among those for whom it is not too early.
+// That is the chairman assignment problem, and this is its solution (Tijdeman
+// 1980): a turn goes to the candidate whose next turn is due first, among those
+// for whom it is not too early.
 func newTurns(weights []uint64) []int32 {
 	weights = cycleWeights(weights)
 	var total uint64
 	for _, w := range weights {
 		total += w
 	}
-	// With c turns had, the next one is too early before (c + 1/parts) total/weight, due at (c + 1 - 1/parts) total/weight.
+	// With c turns had, the next one is too early before (c + 1/parts)
+	// total/weight, due at (c + 1 - 1/parts) total/weight.
 	parts := max(1, 2*uint64(len(weights))-2)
 	had := make([]uint64, len(weights))
 	from := make([][]int32, total+1) // who enters the queue for turn t, the first being 1
@@ -83,7 +88,8 @@ func newTurns(weights []uint64) []int32 {
 	return turns
 }
 
-// cycleWeights returns the smallest weights of the same proportions, rounded where the cycle would be too long.
+// cycleWeights returns the smallest weights of the same proportions, rounded
+// where the cycle would be too long.
 func cycleWeights(weights []uint64) []uint64 {
 	var sum, common uint64
 	for _, w := range weights {

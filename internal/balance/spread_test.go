@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// drawing is the policies whose idle candidates get exchanges in proportion to weight. Read-only.
+// drawing is the policies whose idle candidates get exchanges in proportion to
+// weight. Read-only.
 var drawing = policies[:balance.Least]
 
 func TestIdleCandidatesShareByWeight(t *testing.T) {
@@ -113,7 +114,8 @@ func TestLoadSpreadsBetterThanAtRandom(t *testing.T) {
 		delta  float64
 	}{
 		{balance.Random, 5 * math.Sqrt(picks/n)}, // 5 sigma: what chance alone does
-		{balance.LessBusy, 20},                   // log log n above the mean, and as much below for who was drawn last
+		// log log n above the mean, and as much below for who was drawn last
+		{balance.LessBusy, 20},
 		{balance.RoundRobin, 0},
 		{balance.Least, 0},
 	}

@@ -19,8 +19,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Verifier checks passwords against bcrypt hashes. It takes as long for a user that does not exist as for a wrong password.
-// Its methods may be called concurrently.
+// A Verifier checks passwords against bcrypt hashes. It takes as long for a
+// user that does not exist as for a wrong password. Its methods may be called
+// concurrently.
 type Verifier struct {
 	hashes map[string][]byte
 	dummy  []byte        // compared for users that do not exist
@@ -39,8 +40,8 @@ const (
 	maxPassword = 72 // bytes that bcrypt looks at
 )
 
-// New returns a Verifier of users: names, and bcrypt hashes of their passwords. realm is what they are told to log in to.
-// The error says all that is wrong.
+// New returns a Verifier of users: names, and bcrypt hashes of their passwords.
+// realm is what they are told to log in to. The error says all that is wrong.
 func New(users map[string]string, realm string) (*Verifier, error) {
 	b := &Verifier{hashes: make(map[string][]byte, len(users)), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		key: make([]byte, sha256.Size), known: make(map[[sha256.Size]byte]struct{})}
@@ -71,11 +72,13 @@ func New(users map[string]string, realm string) (*Verifier, error) {
 	return b, errors.Join(errs...)
 }
 
-// Challenge is the value of the WWW-Authenticate field that asks for a password.
+// Challenge is the value of the WWW-Authenticate field that asks for a
+// password.
 func (b *Verifier) Challenge() string { return b.challenge }
 
-// User returns the user whose password q brings. ok is false without one, and if there is more than one field that says so:
-// who reads q next could read the other one. The error is that of q's context.
+// User returns the user whose password q brings. ok is false without one, and
+// if there is more than one field that says so: who reads q next could read the
+// other one. The error is that of q's context.
 func (b *Verifier) User(q *http.Request) (name string, ok bool, err error) {
 	if !Tries(q) {
 		return "", false, nil
@@ -85,14 +88,16 @@ func (b *Verifier) User(q *http.Request) (name string, ok bool, err error) {
 	return name, ok, err
 }
 
-// Tries reports whether q brings a password, right or wrong, that User looks at.
+// Tries reports whether q brings a password, right or wrong, that User looks
+// at.
 func Tries(q *http.Request) bool {
 	_, _, ok := q.BasicAuth()
 	return ok && len(q.Header["Authorization"]) == 1
 }
 
-// Knows reports whether the password is that of the user. A pair that was right once is recognised without the cost of
-// its hash. It returns ctx's error if ctx is done first.
+// Knows reports whether the password is that of the user. A pair that was right
+// once is recognised without the cost of its hash. It returns ctx's error if
+// ctx is done first.
 func (b *Verifier) Knows(ctx context.Context, user, password string) (bool, error) {
 	hash, exists := b.hashes[user]
 	if !exists {

@@ -65,7 +65,8 @@ func TestUsersThatCannotBe(t *testing.T) {
 	assert.ErrorContains(t, err, `realm "a\r\nb"`)
 }
 
-// Passwords that are wrong must not take all processors from those that are right.
+// Passwords that are wrong must not take all processors from those that are
+// right.
 func TestAFloodOfPasswordsWaits(t *testing.T) {
 	dear, err := bcrypt.GenerateFromPassword([]byte("a"), 12)
 	require.NoError(t, err)

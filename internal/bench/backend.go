@@ -19,8 +19,9 @@ import (
 type backendKind int
 
 const (
-	nginxBackend backendKind = iota // bodies from memory and files; goBackend where nginx is missing
-	goBackend                       // whatever nginx cannot do: read uploads, wait, chunk, echo
+	// bodies from memory and files; goBackend where nginx is missing
+	nginxBackend backendKind = iota
+	goBackend                // whatever nginx cannot do: read uploads, wait, chunk, echo
 )
 
 // smallBody is the 45 bytes of the small rows.
@@ -117,7 +118,8 @@ func serveChunked(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// unaryPath is the method of a gRPC service that answers one message with another.
+// unaryPath is the method of a gRPC service that answers one message with
+// another.
 const unaryPath = "/bench.Echo/Unary"
 
 // serveUnary answers with the message that it was sent.

@@ -3,7 +3,8 @@ package main
 import "path/filepath"
 
 // caddyConf adds to Caddy's own forwarding fields those that the other peers
-// are told to set. It touches neither its certificate storage nor its admin port.
+// are told to set. It touches neither its certificate storage nor its admin
+// port.
 const caddyConf = `
 {
 	admin off

@@ -93,7 +93,8 @@ func checkForwarded(ctx context.Context, l *load) error {
 // fewerFields is what the backend sees of a peer that sets fewer fields.
 var fewerFields = regexp.MustCompile(`^for=(.*, )?127\.0\.0\.1 proto=https host= real=.* via=\S`)
 
-// fetch sends one request in the load's protocol; text is the start of the body.
+// fetch sends one request in the load's protocol; text is the start of the
+// body.
 func fetch(ctx context.Context, l *load, path string) (a answer, text string, err error) {
 	t, end := l.roundTripper()
 	defer end()

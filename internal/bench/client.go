@@ -110,8 +110,8 @@ func (c *client) exchange(request []byte) error {
 	return nil
 }
 
-// streamBytes returns all that an HTTP/2 client sends to request l.path: the preface,
-// SETTINGS, and HEADERS without Huffman coding.
+// streamBytes returns all that an HTTP/2 client sends to request l.path: the
+// preface, SETTINGS, and HEADERS without Huffman coding.
 func (l *load) streamBytes() []byte {
 	block := []byte{0x82, 0x87} // GET, https
 	block = append(append(block, 1, byte(len(hostName))), hostName...)
@@ -120,7 +120,8 @@ func (l *load) streamBytes() []byte {
 	return append(append(b, 0, 0, byte(len(block)), 1, 5, 0, 0, 0, 1), block...)
 }
 
-// exchange2 is exchange for the result of streamBytes. It acknowledges the server's SETTINGS.
+// exchange2 is exchange for the result of streamBytes. It acknowledges the
+// server's SETTINGS.
 func (c *client) exchange2(request []byte) error {
 	if _, err := c.conn.Write(request); err != nil {
 		return err

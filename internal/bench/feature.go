@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A feature is what an upstream can do besides forwarding. Each has a row of its
-// own, which compares the fast lane with it and without.
+// A feature is what an upstream can do besides forwarding. Each has a row of
+// its own, which compares the fast lane with it and without.
 type feature struct {
 	name, title string
 	must        float64 // what a request with it may cost, as a multiple of one without
@@ -24,15 +24,17 @@ type feature struct {
 // fast lane without.
 const withPrefix = "with "
 
-// stripped is the prefix of the row that strips one. The backend answers with it and
-// without.
+// stripped is the prefix of the row that strips one. The backend answers with
+// it and without.
 const stripped = "/p"
 
 // What features may cost.
 const (
 	dearest = 1.05
 	logged  = 1.25 // a line in a log: log/slog needs nearly all of it to format the line
-	traced  = 1.5  // a span: OpenTelemetry's SDK needs nearly all of it, and garbage collections that others do without
+	// a span: OpenTelemetry's SDK needs nearly all of it, and garbage
+	// collections that others do without
+	traced = 1.5
 )
 
 // features are measured with two targets, which are one and the same backend.
@@ -120,7 +122,8 @@ func observing() []feature {
 			return nil
 		}},
 		{"alt-svc", "a companion, announced by Alt-Svc", dearest, set(func(*hostproxy.Upstream) {})},
-		{proxyProtocol, "the PROXY protocol in front", dearest, set(func(*hostproxy.Upstream) {})}, // see behindBalancer
+		// see behindBalancer
+		{proxyProtocol, "the PROXY protocol in front", dearest, set(func(*hostproxy.Upstream) {})},
 	}
 }
 

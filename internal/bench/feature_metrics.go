@@ -10,7 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/prometheus"
 )
 
-// metricsFeatures are features of the modules below examples that measure exchanges.
+// metricsFeatures are features of the modules below examples that measure
+// exchanges.
 func metricsFeatures() []feature {
 	return []feature{
 		{"prometheus", "metrics for Prometheus", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// h2oConf sets the forwarding fields that h2o can set: these are X-Forwarded-For,
-// X-Forwarded-Proto and Via.
+// h2oConf sets the forwarding fields that h2o can set: these are
+// X-Forwarded-For, X-Forwarded-Proto and Via.
 const h2oConf = `
 {{if .Root}}user: root{{end}}
 num-threads: {{.Cores}}

@@ -37,7 +37,8 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	}
 	front := &hostproxy.Server{Router: &r}
 	if s.as == handlerName {
-		front.Handler = http.HandlerFunc(r.ServeHTTP) // all that middleware has to be for the handler lane
+		// all that middleware has to be for the handler lane
+		front.Handler = http.HandlerFunc(r.ServeHTTP)
 	}
 	if s.as == h3Name {
 		front.Companions = []hostproxy.Companion{companionAt(s.listen)}

@@ -16,11 +16,14 @@ import (
 	"github.com/hostproxy/hostproxy/examples/http3"
 )
 
-// h3Name is the peer that serves HTTP/3, by examples/http3. Its requests go by the handler lane.
+// h3Name is the peer that serves HTTP/3, by examples/http3. Its requests go by
+// the handler lane.
 const h3Name = "hostproxy h3"
 
-// A row of HTTP/3 compares our HTTP/3 with our HTTP/2 on both lanes. Go's clients put the load on all of them, each with its
-// connections and goroutines: h2load on this machine speaks no HTTP/3, and a faster client would find other batches to answer.
+// A row of HTTP/3 compares our HTTP/3 with our HTTP/2 on both lanes. Go's
+// clients put the load on all of them, each with its connections and
+// goroutines: h2load on this machine speaks no HTTP/3, and a faster client
+// would find other batches to answer.
 const (
 	h3QUIC protocol = "h3"
 	h2Go   protocol = "h2 TLS, by Go's client"
@@ -61,7 +64,8 @@ func (p *peer) takesPart(r *row) bool {
 // companionAt is what serves HTTP/3 on an address.
 func companionAt(addr string) *http3.Server { return &http3.Server{Addr: addr} }
 
-// roundTripper returns a client with one connection to l.addr, and what closes it.
+// roundTripper returns a client with one connection to l.addr, and what closes
+// it.
 func (l *load) roundTripper() (http.RoundTripper, func()) {
 	if l.proto == h3QUIC {
 		t := &h3.Transport{

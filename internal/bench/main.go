@@ -127,7 +127,8 @@ func (b *bench) measureAll(ctx context.Context, rows []*row) (results []*rowResu
 		}
 		fmt.Fprintln(b.progress, row.title)
 		result, err := b.measure(ctx, row)
-		if err == nil && b.quick && result.failed() { // once more: a busy machine lets a dial time out
+		// once more: a busy machine lets a dial time out
+		if err == nil && b.quick && result.failed() {
 			result, err = b.measure(ctx, row)
 		}
 		if err != nil {

@@ -33,13 +33,15 @@ type bench struct {
 
 // A sample is one load on one peer.
 type sample struct {
-	value          float64 // of the row's unit
-	ratio          float64 // of value to nginx in the same round; 0 without nginx
-	cpu            float64 // µs per request
-	switches       float64 // context switches per request
-	rps            float64
-	busy           float64 // CPU time per time
-	foreign        float64 // CPU time of others on the proxy's core, per time; 0 where it shares its cores
+	value    float64 // of the row's unit
+	ratio    float64 // of value to nginx in the same round; 0 without nginx
+	cpu      float64 // µs per request
+	switches float64 // context switches per request
+	rps      float64
+	busy     float64 // CPU time per time
+	// CPU time of others on the proxy's core, per time; 0 where it shares its
+	// cores
+	foreign        float64
 	p50, p99, p999 time.Duration
 }
 
@@ -60,7 +62,8 @@ type rowResult struct {
 	discarded int           // rounds in which what others are compared with moved too much
 }
 
-// settled is how far what others are compared with may move within a round, of its lower value.
+// settled is how far what others are compared with may move within a round, of
+// its lower value.
 const settled = 0.10
 
 // cpus returns the CPUs of the proxy and those of load and backends: the first
@@ -150,7 +153,8 @@ func (b *bench) peersOf(r *row) []*peer {
 	return slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool { return !p.takesPart(r) })
 }
 
-// startTries bounds how often a peer is started: somebody else may be faster to take its port.
+// startTries bounds how often a peer is started: somebody else may be faster to
+// take its port.
 const startTries = 3
 
 // startPeer starts one peer.

@@ -92,7 +92,8 @@ func (p *peer) describe() string {
 	return describeTool(p.binary, p.version...)
 }
 
-// describeTool returns the version number in the first line that the tool prints.
+// describeTool returns the version number in the first line that the tool
+// prints.
 func describeTool(binary string, args ...string) string {
 	out, _ := exec.Command(binary, args...).CombinedOutput() // wrk exits with 1
 	line, _, _ := strings.Cut(string(out), "\n")

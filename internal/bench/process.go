@@ -154,7 +154,8 @@ func (p *process) end() {
 	case <-p.done:
 	case <-time.After(2 * time.Second):
 	}
-	// What is left of the group: a worker that outlived its master, or all of it.
+	// What is left of the group: a worker that outlived its master, or all of
+	// it.
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.done
 }
@@ -256,9 +257,10 @@ func parseCoreTime(text []byte, cpus []int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// freeAddr returns an address of the loopback interface that nobody listens on. Its port is none that the kernel gives to
-// clients: a connection of the load generators, or the one that asks whether the server is up, could take it before the
-// server does.
+// freeAddr returns an address of the loopback interface that nobody listens on.
+// Its port is none that the kernel gives to clients: a connection of the load
+// generators, or the one that asks whether the server is up, could take it
+// before the server does.
 func freeAddr() (string, error) {
 	const lowest = 10_000
 	first, err := firstClientPort()

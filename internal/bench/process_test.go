@@ -102,7 +102,8 @@ func TestAddressesAreNoneThatClientsGet(t *testing.T) {
 }
 
 func TestAClientThatConnectedToItselfIsNoServer(t *testing.T) {
-	// Both ends of the connection are the one socket, bound to the port that it dials.
+	// Both ends of the connection are the one socket, bound to the port that it
+	// dials.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := ln.Addr().(*net.TCPAddr)

@@ -7,11 +7,13 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// proxyProtocol is the feature of a Server that reads a header of the PROXY protocol at the start of each connection.
+// proxyProtocol is the feature of a Server that reads a header of the PROXY
+// protocol at the start of each connection.
 const proxyProtocol = "proxyprotocol"
 
-// behindBalancer lets s read headers, and returns l with connections that begin with one, since load generators send none; its client is what the
-// backend has to see.
+// behindBalancer lets s read headers, and returns l with connections that begin
+// with one, since load generators send none; its client is what the backend has
+// to see.
 func behindBalancer(s *hostproxy.Server, l net.Listener) net.Listener {
 	s.ProxyProtocol = &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	return introducing{l}

@@ -243,7 +243,8 @@ func (r *rowResult) failed() bool {
 	return false
 }
 
-// failures returns an error that names every peer that failed on a row, and why.
+// failures returns an error that names every peer that failed on a row, and
+// why.
 func (r *report) failures() error {
 	var all []error
 	for _, row := range r.rows {

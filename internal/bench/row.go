@@ -51,9 +51,11 @@ type row struct {
 	backend backendKind
 	method  string // "" means GET
 	path    string
-	upload  int   // bytes of request body
-	grpc    bool  // the body is a gRPC message, and the backend speaks HTTP/2 without TLS
-	size    int64 // of a response so large that unfinished ones count, by their bytes; 0 counts whole responses
+	upload  int  // bytes of request body
+	grpc    bool // the body is a gRPC message, and the backend speaks HTTP/2 without TLS
+	// of a response so large that unfinished ones count, by their bytes; 0
+	// counts whole responses
+	size    int64
 	conns   int
 	streams int    // per connection, HTTP/2 and HTTP/3 only
 	slow    string // path of every hundredth request of a latency row; not in its percentiles

@@ -102,7 +102,8 @@ func (s *server) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{pair}, err
 }
 
-// serveHTTP serves h under net/http, with TLS and HTTP/2 if there is a certificate.
+// serveHTTP serves h under net/http, with TLS and HTTP/2 if there is a
+// certificate.
 func (s *server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	certs, err := s.certificates()
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// registrationLock begins the name of the lock under which certmagic registers an
-// account. The rest of the name is the e-mail, not the CA.
+// registrationLock begins the name of the lock under which certmagic registers
+// an account. The rest of the name is the e-mail, not the CA.
 const registrationLock = "register_acme_account"
 
 // errForgotten ends an attempt whose account the CA does not know.
@@ -92,8 +92,8 @@ func newAccount(id accountID, issuerKey string) *account {
 	return a
 }
 
-// exists reports whether the account is known to exist. Another process may have
-// made it: storage is asked once a minute.
+// exists reports whether the account is known to exist. Another process may
+// have made it: storage is asked once a minute.
 func (a *account) exists(ctx context.Context, s certmagic.Storage) bool {
 	if a.known.Load() {
 		return true
@@ -116,9 +116,9 @@ func (a *account) seenAt(key string) {
 	a.regPath = key
 }
 
-// renounce removes the account that an attempt used from storage, if it is still
-// there. Whoever needs an account then makes one, under the same lock: however
-// many attempts find out at once, there is one new account.
+// renounce removes the account that an attempt used from storage, if it is
+// still there. Whoever needs an account then makes one, under the same lock:
+// however many attempts find out at once, there is one new account.
 func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt, log *slog.Logger) error {
 	if err := s.Lock(ctx, a.lock); err != nil {
 		return fmt.Errorf("lock of the account: %w", err)
@@ -144,10 +144,12 @@ func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt
 	return err
 }
 
-// An attempt is what certmagic does for one order, as far as its storage and its
-// events tell. It is used by one goroutine.
+// An attempt is what certmagic does for one order, as far as its storage and
+// its events tell. It is used by one goroutine.
 type attempt struct {
-	begin func(context.Context) error // called under the lock of the host, before a CA is asked; an error is the outcome
+	// called under the lock of the host, before a CA is asked; an error is the
+	// outcome
+	begin func(context.Context) error
 
 	regKey, keyKey string // of the account in storage
 	reg            []byte // its registration, as loaded
@@ -183,8 +185,8 @@ func (t *attempt) location() string {
 	return reg.Location
 }
 
-// judge notes what the outcome of an order says about the account. One whose key
-// the program has brought cannot be replaced.
+// judge notes what the outcome of an order says about the account. One whose
+// key the program has brought cannot be replaced.
 func (t *attempt) judge(err error, a *account) { t.deactivated = !a.own && deactivated(err) }
 
 // why says what has become of a lost account.
@@ -198,15 +200,16 @@ func (t *attempt) why() string {
 // release frees what the attempt has kept.
 func (t *attempt) release(ctx context.Context, s *boundedStorage) {
 	if t.kept != "" {
-		_ = s.Unlock(context.WithoutCancel(ctx), t.kept) // it is noted as held, and freed at the end
+		// it is noted as held, and freed at the end
+		_ = s.Unlock(context.WithoutCancel(ctx), t.kept)
 		t.kept = ""
 	}
 }
 
-// An accountStorage is the storage that certmagic sees when it uses one account.
-// It gives each account a place and a lock of its own, where certmagic knows them
-// by e-mail only, and does not let certmagic delete one: its way with an account
-// that the CA has forgotten makes two.
+// An accountStorage is the storage that certmagic sees when it uses one
+// account. It gives each account a place and a lock of its own, where certmagic
+// knows them by e-mail only, and does not let certmagic delete one: its way
+// with an account that the CA has forgotten makes two.
 type accountStorage struct {
 	*boundedStorage
 	account *account
@@ -327,8 +330,8 @@ func (s accountStorage) Lock(ctx context.Context, name string) error {
 	return errors.Join(t.held, s.boundedStorage.Unlock(ctx, s.named(name)))
 }
 
-// Unlock implements certmagic.Storage. The lock for a registration that has failed
-// is kept until release, when it is known why.
+// Unlock implements certmagic.Storage. The lock for a registration that has
+// failed is kept until release, when it is known why.
 func (s accountStorage) Unlock(ctx context.Context, name string) error {
 	if t := attemptOf(ctx); t != nil && s.named(name) != name && !t.stored && !s.account.known.Load() {
 		t.kept = s.named(name)

@@ -17,7 +17,8 @@ func (m *Manager) applyAll(names []string, wants []want) {
 	}
 }
 
-// apply makes the table do what is wanted of a name, and returns the host if it is new. m.mu is held.
+// apply makes the table do what is wanted of a name, and returns the host if it
+// is new. m.mu is held.
 func (m *Manager) apply(name string, w want) *host {
 	h := m.table.get(name)
 	switch {
@@ -54,7 +55,8 @@ func (m *Manager) apply(name string, w want) *host {
 	return h
 }
 
-// decideLate starts a host that has waited for the program to say how its TLS is done. m.mu is held.
+// decideLate starts a host that has waited for the program to say how its TLS
+// is done. m.mu is held.
 func (m *Manager) decideLate(h *host, w want) {
 	if w.undecided || h.motion == nil || !h.motion.undecided {
 		return
@@ -84,13 +86,15 @@ func (m *Manager) change(h *host, k kind) {
 	h.named()
 }
 
-// wildReady reports whether a wildcard's certificate serves name now. m.mu is held for reading.
+// wildReady reports whether a wildcard's certificate serves name now. m.mu is
+// held for reading.
 func (m *Manager) wildReady(name string) bool {
 	w := m.table.get(wildcardOf(name))
 	return w != nil && w.summary != nil && !w.summary.expired(time.Now())
 }
 
-// add starts a host, or notes why only a change of the program helps it. m.mu is held.
+// add starts a host, or notes why only a change of the program helps it. m.mu
+// is held.
 func (m *Manager) add(name string, w want) *host {
 	h := &host{manager: m, name: name, kind: w.kind}
 	m.table.add(h)
@@ -105,7 +109,8 @@ func (m *Manager) add(name string, w want) *host {
 	return h
 }
 
-// hopeless notes why only a change of the program helps a host. The manager's lock is held.
+// hopeless notes why only a change of the program helps a host. The manager's
+// lock is held.
 func (h *host) hopeless(why error) {
 	h.state = failed
 	o := h.move()
@@ -116,7 +121,8 @@ func (h *host) hopeless(why error) {
 	h.settle()
 }
 
-// remove ends a host. What is under way for it is cancelled, and finds itself gone. m.mu is held.
+// remove ends a host. What is under way for it is cancelled, and finds itself
+// gone. m.mu is held.
 func (m *Manager) remove(h *host) {
 	h.gone = true
 	m.table.drop(h)
@@ -143,8 +149,8 @@ func (m *Manager) forget(h *host) {
 	}
 }
 
-// addOnDemand adds a host that came with a handshake, and returns it with what is closed at its first outcome. vouched says
-// that the policy has allowed it.
+// addOnDemand adds a host that came with a handshake, and returns it with what
+// is closed at its first outcome. vouched says that the policy has allowed it.
 func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -172,7 +178,8 @@ func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}
 	return h, h.outcome()
 }
 
-// addRecalled adds a host that came on demand to an earlier process, unless something serves it.
+// addRecalled adds a host that came on demand to an earlier process, unless
+// something serves it.
 func (m *Manager) addRecalled(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

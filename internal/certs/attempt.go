@@ -15,9 +15,9 @@ import (
 // errElsewhere ends an attempt for which there is no need any more.
 var errElsewhere = errors.New("another process has obtained the certificate")
 
-// A placement is one attempt of a host at one authority: one type of challenge, one
-// order, or a second one where the first was refused for what it replaces or for
-// an account that the CA has forgotten.
+// A placement is one attempt of a host at one authority: one type of challenge,
+// one order, or a second one where the first was refused for what it replaces
+// or for an account that the CA has forgotten.
 type placement struct {
 	*authority
 	order     order
@@ -83,7 +83,8 @@ func (p *placement) stored(ctx context.Context) ([]byte, error) {
 	return b, err
 }
 
-// replaces reports whether certmagic tells the CA which certificate is replaced.
+// replaces reports whether certmagic tells the CA which certificate is
+// replaced.
 func (p *placement) replaces() bool {
 	_, isACME := p.template.(*certmagic.ACMEIssuer)
 	return isACME && p.before != nil && !p.engine.noARI
@@ -121,10 +122,10 @@ func (p *placement) run(ctx context.Context) error {
 	}
 }
 
-// once is one order. At counter 1 certmagic asks the CA at once and tells it which
-// certificate is replaced; at 2 it does not tell. (At 0 it waits for its own pace,
-// which is one for all of the process.) Storages with leases renew them only for
-// attempts that are counted.
+// once is one order. At counter 1 certmagic asks the CA at once and tells it
+// which certificate is replaced; at 2 it does not tell. (At 0 it waits for its
+// own pace, which is one for all of the process.) Storages with leases renew
+// them only for attempts that are counted.
 func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config, counter int) (err error) {
 	defer t.release(ctx, p.engine.storage)
 	defer func() {
@@ -136,7 +137,8 @@ func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config,
 	}()
 	defer rescue("issuer", &err)
 	ctx = context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter)
-	// Renewing what is not there is obtaining. Sync is one attempt; Async would sleep between its own for up to 30 days, with the lock of the host.
+	// Renewing what is not there is obtaining. Sync is one attempt; Async would
+	// sleep between its own for up to 30 days, with the lock of the host.
 	ctx, mark := markStorage(ctx)
 	err = mark(cfg.RenewCertSync(ctx, p.order.name, p.order.serial != nil || p.order.force))
 	if errors.Is(err, errElsewhere) {
@@ -172,8 +174,8 @@ func (p *placement) begin(ctx context.Context) error {
 	return held
 }
 
-// limited returns until when a rate limit holds the order that another host has met
-// since it was let through; zero if none does.
+// limited returns until when a rate limit holds the order that another host has
+// met since it was let through; zero if none does.
 func (p *placement) limited() time.Time {
 	if p.order.due {
 		return time.Time{}

@@ -126,7 +126,8 @@ func TestFailuresAreOneSentence(t *testing.T) {
 	assert.NotContains(t, hostile, "\n")
 }
 
-// RFC 9773, 5: only an order can be refused for what it replaces, not a validation.
+// RFC 9773, 5: only an order can be refused for what it replaces, not a
+// validation.
 func TestAnOrderIsRepeatedOnlyIfItIsOfUse(t *testing.T) {
 	order := func(p acme.Problem) error { return fmt.Errorf("creating new order: %w", p) }
 	for what, err := range map[string]error{

@@ -59,8 +59,8 @@ type variant struct {
 	ip        bool   // the host is an address
 }
 
-// A draft is an issuer that the program gave, read and checked. To make one calls a
-// method of the program, which may hang: no lock is held then.
+// A draft is an issuer that the program gave, read and checked. To make one
+// calls a method of the program, which may hang: no lock is held then.
 type draft struct {
 	template certmagic.Issuer
 	identity identity
@@ -110,8 +110,8 @@ func (s *issuers) newAuthority(d *draft) *authority {
 	return a
 }
 
-// accountOf returns the account that all authorities with the same ID share. s.mu
-// is held, but in New.
+// accountOf returns the account that all authorities with the same ID share.
+// s.mu is held, but in New.
 func (s *issuers) accountOf(id accountID, issuerKey string) *account {
 	if s.accounts[id] == nil {
 		a := newAccount(id, issuerKey)
@@ -160,8 +160,8 @@ func (a *authority) offered() ([]string, error) {
 	return types, nil
 }
 
-// issue obtains or renews the certificate for o, once, and leaves it in storage. It
-// does nothing if another process has done so by now.
+// issue obtains or renews the certificate for o, once, and leaves it in
+// storage. It does nothing if another process has done so by now.
 func (a *authority) issue(ctx context.Context, o order) error {
 	entered, err := a.enter(ctx, o)
 	if err != nil {
@@ -240,7 +240,8 @@ func (a *authority) usedUp(until time.Time) error {
 	return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is reached", a.directory())}
 }
 
-// sayHasty logs, once, that certificates of the authority cannot be renewed in time.
+// sayHasty logs, once, that certificates of the authority cannot be renewed in
+// time.
 func (a *authority) sayHasty(name string, s *stored) {
 	a.hasty.Do(func() {
 		a.engine.log.Warn("certificates of an issuer expire too soon to be renewed in time",
@@ -273,8 +274,8 @@ func (a *authority) variant(name, challenge string) variant {
 	return variant{challenge: challenge, ip: isIP(name)}
 }
 
-// config returns the authority's Config for a variant, making it on first use: by
-// then the listeners are known.
+// config returns the authority's Config for a variant, making it on first use:
+// by then the listeners are known.
 func (a *authority) config(v variant) (*certmagic.Config, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -315,9 +316,9 @@ func onEvent(ctx context.Context, event string, _ map[string]any) error {
 	return nil
 }
 
-// closeIdle closes the connections to CAs that carry no request. certmagic keeps
-// its client to itself and has no word for this: without it, two goroutines for
-// each connection would stay for as long as the CA likes.
+// closeIdle closes the connections to CAs that carry no request. certmagic
+// keeps its client to itself and has no word for this: without it, two
+// goroutines for each connection would stay for as long as the CA likes.
 func (a *authority) closeIdle() {
 	if a.staging != nil {
 		a.staging.closeIdle()

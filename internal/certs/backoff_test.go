@@ -66,7 +66,8 @@ func TestRetryAfterIsReadFromTheText(t *testing.T) {
 	}
 }
 
-// A CA's rate limit is waited for, and one that three hosts in a row have met is taken to be the account's.
+// A CA's rate limit is waited for, and one that three hosts in a row have met
+// is taken to be the account's.
 func TestRateLimitsArePausesOfTheHostAndThenOfTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, other := newIssuer(t, "ca", day(90)), newIssuer(t, "other", day(90))

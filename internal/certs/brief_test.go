@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An issuer whose certificates last for seconds, or have expired as they come, is asked a bounded number of times.
+// An issuer whose certificates last for seconds, or have expired as they come,
+// is asked a bounded number of times.
 func TestCertificatesThatExpireAtOnceAreNotOrderedWithoutBound(t *testing.T) {
 	for what, c := range map[string]struct{ age, life time.Duration }{
 		"three seconds":      {0, 3 * time.Second},

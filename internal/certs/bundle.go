@@ -52,7 +52,8 @@ func readBundle(text []byte) (*bundle, error) {
 	if leaf := b.certs[0]; !leaf.NotBefore.Before(leaf.NotAfter) {
 		return nil, errors.New("the certificate's NotAfter is not after its NotBefore")
 	}
-	// pem.Decode steps over what is no whole block. Text before one is allowed (RFC 7468, 2).
+	// pem.Decode steps over what is no whole block. Text before one is allowed
+	// (RFC 7468, 2).
 	if blocks != bytes.Count(text, []byte("-----BEGIN ")) || len(bytes.TrimSpace(rest)) > 0 {
 		b.flaws = append(b.flaws, flawText)
 	}
@@ -68,13 +69,15 @@ func (b *bundle) follow() {
 			break
 		}
 	}
-	// Further up an expired certificate is a cross-signature that clients do without.
+	// Further up an expired certificate is a cross-signature that clients do
+	// without.
 	if len(b.certs) > 1 && time.Now().After(b.certs[1].NotAfter) && time.Now().Before(b.certs[0].NotAfter) {
 		b.flaws = append(b.flaws, flawDates)
 	}
 }
 
-// whole reports whether the chain ends in a root, so that nothing can be missing.
+// whole reports whether the chain ends in a root, so that nothing can be
+// missing.
 func (b *bundle) whole() bool {
 	last := b.certs[len(b.certs)-1]
 	return signedBy(last, last)

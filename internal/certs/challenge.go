@@ -24,8 +24,8 @@ const (
 
 // A solver answers the challenges of this process and, through storage, those
 // of its cluster: of hosts without a route here too, since the members of a
-// cluster do not learn of a new host at the same moment. Any client can get this
-// far, with any name, so look-ups in storage are bounded.
+// cluster do not learn of a new host at the same moment. Any client can get
+// this far, with any name, so look-ups in storage are bounded.
 type solver struct{ lookout *lookout }
 
 func newSolver(m *Manager) *solver {
@@ -142,8 +142,8 @@ func isBase64URL(s string) bool {
 	return true
 }
 
-// reverseName returns the address that a lower case name under in-addr.arpa or ip6.arpa
-// stands for; challenges for addresses use it as SNI (RFC 8738, 6).
+// reverseName returns the address that a lower case name under in-addr.arpa or
+// ip6.arpa stands for; challenges for addresses use it as SNI (RFC 8738, 6).
 func reverseName(name string) (string, bool) {
 	if v4, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
 		labels := strings.Split(v4, ".")

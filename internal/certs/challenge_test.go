@@ -34,7 +34,8 @@ func unreachable() *certmagic.ACMEIssuer {
 // token returns a token that differs by n.
 func token(n int) string { return fmt.Sprintf("token-%030d", n) }
 
-// challengeKey is where certmagic stores the challenge of unreachable under a name.
+// challengeKey is where certmagic stores the challenge of unreachable under a
+// name.
 func challengeKey(name string) string {
 	return "acme/" + certmagic.StorageKeys.Safe(unreachable().IssuerKey()) + "/challenge_tokens/" + name + ".json"
 }

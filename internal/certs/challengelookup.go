@@ -13,21 +13,26 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// Bounds of the look-ups of challenges in storage. One lane is for hosts that lack a certificate in this process, the other for
-// all other names, which any client can make up.
+// Bounds of the look-ups of challenges in storage. One lane is for hosts that
+// lack a certificate in this process, the other for all other names, which any
+// client can make up.
 const (
 	lookPause    = 250 * time.Millisecond // between two reads for one name
 	lookPatience = 5 * time.Second        // of a request
 
-	wantedReads, wantedBurst, wantedWaiters = 500, 500, 256 // reads a second, at once; requests that wait
+	// reads a second, at once; requests that wait
+	wantedReads, wantedBurst, wantedWaiters = 500, 500, 256
 	otherReads, otherBurst, otherWaiters    = 20, 50, 64
 	otherSlots                              = 4 // reads at a time; see maxChallengeRead
 )
 
-// A lookout finds challenges that other members of the cluster have put into storage.
+// A lookout finds challenges that other members of the cluster have put into
+// storage.
 //
-// Each request gets the outcome of a read that began after it arrived. What an earlier probe did not find says nothing: the challenge
-// may have been stored a moment later, and a CA asks only once. Requests for the same name share a read.
+// Each request gets the outcome of a read that began after it arrived. What an
+// earlier probe did not find says nothing: the challenge may have been stored a
+// moment later, and a CA asks only once. Requests for the same name share a
+// read.
 type lookout struct {
 	manager *Manager
 
@@ -80,7 +85,8 @@ func (l *lookout) learn(key string) {
 	}
 }
 
-// find returns the challenges that are in storage under a name, which is that of host as certmagic stores it.
+// find returns the challenges that are in storage under a name, which is that
+// of host as certmagic stores it.
 func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge {
 	if len(l.issuers()) == 0 {
 		return nil
@@ -101,7 +107,8 @@ func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge 
 	}
 }
 
-// laneOf returns the lane of a host. A flood of made-up names must not hide the challenges of hosts that lack a certificate here.
+// laneOf returns the lane of a host. A flood of made-up names must not hide the
+// challenges of hosts that lack a certificate here.
 func (l *lookout) laneOf(host string) *lane {
 	m := l.manager
 	m.mu.RLock()
@@ -113,7 +120,8 @@ func (l *lookout) laneOf(host string) *lane {
 	return &l.wanted
 }
 
-// join finds or starts a read for name that has not begun yet; nil if there are too many.
+// join finds or starts a read for name that has not begun yet; nil if there are
+// too many.
 func (l *lookout) join(lane *lane, name string) *look {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,14 +193,16 @@ func (l *lookout) read(ctx context.Context, lane *lane, name string, x *look) {
 	}
 }
 
-// challengeKey is where certmagic stores the challenge of an issuer under a name.
+// challengeKey is where certmagic stores the challenge of an issuer under a
+// name.
 func challengeKey(issuer, name string) string {
 	safe := certmagic.StorageKeys.Safe
 	return path.Join("acme", safe(issuer), "challenge_tokens", safe(name)+".json")
 }
 
-// isKeyAuthorization reports whether s is a token and the thumbprint of a key (RFC 8555, 8.1), as far as its characters
-// say: how long a thumbprint is depends on the CA.
+// isKeyAuthorization reports whether s is a token and the thumbprint of a key
+// (RFC 8555, 8.1), as far as its characters say: how long a thumbprint is
+// depends on the CA.
 func isKeyAuthorization(s, token string) bool {
 	thumbprint, ok := strings.CutPrefix(s, token+".")
 	return ok && isToken(token) && thumbprint != "" && len(thumbprint) <= maxToken && isBase64URL(thumbprint)
@@ -211,7 +221,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A rate allows so many events a second, and a burst of them at once. It is used under the lock of its owner.
+// A rate allows so many events a second, and a burst of them at once. It is
+// used under the lock of its owner.
 type rate struct {
 	perSecond, burst float64
 	left             float64

@@ -19,8 +19,8 @@ import (
 // A Choice says how TLS is done for one host pattern. The zero value is what
 // Options say.
 type Choice struct {
-	// Issuer issues for the pattern in place of Public and Internal. Templates as
-	// there; several of one CA may differ in anything.
+	// Issuer issues for the pattern in place of Public and Internal. Templates
+	// as there; several of one CA may differ in anything.
 	Issuer certmagic.Issuer
 
 	// Own means a certificate of its own for a host below a wildcard whose
@@ -55,7 +55,8 @@ type choice struct {
 	wild     string // then the wildcard above it, "" if there can be none
 }
 
-// check reports settings that exclude each other, or mean nothing for a pattern.
+// check reports settings that exclude each other, or mean nothing for a
+// pattern.
 func (c *Choice) check(pattern string) error {
 	var errs []error
 	brought := c.Certificate != nil || c.Files != KeyPair{}
@@ -193,8 +194,8 @@ func ownCertificate(given *tls.Certificate, pattern string) (*tls.Certificate, e
 	return &cert, nil
 }
 
-// coversPattern reports whether a certificate is good for all hosts of a pattern; of
-// "*" it cannot be known.
+// coversPattern reports whether a certificate is good for all hosts of a
+// pattern; of "*" it cannot be known.
 func coversPattern(leaf *x509.Certificate, pattern string) bool {
 	if isPattern(pattern) {
 		return pattern == "*" || slices.ContainsFunc(leaf.DNSNames, func(name string) bool { return strings.EqualFold(name, pattern) })
@@ -249,14 +250,15 @@ func (h *host) begun() {
 	}
 }
 
-// none reports whether the program wants no certificate for a host. c may be nil.
+// none reports whether the program wants no certificate for a host. c may be
+// nil.
 func (c *choices) none(host string) bool {
 	ch, _, _ := c.of(host)
 	return ch != nil && ch.none
 }
 
-// statuses describes the certificates that the program brought for some hosts. c
-// may be nil.
+// statuses describes the certificates that the program brought for some hosts.
+// c may be nil.
 func (c *choices) statuses() []Status {
 	if c == nil {
 		return nil
@@ -273,8 +275,8 @@ func (c *choices) statuses() []Status {
 }
 
 // demanded asks the program about a host that comes on demand, and returns the
-// certificate that it brings. ErrNotAllowed means that the host is to have none,
-// or cannot have one. c may be nil.
+// certificate that it brings. ErrNotAllowed means that the host is to have
+// none, or cannot have one. c may be nil.
 func (c *choices) demanded(name string) (*tls.Certificate, error) {
 	if c == nil {
 		return nil, nil

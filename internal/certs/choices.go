@@ -14,20 +14,21 @@ import (
 // of each host that came on demand. A pattern of which nothing is known yet is
 // closed: its handshakes wait, its requests are refused.
 //
-// The hook runs on goroutines of its own, a bounded number of them. What it said
-// of a pattern stays until it says something else.
+// The hook runs on goroutines of its own, a bounded number of them. What it
+// said of a pattern stays until it says something else.
 type choices struct {
 	manager *Manager
 	hook    func(pattern string) (Choice, error)
 	plain   *choice // of all patterns of which the program wishes nothing
 
-	mu      sync.RWMutex
-	known   map[string]*choice
-	passed  map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
-	files   map[string]*pairFile // by pattern
-	asked   map[string]*inquiry
-	ready   []string                 // whose inquiries may run
-	calls   map[string]chan struct{} // of the hook under way, those that hang included; closed at their end
+	mu     sync.RWMutex
+	known  map[string]*choice
+	passed map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
+	files  map[string]*pairFile // by pattern
+	asked  map[string]*inquiry
+	ready  []string // whose inquiries may run
+	// of the hook under way, those that hang included; closed at their end
+	calls   map[string]chan struct{}
 	workers int
 
 	realmMu sync.Mutex
@@ -64,8 +65,8 @@ func (c *choices) exact(name string) (ch *choice, ok bool) {
 	return ch, ok
 }
 
-// settled reports whether something is known of a pattern whose TLS ends here. What
-// was said of it when it had no route, or when its TLS ended elsewhere, is
+// settled reports whether something is known of a pattern whose TLS ends here.
+// What was said of it when it had no route, or when its TLS ended elsewhere, is
 // forgotten: it may want something else now. c may be nil.
 func (c *choices) settled(name string) bool {
 	if c == nil {
@@ -81,12 +82,13 @@ func (c *choices) settled(name string) bool {
 	return ch != nil
 }
 
-// of returns what counts for a canonical host, that of the most specific pattern
-// with a route. False means that the program has not answered for pattern. c may
-// be nil.
+// of returns what counts for a canonical host, that of the most specific
+// pattern with a route. False means that the program has not answered for
+// pattern. c may be nil.
 //
-// The routes are asked each time: what is known follows them later, and a request
-// that has a new route by now must not pass by what counted for the old one.
+// The routes are asked each time: what is known follows them later, and a
+// request that has a new route by now must not pass by what counted for the old
+// one.
 func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if c == nil {
 		return nil, "", true
@@ -116,8 +118,8 @@ func (c *choices) under(has wants, host string) (ch *choice, pattern string, ok 
 	return c.above(has, wildcardOf(host))
 }
 
-// inherit returns a choice, or that of the pattern if the choice is of a host on
-// demand whose pattern brings a certificate, or wants none, by now.
+// inherit returns a choice, or that of the pattern if the choice is of a host
+// on demand whose pattern brings a certificate, or wants none, by now.
 func (c *choices) inherit(has wants, ch *choice) (_ *choice, pattern string, ok bool) {
 	if !ch.demanded || ch.cert != nil {
 		return ch, "", true
@@ -129,8 +131,8 @@ func (c *choices) inherit(has wants, ch *choice) (_ *choice, pattern string, ok 
 	return ch, "", true
 }
 
-// heirs returns the hosts on demand that have the issuer of a pattern, for which
-// ch counts.
+// heirs returns the hosts on demand that have the issuer of a pattern, for
+// which ch counts.
 func (c *choices) heirs(pattern string, ch *choice) []string {
 	if !isPattern(pattern) {
 		return nil
@@ -171,8 +173,8 @@ func (c *choices) wildcard(host string) *choice {
 	return c.known[string(wild)] // no allocation: a map index
 }
 
-// chain returns what issues for a host or wildcard by the program's wish, nil if
-// it has none. c may be nil.
+// chain returns what issues for a host or wildcard by the program's wish, nil
+// if it has none. c may be nil.
 func (c *choices) chain(name string) *chain {
 	ch, _ := c.exact(name)
 	if ch != nil && ch.chain == nil && ch.demanded {
@@ -184,8 +186,8 @@ func (c *choices) chain(name string) *chain {
 	return ch.chain
 }
 
-// issuing is above for the issuer: a job under way keeps that of a pattern whose
-// route has gone, rather than place its order elsewhere.
+// issuing is above for the issuer: a job under way keeps that of a pattern
+// whose route has gone, rather than place its order elsewhere.
 func (c *choices) issuing(wild string) *choice {
 	if ch, ok := c.exact(wild); ok {
 		return ch
@@ -195,9 +197,10 @@ func (c *choices) issuing(wild string) *choice {
 }
 
 // apart reports whether a host is to have a certificate of its own though the
-// wildcard above it has one: the program says so, wants another issuer for it, or
-// fails to answer for the wildcard. Before its first answer for the wildcard no
-// host is apart: one that orders too early has an order too many. c may be nil.
+// wildcard above it has one: the program says so, wants another issuer for it,
+// or fails to answer for the wildcard. Before its first answer for the wildcard
+// no host is apart: one that orders too early has an order too many. c may be
+// nil.
 func (c *choices) apart(name, wild string) bool {
 	ch, _ := c.exact(name)
 	if ch != nil && ch.own {

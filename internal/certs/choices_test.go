@@ -324,8 +324,8 @@ func mutual(t testing.TB, m *certs.Manager, host string, client ...tls.Certifica
 	return &state, err
 }
 
-// clientCertificate returns a client's certificate and the pool that verifies it,
-// at the time of bubbles too.
+// clientCertificate returns a client's certificate and the pool that verifies
+// it, at the time of bubbles too.
 func clientCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -26,7 +26,8 @@ const (
 	cleanAfter = 30 * 24 * time.Hour // from a certificate's end to its deletion
 )
 
-// A janitor deletes from storage, once a day, the certificates that no member of a cluster wants any more.
+// A janitor deletes from storage, once a day, the certificates that no member
+// of a cluster wants any more.
 type janitor struct {
 	storage *boundedStorage
 	chains  func() iter.Seq[*chain]

@@ -24,8 +24,8 @@ type ClientAuth struct {
 	Mode    tls.ClientAuthType // 0 means RequireAndVerifyClientCert
 }
 
-// A realm is a set of hosts that share their client authentication. What it asks
-// for changes when its CA files do.
+// A realm is a set of hosts that share their client authentication. What it
+// asks for changes when its CA files do.
 type realm struct {
 	given  ClientAuth
 	loaded atomic.Pointer[auth]

@@ -14,10 +14,11 @@ var errHeard = errors.New("heard enough")
 // handshake messages of up to 64 KiB, and each byte might be a record.
 const maxHello = 1 << 20
 
-// peekClientHello reads a ClientHello from c and returns the server name in it as the
-// client wrote it, "" if none, and all that was read: more than one packet,
-// maybe more than one record, and whatever the client sent too early. It is the
-// parser of crypto/tls that reads it, so that it says what the handshake will.
+// peekClientHello reads a ClientHello from c and returns the server name in it
+// as the client wrote it, "" if none, and all that was read: more than one
+// packet, maybe more than one record, and whatever the client sent too early.
+// It is the parser of crypto/tls that reads it, so that it says what the
+// handshake will.
 func peekClientHello(c net.Conn) (sni string, heard []byte, ok bool) {
 	r := &recorder{Conn: c}
 	_ = tls.Server(r, &tls.Config{

@@ -2,26 +2,33 @@ package certs
 
 import "time"
 
-// The wall clock of a machine may be wrong, and be set while the process runs. Timers, and pauses between times that
-// time.Now returned, do not notice. These do, and are bounded:
+// The wall clock of a machine may be wrong, and be set while the process runs.
+// Timers, and pauses between times that time.Now returned, do not notice. These
+// do, and are bounded:
 //
-//   - When jobs are due counts by the wall clock, since most wait for the date of a certificate and machines sleep. After
-//     the clock has been set back, the pauses among them are shortened by as much; see setBack. Set forward, they end early,
-//     once.
-//   - What storage says is believed as far as it can be true: a limit for 6 h, a failed validation for an hour, the key of
-//     tickets for a day. What lies further in the future comes from a clock that was wrong.
+//   - When jobs are due counts by the wall clock, since most wait for the date
+//     of a certificate and machines sleep. After the clock has been set back,
+//     the pauses among them are shortened by as much; see setBack. Set forward,
+//     they end early, once.
+//   - What storage says is believed as far as it can be true: a limit for 6 h,
+//     a failed validation for an hour, the key of tickets for a day. What lies
+//     further in the future comes from a clock that was wrong.
 //   - Of a CA whose limits end in the past nobody knows when they end.
-//   - A certificate of the LocalCA that is not valid yet is replaced. The clocks of other CAs are not ours.
+//   - A certificate of the LocalCA that is not valid yet is replaced. The
+//     clocks of other CAs are not ours.
 
-// clockLook is the time between two looks at whether the clock has been set back.
+// clockLook is the time between two looks at whether the clock has been set
+// back.
 const clockLook = 5 * time.Minute
 
 // clockStep is what the clocks of processes differ by anyway.
 const clockStep = historySkew
 
-// stepBack returns by how much the wall clock has been set back between two times that time.Now returned.
+// stepBack returns by how much the wall clock has been set back between two
+// times that time.Now returned.
 func stepBack(then, now time.Time) time.Duration {
-	return now.Sub(then) - now.Round(0).Sub(then.Round(0)) // without Round, Sub is about the monotonic clock
+	// without Round, Sub is about the monotonic clock
+	return now.Sub(then) - now.Round(0).Sub(then.Round(0))
 }
 
 // watchClock is the task that notices when the wall clock is set back.
@@ -62,7 +69,8 @@ func (h *host) setBack(by time.Duration) {
 	}
 }
 
-// advance makes the job of h due earlier, unless it waits for a date of its certificate, y. y may be nil.
+// advance makes the job of h due earlier, unless it waits for a date of its
+// certificate, y. y may be nil.
 func (q *queue) advance(h *host, by time.Duration, y *summary) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -77,8 +85,8 @@ func (q *queue) advance(h *host, by time.Duration, y *summary) {
 	q.move(h, j)
 }
 
-// inTime returns t as the wall clock has it now: a time that was reckoned from time.Now before the clock was set has kept
-// what the clock said then.
+// inTime returns t as the wall clock has it now: a time that was reckoned from
+// time.Now before the clock was set has kept what the clock said then.
 func inTime(t time.Time) time.Time {
 	now := time.Now()
 	return now.Add(t.Sub(now))
@@ -90,7 +98,8 @@ func atMost(t time.Time, most time.Duration) time.Time {
 	return now.Add(min(t.Sub(now), most))
 }
 
-// premature reports whether the certificate is signed here, by a clock that has been set back since.
+// premature reports whether the certificate is signed here, by a clock that has
+// been set back since.
 func (c *stored) premature() bool { return c.by.local() && time.Now().Before(c.cert.Leaf.NotBefore) }
 
 // local reports whether the authority is a LocalCA.

@@ -18,12 +18,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// ahead returns t as time.Now would have made it at the same moment, by a wall clock that is ahead: nothing else makes
-// times whose two clocks differ.
+// ahead returns t as time.Now would have made it at the same moment, by a wall
+// clock that is ahead: nothing else makes times whose two clocks differ.
 func ahead(t *testing.T, at time.Time, by time.Duration) time.Time {
 	t.Helper()
 	moved := at
-	*(*uint64)(unsafe.Pointer(&moved)) += uint64(by/time.Second) << 30 // package time: the first word is the wall clock's
+	// package time: the first word is the wall clock's
+	*(*uint64)(unsafe.Pointer(&moved)) += uint64(by/time.Second) << 30
 	require.Equal(t, by, moved.Round(0).Sub(at.Round(0)))
 	require.Zero(t, moved.Sub(at))
 	return moved
@@ -46,7 +47,8 @@ func TestAPauseIsReckonedByTheClockOfNow(t *testing.T) {
 	assert.WithinDuration(t, date, certs.AtMost(date, 6*time.Hour), time.Second)
 }
 
-// The clock of a test cannot be set. To tell a Manager that it was shows what it does: its pauses end earlier by as much.
+// The clock of a test cannot be set. To tell a Manager that it was shows what
+// it does: its pauses end earlier by as much.
 func TestAClockThatIsSetBackMakesNoPauseLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -83,8 +85,9 @@ func TestAClockThatIsSetBackMakesNoPauseLonger(t *testing.T) {
 	})
 }
 
-// A CA says when its limit ends, by its own clock. If that was hours ago one of the clocks is wrong, and its limit may last
-// as long as one of which it does not say when it ends.
+// A CA says when its limit ends, by its own clock. If that was hours ago one of
+// the clocks is wrong, and its limit may last as long as one of which it does
+// not say when it ends.
 func TestALimitThatEndedLongAgoIsNotAskedAboutAgainAndAgain(t *testing.T) {
 	for what, c := range map[string]struct {
 		ago  time.Duration
@@ -107,8 +110,8 @@ func TestALimitThatEndedLongAgoIsNotAskedAboutAgainAndAgain(t *testing.T) {
 	}
 }
 
-// After the clock was set back, the failed validations of the last hour lie in the future. They count all the same, for an
-// hour from now.
+// After the clock was set back, the failed validations of the last hour lie in
+// the future. They count all the same, for an hour from now.
 func TestFailedValidationsOfTheFutureCountForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
@@ -133,7 +136,8 @@ func TestATicketKeyOfTheFutureIsReplaced(t *testing.T) {
 			Secret []byte    `json:"secret"`
 		}
 		storage := newMemStorage()
-		soon := key{time.Now().Add(time.Hour), make([]byte, 32)} // of a process whose clock is not quite right
+		// of a process whose clock is not quite right
+		soon := key{time.Now().Add(time.Hour), make([]byte, 32)}
 		require.NoError(t, storage.Store(t.Context(), "tickets/keys.json", must(json.Marshal([]key{{time.Now().Add(1000 * time.Hour), make([]byte, 32)}, soon}))))
 		o := with(newIssuer(t, "ca", day(90)))
 		o.Storage, o.ShareTickets = storage, true
@@ -148,8 +152,8 @@ func TestATicketKeyOfTheFutureIsReplaced(t *testing.T) {
 	})
 }
 
-// A certificate of the local CA has the dates of our own clock. One that was signed when the clock was ahead is valid for no
-// client until then.
+// A certificate of the local CA has the dates of our own clock. One that was
+// signed when the clock was ahead is valid for no client until then.
 func TestACertificateOfTheLocalCAFromTheFutureIsReplaced(t *testing.T) {
 	storage := newMemStorage()
 	served := func(t *testing.T, after time.Duration) (notBefore time.Time) {

@@ -12,9 +12,10 @@ const (
 	maxLeft        = 5                // hosts of work left behind that are named
 )
 
-// Close ends all work, waits for it, and frees the locks it held. It leaves work
-// behind that does not end within closePatience, such as the call of an issuer
-// that ignores its context, and says so in the log. Later calls do nothing.
+// Close ends all work, waits for it, and frees the locks it held. It leaves
+// work behind that does not end within closePatience, such as the call of an
+// issuer that ignores its context, and says so in the log. Later calls do
+// nothing.
 func (m *Manager) Close() error {
 	var err error
 	m.close.Do(func() {

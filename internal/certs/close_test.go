@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// stuck returns an issuer whose calls ignore their context until release is closed.
+// stuck returns an issuer whose calls ignore their context until release is
+// closed.
 func stuck(t *testing.T) (ca *fakeIssuer, release chan struct{}) {
 	ca, release = newIssuer(t, "stuck-ca", day(90)), make(chan struct{})
 	ca.hook(func(context.Context, string) error { <-release; return nil })
@@ -68,7 +69,8 @@ func TestCloseDoesNotWaitForAStorageThatIgnoresItsContext(t *testing.T) {
 	}
 }
 
-// Whoever uses the Keeper meanwhile must not wait for what is left of the old Manager.
+// Whoever uses the Keeper meanwhile must not wait for what is left of the old
+// Manager.
 func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, release := stuck(t)

@@ -42,8 +42,8 @@ func (m *Manager) TLSConfig() *tls.Config {
 	return c
 }
 
-// greet shows hellos to the program before next chooses their settings. Those of
-// CAs that look for the answer to a challenge are nobody else's.
+// greet shows hellos to the program before next chooses their settings. Those
+// of CAs that look for the answer to a challenge are nobody else's.
 func (m *Manager) greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	if m.options.Hello == nil {
 		return next

@@ -12,17 +12,22 @@ const (
 	downFirst = brokenFirst // until the next look at a CA that does not answer, doubling
 	downLast  = time.Minute // to this
 	downAfter = 3           // orders in a row without an answer
-	downRest  = time.Hour   // of a host whose orders are not placed, at most: it is told when the CA answers
+	// of a host whose orders are not placed, at most: it is told when the CA
+	// answers
+	downRest = time.Hour
 )
 
-// A downtime notices when a CA answers no orders, whatever host they are for. From then on one order at a time looks
-// whether it does again, and the others fail without being placed: thousands of hosts would else ask every few minutes
-// each, for days. The zero value is that of a CA that answers.
+// A downtime notices when a CA answers no orders, whatever host they are for.
+// From then on one order at a time looks whether it does again, and the others
+// fail without being placed: thousands of hosts would else ask every few
+// minutes each, for days. The zero value is that of a CA that answers.
 //
-// The host of the last look is back after brokenLast, however long the others rest: there is always one that looks.
+// The host of the last look is back after brokenLast, however long the others
+// rest: there is always one that looks.
 //
-// It is not kept in storage: the network of the process before may have been to blame. A new process finds out by no more
-// orders than it has under way at a time.
+// It is not kept in storage: the network of the process before may have been to
+// blame. A new process finds out by no more orders than it has under way at a
+// time.
 type downtime struct {
 	mu       sync.Mutex
 	failures int           // orders in a row without an answer
@@ -40,8 +45,9 @@ type downError struct {
 func (e *downError) Error() string { return e.err.Error() }
 func (e *downError) Unwrap() error { return e.err }
 
-// enter lets an order through, as a look or because nothing is wrong, or returns why it must not be placed. One that the
-// program wants now is a look. release is to be called after the order.
+// enter lets an order through, as a look or because nothing is wrong, or
+// returns why it must not be placed. One that the program wants now is a look.
+// release is to be called after the order.
 func (d *downtime) enter(o order) (look bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -56,7 +62,8 @@ func (d *downtime) enter(o order) (look bool, err error) {
 	return true, nil
 }
 
-// release ends what enter began, with the error of the order, and reports whether the CA answers again.
+// release ends what enter began, with the error of the order, and reports
+// whether the CA answers again.
 func (d *downtime) release(look bool, err error) (over bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -73,7 +80,8 @@ func (d *downtime) release(look bool, err error) (over bool) {
 	return over
 }
 
-// fail notes that an order got no answer. What was under way when the first did not is no look. d.mu is held.
+// fail notes that an order got no answer. What was under way when the first did
+// not is no look. d.mu is held.
 func (d *downtime) fail(look bool, err error, now time.Time) {
 	switch {
 	case look:
@@ -89,8 +97,9 @@ func (d *downtime) fail(look bool, err error, now time.Time) {
 	d.refusal = &downError{unasked: true, err: &paceError{first: brokenFirst, last: downRest, err: err}}
 }
 
-// noAnswer reports whether a CA did not even take the order, for no reason that is about its host: it cannot be reached,
-// hangs or is too busy. The text is acmez's.
+// noAnswer reports whether a CA did not even take the order, for no reason that
+// is about its host: it cannot be reached, hangs or is too busy. The text is
+// acmez's.
 func noAnswer(err error) bool {
 	if err == nil || orderTaken(err) || refused(err) || storageFailed(err) {
 		return false
@@ -99,7 +108,8 @@ func noAnswer(err error) bool {
 	return strings.Contains(text, "creating new order") || strings.Contains(text, "registering account")
 }
 
-// retryUnanswered tries the hosts of a CA again that has not answered, now that it does.
+// retryUnanswered tries the hosts of a CA again that has not answered, now that
+// it does.
 func (m *Manager) retryUnanswered() { m.each((*host).retryUnanswered) }
 
 func (h *host) retryUnanswered() {

@@ -20,7 +20,8 @@ import (
 
 const maxUnderWay = 16 // orders of a Manager
 
-// A downCA is an issuer that does not answer while it is down, and counts the orders that come meanwhile.
+// A downCA is an issuer that does not answer while it is down, and counts the
+// orders that come meanwhile.
 type downCA struct {
 	*fakeIssuer
 	down  atomic.Bool
@@ -57,8 +58,9 @@ var silences = map[string]func(ctx context.Context, host string) error{
 // newOrder is an error of a new order, as acmez words it.
 func newOrder(err error) error { return fmt.Errorf("creating new order: %w", err) }
 
-// A hundred hosts want a certificate of a CA that is down, and the process is restarted meanwhile: one order at a
-// time looks whether it is back, and then all hosts have their certificates.
+// A hundred hosts want a certificate of a CA that is down, and the process is
+// restarted meanwhile: one order at a time looks whether it is back, and then
+// all hosts have their certificates.
 func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 	t.Parallel()
 	for what, answer := range silences {
@@ -82,7 +84,9 @@ func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 				m, _ := start(t, o, hosts...)
 				time.Sleep(time.Hour)
 				ca.down.Store(false)
-				ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute) // 5 until an order that hangs ends, 12 until the next look, and 2 for the orders
+				// 5 until an order that hangs ends, 12 until the next look, and
+				// 2 for the orders
+				ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 				defer cancel()
 				require.NoError(t, m.Await(ctx))
 			})
@@ -90,8 +94,9 @@ func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 	}
 }
 
-// Not to answer for one host is not to be down: the program may have an issuer that knows some hosts only, the answer to a
-// challenge may be late, and a host may go while its order is under way.
+// Not to answer for one host is not to be down: the program may have an issuer
+// that knows some hosts only, the answer to a challenge may be late, and a host
+// may go while its order is under way.
 func TestACAThatFailsForSomeHostsIsNotDown(t *testing.T) {
 	t.Parallel()
 	for what, answer := range map[string]func(ctx context.Context, host string) error{
@@ -139,7 +144,8 @@ func TestHostsThatGoDuringTheirOrdersSayNothingAboutTheCA(t *testing.T) {
 	})
 }
 
-// The next issuer is asked at once, and the host is not held until the limit of the other CA ends.
+// The next issuer is asked at once, and the host is not held until the limit of
+// the other CA ends.
 func TestAnIssuerBehindACAThatIsDownIsAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newDownCA(t, silences["it cannot be reached"])
@@ -159,7 +165,8 @@ func TestAnIssuerBehindACAThatIsDownIsAsked(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.NotZero(t, asked.Load())
 		ca.down.Store(false)
-		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute) // the host that looked last is back after 12
+		// the host that looked last is back after 12
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
 	})

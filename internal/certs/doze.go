@@ -2,12 +2,15 @@ package certs
 
 import "time"
 
-// idleFor is how long a host that came on demand and has failed is kept though no client asks for it.
+// idleFor is how long a host that came on demand and has failed is kept though
+// no client asks for it.
 const idleFor = 2 * 24 * time.Hour
 
-// doze keeps an on-demand host with a certificate that is good and due, but that no client has asked for since the last
-// order or since the start of the process: it is served as before, and the next handshake has it renewed. Until then nobody
-// asks the policy, which may not know. False means that there is no good certificate.
+// doze keeps an on-demand host with a certificate that is good and due, but
+// that no client has asked for since the last order or since the start of the
+// process: it is served as before, and the next handshake has it renewed. Until
+// then nobody asks the policy, which may not know. False means that there is no
+// good certificate.
 func (h *host) doze() bool {
 	m := h.manager
 	m.mu.Lock()
@@ -16,7 +19,8 @@ func (h *host) doze() bool {
 		return false
 	}
 	h.motion.then = plan{m.loads, load, time.Unix(h.summary.notAfter, 0)}
-	if h.marks.Or(dozing)&used != 0 || h.kind != onDemand { // by a handshake that came just now, or a route
+	// by a handshake that came just now, or a route
+	if h.marks.Or(dozing)&used != 0 || h.kind != onDemand {
 		h.marks.And(^uint32(dozing))
 		h.wake()
 	}
@@ -32,7 +36,8 @@ func (h *host) doze() bool {
 	return true
 }
 
-// named ends the doze of a host that a route names now. The manager's lock is held.
+// named ends the doze of a host that a route names now. The manager's lock is
+// held.
 func (h *host) named() {
 	dozed := h.marks.And(^uint32(dozing))&dozing != 0
 	if dozed && (h.motion == nil || !h.motion.undecided) {
@@ -50,8 +55,9 @@ func (h *host) wake() {
 	h.put(now.queue, now.step, now.due)
 }
 
-// idle keeps a host that has failed, and that no client has asked for since: for some days it stays as it is. Forgotten,
-// it would begin anew with the next client, as if nothing had failed.
+// idle keeps a host that has failed, and that no client has asked for since:
+// for some days it stays as it is. Forgotten, it would begin anew with the next
+// client, as if nothing had failed.
 func (h *host) idle() bool {
 	m := h.manager
 	m.mu.Lock()

@@ -46,7 +46,8 @@ func onDatabase(t testing.TB, d *database, ca *fakeIssuer) certs.Options {
 	return o
 }
 
-// A restart finds a certificate that is due, good for a day or two, and unasked.
+// A restart finds a certificate that is due, good for a day or two, and
+// unasked.
 func TestADueHostOnDemandIsServedAfterARestartThoughThePolicyFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
@@ -114,7 +115,8 @@ func TestAHostOnDemandIsGivenUpWhenItHasExpiredUnasked(t *testing.T) {
 	})
 }
 
-// Whose renewal fails is tried again while clients ask; it stays while it is good.
+// Whose renewal fails is tried again while clients ask; it stays while it is
+// good.
 func TestAHostOnDemandWhoseRenewalFailsIsServedUntilItExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(90))

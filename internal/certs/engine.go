@@ -16,8 +16,8 @@ import (
 
 var errUnused = errors.New("certmagic's cache is not used")
 
-// An engine is certmagic as one Manager uses it: where it keeps what it has, and
-// by what challenges are answered.
+// An engine is certmagic as one Manager uses it: where it keeps what it has,
+// and by what challenges are answered.
 type engine struct {
 	storage *boundedStorage
 	shapes  *shapes

@@ -14,7 +14,8 @@ import (
 
 // What tests need from inside.
 
-// MaxLoaded makes m keep no more than n certificates in memory. Call it before Start.
+// MaxLoaded makes m keep no more than n certificates in memory. Call it before
+// Start.
 func (m *Manager) MaxLoaded(n int) { m.memory.limit = n }
 
 // Held returns how many certificates m keeps in memory.
@@ -85,7 +86,8 @@ func (p Pacer) Await(ctx context.Context) error { return p.p.await(ctx) }
 // Back is back.
 func (p Pacer) Back() { p.p.back() }
 
-// LimitAbout says what a problem is a limit of, in an order for name; "" if it is none.
+// LimitAbout says what a problem is a limit of, in an order for name; "" if it
+// is none.
 func LimitAbout(p acme.Problem, name string) string {
 	l, ok := readLimit(p, name)
 	if !ok {
@@ -204,8 +206,8 @@ func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
 // Realms returns how many realms m keeps.
 func (m *Manager) Realms() int { return len(m.choices.allRealms()) }
 
-// Kept returns how many chains and accounts m keeps for issuers that the program
-// wishes.
+// Kept returns how many chains and accounts m keeps for issuers that the
+// program wishes.
 func (m *Manager) Kept() (chains, accounts int) {
 	m.issuers.mu.Lock()
 	defer m.issuers.mu.Unlock()

@@ -20,10 +20,10 @@ const (
 // shortName matches what short returns.
 var shortName = regexp.MustCompile(`^.{150}-[0-9a-f]{16}$`) // read-only
 
-// fileNames is a FileStorage in which hosts of up to 253 bytes, the most that DNS
-// knows, have room: certmagic makes longer file names of some than file systems
-// allow, so that neither lock nor certificate could be kept. Names that are too
-// long get a digest in place of their end.
+// fileNames is a FileStorage in which hosts of up to 253 bytes, the most that
+// DNS knows, have room: certmagic makes longer file names of some than file
+// systems allow, so that neither lock nor certificate could be kept. Names that
+// are too long get a digest in place of their end.
 type fileNames struct{ *certmagic.FileStorage }
 
 // withFileNames returns s with room for each host.
@@ -87,7 +87,8 @@ func (f fileNames) Exists(ctx context.Context, key string) bool {
 	return f.FileStorage.Exists(ctx, f.at(key))
 }
 
-// List implements certmagic.Storage. Names that were too long are those of short.
+// List implements certmagic.Storage. Names that were too long are those of
+// short.
 func (f fileNames) List(ctx context.Context, prefix string, recursive bool) ([]string, error) {
 	return f.FileStorage.List(ctx, f.at(prefix), recursive)
 }

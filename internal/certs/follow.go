@@ -14,7 +14,8 @@ import (
 // thousand changes in a row cost a few scans.
 const syncPause = 50 * time.Millisecond
 
-// changes are the host patterns whose routes have changed and that the table does not show yet.
+// changes are the host patterns whose routes have changed and that the table
+// does not show yet.
 type changes struct {
 	mu    sync.Mutex
 	all   bool
@@ -61,7 +62,8 @@ type follower struct {
 	decide  func(name string) want             // says what is wanted of a name now
 	apply   func(names []string, wants []want) // makes the table do what is wanted of some names
 	known   func() []string                    // the names in the table
-	below   func(wild string) []string         // the names to be looked at when a wildcard changes; all for "*"
+	// the names to be looked at when a wildcard changes; all for "*"
+	below func(wild string) []string
 
 	syncing sync.Mutex // one sync at a time
 	mu      sync.Mutex // one decision about a name at a time
@@ -80,11 +82,14 @@ func newFollower(m *Manager) *follower {
 	}
 }
 
-// Changed says that the routes of some host patterns have come, gone or changed; none named means that any may have. It
-// is cheap and does not block: the work is that of the hosts named, whatever the number of all. It keeps the slice.
+// Changed says that the routes of some host patterns have come, gone or
+// changed; none named means that any may have. It is cheap and does not block:
+// the work is that of the hosts named, whatever the number of all. It keeps the
+// slice.
 func (m *Manager) Changed(hosts ...string) { m.follower.changes.add(hosts) }
 
-// watch follows the routes from the end of grace on. It calls followed each time that the table has caught up with them.
+// watch follows the routes from the end of grace on. It calls followed each
+// time that the table has caught up with them.
 func (f *follower) watch(grace time.Duration, followed func()) {
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -105,7 +110,8 @@ func (f *follower) watch(grace time.Duration, followed func()) {
 	}
 }
 
-// sync makes the table follow the routes. When it returns the table shows all that Changed has said before.
+// sync makes the table follow the routes. When it returns the table shows all
+// that Changed has said before.
 func (f *follower) sync() {
 	f.syncing.Lock()
 	defer f.syncing.Unlock()
@@ -116,7 +122,8 @@ func (f *follower) sync() {
 	f.follow(names)
 }
 
-// syncHost makes the table follow the routes of one host, ahead of all others that have changed.
+// syncHost makes the table follow the routes of one host, ahead of all others
+// that have changed.
 func (f *follower) syncHost(name string) {
 	if f.changes.empty() && f.syncing.TryLock() {
 		f.syncing.Unlock() // nothing is under way either

@@ -147,7 +147,8 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
 	cert, err := m.waitFor(hello, h)
 	if err != nil && isPattern(h.name) && m.gone(h) {
-		// It was there until the program had said how its TLS is done: its hosts come on demand, say.
+		// It was there until the program had said how its TLS is done: its
+		// hosts come on demand, say.
 		return m.other(hello, m.nameOf(hello))
 	}
 	return cert, err
@@ -217,11 +218,11 @@ func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certifica
 	}
 }
 
-// expedite returns the certificate of h, expired or not. Unless that is fresh, it
-// makes sure that one comes soon, and returns what is closed at the next outcome;
-// nil if it is no use to wait: after a failure the next try has its time, and
-// handshakes cannot change that, but that they have storage looked at again, once
-// a second.
+// expedite returns the certificate of h, expired or not. Unless that is fresh,
+// it makes sure that one comes soon, and returns what is closed at the next
+// outcome; nil if it is no use to wait: after a failure the next try has its
+// time, and handshakes cannot change that, but that they have storage looked at
+// again, once a second.
 func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -261,8 +262,8 @@ func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{
 	return cert, h.outcome(), nil
 }
 
-// successor returns what serves the name of a host that has gone since, nil if nothing does: its wildcard, or the host
-// that came back.
+// successor returns what serves the name of a host that has gone since, nil if
+// nothing does: its wildcard, or the host that came back.
 func (m *Manager) successor(h *host) *host {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -272,8 +273,9 @@ func (m *Manager) successor(h *host) *host {
 	return nil
 }
 
-// wildcards returns the certificate of the wildcard above a host that has none of its own that is good, nil if there is
-// none, or if the host is to have another issuer.
+// wildcards returns the certificate of the wildcard above a host that has none
+// of its own that is good, nil if there is none, or if the host is to have
+// another issuer.
 func (m *Manager) wildcards(h *host) *tls.Certificate {
 	w := m.wildcardFor(h)
 	if w == nil {
@@ -283,7 +285,8 @@ func (m *Manager) wildcards(h *host) *tls.Certificate {
 	return w.cert.Load()
 }
 
-// wildcardFor returns the wildcard whose certificate wildcards returns, nil if there is none.
+// wildcardFor returns the wildcard whose certificate wildcards returns, nil if
+// there is none.
 func (m *Manager) wildcardFor(h *host) *host {
 	wild := wildcardOf(h.name)
 	if wild == "" {
@@ -298,8 +301,9 @@ func (m *Manager) wildcardFor(h *host) *host {
 	return w
 }
 
-// uncover returns the host of name, if that may have a certificate of its own in storage, where the wildcard w served it until
-// its certificate expired; nil if w has to do. The hosts below w are looked for once.
+// uncover returns the host of name, if that may have a certificate of its own
+// in storage, where the wildcard w served it until its certificate expired; nil
+// if w has to do. The hosts below w are looked for once.
 func (m *Manager) uncover(name string, w *host) *host {
 	if w.name == name {
 		return nil
@@ -327,12 +331,14 @@ func (m *Manager) uncover(name string, w *host) *host {
 	return nil
 }
 
-// evicted reports whether the certificate of h had to leave the memory. The manager's lock is held.
+// evicted reports whether the certificate of h had to leave the memory. The
+// manager's lock is held.
 func (h *host) evicted() bool {
 	return h.cert.Load() == nil && h.summary != nil && !h.summary.expired(time.Now())
 }
 
-// fetch makes h look into storage now, if it does nothing else. The manager's lock is held.
+// fetch makes h look into storage now, if it does nothing else. The manager's
+// lock is held.
 func (h *host) fetch() {
 	if h.motion.cancel == nil {
 		h.put(h.manager.loads, load, time.Now())

@@ -143,8 +143,8 @@ func TestClientsWithoutServerName(t *testing.T) {
 	})
 }
 
-// Point 5: certmagic would bind 80 and 443 for each challenge.
-// CVE-2026-22045, CVE-2026-26999, CVE-2023-47124: a flood of probes is bounded and cheap.
+// Point 5: certmagic would bind 80 and 443 for each challenge. CVE-2026-22045,
+// CVE-2026-26999, CVE-2023-47124: a flood of probes is bounded and cheap.
 func TestProbesForChallengesAreCheap(t *testing.T) {
 	storage := newMemStorage()
 	issuer := &certmagic.ACMEIssuer{CA: "https://127.0.0.1:1/directory"}
@@ -230,8 +230,8 @@ func TestStaticCertificates(t *testing.T) {
 	}, states)
 }
 
-// asks is client authentication with CAs of its own that lets everybody in: what
-// is refused then is another realm's.
+// asks is client authentication with CAs of its own that lets everybody in:
+// what is refused then is another realm's.
 func asks(t testing.TB) *certs.ClientAuth {
 	_, pool := clientCertificate(t)
 	return &certs.ClientAuth{CAs: pool, Mode: tls.RequestClientCert}

@@ -14,12 +14,16 @@ import (
 )
 
 const (
-	maxFailures    = 4                // failed validations of a host at one CA within failureWindow; Let's Encrypt allows five
+	// failed validations of a host at one CA within failureWindow; Let's
+	// Encrypt allows five
+	maxFailures    = 4
 	failureWindow  = time.Hour        //
 	historyTimeout = 2 * time.Second  // of one operation on the history: it delays nothing for long
 	maxRecord      = 4 << 10          // of a record that is read
 	historySkew    = 10 * time.Second // of the processes that share storage
-	historyAhead   = 24 * time.Hour   // what lies so far in the future is nonsense; before, the clock has been set back since
+	// what lies so far in the future is nonsense; before, the clock has been
+	// set back since
+	historyAhead = 24 * time.Hour
 )
 
 // A history is what storage remembers of a host's attempts at one CA, over
@@ -45,7 +49,8 @@ type record struct {
 	ahead bool // some of Failed came from the future, and count as now
 }
 
-// historyOf returns the history of a host: hostproxy/attempts/<issuer>/<host>.json.
+// historyOf returns the history of a host:
+// hostproxy/attempts/<issuer>/<host>.json.
 func (a *authority) historyOf(name string) history {
 	key := path.Join("hostproxy", "attempts", certmagic.StorageKeys.Safe(a.key), certmagic.StorageKeys.Safe(name)+".json")
 	return history{storage: a.engine.storage, key: key}
@@ -77,8 +82,8 @@ func (h history) read(ctx context.Context) (r record) {
 	return r
 }
 
-// change reads the record, lets f change it, and writes it. It goes on when ctx is
-// done: an attempt that ends with the process is one too.
+// change reads the record, lets f change it, and writes it. It goes on when ctx
+// is done: an attempt that ends with the process is one too.
 func (h history) change(ctx context.Context, f func(*record)) error {
 	ctx = context.WithoutCancel(ctx)
 	r := h.read(ctx)

@@ -21,7 +21,8 @@ import (
 
 const attemptsKey = "hostproxy/attempts/ca/a.example.com.json"
 
-// invalid is the answer of a CA that has not found what proves control of a host.
+// invalid is the answer of a CA that has not found what proves control of a
+// host.
 func invalid(host string) error {
 	return acme.Problem{Status: 403, Type: acme.ProblemTypeUnauthorized, Detail: "no answer at " + host,
 		Resource: acme.Authorization{Identifier: acme.Identifier{Type: "dns", Value: host}}}
@@ -56,7 +57,8 @@ func (l *attemptLog) most(window time.Duration) int {
 	return most
 }
 
-// A crash loop with a host that cannot be validated does not run into the CA's limit of five an hour.
+// A crash loop with a host that cannot be validated does not run into the CA's
+// limit of five an hour.
 func TestFailedValidationsAreFourAnHourOverRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, log := newMemStorage(), new(attemptLog)
@@ -155,7 +157,8 @@ func TestDamagedHistoriesAreNone(t *testing.T) {
 	}
 }
 
-// The history is a help. A storage that fails or hangs for it is no reason to have no certificate.
+// The history is a help. A storage that fails or hangs for it is no reason to
+// have no certificate.
 func TestAHistoryThatCannotBeKeptDelaysNothingForLong(t *testing.T) {
 	for what, op := range map[string]func() error{
 		"fails": func() error { return errors.New("disk full") },

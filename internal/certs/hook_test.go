@@ -117,7 +117,8 @@ func TestARouteOfItsOwnClosesAHostOnDemandAtOnce(t *testing.T) {
 	})
 }
 
-// A deploy may take a host back from its target while the hook is asked about it.
+// A deploy may take a host back from its target while the hook is asked about
+// it.
 func TestAHandshakeWaitsForTheAnswerAboutARouteThatWasAPassthrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
@@ -159,8 +160,10 @@ func TestFilesThatHaveGoneAreOneWarningEach(t *testing.T) {
 			"m.example.com": {ClientAuth: &certs.ClientAuth{CAFiles: []string{ca}}},
 		})
 		m, _ := start(t, o, "a.example.com", "m.example.com")
-		time.Sleep(time.Minute + time.Second) // between two looks, from here on: none finds a file that is half written
-		for n := range 2 {                    // they come back, and go again
+		// between two looks, from here on: none finds a file that is half
+		// written
+		time.Sleep(time.Minute + time.Second)
+		for n := range 2 { // they come back, and go again
 			for _, file := range []string{pair.CertFile, other.CertFile, ca} {
 				require.NoError(t, os.Remove(file))
 			}

@@ -8,12 +8,14 @@ import (
 	"time"
 )
 
-// A host is a name with a managed certificate, and its way through life: load from storage, issue if there is none or
-// it is due, keep, and load again when the next renewal is. It has at most one job, so its steps never run twice at a
-// time.
+// A host is a name with a managed certificate, and its way through life: load
+// from storage, issue if there is none or it is due, keep, and load again when
+// the next renewal is. It has at most one job, so its steps never run twice at
+// a time.
 //
-// There may be a million of them, most of them at rest: what only a host in motion needs is in its motion, and what is
-// known of its certificate is packed in a summary.
+// There may be a million of them, most of them at rest: what only a host in
+// motion needs is in its motion, and what is known of its certificate is packed
+// in a summary.
 type host struct {
 	manager *Manager
 	name    string
@@ -21,7 +23,8 @@ type host struct {
 	marks   atomic.Uint32                   // what handshakes note: used and recent
 	hash    uint32                          // of the name, in the table; under the manager's lock
 
-	// The manager's lock guards the rest, but for job, which its queue's guards.
+	// The manager's lock guards the rest, but for job, which its queue's
+	// guards.
 	behind  int32 // the place of the next host in its chain, from 1; 0 for none; likewise
 	state   state
 	kind    kind
@@ -57,10 +60,13 @@ const (
 	ofRoute  kind = iota // a route names it
 	lazy                 // a route names it, and a handshake has yet to ask for it
 	onDemand             // a handshake asked for it, and the policy allowed it
-	covered              // a route names it, and a wildcard's certificate will do when its own is due
+	// a route names it, and a wildcard's certificate will do when its own is
+	// due
+	covered
 )
 
-// A motion is what a host needs while it has none of its ease: a job runs, a handshake waits, or something failed.
+// A motion is what a host needs while it has none of its ease: a job runs, a
+// handshake waits, or something failed.
 type motion struct {
 	cancel context.CancelFunc // ends the job under way; nil if none is
 	then   plan               // after that
@@ -97,14 +103,16 @@ type motion struct {
 type failure uint8
 
 const (
-	ofIssue     failure = iota // an issuer
-	ofStorage                  // storage failed: nothing is known of the host
-	ofOrder                    // storage failed, when a CA may have been asked already: not to be repeated every second
-	held                       // nothing has failed, but a CA may not be asked yet
-	ofPolicy                   // the policy does not know
-	ofPreflight                // a CA would not reach the host
-	ofChoice                   // the program does not say how TLS is done for it
-	hopeless                   // what the program has set cannot work
+	ofIssue   failure = iota // an issuer
+	ofStorage                // storage failed: nothing is known of the host
+	// storage failed, when a CA may have been asked already: not to be repeated
+	// every second
+	ofOrder
+	held        // nothing has failed, but a CA may not be asked yet
+	ofPolicy    // the policy does not know
+	ofPreflight // a CA would not reach the host
+	ofChoice    // the program does not say how TLS is done for it
+	hopeless    // what the program has set cannot work
 )
 
 // A plan is a step to come.
@@ -114,14 +122,16 @@ type plan struct {
 	due   time.Time
 }
 
-// A summary is what is known of a certificate in use, packed. It never changes once it is in use, but for its slot.
+// A summary is what is known of a certificate in use, packed. It never changes
+// once it is in use, but for its slot.
 type summary struct {
 	by                           *authority // whose place in storage it came from
 	notBefore, notAfter, renewAt int64      // unix seconds
 	slot                         int32      // in the manager's memory, while the host has cert
-	ordered                      uint32     // when it was ordered here, in unix seconds; 0 if it was not
-	serialLen                    uint8
-	serial                       [20]byte // RFC 5280, 4.1.2.2: no more than that
+	// when it was ordered here, in unix seconds; 0 if it was not
+	ordered   uint32
+	serialLen uint8
+	serial    [20]byte // RFC 5280, 4.1.2.2: no more than that
 }
 
 func newSummary(s *stored) *summary {
@@ -151,7 +161,8 @@ func (y *summary) same(z *summary) bool {
 // expired reports whether the certificate's life is over.
 func (y *summary) expired(now time.Time) bool { return now.Unix() >= y.notAfter }
 
-// move returns the host's motion, and begins one at need. The manager's lock is held.
+// move returns the host's motion, and begins one at need. The manager's lock is
+// held.
 func (h *host) move() *motion {
 	if h.motion == nil {
 		h.motion = new(motion)
@@ -167,19 +178,21 @@ func (h *host) dropMotion() {
 	}
 }
 
-// blank reports whether nothing is to be remembered: nothing has failed, and nothing waits.
+// blank reports whether nothing is to be remembered: nothing has failed, and
+// nothing waits.
 func (m *motion) blank() bool {
 	return m.err == nil && !m.awaited && !m.undecided && !m.again && m.attempts+m.unusable+m.stalls+m.kept+m.unknown == 0 && m.told == 0
 }
 
-// unasked reports whether no handshake has asked yet for a host that wants no certificate before. The manager's lock is
-// held for reading.
+// unasked reports whether no handshake has asked yet for a host that wants no
+// certificate before. The manager's lock is held for reading.
 func (h *host) unasked() bool {
 	m := h.motion
 	return h.kind == lazy && h.summary == nil && (m == nil || m.err == nil && !m.awaited)
 }
 
-// outcome returns what is closed at the next outcome. The manager's lock is held.
+// outcome returns what is closed at the next outcome. The manager's lock is
+// held.
 func (h *host) outcome() <-chan struct{} {
 	m := h.move()
 	if m.moved == nil {
@@ -188,7 +201,8 @@ func (h *host) outcome() <-chan struct{} {
 	return m.moved
 }
 
-// settle tells what waits for h that there is an outcome. The manager's lock is held.
+// settle tells what waits for h that there is an outcome. The manager's lock is
+// held.
 func (h *host) settle() {
 	if m := h.motion; m != nil && m.moved != nil {
 		close(m.moved)
@@ -197,8 +211,8 @@ func (h *host) settle() {
 	h.manager.settle()
 }
 
-// mark notes that a handshake wants h, and writes only if that is new. The first one wakes a host that dozes. The manager's
-// lock must not be held.
+// mark notes that a handshake wants h, and writes only if that is new. The
+// first one wakes a host that dozes. The manager's lock must not be held.
 func (h *host) mark() {
 	if h.marks.Load() != used|recent && h.marks.Swap(used|recent)&dozing != 0 {
 		h.manager.mu.Lock()
@@ -210,8 +224,9 @@ func (h *host) mark() {
 // chain returns the chain of issuers for h.
 func (h *host) chain() *chain { return h.manager.routing.chainOf(h.name) }
 
-// put puts the host's next job into q. A host that has gone gets none: that is the tombstone which keeps a certificate
-// from coming back. The manager's lock is held.
+// put puts the host's next job into q. A host that has gone gets none: that is
+// the tombstone which keeps a certificate from coming back. The manager's lock
+// is held.
 func (h *host) put(q *queue, s step, due time.Time) {
 	if h.gone {
 		return
@@ -228,7 +243,8 @@ func (h *host) put(q *queue, s step, due time.Time) {
 	q.put(h, j)
 }
 
-// urgency says how urgent a job is that will be due at a time. The manager's lock is held.
+// urgency says how urgent a job is that will be due at a time. The manager's
+// lock is held.
 func (h *host) urgency(due time.Time) (urgency, rank) {
 	y, m := h.summary, h.motion
 	failed := m != nil && (m.attempts > 0 || m.err != nil)

@@ -30,8 +30,8 @@ func (i Issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 
 var errNilIssuer = errors.New("the issuer is nil: set it, or remove the setting")
 
-// An identity is all that an issuer is: what differs in anything is not the same.
-// It is comparable.
+// An identity is all that an issuer is: what differs in anything is not the
+// same. It is comparable.
 type identity struct {
 	account  accountID
 	solver   any

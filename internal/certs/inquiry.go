@@ -51,8 +51,8 @@ func (c *choices) reload(name string) bool {
 	return true
 }
 
-// reconsider forgets a refusal of a host on demand, which may be the hook's, and
-// reports whether there was one.
+// reconsider forgets a refusal of a host on demand, which may be the hook's,
+// and reports whether there was one.
 func (d *demands) reconsider(name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -81,7 +81,8 @@ func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error)
 	return q.done, q.err
 }
 
-// demand asks about a host that comes on demand, unless something is known of it.
+// demand asks about a host that comes on demand, unless something is known of
+// it.
 func (c *choices) demand(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,7 +110,8 @@ func (c *choices) inspect(name string) {
 	c.inquire(name).passed = true
 }
 
-// inspected ends such an inquiry. An error says nothing of the program's wishes.
+// inspected ends such an inquiry. An error says nothing of the program's
+// wishes.
 func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
 	c.mu.Lock()
 	current := c.asked[name] == q
@@ -128,7 +130,8 @@ func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
 	}
 }
 
-// inquire returns the inquiry about a name, and begins one at need. c.mu is held.
+// inquire returns the inquiry about a name, and begins one at need. c.mu is
+// held.
 func (c *choices) inquire(name string) *inquiry {
 	q := c.asked[name]
 	if q == nil {
@@ -199,8 +202,8 @@ type answer struct {
 	fault  error  // what is wrong with the issuer
 }
 
-// consult calls the hook and reads its issuer, on a goroutine of its own: one that
-// hangs keeps that, and a slot.
+// consult calls the hook and reads its issuer, on a goroutine of its own: one
+// that hangs keeps that, and a slot.
 func (c *choices) consult(name string) answer {
 	timer := time.NewTimer(choiceTime)
 	defer timer.Stop()
@@ -221,9 +224,9 @@ func (c *choices) consult(name string) answer {
 	}
 }
 
-// call begins a call of the hook about a name. If one is under way it returns what
-// is closed at its end instead: a name for which the hook hangs, which is tried
-// again and again, must not take the slots of all others.
+// call begins a call of the hook about a name. If one is under way it returns
+// what is closed at its end instead: a name for which the hook hangs, which is
+// tried again and again, must not take the slots of all others.
 func (c *choices) call(name string) (answers chan answer, before chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -253,7 +256,8 @@ func (c *choices) answer(name string, answers chan<- answer) {
 	answers <- a
 }
 
-// draftContained is draftOf, contained: it calls a method of the program's issuer.
+// draftContained is draftOf, contained: it calls a method of the program's
+// issuer.
 func draftContained(given certmagic.Issuer) (d *draft, err error) {
 	defer rescue("issuer", &err)
 	return draftOf(given)
@@ -373,8 +377,8 @@ func (c *choices) retry(name string, q *inquiry) time.Time {
 	return time.Now().Add(wait)
 }
 
-// await waits until the program has answered for a name, and returns an error as
-// soon as it is clear that it will not do so soon.
+// await waits until the program has answered for a name, and returns an error
+// as soon as it is clear that it will not do so soon.
 func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 	for {
 		done, err := c.ask(name, false)
@@ -396,7 +400,8 @@ func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 	}
 }
 
-// failure returns the last error of the inquiry about a name, nil if there is none.
+// failure returns the last error of the inquiry about a name, nil if there is
+// none.
 func (c *choices) failure(name string) error {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

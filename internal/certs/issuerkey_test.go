@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// A mute is an issuer of the program whose IssuerKey hangs until the channel is closed.
+// A mute is an issuer of the program whose IssuerKey hangs until the channel is
+// closed.
 type mute struct {
 	*fakeIssuer
 	speak chan struct{}
@@ -24,8 +25,9 @@ func (i mute) IssuerKey() string {
 	return i.fakeIssuer.IssuerKey()
 }
 
-// IssuerKey is a method of the program, as TLS.Host is: where it hangs, one host waits. Others get the issuers that they
-// want, handshakes go on, and the host is asked about again.
+// IssuerKey is a method of the program, as TLS.Host is: where it hangs, one
+// host waits. Others get the issuers that they want, handshakes go on, and the
+// host is asked about again.
 func TestAnIssuerThatHangsHoldsUpItsHostsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, speak := newWishes(), make(chan struct{})

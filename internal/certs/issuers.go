@@ -16,9 +16,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// An account starts so many orders in so much time: the same rate as certmagic's
-// own limit per account, in which an order would wait with a lock held, and which
-// is one for all of the process.
+// An account starts so many orders in so much time: the same rate as
+// certmagic's own limit per account, in which an order would wait with a lock
+// held, and which is one for all of the process.
 const (
 	orders       = 10
 	ordersWindow = 10 * time.Second
@@ -36,9 +36,9 @@ type chain struct {
 	unused time.Time // since when it has none and its queue is empty; zero if it is used
 }
 
-// issue tries each authority once, and returns nil once storage has a certificate
-// other than that of o.serial. The error says why each refused; it is a heldError
-// if none was asked.
+// issue tries each authority once, and returns nil once storage has a
+// certificate other than that of o.serial. The error says why each refused; it
+// is a heldError if none was asked.
 func (c *chain) issue(ctx context.Context, o order) error {
 	o.chain = c
 	if c.renewed(ctx, o) {
@@ -107,8 +107,8 @@ func (c *chain) renewed(ctx context.Context, o order) bool {
 	return false
 }
 
-// whole reads the certificate of name. One that is not whole may be in the middle of being written by another process: it is
-// read again after a moment.
+// whole reads the certificate of name. One that is not whole may be in the
+// middle of being written by another process: it is read again after a moment.
 func (c *chain) whole(ctx context.Context, storage *boundedStorage, name string) (*stored, error) {
 	for n := 1; ; n++ {
 		now, err := readStored(ctx, storage, c.authorities, name)
@@ -151,8 +151,8 @@ func (c *chain) wildcards() bool {
 	return false
 }
 
-// issuers are the chains of one Manager: for public names, for internal ones, and
-// those that the program wishes for some hosts.
+// issuers are the chains of one Manager: for public names, for internal ones,
+// and those that the program wishes for some hosts.
 type issuers struct {
 	engine           *engine
 	public, internal *chain
@@ -216,8 +216,8 @@ func (c *chain) pace() *pacer {
 	return c.authorities[0].account.pace
 }
 
-// newInternal makes the chain for internal names, of the local CA or of what the
-// program has in its place.
+// newInternal makes the chain for internal names, of the local CA or of what
+// the program has in its place.
 func (s *issuers) newInternal(issuer certmagic.Issuer, local *localSigner) error {
 	keyType := certmagic.KeyType("")
 	if i, ok := issuer.(Issuer); ok {
@@ -235,8 +235,8 @@ func (s *issuers) newInternal(issuer certmagic.Issuer, local *localSigner) error
 	return nil
 }
 
-// chainOfIssuer returns the chain of an issuer alone. Issuers that are the same in all
-// respects are one.
+// chainOfIssuer returns the chain of an issuer alone. Issuers that are the same
+// in all respects are one.
 func (s *issuers) chainOfIssuer(d *draft) *chain {
 	s.mu.Lock()
 	defer s.mu.Unlock()

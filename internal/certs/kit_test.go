@@ -95,7 +95,8 @@ func (s *memStorage) Delete(_ context.Context, key string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ext := path.Ext(key); ext == ".json" || ext == ".crt" || ext == ".key" { // a file, of which there are many
+	// a file, of which there are many
+	if ext := path.Ext(key); ext == ".json" || ext == ".crt" || ext == ".key" {
 		delete(s.files, key)
 		return nil
 	}
@@ -207,9 +208,10 @@ func (s *memStorage) damage(t *testing.T, suffix string) {
 
 // A fakeIssuer is a certmagic.Issuer in the program.
 type fakeIssuer struct {
-	key    string
-	life   time.Duration
-	age    time.Duration                                                // that certificates have already
+	key  string
+	life time.Duration
+	// that certificates have already
+	age    time.Duration
 	before atomic.Pointer[func(ctx context.Context, host string) error] // runs first
 
 	ca     *x509.Certificate

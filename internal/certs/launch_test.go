@@ -8,19 +8,21 @@ import (
 
 // The launch. Read-only.
 const (
-	launchOld   = 600               // hosts before it, with certificates of launchLife
-	launchNew   = 1500              // hosts that come with it, with longer ones
-	launchSick  = 20                // of each, whose validation fails for some time before it
-	launchDead  = 200               // old hosts whose validation fails for good after it
-	launchLife  = 18 * time.Hour    // so that days are enough: a third of it is left for a renewal
-	launchFair  = 20 * time.Minute  // in one piece, that a host must have had
-	launchFirst = 5 * time.Hour     // likewise, for its first certificate
-	launchHeavy = 110 * time.Second // that an answer of the CA takes at least: 16 orders at a time are 240 an hour
+	launchOld   = 600              // hosts before it, with certificates of launchLife
+	launchNew   = 1500             // hosts that come with it, with longer ones
+	launchSick  = 20               // of each, whose validation fails for some time before it
+	launchDead  = 200              // old hosts whose validation fails for good after it
+	launchLife  = 18 * time.Hour   // so that days are enough: a third of it is left for a renewal
+	launchFair  = 20 * time.Minute // in one piece, that a host must have had
+	launchFirst = 5 * time.Hour    // likewise, for its first certificate
+	// that an answer of the CA takes at least: 16 orders at a time are 240 an
+	// hour
+	launchHeavy = 110 * time.Second
 )
 
 // Thousands of hosts come at once to a server whose certificates live for
-// hours, at a slow CA: for seven hours there is more to do than the queue can run
-// at a time. Later some of the domains die, the CA hangs for as long as
+// hours, at a slow CA: for seven hours there is more to do than the queue can
+// run at a time. Later some of the domains die, the CA hangs for as long as
 // renewals have time, and the server is off for as long. What goes first
 // decides which certificates expire: none of a healthy host may.
 //
@@ -36,7 +38,8 @@ func TestALaunchOfThousandsOfHosts(t *testing.T) {
 func (w *world) launches() {
 	w.fair, w.first = launchFair, launchFirst
 	w.ca.least, w.ca.most = launchHeavy, launchHeavy+20*time.Second
-	w.ca.orders, w.ca.sets = newWindow(2_000, 3*time.Hour), newWindow(100, day(7)) // the queue is what is narrow
+	// the queue is what is narrow
+	w.ca.orders, w.ca.sets = newWindow(2_000, 3*time.Hour), newWindow(100, day(7))
 	w.run(func(chan struct{}) {
 		old := w.come("old", launchOld, tenant{life: launchLife}, 12*time.Hour)
 		w.pass(2 * time.Hour)
@@ -56,7 +59,8 @@ func (w *world) launches() {
 // rush adds the new hosts while some, old and new, have failed and can be
 // validated again.
 func (w *world) rush(old []*tenant) {
-	sick := append(w.come("sick", launchSick, tenant{life: day(90)}, 0), old[110:110+launchSick]...) // old ones that are due now
+	// old ones that are due now
+	sick := append(w.come("sick", launchSick, tenant{life: day(90)}, 0), old[110:110+launchSick]...)
 	for _, s := range sick {
 		w.breaks(s)
 	}

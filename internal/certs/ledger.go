@@ -23,9 +23,9 @@ const (
 // scopeNames are what storage calls the scopes. Read-only.
 var scopeNames = [...]string{hostScope: "host", domainScope: "domain", accountScope: "account", addressScope: "address"}
 
-// A ledger is what storage remembers of the limits that an account has met, over
-// restarts and for a cluster: each is met once. What cannot be read or written
-// counts as nothing.
+// A ledger is what storage remembers of the limits that an account has met,
+// over restarts and for a cluster: each is met once. What cannot be read or
+// written counts as nothing.
 type ledger struct {
 	storage *boundedStorage
 	key     string
@@ -50,8 +50,8 @@ func newLedger(s *boundedStorage, account ...string) *ledger {
 	return &ledger{storage: s, slot: make(chan struct{}, 1), key: path.Join("hostproxy", "limits", digest(account...)+".json")}
 }
 
-// read puts the limits that other processes have met into h, once a minute. A nil
-// ledger has none.
+// read puts the limits that other processes have met into h, once a minute. A
+// nil ledger has none.
 func (l *ledger) read(ctx context.Context, h *holds) {
 	if l == nil {
 		return
@@ -84,8 +84,8 @@ func (l *ledger) merge(ctx context.Context, h *holds) {
 	}
 }
 
-// limit returns the limit of an entry, false if it is over or damaged: none is in
-// force for longer than limitedLast.
+// limit returns the limit of an entry, false if it is over or damaged: none is
+// in force for longer than limitedLast.
 func (e entry) limit() (limit, bool) {
 	index := slices.Index(scopeNames[:], e.Scope)
 	if left := time.Until(e.Until); index < 0 || left <= 0 || left > limitedLast+historySkew {
@@ -95,7 +95,8 @@ func (e entry) limit() (limit, bool) {
 	return limit{subject: about, until: inTime(e.Until)}, about.valid()
 }
 
-// write adds the limits in force in h to the ledger. It goes on when ctx is done.
+// write adds the limits in force in h to the ledger. It goes on when ctx is
+// done.
 func (l *ledger) write(ctx context.Context, h *holds, log *slog.Logger) {
 	if l == nil {
 		return
@@ -128,7 +129,8 @@ func (s subject) valid() bool {
 	return err == nil && canonical == base
 }
 
-// learn puts a limit of another process in force, unless one that lasts longer is.
+// learn puts a limit of another process in force, unless one that lasts longer
+// is.
 func (h *holds) learn(l limit) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -137,8 +139,8 @@ func (h *holds) learn(l limit) {
 	}
 }
 
-// inForce returns the limits in force as a ledger keeps them, those of most hosts
-// first.
+// inForce returns the limits in force as a ledger keeps them, those of most
+// hosts first.
 func (h *holds) inForce() []entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -28,7 +28,9 @@ type Keeper struct {
 	running int     // Shares not released
 	held    bool    // a listener without a Share may be open
 
-	closing chan struct{} // closed when the Manager that was closed last has ended; nil if there was none
+	// closed when the Manager that was closed last has ended; nil if there was
+	// none
+	closing chan struct{}
 }
 
 // Manager returns the Manager, nil if the Keeper is not open.
@@ -118,8 +120,8 @@ func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) boo
 
 // Belongs reports whether a connection may carry requests for a canonical host:
 // what a client proved to one host counts for no other. wants says, as
-// Options.Wants, what has a route: by the very routes that serve the request, or
-// it could be admitted by old ones and served by new ones.
+// Options.Wants, what has a route: by the very routes that serve the request,
+// or it could be admitted by old ones and served by new ones.
 //
 // Hot path: one atomic load, no allocation; a read lock if the program says per
 // host how TLS is done.
@@ -153,8 +155,8 @@ func (k *Keeper) Close() error {
 }
 
 // shut takes the Manager out of use, if there is one. The result closes it and
-// waits for its end, and for that of the ones before. k.mu is held, and must not
-// be held during the call of the result.
+// waits for its end, and for that of the ones before. k.mu is held, and must
+// not be held during the call of the result.
 func (k *Keeper) shut() func() error {
 	m, before := k.manager.Swap(nil), k.closing
 	if m == nil {

@@ -14,23 +14,32 @@ import (
 )
 
 const (
-	limitedUnknown = time.Hour        // after a rate limit that does not say how long, or says a time that is long over
-	limitedLate    = 5 * time.Minute  // after its time a limit may still be met; later one of the clocks is wrong
-	limitedLast    = 6 * time.Hour    // a CA is asked again after that, or after the time that its limit counts, whatever it said
-	limitedProbe   = 30 * time.Minute // between two orders of a due renewal that a limit refuses, at least, unless the limit ends sooner
-	heldPause      = time.Minute      // until others are let through, while one tries
-	maxHolds       = 10_000           // remembered, per account
-	tryTime        = 2 * maxIssueTime // after which one that tries is forgotten
+	// after a rate limit that does not say how long, or says a time that is
+	// long over
+	limitedUnknown = time.Hour
+	// after its time a limit may still be met; later one of the clocks is wrong
+	limitedLate = 5 * time.Minute
+	// a CA is asked again after that, or after the time that its limit counts,
+	// whatever it said
+	limitedLast = 6 * time.Hour
+	// between two orders of a due renewal that a limit refuses, at least,
+	// unless the limit ends sooner
+	limitedProbe = 30 * time.Minute
+	heldPause    = time.Minute      // until others are let through, while one tries
+	maxHolds     = 10_000           // remembered, per account
+	tryTime      = 2 * maxIssueTime // after which one that tries is forgotten
 )
 
 // A scope is what a rate limit counts.
 type scope int
 
 const (
-	hostScope    scope = iota // one name: failed validations, certificates for the exact set, paused names, and what is not known
-	domainScope               // a registered domain
-	accountScope              // new orders of the account
-	addressScope              // new accounts from our address
+	// one name: failed validations, certificates for the exact set, paused
+	// names, and what is not known
+	hostScope    scope = iota
+	domainScope        // a registered domain
+	accountScope       // new orders of the account
+	addressScope       // new accounts from our address
 )
 
 // A limit is what a CA said about the number of requests.
@@ -64,9 +73,10 @@ type heldError struct {
 func (e *heldError) Error() string { return e.err.Error() }
 func (e *heldError) Unwrap() error { return e.err }
 
-// readLimit reads a rate limit out of the error of an order for name. What it is
-// about is known by its text only, which is Boulder's (ratelimits/transaction.go,
-// wfe2/wfe.go); other limits are taken to be about the host.
+// readLimit reads a rate limit out of the error of an order for name. What it
+// is about is known by its text only, which is Boulder's
+// (ratelimits/transaction.go, wfe2/wfe.go); other limits are taken to be about
+// the host.
 func readLimit(err error, name string) (limit, bool) {
 	var p acme.Problem
 	if !errors.As(err, &p) || !limited(p) {
@@ -156,9 +166,10 @@ func retryAfter(detail string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// windowOf reads out of the text of a rate limit in how much time so many requests
-// are allowed, "too many new orders (300) from this account in the last 3h0m0s":
-// after that time without any the limit is whole again, whatever else the CA says.
+// windowOf reads out of the text of a rate limit in how much time so many
+// requests are allowed, "too many new orders (300) from this account in the
+// last 3h0m0s": after that time without any the limit is whole again, whatever
+// else the CA says.
 func windowOf(detail string) (time.Duration, bool) {
 	_, rest, _ := strings.Cut(detail, " in the last ")
 	text, _, _ := strings.Cut(rest, ",")
@@ -166,8 +177,8 @@ func windowOf(detail string) (time.Duration, bool) {
 	return whole, err == nil && whole > 0
 }
 
-// holds are the limits of an account that are in force. A hold ends with one order
-// that is let through: when the CA takes it, the others follow.
+// holds are the limits of an account that are in force. A hold ends with one
+// order that is let through: when the CA takes it, the others follow.
 //
 // Renewals that are due pass by them. One that a limit has refused has its own
 // time for the next order.
@@ -215,8 +226,8 @@ func (h *holds) enter(name string, registered bool) (entered []*hold, until time
 	return entered, time.Time{}
 }
 
-// until returns how long the limits of any of the subjects are in force; zero if
-// none is.
+// until returns how long the limits of any of the subjects are in force; zero
+// if none is.
 func (h *holds) until(about ...subject) (until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -253,7 +264,8 @@ func subjects(name string) []subject {
 // nothing about a limit.
 var errNotAsked = errors.New("another process has the certificate")
 
-// release ends what enter began, with the error of the order. A hold that has been set anew meanwhile is none of its.
+// release ends what enter began, with the error of the order. A hold that has
+// been set anew meanwhile is none of its.
 func (h *holds) release(entered []*hold, err error) {
 	if len(entered) == 0 {
 		return
@@ -274,10 +286,10 @@ func (h *holds) release(entered []*hold, err error) {
 	}
 }
 
-// refuse notes that a limit until then has refused the renewal of name, which is
-// due, and returns when the next order may follow. left is what remains of the
-// certificate, 0 if nothing: a limit that outlasts it is probed before, as often as
-// halves of the rest have half an hour.
+// refuse notes that a limit until then has refused the renewal of name, which
+// is due, and returns when the next order may follow. left is what remains of
+// the certificate, 0 if nothing: a limit that outlasts it is probed before, as
+// often as halves of the rest have half an hour.
 func (h *holds) refuse(name string, until time.Time, left time.Duration) time.Time {
 	wait := clampLimit(until)
 	if left > 0 {

@@ -86,8 +86,8 @@ func (ca *limitedCA) refusals() int {
 	return len(ca.refused)
 }
 
-// 50 certificates a week for one domain are used up: the other domains of the server do not notice, and the CA is not
-// asked for each of the domain's hosts.
+// 50 certificates a week for one domain are used up: the other domains of the
+// server do not notice, and the CA is not asked for each of the domain's hosts.
 func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(30 * time.Hour)
@@ -113,7 +113,8 @@ func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
 	})
 }
 
-// A CA that says 144 h is asked again after 6 h, or after the 3 h that its limit counts, by one order.
+// A CA that says 144 h is asked again after 6 h, or after the 3 h that its
+// limit counts, by one order.
 func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
@@ -131,13 +132,15 @@ func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 		assert.LessOrEqual(t, ca.refusals()-first, 2)
 		time.Sleep(12 * time.Hour)
 		assert.LessOrEqual(t, ca.refusals()-first, 4)
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour) // not the 144 that the CA has said
+		// not the 144 that the CA has said
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
 	})
 }
 
-// 900 new hosts at a CA that allows 300 orders in three hours, and says that its limit lasts for days.
+// 900 new hosts at a CA that allows 300 orders in three hours, and says that
+// its limit lasts for days.
 func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		orders := newWindow(300, 3*time.Hour)
@@ -160,8 +163,8 @@ func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
 	})
 }
 
-// The limit of new orders is used up by new hosts, for a week: certificates that are in use are renewed all the same, when
-// they are due.
+// The limit of new orders is used up by new hosts, for a week: certificates
+// that are in use are renewed all the same, when they are due.
 func TestDueRenewalsAreNeverHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newLimitedCA(t, func(host string) error {
@@ -220,7 +223,8 @@ func TestHeldHostsDoNotSlowOthers(t *testing.T) {
 	})
 }
 
-// The order that was let through can succeed after another one has met the limit again.
+// The order that was let through can succeed after another one has met the
+// limit again.
 func TestAnOrderThatWasLetThroughDoesNotEndALaterLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := certs.NewHolds()
@@ -259,7 +263,8 @@ func TestAnOrderThatTheCAHasNotSeenEndsNoLimit(t *testing.T) {
 	})
 }
 
-// What waits for a limit has not failed. The program and its log are told all the same, once.
+// What waits for a limit has not failed. The program and its log are told all
+// the same, once.
 func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(30 * time.Hour)
@@ -319,7 +324,8 @@ func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
 	})
 }
 
-// What the policy said when the host was first asked for counts no longer when a limit ends hours later.
+// What the policy said when the host was first asked for counts no longer when
+// a limit ends hours later.
 func TestAHostOnDemandThatALimitHeldIsAskedAboutAgain(t *testing.T) {
 	for what, deny := range map[string]bool{"allowed still": false, "no longer allowed": true} {
 		t.Run(what, func(t *testing.T) {
@@ -335,7 +341,8 @@ func TestAHostOnDemandThatALimitHeldIsAskedAboutAgain(t *testing.T) {
 				o := with(ca)
 				o.Policy = p.allow
 				m, _ := start(t, o, "*")
-				for _, host := range []string{"customer0.example.com", "customer1.example.com"} { // the first meets the limit
+				// the first meets the limit
+				for _, host := range []string{"customer0.example.com", "customer1.example.com"} {
 					_, err := shake(t, m, host)
 					require.Error(t, err)
 				}

@@ -17,10 +17,10 @@ const refusalPause = time.Minute
 var errManyWaiters = errors.New("too many handshakes are waiting for certificates")
 
 // A lobby is where handshakes wait for the certificates of their hosts. It has
-// room for a number of them, maxWaiters, and for no more than maxHostWaiters
-// of one host. When it is full, one for a host with few waiters takes the place of
-// the latest one for the host with the most: no host keeps another's
-// handshakes from waiting.
+// room for a number of them, maxWaiters, and for no more than maxHostWaiters of
+// one host. When it is full, one for a host with few waiters takes the place of
+// the latest one for the host with the most: no host keeps another's handshakes
+// from waiting.
 type lobby struct {
 	ctx context.Context // ends all waits
 	log *slog.Logger
@@ -70,8 +70,9 @@ func (l *lobby) enter(host string) (*waiter, error) {
 	return w, nil
 }
 
-// acquire adds a waiter, nil if there is no room, and returns the refusal that is
-// to be logged, if any: of this handshake or of the one whose place it takes.
+// acquire adds a waiter, nil if there is no room, and returns the refusal that
+// is to be logged, if any: of this handshake or of the one whose place it
+// takes.
 func (l *lobby) acquire(host string) (*waiter, *refusal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -186,7 +187,8 @@ func (l *lobby) crowds() map[string]crowd {
 	return all
 }
 
-// count adds to a status the handshakes that wait for its host, and those that were refused lately.
+// count adds to a status the handshakes that wait for its host, and those that
+// were refused lately.
 func (l *lobby) count(s Status) Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -29,7 +29,8 @@ func hangs(t testing.TB) *fakeIssuer {
 	return ca
 }
 
-// crowd makes n handshakes for host wait, and returns how many have got an error.
+// crowd makes n handshakes for host wait, and returns how many have got an
+// error.
 func crowd(t testing.TB, m *certs.Manager, host string, n int) (failed func() int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -205,7 +206,8 @@ func TestAnExpiredCertificateIsServedAtOnceWhileTheCAHangs(t *testing.T) {
 			assert.Zero(t, time.Since(begin), what)
 		}
 		ca.unhook()
-		time.Sleep(18 * time.Minute) // 5 for an attempt that hangs, and a pause of up to 12 behind it
+		// 5 for an attempt that hangs, and a pause of up to 12 behind it
+		time.Sleep(18 * time.Minute)
 		leaf, err := shake(t, m, "a.example.com")
 		require.NoError(t, err)
 		assert.True(t, time.Now().Before(leaf.NotAfter), "the renewal went on meanwhile")

@@ -53,8 +53,8 @@ const (
 //
 // The authority is what lies in Storage: two values over the same storage are
 // the same authority. Of two roots that a loss of the storage has led to, the
-// older one stays; a Manager notices within five minutes. It is created on first use, under a lock. Its methods may
-// be called concurrently.
+// older one stays; a Manager notices within five minutes. It is created on
+// first use, under a lock. Its methods may be called concurrently.
 type LocalCA struct {
 	// Storage keeps the root certificate and its key. Nil means that of Files.
 	Storage certmagic.Storage
@@ -235,10 +235,10 @@ func (c *LocalCA) storage() (*boundedStorage, error) {
 	return b, nil
 }
 
-// restore makes the root in memory and the one in storage the same, after a loss
-// of what was in storage. The older one stays: clients trust it already, and a
-// process that began on the empty storage has made the other just now. It does
-// nothing while no root is in memory.
+// restore makes the root in memory and the one in storage the same, after a
+// loss of what was in storage. The older one stays: clients trust it already,
+// and a process that began on the empty storage has made the other just now. It
+// does nothing while no root is in memory.
 func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	held := c.held()
 	if held == nil {
@@ -281,7 +281,8 @@ func (c *LocalCA) holds() int {
 	return 1
 }
 
-// storeUnlessThere stores r, or returns the root that another process has stored.
+// storeUnlessThere stores r, or returns the root that another process has
+// stored.
 func (r *root) storeUnlessThere(ctx context.Context, s certmagic.Storage) (*root, error) {
 	if err := s.Lock(ctx, rootLock); err != nil {
 		return nil, fmt.Errorf("lock for the root: %w", err)
@@ -346,7 +347,8 @@ func newRoot() (*root, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		// Two roots in one trust store need two names, or clients may pick the wrong one.
+		// Two roots in one trust store need two names, or clients may pick the
+		// wrong one.
 		Subject:                     pkix.Name{CommonName: "hostproxy local CA " + hex.EncodeToString(serial.Bytes()[:4])},
 		NotBefore:                   now.Add(-clockSkew),
 		NotAfter:                    now.Add(rootLifetime),

@@ -84,7 +84,8 @@ func TestOpenSSLAcceptsTheLocalCA(t *testing.T) {
 	assert.Error(t, verify("sslclient"))
 }
 
-// Clients trust a root by its bytes: one that is there stays, whatever it lacks.
+// Clients trust a root by its bytes: one that is there stays, whatever it
+// lacks.
 func TestAStoredRootIsKeptAsItIs(t *testing.T) {
 	storage := newMemStorage()
 	_, err := (&certs.LocalCA{Storage: storage}).RootPEM(t.Context())

@@ -15,8 +15,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A localSigner is the local CA at work in one Manager: it introduces itself to the operator, makes certificates in
-// handshakes, and follows the root in its storage. A nil one is that of a Manager whose program has replaced it.
+// A localSigner is the local CA at work in one Manager: it introduces itself to
+// the operator, makes certificates in handshakes, and follows the root in its
+// storage. A nil one is that of a Manager whose program has replaced it.
 type localSigner struct {
 	ca      *LocalCA
 	minted  *mint
@@ -62,7 +63,8 @@ func newLocalSigner(m *Manager) (*localSigner, error) {
 	}, nil
 }
 
-// mintable reports whether a host can have a certificate that is kept in memory only.
+// mintable reports whether a host can have a certificate that is kept in memory
+// only.
 func (l *localSigner) mintable(host string) bool { return l != nil && hostname.IsInternal(host) }
 
 // keepRemedy is what an operator can do for a local CA that cannot write.
@@ -151,7 +153,8 @@ func (l *localSigner) resigned(change func() error) error {
 	return err
 }
 
-// renewSigned replaces the certificates that the local CA has signed with the root before.
+// renewSigned replaces the certificates that the local CA has signed with the
+// root before.
 func (m *Manager) renewSigned(before *root) {
 	m.each(func(h *host) {
 		if cert := h.cert.Load(); cert != nil && h.chain() == m.issuers.internal && bytes.Equal(cert.Leaf.RawIssuer, before.cert.RawSubject) {
@@ -160,8 +163,9 @@ func (m *Manager) renewSigned(before *root) {
 	})
 }
 
-// orphaned reports whether the local CA has signed s with another root than that it
-// has now: the operator has replaced it while no process was there to see it.
+// orphaned reports whether the local CA has signed s with another root than
+// that it has now: the operator has replaced it while no process was there to
+// see it.
 func (l *localSigner) orphaned(ctx context.Context, s *stored) bool {
 	if l == nil || s.by.template != certmagic.Issuer(l.ca) {
 		return false

@@ -61,8 +61,8 @@ func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
 	})
 }
 
-// A directory of real files that cannot be made. The remedy is about the setting
-// that it comes from.
+// A directory of real files that cannot be made. The remedy is about the
+// setting that it comes from.
 func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))

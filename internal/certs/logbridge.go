@@ -80,8 +80,9 @@ func attrs(fields []zapcore.Field) []slog.Attr {
 	return as
 }
 
-// members returns the attributes of an object, sorted by key. Objects in it become groups, and what is empty is left out: the text of a
-// map would be a dump.
+// members returns the attributes of an object, sorted by key. Objects in it
+// become groups, and what is empty is left out: the text of a map would be a
+// dump.
 func members(object map[string]any) []slog.Attr {
 	as := make([]slog.Attr, 0, len(object))
 	for _, k := range slices.Sorted(maps.Keys(object)) {
@@ -102,7 +103,8 @@ func members(object map[string]any) []slog.Attr {
 	return as
 }
 
-// elements returns an array as one attribute, or as a group if there are objects in it; none if it is empty.
+// elements returns an array as one attribute, or as a group if there are
+// objects in it; none if it is empty.
 func elements(key string, array []any) []slog.Attr {
 	if len(array) == 0 {
 		return nil

@@ -99,7 +99,8 @@ func New(o Options) (*Manager, error) {
 	}
 	m.routing = &routing{options: &m.options, choices: m.choices, static: m.static, issuers: m.issuers, local: m.local}
 	m.follower = newFollower(m)
-	// The witnesses are the first to know of a storage's return: nothing is tried before.
+	// The witnesses are the first to know of a storage's return: nothing is
+	// tried before.
 	back := &restorer{storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log}
 	m.witnesses = newWitnesses(m.ctx, back)
 	m.storage.onReturn(m.retryStalled)

@@ -114,7 +114,8 @@ func TestAHandshakeMovesItsHostToTheFront(t *testing.T) {
 		synctest.Wait()
 		begin := time.Now()
 		_, err := shake(t, m, "wanted.example.com")
-		for err != nil && time.Since(begin) < time.Minute { // a wait has its end, and the client tries again
+		// a wait has its end, and the client tries again
+		for err != nil && time.Since(begin) < time.Minute {
 			_, err = shake(t, m, "wanted.example.com")
 		}
 		require.NoError(t, err)
@@ -181,7 +182,8 @@ func TestAFailedRenewalKeepsTheCertificateAndIsTriedAgain(t *testing.T) {
 	})
 }
 
-// Point 4: RemoveManaged during an obtain in flight lets the certificate come back.
+// Point 4: RemoveManaged during an obtain in flight lets the certificate come
+// back.
 func TestRemovalInFlightEndsTheAttemptAndFreesItsLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
@@ -209,7 +211,8 @@ func TestACertificateThatComesAfterTheRemovalIsNotServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		ca := newIssuer(t, "ca", day(90))
-		ca.hook(func(context.Context, string) error { <-release; return nil }) // deaf to its context
+		// deaf to its context
+		ca.hook(func(context.Context, string) error { <-release; return nil })
 		m, r := start(t, with(ca), "a.example.com")
 		synctest.Wait()
 		r.set()
@@ -266,7 +269,8 @@ func TestReplacingAllRoutesCostsBoundedWork(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		assert.Less(t, runtime.NumGoroutine()-before, 100)
 		assert.LessOrEqual(t, storage.most.Load(), int64(8+16))
-		assert.Less(t, storage.reads.Load()-reads, int64(10_000+500)) // one each, and the attempts under way
+		// one each, and the attempts under way
+		assert.Less(t, storage.reads.Load()-reads, int64(10_000+500))
 		assert.Len(t, m.Statuses(), 10_000)
 
 		scans := r.scans.Load()
@@ -357,7 +361,8 @@ func TestTheNextIssuerIsAskedWhenTheFirstRefuses(t *testing.T) {
 		require.NoError(t, again.Await(t.Context()))
 		assert.Len(t, second.issued(), 1)
 
-		// At renewal the first is asked first, and its certificate is the one served.
+		// At renewal the first is asked first, and its certificate is the one
+		// served.
 		first.unhook()
 		time.Sleep(day(64))
 		assert.Equal(t, "first", again.Statuses()[0].Issuer)

@@ -19,8 +19,9 @@ const repairPatience = 5 * time.Second
 // its writes.
 func issueLock(name string) string { return "issue_cert_" + name }
 
-// metadata is what certmagic wants beside a certificate, made from what is known
-// without asking the CA. It lets the CA be asked soon when it wants the renewal.
+// metadata is what certmagic wants beside a certificate, made from what is
+// known without asking the CA. It lets the CA be asked soon when it wants the
+// renewal.
 func (a *authority) metadata(c *stored, name string) ([]byte, error) {
 	res := certmagic.CertificateResource{SANs: []string{name}}
 	if _, ok := a.template.(certmagic.RenewalInfoGetter); ok {

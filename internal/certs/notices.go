@@ -8,7 +8,8 @@ import (
 )
 
 // noticePause is how long the routes are to be at rest before settings that
-// nothing uses are noticed: a program may open its listener before it adds routes.
+// nothing uses are noticed: a program may open its listener before it adds
+// routes.
 const noticePause = time.Second
 
 // noticeLast is how long they are waited for at most.
@@ -78,8 +79,8 @@ func (n *notices) check() {
 }
 
 // refused is told of each handshake for a host without a route. A server of the
-// program logs it in words of crypto/tls that say nothing of routes: if there are
-// none at all at the first one, that is said here.
+// program logs it in words of crypto/tls that say nothing of routes: if there
+// are none at all at the first one, that is said here.
 func (n *notices) refused(name string) {
 	if n.checked.Load() || n.checked.Swap(true) {
 		return

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// ErrNotAllowed is what a policy says of a host that may not have a certificate, itself or wrapped. Any other error of
-// a policy means that it does not know.
+// ErrNotAllowed is what a policy says of a host that may not have a
+// certificate, itself or wrapped. Any other error of a policy means that it
+// does not know.
 var ErrNotAllowed = errors.New("host not allowed")
 
 const (
@@ -27,8 +28,9 @@ var (
 	errUnasked     = errors.New("no client has requested it recently")
 )
 
-// demands decides about names that come with a handshake: each once at a time, few at a time, and one that was refused
-// or that the policy did not know not again for a while.
+// demands decides about names that come with a handshake: each once at a time,
+// few at a time, and one that was refused or that the policy did not know not
+// again for a while.
 type demands struct {
 	manager *Manager
 	calls   chan struct{} // a slot per call of the policy under way, those that hang included
@@ -66,8 +68,8 @@ func newDemands(m *Manager) *demands {
 	}
 }
 
-// join finds or begins the decision about name: nil without an error if it is refused, or if nobody can issue for it. began
-// reports that it begins now.
+// join finds or begins the decision about name: nil without an error if it is
+// refused, or if nobody can issue for it. began reports that it begins now.
 func (d *demands) join(name string) (x *demand, began bool, err error) {
 	if d.manager.choices == nil && d.manager.routing.refusal(name) != nil {
 		return nil, false, nil
@@ -94,9 +96,10 @@ func (d *demands) join(name string) (x *demand, began bool, err error) {
 	return x, true, nil
 }
 
-// decide asks the policy, on its own time: the handshake that asked first may leave before the others. An allowed name
-// stays open until its first outcome, so that issuances on demand are bounded too. If the policy does not know, what storage
-// has is served.
+// decide asks the policy, on its own time: the handshake that asked first may
+// leave before the others. An allowed name stays open until its first outcome,
+// so that issuances on demand are bounded too. If the policy does not know,
+// what storage has is served.
 func (d *demands) decide(name string, x *demand) {
 	m := d.manager
 	err := d.policy(m.ctx, name)
@@ -137,8 +140,8 @@ func (d *demands) decide(name string, x *demand) {
 	d.mu.Unlock()
 }
 
-// failed logs that a name could not be decided about: when that begins, and once
-// a minute while it goes on, however many names clients make up.
+// failed logs that a name could not be decided about: when that begins, and
+// once a minute while it goes on, however many names clients make up.
 func (d *demands) failed(name string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,7 +166,8 @@ func (d *demands) works() {
 	}
 }
 
-// remember remembers a verdict. When the memory is full, one that is over goes, or else any.
+// remember remembers a verdict. When the memory is full, one that is over goes,
+// or else any.
 func (d *demands) remember(name string, v verdict) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -195,8 +199,8 @@ func (d *demands) forget(name string) {
 	delete(d.verdicts, name)
 }
 
-// policy asks the program whether name may have a certificate on demand. The hook runs on a goroutine of its own: one
-// that hangs keeps that, and a slot.
+// policy asks the program whether name may have a certificate on demand. The
+// hook runs on a goroutine of its own: one that hangs keeps that, and a slot.
 func (d *demands) policy(ctx context.Context, name string) error {
 	d.mu.Lock()
 	hangs := d.calling[name]
@@ -238,7 +242,8 @@ func (d *demands) call(ctx context.Context, name string, answer chan<- error) {
 	}()
 }
 
-// kept reports whether storage has a good certificate for name: the policy has allowed it to another process.
+// kept reports whether storage has a good certificate for name: the policy has
+// allowed it to another process.
 func (d *demands) kept(name string) bool {
 	m := d.manager
 	if cert, err := m.choices.demanded(name); cert != nil || err != nil {

@@ -248,7 +248,8 @@ func TestAnOnDemandHostGoesWithItsRoute(t *testing.T) {
 	})
 }
 
-// Random names cost a policy whose database is down a line a minute, and one that refuses them none.
+// Random names cost a policy whose database is down a line a minute, and one
+// that refuses them none.
 func TestAFloodOfNamesDoesNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer

@@ -104,8 +104,9 @@ func (o *outage) note(ctx context.Context, verb string, err error) {
 	}
 }
 
-// begin begins an outage, with its first failure. Outages that follow one another at once are about
-// one key that fails among many: to look often would not help it. o.mu is held.
+// begin begins an outage, with its first failure. Outages that follow one
+// another at once are about one key that fails among many: to look often would
+// not help it. o.mu is held.
 func (o *outage) begin(cause error) {
 	now := time.Now()
 	if o.pause == 0 || now.Sub(o.ended) > outageApart {

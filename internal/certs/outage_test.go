@@ -116,7 +116,8 @@ func TestAStorageThatCannotBeWrittenHasNotReturned(t *testing.T) {
 	})
 }
 
-// One file that cannot be read is no reason to hurry everybody every few seconds.
+// One file that cannot be read is no reason to hurry everybody every few
+// seconds.
 func TestOneBrokenKeyIsNotAnOutageAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
@@ -185,7 +186,8 @@ func TestErrorsOfStorageAreToldFromThoseOfTheCA(t *testing.T) {
 	}
 }
 
-// A CA that was asked before storage failed must not be asked every few seconds.
+// A CA that was asked before storage failed must not be asked every few
+// seconds.
 func TestAFailureOfACAAndOfStorageIsOneOfTheCA(t *testing.T) {
 	first, second := newIssuer(t, "first", day(90)), newIssuer(t, "second", day(90))
 	first.hook(failing("not today"))

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// What a host waits after a failure of storage, doubling from the first to the last: storage is near, and says nothing
-// about the host.
+// What a host waits after a failure of storage, doubling from the first to the
+// last: storage is near, and says nothing about the host.
 const (
-	heldLook     = 15 * time.Minute // between two looks into storage of a host that a CA's limit holds back
+	// between two looks into storage of a host that a CA's limit holds back
+	heldLook     = 15 * time.Minute
 	storageFirst = time.Second
 	storageLast  = 30 * time.Second
 )
@@ -20,8 +21,9 @@ func (h *host) install(s *stored) {
 	h.serve(s)
 }
 
-// installHeld is install for a certificate that is served while another is on its way: it is held whatever the memory says,
-// since nothing can load it meanwhile.
+// installHeld is install for a certificate that is served while another is on
+// its way: it is held whatever the memory says, since nothing can load it
+// meanwhile.
 func (h *host) installHeld(s *stored) {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
@@ -29,7 +31,8 @@ func (h *host) installHeld(s *stored) {
 	h.serve(s)
 }
 
-// serve is install, and reports whether s is new to handshakes. The manager's lock is held.
+// serve is install, and reports whether s is new to handshakes. The manager's
+// lock is held.
 func (h *host) serve(s *stored) (changed bool) {
 	if h.gone {
 		return false
@@ -53,8 +56,9 @@ func (h *host) serve(s *stored) (changed bool) {
 	return changed
 }
 
-// relieve serves the older certificate of another issuer in place of one that has expired, if there is such a one, and
-// reports whether there is. The manager's lock is held.
+// relieve serves the older certificate of another issuer in place of one that
+// has expired, if there is such a one, and reports whether there is. The
+// manager's lock is held.
 func (h *host) relieve() bool {
 	o := h.motion
 	if o == nil || o.spare == nil || !fresh(o.spare.cert) {
@@ -99,9 +103,10 @@ func (h *host) upkeep(s *stored) plan {
 	return p
 }
 
-// rested is when the next order may follow the one that has brought s: a CA may issue what is due at once, or say so of
-// whatever it issues, which is no reason to spin. It is zero if s was not ordered here, or if the program wants another.
-// The manager's lock is held.
+// rested is when the next order may follow the one that has brought s: a CA may
+// issue what is due at once, or say so of whatever it issues, which is no
+// reason to spin. It is zero if s was not ordered here, or if the program wants
+// another. The manager's lock is held.
 func (h *host) rested(s *stored) time.Time {
 	if h.summary.ordered == 0 || h.motion.forced {
 		return time.Time{}
@@ -112,7 +117,8 @@ func (h *host) rested(s *stored) time.Time {
 	return atMost(time.Unix(int64(h.summary.ordered), 0).Add(s.rest()), s.rest())
 }
 
-// fail notes err and plans p as the next try. Without a time of its own p is for when the backoff is over.
+// fail notes err and plans p as the next try. Without a time of its own p is
+// for when the backoff is over.
 func (h *host) fail(err error, why failure, p plan) {
 	m := h.manager
 	m.mu.Lock()
@@ -144,8 +150,9 @@ func (h *host) fail(err error, why failure, p plan) {
 	m.reporter.failed(status, why, news)
 }
 
-// retryStalled tries everything again that storage has stopped, at once: it has returned. An order is not repeated for each
-// of many short failures: they may be about one key, and the CA counts.
+// retryStalled tries everything again that storage has stopped, at once: it has
+// returned. An order is not repeated for each of many short failures: they may
+// be about one key, and the CA counts.
 func (m *Manager) retryStalled() {
 	long := m.storage.outageLasted() > 2*outageLookMost
 	m.each(func(h *host) { h.retryStalled(long) })
@@ -186,8 +193,8 @@ func (h *host) hold(err error, until time.Time) {
 	}
 }
 
-// heldPlan looks into storage while the host has to wait: another process may have what a CA does not give to this one.
-// The manager's lock is held.
+// heldPlan looks into storage while the host has to wait: another process may
+// have what a CA does not give to this one. The manager's lock is held.
 func (h *host) heldPlan() plan {
 	next := h.motion.next
 	if soon := time.Now().Add(heldLook); soon.Before(next) {
@@ -196,7 +203,8 @@ func (h *host) heldPlan() plan {
 	return plan{h.manager.loads, load, next}
 }
 
-// left is what remains of the certificate in use, 0 if nothing. The manager's lock is held.
+// left is what remains of the certificate in use, 0 if nothing. The manager's
+// lock is held.
 func (h *host) left() time.Duration {
 	if h.summary == nil {
 		return 0
@@ -204,7 +212,8 @@ func (h *host) left() time.Duration {
 	return max(0, time.Until(time.Unix(h.summary.notAfter, 0)))
 }
 
-// storageBackoff returns how long a host waits after n failures of storage in a row.
+// storageBackoff returns how long a host waits after n failures of storage in a
+// row.
 func storageBackoff(n int) time.Duration {
 	wait := storageLast
 	if n < 5 {

@@ -7,7 +7,9 @@ import (
 
 // An Outlook is what a handshake for a host would get.
 type Outlook struct {
-	Status Status // of the certificate that would be shown or waited for; its Host is "" without one
+	// of the certificate that would be shown or waited for; its Host is ""
+	// without one
+	Status Status
 	About  string // what would happen, in words
 }
 
@@ -64,8 +66,8 @@ func (s *Status) describe(name string) string {
 	return "a certificate of its own"
 }
 
-// outlookOfOther is Outlook for hosts of routes that have no certificate of their
-// own.
+// outlookOfOther is Outlook for hosts of routes that have no certificate of
+// their own.
 func (m *Manager) outlookOfOther(name string) Outlook {
 	switch wild := wildcardOf(name); {
 	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.routing.wantOf(wild).wanted:
@@ -80,8 +82,8 @@ func (m *Manager) outlookOfOther(name string) Outlook {
 
 // Orders reports whether a certificate would be loaded or obtained for a host
 // pattern that comes to want one: not if the program brings it, a wildcard's
-// serves, none is possible, or it has to wait for a handshake. It begins nothing,
-// and consults no hook.
+// serves, none is possible, or it has to wait for a handshake. It begins
+// nothing, and consults no hook.
 func (m *Manager) Orders(name string) bool {
 	w := m.routing.wantOf(name)
 	if !w.wanted || w.refusal != nil || w.kind == lazy {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A pacer allows a number of starts per window of time. Its methods may be called
-// concurrently. A nil pacer allows all.
+// A pacer allows a number of starts per window of time. Its methods may be
+// called concurrently. A nil pacer allows all.
 type pacer struct {
 	window time.Duration
 

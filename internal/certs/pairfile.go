@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// A pairFile is a certificate in files, and the files' times before it was read.
+// A pairFile is a certificate in files, and the files' times before it was
+// read.
 type pairFile struct {
 	KeyPair
 	cert              tls.Certificate
@@ -30,12 +31,12 @@ func (f *pairFile) changed() bool {
 	return !modified(f.CertFile).Equal(f.certTime) || !modified(f.KeyFile).Equal(f.keyTime)
 }
 
-// A fault is why files could not be read when they were looked at last. It is used
-// by the task that watches them.
+// A fault is why files could not be read when they were looked at last. It is
+// used by the task that watches them.
 type fault string
 
-// level returns where a failure is logged: at Warn when it is news, not each time
-// that the files are looked at.
+// level returns where a failure is logged: at Warn when it is news, not each
+// time that the files are looked at.
 func (f *fault) level(err error) slog.Level {
 	if text := fault(err.Error()); *f != text {
 		*f = text

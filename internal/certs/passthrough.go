@@ -217,7 +217,8 @@ func (c *passConn) left() bool {
 	return c.gone
 }
 
-// take hears the client, and carries its connection if the host is one of those.
+// take hears the client, and carries its connection if the host is one of
+// those.
 func (p *Passer) take(c *passConn) bool {
 	sni, heard, ok := peekClientHello(c.Conn)
 	c.replay = heard
@@ -281,7 +282,8 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 		"from_client", end.FromClient, "from_upstream", end.FromUpstream, "cause", end.Err)
 }
 
-// proxyHeader returns the header of the PROXY protocol, version 2, for the connection of a client.
+// proxyHeader returns the header of the PROXY protocol, version 2, for the
+// connection of a client.
 func proxyHeader(client net.Conn) []byte {
 	return proxyproto.AppendV2(nil, proxyproto.Of(proxyproto.AddrPort(client.RemoteAddr()), proxyproto.AddrPort(client.LocalAddr())))
 }

@@ -117,7 +117,8 @@ func TestPassthroughCarriesOneHostAndLeavesTheOthers(t *testing.T) {
 	}
 }
 
-// A ClientHello may come in small pieces, in several records, and longer than a packet.
+// A ClientHello may come in small pieces, in several records, and longer than a
+// packet.
 func TestAClientHelloIsHeardHoweverItComes(t *testing.T) {
 	addr, _, away, _ := passing(t, plainTarget)
 	protos := make([]string, 200) // 25 KB of them: two records

@@ -11,10 +11,10 @@ import (
 // A pauser is a connection below TLS whose server bounds its handshakes. It is
 // told when one waits, so that the wait takes nothing from other handshakes.
 type pauser interface {
-	// Pause begins a wait. ctx ends with the time for the handshake, which is at
-	// least atLeast from its ClientHello, or when the client disconnects. end
-	// ends the wait: with nil it returns an error if the handshake cannot go on,
-	// else the error that ends the handshake.
+	// Pause begins a wait. ctx ends with the time for the handshake, which is
+	// at least atLeast from its ClientHello, or when the client disconnects.
+	// end ends the wait: with nil it returns an error if the handshake cannot
+	// go on, else the error that ends the handshake.
 	Pause(atLeast time.Duration) (ctx context.Context, end func(error) error)
 }
 

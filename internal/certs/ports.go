@@ -94,10 +94,10 @@ func tcpPort(a net.Addr) int {
 	return 0
 }
 
-// httpsAuthority returns host as the client of a plain request, which came to port,
-// "" for 80, reaches it over HTTPS. A client that came to the very port that we
-// listen on finds our HTTPS port as it is; for a client that came to another
-// one something translates ports, and HTTPS is at its own.
+// httpsAuthority returns host as the client of a plain request, which came to
+// port, "" for 80, reaches it over HTTPS. A client that came to the very port
+// that we listen on finds our HTTPS port as it is; for a client that came to
+// another one something translates ports, and HTTPS is at its own.
 func httpsAuthority(q *http.Request, host, port string, https int) string {
 	if a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok &&
 		https != 0 && https != 443 && cmp.Or(port, "80") == strconv.Itoa(a.Port) {

@@ -17,16 +17,18 @@ import (
 )
 
 const (
-	maxPreflights   = 16              // look-ups at a time
-	preflightTime   = 5 * time.Second // of one
-	preflightFirst  = time.Minute     // until the next one, doubling from the first to the last
-	preflightLast   = 10 * time.Minute
-	preflightNudge  = 10 * time.Second // until the next one after a handshake
-	preflightLimit  = 6                // in a row that keep an order back for the addresses of this machine alone
-	maxShownRecords = 3                // in an error
+	maxPreflights  = 16              // look-ups at a time
+	preflightTime  = 5 * time.Second // of one
+	preflightFirst = time.Minute     // until the next one, doubling from the first to the last
+	preflightLast  = 10 * time.Minute
+	preflightNudge = 10 * time.Second // until the next one after a handshake
+	// in a row that keep an order back for the addresses of this machine alone
+	preflightLimit  = 6
+	maxShownRecords = 3 // in an error
 )
 
-// A preflightError says why a CA would not reach this machine under the name of a host.
+// A preflightError says why a CA would not reach this machine under the name of
+// a host.
 type preflightError struct {
 	text string
 	sure bool // false if it rests on the addresses of this machine alone
@@ -40,11 +42,12 @@ type explainedError struct{ err, why error }
 func (e *explainedError) Error() string { return fmt.Sprintf("%v; also, %v", e.err, e.why) }
 func (e *explainedError) Unwrap() error { return e.err }
 
-// A scout makes preflights: it looks a host up in DNS before an order for it, so that no CA is asked that would not reach this
-// machine.
+// A scout makes preflights: it looks a host up in DNS before an order for it,
+// so that no CA is asked that would not reach this machine.
 type scout struct {
-	disabled   bool
-	addresses  []netip.Addr // under which CAs reach this machine; empty means those of its interfaces
+	disabled bool
+	// under which CAs reach this machine; empty means those of its interfaces
+	addresses  []netip.Addr
 	interfaces func() []netip.Addr
 	resolve    func(ctx context.Context, host string) ([]netip.Addr, error)
 	log        *slog.Logger
@@ -79,8 +82,8 @@ func newScout(o *Options) (*scout, error) {
 	return s, errors.Join(errs...)
 }
 
-// checks reports whether orders of c for name have a preflight: each issuer that is asked is a known public CA, which has to reach
-// the host.
+// checks reports whether orders of c for name have a preflight: each issuer
+// that is asked is a known public CA, which has to reach the host.
 func (s *scout) checks(name string, c *chain) bool {
 	if s.disabled || strings.HasPrefix(name, "*") {
 		return false
@@ -99,8 +102,9 @@ func (s *scout) checks(name string, c *chain) bool {
 	return asked > 0
 }
 
-// check looks name up before an order of c. It returns a *preflightError if no order can succeed, and nil if one may: a resolver
-// that fails says nothing, nor do records with private addresses, which the CA does not see.
+// check looks name up before an order of c. It returns a *preflightError if no
+// order can succeed, and nil if one may: a resolver that fails says nothing,
+// nor do records with private addresses, which the CA does not see.
 func (s *scout) check(ctx context.Context, name string, c *chain) error {
 	if !s.checks(name, c) {
 		return nil
@@ -144,8 +148,9 @@ func (s *scout) leadsHere(name string, records []netip.Addr) error {
 	return &preflightError{sure: sure, text: fmt.Sprintf("%s points at %s, not at this machine: %s", name, shown(public), remedy)}
 }
 
-// publicOnly returns the addresses of a machine that has none but public ones. Any other may be behind a translation of addresses: it
-// does not know under which it is reached, and nil is returned.
+// publicOnly returns the addresses of a machine that has none but public ones.
+// Any other may be behind a translation of addresses: it does not know under
+// which it is reached, and nil is returned.
 func publicOnly(all []netip.Addr) []netip.Addr {
 	var public []netip.Addr
 	for _, a := range all {
@@ -189,7 +194,8 @@ func (s *scout) lookUp(ctx context.Context, name string) (addrs []netip.Addr, er
 
 // resolve looks name up in DNS.
 func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
-	// Strict: no A record and no answer about AAAA are not "no record". The dot at the end keeps the search list away.
+	// Strict: no A record and no answer about AAAA are not "no record". The dot
+	// at the end keeps the search list away.
 	r := net.Resolver{PreferGo: true, StrictErrors: true}
 	return r.LookupNetIP(ctx, "ip", name+".")
 }
@@ -206,9 +212,10 @@ func shown(addrs []netip.Addr) string {
 	return strings.Join(texts, ", ")
 }
 
-// ordering returns what comes when h needs a certificate: an order, or a preflight, which has workers of its own, so that
-// hosts without records take no place among the orders. A host with a certificate that is valid has no preflight: DNS that
-// is broken for a moment must not stop a renewal.
+// ordering returns what comes when h needs a certificate: an order, or a
+// preflight, which has workers of its own, so that hosts without records take
+// no place among the orders. A host with a certificate that is valid has no
+// preflight: DNS that is broken for a moment must not stop a renewal.
 func (h *host) ordering() (*queue, step) {
 	m := h.manager
 	m.mu.RLock()
@@ -240,9 +247,11 @@ func (h *host) preview(ctx context.Context) {
 	o.then = plan{h.chain().queue, issue, time.Now()}
 }
 
-// keptBack notes why no order is placed, and looks again later; it is no failed attempt. It reports false if an order is
-// to be placed all the same: where the addresses of this machine are all that speaks against it, a load balancer may lead
-// here from the address in the records. Then a handshake for the host says more, and after a while the CA is to decide.
+// keptBack notes why no order is placed, and looks again later; it is no failed
+// attempt. It reports false if an order is to be placed all the same: where the
+// addresses of this machine are all that speaks against it, a load balancer may
+// lead here from the address in the records. Then a handshake for the host says
+// more, and after a while the CA is to decide.
 func (h *host) keptBack(err error) bool {
 	var p *preflightError
 	unsure := errors.As(err, &p) && !p.sure
@@ -258,8 +267,8 @@ func (h *host) keptBack(err error) bool {
 	return true
 }
 
-// nudge makes the next preflight of h come soon: a client has found the host, so its records may be there by now. The
-// manager's lock is held.
+// nudge makes the next preflight of h come soon: a client has found the host,
+// so its records may be there by now. The manager's lock is held.
 func (h *host) nudge() {
 	o := h.motion
 	if o.why != ofPreflight || o.err == nil || o.cancel != nil {

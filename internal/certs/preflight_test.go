@@ -67,7 +67,8 @@ func ips(texts ...string) []netip.Addr {
 	return all
 }
 
-// asked is a template for a known public CA that counts the requests to it and lets none through.
+// asked is a template for a known public CA that counts the requests to it and
+// lets none through.
 func asked(n *atomic.Int64) *certmagic.ACMEIssuer {
 	i := letsEncrypt()
 	i.HTTPProxy = func(*http.Request) (*url.URL, error) {
@@ -212,7 +213,8 @@ func TestAPreflightEndsInTime(t *testing.T) {
 	})
 }
 
-// A machine cannot know of a load balancer before it. A client that comes here says more than the addresses of the interfaces.
+// A machine cannot know of a load balancer before it. A client that comes here
+// says more than the addresses of the interfaces.
 func TestAHandshakeOverrulesTheAddressesOfTheInterfaces(t *testing.T) {
 	var n atomic.Int64
 	var z zone
@@ -296,7 +298,8 @@ func TestAFloodOfHandshakesCausesFewLookUps(t *testing.T) {
 	})
 }
 
-// Hosts without records have workers of their own and take no place among the orders.
+// Hosts without records have workers of their own and take no place among the
+// orders.
 func TestAThousandHostsWithoutRecordsDelayNoOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
@@ -316,7 +319,8 @@ func TestAThousandHostsWithoutRecordsDelayNoOrder(t *testing.T) {
 func TestAValidCertificateIsRenewedWithoutAPreflight(t *testing.T) {
 	var n atomic.Int64
 	var z zone
-	before := newIssuer(t, letsEncrypt().IssuerKey(), 20*time.Minute) // another process, with the same place in storage
+	// another process, with the same place in storage
+	before := newIssuer(t, letsEncrypt().IssuerKey(), 20*time.Minute)
 	before.age = 100 * time.Minute
 	kept := with(before)
 	kept.Storage = newMemStorage()

@@ -15,10 +15,12 @@ import (
 )
 
 const (
-	probeTime      = 2 * time.Minute // of one probe
-	probePause     = time.Minute     // at most, for those that find too many probes under way
-	silentPause    = 10 * time.Minute
-	ordersByProbes = 5 // failures in a row after which an order is placed without a probe: staging may fail where production would not
+	probeTime   = 2 * time.Minute // of one probe
+	probePause  = time.Minute     // at most, for those that find too many probes under way
+	silentPause = 10 * time.Minute
+	// failures in a row after which an order is placed without a probe: staging
+	// may fail where production would not
+	ordersByProbes = 5
 )
 
 // probes reports whether a probe comes before the next order.
@@ -31,9 +33,9 @@ func (a *authority) probes(r record) bool {
 	return time.Now().After(a.silent)
 }
 
-// probe asks the staging directory whether it can validate the host. Nothing of it
-// is kept, and its failures do not count among those that the CA allows. Where
-// staging has no answer the order is placed.
+// probe asks the staging directory whether it can validate the host. Nothing of
+// it is kept, and its failures do not count among those that the CA allows.
+// Where staging has no answer the order is placed.
 func (p *placement) probe(ctx context.Context) error {
 	now := time.Now()
 	if wait := p.staging.account.pace.take(now); wait > 0 {

@@ -11,10 +11,15 @@ import (
 type urgency uint8
 
 const (
-	renewing urgency = iota // less than a third of the certificate's life is left: always first, the nearest expiry before others
-	again                   // a renewal that has failed: every second start, if there is one
-	wanted                  // a handshake waits; the CA asks for an early renewal; a new host: in this order
-	retrying                // a first certificate that has failed: every fourth start, if there is one
+	// less than a third of the certificate's life is left: always first, the
+	// nearest expiry before others
+	renewing urgency = iota
+	again            // a renewal that has failed: every second start, if there is one
+	// a handshake waits; the CA asks for an early renewal; a new host: in this
+	// order
+	wanted
+	// a first certificate that has failed: every fourth start, if there is one
+	retrying
 	urgencies
 )
 
@@ -27,13 +32,16 @@ const (
 	first               // a new host
 )
 
-// ripening is how many hosts become due at a time, so that a queue of a million is not locked for a second.
+// ripening is how many hosts become due at a time, so that a queue of a million
+// is not locked for a second.
 const ripening = 512
 
-// A queue runs the jobs of hosts: none before it is due, at most width at a time, at the pace allowed, and the most
-// urgent first. A host is in a queue at most once, and leaves it when its job starts.
+// A queue runs the jobs of hosts: none before it is due, at most width at a
+// time, at the pace allowed, and the most urgent first. A host is in a queue at
+// most once, and leaves it when its job starts.
 //
-// No host can keep another from its turn for ever: the urgencies of those that failed have a share of the starts, and no more.
+// No host can keep another from its turn for ever: the urgencies of those that
+// failed have a share of the starts, and no more.
 type queue struct {
 	width int
 	pace  *pacer // nil means no limit
@@ -84,7 +92,8 @@ func moreWanted(a, b *host) bool {
 	return dueEarlier(a, b)
 }
 
-// put adds h with its job, or moves it if it is there already. h must not be in another queue.
+// put adds h with its job, or moves it if it is there already. h must not be in
+// another queue.
 func (q *queue) put(h *host, j job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -110,7 +119,8 @@ func (q *queue) ripen(h *host) {
 	heap.Push(&q.ripe[h.job.urgency], h)
 }
 
-// expedite moves h to the front of what is wanted, if it is due and in no urgency that goes first anyway.
+// expedite moves h to the front of what is wanted, if it is due and in no
+// urgency that goes first anyway.
 func (q *queue) expedite(h *host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -152,7 +162,8 @@ func (q *queue) poke() {
 	}
 }
 
-// loop runs the queue until ctx is done and the last job has ended. Jobs get ctx.
+// loop runs the queue until ctx is done and the last job has ended. Jobs get
+// ctx.
 func (q *queue) loop(ctx context.Context) {
 	defer q.jobs.Wait()
 	timer := time.NewTimer(0)
@@ -172,8 +183,8 @@ func (q *queue) loop(ctx context.Context) {
 	}
 }
 
-// start starts what may start, and returns how long nothing more will without being poked; false if there is nothing to
-// wait for.
+// start starts what may start, and returns how long nothing more will without
+// being poked; false if there is nothing to wait for.
 func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -200,8 +211,8 @@ func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 	return wait, timed
 }
 
-// ripenDue moves hosts whose time has come to their urgencies, and returns how long it is until the next one's; false if
-// none waits.
+// ripenDue moves hosts whose time has come to their urgencies, and returns how
+// long it is until the next one's; false if none waits.
 func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	for range ripening {
 		if q.waiting.Len() == 0 || q.waiting.first().job.due > now.UnixNano() {
@@ -212,7 +223,8 @@ func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	if q.waiting.Len() == 0 {
 		return 0, false
 	}
-	// A minute at most: when the machine sleeps, or its clock is set, timers do not notice.
+	// A minute at most: when the machine sleeps, or its clock is set, timers do
+	// not notice.
 	return min(max(0, time.Duration(q.waiting.first().job.due-now.UnixNano())), time.Minute), true
 }
 
@@ -244,8 +256,8 @@ func (q *queue) run(ctx context.Context, h *host, s step) {
 	q.poke()
 }
 
-// A hostHeap implements heap.Interface. It grows by a page at a time: to copy a million hosts would hold up whatever waits
-// for the queue.
+// A hostHeap implements heap.Interface. It grows by a page at a time: to copy a
+// million hosts would hold up whatever waits for the queue.
 type hostHeap struct {
 	hosts pages[*host]
 	less  func(a, b *host) bool

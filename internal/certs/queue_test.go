@@ -41,7 +41,8 @@ func TestRenewalsNearerToExpiryGoFirst(t *testing.T) {
 		}
 		require.NoError(t, m.Close())
 
-		// All are due when the next Manager starts, and a CA that is slow takes them in turn.
+		// All are due when the next Manager starts, and a CA that is slow takes
+		// them in turn.
 		time.Sleep(day(70))
 		issued := len(ca.issued())
 		ca.hook(slowly(time.Minute))

@@ -16,7 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// The README says what each failure looks like, in the status and in the log. Files that cannot be read are in TestCertificateFilesAreReadAgainWhenTheyChange.
+// The README says what each failure looks like, in the status and in the log.
+// Files that cannot be read are in
+// TestCertificateFilesAreReadAgainWhenTheyChange.
 func TestFailuresLookAsTheReadmeSays(t *testing.T) {
 	broken := func(s *memStorage) *memStorage {
 		s.hook(func(verb, key string) error {
@@ -78,7 +80,8 @@ func refusing(why string) func(*testing.T) certmagic.Issuer {
 	}
 }
 
-// A name without a route costs a handshake and nothing else: no storage, no log.
+// A name without a route costs a handshake and nothing else: no storage, no
+// log.
 func TestANameWithoutARouteLeavesNoTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer

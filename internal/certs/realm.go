@@ -10,13 +10,13 @@ import (
 )
 
 // admits reports whether a connection may carry requests for a canonical host:
-// it is in the host's realm, and has proved what that asks for now, which may be
-// more than at its handshake. No connection is in the realm of a host of which
-// the program has not said yet what it is. The routes are those that has knows.
-// c may be nil.
+// it is in the host's realm, and has proved what that asks for now, which may
+// be more than at its handshake. No connection is in the realm of a host of
+// which the program has not said yet what it is. The routes are those that has
+// knows. c may be nil.
 //
-// Hot path: without a hook, one comparison; with it, a few look-ups under a read
-// lock. No allocation.
+// Hot path: without a hook, one comparison; with it, a few look-ups under a
+// read lock. No allocation.
 func (c *choices) admits(has wants, state *tls.ConnectionState, host string) bool {
 	if c == nil {
 		return true
@@ -43,8 +43,8 @@ func (c *choices) within(has wants, sni, host string, to *realm) bool {
 	default:
 		name = c.manager.options.DefaultHost
 		if name == "" && isAddress(host) {
-			// The handshake was that of the address that the client connected to,
-			// which nothing here knows: what it has proved has to do.
+			// The handshake was that of the address that the client connected
+			// to, which nothing here knows: what it has proved has to do.
 			return true
 		}
 	}

@@ -12,23 +12,26 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// recallLast is the longest pause between two tries to list what storage has: each that hangs keeps a slot.
+// recallLast is the longest pause between two tries to list what storage has:
+// each that hangs keeps a slot.
 const recallLast = time.Hour
 
-// A recaller finds the certificates of an earlier process for hosts that came on demand: they are served, shown and renewed
-// as before, though no route names them.
+// A recaller finds the certificates of an earlier process for hosts that came
+// on demand: they are served, shown and renewed as before, though no route
+// names them.
 type recaller struct {
 	storage *boundedStorage
 	choices *choices
 	knows   func(host string) bool    // Options.Knows
 	wants   func(pattern string) bool // Options.Wants
-	add     func(host string)         // adds a host on demand to the table, unless something serves it
-	spawn   func(task func()) bool    // starts a task of the Manager
-	log     *slog.Logger
+	// adds a host on demand to the table, unless something serves it
+	add   func(host string)
+	spawn func(task func()) bool // starts a task of the Manager
+	log   *slog.Logger
 }
 
-// recall begins to look for the certificates of some issuers until ctx is done, each on its own: one that storage does not
-// list keeps none waiting.
+// recall begins to look for the certificates of some issuers until ctx is done,
+// each on its own: one that storage does not list keeps none waiting.
 func (r *recaller) recall(ctx context.Context, chains iter.Seq[*chain]) {
 	for c := range chains {
 		for _, a := range c.authorities {
@@ -37,7 +40,8 @@ func (r *recaller) recall(ctx context.Context, chains iter.Seq[*chain]) {
 	}
 }
 
-// from is recall for one issuer. It tries until storage lists what it has, and at once when storage returns.
+// from is recall for one issuer. It tries until storage lists what it has, and
+// at once when storage returns.
 func (r *recaller) from(ctx context.Context, a *authority) {
 	for wait := storageFirst; ctx.Err() == nil; wait = min(2*wait, recallLast) {
 		returning := r.storage.returning()
@@ -63,7 +67,8 @@ func (r *recaller) keys(ctx context.Context, prefix string, keys []string) {
 	}
 }
 
-// hosts adds the hosts of some storage keys that a route serves and no route names.
+// hosts adds the hosts of some storage keys that a route serves and no route
+// names.
 func (r *recaller) hosts(prefix string, keys []string) {
 	for _, key := range keys {
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(key, prefix), "/"), "/")

@@ -44,7 +44,8 @@ func TestStoredHostsOnDemandShowAfterARestart(t *testing.T) {
 	})
 }
 
-// Storage may come later than the process: nobody has to ask for a host first that storage has.
+// Storage may come later than the process: nobody has to ask for a host first
+// that storage has.
 func TestStoredHostsOnDemandShowAfterAStartWithoutStorage(t *testing.T) {
 	for what, c := range map[string]struct {
 		fails  func(verb string) bool
@@ -218,7 +219,8 @@ func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
 	})
 }
 
-// What storage does not list of one issuer keeps nobody from what it lists of another.
+// What storage does not list of one issuer keeps nobody from what it lists of
+// another.
 func TestStoredHostsOfAnIssuerShowThoughThoseOfAnotherAreNotListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()

@@ -54,7 +54,8 @@ func explain(err error, directory, name string) error {
 	return &refusalError{text: fmt.Sprintf("the CA %s %s: %s (%s)", ca, what, oneLine(why), oneLine(kind)), err: err}
 }
 
-// plainText takes what certmagic and acmez put before and after an error's text.
+// plainText takes what certmagic and acmez put before and after an error's
+// text.
 func plainText(err error, name string) string {
 	text := err.Error()
 	for _, prefix := range []string{"[" + name + "] Obtain: ", "[" + name + "] Renew: ", "[" + name + "] "} {
@@ -82,8 +83,8 @@ func oneLine(text string) string {
 	return text
 }
 
-// failedValidation reports whether a CA has looked for the answer to a challenge
-// and has not found it.
+// failedValidation reports whether a CA has looked for the answer to a
+// challenge and has not found it.
 func failedValidation(err error) bool {
 	var p acme.Problem
 	if !errors.As(err, &p) {
@@ -93,9 +94,9 @@ func failedValidation(err error) bool {
 	return ok
 }
 
-// validating reports whether an attempt ended while a CA may have been looking for
-// the answer to a challenge: it may count as a failed validation there. The text
-// is acmez's.
+// validating reports whether an attempt ended while a CA may have been looking
+// for the answer to a challenge: it may count as a failed validation there. The
+// text is acmez's.
 func validating(err error) bool {
 	if failedValidation(err) {
 		return true
@@ -119,9 +120,9 @@ func orderTaken(err error) bool {
 	return strings.Contains(text, "solving challenge") || strings.Contains(text, "finalizing order") || strings.Contains(text, "downloading certificate")
 }
 
-// refusedReplacing reports whether a CA refused an order for the certificate that
-// it said it replaces: RFC 9773, 5, binds that to one account. Another order that
-// says nothing of the kind may do.
+// refusedReplacing reports whether a CA refused an order for the certificate
+// that it said it replaces: RFC 9773, 5, binds that to one account. Another
+// order that says nothing of the kind may do.
 func refusedReplacing(err error) bool {
 	var p acme.Problem
 	if !errors.As(err, &p) || failedValidation(err) || !strings.Contains(errorText(err), "creating new order") {
@@ -131,16 +132,17 @@ func refusedReplacing(err error) bool {
 	case acme.ProblemTypeUnauthorized, acme.ProblemTypeMalformed, acme.ProblemTypeAlreadyReplaced, acme.ProblemTypeNamespace + "conflict":
 		return true
 	case acme.ProblemTypeServerInternal:
-		return p.Status == http.StatusInternalServerError // Pebble's answer for a certificate it does not know
+		// Pebble's answer for a certificate it does not know
+		return p.Status == http.StatusInternalServerError
 	}
 	return p.Status == http.StatusNotFound || p.Status == http.StatusConflict
 }
 
 // deactivated reports whether a CA refused an order since its account has been
-// deactivated (RFC 8555, 7.3.6), which the text alone tells from other refusals:
-// Boulder's "Account is not valid, has status "deactivated"" and Pebble's "Account
-// has been deactivated". An account that the CA has revoked is not meant: another
-// one would be a way around that.
+// deactivated (RFC 8555, 7.3.6), which the text alone tells from other
+// refusals: Boulder's "Account is not valid, has status "deactivated"" and
+// Pebble's "Account has been deactivated". An account that the CA has revoked
+// is not meant: another one would be a way around that.
 func deactivated(err error) bool {
 	var p acme.Problem
 	if !errors.As(err, &p) || failedValidation(err) || p.Type != acme.ProblemTypeUnauthorized {

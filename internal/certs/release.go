@@ -35,8 +35,8 @@ func (m *Manager) chainFor(d *draft) *chain {
 	return c
 }
 
-// sweep forgets what no host has by the program's wish any more: realms at once,
-// issuers after a while. c may be nil.
+// sweep forgets what no host has by the program's wish any more: realms at
+// once, issuers after a while. c may be nil.
 func (c *choices) sweep() {
 	if c == nil {
 		return

@@ -16,10 +16,10 @@ const (
 var errManyReloads = errors.New("too many certificates are being read from storage")
 
 // reload makes the certificate that had to leave the memory come back, for a
-// handshake that waits. It takes no turn in a queue, and none of the host's own:
-// neither thousands of renewals nor one that hangs keep handshakes from a
-// certificate that is good. An error says why it is no use to wait. The manager's
-// lock is held.
+// handshake that waits. It takes no turn in a queue, and none of the host's
+// own: neither thousands of renewals nor one that hangs keep handshakes from a
+// certificate that is good. An error says why it is no use to wait. The
+// manager's lock is held.
 func (h *host) reload() error {
 	m, o := h.manager, h.move()
 	switch {

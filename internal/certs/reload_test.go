@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// crowded starts a Manager that holds fewer certificates in memory than it has hosts.
+// crowded starts a Manager that holds fewer certificates in memory than it has
+// hosts.
 func crowded(t *testing.T, o certs.Options, held int, r *routes) *certs.Manager {
 	t.Helper()
 	o.Hosts, o.Wants, o.Knows, o.Logger = r.all, r.wants, r.knows, slog.New(slog.DiscardHandler)

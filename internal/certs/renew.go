@@ -5,8 +5,10 @@ import (
 	"time"
 )
 
-// Renew gets a new certificate for a canonical host or a wildcard now, whether or not the one in use is due, and forgets
-// what failed before: backoff and verdict of the policy. It does not wait. The error says why there is nothing to do.
+// Renew gets a new certificate for a canonical host or a wildcard now, whether
+// or not the one in use is due, and forgets what failed before: backoff and
+// verdict of the policy. It does not wait. The error says why there is nothing
+// to do.
 func (m *Manager) Renew(host string) error {
 	if m.ctx.Err() != nil {
 		return errClosed
@@ -47,7 +49,8 @@ func (m *Manager) Renew(host string) error {
 // Forget forgets what the policy said of a canonical host.
 func (m *Manager) Forget(host string) { m.demands.forget(host) }
 
-// renew makes an order the next thing that is done for h. The manager's lock is held.
+// renew makes an order the next thing that is done for h. The manager's lock is
+// held.
 func (h *host) renew() error {
 	o := h.move()
 	if o.undecided {

@@ -50,8 +50,8 @@ func (a *adviser) GetRenewalInfo(context.Context, certmagic.Certificate) (acme.R
 	return a.info(), nil
 }
 
-// A CA that revokes what it has said yes to a minute before must not have to wait
-// for a month, whatever it said about the next question.
+// A CA that revokes what it has said yes to a minute before must not have to
+// wait for a month, whatever it said about the next question.
 func TestRenewalInformationIsAskedForEverySixHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &adviser{fakeIssuer: newIssuer(t, "ca", day(90))}

@@ -14,8 +14,9 @@ const (
 	reportWait = time.Second // that Close gives Observe
 )
 
-// A reporter tells the log and the program how hosts are doing. The program's Observe runs on the reporter's own
-// goroutine: one that panics or blocks holds up nothing but the reports behind it.
+// A reporter tells the log and the program how hosts are doing. The program's
+// Observe runs on the reporter's own goroutine: one that panics or blocks holds
+// up nothing but the reports behind it.
 type reporter struct {
 	log     *slog.Logger
 	observe func(Status) // nil if the program does not look
@@ -40,8 +41,9 @@ func (r *reporter) ready(s Status) {
 	r.add(s)
 }
 
-// failed reports a failure: at Warn if it is news and not one of many, else at Debug. That a client has found a name for
-// which no first certificate can be had is at Info: nothing of the program's is wrong.
+// failed reports a failure: at Warn if it is news and not one of many, else at
+// Debug. That a client has found a name for which no first certificate can be
+// had is at Info: nothing of the program's is wrong.
 func (r *reporter) failed(s Status, why failure, news bool) {
 	message := "certificate failed"
 	if why == ofPreflight {
@@ -126,7 +128,8 @@ func (r *reporter) poke() {
 	}
 }
 
-// loop is the reporter's goroutine. When ctx is done it delivers what is left and ends.
+// loop is the reporter's goroutine. When ctx is done it delivers what is left
+// and ends.
 func (r *reporter) loop(ctx context.Context) {
 	defer close(r.done)
 	var summary <-chan time.Time
@@ -181,7 +184,8 @@ func (r *reporter) call(s Status) {
 	r.observe(s)
 }
 
-// wait waits a moment for the end of loop: a hook that blocks must not keep Close.
+// wait waits a moment for the end of loop: a hook that blocks must not keep
+// Close.
 func (r *reporter) wait() {
 	select {
 	case <-r.done:

@@ -10,9 +10,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// publicDirectories are the domains of the ACME directories of public CAs. A CA that also runs private ones below the same domain
-// is here with the host of the public one. What is not here counts as private: it is asked, and says itself what it does not sign.
-// Read-only.
+// publicDirectories are the domains of the ACME directories of public CAs. A CA
+// that also runs private ones below the same domain is here with the host of
+// the public one. What is not here counts as private: it is asked, and says
+// itself what it does not sign. Read-only.
 var publicDirectories = []string{
 	"letsencrypt.org",
 	"zerossl.com",
@@ -24,10 +25,12 @@ var publicDirectories = []string{
 	"acme.litessl.com",
 }
 
-// An onionIssuer says whether it signs names under .onion, which need a proof of their own (RFC 9799).
+// An onionIssuer says whether it signs names under .onion, which need a proof
+// of their own (RFC 9799).
 type onionIssuer interface{ IssuesOnion() bool }
 
-// isPublic reports whether an issuer is a known public CA, which keeps to the rules of the CA/Browser Forum.
+// isPublic reports whether an issuer is a known public CA, which keeps to the
+// rules of the CA/Browser Forum.
 func isPublic(issuer certmagic.Issuer) bool {
 	switch i := issuer.(type) {
 	case *certmagic.ZeroSSLIssuer:
@@ -39,7 +42,8 @@ func isPublic(issuer certmagic.Issuer) bool {
 	return false
 }
 
-// refuses says why none of the authorities signs a host or wildcard, or returns nil.
+// refuses says why none of the authorities signs a host or wildcard, or returns
+// nil.
 func (c *chain) refuses(name string) error {
 	var first error
 	for _, a := range c.authorities {
@@ -54,7 +58,8 @@ func (c *chain) refuses(name string) error {
 	return first
 }
 
-// refuses says why the authority never signs a host or wildcard, or returns nil. It asks nobody.
+// refuses says why the authority never signs a host or wildcard, or returns
+// nil. It asks nobody.
 func (a *authority) refuses(name string) error {
 	if _, ok := a.template.(*LocalCA); ok {
 		if isIP(name) {

@@ -58,7 +58,8 @@ func (r *routing) wantOf(name string) want {
 	case !wild:
 		return want{wanted: true, refusal: r.refusal(name), kind: r.kindOf(name)}
 	case r.local.mintable(zone) && r.chainOf(name) == r.issuers.internal && !strings.Contains(zone, "."):
-		// No client takes *.localhost: its hosts get certificates of their own as they are asked for.
+		// No client takes *.localhost: its hosts get certificates of their own
+		// as they are asked for.
 		return want{known: true}
 	case r.chainOf(name).wildcards(), r.refusal(name) != nil:
 		return want{wanted: true, refusal: r.refusal(name)}
@@ -99,8 +100,8 @@ func (r *routing) served(host string) bool {
 	return false
 }
 
-// passed reports whether the connections of a canonical host, or of a pattern, are
-// carried elsewhere.
+// passed reports whether the connections of a canonical host, or of a pattern,
+// are carried elsewhere.
 func (r *routing) passed(host string) bool {
 	for _, pattern := range [...]string{host, wildcardOf(host), "*"} {
 		switch {
@@ -140,8 +141,8 @@ func (r *routing) refusal(name string) error {
 	return c.refuses(name)
 }
 
-// brings reports whether the program brought the certificate of a canonical host
-// or a wildcard.
+// brings reports whether the program brought the certificate of a canonical
+// host or a wildcard.
 func (r *routing) brings(host string) bool {
 	if ch, _, _ := r.choices.of(host); ch != nil && ch.cert != nil {
 		return true

@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wrongNames issues certificates for another name than the one that is wanted.
+// A wrongNames issues certificates for another name than the one that is
+// wanted.
 type wrongNames struct{ *fakeIssuer }
 
 func (w wrongNames) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {

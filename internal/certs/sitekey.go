@@ -14,8 +14,9 @@ const (
 	metaFile = ".json"
 )
 
-// siteKey returns the storage key of one of the files of name's certificate. It is what certmagic.StorageKeys returns, at
-// a tenth of the cost for names that need no replacement: they are read by the hundred thousand at start.
+// siteKey returns the storage key of one of the files of name's certificate. It
+// is what certmagic.StorageKeys returns, at a tenth of the cost for names that
+// need no replacement: they are read by the hundred thousand at start.
 func (a *authority) siteKey(name, suffix string) string {
 	safe := name
 	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || strings.Contains(name, "..") {

@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// A host has a certificate for 90 days of one issuer, and a later one for six of another, and then both fail.
+// A host has a certificate for 90 days of one issuer, and a later one for six
+// of another, and then both fail.
 func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
 	t.Parallel()
 	for what, fails := range map[string]func(context.Context, string) error{
@@ -55,7 +56,8 @@ func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
 	}
 }
 
-// A wildcard has served a host that has a certificate of its own from earlier days.
+// A wildcard has served a host that has a certificate of its own from earlier
+// days.
 func TestAHostsOwnCertificateIsServedWhenThatOfItsWildcardHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, ca := newMemStorage(), newIssuer(t, "ca", day(90))

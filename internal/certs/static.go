@@ -88,7 +88,8 @@ func (t *static) statuses() []Status {
 	return all
 }
 
-// status describes the certificate that covers a host or a wildcard, and whether there is one.
+// status describes the certificate that covers a host or a wildcard, and
+// whether there is one.
 func (t *static) status(name string) (Status, bool) {
 	cs := t.lookup(name)
 	if len(cs) == 0 {
@@ -105,7 +106,8 @@ func staticStatus(name string, leaf *x509.Certificate) Status {
 	}
 }
 
-// statics are the certificates that the program brought for all hosts: those of its tls.Config, and those in files.
+// statics are the certificates that the program brought for all hosts: those of
+// its tls.Config, and those in files.
 type statics struct {
 	atomic.Pointer[static] // the table of them all
 
@@ -138,7 +140,8 @@ func newStatics(o *Options) (*statics, error) {
 	return s, errors.Join(append(errs, err)...)
 }
 
-// reread reads the files again that have changed, and reports whether the names of the certificates may be others now.
+// reread reads the files again that have changed, and reports whether the names
+// of the certificates may be others now.
 func (s *statics) reread(ctx context.Context) (changed bool) {
 	fresh := false
 	for i, f := range s.files {
@@ -148,7 +151,8 @@ func (s *statics) reread(ctx context.Context) (changed bool) {
 		}
 		next, err := readPair(f.KeyPair)
 		if err != nil {
-			// A certificate and its key may change one after the other: look again.
+			// A certificate and its key may change one after the other: look
+			// again.
 			s.log.Log(ctx, f.fault.level(err), "certificate files cannot be read; keeping the previous certificate", "cause", err)
 			continue
 		}

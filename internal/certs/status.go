@@ -31,13 +31,17 @@ type Status struct {
 	NotAfter  time.Time
 	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
 
-	Attempts int       // failed since the last success
-	Err      error     // of the last attempt, or why there was none; nil if nothing is wrong
-	NextTry  time.Time // after a failure or while a CA's limit is in force; zero if only a change of the program helps
-	OnDemand bool      // it came with a handshake, not with a route
+	Attempts int   // failed since the last success
+	Err      error // of the last attempt, or why there was none; nil if nothing is wrong
+	// after a failure or while a CA's limit is in force; zero if only a change
+	// of the program helps
+	NextTry  time.Time
+	OnDemand bool // it came with a handshake, not with a route
 
 	Waiting int // handshakes that wait for it; not for Observe
-	Refused int // handshakes refused because too many were waiting; 0 a minute or two after the last one; not for Observe
+	// handshakes refused because too many were waiting; 0 a minute or two after
+	// the last one; not for Observe
+	Refused int
 }
 
 // Statuses returns the status of every host that has or wants a certificate,
@@ -185,7 +189,8 @@ func (e lackError) Error() string {
 	return fmt.Sprintf("no certificate for %q: %v", e.host, e.why)
 }
 
-// Status returns the status of the certificate that serves a canonical host, and whether there is or will be one.
+// Status returns the status of the certificate that serves a canonical host,
+// and whether there is or will be one.
 func (m *Manager) Status(host string) (Status, bool) {
 	m.follower.syncHost(host)
 	ch, _ := m.choices.exact(host)

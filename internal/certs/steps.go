@@ -24,14 +24,17 @@ const (
 )
 
 const (
-	// renewalInfoPause is how long renewal information is good for, if the CA does not say less.
+	// renewalInfoPause is how long renewal information is good for, if the CA
+	// does not say less.
 	renewalInfoPause = 6 * time.Hour
 
-	// unusableReads is how often a certificate in storage is found damaged before it is replaced: certmagic writes its
-	// three files one by one, and another process may be at it.
+	// unusableReads is how often a certificate in storage is found damaged
+	// before it is replaced: certmagic writes its three files one by one, and
+	// another process may be at it.
 	unusableReads = 3
 
-	// vouchTime is how long the policy's word counts for a first order: a limit may hold that for hours.
+	// vouchTime is how long the policy's word counts for a first order: a limit
+	// may hold that for hours.
 	vouchTime = time.Minute
 
 	// unknownPause is how long a renewal waits for a policy that does not know.
@@ -59,12 +62,14 @@ func (h *host) run(ctx context.Context, s step) {
 	}
 }
 
-// begin starts a job: its context ends when the host goes. False means that there is nothing to do.
+// begin starts a job: its context ends when the host goes. False means that
+// there is nothing to do.
 func (h *host) begin(ctx context.Context) (context.Context, bool) {
 	m := h.manager
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if h.gone || h.motion != nil && h.motion.cancel != nil { // a handshake hurried a job that was about to start
+	// a handshake hurried a job that was about to start
+	if h.gone || h.motion != nil && h.motion.cancel != nil {
 		return ctx, false
 	}
 	ctx, h.move().cancel = context.WithCancel(ctx)
@@ -157,8 +162,9 @@ func (h *host) follow(ctx context.Context, s *stored) {
 	}
 }
 
-// notBefore is when the host may be issued for in place of s: after a failure not before its time, though a handshake may
-// have had the certificate loaded meanwhile, and not at once after an order.
+// notBefore is when the host may be issued for in place of s: after a failure
+// not before its time, though a handshake may have had the certificate loaded
+// meanwhile, and not at once after an order.
 func (h *host) notBefore(s *stored) time.Time {
 	h.manager.mu.RLock()
 	defer h.manager.mu.RUnlock()
@@ -168,7 +174,8 @@ func (h *host) notBefore(s *stored) time.Time {
 	return latest(h.resumes(), h.rested(s))
 }
 
-// resumes is when the host may be issued for after a failure. The manager's lock is held.
+// resumes is when the host may be issued for after a failure. The manager's
+// lock is held.
 func (h *host) resumes() time.Time {
 	if o := h.motion; o.err != nil && o.why != ofStorage {
 		return latest(o.next, time.Now())
@@ -186,7 +193,8 @@ func (h *host) issue(ctx context.Context) {
 		return
 	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare), errors.Is(err, errUnasked):
 		level := slog.LevelInfo
-		if h.kind == onDemand && !h.loaded() { // of which any client can make up as many as the policy allows
+		// of which any client can make up as many as the policy allows
+		if h.kind == onDemand && !h.loaded() {
 			level = slog.LevelDebug
 		}
 		h.manager.log.Log(ctx, level, "certificate no longer managed", "host", h.name, "cause", err)
@@ -219,7 +227,8 @@ func (h *host) isForced() bool {
 	return h.motion.forced
 }
 
-// unknown returns how long a renewal waits for a policy that does not know, longer from time to time.
+// unknown returns how long a renewal waits for a policy that does not know,
+// longer from time to time.
 func (h *host) unknown() time.Duration {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
@@ -265,7 +274,8 @@ func (h *host) replace(ctx context.Context) {
 	h.issue(ctx)
 }
 
-// discard makes what is damaged in storage count as absent, unless another process has replaced it meanwhile.
+// discard makes what is damaged in storage count as absent, unless another
+// process has replaced it meanwhile.
 func (h *host) discard(ctx context.Context) error {
 	return discardDamaged(ctx, h.manager.storage, h.chain().authorities, h.name)
 }
@@ -290,8 +300,9 @@ func (h *host) refresh(ctx context.Context) {
 	h.follow(ctx, s)
 }
 
-// cached returns the certificate in memory with the renewal information in storage, nil unless that belongs to it. It
-// costs a tenth of a read, and there are four a day.
+// cached returns the certificate in memory with the renewal information in
+// storage, nil unless that belongs to it. It costs a tenth of a read, and there
+// are four a day.
 func (h *host) cached(ctx context.Context) *stored {
 	h.manager.mu.RLock()
 	cert, y := h.cert.Load(), h.summary
@@ -330,8 +341,9 @@ func (h *host) fetchRenewalInfo(ctx context.Context, s *stored) error {
 // errSpare says that a host needs no certificate of its own.
 var errSpare = errors.New("a wildcard certificate covers it")
 
-// allowed asks before an attempt to issue: whether a wildcard's certificate will do by now, and for an on-demand host,
-// unless the policy has allowed it just now, whether a handshake has wanted it meanwhile, and the policy.
+// allowed asks before an attempt to issue: whether a wildcard's certificate
+// will do by now, and for an on-demand host, unless the policy has allowed it
+// just now, whether a handshake has wanted it meanwhile, and the policy.
 func (h *host) allowed(ctx context.Context) error {
 	m := h.manager
 	m.mu.RLock()

@@ -17,8 +17,8 @@ import (
 // the backend after their caller has given up included.
 const maxStorageOps = 64
 
-// maxListTime is the limit of a List, if that of the other operations is less: no
-// handshake waits for one.
+// maxListTime is the limit of a List, if that of the other operations is less:
+// no handshake waits for one.
 const maxListTime = time.Minute
 
 // errStorageHangs says that an operation took too long.
@@ -35,7 +35,8 @@ type boundedStorage struct {
 	kind    string // the type that the program gave
 	limit   time.Duration
 	slots   chan struct{}
-	storing func(ctx context.Context, key string, value []byte) // sees what Store gets; nil for nobody
+	// sees what Store gets; nil for nobody
+	storing func(ctx context.Context, key string, value []byte)
 	outage  outage
 
 	accounts keepsakes
@@ -44,7 +45,8 @@ type boundedStorage struct {
 	held    map[string]int
 	strays  map[string]bool // locks that could not be freed
 	locking int             // calls of the backend's Lock under way
-	quiet   chan struct{}   // closed when locking drops to zero; nil while no goroutine waits for it
+	// closed when locking drops to zero; nil while no goroutine waits for it
+	quiet chan struct{}
 }
 
 func newBoundedStorage(backend certmagic.Storage, limit time.Duration) *boundedStorage {
@@ -151,7 +153,8 @@ func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error
 	}
 }
 
-// freshLock is tryLock, and first frees a lock of that name which could not be freed: it would wait for itself.
+// freshLock is tryLock, and first frees a lock of that name which could not be
+// freed: it would wait for itself.
 func (s *boundedStorage) freshLock(ctx context.Context, name string) error {
 	stray := s.setStray(name, false)
 	if stray && s.unlock(ctx, name) == nil {
@@ -178,8 +181,8 @@ func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
 	return s.backend.Lock(ctx, name)
 }
 
-// Unlock implements certmagic.Storage. A lock that cannot be freed is freed before
-// it is next asked for, or by unlockAll.
+// Unlock implements certmagic.Storage. A lock that cannot be freed is freed
+// before it is next asked for, or by unlockAll.
 func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
 	err := s.unlock(ctx, name)
 	if err == nil {
@@ -190,13 +193,16 @@ func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
 	return err
 }
 
-// refusedUnlock reports whether the backend has refused to free a lock, which is held still, then. Of a call that takes too
-// long, or was given up, nothing is known: it may free the lock yet, and what it frees later may be another process's.
+// refusedUnlock reports whether the backend has refused to free a lock, which
+// is held still, then. Of a call that takes too long, or was given up, nothing
+// is known: it may free the lock yet, and what it frees later may be another
+// process's.
 func refusedUnlock(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, errStorageHangs) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// setStray notes whether a lock could not be freed, and returns what was noted before.
+// setStray notes whether a lock could not be freed, and returns what was noted
+// before.
 func (s *boundedStorage) setStray(name string, is bool) (was bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -265,7 +271,8 @@ func (s *boundedStorage) settle(ctx context.Context) bool {
 	return true
 }
 
-// unlocking returns what is closed once no call of the backend's Lock is under way.
+// unlocking returns what is closed once no call of the backend's Lock is under
+// way.
 func (s *boundedStorage) unlocking() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,8 +305,9 @@ func (s *boundedStorage) hold(name string, by int) {
 }
 
 // within runs op in a goroutine of its own and waits for it no longer than
-// s.limit, or maxListTime. An operation that hangs keeps its slot until the backend returns.
-// Failures, but that there is nothing, are errors for storageFailed.
+// s.limit, or maxListTime. An operation that hangs keeps its slot until the
+// backend returns. Failures, but that there is nothing, are errors for
+// storageFailed.
 func within[T any](caller context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
 	limit := s.limit
 	if verb == "list" {

@@ -33,10 +33,10 @@ type stored struct {
 }
 
 // readStored returns the newest certificate for name that any of by has in
-// storage, or an error that is fs.ErrNotExist if none has, or errUnusable if what
-// is there must not be served: a key of another certificate, a chain that is cut
-// off or does not hold together, another host's. Damaged metadata is no reason:
-// it is written anew.
+// storage, or an error that is fs.ErrNotExist if none has, or errUnusable if
+// what is there must not be served: a key of another certificate, a chain that
+// is cut off or does not hold together, another host's. Damaged metadata is no
+// reason: it is written anew.
 func readStored(ctx context.Context, s *boundedStorage, by []*authority, name string) (*stored, error) {
 	c, err := findStored(ctx, s, by, name)
 	if err != nil || !c.bare {
@@ -76,7 +76,8 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 	return nil, fmt.Errorf("no certificate for %q in storage: %w", name, fs.ErrNotExist)
 }
 
-// better reports whether c is to be served rather than d: what has not expired, then what is newer.
+// better reports whether c is to be served rather than d: what has not expired,
+// then what is newer.
 func (c *stored) better(d *stored) bool {
 	if one, other := fresh(c.cert), fresh(d.cert); one != other {
 		return one
@@ -84,8 +85,8 @@ func (c *stored) better(d *stored) bool {
 	return c.cert.Leaf.NotBefore.After(d.cert.Leaf.NotBefore)
 }
 
-// spareOf returns the one of all that is good for longer than c, and for the longest
-// of those; nil if none is.
+// spareOf returns the one of all that is good for longer than c, and for the
+// longest of those; nil if none is.
 func (c *stored) spareOf(all []*stored) (spare *stored) {
 	last := c
 	for _, d := range all {
@@ -147,7 +148,8 @@ func readARI(meta []byte) (acme.RenewalInfo, error) {
 }
 
 // clampARI sets when the CA is asked again: as soon as it says, but within
-// renewalInfoPause, or it could not tell of a revocation in time (RFC 9773, 4.3.2).
+// renewalInfoPause, or it could not tell of a revocation in time (RFC 9773,
+// 4.3.2).
 func clampARI(info *acme.RenewalInfo) {
 	latest := time.Now().Add(renewalInfoPause)
 	if t := info.RetryAfter; t == nil || !t.After(time.Now()) || t.After(latest) {

@@ -5,17 +5,20 @@ import (
 	"math/bits"
 )
 
-// batch is how many hosts are looked at, or changed, under the manager's lock at a time: handshakes wait for no more.
+// batch is how many hosts are looked at, or changed, under the manager's lock
+// at a time: handshakes wait for no more.
 const batch = 256
 
 // page is how many elements of a list are allocated at a time.
 const page = 256
 
-// A table is the hosts of a Manager, by name, and in a list that can be walked a batch at a time. It is used under the
-// manager's lock.
+// A table is the hosts of a Manager, by name, and in a list that can be walked
+// a batch at a time. It is used under the manager's lock.
 //
-// It is a linear hash table: a host more splits one chain into two, so that no addition takes longer than others, and a
-// million hosts need 4 bytes each for the heads of chains, which have no pointers for the garbage collector to follow.
+// It is a linear hash table: a host more splits one chain into two, so that no
+// addition takes longer than others, and a million hosts need 4 bytes each for
+// the heads of chains, which have no pointers for the garbage collector to
+// follow.
 type table struct {
 	seed  maphash.Seed
 	hosts pages[*host]
@@ -29,7 +32,8 @@ func (t *table) len() int { return t.hosts.len }
 // at returns the host at a place of the list.
 func (t *table) at(place int) *host { return *t.hosts.at(place) }
 
-// get returns the host of that name, nil if there is none. It allocates nothing.
+// get returns the host of that name, nil if there is none. It allocates
+// nothing.
 func (t *table) get(name string) *host { return lookUp(t, maphash.String(t.seed, name), name) }
 
 // getBytes is get for a name in bytes.
@@ -86,8 +90,8 @@ func (t *table) ref(h *host) *int32 {
 	}
 }
 
-// head returns the head of the chain where a hash leads: the chains above the last power of two are those that were split
-// off.
+// head returns the head of the chain where a hash leads: the chains above the
+// last power of two are those that were split off.
 func (t *table) head(hash uint32) *int32 {
 	n := t.heads.len
 	mask := powerOfTwo(n) - 1
@@ -98,7 +102,8 @@ func (t *table) head(hash uint32) *int32 {
 	return t.heads.at(i)
 }
 
-// grow adds a chain, if there are as many hosts, and moves hosts there from the chain that is split.
+// grow adds a chain, if there are as many hosts, and moves hosts there from the
+// chain that is split.
 func (t *table) grow() {
 	n := t.heads.len
 	if n >= t.hosts.len {
@@ -118,8 +123,8 @@ func (t *table) grow() {
 	}
 }
 
-// each yields all hosts, with the lock held for a batch at a time: f is called under it. What comes or goes meanwhile may
-// be left out, or come twice.
+// each yields all hosts, with the lock held for a batch at a time: f is called
+// under it. What comes or goes meanwhile may be left out, or come twice.
 func (m *Manager) each(f func(*host)) {
 	for at := 0; ; at += batch {
 		if !m.part(at, f) {
@@ -147,7 +152,8 @@ func (m *Manager) names() []string {
 	return names
 }
 
-// namesBelow returns the names to be looked at again when a wildcard changes, or all of them for "*"; see zones.
+// namesBelow returns the names to be looked at again when a wildcard changes,
+// or all of them for "*"; see zones.
 func (m *Manager) namesBelow(wild string) []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -161,10 +167,12 @@ func (m *Manager) has(name string) bool {
 	return m.table.get(name) != nil
 }
 
-// powerOfTwo returns the largest power of two that is not above n, which is positive.
+// powerOfTwo returns the largest power of two that is not above n, which is
+// positive.
 func powerOfTwo(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
-// Pages are a list that grows by a page at a time and moves nothing. The zero value is empty.
+// Pages are a list that grows by a page at a time and moves nothing. The zero
+// value is empty.
 type pages[T any] struct {
 	all []*[page]T
 	len int

@@ -6,9 +6,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// Templates give ACME templates a DNS provider. What is one issuer stays one: all
-// get the same solver, and a template with functions, which cannot be compared, is
-// copied once. Its methods may be called concurrently.
+// Templates give ACME templates a DNS provider. What is one issuer stays one:
+// all get the same solver, and a template with functions, which cannot be
+// compared, is copied once. Its methods may be called concurrently.
 type Templates struct {
 	solves *certmagic.DNS01Solver // nil without a provider
 

@@ -53,9 +53,9 @@ func (t *tickets) applyTo(c *tls.Config) {
 	t.apply()
 }
 
-// watch is the task that follows the keys in storage and rotates them, from time
-// to time and when storage returns. While storage fails, the known keys serve on, and crypto/tls's own if there are
-// none.
+// watch is the task that follows the keys in storage and rotates them, from
+// time to time and when storage returns. While storage fails, the known keys
+// serve on, and crypto/tls's own if there are none.
 func (t *tickets) watch() {
 	ticker := time.NewTicker(ticketCheck)
 	defer ticker.Stop()
@@ -172,7 +172,8 @@ func (t *tickets) read(ctx context.Context) ([]ticketKey, error) {
 	return keys, nil
 }
 
-// due reports whether it is time for a key. One that will be born in the far future is of a clock that was wrong.
+// due reports whether it is time for a key. One that will be born in the far
+// future is of a clock that was wrong.
 func due(keys []ticketKey) bool {
 	return len(keys) == 0 || keys[0].age() >= ticketRotate || keys[0].age() < -ticketRotate
 }

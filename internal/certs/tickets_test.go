@@ -64,7 +64,8 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 		third := again.TLSConfig()
 		assert.True(t, resumes(t, third, sessions))
 
-		// Across rotations a session of the day before resumes, and no key lives for ever.
+		// Across rotations a session of the day before resumes, and no key
+		// lives for ever.
 		for range 10 {
 			time.Sleep(20 * time.Hour)
 			assert.True(t, resumes(t, second, sessions))
@@ -85,7 +86,8 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 	})
 }
 
-// roomy is a pipe whose writer does not wait for the reader, as one end of a TCP connection.
+// roomy is a pipe whose writer does not wait for the reader, as one end of a
+// TCP connection.
 type roomy struct {
 	net.Conn
 	out chan []byte
@@ -104,7 +106,8 @@ func (r roomy) send() {
 	}
 }
 
-// meet makes a connection with the client's sessions and certificates, and returns what the server knows of it.
+// meet makes a connection with the client's sessions and certificates, and
+// returns what the server knows of it.
 func meet(server *tls.Config, version uint16, sessions tls.ClientSessionCache, of ...tls.Certificate) (tls.ConnectionState, error) {
 	c, s := net.Pipe()
 	end := roomy{s, make(chan []byte, 16)}
@@ -124,8 +127,9 @@ func meet(server *tls.Config, version uint16, sessions tls.ClientSessionCache, o
 	return conn.ConnectionState(), err
 }
 
-// CVE-2025-68121: Config may ask for clients' certificates, and sessions last longer than its CAs. crypto/tls looks at the
-// certificate of a session again; with our keys it is to do the same.
+// CVE-2025-68121: Config may ask for clients' certificates, and sessions last
+// longer than its CAs. crypto/tls looks at the certificate of a session again;
+// with our keys it is to do the same.
 func TestASharedSessionDoesNotOutliveTheCAOfItsClient(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {

@@ -241,8 +241,8 @@ func TestAGoodPairWithoutMetadataIsServedAndItsMetadataRepaired(t *testing.T) {
 	}
 }
 
-// Another process that writes its first certificate for the host has not come to
-// the metadata yet. Ours must not end up in the place of its.
+// Another process that writes its first certificate for the host has not come
+// to the metadata yet. Ours must not end up in the place of its.
 func TestMetadataThatAnotherProcessIsWritingIsLeftToIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &adviser{fakeIssuer: newIssuer(t, "ca", day(90))}
@@ -314,8 +314,8 @@ func TestAPairThatIsBeingWrittenIsLookedAtAgain(t *testing.T) {
 	})
 }
 
-// Two members find the same damage. The second must not throw away what the first
-// has put in its place.
+// Two members find the same damage. The second must not throw away what the
+// first has put in its place.
 func TestDamageThatTwoMembersFindCostsOneOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)

@@ -71,8 +71,8 @@ func (w *witness) watch() {
 	}
 }
 
-// inspect looks at storage once, and returns when what was lost is written back,
-// as far as this process can. It gives up when ctx is done.
+// inspect looks at storage once, and returns when what was lost is written
+// back, as far as this process can. It gives up when ctx is done.
 func (w *witness) inspect(ctx context.Context) {
 	select {
 	case w.slot <- struct{}{}:

@@ -132,7 +132,8 @@ func TestTheLossIsNoticedWhenAnOutageEnds(t *testing.T) {
 	})
 }
 
-// A member that starts on the empty storage may be faster than those that remember.
+// A member that starts on the empty storage may be faster than those that
+// remember.
 func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))

@@ -50,8 +50,9 @@ type restorer struct {
 	log      *slog.Logger
 }
 
-// restore writes what storage lacks, what cannot be had again first. Nothing that
-// is there already, and not older, is touched. The lock of the identity is held.
+// restore writes what storage lacks, what cannot be had again first. Nothing
+// that is there already, and not older, is touched. The lock of the identity is
+// held.
 func (r *restorer) restore(ctx context.Context) error {
 	if r.local != nil && r.local.ca.Storage == r.storage {
 		if err := r.local.writeBack(ctx); err != nil {

@@ -54,22 +54,22 @@ const (
 //     stays without one. A host is healthy if there were 8 hours in one piece
 //     (but no more than a sixth of the certificate's life) in which its
 //     validation, the CA, the storage and the database of HostPolicy worked:
-//     since its certificate had a third of its life left, or a day and the
-//     time that the limit for the account takes since it came without one. What
-//     is due after an outage may take that limit's time too: the account has 300
+//     since its certificate had a third of its life left, or a day and the time
+//     that the limit for the account takes since it came without one. What is
+//     due after an outage may take that limit's time too: the account has 300
 //     orders in three hours, whatever a client does.
-//   - handshake: what an instance has served, or found in storage a minute after
-//     both were up, it serves within 10 ms, until it expires or its host goes.
-//     What has expired is served too, within 300 ms, rather than nothing.
+//   - handshake: what an instance has served, or found in storage a minute
+//     after both were up, it serves within 10 ms, until it expires or its host
+//     goes. What has expired is served too, within 300 ms, rather than nothing.
 //   - wait: any other handshake ends within 30 s, and no more than 64 wait for
 //     one host.
 //   - limit: after a refusal for the number of requests nothing else that this
-//     limit refuses is asked before the time it says, or the time that the limit
-//     counts, since it is whole again then, or 6 hours; renewals that are due
-//     may. Then one order looks whether it is over. A limit is none for
+//     limit refuses is asked before the time it says, or the time that the
+//     limit counts, since it is whole again then, or 6 hours; renewals that are
+//     due may. Then one order looks whether it is over. A limit is none for
 //     what it is not about. Failed validations stay below theirs altogether. An
-//     order that was refused for a host is not repeated within 29 minutes, unless
-//     the limit ends earlier.
+//     order that was refused for a host is not repeated within 29 minutes,
+//     unless the limit ends earlier.
 //   - held: whatever the limits are, a renewal that is due is ordered within 2
 //     hours in which everything worked.
 //   - needless: nothing is ordered while the certificate of a host is good, in
@@ -91,8 +91,8 @@ const (
 // certificates, 4,873 orders refused by a limit, 629 instances and 40,462,652
 // sampled handshakes, in 21 minutes of CPU and 2.0 GB.
 //
-// With -v it says how far it is. A test that hangs waits for a mutex: that stops
-// the clock of testing/synctest, if who holds the mutex sleeps.
+// With -v it says how far it is. A test that hangs waits for a mutex: that
+// stops the clock of testing/synctest, if who holds the mutex sleeps.
 func TestAYearInAMinute(t *testing.T) {
 	eachSeed(t, func(t *testing.T, seed uint64) { newWorld(t, seed, *yearHosts).live() })
 }
@@ -133,9 +133,11 @@ func (w *world) live() {
 
 // run starts an instance, watches while what happens does, and reports.
 func (w *world) run(happens func(done chan struct{})) {
-	defer debug.SetGCPercent(debug.SetGCPercent(800))         // the heap is small, and garbage plenty
+	// the heap is small, and garbage plenty
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(2 << 30)) // unless there are 10,000 hosts
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))           // who has nothing to do beside others need not be woken
+	// who has nothing to do beside others need not be woken
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	goroutines := runtime.NumGoroutine()
 	w.launch()
 	done := make(chan struct{})
@@ -176,14 +178,15 @@ func (w *world) happens(x theme, end time.Time) {
 	}
 }
 
-// populate makes the hosts of the first day: most with 90 days, a fifth with 45,
-// a sixteenth with six, and a few with renewal information; wildcards, some that come on
-// demand, and one of the local CA.
+// populate makes the hosts of the first day: most with 90 days, a fifth with
+// 45, a sixteenth with six, and a few with renewal information; wildcards, some
+// that come on demand, and one of the local CA.
 func (w *world) populate() {
 	for n := range w.hosts {
 		w.add(w.newTenant(n))
 	}
-	// One only: LocalCA has its lock while it waits for storage, and a goroutine that waits for a mutex stops the clock.
+	// One only: LocalCA has its lock while it waits for storage, and a
+	// goroutine that waits for a mutex stops the clock.
 	w.add(tenant{name: "local.internal", life: 12 * time.Hour})
 }
 
@@ -210,7 +213,9 @@ func (w *world) churn(done chan struct{}) {
 			return
 		case <-time.After(w.between(time.Hour, 11*time.Hour)):
 		}
-		s := w.pick(func(s *tenant) bool { // a wildcard of a theme has its own end, and 18 hours are too short for five a week
+		// a wildcard of a theme has its own end, and 18 hours are too short for
+		// five a week
+		s := w.pick(func(s *tenant) bool {
 			return !strings.HasSuffix(s.name, ".internal") && !strings.HasPrefix(s.name, "*.site") && !strings.HasPrefix(s.name, "short")
 		})
 		switch w.roll(8) {

@@ -33,14 +33,18 @@ const exaggeration = 5 * 24 * time.Hour
 // A modelCA is a public CA in the process: real certificates over one
 // intermediate, Let's Encrypt's limits, renewal information and faults.
 type modelCA struct {
-	world  *world
-	fault  fault
-	inter  *x509.Certificate
-	chain  []byte        // PEM of inter
-	least  time.Duration // that an answer takes
-	most   time.Duration
-	signer *rsa.PrivateKey // small, since most of a year would go into verifying what an elliptic curve has signed
-	exempt bool            // renewals that follow renewal information count for no limit but that of failed validations
+	world *world
+	fault fault
+	inter *x509.Certificate
+	chain []byte        // PEM of inter
+	least time.Duration // that an answer takes
+	most  time.Duration
+	// small, since most of a year would go into verifying what an elliptic
+	// curve has signed
+	signer *rsa.PrivateKey
+	// renewals that follow renewal information count for no limit but that of
+	// failed validations
+	exempt bool
 
 	mu      sync.Mutex
 	serial  int64
@@ -54,7 +58,9 @@ type modelCA struct {
 	asked   atomic.Int64
 	signed  int
 	limited int
-	turned  map[cause]time.Time // until when one client is not to repeat an order that was refused for a host
+	// until when one client is not to repeat an order that was refused for a
+	// host
+	turned map[cause]time.Time
 }
 
 // A leaf is what the model remembers of a certificate.
@@ -217,7 +223,8 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	case again && began.Before(last.until) && began.Before(last.at.Add(pauseClamp)):
 		c.world.fail("limit", s.host, "%s asks again %s after %q, which holds until %s",
 			why.client, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
-	case !again && last.look && len(c.world.running()) == 1: // another's certificate may have told one that it is over
+	case !again && last.look && len(c.world.running()) == 1:
+		// another's certificate may have told one that it is over
 		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client, why.limit)
 	}
 	if last == nil || again {
@@ -225,7 +232,8 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	}
 }
 
-// turn notes that the order for a host is refused until then, and judges a client that comes with it again and again.
+// turn notes that the order for a host is refused until then, and judges a
+// client that comes with it again and again.
 func (c *modelCA) turn(client string, until time.Time, s standing) {
 	why, now := cause{client, s.host}, time.Now()
 	if last := c.turned[why]; now.Before(last) {

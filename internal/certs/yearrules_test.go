@@ -183,8 +183,9 @@ func (i *instance) forget(s *tenant) {
 	delete(i.served, s)
 }
 
-// impatient is a client of a host that may have no certificate yet. Nothing but clients asks for a host on demand, of which
-// all come at once here: one of too many comes again.
+// impatient is a client of a host that may have no certificate yet. Nothing but
+// clients asks for a host on demand, of which all come at once here: one of too
+// many comes again.
 func (w *world) impatient(i *instance, s *tenant) {
 	w.asking.Add(1)
 	defer w.asking.Add(-1)
@@ -242,7 +243,8 @@ func (w *world) healthy(s *tenant) {
 	w.good(s)
 }
 
-// good judges whether a host had the time for a certificate, if it has no good one. w.mu is held.
+// good judges whether a host had the time for a certificate, if it has no good
+// one. w.mu is held.
 func (w *world) good(s *tenant) {
 	if s.wanted.IsZero() || s.covered != nil || time.Now().Before(s.stored.to) {
 		return
@@ -258,7 +260,8 @@ func (w *world) good(s *tenant) {
 	}
 }
 
-// backlog returns how many renewals are due that count for the limit of the account. w.mu is held.
+// backlog returns how many renewals are due that count for the limit of the
+// account. w.mu is held.
 func (w *world) backlog() (n int) {
 	for _, s := range w.all {
 		if !s.wanted.IsZero() && s.covered == nil && !s.stored.to.IsZero() && time.Until(s.stored.to) < s.life/3 && !s.ari {
@@ -269,10 +272,10 @@ func (w *world) backlog() (n int) {
 }
 
 // hadChance reports whether everything that a tenant needs worked for a time in
-// one piece since then. With a limit, that of the account, it takes longer after
-// a trouble if more renewals are due by then than the limit allows at a time:
-// 1,300 renewals at 300 in 3 hours take 12 hours at least, whatever a client
-// does. w.mu is held.
+// one piece since then. With a limit, that of the account, it takes longer
+// after a trouble if more renewals are due by then than the limit allows at a
+// time: 1,300 renewals at 300 in 3 hours take 12 hours at least, whatever a
+// client does. w.mu is held.
 func (w *world) hadChance(s *tenant, since time.Time, chance time.Duration, limit *window) bool {
 	now := time.Now()
 	if now.Sub(since) < chance {

@@ -182,7 +182,9 @@ func (c *modelClient) Exists(ctx context.Context, key string) bool {
 	if c.enter() != nil {
 		return false
 	}
-	_, err := c.storage.files.Load(ctx, key) // nothing asks for directories, and to look for those takes a quarter of a test
+	// nothing asks for directories, and to look for those takes a quarter of a
+	// test
+	_, err := c.storage.files.Load(ctx, key)
 	return err == nil
 }
 
@@ -257,7 +259,8 @@ func (c *modelClient) Unlock(_ context.Context, name string) error {
 	return nil
 }
 
-// hostOfKey reads the issuer and the host out of the key of a file of a certificate.
+// hostOfKey reads the issuer and the host out of the key of a file of a
+// certificate.
 func hostOfKey(key string) (issuer, host string, ok bool) {
 	parts := strings.Split(key, "/")
 	if len(parts) != 4 || parts[0] != "certificates" {

@@ -35,7 +35,8 @@ func (i *instance) options() certs.Options {
 // changed says that the routes of hosts have changed.
 func (i *instance) changed(hosts ...string) { i.manager.Changed(hosts...) }
 
-// notAllowed is what a HostPolicy answers for "no"; any other error is "I don't know".
+// notAllowed is what a HostPolicy answers for "no"; any other error is "I don't
+// know".
 func notAllowed() error { return certs.ErrNotAllowed }
 
 // shake is the part of a handshake that asks for a certificate.
@@ -82,7 +83,8 @@ type world struct {
 	samples   atomic.Int64
 }
 
-// A tenant is a host of the world, or a wildcard, whether it has a route or not.
+// A tenant is a host of the world, or a wildcard, whether it has a route or
+// not.
 type tenant struct {
 	name     string // as a pattern
 	ask      string // name that clients ask for
@@ -215,8 +217,10 @@ func (w *world) quit(i *instance, kill bool) {
 		i.storage.kill()
 	}
 	begin := time.Now()
-	_ = i.manager.Close() // the locks of a killed process and of a storage that is down stay, for lockLease
-	i.storage.kill()      // the end of a process that was not
+	// the locks of a killed process and of a storage that is down stay, for
+	// lockLease
+	_ = i.manager.Close()
+	i.storage.kill() // the end of a process that was not
 	if took := time.Since(begin); took > time.Minute {
 		w.fail("close", "", "%s needs %s to close", i.name, took)
 	}
@@ -355,7 +359,8 @@ func (w *world) suffers(f *fault, what, kind string, length time.Duration) {
 	works()
 }
 
-// breaksDown notes that a part of the world begins not to work; works that it does again.
+// breaksDown notes that a part of the world begins not to work; works that it
+// does again.
 func (w *world) breaksDown(what, kind string, length time.Duration) (works func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -451,7 +456,8 @@ func (w *world) deleted(host string) {
 	}
 }
 
-// lose notes that the certificate is gone: the tenant is as one that is new. The world's lock is held.
+// lose notes that the certificate is gone: the tenant is as one that is new.
+// The world's lock is held.
 func (s *tenant) lose() {
 	s.lost, s.stored, s.pending = s.stored, leaf{}, leaf{}
 	if !s.wanted.IsZero() {

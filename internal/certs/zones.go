@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// A zones is the names that have to be looked at again when the wildcard above them changes: hosts that came on demand,
-// and hosts that a wildcard's certificate covers. It is used under the manager's lock.
+// A zones is the names that have to be looked at again when the wildcard above
+// them changes: hosts that came on demand, and hosts that a wildcard's
+// certificate covers. It is used under the manager's lock.
 type zones map[string]map[string]struct{}
 
 func (z zones) add(name string) {

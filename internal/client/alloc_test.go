@@ -11,8 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// The race detector makes sync.Pool drop items at random, so this one runs without it. Each exchange on the short way of the
-// handler lane starts an attempt.
+// The race detector makes sync.Pool drop items at random, so this one runs
+// without it. Each exchange on the short way of the handler lane starts an
+// attempt.
 func TestAnAttemptStartsWithoutAllocating(t *testing.T) {
 	c := client.New(new(pool.Pool), client.Timeouts{})
 	assert.Zero(t, testing.AllocsPerRun(1000, func() {

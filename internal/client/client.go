@@ -1,5 +1,5 @@
-// Package client asks one target over HTTP/1.1: an http.RoundTripper's work, with
-// interim responses, for the handler lane.
+// Package client asks one target over HTTP/1.1: an http.RoundTripper's work,
+// with interim responses, for the handler lane.
 //
 //   - client.go: one request, over a kept connection or a new one
 //   - try.go: one attempt over one connection
@@ -39,11 +39,12 @@ type Timeouts struct {
 // New returns a client that connects by p.
 func New(p *pool.Pool, limits Timeouts) *Client { return &Client{p, limits} }
 
-// Dialing is a context of a request that is told how long a connection took to open.
+// Dialing is a context of a request that is told how long a connection took to
+// open.
 type Dialing interface{ Dialed(took time.Duration) }
 
-// A Binder is the context of a request that is told of its connection, which costs
-// less than [context.AfterFunc].
+// A Binder is the context of a request that is told of its connection, which
+// costs less than [context.AfterFunc].
 type Binder interface {
 	context.Context
 	Dialing
@@ -56,9 +57,9 @@ type Binder interface {
 // CloseIdleConnections closes the connections that carry no exchange.
 func (c *Client) CloseIdleConnections() { c.pool.CloseIdle() }
 
-// Start returns a Try of req whose head the caller writes to Out. req has no body,
-// and ctx ends the Try. Interim responses go to on1xx, 100 included; an error from
-// it ends the Try. room is the response's until its body is closed.
+// Start returns a Try of req whose head the caller writes to Out. req has no
+// body, and ctx ends the Try. Interim responses go to on1xx, 100 included; an
+// error from it ends the Try. room is the response's until its body is closed.
 func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, http.Header) error, room *Room) Try {
 	t := Try{c: c, req: req, ctx: ctx, on1xx: on1xx, room: room, scratch: scratches.Get().(*scratch)}
 	t.Out = t.Out[:0]
@@ -69,10 +70,10 @@ func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, h
 //
 // The fields of req.Header are sent as they are, but for Host and the framing,
 // which follow from req.Host, Body, ContentLength and Trailer; an empty
-// User-Agent is left out, unless the Order says otherwise, and none is invented. They are
-// sent in the [exchange.Order] of the context, or else sorted. req.Body is read until the
-// attempt ends, maybe after Do returned, and is not closed. When
-// req.Context() is done, whatever goes on fails.
+// User-Agent is left out, unless the Order says otherwise, and none is
+// invented. They are sent in the [exchange.Order] of the context, or else
+// sorted. req.Body is read until the attempt ends, maybe after Do returned, and
+// is not closed. When req.Context() is done, whatever goes on fails.
 //
 // The response's body is an io.ReadWriteCloser with CloseWrite after a 101.
 // Otherwise it may tell by a method Buffered how many bytes can be read without

@@ -115,15 +115,16 @@ func (h *head) appendFraming(dst []byte) []byte {
 	return dst
 }
 
-// ResponseHeader copies the fields into a map, and their names. Transfer-Encoding is left out,
-// and a repeated Content-Length counts once.
+// ResponseHeader copies the fields into a map, and their names.
+// Transfer-Encoding is left out, and a repeated Content-Length counts once.
 func ResponseHeader(res *h1.Response) (http.Header, exchange.Names) {
 	h := make(http.Header, len(res.Fields))
 	return h, AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
 }
 
-// AddFields adds to h the fields of res that pass: one string for all of them, and one
-// slice, which has the names that it returns, too. A repeated Content-Length counts once.
+// AddFields adds to h the fields of res that pass: one string for all of them,
+// and one slice, which has the names that it returns, too. A repeated
+// Content-Length counts once.
 func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) exchange.Names {
 	size, count := 0, 0
 	for i := range res.Fields {
@@ -159,8 +160,8 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) excha
 	return names
 }
 
-// AnnouncedTrailers takes the Trailer fields out of h and returns the names they
-// announce, without those that must not come.
+// AnnouncedTrailers takes the Trailer fields out of h and returns the names
+// they announce, without those that must not come.
 func AnnouncedTrailers(h http.Header) http.Header {
 	lines := h["Trailer"]
 	delete(h, "Trailer")

@@ -108,7 +108,8 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 	}
 }
 
-// What is wrong with the beginning of a body is the failure of the attempt when it comes with the head.
+// What is wrong with the beginning of a body is the failure of the attempt when
+// it comes with the head.
 func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
 	for _, body := range []string{"z\r\n", "3\r\nabc\r\nz\r\n", "3\nabc\r\n", "0\r\nX : y\r\n\r\n"} {
 		t.Run(body, func(t *testing.T) {
@@ -365,7 +366,8 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 	})
 }
 
-// piped returns a pool of connections in memory to a target that runs script, for use in a bubble of synctest.
+// piped returns a pool of connections in memory to a target that runs script,
+// for use in a bubble of synctest.
 func piped(t testing.TB, script func(*proxytest.Conn)) *pool.Pool {
 	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -549,8 +551,8 @@ func TestA101DuringAnUploadIsRefused(t *testing.T) {
 	w.Close()
 }
 
-// CVE-2020-15586 and its kin: uploads, early answers and clients that leave, all
-// at once.
+// CVE-2020-15586 and its kin: uploads, early answers and clients that leave,
+// all at once.
 func TestNothingRacesWhenEverythingEndsAtOnce(t *testing.T) {
 	c, _, _ := clientOf(t, func(bc *proxytest.BackendConn) {
 		for {

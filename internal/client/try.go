@@ -240,8 +240,8 @@ func (t *Try) final(n int) *http.Response {
 	return res
 }
 
-// begin prepares the body behind the head of n bytes. What has come of a chunked one
-// is decoded: what is wrong with that can still be answered.
+// begin prepares the body behind the head of n bytes. What has come of a
+// chunked one is decoded: what is wrong with that can still be answered.
 func (t *Try) begin(n int) error {
 	if t.room == nil {
 		t.room = new(Room)

@@ -51,8 +51,8 @@ func (u *upload) start(conn *pool.Conn) {
 // lastWrite is how long the end of a response waits for that of the request.
 const lastWrite = 100 * time.Millisecond
 
-// sentWhole reports whether the body has been sent whole. It waits a moment for a
-// last write that is going on.
+// sentWhole reports whether the body has been sent whole. It waits a moment for
+// a last write that is going on.
 func (u *upload) sentWhole() bool {
 	if !u.started || !u.last.Load() {
 		return false
@@ -136,8 +136,8 @@ func (u *upload) next(buf []byte) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// nextChunk puts the chunk header in front of the data and, at the end, the last
-// chunk behind it, so that all goes out in one write.
+// nextChunk puts the chunk header in front of the data and, at the end, the
+// last chunk behind it, so that all goes out in one write.
 func (u *upload) nextChunk(buf []byte) ([]byte, error) {
 	const room = len("ffffffff\r\n")
 	n, err := u.body.Read(buf[room : len(buf)-len("\r\n")])

@@ -21,7 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// page does what browsers do with five sites, and reports what it saw to the first one.
+// page does what browsers do with five sites, and reports what it saw to the
+// first one.
 const page = `<!doctype html><title>five sites</title><script>
 const seen = {sites: [], events: [], upload: "", progress: false, echoes: [], protocols: []};
 const port = location.port;
@@ -70,8 +71,9 @@ type report struct {
 	Echoes                   []any
 }
 
-// browsed serves the page, and what it asks for, and sends on what it reports. It reads the upload to its end once the page has
-// seen a part of it go: sockets and windows hold less than all.
+// browsed serves the page, and what it asks for, and sends on what it reports.
+// It reads the upload to its end once the page has seen a part of it go:
+// sockets and windows hold less than all.
 func browsed(reports chan<- report) http.HandlerFunc {
 	seen := make(chan struct{})
 	return func(w http.ResponseWriter, q *http.Request) {
@@ -110,8 +112,8 @@ func browsed(reports chan<- report) http.HandlerFunc {
 	}
 }
 
-// A real browser gets five sites over HTTP/2, server-sent events, an upload whose progress it shows, and a WebSocket in a
-// stream (RFC 8441).
+// A real browser gets five sites over HTTP/2, server-sent events, an upload
+// whose progress it shows, and a WebSocket in a stream (RFC 8441).
 func TestABrowserIsServedOverHTTP2(t *testing.T) {
 	chromium, err := exec.LookPath("chromium")
 	require.NoError(t, err, "chromium is not installed: apt-get install chromium")
@@ -133,7 +135,8 @@ func TestABrowserIsServedOverHTTP2(t *testing.T) {
 
 	profile, err := os.MkdirTemp("", "browser")
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(profile) }) // unlike t.TempDir, it may meet what the browser's helpers still write
+	// unlike t.TempDir, it may meet what the browser's helpers still write
+	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	browser := command(t, time.Minute, chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--user-data-dir="+profile, "--ignore-certificate-errors", "--remote-debugging-port=0", "https://one.localhost:"+port+"/")
 	require.NoError(t, browser.Start())

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tab is a page in a real browser, driven by the DevTools protocol. It is for one goroutine.
+// A tab is a page in a real browser, driven by the DevTools protocol. It is for
+// one goroutine.
 type tab struct {
 	t       *testing.T
 	ctx     context.Context
@@ -32,7 +33,8 @@ func newTab(t *testing.T) *tab {
 	require.NoError(t, err, "chromium is not installed: apt-get install chromium")
 	profile, err := os.MkdirTemp("", "browser")
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(profile) }) // unlike t.TempDir, it may meet what the browser's helpers still write
+	// unlike t.TempDir, it may meet what the browser's helpers still write
+	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	browser := command(t, time.Minute, chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--user-data-dir="+profile, "--remote-debugging-port=0", "about:blank")
 	stderr, err := browser.StderrPipe()
@@ -108,7 +110,8 @@ func (b *tab) do(method string, params, result any) {
 	}
 }
 
-// eval runs a script, waits for the promise that it may be, and decodes its value.
+// eval runs a script, waits for the promise that it may be, and decodes its
+// value.
 func (b *tab) eval(script string, value any) {
 	b.t.Helper()
 	var r struct {

@@ -13,14 +13,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// interop is the list of cases that grpc-go runs itself in interop_test.sh. Read-only.
+// interop is the list of cases that grpc-go runs itself in interop_test.sh.
+// Read-only.
 var interop = strings.Fields(`
 	empty_unary large_unary client_streaming server_streaming ping_pong empty_stream timeout_on_sleeping_server
 	cancel_after_begin cancel_after_first_response status_code_and_message special_status_message custom_metadata
 	unimplemented_method unimplemented_service orca_per_rpc orca_oob rpc_soak channel_soak
 `)
 
-// TestGRPCInterop runs grpc-go's own client and server with the Server between them.
+// TestGRPCInterop runs grpc-go's own client and server with the Server between
+// them.
 func TestGRPCInterop(t *testing.T) {
 	require.Len(t, interop, 18)
 	client := build(t, "google.golang.org/grpc/interop/client")
@@ -41,7 +43,8 @@ func TestGRPCInterop(t *testing.T) {
 	}
 }
 
-// grpcServer starts the interop server on a free port and returns its address once it accepts.
+// grpcServer starts the interop server on a free port and returns its address
+// once it accepts.
 func grpcServer(t *testing.T, program string) string {
 	t.Helper()
 	addr := proxytest.Free(t)

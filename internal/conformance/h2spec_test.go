@@ -16,8 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// deviations are the cases in which h2spec expects a stream error and the server ends the connection. RFC 9113, 5.4.1, allows
-// that, and it stops clients that make the server reset many streams (CVE-2025-8671). Read-only.
+// deviations are the cases in which h2spec expects a stream error and the
+// server ends the connection. RFC 9113, 5.4.1, allows that, and it stops
+// clients that make the server reset many streams (CVE-2025-8671). Read-only.
 var deviations = []string{
 	"http2/6.9.1: Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream",
 }
@@ -36,7 +37,8 @@ func TestH2Spec(t *testing.T) {
 	}
 }
 
-// h2spec runs all cases against addr and returns why each failed, "" if it did not.
+// h2spec runs all cases against addr and returns why each failed, "" if it did
+// not.
 func h2spec(t *testing.T, program, addr string) map[string]string {
 	t.Helper()
 	host, port, err := net.SplitHostPort(addr)

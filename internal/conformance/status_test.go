@@ -16,8 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// watched returns the URL of the status page of a Router that has served good and bad requests, has a target that is down,
-// and has a certificate and a host that waits for one.
+// watched returns the URL of the status page of a Router that has served good
+// and bad requests, has a target that is down, and has a certificate and a host
+// that waits for one.
 func watched(t *testing.T) string {
 	t.Helper()
 	good := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -67,7 +68,8 @@ func watched(t *testing.T) string {
 	return "http://" + page.Addr().String() + "/"
 }
 
-// overflow returns how far the page is wider than the screen; dim lists texts with a contrast below 4.5 to 1.
+// overflow returns how far the page is wider than the screen; dim lists texts
+// with a contrast below 4.5 to 1.
 const (
 	overflow = `document.documentElement.scrollWidth - innerWidth`
 	dim      = `(() => {

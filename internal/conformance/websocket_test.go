@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// echo accepts a WebSocket and sends back what comes; "bye" makes it close with 4000, "die" without a word.
+// echo accepts a WebSocket and sends back what comes; "bye" makes it close with
+// 4000, "die" without a word.
 func echo(w http.ResponseWriter, q *http.Request) {
 	c, err := websocket.Accept(w, q, &websocket.AcceptOptions{
 		Subprotocols: []string{"echo"}, CompressionMode: websocket.CompressionContextTakeover, OriginPatterns: []string{"*"},

@@ -1,6 +1,7 @@
 // Package discover finds out where targets are, and tells when that changes.
 //
-// A [Source] is anything that knows; [Hosts] and [Services] ask DNS. [Run] keeps a source going whatever happens to it.
+// A [Source] is anything that knows; [Hosts] and [Services] ask DNS. [Run]
+// keeps a source going whatever happens to it.
 package discover
 
 import (
@@ -21,8 +22,9 @@ type Endpoint struct {
 	Weight int
 }
 
-// A Source publishes the whole list of endpoints whenever it may have changed, until ctx is done or something went
-// wrong. It does not change what it has published.
+// A Source publishes the whole list of endpoints whenever it may have changed,
+// until ctx is done or something went wrong. It does not change what it has
+// published.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
 // MaxEndpoints bounds a list: more are cut off.
@@ -34,10 +36,11 @@ const (
 	maxPause = time.Minute
 )
 
-// Run runs source until ctx is done. A source that returns or panics is started again after a pause, which grows while
-// it publishes nothing; what it published last stays. apply gets each list that differs from the one before, sorted and
-// without doubles, and empty ones never: a source that has lost sight of its targets must not stop a service. failed is
-// told what went wrong.
+// Run runs source until ctx is done. A source that returns or panics is started
+// again after a pause, which grows while it publishes nothing; what it
+// published last stays. apply gets each list that differs from the one before,
+// sorted and without doubles, and empty ones never: a source that has lost
+// sight of its targets must not stop a service. failed is told what went wrong.
 func Run(ctx context.Context, source Source, apply func([]Endpoint) error, failed func(error)) {
 	var last []Endpoint
 	pause := minPause

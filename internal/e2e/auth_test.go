@@ -64,7 +64,8 @@ func TestAPasswordLetsPass(t *testing.T) {
 	}, protect)
 }
 
-// overJudges runs check over each lane, with a server of its own that answers what may pass at b.test.
+// overJudges runs check over each lane, with a server of its own that answers
+// what may pass at b.test.
 func overJudges(t *testing.T, script, verdict func(*proxytest.BackendConn), guard func(auth string, next *hostproxy.Upstream) http.Handler,
 	check func(t *testing.T, s *site, auth *proxytest.Backend)) {
 	t.Helper()
@@ -235,7 +236,8 @@ func TestAnUpgradeBehindGuards(t *testing.T) {
 	})
 }
 
-// A yes is an answer of the server that is asked: a page of ours in its place is none, whatever its status.
+// A yes is an answer of the server that is asked: a page of ours in its place
+// is none, whatever its status.
 func TestAPageInPlaceOfTheAuthServerIsNoYes(t *testing.T) {
 	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\n\r\n")
 	for name, set := range map[string]func(*hostproxy.Upstream){

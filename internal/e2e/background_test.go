@@ -105,7 +105,8 @@ func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
 				assert.Zero(t, b.sources.Load())
 				require.Equal(t, 200, c.Do(get).StatusCode)
 				b.goesOn(t)
-				require.NoError(t, r.Replace(map[string]http.Handler{"a.test": first, "b.test": first})) // stays where it is
+				// stays where it is
+				require.NoError(t, r.Replace(map[string]http.Handler{"a.test": first, "b.test": first}))
 				require.NoError(t, r.Replace(map[string]http.Handler{"b.test": first}))
 				require.NoError(t, r.Set("b.test", first))
 				b.goesOn(t)
@@ -116,7 +117,8 @@ func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
 	}
 }
 
-// A route that goes while its server is long gone leaves nothing, whoever has served it.
+// A route that goes while its server is long gone leaves nothing, whoever has
+// served it.
 func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := newBusy(t)
@@ -133,7 +135,8 @@ func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
 	}
 }
 
-// A handler of the program may hide its upstream: the Router learns of it from the first request.
+// A handler of the program may hide its upstream: the Router learns of it from
+// the first request.
 func TestBackgroundWorkBehindAHandlerOfTheProgramEndsAfterItsFirstRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for name, end := range map[string]func(r *hostproxy.Router, stop func() error) error{
@@ -174,7 +177,8 @@ func (l *lock) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	l.Handler.ServeHTTP(w, q)
 }
 
-// A request may reach its upstream when its route has gone: what it begins ends with it.
+// A request may reach its upstream when its route has gone: what it begins ends
+// with it.
 func TestBackgroundWorkOfARequestThatOutlivesItsRouteEnds(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := newBusy(t)

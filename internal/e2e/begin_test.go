@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tracer sets a header for each exchange and another one for each attempt, and keeps a value of each.
+// A tracer sets a header for each exchange and another one for each attempt,
+// and keeps a value of each.
 type tracer struct{ exchanges, attempts atomic.Int64 }
 
 func (c *tracer) begin(b *hostproxy.Beginning) {
@@ -44,13 +45,15 @@ func traced(s *site) {
 	s.router.Begin, s.router.BeginAttempt = c.begin, c.attempt
 }
 
-// The client's own copies of what the hooks set, in a head and in a trailer section.
+// The client's own copies of what the hooks set, in a head and in a trailer
+// section.
 const (
 	traces   = "X-Trace: forged\r\nX_Trace: forged\r\nx-span: forged\r\nX_SPAN: forged\r\nX-State: forged\r\nX_State: forged\r\n"
 	trailing = traces + "X-Sum: 1"
 )
 
-// traceFields returns the lines of a message that a CGI-like program takes for what the hooks set.
+// traceFields returns the lines of a message that a CGI-like program takes for
+// what the hooks set.
 func traceFields(raw []byte) (lines []string) {
 	for line := range strings.SplitSeq(string(raw), "\r\n") {
 		name, _, ok := strings.Cut(line, ":")
@@ -140,7 +143,8 @@ func TestRecordsHaveTheTimesOfAttempts(t *testing.T) {
 	}
 }
 
-// Each exchange that Observe sees has begun, whoever answers; the same goes for requests that cannot be read.
+// Each exchange that Observe sees has begun, whoever answers; the same goes for
+// requests that cannot be read.
 func TestBeginIsCalledWheneverObserveIs(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		for i, raw := range []string{
@@ -197,7 +201,8 @@ func TestBeginKnowsTheRequestAndNotItsRoute(t *testing.T) {
 	})
 }
 
-// failingHooks are hooks that fail a request whose path says so, and what their errors say.
+// failingHooks are hooks that fail a request whose path says so, and what their
+// errors say.
 func failingHooks(s *site) {
 	fails := func(b *hostproxy.Beginning, where string) {
 		if why, ok := strings.CutPrefix(b.Exchange.Path, where); ok {
@@ -345,7 +350,8 @@ func TestHooksAreCalledForUpgrades(t *testing.T) {
 	}, traced)
 }
 
-// A copy gets what the target got; the question has what Begin has set, and is no attempt.
+// A copy gets what the target got; the question has what Begin has set, and is
+// no attempt.
 func TestCopiesAndQuestionsCarryTheHeadersOfHooks(t *testing.T) {
 	copies := proxytest.NewServer(t, nil)
 	asked := make(chan http.Header, 10)
@@ -375,7 +381,8 @@ func TestCopiesAndQuestionsCarryTheHeadersOfHooks(t *testing.T) {
 	})
 }
 
-// An exchange that waited in the fast lane goes on in the other one, and has begun once.
+// An exchange that waited in the fast lane goes on in the other one, and has
+// begun once.
 func TestAnExchangeThatChangesItsLaneBeginsOnce(t *testing.T) {
 	seen, arrived := make(chan http.Header, 10), make(doorbell, 10)
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen <- q.Header }))
@@ -401,7 +408,8 @@ func TestAnExchangeThatChangesItsLaneBeginsOnce(t *testing.T) {
 	}, traced, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
 
-// Handlers and middleware of the route see what Begin has set, and may change it. Edits apply to it.
+// Handlers and middleware of the route see what Begin has set, and may change
+// it. Edits apply to it.
 func TestHandlersSeeWhatBeginSets(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -431,7 +439,8 @@ func TestHandlersSeeWhatBeginSets(t *testing.T) {
 	})
 }
 
-// Streams of HTTP/2 have hooks of their own, which run at the same time; extended CONNECT too.
+// Streams of HTTP/2 have hooks of their own, which run at the same time;
+// extended CONNECT too.
 func TestStreamsBeginOnTheirOwn(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		var mu sync.Mutex
@@ -479,7 +488,8 @@ func TestAHookThatPanicsLeavesARefusalAsItIs(t *testing.T) {
 	})
 }
 
-// A hook that blocks holds up its own request, no other stream of the connection and no other connection.
+// A hook that blocks holds up its own request, no other stream of the
+// connection and no other connection.
 func TestAHookThatBlocksHoldsUpItsOwnRequest(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		for _, where := range []string{"exchange", "attempt"} {
@@ -536,7 +546,8 @@ func TestHooksReadTheSameHeadersInEachLane(t *testing.T) {
 	})
 }
 
-// A handler may ask one upstream after the other, and middleware may take its time: an attempt begins when it does.
+// A handler may ask one upstream after the other, and middleware may take its
+// time: an attempt begins when it does.
 func TestAnAttemptBehindAHandlerBeginsWhenItIsMade(t *testing.T) {
 	second := proxytest.NewBackend(t, good)
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -27,7 +27,8 @@ func forgery(i int) string {
 	return fmt.Sprintf("GET / HTTP/1.1\r\nHost: a.test\r\nX-Tenant: forged%d\r\nX_Tenant: forged%[1]d\r\nX-Gone: forged%[1]d\r\nCookie: s=forged%[1]d\r\n\r\n", i)
 }
 
-// What Begin has set counts, and not what the client says: in the Router and in the Upstream, in each lane.
+// What Begin has set counts, and not what the client says: in the Router and in
+// the Upstream, in each lane.
 func TestALimitCountsByWhatBeginHasSet(t *testing.T) {
 	t.Parallel()
 	for name, by := range map[string]hostproxy.LimitKey{
@@ -71,7 +72,8 @@ func TestRequestsArePlacedByWhatBeginHasSet(t *testing.T) {
 	}
 }
 
-// A client that Begin takes to a target by its cookie comes to that target in each lane.
+// A client that Begin takes to a target by its cookie comes to that target in
+// each lane.
 func TestBeginMayChooseTheTargetOfASession(t *testing.T) {
 	second := proxytest.NewBackend(t, good)
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -2,5 +2,6 @@
 
 package e2e_test
 
-// seesBehind says that the proxy sees clients leave behind bytes that it has not read.
+// seesBehind says that the proxy sees clients leave behind bytes that it has
+// not read.
 const seesBehind = true

@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// served reports whether a new connection is answered. If not, it has been closed without a byte.
+// served reports whether a new connection is answered. If not, it has been
+// closed without a byte.
 func (k *track) served(t *testing.T) bool {
 	t.Helper()
 	c, err := k.dial()

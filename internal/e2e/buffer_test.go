@@ -207,7 +207,8 @@ func TestWhatConversesIsNotHeldBack(t *testing.T) {
 // big is more than sockets hold.
 const big = 12 << 20
 
-// overBuffers runs check over a backend that answers with a large body of each kind.
+// overBuffers runs check over a backend that answers with a large body of each
+// kind.
 func overBuffers(t *testing.T, check func(t *testing.T, s *site, want []byte), settings ...setting) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), big/16)
 	for name, raw := range map[string]string{
@@ -323,7 +324,9 @@ func TestBuffersOverEachProtocol(t *testing.T) {
 						p, got := do(t, client, q)
 						assert.Equal(t, 200, p.StatusCode)
 						assert.True(t, got == data, "%d bytes", len(got))
-						if q.ContentLength == 0 { // a known length leaves no room for trailers in HTTP/1.1
+						// a known length leaves no room for trailers in
+						// HTTP/1.1
+						if q.ContentLength == 0 {
 							assert.Equal(t, "1", p.Trailer.Get("X-Sum"))
 						}
 					}

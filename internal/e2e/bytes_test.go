@@ -29,7 +29,8 @@ func zipped(next http.Handler) http.Handler {
 	})
 }
 
-// The record counts what the client gets, once, whatever is between the Router and the target.
+// The record counts what the client gets, once, whatever is between the Router
+// and the target.
 func TestTheRecordCountsEachByteOfAnAnswerOnce(t *testing.T) {
 	chunks := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("hello"))

@@ -76,7 +76,8 @@ func TestTargetsComeAndGoAtRunTime(t *testing.T) {
 	})
 }
 
-// A target is replaced as in a rolling deploy: nothing fails, whatever is in flight.
+// A target is replaced as in a rolling deploy: nothing fails, whatever is in
+// flight.
 func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 	held := make(chan struct{})
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -369,7 +370,8 @@ func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
 	require.NoError(t, nothing.Drain(t.Context()))
 }
 
-// What has ended one exchange of a kept connection says nothing of those that follow on it.
+// What has ended one exchange of a kept connection says nothing of those that
+// follow on it.
 func TestAConnectionForgetsThatATargetWasKilled(t *testing.T) {
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
@@ -390,7 +392,8 @@ func TestAConnectionForgetsThatATargetWasKilled(t *testing.T) {
 		assert.Equal(t, 503, c.Response("GET").StatusCode)
 		assert.Equal(t, 503, (<-records).Status)
 
-		require.NoError(t, u.Add(proxytest.Refused(t))) // each second request has to go to another target
+		// each second request has to go to another target
+		require.NoError(t, u.Add(proxytest.Refused(t)))
 		for range 10 {
 			assert.Equal(t, 200, c.Do(request("GET /", "\r\n")).StatusCode)
 			assert.NoError(t, (<-records).Err)

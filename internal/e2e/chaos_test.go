@@ -54,7 +54,8 @@ type ledger struct {
 	refused int
 }
 
-// deliver notes that a request has come, and reports whether it is to be carried out.
+// deliver notes that a request has come, and reports whether it is to be
+// carried out.
 func (l *ledger) deliver(request string, backend int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,7 +67,8 @@ func (l *ledger) deliver(request string, backend int) bool {
 	return true
 }
 
-// serve answers with the content that belongs to the request, of the size that it asks for.
+// serve answers with the content that belongs to the request, of the size that
+// it asks for.
 func (l *ledger) serve(backend int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/up" {
@@ -100,12 +102,14 @@ func (l *ledger) refusals() int {
 	return l.refused
 }
 
-// check wants each request to have been sent no more often than it may be, and returns how many were sent again.
+// check wants each request to have been sent no more often than it may be, and
+// returns how many were sent again.
 func (l *ledger) check(t testing.TB) (again int) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// A target whose kept connection is dead is asked once more. A GET may be sent again by net/http's client too.
+	// A target whose kept connection is dead is asked once more. A GET may be
+	// sent again by net/http's client too.
 	most := map[string]int{"POST": 1, "PUT": 2 * chaosTargets, "DELETE": 2 * chaosTargets}
 	for request, n := range l.seen {
 		method, _, _ := strings.Cut(request, " ")
@@ -182,11 +186,14 @@ type chaos struct {
 	change   func(*hostproxy.Upstream)
 	moody    bool // targets that fail say so with 503 at times
 	queues   bool // there is not room for all
-	full     bool // a target that is well may have no room for what failed at another: no retry waits for it
+	// a target that is well may have no room for what failed at another: no
+	// retry waits for it
+	full bool
 }
 
-// Whatever three of four targets do, every request that can be answered is, no answer is another's, nothing is carried out
-// twice that must not be, and nothing is left behind.
+// Whatever three of four targets do, every request that can be answered is, no
+// answer is another's, nothing is carried out twice that must not be, and
+// nothing is left behind.
 func TestTheServiceSurvivesItsTargets(t *testing.T) {
 	clients, requests, length := chaosClients, 1200, 2*time.Second
 	if *chaosTime > 0 {
@@ -197,7 +204,8 @@ func TestTheServiceSurvivesItsTargets(t *testing.T) {
 		{name: "plain", clients: clients, requests: requests, time: length, change: func(*hostproxy.Upstream) {}},
 		{name: "with features", clients: few, requests: 600, time: time.Second, moody: true, queues: true, change: func(u *hostproxy.Upstream) {
 			u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: 50 * time.Millisecond, Timeout: time.Second}
-			u.Retry.Attempts = 2*chaosTargets - 1 // each that fails may win against one that would not have
+			// each that fails may win against one that would not have
+			u.Retry.Attempts = 2*chaosTargets - 1
 			u.Hedge, u.Retry.Statuses, u.SlowStart = 50*time.Millisecond, []int{503}, 100*time.Millisecond
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue = few/3, few, hostproxy.Queue{Max: few, Wait: proxytest.Patience}
 		}},
@@ -264,7 +272,8 @@ func (c *chaos) run(t *testing.T) {
 	assert.True(t, again > 0 || c.full, "nothing was sent again")
 }
 
-// ask has clients ask both servers at once, over each protocol, and returns the sum of what they saw.
+// ask has clients ask both servers at once, over each protocol, and returns the
+// sum of what they saw.
 func (c *chaos) ask(t testing.TB, plain, secure *proxytest.Running, roots *x509.CertPool) (all chaosClient) {
 	var clients []*chaosClient
 	var next atomic.Int64
@@ -297,7 +306,8 @@ func (c *chaos) ask(t testing.TB, plain, secure *proxytest.Running, roots *x509.
 	return all
 }
 
-// troubled changes what is wrong with one of faults every now and then, until stop is called.
+// troubled changes what is wrong with one of faults every now and then, until
+// stop is called.
 func troubled(faults []*proxytest.Fault) (stop func()) {
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -328,8 +338,8 @@ func queued(t testing.TB, r *hostproxy.Router) (n int) {
 	return page.Routes[0].Queued
 }
 
-// files counts open files. The pipes that splice needs are net's own, which closes those that it has no use for when there is
-// garbage to collect.
+// files counts open files. The pipes that splice needs are net's own, which
+// closes those that it has no use for when there is garbage to collect.
 func files(t testing.TB) int {
 	t.Helper()
 	runtime.GC()

@@ -243,7 +243,8 @@ func TestAMirrorGetsCopiesAndTouchesNoAnswer(t *testing.T) {
 				assert.NoError(t, (<-records).Err)
 			}
 			got := map[string]proxytest.Seen{}
-			proxytest.Eventually(t, "whole copies", func() bool { // a copy is seen before its body has come
+			// a copy is seen before its body has come
+			proxytest.Eventually(t, "whole copies", func() bool {
 				var all []string
 				for _, s := range second.Seen()[before:] {
 					all = append(all, fmt.Sprint(s.Method, " ", s.Target, " ", len(s.Content)))
@@ -279,7 +280,8 @@ func TestACopyIsNotCopied(t *testing.T) {
 	})
 }
 
-// What is at a mirror ends with the server or when there is another one or none, and so does what was kept for it.
+// What is at a mirror ends with the server or when there is another one or
+// none, and so does what was kept for it.
 func TestCopiesEndWithTheirMirror(t *testing.T) {
 	for name, end := range map[string]func(u *hostproxy.Upstream, s *proxytest.Running) error{
 		"by the server's end": func(_ *hostproxy.Upstream, s *proxytest.Running) error { return s.Stop() },

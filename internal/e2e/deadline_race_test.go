@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An arming connection takes its time to set a read deadline of the server's, while somebody sets another one.
+// An arming connection takes its time to set a read deadline of the server's,
+// while somebody sets another one.
 type arming struct {
 	net.Conn
 	began chan struct{} // gets a value when the server's is being set
@@ -35,7 +36,8 @@ func (c *arming) SetReadDeadline(at time.Time) error {
 	return c.Conn.SetReadDeadline(at)
 }
 
-// The read deadline that a handler sets holds, also where it comes while a Read of the body begins.
+// The read deadline that a handler sets holds, also where it comes while a Read
+// of the body begins.
 func TestADeadlineThatComesWhileAReadBeginsHolds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	began := make(chan struct{})

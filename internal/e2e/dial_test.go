@@ -70,7 +70,8 @@ func TestDialConnectsForAPassthrough(t *testing.T) {
 	assert.Equal(t, 200, res.StatusCode)
 }
 
-// A target's connection that panics within the second of two hedged attempts fails that attempt.
+// A target's connection that panics within the second of two hedged attempts
+// fails that attempt.
 func TestAConnectionThatPanicsWithinAHedgeIsItsOwnFailure(t *testing.T) {
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {

@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// overHTTP2 says in HTTP/2 what x asks, if that can be said, and in one window: fields about a connection cannot.
+// overHTTP2 says in HTTP/2 what x asks, if that can be said, and in one window:
+// fields about a connection cannot.
 func (x *exchange) overHTTP2() (s stream2, body string, ok bool) {
 	s, ok = (&refusal{raw: x.raw}).overHTTP2()
 	if !ok {
@@ -76,7 +77,8 @@ func (k *track) ask2(t testing.TB, x *exchange, s *stream2, body string) view {
 	return v
 }
 
-// hear adds the next frame, and reports whether the answer has ended. interim counts the heads before the last one.
+// hear adds the next frame, and reports whether the answer has ended. interim
+// counts the heads before the last one.
 func (v view) hear(t testing.TB, k *track, p *h2, interim *int) (ended bool) {
 	t.Helper()
 	f, err := p.ReadFrame()
@@ -123,7 +125,8 @@ func (v view) addHead2(f *http2.MetaHeadersFrame, interim *int) {
 	}
 }
 
-// protocols are the only ways in which our front may tell by HTTP/2 what it tells by HTTP/1.1. Read-only.
+// protocols are the only ways in which our front may tell by HTTP/2 what it
+// tells by HTTP/1.1. Read-only.
 var protocols = []class{
 	{name: "version", why: "Via and the record say by which protocol the request came", in: byHTTP2,
 		holds: func(d difference, x *exchange) bool {

@@ -13,9 +13,11 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// classes are the only ways in which other proxies may differ from our front. What is compared is already free of the order of trailers
-// and of the borders of chunks, and has "now" for the time of the answer: none of them means anything (RFC 9112, 7.1). Between the lanes
-// behind our front nothing is allowed. Read-only.
+// classes are the only ways in which other proxies may differ from our front.
+// What is compared is already free of the order of trailers and of the borders
+// of chunks, and has "now" for the time of the answer: none of them means
+// anything (RFC 9112, 7.1). Between the lanes behind our front nothing is
+// allowed. Read-only.
 var classes = []class{
 	{name: "426's Connection", why: "a handler says Connection in its Header, and the front writes it as it writes its own: behind the other fields", in: handlers,
 		holds: func(d difference, x *exchange) bool {
@@ -68,14 +70,16 @@ var handlers = []string{"adapter", "hooked", "foreign", "httputil", "adapter ove
 // netHTTP are the columns that net/http serves. Read-only.
 var netHTTP = []string{"foreign", "httputil", "foreign over HTTP/2"}
 
-// request is a request of the corpus: start line, Host, the lane probe, fields and what follows them.
+// request is a request of the corpus: start line, Host, the lane probe, fields
+// and what follows them.
 func request(start string, rest string) string {
 	return start + " HTTP/1.1\r\nHost: a.test\r\n" + laneProbe + ": p\r\n" + rest
 }
 
 var say = answer{raw: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"}
 
-// framingCases pairs every way to frame a request with every way to frame an answer.
+// framingCases pairs every way to frame a request with every way to frame an
+// answer.
 func framingCases(methods ...string) (all []exchange) {
 	bodies := []struct{ name, rest string }{
 		{"no body", "\r\n"},
@@ -188,7 +192,8 @@ func headCases() (all []exchange) {
 	get("Connection: close", "Connection: close\r\n")
 	get("Connection: Close, keep-alive", "Connection: Close , keep-alive\r\n")
 	get("an empty Connection", "Connection:\r\nConnection: ,,\r\n")
-	get("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nHTTP2-Settings: AAMAAABk\r\n").foreign = true // keeps HTTP2-Settings
+	// keeps HTTP2-Settings
+	get("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nHTTP2-Settings: AAMAAABk\r\n").foreign = true
 	get("a condition", "If-None-Match: \"1\"\r\nIf-Modified-Since: Mon, 02 Jan 2006 15:04:05 GMT\r\nRange: bytes=0-1\r\n")
 	get("Via of another proxy", "Via: 1.0 first, 1.1 second\r\nvia: 1.1 third\r\n")
 
@@ -201,7 +206,8 @@ func headCases() (all []exchange) {
 	add("an announced trailer", request("POST /", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked("hello", 2, "X-Sum: 1")))
 	add("HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n")
 	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n")
-	add("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").foreign = true // httputil says so in Via
+	// httputil says so in Via
+	add("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").foreign = true
 	add("an unusual method", request("M-SEARCH /", "\r\n"))
 	add("an absolute target", request("GET http://a.test/x?y", "\r\n"))
 	add("an absolute target of another host", request("GET http://b.test:8080/x?y", "\r\n"))
@@ -246,11 +252,14 @@ func answerCases() (all []exchange) {
 	ok("a Date", "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\nServer: own/1\r\n")
 	ok("a compressed body", "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n")
 	ok("Via and X-Forwarded-For", "Via: 1.1 inner\r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\nX-Real-Ip: 10.0.0.1\r\n")
-	ok("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2\r\nTE: trailers\r\n").foreign = true // httputil keeps TE's like
+	// httputil keeps TE's like
+	ok("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2\r\nTE: trailers\r\n").foreign = true
 	ok("Connection names fields", "Connection: X-Secret, keep-alive\r\nX-Secret: 1\r\nX-Kept: 2\r\n")
 	ok("Connection names fields on several lines", "connection: x-secret\r\nConnection: , X-Other ,\r\nX-Secret: 1\r\nx-other: 2\r\n")
-	ok("Connection names what must stay", "Connection: Content-Length, Date, Content-Type\r\nContent-Type: text/x-own\r\n").foreign = true // httputil drops the length
-	ok("Alt-Svc", "Alt-Svc: h2=\":8443\"\r\n").foreign = true                                                                              // httputil keeps it
+	// httputil drops the length
+	ok("Connection names what must stay", "Connection: Content-Length, Date, Content-Type\r\nContent-Type: text/x-own\r\n").foreign = true
+	// httputil keeps it
+	ok("Alt-Svc", "Alt-Svc: h2=\":8443\"\r\n").foreign = true
 	ok("the same length twice", "Content-Length: 5\r\n")
 	ok("an event stream with a length", "Content-Type: text/event-stream\r\n")
 	add("no reason", "HTTP/1.1 200 \r\n"+sized("x"))
@@ -263,17 +272,21 @@ func answerCases() (all []exchange) {
 	}
 	for _, interim := range []string{"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nlink: </b>\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n",
 		"HTTP/1.1 199 Own\r\nX-I: 1\r\nConnection: X-Gone\r\nX-Gone: 1\r\nKeep-Alive: x\r\n\r\n"} {
-		add("interim "+interim[9:12], interim+"HTTP/1.1 200 OK\r\nX-A: 1\r\n"+sized("hello")).foreign = true // httputil keeps hop-by-hop fields
+		// httputil keeps hop-by-hop fields
+		add("interim "+interim[9:12], interim+"HTTP/1.1 200 OK\r\nX-A: 1\r\n"+sized("hello")).foreign = true
 		add("interim "+interim[9:12]+" three times", strings.Repeat(interim, 3)+"HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n").foreign = true
 	}
-	add("100 that nobody asked for", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"+sized("hello")).foreign = true // httputil passes it on
+	// httputil passes it on
+	add("100 that nobody asked for", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"+sized("hello")).foreign = true
 	add("304 with what a 200 has", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nContent-Type: text/x-own\r\nEtag: \"1\"\r\n\r\n")
 	add("204 with a length", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n")
 	add("a trailer with the name of a field", "HTTP/1.1 200 OK\r\nX-A: 1\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n"+
 		chunked("hello", 4, "X-Sum: 1")).foreign = true // httputil makes a trailer of the field
 	add("chunk extensions and padding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b;c=\"d\"\r\nabc\r\n2  \r\nde\r\n000\r\n\r\n")
-	add("white space in chunk extensions", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3 ;a\r\nabc\r\n2\t; b = \"c\"\r\nde\r\n0 ;d\r\n\r\n").foreign = true // httputil refuses it
-	add("426 and what it requires", "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: HTTP/2.0\r\n"+sized("x")).foreign = true                        // httputil drops it
+	// httputil refuses it
+	add("white space in chunk extensions", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3 ;a\r\nabc\r\n2\t; b = \"c\"\r\nde\r\n0 ;d\r\n\r\n").foreign = true
+	// httputil drops it
+	add("426 and what it requires", "HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: HTTP/2.0\r\n"+sized("x")).foreign = true
 	add("HTTP/1.2", "HTTP/1.2 200 OK\r\n"+sized("x"))
 	add("chunks of one byte", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked(strings.Repeat("x", 3000), 1))
 	add("forbidden trailers", "HTTP/1.1 200 OK\r\nTrailer: Content-Length, X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+
@@ -316,8 +329,11 @@ func claimCases() (all []exchange) {
 	return all
 }
 
-// Each request goes through the fast lane of a Server, through its handlers, through the Router below net/http's own server, and where it
-// is comparable through httputil.ReverseProxy; then over HTTP/2, where that can say it, through all but the last. The backends are asked the same, and the clients are told the same.
+// Each request goes through the fast lane of a Server, through its handlers,
+// through the Router below net/http's own server, and where it is comparable
+// through httputil.ReverseProxy; then over HTTP/2, where that can say it,
+// through all but the last. The backends are asked the same, and the clients
+// are told the same.
 func TestTheLanesAreOne(t *testing.T) {
 	edits := func(u *hostproxy.Upstream) {
 		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},

@@ -76,7 +76,8 @@ func TestANameIsResolvedToItsAddresses(t *testing.T) {
 	assert.Panics(t, func() { hostproxy.DNSSource("nonsense", 0) })
 }
 
-// A name that does not resolve fails its own requests, in time, and nothing else.
+// A name that does not resolve fails its own requests, in time, and nothing
+// else.
 func TestANameThatDoesNotResolveStopsNothing(t *testing.T) {
 	b := proxytest.NewBackend(t, says("here"))
 	failing := hostproxy.To(b.Addr())
@@ -87,7 +88,8 @@ func TestANameThatDoesNotResolveStopsNothing(t *testing.T) {
 	})
 }
 
-// A nameServer answers over UDP: with the SRV records it was told last, and with 127.0.0.1 for every address.
+// A nameServer answers over UDP: with the SRV records it was told last, and
+// with 127.0.0.1 for every address.
 type nameServer struct {
 	t  testing.TB
 	pc net.PacketConn
@@ -97,7 +99,8 @@ type nameServer struct {
 	asked   []string // names of the questions for SRV
 }
 
-// resolveHere makes the standard resolver ask a new server until the test ends. Other tests must not run meanwhile.
+// resolveHere makes the standard resolver ask a new server until the test ends.
+// Other tests must not run meanwhile.
 func resolveHere(t testing.TB) *nameServer {
 	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -1,6 +1,7 @@
-// Package e2e_test runs a whole Router between real sockets, behaviour by behaviour: what a raw client sends, what a raw
-// upstream receives and answers, and what comes back. Each test runs over every lane that a request can take, with the
-// same result: the lanes differ in cost only.
+// Package e2e_test runs a whole Router between real sockets, behaviour by
+// behaviour: what a raw client sends, what a raw upstream receives and answers,
+// and what comes back. Each test runs over every lane that a request can take,
+// with the same result: the lanes differ in cost only.
 package e2e_test
 
 import (
@@ -79,7 +80,8 @@ var lanes = []lane{
 // A setting changes a site before it starts.
 type setting func(*site)
 
-// overEachLane runs check on a fresh site for each lane, whose backend runs script. It looks for leaks once, behind all lanes.
+// overEachLane runs check on a fresh site for each lane, whose backend runs
+// script. It looks for leaks once, behind all lanes.
 func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -90,7 +92,8 @@ func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(
 	}
 }
 
-// overLanesAtOnce is overEachLane for checks that mostly wait and share nothing: the lanes run in parallel.
+// overLanesAtOnce is overEachLane for checks that mostly wait and share
+// nothing: the lanes run in parallel.
 func overLanesAtOnce(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -102,7 +105,8 @@ func overLanesAtOnce(t *testing.T, script func(*proxytest.BackendConn), check fu
 	}
 }
 
-// overOurLanes leaves out the foreign server: for what a handler below net/http cannot see any more.
+// overOurLanes leaves out the foreign server: for what a handler below net/http
+// cannot see any more.
 func overOurLanes(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
 	overEachLane(t, script, func(t *testing.T, s *site) {
@@ -129,7 +133,8 @@ func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings
 	return s
 }
 
-// panicsFail returns a logger that fails the test, at its end, when a panic was logged: net/http hides them from the client.
+// panicsFail returns a logger that fails the test, at its end, when a panic was
+// logged: net/http hides them from the client.
 func panicsFail(t *testing.T) *slog.Logger {
 	t.Helper()
 	text := new(logText)
@@ -159,7 +164,8 @@ func (l *logText) String() string {
 	return l.b.String()
 }
 
-// newStorage returns an empty storage. It stays until the end of the run: a lock may be given back behind a server's end.
+// newStorage returns an empty storage. It stays until the end of the run: a
+// lock may be given back behind a server's end.
 func newStorage(t testing.TB) certmagic.Storage {
 	t.Helper()
 	dir, err := os.MkdirTemp(os.Getenv("XDG_DATA_HOME"), "storage") // see proxytest.Main
@@ -243,7 +249,8 @@ func (s *site) dial(t *testing.T) *proxytest.Client {
 	return proxytest.Dial(t, s.addr)
 }
 
-// observe keeps a copy of each record: the original is valid during the call only.
+// observe keeps a copy of each record: the original is valid during the call
+// only.
 func (s *site) observe(x *hostproxy.Exchange) {
 	c := *x
 	for _, text := range []*string{&c.Proto, &c.Scheme, &c.Method, &c.Host, &c.Path, &c.Query, &c.Pattern, &c.Target} {
@@ -257,8 +264,9 @@ func (s *site) observe(x *hostproxy.Exchange) {
 	}
 }
 
-// inHandler reports whether the caller serves a request in the handler lane of a front of ours: nothing that a client or a target sees
-// tells the lanes apart.
+// inHandler reports whether the caller serves a request in the handler lane of
+// a front of ours: nothing that a client or a target sees tells the lanes
+// apart.
 func inHandler() bool {
 	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs[:])])

@@ -20,17 +20,20 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An explained is a Router whose explanations are compared with its answers: those of ServeHTTP, and those of the front.
+// An explained is a Router whose explanations are compared with its answers:
+// those of ServeHTTP, and those of the front.
 type explained struct {
 	*hostproxy.Router
 	t        testing.TB
 	backends []string
 	addr     string
 	served   chan hostproxy.Exchange // records of what inProcess asked
-	routed   chan hostproxy.Exchange // and of what the wire brought to a target: what the front refuses has none
+	// and of what the wire brought to a target: what the front refuses has none
+	routed chan hostproxy.Exchange
 }
 
-// inProcess is the client address of requests that are made without a connection.
+// inProcess is the client address of requests that are made without a
+// connection.
 const inProcess = "127.0.0.2"
 
 func newExplained(t testing.TB) *explained {

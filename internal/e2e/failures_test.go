@@ -40,7 +40,8 @@ func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
 	})
 }
 
-// A client may leave at any time of an exchange: that is recorded as its own doing, and the target hears of it.
+// A client may leave at any time of an exchange: that is recorded as its own
+// doing, and the target hears of it.
 func TestAClientMayLeaveAtAnyTime(t *testing.T) {
 	endless := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err != nil {

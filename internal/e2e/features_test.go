@@ -85,8 +85,8 @@ var features = map[string]func(*hostproxy.Upstream){
 	"StreamTimeout":         func(u *hostproxy.Upstream) { u.StreamTimeout = time.Hour },
 }
 
-// hooks are the fields whose funcs see the types of net/http, and so need the handler lane, as does what reads a response
-// ahead. Read-only.
+// hooks are the fields whose funcs see the types of net/http, and so need the
+// handler lane, as does what reads a response ahead. Read-only.
 var hooks = map[string]bool{"BufferResponses": true, "Pick": true, "Transport": true, "Rewrite": true, "ModifyResponse": true, "ErrorHandler": true}
 
 // someEdit is an edit of either head. Read-only.

@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// upload returns a request of HTTP/1.1 for that host with a form, whose file is too large for a handler that keeps one byte in memory.
+// upload returns a request of HTTP/1.1 for that host with a form, whose file is
+// too large for a handler that keeps one byte in memory.
 func upload(t testing.TB, host string) string {
 	t.Helper()
 	var form bytes.Buffer
@@ -33,8 +34,9 @@ func upload(t testing.TB, host string) string {
 	return raw.String()
 }
 
-// The temporary files of a form that a handler has parsed are removed behind its request, although the Router and what guards the
-// handler give it a Request of its own.
+// The temporary files of a form that a handler has parsed are removed behind
+// its request, although the Router and what guards the handler give it a
+// Request of its own.
 func TestTheFilesOfAFormAreRemovedBehindARoute(t *testing.T) {
 	names := make(chan string, 1)
 	parses := http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {

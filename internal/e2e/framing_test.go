@@ -80,7 +80,8 @@ func TestFramingNamesInUnannouncedTrailersAreDropped(t *testing.T) {
 	})
 }
 
-// CVE-2026-71324: a proxied CONNECT with a body desynchronises the upstream connection.
+// CVE-2026-71324: a proxied CONNECT with a body desynchronises the upstream
+// connection.
 func TestConnectIsRefusedAndReachesNobody(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -337,7 +338,8 @@ func TestAChunkedBodyThatBeginsMalformedIs502(t *testing.T) {
 	}
 }
 
-// To an HTTP/1.0 client the end of the connection is that of the body, unless it is a reset.
+// To an HTTP/1.0 client the end of the connection is that of the body, unless
+// it is a reset.
 func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
@@ -356,7 +358,8 @@ func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
 	})
 }
 
-// The head of an answer without a body is read before its connection serves somebody else.
+// The head of an answer without a body is read before its connection serves
+// somebody else.
 func TestAnswersWithoutABodyKeepTheirOwnLength(t *testing.T) {
 	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		for {

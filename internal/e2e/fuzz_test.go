@@ -19,7 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A menu makes choices from a fuzzer's bytes. When they run out, every choice is the first.
+// A menu makes choices from a fuzzer's bytes. When they run out, every choice
+// is the first.
 type menu []byte
 
 // pick returns a number below n.
@@ -34,7 +35,8 @@ func (m *menu) pick(n int) int {
 
 func (m *menu) of(choices ...string) string { return choices[m.pick(len(choices))] }
 
-// text returns up to 15 bytes of the fuzzer's own that may stand in a field value.
+// text returns up to 15 bytes of the fuzzer's own that may stand in a field
+// value.
 func (m *menu) text() string {
 	n := min(m.pick(16), len(*m))
 	b := bytes.Clone((*m)[:n])
@@ -92,7 +94,8 @@ func (m *menu) exchange() *exchange {
 		b.WriteString(m.requestField())
 	}
 	switch body := m.body(); {
-	case m.pick(2) == 0, version == "1.0" && strings.HasPrefix(body, "T"): // whose chunks the front loop refuses and net/http ignores
+	case m.pick(2) == 0, version == "1.0" && strings.HasPrefix(body, "T"):
+		// whose chunks the front loop refuses and net/http ignores
 		b.WriteString("\r\n")
 	default:
 		b.WriteString(body)
@@ -127,7 +130,8 @@ func (m *menu) answer(method string) answer {
 	return answer{raw: b.String() + m.body(), close: ends}
 }
 
-// Whatever a client asks and a backend answers, the lanes forward the same or refuse both.
+// Whatever a client asks and a backend answers, the lanes forward the same or
+// refuse both.
 func FuzzTheLanesAreOne(f *testing.F) {
 	f.Add([]byte(nil))
 	random := rand.New(rand.NewPCG(1, 2)) // the same each time
@@ -160,8 +164,9 @@ func FuzzTheLanesAreOne(f *testing.F) {
 	})
 }
 
-// Whatever bytes a client sends: each request that reaches the backend is one that http.ReadRequest reads from them, in order,
-// with the same body; and when the client has said all it has to say, the connection ends.
+// Whatever bytes a client sends: each request that reaches the backend is one
+// that http.ReadRequest reads from them, in order, with the same body; and when
+// the client has said all it has to say, the connection ends.
 func FuzzForwardedIsWhatNetHTTPReads(f *testing.F) {
 	for _, seed := range []string{
 		get, get + get, "\r\n" + get, "POST / HTTP/1.1\r\nHost: a.test\r\n" + sized("hello") + get,
@@ -205,13 +210,16 @@ func FuzzForwardedIsWhatNetHTTPReads(f *testing.F) {
 	})
 }
 
-// checkForwarded finds each request that the backend got among those that http.ReadRequest reads from raw, in their order.
+// checkForwarded finds each request that the backend got among those that
+// http.ReadRequest reads from raw, in their order.
 func checkForwarded(t *testing.T, raw []byte, got []*proxytest.Request) {
 	t.Helper()
 	r := bufio.NewReaderSize(bytes.NewReader(raw), 1<<20)
 	for i, q := range got {
 		for {
-			if b, _ := r.Peek(2); string(b) == "\r\n" { // RFC 9112, 2.2: one empty line is skipped; net/http does so behind a POST
+			// RFC 9112, 2.2: one empty line is skipped; net/http does so behind
+			// a POST
+			if b, _ := r.Peek(2); string(b) == "\r\n" {
 				_, _ = r.Discard(2)
 			}
 			want, err := http.ReadRequest(r)
@@ -241,7 +249,8 @@ func alike(want *http.Request, body string, q *proxytest.Request) bool {
 	return assert.ObjectsAreEqual(endToEnd(want.Header), endToEnd(q.Header))
 }
 
-// endToEnd returns the fields of h that are neither between two hops nor about the hops.
+// endToEnd returns the fields of h that are neither between two hops nor about
+// the hops.
 func endToEnd(h http.Header) http.Header {
 	kept := http.Header{}
 	nominated := strings.ToLower(strings.Join(h["Connection"], ","))

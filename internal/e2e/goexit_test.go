@@ -13,8 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A hook that ends its goroutine, as testing's FailNow does, ends its connection: the client does not wait, and neither does
-// the end of the Server.
+// A hook that ends its goroutine, as testing's FailNow does, ends its
+// connection: the client does not wait, and neither does the end of the Server.
 func TestAHookThatEndsItsGoroutineEndsItsConnection(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]setting{
@@ -40,7 +40,8 @@ func TestAHookThatEndsItsGoroutineEndsItsConnection(t *testing.T) {
 	}
 }
 
-// An exchange that begins also ends for Observe, or what a program counts as in flight would never return to zero.
+// An exchange that begins also ends for Observe, or what a program counts as in
+// flight would never return to zero.
 func TestAnExchangeWhoseHookEndsItsGoroutineIsObserved(t *testing.T) {
 	for name, set := range map[string]setting{
 		"Begin":        func(s *site) { s.router.Begin = func(*hostproxy.Beginning) { runtime.Goexit() } },
@@ -76,7 +77,8 @@ type unreadable struct{ net.Conn }
 
 func (unreadable) Read([]byte) (int, error) { panic("as told") }
 
-// The response has been made when Observe is called, and the connection goes on.
+// The response has been made when Observe is called, and the connection goes
+// on.
 func TestAPanicInObserveLeavesTheResponseAsItIs(t *testing.T) {
 	log := new(logText)
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -29,8 +29,9 @@ func (h *holding) Write(p []byte) (int, error) {
 	return h.Conn.Write(p)
 }
 
-// The front loop peeks at the socket to see whether a client leaves. Behind a head that crypto/tls has read there may be the rest
-// of a record of the body, which begins with any byte: one like an alert's means nothing.
+// The front loop peeks at the socket to see whether a client leaves. Behind a
+// head that crypto/tls has read there may be the rest of a record of the body,
+// which begins with any byte: one like an alert's means nothing.
 func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	const alert = 0x15
 	b := proxytest.NewBackend(t, good)
@@ -76,8 +77,8 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	assert.Equal(t, "good 8000", string(a.Content))
 }
 
-// Two bytes of data are a TLS record of the length of an alert. A client that sends them while its request waits has
-// not left.
+// Two bytes of data are a TLS record of the length of an alert. A client that
+// sends them while its request waits has not left.
 func TestTwoBytesAreNoGoodbye(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	script := func(c *proxytest.BackendConn) {

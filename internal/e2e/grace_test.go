@@ -38,8 +38,9 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.close(); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// A bubble is a Router in memory, for tests that take hours on a clock of their own. Its targets are pipes: an upgrade of
-// /ws echoes until a Close frame, /events has one event a second, /held is answered after five minutes.
+// A bubble is a Router in memory, for tests that take hours on a clock of their
+// own. Its targets are pipes: an upgrade of /ws echoes until a Close frame,
+// /events has one event a second, /held is answered after five minutes.
 type bubble struct {
 	t        *testing.T
 	router   hostproxy.Router
@@ -193,7 +194,8 @@ func tell(c net.Conn, kind string) {
 	}
 }
 
-// ends asserts that the stream ends at about that time, which is when the sweeper comes by, and a chunk.
+// ends asserts that the stream ends at about that time, which is when the
+// sweeper comes by, and a chunk.
 func (b *bubble) ends(what string, s <-chan ending, want time.Duration) {
 	b.t.Helper()
 	b.at(want + 2*time.Second)
@@ -206,7 +208,8 @@ func (b *bubble) ends(what string, s <-chan ending, want time.Duration) {
 	}
 }
 
-// The streams are opened at the start. At minute 1 their route or their target goes. The grace is a minute.
+// The streams are opened at the start. At minute 1 their route or their target
+// goes. The grace is a minute.
 func TestStreamsOutliveTheirRouteAndTheirTargetForTheGrace(t *testing.T) {
 	for name, leave := range map[string]func(t *testing.T, b *bubble){
 		"route removed":  func(t *testing.T, b *bubble) { require.True(t, b.router.Remove("a.test")) },
@@ -272,7 +275,8 @@ func TestWithoutAGraceUpgradedConnectionsEndAtOnce(t *testing.T) {
 	})
 }
 
-// What has a Content-Length comes to its end. What has none has ten seconds, an event stream or not.
+// What has a Content-Length comes to its end. What has none has ten seconds, an
+// event stream or not.
 func TestOnlyResponsesWithoutALengthEndSoonAfterTheirRoute(t *testing.T) {
 	for name, leave := range map[string]func(b *bubble) error{
 		"route removed":   func(b *bubble) error { b.router.Remove("a.test"); return nil },
@@ -310,7 +314,8 @@ func TestServeReturnsNilAfterResponsesWithoutALengthWereCutOff(t *testing.T) {
 	}
 }
 
-// The end of the Upstream or of the Server ends streams in the middle of a grace, and those whose grace has no limit.
+// The end of the Upstream or of the Server ends streams in the middle of a
+// grace, and those whose grace has no limit.
 func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, grace := range []time.Duration{time.Hour, -1} {
@@ -366,7 +371,8 @@ func bodyOf(e ending) string {
 	return body
 }
 
-// A response of unknown length that is no event stream is a request: Replace waits for it, and it has ten seconds.
+// A response of unknown length that is no event stream is a request: Replace
+// waits for it, and it has ten seconds.
 func TestTheGraceIsForStreamsOnly(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Hour}, func(b *bubble, _ string) {
 		chunks := b.open("a.test", "/chunks")
@@ -389,13 +395,15 @@ func TestARouteThatGoesTakesItsOwnStreamsOnly(t *testing.T) {
 	})
 }
 
-// The canary's StreamGrace counts for what it serves. Drain of the upstream before it ends its streams too.
+// The canary's StreamGrace counts for what it serves. Drain of the upstream
+// before it ends its streams too.
 func TestTheGraceOfACanaryIsItsOwn(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Hour}, func(b *bubble, _ string) {
 		require.NoError(b.t, b.upstream.Canary(to(&hostproxy.Upstream{StreamGrace: time.Minute}, "canary"), 1))
 		ws := b.open("a.test", "/ws")
 		b.at(time.Minute)
-		require.NoError(b.t, b.upstream.Replace(b.t.Context(), "b:80")) // none of its targets has the stream
+		// none of its targets has the stream
+		require.NoError(b.t, b.upstream.Replace(b.t.Context(), "b:80"))
 		b.at(2 * time.Minute)
 		require.True(b.t, b.router.Remove("a.test"))
 		b.ends("WebSocket", ws, 3*time.Minute)

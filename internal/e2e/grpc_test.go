@@ -27,7 +27,8 @@ type ownError struct {
 	code, reason string
 }
 
-// body is that of a request. One that is not read keeps a connection of net/http's client busy for a second, so there is none without need.
+// body is that of a request. One that is not read keeps a connection of
+// net/http's client busy for a second, so there is none without need.
 func (o *ownError) body() io.Reader {
 	if o.status == http.StatusRequestEntityTooLarge {
 		return strings.NewReader("\x00\x00\x00\x00\x00")
@@ -61,7 +62,8 @@ var ownErrors = []ownError{
 	}), 500, "13", "proxy_internal_error"},
 }
 
-// upstreamWith routes b.test to the site's backend by an upstream that was changed.
+// upstreamWith routes b.test to the site's backend by an upstream that was
+// changed.
 func upstreamWith(change func(*hostproxy.Upstream)) func(*testing.T, *site) {
 	return func(_ *testing.T, s *site) {
 		u := hostproxy.To(s.backend.Addr())
@@ -73,7 +75,8 @@ func upstreamWith(change func(*hostproxy.Upstream)) func(*testing.T, *site) {
 // mute reads what comes and answers nothing.
 func mute(c *proxytest.BackendConn) { _, _ = io.Copy(io.Discard, c) }
 
-// askAs sends what only differs in its content type from what a gRPC client sends.
+// askAs sends what only differs in its content type from what a gRPC client
+// sends.
 func askAs(t *testing.T, client *http.Client, contentType string, body io.Reader) (*http.Response, string) {
 	t.Helper()
 	q := newRequest(t, "POST", "/grpc.testing.TestService/EmptyCall", body)
@@ -161,7 +164,8 @@ func TestTooManyRequestsOfAGRPCClient(t *testing.T) {
 	})
 }
 
-// gRPC over HTTP/2 calls it Trailers-Only: one block of fields, which ends the stream.
+// gRPC over HTTP/2 calls it Trailers-Only: one block of fields, which ends the
+// stream.
 func TestOurGRPCErrorIsOneFrame(t *testing.T) {
 	overHTTP2(t, func(_ *testing.T, s *site) { s.router.Handle("b.test/other", s.upstream) }, func(t *testing.T, s *site) {
 		p := newH2(t, &track{name: s.lane.name, addr: s.addr, tls: s.tls})

@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// guarding puts a Guard with the fields of g at b.test, in front of next or, if that is nil, of the site's upstream.
+// guarding puts a Guard with the fields of g at b.test, in front of next or, if
+// that is nil, of the site's upstream.
 func guarding(g func() *hostproxy.Guard, next http.Handler) setting {
 	return func(s *site) {
 		trusting(s)
@@ -196,7 +197,8 @@ func TestAKeyFuncOfAGuardThatPanicsFailsItsRequest(t *testing.T) {
 	}, guarding(by, nil))
 }
 
-// Around a Router, a Guard knows the client as middleware in Server.Handler does; in a server of the program's own, it knows the peer.
+// Around a Router, a Guard knows the client as middleware in Server.Handler
+// does; in a server of the program's own, it knows the peer.
 func TestAGuardAroundARouter(t *testing.T) {
 	deny := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	r := &hostproxy.Router{Logger: silent()}

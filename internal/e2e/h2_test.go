@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// overEachProtocol runs check with a client for each protocol in front and an upstream of each kind behind, all of which
-// run h.
+// overEachProtocol runs check with a client for each protocol in front and an
+// upstream of each kind behind, all of which run h.
 func overEachProtocol(t *testing.T, h http.HandlerFunc, check func(t *testing.T, client *http.Client, backend *proxytest.Server)) {
 	t.Helper()
 	for _, front := range []string{"h1", "h2"} {
@@ -32,7 +32,8 @@ func overEachProtocol(t *testing.T, h http.HandlerFunc, check func(t *testing.T,
 	}
 }
 
-// newUpstream starts a backend of a kind, a scheme of a target, and an Upstream for it.
+// newUpstream starts a backend of a kind, a scheme of a target, and an Upstream
+// for it.
 func newUpstream(t *testing.T, kind string, h http.Handler) (*proxytest.Server, *hostproxy.Upstream) {
 	t.Helper()
 	switch kind {
@@ -53,7 +54,8 @@ func newUpstream(t *testing.T, kind string, h http.Handler) (*proxytest.Server, 
 	return s, hostproxy.To(s.Addr())
 }
 
-// clientOf returns a client that speaks the protocol, over TLS, to a Server with the route a.test.
+// clientOf returns a client that speaks the protocol, over TLS, to a Server
+// with the route a.test.
 func clientOf(t *testing.T, protocol string, h http.Handler) *http.Client {
 	t.Helper()
 	r := hostproxy.Router{Logger: silent()}
@@ -105,7 +107,8 @@ func TestTrailersCrossEveryProtocol(t *testing.T) {
 	})
 }
 
-// HTTP/2 has room for trailers behind a body whose length is known, announced or not.
+// HTTP/2 has room for trailers behind a body whose length is known, announced
+// or not.
 func TestTrailersBehindAContentLengthCrossHTTP2(t *testing.T) {
 	sent := make(chan http.Header, 1)
 	var target hostproxy.Router // net/http's server drops trailers that were not announced
@@ -140,8 +143,9 @@ func TestTrailersBehindAContentLengthCrossHTTP2(t *testing.T) {
 	assert.Equal(t, "1", (<-sent).Get("X-Sent"), "not announced")
 }
 
-// A target of HTTP/2 may answer before the client has sent its body. The client gets the end of the response, for which it may
-// wait before it gives up its upload.
+// A target of HTTP/2 may answer before the client has sent its body. The client
+// gets the end of the response, for which it may wait before it gives up its
+// upload.
 func TestAnEarlyAnswerOfHTTP2EndsWhileTheUploadPauses(t *testing.T) {
 	t.Parallel() // it waits, if it fails
 	target := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -54,7 +54,8 @@ func TestH2CServesTheRoutesOfThePlainListener(t *testing.T) {
 	assert.Equal(t, "HTTP/1.1", old.Proto, "HTTP/1.1 is spoken as before")
 }
 
-// The plain listener for challenges and redirects never accepts it, which Serve says.
+// The plain listener for challenges and redirects never accepts it, which Serve
+// says.
 func TestTheListenerOfRedirectsSpeaksNoH2C(t *testing.T) {
 	r := hostproxy.Router{Logger: silent()}
 	r.Handle("a.test", hostproxy.To("127.0.0.1:1"))

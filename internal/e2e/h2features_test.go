@@ -19,7 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The features of an Upstream work for many streams of one connection at once: each gets its own answer.
+// The features of an Upstream work for many streams of one connection at once:
+// each gets its own answer.
 func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
 	echo := func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)

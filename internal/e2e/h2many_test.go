@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A pattern is a body of n bytes, whose words contain seed: no two bodies share one.
+// A pattern is a body of n bytes, whose words contain seed: no two bodies share
+// one.
 type pattern struct {
 	seed uint64
 	n    int
@@ -66,7 +67,8 @@ func (p *pattern) verify(r io.Reader, piece int) error {
 // interrupted is a body that ended with an error.
 type interrupted struct{ error }
 
-// patterns checks the request's body and answers with another pattern, as the query says.
+// patterns checks the request's body and answers with another pattern, as the
+// query says.
 func patterns(wrong *atomic.Pointer[string]) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		v := q.URL.Query()
@@ -100,7 +102,8 @@ func patterns(wrong *atomic.Pointer[string]) http.HandlerFunc {
 	}
 }
 
-// Many streams of all sizes run at once, and clients leave some. Each of the others gets all of its own bytes, or an error.
+// Many streams of all sizes run at once, and clients leave some. Each of the
+// others gets all of its own bytes, or an error.
 func TestManyStreamsKeepTheirBytesApart(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var wrong atomic.Pointer[string]

@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A connection of HTTP/2 has many exchanges at a time: what one of them meets ends no other, and the limits and the record of
-// each are its own.
+// A connection of HTTP/2 has many exchanges at a time: what one of them meets
+// ends no other, and the limits and the record of each are its own.
 
 // unwakeable is a connection that panics when it is told to stop waiting.
 type unwakeable struct{ net.Conn }
@@ -102,7 +102,8 @@ func TestAnObserveThatPanicsEndsNoOtherStream(t *testing.T) {
 	assert.NoError(t, <-other)
 }
 
-// A handler of the program's own sees its client leave by a stream as by a connection, and so does the record.
+// A handler of the program's own sees its client leave by a stream as by a
+// connection, and so does the record.
 func TestTheRecordOfAHandlerSaysThatTheClientHasLeftItsStream(t *testing.T) {
 	in := make(chan struct{}, 1)
 	k := newFast(t, shape{secure: true, routes: func(r *hostproxy.Router, _ *hostproxy.Upstream) {
@@ -160,8 +161,9 @@ func TestTheRecordOfATunnelOverHTTP2CountsBothWays(t *testing.T) {
 	assert.EqualValues(t, 10, x.ResponseBytes)
 }
 
-// Upstream.IdleTimeout bounds how long a client takes nothing, whether it leaves its window closed or its socket unread, and
-// whatever else it does meanwhile.
+// Upstream.IdleTimeout bounds how long a client takes nothing, whether it
+// leaves its window closed or its socket unread, and whatever else it does
+// meanwhile.
 func TestAClientThatTakesNothingIsCutOffByTheIdleTimeout(t *testing.T) {
 	t.Parallel()
 	target := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -23,7 +23,8 @@ func halfClosers() (all []place) {
 	return all
 }
 
-// endings are whole requests, behind which their clients say that they have no more. Read-only.
+// endings are whole requests, behind which their clients say that they have no
+// more. Read-only.
 var endings = []struct{ about, raw string }{
 	{"GET", "GET / HTTP/1.1\r\n" + host + "\r\n"},
 	{"POST", "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\n\r\nhello"},
@@ -32,7 +33,8 @@ var endings = []struct{ about, raw string }{
 	{"HTTP/1.0", "GET / HTTP/1.0\r\n" + host + "\r\n"},
 }
 
-// shutWrite ends what c sends, with an alert first if there is TLS. The client still reads.
+// shutWrite ends what c sends, with an alert first if there is TLS. The client
+// still reads.
 func shutWrite(t testing.TB, c *proxytest.Conn) {
 	t.Helper()
 	nc := c.Conn
@@ -43,7 +45,8 @@ func shutWrite(t testing.TB, c *proxytest.Conn) {
 	require.NoError(t, nc.(*net.TCPConn).CloseWrite())
 }
 
-// A client that has sent its request and half-closes the connection is answered, if that takes less than a second more.
+// A client that has sent its request and half-closes the connection is
+// answered, if that takes less than a second more.
 func TestAHalfClosedClientIsAnswered(t *testing.T) {
 	t.Parallel()
 	for _, p := range halfClosers() {
@@ -54,7 +57,8 @@ func TestAHalfClosedClientIsAnswered(t *testing.T) {
 				if _, err := c.ReadRequest(); err == nil {
 					arrived <- struct{}{}
 					if c.Wait(answer) {
-						_ = c.Send("HTTP/1.1 200 OK\r\nConnection: close\r\n" + sized("ok")) // fails when it was cancelled
+						// fails when it was cancelled
+						_ = c.Send("HTTP/1.1 200 OK\r\nConnection: close\r\n" + sized("ok"))
 					}
 				}
 			})

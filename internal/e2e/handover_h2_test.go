@@ -16,7 +16,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A connection of HTTP/2 gets a GOAWAY; its streams go on, a WebSocket too, and new requests come to the new process.
+// A connection of HTTP/2 gets a GOAWAY; its streams go on, a WebSocket too, and
+// new requests come to the new process.
 func TestStreamsOutliveAHandOver(t *testing.T) {
 	overGenerations(t, -1, func(t *testing.T, g *generation, release chan struct{}) {
 		if g.client == nil {

@@ -24,7 +24,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A generation is a Server that hands over, on a site of one lane, with a target that answers "old".
+// A generation is a Server that hands over, on a site of one lane, with a
+// target that answers "old".
 type generation struct {
 	*hostproxy.Server
 	addr   string
@@ -34,7 +35,8 @@ type generation struct {
 	done   chan error
 }
 
-// oldTarget answers "old", after release for /slow; /ws is an echo, and /events a stream.
+// oldTarget answers "old", after release for /slow; /ws is an echo, and /events
+// a stream.
 func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		for {
@@ -252,7 +254,8 @@ func (c companionUntil) Serve(ctx context.Context, _ http.Handler) error {
 	return nil
 }
 
-// A companion drains as soon as another process serves, and Server.Listeners are handed over too.
+// A companion drains as soon as another process serves, and Server.Listeners
+// are handed over too.
 func TestListenersAreHandedOverAndCompanionsDrain(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := &hostproxy.Router{Logger: panicsFail(t)}
@@ -284,7 +287,8 @@ func TestListenersAreHandedOverAndCompanionsDrain(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-// A unix socket that the Server has opened goes with the last process that serves it.
+// A unix socket that the Server has opened goes with the last process that
+// serves it.
 func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := &hostproxy.Router{Logger: panicsFail(t)}
@@ -325,7 +329,8 @@ func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-// Targets that a process has waked are the new one's when it has handed over, however idle it is itself.
+// Targets that a process has waked are the new one's when it has handed over,
+// however idle it is itself.
 func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
 	for _, hand := range []bool{false, true} {
 		proxytest.NoLeaks(t)

@@ -67,7 +67,8 @@ func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
 		t.Run(tt.about, func(t *testing.T) {
 			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 				c := s.dial(t)
-				for _, first := range []bool{true, false} { // the second comes behind a request of its lane
+				// the second comes behind a request of its lane
+				for _, first := range []bool{true, false} {
 					n := len(s.backend.Requests())
 					assert.Equal(t, 200, c.Do(request("GET /", tt.fields+"\r\n")).StatusCode)
 					raw := s.backend.WaitRequests(n + 1)[n].Raw
@@ -243,7 +244,8 @@ func TestEarlyHintsDoNotWipeFieldsOfOuterMiddleware(t *testing.T) {
 	assert.Empty(t, field(p.Raw, "Link"))
 }
 
-// CVE-2024-24791 and Expect-based poisoning: an early final answer must leave no connection in between.
+// CVE-2024-24791 and Expect-based poisoning: an early final answer must leave
+// no connection in between.
 func TestExpectWithAnEarlyAnswerPoisonsNothing(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{"417 Expectation Failed", "413 Content Too Large", "200 OK"} {
@@ -326,7 +328,8 @@ func TestTheProxysOwnAnswersSayWhoTheyAreFromAndNothingOfTheInside(t *testing.T)
 	}, func(s *site) { s.upstream = hostproxy.To("127.0.0.1:1") })
 }
 
-// threats.md: underscore or dot aliases of identity fields. What the embedding program sets or removes, no client sends.
+// threats.md: underscore or dot aliases of identity fields. What the embedding
+// program sets or removes, no client sends.
 func TestEditsReachEverySpellingOfAField(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nX_User: eve\r\nX.User: eve\r\nx-uSER: eve\r\nX_Admin: 1\r\nX.aDMIN: 1\r\nX-Users: 2\r\n\r\n")
@@ -341,7 +344,8 @@ func TestEditsReachEverySpellingOfAField(t *testing.T) {
 	})
 }
 
-// RFC 6797, 6.1: clients heed the first of several, which must not depend on the lane.
+// RFC 6797, 6.1: clients heed the first of several, which must not depend on
+// the lane.
 func TestAPolicyOfHSTSIsSentOnceWhateverElseSetsIt(t *testing.T) {
 	const name = "Strict-Transport-Security"
 	script := proxytest.Reply("HTTP/1.1 200 OK\r\nstrict-transport-security: t\r\nStrict_Transport_Security: t\r\n" + sized("x"))

@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// halves are request heads of several kinds, each in two parts, and their bodies. Read-only.
+// halves are request heads of several kinds, each in two parts, and their
+// bodies. Read-only.
 var halves = []struct{ about, first, rest string }{
 	{"GET", "GET /late HTTP/1.1\r\nHo", "st: a.test\r\n\r\n"},
 	{"POST", "POST /late HTTP/1.1\r\n" + host + "Content-Le", "ngth: 5\r\n\r\nhello"},
@@ -25,7 +26,8 @@ var halves = []struct{ about, first, rest string }{
 	{"HTTP/1.0", "GET /late HTTP/1.0\r\n" + host, "\r\n"},
 }
 
-// A head that does not come to its end is answered with 408, whatever it is, wherever it leads to and whatever came before it.
+// A head that does not come to its end is answered with 408, whatever it is,
+// wherever it leads to and whatever came before it.
 func TestALateHeadIs408(t *testing.T) {
 	t.Parallel()
 	for _, p := range places() {
@@ -55,7 +57,8 @@ func TestALateHeadIs408(t *testing.T) {
 			}
 			enough := time.Now().Add(proxytest.Patience)
 			for _, c := range all {
-				_ = c.SetDeadline(time.Now().Add(max(moment, time.Until(enough)))) // one that hangs takes no time from the others
+				// one that hangs takes no time from the others
+				_ = c.SetDeadline(time.Now().Add(max(moment, time.Until(enough))))
 				answer, err := c.ReadAll()
 				assert.NoError(t, err, "%s: the connection is closed", c.about)
 				assert.Equal(t, "408", statusesOf(answer), c.about)
@@ -65,7 +68,8 @@ func TestALateHeadIs408(t *testing.T) {
 	}
 }
 
-// A request whose head has begun when the server is told to end is answered, whatever it is. Then its connection is closed.
+// A request whose head has begun when the server is told to end is answered,
+// whatever it is. Then its connection is closed.
 func TestAHalfSentHeadIsAnsweredInADrain(t *testing.T) {
 	t.Parallel()
 	for _, p := range places() {
@@ -86,7 +90,8 @@ func TestAHalfSentHeadIsAnsweredInADrain(t *testing.T) {
 				k.running.Drain()
 				proxytest.Eventually(t, "the end of listening", func() bool { return refusesConns(k.addr) })
 				for i, h := range halves {
-					_ = conns[i].Send(p.with(h.first + h.rest)[len(p.with(h.first)):]) // fails when nobody waits for it
+					// fails when nobody waits for it
+					_ = conns[i].Send(p.with(h.first + h.rest)[len(p.with(h.first)):])
 					answer, err := conns[i].ReadAll()
 					assert.NoError(t, err, "%s: the connection is closed", h.about)
 					assert.Contains(t, []string{itoa(p.usual), "100, " + itoa(p.usual)}, statusesOf(answer), h.about)

@@ -102,8 +102,8 @@ func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
 	never(t, "a check", func() bool { return checks() > n })
 }
 
-// failing starts two targets, of which the first drops its connections while ill says so, and a breaker for them. The breaker opens
-// at the third failure.
+// failing starts two targets, of which the first drops its connections while
+// ill says so, and a breaker for them. The breaker opens at the third failure.
 func failing(t *testing.T, pause time.Duration) (first string, ill *atomic.Bool, asked *atomic.Int64, changed states, build func() *hostproxy.Upstream) {
 	t.Helper()
 	ill, asked, changed = new(atomic.Bool), new(atomic.Int64), make(states, 100)
@@ -268,7 +268,8 @@ func TestHealthByGRPC(t *testing.T) {
 	}
 }
 
-// A check that a target never answers ends at its timeout, whatever else it sends.
+// A check that a target never answers ends at its timeout, whatever else it
+// sends.
 func TestAHostileAnswerToACheckIsBounded(t *testing.T) {
 	for name, script := range map[string]func(*proxytest.BackendConn){
 		"silence":        func(c *proxytest.BackendConn) { c.Wait(nil) },
@@ -353,7 +354,8 @@ func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
 		assert.Equal(t, 502, c.Do(to("broken.test", "/<b>"+lane)).StatusCode)
 
 		page := ""
-		proxytest.Eventually(t, "the failure", func() bool { // its record is made when the client has its answer
+		// its record is made when the client has its answer
+		proxytest.Eventually(t, "the failure", func() bool {
 			page = string(proxytest.Dial(t, addr).Do(to("status.test", "/")).Content)
 			return strings.Contains(page, "/&lt;b&gt;"+lane)
 		})

@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// servesGRPC answers checks by GET of /up and by gRPC, and anything else, as long as it is well.
+// servesGRPC answers checks by GET of /up and by gRPC, and anything else, as
+// long as it is well.
 func servesGRPC(well *atomic.Bool, protos *[2]atomic.Int64) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		switch q.URL.Path {
@@ -96,7 +97,8 @@ func TestChecksOverTLSVerifyTheTarget(t *testing.T) {
 	}
 }
 
-// A route that leads elsewhere for a while, and back, forgets nothing of the targets.
+// A route that leads elsewhere for a while, and back, forgets nothing of the
+// targets.
 func TestWhatIsKnownOfATargetOutlivesItsRoute(t *testing.T) {
 	for _, by := range []string{"checks", "breaker"} {
 		for _, lane := range []string{"fast", "full"} {

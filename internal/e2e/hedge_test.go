@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// thinks reads a request and does not answer. What ends its connection is told to left.
+// thinks reads a request and does not answer. What ends its connection is told
+// to left.
 func thinks(left chan<- string) func(*proxytest.BackendConn) {
 	return afterRequest(func(c *proxytest.BackendConn) {
 		rest, _ := c.ReadAll()
@@ -22,8 +23,8 @@ func thinks(left chan<- string) func(*proxytest.BackendConn) {
 	})
 }
 
-// slowAndFast starts a target that thinks, and one that answers once the first has its request: on a busy machine the race could
-// be over before that.
+// slowAndFast starts a target that thinks, and one that answers once the first
+// has its request: on a busy machine the race could be over before that.
 func slowAndFast(t *testing.T, left chan<- string) (slow, fast *proxytest.Backend) {
 	t.Helper()
 	asked := make(chan struct{}, 9)
@@ -220,11 +221,13 @@ func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
 	}
 }
 
-// Whichever fails, the other one may answer; when both have failed, a third may.
+// Whichever fails, the other one may answer; when both have failed, a third
+// may.
 func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	asked := make(chan struct{}, 9)
-	fails := afterRequest(func(c *proxytest.BackendConn) { c.Wait(asked) }) // once the other one was asked
+	// once the other one was asked
+	fails := afterRequest(func(c *proxytest.BackendConn) { c.Wait(asked) })
 	answersLate := func(c *proxytest.BackendConn) {
 		for {
 			if _, err := c.ReadRequest(); err != nil {
@@ -315,7 +318,8 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		var x hostproxy.Exchange
-		for tries := 0; tries < 4 && x.Attempts != 2; tries++ { // where the machine stands still for the time to hedge and all of it
+		// where the machine stands still for the time to hedge and all of it
+		for tries := 0; tries < 4 && x.Attempts != 2; tries++ {
 			assert.Equal(t, 504, c.Do(request("GET /", "\r\n")).StatusCode)
 			x = <-records
 			assert.Error(t, x.Err)

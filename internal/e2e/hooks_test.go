@@ -23,7 +23,8 @@ type badBody struct{ io.ReadCloser }
 
 func (badBody) Read([]byte) (int, error) { panic("oh") }
 
-// overTransports runs check with an Upstream for each kind of client that there is.
+// overTransports runs check with an Upstream for each kind of client that there
+// is.
 func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *hostproxy.Upstream)) {
 	h1, h2c := proxytest.NewServer(t, h), proxytest.NewH2CServer(t, h)
 	for name, u := range map[string]*hostproxy.Upstream{
@@ -36,7 +37,8 @@ func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *ho
 	}
 }
 
-// What a request body panics with, on whichever goroutine reads it, is the failure of that request.
+// What a request body panics with, on whichever goroutine reads it, is the
+// failure of that request.
 func TestABodyThatPanicsIsTheRequestsFailure(t *testing.T) {
 	overTransports(t, nil, func(t *testing.T, u *hostproxy.Upstream) {
 		var r hostproxy.Router
@@ -78,10 +80,12 @@ func (c *rigged) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// A listener's own connection that panics within an upload ends that connection, and nothing else.
+// A listener's own connection that panics within an upload ends that
+// connection, and nothing else.
 func TestAConnectionThatPanicsWithinAnUploadIsItsOwnFailure(t *testing.T) {
 	for _, l := range lanes {
-		if l.secure || l.foreign { // TLS reads more than once; net/http reads on goroutines of its own
+		// TLS reads more than once; net/http reads on goroutines of its own
+		if l.secure || l.foreign {
 			continue
 		}
 		for _, framing := range []string{"Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\nhe"} {
@@ -102,7 +106,8 @@ type tripper func(*http.Request) (*http.Response, error)
 
 func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
 
-// The limits of an Upstream are those of its Transport too, whether that heeds the request's context or not.
+// The limits of an Upstream are those of its Transport too, whether that heeds
+// the request's context or not.
 func TestTheTimeoutsBoundATransport(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	release := make(chan struct{})
@@ -166,7 +171,8 @@ type closer struct{ closed *atomic.Bool }
 func (c closer) Read([]byte) (int, error) { return 0, io.EOF }
 func (c closer) Close() error             { c.closed.Store(true); return nil }
 
-// The same holds while a handler serves a request, when the connection is read to see whether the client leaves.
+// The same holds while a handler serves a request, when the connection is read
+// to see whether the client leaves.
 func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{get, request("POST /", sized("hello"))} {
@@ -184,7 +190,8 @@ func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
 				return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &rigged{Conn: c} }}
 			}}
 			addr := proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r})).Plain
-			for called := false; !called; { // on a machine that stands still the connection may panic before
+			// on a machine that stands still the connection may panic before
+			for called := false; !called; {
 				c := proxytest.Dial(t, addr)
 				_ = c.Conn.Send(raw)
 				_, _ = c.ReadAll()

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// ownCases are requests to which the proxy, or net/http in its place, has something to say of its own, or that net/http once saw first.
+// ownCases are requests to which the proxy, or net/http in its place, has
+// something to say of its own, or that net/http once saw first.
 func ownCases() (all []exchange) {
 	add := func(name, raw string) { all = append(all, exchange{name: name, raw: raw, answer: say}) }
 	probe := host + laneProbe + ": p\r\n"
@@ -20,7 +21,8 @@ func ownCases() (all []exchange) {
 		add("Expect: "+expect, "GET / HTTP/1.1\r\n"+probe+"Expect: "+expect+"\r\n\r\n")
 	}
 	add("an expectation of another kind, with a body", "POST / HTTP/1.1\r\n"+probe+"Expect: y\r\n"+sized("hello"))
-	add("an expectation with a body", "POST / HTTP/1.1\r\n"+probe+"Expect: 100-continue\r\n"+sized("hello")) // whose target says nothing for a while
+	// whose target says nothing for a while
+	add("an expectation with a body", "POST / HTTP/1.1\r\n"+probe+"Expect: 100-continue\r\n"+sized("hello"))
 	add("an expectation on HTTP/1.0", "POST / HTTP/1.0\r\n"+probe+"Connection: keep-alive\r\nExpect: 100-continue\r\n"+sized("hello"))
 	add("an upgrade on HTTP/1.0", "GET / HTTP/1.0\r\n"+probe+"Connection: Upgrade, keep-alive\r\nUpgrade: websocket\r\n\r\n")
 	add("an upgrade", "GET / HTTP/1.1\r\n"+probe+"Connection: Upgrade\r\nUpgrade: websocket\r\n"+token+"\r\n")
@@ -33,7 +35,8 @@ func ownCases() (all []exchange) {
 	return all
 }
 
-// ownAnswers are answers that a server may think to know better than their target.
+// ownAnswers are answers that a server may think to know better than their
+// target.
 func ownAnswers() (all []exchange) {
 	for _, start := range []string{"GET / HTTP/1.1", "HEAD / HTTP/1.1", "GET / HTTP/1.0"} {
 		for _, a := range []struct{ name, raw string }{
@@ -52,8 +55,9 @@ func ownAnswers() (all []exchange) {
 	return all
 }
 
-// The proxy's own responses, refusals included, are the same on the fast lane and through a handler: status, reason phrase and fields,
-// and whether the connection is kept.
+// The proxy's own responses, refusals included, are the same on the fast lane
+// and through a handler: status, reason phrase and fields, and whether the
+// connection is kept.
 func TestTheLanesAnswerAlike(t *testing.T) {
 	t.Parallel()
 	corpus := append(ownCases(), ownAnswers()...)

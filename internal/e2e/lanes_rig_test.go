@@ -21,7 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A track is one proxy with a backend of its own, run beside others that are given the same requests.
+// A track is one proxy with a backend of its own, run beside others that are
+// given the same requests.
 type track struct {
 	name    string
 	addr    string
@@ -36,7 +37,8 @@ type track struct {
 	latest  uint32                  // stream of two
 }
 
-// A mirror is a backend that keeps what it is asked and answers what it is told.
+// A mirror is a backend that keeps what it is asked and answers what it is
+// told.
 type mirror struct {
 	ln     net.Listener
 	answer atomic.Pointer[answer]
@@ -51,7 +53,9 @@ type mirror struct {
 type answer struct {
 	raw   string
 	close bool // the connection ends behind it
-	echo  bool // the request's body follows, as one chunk or with its length; raw is the head without framing
+	// the request's body follows, as one chunk or with its length; raw is the
+	// head without framing
+	echo bool
 }
 
 // newMirror starts a mirror, which ends with the test.
@@ -85,7 +89,8 @@ func (m *mirror) serve(nc net.Conn) {
 	}()
 	c := proxytest.NewConn(nc)
 	for {
-		_ = c.SetDeadline(time.Now().Add(4 * proxytest.Patience)) // kept connections stay for a whole run
+		// kept connections stay for a whole run
+		_ = c.SetDeadline(time.Now().Add(4 * proxytest.Patience))
 		q, err := c.ReadRequest()
 		if q == nil || err != nil {
 			return
@@ -123,7 +128,8 @@ func (m *mirror) close() {
 	m.work.Wait()
 }
 
-// taken returns the requests since the last call. An answered request is among them; one that the proxy gave up may not be.
+// taken returns the requests since the last call. An answered request is among
+// them; one that the proxy gave up may not be.
 func (m *mirror) taken() (all []*proxytest.Request) {
 	for {
 		select {
@@ -135,7 +141,8 @@ func (m *mirror) taken() (all []*proxytest.Request) {
 	}
 }
 
-// A shape is how the proxies of a comparison are set up. The zero shape is a route for any host without further ado.
+// A shape is how the proxies of a comparison are set up. The zero shape is a
+// route for any host without further ado.
 type shape struct {
 	name    string
 	base    string // path of the target's URL
@@ -145,8 +152,10 @@ type shape struct {
 	own     bool // httputil cannot do the like
 	tune    func(*hostproxy.Server)
 	limit   *hostproxy.RateLimit
-	routes  func(*hostproxy.Router, *hostproxy.Upstream) // adds the routes; nil means one, for any host, to the upstream
-	tally   bool                                         // the bytes that clients send and the server reads are counted
+	// adds the routes; nil means one, for any host, to the upstream
+	routes func(*hostproxy.Router, *hostproxy.Upstream)
+	// the bytes that clients send and the server reads are counted
+	tally bool
 }
 
 func (s *shape) router(t testing.TB, k *track) *hostproxy.Router {
@@ -202,7 +211,8 @@ func newFast(t testing.TB, s shape) *track {
 	return k
 }
 
-// newAdapter starts a Server whose requests go to an http.Handler, since there is middleware in front of the Router.
+// newAdapter starts a Server whose requests go to an http.Handler, since there
+// is middleware in front of the Router.
 func newAdapter(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "adapter")
@@ -211,7 +221,8 @@ func newAdapter(t testing.TB, s shape) *track {
 	return k
 }
 
-// overFronts runs check, in parallel, over the ways that begin with a Server of ours.
+// overFronts runs check, in parallel, over the ways that begin with a Server of
+// ours.
 func overFronts(t *testing.T, s shape, check func(*testing.T, *track)) {
 	t.Helper()
 	t.Parallel() // most of the time is spent waiting
@@ -262,7 +273,8 @@ func newForeign(t testing.TB, s shape) *track {
 	return k
 }
 
-// newHooked starts a Server with a hook that wants an http.Response and leaves it as it is.
+// newHooked starts a Server with a hook that wants an http.Response and leaves
+// it as it is.
 func newHooked(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "hooked")
@@ -277,7 +289,8 @@ func newHooked(t testing.TB, s shape) *track {
 	return k
 }
 
-// newReference starts httputil.ReverseProxy, told to do what hostproxy does by itself.
+// newReference starts httputil.ReverseProxy, told to do what hostproxy does by
+// itself.
 func newReference(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "httputil")
@@ -300,7 +313,8 @@ func newReference(t testing.TB, s shape) *track {
 		},
 	}
 	k.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		_ = http.NewResponseController(w).EnableFullDuplex() // or net/http takes the rest of a body away from the transport
+		// or net/http takes the rest of a body away from the transport
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		proxy.ServeHTTP(w, q)
 	}), s.secure)
 	return k
@@ -355,9 +369,10 @@ type exchange struct {
 	foreign bool // not to be compared with httputil: it is known to differ, or to be wrong
 }
 
-// ask carries out one exchange and tells what both ends saw of it. Where the client may go on, a second exchange on the
-// same connections shows that both ends agree on where the first one ended, and the connection is kept for the next: nothing of
-// one exchange may show in another.
+// ask carries out one exchange and tells what both ends saw of it. Where the
+// client may go on, a second exchange on the same connections shows that both
+// ends agree on where the first one ended, and the connection is kept for the
+// next: nothing of one exchange may show in another.
 func (k *track) ask(t testing.TB, x *exchange) view {
 	t.Helper()
 	c := k.idle

@@ -17,9 +17,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A view is what both ends saw of an exchange, as facts with names: "up" is what the backend received, "down" what the
-// client got, "record" what Observe was shown. Fields are compared by lower-case name, with their values in order; " names" are those of a
-// head as they are spelled, in order.
+// A view is what both ends saw of an exchange, as facts with names: "up" is
+// what the backend received, "down" what the client got, "record" what Observe
+// was shown. Fields are compared by lower-case name, with their values in
+// order; " names" are those of a head as they are spelled, in order.
 type view map[string]string
 
 // addUp adds what the backend received, its own address left out.
@@ -36,10 +37,12 @@ func (v view) addUp(k *track) {
 	v.addTrailers("up", q.Trailer)
 }
 
-// laneProbe is a field that each compared request has, spelled as net/http never does. Behind our front it stays as it is.
+// laneProbe is a field that each compared request has, spelled as net/http
+// never does. Behind our front it stays as it is.
 const laneProbe = "x-lAnE"
 
-// readResponses adds the responses to one request, interim ones included, and returns the final one, or nil.
+// readResponses adds the responses to one request, interim ones included, and
+// returns the final one, or nil.
 func (v view) readResponses(c *proxytest.Conn, method string) *proxytest.Response {
 	for i := 0; ; i++ {
 		p, err := c.ReadResponse(method)
@@ -110,7 +113,8 @@ func (v view) addHead(what string, raw []byte) string {
 	return start
 }
 
-// thousand is the end of a value that counts down from 1000 seconds, as far as it comes within proxytest.Patience.
+// thousand is the end of a value that counts down from 1000 seconds, as far as
+// it comes within proxytest.Patience.
 var thousand = regexp.MustCompile(`^(|.*;t=)(?:1000|99\d|98[5-9])$`)
 
 // pseudonym is what a Router calls itself in Via.
@@ -195,14 +199,16 @@ type difference struct {
 	viewA, viewB view
 }
 
-// is reports whether the fact is one of facts; one that ends in a space stands for all that begin so.
+// is reports whether the fact is one of facts; one that ends in a space stands
+// for all that begin so.
 func (d difference) is(facts ...string) bool {
 	return slices.ContainsFunc(facts, func(f string) bool {
 		return d.fact == f || strings.HasSuffix(f, " ") && strings.HasPrefix(d.fact, f)
 	})
 }
 
-// compare requires that a and b tell the same but for the allowed classes, and counts those in used.
+// compare requires that a and b tell the same but for the allowed classes, and
+// counts those in used.
 func compare(t testing.TB, x *exchange, nameA string, a view, nameB string, b view, allowed []class, used map[string]int) {
 	t.Helper()
 	facts := make(map[string]bool)

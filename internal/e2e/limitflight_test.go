@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// flights returns what is in flight for the local client, as the rules of the Router and of its upstreams say.
+// flights returns what is in flight for the local client, as the rules of the
+// Router and of its upstreams say.
 func flights(r *hostproxy.Router) (all []string) {
 	q := httptest.NewRequest("GET", "http://a.test/", nil)
 	q.RemoteAddr = "127.0.0.1:1"
@@ -30,13 +31,15 @@ func flights(r *hostproxy.Router) (all []string) {
 	return all
 }
 
-// alone lets each client have one request in flight, in the Router and in the Upstream.
+// alone lets each client have one request in flight, in the Router and in the
+// Upstream.
 func alone(s *site) {
 	s.router.RateLimit = &hostproxy.RateLimit{MaxInFlight: 1}
 	s.upstream.RateLimit = &hostproxy.RateLimit{MaxInFlight: 1}
 }
 
-// airborne and landed wait until the client of a site has one request in flight, or none.
+// airborne and landed wait until the client of a site has one request in
+// flight, or none.
 func airborne(t *testing.T, s *site) { t.Helper(); awaitFlights(t, s, 1) }
 func landed(t *testing.T, s *site)   { t.Helper(); awaitFlights(t, s, 0) }
 
@@ -79,7 +82,8 @@ func silent2(c *proxytest.BackendConn) {
 	}
 }
 
-// Whatever becomes of an exchange, it is counted once while it goes on, and not at all when it has ended.
+// Whatever becomes of an exchange, it is counted once while it goes on, and not
+// at all when it has ended.
 func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 	t.Parallel()
 	answered := func(status int, raw string) func(*testing.T, *site, *proxytest.Client) {
@@ -210,7 +214,8 @@ func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 	}
 }
 
-// An exchange that the fast lane hands over keeps its place until the handler lane has ended it, and is not refused there.
+// An exchange that the fast lane hands over keeps its place until the handler
+// lane has ended it, and is not refused there.
 func TestAnExchangeThatIsHandedOverKeepsItsPlace(t *testing.T) {
 	target := newH2C(t)
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -229,7 +234,8 @@ func TestAnExchangeThatIsHandedOverKeepsItsPlace(t *testing.T) {
 	}, alone)
 }
 
-// A canary whose limit has a func takes an exchange that has waited in the fast lane.
+// A canary whose limit has a func takes an exchange that has waited in the fast
+// lane.
 func TestALimitOfACanaryMayNeedTheHandlerLane(t *testing.T) {
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
 		canary := hostproxy.To(proxytest.NewBackend(t, says("new")).Addr())

@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// limited puts the same limit in front of a site's upstream twice: in the Router, and in the Upstream. Either refuses first.
+// limited puts the same limit in front of a site's upstream twice: in the
+// Router, and in the Upstream. Either refuses first.
 func limited(l hostproxy.RateLimit) map[string]setting {
 	wild := func(s *site) { s.router.Handle("*.b.test", s.upstream) }
 	return map[string]setting{
@@ -57,8 +58,8 @@ func (k keyed) over2(t *testing.T, c *http.Client) int {
 	return res.StatusCode
 }
 
-// keyedRequests are what clients may send, by the key that each has for a limit by the header X-Tenant, the cookie s and the host;
-// "" is the client's.
+// keyedRequests are what clients may send, by the key that each has for a limit
+// by the header X-Tenant, the cookie s and the host; "" is the client's.
 var keyedRequests = []struct { // read-only
 	keyed
 	header, cookie, of string
@@ -77,7 +78,8 @@ var keyedRequests = []struct { // read-only
 	{keyed{"a.test", "X-Tenant: " + strings.Repeat("x", 4000) + "y\r\n"}, strings.Repeat("x", 4000) + "y", "", "a.test"},
 }
 
-// All lanes, and HTTP/2, decide the same on the same requests: as a map of counters would.
+// All lanes, and HTTP/2, decide the same on the same requests: as a map of
+// counters would.
 func TestAKeyedLimitDecidesTheSameInEachLane(t *testing.T) {
 	t.Parallel()
 	const burst = 3
@@ -218,7 +220,8 @@ func TestAKeyFuncThatBlocksHoldsUpItsOwnRequestOnly(t *testing.T) {
 	}
 }
 
-// A keyBook is a KeyLimiter that allows one request of each key, and remembers all.
+// A keyBook is a KeyLimiter that allows one request of each key, and remembers
+// all.
 type keyBook struct {
 	mu   sync.Mutex
 	seen map[string]int
@@ -270,7 +273,8 @@ func TestAKeyLimiterIsAskedAboutKeys(t *testing.T) {
 	}
 }
 
-// A client that invents a key for each request is held by a limit by client in front.
+// A client that invents a key for each request is held by a limit by client in
+// front.
 func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -287,7 +291,8 @@ func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 	})
 }
 
-// The header that the proxy itself makes different for each request leaves none unlimited.
+// The header that the proxy itself makes different for each request leaves none
+// unlimited.
 func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 	t.Parallel()
 	l := hostproxy.RateLimit{Rate: 1e-6, Burst: 2, By: hostproxy.LimitKey{Header: "x-request-ID"}}
@@ -308,7 +313,8 @@ func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 	}
 }
 
-// A client that waits for the end of each response is alone with it, however fast it goes on.
+// A client that waits for the end of each response is alone with it, however
+// fast it goes on.
 func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -66,7 +66,8 @@ func TestALoopIsLogged(t *testing.T) {
 	}
 }
 
-// Two Routers that pass a request on to each other are two proxies, which is no loop.
+// Two Routers that pass a request on to each other are two proxies, which is no
+// loop.
 func TestAnotherRouterIsAnotherProxy(t *testing.T) {
 	backend := proxytest.NewBackend(t, good)
 	addr := backend.Addr()

@@ -10,7 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A teller answers each request with its path and its body, those of /slow when it is told to.
+// A teller answers each request with its path and its body, those of /slow when
+// it is told to.
 type teller struct{ arrived, answer chan struct{} }
 
 func newTeller() teller { return teller{make(chan struct{}, 1), make(chan struct{})} }
@@ -33,7 +34,8 @@ func (l teller) serve(c *proxytest.BackendConn) {
 	}
 }
 
-// overLanesSlowly runs check at the same time on a site for each lane, in front of a teller.
+// overLanesSlowly runs check at the same time on a site for each lane, in front
+// of a teller.
 func overLanesSlowly(t *testing.T, check func(*testing.T, *site, teller)) {
 	t.Helper()
 	proxytest.NoLeaks(t)

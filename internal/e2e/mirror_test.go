@@ -90,7 +90,8 @@ func TestAnUpgradeIsNotCopied(t *testing.T) {
 	}, mirrored)
 }
 
-// A mirror that does not answer costs a bounded number of copies, and no client anything.
+// A mirror that does not answer costs a bounded number of copies, and no client
+// anything.
 func TestAMirrorThatHangsGetsABoundedNumberOfCopies(t *testing.T) {
 	const most = 128
 	var hung atomic.Int64

@@ -12,7 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A server that shuts down while it finds out that a target speaks HTTP/2 alone answers the request all the same.
+// A server that shuts down while it finds out that a target speaks HTTP/2 alone
+// answers the request all the same.
 func TestAShutdownDuringTheHandshakeOfAnHTTP2TargetIsAnswered(t *testing.T) {
 	for _, l := range lanes {
 		if l.foreign {

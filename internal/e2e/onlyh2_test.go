@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tlsKind is a way in which a target over TLS says what it speaks, and what that is.
+// A tlsKind is a way in which a target over TLS says what it speaks, and what
+// that is.
 type tlsKind struct {
 	name string
 	h2   bool                // it speaks HTTP/2 alone, else HTTP/1.1 alone
@@ -40,7 +41,8 @@ var tlsKinds = []tlsKind{
 			return nil, nil
 		}
 	}},
-	// crypto/tls alone lets clients in that offer http/1.1 only, without a word, and net/http then hangs up.
+	// crypto/tls alone lets clients in that offer http/1.1 only, without a
+	// word, and net/http then hangs up.
 	{"knows h2 only", true, func(c *tls.Config) { c.NextProtos = []string{"h2"} }},
 	{"chooses http/1.1", false, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
 	{"knows no ALPN", false, func(*tls.Config) {}},
@@ -54,7 +56,8 @@ func (k *tlsKind) proto() string {
 	return "HTTP/1.1"
 }
 
-// tlsTarget starts a target over TLS, which answers with the version of HTTP and the body. It counts the connections.
+// tlsTarget starts a target over TLS, which answers with the version of HTTP
+// and the body. It counts the connections.
 func tlsTarget(t *testing.T, s *site, k tlsKind) *atomic.Int64 {
 	t.Helper()
 	conns := new(atomic.Int64)
@@ -80,7 +83,8 @@ func tlsTarget(t *testing.T, s *site, k tlsKind) *atomic.Int64 {
 	return conns
 }
 
-// A target that speaks HTTP/2 alone is asked over HTTP/2, the first request included, however it says so.
+// A target that speaks HTTP/2 alone is asked over HTTP/2, the first request
+// included, however it says so.
 func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, kind := range tlsKinds {
@@ -98,7 +102,8 @@ func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
 	}
 }
 
-// asksKind sends the same requests to targets of a kind, each once as the first.
+// asksKind sends the same requests to targets of a kind, each once as the
+// first.
 func asksKind(t *testing.T, l lane, kind tlsKind, change func(*hostproxy.Upstream)) {
 	requests := []struct{ raw, want string }{
 		{get, ""},
@@ -127,8 +132,9 @@ func asksKind(t *testing.T, l lane, kind tlsKind, change func(*hostproxy.Upstrea
 	}
 }
 
-// answerInTime asks a target, and again where the machine stood still for the second that the target has to take a connection on
-// which HTTP/2 is offered: it was asked over HTTP/1.1 then.
+// answerInTime asks a target, and again where the machine stood still for the
+// second that the target has to take a connection on which HTTP/2 is offered:
+// it was asked over HTTP/1.1 then.
 func answerInTime(t *testing.T, c *proxytest.Client, raw string) *proxytest.Response {
 	for {
 		began := time.Now()
@@ -139,7 +145,8 @@ func answerInTime(t *testing.T, c *proxytest.Client, raw string) *proxytest.Resp
 	}
 }
 
-// A target that says nothing by ALPN is asked by one more connection what it speaks, once.
+// A target that says nothing by ALPN is asked by one more connection what it
+// speaks, once.
 func TestATargetWithoutALPNIsAskedOnceWhatItSpeaks(t *testing.T) {
 	for _, kind := range tlsKinds[2:] {
 		for _, l := range lanes {

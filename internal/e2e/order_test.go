@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// fieldLines are the field lines of a request, but for those that every request gets from the proxy.
+// fieldLines are the field lines of a request, but for those that every request
+// gets from the proxy.
 func fieldLines(raw string) string {
 	var kept []string
 	head, _, _ := strings.Cut(raw, "\r\n\r\n")
@@ -29,7 +30,8 @@ func fieldLines(raw string) string {
 	return strings.Join(kept, ", ")
 }
 
-// What a hook or middleware does to the Header is done; what it leaves alone has the client's order and spelling.
+// What a hook or middleware does to the Header is done; what it leaves alone
+// has the client's order and spelling.
 func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheClient(t *testing.T) {
 	const sent = "x-b: 1\r\nACCEPT: a\r\nX-a: 2\r\nx-B: 3\r\nuser-agent: me\r\nx-empty:\r\n"
 	edit := func(h http.Header) {
@@ -83,7 +85,8 @@ func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheClient(t *testing.T) {
 	}
 }
 
-// The names of a request are never those of another one on its connection, though handlers go on with the first.
+// The names of a request are never those of another one on its connection,
+// though handlers go on with the first.
 func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
@@ -114,8 +117,9 @@ func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
 	}
 }
 
-// What hooks and middleware do to the Header of an answer is done; what they leave alone has the target's order and spelling, as far as
-// the writer of ours can be found below theirs.
+// What hooks and middleware do to the Header of an answer is done; what they
+// leave alone has the target's order and spelling, as far as the writer of ours
+// can be found below theirs.
 func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheTarget(t *testing.T) {
 	const sent = "x-b: 1\r\nETAG: \"1\"\r\nX-a: 2\r\nx-B: 3\r\n"
 	const whole = "x-b: 1, ETAG: \"1\", X-a: 2, x-B: 3"

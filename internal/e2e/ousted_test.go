@@ -13,8 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The record of an exchange that Server.DrainTimeout cuts off blames the drain, not the client: it has the status that was sent,
-// 503 if none was.
+// The record of an exchange that Server.DrainTimeout cuts off blames the drain,
+// not the client: it has the status that was sent, 503 if none was.
 func TestTheRecordOfAnExchangeCutOffByDrainTimeoutBlamesTheDrain(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	asked := make(chan struct{}, 1)

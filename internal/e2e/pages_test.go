@@ -289,7 +289,8 @@ func TestACopyForAMirrorGetsNoPage(t *testing.T) {
 	})
 }
 
-// 499 is what records say of a client that has left: nobody would read its page.
+// 499 is what records say of a client that has left: nobody would read its
+// page.
 func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, thinks(make(chan string, 99)), func(t *testing.T, s *site) {
@@ -301,7 +302,8 @@ func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
 	}, pages(func(http.ResponseWriter, *http.Request) { t.Error("a page was asked for") }, 499))
 }
 
-// Pages show the identifier that logs have, and may know the client: of a target's response, and of one of the proxy.
+// Pages show the identifier that logs have, and may know the client: of a
+// target's response, and of one of the proxy.
 func TestAPageKnowsItsExchange(t *testing.T) {
 	overEachLane(t, proxytest.Reply("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
 		c := s.dial(t)

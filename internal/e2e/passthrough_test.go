@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A passing is a Router that carries away.test to a TLS server which repeats what it is sent.
+// A passing is a Router that carries away.test to a TLS server which repeats
+// what it is sent.
 type passing struct {
 	router *hostproxy.Router
 	client *tls.Config

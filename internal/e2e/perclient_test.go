@@ -33,7 +33,8 @@ type visitors struct {
 	secure      bool
 }
 
-// newVisitors starts a Server for a.test, which answers, and for /hijack, whose handler takes the connection and keeps it.
+// newVisitors starts a Server for a.test, which answers, and for /hijack, whose
+// handler takes the connection and keeps it.
 func newVisitors(t *testing.T, secure bool, most int, trusted ...netip.Prefix) *visitors {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -54,7 +55,8 @@ func newVisitors(t *testing.T, secure bool, most int, trusted ...netip.Prefix) *
 	return c
 }
 
-// hijack takes the connection, and repeats what it is sent until the client or the word "end" ends it.
+// hijack takes the connection, and repeats what it is sent until the client or
+// the word "end" ends it.
 func hijack(w http.ResponseWriter, _ *http.Request) {
 	c, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -92,7 +94,8 @@ func dialFrom(t *testing.T, from, addr string) *proxytest.Conn {
 	return proxytest.NewConn(nc)
 }
 
-// answered reports whether a request on the connection is answered. If not, it has been closed without a byte.
+// answered reports whether a request on the connection is answered. If not, it
+// has been closed without a byte.
 func answered(t *testing.T, c *proxytest.Conn) bool {
 	t.Helper()
 	_ = c.Send(get) // fails when it has been closed already
@@ -105,7 +108,8 @@ func answered(t *testing.T, c *proxytest.Conn) bool {
 	return false
 }
 
-// refusals returns what a Router's Servers have refused: counts by what and why.
+// refusals returns what a Router's Servers have refused: counts by what and
+// why.
 func refusalsOf(t *testing.T, r *hostproxy.Router) map[string]uint64 {
 	t.Helper()
 	all := make(map[string]uint64)
@@ -285,7 +289,8 @@ func TestTrustedProxiesHaveAsManyConnectionsAsTheyLike(t *testing.T) {
 	assert.False(t, answered(t, c.dial(t, "127.0.0.1")))
 }
 
-// A foretold connection begins with a line that says whose it is, as with the PROXY protocol. RemoteAddr waits for it.
+// A foretold connection begins with a line that says whose it is, as with the
+// PROXY protocol. RemoteAddr waits for it.
 type foretold struct {
 	*net.TCPConn
 	once sync.Once
@@ -393,7 +398,8 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 	target := proxytest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	r.Handle("a.test", hostproxy.To(target.Addr()))
 	run := proxytest.Start(t, &hostproxy.Server{Router: r, MaxConns: 4, ReadHeaderTimeout: patient})
-	brisk := proxytest.Start(t, &hostproxy.Server{Router: r, HandshakeTimeout: patient}) // the others' handshakes have time
+	// the others' handshakes have time
+	brisk := proxytest.Start(t, &hostproxy.Server{Router: r, HandshakeTimeout: patient})
 	conf := &tls.Config{RootCAs: roots, ServerName: "a.test"}
 	silentOne := dialFrom(t, "127.0.0.1", brisk.HTTPS) // has its time while the others have theirs
 	for _, tt := range []struct {

@@ -137,7 +137,8 @@ func TestPathsInResponsesAreThoseOfTheClient(t *testing.T) {
 		{"/base", "/api", "", "Location: /base/x", "Location: /api/x"},
 		{"", "", "/v2", "Location: /v2/x", "Location: /x"},
 		{"", "", "/v2", "Location: /v2", "Location: /"},
-		{"", "", "/v2", "Location: /v2//other.test/x", "Location: /v2//other.test/x"}, // would lead elsewhere
+		// would lead elsewhere
+		{"", "", "/v2", "Location: /v2//other.test/x", "Location: /v2//other.test/x"},
 		{"", "", "/v2", "Location: /v2/\\other.test/x", "Location: /v2/\\other.test/x"},
 		{"/base", "", "", "Location: /base/x", "Location: /base/x"}, // no prefix, no translation
 

@@ -27,11 +27,14 @@ import (
 )
 
 var (
-	loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")} // Read-only.
-	noPeers  = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}                                  // Read-only.
+	// Read-only.
+	loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	// Read-only.
+	noPeers = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 )
 
-// header1 and header2 are headers of both versions from a client to 198.51.100.2:443 or its like.
+// header1 and header2 are headers of both versions from a client to
+// 198.51.100.2:443 or its like.
 func header1(client string) string { return string(proxyproto.AppendV1(nil, fromTo(client))) }
 func header2(client string) string { return string(proxyproto.AppendV2(nil, fromTo(client))) }
 
@@ -47,8 +50,9 @@ func block2(command, family byte, block string) string {
 	return string(b)
 }
 
-// A balanced site is behind a load balancer: a.test is reached by the fast lane, b.test, which has a hook, and c.test, which has a
-// handler that tells what it sees, by the handler lane.
+// A balanced site is behind a load balancer: a.test is reached by the fast
+// lane, b.test, which has a hook, and c.test, which has a handler that tells
+// what it sees, by the handler lane.
 type balanced struct {
 	router *hostproxy.Router
 	target *proxytest.Server
@@ -59,7 +63,8 @@ type balanced struct {
 	seen   chan hostproxy.Exchange
 }
 
-// newBalanced starts a Server, by TLS if secure, for which change may set fields of a Server with ProxyProtocol.
+// newBalanced starts a Server, by TLS if secure, for which change may set
+// fields of a Server with ProxyProtocol.
 func newBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *balanced {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -169,7 +174,8 @@ func TestThePROXYHeaderSaysWhoTheClientIs(t *testing.T) {
 			for _, h := range headers {
 				t.Run(h.name, func(t *testing.T) {
 					c := b.client(t, way.protocol, h.first)
-					for _, host := range []string{"a.test", "b.test", "c.test", "a.test"} { // the last one on a connection that was used
+					// the last one on a connection that was used
+					for _, host := range []string{"a.test", "b.test", "c.test", "a.test"} {
 						res, err := c.Get(b.scheme() + "://" + host + "/")
 						require.NoError(t, err)
 						body, err := io.ReadAll(res.Body)
@@ -226,10 +232,14 @@ func TestTrustedProxiesAreLookedUpBehindThePROXYHeader(t *testing.T) {
 				r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("127.0.0.0/8")}
 			})
 			for _, tt := range []struct{ first, want string }{
-				{header2("192.0.2.7:1"), "203.0.113.9"},                                  // a proxy behind the load balancer
-				{header2("192.0.2.8:1"), "192.0.2.8"},                                    // that the load balancer is trusted is of no account
-				{block2(0x21, 0x31, strings.Repeat("/", 216)), ""},                       // nor is its machine
-				{string(proxyproto.AppendV2(nil, fromTo("127.0.0.1:1"))), "203.0.113.9"}, // loopback is, as the source too
+				// a proxy behind the load balancer
+				{header2("192.0.2.7:1"), "203.0.113.9"},
+				// that the load balancer is trusted is of no account
+				{header2("192.0.2.8:1"), "192.0.2.8"},
+				// nor is its machine
+				{block2(0x21, 0x31, strings.Repeat("/", 216)), ""},
+				// loopback is, as the source too
+				{string(proxyproto.AppendV2(nil, fromTo("127.0.0.1:1"))), "203.0.113.9"},
 			} {
 				c := b.client(t, way.protocol, tt.first)
 				q, err := http.NewRequest("GET", b.scheme()+"://a.test/", nil)

@@ -28,8 +28,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An introduced server takes only connections that begin with a header. It answers with the source in it, and the number of the
-// connection.
+// An introduced server takes only connections that begin with a header. It
+// answers with the source in it, and the number of the connection.
 type introduced struct {
 	url   string
 	roots *x509.CertPool
@@ -155,7 +155,8 @@ func (s *introduced) upstream(t *testing.T, version int) *hostproxy.Upstream {
 	return u
 }
 
-// A sender is a Server before an introduced one: by the fast lane for a.test, by the handler lane for b.test.
+// A sender is a Server before an introduced one: by the fast lane for a.test,
+// by the handler lane for b.test.
 type sender struct {
 	*balanced
 	target *introduced
@@ -163,7 +164,9 @@ type sender struct {
 
 func newSender(t *testing.T, secure bool, scheme string, version int, change func(*hostproxy.Upstream)) *sender {
 	t.Helper()
-	proxytest.NoLeaks(t) // first: net/http keeps connections of HTTP/2 that were busy a moment ago until the target closes them
+	// first: net/http keeps connections of HTTP/2 that were busy a moment ago
+	// until the target closes them
+	proxytest.NoLeaks(t)
 	s := &sender{target: newIntroduced(t, scheme)}
 	s.balanced = startBalanced(t, secure, func(server *hostproxy.Server) {
 		fast, hooked := s.target.upstream(t, version), s.target.upstream(t, version)
@@ -178,7 +181,8 @@ func newSender(t *testing.T, secure bool, scheme string, version int, change fun
 	return s
 }
 
-// ask sends a request and returns the number of the connection to the target and what its header said.
+// ask sends a request and returns the number of the connection to the target
+// and what its header said.
 func (s *sender) ask(t *testing.T, c *http.Client, host string, change ...func(*http.Request)) (number, kind int, source, destination string) {
 	t.Helper()
 	q, err := http.NewRequest("GET", s.scheme()+"://"+host+"/", nil)
@@ -201,7 +205,8 @@ func (s *sender) ask(t *testing.T, c *http.Client, host string, change ...func(*
 func (s *sender) checkReuse(t *testing.T, c *http.Client, host string) {
 	t.Helper()
 	seen := make(map[int]bool)
-	proxytest.Eventually(t, "a connection that is used again", func() bool { // the response may end before its connection is kept
+	// the response may end before its connection is kept
+	proxytest.Eventually(t, "a connection that is used again", func() bool {
 		n, _, src, _ := s.ask(t, c, host)
 		assert.Equal(t, "192.0.2.7:4321", src)
 		old := seen[n]
@@ -313,7 +318,8 @@ func TestHealthChecksIntroduceThemselvesAsLocal(t *testing.T) {
 					s.ask(t, s.client(t, "h1", header2("192.0.2.7:4321")), "a.test")
 					proxytest.Eventually(t, "the check", func() bool {
 						local := slices.Contains(s.target.all(), proxyproto.Header{})
-						return local || check.Path == "" && !check.GRPC // which may be over before its header is read
+						// which may be over before its header is read
+						return local || check.Path == "" && !check.GRPC
 					})
 				})
 			}
@@ -502,7 +508,8 @@ func TestKeptConnectionsOfManyClientsMakeRoomForOthers(t *testing.T) {
 	assert.Len(t, s.target.all(), clients)
 }
 
-// A reserved connection does not introduce itself: it swallows the header, which is what is written first.
+// A reserved connection does not introduce itself: it swallows the header,
+// which is what is written first.
 type reserved struct {
 	net.Conn
 	begun bool

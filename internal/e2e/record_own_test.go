@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What ends the context of a request is not always that its client has left: the record says what a client got that stays.
+// What ends the context of a request is not always that its client has left:
+// the record says what a client got that stays.
 func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	slow := func(w http.ResponseWriter, q *http.Request) {
@@ -50,7 +51,8 @@ func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
 	assert.NoError(t, x.Err)
 }
 
-// Handlers such as httputil.ReverseProxy panic with http.ErrAbortHandler when a client does not take its response.
+// Handlers such as httputil.ReverseProxy panic with http.ErrAbortHandler when a
+// client does not take its response.
 func TestTheRecordOfAHandlerThatAbortsSaysThatTheClientHasLeft(t *testing.T) {
 	abort := func(w http.ResponseWriter, q *http.Request) {
 		for {
@@ -89,7 +91,8 @@ func TestTheRecordOfAHandlerThatAbortsSaysSo(t *testing.T) {
 	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
 }
 
-// RFC 8441: over HTTP/2 the client of a tunnel leaves by ending its stream, as the client of an upgraded connection closes that.
+// RFC 8441: over HTTP/2 the client of a tunnel leaves by ending its stream, as
+// the client of an upgraded connection closes that.
 func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 	own := func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", http.HandlerFunc(u.ServeHTTP)) }
 	for about, routes := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){"an Upstream": nil, "a handler around one": own} {

@@ -24,7 +24,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// bare is x without what differs each time. It checks that this is what it can be.
+// bare is x without what differs each time. It checks that this is what it can
+// be.
 func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
 	t.Helper()
 	assert.WithinDuration(t, time.Now(), x.Start, time.Minute)
@@ -36,7 +37,8 @@ func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
 	return x
 }
 
-// Every field says what it should, and nothing of one request shows in the record of the next one on its connection.
+// Every field says what it should, and nothing of one request shows in the
+// record of the next one on its connection.
 func TestEachFieldOfTheRecordIsWhatItSays(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -151,7 +153,8 @@ func TestTheRecordKeepsTheBeginningOfLongTexts(t *testing.T) {
 	})
 }
 
-// What clients send, as far as it may come, makes neither a second line nor control bytes in the log.
+// What clients send, as far as it may come, makes neither a second line nor
+// control bytes in the log.
 func TestNoRequestForgesALineOfTheAccessLog(t *testing.T) {
 	for format, handler := range map[string]func(*bytes.Buffer) slog.Handler{
 		"text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
@@ -184,7 +187,8 @@ func TestNoRequestForgesALineOfTheAccessLog(t *testing.T) {
 	}
 }
 
-// A request that no lane forwards since something is wrong with it has a record that says what, as each that failed has.
+// A request that no lane forwards since something is wrong with it has a record
+// that says what, as each that failed has.
 func TestARequestThatIsRefusedHasARecordOfTheCause(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		for i, tt := range []struct {
@@ -232,7 +236,8 @@ func TestTheRecordOfARefusedHeadSaysWhatWasAsked(t *testing.T) {
 	}
 }
 
-// A handler of the program's own is told by its request's context that the client has left, and so is the record.
+// A handler of the program's own is told by its request's context that the
+// client has left, and so is the record.
 func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	const wrote = "wrote"
@@ -332,8 +337,8 @@ func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
 	}
 }
 
-// Middleware that reads or replaces the body without a word about its length spoils the request. The target is not to
-// blame.
+// Middleware that reads or replaces the body without a word about its length
+// spoils the request. The target is not to blame.
 func TestABodyThatMiddlewareHasChangedIsTheProxysFault(t *testing.T) {
 	targets := map[string]func(*testing.T, http.Handler) string{
 		"HTTP/1.1": func(t *testing.T, h http.Handler) string {

@@ -63,11 +63,13 @@ var promises = []struct{ about, head, body string }{
 	{"a chunked body that waits to be asked for", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n", ""},
 }
 
-// soon is how long an answer that needs nothing more may take. It is far from the default DrainTimeout, and nobody stops the server.
+// soon is how long an answer that needs nothing more may take. It is far from
+// the default DrainTimeout, and nobody stops the server.
 const soon = 5 * time.Second
 
-// A response that does not depend on the request's body is sent before the body has come, without a 100 Continue. If the body never comes,
-// the connection is closed.
+// A response that does not depend on the request's body is sent before the body
+// has come, without a 100 Continue. If the body never comes, the connection is
+// closed.
 func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {
@@ -102,7 +104,8 @@ func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
 	}
 }
 
-// A short body that comes behind such an answer costs its client nothing: the next request is answered on the same connection.
+// A short body that comes behind such an answer costs its client nothing: the
+// next request is answered on the same connection.
 func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {
@@ -154,7 +157,8 @@ func TestAnAnswerIsSentWithin100Milliseconds(t *testing.T) {
 	}
 }
 
-// A client that goes on and on behind its answer, slowly or fast, does not hold its connection for long.
+// A client that goes on and on behind its answer, slowly or fast, does not hold
+// its connection for long.
 func TestALastingBodyBehindItsAnswerEndsItsConnection(t *testing.T) {
 	t.Parallel()
 	const bound = 32 << 20 // what sockets may hold, and more than is read
@@ -195,8 +199,9 @@ func TestALastingBodyBehindItsAnswerEndsItsConnection(t *testing.T) {
 	}
 }
 
-// once checks that something succeeds in one of a few tries, besides those in which the machine stands still: then it may do so for
-// longer than the proxy waits.
+// once checks that something succeeds in one of a few tries, besides those in
+// which the machine stands still: then it may do so for longer than the proxy
+// waits.
 func once(t testing.TB, what string, try func() bool) {
 	t.Helper()
 	stills := proxytest.WatchStandstills(t)
@@ -248,7 +253,8 @@ func (h *recorded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// alerts counts the records of a TLS 1.2 connection that are alerts (RFC 5246, 6.2.1).
+// alerts counts the records of a TLS 1.2 connection that are alerts (RFC 5246,
+// 6.2.1).
 func (h *recorded) alerts() (n int) {
 	for b := h.bytes; len(b) >= 5; b = b[min(len(b), 5+int(b[3])<<8+int(b[4])):] {
 		if b[0] == 21 {
@@ -258,7 +264,8 @@ func (h *recorded) alerts() (n int) {
 	return n
 }
 
-// A response that is cut off is not said to be whole: there is no close_notify, which there is behind a whole one.
+// A response that is cut off is not said to be whole: there is no close_notify,
+// which there is behind a whole one.
 func TestACutResponseEndsWithoutACloseNotify(t *testing.T) {
 	t.Parallel()
 	for what, alerts := range map[string]int{

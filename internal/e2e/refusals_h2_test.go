@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A stream2 is a request of HTTP/2 that must not be sent: pairs of names and values, which go out as they are.
+// A stream2 is a request of HTTP/2 that must not be sent: pairs of names and
+// values, which go out as they are.
 type stream2 struct {
 	about            string
 	fields, trailers []string
@@ -31,7 +32,8 @@ const (
 	calm     = "GOAWAY ENHANCE_YOUR_CALM"
 )
 
-// otherwise are the refusals whose outcome is another one than over HTTP/1.1, by how they begin. Read-only.
+// otherwise are the refusals whose outcome is another one than over HTTP/1.1,
+// by how they begin. Read-only.
 var otherwise = []struct{ about, why, want string }{
 	{"an unknown coding", "RFC 9113, 8.2.2: no coding is one that might be known", reset400},
 	{"identity before chunked", "the same", reset400},
@@ -41,8 +43,9 @@ var otherwise = []struct{ about, why, want string }{
 	{"a name of 70 KB", "the same", calm},
 }
 
-// streams2 returns the corpus: the refusals of HTTP/1.1 that can be said in HTTP/2, with the host in Host and in :authority, and those
-// that only HTTP/2 has words for.
+// streams2 returns the corpus: the refusals of HTTP/1.1 that can be said in
+// HTTP/2, with the host in Host and in :authority, and those that only HTTP/2
+// has words for.
 func streams2() (all []stream2) {
 	for _, x := range refusals() {
 		s, ok := x.overHTTP2()
@@ -57,7 +60,8 @@ func streams2() (all []stream2) {
 	return append(all, ownRefusals()...)
 }
 
-// overHTTP2 says in HTTP/2 what a refusal of HTTP/1.1 says, where there are neither lines nor versions nor chunks.
+// overHTTP2 says in HTTP/2 what a refusal of HTTP/1.1 says, where there are
+// neither lines nor versions nor chunks.
 func (x *refusal) overHTTP2() (s stream2, ok bool) {
 	head, rest, _ := strings.Cut(x.raw, "\r\n\r\n")
 	line, lines, _ := strings.Cut(head, "\r\n")
@@ -106,7 +110,8 @@ func pairsOf(lines string) (pairs []string, ok bool) {
 	return pairs, true
 }
 
-// inHTTP2 returns what is wanted of x: its status, or a reset where RFC 9113, 8.1.1, calls malformed what has the status 400.
+// inHTTP2 returns what is wanted of x: its status, or a reset where RFC 9113,
+// 8.1.1, calls malformed what has the status 400.
 func (x *refusal) inHTTP2() []string {
 	for _, o := range otherwise {
 		if strings.HasPrefix(x.about, o.about) {
@@ -131,8 +136,9 @@ func (s *stream2) named() (n stream2, ok bool) {
 	return n, true
 }
 
-// ownRefusals are what only HTTP/2 can say (RFC 9113, 8.2 and 8.3). CVE-2019-18802, CVE-2023-27491, CVE-2023-25690: what HTTP/1.1 would
-// read as lines, spaces or framing.
+// ownRefusals are what only HTTP/2 can say (RFC 9113, 8.2 and 8.3).
+// CVE-2019-18802, CVE-2023-27491, CVE-2023-25690: what HTTP/1.1 would read as
+// lines, spaces or framing.
 func ownRefusals() (all []stream2) {
 	add := func(want string, pairs ...string) {
 		all = append(all, stream2{about: label(strings.Join(pairs, " ")), fields: pairs, want: []string{want}})
@@ -190,8 +196,9 @@ func places2() (all []place) {
 	return all
 }
 
-// What must not be sent is refused over HTTP/2 as over HTTP/1.1, and with the same outcome wherever it leads to. No target hears of it,
-// and its connection goes on.
+// What must not be sent is refused over HTTP/2 as over HTTP/1.1, and with the
+// same outcome wherever it leads to. No target hears of it, and its connection
+// goes on.
 func TestARefusalIsTheSameOverHTTP2(t *testing.T) {
 	t.Parallel()
 	all := streams2()
@@ -235,7 +242,8 @@ var lenient = []leniency{
 	}},
 }
 
-// net/http's server in front of the same Router refuses the same, by a status or a reset, but for what it lets through.
+// net/http's server in front of the same Router refuses the same, by a status
+// or a reset, but for what it lets through.
 func TestNetHTTPRefusesTheSameOverHTTP2(t *testing.T) {
 	p := place{front: newForeign, usual: 200}
 	k := p.start(t)
@@ -257,7 +265,8 @@ func TestNetHTTPRefusesTheSameOverHTTP2(t *testing.T) {
 	assert.Len(t, used, len(lenient), "what is let through")
 }
 
-// outcomes2 tells what comes of each of all. Their connection goes on if it is not said to end.
+// outcomes2 tells what comes of each of all. Their connection goes on if it is
+// not said to end.
 func (p *place) outcomes2(t *testing.T, k *track, all []stream2, tell func(x *stream2, got string)) {
 	t.Helper()
 	k.mirror.answer.Store(&say)
@@ -291,7 +300,8 @@ func (p *place) outcomes2(t *testing.T, k *track, all []stream2, tell func(x *st
 	}
 }
 
-// verdict waits for what becomes of a stream: a status, or the code of a RST_STREAM or a GOAWAY.
+// verdict waits for what becomes of a stream: a status, or the code of a
+// RST_STREAM or a GOAWAY.
 func (p *h2) verdict(t testing.TB, stream uint32) string {
 	t.Helper()
 	timeout := time.After(proxytest.Patience)

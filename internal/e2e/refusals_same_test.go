@@ -31,7 +31,8 @@ func (p *place) start(t testing.TB) *track {
 	return p.front(t, p.shape)
 }
 
-// newChallenges leads to the plain listener of a Server that has one for HTTPS too.
+// newChallenges leads to the plain listener of a Server that has one for HTTPS
+// too.
 func newChallenges(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newFast(t, secured(s))
@@ -44,7 +45,8 @@ func handling(make func(*hostproxy.Router, *hostproxy.Upstream) http.Handler) sh
 	return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", make(r, u)) }}
 }
 
-// guarded is the shape of a route behind the password of credentials("ann", "s3cret").
+// guarded is the shape of a route behind the password of credentials("ann",
+// "s3cret").
 func guarded() shape {
 	users := map[string]string{"ann": "$2a$04$XJA8TtU92Od1ueJuFz4XxeHjWyuDL7J8.qtbJFtRXvb2UTzDZ2lN2"}
 	return handling(func(_ *hostproxy.Router, u *hostproxy.Upstream) http.Handler {
@@ -85,7 +87,8 @@ func places() []place {
 	}
 }
 
-// openings are requests, each of which once made net/http read the rest of its connection. Read-only.
+// openings are requests, each of which once made net/http read the rest of its
+// connection. Read-only.
 var openings = []struct{ about, raw string }{
 	{"an expectation", "GET /opening HTTP/1.1\r\n" + host + "Expect: 100-continue\r\n\r\n"},
 	{"an upgrade", "GET /opening HTTP/1.1\r\n" + host + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
@@ -99,11 +102,14 @@ var openings = []struct{ about, raw string }{
 
 const (
 	opening = "GET /opening HTTP/1.1\r\n" + host + "\r\n"
-	behind  = "GET /smuggled HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n" // or a lenient server would wait for more
+	// or a lenient server would wait for more
+	behind = "GET /smuggled HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"
 )
 
-// What must not be sent is refused with the same status wherever it leads to and whatever came before it on its connection, which then
-// ends. No target hears of it, and what is behind it is no request. The status page counts it, by its status.
+// What must not be sent is refused with the same status wherever it leads to
+// and whatever came before it on its connection, which then ends. No target
+// hears of it, and what is behind it is no request. The status page counts it,
+// by its status.
 func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 	t.Parallel()
 	corpus := refusals()
@@ -116,7 +122,9 @@ func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 			for i, x := range corpus {
 				p.refuses(t, k, "as the first request", nil, &x)
 				p.refuses(t, k, "behind four plain requests", []string{opening, opening, opening, opening}, &x)
-				o := openings[(i+n)%len(openings)] // there are more places than openings: each refusal meets each of them
+				// there are more places than openings: each refusal meets each
+				// of them
+				o := openings[(i+n)%len(openings)]
 				p.refuses(t, k, "behind "+o.about, []string{opening, o.raw, opening, opening}, &x)
 			}
 			assert.Equal(t, countsOf(corpus, 3), refusalsOf(t, k.router))
@@ -124,7 +132,8 @@ func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 	}
 }
 
-// countsOf returns what the status page says when each refusal of corpus has been sent n times. Faults in a body are those of an exchange.
+// countsOf returns what the status page says when each refusal of corpus has
+// been sent n times. Faults in a body are those of an exchange.
 func countsOf(corpus []refusal, n uint64) map[string]uint64 {
 	all := make(map[string]uint64)
 	for _, x := range corpus {
@@ -176,7 +185,8 @@ func (p *place) opens(t testing.TB, c *proxytest.Conn, first []string) {
 	}
 }
 
-// with returns raw with the fields that let it in, if there is a place for them.
+// with returns raw with the fields that let it in, if there is a place for
+// them.
 func (p *place) with(raw string) string { return strings.Replace(raw, host, host+p.fields, 1) }
 
 // statusesOf returns the statuses of all responses in text.

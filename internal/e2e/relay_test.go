@@ -14,7 +14,8 @@ import (
 
 const full = "HTTP/1.1 200 OK\r\nServer: x\r\nX-Two: 1\r\nX-Two: 2\r\nContent-Type: text/x\r\nContent-Length: 2\r\n\r\nok"
 
-// relaying starts a Server with middleware around a Router, whose target answers with full.
+// relaying starts a Server with middleware around a Router, whose target
+// answers with full.
 func relaying(t *testing.T, middleware func(next http.Handler, w http.ResponseWriter, q *http.Request)) *proxytest.Client {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
@@ -69,7 +70,8 @@ func TestMiddlewareAddsToTheHeaderOfATarget(t *testing.T) {
 	}
 }
 
-// A statusWriter is a ResponseWriter of somebody's middleware that hides what is below it.
+// A statusWriter is a ResponseWriter of somebody's middleware that hides what
+// is below it.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
@@ -147,7 +149,8 @@ func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 	}
 }
 
-// The order and case of a target's fields pass middleware that does not look at the Header, as they pass the fast lane.
+// The order and case of a target's fields pass middleware that does not look at
+// the Header, as they pass the fast lane.
 func TestTheOrderAndCaseOfARelayedHeadAreTheTargets(t *testing.T) {
 	fast, adapter := newFast(t, shape{}), newAdapter(t, shape{})
 	const fields = "x-b: 1\r\nETAG: \"1\"\r\nContent-type: text/x\r\nX-a: 2\r\nx-B: 3\r\n"

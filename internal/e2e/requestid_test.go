@@ -24,7 +24,8 @@ func numbered(s *site) {
 	s.router.RequestID = hostproxy.RequestIDHeader{Name: "X-Request-Id", Respond: true}
 }
 
-// spelled returns the names of a message's fields that a CGI-like program takes for X-Request-Id, trailers included.
+// spelled returns the names of a message's fields that a CGI-like program takes
+// for X-Request-Id, trailers included.
 func spelled(raw []byte) (names []string) {
 	for line := range strings.SplitSeq(string(raw), "\r\n") {
 		name, _, ok := strings.Cut(line, ":")
@@ -200,7 +201,8 @@ func TestAnUpgradeCarriesTheRequestIDOnce(t *testing.T) {
 	}
 }
 
-// Each attempt and the question have the same identifier, whichever client forwards them.
+// Each attempt and the question have the same identifier, whichever client
+// forwards them.
 func TestTheRequestIDStaysTheSameOnEveryWay(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"http", "h2c", "unix"} {
@@ -261,7 +263,8 @@ func TestAMirroredCopyHasTheRequestID(t *testing.T) {
 	}, numbered, func(s *site) { require.NoError(t, s.upstream.Mirror(hostproxy.To(copies.Addr()), 1)) })
 }
 
-// An exchange that waited in the fast lane goes on in the other one under the same identifier.
+// An exchange that waited in the fast lane goes on in the other one under the
+// same identifier.
 func TestTheRequestIDStaysTheSameWhenTheLaneChanges(t *testing.T) {
 	seen, arrived := make(chan string, 10), make(doorbell, 10)
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen <- q.Header.Get("X-Request-Id") }))
@@ -299,7 +302,8 @@ func showOf(q *http.Request) shown {
 	return shown{hostproxy.ClientAddr(q), hostproxy.RequestID(q), q.Pattern}
 }
 
-// Handlers, middleware and every hook find the client and the identifier by the request, on kept connections too.
+// Handlers, middleware and every hook find the client and the identifier by the
+// request, on kept connections too.
 func TestHooksSeeTheClientAndTheRequestID(t *testing.T) {
 	var mu sync.Mutex
 	saw := make(map[string]shown)
@@ -445,7 +449,8 @@ func TestARequestIDHeaderThatCannotBeIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "RateLimit", "all faults at once")
 }
 
-// A retry that only the other lane can make has the identifier of the first attempt.
+// A retry that only the other lane can make has the identifier of the first
+// attempt.
 func TestTheRequestIDOfARetryInTheOtherLaneIsThatOfTheFirstAttempt(t *testing.T) {
 	seen, release := make(chan string, 10), make(chan struct{})
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen <- q.Header.Get("X-Request-Id") }))

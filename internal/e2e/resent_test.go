@@ -8,8 +8,10 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A target may reset a stream with PROTOCOL_ERROR when it has served the request: its own response was invalid, say. net/http's
-// client of HTTP/2 sends such a request again if it can have the body once more. What a target has refused unseen is sent again.
+// A target may reset a stream with PROTOCOL_ERROR when it has served the
+// request: its own response was invalid, say. net/http's client of HTTP/2 sends
+// such a request again if it can have the body once more. What a target has
+// refused unseen is sent again.
 func TestAPOSTIsSentAgainOnlyIfAnHTTP2TargetHasRefusedItUnseen(t *testing.T) {
 	for _, tt := range []struct {
 		about        string

@@ -21,7 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A census is a listener that counts its connections until their other ends close.
+// A census is a listener that counts its connections until their other ends
+// close.
 type census struct {
 	net.Listener
 	open, ever atomic.Int64
@@ -37,7 +38,8 @@ func (c *census) Accept() (net.Conn, error) {
 	return &counted{Conn: nc, c: c}, nil
 }
 
-// A counted connection is counted out when nothing can be read from it any more, or it is closed.
+// A counted connection is counted out when nothing can be read from it any
+// more, or it is closed.
 type counted struct {
 	net.Conn
 	c    *census
@@ -57,7 +59,8 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-// A leaving backend is a target that is to be removed. Requests for /held are answered when that has a value.
+// A leaving backend is a target that is to be removed. Requests for /held are
+// answered when that has a value.
 type leaving struct {
 	census
 	target        string
@@ -107,7 +110,8 @@ func newLeaving(t *testing.T, kind string) *leaving {
 	return b
 }
 
-// The connections to a target that is removed are closed: those that are idle at once, the others when they are.
+// The connections to a target that is removed are closed: those that are idle
+// at once, the others when they are.
 func TestNoConnectionToARemovedTargetIsKept(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	stays := newLeaving(t, "http")
@@ -161,7 +165,8 @@ func goesTo(u *hostproxy.Upstream, b *leaving) bool {
 	return len(all) == 1 && "http://"+all[0].String() == b.target
 }
 
-// asksOver serves u over the lane, and returns what asks it for a path: by a call if the kind of its targets is gRPC.
+// asksOver serves u over the lane, and returns what asks it for a path: by a
+// call if the kind of its targets is gRPC.
 func asksOver(t *testing.T, lane, kind string, u *hostproxy.Upstream) func(path string) string {
 	t.Helper()
 	r := &hostproxy.Router{Logger: silent()}

@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// inLanes runs a test against an upstream in the fast lane and another one in the handler lane.
+// inLanes runs a test against an upstream in the fast lane and another one in
+// the handler lane.
 func inLanes(t *testing.T, upstream func() *hostproxy.Upstream, test func(*testing.T, *proxytest.Client, <-chan hostproxy.Exchange)) {
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
@@ -186,7 +187,8 @@ func TestARetryIsBounded(t *testing.T) {
 	}
 }
 
-// A slow client's body is sent again from what was kept of it, and the rest is read by the second attempt.
+// A slow client's body is sent again from what was kept of it, and the rest is
+// read by the second attempt.
 func TestABodyThatIsStillComingIsSentAgain(t *testing.T) {
 	second := proxytest.NewBackend(t, good)
 	var first *proxytest.Backend
@@ -223,7 +225,8 @@ func TestABodyThatIsStillComingIsSentAgain(t *testing.T) {
 	})
 }
 
-// A status that is to be retried is the client's answer when no other target is left.
+// A status that is to be retried is the client's answer when no other target is
+// left.
 func TestTheLastAnswerGoesToTheClient(t *testing.T) {
 	busy := func(c *proxytest.BackendConn) {
 		for {

@@ -69,7 +69,8 @@ func TestTheTargetsOwnHost(t *testing.T) {
 	}, func(s *site) { s.upstream.TargetHost = true })
 }
 
-// CVE-2022-2880: what Rewrite sees of the query is what is sent, byte for byte, and holds no parameter that it cannot see.
+// CVE-2022-2880: what Rewrite sees of the query is what is sent, byte for byte,
+// and holds no parameter that it cannot see.
 func TestRewriteSeesTheQueryThatIsSent(t *testing.T) {
 	many := strings.Repeat("a=b&", 19_999) + "last=1" // more than net/url counts
 	for _, query := range []string{"a=1;b=2&c=3", "a=1&b=%x&c=3", "a=1;b=2&c=%x", "a=1&c=%x", "c=3", "c=3&c=%3B", "?", many} {
@@ -95,7 +96,8 @@ func TestRewriteSeesTheQueryThatIsSent(t *testing.T) {
 	}
 }
 
-// assertAllSeen checks that parsed is all that there is in raw, for targets that split at ";" and count no parameters too.
+// assertAllSeen checks that parsed is all that there is in raw, for targets
+// that split at ";" and count no parameters too.
 func assertAllSeen(t *testing.T, raw string, parsed url.Values) {
 	t.Helper()
 	seen := 0
@@ -213,8 +215,9 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 	})
 }
 
-// Tomcat and its like drop the parameters of segments before they look at a path: what they read as /admin/secret must not
-// reach the route without the password.
+// Tomcat and its like drop the parameters of segments before they look at a
+// path: what they read as /admin/secret must not reach the route without the
+// password.
 func TestParametersCannotGoAroundAPathPrefix(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -244,7 +247,8 @@ func trusting(s *site) {
 	s.router.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
-// What a trusted proxy says of the client decides where a redirect leads, and whether the client is told what holds over TLS only.
+// What a trusted proxy says of the client decides where a redirect leads, and
+// whether the client is told what holds over TLS only.
 func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -331,7 +335,8 @@ func TestARedirectWithAPort(t *testing.T) {
 	}
 }
 
-// net/http undoes the escapes of a host in the request line; what comes of it is for no target.
+// net/http undoes the escapes of a host in the request line; what comes of it
+// is for no target.
 func TestAHostWithBytesBeyondASCIIIs400(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		s.router.Handle("*", s.upstream)

@@ -38,7 +38,8 @@ func TestTheEndOfOneServerLeavesTheUpstreamsOfTheOthersAlone(t *testing.T) {
 			require.NoError(t, servers[0].Stop())
 			b.goesOn(t)
 			asksKept()
-			require.NoError(t, r.Close()) // ends the background work, which goes on with the next request
+			// ends the background work, which goes on with the next request
+			require.NoError(t, r.Close())
 			require.NoError(t, servers[1].Stop())
 			require.Equal(t, 200, c.Do(get).StatusCode)
 			b.goesOn(t)

@@ -17,12 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// siegeTime is how long the healthy host is measured under siege. By default it is short, and proves nothing about latency:
+// siegeTime is how long the healthy host is measured under siege. By default it
+// is short, and proves nothing about latency:
 //
 //	go test ./internal/e2e -run TestAHealthyHostUnderSiege -v -siege 30s
 var siegeTime = flag.Duration("siege", 0, "time of TestAHealthyHostUnderSiege; 0 is a short one with fewer clients")
 
-// A CA that hangs, clients for pending hosts that come again and again, and one healthy host with 200 full handshakes a second.
+// A CA that hangs, clients for pending hosts that come again and again, and one
+// healthy host with 200 full handshakes a second.
 func TestAHealthyHostUnderSiege(t *testing.T) {
 	clients, rate, length := 150, 25, 2*time.Second
 	if *siegeTime == 0 {
@@ -55,8 +57,8 @@ func TestAHealthyHostUnderSiege(t *testing.T) {
 	}
 }
 
-// crowd keeps n clients waiting for the hosts, a quarter of them for the first one. A client that is refused comes again after
-// a second.
+// crowd keeps n clients waiting for the hosts, a quarter of them for the first
+// one. A client that is refused comes again after a second.
 func (s *siege) crowd(t *testing.T, hosts []string, n int) (end func()) {
 	t.Helper()
 	hellos := make([][]byte, len(hosts))
@@ -114,11 +116,13 @@ func (m *measured) at(q float64) time.Duration {
 	return m.took[int(q*float64(len(m.took)-1))]
 }
 
-// unhindered is more than a handshake takes on a busy machine, and less than one that waits for the others: they have 10 s.
+// unhindered is more than a handshake takes on a busy machine, and less than
+// one that waits for the others: they have 10 s.
 const unhindered = 9 * time.Second
 
-// measure makes full handshakes with the healthy host at a rate that does not depend on the answers. The time is the
-// client's, from before it connects, in this process.
+// measure makes full handshakes with the healthy host at a rate that does not
+// depend on the answers. The time is the client's, from before it connects, in
+// this process.
 func measure(t *testing.T, s *siege, rate int, length time.Duration) *measured {
 	t.Helper()
 	conf := &tls.Config{RootCAs: s.roots, ServerName: "a.test"}

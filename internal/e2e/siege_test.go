@@ -30,7 +30,8 @@ func (hangingIssuer) Issue(ctx context.Context, _ *x509.CertificateRequest) (*ce
 	return nil, ctx.Err()
 }
 
-// A siege is a server with a healthy host a.test, which has a certificate, and pending hosts that wait for a hanging CA.
+// A siege is a server with a healthy host a.test, which has a certificate, and
+// pending hosts that wait for a hanging CA.
 type siege struct {
 	router *hostproxy.Router
 	roots  *x509.CertPool
@@ -106,7 +107,8 @@ func TestAWaitForACertificateEndsWithTheHandshakeTimeout(t *testing.T) {
 	s := besiege(t, func(s *hostproxy.Server) { s.HandshakeTimeout = patient }, "slow.example.com")
 	stills := proxytest.WatchStandstills(t)
 	err := io.EOF
-	for before := stills.Total(); errors.Is(err, io.EOF); before = stills.Total() { // again if the machine stood still before the wait
+	// again if the machine stood still before the wait
+	for before := stills.Total(); errors.Is(err, io.EOF); before = stills.Total() {
 		_, err = tls.DialWithDialer(&net.Dialer{Timeout: proxytest.Patience}, "tcp", s.addr, &tls.Config{ServerName: "slow.example.com"})
 		if stills.Total()-before < patient/2 {
 			break

@@ -22,8 +22,8 @@ type bodyFeed struct {
 	size, piece int // bytes in all, and every fifth of a second
 }
 
-// send writes the body to w, and returns how long that took, or how long it was until it failed. It makes up for the time that the
-// machine stood still.
+// send writes the body to w, and returns how long that took, or how long it was
+// until it failed. It makes up for the time that the machine stood still.
 func (b bodyFeed) send(w io.Writer) time.Duration {
 	const pace = 200 * time.Millisecond
 	start := time.Now()
@@ -40,7 +40,8 @@ func (b bodyFeed) send(w io.Writer) time.Duration {
 	return time.Since(start)
 }
 
-// talker answers /talk before it has read the body, and everything else behind it.
+// talker answers /talk before it has read the body, and everything else behind
+// it.
 func talker(w http.ResponseWriter, q *http.Request) {
 	if q.URL.Path == "/talk" {
 		rc := http.NewResponseController(w)
@@ -52,7 +53,8 @@ func talker(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprintf(w, "%d", n)
 }
 
-// upload sends a request with the body over a new connection to s, and returns all that is answered.
+// upload sends a request with the body over a new connection to s, and returns
+// all that is answered.
 func (s *site) upload(path string, b bodyFeed) (string, error) {
 	nc, err := net.Dial("tcp", s.addr)
 	if err != nil {
@@ -77,8 +79,9 @@ func (s *site) upload(path string, b bodyFeed) (string, error) {
 	return string(all), err
 }
 
-// A client whose body is too slow gets 408, in every lane. A body that is slow but moves is read on, and so is one
-// whose response has begun, or a gRPC stream.
+// A client whose body is too slow gets 408, in every lane. A body that is slow
+// but moves is read on, and so is one whose response has begun, or a gRPC
+// stream.
 func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))

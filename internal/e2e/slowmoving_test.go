@@ -23,7 +23,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A crawl is how slowly one end of a body moves: a piece at each tick, for several times IdleTimeout.
+// A crawl is how slowly one end of a body moves: a piece at each tick, for
+// several times IdleTimeout.
 const (
 	crawlIdle  = 4 * time.Second
 	crawlTick  = 40 * time.Millisecond
@@ -59,7 +60,8 @@ func crawlRead(r io.Reader) error {
 	return nil
 }
 
-// steady gives a socket a small receive buffer that does not grow: it makes room in small steps, and drops nothing.
+// steady gives a socket a small receive buffer that does not grow: it makes
+// room in small steps, and drops nothing.
 func steady(_, _ string, c syscall.RawConn) (err error) {
 	return errors.Join(c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 64<<10) }), err)
 }
@@ -75,7 +77,8 @@ func (s *site) crawlDial() (nc net.Conn, err error) {
 	return nc, nc.SetDeadline(time.Now().Add(time.Minute))
 }
 
-// slowTarget is a target whose own end crawls: /trickle and /chunks are answered slowly, the body to /taken is read slowly.
+// slowTarget is a target whose own end crawls: /trickle and /chunks are
+// answered slowly, the body to /taken is read slowly.
 func slowTarget(w http.ResponseWriter, q *http.Request) {
 	switch q.URL.Path {
 	case "/trickle":
@@ -119,7 +122,8 @@ func (s *site) crawlGet(path string, read func(io.Reader) error) error {
 	return read(res.Body)
 }
 
-// crawlPost sends a body as fast as the target takes it, and returns the answer.
+// crawlPost sends a body as fast as the target takes it, and returns the
+// answer.
 func (s *site) crawlPost(framing string) (string, error) {
 	nc, err := s.crawlDial()
 	if err != nil {
@@ -142,8 +146,9 @@ func (s *site) crawlPost(framing string) (string, error) {
 	return string(answer), err
 }
 
-// IdleTimeout ends what does not move. What moves slowly goes on, however little of it comes in that time: from the target, to the
-// client, and from the client to the target.
+// IdleTimeout ends what does not move. What moves slowly goes on, however
+// little of it comes in that time: from the target, to the client, and from the
+// client to the target.
 func TestASlowBodyThatMovesIsNotCutOff(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	ln, err := (&net.ListenConfig{Control: steady}).Listen(t.Context(), "tcp", "127.0.0.1:0")

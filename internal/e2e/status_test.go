@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// The status of a Router that serves for real shows what its certificates and its targets have done.
+// The status of a Router that serves for real shows what its certificates and
+// its targets have done.
 func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
 	for _, lane := range []string{"fast", "handler"} {
 		t.Run(lane, func(t *testing.T) {
@@ -66,7 +67,8 @@ func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
 			require.Contains(t, ws.Head(), " 101 ")
 
 			var p status.Page
-			proxytest.Eventually(t, "the failures and the stream", func() bool { // they are counted when the client has its answer
+			// they are counted when the client has its answer
+			proxytest.Eventually(t, "the failures and the stream", func() bool {
 				p = status.Page{}
 				a := dial("status.test").Do("GET /?format=json HTTP/1.1\r\nHost: status.test\r\n\r\n")
 				require.Equal(t, 200, a.StatusCode)

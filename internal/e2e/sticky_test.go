@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// stickily asks with the cookie, and returns who answered and the value of the cookie that was set, "" for none.
+// stickily asks with the cookie, and returns who answered and the value of the
+// cookie that was set, "" for none.
 func stickily(c *proxytest.Client, cookie string) (who, set string) {
 	rest := "\r\n"
 	if cookie != "" {
@@ -27,7 +28,8 @@ func stickily(c *proxytest.Client, cookie string) (who, set string) {
 	return string(a.Content), set
 }
 
-// sticky returns what builds an upstream whose clients go round and come back by a cookie of that key.
+// sticky returns what builds an upstream whose clients go round and come back
+// by a cookie of that key.
 func sticky(key string, addrs ...string) func() *hostproxy.Upstream {
 	return func() *hostproxy.Upstream {
 		u := hostproxy.To(addrs...)

@@ -22,7 +22,8 @@ const (
 	switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
 
-// echoes accepts an upgrade, then sends back what comes until the client's end, and ends too.
+// echoes accepts an upgrade, then sends back what comes until the client's end,
+// and ends too.
 func echoes(c *proxytest.BackendConn) {
 	if _, err := c.ReadHead(); err != nil || c.Send(switched) != nil {
 		return
@@ -100,7 +101,8 @@ func TestASlowSizedBodyFromAnH2CTargetReachesTheClientAsItComes(t *testing.T) {
 	}, func(s *site) { s.upstream = hostproxy.To("h2c://" + backend.Addr()) })
 }
 
-// An h2c target cannot be asked for an upgrade. That is no failure of its, which a client could make it pay for.
+// An h2c target cannot be asked for an upgrade. That is no failure of its,
+// which a client could make it pay for.
 func TestAnUpgradeIsNotAskedOfAnH2CTarget(t *testing.T) {
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		assert.Empty(t, q.Header.Get("Upgrade"))
@@ -253,7 +255,8 @@ func TestEitherSidesEndEndsTheTunnel(t *testing.T) {
 }
 
 func TestAnUpgradeThatIsRefusedStaysHTTP(t *testing.T) {
-	// CVE-2026-2833, CVE-2024-23326: what follows an Upgrade is a request until there was a 101.
+	// CVE-2026-2833, CVE-2024-23326: what follows an Upgrade is a request until
+	// there was a 101.
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(upgrade + "GET /second HTTP/1.1\r\nHost: nowhere.test\r\n\r\n")
@@ -471,10 +474,12 @@ func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
 	})
 }
 
-// A recorder is a ResponseWriter as middleware writes it that does not know of Unwrap.
+// A recorder is a ResponseWriter as middleware writes it that does not know of
+// Unwrap.
 type recorder struct{ http.ResponseWriter }
 
-// Middleware that hides the connection makes upgrades impossible. That is no fault of the client's.
+// Middleware that hides the connection makes upgrades impossible. That is no
+// fault of the client's.
 func TestMiddlewareWithoutUnwrapIsBlamedForAnUpgradeThatFails(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err == nil {

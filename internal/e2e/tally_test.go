@@ -10,7 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tally counts what all clients of a server have written to their sockets, and what the server has read from its own.
+// A tally counts what all clients of a server have written to their sockets,
+// and what the server has read from its own.
 type tally struct{ sent, read atomic.Int64 }
 
 // await waits until the server has read all that was sent.

@@ -24,8 +24,10 @@ func (p *h2) connectTo(protocol string) error {
 	return p.ask(1, false, pairs...)
 }
 
-// CVE-2026-71324 and forwarding.md, Framing: CONNECT is refused, plain and extended, but for the protocols that may be upgraded to; and
-// what the upstream has not switched to is not a tunnel (CVE-2024-23326), which 2xx would say it is (RFC 8441, 5).
+// CVE-2026-71324 and forwarding.md, Framing: CONNECT is refused, plain and
+// extended, but for the protocols that may be upgraded to; and what the
+// upstream has not switched to is not a tunnel (CVE-2024-23326), which 2xx
+// would say it is (RFC 8441, 5).
 func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
 	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n"
 	for _, tt := range []struct{ about, protocol, answer, outcome string }{

@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// threats.md, response splitting: an upstream's control bytes make no line of ours.
+// threats.md, response splitting: an upstream's control bytes make no line of
+// ours.
 func TestAnUpstreamCannotSplitTheResponse(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, answer string }{
@@ -48,7 +49,8 @@ func TestAnUpstreamCannotSplitTheResponse(t *testing.T) {
 	}
 }
 
-// The same in a trailer comes too late for a 502 when the response has begun: the client is cut off.
+// The same in a trailer comes too late for a 502 when the response has begun:
+// the client is cut off.
 func TestAnUpstreamCannotSplitTrailers(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{"X-A: a\rX-Evil: 1\r\n", "X-A: a\nX-Evil: 1\r\n", "X-A: \x00\r\n", "X A: 1\r\n", " X-A: 1\r\n"} {
@@ -155,7 +157,8 @@ func TestHandlersAroundUsMayChangeTheTarget(t *testing.T) {
 	}
 }
 
-// A target that only net/http lets through is the client's fault, and no strike against the backend.
+// A target that only net/http lets through is the client's fault, and no strike
+// against the backend.
 func TestATargetBeyondASCIIIsRefused(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for i, target := range []string{"/caf\xc3\xa9", "/\xff", "/?q=\xc3\xa9"} {

@@ -14,7 +14,8 @@ import (
 // flood is more than anybody needs and sockets hold.
 const flood = 64 << 20
 
-// pour sends part again and again, until the other end has had enough or a flood of it has gone out, and returns how much that was.
+// pour sends part again and again, until the other end has had enough or a
+// flood of it has gone out, and returns how much that was.
 func pour(c *proxytest.Conn, part string) (sent int) {
 	block := strings.Repeat(part, 1+(64<<10)/len(part))
 	for sent < flood && c.Send(block) == nil {
@@ -23,7 +24,8 @@ func pour(c *proxytest.Conn, part string) (sent int) {
 	return sent
 }
 
-// CVE-2021-31525, CVE-2023-24534, CVE-2025-58186, CVE-2021-40346: heads that cost more than they say.
+// CVE-2021-31525, CVE-2023-24534, CVE-2025-58186, CVE-2021-40346: heads that
+// cost more than they say.
 func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	for _, tt := range []struct{ about, fields string }{
 		{"10,000 header lines", strings.Repeat("a: b\r\n", 10_000)},
@@ -34,7 +36,8 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-				head := []byte("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n") // once: what a client copies would count
+				// once: what a client copies would count
+				head := []byte("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n")
 				grown := growth(func() {
 					for range 20 {
 						c := s.dial(t)
@@ -49,7 +52,8 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	}
 }
 
-// CVE-2023-39326 and its kin: whatever a client or an upstream may repeat has a bound.
+// CVE-2023-39326 and its kin: whatever a client or an upstream may repeat has a
+// bound.
 func TestAClientsFloodEnds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	post := "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"

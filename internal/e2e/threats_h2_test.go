@@ -19,7 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An h2 is a client that speaks HTTP/2 frame by frame and may break every rule. Frames that come are read in the background.
+// An h2 is a client that speaks HTTP/2 frame by frame and may break every rule.
+// Frames that come are read in the background.
 type h2 struct {
 	*http2.Framer
 	c      *proxytest.Conn
@@ -37,7 +38,8 @@ type heard struct {
 	code   http2.ErrCode
 }
 
-// plainH2 starts a fast lane over TLS whose target answers each request, and a client of it. There are no records.
+// plainH2 starts a fast lane over TLS whose target answers each request, and a
+// client of it. There are no records.
 func plainH2(t *testing.T) (*track, *h2) {
 	t.Helper()
 	k := newFast(t, shape{secure: true})
@@ -161,7 +163,8 @@ func (p *h2) told() bool {
 	}
 }
 
-// pour sends frames until the connection breaks, which it reports, or a few thousand, or when they have to end it a flood, have gone out.
+// pour sends frames until the connection breaks, which it reports, or a few
+// thousand, or when they have to end it a flood, have gone out.
 func (p *h2) pour(once func(p *h2, stream uint32) error, ends bool) (cut bool) {
 	var out bytes.Buffer
 	p.Framer = http2.NewFramer(&out, p.c.Conn)
@@ -184,7 +187,8 @@ func (p *h2) pour(once func(p *h2, stream uint32) error, ends bool) (cut bool) {
 
 var ordinary = []string{":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"}
 
-// What is well formed passes, and becomes HTTP/1.1. For what is not, see ownRefusals.
+// What is well formed passes, and becomes HTTP/1.1. For what is not, see
+// ownRefusals.
 func TestAWellFormedHTTP2RequestBecomesHTTP11(t *testing.T) {
 	k, p := plainH2(t)
 	require.NoError(t, p.ask(1, true, append(slices.Clone(ordinary), "cookie", "a=1", "cookie", "b=2", "x_forwarded_for", "1.1.1.1", "x-forwarded-for", "1.1.1.1", "te", "trailers", "via", "1.0 x")...))
@@ -232,8 +236,9 @@ func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
 	}
 }
 
-// CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets, or has reset, what it asked for does not make the
-// proxy ask the backend for more at a time than the client may; a header block without end is cut off.
+// CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets,
+// or has reset, what it asked for does not make the proxy ask the backend for
+// more at a time than the client may; a header block without end is cut off.
 func TestHTTP2FloodsAreBounded(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -307,13 +312,15 @@ func TestHTTP2FloodsAreBounded(t *testing.T) {
 	}
 }
 
-// forwarding.md, Abuse: unfinished header blocks and streams without a window end by themselves.
+// forwarding.md, Abuse: unfinished header blocks and streams without a window
+// end by themselves.
 func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 	t.Parallel()
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	t.Run("an unfinished header block", func(t *testing.T) {
 		k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.IdleTimeout = 4 * moment }})
-		for took := time.Duration(0); took == 0 || took > 2*moment; { // or the connection may have ended before the block came
+		// or the connection may have ended before the block came
+		for took := time.Duration(0); took == 0 || took > 2*moment; {
 			began := time.Now()
 			p := newH2(t, k)
 			wrote := p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields(ordinary...)})
@@ -372,7 +379,8 @@ func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
 	assert.Equal(t, "1", q.Trailer.Get("X-Sum"))
 }
 
-// RFC 9110, 6.5: trailers need chunks in HTTP/1.1. In HTTP/2 they can also follow a body of known length.
+// RFC 9110, 6.5: trailers need chunks in HTTP/1.1. In HTTP/2 they can also
+// follow a body of known length.
 func TestTrailersThatAreAnnouncedCrossFromHTTP2BehindALength(t *testing.T) {
 	k, p := plainH2(t)
 	for i, tt := range []struct {

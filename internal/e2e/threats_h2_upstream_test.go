@@ -17,7 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An h2Upstream is one connection of an upstream that speaks HTTP/2 frame by frame and may break every rule.
+// An h2Upstream is one connection of an upstream that speaks HTTP/2 frame by
+// frame and may break every rule.
 type h2Upstream struct {
 	*http2.Framer
 	c     *proxytest.BackendConn
@@ -25,7 +26,8 @@ type h2Upstream struct {
 	enc   *hpack.Encoder
 }
 
-// speakH2 returns a script that says hello and calls answer for each request, with its stream, when its head has come.
+// speakH2 returns a script that says hello and calls answer for each request,
+// with its stream, when its head has come.
 func speakH2(answer func(u *h2Upstream, q *http2.MetaHeadersFrame)) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		if hello, err := c.ReadString(len(http2.ClientPreface)); err != nil || hello != http2.ClientPreface {
@@ -100,7 +102,8 @@ func TestInterimResponsesWithoutEndOverHTTP2AreBounded(t *testing.T) {
 	}, overH2C)
 }
 
-// threats.md, response splitting: what HTTP/1.1 would read as lines is no field of HTTP/2 (RFC 9113, 8.2.1).
+// threats.md, response splitting: what HTTP/1.1 would read as lines is no field
+// of HTTP/2 (RFC 9113, 8.2.1).
 func TestAnHTTP2UpstreamCannotSplitTheResponse(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, name, value string }{
@@ -162,7 +165,8 @@ func TestFramingNamesInTrailersOfHTTP2AreDropped(t *testing.T) {
 	}, overH2C)
 }
 
-// A proxy that asks for gzip on its own account would have to take it off again, and its target cost more than its client.
+// A proxy that asks for gzip on its own account would have to take it off
+// again, and its target cost more than its client.
 func TestNobodyIsAskedForACodingThatTheClientDidNotName(t *testing.T) {
 	var coded bytes.Buffer
 	z := gzip.NewWriter(&coded)
@@ -189,8 +193,9 @@ func TestNobodyIsAskedForACodingThatTheClientDidNotName(t *testing.T) {
 	})
 }
 
-// CVE-2026-33814: a body in frames of no size is sent for ever. The settings come in the middle of a connection's life, and have
-// arrived before the body is sent.
+// CVE-2026-33814: a body in frames of no size is sent for ever. The settings
+// come in the middle of a connection's life, and have arrived before the body
+// is sent.
 func TestAnHTTP2UpstreamThatTakesFramesOfNoSizeIs502(t *testing.T) {
 	asked := make(chan struct{}, 64)
 	script := speakH2(func(u *h2Upstream, q *http2.MetaHeadersFrame) {

@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// shattered returns the first n bytes of a ClientHello's message, each in a record of its own.
+// shattered returns the first n bytes of a ClientHello's message, each in a
+// record of its own.
 func shattered(hello []byte, n int) (records [][]byte) {
 	for _, b := range hello[5:][:n] {
 		records = append(records, []byte{hello[0], hello[1], hello[2], 0, 1, b})
@@ -28,7 +29,8 @@ func shattered(hello []byte, n int) (records [][]byte) {
 	return records
 }
 
-// CVE-2026-22045 and slowloris where there are Passthrough routes: looking for the server name takes no longer than a handshake may.
+// CVE-2026-22045 and slowloris where there are Passthrough routes: looking for
+// the server name takes no longer than a handshake may.
 func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	target := proxytest.NewBackend(t, proxytest.Reply(ok))
@@ -55,7 +57,8 @@ func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 			t.Run(sni+" "+about, func(t *testing.T) {
 				t.Parallel()
 				c := proxytest.Dial(t, k.addr)
-				_ = c.SetDeadline(time.Now().Add(proxytest.Patience / 3)) // before the default limit
+				// before the default limit
+				_ = c.SetDeadline(time.Now().Add(proxytest.Patience / 3))
 				if about == "byte by byte, for ever" {
 					slowly := ""
 					for _, p := range parts {
@@ -88,8 +91,8 @@ func (i *refusingIssuer) Issue(_ context.Context, csr *x509.CertificateRequest) 
 	return nil, errors.New("not today")
 }
 
-// CVE-2024-12224 and its kin: an xn-- label that decodes to what needs none is another spelling of a host, for which nobody
-// is to get a certificate.
+// CVE-2024-12224 and its kin: an xn-- label that decodes to what needs none is
+// another spelling of a host, for which nobody is to get a certificate.
 func TestAnEncodedSpellingOfAPlainNameGetsNoCertificate(t *testing.T) {
 	issuer := new(refusingIssuer)
 	var mu sync.Mutex
@@ -128,8 +131,8 @@ func TestAnEncodedSpellingOfAPlainNameGetsNoCertificate(t *testing.T) {
 	assert.Equal(t, only, issuer.asked, "names that the issuer was asked for")
 }
 
-// A client that agrees on HTTP/2 and does not begin is cut off: net/http gives it ten seconds for the preface, and two for the
-// settings behind it.
+// A client that agrees on HTTP/2 and does not begin is cut off: net/http gives
+// it ten seconds for the preface, and two for the settings behind it.
 func TestAnHTTP2ClientThatDoesNotBeginIsCutOff(t *testing.T) {
 	t.Parallel()
 	k := newFast(t, shape{secure: true})

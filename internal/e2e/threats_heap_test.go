@@ -32,11 +32,12 @@ func held() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// growth returns by how much the heap grew, at most, while f ran and right behind it. It is of the whole process and so does
-// not fit parallel tests. What f leaves open counts.
+// growth returns by how much the heap grew, at most, while f ran and right
+// behind it. It is of the whole process and so does not fit parallel tests.
+// What f leaves open counts.
 //
-// What is allocated during a collection lives through it, garbage or not: f's own, too. Collections come often here, so that
-// this is little.
+// What is allocated during a collection lives through it, garbage or not: f's
+// own, too. Collections come often here, so that this is little.
 func growth(f func()) int64 {
 	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	before := held()
@@ -46,7 +47,8 @@ func growth(f func()) int64 {
 	watch.Go(func() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}} // at the end of the last collection
+		// at the end of the last collection
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		for {
 			select {
 			case <-tick.C:
@@ -75,7 +77,8 @@ func (p *h2) write(stream uint32, block []byte) error {
 	return err
 }
 
-// CVE-2016-6581, CVE-2023-45288 and their kin: lists of fields that cost more than they say are refused, and are not built first.
+// CVE-2016-6581, CVE-2023-45288 and their kin: lists of fields that cost more
+// than they say are refused, and are not built first.
 func TestHeaderListsThatAreTooMuchAreNotBuilt(t *testing.T) {
 	for _, tt := range []struct {
 		about string
@@ -84,7 +87,8 @@ func TestHeaderListsThatAreTooMuchAreNotBuilt(t *testing.T) {
 	}{
 		{"one big field, 12,000 times", func(p *h2) []byte {
 			b := p.fields(append(ordinary, "x-bomb", strings.Repeat("v", 3900))...)
-			return append(b, bytes.Repeat([]byte{0x80 | 62}, 12_000)...) // the newest entry of the dynamic table: 46 MB
+			// the newest entry of the dynamic table: 46 MB
+			return append(b, bytes.Repeat([]byte{0x80 | 62}, 12_000)...)
 		}, 100},
 		{"10,000 fields", func(p *h2) []byte {
 			pairs := append([]string(nil), ordinary...)
@@ -171,7 +175,8 @@ func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
 	}
 }
 
-// CVE-2019-9512, -9513, -9515, -9518: a client that sends many cheap frames and reads no answer is cut off.
+// CVE-2019-9512, -9513, -9515, -9518: a client that sends many cheap frames and
+// reads no answer is cut off.
 func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 	const frames = 200_000
 	tests := []struct {
@@ -199,7 +204,8 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 		}},
 		{"window updates", func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
 	}
-	for some := range slices.Chunk(tests, 3) { // at once: most of the time a server waits for its last word to be taken
+	// at once: most of the time a server waits for its last word to be taken
+	for some := range slices.Chunk(tests, 3) {
 		tracks, clients := make([]*track, len(some)), make([]*h2, len(some))
 		for i := range some {
 			k, g := newDammed(t, shape{secure: true})
@@ -227,8 +233,9 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 	}
 }
 
-// drown sends that many frames, or until the connection is cut, which it reports, and reads nothing. The server has read the
-// frames when drown returns.
+// drown sends that many frames, or until the connection is cut, which it
+// reports, and reads nothing. The server has read the frames when drown
+// returns.
 func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uint32) error) (cut bool) {
 	t.Helper()
 	var out bytes.Buffer
@@ -284,8 +291,8 @@ func TestHeadsOfManyFieldsHoldLittle(t *testing.T) {
 	}
 }
 
-// A dam is the server's end of a connection. When it is shut, the client takes nothing more: its buffers are full, without the
-// kernel's help.
+// A dam is the server's end of a connection. When it is shut, the client takes
+// nothing more: its buffers are full, without the kernel's help.
 type dam struct {
 	net.Conn
 	read *atomic.Int64

@@ -20,8 +20,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A realmRig is a Server, fast lane and all, some of whose hosts ask for a client's certificate. The backend behind those is
-// not the one behind the others.
+// A realmRig is a Server, fast lane and all, some of whose hosts ask for a
+// client's certificate. The backend behind those is not the one behind the
+// others.
 type realmRig struct {
 	addr            string
 	roots           *x509.CertPool
@@ -29,7 +30,8 @@ type realmRig struct {
 	secret, outside *proxytest.Backend
 }
 
-// newRealmRig starts one. auth says how hosts ask, given the CA of clients; those it names are of the secret backend.
+// newRealmRig starts one. auth says how hosts ask, given the CA of clients;
+// those it names are of the secret backend.
 func newRealmRig(t *testing.T, auth func(*x509.CertPool) map[string]hostproxy.HostTLS, change func(*hostproxy.Router), open ...string) *realmRig {
 	t.Helper()
 	g := &realmRig{secret: proxytest.NewBackend(t, proxytest.Reply(ok)), outside: proxytest.NewBackend(t, proxytest.Reply(ok))}
@@ -61,8 +63,9 @@ func (g *realmRig) dial(t *testing.T, sni string, certs ...tls.Certificate) *pro
 	})
 }
 
-// CVE-2022-23632, CVE-2022-46153, CVE-2020-9321 in the fast lane, which looks routes up by itself: a connection that was opened for
-// one host brings nobody to another that asks for a certificate, however its name is written.
+// CVE-2022-23632, CVE-2022-46153, CVE-2020-9321 in the fast lane, which looks
+// routes up by itself: a connection that was opened for one host brings nobody
+// to another that asks for a certificate, however its name is written.
 func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
 		more := cas.Clone() // equal settings would be one realm
@@ -124,7 +127,8 @@ func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 	assert.Len(t, g.secret.Requests(), 2)
 }
 
-// Connections to one address that were opened with one certificate of ours carry no requests that are to come with another.
+// Connections to one address that were opened with one certificate of ours
+// carry no requests that are to come with another.
 func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
 	t.Parallel()
 	backend := newIdentifier(t)
@@ -175,7 +179,8 @@ func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
 	assert.Less(t, backend.conns, 8*4*2*4, "connections were kept, or this test shows nothing")
 }
 
-// An identifier is a backend that asks for a certificate and answers with the protocol and the name in it.
+// An identifier is a backend that asks for a certificate and answers with the
+// protocol and the name in it.
 type identifier struct {
 	*httptest.Server
 	roots *x509.CertPool
@@ -206,8 +211,9 @@ func newIdentifier(t *testing.T) *identifier {
 	return b
 }
 
-// HTTP/1.0 without Host is served by the routes for any host, and a URL in the request line by those for its host: neither is
-// a way around what these ask of clients.
+// HTTP/1.0 without Host is served by the routes for any host, and a URL in the
+// request line by those for its host: neither is a way around what these ask of
+// clients.
 func TestARequestWithoutHostDoesNotSkipClientAuthentication(t *testing.T) {
 	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
 		return map[string]hostproxy.HostTLS{"*": {ClientAuth: &hostproxy.ClientAuth{CAs: cas}}}

@@ -15,8 +15,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// forwarding.md, Failures: a retry after a write is for idempotent requests only. The backend answers one request of its first
-// connection, then reads another and closes: who can tell whether that one was carried out?
+// forwarding.md, Failures: a retry after a write is for idempotent requests
+// only. The backend answers one request of its first connection, then reads
+// another and closes: who can tell whether that one was carried out?
 func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 	t.Parallel()
 	script := func(c *proxytest.BackendConn) {
@@ -43,7 +44,9 @@ func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			overEachLane(t, script, func(t *testing.T, s *site) {
-				c := s.dial(t) // on one connection the second request comes when the target's has been put back
+				// on one connection the second request comes when the target's
+				// has been put back
+				c := s.dial(t)
 				require.Equal(t, 200, c.Do(get).StatusCode)
 				p := c.Do(tt.raw)
 				assert.Equal(t, map[int]int{1: 502, 2: 200}[tt.sent], p.StatusCode)
@@ -54,7 +57,8 @@ func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 	}
 }
 
-// Nothing is lost on a kept connection that was closed in the meantime, whatever the request: nothing was written to it.
+// Nothing is lost on a kept connection that was closed in the meantime,
+// whatever the request: nothing was written to it.
 func TestAStaleConnectionCostsNoRequest(t *testing.T) {
 	for _, tt := range []struct{ about, raw string }{
 		{"GET", get},
@@ -83,8 +87,9 @@ func TestAStaleConnectionCostsNoRequest(t *testing.T) {
 	}
 }
 
-// forwarding.md, Framing: a connection is reused only after its request was consumed to the end. The rest of the body
-// holds another request, for a proxy that loses count on either side.
+// forwarding.md, Framing: a connection is reused only after its request was
+// consumed to the end. The rest of the body holds another request, for a proxy
+// that loses count on either side.
 func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 	t.Parallel()
 	hidden := strings.Repeat(smuggled, 200_000/len(smuggled))
@@ -124,7 +129,8 @@ func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 	}
 }
 
-// What an upstream sends behind an answer that has no body answers nobody else's request.
+// What an upstream sends behind an answer that has no body answers nobody
+// else's request.
 func TestBytesBehindABodilessAnswerPoisonNothing(t *testing.T) {
 	t.Parallel()
 	poison := "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
@@ -164,7 +170,8 @@ func TestBytesBehindABodilessAnswerPoisonNothing(t *testing.T) {
 	}
 }
 
-// threats.md, ambiguous pooled reuse: two upstreams at one address with two identities never share a connection.
+// threats.md, ambiguous pooled reuse: two upstreams at one address with two
+// identities never share a connection.
 func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 	names := make(chan string, 64)
 	backend, roots := proxytest.NewTLSServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -173,7 +180,8 @@ func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 	var r hostproxy.Router
 	for _, host := range []string{"a.test", "b.test"} {
 		u := hostproxy.To("https://" + backend.Addr())
-		u.TLS = &tls.Config{RootCAs: roots, ServerName: host, InsecureSkipVerify: true} // for any name: which one is asked for counts
+		// for any name: which one is asked for counts
+		u.TLS = &tls.Config{RootCAs: roots, ServerName: host, InsecureSkipVerify: true}
 		r.Handle(host, u)
 	}
 	addr := proxytest.StartPlain(t, &hostproxy.Server{Router: &r}).Plain
@@ -187,7 +195,8 @@ func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 	}
 }
 
-// CVE-2020-15586, CVE-2021-36221: races and panics on bodies that are given up while an answer comes.
+// CVE-2020-15586, CVE-2021-36221: races and panics on bodies that are given up
+// while an answer comes.
 func TestClientsThatLeaveInTheMiddleRaceWithNothing(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {

@@ -26,7 +26,8 @@ func (k *track) connect(t testing.TB) *proxytest.Conn {
 	return c
 }
 
-// drip sends s byte by byte, one each tenth of a moment, until that fails or the test ends.
+// drip sends s byte by byte, one each tenth of a moment, until that fails or
+// the test ends.
 func drip(t testing.TB, c *proxytest.Conn, s string) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
@@ -48,7 +49,8 @@ func drip(t testing.TB, c *proxytest.Conn, s string) {
 	t.Cleanup(func() { close(done); <-ended })
 }
 
-// threats.md: slowloris. A head has a time from its first byte on, however steadily it moves.
+// threats.md: slowloris. A head has a time from its first byte on, however
+// steadily it moves.
 func TestSlowlorisIsCutOff(t *testing.T) {
 	endless := "GET / HTTP/1.1\r\nHost: a.test\r\nX: " + strings.Repeat("x", 1000)
 	tune := func(s *hostproxy.Server) { s.ReadHeaderTimeout = patient }
@@ -80,7 +82,8 @@ func TestSlowlorisIsCutOff(t *testing.T) {
 	})
 }
 
-// narrow keeps the client's socket from holding more than about size that is not read.
+// narrow keeps the client's socket from holding more than about size that is
+// not read.
 func (k *track) narrow(t testing.TB, c *proxytest.Conn, size int) {
 	t.Helper()
 	nc := c.Conn
@@ -118,7 +121,8 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	})
 }
 
-// threats.md: slow body; CVE-2024-28869, GET with Content-Length and no body hangs for ever.
+// threats.md: slow body; CVE-2024-28869, GET with Content-Length and no body
+// hangs for ever.
 func TestABodyThatDoesNotComeEnds(t *testing.T) {
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	tests := []struct{ about, raw string }{
@@ -149,7 +153,8 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 	})
 }
 
-// A target may stop in the middle of its answer: the client is cut off after IdleTimeout, and it is the target's fault.
+// A target may stop in the middle of its answer: the client is cut off after
+// IdleTimeout, and it is the target's fault.
 func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, head := range []string{"Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"} {
@@ -187,8 +192,9 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 	}, func(s *site) { s.upstream.IdleTimeout = patient })
 }
 
-// moving is a tunnel on which bytes have moved for longer than it may be idle. Where the
-// machine stood still for nearly as long, it is another one: how many there were is told.
+// moving is a tunnel on which bytes have moved for longer than it may be idle.
+// Where the machine stood still for nearly as long, it is another one: how many
+// there were is told.
 func moving(t *testing.T, s *site) (c *proxytest.Client, tunnels int) {
 	stills := proxytest.WatchStandstills(t)
 	for tunnels = 1; ; tunnels++ {
@@ -222,7 +228,8 @@ func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 		conns := make([]*proxytest.Conn, len(methods))
 		for i, method := range methods {
 			conns[i] = k.connect(t)
-			_ = conns[i].SetDeadline(time.Now().Add(4 * proxytest.Patience)) // so much takes its time on a busy machine
+			// so much takes its time on a busy machine
+			_ = conns[i].SetDeadline(time.Now().Add(4 * proxytest.Patience))
 			go func() {
 				_ = conns[i].Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20)))
 			}()
@@ -236,7 +243,8 @@ func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	})
 }
 
-// threats.md: slow read. A client that takes nothing holds neither itself nor the backend.
+// threats.md: slow read. A client that takes nothing holds neither itself nor
+// the backend.
 func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<19) // more than sockets hold
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
@@ -290,7 +298,8 @@ func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	})
 }
 
-// readSlowly asks for size bytes and reads them piece by piece. It returns how many it got.
+// readSlowly asks for size bytes and reads them piece by piece. It returns how
+// many it got.
 func (k *track) readSlowly(t *testing.T, size int) (got int, err error) {
 	c := k.connect(t)
 	k.narrow(t, c, 256<<10)

@@ -12,8 +12,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Expect desyncs (HTTP/1.1 must die), CVE-2024-24791: the upstream answers at once and for good, and takes whatever comes
-// behind a head for the next request, or for the body. The client sends its body all the same.
+// Expect desyncs (HTTP/1.1 must die), CVE-2024-24791: the upstream answers at
+// once and for good, and takes whatever comes behind a head for the next
+// request, or for the body. The client sends its body all the same.
 func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
 	t.Parallel()
 	const expect = "Expect: 100-continue\r\n"
@@ -46,7 +47,9 @@ func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
 				overEachLane(t, script, func(t *testing.T, s *site) {
 					head := tt.method + " /first HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "Content-Length: " + itoa(len(smuggled)) + "\r\n\r\n"
 					s.sendDespite(t, head, false)
-					if !strings.HasPrefix(tt.fields, "Expect:\r\n") { // net/http sees no expectation there, and waits for the body
+					// net/http sees no expectation there, and waits for the
+					// body
+					if !strings.HasPrefix(tt.fields, "Expect:\r\n") {
 						s.sendDespite(t, head, true)
 					}
 				})
@@ -58,7 +61,8 @@ func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
 	}
 }
 
-// sendDespite sends a head with a request as its body, which comes late if it comes behind the answer, and then another request.
+// sendDespite sends a head with a request as its body, which comes late if it
+// comes behind the answer, and then another request.
 func (s *site) sendDespite(t *testing.T, head string, late bool) {
 	t.Helper()
 	method, _, _ := strings.Cut(head, " ")
@@ -85,8 +89,8 @@ func (s *site) sendDespite(t *testing.T, head string, late bool) {
 	assert.Equal(t, "ok", string(s.dial(t).Do(get).Content), "others are served as before")
 }
 
-// RFC 9112, 3.2.2: where a target's authority and Host disagree, the authority counts for everybody: the route, the backend and what the
-// backend is told.
+// RFC 9112, 3.2.2: where a target's authority and Host disagree, the authority
+// counts for everybody: the route, the backend and what the backend is told.
 func TestTheAuthorityIsOneForEverybody(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, first, method string }{
@@ -167,8 +171,9 @@ func TestTheAuthorityIsOneForEverybodyOverHTTP2(t *testing.T) {
 	}
 }
 
-// A request of HTTP/1.0 has no body unless it has a length (RFC 9112, 6.3), but not everybody knows (RFC 1945, 8.3): what
-// comes behind the head is nobody's request.
+// A request of HTTP/1.0 has no body unless it has a length (RFC 9112, 6.3), but
+// not everybody knows (RFC 1945, 8.3): what comes behind the head is nobody's
+// request.
 func TestBytesBehindAnHTTP10HeadAreNoRequest(t *testing.T) {
 	t.Parallel()
 	const kept = "Connection: keep-alive\r\n"

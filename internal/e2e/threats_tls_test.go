@@ -22,8 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A writer13 writes TLS 1.3 records as a client, one key after the other (RFC 8446, 5 and 7): what crypto/tls does not let
-// a client write.
+// A writer13 writes TLS 1.3 records as a client, one key after the other (RFC
+// 8446, 5 and 7): what crypto/tls does not let a client write.
 type writer13 struct {
 	secret []byte
 	aead   cipher.AEAD
@@ -31,7 +31,8 @@ type writer13 struct {
 	seq    uint64
 }
 
-// newWriter13 goes on where a client is that has written nothing since its handshake. log is what its KeyLogWriter got.
+// newWriter13 goes on where a client is that has written nothing since its
+// handshake. log is what its KeyLogWriter got.
 func newWriter13(t testing.TB, log string) *writer13 {
 	t.Helper()
 	var label, random, secret string
@@ -100,7 +101,8 @@ func (k *track) handshake13(t *testing.T) (net.Conn, *writer13) {
 	return raw, newWriter13(t, log.String())
 }
 
-// The records of a writer13 are right: a request behind a few key updates is served.
+// The records of a writer13 are right: a request behind a few key updates is
+// served.
 func TestAFewKeyUpdatesAreNoThreat(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.mirror.answer.Store(&answer{raw: ok})
@@ -140,7 +142,8 @@ func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
 	}
 }
 
-// threats.md: CVE-2026-22045. A handshake for a challenge has no more time than any other.
+// threats.md: CVE-2026-22045. A handshake for a challenge has no more time than
+// any other.
 func TestAStalledChallengeHandshakeIsCutOff(t *testing.T) {
 	t.Parallel()
 	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.HandshakeTimeout = moment }})

@@ -19,7 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// panicking are settings towards a target whose hooks panic when that says so, by the name of the hook. Read-only.
+// panicking are settings towards a target whose hooks panic when that says so,
+// by the name of the hook. Read-only.
 var panicking = map[string]func(c *tls.Config, now func() bool){
 	"TLS.VerifyConnection": func(c *tls.Config, now func() bool) {
 		c.VerifyConnection = func(tls.ConnectionState) error {
@@ -57,7 +58,8 @@ func newAsking(t *testing.T, h http.Handler) (target string, roots *x509.CertPoo
 
 func always() bool { return true }
 
-// assertPanic checks what is known of an exchange that failed by a panic of the hook.
+// assertPanic checks what is known of an exchange that failed by a panic of the
+// hook.
 func assertPanic(t *testing.T, hook string, x hostproxy.Exchange) {
 	t.Helper()
 	assert.Equal(t, 500, x.Status)
@@ -114,7 +116,8 @@ func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
 				u.Policy, u.Hedge = hostproxy.FirstAvailable, 10*time.Millisecond
 				u.TLS = &tls.Config{InsecureSkipVerify: true}
 				u.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					if strings.HasSuffix(second, addr) { // on a busy machine the hedge may be the faster one
+					// on a busy machine the hedge may be the faster one
+					if strings.HasSuffix(second, addr) {
 						<-asked
 					}
 					return new(net.Dialer).DialContext(ctx, network, addr)
@@ -142,7 +145,8 @@ func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
 	}
 }
 
-// Checks, and requests that need HTTP/2, have their handshakes on goroutines of net/http's.
+// Checks, and requests that need HTTP/2, have their handshakes on goroutines of
+// net/http's.
 func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	old := proxytest.NewBackend(t, says("old"))

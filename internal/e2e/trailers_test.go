@@ -123,7 +123,8 @@ func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {
 	}
 }
 
-// Whoever is identified by a field must not be able to say in a trailer that they are somebody else.
+// Whoever is identified by a field must not be able to say in a trailer that
+// they are somebody else.
 func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
@@ -196,7 +197,8 @@ func TestAHandlerBehindAGuardSeesTheTrailers(t *testing.T) {
 	})
 }
 
-// The trailers of an answer that goes to the client in place of the target's go along.
+// The trailers of an answer that goes to the client in place of the target's go
+// along.
 func TestTrailersOfANoGoToTheClient(t *testing.T) {
 	no := proxytest.Reply("HTTP/1.1 403 Forbidden\r\nTrailer: X-Why\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("no", 9, "X-Why: 7"))
 	overJudges(t, proxytest.Reply(ok), no, asks, func(t *testing.T, s *site, _ *proxytest.Backend) {
@@ -206,7 +208,8 @@ func TestTrailersOfANoGoToTheClient(t *testing.T) {
 	})
 }
 
-// The edits are those of whoever edits the head: a canary's, where the request is diverted.
+// The edits are those of whoever edits the head: a canary's, where the request
+// is diverted.
 func TestTrailersOfADivertedRequestObeyTheCanary(t *testing.T) {
 	canary := proxytest.NewBackend(t, proxytest.Reply(ok))
 	head := "PUT / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n"

@@ -19,7 +19,8 @@ import (
 // An unreadBody is the end of a request whose body waits with it.
 type unreadBody struct{ name, rest string }
 
-// unread are the ends of requests whose body has not come when they are to wait, or not all of it. Read-only.
+// unread are the ends of requests whose body has not come when they are to
+// wait, or not all of it. Read-only.
 var unread = []unreadBody{
 	{"none of a body", "Content-Length: 5\r\n\r\n"},
 	{"more than is buffered", "Content-Length: 200000\r\n\r\n" + string(make([]byte, 100_000))},
@@ -27,7 +28,8 @@ var unread = []unreadBody{
 	{"100-continue", "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"},
 }
 
-// hangUp ends what c sends, as closing it does. To close it may send a reset, which would be easier to notice.
+// hangUp ends what c sends, as closing it does. To close it may send a reset,
+// which would be easier to notice.
 func hangUp(t *testing.T, c *proxytest.Client) {
 	t.Helper()
 	nc := c.Conn.Conn
@@ -38,7 +40,8 @@ func hangUp(t *testing.T, c *proxytest.Client) {
 	require.NoError(t, nc.(*net.TCPConn).CloseWrite())
 }
 
-// A client that leaves while its request waits is noticed, also behind a body that nobody has read yet.
+// A client that leaves while its request waits is noticed, also behind a body
+// that nobody has read yet.
 func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	if !seesBehind {
@@ -51,7 +54,8 @@ func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	})
 }
 
-// whileItWaits runs check on sites whose requests wait as soon as the target has one, or the upstream is paused.
+// whileItWaits runs check on sites whose requests wait as soon as the target
+// has one, or the upstream is paused.
 func whileItWaits(t *testing.T, check func(t *testing.T, s *site, queued bool)) {
 	t.Helper()
 	hold := func(c *proxytest.BackendConn) {
@@ -94,7 +98,8 @@ func leavesWaiting(t *testing.T, s *site, queued bool, bodies []unreadBody) {
 	assert.Len(t, s.backend.Requests(), before, "no target has heard of them")
 }
 
-// A client that resets its connection has left, as one that closes it has: its body is not a bad one.
+// A client that resets its connection has left, as one that closes it has: its
+// body is not a bad one.
 func TestAClientThatResetsItsConnectionInABodyIs499(t *testing.T) {
 	hold := func(c *proxytest.BackendConn) { c.Wait(nil) }
 	overLanesAtOnce(t, hold, func(t *testing.T, s *site) {

@@ -21,7 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A doorbell is a Limiter that lets everybody through, and says that a request has arrived at its upstream.
+// A doorbell is a Limiter that lets everybody through, and says that a request
+// has arrived at its upstream.
 type doorbell chan struct{}
 
 func (d doorbell) Allow(context.Context, netip.Addr) (hostproxy.Quota, error) {
@@ -42,7 +43,8 @@ func ringing(target string, change func(*hostproxy.Upstream)) (build, last func(
 	return build, func() *hostproxy.Upstream { return u }, d
 }
 
-// newH2C starts a target of HTTP/2 without TLS that answers with the protocol, and the body it got.
+// newH2C starts a target of HTTP/2 without TLS that answers with the protocol,
+// and the body it got.
 func newH2C(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -95,7 +97,8 @@ func TestAnExchangeIsHandedOverOnceAndWhole(t *testing.T) {
 	}
 }
 
-// handedOver sends a request of which the beginning has come when its upstream gets another target.
+// handedOver sends a request of which the beginning has come when its upstream
+// gets another target.
 func handedOver(t *testing.T, target string, arrived doorbell, raw, body string) {
 	t.Helper()
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -253,7 +256,8 @@ func TestARetryGoesToTheTargetsOfItsTime(t *testing.T) {
 	}
 }
 
-// A target that was replaced while it was chosen does not know of the request: it is done already.
+// A target that was replaced while it was chosen does not know of the request:
+// it is done already.
 func TestATargetThatRetiresWhileItIsChosenIsNotAsked(t *testing.T) {
 	old := proxytest.NewBackend(t, says("old"))
 	picked := 0
@@ -302,8 +306,8 @@ func (s *turnstile) turn() {
 	}
 }
 
-// storm has many clients ask at once, all of them held up by stile, while step is called again and again. It fails the test when
-// one of them fails.
+// storm has many clients ask at once, all of them held up by stile, while step
+// is called again and again. It fails the test when one of them fails.
 func storm(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange, stile *turnstile, step func(i int)) {
 	t.Helper()
 	var served, failed atomic.Int64
@@ -376,7 +380,8 @@ func TestAStormOfReplacesFailsNoRequestThatWaits(t *testing.T) {
 	}
 }
 
-// A request that waited until its server drained is answered all the same, also where only the handler lane can ask its targets now.
+// A request that waited until its server drained is answered all the same, also
+// where only the handler lane can ask its targets now.
 func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
 	target, arrived := newH2C(t), make(doorbell, 1)
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -401,7 +406,8 @@ func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
 	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
 
-// Where Discover finds the targets all of them may go while an attempt is under way: then its failure is the request's.
+// Where Discover finds the targets all of them may go while an attempt is under
+// way: then its failure is the request's.
 func TestARequestWhoseTargetsHaveAllGoneFails(t *testing.T) {
 	drop := make(chan struct{})
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {

@@ -20,11 +20,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A nap is a Wake whose hooks are counted, and held up by channels if there are any.
+// A nap is a Wake whose hooks are counted, and held up by channels if there are
+// any.
 type nap struct {
 	starts, stops atomic.Int64
-	start, stop   chan error // what each call waits for, and returns; nil means that it returns nil at once
-	stopping      chan struct{}
+	// what each call waits for, and returns; nil means that it returns nil at
+	// once
+	start, stop chan error
+	stopping    chan struct{}
 }
 
 func (n *nap) wake(idle time.Duration) *hostproxy.Wake {
@@ -59,7 +62,8 @@ func sleepState(t *testing.T, r *hostproxy.Router) string {
 	return ""
 }
 
-// Requests come before there is anything to connect to; one Start serves them all, each with its body.
+// Requests come before there is anything to connect to; one Start serves them
+// all, each with its body.
 func TestSleepingTargetsAreWakedOnceForAllRequests(t *testing.T) {
 	overEachLane(t, nil, func(t *testing.T, s *site) {
 		addr, release := proxytest.Reserve(t)
@@ -115,7 +119,8 @@ func waiting(r *hostproxy.Router) (n int) {
 	return n
 }
 
-// What is in flight keeps the targets awake, however long no byte moves: WebSockets, streams, uploads.
+// What is in flight keeps the targets awake, however long no byte moves:
+// WebSockets, streams, uploads.
 func TestWhatIsInFlightKeepsTheTargetsAwake(t *testing.T) {
 	t.Parallel()
 	const idle = 20 * time.Millisecond
@@ -281,7 +286,8 @@ func TestAServerThatDrainsServesThoseThatWait(t *testing.T) {
 	})
 }
 
-// Checks would find down what sleeps. They begin behind Start, except that StartDown needs them.
+// Checks would find down what sleeps. They begin behind Start, except that
+// StartDown needs them.
 func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
 	t.Parallel()
 	for _, startDown := range []bool{false, true} {
@@ -305,7 +311,8 @@ func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
 				assert.Equal(t, "served", string(c.Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").Content))
 				<-n.stopping
 				before := asked.Load()
-				never(t, "a check", func() bool { return asked.Load() > before+1 }) // one may have been on its way
+				// one may have been on its way
+				never(t, "a check", func() bool { return asked.Load() > before+1 })
 				n.stop <- nil
 			}
 			require.NoError(t, u.Drain(t.Context()))
@@ -386,7 +393,8 @@ func TestABadWakeIsRefused(t *testing.T) {
 	assert.NoError(t, r.Set("a.test", u))
 }
 
-// Streams of HTTP/2 wait for one Start too, and one that is reset waits no longer.
+// Streams of HTTP/2 wait for one Start too, and one that is reset waits no
+// longer.
 func TestStreamsWakeSleepingTargets(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		n := &nap{start: make(chan error)}
@@ -438,7 +446,8 @@ func TestDiscoveryFindsWhatAStartHasStarted(t *testing.T) {
 	})
 }
 
-// A Router that is served again, by one Server after the other or by two at once, has the same targets, awake or not.
+// A Router that is served again, by one Server after the other or by two at
+// once, has the same targets, awake or not.
 func TestTargetsSleepAndWakeOverSeveralServers(t *testing.T) {
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		if s.lane.secure {

@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// RFC 9112, 7.1.1: white space may come before and behind the semicolon and the equals sign of a chunk extension.
+// RFC 9112, 7.1.1: white space may come before and behind the semicolon and the
+// equals sign of a chunk extension.
 func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 	const chunks = "5 ; a=b\r\nhello\r\n1\t; c = \"d\" ;e\r\n!\r\n0 ;f\r\n\r\n"
 	t.Run("of a request", func(t *testing.T) {
@@ -44,7 +45,8 @@ func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 	})
 }
 
-// White space that no extension follows has no meaning. Servers that pad sizes with it are understood, clients are not.
+// White space that no extension follows has no meaning. Servers that pad sizes
+// with it are understood, clients are not.
 func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 	for _, body := range []string{"5 \r\nhello\r\n0\r\n\r\n", "5 a\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0 \r\n\r\n", "5 \n;a\r\nhello\r\n0\r\n\r\n"} {
 		t.Run(label(body), func(t *testing.T) {
@@ -59,7 +61,8 @@ func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 	}
 }
 
-// RFC 9112, 3: what is too long of a head says which part of it has to be shorter.
+// RFC 9112, 3: what is too long of a head says which part of it has to be
+// shorter.
 func TestATargetThatIsTooLongIs414AndFieldsThatAreAre431(t *testing.T) {
 	long := strings.Repeat("a", 20<<10)
 	for _, tt := range []struct{ raw, status string }{
@@ -113,7 +116,8 @@ func TestLaterMinorVersionsAreProcessedAsHTTP11(t *testing.T) {
 	}
 }
 
-// RFC 9112, 3.2: HTTP/1.0 has no Host. Who is asked then is whoever serves any host.
+// RFC 9112, 3.2: HTTP/1.0 has no Host. Who is asked then is whoever serves any
+// host.
 func TestHTTP10WithoutHostGoesToTheRouteForAnyHost(t *testing.T) {
 	const bare = "GET /x HTTP/1.0\r\n\r\n"
 	t.Run("without such a route it is refused", func(t *testing.T) {
@@ -183,7 +187,8 @@ func TestAnUnknownExpectationOfHTTP10IsIgnored(t *testing.T) {
 	assert.Empty(t, field(backend.Requests()[0].Raw, "Expect"))
 }
 
-// RFC 9110, 15.5.22: a 426 has to say which protocol it requires. Other responses, and clients of HTTP/1.0 and HTTP/2, have no Upgrade.
+// RFC 9110, 15.5.22: a 426 has to say which protocol it requires. Other
+// responses, and clients of HTTP/1.0 and HTTP/2, have no Upgrade.
 func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {
@@ -224,7 +229,8 @@ func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
 	})
 }
 
-// RFC 9110, 8.6: neither a 1xx nor a 204 has a Content-Length, whatever the target says.
+// RFC 9110, 8.6: neither a 1xx nor a 204 has a Content-Length, whatever the
+// target says.
 func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
 	t.Parallel()
 	for _, head := range []string{"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n"} {
@@ -322,7 +328,8 @@ func TestOptionsIsCountedOverHTTP2(t *testing.T) {
 	assert.Equal(t, []string{"1"}, field(s.backend.Requests()[0].Raw, "Max-Forwards"))
 }
 
-// RFC 9110, 9.3.8: it would show credentials to who must not see them, such as a script in a browser.
+// RFC 9110, 9.3.8: it would show credentials to who must not see them, such as
+// a script in a browser.
 func TestTraceIsNeverForwarded(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.router.Handle("*/locked/", withPassword(s.upstream))
@@ -350,14 +357,16 @@ func TestTraceIsNeverForwarded(t *testing.T) {
 	assert.Empty(t, backend.Requests())
 }
 
-// A program that makes a POST without a body has no Content-Length to pass on: the target is told (RFC 9110, 8.6).
+// A program that makes a POST without a body has no Content-Length to pass on:
+// the target is told (RFC 9110, 8.6).
 func TestAPostThatAProgramMakesSaysThatItHasNoBody(t *testing.T) {
 	b := proxytest.NewBackend(t, good)
 	hostproxy.To(b.Addr()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "http://a.test/", nil))
 	assert.Equal(t, []string{"0"}, field(b.WaitRequests(1)[0].Raw, "Content-Length"))
 }
 
-// It is refused wherever it leads to, but behind the limit of the Router, which counts all requests.
+// It is refused wherever it leads to, but behind the limit of the Router, which
+// counts all requests.
 func TestTraceIsRefusedByEachHandler(t *testing.T) {
 	t.Parallel()
 	for _, p := range slices.Concat(places(), answerers()) {
@@ -381,7 +390,8 @@ func TestTraceIsRefusedByEachHandler(t *testing.T) {
 	}
 }
 
-// What a handler of the program says of the length of nothing is not sent, either.
+// What a handler of the program says of the length of nothing is not sent,
+// either.
 func TestAHandlersResponsesThatHaveNoBodyHaveNoLength(t *testing.T) {
 	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.router.Handle("b.test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -33,7 +33,8 @@ func (l *wrapping) Accept() (net.Conn, error) {
 	return l.wrap(c.(*net.TCPConn)), nil
 }
 
-// A proxied connection begins with a line for its listener, as PROXY protocol does. Its buffer may hold more than that.
+// A proxied connection begins with a line for its listener, as PROXY protocol
+// does. Its buffer may hold more than that.
 type proxied struct {
 	*net.TCPConn
 	r *bufio.Reader
@@ -82,7 +83,8 @@ func (c *metered) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// wrapped serves a.test, by TLS if secure, on a listener whose connections are made by wrap.
+// wrapped serves a.test, by TLS if secure, on a listener whose connections are
+// made by wrap.
 func wrapped(t *testing.T, l lane, log *slog.Logger, target string, wrap func(*net.TCPConn) net.Conn) *site {
 	t.Helper()
 	s := &site{router: new(hostproxy.Router), upstream: hostproxy.To(target), lane: l}
@@ -102,8 +104,8 @@ func wrappedTarget(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprint(w, q.URL.Path, string(body), wrappedBody)
 }
 
-// A listener's connections are read and written by their own methods: what embeds a *net.TCPConn may hold bytes of it, or look at
-// all that pass.
+// A listener's connections are read and written by their own methods: what
+// embeds a *net.TCPConn may hold bytes of it, or look at all that pass.
 func TestConnectionsOfOtherTypesAreUsedByTheirMethods(t *testing.T) {
 	proxytest.NoLeaks(t)
 	target := proxytest.NewServer(t, http.HandlerFunc(wrappedTarget))

@@ -8,9 +8,10 @@ import (
 	"sync"
 )
 
-// LogTo returns a function that writes one line per exchange to h: a record and its
-// failure, nil if there is none. The function may be called concurrently. The level
-// is Warn if the exchange failed and the client is not to blame, and otherwise Info.
+// LogTo returns a function that writes one line per exchange to h: a record and
+// its failure, nil if there is none. The function may be called concurrently.
+// The level is Warn if the exchange failed and the client is not to blame, and
+// otherwise Info.
 func LogTo(h slog.Handler) func(*Record, *Failure) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	writesAtOnce := false // other handlers may keep the attributes
@@ -21,8 +22,8 @@ func LogTo(h slog.Handler) func(*Record, *Failure) {
 	return func(x *Record, f *Failure) {
 		ctx := context.Background()
 		line := lines.Get().(*logLine)
-		// The handler is called without a Logger, which would look up its caller each
-		// time: that is always this function.
+		// The handler is called without a Logger, which would look up its
+		// caller each time: that is always this function.
 		if level := line.fill(x, f); h.Enabled(ctx, level) {
 			r := slog.NewRecord(x.Start.Add(x.Duration), level, "exchange", 0)
 			// A group without a name is written as if it were its members, and
@@ -84,7 +85,8 @@ func (l *logLine) add(key, value string) {
 // logged returns as much of s as a line has room for.
 func logged(s string) string { return s[:min(len(s), 4<<10)] }
 
-// fail adds the failure of the exchange, if any, and returns the level of the line.
+// fail adds the failure of the exchange, if any, and returns the level of the
+// line.
 func (l *logLine) fail(f *Failure) slog.Level {
 	if f == nil {
 		return slog.LevelInfo

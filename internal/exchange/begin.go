@@ -43,8 +43,8 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	return x
 }
 
-// Release gives back the memory of x, which has been finished, unless its handler has
-// panicked or something may hold x.
+// Release gives back the memory of x, which has been finished, unless its
+// handler has panicked or something may hold x.
 func (x *Exchange) Release() {
 	if x.Returned && !x.Shared {
 		b := x.beginning
@@ -53,8 +53,8 @@ func (x *Exchange) Release() {
 	}
 }
 
-// AwaitTrailers lets copies of q get the trailers too: net/http gives those that
-// were not announced to this very request, unless there is a map for them.
+// AwaitTrailers lets copies of q get the trailers too: net/http gives those
+// that were not announced to this very request, unless there is a map for them.
 func AwaitTrailers(q *http.Request) {
 	if q.Trailer == nil && q.ContentLength < 0 {
 		q.Trailer = make(http.Header)
@@ -91,8 +91,8 @@ func (x *Exchange) Finish() {
 	x.Conclude(time.Now())
 }
 
-// Left ends the exchange of q, whose client left before it was answered, because
-// of err. It panics with http.ErrAbortHandler, as net/http demands.
+// Left ends the exchange of q, whose client left before it was answered,
+// because of err. It panics with http.ErrAbortHandler, as net/http demands.
 func Left(q *http.Request, err error) {
 	if x := FromContext(q.Context()); x != nil {
 		x.Status = StatusClientClosed
@@ -103,8 +103,9 @@ func Left(q *http.Request, err error) {
 
 var errPanic = errors.New("a handler panicked")
 
-// Proto is the version of HTTP that q is processed as: HTTP/1.1 for a later minor version, too (RFC 9110, 2.5).
-// Of HTTP/3, q.Proto may be the protocol of an extended CONNECT; see Protocol.
+// Proto is the version of HTTP that q is processed as: HTTP/1.1 for a later
+// minor version, too (RFC 9110, 2.5). Of HTTP/3, q.Proto may be the protocol of
+// an extended CONNECT; see Protocol.
 func Proto(q *http.Request) string {
 	switch {
 	case q.ProtoMajor == 1 && q.ProtoMinor > 1:
@@ -115,8 +116,9 @@ func Proto(q *http.Request) string {
 	return q.Proto
 }
 
-// Protocol returns the protocol that q asks for if it is an extended CONNECT (RFC 8441 and 9220), else "". Our front and
-// net/http keep it among the fields; quic-go puts it in place of the version.
+// Protocol returns the protocol that q asks for if it is an extended CONNECT
+// (RFC 8441 and 9220), else "". Our front and net/http keep it among the
+// fields; quic-go puts it in place of the version.
 func Protocol(q *http.Request) string {
 	if q.Method != http.MethodConnect {
 		return ""
@@ -127,11 +129,14 @@ func Protocol(q *http.Request) string {
 	return q.Proto
 }
 
-// IsHTTP10 reports whether q is of HTTP/1.0, which has no Upgrade, no Expect and no interim responses.
+// IsHTTP10 reports whether q is of HTTP/1.0, which has no Upgrade, no Expect
+// and no interim responses.
 func IsHTTP10(q *http.Request) bool { return q.ProtoMajor == 1 && q.ProtoMinor == 0 }
 
-// CloseUnbounded makes the response to q the connection's last when what follows q may be meant as its body: HTTP/1.0 wants
-// a length of every body, and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for another request.
+// CloseUnbounded makes the response to q the connection's last when what
+// follows q may be meant as its body: HTTP/1.0 wants a length of every body,
+// and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for
+// another request.
 func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
 	if IsHTTP10(q) && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
 		w.Header().Set("Connection", "close")

@@ -12,14 +12,14 @@ import (
 // ReplayLimit is how much of a body is kept for another attempt.
 const ReplayLimit = 32 << 10
 
-// A Body is the body of a request on its way to its targets. Its source is what the
-// client sends; each attempt reads it from its beginning. The rules of an upload are
-// here: ReplayLimit bytes are kept for another attempt, there is a bound of what may
-// come, and a client must not be too slow. The first error of the source, or breach of
-// a rule, is the client's failure.
+// A Body is the body of a request on its way to its targets. Its source is what
+// the client sends; each attempt reads it from its beginning. The rules of an
+// upload are here: ReplayLimit bytes are kept for another attempt, there is a
+// bound of what may come, and a client must not be too slow. The first error of
+// the source, or breach of a rule, is the client's failure.
 //
-// One attempt reads at a time. Rewind ends its turn without waiting for a Read that
-// goes on: what that still gets is kept for the next attempt.
+// One attempt reads at a time. Rewind ends its turn without waiting for a Read
+// that goes on: what that still gets is kept for the next attempt.
 type Body struct {
 	Patient bool // the client owes no haste
 
@@ -46,8 +46,9 @@ type Body struct {
 
 var bodyPages = sync.Pool{New: func() any { return new([ReplayLimit]byte) }}
 
-// Open makes b the body that src brings. length is -1 if it is not known; then the body
-// may be one side of a long conversation, and is kept only for an idempotent method.
+// Open makes b the body that src brings. length is -1 if it is not known; then
+// the body may be one side of a long conversation, and is kept only for an
+// idempotent method.
 func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.Patient, b.src, b.length, b.max = false, src, length, 0
 	b.whole.Store(false)
@@ -64,16 +65,17 @@ func (b *Body) Open(src io.Reader, method string, length int64) {
 // Keep keeps a body whose length is not known, whatever the method.
 func (b *Body) Keep() { b.keeps, b.first = b.keeps || b.length < 0, false }
 
-// KeepFirst keeps a body whose length is not known as long as one read has brought all of
-// it: a small message that came at once, and nothing of a stream.
+// KeepFirst keeps a body whose length is not known as long as one read has
+// brought all of it: a small message that came at once, and nothing of a
+// stream.
 func (b *Body) KeepFirst() {
 	if b.length < 0 && !b.keeps {
 		b.keeps, b.first = true, true
 	}
 }
 
-// Begin notes what of the body was read from its source already, with that error. first
-// stays as it is until Close.
+// Begin notes what of the body was read from its source already, with that
+// error. first stays as it is until Close.
 func (b *Body) Begin(first []byte, err error) {
 	b.kept = first[:len(first):len(first)]
 	b.count.Store(int64(len(first)))
@@ -115,8 +117,8 @@ func (b *Body) Failed() error {
 // Attempt returns the body as the next attempt reads it.
 func (b *Body) Attempt() BodyReader { return BodyReader{b: b, turn: b.turn.Add(1)} }
 
-// Rewind ends the turn of the attempt that reads, and reports whether there can be
-// another one: all that was read is kept.
+// Rewind ends the turn of the attempt that reads, and reports whether there can
+// be another one: all that was read is kept.
 func (b *Body) Rewind() bool {
 	b.turn.Add(1)
 	return !b.lost.Load()
@@ -125,16 +127,16 @@ func (b *Body) Rewind() bool {
 // Replays reports whether all that was read is kept.
 func (b *Body) Replays() bool { return !b.lost.Load() }
 
-// Kept returns what was read, if Replays reports so. It is valid until the next Read, or
-// Close.
+// Kept returns what was read, if Replays reports so. It is valid until the next
+// Read, or Close.
 func (b *Body) Kept() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.kept
 }
 
-// Close ends all reading. If a Read is in progress, wake has to end it; wake returns
-// false if it cannot. wake may be nil if no reader is left.
+// Close ends all reading. If a Read is in progress, wake has to end it; wake
+// returns false if it cannot. wake may be nil if no reader is left.
 func (b *Body) Close(wake func() bool) {
 	if !b.mu.TryLock() {
 		if !b.whole.Load() && !wake() {
@@ -163,12 +165,13 @@ type BodyReader struct {
 	at   int64 // how much it has read
 }
 
-// Close implements io.Closer. The client's body stays open, for another attempt.
+// Close implements io.Closer. The client's body stays open, for another
+// attempt.
 func (r *BodyReader) Close() error { return nil }
 
-// Ready returns what of the body can be had without waiting, from its beginning, so
-// that Read goes on behind that. It has to be the attempt's first call; the result is
-// valid until the next one.
+// Ready returns what of the body can be had without waiting, from its
+// beginning, so that Read goes on behind that. It has to be the attempt's first
+// call; the result is valid until the next one.
 func (r *BodyReader) Ready() []byte {
 	b := r.b
 	b.mu.Lock()
@@ -189,8 +192,8 @@ func (r *BodyReader) Ready() []byte {
 	return b.kept
 }
 
-// A readyReader is a source that can be read without waiting: 0 bytes then mean that
-// nothing has come.
+// A readyReader is a source that can be read without waiting: 0 bytes then mean
+// that nothing has come.
 type readyReader interface {
 	ReadNow(p []byte) (n int, err error)
 }
@@ -258,15 +261,16 @@ func (b *Body) excused() time.Duration {
 	return 0
 }
 
-// contained is Read of a source that middleware may have made. A panic in it is an
-// error, because on the goroutines that read a body it would end the program.
+// contained is Read of a source that middleware may have made. A panic in it is
+// an error, because on the goroutines that read a body it would end the
+// program.
 func (b *Body) contained(p []byte) (n int, err error) {
 	defer Contain("a request body", &err)
 	return b.src.Read(p)
 }
 
-// retain keeps what r has read. If a Rewind came meanwhile, the next attempt has to find it,
-// however much that is. b.mu is held.
+// retain keeps what r has read. If a Rewind came meanwhile, the next attempt
+// has to find it, however much that is. b.mu is held.
 func (b *Body) retain(r *BodyReader, p []byte) {
 	if len(p) == 0 {
 		return

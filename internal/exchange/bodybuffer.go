@@ -1,8 +1,9 @@
 package exchange
 
-// Buffer reads from the source until n bytes are kept, or the body ends or fails. more is
-// asked before memory for that many bytes is taken; if it reports false, what is kept
-// remains so, and the rest is read when an attempt does. No attempt may have begun.
+// Buffer reads from the source until n bytes are kept, or the body ends or
+// fails. more is asked before memory for that many bytes is taken; if it
+// reports false, what is kept remains so, and the rest is read when an attempt
+// does. No attempt may have begun.
 func (b *Body) Buffer(n int, more func(bytes int) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

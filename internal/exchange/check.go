@@ -8,8 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// Check returns the failure of a request that must not reach any target, else nil: the front loop refuses it by itself, and
-// net/http does not.
+// Check returns the failure of a request that must not reach any target, else
+// nil: the front loop refuses it by itself, and net/http does not.
 func Check(q *http.Request) *Failure {
 	if fail := CheckMethod(q); fail != nil {
 		return fail
@@ -21,11 +21,13 @@ func Check(q *http.Request) *Failure {
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
 	case q.ProtoMajor == 1 && q.RequestURI != "" && !ours(q):
 		return Refusal(http.StatusBadRequest, "http_request_error", "the request target is neither a path nor a URL of http or https")
-	case q.Host != "" && !h1.ValidHost(q.Host): // of a URL in the request line, say, whose escapes net/http has undone
+	case q.Host != "" && !h1.ValidHost(q.Host):
+		// of a URL in the request line, say, whose escapes net/http has undone
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the host")
 	case q.RequestURI == "*" && q.Method != http.MethodOptions:
 		return Refusal(http.StatusBadRequest, "http_request_error", "the request target * requires the method OPTIONS")
-	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"): // RFC 9113, 8.3.1
+	case q.ProtoMajor >= 2 && q.Method != http.MethodConnect && q.RequestURI != "*" && !strings.HasPrefix(q.RequestURI, "/"):
+		// RFC 9113, 8.3.1
 		return Refusal(http.StatusBadRequest, "http_request_error", "path does not begin with a slash")
 	case !IsHTTP10(q) && !expectable(q.Header["Expect"]):
 		return Refusal(http.StatusExpectationFailed, "http_request_denied", "Expect is not 100-continue")
@@ -33,7 +35,8 @@ func Check(q *http.Request) *Failure {
 	return nil
 }
 
-// ours reports whether the target of q is a path, "*" or a URL that a proxy may be asked for (RFC 9112, 3.2).
+// ours reports whether the target of q is a path, "*" or a URL that a proxy may
+// be asked for (RFC 9112, 3.2).
 func ours(q *http.Request) bool {
 	if q.RequestURI[0] == '/' || q.RequestURI == "*" {
 		return true
@@ -43,8 +46,10 @@ func ours(q *http.Request) bool {
 	return ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) && authority != "" && !strings.ContainsAny(authority, "@%")
 }
 
-// expectable reports whether lines, the values of Expect, say 100-continue and nothing else (RFC 9110, 10.1.1). What one
-// reader takes for that and another does not, such as "y 100-continue", makes them disagree on whether a body comes.
+// expectable reports whether lines, the values of Expect, say 100-continue and
+// nothing else (RFC 9110, 10.1.1). What one reader takes for that and another
+// does not, such as "y 100-continue", makes them disagree on whether a body
+// comes.
 func expectable(lines []string) bool {
 	for _, line := range lines {
 		if !strings.EqualFold(line, "100-continue") {
@@ -65,8 +70,10 @@ var (
 	ErrTrace   = errors.New("TRACE is not forwarded")
 )
 
-// CheckMethod returns the failure of a request whose method is never forwarded, else nil: CONNECT, unless it is one of RFC
-// 8441 or 9220, for which its Forwarder decides; and TRACE, which would show credentials to scripts (RFC 9110, 9.3.8).
+// CheckMethod returns the failure of a request whose method is never forwarded,
+// else nil: CONNECT, unless it is one of RFC 8441 or 9220, for which its
+// Forwarder decides; and TRACE, which would show credentials to scripts (RFC
+// 9110, 9.3.8).
 func CheckMethod(q *http.Request) *Failure {
 	switch {
 	case q.Method == http.MethodConnect && Protocol(q) == "":

@@ -1,4 +1,5 @@
-// Package exchange is one request and its response, as all of the proxy knows it:
+// Package exchange is one request and its response, as all of the proxy knows
+// it:
 //
 //   - exchange.go: what is known of the request beyond the http.Request
 //   - record.go, failure.go: what became of it, and whose fault a failure is
@@ -6,12 +7,16 @@
 //   - passed.go: what let it through to a handler of the program
 //   - begin.go, writer.go: its beginning and its end at an http.Handler
 //   - check.go, loop.go: what is refused before anything else
-//   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers by itself
-//   - requestid.go, withhold.go, wirepath.go: what the next one is told of the request
+//   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers
+//     by itself
+//   - requestid.go, withhold.go, wirepath.go: what the next one is told of the
+//     request
 //   - order.go: in which order and spelling fields are written
 //   - handover.go: what one lane tells the other that carries it on
-//   - body.go, bodybuffer.go, pace.go: the body on its way to targets, and its rules
-//   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory that both lanes share
+//   - body.go, bodybuffer.go, pace.go: the body on its way to targets, and its
+//     rules
+//   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory
+//     that both lanes share
 //   - contain.go: panics of the program's hooks
 //   - hooks.go: its hooks at the beginning of exchanges and attempts
 //
@@ -120,8 +125,8 @@ func DrainFrom(ctx context.Context) context.Context {
 
 type cutKey struct{}
 
-// WithCut returns ctx carrying a context that is done when the drain of the server behind
-// ctx, which has no front of ours, is out of time.
+// WithCut returns ctx carrying a context that is done when the drain of the
+// server behind ctx, which has no front of ours, is out of time.
 func WithCut(ctx, cut context.Context) context.Context {
 	return context.WithValue(ctx, cutKey{}, cut)
 }
@@ -137,8 +142,9 @@ func (x *Exchange) why() error {
 	return nil
 }
 
-// A Client is what a front of ours knows of the client of a request. Its methods may be
-// called concurrently, and also when the request has been served.
+// A Client is what a front of ours knows of the client of a request. Its
+// methods may be called concurrently, and also when the request has been
+// served.
 type Client interface {
 	Left() bool   // while a handler served the request
 	HungUp() bool // even if some of what it sent has not been read
@@ -146,12 +152,13 @@ type Client interface {
 	// Mark is how far the client has come in taking the response.
 	Mark() peek.Mark
 
-	// Excused is how long, in all, the client was not free to send the body of the
-	// request: other bodies had used up its connection's flow-control window.
+	// Excused is how long, in all, the client was not free to send the body of
+	// the request: other bodies had used up its connection's flow-control
+	// window.
 	Excused() time.Duration
 
-	// Why is the client's fault for which its connection was closed, or ErrCut; nil without
-	// one.
+	// Why is the client's fault for which its connection was closed, or ErrCut;
+	// nil without one.
 	Why() error
 }
 
@@ -162,8 +169,8 @@ func clientOf(ctx context.Context) Client {
 	return c
 }
 
-// HasFront reports whether ctx has the client of a Slot: it is one whose connection this
-// proxy reads itself, up to the end of each request's body.
+// HasFront reports whether ctx has the client of a Slot: it is one whose
+// connection this proxy reads itself, up to the end of each request's body.
 func HasFront(ctx context.Context) bool { return clientOf(ctx) != nil }
 
 // MarkFrom returns the mark of the client of ctx's Slot.
@@ -178,8 +185,8 @@ func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
 // begin.
 const Name = "hostproxy"
 
-// HungUp reports whether the client of ctx's Slot has left, even if some of what it sent
-// has not been read.
+// HungUp reports whether the client of ctx's Slot has left, even if some of
+// what it sent has not been read.
 func HungUp(ctx context.Context) bool {
 	c := clientOf(ctx)
 	return c != nil && c.HungUp()
@@ -193,9 +200,9 @@ func Excused(ctx context.Context) time.Duration {
 	return 0
 }
 
-// ClientLeft reports whether the client of the request with that context has left. A front
-// of ours knows that; behind another server it is what has ended the context, unless that
-// was a deadline.
+// ClientLeft reports whether the client of the request with that context has
+// left. A front of ours knows that; behind another server it is what has ended
+// the context, unless that was a deadline.
 func ClientLeft(ctx context.Context) bool {
 	if c := clientOf(ctx); c != nil {
 		return c.Left()

@@ -62,9 +62,10 @@ func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *AttemptError) Unwrap() error { return e.Err }
 
-// Because makes why, if it is not nil, the cause of a failure f on the client's side: the
-// client's connection was closed because of it. [ErrCut] is the cause of a drain that was
-// out of time, which is not the client's fault: r then has the status that was sent.
+// Because makes why, if it is not nil, the cause of a failure f on the client's
+// side: the client's connection was closed because of it. [ErrCut] is the cause
+// of a drain that was out of time, which is not the client's fault: r then has
+// the status that was sent.
 func (r *Record) Because(f *Failure, why error) {
 	if why == nil || f.Side != SideClient {
 		return
@@ -105,8 +106,8 @@ func (f *Failure) Tell(w http.ResponseWriter) {
 	Arrange(w, Order{Names: names})
 }
 
-// replyNames are those of the fields that Reply and Tell write. Read-only: their capacity
-// is their length.
+// replyNames are those of the fields that Reply and Tell write. Read-only:
+// their capacity is their length.
 var replyNames = func() Names {
 	names := []string{"Cache-Control", "Content-Type", "Proxy-Status", "Retry-After"}
 	return Names{Spelled: names, Keys: names}
@@ -132,7 +133,8 @@ var (
 	ErrStalled    = errors.New("client stopped reading the response")
 )
 
-// ErrDeadline ends exchanges whose context has a deadline, which is not the client's.
+// ErrDeadline ends exchanges whose context has a deadline, which is not the
+// client's.
 var ErrDeadline = fmt.Errorf("a handler around the Router has set a deadline, which has passed: %w", context.DeadlineExceeded)
 
 // ErrSpoiled is the failure of a body that is not as long as its request says.
@@ -152,7 +154,8 @@ func Ended(ctx context.Context) error {
 // ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
 var ErrBodyTooLarge = errors.New("request body too large")
 
-// BodyStatus is the answer to a client whose body could not be read, because of err.
+// BodyStatus is the answer to a client whose body could not be read, because of
+// err.
 func BodyStatus(err error) int {
 	var tooLarge *http.MaxBytesError
 	var timeout net.Error

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// gRPC clients look for a status in trailers: of an HTTP error they show no more
-// than its number, if that. They get the proxy's own errors as gRPC servers
-// answer those: 200 and a head that is the trailers as well ("Trailers-Only",
-// gRPC over HTTP/2). The record keeps the HTTP status.
+// gRPC clients look for a status in trailers: of an HTTP error they show no
+// more than its number, if that. They get the proxy's own errors as gRPC
+// servers answer those: 200 and a head that is the trailers as well
+// ("Trailers-Only", gRPC over HTTP/2). The record keeps the HTTP status.
 //
 // A request with the content type of gRPC over HTTP/1.x is not from a gRPC
 // client, which has no trailers there, but from something that translates, and
@@ -49,7 +49,8 @@ func trailersOnly(w http.ResponseWriter, q *http.Request, x *Exchange, status in
 // EndGRPC ends a response that has begun by trailers with a status for f, and
 // reports whether it has: not if the client is to blame, or waits for something
 // else. Without a status, clients take a stream that is cut off for an internal
-// error, which few of them retry. If a message was cut, they find that themselves.
+// error, which few of them retry. If a message was cut, they find that
+// themselves.
 func EndGRPC(w http.ResponseWriter, q *http.Request, x *Exchange, f *Failure) bool {
 	h := w.Header()
 	if f.Side == SideClient || !AwaitsTrailers(q) || !isGRPC(h.Get("Content-Type")) || h.Get("Content-Length") != "" {
@@ -69,8 +70,9 @@ func EndGRPC(w http.ResponseWriter, q *http.Request, x *Exchange, f *Failure) bo
 	return true
 }
 
-// grpcCode is grpcStatus for the answer to q. A target ends a call whose deadline
-// has passed, perhaps before the client does: that is no failure of the target.
+// grpcCode is grpcStatus for the answer to q. A target ends a call whose
+// deadline has passed, perhaps before the client does: that is no failure of
+// the target.
 func grpcCode(q *http.Request, x *Exchange, status int) string {
 	if status == http.StatusBadGateway && x != nil {
 		if limit, ok := grpcTimeout(q.Header.Get("Grpc-Timeout")); ok && time.Since(x.Start) >= limit {
@@ -80,8 +82,8 @@ func grpcCode(q *http.Request, x *Exchange, status int) string {
 	return grpcStatus(status)
 }
 
-// grpcTimeout reads the time that a client gives a call: at most eight digits and a
-// unit.
+// grpcTimeout reads the time that a client gives a call: at most eight digits
+// and a unit.
 func grpcTimeout(s string) (time.Duration, bool) {
 	if len(s) < 2 || len(s) > 9 {
 		return 0, false
@@ -94,9 +96,9 @@ func grpcTimeout(s string) (time.Duration, bool) {
 	return time.Duration(n) * unit, true
 }
 
-// grpcStatus is the gRPC status code for an HTTP status of the proxy's own. It is
-// what gRPC clients make of the HTTP status ("HTTP to gRPC Status Code Mapping"),
-// but for those of which we know more.
+// grpcStatus is the gRPC status code for an HTTP status of the proxy's own. It
+// is what gRPC clients make of the HTTP status ("HTTP to gRPC Status Code
+// Mapping"), but for those of which we know more.
 func grpcStatus(status int) string {
 	switch status {
 	case http.StatusBadRequest, http.StatusInternalServerError:

@@ -22,8 +22,8 @@ type Handover struct {
 	taken atomic.Bool // by the first exchange of its request
 }
 
-// Untried lets the targets that have failed be asked again: it was the lane that
-// they refused.
+// Untried lets the targets that have failed be asked again: it was the lane
+// that they refused.
 func (h *Handover) Untried() {
 	h.Tried, h.Record.Attempts, h.Record.Target = nil, 0, ""
 }

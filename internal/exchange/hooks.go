@@ -8,8 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// Hooks are funcs of the program's that are called when an exchange, and each of its
-// attempts, begins. A nil *Hooks has none.
+// Hooks are funcs of the program's that are called when an exchange, and each
+// of its attempts, begins. A nil *Hooks has none.
 type Hooks struct {
 	Begin   func(*Beginning) // of exchanges; nil is not called, nor is Attempt
 	Attempt func(*Beginning)
@@ -46,8 +46,8 @@ func (f Fields) Value(name string) string {
 	return strings.Join(values, ", ")
 }
 
-// A Beginning is what a hook sees of an exchange, or of an attempt, that begins. It may
-// be used again for the next one.
+// A Beginning is what a hook sees of an exchange, or of an attempt, that
+// begins. It may be used again for the next one.
 type Beginning struct {
 	Record  *Record
 	Attempt *Attempt // nil if it is the exchange that begins
@@ -67,8 +67,8 @@ type FieldError struct{ Hook, Why string }
 // Error returns the hook and the rule.
 func (e *FieldError) Error() string { return "Router." + e.Hook + ": " + e.Why }
 
-// Begin calls the hook for the exchange with that record. It returns what the hook has
-// set, or why the exchange fails.
+// Begin calls the hook for the exchange with that record. It returns what the
+// hook has set, or why the exchange fails.
 func (b *Beginning) Begin(h *Hooks, r *Record, said Said) ([]header.Replacement, *Failure) {
 	b.own = b.own[:0]
 	b.Record, b.Attempt, b.set = r, nil, &b.own
@@ -78,8 +78,8 @@ func (b *Beginning) Begin(h *Hooks, r *Record, said Said) ([]header.Replacement,
 	return b.own, nil
 }
 
-// BeginAttempt calls the hook for the latest attempt in the record. It returns what the
-// hook has set, besides set, or why the attempt fails.
+// BeginAttempt calls the hook for the latest attempt in the record. It returns
+// what the hook has set, besides set, or why the attempt fails.
 func (b *Beginning) BeginAttempt(h *Hooks, r *Record, said Said, set []header.Replacement) ([]header.Replacement, error) {
 	b.tell = append(b.tell[:0], set...)
 	b.Record, b.Attempt, b.set = r, &r.Timeline[len(r.Timeline)-1], &b.tell
@@ -103,8 +103,8 @@ func (b *Beginning) call(name string, hook func(*Beginning), h *Hooks, said Said
 	return err
 }
 
-// Header returns the values of a header of the request, joined by commas: as the target
-// gets them, as far as that is known.
+// Header returns the values of a header of the request, joined by commas: as
+// the target gets them, as far as that is known.
 func (b *Beginning) Header(name string) string {
 	switch {
 	case b.num != "" && header.SameVariable(name, b.num):
@@ -122,8 +122,8 @@ func (b *Beginning) Header(name string) string {
 	return b.said.Value(name)
 }
 
-// Replace lets the target get r in place of what the client has sent. What is wrong with
-// r is the error of the hook.
+// Replace lets the target get r in place of what the client has sent. What is
+// wrong with r is the error of the hook.
 func (b *Beginning) Replace(r header.Replacement) {
 	if err := b.check(&r); err != nil {
 		if b.err == nil {
@@ -153,8 +153,8 @@ func (b *Beginning) check(r *header.Replacement) error {
 	return nil
 }
 
-// Announce calls the hook Begin for x, the exchange of q, unless another lane has done so. It
-// returns why the exchange fails, nil if it does not.
+// Announce calls the hook Begin for x, the exchange of q, unless another lane
+// has done so. It returns why the exchange fails, nil if it does not.
 func (x *Exchange) Announce(h *Hooks, q *http.Request) *Failure {
 	x.Hooks = h
 	if x.begun || !h.Begins() {
@@ -165,8 +165,8 @@ func (x *Exchange) Announce(h *Hooks, q *http.Request) *Failure {
 	return fail
 }
 
-// AnnounceAttempt calls the hook for the latest attempt of x. It returns what the hook has set, or
-// why the attempt fails.
+// AnnounceAttempt calls the hook for the latest attempt of x. It returns what
+// the hook has set, or why the attempt fails.
 func (x *Exchange) AnnounceAttempt(q *http.Request) ([]header.Replacement, error) {
 	set, err := x.opening().BeginAttempt(x.Hooks, &x.Record, Fields(q.Header), nil)
 	if err != nil {
@@ -182,8 +182,8 @@ func (x *Exchange) opening() *Beginning {
 	return x.beginning
 }
 
-// Replace returns q with set in place of what the client sent in those headers, in every
-// spelling and in trailers too.
+// Replace returns q with set in place of what the client sent in those headers,
+// in every spelling and in trailers too.
 func Replace(q *http.Request, set []header.Replacement) *http.Request {
 	names := make([]string, len(set))
 	for i := range set {

@@ -2,8 +2,8 @@ package exchange
 
 import "fmt"
 
-// Limits of the interim responses of one exchange: a hostile target may send 1xx
-// for ever.
+// Limits of the interim responses of one exchange: a hostile target may send
+// 1xx for ever.
 const (
 	MaxInterim    = 32
 	MaxInterimSum = 64 << 10 // bytes of their heads

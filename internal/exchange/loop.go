@@ -67,8 +67,9 @@ func (x *Exchange) Loops(q *http.Request) http.Handler {
 	return Refuse(fail.Status, fail.Reason)
 }
 
-// MaxForwards returns how often an OPTIONS may still be forwarded, the least that its Max-Forwards lines say, and whether
-// they say anything (RFC 9110, 7.6.2).
+// MaxForwards returns how often an OPTIONS may still be forwarded, the least
+// that its Max-Forwards lines say, and whether they say anything (RFC 9110,
+// 7.6.2).
 func MaxForwards(q *http.Request) (n int, ok bool) {
 	if q.Method != http.MethodOptions {
 		return 0, false

@@ -10,6 +10,6 @@ func Idempotent(method string) bool {
 	return false
 }
 
-// Hedgeable reports whether a request of that method may be sent to two targets at
-// once, if it has no body.
+// Hedgeable reports whether a request of that method may be sent to two targets
+// at once, if it has no body.
 func Hedgeable(method string) bool { return method == "GET" || method == "HEAD" }

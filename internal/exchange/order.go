@@ -6,31 +6,33 @@ import (
 	"slices"
 )
 
-// Names are those of the fields of a head: as its sender spelled them, in its order, and
-// the same in their canonical form. An http.Header knows neither order nor spelling. The
-// zero value has none. The slices are never changed.
+// Names are those of the fields of a head: as its sender spelled them, in its
+// order, and the same in their canonical form. An http.Header knows neither
+// order nor spelling. The zero value has none. The slices are never changed.
 type Names struct{ Spelled, Keys []string }
 
-// An Order says how the fields of an http.Header are written: those that have a name in
-// Names stand where it stands, as it is spelled. What is left follows: first the fields
-// that Last names, then all others, sorted. Nothing is written that is not in the
-// http.Header. A nil Order has no names.
+// An Order says how the fields of an http.Header are written: those that have a
+// name in Names stand where it stands, as it is spelled. What is left follows:
+// first the fields that Last names, then all others, sorted. Nothing is written
+// that is not in the http.Header. A nil Order has no names.
 type Order struct {
 	Names
 	Last []string // canonical
 
-	// EmptyAgent keeps a User-Agent that begins with an empty value: the client sent it so. For
-	// an http.Request of somebody's, it means that there is none.
+	// EmptyAgent keeps a User-Agent that begins with an empty value: the client
+	// sent it so. For an http.Request of somebody's, it means that there is
+	// none.
 	EmptyAgent bool
 
-	// Answer is set by the client: the names of the latest response, interim ones included.
+	// Answer is set by the client: the names of the latest response, interim
+	// ones included.
 	Answer Names
 }
 
-// Each calls do for each field of h in that order, with the key that it has in h. The
-// first value of a key gets the first place of its name, the second value the second.
-// Values for which there is no place are left for the end. It allocates nothing for a
-// usual h.
+// Each calls do for each field of h in that order, with the key that it has in
+// h. The first value of a key gets the first place of its name, the second
+// value the second. Values for which there is no place are left for the end. It
+// allocates nothing for a usual h.
 func (o *Order) Each(h http.Header, do func(key, name, value string)) {
 	var none Order
 	if o == nil {
@@ -79,8 +81,8 @@ func (o *Order) eachLeft(h http.Header, do func(key, name, value string)) {
 	}
 }
 
-// before returns how many names before the one at i have the same key. There are at most
-// h1.MaxFields of them.
+// before returns how many names before the one at i have the same key. There
+// are at most h1.MaxFields of them.
 func (n *Names) before(i int) (count int) {
 	key := n.Keys[i]
 	for _, k := range n.Keys[:i] {
@@ -117,8 +119,8 @@ func (n Names) Without(drop func(name string) bool) Names {
 
 type namesKey struct{}
 
-// NamesFrom returns the names of the fields that the client of ctx's Slot sent. Behind a
-// foreign server it returns no names.
+// NamesFrom returns the names of the fields that the client of ctx's Slot sent.
+// Behind a foreign server it returns no names.
 func NamesFrom(ctx context.Context) Names {
 	if n, ok := ctx.Value(namesKey{}).(*Names); ok {
 		return *n
@@ -128,7 +130,8 @@ func NamesFrom(ctx context.Context) Names {
 
 type orderKey struct{}
 
-// WithOrder returns ctx carrying o, by which the request with that context is written.
+// WithOrder returns ctx carrying o, by which the request with that context is
+// written.
 func WithOrder(ctx context.Context, o *Order) context.Context {
 	return context.WithValue(ctx, orderKey{}, o)
 }
@@ -139,15 +142,15 @@ func OrderFrom(ctx context.Context) *Order {
 	return o
 }
 
-// Value is what a context that has the order returns for key. It reports false if that
-// is not the order's to answer.
+// Value is what a context that has the order returns for key. It reports false
+// if that is not the order's to answer.
 func (o *Order) Value(key any) (value any, ok bool) {
 	_, ok = key.(orderKey)
 	return o, ok
 }
 
-// Arrange makes o the order of the fields of the next head, interim or final, that the
-// writer below w sends, if that is one of a front of ours.
+// Arrange makes o the order of the fields of the next head, interim or final,
+// that the writer below w sends, if that is one of a front of ours.
 func Arrange(w http.ResponseWriter, o Order) {
 	for {
 		switch inner := w.(type) {

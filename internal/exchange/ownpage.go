@@ -9,8 +9,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// An Answer is a response of which all is known but the body, which a handler of the
-// program writes: in place of a target's, or of the line that says why there is none.
+// An Answer is a response of which all is known but the body, which a handler
+// of the program writes: in place of a target's, or of the line that says why
+// there is none.
 type Answer struct {
 	Status  int
 	Header  http.Header // stays, unless Page changes it
@@ -18,15 +19,15 @@ type Answer struct {
 	Failure *Failure // for which there is no answer of a target; nil otherwise
 }
 
-// TakesPage reports whether a client that sent a request with that Content-Type can do
-// with a page: what speaks gRPC looks for its own kind of answer.
+// TakesPage reports whether a client that sent a request with that Content-Type
+// can do with a page: what speaks gRPC looks for its own kind of answer.
 func TakesPage(contentType string) bool {
 	const grpc = "application/grpc"
 	return len(contentType) < len(grpc) || !strings.EqualFold(contentType[:len(grpc)], grpc)
 }
 
-// DescribesBody reports whether a response's field says something of its body, which does
-// not hold of another body.
+// DescribesBody reports whether a response's field says something of its body,
+// which does not hold of another body.
 func DescribesBody[T header.Text](name T) bool {
 	const content = "content-"
 	if len(name) > len(content) && header.EqualFold(name[:len(content)], content) {
@@ -47,9 +48,10 @@ func (a *Answer) AddFields(fields []h1.Field) {
 	}
 }
 
-// Serve answers q. The page gets q without its body and without conditions, which are
-// about the body that it takes the place of. A panic in the page is answered with 500, or
-// if it has begun its response, by cutting that off as net/http demands.
+// Serve answers q. The page gets q without its body and without conditions,
+// which are about the body that it takes the place of. A panic in the page is
+// answered with 500, or if it has begun its response, by cutting that off as
+// net/http demands.
 func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	w := Watch(out, x)
 	x.Paged = true
@@ -110,7 +112,8 @@ type pageWriter struct {
 // Header implements http.ResponseWriter.
 func (p *pageWriter) Header() http.Header { return p.w.Header() }
 
-// WriteHeader implements http.ResponseWriter. Interim responses are of no use here.
+// WriteHeader implements http.ResponseWriter. Interim responses are of no use
+// here.
 func (p *pageWriter) WriteHeader(status int) {
 	if status >= 200 && !p.w.Wrote {
 		p.w.WriteHeader(p.status)

@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// Limits of a request body until the response begins. The client may not pause for
-// longer than BodyStall. Once the proxy has waited for it for minBodyGrace in all, it
-// must have sent minBodyRate bytes a second of that time, or of the last paceWindow of
-// it: a slow body occupies a connection or stream, and a target. gRPC and extended
-// CONNECT have no such limits, since both sides may pause.
+// Limits of a request body until the response begins. The client may not pause
+// for longer than BodyStall. Once the proxy has waited for it for minBodyGrace
+// in all, it must have sent minBodyRate bytes a second of that time, or of the
+// last paceWindow of it: a slow body occupies a connection or stream, and a
+// target. gRPC and extended CONNECT have no such limits, since both sides may
+// pause.
 const (
 	BodyStall    = time.Minute
 	minBodyRate  = 240
@@ -21,8 +22,8 @@ const (
 // client still sends.
 const LingerTime = 500 * time.Millisecond
 
-// SettleBytes is how much of an unwanted body is read, while something comes within
-// each LingerTime, so that its connection can be kept.
+// SettleBytes is how much of an unwanted body is read, while something comes
+// within each LingerTime, so that its connection can be kept.
 const SettleBytes = 256 << 10
 
 // ErrSlowBody ends the upload of a client that sends less than it owes.

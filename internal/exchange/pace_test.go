@@ -45,7 +45,8 @@ func TestAPaceForgetsAFastStart(t *testing.T) {
 	}
 }
 
-// A fast client that has rested for nearly as long as it may is not cut for what the first packets bring.
+// A fast client that has rested for nearly as long as it may is not cut for
+// what the first packets bring.
 func TestAPaceHasPatienceAfterARest(t *testing.T) {
 	var p exchange.Pace
 	for s := time.Duration(1); s < 200; s++ {

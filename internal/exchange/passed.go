@@ -19,8 +19,8 @@ const (
 
 type passKey struct{}
 
-// PassTo lets next serve q, which has p besides what it has. Without an exchange, which a
-// Router would have made, next gets a copy of q.
+// PassTo lets next serve q, which has p besides what it has. Without an
+// exchange, which a Router would have made, next gets a copy of q.
 func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
 	ctx := q.Context()
 	if x := FromContext(ctx); x != nil {
@@ -33,7 +33,8 @@ func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
 	next.ServeHTTP(w, q)
 }
 
-// WayOf returns how q came to a handler of the program, as the status page wants it.
+// WayOf returns how q came to a handler of the program, as the status page
+// wants it.
 func WayOf(q *http.Request) status.Arrival {
 	ctx := q.Context()
 	p := PassesOf(ctx)

@@ -32,7 +32,8 @@ func Reason(op string, err error) (status int, class string) {
 		return http.StatusGatewayTimeout, "connection_write_timeout"
 	case isTimeout(err):
 		return http.StatusGatewayTimeout, "http_response_timeout"
-	case errors.Is(err, syscall.ECONNREFUSED), op == "dial" && errors.Is(err, syscall.ENOENT): // no such unix socket
+	case errors.Is(err, syscall.ECONNREFUSED), op == "dial" && errors.Is(err, syscall.ENOENT):
+		// no such unix socket
 		return http.StatusBadGateway, "connection_refused"
 	case errors.As(err, &cert), errors.As(err, &unknown):
 		return http.StatusBadGateway, "tls_certificate_error"
@@ -60,5 +61,6 @@ type ProtocolError struct{ What string }
 // Error says what was wrong.
 func (e *ProtocolError) Error() string { return e.What }
 
-// ErrUnasked is the failure of a target that switches protocols without being asked.
+// ErrUnasked is the failure of a target that switches protocols without being
+// asked.
 var ErrUnasked error = &ProtocolError{What: "status 101 without an upgrade request"}

@@ -52,8 +52,8 @@ type Record struct {
 	Value    any
 }
 
-// An Attempt is what became of one attempt. It has no name of its own, so that the
-// hostproxy package can show it in place.
+// An Attempt is what became of one attempt. It has no name of its own, so that
+// the hostproxy package can show it in place.
 type Attempt = struct {
 	Target string
 	Retry  bool
@@ -75,7 +75,8 @@ func (r *Record) Conclude(now time.Time) {
 	r.EndAttempts(now)
 }
 
-// EndAttempts notes that the attempts that go on end now, as the exchange does so far.
+// EndAttempts notes that the attempts that go on end now, as the exchange does
+// so far.
 func (r *Record) EndAttempts(now time.Time) {
 	for i := range r.Timeline {
 		if a := &r.Timeline[i]; a.Err == nil && a.Duration == 0 {

@@ -10,7 +10,8 @@ import (
 // left before it was answered. It is never sent.
 const StatusClientClosed = 499
 
-// Allow is the value of Allow in responses of the proxy's own: the methods that most targets know.
+// Allow is the value of Allow in responses of the proxy's own: the methods that
+// most targets know.
 const Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 // Reply answers q with an error of the proxy's own: the status, a

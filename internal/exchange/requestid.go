@@ -25,9 +25,9 @@ type Numbering struct {
 	Shown bool   // clients get the header too
 }
 
-// CheckIDName returns an error unless name is that of a header that can carry an
-// identifier: the proxy itself neither writes nor reads it. The error begins with
-// field.
+// CheckIDName returns an error unless name is that of a header that can carry
+// an identifier: the proxy itself neither writes nor reads it. The error begins
+// with field.
 func CheckIDName(field, name string) error {
 	if err := header.CheckName(field, name); err != nil {
 		return err
@@ -38,12 +38,12 @@ func CheckIDName(field, name string) error {
 	return nil
 }
 
-// validID reports whether an identifier may be taken from a trusted peer: it is a
-// token of up to maxRequestID bytes.
+// validID reports whether an identifier may be taken from a trusted peer: it is
+// a token of up to maxRequestID bytes.
 func validID[T header.Text](id T) bool { return len(id) <= maxRequestID && h1.ValidToken(id) }
 
-// appendID appends a new identifier: 128 random bits in hexadecimal. The runtime's
-// generator has a state for each thread, so there is no lock.
+// appendID appends a new identifier: 128 random bits in hexadecimal. The
+// runtime's generator has a state for each thread, so there is no lock.
 func appendID(dst []byte) []byte {
 	var bits [16]byte
 	binary.BigEndian.PutUint64(bits[:8], rand.Uint64())
@@ -74,9 +74,10 @@ type Arrival struct {
 
 type arrivalKey struct{}
 
-// A Slot is what a server of ours keeps in the context of a request, which answers
-// Value by it. It has a place for an Arrival, so that Arrive needs no other request.
-// The zero value is empty. The exported fields are not to be changed any more.
+// A Slot is what a server of ours keeps in the context of a request, which
+// answers Value by it. It has a place for an Arrival, so that Arrive needs no
+// other request. The zero value is empty. The exported fields are not to be
+// changed any more.
 type Slot struct {
 	Client Client          // the request's
 	Drain  context.Context // see WithDrain
@@ -100,8 +101,8 @@ func (s *Slot) fill(a Arrival) bool {
 
 type slotKey struct{}
 
-// Value is what a context that has the slot returns for key. It reports false if that
-// is not the slot's to answer.
+// Value is what a context that has the slot returns for key. It reports false
+// if that is not the slot's to answer.
 func (s *Slot) Value(key any) (value any, ok bool) {
 	switch key.(type) {
 	case slotKey:
@@ -120,8 +121,9 @@ func (s *Slot) Value(key any) (value any, ok bool) {
 	return nil, false
 }
 
-// Arrive returns q with its Arrival at the router, which may be any value that is
-// the same for each call: q itself if its context has an empty Slot. trusted and n are the router's.
+// Arrive returns q with its Arrival at the router, which may be any value that
+// is the same for each call: q itself if its context has an empty Slot. trusted
+// and n are the router's.
 func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *http.Request {
 	peer := header.ParsePeer(q.RemoteAddr)
 	a := Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
@@ -141,7 +143,8 @@ func ArrivalFrom(ctx context.Context) *Arrival {
 }
 
 // Identify gives x, the exchange of q at the router, its identifier: the one of
-// its Arrival, of a trusted peer, or a new one. x keeps one that it has already.
+// its Arrival, of a trusted peer, or a new one. x keeps one that it has
+// already.
 func (x *Exchange) Identify(q *http.Request, router any, n Numbering) {
 	x.Numbering = n
 	if n.Name == "" || x.RequestID != "" {
@@ -154,8 +157,9 @@ func (x *Exchange) Identify(q *http.Request, router any, n Numbering) {
 	x.RequestID = n.idOf(q, x.Trusted)
 }
 
-// Numbered returns q with x's identifier, and with what the hook Begin has set, in place
-// of what the client sent in those headers, in every spelling and in trailers too.
+// Numbered returns q with x's identifier, and with what the hook Begin has set,
+// in place of what the client sent in those headers, in every spelling and in
+// trailers too.
 func (x *Exchange) Numbered(q *http.Request) *http.Request {
 	if len(x.Set) > 0 {
 		q = Replace(q, x.Set)
@@ -177,22 +181,25 @@ func (n *Numbering) Show(h http.Header, id string) {
 	}
 }
 
-// Tell is Show in the Header of w, which is not asked for without need: see Relayer.
+// Tell is Show in the Header of w, which is not asked for without need: see
+// Relayer.
 func (n *Numbering) Tell(w http.ResponseWriter, id string) {
 	if n.Shown {
 		n.Show(w.Header(), id)
 	}
 }
 
-// idsAtOnce is how many identifiers of the usual length share a piece of memory.
+// idsAtOnce is how many identifiers of the usual length share a piece of
+// memory.
 const idsAtOnce = 64
 
-// IDs makes identifiers for the fast lane, one after the other. They never change,
-// and their memory is taken for many at once: whoever keeps one keeps all of them.
+// IDs makes identifiers for the fast lane, one after the other. They never
+// change, and their memory is taken for many at once: whoever keeps one keeps
+// all of them.
 type IDs struct{ room []byte }
 
-// Of returns the identifier of a request: the one in fields, which are those of a
-// trusted peer or nil, or else a new one.
+// Of returns the identifier of a request: the one in fields, which are those of
+// a trusted peer or nil, or else a new one.
 func (s *IDs) Of(fields []h1.Field, name string) string {
 	if cap(s.room)-len(s.room) < maxRequestID {
 		s.room = make([]byte, 0, idsAtOnce*2*16+maxRequestID)
@@ -207,7 +214,8 @@ func (s *IDs) Of(fields []h1.Field, name string) string {
 	return unsafe.String(unsafe.SliceData(id), len(id))
 }
 
-// onlyID returns the valid identifier in fields, nil without one or with several.
+// onlyID returns the valid identifier in fields, nil without one or with
+// several.
 func onlyID(fields []h1.Field, name string) (id []byte) {
 	n := 0
 	for i := range fields {

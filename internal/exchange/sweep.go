@@ -8,24 +8,26 @@ import (
 // Bounds of what a sweep sees to.
 const (
 	SweepInterval = 50 * time.Millisecond // how often what is in flight is looked at
-	StreamGrace   = 10 * time.Second      // how long a response without a known end may go on after its server, route or upstream began to go
+	// how long a response without a known end may go on after its server, route
+	// or upstream began to go
+	StreamGrace = 10 * time.Second
 )
 
-// A SweepPace is how often sweeps may come, so that they take a hundredth of one
-// processor at most.
+// A SweepPace is how often sweeps may come, so that they take a hundredth of
+// one processor at most.
 type SweepPace struct{ last time.Duration }
 
-// Next returns the time until the next sweep, after one that took so long. A sweep
-// may take long because the machine was busy, rather than for what there was to look
-// at: that shows in the one before it.
+// Next returns the time until the next sweep, after one that took so long. A
+// sweep may take long because the machine was busy, rather than for what there
+// was to look at: that shows in the one before it.
 func (p *SweepPace) Next(took time.Duration) time.Duration {
 	pause := 100 * min(took, p.last)
 	p.last = took
 	return max(SweepInterval, pause)
 }
 
-// A Sweeper looks at what is in flight every SweepInterval, while anything is. Its
-// zero value is ready for use.
+// A Sweeper looks at what is in flight every SweepInterval, while anything is.
+// Its zero value is ready for use.
 type Sweeper struct {
 	mu       sync.Mutex
 	first    *Swept
@@ -40,8 +42,8 @@ type Swept struct {
 	next, prev *Swept // guarded by the Sweeper's mu
 }
 
-// Add lets the sweeper look at what, by its Inspect, until Remove is called with the
-// same entry.
+// Add lets the sweeper look at what, by its Inspect, until Remove is called
+// with the same entry.
 func (s *Sweeper) Add(e *Swept, what interface{ Inspect(now time.Time) }) {
 	e.what = what
 	s.mu.Lock()

@@ -8,8 +8,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// WirePath returns the path of q as the client spelled it, if handlers around us have not changed it since, or as they did:
-// url.URL respells a path that has a byte too many.
+// WirePath returns the path of q as the client spelled it, if handlers around
+// us have not changed it since, or as they did: url.URL respells a path that
+// has a byte too many.
 func WirePath(q *http.Request) string {
 	path, _, _ := strings.Cut(q.RequestURI, "?")
 	if !strings.HasPrefix(path, "/") || !spells(path, q.URL) {

@@ -8,9 +8,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// Withhold returns q as it is to pass to a handler that believes the fields with
-// these names: without the client's own, in any spelling and in trailers too,
-// and without a Connection that could take away what is added then.
+// Withhold returns q as it is to pass to a handler that believes the fields
+// with these names: without the client's own, in any spelling and in trailers
+// too, and without a Connection that could take away what is added then.
 func Withhold(q *http.Request, names ...string) *http.Request {
 	c := q.Clone(q.Context())
 	header.Denominate(c.Header)

@@ -19,8 +19,9 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 	return &Watcher{ResponseWriter: w, x: x, inner: inner, length: -1}
 }
 
-// ServeOwn lets h, a handler of the program's own, serve q. It notes in the record that
-// the client has left before the end of the response, also when h panics for that.
+// ServeOwn lets h, a handler of the program's own, serve q. It notes in the
+// record that the client has left before the end of the response, also when h
+// panics for that.
 func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
 	defer func() {
@@ -32,24 +33,25 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 	h.ServeHTTP(watcher, q)
 }
 
-// ReturnForm lets the server of q remove the files of the form that a handler has parsed from c,
-// a copy of q. It is called when the handler has returned.
+// ReturnForm lets the server of q remove the files of the form that a handler
+// has parsed from c, a copy of q. It is called when the handler has returned.
 func ReturnForm(q, c *http.Request) {
 	if c.MultipartForm != nil {
 		q.MultipartForm = c.MultipartForm
 	}
 }
 
-// complete reports whether the client got all that there is of the response to a request
-// with that method. A tunnel is complete, since its client ends it by leaving.
+// complete reports whether the client got all that there is of the response to
+// a request with that method. A tunnel is complete, since its client ends it by
+// leaving.
 func (w *Watcher) complete(method string) bool {
 	bodiless := method == http.MethodHead || w.x.Status == http.StatusNoContent || w.x.Status == http.StatusNotModified
 	return w.Wrote && (bodiless || method == http.MethodConnect || w.n == w.length)
 }
 
-// A Watcher is a ResponseWriter that notes in the record what the client got. The
-// bytes are those of the first watcher of an exchange, which is the nearest to the
-// client: handlers may change what the others are given.
+// A Watcher is a ResponseWriter that notes in the record what the client got.
+// The bytes are those of the first watcher of an exchange, which is the nearest
+// to the client: handlers may change what the others are given.
 type Watcher struct {
 	http.ResponseWriter
 	x      *Exchange
@@ -67,13 +69,14 @@ func (w *Watcher) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// A Relayer is a ResponseWriter that takes the head of a target's response as it came,
-// which costs less than filling a Header that no handler looks at.
+// A Relayer is a ResponseWriter that takes the head of a target's response as
+// it came, which costs less than filling a Header that no handler looks at.
 type Relayer interface {
-	// Relay is WriteHeader with these fields, which it copies. length is that of the
-	// body, negative if it is unknown. Later the Header has the fields. Relay reports
-	// false, and has done nothing, if the status is known already, or if the Header has
-	// been asked for: it may have fields of its own, or be read later.
+	// Relay is WriteHeader with these fields, which it copies. length is that
+	// of the body, negative if it is unknown. Later the Header has the fields.
+	// Relay reports false, and has done nothing, if the status is known
+	// already, or if the Header has been asked for: it may have fields of its
+	// own, or be read later.
 	Relay(status int, fields []h1.Field, length int64) bool
 }
 
@@ -135,7 +138,8 @@ func (w *Watcher) begin(status int) {
 // Flush is for handlers that assert http.Flusher.
 func (w *Watcher) Flush() { _ = w.FlushError() }
 
-// FlushError is for http.ResponseController. The head goes out with it, if it has not.
+// FlushError is for http.ResponseController. The head goes out with it, if it
+// has not.
 func (w *Watcher) FlushError() error {
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	if !errors.Is(err, http.ErrNotSupported) {
@@ -149,8 +153,8 @@ func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 
-// CloseNotify is for handlers that assert http.CloseNotifier. The channel stays empty where the
-// server has none.
+// CloseNotify is for handlers that assert http.CloseNotifier. The channel stays
+// empty where the server has none.
 func (w *Watcher) CloseNotify() <-chan bool {
 	for inner := w.ResponseWriter; ; {
 		switch w := inner.(type) {

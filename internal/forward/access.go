@@ -74,8 +74,8 @@ func (a *Attempts) guard() *exchange.Failure {
 	return nil
 }
 
-// Limit counts the exchange in by r, until Free, or returns the refusal, which is
-// valid until the next exchange.
+// Limit counts the exchange in by r, until Free, or returns the refusal, which
+// is valid until the next exchange.
 func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	if slices.Contains(a.charged, r) {
 		return nil // in another lane
@@ -98,8 +98,9 @@ func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	return fail
 }
 
-// Limited returns the handler that refuses q, of which x is the exchange, if there
-// have been enough of its kind, or nil. Then the slots are to be freed at its end.
+// Limited returns the handler that refuses q, of which x is the exchange, if
+// there have been enough of its kind, or nil. Then the slots are to be freed at
+// its end.
 func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots, http.Handler) {
 	if r.NeedsRequest() {
 		if len(x.Set) > 0 {

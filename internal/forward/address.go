@@ -66,8 +66,8 @@ func isList(s string) bool {
 // errExtra is the rule for what no target has.
 var errExtra = errors.New("a target has no user, query or fragment: write only scheme, host, port and path")
 
-// checkSlashes returns the rule that a target without "://" breaks if it is meant
-// as a URL, or nil.
+// checkSlashes returns the rule that a target without "://" breaks if it is
+// meant as a URL, or nil.
 func checkSlashes(s string) error {
 	for _, scheme := range []string{"https", "http", "h2c"} {
 		rest, is := strings.CutPrefix(s, scheme)

@@ -14,15 +14,15 @@ type Party interface {
 	// the exchange is to end at once, and returns what wait returns.
 	Await(wait func(gone <-chan struct{}) error) error
 
-	// Place notes that f serves the exchange, and what it chooses a target by. It
-	// is called before the first attempt, and again when f's targets have changed.
-	// A failure is that of a request that f does not serve.
+	// Place notes that f serves the exchange, and what it chooses a target by.
+	// It is called before the first attempt, and again when f's targets have
+	// changed. A failure is that of a request that f does not serve.
 	Place(f *Forwarder) *exchange.Failure
 }
 
-// ErrOtherLane is the cause of the failure of an exchange whose targets cannot be
-// asked from the fast lane: they have changed while it waited. The other lane
-// carries it on from its [Attempts.Handover].
+// ErrOtherLane is the cause of the failure of an exchange whose targets cannot
+// be asked from the fast lane: they have changed while it waited. The other
+// lane carries it on from its [Attempts.Handover].
 var ErrOtherLane = errors.New("the targets require the handler lane")
 
 // What an exchange has to wait for that was about to begin its first attempt.
@@ -71,8 +71,8 @@ func (a *Attempts) late() *exchange.Failure {
 		Err: ErrDraining}
 }
 
-// visit lets the exchange through a.f, and begins its first attempt there unless
-// it is diverted: then a.f is the next to visit.
+// visit lets the exchange through a.f, and begins its first attempt there
+// unless it is diverted: then a.f is the next to visit.
 func (a *Attempts) visit() *exchange.Failure {
 	a.f.mayStart()
 	if a.f.guarded {
@@ -185,8 +185,8 @@ func (a *Attempts) queueUp() (fail *exchange.Failure) {
 	return fail
 }
 
-// tryAcquire begins the first attempt, or reports that there is no room now. Whatever
-// else keeps it from beginning is the failure.
+// tryAcquire begins the first attempt, or reports that there is no room now.
+// Whatever else keeps it from beginning is the failure.
 func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.held.Load() != nil {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errHeld}, true
@@ -200,7 +200,8 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.waker != nil && !a.finds() {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errAsleep}, true
 	}
-	if !a.f.limited && a.Pooled && a.rec.Attempts == 0 { // else there were handlers or other targets before
+	// else there were handlers or other targets before
+	if !a.f.limited && a.Pooled && a.rec.Attempts == 0 {
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
 	}
 	if !a.f.limited {
@@ -213,7 +214,8 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	return fail, fail.Err != errNoTarget || !a.full
 }
 
-// finds reports whether the exchange finds the targets awake: then they stay awake until End.
+// finds reports whether the exchange finds the targets awake: then they stay
+// awake until End.
 func (a *Attempts) finds() bool {
 	v := &a.visits[a.stops-1]
 	if !v.awake && !a.f.waker.enter() {

@@ -9,13 +9,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// maxApart is how many idle connections are kept for the headers of the PROXY protocol.
+// maxApart is how many idle connections are kept for the headers of the PROXY
+// protocol.
 const maxApart = 256
 
-// A partition keeps the connections of HTTP/2 for each header of the PROXY protocol
-// apart: those for one header are in an http.Transport of their own. A single one that
-// takes each header for a host of its own would not do: what it pushes out of its list of
-// idle connections stays open, and out of use, until IdleConnTimeout.
+// A partition keeps the connections of HTTP/2 for each header of the PROXY
+// protocol apart: those for one header are in an http.Transport of their own. A
+// single one that takes each header for a host of its own would not do: what it
+// pushes out of its list of idle connections stays open, and out of use, until
+// IdleConnTimeout.
 type partition struct {
 	transport func() *http.Transport
 
@@ -43,7 +45,8 @@ func apart(transport func() *http.Transport, c *Config) http.RoundTripper {
 func (p *partition) RoundTrip(req *http.Request) (*http.Response, error) {
 	s := p.enter(*proxyproto.FromContext(req.Context()))
 	res, err := s.RoundTrip(req)
-	if err != nil || res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // which takes the connection away
+	// which takes the connection away
+	if err != nil || res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols {
 		p.leave(s)
 		return res, err
 	}
@@ -67,8 +70,8 @@ func (p *partition) enter(h proxyproto.Header) *share {
 	return s
 }
 
-// leave notes the end of a request to s. The share that has been idle for longest makes
-// room for it.
+// leave notes the end of a request to s. The share that has been idle for
+// longest makes room for it.
 func (p *partition) leave(s *share) {
 	p.mu.Lock()
 	var old *share

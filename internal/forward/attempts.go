@@ -27,14 +27,16 @@ type Attempts struct {
 	Key    uint64     // of the exchange, for policies that want one; Place sets it
 	Client netip.Addr // who asks; to be set before Begin, as what follows
 	Size   int64      // of the request's body, negative if unknown
-	Here   bool       // the proxy answers once the guards let the exchange pass: see exchange.MaxForwards
-	Pooled bool       // only targets with a Pool can be asked: see ErrOtherLane
-	Asked  Request    // where limits find their keys
+	// the proxy answers once the guards let the exchange pass: see
+	// exchange.MaxForwards
+	Here   bool
+	Pooled bool    // only targets with a Pool can be asked: see ErrOtherLane
+	Asked  Request // where limits find their keys
 
 	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
 
-	// Prepare reads the request's body ahead for a Forwarder with BufferRequests that has
-	// let the exchange pass. Nil if the lane cannot.
+	// Prepare reads the request's body ahead for a Forwarder with
+	// BufferRequests that has let the exchange pass. Nil if the lane cannot.
 	Prepare func(*Forwarder) *exchange.Failure
 
 	f     *Forwarder // whose targets are asked
@@ -270,8 +272,8 @@ func (t *Target) tryAcquire(now time.Time) bool {
 	return false
 }
 
-// chooseByPick is chooseOne by the user's Pick, which is shown those of the set that are
-// left.
+// chooseByPick is chooseOne by the user's Pick, which is shown those of the set
+// that are left.
 func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	left := make([]*Target, 0, len(a.set.targets))
 	for i, t := range a.set.targets {
@@ -294,8 +296,8 @@ func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 
 var errNoTarget = errors.New("no target is available: all are down, full or already tried")
 
-// eligible reports whether the user's Pick is shown the target at i. It is shown
-// those that are down only if no other is left, and they may be tried.
+// eligible reports whether the user's Pick is shown the target at i. It is
+// shown those that are down only if no other is left, and they may be tried.
 func (a *Attempts) eligible(i int) bool {
 	if slices.Contains(a.tried, i) {
 		return false
@@ -311,14 +313,15 @@ type Next uint8
 
 // What may come after an attempt.
 const (
-	NextAnswer  Next = iota // the exchange ends with the answer; its target stays counted until End
-	NextAttempt             // another attempt has begun; what the ended one holds is to be thrown away
-	NextFailure             // the exchange ends with the failure
-	NextLane                // the other lane carries the exchange on; the failure says why
+	NextAnswer Next = iota // the exchange ends with the answer; its target stays counted until End
+	// another attempt has begun; what the ended one holds is to be thrown away
+	NextAttempt
+	NextFailure // the exchange ends with the failure
+	NextLane    // the other lane carries the exchange on; the failure says why
 )
 
-// Next notes how the attempt ended, and begins another one if there may be one. It
-// returns the failure that the exchange ends with, if it does.
+// Next notes how the attempt ended, and begins another one if there may be one.
+// It returns the failure that the exchange ends with, if it does.
 func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
@@ -340,7 +343,8 @@ func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	}
 	ended, was := a.Target, a.timeline.now
 	fail := a.next(now)
-	if fail != nil && (fail.Side != exchange.SideProxy || len(a.set.targets) == 0) { // no target is left
+	// no target is left
+	if fail != nil && (fail.Side != exchange.SideProxy || len(a.set.targets) == 0) {
 		return a.last(&o)
 	}
 	why := o.failure(ended)
@@ -425,8 +429,8 @@ func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	return !o.Wrote || a.affords()
 }
 
-// affords takes a share of the budget for requests that are sent more than once,
-// unless the exchange has one.
+// affords takes a share of the budget for requests that are sent more than
+// once, unless the exchange has one.
 func (a *Attempts) affords() bool {
 	if a.repeated {
 		return true

@@ -107,8 +107,8 @@ func (b *background) stop() {
 	}
 }
 
-// cancel is stop for callers that may be a part of the work: it does not wait. It returns
-// the work that ends, nil if there is none.
+// cancel is stop for callers that may be a part of the work: it does not wait.
+// It returns the work that ends, nil if there is none.
 func (b *background) cancel() *run {
 	b.mu.Lock()
 	defer b.mu.Unlock()

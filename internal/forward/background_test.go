@@ -25,7 +25,8 @@ func endpoint(t *testing.T, target string) forward.Endpoint {
 	return forward.Endpoint{URL: u}
 }
 
-// A target that comes while the first exchange starts the checks is checked once.
+// A target that comes while the first exchange starts the checks is checked
+// once.
 func TestATargetThatComesWhileChecksBeginIsCheckedOnce(t *testing.T) {
 	for range 50 {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// A diversion sends a share of the clients elsewhere, once the Forwarder that it
-// is of has let them through: it goes around no guard, hold or count.
+// A diversion sends a share of the clients elsewhere, once the Forwarder that
+// it is of has let them through: it goes around no guard, hold or count.
 type diversion struct {
 	to    *Forwarder
 	below uint64 // clients whose hash is lower

@@ -17,14 +17,13 @@ var (
 )
 
 // Replace makes es the endpoints of exchanges to come, once the targets among
-// them that are new have shown that they serve: they answer the health check or,
-// without one, take a connection. Then it waits until those that go have carried
-// what they had begun to its end; their streams end politely, or have their
-// StreamGrace and are not waited for. Each wait ends with
-// ctx, or with ReadyTimeout or DrainTimeout. The first one's error is an
-// ErrNotReady, and everything stays as it was; the second one's is an
-// ErrNotDrained, and what is left at the old targets is cut off, but for streams
-// in their grace.
+// them that are new have shown that they serve: they answer the health check
+// or, without one, take a connection. Then it waits until those that go have
+// carried what they had begun to its end; their streams end politely, or have
+// their StreamGrace and are not waited for. Each wait ends with ctx, or with
+// ReadyTimeout or DrainTimeout. The first one's error is an ErrNotReady, and
+// everything stays as it was; the second one's is an ErrNotDrained, and what is
+// left at the old targets is cut off, but for streams in their grace.
 func (f *Forwarder) Replace(ctx context.Context, es []Endpoint) error {
 	defer f.waker.busy()()
 	wait, cancel := timed(ctx, f.ReadyTimeout, "ReadyTimeout")
@@ -50,8 +49,8 @@ func timed(ctx context.Context, d time.Duration, field string) (context.Context,
 }
 
 // Ready waits until there are targets and all of them serve: as Replace waits,
-// and until none is down. It wakes targets that sleep, and begins the checks and the
-// discovery.
+// and until none is down. It wakes targets that sleep, and begins the checks
+// and the discovery.
 func (f *Forwarder) Ready(ctx context.Context) error {
 	f.mayStart()
 	if err := f.waker.wake(ctx); err != nil {
@@ -114,8 +113,8 @@ func (f *Forwarder) Remove(es []Endpoint) error {
 	})
 }
 
-// change is Replace without the end: it returns the targets that go. ready waits
-// for a new one; nil does not.
+// change is Replace without the end: it returns the targets that go. ready
+// waits for a new one; nil does not.
 func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint, error), ready func(context.Context, *Target) error) ([]*Target, error) {
 	select {
 	case f.changing <- struct{}{}:
@@ -189,8 +188,8 @@ const (
 	drainedInterval = 10 * time.Millisecond
 )
 
-// ready waits until t serves. The error has the reason of the last check that ctx
-// did not cut short.
+// ready waits until t serves. The error has the reason of the last check that
+// ctx did not cut short.
 func ready(ctx context.Context, t *Target) error {
 	var why error
 	for {
@@ -207,8 +206,8 @@ func ready(ctx context.Context, t *Target) error {
 	}
 }
 
-// drained waits until no exchange is left at any of ts but streams that stay, and
-// cuts off the others that are left when ctx is done.
+// drained waits until no exchange is left at any of ts but streams that stay,
+// and cuts off the others that are left when ctx is done.
 func drained(ctx context.Context, ts []*Target) error {
 	defer func() {
 		for _, t := range ts {

@@ -10,14 +10,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A request as it goes to its target, for the fast lane. It makes the decisions of
-// package handler's request.go on slices of the read buffer.
+// A request as it goes to its target, for the fast lane. It makes the decisions
+// of package handler's request.go on slices of the read buffer.
 //
 // Hot path: no locks, no allocation once the destination has room.
 
-// An Encoder writes the messages of a Forwarder: which fields cross the proxy, and
-// what it adds. Targets speak HTTP/1.1, so that a request is written in bytes; a
-// response is a list of fields, which the client's protocol spells.
+// An Encoder writes the messages of a Forwarder: which fields cross the proxy,
+// and what it adds. Targets speak HTTP/1.1, so that a request is written in
+// bytes; a response is a list of fields, which the client's protocol spells.
 type Encoder struct{ *Config }
 
 // plain reports whether the edit leaves alone what the proxy itself writes.
@@ -42,8 +42,8 @@ func (e *Edit) names() []string {
 	return all
 }
 
-// compile prepares the edit for the fast lane: the fields that it adds, sorted by name,
-// also as lines, and the names whose fields it drops.
+// compile prepares the edit for the fast lane: the fields that it adds, sorted
+// by name, also as lines, and the names whose fields it drops.
 func (e *Edit) compile() {
 	e.drops = slices.Clone(e.Remove)
 	for _, k := range slices.Sorted(maps.Keys(e.Set)) {
@@ -84,7 +84,8 @@ func (e *Encoder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, req.Method...)
 	dst = append(dst, ' ')
 	dst = append(dst, t.Base...)
-	if len(req.Path) > 0 && req.Unusual&h1.UnusualTarget != 0 { // absolute-form, whose authority is in Host
+	// absolute-form, whose authority is in Host
+	if len(req.Path) > 0 && req.Unusual&h1.UnusualTarget != 0 {
 		dst = e.Prefix.appendInner(dst, req.Path)
 		dst = append(dst, req.Query...)
 	} else {
@@ -118,8 +119,8 @@ func (e *Encoder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, re
 	return dst
 }
 
-// appendNumber appends the line of a request's identifier, if there is one, before
-// e edits the message.
+// appendNumber appends the line of a request's identifier, if there is one,
+// before e edits the message.
 func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
 	if id.Name == "" || header.Matches(e.drops, id.Name) {
 		return dst

@@ -206,9 +206,9 @@ func (s *set) whyNot(i int, now time.Time) string {
 // idle reports whether the target at i gets nothing for its weight.
 func (s *set) idle(i int) bool { return s.weighted && s.endpoints[i].Weight == 0 }
 
-// tryAll makes the targets eligible that are down: none is up, and they are then
-// tried as if all were. It returns the others. The first target is at position
-// at of the explanation.
+// tryAll makes the targets eligible that are down: none is up, and they are
+// then tried as if all were. It returns the others. The first target is at
+// position at of the explanation.
 func (a *explainer) tryAll(s *set, at int) (out []int) {
 	for i, t := range s.targets {
 		if s.idle(i) || t.node.Full() {

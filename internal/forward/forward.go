@@ -1,16 +1,21 @@
-// Package forward is the engine behind both lanes: whose turn it is, and whether
-// there is room. It moves no byte of a body.
+// Package forward is the engine behind both lanes: whose turn it is, and
+// whether there is room. It moves no byte of a body.
 //
 //   - forward.go: a Forwarder, which is a compiled Config
-//   - admission.go, access.go, pause.go, wake.go, canary.go: from the route to the first attempt
-//   - attempts.go, hedge.go, timeline.go: from target to target until one answers
+//   - admission.go, access.go, pause.go, wake.go, canary.go: from the route to
+//     the first attempt
+//   - attempts.go, hedge.go, timeline.go: from target to target until one
+//     answers
 //   - target.go, targets.go, address.go: what a target is, and which there are
 //   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
 //   - prefix.go, translate.go: how paths differ between clients and targets
-//   - headeredit.go, trailer.go, encode.go, response.go, order.go: which fields cross the proxy, and how the fast lane writes requests
-//   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a target is reached by
+//   - headeredit.go, trailer.go, encode.go, response.go, order.go: which fields
+//     cross the proxy, and how the fast lane writes requests
+//   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a
+//     target is reached by
 //   - silence_linux.go, silence_other.go: peers of HTTP/2 that have died
-//   - healthcheck.go, background.go, deploy.go: whether targets serve, and how they change
+//   - healthcheck.go, background.go, deploy.go: whether targets serve, and how
+//     they change
 //   - stay.go: streams whose route or target has gone
 //   - mirror.go: copies
 //   - limitkey.go: what a limit counts a request by
@@ -44,11 +49,13 @@ import (
 // A Config says what a Forwarder forwards to and how. Durations of zero mean
 // no bound.
 type Config struct {
-	Targets        []Endpoint
-	Policy         balance.Policy
-	HashBy         HashKey
-	Retry          Retry
-	Hedge          time.Duration     // without an answer, until an idempotent request goes to another target too; 0 means never
+	Targets []Endpoint
+	Policy  balance.Policy
+	HashBy  HashKey
+	Retry   Retry
+	// without an answer, until an idempotent request goes to another target
+	// too; 0 means never
+	Hedge          time.Duration
 	Transport      http.RoundTripper // replaces the built-in clients
 	Dial           DialFunc          // connects to targets; nil means a net.Dialer
 	TLS            *tls.Config
@@ -61,10 +68,16 @@ type Config struct {
 
 	RequestHeader, ResponseHeader Edit
 
-	BufferRequests  int64 // bytes of a request's body that are read before a target is chosen; 0 means none
-	BufferResponses int64 // bytes of a response's body that are read before the client takes them; 0 means none
+	// bytes of a request's body that are read before a target is chosen; 0
+	// means none
+	BufferRequests int64
+	// bytes of a response's body that are read before the client takes them; 0
+	// means none
+	BufferResponses int64
 
-	HSTS   string  // value of Strict-Transport-Security, over TLS, in place of the target's; "" leaves that
+	// value of Strict-Transport-Security, over TLS, in place of the target's;
+	// "" leaves that
+	HSTS   string
 	Sticky *Sticky // nil means that clients come back to no target
 
 	MaxInFlight       int           // exchanges; 0 means no bound
@@ -94,13 +107,15 @@ type Config struct {
 	Forwarded  bool
 	Upgrades   []string
 
-	ReadyTimeout          time.Duration // of Replace, for the new targets; zero means no limit, as below
+	// of Replace, for the new targets; zero means no limit, as below
+	ReadyTimeout          time.Duration
 	DrainTimeout          time.Duration // of Replace, for the old ones
 	DialTimeout           time.Duration
 	ResponseHeaderTimeout time.Duration
 	IdleTimeout           time.Duration
-	StreamGrace           time.Duration // of streams whose route or target has gone; negative means no limit
-	StreamTimeout         time.Duration // of upgraded connections
+	// of streams whose route or target has gone; negative means no limit
+	StreamGrace   time.Duration
+	StreamTimeout time.Duration // of upgraded connections
 }
 
 // A Forwarder is a compiled Config: it cannot fail to be used, and may be used
@@ -233,7 +248,8 @@ func (f *Forwarder) CloseIdle() {
 	}
 }
 
-// closeIdle is CloseIdle for f alone. It returns the Forwarders that f diverts or mirrors to.
+// closeIdle is CloseIdle for f alone. It returns the Forwarders that f diverts
+// or mirrors to.
 func (f *Forwarder) closeIdle() (others []*Forwarder) {
 	if d := f.diverted.Load(); d != nil {
 		others = append(others, d.to)
@@ -252,8 +268,8 @@ func (f *Forwarder) closeIdle() (others []*Forwarder) {
 // Name returns what Via calls f where there is no Router.
 func (f *Forwarder) Name() string { return f.name.Text() }
 
-// Waiting returns how many exchanges wait before they reach a target, and whether
-// exchanges are held back from the targets altogether.
+// Waiting returns how many exchanges wait before they reach a target, and
+// whether exchanges are held back from the targets altogether.
 func (f *Forwarder) Waiting() (n int, held bool) {
 	return f.queue.Len() + int(f.waiting.Load()), f.held.Load() != nil
 }
@@ -282,22 +298,22 @@ func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 // ErrDraining is the cause of failures of exchanges that came too late.
 var ErrDraining = errors.New("upstream is draining")
 
-// Shows reports whether hooks of f's see the client's request, or one that is made
-// of it.
+// Shows reports whether hooks of f's see the client's request, or one that is
+// made of it.
 func (f *Forwarder) Shows() bool {
 	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil ||
 		f.Guard.Limit.NeedsRequest()
 }
 
-// Introduces reports whether targets of f, or of the canary that f diverts to, are told the client of a connection by
-// the PROXY protocol.
+// Introduces reports whether targets of f, or of the canary that f diverts to,
+// are told the client of a connection by the PROXY protocol.
 func (f *Forwarder) Introduces() bool {
 	d := f.diverted.Load()
 	return f.ProxyProtocol != 0 || d != nil && d.to.ProxyProtocol != 0
 }
 
-// UpgradeProtocol returns the protocol that q asks for and that may pass, or "".
-// HTTP/1.0 cannot ask for one (RFC 9110, 7.8).
+// UpgradeProtocol returns the protocol that q asks for and that may pass, or
+// "". HTTP/1.0 cannot ask for one (RFC 9110, 7.8).
 func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 	if exchange.IsHTTP10(q) {
 		return ""

@@ -16,8 +16,8 @@ func NewGuard(name string, allow, deny []netip.Prefix, r *limit.Rule) (*Guard, e
 	return g, g.check(name + ".")
 }
 
-// Admit returns the handler that refuses the client's request q, or nil. Then the
-// slots are to be freed at its end.
+// Admit returns the handler that refuses the client's request q, or nil. Then
+// the slots are to be freed at its end.
 func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Handler) {
 	switch {
 	case !g.permits(client):
@@ -32,8 +32,8 @@ func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Han
 	return a.admit(g.Limit, time.Now())
 }
 
-// Explain adds to e what g, which is called name, would do with q, of which x is the
-// exchange.
+// Explain adds to e what g, which is called name, would do with q, of which x
+// is the exchange.
 func (g *Guard) Explain(e *status.Explanation, name string, q *http.Request, x *exchange.Exchange) {
 	(&explainer{e, q, x.Client, x.Start}).guard(g, name)
 }

@@ -46,7 +46,8 @@ func (e *Edit) check(field string) error {
 	return errors.Join(errs...)
 }
 
-// yield makes the edit drop the fields of that name, since somebody else sets them.
+// yield makes the edit drop the fields of that name, since somebody else sets
+// them.
 func (e *Edit) yield(name string) {
 	e.Remove = append(slices.Clone(e.Remove), name)
 	same := func(k string, _ []string) bool { return header.SameVariable(k, name) }
@@ -55,15 +56,16 @@ func (e *Edit) yield(name string) {
 	maps.DeleteFunc(e.Add, same)
 }
 
-// Drop deletes from h what the edit removes or sets: all that it does to an interim response, which is no place to add to.
+// Drop deletes from h what the edit removes or sets: all that it does to an
+// interim response, which is no place to add to.
 func (e *Edit) Drop(h http.Header) {
 	for _, k := range e.drops {
 		header.Drop(h, k)
 	}
 }
 
-// PassesTrailer reports whether a trailer of that name crosses the proxy in a message
-// that is edited. named are the values of Connection in its head.
+// PassesTrailer reports whether a trailer of that name crosses the proxy in a
+// message that is edited. named are the values of Connection in its head.
 func (e *Edit) PassesTrailer(name string, named ...string) bool {
 	return header.PassesTrailer(e.drops, name, named...)
 }

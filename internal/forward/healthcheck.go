@@ -164,7 +164,8 @@ func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
 	if err != nil {
 		return err
 	}
-	code := res.Trailer.Get("Grpc-Status") + res.Header.Get("Grpc-Status") // one of them, and the header only without a message
+	// one of them, and the header only without a message
+	code := res.Trailer.Get("Grpc-Status") + res.Header.Get("Grpc-Status")
 	if res.StatusCode != http.StatusOK || code != "0" {
 		return fmt.Errorf("the health check was answered with status %d, grpc-status %q", res.StatusCode, code)
 	}
@@ -174,8 +175,8 @@ func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
 	return nil
 }
 
-// servingStatus returns the field 1 of a HealthCheckResponse in its frame, 0 if it
-// has none, and a negative number if it is not one.
+// servingStatus returns the field 1 of a HealthCheckResponse in its frame, 0 if
+// it has none, and a negative number if it is not one.
 func servingStatus(frame []byte) int64 {
 	if len(frame) < 5 || frame[0] != 0 || int64(binary.BigEndian.Uint32(frame[1:])) != int64(len(frame)-5) {
 		return -1

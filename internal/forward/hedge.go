@@ -8,16 +8,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A hedge is a second attempt beside one that has not been answered for a while:
-// the first of the two that answers is the exchange's, the other is given up.
-// Both lanes do it with Fork and Join; only GET and HEAD without a body are hedged.
+// A hedge is a second attempt beside one that has not been answered for a
+// while: the first of the two that answers is the exchange's, the other is
+// given up. Both lanes do it with Fork and Join; only GET and HEAD without a
+// body are hedged.
 
 // ErrGivenUp is how the slower of two attempts ends.
 var ErrGivenUp = errors.New("another target was faster")
 
 // Fork begins a second attempt beside the one that goes on, and returns whom it
-// is at, or nil if there is to be none. Join must follow. An error is a panic of
-// the user's Pick.
+// is at, or nil if there is to be none. Join must follow. An error is a panic
+// of the user's Pick.
 func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	paid := a.repeated
 	if a.rec.Attempts >= a.f.Retry.Attempts || a.killed() || !a.affords() {
@@ -40,8 +41,8 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	return a.fork, nil
 }
 
-// Join ends the attempt that did not win. lost is how it failed, or nil if it was
-// given up. The other one is the exchange's from now on.
+// Join ends the attempt that did not win. lost is how it failed, or nil if it
+// was given up. The other one is the exchange's from now on.
 func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 	loser, since, now := a.fork, a.forked, time.Now()
 	lostAt := a.timeline.beside

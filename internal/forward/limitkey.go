@@ -16,8 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// NewBy checks a By, and returns it in its canonical form. Hop-by-hop and framing fields are not in every lane's
-// request, and forwarding fields are whatever the client likes.
+// NewBy checks a By, and returns it in its canonical form. Hop-by-hop and
+// framing fields are not in every lane's request, and forwarding fields are
+// whatever the client likes.
 func NewBy(by limit.By) (limit.By, error) {
 	n := 0
 	for _, set := range []bool{by.Header != "", by.Cookie != "", by.Host, by.Func != nil} {
@@ -47,13 +48,15 @@ type Request struct {
 	HTTP *http.Request // nil in the fast lane
 	Raw  *h1.Request   // nil in the handler lane
 	Host string        // the canonical host of Raw
-	ID   string        // the field in which the proxy numbers requests: no two have the same; "" means none
+	// the field in which the proxy numbers requests: no two have the same; ""
+	// means none
+	ID string
 
 	Set []header.Replacement // by the hook Begin, and not made in HTTP or Raw
 }
 
-// replaced reports whether the hook has set or removed the header of that name, and
-// returns what it has set; nil if there is none now.
+// replaced reports whether the hook has set or removed the header of that name,
+// and returns what it has set; nil if there is none now.
 func (r *Request) replaced(name string) (set *header.Replacement, ok bool) {
 	for i := range r.Set {
 		if s := &r.Set[i]; header.SameVariable(s.Name, name) {
@@ -66,8 +69,8 @@ func (r *Request) replaced(name string) (set *header.Replacement, ok bool) {
 	return nil, false
 }
 
-// find returns what by finds in the request, valid as long as the request's memory; "" is nothing. The error is
-// ErrOtherLane, or that of Func.
+// find returns what by finds in the request, valid as long as the request's
+// memory; "" is nothing. The error is ErrOtherLane, or that of Func.
 func (r *Request) find(by *limit.By) (string, error) {
 	switch {
 	case by.Func != nil:
@@ -167,8 +170,9 @@ func (a *Attempts) Free() {
 	a.slots = a.slots[:0]
 }
 
-// Kept returns the places of an exchange that another lane carries on: Handover has kept them, and the caller is to free
-// them when that lane is done, whatever becomes of the exchange there.
+// Kept returns the places of an exchange that another lane carries on: Handover
+// has kept them, and the caller is to free them when that lane is done,
+// whatever becomes of the exchange there.
 func (a *Attempts) Kept() limit.Slots {
 	kept := a.kept
 	a.kept = nil
@@ -206,7 +210,8 @@ func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, q *http.Req
 	}
 }
 
-// nameOf names what a request in which by has found text is counted for, without the text: it may be a secret.
+// nameOf names what a request in which by has found text is counted for,
+// without the text: it may be a secret.
 func nameOf(by *limit.By, text string) string {
 	part := ""
 	switch {

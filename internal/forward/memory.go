@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// bufferMemory is how many bytes the buffers of a Forwarder may hold in all, or what one
-// of them may if that is more: what does not fit is not buffered.
+// bufferMemory is how many bytes the buffers of a Forwarder may hold in all, or
+// what one of them may if that is more: what does not fit is not buffered.
 const bufferMemory = 64 << 20
 
 // A Memory counts what buffers hold, within a bound.

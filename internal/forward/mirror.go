@@ -70,8 +70,8 @@ func (m *mirror) stopped() {
 	}
 }
 
-// end ends the copies in flight, and waits for that, but not for ever for a hook
-// or a transport that does not heed its context. Others may follow.
+// end ends the copies in flight, and waits for that, but not for ever for a
+// hook or a transport that does not heed its context. Others may follow.
 func (m *mirror) end() {
 	m.ending.Lock()
 	defer m.ending.Unlock()
@@ -104,8 +104,8 @@ func (f *Forwarder) Mirrors() bool {
 	return m != nil && rand.Float64() < m.share
 }
 
-// CopyBytes sends a copy of req in the fast lane. body is its whole body; x says
-// who it is from.
+// CopyBytes sends a copy of req in the fast lane. body is its whole body; x
+// says who it is from.
 func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *exchange.Exchange) {
 	target := string(req.Target)
 	u, err := url.ParseRequestURI(target)

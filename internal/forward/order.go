@@ -7,9 +7,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// LastOf returns the names of what the proxy adds to a request, in the order in which
-// AppendRequest writes it. number is the name of the request's identifier, "" without one.
-// The names are not to be changed. Without a number and sets it allocates nothing.
+// LastOf returns the names of what the proxy adds to a request, in the order in
+// which AppendRequest writes it. number is the name of the request's
+// identifier, "" without one. The names are not to be changed. Without a number
+// and sets it allocates nothing.
 func (e *Encoder) LastOf(number string, sets ...[]header.Replacement) []string {
 	if number == "" && !slices.ContainsFunc(sets, func(set []header.Replacement) bool { return len(set) > 0 }) {
 		return e.RequestHeader.last
@@ -30,8 +31,8 @@ func (e *Encoder) lastOf(number string, sets ...[]header.Replacement) []string {
 	return append(names, e.RequestHeader.adds...)
 }
 
-// LastOwnOf returns the names of what the proxy adds to a response, in the order of
-// AppendFields, AppendOwn and AppendAnnounced. It is like LastOf.
+// LastOwnOf returns the names of what the proxy adds to a response, in the
+// order of AppendFields, AppendOwn and AppendAnnounced. It is like LastOf.
 func (e *Encoder) LastOwnOf(number string) []string {
 	if number == "" {
 		return e.ResponseHeader.last
@@ -50,8 +51,8 @@ func (e *Encoder) lastOwnOf(number string) (names []string) {
 // Drops reports whether the edit removes or sets the field of that name.
 func (e *Edit) Drops(name string) bool { return header.Matches(e.drops, name) }
 
-// AppendLastOwn appends the names of what the proxy adds to a response, in the order of
-// AppendFields, AppendOwn and AppendAnnounced.
+// AppendLastOwn appends the names of what the proxy adds to a response, in the
+// order of AppendFields, AppendOwn and AppendAnnounced.
 func (e *Encoder) AppendLastOwn(dst []string, number string) []string {
 	dst = slices.Grow(dst, 8)
 	if number != "" {

@@ -22,8 +22,8 @@ func (c *Config) checkPages() error {
 	return errors.Join(errs...)
 }
 
-// Page returns the handler of the program's that writes the body of responses with that
-// status, to requests with that Content-Type; nil if there is none.
+// Page returns the handler of the program's that writes the body of responses
+// with that status, to requests with that Content-Type; nil if there is none.
 func (c *Config) Page(status int, contentType string) http.Handler {
 	if len(c.Pages) == 0 || !exchange.TakesPage(contentType) {
 		return nil

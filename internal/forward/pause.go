@@ -9,7 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A hold keeps exchanges from the targets, for as long as it is the Forwarder's.
+// A hold keeps exchanges from the targets, for as long as it is the
+// Forwarder's.
 type hold struct {
 	page *exchange.Page // to answer with; nil means to wait
 	over chan struct{}  // closed when waiting has come to its end

@@ -13,10 +13,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A Prefix says how the paths of clients and those of targets differ at their start.
+// A Prefix says how the paths of clients and those of targets differ at their
+// start.
 //
-// Hot path: without a Prefix, one look at two strings. With one, no allocation for a path
-// that all servers read alike.
+// Hot path: without a Prefix, one look at two strings. With one, no allocation
+// for a path that all servers read alike.
 type Prefix struct {
 	Strip string // of a client's path; "" strips nothing
 	Add   string // before what is left, behind the path of the target's URL
@@ -54,8 +55,9 @@ var (
 	errSlash  = errors.New("path would begin with two slashes behind the stripped prefix: a target may read it as a host")
 )
 
-// Admit returns the failure of a request whose path, as it was sent, cannot be that of a
-// target: it has not the prefix, or dot segments lead out of what comes in its place.
+// Admit returns the failure of a request whose path, as it was sent, cannot be
+// that of a target: it has not the prefix, or dot segments lead out of what
+// comes in its place.
 func (p *Prefix) Admit(path string) *exchange.Failure {
 	if !p.set() || path == "" || path == "*" {
 		return nil
@@ -75,8 +77,8 @@ func (p *Prefix) Admit(path string) *exchange.Failure {
 	return &exchange.Failure{Op: "read", Side: exchange.SideClient, Status: http.StatusBadRequest, Reason: "http_request_error", Err: err}
 }
 
-// Inner returns a request's path, with or without its query, without what is stripped.
-// Admit has let it pass.
+// Inner returns a request's path, with or without its query, without what is
+// stripped. Admit has let it pass.
 func (p *Prefix) Inner(path string) string {
 	if p.Strip == "" || len(path) < len(p.Strip) { // as * is
 		return path
@@ -99,12 +101,13 @@ func (p *Prefix) appendInner(dst, path []byte) []byte {
 	return append(dst, path...)
 }
 
-// Translates reports whether responses name paths that clients know by another name.
+// Translates reports whether responses name paths that clients know by another
+// name.
 func (f *Forwarder) Translates() bool { return f.Prefix.set() }
 
-// Translate makes the fields of res, which is from t, name paths as clients know them:
-// Location, Content-Location and the Path of cookies. hosts are what clients may call the
-// proxy. The values are in room, which it returns.
+// Translate makes the fields of res, which is from t, name paths as clients
+// know them: Location, Content-Location and the Path of cookies. hosts are what
+// clients may call the proxy. The values are in room, which it returns.
 func (e *Encoder) Translate(res *h1.Response, t *Target, room []byte, hosts ...string) []byte {
 	m := e.newTranslation(t, hosts)
 	for i := range res.Fields {

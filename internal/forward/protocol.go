@@ -15,8 +15,8 @@ import (
 const noProtocol = tls.AlertError(120)
 
 // Refuses reports whether err means that t, an https target, does not speak
-// HTTP/1.1, and then remembers that: exchanges go to it over HTTP/2 in the handler
-// lane. Nothing was sent to it.
+// HTTP/1.1, and then remembers that: exchanges go to it over HTTP/2 in the
+// handler lane. Nothing was sent to it.
 func (f *Forwarder) Refuses(t *Target, err error) bool {
 	var remote *net.OpError
 	alert := errors.As(err, &remote) && remote.Op == "remote error" && remote.Err.Error() == noProtocol.Error()
@@ -28,8 +28,8 @@ func (f *Forwarder) Refuses(t *Target, err error) bool {
 	return true
 }
 
-// Speaker returns the client of t for q: of HTTP/1.1, unless q is gRPC or t refuses
-// that.
+// Speaker returns the client of t for q: of HTTP/1.1, unless q is gRPC or t
+// refuses that.
 func (t *Target) Speaker(q *http.Request) Doer {
 	if t.h2 != nil && (isGRPC(q) || t.refuses.Load()) {
 		return t.h2

@@ -11,14 +11,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A response as it goes to the client, for the fast lane: which fields. How they
-// are spelled, and what says how the body is framed, when the connection ends and
-// what time it is, is for the client's protocol.
+// A response as it goes to the client, for the fast lane: which fields. How
+// they are spelled, and what says how the body is framed, when the connection
+// ends and what time it is, is for the client's protocol.
 //
 // Hot path: no locks, no allocation once the destination has room.
 
-// AppendFields appends the fields of a final response to the client. id takes the
-// place of res's own identifier. They are valid as long as res is.
+// AppendFields appends the fields of a final response to the client. id takes
+// the place of res's own identifier. They are valid as long as res is.
 func (e *Encoder) AppendFields(dst []h1.Field, res *h1.Response, id header.RequestID) []h1.Field {
 	dst = e.appendPassing(dst, res, id.Name)
 	if id.Name != "" && !header.Matches(e.ResponseHeader.drops, id.Name) {
@@ -27,8 +27,8 @@ func (e *Encoder) AppendFields(dst []h1.Field, res *h1.Response, id header.Reque
 	return append(dst, e.ResponseHeader.fields...)
 }
 
-// AppendUpgrade appends what a 426 says of the protocols that it requires, which a
-// client of HTTP/1.1 has to get (RFC 9110, 15.5.22).
+// AppendUpgrade appends what a 426 says of the protocols that it requires,
+// which a client of HTTP/1.1 has to get (RFC 9110, 15.5.22).
 func AppendUpgrade(dst []h1.Field, res *h1.Response) []h1.Field {
 	if res.Status != http.StatusUpgradeRequired || !res.Upgrade {
 		return dst
@@ -46,8 +46,8 @@ func (e *Encoder) AppendInterimFields(dst []h1.Field, res *h1.Response) []h1.Fie
 	return e.appendPassing(dst, res, "")
 }
 
-// appendPassing appends the fields of res that cross the proxy, except the one that
-// is replaced.
+// appendPassing appends the fields of res that cross the proxy, except the one
+// that is replaced.
 func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced string) []h1.Field {
 	for i := range res.Fields {
 		if fd := &res.Fields[i]; e.Passes(res, fd) && !header.SameVariable(fd.Name, replaced) {
@@ -57,8 +57,8 @@ func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced strin
 	return dst
 }
 
-// AppendAnnounced appends a Trailer field for each trailer that res announces and
-// that may pass, once.
+// AppendAnnounced appends a Trailer field for each trailer that res announces
+// and that may pass, once.
 func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 	if !res.Trailer {
 		return dst
@@ -105,8 +105,8 @@ func nominated(res *h1.Response, name []byte) bool {
 	return false
 }
 
-// AppendReplyFields appends the fields of the answer that a request gets which failed
-// with f, and returns the body, too. id is as for AppendFields.
+// AppendReplyFields appends the fields of the answer that a request gets which
+// failed with f, and returns the body, too. id is as for AppendFields.
 func AppendReplyFields(dst []h1.Field, f *exchange.Failure, id header.RequestID) (fields []h1.Field, body []byte) {
 	contentType := exchange.PlainText
 	if f.Page != nil {

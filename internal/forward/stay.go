@@ -9,9 +9,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Stay lets a stream, which is an upgraded connection or an event stream, go on
-// after its route or its target has gone: for the StreamGrace of its Forwarder.
-// What kills the target does not end it. The methods of a nil Stay do nothing.
+// A Stay lets a stream, which is an upgraded connection or an event stream, go
+// on after its route or its target has gone: for the StreamGrace of its
+// Forwarder. What kills the target does not end it. The methods of a nil Stay
+// do nothing.
 type Stay struct {
 	route  context.Context // nil without one
 	target *Target
@@ -64,8 +65,8 @@ func (s *Stay) left() bool {
 	return s.route != nil && s.route.Err() != nil || s.target.life.Err() != nil
 }
 
-// Killed reports whether what kills the exchange's target has ended the exchange
-// too.
+// Killed reports whether what kills the exchange's target has ended the
+// exchange too.
 func (a *Attempts) Killed() bool {
 	if a.stay != nil {
 		return a.f.Killed()

@@ -18,8 +18,10 @@ import (
 // a keyed hash of the target's address: nobody learns the address from it, or
 // can make one.
 type Sticky struct {
-	Cookie string        // its name
-	Key    []byte        // the same in all processes that serve the same clients; nil means one of this process alone
+	Cookie string // its name
+	// the same in all processes that serve the same clients; nil means one of
+	// this process alone
+	Key    []byte
 	MaxAge time.Duration // 0 means until the client ends
 }
 
@@ -58,8 +60,8 @@ func (s *Sticky) token(key string) string {
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// fields are what a client is told that token stands for its target: in plain HTTP,
-// and over TLS.
+// fields are what a client is told that token stands for its target: in plain
+// HTTP, and over TLS.
 func (s *Sticky) fields(token string) [2]h1.Field {
 	c := http.Cookie{Name: s.Cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(s.MaxAge / time.Second)}
 	plain := c.String()
@@ -80,7 +82,8 @@ func (s *set) stick(c *Sticky) {
 	}
 }
 
-// PreferBytes notes the target that the cookie of a.Asked stands for, in the fast lane.
+// PreferBytes notes the target that the cookie of a.Asked stands for, in the
+// fast lane.
 func (a *Attempts) PreferBytes() {
 	if set, ok := a.Asked.replaced("Cookie"); ok {
 		if set != nil {
@@ -128,7 +131,8 @@ func (a *Attempts) back(now time.Time) int {
 // hsts is the field of RFC 6797, which clients heed over TLS only.
 const hsts = "Strict-Transport-Security"
 
-// AppendOwn appends the fields that the proxy itself adds to the head of a response.
+// AppendOwn appends the fields that the proxy itself adds to the head of a
+// response.
 func (a *Attempts) AppendOwn(dst []h1.Field, scheme string) []h1.Field {
 	if a.f.HSTS != "" && scheme == "https" {
 		dst = append(dst, fieldOf(hsts, a.f.HSTS))
@@ -149,8 +153,8 @@ func (a *Attempts) AddOwn(h http.Header, scheme string) {
 	}
 }
 
-// cookie is the field by which the client will come back to Target, or nil if it
-// will anyway.
+// cookie is the field by which the client will come back to Target, or nil if
+// it will anyway.
 func (a *Attempts) cookie(scheme string) *h1.Field {
 	if a.f.Sticky == nil || a.known && a.set.targets[a.preferred] == a.Target {
 		return nil

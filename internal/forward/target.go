@@ -22,7 +22,9 @@ import (
 
 // A Target is one address that serves. Its counters may be read at any time.
 type Target struct {
-	Name string   // as it appears in records: host:port, or the URL when it is not plain http or has a path
+	// as it appears in records: host:port, or the URL when it is not plain http
+	// or has a path
+	Name string
 	URL  *url.URL // not to be changed
 
 	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil when another one is used
@@ -34,17 +36,21 @@ type Target struct {
 	token   string                      // of the sticky cookie
 	cookies [2]h1.Field                 // that set it: in plain HTTP, and over TLS
 	probe   func(context.Context) error // whether it serves
-	Base    string                      // put before the path of a request, Prefix.Add included; without a final slash
-	client  Doer                        // for what speaks HTTP/1.1
-	h2      Doer                        // for requests that need HTTP/2, such as gRPC; nil without
-	shares  bool                        // exchanges share connections of ours: HTTP/2
-	refuses atomic.Bool                 // HTTP/1.1, by ALPN: h2 is for all requests
+	// put before the path of a request, Prefix.Add included; without a final
+	// slash
+	Base    string
+	client  Doer        // for what speaks HTTP/1.1
+	h2      Doer        // for requests that need HTTP/2, such as gRPC; nil without
+	shares  bool        // exchanges share connections of ours: HTTP/2
+	refuses atomic.Bool // HTTP/1.1, by ALPN: h2 is for all requests
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
-	retired  atomic.Bool       // exchanges to come are not for it
-	streams  atomic.Int64      // upgraded connections
-	staying  atomic.Int64      // streams that stay when the target goes: upgraded connections and event streams
+	retired atomic.Bool  // exchanges to come are not for it
+	streams atomic.Int64 // upgraded connections
+	// streams that stay when the target goes: upgraded connections and event
+	// streams
+	staying  atomic.Int64
 	failures latency.Counter   // of attempts, on the target's side
 	faults   latency.Counter   // answers of 500 and above
 	latency  latency.Histogram // of answers, from the attempt's start to the head
@@ -213,9 +219,9 @@ func http2TLS() *http.Protocols {
 	return &p
 }
 
-// Servers of gRPC close a connection on which a client pings more often than every five
-// minutes while they have nothing to say (gRPC proposal A8). A peer that has died is found
-// earlier by TCP, where the system lets us ask for that.
+// Servers of gRPC close a connection on which a client pings more often than
+// every five minutes while they have nothing to say (gRPC proposal A8). A peer
+// that has died is found earlier by TCP, where the system lets us ask for that.
 const (
 	pingInterval = 5*time.Minute + 30*time.Second
 	silence      = 45 * time.Second

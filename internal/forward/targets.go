@@ -135,8 +135,8 @@ func (s *Span) Ending() bool { return s.life.Err() != nil || s.within != nil && 
 // Killed reports whether what is in flight must end at once.
 func (s *Span) Killed() bool { return s.kill.Err() != nil || s.within != nil && s.within.Killed() }
 
-// Bind calls end once the span or one around it ends, and cut once it is killed.
-// The returned function undoes it.
+// Bind calls end once the span or one around it ends, and cut once it is
+// killed. The returned function undoes it.
 func (s *Span) Bind(end, cut func()) (unbind func()) {
 	life, kill := context.AfterFunc(s.life, end), context.AfterFunc(s.kill, cut)
 	outer := func() {}

@@ -13,9 +13,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A timekeeper ends a round trip of somebody else's transport that takes too long
-// to connect or, behind the request, to answer. What the transport tells by
-// httptrace, and the end of the request's body, are when the times begin.
+// A timekeeper ends a round trip of somebody else's transport that takes too
+// long to connect or, behind the request, to answer. What the transport tells
+// by httptrace, and the end of the request's body, are when the times begin.
 type timekeeper struct {
 	t      transport
 	cancel context.CancelCauseFunc
@@ -26,8 +26,9 @@ type timekeeper struct {
 	over  bool
 }
 
-// bounded is RoundTrip within the limits of t. A transport that does not heed the
-// context of its request is left alone, and its response closed when it comes.
+// bounded is RoundTrip within the limits of t. A transport that does not heed
+// the context of its request is left alone, and its response closed when it
+// comes.
 func (t transport) bounded(req *http.Request) (*http.Response, error) {
 	parent := req.Context()
 	ctx, cancel := context.WithCancelCause(parent)
@@ -69,7 +70,8 @@ func (k *timekeeper) dialing() {
 	k.set(k.t.dialTimeout, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded})
 }
 
-// asking begins the time for the response, unless there is a body to be read yet.
+// asking begins the time for the response, unless there is a body to be read
+// yet.
 func (k *timekeeper) asking() {
 	k.mu.Lock()
 	body := k.body

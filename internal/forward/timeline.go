@@ -6,8 +6,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A timeline fills in the Timeline of a record, if it is wanted. Its memory is taken for
-// many attempts at once, and never used again: a record may be kept.
+// A timeline fills in the Timeline of a record, if it is wanted. Its memory is
+// taken for many attempts at once, and never used again: a record may be kept.
 type timeline struct {
 	wanted bool
 	now    int           // position of the attempt that goes on, or went on last
@@ -40,8 +40,8 @@ func (l *timeline) begin(rec *exchange.Record, t exchange.Attempt) int {
 	return len(rec.Timeline) - 1
 }
 
-// next notes that the next attempt at the record's target begins; retry if another one has
-// ended.
+// next notes that the next attempt at the record's target begins; retry if
+// another one has ended.
 func (l *timeline) next(rec *exchange.Record, retry bool, now time.Time) {
 	if !l.wanted {
 		return
@@ -88,8 +88,8 @@ func (l *timeline) end(rec *exchange.Record, i int, why *exchange.Failure) {
 	}
 }
 
-// Dialed notes how long the attempt that goes on took to connect, if that is not in the record
-// yet.
+// Dialed notes how long the attempt that goes on took to connect, if that is
+// not in the record yet.
 func (a *Attempts) Dialed(d time.Duration) {
 	a.rec.Dial += d
 	if a.timeline.wanted {
@@ -97,7 +97,8 @@ func (a *Attempts) Dialed(d time.Duration) {
 	}
 }
 
-// ForkDialed notes how long the attempt beside the one that goes on took to connect.
+// ForkDialed notes how long the attempt beside the one that goes on took to
+// connect.
 func (a *Attempts) ForkDialed(d time.Duration) {
 	if a.timeline.wanted {
 		a.rec.Timeline[a.timeline.beside].Dial = d

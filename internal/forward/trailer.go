@@ -9,8 +9,8 @@ import (
 // Connection nominates, and what an Edit removes or sets does not pass.
 
 // AppendRequestEnd appends the last chunk of a request with the trailers that
-// may pass; hop is as for AppendRequest. The trailers stay as they are: the request
-// may be sent again.
+// may pass; hop is as for AppendRequest. The trailers stay as they are: the
+// request may be sent again.
 func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
 	dst = append(dst, "0\r\n"...)
 	for i := range trailers {
@@ -21,8 +21,8 @@ func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.
 	return append(dst, "\r\n"...)
 }
 
-// AppendTrailers appends those of a response's trailers that may pass. named is what
-// AppendNominated made of its head.
+// AppendTrailers appends those of a response's trailers that may pass. named is
+// what AppendNominated made of its head.
 func (e *Encoder) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Field {
 	for i := range trailers {
 		if fd := &trailers[i]; header.PassesTrailer(e.ResponseHeader.drops, fd.Name, named) {
@@ -32,8 +32,8 @@ func (e *Encoder) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Fi
 	return dst
 }
 
-// AppendNominated appends the values of Connection in res, as one list. The head
-// is gone when the trailers come.
+// AppendNominated appends the values of Connection in res, as one list. The
+// head is gone when the trailers come.
 func AppendNominated(dst []byte, res *h1.Response) []byte {
 	if !res.Nominates {
 		return dst

@@ -29,9 +29,10 @@ func (e *Encoder) newTranslation(t *Target, hosts []string) translation {
 	return translation{inner: t.Base, outer: e.Prefix.Strip, own: t.URL, hosts: hosts}
 }
 
-// appendReference appends a URI reference as clients have to read it, and reports whether
-// that differs. A path or a URL of the target's own becomes a path, and in a URL of the
-// proxy only the path changes. URLs of others stay, as do relative references.
+// appendReference appends a URI reference as clients have to read it, and
+// reports whether that differs. A path or a URL of the target's own becomes a
+// path, and in a URL of the proxy only the path changes. URLs of others stay,
+// as do relative references.
 func (m *translation) appendReference(dst []byte, ref string) ([]byte, bool) {
 	path, own := ref, false
 	if scheme, authority, rest := splitURL(ref); authority != "" {
@@ -57,16 +58,17 @@ func (m *translation) appendReference(dst []byte, ref string) ([]byte, bool) {
 	dst = append(dst, before...)
 	at := len(dst)
 	dst, known := m.appendPath(dst, path)
-	if !known || before == "" && len(dst) > at+1 && (dst[at+1] == '/' || dst[at+1] == '\\') { // would name a host
+	// would name a host
+	if !known || before == "" && len(dst) > at+1 && (dst[at+1] == '/' || dst[at+1] == '\\') {
 		return dst[:start], false
 	}
 	dst = append(dst, tail...)
 	return dst, string(dst[start:]) != ref
 }
 
-// appendPath appends the path of a client for one of the target's, and reports whether
-// there is one. A path that begins as those of clients do is one already: the target has
-// heeded X-Forwarded-Prefix.
+// appendPath appends the path of a client for one of the target's, and reports
+// whether there is one. A path that begins as those of clients do is one
+// already: the target has heeded X-Forwarded-Prefix.
 func (m *translation) appendPath(dst []byte, path string) ([]byte, bool) {
 	switch {
 	case m.outer != "" && routes.Below(path, m.outer):
@@ -81,8 +83,8 @@ func (m *translation) appendPath(dst []byte, path string) ([]byte, bool) {
 	return dst, true
 }
 
-// splitURL splits a URL that has an authority. The scheme is "" if the reference has none;
-// the authority is "" if it has no authority.
+// splitURL splits a URL that has an authority. The scheme is "" if the
+// reference has none; the authority is "" if it has no authority.
 func splitURL(ref string) (scheme, authority, rest string) {
 	rest, found := strings.CutPrefix(ref, "//")
 	if !found {
@@ -97,8 +99,8 @@ func splitURL(ref string) (scheme, authority, rest string) {
 	return scheme, rest[:end], rest[end:]
 }
 
-// public reports whether a URL leads to the proxy, by one of the hosts. Whether by HTTP or
-// HTTPS is not known to every target.
+// public reports whether a URL leads to the proxy, by one of the hosts. Whether
+// by HTTP or HTTPS is not known to every target.
 func (m *translation) public(scheme, authority string) bool {
 	for _, host := range m.hosts {
 		if host != "" && isWeb(scheme) && sameAuthority(scheme, authority, host) {
@@ -125,8 +127,8 @@ func isWeb(scheme string) bool {
 	return scheme == "" || strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")
 }
 
-// sameAuthority reports whether a URL's authority is that of a host with or without a port.
-// A default port counts as no port.
+// sameAuthority reports whether a URL's authority is that of a host with or
+// without a port. A default port counts as no port.
 func sameAuthority(scheme, authority, host string) bool {
 	if header.EqualFold(authority, host) { // most are
 		return true
@@ -143,9 +145,10 @@ func withoutPort(authority, scheme string) string {
 	return strings.TrimSuffix(authority, port)
 }
 
-// appendCookie appends the value of a Set-Cookie with its Path as clients know it, and
-// reports whether that differs. A cookie for all paths of the target is for all paths that
-// clients know it by. One whose name begins with __Host- has to keep its Path.
+// appendCookie appends the value of a Set-Cookie with its Path as clients know
+// it, and reports whether that differs. A cookie for all paths of the target is
+// for all paths that clients know it by. One whose name begins with __Host- has
+// to keep its Path.
 func (m *translation) appendCookie(dst []byte, cookie string) ([]byte, bool) {
 	if len(cookie) >= len(hostPrefix) && strings.EqualFold(cookie[:len(hostPrefix)], hostPrefix) {
 		return dst, false
@@ -184,8 +187,8 @@ func (m *translation) appendCookie(dst []byte, cookie string) ([]byte, bool) {
 // hostPrefix begins the names of cookies whose Path has to be "/".
 const hostPrefix = "__Host-"
 
-// appendScope appends the Path of a cookie as clients know it, and reports whether there is
-// one.
+// appendScope appends the Path of a cookie as clients know it, and reports
+// whether there is one.
 func (m *translation) appendScope(dst []byte, path string) ([]byte, bool) {
 	if !strings.HasPrefix(path, "/") {
 		return dst, false

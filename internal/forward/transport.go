@@ -24,8 +24,8 @@ type transport struct {
 
 var errNoResponse = errors.New("Upstream.Transport returned no response with a body and no error: return one of them")
 
-// Do implements Doer. It contains what a user's RoundTripper may do wrong, since
-// probes and hedges call it on goroutines where a panic ends the program.
+// Do implements Doer. It contains what a user's RoundTripper may do wrong,
+// since probes and hedges call it on goroutines where a panic ends the program.
 func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
 	defer exchange.Contain("Transport", &err)
 	var wrote atomic.Bool
@@ -52,26 +52,28 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 	return nil, ae
 }
 
-// Unseen reports whether err of net/http's client of HTTP/2 says that the target has refused the request unseen, so that any
-// request may be sent again (RFC 9113, 8.7). The client has no other word for it, and the same one for PROTOCOL_ERROR, with which
-// targets end what they have served. If its text changes, nothing is sent again.
+// Unseen reports whether err of net/http's client of HTTP/2 says that the
+// target has refused the request unseen, so that any request may be sent again
+// (RFC 9113, 8.7). The client has no other word for it, and the same one for
+// PROTOCOL_ERROR, with which targets end what they have served. If its text
+// changes, nothing is sent again.
 func Unseen(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "cannot retry err [") &&
 		(strings.Contains(text, "graceful shutdown GOAWAY]") || strings.Contains(text, "REFUSED_STREAM; received from peer]"))
 }
 
-// earlyResponses passes the interim responses of an attempt on. A transport may tell of
-// them on a goroutine of its own, also when it has given the attempt up: then whoever
-// gets them has gone on.
+// earlyResponses passes the interim responses of an attempt on. A transport may
+// tell of them on a goroutine of its own, also when it has given the attempt
+// up: then whoever gets them has gone on.
 type earlyResponses struct {
 	mu    sync.Mutex // held while one is passed on
 	pass  func(int, http.Header) error
 	ended bool
 }
 
-// got is httptrace.ClientTrace.Got1xxResponse. A panic of what the response is written
-// to is the attempt's failure.
+// got is httptrace.ClientTrace.Got1xxResponse. A panic of what the response is
+// written to is the attempt's failure.
 func (e *earlyResponses) got(status int, h textproto.MIMEHeader) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -84,7 +86,8 @@ func (e *earlyResponses) got(status int, h textproto.MIMEHeader) (err error) {
 
 var errEnded = errors.New("the attempt has ended")
 
-// end drops those that are still to come. It waits for the one that is passed on.
+// end drops those that are still to come. It waits for the one that is passed
+// on.
 func (e *earlyResponses) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A Wake starts targets that sleep when an exchange needs them, and stops them when none has
-// needed them for a while.
+// A Wake starts targets that sleep when an exchange needs them, and stops them
+// when none has needed them for a while.
 type Wake struct {
 	Start     func(context.Context) error
 	Stop      func(context.Context) error // nil if they fall asleep by themselves
@@ -107,7 +107,8 @@ func (w *waker) leave() {
 // awake reports whether the targets are awake. A nil waker's always are.
 func (w *waker) awake() bool { return w == nil || w.users.Load() >= 0 }
 
-// busy keeps the targets from falling asleep until the returned function is called.
+// busy keeps the targets from falling asleep until the returned function is
+// called.
 func (w *waker) busy() (done func()) {
 	if w == nil || !w.enter() {
 		return func() {}
@@ -162,8 +163,9 @@ func (e *wakeError) Unwrap() error { return e.err }
 // wakePause is how long Start is not called again after it has failed.
 const wakePause = time.Second
 
-// next returns what an exchange that needs the targets has to wait for, and begins it if need be. It
-// returns no phase if they are awake; settle must follow if there is one.
+// next returns what an exchange that needs the targets has to wait for, and
+// begins it if need be. It returns no phase if they are awake; settle must
+// follow if there is one.
 func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -180,8 +182,9 @@ func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	return w.now, w.poked, nil
 }
 
-// settle ends the wait of an exchange for p, and reports whether it is counted in since p has waked the
-// targets: they cannot fall asleep again before it comes to them.
+// settle ends the wait of an exchange for p, and reports whether it is counted
+// in since p has waked the targets: they cannot fall asleep again before it
+// comes to them.
 func (w *waker) settle(p *phase) (in bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -191,7 +194,8 @@ func (w *waker) settle(p *phase) (in bool) {
 	return p.woke
 }
 
-// refusal is why an exchange does not wait for targets that sleep, nil if it does. w.mu is held.
+// refusal is why an exchange does not wait for targets that sleep, nil if it
+// does. w.mu is held.
 func (w *waker) refusal(now time.Time) error {
 	switch {
 	case w.now != nil && w.now.late:
@@ -202,7 +206,8 @@ func (w *waker) refusal(now time.Time) error {
 	return nil
 }
 
-// foresee returns the state of the targets, and why an exchange would not wait for them now.
+// foresee returns the state of the targets, and why an exchange would not wait
+// for them now.
 func (w *waker) foresee(now time.Time) (state string, err error) {
 	if state = w.state(); state == "" {
 		return "", nil
@@ -311,7 +316,8 @@ func (w *waker) expire(p *phase) {
 	close(p.over)
 }
 
-// end notes that p has ended with err. A Start that was late has waked the targets all the same.
+// end notes that p has ended with err. A Start that was late has waked the
+// targets all the same.
 func (w *waker) end(p *phase, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -337,8 +343,8 @@ func (w *waker) end(p *phase, err error) {
 	}
 }
 
-// look lets the targets sleep if no exchange has needed them for IdleAfter, and looks again later
-// otherwise.
+// look lets the targets sleep if no exchange has needed them for IdleAfter, and
+// looks again later otherwise.
 func (w *waker) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -356,8 +362,8 @@ func (w *waker) look() {
 	w.begin(true)
 }
 
-// PassOn leaves it to another process, which has taken over, to let the targets sleep: that this one
-// does not need them says nothing any more.
+// PassOn leaves it to another process, which has taken over, to let the targets
+// sleep: that this one does not need them says nothing any more.
 func (f *Forwarder) PassOn() {
 	if f.waker == nil {
 		return
@@ -367,8 +373,8 @@ func (f *Forwarder) PassOn() {
 	f.waker.passed = true
 }
 
-// Asleep notes that the targets have stopped by themselves: the next exchange wakes them. What is in
-// flight goes on.
+// Asleep notes that the targets have stopped by themselves: the next exchange
+// wakes them. What is in flight goes on.
 func (f *Forwarder) Asleep() error {
 	if f.waker == nil {
 		return errors.New("Upstream.Asleep requires Upstream.Wake: set it")
@@ -393,8 +399,8 @@ func (w *waker) fallAsleep() bool {
 	return true
 }
 
-// anyServes reports whether one of the targets serves: it answers the health check, or takes a
-// connection, and is not down.
+// anyServes reports whether one of the targets serves: it answers the health
+// check, or takes a connection, and is not down.
 func (f *Forwarder) anyServes(ctx context.Context, ts []*Target) bool {
 	ctx, cancel := context.WithTimeout(ctx, probePatience)
 	defer cancel()
@@ -415,12 +421,12 @@ func (f *Forwarder) anyServes(ctx context.Context, ts []*Target) bool {
 	return false
 }
 
-// probePatience is how long a target that was waked may take to show that it serves, before it is
-// asked again.
+// probePatience is how long a target that was waked may take to show that it
+// serves, before it is asked again.
 const probePatience = 2 * time.Second
 
-// mayStart begins the work in the background, unless it has to wait for targets that sleep: without it
-// no target would be found, or be up.
+// mayStart begins the work in the background, unless it has to wait for targets
+// that sleep: without it no target would be found, or be up.
 func (f *Forwarder) mayStart() {
 	if f.waker.awake() || f.Discover != nil || f.Health != nil && f.Health.Check.StartDown {
 		f.background.start()
@@ -490,7 +496,8 @@ func (a *Attempts) heldUp(p *phase, poked <-chan struct{}) error {
 // maxAsleep is how many exchanges wait for targets that sleep.
 func (f *Forwarder) maxAsleep() int64 { return int64(cmp.Or(f.MaxQueue, maxHeld)) }
 
-// unawake is the failure of an exchange whose targets cannot be waked, because of err.
+// unawake is the failure of an exchange whose targets cannot be waked, because
+// of err.
 func (a *Attempts) unawake(err error) *exchange.Failure {
 	fail := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 		RetryAfter: wakePause, Err: err}

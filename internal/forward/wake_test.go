@@ -28,7 +28,8 @@ type sleeper struct {
 	logged        atomic.Int64
 }
 
-// newSleeper returns one whose start and stop, which may be nil, take as long as they like.
+// newSleeper returns one whose start and stop, which may be nil, take as long
+// as they like.
 func newSleeper(t *testing.T, start, stop func(context.Context) error, change func(*forward.Config)) *sleeper {
 	t.Helper()
 	s := new(sleeper)
@@ -82,7 +83,8 @@ func visit(f *forward.Forwarder) (*visitor, *exchange.Failure) {
 	return v, v.Begin(&v.rec, v)
 }
 
-// visits begins n exchanges at once, and returns their failures when all of them have got somewhere.
+// visits begins n exchanges at once, and returns their failures when all of
+// them have got somewhere.
 func visits(f *forward.Forwarder, n int) []*exchange.Failure {
 	all := make([]*exchange.Failure, n)
 	var wg sync.WaitGroup
@@ -221,7 +223,8 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 	}
 }
 
-// A Start that does not heed its context costs one goroutine, and no second Start.
+// A Start that does not heed its context costs one goroutine, and no second
+// Start.
 func TestAStartThatHangsHoldsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Hour), none, nil)
@@ -326,7 +329,8 @@ func TestTheQueueBoundsThoseThatWaitForAStart(t *testing.T) {
 	})
 }
 
-// Pause holds exchanges back before they wake anything, and Maintain answers those that wait.
+// Pause holds exchanges back before they wake anything, and Maintain answers
+// those that wait.
 func TestPauseAndMaintainHoldWhileTheTargetsSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(10*time.Second), none, nil)
@@ -378,7 +382,8 @@ func TestADrainWaitsForThoseThatWait(t *testing.T) {
 	})
 }
 
-// A deploy in the middle keeps the targets awake, and goes on whether they sleep or not.
+// A deploy in the middle keeps the targets awake, and goes on whether they
+// sleep or not.
 func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(5*time.Second), none, nil)
@@ -413,7 +418,8 @@ func TestReadyWakesTheTargets(t *testing.T) {
 	})
 }
 
-// Of targets that have stopped by themselves the next exchange knows, and those in flight count on.
+// Of targets that have stopped by themselves the next exchange knows, and those
+// in flight count on.
 func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Second), none, nil)
@@ -458,7 +464,8 @@ func TestHooksOfAWakeMayUseTheirUpstream(t *testing.T) {
 	})
 }
 
-// Exchanges come and go while the targets fall asleep all the time: none of them meets one that sleeps.
+// Exchanges come and go while the targets fall asleep all the time: none of
+// them meets one that sleeps.
 func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
 	var awake atomic.Bool
 	s := newSleeper(t, func(context.Context) error {
@@ -488,7 +495,8 @@ func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
 	assert.Greater(t, s.starts.Load(), int64(1))
 }
 
-// Who has waited for a Start is in flight from its end on, however long it takes to come to the targets.
+// Who has waited for a Start is in flight from its end on, however long it
+// takes to come to the targets.
 func TestTargetsDoNotFallAsleepBeforeThoseThatWakedThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Second), none, nil)

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What runs has to be stopped, also behind the end of the upstream: Stop has all of its time.
+// What runs has to be stopped, also behind the end of the upstream: Stop has
+// all of its time.
 func TestADrainTakesNoTimeFromStop(t *testing.T) {
 	for name, before := range map[string]time.Duration{"drained before Stop": time.Second, "drained during Stop": 61 * time.Second} {
 		t.Run(name, func(t *testing.T) {

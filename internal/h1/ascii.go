@@ -70,8 +70,8 @@ func validValue(b []byte) bool {
 	for len(b) >= 8 {
 		x := binary.LittleEndian.Uint64(b)
 		del := x ^ 0x7f*ones
-		// A byte below 0x20, or equal to 0x7f, leaves its high bit set. A borrow
-		// can only report too much, and then the slow path decides.
+		// A byte below 0x20, or equal to 0x7f, leaves its high bit set. A
+		// borrow can only report too much, and then the slow path decides.
 		if ((x-0x20*ones)&^x|(del-ones)&^del)&high != 0 && !ValidValue(b[:8]) {
 			return false
 		}

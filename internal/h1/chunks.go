@@ -14,16 +14,16 @@ const (
 	maxSizeDigits = 16
 )
 
-// Chunks decodes a chunked body (RFC 9112, 7.1) in the buffer that holds it. The
-// zero value is ready for a body.
+// Chunks decodes a chunked body (RFC 9112, 7.1) in the buffer that holds it.
+// The zero value is ready for a body.
 type Chunks struct {
 	// Trailers are the fields behind the last chunk, once Decode has returned
 	// io.EOF: slices into the buffer. The slice is reused after Reset.
 	Trailers []Field
 
-	// Padded allows white space between a size and its CRLF, as some servers write
-	// it. White space before an extension is always allowed (RFC 9112, 7.1.1).
-	// Reset keeps it.
+	// Padded allows white space between a size and its CRLF, as some servers
+	// write it. White space before an extension is always allowed (RFC 9112,
+	// 7.1.1). Reset keeps it.
 	Padded bool
 
 	state chunkState

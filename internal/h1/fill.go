@@ -9,13 +9,15 @@ type Start struct {
 	Ended     bool   // no body follows
 }
 
-// Fill makes r the request that another version of HTTP has brought as s and fields,
-// under the rules that Parse has for HTTP/1.1, and with its errors. r keeps parts of
-// what it is given; behind a *Refusal it has what could be understood.
+// Fill makes r the request that another version of HTTP has brought as s and
+// fields, under the rules that Parse has for HTTP/1.1, and with its errors. r
+// keeps parts of what it is given; behind a *Refusal it has what could be
+// understood.
 //
-// Besides, a Host that is not the authority is refused. A body without Content-Length
-// is Chunked, as it has to be on its way to a server of HTTP/1.1. An extended CONNECT
-// is UnusualConnect, and has no body but what its Protocol makes of the stream.
+// Besides, a Host that is not the authority is refused. A body without
+// Content-Length is Chunked, as it has to be on its way to a server of
+// HTTP/1.1. An extended CONNECT is UnusualConnect, and has no body but what its
+// Protocol makes of the stream.
 func (r *Request) Fill(s *Start, fields []Field) error {
 	r.Head.Reset()
 	*r = Request{Head: r.Head, Method: s.Method, Target: s.Target, Protocol: s.Protocol}
@@ -82,8 +84,8 @@ func (r *Request) fillHost(authority []byte) error {
 	return nil
 }
 
-// CheckFields returns why a trailer section with these fields is refused, nil if it is
-// not.
+// CheckFields returns why a trailer section with these fields is refused, nil
+// if it is not.
 func CheckFields(fields []Field) error {
 	if len(fields) > MaxFields {
 		return errFieldCount

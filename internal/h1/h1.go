@@ -59,20 +59,21 @@ const (
 
 // What is refused, and why. RFC 9112 sections in brackets.
 var (
-	errStartLine   = &Refusal{400, "malformed request line"}                    // [3]
-	errVersion     = &Refusal{505, "unsupported HTTP version"}                  // [2.3]
-	errMethod      = &Refusal{400, "method is not a token"}                     // [3.1]
-	errConnect     = &Refusal{501, "CONNECT is not supported"}                  // [3.2.3]
-	errTarget      = &Refusal{400, "invalid request target"}                    // [3.2]
-	errTargetSize  = &Refusal{414, "request target too long"}                   // [3]
-	errFragment    = &Refusal{400, "fragment in request target"}                // [3.2]
-	errEscape      = &Refusal{400, "invalid percent-encoding in request path"}  // RFC 3986, 2.1
-	errStatusLine  = &Refusal{502, "malformed status line"}                     // [4]
-	errBareLF      = &Refusal{400, "line does not end in CRLF"}                 // [2.2]
-	errFold        = &Refusal{400, "header line starts with white space"}       // [5.2]
-	errColonSpace  = &Refusal{400, "white space before the colon of a header"}  // [5.1]
-	errName        = &Refusal{400, "header name is not a token"}                // [5]
-	errValue       = &Refusal{400, "control character in a header value"}       // [5], RFC 9110, 5.5
+	errStartLine  = &Refusal{400, "malformed request line"}                   // [3]
+	errVersion    = &Refusal{505, "unsupported HTTP version"}                 // [2.3]
+	errMethod     = &Refusal{400, "method is not a token"}                    // [3.1]
+	errConnect    = &Refusal{501, "CONNECT is not supported"}                 // [3.2.3]
+	errTarget     = &Refusal{400, "invalid request target"}                   // [3.2]
+	errTargetSize = &Refusal{414, "request target too long"}                  // [3]
+	errFragment   = &Refusal{400, "fragment in request target"}               // [3.2]
+	errEscape     = &Refusal{400, "invalid percent-encoding in request path"} // RFC 3986, 2.1
+	errStatusLine = &Refusal{502, "malformed status line"}                    // [4]
+	errBareLF     = &Refusal{400, "line does not end in CRLF"}                // [2.2]
+	errFold       = &Refusal{400, "header line starts with white space"}      // [5.2]
+	errColonSpace = &Refusal{400, "white space before the colon of a header"} // [5.1]
+	errName       = &Refusal{400, "header name is not a token"}               // [5]
+	// [5], RFC 9110, 5.5
+	errValue       = &Refusal{400, "control character in a header value"}
 	errHeadSize    = &Refusal{431, "head too large"}                            // RFC 6585, 5
 	errFieldCount  = &Refusal{431, "too many headers"}                          // RFC 6585, 5
 	errNoHost      = &Refusal{400, "Host is missing"}                           // [3.2]

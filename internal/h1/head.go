@@ -33,7 +33,8 @@ func (h *Head) Value(name string) ([]byte, bool) {
 }
 
 // Reset prepares for another message. It is needed only when a Parse that
-// returned ErrMore will not be continued. MaxHead and the memory of Fields stay.
+// returned ErrMore will not be continued. MaxHead and the memory of Fields
+// stay.
 func (h *Head) Reset() { h.scanned = 0; h.clear() }
 
 func (h *Head) clear() {
@@ -90,8 +91,8 @@ func (h *Head) line(b []byte, i int) ([]byte, int, error) {
 	return b[i : i+j-1], i + j + 1, nil
 }
 
-// version reads "HTTP/1.0" to "HTTP/1.9". A message of a minor version that does
-// not exist yet is processed as one of HTTP/1.1 (RFC 9110, 2.5).
+// version reads "HTTP/1.0" to "HTTP/1.9". A message of a minor version that
+// does not exist yet is processed as one of HTTP/1.1 (RFC 9110, 2.5).
 func (h *Head) version(v []byte) bool {
 	const major = "HTTP/1."
 	if len(v) != len(major)+1 || string(v[:len(major)]) != major || v[len(major)]-'0' > 9 {
@@ -146,8 +147,8 @@ func (h *Head) contentLength(v []byte) error {
 	return nil
 }
 
-// transferEncoding takes a Transfer-Encoding line. What all of them say is judged
-// by framingFault.
+// transferEncoding takes a Transfer-Encoding line. What all of them say is
+// judged by framingFault.
 func (h *Head) transferEncoding(v []byte) {
 	for more := true; more; h.codings++ {
 		coding := v
@@ -182,8 +183,8 @@ func (h *Head) connection(v []byte) {
 	}
 }
 
-// framingFault finds what lets two readers disagree on where a message ends (RFC
-// 9112, 6.1 and 11.2), and codings that are not known.
+// framingFault finds what lets two readers disagree on where a message ends
+// (RFC 9112, 6.1 and 11.2), and codings that are not known.
 func (h *Head) framingFault() error {
 	switch {
 	case h.codings > 0 && h.ContentLength >= 0:

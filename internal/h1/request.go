@@ -7,27 +7,30 @@ type Unusual uint16
 
 // The reasons.
 const (
-	UnusualMethod   Unusual = 1 << iota // not GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS
-	UnusualTarget                       // absolute-form, or * (with OPTIONS)
-	UnusualVersion                      // HTTP/1.0
-	UnusualUpgrade                      // an Upgrade field
-	UnusualExpect                       // an Expect field
-	UnusualTrailer                      // a Trailer field
-	UnusualTE                           // a TE field
-	UnusualPreface                      // the beginning of the HTTP/2 preface; nothing else is set, and n is 0
-	UnusualForwards                     // a Max-Forwards field, with OPTIONS
-	UnusualConnect                      // an extended CONNECT (RFC 8441); only Fill makes one
+	UnusualMethod  Unusual = 1 << iota // not GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS
+	UnusualTarget                      // absolute-form, or * (with OPTIONS)
+	UnusualVersion                     // HTTP/1.0
+	UnusualUpgrade                     // an Upgrade field
+	UnusualExpect                      // an Expect field
+	UnusualTrailer                     // a Trailer field
+	UnusualTE                          // a TE field
+	// the beginning of the HTTP/2 preface; nothing else is set, and n is 0
+	UnusualPreface
+	UnusualForwards // a Max-Forwards field, with OPTIONS
+	UnusualConnect  // an extended CONNECT (RFC 8441); only Fill makes one
 )
 
 // A Request is a parsed request head. The zero value is ready for use, and a
 // Request is meant to be used again for the next one.
 type Request struct {
 	Head
-	Method   []byte
-	Target   []byte // as sent
-	Path     []byte // of the target, up to the "?"; nil for *
-	Query    []byte // of the target, from the "?" on, which is included; nil if there is none
-	Host     []byte // asked for: the authority of an absolute-form target, else the value of the only Host field; nil on HTTP/1.0 without either
+	Method []byte
+	Target []byte // as sent
+	Path   []byte // of the target, up to the "?"; nil for *
+	Query  []byte // of the target, from the "?" on, which is included; nil if there is none
+	// asked for: the authority of an absolute-form target, else the value of
+	// the only Host field; nil on HTTP/1.0 without either
+	Host     []byte
 	Protocol []byte // that an extended CONNECT asks for; nil otherwise
 	Unusual  Unusual
 
@@ -43,7 +46,8 @@ type Request struct {
 //
 // No two conclusions are drawn from one head: parsing any prefix of b gives
 // ErrMore or the conclusion that b gives. A head that comes in pieces may be
-// refused only when it is complete, so that each byte is looked at twice at most.
+// refused only when it is complete, so that each byte is looked at twice at
+// most.
 func (r *Request) Parse(b []byte) (n int, err error) {
 	if !r.ripe(b) {
 		return 0, ErrMore
@@ -191,8 +195,8 @@ func (r *Request) origin(t []byte) error {
 	return escapeFault(r.Path)
 }
 
-// absolute splits an absolute-form target, that of a URL of http or https without
-// userinfo. An empty path means "/" (RFC 9112, 3.2.1).
+// absolute splits an absolute-form target, that of a URL of http or https
+// without userinfo. An empty path means "/" (RFC 9112, 3.2.1).
 func (r *Request) absolute(t []byte) error {
 	scheme, rest, ok := bytes.Cut(t, []byte("://"))
 	if !ok || !equalFold(scheme, "http") && !equalFold(scheme, "https") {
@@ -203,7 +207,8 @@ func (r *Request) absolute(t []byte) error {
 		end = len(rest)
 	}
 	r.authority = rest[:end:end]
-	if !ValidHost(r.authority) || bytes.IndexByte(r.authority, '%') >= 0 { // some decode a URL's, and others do not
+	// some decode a URL's, and others do not
+	if !ValidHost(r.authority) || bytes.IndexByte(r.authority, '%') >= 0 {
 		return errTarget
 	}
 	if err := r.origin(rest[end:]); err != nil {

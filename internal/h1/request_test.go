@@ -17,7 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// crlf writes the lines as they stand on the wire, with the empty line at the end.
+// crlf writes the lines as they stand on the wire, with the empty line at the
+// end.
 func crlf(lines ...string) string { return strings.Join(lines, "\r\n") + "\r\n\r\n" }
 
 func fields(fs []h1.Field) (out []string) {
@@ -273,7 +274,8 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// RFC 9110, 2.5: a recipient processes a later minor version as the latest that it knows.
+// RFC 9110, 2.5: a recipient processes a later minor version as the latest that
+// it knows.
 func TestLaterMinorVersionsAreReadAsHTTP11(t *testing.T) {
 	for _, version := range []string{"HTTP/1.2", "HTTP/1.9"} {
 		var r h1.Request

@@ -163,7 +163,8 @@ func FuzzResponse(f *testing.F) {
 		require.NoError(t, stdErr, "net/http refuses what was accepted")
 		require.Equal(t, res.StatusCode, r.Status)
 		require.Equal(t, min(res.ProtoMinor, 1), r.Minor)
-		// net/http takes Close from a 1xx, too, and drops the field it read it from.
+		// net/http takes Close from a 1xx, too, and drops the field it read it
+		// from.
 		sameFields(t, r.Fields, res.Header, "Transfer-Encoding", "Content-Length", "Connection", "Trailer")
 		if r.Framing(method) == h1.UntilClose {
 			sameBody(t, h1.SizedBody, int64(len(b)-n), b[n:], res.Body)

@@ -26,8 +26,8 @@ func AppendPingAck(dst, payload []byte) []byte {
 	return append(AppendHead(dst, Ping, FlagAck, 0, len(payload)), payload...)
 }
 
-// AppendWindowUpdate appends a WINDOW_UPDATE for a stream, or for the connection if
-// stream is 0. The increment is 1 to 2^31-1.
+// AppendWindowUpdate appends a WINDOW_UPDATE for a stream, or for the
+// connection if stream is 0. The increment is 1 to 2^31-1.
 func AppendWindowUpdate(dst []byte, stream, increment uint32) []byte {
 	return binary.BigEndian.AppendUint32(AppendHead(dst, WindowUpdate, 0, stream, 4), increment)
 }
@@ -37,8 +37,8 @@ func AppendRSTStream(dst []byte, stream uint32, code Code) []byte {
 	return binary.BigEndian.AppendUint32(AppendHead(dst, RSTStream, 0, stream, 4), uint32(code))
 }
 
-// AppendGoAway appends a GOAWAY. last is the last stream that is served, and reason its
-// debug data.
+// AppendGoAway appends a GOAWAY. last is the last stream that is served, and
+// reason its debug data.
 func AppendGoAway(dst []byte, last uint32, code Code, reason string) []byte {
 	dst = AppendHead(dst, GoAway, 0, 0, 8+len(reason))
 	dst = binary.BigEndian.AppendUint32(dst, last)
@@ -46,13 +46,13 @@ func AppendGoAway(dst []byte, last uint32, code Code, reason string) []byte {
 	return append(dst, reason...)
 }
 
-// OpenHeaders appends room for the head of a HEADERS frame. Append the header block to
-// it, and call CloseHeaders with the length that dst had before.
+// OpenHeaders appends room for the head of a HEADERS frame. Append the header
+// block to it, and call CloseHeaders with the length that dst had before.
 func OpenHeaders(dst []byte) []byte { return AppendHead(dst, Headers, 0, 0, 0) }
 
-// CloseHeaders makes frames of the header block that follows the room at dst[start]:
-// HEADERS, and CONTINUATION after the first most bytes. most is the peer's
-// SETTINGS_MAX_FRAME_SIZE. The caller may set FlagEndStream only.
+// CloseHeaders makes frames of the header block that follows the room at
+// dst[start]: HEADERS, and CONTINUATION after the first most bytes. most is the
+// peer's SETTINGS_MAX_FRAME_SIZE. The caller may set FlagEndStream only.
 func CloseHeaders(dst []byte, start int, stream uint32, flags Flags, most int) []byte {
 	size := len(dst) - start - HeadSize
 	if size <= most {

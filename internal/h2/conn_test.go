@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// A conn is the smallest server that the package makes: it tells each request what it
-// has got, one after the other.
+// A conn is the smallest server that the package makes: it tells each request
+// what it has got, one after the other.
 type conn struct {
 	net.Conn
 	parser  h2.Parser

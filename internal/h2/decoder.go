@@ -1,15 +1,17 @@
 package h2
 
-// A Decoder decodes the header blocks of one connection (RFC 7541). The zero value is
-// ready for use, with a dynamic table of up to TableSize bytes, which grows as needed.
+// A Decoder decodes the header blocks of one connection (RFC 7541). The zero
+// value is ready for use, with a dynamic table of up to TableSize bytes, which
+// grows as needed.
 type Decoder struct{ table table }
 
-// Decode decodes a header block into l, in place of the fields that l had. All blocks of
-// a connection have to be decoded, in the order in which they came.
+// Decode decodes a header block into l, in place of the fields that l had. All
+// blocks of a connection have to be decoded, in the order in which they came.
 //
-// An error is a *Fault, a connection error. A block beyond l's limits is still decoded
-// to its end, since it changes the table; Request and Trailers then return the refusal.
-// A block that decodes to far more than the limits is a fault.
+// An error is a *Fault, a connection error. A block beyond l's limits is still
+// decoded to its end, since it changes the table; Request and Trailers then
+// return the refusal. A block that decodes to far more than the limits is a
+// fault.
 func (d *Decoder) Decode(l *List, block []byte) (err error) {
 	l.clear()
 	for len(block) > 0 && block[0]&0xe0 == 0x20 {
@@ -98,8 +100,8 @@ func (d *Decoder) indexed(l *List, b []byte, prefix uint8, nameOnly bool) (rest 
 	return b, name, nil
 }
 
-// appendString appends the string at the start of b and returns what follows it (RFC
-// 7541, 5.2).
+// appendString appends the string at the start of b and returns what follows it
+// (RFC 7541, 5.2).
 func appendString(l *List, b []byte) (rest []byte, err error) {
 	if len(b) == 0 {
 		return nil, errBlockEnds
@@ -119,12 +121,12 @@ func appendString(l *List, b []byte) (rest []byte, err error) {
 	return b[n:], err
 }
 
-// maxShift limits an integer to four bytes after the first: no valid length or index
-// needs more.
+// maxShift limits an integer to four bytes after the first: no valid length or
+// index needs more.
 const maxShift = 28
 
-// integer reads the integer at the start of b, which is not empty, and returns what
-// follows (RFC 7541, 5.1).
+// integer reads the integer at the start of b, which is not empty, and returns
+// what follows (RFC 7541, 5.1).
 func integer(b []byte, prefix uint8) (n int, rest []byte, err error) {
 	mask := 1<<prefix - 1
 	n, b = int(b[0])&mask, b[1:]

@@ -9,16 +9,17 @@ import (
 // text is what the encoder takes.
 type text interface{ ~string | ~[]byte }
 
-// An Encoder encodes the header blocks that go out on one connection. The zero value
-// is ready for use. Blocks have to be sent in the order in which they were begun.
+// An Encoder encodes the header blocks that go out on one connection. The zero
+// value is ready for use. Blocks have to be sent in the order in which they
+// were begun.
 //
-// It uses no dynamic table, and so is valid for any SETTINGS_HEADER_TABLE_SIZE of the
-// peer, and no Huffman code: both cost time, and neither made a measurable difference.
-// Names of the static table take one byte.
+// It uses no dynamic table, and so is valid for any SETTINGS_HEADER_TABLE_SIZE
+// of the peer, and no Huffman code: both cost time, and neither made a
+// measurable difference. Names of the static table take one byte.
 type Encoder struct{ begun bool }
 
-// AppendResponse begins the header block of a response, with its status and fields that
-// are known to be valid. AppendField can append more.
+// AppendResponse begins the header block of a response, with its status and
+// fields that are known to be valid. AppendField can append more.
 //
 // Names are sent in lower case. Connection-specific fields are left out.
 func (e *Encoder) AppendResponse(dst []byte, status int, fields []h1.Field) []byte {
@@ -30,8 +31,9 @@ func (e *Encoder) AppendTrailers(dst []byte, fields []h1.Field) []byte {
 	return appendFields(e.begin(dst), fields)
 }
 
-// begin begins a header block. The first of a connection sets the table size to 0, so
-// that no change of the peer's setting requires another update (RFC 9113, 4.3.1).
+// begin begins a header block. The first of a connection sets the table size to
+// 0, so that no change of the peer's setting requires another update (RFC 9113,
+// 4.3.1).
 func (e *Encoder) begin(dst []byte) []byte {
 	if e.begun {
 		return dst
@@ -56,8 +58,9 @@ func appendFields(dst []byte, fields []h1.Field) []byte {
 	return dst
 }
 
-// AppendField appends a field to a header block. Name and value are known to be valid;
-// blanks around the value are left out, and so are connection-specific fields.
+// AppendField appends a field to a header block. Name and value are known to be
+// valid; blanks around the value are left out, and so are connection-specific
+// fields.
 func AppendField[N, V text](dst []byte, name N, value V) []byte {
 	if len(name) == 0 {
 		return dst

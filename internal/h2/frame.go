@@ -49,9 +49,9 @@ type Frame struct {
 	Begins bool // this is the first piece
 	Ends   bool // this is the last piece
 
-	// Payload is a slice of the buffer that was parsed: data, a fragment of a header
-	// block, settings for Settings.Apply, the data of a PING, or the debug data of a
-	// GOAWAY. Padding and the fields below are not in it.
+	// Payload is a slice of the buffer that was parsed: data, a fragment of a
+	// header block, settings for Settings.Apply, the data of a PING, or the
+	// debug data of a GOAWAY. Padding and the fields below are not in it.
 	Payload []byte
 
 	Counted    uint32 // of DATA: the bytes that flow control counts, padding included
@@ -60,8 +60,8 @@ type Frame struct {
 	LastStream uint32 // of GOAWAY
 }
 
-// EndStream reports whether this is the end of a frame with END_STREAM. CONTINUATION
-// may follow HEADERS.
+// EndStream reports whether this is the end of a frame with END_STREAM.
+// CONTINUATION may follow HEADERS.
 func (f *Frame) EndStream() bool {
 	return f.Ends && f.Flags&FlagEndStream != 0 && (f.Type == Data || f.Type == Headers)
 }
@@ -76,7 +76,8 @@ func (f *Frame) Ack() bool {
 	return f.Flags&FlagAck != 0 && (f.Type == SettingsFrame || f.Type == Ping)
 }
 
-// A Parser parses the frames that follow the preface. The zero value is ready for use.
+// A Parser parses the frames that follow the preface. The zero value is ready
+// for use.
 type Parser struct {
 	MaxFrame int // bytes a payload may have: our SETTINGS_MAX_FRAME_SIZE; 0 means DefaultMaxFrame
 
@@ -87,13 +88,13 @@ type Parser struct {
 	block uint32 // stream whose header block is not complete; 0 if there is none
 }
 
-// Parse reads the frame, or piece of one, at the start of b and returns its length, or a
-// *Fault. ErrMore asks for the same bytes again followed by more, at least n in all; the
-// buffer may have moved. A buffer of 32 bytes is enough.
+// Parse reads the frame, or piece of one, at the start of b and returns its
+// length, or a *Fault. ErrMore asks for the same bytes again followed by more,
+// at least n in all; the buffer may have moved. A buffer of 32 bytes is enough.
 //
-// A frame need not be complete: the part of its payload in b is one piece, and the next
-// Parse returns another. A piece of DATA can be used like a frame. RST_STREAM, PING,
-// WINDOW_UPDATE and PRIORITY are always whole.
+// A frame need not be complete: the part of its payload in b is one piece, and
+// the next Parse returns another. A piece of DATA can be used like a frame.
+// RST_STREAM, PING, WINDOW_UPDATE and PRIORITY are always whole.
 func (p *Parser) Parse(b []byte) (n int, err error) {
 	if p.rest+p.pad > 0 {
 		p.Begins, p.Counted = false, 0
@@ -117,10 +118,12 @@ func (p *Parser) Parse(b []byte) (n int, err error) {
 	return p.payload(b, fixed, size)
 }
 
-// Missing returns how many bytes of the frame are still to come, its padding included.
+// Missing returns how many bytes of the frame are still to come, its padding
+// included.
 func (p *Parser) Missing() int { return p.rest + p.pad }
 
-// Between reports whether the last frame and the last header block are complete.
+// Between reports whether the last frame and the last header block are
+// complete.
 func (p *Parser) Between() bool { return p.rest+p.pad == 0 && p.block == 0 }
 
 // check returns the fault of a frame's head, or nil.
@@ -188,7 +191,8 @@ func (p *Parser) fixed() int {
 	return n
 }
 
-// payload parses the first fixed bytes of a payload, and then the rest by piece.
+// payload parses the first fixed bytes of a payload, and then the rest by
+// piece.
 func (p *Parser) payload(b []byte, fixed, size int) (int, error) {
 	body := b[HeadSize : HeadSize+fixed]
 	pad := 0
@@ -260,8 +264,8 @@ func (p *Parser) piece(b []byte, at, rest, pad int) (int, error) {
 	return at + k + skip, nil
 }
 
-// followBlock notes which header block is not complete. It sets Counted to 0 for all
-// types but DATA.
+// followBlock notes which header block is not complete. It sets Counted to 0
+// for all types but DATA.
 func (p *Parser) followBlock() {
 	switch p.Type {
 	case Headers, Continuation:

@@ -35,8 +35,8 @@ type event struct {
 	EndHeaders bool
 }
 
-// parseAll parses the frames in b, which come in reads of at most size bytes. It
-// returns the complete frames, and how the last Parse ended.
+// parseAll parses the frames in b, which come in reads of at most size bytes.
+// It returns the complete frames, and how the last Parse ended.
 func parseAll(t testing.TB, p *h2.Parser, b []byte, size int) (events []event, err error) {
 	t.Helper()
 	have := 0 // b[:have] has come
@@ -60,7 +60,8 @@ func parseAll(t testing.TB, p *h2.Parser, b []byte, size int) (events []event, e
 	}
 }
 
-// addPiece adds a piece to the frames that came before. It is called for each byte.
+// addPiece adds a piece to the frames that came before. It is called for each
+// byte.
 func addPiece(t testing.TB, events []event, f *h2.Frame) []event {
 	if f.Begins != (len(events) == 0 || events[len(events)-1].ends) {
 		t.Fatalf("a frame begins where the last one has not ended, or the other way round: %+v", f)
@@ -119,7 +120,8 @@ func TestFramesAreReadAsSent(t *testing.T) {
 
 func TestAHeaderBlockCanHaveSeveralFrames(t *testing.T) {
 	b := frame(h2.Headers, h2.FlagEndStream, 1, "a")
-	b = append(b, frame(h2.Continuation, h2.FlagEndStream, 1, "b")...) // a flag that CONTINUATION does not have
+	// a flag that CONTINUATION does not have
+	b = append(b, frame(h2.Continuation, h2.FlagEndStream, 1, "b")...)
 	b = append(b, frame(h2.Continuation, h2.FlagEndHeaders, 1, "c")...)
 	b = append(b, frame(h2.Data, 0, 1, "")...)
 	events, err := parseAll(t, new(h2.Parser), b, 4)
@@ -258,8 +260,8 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// FuzzFrames holds the Parser against x/net's Framer, and reads of any size against
-// one read of everything.
+// FuzzFrames holds the Parser against x/net's Framer, and reads of any size
+// against one read of everything.
 func FuzzFrames(f *testing.F) {
 	seed := frame(h2.Headers, 0, 1, "abc")
 	seed = append(seed, frame(h2.Continuation, h2.FlagEndHeaders, 1, "d")...)
@@ -270,8 +272,9 @@ func FuzzFrames(f *testing.F) {
 	f.Add(frame(h2.Priority, 0, 3, "\x00\x00\x00\x01\x10"), uint16(3))
 	f.Add(frame(h2.Headers, h2.FlagPadded|h2.FlagPriority, 3, "\x02\x80\x00\x00\x01\xffblock\x00\x00"), uint16(4))
 	f.Add(frame(0xbe, 0xff, 9, "grease"), uint16(6))
-	const most = 1 << 10                    // bytes of a payload
-	end := make([]byte, 2*h2.HeadSize+most) // completes each frame; DATA without a stream ends everything
+	const most = 1 << 10 // bytes of a payload
+	// completes each frame; DATA without a stream ends everything
+	end := make([]byte, 2*h2.HeadSize+most)
 	f.Fuzz(func(t *testing.T, b []byte, size uint16) {
 		b = append(b[:len(b):len(b)], end...)
 		events, err := parseAll(t, &h2.Parser{MaxFrame: most}, b, len(b))
@@ -287,7 +290,8 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// whole returns the frames that are complete: the pieces before a fault depend on reads.
+// whole returns the frames that are complete: the pieces before a fault depend
+// on reads.
 func whole(events []event) []event {
 	if k := len(events); k > 0 && !events[k-1].ends {
 		events = events[:k-1]
@@ -295,7 +299,8 @@ func whole(events []event) []event {
 	return append([]event{}, events...)
 }
 
-// sameAsFramer holds that the Framer finds the same frames, and the same fault behind them.
+// sameAsFramer holds that the Framer finds the same frames, and the same fault
+// behind them.
 func sameAsFramer(t *testing.T, framer *http2.Framer, events []event, fault *h2.Fault) {
 	for _, e := range events {
 		if !e.ends {
@@ -312,7 +317,9 @@ func sameAsFramer(t *testing.T, framer *http2.Framer, events []event, fault *h2.
 	}
 	switch got := codeOf(err); {
 	case got == fault.Code, fault.Reason == "PUSH_PROMISE is not allowed":
-	case errors.Is(err, io.ErrUnexpectedEOF): // a padded frame without a length of the padding, or without its priority
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		// a padded frame without a length of the padding, or without its
+		// priority
 		require.Equal(t, h2.FrameSizeError, fault.Code)
 	default: // two faults in one frame
 		require.ElementsMatch(t, []h2.Code{h2.ProtocolError, h2.FrameSizeError}, []h2.Code{got, fault.Code}, "%v", err)
@@ -334,7 +341,8 @@ func codeOf(err error) h2.Code {
 	return h2.NoError
 }
 
-// stricter reports whether a frame that the Framer takes is refused with a reason.
+// stricter reports whether a frame that the Framer takes is refused with a
+// reason.
 func stricter(f http2.Frame, fault *h2.Fault) bool {
 	switch f := f.(type) {
 	case *http2.PushPromiseFrame:

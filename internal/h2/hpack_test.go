@@ -229,7 +229,8 @@ func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
 	}
 }
 
-// CVE-2016-6581 and CVE-2026-49975: a byte of a block stands for 4 KiB, or for a field.
+// CVE-2016-6581 and CVE-2026-49975: a byte of a block stands for 4 KiB, or for
+// a field.
 func TestHeaderBlocksThatDecodeToFarTooMuchAreFaults(t *testing.T) {
 	value := strings.Repeat("v", 4000)
 	bomb := append([]byte{0x40, 1, 'a', 0x7f, 0xa1, 0x1e}, value...)
@@ -341,8 +342,9 @@ func TestResponsesAreEncoded(t *testing.T) {
 	}
 }
 
-// FuzzDecode holds the Decoder against x/net's, over the blocks of a connection, and
-// against another one that stores little: what that leaves out is still in its table.
+// FuzzDecode holds the Decoder against x/net's, over the blocks of a
+// connection, and against another one that stores little: what that leaves out
+// is still in its table.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
 		"\x11\x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff\x0c\x82\x86\x84\xbe\x58\x86\xa8\xeb\x10\x64\x9c\xbf",
@@ -368,7 +370,9 @@ func FuzzDecode(f *testing.F) {
 			if err != nil {
 				return
 			}
-			if stdErr != nil { // x/net lets a second update come only if the table is empty, against RFC 7541, 4.2
+			// x/net lets a second update come only if the table is empty,
+			// against RFC 7541, 4.2
+			if stdErr != nil {
 				require.ErrorContains(t, stdErr, "table size update MUST occur at the beginning", "x/net refuses what is taken")
 				return
 			}
@@ -385,8 +389,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzRoundTrip holds that x/net decodes what we encode, and we what x/net encodes
-// with its table and Huffman code.
+// FuzzRoundTrip holds that x/net decodes what we encode, and we what x/net
+// encodes with its table and Huffman code.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add("content-type\ntext/plain\nX-A\n b\nSet-Cookie\n\xff\x00", uint16(200), uint16(100))
 	f.Add("a\nb\na\nb\nconnection\nx", uint16(503), uint16(4096))

@@ -2,8 +2,8 @@ package h2
 
 import "math/bits"
 
-// huffmanLengths are the lengths of the codes of all bytes (RFC 7541, Appendix B). The
-// code is canonical: its words follow from their lengths. Read-only.
+// huffmanLengths are the lengths of the codes of all bytes (RFC 7541, Appendix
+// B). The code is canonical: its words follow from their lengths. Read-only.
 var huffmanLengths = [256]uint8{
 	13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28,
 	28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,
@@ -32,12 +32,12 @@ const (
 
 // A huffmanCode decodes the words of the code.
 type huffmanCode struct {
-	// quick has, for each value of the next quick bits, a byte and the length of its
-	// word, or length 0 if the word is longer.
+	// quick has, for each value of the next quick bits, a byte and the length
+	// of its word, or length 0 if the word is longer.
 	quick [1 << quick]struct{ symbol, length uint8 }
 
-	// For each length: limit is the first longer word, in the high bits of 32; offset is
-	// what to add to a word to find its byte in symbol.
+	// For each length: limit is the first longer word, in the high bits of 32;
+	// offset is what to add to a word to find its byte in symbol.
 	limit  [longest + 1]uint64
 	offset [longest + 1]int
 	symbol [256]uint8 // in the order of their words
@@ -100,8 +100,8 @@ func appendHuffman(dst, src []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// long finds the word at the start of w if it is longer than quick. Its length is 0 at
-// the beginning of EOS.
+// long finds the word at the start of w if it is longer than quick. Its length
+// is 0 at the beginning of EOS.
 func (h *huffmanCode) long(w uint32) (symbol uint8, length int) {
 	for n := quick + 1; n <= longest; n++ {
 		if uint64(w) < h.limit[n] {

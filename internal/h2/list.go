@@ -8,20 +8,24 @@ import (
 
 // Limits of the fields of a header block, besides List.MaxSize.
 const (
-	maxPseudo = 5   // pseudo-headers that a request can have
-	maxCrumbs = 200 // cookie fields: browsers keep up to 180 cookies for a host, and may send each by itself
-	hugeness  = 4   // times MaxSize: above that, a header block is a connection error
+	maxPseudo = 5 // pseudo-headers that a request can have
+	// cookie fields: browsers keep up to 180 cookies for a host, and may send
+	// each by itself
+	maxCrumbs = 200
+	hugeness  = 4 // times MaxSize: above that, a header block is a connection error
 )
 
-// The answers to a header block that is above a limit. Its connection can go on.
+// The answers to a header block that is above a limit. Its connection can go
+// on.
 var (
 	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}          // RFC 6585, 5
 	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"}        // RFC 6585, 5
 	errPathSize  = &h1.Refusal{Status: 414, Reason: "request target too long"} // RFC 9110, 15.5.15
 )
 
-// A List is the fields of a header block, with their text in one piece. The zero value
-// is ready for use, and a List is meant to be used again for the next one.
+// A List is the fields of a header block, with their text in one piece. The
+// zero value is ready for use, and a List is meant to be used again for the
+// next one.
 type List struct {
 	MaxSize   int  // of names, values and 32 bytes for each field; 0 means h1.DefaultMaxHead
 	EndStream bool // neither a body nor trailers follow
@@ -40,11 +44,12 @@ type List struct {
 // A span is where the text of a field is: its name, then its value.
 type span struct{ start, name, value int }
 
-// Text returns the text of all fields. Those that List hands out are parts of it.
+// Text returns the text of all fields. Those that List hands out are parts of
+// it.
 func (l *List) Text() []byte { return l.text }
 
-// Fields returns all fields as they were sent, pseudo-headers included. They are valid
-// until the next Decode.
+// Fields returns all fields as they were sent, pseudo-headers included. They
+// are valid until the next Decode.
 func (l *List) Fields() []h1.Field {
 	text := l.text
 	fields := slices.Grow(l.fields[:0], len(l.spans))[:len(l.spans)]
@@ -57,8 +62,8 @@ func (l *List) Fields() []h1.Field {
 	return fields
 }
 
-// Trim frees the memory of an unusually large header block. Its fields must not be used
-// afterwards.
+// Trim frees the memory of an unusually large header block. Its fields must not
+// be used afterwards.
 func (l *List) Trim() {
 	if cap(l.text) > h1.DefaultMaxHead {
 		l.text = nil
@@ -70,8 +75,9 @@ func (l *List) clear() {
 	*l = List{MaxSize: l.MaxSize, EndStream: l.EndStream, text: l.text[:0], spans: l.spans[:0], fields: l.fields[:0]}
 }
 
-// note takes the field whose text begins at text[start], and leaves it out if it exceeds
-// a limit. It returns an error if the block decodes to far more than the limits.
+// note takes the field whose text begins at text[start], and leaves it out if
+// it exceeds a limit. It returns an error if the block decodes to far more than
+// the limits.
 func (l *List) note(start, name int) error {
 	n := len(l.text) - start
 	l.size += n + entryCost
@@ -102,7 +108,8 @@ func (l *List) note(start, name int) error {
 	return nil
 }
 
-// joinCrumbs makes one cookie field of several (RFC 9113, 8.2.3), in the place of the first.
+// joinCrumbs makes one cookie field of several (RFC 9113, 8.2.3), in the place
+// of the first.
 func (l *List) joinCrumbs() {
 	if l.crumbs < 2 {
 		return

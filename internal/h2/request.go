@@ -5,12 +5,13 @@ import "github.com/hostproxy/hostproxy/internal/h1"
 // errScheme refuses a request for another scheme.
 var errScheme = &h1.Refusal{Status: 400, Reason: "scheme is neither http nor https"}
 
-// Request fills r from the fields of a request (RFC 9113, 8.3.1), once they have been
-// decoded. Everything in r is a part of Text. Several cookie fields are joined to one.
+// Request fills r from the fields of a request (RFC 9113, 8.3.1), once they
+// have been decoded. Everything in r is a part of Text. Several cookie fields
+// are joined to one.
 //
-// The errors are those of h1.Request.Fill, including h1.ErrUnusual; an *h1.Refusal for
-// fields beyond the limits; and a *Fault that is a stream error. After a refusal r has
-// the fields that could be parsed.
+// The errors are those of h1.Request.Fill, including h1.ErrUnusual; an
+// *h1.Refusal for fields beyond the limits; and a *Fault that is a stream
+// error. After a refusal r has the fields that could be parsed.
 func (l *List) Request(r *h1.Request) error {
 	l.joinCrumbs()
 	l.Scheme = nil
@@ -37,8 +38,9 @@ func (l *List) Request(r *h1.Request) error {
 	return err
 }
 
-// Trailers returns the fields of a trailer section (RFC 9113, 8.1), once they have been
-// decoded. The error is a *Fault or an *h1.Refusal. They are valid until the next Decode.
+// Trailers returns the fields of a trailer section (RFC 9113, 8.1), once they
+// have been decoded. The error is a *Fault or an *h1.Refusal. They are valid
+// until the next Decode.
 func (l *List) Trailers() ([]h1.Field, error) {
 	fields := l.Fields()
 	if l.refusal != nil {
@@ -50,7 +52,8 @@ func (l *List) Trailers() ([]h1.Field, error) {
 	return fields, h1.CheckFields(fields)
 }
 
-// pseudo takes the pseudo-headers at the start of fields, and returns how many they are.
+// pseudo takes the pseudo-headers at the start of fields, and returns how many
+// they are.
 func (l *List) pseudo(fields []h1.Field, s *h1.Start) (n int, err error) {
 	for ; n < len(fields); n++ {
 		f := &fields[n]
@@ -77,7 +80,8 @@ func (l *List) pseudo(fields []h1.Field, s *h1.Start) (n int, err error) {
 	return n, nil
 }
 
-// complete checks that a request has the pseudo-headers that it needs, and no others.
+// complete checks that a request has the pseudo-headers that it needs, and no
+// others.
 func (l *List) complete(s *h1.Start) error {
 	connect := string(s.Method) == "CONNECT"
 	switch {
@@ -102,7 +106,8 @@ func (l *List) complete(s *h1.Start) error {
 	return nil
 }
 
-// checkFields checks the rules that only HTTP/2 has for fields other than pseudo-headers.
+// checkFields checks the rules that only HTTP/2 has for fields other than
+// pseudo-headers.
 func checkFields(fields []h1.Field) error {
 	for i := range fields {
 		f := &fields[i]
@@ -129,7 +134,8 @@ func checkName(f *h1.Field) error {
 		if string(f.Name) == "te" && !equalFold(f.Value, "trailers") {
 			return errConnection
 		}
-	case len("upgrade"), len("connection"), len("proxy-connection"), len("transfer-encoding"): // and len("keep-alive")
+	case len("upgrade"), len("connection"), len("proxy-connection"), len("transfer-encoding"):
+		// and len("keep-alive")
 		if classify(f.Name)&unsendable != 0 {
 			return errConnection
 		}

@@ -281,7 +281,8 @@ var chrome = [][]string{
 		"cookie: session=abcdef0123456789", "cookie: theme=dark", "priority: u=0"},
 }
 
-// blocks are the header blocks of a browser's first request, and of the same one again.
+// blocks are the header blocks of a browser's first request, and of the same
+// one again.
 func blocks(t testing.TB) (first, again []byte) {
 	t.Helper()
 	var wire bytes.Buffer
@@ -421,8 +422,8 @@ func BenchmarkResponse(b *testing.B) {
 	})
 }
 
-// FuzzRequest holds that a request which is taken is one that HTTP/1.1 takes, too, when
-// it is spelled in bytes, and that both find the same in it.
+// FuzzRequest holds that a request which is taken is one that HTTP/1.1 takes,
+// too, when it is spelled in bytes, and that both find the same in it.
 func FuzzRequest(f *testing.F) {
 	f.Add("GET\nhttps\n/x?y\na.test\nx\ny\ncookie\na\ncookie\nb", true)
 	f.Add("POST\nhttp\n/\na.test:80\nhost\nA.test\ncontent-length\n5\nte\ntrailers", false)

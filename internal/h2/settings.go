@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// The settings of RFC 9113, section 6.5.2, of RFC 8441, section 3, and of RFC 9218,
-// section 2.1.
+// The settings of RFC 9113, section 6.5.2, of RFC 8441, section 3, and of RFC
+// 9218, section 2.1.
 const (
 	settingTableSize     = 0x1
 	settingPush          = 0x2
@@ -35,9 +35,9 @@ func DefaultSettings() Settings {
 	return Settings{TableSize: TableSize, MaxStreams: math.MaxUint32, InitialWindow: InitialWindow, MaxFrame: DefaultMaxFrame, MaxList: math.MaxUint32}
 }
 
-// Apply takes the settings of a SETTINGS frame, or of a piece of one: the Payload that
-// a Parser has checked. shift is the change of InitialWindow: pass it to Window.Shift
-// for each stream (RFC 9113, 6.9.2).
+// Apply takes the settings of a SETTINGS frame, or of a piece of one: the
+// Payload that a Parser has checked. shift is the change of InitialWindow: pass
+// it to Window.Shift for each stream (RFC 9113, 6.9.2).
 func (s *Settings) Apply(payload []byte) (shift int64) {
 	before := s.InitialWindow
 	for ; len(payload) >= settingSize; payload = payload[settingSize:] {
@@ -87,7 +87,8 @@ func AppendSettings(dst []byte, s *Settings) []byte {
 	return dst
 }
 
-// checkSettings checks the settings of a SETTINGS frame. It ignores unknown ones.
+// checkSettings checks the settings of a SETTINGS frame. It ignores unknown
+// ones.
 func checkSettings(payload []byte) error {
 	for ; len(payload) > 0; payload = payload[settingSize:] {
 		v := binary.BigEndian.Uint32(payload[2:])

@@ -3,8 +3,8 @@ package h2
 // A static is an entry of the static table.
 type static struct{ name, value string }
 
-// statics is the static table (RFC 7541, Appendix A); the first entry is not used.
-// Read-only.
+// statics is the static table (RFC 7541, Appendix A); the first entry is not
+// used. Read-only.
 var statics = [...]static{
 	{},
 	{":authority", ""},
@@ -77,8 +77,8 @@ const (
 	indexDate          = 33
 )
 
-// A nameClass is what an Encoder needs to know of a field name: its index in the static
-// table, and the marks below.
+// A nameClass is what an Encoder needs to know of a field name: its index in
+// the static table, and the marks below.
 type nameClass uint8
 
 const (
@@ -87,11 +87,12 @@ const (
 	unsendable nameClass = 0x80 // not allowed in HTTP/2 (RFC 9113, 8.2.2)
 )
 
-// secrets are the names of fields whose values an attacker may guess. Read-only.
+// secrets are the names of fields whose values an attacker may guess.
+// Read-only.
 var secrets = []string{"authorization", "cookie", "proxy-authorization", "set-cookie"}
 
-// named finds names: open addressing by slotOf, the index of the first entry of the
-// static table in lower case. Read-only.
+// named finds names: open addressing by slotOf, the index of the first entry of
+// the static table in lower case. Read-only.
 var named = makeNamed()
 
 // A namedSlot is a name and its class.

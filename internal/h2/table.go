@@ -1,14 +1,15 @@
 package h2
 
-// TableSize is the default SETTINGS_HEADER_TABLE_SIZE, which a Decoder always uses. It
-// limits the sum of names, values and entryCost.
+// TableSize is the default SETTINGS_HEADER_TABLE_SIZE, which a Decoder always
+// uses. It limits the sum of names, values and entryCost.
 const TableSize = 4096
 
-// entryCost is what an entry of a table counts besides its text (RFC 7541, 4.1).
+// entryCost is what an entry of a table counts besides its text (RFC 7541,
+// 4.1).
 const entryCost = 32
 
-// A table is the dynamic table of a Decoder (RFC 7541, 2.3.2): a ring of entries, and
-// a ring of their texts. Both grow as needed.
+// A table is the dynamic table of a Decoder (RFC 7541, 2.3.2): a ring of
+// entries, and a ring of their texts. Both grow as needed.
 type table struct {
 	max  int // bytes allowed now, plus unset, so that the zero value is a table of TableSize
 	size int // bytes counted now
@@ -21,7 +22,8 @@ type table struct {
 	end  uint32 // bytes of text ever added
 }
 
-// An entry is a field of a table: where its text ends, and the lengths of its parts.
+// An entry is a field of a table: where its text ends, and the lengths of its
+// parts.
 type entry struct {
 	end         uint32
 	name, value uint16
@@ -33,8 +35,8 @@ const (
 	littleText = 256
 )
 
-// appendEntry appends name and value of the entry with that index, 0 for the newest,
-// and returns the length of the name. The name comes alone if nameOnly.
+// appendEntry appends name and value of the entry with that index, 0 for the
+// newest, and returns the length of the name. The name comes alone if nameOnly.
 func (t *table) appendEntry(dst []byte, index uint32, nameOnly bool) (out []byte, name int, ok bool) {
 	if index >= t.count {
 		return dst, 0, false
@@ -56,8 +58,8 @@ func (t *table) appendEntry(dst []byte, index uint32, nameOnly bool) (out []byte
 	return dst, int(e.name), true
 }
 
-// add adds the field whose name is the first bytes of text. One that is larger than
-// the table empties it.
+// add adds the field whose name is the first bytes of text. One that is larger
+// than the table empties it.
 func (t *table) add(text []byte, name int) {
 	cost := len(text) + entryCost
 	t.evict(t.limit() - cost)

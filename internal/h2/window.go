@@ -2,16 +2,17 @@ package h2
 
 // Sizes of windows (RFC 9113, 6.9).
 const (
-	InitialWindow = 1<<16 - 1 // of a connection, and of a stream without SETTINGS_INITIAL_WINDOW_SIZE
+	// of a connection, and of a stream without SETTINGS_INITIAL_WINDOW_SIZE
+	InitialWindow = 1<<16 - 1
 	MaxWindow     = 1<<31 - 1
 )
 
-// A Window is how many bytes of DATA we may send on a stream or a connection. A change
-// of the peer's settings can make it negative.
+// A Window is how many bytes of DATA we may send on a stream or a connection. A
+// change of the peer's settings can make it negative.
 type Window int32
 
-// Grow adds the increment of a WINDOW_UPDATE. A window of more than MaxWindow is a
-// *Fault, and leaves w as it was.
+// Grow adds the increment of a WINDOW_UPDATE. A window of more than MaxWindow
+// is a *Fault, and leaves w as it was.
 func (w *Window) Grow(increment uint32) error { return w.Shift(int64(increment)) }
 
 // Shift adds what Settings.Apply returns. Its error is that of Grow.
@@ -24,9 +25,10 @@ func (w *Window) Shift(by int64) error {
 	return nil
 }
 
-// Take takes up to n bytes from the windows of a stream and its connection, and returns
-// how many; 0 if one of them is not open. The caller must send them: they cannot be put
-// back, since the peer may have grown the windows to their limit meanwhile.
+// Take takes up to n bytes from the windows of a stream and its connection, and
+// returns how many; 0 if one of them is not open. The caller must send them:
+// they cannot be put back, since the peer may have grown the windows to their
+// limit meanwhile.
 func Take(n int, stream, connection *Window) int {
 	n = max(0, min(n, int(*stream), int(*connection)))
 	*stream -= Window(n)
@@ -34,9 +36,11 @@ func Take(n int, stream, connection *Window) int {
 	return n
 }
 
-// An Inflow is how many bytes of DATA the peer may send us on a stream or a connection.
+// An Inflow is how many bytes of DATA the peer may send us on a stream or a
+// connection.
 //
-// Size is always the sum of Open, Owed and the bytes received but not passed to Return.
+// Size is always the sum of Open, Owed and the bytes received but not passed to
+// Return.
 type Inflow struct {
 	size int64 // bytes that may be in flight or held by us
 	open int64 // bytes that the peer may still send
@@ -55,8 +59,8 @@ func (f *Inflow) Open() int64 { return f.open }
 // Owed returns how many bytes are to be given back by a WINDOW_UPDATE.
 func (f *Inflow) Owed() int64 { return f.owed }
 
-// Receive counts n bytes that have arrived: Frame.Counted. More than the peer may send
-// is a *Fault.
+// Receive counts n bytes that have arrived: Frame.Counted. More than the peer
+// may send is a *Fault.
 func (f *Inflow) Receive(n uint32) error {
 	if int64(n) > f.open {
 		return errOverrun
@@ -65,8 +69,8 @@ func (f *Inflow) Receive(n uint32) error {
 	return nil
 }
 
-// Return gives n received bytes back. It returns the increment of a WINDOW_UPDATE to be
-// sent, or 0 while less than half of the window is owed.
+// Return gives n received bytes back. It returns the increment of a
+// WINDOW_UPDATE to be sent, or 0 while less than half of the window is owed.
 func (f *Inflow) Return(n uint32) (increment uint32) {
 	f.owed += int64(n)
 	if f.owed < (f.size+1)/2 {
@@ -75,8 +79,8 @@ func (f *Inflow) Return(n uint32) (increment uint32) {
 	return f.Settle()
 }
 
-// Settle returns the increment of a WINDOW_UPDATE for all owed bytes; 0 if there are
-// none.
+// Settle returns the increment of a WINDOW_UPDATE for all owed bytes; 0 if
+// there are none.
 func (f *Inflow) Settle() (increment uint32) {
 	increment = uint32(f.owed)
 	f.open += f.owed

@@ -9,9 +9,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// An ahead is the body of a response that is read faster than the client takes it, up to
-// a bound, on a goroutine of its own. It takes the body over; Close waits for the end of
-// that goroutine.
+// An ahead is the body of a response that is read faster than the client takes
+// it, up to a bound, on a goroutine of its own. It takes the body over; Close
+// waits for the end of that goroutine.
 type ahead struct {
 	body   io.ReadCloser
 	flight *flight
@@ -37,8 +37,8 @@ type aheadPage struct {
 
 const aheadSize = 32 << 10
 
-// readAhead begins to read body, of which bytes may be held. The first page is free: without
-// one nothing goes on.
+// readAhead begins to read body, of which bytes may be held. The first page is
+// free: without one nothing goes on.
 func (a *roundTrip) readAhead(body io.ReadCloser, bytes int64) *ahead {
 	h := &ahead{body: body, flight: &a.flight, memory: &a.f.Memory, most: int((bytes + aheadSize - 1) / aheadSize), over: a.countOut, done: make(chan struct{})}
 	h.changed.L = &h.mu
@@ -46,8 +46,8 @@ func (a *roundTrip) readAhead(body io.ReadCloser, bytes int64) *ahead {
 	return h
 }
 
-// countOut notes that the target has done its part, though the client has not got all of
-// it: the target may go now.
+// countOut notes that the target has done its part, though the client has not
+// got all of it: the target may go now.
 func (a *roundTrip) countOut() {
 	a.flight.aim(&a.attempts.Forwarder().Span, a.attempts.Around())
 	a.attempts.CountOut()
@@ -103,7 +103,8 @@ func (h *ahead) quit() {
 
 var errQuit = errors.New("the body of the response has ended the goroutine that reads it")
 
-// room returns where to read to, once there is room, or nil if the ahead is closed.
+// room returns where to read to, once there is room, or nil if the ahead is
+// closed.
 func (h *ahead) room() []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -159,7 +160,8 @@ func (h *ahead) ready() int {
 	return h.pages[0].w - h.pages[0].r
 }
 
-// Buffered returns how many bytes Read gives without waiting; the end counts as one.
+// Buffered returns how many bytes Read gives without waiting; the end counts as
+// one.
 func (h *ahead) Buffered() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -24,7 +24,8 @@ const (
 
 // unasked are the fields that describe a body or a wish which the question does
 // not have.
-var unasked = []string{"Expect", "Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"} // read-only
+// Read-only.
+var unasked = []string{"Expect", "Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"}
 
 // A Question is what another server is asked about requests that are to pass.
 // It may be used concurrently.
@@ -34,10 +35,10 @@ type Question struct {
 	user   string // the one of fields that names the user; "" means none
 }
 
-// NewQuestion returns the question at a path, which may have a query. fields are
-// those of the answer that a request gets when it passes, and that are never the
-// client's; user is the one of them that names the user, "" means none. The error
-// says all that is wrong.
+// NewQuestion returns the question at a path, which may have a query. fields
+// are those of the answer that a request gets when it passes, and that are
+// never the client's; user is the one of them that names the user, "" means
+// none. The error says all that is wrong.
 func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	var errs []error
 	u, err := url.ParseRequestURI(path)
@@ -53,16 +54,17 @@ func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	return &Question{u, fields, user}, errors.Join(errs...)
 }
 
-// Ask asks f by a GET whether q may pass, and returns q as it is to pass after an
-// answer of 2xx by a target. Any other answer goes to the client by w, as does the failure of
-// f to get one, which is that of x too; the result is nil then. What is asked has
-// q's end-to-end fields, and X-Forwarded-Method and X-Forwarded-Uri besides those
-// that every request gets.
+// Ask asks f by a GET whether q may pass, and returns q as it is to pass after
+// an answer of 2xx by a target. Any other answer goes to the client by w, as
+// does the failure of f to get one, which is that of x too; the result is nil
+// then. What is asked has q's end-to-end fields, and X-Forwarded-Method and
+// X-Forwarded-Uri besides those that every request gets.
 func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) *http.Request {
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
 	q = exchange.Withhold(q, k.fields...)
-	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q} // what is not to be trusted is removed here
+	// what is not to be trusted is removed here
+	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	c.RequestID, c.Numbering = x.RequestID, x.Numbering
@@ -93,8 +95,8 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	return q
 }
 
-// serveQuestion serves the question. A yes is one however long its body is that nobody
-// reads, but not if it was cut off: then there is no answer.
+// serveQuestion serves the question. A yes is one however long its body is that
+// nobody reads, but not if it was cut off: then there is no answer.
 func serveQuestion(f *forward.Forwarder, v *verdict, q *http.Request, c *exchange.Exchange) {
 	defer func() {
 		switch p := recover(); {
@@ -141,8 +143,8 @@ type verdict struct {
 	err    error
 }
 
-// Header implements http.ResponseWriter. Trailers of what is not a yes go to the
-// client.
+// Header implements http.ResponseWriter. Trailers of what is not a yes go to
+// the client.
 func (v *verdict) Header() http.Header {
 	if v.status != 0 && v.yes == nil {
 		return v.w.Header()

@@ -15,8 +15,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A requestBody is the client's body. Its source is the request's Body, which middleware
-// may have replaced. At the end of the body it hands the trailers on.
+// A requestBody is the client's body. Its source is the request's Body, which
+// middleware may have replaced. At the end of the body it hands the trailers
+// on.
 type requestBody struct {
 	exchange.Body
 	q       *http.Request
@@ -25,12 +26,17 @@ type requestBody struct {
 	names   []string      // of the trailers that are announced and pass
 	trailer http.Header   // what passes, once the body is whole: its reader writes them
 
-	replaced atomic.Pointer[[]string] // names that are no trailers: the hook of an attempt has set them
+	// names that are no trailers: the hook of an attempt has set them
+	replaced atomic.Pointer[[]string]
 
-	reading     atomic.Bool // from the client
-	interrupted atomic.Bool // the attempt has failed, and no other one reads on: its client is not to blame if its context has ended
-	leaving     sync.Mutex  // guards left, and the flight's ResponseController against the end of the exchange
-	left        bool        // the exchange has ended
+	reading atomic.Bool // from the client
+	// the attempt has failed, and no other one reads on: its client is not to
+	// blame if its context has ended
+	interrupted atomic.Bool
+	// guards left, and the flight's ResponseController against the end of the
+	// exchange
+	leaving sync.Mutex
+	left    bool // the exchange has ended
 }
 
 func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBody {
@@ -48,7 +54,8 @@ func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBod
 // setEdit makes edit that of the request: which trailers pass.
 func (b *requestBody) setEdit(edit *forward.Edit) {
 	q := b.q
-	if b.edit = edit; q.ContentLength >= 0 && q.Trailer == nil { // HTTP/2 may send some behind a length, announced or not
+	// HTTP/2 may send some behind a length, announced or not
+	if b.edit = edit; q.ContentLength >= 0 && q.Trailer == nil {
 		return
 	}
 	b.names, b.trailer = nil, make(http.Header, len(q.Trailer))
@@ -62,16 +69,17 @@ func (b *requestBody) setEdit(edit *forward.Edit) {
 	}
 }
 
-// An attemptBody is the body as one attempt reads it. It has trailers of its own, since
-// the last attempt may still read, and get those of the client.
+// An attemptBody is the body as one attempt reads it. It has trailers of its
+// own, since the last attempt may still read, and get those of the client.
 type attemptBody struct {
 	exchange.BodyReader
 	b       *requestBody
 	trailer http.Header // filled at EOF
 }
 
-// A foreignBody is an attemptBody for a client that closes it when the attempt has failed, and then waits for the end of the Read
-// in progress, as net/http's client of HTTP/2 does.
+// A foreignBody is an attemptBody for a client that closes it when the attempt
+// has failed, and then waits for the end of the Read in progress, as net/http's
+// client of HTTP/2 does.
 type foreignBody struct {
 	*attemptBody
 	closed atomic.Bool
@@ -96,21 +104,23 @@ func (r *foreignBody) Close() error {
 	return nil
 }
 
-// interrupt ends a Read that waits for the client, unless another attempt may go on with what it reads.
+// interrupt ends a Read that waits for the client, unless another attempt may
+// go on with what it reads.
 func (b *requestBody) interrupt() {
 	b.leaving.Lock()
 	defer b.leaving.Unlock()
 	if b.left || b.Whole() || b.Failed() != nil || b.Replays() && exchange.Idempotent(b.q.Method) {
 		return
 	}
-	if b.flight.Err() == nil && b.flight.why() == nil { // or else the exchange has ended for another reason
+	// or else the exchange has ended for another reason
+	if b.flight.Err() == nil && b.flight.why() == nil {
 		b.interrupted.Store(true)
 	}
 	_ = b.flight.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
-// reader returns the body from its beginning, for the next attempt, with its trailers: nil
-// if there can be none.
+// reader returns the body from its beginning, for the next attempt, with its
+// trailers: nil if there can be none.
 func (b *requestBody) reader() (io.ReadCloser, http.Header) {
 	r := &attemptBody{BodyReader: b.Attempt(), b: b}
 	if b.trailer == nil {
@@ -167,7 +177,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		}
 	case b.interrupted.Load() && errors.Is(err, os.ErrDeadlineExceeded):
 		err = http.ErrBodyReadAfterClose
-	case b.flight.why() == exchange.ErrIdle: // net/http cancels the context after a read deadline too
+	case b.flight.why() == exchange.ErrIdle:
+		// net/http cancels the context after a read deadline too
 		err = exchange.ErrIdle
 	case b.q.Context().Err() != nil:
 		err = exchange.Ended(b.q.Context())
@@ -178,8 +189,8 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Excused is that of the client, for Body.
 func (b *requestBody) Excused() time.Duration { return exchange.Excused(b.q.Context()) }
 
-// spoiled reports whether the body is not as long as the request says, behind a Read
-// that returned n and err.
+// spoiled reports whether the body is not as long as the request says, behind a
+// Read that returned n and err.
 func (b *requestBody) spoiled(n int, err error) bool {
 	total, length := b.Count()+int64(n), b.q.ContentLength
 	return length >= 0 && (total > length || total < length && errors.Is(err, io.EOF))
@@ -217,7 +228,8 @@ func (b *requestBody) detach() {
 	b.left = true
 	b.leaving.Unlock()
 	whole := b.Whole()
-	b.Close(func() bool { return b.flight.rc.SetReadDeadline(time.Unix(1, 0)) == nil }) // it fails where no server reads on
+	// it fails where no server reads on
+	b.Close(func() bool { return b.flight.rc.SetReadDeadline(time.Unix(1, 0)) == nil })
 	if !whole && !b.Patient {
 		_ = b.flight.rc.SetReadDeadline(time.Now().Add(exchange.LingerTime))
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// bufferBody reads the client's body, or its beginning, before f chooses a target. What
-// converses with its target is not held back.
+// bufferBody reads the client's body, or its beginning, before f chooses a
+// target. What converses with its target is not held back.
 func (a *roundTrip) bufferBody(f *forward.Forwarder) *exchange.Failure {
 	q := a.q
 	if !a.hasBody() || q.Method == http.MethodConnect || !exchange.TakesPage(q.Header.Get("Content-Type")) || f.UpgradeProtocol(q) != "" {

@@ -16,8 +16,9 @@ import (
 
 // The short way through the handler lane: most requests have no body, and most
 // upstreams no hooks. Then net/http's request is written as it is, by the fast
-// lane's functions, without an http.Request of our own in between. The response's
-// fields go to a writer that relays them, or else straight into net/http's map.
+// lane's functions, without an http.Request of our own in between. The
+// response's fields go to a writer that relays them, or else straight into
+// net/http's map.
 
 // A draft shows a request on the short way to the fast lane's functions.
 type draft struct {
@@ -28,9 +29,10 @@ type draft struct {
 
 var drafts = sync.Pool{New: func() any { return new(draft) }}
 
-// short returns the request as a draft if the short way does for the exchange, and
-// else nil. Its map iterator is gone when the draft is used: the stack is deepest there.
-// The fields have the order and the spelling in which the client sent them.
+// short returns the request as a draft if the short way does for the exchange,
+// and else nil. Its map iterator is gone when the draft is used: the stack is
+// deepest there. The fields have the order and the spelling in which the client
+// sent them.
 func (a *roundTrip) short() *draft {
 	q := a.q // which exchange.Check has found valid
 	if !a.fast || len(a.f.Retry.Statuses) > 0 || len(a.f.Pages) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
@@ -124,7 +126,8 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	if head.Nominates {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}
-	sized := head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent // and so without trailers
+	// and so without trailers
+	sized := head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent
 	if a.relayed(head, sized) {
 		try.Attach(res, n)
 		return res, nil
@@ -141,12 +144,15 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 		all, _ := client.ResponseHeader(head)
 		a.requireUpgrade(h, head.Status, all["Upgrade"])
 	}
-	try.Attach(res, n) // last: without a body, the connection and the fields in its buffer are somebody else's behind it
+	// last: without a body, the connection and the fields in its buffer are
+	// somebody else's behind it
+	try.Attach(res, n)
 	return res, nil
 }
 
-// relayed reports whether the writer has taken the head as it is. What concerns more
-// than the head, which are trailers and the protocols of a 426, is for the Header.
+// relayed reports whether the writer has taken the head as it is. What concerns
+// more than the head, which are trailers and the protocols of a 426, is for the
+// Header.
 func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
 	w, ok := a.w.(exchange.Relayer)
 	if !ok || head.Trailer || head.Upgrade {

@@ -29,12 +29,18 @@ type flight struct {
 	begun atomic.Bool  // the response has begun
 	open  atomic.Bool  // it has no known end
 	owes  atomic.Bool  // the client is being read from, and owes haste until begun
-	slow  atomic.Bool  // the client is being written to: if no byte moves now, it is the one that waits
-	reads atomic.Bool  // the body is read, and there is no attempt
-	waits atomic.Bool  // for its turn, with a body that nobody reads: net/http does not see the client leave then
+	// the client is being written to: if no byte moves now, it is the one that
+	// waits
+	slow  atomic.Bool
+	reads atomic.Bool // the body is read, and there is no attempt
+	// for its turn, with a body that nobody reads: net/http does not see the
+	// client leave then
+	waits atomic.Bool
 
 	order exchange.Order // of the request of the attempt
-	lent  bool           // a hook or a goroutine may hold a context that leads here; used by the exchange's own goroutine
+	// a hook or a goroutine may hold a context that leads here; used by the
+	// exchange's own goroutine
+	lent bool
 
 	mu     sync.Mutex         // guards what follows
 	span   *forward.Span      // of the current attempt's target
@@ -85,9 +91,9 @@ func (fl *flight) Inspect(now time.Time) {
 	}
 }
 
-// contain makes a panic the end of the flight: its context and its writer may be
-// somebody's middleware, and on the sweeper's goroutine it would be the program's.
-// fl.mu is held.
+// contain makes a panic the end of the flight: its context and its writer may
+// be somebody's middleware, and on the sweeper's goroutine it would be the
+// program's. fl.mu is held.
 func (fl *flight) contain() {
 	if p := recover(); p != nil && fl.cut == nil {
 		fl.abort(&exchange.PanicError{Hook: "middleware", Value: p, Stack: debug.Stack()})
@@ -106,8 +112,8 @@ func (fl *flight) moved(quiet time.Duration) bool {
 	return ok && mark != before
 }
 
-// excused reports whether the client, which is to send some of its body, was not free to
-// do so since the last call. fl.mu is held.
+// excused reports whether the client, which is to send some of its body, was
+// not free to do so since the last call. fl.mu is held.
 func (fl *flight) excused() bool {
 	if !fl.owes.Load() {
 		return false
@@ -117,7 +123,8 @@ func (fl *flight) excused() bool {
 	return fl.excuse != before
 }
 
-// overdue reports whether no byte may fail to move for that long. fl.mu is held.
+// overdue reports whether no byte may fail to move for that long. fl.mu is
+// held.
 func (fl *flight) overdue(quiet time.Duration) bool {
 	limit := fl.idle
 	if fl.owes.Load() && !fl.begun.Load() && (limit <= 0 || limit > exchange.BodyStall) {
@@ -153,7 +160,8 @@ func (fl *flight) ending() bool {
 	return fl.span.Ending() || fl.around != nil && fl.around.Ending()
 }
 
-// outlived reports whether an upgraded connection has had its time. fl.mu is held.
+// outlived reports whether an upgraded connection has had its time. fl.mu is
+// held.
 func (fl *flight) outlived(now time.Time) bool {
 	return fl.stay.Over(now) || !fl.until.IsZero() && !now.Before(fl.until)
 }
@@ -237,8 +245,8 @@ func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
-// Dialed notes how long the exchange has waited for a connection to be opened. A dial
-// may keep the context that it was given.
+// Dialed notes how long the exchange has waited for a connection to be opened.
+// A dial may keep the context that it was given.
 func (fl *flight) Dialed(d time.Duration) { fl.x.Dial, fl.lent = fl.x.Dial+d, true }
 
 // release ends Bind.

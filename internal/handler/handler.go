@@ -1,7 +1,7 @@
 // Package handler is the handler lane: it carries an exchange between an
-// http.ResponseWriter and the targets of a Forwarder, for requests that come through
-// middleware, over HTTP/2, or with a wish that the fast lane does not know. The writer is
-// that of the Server's front, or of any other server.
+// http.ResponseWriter and the targets of a Forwarder, for requests that come
+// through middleware, over HTTP/2, or with a wish that the fast lane does not
+// know. The writer is that of the Server's front, or of any other server.
 //
 //   - handler.go: the way in, and how failures are answered
 //   - roundtrip.go: from target to target until one answers
@@ -27,8 +27,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// Serve lets f forward q, and writes the answer to w. It completes x, except for
-// Finish. When the response is cut off it panics with http.ErrAbortHandler,
+// Serve lets f forward q, and writes the answer to w. It completes x, except
+// for Finish. When the response is cut off it panics with http.ErrAbortHandler,
 // as net/http demands.
 func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	a := roundTrips.Get().(*roundTrip)
@@ -74,8 +74,8 @@ func (a *roundTrip) fail(fail *exchange.Failure) {
 	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
 }
 
-// sever resets the connection of an HTTP/1.0 client: it would take a normal close
-// for the end of a body without a length.
+// sever resets the connection of an HTTP/1.0 client: it would take a normal
+// close for the end of a body without a length.
 func sever(w http.ResponseWriter) {
 	nc, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -128,8 +128,8 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 // pageable reports whether a page of the program can be the answer.
 func pageable(x *exchange.Exchange) bool { return !x.Mirrored && !x.Paged }
 
-// servePage lets a page of the program answer q, or the client's request that q is a
-// question about.
+// servePage lets a page of the program answer q, or the client's request that q
+// is a question about.
 func servePage(a *exchange.Answer, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if x.Asker != nil {
 		q = x.Asker
@@ -138,8 +138,8 @@ func servePage(a *exchange.Answer, w http.ResponseWriter, q *http.Request, x *ex
 }
 
 // hookStatus is what the client is answered when a hook has failed: what it
-// refused is no good answer of the target's, and a panic is a fault of ours, as is a header
-// that it cannot set.
+// refused is no good answer of the target's, and a panic is a fault of ours, as
+// is a header that it cannot set.
 func hookStatus(err error) int {
 	var p *exchange.PanicError
 	var field *exchange.FieldError
@@ -149,9 +149,9 @@ func hookStatus(err error) int {
 	return http.StatusBadGateway
 }
 
-// serveErrorHandler lets the user's ErrorHandler answer. What it panics with is answered like
-// the failure of any hook, if the answer has not begun, and becomes the
-// exchange's failure.
+// serveErrorHandler lets the user's ErrorHandler answer. What it panics with is
+// answered like the failure of any hook, if the answer has not begun, and
+// becomes the exchange's failure.
 func serveErrorHandler(f *forward.Forwarder, w *exchange.Watcher, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
 	var err error
 	func() {

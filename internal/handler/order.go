@@ -7,9 +7,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// order is that of the fields of the request, which are in h: as the client sent them, then what the
-// proxy adds, as the fast lane does it. Of what the proxy sets anew, the client's own
-// places do not count.
+// order is that of the fields of the request, which are in h: as the client
+// sent them, then what the proxy adds, as the fast lane does it. Of what the
+// proxy sets anew, the client's own places do not count.
 func (a *roundTrip) order(h http.Header) exchange.Order {
 	names := exchange.NamesFrom(a.q.Context())
 	if names.Keys == nil {
@@ -29,8 +29,8 @@ func (a *roundTrip) order(h http.Header) exchange.Order {
 	}
 }
 
-// answerOrder is that of the fields of the response: as the target sent them, then what
-// the proxy adds, as the fast lane does it.
+// answerOrder is that of the fields of the response: as the target sent them,
+// then what the proxy adds, as the fast lane does it.
 func (a *roundTrip) answerOrder() exchange.Order {
 	number := ""
 	if a.x.Numbering.Shown {

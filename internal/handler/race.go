@@ -11,7 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// hedges reports whether the exchange may get a second attempt beside its first.
+// hedges reports whether the exchange may get a second attempt beside its
+// first.
 func (a *roundTrip) hedges() bool {
 	return a.f.Hedge > 0 && a.body == nil && exchange.Hedgeable(a.q.Method) && a.f.UpgradeProtocol(a.q) == ""
 }
@@ -111,8 +112,8 @@ func (v *rival) drop() {
 	}
 }
 
-// awaitOther waits for the other one, which has nothing to win if the one that is
-// done heard from its target.
+// awaitOther waits for the other one, which has nothing to win if the one that
+// is done heard from its target.
 func (r *race) awaitOther(done, other *rival) {
 	if r.winner.Load() == done {
 		other.cancel()
@@ -143,8 +144,8 @@ func (r *race) start(t *forward.Target) *rival {
 	return v
 }
 
-// run performs v's attempt. The first thing that it hears decides the race. What
-// a handler around this one put in place of the writer may panic: on this
+// run performs v's attempt. The first thing that it hears decides the race.
+// What a handler around this one put in place of the writer may panic: on this
 // goroutine that would be the program's end.
 func (r *race) run(v *rival, t *forward.Target, out *http.Request) {
 	defer close(v.done)

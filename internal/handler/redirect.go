@@ -18,7 +18,8 @@ type Redirect struct {
 }
 
 // NewRedirect reads a host with or without a port; an IPv6 address without a
-// port may do without brackets. The error quotes it and says which rule it breaks.
+// port may do without brackets. The error quotes it and says which rule it
+// breaks.
 func NewRedirect(to string) (Redirect, error) {
 	host, port, err := splitRedirect(to)
 	if err != nil {

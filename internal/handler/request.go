@@ -27,7 +27,8 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	out.Header = a.outgoingHeader(t)
 	out.Body, out.Trailer = http.NoBody, nil
 	out.TransferEncoding, out.Close, out.RequestURI = nil, false, ""
-	if q.Method == http.MethodConnect { // RFC 8441: an h1 upstream is asked by GET and a key of ours
+	// RFC 8441: an h1 upstream is asked by GET and a key of ours
+	if q.Method == http.MethodConnect {
 		out.Method, out.ContentLength = http.MethodGet, 0
 		out.Header.Set("Sec-Websocket-Key", websocketKey())
 	}
@@ -60,8 +61,8 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	return out, nil
 }
 
-// measure tells the target how long a body is that has been read whole: not every server
-// takes chunks.
+// measure tells the target how long a body is that has been read whole: not
+// every server takes chunks.
 func (a *roundTrip) measure(out *http.Request) {
 	if out.ContentLength = a.body.Count(); out.ContentLength == 0 {
 		out.Body, out.Trailer = http.NoBody, nil
@@ -69,8 +70,8 @@ func (a *roundTrip) measure(out *http.Request) {
 	}
 }
 
-// measured reports whether a target is told that q has no body: as a client of our own
-// front says it, or else if the method may have one (RFC 9110, 8.6).
+// measured reports whether a target is told that q has no body: as a client of
+// our own front says it, or else if the method may have one (RFC 9110, 8.6).
 func measured(q *http.Request) bool {
 	if _, said := q.Header["Content-Length"]; said || exchange.HasFront(q.Context()) {
 		return said
@@ -96,7 +97,8 @@ func (a *roundTrip) outgoingURL(t *forward.Target) *url.URL {
 	}
 	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
 	if a.f.Rewrite == nil && path != in.EscapedPath() && (t.Pool != nil || !strings.HasPrefix(base+inner, "//")) {
-		// The parsed form would spell it differently. Foreign clients take an Opaque that begins with // for an authority.
+		// The parsed form would spell it differently. Foreign clients take an
+		// Opaque that begins with // for an authority.
 		out.Opaque = base + inner
 		return out
 	}
@@ -160,8 +162,9 @@ func websocketKey() string {
 	return base64.StdEncoding.EncodeToString(key[:])
 }
 
-// accepts reports whether h has the Sec-WebSocket-Accept that answers our key, if we sent
-// one: otherwise the target may be no WebSocket server (RFC 6455, 4.1).
+// accepts reports whether h has the Sec-WebSocket-Accept that answers our key,
+// if we sent one: otherwise the target may be no WebSocket server (RFC 6455,
+// 4.1).
 func (a *roundTrip) accepts(h http.Header) bool {
 	if a.key == "" {
 		return true // the client checks its own key

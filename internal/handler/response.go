@@ -56,23 +56,24 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	return nil
 }
 
-// stopUpload ends the upload before a response of HTTP/2 is closed. That would wait for the
-// upload, while the client, which may have stopped it, waits for the end of the response.
+// stopUpload ends the upload before a response of HTTP/2 is closed. That would
+// wait for the upload, while the client, which may have stopped it, waits for
+// the end of the response.
 func (a *roundTrip) stopUpload(res *http.Response) {
 	if res.ProtoMajor == 2 && a.body != nil && !a.body.Whole() {
 		a.body.detach()
 	}
 }
 
-// absorbs reports whether the response is to be read ahead. Of a stream there is nothing to
-// read ahead.
+// absorbs reports whether the response is to be read ahead. Of a stream there
+// is nothing to read ahead.
 func (a *roundTrip) absorbs(res *http.Response) bool {
 	return a.f.BufferResponses > 0 && res.Body != http.NoBody && res.ContentLength != 0 && a.q.Method != http.MethodConnect && !a.x.Mirrored &&
 		!forward.EventStream(a.w.Header().Get("Content-Type")) && exchange.TakesPage(a.q.Header.Get("Content-Type"))
 }
 
-// page lets a page of the program take the place of the response's body, which is read no
-// further.
+// page lets a page of the program take the place of the response's body, which
+// is read no further.
 func (a *roundTrip) page(res *http.Response, page http.Handler) {
 	res.Body.Close()
 	maps.DeleteFunc(res.Header, func(k string, _ []string) bool { return exchange.DescribesBody(k) })
@@ -86,8 +87,8 @@ func (a *roundTrip) page(res *http.Response, page http.Handler) {
 	servePage(&exchange.Answer{Status: res.StatusCode, Page: page}, a.w, a.q, a.x)
 }
 
-// translate makes the head name paths as the client knows them. On the short way it
-// does so already.
+// translate makes the head name paths as the client knows them. On the short
+// way it does so already.
 func (a *roundTrip) translate(res *http.Response) {
 	if a.f.Translates() && res != &a.res {
 		a.f.TranslateHeader(res.Header, a.attempts.Target, a.q.Host, a.x.ClientHost)
@@ -161,7 +162,8 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	return announced
 }
 
-// announceTrailers adds to h the names of those of the trailers that cross the proxy, sorted.
+// announceTrailers adds to h the names of those of the trailers that cross the
+// proxy, sorted.
 func (a *roundTrip) announceTrailers(h, trailers http.Header) (announced int) {
 	for _, k := range slices.Sorted(maps.Keys(trailers)) {
 		if a.passes(k) {
@@ -174,16 +176,16 @@ func (a *roundTrip) announceTrailers(h, trailers http.Header) (announced int) {
 
 // An ending is a writer that can be told of how a response may end.
 type ending interface {
-	// Unsized lets a response whose target did not give its length have none, however
-	// short it is.
+	// Unsized lets a response whose target did not give its length have none,
+	// however short it is.
 	Unsized()
 
 	// Untrailed says that no trailers follow the body, which has a length.
 	Untrailed()
 }
 
-// tellEnding calls how for the ending below w. Another server has none, and may count a
-// short response.
+// tellEnding calls how for the ending below w. Another server has none, and may
+// count a short response.
 func tellEnding(w http.ResponseWriter, how func(ending)) {
 	for {
 		switch inner := w.(type) {
@@ -198,8 +200,8 @@ func tellEnding(w http.ResponseWriter, how func(ending)) {
 	}
 }
 
-// streams reports whether the response is a body of unknown length, an event stream or
-// anything with trailers.
+// streams reports whether the response is a body of unknown length, an event
+// stream or anything with trailers.
 func streams(res *http.Response) bool {
 	return res.ContentLength < 0 || len(res.Trailer) > 0 ||
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
@@ -207,8 +209,8 @@ func streams(res *http.Response) bool {
 
 // copyBody copies the response body as it comes. It is flushed whenever the
 // target has nothing more to say for now: behind a client that does not tell,
-// that is taken to be so all the time for a stream, and for others when a read was
-// short.
+// that is taken to be so all the time for a stream, and for others when a read
+// was short.
 func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure {
 	a.flight.begun.Store(true)
 	if a.body != nil {
@@ -276,7 +278,8 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 	return a.cut(exchange.SideUpstream, a.x.Status, err)
 }
 
-// interrupted reports whether the attempt has failed before the end of the upload.
+// interrupted reports whether the attempt has failed before the end of the
+// upload.
 func (a *roundTrip) interrupted() bool { return a.body != nil && a.body.interrupted.Load() }
 
 // cut is the failure of a response that has begun.

@@ -27,28 +27,29 @@ type roundTrip struct {
 
 	flight   flight
 	attempts forward.Attempts
-	fast     bool                 // the short way may do
-	res      http.Response        // on the short way
-	room     client.Room          // likewise
-	fields   []h1.Field           // of a response that is relayed
-	paths    []byte               // values of its fields that name some
-	events   bool                 // it is an event stream
-	tries    int                  // attempts that have begun
-	body     *requestBody         // the client's body, nil without
-	done     context.CancelFunc   // of a client that knows nothing of leases; nil without
-	wrote    bool                 // the response to the client has begun
-	buffered bool                 // some of body was read before there was a target
-	memory   *forward.Memory      // of what is buffered; nil if nothing is
-	taken    int64                // bytes of it
-	mirrors  bool                 // a copy is to be sent
-	interim  int                  // interim responses relayed
-	named    []string             // values of the response's Connection, for its trailers
-	key      string               // the Sec-WebSocket-Key that we sent to the target; "" if we sent none
-	set      []header.Replacement // by the hook of the latest attempt
+	fast     bool               // the short way may do
+	res      http.Response      // on the short way
+	room     client.Room        // likewise
+	fields   []h1.Field         // of a response that is relayed
+	paths    []byte             // values of its fields that name some
+	events   bool               // it is an event stream
+	tries    int                // attempts that have begun
+	body     *requestBody       // the client's body, nil without
+	done     context.CancelFunc // of a client that knows nothing of leases; nil without
+	wrote    bool               // the response to the client has begun
+	buffered bool               // some of body was read before there was a target
+	memory   *forward.Memory    // of what is buffered; nil if nothing is
+	taken    int64              // bytes of it
+	mirrors  bool               // a copy is to be sent
+	interim  int                // interim responses relayed
+	named    []string           // values of the response's Connection, for its trailers
+	// the Sec-WebSocket-Key that we sent to the target; "" if we sent none
+	key string
+	set []header.Replacement // by the hook of the latest attempt
 }
 
-// methods are methods of a roundTrip and of its flight as funcs. They are kept, so
-// that an exchange allocates none.
+// methods are methods of a roundTrip and of its flight as funcs. They are kept,
+// so that an exchange allocates none.
 type methods struct {
 	relay  func(status int, h http.Header) error // informational
 	unbind func() bool
@@ -63,10 +64,10 @@ var roundTrips = sync.Pool{New: func() any {
 	return a
 }}
 
-// alone reports whether nothing else can hold a or a part of it, now that it has
-// ended: one attempt on the short way, over a kept connection, has been answered. A
-// hook, another client, a dial or the sending of a body may still have a context or a
-// request that leads to a.
+// alone reports whether nothing else can hold a or a part of it, now that it
+// has ended: one attempt on the short way, over a kept connection, has been
+// answered. A hook, another client, a dial or the sending of a body may still
+// have a context or a request that leads to a.
 func (a *roundTrip) alone() bool {
 	return a.tries == 1 && a.res.StatusCode != 0 && !a.flight.lent && !a.mirrors
 }
@@ -87,7 +88,9 @@ func (a *roundTrip) run() *exchange.Failure {
 	if fail := exchange.Check(a.q); fail != nil {
 		return fail
 	}
-	fl := &a.flight // field by field: a literal would lie on the stack, which is copied when it grows
+	// field by field: a literal would lie on the stack, which is copied when it
+	// grows
+	fl := &a.flight
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, *http.NewResponseController(a.w)
 	fl.span, fl.idle = &a.f.Span, a.f.IdleTimeout
 	fl.f.Sweeper.Add(&fl.swept, fl)
@@ -108,7 +111,8 @@ func (a *roundTrip) run() *exchange.Failure {
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		return a.upgrade(res)
-	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2: // would promise a tunnel (RFC 8441, 5)
+	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2:
+		// would promise a tunnel (RFC 8441, 5)
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade requested, but the target answered with status %d", res.StatusCode)}
@@ -161,8 +165,9 @@ func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	return nil
 }
 
-// introduce puts the exchange into the request's context, where hooks find it. The
-// request of a Question has the exchange of the client's request there already.
+// introduce puts the exchange into the request's context, where hooks find it.
+// The request of a Question has the exchange of the client's request there
+// already.
 func (a *roundTrip) introduce() {
 	if a.x.Asker == nil && exchange.FromContext(a.q.Context()) != a.x {
 		a.q = a.q.WithContext(exchange.NewContext(a.q.Context(), a.x))
@@ -214,8 +219,8 @@ func (a *roundTrip) openBody() {
 	_ = a.flight.rc.EnableFullDuplex()
 }
 
-// rebindBody makes a body that is open that of the request to a.f, which may not be the one
-// that has opened it.
+// rebindBody makes a body that is open that of the request to a.f, which may
+// not be the one that has opened it.
 func (a *roundTrip) rebindBody() {
 	a.body.setEdit(&a.f.RequestHeader)
 	if a.mirrors {
@@ -234,8 +239,9 @@ func (a *roundTrip) leaveBody() {
 	}
 }
 
-// settles reports whether the connection can be kept behind an answer that has not
-// waited for the body: a front of ours reads the rest, if that is not too much.
+// settles reports whether the connection can be kept behind an answer that has
+// not waited for the body: a front of ours reads the rest, if that is not too
+// much.
 func (a *roundTrip) settles() bool {
 	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.Failed() == nil)
 }
@@ -311,8 +317,8 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 	return res, err
 }
 
-// announce calls the hook for the attempt that begins. The failure of the hook is that of the
-// attempt.
+// announce calls the hook for the attempt that begins. The failure of the hook
+// is that of the attempt.
 func (a *roundTrip) announce() (err error) {
 	if !a.x.Hooks.Tries() {
 		return nil
@@ -346,11 +352,13 @@ func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Respons
 	}
 }
 
-// maxUnseen is how often one attempt is sent again that its target has refused unseen.
+// maxUnseen is how often one attempt is sent again that its target has refused
+// unseen.
 const maxUnseen = 3
 
-// sendForeign sends the request once. It does not set http.Request.GetBody: clients then send it again by rules of their own,
-// also a POST that its target may have served.
+// sendForeign sends the request once. It does not set http.Request.GetBody:
+// clients then send it again by rules of their own, also a POST that its target
+// may have served.
 func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Response, error) {
 	if a.done != nil {
 		a.done()

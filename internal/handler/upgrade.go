@@ -67,8 +67,8 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	return nil
 }
 
-// grants returns nil if a 101 switches to the protocol that was asked for, or an error
-// that says why not.
+// grants returns nil if a 101 switches to the protocol that was asked for, or
+// an error that says why not.
 func (a *roundTrip) grants(res *http.Response, asked string) error {
 	_, ok := res.Body.(io.ReadWriteCloser)
 	granted := header.UpgradeProtocol(res.Header)
@@ -83,9 +83,9 @@ func (a *roundTrip) grants(res *http.Response, asked string) error {
 
 var errAccept = errors.New("the target switched to WebSocket, but its Sec-WebSocket-Accept does not answer our key")
 
-// bind calls end when the upgraded connection is to end politely, and cut when at
-// once. With a grace the sweeper sees to the route and the target. The returned
-// function undoes it.
+// bind calls end when the upgraded connection is to end politely, and cut when
+// at once. With a grace the sweeper sees to the route and the target. The
+// returned function undoes it.
 func (a *roundTrip) bind(end, cut func()) (unbind func()) {
 	target, lives := &a.attempts.Target.Span, a.x.Lives
 	if stay := a.attempts.Stay(lives[exchange.RouteLife]); stay != nil {

@@ -2,8 +2,9 @@ package header
 
 import "net/netip"
 
-// parseNode reads an address with or without a port: "192.0.2.1", "192.0.2.1:80", "2001:db8::1", "[2001:db8::1]",
-// "[2001:db8::1]:80". An IPv6 zone is dropped.
+// parseNode reads an address with or without a port: "192.0.2.1",
+// "192.0.2.1:80", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80". An IPv6
+// zone is dropped.
 func parseNode[T Text](s T) (netip.Addr, bool) {
 	if len(s) == 0 || len(s) > maxNode {
 		return netip.Addr{}, false
@@ -46,8 +47,9 @@ func validPort[T Text](s T) bool {
 	return port <= 65535
 }
 
-// parseIPv4 reads four decimal octets without leading zeros. [netip.ParseAddr] does too, but
-// its error keeps the string, so that each call with bytes allocates.
+// parseIPv4 reads four decimal octets without leading zeros. [netip.ParseAddr]
+// does too, but its error keeps the string, so that each call with bytes
+// allocates.
 func parseIPv4[T Text](s T) (netip.Addr, bool) {
 	var octets [4]byte
 	for n := range octets {
@@ -76,7 +78,8 @@ func parseIPv4[T Text](s T) (netip.Addr, bool) {
 	return netip.AddrFrom4(octets), true
 }
 
-// parseIPv6 reads an IPv6 address (RFC 4291, 2.2), drops its zone, and unmaps an IPv4-mapped one.
+// parseIPv6 reads an IPv6 address (RFC 4291, 2.2), drops its zone, and unmaps
+// an IPv4-mapped one.
 func parseIPv6[T Text](s T) (netip.Addr, bool) {
 	if zone := indexByte(s, '%'); zone >= 0 {
 		if zone == len(s)-1 {
@@ -121,7 +124,8 @@ func parseIPv6[T Text](s T) (netip.Addr, bool) {
 	return netip.AddrFrom16(ip).Unmap(), true
 }
 
-// parseGroup reads one group of hex digits, or an IPv4 tail, into ip at n. What is left is empty or begins with a colon.
+// parseGroup reads one group of hex digits, or an IPv4 tail, into ip at n. What
+// is left is empty or begins with a colon.
 func parseGroup[T Text](s T, ip *[16]byte, n int) (rest T, next int, tail, ok bool) {
 	value, end := 0, 0
 	for end < len(s) && end < 4 {

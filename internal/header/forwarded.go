@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// A Hop is what the proxy tells an upstream about the connection a request came on.
+// A Hop is what the proxy tells an upstream about the connection a request came
+// on.
 type Hop struct {
 	Peer    Peer
 	Client  netip.Addr // from ClientIP; invalid if unknown
@@ -21,12 +22,12 @@ type Hop struct {
 	Set []Replacement // likewise
 }
 
-// A RequestID is a header that carries the identifier of a request. The zero value
-// is none.
+// A RequestID is a header that carries the identifier of a request. The zero
+// value is none.
 type RequestID struct{ Name, Value string }
 
-// Received is what a peer said in its own forwarding fields. The zero value is nothing.
-// For and Prefix keep their room across Reset.
+// Received is what a peer said in its own forwarding fields. The zero value is
+// nothing. For and Prefix keep their room across Reset.
 type Received[T Text] struct {
 	For    []T // the X-Forwarded-For values, in order
 	Prefix []T // the X-Forwarded-Prefix values, likewise
@@ -35,7 +36,8 @@ type Received[T Text] struct {
 	protos, hosts int
 }
 
-// Note keeps the value of a field of class c if it is one of the forwarding fields that matter.
+// Note keeps the value of a field of class c if it is one of the forwarding
+// fields that matter.
 //
 // Hot path: no allocation once For and Prefix have room.
 func (r *Received[T]) Note(c Class, value T) {
@@ -60,7 +62,8 @@ func (r *Received[T]) Reset() {
 	*r = Received[T]{For: r.For[:0], Prefix: r.Prefix[:0]}
 }
 
-// Scheme returns the client's scheme, "https" or "http", as a trusted peer says it, or else scheme.
+// Scheme returns the client's scheme, "https" or "http", as a trusted peer says
+// it, or else scheme.
 func (r *Received[T]) Scheme(scheme string) string {
 	switch r.saidProto() {
 	case "https", "wss":
@@ -71,7 +74,8 @@ func (r *Received[T]) Scheme(scheme string) string {
 	return scheme
 }
 
-// Host returns the host that the client asked for as a trusted peer says it, or else host.
+// Host returns the host that the client asked for as a trusted peer says it, or
+// else host.
 func (r *Received[T]) Host(host T) T {
 	if r.hosts == 1 {
 		if said := trim(r.host); plausibleHost(said) {
@@ -94,8 +98,10 @@ func (r *Received[T]) saidProto() string {
 	return ""
 }
 
-// Drops reports whether a request field of class c is not copied to the upstream: the hop-by-hop and framing fields, the aliases, and
-// of the forwarding family everything from an untrusted peer, and from a trusted one what [AppendForwarded] writes anew.
+// Drops reports whether a request field of class c is not copied to the
+// upstream: the hop-by-hop and framing fields, the aliases, and of the
+// forwarding family everything from an untrusted peer, and from a trusted one
+// what [AppendForwarded] writes anew.
 func (p *Hop) Drops(c Class) bool {
 	switch {
 	case c&(HopByHop|Framing|Alias) != 0:
@@ -106,19 +112,24 @@ func (p *Hop) Drops(c Class) bool {
 	return !p.Trusted || c&Rewritten != 0 || c&ForwardedPrefix != 0 && p.Prefix != ""
 }
 
-// SetForwarded makes the forwarding fields of an outgoing request ours. The peer's copies are dropped, aliases and unknown
-// X-Forwarded-* fields included; from a trusted peer the unknown ones stay. Then are set, where known:
+// SetForwarded makes the forwarding fields of an outgoing request ours. The
+// peer's copies are dropped, aliases and unknown X-Forwarded-* fields included;
+// from a trusted peer the unknown ones stay. Then are set, where known:
 //
 //   - X-Forwarded-For: a trusted peer's list, then the peer;
-//   - X-Forwarded-Proto, X-Forwarded-Host: a trusted peer's single valid value, else the hop's scheme and host;
-//   - X-Forwarded-Prefix, with p.Prefix: a trusted peer's list, then that prefix;
+//   - X-Forwarded-Proto, X-Forwarded-Host: a trusted peer's single valid value,
+//     else the hop's scheme and host;
+//   - X-Forwarded-Prefix, with p.Prefix: a trusted peer's list, then that
+//     prefix;
 //   - X-Real-Ip: the client;
-//   - Forwarded (RFC 7239), with p.RFC7239: the client with that host and proto, then the peer. An incoming Forwarded is
-//     never believed, so that the two families cannot disagree;
+//   - Forwarded (RFC 7239), with p.RFC7239: the client with that host and
+//     proto, then the peer. An incoming Forwarded is never believed, so that
+//     the two families cannot disagree;
 //   - Via, appended to what is there.
 //
-// host is the request's Host as it came; one that has bytes no host has is left out. SetForwarded replaces
-// the values of h, and does not write to the slices it finds there.
+// host is the request's Host as it came; one that has bytes no host has is left
+// out. SetForwarded replaces the values of h, and does not write to the slices
+// it finds there.
 func SetForwarded(h http.Header, p *Hop, host string) {
 	var received Received[string]
 	for name, values := range h {
@@ -154,8 +165,10 @@ func SetForwarded(h http.Header, p *Hop, host string) {
 	}
 }
 
-// AppendForwarded appends the fields that [SetForwarded] sets as header lines, each with its CRLF. received is what the
-// caller noted from the request, and may be nil; it counts only from a trusted peer. No line ever holds a control byte of the peer's.
+// AppendForwarded appends the fields that [SetForwarded] sets as header lines,
+// each with its CRLF. received is what the caller noted from the request, and
+// may be nil; it counts only from a trusted peer. No line ever holds a control
+// byte of the peer's.
 //
 // Hot path: no allocation once dst has room.
 func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) []byte {
@@ -176,11 +189,12 @@ func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) 
 	return dst
 }
 
-// AppendNames appends the names of the fields that [AppendForwarded] may write, in its order.
+// AppendNames appends the names of the fields that [AppendForwarded] may write,
+// in its order.
 func AppendNames(dst []string) []string { return append(dst, ourFields[:]...) }
 
-// Passes returns how many members of a Via value name the proxy (RFC 9110, 7.6.3): protocol, name, and a comment if there is
-// one. It allocates nothing.
+// Passes returns how many members of a Via value name the proxy (RFC 9110,
+// 7.6.3): protocol, name, and a comment if there is one. It allocates nothing.
 func Passes[T Text](value T, name string) int {
 	n := 0
 	for len(value) > 0 {
@@ -238,14 +252,16 @@ var ourFields = [fieldCount]string{
 	ourPrefix: "X-Forwarded-Prefix", ourRealIP: "X-Real-Ip", ourForwarded: "Forwarded", ourVia: "Via",
 }
 
-// forwarded holds what decides the values of our fields: the one place for both renderings.
+// forwarded holds what decides the values of our fields: the one place for both
+// renderings.
 type forwarded[T Text] struct {
 	hop      *Hop
 	host     T
 	received *Received[T]
 }
 
-// appendValue appends the value of a field, or nothing if the field is not sent.
+// appendValue appends the value of a field, or nothing if the field is not
+// sent.
 func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
 	switch field {
 	case ourFor:
@@ -270,7 +286,8 @@ func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
 	return dst
 }
 
-// appendFor appends the list of a trusted peer on one line, because many an upstream reads only the first, and the peer.
+// appendFor appends the list of a trusted peer on one line, because many an
+// upstream reads only the first, and the peer.
 func (f *forwarded[T]) appendFor(dst []byte) []byte {
 	start := len(dst)
 	if f.hop.Trusted {
@@ -282,8 +299,9 @@ func (f *forwarded[T]) appendFor(dst []byte) []byte {
 	return dst
 }
 
-// appendPrefix appends the list of a trusted peer on one line, and the prefix that this proxy has removed. An upstream puts
-// them together, from left to right.
+// appendPrefix appends the list of a trusted peer on one line, and the prefix
+// that this proxy has removed. An upstream puts them together, from left to
+// right.
 func (f *forwarded[T]) appendPrefix(dst []byte) []byte {
 	if f.hop.Prefix == "" {
 		return dst
@@ -316,7 +334,8 @@ func (f *forwarded[T]) proto() string {
 	return f.hop.Scheme
 }
 
-// effectiveHost returns the host the client asked for, as far as known, or nothing.
+// effectiveHost returns the host the client asked for, as far as known, or
+// nothing.
 func (f *forwarded[T]) effectiveHost() T {
 	host := f.host
 	if f.hop.Trusted {
@@ -328,7 +347,8 @@ func (f *forwarded[T]) effectiveHost() T {
 	return host[:0]
 }
 
-// appendRFC7239 appends the elements for the client and, if there is someone in between, the peer.
+// appendRFC7239 appends the elements for the client and, if there is someone in
+// between, the peer.
 func (f *forwarded[T]) appendRFC7239(dst []byte) []byte {
 	dst = appendNode(append(dst, "for="...), f.hop.Client)
 	if host := f.effectiveHost(); len(host) > 0 {
@@ -355,7 +375,8 @@ func appendNode(dst []byte, addr netip.Addr) []byte {
 	return append(addr.AppendTo(append(dst, `"[`...)), `]"`...)
 }
 
-// appendQuoted appends a plausible host as a token or, with a port or brackets, as a quoted string.
+// appendQuoted appends a plausible host as a token or, with a port or brackets,
+// as a quoted string.
 func appendQuoted[T Text](dst []byte, host T) []byte {
 	for _, b := range [...]byte{':', '[', ']'} {
 		if indexByte(host, b) >= 0 {
@@ -381,11 +402,13 @@ func appendComma(dst []byte, start int) []byte {
 	return append(dst, ", "...)
 }
 
-// maxHost bounds a host with its port: a name of 253 bytes with a trailing dot, a colon and five digits.
+// maxHost bounds a host with its port: a name of 253 bytes with a trailing dot,
+// a colon and five digits.
 const maxHost = 260
 
-// plausibleHost reports whether s holds only bytes of a host name, an IP address or a port. It is a check against injection;
-// whether it is a host is the router's to say.
+// plausibleHost reports whether s holds only bytes of a host name, an IP
+// address or a port. It is a check against injection; whether it is a host is
+// the router's to say.
 func plausibleHost[T Text](s T) bool {
 	if len(s) == 0 || len(s) > maxHost {
 		return false

@@ -30,7 +30,8 @@ func hop(t testing.TB, remote string, xff []string) *header.Hop {
 	}
 }
 
-// fields makes a header of "Name: value" lines, keys as they are spelled by net/http.
+// fields makes a header of "Name: value" lines, keys as they are spelled by
+// net/http.
 func fields(lines ...string) http.Header {
 	h := http.Header{}
 	for _, line := range lines {
@@ -40,7 +41,8 @@ func fields(lines ...string) http.Header {
 	return h
 }
 
-// fastLane renders what the fast lane sends upstream for a request with these fields.
+// fastLane renders what the fast lane sends upstream for a request with these
+// fields.
 func fastLane(t testing.TB, p *header.Hop, host string, lines []string) http.Header {
 	t.Helper()
 	var (
@@ -82,8 +84,10 @@ func fullLane(p *header.Hop, host string, lines []string) http.Header {
 	return h
 }
 
-// forwarding.md, Headers: X-Forwarded-For, -Proto, -Host and X-Real-IP are set by us; an untrusted peer's copies are dropped first,
-// a trusted one's appended to. Threats: CVE-2022-32148, 2026-54764 and 2026-35051 (-Port, -Prefix), aliases, Connection-named fields.
+// forwarding.md, Headers: X-Forwarded-For, -Proto, -Host and X-Real-IP are set
+// by us; an untrusted peer's copies are dropped first, a trusted one's appended
+// to. Threats: CVE-2022-32148, 2026-54764 and 2026-35051 (-Port, -Prefix),
+// aliases, Connection-named fields.
 func TestForwardedFields(t *testing.T) {
 	spoofed := []string{
 		"X-Forwarded-For: 1.1.1.1", "X-Forwarded-For: 2.2.2.2", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example", "X-Real-Ip: 1.1.1.1",
@@ -226,7 +230,8 @@ func TestSetForwardedDoesNotWriteToTheSlicesItFinds(t *testing.T) {
 	assert.Equal(t, []string{"1.1.1.1", ""}, xff[:2])
 	assert.Equal(t, []string{"1.0 fred", "1.1 hostproxy"}, h["Via"])
 
-	h["X-Forwarded-For"] = append(h["X-Forwarded-For"], "overflow") // the shared backing array must not show through
+	// the shared backing array must not show through
+	h["X-Forwarded-For"] = append(h["X-Forwarded-For"], "overflow")
 	assert.Equal(t, []string{"https"}, h["X-Forwarded-Proto"])
 }
 
@@ -249,7 +254,8 @@ func TestReceivedResetForgets(t *testing.T) {
 	assert.Equal(t, header.AppendForwarded(nil, p, []byte("x"), nil), header.AppendForwarded(nil, p, []byte("x"), &r))
 }
 
-// FuzzForwarded holds the lanes together, whatever the peer sends, and holds that an untrusted peer changes nothing.
+// FuzzForwarded holds the lanes together, whatever the peer sends, and holds
+// that an untrusted peer changes nothing.
 func FuzzForwarded(f *testing.F) {
 	f.Add(trusted, "example.com", "1.1.1.1, junk", "http", "other:80", "X_Forwarded_For", "x", "x-forwarded-for")
 	f.Add(untrusted, "[::1]:80", "", "https, http", "", "X-Forwarded-Port", "443", "close, x-forwarded-port")
@@ -303,7 +309,8 @@ func TestAppendForwardedDoesNotAllocate(t *testing.T) {
 	assert.Contains(t, string(buf), "X-Forwarded-For: 2001:db8::7, 10.0.0.1\r\n")
 }
 
-// The handler lane shares one string and one slice among our fields: they, and the lists of h, are all it allocates.
+// The handler lane shares one string and one slice among our fields: they, and
+// the lists of h, are all it allocates.
 func TestSetForwardedAllocatesLittle(t *testing.T) {
 	p := hop(t, untrusted, nil)
 	h := http.Header{}

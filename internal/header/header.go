@@ -1,7 +1,9 @@
-// Package header decides which fields cross the proxy, and what it says about itself in fields of its own.
+// Package header decides which fields cross the proxy, and what it says about
+// itself in fields of its own.
 //
-// One table of names drives both lanes: the handler lane's [http.Header] and the fast lane's byte slices.
-// Everything here is a pure function; nothing waits and nothing is kept.
+// One table of names drives both lanes: the handler lane's [http.Header] and
+// the fast lane's byte slices. Everything here is a pure function; nothing
+// waits and nothing is kept.
 //
 //   - header.go: the table of names
 //   - connection.go, trailer.go: hop-by-hop fields and trailers
@@ -18,20 +20,33 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Text is a field name or value: a string in the handler lane, a slice of the read buffer in the fast lane.
+// Text is a field name or value: a string in the handler lane, a slice of the
+// read buffer in the fast lane.
 type Text interface{ ~string | ~[]byte }
 
-// Class is what the proxy has to know about a field, by its name alone. Zero means an ordinary field that passes.
+// Class is what the proxy has to know about a field, by its name alone. Zero
+// means an ordinary field that passes.
 type Class uint16
 
-// The first six say what happens to a field, the others which one it is where a lane acts on it.
+// The first six say what happens to a field, the others which one it is where a
+// lane acts on it.
 const (
-	HopByHop   Class = 1 << iota // ends at each connection (RFC 9110, 7.6.1), the proxy credentials included, as in httputil
-	Framing                      // Content-Length and Transfer-Encoding: regenerated, never copied
-	Forwarding                   // Forwarded, X-Real-IP and everything that begins with X-Forwarded-: only a trusted peer may say it
-	Rewritten                    // of the Forwarding family: what [AppendForwarded] writes anew for every peer
-	Alias                        // spelled so that a CGI-like upstream takes it for one of the above (X_Forwarded_For): always dropped
-	NoTrailer                    // has no business in a trailer section; see [ForbiddenTrailer] for the whole rule
+	// ends at each connection (RFC 9110, 7.6.1), the proxy credentials
+	// included, as in httputil
+	HopByHop Class = 1 << iota
+	Framing        // Content-Length and Transfer-Encoding: regenerated, never copied
+	// Forwarded, X-Real-IP and everything that begins with X-Forwarded-: only a
+	// trusted peer may say it
+	Forwarding
+	// of the Forwarding family: what [AppendForwarded] writes anew for every
+	// peer
+	Rewritten
+	// spelled so that a CGI-like upstream takes it for one of the above
+	// (X_Forwarded_For): always dropped
+	Alias
+	// has no business in a trailer section; see [ForbiddenTrailer] for the
+	// whole rule
+	NoTrailer
 
 	Host
 	Expect
@@ -52,7 +67,8 @@ var fields = [...]struct {
 	class Class
 }{
 	{"connection", HopByHop | NoTrailer | Connection},
-	{"close", HopByHop | NoTrailer}, // a reserved name: "Connection: close" would nominate it (RFC 9112, 9.6)
+	// a reserved name: "Connection: close" would nominate it (RFC 9112, 9.6)
+	{"close", HopByHop | NoTrailer},
 	{"keep-alive", HopByHop | NoTrailer},
 	{"proxy-connection", HopByHop | NoTrailer},
 	{"proxy-authenticate", HopByHop | NoTrailer},
@@ -78,7 +94,8 @@ var fields = [...]struct {
 	{"via", NoTrailer | Via},
 	{"alt-svc", NoTrailer | AltSvc},
 
-	// RFC 9110, 6.5.1: request modifiers, authentication, response control; and cookies.
+	// RFC 9110, 6.5.1: request modifiers, authentication, response control; and
+	// cookies.
 	{"age", NoTrailer},
 	{"authorization", NoTrailer},
 	{"cache-control", NoTrailer},
@@ -105,7 +122,8 @@ const (
 	ifPrefix        = "if-"
 )
 
-// index finds a name in fields: open addressing, 0 for an empty slot, else the position plus one. Read-only.
+// index finds a name in fields: open addressing, 0 for an empty slot, else the
+// position plus one. Read-only.
 var index = func() (slots [256]uint8) {
 	for i := range fields {
 		slot := slotOf(fields[i].name)
@@ -117,7 +135,8 @@ var index = func() (slots [256]uint8) {
 	return slots
 }()
 
-// fold maps a byte of a name to lower case, and whatever is neither letter nor digit to '-', as CGI does. Read-only.
+// fold maps a byte of a name to lower case, and whatever is neither letter nor
+// digit to '-', as CGI does. Read-only.
 var fold = func() (t [256]byte) {
 	for i := range t {
 		switch b := byte(i); {
@@ -132,7 +151,8 @@ var fold = func() (t [256]byte) {
 	return t
 }()
 
-// Classify returns what the proxy has to know about a field, without regard to the case of its name.
+// Classify returns what the proxy has to know about a field, without regard to
+// the case of its name.
 //
 // Hot path: one probe of a table for most names, no allocation.
 func Classify[T Text](name T) Class {
@@ -158,9 +178,11 @@ func Classify[T Text](name T) Class {
 	return Forwarding | NoTrailer
 }
 
-// ForbiddenTrailer reports whether a field may not pass in a trailer section, in either direction: framing, routing,
-// authentication, cookies, response control, conditions (If-*), hop-by-hop and forwarding fields, and the Content-*
-// family but for Content-Digest, which is made for trailers (RFC 9110, 6.5.1; RFC 9530, 6.5).
+// ForbiddenTrailer reports whether a field may not pass in a trailer section,
+// in either direction: framing, routing, authentication, cookies, response
+// control, conditions (If-*), hop-by-hop and forwarding fields, and the
+// Content-* family but for Content-Digest, which is made for trailers (RFC
+// 9110, 6.5.1; RFC 9530, 6.5).
 func ForbiddenTrailer[T Text](name T) bool {
 	switch {
 	case Classify(name)&NoTrailer != 0, hasPrefix(name, ifPrefix):
@@ -171,11 +193,13 @@ func ForbiddenTrailer[T Text](name T) bool {
 	return false
 }
 
-// ValidName reports whether name may be written as a field name: a token (RFC 9110, 5.1), not empty.
+// ValidName reports whether name may be written as a field name: a token (RFC
+// 9110, 5.1), not empty.
 func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
 
-// CheckName returns an error unless k is the name of an end-to-end field, whose value nobody but the handlers around us and
-// the targets has an interest in. The error begins with field.
+// CheckName returns an error unless k is the name of an end-to-end field, whose
+// value nobody but the handlers around us and the targets has an interest in.
+// The error begins with field.
 func CheckName(field, k string) error {
 	if !ValidName(k) || Classify(k)&(HopByHop|Framing|Host) != 0 {
 		return fmt.Errorf("%s: %q is not allowed: want the name of a header, but not Host and no framing or hop-by-hop header such as Content-Length or Connection", field, k)
@@ -183,10 +207,12 @@ func CheckName(field, k string) error {
 	return nil
 }
 
-// ValidValue reports whether value may be written as a field value: no control byte but the tab, so no CR, LF or NUL.
+// ValidValue reports whether value may be written as a field value: no control
+// byte but the tab, so no CR, LF or NUL.
 func ValidValue(value string) bool { return httpguts.ValidHeaderFieldValue(value) }
 
-// Drop deletes from h every field that a CGI-like upstream takes for the one of that name, whatever its case and separators.
+// Drop deletes from h every field that a CGI-like upstream takes for the one of
+// that name, whatever its case and separators.
 func Drop(h http.Header, name string) {
 	for k := range h {
 		if SameVariable(k, name) {
@@ -208,13 +234,15 @@ func SameVariable[A, B Text](a A, b B) bool {
 	return true
 }
 
-// slotOf hashes a name that is not empty by its length and ends, the same for every spelling.
+// slotOf hashes a name that is not empty by its length and ends, the same for
+// every spelling.
 func slotOf[T Text](name T) uint8 {
 	first, last := fold[name[0]], fold[name[len(name)-1]]
 	return uint8(len(name))*29 + first*7 + last*3
 }
 
-// hasPrefix reports whether name begins with prefix once folded. prefix is folded already.
+// hasPrefix reports whether name begins with prefix once folded. prefix is
+// folded already.
 func hasPrefix[T Text](name T, prefix string) bool {
 	if len(name) < len(prefix) {
 		return false

@@ -11,7 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// want is the decision by map, written down independently of the table. NoTrailer is tested by itself.
+// want is the decision by map, written down independently of the table.
+// NoTrailer is tested by itself.
 var want = map[string]header.Class{
 	"connection":          header.HopByHop | header.Connection,
 	"close":               header.HopByHop,
@@ -124,7 +125,8 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
-// forwarding.md, Framing: Content-Length and other framing or routing names in trailers are dropped. Threats: forbidden trailers.
+// forwarding.md, Framing: Content-Length and other framing or routing names in
+// trailers are dropped. Threats: forbidden trailers.
 func TestForbiddenTrailer(t *testing.T) {
 	forbidden := []string{
 		"Content-Length", "transfer-encoding", "TRAILER", "TE", "Host", "Connection", "Keep-Alive", "Upgrade", "Proxy-Connection",

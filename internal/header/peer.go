@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// A Peer is who sits at the other end of a connection. The zero Peer is unknown and never trusted.
+// A Peer is who sits at the other end of a connection. The zero Peer is unknown
+// and never trusted.
 type Peer struct {
 	Addr netip.Addr // without zone, IPv4 unmapped; invalid if the peer has no address
 	Unix bool       // the peer came over a unix socket
@@ -25,9 +26,11 @@ func PeerOf(remote net.Addr) Peer {
 	return ParsePeer(remote.String())
 }
 
-// ParsePeer reads an [net/http.Request.RemoteAddr]: "192.0.2.1:80", "[2001:db8::1%eth0]:80", either without a port, or a unix socket's
-// path or "@". Anything else is the zero Peer, "" included: a client of a unix socket that has no name looks
-// like that on some systems, and only [PeerOf] can tell it from a request without a connection.
+// ParsePeer reads an [net/http.Request.RemoteAddr]: "192.0.2.1:80",
+// "[2001:db8::1%eth0]:80", either without a port, or a unix socket's path or
+// "@". Anything else is the zero Peer, "" included: a client of a unix socket
+// that has no name looks like that on some systems, and only [PeerOf] can tell
+// it from a request without a connection.
 func ParsePeer(remote string) Peer {
 	if strings.HasPrefix(remote, "@") || strings.HasPrefix(remote, "/") {
 		return Peer{Unix: true}
@@ -36,9 +39,10 @@ func ParsePeer(remote string) Peer {
 	return Peer{Addr: addr}
 }
 
-// TrustedBy reports whether the peer's forwarding fields count: its address is in one of the prefixes.
-// A unix peer is a process of this machine and is trusted where 127.0.0.1 or ::1 is.
-// IPv4 prefixes are written as such: a prefix of IPv4-mapped IPv6 addresses holds nobody.
+// TrustedBy reports whether the peer's forwarding fields count: its address is
+// in one of the prefixes. A unix peer is a process of this machine and is
+// trusted where 127.0.0.1 or ::1 is. IPv4 prefixes are written as such: a
+// prefix of IPv4-mapped IPv6 addresses holds nobody.
 func (p Peer) TrustedBy(trusted []netip.Prefix) bool {
 	if p.Unix {
 		return within(trusted, netip.AddrFrom4([4]byte{127, 0, 0, 1})) || within(trusted, netip.IPv6Loopback())
@@ -46,16 +50,20 @@ func (p Peer) TrustedBy(trusted []netip.Prefix) bool {
 	return within(trusted, p.Addr)
 }
 
-// maxHops bounds how many X-Forwarded-For entries are looked at, maxNode how long one may be.
+// maxHops bounds how many X-Forwarded-For entries are looked at, maxNode how
+// long one may be.
 const (
 	maxHops = 32
 	maxNode = 80
 )
 
-// ClientIP returns who a request is from: the peer, unless it is trusted; then the right-most address in the X-Forwarded-For
-// lines xff that is not, or the left-most if all are. Entries may be IPv4 or IPv6, with a port, with brackets, with a zone;
-// empty ones are skipped. The walk stops at the last good address before an entry that is no address, and
-// after 32 entries. The result is without zone, IPv4 unmapped, and invalid only if no address is known.
+// ClientIP returns who a request is from: the peer, unless it is trusted; then
+// the right-most address in the X-Forwarded-For lines xff that is not, or the
+// left-most if all are. Entries may be IPv4 or IPv6, with a port, with
+// brackets, with a zone; empty ones are skipped. The walk stops at the last
+// good address before an entry that is no address, and after 32 entries. The
+// result is without zone, IPv4 unmapped, and invalid only if no address is
+// known.
 //
 // Hot path: no allocation.
 func ClientIP[T Text](peer Peer, trusted []netip.Prefix, xff []T) netip.Addr {
@@ -86,8 +94,9 @@ func ClientIP[T Text](peer Peer, trusted []netip.Prefix, xff []T) netip.Addr {
 	return client
 }
 
-// lastMember returns the last member of a comma-separated list, without white space around it, and what precedes it.
-// A member longer than maxNode is cut, which no address survives.
+// lastMember returns the last member of a comma-separated list, without white
+// space around it, and what precedes it. A member longer than maxNode is cut,
+// which no address survives.
 func lastMember[T Text](list T) (member, rest T) {
 	for i := len(list) - 1; i >= 0; i-- {
 		if list[i] == ',' {
@@ -100,7 +109,8 @@ func lastMember[T Text](list T) (member, rest T) {
 	return trim(list), list[:0]
 }
 
-// within reports whether one of the prefixes holds addr. It is false for an invalid address.
+// within reports whether one of the prefixes holds addr. It is false for an
+// invalid address.
 func within(prefixes []netip.Prefix, addr netip.Addr) bool {
 	for _, p := range prefixes {
 		if p.Contains(addr) {

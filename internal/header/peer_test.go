@@ -108,7 +108,8 @@ func TestTrustedBy(t *testing.T) {
 	}
 }
 
-// forwarding.md, Headers: the client is the right-most untrusted address. Threats: CVE-2022-32148, XFF spoofing.
+// forwarding.md, Headers: the client is the right-most untrusted address.
+// Threats: CVE-2022-32148, XFF spoofing.
 func TestClientIP(t *testing.T) {
 	lan := []string{"10.0.0.0/8", "127.0.0.0/8", "2001:db8::/32"}
 	tests := []struct {
@@ -156,8 +157,9 @@ func TestClientIP(t *testing.T) {
 	}
 }
 
-// FuzzClientIP holds: an address inside trusted is the answer only if no address left of it was to be had, and
-// what is right of the answer is trusted throughout.
+// FuzzClientIP holds: an address inside trusted is the answer only if no
+// address left of it was to be had, and what is right of the answer is trusted
+// throughout.
 func FuzzClientIP(f *testing.F) {
 	f.Add("10.0.0.1:1", "198.51.100.1, 10.0.0.2", "10.0.0.3")
 	f.Add("@", "[2001:db8::1]:80,::ffff:10.1.1.1", "1.2.3.4:5")
@@ -226,7 +228,8 @@ func FuzzParsePeer(f *testing.F) {
 			require.True(t, s[0] == '@' || s[0] == '/')
 			return
 		}
-		// net/netip takes more: bytes without end, a bracket in a zone, any number of zeros before a port.
+		// net/netip takes more: bytes without end, a bracket in a zone, any
+		// number of zeros before a port.
 		stricter := len(s) > 80 || strings.Count(s, "]") > 1 || strings.Contains(s, ":0")
 		if !stricter || peer.Addr.IsValid() {
 			require.Equal(t, reference(s), peer.Addr)

@@ -2,8 +2,8 @@ package header
 
 import "net/http"
 
-// A Replacement is a header that takes the place of the peer's own, in every spelling
-// that CGI reads alike.
+// A Replacement is a header that takes the place of the peer's own, in every
+// spelling that CGI reads alike.
 type Replacement struct {
 	Name, Value string
 	Gone        bool // there is no header of that name

@@ -1,7 +1,8 @@
 package header
 
-// PassesTrailer reports whether a trailer of that name crosses the proxy in a message of which an edit drops the fields with
-// the names in drops. named are the values of Connection in its head.
+// PassesTrailer reports whether a trailer of that name crosses the proxy in a
+// message of which an edit drops the fields with the names in drops. named are
+// the values of Connection in its head.
 //
 // Hot path: no allocation.
 func PassesTrailer[N, V Text](drops []string, name N, named ...V) bool {

@@ -1,7 +1,10 @@
-// Package health knows whether a target can be sent exchanges: what checks and exchanges said of it, and what follows.
+// Package health knows whether a target can be sent exchanges: what checks and
+// exchanges said of it, and what follows.
 //
-// A [Monitor] is the state machine of one target. It has no clock and no I/O: those who have seen something tell it, and
-// it takes the target's balance.Node out of service and back. [Watch] is the loop that checks a target in the meantime.
+// A [Monitor] is the state machine of one target. It has no clock and no I/O:
+// those who have seen something tell it, and it takes the target's balance.Node
+// out of service and back. [Watch] is the loop that checks a target in the
+// meantime.
 //
 //   - health.go: what is configured
 //   - monitor.go: the state of a target
@@ -34,13 +37,16 @@ type Status struct {
 	Since  time.Time
 }
 
-// A Config says when a target goes out of service. The zero value never takes one out.
+// A Config says when a target goes out of service. The zero value never takes
+// one out.
 type Config struct {
-	Check     Check
-	Breaker   Breaker
-	SlowStart time.Duration // in which a target that comes back grows into its share; 0 means at once
+	Check   Check
+	Breaker Breaker
+	// in which a target that comes back grows into its share; 0 means at once
+	SlowStart time.Duration
 
-	// Changed is told each change of a target's state, in order. It may be called on any goroutine. A panic in it is lost.
+	// Changed is told each change of a target's state, in order. It may be
+	// called on any goroutine. A panic in it is lost.
 	Changed func(target any, s Status)
 }
 
@@ -59,9 +65,11 @@ type Breaker struct {
 	FailureRatio float64       // of failures within Window that opens it; 0 disables this criterion
 	Window       time.Duration // over which FailureRatio counts
 	MinRequests  int           // exchanges within Window below which FailureRatio does not count
-	Slow         time.Duration // an answer that takes longer counts as a failure; 0 means that none does
-	OpenFor      time.Duration // how long it stays open; twice as long each time in a row, up to MaxFor
-	Trials       int           // exchanges at once while it is half-open
+	// an answer that takes longer counts as a failure; 0 means that none does
+	Slow time.Duration
+	// how long it stays open; twice as long each time in a row, up to MaxFor
+	OpenFor time.Duration
+	Trials  int // exchanges at once while it is half-open
 }
 
 // MaxFor bounds how long a breaker stays open.
@@ -70,7 +78,8 @@ const MaxFor = 5 * time.Minute
 // on reports whether exchanges can open the breaker.
 func (b *Breaker) on() bool { return b.Failures > 0 || b.FailureRatio > 0 }
 
-// Validate returns all that is wrong with c as one error that names the fields, or nil.
+// Validate returns all that is wrong with c as one error that names the fields,
+// or nil.
 func (c *Config) Validate() error {
 	var faults []error
 	fault := func(wrong bool, format string, args ...any) {

@@ -11,11 +11,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// A Monitor is what is known of one target's health. A nil Monitor is that of a target that is always up. Its methods
-// may be called concurrently.
+// A Monitor is what is known of one target's health. A nil Monitor is that of a
+// target that is always up. Its methods may be called concurrently.
 //
-// Hot path: while all is well, Admit is one load, and Report of a success one load more, or one addition with
-// Breaker.FailureRatio.
+// Hot path: while all is well, Admit is one load, and Report of a success one
+// load more, or one addition with Breaker.FailureRatio.
 type Monitor struct {
 	config *Config
 	node   *balance.Node
@@ -42,8 +42,8 @@ type Monitor struct {
 	telling  bool
 }
 
-// New returns the Monitor of target, at now. c must be valid and not change; node is the
-// Monitor's to suspend and resume.
+// New returns the Monitor of target, at now. c must be valid and not change;
+// node is the Monitor's to suspend and resume.
 func New(c *Config, node *balance.Node, target any, now time.Time) *Monitor {
 	m := &Monitor{config: c, node: node, target: target, breaker: Up, windowAt: now}
 	m.status.Store(&Status{State: Up, Since: now})
@@ -63,15 +63,15 @@ func (m *Monitor) Status() Status {
 	return *m.status.Load()
 }
 
-// keptChanges is how many changes of its state a Monitor remembers, and keptReason how
-// many bytes of their reasons.
+// keptChanges is how many changes of its state a Monitor remembers, and
+// keptReason how many bytes of their reasons.
 const (
 	keptChanges = 5
 	keptReason  = 300
 )
 
-// Changes returns the latest changes of the target's state, the oldest first. A nil
-// Monitor has none.
+// Changes returns the latest changes of the target's state, the oldest first. A
+// nil Monitor has none.
 func (m *Monitor) Changes() []Status {
 	if m == nil {
 		return nil
@@ -87,13 +87,16 @@ func (m *Monitor) remember(s Status) {
 		m.past = slices.Delete(m.past, 0, 1)
 	}
 	if len(s.Reason) > keptReason {
-		s.Reason = strings.ToValidUTF8(s.Reason[:keptReason], "") + "…" // copied: it may be a part of something large
+		// copied: it may be a part of something large
+		s.Reason = strings.ToValidUTF8(s.Reason[:keptReason], "") + "…"
 	}
 	m.past = append(m.past, s)
 }
 
-// Admit reports whether an exchange may go to the target at now. If so, Report or Release must follow. While the breaker
-// is half open, what has said nothing for as long as the breaker stays open at first is taken for lost: others may try.
+// Admit reports whether an exchange may go to the target at now. If so, Report
+// or Release must follow. While the breaker is half open, what has said nothing
+// for as long as the breaker stays open at first is taken for lost: others may
+// try.
 func (m *Monitor) Admit(now time.Time) bool {
 	if m == nil || !m.alert.Load() {
 		return true
@@ -168,7 +171,8 @@ func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 	}
 }
 
-// Release tells that an exchange ended in a way that says nothing of the target.
+// Release tells that an exchange ended in a way that says nothing of the
+// target.
 func (m *Monitor) Release() {
 	if m == nil || !m.alert.Load() {
 		return
@@ -178,7 +182,8 @@ func (m *Monitor) Release() {
 	m.trials = max(0, m.trials-1)
 }
 
-// Abandon tells that an exchange was given up, without an answer after latency: what is too slow for the breaker has failed.
+// Abandon tells that an exchange was given up, without an answer after latency:
+// what is too slow for the breaker has failed.
 func (m *Monitor) Abandon(now time.Time, latency time.Duration) {
 	if m != nil && m.config.Breaker.Slow > 0 && latency > m.config.Breaker.Slow {
 		m.Report(now, fmt.Errorf("no response after %v", latency.Round(time.Millisecond)), 0)
@@ -221,7 +226,8 @@ func (m *Monitor) hasFailed(now time.Time, failure error) {
 	}
 }
 
-// inARow says why that many failures, of which failure is the last, open the breaker.
+// inARow says why that many failures, of which failure is the last, open the
+// breaker.
 func inARow(streak int64, failure error) string {
 	if streak == 1 {
 		return fmt.Sprintf("1 failure: %v", failure)
@@ -272,8 +278,8 @@ func (m *Monitor) Probed(now time.Time, err error) {
 	m.serve(now)
 }
 
-// Restarted tells that the target was started anew: what was known of it counts no longer. With StartDown, checks have to
-// find it up all the same.
+// Restarted tells that the target was started anew: what was known of it counts
+// no longer. With StartDown, checks have to find it up all the same.
 func (m *Monitor) Restarted(now time.Time) {
 	if m == nil {
 		return
@@ -347,6 +353,7 @@ func (m *Monitor) tell() {
 }
 
 func (m *Monitor) call(s Status) {
-	defer func() { _ = recover() }() // the hook's own fault; the target's state does not depend on it
+	// the hook's own fault; the target's state does not depend on it
+	defer func() { _ = recover() }()
 	m.config.Changed(m.target, s)
 }

@@ -25,7 +25,8 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 // errBad is what goes wrong.
 var errBad = errors.New("bad")
 
-// A rig is a monitor with its node, and a clock that stands still unless it is moved.
+// A rig is a monitor with its node, and a clock that stands still unless it is
+// moved.
 type rig struct {
 	*health.Monitor
 	t      testing.TB
@@ -47,9 +48,10 @@ func newRig(t testing.TB, c health.Config) *rig {
 	return r
 }
 
-// play carries out a story: f an exchange that fails, s one that succeeds, l one whose client leaves, a an admission that
-// stays, F and S checks that fail and succeed, R a restart, and digits move the clock by so many seconds. It returns what
-// was refused.
+// play carries out a story: f an exchange that fails, s one that succeeds, l
+// one whose client leaves, a an admission that stays, F and S checks that fail
+// and succeed, R a restart, and digits move the clock by so many seconds. It
+// returns what was refused.
 func (r *rig) play(story string) (refused int) {
 	for _, c := range story {
 		switch c {
@@ -111,7 +113,8 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"not in a row", health.Config{Breaker: breaker}, "ffsffsff", health.Up, true, 0},
 		{"clients that leave are no failures", health.Config{Breaker: breaker}, "fflllll", health.Up, true, 0},
 		{"nobody is let in", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
-		{"its time is over", health.Config{Breaker: breaker}, "fff5", health.Open, true, 0}, // until somebody asks
+		// until somebody asks
+		{"its time is over", health.Config{Breaker: breaker}, "fff5", health.Open, true, 0},
 		{"one is let in", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
 		{"another one after it left", health.Config{Breaker: breaker}, "fff5la", health.HalfOpen, true, 0},
 		{"the trial succeeds", health.Config{Breaker: breaker}, "fff5sss", health.Up, true, 0},
@@ -233,7 +236,8 @@ func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 	assert.NoError(t, new(health.Config).Validate())
 }
 
-// Whatever happens in whatever order from many sides, the node is in service when nothing objects, and nothing is lost.
+// Whatever happens in whatever order from many sides, the node is in service
+// when nothing objects, and nothing is lost.
 func TestManyReportAtOnce(t *testing.T) {
 	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, OpenFor: time.Second, FailureRatio: 0.9}})
 	var all sync.WaitGroup

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// Watch calls probe at the intervals of m's Config, the first time at once, and tells m how each call ended. It returns
-// when ctx is done. A probe that takes longer than Timeout has failed, as has one that panics; the next one begins only
-// when it has returned.
+// Watch calls probe at the intervals of m's Config, the first time at once, and
+// tells m how each call ended. It returns when ctx is done. A probe that takes
+// longer than Timeout has failed, as has one that panics; the next one begins
+// only when it has returned.
 func Watch(ctx context.Context, m *Monitor, probe func(context.Context) error) {
 	k := &m.config.Check
 	timer := time.NewTimer(0)
@@ -46,7 +47,8 @@ func attempt(ctx context.Context, patience time.Duration, probe func(context.Con
 	return err
 }
 
-// jitter returns d give or take a tenth, so that many targets are not all checked at once.
+// jitter returns d give or take a tenth, so that many targets are not all
+// checked at once.
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }

@@ -1,8 +1,10 @@
-// Package hostname gives each host one spelling, and refuses what is not a host.
+// Package hostname gives each host one spelling, and refuses what is not a
+// host.
 //
-// A canonical host is a lower case ASCII name without port and trailing dot, with international labels in their
-// xn-- form; or an IPv4 address; or an IPv6 address in the form of net/netip, without brackets and zone.
-// Two hosts are the same iff their canonical forms are equal bytes.
+// A canonical host is a lower case ASCII name without port and trailing dot,
+// with international labels in their xn-- form; or an IPv4 address; or an IPv6
+// address in the form of net/netip, without brackets and zone. Two hosts are
+// the same iff their canonical forms are equal bytes.
 //
 //   - hostname.go, scan.go: the canonical form
 //   - internal.go, reserved.go: names that no public CA signs
@@ -18,16 +20,18 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Hot path: a host that is canonical already, or needs lower case only, never gets past parse in scan.go,
-// and the former allocates nothing.
+// Hot path: a host that is canonical already, or needs lower case only, never
+// gets past parse in scan.go, and the former allocates nothing.
 
 // maxQuoted bounds how many runes of a refused host an error repeats.
 const maxQuoted = 64
 
-// Canonical returns the canonical form of a host with or without a port, which it drops.
+// Canonical returns the canonical form of a host with or without a port, which
+// it drops.
 //
-// Canonical accepts its own results, so unlike Split it takes an IPv6 address without brackets, which has no port.
-// A host as a peer sends it goes to Split. The error quotes the input and says what was wanted.
+// Canonical accepts its own results, so unlike Split it takes an IPv6 address
+// without brackets, which has no port. A host as a peer sends it goes to Split.
+// The error quotes the input and says what was wanted.
 func Canonical(hostport string) (string, error) {
 	host, _, err := Split(hostport)
 	if err != nil && strings.Count(hostport, ":") > 1 {
@@ -38,9 +42,10 @@ func Canonical(hostport string) (string, error) {
 	return host, err
 }
 
-// Split returns the canonical form of the host in a Host field or an authority (RFC 9110, 7.2), and the port as it
-// stands there, "" if there is none. A port is a number from 1 to 65535 without leading zeros, or empty.
-// An IPv6 address is in brackets. The error quotes the input and says what was wanted.
+// Split returns the canonical form of the host in a Host field or an authority
+// (RFC 9110, 7.2), and the port as it stands there, "" if there is none. A port
+// is a number from 1 to 65535 without leading zeros, or empty. An IPv6 address
+// is in brackets. The error quotes the input and says what was wanted.
 func Split(hostport string) (host, port string, err error) {
 	host, port, form := parse(hostport)
 	switch form {
@@ -52,9 +57,11 @@ func Split(hostport string) (host, port string, err error) {
 	return splitOther(hostport)
 }
 
-// AppendCanonical appends to dst the canonical form of a host with or without a port, and reports whether it could.
-// It knows plain ASCII names and IPv4 addresses. When it returns false dst is unchanged, and Split decides.
-// What it accepts, Split accepts with the same result. It allocates nothing but what dst needs to grow.
+// AppendCanonical appends to dst the canonical form of a host with or without a
+// port, and reports whether it could. It knows plain ASCII names and IPv4
+// addresses. When it returns false dst is unchanged, and Split decides. What it
+// accepts, Split accepts with the same result. It allocates nothing but what
+// dst needs to grow.
 func AppendCanonical(dst, hostport []byte) ([]byte, bool) {
 	host, _, form := parse(hostport)
 	switch form {
@@ -72,7 +79,8 @@ func AppendCanonical(dst, hostport []byte) ([]byte, bool) {
 	return dst, false
 }
 
-// splitOther splits what is not plain ASCII: an IPv6 address, an international name, or nothing that is wanted.
+// splitOther splits what is not plain ASCII: an IPv6 address, an international
+// name, or nothing that is wanted.
 func splitOther(hostport string) (host, port string, err error) {
 	if strings.HasPrefix(hostport, "[") {
 		return splitBracketed(hostport)
@@ -112,8 +120,9 @@ func splitBracketed(hostport string) (host, port string, err error) {
 	return host, rest[1:], nil
 }
 
-// Addr returns the address that a host is, without brackets; false if it is a name. It allocates nothing for names, unlike
-// netip.ParseAddr, whose error is made for each.
+// Addr returns the address that a host is, without brackets; false if it is a
+// name. It allocates nothing for names, unlike netip.ParseAddr, whose error is
+// made for each.
 func Addr(host string) (netip.Addr, bool) {
 	if host == "" || !isDigit(host[len(host)-1]) && !strings.Contains(host, ":") {
 		return netip.Addr{}, false
@@ -124,7 +133,8 @@ func Addr(host string) (netip.Addr, bool) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// parseIPv6 returns the canonical form of an IPv6 address. A zone means something to one machine only: it has none.
+// parseIPv6 returns the canonical form of an IPv6 address. A zone means
+// something to one machine only: it has none.
 func parseIPv6(s string) (string, bool) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is6() || a.Zone() != "" {
@@ -133,8 +143,9 @@ func parseIPv6(s string) (string, bool) {
 	return a.String(), true
 }
 
-// international maps a name to ASCII as for look-up (RFC 5891, 5; UTS 46), but lets labels have underscores, as service
-// names do, and hyphens in third and fourth place, as some hosts' names have. The error is the bare reason.
+// international maps a name to ASCII as for look-up (RFC 5891, 5; UTS 46), but
+// lets labels have underscores, as service names do, and hyphens in third and
+// fourth place, as some hosts' names have. The error is the bare reason.
 func international(name string) (string, error) {
 	if utf8.RuneCountInString(name) > maxName+1 {
 		return "", errLong // No rune takes less than a byte of the result.
@@ -194,7 +205,8 @@ func fault(name string) error {
 	return errors.New("a name whose last label is a number must be an IPv4 address such as 192.0.2.1")
 }
 
-// A refusal says why the input is not a host. It becomes text only when it is read: peers cause it at will.
+// A refusal says why the input is not a host. It becomes text only when it is
+// read: peers cause it at will.
 type refusal struct{ input, reason string }
 
 // Rule returns the rule that is broken, without the input.

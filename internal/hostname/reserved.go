@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// reservedNames are the names that no registry of the public DNS hands out, with all below them. Names that are in use but may be
-// delegated one day are not here. Read-only.
+// reservedNames are the names that no registry of the public DNS hands out,
+// with all below them. Names that are in use but may be delegated one day are
+// not here. Read-only.
 var reservedNames = []string{
 	"example", "invalid", // RFC 2606; RFC 6761
 	"onion",                      // RFC 7686
@@ -19,9 +20,10 @@ var reservedNames = []string{
 	"resolver.arpa", "ipv4only.arpa", // RFC 9462; RFC 8880
 }
 
-// Unsignable says why no public CA signs a canonical host or a wildcard, as a clause about the name. It returns "" if one may:
-// names outside the public DNS, names with an underscore and labels of reserved forms are what the CA/Browser Forum's Baseline
-// Requirements exclude (4.2.2 and 7.1.2.7.12).
+// Unsignable says why no public CA signs a canonical host or a wildcard, as a
+// clause about the name. It returns "" if one may: names outside the public
+// DNS, names with an underscore and labels of reserved forms are what the
+// CA/Browser Forum's Baseline Requirements exclude (4.2.2 and 7.1.2.7.12).
 func Unsignable(pattern string) string {
 	host := strings.TrimPrefix(pattern, "*.")
 	if a, ok := Addr(host); ok {
@@ -59,7 +61,8 @@ func unsignableName(pattern, host string) string {
 	return ""
 }
 
-// IsOnion reports whether a canonical host or a wildcard is a name of Tor (RFC 7686).
+// IsOnion reports whether a canonical host or a wildcard is a name of Tor (RFC
+// 7686).
 func IsOnion(pattern string) bool { return strings.HasSuffix(pattern, ".onion") }
 
 // Below reports whether a canonical host is one of the domains or below one.

@@ -2,7 +2,8 @@ package hostname
 
 // Hot path: one pass to find the port, one over the name, no allocation.
 
-// The limits of a name in text form (RFC 1035, 2.3.4), without the trailing dot.
+// The limits of a name in text form (RFC 1035, 2.3.4), without the trailing
+// dot.
 const (
 	maxName  = 253
 	maxLabel = 63
@@ -17,7 +18,8 @@ const (
 	mixedCase             // canonical in lower case
 )
 
-// What to do with labels that begin with xn--: those of a peer must be decoded first.
+// What to do with labels that begin with xn--: those of a peer must be decoded
+// first.
 type labels int
 
 const (
@@ -44,7 +46,8 @@ var classes = [256]uint8{
 	'U': upper, 'V': upper, 'W': upper, 'X': upper, 'Y': upper, 'Z': upper,
 }
 
-// parse cuts the port and a trailing dot from a host and tells the form of the rest. The port is valid unless foreign.
+// parse cuts the port and a trailing dot from a host and tells the form of the
+// rest. The port is valid unless foreign.
 func parse[S string | []byte](hostport S) (host, port S, f form) {
 	i := 0
 	for i < len(hostport) && hostport[i] != ':' {
@@ -63,7 +66,8 @@ func parse[S string | []byte](hostport S) (host, port S, f form) {
 	return host, port, judge(host, rawLabels)
 }
 
-// isPort reports whether s is empty or a number from 1 to 65535 without leading zeros.
+// isPort reports whether s is empty or a number from 1 to 65535 without leading
+// zeros.
 func isPort[S string | []byte](s S) bool {
 	if len(s) == 0 {
 		return true
@@ -110,7 +114,8 @@ func judge[S string | []byte](host S, l labels) form {
 	return f
 }
 
-// isLabel reports whether a label of letters, digits, hyphens and underscores is one to take as it is.
+// isLabel reports whether a label of letters, digits, hyphens and underscores
+// is one to take as it is.
 func isLabel[S string | []byte](s S, l labels) bool {
 	n := len(s)
 	if n == 0 || n > maxLabel || s[0] == '-' || s[n-1] == '-' {
@@ -120,8 +125,9 @@ func isLabel[S string | []byte](s S, l labels) bool {
 	return !encoded || l == decodedLabels
 }
 
-// isNumeric reports whether a name that ends in this label must be an IPv4 address or is none at all: others may read
-// the label as decimal, octal or hexadecimal (WHATWG URL, "ends in a number").
+// isNumeric reports whether a name that ends in this label must be an IPv4
+// address or is none at all: others may read the label as decimal, octal or
+// hexadecimal (WHATWG URL, "ends in a number").
 func isNumeric[S string | []byte](label S) bool {
 	if label[0] < '0' || label[0] > '9' {
 		return false

@@ -1,4 +1,5 @@
-// Package latency counts how long things take, and says what most, nearly all and the slowest of them took of late.
+// Package latency counts how long things take, and says what most, nearly all
+// and the slowest of them took of late.
 //
 //   - latency.go: durations, and their quantiles
 //   - recent.go: durations by doublings, and events, in the same windows
@@ -11,8 +12,9 @@ import (
 	"time"
 )
 
-// Buckets are log-linear: below 1.024 µs one each 128 ns, above that eight to each doubling. The middle of a bucket is
-// at most 1/16 away from whatever is in it.
+// Buckets are log-linear: below 1.024 µs one each 128 ns, above that eight to
+// each doubling. The middle of a bucket is at most 1/16 away from whatever is
+// in it.
 const (
 	unit      = 7 // 1<<unit ns is the width of the narrowest bucket
 	steps     = 3 // 1<<steps buckets to each doubling
@@ -21,17 +23,23 @@ const (
 	windowLog = 6 // 1<<windowLog seconds make a window
 )
 
-// Max is about the longest duration that a Histogram tells from a longer one, 17 minutes.
+// Max is about the longest duration that a Histogram tells from a longer one,
+// 17 minutes.
 const Max = 1<<maxBits - 1<<(maxBits-steps-2)
 
-// A Histogram counts durations in 2 KB, and estimates their quantiles within 6.25 % from 1 µs to 17 minutes; longer
-// ones count as Max, negative ones as 0. The estimates are of the last one to two minutes: counters fill one window of
+// A Histogram counts durations in 2 KB, and estimates their quantiles within
+// 6.25 % from 1 µs to 17 minutes; longer ones count as Max, negative ones as 0.
+// The estimates are of the last one to two minutes: counters fill one window of
 // 64 seconds while the one before is kept, and what is older is forgotten.
 //
-// The zero value is empty and ready. All methods may be called concurrently. A Histogram must not be copied.
+// The zero value is empty and ready. All methods may be called concurrently. A
+// Histogram must not be copied.
 type Histogram struct {
-	// Hot path: Record loads turn and adds to one bucket; no locks, no allocation.
-	turn    atomic.Uint64 // number of the window that is filling, shifted left by one, and its index in windows
+	// Hot path: Record loads turn and adds to one bucket; no locks, no
+	// allocation.
+	// Number of the window that is filling, shifted left by one, and its index
+	// in windows
+	turn    atomic.Uint64
 	turning atomic.Bool   // somebody empties a window, others go on with the old one
 	past    atomic.Uint64 // how many durations were forgotten
 	windows [2]window
@@ -40,7 +48,8 @@ type Histogram struct {
 // A window has room for 4 billion durations per bucket, 67 million a second.
 type window [buckets]atomic.Uint32
 
-// Record counts d, which ended at now. Times are those of the wall clock, and may be out of order by up to a minute.
+// Record counts d, which ended at now. Times are those of the wall clock, and
+// may be out of order by up to a minute.
 func (h *Histogram) Record(now time.Time, d time.Duration) {
 	h.windows[h.current(now)][bucket(d)].Add(1)
 }
@@ -56,8 +65,9 @@ func (h *Histogram) Count() uint64 {
 	return n
 }
 
-// Quantiles returns for each q in qs the least duration that a share of at least q of the recent durations does not
-// exceed: 0 is the shortest, 0.5 the median, 1 the longest. It returns zeros if there are none.
+// Quantiles returns for each q in qs the least duration that a share of at
+// least q of the recent durations does not exceed: 0 is the shortest, 0.5 the
+// median, 1 the longest. It returns zeros if there are none.
 func (h *Histogram) Quantiles(now time.Time, qs ...float64) []time.Duration {
 	h.current(now)
 	var counts [buckets]uint64
@@ -83,7 +93,8 @@ func quantiles(counts *[buckets]uint64, total uint64, qs []float64) []time.Durat
 	return all
 }
 
-// current returns the index of the window of now, after turning to it if it is new.
+// current returns the index of the window of now, after turning to it if it is
+// new.
 func (h *Histogram) current(now time.Time) uint64 {
 	turn, number := h.turn.Load(), number(now)
 	// One number back is somebody who took the time just before the turn.
@@ -93,7 +104,8 @@ func (h *Histogram) current(now time.Time) uint64 {
 	return h.advance(number)
 }
 
-// advance turns to the window of that number. The one before stays if it is the neighbour.
+// advance turns to the window of that number. The one before stays if it is the
+// neighbour.
 func (h *Histogram) advance(number uint64) uint64 {
 	if !h.turning.CompareAndSwap(false, true) {
 		return h.turn.Load() & 1
@@ -115,10 +127,12 @@ func (h *Histogram) advance(number uint64) uint64 {
 	return next
 }
 
-// forget empties a window. What a slow goroutine adds to it meanwhile is not lost, it shows as recent.
+// forget empties a window. What a slow goroutine adds to it meanwhile is not
+// lost, it shows as recent.
 func (h *Histogram) forget(index uint64) {
 	for b := range h.windows[index] {
-		// Past first, as an account that is a little ahead is better than one that runs backwards.
+		// Past first, as an account that is a little ahead is better than one
+		// that runs backwards.
 		if n := h.windows[index][b].Load(); n > 0 {
 			h.past.Add(uint64(n))
 			h.windows[index][b].Add(-n)
@@ -126,7 +140,8 @@ func (h *Histogram) forget(index uint64) {
 	}
 }
 
-// number returns the number of the window that now falls into, counted from 1970.
+// number returns the number of the window that now falls into, counted from
+// 1970.
 func number(now time.Time) uint64 { return uint64(now.Unix()) >> windowLog }
 
 // bucket returns the index of the bucket of d.

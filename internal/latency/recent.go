@@ -12,8 +12,8 @@ const Doublings = buckets >> steps
 // Limit(i), and not below Limit(i-1). The last count is of all longer ones too.
 type Spread [Doublings]uint64
 
-// Limit returns the duration below which a Spread counts at i: 1.024 µs at 0, and
-// twice as long for each further one.
+// Limit returns the duration below which a Spread counts at i: 1.024 µs at 0,
+// and twice as long for each further one.
 func Limit(i int) time.Duration { return 1 << (unit + steps + i) }
 
 // A Recent is what a Histogram says of the time of a Span, and the count ever.
@@ -41,16 +41,17 @@ func (h *Histogram) Recent(now time.Time, qs ...float64) (r Recent) {
 	return r
 }
 
-// Span returns how long ago the recent durations began at most, seen at now: 64 to
-// 128 seconds. A Histogram and a Counter have the same span.
+// Span returns how long ago the recent durations began at most, seen at now: 64
+// to 128 seconds. A Histogram and a Counter have the same span.
 func Span(now time.Time) time.Duration {
 	window := time.Second << windowLog
 	begun := time.Unix(int64(number(now))<<windowLog, 0)
 	return window + max(now.Sub(begun), 0)
 }
 
-// A Counter counts what is rare, such as failures, ever and of late. The zero value
-// is ready. Its methods may be called concurrently. A Counter must not be copied.
+// A Counter counts what is rare, such as failures, ever and of late. The zero
+// value is ready. Its methods may be called concurrently. A Counter must not be
+// copied.
 type Counter struct {
 	mu     sync.Mutex
 	total  uint64
@@ -82,8 +83,8 @@ func (c *Counter) Recent(now time.Time) uint64 {
 	return c.counts[0] + c.counts[1]
 }
 
-// turn moves to the window of now. Times just before it stay in the window that is
-// filling. c.mu is held.
+// turn moves to the window of now. Times just before it stay in the window that
+// is filling. c.mu is held.
 func (c *Counter) turn(now time.Time) {
 	switch n := number(now); n - c.number {
 	case 0, ^uint64(0): // the same, or one back

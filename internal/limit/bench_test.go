@@ -9,7 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A bucketMap is what people write: a map of token buckets behind a lock. It never forgets.
+// A bucketMap is what people write: a map of token buckets behind a lock. It
+// never forgets.
 type bucketMap struct {
 	mu sync.Mutex
 	m  map[netip.Addr]*mapBucket
@@ -54,7 +55,8 @@ func BenchmarkAllow(b *testing.B) {
 		}},
 		{"map", func() allow { return (&bucketMap{m: map[netip.Addr]*mapBucket{}}).allow }},
 	}
-	// Each goroutine walks its own way through the keys, by a full-period generator.
+	// Each goroutine walks its own way through the keys, by a full-period
+	// generator.
 	walk := func(f allow, seed, mask uint32) func() {
 		now, x := time.Now(), seed
 		return func() {

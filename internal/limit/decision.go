@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// A Decision is the answer to one request, and what a client may be told of its bucket.
+// A Decision is the answer to one request, and what a client may be told of its
+// bucket.
 type Decision struct {
 	OK        bool          // the request may be served; it has taken its token
 	Remaining int           // tokens left: requests that would be served at once
@@ -13,29 +14,34 @@ type Decision struct {
 	Reset     time.Duration // until the bucket is full
 }
 
-// AppendRetryAfter appends the value of a Retry-After field (RFC 9110, 10.2.3) for a refused request: seconds, rounded
-// up, at least 1.
+// AppendRetryAfter appends the value of a Retry-After field (RFC 9110, 10.2.3)
+// for a refused request: seconds, rounded up, at least 1.
 func (d Decision) AppendRetryAfter(b []byte) []byte {
 	return strconv.AppendInt(b, seconds(d.Retry), 10)
 }
 
-// AppendRateLimit appends the value of a RateLimit field (draft-ietf-httpapi-ratelimit-headers-11, 4): r=Remaining, and
-// as the window t in which the client can use no more, the seconds of Retry. So with a refusal, t is what Retry-After
-// says (6). c must be valid.
+// AppendRateLimit appends the value of a RateLimit field
+// (draft-ietf-httpapi-ratelimit-headers-11, 4): r=Remaining, and as the window
+// t in which the client can use no more, the seconds of Retry. So with a
+// refusal, t is what Retry-After says (6). c must be valid.
 func (c Config) AppendRateLimit(b []byte, d Decision) []byte {
 	b = c.appendItem(b, ";r=", int64(d.Remaining))
 	return appendParameter(b, ";t=", seconds(d.Retry))
 }
 
-// AppendPolicy appends the value of a RateLimit-Policy field (draft-ietf-httpapi-ratelimit-headers-11, 3): q=Burst, and
-// as the window w, the seconds in which an empty bucket fills. It is the same for all responses. c must be valid.
+// AppendPolicy appends the value of a RateLimit-Policy field
+// (draft-ietf-httpapi-ratelimit-headers-11, 3): q=Burst, and as the window w,
+// the seconds in which an empty bucket fills. It is the same for all responses.
+// c must be valid.
 func (c Config) AppendPolicy(b []byte) []byte {
 	b = c.appendItem(b, ";q=", int64(c.burst()))
-	rounding := time.Duration(c.burst()) // at most, by interval: 3 at a rate of 3 are 3 per second, not per 2
+	// at most, by interval: 3 at a rate of 3 are 3 per second, not per 2
+	rounding := time.Duration(c.burst())
 	return appendParameter(b, ";w=", seconds(c.depth()-rounding))
 }
 
-// appendItem appends the name of the limit as a String (RFC 9651, 3.3.3) with its first parameter.
+// appendItem appends the name of the limit as a String (RFC 9651, 3.3.3) with
+// its first parameter.
 func (c Config) appendItem(b []byte, parameter string, value int64) []byte {
 	b = append(b, '"')
 	b = append(b, c.name()...)

@@ -60,8 +60,9 @@ func TestClientsThatAskRarelyNeedNoRoom(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
-// TestAFloodOfAMillionClients sends one request from each of a million networks while a client that asks less than it
-// may goes on, and another asks far more. The first must not notice, and the second not gain.
+// TestAFloodOfAMillionClients sends one request from each of a million networks
+// while a client that asks less than it may goes on, and another asks far more.
+// The first must not notice, and the second not gain.
 func TestAFloodOfAMillionClients(t *testing.T) {
 	const rate, burst = 10, 20
 	tests := []struct {
@@ -103,8 +104,9 @@ func TestAFloodOfAMillionClients(t *testing.T) {
 	}
 }
 
-// TestAFloodAboveWhatALimiterHolds asks ten times what all buckets together give. Then who is new is served with the same
-// chance as the flood, the sum is bounded, and it is over when the flood is.
+// TestAFloodAboveWhatALimiterHolds asks ten times what all buckets together
+// give. Then who is new is served with the same chance as the flood, the sum is
+// bounded, and it is over when the flood is.
 func TestAFloodAboveWhatALimiterHolds(t *testing.T) {
 	const (
 		maxKeys, rate, burst = 1024, 1, 5
@@ -119,7 +121,8 @@ func TestAFloodAboveWhatALimiterHolds(t *testing.T) {
 		if l.Allow(network(n), now).OK {
 			total++
 		}
-		if n%50 == 0 && l.Allow(network(1<<31+n/50%good), now).OK { // each of the good ones asks once per second
+		// each of the good ones asks once per second
+		if n%50 == 0 && l.Allow(network(1<<31+n/50%good), now).OK {
 			served++
 		}
 	}

@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// An inFlight counts how many requests of each key are in flight, up to a bound. Its
-// memory is bounded by what is in flight: a key without requests takes none.
+// An inFlight counts how many requests of each key are in flight, up to a
+// bound. Its memory is bounded by what is in flight: a key without requests
+// takes none.
 //
-// Hot path: take and free each hold one lock of many for a look at a small map, and
-// allocate nothing while it does not grow.
+// Hot path: take and free each hold one lock of many for a look at a small map,
+// and allocate nothing while it does not grow.
 type inFlight struct {
 	most   int
 	counts [flightShards]flightShard
@@ -59,9 +60,9 @@ const (
 	lastPause  = 64 * firstPause
 )
 
-// takeSoon is take that waits a little for room. A place is given back when the client
-// has its response already, so its next request may come too early. Over HTTP/2, that
-// happened to one in ten.
+// takeSoon is take that waits a little for room. A place is given back when the
+// client has its response already, so its next request may come too early. Over
+// HTTP/2, that happened to one in ten.
 func (f *inFlight) takeSoon(key uint64) bool {
 	for pause := firstPause; !f.take(key); pause *= 2 {
 		if pause > lastPause {
@@ -95,7 +96,8 @@ func (f *inFlight) of(key uint64) int {
 	return s.n[key]
 }
 
-// A Slot is the place of one request among those in flight. The zero Slot is none.
+// A Slot is the place of one request among those in flight. The zero Slot is
+// none.
 type Slot struct {
 	of  *inFlight
 	key uint64

@@ -125,7 +125,8 @@ func TestKeysWithoutRequestsTakeNoMemory(t *testing.T) {
 	assert.True(t, r.Take(named("1"), time.Time{}).OK)
 }
 
-// The buckets of keys that an attacker invents are bounded as those of clients are, and his own key gains nothing by them.
+// The buckets of keys that an attacker invents are bounded as those of clients
+// are, and his own key gains nothing by them.
 func TestInventedKeysNeitherFillTheMemoryNorRefillABucket(t *testing.T) {
 	r := newRule(t, limit.Spec{Config: limit.Config{Rate: 0.001, Burst: 2, MaxKeys: 1024}})
 	now := time.Now()

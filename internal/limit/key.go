@@ -10,10 +10,12 @@ const (
 	sixTo4 = 0x2002 << 48      // 2002::/16, with the IPv4 address in the next 32 bits (RFC 3056, 2)
 )
 
-// Key returns the /64 that a client counts as. For an IPv4 address it is the first one of the same address in 6to4,
-// which belongs to the same client if to anybody: so IPv4 and IPv6 share one key space without a collision.
+// Key returns the /64 that a client counts as. For an IPv4 address it is the
+// first one of the same address in 6to4, which belongs to the same client if to
+// anybody: so IPv4 and IPv6 share one key space without a collision.
 //
-// NAT64's prefix is looked into because a server with only IPv6 sees all of the IPv4 internet in that one /64.
+// NAT64's prefix is looked into because a server with only IPv6 sees all of the
+// IPv4 internet in that one /64.
 func Key(client netip.Addr) uint64 {
 	a := client.As16() // all zeroes for an invalid one, IPv4 mapped
 	prefix, rest := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
@@ -25,7 +27,8 @@ func Key(client netip.Addr) uint64 {
 	return prefix
 }
 
-// standIn returns the address that stands for all that count as one client: an IPv4 address, or the first of a /64.
+// standIn returns the address that stands for all that count as one client: an
+// IPv4 address, or the first of a /64.
 func standIn(client netip.Addr) netip.Addr {
 	k := Key(client)
 	if k>>48 == sixTo4>>48 && k&0xffff == 0 {

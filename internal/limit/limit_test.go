@@ -80,7 +80,8 @@ func TestATimeBeforeNewCountsAsThatOfNew(t *testing.T) {
 	assert.False(t, l.Allow(network(1), early).OK)
 }
 
-// A bucket as one would write it naively: what it holds, in nanoseconds worth of tokens, poured in as time passes.
+// A bucket as one would write it naively: what it holds, in nanoseconds worth
+// of tokens, poured in as time passes.
 type bucket struct {
 	level time.Duration
 	last  time.Time
@@ -118,7 +119,8 @@ func TestEachClientIsAnsweredAsByABucketOfItsOwn(t *testing.T) {
 			}
 			for range 20_000 {
 				now = now.Add(rand.N(tt.interval / time.Duration(len(clients)) * 2))
-				n := int(float64(len(clients)) * rand.Float64() * rand.Float64()) // some ask too much, some do not
+				// some ask too much, some do not
+				n := int(float64(len(clients)) * rand.Float64() * rand.Float64())
 				want, got := clients[n].allow(now, tt.interval, tt.depth), l.Allow(network(uint32(n)), now)
 				if got != want { // 100,000 times: require reflects
 					require.Equal(t, want, got)
@@ -128,7 +130,8 @@ func TestEachClientIsAnsweredAsByABucketOfItsOwn(t *testing.T) {
 	}
 }
 
-// requireShares checks the promise itself on the times of a client's allowed requests, window by window.
+// requireShares checks the promise itself on the times of a client's allowed
+// requests, window by window.
 func requireShares(t testing.TB, c limit.Config, allowed []time.Duration) {
 	t.Helper()
 	slices.Sort(allowed)
@@ -141,8 +144,9 @@ func requireShares(t testing.TB, c limit.Config, allowed []time.Duration) {
 	}
 }
 
-// TestNobodyGetsMoreThanItsShare crowds small limiters and calls them with times in any order, so that buckets give way,
-// come back and move while limiters grow.
+// TestNobodyGetsMoreThanItsShare crowds small limiters and calls them with
+// times in any order, so that buckets give way, come back and move while
+// limiters grow.
 func TestNobodyGetsMoreThanItsShare(t *testing.T) {
 	tests := []struct {
 		about         string
@@ -178,8 +182,9 @@ func TestNobodyGetsMoreThanItsShare(t *testing.T) {
 	}
 }
 
-// TestALateClockDoesNotFillABucketThatGaveWay lets the buckets of some clients give way as full, and asks for the same
-// clients, when the limiter has grown, by a clock by which they are not full yet.
+// TestALateClockDoesNotFillABucketThatGaveWay lets the buckets of some clients
+// give way as full, and asks for the same clients, when the limiter has grown,
+// by a clock by which they are not full yet.
 func TestALateClockDoesNotFillABucketThatGaveWay(t *testing.T) {
 	const clients = 2000
 	c := limit.Config{Rate: 100, Burst: 3, MaxKeys: 1 << 15}
@@ -202,7 +207,8 @@ func TestALateClockDoesNotFillABucketThatGaveWay(t *testing.T) {
 	}
 }
 
-// FuzzShares reads calls as pairs of bytes, a client and a step in time: forth, or back for the odd ones.
+// FuzzShares reads calls as pairs of bytes, a client and a step in time: forth,
+// or back for the odd ones.
 func FuzzShares(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0})
 	f.Add([]byte{1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9, 0, 1, 0, 9, 0})

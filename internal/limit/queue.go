@@ -14,10 +14,12 @@ var (
 	ErrQueueLeft    = errors.New("client disconnected while queued")
 )
 
-// A Queue is where those wait, in the order of their arrival, who want something that is used up. The fields must not
-// change after first use; the methods may be called concurrently.
+// A Queue is where those wait, in the order of their arrival, who want
+// something that is used up. The fields must not change after first use; the
+// methods may be called concurrently.
 //
-// Hot path: while nobody waits, Do is one load and the caller's try, and Wake one load.
+// Hot path: while nobody waits, Do is one load and the caller's try, and Wake
+// one load.
 type Queue struct {
 	Max  int           // who comes when so many wait is sent away
 	Wait time.Duration // for at most so long
@@ -37,8 +39,10 @@ type waiter struct {
 // Len returns how many wait.
 func (q *Queue) Len() int { return int(q.waiting.Load()) }
 
-// Do calls try until it returns true: at once if nobody waits, else when it is the caller's turn, and then at each Wake.
-// It returns nil after try has returned true, or one of the errors above; gone closes when the caller is to leave.
+// Do calls try until it returns true: at once if nobody waits, else when it is
+// the caller's turn, and then at each Wake. It returns nil after try has
+// returned true, or one of the errors above; gone closes when the caller is to
+// leave.
 func (q *Queue) Do(gone <-chan struct{}, try func() bool) error {
 	if q.waiting.Load() == 0 && try() {
 		return nil
@@ -64,7 +68,8 @@ func (q *Queue) Do(gone <-chan struct{}, try func() bool) error {
 	}
 }
 
-// Wake lets the first that waits try again. It is to be called whenever something has become free.
+// Wake lets the first that waits try again. It is to be called whenever
+// something has become free.
 func (q *Queue) Wake() {
 	if q.waiting.Load() == 0 {
 		return
@@ -85,8 +90,10 @@ func (q *Queue) call() {
 	}
 }
 
-// join puts w at the end of the line, if there is room. Who is the first then tries once more, w or another: whatever
-// became free before it was counted was told to nobody, and w may for a moment have held what the first then did not get.
+// join puts w at the end of the line, if there is room. Who is the first then
+// tries once more, w or another: whatever became free before it was counted was
+// told to nobody, and w may for a moment have held what the first then did not
+// get.
 func (q *Queue) join(w *waiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -104,7 +111,8 @@ func (q *Queue) join(w *waiter) bool {
 	return true
 }
 
-// remove takes w out of the line. The next one tries in any case: it may be that more than one thing has become free.
+// remove takes w out of the line. The next one tries in any case: it may be
+// that more than one thing has become free.
 func (q *Queue) remove(w *waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

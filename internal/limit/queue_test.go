@@ -101,7 +101,8 @@ func TestWhoWaitsLeavesInTime(t *testing.T) {
 	})
 }
 
-// Something that becomes free while somebody is about to wait is not missed: nobody would wake them.
+// Something that becomes free while somebody is about to wait is not missed:
+// nobody would wake them.
 func TestNoWakeIsLost(t *testing.T) {
 	q, k := limit.Queue{Max: 1000, Wait: time.Minute}, tokens{}
 	k.free.Store(3)
@@ -126,7 +127,8 @@ func TestNoWakeIsLost(t *testing.T) {
 	assert.Zero(t, q.Len())
 }
 
-// A try that fails may for a moment hold what the first in line then does not get, and the line has to hear of its end.
+// A try that fails may for a moment hold what the first in line then does not
+// get, and the line has to hear of its end.
 func TestATryThatFailsIsNotInTheWayForLong(t *testing.T) {
 	for name, room := range map[string]int{"and waits too": 2, "and finds the queue full": 1} {
 		t.Run(name, func(t *testing.T) {

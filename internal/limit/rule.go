@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A Spec is what a Rule is made of. Its Config may be zero if MaxInFlight is not.
+// A Spec is what a Rule is made of. Its Config may be zero if MaxInFlight is
+// not.
 type Spec struct {
 	Config
 	By          By
@@ -69,8 +70,9 @@ func (s Spec) rule() (*Rule, error) {
 // foreignPatience is how long a foreign limiter may think.
 const foreignPatience = time.Second
 
-// An AskFunc asks a foreign limiter about a subject: about the address that stands for the client, an IPv4 address or the
-// first of an IPv6 address's /64, or about the digest of a text if that is not empty.
+// An AskFunc asks a foreign limiter about a subject: about the address that
+// stands for the client, an IPv4 address or the first of an IPv6 address's /64,
+// or about the digest of a text if that is not empty.
 type AskFunc func(ctx context.Context, client netip.Addr, digest string) (Decision, error)
 
 // A foreign limiter may be on another machine.
@@ -81,8 +83,8 @@ type foreign struct {
 }
 
 // NewForeignRule returns the rule of s with ask to decide. Its context is done
-// after a second, and it is waited for. Whom it fails for is let through: failed
-// is told why, at most once a second.
+// after a second, and it is waited for. Whom it fails for is let through:
+// failed is told why, at most once a second.
 func NewForeignRule(s Spec, ask AskFunc, failed func(error)) (*Rule, error) {
 	r, err := s.rule()
 	if err == nil && !s.rated() {
@@ -141,8 +143,9 @@ type Verdict struct {
 	Slot Slot // of a request that is let through, to be freed at its end
 }
 
-// Take counts a request of s in: in flight and, if there is room, over time. Where there is none, it takes a few
-// milliseconds to say so. It may be called concurrently.
+// Take counts a request of s in: in flight and, if there is room, over time.
+// Where there is none, it takes a few milliseconds to say so. It may be called
+// concurrently.
 func (r *Rule) Take(s Subject, now time.Time) Verdict {
 	key := r.key(s)
 	v := Verdict{Decision: Decision{OK: true}}
@@ -165,7 +168,8 @@ func (r *Rule) Take(s Subject, now time.Time) Verdict {
 	return v
 }
 
-// Peek is [Limiter.Peek]. False means that no limiter of ours decides: a foreign one, which is not asked, or none.
+// Peek is [Limiter.Peek]. False means that no limiter of ours decides: a
+// foreign one, which is not asked, or none.
 func (r *Rule) Peek(s Subject, now time.Time) (Decision, bool) {
 	if r.own == nil {
 		return Decision{}, false
@@ -176,7 +180,8 @@ func (r *Rule) Peek(s Subject, now time.Time) (Decision, bool) {
 // Foreign reports whether a foreign limiter decides.
 func (r *Rule) Foreign() bool { return r.ask != nil }
 
-// InFlight returns how many requests of s are in flight, if r has a bound for them.
+// InFlight returns how many requests of s are in flight, if r has a bound for
+// them.
 func (r *Rule) InFlight(s Subject) int {
 	if r.slots == nil {
 		return 0

@@ -5,20 +5,25 @@ import (
 	"time"
 )
 
-// ways is how many buckets a set has: the keys fill one cache line, the times the next.
+// ways is how many buckets a set has: the keys fill one cache line, the times
+// the next.
 const ways = 8
 
-// A set holds the buckets of the keys that hash to it, each by the time when it will be full.
+// A set holds the buckets of the keys that hash to it, each by the time when it
+// will be full.
 //
-// A key that is in no slot has a bucket that is full no later than any in the set. That holds for a new set, and stays
-// so because the bucket that is full first is the one that gives way, and no time here ever decreases. Slots that were
-// never used come last and are full no later than the others, so that an unused slot may be taken for one of key 0.
+// A key that is in no slot has a bucket that is full no later than any in the
+// set. That holds for a new set, and stays so because the bucket that is full
+// first is the one that gives way, and no time here ever decreases. Slots that
+// were never used come last and are full no later than the others, so that an
+// unused slot may be taken for one of key 0.
 type set struct {
 	keys [ways]uint64
 	full [ways]time.Duration
 }
 
-// slot returns the slot of key k, or the one that gives way to it: the first to be full.
+// slot returns the slot of key k, or the one that gives way to it: the first to
+// be full.
 func (t *set) slot(k uint64) int {
 	for i := range ways {
 		if t.keys[i] == k {
@@ -42,8 +47,9 @@ type shard struct {
 	_    [24]byte      // to a cache line of its own
 }
 
-// slot returns the set and the slot for key k with hash h. It makes the shard larger rather than let a bucket give way
-// that is not full. The caller holds mu.
+// slot returns the set and the slot for key k with hash h. It makes the shard
+// larger rather than let a bucket give way that is not full. The caller holds
+// mu.
 func (s *shard) slot(l *Limiter, k, h uint64, at time.Duration) (*set, int) {
 	if s.sets == nil {
 		s.sets = make([]set, 1)
@@ -62,7 +68,8 @@ func (s *shard) slot(l *Limiter, k, h uint64, at time.Duration) (*set, int) {
 	}
 }
 
-// owed returns what the bucket of key k with hash h owes, without making room for it. The caller holds mu.
+// owed returns what the bucket of key k with hash h owes, without making room
+// for it. The caller holds mu.
 func (s *shard) owed(l *Limiter, k, h uint64, at time.Duration) time.Duration {
 	if s.sets == nil {
 		return 0
@@ -80,8 +87,9 @@ func (s *shard) set(h uint64) *set {
 	return &s.sets[h>>32&uint64(len(s.sets)-1)]
 }
 
-// grow doubles the number of sets. Until the last time of growing only buckets that were full gave way, so unused slots
-// get the latest of those times, which keeps the promise of set even if the clock of some callers is late.
+// grow doubles the number of sets. Until the last time of growing only buckets
+// that were full gave way, so unused slots get the latest of those times, which
+// keeps the promise of set even if the clock of some callers is late.
 func (s *shard) grow(l *Limiter) {
 	old := s.sets
 	s.sets = make([]set, 2*len(old))

@@ -7,8 +7,9 @@ import (
 	"net/netip"
 )
 
-// A By says what of a request its count belongs to. The zero By means the client's
-// address, which stands in for what a request does not have. At most one is set.
+// A By says what of a request its count belongs to. The zero By means the
+// client's address, which stands in for what a request does not have. At most
+// one is set.
 type By struct {
 	Header string // the first field of that name, in canonical form
 	Cookie string
@@ -29,8 +30,9 @@ type Subject struct {
 	Text   string // what By finds in the request; "" means the client
 }
 
-// key returns the key of s among those of r. Texts are as good as random: their seed
-// is secret, so nobody can choose one with the key of another, or of a client.
+// key returns the key of s among those of r. Texts are as good as random: their
+// seed is secret, so nobody can choose one with the key of another, or of a
+// client.
 func (r *Rule) key(s Subject) uint64 {
 	if s.Text == "" {
 		return Key(s.Client)
@@ -38,8 +40,8 @@ func (r *Rule) key(s Subject) uint64 {
 	return textKey(r.seed, s.Text)
 }
 
-// Digest returns what stands for a text elsewhere: it may be long, and it may be a
-// secret.
+// Digest returns what stands for a text elsewhere: it may be long, and it may
+// be a secret.
 func Digest(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])

@@ -162,7 +162,8 @@ func TestMaxBytesHandlerRefusesLargeBodies(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.MaxBytesHandler(http.HandlerFunc(tooLarge), 10))
 		assert.Equal(t, "0123456789", s.do("POST", "/", strings.NewReader("0123456789")).body)
-		for _, size := range []int{11, 2000} { // in one write with the head: the server closes early
+		// in one write with the head: the server closes early
+		for _, size := range []int{11, 2000} {
 			resp := s.do("POST", "/", strings.NewReader(strings.Repeat("x", size)))
 			assert.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
 			assert.Equal(t, "more than 10\n", resp.body)

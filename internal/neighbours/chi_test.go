@@ -217,7 +217,8 @@ func TestChiAnswersWrongContentTypes(t *testing.T) {
 	})
 }
 
-// TestChiFindsWhatAWriterCan relies on how NewWrapResponseWriter chooses a type: by the interfaces of the writer.
+// TestChiFindsWhatAWriterCan relies on how NewWrapResponseWriter chooses a
+// type: by the interfaces of the writer.
 func TestChiFindsWhatAWriterCan(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		can := func(w http.ResponseWriter) string {

@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An unwrapper is a writer of middleware that an http.ResponseController looks behind.
+// An unwrapper is a writer of middleware that an http.ResponseController looks
+// behind.
 type unwrapper struct{ http.ResponseWriter }
 
 func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }

@@ -21,7 +21,8 @@ import (
 const wsRequest = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
-// wsHello is the text "hello" as a client's frame, with a mask of zeros, wsHelloBack as a server's.
+// wsHello is the text "hello" as a client's frame, with a mask of zeros,
+// wsHelloBack as a server's.
 const wsHello, wsHelloBack = "\x81\x85\x00\x00\x00\x00hello", "\x81\x05hello"
 
 // gorillaServer upgrades each request and runs serve, which the test awaits.

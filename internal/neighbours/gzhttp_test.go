@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// zip is gzhttp's middleware with its defaults: what has 1 KiB or more is compressed.
+// zip is gzhttp's middleware with its defaults: what has 1 KiB or more is
+// compressed.
 func zip(next http.Handler) http.Handler { return gzhttp.GzipHandler(next) }
 
 var prose = strings.Repeat("to be or not to be ", 1000) // read-only
@@ -114,7 +115,8 @@ func TestGzhttpAroundServeContent(t *testing.T) {
 	})
 }
 
-// TestGzhttpKeepsConnections sends a HEAD and a 304 on a connection that goes on: a byte of a body would be read as a response.
+// TestGzhttpKeepsConnections sends a HEAD and a 304 on a connection that goes
+// on: a byte of a body would be read as a response.
 func TestGzhttpKeepsConnections(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -161,7 +161,8 @@ func TestFileServerAnswersConditions(t *testing.T) {
 	})
 }
 
-// TestFileServerKeepsConnections mixes answers with and without a body on one connection.
+// TestFileServerKeepsConnections mixes answers with and without a body on one
+// connection.
 func TestFileServerKeepsConnections(t *testing.T) {
 	dir := newFiles(t)
 	overHTTP1(t, func(t *testing.T, p place) {
@@ -242,8 +243,9 @@ func TestExpvarAndProfilesAreServed(t *testing.T) {
 	})
 }
 
-// TestProfilesEndWithTheirClient asks for a profile of an hour. net/http/pprof looks up the http.Server of the request, to compare
-// its WriteTimeout, and waits for the end of the request.
+// TestProfilesEndWithTheirClient asks for a profile of an hour. net/http/pprof
+// looks up the http.Server of the request, to compare its WriteTimeout, and
+// waits for the end of the request.
 func TestProfilesEndWithTheirClient(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		arrived, ended := make(chan struct{}), make(chan struct{})

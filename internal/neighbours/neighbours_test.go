@@ -1,7 +1,10 @@
-// Package neighbours_test runs handlers and middleware that others wrote behind a Server: httputil.ReverseProxy, the handlers of
-// net/http, chi, gzhttp, otelhttp, and the WebSocket libraries of gorilla and coder. Each test runs behind net/http's own server
-// too, with the same assertions, so that a failure says which of the two differs. Where they may differ, deviations_test.go says
-// so. It is a module of its own, so that these libraries are dependencies of nothing else.
+// Package neighbours_test runs handlers and middleware that others wrote behind
+// a Server: httputil.ReverseProxy, the handlers of net/http, chi, gzhttp,
+// otelhttp, and the WebSocket libraries of gorilla and coder. Each test runs
+// behind net/http's own server too, with the same assertions, so that a failure
+// says which of the two differs. Where they may differ, deviations_test.go says
+// so. It is a module of its own, so that these libraries are dependencies of
+// nothing else.
 package neighbours_test
 
 import (
@@ -29,9 +32,13 @@ func TestMain(m *testing.M) { proxytest.Main(m) }
 
 // The servers behind which each test runs. The first is the oracle.
 const (
-	netHTTP = "net/http"       // an http.Server
-	inFront = "Server.Handler" // a hostproxy.Server: middleware around its Router, or a handler instead of it
-	aRoute  = "route"          // a hostproxy.Server: a handler, in its middleware, is a route of the Router
+	netHTTP = "net/http" // an http.Server
+	// a hostproxy.Server: middleware around its Router, or a handler instead of
+	// it
+	inFront = "Server.Handler"
+	// a hostproxy.Server: a handler, in its middleware, is a route of the
+	// Router
+	aRoute = "route"
 )
 
 // The protocols that clients speak.
@@ -78,7 +85,8 @@ type site struct {
 	log    *lockedBuffer // what the server logs
 }
 
-// serve starts the server of p with h in its middleware, the first of it outermost.
+// serve starts the server of p with h in its middleware, the first of it
+// outermost.
 func (p place) serve(t testing.TB, h http.Handler, around ...middleware) *site {
 	t.Helper()
 	s := &site{place: p, t: t, log: new(lockedBuffer)}
@@ -163,7 +171,8 @@ func (s *site) dial() *proxytest.Client {
 	return proxytest.DialTLS(s.t, s.addr, &tls.Config{RootCAs: s.roots, ServerName: "localhost"})
 }
 
-// dialContext is for the dialers of libraries: it connects to the site whatever the address is.
+// dialContext is for the dialers of libraries: it connects to the site whatever
+// the address is.
 func (s *site) dialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", s.addr)
 }
@@ -174,7 +183,8 @@ type answer struct {
 	body string
 }
 
-// begin sends a request and returns once the head of the response is there. Fields are names and values in turn.
+// begin sends a request and returns once the head of the response is there.
+// Fields are names and values in turn.
 func (s *site) begin(method, path string, body io.Reader, fields ...string) *http.Response {
 	s.t.Helper()
 	p, err := s.client.Do(s.request(method, path, body, fields...))
@@ -209,7 +219,8 @@ func (s *site) get(path string, fields ...string) answer {
 	return s.do(http.MethodGet, path, nil, fields...)
 }
 
-// fails sends a GET whose response does not arrive whole, and returns the part of the body that does.
+// fails sends a GET whose response does not arrive whole, and returns the part
+// of the body that does.
 func (s *site) fails(path string) string {
 	s.t.Helper()
 	p, err := s.client.Do(s.request(http.MethodGet, path, nil))

@@ -21,7 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// newReverseProxy returns a ReverseProxy to the backend at addr, with a transport of its own.
+// newReverseProxy returns a ReverseProxy to the backend at addr, with a
+// transport of its own.
 func newReverseProxy(t testing.TB, addr string) *httputil.ReverseProxy {
 	t.Helper()
 	transport := &http.Transport{DisableCompression: true, ExpectContinueTimeout: proxytest.Patience}

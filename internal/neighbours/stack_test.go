@@ -24,7 +24,8 @@ func stack(t *testing.T) []middleware {
 	return []middleware{around, chimw.RequestLogger(make(chiLog, 100)), chimw.Recoverer, zip, http.AllowQuerySemicolons}
 }
 
-// through returns what forwards to a backend: an Upstream, and httputil's ReverseProxy.
+// through returns what forwards to a backend: an Upstream, and httputil's
+// ReverseProxy.
 func through(t *testing.T, addr string) map[string]http.Handler {
 	t.Helper()
 	return map[string]http.Handler{"Upstream": hostproxy.To(addr), "ReverseProxy": newReverseProxy(t, addr)}

@@ -17,7 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The tests of this file are about what net/http's documentation promises of a ResponseWriter and a Request.
+// The tests of this file are about what net/http's documentation promises of a
+// ResponseWriter and a Request.
 
 func TestTheServerFillsInWhatAHandlerLeavesOut(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
@@ -283,7 +284,8 @@ func TestAWriterOffersWhatOthersLookFor(t *testing.T) {
 	})
 }
 
-// offers returns the names of the interfaces that w has. None of them is Closer: chi's Compress would close it.
+// offers returns the names of the interfaces that w has. None of them is
+// Closer: chi's Compress would close it.
 func offers(w http.ResponseWriter) string {
 	var names []string
 	//lint:ignore SA1019 older libraries look for it

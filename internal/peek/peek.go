@@ -1,5 +1,5 @@
-// Package peek notices what the peer of a connection does, without reading from the connection: that it has left, and
-// that it takes bytes.
+// Package peek notices what the peer of a connection does, without reading from
+// the connection: that it has left, and that it takes bytes.
 //
 //   - peek.go, peek_unix.go, peek_other.go: whether the peer has left
 //   - hungup_linux.go, hungup_nolinux.go: the same with bytes unread
@@ -23,10 +23,10 @@ const interval = 250 * time.Millisecond
 
 // Context returns a context that ends with parent, and soon after the peer of c
 // has closed its side or reset the connection, even if some of what it sent has
-// not been read. Only sockets show that, and what has a method HungUp that says so:
-// with any other c the context ends with parent alone. Nobody may read from c
-// meanwhile. The caller calls cancel when it waits no longer; no goroutine is kept
-// for the wait.
+// not been read. Only sockets show that, and what has a method HungUp that says
+// so: with any other c the context ends with parent alone. Nobody may read from
+// c meanwhile. The caller calls cancel when it waits no longer; no goroutine is
+// kept for the wait.
 func Context(parent context.Context, c net.Conn) (ctx context.Context, cancel context.CancelFunc) {
 	ctx, end := context.WithCancelCause(parent)
 	left := hungUpOf(c)
@@ -40,7 +40,8 @@ func Context(parent context.Context, c net.Conn) (ctx context.Context, cancel co
 	return ctx, w.stop
 }
 
-// hungUpOf returns what says whether the peer of c has left, nil if there is nothing.
+// hungUpOf returns what says whether the peer of c has left, nil if there is
+// nothing.
 func hungUpOf(c net.Conn) func() bool {
 	if c, ok := c.(interface{ HungUp() bool }); ok {
 		return c.HungUp

@@ -5,10 +5,10 @@ import (
 	"syscall"
 )
 
-// Socket returns the TCP or unix connection whose bytes are those of c: c itself,
-// or what is below it if c has a method Unbuffered that returns it. It returns nil
-// if there is none. A type that embeds a *net.TCPConn is none: its Read may be
-// another one.
+// Socket returns the TCP or unix connection whose bytes are those of c: c
+// itself, or what is below it if c has a method Unbuffered that returns it. It
+// returns nil if there is none. A type that embeds a *net.TCPConn is none: its
+// Read may be another one.
 func Socket(c net.Conn) net.Conn {
 	for range maxWrappers {
 		switch w := c.(type) {

@@ -1,6 +1,7 @@
 //go:build !portable
 
-// The clock of a bubble stands still while a goroutine reads a socket, as one does there for each connection that is kept.
+// The clock of a bubble stands still while a goroutine reads a socket, as one
+// does there for each connection that is kept.
 
 package pool_test
 

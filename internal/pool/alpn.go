@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// silent reports whether the target has chosen none of the protocols that it was
-// offered on c.
+// silent reports whether the target has chosen none of the protocols that it
+// was offered on c.
 func (c *Conn) silent() bool {
 	return c.tls != nil && len(c.pool.TLS.NextProtos) > 0 && c.tls.ConnectionState().NegotiatedProtocol == ""
 }
@@ -36,13 +36,14 @@ const (
 	hangUpTime = 250 * time.Millisecond // to close one whose protocol it does not speak
 )
 
-// onlyHTTP2 reports whether the silent target of c speaks HTTP/2 alone. Most such
-// targets know no ALPN, and are to be taken as they are. But crypto/tls lets clients
-// in that offer http/1.1 to a server which names h2 alone: net/http closes their
-// connection then, unless it speaks HTTP/1.1 all the same, as it does in httptest.
-// took is how long c has taken to open.
+// onlyHTTP2 reports whether the silent target of c speaks HTTP/2 alone. Most
+// such targets know no ALPN, and are to be taken as they are. But crypto/tls
+// lets clients in that offer http/1.1 to a server which names h2 alone:
+// net/http closes their connection then, unless it speaks HTTP/1.1 all the
+// same, as it does in httptest. took is how long c has taken to open.
 func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool {
-	bounded, cancel := context.WithTimeout(ctx, offerTime+4*took) // some targets serve one connection at a time
+	// some targets serve one connection at a time
+	bounded, cancel := context.WithTimeout(ctx, offerTime+4*took)
 	defer cancel()
 	conf := p.TLS.Clone()
 	conf.NextProtos = append([]string{"h2"}, conf.NextProtos...)
@@ -63,9 +64,9 @@ func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool 
 	return false
 }
 
-// hangsUp reports whether the target closes c, which nothing was sent on yet, within
-// that time. It waits in parts: a machine that stands still for a while, and then
-// finds a deadline passed, costs one of them.
+// hangsUp reports whether the target closes c, which nothing was sent on yet,
+// within that time. It waits in parts: a machine that stands still for a while,
+// and then finds a deadline passed, costs one of them.
 func (c *Conn) hangsUp(patience time.Duration) bool {
 	const parts = 8
 	err := os.ErrDeadlineExceeded

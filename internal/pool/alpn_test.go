@@ -18,8 +18,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// alpnPool returns a Pool that offers http/1.1 to a target which knows protos. The target serves one connection at a time if so
-// told. It hangs up on clients that choose no protocol if it is picky. alpnPool counts the connections.
+// alpnPool returns a Pool that offers http/1.1 to a target which knows protos.
+// The target serves one connection at a time if so told. It hangs up on clients
+// that choose no protocol if it is picky. alpnPool counts the connections.
 func alpnPool(t *testing.T, k alpnKind) (p *pool.Pool, dials *atomic.Int64) {
 	t.Helper()
 	server, roots := proxytest.TLS(t, "target.test")
@@ -115,7 +116,8 @@ func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
 	}
 }
 
-// still is a connection of a machine that stands still while the first Read with a deadline waits: it finds that passed.
+// still is a connection of a machine that stands still while the first Read
+// with a deadline waits: it finds that passed.
 type still struct {
 	net.Conn
 	armed, missed bool

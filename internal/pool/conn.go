@@ -16,7 +16,8 @@ import (
 // BufferSize is how many unread bytes a Conn can hold.
 const BufferSize = 16 << 10
 
-// ErrBufferFull is returned by Fill when nothing of a full buffer was discarded.
+// ErrBufferFull is returned by Fill when nothing of a full buffer was
+// discarded.
 var ErrBufferFull = errors.New("pool: buffer full")
 
 // buffers lends to connections that hold unread bytes. Shared by all pools: a
@@ -128,8 +129,8 @@ func (c *Conn) stream() net.Conn {
 	return &c.wire
 }
 
-// Buffered returns the unread bytes. They may be changed in place, and are valid
-// until the next Fill, Ask, Put or Close.
+// Buffered returns the unread bytes. They may be changed in place, and are
+// valid until the next Fill, Ask, Put or Close.
 func (c *Conn) Buffered() []byte {
 	if c.buf == nil {
 		return nil
@@ -309,10 +310,10 @@ func (c *Conn) release() {
 	}
 }
 
-// Put gives the connection back to be kept. The caller promises that the request
-// was sent and the response read to their ends, and that both sides want to keep
-// the connection. It is closed instead when it was aborted, holds unread bytes,
-// is too old or one too many, or could not be proven alive later.
+// Put gives the connection back to be kept. The caller promises that the
+// request was sent and the response read to their ends, and that both sides
+// want to keep the connection. It is closed instead when it was aborted, holds
+// unread bytes, is too old or one too many, or could not be proven alive later.
 func (c *Conn) Put() {
 	ok := c.r == c.w && c.pending == nil && c.provable()
 	c.release()
@@ -361,8 +362,8 @@ func (c *Conn) Detach() (net.Conn, []byte) {
 	return c.wire.Conn, ahead
 }
 
-// A Lease names one use of a Conn. It can be kept after the Conn was put back or
-// closed.
+// A Lease names one use of a Conn. It can be kept after the Conn was put back
+// or closed.
 type Lease struct {
 	c   *Conn
 	gen uint64

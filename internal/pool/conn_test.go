@@ -41,7 +41,8 @@ func TestFillAppendsAndReadBypassesTheBuffer(t *testing.T) {
 			require.Equal(t, "ad0", string(got[:3]), "unread bytes stay in front")
 			c.Discard(len(got))
 			rest, err := io.ReadAll(c)
-			if nw.name[:3] != "tls" || err != io.ErrUnexpectedEOF { // the peer sends no close_notify
+			// the peer sends no close_notify
+			if nw.name[:3] != "tls" || err != io.ErrUnexpectedEOF {
 				require.NoError(t, err)
 			}
 			assert.True(t, bytes.Equal(append([]byte("ad"), body...), append(got, rest...)))

@@ -15,8 +15,8 @@ type Pipe struct {
 	room int   // bytes that may still come in
 	err  error // of the last system call
 
-	// Out moves bytes to a socket until the pipe is empty or the socket takes no
-	// more, and reports whether there is nothing left to wait for.
+	// Out moves bytes to a socket until the pipe is empty or the socket takes
+	// no more, and reports whether there is nothing left to wait for.
 	// syscall.RawConn.Write calls it.
 	Out func(fd uintptr) bool
 
@@ -91,8 +91,8 @@ func (c *Conn) SpliceTo(dst Sink, n int64, idle time.Duration) (moved int64, err
 	return moved, err
 }
 
-// drainTo waits for bytes of the target and moves them into p. At the end of the
-// stream, and where this cannot be done, there are none.
+// drainTo waits for bytes of the target and moves them into p. At the end of
+// the stream, and where this cannot be done, there are none.
 func (c *Conn) drainTo(p *Pipe) error {
 	for {
 		err := c.raw.Read(p.in)

@@ -25,7 +25,8 @@ func newPipe() *Pipe {
 	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
 		return nil
 	}
-	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), syscall.F_SETPIPE_SZ, maxHeld) // a smaller one does too
+	// a smaller one does too
+	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), syscall.F_SETPIPE_SZ, maxHeld)
 	p := &Pipe{pipeEnds: pipeEnds{r: fds[0], w: fds[1]}}
 	p.in, p.Out = p.fill, p.drain
 	p.cleanup = runtime.AddCleanup(p, closeEnds, fds)
@@ -42,8 +43,8 @@ func (p *Pipe) close() {
 	closeEnds([2]int{p.r, p.w})
 }
 
-// fill moves what a socket has into the pipe, which is empty; syscall.RawConn.Read
-// calls it until it reports true.
+// fill moves what a socket has into the pipe, which is empty;
+// syscall.RawConn.Read calls it until it reports true.
 func (p *Pipe) fill(fd uintptr) bool {
 	n, err := splice(int(fd), p.w, p.room)
 	if err == syscall.EAGAIN {

@@ -9,7 +9,8 @@
 //
 //   - pool.go: idle connections
 //   - conn.go: one connection, lent to one exchange
-//   - wire.go, wire_unix.go, wire_other.go: reads and writes that an abort or a deadline ends
+//   - wire.go, wire_unix.go, wire_other.go: reads and writes that an abort or a
+//     deadline ends
 //   - pipe.go, pipe_linux.go, pipe_other.go: bodies within the kernel
 //   - alpn.go: targets that say nothing of what they speak
 package pool
@@ -45,7 +46,8 @@ var (
 	// ErrHTTP2 says that a target speaks HTTP/2 and not what it was offered.
 	ErrHTTP2 = errors.New("the target supports only HTTP/2")
 
-	// ErrAborted is returned by the operations of a Conn whose Lease was aborted.
+	// ErrAborted is returned by the operations of a Conn whose Lease was
+	// aborted.
 	ErrAborted = errors.New("the proxy closed the connection to the target during the exchange")
 )
 
@@ -63,15 +65,21 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // may be called concurrently. It starts nothing before a connection is kept.
 type Pool struct {
 	Dial func(ctx context.Context) (net.Conn, error) // required; a TCP or unix connection
-	TLS  *tls.Config                                 // nil means no TLS; ServerName must be set, and is never changed
+	// nil means no TLS; ServerName must be set, and is never changed
+	TLS *tls.Config
 
-	// Apart keeps the connections of clients apart: one is lent again only for the header of the PROXY protocol that the
-	// context of Open had. Dial sends it.
+	// Apart keeps the connections of clients apart: one is lent again only for
+	// the header of the PROXY protocol that the context of Open had. Dial sends
+	// it.
 	Apart bool
 
-	MaxIdle     int           // connections kept; 0 means DefaultMaxIdle, negative none
-	IdleTimeout time.Duration // unused connections close after it; 0 means DefaultIdleTimeout, negative never
-	Lifetime    time.Duration // older connections are not kept, so that moved names are found again; 0 means DefaultLifetime, negative for ever
+	MaxIdle int // connections kept; 0 means DefaultMaxIdle, negative none
+	// unused connections close after it; 0 means DefaultIdleTimeout, negative
+	// never
+	IdleTimeout time.Duration
+	// older connections are not kept, so that moved names are found again; 0
+	// means DefaultLifetime, negative for ever
+	Lifetime time.Duration
 
 	mu      sync.Mutex
 	idle    []*Conn // the one kept last at the end
@@ -104,7 +112,8 @@ func (p *Pool) Take() *Conn {
 	return c
 }
 
-// TakeFor is Take of a connection that was opened for the same header, if p keeps them apart.
+// TakeFor is Take of a connection that was opened for the same header, if p
+// keeps them apart.
 func (p *Pool) TakeFor(h *proxyproto.Header) *Conn {
 	if !p.Apart {
 		return p.Take()
@@ -123,12 +132,12 @@ func (p *Pool) TakeFor(h *proxyproto.Header) *Conn {
 }
 
 // Open dials a new connection, and does the TLS handshake if the target wants
-// one; ctx bounds both. A failed handshake is a *HandshakeError, any other error
-// is Dial's. The caller owns the connection until Put, Close or Detach.
+// one; ctx bounds both. A failed handshake is a *HandshakeError, any other
+// error is Dial's. The caller owns the connection until Put, Close or Detach.
 //
-// A target that chooses none of the protocols of TLS.NextProtos is dialed again,
-// once in a Lifetime, and offered h2 too. If it chooses h2, and closes the first
-// connection, the error is that of a handshake, with ErrHTTP2.
+// A target that chooses none of the protocols of TLS.NextProtos is dialed
+// again, once in a Lifetime, and offered h2 too. If it chooses h2, and closes
+// the first connection, the error is that of a handshake, with ErrHTTP2.
 func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
 	closed := p.closed
@@ -193,8 +202,8 @@ func (p *Pool) Close() {
 	p.CloseIdle()
 }
 
-// Retire closes the kept connections and keeps no more, but opens those that are
-// asked for. Retire may be called again.
+// Retire closes the kept connections and keeps no more, but opens those that
+// are asked for. Retire may be called again.
 func (p *Pool) Retire() {
 	p.mu.Lock()
 	p.retired = true
@@ -225,7 +234,8 @@ func (p *Pool) put(c *Conn) bool {
 	return true
 }
 
-// evict makes room among connections that are kept apart, of which the oldest may be that of a client which has left.
+// evict makes room among connections that are kept apart, of which the oldest
+// may be that of a client which has left.
 func (p *Pool) evict() *Conn {
 	if !p.Apart {
 		return nil

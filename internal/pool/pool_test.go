@@ -331,7 +331,8 @@ func (c *collect) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// A target may send session tickets late; they say nothing about the connection.
+// A target may send session tickets late; they say nothing about the
+// connection.
 func TestSessionTicketsDoNotMakeAConnectionStale(t *testing.T) {
 	server, roots := proxytest.TLS(t, "target.test")
 	ln := proxytest.Listen(t)

@@ -37,7 +37,8 @@ type wire struct {
 
 	read, write deadline
 
-	stall    time.Duration // what want of write is renewed by when bytes move; 0 means that it is not
+	// what want of write is renewed by when bytes move; 0 means that it is not
+	stall    time.Duration
 	progress peek.Progress // of writes
 }
 
@@ -84,8 +85,8 @@ func (w *wire) SetWriteDeadline(t time.Time) error {
 	return w.writeBy(t)
 }
 
-// SetWriteStall makes writes fail once the target has taken no byte for about d,
-// counted from now; zero or less is never.
+// SetWriteStall makes writes fail once the target has taken no byte for about
+// d, counted from now; zero or less is never.
 func (w *wire) SetWriteStall(d time.Duration) error {
 	w.stall = max(d, 0)
 	if w.stall == 0 {
@@ -181,9 +182,9 @@ func (w *wire) Write(p []byte) (total int, err error) {
 
 func (w *wire) aborted() bool { return w.state.Load()&phase == aborted }
 
-// abort wakes the owner if the use of that generation is still going on. A panic in a
-// connection type of the embedding program stays here, because the goroutine serves
-// others, too.
+// abort wakes the owner if the use of that generation is still going on. A
+// panic in a connection type of the embedding program stays here, because the
+// goroutine serves others, too.
 func (w *wire) abort(gen uint64) {
 	if !w.state.CompareAndSwap(gen+busy, gen+aborted) {
 		return

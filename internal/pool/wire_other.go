@@ -10,24 +10,28 @@ import (
 	"time"
 )
 
-// A proof that a kept connection is alive is a goroutine that reads one byte for
-// as long as it is kept, as in net/http's Transport: no portable way is known to
-// read a socket without waiting. A byte, and the end, prove it dead.
+// A proof that a kept connection is alive is a goroutine that reads one byte
+// for as long as it is kept, as in net/http's Transport: no portable way is
+// known to read a socket without waiting. A byte, and the end, prove it dead.
 //
-// What differs from systems with such a way: a kept connection costs a goroutine,
-// and taking it allocates the error that interrupts the goroutine; and one that
-// waits for its target holds a buffer.
+// What differs from systems with such a way: a kept connection costs a
+// goroutine, and taking it allocates the error that interrupts the goroutine;
+// and one that waits for its target holds a buffer.
 type proof struct {
-	hearing func()        // the method hear, kept so that go allocates nothing; nil if the connection cannot be proven alive
+	// the method hear, kept so that go allocates nothing; nil if the connection
+	// cannot be proven alive
+	hearing func()
 	done    chan struct{} // has a value when hear has ended
 	heard   bool          // hear has read something, or the end
 }
 
-// completes says that a read that waits is the system's to complete, so that none of
-// what has come is unknown to it. Elsewhere the runtime hears of that a moment later.
+// completes says that a read that waits is the system's to complete, so that
+// none of what has come is unknown to it. Elsewhere the runtime hears of that a
+// moment later.
 const completes = runtime.GOOS == "windows"
 
-// glance is how long one more look takes where a read does not complete by itself.
+// glance is how long one more look takes where a read does not complete by
+// itself.
 const glance = time.Millisecond
 
 // above prepares a connection whose bytes are those of socket.
@@ -36,7 +40,8 @@ func (c *Conn) above(net.Conn) { c.hearing, c.done = c.hear, make(chan struct{},
 // provable reports whether the connection can be proven alive once it was kept.
 func (c *Conn) provable() bool { return c.hearing != nil }
 
-// guard begins the time in which the connection is kept. Closing it ends that too.
+// guard begins the time in which the connection is kept. Closing it ends that
+// too.
 func (c *Conn) guard() {
 	c.heard, c.read = false, deadline{}
 	_ = c.Conn.SetReadDeadline(time.Time{})
@@ -68,8 +73,8 @@ func (c *Conn) hear() {
 	c.heard = n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// quiet reports whether the connection was open and had nothing to read when it was
-// taken.
+// quiet reports whether the connection was open and had nothing to read when it
+// was taken.
 func (c *Conn) quiet() bool { return !c.heard }
 
 // readNow is not called here: no connection has a raw socket to read from.

@@ -35,8 +35,8 @@ func (c *Conn) quiet() bool {
 	return n == 0 && err == errAgain
 }
 
-// readNow reads from a non-blocking socket: errAgain if nothing is there, io.EOF
-// at the end.
+// readNow reads from a non-blocking socket: errAgain if nothing is there,
+// io.EOF at the end.
 func readNow(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), p)

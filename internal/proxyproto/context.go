@@ -13,7 +13,8 @@ func NewContext(ctx context.Context, h *Header) context.Context {
 	return context.WithValue(ctx, contextKey{}, h)
 }
 
-// FromContext returns the header that ctx carries. Without one it is Local: nobody has asked for the connection.
+// FromContext returns the header that ctx carries. Without one it is Local:
+// nobody has asked for the connection.
 func FromContext(ctx context.Context) *Header {
 	if h, ok := ctx.Value(contextKey{}).(*Header); ok {
 		return h
@@ -21,8 +22,10 @@ func FromContext(ctx context.Context) *Header {
 	return new(Header)
 }
 
-// On returns the header for a client and the connection that its request came on. The client is not the peer of that
-// if there is a proxy in between: then its port is not known, and is 0. An unknown local address is the unspecified one.
+// On returns the header for a client and the connection that its request came
+// on. The client is not the peer of that if there is a proxy in between: then
+// its port is not known, and is 0. An unknown local address is the unspecified
+// one.
 func On(client netip.Addr, remote, local netip.AddrPort) Header {
 	if !client.IsValid() {
 		return Header{}
@@ -40,7 +43,8 @@ func On(client netip.Addr, remote, local netip.AddrPort) Header {
 	return Of(netip.AddrPortFrom(client, port), local)
 }
 
-// AddrPort returns the address of an end of a connection; invalid unless it is of TCP.
+// AddrPort returns the address of an end of a connection; invalid unless it is
+// of TCP.
 func AddrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
 		return t.AddrPort()

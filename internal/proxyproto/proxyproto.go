@@ -1,8 +1,11 @@
-// Package proxyproto reads and writes the header of the PROXY protocol, versions 1 and 2: the addresses of a connection
-// that a load balancer has accepted, in front of what it forwards
-// (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, quoted here as "the specification").
+// Package proxyproto reads and writes the header of the PROXY protocol,
+// versions 1 and 2: the addresses of a connection that a load balancer has
+// accepted, in front of what it forwards
+// (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, quoted here as
+// "the specification").
 //
-//   - proxyproto.go: what a header says, how much of one is missing, and why it is refused
+//   - proxyproto.go: what a header says, how much of one is missing, and why it
+//     is refused
 //   - v1.go: the text header
 //   - v2.go: the binary header
 //   - context.go: the header for a connection that is to be opened
@@ -13,13 +16,15 @@ import (
 	"strings"
 )
 
-// The limits of a header, in bytes. The specification limits version 1 to 107. Version 2 could have 65,551.
+// The limits of a header, in bytes. The specification limits version 1 to 107.
+// Version 2 could have 65,551.
 const (
 	MaxV1 = 107
 	MaxV2 = 4 << 10
 )
 
-// minLen is the length of the shortest header: "PROXY UNKNOWN\r\n". The shortest one of version 2 is a byte longer.
+// minLen is the length of the shortest header: "PROXY UNKNOWN\r\n". The
+// shortest one of version 2 is a byte longer.
 const minLen = 15
 
 // A Kind is what a header says of the connection that was forwarded.
@@ -27,20 +32,23 @@ type Kind uint8
 
 // The kinds. The zero Kind is Local.
 const (
-	Local Kind = iota // nothing: the addresses of the connection itself count. LOCAL, UNKNOWN and UNSPEC
-	TCP               // its addresses
-	Unix              // it came over a unix socket: its client has no address
+	// nothing: the addresses of the connection itself count. LOCAL, UNKNOWN and
+	// UNSPEC
+	Local Kind = iota
+	TCP        // its addresses
+	Unix       // it came over a unix socket: its client has no address
 )
 
-// A Header is what a header says. The zero Header is that of a connection which the sender opened for itself, such as a
-// health check.
+// A Header is what a header says. The zero Header is that of a connection which
+// the sender opened for itself, such as a health check.
 type Header struct {
-	Kind                Kind
-	Source, Destination netip.AddrPort // of TCP; both are IPv4, or both are IPv6, which may be IPv4-mapped
+	Kind Kind
+	// of TCP; both are IPv4, or both are IPv6, which may be IPv4-mapped
+	Source, Destination netip.AddrPort
 }
 
-// Of returns the header for the connection of a client: Local unless both addresses are known. IPv4 addresses may be
-// IPv4-mapped.
+// Of returns the header for the connection of a client: Local unless both
+// addresses are known. IPv4 addresses may be IPv4-mapped.
 func Of(client, here netip.AddrPort) Header {
 	if !client.IsValid() || !here.IsValid() {
 		return Header{}
@@ -71,9 +79,10 @@ const (
 	ErrChecksum = Error("the checksum of the PROXY header is wrong")
 )
 
-// Missing returns how many bytes are certainly missing of the header that b is the beginning of; 0 if b is a whole
-// header. A reader that never reads more than that reads no byte behind the header. Missing refuses what can be refused
-// by now, and leaves the rest to Parse.
+// Missing returns how many bytes are certainly missing of the header that b is
+// the beginning of; 0 if b is a whole header. A reader that never reads more
+// than that reads no byte behind the header. Missing refuses what can be
+// refused by now, and leaves the rest to Parse.
 func Missing(b []byte) (int, error) {
 	head := string(b[:min(len(b), len(signature))])
 	switch {

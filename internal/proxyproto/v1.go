@@ -14,7 +14,8 @@ const (
 	unknown = "UNKNOWN"
 )
 
-// fields is how many a line for TCP has: PROXY, the family, two addresses and two ports.
+// fields is how many a line for TCP has: PROXY, the family, two addresses and
+// two ports.
 const fields = 6
 
 // missingV1 is Missing of what begins with the prefix, and goes on.
@@ -50,7 +51,8 @@ func leastV1(b []byte) int {
 	return max(n, minLen-len(b))
 }
 
-// parseV1 reads a whole line. IPv6 addresses may be spelled in any way, all else in one only.
+// parseV1 reads a whole line. IPv6 addresses may be spelled in any way, all
+// else in one only.
 func parseV1(line string) (Header, error) {
 	line = strings.TrimSuffix(line, lineEnd)
 	if rest, ok := strings.CutPrefix(line, prefix+unknown); ok && (rest == "" || rest[0] == ' ') {
@@ -76,7 +78,8 @@ func parseAddr(addr, port string, v4 bool) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a, uint16(n)), ok
 }
 
-// AppendV1 appends h as a header of version 1. Kinds other than TCP are UNKNOWN.
+// AppendV1 appends h as a header of version 1. Kinds other than TCP are
+// UNKNOWN.
 func AppendV1(b []byte, h Header) []byte {
 	b = append(b, prefix...)
 	switch {

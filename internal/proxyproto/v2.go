@@ -6,7 +6,8 @@ import (
 	"net/netip"
 )
 
-// signature begins a header of version 2. Then come version and command, family and protocol, and the length of the rest.
+// signature begins a header of version 2. Then come version and command, family
+// and protocol, and the length of the rest.
 const (
 	signature = "\r\n\r\n\x00\r\nQUIT\n"
 	fixed     = len(signature) + 4
@@ -90,13 +91,15 @@ func addresses(b []byte, size int) Header {
 	}
 }
 
-// typeCRC32C is the type of the extension that holds the checksum of the header.
+// typeCRC32C is the type of the extension that holds the checksum of the
+// header.
 const typeCRC32C = 0x03
 
 // castagnoli is the polynomial of that. Read-only.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checkTLVs checks the extensions in b, a whole header, from at on: their lengths, and the checksum if there is one.
+// checkTLVs checks the extensions in b, a whole header, from at on: their
+// lengths, and the checksum if there is one.
 func checkTLVs(b []byte, at int) error {
 	for summed := false; at < len(b); {
 		if len(b)-at < 3 {
@@ -123,7 +126,8 @@ func checkTLVs(b []byte, at int) error {
 	return nil
 }
 
-// AppendV2 appends h as a header of version 2, without extensions. Unix has empty paths.
+// AppendV2 appends h as a header of version 2, without extensions. Unix has
+// empty paths.
 func AppendV2(b []byte, h Header) []byte {
 	b = append(b, signature...)
 	switch {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// A Backend is an upstream that speaks raw bytes: what it received is kept, what it answers is a script.
+// A Backend is an upstream that speaks raw bytes: what it received is kept,
+// what it answers is a script.
 type Backend struct {
 	t      testing.TB
 	ln     net.Listener
@@ -33,8 +34,8 @@ type BackendConn struct {
 	backend *Backend
 }
 
-// NewBackend starts a Backend that runs script on each connection, in a goroutine of its own, and closes the
-// connection when script returns.
+// NewBackend starts a Backend that runs script on each connection, in a
+// goroutine of its own, and closes the connection when script returns.
 func NewBackend(t testing.TB, script func(*BackendConn)) *Backend {
 	t.Helper()
 	return NewBackendOn(t, Listen(t), script)
@@ -48,8 +49,9 @@ func NewBackendOn(t testing.TB, ln net.Listener, script func(*BackendConn)) *Bac
 	return b
 }
 
-// Reply is a script that answers the requests of a connection with raw, in turn, the last one for all that follow.
-// An empty string closes the connection.
+// Reply is a script that answers the requests of a connection with raw, in
+// turn, the last one for all that follow. An empty string closes the
+// connection.
 func Reply(raw ...string) func(*BackendConn) {
 	return func(c *BackendConn) {
 		for i := 0; ; i++ {
@@ -108,7 +110,8 @@ func (c *BackendConn) ReadRequest() (*Request, error) {
 	return q, err
 }
 
-// Wait waits until ch is closed or has a value; it reports false when the test ended instead.
+// Wait waits until ch is closed or has a value; it reports false when the test
+// ended instead.
 func (c *BackendConn) Wait(ch <-chan struct{}) bool {
 	select {
 	case <-ch:
@@ -176,7 +179,8 @@ func (b *Backend) close() {
 	b.wg.Wait()
 }
 
-// Accept returns the Sec-WebSocket-Accept for a request with the fields h (RFC 6455, 4.2.2).
+// Accept returns the Sec-WebSocket-Accept for a request with the fields h (RFC
+// 6455, 4.2.2).
 func Accept(h http.Header) string {
 	sum := sha1.Sum([]byte(h.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -9,14 +9,16 @@ import (
 	"testing"
 )
 
-// A Client is a raw client connection. Its methods fail the test, at once, on whatever goes wrong;
-// those of the embedded [Conn] that it does not redefine return their errors.
+// A Client is a raw client connection. Its methods fail the test, at once, on
+// whatever goes wrong; those of the embedded [Conn] that it does not redefine
+// return their errors.
 type Client struct {
 	*Conn
 	t testing.TB
 }
 
-// Dial connects to addr over TCP. The connection is closed at the end of the test.
+// Dial connects to addr over TCP. The connection is closed at the end of the
+// test.
 func Dial(t testing.TB, addr string) *Client {
 	t.Helper()
 	nc, err := net.DialTimeout("tcp", addr, Patience)
@@ -47,7 +49,8 @@ func (c *Client) Send(s string) {
 	}
 }
 
-// Response reads one whole response to a request of the given method, a 1xx too.
+// Response reads one whole response to a request of the given method, a 1xx
+// too.
 func (c *Client) Response(method string) *Response {
 	c.t.Helper()
 	p, err := c.ReadResponse(method)
@@ -57,7 +60,8 @@ func (c *Client) Response(method string) *Response {
 	return p
 }
 
-// Do sends raw and reads the response to it, past any 1xx. The method is raw's first word.
+// Do sends raw and reads the response to it, past any 1xx. The method is raw's
+// first word.
 func (c *Client) Do(raw string) *Response {
 	c.t.Helper()
 	c.Send(raw)
@@ -87,7 +91,8 @@ func (c *Client) Expect(want string) {
 	}
 }
 
-// Rest reads until the other end closes the connection, with a FIN or a reset, and returns what came before.
+// Rest reads until the other end closes the connection, with a FIN or a reset,
+// and returns what came before.
 func (c *Client) Rest() string {
 	c.t.Helper()
 	rest, err := c.ReadAll()

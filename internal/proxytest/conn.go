@@ -13,9 +13,10 @@ import (
 	"time"
 )
 
-// A Conn is one end of a TCP or TLS connection that keeps the bytes of what it reads.
-// Each of its methods that reads or writes fails after [Patience], or at the deadline that the test has set. One goroutine
-// reads and one writes at a time.
+// A Conn is one end of a TCP or TLS connection that keeps the bytes of what it
+// reads. Each of its methods that reads or writes fails after [Patience], or at
+// the deadline that the test has set. One goroutine reads and one writes at a
+// time.
 type Conn struct {
 	net.Conn
 	own atomic.Bool // the test has set a deadline
@@ -42,8 +43,9 @@ func (c *Conn) SetReadDeadline(at time.Time) error {
 	return c.Conn.SetReadDeadline(at)
 }
 
-// begin gives a method its time: a connection does not fail for its age. The time is for both directions, since a TLS handshake
-// that is left to the first read writes too.
+// begin gives a method its time: a connection does not fail for its age. The
+// time is for both directions, since a TLS handshake that is left to the first
+// read writes too.
 func (c *Conn) begin() {
 	if !c.own.Load() {
 		_ = c.Conn.SetDeadline(time.Now().Add(Patience))
@@ -65,7 +67,8 @@ type Response struct {
 	Content        []byte // the body without its framing
 }
 
-// ReadRequest reads one whole request. At the end of the connection the error is io.EOF.
+// ReadRequest reads one whole request. At the end of the connection the error
+// is io.EOF.
 func (c *Conn) ReadRequest() (*Request, error) {
 	c.begin()
 	q, err := http.ReadRequest(c.r)
@@ -76,7 +79,8 @@ func (c *Conn) ReadRequest() (*Request, error) {
 	return &Request{Request: q, Raw: c.take(), Content: content}, err
 }
 
-// ReadHead reads up to and including the next empty line and returns it as it came.
+// ReadHead reads up to and including the next empty line and returns it as it
+// came.
 func (c *Conn) ReadHead() (string, error) {
 	c.begin()
 	var head []byte
@@ -91,8 +95,9 @@ func (c *Conn) ReadHead() (string, error) {
 	return string(head), nil
 }
 
-// ReadResponse reads one whole response to a request of the given method, a 1xx too.
-// With an error, the Response holds what had come before it, and is nil when not even a head had.
+// ReadResponse reads one whole response to a request of the given method, a 1xx
+// too. With an error, the Response holds what had come before it, and is nil
+// when not even a head had.
 func (c *Conn) ReadResponse(method string) (*Response, error) {
 	c.begin()
 	p, err := http.ReadResponse(c.r, &http.Request{Method: method})
@@ -120,7 +125,8 @@ func (c *Conn) ReadString(n int) (string, error) {
 	return string(p[:n]), err
 }
 
-// ReadAll reads until the other end closes. A reset counts as an end, a timeout is an error.
+// ReadAll reads until the other end closes. A reset counts as an end, a timeout
+// is an error.
 func (c *Conn) ReadAll() (string, error) {
 	c.begin()
 	p, err := io.ReadAll(c.r)
@@ -143,7 +149,8 @@ func (c *Conn) CloseWrite() error {
 	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
 
-// Reset closes the connection with a RST: the other end reads "connection reset by peer".
+// Reset closes the connection with a RST: the other end reads "connection reset
+// by peer".
 func (c *Conn) Reset() error {
 	under := c.Conn
 	if t, ok := under.(*tls.Conn); ok {
@@ -152,7 +159,8 @@ func (c *Conn) Reset() error {
 	return errors.Join(under.(*net.TCPConn).SetLinger(0), under.Close())
 }
 
-// take returns the bytes read since the last take, without those that r holds unread.
+// take returns the bytes read since the last take, without those that r holds
+// unread.
 func (c *Conn) take() []byte {
 	return bytes.Clone(c.raw.Next(c.raw.Len() - c.r.Buffered()))
 }

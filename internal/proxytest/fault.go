@@ -13,7 +13,8 @@ import (
 // A FaultMode is what a Fault does to the bytes that pass.
 type FaultMode int32
 
-// The modes of a Fault. Each decides at the bytes of a request, on connections that are open already too.
+// The modes of a Fault. Each decides at the bytes of a request, on connections
+// that are open already too.
 const (
 	Pass       FaultMode = iota // nothing
 	Refuse                      // nobody listens
@@ -27,7 +28,8 @@ const (
 	faultModes                  // how many there are
 )
 
-// A Fault is a listener in front of a server that passes bytes both ways, and does what goes wrong in networks.
+// A Fault is a listener in front of a server that passes bytes both ways, and
+// does what goes wrong in networks.
 type Fault struct {
 	addr string
 	to   string
@@ -53,7 +55,8 @@ func (p *pulse) beat(asked bool) {
 	p.last.Store(time.Now().UnixNano())
 }
 
-// busy reports whether an exchange may be under way: with an answer that has begun, bytes pass all the time.
+// busy reports whether an exchange may be under way: with an answer that has
+// begun, bytes pass all the time.
 func (p *pulse) busy() bool {
 	return p != nil && (p.asked.Load() || time.Now().UnixNano()-p.last.Load() < int64(100*time.Millisecond))
 }
@@ -102,8 +105,8 @@ func (f *Fault) Set(m FaultMode) {
 // Change sets a mode drawn by r.
 func (f *Fault) Change(r *rand.Rand) { f.Set(FaultMode(r.IntN(int(faultModes)))) }
 
-// Harm returns how many connections failed by f's doing, refused ones left out, and on how many of them an answer may have been
-// cut off.
+// Harm returns how many connections failed by f's doing, refused ones left out,
+// and on how many of them an answer may have been cut off.
 func (f *Fault) Harm() (failed, cut int64) { return f.failed.Load(), f.cut.Load() }
 
 // cutOff notes that a connection ends while an answer may be under way.

@@ -46,7 +46,8 @@ func TestAFaultDoesWhatItSays(t *testing.T) {
 			proxytest.Eventually(t, "the request to be taken", func() bool { taken, _ := f.Harm(); return taken > failed })
 		}
 		if n > 0 || mode == proxytest.Hang {
-			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond)) // there is nothing to come
+			// there is nothing to come
+			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 		}
 		rest, err := io.ReadFull(c, buf[n:])
 		n += rest

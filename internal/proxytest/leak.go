@@ -15,20 +15,24 @@ import (
 	"time"
 )
 
-// settled names functions whose goroutines may stay: those of the runtime and the testing package, and certmagic's
-// watch over a lock file, which sees only every 5 s that its file is gone, and then ends. Read-only.
+// settled names functions whose goroutines may stay: those of the runtime and
+// the testing package, and certmagic's watch over a lock file, which sees only
+// every 5 s that its file is gone, and then ends. Read-only.
 var settled = []string{
 	"github.com/caddyserver/certmagic.keepLockfileFresh(",
 	"testing.(*M).", "testing.(*T).Run(", "testing.(*T).Parallel(", "testing.(*F).Fuzz(", "testing.runFuzz", "testing.runTests(",
 	"testing.tRunner.func", "internal/fuzz.", "os/signal.loop(", "os/signal.signal_recv(", "runtime.ensureSigM(", "runtime/trace.",
 }
 
-// NoLeaks fails the test when a goroutine started during it is still running at its end, and prints its stack.
+// NoLeaks fails the test when a goroutine started during it is still running at
+// its end, and prints its stack.
 //
-// Call it first: Cleanup runs in reverse order, so that whatever the test opens later is closed before the check.
-// Under [Main] it fits parallel tests: goroutines that another test has started are left to that one, and to the look at the
-// end of the run. It looks at all of them, though, which takes milliseconds beside many tests: once for each is enough.
-// A [testing/synctest] bubble checks itself.
+// Call it first: Cleanup runs in reverse order, so that whatever the test opens
+// later is closed before the check. Under [Main] it fits parallel tests:
+// goroutines that another test has started are left to that one, and to the
+// look at the end of the run. It looks at all of them, though, which takes
+// milliseconds beside many tests: once for each is enough. A [testing/synctest]
+// bubble checks itself.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	noLeaks(t, Patience)
@@ -46,21 +50,25 @@ func noLeaks(t testing.TB, patience time.Duration) {
 	})
 }
 
-// ownerLabel names the test in the profiler labels of its goroutines. What a goroutine starts inherits them.
+// ownerLabel names the test in the profiler labels of its goroutines. What a
+// goroutine starts inherits them.
 const ownerLabel = "test"
 
-// own labels the calling goroutine, and all that it starts from now on, as owner's.
+// own labels the calling goroutine, and all that it starts from now on, as
+// owner's.
 func own(owner string) {
 	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(ownerLabel, owner)))
 }
 
-// Main runs the tests of a package and exits with their code, or with 1 when they pass but leave goroutines behind:
+// Main runs the tests of a package and exits with their code, or with 1 when
+// they pass but leave goroutines behind:
 //
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
 //
-// The user's data directory is an empty one meanwhile: no test touches the certificates of the user who runs it, nor those of
-// another package's tests. GODEBUG has one more setting, in the processes that tests start too. Garbage is collected less often
-// than usual, unless GOGC is set.
+// The user's data directory is an empty one meanwhile: no test touches the
+// certificates of the user who runs it, nor those of another package's tests.
+// GODEBUG has one more setting, in the processes that tests start too. Garbage
+// is collected less often than usual, unless GOGC is set.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "proxytest")
 	if err == nil {
@@ -73,7 +81,9 @@ func Main(m *testing.M) {
 	// Stacks show the labels.
 	_ = os.Setenv("GODEBUG", strings.TrimPrefix(os.Getenv("GODEBUG")+",tracebacklabels=1", ","))
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400) // tests keep little and make plenty of garbage: collections would be an eighth of their work
+		// tests keep little and make plenty of garbage: collections would be an
+		// eighth of their work
+		debug.SetGCPercent(400)
 	}
 	own("-") // neither of a test that looks for leaks, nor of none
 	code := runAndLook(m)
@@ -94,9 +104,11 @@ func runAndLook(m *testing.M) int {
 	return code
 }
 
-// leaked waits until no goroutine is left that is not in before, and returns the stacks of those that stay: all, or those of
-// the test owner and its subtests, and those that no goroutine has started but a timer. Timers of other tests start new ones
-// all the time: of these, only those of the first look count.
+// leaked waits until no goroutine is left that is not in before, and returns
+// the stacks of those that stay: all, or those of the test owner and its
+// subtests, and those that no goroutine has started but a timer. Timers of
+// other tests start new ones all the time: of these, only those of the first
+// look count.
 func leaked(before map[string]string, owner string, patience time.Duration) []string {
 	var left []string
 	var first map[string]string
@@ -116,8 +128,9 @@ func leaked(before map[string]string, owner string, patience time.Duration) []st
 	return left
 }
 
-// isOf reports whether a goroutine can be one that owner, or a subtest of it, has started. All are of "". What only a timer has
-// started can be if it is in first.
+// isOf reports whether a goroutine can be one that owner, or a subtest of it,
+// has started. All are of "". What only a timer has started can be if it is in
+// first.
 func isOf(owner, id, stack string, first map[string]string) bool {
 	head, _, _ := strings.Cut(stack, "\n")
 	_, label, labelled := strings.Cut(head, `labels:{"`+ownerLabel+`": `)
@@ -133,10 +146,12 @@ func isOf(owner, id, stack string, first map[string]string) bool {
 	return err != nil || name == owner || strings.HasPrefix(name, owner+"/")
 }
 
-// buffers are for the text of all stacks: a test may look for leaks a hundred times.
+// buffers are for the text of all stacks: a test may look for leaks a hundred
+// times.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 1<<20)) }}
 
-// goroutines returns the stacks of all goroutines but the caller's and the settled ones, by goroutine number.
+// goroutines returns the stacks of all goroutines but the caller's and the
+// settled ones, by goroutine number.
 func goroutines() map[string]string {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -156,7 +171,8 @@ func goroutines() map[string]string {
 	return found
 }
 
-// goroutineID returns the number in a stack's first line, "goroutine 12 [running]:".
+// goroutineID returns the number in a stack's first line, "goroutine 12
+// [running]:".
 func goroutineID(stack string) (string, bool) {
 	rest, ok := strings.CutPrefix(stack, "goroutine ")
 	if !ok {

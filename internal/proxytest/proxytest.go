@@ -1,8 +1,9 @@
-// Package proxytest is the test kit: raw TCP peers on both sides of a proxy, recording HTTP backends, certificates made
-// on the spot, and a check that no goroutine outlives its test. It is imported by tests only.
+// Package proxytest is the test kit: raw TCP peers on both sides of a proxy,
+// recording HTTP backends, certificates made on the spot, and a check that no
+// goroutine outlives its test. It is imported by tests only.
 //
-// Everything takes a [testing.TB], listens on a free loopback port, and is taken down by Cleanup. Nothing waits longer
-// than [Patience].
+// Everything takes a [testing.TB], listens on a free loopback port, and is
+// taken down by Cleanup. Nothing waits longer than [Patience].
 package proxytest
 
 import (
@@ -14,7 +15,8 @@ import (
 // Patience bounds every wait in the kit: a test that needs longer has hung.
 const Patience = 15 * time.Second
 
-// Listen opens a TCP listener on a free port of 127.0.0.1 and closes it at the end of the test.
+// Listen opens a TCP listener on a free port of 127.0.0.1 and closes it at the
+// end of the test.
 func Listen(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -25,8 +27,9 @@ func Listen(t testing.TB) net.Listener {
 	return ln
 }
 
-// Free returns a loopback address that was free a moment ago, for another process to listen on. A third one may take it in the
-// meantime: prefer [Listen], or [Reserve].
+// Free returns a loopback address that was free a moment ago, for another
+// process to listen on. A third one may take it in the meantime: prefer
+// [Listen], or [Reserve].
 func Free(t testing.TB) string {
 	t.Helper()
 	ln := Listen(t)
@@ -34,20 +37,24 @@ func Free(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-// Refused returns a loopback address where every dial is refused, until the test ends.
+// Refused returns a loopback address where every dial is refused, until the
+// test ends.
 func Refused(t testing.TB) string {
 	t.Helper()
 	addr, _ := Reserve(t)
 	return addr
 }
 
-// Reserve returns a loopback address where every dial is refused until release was called. Then it can be listened on. Until
-// then the port is the client's end of an open connection, so that no other process can begin to listen on it.
+// Reserve returns a loopback address where every dial is refused until release
+// was called. Then it can be listened on. Until then the port is the client's
+// end of an open connection, so that no other process can begin to listen on
+// it.
 func Reserve(t testing.TB) (addr string, release func()) {
 	t.Helper()
 	ln := Listen(t)
 	defer ln.Close()
-	bound := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}} // or others would share the port, and keep it
+	// or others would share the port, and keep it
+	bound := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
 	c, err := bound.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -64,8 +71,8 @@ func Reserve(t testing.TB) (addr string, release func()) {
 	}
 }
 
-// Eventually waits until done reports true, and fails the test after [Patience] with what was waited for.
-// It polls: prefer a channel where there is one.
+// Eventually waits until done reports true, and fails the test after [Patience]
+// with what was waited for. It polls: prefer a channel where there is one.
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	if !poll(Patience, done) {
@@ -73,7 +80,8 @@ func Eventually(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// poll asks done every few milliseconds until it reports true or patience is over.
+// poll asks done every few milliseconds until it reports true or patience is
+// over.
 func poll(patience time.Duration, done func() bool) bool {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -85,7 +93,8 @@ func poll(patience time.Duration, done func() bool) bool {
 	return true
 }
 
-// pollSlower is poll for what is costly to ask: each pause is twice as long as the one before, up to 100 ms.
+// pollSlower is poll for what is costly to ask: each pause is twice as long as
+// the one before, up to 100 ms.
 func pollSlower(patience time.Duration, done func() bool) bool {
 	pause := 2 * time.Millisecond
 	tick := time.NewTicker(pause)

@@ -20,7 +20,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// recorder is a testing.TB that keeps what is reported to it and runs Cleanup when told.
+// recorder is a testing.TB that keeps what is reported to it and runs Cleanup
+// when told.
 type recorder struct {
 	testing.TB
 	errors   []string

@@ -20,8 +20,8 @@ type Server struct {
 	seen []*seen
 }
 
-// A Seen is one request as the handler saw it. Content and Trailer hold what the handler read of them; with Expect there is
-// no Content.
+// A Seen is one request as the handler saw it. Content and Trailer hold what
+// the handler read of them; with Expect there is no Content.
 type Seen struct {
 	Method, Target, Host, Proto, RemoteAddr string
 	Header, Trailer                         http.Header
@@ -34,7 +34,8 @@ type seen struct {
 	content bytes.Buffer
 }
 
-// NewServer starts an HTTP/1.1 backend. A nil h reads the body and answers 200 with "ok".
+// NewServer starts an HTTP/1.1 backend. A nil h reads the body and answers 200
+// with "ok".
 func NewServer(t testing.TB, h http.Handler) *Server {
 	t.Helper()
 	s := newServer(t, h)
@@ -42,7 +43,8 @@ func NewServer(t testing.TB, h http.Handler) *Server {
 	return s
 }
 
-// NewH2CServer starts a backend that speaks HTTP/2 with prior knowledge over plain TCP, and nothing else.
+// NewH2CServer starts a backend that speaks HTTP/2 with prior knowledge over
+// plain TCP, and nothing else.
 func NewH2CServer(t testing.TB, h http.Handler) *Server {
 	t.Helper()
 	s := newServer(t, h)
@@ -52,14 +54,15 @@ func NewH2CServer(t testing.TB, h http.Handler) *Server {
 	return s
 }
 
-// NewTLSServer starts a backend that speaks HTTP/1.1 and HTTP/2 over TLS, with a certificate that roots verifies
-// for the loopback addresses and localhost.
+// NewTLSServer starts a backend that speaks HTTP/1.1 and HTTP/2 over TLS, with
+// a certificate that roots verifies for the loopback addresses and localhost.
 func NewTLSServer(t testing.TB, h http.Handler) (s *Server, roots *x509.CertPool) {
 	t.Helper()
 	s = newServer(t, h)
 	config, roots := TLS(t)
 	s.TLS = config
-	s.TLS.NextProtos = []string{"h2", "http/1.1"} // as an http.Server has it; httptest would leave the latter out
+	// as an http.Server has it; httptest would leave the latter out
+	s.TLS.NextProtos = []string{"h2", "http/1.1"}
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	return s, roots
@@ -131,7 +134,9 @@ func (s *Server) record(h http.Handler) http.Handler {
 			r.Trailer = q.Trailer.Clone()
 			s.mu.Unlock()
 		}()
-		if q.Header.Get("Expect") != "" { // net/http asks for a body that it does not know the type of, even if nobody reads it
+		// net/http asks for a body that it does not know the type of, even if
+		// nobody reads it
+		if q.Header.Get("Expect") != "" {
 			h.ServeHTTP(w, q)
 			return
 		}
@@ -155,7 +160,8 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// close ends the server even when a handler hangs: its connections are cut first.
+// close ends the server even when a handler hangs: its connections are cut
+// first.
 func (s *Server) close() {
 	s.CloseClientConnections()
 	s.Close()

@@ -6,10 +6,12 @@ import (
 	"time"
 )
 
-// standstill is how late a goroutine that wakes all the time may be before the machine is said to have stood still.
+// standstill is how late a goroutine that wakes all the time may be before the
+// machine is said to have stood still.
 const standstill = 50 * time.Millisecond
 
-// Standstills sees for how long the machine, or the process, stands still. A test that measures time can allow for as much.
+// Standstills sees for how long the machine, or the process, stands still. A
+// test that measures time can allow for as much.
 type Standstills struct {
 	mu    sync.Mutex
 	last  time.Time

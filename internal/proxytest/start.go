@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// A Runner is what runs a proxy on two listeners until ctx is done, as hostproxy.Server does.
+// A Runner is what runs a proxy on two listeners until ctx is done, as
+// hostproxy.Server does.
 type Runner interface {
 	Serve(ctx context.Context, https, plain net.Listener) error
 }
@@ -29,7 +30,8 @@ func Start(t testing.TB, r Runner) *Running {
 	return start(t, r, Listen(t))
 }
 
-// StartPlain runs r with the plain listener only, on which it serves its routes.
+// StartPlain runs r with the plain listener only, on which it serves its
+// routes.
 func StartPlain(t testing.TB, r Runner) *Running {
 	t.Helper()
 	return start(t, r, nil)
@@ -59,7 +61,8 @@ func start(t testing.TB, r Runner, https net.Listener) *Running {
 // Drain tells the server to end, and does not wait.
 func (s *Running) Drain() { s.cancel() }
 
-// Stop tells the server to end, waits until it did and returns its error. It may be called again.
+// Stop tells the server to end, waits until it did and returns its error. It
+// may be called again.
 func (s *Running) Stop() error {
 	s.t.Helper()
 	s.cancel()
@@ -72,7 +75,8 @@ func (s *Running) Stop() error {
 	}
 }
 
-// StopLate is Stop for a server that cannot end in time. Its error is expected, and does not fail the test.
+// StopLate is Stop for a server that cannot end in time. Its error is expected,
+// and does not fail the test.
 func (s *Running) StopLate() error {
 	s.t.Helper()
 	err := s.Stop()

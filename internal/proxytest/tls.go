@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// Certificate makes a self-signed certificate for hosts, names and IP addresses alike, and the pool that verifies it.
-// With no hosts it is for localhost, 127.0.0.1 and ::1.
+// Certificate makes a self-signed certificate for hosts, names and IP addresses
+// alike, and the pool that verifies it. With no hosts it is for localhost,
+// 127.0.0.1 and ::1.
 func Certificate(t testing.TB, hosts ...string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	if len(hosts) == 0 {
@@ -25,8 +26,9 @@ func Certificate(t testing.TB, hosts ...string) (tls.Certificate, *x509.CertPool
 		t.Fatalf("proxytest: certificate: %v", err)
 	}
 	leaf := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{CommonName: "proxytest"}, // curl refuses an issuer without a name
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		// curl refuses an issuer without a name
+		Subject:               pkix.Name{CommonName: "proxytest"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		IsCA:                  true,
@@ -54,7 +56,8 @@ func Certificate(t testing.TB, hosts ...string) (tls.Certificate, *x509.CertPool
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: parsed}, roots
 }
 
-// TLS returns a server's config with a certificate as [Certificate] makes it, and the pool that verifies it.
+// TLS returns a server's config with a certificate as [Certificate] makes it,
+// and the pool that verifies it.
 func TLS(t testing.TB, hosts ...string) (*tls.Config, *x509.CertPool) {
 	t.Helper()
 	cert, roots := Certificate(t, hosts...)

@@ -28,8 +28,8 @@ func Walk(h http.Handler, f func(http.Handler) bool) {
 	}
 }
 
-// IsNil reports whether h is a nil of a type of net/http that cannot serve by it.
-// Other types may.
+// IsNil reports whether h is a nil of a type of net/http that cannot serve by
+// it. Other types may.
 func IsNil(h http.Handler) bool {
 	switch h := h.(type) {
 	case http.HandlerFunc:
@@ -49,8 +49,8 @@ func last(h http.Handler) (last http.Handler) {
 }
 
 // Same compares handlers. Those that cannot be compared are different; an
-// http.HandlerFunc is the same if it is the same value, and not only of the same
-// code.
+// http.HandlerFunc is the same if it is the same value, and not only of the
+// same code.
 func Same(a, b http.Handler) bool {
 	if f, ok := a.(http.HandlerFunc); ok {
 		g, ok := b.(http.HandlerFunc)

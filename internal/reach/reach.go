@@ -1,5 +1,5 @@
-// Package reach knows what routes lead to: which handler is behind a handler, and
-// which routes still need something that has work in the background.
+// Package reach knows what routes lead to: which handler is behind a handler,
+// and which routes still need something that has work in the background.
 package reach
 
 import (
@@ -29,7 +29,8 @@ func (m *Map[T]) add(t T) {
 	m.count[t]++
 }
 
-// Remove notes that one route less leads to t, and reports whether none is left.
+// Remove notes that one route less leads to t, and reports whether none is
+// left.
 func (m *Map[T]) Remove(t T) (last bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

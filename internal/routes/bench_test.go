@@ -8,7 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-// many is how many different requests a benchmark repeats, spread over all hosts.
+// many is how many different requests a benchmark repeats, spread over all
+// hosts.
 const many = 4096
 
 // hostRoutes returns routes for n hosts, as New wants them.

@@ -6,7 +6,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// filled is how many places of a group are taken in a leaf that was built: the others are for sites to come.
+// filled is how many places of a group are taken in a leaf that was built: the
+// others are for sites to come.
 const filled = 6
 
 // A builder makes tries out of many sites at a time.
@@ -18,13 +19,15 @@ type builder[V any] struct {
 	turn  yield.Turn
 }
 
-// An item is a site on its way into a trie. It has no pointer: a million of them cost the garbage collector nothing.
+// An item is a site on its way into a trie. It has no pointer: a million of
+// them cost the garbage collector nothing.
 type item struct {
 	hash uint64
 	at   int32 // in the builder's sites
 }
 
-// trie returns the trie of the sites. Of two that have the same key, which have no paths, it takes the first.
+// trie returns the trie of the sites. Of two that have the same key, which have
+// no paths, it takes the first.
 func (b *builder[V]) trie() trie[V] {
 	b.seed = maphash.MakeSeed()
 	return trie[V]{seed: b.seed, skip: b.skip, root: b.node(0)}
@@ -44,7 +47,8 @@ func (b *builder[V]) items() []item {
 	return items
 }
 
-// build returns the node at depth of some items. It uses spare, which is as long, and changes items.
+// build returns the node at depth of some items. It uses spare, which is as
+// long, and changes items.
 func (b *builder[V]) build(items, spare []item, depth int) node[V] {
 	if len(items) <= maxLeaf || depth == maxBranch {
 		return b.leaf(items)

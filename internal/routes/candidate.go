@@ -14,8 +14,9 @@ type Candidate[V any] struct {
 	Why string // it is not the route that Lookup returns; "" if it is
 }
 
-// Candidates returns the routes whose host pattern matches a canonical host, in the order in which Lookup prefers them,
-// each with the reason why Lookup does not return it for the path. It is for explanations: it takes time and memory.
+// Candidates returns the routes whose host pattern matches a canonical host, in
+// the order in which Lookup prefers them, each with the reason why Lookup does
+// not return it for the path. It is for explanations: it takes time and memory.
 func (t *Table[V]) Candidates(host, path string) []Candidate[V] {
 	if t == nil {
 		return nil
@@ -47,7 +48,8 @@ func (t *Table[V]) Candidates(host, path string) []Candidate[V] {
 	return all
 }
 
-// whyNot returns why the candidate does not serve a path, which chosen does, if that is not nil.
+// whyNot returns why the candidate does not serve a path, which chosen does, if
+// that is not nil.
 func (c *Candidate[V]) whyNot(chosen *Route[V], path string) string {
 	switch {
 	case !c.Pattern.holds(path):
@@ -60,7 +62,8 @@ func (c *Candidate[V]) whyNot(chosen *Route[V], path string) string {
 	return fmt.Sprintf("%s wins: an exact host beats a wildcard and *", chosen.Pattern)
 }
 
-// explainAmbiguous says of each candidate how it stands to a path that is ambiguous.
+// explainAmbiguous says of each candidate how it stands to a path that is
+// ambiguous.
 func explainAmbiguous[V any](all []Candidate[V], c *candidates[V], path string) {
 	written := choose(c, path)
 	read, other := c.disagree(path, written)
@@ -78,8 +81,9 @@ func explainAmbiguous[V any](all []Candidate[V], c *candidates[V], path string) 
 	}
 }
 
-// disagree returns how a target may read a path, so that it belongs to another route than r, and that route, which may be
-// nil. It returns "" if there are too many ways to read it.
+// disagree returns how a target may read a path, so that it belongs to another
+// route than r, and that route, which may be nil. It returns "" if there are
+// too many ways to read it.
 func (c *candidates[V]) disagree(path string, r *Route[V]) (string, *Route[V]) {
 	all := readings(path)
 	if n := 1 << bits.OnesCount8(uint8(all)); n > fewReadings && n*len(path) > maxWork {

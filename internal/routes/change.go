@@ -11,11 +11,14 @@ import (
 type Change[V any] struct {
 	From, To        *Table[V]
 	Coming, Leaving []*Route[V] // that only To has, and that only From has
-	taken           []*Route[V] // of From, whose patterns those of Coming take; nil for none, and beyond the end
+	// of From, whose patterns those of Coming take; nil for none, and beyond
+	// the end
+	taken []*Route[V]
 }
 
-// NewChange returns the change that makes the given routes, which are new, the only ones. A route of from stays as it is
-// if same says so of it and the given one of its pattern. The error is that of New.
+// NewChange returns the change that makes the given routes, which are new, the
+// only ones. A route of from stays as it is if same says so of it and the given
+// one of its pattern. The error is that of New.
 func NewChange[V any](from *Table[V], given []Given[V], same func(old, given *Route[V]) bool) (*Change[V], error) {
 	c := &Change[V]{From: from, Coming: make([]*Route[V], 0, len(given))}
 	var turn yield.Turn
@@ -44,10 +47,12 @@ func NewChange[V any](from *Table[V], given []Given[V], same func(old, given *Ro
 	return c, nil
 }
 
-// Hosts yields the host patterns whose routes may differ, each once and in no order.
+// Hosts yields the host patterns whose routes may differ, each once and in no
+// order.
 func (c *Change[V]) Hosts() iter.Seq[string] { return Differ(c.From, c.To, c.Coming, c.Leaving) }
 
-// Came yields each route that comes, with the one whose pattern it takes, nil if there is none.
+// Came yields each route that comes, with the one whose pattern it takes, nil
+// if there is none.
 func (c *Change[V]) Came() iter.Seq2[*Route[V], *Route[V]] {
 	return func(yields func(*Route[V], *Route[V]) bool) {
 		var turn yield.Turn
@@ -64,7 +69,8 @@ func (c *Change[V]) Came() iter.Seq2[*Route[V], *Route[V]] {
 	}
 }
 
-// Left yields each route that leaves, with the one that takes its pattern, nil if there is none.
+// Left yields each route that leaves, with the one that takes its pattern, nil
+// if there is none.
 func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] {
 	return func(yields func(*Route[V], *Route[V]) bool) {
 		var turn yield.Turn
@@ -78,8 +84,9 @@ func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] {
 	}
 }
 
-// Patterns returns the patterns that come and that go; and those whose routes change, apart as alike says whether the old
-// and the new route are alike. Each list is sorted.
+// Patterns returns the patterns that come and that go; and those whose routes
+// change, apart as alike says whether the old and the new route are alike. Each
+// list is sorted.
 func (c *Change[V]) Patterns(alike func(old, new *Route[V]) bool) (added, removed, similar, swapped []string) {
 	for r, old := range c.Came() {
 		to := &swapped

@@ -12,7 +12,8 @@ type conflicts[V any] struct {
 	pairs [][2]*Route[V]
 }
 
-// err joins all conflicts, in the order in which the routes were given; nil if there are none.
+// err joins all conflicts, in the order in which the routes were given; nil if
+// there are none.
 func (c *conflicts[V]) err() error {
 	if len(c.pairs) == 0 {
 		return nil

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// A Life is a context that is done when End was called. It takes one word until somebody waits for its end: most routes
-// never have anybody who does. The zero value is ready to use. It must not be copied.
+// A Life is a context that is done when End was called. It takes one word until
+// somebody waits for its end: most routes never have anybody who does. The zero
+// value is ready to use. It must not be copied.
 type Life struct {
 	waited atomic.Pointer[waited] // nil until somebody waits, or the end
 }
@@ -18,7 +19,8 @@ type waited struct {
 	cancel context.CancelFunc
 }
 
-// ended is what a Life has that nobody has waited for before its end. Read-only.
+// ended is what a Life has that nobody has waited for before its end.
+// Read-only.
 var ended = func() *waited {
 	w := newWaited()
 	w.cancel()
@@ -38,7 +40,8 @@ func (l *Life) End() {
 	}
 }
 
-// Continue makes l, which is new, end with old: what waits for either is told by the end of either.
+// Continue makes l, which is new, end with old: what waits for either is told
+// by the end of either.
 func (l *Life) Continue(old *Life) { l.waited.Store(old.wait()) }
 
 // Continues reports whether l ends with old.
@@ -61,7 +64,8 @@ func (l *Life) Err() error {
 	return nil
 }
 
-// Value implements context.Context. By it package context finds what it need not start a goroutine for.
+// Value implements context.Context. By it package context finds what it need
+// not start a goroutine for.
 func (l *Life) Value(key any) any { return l.wait().Value(key) }
 
 func (l *Life) wait() *waited {

@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-// A model is a list of routes that is searched from one end to the other, written without a thought for speed.
+// A model is a list of routes that is searched from one end to the other,
+// written without a thought for speed.
 type model map[routes.Pattern]string
 
 // served is what the function served says about a table of the same routes.
@@ -48,7 +49,8 @@ func (m model) hasPaths(host string) bool {
 	return false
 }
 
-// read returns the value of the route of a path, which is compared byte for byte with the prefixes or what they decode to.
+// read returns the value of the route of a path, which is compared byte for
+// byte with the prefixes or what they decode to.
 func (m model) read(host, path string, decodes bool) string {
 	value := "none"
 	for _, pattern := range []string{host, oneLabelLess(host), "*"} {
@@ -64,7 +66,8 @@ func (m model) read(host, path string, decodes bool) string {
 	return value
 }
 
-// everySteps holds each choice of what servers do with a path, in the order in which they do it. Read-only.
+// everySteps holds each choice of what servers do with a path, in the order in
+// which they do it. Read-only.
 var everySteps = func() (all [][]string) {
 	names := []string{"cut", "keep-slashes", "decode", "backslash", "strip", "merge", "dots"}
 	for choice := range 1 << len(names) {
@@ -112,7 +115,8 @@ func eachSegment(path string, f func(string) string) string {
 	return strings.Join(segments, "/")
 }
 
-// merged returns a path without empty segments, but for the first. A dot segment that is resolved leaves none.
+// merged returns a path without empty segments, but for the first. A dot
+// segment that is resolved leaves none.
 func merged(path string) string {
 	return "/" + strings.Join(slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" }), "/")
 }
@@ -132,7 +136,8 @@ func resolved(path string) string {
 	return "/" + strings.Join(out, "/")
 }
 
-// longest returns the value with the longest path prefix that matches among the routes of a host pattern.
+// longest returns the value with the longest path prefix that matches among the
+// routes of a host pattern.
 func (m model) longest(host string, matches func(prefix string) bool) string {
 	best, value := -1, "none"
 	for p, v := range m {
@@ -205,7 +210,8 @@ func FuzzLookup(f *testing.F) {
 	})
 }
 
-// A world is a small choice of hosts and paths, so that routes and requests meet.
+// A world is a small choice of hosts and paths, so that routes and requests
+// meet.
 type world struct{ hosts, paths []string }
 
 func newWorld(hosts int) world {
@@ -278,10 +284,12 @@ func (v version) check(t *testing.T) {
 	}
 }
 
-// patternOf returns the pattern in a value such as "7 example.com", which says which change brought it.
+// patternOf returns the pattern in a value such as "7 example.com", which says
+// which change brought it.
 func patternOf(value string) string { return value[strings.IndexByte(value, ' ')+1:] }
 
-// Style rule 12, copy on write: a table that somebody reads never changes, whatever is made from it.
+// Style rule 12, copy on write: a table that somebody reads never changes,
+// whatever is made from it.
 func TestWithAndWithoutLeaveTheOldTableAlone(t *testing.T) {
 	for _, c := range []struct{ hosts, changes int }{{3, 300}, {40, 600}, {3000, 12_000}} {
 		t.Run(fmt.Sprint(c.hosts, " hosts"), func(t *testing.T) {

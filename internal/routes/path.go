@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// Hot path: isNormal is one pass without allocation. A path that fails it is rare, and what it is read as fits a buffer on
-// the stack unless it is long.
+// Hot path: isNormal is one pass without allocation. A path that fails it is
+// rare, and what it is read as fits a buffer on the stack unless it is long.
 
-// plain tells the bytes that stand for themselves in a path: unreserved, sub-delims, ':', '@' and '/' (RFC 3986, 3.3).
-// Read-only.
+// plain tells the bytes that stand for themselves in a path: unreserved,
+// sub-delims, ':', '@' and '/' (RFC 3986, 3.3). Read-only.
 var plain = [256]bool{
 	'!': true, '$': true, '&': true, '\'': true, '(': true, ')': true, '*': true, '+': true, ',': true, '-': true, '.': true, '/': true,
 	'0': true, '1': true, '2': true, '3': true, '4': true, '5': true, '6': true, '7': true, '8': true, '9': true, ':': true, ';': true,
@@ -22,8 +22,9 @@ var plain = [256]bool{
 	'y': true, 'z': true,
 }
 
-// isNormal reports whether all servers certainly read a path alike: only plain bytes, no parameters, no empty segment,
-// none that begins with a dot, a slash at the start. So they do with the empty path.
+// isNormal reports whether all servers certainly read a path alike: only plain
+// bytes, no parameters, no empty segment, none that begins with a dot, a slash
+// at the start. So they do with the empty path.
 func isNormal(path string) bool {
 	if path != "" && path[0] != '/' {
 		return false
@@ -39,23 +40,28 @@ func isNormal(path string) bool {
 	return true
 }
 
-// A reading is how a server understands a path: each bit is something that some servers do and others do not. Zero takes
-// the bytes as they are.
+// A reading is how a server understands a path: each bit is something that some
+// servers do and others do not. Zero takes the bytes as they are.
 type reading uint8
 
 const (
-	decodes     reading = 1 << iota // decodes escapes, once, but for those of slashes
-	slashes                         // decodes those of slashes too, which then separate segments; only with decodes
-	backslashes                     // takes a backslash for a slash
-	cuts                            // drops parameters, from ";" to the next slash, before it decodes
-	strips                          // drops parameters after it has decoded
-	merges                          // drops empty segments
-	dots                            // resolves dot segments
+	decodes reading = 1 << iota // decodes escapes, once, but for those of slashes
+	// decodes those of slashes too, which then separate segments; only with
+	// decodes
+	slashes
+	backslashes // takes a backslash for a slash
+	// drops parameters, from ";" to the next slash, before it decodes
+	cuts
+	strips // drops parameters after it has decoded
+	merges // drops empty segments
+	dots   // resolves dot segments
 
-	plainly = decodes | slashes | backslashes | cuts | strips | merges | dots // how patterns are spelled
+	// how patterns are spelled
+	plainly = decodes | slashes | backslashes | cuts | strips | merges | dots
 )
 
-// readings returns the bits that may change what a path is: those for which there is a reason in it.
+// readings returns the bits that may change what a path is: those for which
+// there is a reason in it.
 func readings(path string) (r reading) {
 	for start := true; path != ""; { // of a segment, for some reading
 		raw := path[0]
@@ -88,8 +94,9 @@ func readings(path string) (r reading) {
 	return r
 }
 
-// append appends to b, which is empty, the path as the reading understands it. It is spelled as patterns are, if it decodes:
-// plain bytes as they are, all others as escapes in upper case. The work is linear.
+// append appends to b, which is empty, the path as the reading understands it.
+// It is spelled as patterns are, if it decodes: plain bytes as they are, all
+// others as escapes in upper case. The work is linear.
 func (r reading) append(b []byte, path string) []byte {
 	b = append(b, '/')
 	path = strings.TrimPrefix(path, "/")
@@ -119,7 +126,8 @@ func (r reading) append(b []byte, path string) []byte {
 	return r.endSegment(b, "")
 }
 
-// next returns the first byte of a path, decoded if it is a valid escape, and what follows.
+// next returns the first byte of a path, decoded if it is a valid escape, and
+// what follows.
 func next(path string) (byte, string) {
 	if len(path) > 2 && path[0] == '%' {
 		high, ok := unhex(path[1])
@@ -149,7 +157,8 @@ func unhex(c byte) (byte, bool) {
 	return 0, false
 }
 
-// endSegment ends the last segment of b with a slash or with nothing, or removes what it resolves to.
+// endSegment ends the last segment of b with a slash or with nothing, or
+// removes what it resolves to.
 func (r reading) endSegment(b []byte, end string) []byte {
 	start := bytes.LastIndexByte(b, '/') + 1
 	switch name := b[start:]; {

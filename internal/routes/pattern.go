@@ -13,14 +13,16 @@ import (
 // maxQuoted bounds how many runes of a refused pattern an error repeats.
 const maxQuoted = 128
 
-// A Pattern says which requests a route serves. Patterns are equal iff they mean the same.
-// Only ParsePattern makes them: a Table relies on their being canonical.
+// A Pattern says which requests a route serves. Patterns are equal iff they
+// mean the same. Only ParsePattern makes them: a Table relies on their being
+// canonical.
 type Pattern struct {
 	text string // canonical; an IPv6 address is in brackets
 	path int    // where the path begins; negative of that if the host is in brackets
 }
 
-// Host returns a canonical host; "*." and a canonical name, for exactly one label before it; or "*", for any host.
+// Host returns a canonical host; "*." and a canonical name, for exactly one
+// label before it; or "*", for any host.
 func (p Pattern) Host() string {
 	if p.path < 0 {
 		return p.text[1 : -p.path-1]
@@ -28,15 +30,19 @@ func (p Pattern) Host() string {
 	return p.text[:p.path]
 }
 
-// Path returns a path prefix in its escaped form, with a slash at both ends; "" for all paths.
+// Path returns a path prefix in its escaped form, with a slash at both ends; ""
+// for all paths.
 func (p Pattern) Path() string { return p.text[max(p.path, -p.path):] }
 
-// ParsePattern reads a pattern such as api.example.com, *.example.com, * or example.com/api/.
+// ParsePattern reads a pattern such as api.example.com, *.example.com, * or
+// example.com/api/.
 //
-// The host is given in any spelling, without a port; an IPv6 address in brackets. The path prefix ends at a border of
-// segments whether a slash is there or not, and is given as requests have it on the wire: escaped where it must be and
-// nowhere else, in upper case, without empty and dot segments and without parameters (";x"). The error quotes the pattern
-// and says which rule it breaks.
+// The host is given in any spelling, without a port; an IPv6 address in
+// brackets. The path prefix ends at a border of segments whether a slash is
+// there or not, and is given as requests have it on the wire: escaped where it
+// must be and nowhere else, in upper case, without empty and dot segments and
+// without parameters (";x"). The error quotes the pattern and says which rule
+// it breaks.
 func ParsePattern(s string) (Pattern, error) {
 	host, path := s, ""
 	if i := strings.IndexByte(s, '/'); i >= 0 {
@@ -69,7 +75,8 @@ func ParsePattern(s string) (Pattern, error) {
 	return Pattern{host + path, len(host)}, nil
 }
 
-// String returns the pattern in its canonical spelling, which ParsePattern reads as the same pattern.
+// String returns the pattern in its canonical spelling, which ParsePattern
+// reads as the same pattern.
 func (p Pattern) String() string { return p.text }
 
 // compare orders patterns by host, then by path.

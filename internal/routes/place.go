@@ -8,8 +8,8 @@ import (
 // A Place is a line of the program. The zero value is an unknown one.
 type Place uintptr
 
-// Caller returns the place that called a function: with skip 0 the caller of Caller, with 1 the caller of that function,
-// and so on.
+// Caller returns the place that called a function: with skip 0 the caller of
+// Caller, with 1 the caller of that function, and so on.
 func Caller(skip int) Place {
 	var pc [1]uintptr
 	runtime.Callers(skip+2, pc[:])

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// ParsePrefix reads a path prefix as ParsePattern does, and returns it without a slash at its end. The error quotes it and
-// says which rule it breaks.
+// ParsePrefix reads a path prefix as ParsePattern does, and returns it without
+// a slash at its end. The error quotes it and says which rule it breaks.
 func ParsePrefix(s string) (string, error) {
 	path, err := parsePath(s)
 	switch {
@@ -22,23 +22,27 @@ func ParsePrefix(s string) (string, error) {
 	return strings.TrimSuffix(path, "/"), nil
 }
 
-// Below reports whether path is prefix or below it, at a border of segments. prefix has no slash at its end.
+// Below reports whether path is prefix or below it, at a border of segments.
+// prefix has no slash at its end.
 func Below(path, prefix string) bool {
 	n := len(prefix)
 	return len(path) >= n && path[:n] == prefix && (len(path) == n || path[n] == '/')
 }
 
-// MeetsPrefix reports whether some path of p has the prefix, which ParsePrefix reads.
+// MeetsPrefix reports whether some path of p has the prefix, which ParsePrefix
+// reads.
 func (p Pattern) MeetsPrefix(prefix string) bool {
 	prefix, path := strings.TrimSuffix(prefix, "/"), strings.TrimSuffix(p.Path(), "/")
 	return Below(path, prefix) || Below(prefix, path)
 }
 
-// enclosures are two different prefixes: what leaves one of them may come back to it, but not to both. Read-only.
+// enclosures are two different prefixes: what leaves one of them may come back
+// to it, but not to both. Read-only.
 var enclosures = [...]string{"/a", "/b"}
 
-// Stays reports whether a path, put behind any prefix, is below that however a server reads it. It is false for a path whose
-// dot segments lead out of the prefix, and for one that can be read in too many ways; see Lookup.
+// Stays reports whether a path, put behind any prefix, is below that however a
+// server reads it. It is false for a path whose dot segments lead out of the
+// prefix, and for one that can be read in too many ways; see Lookup.
 //
 // Hot path: one pass without allocation, unless the path is unusual.
 func Stays(path string) bool {

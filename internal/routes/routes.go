@@ -1,13 +1,15 @@
 // Package routes finds the route of a request by its host and its path.
 //
-// A Table is immutable: it is built once or changed by making another, which shares what did not change, so that one
-// atomic pointer to it is all that a request needs.
+// A Table is immutable: it is built once or changed by making another, which
+// shares what did not change, so that one atomic pointer to it is all that a
+// request needs.
 //
 //   - routes.go, trie.go: a Table, and the look-up of a host
 //   - builder.go, change.go: how one is made
 //   - pattern.go, site.go, path.go: patterns, and the paths below a host
 //   - prefix.go: prefixes of paths, and what stays below them
-//   - conflict.go, place.go: what is wrong with a pattern, and where it stands in the program
+//   - conflict.go, place.go: what is wrong with a pattern, and where it stands
+//     in the program
 //   - candidate.go: why a route was found
 //   - life.go: how long a route lives
 package routes
@@ -23,15 +25,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// Hot path: Lookup and Knows take no lock and allocate nothing, with one route or a million.
+// Hot path: Lookup and Knows take no lock and allocate nothing, with one route
+// or a million.
 
 // maxReading limits the paths that need no allocation to be read in other ways.
 const maxReading = 512
 
-// ErrAmbiguous means that a path chooses one route as it is written, and another as some target may read it.
+// ErrAmbiguous means that a path chooses one route as it is written, and
+// another as some target may read it.
 var ErrAmbiguous = errors.New("path is ambiguous: a target may read it as the path of another route")
 
-// A Route is a pattern and what serves it. A Table keeps it as it is, by its pointer: it must not be changed or copied.
+// A Route is a pattern and what serves it. A Table keeps it as it is, by its
+// pointer: it must not be changed or copied.
 type Route[V any] struct {
 	Pattern Pattern
 	Value   V
@@ -44,19 +49,21 @@ type Given[V any] struct {
 	Spelling string // the pattern as it was given, for conflicts; "" means as Pattern spells it
 }
 
-// A Table is an immutable set of routes with different patterns. A nil Table is empty. All methods may be called
-// concurrently.
+// A Table is an immutable set of routes with different patterns. A nil Table is
+// empty. All methods may be called concurrently.
 //
-// An exact host beats a wildcard, which beats "*"; then the longest path prefix wins. A host whose path prefixes do not
-// match a request leaves it to the wildcard, and that to "*".
+// An exact host beats a wildcard, which beats "*"; then the longest path prefix
+// wins. A host whose path prefixes do not match a request leaves it to the
+// wildcard, and that to "*".
 type Table[V any] struct {
 	exact, wild trie[V] // by host, and by what follows the star and the dot
 	any         site[V] // of "*"
 	size        int
 }
 
-// New returns the table of some routes, in any order. The error joins all conflicts: pairs of routes with the same
-// pattern, each named with both spellings and places. New is faster than With for many routes.
+// New returns the table of some routes, in any order. The error joins all
+// conflicts: pairs of routes with the same pattern, each named with both
+// spellings and places. New is faster than With for many routes.
 func New[V any](given []Given[V]) (*Table[V], error) {
 	c := conflicts[V]{given: given}
 	sites := c.withPaths()
@@ -114,7 +121,8 @@ func (c *conflicts[V]) put(sites map[string]site[V], s site[V], r *Route[V]) {
 	sites[r.Pattern.Host()] = s.with(r.Pattern, r)
 }
 
-// With returns a table that also has r, in place of the route of the same pattern if there is one.
+// With returns a table that also has r, in place of the route of the same
+// pattern if there is one.
 func (t *Table[V]) With(r *Route[V]) *Table[V] {
 	c := t.clone()
 	s := t.site(r.Pattern.Host())
@@ -125,7 +133,8 @@ func (t *Table[V]) With(r *Route[V]) *Table[V] {
 	return c
 }
 
-// Without returns a table without the route of pattern p, and whether there was one. If not, it is the table itself.
+// Without returns a table without the route of pattern p, and whether there was
+// one. If not, it is the table itself.
 func (t *Table[V]) Without(p Pattern) (*Table[V], bool) {
 	s := t.site(p.Host())
 	if s.get(p.Path()) == nil {
@@ -143,18 +152,22 @@ func (t *Table[V]) Get(p Pattern) (*Route[V], bool) {
 	return r, r != nil
 }
 
-// Lookup returns the route that serves a canonical host and a path, nil if there is none.
+// Lookup returns the route that serves a canonical host and a path, nil if
+// there is none.
 //
-// The path is the escaped one that goes upstream; "" means "/", and "*" is the one of OPTIONS, which belongs to no path
-// prefix. Prefixes match its bytes. Servers read a path in different ways: some decode escapes (once), those of slashes
-// included or not, take a backslash for a slash, drop the parameters of segments (";x") before or after that, merge
-// slashes, resolve dot segments. A proxy before them may resolve dot segments alone, and leave the rest to them. If any
-// combination of these would choose another route, the error is ErrAmbiguous: the target of one route would be asked for
-// what belongs to another. So it is for a path of several KiB that gives reason for many combinations. There is no other
-// error.
+// The path is the escaped one that goes upstream; "" means "/", and "*" is the
+// one of OPTIONS, which belongs to no path prefix. Prefixes match its bytes.
+// Servers read a path in different ways: some decode escapes (once), those of
+// slashes included or not, take a backslash for a slash, drop the parameters of
+// segments (";x") before or after that, merge slashes, resolve dot segments. A
+// proxy before them may resolve dot segments alone, and leave the rest to them.
+// If any combination of these would choose another route, the error is
+// ErrAmbiguous: the target of one route would be asked for what belongs to
+// another. So it is for a path of several KiB that gives reason for many
+// combinations. There is no other error.
 //
-// Not compared are readings that ignore case, decode escapes twice, end the path at a NUL ("%00"), or drop dots and
-// spaces at the end of a segment.
+// Not compared are readings that ignore case, decode escapes twice, end the
+// path at a NUL ("%00"), or drop dots and spaces at the end of a segment.
 func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	if t == nil {
 		return nil, nil
@@ -171,7 +184,8 @@ func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	return r, nil
 }
 
-// Knows reports whether any route serves a canonical host, with some path at least.
+// Knows reports whether any route serves a canonical host, with some path at
+// least.
 func (t *Table[V]) Knows(host string) bool {
 	if t == nil {
 		return false
@@ -179,8 +193,8 @@ func (t *Table[V]) Knows(host string) bool {
 	return !t.exact.get(host).empty() || !t.wildcard(host).empty() || !t.any.empty()
 }
 
-// Host returns the route of a host pattern without a path, nil if there is none, and whether there is any route of the
-// pattern.
+// Host returns the route of a host pattern without a path, nil if there is
+// none, and whether there is any route of the pattern.
 func (t *Table[V]) Host(pattern string) (*Route[V], bool) {
 	s := t.site(pattern)
 	return s.route, !s.empty()
@@ -197,12 +211,14 @@ func (t *Table[V]) Hosts() iter.Seq[string] {
 	}
 }
 
-// Differ yields each host pattern once whose routes differ between two tables, in no order, for the routes that came
-// from one to the other, and those that left. It may yield patterns whose routes are the same.
+// Differ yields each host pattern once whose routes differ between two tables,
+// in no order, for the routes that came from one to the other, and those that
+// left. It may yield patterns whose routes are the same.
 func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[string] {
 	return func(yields func(string) bool) {
 		var turn yield.Turn
-		paths := make(map[string]struct{}) // the hosts of routes with a path, which may have several
+		// the hosts of routes with a path, which may have several
+		paths := make(map[string]struct{})
 		for _, r := range coming {
 			turn.Step()
 			switch host := r.Pattern.Host(); {
@@ -223,7 +239,8 @@ func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[str
 		}
 		for host := range paths {
 			turn.Step()
-			if from.site(host).route == to.site(host).route && !yields(host) { // else it was yielded above
+			// else it was yielded above
+			if from.site(host).route == to.site(host).route && !yields(host) {
 				return
 			}
 		}
@@ -241,7 +258,8 @@ func Only[V any](a, b *Table[V]) iter.Seq[*Route[V]] {
 	}
 }
 
-// All yields the routes in the order of their patterns, by host and then by path. It sorts them first.
+// All yields the routes in the order of their patterns, by host and then by
+// path. It sorts them first.
 func (t *Table[V]) All() iter.Seq[*Route[V]] {
 	all := slices.AppendSeq(make([]*Route[V], 0, t.Len()), t.Routes())
 	slices.SortFunc(all, func(a, b *Route[V]) int { return a.Pattern.compare(b.Pattern) })
@@ -267,7 +285,8 @@ func (t *Table[V]) Len() int {
 	return t.size
 }
 
-// clone returns a table with the same routes, to be changed before anyone sees it.
+// clone returns a table with the same routes, to be changed before anyone sees
+// it.
 func (t *Table[V]) clone() *Table[V] {
 	c := &Table[V]{}
 	if t != nil {
@@ -319,7 +338,8 @@ func (t *Table[V]) wildcard(host string) site[V] {
 // candidates are the sites that match a host, best first: exact, wildcard, any.
 type candidates[V any] [3]site[V]
 
-// choose returns the route of the best site that has one for a path, nil if none has.
+// choose returns the route of the best site that has one for a path, nil if
+// none has.
 func choose[V any, S string | []byte](c *candidates[V], path S) *Route[V] {
 	for _, s := range c {
 		if r := match(s, path); r != nil {
@@ -329,19 +349,22 @@ func choose[V any, S string | []byte](c *candidates[V], path S) *Route[V] {
 	return nil
 }
 
-// A path that can be read in more than fewReadings ways is read as long as that makes no more than maxWork bytes in all:
-// what one request costs must not be the client's to choose.
+// A path that can be read in more than fewReadings ways is read as long as that
+// makes no more than maxWork bytes in all: what one request costs must not be
+// the client's to choose.
 const (
 	fewReadings = 4
 	maxWork     = 64 << 10
 )
 
-// resolvers are what a proxy before the server that decides may do to a path. What it leaves is read as any path is: dot
-// segments that it resolved do not count again, though they stood beside empty segments or parameters. Read-only.
+// resolvers are what a proxy before the server that decides may do to a path.
+// What it leaves is read as any path is: dot segments that it resolved do not
+// count again, though they stood beside empty segments or parameters.
+// Read-only.
 var resolvers = [...]reading{dots, dots | decodes | backslashes}
 
-// agree reports whether a path has route r however a server may read it, also behind a proxy that has resolved its dot
-// segments.
+// agree reports whether a path has route r however a server may read it, also
+// behind a proxy that has resolved its dot segments.
 func (c *candidates[V]) agree(path string, r *Route[V]) bool {
 	all := readings(path)
 	if !c.agreeOn(path, all, r) {
@@ -360,7 +383,8 @@ func (c *candidates[V]) agree(path string, r *Route[V]) bool {
 	return true
 }
 
-// agreeOn reports whether a path has route r in each combination of the readings.
+// agreeOn reports whether a path has route r in each combination of the
+// readings.
 func (c *candidates[V]) agreeOn(path string, all reading, r *Route[V]) bool {
 	var buf [maxReading]byte
 	if n := 1 << bits.OnesCount8(uint8(all)); n > fewReadings && n*len(path) > maxWork {

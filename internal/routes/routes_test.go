@@ -40,7 +40,8 @@ func newRoute(t testing.TB, s string) routes.Given[string] {
 	return routes.Given[string]{Route: &routes.Route[string]{Pattern: p, Value: s}, Spelling: s}
 }
 
-// served returns the value of the route that serves a request, "none", or "ambiguous".
+// served returns the value of the route that serves a request, "none", or
+// "ambiguous".
 func served(table *routes.Table[string], host, path string) string {
 	switch r, err := table.Lookup(host, path); {
 	case err != nil:
@@ -110,8 +111,9 @@ func TestAnyHostComesLast(t *testing.T) {
 	assert.Equal(t, "*", served(table, "::1", "/"))
 }
 
-// threats.md, "Path vs RawPath disagree between matcher and upstream" (CVE-2025-66490, 2025-32431, 2019-9901, 2021-29492):
-// a path that could belong to two routes belongs to none.
+// threats.md, "Path vs RawPath disagree between matcher and upstream"
+// (CVE-2025-66490, 2025-32431, 2019-9901, 2021-29492): a path that could belong
+// to two routes belongs to none.
 func TestLookupReportsAmbiguousPaths(t *testing.T) {
 	table := newTable(t, "example.com", "example.com/admin", "example.com/public", "example.com/public/deep", "example.com/caf%C3%A9",
 		"plain.example", "only.example/api", "*/fallback")
@@ -174,7 +176,8 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 	assert.ErrorIs(t, err, routes.ErrAmbiguous)
 }
 
-// threats.md, CVE-2022-32190: 100 KB of dot segments take linear time, so they end at all.
+// threats.md, CVE-2022-32190: 100 KB of dot segments take linear time, so they
+// end at all.
 func TestLookupOfALongPathEnds(t *testing.T) {
 	table := newTable(t, "example.com/a", "example.com")
 	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/..", 40_000)+"/a"))

@@ -11,8 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// servers are how some well-known ones find what a path asks for, each written after its own code and not after ours; "" means
-// that the server refuses the path. Read-only.
+// servers are how some well-known ones find what a path asks for, each written
+// after its own code and not after ours; "" means that the server refuses the
+// path. Read-only.
 var servers = map[string]func(path string) string{
 	"Tomcat":               func(path string) string { return tomcat(path, true) },
 	"Tomcat with %2F kept": func(path string) string { return tomcat(path, false) },
@@ -70,7 +71,8 @@ var (
 	encodedDots = regexp.MustCompile(`(?i)%2e`)
 )
 
-// tomcat is CoyoteAdapter: path parameters, then escapes, then backslashes, slashes and dot segments.
+// tomcat is CoyoteAdapter: path parameters, then escapes, then backslashes,
+// slashes and dot segments.
 func tomcat(path string, decodeSlash bool) string {
 	path = parameters.ReplaceAllString(path, "")
 	if !decodeSlash {
@@ -83,10 +85,12 @@ func tomcat(path string, decodeSlash bool) string {
 	return gopath.Clean("/" + strings.ReplaceAll(text, `\`, "/"))
 }
 
-// prefixes are those of the routes beside one for all paths, longest first. Read-only.
+// prefixes are those of the routes beside one for all paths, longest first.
+// Read-only.
 var prefixes = []string{"/public/deep", "/team/inner", "/public", "/admin"}
 
-// checkServers asks the route of a path, and compares it with that of what each server reads.
+// checkServers asks the route of a path, and compares it with that of what each
+// server reads.
 func checkServers(t *testing.T, path string) {
 	t.Helper()
 	got := served(newTable(t, "b.test", "b.test/admin", "b.test/public", "b.test/public/deep", "b.test/team/inner"), "b.test", path)
@@ -102,7 +106,8 @@ func checkServers(t *testing.T, path string) {
 	}
 }
 
-// oddPaths are seeds and cases: each was or could be read in two ways. Read-only.
+// oddPaths are seeds and cases: each was or could be read in two ways.
+// Read-only.
 var oddPaths = []string{
 	"/admin;x/secret", "/;x/admin/secret", "/admin%3Bx/secret", "/admin%3bx/secret", "/;/;/admin", "/public;x/deep;y/z", "/public/;x/deep",
 	"/admin;%2Fx/secret", "/x;%2F..%2Fadmin/secret", "/public;/..;/admin", "/x%2Fy/../admin/secret", "/x%5Cy/../admin/secret", "/y/../admin//../secret",
@@ -111,7 +116,8 @@ var oddPaths = []string{
 	"/team///../inner/secret", "/team//../inner", "/team/a/..;/../inner;x/secret", "/team/%2e%2e/../%69nner", `/team/a;//\..\inner`,
 }
 
-// threats.md: a path that a target may read as one of another route is refused, whatever the target runs on.
+// threats.md: a path that a target may read as one of another route is refused,
+// whatever the target runs on.
 func TestNoServerReadsAPathAsAnotherRoutes(t *testing.T) {
 	for _, path := range oddPaths {
 		t.Run(strings.ReplaceAll(path, "/", " "), func(t *testing.T) { checkServers(t, path) })

@@ -5,15 +5,18 @@ import (
 	"strings"
 )
 
-// Hot path: match reads one segment of the path per step, no further than patterns go, and allocates nothing.
+// Hot path: match reads one segment of the path per step, no further than
+// patterns go, and allocates nothing.
 
-// A site holds the routes of one host pattern. It never changes. The zero value has no routes.
+// A site holds the routes of one host pattern. It never changes. The zero value
+// has no routes.
 type site[V any] struct {
 	route *Route[V]   // without a path; nil if there is none
 	paths *segment[V] // those with a path; nil if there are none
 }
 
-// A segment is a step on the way to a path prefix; the first one's name is the host pattern.
+// A segment is a step on the way to a path prefix; the first one's name is the
+// host pattern.
 type segment[V any] struct {
 	name  string
 	route *Route[V]     // of the prefix that ends here; nil if there is none
@@ -33,13 +36,15 @@ func (s *site[V]) host() string {
 	return ""
 }
 
-// is reports whether key is what is left of the host pattern without its first skip bytes.
+// is reports whether key is what is left of the host pattern without its first
+// skip bytes.
 func (s *site[V]) is(key string, skip int) bool {
 	host := s.host()
 	return len(host) == len(key)+skip && host[skip:] == key
 }
 
-// match returns the route with the longest prefix of a path, nil if there is none.
+// match returns the route with the longest prefix of a path, nil if there is
+// none.
 func match[V any, S string | []byte](s site[V], path S) *Route[V] {
 	best := s.route
 	for n := s.paths; n != nil && len(path) > 0 && path[0] == '/'; {
@@ -86,7 +91,8 @@ func (s site[V]) with(p Pattern, r *Route[V]) site[V] {
 	return s
 }
 
-// each calls f for each route, in no order, until it returns false, and reports whether it never did.
+// each calls f for each route, in no order, until it returns false, and reports
+// whether it never did.
 func (s site[V]) each(f func(*Route[V]) bool) bool {
 	return (s.route == nil || f(s.route)) && s.paths.each(f)
 }
@@ -94,7 +100,8 @@ func (s site[V]) each(f func(*Route[V]) bool) bool {
 // inner returns a pattern's path without the slash at its start.
 func inner(path string) string { return path[1:] }
 
-// with returns a copy of n, which may be nil, with r below it at rest, or nil if nothing remains.
+// with returns a copy of n, which may be nil, with r below it at rest, or nil
+// if nothing remains.
 func (n *segment[V]) with(rest string, r *Route[V]) *segment[V] {
 	c := segment[V]{}
 	if n != nil {
@@ -111,7 +118,8 @@ func (n *segment[V]) with(rest string, r *Route[V]) *segment[V] {
 	return &c
 }
 
-// replace puts r below n at rest. It changes n, but not the slice that others share.
+// replace puts r below n at rest. It changes n, but not the slice that others
+// share.
 func (n *segment[V]) replace(rest string, r *Route[V]) {
 	name, rest, _ := strings.Cut(rest, "/")
 	i, found := find(n, name)

@@ -6,10 +6,12 @@ import (
 	"slices"
 )
 
-// Hot path: get hashes once, follows a few pointers that stay in the processor's caches, and usually reads one word of
-// tags and one key of a leaf, or the tags alone if the key is not there. It allocates nothing.
+// Hot path: get hashes once, follows a few pointers that stay in the
+// processor's caches, and usually reads one word of tags and one key of a leaf,
+// or the tags alone if the key is not there. It allocates nothing.
 
-// The shape of a trie. Leaves are wide, so that a million keys are three branches deep.
+// The shape of a trie. Leaves are wide, so that a million keys are three
+// branches deep.
 const (
 	fanBits   = 5 // the bits of a hash that a branch takes
 	fan       = 1 << fanBits
@@ -19,26 +21,30 @@ const (
 	maxNear   = 31
 )
 
-// A trie maps keys to the sites of host patterns. A key is what is left of the host pattern without the first skip
-// bytes, and not empty. A trie never changes: with and without return another that shares all but one way down with the
-// old one. The zero value is empty.
+// A trie maps keys to the sites of host patterns. A key is what is left of the
+// host pattern without the first skip bytes, and not empty. A trie never
+// changes: with and without return another that shares all but one way down
+// with the old one. The zero value is empty.
 //
-// The hash has a seed of its own, so that nobody outside can choose keys that collide.
+// The hash has a seed of its own, so that nobody outside can choose keys that
+// collide.
 type trie[V any] struct {
 	seed maphash.Seed // set when root is not empty
 	root node[V]
 	skip int
 }
 
-// A node is a branch, or a leaf, which is a hash table. The zero value is an empty leaf.
+// A node is a branch, or a leaf, which is a hash table. The zero value is an
+// empty leaf.
 type node[V any] struct {
 	below  *[fan]node[V] // nil in a leaf
 	groups []group[V]
 	used   int // sites
 }
 
-// A group is a run of sites that are looked at together. A key is in the group where its hash leads, or in the next
-// ones if that one was full. Sites are put from the first place on.
+// A group is a run of sites that are looked at together. A key is in the group
+// where its hash leads, or in the next ones if that one was full. Sites are put
+// from the first place on.
 type group[V any] struct {
 	tags   uint64 // a byte of each site's hash, never 0; 0 for a free place
 	routes [width]*Route[V]
@@ -46,8 +52,8 @@ type group[V any] struct {
 	near   [width]near
 }
 
-// A near key repeats a key that is short enough, with zeros behind it, to save the way to the route and its text. It
-// begins with far if the key is longer.
+// A near key repeats a key that is short enough, with zeros behind it, to save
+// the way to the route and its text. It begins with far if the key is longer.
 type near [maxNear + 1]byte
 
 const far = 0xff // is in no host
@@ -87,7 +93,8 @@ func (t trie[V]) without(key string) trie[V] {
 	return t
 }
 
-// each calls f for each site, in no order, until it returns false, and reports whether it never did.
+// each calls f for each site, in no order, until it returns false, and reports
+// whether it never did.
 func (t *trie[V]) each(f func(s site[V]) bool) bool { return t.root.each(f) }
 
 func (t *trie[V]) add(n node[V], depth int, h uint64, key string, s site[V]) node[V] {
@@ -139,10 +146,12 @@ func (n *node[V]) sites() []site[V] {
 
 func (n *node[V]) empty() bool { return n.below == nil && len(n.groups) == 0 }
 
-// fitsOneMore reports whether one more site leaves an eighth of the places free, so that searches end soon.
+// fitsOneMore reports whether one more site leaves an eighth of the places
+// free, so that searches end soon.
 func (n *node[V]) fitsOneMore() bool { return n.used < len(n.groups)*(width-1) }
 
-// find returns the group and the place there of a key in a leaf, a nil group if it is not there.
+// find returns the group and the place there of a key in a leaf, a nil group if
+// it is not there.
 func (n *node[V]) find(h uint64, key string, skip int) (*group[V], int) {
 	if len(n.groups) == 0 {
 		return nil, 0
@@ -160,7 +169,8 @@ func (n *node[V]) find(h uint64, key string, skip int) (*group[V], int) {
 	}
 }
 
-// put puts a site into a leaf that has room, is without its key, and has been seen by nobody else yet.
+// put puts a site into a leaf that has room, is without its key, and has been
+// seen by nobody else yet.
 func (n *node[V]) put(h uint64, s site[V], key string) {
 	i := n.first(h)
 	for n.groups[i].used() == width {
@@ -210,7 +220,8 @@ func (n *node[V]) next(i int) int {
 	return 0
 }
 
-// used returns the number of sites: the bytes of tags up to the last that is not 0.
+// used returns the number of sites: the bytes of tags up to the last that is
+// not 0.
 func (g *group[V]) used() int { return (bits.Len64(g.tags) + 7) / 8 }
 
 // has reports whether the site at i has a key.
@@ -248,11 +259,13 @@ func (g *group[V]) set(i int, s site[V]) {
 // digit returns the place below a branch where a hash leads.
 func digit(h uint64, depth int) uint64 { return h >> (fanBits * depth) % fan }
 
-// tag returns a byte of a hash that is not 0 and that says nothing about the way to the group.
+// tag returns a byte of a hash that is not 0 and that says nothing about the
+// way to the group.
 func tag(h uint64) uint64 { return h>>56 | 1 }
 
 // ones has a 1 in each byte.
 const ones = 0x0101010101010101
 
-// zeros returns a word whose lowest bit marks the first byte of x that is 0; marks above it may be false.
+// zeros returns a word whose lowest bit marks the first byte of x that is 0;
+// marks above it may be false.
 func zeros(x uint64) uint64 { return (x - ones) &^ x & (ones << 7) }

@@ -15,36 +15,40 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// An adapter serves one request of a front by an http.Handler, on the connection's
-// own goroutine: the handler lane. What a handler may keep, such as the request,
-// its own header map and the response writer, is made anew for each; the rest is
-// lent from a pool.
+// An adapter serves one request of a front by an http.Handler, on the
+// connection's own goroutine: the handler lane. What a handler may keep, such
+// as the request, its own header map and the response writer, is made anew for
+// each; the rest is lent from a pool.
 //
-// What handlers see is what net/http documents. Where it leaves clients or handlers
-// something else than net/http does:
+// What handlers see is what net/http documents. Where it leaves clients or
+// handlers something else than net/http does:
 //
-//   - HTTP/1.0 gets no interim responses, and its Expect and Upgrade are ignored
-//   - HTTP/1.0 keeps no connection behind a request that may have a body and says no
-//     length
+//   - HTTP/1.0 gets no interim responses, and its Expect and Upgrade are
+//     ignored
+//   - HTTP/1.0 keeps no connection behind a request that may have a body and
+//     says no length
 //   - a 304 keeps the Content-Length and Content-Type that the handler gave it
-//   - a body that the handler leaves unread holds no answer up: see source.settle.
-//     Its Close reads nothing
-//   - a body that has been read to its end returns io.EOF also when the answer has begun
-//   - a client that was sent 100 Continue keeps its connection when the rest of its
-//     body comes in time
+//   - a body that the handler leaves unread holds no answer up: see
+//     source.settle. Its Close reads nothing
+//   - a body that has been read to its end returns io.EOF also when the answer
+//     has begun
+//   - a client that was sent 100 Continue keeps its connection when the rest of
+//     its body comes in time
 //   - a body that ends with the connection ends with a reset when it is cut off
 //   - io.ReaderFrom sends no more than the Content-Length
 //   - control characters in header values become blanks
-//   - Content-Length, Transfer-Encoding and Connection count however the handler
-//     spells their keys, and what may be no trailer is none with http.TrailerPrefix
-//   - a 101 whose connection the handler does not take over is the last response
+//   - Content-Length, Transfer-Encoding and Connection count however the
+//     handler spells their keys, and what may be no trailer is none with
+//     http.TrailerPrefix
+//   - a 101 whose connection the handler does not take over is the last
+//     response
 //   - Pragma makes no Cache-Control
-//   - a client that has closed its side has a second to get its answer before the
-//     request's context ends
+//   - a client that has closed its side has a second to get its answer before
+//     the request's context ends
 //   - http.MaxBytesReader does not close the connection by itself
-//   - over HTTP/2, a request's trailers need no announcement, there is no http.Pusher,
-//     and a body that stalls before the response fails after exchange.BodyStall, except
-//     for gRPC and extended CONNECT
+//   - over HTTP/2, a request's trailers need no announcement, there is no
+//     http.Pusher, and a body that stalls before the response fails after
+//     exchange.BodyStall, except for gRPC and extended CONNECT
 type adapter struct {
 	c      *conn
 	f      front
@@ -73,20 +77,24 @@ type adapter struct {
 	buf      [bufferBefore]byte
 	n        int // bytes of buf that wait
 
-	expects bool       // the request waited for 100 Continue at first; what follows is for those only
+	// the request waited for 100 Continue at first; what follows is for those
+	// only
+	expects bool
 	asking  sync.Mutex // guards asks, and is held to write 100 Continue
 	asks    bool       // the first read of the body sends 100 Continue
 }
 
-// bufferBefore is how much of a body is held back until it is known how long it is.
+// bufferBefore is how much of a body is held back until it is known how long it
+// is.
 const bufferBefore = 2 << 10
 
 var adapters = sync.Pool{New: func() any { return new(adapter) }}
 
-// adapt serves the parsed request, which came by c, with the server's Handler. It calls
-// no handler if it returns an error: the request must be refused.
+// adapt serves the parsed request, which came by c, with the server's Handler.
+// It calls no handler if it returns an error: the request must be refused.
 func (x *fastExchange) adapt(c *conn) (step, error) {
-	defer x.attempts.Kept().Free() // whatever the handler does with an exchange that was handed over
+	// whatever the handler does with an exchange that was handed over
+	defer x.attempts.Kept().Free()
 	x.attempts.Reset()
 	x.front.patience(0)
 	x.renew()
@@ -154,7 +162,8 @@ func (a *adapter) call(h http.Handler) (returned bool) {
 	return true
 }
 
-// abandon cuts off a response whose handler has panicked, or ended its goroutine.
+// abandon cuts off a response whose handler has panicked, or ended its
+// goroutine.
 func (a *adapter) abandon(p any) {
 	if p != nil && p != http.ErrAbortHandler {
 		a.logf("http: panic serving %v: %v\n%s", a.c.remote(), p, debug.Stack())
@@ -175,8 +184,8 @@ func (a *adapter) abandon(p any) {
 	a.f.cut()
 }
 
-// finish ends the response of a handler that has returned, and says what becomes of
-// the connection.
+// finish ends the response of a handler that has returned, and says what
+// becomes of the connection.
 func (a *adapter) finish() step {
 	a.done = true
 	a.stopAsking()
@@ -279,7 +288,8 @@ func (c *conn) Why() error {
 	return nil
 }
 
-// inspect ends the handler's context if the client has left. It is the sweeper's.
+// inspect ends the handler's context if the client has left. It is the
+// sweeper's.
 func (w *response) inspect(c *conn, now time.Time) {
 	unread := false
 	if x := c.serving.Load(); x != nil {
@@ -297,8 +307,8 @@ func (w *response) leave() {
 	w.life.end()
 }
 
-// A given is what the handler's header says about framing, and about fields that the
-// server adds if they are missing.
+// A given is what the handler's header says about framing, and about fields
+// that the server adds if they are missing.
 type given struct {
 	length    string // Content-Length
 	coding    string // Transfer-Encoding

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A text is a copy of a head, for all the strings of a request: those that a handler
-// keeps keep all of it.
+// A text is a copy of a head, for all the strings of a request: those that a
+// handler keeps keep all of it.
 type text struct {
 	base uintptr // where the head was
 	s    string
@@ -48,8 +48,8 @@ func (t *text) method(b []byte) string {
 	return t.of(b)
 }
 
-// request returns r as handlers want it. The http.Request lies in the response writer,
-// because handlers that keep one of them mostly keep both.
+// request returns r as handlers want it. The http.Request lies in the response
+// writer, because handlers that keep one of them mostly keep both.
 func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, error) {
 	q := http.Request{Method: a.texts.method(r.Method), RequestURI: a.texts.of(r.Target), Host: a.texts.of(r.Host),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: r.Minor, RemoteAddr: a.c.remote(), TLS: a.c.state, Body: http.NoBody,
@@ -103,8 +103,8 @@ func parseTarget(u *url.URL, target string, r *h1.Request) error {
 	return nil
 }
 
-// plainPath reports whether p is the path of an origin-form target that is its own
-// decoded form.
+// plainPath reports whether p is the path of an origin-form target that is its
+// own decoded form.
 func plainPath(p []byte) bool {
 	for _, c := range p {
 		switch {
@@ -116,8 +116,9 @@ func plainPath(p []byte) bool {
 	return len(p) > 0
 }
 
-// fillHeader makes q's Header from the fields, and its Trailer. It keeps their names as the
-// client sent them, in the memory of the values: handlers may keep either.
+// fillHeader makes q's Header from the fields, and its Trailer. It keeps their
+// names as the client sent them, in the memory of the values: handlers may keep
+// either.
 func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 	h := make(http.Header, len(r.Fields))
 	n := len(r.Fields)
@@ -158,7 +159,8 @@ func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 	return nil
 }
 
-// trails reports whether trailers can follow the body of q, which was made from r.
+// trails reports whether trailers can follow the body of q, which was made from
+// r.
 func trails(q *http.Request, r *h1.Request) bool {
 	return r.Chunked || q.ProtoMajor == 2 && q.Body != http.NoBody
 }
@@ -183,8 +185,8 @@ func announce(q *http.Request, value string) error {
 	return nil
 }
 
-// A requestBody is the Body of a request: a source as handlers see it, for as long as
-// they may.
+// A requestBody is the Body of a request: a source as handlers see it, for as
+// long as they may.
 type requestBody struct {
 	w       *response
 	trailer http.Header // gets the trailers at the end
@@ -195,7 +197,8 @@ type requestBody struct {
 	left   bool // reading has ended; guarded by the response's gate
 }
 
-// Read implements io.Reader. The first one asks a client that waits to be asked.
+// Read implements io.Reader. The first one asks a client that waits to be
+// asked.
 func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -236,8 +239,8 @@ func (b *requestBody) end(a *adapter) {
 	a.f.lookOut(b.w)
 }
 
-// lookOut starts to look out for a request without a body. After a body, end does so:
-// only then is there room for the next byte.
+// lookOut starts to look out for a request without a body. After a body, end
+// does so: only then is there room for the next byte.
 func (b *requestBody) lookOut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -290,10 +293,10 @@ func (a *adapter) stopAsking() {
 	a.asks = false
 }
 
-// shutBody ends the handler's reading of a body, since its answer begins, and reports
-// whether the connection can be kept: the rest of a short body is read behind the
-// answer. A handler may read a long one on, as with net/http. A handler's goroutine
-// may be reading now.
+// shutBody ends the handler's reading of a body, since its answer begins, and
+// reports whether the connection can be kept: the rest of a short body is read
+// behind the answer. A handler may read a long one on, as with net/http. A
+// handler's goroutine may be reading now.
 func (a *adapter) shutBody() bool {
 	b := &a.w.body
 	if !b.mu.TryLock() {
@@ -321,8 +324,8 @@ func (a *adapter) shutBody() bool {
 	return true
 }
 
-// closeBody ends all reading of the body, and reads what is left of it. It reports
-// whether the body has been read to its end.
+// closeBody ends all reading of the body, and reads what is left of it. It
+// reports whether the body has been read to its end.
 func (a *adapter) closeBody() bool {
 	a.leaveBody()
 	s := a.f.body()

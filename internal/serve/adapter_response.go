@@ -23,11 +23,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A response is the ResponseWriter of one request, with what else a handler may keep
-// of it. Once the request has been served it does nothing any more.
+// A response is the ResponseWriter of one request, with what else a handler may
+// keep of it. Once the request has been served it does nothing any more.
 //
-// What serves the request is lent from pools, and serves another client's next. So
-// it is used under mu, or for what must not wait for a write, under gate.
+// What serves the request is lent from pools, and serves another client's next.
+// So it is used under mu, or for what must not wait for a write, under gate.
 type response struct {
 	a    atomic.Pointer[adapter] // nil when the handler has returned; see shut
 	mu   sync.Mutex              // held by who uses a
@@ -44,7 +44,8 @@ type response struct {
 	goodbye goodbye   // the sweeper's
 }
 
-// use is the adapter, nil when the request has been served. The caller unlocks w.mu.
+// use is the adapter, nil when the request has been served. The caller unlocks
+// w.mu.
 func (w *response) use() *adapter {
 	w.mu.Lock()
 	return w.a.Load()
@@ -60,7 +61,8 @@ func (w *response) serving(method string) *adapter {
 	return a
 }
 
-// shut ends all use of the adapter by the handler, and by what it has left running.
+// shut ends all use of the adapter by the handler, and by what it has left
+// running.
 func (w *response) shut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,7 +91,8 @@ func (w *response) made() http.Header {
 	return w.header
 }
 
-// WriteHeader implements http.ResponseWriter. An interim response goes out at once.
+// WriteHeader implements http.ResponseWriter. An interim response goes out at
+// once.
 func (w *response) WriteHeader(status int) {
 	a := w.use()
 	defer w.mu.Unlock()
@@ -137,9 +140,9 @@ func (a *adapter) interim(status int) {
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
 }
 
-// note takes down the handler's header as it is now. What frames the response or is
-// said of the connection counts however its key is spelled: two of a kind would let
-// clients disagree on where the response ends.
+// note takes down the handler's header as it is now. What frames the response
+// or is said of the connection counts however its key is spelled: two of a kind
+// would let clients disagree on where the response ends.
 func (a *adapter) note() {
 	a.keys, a.fields = a.keys[:0], a.fields[:0]
 	header := a.w.made()
@@ -199,8 +202,8 @@ func framed(key string) bool {
 	return strings.HasPrefix(key, http.TrailerPrefix)
 }
 
-// Ordered makes o the order of the fields of the next head, interim or final. See
-// exchange.Arrange.
+// Ordered makes o the order of the fields of the next head, interim or final.
+// See exchange.Arrange.
 func (w *response) Ordered(o exchange.Order) {
 	if a := w.use(); a != nil {
 		a.order = o
@@ -216,8 +219,8 @@ func first(values []string) string {
 	return values[0]
 }
 
-// appendField appends a field of a handler's, unless its name is no token. Control
-// characters of its value become blanks.
+// appendField appends a field of a handler's, unless its name is no token.
+// Control characters of its value become blanks.
 func appendField(dst []h1.Field, name, value string) []h1.Field {
 	if !h1.ValidToken(name) {
 		return dst
@@ -253,8 +256,8 @@ func (a *adapter) noteLength() {
 	}
 }
 
-// writeHead gives the front the head. first is the beginning of the body: all of it when
-// the handler is done.
+// writeHead gives the front the head. first is the beginning of the body: all
+// of it when the handler is done.
 func (a *adapter) writeHead(first []byte) error {
 	a.sent = true
 	h, g := &a.out, &a.given
@@ -278,7 +281,8 @@ func (a *adapter) writeHead(first []byte) error {
 	return a.check(a.f.head(h))
 }
 
-// check ends the request's context when err says that the client is not there any more.
+// check ends the request's context when err says that the client is not there
+// any more.
 func (a *adapter) check(err error) error {
 	if err != nil {
 		a.w.leave()
@@ -425,8 +429,8 @@ func (w *response) sniffs() bool {
 	return a != nil && !a.hijacked && !a.sent
 }
 
-// sendFile lets the front send src by a short cut, if there is one, up to the length
-// that the handler gave the body.
+// sendFile lets the front send src by a short cut, if there is one, up to the
+// length that the handler gave the body.
 func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	a := w.use()
 	defer w.mu.Unlock()
@@ -477,7 +481,8 @@ func (w *response) EnableFullDuplex() error {
 	return nil
 }
 
-// A hijackable is a response of HTTP/1.x: its handler can take the connection over.
+// A hijackable is a response of HTTP/1.x: its handler can take the connection
+// over.
 type hijackable struct{ response }
 
 // Hijack implements http.Hijacker.

@@ -642,7 +642,8 @@ func TestWhatFollowsARequestOfHTTP10WithoutALengthIsNoRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	const stays = " / HTTP/1.0\r\nConnection: keep-alive\r\n"
 	for raw, want := range map[string]int32{
-		"POST" + stays + "\r\n": 1, "OPTIONS" + stays + "\r\n": 1, // what follows may be meant as the body
+		// what follows may be meant as the body
+		"POST" + stays + "\r\n": 1, "OPTIONS" + stays + "\r\n": 1,
 		"POST" + stays + "Content-Length: 0\r\n\r\n": 2, "GET" + stays + "\r\n": 2,
 	} {
 		t.Run(raw, func(t *testing.T) {

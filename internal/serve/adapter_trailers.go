@@ -33,8 +33,8 @@ func trailable(name string) bool {
 	return !strings.HasPrefix(name, "If-")
 }
 
-// mayTrail reports whether trailers that were not announced may follow a body of known
-// length. Only HTTP/2 has a place for them.
+// mayTrail reports whether trailers that were not announced may follow a body
+// of known length. Only HTTP/2 has a place for them.
 func (a *adapter) mayTrail() bool {
 	if a.given.untrailed || a.f.major() == 1 {
 		return false
@@ -68,8 +68,8 @@ func (a *adapter) trailers() (trailers []h1.Field) {
 	return trailers
 }
 
-// Untrailed says that no trailers follow the body, whose length is known. HTTP/2 can
-// then end the response with it.
+// Untrailed says that no trailers follow the body, whose length is known.
+// HTTP/2 can then end the response with it.
 func (w *response) Untrailed() {
 	if a := w.use(); a != nil {
 		a.given.untrailed = true

@@ -161,7 +161,8 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Each end's crypto/tls makes a reader for each record that it reads, which is one of the request and one of the answer.
+// Each end's crypto/tls makes a reader for each record that it reads, which is
+// one of the request and one of the answer.
 func TestTLSAllocatesNothingOfOurs(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
@@ -169,7 +170,8 @@ func TestTLSAllocatesNothingOfOurs(t *testing.T) {
 	assert.Less(t, newSecureLink(t, r).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 2.05)
 }
 
-// The handler lane makes what handlers may keep: the request, its header and URL, the writer and its header.
+// The handler lane makes what handlers may keep: the request, its header and
+// URL, the writer and its header.
 func TestARequestOfTheHandlerLaneAllocatesLittle(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
@@ -221,7 +223,8 @@ func newSecureLink(t testing.TB, r *hostproxy.Router) *link {
 	return &link{c, t}
 }
 
-// cookie sends a request and returns the cookie that the answer sets, "" if it sets none.
+// cookie sends a request and returns the cookie that the answer sets, "" if it
+// sets none.
 func (l *link) cookie(request string) string {
 	l.t.Helper()
 	_, err := l.Write([]byte(request))
@@ -256,8 +259,9 @@ func (l *link) perRequest(request string) float64 {
 	return perCall(exchange)
 }
 
-// perCall returns how often the process allocates while do is called once: the least of five thousands of calls, since a
-// collection of garbage empties what the others gave back.
+// perCall returns how often the process allocates while do is called once: the
+// least of five thousands of calls, since a collection of garbage empties what
+// the others gave back.
 func perCall(do func()) float64 {
 	const n = 1000
 	least := math.Inf(1)

@@ -11,9 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// An AltSvc is the Alt-Svc field of responses over TLS (RFC 7838): where other servers
-// serve the same hosts. The zero value has no such server. Its methods may be called
-// concurrently.
+// An AltSvc is the Alt-Svc field of responses over TLS (RFC 7838): where other
+// servers serve the same hosts. The zero value has no such server. Its methods
+// may be called concurrently.
 type AltSvc struct {
 	now atomic.Pointer[string] // the field's value; nil if there is no field
 
@@ -30,8 +30,8 @@ func (a *AltSvc) add(value string) int {
 	return len(a.values) - 1
 }
 
-// withdraw takes back what a server has announced. Clients that have heard of it are
-// told to forget it: one value replaces those before it (RFC 7838, 3).
+// withdraw takes back what a server has announced. Clients that have heard of
+// it are told to forget it: one value replaces those before it (RFC 7838, 3).
 func (a *AltSvc) withdraw(number int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -71,8 +71,9 @@ func (a *AltSvc) value() string {
 	return ""
 }
 
-// altSvc returns the value of Alt-Svc in a response with that head, "" for none. The
-// field of a handler of the program stays, and a 421 cannot have one (RFC 7838, 6).
+// altSvc returns the value of Alt-Svc in a response with that head, "" for
+// none. The field of a handler of the program stays, and a 421 cannot have one
+// (RFC 7838, 6).
 //
 // Hot path: without companions one comparison, no allocation.
 func (o *origin) altSvc(h *head) string {

@@ -9,14 +9,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// forget is the value that tells clients to forget all other servers (RFC 7838, 3).
+// forget is the value that tells clients to forget all other servers (RFC 7838,
+// 3).
 const forget = "clear"
 
-// maxAltSvc limits the length of a value, which is in the head of each response.
+// maxAltSvc limits the length of a value, which is in the head of each
+// response.
 const maxAltSvc = 4 << 10
 
-// altSvcFault returns what is wrong with a value of Alt-Svc (RFC 7838, 3), nil if nothing
-// is. It is as strict as the grammar is for senders.
+// altSvcFault returns what is wrong with a value of Alt-Svc (RFC 7838, 3), nil
+// if nothing is. It is as strict as the grammar is for senders.
 func altSvcFault(value string) error {
 	switch {
 	case len(value) > maxAltSvc:
@@ -78,8 +80,8 @@ func authorityFault(quoted string) error {
 	return nil
 }
 
-// parameterFault returns what is wrong with a parameter. Those that have a meaning must have
-// one of their values, because clients would ignore another.
+// parameterFault returns what is wrong with a parameter. Those that have a
+// meaning must have one of their values, because clients would ignore another.
 func parameterFault(s string) error {
 	name, value, _ := strings.Cut(s, "=")
 	if !header.ValidName(name) {
@@ -99,8 +101,8 @@ func parameterFault(s string) error {
 	return nil
 }
 
-// isProtocolID reports whether s is a token whose percents encode bytes that tokens do not
-// have otherwise (RFC 7838, 3).
+// isProtocolID reports whether s is a token whose percents encode bytes that
+// tokens do not have otherwise (RFC 7838, 3).
 func isProtocolID(s string) bool {
 	if !header.ValidName(s) {
 		return false

@@ -22,7 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// asNetHTTP runs check against net/http's server and against ours, with the same handler.
+// asNetHTTP runs check against net/http's server and against ours, with the
+// same handler.
 func asNetHTTP(t *testing.T, h http.HandlerFunc, check func(t *testing.T, url string)) {
 	t.Helper()
 	t.Run("net/http", func(t *testing.T) {
@@ -113,7 +114,8 @@ func TestFullDuplexAfterTheRequestIsNothing(t *testing.T) {
 	})
 }
 
-// A lateListener has connections at which nobody can peek, and says when a Read has met a deadline.
+// A lateListener has connections at which nobody can peek, and says when a Read
+// has met a deadline.
 type lateListener struct {
 	net.Listener
 	late chan struct{}

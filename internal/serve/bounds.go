@@ -2,16 +2,16 @@ package serve
 
 import "time"
 
-// Bounds are the limits of servers that may change while these serve. Zero means no
-// bound.
+// Bounds are the limits of servers that may change while these serve. Zero
+// means no bound.
 type Bounds struct {
 	ReadHeaderTimeout, IdleTimeout, HandshakeTimeout, DrainTimeout time.Duration
 
 	MaxHeaderBytes, MaxConns, MaxHandshakes, MaxPerClient int
 }
 
-// Change puts n in force for all servers that share b, also for those that join it
-// later.
+// Change puts n in force for all servers that share b, also for those that join
+// it later.
 func (b *Budget) Change(n Bounds) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -22,7 +22,8 @@ func (b *Budget) Change(n Bounds) {
 	}
 }
 
-// perClient returns how many connections a client may have; zero means no limit.
+// perClient returns how many connections a client may have; zero means no
+// limit.
 func (b *Budget) perClient() int {
 	if n := b.changed.Load(); n != nil {
 		return n.MaxPerClient

@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A drain of a moment is clean if no client has a request under way: that one of them may send another is no reason to fail.
+// A drain of a moment is clean if no client has a request under way: that one
+// of them may send another is no reason to fail.
 func TestAShortDrainOfConnectionsWithoutRequestsIsClean(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -28,8 +28,8 @@ import (
 const refusalPause = time.Minute
 
 // A Budget limits the connections of each client, over all servers that share
-// it, and counts what these refuse. Its fields are set before the first use; Log
-// is required. Its methods may be called concurrently.
+// it, and counts what these refuse. Its fields are set before the first use;
+// Log is required. Its methods may be called concurrently.
 //
 // It costs one lock for each connection of a limited client, and one for each
 // refusal; nothing for a request.
@@ -61,7 +61,9 @@ type Client struct {
 // A Cause is what was refused and why. Neither text is a client's.
 type Cause struct {
 	What string // "connections", "handshakes" or "requests"
-	Why  string // the setting whose limit was met or with what was wrong, the status of the response, or a word
+	// the setting whose limit was met or with what was wrong, the status of the
+	// response, or a word
+	Why string
 }
 
 // The causes; those of requests have the status of the response. Read-only.
@@ -88,9 +90,9 @@ type tally struct {
 }
 
 // Enter takes a place for a connection of p. It returns false if the client has
-// as many as it may have. It returns nil and true if there is no limit for p, which
-// holds for peers without an address. The caller calls Leave with the result when
-// the connection is closed.
+// as many as it may have. It returns nil and true if there is no limit for p,
+// which holds for peers without an address. The caller calls Leave with the
+// result when the connection is closed.
 func (b *Budget) Enter(p header.Peer) (*Client, bool) {
 	most := b.perClient()
 	if most == 0 || !p.Addr.IsValid() || p.TrustedBy(b.Trusted) {
@@ -139,8 +141,9 @@ func (b *Budget) meet(raw net.Conn) (*Client, bool) {
 	return b.Enter(header.PeerOf(raw.RemoteAddr()))
 }
 
-// knowsPeer reports whether RemoteAddr of c returns at once. That of other types
-// may wait for bytes of the client, such as the header of the PROXY protocol.
+// knowsPeer reports whether RemoteAddr of c returns at once. That of other
+// types may wait for bytes of the client, such as the header of the PROXY
+// protocol.
 func knowsPeer(c net.Conn) bool {
 	if a, ok := c.(interface{ Accepted() net.Conn }); ok {
 		c = a.Accepted()
@@ -175,8 +178,8 @@ func (c *conn) meetLate() bool {
 	return true
 }
 
-// refuse counts a refusal. If limit is not zero, such as noLimit, the refusal is logged:
-// at once, or with others once a minute. client may be invalid.
+// refuse counts a refusal. If limit is not zero, such as noLimit, the refusal
+// is logged: at once, or with others once a minute. client may be invalid.
 func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
 	now := time.Now()
 	b.mu.Lock()
@@ -243,8 +246,8 @@ func (b *Budget) warn(cause Cause, limit, n int, client netip.Addr) {
 	b.Log.Warn(cause.What+" refused", attrs...)
 }
 
-// Close logs the refusals since the last lines, and ends them. Refusals are still
-// counted.
+// Close logs the refusals since the last lines, and ends them. Refusals are
+// still counted.
 func (b *Budget) Close() {
 	b.mu.Lock()
 	b.closed = true
@@ -289,7 +292,8 @@ func (b *Budget) join(s *Server, addr net.Addr) *Budget {
 func (b *Budget) Describe() status.Server {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	d := status.Server{Started: b.started, Listeners: []status.Listener{}, Refused: []status.Refusal{}} // not null in JSON
+	// not null in JSON
+	d := status.Server{Started: b.started, Listeners: []status.Listener{}, Refused: []status.Refusal{}}
 	for _, s := range b.servers {
 		d.Listeners = append(d.Listeners, status.Listener{Addr: s.addr.String(), Role: s.Role, TLS: s.TLS != nil, Open: s.open.Load()})
 	}
@@ -306,8 +310,8 @@ func (b *Budget) Describe() status.Server {
 	return d
 }
 
-// Budgets are those of a program's servers that run. The zero value is none. Its
-// methods may be called concurrently.
+// Budgets are those of a program's servers that run. The zero value is none.
+// Its methods may be called concurrently.
 type Budgets struct {
 	mu  sync.Mutex
 	all []*Budget // in order of their start
@@ -339,8 +343,8 @@ func (l *Budgets) Describe() []status.Server {
 	return all
 }
 
-// reject answers a head that no lane forwards, counts it and reports its record. req is
-// what has been parsed of it; nil if that is not known.
+// reject answers a head that no lane forwards, counts it and reports its
+// record. req is what has been parsed of it; nil if that is not known.
 func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 	x.lost = true
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
@@ -353,7 +357,8 @@ func (x *fastExchange) account(cause Cause, status int, err error, req *h1.Reque
 	x.report(status, err, req)
 }
 
-// report reports the record of a request that no lane forwards, as the client's failure.
+// report reports the record of a request that no lane forwards, as the client's
+// failure.
 func (x *fastExchange) report(status int, err error, req *h1.Request) {
 	lane := x.from.s.Lane
 	if !lane.Always && !lane.Hooks.Begins() {
@@ -379,7 +384,8 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 	}
 }
 
-// countShake counts a handshake that failed with err, unless the client has left.
+// countShake counts a handshake that failed with err, unless the client has
+// left.
 func (c *conn) countShake(err error) {
 	b := c.s.Budget
 	var late net.Error

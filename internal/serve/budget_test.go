@@ -282,7 +282,8 @@ func BenchmarkEnterLeave(b *testing.B) {
 	}
 }
 
-// BenchmarkConnection is a connection without a request, as its client sees it: one that the client closes, or one that is refused.
+// BenchmarkConnection is a connection without a request, as its client sees it:
+// one that the client closes, or one that is refused.
 func BenchmarkConnection(b *testing.B) {
 	for _, most := range []int{0, 1_000, 1} {
 		b.Run(fmt.Sprintf("most=%d", most), func(b *testing.B) {

@@ -54,8 +54,8 @@ func FaultsOf(all []Beside) (errs []error) {
 	return errs
 }
 
-// Open opens all. On an error it closes those that are open. The AltSvc is nil if they
-// announce nothing.
+// Open opens all. On an error it closes those that are open. The AltSvc is nil
+// if they announce nothing.
 func (c *Companions) Open(all []Beside) (open []*Companion, alt *AltSvc, err error) {
 	alt = new(AltSvc)
 	for i, one := range all {
@@ -125,24 +125,26 @@ const closeTime = time.Second
 
 var errStays = errors.New("drain timeout: the companion does not end: let its Serve return when its context is done, or give it a method Close")
 
-// A Companion is a server of the program's own beside servers of ours, such as one for
-// HTTP/3. It serves once.
+// A Companion is a server of the program's own beside servers of ours, such as
+// one for HTTP/3. It serves once.
 type Companion struct {
-	all    *Companions
-	name   string
-	run    func(context.Context, http.Handler) error // serves until the context is done, and lets requests end
-	end    func() error                              // ends run at once; nil if that cannot be
-	altSvc *AltSvc                                   // nil if it announces nothing
-	number int                                       // in altSvc
-	says   string                                    // what it announces
-	ended  atomic.Pointer[string]                    // why it serves no more; nil while it serves
+	all  *Companions
+	name string
+	// serves until the context is done, and lets requests end
+	run    func(context.Context, http.Handler) error
+	end    func() error           // ends run at once; nil if that cannot be
+	altSvc *AltSvc                // nil if it announces nothing
+	number int                    // in altSvc
+	says   string                 // what it announces
+	ended  atomic.Pointer[string] // why it serves no more; nil while it serves
 
 	draining context.Context
 	cut      context.Context // ends the requests
 }
 
-// Serve runs the companion until ctx is done, and until it has ended or DrainTimeout is
-// over. If it ends before ctx is done, its Alt-Svc is withdrawn immediately.
+// Serve runs the companion until ctx is done, and until it has ended or
+// DrainTimeout is over. If it ends before ctx is done, its Alt-Svc is withdrawn
+// immediately.
 func (c *Companion) Serve(ctx context.Context) error {
 	cut, end := context.WithCancel(context.Background())
 	defer end()
@@ -234,8 +236,8 @@ func (c *Companion) drainTimeout() time.Duration {
 	return c.all.DrainTimeout
 }
 
-// ServeHTTP serves a request by the Handler of all. Its context ends when the companion is cut off,
-// and tells the Handler of the drain.
+// ServeHTTP serves a request by the Handler of all. Its context ends when the
+// companion is cut off, and tells the Handler of the drain.
 func (c *Companion) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	ctx, cancel := context.WithCancel(exchange.WithCut(exchange.WithDrain(q.Context(), c.draining), c.cut))
 	defer cancel()

@@ -14,21 +14,23 @@ var (
 	closeType  = reflect.TypeFor[func() error]()
 )
 
-// methodFaults returns which methods of c the Server would not call, although they have the
-// name of one that it calls.
+// methodFaults returns which methods of c the Server would not call, although
+// they have the name of one that it calls.
 func methodFaults(c Beside) error {
 	v := reflect.ValueOf(c)
 	p := reflect.New(v.Type()) // has the methods with a pointer receiver too
 	p.Elem().Set(v)
-	return errors.Join( // the linker keeps all methods of a program unless the names are constants here
+	// the linker keeps all methods of a program unless the names are constants
+	// here
+	return errors.Join(
 		methodFault("Listen", listenType, v.MethodByName("Listen"), p.MethodByName("Listen")),
 		methodFault("AltSvc", altSvcType, v.MethodByName("AltSvc"), p.MethodByName("AltSvc")),
 		methodFault("Close", closeType, v.MethodByName("Close"), p.MethodByName("Close")),
 	)
 }
 
-// methodFault returns what is wrong with a method, which is zero if there is none. pointed is
-// the one of a pointer.
+// methodFault returns what is wrong with a method, which is zero if there is
+// none. pointed is the one of a pointer.
 func methodFault(name string, want reflect.Type, method, pointed reflect.Value) error {
 	switch {
 	case method.IsValid() && method.Type() != want:

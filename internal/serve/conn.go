@@ -19,18 +19,21 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A conn is a front connection. It is the net.Conn below TLS, and the one that handlers
-// take over, so that closing it anywhere takes it out of the server's count.
+// A conn is a front connection. It is the net.Conn below TLS, and the one that
+// handlers take over, so that closing it anywhere takes it out of the server's
+// count.
 type conn struct {
 	net.Conn
 	origin
 	lookahead
-	tls      *tls.Conn       // nil on plain connections
-	shake    *handshake      // nil but in the TLS handshake
-	socket   syscall.RawConn // what can be peeked at; nil without
-	raw      syscall.RawConn // the same, if it holds all that is to be read; nil where it cannot be read without waiting
-	spliced  bool            // what splice can write to
-	opaque   bool            // a type that may say later that it is no more than its socket
+	tls    *tls.Conn       // nil on plain connections
+	shake  *handshake      // nil but in the TLS handshake
+	socket syscall.RawConn // what can be peeked at; nil without
+	// the same, if it holds all that is to be read; nil where it cannot be read
+	// without waiting
+	raw      syscall.RawConn
+	spliced  bool // what splice can write to
+	opaque   bool // a type that may say later that it is no more than its socket
 	closed   atomic.Bool
 	ousted   atomic.Bool            // closed at DrainTimeout
 	discards atomic.Bool            // see discardOnClose
@@ -143,8 +146,8 @@ func (c *conn) stream() net.Conn {
 	return c
 }
 
-// An origin is where requests come from, and the server that they come to: the same for
-// all of a connection.
+// An origin is where requests come from, and the server that they come to: the
+// same for all of a connection.
 type origin struct {
 	s       *Server
 	peer    header.Peer
@@ -176,8 +179,8 @@ func (c *conn) readBy(d time.Duration) {
 	}
 }
 
-// interrupt wakes the goroutine that reads. It contains panics: callers may serve other
-// connections, too. Server.mu must not be held.
+// interrupt wakes the goroutine that reads. It contains panics: callers may
+// serve other connections, too. Server.mu must not be held.
 func (c *conn) interrupt() {
 	defer c.contain()
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
@@ -185,7 +188,8 @@ func (c *conn) interrupt() {
 
 // shut closes the connection, with a close_notify under TLS.
 func (c *conn) shut() {
-	if c.tls != nil && !c.discards.Load() { // or else crypto/tls tries for five seconds to say goodbye
+	// or else crypto/tls tries for five seconds to say goodbye
+	if c.tls != nil && !c.discards.Load() {
 		c.tls.Close()
 		return
 	}
@@ -206,8 +210,8 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// discardOnClose makes Close drop what the client has not taken, which the kernel
-// would keep for a client that takes nothing.
+// discardOnClose makes Close drop what the client has not taken, which the
+// kernel would keep for a client that takes nothing.
 func (c *conn) discardOnClose() {
 	c.discards.Store(true)
 	_ = c.SetLinger(0)
@@ -237,7 +241,8 @@ func (c *conn) linger(page []byte) {
 	c.Close()
 }
 
-// sayGoodbye is linger, but does not close the connection. It returns what hearOut returns.
+// sayGoodbye is linger, but does not close the connection. It returns what
+// hearOut returns.
 func (c *conn) sayGoodbye(page []byte) (n int, more bool) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
@@ -246,8 +251,9 @@ func (c *conn) sayGoodbye(page []byte) (n int, more bool) {
 	return c.hearOut(page)
 }
 
-// hearOut reads what the client still sends, for a moment. It returns how much that was, and
-// whether there may be more to hear: the client is there, and has not sent too much.
+// hearOut reads what the client still sends, for a moment. It returns how much
+// that was, and whether there may be more to hear: the client is there, and has
+// not sent too much.
 func (c *conn) hearOut(page []byte) (total int, more bool) {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(exchange.LingerTime))
 	for total < lingerBytes {
@@ -287,8 +293,9 @@ func (c *conn) Pump(p *pool.Pipe) error {
 	}
 }
 
-// goesOn notes how a write ended, and reports whether it is to be continued: only
-// the deadline has come, and the client has taken something since the last one.
+// goesOn notes how a write ended, and reports whether it is to be continued:
+// only the deadline has come, and the client has taken something since the last
+// one.
 func (c *conn) goesOn(n int, err error) bool {
 	c.progress.Wrote(n)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -353,8 +360,8 @@ func (c *conn) Close() error {
 	return err
 }
 
-// closeUnder closes Conn. It turns a panic of its type into an error: the caller may
-// serve other connections, too.
+// closeUnder closes Conn. It turns a panic of its type into an error: the
+// caller may serve other connections, too.
 func (c *conn) closeUnder() (err error) {
 	defer func() {
 		if p := recover(); p != nil {

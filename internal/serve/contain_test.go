@@ -134,7 +134,8 @@ type panickedConn struct{ net.Conn }
 
 func (c *panickedConn) Read([]byte) (int, error) { panic("oh") }
 
-// What panics while a body is on its way leaves nothing behind that waits for the rest.
+// What panics while a body is on its way leaves nothing behind that waits for
+// the rest.
 func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadString(1 << 20) })
@@ -154,7 +155,8 @@ func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
 	}
 }
 
-// A panic in the sweeper or a drain, which serve all connections, ends one connection only.
+// A panic in the sweeper or a drain, which serve all connections, ends one
+// connection only.
 func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
@@ -191,7 +193,9 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 						_, err := io.WriteString(c, get)
 						require.NoError(t, err)
 					}
-					time.Sleep(time.Second) // a drain does not wait for a client that has paused for so long
+					// a drain does not wait for a client that has paused for so
+					// long
+					time.Sleep(time.Second)
 					left.Store(1)
 					if tt.sweeps {
 						time.Sleep(5 * time.Second)
@@ -212,8 +216,9 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 	}
 }
 
-// A hook that panics behind an answer that came before the end of its request ends that
-// stream alone: what is still on its way of the body is no fault of the client.
+// A hook that panics behind an answer that came before the end of its request
+// ends that stream alone: what is still on its way of the body is no fault of
+// the client.
 func TestAHookThatPanicsBehindAnEarlyAnswerEndsItsStreamAlone(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

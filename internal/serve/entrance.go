@@ -100,8 +100,8 @@ func (all Entrances) Has(role string) bool {
 	return slices.ContainsFunc(all, func(e *Entrance) bool { return e.Role == role })
 }
 
-// Addr returns the address of the first listener with that role, preferably of TCP; nil
-// if there is none.
+// Addr returns the address of the first listener with that role, preferably of
+// TCP; nil if there is none.
 func (all Entrances) Addr(role string) (first net.Addr) {
 	for _, e := range all {
 		if e.Role != role {

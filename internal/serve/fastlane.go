@@ -16,9 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// The fast lane: one goroutine reads a request, finds its route, asks the target and
-// copies the response. An unusual request goes to the handler lane, with its bytes; a
-// forbidden one is refused here.
+// The fast lane: one goroutine reads a request, finds its route, asks the
+// target and copies the response. An unusual request goes to the handler lane,
+// with its bytes; a forbidden one is refused here.
 //
 // Hot path: no allocation per request; while a connection waits for its next
 // request it holds no buffer.
@@ -55,8 +55,8 @@ type Hit struct {
 	Route    any             // for Retired
 }
 
-// A fastExchange is everything that one exchange of the fast lane needs, in one piece
-// that is lent to a connection while it is not idle.
+// A fastExchange is everything that one exchange of the fast lane needs, in one
+// piece that is lent to a connection while it is not idle.
 type fastExchange struct {
 	watched
 
@@ -79,12 +79,15 @@ type fastExchange struct {
 	names  [6]name // of the record: method, host, path, query, user agent, referer
 	ids    exchange.IDs
 	fail   *exchange.Failure
-	known  *exchange.Handover // what the handler lane has to know that carries the exchange on; nil if nothing
-	asked  bool               // something of the request has gone out
-	sent   bool               // the response has begun
-	lost   bool               // where the request ends is not known: the connection closes
+	// what the handler lane has to know that carries the exchange on; nil if
+	// nothing
+	known *exchange.Handover
+	asked bool // something of the request has gone out
+	sent  bool // the response has begun
+	lost  bool // where the request ends is not known: the connection closes
 
-	origin    proxyproto.Header // that a kept connection must have been opened for, where that matters
+	// that a kept connection must have been opened for, where that matters
+	origin    proxyproto.Header
 	beginning exchange.Beginning
 	set       []header.Replacement // by the hook Begin
 

@@ -34,8 +34,9 @@ func (x *fastExchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.
 	return x.race(f, up, deadline)
 }
 
-// A rival is the second attempt of an exchange, on a goroutine of its own, which
-// ends before the exchange does. The first that hears from its target wins.
+// A rival is the second attempt of an exchange, on a goroutine of its own,
+// which ends before the exchange does. The first that hears from its target
+// wins.
 type rival struct {
 	f      *forward.Forwarder
 	target *forward.Target
@@ -55,8 +56,8 @@ type rival struct {
 	dialed time.Duration // time spent connecting
 }
 
-// A bothFailedError is the failure of the first of two attempts, when the second has
-// failed too. The connections of both are closed.
+// A bothFailedError is the failure of the first of two attempts, when the
+// second has failed too. The connections of both are closed.
 type bothFailedError struct{ first exchange.AttemptError }
 
 // Error implements error.
@@ -107,7 +108,8 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	return r.conn, nil
 }
 
-// giveUpBoth ends the attempt on up and the one beside it, whose hook has failed with err.
+// giveUpBoth ends the attempt on up and the one beside it, whose hook has
+// failed with err.
 func (x *fastExchange) giveUpBoth(f *forward.Forwarder, up *pool.Conn, err error) error {
 	up.Close()
 	x.unwatch()
@@ -171,8 +173,8 @@ func (r *rival) run() {
 	}
 }
 
-// ask sends the request on conn and waits for an answer. A panic in a connection of
-// somebody else's type is its failure.
+// ask sends the request on conn and waits for an answer. A panic in a
+// connection of somebody else's type is its failure.
 func (r *rival) ask(conn *pool.Conn) (err error) {
 	defer exchange.Contain("a connection", &err)
 	return conn.Ask(r.out)

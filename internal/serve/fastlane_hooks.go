@@ -13,8 +13,8 @@ func (x *fastExchange) announce() (fail *exchange.Failure) {
 	return fail
 }
 
-// announceAttempt calls the hook for the attempt that begins. The failure of the hook is that
-// of the attempt.
+// announceAttempt calls the hook for the attempt that begins. The failure of
+// the hook is that of the attempt.
 func (x *fastExchange) announceAttempt() error {
 	hooks := x.from.s.Lane.Hooks
 	if !hooks.Tries() {

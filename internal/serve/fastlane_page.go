@@ -10,12 +10,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// Pages of the program are http.Handlers: the handler lane writes them. A request whose
-// response may be one has no body here, so that nothing of it is lost on the way there.
+// Pages of the program are http.Handlers: the handler lane writes them. A
+// request whose response may be one has no body here, so that nothing of it is
+// lost on the way there.
 
-// pageOf returns the page for a response with that status, nil if there is none.
+// pageOf returns the page for a response with that status, nil if there is
+// none.
 func (x *fastExchange) pageOf(f *forward.Forwarder, status int) http.Handler {
-	if len(f.Pages) == 0 || x.req.Framing() != h1.NoBody { // one with a body only begins here if f has come meanwhile
+	// one with a body only begins here if f has come meanwhile
+	if len(f.Pages) == 0 || x.req.Framing() != h1.NoBody {
 		return nil
 	}
 	return f.Page(status, view(x.said("Content-Type")))
@@ -31,8 +34,8 @@ func (x *fastExchange) failBy(f *forward.Forwarder, fail *exchange.Failure) step
 	return x.handPage(&exchange.Answer{Status: fail.Status, Header: fail.Header(), Page: page, Failure: &own})
 }
 
-// respondBy lets a page take the place of the body of the answer on up, whose head of n
-// bytes has been read.
+// respondBy lets a page take the place of the body of the answer on up, whose
+// head of n bytes has been read.
 func (x *fastExchange) respondBy(f *forward.Forwarder, up *pool.Conn, n int, page http.Handler) step {
 	forward.Bare(&x.res)
 	if f.Translates() {
@@ -49,7 +52,8 @@ func (x *fastExchange) respondBy(f *forward.Forwarder, up *pool.Conn, n int, pag
 	return x.handPage(a)
 }
 
-// skipBody gives up back if the rest of its answer has come, and else closes it.
+// skipBody gives up back if the rest of its answer has come, and else closes
+// it.
 func (x *fastExchange) skipBody(up *pool.Conn, n int) {
 	method := view(x.req.Method)
 	keep := x.res.Persistent(method)
@@ -73,7 +77,8 @@ func (x *fastExchange) skipBody(up *pool.Conn, n int) {
 	up.Put()
 }
 
-// handPage passes the exchange on to the handler lane, which only writes the answer.
+// handPage passes the exchange on to the handler lane, which only writes the
+// answer.
 func (x *fastExchange) handPage(a *exchange.Answer) step {
 	x.rec.Pattern = x.hit.Pattern
 	next := x.handOver()

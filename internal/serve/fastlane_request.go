@@ -37,8 +37,8 @@ func (x *fastExchange) run() step {
 	return next
 }
 
-// admitted is admit. What does not return is reported too: a panic of the program's own
-// connection type, and runtime.Goexit in a hook.
+// admitted is admit. What does not return is reported too: a panic of the
+// program's own connection type, and runtime.Goexit in a hook.
 func (x *fastExchange) admitted() (next step) {
 	returned := false
 	defer func() {
@@ -331,7 +331,8 @@ func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.C
 	return nil, &exchange.AttemptError{Op: "dial", Err: err}
 }
 
-// render makes x.out the request as it goes to t, with what of the body has come.
+// render makes x.out the request as it goes to t, with what of the body has
+// come.
 func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 	var err error
 	x.out, err = x.upload.appendReady(f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received))
@@ -339,8 +340,8 @@ func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 }
 
 // send writes x.out to up and waits for the first bytes of the answer, on the
-// connection that it returns: up, unless another target was faster. A failure is up's,
-// or a *bothFailedError.
+// connection that it returns: up, unless another target was faster. A failure
+// is up's, or a *bothFailedError.
 func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
 	x.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
@@ -419,8 +420,9 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 	return x.decline(fail)
 }
 
-// handOver passes an exchange that has waited on to the handler lane: its targets have
-// changed, and only that lane can ask them now. Nothing of the request is lost.
+// handOver passes an exchange that has waited on to the handler lane: its
+// targets have changed, and only that lane can ask them now. Nothing of the
+// request is lost.
 func (x *fastExchange) handOver() step {
 	x.known = x.attempts.Handover()
 	x.known.Begun, x.known.Set = x.from.s.Lane.Hooks.Begins(), slices.Clone(x.set)
@@ -459,14 +461,14 @@ func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
 	return drain
 }
 
-// drainBody reads what is left of a body behind its answer, and says what becomes of
-// the connection.
+// drainBody reads what is left of a body behind its answer, and says what
+// becomes of the connection.
 func (x *fastExchange) drainBody() step {
 	return x.front.next(x.front.body().settle(exchange.LingerTime))
 }
 
-// reply sends a whole answer of the proxy's own. After one that is the last, the
-// connection closes.
+// reply sends a whole answer of the proxy's own. After one that is the last,
+// the connection closes.
 func (x *fastExchange) reply(fail *exchange.Failure) {
 	var body []byte
 	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
@@ -479,8 +481,9 @@ func (x *fastExchange) reply(fail *exchange.Failure) {
 	_ = x.front.end(nil)
 }
 
-// abort ends an exchange whose response has begun. The client sees that it is cut
-// off: there is no last chunk, or less than the Content-Length, and no close_notify.
+// abort ends an exchange whose response has begun. The client sees that it is
+// cut off: there is no last chunk, or less than the Content-Length, and no
+// close_notify.
 func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()

@@ -119,8 +119,8 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 	}
 }
 
-// copyBody sends the body behind the head. An error comes with the side that caused
-// it.
+// copyBody sends the body behind the head. An error comes with the side that
+// caused it.
 func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (exchange.Side, error) {
 	_ = up.SetReadDeadline(time.Time{})
 	switch framing {
@@ -204,14 +204,15 @@ func (x *fastExchange) copyLarge(f *forward.Forwarder, up *pool.Conn, left int64
 	return "", nil
 }
 
-// A framer is a front that frames a body in place. framed sends the n bytes after the
-// first room bytes of page. It overwrites page.
+// A framer is a front that frames a body in place. framed sends the n bytes
+// after the first room bytes of page. It overwrites page.
 type framer interface {
 	room() int
 	framed(page []byte, n int) error
 }
 
-// A splicer is a front that can take a body straight from a target's connection.
+// A splicer is a front that can take a body straight from a target's
+// connection.
 type splicer interface {
 	splices(up *pool.Conn) bool
 	splice(up *pool.Conn, n int64, idle time.Duration) (int64, error)
@@ -239,8 +240,8 @@ type piece struct {
 	err  error // io.EOF at the end of the body
 }
 
-// beginBody decodes what of a chunked body has come with its head. What is wrong with
-// that can still be answered.
+// beginBody decodes what of a chunked body has come with its head. What is
+// wrong with that can still be answered.
 func (x *fastExchange) beginBody(b []byte) error {
 	if x.res.Framing(view(x.req.Method)) != h1.ChunkedBody {
 		return nil

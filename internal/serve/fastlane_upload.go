@@ -11,9 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// An upload takes the request body to the target. What has come already goes out with
-// the head; only a body that is not whole by then gets a goroutine, for as long as it
-// streams, so that an early answer is seen.
+// An upload takes the request body to the target. What has come already goes
+// out with the head; only a body that is not whole by then gets a goroutine,
+// for as long as it streams, so that an early answer is seen.
 type upload struct {
 	x      *fastExchange
 	src    source
@@ -30,8 +30,8 @@ type upload struct {
 	done    chan struct{}
 }
 
-// An uploadBuffer holds what is on its way: some data, with room for what makes a chunk
-// of it.
+// An uploadBuffer holds what is on its way: some data, with room for what makes
+// a chunk of it.
 type uploadBuffer [chunkHead + 32<<10 + len("\r\n")]byte
 
 // chunkHead is room for the size line of a chunk.
@@ -48,9 +48,10 @@ func (u *upload) reset(x *fastExchange) {
 	u.body.Begin(u.src.first())
 }
 
-// appendReady appends to dst, after the head, the part of the body that has arrived.
-// Trailers of a body of known length are dropped, since they need chunks (RFC 9112,
-// 7.1.2). A request that announces trailers takes the handler lane.
+// appendReady appends to dst, after the head, the part of the body that has
+// arrived. Trailers of a body of known length are dropped, since they need
+// chunks (RFC 9112, 7.1.2). A request that announces trailers takes the handler
+// lane.
 func (u *upload) appendReady(dst []byte) ([]byte, error) {
 	if err := u.body.Failed(); err != nil {
 		return dst, err
@@ -98,8 +99,8 @@ func (u *upload) run() {
 	}
 }
 
-// stream streams the body. A panic in a connection type of the embedding program fails
-// this request: on this goroutine it would end the program.
+// stream streams the body. A panic in a connection type of the embedding
+// program fails this request: on this goroutine it would end the program.
 func (u *upload) stream() (err error) {
 	defer func() {
 		if hook, ok := err.(*exchange.PanicError); ok {
@@ -127,7 +128,8 @@ func (u *upload) stream() (err error) {
 	}
 }
 
-// piece is the n bytes of data in buf as they go out, with the body's end behind them.
+// piece is the n bytes of data in buf as they go out, with the body's end
+// behind them.
 func (u *upload) piece(n int, last bool) []byte {
 	start, end := chunkHead, chunkHead+n
 	if !u.x.req.Chunked {
@@ -174,7 +176,8 @@ func (u *upload) nearlySent() bool {
 	}
 }
 
-// waits reports whether some of the body is to come that has not been asked for.
+// waits reports whether some of the body is to come that has not been asked
+// for.
 func (u *upload) waits() bool {
 	return u.pending() && u.up == nil && u.body.Replays() && u.body.Failed() == nil
 }
@@ -217,7 +220,8 @@ func (u *upload) halt() {
 	u.running = false
 }
 
-// release gives back what the upload has borrowed. Nobody reads the body any more.
+// release gives back what the upload has borrowed. Nobody reads the body any
+// more.
 func (u *upload) release() {
 	u.body.Close(nil)
 	if u.buf != nil {

@@ -17,9 +17,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A front1 is the front of HTTP/1.x: it reads requests, spells heads and frames bodies.
-// It is lent to a connection while that is not idle, with an exchange. What it spells
-// gathers in out.
+// A front1 is the front of HTTP/1.x: it reads requests, spells heads and frames
+// bodies. It is lent to a connection while that is not idle, with an exchange.
+// What it spells gathers in out.
 type front1 struct {
 	c *conn
 	x *fastExchange // nil when the connection has been given away
@@ -168,7 +168,8 @@ func (f *front1) piece() int {
 	return pageSize
 }
 
-// interim implements front. HTTP/1.0 knows no interim responses (RFC 9110, 15.2).
+// interim implements front. HTTP/1.0 knows no interim responses (RFC 9110,
+// 15.2).
 func (f *front1) interim(status int, fields []h1.Field) error {
 	if f.minor == 0 {
 		return nil
@@ -206,8 +207,8 @@ func (f *front1) reuses(h *head) bool {
 	return !f.last
 }
 
-// frame decides how the client finds the end of the body, and what becomes of the
-// connection.
+// frame decides how the client finds the end of the body, and what becomes of
+// the connection.
 func (f *front1) frame(h *head) {
 	f.open, f.chunked = false, false
 	bodiless := f.headOnly || !hasBody(h.status)
@@ -242,7 +243,8 @@ func (f *front1) appendConnection(dst []byte, h *head) []byte {
 	return dst
 }
 
-// names reports whether the values of a Connection field have a member of that name.
+// names reports whether the values of a Connection field have a member of that
+// name.
 func names(values []string, name string) bool {
 	for _, v := range values {
 		for member := range strings.SplitSeq(v, ",") {
@@ -295,8 +297,8 @@ func (f *front1) data(p []byte) (n int, err error) {
 	return n, f.err
 }
 
-// readFrom implements front, with the system's sendfile. Other sources may let their
-// reader wait.
+// readFrom implements front, with the system's sendfile. Other sources may let
+// their reader wait.
 func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
 	if f.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
 		return 0, false, f.err
@@ -376,8 +378,9 @@ func (f *front1) conn() *conn { return f.c }
 // hijacks implements front.
 func (f *front1) hijacks() bool { return true }
 
-// hijack implements front. It gives the exchange and the input buffer back, which are
-// not needed for as long as the handler has the connection. The handler keeps f.
+// hijack implements front. It gives the exchange and the input buffer back,
+// which are not needed for as long as the handler has the connection. The
+// handler keeps f.
 func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	c := f.c
 	ahead := f.src.unread()

@@ -101,7 +101,8 @@ func TestHowAResponseEnds(t *testing.T) {
 	}
 }
 
-// RFC 9113, 8.1: RST_STREAM with NO_ERROR says that the rest of a request is not needed.
+// RFC 9113, 8.1: RST_STREAM with NO_ERROR says that the rest of a request is
+// not needed.
 func TestAnEarlyAnswerEndsWithoutAnError(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
 	p.ask(1, true, of("POST", "/")...)
@@ -268,7 +269,8 @@ func TestALargeBodyStarvesNobody(t *testing.T) {
 	require.NoError(t, p.WriteRSTStream(3, http2.ErrCodeCancel))
 }
 
-// CVE-2023-44487: a stream that was reset counts against the limit until its handler has returned.
+// CVE-2023-44487: a stream that was reset counts against the limit until its
+// handler has returned.
 func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var running, most atomic.Int64
@@ -368,7 +370,8 @@ func TestAnExpectationIsAnsweredWhenTheBodyIsRead(t *testing.T) {
 	assert.Equal(t, "200", r.status)
 }
 
-// RFC 9113, 6.8: a client that has sent GOAWAY gets its responses; then the connection closes.
+// RFC 9113, 6.8: a client that has sent GOAWAY gets its responses; then the
+// connection closes.
 func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
 	release := make(chan struct{})
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -384,7 +387,8 @@ func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeNo, code)
 }
 
-// The heads of all streams together have a limit. A stream beyond it may be retried (REFUSED_STREAM).
+// The heads of all streams together have a limit. A stream beyond it may be
+// retried (REFUSED_STREAM).
 func TestHeadsHaveABoundPerConnection(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)

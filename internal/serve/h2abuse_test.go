@@ -22,7 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// pour calls once and sends what it writes, up to most times or until the connection breaks, and returns the number of calls.
+// pour calls once and sends what it writes, up to most times or until the
+// connection breaks, and returns the number of calls.
 func (p *peer) pour(most int, once func(p *peer, i int)) (sent int) {
 	var out bytes.Buffer
 	to := p.Framer
@@ -42,8 +43,9 @@ func (p *peer) pour(most int, once func(p *peer, i int)) (sent int) {
 	return sent
 }
 
-// Frames that cost the server more than the client end the connection: CVE-2019-9512, 9513, 9515, 9518, 2023-44487,
-// 2023-45288, 2024-27316, 2025-8671.
+// Frames that cost the server more than the client end the connection:
+// CVE-2019-9512, 9513, 9515, 9518, 2023-44487, 2023-45288, 2024-27316,
+// 2025-8671.
 func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -140,8 +142,8 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	}
 }
 
-// CVE-2025-8671: bodies that are not as long as they say make the server reset streams. Each costs the client a token,
-// though it waits for each reset.
+// CVE-2025-8671: bodies that are not as long as they say make the server reset
+// streams. Each costs the client a token, though it waits for each reset.
 func TestResetsThatAClientProvokesCost(t *testing.T) {
 	for name, body := range map[string]string{"too long": "xxx", "too short": "x"} {
 		t.Run(name, func(t *testing.T) {

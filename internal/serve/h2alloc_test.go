@@ -18,7 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A link2 is an HTTP/2 client connection that repeats a request without allocating.
+// A link2 is an HTTP/2 client connection that repeats a request without
+// allocating.
 type link2 struct {
 	net.Conn
 	t       testing.TB

@@ -6,13 +6,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// An expense limits the frames and resets of an HTTP/2 connection. The conn2's mu guards
-// it.
+// An expense limits the frames and resets of an HTTP/2 connection. The conn2's
+// mu guards it.
 //
-// Frames without use for a request, such as PING, are free while their number stays
-// in proportion to requests and to frames sent. Each further one costs a token, and
-// so does each stream that the client resets, that is malformed, or that exceeds a
-// limit. Tokens come back with time and with complete responses.
+// Frames without use for a request, such as PING, are free while their number
+// stays in proportion to requests and to frames sent. Each further one costs a
+// token, and so does each stream that the client resets, that is malformed, or
+// that exceeds a limit. Tokens come back with time and with complete responses.
 type expense struct {
 	paid    float64 // tokens spent
 	counted time.Time
@@ -31,7 +31,8 @@ const (
 	maxHeads   = 1 << 20
 )
 
-// Limits of all connections of a client address together. A trusted proxy has none.
+// Limits of all connections of a client address together. A trusted proxy has
+// none.
 const (
 	clientTokens    = 10 * mostTokens
 	clientPerSecond = 10 * perSecond
@@ -67,8 +68,9 @@ func (c *conn2) charge() error {
 	return c.spend(1)
 }
 
-// widened counts a WINDOW_UPDATE. It is free if it gives back DATA that was sent, in
-// pieces of at least fairPiece, also after the response has ended. mu is held.
+// widened counts a WINDOW_UPDATE. It is free if it gives back DATA that was
+// sent, in pieces of at least fairPiece, also after the response has ended. mu
+// is held.
 func (c *conn2) widened(by uint32) error {
 	if by >= fairPiece && int64(by) <= c.opens {
 		c.opens -= int64(by)
@@ -77,9 +79,10 @@ func (c *conn2) widened(by uint32) error {
 	return c.charge()
 }
 
-// spend takes n tokens. When three quarters of them are spent, or all of the client's
-// address, by other connections too, it sends GOAWAY and lets streams go on. When all
-// of the connection's are spent, it ends the connection. mu is held.
+// spend takes n tokens. When three quarters of them are spent, or all of the
+// client's address, by other connections too, it sends GOAWAY and lets streams
+// go on. When all of the connection's are spent, it ends the connection. mu is
+// held.
 func (c *conn2) spend(n float64) error {
 	now := c.c.s.now()
 	if past := now.Sub(c.counted); past > 0 {
@@ -97,7 +100,8 @@ func (c *conn2) spend(n float64) error {
 	return nil
 }
 
-// affords takes a token of the client's address, and reports whether there was one.
+// affords takes a token of the client's address, and reports whether there was
+// one.
 func (c *conn2) affords() bool {
 	o := &c.c.origin
 	return o.trusted || !o.peer.Addr.IsValid() || c.c.s.Budget.calm.Allow(o.peer.Addr, time.Now()).OK

@@ -37,7 +37,8 @@ func timeouts(s *serve.Server) { s.ReadHeaderTimeout, s.IdleTimeout = 10*time.Se
 func TestAPrefaceThatTricklesEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, timeouts, nil)
-		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} { // inside the preface, and after it
+		// inside the preface, and after it
+		for _, hello := range []string{http2.ClientPreface[:20], http2.ClientPreface} {
 			c := dial()
 			start := time.Now()
 			var trickle sync.WaitGroup
@@ -204,7 +205,8 @@ func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
 	})
 }
 
-// A handler's deadline holds also while it is the one that writes, for all streams.
+// A handler's deadline holds also while it is the one that writes, for all
+// streams.
 func TestAWriteDeadlineOfAHandlersEndsItsWriteToAClientThatReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
@@ -267,7 +269,8 @@ func TestADeadClientIsFoundByAPing(t *testing.T) {
 	})
 }
 
-// A PING waits behind what a slow client has not read. It is alive as long as it takes something.
+// A PING waits behind what a slow client has not read. It is alive as long as
+// it takes something.
 func TestASlowReaderIsNotTakenForDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 1 << 20
@@ -364,7 +367,8 @@ func (r *records) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A client can use only whole TLS records, and TCP sends little at first after a pause.
+// A client can use only whole TLS records, and TCP sends little at first after
+// a pause.
 func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config, roots := proxytest.TLS(t, "a.test")
@@ -399,7 +403,8 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 	})
 }
 
-// A client cannot send while unread bodies fill the connection's window: BodyStall does not count that time.
+// A client cannot send while unread bodies fill the connection's window:
+// BodyStall does not count that time.
 func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -496,8 +501,8 @@ func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 	}
 }
 
-// What a client still has to take of its answers is not cut off because the only other
-// stream was reset, and its handler goes on.
+// What a client still has to take of its answers is not cut off because the
+// only other stream was reset, and its handler goes on.
 func TestAnAnswerOnItsWayOutlivesAResetOfTheOnlyOtherStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leave := make(chan struct{})

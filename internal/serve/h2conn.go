@@ -13,11 +13,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A conn2 is an HTTP/2 connection. Its reader goroutine reads frames and never writes.
-// Each stream has a worker, which runs the blocking exchange. A worker with something
-// to send writes for all streams, unless a write is in progress.
+// A conn2 is an HTTP/2 connection. Its reader goroutine reads frames and never
+// writes. Each stream has a worker, which runs the blocking exchange. A worker
+// with something to send writes for all streams, unless a write is in progress.
 //
-// Hot path: no allocation per request. The sweeper checks all time limits; see inspect.
+// Hot path: no allocation per request. The sweeper checks all time limits; see
+// inspect.
 type conn2 struct {
 	c *conn
 
@@ -49,8 +50,10 @@ type conn2 struct {
 	stale    bool      // the reader must return errAfresh
 	over     bool      // the reader has ended
 	fault    *h2.Fault // of the client, for which it has; nil without one
-	pinged   time.Time // when the unanswered PING was sent, or the client took something since; zero without one
-	taken    peek.Mark // what the client had taken when advances looked last
+	// when the unanswered PING was sent, or the client took something since;
+	// zero without one
+	pinged time.Time
+	taken  peek.Mark // what the client had taken when advances looked last
 
 	stage drainStage
 	since time.Time // start of drainAsked
@@ -86,14 +89,18 @@ var (
 
 // Connection errors that depend on the state of streams.
 var (
-	errPreface2  = &h2.Fault{Code: h2.ProtocolError, Reason: "invalid preface"}                        // RFC 9113, 3.4
-	errStreamID  = &h2.Fault{Code: h2.ProtocolError, Reason: "stream identifier not allowed"}          // RFC 9113, 5.1.1
-	errIdleFrame = &h2.Fault{Code: h2.ProtocolError, Reason: "frame for a stream that was not opened"} // RFC 9113, 5.1
-	errClosed    = &h2.Fault{Code: h2.StreamClosed, Reason: "frame for a stream that has ended"}       // RFC 9113, 5.1
+	// RFC 9113, 3.4
+	errPreface2 = &h2.Fault{Code: h2.ProtocolError, Reason: "invalid preface"}
+	// RFC 9113, 5.1.1
+	errStreamID = &h2.Fault{Code: h2.ProtocolError, Reason: "stream identifier not allowed"}
+	// RFC 9113, 5.1
+	errIdleFrame = &h2.Fault{Code: h2.ProtocolError, Reason: "frame for a stream that was not opened"}
+	// RFC 9113, 5.1
+	errClosed = &h2.Fault{Code: h2.StreamClosed, Reason: "frame for a stream that has ended"}
 )
 
-// serve2 starts to serve HTTP/2 on a new goroutine, until the connection ends. ahead
-// holds the bytes already read.
+// serve2 starts to serve HTTP/2 on a new goroutine, until the connection ends.
+// ahead holds the bytes already read.
 func (c *conn) serve2(ahead []byte) {
 	c.enterLane()
 	c.remote()
@@ -157,8 +164,8 @@ func (c *conn2) run() {
 	}
 }
 
-// errAfresh makes the reader of an idle connection continue on a new goroutine, with a
-// small stack: earlier frames have grown the old one.
+// errAfresh makes the reader of an idle connection continue on a new goroutine,
+// with a small stack: earlier frames have grown the old one.
 var errAfresh = errors.New("the reader begins afresh")
 
 // preface reads the client's preface and its first SETTINGS (RFC 9113, 3.4).
@@ -218,7 +225,8 @@ func (c *conn2) unread() []byte {
 	return c.in[c.r:c.w]
 }
 
-// more reads from the client. While it waits with nothing unread it holds no buffer.
+// more reads from the client. While it waits with nothing unread it holds no
+// buffer.
 func (c *conn2) more() error {
 	c.letGo()
 	for {
@@ -247,8 +255,8 @@ func (c *conn2) more() error {
 	}
 }
 
-// final returns the verdict, but drops one for lack of streams if a stream has been
-// opened meanwhile. mu is held.
+// final returns the verdict, but drops one for lack of streams if a stream has
+// been opened meanwhile. mu is held.
 func (c *conn2) final() error {
 	if c.running > 0 && (c.verdict == errIdle2 || c.verdict == errServed2) {
 		c.verdict = nil
@@ -272,7 +280,9 @@ func (c *conn2) receive() (n int, err error) {
 		c.in = sourcePages.Get().(*[bufferSize]byte)
 		c.in[0] = c.c.first[0]
 		c.w = 1
-		if c.frames.Missing() > 1 { // otherwise the second read could wait: this may be the last byte of a body
+		// otherwise the second read could wait: this may be the last byte of a
+		// body
+		if c.frames.Missing() > 1 {
 			n, _ = c.c.stream().Read(c.in[1:]) // an error comes again with the next read
 			c.w += n
 		}
@@ -417,8 +427,9 @@ func (c *conn2) data(f *h2.Frame) error {
 	return c.reproach(st)
 }
 
-// reproach charges the client for a stream that the server resets because of what the
-// client has just sent: it may have cost a target something (CVE-2025-8671). mu is held.
+// reproach charges the client for a stream that the server resets because of
+// what the client has just sent: it may have cost a target something
+// (CVE-2025-8671). mu is held.
 func (c *conn2) reproach(st *stream) error {
 	if st.broken {
 		return c.spend(1)
@@ -438,8 +449,8 @@ func (c *conn2) dropLate(f *h2.Frame) error {
 	return c.drop(f, &s.left)
 }
 
-// drop discards DATA that is not read. The first left bytes may have been in flight:
-// they are free. Beyond them, small frames are charged. mu is held.
+// drop discards DATA that is not read. The first left bytes may have been in
+// flight: they are free. Beyond them, small frames are charged. mu is held.
 func (c *conn2) drop(f *h2.Frame, left *int32) error {
 	n := int32(f.Counted)
 	c.credit(int64(n))
@@ -477,7 +488,8 @@ func (c *conn2) end(err error) {
 	c.room.Broadcast()
 	if fault != nil {
 		c.c.hasten()
-		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.closeUnder() }) // for connections that ignore deadlines
+		// for connections that ignore deadlines
+		cut := time.AfterFunc(alertTime+exchange.LingerTime, func() { c.c.closeUnder() })
 		defer cut.Stop()
 	}
 	if polite { // without a fault the end of the last response has no extra time limit
@@ -506,9 +518,10 @@ func (c *conn) hasten() {
 	_ = c.SetWriteDeadline(time.Now().Add(alertTime))
 }
 
-// takeLeave is lingerClose, but does not close. What a client sends while it takes its last
-// answers, such as WINDOW_UPDATE, would reset a closed connection: if patient, takeLeave waits
-// for a client that takes some, or seems to.
+// takeLeave is lingerClose, but does not close. What a client sends while it
+// takes its last answers, such as WINDOW_UPDATE, would reset a closed
+// connection: if patient, takeLeave waits for a client that takes some, or
+// seems to.
 func (c *conn) takeLeave(patient bool) {
 	defer c.contain()
 	page := pages.Get().(*[pageSize]byte)

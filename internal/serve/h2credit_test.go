@@ -12,7 +12,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A client that keeps to its windows sends a body past those that wait unread, as long as they leave it any room.
+// A client that keeps to its windows sends a body past those that wait unread,
+// as long as they leave it any room.
 func TestABodyPassesThoseThatNobodyReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 2 << 20

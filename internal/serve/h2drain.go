@@ -106,8 +106,8 @@ func (c *conn2) rest() {
 	c.c.interrupt()
 }
 
-// probe sends a PING if the client has been silent for idle, and stops the reader if it
-// is not answered. mu is held.
+// probe sends a PING if the client has been silent for idle, and stops the
+// reader if it is not answered. mu is held.
 func (c *conn2) probe(now time.Time, idle time.Duration) {
 	switch {
 	case now.Sub(time.Unix(0, c.heard.Load())) < idle:
@@ -122,8 +122,8 @@ func (c *conn2) probe(now time.Time, idle time.Duration) {
 	}
 }
 
-// advances reports whether the client has taken something since it was called last. mu is
-// held.
+// advances reports whether the client has taken something since it was called
+// last. mu is held.
 func (c *conn2) advances() bool {
 	before := c.taken
 	c.taken = c.c.Mark()

@@ -16,7 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// frames returns the frames of a script, which has two bytes for each: the type and the stream.
+// frames returns the frames of a script, which has two bytes for each: the type
+// and the stream.
 func frames(script []byte) []byte {
 	var out, block bytes.Buffer
 	f, enc := http2.NewFramer(&out, nil), hpack.NewEncoder(&block)
@@ -61,7 +62,8 @@ func frames(script []byte) []byte {
 	return out.Bytes()
 }
 
-// For frames in any order: nothing panics, the limit of streams holds, and all goroutines end with the connection.
+// For frames in any order: nothing panics, the limit of streams holds, and all
+// goroutines end with the connection.
 func FuzzFrames(f *testing.F) {
 	for _, s := range []string{"\x00\x01", "\x00\x00\x44\x01", "\x10\x01\x10\x03\x08\x00\x08\x02", "\x20\x00\x07\x00\x44\x00", "\x00\x00\x03\x01", "\x10\x05\x0a\x00\x78\x04",
 		"\x00\x00\x54\x00\x54\x00\x54\x01\x09\x00", "\x20\x01\x20\x03\x20\x05\x0e\x00", "\xf0\x01\x0d\x01"} {

@@ -96,8 +96,8 @@ func (c *conn2) letGo() {
 	c.held = c.held[:0]
 }
 
-// admits reports whether a stream may be opened. It refuses those beyond the limits. An
-// error ends the connection. mu is held.
+// admits reports whether a stream may be opened. It refuses those beyond the
+// limits. An error ends the connection. mu is held.
 func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	switch {
 	case id%2 == 0:
@@ -124,7 +124,8 @@ func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	return false, c.spend(1)
 }
 
-// ignore decodes a header block and drops it: later blocks depend on its HPACK state.
+// ignore decodes a header block and drops it: later blocks depend on its HPACK
+// state.
 func (c *conn2) ignore(block []byte) error {
 	if c.spare == nil {
 		c.spare = new(h2.List)
@@ -204,8 +205,9 @@ func (s *closedStreams) add(st closedStream) {
 	s.n++
 }
 
-// find returns a stream that has ended, valid until the next call, or nil. An unknown
-// one may be older than those in s, and may have ended before its body, too.
+// find returns a stream that has ended, valid until the next call, or nil. An
+// unknown one may be older than those in s, and may have ended before its body,
+// too.
 func (s *closedStreams) find(id uint32) *closedStream {
 	for i := range s.last {
 		if s.last[i].id == id {

@@ -25,7 +25,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The last byte of a body may arrive in a TCP segment, or a TLS record, of its own.
+// The last byte of a body may arrive in a TCP segment, or a TLS record, of its
+// own.
 func TestAByteThatComesAloneIsTaken(t *testing.T) {
 	read := make(chan struct{}, 1)
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
@@ -46,7 +47,8 @@ func TestAByteThatComesAloneIsTaken(t *testing.T) {
 	assert.Equal(t, "b", p.reply(1).body)
 }
 
-// A stream's window shrinks by what was sent only, also when the connection's window is smaller.
+// A stream's window shrinks by what was sent only, also when the connection's
+// window is smaller.
 func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 	const window, rounds = 65535, 16
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, rounds/2*window)) }))
@@ -75,8 +77,9 @@ func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 	}
 }
 
-// drained returns a client that has read the last GOAWAY of a drain, while its first stream waits for the response. finish lets
-// that be answered, and checks that it is whole and that the connection ends without an error.
+// drained returns a client that has read the last GOAWAY of a drain, while its
+// first stream waits for the response. finish lets that be answered, and checks
+// that it is whole and that the connection ends without an error.
 func drained(t *testing.T) (p *peer, finish func()) {
 	t.Helper()
 	release := make(chan struct{})
@@ -102,7 +105,8 @@ func drained(t *testing.T) (p *peer, finish func()) {
 	}
 }
 
-// RFC 9113, 6.8: frames of streams that the client opened before it read the last GOAWAY are ignored.
+// RFC 9113, 6.8: frames of streams that the client opened before it read the
+// last GOAWAY are ignored.
 func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	p, finish := drained(t)
 	p.ask(3, true, of("POST", "/")...)
@@ -115,7 +119,8 @@ func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 	finish()
 }
 
-// After a drain's last GOAWAY, as many streams as are allowed may still arrive. They cost the client nothing.
+// After a drain's last GOAWAY, as many streams as are allowed may still arrive.
+// They cost the client nothing.
 func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	p, finish := drained(t)
 	for stream := uint32(3); stream < 2*250; stream += 2 {
@@ -130,7 +135,8 @@ func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	finish()
 }
 
-// A worker that writes for all streams goes on with its own stream soon, also while a slow client reads a large body.
+// A worker that writes for all streams goes on with its own stream soon, also
+// while a slow client reads a large body.
 func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, said := make(chan struct{}), 0
@@ -170,7 +176,8 @@ func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	})
 }
 
-// Frames for a stream that the server has ended early cost what other frames cost.
+// Frames for a stream that the server has ended early cost what other frames
+// cost.
 func TestFramesForForsakenStreamsCost(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -195,7 +202,8 @@ func TestFramesForForsakenStreamsCost(t *testing.T) {
 	}
 }
 
-// RFC 9113, 6.8: a client's GOAWAY limits the streams that the server opens, not the client's own.
+// RFC 9113, 6.8: a client's GOAWAY limits the streams that the server opens,
+// not the client's own.
 func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "whole") }))
 	p.pour(1, func(p *peer, i int) {
@@ -210,7 +218,8 @@ func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeNo, code)
 }
 
-// CVE-2023-44487: a request that is reset before it has begun reaches no target. It has a record.
+// CVE-2023-44487: a request that is reset before it has begun reaches no
+// target. It has a record.
 func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
 	const resets = 20
 	var served atomic.Int64
@@ -267,7 +276,8 @@ func TestARequestThatIsResetDuringTheDialIsNotSent(t *testing.T) {
 	assert.Zero(t, asked.Load())
 }
 
-// A client that streams small messages may have a whole window of them in flight when it reads an early response.
+// A client that streams small messages may have a whole window of them in
+// flight when it reads an early response.
 func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -301,7 +311,8 @@ func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 	}
 }
 
-// What a client sends while it takes its last answer, such as windows, does not cost it the rest of that.
+// What a client sends while it takes its last answer, such as windows, does not
+// cost it the rest of that.
 func TestTheLastAnswerOfAConnectionIsTakenSlowly(t *testing.T) {
 	const size = 1 << 20
 	c, err := net.Dial("tcp", startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }))

@@ -18,7 +18,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A move sends a frame, or two, that a client may send on some streams, in some states, or on none.
+// A move sends a frame, or two, that a client may send on some streams, in some
+// states, or on none.
 type move struct {
 	name string
 	send func(p *peer, id uint32)
@@ -85,7 +86,8 @@ func raw(kind http2.FrameType, flags http2.Flags, payload string) func(*peer, ui
 	return func(p *peer, id uint32) { _ = p.WriteRawFrame(kind, flags, id, []byte(payload)) }
 }
 
-// states are streams in all states that there are when a session begins. Read-only.
+// states are streams in all states that there are when a session begins.
+// Read-only.
 var states = []struct {
 	id   uint32
 	name string
@@ -164,14 +166,16 @@ func newRebel(t *testing.T, dial func() net.Conn) *rebel {
 	return p
 }
 
-// does makes a move for the stream id, and returns what comes of it, and whether the connection is over.
+// does makes a move for the stream id, and returns what comes of it, and
+// whether the connection is over.
 func (p *rebel) does(m *move, id uint32) (outcome string, over bool) {
 	m.send(p.peer, id)
 	synctest.Wait()
 	return p.news(id)
 }
 
-// news returns what the server has said since the last call. Streams other than id have their numbers in it.
+// news returns what the server has said since the last call. Streams other than
+// id have their numbers in it.
 func (p *rebel) news(id uint32) (outcome string, over bool) {
 	var all []string
 	for _, f := range p.seen[p.told:] {
@@ -208,15 +212,17 @@ func obey(w http.ResponseWriter, q *http.Request) {
 	io.WriteString(w, "read")
 }
 
-// refusesLikeNetHTTP plays a script of two bytes a move to both servers, until they differ or end the connection. Deviations are
-// counted in used.
+// refusesLikeNetHTTP plays a script of two bytes a move to both servers, until
+// they differ or end the connection. Deviations are counted in used.
 func refusesLikeNetHTTP(t *testing.T, script []byte, used map[deviation]int) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, nil, obey)
 		dialTheirs, stop := dialNetHTTP(http.HandlerFunc(obey))
 		defer stop()
-		defer time.Sleep(2 * time.Second) // which is a second more than net/http's connections go on behind a GOAWAY
+		// which is a second more than net/http's connections go on behind a
+		// GOAWAY
+		defer time.Sleep(2 * time.Second)
 		ours, theirs := newRebel(t, dial), newRebel(t, dialTheirs)
 		defer ours.c.Close()
 		defer theirs.c.Close()
@@ -231,7 +237,8 @@ func refusesLikeNetHTTP(t *testing.T, script []byte, used map[deviation]int) {
 				used[deviations[i]]++
 				return
 			}
-			if over || too || s.open == nil && strings.HasPrefix(got, "reset") { // net/http forgets that a malformed request has opened a stream
+			// net/http forgets that a malformed request has opened a stream
+			if over || too || s.open == nil && strings.HasPrefix(got, "reset") {
 				return
 			}
 		}
@@ -251,7 +258,8 @@ func dialNetHTTP(h http.Handler) (dial func() net.Conn, stop func()) {
 	}
 }
 
-// Each move on a stream in each state has the outcome that it has at net/http's server, but for what the table names.
+// Each move on a stream in each state has the outcome that it has at net/http's
+// server, but for what the table names.
 func TestWhatAClientMustNotSendIsRefusedAsByNetHTTP(t *testing.T) {
 	used := map[deviation]int{}
 	for m := range moves {

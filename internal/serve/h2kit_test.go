@@ -23,7 +23,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A peer is an HTTP/2 client that sends single frames and may break every rule. After listen, it reads frames in the background.
+// A peer is an HTTP/2 client that sends single frames and may break every rule.
+// After listen, it reads frames in the background.
 type peer struct {
 	*http2.Framer
 	t     testing.TB
@@ -149,7 +150,8 @@ func see(f http2.Frame) seen {
 	return s
 }
 
-// wait waits until is returns true for the frames seen, and returns them. ended means that the connection has ended.
+// wait waits until is returns true for the frames seen, and returns them. ended
+// means that the connection has ended.
 func (p *peer) wait(what string, is func(all []seen, ended bool) bool) []seen {
 	p.t.Helper()
 	timeout := time.After(4 * proxytest.Patience)
@@ -178,7 +180,8 @@ func (p *peer) frame(what string, is func(seen) bool) seen {
 	return all[slices.IndexFunc(all, is)]
 }
 
-// closed waits for the end of the connection, and returns the code of its last GOAWAY.
+// closed waits for the end of the connection, and returns the code of its last
+// GOAWAY.
 func (p *peer) closed() (code http2.ErrCode, polite bool) {
 	p.t.Helper()
 	for _, s := range p.wait("end", func(_ []seen, ended bool) bool { return ended }) {
@@ -252,7 +255,8 @@ func of(method, path string, more ...string) []string {
 	return append([]string{":method", method, ":scheme", "http", ":authority", "a.test", ":path", path}, more...)
 }
 
-// dialBubble starts a server of in-memory connections in a synctest bubble. It stops with the bubble, or by stop.
+// dialBubble starts a server of in-memory connections in a synctest bubble. It
+// stops with the bubble, or by stop.
 func dialBubble(t *testing.T, tune func(*serve.Server), h http.HandlerFunc) (dial func() net.Conn, stop func() error) {
 	t.Helper()
 	ln := newPipes()
@@ -271,7 +275,8 @@ func dialBubble(t *testing.T, tune func(*serve.Server), h http.HandlerFunc) (dia
 	return ln.dial, stop
 }
 
-// startDraining is startH2 with a func that starts a drain. Its channel receives the result of Serve.
+// startDraining is startH2 with a func that starts a drain. Its channel
+// receives the result of Serve.
 func startDraining(t testing.TB, h http.HandlerFunc) (addr string, drain func() <-chan error) {
 	t.Helper()
 	s := &serve.Server{Handler: h, H2C: true, Log: slog.New(slog.DiscardHandler)}

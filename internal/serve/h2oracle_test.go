@@ -58,7 +58,8 @@ func tell(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprint(w, len(body), " ", err, " ", q.Trailer)
 }
 
-// play sends the legal frames of a script, which has two bytes for each, and returns the reply of each stream.
+// play sends the legal frames of a script, which has two bytes for each, and
+// returns the reply of each stream.
 func (p *peer) play(script []byte) map[uint32]reply {
 	latest, open := uint32(0), map[uint32]bool{}
 	any := func(arg byte) (uint32, bool) {

@@ -142,7 +142,8 @@ func TestABodyMayComeLongAfterItsAnswer(t *testing.T) {
 				require.NoError(t, p.WriteData(1, false, make([]byte, size)))
 			}
 			require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
-			p.ask(2*others+3, false, of("GET", "/", "x-sent", "1")...) // its HPACK index refers to the trailers
+			// its HPACK index refers to the trailers
+			p.ask(2*others+3, false, of("GET", "/", "x-sent", "1")...)
 			assert.Equal(t, "ok", p.reply(2*others+3).body)
 		})
 	}
@@ -172,7 +173,8 @@ func TestAHandlerMayEndItsGoroutine(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-// A heldConn returns from Read only when the server sets a read deadline, so that data crosses a timeout. Like TLS, it reads ahead.
+// A heldConn returns from Read only when the server sets a read deadline, so
+// that data crosses a timeout. Like TLS, it reads ahead.
 type heldConn struct {
 	net.Conn
 	ahead *bufio.Reader
@@ -211,7 +213,8 @@ func (l *heldListener) Accept() (net.Conn, error) {
 	return held, nil
 }
 
-// A request that crosses the end of IdleTimeout is served, or GOAWAY says that it was not.
+// A request that crosses the end of IdleTimeout is served, or GOAWAY says that
+// it was not.
 func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := &heldListener{pipes: newPipes(), conns: make(chan *heldConn, 1)}
@@ -238,7 +241,8 @@ func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
 	})
 }
 
-// In a drain each request is answered completely, or the client knows that it was not begun and retries elsewhere.
+// In a drain each request is answered completely, or the client knows that it
+// was not begun and retries elsewhere.
 func TestADrainLosesNoRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for range 20 {
@@ -262,8 +266,9 @@ func TestADrainLosesNoRequest(t *testing.T) {
 						begun <- struct{}{}
 						p, err := client.Post("http://"+addr, "text/plain", bytes.NewReader(make([]byte, size)))
 						var dial *net.OpError
-						// The listener may close before it has accepted the connection that the client dialled, which
-						// is then reset: what has been served is counted below.
+						// The listener may close before it has accepted the
+						// connection that the client dialled, which is then
+						// reset: what has been served is counted below.
 						if errors.As(err, &dial) && dial.Op == "dial" || errors.Is(err, syscall.ECONNRESET) || err != nil && strings.HasSuffix(err.Error(), "client conn could not be established") {
 							refused.Add(1)
 							return
@@ -354,7 +359,8 @@ func TestWhatAHandlerLeavesRunningTouchesNoOther(t *testing.T) {
 	left.Wait()
 }
 
-// The program's own proxy, limits and panics behave over HTTP/2 as with net/http's server.
+// The program's own proxy, limits and panics behave over HTTP/2 as with
+// net/http's server.
 func TestHandlersOfTheProgram(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -434,7 +440,8 @@ func TestHandlersOfTheProgram(t *testing.T) {
 	assert.ErrorIs(t, <-deadline, os.ErrDeadlineExceeded)
 }
 
-// A client with the same address as one that spends too many tokens keeps its requests in flight.
+// A client with the same address as one that spends too many tokens keeps its
+// requests in flight.
 func TestTheCostOfANeighbourCutsNothingOff(t *testing.T) {
 	release := make(chan struct{})
 	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {

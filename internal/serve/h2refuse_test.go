@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A stream is refused for what h1.Request refuses, and reset if it is malformed (RFC 9113, 8.1.1). No handler sees it.
+// A stream is refused for what h1.Request refuses, and reset if it is malformed
+// (RFC 9113, 8.1.1). No handler sees it.
 func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
 	const reset = "reset"
 	swap := func(name, value string) []string {
@@ -156,7 +157,8 @@ func TestTrailersThatAreNoneAreAnError(t *testing.T) {
 	}
 }
 
-// RFC 9113, 5.1 and 6: frames that are not allowed in their place are connection errors.
+// RFC 9113, 5.1 and 6: frames that are not allowed in their place are
+// connection errors.
 func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 	whole := func(p *peer) {
 		p.ask(1, false, of("GET", "/")...)
@@ -297,7 +299,8 @@ func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
 		s.Lane = &serve.Lane{Always: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, End: func(r *exchange.Record) { records <- *r },
 			Route: func(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }}
 	}))
-	for i, fields := range [][]string{of("GET", "/p", "x-forwarded-for", "9.9.9.9", "connection", "x"), of("GET", "/p", "x-forwarded-for", "9.9.9.9", "content-length", "x")} { // one is reset, one answered
+	// one is reset, one answered
+	for i, fields := range [][]string{of("GET", "/p", "x-forwarded-for", "9.9.9.9", "connection", "x"), of("GET", "/p", "x-forwarded-for", "9.9.9.9", "content-length", "x")} {
 		p.ask(uint32(2*i+1), false, fields...)
 		r := <-records
 		var fail *exchange.Failure

@@ -12,9 +12,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A source2 is the source of a stream. Pages hold what has arrived. Bytes that were read
-// go back to the flow-control windows at the next read, when the target has taken them.
-// The conn2's mu guards it.
+// A source2 is the source of a stream. Pages hold what has arrived. Bytes that
+// were read go back to the flow-control windows at the next read, when the
+// target has taken them. The conn2's mu guards it.
 type source2 struct {
 	st   *stream
 	none bool  // there is no body
@@ -53,8 +53,8 @@ type bodyPage struct {
 
 var bodyPages = sync.Pool{New: func() any { return new(bodyPage) }}
 
-// open prepares s for a body of that size. none means that the request has no body. The
-// conn2's mu is held.
+// open prepares s for a body of that size. none means that the request has no
+// body. The conn2's mu is held.
 func (s *source2) open(size int64, none bool) {
 	*s = source2{st: s.st, none: none, size: size, back: s.back[:0], ended: none}
 	if none {
@@ -63,8 +63,8 @@ func (s *source2) open(size int64, none bool) {
 	s.st.x.unread.Store(!none)
 }
 
-// arrive stores the next part of the body, which came with pad bytes of padding. mu is
-// held.
+// arrive stores the next part of the body, which came with pad bytes of
+// padding. mu is held.
 func (s *source2) arrive(p []byte, pad int64) {
 	if pad > 0 {
 		s.st.credit(pad)
@@ -374,8 +374,8 @@ func (s *source2) settle(time.Duration) bool { return s.whole() }
 // release implements source.
 func (s *source2) release() {}
 
-// drop frees the pages, and returns how many bytes go back to the connection's window.
-// mu is held.
+// drop frees the pages, and returns how many bytes go back to the connection's
+// window. mu is held.
 func (s *source2) drop() (n int64) {
 	n = s.buffered + s.lent
 	s.buffered, s.lent = 0, 0

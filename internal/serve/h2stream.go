@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A stream is an HTTP/2 request and its response: a front with its exchange. It is lent
-// to a connection from the request's head until serve has returned.
+// A stream is an HTTP/2 request and its response: a front with its exchange. It
+// is lent to a connection from the request's head until serve has returned.
 type stream struct {
 	x    *fastExchange
 	list h2.List // the request's fields
@@ -80,8 +80,8 @@ func (st *stream) open(c *conn2, id uint32, none bool) {
 	c.heads += len(st.list.Text())
 }
 
-// serve runs the exchange on a worker. It returns false after a panic, and not at all
-// after runtime.Goexit.
+// serve runs the exchange on a worker. It returns false after a panic, and not
+// at all after runtime.Goexit.
 func (st *stream) serve() (returned bool) {
 	defer st.finish()
 	x := st.x
@@ -115,7 +115,8 @@ func (st *stream) refuse(err error) {
 	st.x.reject(status, err, &st.x.req)
 }
 
-// finish ends the stream; serve defers it. A panic, of a hook, ends the stream alone.
+// finish ends the stream; serve defers it. A panic, of a hook, ends the stream
+// alone.
 func (st *stream) finish() {
 	c := st.c
 	p := recover()
@@ -154,8 +155,9 @@ func (st *stream) finish() {
 	c.mu.Unlock()
 }
 
-// onItsWay returns how many bytes of the body may still arrive after the stream: none
-// if it is malformed, sentAll if the client has ended its side, too. mu is held.
+// onItsWay returns how many bytes of the body may still arrive after the
+// stream: none if it is malformed, sentAll if the client has ended its side,
+// too. mu is held.
 func (st *stream) onItsWay() int32 {
 	switch {
 	case st.src.sent(), !st.reset, st.gone.Load():
@@ -183,7 +185,8 @@ func (st *stream) endAnswer() {
 	st.c.answered++
 }
 
-// depart ends the exchange: the client has reset the stream or left. mu is held.
+// depart ends the exchange: the client has reset the stream or left. mu is
+// held.
 func (st *stream) depart(err error) {
 	if st.gone.Swap(true) {
 		return
@@ -218,8 +221,8 @@ func (st *stream) expired(now time.Time) bool {
 	return d != 0 && now.UnixNano() >= d
 }
 
-// credit gives n bytes back to both flow-control windows. It widens them while the body
-// is read as fast as it comes. mu is held.
+// credit gives n bytes back to both flow-control windows. It widens them while
+// the body is read as fast as it comes. mu is held.
 func (st *stream) credit(n int64) {
 	c := st.c
 	c.credit(n)
@@ -238,9 +241,9 @@ func (st *stream) credit(n int64) {
 	}
 }
 
-// credit gives n bytes back to the connection's flow-control window. The client is told when
-// half of the window is owed, or more than is left of it: bodies that wait unread must not keep
-// others from being sent. mu is held.
+// credit gives n bytes back to the connection's flow-control window. The client
+// is told when half of the window is owed, or more than is left of it: bodies
+// that wait unread must not keep others from being sent. mu is held.
 func (c *conn2) credit(n int64) {
 	by := c.inflow.Return(uint32(n))
 	if f := &c.inflow; by == 0 && f.Owed() > f.Open() && f.Owed() >= fairPiece {

@@ -12,11 +12,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A writer2 holds what an HTTP/2 connection has to send. The conn2's mu guards it.
+// A writer2 holds what an HTTP/2 connection has to send. The conn2's mu guards
+// it.
 //
-// Frames gather in out. One goroutine at a time writes out until it is empty, and
-// releases the lock during each write. A body without room in out, or without a
-// flow-control window, waits in its stream. Waiting bodies are appended in turns.
+// Frames gather in out. One goroutine at a time writes out until it is empty,
+// and releases the lock during each write. A body without room in out, or
+// without a flow-control window, waits in its stream. Waiting bodies are
+// appended in turns.
 type writer2 struct {
 	out     []byte // to be written next
 	spent   []byte // memory of the last write, for out
@@ -39,21 +41,29 @@ type writer2 struct {
 const (
 	mostOut     = 64 << 10 // beyond that, heads and bodies wait
 	mostControl = 16 << 10
-	grant       = h2.DefaultMaxFrame - h2.HeadSize // of a body per turn: with its head the frame fills a TLS record
-	firstRecord = 4 << 10                          // of the first two TLS records after a pause of slowStart
-	slowStart   = time.Second                      // shortest pause after which TCP may fall back to slow start (RFC 5681, 4.1)
-	mostRounds  = 4                                // of writes in a row by a worker, before another goroutine takes over
-	fairPiece   = 1 << 10                          // smaller DATA and WINDOW_UPDATE frames may cost the client; see expense
+	// of a body per turn: with its head the frame fills a TLS record
+	grant = h2.DefaultMaxFrame - h2.HeadSize
+	// of the first two TLS records after a pause of slowStart
+	firstRecord = 4 << 10
+	// shortest pause after which TCP may fall back to slow start (RFC 5681,
+	// 4.1)
+	slowStart = time.Second
+	// of writes in a row by a worker, before another goroutine takes over
+	mostRounds = 4
+	// smaller DATA and WINDOW_UPDATE frames may cost the client; see expense
+	fairPiece = 1 << 10
 )
 
-// control takes out with a control frame appended, and gets it written. mu is held.
+// control takes out with a control frame appended, and gets it written. mu is
+// held.
 func (c *conn2) control(out []byte) {
 	c.queued += len(out) - len(c.out)
 	c.out = out
 	c.hire()
 }
 
-// hire starts a goroutine that writes out, unless a write is in progress. mu is held.
+// hire starts a goroutine that writes out, unless a write is in progress. mu is
+// held.
 func (c *conn2) hire() {
 	if !c.writing && c.failed == nil && !c.over {
 		c.writing = true
@@ -70,9 +80,9 @@ func (c *conn2) writeOut() {
 	}
 }
 
-// write writes out and waiting bodies, unless a write is in progress. st is the stream
-// that calls it, or nil; one with a deadline must not wait for the client, and has it done by
-// writeOut. mu is held, and released meanwhile.
+// write writes out and waiting bodies, unless a write is in progress. st is the
+// stream that calls it, or nil; one with a deadline must not wait for the
+// client, and has it done by writeOut. mu is held, and released meanwhile.
 func (c *conn2) write(st *stream) {
 	switch {
 	case c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil:
@@ -93,8 +103,9 @@ func (c *conn2) write(st *stream) {
 	}
 }
 
-// pump writes until nothing is left, at most mostRounds times, and reports whether
-// something is left. mu is held and writing is set; writing stays set in that case.
+// pump writes until nothing is left, at most mostRounds times, and reports
+// whether something is left. mu is held and writing is set; writing stays set
+// in that case.
 func (c *conn2) pump() (more bool) {
 	for rounds := 0; c.failed == nil; rounds++ {
 		c.fill()
@@ -123,9 +134,9 @@ func (c *conn2) pump() (more bool) {
 	return false
 }
 
-// emit writes b. After a pause the first TLS records are small: a client can use only
-// whole records, and TCP sends little at first. A panic in the program's own connection
-// type ends only that connection.
+// emit writes b. After a pause the first TLS records are small: a client can
+// use only whole records, and TCP sends little at first. A panic in the
+// program's own connection type ends only that connection.
 func (c *conn2) emit(b []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -174,8 +185,8 @@ func (c *conn2) fill() {
 	}
 }
 
-// appendBody appends up to n bytes of st.pend to out, as far as both flow-control
-// windows allow. mu is held.
+// appendBody appends up to n bytes of st.pend to out, as far as both
+// flow-control windows allow. mu is held.
 func (c *conn2) appendBody(st *stream, n int) {
 	if n = min(n, int(st.window), int(c.window)); n <= 0 {
 		return
@@ -186,8 +197,8 @@ func (c *conn2) appendBody(st *stream, n int) {
 	c.out = append(c.out, p...)
 }
 
-// spend takes n bytes from both flow-control windows, which must have them, and returns
-// the flags of the DATA frame. mu is held.
+// spend takes n bytes from both flow-control windows, which must have them, and
+// returns the flags of the DATA frame. mu is held.
 func (st *stream) spend(n int) h2.Flags {
 	c := st.c
 	h2.Take(n, &st.window, &c.window)
@@ -203,7 +214,8 @@ func (st *stream) spend(n int) h2.Flags {
 	return 0
 }
 
-// unblock adds st to the ring, if it has a body to send and a window. mu is held.
+// unblock adds st to the ring, if it has a body to send and a window. mu is
+// held.
 func (c *conn2) unblock(st *stream) {
 	if len(st.pend) == 0 || st.window <= 0 || st.after != nil {
 		return
@@ -259,8 +271,8 @@ func (c *conn2) roomFor(st *stream) error {
 	}
 }
 
-// send appends p, the next part of a response body, to out, and waits until all of it
-// is there. mu is held, and released meanwhile.
+// send appends p, the next part of a response body, to out, and waits until all
+// of it is there. mu is held, and released meanwhile.
 func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 	if st.ended {
 		return len(p), st.fault
@@ -292,9 +304,9 @@ func (c *conn2) send(st *stream, p []byte) (n int, err error) {
 	}
 }
 
-// sendPage is send of page[HeadSize:HeadSize+n]. It writes without a copy if nothing
-// else is to be sent: each frame's head overwrites the bytes before it, which are free
-// or sent. mu is held, and released meanwhile.
+// sendPage is send of page[HeadSize:HeadSize+n]. It writes without a copy if
+// nothing else is to be sent: each frame's head overwrites the bytes before it,
+// which are free or sent. mu is held, and released meanwhile.
 func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	for n > 0 {
 		k := min(n, grant)
@@ -322,8 +334,8 @@ func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	return nil
 }
 
-// stalled reports whether the client has taken nothing that st has to send for longer
-// than it may. mu is held.
+// stalled reports whether the client has taken nothing that st has to send for
+// longer than it may. mu is held.
 func (st *stream) stalled(now time.Time) bool {
 	return len(st.pend) > 0 && now.Sub(st.progress()) > st.patient()
 }
@@ -331,8 +343,9 @@ func (st *stream) stalled(now time.Time) bool {
 // patient is how long the client may take nothing.
 func (st *stream) patient() time.Duration { return cmp.Or(time.Duration(st.stall.Load()), writeStall) }
 
-// progress is when the client has last made room for what the stream has to send. With
-// windows that are open it is the connection that has to take something. mu is held.
+// progress is when the client has last made room for what the stream has to
+// send. With windows that are open it is the connection that has to take
+// something. mu is held.
 func (st *stream) progress() time.Time {
 	if st.window > 0 && st.c.window > 0 && st.c.took.After(st.moved) {
 		return st.c.took
@@ -340,9 +353,10 @@ func (st *stream) progress() time.Time {
 	return st.moved
 }
 
-// look notes whether the client takes what is written. If it has taken nothing for
-// longer than any of its streams allows, the write fails. A stream that was reset counts
-// only if none runs, and a stream whose own time is up does not count. mu is held.
+// look notes whether the client takes what is written. If it has taken nothing
+// for longer than any of its streams allows, the write fails. A stream that was
+// reset counts only if none runs, and a stream whose own time is up does not
+// count. mu is held.
 func (c *conn2) look(now time.Time) {
 	if !c.writing {
 		c.took = now
@@ -367,5 +381,6 @@ func (c *conn2) look(now time.Time) {
 	}
 }
 
-// errStalled fails a write that makes no progress for too long, or until its deadline.
+// errStalled fails a write that makes no progress for too long, or until its
+// deadline.
 var errStalled = os.ErrDeadlineExceeded

@@ -81,7 +81,8 @@ func greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.Clien
 // begin takes a place for a handshake whose ClientHello has been read.
 func (h *handshake) begin(hello *tls.ClientHelloInfo) error {
 	h.heard = time.Now()
-	// A CA that looks for the answer to a challenge offers nothing else (RFC 8737, 3).
+	// A CA that looks for the answer to a challenge offers nothing else (RFC
+	// 8737, 3).
 	p := hello.SupportedProtos
 	h.challenge = len(p) == 1 && p[0] == "acme-tls/1" && hello.ServerName != ""
 	return h.takePlace()

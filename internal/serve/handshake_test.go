@@ -117,7 +117,8 @@ func TestAPauseLastsAsLongAsTheHandshakeMayTake(t *testing.T) {
 	}
 }
 
-// All of a handshake that waited ends in time, and nothing of its limits is left behind it.
+// All of a handshake that waited ends in time, and nothing of its limits is
+// left behind it.
 func TestAHandshakeThatWaitedKeepsItsLimitAndItsConnectionHasNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, roots := waitingServer(t, &serve.Server{HandshakeTimeout: 10 * time.Second}, func(p pauser) error {

@@ -11,8 +11,8 @@ import (
 // exchange leaves a stack behind that is twice what waiting needs.
 const quietAfter = 250 * time.Millisecond
 
-// startAfresh reports whether the wait that ended without a request goes on on a
-// new goroutine.
+// startAfresh reports whether the wait that ended without a request goes on on
+// a new goroutine.
 func (c *conn) startAfresh() bool {
 	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || c.overdue() {
 		return false
@@ -25,9 +25,10 @@ func (c *conn) startAfresh() bool {
 }
 
 // beginIdle begins the wait for the next request; false means that the server
-// drains and no request is wanted any more. What TLS has read already is one that has
-// begun: it is looked for, without waiting. A client that has sent its last request less
-// than quietAfter ago may be sending the next one: it is waited for, also in a drain.
+// drains and no request is wanted any more. What TLS has read already is one
+// that has begun: it is looked for, without waiting. A client that has sent its
+// last request less than quietAfter ago may be sending the next one: it is
+// waited for, also in a drain.
 func (c *conn) beginIdle() bool {
 	wait := c.s.limit().IdleTimeout
 	switch {
@@ -83,17 +84,19 @@ func (c *conn) hurry() {
 	_ = c.Conn.SetReadDeadline(end)
 }
 
-// overdue reports whether the wait that hurry has limited is over, and not an earlier one.
+// overdue reports whether the wait that hurry has limited is over, and not an
+// earlier one.
 func (c *conn) overdue() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.leaves != 0 && time.Now().UnixNano() >= c.leaves
 }
 
-// wake ends the wait for a request when the server drains, and limits it when the server
-// retires. A wait that ends by itself within quietAfter goes on: closing the connection
-// would cross the request of a busy client, and a client does not send every request
-// again. The response to such a request says that it is the last.
+// wake ends the wait for a request when the server drains, and limits it when
+// the server retires. A wait that ends by itself within quietAfter goes on:
+// closing the connection would cross the request of a busy client, and a client
+// does not send every request again. The response to such a request says that
+// it is the last.
 func (c *conn) wake() {
 	if h := c.two.Load(); h != nil {
 		h.drain()
@@ -111,8 +114,8 @@ func (c *conn) wake() {
 	}
 }
 
-// waitsBriefly reports whether the connection has no request, and ends within quietAfter if
-// none comes.
+// waitsBriefly reports whether the connection has no request, and ends within
+// quietAfter if none comes.
 func (c *conn) waitsBriefly() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,8 +126,8 @@ func (c *conn) waitsBriefly() bool {
 // connection, without taking any of its bytes. Under TLS there is an alert
 // before the end of the stream, which cannot be told from the client's data;
 // while that is still wanted, the end has to wait for it. But the body of an
-// exchange that waits is not read, maybe for minutes, so that it is unread: then
-// the end behind it counts.
+// exchange that waits is not read, maybe for minutes, so that it is unread:
+// then the end behind it counts.
 func (c *conn) peekGone(unread bool) bool {
 	switch {
 	case c.endSeen():

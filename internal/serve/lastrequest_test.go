@@ -16,8 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The request of a client that sends one after the other is on its way when a drain begins. It is served, as the last one of
-// its connection. A client that pauses is not waited for.
+// The request of a client that sends one after the other is on its way when a
+// drain begins. It is served, as the last one of its connection. A client that
+// pauses is not waited for.
 func TestADrainWaitsAMomentForTheNextRequestOfABusyClient(t *testing.T) {
 	for about, c := range map[string]struct {
 		pause time.Duration // before the drain

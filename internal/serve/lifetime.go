@@ -7,9 +7,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A lifetime is the context of a request: that of its connection, until the handler
-// has returned or the client has left. It is a part of the response. What it needs to
-// tell others of its end is allocated when it is asked for.
+// A lifetime is the context of a request: that of its connection, until the
+// handler has returned or the client has left. It is a part of the response.
+// What it needs to tell others of its end is allocated when it is asked for.
 type lifetime struct {
 	context.Context // the connection's, which never ends
 	slot            exchange.Slot
@@ -40,8 +40,9 @@ func (l *lifetime) Err() error {
 	return l.err
 }
 
-// Value implements context.Context. Package context asks for the cancelable context
-// above one that it makes: the inner one, so that no goroutine waits for its end.
+// Value implements context.Context. Package context asks for the cancelable
+// context above one that it makes: the inner one, so that no goroutine waits
+// for its end.
 func (l *lifetime) Value(key any) any {
 	if v, ok := l.slot.Value(key); ok {
 		return v

@@ -6,8 +6,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A lookout waits for the end of a connection at which the sweeper cannot peek, by
-// reading, while a handler serves a request that has been read to its end.
+// A lookout waits for the end of a connection at which the sweeper cannot peek,
+// by reading, while a handler serves a request that has been read to its end.
 type lookout struct {
 	over chan struct{} // closed when the lookout is not needed any more
 	done chan struct{} // closed when what follows is known
@@ -18,8 +18,8 @@ type lookout struct {
 // peeks reports whether the sweeper can see the client leave.
 func (c *conn) peeks() bool { return canTry && c.socket != nil }
 
-// lookOut implements front. It needs room for a byte of another request. The mu of the
-// handler's body is held.
+// lookOut implements front. It needs room for a byte of another request. The mu
+// of the handler's body is held.
 func (f *front1) lookOut(w *response) {
 	if f.c.peeks() || f.lookout != nil || f.r == 0 && f.w == len(f.in) {
 		return
@@ -48,8 +48,8 @@ func (l *lookout) run(c *conn, w *response) {
 	}
 }
 
-// read reads the byte. A panic in a connection type of the embedding program ends the
-// connection: on this goroutine it would end the program.
+// read reads the byte. A panic in a connection type of the embedding program
+// ends the connection: on this goroutine it would end the program.
 func (l *lookout) read(c *conn) (err error) {
 	defer exchange.Contain("a connection", &err)
 	l.n, err = c.stream().Read(l.b[:])
@@ -59,8 +59,8 @@ func (l *lookout) read(c *conn) (err error) {
 // looksOut implements front.
 func (f *front1) looksOut() bool { return f.lookout != nil }
 
-// comeBack implements front. It appends the byte that was read to the input buffer. The
-// mu of the handler's body is held.
+// comeBack implements front. It appends the byte that was read to the input
+// buffer. The mu of the handler's body is held.
 func (f *front1) comeBack() {
 	l := f.lookout
 	if l == nil {

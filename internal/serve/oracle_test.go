@@ -28,8 +28,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The oracle: handlers drawn from a small language are served by net/http and by the adapter. Handlers and clients have to see
-// the same, but for the deviations that the adapter's comment names, for which the language has no words.
+// The oracle: handlers drawn from a small language are served by net/http and
+// by the adapter. Handlers and clients have to see the same, but for the
+// deviations that the adapter's comment names, for which the language has no
+// words.
 
 // A play is a handler that does what a script says, and notes what it sees.
 type play struct {
@@ -63,7 +65,8 @@ var (
 
 type field struct{ name, value string }
 
-// act does what a word and its object say. It reports false when the play is over.
+// act does what a word and its object say. It reports false when the play is
+// over.
 func (p *play) act(word, of byte) bool {
 	size := lengths[int(of)%len(lengths)]
 	text := strings.Repeat("<html>0123456789\n", size/17+1)[:size]
@@ -98,7 +101,8 @@ func (p *play) act(word, of byte) bool {
 	case 8:
 		p.w.Header().Del(f.name)
 	case 9:
-		if p.shut || p.q.ContentLength < 0 && p.read == chunkedSize { // behind the end net/http has several errors
+		// behind the end net/http has several errors
+		if p.shut || p.q.ContentLength < 0 && p.read == chunkedSize {
 			return true
 		}
 		if p.q.Header.Get("Expect") != "" {
@@ -216,7 +220,9 @@ func (s *stage) handler(file string) http.Handler {
 			}
 			script = script[4:]
 		}
-		if p.twoWay { // else net/http reads the rest behind the answer, and the next request at the same time
+		// else net/http reads the rest behind the answer, and the next request
+		// at the same time
+		if p.twoWay {
 			_, _ = io.Copy(io.Discard, q.Body)
 		}
 		if !p.shut {
@@ -285,7 +291,8 @@ func startOn(t testing.TB, s *serve.Server, ln net.Listener) (addr string) {
 	return ln.Addr().String()
 }
 
-// requests are what clients may send: what comes before the fields of the play, and behind them. Read-only.
+// requests are what clients may send: what comes before the fields of the play,
+// and behind them. Read-only.
 var requests = []struct{ line, rest string }{
 	{"GET /a?b=c HTTP/1.1", "Host: a.test\r\n\r\n"},
 	{"GET /%2F/;x=*?? HTTP/1.1", "Host: a.test:80\r\nConnection: close\r\naccept: a\r\nAccept: b\r\nTrailer: x\r\n\r\n"},
@@ -352,7 +359,8 @@ func (s *stage) watch(t testing.TB, request int, script []byte) (v view, id stri
 	return v, id
 }
 
-// readHead reads a head: its first line, then the others sorted. The day does not matter.
+// readHead reads a head: its first line, then the others sorted. The day does
+// not matter.
 func readHead(r *bufio.Reader) (lines []string, err error) {
 	for {
 		line, err := r.ReadString('\n')
@@ -390,7 +398,8 @@ func compare(t *testing.T, oracle, adapter *stage, request int, script []byte) {
 	t.Helper()
 	want, n := oracle.watch(t, request, script)
 	got, m := adapter.watch(t, request, script)
-	if cut := min(len(want.Body), len(got.Body)); !want.Whole && !got.Whole { // how much was on its way is nobody's promise
+	// how much was on its way is nobody's promise
+	if cut := min(len(want.Body), len(got.Body)); !want.Whole && !got.Whole {
 		want.Body, got.Body = want.Body[:cut], got.Body[:cut]
 	}
 	assert.Equal(t, want, got, "%s, script %x", requests[request%len(requests)].line, script)

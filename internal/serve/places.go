@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Places bound how many handshakes are in flight at a time. Those that wait get their
-// place in the order in which they came. Methods may be called concurrently.
+// Places bound how many handshakes are in flight at a time. Those that wait get
+// their place in the order in which they came. Methods may be called
+// concurrently.
 type places struct {
 	mu      sync.Mutex
 	most    int // 0 means no bound
@@ -23,8 +24,8 @@ func (p *places) bound(most int) {
 	p.give()
 }
 
-// take waits for a place until late or until done, and returns errNoSlot or errDraining
-// without one. The zero time means no end.
+// take waits for a place until late or until done, and returns errNoSlot or
+// errDraining without one. The zero time means no end.
 func (p *places) take(late time.Time, done <-chan struct{}) error {
 	p.mu.Lock()
 	if p.free() && p.waiting.Len() == 0 {

@@ -13,13 +13,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// ProxyHeaders says which peers begin each of their connections with a header of the PROXY protocol.
+// ProxyHeaders says which peers begin each of their connections with a header
+// of the PROXY protocol.
 type ProxyHeaders struct {
-	From    []netip.Prefix // those peers; the ones of unix sockets are where 127.0.0.1 or ::1 is
-	Timeout time.Duration  // from the start of a connection to the end of its header; zero means no limit
+	From []netip.Prefix // those peers; the ones of unix sockets are where 127.0.0.1 or ::1 is
+	// from the start of a connection to the end of its header; zero means no
+	// limit
+	Timeout time.Duration
 }
 
-// Listener returns ln for Server.Serve, which reads the headers. Nil p returns ln as it is.
+// Listener returns ln for Server.Serve, which reads the headers. Nil p returns
+// ln as it is.
 func (p *ProxyHeaders) Listener(ln net.Listener) net.Listener {
 	if p == nil || ln == nil {
 		return ln
@@ -41,8 +45,9 @@ func (l *proxyListener) Accept() (net.Conn, error) {
 	return &proxied{Conn: c, rule: l.rule}, nil
 }
 
-// A proxied is a connection that may begin with a header. Once that has been read, it has the header's addresses, and its
-// bytes are those of Conn: nothing is buffered.
+// A proxied is a connection that may begin with a header. Once that has been
+// read, it has the header's addresses, and its bytes are those of Conn: nothing
+// is buffered.
 type proxied struct {
 	net.Conn
 	rule *ProxyHeaders
@@ -52,8 +57,8 @@ type proxied struct {
 // ends are the addresses of a connection.
 type ends struct{ remote, local net.Addr }
 
-// A noAddr is the address of a client that has none. Unlike that of a unix socket, it is not of this machine, so that
-// nothing trusts it.
+// A noAddr is the address of a client that has none. Unlike that of a unix
+// socket, it is not of this machine, so that nothing trusts it.
 type noAddr struct{}
 
 // Network implements net.Addr.
@@ -156,8 +161,10 @@ func (c *conn) proxied() *proxied {
 	return p
 }
 
-// introduced reads the header that the connection begins with, if it is due, before anything else: on the connection's own
-// goroutine, within the time for it, and not beyond the start of a drain. False means that the connection is closed.
+// introduced reads the header that the connection begins with, if it is due,
+// before anything else: on the connection's own goroutine, within the time for
+// it, and not beyond the start of a drain. False means that the connection is
+// closed.
 func (c *conn) introduced() bool {
 	p := c.proxied()
 	if p == nil {
@@ -185,8 +192,8 @@ func (c *conn) introduced() bool {
 	return false
 }
 
-// countNoHeader counts a connection without its header, unless the peer has left: those of many load balancers do, to see
-// whether the port is open.
+// countNoHeader counts a connection without its header, unless the peer has
+// left: those of many load balancers do, to see whether the port is open.
 func (c *conn) countNoHeader(p *proxied, err error) {
 	peer := header.PeerOf(p.Conn.RemoteAddr())
 	var broken proxyproto.Error

@@ -139,9 +139,10 @@ func (f *front1) serve() step {
 	return next
 }
 
-// forward reads a request head, and refuses the request or forwards it in the fast lane;
-// other means that it is for the handler lane. After runtime.Goexit in a hook, which
-// testing's FailNow calls, nobody else would close the connection.
+// forward reads a request head, and refuses the request or forwards it in the
+// fast lane; other means that it is for the handler lane. After runtime.Goexit
+// in a hook, which testing's FailNow calls, nobody else would close the
+// connection.
 func (f *front1) forward() (next step) {
 	c, returned := f.c, false
 	defer func() {
@@ -222,8 +223,8 @@ func (f *front1) readHead() (n int, next step) {
 	}
 }
 
-// takesH2C reports whether the connection may begin with the preface of HTTP/2, by prior
-// knowledge (RFC 9113, 3.3).
+// takesH2C reports whether the connection may begin with the preface of HTTP/2,
+// by prior knowledge (RFC 9113, 3.3).
 func (c *conn) takesH2C() bool { return c.s.H2C && c.tls == nil && !c.spoke }
 
 // speak2 hands the connection and the bytes already read over to serve2.
@@ -243,8 +244,8 @@ func (f *front1) unparsed() []byte {
 	return f.in[f.r:f.w]
 }
 
-// moreHead reads more of a head, which may be as long as the server's MaxHeaderBytes
-// says. What is read behind it fits the buffer.
+// moreHead reads more of a head, which may be as long as the server's
+// MaxHeaderBytes says. What is read behind it fits the buffer.
 func (f *front1) moreHead() error {
 	if f.long == nil {
 		if err := f.more(); err != errBufferFull {

@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// ReadFrom keeps sendfile for handlers that copy a file to their client. Anything
-// else is copied by Write.
+// ReadFrom keeps sendfile for handlers that copy a file to their client.
+// Anything else is copied by Write.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if n, done, err := c.trySendFile(r); done {
 		return n, err
@@ -21,8 +21,8 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, page[:])
 }
 
-// trySendFile sends r by sendfile. done is false, and nothing read, if r is no file
-// or c takes none.
+// trySendFile sends r by sendfile. done is false, and nothing read, if r is no
+// file or c takes none.
 func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
 	l := &io.LimitedReader{R: r, N: math.MaxInt64}
 	if limited, ok := r.(*io.LimitedReader); ok { // what http.ServeContent makes
@@ -52,7 +52,8 @@ func (c *conn) sendFile(to *net.TCPConn, file file, left int64) (total int64, er
 		if !c.goesOn(int(n), err) {
 			return total, err
 		}
-		if _, err := file.Seek(start+total, io.SeekStart); err != nil { // a copy in user space has read more
+		// a copy in user space has read more
+		if _, err := file.Seek(start+total, io.SeekStart); err != nil {
 			return total, err
 		}
 	}

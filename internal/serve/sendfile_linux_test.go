@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A readCounter is a file as io.Copy passes it on to a ReadFrom: of another type, with all of the file's methods but WriteTo.
+// A readCounter is a file as io.Copy passes it on to a ReadFrom: of another
+// type, with all of the file's methods but WriteTo.
 type readCounter struct {
 	*os.File
 	unwritable

@@ -1,29 +1,44 @@
 // Package serve owns the front connections: accepting, handshakes, the two
 // lanes, limits and drain.
 //
-//   - serve.go, retire.go: accepting connections, and the drain, also behind a hand-over
+//   - serve.go, retire.go: accepting connections, and the drain, also behind a
+//     hand-over
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
 //   - bounds.go, places.go: limits that change while servers serve
 //   - sweeper.go: what the sweeper sees of an exchange, and ends
 //   - proxied.go: connections that begin with a header of the PROXY protocol
-//   - handshake.go, carried.go: TLS, and connections that go elsewhere as they are
-//   - requests.go: requests of HTTP/1.x, one after the other: a head, and the lane that serves it
+//   - handshake.go, carried.go: TLS, and connections that go elsewhere as they
+//     are
+//   - requests.go: requests of HTTP/1.x, one after the other: a head, and the
+//     lane that serves it
 //   - fastlane.go: the fast lane: what it needs of the router, and an exchange
-//   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one answers
+//   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one
+//     answers
 //   - fastlane_record.go: the record of an exchange
-//   - fastlane_introduce.go: connections to targets that are told the client by the PROXY protocol
-//   - fastlane_hooks.go: the program's hooks at the beginning of exchanges and attempts
-//   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and pages in place of them
-//   - front.go, source.go: a response and a request body, in any version of HTTP
+//   - fastlane_introduce.go: connections to targets that are told the client by
+//     the PROXY protocol
+//   - fastlane_hooks.go: the program's hooks at the beginning of exchanges and
+//     attempts
+//   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and
+//     pages in place of them
+//   - front.go, source.go: a response and a request body, in any version of
+//     HTTP
 //   - front1.go, source1.go: the same in HTTP/1.x
-//   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: an HTTP/2 connection: frames, header blocks, writes, drain and workers, limits of its cost
+//   - h2conn.go, h2head.go, h2writer.go, h2drain.go, h2budget.go: an HTTP/2
+//     connection: frames, header blocks, writes, drain and workers, limits of
+//     its cost
 //   - h2stream.go, h2source.go, h2client.go: the same in HTTP/2: a stream
-//   - adapter.go, adapter_request.go, adapter_response.go, adapter_trailers.go, adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as an http.Handler sees it
-//   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead where they cannot be peeked at
+//   - adapter.go, adapter_request.go, adapter_response.go, adapter_trailers.go,
+//     adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as
+//     an http.Handler sees it
+//   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead
+//     where they cannot be peeked at
 //   - sendfile.go: files to clients
-//   - entrance.go, unixsocket.go: the listeners of servers that serve together; unix sockets
-//   - companion.go, companionmethods.go, altsvc.go, altsvcvalue.go: servers of the program's own beside ours, and what clients are told of them
+//   - entrance.go, unixsocket.go: the listeners of servers that serve together;
+//     unix sockets
+//   - companion.go, companionmethods.go, altsvc.go, altsvcvalue.go: servers of
+//     the program's own beside ours, and what clients are told of them
 package serve
 
 import (
@@ -60,7 +75,8 @@ type Server struct {
 	Lane              *Lane   // nil serves everything by Handler
 	Role              string  // of the listener, for the status
 	AltSvc            *AltSvc // of responses over TLS; nil means none
-	Budget            *Budget // may be shared with other servers; nil is one of its own, without limits
+	// may be shared with other servers; nil is one of its own, without limits
+	Budget *Budget
 
 	// Handed is done when another process serves the listener; nil means never.
 	Handed context.Context
@@ -74,8 +90,9 @@ type Server struct {
 	bounds     atomic.Pointer[Bounds]
 	challenges challenges
 	draining   context.Context
-	retiring   context.Context // done when draining is, or before: no new requests on idle connections
-	addr       net.Addr
+	// done when draining is, or before: no new requests on idle connections
+	retiring context.Context
+	addr     net.Addr
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -93,10 +110,10 @@ const writeStall = time.Minute
 var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were closed")
 
 // Serve accepts connections from ln until ctx is done, then drains: it stops
-// accepting, lets requests end, closes upgraded connections politely, and
-// cuts what is left at DrainTimeout. It closes ln and returns nil after a
-// clean drain. When Handed is done, it stops accepting, too, but what is upgraded
-// or streams goes on until ctx is done or DrainTimeout has passed: see retire.
+// accepting, lets requests end, closes upgraded connections politely, and cuts
+// what is left at DrainTimeout. It closes ln and returns nil after a clean
+// drain. When Handed is done, it stops accepting, too, but what is upgraded or
+// streams goes on until ctx is done or DrainTimeout has passed: see retire.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	drain, retire := s.start(ln)
 	defer drain()
@@ -128,8 +145,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// start prepares the inner state; the returned functions begin the drain, and what
-// retire does.
+// start prepares the inner state; the returned functions begin the drain, and
+// what retire does.
 func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 	draining, drain := context.WithCancel(context.Background())
 	s.draining = draining
@@ -138,7 +155,8 @@ func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 	s.gone = make(chan struct{})
 	if s.TLS != nil {
 		s.TLS = s.TLS.Clone()
-		s.TLS.DynamicRecordSizingDisabled = true // a head and a body of up to 16 KiB are one record, one write
+		// a head and a body of up to 16 KiB are one record, one write
+		s.TLS.DynamicRecordSizingDisabled = true
 		s.TLS.GetConfigForClient = greet(s.TLS.GetConfigForClient)
 	}
 	if s.Lane == nil {
@@ -253,8 +271,9 @@ func (s *Server) goneOnce() {
 	}
 }
 
-// drain waits for the connections to end, and cuts them at the limit; zero means none. That
-// is no error of those that only might have sent another request.
+// drain waits for the connections to end, and cuts them at the limit; zero
+// means none. That is no error of those that only might have sent another
+// request.
 func (s *Server) drain(limit time.Duration) error {
 	ctx := context.Background()
 	if limit > 0 {

@@ -15,14 +15,14 @@ func (c *conn) tryRead(uintptr) bool { return true }
 
 func (c *conn) readNow([]byte) int { return 0 }
 
-// A lookahead is how the sweeper sees a client leave while its exchange runs on the
-// fast lane, where it cannot peek: a goroutine reads what the client sends meanwhile,
-// below TLS, and Read returns that later. The sweeper begins it, so that short
-// exchanges cost nothing; the exchange ends it.
+// A lookahead is how the sweeper sees a client leave while its exchange runs on
+// the fast lane, where it cannot peek: a goroutine reads what the client sends
+// meanwhile, below TLS, and Read returns that later. The sweeper begins it, so
+// that short exchanges cost nothing; the exchange ends it.
 //
-// What differs from systems where it can peek: a client that leaves behind more than
-// maxAhead bytes is noticed when those are read, and so is one that leaves a body
-// behind which its request waits in the handler lane.
+// What differs from systems where it can peek: a client that leaves behind more
+// than maxAhead bytes is noticed when those are read, and so is one that leaves
+// a body behind which its request waits in the handler lane.
 type lookahead struct {
 	looks chan struct{} // closed when look has ended; nil without one
 	ahead []byte        // what look has read
@@ -32,8 +32,8 @@ type lookahead struct {
 // maxAhead is how much is read ahead.
 const maxAhead = 2 << 10
 
-// lookAhead begins to look, unless that has been done. Nobody reads from c until
-// lookBack.
+// lookAhead begins to look, unless that has been done. Nobody reads from c
+// until lookBack.
 func (c *conn) lookAhead() {
 	if c.looks != nil || c.ended.Load() || len(c.ahead) >= maxAhead {
 		return

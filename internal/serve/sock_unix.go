@@ -54,6 +54,6 @@ func (lookahead) lookAhead()    {}
 func (lookahead) lookBack()     {}
 func (lookahead) endSeen() bool { return false }
 
-// narrowMode lets bind(2) create the file of a unix socket with no more than that mode,
-// where the system takes it from the socket, as Linux does.
+// narrowMode lets bind(2) create the file of a unix socket with no more than
+// that mode, where the system takes it from the socket, as Linux does.
 func narrowMode(fd uintptr, mode fs.FileMode) { _ = syscall.Fchmod(int(fd), uint32(mode)) }

@@ -12,9 +12,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A source1 is the source of HTTP/1.x. It reads first what came with the head, from the
-// front's input buffer, and then from the connection. Nothing in the input buffer is
-// overwritten before release.
+// A source1 is the source of HTTP/1.x. It reads first what came with the head,
+// from the front's input buffer, and then from the connection. Nothing in the
+// input buffer is overwritten before release.
 type source1 struct {
 	f       *front1
 	framing h1.Framing
@@ -28,15 +28,17 @@ type source1 struct {
 	until   time.Time // read deadline of settle; zero without it
 	err     error     // what all further reads return; io.EOF is the end of the body
 
-	arming   sync.Mutex    // held while the read deadline is set
-	stall    time.Duration // how long the client may send nothing until the response begins, at most exchange.BodyStall; 0 means that
-	stop     atomic.Bool   // set before the read deadline that wakes the reader
-	bound    atomic.Bool   // a handler has set the read deadline
-	answered atomic.Bool   // the response has begun: the client may pause
+	arming sync.Mutex // held while the read deadline is set
+	// how long the client may send nothing until the response begins, at most
+	// exchange.BodyStall; 0 means that
+	stall    time.Duration
+	stop     atomic.Bool // set before the read deadline that wakes the reader
+	bound    atomic.Bool // a handler has set the read deadline
+	answered atomic.Bool // the response has begun: the client may pause
 }
 
-// sourcePages hold the part of a chunked body that is being decoded, and the input of
-// HTTP/2. Bytes after a chunked body fit the input buffer.
+// sourcePages hold the part of a chunked body that is being decoded, and the
+// input of HTTP/2. Bytes after a chunked body fit the input buffer.
 var sourcePages = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // take makes s the body of the request that f has parsed.
@@ -197,8 +199,8 @@ func (s *source1) readAhead(p []byte) int {
 	return n
 }
 
-// ReadNow is Read without waiting, of a sized body whose rest fits p; n is 0 if nothing
-// has arrived.
+// ReadNow is Read without waiting, of a sized body whose rest fits p; n is 0 if
+// nothing has arrived.
 func (s *source1) ReadNow(p []byte) (n int, err error) {
 	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
 		return 0, nil
@@ -252,8 +254,8 @@ func (s *source1) receive(p []byte) (int, error) {
 	return 0, s.err
 }
 
-// arm sets the deadline of the next read, unless a handler has set one. It reports
-// whether answer removes that deadline.
+// arm sets the deadline of the next read, unless a handler has set one. It
+// reports whether answer removes that deadline.
 func (s *source1) arm() (hurries bool) {
 	s.arming.Lock()
 	defer s.arming.Unlock()
@@ -306,9 +308,9 @@ func (s *source1) resume() {
 // maxSettle is how long settle waits in all.
 const maxSettle = 5 * time.Second
 
-// settle implements source. It reads up to exchange.SettleBytes, and waits up to
-// patience for each read. It does not wait for a client that expects 100 Continue, or
-// for a body that is known to be longer.
+// settle implements source. It reads up to exchange.SettleBytes, and waits up
+// to patience for each read. It does not wait for a client that expects 100
+// Continue, or for a body that is known to be longer.
 func (s *source1) settle(patience time.Duration) bool {
 	if s.err == nil && !s.short() {
 		return false
@@ -334,13 +336,14 @@ func (s *source1) settle(patience time.Duration) bool {
 	return s.whole()
 }
 
-// short implements source. It is false for a body that is known to be too long, and for
-// a client that waits for 100 Continue.
+// short implements source. It is false for a body that is known to be too long,
+// and for a client that waits for 100 Continue.
 func (s *source1) short() bool {
 	return !s.asks && (s.framing != h1.SizedBody || s.left <= exchange.SettleBytes)
 }
 
-// unread returns the bytes of the body and after it that were read and not used.
+// unread returns the bytes of the body and after it that were read and not
+// used.
 func (s *source1) unread() []byte {
 	return slices.Concat(s.back, s.data, s.raw, s.f.in[s.f.r:s.f.w])
 }

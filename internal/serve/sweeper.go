@@ -22,17 +22,20 @@ type watched struct {
 	unread    atomic.Bool // some of the request's body is still to be read
 	streaming atomic.Bool // the response has no known end
 
-	mu      sync.Mutex // guards what follows
-	busy    bool       // waits for its target
-	lease   pool.Lease
-	since   time.Time
-	life    context.Context
-	span    span
-	around  *forward.Forwarder // nil if there is none
-	waiting chan<- struct{}    // closed when the exchange becomes pointless; nil when it waits for lease
+	mu     sync.Mutex // guards what follows
+	busy   bool       // waits for its target
+	lease  pool.Lease
+	since  time.Time
+	life   context.Context
+	span   span
+	around *forward.Forwarder // nil if there is none
+	// closed when the exchange becomes pointless; nil when it waits for lease
+	waiting chan<- struct{}
 	goodbye goodbye
-	doomed  time.Time     // when life was first seen to have ended
-	stay    *forward.Stay // of an event stream that outlives its route and its target; nil if it does not
+	doomed  time.Time // when life was first seen to have ended
+	// of an event stream that outlives its route and its target; nil if it does
+	// not
+	stay *forward.Stay
 }
 
 // A span is how long what an exchange is bound to lasts: a target, or its
@@ -42,8 +45,8 @@ type span interface {
 	Ending() bool
 }
 
-// renew prepares w for a new exchange. A stream has only one: it stays gone if its client
-// has left.
+// renew prepares w for a new exchange. A stream has only one: it stays gone if
+// its client has left.
 func (w *watched) renew() {
 	w.goodbye = goodbye{}
 	if w.gone.Load() && w.front.major() == 1 {
@@ -86,8 +89,8 @@ func (w *watched) unwatch() {
 	}
 }
 
-// remain lets the event stream that the exchange has become have the grace of s:
-// the server and f are what it is bound to now.
+// remain lets the event stream that the exchange has become have the grace of
+// s: the server and f are what it is bound to now.
 func (w *watched) remain(s *forward.Stay, f *forward.Forwarder) {
 	w.mu.Lock()
 	w.stay, w.life, w.span = s, w.from.s.draining, f
@@ -98,11 +101,12 @@ func (w *watched) remain(s *forward.Stay, f *forward.Forwarder) {
 // left reports whether the client has left.
 func (w *watched) left() bool { return w.gone.Load() }
 
-// ended reports whether the server, the route or the upstream ended the exchange.
+// ended reports whether the server, the route or the upstream ended the
+// exchange.
 func (w *watched) ended() bool { return w.over.Load() }
 
-// closed reports whether the client has closed its side. w.mu is held, or the exchange
-// has ended.
+// closed reports whether the client has closed its side. w.mu is held, or the
+// exchange has ended.
 func (w *watched) closed() bool {
 	if w.waiting != nil {
 		return w.front.hungUp()
@@ -137,7 +141,8 @@ func (s *Server) sweep(done <-chan struct{}) {
 	}
 }
 
-// inspect checks the connection, for the sweeper. A panic closes this connection only.
+// inspect checks the connection, for the sweeper. A panic closes this
+// connection only.
 func (c *conn) inspect(now time.Time) {
 	defer c.contain()
 	if w := c.serving.Load(); w != nil {
@@ -163,8 +168,8 @@ func (s *Server) snapshot(conns []*conn) []*conn {
 // now is the coarse time of the sweeper.
 func (s *Server) now() time.Time { return time.Unix(0, s.clock.Load()) }
 
-// inspect ends the exchange if it has become pointless. By now it may be that of
-// another connection, for which the same holds.
+// inspect ends the exchange if it has become pointless. By now it may be that
+// of another connection, for which the same holds.
 func (w *watched) inspect(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -182,15 +187,16 @@ func (w *watched) inspect(now time.Time) {
 	w.abort()
 }
 
-// goodbyeTime is how long a client that has closed its side can still be answered.
+// goodbyeTime is how long a client that has closed its side can still be
+// answered.
 const goodbyeTime = time.Second
 
-// A goodbye is when a client was first seen to have closed its side; zero if it has
-// not.
+// A goodbye is when a client was first seen to have closed its side; zero if it
+// has not.
 type goodbye struct{ since time.Time }
 
-// over takes note of whether the side is closed now, and reports whether the time for
-// an answer is over.
+// over takes note of whether the side is closed now, and reports whether the
+// time for an answer is over.
 func (g *goodbye) over(closed bool, now time.Time) bool {
 	switch {
 	case !closed:
@@ -201,14 +207,15 @@ func (g *goodbye) over(closed bool, now time.Time) bool {
 	return closed && now.Sub(g.since) >= goodbyeTime
 }
 
-// leaves reports whether the client has left: its side is closed before its request
-// was complete, or for goodbyeTime. w.mu is held.
+// leaves reports whether the client has left: its side is closed before its
+// request was complete, or for goodbyeTime. w.mu is held.
 func (w *watched) leaves(now time.Time) bool {
 	closed := w.closed()
 	return w.goodbye.over(closed, now) || closed && (w.unread.Load() || w.front.major() == 2)
 }
 
-// forsake ends the exchange, since the client has left. It may be called concurrently.
+// forsake ends the exchange, since the client has left. It may be called
+// concurrently.
 func (w *watched) forsake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -217,7 +224,8 @@ func (w *watched) forsake() {
 	}
 }
 
-// oust closes the connection because DrainTimeout has passed, and ends its exchange.
+// oust closes the connection because DrainTimeout has passed, and ends its
+// exchange.
 func (c *conn) oust() {
 	c.ousted.Store(true)
 	c.Close()

@@ -35,8 +35,8 @@ func (c *child) expect(word string) error {
 	return nil
 }
 
-// fail ends the child and returns why it has not taken over; err is how the talk ended,
-// and cause is why this process stopped it, if it did.
+// fail ends the child and returns why it has not taken over; err is how the
+// talk ended, and cause is why this process stopped it, if it did.
 func (c *child) fail(err, cause error) error {
 	if c.cmd.WaitDelay == 0 {
 		c.cmd.WaitDelay = exitTime // children of its own may have its output open

@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/service"
 )
 
-// childEnv is set in a process that is the child of a test; its value says what it does.
+// childEnv is set in a process that is the child of a test; its value says what
+// it does.
 const childEnv = "HOSTPROXY_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -109,7 +110,8 @@ func list() {
 	}
 }
 
-// serve answers each connection of the sockets names with the number of the process.
+// serve answers each connection of the sockets names with the number of the
+// process.
 func serve(names []string) {
 	all, err := service.Inherit()
 	if err != nil {
@@ -147,7 +149,8 @@ func answer(ln net.Listener) {
 	}
 }
 
-// program returns a command that runs child, whose standard input ends with the test.
+// program returns a command that runs child, whose standard input ends with the
+// test.
 func program(t *testing.T, what string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])

@@ -16,7 +16,8 @@ func inspect(int) (fault string, err error) { return "", errNotHere }
 
 func closeOnExec(int) {}
 
-// fileOf: no portable way is known to copy a file descriptor that does not make it block.
+// fileOf: no portable way is known to copy a file descriptor that does not make
+// it block.
 func fileOf(syscall.Conn) (*os.File, error) { return nil, errNotHere }
 
 func openPipe(int) (*os.File, error) { return nil, errNotHere }

@@ -11,19 +11,24 @@ import (
 	"sync"
 )
 
-// The words between the process that hands over and the one that takes over, each a line
-// on a pipe. Before the second, either may end without harm: nothing was accepted.
+// The words between the process that hands over and the one that takes over,
+// each a line on a pipe. Before the second, either may end without harm:
+// nothing was accepted.
 const (
-	wordReady   = "ready"   // to the old: all sockets are waited on
-	wordGo      = "go"      // to the new: accept; with the numbers of the sockets whose files are now its own
+	wordReady = "ready" // to the old: all sockets are waited on
+	// to the new: accept; with the numbers of the sockets whose files are now
+	// its own
+	wordGo      = "go"
 	wordServing = "serving" // to the old: stop accepting
 )
 
-// errWithdrawn is what Accept returns if the other process has decided otherwise, or ended.
+// errWithdrawn is what Accept returns if the other process has decided
+// otherwise, or ended.
 var errWithdrawn = errors.New("the process that was to hand over goes on instead, or has ended")
 
-// A gate keeps the sockets of a process that takes over from accepting anything before
-// the old process lets it: until then the old one can still go on instead.
+// A gate keeps the sockets of a process that takes over from accepting anything
+// before the old process lets it: until then the old one can still go on
+// instead.
 type gate struct {
 	say, hear *os.File
 	opened    chan struct{} // closed when err is known

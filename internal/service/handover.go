@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Patience is how long a new process has to become ready, if the context has no deadline.
+// Patience is how long a new process has to become ready, if the context has no
+// deadline.
 const Patience = time.Minute
 
 // A Socket is one that is handed over.
@@ -22,8 +23,8 @@ type Socket struct {
 	ln   net.Listener
 }
 
-// SocketOf returns ln as a Socket. One of Sockets keeps its name; any other is called
-// name.
+// SocketOf returns ln as a Socket. One of Sockets keeps its name; any other is
+// called name.
 func SocketOf(ln net.Listener, name string) Socket {
 	if l, ok := ln.(*Listener); ok {
 		name = l.name
@@ -31,8 +32,9 @@ func SocketOf(ln net.Listener, name string) Socket {
 	return Socket{name, ln}
 }
 
-// handOver starts cmd, which takes over the sockets. It returns nil when the new process
-// serves them. After an error there is no new process, and it has accepted nothing.
+// handOver starts cmd, which takes over the sockets. It returns nil when the
+// new process serves them. After an error there is no new process, and it has
+// accepted nothing.
 func handOver(ctx context.Context, cmd *exec.Cmd, sockets []Socket) error {
 	c, err := launch(cmd, sockets)
 	if err != nil {
@@ -60,9 +62,10 @@ func handOver(ctx context.Context, cmd *exec.Cmd, sockets []Socket) error {
 	return nil
 }
 
-// giveFiles leaves the files of the unix sockets to the new process, before that is let
-// to accept: a shutdown may close the sockets at any time. It returns the numbers of those
-// that are to be the new process's own, and what undoes it.
+// giveFiles leaves the files of the unix sockets to the new process, before
+// that is let to accept: a shutdown may close the sockets at any time. It
+// returns the numbers of those that are to be the new process's own, and what
+// undoes it.
 func giveFiles(sockets []Socket) (owned string, keep func()) {
 	var undo []func()
 	for i, s := range sockets {
@@ -134,7 +137,8 @@ func launch(cmd *exec.Cmd, sockets []Socket) (c *child, err error) {
 	return c, nil
 }
 
-// environ returns the environment of a process that takes the named sockets over.
+// environ returns the environment of a process that takes the named sockets
+// over.
 func environ(env, names []string) []string {
 	kept := make([]string, 0, len(env)+3)
 	for _, v := range env {

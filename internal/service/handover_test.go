@@ -110,7 +110,8 @@ func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) // the sleep
 }
 
-// A process that takes over serves one of two sockets: it is not ready, and accepts nothing.
+// A process that takes over serves one of two sockets: it is not ready, and
+// accepts nothing.
 func TestAProcessAcceptsNothingBeforeItIsReady(t *testing.T) {
 	a, b := proxytest.Listen(t), proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(a, "a"), service.SocketOf(b, "b"))

@@ -8,11 +8,13 @@ import (
 	"strings"
 )
 
-// maxSockets limits the inherited sockets; systemd has a lower limit by default.
+// maxSockets limits the inherited sockets; systemd has a lower limit by
+// default.
 const maxSockets = 1024
 
-// Inherit returns the sockets that this process has inherited, and removes the variables
-// that name them from the environment. On an error it leaves all file descriptors open.
+// Inherit returns the sockets that this process has inherited, and removes the
+// variables that name them from the environment. On an error it leaves all file
+// descriptors open.
 func Inherit() (*Sockets, error) {
 	count, pid, names, parent := os.Getenv(envCount), os.Getenv(envPID), os.Getenv(envNames), os.Getenv(envParent)
 	defer unset()
@@ -84,8 +86,8 @@ type inherited struct {
 	taken bool
 }
 
-// listener returns k as a listener, and closes the file descriptor, which that has a copy
-// of.
+// listener returns k as a listener, and closes the file descriptor, which that
+// has a copy of.
 func (k *inherited) listener() (net.Listener, error) {
 	if k.fault != "" {
 		return nil, fmt.Errorf("the inherited socket %q (file descriptor %d) is %s", k.name, k.fd, k.fault)

@@ -26,7 +26,8 @@ func filed(t *testing.T, s interface{ File() (*os.File, error) }) *os.File {
 	return f
 }
 
-// inherits returns what a process prints that inherits the files, under these variables.
+// inherits returns what a process prints that inherits the files, under these
+// variables.
 func inherits(t *testing.T, env string, files ...*os.File) string {
 	t.Helper()
 	cmd := program(t, "list")

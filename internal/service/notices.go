@@ -17,9 +17,9 @@ const (
 	envWatchdogPID = "WATCHDOG_PID"
 )
 
-// Notices tell the service manager about the servers of a process: READY=1 when the first
-// begins, STOPPING=1 when the last shuts down, and WATCHDOG=1 in between. Its methods may
-// be called concurrently.
+// Notices tell the service manager about the servers of a process: READY=1 when
+// the first begins, STOPPING=1 when the last shuts down, and WATCHDOG=1 in
+// between. Its methods may be called concurrently.
 type notices struct {
 	mu       sync.Mutex
 	log      *slog.Logger
@@ -29,8 +29,8 @@ type notices struct {
 	watchdog *watchdog
 }
 
-// serve says that a server begins with the sockets. One that takes over leaves it to the
-// old process to say so.
+// serve says that a server begins with the sockets. One that takes over leaves
+// it to the old process to say so.
 func (n *notices) serve(log *slog.Logger, sockets []Socket) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -76,7 +76,8 @@ func (n *notices) reloading() {
 	n.tell("RELOADING=1")
 }
 
-// pass says that the process pid is the service from now on, and is silent from then on.
+// pass says that the process pid is the service from now on, and is silent from
+// then on.
 func (n *notices) pass(pid int) {
 	n.mu.Lock()
 	n.tell(fmt.Sprintf("MAINPID=%d\nREADY=1", pid))
@@ -127,8 +128,8 @@ func (n *notices) watch() {
 	go n.watchdog.feed()
 }
 
-// watchdogLimit returns how long the service manager waits for a sign of life; 0 if it
-// waits for none of this process.
+// watchdogLimit returns how long the service manager waits for a sign of life;
+// 0 if it waits for none of this process.
 func watchdogLimit() (time.Duration, error) {
 	limit, pid := os.Getenv(envWatchdog), os.Getenv(envWatchdogPID)
 	if limit == "" || os.Getenv(envNotify) == "" || pid != "" && pid != strconv.Itoa(os.Getpid()) {

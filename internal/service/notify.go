@@ -15,8 +15,8 @@ const envNotify = "NOTIFY_SOCKET"
 // notifyTime limits a write to a service manager that does not read.
 const notifyTime = 2 * time.Second
 
-// Notify sends state, lines of KEY=value, to the service manager. It does nothing if
-// there is none. RELOADING=1 gets the time that it needs beside it.
+// Notify sends state, lines of KEY=value, to the service manager. It does
+// nothing if there is none. RELOADING=1 gets the time that it needs beside it.
 func Notify(state string) error {
 	state = strings.TrimSuffix(state, "\n")
 	clock := ""

@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// Sockets are those that a process has inherited, or opened in their stead. The zero value
-// is none. Its methods may be called concurrently.
+// Sockets are those that a process has inherited, or opened in their stead. The
+// zero value is none. Its methods may be called concurrently.
 type Sockets struct {
 	absent string // why no sockets were inherited; "" if none were announced
 	gate   *gate  // nil if nothing has to be waited for
@@ -45,8 +45,8 @@ func (s *Sockets) Listen(name string, open func() (net.Listener, error)) (*Liste
 	return s.wrap(ln, name, true), nil
 }
 
-// hint adds to err, of a socket that could not be opened, which inherited sockets are not
-// in use: the address may be that of one with another name.
+// hint adds to err, of a socket that could not be opened, which inherited
+// sockets are not in use: the address may be that of one with another name.
 func (s *Sockets) hint(name string, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,8 +87,8 @@ func (s *Sockets) wrap(ln net.Listener, name string, owns bool) *Listener {
 	return l
 }
 
-// Own returns ln, a unix socket called name, as one of Sockets: the last process that it is
-// handed over to removes its file.
+// Own returns ln, a unix socket called name, as one of Sockets: the last
+// process that it is handed over to removes its file.
 func Own(ln net.Listener, name string) *Listener { return new(Sockets).wrap(ln, name, true) }
 
 // others says what there is, for an error about what there is not.
@@ -107,7 +107,8 @@ func (s *Sockets) others() string {
 	}
 }
 
-// left returns the names of the sockets that were not returned, quoted. s.mu is held.
+// left returns the names of the sockets that were not returned, quoted. s.mu is
+// held.
 func (s *Sockets) left() (names []string) {
 	for _, k := range s.inherited {
 		if !k.taken {
@@ -117,8 +118,8 @@ func (s *Sockets) left() (names []string) {
 	return names
 }
 
-// Close closes the sockets that were not returned. If there are any, it returns an error
-// that names them.
+// Close closes the sockets that were not returned. If there are any, it returns
+// an error that names them.
 func (s *Sockets) Close() error {
 	s.mu.Lock()
 	names := s.left()
@@ -158,8 +159,8 @@ type Listener struct {
 	closed  chan struct{}
 }
 
-// Accept implements net.Listener. In a process that takes over from another, it waits
-// until that lets it.
+// Accept implements net.Listener. In a process that takes over from another, it
+// waits until that lets it.
 func (l *Listener) Accept() (net.Conn, error) {
 	if l.gate != nil {
 		if err := l.gate.pass(l); err != nil {
@@ -169,7 +170,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// Close implements net.Listener. The other processes that have the socket keep it.
+// Close implements net.Listener. The other processes that have the socket keep
+// it.
 func (l *Listener) Close() error {
 	l.once.Do(func() {
 		close(l.closed)

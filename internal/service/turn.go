@@ -16,8 +16,8 @@ var (
 	errStopping = errors.New("the Server is shutting down")
 )
 
-// Turns are the times of servers with their sockets, each from Begin to its end. The zero
-// value has none. Its methods may be called concurrently.
+// Turns are the times of servers with their sockets, each from Begin to its
+// end. The zero value has none. Its methods may be called concurrently.
 type Turns struct {
 	notices notices
 
@@ -25,9 +25,10 @@ type Turns struct {
 	all map[any]*turn // by server
 }
 
-// Begin begins the turn of a server, which is a key, that shuts down when ctx is done. It
-// tells the service manager. The context that it returns is done when the sockets have been
-// handed over. The caller calls end when the server has ended.
+// Begin begins the turn of a server, which is a key, that shuts down when ctx
+// is done. It tells the service manager. The context that it returns is done
+// when the sockets have been handed over. The caller calls end when the server
+// has ended.
 func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets []Socket) (passed context.Context, end func()) {
 	passed, pass := context.WithCancel(context.Background())
 	t := &turn{sockets: sockets, pass: pass}
@@ -56,8 +57,8 @@ func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets
 	}
 }
 
-// HandOver hands the sockets of a server over to the process of cmd, or to one that runs
-// this program again if cmd is nil. It tells the service manager.
+// HandOver hands the sockets of a server over to the process of cmd, or to one
+// that runs this program again if cmd is nil. It tells the service manager.
 func (l *Turns) HandOver(ctx context.Context, server any, cmd *exec.Cmd) error {
 	own := cmd == nil
 	if own {
@@ -94,8 +95,8 @@ func (l *Turns) HandOver(ctx context.Context, server any, cmd *exec.Cmd) error {
 	return err
 }
 
-// reap waits for a process that nobody else can wait for: this one may outlive it, which
-// would leave a zombie.
+// reap waits for a process that nobody else can wait for: this one may outlive
+// it, which would leave a zombie.
 func reap(cmd *exec.Cmd) { _ = cmd.Wait() }
 
 // A turn is a server's time with its sockets.
@@ -108,8 +109,8 @@ type turn struct {
 	stop  context.CancelCauseFunc // ends the hand-over in progress; nil if there is none
 }
 
-// shut says that the server shuts down. It ends a hand-over in progress whose process is
-// not ready yet.
+// shut says that the server shuts down. It ends a hand-over in progress whose
+// process is not ready yet.
 func (t *turn) shut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

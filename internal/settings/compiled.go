@@ -62,8 +62,8 @@ func (c *Compiled[T]) prepare(fields any, compile func() (*T, error)) error {
 	return nil
 }
 
-// Peek returns what is in use or, if nothing is, what the fields compile to now,
-// without putting them in force.
+// Peek returns what is in use or, if nothing is, what the fields compile to
+// now, without putting them in force.
 func (c *Compiled[T]) Peek(fields any, compile func() (*T, error)) (*T, error) {
 	if t := c.inUse.Load(); t != nil {
 		return t, nil

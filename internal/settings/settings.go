@@ -69,7 +69,9 @@ func each(v reflect.Value, do func(reflect.Value)) {
 	for i := range v.NumField() {
 		f := v.Field(i)
 		switch {
-		case !f.CanInterface(): // not exported; this way asks for no reflect.StructField, which takes memory
+		case !f.CanInterface():
+			// not exported; this way asks for no reflect.StructField, which
+			// takes memory
 		case open(f.Type()):
 			each(f, do)
 		default:

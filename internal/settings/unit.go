@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// TooShort returns an error for each exported duration in the struct that fields
-// points to, and in structs of the same package below it, that is above zero and
-// below a microsecond: its unit was forgotten. prefix comes before their names.
+// TooShort returns an error for each exported duration in the struct that
+// fields points to, and in structs of the same package below it, that is above
+// zero and below a microsecond: its unit was forgotten. prefix comes before
+// their names.
 func TooShort(prefix string, fields any) (errs []error) {
 	v := reflect.ValueOf(fields).Elem()
 	for i := range v.NumField() {
@@ -19,7 +20,8 @@ func TooShort(prefix string, fields any) (errs []error) {
 	return errs
 }
 
-// tooShort is TooShort for the field f of that name in a struct of the package home.
+// tooShort is TooShort for the field f of that name in a struct of the package
+// home.
 func tooShort(name string, f reflect.Value, home string) (errs []error) {
 	if d, ok := f.Interface().(time.Duration); ok {
 		if d > 0 && d < time.Microsecond {

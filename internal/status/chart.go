@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// What a chart shows of a Spread: the first bar has all that is shorter, the last one all
-// that is longer. A bar is of answers that took up to twice as long as those of the one
-// before.
+// What a chart shows of a Spread: the first bar has all that is shorter, the
+// last one all that is longer. A bar is of answers that took up to twice as
+// long as those of the one before.
 const (
 	firstBar  = 7  // below 131 µs
 	lastBar   = 25 // 17 s and longer
@@ -24,8 +24,8 @@ const chartWidth = (lastBar - firstBar + 1) * barWidth
 // Grid lines are below all bars, and where those of 1 ms, 33 ms and 1 s begin.
 const grid = "M0 23.7H95M20 0V24M45 0V24M70 0V24"
 
-// bars returns the path of a chart of spread, "" if there is nothing to show. Each bar
-// that is not empty is seen.
+// bars returns the path of a chart of spread, "" if there is nothing to show.
+// Each bar that is not empty is seen.
 func bars(spread []uint64) string {
 	var counts [lastBar - firstBar + 1]uint64
 	most := uint64(0)
@@ -95,8 +95,8 @@ func rate(f float64) string {
 	return number(uint64(math.Round(f)))
 }
 
-// percent writes a share. Neither does what is there look like nothing, nor what is not
-// all like all.
+// percent writes a share. Neither does what is there look like nothing, nor
+// what is not all like all.
 func percent(f float64) string {
 	switch {
 	case f <= 0:

@@ -10,8 +10,9 @@ import (
 // maxSentence bounds a sentence, in bytes.
 const maxSentence = 1_000
 
-// ReachCommand returns a shell command that shows whether a CA reaches a canonical host: its records, and what answers at ports 80 and
-// 443. It is to be run on another machine. It returns "" for what is no plain host.
+// ReachCommand returns a shell command that shows whether a CA reaches a
+// canonical host: its records, and what answers at ports 80 and 443. It is to
+// be run on another machine. It returns "" for what is no plain host.
 func ReachCommand(host string) string {
 	if a, err := netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" {
@@ -28,8 +29,9 @@ func ReachCommand(host string) string {
 	return fmt.Sprintf("dig +short %[1]s A %[1]s AAAA; curl -sSI http://%[1]s/; curl -sSkI https://%[1]s/", host)
 }
 
-// RecordsCommand returns a shell command that shows the records by which a CA takes control of a canonical host or a wildcard for proven:
-// who serves its zone, and the answer to a challenge. It returns "" for what is neither.
+// RecordsCommand returns a shell command that shows the records by which a CA
+// takes control of a canonical host or a wildcard for proven: who serves its
+// zone, and the answer to a challenge. It returns "" for what is neither.
 func RecordsCommand(pattern string) string {
 	host := strings.TrimPrefix(pattern, "*.")
 	if !isPlain(host) {

@@ -81,10 +81,12 @@ func (e *Explanation) last() string {
 	return r.Name + ": " + r.Detail
 }
 
-// maxLines bounds the candidates and the targets that a text has; the fields have all.
+// maxLines bounds the candidates and the targets that a text has; the fields
+// have all.
 const maxLines = 20
 
-// Text returns the explanation as lines. What may be somebody else's is written so that it shows.
+// Text returns the explanation as lines. What may be somebody else's is written
+// so that it shows.
 func (e *Explanation) Text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) {

@@ -24,10 +24,13 @@ var pageCSS string // read-only
 //go:embed page.js
 var pageJS string // read-only
 
-// Handler returns a handler that shows what now returns: as JSON to who asks for format=json or accepts nothing of HTML,
-// else as a page. The parameter q leaves out routes, certificates and failures without that text in their host or
-// pattern, and routes without it in a target's name. With the parameter url, and method and client if they are there, it shows what explain returns for such a
-// request: beside the rest as a page, and alone as JSON. It tells no cache, no frame and no other site.
+// Handler returns a handler that shows what now returns: as JSON to who asks
+// for format=json or accepts nothing of HTML, else as a page. The parameter q
+// leaves out routes, certificates and failures without that text in their host
+// or pattern, and routes without it in a target's name. With the parameter url,
+// and method and client if they are there, it shows what explain returns for
+// such a request: beside the rest as a page, and alone as JSON. It tells no
+// cache, no frame and no other site.
 func Handler(now func() Page, explain func(*http.Request) *Explanation) http.Handler {
 	h := &handler{now: now, explain: explain, csp: "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; connect-src 'self'; " +
 		"style-src " + hash(pageCSS) + "; script-src " + hash(pageJS)}
@@ -142,8 +145,8 @@ func with[T any](all []T, has func(T) bool) []T {
 	return kept
 }
 
-// Text returns s as it can be shown: characters that are not seen, or that turn the direction of others, show as their
-// number.
+// Text returns s as it can be shown: characters that are not seen, or that turn
+// the direction of others, show as their number.
 func Text(s string) string {
 	var b strings.Builder
 	for _, r := range s {

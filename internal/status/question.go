@@ -20,7 +20,8 @@ type question struct {
 // maxURL bounds a URL that is asked about, in bytes.
 const maxURL = 8 << 10
 
-// questionOf returns what q asks. A client that is not named is the one that asks.
+// questionOf returns what q asks. A client that is not named is the one that
+// asks.
 func questionOf(q *http.Request) question {
 	v := q.URL.Query()
 	asker, _, err := net.SplitHostPort(q.RemoteAddr)
@@ -34,7 +35,8 @@ func questionOf(q *http.Request) question {
 	}
 }
 
-// request returns the request that the question is about. A URL without a scheme is one of https.
+// request returns the request that the question is about. A URL without a
+// scheme is one of https.
 func (k question) request() (*http.Request, error) {
 	target := k.URL
 	if len(target) > maxURL {

@@ -1,5 +1,5 @@
-// Package status shows what a proxy is doing: one page of HTML, and the same as JSON. It knows plain data only, and takes
-// every string in it for hostile.
+// Package status shows what a proxy is doing: one page of HTML, and the same as
+// JSON. It knows plain data only, and takes every string in it for hostile.
 //
 //   - status.go: the data
 //   - handler.go: as a page, and as JSON
@@ -26,15 +26,17 @@ type Page struct {
 
 // A Route is a pattern and who serves it.
 type Route struct {
-	Pattern  string   `json:"pattern"`
-	Handler  string   `json:"handler"`  // what kind it is of
-	InFlight int64    `json:"inFlight"` // exchanges at the targets
-	Queued   int      `json:"queued"`
-	Paused   bool     `json:"paused"`
-	Sleep    string   `json:"sleep,omitempty"` // asleep, waking or falling asleep; "" if the targets are awake
-	Targets  []Target `json:"targets,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	Sharing  int      `json:"sharing,omitempty"` // other routes with the same upstream, whose figures these are too
+	Pattern  string `json:"pattern"`
+	Handler  string `json:"handler"`  // what kind it is of
+	InFlight int64  `json:"inFlight"` // exchanges at the targets
+	Queued   int    `json:"queued"`
+	Paused   bool   `json:"paused"`
+	// asleep, waking or falling asleep; "" if the targets are awake
+	Sleep   string   `json:"sleep,omitempty"`
+	Targets []Target `json:"targets,omitempty"`
+	Error   string   `json:"error,omitempty"`
+	// other routes with the same upstream, whose figures these are too
+	Sharing int `json:"sharing,omitempty"`
 }
 
 // A Target is one address that serves.
@@ -47,20 +49,24 @@ type Target struct {
 	Streams  int64     `json:"streams"`
 	Answers  uint64    `json:"answers"`
 	Failures uint64    `json:"failures"`
-	P50      float64   `json:"p50"` // milliseconds to the response's head, of the last minute or two
-	P90      float64   `json:"p90"`
-	P99      float64   `json:"p99"`
-	Recent   Recent    `json:"recent"`
-	Changes  []Change  `json:"changes,omitempty"` // of the state, the oldest first
+	// milliseconds to the response's head, of the last minute or two
+	P50     float64  `json:"p50"`
+	P90     float64  `json:"p90"`
+	P99     float64  `json:"p99"`
+	Recent  Recent   `json:"recent"`
+	Changes []Change `json:"changes,omitempty"` // of the state, the oldest first
 }
 
-// Recent is what came of the attempts at a target that ended in the last Seconds, which
-// are 64 to 128, or fewer if the target is younger.
+// Recent is what came of the attempts at a target that ended in the last
+// Seconds, which are 64 to 128, or fewer if the target is younger.
 type Recent struct {
-	Seconds  float64  `json:"seconds"`
-	Attempts uint64   `json:"attempts"`
-	Errors   uint64   `json:"errors"`           // failures on the target's side, and answers of 500 and above
-	Spread   []uint64 `json:"spread,omitempty"` // answers by time to the head: those at i below 1.024 µs << i, and not counted before
+	Seconds  float64 `json:"seconds"`
+	Attempts uint64  `json:"attempts"`
+	// failures on the target's side, and answers of 500 and above
+	Errors uint64 `json:"errors"`
+	// answers by time to the head: those at i below 1.024 µs << i, and not
+	// counted before
+	Spread []uint64 `json:"spread,omitempty"`
 }
 
 // A Change is a change of a target's health.
@@ -83,16 +89,19 @@ type Certificate struct {
 	NextTry  time.Time `json:"nextTry,omitzero"`
 	Check    string    `json:"check,omitempty"`   // a shell command that shows what a CA finds
 	Waiting  int       `json:"waiting,omitempty"` // handshakes that wait for it
-	Refused  int       `json:"refused,omitempty"` // handshakes refused of late, since too many waited
+	// handshakes refused of late, since too many waited
+	Refused int `json:"refused,omitempty"`
 }
 
-// An Uncertified is the host of a route for which there is no Certificate, and why.
+// An Uncertified is the host of a route for which there is no Certificate, and
+// why.
 type Uncertified struct {
 	Host string `json:"host"`
 	Why  string `json:"why"`
 }
 
-// A Server shows the listeners of a server, and what it has refused since it started.
+// A Server shows the listeners of a server, and what it has refused since it
+// started.
 type Server struct {
 	Started    time.Time   `json:"started"`
 	Listeners  []Listener  `json:"listeners"`
@@ -118,8 +127,9 @@ type Listener struct {
 
 // A Refusal is how often something was refused for one reason.
 type Refusal struct {
-	What   string    `json:"what"` // connections, handshakes or requests
-	Why    string    `json:"why"`  // the setting whose limit was met, the status of the response, or a word
+	What string `json:"what"` // connections, handshakes or requests
+	// the setting whose limit was met, the status of the response, or a word
+	Why    string    `json:"why"`
 	Count  uint64    `json:"count"`
 	Latest time.Time `json:"latest"`
 }
@@ -142,7 +152,8 @@ const (
 	maxString   = 200 // bytes of each string
 )
 
-// Failures are the latest failures. The zero value is empty; its methods may be called concurrently.
+// Failures are the latest failures. The zero value is empty; its methods may be
+// called concurrently.
 type Failures struct {
 	mu   sync.Mutex
 	ring [maxFailures]Failure

@@ -26,7 +26,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// page shows one of everything, with name wherever somebody else may have chosen it.
+// page shows one of everything, with name wherever somebody else may have
+// chosen it.
 func page(name string) status.Page {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return status.Page{
@@ -221,7 +222,8 @@ func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
 	assert.Contains(t, body(t, get(t, h, "GET", "/?format=json", "")), "h9999.test")
 }
 
-// shape is the elements of a page with their attributes, which hold nothing that others chose.
+// shape is the elements of a page with their attributes, which hold nothing
+// that others chose.
 func shape(t testing.TB, s string) string {
 	t.Helper()
 	doc, err := html.Parse(strings.NewReader(s))
@@ -280,7 +282,8 @@ func TestFailuresKeepTheLatest(t *testing.T) {
 	assert.Less(t, len(got[0].Host), 300)
 }
 
-// A real browser shows the page as it is meant, and finds nothing that the policy forbids.
+// A real browser shows the page as it is meant, and finds nothing that the
+// policy forbids.
 func TestABrowserShowsThePage(t *testing.T) {
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {

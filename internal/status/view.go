@@ -16,7 +16,8 @@ const (
 	maxShown   = 400 // targets of all routes; each route shows one at least
 )
 
-// soon is how many days before its end a certificate that is not renewed catches the eye.
+// soon is how many days before its end a certificate that is not renewed
+// catches the eye.
 const soon = 14
 
 // A view is a Page cut to what fits, and what was left out.
@@ -98,7 +99,8 @@ func newView(p *Page, filter string) *view {
 	return v
 }
 
-// folded returns each run of the same failures as one, with the time of the latest.
+// folded returns each run of the same failures as one, with the time of the
+// latest.
 func folded(all []Failure) []failureView {
 	var views []failureView
 	for _, f := range all {
@@ -211,7 +213,8 @@ func (t Target) troubled() bool { return t.State != "up" }
 
 func (c Certificate) troubled() bool { return c.State != "valid" && c.State != "static" }
 
-// firstRows returns what is shown of all. If that is not all, those in trouble come first.
+// firstRows returns what is shown of all. If that is not all, those in trouble
+// come first.
 func firstRows[T any](all []T, troubled func(T) bool) (shown []T, more int) {
 	if len(all) <= maxRows {
 		return all, 0

@@ -10,8 +10,9 @@ const (
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeSize]byte) }}
 
-// A buffer is what a direction reads into. Most tunnels are quiet most of the time, so
-// that it takes a large one from the pool only while the bytes come in bulk.
+// A buffer is what a direction reads into. Most tunnels are quiet most of the
+// time, so that it takes a large one from the pool only while the bytes come in
+// bulk.
 type buffer struct {
 	small [smallSize]byte
 	large *[largeSize]byte
@@ -25,7 +26,8 @@ func (b *buffer) room() []byte {
 	return b.small[:]
 }
 
-// resize chooses the size for the next read after one of n bytes, whose bytes are no longer needed.
+// resize chooses the size for the next read after one of n bytes, whose bytes
+// are no longer needed.
 func (b *buffer) resize(n int) {
 	switch {
 	case b.large == nil && n == smallSize:

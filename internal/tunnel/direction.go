@@ -20,9 +20,11 @@ type direction struct {
 	report    sync.Once
 	writing   atomic.Bool // to dst
 
-	mu       sync.Mutex // one writer to dst: copy, or sayGoodbye
-	frames   Frames     // where in the stream dst is; counts for WebSocket only
-	departed bool       // dst has a Close frame, ours or the source's, or no end at all: a drain writes nothing more to it
+	mu     sync.Mutex // one writer to dst: copy, or sayGoodbye
+	frames Frames     // where in the stream dst is; counts for WebSocket only
+	// dst has a Close frame, ours or the source's, or no end at all: a drain
+	// writes nothing more to it
+	departed bool
 }
 
 // An outcome is how a direction ended, and so what becomes of the other one.
@@ -30,8 +32,9 @@ type outcome uint8
 
 const (
 	finished outcome = iota // in order: the other goes on
-	lame                    // the receiver does not know or does not listen: the other has the grace
-	broken                  // the source failed: the other ends too
+	// the receiver does not know or does not listen: the other has the grace
+	lame
+	broken // the source failed: the other ends too
 )
 
 // copy carries bytes until the source ends or either side fails.
@@ -95,14 +98,16 @@ func (d *direction) ended(err error) outcome {
 	return lame
 }
 
-// refused handles a receiver that takes no more bytes. It may have said its last words before that.
+// refused handles a receiver that takes no more bytes. It may have said its
+// last words before that.
 func (d *direction) refused(err error) outcome {
 	d.run.settle(d.to, err)
 	return lame
 }
 
-// deliver writes p to the receiver. When draining it ends the stream with a Close frame at the next border, and
-// drops what follows but for looking out for the source's own Close.
+// deliver writes p to the receiver. When draining it ends the stream with a
+// Close frame at the next border, and drops what follows but for looking out
+// for the source's own Close.
 func (d *direction) deliver(p []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -138,15 +143,17 @@ func (d *direction) write(p []byte) error {
 	return err
 }
 
-// sayGoodbye begins the drain of a direction at rest. One that is busy writes its Close itself.
+// sayGoodbye begins the drain of a direction at rest. One that is busy writes
+// its Close itself.
 func (d *direction) sayGoodbye() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.depart()
 }
 
-// depart sends the Close frame, once, if dst is between two frames and has not had one; and
-// reports the direction as finished when the source has said Close too. d.mu is held.
+// depart sends the Close frame, once, if dst is between two frames and has not
+// had one; and reports the direction as finished when the source has said Close
+// too. d.mu is held.
 func (d *direction) depart() {
 	if d.frames.Closed() {
 		d.departed = true // the source's own Close went through
@@ -159,7 +166,8 @@ func (d *direction) depart() {
 	_, _ = d.dst.Write(closeFrame(d.to)) // a failure shows in copy, or ends with the grace
 }
 
-// closeFrame returns a Close frame with status 1001 (RFC 6455, 5.5.1), masked if it goes to a server.
+// closeFrame returns a Close frame with status 1001 (RFC 6455, 5.5.1), masked
+// if it goes to a server.
 func closeFrame(to End) []byte {
 	status := [2]byte{1001 >> 8, 1001 & 0xff}
 	if to == ByClient {

@@ -44,7 +44,8 @@ func answer(t testing.TB, c net.Conn, masked bool) {
 	expectEOF(t, c)
 }
 
-// forwarding.md, Streams: a WebSocket is closed with 1001 on shutdown. Here between two frames, at rest.
+// forwarding.md, Streams: a WebSocket is closed with 1001 on shutdown. Here
+// between two frames, at rest.
 func TestDrainAtABorder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
@@ -67,7 +68,8 @@ func TestDrainAtABorder(t *testing.T) {
 	})
 }
 
-// A frame in flight is never cut by our Close: each byte of it may be the last one before the drain.
+// A frame in flight is never cut by our Close: each byte of it may be the last
+// one before the drain.
 func TestDrainInTheMiddleOfAFrame(t *testing.T) {
 	for _, size := range []int{0, 1, 125, 126, 65535, 65536} {
 		for _, masked := range []bool{true, false} {
@@ -84,7 +86,8 @@ func TestDrainInTheMiddleOfAFrame(t *testing.T) {
 	}
 }
 
-// drainInside sends one frame, from the client if masked, with the drain at cut and a further frame right behind.
+// drainInside sends one frame, from the client if masked, with the drain at cut
+// and a further frame right behind.
 func drainInside(t *testing.T, whole []byte, cut int, masked bool) {
 	g := webSocket(t)
 	from, to := g.upstream, g.client
@@ -220,7 +223,8 @@ func TestDrainDoesNotProlongAGrace(t *testing.T) {
 	})
 }
 
-// The client has said Close already and waits for the answer: it gets one Close, and the upstream no second one.
+// The client has said Close already and waits for the answer: it gets one
+// Close, and the upstream no second one.
 func TestDrainDuringACloseHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)

@@ -3,10 +3,12 @@ package tunnel
 // opClose is the opcode of a Close frame (RFC 6455, 11.8).
 const opClose = 0x8
 
-// Frames follows the frame borders of a WebSocket stream (RFC 6455, 5.2) as its bytes pass. It looks at
-// headers only and checks nothing else. The zero value is at the start of a stream.
+// Frames follows the frame borders of a WebSocket stream (RFC 6455, 5.2) as its
+// bytes pass. It looks at headers only and checks nothing else. The zero value
+// is at the start of a stream.
 //
-// Hot path: a few operations per frame and per call, none per byte of payload, no allocation.
+// Hot path: a few operations per frame and per call, none per byte of payload,
+// no allocation.
 type Frames struct {
 	header int    // bytes of the current frame's header seen
 	extra  int    // bytes of extended length it has
@@ -16,7 +18,8 @@ type Frames struct {
 	closed bool
 }
 
-// Next takes the bytes of p up to and including the end of the current frame, or all of p, and returns how many it took.
+// Next takes the bytes of p up to and including the end of the current frame,
+// or all of p, and returns how many it took.
 func (f *Frames) Next(p []byte) int {
 	n := 0
 	for n < len(p) && f.inHeader() {
@@ -42,7 +45,8 @@ func (f *Frames) Skip(p []byte) {
 	}
 }
 
-// AtBorder reports whether the last byte taken ended a frame, so that another frame may follow.
+// AtBorder reports whether the last byte taken ended a frame, so that another
+// frame may follow.
 func (f *Frames) AtBorder() bool { return f.header == 0 }
 
 // Closed reports whether a whole Close frame was taken.

@@ -19,7 +19,8 @@ const (
 
 var maskKey = []byte{0xa1, 0xb2, 0xc3, 0xd4}
 
-// frame builds a final frame with the shortest length there is; a masked one with maskKey.
+// frame builds a final frame with the shortest length there is; a masked one
+// with maskKey.
 func frame(opcode byte, masked bool, payload []byte) []byte {
 	out := []byte{0x80 | opcode, 0}
 	switch n := len(payload); {
@@ -43,7 +44,8 @@ func frame(opcode byte, masked bool, payload []byte) []byte {
 	return out
 }
 
-// payloadOf returns n bytes that look like frame headers to whoever loses count.
+// payloadOf returns n bytes that look like frame headers to whoever loses
+// count.
 func payloadOf(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {
@@ -52,7 +54,8 @@ func payloadOf(n int) []byte {
 	return p
 }
 
-// borders feeds p in pieces of the given sizes, the last one repeated, and returns the offsets at which frames ended.
+// borders feeds p in pieces of the given sizes, the last one repeated, and
+// returns the offsets at which frames ended.
 func borders(f *tunnel.Frames, p []byte, sizes ...int) (at []int) {
 	offset := 0
 	for i := 0; len(p) > 0; i++ {
@@ -112,7 +115,8 @@ func TestFramesSeesNoBorderInALengthThatNeverEnds(t *testing.T) {
 	}
 }
 
-// FuzzFrames holds: any split of a stream gives the same borders, and they are where a parser that sees it whole puts them.
+// FuzzFrames holds: any split of a stream gives the same borders, and they are
+// where a parser that sees it whole puts them.
 func FuzzFrames(f *testing.F) {
 	f.Add(append(frame(opText, true, payloadOf(200)), frame(opClose, false, nil)...), 1, 5)
 	f.Add(frame(opPing, false, payloadOf(126)), 3, 2)

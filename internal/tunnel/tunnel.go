@@ -1,5 +1,6 @@
-// Package tunnel moves bytes both ways between a client and an upstream after a protocol switch, and ends it well:
-// half-closes pass through, idle tunnels are cut, and a drained WebSocket gets its Close frame between two frames.
+// Package tunnel moves bytes both ways between a client and an upstream after a
+// protocol switch, and ends it well: half-closes pass through, idle tunnels are
+// cut, and a drained WebSocket gets its Close frame between two frames.
 //
 //   - tunnel.go: both directions, and their end
 //   - direction.go, buffer.go: one direction
@@ -21,26 +22,33 @@ import (
 type Tunnel struct {
 	Client, Upstream Side
 
-	// Idle closes both sides when no byte has moved in either direction for so long, or twice that within a write.
-	// Of a side whose socket peek.MarkOf does not find, one write of up to 32 KiB has to be taken within it.
-	// Zero or less means no limit.
+	// Idle closes both sides when no byte has moved in either direction for so
+	// long, or twice that within a write. Of a side whose socket peek.MarkOf
+	// does not find, one write of up to 32 KiB has to be taken within it. Zero
+	// or less means no limit.
 	Idle time.Duration
 
-	// Grace bounds what is left to do once the end has begun: the Close handshake of a drained WebSocket, and
-	// the words still to come from a side that cannot be told, or does not listen, any more. Zero means 5 seconds, less means none.
+	// Grace bounds what is left to do once the end has begun: the Close
+	// handshake of a drained WebSocket, and the words still to come from a side
+	// that cannot be told, or does not listen, any more. Zero means 5 seconds,
+	// less means none.
 	Grace time.Duration
 
-	// WebSocket says that the bytes are RFC 6455 frames, so that a drain ends with 1001 (Going Away).
+	// WebSocket says that the bytes are RFC 6455 frames, so that a drain ends
+	// with 1001 (Going Away).
 	WebSocket bool
 }
 
 // A Side is one end of a tunnel.
 type Side struct {
-	// Conn is owned by Run, which closes it; Close unblocks a Read or Write in progress. A CloseWrite method, as
-	// TCP, TLS and unix connections have, passes a half-close on; a SetDeadline method is used to clear deadlines left over.
+	// Conn is owned by Run, which closes it; Close unblocks a Read or Write in
+	// progress. A CloseWrite method, as TCP, TLS and unix connections have,
+	// passes a half-close on; a SetDeadline method is used to clear deadlines
+	// left over.
 	Conn io.ReadWriteCloser
 
-	// Buffered holds what was read from Conn before the switch. The other side gets it first.
+	// Buffered holds what was read from Conn before the switch. The other side
+	// gets it first.
 	Buffered []byte
 }
 
@@ -62,17 +70,24 @@ func (e End) String() string {
 
 // A Result is how a tunnel went.
 type Result struct {
-	FromClient, FromUpstream int64 // bytes delivered to the other side; our own Close frames do not count
+	// bytes delivered to the other side; our own Close frames do not count
+	FromClient, FromUpstream int64
 	By                       End
-	Err                      error // what the side that ended it failed with; nil after a clean end of its stream
+	// what the side that ended it failed with; nil after a clean end of its
+	// stream
+	Err error
 }
 
-// Run copies both ways until both directions have ended, one side fails, nothing moves for the idle limit, or ctx is done.
+// Run copies both ways until both directions have ended, one side fails,
+// nothing moves for the idle limit, or ctx is done.
 //
-// The end of one side's stream is passed on as a half-close, and the other direction goes on. Where that is not possible,
-// the end of a WebSocket's upstream is the tunnel's; otherwise, and where a side takes no more bytes, the other direction gets the grace. When ctx is done, a WebSocket
-// tunnel sends Close 1001 both ways, each at the next border between two frames, waits for both answers
-// within the grace and closes; any other tunnel closes at once.
+// The end of one side's stream is passed on as a half-close, and the other
+// direction goes on. Where that is not possible, the end of a WebSocket's
+// upstream is the tunnel's; otherwise, and where a side takes no more bytes,
+// the other direction gets the grace. When ctx is done, a WebSocket tunnel
+// sends Close 1001 both ways, each at the next border between two frames, waits
+// for both answers within the grace and closes; any other tunnel closes at
+// once.
 //
 // Both sides are closed and no goroutine is left when Run returns.
 func (t *Tunnel) Run(ctx context.Context) Result {
@@ -158,26 +173,29 @@ func (r *run) watch(ctx context.Context) {
 	}
 }
 
-// close closes both sides, neither waiting for the other: a TLS side may take seconds to say goodbye to a stalled peer.
+// close closes both sides, neither waiting for the other: a TLS side may take
+// seconds to say goodbye to a stalled peer.
 func (r *run) close() {
 	r.work.Go(func() { _ = r.tunnel.Client.Conn.Close() })
 	_ = r.tunnel.Upstream.Conn.Close()
 }
 
-// settle records what ended the tunnel. Only the first call counts: the rest is aftermath.
+// settle records what ended the tunnel. Only the first call counts: the rest is
+// aftermath.
 func (r *run) settle(by End, err error) {
 	r.first.Do(func() { r.by, r.err = by, err })
 }
 
-// touch notes that bytes moved. The idle timer looks at it when it fires, so that no timer is set per read.
+// touch notes that bytes moved. The idle timer looks at it when it fires, so
+// that no timer is set per read.
 func (r *run) touch() {
 	if r.tunnel.Idle > 0 {
 		r.moved.Store(int64(time.Since(r.start)))
 	}
 }
 
-// crept reports whether bytes have moved out of either side, within a write that
-// goes on, since it was asked last.
+// crept reports whether bytes have moved out of either side, within a write
+// that goes on, since it was asked last.
 func (r *run) crept() bool {
 	before := r.marks
 	r.marks[0], _ = peek.MarkOf(r.tunnel.Client.Conn)

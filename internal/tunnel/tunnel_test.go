@@ -68,7 +68,8 @@ type rig struct {
 	closed           *[2]atomic.Int32
 }
 
-// counted counts how often a side is closed. It keeps CloseWrite, which the embedded type may not have.
+// counted counts how often a side is closed. It keeps CloseWrite, which the
+// embedded type may not have.
 type counted struct {
 	net.Conn
 	n *atomic.Int32
@@ -288,7 +289,8 @@ func TestCancelCutsAStalledReceiver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
 			g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.WebSocket, tn.Grace = webSocket, 50*time.Millisecond })
-			// A frame that never ends, to a client that does not read: the tunnel's write blocks.
+			// A frame that never ends, to a client that does not read: the
+			// tunnel's write blocks.
 			write(t, g.upstream, "\x82\x7f\x00\x00\x00\xff\x00\x00\x00\x00")
 			require.NoError(t, g.upstream.SetWriteDeadline(time.Now().Add(300*time.Millisecond)))
 			_, err := g.upstream.Write(make([]byte, 64<<20))
@@ -345,7 +347,8 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 	})
 }
 
-// A stream of HTTP/2 cannot be half-closed by a handler: its client is to hear at once that the target is gone.
+// A stream of HTTP/2 cannot be half-closed by a handler: its client is to hear
+// at once that the target is gone.
 func TestTheEndOfAWebSocketsTargetIsTheTunnels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
@@ -444,7 +447,8 @@ func TestIdle(t *testing.T) {
 	t.Run("cuts what a half-close has left open", func(t *testing.T) {
 		proxytest.NoLeaks(t)
 		const idle = 100 * time.Millisecond
-		for told := idle; told > idle/2; { // or the machine stood still, and nothing moved for too long
+		// or the machine stood still, and nothing moved for too long
+		for told := idle; told > idle/2; {
 			begun := time.Now()
 			g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.Idle = idle })
 			closeWrite(t, g.client)
@@ -466,7 +470,8 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// sizes records how much room each read is given, and answers with the amounts it is told.
+// sizes records how much room each read is given, and answers with the amounts
+// it is told.
 type sizes struct {
 	net.Conn
 	answers []int

@@ -27,7 +27,8 @@ func TestLongWorkLetsOthersRun(t *testing.T) {
 		var ran atomic.Bool
 		go ran.Store(true)
 		yielded := 0
-		for ; yielded < 10 && !ran.Load(); yielded++ { // the runtime now and then resumes the one that yields
+		// the runtime now and then resumes the one that yields
+		for ; yielded < 10 && !ran.Load(); yielded++ {
 			for begin := time.Now(); time.Since(begin) < time.Millisecond; {
 			}
 			work(&turn)

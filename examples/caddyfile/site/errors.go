@@ -9,12 +9,12 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// An Errors answers by Handle what handlers behind Next fail with: a file that does
-// not exist, a target that cannot be reached, or Fail. Responses of targets are not
-// failures, whatever their status.
+// An Errors answers by Handle what handlers behind Next fail with: a file that
+// does not exist, a target that cannot be reached, or Fail. Responses of
+// targets are not failures, whatever their status.
 type Errors struct {
-	// Handle gets the request as it was before rewrites. The status is the placeholder
-	// {err.status_code}.
+	// Handle gets the request as it was before rewrites. The status is the
+	// placeholder {err.status_code}.
 	Handle http.Handler
 	Next   http.Handler
 }
@@ -27,8 +27,8 @@ func (s *Errors) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *Errors) Unwrap() http.Handler { return s.Next }
 
-// A Fail fails with a status: without an Errors in front, it answers with it. 0 means
-// the status of the failure that an Errors handles.
+// A Fail fails with a status: without an Errors in front, it answers with it. 0
+// means the status of the failure that an Errors handles.
 type Fail struct{ Status int }
 
 // ServeHTTP fails.
@@ -49,8 +49,9 @@ func fail(w http.ResponseWriter, q *http.Request, status int) {
 	}
 }
 
-// UpstreamFailed is for Upstream.ErrorHandler: it fails with 504 after a time-out,
-// 503 without a target, 413 if the body is too large, and otherwise 502.
+// UpstreamFailed is for Upstream.ErrorHandler: it fails with 504 after a
+// time-out, 503 without a target, 413 if the body is too large, and otherwise
+// 502.
 func UpstreamFailed(w http.ResponseWriter, q *http.Request, err error) {
 	status := http.StatusBadGateway
 	var failure *hostproxy.Error

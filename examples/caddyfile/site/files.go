@@ -31,22 +31,22 @@ func (s *Root) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *Root) Unwrap() http.Handler { return s.Next }
 
-// A Files serves the files of a directory. Links that lead out of the directory are
-// followed.
+// A Files serves the files of a directory. Links that lead out of the directory
+// are followed.
 type Files struct {
-	// Root is the directory. "" means that of a Root in front, or else the working
-	// directory. It may have placeholders.
+	// Root is the directory. "" means that of a Root in front, or else the
+	// working directory. It may have placeholders.
 	Root  string
 	Index []string // files that stand for their directory; nil means index.html and index.txt
 
-	// Hide lists files that are not served: paths if they have a slash, else names. A
-	// star matches any text.
+	// Hide lists files that are not served: paths if they have a slash, else
+	// names. A star matches any text.
 	Hide []string
 }
 
-// ServeHTTP serves the file that q's path names. Directories redirect to their path
-// with a slash at the end, and files to theirs without, unless the path was
-// rewritten.
+// ServeHTTP serves the file that q's path names. Directories redirect to their
+// path with a slash at the end, and files to theirs without, unless the path
+// was rewritten.
 func (s *Files) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.Method != http.MethodGet && q.Method != http.MethodHead && stateOf(q).status == 0 {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -179,9 +179,9 @@ func directory(own string, q *http.Request) string {
 // A TryFiles rewrites the path to the first of its files that exists below the
 // directory of a Root.
 type TryFiles struct {
-	// Files are paths, such as {path} or /index.html, which may have placeholders and
-	// a query. A slash at the end stands for a directory. A last element such as =404
-	// answers with that status.
+	// Files are paths, such as {path} or /index.html, which may have
+	// placeholders and a query. A slash at the end stands for a directory. A
+	// last element such as =404 answers with that status.
 	Files []string
 	Next  http.Handler
 }

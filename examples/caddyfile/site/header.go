@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Edits are changes to headers: Add, then Set, then Remove, then Replace. Values may
-// have placeholders.
+// Edits are changes to headers: Add, then Set, then Remove, then Replace.
+// Values may have placeholders.
 type Edits struct {
 	Add, Set http.Header
 	Remove   []string // a star at either end matches any text; "*" acts before Add
@@ -60,9 +60,9 @@ type Header struct {
 	Edits   Edits
 	Default http.Header // set if the response has none of these headers; may have placeholders
 
-	// Deferred changes the headers of Next's response. False sets headers before Next
-	// is called, which may replace them or, if it is an Upstream, add values of the
-	// target. Default is always deferred.
+	// Deferred changes the headers of Next's response. False sets headers
+	// before Next is called, which may replace them or, if it is an Upstream,
+	// add values of the target. Default is always deferred.
 	Deferred bool
 	Next     http.Handler
 }
@@ -147,8 +147,8 @@ func (s *RequestHeader) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *RequestHeader) Unwrap() http.Handler { return s.Next }
 
-// A HeaderUp changes the headers of requests to a target: its method Rewrite is for
-// Upstream.Rewrite.
+// A HeaderUp changes the headers of requests to a target: its method Rewrite is
+// for Upstream.Rewrite.
 type HeaderUp struct {
 	Edits Edits
 	Host  string // Host header; may have placeholders; "" keeps it

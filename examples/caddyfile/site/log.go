@@ -15,9 +15,9 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// An AccessLog writes a line for each request of some routes. Its method Observe is
-// for Router.Observe. Other routes are logged only if a request failed, and not by
-// the client's fault.
+// An AccessLog writes a line for each request of some routes. Its method
+// Observe is for Router.Observe. Other routes are logged only if a request
+// failed, and not by the client's fault.
 type AccessLog struct {
 	Patterns []string // patterns of the routes; nil means all
 	Output   string   // "stderr", "stdout", "discard", or the path of a file; "" means stderr
@@ -34,8 +34,8 @@ type Roll struct {
 	KeepFor  time.Duration // age of older files; 0 means 90 days
 }
 
-// Observe returns the function for Router.Observe. It returns an error if a file
-// cannot be opened.
+// Observe returns the function for Router.Observe. It returns an error if a
+// file cannot be opened.
 func Observe(logs ...*AccessLog) (func(*hostproxy.Exchange), error) {
 	var all []func(*hostproxy.Exchange)
 	for _, l := range logs {
@@ -106,8 +106,8 @@ func (f *rollingFile) open() error {
 	return nil
 }
 
-// Write appends a line, to a new file if the old one is full. If another log, or a
-// program such as logrotate, has renamed the file, it is created anew.
+// Write appends a line, to a new file if the old one is full. If another log,
+// or a program such as logrotate, has renamed the file, it is created anew.
 func (f *rollingFile) Write(b []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

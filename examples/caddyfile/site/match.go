@@ -16,25 +16,25 @@ import (
 // A Match selects requests. All fields that are set must match; the zero value
 // matches all requests.
 type Match struct {
-	// Paths match the decoded path, without regard to case, after dot segments and
-	// double slashes are resolved. A star matches any text at the end (/api/*), at
-	// the start (*.php) or both; elsewhere it matches within a segment. One of the
-	// paths must match.
+	// Paths match the decoded path, without regard to case, after dot segments
+	// and double slashes are resolved. A star matches any text at the end
+	// (/api/*), at the start (*.php) or both; elsewhere it matches within a
+	// segment. One of the paths must match.
 	Paths []string
 
 	Hosts   []string // one must match; "*" stands for one label
 	Methods []string // one must match
 
-	// Header has the values of headers. Of each header one value must match, where a
-	// star at either end matches any text. No values mean that the header must be
-	// missing.
+	// Header has the values of headers. Of each header one value must match,
+	// where a star at either end matches any text. No values mean that the
+	// header must be missing.
 	Header   http.Header
 	HeaderRE []HeaderRE // all must match
 	PathRE   *RE        // matches the decoded path
 
-	// Query has the values of parameters. Of each parameter one value must match;
-	// "*" matches any. A map that is empty, but not nil, means that there must be no
-	// query.
+	// Query has the values of parameters. Of each parameter one value must
+	// match; "*" matches any. A map that is empty, but not nil, means that
+	// there must be no query.
 	Query url.Values
 
 	RemoteIPs []netip.Prefix // remote address of the connection
@@ -44,8 +44,8 @@ type Match struct {
 	Not       []*Match       // none may match
 }
 
-// An RE is a regular expression, whose groups are the placeholders {re.name.1} and so
-// on.
+// An RE is a regular expression, whose groups are the placeholders {re.name.1}
+// and so on.
 type RE struct {
 	Name string // "" allows {re.1} only
 	Expr *regexp.Regexp
@@ -84,8 +84,8 @@ func with(q *http.Request, change func(*state)) *http.Request {
 	return q.WithContext(context.WithValue(q.Context(), stateKey{}, &s))
 }
 
-// match returns q, or a copy with the groups of regular expressions. It returns nil
-// if q does not match.
+// match returns q, or a copy with the groups of regular expressions. It returns
+// nil if q does not match.
 func (m *Match) match(q *http.Request) *http.Request {
 	groups := map[string]string{}
 	if !m.all(q, groups) {
@@ -138,9 +138,9 @@ func pathMatches(pattern, p string) bool {
 	return ok && err == nil
 }
 
-// cleanPath resolves dot segments, and double slashes if merge. A slash at the end
-// stays. The path begins with a slash, also that of GET http://host, which has none,
-// and of OPTIONS *: otherwise /* would not be for these.
+// cleanPath resolves dot segments, and double slashes if merge. A slash at the
+// end stays. The path begins with a slash, also that of GET http://host, which
+// has none, and of OPTIONS *: otherwise /* would not be for these.
 func cleanPath(p string, merge bool) string {
 	if !strings.HasPrefix(p, "/") {
 		p = "/" + p
@@ -155,8 +155,8 @@ func cleanPath(p string, merge bool) string {
 	return clean
 }
 
-// hostMatches compares label by label. A dot at the end means the same host, as it
-// does for the routes of a Router.
+// hostMatches compares label by label. A dot at the end means the same host, as
+// it does for the routes of a Router.
 func hostMatches(pattern, host string) bool {
 	pattern, host = strings.TrimSuffix(pattern, "."), strings.TrimSuffix(host, ".")
 	if !strings.Contains(pattern, "*") {
@@ -192,7 +192,8 @@ func headersMatch(want http.Header, q *http.Request) bool {
 	return true
 }
 
-// valueMatches compares a value with a pattern that may have a star at either end.
+// valueMatches compares a value with a pattern that may have a star at either
+// end.
 func valueMatches(pattern, v string) bool {
 	head, tail := strings.HasPrefix(pattern, "*"), strings.HasSuffix(pattern, "*")
 	switch {

@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// placeholder is text that looks like one: other braces are plain text. Read-only.
+// placeholder is text that looks like one: other braces are plain text.
+// Read-only.
 var placeholder = regexp.MustCompile(`\{[a-zA-Z_%?][^{}\s"',;]*\}`)
 
 // Placeholders returns the placeholders in s, known or not.
@@ -26,7 +27,8 @@ func Known(name string) bool {
 	return ok
 }
 
-// Expand replaces the placeholders in s. Others, and other text in braces, stay.
+// Expand replaces the placeholders in s. Others, and other text in braces,
+// stay.
 func Expand(s string, q *http.Request) string {
 	return expand(s, q, func(v string) string { return v })
 }
@@ -64,7 +66,8 @@ func value(name string, q *http.Request) (string, bool) {
 	return requestValue(name, q)
 }
 
-// keyed returns the value of a placeholder with a key, such as {header.User-Agent}.
+// keyed returns the value of a placeholder with a key, such as
+// {header.User-Agent}.
 func keyed(group, key string, q *http.Request) (string, bool) {
 	switch group {
 	case "header.":
@@ -95,8 +98,8 @@ func keyed(group, key string, q *http.Request) (string, bool) {
 	return parts[n], true
 }
 
-// urlValue returns the value of a placeholder about the path and query, now or before
-// the first rewrite.
+// urlValue returns the value of a placeholder about the path and query, now or
+// before the first rewrite.
 func urlValue(name string, q *http.Request) (string, bool) {
 	u := q.URL
 	rest, ok := strings.CutPrefix(name, "http.request.uri")

@@ -8,8 +8,8 @@ import (
 
 // A Rewrite changes the path and query of a request.
 type Rewrite struct {
-	// To is the new path, query, or both, such as /index.html, ?a=b or /api{uri}.
-	// What it does not name stays. It may have placeholders.
+	// To is the new path, query, or both, such as /index.html, ?a=b or
+	// /api{uri}. What it does not name stays. It may have placeholders.
 	To string
 
 	StripPrefix, StripSuffix string    // removed from the path if it begins or ends so
@@ -55,8 +55,8 @@ func withURL(q *http.Request, u *url.URL) *http.Request {
 	return out
 }
 
-// set replaces path and query by those of To. Placeholders are escaped as their place
-// needs it.
+// set replaces path and query by those of To. Placeholders are escaped as their
+// place needs it.
 func (s *Rewrite) set(u *url.URL, q *http.Request) {
 	to, query, hasQuery := strings.Cut(s.To, "?")
 	if strings.HasSuffix(to, "{") { // {?query}
@@ -111,8 +111,8 @@ func strip(u *url.URL, text string, cut func(path, text string) string) {
 	u.Path, u.RawPath = path, escaped
 }
 
-// cutPrefix removes a prefix from an escaped path. An escape in the path equals its
-// character, unless the prefix has an escape there.
+// cutPrefix removes a prefix from an escaped path. An escape in the path equals
+// its character, unless the prefix has an escape there.
 func cutPrefix(path, prefix string) string {
 	i := 0
 	for j := 0; j < len(prefix); i, j = i+1, j+1 {

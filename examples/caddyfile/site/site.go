@@ -1,6 +1,7 @@
-// Package site has the handlers that a Caddyfile needs and that package hostproxy
-// does not have. Each handler is a struct of plain data, so that a program can be
-// printed that builds the same one. In the order in which a request meets them:
+// Package site has the handlers that a Caddyfile needs and that package
+// hostproxy does not have. Each handler is a struct of plain data, so that a
+// program can be printed that builds the same one. In the order in which a
+// request meets them:
 //
 //   - site.go: choosing a handler, and fixed responses
 //   - match.go: which requests a handler is for
@@ -9,13 +10,15 @@
 //   - header.go: changes to headers
 //   - errors.go: what handlers fail with
 //   - files.go: files of a directory
-//   - proxy.go: upstreams with Caddy's defaults, and changes on the way to a target
+//   - proxy.go: upstreams with Caddy's defaults, and changes on the way to a
+//     target
 //   - log.go: access logs
 //   - ask.go: who may have an on-demand certificate
 //   - serve.go: several servers in one program
 //
-// Handlers are ready to use as literals, may be called concurrently, and must not be
-// changed while they serve. Values may hold placeholders where the field says so.
+// Handlers are ready to use as literals, may be called concurrently, and must
+// not be changed while they serve. Values may hold placeholders where the field
+// says so.
 package site
 
 import (
@@ -27,9 +30,9 @@ import (
 	"strings"
 )
 
-// A First serves a request by the first of its cases that matches. If none does, the
-// response is 200 without a body, as for a site without a handler. Use a pointer as
-// the handler of a route: a Router recognizes it then.
+// A First serves a request by the first of its cases that matches. If none
+// does, the response is 200 without a body, as for a site without a handler.
+// Use a pointer as the handler of a route: a Router recognizes it then.
 type First []Case
 
 // A Case is a handler and the requests that it serves.
@@ -52,7 +55,8 @@ func (f *First) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// Empty answers 200 without a body: the end of a site whose handlers did not answer.
+// Empty answers 200 without a body: the end of a site whose handlers did not
+// answer.
 type Empty struct{}
 
 // ServeHTTP answers 200 without a body.
@@ -66,8 +70,8 @@ type Respond struct {
 }
 
 // ServeHTTP answers with the status and the body. If no handler has set a
-// Content-Type, a body that is a JSON object or array gets application/json, and any
-// other body text/plain.
+// Content-Type, a body that is a JSON object or array gets application/json,
+// and any other body text/plain.
 func (s *Respond) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	h := w.Header()
 	if s.Close {
@@ -120,8 +124,8 @@ type Abort struct{}
 // ServeHTTP closes the connection.
 func (Abort) ServeHTTP(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
-// A MaxBody limits the body of a request. A larger body gets 413, if the response has
-// not begun when Next reads beyond the limit.
+// A MaxBody limits the body of a request. A larger body gets 413, if the
+// response has not begun when Next reads beyond the limit.
 type MaxBody struct {
 	Bytes int64
 	Next  http.Handler

@@ -160,7 +160,8 @@ func TestDeferredHeadersReachStreamsThatFlush(t *testing.T) {
 	assert.Empty(t, w.Header().Get("X-Inner-Thing"))
 }
 
-// matches reports whether a request on a connection, as it is written there, matches.
+// matches reports whether a request on a connection, as it is written there,
+// matches.
 func matches(t *testing.T, m *site.Match, request string) bool {
 	q, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
 	require.NoError(t, err)

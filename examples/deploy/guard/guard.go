@@ -1,6 +1,6 @@
-// Package guard watches new targets of an Upstream, and goes back to the old ones
-// by itself if the new ones fail more often or are slower. It needs at most fifty
-// requests.
+// Package guard watches new targets of an Upstream, and goes back to the old
+// ones by itself if the new ones fail more often or are slower. It needs at
+// most fifty requests.
 //
 //	var m guard.Meter
 //	r := hostproxy.Router{BeginAttempt: m.BeginAttempt, Observe: m.Observe}
@@ -8,8 +8,8 @@
 //	...
 //	err := m.Replace(ctx, "blog.example.com", blog, guard.Limits{}, "10.0.0.4:4000")
 //
-// The files: guard.go has the settings, judge.go decides, meter.go counts attempts,
-// watch.go brings both together, swap.go has Replace and Canary.
+// The files: guard.go has the settings, judge.go decides, meter.go counts
+// attempts, watch.go brings both together, swap.go has Replace and Canary.
 package guard
 
 import (
@@ -18,37 +18,38 @@ import (
 	"time"
 )
 
-// Limits say when new targets are worse than old ones. The zero value is ready to
-// use.
+// Limits say when new targets are worse than old ones. The zero value is ready
+// to use.
 type Limits struct {
 	// Requests is how many requests are enough to keep the new targets. Only
-	// requests that begin a quarter of a second after one another, or more if slow
-	// responses take longer, count for this; failures of all requests count. Zero
-	// means 50.
+	// requests that begin a quarter of a second after one another, or more if
+	// slow responses take longer, count for this; failures of all requests
+	// count. Zero means 50.
 	Requests int
 
-	// Worse is the additional share of failed or slow requests that the guard looks
-	// for: with 0.2, new targets that fail in 21 % of the requests, if the old ones
-	// fail in 1 %. Smaller values need more requests. Zero means 0.2.
+	// Worse is the additional share of failed or slow requests that the guard
+	// looks for: with 0.2, new targets that fail in 21 % of the requests, if
+	// the old ones fail in 1 %. Smaller values need more requests. Zero means
+	// 0.2.
 	Worse float64
 
-	// FalseAlarms limits the probability that the guard goes back although the new
-	// targets are as good as the old ones. Zero means 0.001.
+	// FalseAlarms limits the probability that the guard goes back although the
+	// new targets are as good as the old ones. Zero means 0.001.
 	FalseAlarms float64
 
 	// Slower is how many times slower than the slowest responses of the old
-	// targets, the slowest one in a hundred, a slow response is. Differences below
-	// Grace do not count. Zero means 2, and 50 ms.
+	// targets, the slowest one in a hundred, a slow response is. Differences
+	// below Grace do not count. Zero means 2, and 50 ms.
 	Slower float64
 	Grace  time.Duration
 
 	// Slow is the time after which a response is slow if the old targets have
-	// served fewer than 20 requests, so that there is nothing to compare with. Zero
-	// means 10 s.
+	// served fewer than 20 requests, so that there is nothing to compare with.
+	// Zero means 10 s.
 	Slow time.Duration
 
-	// For limits the watch: new targets that are not worse by then are kept. Zero
-	// means 1 minute.
+	// For limits the watch: new targets that are not worse by then are kept.
+	// Zero means 1 minute.
 	For time.Duration
 }
 
@@ -79,14 +80,15 @@ func (l Limits) check() error {
 	return nil
 }
 
-// A Baseline is what the old targets were like. The zero value means that nothing
-// is known about them.
+// A Baseline is what the old targets were like. The zero value means that
+// nothing is known about them.
 type Baseline struct {
-	Requests int           `json:"requests"` // attempts that were counted
-	Failures int           `json:"failures"` // failed ones among them
-	Tail     time.Duration `json:"tail"`     // time to the response that only a share of Beyond exceeds
-	Beyond   float64       `json:"beyond"`   // about 0.01
-	Whole    time.Duration `json:"whole"`    // as Tail, but to the end of the response
+	Requests int `json:"requests"` // attempts that were counted
+	Failures int `json:"failures"` // failed ones among them
+	// time to the response that only a share of Beyond exceeds
+	Tail   time.Duration `json:"tail"`
+	Beyond float64       `json:"beyond"` // about 0.01
+	Whole  time.Duration `json:"whole"`  // as Tail, but to the end of the response
 }
 
 // enough is how many requests a Baseline needs to say what is slow.
@@ -113,12 +115,13 @@ func (b Baseline) hangsAfter(l Limits) time.Duration {
 	return max(slow, time.Duration(float64(b.Whole)*l.slower()))
 }
 
-// failing returns the share of failures to expect. It counts 20 requests more than
-// there were, with one failure: few requests without a failure prove little.
+// failing returns the share of failures to expect. It counts 20 requests more
+// than there were, with one failure: few requests without a failure prove
+// little.
 func (b Baseline) failing() float64 {
 	return max(float64(b.Failures+1)/float64(b.Requests+20), leastShare)
 }
 
-// leastShare is the least share of failures that counts as usual. Without it, one
-// failure of a target whose predecessor never failed would prove too much.
+// leastShare is the least share of failures that counts as usual. Without it,
+// one failure of a target whose predecessor never failed would prove too much.
 const leastShare = 0.01

@@ -22,25 +22,26 @@ type Outcome struct {
 	Wait   time.Duration // time until the response began, or until now if it has not
 
 	// Untimed says that Wait does not count. A Watch sets it if another request
-	// began just before: requests at the same time are slow for the same reason,
-	// such as a garbage collection, and prove no more than one of them.
+	// began just before: requests at the same time are slow for the same
+	// reason, such as a garbage collection, and prove no more than one of them.
 	Untimed bool
 }
 
-// A Judge decides from the outcomes of a few requests whether new targets are worse
-// than old ones. It has no clock and no lock.
+// A Judge decides from the outcomes of a few requests whether new targets are
+// worse than old ones. It has no clock and no lock.
 //
-// Fifty requests have no p99: it would be the slowest one of them. Nor do they show
-// a small rise of the error share. The Judge therefore asks two questions which
-// fifty answers can decide: is the share of failures higher than that of the old
-// targets, and are more responses slower than the p99 of the old targets, for which
-// one in a hundred is normal? Both shares are tested by Wald's sequential
-// probability ratio test: each outcome adds the logarithm of how much more likely
-// it is if the new targets are worse by Limits.Worse. The Judge goes back when the
-// sum exceeds log(1/p). A target that is not worse ever gets there with probability
-// p at most (Ville's inequality), however often the sum is looked at. So the Judge
-// may look after each request, and needs no minimum of requests: a target that
-// always fails takes three, and one failure among good responses is never enough.
+// Fifty requests have no p99: it would be the slowest one of them. Nor do they
+// show a small rise of the error share. The Judge therefore asks two questions
+// which fifty answers can decide: is the share of failures higher than that of
+// the old targets, and are more responses slower than the p99 of the old
+// targets, for which one in a hundred is normal? Both shares are tested by
+// Wald's sequential probability ratio test: each outcome adds the logarithm of
+// how much more likely it is if the new targets are worse by Limits.Worse. The
+// Judge goes back when the sum exceeds log(1/p). A target that is not worse
+// ever gets there with probability p at most (Ville's inequality), however
+// often the sum is looked at. So the Judge may look after each request, and
+// needs no minimum of requests: a target that always fails takes three, and one
+// failure among good responses is never enough.
 type Judge struct {
 	limits   Limits
 	base     Baseline
@@ -59,8 +60,8 @@ func NewJudge(l Limits, b Baseline) *Judge {
 	return &Judge{limits: l, base: b, slow: slow, failed: newTest(b.failing(), l), late: newTest(beyond, l)}
 }
 
-// Add counts one outcome, and returns the verdict. A verdict other than Undecided
-// stays.
+// Add counts one outcome, and returns the verdict. A verdict other than
+// Undecided stays.
 func (j *Judge) Add(o Outcome) Verdict {
 	if j.verdict != Undecided {
 		return j.verdict
@@ -122,9 +123,9 @@ type test struct {
 	n, hits   int
 }
 
-// newTest returns a test for a share that is usually p0. Its alternative is Worse
-// above that, but at most half way to 1. The Judge has two tests, which share
-// FalseAlarms.
+// newTest returns a test for a share that is usually p0. Its alternative is
+// Worse above that, but at most half way to 1. The Judge has two tests, which
+// share FalseAlarms.
 func newTest(p0 float64, l Limits) test {
 	p0 = min(p0, 0.99)
 	p1 := p0 + min(l.worse(), (1-p0)/2)

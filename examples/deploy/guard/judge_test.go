@@ -96,8 +96,8 @@ func TestAVerdictStays(t *testing.T) {
 	assert.Equal(t, 2, j.Requests())
 }
 
-// share returns the share of deploys that the guard takes back, if the new target
-// fails at that rate.
+// share returns the share of deploys that the guard takes back, if the new
+// target fails at that rate.
 func share(r *rand.Rand, b guard.Baseline, rate float64) float64 {
 	const deploys = 20_000
 	back := 0

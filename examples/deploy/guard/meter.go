@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Meter remembers the latest attempts of each route. The zero value is ready to
-// use; it must not be copied. Its methods may be called concurrently.
+// A Meter remembers the latest attempts of each route. The zero value is ready
+// to use; it must not be copied. Its methods may be called concurrently.
 type Meter struct {
 	mu     sync.Mutex
 	routes map[string]*history // by pattern
@@ -79,8 +79,8 @@ func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
 	h.watch.inFlight[x] = true
 }
 
-// streams reports whether the request asks for a WebSocket or an event stream. A
-// hook sees no response before its end.
+// streams reports whether the request asks for a WebSocket or an event stream.
+// A hook sees no response before its end.
 func streams(b *hostproxy.Beginning) bool {
 	return b.Exchange.Method == http.MethodConnect || b.Header("Upgrade") != "" || strings.Contains(b.Header("Accept"), "text/event-stream")
 }
@@ -106,8 +106,8 @@ func (m *Meter) Observe(x *hostproxy.Exchange) {
 }
 
 // judged makes a sample of an attempt, and reports whether the target is
-// responsible for it. It is not if the client disconnected, or if this proxy ended
-// the attempt.
+// responsible for it. It is not if the client disconnected, or if this proxy
+// ended the attempt.
 func judged(a *hostproxy.Attempt) (s sample, counts bool) {
 	s = sample{target: a.Target, failed: a.Status >= 500, wait: a.FirstByte, whole: a.Duration}
 	if a.FirstByte == 0 {
@@ -130,8 +130,8 @@ func (h *history) add(s sample) {
 	h.next = (h.next + 1) % remembered
 }
 
-// Baseline returns what the given targets of a route were like in the latest 512
-// attempts of that route. Targets are written as in Exchange.Target.
+// Baseline returns what the given targets of a route were like in the latest
+// 512 attempts of that route. Targets are written as in Exchange.Target.
 func (m *Meter) Baseline(pattern string, targets ...string) Baseline {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,9 +153,9 @@ func (m *Meter) Baseline(pattern string, targets ...string) Baseline {
 	return b
 }
 
-// tail returns the p99 of ds, or their maximum if they are fewer than a hundred. A
-// further value exceeds the k-th largest of n values with probability k/(n+1),
-// whatever their distribution is.
+// tail returns the p99 of ds, or their maximum if they are fewer than a
+// hundred. A further value exceeds the k-th largest of n values with
+// probability k/(n+1), whatever their distribution is.
 func tail(ds []time.Duration) (time.Duration, float64) {
 	if len(ds) == 0 {
 		return 0, 1

@@ -6,8 +6,8 @@ import (
 )
 
 // A Watch counts the requests at new targets until it can tell whether they are
-// worse. One Watch of a route may be in progress at a time; a new one ends the old
-// one.
+// worse. One Watch of a route may be in progress at a time; a new one ends the
+// old one.
 type Watch struct {
 	meter   *Meter
 	pattern string
@@ -23,24 +23,25 @@ type Watch struct {
 	onWorse  func()    // nil calls nothing
 }
 
-// How often requests in flight are looked at, and after which time a stream that
-// has not failed has begun.
+// How often requests in flight are looked at, and after which time a stream
+// that has not failed has begun.
 const (
 	lookInterval = 100 * time.Millisecond
 	streamBegins = time.Second
 )
 
-// Limits of Watch.space. With the first, a standstill of half a second is not taken
-// for a slow target; with the second, fifty requests are timed within a minute.
+// Limits of Watch.space. With the first, a standstill of half a second is not
+// taken for a slow target; with the second, fifty requests are timed within a
+// minute.
 const (
 	leastSpace = 250 * time.Millisecond
 	mostSpace  = time.Second
 )
 
-// Watch begins to count the attempts at the given new targets of a route, which are
-// written as in Exchange.Target. Call it before the new targets get requests, and
-// call Stop at the end. Requests at other targets do not count. It returns an error
-// if a limit is invalid.
+// Watch begins to count the attempts at the given new targets of a route, which
+// are written as in Exchange.Target. Call it before the new targets get
+// requests, and call Stop at the end. Requests at other targets do not count.
+// It returns an error if a limit is invalid.
 func (m *Meter) Watch(pattern string, l Limits, b Baseline, targets ...string) (*Watch, error) {
 	if err := l.check(); err != nil {
 		return nil, err
@@ -66,10 +67,10 @@ func (w *Watch) Stop() {
 	}
 }
 
-// OnWorse lets f be called as soon as the new targets are found to be worse, before
-// Wait returns, to keep further requests away from them. f runs on the goroutine of
-// a request: it must not block, nor call the Meter or the Watch. Call OnWorse
-// before the new targets get requests.
+// OnWorse lets f be called as soon as the new targets are found to be worse,
+// before Wait returns, to keep further requests away from them. f runs on the
+// goroutine of a request: it must not block, nor call the Meter or the Watch.
+// Call OnWorse before the new targets get requests.
 func (w *Watch) OnWorse(f func()) {
 	w.meter.mu.Lock()
 	defer w.meter.mu.Unlock()
@@ -83,10 +84,10 @@ func (w *Watch) Requests() int {
 	return w.judge.Requests()
 }
 
-// Wait waits until the Watch has come to a verdict. It returns a *WorseError if the
-// new targets are worse. It returns nil if they are not, or after Limits.For. If
-// ctx is done first, it returns the cause. Requests that hang are noticed only
-// during the call.
+// Wait waits until the Watch has come to a verdict. It returns a *WorseError if
+// the new targets are worse. It returns nil if they are not, or after
+// Limits.For. If ctx is done first, it returns the cause. Requests that hang
+// are noticed only during the call.
 func (w *Watch) Wait(ctx context.Context) error {
 	end := time.NewTimer(w.limits.length())
 	defer end.Stop()
@@ -135,9 +136,9 @@ func (w *Watch) look(now time.Time) {
 	}
 }
 
-// end counts an attempt that has ended, unless look has done so. The target is not
-// responsible for all ends; but if a client did not wait any longer for a slow
-// response, it was slow all the same. meter.mu is held.
+// end counts an attempt that has ended, unless look has done so. The target is
+// not responsible for all ends; but if a client did not wait any longer for a
+// slow response, it was slow all the same. meter.mu is held.
 func (w *Watch) end(b *begun, s sample, counts bool) {
 	delete(w.inFlight, b)
 	slow, _ := w.judge.base.slowAfter(w.limits)

@@ -12,7 +12,8 @@ import (
 	ours "github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// A difference is a header that one of the two reads, and the other one refuses.
+// A difference is a header that one of the two reads, and the other one
+// refuses.
 type difference struct {
 	name    string
 	why     string
@@ -30,7 +31,8 @@ func v2(command, family byte, rest string) []byte {
 // four are the addresses of a connection over IPv4.
 const four = "\xc0\x00\x02\x01\xc6\x33\x64\x02\x01\x02\x01\xbb"
 
-// binaryHead reports whether b is of version 2, with a command and a family of these.
+// binaryHead reports whether b is of version 2, with a command and a family of
+// these.
 func binaryHead(b []byte, commands, families string) bool {
 	return len(b) >= 16 && bytes.HasPrefix(b, theirs.SIGV2) && strings.IndexByte(commands, b[12]) >= 0 && (families == "" || strings.IndexByte(families, b[13]) >= 0)
 }
@@ -55,7 +57,8 @@ var differences = []difference{
 		nil, theirs.ErrUnsupportedAddressFamilyAndProtocol, func(b []byte) bool { return binaryHead(b, "\x20", "") }, v2(0x20, 0x77, "")},
 }
 
-// differenceOf returns the difference that explains both results, nil if there is none.
+// differenceOf returns the difference that explains both results, nil if there
+// is none.
 func differenceOf(b []byte, err1, err2 error) *difference {
 	if (err1 == nil) == (err2 == nil) {
 		return nil

@@ -1,5 +1,7 @@
-// Package proxyprotocol_test compares the PROXY protocol of this library with that of github.com/pires/go-proxyproto: what one
-// writes, the other reads, as bytes and between real connections. differences_test.go lists where the two differ, and why.
+// Package proxyprotocol_test compares the PROXY protocol of this library with
+// that of github.com/pires/go-proxyproto: what one writes, the other reads, as
+// bytes and between real connections. differences_test.go lists where the two
+// differ, and why.
 package proxyprotocol_test
 
 import (
@@ -22,7 +24,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// readOurs reads a header from the front of stream, as the Server does, and returns how many bytes it has.
+// readOurs reads a header from the front of stream, as the Server does, and
+// returns how many bytes it has.
 func readOurs(stream []byte) (h ours.Header, size int, err error) {
 	for {
 		n, err := ours.Missing(stream[:size])
@@ -86,7 +89,8 @@ func made(t testing.TB, version byte, src, dst net.Addr, tlvs ...theirs.TLV) []b
 	return b
 }
 
-// summed adds the checksum as an extension, which go-proxyproto leaves to its users.
+// summed adds the checksum as an extension, which go-proxyproto leaves to its
+// users.
 func summed(b []byte) []byte {
 	b = append(bytes.Clone(b), byte(theirs.PP2_TYPE_CRC32C), 0, 4, 0, 0, 0, 0)
 	binary.BigEndian.PutUint16(b[14:], uint16(len(b)-16))
@@ -152,7 +156,8 @@ func TestWeReadWhatTheyWrite(t *testing.T) {
 	}
 }
 
-// FuzzWrittenIsRead checks that what each of the two writes, the other one reads as the same addresses.
+// FuzzWrittenIsRead checks that what each of the two writes, the other one
+// reads as the same addresses.
 func FuzzWrittenIsRead(f *testing.F) {
 	f.Add([]byte{192, 0, 2, 1}, []byte{198, 51, 100, 2}, uint16(1), uint16(2), byte(1), []byte("h2"))
 	f.Add(make([]byte, 16), []byte{1, 2, 3, 4}, uint16(0), uint16(65535), byte(3), []byte{})
@@ -180,7 +185,8 @@ func FuzzWrittenIsRead(f *testing.F) {
 	})
 }
 
-// FuzzAlike checks that both read the same from any bytes, or refuse them, except as the differences say.
+// FuzzAlike checks that both read the same from any bytes, or refuse them,
+// except as the differences say.
 func FuzzAlike(f *testing.F) {
 	for _, p := range pairs {
 		h := ours.Of(netip.MustParseAddrPort(p.src), netip.MustParseAddrPort(p.dst))

@@ -38,7 +38,8 @@ func showing() *hostproxy.Router {
 // request is one over HTTP/1.1 that ends its connection.
 const request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-// sent is a header as bytes in pieces, and what the Server makes of it: "" if it closes the connection.
+// sent is a header as bytes in pieces, and what the Server makes of it: "" if
+// it closes the connection.
 type sent struct {
 	name string
 	head []byte
@@ -103,7 +104,8 @@ func TestTheirHeadersAtOurListeners(t *testing.T) {
 	}
 }
 
-// ask sends a head in pieces of size bytes, and a request over what wrap makes of the connection. It returns what comes back.
+// ask sends a head in pieces of size bytes, and a request over what wrap makes
+// of the connection. It returns what comes back.
 func ask(t *testing.T, addr string, head []byte, size int, wrap func(net.Conn) net.Conn) string {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)

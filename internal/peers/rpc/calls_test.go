@@ -128,7 +128,8 @@ func TestStatusesOfTheTargetPass(t *testing.T) {
 			want := &testpb.EchoStatus{Code: int32(code), Message: message}
 			sent := metadata.Pairs("t-kept", "yes")
 			var trail metadata.MD
-			_, err := c.UnaryCall(metadata.NewOutgoingContext(patient(t), sent), &testpb.SimpleRequest{ResponseStatus: want}, grpc.Trailer(&trail)) // without a message: trailers only
+			// without a message: trailers only
+			_, err := c.UnaryCall(metadata.NewOutgoingContext(patient(t), sent), &testpb.SimpleRequest{ResponseStatus: want}, grpc.Trailer(&trail))
 			assert.Equal(t, code, status.Code(err))
 			assert.Equal(t, message, status.Convert(err).Message())
 			assert.Equal(t, []string{"yes"}, trail["t-kept"])

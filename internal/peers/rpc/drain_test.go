@@ -73,7 +73,8 @@ func TestADrainFailsNoCallOfAClientWithASecondProxy(t *testing.T) {
 	assert.Empty(t, calls.stop())
 }
 
-// A target that limits the age of connections ends each politely, and loses no call.
+// A target that limits the age of connections ends each politely, and loses no
+// call.
 func TestTheAgeOfConnectionsOfTheTargetFailsNoCall(t *testing.T) {
 	for _, scheme := range []string{"h2c", "https"} {
 		t.Run(scheme, func(t *testing.T) {
@@ -148,8 +149,9 @@ func (s *callers) stop() (errs []string) {
 	return errs
 }
 
-// Servers of gRPC close connections on which a client pings more often than every five minutes, unless they send something
-// meanwhile, for "too_many_pings": what waits quietly would fail.
+// Servers of gRPC close connections on which a client pings more often than
+// every five minutes, unless they send something meanwhile, for
+// "too_many_pings": what waits quietly would fail.
 func TestAQuietStreamStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		behind, front := bufconn.Listen(64<<10), bufconn.Listen(64<<10)

@@ -22,8 +22,9 @@ func TestErrorsOfTheProxyAreStatuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
-		name    string
-		set     func(u *hostproxy.Upstream) map[string]http.Handler // the routes; nil means u for any host
+		name string
+		// the routes; nil means u for any host
+		set     func(u *hostproxy.Upstream) map[string]http.Handler
 		code    codes.Code
 		message string
 	}{

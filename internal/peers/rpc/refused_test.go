@@ -14,13 +14,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A target may say that it has not looked at a call: then the call is sent again, although it is not idempotent.
+// A target may say that it has not looked at a call: then the call is sent
+// again, although it is not idempotent.
 func TestACallThatTheTargetRefusesUnseenIsSentAgain(t *testing.T) {
 	for name, refuse := range map[string]func(f *http2.Framer, stream uint32){
 		"GOAWAY": func(f *http2.Framer, _ uint32) { _ = f.WriteGoAway(0, http2.ErrCodeNo, nil) },
 		"REFUSED_STREAM": func(f *http2.Framer, stream uint32) {
 			_ = f.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
-			_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil) // the next call comes on another connection
+			// the next call comes on another connection
+			_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -36,7 +38,8 @@ func TestACallThatTheTargetRefusesUnseenIsSentAgain(t *testing.T) {
 	}
 }
 
-// refusing returns the address of what refuses the first call of its first connection, and passes on all other connections.
+// refusing returns the address of what refuses the first call of its first
+// connection, and passes on all other connections.
 func refusing(t *testing.T, to string, refuse func(*http2.Framer, uint32)) string {
 	t.Helper()
 	ln := proxytest.Listen(t)

@@ -1,6 +1,7 @@
-// Package rpc_test puts a Server between the client and the server of grpc-go: calls of every kind, metadata, statuses,
-// deadlines, cancellation, drains on both sides, and the health of targets. internal/conformance runs grpc-go's own
-// interoperability cases.
+// Package rpc_test puts a Server between the client and the server of grpc-go:
+// calls of every kind, metadata, statuses, deadlines, cancellation, drains on
+// both sides, and the health of targets. internal/conformance runs grpc-go's
+// own interoperability cases.
 package rpc_test
 
 import (
@@ -111,7 +112,8 @@ func (g *target) upstream() *hostproxy.Upstream {
 	return u
 }
 
-// answer sends back what a client has sent as metadata: keys with the prefix "h-" in the header, with "t-" in the trailer.
+// answer sends back what a client has sent as metadata: keys with the prefix
+// "h-" in the header, with "t-" in the trailer.
 func answer(ctx context.Context, stream grpc.ServerTransportStream) {
 	sent, _ := metadata.FromIncomingContext(ctx)
 	head, trail := metadata.MD{}, metadata.MD{}
@@ -148,7 +150,8 @@ func (g *target) UnaryCall(ctx context.Context, q *testpb.SimpleRequest) (*testp
 	return &testpb.SimpleResponse{Payload: q.GetPayload(), Username: g.addr}, nil
 }
 
-// StreamingOutputCall sends a message of each size that it is asked for, and then waits if it is asked for none.
+// StreamingOutputCall sends a message of each size that it is asked for, and
+// then waits if it is asked for none.
 func (g *target) StreamingOutputCall(q *testpb.StreamingOutputCallRequest, s grpc.ServerStreamingServer[testpb.StreamingOutputCallResponse]) error {
 	answer(s.Context(), grpc.ServerTransportStreamFromContext(s.Context()))
 	if err := s.SendHeader(nil); err != nil {
@@ -180,7 +183,8 @@ func (g *target) StreamingInputCall(s grpc.ClientStreamingServer[testpb.Streamin
 	}
 }
 
-// FullDuplexCall answers each message with its payload, until it is asked for a status, or its client ends.
+// FullDuplexCall answers each message with its payload, until it is asked for a
+// status, or its client ends.
 func (g *target) FullDuplexCall(s grpc.BidiStreamingServer[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]) error {
 	g.began <- "FullDuplexCall"
 	for {

@@ -1,5 +1,5 @@
-// Command caddyfile serves a Caddyfile, checks it, or prints the Go program that does
-// the same. SIGHUP reads the file again.
+// Command caddyfile serves a Caddyfile, checks it, or prints the Go program
+// that does the same. SIGHUP reads the file again.
 //
 //	go run -C examples/caddyfile ./cmd/caddyfile -config /etc/caddy/Caddyfile
 package main

@@ -17,8 +17,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// balancerConf is the part of HAProxy's configuration that the README shows: TLS goes through to the proxies, whose health
-// check is the gate's. The other parts terminate the clients' connections, and speak HTTP/1.1 or HTTP/2 to the proxies.
+// balancerConf is the part of HAProxy's configuration that the README shows:
+// TLS goes through to the proxies, whose health check is the gate's. The other
+// parts terminate the clients' connections, and speak HTTP/1.1 or HTTP/2 to the
+// proxies.
 const balancerConf = `
 global
 	stats socket %[1]s/stats.sock mode 600 level admin

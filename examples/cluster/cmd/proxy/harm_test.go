@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Redis hangs, loses everything, and is killed, while two processes count each request there. No request fails, and few wait.
+// Redis hangs, loses everything, and is killed, while two processes count each
+// request there. No request fails, and few wait.
 func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 	redis, backend := redistest.Start(t), proxytest.NewServer(t, echo)
 	args := []string{"-redis", redis.URL, "-tickets", "-rate", "1000000", "-delay", "0", host + "=" + backend.Addr()}
@@ -69,8 +70,8 @@ func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 	}
 }
 
-// What Redis has lost, running processes write back, so that one that starts later serves the same certificate. That takes
-// up to five minutes.
+// What Redis has lost, running processes write back, so that one that starts
+// later serves the same certificate. That takes up to five minutes.
 func TestWhatRedisHasLostIsWrittenBack(t *testing.T) {
 	if !*long {
 		t.Skip("takes minutes: -long")

@@ -87,7 +87,8 @@ func (p *process) end(s os.Signal) {
 	<-p.ended
 }
 
-// at runs the command at the addresses of p, which may be those of a process that has ended.
+// at runs the command at the addresses of p, which may be those of a process
+// that has ended.
 func (p *process) at(t *testing.T, args ...string) *process {
 	t.Helper()
 	q := launch(t, append([]string{"-addr", p.https, "-http", p.http, "-ready", p.ready}, args...)...)
@@ -95,7 +96,8 @@ func (p *process) at(t *testing.T, args ...string) *process {
 	return q
 }
 
-// free returns an address that stays free: no connection of this machine begins there.
+// free returns an address that stays free: no connection of this machine begins
+// there.
 func free(t *testing.T) string {
 	t.Helper()
 	return strings.Replace(proxytest.Free(t), "127.0.0.1", "127.0.0.2", 1)
@@ -115,7 +117,8 @@ func join(t *testing.T, args ...string) *process {
 	return nil
 }
 
-// listens waits until the process takes connections, and reports false if it ends instead.
+// listens waits until the process takes connections, and reports false if it
+// ends instead.
 func (p *process) listens(t *testing.T) bool {
 	t.Helper()
 	up := false
@@ -147,7 +150,8 @@ func (p *process) state() string {
 	return strings.TrimSpace(string(text))
 }
 
-// leaf returns the certificate that the process serves, and whether the handshake resumed a session.
+// leaf returns the certificate that the process serves, and whether the
+// handshake resumed a session.
 func (p *process) leaf(t *testing.T, conf *tls.Config) (*x509.Certificate, bool) {
 	t.Helper()
 	conf.ServerName = host

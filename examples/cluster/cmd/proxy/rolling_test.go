@@ -54,14 +54,16 @@ func begin(lane string, workers int, ask func() error) *load {
 // posts is the lane of requests that clients do not send again.
 const posts = "h1, TLS through HAProxy, body 0123456789"
 
-// end stops it, and wants no failure. The machine has stood still for so long meanwhile.
+// end stops it, and wants no failure. The machine has stood still for so long
+// meanwhile.
 func (l *load) end(t *testing.T, stood time.Duration) int64 {
 	t.Helper()
 	l.stop.Store(true)
 	l.work.Wait()
 	t.Logf("%s: %d requests", l.lane, l.count.Load())
 	for err, n := range l.failed {
-		// No server can help a client that stands still, and then sends what may not be sent twice on a connection that has just ended.
+		// No server can help a client that stands still, and then sends what
+		// may not be sent twice on a connection that has just ended.
 		if l.lane == posts && strings.HasSuffix(err, ": EOF") && stood > 200*time.Millisecond {
 			t.Logf("the machine stood still for %v; %s: %d failed: %s", stood, l.lane, n, err)
 			continue
@@ -71,7 +73,8 @@ func (l *load) end(t *testing.T, stood time.Duration) int64 {
 	return l.count.Load()
 }
 
-// asks returns what sends a request with a body, or without one, and wants its echo.
+// asks returns what sends a request with a body, or without one, and wants its
+// echo.
 func asks(c *http.Client, url, body string) func() error {
 	return func() error {
 		method, content := http.MethodGet, io.Reader(nil)
@@ -124,7 +127,8 @@ func lanes(t *testing.T, b *balancer, pool *x509.CertPool) []*load {
 	return all
 }
 
-// Each of three processes is ended and started again, while clients ask over HTTP/1.1 and HTTP/2.
+// Each of three processes is ended and started again, while clients ask over
+// HTTP/1.1 and HTTP/2.
 func TestARollingRestartFailsNoRequest(t *testing.T) {
 	redis, backend := redistest.Start(t), proxytest.NewServer(t, echo)
 	args := []string{"-redis", redis.URL, "-tickets", "-delay", "1s", "-proxy-protocol", "127.0.0.0/8", host + "=" + backend.Addr()}

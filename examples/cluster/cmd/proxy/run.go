@@ -53,8 +53,9 @@ func (s *settings) router() (*hostproxy.Router, error) {
 	return r, errors.Join(errs...)
 }
 
-// connect puts Redis behind the router. It refuses a Redis that has to be changed first. One that is away keeps the proxy
-// from being ready. end frees locks and closes connections.
+// connect puts Redis behind the router. It refuses a Redis that has to be
+// changed first. One that is away keeps the proxy from being ready. end frees
+// locks and closes connections.
 func (s *settings) connect(ctx context.Context, r *hostproxy.Router, gate *cluster.Gate) (end func() error, err error) {
 	client, err := cluster.Connect(s.redis)
 	if err != nil {
@@ -90,7 +91,8 @@ func check(ctx context.Context, storage *cluster.Storage) error {
 	return err
 }
 
-// leave frees locks and ends the connections. Locks that are left end by themselves, so that is no failure.
+// leave frees locks and ends the connections. Locks that are left end by
+// themselves, so that is no failure.
 func leave(storage *cluster.Storage, client redis.UniversalClient) error {
 	if err := storage.Close(); err != nil {
 		slog.Info("locks are left to end by themselves", "err", err)

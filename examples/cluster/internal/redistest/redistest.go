@@ -1,5 +1,6 @@
-// Package redistest runs redis-server for tests: one, one with replicas and Sentinels, or a Redis Cluster. Each server is a
-// process that ends with the test. It is imported by tests only.
+// Package redistest runs redis-server for tests: one, one with replicas and
+// Sentinels, or a Redis Cluster. Each server is a process that ends with the
+// test. It is imported by tests only.
 package redistest
 
 import (
@@ -30,7 +31,8 @@ type Server struct {
 	said  *bytes.Buffer // valid then
 }
 
-// Start starts a server that persists nothing, unless more arguments say otherwise.
+// Start starts a server that persists nothing, unless more arguments say
+// otherwise.
 func Start(t testing.TB, more ...string) *Server {
 	t.Helper()
 	return start(t, append([]string{"--save", "", "--appendonly", "no"}, more...))
@@ -67,7 +69,8 @@ func start(t testing.TB, args []string) *Server {
 	return nil
 }
 
-// withPort returns the arguments for a port; --tls-port without a value in args gets it in place of --port.
+// withPort returns the arguments for a port; --tls-port without a value in args
+// gets it in place of --port.
 func withPort(args []string, port, dir string) []string {
 	var all []string
 	plain := true
@@ -87,7 +90,8 @@ func withPort(args []string, port, dir string) []string {
 	return append(common, all...)
 }
 
-// freePort returns a port whose number leaves room for the bus of a Redis Cluster, 10,000 above.
+// freePort returns a port whose number leaves room for the bus of a Redis
+// Cluster, 10,000 above.
 func freePort(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -105,7 +109,8 @@ func freePort(t testing.TB) string {
 	return ""
 }
 
-// listens waits until the server takes connections, and reports false if it ends instead.
+// listens waits until the server takes connections, and reports false if it
+// ends instead.
 func (s *Server) listens() bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -129,7 +134,8 @@ func (s *Server) Kill() {
 	<-s.ended
 }
 
-// Stop makes the server hang: the kernel takes connections for it, and it answers nothing.
+// Stop makes the server hang: the kernel takes connections for it, and it
+// answers nothing.
 func (s *Server) Stop() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Continue ends Stop.
@@ -176,7 +182,8 @@ type Watched struct {
 	URL             string
 }
 
-// StartWatched starts servers and Sentinels, and waits until the Sentinels know all of them.
+// StartWatched starts servers and Sentinels, and waits until the Sentinels know
+// all of them.
 func StartWatched(t testing.TB) *Watched {
 	t.Helper()
 	w := &Watched{Master: Start(t)}

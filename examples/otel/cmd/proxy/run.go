@@ -14,7 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/otel"
 )
 
-// run forwards the hosts of args, host=target each, until ctx is done. Then it exports the spans that are left.
+// run forwards the hosts of args, host=target each, until ctx is done. Then it
+// exports the spans that are left.
 func run(ctx context.Context, addr, trusted string, args []string, exporter trace.SpanExporter) error {
 	peers, err := netip.ParsePrefix(trusted)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Command proxy forwards hosts to targets, in plain HTTP, and serves metrics on another address:
+// Command proxy forwards hosts to targets, in plain HTTP, and serves metrics on
+// another address:
 //
 //	go run -C examples/prometheus ./cmd/proxy app.localhost=localhost:4000 api.localhost=localhost:4001
 //	curl http://localhost:9100/metrics
