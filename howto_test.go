@@ -37,7 +37,7 @@ func TestEveryHowToIsInTheREADMEAndInThePackageComment(t *testing.T) {
 	}
 	proxy, err := parser.ParseFile(token.NewFileSet(), "proxy.go", nil, parser.ParseComments|parser.PackageClauseOnly)
 	require.NoError(t, err)
-	comment := proxy.Doc.Text()
+	comment := strings.Join(strings.Fields(proxy.Doc.Text()), " ")
 
 	for _, row := range table {
 		for _, name := range regexp.MustCompile("`(Example_[^`]+)`").FindAllStringSubmatch(row[1], -1) {
